@@ -1,0 +1,523 @@
+//! Who may connect, and the table of who is connected.
+//!
+//! A [`Table`] admits connections under its [`Limits`] and knows every one that is open; a
+//! [`Conn`] is a connection's line in it. [`Drive`](crate::drive::Drive) keeps the line up to date
+//! and obeys what is asked through it, so no machine does any accounting.
+//!
+//! ```
+//! use wirestate_core::{Instant, admission::{Limits, Peer, Refused, Table}};
+//!
+//! let table = Table::new(Limits { connections: 1, ..Limits::default() });
+//! let first = table.admit(Peer::Local, Instant::EPOCH)?;
+//! assert_eq!(table.admit(Peer::Local, Instant::EPOCH).unwrap_err(), Refused::Full { limit: 1 });
+//! drop(first); // the connection has ended, however it did
+//! assert!(table.admit(Peer::Local, Instant::EPOCH).is_ok());
+//! # Ok::<(), Refused>(())
+//! ```
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::{
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    ops::Deref,
+    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    task::{Context, Poll, Waker},
+};
+
+use tracing::{debug, info, warn};
+
+use crate::{
+    Fault, Instant, Reason, Status,
+    shared::{Lock, Shared},
+};
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// An address and port.
+    Ip(SocketAddr),
+    /// Somebody on this machine without an address of their own (a Unix socket).
+    Local,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Local => f.write_str("local"),
+        }
+    }
+}
+
+/// How many connections may be open at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub connections: usize,
+    /// From one IPv4 address or one IPv6 /64 network (what one subscriber is commonly given;
+    /// RFC 6177); `None`: no limit. The loopback addresses have none.
+    pub per_address: Option<usize>,
+}
+
+impl Default for Limits {
+    /// 10,000 connections, 64 of them per address.
+    fn default() -> Self {
+        Self { connections: 10_000, per_address: Some(64) }
+    }
+}
+
+/// Why a connection was not admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// [`Limits::connections`] are open.
+    #[error("{limit} connections are open, which is the limit")]
+    Full {
+        /// The limit, and thereby the figure.
+        limit: usize,
+    },
+    /// [`Limits::per_address`] are open from the peer's network.
+    #[error("{limit} connections from {network} are open, which is the limit for one address")]
+    AddressFull {
+        /// The peer's IPv4 address, or the first address of its IPv6 /64.
+        network: IpAddr,
+        /// The limit, and thereby the figure.
+        limit: usize,
+    },
+}
+
+impl Refused {
+    /// The name under which it is counted.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Full { .. } => "connections",
+            Self::AddressFull { .. } => "per_address",
+        }
+    }
+}
+
+/// The open connections, and the counts of all that were. Clones are the same table.
+///
+/// It holds one [`Conn`] per open connection, and one count per way to end or to be refused.
+#[derive(Clone, Debug)]
+pub struct Table {
+    inner: Shared<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limits: Limits,
+    state: Lock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: BTreeMap<u64, Shared<Conn>>,
+    per_address: BTreeMap<IpAddr, usize>,
+    totals: Totals,
+    /// Who waits for the table to be empty.
+    waiting: Vec<Waker>,
+}
+
+/// What a table has counted since it was made. `accepted` is always the sum of `open` and `ended`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections admitted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Bytes received on connections that have ended.
+    pub bytes_in: u64,
+    /// Bytes sent on connections that have ended.
+    pub bytes_out: u64,
+    /// Connections ended, by [`Reason::label`](crate::Reason::label); `aborted` and `panicked` for
+    /// those that were cut short.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// Connections refused, by [`Refused::label`].
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(limits: Limits) -> Self {
+        Self { inner: Shared::new(Inner { limits, state: Lock::default() }) }
+    }
+
+    /// The limits that it admits under.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+
+    /// Admits a connection, which is open until the [`Admitted`] is dropped.
+    ///
+    /// # Errors
+    /// A limit is reached. The caller closes the socket; it is counted here.
+    pub fn admit(&self, peer: Peer, now: Instant) -> Result<Admitted, Refused> {
+        let limits = self.inner.limits;
+        let network = network(peer);
+        let conn = self.inner.state.with(|state| {
+            if let Err(refused) = state.may_admit(limits, network) {
+                *state.totals.refused.entry(refused.label()).or_default() += 1;
+                return Err(refused);
+            }
+            state.totals.accepted += 1;
+            state.totals.open += 1;
+            let conn = Shared::new(Conn::new(state.totals.accepted, peer, now));
+            state.open.insert(conn.id, conn.clone());
+            if let Some(network) = network {
+                *state.per_address.entry(network).or_default() += 1;
+            }
+            Ok(conn)
+        })?;
+        Ok(Admitted { table: self.clone(), conn, label: None })
+    }
+
+    /// The counts.
+    pub fn totals(&self) -> Totals {
+        self.inner.state.with(|state| state.totals.clone())
+    }
+
+    /// The open connections, in the order in which they were admitted.
+    pub fn connections(&self) -> Vec<Shared<Conn>> {
+        self.inner.state.with(|state| state.open.values().cloned().collect())
+    }
+
+    /// Asks all open connections for a graceful end.
+    pub fn shut_down(&self) {
+        for conn in self.connections() {
+            conn.shut_down();
+        }
+    }
+
+    /// Aborts all open connections.
+    pub fn abort(&self) {
+        for conn in self.connections() {
+            conn.abort();
+        }
+    }
+
+    /// Ready when no connection is open.
+    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.state.with(|state| {
+            if state.open.is_empty() {
+                return Poll::Ready(());
+            }
+            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+
+    fn close(&self, conn: &Conn, label: &'static str) {
+        let woken = self.inner.state.with(|state| {
+            state.open.remove(&conn.id);
+            if let Some(network) = network(conn.peer)
+                && let Some(count) = state.per_address.get_mut(&network)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    state.per_address.remove(&network);
+                }
+            }
+            state.totals.open -= 1;
+            state.totals.bytes_in += conn.bytes_in();
+            state.totals.bytes_out += conn.bytes_out();
+            *state.totals.ended.entry(label).or_default() += 1;
+            if state.open.is_empty() { core::mem::take(&mut state.waiting) } else { Vec::new() }
+        });
+        drop(conn.parked.with(|parked| parked.driver.take()));
+        for waker in woken {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    fn may_admit(&self, limits: Limits, network: Option<IpAddr>) -> Result<(), Refused> {
+        if self.open.len() >= limits.connections {
+            return Err(Refused::Full { limit: limits.connections });
+        }
+        if let (Some(network), Some(limit)) = (network, limits.per_address)
+            && self.per_address.get(&network).is_some_and(|&count| count >= limit)
+        {
+            return Err(Refused::AddressFull { network, limit });
+        }
+        Ok(())
+    }
+}
+
+/// What a peer's connections are counted under, where they are.
+fn network(peer: Peer) -> Option<IpAddr> {
+    let Peer::Ip(address) = peer else { return None };
+    let ip = address.ip().to_canonical();
+    if ip.is_loopback() {
+        return None;
+    }
+    Some(match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, ..] = ip.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    })
+}
+
+/// One connection's line in the [`Table`].
+#[derive(Debug)]
+pub struct Conn {
+    id: u64,
+    peer: Peer,
+    since: Instant,
+    // Only the connection's own driver writes these three.
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    moved: AtomicU64,
+    asked: AtomicU8,
+    parked: Lock<Parked>,
+}
+
+/// What its driver left when it last went to sleep.
+#[derive(Debug, Default)]
+struct Parked {
+    status: Status,
+    driver: Option<Waker>,
+}
+
+/// What was asked of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing.
+    Nothing,
+    /// A graceful end: [`Machine::shut_down`](crate::Machine::shut_down).
+    ShutDown,
+    /// An end at once, by a reset.
+    Abort,
+}
+
+impl Conn {
+    fn new(id: u64, peer: Peer, now: Instant) -> Self {
+        Self {
+            id,
+            peer,
+            since: now,
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            moved: AtomicU64::new(now.nanos()),
+            asked: AtomicU8::new(Asked::Nothing as u8),
+            parked: Lock::default(),
+        }
+    }
+
+    /// Its number in its table, counted from 1.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// When it was admitted.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Bytes received so far.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
+    }
+
+    /// Bytes sent so far.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Relaxed)
+    }
+
+    /// The machine's status when it last had nothing to do.
+    pub fn status(&self) -> Status {
+        self.parked.with(|parked| parked.status)
+    }
+
+    /// When a byte last moved, either way; at first, when it was admitted.
+    pub fn moved(&self) -> Instant {
+        Instant::from_nanos(self.moved.load(Relaxed))
+    }
+
+    /// Asks for a graceful end.
+    pub fn shut_down(&self) {
+        self.ask(Asked::ShutDown);
+    }
+
+    /// Asks for an end at once.
+    pub fn abort(&self) {
+        self.ask(Asked::Abort);
+    }
+
+    /// What was asked so far.
+    pub fn asked(&self) -> Asked {
+        match self.asked.load(Relaxed) {
+            asked if asked == Asked::Nothing as u8 => Asked::Nothing,
+            asked if asked == Asked::ShutDown as u8 => Asked::ShutDown,
+            _ => Asked::Abort,
+        }
+    }
+
+    fn ask(&self, asked: Asked) {
+        self.asked.fetch_max(asked as u8, Relaxed);
+        // The lock orders this against `park`: either the driver sees what is asked when it has
+        // parked, or its waker is here.
+        if let Some(driver) = self.parked.with(|parked| parked.driver.take()) {
+            driver.wake();
+        }
+    }
+
+    /// Counts what a turn has moved. For the connection's own driver.
+    pub fn count(&self, read: usize, written: usize, now: Instant) {
+        if read > 0 {
+            self.bytes_in.store(self.bytes_in().wrapping_add(read as u64), Relaxed);
+        }
+        if written > 0 {
+            self.bytes_out.store(self.bytes_out().wrapping_add(written as u64), Relaxed);
+        }
+        if read + written > 0 {
+            self.moved.store(now.nanos(), Relaxed);
+        }
+    }
+
+    /// Publishes the status and leaves a waker to be woken when something is asked. For the
+    /// connection's own driver, before it sleeps; true where it must look at
+    /// [`asked`](Self::asked) first, since it has only `seen` less.
+    pub fn park(&self, status: Status, cx: &mut Context<'_>, seen: Asked) -> bool {
+        let mut replaced = None;
+        let news = self.parked.with(|parked| {
+            parked.status = status;
+            if !parked.driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                replaced = parked.driver.replace(cx.waker().clone());
+            }
+            self.asked() != seen
+        });
+        drop(replaced); // outside the lock: it may be the last handle on a task
+        news
+    }
+}
+
+/// A connection that was admitted. Dropping it closes its line in the table.
+///
+/// Its end is counted and logged: with the reason that [`end`](Self::end) is told, at `info` where
+/// somebody was at fault and at `debug` otherwise; else as `panicked` or `aborted`.
+#[derive(Debug)]
+pub struct Admitted {
+    table: Table,
+    conn: Shared<Conn>,
+    label: Option<&'static str>,
+}
+
+impl Admitted {
+    /// A handle on the line, which outlives the connection.
+    pub fn handle(&self) -> Shared<Conn> {
+        self.conn.clone()
+    }
+
+    /// Closes the line, for a reason.
+    pub fn end(mut self, reason: &impl Reason, now: Instant) {
+        let Conn { id, peer, .. } = &*self.conn;
+        let (received, sent) = (self.conn.bytes_in(), self.conn.bytes_out());
+        let (label, age) = (reason.label(), now.since(self.conn.since));
+        match reason.fault() {
+            Fault::None | Fault::Asked => {
+                debug!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
+            }
+            Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
+                info!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
+            }
+        }
+        self.label = Some(label);
+    }
+}
+
+impl Deref for Admitted {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let label = self.label.unwrap_or_else(|| {
+            #[cfg(feature = "std")]
+            let label = if std::thread::panicking() { "panicked" } else { "aborted" };
+            #[cfg(not(feature = "std"))]
+            let label = "aborted";
+            warn!(id = self.conn.id, peer = %self.conn.peer, reason = label, "closed: {label}");
+            label
+        });
+        self.table.close(&self.conn, label);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer::Ip(SocketAddr::new(address.parse().unwrap(), 4000))
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address_and_loopback_as_none() {
+        let table = Table::new(Limits { connections: 100, per_address: Some(1) });
+        let now = Instant::EPOCH;
+        let _first = table.admit(peer("2001:db8::1"), now).unwrap();
+        let refused = table.admit(peer("2001:db8::2"), now).unwrap_err();
+        assert_eq!(
+            refused,
+            Refused::AddressFull { network: "2001:db8::".parse().unwrap(), limit: 1 }
+        );
+        let _other = table.admit(peer("2001:db8:0:1::1"), now).unwrap();
+        let _v4 = table.admit(peer("192.0.2.1"), now).unwrap();
+        table.admit(peer("::ffff:192.0.2.1"), now).expect_err("the same IPv4 address, mapped");
+        let _here: Vec<_> = (0..10).map(|_| table.admit(peer("127.0.0.1"), now).unwrap()).collect();
+        assert_eq!(table.totals().refused["per_address"], 2);
+    }
+
+    #[test]
+    fn accepted_is_open_and_ended() {
+        let table = Table::new(Limits::default());
+        let now = Instant::EPOCH + Duration::from_secs(1);
+        let kept = table.admit(Peer::Local, now).unwrap();
+        table.admit(Peer::Local, now).unwrap().end(&crate::echo::Reason::Finished, now);
+        drop(table.admit(Peer::Local, now).unwrap());
+        let totals = table.totals();
+        assert_eq!((totals.accepted, totals.open), (3, 1));
+        assert_eq!(totals.ended, BTreeMap::from([("finished", 1), ("aborted", 1)]));
+        assert_eq!(table.connections()[0].id(), kept.id());
+    }
+
+    #[test]
+    #[cfg(feature = "std")]
+    fn what_is_asked_wakes_the_driver_that_is_parked() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+        impl alloc::task::Wake for Count {
+            fn wake(self: alloc::sync::Arc<Self>) {
+                self.0.fetch_add(1, SeqCst);
+            }
+        }
+        let count = alloc::sync::Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let table = Table::new(Limits::default());
+        let conn = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        let mut cx = Context::from_waker(&waker);
+        let park = |cx: &mut Context<'_>| conn.park(Status::default(), cx, Asked::Nothing);
+        assert!(!park(&mut cx));
+        table.shut_down();
+        assert_eq!((conn.asked(), count.0.load(SeqCst)), (Asked::ShutDown, 1));
+        assert!(park(&mut cx), "what was asked meanwhile must be seen before sleeping");
+    }
+}

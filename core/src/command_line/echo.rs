@@ -1,0 +1,205 @@
+//! `echo-server` and `echo-client`.
+
+use core::{num::NonZeroUsize, task::Poll};
+use std::{
+    future::poll_fn,
+    io::{self, IsTerminal, Write},
+    vec,
+};
+
+use bytes::Bytes;
+use clap::Args;
+use tracing::warn;
+
+use super::{
+    Failure, log, server,
+    standard_input::Lines,
+    values::{self, Timeout},
+};
+use crate::{
+    Machine,
+    drive::{Drive, Ended},
+    echo::{Client, ClientConfig, ClientReason, Config, Prefix, Server},
+    runtime::{Runtime, connect_within},
+};
+
+/// Sends every byte back to where it came from
+#[derive(Args, Debug)]
+pub(super) struct ServerFlags {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65432",
+          value_parser = values::address)]
+    listen: String,
+    /// Answer each received chunk with this text in front, for example `Server received: `
+    #[arg(long, value_name = "TEXT", env = "WIRESTATE_PREFIX")]
+    prefix: Option<String>,
+    /// The longest chunk that --prefix answers, in bytes
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_CHUNK", default_value = "1024",
+          value_parser = chunk)]
+    chunk: NonZeroUsize,
+    /// Close a connection on which no byte moves for this long; or `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_IDLE_TIMEOUT", default_value = "5m")]
+    idle_timeout: Timeout,
+    #[command(flatten)]
+    server: server::Flags,
+}
+
+fn chunk(text: &str) -> Result<NonZeroUsize, String> {
+    const MOST: usize = 1024 * 1024;
+    match text.parse::<NonZeroUsize>() {
+        Ok(chunk) if chunk.get() <= MOST => Ok(chunk),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
+    }
+}
+
+pub(super) async fn serve<R: Runtime>(
+    runtime: &R,
+    flags: ServerFlags,
+    log: &log::Flags,
+) -> Result<(), Failure> {
+    if flags.idle_timeout.0.is_none() {
+        warn!("--idle-timeout off: connections whose peer is gone may stay");
+    }
+    let chunk = flags.chunk;
+    let echo = Server::new(Config {
+        prefix: flags.prefix.map(|text| Prefix { text: text.into(), chunk }),
+        idle_timeout: flags.idle_timeout.0,
+        ..Config::default()
+    });
+    server::run(runtime, &flags.listen, &flags.server, log, |_, now| echo.machine(now)).await
+}
+
+/// Sends a line, shows the reply, and asks for the next
+///
+/// The line is sent without its end. `exit`, in any case, or the end of the input leaves; an empty
+/// line, to which there could be no reply, is not sent.
+#[derive(Args, Debug)]
+pub(super) struct ClientFlags {
+    /// The server
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::address)]
+    address: String,
+    /// Send this instead of asking; can be given several times
+    #[arg(long, value_name = "TEXT")]
+    message: Vec<String>,
+    /// How long to wait for the connection; or `off`
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    connect_timeout: Timeout,
+    /// How long to wait for a reply; or `off`
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    reply_timeout: Timeout,
+}
+
+pub(super) async fn converse<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
+    let ClientFlags { address, message, connect_timeout, reply_timeout } = flags;
+    let socket = connect_within(runtime, &address, connect_timeout.0)
+        .await
+        .map_err(|error| Failure::Connect { address: address.clone(), error })?;
+    let config = ClientConfig { reply_timeout: reply_timeout.0, ..ClientConfig::default() };
+    let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
+    let mut input = Input::new(message)?;
+    let ended = loop {
+        let said = match input.next(&mut drive).await? {
+            Next::Say(message) if message.eq_ignore_ascii_case(b"exit") => None,
+            Next::Say(message) => Some(message),
+            Next::Leave => None,
+            Next::Ended(ended) => break ended,
+        };
+        let Some(message) = said else {
+            // Our FIN, and no more.
+            break match drive
+                .until(|client, now| {
+                    client.shut_down(now);
+                    None::<()>
+                })
+                .await
+            {
+                Ok(()) => continue,
+                Err(ended) => ended,
+            };
+        };
+        if message.is_empty() {
+            continue;
+        }
+        let mut message = Some(Bytes::from(message));
+        let reply = drive.until(|client, now| {
+            if let Some(message) = message.take() {
+                client.say(message, now);
+            }
+            client.take_reply()
+        });
+        match reply.await {
+            Ok(reply) => show(&reply).map_err(Failure::Output)?,
+            Err(ended) => break ended,
+        }
+    };
+    match ended {
+        Ended::Reason(ClientReason::ShutDown) => Ok(()),
+        ended @ (Ended::Reason(_) | Ended::Aborted) => {
+            Err(Failure::Ended { address, reason: ended.to_string() })
+        }
+    }
+}
+
+fn show(reply: &[u8]) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(reply)?;
+    output.write_all(b"\n")?;
+    output.flush()
+}
+
+/// Where the messages come from.
+enum Input {
+    Flags(vec::IntoIter<String>),
+    Standard { lines: Lines, prompt: bool },
+}
+
+enum Next<R> {
+    Say(Vec<u8>),
+    Leave,
+    /// The connection did.
+    Ended(Ended<R>),
+}
+
+impl Input {
+    fn new(messages: Vec<String>) -> Result<Self, Failure> {
+        if messages.is_empty() {
+            let prompt = io::stdin().is_terminal();
+            return Ok(Self::Standard { lines: Lines::new().map_err(Failure::Input)?, prompt });
+        }
+        Ok(Self::Flags(messages.into_iter()))
+    }
+
+    /// The next message; meanwhile the connection is watched.
+    async fn next<S, C>(
+        &mut self,
+        drive: &mut Drive<Client, S, C>,
+    ) -> Result<Next<ClientReason>, Failure>
+    where
+        S: crate::drive::Source + crate::drive::Sink,
+        C: crate::drive::Clock,
+    {
+        let (lines, prompt) = match self {
+            Self::Flags(messages) => {
+                return Ok(messages.next().map_or(Next::Leave, |text| Next::Say(text.into())));
+            }
+            Self::Standard { lines, prompt } => (lines, *prompt),
+        };
+        if prompt {
+            std::eprint!("> ");
+        }
+        poll_fn(|cx| {
+            if let Poll::Ready(line) = lines.poll_next(cx) {
+                return Poll::Ready(match line {
+                    None => Ok(Next::Leave),
+                    Some(Ok(line)) => Ok(Next::Say(line)),
+                    Some(Err(error)) => Err(Failure::Input(error)),
+                });
+            }
+            match drive.poll_until(cx, |_, _| None::<()>) {
+                Poll::Ready(Err(ended)) => Poll::Ready(Ok(Next::Ended(ended))),
+                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    }
+}

@@ -1,0 +1,61 @@
+//! Logs, on standard error.
+
+use std::io::{self, IsTerminal};
+
+use clap::{ArgAction, Args, ValueEnum};
+use tracing::{Level, info, level_filters::LevelFilter};
+use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+#[derive(Args, Debug)]
+pub(super) struct Flags {
+    /// Log more: each connection (-v), everything (-vv)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Log only what needs attention, and the line that says that a server is ready
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value = "text", env = "WIRESTATE_LOG_FORMAT")]
+    log_format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Lines for people
+    Text,
+    /// A JSON object per line
+    Json,
+}
+
+/// Where the ready line goes, which is never filtered out.
+const READY: &str = "wirestate::ready";
+
+pub(super) fn start(flags: &Flags, demo: bool) {
+    let level = match (flags.quiet, flags.verbose) {
+        (true, _) => LevelFilter::WARN,
+        (false, 0) if demo => LevelFilter::WARN,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    // Debug and trace are of interest from ourselves, not from what the runtimes are made of.
+    let filter = Targets::new()
+        .with_default(level.min(LevelFilter::INFO))
+        .with_target("wirestate", level)
+        .with_target(READY, Level::INFO);
+    let registry = tracing_subscriber::registry().with(filter);
+    let layer = fmt::layer().with_writer(io::stderr).with_target(false);
+    // It fails where a program has set its own logging up already, which then serves.
+    let _ = match flags.log_format {
+        Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
+        Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    };
+}
+
+/// Says that a server can be connected to.
+pub(super) fn ready(flags: &Flags, address: std::net::SocketAddr) {
+    match flags.log_format {
+        Format::Text => info!(target: READY, "listening on {address}"),
+        Format::Json => info!(target: READY, %address, "listening on {address}"),
+    }
+}

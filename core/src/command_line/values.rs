@@ -1,0 +1,98 @@
+//! Flags' values.
+
+use core::{fmt, str::FromStr, time::Duration};
+
+/// A time after which something ends: `30s`, `5m`, `1m 30s`; or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeout(pub(super) Option<Duration>);
+
+impl FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Err("0 would end it at once; `off` is no limit".into()),
+            Ok(limit) => Ok(Self(Some(limit))),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => humantime::format_duration(limit).fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+/// A number from 1 up; or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limit(pub(super) Option<usize>);
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        match text.parse() {
+            Ok(0) => Err("0 would admit nobody; `off` is no limit".into()),
+            Ok(limit) => Ok(Self(Some(limit))),
+            Err(_) => Err("expected a whole number, or `off`".into()),
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => limit.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+/// A `host:port`. Names are looked up later; what can't be an address is refused here.
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err("expected HOST:PORT".into());
+    };
+    if port.parse::<u16>().is_err() {
+        return Err(format!("`{port}` is not a port: expected a number up to 65535"));
+    }
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    if host.is_empty() || (host.contains(':') && !bracketed) {
+        return Err("expected HOST:PORT, with an IPv6 address in brackets: [::1]:7".into());
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_is_a_time_or_off_and_never_nothing() {
+        assert_eq!("1m 30s".parse(), Ok(Timeout(Some(Duration::from_secs(90)))));
+        assert_eq!("off".parse(), Ok(Timeout(None)));
+        for wrong in ["0", "0s", "-1s", "30", "soon", ""] {
+            assert!(wrong.parse::<Timeout>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535"] {
+            assert_eq!(address(right).as_deref(), Ok(right));
+        }
+        for wrong in ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b"] {
+            assert!(address(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The driver: what moves bytes between a [`Machine`] and a socket. It is free of IO as well.
+//!
+//! A runtime brings three small things, [`Source`], [`Sink`] and [`Clock`]; [`Drive`] joins them
+//! with a machine into a future. Whoever has an event loop of their own and wants neither future
+//! nor timer calls [`turn`] instead; whoever owns the buffers that the kernel fills (`io_uring`,
+//! a test) calls [`feed`] and [`collect`].
+//!
+//! A turn is, in this order: what is shared, a write, **the machine's interest asked again**, a
+//! read; and only when nothing of that moves any more, a deadline that has passed. Asking again
+//! matters because a machine that finished in the write must not then be told of an end of input
+//! that it did not ask for. Time comes last because a process that was stopped for a minute finds
+//! both an expired deadline and the request that had arrived in time. (A peer whose input never
+//! ends does not escape its deadlines by that: one that stays overdue is acted on all the same.)
+
+mod feed;
+mod future;
+mod timer;
+mod turn;
+
+use core::task::{Context, Poll};
+
+pub use self::{
+    feed::{collect, feed},
+    future::{Budget, Drive, Ended},
+    turn::{Line, MAX_SLICES, Turn, turn},
+};
+use crate::{Instant, Lost};
+
+/// The half of a connection that bytes come from.
+pub trait Source {
+    /// Receives into `buf`, which is not empty; 0 is the peer's FIN.
+    ///
+    /// # Errors
+    /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>>;
+}
+
+/// The half of a connection that bytes go to.
+pub trait Sink {
+    /// Sends from `bufs`, at least one and none of them empty, in order: one vectored write.
+    ///
+    /// # Errors
+    /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>>;
+
+    /// Sends a FIN behind what was written: `shutdown(2)` of the writing half.
+    ///
+    /// # Errors
+    /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
+
+    /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
+    /// last descriptor closed; socket(7)). Nothing is called after it.
+    ///
+    /// The kernel throws away what it had not sent yet.
+    fn reset(&mut self);
+}
+
+/// A clock with one alarm.
+pub trait Clock {
+    /// The time. One clock's readings all have one epoch.
+    fn now(&self) -> Instant;
+
+    /// Ready once `deadline` is reached; until then the alarm is set for it, and wakes `cx`.
+    /// A later call with another deadline sets the alarm anew.
+    fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
+}
+
+/// Why a call on a socket came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// A signal came in between (`EINTR`): the call is made again.
+    #[error("interrupted by a signal")]
+    Interrupted,
+    /// This half of the connection is gone.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
+#[cfg(feature = "std")]
+impl From<std::io::Error> for Failed {
+    /// The same classification for all runtimes. `WouldBlock` is not an error at this seam: a
+    /// runtime answers it with `Poll::Pending`.
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
+        Self::Lost(match error.kind() {
+            ErrorKind::Interrupted => return Self::Interrupted,
+            ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::NotConnected => Lost::Reset,
+            ErrorKind::TimedOut => Lost::TimedOut,
+            ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+                Lost::Unreachable
+            }
+            ErrorKind::WriteZero => Lost::WroteZero,
+            _ => Lost::Other { errno: error.raw_os_error().unwrap_or(0) },
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! A clock's alarm, set as seldom as can be.
+
+use core::{
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use super::Clock;
+use crate::Instant;
+
+/// A clock that never goes backwards, and one deadline.
+///
+/// Setting a runtime's alarm is dear (a lock and a tree, with some), and most deadlines are moved
+/// away long before they are reached. So an alarm that is set for an earlier time is left alone;
+/// when it goes off, the deadline of that moment is looked at again.
+#[derive(Debug)]
+pub(super) struct Timer<C> {
+    clock: C,
+    now: Instant,
+    /// What the alarm is set for.
+    alarm: Option<Instant>,
+    /// The deadline was found passed by more than [`LATE`], and is to be believed only now.
+    second_look: Option<Instant>,
+    /// When input that does not end was first found to hide a deadline that has passed.
+    overdue: Option<Instant>,
+}
+
+impl<C: Clock> Timer<C> {
+    pub(super) fn new(clock: C) -> Self {
+        let now = clock.now();
+        Self { clock, now, alarm: None, second_look: None, overdue: None }
+    }
+
+    /// Reads the clock. A reading before an earlier one counts as equal to it.
+    pub(super) fn refresh(&mut self) -> Instant {
+        self.now = self.now.max(self.clock.now());
+        self.now
+    }
+
+    /// Ready, with the time, once `deadline` has passed and the runtime has had the chance to
+    /// report what arrived before it.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Instant> {
+        self.overdue = None;
+        if deadline > self.now {
+            self.second_look = None;
+        }
+        loop {
+            let due = self.second_look.unwrap_or(deadline);
+            let alarm = self.alarm.map_or(due, |alarm| alarm.min(due));
+            self.alarm = Some(alarm);
+            ready!(self.clock.poll_until(cx, alarm));
+            self.alarm = None;
+            let now = self.refresh();
+            if now < due {
+                continue;
+            }
+            if self.second_look.is_none() && now.since(deadline) > LATE {
+                self.second_look = Some(now + SECOND_LOOK);
+                continue;
+            }
+            self.second_look = None;
+            return Poll::Ready(now);
+        }
+    }
+    /// Whether `deadline` is to be acted on although input still comes: it has passed, and
+    /// [`LATE`] after that was first found here, input came still.
+    pub(super) fn is_overdue(&mut self, deadline: Option<Instant>) -> bool {
+        if deadline.is_none_or(|deadline| deadline > self.now) {
+            self.overdue = None;
+            return false;
+        }
+        let since = *self.overdue.get_or_insert(self.now);
+        let overdue = self.now.since(since) > LATE;
+        if overdue {
+            self.overdue = None;
+        }
+        overdue
+    }
+}
+
+/// An alarm that fires this much too late was not late by itself: the process was stopped, or
+/// starved.
+const LATE: Duration = Duration::from_millis(100);
+/// How long the runtime is then given to report what has arrived meanwhile.
+const SECOND_LOOK: Duration = Duration::from_millis(1);

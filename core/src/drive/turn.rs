@@ -1,0 +1,198 @@
+//! One turn of one machine on one socket.
+
+use core::task::{Context, Poll};
+
+use super::{Failed, Sink, Source};
+use crate::{Instant, Lost, Machine, Outbound, Way};
+
+/// What has to be remembered of one connection between turns.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Line {
+    /// A read found nothing, and the waker is with the socket.
+    read_blocked: bool,
+    /// A write found no room, and the waker is with the socket.
+    write_blocked: bool,
+    /// A write failed. What the kernel then calls the end of the input is not the peer's FIN.
+    broken: Option<Lost>,
+}
+
+impl Line {
+    /// The socket may have become ready: turns may ask it again. Call it whenever the waker that
+    /// the turns were given has been woken, and after calling
+    /// [`shut_down`](Machine::shut_down) on the machine.
+    pub fn unblock(&mut self) {
+        self.read_blocked = false;
+        self.write_blocked = false;
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something moved: take another turn. The figures are bytes received and sent.
+    Moved {
+        /// Bytes received in this turn.
+        read: usize,
+        /// Bytes sent in this turn.
+        written: usize,
+    },
+    /// Nothing can move until the waker is woken or the machine's deadline passes.
+    Blocked,
+    /// The machine has ended.
+    Done,
+}
+
+/// Takes one turn: at most one write and one read, as the [module](super) describes.
+///
+/// The caller goes on until it is [`Turn::Blocked`], then sees to the machine's deadline, then
+/// waits to be woken and calls [`Line::unblock`]. It bounds the number of turns that it takes in a
+/// row, so that a flood on one connection does not starve the others.
+///
+/// # Panics
+/// Under debug assertions, where the machine breaks its contract.
+pub fn turn<M: Machine, S: Source + Sink>(
+    machine: &mut M,
+    socket: &mut S,
+    line: &mut Line,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Turn {
+    let news = machine.poll_shared(now, cx);
+    let before = machine.interest();
+    if before.is_done() {
+        return Turn::Done;
+    }
+    let written = match before.write {
+        Outbound::Idle | Outbound::Finished => None,
+        Outbound::Flush => write(machine, socket, line, now, cx),
+        Outbound::Finish => finish(machine, socket, line, now, cx),
+        Outbound::Reset => {
+            socket.reset();
+            machine.handle_finished(now);
+            debug_assert!(machine.interest().is_done(), "nothing can follow a reset");
+            Some(0)
+        }
+    };
+    // Asked again: the write may have ended it, or made room.
+    let read = if machine.interest().read { read(machine, socket, line, now, cx) } else { None };
+    match (read, written) {
+        (None, None) => {
+            if line.read_blocked {
+                machine.release();
+            }
+            if news || machine.interest() != before {
+                Turn::Moved { read: 0, written: 0 }
+            } else {
+                Turn::Blocked
+            }
+        }
+        (read, written) => Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) },
+    }
+}
+
+/// `None` where nothing happened.
+fn write<M: Machine, S: Sink>(
+    machine: &mut M,
+    socket: &mut S,
+    line: &mut Line,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Option<usize> {
+    if line.write_blocked {
+        return None;
+    }
+    let mut bufs = [&[][..]; MAX_SLICES];
+    let n = machine.write_bufs(&mut bufs);
+    debug_assert!(n > 0, "a machine that wants to flush must have something to flush");
+    debug_assert!(bufs[..n].iter().all(|buf| !buf.is_empty()), "no slice may be empty");
+    match socket.poll_write(cx, &bufs[..n]) {
+        Poll::Pending => {
+            line.write_blocked = true;
+            return None;
+        }
+        Poll::Ready(Ok(n)) if n > 0 => {
+            machine.handle_written(now, n);
+            return Some(n);
+        }
+        // Trying again would spin.
+        Poll::Ready(Ok(_)) => lose_output(machine, line, now, Lost::WroteZero),
+        Poll::Ready(Err(Failed::Interrupted)) => {}
+        Poll::Ready(Err(Failed::Lost(why))) => lose_output(machine, line, now, why),
+    }
+    Some(0)
+}
+
+fn finish<M: Machine, S: Sink>(
+    machine: &mut M,
+    socket: &mut S,
+    line: &mut Line,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Option<usize> {
+    if line.write_blocked {
+        return None;
+    }
+    match socket.poll_finish(cx) {
+        Poll::Pending => {
+            line.write_blocked = true;
+            return None;
+        }
+        Poll::Ready(Ok(())) => {
+            machine.handle_finished(now);
+            debug_assert!(
+                machine.interest().write == Outbound::Finished,
+                "nothing can be sent behind a FIN"
+            );
+        }
+        Poll::Ready(Err(Failed::Interrupted)) => {}
+        Poll::Ready(Err(Failed::Lost(why))) => lose_output(machine, line, now, why),
+    }
+    Some(0)
+}
+
+fn lose_output<M: Machine>(machine: &mut M, line: &mut Line, now: Instant, why: Lost) {
+    line.broken = Some(why);
+    machine.handle_lost(now, Way::Out, why);
+    debug_assert!(
+        matches!(machine.interest().write, Outbound::Finished | Outbound::Reset),
+        "nothing can be sent on a connection that is lost"
+    );
+}
+
+/// `None` where nothing happened.
+fn read<M: Machine, S: Source>(
+    machine: &mut M,
+    socket: &mut S,
+    line: &mut Line,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Option<usize> {
+    if line.read_blocked {
+        return None;
+    }
+    let buf = machine.read_buf();
+    debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
+    let why = match socket.poll_read(cx, buf) {
+        Poll::Pending => {
+            line.read_blocked = true;
+            return None;
+        }
+        Poll::Ready(Ok(n)) if n > 0 => {
+            machine.handle_read(now, n);
+            return Some(n);
+        }
+        Poll::Ready(Ok(_)) => line.broken,
+        Poll::Ready(Err(Failed::Interrupted)) => return Some(0),
+        Poll::Ready(Err(Failed::Lost(why))) => Some(why),
+    };
+    match why {
+        Some(why) => machine.handle_lost(now, Way::In, why),
+        None => machine.handle_eof(now),
+    }
+    debug_assert!(!machine.interest().read, "nothing can be read behind the end of the input");
+    Some(0)
+}
+
+/// How many slices go into one vectored write at most. (Linux takes 1,024, `IOV_MAX`; with 64 of
+/// them the call's own cost is already spread thin.)
+pub const MAX_SLICES: usize = 64;

@@ -1,0 +1,387 @@
+//! The machine of an echo client that is used inline: say something, wait for the reply.
+
+use alloc::vec::Vec;
+use core::{mem, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+
+/// A client's limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// A reply longer than this ends the connection. Default: 1 MiB.
+    pub max_reply: usize,
+    /// While a reply is owed, no byte may be awaited for longer; `None`: for ever. Default: 30 s.
+    pub reply_timeout: Option<Duration>,
+    /// A reply other than the message itself is complete when nothing has followed for this long.
+    /// Default: 100 ms.
+    pub quiet: Duration,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            max_reply: 1024 * 1024,
+            reply_timeout: Some(Duration::from_secs(30)),
+            quiet: Duration::from_millis(100),
+        }
+    }
+}
+
+/// One connection of a client that sends a message and waits for the reply, over and over.
+///
+/// An echo has no message boundaries, so what is a reply? Bytes equal to the message are, at once;
+/// while they are only how it begins, the rest is awaited. Other bytes (a server that puts a text
+/// in front, say) are when nothing has followed them for [`ClientConfig::quiet`]. And whatever has
+/// come is when the server closes.
+///
+/// It is driven only while it is asked something. Bytes that nobody asked for are thrown away, if
+/// they have arrived by the time that the next message is said.
+///
+/// It holds the message, and of the reply at most [`ClientConfig::max_reply`] + 4 KiB; between a
+/// reply and the next message, nothing.
+///
+/// ```
+/// # use wirestate_core::{Instant, drive, echo::{Client, ClientConfig}};
+/// # let now = Instant::EPOCH;
+/// let mut client = Client::new(ClientConfig::default());
+/// client.say("hello".into(), now);
+///
+/// let mut sent = Vec::new();
+/// drive::collect(&mut client, &mut sent, now);
+/// drive::feed(&mut client, &mut &sent[..], now); // an echo
+/// assert_eq!(client.take_reply().unwrap(), "hello");
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    config: ClientConfig,
+    /// The message, whole.
+    message: Bytes,
+    /// How much of it is sent.
+    sent: usize,
+    /// What has come back, and behind `received` the room for more.
+    reply: Vec<u8>,
+    received: usize,
+    exchange: Exchange,
+    link: Link,
+}
+
+/// Where a message and its reply are.
+#[derive(Clone, Copy, Debug)]
+enum Exchange {
+    /// Nothing is asked.
+    Quiet,
+    /// A message is said, and the reply not complete.
+    Waiting {
+        /// When a byte last moved, either way.
+        moved: Instant,
+        /// What has come back is how the message begins, or nothing.
+        echoing: bool,
+    },
+    /// The reply is complete, and waits to be taken.
+    Replied,
+}
+
+/// Where the connection is.
+#[derive(Clone, Debug)]
+enum Link {
+    Open,
+    /// Nothing can be sent any more; what had arrived is still read.
+    Broken {
+        reason: ClientReason,
+        until: Instant,
+    },
+    /// What is left of the message, then a FIN.
+    Closing {
+        reason: ClientReason,
+        until: Instant,
+    },
+    Resetting(ClientReason),
+    Over(ClientReason),
+}
+
+/// Why a client's connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientReason {
+    /// We were asked to end it, and did.
+    #[error("closed")]
+    ShutDown,
+    /// The server closed before a message was answered.
+    #[error("the server closed the connection")]
+    Closed,
+    /// [`ClientConfig::reply_timeout`] ran out.
+    #[error("no reply within {limit:?}")]
+    NoReply {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The reply was longer than [`ClientConfig::max_reply`].
+    #[error("the reply is longer than the limit of {limit} bytes")]
+    ReplyTooLong {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The connection broke.
+    #[error("{why} while {way}")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+    },
+}
+
+impl crate::Reason for ClientReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::ShutDown => "shut_down",
+            Self::Closed => "closed",
+            Self::NoReply { .. } => "no_reply",
+            Self::ReplyTooLong { .. } => "reply_too_long",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::ShutDown => Fault::Asked,
+            Self::Closed => Fault::Peer,
+            Self::NoReply { .. } => Fault::Time,
+            Self::ReplyTooLong { .. } => Fault::Limit,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+impl Client {
+    /// A client on a new connection.
+    pub fn new(config: ClientConfig) -> Self {
+        Self {
+            config,
+            message: Bytes::new(),
+            sent: 0,
+            reply: Vec::new(),
+            received: 0,
+            exchange: Exchange::Quiet,
+            link: Link::Open,
+        }
+    }
+
+    /// Sends a message. False, and nothing is sent, where the message is empty (it could have no
+    /// reply), the reply to the last one was not taken yet, or the connection is ending.
+    pub fn say(&mut self, message: Bytes, now: Instant) -> bool {
+        if message.is_empty()
+            || !matches!((self.exchange, &self.link), (Exchange::Quiet, Link::Open))
+        {
+            return false;
+        }
+        self.message = message;
+        self.sent = 0;
+        self.received = 0;
+        self.exchange = Exchange::Waiting { moved: now, echoing: true };
+        true
+    }
+
+    /// The reply, once it is complete; also after the connection has ended.
+    pub fn take_reply(&mut self) -> Option<Bytes> {
+        let Exchange::Replied = self.exchange else { return None };
+        self.exchange = Exchange::Quiet;
+        let mut reply = mem::take(&mut self.reply);
+        reply.truncate(mem::take(&mut self.received));
+        Some(reply.into())
+    }
+
+    fn unsent(&self) -> usize {
+        self.message.len() - self.sent
+    }
+
+    /// The reply to a message that is out may be complete.
+    fn settle(&mut self) {
+        if let Exchange::Waiting { echoing: true, .. } = self.exchange
+            && self.unsent() == 0
+            && self.received == self.message.len()
+        {
+            self.exchange = Exchange::Replied;
+        }
+    }
+
+    /// Nothing more will come: what has come is the reply.
+    fn end_reply(&mut self) {
+        if let Exchange::Waiting { .. } = self.exchange {
+            self.exchange = if self.received > 0 { Exchange::Replied } else { Exchange::Quiet };
+        }
+    }
+}
+
+impl Machine for Client {
+    type Reason = ClientReason;
+
+    fn interest(&self) -> Interest {
+        let flush_or = |when_sent| if self.unsent() > 0 { Outbound::Flush } else { when_sent };
+        match self.link {
+            // Also while nothing is asked: a server that closes is noticed at once.
+            Link::Open => Interest {
+                read: !matches!(self.exchange, Exchange::Replied),
+                write: flush_or(Outbound::Idle),
+            },
+            Link::Broken { .. } => Interest { read: true, write: Outbound::Finished },
+            Link::Closing { .. } => Interest { read: false, write: flush_or(Outbound::Finish) },
+            Link::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            Link::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        let room = self.received + READ;
+        self.reply.reserve_exact(room.saturating_sub(self.reply.len()));
+        self.reply.resize(room, 0);
+        &mut self.reply[self.received..]
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        // What nobody asked for is no reply to what will be asked.
+        let Exchange::Waiting { echoing, .. } = self.exchange else { return };
+        let news = self.received..self.received + n;
+        self.received = news.end;
+        let echoing = echoing && self.message.get(news.clone()) == Some(&self.reply[news]);
+        self.exchange = Exchange::Waiting { moved: now, echoing };
+        self.settle();
+        if self.received > self.config.max_reply {
+            self.exchange = Exchange::Quiet;
+            self.link =
+                Link::Resetting(ClientReason::ReplyTooLong { limit: self.config.max_reply });
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.end_reply();
+        match &self.link {
+            // A FIN in the middle of a message would say that it was whole.
+            Link::Open if self.sent > 0 && self.unsent() > 0 => {
+                self.link = Link::Resetting(ClientReason::Closed);
+            }
+            Link::Open => {
+                self.message.clear();
+                self.sent = 0;
+                self.link = Link::Closing { reason: ClientReason::Closed, until: now + LAST_WORDS };
+            }
+            Link::Broken { reason, .. } => self.link = Link::Over(reason.clone()),
+            Link::Closing { .. } | Link::Resetting(_) | Link::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        let reason = ClientReason::Lost { way, why };
+        self.link = match (&self.link, way) {
+            (Link::Open, Way::Out) => Link::Broken { reason, until: now + LAST_WORDS },
+            (Link::Open, Way::In) => Link::Over(reason),
+            (
+                Link::Broken { reason, .. }
+                | Link::Closing { reason, .. }
+                | Link::Resetting(reason),
+                _,
+            ) => Link::Over(reason.clone()),
+            (Link::Over(_), _) => return,
+        };
+        if let Link::Over(_) = self.link {
+            self.end_reply();
+        }
+    }
+
+    fn release(&mut self) {
+        if self.received == 0 {
+            self.reply = Vec::new();
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        out[0] = &self.message[self.sent..];
+        1
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.sent += n;
+        if let Exchange::Waiting { moved, .. } = &mut self.exchange {
+            *moved = now;
+        }
+        self.settle();
+    }
+
+    fn handle_finished(&mut self, _now: Instant) {
+        if let Link::Closing { reason, .. } | Link::Resetting(reason) = &self.link {
+            self.link = Link::Over(reason.clone());
+        }
+    }
+
+    /// What is left of the message is sent; its reply is not awaited.
+    fn shut_down(&mut self, now: Instant) {
+        if let Link::Open = self.link {
+            self.end_reply();
+            self.link = Link::Closing { reason: ClientReason::ShutDown, until: now + LAST_WORDS };
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match (&self.link, self.exchange) {
+            (Link::Open, Exchange::Waiting { moved, echoing }) => {
+                if echoing || self.unsent() > 0 {
+                    self.config.reply_timeout.map(|limit| moved + limit)
+                } else {
+                    Some(moved + self.config.quiet)
+                }
+            }
+            (Link::Broken { until, .. } | Link::Closing { until, .. }, _) => Some(*until),
+            (Link::Open, Exchange::Quiet | Exchange::Replied)
+            | (Link::Resetting(_) | Link::Over(_), _) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &self.link {
+            Link::Open if self.received > 0 && self.unsent() == 0 => {
+                self.exchange = Exchange::Replied;
+            }
+            Link::Open => {
+                self.exchange = Exchange::Quiet;
+                let limit = self.config.reply_timeout.unwrap_or_default();
+                self.link = Link::Resetting(ClientReason::NoReply { limit });
+            }
+            Link::Broken { reason, .. } => {
+                self.link = Link::Over(reason.clone());
+                self.end_reply();
+            }
+            Link::Closing { reason, .. } => self.link = Link::Resetting(reason.clone()),
+            Link::Resetting(_) | Link::Over(_) => {}
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match (&self.link, self.exchange) {
+            (Link::Open, Exchange::Quiet) => "quiet",
+            (Link::Open, Exchange::Waiting { .. }) => "waiting",
+            (Link::Open, Exchange::Replied) => "replied",
+            (Link::Broken { .. }, _) => "broken",
+            (Link::Closing { .. }, _) => "closing",
+            (Link::Resetting(_), _) => "resetting",
+            (Link::Over(_), _) => "over",
+        };
+        Status { state, queued: self.unsent(), lag: 0 }
+    }
+
+    fn reason(&self) -> Option<ClientReason> {
+        match &self.link {
+            Link::Over(reason) => Some(reason.clone()),
+            Link::Open | Link::Broken { .. } | Link::Closing { .. } | Link::Resetting(_) => None,
+        }
+    }
+}
+
+/// The room that a read is offered, in bytes.
+const READ: usize = 4096;
+/// How long a connection that is ending is waited for: for a reply that is on its way, or for the
+/// rest of a message to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);

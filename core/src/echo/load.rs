@@ -1,0 +1,459 @@
+//! The machine of an echo client that sends many messages, verifies every byte, and measures.
+
+use alloc::collections::VecDeque;
+use core::{num::NonZeroUsize, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, buffer::Pool, shared::Shared,
+};
+
+/// What one connection sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadConfig {
+    /// The messages of one round; empty ones are passed over.
+    pub messages: Shared<[Bytes]>,
+    /// How many rounds.
+    pub rounds: u64,
+    /// Whether the next message waits for the last one's echo.
+    pub pace: Pace,
+    /// The connection is given up when no byte moves for this long; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// How long the server's FIN is awaited behind ours; then the connection is closed all the
+    /// same.
+    pub close_timeout: Duration,
+}
+
+/// Whether the next message waits for the last one's echo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It does: one message is under way.
+    Lockstep,
+    /// Messages follow one another until so many are under way.
+    Pipelined(NonZeroUsize),
+}
+
+impl Default for LoadConfig {
+    /// One round of the two messages that a common tutorial's client sends.
+    fn default() -> Self {
+        Self {
+            messages: Shared::new([
+                Bytes::from_static(b"Message 1 from client."),
+                Bytes::from_static(b"Message 2 from client."),
+            ]),
+            rounds: 1,
+            pace: Pace::Pipelined(const { NonZeroUsize::new(1024).unwrap() }),
+            idle_timeout: Some(Duration::from_secs(30)),
+            close_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// One connection that sends messages to an echo server, and closes its side when as many bytes
+/// have come back as it sent. Each byte is compared with what was sent.
+///
+/// `on_echo` is called with each message's round-trip time: from the write that held its first
+/// byte to the read that held its last.
+///
+/// It holds one buffer of its pool while it reads, and one [`Instant`] per message under way.
+#[derive(Debug)]
+pub struct Load<F> {
+    config: LoadConfig,
+    pool: Pool,
+    buffer: Option<alloc::boxed::Box<[u8]>>,
+    on_echo: F,
+    /// How many messages there will have been, unless it is asked to stop before.
+    total: u64,
+    sent: Position,
+    received: Position,
+    /// When the messages under way were sent.
+    under_way: VecDeque<Instant>,
+    state: State,
+    moved: Instant,
+}
+
+/// A place in the stream of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    /// Whole messages before it.
+    messages: u64,
+    /// Bytes of the next message before it; fewer than the message has.
+    offset: usize,
+    /// Bytes before it in all.
+    bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Open,
+    /// All has come back: our FIN, then the server's.
+    Closing,
+    Awaiting {
+        until: Instant,
+    },
+    /// Nothing can be sent any more; what had arrived is still read.
+    Broken {
+        way: Way,
+        why: Lost,
+        until: Instant,
+    },
+    Resetting(LoadReason),
+    Over(LoadReason),
+}
+
+/// Why a load's connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadReason {
+    /// Every byte came back, and both sides are closed.
+    #[error("all {bytes} bytes came back")]
+    Complete {
+        /// Bytes sent, and received.
+        bytes: u64,
+    },
+    /// A byte came back that is not the one that was sent.
+    #[error("byte {position} came back as {found:#04x}, {sent:#04x} was sent")]
+    Mismatch {
+        /// Counted from 0.
+        position: u64,
+        /// What was sent.
+        sent: u8,
+        /// What came back.
+        found: u8,
+    },
+    /// More came back than was sent.
+    #[error("more came back than the {sent} bytes that were sent")]
+    Surplus {
+        /// Bytes sent.
+        sent: u64,
+    },
+    /// The server closed too early.
+    #[error("the server closed after {received} of the {sent} bytes sent had come back")]
+    Closed {
+        /// Bytes sent.
+        sent: u64,
+        /// Bytes received.
+        received: u64,
+    },
+    /// [`LoadConfig::idle_timeout`] ran out.
+    #[error("nothing moved for {limit:?}: {received} of the {sent} bytes sent had come back")]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+        /// Bytes sent.
+        sent: u64,
+        /// Bytes received.
+        received: u64,
+    },
+    /// The connection broke.
+    #[error("{why} while {way}: {received} of the {sent} bytes sent had come back")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Bytes sent.
+        sent: u64,
+        /// Bytes received.
+        received: u64,
+    },
+}
+
+impl crate::Reason for LoadReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Complete { .. } => "complete",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Surplus { .. } => "surplus",
+            Self::Closed { .. } => "closed",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Complete { .. } => Fault::None,
+            Self::Mismatch { .. } | Self::Surplus { .. } | Self::Closed { .. } => Fault::Peer,
+            Self::IdleTimeout { .. } => Fault::Time,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+impl<F: FnMut(Duration)> Load<F> {
+    /// The machine for a connection that was made `now`, which reads into a buffer of `pool`.
+    pub fn new(mut config: LoadConfig, pool: Pool, now: Instant, on_echo: F) -> Self {
+        if config.messages.iter().any(Bytes::is_empty) {
+            config.messages =
+                config.messages.iter().filter(|message| !message.is_empty()).cloned().collect();
+        }
+        let total = config.rounds.saturating_mul(config.messages.len() as u64);
+        Self {
+            config,
+            pool,
+            buffer: None,
+            on_echo,
+            total,
+            sent: Position::default(),
+            received: Position::default(),
+            under_way: VecDeque::new(),
+            state: if total == 0 { State::Closing } else { State::Open },
+            moved: now,
+        }
+    }
+
+    /// Bytes sent so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.bytes
+    }
+
+    /// Bytes that have come back so far.
+    pub fn received(&self) -> u64 {
+        self.received.bytes
+    }
+
+    /// Messages that have come back whole so far.
+    pub fn echoed(&self) -> u64 {
+        self.received.messages
+    }
+
+    fn message(&self, index: u64) -> &Bytes {
+        let round = self.config.messages.len() as u64;
+        let index = usize::try_from(index % round).expect("below a length, which is a usize");
+        &self.config.messages[index]
+    }
+
+    /// Up to which message may be sent now.
+    fn horizon(&self) -> u64 {
+        let under_way = match self.config.pace {
+            Pace::Lockstep => 1,
+            Pace::Pipelined(messages) => messages.get() as u64,
+        };
+        self.total.min(self.received.messages.saturating_add(under_way))
+    }
+
+    fn advance(&self, position: &mut Position, bytes: usize) {
+        position.offset += bytes;
+        position.bytes += bytes as u64;
+        if position.offset == self.message(position.messages).len() {
+            position.messages += 1;
+            position.offset = 0;
+        }
+    }
+
+    /// Compares `n` bytes of `buffer` with what was sent.
+    fn verify(&mut self, now: Instant, buffer: &[u8]) -> Result<(), LoadReason> {
+        let mut found = buffer;
+        while !found.is_empty() {
+            let mut position = self.received;
+            let unanswered = self.sent.bytes - position.bytes;
+            if unanswered == 0 {
+                return Err(LoadReason::Surplus { sent: self.sent.bytes });
+            }
+            let message = &self.message(position.messages)[position.offset..];
+            let n = message
+                .len()
+                .min(found.len())
+                .min(usize::try_from(unanswered).unwrap_or(usize::MAX));
+            if message[..n] != found[..n] {
+                let differs = message.iter().zip(found).take_while(|(a, b)| a == b).count();
+                return Err(LoadReason::Mismatch {
+                    position: position.bytes + differs as u64,
+                    sent: message[differs],
+                    found: found[differs],
+                });
+            }
+            found = &found[n..];
+            self.advance(&mut position, n);
+            if position.messages > self.received.messages
+                && let Some(sent) = self.under_way.pop_front()
+            {
+                (self.on_echo)(now.since(sent));
+            }
+            self.received = position;
+        }
+        Ok(())
+    }
+
+    fn closed(&self) -> LoadReason {
+        LoadReason::Closed { sent: self.sent.bytes, received: self.received.bytes }
+    }
+
+    fn complete(&self) -> LoadReason {
+        LoadReason::Complete { bytes: self.received.bytes }
+    }
+
+    fn lost(&self, way: Way, why: Lost) -> LoadReason {
+        LoadReason::Lost { way, why, sent: self.sent.bytes, received: self.received.bytes }
+    }
+
+    fn close_if_complete(&mut self) {
+        if matches!(self.state, State::Open) && self.received.messages == self.total {
+            self.state = State::Closing;
+        }
+    }
+}
+
+impl<F: FnMut(Duration)> Machine for Load<F> {
+    type Reason = LoadReason;
+
+    fn interest(&self) -> Interest {
+        match self.state {
+            State::Open => Interest {
+                read: true,
+                write: if self.sent.messages < self.horizon() {
+                    Outbound::Flush
+                } else {
+                    Outbound::Idle
+                },
+            },
+            State::Closing => Interest { read: true, write: Outbound::Finish },
+            State::Awaiting { .. } | State::Broken { .. } => {
+                Interest { read: true, write: Outbound::Finished }
+            }
+            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            State::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.buffer.get_or_insert_with(|| self.pool.take())
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let Some(buffer) = self.buffer.take() else { return };
+        let verified = self.verify(now, &buffer[..n]);
+        self.buffer = Some(buffer);
+        self.moved = now;
+        match verified {
+            Ok(()) => self.close_if_complete(),
+            Err(reason) => self.state = State::Resetting(reason),
+        }
+    }
+
+    fn handle_eof(&mut self, _now: Instant) {
+        match self.state {
+            State::Open => self.state = State::Resetting(self.closed()),
+            // The server has closed first, which is as good: dropping the socket is our FIN.
+            State::Closing | State::Awaiting { .. } => self.state = State::Over(self.complete()),
+            State::Broken { way, why, .. } => self.state = State::Over(self.lost(way, why)),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        self.state = match (&self.state, way) {
+            (State::Open, Way::Out) => {
+                State::Broken { way, why, until: now + self.config.close_timeout }
+            }
+            (State::Open, Way::In) => State::Over(self.lost(way, why)),
+            (&State::Broken { way, why, .. }, _) => State::Over(self.lost(way, why)),
+            // Every byte had come back.
+            (State::Closing | State::Awaiting { .. }, _) => State::Over(self.complete()),
+            (State::Resetting(_) | State::Over(_), _) => return,
+        };
+    }
+
+    fn release(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.give(buffer);
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let unsent = self.sent.messages..self.horizon();
+        let mut offset = self.sent.offset;
+        out.iter_mut()
+            .zip(unsent)
+            .map(|(out, index)| *out = &self.message(index)[core::mem::take(&mut offset)..])
+            .count()
+    }
+
+    fn handle_written(&mut self, now: Instant, mut n: usize) {
+        let mut position = self.sent;
+        while n > 0 {
+            if position.offset == 0 {
+                self.under_way.push_back(now);
+            }
+            let bytes = n.min(self.message(position.messages).len() - position.offset);
+            self.advance(&mut position, bytes);
+            n -= bytes;
+        }
+        self.sent = position;
+        self.moved = now;
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        match &self.state {
+            State::Closing => {
+                self.state = State::Awaiting { until: now + self.config.close_timeout };
+            }
+            State::Resetting(reason) => self.state = State::Over(reason.clone()),
+            State::Open | State::Awaiting { .. } | State::Broken { .. } | State::Over(_) => {}
+        }
+    }
+
+    /// Begins no further message; those under way are finished and awaited.
+    fn shut_down(&mut self, _now: Instant) {
+        if let State::Open = self.state {
+            self.total = self.sent.messages + u64::from(self.sent.offset > 0);
+            self.close_if_complete();
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Open => self.config.idle_timeout.map(|limit| self.moved + limit),
+            State::Awaiting { until } | State::Broken { until, .. } => Some(until),
+            State::Closing | State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.state = match self.state {
+            State::Open => {
+                let limit = self.config.idle_timeout.unwrap_or_default();
+                let (sent, received) = (self.sent.bytes, self.received.bytes);
+                State::Resetting(LoadReason::IdleTimeout { limit, sent, received })
+            }
+            State::Awaiting { .. } => State::Over(self.complete()),
+            State::Broken { way, why, .. } => State::Over(self.lost(way, why)),
+            State::Closing | State::Resetting(_) | State::Over(_) => return,
+        };
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Open => "open",
+            State::Closing => "closing",
+            State::Awaiting { .. } => "awaiting",
+            State::Broken { .. } => "broken",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: 0, lag: self.sent.messages - self.received.messages }
+    }
+
+    fn reason(&self) -> Option<LoadReason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Open
+            | State::Closing
+            | State::Awaiting { .. }
+            | State::Broken { .. }
+            | State::Resetting(_) => None,
+        }
+    }
+}
+
+impl<F> Drop for Load<F> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.give(buffer);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Echo: every byte back, in order, also after the peer's FIN.
+//!
+//! - [`Server`] is what the connections of one server share, and makes an [`Echo`], the machine,
+//!   for each of them.
+//! - [`Client`] is the machine of a client that says something and waits for the reply.
+//! - [`Load`] is the machine of a client that sends many messages, verifies every byte that comes
+//!   back, and measures.
+//!
+//! ```
+//! use wirestate_core::{Instant, Machine, Outbound, drive, echo};
+//!
+//! let server = echo::Server::new(echo::Config::default());
+//! let now = Instant::EPOCH;
+//! let mut machine = server.machine(now);
+//!
+//! let mut output = Vec::new();
+//! drive::feed(&mut machine, &mut &b"hello"[..], now);
+//! machine.handle_eof(now); // the peer has closed its side; it still gets its bytes
+//! drive::collect(&mut machine, &mut output, now);
+//! assert_eq!(output, b"hello");
+//! assert_eq!(machine.interest().write, Outbound::Finish);
+//!
+//! machine.handle_finished(now);
+//! assert_eq!(machine.reason(), Some(echo::Reason::Finished));
+//! ```
+
+mod client;
+mod load;
+mod server;
+
+pub use self::{
+    client::{Client, ClientConfig, ClientReason},
+    load::{Load, LoadConfig, LoadReason, Pace},
+    server::{Config, Echo, Linger, Prefix, Reason, Server},
+};

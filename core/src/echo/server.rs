@@ -1,0 +1,389 @@
+//! The echo server's machine.
+
+use core::{num::NonZeroUsize, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    buffer::{Pool, Ring},
+    shared::Shared,
+};
+
+/// How an echo server answers, and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The size of a connection's buffer while it has bytes in it. Default: 64 KiB.
+    ///
+    /// With a [`prefix`](Self::prefix) the buffer is as large as one answer instead.
+    pub buffer: NonZeroUsize,
+    /// Answer every received chunk with a text in front. Default: none, raw bytes back.
+    pub prefix: Option<Prefix>,
+    /// A connection on which no byte moves either way for this long is closed; `None`: never.
+    /// Default: 300 s. It is the only deadline: a peer that takes its time to read is healthy.
+    pub idle_timeout: Option<Duration>,
+    /// The close that follows [`shut_down`](Machine::shut_down). Input that still comes is echoed
+    /// for `linger.time` at most before that.
+    pub linger: Linger,
+    /// Buffers that the server keeps although no connection uses them. Default: 64.
+    pub idle_buffers: usize,
+}
+
+/// A text in front of each chunk that is sent back.
+///
+/// What is a chunk is decided by the network and the kernel, so this is the one machine whose
+/// output depends on how its input was cut up. Bytes pass unchanged, whether they are text or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// The text.
+    pub text: Bytes,
+    /// The longest chunk, in bytes; a longer one that is received is answered as several.
+    pub chunk: NonZeroUsize,
+}
+
+/// A lingering close: behind our FIN, what the peer still sends is read and thrown away for a
+/// while. Closing the socket at once would answer those bytes with a reset, and a reset may
+/// destroy output that the peer has not read yet (RFC 9112, section 9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linger {
+    /// How many bytes are thrown away at most.
+    pub bytes: usize,
+    /// How long at most.
+    pub time: Duration,
+}
+
+impl Default for Linger {
+    /// 64 KiB or 2 s.
+    fn default() -> Self {
+        Self { bytes: 64 * 1024, time: Duration::from_secs(2) }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            prefix: None,
+            idle_timeout: Some(Duration::from_secs(300)),
+            linger: Linger::default(),
+            idle_buffers: 64,
+        }
+    }
+}
+
+impl Config {
+    /// The most bytes that one connection's buffer takes: `buffer`, or with a prefix
+    /// `prefix.text.len() + prefix.chunk`. An idle connection has none.
+    pub fn buffer_size(&self) -> usize {
+        match &self.prefix {
+            None => self.buffer.get(),
+            Some(prefix) => prefix.text.len().saturating_add(prefix.chunk.get()),
+        }
+    }
+}
+
+/// What the connections of one echo server share: its configuration and its pool of buffers.
+/// Clones are the same server.
+///
+/// With `n` connections it holds at most `(n + idle_buffers) × buffer_size` bytes of buffers.
+#[derive(Clone, Debug)]
+pub struct Server {
+    config: Shared<Config>,
+    pool: Pool,
+}
+
+impl Server {
+    /// A server without connections.
+    ///
+    /// # Panics
+    /// If a time in `config` is zero: it would have passed before anything could happen.
+    pub fn new(config: Config) -> Self {
+        assert!(config.idle_timeout != Some(Duration::ZERO), "an idle timeout must be a time");
+        assert!(config.linger.time > Duration::ZERO, "a linger time must be a time");
+        let pool = Pool::new(config.buffer_size(), config.idle_buffers);
+        Self { config: Shared::new(config), pool }
+    }
+
+    /// The machine for a connection that was made `now`.
+    pub fn machine(&self, now: Instant) -> Echo {
+        Echo {
+            config: self.config.clone(),
+            ring: Ring::new(self.pool.clone()),
+            state: State::Open,
+            moved: now,
+        }
+    }
+}
+
+/// One connection of an echo server.
+///
+/// It holds at most [`Config::buffer_size`] bytes, and none while no byte waits to be sent back.
+#[derive(Debug)]
+pub struct Echo {
+    config: Shared<Config>,
+    ring: Ring,
+    state: State,
+    /// When a byte last moved, either way.
+    moved: Instant,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Open,
+    /// Asked to stop: what has arrived already is still echoed, until a read finds nothing.
+    Draining {
+        /// The runtime has had [`SETTLE`] to report what had arrived: a read that finds nothing
+        /// means that there is nothing.
+        settled: bool,
+        /// Until `settled`, or until enough has been echoed in the face of input without end.
+        until: Instant,
+    },
+    /// Reads no more; what is owed, then a FIN.
+    Closing(Reason),
+    /// Our FIN is out because we were asked to stop: what the peer sends is thrown away.
+    Lingering {
+        until: Instant,
+        discarded: usize,
+    },
+    Resetting(Reason),
+    Over(Reason),
+}
+
+/// Why an echo server's connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The peer closed its side, and has had every byte back.
+    #[error("finished")]
+    Finished,
+    /// We were asked to stop, and the peer has had every byte back that had arrived by then.
+    #[error("asked to stop; {discarded} bytes that came later were thrown away")]
+    ShutDown {
+        /// Bytes received behind our FIN.
+        discarded: usize,
+    },
+    /// [`Config::idle_timeout`] ran out.
+    #[error("no byte moved for {limit:?}; {unsent} bytes are owed")]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+        /// Bytes that the peer did not take.
+        unsent: usize,
+    },
+    /// The connection broke.
+    #[error("lost while {way}: {why}; {unsent} bytes are owed")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Bytes that were received and not sent back.
+        unsent: usize,
+    },
+}
+
+impl crate::Reason for Reason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ShutDown { .. } => "shut_down",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Finished => Fault::None,
+            Self::ShutDown { .. } => Fault::Asked,
+            Self::IdleTimeout { .. } => Fault::Time,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+impl Echo {
+    fn has_room(&self) -> bool {
+        match self.config.prefix {
+            None => !self.ring.is_full(),
+            // The answer to one chunk goes out before the next chunk comes in.
+            Some(_) => self.ring.is_empty(),
+        }
+    }
+
+    fn outbound_or(&self, when_empty: Outbound) -> Outbound {
+        if self.ring.is_empty() { when_empty } else { Outbound::Flush }
+    }
+}
+
+impl Machine for Echo {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        match &self.state {
+            State::Open | State::Draining { .. } => {
+                Interest { read: self.has_room(), write: self.outbound_or(Outbound::Idle) }
+            }
+            State::Closing(_) => {
+                Interest { read: false, write: self.outbound_or(Outbound::Finish) }
+            }
+            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
+            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            State::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        let spare = self.ring.spare();
+        match &self.config.prefix {
+            None => spare,
+            Some(prefix) => {
+                let (head, chunk) = spare.split_at_mut(prefix.text.len());
+                head.copy_from_slice(&prefix.text);
+                chunk
+            }
+        }
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        match &mut self.state {
+            State::Open | State::Draining { .. } => {
+                let prefix = self.config.prefix.as_ref().map_or(0, |prefix| prefix.text.len());
+                self.ring.commit(prefix + n);
+                self.moved = now;
+            }
+            State::Lingering { discarded, .. } => {
+                *discarded += n;
+                if *discarded >= self.config.linger.bytes {
+                    self.state = State::Over(Reason::ShutDown { discarded: *discarded });
+                }
+            }
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_eof(&mut self, _now: Instant) {
+        match self.state {
+            State::Open | State::Draining { .. } => self.state = State::Closing(Reason::Finished),
+            State::Lingering { discarded, .. } => {
+                self.state = State::Over(Reason::ShutDown { discarded });
+            }
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+        match self.state {
+            State::Open | State::Draining { .. } | State::Closing(_) => {
+                let reason = Reason::Lost { way, why, unsent: self.ring.len() };
+                self.state = match why {
+                    Lost::Reset => State::Over(reason),
+                    // The connection may live on at the peer's end, where a FIN would look clean.
+                    Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
+                        State::Resetting(reason)
+                    }
+                };
+            }
+            State::Lingering { discarded, .. } => {
+                self.state = State::Over(Reason::ShutDown { discarded });
+            }
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn release(&mut self) {
+        if let State::Draining { settled: true, .. } = self.state {
+            self.state = State::Closing(Reason::ShutDown { discarded: 0 });
+        }
+        self.ring.release();
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.ring.write_bufs(out)
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.ring.consume(n);
+        self.moved = now;
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        match &self.state {
+            State::Closing(Reason::ShutDown { discarded }) => {
+                let until = now + self.config.linger.time;
+                self.state = State::Lingering { until, discarded: *discarded };
+            }
+            State::Closing(reason) | State::Resetting(reason) => {
+                self.state = State::Over(reason.clone());
+            }
+            State::Open | State::Draining { .. } | State::Lingering { .. } | State::Over(_) => {}
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        if let State::Open = self.state {
+            self.state = State::Draining { settled: false, until: now + SETTLE };
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let idle = self.config.idle_timeout.map(|limit| self.moved + limit);
+        match self.state {
+            State::Open | State::Closing(_) => idle,
+            State::Draining { until, .. } => Some(idle.map_or(until, |idle| idle.min(until))),
+            State::Lingering { until, .. } => Some(until),
+            State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let limit = self.config.idle_timeout.unwrap_or_default();
+        let idle = Reason::IdleTimeout { limit, unsent: self.ring.len() };
+        self.state = match self.state {
+            State::Draining { settled: false, until } if until <= now => {
+                State::Draining { settled: true, until: now + self.config.linger.time }
+            }
+            State::Draining { settled: true, until } if until <= now => {
+                State::Closing(Reason::ShutDown { discarded: 0 })
+            }
+            State::Open | State::Draining { .. } if self.ring.is_empty() => State::Closing(idle),
+            // A FIN says that all has been sent; it must not say so falsely.
+            State::Open | State::Draining { .. } | State::Closing(_) => State::Resetting(idle),
+            State::Lingering { discarded, .. } => State::Over(Reason::ShutDown { discarded }),
+            State::Resetting(_) | State::Over(_) => return,
+        };
+        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            // The idle time starts anew for what is left to be done.
+            self.moved = now;
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Open => "open",
+            State::Draining { .. } => "draining",
+            State::Closing(_) => "closing",
+            State::Lingering { .. } => "lingering",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: self.ring.len(), lag: 0 }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Open
+            | State::Draining { .. }
+            | State::Closing(_)
+            | State::Lingering { .. }
+            | State::Resetting(_) => None,
+        }
+    }
+}
+
+/// How long a runtime may take to report what has arrived, once we are asked to stop. It has
+/// reported everything when its timer for this has fired.
+const SETTLE: Duration = Duration::from_millis(10);

@@ -1,0 +1,71 @@
+//! Network protocols as state machines that never touch a socket, and the driver that does
+//! everything but the system call.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`machine`] | the contract: [`Machine`], what it wants, what it is told, why it ends |
+//! | [`drive`] | moves bytes between a machine and a socket: three traits, [`drive::turn`], the future [`drive::Drive`] |
+//! | [`echo`] | the echo server's machine and its clients' |
+//! | [`buffer`] | the ring and the pool that machines keep their bytes in |
+//! | [`admission`] | who may connect, and the table of who is connected |
+//! | [`stop`] | asking a server to stop |
+//! | [`runtime`] | what a runtime brings to accept, connect and spawn (feature `std`) |
+//! | [`mod@serve`] | accepting under admission, and the drain (feature `std`) |
+//!
+//! # Rules
+//!
+//! 1. No IO, clock, randomness, threads or globals: time comes in as an [`Instant`], jitter from a
+//!    seed. The crate is `no_std` + `alloc` and forbids unsafe code.
+//! 2. Bytes are not copied between kernel and kernel.
+//! 3. Everything is bounded: each machine states the most memory it can hold, as a formula of its
+//!    configuration. An idle connection holds no buffer.
+//! 4. Backpressure is `interest().read == false`.
+//! 5. Half-close is honoured in both directions; a reset is an input and an output of its own.
+//! 6. [`Machine::poll_timeout`] covers all that a machine waits for.
+//! 7. A [`Reason`] says whose [`Fault`] an end was, with the limit and the figure. A panic is a
+//!    bug, never the result of what a peer sent.
+//! 8. What comes out does not depend on how the input was cut up. (One exception, by definition:
+//!    an echo that answers each chunk it receives, [`echo::Config::prefix`].)
+//! 9. The same inputs give the same outputs, byte for byte.
+//! 10. What crosses the contract is plain data, so it can be written down, and machines compose by
+//!     wrapping.
+//!
+//! # Features
+//!
+//! - `std` (default): [`Shared`](shared::Shared) state is behind real locks, so handles may go
+//!   from thread to thread. Without it they stay on one thread, and the target needs 64-bit
+//!   atomics.
+//! - `command-line` (off): the binaries' command line. Never needed to embed the machines.
+//!
+//! # In an event loop of your own
+//!
+//! Implement [`drive::Source`] and [`drive::Sink`] for your socket and call [`drive::turn`] when
+//! it is ready: `core/examples/foreign_loop.rs` does that with `poll(2)`. As the context, pass one
+//! whose waker puts the connection on a list of those to poll again
+//! ([`Wake`](alloc::task::Wake)). [`Waker::noop`](core::task::Waker::noop) will do where machines
+//! share nothing, or where you poll all of them again after publishing; asynchronous handlers
+//! would hang with it.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+pub mod admission;
+pub mod buffer;
+#[cfg(feature = "command-line")]
+pub mod command_line;
+pub mod drive;
+pub mod echo;
+pub mod machine;
+#[cfg(feature = "std")]
+pub mod runtime;
+#[cfg(feature = "std")]
+pub mod serve;
+pub mod shared;
+pub mod stop;
+mod time;
+
+pub use self::{
+    machine::{Fault, Interest, Lost, Machine, Outbound, Reason, Status, Way},
+    time::Instant,
+};

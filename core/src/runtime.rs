@@ -1,0 +1,153 @@
+//! What a runtime brings, besides the three traits of [`drive`]: it accepts,
+//! connects, spawns.
+//!
+//! All that is built on it is written once: [`serve`](crate::serve::serve) and the commands of the
+//! binaries run on tokio, smol, threads, and on the testkit's simulated network.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use crate::{
+    admission::Peer,
+    drive::{Clock, Sink, Source},
+};
+
+/// A runtime. Clones are the same runtime.
+pub trait Runtime: Clone + Send + Sync + 'static {
+    /// How many open files a connection takes.
+    const FILES_PER_CONNECTION: usize = 1;
+
+    /// A connected socket: no delay, and with keepalive probes.
+    type Socket: Source + Sink + Unpin + Send + 'static;
+    /// A listening socket.
+    type Listener: Listener<Socket = Self::Socket>;
+    /// A clock. All clocks of one runtime have one epoch.
+    type Clock: Clock + Unpin + Send + 'static;
+
+    /// A new clock.
+    fn clock(&self) -> Self::Clock;
+
+    /// Runs `task` to its end beside everything else. A panic in it ends that task alone.
+    ///
+    /// The wakers that a task is polled with must be the same from poll to poll
+    /// ([`will_wake`](std::task::Waker::will_wake)), as they are on all common executors.
+    ///
+    /// # Errors
+    /// There is no room for it (no thread could be started); `task` is dropped.
+    fn spawn<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static;
+
+    /// Listens on `address`, a `host:port`; port 0 takes one that is free. Port and address can be
+    /// used again at once after an earlier server's end (`SO_REUSEADDR`; socket(7)).
+    ///
+    /// # Errors
+    /// The address has no such form, is not this machine's, or is in use.
+    fn listen(&self, address: &str) -> io::Result<Self::Listener>;
+
+    /// Connects to `address`, a `host:port`. A name is resolved off the event loop, and each of its
+    /// addresses tried in turn. Without a deadline: that is the caller's.
+    ///
+    /// # Errors
+    /// The name is unknown, or the last of its addresses' errors.
+    fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
+}
+
+/// Connects within `limit`, of which `None` is the operating system's own (some two minutes).
+///
+/// # Errors
+/// As [`Runtime::connect`], or [`io::ErrorKind::TimedOut`].
+pub async fn connect_within<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    limit: Option<Duration>,
+) -> io::Result<R::Socket> {
+    let mut clock = runtime.clock();
+    let deadline = limit.map(|limit| (limit, clock.now() + limit));
+    let mut connect = pin!(runtime.connect(address));
+    poll_fn(|cx| {
+        if let Poll::Ready(connected) = connect.as_mut().poll(cx) {
+            return Poll::Ready(connected);
+        }
+        if let Some((limit, deadline)) = deadline
+            && clock.poll_until(cx, deadline).is_ready()
+        {
+            let message = format!("no answer within {limit:?}");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A listening socket.
+pub trait Listener: Send + 'static {
+    /// What it accepts.
+    type Socket;
+
+    /// The address that it listens on, with the real port.
+    ///
+    /// # Errors
+    /// The operating system's (getsockname(2)).
+    fn local_address(&self) -> io::Result<SocketAddr>;
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// No connection this time; the listener is as good as before.
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>>;
+}
+
+/// Why accepting came to nothing.
+#[derive(Debug)]
+pub enum AcceptError {
+    /// That one connection was gone before it was accepted, or a signal came in between. The next
+    /// call goes on with the next connection.
+    Aborted(io::Error),
+    /// Something has run out: descriptors, memory (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`). The
+    /// next call would find the same, so wait for a moment before it.
+    Exhausted(io::Error),
+}
+
+impl From<io::Error> for AcceptError {
+    /// By accept(2), section "Error handling": network errors that are already pending on the new
+    /// socket come out of `accept` and are to be treated like a retry.
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
+        match error.kind() {
+            ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown => Self::Aborted(error),
+            _ if error.raw_os_error() == Some(EPROTO) => Self::Aborted(error),
+            // An error that nobody knows is not worth a busy loop either.
+            _ => Self::Exhausted(error),
+        }
+    }
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aborted(error) | Self::Exhausted(error) => error.fmt(f),
+        }
+    }
+}
+
+/// `EPROTO` has no kind of its own (errno(3)).
+const EPROTO: i32 = 71;

@@ -1,0 +1,259 @@
+//! Accepting connections under admission, and ending them in order.
+
+use std::{
+    future::{Future, poll_fn},
+    mem,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tracing::{debug, info, warn};
+
+use crate::{
+    Instant, Machine,
+    admission::{Admitted, Conn, Limits, Peer, Refused, Table},
+    drive::{Clock, Drive},
+    runtime::{AcceptError, Listener, Runtime},
+    stop::{Stop, Stopping},
+};
+
+/// What a server keeps to, and the handles by which others see and stop it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who is admitted, and who is connected.
+    pub table: Table,
+    /// Asks the server to stop.
+    pub stop: Stop,
+    /// How long connections have to end gracefully once it was asked; then they are reset.
+    /// `None`: as long as they take. Default: 10 s.
+    pub drain_timeout: Option<Duration>,
+}
+
+impl Options {
+    /// The default options, under `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            table: Table::new(limits),
+            stop: Stop::new(),
+            drain_timeout: Some(Duration::from_secs(10)),
+        }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+/// What a server that was stopped leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Connections that were open when it was asked to stop, and ended by themselves.
+    pub drained: usize,
+    /// Connections that were reset, when [`Options::drain_timeout`] had passed or it was asked to
+    /// stop at once.
+    pub aborted: usize,
+}
+
+/// Accepts connections and runs a machine on each, until [`Options::stop`] is asked.
+///
+/// `machine` makes the machine for a connection that was admitted. It is called by the accept
+/// loop: a panic in it ends the server.
+pub async fn serve<R, M>(
+    runtime: &R,
+    listener: R::Listener,
+    options: &Options,
+    mut machine: impl FnMut(&Conn, Instant) -> M + Send,
+) -> Served
+where
+    R: Runtime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    accept(runtime, listener, options, |socket, admitted, clock| {
+        let machine = machine(&admitted, clock.now());
+        Drive::new(machine, socket, clock).admitted(admitted)
+    })
+    .await
+}
+
+/// Accepts connections and spawns a task for each, until [`Options::stop`] is asked: what
+/// [`serve`] is made of, for connections that are more than one machine on one socket.
+///
+/// `task` makes the future for a connection that was admitted. It is to do what is asked by way of
+/// the [`Admitted`] ([`Drive::admitted`] does), or it will not end with the server.
+pub async fn accept<R, T>(
+    runtime: &R,
+    mut listener: R::Listener,
+    options: &Options,
+    mut task: impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send,
+) -> Served
+where
+    R: Runtime,
+    T: Future + Send + 'static,
+    T::Output: Send + 'static,
+{
+    let Options { table, stop, drain_timeout } = options;
+    let mut clock = runtime.clock();
+    let mut pause = Pause::default();
+    let mut refusals = Refusals::default();
+    let mut accepted: u32 = 0;
+    loop {
+        accepted = accepted.wrapping_add(1);
+        if accepted.is_multiple_of(ACCEPTS_IN_A_ROW) {
+            yield_now().await;
+        }
+        match poll_fn(|cx| poll_event(&mut listener, &mut clock, &mut pause, stop, cx)).await {
+            Event::Stop => break,
+            Event::Accepted(socket, peer) => {
+                let now = clock.now();
+                let admitted = match table.admit(peer, now) {
+                    Ok(admitted) => admitted,
+                    Err(refused) => {
+                        // Dropping the socket closes it: the peer is told so.
+                        refusals.refused(peer, refused, now);
+                        continue;
+                    }
+                };
+                debug!(id = admitted.id(), %peer, "connected");
+                if let Err(error) = runtime.spawn(task(socket, admitted, runtime.clock())) {
+                    let length = pause.begin(now);
+                    warn!(%peer, %error, "no task for a connection: accepting pauses for {length:?}");
+                }
+            }
+            Event::Failed(AcceptError::Aborted(error)) => debug!(%error, "accept"),
+            Event::Failed(AcceptError::Exhausted(error)) => {
+                let length = pause.begin(clock.now());
+                warn!(%error, "accepting pauses for {length:?}");
+            }
+        }
+    }
+    drop(listener);
+    drain(&mut clock, table, stop, *drain_timeout).await
+}
+
+enum Event<S> {
+    Stop,
+    Accepted(S, Peer),
+    Failed(AcceptError),
+}
+
+fn poll_event<L: Listener>(
+    listener: &mut L,
+    clock: &mut impl Clock,
+    pause: &mut Pause,
+    stop: &Stop,
+    cx: &mut Context<'_>,
+) -> Poll<Event<L::Socket>> {
+    if stop.poll_asked(cx) > Stopping::No {
+        return Poll::Ready(Event::Stop);
+    }
+    if let Some(until) = pause.until {
+        if clock.poll_until(cx, until).is_pending() {
+            return Poll::Pending;
+        }
+        pause.until = None;
+    }
+    listener.poll_accept(cx).map(|accepted| match accepted {
+        Ok((socket, peer)) => {
+            pause.shorten();
+            Event::Accepted(socket, peer)
+        }
+        Err(error) => Event::Failed(error),
+    })
+}
+
+/// The pause after accepting failed for want of something: 10 ms, doubling to 1 s.
+#[derive(Debug, Default)]
+struct Pause {
+    until: Option<Instant>,
+    /// The last pause, halved by each connection that was accepted since.
+    length: Duration,
+}
+
+impl Pause {
+    fn begin(&mut self, now: Instant) -> Duration {
+        self.length = (self.length * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.until = Some(now + self.length);
+        self.length
+    }
+
+    fn shorten(&mut self) {
+        self.length /= 2;
+    }
+}
+
+/// Says at most once a second that connections are refused: how often is for the peers to choose.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// Since the last time that it was said.
+    count: u64,
+    quiet_until: Instant,
+}
+
+impl Refusals {
+    fn refused(&mut self, peer: Peer, refused: Refused, now: Instant) {
+        debug!(%peer, reason = refused.label(), "connection refused: {refused}");
+        self.count += 1;
+        if now >= self.quiet_until {
+            let refusals = mem::take(&mut self.count);
+            self.quiet_until = now + SAY_REFUSED_EVERY;
+            warn!(refusals, reason = refused.label(), "refusing connections: {refused}");
+        }
+    }
+}
+
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Lets the connections end, for as long as they may take.
+async fn drain(
+    clock: &mut impl Clock,
+    table: &Table,
+    stop: &Stop,
+    timeout: Option<Duration>,
+) -> Served {
+    let open = table.connections().len();
+    if open > 0 && stop.asked() == Stopping::Drain {
+        info!(connections = open, "draining");
+        table.shut_down();
+        let deadline = timeout.map(|timeout| clock.now() + timeout);
+        poll_fn(|cx| {
+            let over = table.poll_empty(cx).is_ready()
+                || stop.poll_asked(cx) == Stopping::Now
+                || deadline.is_some_and(|deadline| clock.poll_until(cx, deadline).is_ready());
+            if over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    let aborted = table.connections().len();
+    if aborted > 0 {
+        warn!(connections = aborted, "resetting the connections that are still open");
+        table.abort();
+        // They have only to be polled once more; but a handler may be stuck.
+        let deadline = clock.now() + LONGEST_ABORT;
+        poll_fn(|cx| match clock.poll_until(cx, deadline) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => table.poll_empty(cx),
+        })
+        .await;
+    }
+    Served { drained: open.saturating_sub(aborted), aborted }
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_ABORT: Duration = Duration::from_secs(1);
+const SAY_REFUSED_EVERY: Duration = Duration::from_secs(1);
+/// Then other tasks have their turn.
+const ACCEPTS_IN_A_ROW: u32 = 64;

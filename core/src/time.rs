@@ -1,0 +1,76 @@
+//! Time as the machines see it: a number that the driver hands in.
+
+use core::{
+    fmt,
+    ops::{Add, AddAssign},
+    time::Duration,
+};
+
+/// A point in time: nanoseconds since an epoch that the driver chose.
+///
+/// The core never reads a clock. All instants that one machine is given must come from one clock,
+/// and none may lie before an earlier one; [`Drive`](crate::drive::Drive) sees to the latter.
+///
+/// Arithmetic saturates, at the epoch below and 584 years above it, so a deadline of
+/// `now + Duration::MAX` is a deadline that never comes.
+///
+/// ```
+/// # use wirestate_core::Instant;
+/// # use std::time::Duration;
+/// let start = Instant::from_epoch(Duration::from_secs(5));
+/// let deadline = start + Duration::from_millis(250);
+/// assert_eq!(deadline.since(start), Duration::from_millis(250));
+/// assert_eq!(start.since(deadline), Duration::ZERO);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant {
+    nanos: u64,
+}
+
+impl Instant {
+    /// The epoch itself.
+    pub const EPOCH: Self = Self { nanos: 0 };
+
+    /// The instant that lies `elapsed` after the epoch.
+    pub fn from_epoch(elapsed: Duration) -> Self {
+        Self { nanos: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX) }
+    }
+
+    pub(crate) const fn from_nanos(nanos: u64) -> Self {
+        Self { nanos }
+    }
+
+    pub(crate) const fn nanos(self) -> u64 {
+        self.nanos
+    }
+
+    /// How long after the epoch this is.
+    pub const fn since_epoch(self) -> Duration {
+        Duration::from_nanos(self.nanos)
+    }
+
+    /// How long after `earlier` this is; zero where `earlier` is the later one.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self { nanos: self.nanos.saturating_add(Self::from_epoch(duration).nanos) }
+    }
+}
+
+impl AddAssign<Duration> for Instant {
+    fn add_assign(&mut self, duration: Duration) {
+        *self = *self + duration;
+    }
+}
+
+impl fmt::Display for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.since_epoch())
+    }
+}

@@ -1,0 +1,107 @@
+//! Runs Wirestate's machines on the standard library: one thread per connection.
+//!
+//! Each thread runs the same [`Drive`](wirestate_core::drive::Drive) as everywhere else, by
+//! [`block_on`], and sleeps in `poll(2)` on exactly what the drive is waiting for: its socket, its
+//! deadline, and an eventfd where somebody may want to wake it. So a thread notices what is
+//! published, a stop and a reset at once, where one that is blocked in `read` would not.
+//!
+//! ```
+//! use wirestate_core::{drive::Drive, echo, runtime::{Listener, Runtime}, serve::{self, serve}};
+//! use wirestate_std::{Threads, block_on};
+//!
+//! let threads = Threads::new();
+//! let listener = threads.listen("127.0.0.1:0")?;
+//! let address = listener.local_address()?.to_string();
+//!
+//! // An echo server on a thread of its own, with a thread for each connection.
+//! let options = serve::Options::default();
+//! let stop = options.stop.clone();
+//! let server = std::thread::spawn({
+//!     let threads = threads.clone();
+//!     move || {
+//!         let echo = echo::Server::new(echo::Config::default());
+//!         block_on(serve(&threads, listener, &options, |_, now| echo.machine(now)))
+//!     }
+//! });
+//!
+//! // A client, inline.
+//! let reply = block_on(async {
+//!     let socket = threads.connect(&address).await?;
+//!     let client = echo::Client::new(echo::ClientConfig::default());
+//!     let mut drive = Drive::new(client, socket, threads.clock());
+//!     drive.until(|client, now| client.say("hello".into(), now).then_some(())).await?;
+//!     Ok::<_, Box<dyn std::error::Error>>(drive.until(|client, _| client.take_reply()).await?)
+//! });
+//! assert_eq!(reply.unwrap(), "hello");
+//!
+//! stop.drain();
+//! server.join().expect("the server has not panicked");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod block_on;
+mod socket;
+pub mod tcp;
+
+use std::{future::Future, io, thread, time::Instant as SystemInstant};
+
+pub use wirestate_core;
+use wirestate_core::runtime::Runtime;
+
+pub use self::{
+    block_on::{ThreadClock, block_on},
+    socket::{ThreadListener, ThreadSocket},
+};
+
+/// The runtime: a thread for each task.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads {
+    epoch: SystemInstant,
+}
+
+impl Threads {
+    /// A runtime whose epoch is now.
+    pub fn new() -> Self {
+        Self { epoch: SystemInstant::now() }
+    }
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A connection's stack. It is address space, and becomes memory where it is used; a machine's
+/// turn needs some 4 KiB of it, the rest is for services.
+const STACK: usize = 512 * 1024;
+
+impl Runtime for Threads {
+    /// The socket, and the eventfd by which its thread is woken.
+    const FILES_PER_CONNECTION: usize = 2;
+
+    type Socket = ThreadSocket;
+    type Listener = ThreadListener;
+    type Clock = ThreadClock;
+
+    fn clock(&self) -> ThreadClock {
+        ThreadClock::new(self.epoch)
+    }
+
+    fn spawn<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
+        thread.spawn(|| drop(block_on(task))).map(drop)
+    }
+
+    fn listen(&self, address: &str) -> io::Result<ThreadListener> {
+        tcp::listen(address).map(ThreadListener::new)
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {
+        tcp::first_that_connects(tcp::resolve(address)?, ThreadSocket::connect).await
+    }
+}

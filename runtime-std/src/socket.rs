@@ -1,0 +1,146 @@
+//! Sockets whose readiness is awaited in `poll(2)`.
+
+use std::{
+    future::poll_fn,
+    io::{self, Read},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use rustix::event::PollFlags;
+use wirestate_core::{
+    Lost,
+    admission::Peer,
+    drive::{Failed, Sink, Source},
+    runtime::{AcceptError, Listener},
+};
+
+use crate::{
+    block_on::{round, wait_for},
+    tcp,
+};
+
+/// A connected TCP socket. To be used inside [`block_on`](crate::block_on).
+#[derive(Debug)]
+pub struct ThreadSocket {
+    /// Nothing once it was reset. Shared with the list of what the thread waits for, which is
+    /// empty while the future runs: so dropping this one closes the descriptor.
+    stream: Option<Arc<TcpStream>>,
+    /// The round in which a read found less than it had asked for, so that there is no more.
+    drained: Option<u64>,
+}
+
+impl ThreadSocket {
+    /// Takes over a stream.
+    ///
+    /// # Errors
+    /// Its mode or options could not be set.
+    pub fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        tcp::tune(&stream)?;
+        Ok(Self::tuned(stream))
+    }
+
+    fn tuned(stream: TcpStream) -> Self {
+        Self { stream: Some(Arc::new(stream)), drained: None }
+    }
+
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = Arc::new(tcp::begin_connect(address)?);
+        poll_fn(|_| match stream.take_error() {
+            Ok(Some(error)) | Err(error) => Poll::Ready(Err(error)),
+            // It has a peer once it is connected (getpeername(2)).
+            Ok(None) if stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
+            Ok(None) => {
+                wait_for(stream.clone(), PollFlags::OUT);
+                Poll::Pending
+            }
+        })
+        .await?;
+        Ok(Self { stream: Some(stream), drained: None })
+    }
+
+    fn stream(&self) -> Result<&Arc<TcpStream>, Failed> {
+        self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
+    }
+}
+
+impl Source for ThreadSocket {
+    fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+        let stream = self.stream()?;
+        if self.drained != Some(round()) {
+            match stream.as_ref().read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    let short = matches!(read, Ok(n) if 0 < n && n < buf.len());
+                    self.drained = short.then(round);
+                    return Poll::Ready(read.map_err(Failed::from));
+                }
+            }
+        }
+        wait_for(stream.clone(), PollFlags::IN);
+        Poll::Pending
+    }
+}
+
+impl Sink for ThreadSocket {
+    fn poll_write(&mut self, _cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+        let stream = self.stream()?;
+        match tcp::write(stream, bufs) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for(stream.clone(), PollFlags::OUT);
+                Poll::Pending
+            }
+            written => Poll::Ready(written.map_err(Failed::from)),
+        }
+    }
+
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        Poll::Ready(self.stream()?.shutdown(Shutdown::Write).map_err(Failed::from))
+    }
+
+    fn reset(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            tcp::reset_on_close(&*stream);
+        }
+    }
+}
+
+/// A listening TCP socket. To be used inside [`block_on`](crate::block_on).
+#[derive(Debug)]
+pub struct ThreadListener {
+    listener: Arc<TcpListener>,
+}
+
+impl ThreadListener {
+    /// Takes over a listener of [`tcp::listen`], or another one that does not block.
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener: Arc::new(listener) }
+    }
+}
+
+impl Listener for ThreadListener {
+    type Socket = ThreadSocket;
+
+    fn local_address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    fn poll_accept(
+        &mut self,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Result<(ThreadSocket, Peer), AcceptError>> {
+        let accepted = self.listener.accept().and_then(|(stream, peer)| {
+            stream.set_nonblocking(true)?;
+            Ok((ThreadSocket::tuned(stream), Peer::Ip(peer)))
+        });
+        match accepted {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for(self.listener.clone(), PollFlags::IN);
+                Poll::Pending
+            }
+            accepted => Poll::Ready(accepted.map_err(AcceptError::from)),
+        }
+    }
+}
