@@ -24,7 +24,7 @@ use core::{
     task::{Context, Poll, Waker},
 };
 
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     Fault, Instant, Reason, Status,
@@ -129,7 +129,7 @@ pub struct Totals {
     pub bytes_in: u64,
     /// Bytes sent on connections that have ended.
     pub bytes_out: u64,
-    /// Connections ended, by [`Reason::label`](crate::Reason::label); `aborted` and `panicked` for
+    /// Connections ended, by [`Reason::label`]; `aborted` and `panicked` for
     /// those that were cut short.
     pub ended: BTreeMap<&'static str, u64>,
     /// Connections refused, by [`Refused::label`].
@@ -404,7 +404,7 @@ impl Conn {
 /// A connection that was admitted. Dropping it closes its line in the table.
 ///
 /// Its end is counted and logged: with the reason that [`end`](Self::end) is told, at `info` where
-/// somebody was at fault and at `debug` otherwise; else as `panicked` or `aborted`.
+/// somebody was at fault and at `debug` otherwise; else as `aborted`.
 #[derive(Debug)]
 pub struct Admitted {
     table: Table,
@@ -430,6 +430,9 @@ impl Admitted {
             Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
                 info!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
             }
+            Fault::Bug => {
+                error!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
+            }
         }
         self.label = Some(label);
     }
@@ -446,9 +449,6 @@ impl Deref for Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let label = self.label.unwrap_or_else(|| {
-            #[cfg(feature = "std")]
-            let label = if std::thread::panicking() { "panicked" } else { "aborted" };
-            #[cfg(not(feature = "std"))]
             let label = "aborted";
             warn!(id = self.conn.id, peer = %self.conn.peer, reason = label, "closed: {label}");
             label

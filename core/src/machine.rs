@@ -297,9 +297,6 @@ pub trait Reason: Clone + Debug + Display {
 }
 
 /// Whose fault an end was.
-///
-/// There is no variant for a bug in this project: that is a panic, and never the result of what a
-/// peer sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Nobody's: all was done.
@@ -314,6 +311,8 @@ pub enum Fault {
     Asked,
     /// The connection was lost.
     Lost,
+    /// Ours: a panic. Never the result of what a peer sent.
+    Bug,
 }
 
 /// A machine's line in the table of connections.

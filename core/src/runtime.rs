@@ -1,4 +1,4 @@
-//! What a runtime brings, besides the three traits of [`drive`]: it accepts,
+//! What a runtime brings, besides the three traits of [`drive`](crate::drive): it accepts,
 //! connects, spawns.
 //!
 //! All that is built on it is written once: [`serve`](crate::serve::serve) and the commands of the
@@ -45,6 +45,20 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     where
         T: Future + Send + 'static,
         T::Output: Send + 'static;
+
+    /// Runs the task of a connection that was admitted, as [`spawn`](Self::spawn) does. What is
+    /// asked by way of the table of connections may be noticed up to 20 ms late, which lets a thread
+    /// wait in a read.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    fn spawn_connection<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        self.spawn(task)
+    }
 
     /// Listens on `address`, a `host:port`; port 0 takes one that is free. Port and address can be
     /// used again at once after an earlier server's end (`SO_REUSEADDR`; socket(7)).

@@ -117,7 +117,9 @@ where
                     }
                 };
                 debug!(id = admitted.id(), %peer, "connected");
-                if let Err(error) = runtime.spawn(task(socket, admitted, runtime.clock())) {
+                if let Err(error) =
+                    runtime.spawn_connection(task(socket, admitted, runtime.clock()))
+                {
                     let length = pause.begin(now);
                     warn!(%peer, %error, "no task for a connection: accepting pauses for {length:?}");
                 }

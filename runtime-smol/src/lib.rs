@@ -29,6 +29,7 @@
 //!     assert_eq!(drive.until(|client, _| client.take_reply()).await?, "hello");
 //!
 //!     assert_eq!(table.totals().open, 1);
+//!     drop(drive);
 //!     stop.drain();
 //!     server.await;
 //!     Ok::<_, Box<dyn std::error::Error>>(())

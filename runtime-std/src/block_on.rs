@@ -1,4 +1,5 @@
-//! A thread that runs one future, and sleeps in `poll(2)` on what it waits for.
+//! A thread that runs one future, and sleeps on what it waits for: in `poll(2)`, or, where that is
+//! one read, in the read.
 
 use std::{
     cell::RefCell,
@@ -8,16 +9,13 @@ use std::{
     pin::pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering::SeqCst, fence},
+        atomic::{AtomicU8, Ordering::SeqCst},
     },
     task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant as SystemInstant},
 };
 
-use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    time::Timespec,
-};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use wirestate_core::{Instant, drive::Clock};
 
 /// Runs `future` on this thread until it is done.
@@ -28,6 +26,17 @@ use wirestate_core::{Instant, drive::Clock};
 /// # Panics
 /// If `poll(2)` fails for want of memory, which is its only failure that can happen here.
 pub fn block_on<F: Future>(future: F) -> F::Output {
+    run(future, 0)
+}
+
+/// [`block_on`] for the task of a connection that was admitted: it may wait in a read although one
+/// place has kept its waker. That is the table of connections, which can do with being noticed
+/// [`READ_TIMEOUT`] late.
+pub(crate) fn block_on_connection<F: Future>(future: F) -> F::Output {
+    run(future, 1)
+}
+
+fn run<F: Future>(future: F, patient: usize) -> F::Output {
     let parker = Arc::new(Parker::default());
     let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
@@ -38,7 +47,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             break output;
         }
-        WAIT.with_borrow_mut(|wait| wait.sleep(&parker));
+        WAIT.with_borrow_mut(|wait| wait.sleep(&parker, patient));
     };
     WAIT.replace(outer);
     output
@@ -55,7 +64,20 @@ struct Wait {
     round: u64,
     sockets: Vec<(Arc<dyn AsFd>, PollFlags)>,
     deadline: Option<SystemInstant>,
+    /// When the last sleep began, and how many before it were [`QUICK`].
+    slept: Option<SystemInstant>,
+    quick: u32,
+    /// The next read is the sleep.
+    in_read: bool,
 }
+
+/// How long a read blocks at most: what else happens meanwhile is noticed so late.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(20);
+/// A sleep that is shorter is quick. Well below [`READ_TIMEOUT`], which the kernel rounds to its
+/// ticks: a read that blocked in vain was not quick.
+const QUICK: Duration = Duration::from_millis(8);
+/// After so many quick sleeps in a row the next one is in a read.
+const BUSY: u32 = 4;
 
 /// Has this thread's next sleep end when `socket` is ready for `what`.
 pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
@@ -68,49 +90,66 @@ pub(crate) fn round() -> u64 {
     WAIT.with_borrow(|wait| wait.round)
 }
 
+/// Whether the read that is about to be made is to block, for [`READ_TIMEOUT`].
+pub(crate) fn read_blocks() -> bool {
+    WAIT.with_borrow_mut(|wait| mem::take(&mut wait.in_read))
+}
+
 impl Wait {
-    fn sleep(&mut self, parker: &Arc<Parker>) {
-        let sockets = mem::take(&mut self.sockets);
+    fn sleep(&mut self, parker: &Arc<Parker>, patient: usize) {
+        let mut sockets = mem::take(&mut self.sockets);
         let deadline = self.deadline.take();
         self.round += 1;
-        let mut deaf = false;
-        if parker.is_kept() {
-            deaf = !parker.listen();
+        let now = SystemInstant::now();
+        let quick = self.slept.replace(now).is_some_and(|last| now - last < QUICK);
+        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
+        let kept = parker.kept();
+        // The future is polled once more, and its read blocks: a system call less a request. Not
+        // for a connection that is seldom heard of, which would hold a buffer all the while.
+        self.in_read = self.quick >= BUSY
+            && kept <= patient
+            && matches!(&sockets[..], [(_, PollFlags::IN)])
+            && deadline.is_none_or(|deadline| deadline > now + READ_TIMEOUT)
+            && !parker.was_woken();
+        if !self.in_read {
+            sleep(parker, kept > 0, &sockets, deadline.map(|at| at.saturating_duration_since(now)));
         }
-        if parker.woken.swap(false, SeqCst) {
-            self.reuse(sockets);
-            return;
-        }
-        let event = parker.event.get();
-        let mut fds: Vec<_> = sockets
-            .iter()
-            .map(|(socket, what)| PollFd::from_borrowed_fd(socket.as_fd(), *what))
-            .chain(event.map(|event| PollFd::new(event, PollFlags::IN)))
-            .collect();
-        let mut timeout = deadline.map(|deadline| deadline.duration_since(SystemInstant::now()));
-        if deaf {
-            timeout = Some(timeout.map_or(DEAF, |timeout| timeout.min(DEAF)));
-        }
-        let timeout = timeout.map(timespec);
-        match poll(&mut fds, timeout.as_ref()) {
-            // A signal only makes the future look again.
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => panic!("poll(2): {error}"),
-        }
-        drop(fds);
-        self.reuse(sockets);
-        if parker.woken.swap(false, SeqCst)
-            && let Some(event) = event
-        {
-            // Only to empty it; `woken` has said all there is to say.
-            let _ = rustix::io::read(event, &mut [0; 8]);
-        }
-    }
-
-    /// Keeps the list's memory for the next round.
-    fn reuse(&mut self, mut sockets: Vec<(Arc<dyn AsFd>, PollFlags)>) {
+        // Keeps the list's memory for the next round.
         sockets.clear();
         self.sockets = sockets;
+    }
+}
+
+/// Sleeps in `poll(2)`.
+fn sleep(
+    parker: &Parker,
+    kept: bool,
+    sockets: &[(Arc<dyn AsFd>, PollFlags)],
+    mut timeout: Option<Duration>,
+) {
+    if kept && !parker.can_be_woken() {
+        timeout = Some(timeout.map_or(DEAF, |timeout| timeout.min(DEAF)));
+    }
+    if !parker.park() {
+        return;
+    }
+    let event = parker.event.get();
+    let mut fds: Vec<_> = sockets
+        .iter()
+        .map(|(socket, what)| PollFd::from_borrowed_fd(socket.as_fd(), *what))
+        .chain(event.map(|event| PollFd::new(event, PollFlags::IN)))
+        .collect();
+    match poll(&mut fds, timeout.map(timespec).as_ref()) {
+        // A signal only makes the future look again.
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => panic!("poll(2): {error}"),
+    }
+    parker.unpark();
+    if let (Some(event), Some(fd)) = (event, fds.get(sockets.len()))
+        && !fd.revents().is_empty()
+    {
+        // Only to empty it: that it could be read has said all there is to say.
+        let _ = rustix::io::read(event, &mut [0; 8]);
     }
 }
 
@@ -127,28 +166,49 @@ fn timespec(duration: Duration) -> Timespec {
 /// What wakes a thread in `poll(2)`: an eventfd, made when somebody keeps the waker.
 #[derive(Default)]
 struct Parker {
-    woken: AtomicBool,
+    state: AtomicU8,
     event: OnceLock<OwnedFd>,
 }
 
+/// The future is being polled.
+const AWAKE: u8 = 0;
+/// The thread sleeps, or is about to, and whoever wakes it writes to the eventfd.
+const PARKED: u8 = 1;
+/// It was woken, and does not go to sleep.
+const WOKEN: u8 = 2;
+
 impl Parker {
-    /// Whether anybody else has a waker. `block_on` itself holds two handles.
-    fn is_kept(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 2
+    /// How many others have a waker. `run` itself holds two handles.
+    fn kept(self: &Arc<Self>) -> usize {
+        Arc::strong_count(self) - 2
     }
 
-    /// From now on `wake` writes to the eventfd. The fence orders this against `wake`: either that
-    /// finds the eventfd, or the caller, who looks at `woken` next, finds it set.
-    ///
-    /// False where there is no descriptor left for an eventfd.
-    fn listen(&self) -> bool {
+    /// Makes the eventfd; false where there is no descriptor left for it.
+    fn can_be_woken(&self) -> bool {
         if self.event.get().is_none()
             && let Ok(event) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         {
             self.event.get_or_init(|| event);
         }
-        fence(SeqCst);
         self.event.get().is_some()
+    }
+
+    /// The future asks to be polled again at once.
+    fn was_woken(&self) -> bool {
+        self.state.load(SeqCst) == WOKEN
+    }
+
+    /// False where it was woken already.
+    fn park(&self) -> bool {
+        if self.state.compare_exchange(AWAKE, PARKED, SeqCst, SeqCst).is_ok() {
+            return true;
+        }
+        self.state.store(AWAKE, SeqCst);
+        false
+    }
+
+    fn unpark(&self) {
+        self.state.store(AWAKE, SeqCst);
     }
 }
 
@@ -158,11 +218,9 @@ impl Wake for Parker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.woken.swap(true, SeqCst) {
-            return;
-        }
-        fence(SeqCst);
-        if let Some(event) = self.event.get() {
+        if self.state.swap(WOKEN, SeqCst) == PARKED
+            && let Some(event) = self.event.get()
+        {
             // It fails only if 2^64 - 1 wake-ups are pending: then there is one.
             let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
@@ -227,5 +285,26 @@ mod tests {
         let deadline = clock.now() + Duration::from_millis(20);
         block_on(poll_fn(|cx| clock.poll_until(cx, deadline)));
         assert!(clock.now() >= deadline);
+    }
+
+    /// A wake-up that came before the sleep must not leave the eventfd readable for ever.
+    #[test]
+    fn a_thread_that_woke_itself_sleeps_afterwards() {
+        let mut clock = ThreadClock::new(SystemInstant::now());
+        let deadline = clock.now() + Duration::from_millis(50);
+        let mut kept = None;
+        let mut polls = 0;
+        block_on(poll_fn(|cx| {
+            polls += 1;
+            kept = Some(cx.waker().clone());
+            if polls < 10 {
+                let other = cx.waker().clone();
+                thread::spawn(move || other.wake()).join().unwrap();
+                cx.waker().wake_by_ref();
+            }
+            clock.poll_until(cx, deadline)
+        }));
+        assert!(polls < 15, "{polls} polls for one sleep");
+        drop(kept);
     }
 }

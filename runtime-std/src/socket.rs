@@ -2,13 +2,17 @@
 
 use std::{
     future::poll_fn,
-    io::{self, Read},
+    io,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     task::{Context, Poll},
 };
 
-use rustix::event::PollFlags;
+use rustix::{
+    event::PollFlags,
+    io::Errno,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
+};
 use wirestate_core::{
     Lost,
     admission::Peer,
@@ -17,7 +21,7 @@ use wirestate_core::{
 };
 
 use crate::{
-    block_on::{round, wait_for},
+    block_on::{READ_TIMEOUT, read_blocks, round, wait_for},
     tcp,
 };
 
@@ -37,13 +41,15 @@ impl ThreadSocket {
     /// # Errors
     /// Its mode or options could not be set.
     pub fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
         tcp::tune(&stream)?;
-        Ok(Self::tuned(stream))
+        Self::tuned(Arc::new(stream))
     }
 
-    fn tuned(stream: TcpStream) -> Self {
-        Self { stream: Some(Arc::new(stream)), drained: None }
+    fn tuned(stream: Arc<TcpStream>) -> io::Result<Self> {
+        // Each call says for itself whether it blocks.
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        Ok(Self { stream: Some(stream), drained: None })
     }
 
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -58,7 +64,7 @@ impl ThreadSocket {
             }
         })
         .await?;
-        Ok(Self { stream: Some(stream), drained: None })
+        Self::tuned(stream)
     }
 
     fn stream(&self) -> Result<&Arc<TcpStream>, Failed> {
@@ -70,12 +76,14 @@ impl Source for ThreadSocket {
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
         if self.drained != Some(round()) {
-            match stream.as_ref().read(buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            let flags = if read_blocks() { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+            match recv(stream, &mut *buf, flags) {
+                Err(Errno::AGAIN) => {}
                 read => {
+                    let read = read.map(|(n, _)| n);
                     let short = matches!(read, Ok(n) if 0 < n && n < buf.len());
                     self.drained = short.then(round);
-                    return Poll::Ready(read.map_err(Failed::from));
+                    return Poll::Ready(read.map_err(|error| io::Error::from(error).into()));
                 }
             }
         }
@@ -87,12 +95,17 @@ impl Source for ThreadSocket {
 impl Sink for ThreadSocket {
     fn poll_write(&mut self, _cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
-        match tcp::write(stream, bufs) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let written = match bufs {
+            [buf] => send(stream, buf, flags),
+            bufs => sendmsg(stream, &tcp::slices(bufs), &mut SendAncillaryBuffer::default(), flags),
+        };
+        match written {
+            Err(Errno::AGAIN) => {
                 wait_for(stream.clone(), PollFlags::OUT);
                 Poll::Pending
             }
-            written => Poll::Ready(written.map_err(Failed::from)),
+            written => Poll::Ready(written.map_err(|error| io::Error::from(error).into())),
         }
     }
 
@@ -132,8 +145,7 @@ impl Listener for ThreadListener {
         _cx: &mut Context<'_>,
     ) -> Poll<Result<(ThreadSocket, Peer), AcceptError>> {
         let accepted = self.listener.accept().and_then(|(stream, peer)| {
-            stream.set_nonblocking(true)?;
-            Ok((ThreadSocket::tuned(stream), Peer::Ip(peer)))
+            Ok((ThreadSocket::tuned(Arc::new(stream))?, Peer::Ip(peer)))
         });
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -28,6 +28,7 @@
 //! assert_eq!(drive.until(|client, _| client.take_reply()).await?, "hello");
 //!
 //! assert_eq!(table.totals().open, 1);
+//! drop(drive);
 //! stop.drain(); // or when `tokio::signal::ctrl_c` says so
 //! server.await?;
 //! # Ok(())

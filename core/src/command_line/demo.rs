@@ -123,10 +123,7 @@ impl LiveLine {
     fn show(&self, progress: &Progress) {
         let text = describe(progress);
         match &self.bar {
-            Some(bar) => {
-                bar.set_message(text);
-                bar.tick();
-            }
+            Some(bar) => bar.set_message(text),
             None => eprintln!("{text}"),
         }
     }

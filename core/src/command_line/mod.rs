@@ -44,6 +44,7 @@ enum Name {
     EchoServer(echo::ServerFlags),
     EchoClient(echo::ClientFlags),
     MulticonnClient(multiconn::Flags),
+    /// Runs an echo server and 100 connections to it for three seconds, and reports
     Demo,
 }
 

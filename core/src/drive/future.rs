@@ -32,7 +32,7 @@ use crate::{
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Drive<M: Machine, S: Sink, C> {
+pub struct Drive<M: Machine, S: Sink, C: Clock> {
     machine: M,
     socket: S,
     timer: Timer<C>,
@@ -41,6 +41,8 @@ pub struct Drive<M: Machine, S: Sink, C> {
     /// What is left of the budget until it lets others have their turn.
     left: Budget,
     seat: Option<Seat>,
+    /// A poll began and has not returned: a panic ended it, wherever that is caught.
+    polling: bool,
     /// Nothing is owed any more: the machine has ended, or was left where it stood by a reset.
     over: Option<Over>,
 }
@@ -123,6 +125,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
             budget: Budget::default(),
             left: Budget::default(),
             seat: None,
+            polling: false,
             over: None,
         }
     }
@@ -151,6 +154,17 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// # Errors
     /// The machine ended before, or was aborted.
     pub fn poll_until<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wanted: impl FnMut(&mut M, Instant) -> Option<T>,
+    ) -> Poll<Result<T, Ended<M::Reason>>> {
+        self.polling = true;
+        let polled = self.take_turns(cx, wanted);
+        self.polling = false;
+        polled
+    }
+
+    fn take_turns<T>(
         &mut self,
         cx: &mut Context<'_>,
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
@@ -279,19 +293,35 @@ where
     }
 }
 
-impl<M: Machine, S: Sink, C> Drop for Drive<M, S, C> {
+impl<M: Machine, S: Sink, C: Clock> Drop for Drive<M, S, C> {
     fn drop(&mut self) {
+        if self.over.is_some() {
+            return;
+        }
         // A panic may have left the machine half-way: it is not asked any more.
-        #[cfg(feature = "std")]
-        let panicking = std::thread::panicking();
-        #[cfg(not(feature = "std"))]
-        let panicking = false;
-        if self.over.is_none()
-            && (panicking
-                || matches!(self.machine.interest().write, Outbound::Flush | Outbound::Reset))
-        {
+        if self.polling {
+            if let Some(seat) = self.seat.take() {
+                seat.admitted.end(&Panicked, self.timer.now());
+            }
+            self.socket.reset();
+        } else if matches!(self.machine.interest().write, Outbound::Flush | Outbound::Reset) {
             self.socket.reset();
         }
+    }
+}
+
+/// A bug, in a machine or in what it calls.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a panic in its machine")]
+struct Panicked;
+
+impl Reason for Panicked {
+    fn label(&self) -> &'static str {
+        "panicked"
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Bug
     }
 }
 

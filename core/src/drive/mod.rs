@@ -1,4 +1,4 @@
-//! The driver: what moves bytes between a [`Machine`] and a socket. It is free of IO as well.
+//! The driver: what moves bytes between a [`Machine`](crate::Machine) and a socket. It is free of IO as well.
 //!
 //! A runtime brings three small things, [`Source`], [`Sink`] and [`Clock`]; [`Drive`] joins them
 //! with a machine into a future. Whoever has an event loop of their own and wants neither future

@@ -31,6 +31,11 @@ impl<C: Clock> Timer<C> {
         Self { clock, now, alarm: None, second_look: None, overdue: None }
     }
 
+    /// The time as of the last reading.
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Reads the clock. A reading before an earlier one counts as equal to it.
     pub(super) fn refresh(&mut self) -> Instant {
         self.now = self.now.max(self.clock.now());

@@ -1,0 +1,121 @@
+//! The least that an echo server can do: one thread, epoll, one buffer. Below it lies the kernel.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::epoll::{self, CreateFlags, Event, EventData, EventFlags},
+};
+
+use crate::{
+    hand_written::BUFFER,
+    server::{ANY_PORT, announce},
+};
+
+/// Echoes until it is killed.
+pub(crate) fn serve() -> io::Result<()> {
+    let listener = TcpListener::bind(ANY_PORT)?;
+    listener.set_nonblocking(true)?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    let listening = place(&listener);
+    epoll::add(&epoll, &listener, data(listening), EventFlags::IN)?;
+    announce(listener.local_addr()?)?;
+
+    // By descriptor.
+    let mut connections: Vec<Option<Connection>> = Vec::new();
+    let mut buffer = vec![0; BUFFER];
+    let mut events: Vec<Event> = Vec::with_capacity(1024);
+    loop {
+        events.clear();
+        epoll::wait(&epoll, spare_capacity(&mut events), None)?;
+        for event in &events {
+            let place = usize::try_from(event.data.u64()).expect("a descriptor fits");
+            if place == listening {
+                accept(&listener, &epoll, &mut connections)?;
+            } else if let Some(connection) = &mut connections[place] {
+                match connection.echo(&mut buffer, &epoll) {
+                    Ok(Next::Read) => {}
+                    Ok(Next::Close) | Err(_) => connections[place] = None,
+                }
+            }
+        }
+    }
+}
+
+fn accept(
+    listener: &TcpListener,
+    epoll: &OwnedFd,
+    connections: &mut Vec<Option<Connection>>,
+) -> io::Result<()> {
+    let (stream, _) = match listener.accept() {
+        Ok(accepted) => accepted,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    let place = place(&stream);
+    epoll::add(epoll, &stream, data(place), EventFlags::IN)?;
+    if connections.len() <= place {
+        connections.resize_with(place + 1, || None);
+    }
+    connections[place] = Some(Connection { stream, owed: Vec::new() });
+    Ok(())
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// What the socket did not take at once. While there is some, nothing is read.
+    owed: Vec<u8>,
+}
+
+enum Next {
+    Read,
+    Close,
+}
+
+impl Connection {
+    /// One read and one write.
+    fn echo(&mut self, buffer: &mut [u8], epoll: &OwnedFd) -> io::Result<Next> {
+        if !self.owed.is_empty() {
+            let n = not_blocked(self.stream.write(&self.owed))?.unwrap_or(0);
+            self.owed.drain(..n);
+            if self.owed.is_empty() {
+                epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::IN)?;
+            }
+            return Ok(Next::Read);
+        }
+        let n = match not_blocked(self.stream.read(buffer))? {
+            None => return Ok(Next::Read),
+            Some(0) => return Ok(Next::Close),
+            Some(n) => n,
+        };
+        let written = not_blocked(self.stream.write(&buffer[..n]))?.unwrap_or(0);
+        if written < n {
+            self.owed.extend_from_slice(&buffer[written..n]);
+            epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::OUT)?;
+        }
+        Ok(Next::Read)
+    }
+}
+
+/// `None` where a call would have had to wait.
+pub(crate) fn not_blocked(moved: io::Result<usize>) -> io::Result<Option<usize>> {
+    match moved {
+        Ok(n) => Ok(Some(n)),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn place(socket: &impl AsRawFd) -> usize {
+    usize::try_from(socket.as_raw_fd()).expect("an open descriptor is not negative")
+}
+
+fn data(place: usize) -> EventData {
+    EventData::new_u64(place as u64)
+}

@@ -1,0 +1,97 @@
+//! The echo that one would write by hand, on each runtime: a task or thread per connection, which
+//! reads into a buffer of its own and writes all of that.
+
+use std::{
+    io::{self, Read, Write},
+    num::NonZeroUsize,
+    thread,
+};
+
+use crate::server::{ANY_PORT, announce};
+
+/// The size of each connection's buffer; that of `echo::Config` as well.
+pub(crate) const BUFFER: usize = 64 * 1024;
+
+/// On tokio, until it is killed.
+pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        runtime::Builder,
+    };
+
+    async fn echo(mut stream: TcpStream) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let n = stream.read(&mut buffer).await?;
+            if n == 0 {
+                return Ok(());
+            }
+            stream.write_all(&buffer[..n]).await?;
+        }
+    }
+
+    let runtime = Builder::new_multi_thread().worker_threads(workers.get()).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(ANY_PORT).await?;
+        announce(listener.local_addr()?)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(echo(stream));
+        }
+    })
+}
+
+/// On smol, until it is killed. The number of workers is smol's own `SMOL_THREADS`.
+pub(crate) fn smol() -> io::Result<()> {
+    use smol::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    async fn echo(mut stream: TcpStream) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let n = stream.read(&mut buffer).await?;
+            if n == 0 {
+                return Ok(());
+            }
+            stream.write_all(&buffer[..n]).await?;
+        }
+    }
+
+    smol::block_on(async {
+        let listener = TcpListener::bind(ANY_PORT).await?;
+        announce(listener.local_addr()?)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            smol::spawn(echo(stream)).detach();
+        }
+    })
+}
+
+/// On threads with blocking calls, until it is killed.
+pub(crate) fn threads() -> io::Result<()> {
+    use std::net::{TcpListener, TcpStream};
+
+    fn echo(mut stream: &TcpStream) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let n = stream.read(&mut buffer)?;
+            if n == 0 {
+                return Ok(());
+            }
+            stream.write_all(&buffer[..n])?;
+        }
+    }
+
+    let listener = TcpListener::bind(ANY_PORT)?;
+    announce(listener.local_addr()?)?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        thread::Builder::new().spawn(move || echo(&stream))?;
+    }
+}

@@ -1,0 +1,301 @@
+//! The contract of [`Machine`], asserted at every call.
+//!
+//! [`Checked`] wraps a machine and is one: drive it by a script, in the simulator or on a real
+//! runtime, and whoever breaks the contract, machine or driver, panics with what was broken.
+//!
+//! | who | must |
+//! |---|---|
+//! | machine | answer `interest` purely; want nothing any more once it is done |
+//! | | offer a non-empty `read_buf`, the same one twice in a row, and show no other change by it |
+//! | | offer one to `out.len()` slices under `Flush`, none of them empty |
+//! | | read no more behind the end of its input, write no more behind `Finish`, `Reset` or a loss |
+//! | | have a reason when it is done, and never change it |
+//! | | have its deadline beyond `now` after `handle_timeout`, which changes nothing before it |
+//! | | say so when `poll_shared` changes something
+//! | | change nothing at a second `shut_down`, or at any when it is done |
+//! | | queue no more bytes than it says |
+//! | driver | call what `interest` asks for, with figures within what was offered |
+//! | | hand in a `now` that never goes backwards |
+//!
+//! ```should_panic
+//! use wirestate_core::{Instant, Machine, echo};
+//! use wirestate_testkit::contract::Checked;
+//!
+//! let config = echo::Config::default();
+//! let limit = config.buffer_size();
+//! let mut machine = Checked::new(echo::Server::new(config).machine(Instant::EPOCH), limit);
+//! machine.handle_written(Instant::EPOCH, 1); // there is nothing to write
+//! ```
+
+use std::task::Context;
+
+use wirestate_core::{
+    Instant, Interest, Lost, Machine, Outbound, Reason, Status, Way, drive::MAX_SLICES,
+};
+
+/// A machine that is held to the contract, and its driver with it. See the [module](self).
+#[derive(Debug)]
+pub struct Checked<M> {
+    machine: M,
+    /// The most bytes that [`Status::queued`] may show.
+    limit: usize,
+    now: Instant,
+    input_over: bool,
+    output: Output,
+    /// What the machine answered when it gave its reason first.
+    reason: Option<(&'static str, String)>,
+}
+
+/// How far the writable half has come; it never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Output {
+    Open,
+    /// A FIN was wanted.
+    Finishing,
+    /// A FIN is out, or writing has failed.
+    Over,
+    /// An RST was wanted.
+    Resetting,
+    Done,
+}
+
+/// All of a machine that a driver can see.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    interest: Interest,
+    deadline: Option<Instant>,
+    status: Status,
+    reason: Option<(&'static str, String)>,
+    output: Vec<u8>,
+}
+
+impl<M: Machine> Checked<M> {
+    /// Holds `machine` to the contract, and its [`Status::queued`] to `limit` bytes.
+    pub fn new(machine: M, limit: usize) -> Self {
+        let mut checked = Self {
+            machine,
+            limit,
+            now: Instant::EPOCH,
+            input_over: false,
+            output: Output::Open,
+            reason: None,
+        };
+        checked.look("new");
+        checked
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The machine, to call what is beyond [`Machine`].
+    pub fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// The machine back.
+    pub fn into_inner(self) -> M {
+        self.machine
+    }
+
+    fn at(&mut self, now: Instant) {
+        assert!(now >= self.now, "driver: time went back from {} to {now}", self.now);
+        self.now = now;
+    }
+
+    fn seen(&self) -> Seen {
+        let interest = self.machine.interest();
+        let mut output = Vec::new();
+        if interest.write == Outbound::Flush {
+            let mut bufs = [&[][..]; MAX_SLICES];
+            let n = self.write_bufs(&mut bufs);
+            output = bufs[..n].concat();
+        }
+        Seen {
+            interest,
+            deadline: self.machine.poll_timeout(),
+            status: self.machine.status(),
+            reason: reason(&self.machine),
+            output,
+        }
+    }
+
+    /// What must hold after every call.
+    fn look(&mut self, call: &str) {
+        let interest = self.machine.interest();
+        assert_eq!(interest, self.machine.interest(), "interest is not pure, after {call}");
+        if self.input_over {
+            assert!(!interest.read, "it reads behind the end of its input, after {call}");
+        }
+        let output = match interest {
+            Interest::DONE => Output::Done,
+            Interest { write: Outbound::Idle | Outbound::Flush, .. } => Output::Open,
+            Interest { write: Outbound::Finish, .. } => Output::Finishing,
+            Interest { write: Outbound::Finished, .. } => Output::Over,
+            Interest { write: Outbound::Reset, .. } => Output::Resetting,
+        };
+        let was = self.output;
+        assert!(output >= was, "the output was {was:?} and is {output:?}, after {call}");
+        self.output = output;
+
+        let reason = reason(&self.machine);
+        if output == Output::Done {
+            assert!(reason.is_some(), "it ended without a reason, after {call}");
+        }
+        if self.reason.is_some() {
+            assert_eq!(reason, self.reason, "its reason changed, after {call}");
+        }
+        self.reason = reason;
+
+        let Status { queued, .. } = self.machine.status();
+        let limit = self.limit;
+        assert!(queued <= limit, "it queues {queued} of at most {limit} bytes, after {call}");
+    }
+}
+
+fn reason<M: Machine>(machine: &M) -> Option<(&'static str, String)> {
+    machine.reason().map(|reason| (reason.label(), reason.to_string()))
+}
+
+impl<M: Machine> Machine for Checked<M> {
+    type Reason = M::Reason;
+
+    fn interest(&self) -> Interest {
+        self.machine.interest()
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        assert!(self.machine.interest().read, "driver: read_buf of a machine that does not read");
+        let before = self.seen();
+        let first = self.machine.read_buf().as_ptr_range();
+        assert!(!first.is_empty(), "it wants to read, and has no room");
+        let second = self.machine.read_buf().as_ptr_range();
+        assert_eq!(first, second, "read_buf answers other memory the second time");
+        assert_eq!(self.seen(), before, "read_buf changes what the driver sees");
+        self.machine.read_buf()
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        self.at(now);
+        assert!(n > 0, "driver: handle_read of nothing");
+        let room = self.read_buf().len();
+        assert!(n <= room, "driver: handle_read of {n} bytes into {room}");
+        self.machine.handle_read(now, n);
+        self.look("handle_read");
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.at(now);
+        assert!(self.machine.interest().read, "driver: handle_eof of a machine that does not read");
+        self.machine.handle_eof(now);
+        self.input_over = true;
+        self.look("handle_eof");
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        self.at(now);
+        match (way, self.machine.interest()) {
+            (Way::In, Interest { read, .. }) => {
+                assert!(read, "driver: loses the input of a machine that does not read");
+                self.input_over = true;
+            }
+            (Way::Out, Interest { write: Outbound::Flush | Outbound::Finish, .. }) => {
+                self.output = Output::Over;
+            }
+            (Way::Out, Interest { write, .. }) => {
+                panic!("driver: loses the output of a machine that wants {write:?}")
+            }
+        }
+        self.machine.handle_lost(now, way, why);
+        self.look("handle_lost");
+    }
+
+    fn release(&mut self) {
+        self.machine.release();
+        self.look("release");
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let write = self.machine.interest().write;
+        assert_eq!(write, Outbound::Flush, "driver: write_bufs");
+        let n = self.machine.write_bufs(out);
+        assert!(n > 0, "it wants to flush, and has nothing to");
+        assert!(n <= out.len(), "it fills {n} of {} slices", out.len());
+        assert!(out[..n].iter().all(|buf| !buf.is_empty()), "it offers an empty slice");
+        n
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.at(now);
+        let offered = self.seen().output.len();
+        assert!(n > 0 && n <= offered, "driver: handle_written of {n} bytes of {offered}");
+        self.machine.handle_written(now, n);
+        self.look("handle_written");
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        self.at(now);
+        let write = self.machine.interest().write;
+        self.output = match write {
+            Outbound::Finish => Output::Over,
+            Outbound::Reset => Output::Done,
+            Outbound::Idle | Outbound::Flush | Outbound::Finished => {
+                panic!("driver: handle_finished of a machine that wants {write:?}")
+            }
+        };
+        self.machine.handle_finished(now);
+        self.look("handle_finished");
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        self.at(now);
+        let done = self.machine.interest().is_done().then(|| self.seen());
+        self.machine.shut_down(now);
+        self.look("shut_down");
+        let once = self.seen();
+        if let Some(done) = done {
+            assert_eq!(once, done, "shut_down changes a machine that has ended");
+        }
+        self.machine.shut_down(now);
+        self.look("shut_down");
+        assert_eq!(self.seen(), once, "a second shut_down changes something");
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.at(now);
+        let early = self.poll_timeout().is_none_or(|deadline| deadline > now);
+        let before = early.then(|| self.seen());
+        self.machine.handle_timeout(now);
+        self.look("handle_timeout");
+        if let Some(before) = before {
+            assert_eq!(self.seen(), before, "a timeout before the deadline changes something");
+        }
+        if let Some(deadline) = self.poll_timeout() {
+            assert!(deadline > now, "at {now}, the deadline that was handled is {deadline}");
+        }
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        self.at(now);
+        let before = self.seen();
+        let news = self.machine.poll_shared(now, cx);
+        self.look("poll_shared");
+        if !news {
+            assert_eq!(self.seen(), before, "poll_shared changes something, and does not say so");
+        }
+        news
+    }
+
+    fn status(&self) -> Status {
+        self.machine.status()
+    }
+
+    fn reason(&self) -> Option<M::Reason> {
+        self.machine.reason()
+    }
+}

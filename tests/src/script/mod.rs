@@ -1,0 +1,276 @@
+//! What happens to a machine, as plain data: a list of [`Op`]s that [`play`] plays to it.
+//!
+//! A script is what a kernel and a peer might do. Whatever the list, the player keeps to the
+//! driver's part of the contract, so every list is a script: what the machine does not ask for at
+//! that moment waits (bytes, the end of the input) or is passed over. That makes lists easy to draw
+//! ([`ops`]), to shrink and to write down.
+//!
+//! ```
+//! use proptest::prelude::*;
+//! use wirestate_core::{Instant, echo};
+//! use wirestate_testkit::{contract::Checked, script::{self, Op, Sent}};
+//!
+//! let config = echo::Config::default();
+//! let limit = config.buffer_size();
+//! let server = echo::Server::new(config);
+//! let machine = || Checked::new(server.machine(Instant::EPOCH), limit);
+//!
+//! // One script, written by hand: the peer closes before it reads.
+//! let ops = [Op::Receive(b"hello".to_vec()), Op::Eof, Op::Accept(4), Op::Accept(4), Op::Finished];
+//! let transcript = script::play(&mut machine(), &ops);
+//! assert_eq!((&*transcript.output, transcript.sent), (&b"hello"[..], Some(Sent::Fin)));
+//!
+//! // Many scripts, drawn: nothing comes out that did not go in.
+//! proptest!(|(ops in script::ops(40))| {
+//!     let transcript = script::play(&mut machine(), &ops);
+//!     prop_assert!(transcript.input.starts_with(&transcript.output));
+//! });
+//! ```
+
+mod cut;
+mod strategy;
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use wirestate_core::{Instant, Lost, Machine, Outbound, Reason, Way, drive::MAX_SLICES};
+
+pub use self::{
+    cut::{
+        byte_by_byte, cuts, every_cut, pieces, split_invariant, split_invariant_exhaustive, whole,
+    },
+    strategy::ops,
+};
+
+/// Something that happens to a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// These bytes arrive. The machine gets them in one read, or in as many as its buffer makes
+    /// necessary, as soon as it reads.
+    Receive(Vec<u8>),
+    /// The peer's FIN arrives behind all that has arrived before.
+    Eof,
+    /// Reading, or writing, fails. Reading does so behind all that has arrived before; writing
+    /// only where the machine wants to write, and afterwards the end of the input is a loss.
+    Lost(Way, Lost),
+    /// The kernel takes so many bytes of output at most.
+    Accept(usize),
+    /// The FIN or RST that the machine wants is sent.
+    Finished,
+    /// Time passes, and the driver has not noticed yet.
+    Advance(Duration),
+    /// The driver lets time pass up to the machine's deadline, and says so.
+    Timeout,
+    /// The driver says that time has passed, whether the deadline has been reached or not.
+    SpuriousTimeout,
+    /// A read finds nothing, if the machine reads and all that arrived has been read.
+    Release,
+    /// The machine is asked for a graceful end.
+    ShutDown,
+}
+
+/// How the machine has ended its output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// By a FIN.
+    Fin,
+    /// By an RST.
+    Rst,
+}
+
+/// What came of a script.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transcript {
+    /// The bytes that the machine was given.
+    pub input: Vec<u8>,
+    /// The bytes that it has sent.
+    pub output: Vec<u8>,
+    /// What it has sent behind them.
+    pub sent: Option<Sent>,
+    /// Whether it has ended.
+    pub done: bool,
+    /// Why, with all its figures, as soon as it says so.
+    pub reason: Option<String>,
+    /// The reason's label.
+    pub label: Option<&'static str>,
+}
+
+/// Plays `ops` to `machine`. The clock starts at [`Instant::EPOCH`].
+pub fn play<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
+    let mut player = Player::new(machine);
+    for op in ops {
+        player.play(op);
+    }
+    player.transcript()
+}
+
+/// Plays `ops` to `machine`, then accepts all output and sends what it wants sent, until it wants
+/// no more.
+pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
+    let mut player = Player::new(machine);
+    for op in ops {
+        player.play(op);
+    }
+    player.play_out();
+    player.transcript()
+}
+
+/// Plays one script to one machine, op by op.
+///
+/// # Panics
+/// All that plays panics if the machine finds something new in what it shares, over and over.
+#[derive(Debug)]
+pub struct Player<'a, M> {
+    machine: &'a mut M,
+    now: Instant,
+    /// What has arrived and is not read.
+    arrived: VecDeque<Arrived>,
+    /// A write failed.
+    broken: Option<Lost>,
+    transcript: Transcript,
+}
+
+#[derive(Debug)]
+enum Arrived {
+    Bytes(Vec<u8>),
+    Eof,
+    Lost(Lost),
+}
+
+impl<'a, M: Machine> Player<'a, M> {
+    /// A player at the start of a script.
+    pub fn new(machine: &'a mut M) -> Self {
+        let transcript = Transcript::default();
+        Self { machine, now: Instant::EPOCH, arrived: VecDeque::new(), broken: None, transcript }
+    }
+
+    /// The machine.
+    pub fn machine(&mut self) -> &mut M {
+        self.machine
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// What the machine has sent so far.
+    pub fn output(&self) -> &[u8] {
+        &self.transcript.output
+    }
+
+    /// Plays one op, then lets the machine read what has arrived, as far as it will.
+    pub fn play(&mut self, op: &Op) {
+        let interest = self.machine.interest();
+        match op {
+            Op::Receive(bytes) if bytes.is_empty() => {}
+            Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
+            Op::Eof => self.arrived.push_back(Arrived::Eof),
+            Op::Lost(Way::In, why) => self.arrived.push_back(Arrived::Lost(*why)),
+            Op::Lost(Way::Out, why) => {
+                if matches!(interest.write, Outbound::Flush | Outbound::Finish) {
+                    self.broken = Some(*why);
+                    self.machine.handle_lost(self.now, Way::Out, *why);
+                }
+            }
+            Op::Accept(n) => self.accept(*n),
+            Op::Finished => self.finish(),
+            Op::Advance(time) => self.now += *time,
+            Op::Timeout => {
+                if let Some(deadline) = self.machine.poll_timeout() {
+                    self.now = self.now.max(deadline);
+                    self.machine.handle_timeout(self.now);
+                }
+            }
+            Op::SpuriousTimeout => self.machine.handle_timeout(self.now),
+            Op::Release => {
+                if interest.read && self.arrived.is_empty() {
+                    self.machine.release();
+                }
+            }
+            Op::ShutDown => self.machine.shut_down(self.now),
+        }
+        self.share();
+        self.read();
+    }
+
+    /// Accepts all output and sends what is wanted, until the machine wants no more.
+    pub fn play_out(&mut self) {
+        loop {
+            match self.machine.interest().write {
+                Outbound::Flush => self.play(&Op::Accept(usize::MAX)),
+                Outbound::Finish | Outbound::Reset => self.play(&Op::Finished),
+                Outbound::Idle | Outbound::Finished => return,
+            }
+        }
+    }
+
+    /// What has come of it so far.
+    pub fn transcript(self) -> Transcript {
+        let reason = self.machine.reason();
+        Transcript {
+            done: self.machine.interest().is_done(),
+            reason: reason.as_ref().map(ToString::to_string),
+            label: reason.as_ref().map(Reason::label),
+            ..self.transcript
+        }
+    }
+
+    fn share(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let news = (0..MOST_NEWS).take_while(|_| self.machine.poll_shared(self.now, cx)).count();
+        assert!(news < MOST_NEWS, "poll_shared finds something new for ever");
+    }
+
+    fn read(&mut self) {
+        while self.machine.interest().read {
+            match self.arrived.pop_front() {
+                None => return,
+                Some(Arrived::Bytes(mut bytes)) => {
+                    let buf = self.machine.read_buf();
+                    let n = buf.len().min(bytes.len());
+                    buf[..n].copy_from_slice(&bytes[..n]);
+                    self.transcript.input.extend(bytes.drain(..n));
+                    if !bytes.is_empty() {
+                        self.arrived.push_front(Arrived::Bytes(bytes));
+                    }
+                    self.machine.handle_read(self.now, n);
+                }
+                Some(Arrived::Eof) => match self.broken {
+                    None => self.machine.handle_eof(self.now),
+                    Some(why) => self.machine.handle_lost(self.now, Way::In, why),
+                },
+                Some(Arrived::Lost(why)) => self.machine.handle_lost(self.now, Way::In, why),
+            }
+            self.share();
+        }
+    }
+
+    fn accept(&mut self, n: usize) {
+        if n == 0 || self.machine.interest().write != Outbound::Flush {
+            return;
+        }
+        let mut bufs = [&[][..]; MAX_SLICES];
+        let count = self.machine.write_bufs(&mut bufs);
+        let before = self.transcript.output.len();
+        let taken = bufs[..count].iter().copied().flatten().take(n);
+        self.transcript.output.extend(taken);
+        let taken = self.transcript.output.len() - before;
+        self.machine.handle_written(self.now, taken);
+    }
+
+    fn finish(&mut self) {
+        self.transcript.sent = match self.machine.interest().write {
+            Outbound::Finish => Some(Sent::Fin),
+            Outbound::Reset => Some(Sent::Rst),
+            Outbound::Idle | Outbound::Flush | Outbound::Finished => return,
+        };
+        self.machine.handle_finished(self.now);
+    }
+}
+
+/// So often does what is shared move at most between two things that happen.
+const MOST_NEWS: usize = 10_000;

@@ -1,0 +1,38 @@
+//! How many seeds a test tries, and which one made it fail.
+
+use std::{
+    env,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+};
+
+/// Calls `test` with `default` seeds, or as many as the environment variable `WIRESTATE_SEEDS`
+/// says, counted from 0; or with the one seed that `WIRESTATE_SEED` names.
+///
+/// Where it panics, the seed that replays it goes to standard error, and the panic on.
+///
+/// ```
+/// wirestate_testkit::for_each_seed(8, |seed| {
+///     let world = wirestate_testkit::sim::World::new(seed);
+///     assert_eq!(world.polls(), 0);
+/// });
+/// ```
+///
+/// # Panics
+/// As `test` does; and if one of the variables is set, but not to a number.
+pub fn for_each_seed(default: u64, test: impl Fn(u64)) {
+    let seeds = match (number("WIRESTATE_SEED"), number("WIRESTATE_SEEDS")) {
+        (Some(seed), _) => seed..seed.saturating_add(1),
+        (None, count) => 0..count.unwrap_or(default),
+    };
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
+            eprintln!("failed with seed {seed}; WIRESTATE_SEED={seed} replays it");
+            resume_unwind(panic);
+        }
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let value = env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {value:?}")))
+}

@@ -1,0 +1,110 @@
+//! Tasks, and wakers that mean it: only a task that was woken is polled.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+};
+
+use wirestate_core::shared::Lock;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The tasks of a world that have not ended.
+#[derive(Default)]
+pub(super) struct Executor {
+    woken: Arc<Lock<BTreeSet<u64>>>,
+    tasks: Lock<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    by_id: BTreeMap<u64, Task>,
+    spawned: u64,
+}
+
+struct Task {
+    host: usize,
+    /// Taken out while it is polled.
+    work: Option<Work>,
+    waker: Waker,
+}
+
+struct Bell {
+    task: u64,
+    woken: Arc<Lock<BTreeSet<u64>>>,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.woken.with(|woken| woken.insert(self.task));
+    }
+}
+
+impl Executor {
+    /// Takes a task on, woken.
+    pub(super) fn spawn(&self, host: usize, work: Work) {
+        self.tasks.with(|tasks| {
+            let id = tasks.spawned;
+            tasks.spawned += 1;
+            let waker = Waker::from(Arc::new(Bell { task: id, woken: self.woken.clone() }));
+            waker.wake_by_ref();
+            tasks.by_id.insert(id, Task { host, work: Some(work), waker });
+        });
+    }
+
+    /// The tasks that can run, in the order in which they were spawned: those that were woken, on
+    /// hosts that `runs` holds for.
+    pub(super) fn runnable(&self, runs: impl Fn(usize) -> bool) -> Vec<u64> {
+        let woken: Vec<u64> = self.woken.with(|woken| woken.iter().copied().collect());
+        self.tasks.with(|tasks| {
+            let runnable = |id: &u64| tasks.by_id.get(id).is_some_and(|task| runs(task.host));
+            woken.into_iter().filter(runnable).collect()
+        })
+    }
+
+    /// Polls a task once.
+    ///
+    /// # Errors
+    /// It panicked, with this. It was dropped while it unwound, as tokio does it.
+    pub(super) fn poll(&self, id: u64) -> Result<(), Box<dyn Any + Send>> {
+        self.woken.with(|woken| woken.remove(&id));
+        let taken = self.tasks.with(|tasks| {
+            let task = tasks.by_id.get_mut(&id)?;
+            Some((task.work.take()?, task.waker.clone()))
+        });
+        let Some((mut work, waker)) = taken else { return Ok(()) };
+        let polled = catch_unwind(AssertUnwindSafe(move || {
+            match work.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Pending => Some(work),
+                Poll::Ready(()) => None,
+            }
+        }));
+        let (work, result) = match polled {
+            Ok(work) => (work, Ok(())),
+            Err(panic) => (None, Err(panic)),
+        };
+        self.tasks.with(|tasks| match (work, tasks.by_id.get_mut(&id)) {
+            (Some(work), Some(task)) => task.work = Some(work),
+            (None | Some(_), _) => {
+                tasks.by_id.remove(&id);
+            }
+        });
+        result
+    }
+
+    /// The hosts of the tasks that have not ended, by the tasks' numbers.
+    pub(super) fn unfinished(&self) -> Vec<(u64, usize)> {
+        self.tasks.with(|tasks| tasks.by_id.iter().map(|(id, task)| (*id, task.host)).collect())
+    }
+
+    /// Drops all tasks.
+    pub(super) fn clear(&self) {
+        let tasks = self.tasks.with(|tasks| std::mem::take(&mut tasks.by_id));
+        drop(tasks); // outside the lock: what a task holds may come back here
+    }
+}

@@ -1,0 +1,275 @@
+//! A simulated host: the runtime that machines run on.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use wirestate_core::{
+    admission::Peer,
+    drive::Clock as _,
+    runtime::{self, AcceptError, Runtime},
+    shared::Lock,
+};
+
+use super::{
+    Clock, Faults, Side, Socket, What, World,
+    connection::EndId,
+    network::{Backlog, Event},
+};
+
+/// A host of a [`World`], with a name, an address, a clock and tasks of its own. It is the
+/// [`Runtime`] of what runs there. Clones are the same host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    world: World,
+    index: usize,
+}
+
+/// A task's result, once there is one.
+#[derive(Debug)]
+pub struct Task<T> {
+    output: Arc<Lock<Option<T>>>,
+}
+
+impl<T> Task<T> {
+    /// The result, taken out; `None` while there is none.
+    pub fn take(&self) -> Option<T> {
+        self.output.with(Option::take)
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.output.with(|output| output.is_some())
+    }
+}
+
+impl Host {
+    pub(super) fn new(world: World, index: usize) -> Self {
+        Self { world, index }
+    }
+
+    /// The world that it is in.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Runs `task`, and keeps its result. A task that panics has none.
+    pub fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
+        let output = Arc::new(Lock::new(None));
+        let slot = output.clone();
+        let work = async move {
+            let value = task.await;
+            slot.with(|slot| *slot = Some(value));
+        };
+        self.world.executor().spawn(self.index, Box::pin(work));
+        Task { output }
+    }
+
+    /// Sleeps, by this host's clock.
+    pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let mut clock = self.clock();
+        let deadline = clock.now() + duration;
+        poll_fn(move |cx| clock.poll_until(cx, deadline))
+    }
+
+    /// From now on the calls on this host's sockets suffer this plan of faults.
+    pub fn set_faults(&self, faults: Faults) {
+        self.world.network(|network| network.hosts[self.index].faults = faults);
+    }
+
+    /// How many sockets the host can have open (the listening ones don't count); beyond that,
+    /// accepting fails with `EMFILE`, and what waits in the backlog goes on waiting.
+    pub fn set_descriptors(&self, most: usize) {
+        self.world.network(|network| network.hosts[self.index].descriptors = most);
+    }
+
+    /// Stops the host's processes for a while (`SIGSTOP`, a suspended machine): no task of it runs
+    /// and no alarm goes off, while its clock and its kernel go on. What arrives is reported only
+    /// after the alarms that went off meanwhile.
+    pub fn stop_for(&self, duration: Duration) {
+        self.world.network(|network| {
+            network.hosts[self.index].stopped = true;
+            network.after(duration, Event::Resume(self.index));
+        });
+    }
+
+    /// Cuts the host off (`true`), or connects it again: whatever is to arrive at or from it
+    /// meanwhile is lost, without a word to anybody.
+    pub fn set_unplugged(&self, unplugged: bool) {
+        self.world.network(|network| network.hosts[self.index].unplugged = unplugged);
+    }
+
+    /// The host's clock is set ahead.
+    pub fn set_clock_ahead(&self, by: Duration) {
+        self.world.network(|network| network.hosts[self.index].clock.ahead += by);
+    }
+
+    /// The host's clock is set back, which a monotonic clock never is, except where it is.
+    pub fn set_clock_back(&self, by: Duration) {
+        self.world.network(|network| network.hosts[self.index].clock.behind += by);
+    }
+
+    /// The host's clock stands still for a while, and goes on from where it stood. Alarms go by it.
+    pub fn freeze_clock(&self, duration: Duration) {
+        self.world.network(|network| {
+            let shown = network.hosts[self.index].clock.at(network.now);
+            network.hosts[self.index].clock.frozen = Some(shown);
+            network.after(duration, Event::Thaw(self.index));
+        });
+    }
+}
+
+impl Runtime for Host {
+    type Socket = Socket;
+    type Listener = Listener;
+    type Clock = Clock;
+
+    fn clock(&self) -> Clock {
+        Clock::new(self.world.clone(), self.index)
+    }
+
+    fn spawn<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        let work = async move { drop(task.await) };
+        self.world.executor().spawn(self.index, Box::pin(work));
+        Ok(())
+    }
+
+    fn listen(&self, address: &str) -> io::Result<Listener> {
+        let mut address = self.world.resolve(address, self.index)?;
+        self.world.network(|network| {
+            let host = &mut network.hosts[self.index];
+            if address.ip().is_unspecified() {
+                address.set_ip(host.ip);
+            }
+            if address.ip() != host.ip {
+                return Err(io::ErrorKind::AddrNotAvailable.into());
+            }
+            if address.port() == 0 {
+                address.set_port(host.take_port());
+            }
+            if network.listeners.contains_key(&address) {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            let dice = network.dice(address);
+            let backlog = Backlog { host: self.index, waiting: [].into(), waker: None, dice };
+            network.listeners.insert(address, backlog);
+            Ok(Listener { world: self.world.clone(), address })
+        })
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<Socket> {
+        let address = self.world.resolve(address, self.index)?;
+        let id = self.world.network(|network| network.dial(self.index, address));
+        let dialling = Dialling { world: self.world.clone(), id };
+        let connection = poll_fn(|cx| dialling.poll(cx)).await?;
+        Ok(Socket::new(self.world.clone(), EndId { connection, side: Side::Client }))
+    }
+}
+
+/// Dropped, it is given up.
+struct Dialling {
+    world: World,
+    id: u64,
+}
+
+impl Dialling {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<usize, io::ErrorKind>> {
+        self.world.network(|network| {
+            let dial = network.dials.get_mut(&self.id).expect("it is there until it is dropped");
+            let outcome = dial.outcome.take();
+            if outcome.is_none() {
+                dial.waker = Some(cx.waker().clone());
+            }
+            outcome.map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        self.world.network(|network| {
+            if let Some(dial) = network.dials.remove(&self.id)
+                && let Some(Ok(connection)) = dial.outcome
+            {
+                network.close(EndId { connection, side: Side::Client });
+            }
+        });
+    }
+}
+
+/// A listening socket of a simulated host. Dropping it resets what waits in its backlog.
+#[derive(Debug)]
+pub struct Listener {
+    world: World,
+    address: SocketAddr,
+}
+
+impl runtime::Listener for Listener {
+    type Socket = Socket;
+
+    fn local_address(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Socket, Peer), AcceptError>> {
+        let accepted = self.world.network(|network| {
+            let backlog =
+                network.listeners.get_mut(&self.address).expect("it listens until it is dropped");
+            let (host, Some(&connection)) = (backlog.host, backlog.waiting.front()) else {
+                backlog.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            };
+            // Those in the backlog have no descriptor yet.
+            let waiting: usize = network
+                .listeners
+                .values()
+                .filter(|backlog| backlog.host == host)
+                .map(|backlog| backlog.waiting.len())
+                .sum();
+            if network.open_sockets(host) - waiting >= network.hosts[host].descriptors {
+                return Poll::Ready(Err(io::Error::from_raw_os_error(EMFILE)));
+            }
+            let aborted = network.hosts[host].faults.accept_aborted;
+            let backlog =
+                network.listeners.get_mut(&self.address).expect("it was there a moment ago");
+            backlog.waiting.pop_front();
+            let end = EndId { connection, side: Side::Server };
+            if backlog.dice.strikes(aborted) {
+                network.note(end, What::Fault("accept_aborted"));
+                network.reset(end);
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            network.note(end, What::Accepted);
+            Poll::Ready(Ok((end, network.end(end).record.remote)))
+        });
+        accepted.map(|accepted| match accepted {
+            Ok((end, peer)) => Ok((Socket::new(self.world.clone(), end), Peer::Ip(peer))),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.world.network(|network| {
+            let backlog = network.listeners.remove(&self.address);
+            for connection in backlog.into_iter().flat_map(|backlog| backlog.waiting) {
+                network.reset(EndId { connection, side: Side::Server });
+            }
+        });
+    }
+}
+
+/// Too many open files (errno(3)).
+const EMFILE: i32 = 24;

@@ -1,0 +1,99 @@
+//! A connected socket.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
+
+use wirestate_core::{
+    Lost,
+    drive::{Failed, Sink, Source},
+};
+
+use super::{World, connection::EndId};
+
+/// A connected socket of a simulated host. Dropping it closes it.
+///
+/// Machines are driven on it like on any other ([`Source`], [`Sink`]). The methods here are for
+/// peers without a machine. A driver that breaks the rules of the seam (an empty buffer, a write
+/// behind a FIN, a second FIN, a call after a reset) panics.
+#[derive(Debug)]
+pub struct Socket {
+    world: World,
+    end: EndId,
+}
+
+impl Socket {
+    pub(super) fn new(world: World, end: EndId) -> Self {
+        Self { world, end }
+    }
+
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), Lost> {
+        while !bytes.is_empty() {
+            match poll_fn(|cx| self.poll_write(cx, &[bytes])).await {
+                Ok(n) => bytes = &bytes[n..],
+                Err(Failed::Interrupted) => {}
+                Err(Failed::Lost(why)) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives into `buf`, which is not empty; 0 is the peer's FIN.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn receive(&mut self, buf: &mut [u8]) -> Result<usize, Lost> {
+        loop {
+            match poll_fn(|cx| self.poll_read(cx, buf)).await {
+                Ok(n) => return Ok(n),
+                Err(Failed::Interrupted) => {}
+                Err(Failed::Lost(why)) => return Err(why),
+            }
+        }
+    }
+
+    /// Sends a FIN.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn finish(&mut self) -> Result<(), Lost> {
+        loop {
+            match poll_fn(|cx| self.poll_finish(cx)).await {
+                Ok(()) => return Ok(()),
+                Err(Failed::Interrupted) => {}
+                Err(Failed::Lost(why)) => return Err(why),
+            }
+        }
+    }
+}
+
+impl Source for Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+        self.world.network(|network| network.read(self.end, cx, buf))
+    }
+}
+
+impl Sink for Socket {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+        self.world.network(|network| network.write(self.end, cx, bufs))
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        self.world.network(|network| network.finish(self.end, cx))
+    }
+
+    fn reset(&mut self) {
+        self.world.network(|network| network.reset(self.end));
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.world.network(|network| network.close(self.end));
+    }
+}

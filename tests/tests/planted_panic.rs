@@ -1,0 +1,136 @@
+//! A panic in one connection's machine ends that connection alone, on every runtime.
+
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use wirestate_core::{
+    Instant, Interest, Lost, Machine, Status, Way,
+    admission::Limits,
+    echo::{Config, Echo, Reason, Server},
+    runtime::{Listener, Runtime},
+    serve::{Options, Served, serve},
+};
+
+/// An echo that panics when it is sent an exclamation mark.
+struct Fragile(Echo);
+
+impl Machine for Fragile {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        self.0.interest()
+    }
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.0.read_buf()
+    }
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let panic = self.0.read_buf()[..n].contains(&b'!');
+        self.0.handle_read(now, n);
+        assert!(!panic, "planted");
+    }
+    fn handle_eof(&mut self, now: Instant) {
+        self.0.handle_eof(now);
+    }
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        self.0.handle_lost(now, way, why);
+    }
+    fn release(&mut self) {
+        self.0.release();
+    }
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.0.write_bufs(out)
+    }
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.0.handle_written(now, n);
+    }
+    fn handle_finished(&mut self, now: Instant) {
+        self.0.handle_finished(now);
+    }
+    fn shut_down(&mut self, now: Instant) {
+        self.0.shut_down(now);
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.0.poll_timeout()
+    }
+    fn handle_timeout(&mut self, now: Instant) {
+        self.0.handle_timeout(now);
+    }
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+    fn reason(&self) -> Option<Reason> {
+        self.0.reason()
+    }
+}
+
+fn exchange(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(message).unwrap();
+    let mut reply = vec![0; message.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, message);
+}
+
+/// `run` drives the server's future to its end, on the runtime.
+fn ends_its_connection_alone<R: Runtime>(
+    runtime: R,
+    run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = Served> + Send>>) -> Served + Send + 'static,
+) {
+    let listener = runtime.listen("127.0.0.1:0").unwrap();
+    let address = listener.local_address().unwrap();
+    let options = Options::new(Limits::default());
+    let (table, stop) = (options.table.clone(), options.stop.clone());
+    let server = thread::spawn(move || {
+        run(Box::pin(async move {
+            let echo = Server::new(Config::default());
+            serve(&runtime, listener, &options, |_, now| Fragile(echo.machine(now))).await
+        }))
+    });
+    let connect = || {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+    };
+    let mut healthy = connect();
+    exchange(&mut healthy, b"before");
+    for _ in 0..5 {
+        let mut doomed = connect();
+        exchange(&mut doomed, b"calm");
+        doomed.write_all(b"alas!").unwrap();
+        let error = doomed.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "bytes were owed");
+        exchange(&mut healthy, b"meanwhile");
+    }
+    healthy.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(healthy.read(&mut [0; 8]).unwrap(), 0);
+    stop.drain();
+    server.join().expect("the server goes on");
+    let totals = table.totals();
+    assert_eq!((totals.accepted, totals.open), (6, 0));
+    assert_eq!(totals.ended.into_iter().collect::<Vec<_>>(), [("finished", 1), ("panicked", 5)]);
+}
+
+#[test]
+fn on_tokio() {
+    let tokio = Arc::new(tokio::runtime::Runtime::new().unwrap());
+    let runtime = wirestate_tokio::Tokio::new(tokio.handle().clone());
+    ends_its_connection_alone(runtime, move |server| tokio.block_on(server));
+}
+
+#[test]
+fn on_smol() {
+    let executor = Arc::new(smol::Executor::new());
+    let runtime = wirestate_smol::Smol::new(executor.clone());
+    ends_its_connection_alone(runtime, move |server| smol::block_on(executor.run(server)));
+}
+
+#[test]
+fn on_threads() {
+    ends_its_connection_alone(wirestate_std::Threads::new(), wirestate_std::block_on);
+}

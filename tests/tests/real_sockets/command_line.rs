@@ -1,0 +1,235 @@
+//! Scenarios of the command line: output, exit codes, and what goes where.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::process::{Server, command, run, text};
+
+const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
+
+/// A port on which nobody listens.
+fn unused_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn the_three_binaries_say_the_same() {
+    let unused = unused_address();
+    let calls: [&[&str]; 10] = [
+        &[],
+        &["--help"],
+        &["--version"],
+        &["echo-server", "--help"],
+        &["echo-client", "--help"],
+        &["multiconn-client", "--help"],
+        &["echo-server", "--idle-timeout", "0s"],
+        &["echo-server", "--listen", "nowhere"],
+        &["frobnicate"],
+        &["multiconn-client", &unused, "many"],
+    ];
+    for words in calls {
+        let [first, others @ ..] = BINARIES.map(|binary| {
+            let output = run(binary, words);
+            let said = |bytes: &[u8]| text(bytes).replace(binary, "wirestate");
+            (said(&output.stdout), said(&output.stderr), output.status.code())
+        });
+        for other in others {
+            assert_eq!(first, other, "{words:?}");
+        }
+    }
+}
+
+pub(crate) fn a_port_in_use_is_named(binary: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let output = run(binary, &["echo-server", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains(&format!("cannot listen on {address}: Address already in use")),
+        "{said}"
+    );
+}
+
+pub(crate) fn a_refused_connection_is_named(binary: &str) {
+    let address = unused_address();
+    for words in [&["echo-client", &address][..], &["multiconn-client", &address, "1"]] {
+        let output = run(binary, words);
+        assert_eq!(output.status.code(), Some(1));
+        let said = text(&output.stderr);
+        let named = format!("cannot connect to {address}: Connection refused");
+        assert!(said.contains(&named), "{words:?}: {said}");
+    }
+    let said = text(&run(binary, &["echo-client", &address]).stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
+    let calls: [(&[&str], &str); 8] = [
+        (&["echo-server", "--idle-timeout", "0"], "`off` is no limit"),
+        (&["echo-server", "--max-per-address", "0"], "`off` is no limit"),
+        (&["echo-server", "--max-connections", "0"], "1.."),
+        (&["echo-server", "--chunk", "0"], "expected a number from 1"),
+        (&["echo-server", "--listen", "127.0.0.1"], "expected HOST:PORT"),
+        (&["echo-client", "127.0.0.1:65536"], "`65536` is not a port"),
+        (&["multiconn-client", "127.0.0.1:1", "0"], "zero"),
+        (&["multiconn-client", "--size", "5", "--message", "x"], "cannot be used with"),
+    ];
+    for (words, said) in calls {
+        let output = run(binary, words);
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(output.stdout.is_empty());
+        let error = text(&output.stderr);
+        assert!(error.contains(said), "{words:?}: {error}");
+    }
+}
+
+pub(crate) fn flags_have_environment_variables(binary: &str) {
+    let mut server = command(binary);
+    server.arg("echo-server").env("WIRESTATE_LISTEN", "127.0.0.1:0").env("WIRESTATE_PREFIX", "> ");
+    let server = Server::start_command(server);
+    let mut stream = server.connect();
+    stream.write_all(b"hi").unwrap();
+    let mut reply = [0; 4];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"> hi");
+
+    let mut wrong = command(binary);
+    let output = wrong.arg("echo-server").env("WIRESTATE_IDLE_TIMEOUT", "soon").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
+pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
+    let log = Server::start(binary, &["-q"]).stop();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("listening on 127.0.0.1:"), "{log}");
+
+    let server = Server::start(binary, &["-v"]);
+    drop(server.connect());
+    thread::sleep(Duration::from_millis(50));
+    let log = server.stop();
+    for said in ["connected", "closed: finished", r#"reason="finished""#, "stopped"] {
+        assert!(log.contains(said), "{said}: {log}");
+    }
+}
+
+pub(crate) fn the_ready_line_is_a_field_in_json(binary: &str) {
+    let server = Server::start(binary, &["--log-format", "json"]);
+    let address = server.address.clone();
+    let log = server.stop();
+    let lines: Vec<serde_json::Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is an object"))
+        .collect();
+    assert_eq!(lines[0]["address"], address);
+    assert_eq!(lines[0]["message"], format!("listening on {address}"));
+    assert_eq!(lines.last().unwrap()["message"], "stopped");
+}
+
+fn converse(binary: &str, address: &str, input: &str) -> std::process::Output {
+    let mut client = command(binary);
+    client.args(["echo-client", address]).stdin(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    client.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    client.wait_with_output().unwrap()
+}
+
+pub(crate) fn a_client_converses_line_by_line(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let output = converse(binary, &server.address, "one\n\ntwo three\r\nÄ\nExIt\nnever sent\n");
+    assert_eq!(text(&output.stdout), "one\ntwo three\nÄ\n");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+
+    let output = converse(binary, &server.address, "no line end");
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "no line end\n"));
+
+    let words = ["echo-client", &server.address, "--message", "a", "--message", "b"];
+    let output = run(binary, &words);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "a\nb\n"));
+
+    let server = Server::start(binary, &["--prefix", "Server received: "]);
+    let output = run(binary, &["echo-client", &server.address, "--message", "a"]);
+    assert_eq!(text(&output.stdout), "Server received: a\n");
+}
+
+pub(crate) fn a_client_notices_that_the_server_is_gone(binary: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut client = command(binary);
+    client.args(["echo-client", &address]).stdin(Stdio::piped());
+    let mut client = client.spawn().unwrap();
+    let input = client.stdin.take(); // nobody types anything
+    drop(listener.accept().unwrap());
+    let output = client.wait_with_output().unwrap();
+    drop(input);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains(&format!("{address}: the server closed the connection")), "{said}");
+}
+
+pub(crate) fn a_closed_standard_output_ends_a_client_quietly(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut client = command(binary);
+    client.args(["echo-client", &server.address, "--message", "a"]).stdout(closed_pipe());
+    let output = client.output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+pub(crate) fn many_connections_verify_every_byte(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let calls: [(&[&str], u64, u64); 4] = [
+        (&[], 20, 440),
+        (&["--mode", "lockstep", "--rounds", "50"], 1000, 22_000),
+        (&["--size", "300000", "--rounds", "3"], 30, 9_000_000),
+        (&["--message", "x", "--in-flight", "3", "--rounds", "1000"], 10_000, 10_000),
+    ];
+    for (flags, messages, bytes) in calls {
+        let words = [&["multiconn-client", &server.address, "10", "--json"], flags].concat();
+        let output = run(binary, &words);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["complete"], 10, "{flags:?}: {report}");
+        assert_eq!(report["messages"], messages, "{flags:?}: {report}");
+        assert_eq!(report["bytes_sent"], bytes, "{flags:?}: {report}");
+        assert_eq!(report["bytes_received"], bytes, "{flags:?}: {report}");
+        let latency = &report["latency_us"];
+        let quantiles = ["p50", "p90", "p99", "p99_9", "max"].map(|q| latency[q].as_f64().unwrap());
+        assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{report}");
+    }
+    let output = run(binary, &["multiconn-client", &server.address, "3"]);
+    let said = text(&output.stdout);
+    assert!(said.contains("3 of 3 complete, every byte verified"), "{said}");
+}
+
+pub(crate) fn a_byte_that_comes_back_wrong_fails_the_run(binary: &str) {
+    let server = Server::start(binary, &["--prefix", "Server received: "]);
+    let output = run(binary, &["multiconn-client", &server.address, "2"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout);
+    assert!(said.contains("0 of 2 complete"), "{said}");
+    assert!(said.contains("2 mismatch: byte 0 came back as 0x53, 0x4d was sent"), "{said}");
+}
+
+pub(crate) fn the_demo_ends_by_itself(binary: &str) {
+    let began = Instant::now();
+    let output = run(binary, &["demo"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(began.elapsed() < Duration::from_secs(10));
+    let said = text(&output.stdout);
+    assert!(said.contains("100 of 100 complete, every byte verified"), "{said}");
+    assert!(said.contains("100 connections accepted: 100 finished"), "{said}");
+}

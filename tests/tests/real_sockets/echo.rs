@@ -1,0 +1,296 @@
+//! Scenarios of the echo server.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use socket2::SockRef;
+
+use crate::process::{self, Server, eventually};
+
+/// Bytes in which a shift, a gap and a repetition show.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect()
+}
+
+fn exchange(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(message).unwrap();
+    let mut reply = vec![0; message.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, message);
+}
+
+fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+pub(crate) fn bytes_come_back_however_they_are_cut(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut stream = server.connect();
+    let sent = pattern(3000);
+    let mut received = Vec::new();
+    for (i, cut) in sent.chunks(7).enumerate() {
+        for byte in cut {
+            stream.write_all(&[*byte]).unwrap();
+        }
+        let mut reply = vec![0; 1 + i % 7];
+        let n = stream.read(&mut reply).unwrap();
+        received.extend_from_slice(&reply[..n]);
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    received.extend(read_to_end(&mut stream));
+    assert_eq!(received, sent);
+}
+
+pub(crate) fn a_half_closed_peer_gets_8_mib_back_to_the_last_byte(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut stream = server.connect();
+    let sent = pattern(8 << 20);
+    let mut writer = stream.try_clone().unwrap();
+    let (bytes, half) = (sent.clone(), Duration::from_millis(100));
+    let writing = thread::spawn(move || {
+        writer.write_all(&bytes).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    // Every buffer on the way is full before the first byte is taken.
+    thread::sleep(half);
+    assert!(read_to_end(&mut stream) == sent, "all bytes, in order, and then the end");
+    writing.join().unwrap();
+    assert!(
+        server.stop().contains("connections=1 drained=0 aborted=0 received=8388608 sent=8388608")
+    );
+}
+
+pub(crate) fn peers_that_reset_end_alone(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut healthy = server.connect();
+    exchange(&mut healthy, b"before");
+    for round in 0..20 {
+        let mut peer = server.connect();
+        peer.write_all(&pattern(100_000)).unwrap();
+        if round % 2 == 0 {
+            let _ = peer.read(&mut [0; 100]).unwrap();
+        }
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(peer);
+        exchange(&mut healthy, &pattern(5000));
+    }
+    healthy.shutdown(Shutdown::Write).unwrap();
+    assert!(read_to_end(&mut healthy).is_empty());
+    let log = server.stop();
+    assert_eq!(log.matches(r#"reason="reset""#).count(), 20, "{log}");
+    assert!(log.contains("connection reset by peer"), "{log}");
+}
+
+pub(crate) fn a_thousand_connections_at_once(binary: &str) {
+    let files = rlimit::increase_nofile_limit(4096).unwrap();
+    assert!(files >= 1100, "this test needs 1,100 open files, and may have {files}");
+    let server = Server::start(binary, &[]);
+    let mut streams: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+    for round in 0..3_u32 {
+        for (i, stream) in (0_u32..).zip(&mut streams) {
+            stream.write_all(&(i * 7 + round).to_be_bytes()).unwrap();
+        }
+        for (i, stream) in (0_u32..).zip(&mut streams) {
+            let mut reply = [0; 4];
+            stream.read_exact(&mut reply).unwrap();
+            assert_eq!(u32::from_be_bytes(reply), i * 7 + round);
+        }
+    }
+    drop(streams);
+    assert!(server.stop().contains("connections=1000 "));
+}
+
+pub(crate) fn an_idle_connection_is_closed_after_its_time(binary: &str) {
+    let server = Server::start(binary, &["--idle-timeout", "300ms"]);
+    let mut stream = server.connect();
+    // Whoever speaks in time is not idle.
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(100));
+        exchange(&mut stream, b"still here");
+    }
+    let silent_since = Instant::now();
+    assert!(read_to_end(&mut stream).is_empty(), "a clean end: nothing was owed");
+    assert!(silent_since.elapsed() >= Duration::from_millis(290), "{:?}", silent_since.elapsed());
+    let log = server.stop();
+    assert!(log.contains("no byte moved for 300ms; 0 bytes are owed"), "{log}");
+    assert!(log.contains(r#"reason="idle_timeout""#), "{log}");
+}
+
+pub(crate) fn a_peer_that_does_not_read_is_reset_when_its_time_is_over(binary: &str) {
+    let server = Server::start(binary, &["--idle-timeout", "300ms"]);
+    let mut stalled = server.connect();
+    let mut healthy = server.connect();
+    stalled.set_nonblocking(true).unwrap();
+    let chunk = pattern(1 << 16);
+    let mut sent = 0;
+    // Until nothing can be sent any more, and the server holds bytes that it can't send either.
+    eventually("the reset", || {
+        exchange(&mut healthy, b"not my trouble");
+        match stalled.write(&chunk) {
+            Ok(n) => sent += n,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // Bytes are owed, so it is no clean end.
+            Err(error) => {
+                let kind = error.kind();
+                assert!(
+                    matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+                    "{error}"
+                );
+                return true;
+            }
+        }
+        false
+    });
+    assert!(sent > 1 << 16);
+    let log = server.stop();
+    assert!(log.contains(r#"reason="idle_timeout""#), "{log}");
+    assert!(!log.contains("; 0 bytes are owed"), "{log}");
+}
+
+pub(crate) fn connections_beyond_the_cap_are_refused_until_there_is_room(binary: &str) {
+    let server = Server::start(binary, &["--max-connections", "2"]);
+    let (mut first, mut second) = (server.connect(), server.connect());
+    exchange(&mut first, b"first");
+    exchange(&mut second, b"second");
+    let mut third = server.connect();
+    assert_eq!(third.read(&mut [0; 8]).unwrap_or(0), 0, "it is told by a close");
+    exchange(&mut first, b"the others do not notice");
+    drop(second);
+    eventually("room for another one", || {
+        let mut another = server.connect();
+        let _ = another.write_all(b"x");
+        matches!(another.read(&mut [0; 8]), Ok(1))
+    });
+    let log = server.stop();
+    assert!(
+        log.contains("refusing connections: 2 connections are open, which is the limit"),
+        "{log}"
+    );
+}
+
+pub(crate) fn running_out_of_files_leaves_open_connections_alone(binary: &str) {
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(r#"ulimit -n 48; exec "$0" echo-server --listen 127.0.0.1:0 --max-connections 1000"#)
+        .arg(process::path(binary))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let server = Server::start_command(command);
+    let mut healthy = server.connect();
+    exchange(&mut healthy, b"before");
+    // More than it has descriptors for. Those that it can't accept wait in the backlog.
+    let mut crowd: Vec<_> = (0..80).map(|_| server.connect()).collect();
+    for _ in 0..20 {
+        exchange(&mut healthy, &pattern(1000));
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut last = crowd.pop().unwrap();
+    drop(crowd);
+    exchange(&mut last, b"accepted once there is room");
+    exchange(&mut healthy, b"after");
+    drop((healthy, last));
+    let log = server.stop();
+    assert!(log.contains("Too many open files"), "{log}");
+    assert!(log.contains("accepting pauses for 10ms"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+pub(crate) fn a_prefix_goes_before_each_chunk_and_bytes_pass_unchanged(binary: &str) {
+    let server = Server::start(binary, &["--prefix", "Server received: ", "--chunk", "4"]);
+    let mut stream = server.connect();
+    let mut reply = [0; 21];
+    // Half of a character, and bytes that are no text at all.
+    for chunk in [b"abc\xc3", b"\xa9\xff\x00d"] {
+        stream.write_all(chunk).unwrap();
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(reply, [b"Server received: ".as_slice(), chunk].concat()[..]);
+    }
+    stream.write_all(b"abcdefgh").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut stream), b"Server received: abcdServer received: efgh");
+}
+
+pub(crate) fn what_arrived_while_the_process_was_stopped_is_served(binary: &str) {
+    let server = Server::start(binary, &["--idle-timeout", "400ms"]);
+    let mut stream = server.connect();
+    exchange(&mut stream, b"before");
+    server.signal(Signal::STOP);
+    stream.write_all(b"in time").unwrap();
+    thread::sleep(Duration::from_millis(1000));
+    server.signal(Signal::CONT);
+    let mut reply = [0; 7];
+    stream.read_exact(&mut reply).expect("the request had arrived long before the deadline");
+    assert_eq!(&reply, b"in time");
+}
+
+pub(crate) fn sigterm_flushes_what_is_owed(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut idle = server.connect();
+    exchange(&mut idle, b"nothing owed");
+    let mut owed = server.connect();
+    // Fits into the buffers on the way, so the kernel takes it although nobody reads.
+    let sent = pattern(400_000);
+    owed.write_all(&sent).unwrap();
+    server.signal(Signal::TERM);
+    assert!(read_to_end(&mut idle).is_empty(), "a FIN for whoever is owed nothing");
+    drop(idle);
+    eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
+    assert!(read_to_end(&mut owed) == sent, "every byte, and then a FIN");
+    drop(owed);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("connections=2 drained=2 aborted=0"), "{log}");
+}
+
+/// A connection on which the server owes bytes that are not taken.
+fn stall(server: &Server) -> TcpStream {
+    let mut stream = server.connect();
+    stream.set_nonblocking(true).unwrap();
+    let chunk = pattern(1 << 16);
+    let mut full_since = None;
+    eventually("all buffers are full", || match stream.write(&chunk) {
+        Ok(_) => {
+            full_since = None;
+            false
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            full_since.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(50)
+        }
+    });
+    stream
+}
+
+pub(crate) fn the_drain_ends_by_a_reset_when_its_time_is_over(binary: &str) {
+    let server = Server::start(binary, &["--drain-timeout", "300ms"]);
+    let mut stalled = stall(&server);
+    server.signal(Signal::TERM);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("connections=1 drained=0 aborted=1"), "{log}");
+    stalled.set_nonblocking(false).unwrap();
+    let error = std::io::copy(&mut stalled, &mut std::io::sink()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not to be taken for a clean end");
+}
+
+pub(crate) fn a_second_signal_ends_at_once(binary: &str) {
+    use std::os::unix::process::ExitStatusExt;
+
+    let server = Server::start(binary, &["--drain-timeout", "off"]);
+    let stalled = stall(&server);
+    server.signal(Signal::INT);
+    eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
+    server.signal(Signal::INT);
+    let (status, log) = server.wait();
+    assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{status}: {log}");
+    drop(stalled);
+}

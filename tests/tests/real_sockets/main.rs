@@ -1,0 +1,62 @@
+//! The binaries, on real loopback sockets: the same scenarios on the three runtimes, and the same
+//! output from all of them.
+
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+mod command_line;
+mod echo;
+mod process;
+mod third_party;
+
+/// Makes of each scenario, a function of the binary's name, a test per runtime.
+macro_rules! on_every_runtime {
+    ($($module:ident: $($scenario:ident),+;)+) => {
+        mod tokio { $(mod $module { $(
+            #[test]
+            fn $scenario() { crate::$module::$scenario("wirestate-tokio"); }
+        )+ })+ }
+        mod smol { $(mod $module { $(
+            #[test]
+            fn $scenario() { crate::$module::$scenario("wirestate-smol"); }
+        )+ })+ }
+        mod std { $(mod $module { $(
+            #[test]
+            fn $scenario() { crate::$module::$scenario("wirestate-std"); }
+        )+ })+ }
+    };
+}
+
+on_every_runtime! {
+    echo:
+        bytes_come_back_however_they_are_cut,
+        a_half_closed_peer_gets_8_mib_back_to_the_last_byte,
+        peers_that_reset_end_alone,
+        a_thousand_connections_at_once,
+        an_idle_connection_is_closed_after_its_time,
+        a_peer_that_does_not_read_is_reset_when_its_time_is_over,
+        connections_beyond_the_cap_are_refused_until_there_is_room,
+        running_out_of_files_leaves_open_connections_alone,
+        a_prefix_goes_before_each_chunk_and_bytes_pass_unchanged,
+        what_arrived_while_the_process_was_stopped_is_served,
+        sigterm_flushes_what_is_owed,
+        the_drain_ends_by_a_reset_when_its_time_is_over,
+        a_second_signal_ends_at_once;
+    command_line:
+        a_port_in_use_is_named,
+        a_refused_connection_is_named,
+        wrong_usage_exits_with_2,
+        flags_have_environment_variables,
+        quiet_keeps_the_ready_line_alone,
+        the_ready_line_is_a_field_in_json,
+        a_client_converses_line_by_line,
+        a_client_notices_that_the_server_is_gone,
+        a_closed_standard_output_ends_a_client_quietly,
+        many_connections_verify_every_byte,
+        a_byte_that_comes_back_wrong_fails_the_run,
+        the_demo_ends_by_itself;
+    third_party:
+        netcat_gets_its_bytes_back,
+        a_blocking_python_client_gets_its_bytes_back,
+        a_selectors_based_python_client_gets_its_bytes_back,
+        a_third_party_server_satisfies_our_clients;
+}

@@ -1,0 +1,136 @@
+//! Our binaries as processes.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    net::TcpStream,
+    path::PathBuf,
+    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// However busy the machine is, what takes longer hangs.
+pub(crate) const HANGS: Duration = Duration::from_secs(30);
+
+/// A command that runs one of our binaries, away from this process' environment variables.
+pub(crate) fn command(binary: &str) -> Command {
+    let mut command = Command::new(path(binary));
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("WIRESTATE_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The binaries lie beside the folder of this test's executable.
+pub(crate) fn path(binary: &str) -> PathBuf {
+    let test = env::current_exe().expect("this test has an executable");
+    let path = test.parent().and_then(|deps| deps.parent()).expect("it lies in deps").join(binary);
+    assert!(path.exists(), "{} is not built: run `cargo build --workspace`", path.display());
+    path
+}
+
+/// Runs one of our binaries to its end.
+pub(crate) fn run(binary: &str, words: &[&str]) -> Output {
+    command(binary).args(words).output().expect("the binary starts")
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("our output is UTF-8")
+}
+
+/// A server process, killed when it is dropped.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) address: String,
+    /// All that it has logged, when it has ended.
+    log: Option<JoinHandle<String>>,
+}
+
+impl Server {
+    /// Starts `binary echo-server` on a free port, and waits until it says that it is ready.
+    pub(crate) fn start(binary: &str, flags: &[&str]) -> Self {
+        let mut command = command(binary);
+        command.args(["echo-server", "--listen", "127.0.0.1:0"]).args(flags);
+        Self::start_command(command)
+    }
+
+    pub(crate) fn start_command(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
+        let mut log = BufReader::new(child.stderr.take().expect("standard error is piped"));
+        let mut before = String::new();
+        let address = loop {
+            let mut line = String::new();
+            let n = log.read_line(&mut line).expect("the log is UTF-8");
+            assert!(n > 0, "the server ended before it was ready: {before}");
+            before += &line;
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                let end = rest.find(|c: char| c == '"' || c.is_whitespace());
+                break rest[..end.unwrap_or(rest.len())].to_owned();
+            }
+        };
+        let log = thread::spawn(move || before + &rest_of(log));
+        Self { child, address, log: Some(log) }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("the server is listening");
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream.set_write_timeout(Some(HANGS)).unwrap();
+        stream
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("the server runs");
+    }
+
+    /// Waits for the process' end: how it was, and all that it has logged.
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
+        let began = Instant::now();
+        while began.elapsed() < HANGS {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let log = self.log.take().expect("it is taken once");
+                return (status, log.join().expect("the log was read"));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("the server does not end");
+    }
+
+    /// Stops it by SIGTERM: all that it has logged.
+    pub(crate) fn stop(self) -> String {
+        self.signal(Signal::TERM);
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}: {log}");
+        log
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn rest_of(mut log: BufReader<ChildStderr>) -> String {
+    let mut rest = Vec::new();
+    log.read_to_end(&mut rest).expect("the log can be read");
+    text(&rest)
+}
+
+/// Tries `condition` until it holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < HANGS, "never happened: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

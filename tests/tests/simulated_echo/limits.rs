@@ -1,0 +1,256 @@
+//! Deadlines, limits, and the end of a server.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use wirestate_core::{
+    Lost,
+    admission::Limits,
+    drive::Ended,
+    echo::{Config, LoadConfig, LoadReason, Server},
+    runtime::Runtime,
+    serve::{Options, Served},
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Act, Faults, Settings, World},
+};
+
+use crate::{
+    scene::{Scene, load, patient, peer, seconds},
+    spied::{Spied, Told},
+};
+
+#[test]
+fn a_silent_peer_is_ended_at_the_deadline_and_not_before() {
+    let scene = Scene::new(1);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
+    scene.world.run_for(seconds(299)).unwrap();
+    assert_eq!((heard.take(), scene.ended("idle_timeout")), (None, 0));
+    scene.world.run_for(seconds(2)).unwrap();
+    let heard = heard.take().unwrap();
+    assert_eq!((&*heard.bytes, heard.fin), (&b"hi"[..], true), "a clean end: nothing was owed");
+    assert_eq!(scene.ended("idle_timeout"), 1);
+    scene.end();
+}
+
+#[test]
+fn a_peer_that_takes_nothing_is_reset_at_the_deadline() {
+    let scene = Scene::new(2);
+    let client = scene.world.host("client");
+    let acts = vec![Act::Send(vec![1; 30_000].into()), Act::Wait(seconds(400)), Act::ReceiveAll];
+    let heard = peer(&client, acts);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!(heard.lost, Some(Lost::Reset), "a FIN would say that all has been sent");
+    assert_eq!(scene.ended("idle_timeout"), 1);
+    scene.end();
+}
+
+#[test]
+fn a_peer_that_vanishes_is_ended_by_the_deadline() {
+    let scene = Scene::new(3);
+    let client = scene.world.host("client");
+    peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
+    scene.world.run_for(seconds(1)).unwrap();
+    client.set_unplugged(true);
+    scene.world.run_for(seconds(301)).unwrap();
+    assert_eq!(scene.ended("idle_timeout"), 1);
+    scene.world.clear(); // it would wait for ever
+}
+
+#[test]
+fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let scene = Scene::with(World::new(4), Config::default(), Options::new(limits));
+    let client = scene.world.host("client");
+    let stay = vec![Act::Send("hi".into()), Act::Receive(2), Act::Wait(seconds(5))];
+    let stayed = [peer(&client, stay.clone()), peer(&client, stay)];
+    scene.world.run_for(seconds(1)).unwrap();
+    let refused = peer(&client, vec![Act::ReceiveAll]);
+    assert!(scene.world.run_until(&refused).unwrap().fin, "it is told");
+    for heard in stayed {
+        assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hi");
+    }
+    scene.world.run_for(seconds(1)).unwrap();
+    let ended = scene.world.run_until(&load(&client, LoadConfig::default())).unwrap();
+    assert!(matches!(ended, Ended::Reason(LoadReason::Complete { .. })), "{ended:?}");
+    scene.end();
+    assert_eq!(scene.table.totals().refused, BTreeMap::from([("connections", 1)]));
+}
+
+#[test]
+fn without_descriptors_accepting_pauses_and_open_connections_go_on() {
+    let scene = Scene::new(5);
+    let client = scene.world.host("client");
+    scene.server.set_descriptors(1);
+    let first = load(&client, patient(200));
+    scene.world.run_for(Duration::from_millis(30)).unwrap();
+    let second = load(&client, LoadConfig::default());
+    let polls = scene.world.polls();
+    scene.world.run_until(&first).unwrap();
+    assert!(scene.world.polls() > polls && second.take().is_none());
+    // With the first one gone there is a descriptor, and the pause is 1 s at most.
+    scene.world.run_for(seconds(2)).unwrap();
+    assert!(matches!(second.take(), Some(Ended::Reason(LoadReason::Complete { .. }))));
+    scene.end();
+}
+
+#[test]
+fn a_pause_in_accepting_costs_next_to_nothing() {
+    let scene = Scene::new(6);
+    let client = scene.world.host("client");
+    scene.server.set_descriptors(0);
+    peer(&client, vec![Act::ReceiveAll]);
+    scene.world.run_for(seconds(10)).unwrap();
+    let polls = scene.world.polls();
+    scene.world.run_for(seconds(600)).unwrap();
+    assert!(scene.world.polls() - polls < 1000, "the longest pause is 1 s");
+    scene.stop.drain();
+    scene.world.run().unwrap();
+}
+
+#[test]
+fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
+    let scene = Scene::new(7);
+    let client = scene.world.host("client");
+    scene.server.set_faults(Faults { accept_aborted: 1000, ..Faults::NONE });
+    let aborted = peer(&client, vec![Act::ReceiveAll]);
+    assert_eq!(scene.world.run_until(&aborted).unwrap().lost, Some(Lost::Reset));
+    scene.server.set_faults(Faults::NONE);
+    scene.world.run_until(&load(&client, LoadConfig::default())).unwrap();
+    scene.end();
+    assert_eq!(scene.ended("finished"), 1);
+}
+
+#[test]
+fn a_drain_flushes_what_is_owed() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::new(seed);
+        let client = scene.world.host("client");
+        let bytes: Bytes = (0..=255).cycle().take(20_000).collect();
+        let acts = vec![Act::Send(bytes.clone()), Act::Wait(seconds(3)), Act::ReceiveAll];
+        let heard = peer(&client, acts);
+        scene.world.run_for(seconds(1)).unwrap();
+        let served = scene.end();
+        assert_eq!(served, Served { drained: 1, aborted: 0 });
+        let heard = heard.take().unwrap();
+        assert_eq!((heard.bytes, heard.fin, heard.lost), (bytes.to_vec(), true, None));
+        assert_eq!(scene.ended("shut_down"), 1);
+    });
+}
+
+#[test]
+fn a_drain_of_an_idle_connection_takes_no_time() {
+    let scene = Scene::new(15);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
+    scene.world.run_for(seconds(1)).unwrap();
+    let asked = scene.world.now();
+    scene.end();
+    assert!(heard.take().unwrap().fin);
+    assert!(scene.world.now().since(asked) < Duration::from_millis(100));
+}
+
+/// The runtime has not even reported it yet.
+#[test]
+fn what_had_arrived_when_it_was_asked_to_stop_is_served() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::new(seed);
+        let client = scene.world.host("client");
+        let acts = vec![
+            Act::Send("hi".into()),
+            Act::Receive(2),
+            Act::Wait(seconds(3)),
+            Act::Send("stop?".into()),
+            Act::ReceiveAll,
+        ];
+        let heard = peer(&client, acts);
+        scene.world.run_for(seconds(2)).unwrap();
+        scene.server.stop_for(seconds(5));
+        scene.world.run_for(seconds(3)).unwrap();
+        scene.end();
+        assert_eq!(heard.take().unwrap().bytes, b"histop?");
+        assert_eq!(scene.ended("shut_down"), 1);
+    });
+}
+
+/// Closing at once would answer what the peer still sends with a reset.
+#[test]
+fn a_drain_lingers_for_who_has_not_heard_of_it_yet() {
+    let scene = Scene::new(16);
+    let client = scene.world.host("client");
+    let acts = vec![
+        Act::Send("hi".into()),
+        Act::Receive(2),
+        Act::Wait(seconds(2)),
+        Act::Send("too late".into()),
+        Act::Wait(Duration::from_millis(500)),
+        Act::ReceiveAll,
+    ];
+    let heard = peer(&client, acts);
+    scene.world.run_for(seconds(1)).unwrap();
+    scene.end();
+    let heard = heard.take().unwrap();
+    assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"hi"[..], true, None));
+}
+
+#[test]
+fn who_takes_too_long_to_drain_is_reset() {
+    let scene = Scene::new(8);
+    let client = scene.world.host("client");
+    let acts = vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60)), Act::ReceiveAll];
+    let heard = peer(&client, acts);
+    scene.world.run_for(seconds(1)).unwrap();
+    assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
+    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
+    assert_eq!(scene.ended("aborted"), 1);
+}
+
+#[test]
+fn a_second_request_to_stop_ends_at_once() {
+    let scene = Scene::new(9);
+    let client = scene.world.host("client");
+    peer(&client, vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60))]);
+    scene.world.run_for(seconds(1)).unwrap();
+    scene.stop.drain();
+    scene.world.run_for(seconds(1)).unwrap();
+    scene.stop.now();
+    scene.world.run_for(Duration::ZERO).unwrap();
+    assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 1 }));
+    scene.world.run().unwrap();
+}
+
+#[test]
+fn a_machine_that_panics_ends_its_own_connection_only() {
+    let world = World::with(11, Settings { catch_panics: true, ..Settings::default() });
+    let echo = Server::new(Config::default());
+    let scene = Scene::serving(world, Options::default(), move |now| {
+        let panic_at_a_word = |told: Told<'_>| assert_ne!(told, Told::Read(b"panic"), "planted");
+        Spied::new(echo.machine(now), panic_at_a_word)
+    });
+    let client = scene.world.host("client");
+    let loading = load(&client, patient(20));
+    let hit = peer(&client, vec![Act::Send("panic".into()), Act::ReceiveAll]);
+    assert!(scene.world.run_until(&hit).unwrap().bytes.is_empty());
+    let ended = scene.world.run_until(&loading).unwrap();
+    assert!(matches!(ended, Ended::Reason(LoadReason::Complete { .. })), "{ended:?}");
+    scene.end();
+    assert_eq!((scene.world.panics(), scene.ended("panicked"), scene.ended("finished")), (1, 1, 1));
+}
+
+#[test]
+fn where_nobody_listens_the_connection_is_refused() {
+    let world = World::new(12);
+    let client = world.host("client");
+    let _server = world.host("server");
+    let connect = |address: &'static str| {
+        let runtime = client.clone();
+        let task = client.run(async move { runtime.connect(address).await.err().unwrap().kind() });
+        world.run_until(&task).unwrap()
+    };
+    assert_eq!(connect("server:7"), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(connect("192.0.2.1:7"), std::io::ErrorKind::HostUnreachable);
+    assert_eq!(connect("nobody:7"), std::io::ErrorKind::NotFound);
+    assert_eq!(connect("server"), std::io::ErrorKind::InvalidInput);
+}

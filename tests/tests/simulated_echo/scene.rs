@@ -1,0 +1,148 @@
+//! A server in a world, its clients, and what must hold of them at every step.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
+
+use bytes::Bytes;
+use wirestate_core::{
+    Instant, Machine,
+    admission::Table,
+    buffer::Pool,
+    drive::{Clock as _, Drive, Ended},
+    echo::{Config, Load, LoadConfig, LoadReason, Pace, Reason, Server},
+    runtime::Runtime,
+    serve::{Options, Served, serve},
+    shared::Shared,
+    stop::Stop,
+};
+use wirestate_testkit::{
+    contract::Checked,
+    script::Sent,
+    sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
+};
+
+/// An echo server in a world.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) server: Host,
+    pub(crate) table: Table,
+    pub(crate) stop: Stop,
+    pub(crate) serving: Task<Served>,
+}
+
+impl Scene {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self::with(World::new(seed), Config::default(), Options::default())
+    }
+
+    pub(crate) fn with(world: World, config: Config, options: Options) -> Self {
+        let limit = config.buffer_size();
+        let echo = Server::new(config);
+        Self::serving(world, options, move |now| Checked::new(echo.machine(now), limit))
+    }
+
+    pub(crate) fn serving<M>(
+        world: World,
+        options: Options,
+        mut machine: impl FnMut(Instant) -> M + Send + 'static,
+    ) -> Self
+    where
+        M: Machine<Reason = Reason> + Unpin + Send + 'static,
+    {
+        let server = world.host("server");
+        world.watch(only_echoes());
+        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let listener = server.listen("server:7").unwrap();
+        let runtime = server.clone();
+        let serving = server
+            .run(async move { serve(&runtime, listener, &options, |_, now| machine(now)).await });
+        Self { world, server, table, stop, serving }
+    }
+
+    /// Stops the server, and looks at what is left when all has ended: nothing.
+    pub(crate) fn end(&self) -> Served {
+        self.stop.drain();
+        self.world.run().unwrap();
+        assert_eq!(self.world.leftovers(), Leftovers::default());
+        let totals = self.table.totals();
+        assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
+        self.serving.take().expect("all tasks have ended")
+    }
+
+    pub(crate) fn ended(&self, label: &str) -> u64 {
+        self.table.totals().ended.get(label).copied().unwrap_or(0)
+    }
+}
+
+/// A client of the scene's server that sends messages and verifies what comes back.
+pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        let clock = runtime.clock();
+        let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {});
+        Drive::new(Checked::new(load, 0), socket, clock).await
+    })
+}
+
+/// A client of the scene's server that does as it is told.
+pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        act(runtime, socket, acts).await
+    })
+}
+
+/// At every step: what the server has sent is how what it has received begins.
+pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
+    let mut compared = BTreeMap::new();
+    move |record| {
+        if record.side == Side::Server {
+            let from = compared.entry((record.client.clone(), record.dial)).or_insert(0);
+            let news = *from..record.sent.len();
+            assert_eq!(
+                record.received.get(news.clone()),
+                record.sent.get(news.clone()),
+                "{record:?} sends what it has not received"
+            );
+            *from = news.end;
+        }
+    }
+}
+
+/// At a graceful end, the server has sent all of it.
+pub(crate) fn graceful_ends_are_complete(world: &World) {
+    for record in world.records() {
+        if record.side == Side::Server && record.ended == Some(Sent::Fin) {
+            assert_eq!(record.sent.len(), record.received.len(), "{} lacks bytes", record.client);
+        }
+    }
+}
+
+/// Messages of `sizes` bytes each, all different.
+pub(crate) fn messages(sizes: &[usize]) -> Shared<[Bytes]> {
+    let message = |(i, size): (usize, &usize)| {
+        (0..*size).map(|j| u8::try_from((i * 31 + j * 7) % 251).expect("below 251")).collect()
+    };
+    sizes.iter().enumerate().map(message).collect()
+}
+
+pub(crate) fn patient(rounds: u64) -> LoadConfig {
+    LoadConfig {
+        messages: messages(&[1, 700, 22, 3000]),
+        rounds,
+        pace: Pace::Pipelined(NonZeroUsize::new(5).unwrap()),
+        idle_timeout: Some(Duration::from_secs(600)),
+        ..LoadConfig::default()
+    }
+}
+
+/// A buffer small enough to be full and to wrap.
+pub(crate) fn small(bytes: u64) -> Config {
+    let bytes = usize::try_from(bytes).expect("it is small");
+    Config { buffer: NonZeroUsize::new(bytes).expect("it is not 0"), ..Config::default() }
+}
+
+pub(crate) fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
