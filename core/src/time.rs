@@ -2,6 +2,7 @@
 
 use core::{
     fmt,
+    num::NonZeroU64,
     ops::{Add, AddAssign},
     time::Duration,
 };
@@ -22,36 +23,44 @@ use core::{
 /// assert_eq!(deadline.since(start), Duration::from_millis(250));
 /// assert_eq!(start.since(deadline), Duration::ZERO);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant {
-    nanos: u64,
+    /// Nanoseconds since the epoch, and one more: so an `Option` takes no room of its own, of which
+    /// each connection has several.
+    nanos_and_one: NonZeroU64,
 }
 
 impl Instant {
     /// The epoch itself.
-    pub const EPOCH: Self = Self { nanos: 0 };
+    pub const EPOCH: Self = Self { nanos_and_one: NonZeroU64::MIN };
 
     /// The instant that lies `elapsed` after the epoch.
     pub fn from_epoch(elapsed: Duration) -> Self {
-        Self { nanos: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX) }
+        Self::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
     }
 
     pub(crate) const fn from_nanos(nanos: u64) -> Self {
-        Self { nanos }
+        Self { nanos_and_one: NonZeroU64::MIN.saturating_add(nanos) }
     }
 
     pub(crate) const fn nanos(self) -> u64 {
-        self.nanos
+        self.nanos_and_one.get() - 1
     }
 
     /// How long after the epoch this is.
     pub const fn since_epoch(self) -> Duration {
-        Duration::from_nanos(self.nanos)
+        Duration::from_nanos(self.nanos())
     }
 
     /// How long after `earlier` this is; zero where `earlier` is the later one.
     pub const fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
+        Duration::from_nanos(self.nanos().saturating_sub(earlier.nanos()))
+    }
+}
+
+impl Default for Instant {
+    fn default() -> Self {
+        Self::EPOCH
     }
 }
 
@@ -59,7 +68,7 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     fn add(self, duration: Duration) -> Self {
-        Self { nanos: self.nanos.saturating_add(Self::from_epoch(duration).nanos) }
+        Self::from_nanos(self.nanos().saturating_add(Self::from_epoch(duration).nanos()))
     }
 }
 

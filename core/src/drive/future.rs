@@ -67,7 +67,7 @@ pub struct Budget {
     /// Turns; each is at most one read and one write.
     pub turns: u32,
     /// Bytes received and sent. The turn that goes beyond it is the last.
-    pub bytes: usize,
+    pub bytes: u32,
 }
 
 impl Default for Budget {
@@ -329,7 +329,7 @@ impl Budget {
     /// False once it is used up.
     fn spend(&mut self, bytes: usize) -> bool {
         self.turns = self.turns.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bytes = self.bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.turns > 0 && self.bytes > 0
     }
 }
