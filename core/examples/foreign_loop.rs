@@ -67,7 +67,8 @@ impl Connection {
         let interest = self.machine.interest();
         let mut events = PollFlags::empty();
         events.set(PollFlags::IN, interest.read);
-        events.set(PollFlags::OUT, interest.write == Outbound::Flush);
+        let writes = matches!(interest.write, Outbound::Flush | Outbound::Finish | Outbound::Reset);
+        events.set(PollFlags::OUT, writes);
         events
     }
 

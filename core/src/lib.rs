@@ -6,6 +6,8 @@
 //! | [`machine`] | the contract: [`Machine`], what it wants, what it is told, why it ends |
 //! | [`drive`] | moves bytes between a machine and a socket: three traits, [`drive::turn`], the future [`drive::Drive`] |
 //! | [`echo`] | the echo server's machine and its clients' |
+//! | [`fanout`] | one upstream to all who connect |
+//! | [`dial`] | keeping a connection up |
 //! | [`buffer`] | the ring and the pool that machines keep their bytes in |
 //! | [`admission`] | who may connect, and the table of who is connected |
 //! | [`stop`] | asking a server to stop |
@@ -54,8 +56,10 @@ pub mod admission;
 pub mod buffer;
 #[cfg(feature = "command-line")]
 pub mod command_line;
+pub mod dial;
 pub mod drive;
 pub mod echo;
+pub mod fanout;
 pub mod machine;
 #[cfg(feature = "std")]
 pub mod runtime;

@@ -32,7 +32,8 @@
 //!   reports a reset once, to whichever call comes first, and the next read may then return 0:
 //!   after a failed write, what a read still finds is delivered, and its end is `handle_lost`.
 //! - `poll_shared` is called after every change, until it finds nothing new.
-//! - A read that would block is followed by `release` before the driver goes to sleep. Who has no
+//! - A read that would block is followed by `release` before the driver goes to sleep (but for a
+//!   short sleep in the read itself). Who has no
 //!   reads that block ([`drive::feed`](crate::drive::feed)) calls it when its input is used up.
 //! - Input comes before time: a deadline is acted on only after what has arrived was read.
 //! - `now` never goes backwards.

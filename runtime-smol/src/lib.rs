@@ -39,8 +39,8 @@
 
 use std::{
     future::Future,
-    io::{self, Read},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -144,7 +144,12 @@ impl Sink for SmolSocket {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
         loop {
-            match tcp::write(stream.get_ref(), bufs) {
+            // One slice is the common case, and send(2) is cheaper than writev(2).
+            let written = match bufs {
+                [buf] => stream.get_ref().write(buf),
+                bufs => stream.get_ref().write_vectored(&tcp::slices(bufs)),
+            };
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(stream.poll_writable(cx)).map_err(Failed::from)?;
                 }
@@ -154,7 +159,7 @@ impl Sink for SmolSocket {
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(self.stream()?.get_ref().shutdown(Shutdown::Write).map_err(Failed::from))
+        Poll::Ready(tcp::finish(self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {

@@ -5,7 +5,7 @@ use std::{
     cell::RefCell,
     future::Future,
     mem,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     pin::pin,
     sync::{
         Arc, OnceLock,
@@ -41,16 +41,22 @@ fn run<F: Future>(future: F, patient: usize) -> F::Output {
     let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
-    // What an outer `block_on` of this thread waited for comes back at the end.
-    let outer = WAIT.take();
-    let output = loop {
+    let _outer = Outer(WAIT.take());
+    loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            break output;
+            return output;
         }
         WAIT.with_borrow_mut(|wait| wait.sleep(&parker, patient));
-    };
-    WAIT.replace(outer);
-    output
+    }
+}
+
+/// What an outer `block_on` of this thread waited for, which comes back at the end.
+struct Outer(Wait);
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        WAIT.replace(mem::take(&mut self.0));
+    }
 }
 
 thread_local! {
@@ -62,13 +68,20 @@ thread_local! {
 struct Wait {
     /// Counts the sleeps.
     round: u64,
-    sockets: Vec<(Arc<dyn AsFd>, PollFlags)>,
+    sockets: Vec<Awaited>,
     deadline: Option<SystemInstant>,
     /// When the last sleep began, and how many before it were [`QUICK`].
     slept: Option<SystemInstant>,
     quick: u32,
-    /// The next read is the sleep.
-    in_read: bool,
+    /// The next read of this socket is the sleep.
+    in_read: Option<RawFd>,
+}
+
+struct Awaited {
+    socket: Arc<dyn AsFd>,
+    what: PollFlags,
+    /// It is awaited by a read, which may as well block.
+    is_read: bool,
 }
 
 /// How long a read blocks at most: what else happens meanwhile is noticed so late.
@@ -81,18 +94,24 @@ const BUSY: u32 = 4;
 
 /// Has this thread's next sleep end when `socket` is ready for `what`.
 pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
-    WAIT.with_borrow_mut(|wait| wait.sockets.push((socket, what)));
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: false }));
+}
+
+/// Has this thread's next sleep end when `socket` can be read, or be in that read.
+pub(crate) fn wait_for_read(socket: Arc<dyn AsFd>) {
+    let what = PollFlags::IN;
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: true }));
 }
 
 /// Which sleep of this thread comes next. What a socket has found about its readiness holds only
-/// within one round.
+/// until then. (Where it is taken for news in another `block_on`, `poll(2)` sets that right.)
 pub(crate) fn round() -> u64 {
     WAIT.with_borrow(|wait| wait.round)
 }
 
-/// Whether the read that is about to be made is to block, for [`READ_TIMEOUT`].
-pub(crate) fn read_blocks() -> bool {
-    WAIT.with_borrow_mut(|wait| mem::take(&mut wait.in_read))
+/// Whether the read of `socket` that is about to be made is to block, for [`READ_TIMEOUT`].
+pub(crate) fn read_blocks(socket: RawFd) -> bool {
+    WAIT.with_borrow_mut(|wait| wait.in_read.take_if(|chosen| *chosen == socket).is_some())
 }
 
 impl Wait {
@@ -106,12 +125,17 @@ impl Wait {
         let kept = parker.kept();
         // The future is polled once more, and its read blocks: a system call less a request. Not
         // for a connection that is seldom heard of, which would hold a buffer all the while.
-        self.in_read = self.quick >= BUSY
+        // Whoever did not read when it was time to, may not do so the next time either.
+        let unused = self.in_read.take().is_some();
+        if let [Awaited { socket, is_read: true, .. }] = &sockets[..]
+            && !unused
+            && self.quick >= BUSY
             && kept <= patient
-            && matches!(&sockets[..], [(_, PollFlags::IN)])
             && deadline.is_none_or(|deadline| deadline > now + READ_TIMEOUT)
-            && !parker.was_woken();
-        if !self.in_read {
+            && !parker.was_woken()
+        {
+            self.in_read = Some(socket.as_fd().as_raw_fd());
+        } else {
             sleep(parker, kept > 0, &sockets, deadline.map(|at| at.saturating_duration_since(now)));
         }
         // Keeps the list's memory for the next round.
@@ -121,12 +145,7 @@ impl Wait {
 }
 
 /// Sleeps in `poll(2)`.
-fn sleep(
-    parker: &Parker,
-    kept: bool,
-    sockets: &[(Arc<dyn AsFd>, PollFlags)],
-    mut timeout: Option<Duration>,
-) {
+fn sleep(parker: &Parker, kept: bool, sockets: &[Awaited], mut timeout: Option<Duration>) {
     if kept && !parker.can_be_woken() {
         timeout = Some(timeout.map_or(DEAF, |timeout| timeout.min(DEAF)));
     }
@@ -136,7 +155,7 @@ fn sleep(
     let event = parker.event.get();
     let mut fds: Vec<_> = sockets
         .iter()
-        .map(|(socket, what)| PollFd::from_borrowed_fd(socket.as_fd(), *what))
+        .map(|awaited| PollFd::from_borrowed_fd(awaited.socket.as_fd(), awaited.what))
         .chain(event.map(|event| PollFd::new(event, PollFlags::IN)))
         .collect();
     match poll(&mut fds, timeout.map(timespec).as_ref()) {

@@ -45,10 +45,18 @@ mod block_on;
 mod socket;
 pub mod tcp;
 
-use std::{future::Future, io, thread, time::Instant as SystemInstant};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Poll, Waker},
+    thread,
+    time::Instant as SystemInstant,
+};
 
 pub use wirestate_core;
-use wirestate_core::runtime::Runtime;
+use wirestate_core::{runtime::Runtime, shared::Lock};
 
 use self::block_on::block_on_connection;
 pub use self::{
@@ -96,8 +104,7 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        let thread = thread::Builder::new().name("task".into()).stack_size(STACK);
-        thread.spawn(|| drop(block_on(task))).map(drop)
+        start("task", || drop(block_on(task)))
     }
 
     fn spawn_connection<T>(&self, task: T) -> io::Result<()>
@@ -105,8 +112,7 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        let thread = thread::Builder::new().name("connection".into()).stack_size(STACK);
-        thread.spawn(|| drop(block_on_connection(task))).map(drop)
+        start("connection", || drop(block_on_connection(task)))
     }
 
     fn listen(&self, address: &str) -> io::Result<ThreadListener> {
@@ -114,6 +120,41 @@ impl Runtime for Threads {
     }
 
     async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {
-        tcp::first_that_connects(tcp::resolve(address)?, ThreadSocket::connect).await
+        let addresses = resolve_aside(address.to_owned()).await?;
+        tcp::first_that_connects(addresses, ThreadSocket::connect).await
     }
+}
+
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run).map(drop)
+}
+
+/// Looks a name up on a thread of its own, so that whoever waits can give up.
+async fn resolve_aside(address: String) -> io::Result<Vec<SocketAddr>> {
+    // What needs no lookup needs no thread.
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
+    }
+    let shared = Arc::new(Lock::new((None, None::<Waker>)));
+    let found = shared.clone();
+    start("resolver", move || {
+        let addresses = tcp::resolve(&address);
+        let waker = found.with(|(result, waker)| {
+            *result = Some(addresses);
+            waker.take()
+        });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    })?;
+    poll_fn(|cx| {
+        shared.with(|(result, waker)| {
+            if let Some(addresses) = result.take() {
+                return Poll::Ready(addresses);
+            }
+            *waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    })
+    .await
 }

@@ -3,7 +3,8 @@
 use std::{
     future::poll_fn,
     io,
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsRawFd,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -21,7 +22,7 @@ use wirestate_core::{
 };
 
 use crate::{
-    block_on::{READ_TIMEOUT, read_blocks, round, wait_for},
+    block_on::{READ_TIMEOUT, read_blocks, round, wait_for, wait_for_read},
     tcp,
 };
 
@@ -76,7 +77,11 @@ impl Source for ThreadSocket {
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
         if self.drained != Some(round()) {
-            let flags = if read_blocks() { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
+            let flags = if read_blocks(stream.as_raw_fd()) {
+                RecvFlags::empty()
+            } else {
+                RecvFlags::DONTWAIT
+            };
             match recv(stream, &mut *buf, flags) {
                 Err(Errno::AGAIN) => {}
                 read => {
@@ -87,7 +92,7 @@ impl Source for ThreadSocket {
                 }
             }
         }
-        wait_for(stream.clone(), PollFlags::IN);
+        wait_for_read(stream.clone());
         Poll::Pending
     }
 }
@@ -110,7 +115,7 @@ impl Sink for ThreadSocket {
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(self.stream()?.shutdown(Shutdown::Write).map_err(Failed::from))
+        Poll::Ready(tcp::finish(self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {

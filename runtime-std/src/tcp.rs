@@ -2,8 +2,8 @@
 
 use std::{
     future::Future,
-    io::{self, IoSlice, Write},
-    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    io::{self, IoSlice},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     ops::Deref,
     os::fd::AsFd,
     time::Duration,
@@ -114,22 +114,18 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     )
 }
 
+/// Sends a FIN: shutdown(2) of the writing half. (Tokio's own hides that the connection is gone.)
+///
+/// # Errors
+/// The operating system's.
+pub fn finish(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).shutdown(Shutdown::Write)
+}
+
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)).
 pub fn reset_on_close(socket: &impl AsFd) {
     // It fails only on a socket that is no longer connected, where there is nobody to tell.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-}
-
-/// Sends from several slices by one call.
-///
-/// # Errors
-/// The operating system's.
-pub fn write(mut stream: &TcpStream, bufs: &[&[u8]]) -> io::Result<usize> {
-    match bufs {
-        // The common case; and send(2) is cheaper than writev(2).
-        [buf] => stream.write(buf),
-        bufs => stream.write_vectored(&slices(bufs)),
-    }
 }
 
 /// The first [`MAX_SLICES`] of `bufs` as the operating system wants them.

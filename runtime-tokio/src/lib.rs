@@ -147,8 +147,8 @@ impl Sink for TokioSocket {
         written.map_err(Failed::from)
     }
 
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        self.stream()?.poll_shutdown(cx).map_err(Failed::from)
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        Poll::Ready(tcp::finish(&*self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {

@@ -9,7 +9,7 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{
-    Failure,
+    Failure, log,
     multiconn::{Progress, Report, Run, pattern},
     server,
 };
@@ -124,7 +124,7 @@ impl LiveLine {
         let text = describe(progress);
         match &self.bar {
             Some(bar) => bar.set_message(text),
-            None => eprintln!("{text}"),
+            None => log::say(&format!("{text}\n")),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `echo-server` and `echo-client`.
 
-use core::{num::NonZeroUsize, task::Poll};
+use core::{convert::Infallible, num::NonZeroUsize, task::Poll};
 use std::{
     future::poll_fn,
     io::{self, IsTerminal, Write},
@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::{
     Failure, log, server,
-    standard_input::Lines,
+    standard_input::{LONGEST_LINE, Lines},
     values::{self, Timeout},
 };
 use crate::{
@@ -66,13 +66,14 @@ pub(super) async fn serve<R: Runtime>(
         idle_timeout: flags.idle_timeout.0,
         ..Config::default()
     });
-    server::run(runtime, &flags.listen, &flags.server, log, |_, now| echo.machine(now)).await
+    let options = flags.server.options::<R>();
+    server::run(runtime, &flags.listen, &options, log, |_, now| echo.machine(now)).await
 }
 
 /// Sends a line, shows the reply, and asks for the next
 ///
 /// The line is sent without its end. `exit`, in any case, or the end of the input leaves; an empty
-/// line, to which there could be no reply, is not sent.
+/// line, to which there could be no reply, is not sent. The same goes for --message.
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server
@@ -94,32 +95,22 @@ pub(super) async fn converse<R: Runtime>(runtime: &R, flags: ClientFlags) -> Res
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
         .map_err(|error| Failure::Connect { address: address.clone(), error })?;
-    let config = ClientConfig { reply_timeout: reply_timeout.0, ..ClientConfig::default() };
+    let config = ClientConfig {
+        reply_timeout: reply_timeout.0,
+        // The longest line, and what a server may put in front.
+        max_reply: LONGEST_LINE + 64 * 1024,
+        ..ClientConfig::default()
+    };
     let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
     let mut input = Input::new(message)?;
-    let ended = loop {
-        let said = match input.next(&mut drive).await? {
-            Next::Say(message) if message.eq_ignore_ascii_case(b"exit") => None,
-            Next::Say(message) => Some(message),
-            Next::Leave => None,
-            Next::Ended(ended) => break ended,
+    loop {
+        let message = match input.next(&mut drive).await? {
+            Next::Say(message) if message.eq_ignore_ascii_case(b"exit") => break,
+            Next::Leave => break,
+            Next::Say(message) if message.is_empty() => continue,
+            Next::Say(message) => message,
+            Next::Ended(ended) => return Err(failure(address, &ended)),
         };
-        let Some(message) = said else {
-            // Our FIN, and no more.
-            break match drive
-                .until(|client, now| {
-                    client.shut_down(now);
-                    None::<()>
-                })
-                .await
-            {
-                Ok(()) => continue,
-                Err(ended) => ended,
-            };
-        };
-        if message.is_empty() {
-            continue;
-        }
         let mut message = Some(Bytes::from(message));
         let reply = drive.until(|client, now| {
             if let Some(message) = message.take() {
@@ -129,15 +120,22 @@ pub(super) async fn converse<R: Runtime>(runtime: &R, flags: ClientFlags) -> Res
         });
         match reply.await {
             Ok(reply) => show(&reply).map_err(Failure::Output)?,
-            Err(ended) => break ended,
-        }
-    };
-    match ended {
-        Ended::Reason(ClientReason::ShutDown) => Ok(()),
-        ended @ (Ended::Reason(_) | Ended::Aborted) => {
-            Err(Failure::Ended { address, reason: ended.to_string() })
+            Err(ended) => return Err(failure(address, &ended)),
         }
     }
+    // Our FIN. All was answered, so it does not matter who closes first.
+    let leave = |client: &mut Client, now| {
+        client.shut_down(now);
+        None::<Infallible>
+    };
+    match drive.until(leave).await {
+        Ok(never) => match never {},
+        Err(_ended) => Ok(()),
+    }
+}
+
+fn failure(address: String, ended: &Ended<ClientReason>) -> Failure {
+    Failure::Ended { address, reason: ended.to_string() }
 }
 
 fn show(reply: &[u8]) -> io::Result<()> {
@@ -185,7 +183,7 @@ impl Input {
             Self::Standard { lines, prompt } => (lines, *prompt),
         };
         if prompt {
-            std::eprint!("> ");
+            log::say("> ");
         }
         poll_fn(|cx| {
             if let Poll::Ready(line) = lines.poll_next(cx) {

@@ -1,19 +1,20 @@
 //! Logs, on standard error.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::{Level, info, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Logging")]
 pub(super) struct Flags {
     /// Log more: each connection (-v), everything (-vv)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     /// Log only what needs attention, and the line that says that a server is ready
     #[arg(short, long, global = true, conflicts_with = "verbose")]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// How to log
     #[arg(long, global = true, value_enum, default_value = "text", env = "WIRESTATE_LOG_FORMAT")]
     log_format: Format,
@@ -30,11 +31,11 @@ enum Format {
 /// Where the ready line goes, which is never filtered out.
 const READY: &str = "wirestate::ready";
 
-pub(super) fn start(flags: &Flags, demo: bool) {
+/// Clients log less than servers: what they have to say goes to standard output.
+pub(super) fn start(flags: &Flags, is_server: bool) {
     let level = match (flags.quiet, flags.verbose) {
-        (true, _) => LevelFilter::WARN,
-        (false, 0) if demo => LevelFilter::WARN,
-        (false, 0) => LevelFilter::INFO,
+        (false, 0) if is_server => LevelFilter::INFO,
+        (true, _) | (false, 0) => LevelFilter::WARN,
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };
@@ -50,6 +51,12 @@ pub(super) fn start(flags: &Flags, demo: bool) {
         Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
+}
+
+/// Writes to standard error what is no log: a prompt, a live figure. Nobody may be there to read it.
+pub(super) fn say(text: &str) {
+    let mut error = io::stderr().lock();
+    let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
 }
 
 /// Says that a server can be connected to.

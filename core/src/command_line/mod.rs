@@ -6,6 +6,7 @@
 
 mod demo;
 mod echo;
+mod fanout;
 mod log;
 mod multiconn;
 mod server;
@@ -14,7 +15,7 @@ mod values;
 
 use std::{ffi::OsString, io, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::runtime::Runtime;
 
@@ -24,7 +25,7 @@ use crate::runtime::Runtime;
 pub fn main(name: &'static str, host: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
     let command = Command::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
     host(command).unwrap_or_else(|error| {
-        eprintln!("{name}: {error}");
+        log::say(&format!("{name}: {error}\n"));
         ExitCode::FAILURE
     })
 }
@@ -44,8 +45,22 @@ enum Name {
     EchoServer(echo::ServerFlags),
     EchoClient(echo::ClientFlags),
     MulticonnClient(multiconn::Flags),
+    FanoutSource(fanout::SourceFlags),
+    FanoutServer(fanout::ServerFlags),
+    FanoutClient(fanout::ClientFlags),
     /// Runs an echo server and 100 connections to it for three seconds, and reports
     Demo,
+}
+
+impl Name {
+    fn is_server(&self) -> bool {
+        match self {
+            Self::EchoServer(_) | Self::FanoutSource(_) | Self::FanoutServer(_) => true,
+            Self::EchoClient(_) | Self::MulticonnClient(_) | Self::FanoutClient(_) | Self::Demo => {
+                false
+            }
+        }
+    }
 }
 
 impl Command {
@@ -58,16 +73,26 @@ impl Command {
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
         let matches = Self::command().name(name).bin_name(name).try_get_matches_from(words)?;
-        Self::from_arg_matches(&matches)
+        let command = Self::from_arg_matches(&matches)?;
+        if let Name::FanoutServer(flags) = &command.name {
+            flags.check().map_err(|conflict| {
+                let mut command = Self::command().name(name).bin_name(name);
+                command.error(ErrorKind::ValueValidation, conflict)
+            })?;
+        }
+        Ok(command)
     }
 
     /// Runs it to its end.
     pub async fn run<R: Runtime>(self, runtime: R) -> ExitCode {
-        log::start(&self.log, matches!(self.name, Name::Demo));
+        log::start(&self.log, self.name.is_server());
         let result = match self.name {
             Name::EchoServer(flags) => echo::serve(&runtime, flags, &self.log).await,
             Name::EchoClient(flags) => echo::converse(&runtime, flags).await,
             Name::MulticonnClient(flags) => multiconn::run(&runtime, flags).await,
+            Name::FanoutSource(flags) => fanout::source(&runtime, flags, &self.log).await,
+            Name::FanoutServer(flags) => fanout::serve(&runtime, flags, &self.log).await,
+            Name::FanoutClient(flags) => fanout::subscribe(&runtime, flags, &self.log).await,
             Name::Demo => demo::run(&runtime).await,
         };
         match result {

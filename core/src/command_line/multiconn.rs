@@ -123,15 +123,16 @@ pub(super) async fn run<R: Runtime>(runtime: &R, flags: Flags) -> Result<(), Fai
     .await;
     bar.finish_and_clear();
     let report = run.report(runtime);
-    let mut output = io::stdout().lock();
-    if flags.json {
-        serde_json::to_writer(&mut output, &report).map_err(|e| Failure::Output(e.into()))?;
-        writeln!(output).map_err(Failure::Output)?;
+    let shown = if flags.json {
+        serde_json::to_string(&report).map_err(|error| Failure::Output(error.into()))? + "\n"
     } else {
-        write!(output, "{report}").map_err(Failure::Output)?;
-    }
-    output.flush().map_err(Failure::Output)?;
-    report.verdict()
+        report.to_string()
+    };
+    let mut output = io::stdout().lock();
+    let written = output.write_all(shown.as_bytes()).and_then(|()| output.flush());
+    // A failed verification is one, whether somebody reads the report or not.
+    report.verdict()?;
+    written.map_err(Failure::Output)
 }
 
 /// Bytes in which a shift shows: no two neighbouring runs are alike.
@@ -143,10 +144,9 @@ fn progress_bar(messages: u64) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(
-        "{wide_bar} {human_pos} of {human_len} messages, {per_sec}, {msg}",
-    )
-    .expect("the template is well formed");
+    let style =
+        ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} messages, {msg}")
+            .expect("the template is well formed");
     ProgressBar::new(messages).with_style(style)
 }
 
@@ -256,7 +256,9 @@ impl Run {
         connect_timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
         let limit = open_files();
-        let files = connections as u64 * R::FILES_PER_CONNECTION as u64 + RESERVED_FILES;
+        let files = (connections as u64)
+            .saturating_mul(R::FILES_PER_CONNECTION as u64)
+            .saturating_add(RESERVED_FILES);
         if files > limit {
             return Err(Failure::OpenFiles { wanted: connections, files, limit });
         }

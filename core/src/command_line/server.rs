@@ -32,16 +32,38 @@ pub(super) struct Flags {
     /// Open connections from one IPv4 address or IPv6 /64 at most, loopback excepted; or `off`
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
     max_per_address: Limit,
+    #[command(flatten)]
+    drain: DrainFlags,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct DrainFlags {
     /// How long connections may take to end after SIGTERM or SIGINT before they are reset; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
+}
+
+impl Flags {
+    pub(super) fn options<R: Runtime>(&self) -> Options {
+        self.drain.options(limits::<R>(self))
+    }
+}
+
+impl DrainFlags {
+    pub(super) fn options(&self, limits: Limits) -> Options {
+        if self.drain_timeout.0.is_none() {
+            warn!("--drain-timeout off: one connection can keep the server from ending");
+        }
+        Options { drain_timeout: self.drain_timeout.0, ..Options::new(limits) }
+    }
 }
 
 /// Listens on `address`, says so, and serves until a signal asks for the end.
 pub(super) async fn run<R, M>(
     runtime: &R,
     address: &str,
-    flags: &Flags,
+    options: &Options,
     log: &log::Flags,
     machine: impl FnMut(&Conn, Instant) -> M + Send,
 ) -> Result<(), Failure>
@@ -50,20 +72,16 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    let options =
-        Options { drain_timeout: flags.drain_timeout.0, ..Options::new(limits::<R>(flags)) };
-    if flags.drain_timeout.0.is_none() {
-        warn!("--drain-timeout off: one connection can keep the server from ending");
-    }
     stop_on_signals(options.stop.clone())?;
     let (listener, address) = listen(runtime, address)?;
     log::ready(log, address);
-    let served = serve::serve(runtime, listener, &options, machine).await;
+    let served = serve::serve(runtime, listener, options, machine).await;
     let totals = options.table.totals();
     info!(
         connections = totals.accepted,
         drained = served.drained,
         aborted = served.aborted,
+        refused = totals.refused.values().sum::<u64>(),
         received = totals.bytes_in,
         sent = totals.bytes_out,
         "stopped"

@@ -58,6 +58,16 @@ impl fmt::Display for Limit {
     }
 }
 
+/// A number of bytes: `1024`, `64KiB`, `16MiB`; not 0.
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
+    let bytes: bytesize::ByteSize = text.parse()?;
+    match usize::try_from(bytes.as_u64()) {
+        Ok(0) => Err("0 bytes hold nothing".into()),
+        Ok(bytes) => Ok(bytes),
+        Err(_) => Err("more than this machine can address".into()),
+    }
+}
+
 /// A `host:port`. Names are looked up later; what can't be an address is refused here.
 pub(super) fn address(text: &str) -> Result<String, String> {
     let Some((host, port)) = text.rsplit_once(':') else {

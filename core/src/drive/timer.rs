@@ -67,6 +67,7 @@ impl<C: Clock> Timer<C> {
             return Poll::Ready(now);
         }
     }
+
     /// Whether `deadline` is to be acted on although input still comes: it has passed, and
     /// [`LATE`] after that was first found here, input came still.
     pub(super) fn is_overdue(&mut self, deadline: Option<Instant>) -> bool {

@@ -39,8 +39,8 @@ impl Default for ClientConfig {
 /// It is driven only while it is asked something. Bytes that nobody asked for are thrown away, if
 /// they have arrived by the time that the next message is said.
 ///
-/// It holds the message, and of the reply at most [`ClientConfig::max_reply`] + 4 KiB; between a
-/// reply and the next message, nothing.
+/// It holds the message, and of the reply at most [`ClientConfig::max_reply`] + 4 KiB, in a buffer
+/// of at most twice that; between a reply and the next message, nothing.
 ///
 /// ```
 /// # use wirestate_core::{Instant, drive, echo::{Client, ClientConfig}};
@@ -107,7 +107,7 @@ pub enum ClientReason {
     /// We were asked to end it, and did.
     #[error("closed")]
     ShutDown,
-    /// The server closed before a message was answered.
+    /// The server closed.
     #[error("the server closed the connection")]
     Closed,
     /// [`ClientConfig::reply_timeout`] ran out.
@@ -187,6 +187,8 @@ impl Client {
     pub fn take_reply(&mut self) -> Option<Bytes> {
         let Exchange::Replied = self.exchange else { return None };
         self.exchange = Exchange::Quiet;
+        self.message.clear();
+        self.sent = 0;
         let mut reply = mem::take(&mut self.reply);
         reply.truncate(mem::take(&mut self.received));
         Some(reply.into())
@@ -234,7 +236,6 @@ impl Machine for Client {
 
     fn read_buf(&mut self) -> &mut [u8] {
         let room = self.received + READ;
-        self.reply.reserve_exact(room.saturating_sub(self.reply.len()));
         self.reply.resize(room, 0);
         &mut self.reply[self.received..]
     }

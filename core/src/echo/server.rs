@@ -22,8 +22,7 @@ pub struct Config {
     /// A connection on which no byte moves either way for this long is closed; `None`: never.
     /// Default: 300 s. It is the only deadline: a peer that takes its time to read is healthy.
     pub idle_timeout: Option<Duration>,
-    /// The close that follows [`shut_down`](Machine::shut_down). Input that still comes is echoed
-    /// for `linger.time` at most before that.
+    /// The close that follows [`shut_down`](Machine::shut_down).
     pub linger: Linger,
     /// Buffers that the server keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
@@ -130,13 +129,12 @@ pub struct Echo {
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// Asked to stop: what has arrived already is still echoed, until a read finds nothing.
+    /// Asked to stop: what is on its way is still echoed.
     Draining {
-        /// The runtime has had [`SETTLE`] to report what had arrived: a read that finds nothing
-        /// means that there is nothing.
-        settled: bool,
-        /// Until `settled`, or until enough has been echoed in the face of input without end.
-        until: Instant,
+        /// Since when input is awaited, while nothing waits to be sent back.
+        since: Instant,
+        /// How long input may be awaited yet, in all.
+        left: Duration,
     },
     /// Reads no more; what is owed, then a FIN.
     Closing(Reason),
@@ -245,6 +243,11 @@ impl Machine for Echo {
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
+        if let State::Draining { since, left } = &mut self.state
+            && self.ring.is_empty()
+        {
+            *left = left.saturating_sub(now.since(*since));
+        }
         match &mut self.state {
             State::Open | State::Draining { .. } => {
                 let prefix = self.config.prefix.as_ref().map_or(0, |prefix| prefix.text.len());
@@ -291,9 +294,6 @@ impl Machine for Echo {
     }
 
     fn release(&mut self) {
-        if let State::Draining { settled: true, .. } = self.state {
-            self.state = State::Closing(Reason::ShutDown { discarded: 0 });
-        }
         self.ring.release();
     }
 
@@ -304,6 +304,9 @@ impl Machine for Echo {
     fn handle_written(&mut self, now: Instant, n: usize) {
         self.ring.consume(n);
         self.moved = now;
+        if let State::Draining { since, .. } = &mut self.state {
+            *since = now;
+        }
     }
 
     fn handle_finished(&mut self, now: Instant) {
@@ -319,17 +322,23 @@ impl Machine for Echo {
         }
     }
 
+    /// What is on its way is still echoed: until nothing has come for 10 ms, or input was awaited
+    /// for 200 ms in all. A peer that sends without pause, or does not read, is not ended by that;
+    /// whoever asks bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
     fn shut_down(&mut self, now: Instant) {
         if let State::Open = self.state {
-            self.state = State::Draining { settled: false, until: now + SETTLE };
+            self.state = State::Draining { since: now, left: DRAIN_WAIT };
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let idle = self.config.idle_timeout.map(|limit| self.moved + limit);
         match self.state {
-            State::Open | State::Closing(_) => idle,
-            State::Draining { until, .. } => Some(idle.map_or(until, |idle| idle.min(until))),
+            State::Draining { since, left } if self.ring.is_empty() => {
+                let quiet = since + left.min(DRAIN_QUIET);
+                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
+            }
+            State::Open | State::Draining { .. } | State::Closing(_) => idle,
             State::Lingering { until, .. } => Some(until),
             State::Resetting(_) | State::Over(_) => None,
         }
@@ -342,13 +351,10 @@ impl Machine for Echo {
         let limit = self.config.idle_timeout.unwrap_or_default();
         let idle = Reason::IdleTimeout { limit, unsent: self.ring.len() };
         self.state = match self.state {
-            State::Draining { settled: false, until } if until <= now => {
-                State::Draining { settled: true, until: now + self.config.linger.time }
-            }
-            State::Draining { settled: true, until } if until <= now => {
+            State::Draining { .. } if self.ring.is_empty() => {
                 State::Closing(Reason::ShutDown { discarded: 0 })
             }
-            State::Open | State::Draining { .. } if self.ring.is_empty() => State::Closing(idle),
+            State::Open if self.ring.is_empty() => State::Closing(idle),
             // A FIN says that all has been sent; it must not say so falsely.
             State::Open | State::Draining { .. } | State::Closing(_) => State::Resetting(idle),
             State::Lingering { discarded, .. } => State::Over(Reason::ShutDown { discarded }),
@@ -384,6 +390,27 @@ impl Machine for Echo {
     }
 }
 
-/// How long a runtime may take to report what has arrived, once we are asked to stop. It has
-/// reported everything when its timer for this has fired.
-const SETTLE: Duration = Duration::from_millis(10);
+/// Nothing more is on its way when nothing has come for so long. (It also gives a runtime the time
+/// to report what has arrived.)
+const DRAIN_QUIET: Duration = Duration::from_millis(10);
+/// How long input is awaited in all. A peer in lockstep, which always has something on its way, is
+/// ended by this; one that has megabytes under way is not, since it is hardly ever awaited.
+const DRAIN_WAIT: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::{collect, feed};
+
+    #[test]
+    fn an_idle_connection_has_given_its_buffer_back() {
+        let server = Server::new(Config { idle_buffers: 1, ..Config::default() });
+        let mut echo = server.machine(Instant::EPOCH);
+        let buffer = echo.read_buf().as_ptr();
+        feed(&mut echo, &mut &b"hello"[..], Instant::EPOCH);
+        collect(&mut echo, &mut alloc::vec::Vec::new(), Instant::EPOCH);
+        echo.release();
+        let pooled = server.pool.take();
+        assert_eq!(pooled.as_ptr(), buffer, "it is in the pool");
+    }
+}

@@ -61,15 +61,17 @@ pub(crate) fn a_port_in_use_is_named(binary: &str) {
 
 pub(crate) fn a_refused_connection_is_named(binary: &str) {
     let address = unused_address();
-    for words in [&["echo-client", &address][..], &["multiconn-client", &address, "1"]] {
+    for words in [&["echo-client", &address][..], &["multiconn-client", &address, "100"]] {
         let output = run(binary, words);
         assert_eq!(output.status.code(), Some(1));
         let said = text(&output.stderr);
         let named = format!("cannot connect to {address}: Connection refused");
         assert!(said.contains(&named), "{words:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
     }
-    let said = text(&run(binary, &["echo-client", &address]).stderr);
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let output = run(binary, &["multiconn-client", &address, "18446744073709551615"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("open files"), "{}", text(&output.stderr));
 }
 
 pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
@@ -181,6 +183,44 @@ pub(crate) fn a_closed_standard_output_ends_a_client_quietly(binary: &str) {
     client.args(["echo-client", &server.address, "--message", "a"]).stdout(closed_pipe());
     let output = client.output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+
+    // But a failed verification is one, whether somebody reads the report or not.
+    let server = Server::start(binary, &["--prefix", "> "]);
+    let mut client = command(binary);
+    client.args(["multiconn-client", &server.address, "2"]).stdout(closed_pipe());
+    assert_eq!(client.output().unwrap().status.code(), Some(1));
+}
+
+/// A server that answers once, with something in front, and closes.
+pub(crate) fn a_server_that_closes_behind_its_answer_is_fine(binary: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut message = [0; 2];
+        stream.read_exact(&mut message).unwrap();
+        stream.write_all(b"Server received: hi").unwrap();
+    });
+    let output = run(binary, &["echo-client", &address, "--message", "hi"]);
+    server.join().unwrap();
+    assert_eq!(text(&output.stdout), "Server received: hi\n");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+pub(crate) fn names_and_ipv6_addresses_are_addresses(binary: &str) {
+    for host in ["localhost", "[::1]"] {
+        let mut server = command(binary);
+        server.args(["echo-server", "--listen", &format!("{host}:0")]);
+        let server = Server::start_command(server);
+        let port = server.address.rsplit_once(':').unwrap().1;
+        let address = format!("{host}:{port}");
+        let output = run(binary, &["echo-client", &address, "--message", "hi"]);
+        assert_eq!(text(&output.stdout), "hi\n", "{}", text(&output.stderr));
+    }
+    let output = run(binary, &["echo-client", "no-such-host.invalid:1", "--message", "hi"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.contains("cannot connect to no-such-host.invalid:1"), "{said}");
 }
 
 fn closed_pipe() -> Stdio {

@@ -64,7 +64,7 @@ pub(crate) fn a_half_closed_peer_gets_8_mib_back_to_the_last_byte(binary: &str) 
     assert!(read_to_end(&mut stream) == sent, "all bytes, in order, and then the end");
     writing.join().unwrap();
     assert!(
-        server.stop().contains("connections=1 drained=0 aborted=0 received=8388608 sent=8388608")
+        server.stop().contains("connections=1 drained=0 aborted=0 refused=0 received=8388608 sent=8388608")
     );
 }
 
@@ -87,6 +87,22 @@ pub(crate) fn peers_that_reset_end_alone(binary: &str) {
     let log = server.stop();
     assert_eq!(log.matches(r#"reason="reset""#).count(), 20, "{log}");
     assert!(log.contains("connection reset by peer"), "{log}");
+}
+
+pub(crate) fn a_reset_behind_a_fin_is_a_reset(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut peer = server.connect();
+    exchange(&mut peer, b"before");
+    server.signal(Signal::STOP);
+    peer.shutdown(Shutdown::Write).unwrap();
+    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    server.signal(Signal::CONT);
+    let mut healthy = server.connect();
+    exchange(&mut healthy, b"after");
+    drop(healthy);
+    let log = server.stop();
+    assert!(log.contains(r#"reason="reset""#), "not a clean end, although a FIN came first: {log}");
 }
 
 pub(crate) fn a_thousand_connections_at_once(binary: &str) {
@@ -251,14 +267,16 @@ pub(crate) fn sigterm_flushes_what_is_owed(binary: &str) {
     assert!(log.contains("connections=2 drained=2 aborted=0"), "{log}");
 }
 
-/// A connection on which the server owes bytes that are not taken.
-fn stall(server: &Server) -> TcpStream {
+/// A connection on which all buffers on the way are full, since nothing is read; and what was sent.
+fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
     let mut stream = server.connect();
     stream.set_nonblocking(true).unwrap();
     let chunk = pattern(1 << 16);
+    let mut sent = Vec::new();
     let mut full_since = None;
     eventually("all buffers are full", || match stream.write(&chunk) {
-        Ok(_) => {
+        Ok(n) => {
+            sent.extend_from_slice(&chunk[..n]);
             full_since = None;
             false
         }
@@ -267,17 +285,31 @@ fn stall(server: &Server) -> TcpStream {
             full_since.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(50)
         }
     });
-    stream
+    stream.set_nonblocking(false).unwrap();
+    (stream, sent)
+}
+
+pub(crate) fn sigterm_leaves_a_slow_reader_its_time(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let (mut owed, sent) = stall(&server);
+    assert!(sent.len() > 4 << 20, "megabytes are on their way, most of them not read yet");
+    server.signal(Signal::TERM);
+    // Longer than the lingering close would wait.
+    thread::sleep(Duration::from_millis(2500));
+    assert!(read_to_end(&mut owed) == sent, "every byte that had arrived, and then a FIN");
+    drop(owed);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("drained=1 aborted=0"), "{log}");
 }
 
 pub(crate) fn the_drain_ends_by_a_reset_when_its_time_is_over(binary: &str) {
     let server = Server::start(binary, &["--drain-timeout", "300ms"]);
-    let mut stalled = stall(&server);
+    let (mut stalled, _) = stall(&server);
     server.signal(Signal::TERM);
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("connections=1 drained=0 aborted=1"), "{log}");
-    stalled.set_nonblocking(false).unwrap();
     let error = std::io::copy(&mut stalled, &mut std::io::sink()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not to be taken for a clean end");
 }

@@ -31,6 +31,7 @@ on_every_runtime! {
         bytes_come_back_however_they_are_cut,
         a_half_closed_peer_gets_8_mib_back_to_the_last_byte,
         peers_that_reset_end_alone,
+        a_reset_behind_a_fin_is_a_reset,
         a_thousand_connections_at_once,
         an_idle_connection_is_closed_after_its_time,
         a_peer_that_does_not_read_is_reset_when_its_time_is_over,
@@ -39,6 +40,7 @@ on_every_runtime! {
         a_prefix_goes_before_each_chunk_and_bytes_pass_unchanged,
         what_arrived_while_the_process_was_stopped_is_served,
         sigterm_flushes_what_is_owed,
+        sigterm_leaves_a_slow_reader_its_time,
         the_drain_ends_by_a_reset_when_its_time_is_over,
         a_second_signal_ends_at_once;
     command_line:
@@ -51,6 +53,8 @@ on_every_runtime! {
         a_client_converses_line_by_line,
         a_client_notices_that_the_server_is_gone,
         a_closed_standard_output_ends_a_client_quietly,
+        a_server_that_closes_behind_its_answer_is_fine,
+        names_and_ipv6_addresses_are_addresses,
         many_connections_verify_every_byte,
         a_byte_that_comes_back_wrong_fails_the_run,
         the_demo_ends_by_itself;

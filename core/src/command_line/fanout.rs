@@ -1,0 +1,443 @@
+//! `fanout-source`, `fanout-server` and `fanout-client`.
+
+use core::{num::NonZeroUsize, str::FromStr, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io::{self, IsTerminal, Write},
+    net::ToSocketAddrs,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    Failure, log, server,
+    values::{self, Timeout},
+};
+use crate::{
+    Instant, Machine,
+    admission::Limits,
+    dial::{Backoff, Dial},
+    drive::{Clock, Drive, Ended},
+    fanout::{
+        Config, Feed, Framing, OnLag, Receiver, ReceiverReason, Source, SourceConfig, Subscriber,
+        Upstream,
+    },
+    runtime::{Runtime, connect_within},
+};
+
+/// Serves fixed-size, numbered messages at a rate, to one client at a time
+///
+/// A message is text: its number, the time at which it was made (nanoseconds since 1970), dots, and
+/// a line feed. Each client gets them from number 0 on; a second one is closed at once.
+#[derive(Args, Debug)]
+pub(super) struct SourceFlags {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
+          value_parser = values::address)]
+    listen: String,
+    /// The length of a message, in bytes
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1024",
+          value_parser = message_size)]
+    size: NonZeroUsize,
+    /// Messages a second; 0: as fast as they are taken
+    #[arg(long, value_name = "N", env = "WIRESTATE_RATE", default_value = "1000")]
+    rate: u64,
+    /// End a client's stream after so many messages
+    #[arg(long, value_name = "N", env = "WIRESTATE_COUNT")]
+    count: Option<u64>,
+    #[command(flatten)]
+    drain: server::DrainFlags,
+}
+
+/// The longest message, in bytes.
+const LONGEST: usize = 1024 * 1024;
+
+fn message_size(text: &str) -> Result<NonZeroUsize, String> {
+    let size = values::bytes(text)?;
+    NonZeroUsize::new(size)
+        .filter(|size| size.get() <= LONGEST)
+        .ok_or_else(|| format!("a message has at most {LONGEST} bytes"))
+}
+
+pub(super) async fn source<R: Runtime>(
+    runtime: &R,
+    flags: SourceFlags,
+    log: &log::Flags,
+) -> Result<(), Failure> {
+    let SourceFlags { size, rate, count, .. } = flags;
+    let config = SourceConfig { size, rate, count, epoch: unix_epoch(runtime) };
+    let options = flags.drain.options(Limits { connections: 1, per_address: None });
+    server::run(runtime, &flags.listen, &options, log, |_, now| Source::new(config, now)).await
+}
+
+/// How long after Unix' epoch the runtime's is.
+fn unix_epoch<R: Runtime>(runtime: &R) -> Duration {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    unix.saturating_sub(runtime.clock().now().since_epoch())
+}
+
+/// Reads messages from one upstream, and sends them to all who connect
+///
+/// Whoever connects gets whole messages, in order, from the next one on. While the upstream is away
+/// it is dialled again, with growing pauses; subscribers stay connected. A message that the
+/// upstream's end cut short is dropped. A stream of fixed-size messages can't be re-synchronised
+/// from its middle: the upstream has to begin with a message whenever it is connected to.
+#[derive(Args, Debug)]
+pub(super) struct ServerFlags {
+    /// Where the messages come from
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
+          value_parser = values::address)]
+    upstream: String,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
+          value_parser = values::address)]
+    listen: String,
+    /// What a message is: so many bytes; `lines`; or `bytes`, if there are none
+    #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024")]
+    frame: Frame,
+    /// What becomes of a subscriber that falls out of the window
+    #[arg(long, value_enum, env = "WIRESTATE_ON_LAG", default_value = "disconnect")]
+    on_lag: Policy,
+    /// How long the upstream is held for a subscriber that is about to fall out of the window; 0:
+    /// not at all
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
+          value_parser = lag_wait)]
+    lag_wait: Duration,
+    /// How much is kept for those who are behind
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
+          value_parser = values::bytes)]
+    window: usize,
+    /// Send a new subscriber the last messages first, so many, as far as they are in the window
+    #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0")]
+    replay: u64,
+    /// Drop the upstream's connection when no byte comes for this long; or `off`
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "WIRESTATE_UPSTREAM_IDLE_TIMEOUT",
+        default_value = "off"
+    )]
+    upstream_idle_timeout: Timeout,
+    /// How long to wait for the connection to the upstream; or `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
+    connect_timeout: Timeout,
+    #[command(flatten)]
+    server: server::Flags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Frame(Framing);
+
+impl FromStr for Frame {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let max = const { NonZeroUsize::new(LONGEST).unwrap() };
+        match text {
+            "lines" => Ok(Self(Framing::Delimited { delimiter: b'\n', max })),
+            "bytes" => Ok(Self(Framing::None)),
+            size => message_size(size).map(|size| Self(Framing::Fixed(size))),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Policy {
+    /// It is disconnected: a stream of bytes can't show a gap
+    Disconnect,
+    /// It goes on with the next message; what it missed is counted
+    Skip,
+    /// The upstream is held for as long as it takes
+    Block,
+}
+
+fn lag_wait(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+impl ServerFlags {
+    /// What does not go together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { upstream, listen, frame, on_lag, window, replay, .. } = self;
+        let longest = match frame.0 {
+            Framing::Fixed(size) => size.get(),
+            Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => LONGEST,
+            Framing::None => {
+                if *on_lag == Policy::Skip {
+                    return Err(
+                        "--on-lag skip skips whole messages, and with --frame bytes there \
+                                are none"
+                            .into(),
+                    );
+                }
+                if *replay > 0 {
+                    return Err(
+                        "--replay counts messages, and with --frame bytes there are none".into()
+                    );
+                }
+                1
+            }
+        };
+        if *window < longest {
+            return Err(format!(
+                "--window {window} is smaller than a message, which may have {longest} bytes"
+            ));
+        }
+        let addresses =
+            |text: &str| text.to_socket_addrs().map_or(Vec::new(), Iterator::collect::<Vec<_>>);
+        let own = addresses(listen);
+        let is_own = |upstream: &std::net::SocketAddr| {
+            own.iter().any(|own| {
+                own.port() == upstream.port()
+                    && own.port() != 0
+                    && (own.ip() == upstream.ip()
+                        || own.ip().is_unspecified() && upstream.ip().is_loopback())
+            })
+        };
+        if addresses(upstream).iter().any(is_own) {
+            return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn serve<R: Runtime>(
+    runtime: &R,
+    flags: ServerFlags,
+    log: &log::Flags,
+) -> Result<(), Failure> {
+    let feed = Feed::new(Config {
+        framing: flags.frame.0,
+        window: flags.window,
+        on_lag: match flags.on_lag {
+            Policy::Disconnect => OnLag::Disconnect,
+            Policy::Skip => OnLag::Skip,
+            Policy::Block => OnLag::Block,
+        },
+        lag_wait: flags.lag_wait,
+        replay: flags.replay,
+        ..Config::default()
+    });
+    let options = flags.server.options::<R>();
+    let dial = Dial {
+        address: flags.upstream,
+        connect_timeout: flags.connect_timeout.0,
+        backoff: Backoff::new(std::process::id().into()),
+        stop: options.stop.clone(),
+    };
+    read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
+    let subscriber = |_: &_, now| Subscriber::new(&feed, now);
+    let served = server::run(runtime, &flags.listen, &options, log, subscriber).await;
+    let counters = feed.counters();
+    tracing::info!(
+        messages = counters.messages_in,
+        upstream_connects = counters.upstream_connects,
+        tail_bytes_dropped = counters.tail_bytes_dropped,
+        delivered = counters.delivered,
+        skipped = counters.skipped,
+        lagged = counters.lagged,
+        held = ?counters.held,
+        "fan-out ended"
+    );
+    served
+}
+
+/// Keeps the upstream connected, beside everything else.
+pub(super) fn read_upstream<R: Runtime>(
+    runtime: &R,
+    dial: Dial,
+    feed: &Feed,
+    idle_timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    let (runtime_, feed) = (runtime.clone(), feed.clone());
+    let reading = async move {
+        let delivered = || feed.counters().messages_in;
+        let upstream = |now| Upstream::new(feed.clone(), idle_timeout, now);
+        dial.keep_connected(&runtime_, delivered, upstream).await;
+    };
+    runtime.spawn(reading).map_err(Failure::Spawn)
+}
+
+/// Subscribes: messages to standard output, a live rate to standard error
+///
+/// The messages of a `fanout-source` carry a number and a time: gaps and lag are shown for them.
+#[derive(Args, Debug)]
+pub(super) struct ClientFlags {
+    /// The server
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::address)]
+    address: String,
+    /// The length of a message, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = message_size)]
+    frame: NonZeroUsize,
+    /// End after so many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// How long to wait for the connection; or `off`
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    connect_timeout: Timeout,
+}
+
+pub(super) async fn subscribe<R: Runtime>(
+    runtime: &R,
+    flags: ClientFlags,
+    log: &log::Flags,
+) -> Result<(), Failure> {
+    let ClientFlags { address, frame, count, connect_timeout } = flags;
+    let socket = connect_within(runtime, &address, connect_timeout.0)
+        .await
+        .map_err(|error| Failure::Connect { address: address.clone(), error })?;
+    let mut clock = runtime.clock();
+    let mut drive = Drive::new(Receiver::new(), socket, runtime.clock());
+    let mut inspector = Inspector::new(frame, unix_epoch(runtime));
+    let mut rate = Rate::new(clock.now(), !log.quiet);
+    // What is left of --count, in bytes.
+    let mut left = count.map(|count| count.saturating_mul(frame.get() as u64));
+    let ended = loop {
+        let next = poll_fn(|cx| {
+            if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
+                return Poll::Ready(Next::Show);
+            }
+            drive.poll_until(cx, |receiver, _| receiver.take()).map(|taken| match taken {
+                Ok(bytes) => Next::Bytes(bytes),
+                Err(ended) => Next::Ended(ended),
+            })
+        });
+        match next.await {
+            Next::Show => rate.show(clock.now(), &inspector),
+            Next::Bytes(mut bytes) => {
+                if let Some(left) = &mut left {
+                    bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= bytes.len() as u64;
+                }
+                inspector.look(&bytes, clock.now());
+                io::stdout().lock().write_all(&bytes).map_err(Failure::Output)?;
+                if left == Some(0) {
+                    let shut_down = |receiver: &mut Receiver, now| {
+                        receiver.shut_down(now);
+                        None::<()>
+                    };
+                    if let Err(ended) = drive.until(shut_down).await {
+                        break ended;
+                    }
+                }
+            }
+            Next::Ended(ended) => break ended,
+        }
+    };
+    io::stdout().lock().flush().map_err(Failure::Output)?;
+    rate.show(clock.now(), &inspector);
+    match ended {
+        Ended::Reason(ReceiverReason::ShutDown) => Ok(()),
+        ended @ (Ended::Reason(_) | Ended::Aborted) => {
+            Err(Failure::Ended { address, reason: ended.to_string() })
+        }
+    }
+}
+
+enum Next {
+    Show,
+    Bytes(bytes::Bytes),
+    Ended(Ended<ReceiverReason>),
+}
+
+/// Looks at the numbers and times of a source's messages as they come by.
+#[derive(Debug)]
+pub(super) struct Inspector {
+    frame: usize,
+    epoch: Duration,
+    /// How many bytes of the present message have come by, and the first of them.
+    offset: usize,
+    head: [u8; HEAD],
+    /// Whole messages.
+    pub(super) messages: u64,
+    /// The number of the last message that has one.
+    last: Option<u64>,
+    /// How many times a number did not follow the one before.
+    pub(super) gaps: u64,
+    /// How old the last message was when its head came by.
+    lag: Option<Duration>,
+}
+
+/// The number and the time, in twenty digits each, with a space between.
+const HEAD: usize = 41;
+
+impl Inspector {
+    pub(super) fn new(frame: NonZeroUsize, epoch: Duration) -> Self {
+        Self {
+            frame: frame.get(),
+            epoch,
+            offset: 0,
+            head: [0; HEAD],
+            messages: 0,
+            last: None,
+            gaps: 0,
+            lag: None,
+        }
+    }
+
+    pub(super) fn look(&mut self, mut bytes: &[u8], now: Instant) {
+        while !bytes.is_empty() {
+            let n = bytes.len().min(self.frame - self.offset);
+            if self.offset < HEAD {
+                let m = n.min(HEAD - self.offset);
+                self.head[self.offset..self.offset + m].copy_from_slice(&bytes[..m]);
+            }
+            self.offset += n;
+            bytes = &bytes[n..];
+            if self.offset == self.frame {
+                self.offset = 0;
+                self.messages += 1;
+                self.read_head(now);
+            }
+        }
+    }
+
+    fn read_head(&mut self, now: Instant) {
+        let digits = |range: core::ops::Range<usize>| {
+            let text = core::str::from_utf8(self.head.get(range)?).ok()?;
+            text.parse::<u64>().ok()
+        };
+        let Some(number) = digits(0..20) else { return };
+        let made = digits(21..41);
+        if self.last.is_some_and(|last| number != last + 1) {
+            self.gaps += 1;
+        }
+        self.last = Some(number);
+        self.lag = made.map(|made| {
+            (self.epoch + now.since_epoch()).saturating_sub(Duration::from_nanos(made))
+        });
+    }
+}
+
+/// A line a second on standard error.
+struct Rate {
+    is_shown: bool,
+    last: Instant,
+    messages: u64,
+    next: Instant,
+}
+
+impl Rate {
+    fn new(now: Instant, is_shown: bool) -> Self {
+        Self { is_shown, last: now, messages: 0, next: now + Duration::from_secs(1) }
+    }
+
+    fn show(&mut self, now: Instant, inspector: &Inspector) {
+        if !self.is_shown {
+            return;
+        }
+        let elapsed = now.since(self.last).as_nanos().max(1);
+        let news = inspector.messages - self.messages;
+        let rate = u128::from(news) * 1_000_000_000 / elapsed;
+        let lag = inspector.lag.map_or_else(String::new, |lag| format!(", lag {lag:.0?}"));
+        let end = if io::stderr().is_terminal() { "\x1b[K\r" } else { "\n" };
+        let Inspector { messages, gaps, .. } = inspector;
+        log::say(&format!("{messages} messages, {rate}/s, {gaps} gaps{lag}{end}"));
+        (self.last, self.messages) = (now, inspector.messages);
+        self.next = now + Duration::from_secs(1);
+    }
+}

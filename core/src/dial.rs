@@ -1,0 +1,174 @@
+//! Keeping a connection up: when to dial again.
+
+use core::time::Duration;
+
+/// How long to wait before the next attempt: a random time below a bound that doubles with every
+/// attempt ("full jitter"), so that many who lost the same peer do not come back all at once.
+///
+/// The same seed gives the same times.
+///
+/// ```
+/// # use wirestate_core::dial::Backoff;
+/// # use std::time::Duration;
+/// let mut backoff = Backoff::new(7);
+/// let waits: Vec<_> = (0..20).map(|_| backoff.next()).collect();
+/// assert!(waits[0] < Duration::from_millis(50));
+/// assert!(waits.iter().all(|wait| *wait < Duration::from_secs(5)));
+/// assert!(waits.iter().any(|wait| *wait > Duration::from_secs(1)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    random: u64,
+    bound: Duration,
+}
+
+impl Backoff {
+    /// Waits below 50 ms at first, below 5 s at last.
+    pub const fn new(seed: u64) -> Self {
+        Self { random: seed, bound: FIRST }
+    }
+
+    /// How long to wait now.
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it has no end")]
+    pub fn next(&mut self) -> Duration {
+        let bound = self.bound;
+        self.bound = (bound * 2).min(LAST);
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.random() % nanos)
+    }
+
+    /// Begins anew. For when the peer has been of use, not for when it has merely accepted: one
+    /// that accepts and drops would be dialled without pause.
+    pub fn reset(&mut self) {
+        self.bound = FIRST;
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+const FIRST: Duration = Duration::from_millis(50);
+const LAST: Duration = Duration::from_secs(5);
+
+#[cfg(feature = "std")]
+pub use self::keep::Dial;
+
+#[cfg(feature = "std")]
+mod keep {
+    use std::{
+        convert::Infallible,
+        future::{Future, poll_fn},
+        pin::{Pin, pin},
+        string::{String, ToString},
+        task::Poll,
+        time::Duration,
+    };
+
+    use tracing::{info, warn};
+
+    use super::Backoff;
+    use crate::{
+        Instant, Machine,
+        drive::{Clock, Drive, Ended},
+        runtime::{Runtime, connect_within},
+        stop::{Stop, Stopping},
+    };
+
+    /// A peer that is dialled again whenever the connection to it has ended.
+    #[derive(Clone, Debug)]
+    pub struct Dial {
+        /// Who: a `host:port`.
+        pub address: String,
+        /// How long one attempt may take; `None`: the operating system's own limit.
+        pub connect_timeout: Option<Duration>,
+        /// How long to wait between attempts.
+        pub backoff: Backoff,
+        /// Ends it: a connection that is open by asking its machine to shut down.
+        pub stop: Stop,
+    }
+
+    impl Dial {
+        /// Connects, runs a machine on the connection, and does so again when that has ended, until
+        /// it is stopped.
+        ///
+        /// The back-off begins anew when `delivered` has grown over a connection. Each connection's
+        /// end and each attempt that fails is logged, with the reason and the wait.
+        pub async fn keep_connected<R, M>(
+            mut self,
+            runtime: &R,
+            mut delivered: impl FnMut() -> u64,
+            mut machine: impl FnMut(Instant) -> M,
+        ) where
+            R: Runtime,
+            M: Machine,
+        {
+            let mut clock = runtime.clock();
+            loop {
+                let connect = pin!(connect_within(runtime, &self.address, self.connect_timeout));
+                let Some(connected) = self.unless_stopped(connect).await else { return };
+                let ended = match connected {
+                    Err(error) => format!("cannot connect: {error}"),
+                    Ok(socket) => {
+                        info!(address = self.address, "connected");
+                        let before = delivered();
+                        let drive = Drive::new(machine(clock.now()), socket, runtime.clock());
+                        let ended = self.drive(drive).await;
+                        if delivered() > before {
+                            self.backoff.reset();
+                        }
+                        ended.to_string()
+                    }
+                };
+                if self.stop.asked() > Stopping::No {
+                    return;
+                }
+                let wait = self.backoff.next();
+                warn!(address = self.address, "{ended}; the next attempt is in {wait:.0?}");
+                let until = clock.now() + wait;
+                let sleep = pin!(poll_fn(|cx| clock.poll_until(cx, until)));
+                if self.unless_stopped(sleep).await.is_none() {
+                    return;
+                }
+            }
+        }
+
+        /// What `future` comes to; `None` if the stop comes first.
+        async fn unless_stopped<F: Future>(&self, mut future: Pin<&mut F>) -> Option<F::Output> {
+            poll_fn(|cx| {
+                if self.stop.poll_asked(cx) > Stopping::No {
+                    return Poll::Ready(None);
+                }
+                future.as_mut().poll(cx).map(Some)
+            })
+            .await
+        }
+
+        /// Drives a connection to its end, and asks for that when the stop comes.
+        async fn drive<M, S, C>(&self, mut drive: Drive<M, S, C>) -> Ended<M::Reason>
+        where
+            M: Machine,
+            S: crate::drive::Source + crate::drive::Sink,
+            C: Clock,
+        {
+            let ended = poll_fn(|cx| {
+                let stopped = self.stop.poll_asked(cx) > Stopping::No;
+                drive.poll_until(cx, |machine, now| {
+                    if stopped {
+                        machine.shut_down(now);
+                    }
+                    None::<Infallible>
+                })
+            });
+            match ended.await {
+                Ok(never) => match never {},
+                Err(ended) => ended,
+            }
+        }
+    }
+}

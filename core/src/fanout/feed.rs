@@ -1,0 +1,501 @@
+//! The log as upstream and subscribers share it.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::{
+    mem,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{Chunk, Framing, Log};
+use crate::{
+    Instant,
+    drive::MAX_SLICES,
+    shared::{Lock, Shared},
+};
+
+/// How messages get from the upstream to all subscribers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where one message ends and the next begins. Default: fixed, 1,024 bytes.
+    pub framing: Framing,
+    /// How many bytes of messages are kept for those who are behind (with 128 bytes more per
+    /// chunk). Default: 16 MiB.
+    pub window: usize,
+    /// What becomes of a subscriber that falls out of the window.
+    pub on_lag: OnLag,
+    /// How long the upstream is held in all for a subscriber that is about to fall out of the
+    /// window, until it has caught up. Zero: not at all. Of no meaning with [`OnLag::Block`].
+    /// Default: 1 s.
+    pub lag_wait: Duration,
+    /// A subscriber that takes no byte for this long, although there is one, is reset; `None`:
+    /// never. Default: 10 s.
+    pub write_timeout: Option<Duration>,
+    /// A new subscriber gets so many of the last messages first, as far as they are in the window.
+    /// Default: none.
+    pub replay: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            framing: Framing::Fixed(const { core::num::NonZeroUsize::new(1024).unwrap() }),
+            window: 16 * 1024 * 1024,
+            on_lag: OnLag::Disconnect,
+            lag_wait: Duration::from_secs(1),
+            write_timeout: Some(Duration::from_secs(10)),
+            replay: 0,
+        }
+    }
+}
+
+/// What becomes of a subscriber that falls out of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLag {
+    /// Its connection is reset: a stream of raw bytes can't show a gap, so it must not have one.
+    Disconnect,
+    /// It goes on with the next message that is published; what it has missed is counted. The
+    /// message that was begun is finished.
+    Skip,
+    /// Nobody falls out of it: the upstream is held for as long as it takes.
+    Block,
+}
+
+/// The log that one upstream publishes to and many subscribers read. Clones are the same feed.
+///
+/// It holds [`Config::window`] bytes of messages, one block of the upstream's, and an entry for
+/// each subscriber, however slow they are. The lock is held to clone handles and leave wakers,
+/// never across IO.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    config: Shared<Config>,
+    state: Shared<Lock<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    log: Log,
+    readers: BTreeMap<u64, Reader>,
+    joined: u64,
+    hold: Option<Hold>,
+    counters: Counters,
+}
+
+/// The upstream does not read, because somebody would fall out of the window.
+#[derive(Debug)]
+struct Hold {
+    since: Instant,
+    /// Who has not read up to here holds the upstream.
+    until: u64,
+    /// How many they are.
+    readers: usize,
+    upstream: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Reader {
+    /// The first chunk that is not with the kernel whole.
+    cursor: u64,
+    /// It fell out of the window, and does not know yet.
+    lagged: bool,
+    /// It has read all there is, and wants to know of more.
+    hungry: bool,
+    /// The upstream is held because of this one.
+    holds: bool,
+    /// How long it was, since this one had last caught up.
+    held: Duration,
+    waker: Option<Waker>,
+}
+
+/// What a feed has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages published.
+    pub messages_in: u64,
+    /// Bytes of messages published.
+    pub bytes_in: u64,
+    /// Bytes of messages that were cut short by the upstream's end, and dropped.
+    pub tail_bytes_dropped: u64,
+    /// Whether the upstream is connected.
+    pub upstream_up: bool,
+    /// How many times the upstream was connected.
+    pub upstream_connects: u64,
+    /// How long the upstream was held, in all.
+    pub held: Duration,
+    /// Subscribers now.
+    pub subscribers: u64,
+    /// Messages delivered, to all subscribers together: with the kernel, whole.
+    pub delivered: u64,
+    /// Messages that subscribers skipped ([`OnLag::Skip`]).
+    pub skipped: u64,
+    /// Subscribers that were disconnected because they lagged ([`OnLag::Disconnect`]).
+    pub lagged: u64,
+    /// How long deliveries took, from the last byte in to the last byte out: how many took less
+    /// than the bound of the same place in [`LATENCY_BOUNDS`], and did not fit one before; the
+    /// last count is of those beyond the last bound.
+    pub latency: [u64; LATENCY_BOUNDS.len() + 1],
+}
+
+/// The bounds of [`Counters::latency`].
+pub const LATENCY_BOUNDS: [Duration; 12] = [
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+];
+
+/// Whether the upstream may read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It may.
+    Free,
+    /// It is held until the waker is woken, or until the given time; then
+    /// [`Feed::expire`] is to be called.
+    Held(Option<Instant>),
+}
+
+impl Feed {
+    /// A feed without subscribers.
+    ///
+    /// # Panics
+    /// If the window is smaller than a message, or [`OnLag::Skip`] or a replay is asked for where
+    /// there are no messages.
+    pub fn new(config: Config) -> Self {
+        if let Some(longest) = config.framing.longest() {
+            assert!(config.window >= longest, "the window must hold a message");
+        } else {
+            assert!(config.on_lag != OnLag::Skip, "without messages none can be skipped");
+            assert!(config.replay == 0, "without messages none can be replayed");
+        }
+        let state = State {
+            log: Log::new(config.window),
+            readers: BTreeMap::new(),
+            joined: 0,
+            hold: None,
+            counters: Counters::default(),
+        };
+        Self { config: Shared::new(config), state: Shared::new(Lock::new(state)) }
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> Counters {
+        self.state
+            .with(|state| Counters { subscribers: state.readers.len() as u64, ..state.counters })
+    }
+
+    /// Whether a chunk of up to `bytes` can be published without anybody's falling out of the
+    /// window; `cx` is woken when it can.
+    pub fn poll_room(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Room {
+        let Config { on_lag, lag_wait, .. } = *self.config;
+        if on_lag != OnLag::Block && lag_wait.is_zero() {
+            return Room::Free;
+        }
+        self.state.with(|state| {
+            state.release(now);
+            let until = state.log.first_after(bytes);
+            if until == state.log.first() {
+                return Room::Free;
+            }
+            let mut readers = 0;
+            let mut patience = lag_wait;
+            for reader in state.readers.values_mut() {
+                if reader.cursor < until && !reader.lagged {
+                    reader.holds = true;
+                    readers += 1;
+                    patience = patience.min(lag_wait.saturating_sub(reader.held));
+                }
+            }
+            if readers == 0 {
+                return Room::Free;
+            }
+            let upstream = Some(cx.waker().clone());
+            state.hold = Some(Hold { since: now, until, readers, upstream });
+            Room::Held((on_lag != OnLag::Block).then(|| now + patience))
+        })
+    }
+
+    /// The time of somebody who holds the upstream is up: the policy is applied to them.
+    pub fn expire(&self, now: Instant) {
+        let patience = self.config.lag_wait;
+        let woken = self.state.with(|state| {
+            let Some(until) = state.hold.as_ref().map(|hold| hold.until) else {
+                return Vec::new();
+            };
+            state.release(now);
+            state.leave_behind(until, patience)
+        });
+        wake(woken);
+    }
+
+    /// Publishes whole messages.
+    pub fn publish(&self, bytes: Bytes, messages: u64, now: Instant) {
+        let woken = self.state.with(|state| {
+            state.counters.messages_in += messages;
+            state.counters.bytes_in += bytes.len() as u64;
+            state.log.push(bytes, messages, now);
+            let mut woken = state.leave_behind(state.log.first(), Duration::ZERO);
+            for reader in state.readers.values_mut() {
+                if mem::take(&mut reader.hungry) {
+                    woken.extend(reader.waker.take());
+                }
+            }
+            woken
+        });
+        wake(woken);
+    }
+
+    /// The upstream was connected.
+    pub(super) fn connected(&self) {
+        self.state.with(|state| {
+            state.counters.upstream_up = true;
+            state.counters.upstream_connects += 1;
+        });
+    }
+
+    /// The upstream is gone, with so many bytes of a message that was not whole.
+    pub(super) fn disconnected(&self, tail: usize, now: Instant) {
+        self.state.with(|state| {
+            state.counters.upstream_up = false;
+            state.counters.tail_bytes_dropped += tail as u64;
+            state.release(now);
+        });
+    }
+
+    /// A new reader, from the next message on, or from the last [`Config::replay`] on; and how many
+    /// bytes of its first chunk come before that.
+    pub(super) fn join(&self) -> Cursor {
+        self.state.with(|state| {
+            let (cursor, before) = state.log.last(self.config.replay);
+            let chunk = state.log.chunk(cursor);
+            let offset =
+                chunk.map_or(0, |chunk| self.config.framing.start_of_message(&chunk.bytes, before));
+            let position = chunk.map_or(state.log.messages(), |chunk| chunk.start + before);
+            let id = state.joined;
+            state.joined += 1;
+            let reader = Reader { cursor, ..Reader::default() };
+            state.readers.insert(id, reader);
+            Cursor { feed: self.clone(), id, next: cursor, done: cursor, position, offset }
+        })
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+impl State {
+    /// The upstream is held no longer, or at least the time is accounted for.
+    fn release(&mut self, now: Instant) {
+        let Some(hold) = self.hold.take() else { return };
+        let time = now.since(hold.since);
+        self.counters.held += time;
+        for reader in self.readers.values_mut() {
+            if mem::take(&mut reader.holds) {
+                reader.held += time;
+            }
+        }
+    }
+
+    /// Marks all who have not read up to `until` and have held the upstream for as long as they
+    /// may; answers whom to wake.
+    fn leave_behind(&mut self, until: u64, patience: Duration) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        for reader in self.readers.values_mut() {
+            if reader.cursor < until && !reader.lagged && reader.held >= patience {
+                reader.lagged = true;
+                woken.extend(reader.waker.take());
+            }
+        }
+        woken
+    }
+
+    /// A reader has moved on from `cursor`, or is gone: whom to wake.
+    fn moved(&mut self, from: u64, to: u64) -> Option<Waker> {
+        let hold = self.hold.as_mut()?;
+        if from >= hold.until || to < hold.until {
+            return None;
+        }
+        hold.readers = hold.readers.saturating_sub(1);
+        if hold.readers == 0 { hold.upstream.take() } else { None }
+    }
+}
+
+/// A subscriber's place in the feed. It leaves when this is dropped.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    feed: Feed,
+    id: u64,
+    /// The next chunk to take.
+    next: u64,
+    /// The first chunk that is not with the kernel whole.
+    done: u64,
+    /// The message that comes next in the chunk at `done`, or will.
+    position: u64,
+    /// How many bytes of the first chunk are left out.
+    offset: usize,
+}
+
+/// What came of asking the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fetched {
+    /// Chunks.
+    Chunks,
+    /// None: the waker is woken when there is one, or when this reader falls out of the window.
+    Nothing,
+    /// This reader fell out of the window, and is so many messages behind.
+    Lagged(u64),
+}
+
+impl Cursor {
+    pub(super) fn config(&self) -> &Config {
+        &self.feed.config
+    }
+
+    /// How many messages it is behind, as of now.
+    pub(super) fn lag(&self) -> u64 {
+        self.feed.state.with(|state| state.log.messages().saturating_sub(self.position))
+    }
+
+    /// The position behind the last message that is published.
+    pub(super) fn head(&self) -> u64 {
+        self.feed.state.with(|state| state.log.next())
+    }
+
+    /// How many bytes of the first chunk that is fetched were not asked for.
+    pub(super) fn take_offset(&mut self) -> usize {
+        mem::take(&mut self.offset)
+    }
+
+    /// Whether there are chunks before `limit` that were not fetched.
+    pub(super) fn has_before(&self, limit: u64) -> bool {
+        self.next < limit
+    }
+
+    /// The oldest chunk that was fetched is done with, and with it the messages before `position`;
+    /// answers how many those are since the last time.
+    pub(super) fn finished(&mut self, position: u64) -> u64 {
+        self.done += 1;
+        position - mem::replace(&mut self.position, position)
+    }
+
+    /// Says how far this reader has come, and fetches what it has room for: up to `limit`
+    /// exclusively, and [`MAX_SLICES`] together with the `held` that it has.
+    pub(super) fn fetch(
+        &mut self,
+        held: &mut alloc::collections::VecDeque<Chunk>,
+        limit: u64,
+        delivered: &mut Delivered,
+        cx: &mut Context<'_>,
+    ) -> Fetched {
+        let mut upstream = None;
+        let fetched = self.feed.state.with(|state| {
+            delivered.settle(&mut state.counters);
+            let Some(reader) = state.readers.get_mut(&self.id) else { return Fetched::Nothing };
+            let from = mem::replace(&mut reader.cursor, self.done);
+            if reader.lagged {
+                return Fetched::Lagged(state.log.messages().saturating_sub(self.position));
+            }
+            if !reader.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                reader.waker = Some(cx.waker().clone());
+            }
+            let before = held.len();
+            while held.len() < MAX_SLICES
+                && self.next < limit
+                && let Some(chunk) = state.log.chunk(self.next)
+            {
+                held.push_back(chunk.clone());
+                self.next += 1;
+            }
+            reader.hungry = held.is_empty();
+            if reader.hungry {
+                reader.held = Duration::ZERO;
+            }
+            upstream = state.moved(from, self.done);
+            if held.len() > before { Fetched::Chunks } else { Fetched::Nothing }
+        });
+        if let Some(upstream) = upstream {
+            upstream.wake();
+        }
+        fetched
+    }
+
+    /// Goes on with the next message that is published; answers how many messages are skipped.
+    pub(super) fn skip(&mut self) -> u64 {
+        self.feed.state.with(|state| {
+            let skipped = state.log.messages().saturating_sub(self.position);
+            self.next = state.log.next();
+            self.done = self.next;
+            self.position = state.log.messages();
+            self.offset = 0;
+            if let Some(reader) = state.readers.get_mut(&self.id) {
+                reader.cursor = self.next;
+                reader.lagged = false;
+            }
+            state.counters.skipped += skipped;
+            skipped
+        })
+    }
+
+    /// Gives the place up.
+    pub(super) fn leave(&mut self) {
+        let woken = self.feed.state.with(|state| {
+            let reader = state.readers.remove(&self.id)?;
+            let upstream = (!reader.lagged).then(|| state.moved(reader.cursor, u64::MAX));
+            upstream.flatten()
+        });
+        if let Some(upstream) = woken {
+            upstream.wake();
+        }
+    }
+
+    /// Counts this reader as disconnected because it lagged.
+    pub(super) fn disconnect(&self) {
+        self.feed.state.with(|state| state.counters.lagged += 1);
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Deliveries that a subscriber has not told the feed of yet.
+#[derive(Debug, Default)]
+pub(super) struct Delivered {
+    messages: u64,
+    /// At most [`MAX_SLICES`] chunks are finished between two fetches.
+    latencies: Vec<Duration>,
+}
+
+impl Delivered {
+    pub(super) fn add(&mut self, messages: u64, latency: Option<Duration>) {
+        self.messages += messages;
+        self.latencies.extend(latency);
+    }
+
+    fn settle(&mut self, counters: &mut Counters) {
+        counters.delivered += mem::take(&mut self.messages);
+        for latency in self.latencies.drain(..) {
+            let place = LATENCY_BOUNDS.partition_point(|bound| *bound <= latency);
+            counters.latency[place] += 1;
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The machine that sends what is published to one of those who have connected.
+
+use alloc::collections::VecDeque;
+use core::{task::Context, time::Duration};
+
+use bytes::{Buf, Bytes};
+
+use super::{
+    Chunk, Config, Feed, OnLag,
+    feed::{Cursor, Delivered, Fetched},
+};
+use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+
+/// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
+///
+/// What it sends is read and thrown away. Its FIN ends the subscription: what was published by
+/// then is still sent, and a FIN behind it.
+#[derive(Debug)]
+pub struct Subscriber {
+    cursor: Cursor,
+    held: VecDeque<Chunk>,
+    /// How many bytes of the first chunk are with the kernel, or were not asked for.
+    offset: usize,
+    /// The rest of a message that was begun before the ones behind it were skipped.
+    rest: Bytes,
+    delivered: Delivered,
+    /// Up to which chunk, exclusively.
+    until: u64,
+    /// When the output began to wait for the last write, if it waits.
+    waiting: Option<Instant>,
+    skipped: u64,
+    state: State,
+    scratch: [u8; SCRATCH],
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Open,
+    /// No new messages; what is owed, then a FIN.
+    Closing(SubscriberReason),
+    /// Our FIN is out: the peer's is awaited.
+    Lingering {
+        reason: SubscriberReason,
+        until: Instant,
+    },
+    Resetting(SubscriberReason),
+    Over(SubscriberReason),
+}
+
+/// Why a subscription ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriberReason {
+    /// The subscriber closed.
+    #[error("the subscriber left")]
+    Left,
+    /// We were asked to stop.
+    #[error("asked to stop")]
+    ShutDown,
+    /// It fell out of the window ([`OnLag::Disconnect`]).
+    #[error("{lag} messages behind, more than the window of {window} bytes holds")]
+    Lagged {
+        /// How many messages it is behind.
+        lag: u64,
+        /// The window, in bytes.
+        window: usize,
+    },
+    /// It took no byte for too long.
+    #[error("took no byte for {limit:?}, and is {lag} messages behind")]
+    WriteStalled {
+        /// The limit.
+        limit: Duration,
+        /// How many messages it is behind.
+        lag: u64,
+    },
+    /// The connection broke.
+    #[error("lost while {way}: {why}; {lag} messages are owed")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Messages that were published and not delivered.
+        lag: u64,
+    },
+}
+
+impl crate::Reason for SubscriberReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::ShutDown => "shut_down",
+            Self::Lagged { .. } => "lagged",
+            Self::WriteStalled { .. } => "write_stalled",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Left => Fault::None,
+            Self::ShutDown => Fault::Asked,
+            Self::Lagged { .. } => Fault::Limit,
+            Self::WriteStalled { .. } => Fault::Time,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+impl Subscriber {
+    /// The machine for a connection that was made now: it starts with the next message, or with
+    /// the last [`Config::replay`](super::Config::replay).
+    pub fn new(feed: &Feed, _now: Instant) -> Self {
+        let mut cursor = feed.join();
+        Self {
+            offset: cursor.take_offset(),
+            cursor,
+            held: VecDeque::new(),
+            rest: Bytes::new(),
+            delivered: Delivered::default(),
+            until: u64::MAX,
+            waiting: None,
+            skipped: 0,
+            state: State::Open,
+            scratch: [0; SCRATCH],
+        }
+    }
+
+    /// How many messages it has skipped ([`OnLag::Skip`]).
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    fn has_output(&self) -> bool {
+        !self.held.is_empty() || !self.rest.is_empty()
+    }
+
+    /// Nothing new is begun.
+    fn close(&mut self, reason: SubscriberReason) {
+        if let State::Open = self.state {
+            self.until = self.cursor.head();
+            self.state = State::Closing(reason);
+        }
+    }
+
+    /// Nothing more is sent, and the upstream is not held for this one any more.
+    fn give_up(&mut self, state: State) {
+        self.held.clear();
+        self.rest = Bytes::new();
+        self.waiting = None;
+        self.cursor.leave();
+        self.state = state;
+    }
+
+    /// It fell out of the window.
+    fn fall_behind(&mut self, now: Instant, lag: u64) {
+        let Config { on_lag, window, framing, .. } = *self.cursor.config();
+        if on_lag != OnLag::Skip {
+            self.cursor.disconnect();
+            return self.give_up(State::Resetting(SubscriberReason::Lagged { lag, window }));
+        }
+        // The message that was begun is finished; as a copy, so that nothing keeps the block that
+        // it lies in.
+        if let Some(chunk) = self.held.front()
+            && self.offset > 0
+        {
+            let end = framing.end_of_message(&chunk.bytes, self.offset - 1);
+            let begun = framing.whole(&chunk.bytes[..end], 0).messages;
+            self.rest = Bytes::copy_from_slice(&chunk.bytes[self.offset..end]);
+            self.delivered.add(self.cursor.finished(chunk.start + begun), None);
+        }
+        self.held.clear();
+        self.offset = 0;
+        self.skipped += self.cursor.skip();
+        self.waiting = (!self.rest.is_empty()).then_some(now);
+    }
+}
+
+impl Machine for Subscriber {
+    type Reason = SubscriberReason;
+
+    fn interest(&self) -> Interest {
+        let flush_or = |write| if self.has_output() { Outbound::Flush } else { write };
+        match self.state {
+            State::Open => Interest { read: true, write: flush_or(Outbound::Idle) },
+            State::Closing(_) if self.cursor.has_before(self.until) => {
+                Interest { read: false, write: flush_or(Outbound::Idle) }
+            }
+            State::Closing(_) => Interest { read: false, write: flush_or(Outbound::Finish) },
+            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
+            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            State::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        &mut self.scratch
+    }
+
+    fn handle_read(&mut self, _now: Instant, _n: usize) {}
+
+    fn handle_eof(&mut self, _now: Instant) {
+        match &self.state {
+            State::Open => self.close(SubscriberReason::Left),
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+        match &self.state {
+            State::Open | State::Closing(_) => {
+                let reason = SubscriberReason::Lost { way, why, lag: self.cursor.lag() };
+                self.give_up(State::Over(reason));
+            }
+            State::Lingering { reason, .. } | State::Resetting(reason) => {
+                self.state = State::Over(reason.clone());
+            }
+            State::Over(_) => {}
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let rest = Some(&self.rest[..]).filter(|rest| !rest.is_empty());
+        let mut offset = self.offset;
+        let chunks = self.held.iter().map(|chunk| &chunk.bytes[core::mem::take(&mut offset)..]);
+        out.iter_mut().zip(rest.into_iter().chain(chunks)).map(|(out, buf)| *out = buf).count()
+    }
+
+    fn handle_written(&mut self, now: Instant, mut n: usize) {
+        let rest = n.min(self.rest.len());
+        self.rest.advance(rest);
+        n -= rest;
+        while n > 0
+            && let Some(chunk) = self.held.front()
+        {
+            let left = chunk.bytes.len() - self.offset;
+            if n < left {
+                self.offset += n;
+                break;
+            }
+            n -= left;
+            self.offset = 0;
+            let messages = self.cursor.finished(chunk.start + chunk.messages);
+            self.delivered.add(messages, Some(now.since(chunk.at)));
+            self.held.pop_front();
+        }
+        self.waiting = self.has_output().then_some(now);
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        match &self.state {
+            State::Closing(reason @ SubscriberReason::ShutDown) => {
+                let reason = reason.clone();
+                self.give_up(State::Lingering { reason, until: now + LINGER });
+            }
+            State::Closing(reason) | State::Resetting(reason) => {
+                let reason = reason.clone();
+                self.give_up(State::Over(reason));
+            }
+            State::Open | State::Lingering { .. } | State::Over(_) => {}
+        }
+    }
+
+    /// What was published by now is still sent.
+    fn shut_down(&mut self, _now: Instant) {
+        self.close(SubscriberReason::ShutDown);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Open | State::Closing(_) => {
+                Some(self.waiting? + self.cursor.config().write_timeout?)
+            }
+            State::Lingering { until, .. } => Some(until),
+            State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &self.state {
+            State::Open | State::Closing(_) => {
+                let limit = self.cursor.config().write_timeout.unwrap_or_default();
+                let lag = self.cursor.lag();
+                self.give_up(State::Resetting(SubscriberReason::WriteStalled { limit, lag }));
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        if !matches!(self.state, State::Open | State::Closing(_)) {
+            return false;
+        }
+        match self.cursor.fetch(&mut self.held, self.until, &mut self.delivered, cx) {
+            Fetched::Nothing => false,
+            Fetched::Chunks => {
+                self.waiting.get_or_insert(now);
+                true
+            }
+            Fetched::Lagged(lag) => {
+                self.fall_behind(now, lag);
+                true
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Open => "open",
+            State::Closing(_) => "closing",
+            State::Lingering { .. } => "lingering",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        let queued = self.held.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+        let queued = self.rest.len() + queued.saturating_sub(self.offset);
+        Status { state, queued, lag: self.cursor.lag() }
+    }
+
+    fn reason(&self) -> Option<SubscriberReason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Open | State::Closing(_) | State::Lingering { .. } | State::Resetting(_) => None,
+        }
+    }
+}
+
+/// The room for what a subscriber says, which nobody listens to, in bytes.
+const SCRATCH: usize = 64;
+/// How long the peer's FIN is awaited behind ours.
+const LINGER: Duration = Duration::from_secs(2);

@@ -1,0 +1,278 @@
+//! The machine that reads from the upstream and publishes.
+
+use core::{task::Context, time::Duration};
+
+use bytes::BytesMut;
+
+use super::{Feed, Room, TooLong};
+use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+
+/// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
+/// kernel put them.
+///
+/// It holds a block of 64 KiB, or the longest message and 4 KiB where that is more, of which the
+/// feed's chunks are parts.
+#[derive(Debug)]
+pub struct Upstream {
+    feed: Feed,
+    idle_timeout: Option<Duration>,
+    /// The bytes of a message that is not whole, and the room behind them.
+    block: BytesMut,
+    /// How many bytes there are.
+    filled: usize,
+    state: State,
+    /// When a byte last came in, or could have again.
+    moved: Instant,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Open,
+    /// Somebody would fall out of the window: nothing is read, until then at most.
+    Held(Option<Instant>),
+    Closing(UpstreamReason),
+    Resetting(UpstreamReason),
+    Over(UpstreamReason),
+}
+
+/// Why the connection to the upstream ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamReason {
+    /// The upstream closed.
+    #[error("the upstream closed; {tail} bytes of a message that was not whole are dropped")]
+    Closed {
+        /// Bytes that were no whole message.
+        tail: usize,
+    },
+    /// The upstream sent a message that is longer than it may be.
+    #[error(transparent)]
+    TooLong(TooLong),
+    /// Nothing came for too long.
+    #[error("no byte for {limit:?}; {tail} bytes of a message that was not whole are dropped")]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+        /// Bytes that were no whole message.
+        tail: usize,
+    },
+    /// We were asked to stop.
+    #[error("asked to stop")]
+    ShutDown,
+    /// The connection broke.
+    #[error("lost while {way}: {why}; {tail} bytes of a message that was not whole are dropped")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Bytes that were no whole message.
+        tail: usize,
+    },
+}
+
+impl crate::Reason for UpstreamReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Closed { .. } => "upstream_closed",
+            Self::TooLong(_) => "message_too_long",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::ShutDown => "shut_down",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Closed { .. } | Self::Lost { .. } => Fault::Lost,
+            Self::TooLong(_) => Fault::Limit,
+            Self::IdleTimeout { .. } => Fault::Time,
+            Self::ShutDown => Fault::Asked,
+        }
+    }
+}
+
+/// How much is read at once, in bytes.
+const BLOCK: usize = 64 * 1024;
+/// With less room than this behind the last byte, a new block is begun.
+const LEAST_READ: usize = 4 * 1024;
+
+impl Upstream {
+    /// The machine for a connection that was made `now`. It is given up when no byte comes for
+    /// `idle_timeout`; not while it is held itself.
+    pub fn new(feed: Feed, idle_timeout: Option<Duration>, now: Instant) -> Self {
+        feed.connected();
+        Self {
+            feed,
+            idle_timeout,
+            block: BytesMut::new(),
+            filled: 0,
+            state: State::Open,
+            moved: now,
+        }
+    }
+
+    fn block_size(&self) -> usize {
+        // A message that is not whole never fills it.
+        self.feed
+            .config()
+            .framing
+            .longest()
+            .map_or(BLOCK, |longest| BLOCK.max(longest + LEAST_READ))
+    }
+
+    fn end(&mut self, state: State, now: Instant) {
+        self.feed.disconnected(self.filled, now);
+        self.filled = 0;
+        self.state = state;
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Open | State::Held(_))
+    }
+}
+
+impl Machine for Upstream {
+    type Reason = UpstreamReason;
+
+    fn interest(&self) -> Interest {
+        match self.state {
+            State::Open => Interest { read: true, write: Outbound::Idle },
+            State::Held(_) => Interest { read: false, write: Outbound::Idle },
+            State::Closing(_) => Interest { read: false, write: Outbound::Finish },
+            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            State::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        if self.block.len() - self.filled < LEAST_READ {
+            let mut block = BytesMut::zeroed(self.block_size());
+            block[..self.filled].copy_from_slice(&self.block[..self.filled]);
+            self.block = block;
+        }
+        &mut self.block[self.filled..]
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let seen = self.filled;
+        self.filled += n;
+        self.moved = now;
+        let whole = self.feed.config().framing.whole(&self.block[..self.filled], seen);
+        if whole.bytes > 0 {
+            self.filled -= whole.bytes;
+            let bytes = self.block.split_to(whole.bytes).freeze();
+            self.feed.publish(bytes, whole.messages, now);
+        }
+        if let Some(too_long) = whole.too_long {
+            self.end(State::Resetting(UpstreamReason::TooLong(too_long)), now);
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        if self.is_open() {
+            let tail = self.filled;
+            self.end(State::Closing(UpstreamReason::Closed { tail }), now);
+        }
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        if self.is_open() {
+            let tail = self.filled;
+            self.end(State::Over(UpstreamReason::Lost { way, why, tail }), now);
+        } else if let State::Closing(reason) | State::Resetting(reason) = &self.state {
+            self.state = State::Over(reason.clone());
+        }
+    }
+
+    fn release(&mut self) {
+        if self.filled == 0 {
+            // The chunks that were cut from it keep it for as long as they are needed.
+            self.block = BytesMut::new();
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
+        0
+    }
+
+    fn handle_written(&mut self, _now: Instant, _n: usize) {}
+
+    fn handle_finished(&mut self, _now: Instant) {
+        if let State::Closing(reason) | State::Resetting(reason) = &self.state {
+            self.state = State::Over(reason.clone());
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        if self.is_open() {
+            self.end(State::Closing(UpstreamReason::ShutDown), now);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Open => self.idle_timeout.map(|limit| self.moved + limit),
+            State::Held(until) => until,
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match self.state {
+            State::Open => {
+                let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
+                self.end(State::Resetting(UpstreamReason::IdleTimeout { limit, tail }), now);
+            }
+            State::Held(_) => {
+                self.feed.expire(now);
+                self.state = State::Held(None); // until the feed is asked again
+            }
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let was_held = matches!(self.state, State::Held(_));
+        self.state = match self.feed.poll_room(now, self.block_size(), cx) {
+            Room::Free => State::Open,
+            Room::Held(until) => State::Held(until),
+        };
+        let is_held = matches!(self.state, State::Held(_));
+        if was_held && !is_held {
+            self.moved = now; // while nothing was read, nothing could come
+        }
+        was_held != is_held
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Open => "open",
+            State::Held(_) => "held",
+            State::Closing(_) => "closing",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: 0, lag: 0 }
+    }
+
+    fn reason(&self) -> Option<UpstreamReason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Open | State::Held(_) | State::Closing(_) | State::Resetting(_) => None,
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if self.is_open() {
+            self.feed.disconnected(self.filled, self.moved);
+        }
+    }
+}
