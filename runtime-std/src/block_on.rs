@@ -75,6 +75,8 @@ struct Wait {
     quick: u32,
     /// The next read of this socket is the sleep.
     in_read: Option<RawFd>,
+    /// What the last sleep has found nothing to read on.
+    silent: Vec<RawFd>,
 }
 
 struct Awaited {
@@ -114,6 +116,11 @@ pub(crate) fn read_blocks(socket: RawFd) -> bool {
     WAIT.with_borrow_mut(|wait| wait.in_read.take_if(|chosen| *chosen == socket).is_some())
 }
 
+/// Whether the last sleep has just found that `socket` has nothing to read.
+pub(crate) fn is_silent(socket: RawFd) -> bool {
+    WAIT.with_borrow(|wait| wait.silent.contains(&socket))
+}
+
 impl Wait {
     fn sleep(&mut self, parker: &Arc<Parker>, patient: usize) {
         let mut sockets = mem::take(&mut self.sockets);
@@ -125,6 +132,7 @@ impl Wait {
         let kept = parker.kept();
         // The future is polled once more, and its read blocks: a system call less a request. Not
         // for a connection that is seldom heard of, which would hold a buffer all the while.
+        self.silent.clear();
         // Whoever did not read when it was time to, may not do so the next time either.
         let unused = self.in_read.take().is_some();
         if let [Awaited { socket, is_read: true, .. }] = &sockets[..]
@@ -136,7 +144,8 @@ impl Wait {
         {
             self.in_read = Some(socket.as_fd().as_raw_fd());
         } else {
-            sleep(parker, kept > 0, &sockets, deadline.map(|at| at.saturating_duration_since(now)));
+            let timeout = deadline.map(|at| at.saturating_duration_since(now));
+            sleep(parker, kept > 0, &sockets, timeout, &mut self.silent);
         }
         // Keeps the list's memory for the next round.
         sockets.clear();
@@ -145,7 +154,13 @@ impl Wait {
 }
 
 /// Sleeps in `poll(2)`.
-fn sleep(parker: &Parker, kept: bool, sockets: &[Awaited], mut timeout: Option<Duration>) {
+fn sleep(
+    parker: &Parker,
+    kept: bool,
+    sockets: &[Awaited],
+    mut timeout: Option<Duration>,
+    silent: &mut Vec<RawFd>,
+) {
     if kept && !parker.can_be_woken() {
         timeout = Some(timeout.map_or(DEAF, |timeout| timeout.min(DEAF)));
     }
@@ -164,6 +179,11 @@ fn sleep(parker: &Parker, kept: bool, sockets: &[Awaited], mut timeout: Option<D
         Err(error) => panic!("poll(2): {error}"),
     }
     parker.unpark();
+    for (awaited, fd) in sockets.iter().zip(&fds) {
+        if awaited.is_read && fd.revents().is_empty() {
+            silent.push(awaited.socket.as_fd().as_raw_fd());
+        }
+    }
     if let (Some(event), Some(fd)) = (event, fds.get(sockets.len()))
         && !fd.revents().is_empty()
     {

@@ -22,7 +22,7 @@ use wirestate_core::{
 };
 
 use crate::{
-    block_on::{READ_TIMEOUT, read_blocks, round, wait_for, wait_for_read},
+    block_on::{READ_TIMEOUT, is_silent, read_blocks, round, wait_for, wait_for_read},
     tcp,
 };
 
@@ -76,7 +76,7 @@ impl ThreadSocket {
 impl Source for ThreadSocket {
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
-        if self.drained != Some(round()) {
+        if self.drained != Some(round()) && !is_silent(stream.as_raw_fd()) {
             let flags = if read_blocks(stream.as_raw_fd()) {
                 RecvFlags::empty()
             } else {

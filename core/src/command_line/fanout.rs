@@ -72,7 +72,7 @@ pub(super) async fn source<R: Runtime>(
 }
 
 /// How long after Unix' epoch the runtime's is.
-fn unix_epoch<R: Runtime>(runtime: &R) -> Duration {
+pub(super) fn unix_epoch<R: Runtime>(runtime: &R) -> Duration {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     unix.saturating_sub(runtime.clock().now().since_epoch())
 }

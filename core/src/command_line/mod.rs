@@ -48,7 +48,7 @@ enum Name {
     FanoutSource(fanout::SourceFlags),
     FanoutServer(fanout::ServerFlags),
     FanoutClient(fanout::ClientFlags),
-    /// Runs an echo server and 100 connections to it for three seconds, and reports
+    /// Runs all of it in one process for some seconds, verified, and reports
     Demo,
 }
 

@@ -289,7 +289,8 @@ impl Feed {
             state.joined += 1;
             let reader = Reader { cursor, ..Reader::default() };
             state.readers.insert(id, reader);
-            Cursor { feed: self.clone(), id, next: cursor, done: cursor, position, offset }
+            let (feed, next, done) = (self.clone(), cursor, cursor);
+            Cursor { feed, id, next, done, position, offset, delivered: Delivered::default() }
         })
     }
 }
@@ -325,15 +326,13 @@ impl State {
         }
         woken
     }
+}
 
-    /// A reader has moved on from `cursor`, or is gone: whom to wake.
-    fn moved(&mut self, from: u64, to: u64) -> Option<Waker> {
-        let hold = self.hold.as_mut()?;
-        if from >= hold.until || to < hold.until {
-            return None;
-        }
-        hold.readers = hold.readers.saturating_sub(1);
-        if hold.readers == 0 { hold.upstream.take() } else { None }
+impl Hold {
+    /// One of the readers that hold the upstream has read up to `until`, or is gone: whom to wake.
+    fn let_go(&mut self) -> Option<Waker> {
+        self.readers = self.readers.saturating_sub(1);
+        if self.readers == 0 { self.upstream.take() } else { None }
     }
 }
 
@@ -350,6 +349,7 @@ pub(super) struct Cursor {
     position: u64,
     /// How many bytes of the first chunk are left out.
     offset: usize,
+    delivered: Delivered,
 }
 
 /// What came of asking the feed.
@@ -388,11 +388,24 @@ impl Cursor {
         self.next < limit
     }
 
-    /// The oldest chunk that was fetched is done with, and with it the messages before `position`;
-    /// answers how many those are since the last time.
-    pub(super) fn finished(&mut self, position: u64) -> u64 {
+    /// The oldest chunk that was fetched is with the kernel, `latency` after it was published, and
+    /// with it the messages before `position`.
+    pub(super) fn finished(&mut self, position: u64, latency: Duration) {
         self.done += 1;
-        position - mem::replace(&mut self.position, position)
+        self.delivered.messages += position - mem::replace(&mut self.position, position);
+        self.delivered.latencies.push(latency);
+    }
+
+    /// Of the oldest chunk that was fetched, the messages before `position` are with the kernel,
+    /// the last one possibly in part; the rest of the chunk is not sent.
+    pub(super) fn cut(&mut self, position: u64, partly: bool) {
+        let messages = position - mem::replace(&mut self.position, position);
+        self.delivered.messages += messages - u64::from(partly);
+    }
+
+    /// The message that a chunk was cut in is with the kernel whole.
+    pub(super) fn completed(&mut self) {
+        self.delivered.messages += 1;
     }
 
     /// Says how far this reader has come, and fetches what it has room for: up to `limit`
@@ -401,12 +414,12 @@ impl Cursor {
         &mut self,
         held: &mut alloc::collections::VecDeque<Chunk>,
         limit: u64,
-        delivered: &mut Delivered,
+        now: Instant,
         cx: &mut Context<'_>,
     ) -> Fetched {
         let mut upstream = None;
         let fetched = self.feed.state.with(|state| {
-            delivered.settle(&mut state.counters);
+            self.delivered.settle(&mut state.counters);
             let Some(reader) = state.readers.get_mut(&self.id) else { return Fetched::Nothing };
             let from = mem::replace(&mut reader.cursor, self.done);
             if reader.lagged {
@@ -423,11 +436,20 @@ impl Cursor {
                 held.push_back(chunk.clone());
                 self.next += 1;
             }
+            if let Some(hold) = &mut state.hold
+                && reader.holds
+                && self.done >= hold.until
+            {
+                // What the upstream waits for from now on is not this one's time.
+                reader.holds = false;
+                reader.held += now.since(hold.since);
+                upstream = hold.let_go();
+            }
             reader.hungry = held.is_empty();
-            if reader.hungry {
+            // Who got here by skipping has not caught up.
+            if reader.hungry && from < self.done {
                 reader.held = Duration::ZERO;
             }
-            upstream = state.moved(from, self.done);
             if held.len() > before { Fetched::Chunks } else { Fetched::Nothing }
         });
         if let Some(upstream) = upstream {
@@ -456,9 +478,9 @@ impl Cursor {
     /// Gives the place up.
     pub(super) fn leave(&mut self) {
         let woken = self.feed.state.with(|state| {
+            self.delivered.settle(&mut state.counters);
             let reader = state.readers.remove(&self.id)?;
-            let upstream = (!reader.lagged).then(|| state.moved(reader.cursor, u64::MAX));
-            upstream.flatten()
+            state.hold.as_mut().filter(|_| reader.holds)?.let_go()
         });
         if let Some(upstream) = woken {
             upstream.wake();
@@ -479,18 +501,13 @@ impl Drop for Cursor {
 
 /// Deliveries that a subscriber has not told the feed of yet.
 #[derive(Debug, Default)]
-pub(super) struct Delivered {
+struct Delivered {
     messages: u64,
     /// At most [`MAX_SLICES`] chunks are finished between two fetches.
     latencies: Vec<Duration>,
 }
 
 impl Delivered {
-    pub(super) fn add(&mut self, messages: u64, latency: Option<Duration>) {
-        self.messages += messages;
-        self.latencies.extend(latency);
-    }
-
     fn settle(&mut self, counters: &mut Counters) {
         counters.delivered += mem::take(&mut self.messages);
         for latency in self.latencies.drain(..) {

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     Chunk, Config, Feed, OnLag,
-    feed::{Cursor, Delivered, Fetched},
+    feed::{Cursor, Fetched},
 };
 use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
 
@@ -23,10 +23,9 @@ pub struct Subscriber {
     offset: usize,
     /// The rest of a message that was begun before the ones behind it were skipped.
     rest: Bytes,
-    delivered: Delivered,
     /// Up to which chunk, exclusively.
     until: u64,
-    /// When the output began to wait for the last write, if it waits.
+    /// When there was output first since the last write.
     waiting: Option<Instant>,
     skipped: u64,
     state: State,
@@ -116,7 +115,6 @@ impl Subscriber {
             cursor,
             held: VecDeque::new(),
             rest: Bytes::new(),
-            delivered: Delivered::default(),
             until: u64::MAX,
             waiting: None,
             skipped: 0,
@@ -152,7 +150,7 @@ impl Subscriber {
     }
 
     /// It fell out of the window.
-    fn fall_behind(&mut self, now: Instant, lag: u64) {
+    fn fall_behind(&mut self, lag: u64) {
         let Config { on_lag, window, framing, .. } = *self.cursor.config();
         if on_lag != OnLag::Skip {
             self.cursor.disconnect();
@@ -166,12 +164,12 @@ impl Subscriber {
             let end = framing.end_of_message(&chunk.bytes, self.offset - 1);
             let begun = framing.whole(&chunk.bytes[..end], 0).messages;
             self.rest = Bytes::copy_from_slice(&chunk.bytes[self.offset..end]);
-            self.delivered.add(self.cursor.finished(chunk.start + begun), None);
+            self.cursor.cut(chunk.start + begun, !self.rest.is_empty());
         }
         self.held.clear();
         self.offset = 0;
         self.skipped += self.cursor.skip();
-        self.waiting = (!self.rest.is_empty()).then_some(now);
+        // It goes on waiting for the last write: skipping takes no byte.
     }
 }
 
@@ -230,6 +228,9 @@ impl Machine for Subscriber {
         let rest = n.min(self.rest.len());
         self.rest.advance(rest);
         n -= rest;
+        if rest > 0 && self.rest.is_empty() {
+            self.cursor.completed();
+        }
         while n > 0
             && let Some(chunk) = self.held.front()
         {
@@ -240,8 +241,7 @@ impl Machine for Subscriber {
             }
             n -= left;
             self.offset = 0;
-            let messages = self.cursor.finished(chunk.start + chunk.messages);
-            self.delivered.add(messages, Some(now.since(chunk.at)));
+            self.cursor.finished(chunk.start + chunk.messages, now.since(chunk.at));
             self.held.pop_front();
         }
         self.waiting = self.has_output().then_some(now);
@@ -268,11 +268,11 @@ impl Machine for Subscriber {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Open | State::Closing(_) => {
+            State::Open | State::Closing(_) if self.has_output() => {
                 Some(self.waiting? + self.cursor.config().write_timeout?)
             }
             State::Lingering { until, .. } => Some(until),
-            State::Resetting(_) | State::Over(_) => None,
+            State::Open | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
         }
     }
 
@@ -295,14 +295,14 @@ impl Machine for Subscriber {
         if !matches!(self.state, State::Open | State::Closing(_)) {
             return false;
         }
-        match self.cursor.fetch(&mut self.held, self.until, &mut self.delivered, cx) {
+        match self.cursor.fetch(&mut self.held, self.until, now, cx) {
             Fetched::Nothing => false,
             Fetched::Chunks => {
                 self.waiting.get_or_insert(now);
                 true
             }
             Fetched::Lagged(lag) => {
-                self.fall_behind(now, lag);
+                self.fall_behind(lag);
                 true
             }
         }

@@ -10,8 +10,9 @@ use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
 /// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
 /// kernel put them.
 ///
-/// It holds a block of 64 KiB, or the longest message and 4 KiB where that is more, of which the
-/// feed's chunks are parts.
+/// It holds a block of 256 KiB or a quarter of the window, whichever is less, or the longest message
+/// and 4 KiB where that is more; the feed's chunks are parts of such blocks. It keeps the block while
+/// it is idle: with a new one for each message, the window would keep them all.
 #[derive(Debug)]
 pub struct Upstream {
     feed: Feed,
@@ -91,8 +92,9 @@ impl crate::Reason for UpstreamReason {
     }
 }
 
-/// How much is read at once, in bytes.
-const BLOCK: usize = 64 * 1024;
+/// How much is read at once, in bytes. One publication wakes every subscriber that has caught up,
+/// which is dear where each is a thread: so it should bring much.
+const BLOCK: usize = 256 * 1024;
 /// With less room than this behind the last byte, a new block is begun.
 const LEAST_READ: usize = 4 * 1024;
 
@@ -112,12 +114,11 @@ impl Upstream {
     }
 
     fn block_size(&self) -> usize {
+        let config = self.feed.config();
+        // What is read at once must find room in the window while others are a little behind.
+        let block = BLOCK.min(config.window / 4);
         // A message that is not whole never fills it.
-        self.feed
-            .config()
-            .framing
-            .longest()
-            .map_or(BLOCK, |longest| BLOCK.max(longest + LEAST_READ))
+        block.max(config.framing.longest().unwrap_or(0) + LEAST_READ)
     }
 
     fn end(&mut self, state: State, now: Instant) {
@@ -184,12 +185,8 @@ impl Machine for Upstream {
         }
     }
 
-    fn release(&mut self) {
-        if self.filled == 0 {
-            // The chunks that were cut from it keep it for as long as they are needed.
-            self.block = BytesMut::new();
-        }
-    }
+    // `release` gives nothing back: a chunk keeps the block that it was cut from, so messages that
+    // come one by one must share blocks, or each would keep one of its own.
 
     fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
         0
@@ -238,16 +235,22 @@ impl Machine for Upstream {
         if !self.is_open() {
             return false;
         }
-        let was_held = matches!(self.state, State::Held(_));
-        self.state = match self.feed.poll_room(now, self.block_size(), cx) {
-            Room::Free => State::Open,
-            Room::Held(until) => State::Held(until),
-        };
-        let is_held = matches!(self.state, State::Held(_));
-        if was_held && !is_held {
-            self.moved = now; // while nothing was read, nothing could come
+        let room = self.feed.poll_room(now, self.block_size(), cx);
+        match (&self.state, room) {
+            (State::Held(before), Room::Held(until)) => {
+                if *before == until {
+                    return false;
+                }
+                self.state = State::Held(until);
+            }
+            (State::Held(_), Room::Free) => {
+                self.moved = now; // while nothing was read, nothing could come
+                self.state = State::Open;
+            }
+            (_, Room::Held(until)) => self.state = State::Held(until),
+            (_, Room::Free) => return false,
         }
-        was_held != is_held
+        true
     }
 
     fn status(&self) -> Status {

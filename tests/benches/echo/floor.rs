@@ -13,7 +13,8 @@ use rustix::{
 
 use crate::{
     hand_written::BUFFER,
-    server::{ANY_PORT, announce},
+    process::{ANY_PORT, announce},
+    socket::not_blocked,
 };
 
 /// Echoes until it is killed.
@@ -100,15 +101,6 @@ impl Connection {
             epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::OUT)?;
         }
         Ok(Next::Read)
-    }
-}
-
-/// `None` where a call would have had to wait.
-pub(crate) fn not_blocked(moved: io::Result<usize>) -> io::Result<Option<usize>> {
-    match moved {
-        Ok(n) => Ok(Some(n)),
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::server::{ANY_PORT, announce};
+use crate::process::{ANY_PORT, announce};
 
 /// The size of each connection's buffer; that of `echo::Config` as well.
 pub(crate) const BUFFER: usize = 64 * 1024;

@@ -19,7 +19,7 @@ use rustix::{
     net::{RecvFlags, recv, sockopt},
 };
 
-use crate::floor::not_blocked;
+use crate::socket::not_blocked;
 
 /// The size of a message in lockstep, in bytes.
 pub(crate) const MESSAGE: usize = 64;

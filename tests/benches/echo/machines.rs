@@ -12,7 +12,7 @@ use wirestate_smol::Smol;
 use wirestate_std::Threads;
 use wirestate_tokio::Tokio;
 
-use crate::server::{ANY_PORT, announce};
+use crate::process::{ANY_PORT, announce};
 
 /// On tokio, until it is killed.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {

@@ -49,22 +49,32 @@
 //! connection took 0.7 KB, 9 KB with tokio or smol, 21 KB with a thread. Such figures differ from
 //! machine to machine and from hour to hour; the ratios hold.
 
+#[path = "../measure/arguments.rs"]
+mod arguments;
+#[path = "../measure/figures.rs"]
+mod figures;
 mod floor;
 mod hand_written;
 mod load;
 mod machines;
 mod measure;
+#[path = "../measure/process.rs"]
+mod process;
 mod report;
 mod server;
+#[path = "../measure/socket.rs"]
+mod socket;
 
 use std::{io, num::NonZeroUsize, process::ExitCode, time::Duration};
 
 use clap::Parser;
 
 use self::{
+    arguments::{or_all, seconds},
     measure::{Plan, Workload},
+    process::{Cores, raise_open_files},
     report::Report,
-    server::{Cores, Server},
+    server::Server,
 };
 
 /// What an echo costs the server, beside the same by hand: CPU per request and per KiB, memory per
@@ -117,7 +127,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    server::raise_open_files()?;
+    raise_open_files()?;
     if let Some(server) = arguments.serve {
         return server.serve(arguments.core, arguments.workers);
     }
@@ -145,17 +155,4 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     } else {
         report.print()
     }
-}
-
-/// What was asked for, once and in the order of the report; everything where nothing was.
-fn or_all<T: clap::ValueEnum + PartialEq + Clone>(asked: &[T]) -> Vec<T> {
-    let all = T::value_variants().iter().cloned();
-    if asked.is_empty() { all.collect() } else { all.filter(|one| asked.contains(one)).collect() }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|error| format!("{error}"))?;
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
-    let allowed = Duration::from_millis(10)..=Duration::from_mins(1);
-    if allowed.contains(&duration) { Ok(duration) } else { Err("not within 0.01 to 60".into()) }
 }

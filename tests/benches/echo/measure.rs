@@ -11,8 +11,10 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
+    figures::ratio,
     load::{Check, Load, Pattern},
-    server::{Cores, Process, Server},
+    process::{Cores, Process},
+    server::Server,
 };
 
 /// What the server is given to do.
@@ -96,7 +98,7 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series>> {
                 }
                 Workload::Idle => {
                     for series in &mut series {
-                        let server = Process::start(series.server, cores, plan.workers)?;
+                        let server = series.server.start(cores, plan.workers)?;
                         series.samples.push(idle(&server, plan).map_err(series.explain())?);
                     }
                 }
@@ -129,7 +131,7 @@ fn side_by_side(
     let window = plan.window / SLICES;
     let mut all = Vec::new();
     for series in series {
-        let server = Process::start(series.server, cores, plan.workers)?;
+        let server = series.server.start(cores, plan.workers)?;
         let load = Load::connect(server.address(), plan.connections)?;
         all.push((series, Some((server, load)), Spent::default()));
     }
@@ -204,7 +206,7 @@ fn idle(server: &Process, plan: &Plan) -> io::Result<Sample> {
     }
     thread::sleep(SETTLE);
     let grown = server.memory()?.saturating_sub(before);
-    let (_, asleep) = asleep(server)?;
+    let (_, asleep) = server.asleep()?;
     let cost = ratio(grown, plan.idle_connections as u64);
     Ok(Sample { cost, busy: None, restless: !asleep })
 }
@@ -222,11 +224,11 @@ struct Spent {
 impl Spent {
     /// On the work that `load` gives it, and answers the amount of.
     fn on(server: &Process, load: impl FnOnce() -> io::Result<u64>) -> io::Result<Self> {
-        let (before, _) = asleep(server)?;
+        let (before, _) = server.asleep()?;
         let start = Instant::now();
         let work = load()?;
         let time = start.elapsed();
-        let (after, asleep) = asleep(server)?;
+        let (after, asleep) = server.asleep()?;
         Ok(Self { work, cpu: after.saturating_sub(before), time, restless: !asleep })
     }
 
@@ -254,37 +256,12 @@ impl Spent {
     }
 }
 
-/// The server's CPU time once that stands still, no byte being on its way; or, and then `false`,
-/// when it has not for a while.
-fn asleep(server: &Process) -> io::Result<(Duration, bool)> {
-    let end = Instant::now() + RESTLESS;
-    let mut before = server.cpu_time()?;
-    loop {
-        thread::sleep(ASLEEP);
-        let after = server.cpu_time()?;
-        let sleeps = after.saturating_sub(before) < ASLEEP / 5;
-        if sleeps || Instant::now() >= end {
-            return Ok((after, sleeps));
-        }
-        before = after;
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "53 bits are more than anything here is exact to")]
-fn ratio(a: u64, b: u64) -> f64 {
-    a as f64 / b as f64
-}
-
 /// In so many parts each server gets its load of a round.
 const SLICES: u32 = 10;
 /// A core that is fuller than that did not wait for the load.
 const FULL: f64 = 0.9;
 /// How many slices a run measures again at most.
 const RETAKES: u32 = 100;
-/// Whoever uses less than a fifth of that on its core is asleep.
-const ASLEEP: Duration = Duration::from_millis(5);
-/// Whoever has not slept for that long does not.
-const RESTLESS: Duration = Duration::from_millis(100);
 /// So long the server is left alone before its memory is looked at.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Connections that are opened at once; std listens with a backlog of 128 at least.

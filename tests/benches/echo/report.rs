@@ -8,8 +8,10 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    figures::{Columns, Goal, Spread, head},
     measure::{Plan, Sample, Series, Workload},
-    server::{Cores, Server},
+    process::Cores,
+    server::Server,
 };
 
 /// All that was found.
@@ -48,30 +50,6 @@ struct Ratio {
     /// The most that it should be.
     goal: Option<f64>,
     reached: Option<bool>,
-}
-
-/// A figure over the rounds.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    /// `None` of nothing.
-    fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut sorted: Vec<_> = figures.into_iter().collect();
-        sorted.sort_by(f64::total_cmp);
-        let (&min, &max) = (sorted.first()?, sorted.last()?);
-        let half = sorted.len() / 2;
-        let median = if sorted.len().is_multiple_of(2) {
-            f64::midpoint(sorted[half - 1], sorted[half])
-        } else {
-            sorted[half]
-        };
-        Some(Self { median, min, max })
-    }
 }
 
 impl<'a> Report<'a> {
@@ -208,21 +186,6 @@ fn digits(workload: Workload) -> usize {
     }
 }
 
-fn head(what: &str, last: &str) -> String {
-    format!("  {what:<22}{:>9}{:>18}{last:>13}  goal", "median", "least – most")
-}
-
-/// Median and extremes, in columns.
-struct Columns(Spread, usize);
-
-impl fmt::Display for Columns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Self(Spread { median, min, max }, digits) = self;
-        let extremes = format!("{min:.digits$} – {max:.digits$}");
-        write!(f, "{median:>9.digits$}{extremes:>18}")
-    }
-}
-
 /// Says so of a server that does not sleep.
 struct Restless<'a>(&'a Figure);
 
@@ -232,20 +195,5 @@ impl fmt::Display for Restless<'_> {
             0 => Ok(()),
             rounds => write!(f, "RUNS ON with nothing to do, rounds: {rounds}"),
         }
-    }
-}
-
-/// The goal, and whether it is reached.
-struct Goal {
-    most: Option<f64>,
-    reached: Option<bool>,
-    digits: usize,
-}
-
-impl fmt::Display for Goal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((most, reached)) = self.most.zip(self.reached) else { return Ok(()) };
-        let digits = self.digits;
-        write!(f, "≤ {most:.digits$} {}", if reached { "reached" } else { "MISSED" })
     }
 }

@@ -272,4 +272,10 @@ pub(crate) fn the_demo_ends_by_itself(binary: &str) {
     let said = text(&output.stdout);
     assert!(said.contains("100 of 100 complete, every byte verified"), "{said}");
     assert!(said.contains("100 connections accepted: 100 finished"), "{said}");
+    let (_, fan_out) = said.split_once("subscribers  99 have ").expect("the fan-out's part");
+    let mut words = fan_out.split_whitespace();
+    let (least, all) = (words.next(), words.nth(3));
+    assert_eq!(least, all, "the others lose nothing: {said}");
+    assert!(fan_out.contains(" messages, 0 gaps"), "{said}");
+    assert!(fan_out.contains("stalled      1 disconnected because it lagged"), "{said}");
 }

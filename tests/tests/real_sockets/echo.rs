@@ -64,7 +64,9 @@ pub(crate) fn a_half_closed_peer_gets_8_mib_back_to_the_last_byte(binary: &str) 
     assert!(read_to_end(&mut stream) == sent, "all bytes, in order, and then the end");
     writing.join().unwrap();
     assert!(
-        server.stop().contains("connections=1 drained=0 aborted=0 refused=0 received=8388608 sent=8388608")
+        server
+            .stop()
+            .contains("connections=1 drained=0 aborted=0 refused=0 received=8388608 sent=8388608")
     );
 }
 

@@ -5,6 +5,7 @@
 
 mod command_line;
 mod echo;
+mod fanout;
 mod process;
 mod third_party;
 
@@ -43,6 +44,19 @@ on_every_runtime! {
         sigterm_leaves_a_slow_reader_its_time,
         the_drain_ends_by_a_reset_when_its_time_is_over,
         a_second_signal_ends_at_once;
+    fanout:
+        every_healthy_subscriber_gets_whole_messages_through_upstream_restarts,
+        a_thousand_subscribers_at_once,
+        a_subscriber_that_does_not_read_is_disconnected_alone,
+        a_subscriber_that_may_skip_goes_on_with_whole_messages,
+        subscribers_wait_while_the_upstream_is_away,
+        a_subscriber_that_leaves_is_noticed_without_a_message,
+        a_late_subscriber_gets_the_last_messages_first,
+        a_line_beyond_the_limit_drops_the_upstream,
+        a_source_serves_one_client_at_a_time,
+        a_client_shows_messages_and_ends_after_so_many,
+        what_does_not_go_together_is_wrong_usage,
+        what_was_published_is_flushed_on_sigterm;
     command_line:
         a_port_in_use_is_named,
         a_refused_connection_is_named,

@@ -55,8 +55,13 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `binary echo-server` on a free port, and waits until it says that it is ready.
     pub(crate) fn start(binary: &str, flags: &[&str]) -> Self {
+        Self::start_as(binary, "echo-server", flags)
+    }
+
+    /// Starts one of `binary`'s servers on a free port, and waits until it says that it is ready.
+    pub(crate) fn start_as(binary: &str, name: &str, flags: &[&str]) -> Self {
         let mut command = command(binary);
-        command.args(["echo-server", "--listen", "127.0.0.1:0"]).args(flags);
+        command.args([name, "--listen", "127.0.0.1:0"]).args(flags);
         Self::start_command(command)
     }
 

@@ -1,19 +1,14 @@
-//! `demo`: everything in one process, on real sockets.
+//! An echo server and its clients.
 
-use core::{future::Future, num::NonZeroUsize, pin::pin, task::Poll, time::Duration};
-use std::{
-    future::poll_fn,
-    io::{self, IsTerminal, Write},
-};
+use core::{num::NonZeroUsize, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{
-    Failure, log,
-    multiconn::{Progress, Report, Run, pattern},
-    server,
-};
+use super::{LiveLine, both, say};
 use crate::{
+    command_line::{
+        Failure,
+        multiconn::{Progress, Report, Run, pattern},
+        server,
+    },
     echo::{Config, LoadConfig, Pace, Server},
     runtime::Runtime,
     serve::{Options, serve},
@@ -23,7 +18,7 @@ use crate::{
 /// How many connections echo at once.
 const CONNECTIONS: usize = 100;
 /// How long they do.
-const DURATION: Duration = Duration::from_secs(3);
+const DURATION: Duration = Duration::from_secs(2);
 /// The size of their messages, in bytes.
 const MESSAGE: usize = 64;
 
@@ -68,7 +63,7 @@ async fn echo_for_a_while<R: Runtime>(runtime: &R, address: &str) -> Result<Repo
     let run = Run::start(runtime, address, CONNECTIONS, &config, Some(Duration::from_secs(5)))?;
     let line = LiveLine::new();
     run.finish(runtime, |progress| {
-        line.show(progress);
+        line.show(describe(progress));
         if progress.elapsed >= DURATION {
             run.stop();
         }
@@ -76,63 +71,6 @@ async fn echo_for_a_while<R: Runtime>(runtime: &R, address: &str) -> Result<Repo
     .await;
     line.clear();
     Ok(run.report(runtime))
-}
-
-fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)
-}
-
-/// Runs two futures side by side.
-async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    let (mut a_is, mut b_is) = (None, None);
-    poll_fn(|cx| {
-        if a_is.is_none()
-            && let Poll::Ready(output) = a.as_mut().poll(cx)
-        {
-            a_is = Some(output);
-        }
-        if b_is.is_none()
-            && let Poll::Ready(output) = b.as_mut().poll(cx)
-        {
-            b_is = Some(output);
-        }
-        match (a_is.take(), b_is.take()) {
-            (Some(a), Some(b)) => Poll::Ready((a, b)),
-            (a, b) => {
-                (a_is, b_is) = (a, b);
-                Poll::Pending
-            }
-        }
-    })
-    .await
-}
-
-/// One line on standard error that is written over; where that is no terminal, a line each time.
-struct LiveLine {
-    bar: Option<ProgressBar>,
-}
-
-impl LiveLine {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("{msg}").expect("the template is well formed");
-        let bar = io::stderr().is_terminal().then(|| ProgressBar::new_spinner().with_style(style));
-        Self { bar }
-    }
-
-    fn show(&self, progress: &Progress) {
-        let text = describe(progress);
-        match &self.bar {
-            Some(bar) => bar.set_message(text),
-            None => log::say(&format!("{text}\n")),
-        }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 fn describe(progress: &Progress) -> String {

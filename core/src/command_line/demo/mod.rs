@@ -1,0 +1,77 @@
+//! `demo`: everything in one process, on real sockets.
+
+mod echo;
+mod fanout;
+
+use core::{future::Future, pin::pin, task::Poll};
+use std::{
+    future::poll_fn,
+    io::{self, IsTerminal, Write},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failure, log};
+use crate::runtime::Runtime;
+
+pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+    echo::run(runtime).await?;
+    say("")?;
+    fanout::run(runtime).await
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)
+}
+
+/// Runs two futures side by side.
+async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    let (mut a_is, mut b_is) = (None, None);
+    poll_fn(|cx| {
+        if a_is.is_none()
+            && let Poll::Ready(output) = a.as_mut().poll(cx)
+        {
+            a_is = Some(output);
+        }
+        if b_is.is_none()
+            && let Poll::Ready(output) = b.as_mut().poll(cx)
+        {
+            b_is = Some(output);
+        }
+        match (a_is.take(), b_is.take()) {
+            (Some(a), Some(b)) => Poll::Ready((a, b)),
+            (a, b) => {
+                (a_is, b_is) = (a, b);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// One line on standard error that is written over; where that is no terminal, a line each time.
+struct LiveLine {
+    bar: Option<ProgressBar>,
+}
+
+impl LiveLine {
+    fn new() -> Self {
+        let style = ProgressStyle::with_template("{msg}").expect("the template is well formed");
+        let bar = io::stderr().is_terminal().then(|| ProgressBar::new_spinner().with_style(style));
+        Self { bar }
+    }
+
+    fn show(&self, text: String) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text),
+            None => log::say(&format!("{text}\n")),
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The least that a fan-out can do: one thread, epoll, one ring that is read into, and written from
+//! to each subscriber's cursor. Below it lies the kernel.
+
+use std::{
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::epoll::{self, CreateFlags, Event, EventData, EventFlags},
+};
+
+use crate::{
+    process::{ANY_PORT, announce},
+    protocol::MESSAGE,
+    socket::not_blocked,
+};
+
+/// The size of the ring: the window that subscribers may be behind, in bytes.
+const WINDOW: usize = 16 * 1024 * 1024;
+/// The most that is read at once, in bytes.
+const READ: usize = 64 * 1024;
+/// Reads in a row, if the upstream has as much, before the subscribers have their turn.
+const READS: usize = 8;
+
+const LISTENER: u64 = u64::MAX;
+const UPSTREAM: u64 = u64::MAX - 1;
+
+/// Fans out until it is killed.
+pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
+    let listener = TcpListener::bind(ANY_PORT)?;
+    listener.set_nonblocking(true)?;
+    announce(listener.local_addr()?)?;
+    let mut upstream = TcpStream::connect(upstream)?;
+    upstream.set_nonblocking(true)?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    // Said once: whoever is told of readiness uses it up, or remembers it.
+    let once = EventFlags::ET;
+    epoll::add(&epoll, &upstream, EventData::new_u64(UPSTREAM), EventFlags::IN | once)?;
+
+    let mut ring = Ring { bytes: vec![0; WINDOW], head: 0, slowest: 0 };
+    let mut subscribers: Vec<Option<Subscriber>> = Vec::new();
+    let mut readable = false;
+    let mut events: Vec<Event> = Vec::with_capacity(1024);
+    loop {
+        // Without a wait while there is something to read and room for it.
+        let room = if readable { ring.room(&subscribers) } else { 0 };
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let timeout = (room > 0).then_some(&now);
+        events.clear();
+        epoll::wait(&epoll, spare_capacity(&mut events), timeout)?;
+        for event in &events {
+            match event.data.u64() {
+                LISTENER => {
+                    if let Some((stream, _)) = not_blocked(listener.accept())? {
+                        stream.set_nonblocking(true)?;
+                        stream.set_nodelay(true)?;
+                        let place = EventData::new_u64(subscribers.len() as u64);
+                        epoll::add(&epoll, &stream, place, EventFlags::OUT | once)?;
+                        let cursor = ring.head.next_multiple_of(MESSAGE);
+                        subscribers.push(Some(Subscriber { stream, cursor, blocked: false }));
+                    }
+                }
+                UPSTREAM => readable = true,
+                place => {
+                    let place = usize::try_from(place).expect("the place of a subscriber");
+                    if let Some(subscriber) = &mut subscribers[place]
+                        && subscriber.blocked
+                    {
+                        subscriber.blocked = false;
+                        if subscriber.send(&ring).is_err() {
+                            subscribers[place] = None;
+                        }
+                    }
+                }
+            }
+        }
+        if readable {
+            let before = ring.head;
+            let room = ring.room(&subscribers);
+            readable = ring.fill(&mut upstream, room)?;
+            if ring.head > before {
+                for place in &mut subscribers {
+                    if let Some(subscriber) = place
+                        && !subscriber.blocked
+                        && subscriber.send(&ring).is_err()
+                    {
+                        *place = None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Ring {
+    bytes: Vec<u8>,
+    /// How many bytes have come in all.
+    head: usize,
+    /// How far all subscribers have come, as of when it was last looked at.
+    slowest: usize,
+}
+
+impl Ring {
+    /// How many bytes may be read without overtaking the slowest.
+    fn room(&mut self, subscribers: &[Option<Subscriber>]) -> usize {
+        if self.bytes.len() - (self.head - self.slowest) < READ {
+            let cursors = subscribers.iter().flatten().map(|subscriber| subscriber.cursor);
+            self.slowest = cursors.min().unwrap_or(self.head).min(self.head);
+        }
+        self.bytes.len() - (self.head - self.slowest)
+    }
+
+    /// Reads what the upstream has; false once that has no more.
+    fn fill(&mut self, upstream: &mut TcpStream, mut room: usize) -> io::Result<bool> {
+        for _ in 0..READS {
+            let start = self.head % self.bytes.len();
+            let end = self.bytes.len().min(start + READ.min(room));
+            if start == end {
+                break;
+            }
+            let Some(n) = not_blocked(upstream.read(&mut self.bytes[start..end]))? else {
+                return Ok(false);
+            };
+            if n == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            self.head += n;
+            room -= n;
+        }
+        Ok(true)
+    }
+
+    /// What has come from `cursor` on, in two parts where it lies around the end.
+    fn from(&self, cursor: usize) -> [&[u8]; 2] {
+        let start = cursor % self.bytes.len();
+        let len = self.head - cursor;
+        let first = len.min(self.bytes.len() - start);
+        [&self.bytes[start..start + first], &self.bytes[..len - first]]
+    }
+}
+
+struct Subscriber {
+    stream: TcpStream,
+    /// The next byte that it gets; at first maybe one that has not come yet.
+    cursor: usize,
+    /// The socket took less than there was, and has not said since that it has room.
+    blocked: bool,
+}
+
+impl Subscriber {
+    /// One write.
+    fn send(&mut self, ring: &Ring) -> io::Result<()> {
+        if self.cursor >= ring.head {
+            return Ok(());
+        }
+        let owed = ring.head - self.cursor;
+        let [first, second] = ring.from(self.cursor);
+        let sent = if second.is_empty() {
+            self.stream.write(first)
+        } else {
+            self.stream.write_vectored(&[IoSlice::new(first), IoSlice::new(second)])
+        };
+        let n = not_blocked(sent)?.unwrap_or(0);
+        self.cursor += n;
+        self.blocked = n < owed;
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! The fan-out that one would write by hand: a broadcast channel, a task per subscriber, a write
+//! per message.
+
+use std::{io, net::SocketAddr, num::NonZeroUsize};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    runtime::Builder,
+    sync::broadcast,
+};
+
+use crate::{
+    process::{ANY_PORT, announce},
+    protocol::MESSAGE,
+};
+
+/// On tokio, until it is killed.
+pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
+    let runtime = Builder::new_multi_thread().worker_threads(workers.get()).enable_all().build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(ANY_PORT).await?;
+        announce(listener.local_addr()?)?;
+        let (sender, _) = broadcast::channel(WINDOW);
+        tokio::spawn(publish(TcpStream::connect(upstream).await?, sender.clone()));
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            tokio::spawn(subscribe(stream, sender.subscribe()));
+        }
+    })
+}
+
+async fn publish(upstream: TcpStream, sender: broadcast::Sender<Bytes>) -> io::Result<()> {
+    let mut upstream = BufReader::new(upstream);
+    loop {
+        let mut message = vec![0; MESSAGE];
+        upstream.read_exact(&mut message).await?;
+        // It fails while there is nobody.
+        drop(sender.send(message.into()));
+    }
+}
+
+/// Whoever is a window behind is disconnected.
+async fn subscribe(
+    mut stream: TcpStream,
+    mut messages: broadcast::Receiver<Bytes>,
+) -> io::Result<()> {
+    while let Ok(message) = messages.recv().await {
+        stream.write_all(&message).await?;
+    }
+    Ok(())
+}
+
+/// Messages that a subscriber may be behind.
+const WINDOW: usize = 16 * 1024;

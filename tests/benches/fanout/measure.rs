@@ -1,0 +1,334 @@
+//! The rounds, and how each figure is taken.
+
+use std::{
+    fmt, io,
+    net::TcpListener,
+    num::NonZeroUsize,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{
+    figures::ratio,
+    load::{Check, Extent, Load},
+    process::{ANY_PORT, Cores, Process},
+    server::Server,
+};
+
+/// What the server is given to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Workload {
+    /// Messages as fast as they are taken
+    Saturated,
+    /// 1,000 messages a second
+    Paced,
+    /// Messages as fast as they are taken, until the window is full
+    Memory,
+    /// Messages one by one, until the window is full
+    Drip,
+}
+
+/// A workload and its number of subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Case {
+    pub(crate) workload: Workload,
+    pub(crate) subscribers: usize,
+}
+
+/// What is measured of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Measure {
+    /// Microseconds of its CPU a delivery.
+    Cpu,
+    /// How much of the time it was on its core.
+    Busy,
+    /// Microseconds from publishing to delivery, half of all.
+    P50,
+    /// The same, 99 of 100.
+    P99,
+    /// Its anonymous memory, in MiB.
+    Memory,
+    /// What was published meanwhile, in MiB.
+    Published,
+}
+
+/// What is to be measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Plan {
+    pub(crate) rounds: u32,
+    /// How long is published to one server in a round.
+    #[serde(skip)]
+    pub(crate) window: Duration,
+    pub(crate) saturated_subscribers: Vec<usize>,
+    pub(crate) paced_subscribers: usize,
+    pub(crate) memory_subscribers: usize,
+    pub(crate) drip_subscribers: usize,
+    /// How many messages are published at most before memory is looked at.
+    pub(crate) memory_messages: u64,
+    /// Each subscriber's receive buffer, in bytes; 0: of the kernel's choice.
+    pub(crate) receive_buffer: usize,
+    pub(crate) workers: NonZeroUsize,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) workloads: Vec<Workload>,
+}
+
+impl Plan {
+    pub(crate) fn cases(&self) -> Vec<Case> {
+        let subscribers = |workload| match workload {
+            Workload::Saturated => self.saturated_subscribers.clone(),
+            Workload::Paced => vec![self.paced_subscribers],
+            Workload::Memory => vec![self.memory_subscribers],
+            Workload::Drip => vec![self.drip_subscribers],
+        };
+        let cases = |&workload: &Workload| {
+            subscribers(workload).into_iter().map(move |subscribers| Case { workload, subscribers })
+        };
+        self.workloads.iter().flat_map(cases).collect()
+    }
+
+    /// Memory differs little from run to run.
+    pub(crate) fn rounds_of(&self, workload: Workload) -> u32 {
+        match workload {
+            Workload::Saturated | Workload::Paced => self.rounds,
+            Workload::Memory | Workload::Drip => 1,
+        }
+    }
+}
+
+/// One figure of one server, by round.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) case: Case,
+    pub(crate) server: Server,
+    pub(crate) measure: Measure,
+    pub(crate) values: Vec<f64>,
+    /// Rounds in which the server went on running when no byte was on its way.
+    pub(crate) restless: usize,
+}
+
+/// All series.
+#[derive(Debug, Default)]
+pub(crate) struct Found(pub(crate) Vec<Series>);
+
+impl Found {
+    pub(crate) fn of(&self, case: Case, server: Server, measure: Measure) -> Option<&Series> {
+        let is = |one: &&Series| (one.case, one.server, one.measure) == (case, server, measure);
+        self.0.iter().find(is)
+    }
+
+    fn add(&mut self, case: Case, server: Server, measure: Measure, value: f64, restless: bool) {
+        let is = |one: &Series| (one.case, one.server, one.measure) == (case, server, measure);
+        let place = self.0.iter().position(is).unwrap_or_else(|| {
+            let (values, restless) = (Vec::new(), 0);
+            self.0.push(Series { case, server, measure, values, restless });
+            self.0.len() - 1
+        });
+        let series = &mut self.0[place];
+        series.values.push(value);
+        series.restless += usize::from(restless);
+    }
+}
+
+/// Takes all figures.
+pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Found> {
+    cores.pin_load()?;
+    let mut found = Found::default();
+    for case in plan.cases() {
+        for _ in 0..plan.rounds_of(case.workload) {
+            match case.workload {
+                Workload::Saturated | Workload::Paced => {
+                    side_by_side(plan, cores, case, &mut found)?;
+                }
+                Workload::Memory | Workload::Drip => {
+                    for &server in &plan.servers {
+                        let explain = explain(case, server);
+                        memory(plan, cores, case, server, &mut found).map_err(explain)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A server that is connected.
+struct Running {
+    server: Server,
+    process: Process,
+    load: Load,
+    spent: Spent,
+}
+
+impl Running {
+    fn start(plan: &Plan, cores: Cores, case: Case, server: Server) -> io::Result<Self> {
+        let upstream = TcpListener::bind(ANY_PORT)?;
+        let process = server.start(upstream.local_addr()?, cores, plan.workers)?;
+        let address = process.address();
+        let (protocol, buffer) = (server.protocol(), NonZeroUsize::new(plan.receive_buffer));
+        let load = Load::connect(protocol, &upstream, address, case.subscribers, buffer)?;
+        Ok(Self { server, process, load, spent: Spent::default() })
+    }
+
+    fn take_turn(&mut self, workload: Workload, window: Duration) -> io::Result<()> {
+        let Self { server, process, load, spent } = self;
+        match workload {
+            Workload::Saturated | Workload::Memory | Workload::Drip => {
+                let most_ahead = server.most_ahead();
+                let few = Extent { time: window / 10, messages: COMPARED, most_ahead };
+                load.saturate(few, Check::Bytes, || ())?;
+                let extent = Extent { time: window, messages: u64::MAX / 2, most_ahead };
+                spent.measure(process, |_| load.saturate(extent, Check::Count, || ()))?;
+                load.saturate(few, Check::Bytes, || ())?;
+            }
+            Workload::Paced => {
+                spent.measure(process, |latencies| load.pace(window, EVERY, latencies))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One round: all servers run and are connected, and get the load in turns, a slice of the window
+/// at a time, back and forth.
+fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io::Result<()> {
+    let slices = if case.subscribers > MANY { SLICES / 2 } else { SLICES };
+    let window = plan.window / slices;
+    let mut all = Vec::new();
+    for &server in &plan.servers {
+        let explain = explain(case, server);
+        all.push(Running::start(plan, cores, case, server).map_err(explain)?);
+    }
+    for turn in 0..=slices {
+        let mut order: Vec<_> = all.iter_mut().filter(|one| !one.spent.restless).collect();
+        if turn % 2 == 1 {
+            order.reverse();
+        }
+        for running in order {
+            // The first one warms it up.
+            let length = if turn == 0 { window / 4 } else { window };
+            let explain = explain(case, running.server);
+            running.take_turn(case.workload, length).map_err(explain)?;
+            if turn == 0 && !running.spent.restless {
+                running.spent = Spent::default();
+            }
+        }
+    }
+    for Running { server, spent, .. } in all {
+        let restless = spent.restless;
+        let mut add = |measure, value| found.add(case, server, measure, value, restless);
+        add(Measure::Cpu, spent.cpu_per_delivery());
+        add(Measure::Busy, spent.busy());
+        if case.workload == Workload::Paced {
+            let mut latencies = spent.latencies;
+            latencies.sort_unstable();
+            add(Measure::P50, percentile(&latencies, 50));
+            add(Measure::P99, percentile(&latencies, 99));
+        }
+    }
+    Ok(())
+}
+
+/// What the server takes when everyone has been sent more than the window.
+fn memory(
+    plan: &Plan,
+    cores: Cores,
+    case: Case,
+    server: Server,
+    found: &mut Found,
+) -> io::Result<()> {
+    let Running { process, mut load, .. } = Running::start(plan, cores, case, server)?;
+    let mut most = Ok(0);
+    let deliveries = if case.workload == Workload::Drip {
+        load.drip(plan.memory_messages, plan.window * 12)?
+    } else {
+        let most_ahead = server.most_ahead();
+        // Who waits for the slowest by themselves are done when the window is full.
+        let time = plan.window * if most_ahead.is_some() { 2 } else { 12 };
+        let extent = Extent { time, messages: plan.memory_messages, most_ahead };
+        let deliveries = load.saturate(extent, Check::Count, || most = process.memory())?;
+        load.saturate(Extent { messages: COMPARED, ..extent }, Check::Bytes, || ())?;
+        deliveries
+    };
+    thread::sleep(SETTLE);
+    let (_, asleep) = process.asleep()?;
+    let most = most?.max(process.memory()?);
+    let messages = deliveries / case.subscribers as u64;
+    found.add(case, server, Measure::Memory, ratio(most, MIB), !asleep);
+    found.add(case, server, Measure::Published, ratio(messages, 1024), !asleep);
+    // Before its upstream is gone, of which it would complain.
+    drop(process);
+    Ok(())
+}
+
+/// What a server spent.
+#[derive(Default)]
+struct Spent {
+    deliveries: u64,
+    cpu: Duration,
+    time: Duration,
+    latencies: Vec<Duration>,
+    restless: bool,
+}
+
+impl Spent {
+    /// Adds what it spends on the deliveries that `load` makes it do, and answers the number of.
+    fn measure(
+        &mut self,
+        process: &Process,
+        load: impl FnOnce(&mut Vec<Duration>) -> io::Result<u64>,
+    ) -> io::Result<()> {
+        let (before, _) = process.asleep()?;
+        let start = Instant::now();
+        self.deliveries += load(&mut self.latencies)?;
+        self.time += start.elapsed();
+        let (after, asleep) = process.asleep()?;
+        self.cpu += after.saturating_sub(before);
+        self.restless |= !asleep;
+        Ok(())
+    }
+
+    fn busy(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.time.as_secs_f64()
+    }
+
+    /// In microseconds.
+    fn cpu_per_delivery(&self) -> f64 {
+        let nanoseconds = u64::try_from(self.cpu.as_nanos()).expect("less than centuries");
+        ratio(nanoseconds, self.deliveries) * 1e-3
+    }
+}
+
+/// In microseconds.
+fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e6
+}
+
+/// Says what an error belongs to.
+fn explain(case: Case, server: Server) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{case} with {}: {error}", server.name()))
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { workload, subscribers } = self;
+        write!(f, "{workload:?}, {subscribers} subscribers")
+    }
+}
+
+/// Between two messages of `paced`.
+const EVERY: Duration = Duration::from_millis(1);
+/// In so many parts each server gets its load of a round; in half as many with more than [`MANY`]
+/// subscribers, where what is on its way at the end of each part is more.
+const SLICES: u32 = 4;
+const MANY: usize = 100;
+/// Messages that are compared before and after the others are counted.
+const COMPARED: u64 = 16;
+/// So long the server is left alone before its memory is looked at.
+const SETTLE: Duration = Duration::from_millis(200);
+const MIB: u64 = 1024 * 1024;

@@ -1,0 +1,114 @@
+//! The servers.
+
+use std::{env, io, net::SocketAddr, num::NonZeroUsize, process::Command};
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{
+    brokers::{self, Broker},
+    floor, hand_written, machines,
+    process::{Cores, Process, become_server},
+    protocol::Protocol,
+};
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Server {
+    /// One thread, epoll, one ring buffer
+    Floor,
+    /// tokio, a broadcast channel, a task per subscriber
+    TokioHand,
+    /// The fan-out machines on wirestate-tokio
+    Tokio,
+    /// The fan-out machines on wirestate-smol
+    Smol,
+    /// The fan-out machines on wirestate-std
+    Std,
+    /// nats-server
+    Nats,
+    /// redis-server, publish and subscribe
+    Redis,
+}
+
+impl Server {
+    /// Whether it is one of this project's.
+    pub(crate) fn is_ours(self) -> bool {
+        match self {
+            Self::Tokio | Self::Smol | Self::Std => true,
+            Self::Floor | Self::TokioHand | Self::Nats | Self::Redis => false,
+        }
+    }
+
+    fn broker(self) -> Option<Broker> {
+        match self {
+            Self::Nats => Some(Broker::Nats),
+            Self::Redis => Some(Broker::Redis),
+            Self::Floor | Self::TokioHand | Self::Tokio | Self::Smol | Self::Std => None,
+        }
+    }
+
+    /// The name on the command line.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value().expect("no server is hidden");
+        value.get_name().to_owned()
+    }
+
+    /// Whether it is on this machine.
+    pub(crate) fn is_installed(self) -> bool {
+        self.broker().is_none_or(|broker| brokers::program(broker).is_some())
+    }
+
+    /// What it speaks.
+    pub(crate) fn protocol(self) -> Protocol {
+        self.broker().map_or_else(Protocol::raw, |broker| match broker {
+            Broker::Nats => Protocol::nats(),
+            Broker::Redis => Protocol::redis(),
+        })
+    }
+
+    /// How many messages the load may be ahead of the slowest subscriber, where the server does
+    /// not see to that by itself.
+    pub(crate) fn most_ahead(self) -> Option<u64> {
+        match self {
+            Self::Floor | Self::Tokio | Self::Smol | Self::Std => None,
+            // At some 4 µs a delivery, 1,000 subscribers take a second for so many.
+            Self::TokioHand => Some(256),
+            Self::Nats | Self::Redis => Some(2048),
+        }
+    }
+
+    /// Starts this program again as that server, with its messages from `upstream`.
+    pub(crate) fn start(
+        self,
+        upstream: SocketAddr,
+        cores: Cores,
+        workers: NonZeroUsize,
+    ) -> io::Result<Process> {
+        let name = self.name();
+        let mut command = Command::new(env::current_exe()?);
+        command.args(["--serve", &name, "--workers", &workers.to_string()]);
+        command.args(["--upstream", &upstream.to_string()]);
+        Process::start(&name, &mut command, cores)
+    }
+
+    /// Is that server until it is killed.
+    pub(crate) fn serve(
+        self,
+        upstream: SocketAddr,
+        core: Option<usize>,
+        workers: NonZeroUsize,
+    ) -> io::Result<()> {
+        become_server(core)?;
+        match self {
+            Self::Floor => floor::serve(upstream),
+            Self::TokioHand => hand_written::tokio(upstream, workers),
+            Self::Tokio => machines::tokio(upstream, workers),
+            Self::Smol => machines::smol(upstream, workers),
+            Self::Std => machines::threads(upstream),
+            Self::Nats => brokers::serve(Broker::Nats),
+            Self::Redis => brokers::serve(Broker::Redis),
+        }
+    }
+}

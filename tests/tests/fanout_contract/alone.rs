@@ -1,0 +1,269 @@
+//! Each machine by itself.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+use proptest::prelude::*;
+use wirestate_core::{
+    Fault, Instant, Lost, Machine, Reason as _, Way,
+    fanout::{
+        Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber, Upstream, UpstreamReason,
+    },
+};
+use wirestate_testkit::{
+    contract::Checked,
+    script::{self, Op, Player, Sent},
+};
+
+use crate::{
+    messages::{DELIMITER, fixed, framing, lines, parse, plausible, prefixed},
+    proptest_config,
+};
+
+fn feed(framing: Framing) -> Feed {
+    Feed::new(Config { framing, ..Config::default() })
+}
+
+fn upstream(feed: &Feed) -> Checked<Upstream> {
+    let idle = Some(Duration::from_secs(100));
+    Checked::new(Upstream::new(feed.clone(), idle, Instant::EPOCH), 0)
+}
+
+/// All that a feed was given since `subscriber` joined it.
+fn published(subscriber: &mut Subscriber) -> Vec<u8> {
+    script::play_out(subscriber, &[Op::Release]).output
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    #[test]
+    fn an_upstream_publishes_what_is_whole_and_counts_the_rest(
+        framing in framing(),
+        ops in script::ops(120),
+    ) {
+        let feed = feed(framing);
+        let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
+        let mut upstream = upstream(&feed);
+        let mut player = Player::new(&mut upstream);
+        for op in ops {
+            if let Op::Receive(bytes) = op {
+                player.play(&Op::Receive(plausible(framing, &bytes)));
+            } else {
+                player.play(&op);
+            }
+            prop_assert!(player.output().is_empty(), "it only reads");
+        }
+        player.play_out();
+        let transcript = player.transcript();
+        prop_assert_eq!(transcript.done, transcript.reason.is_some());
+
+        let (messages, tail) = parse(framing, &transcript.input);
+        prop_assert_eq!(published(&mut subscriber), messages.concat());
+        let counters = feed.counters();
+        prop_assert_eq!(counters.messages_in, messages.len() as u64);
+        prop_assert_eq!(counters.upstream_up, !transcript.done);
+        let dropped = if transcript.done { tail.len() as u64 } else { 0 };
+        prop_assert_eq!(counters.tail_bytes_dropped, dropped);
+    }
+
+    #[test]
+    fn an_upstream_without_messages_publishes_every_byte(ops in script::ops(120)) {
+        let feed = feed(Framing::None);
+        let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
+        let transcript = script::play_out(&mut upstream(&feed), &ops);
+        prop_assert_eq!(published(&mut subscriber), transcript.input);
+        prop_assert_eq!(feed.counters().tail_bytes_dropped, 0);
+    }
+
+    /// What it is sent is noise to it.
+    #[test]
+    fn a_source_keeps_the_contract_and_numbers_its_messages(
+        ops in script::ops(120),
+        size in 22..80_usize,
+        rate in prop_oneof![Just(0), 1..2000_u64],
+        count in prop::option::of(0..200_u64),
+    ) {
+        let size = NonZeroUsize::new(size).unwrap();
+        let config = SourceConfig { size, rate, count, ..SourceConfig::default() };
+        let mut source = Checked::new(Source::new(config, Instant::EPOCH), 64 * 1024);
+        let mut player = Player::new(&mut source);
+        for op in &ops {
+            player.play(op);
+        }
+        if count.is_some() {
+            let due = Duration::from_secs(1000);
+            for op in [Op::Advance(due), Op::SpuriousTimeout, Op::Accept(usize::MAX)] {
+                player.play(&op);
+            }
+            player.play_out();
+        }
+        let transcript = player.transcript();
+        let messages = transcript.output.chunks(size.get());
+        for (number, message) in messages.enumerate() {
+            let expected = format!("{number:020} ");
+            let n = expected.len().min(message.len());
+            prop_assert_eq!(&message[..n], &expected.as_bytes()[..n]);
+            prop_assert!(message.len() < size.get() || message.ends_with(b"\n"));
+        }
+        if transcript.sent == Some(Sent::Fin) {
+            prop_assert_eq!(transcript.output.len() % size, 0, "a message that was begun is finished");
+        }
+        if transcript.label == Some("finished") {
+            let bytes = usize::try_from(count.unwrap()).unwrap() * size.get();
+            prop_assert_eq!(transcript.output.len(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_receiver_hands_over_every_byte(
+        ops in script::ops(120),
+        takes in prop::collection::vec(any::<bool>(), 120),
+    ) {
+        let mut receiver = Checked::new(Receiver::new(), 0);
+        let mut player = Player::new(&mut receiver);
+        let mut taken = Vec::new();
+        for (op, takes) in ops.iter().zip(takes) {
+            player.play(op);
+            if takes && let Some(bytes) = player.machine().machine_mut().take() {
+                prop_assert!(!bytes.is_empty());
+                taken.extend_from_slice(&bytes);
+            }
+        }
+        player.play_out();
+        taken.extend(player.machine().machine_mut().take().into_iter().flatten());
+        let transcript = player.transcript();
+        prop_assert_eq!(taken, transcript.input);
+        prop_assert_eq!(transcript.done, transcript.reason.is_some());
+    }
+}
+
+/// What is published of `input`, the same for all ways to cut it, and why the upstream ended.
+fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u8>, &'static str) {
+    let run = |cut: &[usize]| {
+        let feed = feed(framing);
+        let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
+        let pieces = script::pieces(input, cut).map(|piece| Op::Receive(piece.to_vec()));
+        let ops: Vec<Op> = pieces.chain([Op::Eof]).collect();
+        let transcript = script::play_out(&mut upstream(&feed), &ops);
+        let counters = feed.counters();
+        let counted = (counters.messages_in, counters.bytes_in);
+        (published(&mut subscriber), transcript.label.unwrap(), counted)
+    };
+    let mut expected = run(&script::whole(input.len()));
+    if framing == Framing::None {
+        expected.2.0 = 0; // there, a message is what one read found
+    }
+    let check = |cut: Vec<usize>| {
+        let mut published = run(&cut);
+        if framing == Framing::None {
+            published.2.0 = 0;
+        }
+        assert_eq!(published, expected, "{framing:?}, cut into {cut:?}");
+    };
+    if exhaustively {
+        script::every_cut(input.len()).for_each(check);
+    } else {
+        for size in [7, 1000, 4095, 65_536, 65_537] {
+            check(vec![size; input.len().div_ceil(size)]);
+        }
+    }
+    (expected.0, expected.1)
+}
+
+#[test]
+fn what_is_published_is_the_same_for_every_way_to_cut_the_upstream() {
+    let whole = |framing, input: &[u8]| split_invariant(framing, input, true);
+    assert_eq!(whole(fixed(3), b"abcdefghijkl"), (b"abcdefghijkl".to_vec(), "upstream_closed"));
+    assert_eq!(whole(fixed(5), b"abcdefghijkl"), (b"abcdefghij".to_vec(), "upstream_closed"));
+    assert_eq!(
+        whole(lines(4), b"a\n\nbcd\nef\ng"),
+        (b"a\n\nbcd\nef\n".to_vec(), "upstream_closed")
+    );
+    let input = b"\0\0\0\x02ab\0\0\0\0\0\0";
+    assert_eq!(whole(prefixed(6), input), (input[..10].to_vec(), "upstream_closed"));
+    assert_eq!(whole(Framing::None, b"abcdefgh"), (b"abcdefgh".to_vec(), "upstream_closed"));
+}
+
+#[test]
+fn what_comes_before_a_message_that_is_too_long_is_published_however_it_is_cut() {
+    let whole = |framing, input: &[u8]| split_invariant(framing, input, true);
+    assert_eq!(whole(lines(4), b"a\nbcd\nefgh\ni\n"), (b"a\nbcd\n".to_vec(), "message_too_long"));
+    assert_eq!(whole(lines(4), b"a\nbcd\nefghi"), (b"a\nbcd\n".to_vec(), "message_too_long"));
+    let input = b"\0\0\0\x01a\0\0\0\x03bcd";
+    assert_eq!(whole(prefixed(6), input), (input[..5].to_vec(), "message_too_long"));
+}
+
+#[test]
+fn a_long_upstream_is_published_whole_across_blocks() {
+    let text: Vec<u8> = (0..30_000_u32)
+        .flat_map(|n| format!("{n} {}\n", "x".repeat(n as usize % 9)).into_bytes())
+        .collect();
+    assert!(text.len() > 3 * 64 * 1024);
+    assert_eq!(split_invariant(lines(20), &text, false).0, text);
+    let (whole, _) = split_invariant(fixed(1000), &text, false);
+    assert_eq!(whole, text[..text.len() / 1000 * 1000]);
+}
+
+/// A message of this length fills all but 4 KiB of a block, again and again.
+#[test]
+fn messages_that_are_longer_than_a_block_are_published_whole() {
+    let size = 70_001;
+    let text: Vec<u8> = (0..=250).cycle().take(5 * size + 5).collect();
+    for piece in [size, 4096, 65_536, 1000] {
+        let feed = feed(fixed(size));
+        let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
+        let ops: Vec<Op> = text.chunks(piece).map(|piece| Op::Receive(piece.to_vec())).collect();
+        script::play(&mut upstream(&feed), &ops);
+        assert!(published(&mut subscriber) == text[..5 * size], "in pieces of {piece}");
+    }
+}
+
+#[test]
+fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
+    let end = |framing, ops: &[Op]| {
+        let mut upstream = upstream(&feed(framing));
+        let sent = script::play_out(&mut upstream, ops).sent;
+        let reason = upstream.reason().unwrap();
+        (reason.fault(), sent, reason.to_string())
+    };
+    let receive = Op::Receive(b"abcde".to_vec());
+    let (fault, sent, text) = end(lines(4), std::slice::from_ref(&receive));
+    assert_eq!((fault, sent), (Fault::Limit, Some(Sent::Rst)));
+    assert!(text.contains('4') && text.contains('6'), "{text}");
+    let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
+    assert_eq!((fault, sent), (Fault::Lost, Some(Sent::Fin)));
+    assert!(text.contains("1 byte"), "{text}");
+    let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
+    assert_eq!((fault, sent), (Fault::Time, Some(Sent::Rst)));
+    assert!(text.contains("100s"), "{text}");
+    let (fault, sent, _) = end(fixed(4), &[receive.clone(), Op::Lost(Way::In, Lost::Reset)]);
+    assert_eq!((fault, sent), (Fault::Lost, None));
+    let (fault, sent, _) = end(fixed(4), &[receive, Op::ShutDown]);
+    assert_eq!((fault, sent), (Fault::Asked, Some(Sent::Fin)));
+}
+
+#[test]
+fn the_tail_of_an_upstream_that_is_dropped_is_counted_as_well() {
+    let feed = feed(fixed(4));
+    let mut upstream = upstream(&feed);
+    script::play(&mut upstream, &[Op::Receive(b"abcdef".to_vec())]);
+    assert!(feed.counters().upstream_up);
+    drop(upstream);
+    let counters = feed.counters();
+    assert_eq!((counters.upstream_up, counters.tail_bytes_dropped), (false, 2));
+}
+
+#[test]
+fn the_next_connection_starts_at_a_message_boundary() {
+    let feed = feed(Framing::Delimited { delimiter: DELIMITER, max: 10.try_into().unwrap() });
+    let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
+    for text in ["one\ntw", "two\nthr", "three\n"] {
+        let ops = [Op::Receive(text.into()), Op::Lost(Way::In, Lost::Reset)];
+        let mut upstream = upstream(&feed);
+        script::play_out(&mut upstream, &ops);
+        assert!(matches!(upstream.reason(), Some(UpstreamReason::Lost { .. })));
+    }
+    assert_eq!(published(&mut subscriber), b"one\ntwo\nthree\n");
+    assert_eq!(feed.counters().tail_bytes_dropped, 5);
+    assert_eq!(feed.counters().upstream_connects, 3);
+}

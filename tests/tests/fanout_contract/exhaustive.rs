@@ -1,0 +1,268 @@
+//! Two subscribers, a window of two, four messages: every order in which it can happen.
+//!
+//! Every state that can be reached is visited once. A state is all that the machines and the feed
+//! hold, as they show it under `Debug`; it is reached again by playing its moves from the start.
+//! In a debug build, where states are many, only one of the two is written to byte by byte, or none.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use wirestate_core::{
+    Instant, Machine, Outbound,
+    fanout::{Config, Feed, OnLag, Room, Subscriber},
+};
+
+use crate::messages::fixed;
+
+const MESSAGES: u64 = 4;
+const STREAM: &[u8] = b"1a2b3c4d";
+
+/// What can happen.
+#[derive(Clone, Copy, Debug)]
+enum Move {
+    /// The upstream publishes what comes next, if it is not held.
+    Publish,
+    /// The time of who holds the upstream is up.
+    Expire,
+    /// A subscriber looks at the feed.
+    Share(usize),
+    /// The kernel takes all that a subscriber has.
+    WriteAll(usize),
+    /// The kernel takes one byte.
+    WriteOne(usize),
+}
+
+const MOVES: [Move; 8] = [
+    Move::Publish,
+    Move::Expire,
+    Move::Share(0),
+    Move::Share(1),
+    Move::WriteAll(0),
+    Move::WriteAll(1),
+    Move::WriteOne(0),
+    Move::WriteOne(1),
+];
+
+struct Scene {
+    feed: Feed,
+    on_lag: OnLag,
+    /// Messages in a chunk.
+    together: u64,
+    subscribers: [(Subscriber, Vec<u8>); 2],
+    now: Instant,
+    expired: bool,
+}
+
+impl Scene {
+    fn new(on_lag: OnLag, lag_wait: Duration, together: u64) -> Self {
+        let len = usize::try_from(together).unwrap() * 2;
+        let chunks = usize::try_from(2 / together).unwrap();
+        let window = chunks * (len + 128);
+        let config = Config { framing: fixed(2), window, on_lag, lag_wait, ..Config::default() };
+        let feed = Feed::new(config);
+        let subscriber = || Subscriber::new(&feed, Instant::EPOCH);
+        let subscribers = [(); 2].map(|()| (subscriber(), Vec::new()));
+        Self { feed, on_lag, together, subscribers, now: Instant::EPOCH, expired: false }
+    }
+
+    fn published(&self) -> u64 {
+        self.feed.counters().messages_in
+    }
+
+    /// False where this can't happen.
+    fn play(&mut self, step: Move) -> bool {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let now = self.now;
+        match step {
+            Move::Publish | Move::Expire => {
+                if self.published() == MESSAGES {
+                    return false;
+                }
+                let start = usize::try_from(self.published()).unwrap() * 2;
+                let len = usize::try_from(self.together).unwrap() * 2;
+                match (step, self.feed.poll_room(now, len, cx)) {
+                    (Move::Publish, Room::Free) => {
+                        let bytes = Bytes::from_static(&STREAM[start..start + len]);
+                        self.feed.publish(bytes, self.together, now);
+                    }
+                    (Move::Expire, Room::Held(Some(until))) => {
+                        assert!(until > now, "nobody is waited for whose time is up");
+                        self.now = until;
+                        self.feed.expire(until);
+                        self.expired = true;
+                    }
+                    _ => return false,
+                }
+            }
+            Move::Share(k) => return self.subscribers[k].0.poll_shared(now, cx),
+            Move::WriteAll(k) | Move::WriteOne(k) => {
+                let (subscriber, output) = &mut self.subscribers[k];
+                match subscriber.interest().write {
+                    Outbound::Flush => {
+                        let mut bufs = [&[][..]; 64];
+                        let n = subscriber.write_bufs(&mut bufs);
+                        let all = bufs[..n].concat();
+                        let n = if matches!(step, Move::WriteOne(_)) { 1 } else { all.len() };
+                        output.extend_from_slice(&all[..n]);
+                        subscriber.handle_written(now, n);
+                    }
+                    Outbound::Reset => subscriber.handle_finished(now),
+                    Outbound::Idle | Outbound::Finish | Outbound::Finished => return false,
+                }
+            }
+        }
+        true
+    }
+
+    fn key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        format!("{:?}", self.subscribers).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// What holds in every state.
+    fn look(&self) {
+        let published = self.published();
+        for (subscriber, output) in &self.subscribers {
+            let (whole, begun) = messages(output);
+            let skipped = subscriber.skipped();
+            match self.on_lag {
+                OnLag::Disconnect | OnLag::Block => {
+                    assert!(STREAM.starts_with(output), "it has a gap");
+                    assert_eq!(skipped, 0);
+                }
+                OnLag::Skip => {
+                    assert!(whole.is_sorted_by(|a, b| a < b), "not ascending");
+                }
+            }
+            let state = subscriber.status().state;
+            if self.on_lag != OnLag::Disconnect {
+                assert_eq!(state, "open");
+            } else if state != "open" {
+                let waits = !self.feed.config().lag_wait.is_zero();
+                assert!(self.expired || !waits, "nobody has waited for it");
+            }
+            // The lag counts a chunk's messages until all of them are delivered, and a message
+            // that was begun before others were skipped is no part of it.
+            if state == "open" {
+                let sum = whole.len() as u64 + skipped + subscriber.status().lag;
+                let in_chunk = self.together - 1;
+                assert!(sum + u64::from(begun) >= published && sum <= published + in_chunk);
+            }
+        }
+    }
+
+    /// What must come of every state: all is delivered, skipped, or its reader reset.
+    fn settle(&mut self) {
+        // A look at the feed that finds nothing may be what the upstream waits for: two rounds.
+        let mut idle = 0;
+        while idle < 2 {
+            let large = MOVES.iter().filter(|step| !matches!(step, Move::WriteOne(_)));
+            let moved = large.filter(|step| self.play(**step)).count();
+            idle = if moved == 0 { idle + 1 } else { 0 };
+        }
+        assert_eq!(self.published(), MESSAGES, "the upstream is held for ever");
+        let counters = self.feed.counters();
+        let (mut open, mut delivered, mut skipped, mut reset) = (0, 0, 0, 0);
+        for (subscriber, output) in &self.subscribers {
+            let (whole, begun) = messages(output);
+            skipped += subscriber.skipped();
+            if subscriber.interest().is_done() {
+                reset += 1;
+                delivered += whole.len() as u64 / self.together * self.together;
+                continue;
+            }
+            open += 1;
+            delivered += whole.len() as u64;
+            assert!(!begun, "a message that was begun is finished");
+            assert_eq!(whole.len() as u64 + subscriber.skipped(), MESSAGES);
+            assert_eq!(subscriber.status().lag, 0);
+            assert_eq!(subscriber.poll_timeout(), None);
+        }
+        assert_eq!((counters.delivered, counters.skipped), (delivered, skipped));
+        assert_eq!((counters.subscribers, counters.lagged), (open, reset));
+        // Who skips can catch up and lag once more in four messages.
+        let laggards = if self.on_lag == OnLag::Skip { 4 } else { reset };
+        let most = self.feed.config().lag_wait * u32::try_from(laggards).unwrap();
+        assert!(counters.held <= most, "held for {:?} of {most:?}", counters.held);
+    }
+}
+
+/// The numbers of the whole messages in `output`, and whether another one is begun behind them.
+fn messages(output: &[u8]) -> (Vec<u8>, bool) {
+    let (whole, begun) = output.as_chunks::<2>();
+    for message in whole {
+        assert!(STREAM.as_chunks::<2>().0.contains(message), "{message:?} is none");
+    }
+    (whole.iter().map(|message| message[0]).collect(), !begun.is_empty())
+}
+
+fn moves_of(on_lag: OnLag, lag_wait: Duration) -> &'static [Move] {
+    let fewer = match (on_lag, lag_wait) {
+        (OnLag::Block, _) => 0,
+        (OnLag::Disconnect | OnLag::Skip, Duration::ZERO) => 1,
+        (OnLag::Disconnect | OnLag::Skip, _) => 2,
+    };
+    &MOVES[..MOVES.len() - if cfg!(debug_assertions) { fewer } else { 0 }]
+}
+
+/// Visits every state; answers how many there are.
+fn visit(on_lag: OnLag, lag_wait: Duration, together: u64) -> usize {
+    let reach = |moves: &[Move]| {
+        let mut scene = Scene::new(on_lag, lag_wait, together);
+        for step in moves {
+            scene.play(*step);
+        }
+        scene
+    };
+    let mut seen = BTreeSet::from([reach(&[]).key()]);
+    let mut queue = VecDeque::from([Vec::new()]);
+    while let Some(moves) = queue.pop_front() {
+        for &step in moves_of(on_lag, lag_wait) {
+            let mut scene = reach(&moves);
+            // A move that comes to nothing may change what the feed knows all the same.
+            scene.play(step);
+            if seen.insert(scene.key()) {
+                let mut moves = moves.clone();
+                moves.push(step);
+                let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    scene.look();
+                    scene.settle();
+                }));
+                assert!(settled.is_ok(), "after {moves:?}");
+                queue.push_back(moves);
+            }
+        }
+    }
+    seen.len()
+}
+
+#[test]
+fn who_lags_is_reset_and_nobody_else() {
+    for lag_wait in [Duration::ZERO, Duration::from_secs(1)] {
+        for together in [1, 2] {
+            assert!(visit(OnLag::Disconnect, lag_wait, together) > 100);
+        }
+    }
+}
+
+#[test]
+fn who_lags_skips_whole_messages_that_are_counted() {
+    for lag_wait in [Duration::ZERO, Duration::from_secs(1)] {
+        for together in [1, 2] {
+            assert!(visit(OnLag::Skip, lag_wait, together) > 100);
+        }
+    }
+}
+
+#[test]
+fn where_the_upstream_waits_nobody_misses_anything() {
+    for together in [1, 2] {
+        assert!(visit(OnLag::Block, Duration::ZERO, together) > 100);
+    }
+}

@@ -1,0 +1,79 @@
+//! What messages are, a second time and as simply as can be: the machines are compared with it.
+
+use std::num::NonZeroUsize;
+
+use proptest::prelude::*;
+use wirestate_core::fanout::Framing;
+
+pub(crate) const DELIMITER: u8 = b'\n';
+
+pub(crate) fn size(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap()
+}
+
+pub(crate) fn fixed(n: usize) -> Framing {
+    Framing::Fixed(size(n))
+}
+
+pub(crate) fn lines(max: usize) -> Framing {
+    Framing::Delimited { delimiter: DELIMITER, max: size(max) }
+}
+
+pub(crate) fn prefixed(max: usize) -> Framing {
+    Framing::LengthPrefixed { max: size(max) }
+}
+
+/// Framings with messages of up to 40 bytes.
+pub(crate) fn framing() -> impl Strategy<Value = Framing> {
+    prop_oneof![
+        (1..=40_usize).prop_map(fixed),
+        (1..=40_usize).prop_map(lines),
+        (4..=40_usize).prop_map(prefixed),
+    ]
+}
+
+/// The whole messages at the beginning of `stream`, up to one that is too long, and what follows
+/// them.
+pub(crate) fn parse(framing: Framing, mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    let mut messages = Vec::new();
+    loop {
+        let length = match framing {
+            Framing::Fixed(size) => Some(size.get()),
+            Framing::Delimited { delimiter, max } => stream
+                .iter()
+                .position(|byte| *byte == delimiter)
+                .map(|at| at + 1)
+                .filter(|length| *length <= max.get()),
+            Framing::LengthPrefixed { max } => stream
+                .first_chunk()
+                .map(|prefix| 4 + usize::try_from(u32::from_be_bytes(*prefix)).unwrap())
+                .filter(|length| *length <= max.get()),
+            Framing::None => unreachable!("there are no messages"),
+        };
+        match length {
+            Some(length) if length <= stream.len() => {
+                let (message, rest) = stream.split_at(length);
+                messages.push(message);
+                stream = rest;
+            }
+            Some(_) | None => return (messages, stream),
+        }
+    }
+}
+
+/// Whether `some` are some of `all`, in order.
+pub(crate) fn ascending(some: &[&[u8]], all: &[&[u8]]) -> bool {
+    let mut rest = all.iter();
+    some.iter().all(|this| rest.any(|that| that == this))
+}
+
+/// Makes bytes that were drawn into ones that hold messages now and then.
+pub(crate) fn plausible(framing: Framing, bytes: &[u8]) -> Vec<u8> {
+    let byte = |byte: &u8| match framing {
+        Framing::Delimited { .. } if *byte < 40 => DELIMITER,
+        Framing::LengthPrefixed { .. } if *byte < 160 => 0,
+        Framing::LengthPrefixed { .. } => byte % 40,
+        Framing::Fixed(_) | Framing::Delimited { .. } | Framing::None => *byte,
+    };
+    bytes.iter().map(byte).collect()
+}

@@ -1,0 +1,379 @@
+//! Scenarios of the fan-out: its server, source and client.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use socket2::SockRef;
+
+use crate::process::{HANGS, Server, command, eventually, run, text};
+
+/// The length of the messages here, unless said otherwise.
+const SIZE: usize = 64;
+
+/// Message number `number` of epoch `epoch`.
+fn message(epoch: u32, number: u32) -> Vec<u8> {
+    let mut message = format!("{epoch:08} {number:08} ").into_bytes();
+    message.resize(SIZE - 1, b'.');
+    message.push(b'\n');
+    message
+}
+
+fn parse(message: &[u8]) -> (u32, u32) {
+    assert!(message.len() == SIZE && message.ends_with(b".\n"), "{}", text(message));
+    let number =
+        |range| text(&message[range]).parse().expect("digits, or the message is not whole");
+    (number(0..8), number(9..17))
+}
+
+/// An upstream in the test's hands.
+struct Upstream {
+    listener: TcpListener,
+    address: String,
+}
+
+impl Upstream {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        Self { listener, address }
+    }
+
+    fn accept(&self) -> TcpStream {
+        let (stream, _) = self.listener.accept().unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_write_timeout(Some(HANGS)).unwrap();
+        stream
+    }
+
+    fn serve(&self, binary: &str, flags: &[&str]) -> Server {
+        let own = ["--upstream", &self.address, "--frame", "64", "-v"];
+        Server::start_as(binary, "fanout-server", &[&own, flags].concat())
+    }
+}
+
+/// Waits until the server has admitted everybody who has connected: whoever connects after that
+/// and is answered was admitted later.
+fn settle() {
+    thread::sleep(Duration::from_millis(100));
+}
+
+fn read_message(stream: &mut TcpStream) -> (u32, u32) {
+    let mut bytes = [0; SIZE];
+    stream.read_exact(&mut bytes).unwrap();
+    parse(&bytes)
+}
+
+pub(crate) fn every_healthy_subscriber_gets_whole_messages_through_upstream_restarts(binary: &str) {
+    const EPOCHS: u32 = 4;
+    const MESSAGES: u32 = 3000;
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &[]);
+    let feed = upstream.accept();
+    let subscribers: Vec<_> = (0..10).map(|_| server.connect()).collect();
+    // They flood, reset, and never read.
+    let stalled = server.connect();
+    let mut flooding = server.connect();
+    let flood = thread::spawn(move || while flooding.write_all(&[0; 4096]).is_ok() {});
+    let resetting = server.connect();
+    SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
+    settle();
+    let readers: Vec<_> = subscribers
+        .into_iter()
+        .map(|mut stream| {
+            thread::spawn(move || {
+                for epoch in 0..EPOCHS {
+                    for number in 0..MESSAGES {
+                        assert_eq!(read_message(&mut stream), (epoch, number));
+                    }
+                }
+            })
+        })
+        .collect();
+    drop(resetting);
+    let mut feed = Some(feed);
+    for epoch in 0..EPOCHS {
+        let mut stream = feed.take().unwrap_or_else(|| upstream.accept());
+        let mut bytes: Vec<_> = (0..MESSAGES).flat_map(|n| message(epoch, n)).collect();
+        bytes.extend(&message(epoch, MESSAGES)[..17]); // cut inside a message
+        let mut cut = 1;
+        while !bytes.is_empty() {
+            cut = cut * 31 % 4093 + 1;
+            let rest = bytes.split_off(cut.min(bytes.len()));
+            stream.write_all(&bytes).unwrap();
+            bytes = rest;
+        }
+    }
+    for reader in readers {
+        reader.join().unwrap();
+    }
+    drop(stalled);
+    drop(upstream);
+    let log = server.stop();
+    flood.join().unwrap();
+    assert!(log.contains("17 bytes of a message that was not whole are dropped"), "{log}");
+    assert!(log.contains(&format!("messages={} upstream_connects=", EPOCHS * MESSAGES)), "{log}");
+    assert!(log.contains(&format!("tail_bytes_dropped={}", 17 * EPOCHS)), "{log}");
+}
+
+pub(crate) fn a_thousand_subscribers_at_once(binary: &str) {
+    let files = rlimit::increase_nofile_limit(4096).unwrap();
+    assert!(files >= 1100, "this test needs 1,100 open files, and may have {files}");
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &[]);
+    let mut feed = upstream.accept();
+    let mut streams: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+    thread::sleep(Duration::from_millis(500));
+    for number in 0..50 {
+        feed.write_all(&message(0, number)).unwrap();
+    }
+    for stream in &mut streams {
+        for number in 0..50 {
+            assert_eq!(read_message(stream), (0, number));
+        }
+    }
+    drop(streams);
+    assert!(server.stop().contains("delivered=50000 "));
+}
+
+/// Publishes until `enough`, which is asked after each of many rounds.
+fn publish_until(feed: &mut TcpStream, healthy: &mut TcpStream, mut enough: impl FnMut() -> bool) {
+    let mut number = 0;
+    eventually("enough is published", || {
+        for _ in 0..200 {
+            let bytes: Vec<_> = (number..number + 64).flat_map(|n| message(0, n)).collect();
+            feed.write_all(&bytes).unwrap();
+            for n in number..number + 64 {
+                assert_eq!(read_message(healthy), (0, n), "the healthy one loses nothing");
+            }
+            number += 64;
+        }
+        enough()
+    });
+}
+
+pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str) {
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &["--window", "256KiB", "--lag-wait", "100ms"]);
+    let mut feed = upstream.accept();
+    let (mut healthy, mut stalled) = (server.connect(), server.connect());
+    settle();
+    let reset = || {
+        let mut byte = [0];
+        stalled.set_nonblocking(true).unwrap();
+        matches!(stalled.peek(&mut byte), Err(error) if error.kind() == ErrorKind::ConnectionReset)
+            || SockRef::from(&stalled).take_error().unwrap().is_some()
+    };
+    publish_until(&mut feed, &mut healthy, reset);
+    stalled.set_nonblocking(false).unwrap();
+    let _ = stalled.read(&mut [0; 1]);
+    drop(upstream);
+    let log = server.stop();
+    assert!(log.contains(r#"reason="lagged""#), "{log}");
+    assert!(log.contains("messages behind, more than the window of 262144 bytes holds"), "{log}");
+    assert!(log.contains("lagged=1 "), "{log}");
+}
+
+pub(crate) fn a_subscriber_that_may_skip_goes_on_with_whole_messages(binary: &str) {
+    let upstream = Upstream::new();
+    let flags = ["--window", "256KiB", "--lag-wait", "0", "--on-lag", "skip"];
+    let server = upstream.serve(binary, &flags);
+    let mut feed = upstream.accept();
+    let (mut healthy, mut slow) = (server.connect(), server.connect());
+    settle();
+    let mut rounds = 0;
+    publish_until(&mut feed, &mut healthy, || {
+        rounds += 1;
+        rounds == 20 // 16 MB, which no buffer on the way holds
+    });
+    // What it gets now was published long ago; then comes the gap; then what is published now.
+    let last = thread::spawn(move || {
+        let mut seen = Vec::new();
+        loop {
+            let message = read_message(&mut slow);
+            seen.push(message.1);
+            if message.0 == 1 {
+                return seen;
+            }
+        }
+    });
+    thread::sleep(Duration::from_millis(500));
+    for number in 0..3 {
+        feed.write_all(&message(1, number)).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    let seen = last.join().unwrap();
+    let gaps = seen.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+    assert!((1..=3).contains(&gaps), "{gaps} gaps, among them the one before the new epoch");
+    drop(upstream);
+    let log = server.stop();
+    assert!(!log.contains("skipped=0 "), "{log}");
+    assert!(log.contains("lagged=0 "), "{log}");
+}
+
+pub(crate) fn subscribers_wait_while_the_upstream_is_away(binary: &str) {
+    // Absent at the start: the port is free, and nobody listens.
+    let upstream = Upstream::new();
+    let address = upstream.address.clone();
+    drop(upstream);
+    let flags = ["--upstream", &address, "--frame", "64"];
+    let server = Server::start_as(binary, "fanout-server", &flags);
+    let mut subscriber = server.connect();
+    thread::sleep(Duration::from_millis(100));
+    let listener = TcpListener::bind(&address).unwrap();
+    let upstream = Upstream { listener, address };
+    // Accepts and drops.
+    for _ in 0..3 {
+        drop(upstream.accept());
+    }
+    upstream.accept().write_all(&message(7, 7)).unwrap();
+    assert_eq!(read_message(&mut subscriber), (7, 7));
+    drop(upstream);
+    let log = server.stop();
+    assert!(log.contains("cannot connect: Connection refused"), "{log}");
+    assert!(log.contains("the next attempt is in "), "{log}");
+}
+
+pub(crate) fn a_subscriber_that_leaves_is_noticed_without_a_message(binary: &str) {
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &[]);
+    let mut feed = upstream.accept();
+    let (mut leaving, resetting) = (server.connect(), server.connect());
+    settle();
+    feed.write_all(&message(0, 0)).unwrap();
+    assert_eq!(read_message(&mut leaving), (0, 0));
+    leaving.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(leaving.read(&mut [0; 1]).unwrap(), 0, "a FIN is answered by one");
+    SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(resetting);
+    thread::sleep(Duration::from_millis(200));
+    drop(upstream);
+    let log = server.stop();
+    assert!(log.contains("closed: the subscriber left"), "{log}");
+    assert!(log.contains(r#"reason="reset""#), "{log}");
+    assert!(log.contains("connections=2 drained=0"), "both were gone before the stop: {log}");
+}
+
+pub(crate) fn a_late_subscriber_gets_the_last_messages_first(binary: &str) {
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &["--replay", "3"]);
+    let mut feed = upstream.accept();
+    let mut early = server.connect();
+    settle();
+    let bytes: Vec<_> = (0..10).flat_map(|number| message(0, number)).collect();
+    feed.write_all(&bytes).unwrap();
+    for number in 0..10 {
+        assert_eq!(read_message(&mut early), (0, number));
+    }
+    let mut late = server.connect();
+    for number in 7..10 {
+        assert_eq!(read_message(&mut late), (0, number));
+    }
+    feed.write_all(&message(0, 10)).unwrap();
+    assert_eq!(read_message(&mut late), (0, 10));
+}
+
+pub(crate) fn a_line_beyond_the_limit_drops_the_upstream(binary: &str) {
+    let upstream = Upstream::new();
+    let flags = ["--upstream", &upstream.address, "--frame", "lines"];
+    let server = Server::start_as(binary, "fanout-server", &flags);
+    let mut feed = upstream.accept();
+    let mut subscriber = server.connect();
+    settle();
+    feed.write_all(b"one\ntwo\n").unwrap();
+    let endless = thread::spawn(move || while feed.write_all(&[b'x'; 4096]).is_ok() {});
+    let mut feed = upstream.accept();
+    feed.write_all(b"three\n").unwrap();
+    let mut lines = [0; 14];
+    subscriber.read_exact(&mut lines).unwrap();
+    assert_eq!(&lines, b"one\ntwo\nthree\n");
+    endless.join().unwrap();
+    drop((feed, upstream));
+    let log = server.stop();
+    assert!(log.contains("bytes or more; the limit is 1048576"), "{log}");
+}
+
+pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
+    let flags = ["--size", "64", "--rate", "0", "--count", "1000"];
+    let server = Server::start_as(binary, "fanout-source", &flags);
+    for _ in 0..2 {
+        let mut first = server.connect();
+        let mut bytes = vec![0; 64_000];
+        first.read_exact(&mut bytes[..64]).unwrap();
+        let mut second = server.connect();
+        assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "it is told so by a close");
+        first.read_exact(&mut bytes[64..]).unwrap();
+        assert_eq!(first.read(&mut [0; 1]).unwrap(), 0, "that was all");
+        for (number, message) in bytes.chunks(64).enumerate() {
+            assert!(message.starts_with(format!("{number:020} ").as_bytes()), "{}", text(message));
+            assert!(message.ends_with(b".\n"));
+        }
+        drop(first);
+        // It is free again a moment later.
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
+    let source = Server::start_as(binary, "fanout-source", &["--rate", "5000"]);
+    let flags = ["--upstream", &source.address];
+    let server = Server::start_as(binary, "fanout-server", &flags);
+    let output = run(binary, &["fanout-client", &server.address, "--count", "1500"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.stdout.len(), 1500 * 1024);
+    let numbers: Vec<u64> = output
+        .stdout
+        .chunks(1024)
+        .map(|message| text(&message[..20]).parse().expect("twenty digits"))
+        .collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "no gap");
+    assert!(text(&output.stderr).contains("1500 messages, "), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains(" 0 gaps, lag "), "{}", text(&output.stderr));
+
+    let mut client = command(binary);
+    client.args(["fanout-client", &server.address, "-q"]);
+    let mut client = client.spawn().unwrap();
+    settle();
+    drop(client.stdout.take()); // whoever read it has had enough
+    let output = client.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+pub(crate) fn what_does_not_go_together_is_wrong_usage(binary: &str) {
+    let calls: [(&[&str], &str); 6] = [
+        (&["--frame", "0"], "0 bytes hold nothing"),
+        (&["--frame", "bytes", "--on-lag", "skip"], "skips whole messages"),
+        (&["--frame", "bytes", "--replay", "1"], "counts messages"),
+        (&["--window", "1000"], "--window 1000 is smaller than a message"),
+        (&["--upstream", "127.0.0.1:1235"], "is this server itself"),
+        (&["--upstream", "localhost:4", "--listen", "127.0.0.1:4"], "is this server itself"),
+    ];
+    for (flags, said) in calls {
+        let output = run(binary, &[&["fanout-server"], flags].concat());
+        assert_eq!(output.status.code(), Some(2), "{flags:?}");
+        assert!(text(&output.stderr).contains(said), "{flags:?}: {}", text(&output.stderr));
+    }
+}
+
+pub(crate) fn what_was_published_is_flushed_on_sigterm(binary: &str) {
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &[]);
+    let mut feed = upstream.accept();
+    let mut subscriber = server.connect();
+    settle();
+    let messages = 50_000;
+    let bytes: Vec<_> = (0..messages).flat_map(|number| message(0, number)).collect();
+    feed.write_all(&bytes).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    server.signal(rustix::process::Signal::TERM);
+    let mut received = Vec::new();
+    subscriber.read_to_end(&mut received).unwrap();
+    assert!(received == bytes, "{} of {} bytes", received.len(), bytes.len());
+    drop(subscriber);
+    let (status, log) = server.wait();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("drained=1 aborted=0"), "{log}");
+}

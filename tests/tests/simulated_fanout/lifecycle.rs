@@ -1,0 +1,92 @@
+//! Joining late, leaving, and the end of the server.
+
+use wirestate_core::{
+    fanout::{Config, OnLag},
+    serve::Served,
+};
+use wirestate_testkit::sim::Act;
+
+use crate::scene::{Scene, all, config, millis, numbers, source, whole};
+
+#[test]
+fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
+    let first = |replay| {
+        let scene = Scene::new(1, Config { replay, ..config() }, vec![whole(100, 1000)]);
+        scene.run_for(millis(4000));
+        let published = scene.counters().messages_in;
+        let late = scene.subscriber("late", all());
+        scene.run_for(millis(1000));
+        scene.end();
+        let heard = numbers(&late.take().unwrap().bytes);
+        assert!(heard.windows(2).all(|two| two[1] == two[0] + 1));
+        published.abs_diff(heard[0])
+    };
+    assert!(first(0) <= 3, "some are published while it connects");
+    assert!((97..=100).contains(&first(100)));
+}
+
+#[test]
+fn the_end_of_a_subscriber_is_noticed_without_a_message() {
+    let scene = Scene::new(2, config(), vec![whole(1000, 10), whole(1, 1)]);
+    let leaves = vec![Act::Receive(1000), Act::Finish, Act::ReceiveAll];
+    let leaving = scene.subscriber("leaving", leaves);
+    scene.subscriber("resetting", vec![Act::Receive(1000), Act::Reset]);
+    scene.subscriber("closing", vec![Act::Receive(1000)]);
+    let stays = scene.subscriber("staying", all());
+    scene.run_for(millis(10_000));
+    let published = scene.counters().messages_in;
+    assert_eq!((scene.ended("left"), scene.ended("reset")), (2, 1));
+    assert_eq!(scene.counters().subscribers, 1);
+    assert_eq!(published, 11);
+    assert!(leaving.take().unwrap().fin);
+    scene.end();
+    assert_eq!(stays.take().unwrap().bytes.len(), 1100);
+}
+
+#[test]
+fn a_drain_flushes_what_is_owed() {
+    let scene = Scene::new(3, config(), vec![whole(0, 1500)]);
+    let slow = vec![Act::Receive(100), Act::Wait(millis(5000)), Act::ReceiveAll];
+    let slow = scene.subscriber("slow", slow);
+    scene.run_for(millis(2000));
+    assert!(scene.counters().delivered < 1500, "the buffers of the network are full");
+    let served = scene.end();
+    assert_eq!(served, Served { drained: 1, aborted: 0 });
+    let heard = slow.take().unwrap();
+    assert_eq!((heard.fin, heard.lost), (true, None));
+    assert_eq!(numbers(&heard.bytes), (0..1500).collect::<Vec<_>>());
+    assert_eq!(scene.ended("shut_down"), 1);
+    assert_eq!(scene.counters().delivered, 1500);
+}
+
+#[test]
+fn what_subscribers_say_is_read_and_thrown_away() {
+    let scene = Scene::new(4, config(), vec![whole(1000, 500)]);
+    let talker = scene.subscriber("talker", crate::scene::flood());
+    scene.run_for(millis(5000));
+    scene.end();
+    assert_eq!(scene.table.totals().bytes_in, 100_000);
+    assert_eq!(numbers(&talker.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
+}
+
+#[test]
+fn while_the_upstream_is_away_the_server_waits_and_retries() {
+    let scene = Scene::new(
+        5,
+        Config { on_lag: OnLag::Block, ..config() },
+        vec![
+            whole(100, 10),
+            crate::scene::Epoch { source: source(100, 10), cut: Some(550) },
+            whole(100, 10),
+        ],
+    );
+    let heard = scene.subscriber("healthy", all());
+    scene.run_for(millis(900));
+    assert_eq!((scene.counters().upstream_connects, scene.counters().subscribers), (0, 1));
+    scene.run_for(millis(20_000));
+    assert!(!scene.counters().upstream_up);
+    scene.end();
+    let expected: Vec<u64> = (0..10).chain(0..5).chain(0..10).collect();
+    assert_eq!(numbers(&heard.take().unwrap().bytes), expected);
+    assert_eq!(scene.counters().tail_bytes_dropped, 50);
+}
