@@ -448,14 +448,15 @@ impl Deref for Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let label = self.label.unwrap_or_else(|| {
-            let label = "aborted";
-            warn!(id = self.conn.id, peer = %self.conn.peer, reason = label, "closed: {label}");
-            label
-        });
-        self.table.close(&self.conn, label);
+        if self.label.is_none() {
+            warn!(id = self.conn.id, peer = %self.conn.peer, reason = ABORTED, "closed: aborted");
+        }
+        self.table.close(&self.conn, self.label.unwrap_or(ABORTED));
     }
 }
+
+/// What an end is counted as for which no reason was told.
+const ABORTED: &str = "aborted";
 
 #[cfg(test)]
 mod tests {

@@ -21,13 +21,17 @@ fn unused_address() -> String {
 #[test]
 fn the_three_binaries_say_the_same() {
     let unused = unused_address();
-    let calls: [&[&str]; 10] = [
+    let calls: [&[&str]; 14] = [
         &[],
         &["--help"],
         &["--version"],
         &["echo-server", "--help"],
         &["echo-client", "--help"],
         &["multiconn-client", "--help"],
+        &["fanout-source", "--help"],
+        &["fanout-server", "--help"],
+        &["fanout-client", "--help"],
+        &["fanout-server", "--window", "100"],
         &["echo-server", "--idle-timeout", "0s"],
         &["echo-server", "--listen", "nowhere"],
         &["frobnicate"],
