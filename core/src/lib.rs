@@ -7,6 +7,7 @@
 //! | [`drive`] | moves bytes between a machine and a socket: three traits, [`drive::turn`], the future [`drive::Drive`] |
 //! | [`echo`] | the echo server's machine and its clients' |
 //! | [`fanout`] | one upstream to all who connect |
+//! | [`message`] | requests and replies with a JSON header: codec, server, client (feature `message`) |
 //! | [`dial`] | keeping a connection up |
 //! | [`buffer`] | the ring and the pool that machines keep their bytes in |
 //! | [`admission`] | who may connect, and the table of who is connected |
@@ -37,6 +38,7 @@
 //! - `std` (default): [`Shared`](shared::Shared) state is behind real locks, so handles may go
 //!   from thread to thread. Without it they stay on one thread, and the target needs 64-bit
 //!   atomics.
+//! - `message` (default): [`message`], with libraries for JSON and character sets.
 //! - `command-line` (off): the binaries' command line. Never needed to embed the machines.
 //!
 //! # In an event loop of your own
@@ -61,6 +63,8 @@ pub mod drive;
 pub mod echo;
 pub mod fanout;
 pub mod machine;
+#[cfg(feature = "message")]
+pub mod message;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]

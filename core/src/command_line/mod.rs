@@ -4,6 +4,7 @@
 //! logs and prompts. Exit codes: 0 done, 1 failed at run time (one line says how, with the
 //! address), 2 wrong usage.
 
+mod app;
 mod demo;
 mod echo;
 mod fanout;
@@ -13,7 +14,7 @@ mod server;
 mod standard_input;
 mod values;
 
-use std::{ffi::OsString, io, process::ExitCode};
+use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
@@ -45,6 +46,8 @@ enum Name {
     EchoServer(echo::ServerFlags),
     EchoClient(echo::ClientFlags),
     MulticonnClient(multiconn::Flags),
+    AppServer(app::ServerFlags),
+    AppClient(app::ClientFlags),
     FanoutSource(fanout::SourceFlags),
     FanoutServer(fanout::ServerFlags),
     FanoutClient(fanout::ClientFlags),
@@ -55,10 +58,15 @@ enum Name {
 impl Name {
     fn is_server(&self) -> bool {
         match self {
-            Self::EchoServer(_) | Self::FanoutSource(_) | Self::FanoutServer(_) => true,
-            Self::EchoClient(_) | Self::MulticonnClient(_) | Self::FanoutClient(_) | Self::Demo => {
-                false
-            }
+            Self::EchoServer(_)
+            | Self::AppServer(_)
+            | Self::FanoutSource(_)
+            | Self::FanoutServer(_) => true,
+            Self::EchoClient(_)
+            | Self::MulticonnClient(_)
+            | Self::AppClient(_)
+            | Self::FanoutClient(_)
+            | Self::Demo => false,
         }
     }
 }
@@ -90,6 +98,8 @@ impl Command {
             Name::EchoServer(flags) => echo::serve(&runtime, flags, &self.log).await,
             Name::EchoClient(flags) => echo::converse(&runtime, flags).await,
             Name::MulticonnClient(flags) => multiconn::run(&runtime, flags).await,
+            Name::AppServer(flags) => app::serve(&runtime, flags, &self.log).await,
+            Name::AppClient(flags) => app::ask(&runtime, flags).await,
             Name::FanoutSource(flags) => fanout::source(&runtime, flags, &self.log).await,
             Name::FanoutServer(flags) => fanout::serve(&runtime, flags, &self.log).await,
             Name::FanoutClient(flags) => fanout::subscribe(&runtime, flags, &self.log).await,
@@ -118,6 +128,8 @@ enum Failure {
     Connect { address: String, error: io::Error },
     #[error("{address}: {reason}")]
     Ended { address: String, reason: String },
+    #[error("cannot read the table {}: {error}", path.display())]
+    Table { path: PathBuf, error: Box<dyn Error + Send + Sync> },
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
     #[error("cannot write to standard output: {0}")]

@@ -1,0 +1,156 @@
+//! `app-server` and `app-client`.
+
+use core::convert::Infallible;
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+use clap::Args;
+use tracing::warn;
+
+use super::{
+    Failure, log, server,
+    values::{self, Timeout},
+};
+use crate::{
+    Machine,
+    drive::Drive,
+    message::{
+        Client, ClientConfig, Config, Limits, Server,
+        search::{self, Table},
+    },
+    runtime::{Runtime, connect_within},
+};
+
+/// Answers requests with a JSON header: searches in a table
+///
+/// `search` in JSON is answered with the table's entry, anything that is not JSON with its first ten
+/// bytes. Requests may be sent without waiting for replies; these come in order.
+#[derive(Args, Debug)]
+pub(super) struct ServerFlags {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65433",
+          value_parser = values::address)]
+    listen: String,
+    /// Search in this JSON object of strings instead of the few entries that are built in
+    #[arg(long, value_name = "FILE", env = "WIRESTATE_TABLE")]
+    table: Option<PathBuf>,
+    /// Close each connection after its first reply
+    #[arg(long, env = "WIRESTATE_ONE_SHOT")]
+    one_shot: bool,
+    /// The longest header of a request, up to 65535 bytes
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_HEADER", default_value = "4KiB",
+          value_parser = header_limit)]
+    max_header: u16,
+    /// The longest content of a request
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_CONTENT", default_value = "1MiB",
+          value_parser = values::bytes)]
+    max_content: usize,
+    /// Close a connection that asks nothing for this long; or `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_IDLE_TIMEOUT", default_value = "1m")]
+    idle_timeout: Timeout,
+    #[command(flatten)]
+    server: server::Flags,
+}
+
+fn header_limit(text: &str) -> Result<u16, String> {
+    let bytes = values::bytes(text)?;
+    u16::try_from(bytes).map_err(|_| "two bytes of length allow 65535 bytes at most".into())
+}
+
+pub(super) async fn serve<R: Runtime>(
+    runtime: &R,
+    flags: ServerFlags,
+    log: &log::Flags,
+) -> Result<(), Failure> {
+    if flags.idle_timeout.0.is_none() {
+        warn!("--idle-timeout off: connections whose peer is gone may stay");
+    }
+    let table = flags.table.map_or_else(|| Ok(Table::default()), read_table)?;
+    let limits = Limits { header: flags.max_header, content: flags.max_content as u64 };
+    let config = Config {
+        limits,
+        idle_timeout: flags.idle_timeout.0,
+        one_shot: flags.one_shot,
+        ..Config::default()
+    };
+    let app = Server::new(config, search::service(table));
+    let options = flags.server.options::<R>();
+    server::run(runtime, &flags.listen, &options, log, |_, now| app.machine(now)).await
+}
+
+fn read_table(path: PathBuf) -> Result<Table, Failure> {
+    match fs::read(&path) {
+        Ok(json) => {
+            Table::from_json(&json).map_err(|error| Failure::Table { path, error: error.into() })
+        }
+        Err(error) => Err(Failure::Table { path, error: error.into() }),
+    }
+}
+
+/// Makes one request, and shows the result
+///
+/// Action `search` is sent as JSON, any other as bytes: the action and the value, nothing between.
+#[derive(Args, Debug)]
+pub(super) struct ClientFlags {
+    /// The server
+    #[arg(value_name = "ADDR", value_parser = values::address)]
+    address: String,
+    /// What to do: `search`, or anything else
+    action: String,
+    /// What with
+    value: String,
+    /// How long to wait for the connection; or `off`
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    connect_timeout: Timeout,
+    /// How long to wait for the reply; or `off`
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    reply_timeout: Timeout,
+    /// The longest content of a reply
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = values::bytes)]
+    max_content: usize,
+}
+
+pub(super) async fn ask<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
+    let ClientFlags { address, action, value, connect_timeout, reply_timeout, .. } = flags;
+    let socket = connect_within(runtime, &address, connect_timeout.0)
+        .await
+        .map_err(|error| Failure::Connect { address: address.clone(), error })?;
+    let limits = Limits { content: flags.max_content as u64, ..Limits::default() };
+    let config = ClientConfig { limits, reply_timeout: reply_timeout.0, ..ClientConfig::default() };
+    let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
+    let mut request = Some(search::request(&action, &value));
+    let reply = drive.until(|client, now| match request.take() {
+        Some(request) => client.request(&request, now).err().map(Err),
+        None => client.take_reply().map(Ok),
+    });
+    let ended = |reason: &dyn ToString| {
+        let (address, reason) = (address.clone(), reason.to_string());
+        Failure::Ended { address, reason }
+    };
+    let reply = match reply.await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(error)) => return Err(ended(&error)),
+        Err(error) => return Err(ended(&error)),
+    };
+    let result = search::result(&reply).map_err(|error| ended(&error))?;
+    show(&result).map_err(Failure::Output)?;
+    let leave = |client: &mut Client, now| {
+        client.shut_down(now);
+        None::<Infallible>
+    };
+    match drive.until(leave).await {
+        Ok(never) => match never {},
+        // All was answered: it does not matter who closes first.
+        Err(_ended) => Ok(()),
+    }
+}
+
+fn show(result: &[u8]) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    output.write_all(result)?;
+    output.write_all(b"\n")?;
+    output.flush()
+}

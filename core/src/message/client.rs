@@ -1,0 +1,567 @@
+//! The client's machine.
+
+use alloc::collections::VecDeque;
+use core::{mem, num::NonZeroUsize, task::Context, time::Duration};
+
+use super::{
+    DecodeError, EncodeError, Inbox, Limits, Message, Patience,
+    handle::{Commands, Handle, Next, Slot},
+    outbox::Outbox,
+    reception::Reception,
+};
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, buffer::Pool, shared::Shared,
+};
+
+/// A client's limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// How much a reply may declare.
+    pub limits: Limits,
+    /// How long a reply may take to come, from its first byte on.
+    pub patience: Patience,
+    /// The size of the receive buffer while it has bytes in it; where that is less than the longest
+    /// header, it is that. Default: 64 KiB.
+    pub buffer: NonZeroUsize,
+    /// Requests that may be out at once: sent, and the reply not taken. Default: 32.
+    pub in_flight: NonZeroUsize,
+    /// Requests that may wait in a [`Handle`] to be sent. Default: 1,024.
+    pub queue: NonZeroUsize,
+    /// The first byte of a reply must come within this after the request, or after the reply
+    /// before; `None`: no matter when. Default: 30 s.
+    pub reply_timeout: Option<Duration>,
+    /// The server must take a byte within this, if there is one; `None`: no matter when.
+    /// Default: 10 s.
+    pub write_timeout: Option<Duration>,
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            patience: Patience::default(),
+            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            in_flight: const { NonZeroUsize::new(32).unwrap() },
+            queue: const { NonZeroUsize::new(1024).unwrap() },
+            reply_timeout: Some(Duration::from_secs(30)),
+            write_timeout: Some(Duration::from_secs(10)),
+        }
+    }
+}
+
+/// One connection of a client. Replies come in the order of the requests, of which several may be
+/// out at once.
+///
+/// Inline, it is asked between two turns: [`request`](Self::request), then
+/// [`take_reply`](Self::take_reply). To ask from many tasks or threads, have it driven on one and
+/// use a [`Handle`].
+///
+/// It holds one receive buffer while that holds bytes; of a content that is larger, see [`Inbox`];
+/// 64 KiB and one message of requests that wait to be sent; at most [`ClientConfig::in_flight`]
+/// replies that wait to be taken; and with a handle [`ClientConfig::queue`] requests.
+///
+/// ```
+/// # use wirestate_core::{Instant, drive, message::{self, Client, ClientConfig, Message, service}};
+/// # let now = Instant::EPOCH;
+/// let mut client = Client::new(ClientConfig::default());
+/// client.request(&Message::binary("hello"), now)?;
+///
+/// let echo = service::function(|request| request.into_owned());
+/// let mut server = message::Server::new(message::Config::default(), echo).machine(now);
+/// let (mut there, mut back) = (Vec::new(), Vec::new());
+/// drive::collect(&mut client, &mut there, now);
+/// drive::feed(&mut server, &mut &there[..], now);
+/// drive::collect(&mut server, &mut back, now);
+/// drive::feed(&mut client, &mut &back[..], now);
+/// assert_eq!(&*client.take_reply().unwrap().content, b"hello");
+/// # Ok::<(), message::RequestError>(())
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    config: ClientConfig,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// Whose replies are owed, in their order.
+    asked: VecDeque<Recipient>,
+    /// Those that were asked for inline, and not taken yet.
+    replies: VecDeque<Message<'static>>,
+    commands: Option<Shared<Commands>>,
+    reception: Reception,
+    /// Since when the next reply is awaited.
+    awaited: Instant,
+    /// When there was output first since the last write.
+    waiting: Instant,
+    link: Link,
+}
+
+/// Who gets a reply.
+#[derive(Debug)]
+enum Recipient {
+    Inline,
+    Handle(Shared<Slot>),
+}
+
+/// Where the connection is.
+#[derive(Clone, Debug)]
+enum Link {
+    Open,
+    /// Nothing can be sent any more; what had arrived is still read.
+    Broken {
+        reason: ClientReason,
+        until: Instant,
+    },
+    /// Nothing more is asked: what is left to be sent, then a FIN, and the replies that are owed.
+    Closing {
+        reason: ClientReason,
+        finished: bool,
+    },
+    /// The server sends nothing more: a FIN.
+    Closed {
+        reason: ClientReason,
+    },
+    Resetting(ClientReason),
+    Over(ClientReason),
+}
+
+/// Why a client's connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientReason {
+    /// We were asked to end it, and did.
+    #[error("closed")]
+    ShutDown,
+    /// The server closed, and owed nothing.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The server closed, although it owed replies.
+    #[error("the server closed the connection before it had replied ({owed} replies are owed)")]
+    ClosedEarly {
+        /// How many.
+        owed: usize,
+    },
+    /// What the server sent is no reply, or not all of one.
+    #[error("the reply is wrong: {0}")]
+    Malformed(#[from] DecodeError),
+    /// The server sent a reply that nobody had asked for.
+    #[error("the server sent a reply to no request")]
+    Unasked,
+    /// No reply within [`ClientConfig::reply_timeout`].
+    #[error("no reply within {limit:?}")]
+    NoReply {
+        /// The limit.
+        limit: Duration,
+    },
+    /// A reply did not come in its time ([`Patience`]).
+    #[error("{have} of a reply's {need} bytes within {limit:?}")]
+    FrameTimeout {
+        /// Bytes that have come.
+        have: u64,
+        /// Bytes that it has, as far as that is known.
+        need: u64,
+        /// The limit, by what had come.
+        limit: Duration,
+    },
+    /// The server took no byte for too long ([`ClientConfig::write_timeout`]).
+    #[error("the server took no byte for {limit:?}; {unsent} bytes are not sent")]
+    WriteStalled {
+        /// The limit.
+        limit: Duration,
+        /// Bytes of requests that were not sent.
+        unsent: usize,
+    },
+    /// The connection broke.
+    #[error("{why} while {way}")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+    },
+    /// Whoever drove it has stopped doing so.
+    #[error("the connection was given up")]
+    Dropped,
+}
+
+impl crate::Reason for ClientReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::ShutDown => "shut_down",
+            Self::Closed => "closed",
+            Self::ClosedEarly { .. } => "closed_early",
+            Self::Malformed(error) => error.label(),
+            Self::Unasked => "unasked",
+            Self::NoReply { .. } => "no_reply",
+            Self::FrameTimeout { .. } => "reply_timeout",
+            Self::WriteStalled { .. } => "write_stalled",
+            Self::Lost { why, .. } => why.label(),
+            Self::Dropped => "dropped",
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::ShutDown | Self::Dropped => Fault::Asked,
+            Self::Closed => Fault::None,
+            Self::ClosedEarly { .. } | Self::Unasked => Fault::Peer,
+            Self::Malformed(error) => error.fault(),
+            Self::NoReply { .. } | Self::FrameTimeout { .. } | Self::WriteStalled { .. } => {
+                Fault::Time
+            }
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+/// Why a request has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// It can't be sent at all. The connection goes on.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// [`ClientConfig::in_flight`] requests are out. The connection goes on.
+    #[error("{limit} requests are out, which is the limit")]
+    Busy {
+        /// The limit, and thereby the figure.
+        limit: usize,
+    },
+    /// The connection has ended, or is ending.
+    #[error(transparent)]
+    Ended(#[from] ClientReason),
+}
+
+impl Client {
+    /// A client on a new connection, to be used inline.
+    ///
+    /// # Panics
+    /// If a time in `config` is zero: it would have passed before anything could happen.
+    pub fn new(config: ClientConfig) -> Self {
+        Self::taking(config, None)
+    }
+
+    /// A client on a new connection, to be driven by one task or thread, and the handle by which
+    /// others use it. When all handles are dropped, it shuts down.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn with_handle(config: ClientConfig) -> (Self, Handle) {
+        let commands = Shared::new(Commands::new(config.queue.get()));
+        let handle = Handle::new(commands.clone());
+        (Self::taking(config, Some(commands)), handle)
+    }
+
+    fn taking(config: ClientConfig, commands: Option<Shared<Commands>>) -> Self {
+        let ClientConfig { patience, reply_timeout, write_timeout, .. } = config;
+        for time in [patience.header, patience.content, reply_timeout, write_timeout] {
+            assert!(time != Some(Duration::ZERO), "a timeout must be a time");
+        }
+        let longest = super::decoder::PREFIX + usize::from(config.limits.header);
+        let pool = Pool::new(config.buffer.get().max(longest), 0);
+        Self {
+            inbox: Inbox::new(config.limits, pool),
+            config,
+            outbox: Outbox::default(),
+            asked: VecDeque::new(),
+            replies: VecDeque::new(),
+            commands,
+            reception: Reception::default(),
+            awaited: Instant::EPOCH,
+            waiting: Instant::EPOCH,
+            link: Link::Open,
+        }
+    }
+
+    /// Sends a request. Its reply is [taken](Self::take_reply) in its order.
+    ///
+    /// # Errors
+    /// It was not sent: see [`RequestError`].
+    pub fn request(&mut self, request: &Message<'_>, now: Instant) -> Result<(), RequestError> {
+        match &self.link {
+            Link::Open => {}
+            Link::Broken { reason, .. }
+            | Link::Closing { reason, .. }
+            | Link::Closed { reason }
+            | Link::Resetting(reason)
+            | Link::Over(reason) => return Err(RequestError::Ended(reason.clone())),
+        }
+        if self.out() >= self.config.in_flight.get() || !self.outbox.has_room() {
+            return Err(RequestError::Busy { limit: self.config.in_flight.get() });
+        }
+        self.send(request.clone(), Recipient::Inline, now)?;
+        Ok(())
+    }
+
+    /// The next reply to a request that was made inline; also after the connection has ended.
+    pub fn take_reply(&mut self) -> Option<Message<'static>> {
+        self.replies.pop_front()
+    }
+
+    /// Requests whose replies were not taken yet.
+    fn out(&self) -> usize {
+        self.asked.len() + self.replies.len()
+    }
+
+    fn send(
+        &mut self,
+        request: Message<'_>,
+        recipient: Recipient,
+        now: Instant,
+    ) -> Result<(), EncodeError> {
+        let was_empty = self.outbox.is_empty();
+        self.outbox.push(request)?;
+        if was_empty {
+            self.waiting = now;
+        }
+        if self.asked.is_empty() {
+            self.awaited = now;
+        }
+        self.asked.push_back(recipient);
+        Ok(())
+    }
+
+    /// Hands the replies out that have come whole.
+    fn hand_out(&mut self, now: Instant) {
+        loop {
+            let reply = match self.inbox.take() {
+                Ok(Some(reply)) => reply.into_owned(),
+                Ok(None) => break,
+                Err(error) => return self.reset(error.into()),
+            };
+            self.reception.end();
+            self.awaited = now;
+            match self.asked.pop_front() {
+                None => return self.reset(ClientReason::Unasked),
+                Some(Recipient::Inline) => self.replies.push_back(reply),
+                Some(Recipient::Handle(slot)) => slot.fulfil(Ok(reply)),
+            }
+        }
+        self.reception.update(self.inbox.partial().is_some(), true, now);
+        if let Link::Closing { reason, finished: true } = &self.link
+            && self.asked.is_empty()
+        {
+            self.end(Link::Over(reason.clone()));
+        }
+    }
+
+    fn reset(&mut self, reason: ClientReason) {
+        self.end(Link::Resetting(reason));
+    }
+
+    /// No reply will come any more.
+    fn end(&mut self, link: Link) {
+        let reason = match &link {
+            Link::Open | Link::Broken { .. } | Link::Closing { .. } => None,
+            Link::Closed { reason } | Link::Resetting(reason) | Link::Over(reason) => Some(reason),
+        };
+        if let Some(reason) = reason {
+            for recipient in mem::take(&mut self.asked) {
+                if let Recipient::Handle(slot) = recipient {
+                    slot.fulfil(Err(RequestError::Ended(reason.clone())));
+                }
+            }
+            if let Some(commands) = self.commands.take() {
+                commands.end(reason);
+            }
+            self.outbox.clear();
+            self.inbox.clear();
+        }
+        self.link = link;
+    }
+}
+
+impl Machine for Client {
+    type Reason = ClientReason;
+
+    fn interest(&self) -> Interest {
+        let flush_or = |write| if self.outbox.is_empty() { write } else { Outbound::Flush };
+        match self.link {
+            // Also while nothing is asked: a server that closes is noticed at once.
+            Link::Open => Interest { read: true, write: flush_or(Outbound::Idle) },
+            Link::Broken { .. } => Interest { read: true, write: Outbound::Finished },
+            Link::Closing { finished: false, .. } => {
+                Interest { read: true, write: flush_or(Outbound::Finish) }
+            }
+            Link::Closing { finished: true, .. } => {
+                Interest { read: true, write: Outbound::Finished }
+            }
+            Link::Closed { .. } => Interest { read: false, write: Outbound::Finish },
+            Link::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            Link::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.inbox.spare()
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        self.inbox.commit(n);
+        self.hand_out(now);
+    }
+
+    fn handle_eof(&mut self, _now: Instant) {
+        let reason = match (self.inbox.partial(), self.asked.len()) {
+            (Some(partial), _) => {
+                DecodeError::Truncated { have: partial.have, need: partial.need }.into()
+            }
+            (None, 0) => ClientReason::Closed,
+            (None, owed) => ClientReason::ClosedEarly { owed },
+        };
+        let unsent = !self.outbox.is_empty();
+        self.end(match &self.link {
+            // A FIN in the middle of a request would say that it was whole.
+            Link::Open | Link::Closing { finished: false, .. } if unsent => Link::Resetting(reason),
+            Link::Open | Link::Closing { finished: false, .. } => Link::Closed { reason },
+            Link::Closing { finished: true, .. } => Link::Over(reason),
+            Link::Broken { reason, .. }
+            | Link::Closed { reason }
+            | Link::Resetting(reason)
+            | Link::Over(reason) => Link::Over(reason.clone()),
+        });
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        let reason = ClientReason::Lost { way, why };
+        self.end(match (&self.link, way) {
+            (Link::Open | Link::Closing { .. }, Way::Out) => {
+                // What had arrived may be the reply that says why.
+                Link::Broken { reason, until: now + LAST_WORDS }
+            }
+            (Link::Open | Link::Closing { .. }, Way::In) => Link::Over(reason),
+            (
+                Link::Broken { reason, .. }
+                | Link::Closed { reason }
+                | Link::Resetting(reason)
+                | Link::Over(reason),
+                _,
+            ) => Link::Over(reason.clone()),
+        });
+    }
+
+    fn release(&mut self) {
+        self.inbox.release();
+        self.outbox.release();
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.outbox.write_bufs(out)
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.outbox.consume(n);
+        self.waiting = now;
+    }
+
+    fn handle_finished(&mut self, _now: Instant) {
+        match &self.link {
+            Link::Closing { reason, .. } if !self.asked.is_empty() => {
+                self.link = Link::Closing { reason: reason.clone(), finished: true };
+            }
+            Link::Closing { reason, .. } | Link::Closed { reason } | Link::Resetting(reason) => {
+                self.end(Link::Over(reason.clone()));
+            }
+            Link::Open | Link::Broken { .. } | Link::Over(_) => {}
+        }
+    }
+
+    /// The requests that were made are sent, and their replies awaited.
+    fn shut_down(&mut self, _now: Instant) {
+        if let Link::Open = self.link {
+            let reason = ClientReason::ShutDown;
+            self.link = Link::Closing { reason: reason.clone(), finished: false };
+            if let Some(commands) = self.commands.take() {
+                commands.end(&reason);
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if let Link::Broken { until, .. } = self.link {
+            return Some(until);
+        }
+        if !matches!(self.link, Link::Open | Link::Closing { .. }) {
+            return None;
+        }
+        let write = || Some(self.waiting + self.config.write_timeout?);
+        let write = if self.outbox.is_empty() { None } else { write() };
+        let reply = match self.inbox.partial() {
+            Some(partial) => self.reception.deadline(self.config.patience.limit(partial)),
+            None if self.asked.is_empty() => None,
+            None => self.config.reply_timeout.map(|limit| self.awaited + limit),
+        };
+        [write, reply].into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        if let Link::Broken { reason, .. } = &self.link {
+            return self.end(Link::Over(reason.clone()));
+        }
+        let ClientConfig { patience, reply_timeout, write_timeout, .. } = self.config;
+        let write_timeout = write_timeout.filter(|limit| self.waiting + *limit <= now);
+        self.reset(match (write_timeout, self.inbox.partial()) {
+            (Some(limit), _) if !self.outbox.is_empty() => {
+                ClientReason::WriteStalled { limit, unsent: self.outbox.len() }
+            }
+            (_, Some(partial)) => ClientReason::FrameTimeout {
+                have: partial.have,
+                need: partial.need,
+                limit: patience.limit(partial).unwrap_or_default(),
+            },
+            (_, None) => ClientReason::NoReply { limit: reply_timeout.unwrap_or_default() },
+        });
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut news = false;
+        while let Link::Open = self.link
+            && self.out() < self.config.in_flight.get()
+            && self.outbox.has_room()
+            && let Some(commands) = &self.commands
+        {
+            match commands.poll_next(cx) {
+                Next::Command(request, slot) => {
+                    if let Err(error) = self.send(request, Recipient::Handle(slot.clone()), now) {
+                        slot.fulfil(Err(error.into()));
+                    }
+                }
+                Next::Nothing => break,
+                Next::Deserted => self.shut_down(now),
+            }
+            news = true;
+        }
+        news
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.link {
+            Link::Open if self.asked.is_empty() => "idle",
+            Link::Open => "waiting",
+            Link::Broken { .. } => "broken",
+            Link::Closing { .. } | Link::Closed { .. } => "closing",
+            Link::Resetting(_) => "resetting",
+            Link::Over(_) => "over",
+        };
+        Status { state, queued: self.outbox.len(), lag: self.asked.len() as u64 }
+    }
+
+    fn reason(&self) -> Option<ClientReason> {
+        match &self.link {
+            Link::Over(reason) => Some(reason.clone()),
+            Link::Open
+            | Link::Broken { .. }
+            | Link::Closing { .. }
+            | Link::Closed { .. }
+            | Link::Resetting(_) => None,
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.end(Link::Over(ClientReason::Dropped));
+    }
+}
+
+/// How long, once sending has failed, what had arrived is looked for.
+const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -1,0 +1,629 @@
+//! The header: what it says, read strictly, written byte for byte as peers do.
+
+use alloc::{
+    borrow::Cow,
+    boxed::Box,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::{
+    cell::Cell,
+    fmt::{self, Write as _},
+};
+
+use serde_core::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
+
+/// What a message's header says.
+///
+/// ```
+/// # use wirestate_core::message::{ByteOrder, Header};
+/// let header = Header {
+///     byteorder: ByteOrder::Little,
+///     content_type: "text/json".into(),
+///     content_encoding: "utf-8".into(),
+///     content_length: 41,
+/// };
+/// let json = r#"{"byteorder": "little", "content-type": "text/json", "content-encoding": "utf-8", "content-length": 41}"#;
+/// assert_eq!(header.to_json(), json.as_bytes());
+/// assert_eq!(Header::from_json(json.as_bytes()), Ok(header));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// The sender's byte order. The protocol swaps nothing: who reads integers out of the content
+    /// does ([`ByteOrder::u32`] and its like).
+    pub byteorder: ByteOrder,
+    /// What the content is. Types are compared exactly: `Text/JSON` is not `text/json`.
+    pub content_type: Cow<'a, str>,
+    /// How the content is encoded: a character set, for text.
+    pub content_encoding: Cow<'a, str>,
+    /// The bytes of content that follow.
+    pub content_length: u64,
+}
+
+/// The order of the bytes of an integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteOrder {
+    /// The least significant byte first.
+    Little,
+    /// The most significant byte first.
+    Big,
+}
+
+impl ByteOrder {
+    /// This machine's.
+    pub const NATIVE: Self = if cfg!(target_endian = "little") { Self::Little } else { Self::Big };
+
+    /// The integer in `bytes`.
+    pub const fn u16(self, bytes: [u8; 2]) -> u16 {
+        match self {
+            Self::Little => u16::from_le_bytes(bytes),
+            Self::Big => u16::from_be_bytes(bytes),
+        }
+    }
+
+    /// The integer in `bytes`.
+    pub const fn u32(self, bytes: [u8; 4]) -> u32 {
+        match self {
+            Self::Little => u32::from_le_bytes(bytes),
+            Self::Big => u32::from_be_bytes(bytes),
+        }
+    }
+
+    /// The integer in `bytes`.
+    pub const fn u64(self, bytes: [u8; 8]) -> u64 {
+        match self {
+            Self::Little => u64::from_le_bytes(bytes),
+            Self::Big => u64::from_be_bytes(bytes),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Little => "little",
+            Self::Big => "big",
+        }
+    }
+}
+
+/// What is wrong with a header.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// It is not UTF-8, be it in a key that nobody reads.
+    #[error("the header is not UTF-8: byte {at} of {len}")]
+    NotUtf8 {
+        /// The first byte that is not, counted from 0.
+        at: usize,
+        /// The header's length, in bytes.
+        len: usize,
+    },
+    /// It begins with a byte-order mark (which JSON has not; RFC 8259, section 8.1).
+    #[error("the header begins with a byte-order mark")]
+    ByteOrderMark,
+    /// It is not JSON (RFC 8259), or has an escape that is no character (RFC 7493, section 2.1).
+    #[error("the header is not JSON: {0}")]
+    NotJson(Box<str>),
+    /// It is JSON, but no object.
+    #[error("the header is {found} where an object is expected")]
+    NotAnObject {
+        /// What it is.
+        found: Kind,
+    },
+    /// A value in it is nested more deeply than [`MAX_DEPTH`].
+    #[error("the header is nested more than {limit} levels deep")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
+    },
+    /// An object in it has a key twice (RFC 7493, section 2.3).
+    #[error("the header has the key {key:?} twice")]
+    DuplicateKey {
+        /// The key, or how it begins.
+        key: Box<str>,
+    },
+    /// A required key is not there.
+    #[error("the header has no {key:?}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+    },
+    /// The value of a required key is of the wrong type.
+    #[error("the header's {key:?} is {found} where {expected} is expected")]
+    WrongType {
+        /// The key.
+        key: &'static str,
+        /// What is expected.
+        expected: &'static str,
+        /// What it is.
+        found: Kind,
+    },
+    /// A byte order that is neither `little` nor `big`.
+    #[error("the header's \"byteorder\" is {found:?} where \"little\" or \"big\" is expected")]
+    ByteOrder {
+        /// What it is, or how it begins.
+        found: Box<str>,
+    },
+}
+
+/// A kind of JSON value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Kind {
+    /// `null`
+    #[error("null")]
+    Null,
+    /// `true` or `false`
+    #[error("a boolean")]
+    Boolean,
+    /// A whole number from 0 to 2⁶⁴ − 1.
+    #[error("a number")]
+    Integer,
+    /// A whole number below 0, down to −2⁶³.
+    #[error("a negative number")]
+    Negative,
+    /// Any other number: with a fraction, an exponent, or beyond 64 bits.
+    #[error("a number with a fraction or beyond 64 bits")]
+    Other,
+    /// A string.
+    #[error("a string")]
+    String,
+    /// An array.
+    #[error("an array")]
+    Array,
+    /// An object.
+    #[error("an object")]
+    Object,
+}
+
+impl<'a> Header<'a> {
+    /// Reads a header strictly.
+    ///
+    /// Keys that the protocol does not know are allowed, with any value; their order is of no
+    /// meaning. Beside the header itself it takes 24 bytes for each key that the protocol does not
+    /// know, while it is read; what is borrowed from `json` takes nothing.
+    ///
+    /// # Errors
+    /// See [`HeaderError`].
+    pub fn from_json(json: &'a [u8]) -> Result<Self, HeaderError> {
+        let text = core::str::from_utf8(json)
+            .map_err(|error| HeaderError::NotUtf8 { at: error.valid_up_to(), len: json.len() })?;
+        if text.starts_with('\u{feff}') {
+            return Err(HeaderError::ByteOrderMark);
+        }
+        let problem = Cell::new(None);
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        deserializer
+            .deserialize_any(HeaderVisitor { problem: &problem })
+            .and_then(|header| deserializer.end().map(|()| header))
+            .map_err(|error| match problem.take() {
+                Some(problem) => problem,
+                None => HeaderError::NotJson(error.to_string().into()),
+            })
+    }
+
+    /// Writes it: the four keys in the order `byteorder`, `content-type`, `content-encoding`,
+    /// `content-length`, a space behind each `,` and `:`, and characters beyond ASCII as they are.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json = Vec::with_capacity(
+            LONGEST_FRAME_OF_HEADER + self.content_type.len() + self.content_encoding.len(),
+        );
+        self.write_json(&mut json);
+        json
+    }
+
+    pub(super) fn write_json(&self, json: &mut Vec<u8>) {
+        json.extend_from_slice(b"{\"byteorder\": \"");
+        json.extend_from_slice(self.byteorder.name().as_bytes());
+        json.extend_from_slice(b"\", \"content-type\": ");
+        write_string(&self.content_type, json);
+        json.extend_from_slice(b", \"content-encoding\": ");
+        write_string(&self.content_encoding, json);
+        json.extend_from_slice(b", \"content-length\": ");
+        write_integer(self.content_length, json);
+        json.push(b'}');
+    }
+
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> Header<'static> {
+        Header {
+            byteorder: self.byteorder,
+            content_type: Cow::Owned(self.content_type.into_owned()),
+            content_encoding: Cow::Owned(self.content_encoding.into_owned()),
+            content_length: self.content_length,
+        }
+    }
+}
+
+/// Appends `text` as a JSON string, with characters beyond ASCII as they are.
+pub(super) fn write_string(text: &str, json: &mut Vec<u8>) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        json.push(b'"');
+        json.extend_from_slice(text.as_bytes());
+        json.push(b'"');
+    } else {
+        let escaped = serde_json::to_string(text).expect("a string can always be written");
+        json.extend_from_slice(escaped.as_bytes());
+    }
+}
+
+fn write_integer(value: u64, json: &mut Vec<u8>) {
+    struct Digits<'a>(&'a mut Vec<u8>);
+    impl fmt::Write for Digits<'_> {
+        fn write_str(&mut self, digits: &str) -> fmt::Result {
+            self.0.extend_from_slice(digits.as_bytes());
+            Ok(())
+        }
+    }
+    write!(Digits(json), "{value}").expect("a vector takes all that is written");
+}
+
+/// Reads the header's object, and leaves what is wrong with it, if it is no mistake in the JSON,
+/// in `problem`.
+struct HeaderVisitor<'p> {
+    problem: &'p Cell<Option<HeaderError>>,
+}
+
+impl HeaderVisitor<'_> {
+    fn fail<T, E: de::Error>(&self, problem: HeaderError) -> Result<T, E> {
+        self.problem.set(Some(problem));
+        Err(E::custom("refused"))
+    }
+
+    fn value<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Value<'de>, A::Error> {
+        map.next_value_seed(Any { depth: 2, problem: self.problem })
+    }
+
+    /// The value of the required key `key`.
+    fn string<'de, A: MapAccess<'de>>(
+        &self,
+        map: &mut A,
+        key: &'static str,
+    ) -> Result<Cow<'de, str>, A::Error> {
+        match self.value(map)? {
+            Value::String(string) => Ok(string),
+            found @ (Value::Integer(_) | Value::Kind(_)) => {
+                let (expected, found) = ("a string", found.kind());
+                self.fail(HeaderError::WrongType { key, expected, found })
+            }
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for HeaderVisitor<'_> {
+    type Value = Header<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
+        let (mut byteorder, mut content_type) = (None, None);
+        let (mut content_encoding, mut content_length) = (None, None);
+        let mut others = Vec::new();
+        while let Some(Key(key)) = map.next_key()? {
+            let known = match &*key {
+                BYTEORDER if byteorder.is_none() => {
+                    byteorder = Some(match &*self.string(&mut map, BYTEORDER)? {
+                        "little" => ByteOrder::Little,
+                        "big" => ByteOrder::Big,
+                        found => {
+                            let found = beginning(found);
+                            return self.fail(HeaderError::ByteOrder { found });
+                        }
+                    });
+                    true
+                }
+                CONTENT_TYPE if content_type.is_none() => {
+                    content_type = Some(self.string(&mut map, CONTENT_TYPE)?);
+                    true
+                }
+                CONTENT_ENCODING if content_encoding.is_none() => {
+                    content_encoding = Some(self.string(&mut map, CONTENT_ENCODING)?);
+                    true
+                }
+                CONTENT_LENGTH if content_length.is_none() => {
+                    content_length = Some(match self.value(&mut map)? {
+                        Value::Integer(length) => length,
+                        found @ (Value::String(_) | Value::Kind(_)) => {
+                            let (key, found) = (CONTENT_LENGTH, found.kind());
+                            let expected = "a whole number of bytes";
+                            return self.fail(HeaderError::WrongType { key, expected, found });
+                        }
+                    });
+                    true
+                }
+                BYTEORDER | CONTENT_TYPE | CONTENT_ENCODING | CONTENT_LENGTH => {
+                    return self.fail(HeaderError::DuplicateKey { key: beginning(&key) });
+                }
+                _ => false,
+            };
+            if !known {
+                others.push(key);
+                self.value(&mut map)?;
+            }
+        }
+        if let Some(key) = duplicate(&mut others) {
+            return self.fail(HeaderError::DuplicateKey { key });
+        }
+        let Some(byteorder) = byteorder else {
+            return self.fail(HeaderError::Missing { key: BYTEORDER });
+        };
+        let Some(content_type) = content_type else {
+            return self.fail(HeaderError::Missing { key: CONTENT_TYPE });
+        };
+        let Some(content_encoding) = content_encoding else {
+            return self.fail(HeaderError::Missing { key: CONTENT_ENCODING });
+        };
+        let Some(content_length) = content_length else {
+            return self.fail(HeaderError::Missing { key: CONTENT_LENGTH });
+        };
+        Ok(Header { byteorder, content_type, content_encoding, content_length })
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Header<'de>, E> {
+        self.fail(HeaderError::NotAnObject { found: Kind::Null })
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Header<'de>, E> {
+        self.fail(HeaderError::NotAnObject { found: Kind::Boolean })
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Header<'de>, E> {
+        self.fail(HeaderError::NotAnObject { found: Kind::Integer })
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Header<'de>, E> {
+        self.fail(HeaderError::NotAnObject { found: Kind::Negative })
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Header<'de>, E> {
+        self.fail(HeaderError::NotAnObject { found: Kind::Other })
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<Header<'de>, E> {
+        self.fail(HeaderError::NotAnObject { found: Kind::String })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Header<'de>, A::Error> {
+        self.fail(HeaderError::NotAnObject { found: Kind::Array })
+    }
+}
+
+/// What a value came to.
+enum Value<'de> {
+    String(Cow<'de, str>),
+    Integer(u64),
+    /// Any other, which was read to its end.
+    Kind(Kind),
+}
+
+impl Value<'_> {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::String(_) => Kind::String,
+            Self::Integer(_) => Kind::Integer,
+            Self::Kind(kind) => *kind,
+        }
+    }
+}
+
+/// Reads any value: all of it is held to the rules, and only strings and integers are kept.
+struct Any<'p> {
+    /// That of the value, where the header itself has 1.
+    depth: usize,
+    problem: &'p Cell<Option<HeaderError>>,
+}
+
+impl Any<'_> {
+    /// An array or object at this level.
+    fn nest<E: de::Error>(&self) -> Result<(), E> {
+        if self.depth <= MAX_DEPTH {
+            return Ok(());
+        }
+        self.problem.set(Some(HeaderError::TooDeep { limit: MAX_DEPTH }));
+        Err(E::custom("refused"))
+    }
+
+    /// For what is in it.
+    fn deeper(&self) -> Self {
+        Self { depth: self.depth + 1, problem: self.problem }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Any<'_> {
+    type Value = Value<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Any<'_> {
+    type Value = Value<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value<'de>, E> {
+        Ok(Value::Kind(Kind::Null))
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Value<'de>, E> {
+        Ok(Value::Kind(Kind::Boolean))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value<'de>, E> {
+        Ok(Value::Integer(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Value<'de>, E> {
+        Ok(Value::Kind(Kind::Negative))
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value<'de>, E> {
+        Ok(Value::Kind(Kind::Other))
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Value<'de>, E> {
+        Ok(Value::String(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value<'de>, E> {
+        Ok(Value::String(Cow::Owned(text.into())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Value<'de>, A::Error> {
+        self.nest()?;
+        while array.next_element_seed(self.deeper())?.is_some() {}
+        Ok(Value::Kind(Kind::Array))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
+        self.nest()?;
+        let mut keys = Vec::new();
+        while let Some(Key(key)) = map.next_key()? {
+            keys.push(key);
+            map.next_value_seed(self.deeper())?;
+        }
+        match duplicate(&mut keys) {
+            None => Ok(Value::Kind(Kind::Object)),
+            Some(key) => {
+                self.problem.set(Some(HeaderError::DuplicateKey { key }));
+                Err(de::Error::custom("refused"))
+            }
+        }
+    }
+}
+
+/// A key, borrowed unless it has escapes.
+struct Key<'de>(Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, key: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(key)))
+            }
+
+            fn visit_str<E: de::Error>(self, key: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(key.into())))
+            }
+        }
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+/// A key that is there twice, if there is one.
+fn duplicate(keys: &mut [Cow<'_, str>]) -> Option<Box<str>> {
+    keys.sort_unstable();
+    keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| beginning(&pair[0]))
+}
+
+/// How a text of the peer's begins: what goes into an error is bounded.
+fn beginning(text: &str) -> Box<str> {
+    const LONGEST: usize = 32;
+    match text.char_indices().nth(LONGEST) {
+        None => text.into(),
+        Some((end, _)) => {
+            let mut short = String::from(&text[..end]);
+            short.push('…');
+            short.into()
+        }
+    }
+}
+
+/// How deeply arrays and objects may be nested, the header's own object being the first level.
+pub const MAX_DEPTH: usize = 16;
+
+const BYTEORDER: &str = "byteorder";
+const CONTENT_TYPE: &str = "content-type";
+const CONTENT_ENCODING: &str = "content-encoding";
+const CONTENT_LENGTH: &str = "content-length";
+
+/// What [`Header::to_json`] writes around the two texts at most, unless they need escapes.
+const LONGEST_FRAME_OF_HEADER: usize = 110;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOLDEN: &str = r#"{"byteorder": "little", "content-type": "text/json", "content-encoding": "utf-8", "content-length": 41}"#;
+
+    fn read(json: &str) -> Result<Header<'_>, HeaderError> {
+        Header::from_json(json.as_bytes())
+    }
+
+    #[test]
+    fn the_golden_header_reads_and_writes_the_same() {
+        let header = read(GOLDEN).unwrap();
+        assert_eq!((header.content_length, &*header.content_type), (41, "text/json"));
+        assert!(matches!(header.content_encoding, Cow::Borrowed("utf-8")), "nothing is copied");
+        assert_eq!(header.to_json(), GOLDEN.as_bytes());
+    }
+
+    #[test]
+    fn order_space_escapes_and_further_keys_are_of_no_meaning() {
+        let json = "\t{ \"content-length\":41,\"x\":[{\"x\":null},{\"x\":-1.5e3}],\r\n\
+                    \"content\\u002dencoding\":\"utf-8\",\"content-type\":\"text\\/json\",\
+                    \"byteorder\":\"little\",\"y\":{\"x\":true}} ";
+        assert_eq!(read(json), read(GOLDEN));
+    }
+
+    #[test]
+    fn a_key_may_not_be_there_twice_at_any_level_however_it_is_written() {
+        for twice in [
+            r#""x":1,"x":2"#,
+            r#""x":1,"\u0078":2"#,
+            r#""a":[{"x":1,"y":2,"x":3}]"#,
+            r#""byteorder":"little""#,
+            r#""content\u002dlength":41"#,
+        ] {
+            let json = GOLDEN.replace('}', &format!(", {twice}}}"));
+            assert!(matches!(read(&json), Err(HeaderError::DuplicateKey { .. })), "{json}");
+        }
+    }
+
+    #[test]
+    fn nesting_has_a_limit() {
+        let nested = |levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            GOLDEN.replace('}', &format!(", \"x\": {open}{close}}}"))
+        };
+        assert!(read(&nested(MAX_DEPTH - 1)).is_ok());
+        let limit = MAX_DEPTH;
+        assert_eq!(read(&nested(MAX_DEPTH)), Err(HeaderError::TooDeep { limit }));
+        assert_eq!(read(&nested(1000)), Err(HeaderError::TooDeep { limit }));
+    }
+
+    #[test]
+    fn what_a_peer_wrote_is_cut_short_in_errors() {
+        let json = GOLDEN.replace("little", &"é".repeat(1000));
+        let error = read(&json).unwrap_err().to_string();
+        assert!(error.contains("é…") && error.len() < 200, "{error}");
+    }
+
+    #[test]
+    fn texts_that_need_escapes_get_them_and_others_are_raw() {
+        let header =
+            Header { content_type: "🐶\"\\\u{1}\n\u{7f}".into(), ..read(GOLDEN).unwrap() };
+        let json = String::from_utf8(header.to_json()).unwrap();
+        assert!(json.contains("\"🐶\\\"\\\\\\u0001\\n\u{7f}\""), "{json}");
+        assert_eq!(read(&json), Ok(header));
+    }
+
+    #[test]
+    fn the_longest_header_without_escapes_fits_its_first_allocation() {
+        let header = Header { content_length: u64::MAX, ..read(GOLDEN).unwrap() };
+        let json = header.to_json();
+        assert_eq!(json.capacity(), LONGEST_FRAME_OF_HEADER + "text/json".len() + "utf-8".len());
+    }
+}

@@ -1,0 +1,96 @@
+//! Messages on their way out.
+
+use alloc::{collections::VecDeque, vec::Vec};
+use core::mem;
+
+use bytes::{Buf, Bytes};
+
+use super::{Content, EncodeError, Message};
+
+/// Frames that wait to be sent: small ones side by side in one piece of memory, so that many go out
+/// in one slice; a large content as the handle that it came as, so that it is not copied.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// What goes first.
+    queue: VecDeque<Bytes>,
+    /// What goes behind it, and how much of that is sent.
+    tail: Vec<u8>,
+    sent: usize,
+    /// Bytes in all.
+    len: usize,
+}
+
+impl Outbox {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether more may be put in: beyond that bound, one message's length at most.
+    pub(super) fn has_room(&self) -> bool {
+        self.len < HIGH_WATER
+    }
+
+    /// Puts a message behind all others.
+    pub(super) fn push(&mut self, message: Message<'_>) -> Result<(), EncodeError> {
+        let before = self.tail.len();
+        message.header().encode(&mut self.tail)?;
+        self.len += self.tail.len() - before + message.content.len();
+        match message.content {
+            Content::Bytes(content) if content.len() >= WORTH_A_SLICE => {
+                let mut head = Bytes::from(mem::take(&mut self.tail));
+                head.advance(mem::take(&mut self.sent));
+                self.queue.extend([head, content]);
+            }
+            content @ (Content::Bytes(_) | Content::Slice(_)) => {
+                self.tail.extend_from_slice(&content);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let tail = Some(&self.tail[self.sent..]).filter(|tail| !tail.is_empty());
+        let slices = self.queue.iter().map(|bytes| &bytes[..]).chain(tail);
+        out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
+    }
+
+    pub(super) fn consume(&mut self, mut n: usize) {
+        self.len -= n;
+        while let Some(first) = self.queue.front_mut() {
+            if n < first.len() {
+                first.advance(n);
+                return;
+            }
+            n -= first.len();
+            self.queue.pop_front();
+        }
+        self.sent += n;
+        if self.sent == self.tail.len() {
+            self.tail.clear();
+            self.sent = 0;
+        } else if self.sent >= HIGH_WATER {
+            self.tail.drain(..mem::take(&mut self.sent));
+        }
+    }
+
+    /// Forgets all that was not sent.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Gives its memory back if it holds nothing.
+    pub(super) fn release(&mut self) {
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+}
+
+/// Above this nothing more is begun: enough for a write that is worth its system call.
+pub(super) const HIGH_WATER: usize = 64 * 1024;
+/// From here on a content goes out as a slice of its own: to copy less costs less than the slice.
+const WORTH_A_SLICE: usize = 4096;

@@ -1,0 +1,377 @@
+//! The application that tutorials put on this protocol, and `app-server` and `app-client` run: a
+//! search in a table, and the first ten bytes of anything else.
+//!
+//! | request | its content | reply |
+//! |---|---|---|
+//! | action `search` | `{"action": "search", "value": V}`, `text/json` | `{"result": S}`: the table's entry, or `No match for 'V'.` |
+//! | JSON with another action | | `{"result": "Error: invalid action 'A'."}` |
+//! | any other action | action and value, nothing between; binary | `First 10 bytes of request: ` and these, binary |
+//!
+//! ```
+//! use wirestate_core::message::search::{self, Table};
+//!
+//! let table = Table::from_json(br#"{"ring": "one of twenty"}"#)?;
+//! let reply = table.answer(&search::request("search", "ring"));
+//! assert_eq!(&*reply.content, br#"{"result": "one of twenty"}"#);
+//! assert_eq!(search::result(&reply)?, b"one of twenty"[..]);
+//!
+//! let reply = table.answer(&search::request("shout", "ring"));
+//! assert_eq!(search::result(&reply)?, b"First 10 bytes of request: shoutring"[..]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use alloc::{
+    borrow::ToOwned,
+    collections::BTreeMap,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
+use core::fmt;
+
+use bytes::Bytes;
+use serde_core::{
+    Deserialize, Deserializer,
+    de::{self, IgnoredAny, MapAccess, Visitor},
+};
+
+use super::{Message, header::write_string, service, text::TextError};
+use crate::shared::Shared;
+
+/// What is searched in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    entries: BTreeMap<String, String>,
+}
+
+/// Why a text is no table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// It is not a JSON object whose values are strings.
+    #[error("expected a JSON object of strings: {0}")]
+    NotAnObjectOfStrings(#[from] serde_json::Error),
+}
+
+impl Default for Table {
+    /// A few entries to try it with.
+    fn default() -> Self {
+        let entries = [
+            ("morpheus", "Shaper of dreams, son of sleep."),
+            ("ring", "Bent wire that holds keys, promises or a boxing match."),
+            ("🐶", "A dog: four legs, one nose, no questions."),
+        ];
+        let entries = entries.map(|(key, entry)| (key.to_owned(), entry.to_owned()));
+        Self { entries: entries.into() }
+    }
+}
+
+impl Table {
+    /// Reads a table: a JSON object whose values are strings, in UTF-8. Of equal keys the last one
+    /// counts.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn from_json(json: &[u8]) -> Result<Self, TableError> {
+        Ok(Self { entries: serde_json::from_slice(json)? })
+    }
+
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The reply to a request.
+    pub fn answer(&self, request: &Message<'_>) -> Message<'static> {
+        if !request.is_json() {
+            let first = &request.content[..request.content.len().min(10)];
+            let content = [b"First 10 bytes of request: ", first].concat();
+            return Message::new("binary/custom-server-binary-type", "binary", content);
+        }
+        let query: Query = match read(request) {
+            Ok(query) => query,
+            Err(error) => return Message::error(error),
+        };
+        let Query { action, value } = query;
+        if action != Shown::Text("search".to_owned()) {
+            return Message::error(format_args!("invalid action '{action}'."));
+        }
+        let entry = match &value {
+            Shown::Text(value) => self.entries.get(value),
+            Shown::Other(_) => None,
+        };
+        entry.map_or_else(|| outcome(&format!("No match for '{value}'.")), |entry| outcome(entry))
+    }
+}
+
+/// A service that searches in `table`.
+pub fn service(
+    table: Table,
+) -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clone> {
+    let table = Shared::new(table);
+    service::function(move |request| table.answer(&request))
+}
+
+/// A request. What is sent for `search` is JSON; any other action and its value are bytes.
+pub fn request(action: &str, value: &str) -> Message<'static> {
+    if action != "search" {
+        let content = [action, value].concat();
+        return Message::new("binary/custom-client-binary-type", "binary", content);
+    }
+    let mut json = Vec::from(b"{\"action\": ");
+    write_string(action, &mut json);
+    json.extend_from_slice(b", \"value\": ");
+    write_string(value, &mut json);
+    json.push(b'}');
+    Message::json(json)
+}
+
+/// What a reply has to show: the result in one of JSON, else the whole content.
+///
+/// # Errors
+/// It is an error reply, or JSON without a result.
+pub fn result(reply: &Message<'_>) -> Result<Bytes, NoResult> {
+    if !reply.is_json() {
+        return Ok(reply.content.clone().into_bytes());
+    }
+    let Outcome { result } = read(reply)?;
+    let result = result.ok_or(NoResult::Missing)?.to_string();
+    match result.strip_prefix("Error: ") {
+        Some(error) => Err(NoResult::Error(error.to_owned())),
+        None => Ok(result.into()),
+    }
+}
+
+/// Why a reply has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum NoResult {
+    /// The server says so.
+    #[error("the server says: {0}")]
+    Error(String),
+    /// It is JSON, but has no `result`.
+    #[error("the reply has no \"result\"")]
+    Missing,
+    /// It is not what its header says.
+    #[error("the reply is wrong: {0}")]
+    Wrong(#[from] ContentError),
+}
+
+/// Why a content that should be JSON is not.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// It is no text.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// It is no JSON, or not what is expected of it.
+    #[error("the content is wrong: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Reads a content that is JSON, in the character set that its header names.
+fn read<T: for<'a> Deserialize<'a>>(message: &Message<'_>) -> Result<T, ContentError> {
+    Ok(serde_json::from_str(&message.text()?)?)
+}
+
+fn outcome(result: &str) -> Message<'static> {
+    let mut json = Vec::from(b"{\"result\": ");
+    write_string(result, &mut json);
+    json.push(b'}');
+    Message::json(json)
+}
+
+/// What is asked. A key that is not there counts as null; of equal keys the last one counts.
+struct Query {
+    action: Shown,
+    value: Shown,
+}
+
+/// What is answered.
+struct Outcome {
+    result: Option<Shown>,
+}
+
+/// A value as a reply shows it: a peer in wide use, which is written in Python, shows null as
+/// `None`, and true as `True`.
+#[derive(PartialEq, Eq)]
+enum Shown {
+    Text(String),
+    Other(String),
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) | Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Query {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let [action, value] = deserializer.deserialize_map(Fields(["action", "value"]))?;
+        Ok(Self { action: action.unwrap_or_else(null), value: value.unwrap_or_else(null) })
+    }
+}
+
+impl<'de> Deserialize<'de> for Outcome {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let [result] = deserializer.deserialize_map(Fields(["result"]))?;
+        Ok(Self { result })
+    }
+}
+
+fn null() -> Shown {
+    Shown::Other("None".to_owned())
+}
+
+/// Reads the values that an object has under these keys.
+struct Fields<const N: usize>([&'static str; N]);
+
+impl<'de, const N: usize> Visitor<'de> for Fields<N> {
+    type Value = [Option<Shown>; N];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut values = [const { None }; N];
+        while let Some(key) = map.next_key::<String>()? {
+            match self.0.iter().position(|field| *field == key) {
+                Some(field) => values[field] = Some(map.next_value()?),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(values)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ShownVisitor;
+        impl Visitor<'_> for ShownVisitor {
+            type Value = Shown;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, a number, a boolean or null")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Shown, E> {
+                Ok(null())
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Shown, E> {
+                Ok(Shown::Other(if value { "True" } else { "False" }.to_owned()))
+            }
+
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Shown, E> {
+                Ok(Shown::Other(value.to_string()))
+            }
+
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Shown, E> {
+                Ok(Shown::Other(value.to_string()))
+            }
+
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Shown, E> {
+                Ok(Shown::Other(format!("{value:?}")))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Shown, E> {
+                Ok(Shown::Text(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(ShownVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(json: &[u8]) -> String {
+        let reply = Table::default().answer(&Message::json(json));
+        assert!(reply.is_json() && reply.content_encoding == "utf-8");
+        String::from_utf8(reply.content.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_search_shows_the_entry_or_says_that_there_is_none() {
+        assert!(answer(br#"{"action": "search", "value": "ring"}"#).contains("holds keys"));
+        assert!(
+            answer(r#"{"value": "🐶", "x": [1], "action": "search"}"#.as_bytes()).contains("dog")
+        );
+        for (value, shown) in [
+            (r#""it's""#, "it's"),
+            (r#""a\"b""#, "a\\\"b"),
+            ("5", "5"),
+            ("true", "True"),
+            ("null", "None"),
+            ("1.5", "1.5"),
+        ] {
+            let query = format!(r#"{{"action": "search", "value": {value}}}"#);
+            let reply = format!(r#"{{"result": "No match for '{shown}'."}}"#);
+            assert_eq!(answer(query.as_bytes()), reply);
+        }
+        assert_eq!(answer(br#"{"action": "search"}"#), r#"{"result": "No match for 'None'."}"#);
+    }
+
+    #[test]
+    fn what_is_no_search_is_an_error_reply() {
+        for (content, error) in [
+            (&br#"{"action": "dance", "value": 1}"#[..], "invalid action 'dance'."),
+            (b"{}", "invalid action 'None'."),
+            (b"[]", "the content is wrong: invalid type: sequence, expected an object"),
+            (b"", "the content is wrong: EOF while parsing"),
+            (br#"{"action": "search", "value": []}"#, "expected a string, a number"),
+            (b"\xff", "the content is not utf-8"),
+        ] {
+            let reply = answer(content);
+            assert!(
+                reply.starts_with(r#"{"result": "Error: "#) && reply.contains(error),
+                "{reply}"
+            );
+        }
+        let klingon = Message { content_encoding: "klingon".into(), ..Message::json("{}") };
+        let reply = Table::default().answer(&klingon);
+        let error = result(&reply).unwrap_err().to_string();
+        assert_eq!(error, "the server says: the character set \"klingon\" is unknown");
+    }
+
+    #[test]
+    fn text_may_be_in_any_character_set() {
+        let utf_16 = "{\"action\": \"search\", \"value\": \"ring\"}".encode_utf16();
+        let content: Vec<u8> = utf_16.flat_map(u16::to_be_bytes).collect();
+        let request = Message { content_encoding: "utf-16-be".into(), ..Message::json(content) };
+        let reply = Table::default().answer(&request);
+        assert!(result(&reply).unwrap().starts_with(b"Bent wire"));
+    }
+
+    #[test]
+    fn of_anything_else_the_first_ten_bytes_come_back() {
+        for (content, first) in
+            [(&b""[..], &b""[..]), (b"\xff\0", b"\xff\0"), (b"0123456789ab", b"0123456789")]
+        {
+            for content_type in ["binary/x", "Text/JSON", "text/json; charset=utf-8", ""] {
+                let request = Message::new(content_type, "binary", content);
+                let reply = Table::default().answer(&request);
+                assert_eq!(*reply.content, [b"First 10 bytes of request: ", first].concat());
+                assert_eq!(reply.content_type, "binary/custom-server-binary-type");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_is_what_peers_send() {
+        let golden = b"\0g{\"byteorder\": \"little\", \"content-type\": \"text/json\", \
+            \"content-encoding\": \"utf-8\", \"content-length\": 41}\
+            {\"action\": \"search\", \"value\": \"morpheus\"}";
+        let mut frame = Vec::new();
+        let byteorder = crate::message::ByteOrder::Little;
+        Message { byteorder, ..request("search", "morpheus") }.encode(&mut frame).unwrap();
+        assert_eq!(frame.escape_ascii().to_string(), golden.escape_ascii().to_string());
+    }
+}

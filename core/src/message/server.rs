@@ -1,0 +1,681 @@
+//! The server's machine.
+
+use alloc::collections::VecDeque;
+use core::{
+    future::Future as _,
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use super::{
+    DecodeError, Inbox, Limits, Message, Patience,
+    inbox::Incoming,
+    outbox::Outbox,
+    reception::Reception,
+    service::{Reply, Service},
+};
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, buffer::Pool, echo::Linger,
+    shared::Shared,
+};
+
+/// A server's limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How much a frame may declare.
+    pub limits: Limits,
+    /// How long a frame may take to come.
+    pub patience: Patience,
+    /// The size of a connection's receive buffer while it has bytes in it; where that is less than
+    /// the longest header, it is that. Default: 64 KiB.
+    pub buffer: NonZeroUsize,
+    /// Requests of one connection that may wait for a [`Reply::Later`] at once. Default: 32.
+    pub in_flight: NonZeroUsize,
+    /// A reply must be there within this; `None`: no matter when. Default: 60 s.
+    pub service_timeout: Option<Duration>,
+    /// A connection that asks nothing and is owed nothing for this long is closed; `None`: never.
+    /// Default: 60 s.
+    pub idle_timeout: Option<Duration>,
+    /// A peer that takes no byte for this long, although there is one, is reset; `None`: never.
+    /// Default: 10 s.
+    pub write_timeout: Option<Duration>,
+    /// The close that follows an error, or [`shut_down`](Machine::shut_down).
+    pub linger: Linger,
+    /// Close the connection after the first reply. Default: no.
+    pub one_shot: bool,
+    /// Buffers that the server keeps although no connection uses them. Default: 64.
+    pub idle_buffers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            patience: Patience::default(),
+            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            in_flight: const { NonZeroUsize::new(32).unwrap() },
+            service_timeout: Some(Duration::from_secs(60)),
+            idle_timeout: Some(Duration::from_secs(60)),
+            write_timeout: Some(Duration::from_secs(10)),
+            linger: Linger::default(),
+            one_shot: false,
+            idle_buffers: 64,
+        }
+    }
+}
+
+impl Config {
+    /// The size of a receive buffer, in bytes.
+    pub fn buffer_size(&self) -> usize {
+        self.buffer.get().max(super::decoder::PREFIX + usize::from(self.limits.header))
+    }
+}
+
+/// What the connections of one server share: its configuration, its service, its pool of buffers.
+/// Clones are the same server.
+///
+/// With `n` connections it holds at most `(n + idle_buffers) × buffer_size` bytes of receive
+/// buffers; what else a connection holds, see [`Connection`].
+#[derive(Clone, Debug)]
+pub struct Server<S> {
+    shared: Shared<Common>,
+    service: S,
+}
+
+#[derive(Debug)]
+struct Common {
+    config: Config,
+    pool: Pool,
+    requests: AtomicU64,
+}
+
+impl<S: Service + Clone> Server<S> {
+    /// A server without connections.
+    ///
+    /// # Panics
+    /// If a time in `config` is zero: it would have passed before anything could happen.
+    pub fn new(config: Config, service: S) -> Self {
+        let Config { patience, service_timeout, idle_timeout, write_timeout, .. } = config;
+        for time in [
+            patience.header,
+            patience.content,
+            service_timeout,
+            idle_timeout,
+            write_timeout,
+            Some(config.linger.time),
+        ] {
+            assert!(time != Some(Duration::ZERO), "a timeout must be a time");
+        }
+        let pool = Pool::new(config.buffer_size(), config.idle_buffers);
+        let requests = AtomicU64::new(0);
+        Self { shared: Shared::new(Common { config, pool, requests }), service }
+    }
+
+    /// The machine for a connection that was made `now`.
+    pub fn machine(&self, now: Instant) -> Connection<S> {
+        let Common { config, pool, .. } = &*self.shared;
+        Connection {
+            inbox: Inbox::new(config.limits, pool.clone()),
+            shared: self.shared.clone(),
+            service: self.service.clone(),
+            outbox: Outbox::default(),
+            pending: VecDeque::new(),
+            reception: Reception::default(),
+            moved: now,
+            waiting: now,
+            input_over: false,
+            state: State::Open,
+        }
+    }
+}
+
+impl<S> Server<S> {
+    /// Requests that were handed to the service, on all connections.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Relaxed)
+    }
+}
+
+/// One connection of a server: requests may be sent without waiting for replies, and replies come
+/// in their order.
+///
+/// What is no frame is answered by one error reply, behind the replies that are owed, and a
+/// lingering close; so are an end of the input within a frame and a frame that takes too long.
+///
+/// It holds one receive buffer while it holds bytes; of a content that is larger, see [`Inbox`];
+/// 64 KiB and one message of replies that wait to be sent; and [`Config::in_flight`] pending
+/// replies. While nothing comes and nothing is owed it holds none of these.
+#[derive(Debug)]
+pub struct Connection<S: Service> {
+    shared: Shared<Common>,
+    service: S,
+    inbox: Inbox,
+    outbox: Outbox,
+    /// The requests that were not answered yet, in their order.
+    pending: VecDeque<Pending<S::Pending>>,
+    reception: Reception,
+    /// When a byte last moved, either way.
+    moved: Instant,
+    /// When there was output first since the last write.
+    waiting: Instant,
+    /// The peer sends nothing more.
+    input_over: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+struct Pending<P> {
+    since: Instant,
+    reply: Reply<P>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Open,
+    /// Asked to stop: what is on its way is still answered.
+    Draining {
+        /// Since when input is awaited, while nothing is owed.
+        since: Instant,
+        /// How long input may be awaited yet, in all.
+        left: Duration,
+    },
+    /// Reads no more: the pending replies, then possibly an error reply.
+    Answering(Reason),
+    /// What is left in the outbox, then a FIN.
+    Closing(Reason),
+    /// Our FIN is out: what the peer sends is thrown away.
+    Lingering {
+        reason: Reason,
+        until: Instant,
+        discarded: usize,
+    },
+    Resetting(Reason),
+    Over(Reason),
+}
+
+/// Why a server's connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The peer closed its side, and has had every reply.
+    #[error("finished")]
+    Finished,
+    /// The one request was answered ([`Config::one_shot`]).
+    #[error("answered")]
+    Answered,
+    /// We were asked to stop.
+    #[error("asked to stop")]
+    ShutDown,
+    /// [`Config::idle_timeout`] ran out.
+    #[error("no request for {limit:?}")]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// What was received is no frame, or not all of one.
+    #[error("{0}")]
+    Malformed(#[from] DecodeError),
+    /// A frame did not come in its time ([`Patience`]).
+    #[error("{have} of a frame's {need} bytes within {limit:?}")]
+    FrameTimeout {
+        /// Bytes that have come.
+        have: u64,
+        /// Bytes that it has, as far as that is known.
+        need: u64,
+        /// The limit, by what had come.
+        limit: Duration,
+        /// Whether its header had come.
+        header: bool,
+    },
+    /// The service took longer than [`Config::service_timeout`].
+    #[error("no reply within {limit:?}; {owed} are owed")]
+    ServiceTimeout {
+        /// The limit.
+        limit: Duration,
+        /// How many replies the peer will not get.
+        owed: usize,
+    },
+    /// The peer took no byte for too long ([`Config::write_timeout`]).
+    #[error("took no byte for {limit:?}; {unsent} bytes are owed")]
+    WriteStalled {
+        /// The limit.
+        limit: Duration,
+        /// Bytes of replies that were not sent.
+        unsent: usize,
+    },
+    /// The connection broke.
+    #[error("lost while {way}: {why}; {unsent} bytes and {owed} replies are owed")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Bytes of replies that were not sent.
+        unsent: usize,
+        /// Replies that were not there yet.
+        owed: usize,
+    },
+}
+
+impl Reason {
+    /// What the peer is told of it.
+    fn error_reply(&self) -> Option<Message<'static>> {
+        match self {
+            Self::Malformed(_) | Self::FrameTimeout { .. } | Self::ServiceTimeout { .. } => {
+                Some(Message::error(self))
+            }
+            Self::Finished
+            | Self::Answered
+            | Self::ShutDown
+            | Self::IdleTimeout { .. }
+            | Self::WriteStalled { .. }
+            | Self::Lost { .. } => None,
+        }
+    }
+}
+
+impl crate::Reason for Reason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Answered => "answered",
+            Self::ShutDown => "shut_down",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::Malformed(error) => error.label(),
+            Self::FrameTimeout { header: false, .. } => "header_timeout",
+            Self::FrameTimeout { header: true, .. } => "content_timeout",
+            Self::ServiceTimeout { .. } => "service_timeout",
+            Self::WriteStalled { .. } => "write_stalled",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Finished | Self::Answered => Fault::None,
+            Self::ShutDown => Fault::Asked,
+            Self::Malformed(error) => error.fault(),
+            Self::IdleTimeout { .. }
+            | Self::FrameTimeout { .. }
+            | Self::ServiceTimeout { .. }
+            | Self::WriteStalled { .. } => Fault::Time,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+impl<S: Service> Connection<S> {
+    /// The service, to take its events or look at its state.
+    pub fn service_mut(&mut self) -> &mut S {
+        &mut self.service
+    }
+
+    fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Whether requests are taken at all.
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Open | State::Draining { .. })
+    }
+
+    /// Whether another request may be begun.
+    fn has_room(&self) -> bool {
+        self.outbox.has_room() && self.pending.len() < self.config().in_flight.get()
+    }
+
+    /// Nothing is owed, and nothing has begun to come.
+    fn is_idle(&self) -> bool {
+        self.outbox.is_empty() && self.pending.is_empty() && self.inbox.partial().is_none()
+    }
+
+    /// Takes requests and sends replies, as far as there are any and there is room; then sees to
+    /// what depends on that. It follows whatever has happened.
+    fn pump(&mut self, now: Instant) {
+        loop {
+            self.send_replies(now);
+            if !self.is_open() || !self.has_room() {
+                break;
+            }
+            let service = &mut self.service;
+            match self.inbox.take_by(|header| service.delivery(header)) {
+                Ok(None) => break,
+                Ok(Some(Incoming::Piece(piece))) => self.service.piece(piece),
+                Ok(Some(Incoming::Message(request))) => {
+                    self.reception.end();
+                    self.shared.requests.fetch_add(1, Relaxed);
+                    match self.service.call(request) {
+                        Reply::Now(reply) if self.pending.is_empty() => self.send(reply, now),
+                        reply @ (Reply::Now(_) | Reply::Later(_)) => {
+                            self.pending.push_back(Pending { since: now, reply });
+                        }
+                    }
+                    if self.config().one_shot {
+                        self.answer(Reason::Answered);
+                    }
+                }
+                Err(error) => self.answer(error.into()),
+            }
+        }
+        if let State::Answering(reason) = &self.state
+            && self.pending.is_empty()
+        {
+            let reason = reason.clone();
+            if let Some(reply) = reason.error_reply() {
+                self.send(reply, now);
+            }
+            self.state = State::Closing(reason);
+        }
+        let partial = self.is_open() && self.inbox.partial().is_some();
+        self.reception.update(partial, self.has_room(), now);
+    }
+
+    /// Sends the replies that are there, up to the first that is not.
+    fn send_replies(&mut self, now: Instant) {
+        while self.outbox.has_room()
+            && let Some(Pending { reply: Reply::Now(_), .. }) = self.pending.front()
+        {
+            if let Some(Pending { reply: Reply::Now(reply), .. }) = self.pending.pop_front() {
+                self.send(reply, now);
+            }
+        }
+    }
+
+    fn send(&mut self, reply: Message<'_>, now: Instant) {
+        if self.outbox.is_empty() {
+            self.waiting = now;
+        }
+        if let Err(error) = self.outbox.push(reply) {
+            // The service's mistake; the request is answered all the same.
+            let sent = self.outbox.push(Message::error(error));
+            debug_assert!(sent.is_ok(), "an error's header is short");
+        }
+    }
+
+    /// While it drains, quiet begins when nothing is owed any more.
+    fn begin_to_wait(&mut self, now: Instant) {
+        if self.is_idle()
+            && let State::Draining { since, .. } = &mut self.state
+        {
+            *since = now;
+        }
+    }
+
+    /// Reads no more; what is owed is still answered.
+    fn answer(&mut self, reason: Reason) {
+        self.inbox.clear();
+        self.state = State::Answering(reason);
+    }
+
+    /// Owes nothing any more.
+    fn give_up(&mut self, state: State) {
+        self.inbox.clear();
+        self.outbox.clear();
+        self.pending.clear();
+        self.state = state;
+    }
+
+    /// When the frame that is coming must have come, the pending reply be there, a byte be taken.
+    fn deadline(&self) -> Option<Instant> {
+        let config = self.config();
+        let frame = || {
+            let partial = self.inbox.partial()?;
+            self.reception.deadline(config.patience.limit(partial))
+        };
+        let reply = || match self.pending.front()? {
+            Pending { since, reply: Reply::Later(_) } => Some(*since + config.service_timeout?),
+            Pending { reply: Reply::Now(_), .. } => None,
+        };
+        let write = || Some(self.waiting + config.write_timeout?);
+        let frame = if self.is_open() { frame() } else { None };
+        let write = if self.outbox.is_empty() { None } else { write() };
+        [frame, reply(), write].into_iter().flatten().min()
+    }
+
+    /// When it has waited for long enough for a request.
+    fn idle_deadline(&self) -> Option<Instant> {
+        let idle = self.config().idle_timeout.map(|limit| self.moved + limit);
+        match self.state {
+            State::Draining { since, left } => {
+                let quiet = since + left.min(DRAIN_QUIET);
+                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
+            }
+            State::Open => idle,
+            State::Answering(_)
+            | State::Closing(_)
+            | State::Lingering { .. }
+            | State::Resetting(_)
+            | State::Over(_) => None,
+        }
+    }
+
+    /// Why [`deadline`](Self::deadline) has passed.
+    fn expire(&mut self, now: Instant) {
+        let Config { write_timeout, service_timeout, patience, .. } = *self.config();
+        if let Some(limit) = write_timeout
+            && !self.outbox.is_empty()
+            && self.waiting + limit <= now
+        {
+            let unsent = self.outbox.len();
+            self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
+        } else if let Some(limit) = service_timeout
+            && self.pending.front().is_some_and(|pending| {
+                matches!(pending.reply, Reply::Later(_)) && pending.since + limit <= now
+            })
+        {
+            let owed = self.pending.len();
+            self.pending.clear();
+            self.answer(Reason::ServiceTimeout { limit, owed });
+        } else if let Some(partial) = self.inbox.partial() {
+            let limit = patience.limit(partial).unwrap_or_default();
+            let (have, need, header) = (partial.have, partial.need, partial.header);
+            self.answer(Reason::FrameTimeout { have, need, limit, header });
+        }
+    }
+}
+
+impl<S: Service> Machine for Connection<S> {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        let flush_or = |write| if self.outbox.is_empty() { write } else { Outbound::Flush };
+        match self.state {
+            State::Open | State::Draining { .. } => {
+                Interest { read: self.has_room(), write: flush_or(Outbound::Idle) }
+            }
+            State::Answering(_) => Interest { read: false, write: flush_or(Outbound::Idle) },
+            State::Closing(_) => Interest { read: false, write: flush_or(Outbound::Finish) },
+            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
+            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
+            State::Over(_) => Interest::DONE,
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.inbox.spare()
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        if self.is_idle()
+            && let State::Draining { since, left } = &mut self.state
+        {
+            *left = left.saturating_sub(now.since(*since));
+        }
+        match &mut self.state {
+            State::Open | State::Draining { .. } => {
+                self.inbox.commit(n);
+                self.moved = now;
+                self.pump(now);
+            }
+            State::Lingering { reason, discarded, .. } => {
+                *discarded += n;
+                if *discarded >= self.shared.config.linger.bytes {
+                    self.state = State::Over(reason.clone());
+                }
+            }
+            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.input_over = true;
+        match &self.state {
+            State::Open | State::Draining { .. } => {
+                let reason = match self.inbox.partial() {
+                    None => Reason::Finished,
+                    Some(partial) => {
+                        DecodeError::Truncated { have: partial.have, need: partial.need }.into()
+                    }
+                };
+                self.answer(reason);
+                self.pump(now);
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+        match &self.state {
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
+                let (unsent, owed) = (self.outbox.len(), self.pending.len());
+                let reason = Reason::Lost { way, why, unsent, owed };
+                self.give_up(match why {
+                    Lost::Reset => State::Over(reason),
+                    // The connection may live on at the peer's end, where a FIN would look clean.
+                    Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
+                        State::Resetting(reason)
+                    }
+                });
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn release(&mut self) {
+        self.inbox.release();
+        self.outbox.release();
+        if self.pending.is_empty() {
+            self.pending = VecDeque::new();
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.outbox.write_bufs(out)
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.outbox.consume(n);
+        self.moved = now;
+        self.waiting = now;
+        self.pump(now);
+        self.begin_to_wait(now);
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        match &self.state {
+            State::Closing(reason) if !self.input_over => {
+                let (reason, until) = (reason.clone(), now + self.config().linger.time);
+                self.state = State::Lingering { reason, until, discarded: 0 };
+            }
+            State::Closing(reason) | State::Resetting(reason) => {
+                self.state = State::Over(reason.clone());
+            }
+            State::Open
+            | State::Draining { .. }
+            | State::Answering(_)
+            | State::Lingering { .. }
+            | State::Over(_) => {}
+        }
+    }
+
+    /// What is on its way is still answered: until nothing has come for 10 ms, or requests were
+    /// awaited for 200 ms in all. A peer that asks without pause is not ended by that; whoever asks
+    /// bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+    fn shut_down(&mut self, now: Instant) {
+        if let State::Open = self.state {
+            self.state = State::Draining { since: now, left: DRAIN_WAIT };
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Lingering { until, .. } => Some(until),
+            State::Resetting(_) | State::Over(_) => None,
+            State::Open | State::Draining { .. } if self.is_idle() => self.idle_deadline(),
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
+                self.deadline()
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &self.state {
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+            State::Draining { .. } if self.is_idle() => self.answer(Reason::ShutDown),
+            State::Open if self.is_idle() => {
+                let limit = self.config().idle_timeout.unwrap_or_default();
+                self.answer(Reason::IdleTimeout { limit });
+            }
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
+                self.expire(now);
+            }
+        }
+        self.pump(now);
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut news = false;
+        for pending in &mut self.pending {
+            if let Reply::Later(reply) = &mut pending.reply
+                && let Poll::Ready(reply) = Pin::new(reply).poll(cx)
+            {
+                pending.reply = Reply::Now(reply);
+                news = true;
+            }
+        }
+        if news {
+            self.pump(now);
+            self.begin_to_wait(now);
+        }
+        news
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Open if self.is_idle() => "idle",
+            State::Open => "open",
+            State::Draining { .. } => "draining",
+            State::Answering(_) => "answering",
+            State::Closing(_) => "closing",
+            State::Lingering { .. } => "lingering",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: self.outbox.len(), lag: self.pending.len() as u64 }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Open
+            | State::Draining { .. }
+            | State::Answering(_)
+            | State::Closing(_)
+            | State::Lingering { .. }
+            | State::Resetting(_) => None,
+        }
+    }
+}
+
+/// What has not come for so long, once nothing is owed, was not on its way.
+const DRAIN_QUIET: Duration = Duration::from_millis(10);
+/// So long is input awaited in all while draining.
+const DRAIN_WAIT: Duration = Duration::from_millis(200);

@@ -1,0 +1,213 @@
+//! What a server does with a request.
+
+use alloc::{boxed::Box, collections::VecDeque};
+use core::{
+    future::{Future, Ready},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use super::{Delivery, Header, Message};
+use crate::shared::{Lock, Shared};
+
+/// Answers requests. Each connection has a clone of its own.
+///
+/// Most are made of a function: [`function`] of one that answers at once, [`asynchronous`] of one
+/// that takes its time. An event loop that wants to see requests as events takes [`Events`]. To
+/// implement this is for services that have contents streamed.
+pub trait Service {
+    /// A reply that takes its time.
+    type Pending: Future<Output = Message<'static>> + Unpin;
+
+    /// Answers a request. It borrows from the receive buffer: keep what is needed by
+    /// [`Message::into_owned`].
+    fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending>;
+
+    /// How the content that follows `header` is to be delivered. Default: whole, with the request.
+    fn delivery(&mut self, _header: &Header<'_>) -> Delivery {
+        Delivery::Collect
+    }
+
+    /// The next piece of a content that is streamed, never empty. Behind the last one,
+    /// [`call`](Self::call) is called with the request, whose content is empty then.
+    fn piece(&mut self, _piece: &[u8]) {}
+}
+
+/// A service's reply.
+#[derive(Debug)]
+pub enum Reply<P> {
+    /// It is here.
+    Now(Message<'static>),
+    /// It comes later; replies are sent in the order of the requests all the same.
+    Later(P),
+}
+
+/// A service that answers each request at once, by a function.
+///
+/// The function holds up its connection for as long as it takes, and on an executor the other
+/// connections of that thread as well.
+pub fn function<F>(f: F) -> Function<F>
+where
+    F: FnMut(Message<'_>) -> Message<'static>,
+{
+    Function(f)
+}
+
+/// See [`function`].
+#[derive(Clone, Copy, Debug)]
+pub struct Function<F>(F);
+
+impl<F> Service for Function<F>
+where
+    F: FnMut(Message<'_>) -> Message<'static>,
+{
+    type Pending = Ready<Message<'static>>;
+
+    fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
+        Reply::Now((self.0)(request))
+    }
+}
+
+/// A service that answers each request by a future.
+///
+/// The connection's machine holds the futures, at most
+/// [`Config::in_flight`](super::Config::in_flight) of them, and polls them itself: they run on the
+/// connection's task or thread, side by side, and end with it.
+pub fn asynchronous<F, R>(f: F) -> Asynchronous<F>
+where
+    F: FnMut(Message<'static>) -> R,
+    R: Future<Output = Message<'static>>,
+{
+    Asynchronous(f)
+}
+
+/// See [`asynchronous`].
+#[derive(Clone, Copy, Debug)]
+pub struct Asynchronous<F>(F);
+
+impl<F, R> Service for Asynchronous<F>
+where
+    F: FnMut(Message<'static>) -> R,
+    R: Future<Output = Message<'static>>,
+{
+    type Pending = Pin<Box<R>>;
+
+    fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
+        Reply::Later(Box::pin((self.0)(request.into_owned())))
+    }
+}
+
+/// A service whose requests wait to be taken, and answered from anywhere, in any order.
+///
+/// ```
+/// use wirestate_core::{Instant, Machine, drive, message::{self, Message, service::Events}};
+/// # use core::task::{Context, Waker};
+/// # let now = Instant::EPOCH;
+/// # let cx = &mut Context::from_waker(Waker::noop());
+/// let server = message::Server::new(message::Config::default(), Events::default());
+/// let mut machine = server.machine(now);
+///
+/// let mut input = Vec::new();
+/// Message::binary("ping").encode(&mut input)?;
+/// drive::feed(&mut machine, &mut &input[..], now);
+///
+/// // On a runtime this is `drive.until(|machine, _| machine.service_mut().take())`.
+/// let asked = machine.service_mut().take().expect("a request has come");
+/// assert_eq!(&*asked.request().content, b"ping");
+/// asked.reply(Message::binary("pong"));
+///
+/// machine.poll_shared(now, cx);
+/// let mut output = Vec::new();
+/// drive::collect(&mut machine, &mut output, now);
+/// assert!(output.ends_with(b"pong"));
+/// # Ok::<(), message::EncodeError>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct Events {
+    asked: VecDeque<Asked>,
+}
+
+impl Events {
+    /// The next request.
+    pub fn take(&mut self) -> Option<Asked> {
+        self.asked.pop_front()
+    }
+}
+
+/// What a connection has is its own: a clone starts without requests.
+impl Clone for Events {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Service for Events {
+    type Pending = Replied;
+
+    fn call(&mut self, request: Message<'_>) -> Reply<Replied> {
+        let slot = Shared::new(Lock::new(Slot::default()));
+        self.asked.push_back(Asked { request: request.into_owned(), slot: slot.clone() });
+        Reply::Later(Replied { slot })
+    }
+}
+
+/// A request that waits for its reply. Dropping it answers it with an error.
+#[derive(Debug)]
+pub struct Asked {
+    request: Message<'static>,
+    slot: Shared<Lock<Slot>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    reply: Option<Message<'static>>,
+    waker: Option<Waker>,
+}
+
+impl Asked {
+    /// The request.
+    pub fn request(&self) -> &Message<'static> {
+        &self.request
+    }
+
+    /// Answers it. Nothing happens where the connection has ended.
+    pub fn reply(self, reply: Message<'static>) {
+        self.answer(reply);
+    }
+
+    fn answer(&self, reply: Message<'static>) {
+        let waker = self.slot.with(|slot| {
+            slot.reply.get_or_insert(reply);
+            slot.waker.take()
+        });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.answer(Message::error("the request was dropped"));
+    }
+}
+
+/// The reply to a request of [`Events`].
+#[derive(Debug)]
+pub struct Replied {
+    slot: Shared<Lock<Slot>>,
+}
+
+impl Future for Replied {
+    type Output = Message<'static>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Message<'static>> {
+        self.slot.with(|slot| {
+            if let Some(reply) = slot.reply.take() {
+                return Poll::Ready(reply);
+            }
+            slot.waker = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! Text out of bytes, by the name of a character set.
+
+use alloc::{borrow::Cow, string::String};
+
+use encoding_rs::{DecoderResult, Encoding, UTF_16BE, UTF_16LE};
+
+/// Why bytes are no text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// Nobody knows the character set.
+    #[error("the character set {name:?} is unknown")]
+    UnknownCharacterSet {
+        /// Its name, or how it begins.
+        name: String,
+    },
+    /// The bytes do not stand for text in the character set.
+    #[error("the content is not {name}")]
+    Malformed {
+        /// The character set's name.
+        name: String,
+    },
+}
+
+/// The text that `bytes` are in the character set `name`; borrowed where it is the same bytes.
+///
+/// Known are the labels of the [Encoding Standard](https://encoding.spec.whatwg.org/#names-and-labels)
+/// in any case, and the names that Python has for the same character sets where they differ:
+/// `utf_8`, `utf-16-le`, `latin-1` and their like. Unlike in that standard, `ascii` and `latin-1` are what their
+/// names say (US-ASCII; ISO 8859-1, whose bytes are the first 256 characters), not windows-1252:
+/// who sends is no browser. `utf-16` goes by its byte-order mark, and is little-endian without one.
+/// The mark that a text begins with is not part of it.
+///
+/// # Errors
+/// The name is unknown, or the bytes are malformed: nothing is replaced.
+pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError> {
+    if name == "utf-8"
+        && let Ok(text) = core::str::from_utf8(bytes)
+    {
+        return Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)));
+    }
+    let malformed = || TextError::Malformed { name: shorten(name) };
+    let label = name.trim_ascii().to_ascii_lowercase().replace('_', "-");
+    let encoding = match &*label {
+        "ascii" | "us-ascii" | "iso646-us" => {
+            let text = core::str::from_utf8(bytes).map_err(|_| malformed())?;
+            return if text.is_ascii() { Ok(Cow::Borrowed(text)) } else { Err(malformed()) };
+        }
+        "latin-1" | "latin1" | "latin" | "l1" | "iso-8859-1" | "iso8859-1" | "iso88591"
+        | "8859" | "cp819" => {
+            return Ok(bytes.iter().copied().map(char::from).collect::<String>().into());
+        }
+        "utf-16" | "utf16" | "u16" => match bytes {
+            [0xfe, 0xff, ..] => UTF_16BE,
+            _ => UTF_16LE,
+        },
+        "utf-16-le" => UTF_16LE,
+        "utf-16-be" => UTF_16BE,
+        "u8" | "utf" | "utf8" | "utf-8-sig" => encoding_rs::UTF_8,
+        label => Encoding::for_label_no_replacement(label.as_bytes())
+            .ok_or_else(|| TextError::UnknownCharacterSet { name: shorten(name) })?,
+    };
+    strictly(encoding, bytes).ok_or_else(malformed)
+}
+
+/// The whole of `bytes`, but for its byte-order mark.
+fn strictly<'a>(encoding: &'static Encoding, bytes: &'a [u8]) -> Option<Cow<'a, str>> {
+    if encoding == encoding_rs::UTF_8 {
+        let text = core::str::from_utf8(bytes).ok()?;
+        return Some(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)));
+    }
+    let mut decoder = encoding.new_decoder_with_bom_removal();
+    let mut text = String::new();
+    text.try_reserve(decoder.max_utf8_buffer_length_without_replacement(bytes.len())?).ok()?;
+    match decoder.decode_to_string_without_replacement(bytes, &mut text, true) {
+        (DecoderResult::InputEmpty, _) => Some(text.into()),
+        (DecoderResult::OutputFull | DecoderResult::Malformed(..), _) => None,
+    }
+}
+
+/// What a peer wrote, cut to a length that is fit for an error.
+fn shorten(name: &str) -> String {
+    name.chars().take(32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_comes_out_of_the_character_set_that_is_named() {
+        for (name, bytes) in [
+            ("utf-8", "grün 🐶".as_bytes()),
+            ("UTF_8", "grün 🐶".as_bytes()),
+            ("utf-8", b"\xef\xbb\xbfgr\xc3\xbcn \xf0\x9f\x90\xb6"),
+            ("utf-16", b"\xff\xfeg\0r\0\xfc\0n\0 \0\x3d\xd8\x36\xdc"),
+            ("utf-16", b"\xfe\xff\0g\0r\0\xfc\0n\0 \xd8\x3d\xdc\x36"),
+            ("utf-16-be", b"\0g\0r\0\xfc\0n\0 \xd8\x3d\xdc\x36"),
+            ("UTF-16LE", b"g\0r\0\xfc\0n\0 \0\x3d\xd8\x36\xdc"),
+            ("gb18030", b"gr\xa8\xb9n \x949\xce8"),
+        ] {
+            let text = decode(name, bytes);
+            assert_eq!(text.as_deref(), Ok("grün 🐶"), "{name} {bytes:x?}");
+        }
+        assert_eq!(decode("latin-1", b"gr\xfcn \x85").as_deref(), Ok("grün \u{85}"));
+        assert_eq!(decode("cp1252", b"gr\xfcn \x85").as_deref(), Ok("grün …"));
+        assert_eq!(decode("ascii", b"green").as_deref(), Ok("green"));
+        assert_eq!(decode("koi8-r", b"\xc4\xc1").as_deref(), Ok("да"));
+    }
+
+    #[test]
+    fn nothing_is_replaced() {
+        for (name, bytes) in [
+            ("utf-8", &b"\xff"[..]),
+            ("utf-16", b"\xff\xfe\x3d\xd8"),
+            ("utf-16", b"g"),
+            ("ascii", b"gr\xfcn"),
+            ("shift_jis", b"\x81"),
+        ] {
+            let error = decode(name, bytes).unwrap_err();
+            assert_eq!(error, TextError::Malformed { name: name.into() });
+        }
+        for unknown in ["klingon", "", "binary", "replacement", "iso-2022-kr", "utf-32"] {
+            let error = decode(unknown, b"x").unwrap_err();
+            assert_eq!(error, TextError::UnknownCharacterSet { name: unknown.into() });
+        }
+        assert!(decode(&"x".repeat(10_000), b"").unwrap_err().to_string().len() < 100);
+    }
+}
