@@ -1,5 +1,6 @@
 //! `demo`: everything in one process, on real sockets.
 
+mod app;
 mod echo;
 mod fanout;
 
@@ -16,6 +17,8 @@ use crate::runtime::Runtime;
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     echo::run(runtime).await?;
+    say("")?;
+    app::run(runtime).await?;
     say("")?;
     fanout::run(runtime).await
 }
