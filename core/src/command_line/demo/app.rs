@@ -30,7 +30,10 @@ const BROKEN: [(&[u8], &str); 4] = [
     (b"\0\0", "a header of 0 bytes"),
     (b"\xff\xff", "a header of 65535 bytes, more than the limit of 4096"),
     (b"\0\x02[]", "the header is an array where an object is expected"),
-    (b"\0\x16{\"content-length\": -1}", "the header's \"content-length\" is a negative number"),
+    (
+        b"\0\x16{\"content-length\": -1}",
+        "is a negative number where a whole number of bytes is expected",
+    ),
 ];
 
 #[derive(Debug, Default)]
