@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use tracing::warn;
 
 use super::{
@@ -38,7 +38,7 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "FILE", env = "WIRESTATE_TABLE")]
     table: Option<PathBuf>,
     /// Close each connection after its first reply
-    #[arg(long, env = "WIRESTATE_ONE_SHOT")]
+    #[arg(long, env = "WIRESTATE_ONE_SHOT", value_parser = BoolishValueParser::new())]
     one_shot: bool,
     /// The longest header of a request, up to 65535 bytes
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_HEADER", default_value = "4KiB",
@@ -55,9 +55,15 @@ pub(super) struct ServerFlags {
     server: server::Flags,
 }
 
+/// With the longest names in wide use.
+const SHORTEST_HEADER: u16 = 128;
+
 fn header_limit(text: &str) -> Result<u16, String> {
-    let bytes = values::bytes(text)?;
-    u16::try_from(bytes).map_err(|_| "two bytes of length allow 65535 bytes at most".into())
+    match u16::try_from(values::bytes(text)?) {
+        Ok(limit @ SHORTEST_HEADER..) => Ok(limit),
+        Ok(_) => Err(format!("a header has some 100 bytes: expected {SHORTEST_HEADER} or more")),
+        Err(_) => Err(format!("two bytes of length allow {} bytes at most", u16::MAX)),
+    }
 }
 
 pub(super) async fn serve<R: Runtime>(

@@ -4,9 +4,9 @@ use alloc::collections::VecDeque;
 use core::{mem, num::NonZeroUsize, task::Context, time::Duration};
 
 use super::{
-    DecodeError, EncodeError, Inbox, Limits, Message, Patience,
+    DecodeError, EncodeError, FrameTimeouts, Inbox, Limits, Message,
     handle::{Commands, Handle, Next, Slot},
-    outbox::Outbox,
+    outbox::{HIGH_WATER, Outbox},
     reception::Reception,
 };
 use crate::{
@@ -19,14 +19,12 @@ pub struct ClientConfig {
     /// How much a reply may declare.
     pub limits: Limits,
     /// How long a reply may take to come, from its first byte on.
-    pub patience: Patience,
+    pub frame_timeouts: FrameTimeouts,
     /// The size of the receive buffer while it has bytes in it; where that is less than the longest
-    /// header, it is that. Default: 64 KiB.
+    /// header, it is that. Default: 16 KiB.
     pub buffer: NonZeroUsize,
     /// Requests that may be out at once: sent, and the reply not taken. Default: 32.
     pub in_flight: NonZeroUsize,
-    /// Requests that may wait in a [`Handle`] to be sent. Default: 1,024.
-    pub queue: NonZeroUsize,
     /// The first byte of a reply must come within this after the request, or after the reply
     /// before; `None`: no matter when. Default: 30 s.
     pub reply_timeout: Option<Duration>,
@@ -39,10 +37,9 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            patience: Patience::default(),
-            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            frame_timeouts: FrameTimeouts::default(),
+            buffer: const { NonZeroUsize::new(16 * 1024).unwrap() },
             in_flight: const { NonZeroUsize::new(32).unwrap() },
-            queue: const { NonZeroUsize::new(1024).unwrap() },
             reply_timeout: Some(Duration::from_secs(30)),
             write_timeout: Some(Duration::from_secs(10)),
         }
@@ -57,8 +54,9 @@ impl Default for ClientConfig {
 /// use a [`Handle`].
 ///
 /// It holds one receive buffer while that holds bytes; of a content that is larger, see [`Inbox`];
-/// 64 KiB and one message of requests that wait to be sent; at most [`ClientConfig::in_flight`]
-/// replies that wait to be taken; and with a handle [`ClientConfig::queue`] requests.
+/// 4 times 64 KiB and one message for requests that wait to be sent; and at most
+/// [`ClientConfig::in_flight`] replies that wait to be taken. Requests that wait in a handle belong
+/// to the futures that wait for them.
 ///
 /// ```
 /// # use wirestate_core::{Instant, drive, message::{self, Client, ClientConfig, Message, service}};
@@ -110,15 +108,11 @@ enum Link {
         reason: ClientReason,
         until: Instant,
     },
-    /// Nothing more is asked: what is left to be sent, then a FIN, and the replies that are owed.
-    Closing {
-        reason: ClientReason,
-        finished: bool,
-    },
+    /// Nothing more is asked: the replies that are owed, then a FIN. Not the other way round:
+    /// proxies and servers in wide use take a FIN for the end of both directions.
+    Closing(ClientReason),
     /// The server sends nothing more: a FIN.
-    Closed {
-        reason: ClientReason,
-    },
+    Closed(ClientReason),
     Resetting(ClientReason),
     Over(ClientReason),
 }
@@ -150,7 +144,7 @@ pub enum ClientReason {
         /// The limit.
         limit: Duration,
     },
-    /// A reply did not come in its time ([`Patience`]).
+    /// A reply did not come in its time ([`FrameTimeouts`]).
     #[error("{have} of a reply's {need} bytes within {limit:?}")]
     FrameTimeout {
         /// Bytes that have come.
@@ -223,6 +217,14 @@ pub enum RequestError {
         /// The limit, and thereby the figure.
         limit: usize,
     },
+    /// Too much waits to be sent. The connection goes on.
+    #[error("{unsent} bytes wait to be sent, and the limit is {limit}")]
+    Full {
+        /// What waits, in bytes.
+        unsent: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The connection has ended, or is ending.
     #[error(transparent)]
     Ended(#[from] ClientReason),
@@ -243,14 +245,14 @@ impl Client {
     /// # Panics
     /// As [`new`](Self::new).
     pub fn with_handle(config: ClientConfig) -> (Self, Handle) {
-        let commands = Shared::new(Commands::new(config.queue.get()));
+        let commands = Shared::new(Commands::default());
         let handle = Handle::new(commands.clone());
         (Self::taking(config, Some(commands)), handle)
     }
 
     fn taking(config: ClientConfig, commands: Option<Shared<Commands>>) -> Self {
-        let ClientConfig { patience, reply_timeout, write_timeout, .. } = config;
-        for time in [patience.header, patience.content, reply_timeout, write_timeout] {
+        let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = config;
+        for time in [frame_timeouts.header, frame_timeouts.content, reply_timeout, write_timeout] {
             assert!(time != Some(Duration::ZERO), "a timeout must be a time");
         }
         let longest = super::decoder::PREFIX + usize::from(config.limits.header);
@@ -277,13 +279,16 @@ impl Client {
         match &self.link {
             Link::Open => {}
             Link::Broken { reason, .. }
-            | Link::Closing { reason, .. }
-            | Link::Closed { reason }
+            | Link::Closing(reason)
+            | Link::Closed(reason)
             | Link::Resetting(reason)
             | Link::Over(reason) => return Err(RequestError::Ended(reason.clone())),
         }
-        if self.out() >= self.config.in_flight.get() || !self.outbox.has_room() {
+        if self.out() >= self.config.in_flight.get() {
             return Err(RequestError::Busy { limit: self.config.in_flight.get() });
+        }
+        if !self.outbox.has_room() {
+            return Err(RequestError::Full { unsent: self.outbox.len(), limit: HIGH_WATER });
         }
         self.send(request.clone(), Recipient::Inline, now)?;
         Ok(())
@@ -334,11 +339,6 @@ impl Client {
             }
         }
         self.reception.update(self.inbox.partial().is_some(), true, now);
-        if let Link::Closing { reason, finished: true } = &self.link
-            && self.asked.is_empty()
-        {
-            self.end(Link::Over(reason.clone()));
-        }
     }
 
     fn reset(&mut self, reason: ClientReason) {
@@ -348,8 +348,8 @@ impl Client {
     /// No reply will come any more.
     fn end(&mut self, link: Link) {
         let reason = match &link {
-            Link::Open | Link::Broken { .. } | Link::Closing { .. } => None,
-            Link::Closed { reason } | Link::Resetting(reason) | Link::Over(reason) => Some(reason),
+            Link::Open | Link::Broken { .. } | Link::Closing(_) => None,
+            Link::Closed(reason) | Link::Resetting(reason) | Link::Over(reason) => Some(reason),
         };
         if let Some(reason) = reason {
             for recipient in mem::take(&mut self.asked) {
@@ -373,16 +373,15 @@ impl Machine for Client {
     fn interest(&self) -> Interest {
         let flush_or = |write| if self.outbox.is_empty() { write } else { Outbound::Flush };
         match self.link {
-            // Also while nothing is asked: a server that closes is noticed at once.
-            Link::Open => Interest { read: true, write: flush_or(Outbound::Idle) },
             Link::Broken { .. } => Interest { read: true, write: Outbound::Finished },
-            Link::Closing { finished: false, .. } => {
-                Interest { read: true, write: flush_or(Outbound::Finish) }
+            Link::Closing(_) if self.asked.is_empty() && self.outbox.is_empty() => {
+                Interest { read: false, write: Outbound::Finish }
             }
-            Link::Closing { finished: true, .. } => {
-                Interest { read: true, write: Outbound::Finished }
+            // Also while nothing is asked: a server that closes is noticed at once.
+            Link::Open | Link::Closing(_) => {
+                Interest { read: true, write: flush_or(Outbound::Idle) }
             }
-            Link::Closed { .. } => Interest { read: false, write: Outbound::Finish },
+            Link::Closed(_) => Interest { read: false, write: Outbound::Finish },
             Link::Resetting(_) => Interest { read: false, write: Outbound::Reset },
             Link::Over(_) => Interest::DONE,
         }
@@ -408,11 +407,10 @@ impl Machine for Client {
         let unsent = !self.outbox.is_empty();
         self.end(match &self.link {
             // A FIN in the middle of a request would say that it was whole.
-            Link::Open | Link::Closing { finished: false, .. } if unsent => Link::Resetting(reason),
-            Link::Open | Link::Closing { finished: false, .. } => Link::Closed { reason },
-            Link::Closing { finished: true, .. } => Link::Over(reason),
+            Link::Open | Link::Closing(_) if unsent => Link::Resetting(reason),
+            Link::Open | Link::Closing(_) => Link::Closed(reason),
             Link::Broken { reason, .. }
-            | Link::Closed { reason }
+            | Link::Closed(reason)
             | Link::Resetting(reason)
             | Link::Over(reason) => Link::Over(reason.clone()),
         });
@@ -421,14 +419,14 @@ impl Machine for Client {
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
         let reason = ClientReason::Lost { way, why };
         self.end(match (&self.link, way) {
-            (Link::Open | Link::Closing { .. }, Way::Out) => {
+            (Link::Open | Link::Closing(_), Way::Out) => {
                 // What had arrived may be the reply that says why.
                 Link::Broken { reason, until: now + LAST_WORDS }
             }
-            (Link::Open | Link::Closing { .. }, Way::In) => Link::Over(reason),
+            (Link::Open | Link::Closing(_), Way::In) => Link::Over(reason),
             (
                 Link::Broken { reason, .. }
-                | Link::Closed { reason }
+                | Link::Closed(reason)
                 | Link::Resetting(reason)
                 | Link::Over(reason),
                 _,
@@ -448,27 +446,26 @@ impl Machine for Client {
     fn handle_written(&mut self, now: Instant, n: usize) {
         self.outbox.consume(n);
         self.waiting = now;
+        // It has not been asked yet.
+        self.awaited = now;
     }
 
     fn handle_finished(&mut self, _now: Instant) {
         match &self.link {
-            Link::Closing { reason, .. } if !self.asked.is_empty() => {
-                self.link = Link::Closing { reason: reason.clone(), finished: true };
-            }
-            Link::Closing { reason, .. } | Link::Closed { reason } | Link::Resetting(reason) => {
+            Link::Closing(reason) | Link::Closed(reason) | Link::Resetting(reason) => {
                 self.end(Link::Over(reason.clone()));
             }
             Link::Open | Link::Broken { .. } | Link::Over(_) => {}
         }
     }
 
-    /// The requests that were made are sent, and their replies awaited.
+    /// The requests that were made are sent, and their replies awaited; those that still wait in a
+    /// handle are not, and fail.
     fn shut_down(&mut self, _now: Instant) {
         if let Link::Open = self.link {
-            let reason = ClientReason::ShutDown;
-            self.link = Link::Closing { reason: reason.clone(), finished: false };
+            self.link = Link::Closing(ClientReason::ShutDown);
             if let Some(commands) = self.commands.take() {
-                commands.end(&reason);
+                commands.end(&ClientReason::ShutDown);
             }
         }
     }
@@ -477,13 +474,13 @@ impl Machine for Client {
         if let Link::Broken { until, .. } = self.link {
             return Some(until);
         }
-        if !matches!(self.link, Link::Open | Link::Closing { .. }) {
+        if !matches!(self.link, Link::Open | Link::Closing(_)) {
             return None;
         }
         let write = || Some(self.waiting + self.config.write_timeout?);
         let write = if self.outbox.is_empty() { None } else { write() };
         let reply = match self.inbox.partial() {
-            Some(partial) => self.reception.deadline(self.config.patience.limit(partial)),
+            Some(partial) => self.reception.deadline(self.config.frame_timeouts.limit(partial)),
             None if self.asked.is_empty() => None,
             None => self.config.reply_timeout.map(|limit| self.awaited + limit),
         };
@@ -497,7 +494,7 @@ impl Machine for Client {
         if let Link::Broken { reason, .. } = &self.link {
             return self.end(Link::Over(reason.clone()));
         }
-        let ClientConfig { patience, reply_timeout, write_timeout, .. } = self.config;
+        let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;
         let write_timeout = write_timeout.filter(|limit| self.waiting + *limit <= now);
         self.reset(match (write_timeout, self.inbox.partial()) {
             (Some(limit), _) if !self.outbox.is_empty() => {
@@ -506,7 +503,7 @@ impl Machine for Client {
             (_, Some(partial)) => ClientReason::FrameTimeout {
                 have: partial.have,
                 need: partial.need,
-                limit: patience.limit(partial).unwrap_or_default(),
+                limit: frame_timeouts.limit(partial).unwrap_or_default(),
             },
             (_, None) => ClientReason::NoReply { limit: reply_timeout.unwrap_or_default() },
         });
@@ -538,7 +535,7 @@ impl Machine for Client {
             Link::Open if self.asked.is_empty() => "idle",
             Link::Open => "waiting",
             Link::Broken { .. } => "broken",
-            Link::Closing { .. } | Link::Closed { .. } => "closing",
+            Link::Closing(_) | Link::Closed(_) => "closing",
             Link::Resetting(_) => "resetting",
             Link::Over(_) => "over",
         };
@@ -550,8 +547,8 @@ impl Machine for Client {
             Link::Over(reason) => Some(reason.clone()),
             Link::Open
             | Link::Broken { .. }
-            | Link::Closing { .. }
-            | Link::Closed { .. }
+            | Link::Closing(_)
+            | Link::Closed(_)
             | Link::Resetting(_) => None,
         }
     }

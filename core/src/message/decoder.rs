@@ -112,8 +112,9 @@ pub enum Event<'a> {
     End,
 }
 
-/// Finds frames in bytes, wherever these were cut, and holds none but those of a header that has
-/// not come whole: at most 2 + [`Limits::header`]. So a content may be of any length.
+/// Finds frames in bytes, wherever these were cut, and holds none but those of a header that was
+/// cut, until its content is over: at most twice 2 + [`Limits::header`] (a vector's growth). So a
+/// content may be of any length.
 ///
 /// For whole messages there is [`Inbox`](super::Inbox).
 ///
@@ -150,8 +151,10 @@ enum State {
     Head,
     Content {
         left: u64,
-        /// The whole frame's.
+        /// The whole content's.
         length: u64,
+        /// The bytes before it.
+        head: u64,
     },
     Failed(DecodeError),
 }
@@ -175,7 +178,7 @@ impl Decoder {
             State::Head => self.decode_head(input),
             State::Content { left: 0, .. } => {
                 self.state = State::Head;
-                self.head.clear();
+                self.head = Vec::new();
                 Ok(Some(Event::End))
             }
             State::Content { .. } if input.is_empty() => Ok(None),
@@ -203,7 +206,9 @@ impl Decoder {
             }
             // Its end only was not asked for.
             State::Content { left: 0, .. } => return Ok(()),
-            State::Content { left, length } => (length - left, *length),
+            State::Content { left, length, head } => {
+                (head.saturating_add(length - left), head.saturating_add(*length))
+            }
         };
         Err(DecodeError::Truncated { have, need })
     }
@@ -245,7 +250,7 @@ impl State {
     ) -> Result<Option<Event<'a>>, DecodeError> {
         let header = limits.header(&head[PREFIX..]).map_err(|error| self.fail(error))?;
         let left = header.content_length;
-        *self = Self::Content { left, length: left.saturating_add(head.len() as u64) };
+        *self = Self::Content { left, length: left, head: head.len() as u64 };
         Ok(Some(Event::Header(header)))
     }
 

@@ -60,10 +60,16 @@ impl<'a> Message<'a> {
         Self::new("binary/octet-stream", "binary", content)
     }
 
-    /// What a server answers with when it can't: `{"result": "Error: …"}`.
+    /// What a server answers with when it can't: `{"result": "Error: …"}`, of 1,000 characters at
+    /// most: an error may quote what the peer sent.
     pub fn error(error: impl fmt::Display) -> Message<'static> {
+        let mut text = format!("Error: {error}");
+        if let Some((end, _)) = text.char_indices().nth(LONGEST_ERROR) {
+            text.truncate(end);
+            text.push('…');
+        }
         let mut json = Vec::from(b"{\"result\": ");
-        write_string(&format!("Error: {error}"), &mut json);
+        write_string(&text, &mut json);
         json.push(b'}');
         Message::json(json)
     }
@@ -223,3 +229,5 @@ impl From<String> for Content<'_> {
 
 const TEXT_JSON: &str = "text/json";
 const UTF_8: &str = "utf-8";
+/// In characters.
+const LONGEST_ERROR: usize = 1000;

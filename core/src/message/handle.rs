@@ -1,6 +1,6 @@
 //! One client's connection, used by many.
 
-use alloc::{collections::VecDeque, vec::Vec};
+use alloc::collections::BTreeMap;
 use core::{
     fmt,
     future::Future,
@@ -15,7 +15,7 @@ use crate::shared::{Lock, Shared};
 /// A handle by which many tasks or threads use one connection. Clones are the same connection.
 ///
 /// The connection's [`Client`](super::Client) is driven elsewhere; it ends when all handles are
-/// gone.
+/// gone, and all requests that were made by them have their replies.
 #[derive(Debug)]
 pub struct Handle {
     commands: Shared<Commands>,
@@ -27,15 +27,21 @@ impl Handle {
         Self { commands }
     }
 
-    /// Makes a request; the future answers with the reply. It waits while
-    /// [`ClientConfig::queue`](super::ClientConfig::queue) requests wait already. Dropping it takes
-    /// the request back, or if it was sent, throws its reply away.
+    /// Makes a request when the future is first polled; it answers with the reply. Requests wait
+    /// for their turn in the order in which they were made, while
+    /// [`ClientConfig::in_flight`](super::ClientConfig::in_flight) others are out. Dropping the
+    /// future takes the request back, or if it was sent, throws its reply away.
     ///
     /// # Errors
     /// The request can't be sent, or the connection has ended without the reply. A request that may
     /// have been sent is never sent again.
     pub fn request(&self, request: Message<'static>) -> Request {
-        Request { commands: self.commands.clone(), stage: Stage::New(request) }
+        Request { handle: self.clone(), stage: Stage::New(request) }
+    }
+
+    /// Why the connection has ended, or takes no more requests; `None` while it does.
+    pub fn reason(&self) -> Option<ClientReason> {
+        self.commands.state.with(|state| state.over.clone())
     }
 }
 
@@ -57,15 +63,17 @@ impl Drop for Handle {
     }
 }
 
-/// A request that was made by a [`Handle`], as a future.
+/// A request that is made by a [`Handle`], as a future.
 pub struct Request {
-    commands: Shared<Commands>,
+    /// It keeps the connection, as every handle does.
+    handle: Handle,
     stage: Stage,
 }
 
 enum Stage {
     New(Message<'static>),
-    Queued(Shared<Slot>),
+    /// It is in the queue, by this number, or was sent.
+    Made(u64, Shared<Slot>),
     Over,
 }
 
@@ -79,21 +87,17 @@ impl Future for Request {
     type Output = Result<Message<'static>, RequestError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let slot = match mem::replace(&mut self.stage, Stage::Over) {
-            Stage::New(request) => match self.commands.push(request, cx) {
-                Pushed::Queued(slot) => slot,
-                Pushed::Full(request) => {
-                    self.stage = Stage::New(request);
-                    return Poll::Pending;
-                }
-                Pushed::Ended(reason) => return Poll::Ready(Err(reason.into())),
+        let (number, slot) = match mem::replace(&mut self.stage, Stage::Over) {
+            Stage::New(request) => match self.handle.commands.push(request) {
+                Ok(made) => made,
+                Err(reason) => return Poll::Ready(Err(reason.into())),
             },
-            Stage::Queued(slot) => slot,
+            Stage::Made(number, slot) => (number, slot),
             Stage::Over => panic!("polled again after it was ready"),
         };
         let outcome = slot.poll_outcome(cx);
         if outcome.is_pending() {
-            self.stage = Stage::Queued(slot);
+            self.stage = Stage::Made(number, slot);
         }
         outcome
     }
@@ -101,8 +105,11 @@ impl Future for Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if let Stage::Queued(slot) = &self.stage {
-            slot.outcome.with(|outcome| *outcome = Outcome::Abandoned);
+        if let Stage::Made(number, slot) = &self.stage {
+            // What is given up is dropped outside the locks.
+            let queued = self.handle.commands.state.with(|state| state.queue.remove(number));
+            let outcome = slot.outcome.with(|slot| mem::replace(slot, Outcome::Abandoned));
+            drop((queued, outcome));
         }
     }
 }
@@ -130,51 +137,46 @@ impl Slot {
     pub(super) fn fulfil(&self, result: Result<Message<'static>, RequestError>) {
         let before = self.outcome.with(|outcome| match outcome {
             Outcome::Awaited(_) => mem::replace(outcome, Outcome::Here(result)),
-            Outcome::Here(_) | Outcome::Abandoned => Outcome::Abandoned,
+            // Nobody wants it.
+            Outcome::Here(_) | Outcome::Abandoned => Outcome::Here(result),
         });
         if let Outcome::Awaited(Some(waker)) = before {
             waker.wake();
         }
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.outcome.with(|outcome| matches!(outcome, Outcome::Abandoned))
-    }
-
     fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Result<Message<'static>, RequestError>> {
-        self.outcome.with(|outcome| match mem::replace(outcome, Outcome::Abandoned) {
-            Outcome::Here(result) => Poll::Ready(result),
+        let waker = cx.waker().clone();
+        let before = self.outcome.with(|outcome| match outcome {
+            Outcome::Here(_) => mem::replace(outcome, Outcome::Abandoned),
             Outcome::Awaited(_) | Outcome::Abandoned => {
-                *outcome = Outcome::Awaited(Some(cx.waker().clone()));
-                Poll::Pending
+                mem::replace(outcome, Outcome::Awaited(Some(waker)))
             }
-        })
+        });
+        match before {
+            Outcome::Here(result) => Poll::Ready(result),
+            Outcome::Awaited(_) | Outcome::Abandoned => Poll::Pending,
+        }
     }
 }
 
-/// What the handles of one connection have asked, and the connection has not taken yet.
-#[derive(Debug)]
+/// What the handles of one connection have asked, and the connection has not taken yet. There is a
+/// place in it for each [`Request`] that was polled and is not over: no more than its users hold.
+#[derive(Debug, Default)]
 pub(super) struct Commands {
-    limit: usize,
     state: Lock<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<(Message<'static>, Shared<Slot>)>,
+    /// In the order in which they were made.
+    queue: BTreeMap<u64, (Message<'static>, Shared<Slot>)>,
+    made: u64,
+    /// Handles, and requests.
     handles: usize,
     /// The connection's, while the queue is empty.
     driver: Option<Waker>,
-    /// Of those who wait for room in the queue.
-    waiting: Vec<Waker>,
     over: Option<ClientReason>,
-}
-
-/// What came of putting a request into the queue.
-enum Pushed {
-    Queued(Shared<Slot>),
-    Full(Message<'static>),
-    Ended(ClientReason),
 }
 
 /// What the connection finds in the queue.
@@ -186,68 +188,122 @@ pub(super) enum Next {
 }
 
 impl Commands {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit, state: Lock::default() }
-    }
-
-    fn push(&self, request: Message<'static>, cx: &mut Context<'_>) -> Pushed {
-        let (pushed, driver) = self.state.with(|state| {
+    fn push(&self, request: Message<'static>) -> Result<(u64, Shared<Slot>), ClientReason> {
+        let slot = Shared::new(Slot::default());
+        let (number, driver) = self.state.with(|state| {
             if let Some(reason) = &state.over {
-                return (Pushed::Ended(reason.clone()), None);
+                return Err(reason.clone());
             }
-            if state.queue.len() >= self.limit {
-                if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                    state.waiting.push(cx.waker().clone());
-                }
-                return (Pushed::Full(request), None);
-            }
-            let slot = Shared::new(Slot::default());
-            state.queue.push_back((request, slot.clone()));
-            (Pushed::Queued(slot), state.driver.take())
-        });
+            let number = state.made;
+            state.made += 1;
+            state.queue.insert(number, (request, slot.clone()));
+            Ok((number, state.driver.take()))
+        })?;
         if let Some(driver) = driver {
             driver.wake();
         }
-        pushed
+        Ok((number, slot))
     }
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Next {
-        let (next, waiting) = self.state.with(|state| {
-            while let Some((request, slot)) = state.queue.pop_front() {
-                // Many wait for room at once, so they are told of much of it at once.
-                let empty = state.queue.is_empty();
-                let waiting = if empty { mem::take(&mut state.waiting) } else { Vec::new() };
-                if !slot.is_abandoned() {
-                    return (Next::Command(request, slot), waiting);
-                }
-                if empty {
-                    state.driver = Some(cx.waker().clone());
-                    return (Next::Nothing, waiting);
-                }
-            }
-            if state.handles == 0 {
-                return (Next::Deserted, Vec::new());
-            }
-            state.driver = Some(cx.waker().clone());
-            (Next::Nothing, Vec::new())
+        let waker = cx.waker().clone();
+        let (next, before) = self.state.with(|state| match state.queue.pop_first() {
+            Some((_, (request, slot))) => (Next::Command(request, slot), None),
+            None if state.handles == 0 => (Next::Deserted, None),
+            None => (Next::Nothing, state.driver.replace(waker)),
         });
-        for waker in waiting {
-            waker.wake();
-        }
+        drop(before);
         next
     }
 
     /// The connection takes no more: all that wait are told why.
     pub(super) fn end(&self, reason: &ClientReason) {
-        let (queue, waiting) = self.state.with(|state| {
+        let (queue, driver) = self.state.with(|state| {
             state.over.get_or_insert_with(|| reason.clone());
-            (mem::take(&mut state.queue), mem::take(&mut state.waiting))
+            (mem::take(&mut state.queue), state.driver.take())
         });
-        for (_, slot) in queue {
+        for (_, slot) in queue.into_values() {
             slot.fulfil(Err(RequestError::Ended(reason.clone())));
         }
-        for waker in waiting {
-            waker.wake();
+        drop(driver);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::{
+        Instant, Machine, Outbound, drive,
+        message::{Client, ClientConfig},
+    };
+
+    const NOW: Instant = Instant::EPOCH;
+
+    fn settle(client: &mut Client) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        while client.poll_shared(NOW, cx) {}
+    }
+
+    fn poll(request: &mut Request) -> Poll<Result<Message<'static>, RequestError>> {
+        Pin::new(request).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_client_whose_last_handle_goes_with_an_unsent_request_ends() {
+        let (mut client, handle) = Client::with_handle(ClientConfig::default());
+        let mut request = handle.request(Message::binary("x"));
+        assert!(poll(&mut request).is_pending());
+        drop((request, handle));
+        settle(&mut client);
+        assert_eq!(client.interest().write, Outbound::Finish);
+    }
+
+    #[test]
+    fn a_request_keeps_its_connection_until_it_has_its_reply() {
+        let (mut client, handle) = Client::with_handle(ClientConfig::default());
+        let mut request = handle.request(Message::binary("x"));
+        drop(handle);
+        settle(&mut client);
+        assert!(poll(&mut request).is_pending());
+        settle(&mut client);
+        let mut frame = Vec::new();
+        drive::collect(&mut client, &mut frame, NOW);
+        drive::feed(&mut client, &mut &frame[..], NOW);
+        assert_eq!(poll(&mut request), Poll::Ready(Ok(Message::binary("x"))));
+        drop(request);
+        settle(&mut client);
+        assert_eq!(client.interest().write, Outbound::Finish);
+    }
+
+    #[test]
+    fn a_request_that_was_dropped_before_it_was_sent_is_not_sent() {
+        let (mut client, handle) = Client::with_handle(ClientConfig::default());
+        let mut requests = ["a", "b", "c"].map(|text| handle.request(Message::binary(text)));
+        for request in &mut requests {
+            assert!(poll(request).is_pending());
         }
+        let [a, b, c] = requests;
+        drop(b);
+        settle(&mut client);
+        let (mut expected, mut sent) = (Vec::new(), Vec::new());
+        Message::binary("a").encode(&mut expected).unwrap();
+        Message::binary("c").encode(&mut expected).unwrap();
+        drive::collect(&mut client, &mut sent, NOW);
+        assert_eq!(sent, expected);
+        drop((a, c));
+    }
+
+    #[test]
+    fn all_that_wait_are_told_why_there_is_no_reply() {
+        let (client, handle) = Client::with_handle(ClientConfig::default());
+        let mut request = handle.request(Message::binary("x"));
+        assert!(poll(&mut request).is_pending());
+        drop(client);
+        let dropped = Poll::Ready(Err(RequestError::Ended(ClientReason::Dropped)));
+        assert_eq!(poll(&mut request), dropped);
+        assert_eq!(poll(&mut handle.request(Message::binary("y"))), dropped);
+        assert_eq!(handle.reason(), Some(ClientReason::Dropped));
     }
 }

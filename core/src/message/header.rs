@@ -180,8 +180,9 @@ impl<'a> Header<'a> {
     /// Reads a header strictly.
     ///
     /// Keys that the protocol does not know are allowed, with any value; their order is of no
-    /// meaning. Beside the header itself it takes 24 bytes for each key that the protocol does not
-    /// know, while it is read; what is borrowed from `json` takes nothing.
+    /// meaning. A number that no 64-bit float comes near is refused (RFC 8259, section 6, allows to
+    /// set limits). Beside the header itself it takes up to 72 bytes for each key that the protocol
+    /// does not know, while it is read; what is borrowed from `json` takes nothing.
     ///
     /// # Errors
     /// See [`HeaderError`].

@@ -142,18 +142,22 @@ impl Inbox {
     ///
     /// # Errors
     /// The input is no frame. It stays so: the same error is answered ever after.
+    ///
+    /// # Panics
+    /// If a content is being streamed ([`take_by`](Self::take_by)).
     pub fn take(&mut self) -> Result<Option<Message<'_>>, DecodeError> {
         match self.take_by(|_| Delivery::Collect)? {
             Some(Incoming::Message(message)) => Ok(Some(message)),
-            Some(Incoming::Piece(_)) => unreachable!("no content is delivered in pieces"),
+            Some(Incoming::Piece(_)) => panic!("a content is being streamed"),
             None => Ok(None),
         }
     }
 
-    /// The next message, or the next piece of one's content: `delivery` chooses, for each header.
+    /// The next message, or the next piece of one's content: `delivery` chooses, for each header,
+    /// before what that declares is held to the limit.
     ///
     /// # Errors
-    /// As [`take`](Self::take).
+    /// The input is no frame, and is left where it is.
     pub fn take_by(
         &mut self,
         delivery: impl FnOnce(&Header<'_>) -> Delivery,
@@ -269,8 +273,9 @@ impl Drop for Inbox {
 }
 
 /// By how much the memory of a content grows that is larger than the buffer: a sixteenth of the
-/// limit, so that it need not be moved more than sixteen times (if the allocator moves it at all),
-/// from 64 KiB to 1 MiB.
+/// limit, from 64 KiB to 1 MiB. So what is held goes beyond what has come by a constant, and up to a
+/// limit of 16 MiB it need not be moved more than sixteen times (beyond, by an allocator that can't
+/// extend it in place, once a MiB: have such contents streamed).
 fn step(limits: Limits) -> usize {
     const LEAST: u64 = 64 * 1024;
     const MOST: u64 = 1024 * 1024;

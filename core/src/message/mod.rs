@@ -59,6 +59,9 @@
 //! server answers it with one error reply, `{"result": "Error: …"}`, behind the replies that it
 //! owes, and closes; a client resets the connection. Memory follows the bytes that have arrived,
 //! never what was declared.
+//!
+//! JSON is read by `serde_json`, whose feature `arbitrary_precision` must not be switched on in the
+//! same program: it shows numbers as objects.
 
 mod client;
 #[cfg(feature = "std")]
@@ -84,6 +87,6 @@ pub use self::{
     handle::{Handle, Request},
     header::{ByteOrder, Header, HeaderError, Kind, MAX_DEPTH},
     inbox::{Delivery, Inbox, Incoming, Partial},
-    reception::Patience,
+    reception::FrameTimeouts,
     server::{Config, Connection, Reason, Server},
 };

@@ -5,10 +5,13 @@ use core::mem;
 
 use bytes::{Buf, Bytes};
 
-use super::{Content, EncodeError, Message};
+use super::{EncodeError, Message};
 
 /// Frames that wait to be sent: small ones side by side in one piece of memory, so that many go out
-/// in one slice; a large content as the handle that it came as, so that it is not copied.
+/// in one slice; a large content in memory of its own, which is not copied if it is shared.
+///
+/// What has been sent of the small ones stays until it is as much as the rest, so with a vector's
+/// growth it takes at most 4 times [`len`](Self::len), and 64 KiB and one message go into that.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// What goes first.
@@ -39,15 +42,12 @@ impl Outbox {
         let before = self.tail.len();
         message.header().encode(&mut self.tail)?;
         self.len += self.tail.len() - before + message.content.len();
-        match message.content {
-            Content::Bytes(content) if content.len() >= WORTH_A_SLICE => {
-                let mut head = Bytes::from(mem::take(&mut self.tail));
-                head.advance(mem::take(&mut self.sent));
-                self.queue.extend([head, content]);
-            }
-            content @ (Content::Bytes(_) | Content::Slice(_)) => {
-                self.tail.extend_from_slice(&content);
-            }
+        if message.content.len() < WORTH_A_SLICE {
+            self.tail.extend_from_slice(&message.content);
+        } else {
+            let mut head = Bytes::from(mem::take(&mut self.tail));
+            head.advance(mem::take(&mut self.sent));
+            self.queue.extend([head, message.content.into_bytes()]);
         }
         Ok(())
     }
@@ -72,7 +72,8 @@ impl Outbox {
         if self.sent == self.tail.len() {
             self.tail.clear();
             self.sent = 0;
-        } else if self.sent >= HIGH_WATER {
+        } else if self.sent >= self.tail.len() - self.sent {
+            // No more is moved than was sent.
             self.tail.drain(..mem::take(&mut self.sent));
         }
     }

@@ -1,6 +1,6 @@
 //! How long a frame may take to come.
 
-use core::time::Duration;
+use core::{num::NonZeroU32, time::Duration};
 
 use super::inbox::Partial;
 use crate::Instant;
@@ -10,33 +10,33 @@ use crate::Instant;
 ///
 /// While the machine itself does not read, they stand still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct FrameTimeouts {
     /// Its header must have come whole within this; `None`: no matter when. Default: 5 s.
     pub header: Option<Duration>,
     /// All of it must have come within this, or at [`least_rate`](Self::least_rate), whichever is
     /// later; `None`: no matter when. Default: 30 s.
     pub content: Option<Duration>,
     /// Bytes a second. Default: 1 KiB.
-    pub least_rate: u32,
+    pub least_rate: NonZeroU32,
 }
 
-impl Default for Patience {
+impl Default for FrameTimeouts {
     fn default() -> Self {
         Self {
             header: Some(Duration::from_secs(5)),
             content: Some(Duration::from_secs(30)),
-            least_rate: 1024,
+            least_rate: const { NonZeroU32::new(1024).unwrap() },
         }
     }
 }
 
-impl Patience {
+impl FrameTimeouts {
     /// How long a frame may take of which so much has come.
     pub(super) fn limit(&self, partial: Partial) -> Option<Duration> {
         if !partial.header {
             return self.header;
         }
-        let millis = partial.have.saturating_mul(1000) / u64::from(self.least_rate.max(1));
+        let millis = partial.have.saturating_mul(1000) / u64::from(self.least_rate.get());
         Some(self.content?.max(Duration::from_millis(millis)))
     }
 }

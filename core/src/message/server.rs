@@ -11,7 +11,7 @@ use core::{
 };
 
 use super::{
-    DecodeError, Inbox, Limits, Message, Patience,
+    DecodeError, FrameTimeouts, Inbox, Limits, Message,
     inbox::Incoming,
     outbox::Outbox,
     reception::Reception,
@@ -28,11 +28,12 @@ pub struct Config {
     /// How much a frame may declare.
     pub limits: Limits,
     /// How long a frame may take to come.
-    pub patience: Patience,
+    pub frame_timeouts: FrameTimeouts,
     /// The size of a connection's receive buffer while it has bytes in it; where that is less than
     /// the longest header, it is that. Default: 64 KiB.
     pub buffer: NonZeroUsize,
-    /// Requests of one connection that may wait for a [`Reply::Later`] at once. Default: 32.
+    /// Requests of one connection that may wait for a [`Reply::Later`] at once. All of them are
+    /// polled when one is woken. Default: 32.
     pub in_flight: NonZeroUsize,
     /// A reply must be there within this; `None`: no matter when. Default: 60 s.
     pub service_timeout: Option<Duration>,
@@ -54,7 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            patience: Patience::default(),
+            frame_timeouts: FrameTimeouts::default(),
             buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
             in_flight: const { NonZeroUsize::new(32).unwrap() },
             service_timeout: Some(Duration::from_secs(60)),
@@ -98,10 +99,10 @@ impl<S: Service + Clone> Server<S> {
     /// # Panics
     /// If a time in `config` is zero: it would have passed before anything could happen.
     pub fn new(config: Config, service: S) -> Self {
-        let Config { patience, service_timeout, idle_timeout, write_timeout, .. } = config;
+        let Config { frame_timeouts, service_timeout, idle_timeout, write_timeout, .. } = config;
         for time in [
-            patience.header,
-            patience.content,
+            frame_timeouts.header,
+            frame_timeouts.content,
             service_timeout,
             idle_timeout,
             write_timeout,
@@ -146,8 +147,8 @@ impl<S> Server<S> {
 /// lingering close; so are an end of the input within a frame and a frame that takes too long.
 ///
 /// It holds one receive buffer while it holds bytes; of a content that is larger, see [`Inbox`];
-/// 64 KiB and one message of replies that wait to be sent; and [`Config::in_flight`] pending
-/// replies. While nothing comes and nothing is owed it holds none of these.
+/// a header; 4 times 64 KiB and one message for replies that wait to be sent; and
+/// [`Config::in_flight`] pending replies. While nothing comes and nothing is owed it holds none of these.
 #[derive(Debug)]
 pub struct Connection<S: Service> {
     shared: Shared<Common>,
@@ -217,7 +218,7 @@ pub enum Reason {
     /// What was received is no frame, or not all of one.
     #[error("{0}")]
     Malformed(#[from] DecodeError),
-    /// A frame did not come in its time ([`Patience`]).
+    /// A frame did not come in its time ([`FrameTimeouts`]).
     #[error("{have} of a frame's {need} bytes within {limit:?}")]
     FrameTimeout {
         /// Bytes that have come.
@@ -370,6 +371,10 @@ impl<S: Service> Connection<S> {
         }
         let partial = self.is_open() && self.inbox.partial().is_some();
         self.reception.update(partial, self.has_room(), now);
+        if !self.has_room() {
+            // Nothing is read for a while.
+            self.inbox.release();
+        }
     }
 
     /// Sends the replies that are there, up to the first that is not.
@@ -406,6 +411,7 @@ impl<S: Service> Connection<S> {
     /// Reads no more; what is owed is still answered.
     fn answer(&mut self, reason: Reason) {
         self.inbox.clear();
+        self.inbox.release();
         self.state = State::Answering(reason);
     }
 
@@ -422,7 +428,7 @@ impl<S: Service> Connection<S> {
         let config = self.config();
         let frame = || {
             let partial = self.inbox.partial()?;
-            self.reception.deadline(config.patience.limit(partial))
+            self.reception.deadline(config.frame_timeouts.limit(partial))
         };
         let reply = || match self.pending.front()? {
             Pending { since, reply: Reply::Later(_) } => Some(*since + config.service_timeout?),
@@ -453,7 +459,7 @@ impl<S: Service> Connection<S> {
 
     /// Why [`deadline`](Self::deadline) has passed.
     fn expire(&mut self, now: Instant) {
-        let Config { write_timeout, service_timeout, patience, .. } = *self.config();
+        let Config { write_timeout, service_timeout, frame_timeouts, .. } = *self.config();
         if let Some(limit) = write_timeout
             && !self.outbox.is_empty()
             && self.waiting + limit <= now
@@ -467,9 +473,12 @@ impl<S: Service> Connection<S> {
         {
             let owed = self.pending.len();
             self.pending.clear();
-            self.answer(Reason::ServiceTimeout { limit, owed });
+            // A peer that broke the protocol is told so, and not that we were slow.
+            if !matches!(&self.state, State::Answering(reason) if reason.error_reply().is_some()) {
+                self.answer(Reason::ServiceTimeout { limit, owed });
+            }
         } else if let Some(partial) = self.inbox.partial() {
-            let limit = patience.limit(partial).unwrap_or_default();
+            let limit = frame_timeouts.limit(partial).unwrap_or_default();
             let (have, need, header) = (partial.have, partial.need, partial.header);
             self.answer(Reason::FrameTimeout { have, need, limit, header });
         }
@@ -643,7 +652,6 @@ impl<S: Service> Machine for Connection<S> {
         }
         if news {
             self.pump(now);
-            self.begin_to_wait(now);
         }
         news
     }

@@ -29,7 +29,8 @@ pub trait Service {
     }
 
     /// The next piece of a content that is streamed, never empty. Behind the last one,
-    /// [`call`](Self::call) is called with the request, whose content is empty then.
+    /// [`call`](Self::call) is called with the request, whose content is empty then. A service can't
+    /// hold the sender back, and is dropped where the connection ends before.
     fn piece(&mut self, _piece: &[u8]) {}
 }
 
@@ -72,7 +73,9 @@ where
 ///
 /// The connection's machine holds the futures, at most
 /// [`Config::in_flight`](super::Config::in_flight) of them, and polls them itself: they run on the
-/// connection's task or thread, side by side, and end with it.
+/// connection's task or thread, side by side, and end with it. In an event loop of your own they
+/// need a waker that has the connection polled again: with
+/// [`Waker::noop`](core::task::Waker::noop) they would hang.
 pub fn asynchronous<F, R>(f: F) -> Asynchronous<F>
 where
     F: FnMut(Message<'static>) -> R,
@@ -146,7 +149,7 @@ impl Service for Events {
 
     fn call(&mut self, request: Message<'_>) -> Reply<Replied> {
         let slot = Shared::new(Lock::new(Slot::default()));
-        self.asked.push_back(Asked { request: request.into_owned(), slot: slot.clone() });
+        self.asked.push_back(Asked { request: request.into_owned(), slot: Some(slot.clone()) });
         Reply::Later(Replied { slot })
     }
 }
@@ -155,7 +158,8 @@ impl Service for Events {
 #[derive(Debug)]
 pub struct Asked {
     request: Message<'static>,
-    slot: Shared<Lock<Slot>>,
+    /// Until it is answered.
+    slot: Option<Shared<Lock<Slot>>>,
 }
 
 #[derive(Debug, Default)]
@@ -171,24 +175,28 @@ impl Asked {
     }
 
     /// Answers it. Nothing happens where the connection has ended.
-    pub fn reply(self, reply: Message<'static>) {
-        self.answer(reply);
-    }
-
-    fn answer(&self, reply: Message<'static>) {
-        let waker = self.slot.with(|slot| {
-            slot.reply.get_or_insert(reply);
-            slot.waker.take()
-        });
-        if let Some(waker) = waker {
-            waker.wake();
+    pub fn reply(mut self, reply: Message<'static>) {
+        if let Some(slot) = self.slot.take() {
+            answer(&slot, reply);
         }
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.answer(Message::error("the request was dropped"));
+        if let Some(slot) = self.slot.take() {
+            answer(&slot, Message::error("the request was dropped"));
+        }
+    }
+}
+
+fn answer(slot: &Lock<Slot>, reply: Message<'static>) {
+    let waker = slot.with(|slot| {
+        slot.reply = Some(reply);
+        slot.waker.take()
+    });
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 

@@ -24,10 +24,10 @@ pub enum TextError {
 /// The text that `bytes` are in the character set `name`; borrowed where it is the same bytes.
 ///
 /// Known are the labels of the [Encoding Standard](https://encoding.spec.whatwg.org/#names-and-labels)
-/// in any case, and the names that Python has for the same character sets where they differ:
-/// `utf_8`, `utf-16-le`, `latin-1` and their like. Unlike in that standard, `ascii` and `latin-1` are what their
-/// names say (US-ASCII; ISO 8859-1, whose bytes are the first 256 characters), not windows-1252:
-/// who sends is no browser. `utf-16` goes by its byte-order mark, and is little-endian without one.
+/// in any case, and the common ones of the names that Python has for the same character sets where
+/// they differ: `utf_8`, `utf-16-le`, `latin-1` and their like. Unlike in that standard, `ascii` and
+/// `latin-1` are what their names say (US-ASCII; ISO 8859-1, whose bytes are the first 256
+/// characters), not windows-1252: who sends is no browser. `utf-16` goes by its byte-order mark, and is little-endian without one.
 /// The mark that a text begins with is not part of it.
 ///
 /// # Errors
@@ -39,14 +39,15 @@ pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError
         return Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)));
     }
     let malformed = || TextError::Malformed { name: shorten(name) };
-    let label = name.trim_ascii().to_ascii_lowercase().replace('_', "-");
-    let encoding = match &*label {
-        "ascii" | "us-ascii" | "iso646-us" => {
+    let label = name.trim_ascii().to_ascii_lowercase();
+    let hyphens = label.replace('_', "-");
+    let encoding = match &*hyphens {
+        "ascii" | "us-ascii" | "iso646-us" | "646" | "ansi-x3.4-1968" | "cp367" | "iso-ir-6" => {
             let text = core::str::from_utf8(bytes).map_err(|_| malformed())?;
             return if text.is_ascii() { Ok(Cow::Borrowed(text)) } else { Err(malformed()) };
         }
         "latin-1" | "latin1" | "latin" | "l1" | "iso-8859-1" | "iso8859-1" | "iso88591"
-        | "8859" | "cp819" => {
+        | "iso-8859-1:1987" | "iso-ir-100" | "csisolatin1" | "8859" | "cp819" | "ibm819" => {
             return Ok(bytes.iter().copied().map(char::from).collect::<String>().into());
         }
         "utf-16" | "utf16" | "u16" => match bytes {
@@ -56,7 +57,13 @@ pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError
         "utf-16-le" => UTF_16LE,
         "utf-16-be" => UTF_16BE,
         "u8" | "utf" | "utf8" | "utf-8-sig" => encoding_rs::UTF_8,
-        label => Encoding::for_label_no_replacement(label.as_bytes())
+        "cp932" => encoding_rs::SHIFT_JIS,
+        "cp936" => encoding_rs::GBK,
+        "cp949" => encoding_rs::EUC_KR,
+        "mac-roman" => encoding_rs::MACINTOSH,
+        "latin9" => encoding_rs::ISO_8859_15,
+        hyphens => Encoding::for_label_no_replacement(label.as_bytes())
+            .or_else(|| Encoding::for_label_no_replacement(hyphens.as_bytes()))
             .ok_or_else(|| TextError::UnknownCharacterSet { name: shorten(name) })?,
     };
     strictly(encoding, bytes).ok_or_else(malformed)
@@ -103,6 +110,11 @@ mod tests {
         }
         assert_eq!(decode("latin-1", b"gr\xfcn \x85").as_deref(), Ok("grün \u{85}"));
         assert_eq!(decode("cp1252", b"gr\xfcn \x85").as_deref(), Ok("grün …"));
+        assert_eq!(decode("ibm819", b"\x85").as_deref(), Ok("\u{85}"));
+        for name in ["ms_kanji", "Shift_JIS", "shift-jis", "cp932"] {
+            assert_eq!(decode(name, b"\x82\xa0").as_deref(), Ok("あ"), "{name}");
+        }
+        assert_eq!(decode("iso_8859-2:1987", b"\xb1").as_deref(), Ok("ą"));
         assert_eq!(decode("ascii", b"green").as_deref(), Ok("green"));
         assert_eq!(decode("koi8-r", b"\xc4\xc1").as_deref(), Ok("да"));
     }
