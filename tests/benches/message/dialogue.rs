@@ -1,0 +1,116 @@
+//! What is asked, and what a server answers.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, ErrorKind, Read, Write},
+    net::TcpStream,
+};
+
+use wirestate_core::{
+    buffer::Pool,
+    message::{ByteOrder, Inbox, Limits, Message, search},
+};
+
+/// The size of a request, in bytes.
+pub(crate) const REQUEST: usize = 146;
+
+/// The entries, which are asked for one after the other.
+const ENTRIES: usize = 16;
+
+/// What the servers search in.
+pub(crate) fn table() -> BTreeMap<String, String> {
+    (0..ENTRIES).map(|number| (key(number), entry(number))).collect()
+}
+
+fn key(number: usize) -> String {
+    format!("entry-{number:02}")
+}
+
+fn entry(number: usize) -> String {
+    format!("This is what stands under {number:02}.")
+}
+
+fn request(number: usize) -> Vec<u8> {
+    // The size is that of the word.
+    let byteorder = ByteOrder::Little;
+    let mut frame = Vec::new();
+    Message { byteorder, ..search::request("search", &key(number)) }
+        .encode(&mut frame)
+        .expect("its header is short");
+    assert_eq!(frame.len(), REQUEST);
+    frame
+}
+
+/// The requests in their order, and one server's replies to them. Behind the last comes the first
+/// again.
+pub(crate) struct Dialogue {
+    requests: Vec<u8>,
+    replies: Vec<u8>,
+    /// The size of each reply, in bytes.
+    reply: usize,
+}
+
+impl Dialogue {
+    /// Asks for each entry once, one by one, and looks at the replies closely. At most `longest`
+    /// requests are to be had in one piece.
+    pub(crate) fn learn(server: &mut TcpStream, longest: usize) -> io::Result<Self> {
+        let exchanges: Vec<_> = (0..ENTRIES)
+            .map(|number| {
+                let request = request(number);
+                server.write_all(&request)?;
+                Ok((request, receive(server, number)?))
+            })
+            .collect::<io::Result<_>>()?;
+        let reply = exchanges[0].1.len();
+        if exchanges.iter().any(|(_, other)| other.len() != reply) {
+            return Err(wrong("replies differ in size"));
+        }
+        let mut dialogue = Self { requests: Vec::new(), replies: Vec::new(), reply };
+        for (request, reply) in exchanges.iter().cycle().take(ENTRIES + longest) {
+            dialogue.requests.extend_from_slice(request);
+            dialogue.replies.extend_from_slice(reply);
+        }
+        Ok(dialogue)
+    }
+
+    /// The `count` requests from `first` on.
+    pub(crate) fn requests(&self, first: usize, count: usize) -> &[u8] {
+        &self.requests[first % ENTRIES * REQUEST..][..count * REQUEST]
+    }
+
+    /// The replies to these.
+    pub(crate) fn replies(&self, first: usize, count: usize) -> &[u8] {
+        &self.replies[first % ENTRIES * self.reply..][..count * self.reply]
+    }
+}
+
+/// The reply as it is on the wire, once it is clear that it is the right one.
+fn receive(server: &mut TcpStream, number: usize) -> io::Result<Vec<u8>> {
+    let mut inbox = Inbox::new(Limits::default(), Pool::new(8 * 1024, 0));
+    let mut frame = Vec::new();
+    loop {
+        let spare = inbox.spare();
+        let n = server.read(spare)?;
+        if n == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        frame.extend_from_slice(&spare[..n]);
+        inbox.commit(n);
+        if let Some(reply) = inbox.take().map_err(io::Error::other)? {
+            let result = search::result(&reply).map_err(io::Error::other)?;
+            let utf_8 = reply.content_encoding == "utf-8" && reply.byteorder == ByteOrder::NATIVE;
+            if !reply.is_json() || !utf_8 || result != entry(number) {
+                return Err(wrong("it is not what the table has"));
+            }
+            break;
+        }
+    }
+    if inbox.partial().is_some() {
+        return Err(wrong("more came than was asked for"));
+    }
+    Ok(frame)
+}
+
+pub(crate) fn wrong(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("a wrong reply: {what}"))
+}

@@ -1,0 +1,141 @@
+//! The load: one thread, epoll, connections that ask and compare what they are answered.
+//!
+//! Between two calls here no byte is on its way, so that the server is asleep and its time stands
+//! still.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    buffer::spare_capacity,
+    event::{
+        Timespec,
+        epoll::{self, CreateFlags, Event, EventData, EventFlags},
+    },
+    net::sockopt,
+};
+
+use crate::{
+    dialogue::{Dialogue, wrong},
+    socket::not_blocked,
+};
+
+/// How long the server may say nothing while it owes something.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections to one server.
+pub(crate) struct Load {
+    epoll: OwnedFd,
+    events: Vec<Event>,
+    clients: Vec<Client>,
+    dialogue: Dialogue,
+    /// Requests that a connection sends at once.
+    in_flight: usize,
+    buffer: Vec<u8>,
+}
+
+struct Client {
+    stream: TcpStream,
+    /// The number of the first request that is not answered, or will be sent next.
+    next: usize,
+    /// Bytes that have come of the replies that it waits for.
+    received: usize,
+}
+
+impl Load {
+    /// Opens `count` connections, which have `in_flight` requests in flight each.
+    pub(crate) fn connect(server: SocketAddr, count: usize, in_flight: usize) -> io::Result<Self> {
+        let mut first = TcpStream::connect(server)?;
+        first.set_nodelay(true)?;
+        first.set_read_timeout(Some(PATIENCE))?;
+        let dialogue = Dialogue::learn(&mut first, in_flight)?;
+        // A byte more than is owed would show.
+        let buffer = vec![0; dialogue.replies(0, in_flight).len() + 1];
+        drop(first);
+
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let mut clients = Vec::new();
+        for number in 0..count {
+            let stream = TcpStream::connect(server)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
+            sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            epoll::add(&epoll, &stream, EventData::new_u64(number as u64), EventFlags::IN)?;
+            clients.push(Client { stream, next: number, received: 0 });
+        }
+        let events = Vec::with_capacity(1024);
+        Ok(Self { epoll, events, clients, dialogue, in_flight, buffer })
+    }
+
+    /// Each connection sends its requests whenever the last are answered, for as long as `window`;
+    /// but at least once. Answers how many requests there were.
+    pub(crate) fn ask(&mut self, window: Duration) -> io::Result<u64> {
+        let end = Instant::now() + window;
+        for number in 0..self.clients.len() {
+            self.send(number)?;
+        }
+        let mut batches = self.clients.len() as u64;
+        let mut waiting = self.clients.len();
+        while waiting > 0 {
+            self.wait()?;
+            let going_on = Instant::now() < end;
+            for event in 0..self.events.len() {
+                let number = usize::try_from(self.events[event].data.u64()).expect("a client's");
+                if !self.receive(number)? {
+                    continue;
+                }
+                if going_on {
+                    self.send(number)?;
+                    batches += 1;
+                } else {
+                    waiting -= 1;
+                }
+            }
+        }
+        Ok(batches * self.in_flight as u64)
+    }
+
+    fn send(&mut self, number: usize) -> io::Result<()> {
+        let client = &mut self.clients[number];
+        // There is always room for it: nothing else is on its way.
+        client.stream.write_all(self.dialogue.requests(client.next, self.in_flight))
+    }
+
+    /// True once all that was asked is answered.
+    fn receive(&mut self, number: usize) -> io::Result<bool> {
+        let client = &mut self.clients[number];
+        let replies = self.dialogue.replies(client.next, self.in_flight);
+        let owed = &replies[client.received..];
+        let Some(n) = not_blocked(client.stream.read(&mut self.buffer))? else { return Ok(false) };
+        if n == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if owed.get(..n) != Some(&self.buffer[..n]) {
+            return Err(wrong("it is not the same as before"));
+        }
+        client.received += n;
+        if client.received < replies.len() {
+            return Ok(false);
+        }
+        client.received = 0;
+        client.next += self.in_flight;
+        Ok(true)
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let patience = Timespec::try_from(PATIENCE).expect("it fits");
+        self.events.clear();
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&patience)) {
+            Ok(0) => {
+                Err(io::Error::new(ErrorKind::TimedOut, "the server owes replies and is silent"))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
