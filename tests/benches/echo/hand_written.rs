@@ -7,7 +7,10 @@ use std::{
     thread,
 };
 
-use crate::process::{ANY_PORT, announce};
+use crate::{
+    process::{ANY_PORT, announce},
+    runtimes,
+};
 
 /// The size of each connection's buffer; that of `echo::Config` as well.
 pub(crate) const BUFFER: usize = 64 * 1024;
@@ -17,7 +20,6 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
-        runtime::Builder,
     };
 
     async fn echo(mut stream: TcpStream) -> io::Result<()> {
@@ -31,8 +33,7 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
         }
     }
 
-    let runtime = Builder::new_multi_thread().worker_threads(workers.get()).enable_all().build()?;
-    runtime.block_on(async {
+    runtimes::tokio(workers)?.block_on(async {
         let listener = TcpListener::bind(ANY_PORT).await?;
         announce(listener.local_addr()?)?;
         loop {

@@ -1,7 +1,7 @@
 //! Ours: the echo machine with its defaults, on each runtime, with as many threads as the echo by
 //! hand has there.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread};
+use std::{io, num::NonZeroUsize};
 
 use wirestate_core::{
     echo,
@@ -12,25 +12,20 @@ use wirestate_smol::Smol;
 use wirestate_std::Threads;
 use wirestate_tokio::Tokio;
 
-use crate::process::{ANY_PORT, announce};
+use crate::{
+    process::{ANY_PORT, announce},
+    runtimes,
+};
 
 /// On tokio, until it is killed.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(workers.get()).enable_all().build()?;
+    let runtime = runtimes::tokio(workers)?;
     runtime.block_on(serve_echo(&Tokio::new(runtime.handle().clone())))
 }
 
 /// On smol, until it is killed.
 pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<()> {
-    let executor = Arc::new(smol::Executor::new());
-    // As smol's own executor does it: the workers beside the thread that accepts.
-    for _ in 0..workers.get() {
-        let executor = Arc::clone(&executor);
-        thread::Builder::new()
-            .spawn(move || smol::block_on(executor.run(smol::future::pending::<()>())))?;
-    }
-    smol::block_on(serve_echo(&Smol::new(executor)))
+    smol::block_on(serve_echo(&Smol::new(runtimes::smol(workers)?)))
 }
 
 /// On threads, until it is killed.

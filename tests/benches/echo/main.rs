@@ -61,9 +61,15 @@ mod measure;
 #[path = "../measure/process.rs"]
 mod process;
 mod report;
+#[path = "../measure/runtimes.rs"]
+mod runtimes;
 mod server;
 #[path = "../measure/socket.rs"]
 mod socket;
+#[path = "../measure/spent.rs"]
+mod spent;
+#[path = "../measure/turns.rs"]
+mod turns;
 
 use std::{io, num::NonZeroUsize, process::ExitCode, time::Duration};
 

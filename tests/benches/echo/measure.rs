@@ -1,11 +1,6 @@
 //! The rounds, and how each figure is taken.
 
-use std::{
-    io,
-    num::NonZeroUsize,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, num::NonZeroUsize, thread, time::Duration};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -15,6 +10,8 @@ use crate::{
     load::{Check, Load, Pattern},
     process::{Cores, Process},
     server::Server,
+    spent::Spent,
+    turns::back_and_forth,
 };
 
 /// What the server is given to do.
@@ -121,7 +118,7 @@ impl Series {
 }
 
 /// One round: all servers run and are connected, and get the load in turns, a slice of the window
-/// at a time, back and forth.
+/// at a time.
 fn side_by_side(
     plan: &Plan,
     cores: Cores,
@@ -135,27 +132,22 @@ fn side_by_side(
         let load = Load::connect(server.address(), plan.connections)?;
         all.push((series, Some((server, load)), Spent::default()));
     }
-    for turn in 0..=SLICES {
-        let mut order: Vec<_> = all.iter_mut().collect();
-        if turn % 2 == 1 {
-            order.reverse();
+    back_and_forth(&mut all, SLICES, |(series, running, sum), turn| {
+        let Some((server, load)) = running else { return Ok(()) };
+        let spent = slice(server, load, window).map_err(series.explain())?;
+        let restless = spent.restless;
+        // The first one warms it up.
+        if turn > 0 || restless {
+            sum.add(&spent);
         }
-        for (series, running, sum) in order {
-            let Some((server, load)) = running else { continue };
-            let spent = slice(server, load, window).map_err(series.explain())?;
-            let restless = spent.restless;
-            // The first one warms it up.
-            if turn > 0 || restless {
-                sum.add(&spent);
-            }
-            if restless {
-                // It would take the core from the others.
-                *running = None;
-            }
+        if restless {
+            // It would take the core from the others.
+            *running = None;
         }
-    }
+        Ok(())
+    })?;
     for (series, _, spent) in all {
-        series.samples.push(spent.sample(series.workload));
+        series.samples.push(sample(&spent, series.workload));
     }
     Ok(())
 }
@@ -211,49 +203,15 @@ fn idle(server: &Process, plan: &Plan) -> io::Result<Sample> {
     Ok(Sample { cost, busy: None, restless: !asleep })
 }
 
-/// What a server spent.
-#[derive(Default)]
-struct Spent {
-    /// On how many requests, or bytes.
-    work: u64,
-    cpu: Duration,
-    time: Duration,
-    restless: bool,
-}
-
-impl Spent {
-    /// On the work that `load` gives it, and answers the amount of.
-    fn on(server: &Process, load: impl FnOnce() -> io::Result<u64>) -> io::Result<Self> {
-        let (before, _) = server.asleep()?;
-        let start = Instant::now();
-        let work = load()?;
-        let time = start.elapsed();
-        let (after, asleep) = server.asleep()?;
-        Ok(Self { work, cpu: after.saturating_sub(before), time, restless: !asleep })
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.work += other.work;
-        self.cpu += other.cpu;
-        self.time += other.time;
-        self.restless |= other.restless;
-    }
-
-    fn busy(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.time.as_secs_f64()
-    }
-
-    fn sample(&self, workload: Workload) -> Sample {
-        let nanoseconds = u64::try_from(self.cpu.as_nanos()).expect("less than centuries");
-        let scale = match workload {
-            // Microseconds a request.
-            Workload::Lockstep | Workload::Idle => 1e-3,
-            // Nanoseconds a KiB.
-            Workload::Streaming => 1024.0,
-        };
-        let cost = ratio(nanoseconds, self.work) * scale;
-        Sample { cost, busy: Some(self.busy()), restless: self.restless }
-    }
+fn sample(spent: &Spent, workload: Workload) -> Sample {
+    let scale = match workload {
+        // Microseconds a request.
+        Workload::Lockstep | Workload::Idle => 1e-3,
+        // Nanoseconds a KiB.
+        Workload::Streaming => 1024.0,
+    };
+    let cost = spent.nanoseconds() * scale;
+    Sample { cost, busy: Some(spent.busy()), restless: spent.restless }
 }
 
 /// In so many parts each server gets its load of a round.

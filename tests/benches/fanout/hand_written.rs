@@ -7,19 +7,18 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
-    runtime::Builder,
     sync::broadcast,
 };
 
 use crate::{
     process::{ANY_PORT, announce},
     protocol::MESSAGE,
+    runtimes,
 };
 
 /// On tokio, until it is killed.
 pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
-    let runtime = Builder::new_multi_thread().worker_threads(workers.get()).enable_all().build()?;
-    runtime.block_on(async {
+    runtimes::tokio(workers)?.block_on(async {
         let listener = TcpListener::bind(ANY_PORT).await?;
         announce(listener.local_addr()?)?;
         let (sender, _) = broadcast::channel(WINDOW);

@@ -1,6 +1,6 @@
 //! Ours: the fan-out machines with their defaults, except that the upstream waits for the slowest.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, thread};
+use std::{io, net::SocketAddr, num::NonZeroUsize};
 
 use wirestate_core::{
     drive::{Clock, Drive},
@@ -12,24 +12,20 @@ use wirestate_smol::Smol;
 use wirestate_std::Threads;
 use wirestate_tokio::Tokio;
 
-use crate::process::{ANY_PORT, announce};
+use crate::{
+    process::{ANY_PORT, announce},
+    runtimes,
+};
 
 /// On tokio, until it is killed.
 pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(workers.get()).enable_all().build()?;
+    let runtime = runtimes::tokio(workers)?;
     runtime.block_on(fan_out(&Tokio::new(runtime.handle().clone()), upstream))
 }
 
 /// On smol, until it is killed.
 pub(crate) fn smol(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
-    let executor = Arc::new(smol::Executor::new());
-    for _ in 0..workers.get() {
-        let executor = Arc::clone(&executor);
-        thread::Builder::new()
-            .spawn(move || smol::block_on(executor.run(smol::future::pending::<()>())))?;
-    }
-    smol::block_on(fan_out(&Smol::new(executor), upstream))
+    smol::block_on(fan_out(&Smol::new(runtimes::smol(workers)?), upstream))
 }
 
 /// On threads, until it is killed.

@@ -61,9 +61,15 @@ mod measure;
 mod process;
 mod protocol;
 mod report;
+#[path = "../measure/runtimes.rs"]
+mod runtimes;
 mod server;
 #[path = "../measure/socket.rs"]
 mod socket;
+#[path = "../measure/spent.rs"]
+mod spent;
+#[path = "../measure/turns.rs"]
+mod turns;
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, process::ExitCode, time::Duration};
 

@@ -1,12 +1,6 @@
 //! The rounds, and how each figure is taken.
 
-use std::{
-    fmt, io,
-    net::TcpListener,
-    num::NonZeroUsize,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, net::TcpListener, num::NonZeroUsize, thread, time::Duration};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -16,6 +10,8 @@ use crate::{
     load::{Check, Extent, Load},
     process::{ANY_PORT, Cores, Process},
     server::Server,
+    spent::Spent,
+    turns::back_and_forth,
 };
 
 /// What the server is given to do.
@@ -162,6 +158,7 @@ struct Running {
     process: Process,
     load: Load,
     spent: Spent,
+    latencies: Vec<Duration>,
 }
 
 impl Running {
@@ -171,30 +168,30 @@ impl Running {
         let address = process.address();
         let (protocol, buffer) = (server.protocol(), NonZeroUsize::new(plan.receive_buffer));
         let load = Load::connect(protocol, &upstream, address, case.subscribers, buffer)?;
-        Ok(Self { server, process, load, spent: Spent::default() })
+        let (spent, latencies) = (Spent::default(), Vec::new());
+        Ok(Self { server, process, load, spent, latencies })
     }
 
     fn take_turn(&mut self, workload: Workload, window: Duration) -> io::Result<()> {
-        let Self { server, process, load, spent } = self;
-        match workload {
+        let Self { server, process, load, spent, latencies } = self;
+        spent.add(&match workload {
             Workload::Saturated | Workload::Memory | Workload::Drip => {
                 let most_ahead = server.most_ahead();
                 let few = Extent { time: window / 10, messages: COMPARED, most_ahead };
                 load.saturate(few, Check::Bytes, || ())?;
                 let extent = Extent { time: window, messages: u64::MAX / 2, most_ahead };
-                spent.measure(process, |_| load.saturate(extent, Check::Count, || ()))?;
+                let spent = Spent::on(process, || load.saturate(extent, Check::Count, || ()))?;
                 load.saturate(few, Check::Bytes, || ())?;
+                spent
             }
-            Workload::Paced => {
-                spent.measure(process, |latencies| load.pace(window, EVERY, latencies))?;
-            }
-        }
+            Workload::Paced => Spent::on(process, || load.pace(window, EVERY, latencies))?,
+        });
         Ok(())
     }
 }
 
 /// One round: all servers run and are connected, and get the load in turns, a slice of the window
-/// at a time, back and forth.
+/// at a time.
 fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io::Result<()> {
     let slices = if case.subscribers > MANY { SLICES / 2 } else { SLICES };
     let window = plan.window / slices;
@@ -203,28 +200,26 @@ fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io:
         let explain = explain(case, server);
         all.push(Running::start(plan, cores, case, server).map_err(explain)?);
     }
-    for turn in 0..=slices {
-        let mut order: Vec<_> = all.iter_mut().filter(|one| !one.spent.restless).collect();
-        if turn % 2 == 1 {
-            order.reverse();
+    back_and_forth(&mut all, slices, |running, turn| {
+        if running.spent.restless {
+            // It would take the core from the others.
+            return Ok(());
         }
-        for running in order {
-            // The first one warms it up.
-            let length = if turn == 0 { window / 4 } else { window };
-            let explain = explain(case, running.server);
-            running.take_turn(case.workload, length).map_err(explain)?;
-            if turn == 0 && !running.spent.restless {
-                running.spent = Spent::default();
-            }
+        // The first one warms it up.
+        let length = if turn == 0 { window / 4 } else { window };
+        let explain = explain(case, running.server);
+        running.take_turn(case.workload, length).map_err(explain)?;
+        if turn == 0 && !running.spent.restless {
+            (running.spent, running.latencies) = (Spent::default(), Vec::new());
         }
-    }
-    for Running { server, spent, .. } in all {
+        Ok(())
+    })?;
+    for Running { server, spent, mut latencies, .. } in all {
         let restless = spent.restless;
         let mut add = |measure, value| found.add(case, server, measure, value, restless);
-        add(Measure::Cpu, spent.cpu_per_delivery());
+        add(Measure::Cpu, spent.nanoseconds() * 1e-3);
         add(Measure::Busy, spent.busy());
         if case.workload == Workload::Paced {
-            let mut latencies = spent.latencies;
             latencies.sort_unstable();
             add(Measure::P50, percentile(&latencies, 50));
             add(Measure::P99, percentile(&latencies, 99));
@@ -263,44 +258,6 @@ fn memory(
     // Before its upstream is gone, of which it would complain.
     drop(process);
     Ok(())
-}
-
-/// What a server spent.
-#[derive(Default)]
-struct Spent {
-    deliveries: u64,
-    cpu: Duration,
-    time: Duration,
-    latencies: Vec<Duration>,
-    restless: bool,
-}
-
-impl Spent {
-    /// Adds what it spends on the deliveries that `load` makes it do, and answers the number of.
-    fn measure(
-        &mut self,
-        process: &Process,
-        load: impl FnOnce(&mut Vec<Duration>) -> io::Result<u64>,
-    ) -> io::Result<()> {
-        let (before, _) = process.asleep()?;
-        let start = Instant::now();
-        self.deliveries += load(&mut self.latencies)?;
-        self.time += start.elapsed();
-        let (after, asleep) = process.asleep()?;
-        self.cpu += after.saturating_sub(before);
-        self.restless |= !asleep;
-        Ok(())
-    }
-
-    fn busy(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.time.as_secs_f64()
-    }
-
-    /// In microseconds.
-    fn cpu_per_delivery(&self) -> f64 {
-        let nanoseconds = u64::try_from(self.cpu.as_nanos()).expect("less than centuries");
-        ratio(nanoseconds, self.deliveries) * 1e-3
-    }
 }
 
 /// In microseconds.
