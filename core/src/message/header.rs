@@ -6,10 +6,7 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use core::{
-    cell::Cell,
-    fmt::{self, Write as _},
-};
+use core::{cell::Cell, fmt};
 
 use serde_core::{
     Deserialize, Deserializer,
@@ -221,7 +218,7 @@ impl<'a> Header<'a> {
         json.extend_from_slice(b", \"content-encoding\": ");
         write_string(&self.content_encoding, json);
         json.extend_from_slice(b", \"content-length\": ");
-        write_integer(self.content_length, json);
+        json.extend_from_slice(itoa::Buffer::new().format(self.content_length).as_bytes());
         json.push(b'}');
     }
 
@@ -246,17 +243,6 @@ pub(super) fn write_string(text: &str, json: &mut Vec<u8>) {
         let escaped = serde_json::to_string(text).expect("a string can always be written");
         json.extend_from_slice(escaped.as_bytes());
     }
-}
-
-fn write_integer(value: u64, json: &mut Vec<u8>) {
-    struct Digits<'a>(&'a mut Vec<u8>);
-    impl fmt::Write for Digits<'_> {
-        fn write_str(&mut self, digits: &str) -> fmt::Result {
-            self.0.extend_from_slice(digits.as_bytes());
-            Ok(())
-        }
-    }
-    write!(Digits(json), "{value}").expect("a vector takes all that is written");
 }
 
 /// Reads the header's object, and leaves what is wrong with it, if it is no mistake in the JSON,
