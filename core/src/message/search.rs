@@ -35,7 +35,12 @@ use serde_core::{
     de::{self, IgnoredAny, MapAccess, Visitor},
 };
 
-use super::{Message, header::write_string, service, text::TextError};
+use super::{
+    Message,
+    header::{Key, write_string},
+    service,
+    text::TextError,
+};
 use crate::shared::Shared;
 
 /// What is searched in.
@@ -97,7 +102,7 @@ impl Table {
             Err(error) => return Message::error(error),
         };
         let Query { action, value } = query;
-        if action != Shown::Text("search".to_owned()) {
+        if !matches!(&action, Shown::Text(action) if action == "search") {
             return Message::error(format_args!("invalid action '{action}'."));
         }
         let entry = match &value {
@@ -198,7 +203,6 @@ struct Outcome {
 
 /// A value as a reply shows it: a peer in wide use, which is written in Python, shows null as
 /// `None`, and true as `True`.
-#[derive(PartialEq, Eq)]
 enum Shown {
     Text(String),
     Other(String),
@@ -242,7 +246,7 @@ impl<'de, const N: usize> Visitor<'de> for Fields<N> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut values = [const { None }; N];
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(Key(key)) = map.next_key()? {
             match self.0.iter().position(|field| *field == key) {
                 Some(field) => values[field] = Some(map.next_value()?),
                 None => drop(map.next_value::<IgnoredAny>()?),
