@@ -1,5 +1,5 @@
 //! What requests with a JSON header cost the server: `app-server`'s machine on each runtime, beside
-//! a server that one would write by hand on tokio.
+//! a server that one would write by hand on tokio, and the same with threads.
 //!
 //! ```text
 //! cargo bench -p wirestate-testkit --bench message
@@ -15,8 +15,8 @@
 //! | `pipelined` | 50 connections, each sends sixteen in one write once the last sixteen are answered | server CPU per request |
 //!
 //! A request is one of 146 bytes, a `search` in a table of sixteen entries; each next one asks for
-//! the next entry. The server by hand reads the length, the header and the content by `read_exact`,
-//! both as a `serde_json::Value`, and writes each reply at once. CPU is taken as the echo
+//! the next entry. The servers by hand read length, header and content by `read_exact`, the latter two
+//! as a `serde_json::Value`, and write each reply at once. CPU is taken as the echo
 //! benchmark takes it: the first field of `/proc/PID/task/*/schedstat`, read while no byte is on
 //! its way and every connection is open.
 //!
@@ -30,9 +30,9 @@
 //!
 //! Of each server the replies to all sixteen requests are read once, decoded and held against the
 //! table; from then on every byte of every reply is compared with these, in their order. The load
-//! builds nothing meanwhile, and takes less of its core than a server of its.
+//! builds nothing meanwhile.
 //!
-//! Ours are as `app-server` is, with all deadlines and limits; the one by hand has none.
+//! Ours are as `app-server` is, with all deadlines and limits; those by hand have none.
 //!
 //! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and
 //! reports only that the replies came.

@@ -38,7 +38,7 @@ struct Figure {
     restless: usize,
 }
 
-/// What a server of ours cost, in terms of that by hand.
+/// What a server of ours cost, in terms of one by hand.
 #[derive(Debug, Serialize)]
 struct Ratio {
     workload: Workload,
@@ -52,18 +52,19 @@ struct Ratio {
 
 impl<'a> Report<'a> {
     pub(crate) fn new(plan: &'a Plan, cores: Cores, series: &[Series]) -> Self {
-        let by_hand = |ours: &Series| {
-            let is =
-                |one: &&Series| one.workload == ours.workload && one.server == Server::TokioHand;
-            series.iter().find(is).filter(|_| ours.server.is_ours())
-        };
-        let ratio = |ours: &Series| Ratio::of(plan, ours, by_hand(ours)?);
+        let mut ratios = Vec::new();
+        for ours in series {
+            for &by_hand in ours.server.by_hand() {
+                let is = |one: &&Series| (one.workload, one.server) == (ours.workload, by_hand);
+                ratios.extend(series.iter().find(is).and_then(|hand| Ratio::of(plan, ours, hand)));
+            }
+        }
         Self {
             plan,
             seconds: plan.window.as_secs_f64(),
             cores,
             figures: series.iter().filter_map(Figure::of).collect(),
-            ratios: series.iter().filter_map(ratio).collect(),
+            ratios,
         }
     }
 
@@ -126,18 +127,20 @@ impl Ratio {
         let cost = |sample: &Sample| sample.cost;
         let pairs = samples.iter().map(cost).zip(hand.samples.iter().map(cost));
         let times = Spread::of(pairs.map(|(ours, hand)| ours / hand))?;
-        let goal = highest_ratio(plan.in_flight(workload));
+        let goal = highest_ratio(plan.in_flight(workload), hand.server);
         let reached = goal.map(|goal| times.median <= goal);
         Some(Self { workload, server, by_hand: hand.server, times, goal, reached })
     }
 }
 
-/// The goal for a server of ours, in terms of that by hand, with so many requests in flight.
-fn highest_ratio(in_flight: usize) -> Option<f64> {
-    match in_flight {
-        1 => Some(0.9),
-        16.. => Some(0.3),
-        _ => None,
+/// The goal for a server of ours, in terms of one by hand, with so many requests in flight.
+fn highest_ratio(in_flight: usize, by_hand: Server) -> Option<f64> {
+    match (by_hand, in_flight) {
+        (Server::TokioHand, 1) => Some(0.9),
+        (Server::TokioHand, 16..) => Some(0.3),
+        (Server::TokioHand | Server::StdHand | Server::Tokio | Server::Smol | Server::Std, _) => {
+            None
+        }
     }
 }
 

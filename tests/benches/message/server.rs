@@ -20,16 +20,19 @@ pub(crate) enum Server {
     Tokio,
     /// The machine on wirestate-smol
     Smol,
+    /// A thread per connection, blocking calls, and else as by hand on tokio
+    StdHand,
     /// The machine on wirestate-std
     Std,
 }
 
 impl Server {
-    /// Whether it is one of this project's.
-    pub(crate) fn is_ours(self) -> bool {
+    /// What it is compared with, if it is one of this project's.
+    pub(crate) fn by_hand(self) -> &'static [Self] {
         match self {
-            Self::Tokio | Self::Smol | Self::Std => true,
-            Self::TokioHand => false,
+            Self::Tokio | Self::Smol => &[Self::TokioHand],
+            Self::Std => &[Self::TokioHand, Self::StdHand],
+            Self::TokioHand | Self::StdHand => &[],
         }
     }
 
@@ -54,6 +57,7 @@ impl Server {
             Self::TokioHand => hand_written::tokio(workers),
             Self::Tokio => machines::tokio(workers),
             Self::Smol => machines::smol(workers),
+            Self::StdHand => hand_written::threads(),
             Self::Std => machines::threads(),
         }
     }
