@@ -91,7 +91,7 @@ impl Limits {
     }
 
     /// Reads a header that is there whole.
-    pub(super) fn header(self, json: &[u8]) -> Result<Header<'_>, DecodeError> {
+    pub(super) fn read_header(self, json: &[u8]) -> Result<Header<'_>, DecodeError> {
         let header = Header::from_json(json)?;
         let (declared, limit) = (header.content_length, self.content);
         if declared > limit {
@@ -248,7 +248,7 @@ impl State {
         limits: Limits,
         head: &'a [u8],
     ) -> Result<Option<Event<'a>>, DecodeError> {
-        let header = limits.header(&head[PREFIX..]).map_err(|error| self.fail(error))?;
+        let header = limits.read_header(&head[PREFIX..]).map_err(|error| self.fail(error))?;
         let left = header.content_length;
         *self = Self::Content { left, length: left, head: head.len() as u64 };
         Ok(Some(Event::Header(header)))
