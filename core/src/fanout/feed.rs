@@ -33,8 +33,8 @@ pub struct Config {
     /// A subscriber that takes no byte for this long, although there is one, is reset; `None`:
     /// never. Default: 10 s.
     pub write_timeout: Option<Duration>,
-    /// A new subscriber gets so many of the last messages first, as far as they are in the window.
-    /// Default: none.
+    /// A new subscriber gets so many of the last messages first, as far as they are in the window
+    /// and do not fall out of it with what the upstream may be reading now. Default: none.
     pub replay: u64,
 }
 
@@ -80,6 +80,8 @@ struct State {
     readers: BTreeMap<u64, Reader>,
     joined: u64,
     hold: Option<Hold>,
+    /// So many bytes may be published without another look for room.
+    promised: Option<usize>,
     counters: Counters,
 }
 
@@ -182,6 +184,7 @@ impl Feed {
             readers: BTreeMap::new(),
             joined: 0,
             hold: None,
+            promised: None,
             counters: Counters::default(),
         };
         Self { config: Shared::new(config), state: Shared::new(Lock::new(state)) }
@@ -199,33 +202,12 @@ impl Feed {
     }
 
     /// Whether a chunk of up to `bytes` can be published without anybody's falling out of the
-    /// window; `cx` is woken when it can.
+    /// window; `cx` is woken when it can. It is to be asked before each publication.
     pub fn poll_room(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Room {
-        let Config { on_lag, lag_wait, .. } = *self.config;
-        if on_lag != OnLag::Block && lag_wait.is_zero() {
-            return Room::Free;
-        }
         self.state.with(|state| {
-            state.release(now);
-            let until = state.log.first_after(bytes);
-            if until == state.log.first() {
-                return Room::Free;
-            }
-            let mut readers = 0;
-            let mut patience = lag_wait;
-            for reader in state.readers.values_mut() {
-                if reader.cursor < until && !reader.lagged {
-                    reader.holds = true;
-                    readers += 1;
-                    patience = patience.min(lag_wait.saturating_sub(reader.held));
-                }
-            }
-            if readers == 0 {
-                return Room::Free;
-            }
-            let upstream = Some(cx.waker().clone());
-            state.hold = Some(Hold { since: now, until, readers, upstream });
-            Room::Held((on_lag != OnLag::Block).then(|| now + patience))
+            let room = state.poll_room(&self.config, now, bytes, cx);
+            state.promised = (room == Room::Free).then_some(bytes);
+            room
         })
     }
 
@@ -242,9 +224,11 @@ impl Feed {
         wake(woken);
     }
 
-    /// Publishes whole messages.
+    /// Publishes whole messages, of no more bytes than [`poll_room`](Self::poll_room) was asked
+    /// about.
     pub fn publish(&self, bytes: Bytes, messages: u64, now: Instant) {
         let woken = self.state.with(|state| {
+            state.promised = None;
             state.counters.messages_in += messages;
             state.counters.bytes_in += bytes.len() as u64;
             state.log.push(bytes, messages, now);
@@ -272,6 +256,7 @@ impl Feed {
         self.state.with(|state| {
             state.counters.upstream_up = false;
             state.counters.tail_bytes_dropped += tail as u64;
+            state.promised = None;
             state.release(now);
         });
     }
@@ -280,7 +265,12 @@ impl Feed {
     /// bytes of its first chunk come before that.
     pub(super) fn join(&self) -> Cursor {
         self.state.with(|state| {
-            let (cursor, before) = state.log.last(self.config.replay);
+            let (mut cursor, mut before) = state.log.last(self.config.replay);
+            // What is about to go when the room that was promised is used up was gone already.
+            let kept = state.promised.map_or(0, |bytes| state.log.first_after(bytes));
+            if cursor < kept {
+                (cursor, before) = (kept, 0);
+            }
             let chunk = state.log.chunk(cursor);
             let offset =
                 chunk.map_or(0, |chunk| self.config.framing.start_of_message(&chunk.bytes, before));
@@ -302,6 +292,39 @@ fn wake(wakers: Vec<Waker>) {
 }
 
 impl State {
+    fn poll_room(
+        &mut self,
+        config: &Config,
+        now: Instant,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Room {
+        let Config { on_lag, lag_wait, .. } = *config;
+        if on_lag != OnLag::Block && lag_wait.is_zero() {
+            return Room::Free;
+        }
+        self.release(now);
+        let until = self.log.first_after(bytes);
+        if until == self.log.first() {
+            return Room::Free;
+        }
+        let mut readers = 0;
+        let mut patience = lag_wait;
+        for reader in self.readers.values_mut() {
+            if reader.cursor < until && !reader.lagged {
+                reader.holds = true;
+                readers += 1;
+                patience = patience.min(lag_wait.saturating_sub(reader.held));
+            }
+        }
+        if readers == 0 {
+            return Room::Free;
+        }
+        let upstream = Some(cx.waker().clone());
+        self.hold = Some(Hold { since: now, until, readers, upstream });
+        Room::Held((on_lag != OnLag::Block).then(|| now + patience))
+    }
+
     /// The upstream is held no longer, or at least the time is accounted for.
     fn release(&mut self, now: Instant) {
         let Some(hold) = self.hold.take() else { return };

@@ -67,6 +67,24 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     assert_eq!(first_seen(u64::MAX), "a\nbb\nccc\nd\nee\nfff\n");
 }
 
+/// Room that was found before somebody joined is used up after that: what the joiner begins with
+/// must still be there then.
+#[test]
+fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() {
+    for (on_lag, lag_wait) in [(OnLag::Block, 1), (OnLag::Disconnect, 1), (OnLag::Skip, 0)] {
+        let lag_wait = Duration::from_secs(lag_wait);
+        let feed = Feed::new(Config { replay: u64::MAX, lag_wait, ..config(on_lag) });
+        publish(&feed, "one.", at(0));
+        publish(&feed, "two.", at(0));
+        assert_eq!(room(&feed, at(0)), Room::Free);
+        let mut late = Subscriber::new(&feed, at(0));
+        publish(&feed, "thr.", at(0));
+        assert_eq!(sent(&mut late, at(0)), "two.thr.", "{on_lag:?}");
+        let mut later = Subscriber::new(&feed, at(0));
+        assert_eq!(sent(&mut later, at(0)), "two.thr.", "the room is used up");
+    }
+}
+
 /// A chunk keeps all of the block that it was cut from. Where each message comes by itself, and a
 /// read finds nothing between them, they must share one all the same.
 #[test]
