@@ -62,6 +62,7 @@ pub mod dial;
 pub mod drive;
 pub mod echo;
 pub mod fanout;
+mod linger;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;
@@ -74,6 +75,7 @@ pub mod stop;
 mod time;
 
 pub use self::{
+    linger::Linger,
     machine::{Fault, Interest, Lost, Machine, Outbound, Reason, Status, Way},
     time::Instant,
 };

@@ -6,9 +6,9 @@ use std::num::NonZeroUsize;
 use bytes::Bytes;
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use wirestate_core::{
-    Instant, Machine, Reason as _,
+    Instant, Linger, Machine, Reason as _,
     buffer::Pool,
-    echo::{Client, ClientConfig, Config, Echo, Linger, Load, LoadConfig, Pace, Prefix, Server},
+    echo::{Client, ClientConfig, Config, Echo, Load, LoadConfig, Pace, Prefix, Server},
     shared::Shared,
 };
 use wirestate_testkit::{

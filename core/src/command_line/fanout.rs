@@ -29,7 +29,8 @@ use crate::{
 /// Serves fixed-size, numbered messages at a rate, to one client at a time
 ///
 /// A message is text: its number, the time at which it was made (nanoseconds since 1970), dots, and
-/// a line feed. Each client gets them from number 0 on; a second one is closed at once.
+/// a line feed. Each client gets them from number 0 on, also behind its own FIN; a second one is
+/// closed at once.
 #[derive(Args, Debug)]
 pub(super) struct SourceFlags {
     /// Where to listen; port 0 takes a free one
@@ -66,7 +67,8 @@ pub(super) async fn source<R: Runtime>(
     log: &log::Flags,
 ) -> Result<(), Failure> {
     let SourceFlags { size, rate, count, .. } = flags;
-    let config = SourceConfig { size, rate, count, epoch: unix_epoch(runtime) };
+    let epoch = unix_epoch(runtime);
+    let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
     let options = flags.drain.options(Limits { connections: 1, per_address: None });
     server::run(runtime, &flags.listen, &options, log, |_, now| Source::new(config, now)).await
 }

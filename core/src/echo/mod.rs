@@ -31,5 +31,5 @@ mod server;
 pub use self::{
     client::{Client, ClientConfig, ClientReason},
     load::{Load, LoadConfig, LoadReason, Pace},
-    server::{Config, Echo, Linger, Prefix, Reason, Server},
+    server::{Config, Echo, Prefix, Reason, Server},
 };

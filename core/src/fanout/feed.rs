@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{Chunk, Framing, Log};
 use crate::{
-    Instant,
+    Instant, Linger,
     drive::MAX_SLICES,
     shared::{Lock, Shared},
 };
@@ -33,6 +33,8 @@ pub struct Config {
     /// A subscriber that takes no byte for this long, although there is one, is reset; `None`:
     /// never. Default: 10 s.
     pub write_timeout: Option<Duration>,
+    /// The close of a subscription that was [asked to end](crate::Machine::shut_down).
+    pub linger: Linger,
     /// A new subscriber gets so many of the last messages first, as far as they are in the window
     /// and do not fall out of it with what the upstream may be reading now. Default: none.
     pub replay: u64,
@@ -46,6 +48,7 @@ impl Default for Config {
             on_lag: OnLag::Disconnect,
             lag_wait: Duration::from_secs(1),
             write_timeout: Some(Duration::from_secs(10)),
+            linger: Linger::default(),
             replay: 0,
         }
     }

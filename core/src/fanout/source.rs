@@ -3,7 +3,8 @@
 use alloc::{format, vec::Vec};
 use core::{num::NonZeroUsize, time::Duration};
 
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+use super::end::End;
+use crate::{Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way};
 
 /// What a source sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub struct SourceConfig {
     /// Added to the driver's time to make the time that messages carry: where the driver's epoch
     /// lies after that of Unix. Default: 0.
     pub epoch: Duration,
+    /// The close behind the last message, or behind [`shut_down`](Machine::shut_down).
+    pub linger: Linger,
 }
 
 impl Default for SourceConfig {
@@ -26,6 +29,7 @@ impl Default for SourceConfig {
             rate: 1000,
             count: None,
             epoch: Duration::ZERO,
+            linger: Linger::default(),
         }
     }
 }
@@ -34,7 +38,11 @@ impl Default for SourceConfig {
 ///
 /// A message is text: its number in twenty digits, counted from 0, a space, the time at which it
 /// was made in twenty digits (nanoseconds since Unix' epoch), a space, dots, and a line feed; a
-/// message that has no room for all of it ends earlier. What the client sends is thrown away.
+/// message that has no room for all of it ends earlier.
+///
+/// What the client sends is thrown away. Its FIN says no more than that nothing else will come (`nc`
+/// sends one when its standard input ends, and goes on reading): it is served on. That it is gone
+/// shows when a message is answered by a reset.
 ///
 /// It holds 64 KiB, or one message where that is more.
 #[derive(Debug)]
@@ -48,17 +56,11 @@ pub struct Source {
     /// What waits to be sent, from `sent` on.
     block: Vec<u8>,
     sent: usize,
-    state: State,
+    /// The client's FIN has come.
+    heard_fin: bool,
+    /// `None`: messages are made.
+    end: Option<End<SourceReason>>,
     scratch: [u8; 64],
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Open,
-    Closing(SourceReason),
-    Lingering { reason: SourceReason, until: Instant },
-    Resetting(SourceReason),
-    Over(SourceReason),
 }
 
 /// Why a source's connection ended.
@@ -70,7 +72,7 @@ pub enum SourceReason {
         /// How many they are.
         count: u64,
     },
-    /// The client closed.
+    /// The client closed: its FIN came, and then a reset.
     #[error("the client left after {sent} messages")]
     Left {
         /// Messages that were made for it.
@@ -118,7 +120,8 @@ impl Source {
             made: 0,
             block: Vec::new(),
             sent: 0,
-            state: State::Open,
+            heard_fin: false,
+            end: None,
             scratch: [0; 64],
         };
         source.make(now);
@@ -148,7 +151,7 @@ impl Source {
     /// Makes the messages that are due, as far as there is room.
     fn make(&mut self, now: Instant) {
         self.now = now;
-        if self.sent < self.block.len() || !matches!(self.state, State::Open) {
+        if self.owes() || self.end.is_some() {
             return;
         }
         self.block.clear();
@@ -166,26 +169,33 @@ impl Source {
             self.made += 1;
         }
         if self.block.is_empty() && Some(self.made) == self.config.count {
-            self.state = State::Closing(SourceReason::Finished { count: self.made });
+            self.close(SourceReason::Finished { count: self.made });
         }
+    }
+
+    /// No more messages are made.
+    fn close(&mut self, reason: SourceReason) {
+        self.end.get_or_insert(End::Closing { reason, heard_fin: self.heard_fin });
+    }
+
+    fn owes(&self) -> bool {
+        self.sent < self.block.len()
     }
 }
 
 const NANOS: u128 = 1_000_000_000;
 const BLOCK: usize = 64 * 1024;
-const LINGER: Duration = Duration::from_secs(2);
 
 impl Machine for Source {
     type Reason = SourceReason;
 
     fn interest(&self) -> Interest {
-        let flush_or = |write| if self.sent < self.block.len() { Outbound::Flush } else { write };
-        match self.state {
-            State::Open => Interest { read: true, write: flush_or(Outbound::Idle) },
-            State::Closing(_) => Interest { read: false, write: flush_or(Outbound::Finish) },
-            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
-            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            State::Over(_) => Interest::DONE,
+        match &self.end {
+            None => {
+                let write = if self.owes() { Outbound::Flush } else { Outbound::Idle };
+                Interest { read: !self.heard_fin, write }
+            }
+            Some(end) => end.interest(self.owes()),
         }
     }
 
@@ -193,24 +203,30 @@ impl Machine for Source {
         &mut self.scratch
     }
 
-    fn handle_read(&mut self, _now: Instant, _n: usize) {}
+    fn handle_read(&mut self, _now: Instant, n: usize) {
+        if let Some(end) = &mut self.end {
+            end.handle_read(n, self.config.linger);
+        }
+    }
 
     fn handle_eof(&mut self, _now: Instant) {
-        match &self.state {
-            State::Open => self.state = State::Resetting(SourceReason::Left { sent: self.made }),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        self.heard_fin = true;
+        if let Some(end) = &mut self.end {
+            end.handle_eof();
         }
     }
 
     fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        self.state = match &self.state {
-            State::Open | State::Closing(_) => State::Over(SourceReason::Lost { way, why }),
-            State::Lingering { reason, .. } | State::Resetting(reason) => {
-                State::Over(reason.clone())
+        match &mut self.end {
+            None | Some(End::Closing { .. }) => {
+                self.end = Some(End::Over(if self.heard_fin && why == Lost::Reset {
+                    SourceReason::Left { sent: self.made }
+                } else {
+                    SourceReason::Lost { way, why }
+                }));
             }
-            State::Over(_) => return,
-        };
+            Some(end) => end.handle_lost(),
+        }
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
@@ -224,28 +240,21 @@ impl Machine for Source {
     }
 
     fn handle_finished(&mut self, now: Instant) {
-        self.state = match &self.state {
-            State::Closing(reason) => {
-                State::Lingering { reason: reason.clone(), until: now + LINGER }
-            }
-            State::Resetting(reason) => State::Over(reason.clone()),
-            State::Open | State::Lingering { .. } | State::Over(_) => return,
-        };
+        if let Some(end) = &mut self.end {
+            end.handle_finished(now, self.config.linger);
+        }
     }
 
     /// The messages that were begun are finished.
     fn shut_down(&mut self, _now: Instant) {
-        if let State::Open = self.state {
-            self.state = State::Closing(SourceReason::ShutDown);
-        }
+        self.close(SourceReason::ShutDown);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
+        match &self.end {
             // While something waits to be sent, the rest waits with it.
-            State::Open if self.sent == self.block.len() => Some(self.due_at(self.made)),
-            State::Lingering { until, .. } => Some(until),
-            State::Open | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+            None => (!self.owes()).then(|| self.due_at(self.made)),
+            Some(end) => end.poll_timeout(),
         }
     }
 
@@ -253,36 +262,23 @@ impl Machine for Source {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        match &self.state {
-            State::Open => self.make(now),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        match &mut self.end {
+            None => self.make(now),
+            Some(end) => end.handle_timeout(now),
         }
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
-            State::Open => "open",
-            State::Closing(_) => "closing",
-            State::Lingering { .. } => "lingering",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
-        };
-        let lag = match self.state {
-            State::Open if self.config.rate > 0 => self.due(self.now).saturating_sub(self.made),
-            State::Open
-            | State::Closing(_)
-            | State::Lingering { .. }
-            | State::Resetting(_)
-            | State::Over(_) => 0,
+        let state = self.end.as_ref().map_or("open", End::name);
+        let lag = if self.end.is_none() && self.config.rate > 0 {
+            self.due(self.now).saturating_sub(self.made)
+        } else {
+            0
         };
         Status { state, queued: self.block.len() - self.sent, lag }
     }
 
     fn reason(&self) -> Option<SourceReason> {
-        match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open | State::Closing(_) | State::Lingering { .. } | State::Resetting(_) => None,
-        }
+        self.end.as_ref().and_then(End::over)
     }
 }

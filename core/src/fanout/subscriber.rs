@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     Chunk, Config, Feed, OnLag,
+    end::End,
     feed::{Cursor, Fetched},
 };
 use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
@@ -28,22 +29,9 @@ pub struct Subscriber {
     /// When there was output first since the last write.
     waiting: Option<Instant>,
     skipped: u64,
-    state: State,
+    /// `None`: it gets what is published.
+    end: Option<End<SubscriberReason>>,
     scratch: [u8; SCRATCH],
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Open,
-    /// No new messages; what is owed, then a FIN.
-    Closing(SubscriberReason),
-    /// Our FIN is out: the peer's is awaited.
-    Lingering {
-        reason: SubscriberReason,
-        until: Instant,
-    },
-    Resetting(SubscriberReason),
-    Over(SubscriberReason),
 }
 
 /// Why a subscription ended.
@@ -118,7 +106,7 @@ impl Subscriber {
             until: u64::MAX,
             waiting: None,
             skipped: 0,
-            state: State::Open,
+            end: None,
             scratch: [0; SCRATCH],
         }
     }
@@ -133,20 +121,20 @@ impl Subscriber {
     }
 
     /// Nothing new is begun.
-    fn close(&mut self, reason: SubscriberReason) {
-        if let State::Open = self.state {
+    fn close(&mut self, reason: SubscriberReason, heard_fin: bool) {
+        if self.end.is_none() {
             self.until = self.cursor.head();
-            self.state = State::Closing(reason);
+            self.end = Some(End::Closing { reason, heard_fin });
         }
     }
 
     /// Nothing more is sent, and the upstream is not held for this one any more.
-    fn give_up(&mut self, state: State) {
+    fn give_up(&mut self, end: End<SubscriberReason>) {
         self.held.clear();
         self.rest = Bytes::new();
         self.waiting = None;
         self.cursor.leave();
-        self.state = state;
+        self.end = Some(end);
     }
 
     /// It fell out of the window.
@@ -154,7 +142,7 @@ impl Subscriber {
         let Config { on_lag, window, framing, .. } = *self.cursor.config();
         if on_lag != OnLag::Skip {
             self.cursor.disconnect();
-            return self.give_up(State::Resetting(SubscriberReason::Lagged { lag, window }));
+            return self.give_up(End::Resetting(SubscriberReason::Lagged { lag, window }));
         }
         // The message that was begun is finished; as a copy, so that nothing keeps the block that
         // it lies in.
@@ -177,16 +165,13 @@ impl Machine for Subscriber {
     type Reason = SubscriberReason;
 
     fn interest(&self) -> Interest {
-        let flush_or = |write| if self.has_output() { Outbound::Flush } else { write };
-        match self.state {
-            State::Open => Interest { read: true, write: flush_or(Outbound::Idle) },
-            State::Closing(_) if self.cursor.has_before(self.until) => {
-                Interest { read: false, write: flush_or(Outbound::Idle) }
+        let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
+        match &self.end {
+            None => Interest { read: true, write },
+            Some(End::Closing { .. }) if self.cursor.has_before(self.until) => {
+                Interest { read: false, write }
             }
-            State::Closing(_) => Interest { read: false, write: flush_or(Outbound::Finish) },
-            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
-            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            State::Over(_) => Interest::DONE,
+            Some(end) => end.interest(self.has_output()),
         }
     }
 
@@ -194,26 +179,26 @@ impl Machine for Subscriber {
         &mut self.scratch
     }
 
-    fn handle_read(&mut self, _now: Instant, _n: usize) {}
+    fn handle_read(&mut self, _now: Instant, n: usize) {
+        if let Some(end) = &mut self.end {
+            end.handle_read(n, self.cursor.config().linger);
+        }
+    }
 
     fn handle_eof(&mut self, _now: Instant) {
-        match &self.state {
-            State::Open => self.close(SubscriberReason::Left),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        match &mut self.end {
+            None => self.close(SubscriberReason::Left, true),
+            Some(end) => end.handle_eof(),
         }
     }
 
     fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        match &self.state {
-            State::Open | State::Closing(_) => {
+        match &mut self.end {
+            None | Some(End::Closing { .. }) => {
                 let reason = SubscriberReason::Lost { way, why, lag: self.cursor.lag() };
-                self.give_up(State::Over(reason));
+                self.give_up(End::Over(reason));
             }
-            State::Lingering { reason, .. } | State::Resetting(reason) => {
-                self.state = State::Over(reason.clone());
-            }
-            State::Over(_) => {}
+            Some(end) => end.handle_lost(),
         }
     }
 
@@ -248,31 +233,25 @@ impl Machine for Subscriber {
     }
 
     fn handle_finished(&mut self, now: Instant) {
-        match &self.state {
-            State::Closing(reason @ SubscriberReason::ShutDown) => {
-                let reason = reason.clone();
-                self.give_up(State::Lingering { reason, until: now + LINGER });
-            }
-            State::Closing(reason) | State::Resetting(reason) => {
-                let reason = reason.clone();
-                self.give_up(State::Over(reason));
-            }
-            State::Open | State::Lingering { .. } | State::Over(_) => {}
+        let linger = self.cursor.config().linger;
+        self.cursor.leave();
+        if let Some(end) = &mut self.end {
+            end.handle_finished(now, linger);
         }
     }
 
     /// What was published by now is still sent.
     fn shut_down(&mut self, _now: Instant) {
-        self.close(SubscriberReason::ShutDown);
+        self.close(SubscriberReason::ShutDown, false);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Open | State::Closing(_) if self.has_output() => {
+        match &self.end {
+            None | Some(End::Closing { .. }) if self.has_output() => {
                 Some(self.waiting? + self.cursor.config().write_timeout?)
             }
-            State::Lingering { until, .. } => Some(until),
-            State::Open | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+            None => None,
+            Some(end) => end.poll_timeout(),
         }
     }
 
@@ -280,19 +259,18 @@ impl Machine for Subscriber {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        match &self.state {
-            State::Open | State::Closing(_) => {
+        match &mut self.end {
+            None | Some(End::Closing { .. }) => {
                 let limit = self.cursor.config().write_timeout.unwrap_or_default();
                 let lag = self.cursor.lag();
-                self.give_up(State::Resetting(SubscriberReason::WriteStalled { limit, lag }));
+                self.give_up(End::Resetting(SubscriberReason::WriteStalled { limit, lag }));
             }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
+            Some(end) => end.handle_timeout(now),
         }
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        if !matches!(self.state, State::Open | State::Closing(_)) {
+        if !matches!(self.end, None | Some(End::Closing { .. })) {
             return false;
         }
         match self.cursor.fetch(&mut self.held, self.until, now, cx) {
@@ -309,27 +287,16 @@ impl Machine for Subscriber {
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
-            State::Open => "open",
-            State::Closing(_) => "closing",
-            State::Lingering { .. } => "lingering",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
-        };
+        let state = self.end.as_ref().map_or("open", End::name);
         let queued = self.held.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
         let queued = self.rest.len() + queued.saturating_sub(self.offset);
         Status { state, queued, lag: self.cursor.lag() }
     }
 
     fn reason(&self) -> Option<SubscriberReason> {
-        match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open | State::Closing(_) | State::Lingering { .. } | State::Resetting(_) => None,
-        }
+        self.end.as_ref().and_then(End::over)
     }
 }
 
 /// The room for what a subscriber says, which nobody listens to, in bytes.
 const SCRATCH: usize = 64;
-/// How long the peer's FIN is awaited behind ours.
-const LINGER: Duration = Duration::from_secs(2);

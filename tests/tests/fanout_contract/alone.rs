@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Fault, Instant, Lost, Machine, Reason as _, Way,
+    Fault, Instant, Linger, Lost, Machine, Reason as _, Way,
     fanout::{
         Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber, Upstream, UpstreamReason,
     },
@@ -135,6 +135,58 @@ proptest! {
         prop_assert_eq!(taken, transcript.input);
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
+}
+
+/// `nc` without input sends its FIN at once, and reads on.
+#[test]
+fn a_source_serves_a_client_that_has_closed_its_side() {
+    let size = NonZeroUsize::new(30).unwrap();
+    let end = |count, ops: &[Op]| {
+        let config = SourceConfig { size, rate: 1000, count, ..SourceConfig::default() };
+        let mut source = Checked::new(Source::new(config, Instant::EPOCH), 64 * 1024);
+        let transcript = script::play(&mut source, &[&[Op::Eof], ops].concat());
+        (transcript.output.len() / size, transcript.sent, transcript.label)
+    };
+    let served = [Op::Accept(usize::MAX), Op::Timeout, Op::Accept(usize::MAX)];
+    assert_eq!(end(None, &served), (2, None, None));
+    assert_eq!(
+        end(Some(2), &[&served[..], &[Op::Finished]].concat()),
+        (2, Some(Sent::Fin), Some("finished")),
+        "both sides are closed: there is nothing to linger for"
+    );
+    let stopped = [&served[..], &[Op::ShutDown, Op::Finished]].concat();
+    assert_eq!(end(None, &stopped), (2, Some(Sent::Fin), Some("shut_down")));
+    let gone = [&served[..], &[Op::Timeout, Op::Lost(Way::Out, Lost::Reset)]].concat();
+    assert_eq!(end(None, &gone), (2, None, Some("left")), "nothing was wrong with it");
+    let lost = [&served[..], &[Op::Timeout, Op::Lost(Way::Out, Lost::TimedOut)]].concat();
+    assert_eq!(end(None, &lost), (2, None, Some("timed_out")));
+}
+
+/// The peer's FIN is awaited behind ours, under a limit of time and one of bytes.
+fn lingers<M: Machine>(machine: impl Fn() -> M) {
+    let end = |ops: &[Op]| {
+        let mut checked = Checked::new(machine(), 64 * 1024);
+        let begin = [Op::ShutDown, Op::Accept(usize::MAX), Op::Finished];
+        let transcript = script::play(&mut checked, &[&begin, ops].concat());
+        assert_eq!(transcript.sent, Some(Sent::Fin));
+        transcript.label
+    };
+    let receive = |n| Op::Receive(vec![0; n]);
+    assert_eq!(end(&[receive(99)]), None);
+    assert_eq!(end(&[receive(99), receive(1)]), Some("shut_down"));
+    assert_eq!(end(&[receive(99), Op::Eof]), Some("shut_down"));
+    assert_eq!(end(&[Op::Lost(Way::In, Lost::Reset)]), Some("shut_down"));
+    assert_eq!(end(&[Op::Advance(Duration::from_millis(2999)), Op::SpuriousTimeout]), None);
+    assert_eq!(end(&[receive(1), Op::Timeout]), Some("shut_down"));
+}
+
+#[test]
+fn who_was_asked_to_stop_lingers_and_not_for_ever() {
+    let linger = Linger { bytes: 100, time: Duration::from_secs(3) };
+    let config = SourceConfig { linger, ..SourceConfig::default() };
+    lingers(|| Source::new(config, Instant::EPOCH));
+    let feed = Feed::new(Config { linger, ..Config::default() });
+    lingers(|| Subscriber::new(&feed, Instant::EPOCH));
 }
 
 /// What is published of `input`, the same for all ways to cut it, and why the upstream ended.

@@ -30,6 +30,7 @@ fn config() -> impl Strategy<Value = Config> {
             lag_wait: Duration::from_secs(20 * lag_wait),
             write_timeout: Some(Duration::from_secs(100)),
             replay,
+            ..Config::default()
         },
     )
 }

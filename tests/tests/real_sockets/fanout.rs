@@ -317,6 +317,30 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
     }
 }
 
+/// As `nc ADDR 1234 </dev/null` does where it sends a FIN at the end of its input.
+pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
+    let flags = ["--size", "64", "--rate", "1000", "--count", "100", "-v"];
+    let server = Server::start_as(binary, "fanout-source", &flags);
+    let mut client = server.connect();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut bytes = Vec::new();
+    client.read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len(), 6400, "all of them, and then a FIN");
+    drop(client);
+    thread::sleep(Duration::from_millis(50));
+    // One that is gone is noticed all the same, and makes room for the next.
+    let mut gone = server.connect();
+    gone.shutdown(Shutdown::Write).unwrap();
+    gone.read_exact(&mut [0; 20 * 64]).unwrap();
+    drop(gone);
+    eventually("the next one is served", || {
+        server.connect().read(&mut [0; 64]).is_ok_and(|n| n > 0)
+    });
+    let log = server.stop();
+    assert!(log.contains("the client left after "), "{log}");
+    assert!(log.contains("all 100 messages are sent"), "{log}");
+}
+
 pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
     let source = Server::start_as(binary, "fanout-source", &["--rate", "5000"]);
     let flags = ["--upstream", &source.address];

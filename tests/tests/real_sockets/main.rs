@@ -54,6 +54,7 @@ on_every_runtime! {
         a_late_subscriber_gets_the_last_messages_first,
         a_line_beyond_the_limit_drops_the_upstream,
         a_source_serves_one_client_at_a_time,
+        a_source_serves_a_client_that_has_closed_its_side,
         a_client_shows_messages_and_ends_after_so_many,
         what_does_not_go_together_is_wrong_usage,
         what_was_published_is_flushed_on_sigterm;

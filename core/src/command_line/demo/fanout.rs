@@ -50,8 +50,12 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
         "A source of {RATE} messages a second, its fan-out on {address}, and {SUBSCRIBERS} \
          subscribers, of whom one never reads."
     ))?;
-    let source_config =
-        SourceConfig { size: SIZE, rate: RATE, count: None, epoch: unix_epoch(runtime) };
+    let source_config = SourceConfig {
+        size: SIZE,
+        rate: RATE,
+        epoch: unix_epoch(runtime),
+        ..SourceConfig::default()
+    };
     let source_options = Options { stop: stop.clone(), ..Options::default() };
     let sourcing =
         serve(runtime, source, &source_options, |_, now| Source::new(source_config, now));
