@@ -282,8 +282,8 @@ impl Feed {
             state.joined += 1;
             let reader = Reader { cursor, ..Reader::default() };
             state.readers.insert(id, reader);
-            let (feed, next, done) = (self.clone(), cursor, cursor);
-            Cursor { feed, id, next, done, position, offset, delivered: Delivered::default() }
+            let (feed, until, delivered) = (self.clone(), End::NEVER, Delivered::default());
+            Cursor { feed, id, next: cursor, done: cursor, position, offset, until, delivered }
         })
     }
 }
@@ -362,7 +362,7 @@ impl Hold {
     }
 }
 
-/// A subscriber's place in the feed. It leaves when this is dropped.
+/// A subscriber's place in the feed, until it [leaves](Self::leave).
 #[derive(Debug)]
 pub(super) struct Cursor {
     feed: Feed,
@@ -375,7 +375,22 @@ pub(super) struct Cursor {
     position: u64,
     /// How many bytes of the first chunk are left out.
     offset: usize,
+    /// Where it ends.
+    until: End,
     delivered: Delivered,
+}
+
+/// Where a reader ends: it gets nothing behind that.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    /// The position of a chunk, exclusively.
+    chunk: u64,
+    /// The position of a message, exclusively.
+    message: u64,
+}
+
+impl End {
+    const NEVER: Self = Self { chunk: u64::MAX, message: u64::MAX };
 }
 
 /// What came of asking the feed.
@@ -385,8 +400,8 @@ pub(super) enum Fetched {
     Chunks,
     /// None: the waker is woken when there is one, or when this reader falls out of the window.
     Nothing,
-    /// This reader fell out of the window, and is so many messages behind.
-    Lagged(u64),
+    /// This reader fell out of the window.
+    Lagged,
 }
 
 impl Cursor {
@@ -394,14 +409,24 @@ impl Cursor {
         &self.feed.config
     }
 
-    /// How many messages it is behind, as of now.
+    /// How many messages were published for it and not delivered, as of now. Of a chunk that is
+    /// partly sent all count, but for those that [`finished_to`](Self::finished_to) was told of.
     pub(super) fn lag(&self) -> u64 {
-        self.feed.state.with(|state| state.log.messages().saturating_sub(self.position))
+        let published = self.feed.state.with(|state| state.log.messages());
+        published.min(self.until.message).saturating_sub(self.position)
     }
 
-    /// The position behind the last message that is published.
-    pub(super) fn head(&self) -> u64 {
-        self.feed.state.with(|state| state.log.next())
+    /// Nothing that is published from now on is for this reader.
+    pub(super) fn close(&mut self) {
+        self.until = self
+            .feed
+            .state
+            .with(|state| End { chunk: state.log.next(), message: state.log.messages() });
+    }
+
+    /// Whether there is something before its end that was not fetched.
+    pub(super) fn has_more(&self) -> bool {
+        self.next < self.until.chunk
     }
 
     /// How many bytes of the first chunk that is fetched were not asked for.
@@ -409,37 +434,34 @@ impl Cursor {
         mem::take(&mut self.offset)
     }
 
-    /// Whether there are chunks before `limit` that were not fetched.
-    pub(super) fn has_before(&self, limit: u64) -> bool {
-        self.next < limit
-    }
-
     /// The oldest chunk that was fetched is with the kernel, `latency` after it was published, and
     /// with it the messages before `position`.
     pub(super) fn finished(&mut self, position: u64, latency: Duration) {
         self.done += 1;
-        self.delivered.messages += position - mem::replace(&mut self.position, position);
+        self.finished_to(position);
         self.delivered.latencies.push(latency);
     }
 
-    /// Of the oldest chunk that was fetched, the messages before `position` are with the kernel,
-    /// the last one possibly in part; the rest of the chunk is not sent.
-    pub(super) fn cut(&mut self, position: u64, partly: bool) {
-        let messages = position - mem::replace(&mut self.position, position);
-        self.delivered.messages += messages - u64::from(partly);
+    /// The messages before `position` are with the kernel.
+    pub(super) fn finished_to(&mut self, position: u64) {
+        self.delivered.messages += position - mem::replace(&mut self.position, position);
     }
 
-    /// The message that a chunk was cut in is with the kernel whole.
-    pub(super) fn completed(&mut self) {
+    /// The message at this reader's position is taken out of its chunk, to be finished by itself.
+    pub(super) fn take_message(&mut self) {
+        self.position += 1;
+    }
+
+    /// The message that was taken out is with the kernel.
+    pub(super) fn finished_message(&mut self) {
         self.delivered.messages += 1;
     }
 
-    /// Says how far this reader has come, and fetches what it has room for: up to `limit`
-    /// exclusively, and [`MAX_SLICES`] together with the `held` that it has.
+    /// Says how far this reader has come, and fetches what there is before its end, up to
+    /// [`MAX_SLICES`] together with the `held` that it has.
     pub(super) fn fetch(
         &mut self,
         held: &mut alloc::collections::VecDeque<Chunk>,
-        limit: u64,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> Fetched {
@@ -449,14 +471,14 @@ impl Cursor {
             let Some(reader) = state.readers.get_mut(&self.id) else { return Fetched::Nothing };
             let from = mem::replace(&mut reader.cursor, self.done);
             if reader.lagged {
-                return Fetched::Lagged(state.log.messages().saturating_sub(self.position));
+                return Fetched::Lagged;
             }
             if !reader.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 reader.waker = Some(cx.waker().clone());
             }
             let before = held.len();
             while held.len() < MAX_SLICES
-                && self.next < limit
+                && self.next < self.until.chunk
                 && let Some(chunk) = state.log.chunk(self.next)
             {
                 held.push_back(chunk.clone());
@@ -484,21 +506,21 @@ impl Cursor {
         fetched
     }
 
-    /// Goes on with the next message that is published; answers how many messages are skipped.
-    pub(super) fn skip(&mut self) -> u64 {
+    /// Goes on with the next message that is published.
+    pub(super) fn skip(&mut self) {
         self.feed.state.with(|state| {
-            let skipped = state.log.messages().saturating_sub(self.position);
+            // What was published behind its end it does not miss.
+            let position = state.log.messages().min(self.until.message);
+            state.counters.skipped += position.saturating_sub(self.position);
             self.next = state.log.next();
             self.done = self.next;
-            self.position = state.log.messages();
+            self.position = position;
             self.offset = 0;
             if let Some(reader) = state.readers.get_mut(&self.id) {
                 reader.cursor = self.next;
                 reader.lagged = false;
             }
-            state.counters.skipped += skipped;
-            skipped
-        })
+        });
     }
 
     /// Gives the place up.
@@ -516,12 +538,6 @@ impl Cursor {
     /// Counts this reader as disconnected because it lagged.
     pub(super) fn disconnect(&self) {
         self.feed.state.with(|state| state.counters.lagged += 1);
-    }
-}
-
-impl Drop for Cursor {
-    fn drop(&mut self) {
-        self.leave();
     }
 }
 

@@ -112,6 +112,17 @@ impl Framing {
         }
     }
 
+    /// How many of `messages`, which are whole ones, end within their first `at` bytes.
+    pub fn whole_within(&self, messages: &[u8], at: usize) -> u64 {
+        match self {
+            // All that was read at once is one.
+            Self::None => u64::from(at == messages.len()),
+            Self::Fixed(_) | Self::Delimited { .. } | Self::LengthPrefixed { .. } => {
+                self.whole(&messages[..at], 0).messages
+            }
+        }
+    }
+
     /// Where the message ends that byte `at` of `messages` belongs to; `messages` are whole ones.
     pub fn end_of_message(&self, messages: &[u8], at: usize) -> usize {
         let mut end = 0;
@@ -188,6 +199,8 @@ mod tests {
             [2, 2, 3, 6, 6, 6]
         );
         assert_eq!([0, 1, 2, 3, 9].map(|n| LINES.start_of_message(lines, n)), [0, 2, 3, 6, 6]);
+        assert_eq!([0, 1, 2, 5, 6].map(|at| LINES.whole_within(lines, at)), [0, 0, 1, 2, 3]);
+        assert_eq!([0, 1, 5, 6].map(|at| Framing::None.whole_within(lines, at)), [0, 0, 0, 1]);
         let fixed = Framing::Fixed(FOUR);
         assert_eq!([0, 3, 4].map(|at| fixed.end_of_message(b"aaaabbbb", at)), [4, 4, 8]);
         assert_eq!([0, 1, 9].map(|n| fixed.start_of_message(b"aaaabbbb", n)), [0, 4, 8]);

@@ -24,11 +24,8 @@ pub struct Subscriber {
     offset: usize,
     /// The rest of a message that was begun before the ones behind it were skipped.
     rest: Bytes,
-    /// Up to which chunk, exclusively.
-    until: u64,
     /// When there was output first since the last write.
     waiting: Option<Instant>,
-    skipped: u64,
     /// `None`: it gets what is published.
     end: Option<End<SubscriberReason>>,
     scratch: [u8; SCRATCH],
@@ -103,17 +100,10 @@ impl Subscriber {
             cursor,
             held: VecDeque::new(),
             rest: Bytes::new(),
-            until: u64::MAX,
             waiting: None,
-            skipped: 0,
             end: None,
             scratch: [0; SCRATCH],
         }
-    }
-
-    /// How many messages it has skipped ([`OnLag::Skip`]).
-    pub fn skipped(&self) -> u64 {
-        self.skipped
     }
 
     fn has_output(&self) -> bool {
@@ -123,8 +113,22 @@ impl Subscriber {
     /// Nothing new is begun.
     fn close(&mut self, reason: SubscriberReason, heard_fin: bool) {
         if self.end.is_none() {
-            self.until = self.cursor.head();
+            self.cursor.close();
             self.end = Some(End::Closing { reason, heard_fin });
+        }
+    }
+
+    /// How many messages it is behind. A message that others were skipped behind is one of them.
+    fn lag(&self) -> u64 {
+        self.cursor.lag() + u64::from(!self.rest.is_empty())
+    }
+
+    /// Has the messages counted that are with the kernel whole although their chunk is not: what
+    /// is left is the [`lag`](Self::lag) to the message. (To do so at every write would be dear.)
+    fn count_partly_sent(&mut self) {
+        if let Some(chunk) = self.held.front() {
+            let whole = self.cursor.config().framing.whole_within(&chunk.bytes, self.offset);
+            self.cursor.finished_to(chunk.start + whole);
         }
     }
 
@@ -138,11 +142,13 @@ impl Subscriber {
     }
 
     /// It fell out of the window.
-    fn fall_behind(&mut self, lag: u64) {
+    fn fall_behind(&mut self) {
         let Config { on_lag, window, framing, .. } = *self.cursor.config();
+        self.count_partly_sent();
         if on_lag != OnLag::Skip {
             self.cursor.disconnect();
-            return self.give_up(End::Resetting(SubscriberReason::Lagged { lag, window }));
+            let reason = SubscriberReason::Lagged { lag: self.lag(), window };
+            return self.give_up(End::Resetting(reason));
         }
         // The message that was begun is finished; as a copy, so that nothing keeps the block that
         // it lies in.
@@ -150,13 +156,14 @@ impl Subscriber {
             && self.offset > 0
         {
             let end = framing.end_of_message(&chunk.bytes, self.offset - 1);
-            let begun = framing.whole(&chunk.bytes[..end], 0).messages;
-            self.rest = Bytes::copy_from_slice(&chunk.bytes[self.offset..end]);
-            self.cursor.cut(chunk.start + begun, !self.rest.is_empty());
+            if end > self.offset {
+                self.rest = Bytes::copy_from_slice(&chunk.bytes[self.offset..end]);
+                self.cursor.take_message();
+            }
         }
         self.held.clear();
         self.offset = 0;
-        self.skipped += self.cursor.skip();
+        self.cursor.skip();
         // It goes on waiting for the last write: skipping takes no byte.
     }
 }
@@ -168,9 +175,7 @@ impl Machine for Subscriber {
         let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
         match &self.end {
             None => Interest { read: true, write },
-            Some(End::Closing { .. }) if self.cursor.has_before(self.until) => {
-                Interest { read: false, write }
-            }
+            Some(End::Closing { .. }) if self.cursor.has_more() => Interest { read: false, write },
             Some(end) => end.interest(self.has_output()),
         }
     }
@@ -195,7 +200,8 @@ impl Machine for Subscriber {
     fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
         match &mut self.end {
             None | Some(End::Closing { .. }) => {
-                let reason = SubscriberReason::Lost { way, why, lag: self.cursor.lag() };
+                self.count_partly_sent();
+                let reason = SubscriberReason::Lost { way, why, lag: self.lag() };
                 self.give_up(End::Over(reason));
             }
             Some(end) => end.handle_lost(),
@@ -214,7 +220,7 @@ impl Machine for Subscriber {
         self.rest.advance(rest);
         n -= rest;
         if rest > 0 && self.rest.is_empty() {
-            self.cursor.completed();
+            self.cursor.finished_message();
         }
         while n > 0
             && let Some(chunk) = self.held.front()
@@ -262,7 +268,8 @@ impl Machine for Subscriber {
         match &mut self.end {
             None | Some(End::Closing { .. }) => {
                 let limit = self.cursor.config().write_timeout.unwrap_or_default();
-                let lag = self.cursor.lag();
+                self.count_partly_sent();
+                let lag = self.lag();
                 self.give_up(End::Resetting(SubscriberReason::WriteStalled { limit, lag }));
             }
             Some(end) => end.handle_timeout(now),
@@ -273,14 +280,14 @@ impl Machine for Subscriber {
         if !matches!(self.end, None | Some(End::Closing { .. })) {
             return false;
         }
-        match self.cursor.fetch(&mut self.held, self.until, now, cx) {
+        match self.cursor.fetch(&mut self.held, now, cx) {
             Fetched::Nothing => false,
             Fetched::Chunks => {
                 self.waiting.get_or_insert(now);
                 true
             }
-            Fetched::Lagged(lag) => {
-                self.fall_behind(lag);
+            Fetched::Lagged => {
+                self.fall_behind();
                 true
             }
         }
@@ -290,11 +297,18 @@ impl Machine for Subscriber {
         let state = self.end.as_ref().map_or("open", End::name);
         let queued = self.held.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
         let queued = self.rest.len() + queued.saturating_sub(self.offset);
-        Status { state, queued, lag: self.cursor.lag() }
+        Status { state, queued, lag: self.lag() }
     }
 
     fn reason(&self) -> Option<SubscriberReason> {
         self.end.as_ref().and_then(End::over)
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.count_partly_sent();
+        self.cursor.leave();
     }
 }
 

@@ -7,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use wirestate_core::{
-    Instant, Machine, Outbound,
+    Instant, Lost, Machine, Outbound, Way,
     drive::{MAX_SLICES, collect, feed as receive},
-    fanout::{Config, Feed, OnLag, Room, Subscriber, SubscriberReason, Upstream},
+    fanout::{Config, Feed, Framing, OnLag, Room, Subscriber, SubscriberReason, Upstream},
 };
 
 use crate::messages::{fixed, lines};
@@ -130,7 +130,7 @@ fn who_skips_finishes_the_message_that_was_begun() {
         publish(&feed, message, at(0));
     }
     share(&mut subscriber, at(0));
-    assert_eq!(subscriber.skipped(), 3);
+    assert_eq!((feed.counters().skipped, subscriber.status().lag), (3, 1));
     publish(&feed, "six.", at(0));
     share(&mut subscriber, at(0));
     assert_eq!(feed.counters().delivered, 1, "the second one is not whole yet");
@@ -155,7 +155,7 @@ fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
         share(&mut subscriber, at(1000));
         let reset = subscriber.interest().write == Outbound::Reset;
         assert_eq!(
-            (reset, subscriber.skipped()),
+            (reset, feed.counters().skipped),
             match on_lag {
                 OnLag::Disconnect => (true, 0),
                 OnLag::Skip | OnLag::Block => (false, 3),
@@ -277,6 +277,67 @@ fn who_has_nothing_to_take_has_no_deadline() {
     share(&mut subscriber, at(6000));
     subscriber.handle_written(at(6500), 1);
     assert_eq!(subscriber.poll_timeout(), Some(at(16_500)));
+}
+
+/// What is published behind the end of a subscription is not for it, and it can't miss it.
+#[test]
+fn who_skips_after_the_end_counts_what_was_published_before() {
+    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Skip) });
+    let mut subscriber = Subscriber::new(&feed, at(0));
+    publish(&feed, "one.", at(0));
+    share(&mut subscriber, at(0));
+    subscriber.handle_written(at(0), 1);
+    publish(&feed, "two.", at(0));
+    subscriber.shut_down(at(0));
+    for message in ["thr.", "fou.", "fiv."] {
+        assert_eq!(subscriber.status().lag, 2);
+        publish(&feed, message, at(0));
+    }
+    share(&mut subscriber, at(0));
+    assert_eq!(subscriber.status().lag, 1, "what was begun is owed");
+    assert_eq!(sent(&mut subscriber, at(0)), "ne.");
+    assert_eq!(subscriber.interest().write, Outbound::Finish);
+    subscriber.handle_finished(at(0));
+    let counters = feed.counters();
+    assert_eq!((counters.delivered, counters.skipped), (1, 1));
+}
+
+/// Of a chunk that was cut by the end of the subscription, too.
+#[test]
+fn messages_are_counted_one_by_one_at_the_end() {
+    const TEXT: &str = "a
+bb
+ccc
+dddd
+";
+    // The end comes behind so many bytes, when so many messages are delivered.
+    for (sent, delivered) in [(0, 0), (1, 0), (2, 1), (4, 1), (9, 3), (13, 3), (14, 4)] {
+        let written = |framing| {
+            let feed = Feed::new(Config { framing, ..Config::default() });
+            let mut upstream = Upstream::new(feed.clone(), None, at(0));
+            let mut subscriber = Subscriber::new(&feed, at(0));
+            receive(&mut upstream, &mut TEXT.as_bytes(), at(0));
+            share(&mut subscriber, at(0));
+            if sent > 0 {
+                subscriber.handle_written(at(0), sent);
+            }
+            (feed, subscriber)
+        };
+        let (feed, mut subscriber) = written(lines(10));
+        subscriber.handle_lost(at(0), Way::In, Lost::Reset);
+        let lag = 4 - delivered;
+        let reason = SubscriberReason::Lost { way: Way::In, why: Lost::Reset, lag };
+        assert_eq!(subscriber.reason(), Some(reason), "behind {sent} bytes");
+        assert_eq!(feed.counters().delivered, delivered);
+
+        let (feed, subscriber) = written(lines(10));
+        drop(subscriber);
+        assert_eq!(feed.counters().delivered, delivered);
+
+        let (feed, subscriber) = written(Framing::None);
+        drop(subscriber);
+        assert_eq!(feed.counters().delivered, u64::from(sent == TEXT.len()));
+    }
 }
 
 /// Deliveries are counted wherever the subscription ends, at once.
