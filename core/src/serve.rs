@@ -116,10 +116,11 @@ where
                         continue;
                     }
                 };
-                debug!(id = admitted.id(), %peer, "connected");
-                if let Err(error) =
-                    runtime.spawn_connection(task(socket, admitted, runtime.clock()))
-                {
+                let id = admitted.id();
+                let task = task(socket, admitted, runtime.clock());
+                // Said when the machine is there: whoever reads it can count on that.
+                debug!(id, %peer, "connected");
+                if let Err(error) = runtime.spawn_connection(task) {
                     let length = pause.begin(now);
                     warn!(%peer, %error, "no task for a connection: accepting pauses for {length:?}");
                 }

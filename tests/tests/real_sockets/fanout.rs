@@ -55,12 +55,6 @@ impl Upstream {
     }
 }
 
-/// Waits until the server has admitted everybody who has connected: whoever connects after that
-/// and is answered was admitted later.
-fn settle() {
-    thread::sleep(Duration::from_millis(100));
-}
-
 fn read_message(stream: &mut TcpStream) -> (u32, u32) {
     let mut bytes = [0; SIZE];
     stream.read_exact(&mut bytes).unwrap();
@@ -80,7 +74,7 @@ pub(crate) fn every_healthy_subscriber_gets_whole_messages_through_upstream_rest
     let flood = thread::spawn(move || while flooding.write_all(&[0; 4096]).is_ok() {});
     let resetting = server.connect();
     SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
-    settle();
+    server.await_connected(13);
     let readers: Vec<_> = subscribers
         .into_iter()
         .map(|mut stream| {
@@ -126,7 +120,7 @@ pub(crate) fn a_thousand_subscribers_at_once(binary: &str) {
     let server = upstream.serve(binary, &[]);
     let mut feed = upstream.accept();
     let mut streams: Vec<_> = (0..1000).map(|_| server.connect()).collect();
-    thread::sleep(Duration::from_millis(500));
+    server.await_connected(1000);
     for number in 0..50 {
         feed.write_all(&message(0, number)).unwrap();
     }
@@ -160,7 +154,7 @@ pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str
     let server = upstream.serve(binary, &["--window", "256KiB", "--lag-wait", "100ms"]);
     let mut feed = upstream.accept();
     let (mut healthy, mut stalled) = (server.connect(), server.connect());
-    settle();
+    server.await_connected(2);
     let reset = || {
         let mut byte = [0];
         stalled.set_nonblocking(true).unwrap();
@@ -183,7 +177,7 @@ pub(crate) fn a_subscriber_that_may_skip_goes_on_with_whole_messages(binary: &st
     let server = upstream.serve(binary, &flags);
     let mut feed = upstream.accept();
     let (mut healthy, mut slow) = (server.connect(), server.connect());
-    settle();
+    server.await_connected(2);
     let mut rounds = 0;
     publish_until(&mut feed, &mut healthy, || {
         rounds += 1;
@@ -242,14 +236,14 @@ pub(crate) fn a_subscriber_that_leaves_is_noticed_without_a_message(binary: &str
     let server = upstream.serve(binary, &[]);
     let mut feed = upstream.accept();
     let (mut leaving, resetting) = (server.connect(), server.connect());
-    settle();
+    server.await_connected(2);
     feed.write_all(&message(0, 0)).unwrap();
     assert_eq!(read_message(&mut leaving), (0, 0));
     leaving.shutdown(Shutdown::Write).unwrap();
     assert_eq!(leaving.read(&mut [0; 1]).unwrap(), 0, "a FIN is answered by one");
     SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
     drop(resetting);
-    thread::sleep(Duration::from_millis(200));
+    eventually("both are gone", || server.logged(" closed: ") == 2);
     drop(upstream);
     let log = server.stop();
     assert!(log.contains("closed: the subscriber left"), "{log}");
@@ -262,7 +256,7 @@ pub(crate) fn a_late_subscriber_gets_the_last_messages_first(binary: &str) {
     let server = upstream.serve(binary, &["--replay", "3"]);
     let mut feed = upstream.accept();
     let mut early = server.connect();
-    settle();
+    server.await_connected(1);
     let bytes: Vec<_> = (0..10).flat_map(|number| message(0, number)).collect();
     feed.write_all(&bytes).unwrap();
     for number in 0..10 {
@@ -278,11 +272,11 @@ pub(crate) fn a_late_subscriber_gets_the_last_messages_first(binary: &str) {
 
 pub(crate) fn a_line_beyond_the_limit_drops_the_upstream(binary: &str) {
     let upstream = Upstream::new();
-    let flags = ["--upstream", &upstream.address, "--frame", "lines"];
+    let flags = ["--upstream", &upstream.address, "--frame", "lines", "-v"];
     let server = Server::start_as(binary, "fanout-server", &flags);
     let mut feed = upstream.accept();
     let mut subscriber = server.connect();
-    settle();
+    server.await_connected(1);
     feed.write_all(b"one\ntwo\n").unwrap();
     let endless = thread::spawn(move || while feed.write_all(&[b'x'; 4096]).is_ok() {});
     let mut feed = upstream.accept();
@@ -297,9 +291,9 @@ pub(crate) fn a_line_beyond_the_limit_drops_the_upstream(binary: &str) {
 }
 
 pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
-    let flags = ["--size", "64", "--rate", "0", "--count", "1000"];
+    let flags = ["--size", "64", "--rate", "0", "--count", "1000", "-v"];
     let server = Server::start_as(binary, "fanout-source", &flags);
-    for _ in 0..2 {
+    for turn in 1..=2 {
         let mut first = server.connect();
         let mut bytes = vec![0; 64_000];
         first.read_exact(&mut bytes[..64]).unwrap();
@@ -312,8 +306,7 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
             assert!(message.ends_with(b".\n"));
         }
         drop(first);
-        // It is free again a moment later.
-        thread::sleep(Duration::from_millis(50));
+        eventually("it is free again", || server.logged(" closed: ") == turn);
     }
 }
 
@@ -327,7 +320,7 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     client.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes.len(), 6400, "all of them, and then a FIN");
     drop(client);
-    thread::sleep(Duration::from_millis(50));
+    eventually("it is free again", || server.logged(" closed: ") == 1);
     // One that is gone is noticed all the same, and makes room for the next.
     let mut gone = server.connect();
     gone.shutdown(Shutdown::Write).unwrap();
@@ -343,7 +336,7 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
 
 pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
     let source = Server::start_as(binary, "fanout-source", &["--rate", "5000"]);
-    let flags = ["--upstream", &source.address];
+    let flags = ["--upstream", &source.address, "-v"];
     let server = Server::start_as(binary, "fanout-server", &flags);
     let output = run(binary, &["fanout-client", &server.address, "--count", "1500"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -360,7 +353,7 @@ pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
     let mut client = command(binary);
     client.args(["fanout-client", &server.address, "-q"]);
     let mut client = client.spawn().unwrap();
-    settle();
+    server.await_connected(2);
     drop(client.stdout.take()); // whoever read it has had enough
     let output = client.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
@@ -387,7 +380,7 @@ pub(crate) fn what_was_published_is_flushed_on_sigterm(binary: &str) {
     let server = upstream.serve(binary, &[]);
     let mut feed = upstream.accept();
     let mut subscriber = server.connect();
-    settle();
+    server.await_connected(1);
     let messages = 50_000;
     let bytes: Vec<_> = (0..messages).flat_map(|number| message(0, number)).collect();
     feed.write_all(&bytes).unwrap();

@@ -2,10 +2,11 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     net::TcpStream,
     path::PathBuf,
-    process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -48,8 +49,10 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
-    /// All that it has logged, when it has ended.
-    log: Option<JoinHandle<String>>,
+    /// What it has logged so far.
+    log: Arc<Mutex<String>>,
+    /// Ends when the log does.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -79,8 +82,17 @@ impl Server {
                 break rest[..end.unwrap_or(rest.len())].to_owned();
             }
         };
-        let log = thread::spawn(move || before + &rest_of(log));
-        Self { child, address, log: Some(log) }
+        let shared = Arc::new(Mutex::new(before));
+        let reader = thread::spawn({
+            let shared = shared.clone();
+            move || {
+                for line in log.lines() {
+                    let line = line.expect("the log is UTF-8") + "\n";
+                    shared.lock().unwrap().push_str(&line);
+                }
+            }
+        });
+        Self { child, address, log: shared, reader: Some(reader) }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -89,6 +101,16 @@ impl Server {
         stream.set_read_timeout(Some(HANGS)).unwrap();
         stream.set_write_timeout(Some(HANGS)).unwrap();
         stream
+    }
+
+    /// How often it has logged `text` so far.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log.lock().unwrap().matches(text).count()
+    }
+
+    /// Waits until the server has admitted so many, with `-v`: they are served from then on.
+    pub(crate) fn await_connected(&self, count: usize) {
+        eventually("all are admitted", || self.logged(" connected id=") >= count);
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -101,8 +123,9 @@ impl Server {
         let began = Instant::now();
         while began.elapsed() < HANGS {
             if let Some(status) = self.child.try_wait().unwrap() {
-                let log = self.log.take().expect("it is taken once");
-                return (status, log.join().expect("the log was read"));
+                let reader = self.reader.take().expect("it is taken once");
+                reader.join().expect("the log was read");
+                return (status, self.log.lock().unwrap().clone());
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -123,12 +146,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn rest_of(mut log: BufReader<ChildStderr>) -> String {
-    let mut rest = Vec::new();
-    log.read_to_end(&mut rest).expect("the log can be read");
-    text(&rest)
 }
 
 /// Tries `condition` until it holds.
