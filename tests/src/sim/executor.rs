@@ -17,7 +17,7 @@ type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The tasks of a world that have not ended.
 #[derive(Default)]
 pub(super) struct Executor {
-    woken: Arc<Lock<BTreeSet<u64>>>,
+    woken: Arc<Lock<Woken>>,
     tasks: Lock<Tasks>,
 }
 
@@ -36,7 +36,28 @@ struct Task {
 
 struct Bell {
     task: u64,
-    woken: Arc<Lock<BTreeSet<u64>>>,
+    woken: Arc<Lock<Woken>>,
+}
+
+/// The tasks that were woken, in the order in which they were spawned: a sorted list, of which any
+/// place is found at once. (Thousands are woken together, and a step chooses one of them.)
+#[derive(Default)]
+struct Woken {
+    ids: Vec<u64>,
+}
+
+impl Woken {
+    fn insert(&mut self, id: u64) {
+        if let Err(place) = self.ids.binary_search(&id) {
+            self.ids.insert(place, id);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Ok(place) = self.ids.binary_search(&id) {
+            self.ids.remove(place);
+        }
+    }
 }
 
 impl Wake for Bell {
@@ -57,14 +78,25 @@ impl Executor {
         });
     }
 
-    /// The tasks that can run, in the order in which they were spawned: those that were woken, on
-    /// hosts that `runs` holds for.
-    pub(super) fn runnable(&self, runs: impl Fn(usize) -> bool) -> Vec<u64> {
-        let woken: Vec<u64> = self.woken.with(|woken| woken.iter().copied().collect());
+    /// One of the tasks that can run: those that were woken, on hosts that are not in `stopped`.
+    /// `choose` says which, of how many.
+    pub(super) fn choose(
+        &self,
+        stopped: &BTreeSet<usize>,
+        choose: impl FnOnce(usize) -> usize,
+    ) -> Option<u64> {
+        if stopped.is_empty() {
+            return self.woken.with(|woken| {
+                let count = Some(woken.ids.len()).filter(|count| *count > 0)?;
+                Some(woken.ids[choose(count)])
+            });
+        }
+        let mut ids = self.woken.with(|woken| woken.ids.clone());
         self.tasks.with(|tasks| {
-            let runnable = |id: &u64| tasks.by_id.get(id).is_some_and(|task| runs(task.host));
-            woken.into_iter().filter(runnable).collect()
-        })
+            ids.retain(|id| tasks.by_id.get(id).is_some_and(|task| !stopped.contains(&task.host)));
+        });
+        let count = Some(ids.len()).filter(|count| *count > 0)?;
+        Some(ids[choose(count)])
     }
 
     /// Polls a task once.
@@ -72,7 +104,7 @@ impl Executor {
     /// # Errors
     /// It panicked, with this. It was dropped while it unwound, as tokio does it.
     pub(super) fn poll(&self, id: u64) -> Result<(), Box<dyn Any + Send>> {
-        self.woken.with(|woken| woken.remove(&id));
+        self.woken.with(|woken| woken.remove(id));
         let taken = self.tasks.with(|tasks| {
             let task = tasks.by_id.get_mut(&id)?;
             Some((task.work.take()?, task.waker.clone()))
@@ -95,6 +127,11 @@ impl Executor {
             }
         });
         result
+    }
+
+    /// Whether all tasks have ended.
+    pub(super) fn is_done(&self) -> bool {
+        self.tasks.with(|tasks| tasks.by_id.is_empty())
     }
 
     /// The hosts of the tasks that have not ended, by the tasks' numbers.

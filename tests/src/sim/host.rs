@@ -95,7 +95,7 @@ impl Host {
     /// after the alarms that went off meanwhile.
     pub fn stop_for(&self, duration: Duration) {
         self.world.network(|network| {
-            network.hosts[self.index].stopped = true;
+            network.stopped.insert(self.index);
             network.after(duration, Event::Resume(self.index));
         });
     }

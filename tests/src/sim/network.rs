@@ -26,6 +26,8 @@ pub(super) struct Network {
     events: BTreeMap<(Instant, u64), Event>,
     scheduled: u64,
     pub(super) hosts: Vec<Node>,
+    /// The hosts that are stopped.
+    pub(super) stopped: BTreeSet<usize>,
     pub(super) connections: Vec<Connection>,
     pub(super) listeners: BTreeMap<SocketAddr, Backlog>,
     pub(super) dials: BTreeMap<u64, Dial>,
@@ -47,7 +49,6 @@ pub(super) struct Node {
     /// Connections that it asked for so far.
     pub(super) dials: u64,
     next_port: u16,
-    pub(super) stopped: bool,
     pub(super) unplugged: bool,
     /// Readiness that could not be reported while it was stopped.
     unreported: Vec<(EndId, Way)>,
@@ -115,6 +116,7 @@ impl Network {
             events: BTreeMap::new(),
             scheduled: 0,
             hosts: Vec::new(),
+            stopped: BTreeSet::new(),
             connections: Vec::new(),
             listeners: BTreeMap::new(),
             dials: BTreeMap::new(),
@@ -134,7 +136,6 @@ impl Network {
             descriptors: usize::MAX,
             dials: 0,
             next_port: FIRST_PORT,
-            stopped: false,
             unplugged: false,
             unreported: Vec::new(),
             clock: Reading::default(),
@@ -157,7 +158,10 @@ impl Network {
     /// When something happens next: an event, and an alarm.
     pub(super) fn next(&self) -> (Option<Instant>, Option<Instant>) {
         let event = self.events.first_key_value().map(|((at, _), _)| *at);
-        let due = |alarm: &Alarm| self.hosts[alarm.host].due(alarm.deadline);
+        let due = |alarm: &Alarm| {
+            let stopped = self.stopped.contains(&alarm.host);
+            (!stopped).then(|| self.hosts[alarm.host].due(alarm.deadline))?
+        };
         let alarm = self.alarms.values().filter_map(due).min();
         (event, alarm.map(|alarm| alarm.max(self.now)))
     }
@@ -172,7 +176,7 @@ impl Network {
             Event::Request(dial) => self.request(dial),
             Event::Answer(dial, outcome) => self.answer(dial, outcome),
             Event::Resume(host) => {
-                self.hosts[host].stopped = false;
+                self.stopped.remove(&host);
                 for (end, way) in std::mem::take(&mut self.hosts[host].unreported) {
                     self.after(REPORT, Event::Report(end, way));
                 }
@@ -191,9 +195,10 @@ impl Network {
     /// The alarms that are due by `at` go off.
     pub(super) fn ring(&mut self, at: Instant) {
         self.now = self.now.max(at);
-        let (now, hosts) = (self.now, &self.hosts);
+        let (now, hosts, stopped) = (self.now, &self.hosts, &self.stopped);
         self.alarms.retain(|_, alarm| {
-            let rings = hosts[alarm.host].due(alarm.deadline).is_some_and(|due| due <= now);
+            let rings = !stopped.contains(&alarm.host)
+                && hosts[alarm.host].due(alarm.deadline).is_some_and(|due| due <= now);
             if rings {
                 alarm.waker.wake_by_ref();
             }
@@ -205,7 +210,7 @@ impl Network {
     pub(super) fn report(&mut self, end: EndId, way: Way) {
         let state = self.connections[end.connection].end(end.side);
         let host = &mut self.hosts[state.host];
-        if host.stopped {
+        if self.stopped.contains(&state.host) {
             host.unreported.push((end, way));
         } else {
             state.readiness(way).report();
@@ -317,9 +322,9 @@ impl Node {
         port
     }
 
-    /// When, by the world's clock, this host's clock shows `deadline` to somebody.
+    /// When, by the world's clock, this host's clock shows `deadline` to somebody, if it runs.
     fn due(&self, deadline: Instant) -> Option<Instant> {
-        let waits = self.stopped || self.clock.frozen.is_some() || deadline.since_epoch() == NEVER;
+        let waits = self.clock.frozen.is_some() || deadline.since_epoch() == NEVER;
         (!waits).then(|| self.clock.when(deadline))
     }
 }

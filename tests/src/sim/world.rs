@@ -158,7 +158,7 @@ impl World {
     /// # Errors
     /// They never will.
     pub fn run(&self) -> Result<(), Halted> {
-        self.advance(None, || self.inner.executor.unfinished().is_empty())
+        self.advance(None, || self.inner.executor.is_done())
     }
 
     /// Runs until `task` has ended, and answers its result.
@@ -289,13 +289,9 @@ impl World {
 
     /// Polls one of the tasks that were woken; false where there is none.
     fn step(&self) -> Result<bool, Halted> {
-        let stopped: Vec<bool> =
-            self.network(|network| network.hosts.iter().map(|host| host.stopped).collect());
-        let runnable = self.inner.executor.runnable(|host| !stopped[host]);
-        if runnable.is_empty() {
-            return Ok(false);
-        }
-        let task = runnable[self.inner.order.with(|order| order.up_to(runnable.len())) - 1];
+        let stopped = self.network(|network| network.stopped.clone());
+        let choose = |count| self.inner.order.with(|order| order.up_to(count)) - 1;
+        let Some(task) = self.inner.executor.choose(&stopped, choose) else { return Ok(false) };
         let at = self.now();
         let polls = self.inner.counts.with(|counts| {
             counts.polls += 1;

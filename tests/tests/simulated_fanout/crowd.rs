@@ -1,27 +1,38 @@
 //! Many subscribers of every kind at once, and an upstream that flaps.
 
-use wirestate_core::fanout::{Config, OnLag};
+use std::time::Duration;
+
+use wirestate_core::{
+    Lost,
+    fanout::{Config, Framing, OnLag},
+    runtime::Runtime as _,
+};
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Faults, Heard, Task},
+    sim::{Act, Faults, Heard, Settings, Side, Task, World, act},
 };
 
-use crate::scene::{Epoch, SIZE, Scene, all, config, flood, millis, numbers, source, whole};
+use crate::scene::{
+    Epoch, FIXED, LINES, SIZE, Scene, all, config, cut, flood, millis, numbers, trickle, whole,
+};
 
 fn flapping() -> Vec<Epoch> {
     vec![
-        Epoch { source: source(0, 0), cut: Some(30 * SIZE + 37) },
+        cut(FIXED, 30 * SIZE + 37),
         whole(1000, 300),
-        Epoch { source: source(0, 0), cut: Some(SIZE - 1) },
-        Epoch { source: source(0, 0), cut: Some(0) },
-        Epoch { source: source(0, 0), cut: Some(200 * SIZE + 1) },
+        cut(FIXED, SIZE - 1),
+        cut(FIXED, 0),
+        cut(FIXED, 200 * SIZE + 1),
         whole(2000, 500),
     ]
 }
 
 /// Healthy subscribers, and as many of other kinds; answers the scene and what the healthy heard.
 fn crowd(seed: u64, config: Config, healthy: u64, faulty: u64) -> (Scene, Vec<Heard>) {
-    let scene = Scene::new(seed, config, flapping());
+    crowd_of(Scene::new(seed, config, flapping()), seed, healthy, faulty)
+}
+
+fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<Heard>) {
     let late = |faults| Faults { stall: 0, delay: millis(0)..=millis(2), ..faults };
     scene.server.set_faults(late(Faults::harmless(seed)));
     let healthy: Vec<Task<Heard>> = (0..healthy)
@@ -100,4 +111,166 @@ fn the_same_seed_is_the_same_run() {
     let hash = |seed| crowd(seed, config(), 5, 12).0.world.trace().hash();
     for_each_seed(2, |seed| assert_eq!(hash(seed), hash(seed)));
     assert_ne!(hash(0), hash(1));
+}
+
+/// Lines of every length, and bytes that are no messages: an upstream that is cut inside a line
+/// loses its tail, and where there are no lines nothing.
+#[test]
+fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
+    for_each_seed(2, |seed| {
+        for framing in [LINES, Framing::None] {
+            let epochs = || {
+                vec![
+                    cut(LINES, 3000),
+                    trickle(LINES, 200),
+                    cut(LINES, 10),
+                    cut(LINES, 20_007),
+                    trickle(LINES, 300),
+                ]
+            };
+            let scene = Scene::new(seed, Config { framing, ..config() }, epochs());
+            let (scene, heard) = crowd_of(scene, seed, 10, 24);
+            let published = scene.published();
+            for heard in heard {
+                assert_eq!((heard.fin, heard.lost), (true, None));
+                assert!(heard.bytes == published, "{} of {}", heard.bytes.len(), published.len());
+            }
+            let sent: usize = scene.epochs().iter().map(Vec::len).sum();
+            let counters = scene.counters();
+            assert_eq!(counters.upstream_connects, 5);
+            assert_eq!(counters.bytes_in, published.len() as u64);
+            assert_eq!(counters.tail_bytes_dropped, (sent - published.len()) as u64);
+            assert_eq!(framing == Framing::None, counters.tail_bytes_dropped == 0);
+            if framing == LINES {
+                let lines = published.split_inclusive(|byte| *byte == b'\n').count();
+                assert_eq!(counters.messages_in, lines as u64);
+            }
+        }
+    });
+}
+
+/// What one of thousands does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Healthy,
+    /// It comes while messages are under way.
+    Late,
+    /// It reads a little at a time for a while.
+    Slow,
+    /// It stops reading for longer than it is waited for.
+    Stalled,
+    Leaving,
+    Resetting,
+}
+
+const KINDS: [Kind; 6] =
+    [Kind::Healthy, Kind::Late, Kind::Slow, Kind::Stalled, Kind::Leaving, Kind::Resetting];
+
+impl Kind {
+    /// What number `number` of them does, and how long after the start it connects.
+    fn acts(self, number: usize) -> (Duration, Vec<Act>) {
+        let part = number * 177 % 4000;
+        let acts = match self {
+            Self::Healthy | Self::Late => all(),
+            Self::Slow => {
+                let little = [Act::Receive(250), Act::Wait(millis(100))];
+                little.into_iter().cycle().take(16).chain(all()).collect()
+            }
+            Self::Stalled => vec![Act::Receive(part), Act::Wait(millis(30_000)), Act::ReceiveAll],
+            Self::Leaving => vec![Act::Receive(part), Act::Finish, Act::ReceiveAll],
+            Self::Resetting => vec![Act::Receive(part), Act::Reset],
+        };
+        let late = if self == Self::Late { number as u64 * 7 % 4000 } else { 0 };
+        (millis(late), acts)
+    }
+}
+
+/// Messages that a source sends in `thousands`, twice, each of which is published by itself.
+const FEW: u64 = 20;
+
+/// Subscribers of every kind, as many of each, while the upstream flaps; answers what they have
+/// heard.
+fn thousands(seed: u64, on_lag: OnLag, count: usize) -> (Scene, Vec<(Kind, Heard)>) {
+    // The window holds half of what is sent, and a connection a few messages.
+    let config = Config { on_lag, window: 6144, lag_wait: millis(100), replay: 3, ..config() };
+    let settings = Settings { backlog: 10_000, buffer: 512, ..Settings::default() };
+    let epochs = vec![whole(20, FEW), cut(FIXED, SIZE + 1), whole(20, FEW)];
+    let scene = Scene::in_world(World::with(seed, settings), config, None, epochs);
+    // At every step, what was received last follows what came before.
+    scene.world.watch(move |record| {
+        let bytes = &record.received[..record.received.len() / SIZE * SIZE];
+        let last = &bytes[bytes.len().saturating_sub(2 * SIZE)..];
+        if record.side == Side::Client
+            && let [before, last] = numbers(last)[..]
+        {
+            let follows = last == before + 1 || (on_lag == OnLag::Skip && last > before);
+            assert!(follows || last == 0, "{last} behind {before} at {}", record.client);
+        }
+    });
+    let tasks: Vec<_> = KINDS
+        .into_iter()
+        .flat_map(|kind| {
+            let host = scene.world.host(&format!("{kind:?}"));
+            (0..count / KINDS.len()).map(move |number| {
+                let (late, acts) = kind.acts(number);
+                let runtime = host.clone();
+                let heard = host.run(async move {
+                    runtime.sleep(late).await;
+                    let socket = runtime.connect("server:1235").await.unwrap();
+                    act(runtime, socket, acts).await
+                });
+                (kind, heard)
+            })
+        })
+        .collect();
+    scene.run_for(millis(60_000));
+    scene.end();
+    let heard = tasks.into_iter().map(|(kind, heard)| (kind, heard.take().unwrap())).collect();
+    (scene, heard)
+}
+
+/// 2,000 where they run slowly. What each has heard, and what was counted.
+fn thousands_share_one_feed(on_lag: OnLag) {
+    let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
+    for_each_seed(1, |seed| {
+        let (scene, heard) = thousands(seed, on_lag, count);
+        let (counters, published) = (scene.counters(), scene.published());
+        assert_eq!(counters.messages_in, 2 * FEW + 1);
+        let mut whole = 0;
+        for (kind, heard) in &heard {
+            whole += heard.bytes.len() / SIZE;
+            match kind {
+                Kind::Healthy => assert!(heard.fin && heard.bytes == published),
+                Kind::Late => assert!(heard.fin && published.ends_with(&heard.bytes)),
+                Kind::Slow => assert!(heard.fin),
+                Kind::Stalled => assert!(heard.fin || heard.lost == Some(Lost::Reset)),
+                Kind::Leaving => assert!(heard.fin && heard.bytes.len() % SIZE == 0),
+                Kind::Resetting => {}
+            }
+            if on_lag != OnLag::Skip && *kind != Kind::Late {
+                assert!(published.starts_with(&heard.bytes), "{kind:?} has a gap");
+            }
+        }
+        assert_eq!(counters.lagged, scene.ended("lagged"));
+        assert_eq!(counters.lagged > 0, on_lag == OnLag::Disconnect);
+        assert_eq!(counters.skipped > 0, on_lag == OnLag::Skip);
+        assert_eq!(scene.table.totals().accepted, heard.len() as u64);
+        // Some of what the kernel has taken was lost with a connection.
+        assert!(counters.delivered >= whole as u64);
+    });
+}
+
+#[test]
+fn thousands_of_whom_the_laggards_are_disconnected() {
+    thousands_share_one_feed(OnLag::Disconnect);
+}
+
+#[test]
+fn thousands_of_whom_the_laggards_skip() {
+    thousands_share_one_feed(OnLag::Skip);
+}
+
+#[test]
+fn thousands_for_whom_the_upstream_waits() {
+    thousands_share_one_feed(OnLag::Block);
 }

@@ -6,7 +6,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::sim::Act;
 
-use crate::scene::{Scene, all, config, millis, numbers, source, whole};
+use crate::scene::{Epoch, FIXED, Scene, all, config, cut, message, millis, numbers, whole};
 
 #[test]
 fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
@@ -74,11 +74,7 @@ fn while_the_upstream_is_away_the_server_waits_and_retries() {
     let scene = Scene::new(
         5,
         Config { on_lag: OnLag::Block, ..config() },
-        vec![
-            whole(100, 10),
-            crate::scene::Epoch { source: source(100, 10), cut: Some(550) },
-            whole(100, 10),
-        ],
+        vec![whole(100, 10), cut(FIXED, 550), whole(100, 10)],
     );
     let heard = scene.subscriber("healthy", all());
     scene.run_for(millis(900));
@@ -89,4 +85,47 @@ fn while_the_upstream_is_away_the_server_waits_and_retries() {
     let expected: Vec<u64> = (0..10).chain(0..5).chain(0..10).collect();
     assert_eq!(numbers(&heard.take().unwrap().bytes), expected);
     assert_eq!(scene.counters().tail_bytes_dropped, 50);
+}
+
+/// It is given up only where it could have said something: not while it is held.
+#[test]
+fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
+    let messages = |count| (0..count).flat_map(|number| message(FIXED, number));
+    let silent = vec![
+        Act::Send(messages(5).chain([b'.'; 30]).collect()),
+        Act::Wait(millis(2900)),
+        Act::Send(vec![b'.'; 10].into()),
+        Act::ReceiveAll,
+    ];
+    let epochs = vec![Epoch::Acts(silent), whole(100, 10)];
+    let idle = Some(millis(3000));
+    let scene = Scene::with_idle_timeout(6, config(), idle, epochs);
+    let heard = scene.subscriber("healthy", all());
+    // It listens after a second and is dialled every 100 ms.
+    scene.run_for(millis(1000 + 2900 + 2900));
+    assert_eq!((scene.counters().upstream_up, scene.counters().upstream_connects), (true, 1));
+    scene.run_for(millis(400));
+    let counters = scene.counters();
+    assert_eq!((counters.tail_bytes_dropped, counters.upstream_connects), (40, 2));
+    scene.run_for(millis(10_000));
+    assert_eq!(scene.counters().upstream_connects, 2);
+    scene.end();
+    let expected: Vec<u64> = (0..5).chain(0..10).collect();
+    assert_eq!(numbers(&heard.take().unwrap().bytes), expected);
+}
+
+#[test]
+fn an_upstream_that_is_held_is_not_silent() {
+    let config = Config { on_lag: OnLag::Block, ..config() };
+    let idle = Some(millis(3000));
+    let epochs = vec![whole(0, 8000)];
+    let scene = Scene::with_idle_timeout(7, config, idle, epochs);
+    let slow = vec![Act::Wait(millis(9000)), Act::ReceiveAll];
+    let slow = scene.subscriber("slow", slow);
+    scene.run_for(millis(30_000));
+    let counters = scene.counters();
+    assert!(counters.held > millis(6000), "{:?}", counters.held);
+    assert_eq!((counters.upstream_connects, counters.messages_in), (1, 8000));
+    scene.end();
+    assert_eq!(numbers(&slow.take().unwrap().bytes), (0..8000).collect::<Vec<_>>());
 }

@@ -33,11 +33,11 @@ pub(crate) struct Scene {
 
 /// One connection of the upstream: what it sends, then how it ends.
 #[derive(Clone, Debug)]
-pub(crate) struct Epoch {
-    pub(crate) source: SourceConfig,
-    /// Then it is reset after so many bytes, wherever that is in a message; `None`: a source
-    /// serves it to its end.
-    pub(crate) cut: Option<usize>,
+pub(crate) enum Epoch {
+    /// A source serves it to its end.
+    Source(SourceConfig),
+    /// It does as it is told.
+    Acts(Vec<Act>),
 }
 
 pub(crate) fn source(rate: u64, count: u64) -> SourceConfig {
@@ -46,20 +46,58 @@ pub(crate) fn source(rate: u64, count: u64) -> SourceConfig {
 }
 
 pub(crate) fn whole(rate: u64, count: u64) -> Epoch {
-    Epoch { source: source(rate, count), cut: None }
+    Epoch::Source(source(rate, count))
 }
 
+/// Messages, and after so many bytes, wherever that is in one, a pause and a reset.
+pub(crate) fn cut(framing: Framing, bytes: usize) -> Epoch {
+    let bytes: Vec<u8> = (0..).flat_map(|number| message(framing, number)).take(bytes).collect();
+    Epoch::Acts(vec![Act::Send(bytes.into()), Act::Wait(millis(1000)), Act::Reset])
+}
+
+/// So many messages, a few at a time, and a FIN.
+pub(crate) fn trickle(framing: Framing, count: u64) -> Epoch {
+    let piece = |first: u64| {
+        let numbers = first..count.min(first + 7);
+        let bytes: Vec<u8> = numbers.flat_map(|number| message(framing, number)).collect();
+        [Act::Send(bytes.into()), Act::Wait(millis(10))]
+    };
+    Epoch::Acts((0..count).step_by(7).flat_map(piece).collect())
+}
+
+pub(crate) const FIXED: Framing = Framing::Fixed(NonZeroUsize::new(SIZE).unwrap());
+pub(crate) const LINES: Framing =
+    Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(SIZE).unwrap() };
+
 pub(crate) fn config() -> Config {
-    let framing = Framing::Fixed(NonZeroUsize::new(SIZE).unwrap());
-    Config { framing, window: 256 * 1024, ..Config::default() }
+    Config { framing: FIXED, window: 256 * 1024, ..Config::default() }
 }
 
 impl Scene {
     /// The upstream begins to listen after a second, so that who is there from the start misses
     /// nothing.
     pub(crate) fn new(seed: u64, config: Config, epochs: Vec<Epoch>) -> Self {
+        Self::with_idle_timeout(seed, config, None, epochs)
+    }
+
+    /// And an upstream that says nothing for so long is given up.
+    pub(crate) fn with_idle_timeout(
+        seed: u64,
+        config: Config,
+        idle_timeout: Option<Duration>,
+        epochs: Vec<Epoch>,
+    ) -> Self {
         let settings = Settings { backlog: 10_000, ..Settings::default() };
-        let world = World::with(seed, settings);
+        Self::in_world(World::with(seed, settings), config, idle_timeout, epochs)
+    }
+
+    /// The same, in a world of its own making.
+    pub(crate) fn in_world(
+        world: World,
+        config: Config,
+        idle_timeout: Option<Duration>,
+        epochs: Vec<Epoch>,
+    ) -> Self {
         let (server, upstream) = (world.host("server"), world.host("upstream"));
         let feed = Feed::new(config);
         let limits = Limits { per_address: None, ..Limits::default() };
@@ -71,7 +109,7 @@ impl Scene {
             let subscriber = |_: &_, now| Checked::new(Subscriber::new(&shared, now), MOST);
             serve(&runtime, listener, &options, subscriber).await
         });
-        server.run(reconnect(server.clone(), feed.clone(), stop.clone()));
+        server.run(reconnect(server.clone(), feed.clone(), idle_timeout, stop.clone()));
         upstream.run(be_upstream(upstream.clone(), epochs));
         Self { world, server, feed, table, stop, serving }
     }
@@ -117,17 +155,21 @@ impl Scene {
 
     /// What was published: the whole messages of each connection.
     pub(crate) fn published(&self) -> Vec<u8> {
-        let whole = |epoch: Vec<u8>| epoch[..epoch.len() / SIZE * SIZE].to_vec();
+        let framing = self.feed.config().framing;
+        let whole = |mut epoch: Vec<u8>| {
+            epoch.truncate(whole_within(framing, &epoch));
+            epoch
+        };
         self.epochs().into_iter().flat_map(whole).collect()
     }
 }
 
 /// Connects again and again, until the server stops.
-async fn reconnect(host: Host, feed: Feed, stop: Stop) {
+async fn reconnect(host: Host, feed: Feed, idle_timeout: Option<Duration>, stop: Stop) {
     loop {
         if let Ok(socket) = host.connect("upstream:1234").await {
             let clock = host.clock();
-            let upstream = Upstream::new(feed.clone(), None, clock.now());
+            let upstream = Upstream::new(feed.clone(), idle_timeout, clock.now());
             let mut drive = Drive::new(Checked::new(upstream, 0), socket, clock);
             poll_fn(|cx| {
                 let stops = stop.poll_asked(cx) > Stopping::No;
@@ -152,24 +194,41 @@ async fn reconnect(host: Host, feed: Feed, stop: Stop) {
 async fn be_upstream(host: Host, epochs: Vec<Epoch>) {
     host.sleep(Duration::from_secs(1)).await;
     let mut listener = host.listen("upstream:1234").unwrap();
-    for Epoch { source, cut } in epochs {
+    for epoch in epochs {
         let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-        let clock = host.clock();
-        if let Some(cut) = cut {
-            let bytes: Vec<u8> = (0..).flat_map(message).take(cut).collect();
-            let acts = vec![Act::Send(bytes.into()), Act::Wait(Duration::from_secs(1)), Act::Reset];
-            act(host.clone(), socket, acts).await;
-        } else {
-            let source = Source::new(source, clock.now());
-            Drive::new(Checked::new(source, 64 * 1024), socket, clock).await;
+        match epoch {
+            Epoch::Acts(acts) => {
+                act(host.clone(), socket, acts).await;
+            }
+            Epoch::Source(source) => {
+                let clock = host.clock();
+                let source = Source::new(source, clock.now());
+                Drive::new(Checked::new(source, 64 * 1024), socket, clock).await;
+            }
         }
     }
 }
 
-fn message(number: u64) -> Vec<u8> {
+/// A message begins with its number; a line is as long as that will have it.
+pub(crate) fn message(framing: Framing, number: u64) -> Vec<u8> {
     let mut message = format!("{number:020} ").into_bytes();
-    message.resize(SIZE, b'-');
+    let lines = matches!(framing, Framing::Delimited { .. });
+    let spread = usize::try_from(number * 31 % 79).unwrap();
+    message.resize(if lines { message.len() + spread } else { SIZE - 1 }, b'-');
+    message.push(b'\n');
     message
+}
+
+/// How many bytes of a stream are whole messages.
+fn whole_within(framing: Framing, stream: &[u8]) -> usize {
+    match framing {
+        Framing::Fixed(size) => stream.len() / size * size.get(),
+        Framing::Delimited { delimiter, .. } => {
+            stream.iter().rposition(|byte| *byte == delimiter).map_or(0, |at| at + 1)
+        }
+        Framing::LengthPrefixed { .. } => unreachable!("no scene has such messages"),
+        Framing::None => stream.len(),
+    }
 }
 
 /// A subscriber that does as it is told.
