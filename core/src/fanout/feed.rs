@@ -1,13 +1,15 @@
 //! The log as upstream and subscribers share it.
 
-use alloc::{collections::BTreeMap, vec::Vec};
+use alloc::vec::Vec;
 use core::{
     mem,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     task::{Context, Waker},
     time::Duration,
 };
 
 use bytes::Bytes;
+use slab::Slab;
 
 use super::{Chunk, Framing, Log};
 use crate::{
@@ -73,15 +75,21 @@ pub enum OnLag {
 /// never across IO.
 #[derive(Clone, Debug)]
 pub struct Feed {
-    config: Shared<Config>,
-    state: Shared<Lock<State>>,
+    inner: Shared<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    /// Messages published, as the log in `state` has it: to be read without the lock.
+    published: AtomicU64,
+    state: Lock<State>,
 }
 
 #[derive(Debug)]
 struct State {
     log: Log,
-    readers: BTreeMap<u64, Reader>,
-    joined: u64,
+    readers: Slab<Reader>,
     hold: Option<Hold>,
     /// So many bytes may be published without another look for room.
     promised: Option<usize>,
@@ -184,31 +192,32 @@ impl Feed {
         }
         let state = State {
             log: Log::new(config.window),
-            readers: BTreeMap::new(),
-            joined: 0,
+            readers: Slab::new(),
             hold: None,
             promised: None,
             counters: Counters::default(),
         };
-        Self { config: Shared::new(config), state: Shared::new(Lock::new(state)) }
+        let (published, state) = (AtomicU64::new(0), Lock::new(state));
+        Self { inner: Shared::new(Inner { config, published, state }) }
     }
 
     /// Its configuration.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.inner.config
     }
 
     /// What it has counted.
     pub fn counters(&self) -> Counters {
-        self.state
+        self.inner
+            .state
             .with(|state| Counters { subscribers: state.readers.len() as u64, ..state.counters })
     }
 
     /// Whether a chunk of up to `bytes` can be published without anybody's falling out of the
     /// window; `cx` is woken when it can. It is to be asked before each publication.
     pub fn poll_room(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Room {
-        self.state.with(|state| {
-            let room = state.poll_room(&self.config, now, bytes, cx);
+        self.inner.state.with(|state| {
+            let room = state.poll_room(&self.inner.config, now, bytes, cx);
             state.promised = (room == Room::Free).then_some(bytes);
             room
         })
@@ -216,8 +225,8 @@ impl Feed {
 
     /// The time of somebody who holds the upstream is up: the policy is applied to them.
     pub fn expire(&self, now: Instant) {
-        let patience = self.config.lag_wait;
-        let woken = self.state.with(|state| {
+        let patience = self.inner.config.lag_wait;
+        let woken = self.inner.state.with(|state| {
             let Some(until) = state.hold.as_ref().map(|hold| hold.until) else {
                 return Vec::new();
             };
@@ -230,13 +239,19 @@ impl Feed {
     /// Publishes whole messages, of no more bytes than [`poll_room`](Self::poll_room) was asked
     /// about.
     pub fn publish(&self, bytes: Bytes, messages: u64, now: Instant) {
-        let woken = self.state.with(|state| {
+        let woken = self.inner.state.with(|state| {
             state.promised = None;
             state.counters.messages_in += messages;
             state.counters.bytes_in += bytes.len() as u64;
+            let first = state.log.first();
             state.log.push(bytes, messages, now);
-            let mut woken = state.leave_behind(state.log.first(), Duration::ZERO);
-            for reader in state.readers.values_mut() {
+            self.inner.published.store(state.log.messages(), Relaxed);
+            let mut woken = if state.log.first() == first {
+                Vec::new()
+            } else {
+                state.leave_behind(state.log.first(), Duration::ZERO)
+            };
+            for (_, reader) in &mut state.readers {
                 if mem::take(&mut reader.hungry) {
                     woken.extend(reader.waker.take());
                 }
@@ -248,7 +263,7 @@ impl Feed {
 
     /// The upstream was connected.
     pub(super) fn connected(&self) {
-        self.state.with(|state| {
+        self.inner.state.with(|state| {
             state.counters.upstream_up = true;
             state.counters.upstream_connects += 1;
         });
@@ -256,7 +271,7 @@ impl Feed {
 
     /// The upstream is gone, with so many bytes of a message that was not whole.
     pub(super) fn disconnected(&self, tail: usize, now: Instant) {
-        self.state.with(|state| {
+        self.inner.state.with(|state| {
             state.counters.upstream_up = false;
             state.counters.tail_bytes_dropped += tail as u64;
             state.promised = None;
@@ -267,21 +282,19 @@ impl Feed {
     /// A new reader, from the next message on, or from the last [`Config::replay`] on; and how many
     /// bytes of its first chunk come before that.
     pub(super) fn join(&self) -> Cursor {
-        self.state.with(|state| {
-            let (mut cursor, mut before) = state.log.last(self.config.replay);
+        self.inner.state.with(|state| {
+            let (mut cursor, mut before) = state.log.last(self.inner.config.replay);
             // What is about to go when the room that was promised is used up was gone already.
             let kept = state.promised.map_or(0, |bytes| state.log.first_after(bytes));
             if cursor < kept {
                 (cursor, before) = (kept, 0);
             }
             let chunk = state.log.chunk(cursor);
-            let offset =
-                chunk.map_or(0, |chunk| self.config.framing.start_of_message(&chunk.bytes, before));
+            let offset = chunk.map_or(0, |chunk| {
+                self.inner.config.framing.start_of_message(&chunk.bytes, before)
+            });
             let position = chunk.map_or(state.log.messages(), |chunk| chunk.start + before);
-            let id = state.joined;
-            state.joined += 1;
-            let reader = Reader { cursor, ..Reader::default() };
-            state.readers.insert(id, reader);
+            let id = Some(state.readers.insert(Reader { cursor, ..Reader::default() }));
             let (feed, until, delivered) = (self.clone(), End::NEVER, Delivered::default());
             Cursor { feed, id, next: cursor, done: cursor, position, offset, until, delivered }
         })
@@ -313,7 +326,7 @@ impl State {
         }
         let mut readers = 0;
         let mut patience = lag_wait;
-        for reader in self.readers.values_mut() {
+        for (_, reader) in &mut self.readers {
             if reader.cursor < until && !reader.lagged {
                 reader.holds = true;
                 readers += 1;
@@ -333,7 +346,7 @@ impl State {
         let Some(hold) = self.hold.take() else { return };
         let time = now.since(hold.since);
         self.counters.held += time;
-        for reader in self.readers.values_mut() {
+        for (_, reader) in &mut self.readers {
             if mem::take(&mut reader.holds) {
                 reader.held += time;
             }
@@ -344,7 +357,7 @@ impl State {
     /// may; answers whom to wake.
     fn leave_behind(&mut self, until: u64, patience: Duration) -> Vec<Waker> {
         let mut woken = Vec::new();
-        for reader in self.readers.values_mut() {
+        for (_, reader) in &mut self.readers {
             if reader.cursor < until && !reader.lagged && reader.held >= patience {
                 reader.lagged = true;
                 woken.extend(reader.waker.take());
@@ -366,7 +379,8 @@ impl Hold {
 #[derive(Debug)]
 pub(super) struct Cursor {
     feed: Feed,
-    id: u64,
+    /// Its reader; `None` once it has left.
+    id: Option<usize>,
     /// The next chunk to take.
     next: u64,
     /// The first chunk that is not with the kernel whole.
@@ -406,13 +420,13 @@ pub(super) enum Fetched {
 
 impl Cursor {
     pub(super) fn config(&self) -> &Config {
-        &self.feed.config
+        &self.feed.inner.config
     }
 
     /// How many messages were published for it and not delivered, as of now. Of a chunk that is
     /// partly sent all count, but for those that [`finished_to`](Self::finished_to) was told of.
     pub(super) fn lag(&self) -> u64 {
-        let published = self.feed.state.with(|state| state.log.messages());
+        let published = self.feed.inner.published.load(Relaxed);
         published.min(self.until.message).saturating_sub(self.position)
     }
 
@@ -420,6 +434,7 @@ impl Cursor {
     pub(super) fn close(&mut self) {
         self.until = self
             .feed
+            .inner
             .state
             .with(|state| End { chunk: state.log.next(), message: state.log.messages() });
     }
@@ -439,7 +454,7 @@ impl Cursor {
     pub(super) fn finished(&mut self, position: u64, latency: Duration) {
         self.done += 1;
         self.finished_to(position);
-        self.delivered.latencies.push(latency);
+        self.delivered.record(latency);
     }
 
     /// The messages before `position` are with the kernel.
@@ -466,9 +481,10 @@ impl Cursor {
         cx: &mut Context<'_>,
     ) -> Fetched {
         let mut upstream = None;
-        let fetched = self.feed.state.with(|state| {
+        let fetched = self.feed.inner.state.with(|state| {
             self.delivered.settle(&mut state.counters);
-            let Some(reader) = state.readers.get_mut(&self.id) else { return Fetched::Nothing };
+            let reader = self.id.and_then(|id| state.readers.get_mut(id));
+            let Some(reader) = reader else { return Fetched::Nothing };
             let from = mem::replace(&mut reader.cursor, self.done);
             if reader.lagged {
                 return Fetched::Lagged;
@@ -508,7 +524,7 @@ impl Cursor {
 
     /// Goes on with the next message that is published.
     pub(super) fn skip(&mut self) {
-        self.feed.state.with(|state| {
+        self.feed.inner.state.with(|state| {
             // What was published behind its end it does not miss.
             let position = state.log.messages().min(self.until.message);
             state.counters.skipped += position.saturating_sub(self.position);
@@ -516,7 +532,7 @@ impl Cursor {
             self.done = self.next;
             self.position = position;
             self.offset = 0;
-            if let Some(reader) = state.readers.get_mut(&self.id) {
+            if let Some(reader) = self.id.and_then(|id| state.readers.get_mut(id)) {
                 reader.cursor = self.next;
                 reader.lagged = false;
             }
@@ -525,9 +541,10 @@ impl Cursor {
 
     /// Gives the place up.
     pub(super) fn leave(&mut self) {
-        let woken = self.feed.state.with(|state| {
+        let Some(id) = self.id.take() else { return };
+        let woken = self.feed.inner.state.with(|state| {
             self.delivered.settle(&mut state.counters);
-            let reader = state.readers.remove(&self.id)?;
+            let reader = state.readers.try_remove(id)?;
             state.hold.as_mut().filter(|_| reader.holds)?.let_go()
         });
         if let Some(upstream) = woken {
@@ -537,7 +554,7 @@ impl Cursor {
 
     /// Counts this reader as disconnected because it lagged.
     pub(super) fn disconnect(&self) {
-        self.feed.state.with(|state| state.counters.lagged += 1);
+        self.feed.inner.state.with(|state| state.counters.lagged += 1);
     }
 }
 
@@ -545,16 +562,24 @@ impl Cursor {
 #[derive(Debug, Default)]
 struct Delivered {
     messages: u64,
-    /// At most [`MAX_SLICES`] chunks are finished between two fetches.
-    latencies: Vec<Duration>,
+    /// As [`Counters::latency`] has it: at most [`MAX_SLICES`] chunks are finished between two
+    /// fetches.
+    latency: [u8; LATENCY_BOUNDS.len() + 1],
 }
 
 impl Delivered {
+    fn record(&mut self, latency: Duration) {
+        let place = LATENCY_BOUNDS.partition_point(|bound| *bound <= latency);
+        self.latency[place] += 1;
+    }
+
     fn settle(&mut self, counters: &mut Counters) {
+        if self.messages == 0 {
+            return;
+        }
         counters.delivered += mem::take(&mut self.messages);
-        for latency in self.latencies.drain(..) {
-            let place = LATENCY_BOUNDS.partition_point(|bound| *bound <= latency);
-            counters.latency[place] += 1;
+        for (all, new) in counters.latency.iter_mut().zip(mem::take(&mut self.latency)) {
+            *all += u64::from(new);
         }
     }
 }
