@@ -112,6 +112,8 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
+        // On its way down a thread's start a task would be moved, and keep a place in each frame.
+        let task = Box::pin(task);
         start("connection", || drop(block_on_connection(task)))
     }
 
