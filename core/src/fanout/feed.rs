@@ -407,9 +407,9 @@ impl End {
     const NEVER: Self = Self { chunk: u64::MAX, message: u64::MAX };
 }
 
-/// Twice what a driver sends in one go ([`Budget`](crate::drive::Budget)), in bytes. To hold more
-/// would only take room for the handles, in each of those who are behind.
-const ENOUGH: usize = 1024 * 1024;
+/// What a driver sends in one go ([`Budget`](crate::drive::Budget)), in bytes. To hold more would
+/// only take room for the handles, in each of those who are behind.
+const ENOUGH: usize = 512 * 1024;
 
 /// What came of asking the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
