@@ -18,7 +18,7 @@ use super::{
     service::{Reply, Service},
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, buffer::Pool, echo::Linger,
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, buffer::Pool,
     shared::Shared,
 };
 
