@@ -13,6 +13,7 @@
 //! | [`stop`] | asking a server to stop |
 //! | [`runtime`] | what a runtime brings to accept, connect and spawn (feature `std`) |
 //! | [`mod@serve`] | accepting under admission, and the drain (feature `std`) |
+//! | `status` | the status of a server over HTTP (feature `status`) |
 //!
 //! # Rules
 //!
@@ -37,6 +38,7 @@
 //! - `std` (default): [`Shared`](shared::Shared) state is behind real locks, so handles may go
 //!   from thread to thread. Without it they stay on one thread, and the target needs 64-bit
 //!   atomics.
+//! - `status` (off): the status of a server over HTTP, for people, probes and Prometheus.
 //! - `command-line` (off): the binaries' command line. Never needed to embed the machines.
 //!
 //! # In an event loop of your own
@@ -66,6 +68,8 @@ pub mod runtime;
 #[cfg(feature = "std")]
 pub mod serve;
 pub mod shared;
+#[cfg(feature = "status")]
+pub mod status;
 pub mod stop;
 mod time;
 

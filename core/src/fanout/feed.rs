@@ -136,6 +136,8 @@ pub struct Counters {
     /// than the bound of the same place in [`LATENCY_BOUNDS`], and did not fit one before; the
     /// last count is of those beyond the last bound.
     pub latency: [u64; LATENCY_BOUNDS.len() + 1],
+    /// How long all of them took together.
+    pub latency_sum: Duration,
 }
 
 /// The bounds of [`Counters::latency`].
@@ -513,6 +515,7 @@ impl Delivered {
         for latency in self.latencies.drain(..) {
             let place = LATENCY_BOUNDS.partition_point(|bound| *bound <= latency);
             counters.latency[place] += 1;
+            counters.latency_sum += latency;
         }
     }
 }
