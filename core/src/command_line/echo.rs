@@ -66,8 +66,8 @@ pub(super) async fn serve<R: Runtime>(
         idle_timeout: flags.idle_timeout.0,
         ..Config::default()
     });
-    let options = flags.server.options::<R>();
-    server::run(runtime, &flags.listen, &options, log, |_, now| echo.machine(now)).await
+    let setup = flags.server.setup::<R>("echo-server");
+    server::run(runtime, &flags.listen, setup, log, |_, now| echo.machine(now)).await
 }
 
 /// Sends a line, shows the reply, and asks for the next

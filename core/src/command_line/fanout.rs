@@ -47,7 +47,7 @@ pub(super) struct SourceFlags {
     #[arg(long, value_name = "N", env = "WIRESTATE_COUNT")]
     count: Option<u64>,
     #[command(flatten)]
-    drain: server::DrainFlags,
+    common: server::CommonFlags,
 }
 
 /// The longest message, in bytes.
@@ -67,8 +67,9 @@ pub(super) async fn source<R: Runtime>(
 ) -> Result<(), Failure> {
     let SourceFlags { size, rate, count, .. } = flags;
     let config = SourceConfig { size, rate, count, epoch: unix_epoch(runtime) };
-    let options = flags.drain.options(Limits { connections: 1, per_address: None });
-    server::run(runtime, &flags.listen, &options, log, |_, now| Source::new(config, now)).await
+    let limits = Limits { connections: 1, per_address: None };
+    let setup = flags.common.setup("fanout-source", limits);
+    server::run(runtime, &flags.listen, setup, log, |_, now| Source::new(config, now)).await
 }
 
 /// How long after Unix' epoch the runtime's is.
@@ -102,7 +103,7 @@ pub(super) struct ServerFlags {
     /// How long the upstream is held for a subscriber that is about to fall out of the window; 0:
     /// not at all
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
-          value_parser = lag_wait)]
+          value_parser = values::time)]
     lag_wait: Duration,
     /// How much is kept for those who are behind
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
@@ -150,13 +151,6 @@ enum Policy {
     Skip,
     /// The upstream is held for as long as it takes
     Block,
-}
-
-fn lag_wait(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 impl ServerFlags {
@@ -222,16 +216,16 @@ pub(super) async fn serve<R: Runtime>(
         replay: flags.replay,
         ..Config::default()
     });
-    let options = flags.server.options::<R>();
+    let setup = flags.server.setup::<R>("fanout-server").subject(feed.clone());
     let dial = Dial {
         address: flags.upstream,
         connect_timeout: flags.connect_timeout.0,
         backoff: Backoff::new(std::process::id().into()),
-        stop: options.stop.clone(),
+        stop: setup.options.stop.clone(),
     };
     read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
     let subscriber = |_: &_, now| Subscriber::new(&feed, now);
-    let served = server::run(runtime, &flags.listen, &options, log, subscriber).await;
+    let served = server::run(runtime, &flags.listen, setup, log, subscriber).await;
     let counters = feed.counters();
     tracing::info!(
         messages = counters.messages_in,

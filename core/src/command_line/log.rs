@@ -66,3 +66,11 @@ pub(super) fn ready(flags: &Flags, address: std::net::SocketAddr) {
         Format::Json => info!(target: READY, %address, "listening on {address}"),
     }
 }
+
+/// Says where a server's status is answered.
+pub(super) fn status(flags: &Flags, address: std::net::SocketAddr) {
+    match flags.log_format {
+        Format::Text => info!("status on http://{address}"),
+        Format::Json => info!(status = %address, "status on http://{address}"),
+    }
+}

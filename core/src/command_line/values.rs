@@ -30,6 +30,14 @@ impl fmt::Display for Timeout {
     }
 }
 
+/// A time: `30s`, `5m`, `1m 30s`; or `0`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
 /// A number from 1 up; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(pub(super) Option<usize>);

@@ -2,12 +2,12 @@
 
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::{LiveLine, both, say};
+use super::{LiveLine, say};
 use crate::{
     command_line::{
         Failure,
         multiconn::{Progress, Report, Run, pattern},
-        server,
+        server::{self, both},
     },
     echo::{Config, LoadConfig, Pace, Server},
     runtime::Runtime,

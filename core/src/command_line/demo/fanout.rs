@@ -3,12 +3,12 @@
 use core::{future::Future, num::NonZeroUsize, task::Poll, time::Duration};
 use std::future::poll_fn;
 
-use super::{LiveLine, both, say};
+use super::{LiveLine, say};
 use crate::{
     command_line::{
         Failure,
         fanout::{Inspector, read_upstream, unix_epoch},
-        server,
+        server::{self, both},
     },
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
