@@ -23,7 +23,7 @@ use crate::{
         Config, Feed, Framing, OnLag, Receiver, ReceiverReason, Source, SourceConfig, Subscriber,
         Upstream,
     },
-    runtime::{Runtime, connect_within},
+    runtime::{Runtime, connect_within, unix_path},
 };
 
 /// Serves fixed-size, numbered messages at a rate, to one client at a time
@@ -192,7 +192,8 @@ impl ServerFlags {
                         || own.ip().is_unspecified() && upstream.ip().is_loopback())
             })
         };
-        if addresses(upstream).iter().any(is_own) {
+        let same_file = unix_path(upstream).is_some() && unix_path(upstream) == unix_path(listen);
+        if same_file || addresses(upstream).iter().any(is_own) {
             return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What all servers have in common: limits, the ready line, signals, the drain.
 
 use core::{future::Future, pin::pin, task::Poll, time::Duration};
-use std::{future::poll_fn, net::SocketAddr, thread};
+use std::{future::poll_fn, thread};
 
 use clap::Args;
 use signal_hook::{
@@ -19,7 +19,7 @@ use crate::{
     Instant, Machine,
     admission::{Conn, Limits},
     drive::Clock,
-    runtime::{Listener, Runtime},
+    runtime::{Address, Listener, Runtime, unix_path},
     serve::{self, Options},
     status::{self, Hosts, Readiness, Subject},
     stop::Stop,
@@ -130,7 +130,12 @@ where
 {
     let Setup { name, options, status, lame_duck, subject } = setup;
     let status = status.map(|(address, hosts)| {
-        let config = status::Config { hosts: Hosts::Named(hosts), ..status::Config::new(name) };
+        // No browser comes to a Unix socket, and a request there has to name some host.
+        let hosts = match unix_path(&address) {
+            Some(_) => Hosts::Any,
+            None => Hosts::Named(hosts),
+        };
+        let config = status::Config { hosts, ..status::Config::new(name) };
         let now = runtime.clock().now();
         (address, status::Server::new(config, &options, subject, now))
     });
@@ -139,13 +144,13 @@ where
     let (listener, address) = listen(runtime, address)?;
     let served = match status {
         None => {
-            log::ready(log, address);
+            log::ready(log, &address);
             serve::serve(runtime, listener, &options, machine).await
         }
         Some((status_address, status)) => {
             let (status_listener, status_address) = listen(runtime, &status_address)?;
-            log::status(log, status_address);
-            log::ready(log, address);
+            log::status(log, &status_address);
+            log::ready(log, &address);
             let machine_of_status = |_: &Conn, now| status.machine(now);
             let answering =
                 serve::serve(runtime, status_listener, status.options(), machine_of_status);
@@ -200,7 +205,7 @@ pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Out
 pub(super) fn listen<R: Runtime>(
     runtime: &R,
     address: &str,
-) -> Result<(R::Listener, SocketAddr), Failure> {
+) -> Result<(R::Listener, Address), Failure> {
     let failed = |error| Failure::Listen { address: address.to_string(), error };
     let listener = runtime.listen(address).map_err(failed)?;
     let address = listener.local_address().map_err(failed)?;

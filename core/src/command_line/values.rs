@@ -2,6 +2,8 @@
 
 use core::{fmt, str::FromStr, time::Duration};
 
+use crate::runtime::unix_path;
+
 /// A time after which something ends: `30s`, `5m`, `1m 30s`; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
@@ -76,10 +78,19 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A `host:port`. Names are looked up later; what can't be an address is refused here.
+/// A `host:port`, or a `unix:PATH`. Names are looked up later; what can't be an address is refused
+/// here.
 pub(super) fn address(text: &str) -> Result<String, String> {
+    if let Some(path) = unix_path(text) {
+        return match path.as_os_str().len() {
+            0 => Err("expected a path: unix:/run/echo.sock".into()),
+            // What an address has room for (unix(7)).
+            108.. => Err("the path of a Unix socket has at most 107 bytes".into()),
+            _ => Ok(text.into()),
+        };
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err("expected HOST:PORT".into());
+        return Err("expected HOST:PORT or unix:PATH".into());
     };
     if port.parse::<u16>().is_err() {
         return Err(format!("`{port}` is not a port: expected a number up to 65535"));
@@ -106,10 +117,13 @@ mod tests {
 
     #[test]
     fn an_address_has_a_host_and_a_port() {
-        for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535"] {
+        for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535", "unix:/run/a:b", "unix:x"] {
             assert_eq!(address(right).as_deref(), Ok(right));
         }
-        for wrong in ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b"] {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for wrong in
+            ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b", "unix:", &long]
+        {
             assert!(address(wrong).is_err(), "{wrong:?}");
         }
     }
