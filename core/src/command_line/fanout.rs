@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, log, server,
+    Failure, Surroundings, log, server,
     values::{self, Timeout},
 };
 use crate::{
@@ -32,9 +32,10 @@ use crate::{
 /// a line feed. Each client gets them from number 0 on; a second one is closed at once.
 #[derive(Args, Debug)]
 pub(super) struct SourceFlags {
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     listen: String,
     /// The length of a message, in bytes
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1024",
@@ -63,13 +64,13 @@ fn message_size(text: &str) -> Result<NonZeroUsize, String> {
 pub(super) async fn source<R: Runtime>(
     runtime: &R,
     flags: SourceFlags,
-    log: &log::Flags,
+    around: &Surroundings,
 ) -> Result<(), Failure> {
     let SourceFlags { size, rate, count, .. } = flags;
     let config = SourceConfig { size, rate, count, epoch: unix_epoch(runtime) };
     let limits = Limits { connections: 1, per_address: None };
     let setup = flags.common.setup("fanout-source", limits);
-    server::run(runtime, &flags.listen, setup, log, |_, now| Source::new(config, now)).await
+    server::run(runtime, &flags.listen, setup, around, |_, now| Source::new(config, now)).await
 }
 
 /// How long after Unix' epoch the runtime's is.
@@ -90,9 +91,10 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
           value_parser = values::address)]
     upstream: String,
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     listen: String,
     /// What a message is: so many bytes; `lines`; or `bytes`, if there are none
     #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024")]
@@ -203,7 +205,7 @@ impl ServerFlags {
 pub(super) async fn serve<R: Runtime>(
     runtime: &R,
     flags: ServerFlags,
-    log: &log::Flags,
+    around: &Surroundings,
 ) -> Result<(), Failure> {
     let feed = Feed::new(Config {
         framing: flags.frame.0,
@@ -226,7 +228,7 @@ pub(super) async fn serve<R: Runtime>(
     };
     read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
     let subscriber = |_: &_, now| Subscriber::new(&feed, now);
-    let served = server::run(runtime, &flags.listen, setup, log, subscriber).await;
+    let served = server::run(runtime, &flags.listen, setup, around, subscriber).await;
     let counters = feed.counters();
     tracing::info!(
         messages = counters.messages_in,

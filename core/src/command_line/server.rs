@@ -12,7 +12,7 @@ use signal_hook::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, log,
+    Failure, Surroundings, log, systemd,
     values::{self, Limit, Timeout},
 };
 use crate::{
@@ -55,7 +55,7 @@ pub(super) struct CommonFlags {
 struct StatusFlags {
     /// Answer HTTP here about the server: /, /healthz, /readyz, /metrics, /connections
     #[arg(long = "status", value_name = "ADDR", env = "WIRESTATE_STATUS",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     address: Option<String>,
     /// A name by which the status may be asked, besides localhost and addresses; can be given
     /// several times
@@ -120,7 +120,7 @@ pub(super) async fn run<R, M>(
     runtime: &R,
     address: &str,
     setup: Setup,
-    log: &log::Flags,
+    around: &Surroundings,
     machine: impl FnMut(&Conn, Instant) -> M + Send,
 ) -> Result<(), Failure>
 where
@@ -141,16 +141,17 @@ where
     });
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
     stop_on_signals(options.stop.clone(), readiness, lame_duck)?;
-    let (listener, address) = listen(runtime, address)?;
+    let Surroundings { log, sockets } = around;
+    let (listener, address) = listen(runtime, address, sockets)?;
     let served = match status {
         None => {
-            log::ready(log, &address);
+            announce(runtime, log, &address)?;
             serve::serve(runtime, listener, &options, machine).await
         }
         Some((status_address, status)) => {
-            let (status_listener, status_address) = listen(runtime, &status_address)?;
+            let (status_listener, status_address) = listen(runtime, &status_address, sockets)?;
             log::status(log, &status_address);
-            log::ready(log, &address);
+            announce(runtime, log, &address)?;
             let machine_of_status = |_: &Conn, now| status.machine(now);
             let answering =
                 serve::serve(runtime, status_listener, status.options(), machine_of_status);
@@ -174,6 +175,13 @@ where
         "stopped"
     );
     Ok(())
+}
+
+/// Says that the server can be connected to, and goes on saying that it lives.
+fn announce<R: Runtime>(runtime: &R, log: &log::Flags, address: &Address) -> Result<(), Failure> {
+    log::ready(log, address);
+    systemd::ready();
+    systemd::keep_watchdog(runtime)
 }
 
 /// Runs two futures side by side.
@@ -205,9 +213,14 @@ pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Out
 pub(super) fn listen<R: Runtime>(
     runtime: &R,
     address: &str,
+    sockets: &systemd::Sockets,
 ) -> Result<(R::Listener, Address), Failure> {
     let failed = |error| Failure::Listen { address: address.to_string(), error };
-    let listener = runtime.listen(address).map_err(failed)?;
+    let listener = match systemd::Passed::parse(address) {
+        Some(meant) => sockets.take(meant).and_then(|socket| runtime.listen_inherited(socket)),
+        None => runtime.listen(address),
+    };
+    let listener = listener.map_err(failed)?;
     let address = listener.local_address().map_err(failed)?;
     Ok((listener, address))
 }
@@ -272,6 +285,7 @@ fn stop_on_signals(
             if let Some(readiness) = &readiness {
                 readiness.end();
             }
+            systemd::stopping();
             if lame_duck.is_zero() {
                 info!("{name}: no connection is accepted any more; again ends at once");
                 stop.drain();

@@ -2,6 +2,7 @@
 
 use core::{fmt, str::FromStr, time::Duration};
 
+use super::systemd::Passed;
 use crate::runtime::unix_path;
 
 /// A time after which something ends: `30s`, `5m`, `1m 30s`; or `off`.
@@ -100,6 +101,15 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         return Err("expected HOST:PORT, with an IPv6 address in brackets: [::1]:7".into());
     }
     Ok(text.into())
+}
+
+/// An [`address`], or `systemd` or `systemd:NAME`: a socket that the service manager passes.
+pub(super) fn listen(text: &str) -> Result<String, String> {
+    match Passed::parse(text) {
+        Some(Passed::Named("")) => Err("expected a name: systemd:NAME".into()),
+        Some(Passed::Next | Passed::Named(_)) => Ok(text.into()),
+        None => address(text),
+    }
 }
 
 #[cfg(test)]
