@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::ioctl_fionbio,
     net::{
         AddressFamily, SocketFlags, SocketType, acceptfrom_with, getsockname,
         sockopt::{socket_acceptconn, socket_domain, socket_type},
@@ -77,7 +77,7 @@ impl Listening {
             }
             _ => return Err(wrong("neither a TCP nor a Unix socket")),
         };
-        fcntl_setfl(&socket, fcntl_getfl(&socket)? | OFlags::NONBLOCK)?;
+        ioctl_fionbio(&socket, true)?;
         Ok(Self { socket, address, file: None })
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     event::PollFlags,
-    io::Errno,
+    io::{Errno, ioctl_fionbio},
     net::{RecvFlags, recv},
 };
 use socket2::SockRef;
@@ -49,9 +49,8 @@ impl ThreadSocket {
 
     fn sharing(stream: Arc<OwnedFd>) -> io::Result<Self> {
         // Each call says for itself whether it blocks.
-        let socket = SockRef::from(&stream);
-        socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(READ_TIMEOUT))?;
+        ioctl_fionbio(&stream, false)?;
+        SockRef::from(&stream).set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Self { stream: Some(stream), drained: None })
     }
 

@@ -101,27 +101,49 @@ fn root(server: &Inner, now: Instant) -> Response {
     let Snapshot { totals, connections } = server.service.table.snapshot();
     let moved = Moved::new(&connections);
     let figures = server.subject.iter().flat_map(|subject| subject.metrics()).filter_map(figure);
-    let content = to_json(&json!({
-        "message": message,
-        "server": name,
-        "version": VERSION,
-        "state": state,
-        "uptime_seconds": seconds(now.since(server.started)),
-        "connections": {
-            "open": totals.open,
-            "limit": server.service.table.limits().connections,
-            "accepted": totals.accepted,
-            "refused": totals.refused,
-            "ended": totals.ended,
+    let content = to_json(&Root {
+        message,
+        server: name,
+        version: VERSION,
+        state,
+        uptime_seconds: seconds(now.since(server.started)),
+        connections: Counts {
+            open: totals.open,
+            limit: server.service.table.limits().connections,
+            accepted: totals.accepted,
+            refused: totals.refused,
+            ended: totals.ended,
         },
-        "bytes": {
-            "received": totals.bytes_in + moved.received,
-            "sent": totals.bytes_out + moved.sent,
-            "queued": moved.queued,
+        bytes: Moved {
+            received: totals.bytes_in + moved.received,
+            sent: totals.bytes_out + moved.sent,
+            queued: moved.queued,
         },
-        "figures": figures.collect::<Map<_, _>>(),
-    }));
+        figures: figures.collect(),
+    });
     Response { code: Code::Ok, content_type: JSON, content, policy: None }
+}
+
+#[derive(Serialize)]
+struct Root {
+    message: String,
+    server: &'static str,
+    version: &'static str,
+    state: &'static str,
+    uptime_seconds: f64,
+    connections: Counts,
+    bytes: Moved,
+    /// What the server counts beyond these, by the metric's name.
+    figures: Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    open: u64,
+    limit: usize,
+    accepted: u64,
+    refused: BTreeMap<&'static str, u64>,
+    ended: BTreeMap<&'static str, u64>,
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -147,7 +169,7 @@ fn seconds(time: Duration) -> f64 {
 }
 
 /// What the open connections have moved, and what waits in them.
-#[derive(Default)]
+#[derive(Default, Serialize)]
 struct Moved {
     received: u64,
     sent: u64,
