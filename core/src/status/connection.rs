@@ -64,14 +64,15 @@ enum State {
     Over(Reason),
 }
 
-/// Why a status server's connection ended.
+/// Why a status server's connection ended. It displays with `status:` in front: in a log, such
+/// connections are beside those of the service, and are numbered on their own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// Its requests were answered, and the peer closed it or asked for that.
-    #[error("finished")]
+    #[error("status: finished")]
     Finished,
     /// A request that can't be followed by another one was refused.
-    #[error("refused: {code}: {why}")]
+    #[error("status: refused: {code}: {why}")]
     Refused {
         /// As what.
         code: Code,
@@ -79,19 +80,19 @@ pub enum Reason {
         why: &'static str,
     },
     /// The peer closed its side in the middle of a request's head.
-    #[error("the peer closed behind {have} bytes of a request")]
+    #[error("status: the peer closed behind {have} bytes of a request")]
     Truncated {
         /// Bytes of it that came.
         have: usize,
     },
     /// No request came.
-    #[error("no request for {limit:?}")]
+    #[error("status: no request for {limit:?}")]
     IdleTimeout {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
         limit: core::time::Duration,
     },
     /// A response was not taken.
-    #[error("no byte moved for {limit:?}; {unsent} bytes of a response are owed")]
+    #[error("status: no byte moved for {limit:?}; {unsent} bytes of a response are owed")]
     WriteTimeout {
         /// [`Config::write_timeout`](super::Config::write_timeout).
         limit: core::time::Duration,
@@ -99,10 +100,10 @@ pub enum Reason {
         unsent: usize,
     },
     /// We were asked to stop.
-    #[error("asked to stop")]
+    #[error("status: asked to stop")]
     ShutDown,
     /// The connection broke.
-    #[error("lost while {way}: {why}; {unsent} bytes of a response are owed")]
+    #[error("status: lost while {way}: {why}; {unsent} bytes of a response are owed")]
     Lost {
         /// At a read or a write.
         way: Way,

@@ -25,8 +25,9 @@ impl Hosts {
         let Self::Named(names) = self else { return true };
         let name = match host.strip_prefix('[') {
             Some(rest) => {
-                let (address, _) = rest.split_once(']').unwrap_or_default();
-                return address.parse::<Ipv6Addr>().is_ok();
+                let (address, port) = rest.split_once(']').unwrap_or_default();
+                let has_only_a_port = port.is_empty() || port.starts_with(':');
+                return has_only_a_port && address.parse::<Ipv6Addr>().is_ok();
             }
             None => host.rsplit_once(':').map_or(host, |(name, _)| name),
         };
@@ -262,6 +263,8 @@ mod tests {
             "notlocalhost",
             "localhost.evil.example",
             "[evil]",
+            "[::1",
+            "[::1]evil.example",
             "status.example.evil",
             "ä",
             "älocalhost",
