@@ -119,3 +119,44 @@ impl AsRawFd for Listening {
         self.socket.as_raw_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, TcpStream, UdpSocket},
+        os::{
+            linux::net::SocketAddrExt,
+            unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream},
+        },
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_listens_can_be_inherited_and_nothing_else() {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let inherited = Listening::inherited(listener.into()).unwrap();
+        assert_eq!(inherited.address(), &Address::Ip(address));
+        let nobody = inherited.accept().unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock, "it does not block");
+        let client = TcpStream::connect(address).unwrap();
+        let (_, peer) = inherited.accept().unwrap();
+        assert_eq!(peer, Peer::Ip(client.local_addr().unwrap()));
+
+        let nameless = UnixAddress::from_abstract_name(format!("wirestate-{address}")).unwrap();
+        let listener = UnixListener::bind_addr(&nameless).unwrap();
+        let inherited = Listening::inherited(listener.into()).unwrap();
+        assert!(matches!(inherited.address(), Address::Unix(_)));
+
+        for other in [
+            OwnedFd::from(client),
+            UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+            UnixStream::pair().unwrap().0.into(),
+        ] {
+            let refused = Listening::inherited(other).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
+        }
+        Listening::inherited(std::fs::File::open("/dev/null").unwrap().into()).unwrap_err();
+    }
+}

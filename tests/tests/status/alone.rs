@@ -1,6 +1,6 @@
 //! What the pages say, and the contract under whatever happens.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, slice, time::Duration};
 
 use proptest::prelude::*;
 use wirestate_core::{
@@ -178,8 +178,12 @@ fn pages_that_cost_something_are_paced() {
 fn deadlines_are_answered_or_closed() {
     let server = server();
     let play = |ops: &[Op]| script::play_out(&mut machine(&server), ops);
+    // However often something of it comes.
     let half = Op::Receive(b"GET / HT".to_vec());
-    let late = play(&[half.clone(), Op::Advance(Duration::from_secs(4)), half, Op::Timeout]);
+    let (four, one) = (Duration::from_secs(4), Duration::from_secs(1));
+    let in_time = [half.clone(), Op::Advance(four), half];
+    assert_eq!(play(&[&in_time[..], &[Op::SpuriousTimeout]].concat()).output, b"");
+    let late = play(&[&in_time[..], &[Op::Advance(one), Op::SpuriousTimeout]].concat());
     assert!(late.output.starts_with(b"HTTP/1.1 408 "));
     assert_eq!((late.label, late.sent), (None, Some(Sent::Fin)), "and then it lingers");
 
@@ -187,6 +191,9 @@ fn deadlines_are_answered_or_closed() {
     assert_eq!((idle.label, idle.sent), (Some("idle_timeout"), Some(Sent::Fin)));
 
     let request = Op::Receive(format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes());
+    let slow = [Op::Accept(10), Op::Advance(2 * four), Op::SpuriousTimeout];
+    let taken = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
+    assert!(taken.output.ends_with(b"alive\n"), "whoever takes a byte in time gets all");
     let stalled = play(&[request, Op::Accept(10), Op::Timeout]);
     assert_eq!((stalled.label, stalled.sent), (Some("write_timeout"), Some(Sent::Rst)));
 

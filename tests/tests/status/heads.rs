@@ -1,5 +1,6 @@
 //! Requests, good and bad, and that it does not matter how they are cut.
 
+use proptest::prelude::*;
 use wirestate_testkit::script::{self, Op};
 
 use crate::alone::{HOST, machine, server};
@@ -50,6 +51,17 @@ fn good_requests_are_answered() {
             with("GET /nowhere HTTP/1.1", "") + &with("HEAD /metrics HTTP/1.1", ""),
             &[404, 200],
             false,
+        ),
+        (
+            with("GET /healthz HTTP/1.1", "") + "\r\n" + &with("GET /healthz HTTP/1.1", ""),
+            &[200, 200],
+            false,
+        ),
+        (
+            // What can't be one is refused before it is whole, also behind another.
+            with("GET /healthz HTTP/1.1", "") + "GET / HTTP/3.0\r\n",
+            &[200, 505],
+            true,
         ),
         (
             // What comes behind the last one is not answered.
@@ -155,4 +167,61 @@ fn the_limit_of_a_head_is_exact() {
     assert_eq!(answers(of(8193).as_bytes()).0, [431]);
     let two = of(8192) + &of(8192);
     assert_eq!(answers(two.as_bytes()).0, [200, 200]);
+}
+
+/// What requests are made of, good and bad.
+fn fragment() -> impl Strategy<Value = Vec<u8>> {
+    let texts = [
+        "GET ",
+        "HEAD ",
+        "POST ",
+        "PRI * HTTP/2.0",
+        "/",
+        "/healthz",
+        "/connections?format=json",
+        "http://localhost/readyz",
+        " HTTP/1.1\r\n",
+        " HTTP/1.0\n",
+        " HTTP/9.9\r\n",
+        "Host: localhost\r\n",
+        "Host: evil\r\n",
+        "Accept: application/json\r\n",
+        "Connection: close\r\n",
+        "Content-Length: 3\r\n",
+        "Content-Length: 0\r\n",
+        "Transfer-Encoding: chunked\r\n",
+        "\r\n",
+        "\n",
+        "\r",
+        ":",
+        " ",
+        "\t",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ];
+    prop_oneof![
+        20 => prop::sample::select(texts.map(|text| text.as_bytes().to_vec()).to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 1..4),
+        1 => (1..3000_usize).prop_map(|len| vec![b'x'; len]),
+    ]
+}
+
+proptest! {
+    /// What comes out does not depend on how it was cut, whatever it is.
+    #[test]
+    fn any_mixture_is_answered_alike_however_it_is_cut(
+        fragments in prop::collection::vec(fragment(), 1..20),
+        size in 1..50_usize,
+    ) {
+        let input = fragments.concat();
+        let play = |sizes: &[usize]| {
+            let pieces = script::pieces(&input, sizes).map(|piece| Op::Receive(piece.to_vec()));
+            let ops: Vec<_> = pieces.chain([Op::Eof]).collect();
+            script::play_out(&mut machine(&server()), &ops)
+        };
+        let whole = play(&script::whole(input.len()));
+        prop_assert_eq!(&play(&vec![size; input.len().div_ceil(size)]), &whole);
+        if input.len() < 500 {
+            prop_assert_eq!(&play(&script::byte_by_byte(input.len())), &whole);
+        }
+    }
 }
