@@ -70,7 +70,7 @@ pub(super) async fn source<R: Runtime>(
     let config = SourceConfig { size, rate, count, epoch: unix_epoch(runtime) };
     let limits = Limits { connections: 1, per_address: None };
     let setup = flags.common.setup("fanout-source", limits);
-    server::run(runtime, &flags.listen, setup, around, |_, now| Source::new(config, now)).await
+    server::run(runtime, &flags.listen, &setup, around, |_, now| Source::new(config, now)).await
 }
 
 /// How long after Unix' epoch the runtime's is.
@@ -228,7 +228,7 @@ pub(super) async fn serve<R: Runtime>(
     };
     read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
     let subscriber = |_: &_, now| Subscriber::new(&feed, now);
-    let served = server::run(runtime, &flags.listen, setup, around, subscriber).await;
+    let served = server::run(runtime, &flags.listen, &setup, around, subscriber).await;
     let counters = feed.counters();
     tracing::info!(
         messages = counters.messages_in,

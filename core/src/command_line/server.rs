@@ -20,7 +20,8 @@ use crate::{
     admission::{Conn, Limits},
     drive::Clock,
     runtime::{Address, Listener, Runtime, unix_path},
-    serve::{self, Options},
+    serve::{self, Options, Served},
+    shared::Shared,
     status::{self, Hosts, Readiness, Subject},
     stop::Stop,
 };
@@ -77,7 +78,16 @@ struct StatusFlags {
 impl Flags {
     /// For the server that is run by the command `name`.
     pub(super) fn setup<R: Runtime>(&self, name: &'static str) -> Setup {
-        self.common.setup(name, limits::<R>(self))
+        self.setup_of::<R>(name, R::FILES_PER_CONNECTION)
+    }
+
+    /// The same, where a connection takes so many open files.
+    pub(super) fn setup_of<R: Runtime>(
+        &self,
+        name: &'static str,
+        files_per_connection: usize,
+    ) -> Setup {
+        self.common.setup(name, limits::<R>(self, files_per_connection as u64))
     }
 }
 
@@ -104,14 +114,25 @@ pub(super) struct Setup {
     /// The address of its status, and the names by which that may be asked.
     status: Option<(String, Vec<String>)>,
     lame_duck: Duration,
-    subject: Option<Box<dyn Subject>>,
+    subject: Option<Shared<dyn Subject>>,
 }
 
 impl Setup {
     /// The server has more to say in its status than its table of connections counts.
     pub(super) fn subject(mut self, subject: impl Subject) -> Self {
-        self.subject = Some(Box::new(subject));
+        self.subject = Some(Shared::new(subject));
         self
+    }
+
+    /// The server of its status, to be asked at `address`, or by `hosts`.
+    fn status(&self, address: &str, hosts: &[String], now: Instant) -> status::Server {
+        let hosts = match unix_path(address) {
+            // No browser comes to a Unix socket, and a request there has to name some host.
+            Some(_) => Hosts::Any,
+            None => Hosts::Named(hosts.to_vec()),
+        };
+        let config = status::Config { hosts, ..status::Config::new(self.name) };
+        status::Server::new(config, &self.options, self.subject.clone(), now)
     }
 }
 
@@ -119,7 +140,7 @@ impl Setup {
 pub(super) async fn run<R, M>(
     runtime: &R,
     address: &str,
-    setup: Setup,
+    setup: &Setup,
     around: &Surroundings,
     machine: impl FnMut(&Conn, Instant) -> M + Send,
 ) -> Result<(), Failure>
@@ -128,28 +149,36 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    let Setup { name, options, status, lame_duck, subject } = setup;
-    let status = status.map(|(address, hosts)| {
-        // No browser comes to a Unix socket, and a request there has to name some host.
-        let hosts = match unix_path(&address) {
-            Some(_) => Hosts::Any,
-            None => Hosts::Named(hosts),
-        };
-        let config = status::Config { hosts, ..status::Config::new(name) };
-        let now = runtime.clock().now();
-        (address, status::Server::new(config, &options, subject, now))
-    });
-    let readiness = status.as_ref().map(|(_, server)| server.readiness());
-    stop_on_signals(options.stop.clone(), readiness, lame_duck)?;
+    listening(runtime, address, setup, around, async |listener| {
+        serve::serve(runtime, listener, &setup.options, machine).await
+    })
+    .await
+}
+
+/// Listens on `address`, says so, and has `serve` accept until a signal asks for the end; answers
+/// about it meanwhile, if it has a status.
+async fn listening<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    setup: &Setup,
+    around: &Surroundings,
+    serve: impl AsyncFnOnce(R::Listener) -> Served,
+) -> Result<(), Failure> {
+    let Setup { options, status, lame_duck, .. } = setup;
     let Surroundings { log, sockets } = around;
+    let status = status
+        .as_ref()
+        .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
+    let readiness = status.as_ref().map(|(_, server)| server.readiness());
+    stop_on_signals(options.stop.clone(), readiness, *lame_duck)?;
     let (listener, address) = listen(runtime, address, sockets)?;
     let served = match status {
         None => {
             announce(runtime, log, &address)?;
-            serve::serve(runtime, listener, &options, machine).await
+            serve(listener).await
         }
         Some((status_address, status)) => {
-            let (status_listener, status_address) = listen(runtime, &status_address, sockets)?;
+            let (status_listener, status_address) = listen(runtime, status_address, sockets)?;
             log::status(log, &status_address);
             announce(runtime, log, &address)?;
             let machine_of_status = |_: &Conn, now| status.machine(now);
@@ -157,7 +186,7 @@ where
                 serve::serve(runtime, status_listener, status.options(), machine_of_status);
             // It answers during the drain, and ends when that has.
             let serving = async {
-                let served = serve::serve(runtime, listener, &options, machine).await;
+                let served = serve(listener).await;
                 status.options().stop.drain();
                 served
             };
@@ -225,12 +254,11 @@ pub(super) fn listen<R: Runtime>(
     Ok((listener, address))
 }
 
-fn limits<R: Runtime>(flags: &Flags) -> Limits {
+fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
     let files = open_files();
-    let per_connection = R::FILES_PER_CONNECTION as u64;
     let has_status = flags.common.status.address.is_some();
-    let status = if has_status { status::CONNECTIONS as u64 * per_connection } else { 0 };
-    let room = files.saturating_sub(RESERVED_FILES + status) / per_connection;
+    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
+    let room = files.saturating_sub(RESERVED_FILES + status as u64) / files_per_connection;
     let connections = match flags.max_connections {
         // The status is to answer also when all files are open: some are kept for it.
         Some(wanted) if wanted > room && has_status => {

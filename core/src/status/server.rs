@@ -74,7 +74,7 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) service: Options,
     pub(super) own: Options,
-    pub(super) subject: Option<Box<dyn Subject>>,
+    pub(super) subject: Option<Shared<dyn Subject>>,
     pub(super) readiness: Readiness,
     pub(super) started: Instant,
     pool: Pool,
@@ -105,7 +105,7 @@ impl Server {
     pub fn new(
         config: Config,
         service: &Options,
-        subject: Option<Box<dyn Subject>>,
+        subject: Option<Shared<dyn Subject>>,
         now: Instant,
     ) -> Self {
         let Config { head_timeout, idle_timeout, write_timeout, linger, .. } = &config;

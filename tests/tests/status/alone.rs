@@ -1,6 +1,6 @@
 //! What the pages say, and the contract under whatever happens.
 
-use std::{num::NonZeroU32, slice, time::Duration};
+use std::{num::NonZeroU32, slice, sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 use wirestate_core::{
@@ -25,7 +25,7 @@ pub(crate) fn server() -> Server {
 
 pub(crate) fn server_of(service: &Options) -> Server {
     let feed = Feed::new(wirestate_core::fanout::Config::default());
-    Server::new(Config::new("fanout-server"), service, Some(Box::new(feed)), Instant::EPOCH)
+    Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
 }
 
 pub(crate) fn machine(server: &Server) -> Checked<Connection> {
