@@ -246,13 +246,13 @@ pub(crate) fn readiness_fails_first_and_the_status_is_there_during_the_drain(bin
 }
 
 pub(crate) fn a_lame_duck_accepts_while_readiness_fails(binary: &str) {
-    let server = Server::start(binary, &[&STATUS[..], &["--lame-duck", "1s"]].concat());
+    let server = Server::start(binary, &[&STATUS[..], &["--lame-duck", "2s"]].concat());
     server.signal(Signal::TERM);
     eventually("it is not ready", || get(&server, "/readyz").0 == 503);
     exchange(&mut server.connect(), b"still there");
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
-    assert!(log.contains("no connection is accepted after 1s"), "{log}");
+    assert!(log.contains("no connection is accepted after 2s"), "{log}");
 }
 
 pub(crate) fn it_answers_when_the_service_is_full(binary: &str) {
