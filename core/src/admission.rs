@@ -136,6 +136,15 @@ pub struct Totals {
     pub refused: BTreeMap<&'static str, u64>,
 }
 
+/// A [`Table`] at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The counts.
+    pub totals: Totals,
+    /// The open connections, in the order in which they were admitted.
+    pub connections: Vec<Shared<Conn>>,
+}
+
 impl Table {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
@@ -179,6 +188,15 @@ impl Table {
     /// The open connections, in the order in which they were admitted.
     pub fn connections(&self) -> Vec<Shared<Conn>> {
         self.inner.state.with(|state| state.open.values().cloned().collect())
+    }
+
+    /// The counts and the open connections of one moment: a connection's bytes are either in
+    /// [`Totals`] or in its [`Conn`], so their sum never goes back.
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.state.with(|state| Snapshot {
+            totals: state.totals.clone(),
+            connections: state.open.values().cloned().collect(),
+        })
     }
 
     /// Asks all open connections for a graceful end.

@@ -14,6 +14,7 @@
 //! | [`stop`] | asking a server to stop |
 //! | [`runtime`] | what a runtime brings to accept, connect and spawn (feature `std`) |
 //! | [`mod@serve`] | accepting under admission, and the drain (feature `std`) |
+//! | `status` | the status of a server over HTTP (feature `status`) |
 //!
 //! # Rules
 //!
@@ -39,6 +40,7 @@
 //!   from thread to thread. Without it they stay on one thread, and the target needs 64-bit
 //!   atomics.
 //! - `message` (default): [`message`], with libraries for JSON and character sets.
+//! - `status` (off): the status of a server over HTTP, for people, probes and Prometheus.
 //! - `command-line` (off): the binaries' command line. Never needed to embed the machines.
 //!
 //! # In an event loop of your own
@@ -71,6 +73,8 @@ pub mod runtime;
 #[cfg(feature = "std")]
 pub mod serve;
 pub mod shared;
+#[cfg(feature = "status")]
+pub mod status;
 pub mod stop;
 mod time;
 

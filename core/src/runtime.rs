@@ -9,6 +9,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     pin::pin,
     task::{Context, Poll},
     time::Duration,
@@ -60,15 +61,28 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         self.spawn(task)
     }
 
-    /// Listens on `address`, a `host:port`; port 0 takes one that is free. Port and address can be
-    /// used again at once after an earlier server's end (`SO_REUSEADDR`; socket(7)).
+    /// Listens on `address`, a `host:port` or a `unix:PATH`.
+    ///
+    /// Port 0 takes one that is free. Port and address can be used again at once after an earlier
+    /// server's end (`SO_REUSEADDR`; socket(7)). The file of a Unix socket is removed when the
+    /// listener is dropped, and one that was left behind, on which nobody answers, before; who may
+    /// connect is up to its mode, which is 0777 less the umask (unix(7)).
     ///
     /// # Errors
     /// The address has no such form, is not this machine's, or is in use.
     fn listen(&self, address: &str) -> io::Result<Self::Listener>;
 
-    /// Connects to `address`, a `host:port`. A name is resolved off the event loop, and each of its
-    /// addresses tried in turn. Without a deadline: that is the caller's.
+    /// Takes over a socket that listens already, as systemd passes it (`sd_listen_fds(3)`).
+    ///
+    /// # Errors
+    /// It is no stream socket that listens; or the runtime has no such sockets, as here.
+    #[cfg(unix)]
+    fn listen_inherited(&self, _socket: std::os::fd::OwnedFd) -> io::Result<Self::Listener> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Connects to `address`, a `host:port` or a `unix:PATH`. A name is resolved off the event
+    /// loop, and each of its addresses tried in turn. Without a deadline: that is the caller's.
     ///
     /// # Errors
     /// The name is unknown, or the last of its addresses' errors.
@@ -102,6 +116,59 @@ pub async fn connect_within<R: Runtime>(
     .await
 }
 
+/// Where a server listens. It displays as what [`Runtime::connect`] takes.
+///
+/// On a Unix socket, a peer has no address of its own ([`Peer::Local`]), and there are no resets:
+/// the kernel shows a peer that closes as an end of the input, and as `ECONNRESET` only if it left
+/// something unread (unix(7)). So where a machine resets such a connection, its peer may take that
+/// for a clean end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Address {
+    /// An IP address and a port.
+    Ip(SocketAddr),
+    /// The file of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The IP address and port; `None` where it is a file.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// The path, where `address` is a `unix:PATH`.
+///
+/// ```
+/// # use std::path::Path;
+/// # use wirestate_core::runtime::unix_path;
+/// assert_eq!(unix_path("unix:/run/echo.sock"), Some(Path::new("/run/echo.sock")));
+/// assert_eq!(unix_path("127.0.0.1:7"), None);
+/// ```
+pub fn unix_path(address: &str) -> Option<&Path> {
+    address.strip_prefix(UNIX).map(Path::new)
+}
+
+const UNIX: &str = "unix:";
+
 /// A listening socket.
 pub trait Listener: Send + 'static {
     /// What it accepts.
@@ -111,7 +178,7 @@ pub trait Listener: Send + 'static {
     ///
     /// # Errors
     /// The operating system's (getsockname(2)).
-    fn local_address(&self) -> io::Result<SocketAddr>;
+    fn local_address(&self) -> io::Result<Address>;
 
     /// The next connection.
     ///

@@ -39,8 +39,9 @@
 
 use std::{
     future::Future,
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -54,9 +55,9 @@ use wirestate_core::{
     Instant, Lost,
     admission::Peer,
     drive::{Clock, Failed, Sink, Source},
-    runtime::{AcceptError, Listener, Runtime},
+    runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
-use wirestate_std::tcp;
+use wirestate_std::{Listening, stream, tcp, unix};
 
 /// The runtime: an executor, and async-io's reactor.
 #[derive(Clone, Debug)]
@@ -92,33 +93,53 @@ impl Runtime for Smol {
     }
 
     fn listen(&self, address: &str) -> io::Result<SmolListener> {
-        Async::new_nonblocking(tcp::listen(address)?).map(SmolListener::new)
+        SmolListener::new(Listening::new(address)?)
+    }
+
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
+        SmolListener::new(Listening::inherited(socket)?)
     }
 
     async fn connect(&self, address: &str) -> io::Result<SmolSocket> {
+        if let Some(path) = unix_path(address) {
+            return SmolSocket::nonblocking(unix::connect(path)?);
+        }
         let addresses = resolve(address).await?;
-        let stream = tcp::first_that_connects(addresses, Async::<TcpStream>::connect).await?;
-        tcp::tune(&stream)?;
-        Ok(SmolSocket::new(stream))
+        tcp::first_that_connects(addresses, connect).await
     }
 }
 
-/// A connected TCP socket.
+async fn connect(address: SocketAddr) -> io::Result<SmolSocket> {
+    let stream = Async::new_nonblocking(tcp::begin_connect(address)?)?;
+    stream.writable().await?;
+    stream::connected(&stream)?;
+    Ok(SmolSocket { stream: Some(stream), drained: false })
+}
+
+/// A connected socket, TCP or Unix.
 #[derive(Debug)]
 pub struct SmolSocket {
     /// Nothing once it was reset.
-    stream: Option<Async<TcpStream>>,
+    stream: Option<Async<OwnedFd>>,
     /// The last read found less than it had asked for, so the next one waits for readiness first.
     drained: bool,
 }
 
 impl SmolSocket {
-    /// Takes over a stream, with the options that it has.
-    pub fn new(stream: Async<TcpStream>) -> Self {
-        Self { stream: Some(stream), drained: false }
+    /// Takes over a stream (`TcpStream`, `UnixStream`), with the options that it has.
+    ///
+    /// # Errors
+    /// Its mode could not be set, or the reactor does not take it.
+    pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
+        Ok(Self { stream: Some(Async::new(stream.into())?), drained: false })
     }
 
-    fn stream(&self) -> Result<&Async<TcpStream>, Failed> {
+    /// The same, for one that does not block.
+    fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
+        Ok(Self { stream: Some(Async::new_nonblocking(stream)?), drained: false })
+    }
+
+    fn stream(&self) -> Result<&Async<OwnedFd>, Failed> {
         self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }
 }
@@ -129,7 +150,7 @@ impl Source for SmolSocket {
             if self.drained {
                 ready!(self.stream()?.poll_readable(cx)).map_err(Failed::from)?;
             }
-            match self.stream()?.get_ref().read(buf) {
+            match stream::receive(self.stream()?, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
                 read => {
                     self.drained = matches!(read, Ok(n) if 0 < n && n < buf.len());
@@ -144,12 +165,7 @@ impl Sink for SmolSocket {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
         loop {
-            // One slice is the common case, and send(2) is cheaper than writev(2).
-            let written = match bufs {
-                [buf] => stream.get_ref().write(buf),
-                bufs => stream.get_ref().write_vectored(&tcp::slices(bufs)),
-            };
-            match written {
+            match stream::send(stream, bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(stream.poll_writable(cx)).map_err(Failed::from)?;
                 }
@@ -159,34 +175,37 @@ impl Sink for SmolSocket {
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(tcp::finish(self.stream()?).map_err(Failed::from))
+        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {
         if let Some(stream) = self.stream.take() {
-            tcp::reset_on_close(&stream);
+            stream::reset_on_close(&stream);
         }
     }
 }
 
-/// A listening TCP socket.
+/// A listening socket, TCP or Unix.
 #[derive(Debug)]
 pub struct SmolListener {
-    listener: Async<TcpListener>,
+    listening: Async<Listening>,
 }
 
 impl SmolListener {
-    /// Takes over a listener, with the options that it has; what it accepts inherits them.
-    pub fn new(listener: Async<TcpListener>) -> Self {
-        Self { listener }
+    /// Takes over a socket that listens; what it accepts inherits its options.
+    ///
+    /// # Errors
+    /// The reactor does not take it.
+    pub fn new(listening: Listening) -> io::Result<Self> {
+        Ok(Self { listening: Async::new_nonblocking(listening)? })
     }
 }
 
 impl Listener for SmolListener {
     type Socket = SmolSocket;
 
-    fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.get_ref().local_addr()
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.listening.get_ref().address().clone())
     }
 
     fn poll_accept(
@@ -194,18 +213,14 @@ impl Listener for SmolListener {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(SmolSocket, Peer), AcceptError>> {
         loop {
-            match self.listener.get_ref().accept() {
+            match self.listening.get_ref().accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.listener.poll_readable(cx))?;
+                    ready!(self.listening.poll_readable(cx))?;
                 }
                 accepted => {
-                    return Poll::Ready(
-                        accepted
-                            .and_then(|(stream, peer)| {
-                                Ok((SmolSocket::new(Async::new(stream)?), Peer::Ip(peer)))
-                            })
-                            .map_err(AcceptError::from),
-                    );
+                    let accepted = accepted
+                        .and_then(|(stream, peer)| Ok((SmolSocket::nonblocking(stream)?, peer)));
+                    return Poll::Ready(accepted.map_err(AcceptError::from));
                 }
             }
         }

@@ -42,13 +42,17 @@
 //! ```
 
 mod block_on;
+mod listening;
 mod socket;
+pub mod stream;
 pub mod tcp;
+pub mod unix;
 
 use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     task::{Poll, Waker},
     thread,
@@ -56,11 +60,15 @@ use std::{
 };
 
 pub use wirestate_core;
-use wirestate_core::{runtime::Runtime, shared::Lock};
+use wirestate_core::{
+    runtime::{Runtime, unix_path},
+    shared::Lock,
+};
 
 use self::block_on::block_on_connection;
 pub use self::{
     block_on::{ThreadClock, block_on},
+    listening::Listening,
     socket::{ThreadListener, ThreadSocket},
 };
 
@@ -118,10 +126,17 @@ impl Runtime for Threads {
     }
 
     fn listen(&self, address: &str) -> io::Result<ThreadListener> {
-        tcp::listen(address).map(ThreadListener::new)
+        Listening::new(address).map(ThreadListener::new)
+    }
+
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
+        Listening::inherited(socket).map(ThreadListener::new)
     }
 
     async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {
+        if let Some(path) = unix_path(address) {
+            return ThreadSocket::new(unix::connect(path)?);
+        }
         let addresses = resolve_aside(address.to_owned()).await?;
         tcp::first_that_connects(addresses, ThreadSocket::connect).await
     }

@@ -3,72 +3,73 @@
 use std::{
     future::poll_fn,
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::fd::AsRawFd,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
     task::{Context, Poll},
 };
 
 use rustix::{
     event::PollFlags,
-    io::Errno,
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
+    io::{Errno, ioctl_fionbio},
+    net::{RecvFlags, recv},
 };
+use socket2::SockRef;
 use wirestate_core::{
     Lost,
     admission::Peer,
     drive::{Failed, Sink, Source},
-    runtime::{AcceptError, Listener},
+    runtime::{AcceptError, Address, Listener},
 };
 
 use crate::{
     block_on::{READ_TIMEOUT, is_silent, read_blocks, round, wait_for, wait_for_read},
-    tcp,
+    listening::Listening,
+    stream, tcp,
 };
 
-/// A connected TCP socket. To be used inside [`block_on`](crate::block_on).
+/// A connected socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).
 #[derive(Debug)]
 pub struct ThreadSocket {
     /// Nothing once it was reset. Shared with the list of what the thread waits for, which is
     /// empty while the future runs: so dropping this one closes the descriptor.
-    stream: Option<Arc<TcpStream>>,
+    stream: Option<Arc<OwnedFd>>,
     /// The round in which a read found less than it had asked for, so that there is no more.
     drained: Option<u64>,
 }
 
 impl ThreadSocket {
-    /// Takes over a stream.
+    /// Takes over a stream (`TcpStream`, `UnixStream`), with the options that it has.
     ///
     /// # Errors
-    /// Its mode or options could not be set.
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
-        tcp::tune(&stream)?;
-        Self::tuned(Arc::new(stream))
+    /// Its mode could not be set.
+    pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
+        Self::sharing(Arc::new(stream.into()))
     }
 
-    fn tuned(stream: Arc<TcpStream>) -> io::Result<Self> {
+    fn sharing(stream: Arc<OwnedFd>) -> io::Result<Self> {
         // Each call says for itself whether it blocks.
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        ioctl_fionbio(&stream, false)?;
+        SockRef::from(&stream).set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Self { stream: Some(stream), drained: None })
     }
 
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = Arc::new(tcp::begin_connect(address)?);
-        poll_fn(|_| match stream.take_error() {
+        poll_fn(|_| match SockRef::from(&stream).take_error() {
             Ok(Some(error)) | Err(error) => Poll::Ready(Err(error)),
             // It has a peer once it is connected (getpeername(2)).
-            Ok(None) if stream.peer_addr().is_ok() => Poll::Ready(Ok(())),
+            Ok(None) if SockRef::from(&stream).peer_addr().is_ok() => Poll::Ready(Ok(())),
             Ok(None) => {
                 wait_for(stream.clone(), PollFlags::OUT);
                 Poll::Pending
             }
         })
         .await?;
-        Self::tuned(stream)
+        Self::sharing(stream)
     }
 
-    fn stream(&self) -> Result<&Arc<TcpStream>, Failed> {
+    fn stream(&self) -> Result<&Arc<OwnedFd>, Failed> {
         self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }
 }
@@ -100,61 +101,55 @@ impl Source for ThreadSocket {
 impl Sink for ThreadSocket {
     fn poll_write(&mut self, _cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
         let stream = self.stream()?;
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let written = match bufs {
-            [buf] => send(stream, buf, flags),
-            bufs => sendmsg(stream, &tcp::slices(bufs), &mut SendAncillaryBuffer::default(), flags),
-        };
-        match written {
-            Err(Errno::AGAIN) => {
+        match stream::send(stream, bufs) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(stream.clone(), PollFlags::OUT);
                 Poll::Pending
             }
-            written => Poll::Ready(written.map_err(|error| io::Error::from(error).into())),
+            written => Poll::Ready(written.map_err(Failed::from)),
         }
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(tcp::finish(self.stream()?).map_err(Failed::from))
+        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {
         if let Some(stream) = self.stream.take() {
-            tcp::reset_on_close(&*stream);
+            stream::reset_on_close(&*stream);
         }
     }
 }
 
-/// A listening TCP socket. To be used inside [`block_on`](crate::block_on).
+/// A listening socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).
 #[derive(Debug)]
 pub struct ThreadListener {
-    listener: Arc<TcpListener>,
+    listening: Arc<Listening>,
 }
 
 impl ThreadListener {
-    /// Takes over a listener of [`tcp::listen`], or another one that does not block.
-    pub fn new(listener: TcpListener) -> Self {
-        Self { listener: Arc::new(listener) }
+    /// Takes over a socket that listens; what it accepts inherits its options.
+    pub fn new(listening: Listening) -> Self {
+        Self { listening: Arc::new(listening) }
     }
 }
 
 impl Listener for ThreadListener {
     type Socket = ThreadSocket;
 
-    fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.listening.address().clone())
     }
 
     fn poll_accept(
         &mut self,
         _cx: &mut Context<'_>,
     ) -> Poll<Result<(ThreadSocket, Peer), AcceptError>> {
-        let accepted = self.listener.accept().and_then(|(stream, peer)| {
-            Ok((ThreadSocket::tuned(Arc::new(stream))?, Peer::Ip(peer)))
-        });
+        let accepted = self.listening.accept();
+        let accepted = accepted.and_then(|(stream, peer)| Ok((ThreadSocket::new(stream)?, peer)));
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(self.listener.clone(), PollFlags::IN);
+                wait_for(self.listening.clone(), PollFlags::IN);
                 Poll::Pending
             }
             accepted => Poll::Ready(accepted.map_err(AcceptError::from)),

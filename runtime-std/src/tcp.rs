@@ -2,18 +2,15 @@
 
 use std::{
     future::Future,
-    io::{self, IoSlice},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    ops::Deref,
-    os::fd::AsFd,
+    io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    os::fd::{AsFd, OwnedFd},
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use wirestate_core::drive::MAX_SLICES;
 
-/// The backlog that is asked for; the kernel clamps it to `net.core.somaxconn` (listen(2)).
-const BACKLOG: i32 = 4096;
+use crate::listening::BACKLOG;
 
 /// The addresses of a `host:port`. Blocks while a name is looked up.
 ///
@@ -66,7 +63,7 @@ fn new(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// The operating system's.
-pub(crate) fn begin_connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = new(address)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
@@ -114,45 +111,10 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     )
 }
 
-/// Sends a FIN: shutdown(2) of the writing half. (Tokio's own hides that the connection is gone.)
-///
-/// # Errors
-/// The operating system's.
-pub fn finish(socket: &impl AsFd) -> io::Result<()> {
-    SockRef::from(socket).shutdown(Shutdown::Write)
-}
-
-/// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)).
-pub fn reset_on_close(socket: &impl AsFd) {
-    // It fails only on a socket that is no longer connected, where there is nobody to tell.
-    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-}
-
-/// The first [`MAX_SLICES`] of `bufs` as the operating system wants them.
-pub fn slices<'a>(bufs: &[&'a [u8]]) -> impl Deref<Target = [IoSlice<'a>]> {
-    let mut slices = Slices { slices: [IoSlice::new(&[]); MAX_SLICES], len: 0 };
-    for (slice, buf) in slices.slices.iter_mut().zip(bufs) {
-        *slice = IoSlice::new(buf);
-        slices.len += 1;
-    }
-    slices
-}
-
-struct Slices<'a> {
-    slices: [IoSlice<'a>; MAX_SLICES],
-    len: usize,
-}
-
-impl<'a> Deref for Slices<'a> {
-    type Target = [IoSlice<'a>];
-
-    fn deref(&self) -> &[IoSlice<'a>] {
-        &self.slices[..self.len]
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use super::*;
 
     #[test]

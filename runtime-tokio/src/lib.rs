@@ -38,14 +38,14 @@
 use std::{
     future::Future,
     io,
-    net::SocketAddr,
+    os::fd::OwnedFd,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream, lookup_host},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host},
     runtime::Handle,
     time::{Instant as TokioInstant, Sleep, sleep_until},
 };
@@ -54,9 +54,12 @@ use wirestate_core::{
     Instant, Lost,
     admission::Peer,
     drive::{Clock, Failed, Sink, Source},
-    runtime::{AcceptError, Listener, Runtime},
+    runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
-use wirestate_std::tcp;
+use wirestate_std::{
+    Listening, stream, tcp,
+    unix::{self, SocketFile},
+};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]
@@ -100,10 +103,18 @@ impl Runtime for Tokio {
 
     fn listen(&self, address: &str) -> io::Result<TokioListener> {
         let _context = self.handle.enter();
-        TcpListener::from_std(tcp::listen(address)?).map(TokioListener::new)
+        TokioListener::new(Listening::new(address)?)
+    }
+
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
+        let _context = self.handle.enter();
+        TokioListener::new(Listening::inherited(socket)?)
     }
 
     async fn connect(&self, address: &str) -> io::Result<TokioSocket> {
+        if let Some(path) = unix_path(address) {
+            return UnixStream::from_std(unix::connect(path)?.into()).map(TokioSocket::from);
+        }
         let addresses = lookup_host(address).await?.collect();
         let stream = tcp::first_that_connects(addresses, TcpStream::connect).await?;
         tcp::tune(&stream)?;
@@ -111,81 +122,144 @@ impl Runtime for Tokio {
     }
 }
 
-/// A connected TCP socket.
+/// A connected socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioSocket {
-    /// Nothing once it was reset.
-    stream: Option<TcpStream>,
+    stream: Stream,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    /// It was reset.
+    Closed,
 }
 
 impl TokioSocket {
     /// Takes over a stream, with the options that it has.
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream: Some(stream) }
-    }
-
-    fn stream(&mut self) -> Result<Pin<&mut TcpStream>, Failed> {
-        self.stream.as_mut().map(Pin::new).ok_or(Failed::Lost(Lost::Reset))
+    pub fn new(stream: impl Into<Self>) -> Self {
+        stream.into()
     }
 }
+
+impl From<TcpStream> for TokioSocket {
+    fn from(stream: TcpStream) -> Self {
+        Self { stream: Stream::Tcp(stream) }
+    }
+}
+
+impl From<UnixStream> for TokioSocket {
+    fn from(stream: UnixStream) -> Self {
+        Self { stream: Stream::Unix(stream) }
+    }
+}
+
+const CLOSED: Failed = Failed::Lost(Lost::Reset);
 
 impl Source for TokioSocket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         let mut buf = ReadBuf::new(buf);
-        self.stream()?.poll_read(cx, &mut buf).map_ok(|()| buf.filled().len()).map_err(Failed::from)
+        let read = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
+            Stream::Closed => return Poll::Ready(Err(CLOSED)),
+        };
+        read.map_ok(|()| buf.filled().len()).map_err(Failed::from)
     }
 }
 
 impl Sink for TokioSocket {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
-        let stream = self.stream()?;
-        // One slice is the common case, and send(2) is cheaper than writev(2).
-        let written = match bufs {
-            [buf] => stream.poll_write(cx, buf),
-            bufs => stream.poll_write_vectored(cx, &tcp::slices(bufs)),
-        };
-        written.map_err(Failed::from)
+        match &mut self.stream {
+            Stream::Tcp(stream) => poll_write(Pin::new(stream), cx, bufs),
+            Stream::Unix(stream) => poll_write(Pin::new(stream), cx, bufs),
+            Stream::Closed => Poll::Ready(Err(CLOSED)),
+        }
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(tcp::finish(&*self.stream()?).map_err(Failed::from))
+        let finished = match &self.stream {
+            Stream::Tcp(stream) => stream::finish(stream),
+            Stream::Unix(stream) => stream::finish(stream),
+            Stream::Closed => return Poll::Ready(Err(CLOSED)),
+        };
+        Poll::Ready(finished.map_err(Failed::from))
     }
 
     fn reset(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            tcp::reset_on_close(&stream);
+        if let Stream::Tcp(stream) = &self.stream {
+            stream::reset_on_close(stream);
         }
+        self.stream = Stream::Closed;
     }
 }
 
-/// A listening TCP socket.
+fn poll_write<S: AsyncWrite>(
+    stream: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    bufs: &[&[u8]],
+) -> Poll<Result<usize, Failed>> {
+    // One slice is the common case, and send(2) is cheaper than writev(2).
+    let written = match bufs {
+        [buf] => stream.poll_write(cx, buf),
+        bufs => stream.poll_write_vectored(cx, &stream::slices(bufs)),
+    };
+    written.map_err(Failed::from)
+}
+
+/// A listening socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioListener {
-    listener: TcpListener,
+    socket: Accepting,
+    address: Address,
+    _file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 impl TokioListener {
-    /// Takes over a listener, with the options that it has; what it accepts inherits them.
-    pub fn new(listener: TcpListener) -> Self {
-        Self { listener }
+    /// Takes over a socket that listens; what it accepts inherits its options.
+    ///
+    /// # Errors
+    /// The IO driver does not take it.
+    ///
+    /// # Panics
+    /// If the caller does not run on a runtime whose IO driver is enabled.
+    pub fn new(listening: Listening) -> io::Result<Self> {
+        let (socket, address, file) = listening.into_parts();
+        let socket = match address {
+            Address::Ip(_) => Accepting::Tcp(TcpListener::from_std(socket.into())?),
+            Address::Unix(_) => Accepting::Unix(UnixListener::from_std(socket.into())?),
+        };
+        Ok(Self { socket, address, _file: file })
     }
 }
 
 impl Listener for TokioListener {
     type Socket = TokioSocket;
 
-    fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.address.clone())
     }
 
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
-        self.listener
-            .poll_accept(cx)
-            .map_ok(|(stream, peer)| (TokioSocket::new(stream), Peer::Ip(peer)))
-            .map_err(AcceptError::from)
+        let accepted = match &self.socket {
+            Accepting::Tcp(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, peer)| (TokioSocket::from(stream), Peer::Ip(peer))),
+            Accepting::Unix(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, _)| (TokioSocket::from(stream), Peer::Local)),
+        };
+        accepted.map_err(AcceptError::from)
     }
 }
 

@@ -83,7 +83,7 @@ fn ends_its_connection_alone<R: Runtime>(
     run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = Served> + Send>>) -> Served + Send + 'static,
 ) {
     let listener = runtime.listen("127.0.0.1:0").unwrap();
-    let address = listener.local_address().unwrap();
+    let address = listener.local_address().unwrap().ip().unwrap();
     let options = Options::new(Limits::default());
     let (table, stop) = (options.table.clone(), options.stop.clone());
     let server = thread::spawn(move || {

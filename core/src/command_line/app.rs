@@ -11,7 +11,7 @@ use clap::{Args, builder::BoolishValueParser};
 use tracing::warn;
 
 use super::{
-    Failure, log, server,
+    Failure, Surroundings, server,
     values::{self, Timeout},
 };
 use crate::{
@@ -30,9 +30,10 @@ use crate::{
 /// bytes. Requests may be sent without waiting for replies; these come in order.
 #[derive(Args, Debug)]
 pub(super) struct ServerFlags {
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65433",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     listen: String,
     /// Search in this JSON object of strings instead of the few entries that are built in
     #[arg(long, value_name = "FILE", env = "WIRESTATE_TABLE")]
@@ -69,7 +70,7 @@ fn header_limit(text: &str) -> Result<u16, String> {
 pub(super) async fn serve<R: Runtime>(
     runtime: &R,
     flags: ServerFlags,
-    log: &log::Flags,
+    around: &Surroundings,
 ) -> Result<(), Failure> {
     if flags.idle_timeout.0.is_none() {
         warn!("--idle-timeout off: connections whose peer is gone may stay");
@@ -83,8 +84,8 @@ pub(super) async fn serve<R: Runtime>(
         ..Config::default()
     };
     let app = Server::new(config, search::service(table));
-    let options = flags.server.options::<R>();
-    server::run(runtime, &flags.listen, &options, log, |_, now| app.machine(now)).await
+    let setup = flags.server.setup::<R>("app-server").subject(app.clone());
+    server::run(runtime, &flags.listen, &setup, around, |_, now| app.machine(now)).await
 }
 
 fn read_table(path: PathBuf) -> Result<Table, Failure> {

@@ -12,7 +12,7 @@ use clap::Args;
 use tracing::warn;
 
 use super::{
-    Failure, log, server,
+    Failure, Surroundings, log, server,
     standard_input::{LONGEST_LINE, Lines},
     values::{self, Timeout},
 };
@@ -26,9 +26,10 @@ use crate::{
 /// Sends every byte back to where it came from
 #[derive(Args, Debug)]
 pub(super) struct ServerFlags {
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65432",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     listen: String,
     /// Answer each received chunk with this text in front, for example `Server received: `
     #[arg(long, value_name = "TEXT", env = "WIRESTATE_PREFIX")]
@@ -55,7 +56,7 @@ fn chunk(text: &str) -> Result<NonZeroUsize, String> {
 pub(super) async fn serve<R: Runtime>(
     runtime: &R,
     flags: ServerFlags,
-    log: &log::Flags,
+    around: &Surroundings,
 ) -> Result<(), Failure> {
     if flags.idle_timeout.0.is_none() {
         warn!("--idle-timeout off: connections whose peer is gone may stay");
@@ -66,8 +67,8 @@ pub(super) async fn serve<R: Runtime>(
         idle_timeout: flags.idle_timeout.0,
         ..Config::default()
     });
-    let options = flags.server.options::<R>();
-    server::run(runtime, &flags.listen, &options, log, |_, now| echo.machine(now)).await
+    let setup = flags.server.setup::<R>("echo-server");
+    server::run(runtime, &flags.listen, &setup, around, |_, now| echo.machine(now)).await
 }
 
 /// Sends a line, shows the reply, and asks for the next

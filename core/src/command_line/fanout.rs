@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, log, server,
+    Failure, Surroundings, log, server,
     values::{self, Timeout},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         Config, Feed, Framing, OnLag, Receiver, ReceiverReason, Source, SourceConfig, Subscriber,
         Upstream,
     },
-    runtime::{Runtime, connect_within},
+    runtime::{Runtime, connect_within, unix_path},
 };
 
 /// Serves fixed-size, numbered messages at a rate, to one client at a time
@@ -33,9 +33,10 @@ use crate::{
 /// closed at once.
 #[derive(Args, Debug)]
 pub(super) struct SourceFlags {
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     listen: String,
     /// The length of a message, in bytes
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1024",
@@ -48,7 +49,7 @@ pub(super) struct SourceFlags {
     #[arg(long, value_name = "N", env = "WIRESTATE_COUNT")]
     count: Option<u64>,
     #[command(flatten)]
-    drain: server::DrainFlags,
+    common: server::CommonFlags,
 }
 
 /// The longest message, in bytes.
@@ -64,13 +65,14 @@ fn message_size(text: &str) -> Result<NonZeroUsize, String> {
 pub(super) async fn source<R: Runtime>(
     runtime: &R,
     flags: SourceFlags,
-    log: &log::Flags,
+    around: &Surroundings,
 ) -> Result<(), Failure> {
     let SourceFlags { size, rate, count, .. } = flags;
     let epoch = unix_epoch(runtime);
     let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
-    let options = flags.drain.options(Limits { connections: 1, per_address: None });
-    server::run(runtime, &flags.listen, &options, log, |_, now| Source::new(config, now)).await
+    let limits = Limits { connections: 1, per_address: None };
+    let setup = flags.common.setup("fanout-source", limits);
+    server::run(runtime, &flags.listen, &setup, around, |_, now| Source::new(config, now)).await
 }
 
 /// How long after Unix' epoch the runtime's is.
@@ -91,9 +93,10 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
           value_parser = values::address)]
     upstream: String,
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
-          value_parser = values::address)]
+          value_parser = values::listen)]
     listen: String,
     /// What a message is: so many bytes; `lines`; or `bytes`, if there are none
     #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024")]
@@ -104,7 +107,7 @@ pub(super) struct ServerFlags {
     /// How long the upstream is held for a subscriber that is about to fall out of the window; 0:
     /// not at all
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
-          value_parser = lag_wait)]
+          value_parser = values::time)]
     lag_wait: Duration,
     /// How much is kept for those who are behind
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
@@ -154,13 +157,6 @@ enum Policy {
     Block,
 }
 
-fn lag_wait(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
-}
-
 impl ServerFlags {
     /// What does not go together.
     pub(super) fn check(&self) -> Result<(), String> {
@@ -200,7 +196,8 @@ impl ServerFlags {
                         || own.ip().is_unspecified() && upstream.ip().is_loopback())
             })
         };
-        if addresses(upstream).iter().any(is_own) {
+        let same_file = unix_path(upstream).is_some() && unix_path(upstream) == unix_path(listen);
+        if same_file || addresses(upstream).iter().any(is_own) {
             return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
         }
         Ok(())
@@ -210,7 +207,7 @@ impl ServerFlags {
 pub(super) async fn serve<R: Runtime>(
     runtime: &R,
     flags: ServerFlags,
-    log: &log::Flags,
+    around: &Surroundings,
 ) -> Result<(), Failure> {
     let feed = Feed::new(Config {
         framing: flags.frame.0,
@@ -224,16 +221,16 @@ pub(super) async fn serve<R: Runtime>(
         replay: flags.replay,
         ..Config::default()
     });
-    let options = flags.server.options::<R>();
+    let setup = flags.server.setup::<R>("fanout-server").subject(feed.clone());
     let dial = Dial {
         address: flags.upstream,
         connect_timeout: flags.connect_timeout.0,
         backoff: Backoff::new(std::process::id().into()),
-        stop: options.stop.clone(),
+        stop: setup.options.stop.clone(),
     };
     read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
     let subscriber = |_: &_, now| Subscriber::new(&feed, now);
-    let served = server::run(runtime, &flags.listen, &options, log, subscriber).await;
+    let served = server::run(runtime, &flags.listen, &setup, around, subscriber).await;
     let counters = feed.counters();
     tracing::info!(
         messages = counters.messages_in,

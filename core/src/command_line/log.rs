@@ -6,6 +6,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use tracing::{Level, info, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use crate::runtime::Address;
+
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Logging")]
 pub(super) struct Flags {
@@ -60,9 +62,22 @@ pub(super) fn say(text: &str) {
 }
 
 /// Says that a server can be connected to.
-pub(super) fn ready(flags: &Flags, address: std::net::SocketAddr) {
+pub(super) fn ready(flags: &Flags, address: &Address) {
     match flags.log_format {
         Format::Text => info!(target: READY, "listening on {address}"),
         Format::Json => info!(target: READY, %address, "listening on {address}"),
+    }
+}
+
+/// Says where a server's status is answered.
+pub(super) fn status(flags: &Flags, address: &Address) {
+    let scheme = match address {
+        Address::Ip(_) => "http://",
+        // There is no such URL.
+        Address::Unix(_) => "",
+    };
+    match flags.log_format {
+        Format::Text => info!("status on {scheme}{address}"),
+        Format::Json => info!(status = %address, "status on {scheme}{address}"),
     }
 }

@@ -5,6 +5,7 @@
 //! address), 2 wrong usage.
 
 mod app;
+mod completions;
 mod demo;
 mod echo;
 mod fanout;
@@ -12,6 +13,7 @@ mod log;
 mod multiconn;
 mod server;
 mod standard_input;
+mod systemd;
 mod values;
 
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode};
@@ -24,7 +26,9 @@ use crate::runtime::Runtime;
 ///
 /// Wrong usage ends the process here, with exit code 2 and the right usage.
 pub fn main(name: &'static str, host: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
-    let command = Command::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let mut command =
+        Command::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
+    command.sockets = systemd::Sockets::from_environment();
     host(command).unwrap_or_else(|error| {
         log::say(&format!("{name}: {error}\n"));
         ExitCode::FAILURE
@@ -39,6 +43,17 @@ pub struct Command {
     log: log::Flags,
     #[command(subcommand)]
     name: Name,
+    /// The program's name.
+    #[arg(skip)]
+    program: &'static str,
+    #[arg(skip)]
+    sockets: systemd::Sockets,
+}
+
+/// What a server is started with, besides its own flags.
+struct Surroundings {
+    log: log::Flags,
+    sockets: systemd::Sockets,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +68,8 @@ enum Name {
     FanoutClient(fanout::ClientFlags),
     /// Runs all of it in one process for some seconds, verified, and reports
     Demo,
+    Completions(completions::CompletionsFlags),
+    Man(completions::ManFlags),
 }
 
 impl Name {
@@ -66,7 +83,9 @@ impl Name {
             | Self::MulticonnClient(_)
             | Self::AppClient(_)
             | Self::FanoutClient(_)
-            | Self::Demo => false,
+            | Self::Demo
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 }
@@ -81,29 +100,42 @@ impl Command {
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
         let matches = Self::command().name(name).bin_name(name).try_get_matches_from(words)?;
-        let command = Self::from_arg_matches(&matches)?;
-        if let Name::FanoutServer(flags) = &command.name {
-            flags.check().map_err(|conflict| {
-                let mut command = Self::command().name(name).bin_name(name);
-                command.error(ErrorKind::ValueValidation, conflict)
-            })?;
-        }
+        let command = Self { program: name, ..Self::from_arg_matches(&matches)? };
+        let mut all = Self::command().name(name).bin_name(name);
+        let checked = match &command.name {
+            Name::FanoutServer(flags) => flags.check(),
+            Name::Man(flags) => flags.check(&all),
+            Name::EchoServer(_)
+            | Name::EchoClient(_)
+            | Name::MulticonnClient(_)
+            | Name::AppServer(_)
+            | Name::AppClient(_)
+            | Name::FanoutSource(_)
+            | Name::FanoutClient(_)
+            | Name::Demo
+            | Name::Completions(_) => Ok(()),
+        };
+        checked.map_err(|conflict| all.error(ErrorKind::ValueValidation, conflict))?;
         Ok(command)
     }
 
     /// Runs it to its end.
     pub async fn run<R: Runtime>(self, runtime: R) -> ExitCode {
-        log::start(&self.log, self.name.is_server());
-        let result = match self.name {
-            Name::EchoServer(flags) => echo::serve(&runtime, flags, &self.log).await,
+        let Self { log, name, program, sockets } = self;
+        log::start(&log, name.is_server());
+        let around = Surroundings { log, sockets };
+        let result = match name {
+            Name::EchoServer(flags) => echo::serve(&runtime, flags, &around).await,
             Name::EchoClient(flags) => echo::converse(&runtime, flags).await,
             Name::MulticonnClient(flags) => multiconn::run(&runtime, flags).await,
-            Name::AppServer(flags) => app::serve(&runtime, flags, &self.log).await,
+            Name::AppServer(flags) => app::serve(&runtime, flags, &around).await,
             Name::AppClient(flags) => app::ask(&runtime, flags).await,
-            Name::FanoutSource(flags) => fanout::source(&runtime, flags, &self.log).await,
-            Name::FanoutServer(flags) => fanout::serve(&runtime, flags, &self.log).await,
-            Name::FanoutClient(flags) => fanout::subscribe(&runtime, flags, &self.log).await,
+            Name::FanoutSource(flags) => fanout::source(&runtime, flags, &around).await,
+            Name::FanoutServer(flags) => fanout::serve(&runtime, flags, &around).await,
+            Name::FanoutClient(flags) => fanout::subscribe(&runtime, flags, &around.log).await,
             Name::Demo => demo::run(&runtime).await,
+            Name::Completions(flags) => completions::completions(program, &flags),
+            Name::Man(flags) => completions::man(program, &flags),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

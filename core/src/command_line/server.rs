@@ -1,6 +1,7 @@
 //! What all servers have in common: limits, the ready line, signals, the drain.
 
-use std::{net::SocketAddr, thread};
+use core::{future::Future, pin::pin, task::Poll, time::Duration};
+use std::{future::poll_fn, thread};
 
 use clap::Args;
 use signal_hook::{
@@ -11,14 +12,17 @@ use signal_hook::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, log,
-    values::{Limit, Timeout},
+    Failure, Surroundings, log, systemd,
+    values::{self, Limit, Timeout},
 };
 use crate::{
     Instant, Machine,
     admission::{Conn, Limits},
-    runtime::{Listener, Runtime},
-    serve::{self, Options},
+    drive::Clock,
+    runtime::{Address, Listener, Runtime, unix_path},
+    serve::{self, Options, Served},
+    shared::Shared,
+    status::{self, Hosts, Readiness, Subject},
     stop::Stop,
 };
 
@@ -33,29 +37,102 @@ pub(super) struct Flags {
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
     max_per_address: Limit,
     #[command(flatten)]
-    drain: DrainFlags,
+    common: CommonFlags,
 }
 
+/// What also a server has that takes one client at a time.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits")]
-pub(super) struct DrainFlags {
+pub(super) struct CommonFlags {
     /// How long connections may take to end after SIGTERM or SIGINT before they are reset; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
+    #[command(flatten)]
+    status: StatusFlags,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Operation")]
+struct StatusFlags {
+    /// Answer HTTP here about the server: /, /healthz, /readyz, /metrics, /connections
+    #[arg(long = "status", value_name = "ADDR", env = "WIRESTATE_STATUS",
+          value_parser = values::listen)]
+    address: Option<String>,
+    /// A name by which the status may be asked, besides localhost and addresses; can be given
+    /// several times
+    #[arg(
+        long = "status-host",
+        value_name = "NAME",
+        env = "WIRESTATE_STATUS_HOST",
+        value_delimiter = ',',
+        requires = "address"
+    )]
+    hosts: Vec<String>,
+    /// Go on accepting for so long after SIGTERM or SIGINT, while /readyz fails already, so that
+    /// whoever balances load looks elsewhere first
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
+          value_parser = values::time)]
+    lame_duck: Duration,
 }
 
 impl Flags {
-    pub(super) fn options<R: Runtime>(&self) -> Options {
-        self.drain.options(limits::<R>(self))
+    /// For the server that is run by the command `name`.
+    pub(super) fn setup<R: Runtime>(&self, name: &'static str) -> Setup {
+        self.setup_of::<R>(name, R::FILES_PER_CONNECTION)
+    }
+
+    /// The same, where a connection takes so many open files.
+    pub(super) fn setup_of<R: Runtime>(
+        &self,
+        name: &'static str,
+        files_per_connection: usize,
+    ) -> Setup {
+        self.common.setup(name, limits::<R>(self, files_per_connection as u64))
     }
 }
 
-impl DrainFlags {
-    pub(super) fn options(&self, limits: Limits) -> Options {
+impl CommonFlags {
+    /// For the server that is run by the command `name`.
+    pub(super) fn setup(&self, name: &'static str, limits: Limits) -> Setup {
         if self.drain_timeout.0.is_none() {
             warn!("--drain-timeout off: one connection can keep the server from ending");
         }
-        Options { drain_timeout: self.drain_timeout.0, ..Options::new(limits) }
+        Setup {
+            name,
+            options: Options { drain_timeout: self.drain_timeout.0, ..Options::new(limits) },
+            status: self.status.address.clone().map(|address| (address, self.status.hosts.clone())),
+            lame_duck: self.status.lame_duck,
+            subject: None,
+        }
+    }
+}
+
+/// How a server is run.
+pub(super) struct Setup {
+    name: &'static str,
+    pub(super) options: Options,
+    /// The address of its status, and the names by which that may be asked.
+    status: Option<(String, Vec<String>)>,
+    lame_duck: Duration,
+    subject: Option<Shared<dyn Subject>>,
+}
+
+impl Setup {
+    /// The server has more to say in its status than its table of connections counts.
+    pub(super) fn subject(mut self, subject: impl Subject) -> Self {
+        self.subject = Some(Shared::new(subject));
+        self
+    }
+
+    /// The server of its status, to be asked at `address`, or by `hosts`.
+    fn status(&self, address: &str, hosts: &[String], now: Instant) -> status::Server {
+        let hosts = match unix_path(address) {
+            // No browser comes to a Unix socket, and a request there has to name some host.
+            Some(_) => Hosts::Any,
+            None => Hosts::Named(hosts.to_vec()),
+        };
+        let config = status::Config { hosts, ..status::Config::new(self.name) };
+        status::Server::new(config, &self.options, self.subject.clone(), now)
     }
 }
 
@@ -63,8 +140,8 @@ impl DrainFlags {
 pub(super) async fn run<R, M>(
     runtime: &R,
     address: &str,
-    options: &Options,
-    log: &log::Flags,
+    setup: &Setup,
+    around: &Surroundings,
     machine: impl FnMut(&Conn, Instant) -> M + Send,
 ) -> Result<(), Failure>
 where
@@ -72,10 +149,50 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    stop_on_signals(options.stop.clone())?;
-    let (listener, address) = listen(runtime, address)?;
-    log::ready(log, address);
-    let served = serve::serve(runtime, listener, options, machine).await;
+    listening(runtime, address, setup, around, async |listener| {
+        serve::serve(runtime, listener, &setup.options, machine).await
+    })
+    .await
+}
+
+/// Listens on `address`, says so, and has `serve` accept until a signal asks for the end; answers
+/// about it meanwhile, if it has a status.
+async fn listening<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    setup: &Setup,
+    around: &Surroundings,
+    serve: impl AsyncFnOnce(R::Listener) -> Served,
+) -> Result<(), Failure> {
+    let Setup { options, status, lame_duck, .. } = setup;
+    let Surroundings { log, sockets } = around;
+    let status = status
+        .as_ref()
+        .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
+    let readiness = status.as_ref().map(|(_, server)| server.readiness());
+    stop_on_signals(options.stop.clone(), readiness, *lame_duck)?;
+    let (listener, address) = listen(runtime, address, sockets)?;
+    let served = match status {
+        None => {
+            announce(runtime, log, &address)?;
+            serve(listener).await
+        }
+        Some((status_address, status)) => {
+            let (status_listener, status_address) = listen(runtime, status_address, sockets)?;
+            log::status(log, &status_address);
+            announce(runtime, log, &address)?;
+            let machine_of_status = |_: &Conn, now| status.machine(now);
+            let answering =
+                serve::serve(runtime, status_listener, status.options(), machine_of_status);
+            // It answers during the drain, and ends when that has.
+            let serving = async {
+                let served = serve(listener).await;
+                status.options().stop.drain();
+                served
+            };
+            both(serving, answering).await.0
+        }
+    };
     let totals = options.table.totals();
     info!(
         connections = totals.accepted,
@@ -89,20 +206,69 @@ where
     Ok(())
 }
 
+/// Says that the server can be connected to, and goes on saying that it lives.
+fn announce<R: Runtime>(runtime: &R, log: &log::Flags, address: &Address) -> Result<(), Failure> {
+    log::ready(log, address);
+    systemd::ready();
+    systemd::keep_watchdog(runtime)
+}
+
+/// Runs two futures side by side.
+pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    let (mut a_is, mut b_is) = (None, None);
+    poll_fn(|cx| {
+        if a_is.is_none()
+            && let Poll::Ready(output) = a.as_mut().poll(cx)
+        {
+            a_is = Some(output);
+        }
+        if b_is.is_none()
+            && let Poll::Ready(output) = b.as_mut().poll(cx)
+        {
+            b_is = Some(output);
+        }
+        match (a_is.take(), b_is.take()) {
+            (Some(a), Some(b)) => Poll::Ready((a, b)),
+            (a, b) => {
+                (a_is, b_is) = (a, b);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
 pub(super) fn listen<R: Runtime>(
     runtime: &R,
     address: &str,
-) -> Result<(R::Listener, SocketAddr), Failure> {
+    sockets: &systemd::Sockets,
+) -> Result<(R::Listener, Address), Failure> {
     let failed = |error| Failure::Listen { address: address.to_string(), error };
-    let listener = runtime.listen(address).map_err(failed)?;
+    let listener = match systemd::Passed::parse(address) {
+        Some(meant) => sockets.take(meant).and_then(|socket| runtime.listen_inherited(socket)),
+        None => runtime.listen(address),
+    };
+    let listener = listener.map_err(failed)?;
     let address = listener.local_address().map_err(failed)?;
     Ok((listener, address))
 }
 
-fn limits<R: Runtime>(flags: &Flags) -> Limits {
+fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
     let files = open_files();
-    let room = files.saturating_sub(RESERVED_FILES) / R::FILES_PER_CONNECTION as u64;
+    let has_status = flags.common.status.address.is_some();
+    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
+    let room = files.saturating_sub(RESERVED_FILES + status as u64) / files_per_connection;
     let connections = match flags.max_connections {
+        // The status is to answer also when all files are open: some are kept for it.
+        Some(wanted) if wanted > room && has_status => {
+            let most = room.max(1);
+            warn!(
+                "--max-connections {wanted}: the limit of {files} open files, some of which are \
+                 kept for --status, allows {most}"
+            );
+            most
+        }
         Some(wanted) => {
             if wanted > room {
                 warn!("--max-connections {wanted}: the limit of {files} open files allows {room}");
@@ -126,9 +292,14 @@ pub(super) fn open_files() -> u64 {
 pub(super) const RESERVED_FILES: u64 = 64;
 
 /// The first SIGTERM or SIGINT asks for a graceful end, the second one ends the process.
-fn stop_on_signals(stop: Stop) -> Result<(), Failure> {
+///
+/// Readiness ends first, and by `lame_duck` before any connection is refused.
+fn stop_on_signals(
+    stop: Stop,
+    readiness: Option<Readiness>,
+    lame_duck: Duration,
+) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::Signals)?;
-    let thread = thread::Builder::new().name("signals".into());
     let wait = move || {
         let mut asked = false;
         for signal in signals.forever() {
@@ -139,9 +310,26 @@ fn stop_on_signals(stop: Stop) -> Result<(), Failure> {
                 let _ = emulate_default_handler(signal);
             }
             asked = true;
-            info!("{name}: no connection is accepted any more; again ends at once");
-            stop.drain();
+            if let Some(readiness) = &readiness {
+                readiness.end();
+            }
+            systemd::stopping();
+            if lame_duck.is_zero() {
+                info!("{name}: no connection is accepted any more; again ends at once");
+                stop.drain();
+                continue;
+            }
+            info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
+            let later = stop.clone();
+            let drain = move || {
+                thread::sleep(lame_duck);
+                later.drain();
+            };
+            // Without a thread to wait there is no waiting.
+            if thread::Builder::new().name("lame duck".into()).spawn(drain).is_err() {
+                stop.drain();
+            }
         }
     };
-    thread.spawn(wait).map(drop).map_err(Failure::Signals)
+    thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(Failure::Signals)
 }

@@ -2,6 +2,9 @@
 
 use core::{fmt, str::FromStr, time::Duration};
 
+use super::systemd::Passed;
+use crate::runtime::unix_path;
+
 /// A time after which something ends: `30s`, `5m`, `1m 30s`; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
@@ -28,6 +31,14 @@ impl fmt::Display for Timeout {
             None => f.write_str("off"),
         }
     }
+}
+
+/// A time: `30s`, `5m`, `1m 30s`; or `0`.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// A number from 1 up; or `off`.
@@ -68,10 +79,19 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A `host:port`. Names are looked up later; what can't be an address is refused here.
+/// A `host:port`, or a `unix:PATH`. Names are looked up later; what can't be an address is refused
+/// here.
 pub(super) fn address(text: &str) -> Result<String, String> {
+    if let Some(path) = unix_path(text) {
+        return match path.as_os_str().len() {
+            0 => Err("expected a path: unix:/run/echo.sock".into()),
+            // What an address has room for (unix(7)).
+            108.. => Err("the path of a Unix socket has at most 107 bytes".into()),
+            _ => Ok(text.into()),
+        };
+    }
     let Some((host, port)) = text.rsplit_once(':') else {
-        return Err("expected HOST:PORT".into());
+        return Err("expected HOST:PORT or unix:PATH".into());
     };
     if port.parse::<u16>().is_err() {
         return Err(format!("`{port}` is not a port: expected a number up to 65535"));
@@ -81,6 +101,15 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         return Err("expected HOST:PORT, with an IPv6 address in brackets: [::1]:7".into());
     }
     Ok(text.into())
+}
+
+/// An [`address`], or `systemd` or `systemd:NAME`: a socket that the service manager passes.
+pub(super) fn listen(text: &str) -> Result<String, String> {
+    match Passed::parse(text) {
+        Some(Passed::Named("")) => Err("expected a name: systemd:NAME".into()),
+        Some(Passed::Next | Passed::Named(_)) => Ok(text.into()),
+        None => address(text),
+    }
 }
 
 #[cfg(test)]
@@ -98,10 +127,13 @@ mod tests {
 
     #[test]
     fn an_address_has_a_host_and_a_port() {
-        for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535"] {
+        for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535", "unix:/run/a:b", "unix:x"] {
             assert_eq!(address(right).as_deref(), Ok(right));
         }
-        for wrong in ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b"] {
+        let long = format!("unix:/{}", "x".repeat(107));
+        for wrong in
+            ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b", "unix:", &long]
+        {
             assert!(address(wrong).is_err(), "{wrong:?}");
         }
     }

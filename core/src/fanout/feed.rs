@@ -149,6 +149,8 @@ pub struct Counters {
     /// than the bound of the same place in [`LATENCY_BOUNDS`], and did not fit one before; the
     /// last count is of those beyond the last bound.
     pub latency: [u64; LATENCY_BOUNDS.len() + 1],
+    /// How long all of them took together.
+    pub latency_sum: Duration,
 }
 
 /// The bounds of [`Counters::latency`].
@@ -572,12 +574,14 @@ struct Delivered {
     /// As [`Counters::latency`] has it: at most [`MAX_SLICES`] chunks are finished between two
     /// fetches.
     latency: [u8; LATENCY_BOUNDS.len() + 1],
+    latency_sum: Duration,
 }
 
 impl Delivered {
     fn record(&mut self, latency: Duration) {
         let place = LATENCY_BOUNDS.partition_point(|bound| *bound <= latency);
         self.latency[place] += 1;
+        self.latency_sum += latency;
     }
 
     fn settle(&mut self, counters: &mut Counters) {
@@ -585,6 +589,7 @@ impl Delivered {
             return;
         }
         counters.delivered += mem::take(&mut self.messages);
+        counters.latency_sum += mem::take(&mut self.latency_sum);
         for (all, new) in counters.latency.iter_mut().zip(mem::take(&mut self.latency)) {
             *all += u64::from(new);
         }

@@ -2,6 +2,7 @@
 
 use alloc::{boxed::Box, collections::VecDeque};
 use core::{
+    fmt,
     future::{Future, Ready},
     pin::Pin,
     task::{Context, Poll, Waker},
@@ -55,8 +56,14 @@ where
 }
 
 /// See [`function`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Function<F>(F);
+
+impl<F> fmt::Debug for Function<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Function")
+    }
+}
 
 impl<F> Service for Function<F>
 where
@@ -85,8 +92,14 @@ where
 }
 
 /// See [`asynchronous`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Asynchronous<F>(F);
+
+impl<F> fmt::Debug for Asynchronous<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asynchronous")
+    }
+}
 
 impl<F, R> Service for Asynchronous<F>
 where

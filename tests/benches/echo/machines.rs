@@ -36,7 +36,7 @@ pub(crate) fn threads() -> io::Result<()> {
 async fn serve_echo<R: Runtime>(runtime: &R) -> io::Result<()> {
     let (host, port) = ANY_PORT;
     let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?)?;
+    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
     let server = echo::Server::new(echo::Config::default());
     serve::serve(runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
     Ok(())

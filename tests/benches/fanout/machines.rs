@@ -36,7 +36,7 @@ pub(crate) fn threads(upstream: SocketAddr) -> io::Result<()> {
 async fn fan_out<R: Runtime>(runtime: &R, upstream: SocketAddr) -> io::Result<()> {
     let (host, port) = ANY_PORT;
     let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?)?;
+    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
     let feed = Feed::new(Config { on_lag: OnLag::Block, ..Config::default() });
     let socket = runtime.connect(&upstream.to_string()).await?;
     let clock = runtime.clock();

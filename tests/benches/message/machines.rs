@@ -39,7 +39,7 @@ pub(crate) fn threads() -> io::Result<()> {
 async fn answer<R: Runtime>(runtime: &R) -> io::Result<()> {
     let (host, port) = ANY_PORT;
     let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?)?;
+    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
     let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
     let server = Server::new(Config::default(), search::service(table));
     serve(runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;

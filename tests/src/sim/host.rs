@@ -12,7 +12,7 @@ use std::{
 use wirestate_core::{
     admission::Peer,
     drive::Clock as _,
-    runtime::{self, AcceptError, Runtime},
+    runtime::{self, AcceptError, Address, Runtime},
     shared::Lock,
 };
 
@@ -218,8 +218,8 @@ pub struct Listener {
 impl runtime::Listener for Listener {
     type Socket = Socket;
 
-    fn local_address(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    fn local_address(&self) -> io::Result<Address> {
+        Ok(self.address.into())
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Socket, Peer), AcceptError>> {

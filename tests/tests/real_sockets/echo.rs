@@ -18,7 +18,7 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect()
 }
 
-fn exchange(stream: &mut TcpStream, message: &[u8]) {
+pub(crate) fn exchange(stream: &mut TcpStream, message: &[u8]) {
     stream.write_all(message).unwrap();
     let mut reply = vec![0; message.len()];
     stream.read_exact(&mut reply).unwrap();
@@ -270,7 +270,7 @@ pub(crate) fn sigterm_flushes_what_is_owed(binary: &str) {
 }
 
 /// A connection on which all buffers on the way are full, since nothing is read; and what was sent.
-fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
+pub(crate) fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
     let mut stream = server.connect();
     stream.set_nonblocking(true).unwrap();
     let chunk = pattern(1 << 16);

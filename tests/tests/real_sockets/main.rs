@@ -7,7 +7,10 @@ mod command_line;
 mod echo;
 mod fanout;
 mod process;
+mod status;
+mod systemd;
 mod third_party;
+mod unix;
 
 /// Makes of each scenario, a function of the binary's name, a test per runtime.
 macro_rules! on_every_runtime {
@@ -73,6 +76,27 @@ on_every_runtime! {
         many_connections_verify_every_byte,
         a_byte_that_comes_back_wrong_fails_the_run,
         the_demo_ends_by_itself;
+    status:
+        curl_and_python_read_every_page,
+        prometheus_reads_the_metrics_in_both_formats,
+        the_page_renews_itself_in_a_browser,
+        readiness_fails_first_and_the_status_is_there_during_the_drain,
+        a_lame_duck_accepts_while_readiness_fails,
+        it_answers_when_the_service_is_full,
+        it_answers_when_all_files_are_open,
+        half_sent_heads_do_not_touch_the_service,
+        an_answer_survives_the_content_that_nobody_reads,
+        a_name_has_to_be_allowed;
+    unix:
+        an_echo_on_a_unix_socket_serves_netcat_and_our_clients,
+        a_fan_out_goes_from_one_unix_socket_to_another,
+        a_socket_left_behind_is_removed_and_a_live_one_is_in_use,
+        a_status_on_a_unix_socket_or_ipv6_is_answered;
+    systemd:
+        sockets_that_are_passed_are_served,
+        what_was_not_passed_is_named,
+        the_service_manager_is_told,
+        shells_get_completions_and_readers_a_manual;
     third_party:
         netcat_gets_its_bytes_back,
         a_blocking_python_client_gets_its_bytes_back,

@@ -49,6 +49,8 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
+    /// Where its status is, if it has one.
+    pub(crate) status: Option<String>,
     /// What it has logged so far.
     log: Arc<Mutex<String>>,
     /// Ends when the log does.
@@ -77,11 +79,12 @@ impl Server {
             let n = log.read_line(&mut line).expect("the log is UTF-8");
             assert!(n > 0, "the server ended before it was ready: {before}");
             before += &line;
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                let end = rest.find(|c: char| c == '"' || c.is_whitespace());
-                break rest[..end.unwrap_or(rest.len())].to_owned();
+            if let Some(address) = word_behind("listening on ", &line) {
+                break address;
             }
         };
+        let status = word_behind("status on http://", &before)
+            .or_else(|| word_behind("status on ", &before));
         let shared = Arc::new(Mutex::new(before));
         let reader = thread::spawn({
             let shared = shared.clone();
@@ -92,7 +95,7 @@ impl Server {
                 }
             }
         });
-        Self { child, address, log: shared, reader: Some(reader) }
+        Self { child, address, status, log: shared, reader: Some(reader) }
     }
 
     pub(crate) fn connect(&self) -> TcpStream {
@@ -146,6 +149,12 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn word_behind(what: &str, text: &str) -> Option<String> {
+    let (_, rest) = text.split_once(what)?;
+    let end = rest.find(|c: char| c == '"' || c.is_whitespace());
+    Some(rest[..end.unwrap_or(rest.len())].to_owned())
 }
 
 /// Tries `condition` until it holds.

@@ -8,7 +8,7 @@ use std::{
 use crate::process::{Server, run, text};
 
 /// Runs a program with `input`, or says that the machine does not have it.
-fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output> {
+pub(crate) fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output> {
     let mut command = Command::new(name);
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = match command.spawn() {

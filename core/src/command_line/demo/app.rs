@@ -3,9 +3,13 @@
 use core::time::Duration;
 use std::future::poll_fn;
 
-use super::{LiveLine, both, say};
+use super::{LiveLine, say};
 use crate::{
-    command_line::{Failure, server},
+    command_line::{
+        Failure,
+        server::{self, both},
+        systemd::Sockets,
+    },
     drive::{Clock, Drive},
     echo,
     message::{
@@ -45,7 +49,7 @@ struct Board {
 }
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
-    let (listener, address) = server::listen(runtime, "127.0.0.1:0")?;
+    let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
     let options = Options::default();
     let app = Server::new(Config::default(), search::service(Table::default()));
     let address = address.to_string();

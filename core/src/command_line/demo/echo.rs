@@ -2,12 +2,13 @@
 
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::{LiveLine, both, say};
+use super::{LiveLine, say};
 use crate::{
     command_line::{
         Failure,
         multiconn::{Progress, Report, Run, pattern},
-        server,
+        server::{self, both},
+        systemd::Sockets,
     },
     echo::{Config, LoadConfig, Pace, Server},
     runtime::Runtime,
@@ -23,7 +24,7 @@ const DURATION: Duration = Duration::from_secs(2);
 const MESSAGE: usize = 64;
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
-    let (listener, address) = server::listen(runtime, "127.0.0.1:0")?;
+    let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
     let options = Options::default();
     let echo = Server::new(Config::default());
     let serving = serve(runtime, listener, &options, |_, now| echo.machine(now));

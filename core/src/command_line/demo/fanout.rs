@@ -3,12 +3,13 @@
 use core::{future::Future, num::NonZeroUsize, task::Poll, time::Duration};
 use std::future::poll_fn;
 
-use super::{LiveLine, both, say};
+use super::{LiveLine, say};
 use crate::{
     command_line::{
         Failure,
         fanout::{Inspector, read_upstream, unix_epoch},
-        server,
+        server::{self, both},
+        systemd::Sockets,
     },
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
@@ -40,8 +41,8 @@ struct Board {
 }
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
-    let (source, source_address) = server::listen(runtime, "127.0.0.1:0")?;
-    let (listener, address) = server::listen(runtime, "127.0.0.1:0")?;
+    let (source, source_address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
     let feed =
         Feed::new(Config { framing: Framing::Fixed(SIZE), window: WINDOW, ..Config::default() });
     let options = Options { drain_timeout: Some(Duration::from_secs(1)), ..Options::default() };

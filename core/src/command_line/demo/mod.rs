@@ -4,11 +4,7 @@ mod app;
 mod echo;
 mod fanout;
 
-use core::{future::Future, pin::pin, task::Poll};
-use std::{
-    future::poll_fn,
-    io::{self, IsTerminal, Write},
-};
+use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -25,32 +21,6 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
 
 fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)
-}
-
-/// Runs two futures side by side.
-async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    let (mut a_is, mut b_is) = (None, None);
-    poll_fn(|cx| {
-        if a_is.is_none()
-            && let Poll::Ready(output) = a.as_mut().poll(cx)
-        {
-            a_is = Some(output);
-        }
-        if b_is.is_none()
-            && let Poll::Ready(output) = b.as_mut().poll(cx)
-        {
-            b_is = Some(output);
-        }
-        match (a_is.take(), b_is.take()) {
-            (Some(a), Some(b)) => Poll::Ready((a, b)),
-            (a, b) => {
-                (a_is, b_is) = (a, b);
-                Poll::Pending
-            }
-        }
-    })
-    .await
 }
 
 /// One line on standard error that is written over; where that is no terminal, a line each time.

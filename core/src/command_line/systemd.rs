@@ -1,0 +1,134 @@
+//! What a service manager gives to a server, and is told by it: sockets that listen already
+//! (`sd_listen_fds(3)`), and how it goes (`sd_notify(3)`).
+
+use core::time::Duration;
+use std::{env, future::poll_fn, io, os::fd::OwnedFd};
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use tracing::warn;
+
+use super::Failure;
+use crate::{drive::Clock, runtime::Runtime, shared::Lock};
+
+/// The sockets that were passed and that nobody has taken yet, with their names, in order.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    passed: Lock<Vec<(String, OwnedFd)>>,
+}
+
+impl Sockets {
+    /// Takes them out of the environment, whose variables are removed: for the start of a program,
+    /// when it has no other thread.
+    pub(super) fn from_environment() -> Self {
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut names = names.split(':');
+        let mut inherited = ListenFd::from_env();
+        let mut passed = Vec::new();
+        for index in 0..inherited.len() {
+            let name = names.next().unwrap_or_default().to_owned();
+            let socket = match inherited.take_tcp_listener(index) {
+                Ok(socket) => socket.map(OwnedFd::from),
+                Err(_) => inherited.take_unix_listener(index).ok().flatten().map(OwnedFd::from),
+            };
+            // What is neither is nothing that a server here could listen on.
+            passed.extend(socket.map(|socket| (name, socket)));
+        }
+        Self { passed: Lock::new(passed) }
+    }
+
+    /// Takes the one that is meant.
+    pub(super) fn take(&self, meant: Passed<'_>) -> io::Result<OwnedFd> {
+        self.passed.with(|passed| {
+            let index = passed.iter().position(|(name, _)| match meant {
+                Passed::Next => true,
+                Passed::Named(wanted) => name == wanted,
+            });
+            index.map(|index| passed.remove(index).1).ok_or_else(|| {
+                let message = match meant {
+                    Passed::Next => "no socket was passed (LISTEN_FDS), or all are taken".into(),
+                    Passed::Named(name) => {
+                        format!("no socket called `{name}` was passed (LISTEN_FDNAMES)")
+                    }
+                };
+                io::Error::new(io::ErrorKind::NotFound, message)
+            })
+        })
+    }
+}
+
+/// Which of the sockets is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed<'a> {
+    /// `systemd`: the first one that is not taken.
+    Next,
+    /// `systemd:NAME`: the first one of that name (`FileDescriptorName=`).
+    Named(&'a str),
+}
+
+impl<'a> Passed<'a> {
+    /// What `address` means, where it means one of them.
+    pub(super) fn parse(address: &'a str) -> Option<Self> {
+        match address.strip_prefix("systemd")? {
+            "" => Some(Self::Next),
+            rest => rest.strip_prefix(':').map(Self::Named),
+        }
+    }
+}
+
+/// The server can be connected to.
+pub(super) fn ready() {
+    notify(NotifyState::Ready);
+}
+
+/// The server was asked to stop.
+pub(super) fn stopping() {
+    notify(NotifyState::Stopping);
+}
+
+/// Tells the service manager, where there is one. Where it can't be told, the server runs all the
+/// same.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Keeps telling the service manager that the server is alive, if it wants to know (`WatchdogSec=`).
+/// It is told by a task among the others: where none is run any more, it is not.
+pub(super) fn keep_watchdog<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
+    // In half of the time, as sd_watchdog_enabled(3) recommends.
+    let interval = (limit / 2).max(Duration::from_millis(1));
+    let mut clock = runtime.clock();
+    let telling = async move {
+        loop {
+            notify(NotifyState::Watchdog);
+            let next = clock.now() + interval;
+            poll_fn(|cx| clock.poll_until(cx, next)).await;
+        }
+    };
+    runtime.spawn(telling).map_err(Failure::Spawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_meant_by_name_or_by_order() {
+        let socket = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+        let passed = vec![("a".to_owned(), socket()), ("b".to_owned(), socket())];
+        let sockets = Sockets { passed: Lock::new(passed) };
+        let nobody = sockets.take(Passed::Named("c")).unwrap_err();
+        assert!(nobody.to_string().contains("`c`"), "{nobody}");
+        sockets.take(Passed::Named("b")).unwrap();
+        sockets.take(Passed::Next).unwrap();
+        sockets.take(Passed::Next).unwrap_err();
+        assert_eq!(Passed::parse("systemd"), Some(Passed::Next));
+        assert_eq!(Passed::parse("systemd:web"), Some(Passed::Named("web")));
+        assert_eq!(Passed::parse("systemd.example:80"), None);
+    }
+}

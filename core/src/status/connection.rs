@@ -1,0 +1,475 @@
+//! One connection of a status server.
+
+use super::{
+    Code,
+    head::{Found, Input},
+    page::Page,
+    request::{self, Refusal, Request},
+    response::Response,
+    server::Inner,
+};
+use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, shared::Shared};
+
+/// One connection of a status server. Requests are answered one after the other; while one is, no
+/// other is read, so who sends many at once has them wait at their end.
+///
+/// It holds at most 8 KiB of requests and one response
+/// ([`Config::response_size`](super::Config::response_size)), and neither while it is idle.
+#[derive(Debug)]
+pub struct Connection {
+    server: Shared<Inner>,
+    input: Input,
+    /// The peer has closed its side: what it has asked for by then is answered.
+    eof: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Between requests.
+    Idle {
+        since: Instant,
+    },
+    /// In the head of one.
+    Head {
+        since: Instant,
+    },
+    /// A page was asked for, and has to wait for its turn.
+    Waiting {
+        until: Instant,
+        request: Request,
+    },
+    /// A response goes out.
+    Answering {
+        response: Vec<u8>,
+        sent: usize,
+        /// When a byte of it last moved.
+        moved: Instant,
+        /// It is the last one, and why.
+        last: Option<Reason>,
+    },
+    /// Our FIN is to go out.
+    Closing {
+        since: Instant,
+        reason: Reason,
+    },
+    /// Our FIN is out: what the peer still sends is thrown away. Closing at once would answer it
+    /// with a reset, which may destroy the response on its way (RFC 9112, section 9.6).
+    Lingering {
+        until: Instant,
+        discarded: usize,
+        reason: Reason,
+    },
+    Resetting(Reason),
+    Over(Reason),
+}
+
+/// Why a status server's connection ended. It displays with `status:` in front: in a log, such
+/// connections are beside those of the service, and are numbered on their own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Its requests were answered, and the peer closed it or asked for that.
+    #[error("status: finished")]
+    Finished,
+    /// A request that can't be followed by another one was refused.
+    #[error("status: refused: {code}: {why}")]
+    Refused {
+        /// As what.
+        code: Code,
+        /// What the peer was told.
+        why: &'static str,
+    },
+    /// The peer closed its side in the middle of a request's head.
+    #[error("status: the peer closed behind {have} bytes of a request")]
+    Truncated {
+        /// Bytes of it that came.
+        have: usize,
+    },
+    /// No request came.
+    #[error("status: no request for {limit:?}")]
+    IdleTimeout {
+        /// [`Config::idle_timeout`](super::Config::idle_timeout).
+        limit: core::time::Duration,
+    },
+    /// A response was not taken.
+    #[error("status: no byte moved for {limit:?}; {unsent} bytes of a response are owed")]
+    WriteTimeout {
+        /// [`Config::write_timeout`](super::Config::write_timeout).
+        limit: core::time::Duration,
+        /// Bytes that the peer did not take.
+        unsent: usize,
+    },
+    /// We were asked to stop.
+    #[error("status: asked to stop")]
+    ShutDown,
+    /// The connection broke.
+    #[error("status: lost while {way}: {why}; {unsent} bytes of a response are owed")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Bytes of a response that were not sent.
+        unsent: usize,
+    },
+}
+
+impl crate::Reason for Reason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Refused { code: Code::RequestTimeout, .. } => "head_timeout",
+            Self::Refused { code: Code::HeadTooLarge, .. } => "head_too_large",
+            Self::Refused { code: Code::ContentTooLarge, .. } => "content",
+            Self::Refused { code: Code::VersionNotSupported, .. } => "version",
+            Self::Refused {
+                code:
+                    Code::Ok
+                    | Code::BadRequest
+                    | Code::NotFound
+                    | Code::MethodNotAllowed
+                    | Code::MisdirectedRequest
+                    | Code::ServiceUnavailable,
+                ..
+            } => "bad_request",
+            Self::Truncated { .. } => "truncated",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::WriteTimeout { .. } => "write_timeout",
+            Self::ShutDown => "shut_down",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            // An idle connection is a client's way to be quick the next time.
+            Self::Finished | Self::IdleTimeout { .. } => Fault::None,
+            Self::Refused { code, .. } => match code {
+                Code::RequestTimeout => Fault::Time,
+                Code::HeadTooLarge | Code::ContentTooLarge => Fault::Limit,
+                Code::Ok
+                | Code::BadRequest
+                | Code::NotFound
+                | Code::MethodNotAllowed
+                | Code::MisdirectedRequest
+                | Code::ServiceUnavailable
+                | Code::VersionNotSupported => Fault::Peer,
+            },
+            Self::Truncated { .. } => Fault::Peer,
+            Self::WriteTimeout { .. } => Fault::Time,
+            Self::ShutDown => Fault::Asked,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
+        Self { server, input, eof: false, state: State::Idle { since: now } }
+    }
+
+    /// Looks for the next request in what has come in, and begins to answer it.
+    fn proceed(&mut self, now: Instant) {
+        let answer = loop {
+            match self.input.find() {
+                Found::RequestLine(line) => {
+                    if let Err(refusal) = request::check_line(line) {
+                        break Err(refusal);
+                    }
+                }
+                Found::Head(head) => {
+                    let len = head.len();
+                    let request = request::parse(head, &self.server.config.hosts);
+                    self.input.consume(len);
+                    break request;
+                }
+                Found::Garbage => break Err(request::GARBAGE),
+                Found::TooLong => break Err(request::TOO_LONG),
+                Found::Nothing => {
+                    self.wait(now);
+                    return;
+                }
+            }
+        };
+        match answer {
+            Ok(request) => {
+                let is_dear = matches!(
+                    request.page,
+                    Ok(Page::Root | Page::Metrics(_) | Page::Connections(_))
+                );
+                let until = if is_dear { self.server.turn(now) } else { now };
+                if until > now {
+                    self.state = State::Waiting { until, request };
+                } else {
+                    self.answer(request, now);
+                }
+            }
+            Err(refusal) => self.refuse(refusal, now),
+        }
+    }
+
+    /// Nothing is there to be answered.
+    fn wait(&mut self, now: Instant) {
+        if self.eof {
+            let reason = match self.input.len() {
+                0 => Reason::Finished,
+                have => Reason::Truncated { have },
+            };
+            self.state = State::Closing { since: now, reason };
+        } else if self.input.is_empty() {
+            self.state = State::Idle { since: now };
+        } else if !matches!(self.state, State::Head { .. }) {
+            self.state = State::Head { since: now };
+        }
+    }
+
+    fn answer(&mut self, request: Request, now: Instant) {
+        let response = match request.page {
+            Ok(page) => page.make(&self.server, now),
+            Err(Refusal { code, why }) => Response::text(code, why),
+        };
+        let last = (!request.keep_alive).then_some(match request.page {
+            // The one refusal of those that keep the connection which ends it all the same.
+            Err(Refusal { code: code @ Code::ContentTooLarge, why }) => {
+                Reason::Refused { code, why }
+            }
+            Ok(_) | Err(_) => Reason::Finished,
+        });
+        self.respond(response.into_bytes(request.head_only, last.is_some()), last, now);
+    }
+
+    /// Answers what can't be followed by another request.
+    fn refuse(&mut self, Refusal { code, why }: Refusal, now: Instant) {
+        self.input.clear();
+        let response = Response::text(code, why).into_bytes(false, true);
+        self.respond(response, Some(Reason::Refused { code, why }), now);
+    }
+
+    fn respond(&mut self, response: Vec<u8>, last: Option<Reason>, now: Instant) {
+        self.state = State::Answering { response, sent: 0, moved: now, last };
+    }
+
+    fn lose(&mut self, way: Way, why: Lost) {
+        let reason = Reason::Lost { way, why, unsent: self.queued() };
+        self.state = match why {
+            Lost::Reset => State::Over(reason),
+            // The connection may live on at the peer's end, where a FIN would look clean.
+            Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
+                State::Resetting(reason)
+            }
+        };
+    }
+
+    fn queued(&self) -> usize {
+        match &self.state {
+            State::Answering { response, sent, .. } => response.len() - sent,
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::Waiting { .. }
+            | State::Closing { .. }
+            | State::Lingering { .. }
+            | State::Resetting(_)
+            | State::Over(_) => 0,
+        }
+    }
+}
+
+impl Machine for Connection {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        let (read, write) = match &self.state {
+            State::Idle { .. } | State::Head { .. } => (true, Outbound::Idle),
+            State::Waiting { .. } => (false, Outbound::Idle),
+            State::Answering { .. } => (false, Outbound::Flush),
+            State::Closing { .. } => (false, Outbound::Finish),
+            State::Lingering { .. } => (true, Outbound::Finished),
+            State::Resetting(_) => (false, Outbound::Reset),
+            State::Over(_) => return Interest::DONE,
+        };
+        Interest { read, write }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.input.spare()
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        match &mut self.state {
+            State::Idle { .. } | State::Head { .. } => {
+                self.input.commit(n);
+                self.proceed(now);
+            }
+            State::Lingering { discarded, reason, .. } => {
+                *discarded += n;
+                if *discarded >= self.server.config.linger.bytes {
+                    self.state = State::Over(reason.clone());
+                }
+            }
+            State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. }
+            | State::Resetting(_)
+            | State::Over(_) => {}
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.eof = true;
+        match &self.state {
+            State::Idle { .. } | State::Head { .. } => self.wait(now),
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. }
+            | State::Resetting(_)
+            | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+        match &self.state {
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. } => self.lose(way, why),
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn release(&mut self) {
+        self.input.release();
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let State::Answering { response, sent, .. } = &self.state else { return 0 };
+        out[0] = &response[*sent..];
+        1
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        let State::Answering { response, sent, moved, last } = &mut self.state else { return };
+        *sent += n;
+        *moved = now;
+        if *sent < response.len() {
+            return;
+        }
+        if let Some(reason) = last.take() {
+            self.input.clear();
+            self.state = State::Closing { since: now, reason };
+        } else {
+            self.state = State::Idle { since: now };
+            self.proceed(now);
+        }
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        self.state = match &self.state {
+            State::Closing { reason, .. } => {
+                let reason = reason.clone();
+                match reason {
+                    Reason::Finished | Reason::Refused { .. } if !self.eof => {
+                        let until = now + self.server.config.linger.time;
+                        State::Lingering { until, discarded: 0, reason }
+                    }
+                    // There is no response that could be destroyed.
+                    Reason::Finished
+                    | Reason::Refused { .. }
+                    | Reason::Truncated { .. }
+                    | Reason::IdleTimeout { .. }
+                    | Reason::WriteTimeout { .. }
+                    | Reason::ShutDown
+                    | Reason::Lost { .. } => State::Over(reason),
+                }
+            }
+            State::Resetting(reason) => State::Over(reason.clone()),
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Lingering { .. }
+            | State::Over(_) => return,
+        };
+    }
+
+    /// What was asked for is still answered.
+    fn shut_down(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Idle { .. } | State::Head { .. } => {
+                self.input.clear();
+                self.state = State::Closing { since: now, reason: Reason::ShutDown };
+            }
+            State::Waiting { request, .. } => request.keep_alive = false,
+            State::Answering { last, .. } => {
+                last.get_or_insert(Reason::ShutDown);
+            }
+            State::Closing { .. }
+            | State::Lingering { .. }
+            | State::Resetting(_)
+            | State::Over(_) => {}
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let config = &self.server.config;
+        match &self.state {
+            State::Idle { since } => Some(*since + config.idle_timeout),
+            State::Head { since } => Some(*since + config.head_timeout),
+            State::Waiting { until, .. } | State::Lingering { until, .. } => Some(*until),
+            State::Answering { moved: since, .. } | State::Closing { since, .. } => {
+                Some(*since + config.write_timeout)
+            }
+            State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let config = &self.server.config;
+        match &self.state {
+            State::Idle { .. } => {
+                let reason = Reason::IdleTimeout { limit: config.idle_timeout };
+                self.state = State::Closing { since: now, reason };
+            }
+            State::Head { .. } => self.refuse(request::TOO_LATE, now),
+            State::Waiting { request, .. } => self.answer(*request, now),
+            State::Answering { .. } | State::Closing { .. } => {
+                let (limit, unsent) = (config.write_timeout, self.queued());
+                self.state = State::Resetting(Reason::WriteTimeout { limit, unsent });
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match &self.state {
+            State::Idle { .. } => "idle",
+            State::Head { .. } => "head",
+            State::Waiting { .. } => "waiting",
+            State::Answering { .. } => "answering",
+            State::Closing { .. } => "closing",
+            State::Lingering { .. } => "lingering",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: self.queued(), lag: 0 }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. }
+            | State::Lingering { .. }
+            | State::Resetting(_) => None,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! What a request's head asks for.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use httparse::EMPTY_HEADER;
+
+use super::{
+    negotiate::negotiate,
+    page::{Exposition, Format, Page},
+    response::Code,
+};
+
+/// By which names a status server may be asked, besides `localhost` and every address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// By any. For where no browser comes: a Unix socket.
+    Any,
+    /// By these, in any case, without a port.
+    Named(Vec<String>),
+}
+
+impl Hosts {
+    /// Whether a request for `host`, with or without a port, is for us.
+    fn include(&self, host: &str) -> bool {
+        let Self::Named(names) = self else { return true };
+        let name = match host.strip_prefix('[') {
+            Some(rest) => {
+                let (address, port) = rest.split_once(']').unwrap_or_default();
+                let has_only_a_port = port.is_empty() || port.starts_with(':');
+                return has_only_a_port && address.parse::<Ipv6Addr>().is_ok();
+            }
+            None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        // Names below `localhost` are loopback as well (RFC 6761, section 6.3).
+        let local = name.len().checked_sub("localhost".len()).and_then(|at| name.get(at..));
+        name.parse::<IpAddr>().is_ok()
+            || local.is_some_and(|local| local.eq_ignore_ascii_case("localhost"))
+                && (name.len() == "localhost".len()
+                    || name.as_bytes()[name.len() - "localhost".len() - 1] == b'.')
+            || names.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
+    }
+}
+
+/// A request that was understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    /// It is answered without the content.
+    pub(super) head_only: bool,
+    /// Further requests may follow.
+    pub(super) keep_alive: bool,
+    /// What it asks for, or why it does not get it.
+    pub(super) page: Result<Page, Refusal>,
+}
+
+/// Why a request is not answered by what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) code: Code,
+    pub(super) why: &'static str,
+}
+
+const fn refusal(code: Code, why: &'static str) -> Refusal {
+    Refusal { code, why }
+}
+
+pub(super) const GARBAGE: Refusal = refusal(Code::BadRequest, "this is no HTTP request");
+pub(super) const TOO_LONG: Refusal =
+    refusal(Code::HeadTooLarge, "the head of a request has at most 8192 bytes and 64 fields");
+pub(super) const TOO_LATE: Refusal =
+    refusal(Code::RequestTimeout, "the head of the request was not whole in its time");
+
+/// Looks at a request line, with its end, for what need not wait for the rest.
+///
+/// # Errors
+/// It is none. Nothing that follows could be made sense of.
+pub(super) fn check_line(line: &[u8]) -> Result<(), Refusal> {
+    match httparse::Request::new(&mut []).parse(line) {
+        // That there are no fields yet.
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Ok(()),
+        Err(httparse::Error::Version) if is_other_version(line) => {
+            Err(refusal(Code::VersionNotSupported, "this server speaks HTTP/1.1"))
+        }
+        Err(_) => Err(GARBAGE),
+    }
+}
+
+/// Whether the line ends in a version of HTTP (RFC 9112, section 2.3).
+fn is_other_version(line: &[u8]) -> bool {
+    let version = line.trim_ascii_end().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+    match version.strip_prefix(b"HTTP/") {
+        Some([major]) => major.is_ascii_digit(),
+        Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
+        Some(_) | None => false,
+    }
+}
+
+/// Makes a request of a whole head.
+///
+/// # Errors
+/// It is none, or it can't be told where the next one begins: the connection is to be closed behind
+/// the answer.
+pub(super) fn parse(head: &[u8], hosts: &Hosts) -> Result<Request, Refusal> {
+    let mut fields = [EMPTY_HEADER; MOST_FIELDS];
+    let mut parsed = httparse::Request::new(&mut fields);
+    match parsed.parse(head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(GARBAGE),
+        Err(httparse::Error::TooManyHeaders) => return Err(TOO_LONG),
+        Err(_) => return Err(refusal(Code::BadRequest, "a malformed header field")),
+    }
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    let is_1_1 = parsed.version == Some(1);
+    let fields = Fields(parsed.headers);
+
+    let (target_host, path) = split_target(target);
+    let host = match fields.values("host").collect::<Vec<_>>()[..] {
+        // The same for a client of HTTP/1.0, which knows no hosts (RFC 9112, section 3.2).
+        [] if !is_1_1 => None,
+        [host] => Some(host),
+        [] | [..] => return Err(refusal(Code::BadRequest, "one Host field is required")),
+    };
+    let head_only = method == "HEAD";
+    let has_content = fields.announce_content()?;
+    let keep_alive = is_1_1 && !has_content && !fields.tokens("connection").any(is_close);
+    let page = if target_host.or(host).is_some_and(|host| !hosts.include(host)) {
+        Err(refusal(Code::MisdirectedRequest, "this server is not known by that name"))
+    } else {
+        find(path, &fields).and_then(|page| match method {
+            "GET" | "HEAD" if has_content => {
+                Err(refusal(Code::ContentTooLarge, "no request has content here"))
+            }
+            "GET" | "HEAD" => Ok(page),
+            _ => Err(refusal(Code::MethodNotAllowed, "these pages can only be read")),
+        })
+    };
+    Ok(Request { head_only, keep_alive, page })
+}
+
+fn is_close(token: &str) -> bool {
+    token.eq_ignore_ascii_case("close")
+}
+
+/// The host, where the target names one (RFC 9112, section 3.2.2), and the path with the query.
+fn split_target(target: &str) -> (Option<&str>, &str) {
+    let scheme = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://"));
+    match scheme.and_then(|_| target.get(7..)) {
+        Some(rest) => {
+            let at = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (authority, path) = rest.split_at(at);
+            (Some(authority), if path.is_empty() { "/" } else { path })
+        }
+        None => (None, target),
+    }
+}
+
+fn find(target: &str, fields: &Fields<'_, '_>) -> Result<Page, Refusal> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let accept = || fields.values("accept");
+    Ok(match path {
+        "/" => Page::Root,
+        "/healthz" => Page::Health,
+        "/readyz" => Page::Ready,
+        "/metrics" => Page::Metrics(negotiate(
+            accept(),
+            &[
+                ("text/plain", Exposition::Text),
+                ("application/openmetrics-text", Exposition::OpenMetrics),
+            ],
+        )),
+        "/connections" => {
+            let asked = query.split('&').find_map(|pair| pair.strip_prefix("format="));
+            Page::Connections(match asked {
+                Some("text") => Format::Text,
+                Some("json") => Format::Json,
+                Some("html") => Format::Html,
+                Some(_) => {
+                    return Err(refusal(Code::NotFound, "the formats are text, json and html"));
+                }
+                None => negotiate(
+                    accept(),
+                    &[
+                        ("text/plain", Format::Text),
+                        ("text/html", Format::Html),
+                        ("application/json", Format::Json),
+                    ],
+                ),
+            })
+        }
+        _ => {
+            let why = "the pages are /, /healthz, /readyz, /metrics and /connections";
+            return Err(refusal(Code::NotFound, why));
+        }
+    })
+}
+
+struct Fields<'a, 'b>(&'a [httparse::Header<'b>]);
+
+impl<'b> Fields<'_, 'b> {
+    /// The values of all fields of that name; what is no ASCII counts as empty.
+    fn values(&self, name: &str) -> impl Iterator<Item = &'b str> {
+        self.0
+            .iter()
+            .filter(move |field| field.name.eq_ignore_ascii_case(name))
+            .map(|field| core::str::from_utf8(field.value).unwrap_or_default().trim())
+    }
+
+    /// The same, where each value is a list of tokens.
+    fn tokens(&self, name: &str) -> impl Iterator<Item = &'b str> {
+        self.values(name).flat_map(|value| value.split(',').map(str::trim))
+    }
+
+    /// Whether content follows the head (RFC 9112, section 6).
+    ///
+    /// # Errors
+    /// It says so twice, or in a way that can't be read: what to make of it is how requests are
+    /// smuggled past whoever is in front.
+    fn announce_content(&self) -> Result<bool, Refusal> {
+        let mut lengths = self.tokens("content-length");
+        let length = lengths.next();
+        let valid = |length: &str| !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        if length.is_some_and(|length| !valid(length)) || lengths.any(|other| Some(other) != length)
+        {
+            return Err(refusal(Code::BadRequest, "a Content-Length that is none"));
+        }
+        let coded = self.values("transfer-encoding").next().is_some();
+        if coded && length.is_some() {
+            let why = "Content-Length and Transfer-Encoding exclude each other";
+            return Err(refusal(Code::BadRequest, why));
+        }
+        Ok(coded || length.is_some_and(|length| length.bytes().any(|digit| digit != b'0')))
+    }
+}
+
+/// How many fields a head has at most.
+const MOST_FIELDS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_not_ours_are_refused_and_addresses_never() {
+        let hosts = Hosts::Named(vec!["status.example".into()]);
+        for ours in [
+            "localhost",
+            "LocalHost:8000",
+            "a.localhost",
+            "localhost.",
+            "127.0.0.1:8000",
+            "[::1]",
+            "[::1]:8000",
+            "192.0.2.1",
+            "status.example:1",
+            "STATUS.example",
+        ] {
+            assert!(hosts.include(ours), "{ours}");
+        }
+        for other in [
+            "",
+            ":8000",
+            "evil.example",
+            "notlocalhost",
+            "localhost.evil.example",
+            "[evil]",
+            "[::1",
+            "[::1]evil.example",
+            "status.example.evil",
+            "ä",
+            "älocalhost",
+            "127.0.0.1.evil.example",
+        ] {
+            assert!(!hosts.include(other), "{other}");
+            assert!(Hosts::Any.include(other));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The responses: their codes, and how they go out.
+
+use core::fmt;
+use std::io::Write;
+
+/// How a request was answered (RFC 9110, section 15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    /// Here it is.
+    Ok,
+    /// It is not HTTP, or contradicts itself.
+    BadRequest,
+    /// There is no such page.
+    NotFound,
+    /// The pages can be read, and nothing else.
+    MethodNotAllowed,
+    /// The head was not whole in its time.
+    RequestTimeout,
+    /// It announces content.
+    ContentTooLarge,
+    /// It is for a host of another name.
+    MisdirectedRequest,
+    /// The head is too long, or has too many fields (RFC 6585, section 5).
+    HeadTooLarge,
+    /// It is worth connecting no more.
+    ServiceUnavailable,
+    /// HTTP, but neither 1.0 nor 1.1.
+    VersionNotSupported,
+}
+
+impl Code {
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Ok => 200,
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::ContentTooLarge => 413,
+            Self::MisdirectedRequest => 421,
+            Self::HeadTooLarge => 431,
+            Self::ServiceUnavailable => 503,
+            Self::VersionNotSupported => 505,
+        }
+    }
+
+    const fn phrase(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::BadRequest => "Bad Request",
+            Self::NotFound => "Not Found",
+            Self::MethodNotAllowed => "Method Not Allowed",
+            Self::RequestTimeout => "Request Timeout",
+            Self::ContentTooLarge => "Content Too Large",
+            Self::MisdirectedRequest => "Misdirected Request",
+            Self::HeadTooLarge => "Request Header Fields Too Large",
+            Self::ServiceUnavailable => "Service Unavailable",
+            Self::VersionNotSupported => "HTTP Version Not Supported",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.number(), self.phrase())
+    }
+}
+
+/// A response before it is written down.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) code: Code,
+    pub(super) content_type: &'static str,
+    pub(super) content: Vec<u8>,
+    /// `Content-Security-Policy`, for what a browser shows.
+    pub(super) policy: Option<&'static str>,
+}
+
+impl Response {
+    pub(super) fn text(code: Code, text: &str) -> Self {
+        let content = format!("{text}\n").into_bytes();
+        Self { code, content_type: PLAIN, content, policy: None }
+    }
+
+    /// As it goes out. Without the content, where it answers a `HEAD`; `closes`, where no further
+    /// request is answered.
+    ///
+    /// There is no `Date`: a server that has no clock must not make one up (RFC 9110,
+    /// section 6.6.1), and machines have none.
+    pub(super) fn into_bytes(self, head_only: bool, closes: bool) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(LONGEST_HEAD + self.content.len());
+        let mut put = |line: fmt::Arguments<'_>| {
+            bytes.write_fmt(line).expect("a vector takes all that fits the memory");
+        };
+        put(format_args!("HTTP/1.1 {}\r\n", self.code));
+        put(format_args!("Content-Type: {}\r\n", self.content_type));
+        put(format_args!("Content-Length: {}\r\n", self.content.len()));
+        // What was true a moment ago is of no use, and what is in there is nobody else's business.
+        put(format_args!("Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"));
+        put(format_args!("Vary: Accept\r\n"));
+        if let Some(policy) = self.policy {
+            put(format_args!("Content-Security-Policy: {policy}\r\n"));
+            put(format_args!("Referrer-Policy: no-referrer\r\n"));
+        }
+        if self.code == Code::MethodNotAllowed {
+            put(format_args!("Allow: GET, HEAD\r\n"));
+        }
+        if closes {
+            put(format_args!("Connection: close\r\n"));
+        }
+        put(format_args!("\r\n"));
+        debug_assert!(bytes.len() <= LONGEST_HEAD, "a head of {} bytes", bytes.len());
+        if !head_only {
+            bytes.extend_from_slice(&self.content);
+        }
+        bytes
+    }
+}
+
+pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
+/// More than any of these heads has, in bytes.
+pub(super) const LONGEST_HEAD: usize = 1024;

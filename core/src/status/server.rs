@@ -1,0 +1,175 @@
+//! What the connections of one status server share.
+
+use core::{
+    num::NonZeroU32,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::{Connection, Hosts, Subject, head::Input};
+use crate::{
+    Instant, Linger,
+    admission::Limits,
+    buffer::Pool,
+    serve::Options,
+    shared::{Lock, Shared},
+    stop::Stopping,
+};
+
+/// How a status server answers, and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What the server is: `echo-server`.
+    pub name: &'static str,
+    /// By which names it may be asked. Default: `localhost` and addresses.
+    pub hosts: Hosts,
+    /// How long the head of a request may take from its first byte. Default: 5 s.
+    pub head_timeout: Duration,
+    /// How long a connection may be without a request. Default: 30 s.
+    pub idle_timeout: Duration,
+    /// A response of which no byte is taken for this long is given up. Default: 10 s.
+    pub write_timeout: Duration,
+    /// The close behind a response that was the last.
+    pub linger: Linger,
+    /// How many connections are listed. Default: 1,000.
+    pub listed: usize,
+    /// How often a second `/`, `/metrics` and `/connections` are made at most, for all connections
+    /// together; ten of them may come at once. Default: 100.
+    pub pages_per_second: NonZeroU32,
+}
+
+impl Config {
+    /// The default configuration of the status of a server called `name`.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            hosts: Hosts::Named(Vec::new()),
+            head_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(10),
+            linger: Linger::default(),
+            listed: 1000,
+            pages_per_second: const { NonZeroU32::new(100).unwrap() },
+        }
+    }
+
+    /// The most bytes that a response has: 64 KiB for its head, its frame and the counts, and 512
+    /// for each connection that is [`listed`](Self::listed). A connection holds one of them, and
+    /// 8 KiB for requests; an idle one holds neither.
+    pub fn response_size(&self) -> usize {
+        MOST_COUNTS + self.listed.saturating_mul(MOST_LISTED)
+    }
+}
+
+/// A status server. Clones are the same server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    inner: Shared<Inner>,
+    options: Options,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) service: Options,
+    pub(super) own: Options,
+    pub(super) subject: Option<Shared<dyn Subject>>,
+    pub(super) readiness: Readiness,
+    pub(super) started: Instant,
+    pool: Pool,
+    /// By when the pages that were asked for so far are made, at the rate that is allowed.
+    paced: Lock<Instant>,
+}
+
+/// Whether it is worth connecting. Clones are the same answer.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    over: Shared<AtomicBool>,
+}
+
+impl Readiness {
+    /// It no longer is, although connections are accepted for a while: whoever balances load has the
+    /// time to notice.
+    pub fn end(&self) {
+        self.over.store(true, Relaxed);
+    }
+}
+
+impl Server {
+    /// The status of the server that is run under the options `service`, which started `now`, and
+    /// which is `subject`, if it has more to say than these.
+    ///
+    /// # Panics
+    /// If a time in `config` is zero: it would have passed before anything could happen.
+    pub fn new(
+        config: Config,
+        service: &Options,
+        subject: Option<Shared<dyn Subject>>,
+        now: Instant,
+    ) -> Self {
+        let Config { head_timeout, idle_timeout, write_timeout, linger, .. } = &config;
+        for time in [*head_timeout, *idle_timeout, *write_timeout, linger.time] {
+            assert!(time > Duration::ZERO, "a timeout must be a time");
+        }
+        let limits = Limits { connections: CONNECTIONS, per_address: None };
+        let options = Options { drain_timeout: Some(DRAIN_TIMEOUT), ..Options::new(limits) };
+        let inner = Inner {
+            config,
+            service: service.clone(),
+            own: options.clone(),
+            subject,
+            readiness: Readiness::default(),
+            started: now,
+            pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
+            paced: Lock::new(now),
+        };
+        Self { inner: Shared::new(inner), options }
+    }
+
+    /// What to [`serve`](crate::serve::serve) it with: a table of its own, of [`CONNECTIONS`], and
+    /// a stop of its own, to be asked when the service has ended.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The handle by which readiness ends before the service is asked to stop.
+    pub fn readiness(&self) -> Readiness {
+        self.inner.readiness.clone()
+    }
+
+    /// The machine for a connection that was made `now`.
+    pub fn machine(&self, now: Instant) -> Connection {
+        Connection::new(self.inner.clone(), Input::new(self.inner.pool.clone()), now)
+    }
+}
+
+impl Inner {
+    /// Whether it is worth connecting.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.readiness.over.load(Relaxed) && self.service.stop.asked() == Stopping::No
+    }
+
+    /// When a page may be made that is asked for `now`: at once, or in its turn.
+    pub(super) fn turn(&self, now: Instant) -> Instant {
+        let interval = Duration::from_secs(1) / self.config.pages_per_second.get();
+        self.paced.with(|paced| {
+            let last = (*paced).max(now);
+            *paced = last + interval;
+            // So far ahead may the pages be that come at once.
+            now + last.since(now).saturating_sub(interval * (AT_ONCE - 1))
+        })
+    }
+}
+
+/// How many connections a status server has at most.
+pub const CONNECTIONS: usize = 64;
+
+/// The longest head of a request, in bytes.
+const LONGEST_HEAD: usize = 8 * 1024;
+const IDLE_BUFFERS: usize = 4;
+/// By then, what was owed when the service had ended is with the kernel, or nobody takes it.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const AT_ONCE: u32 = 10;
+/// What [`Config::response_size`] says.
+const MOST_COUNTS: usize = 64 * 1024;
+const MOST_LISTED: usize = 512;

@@ -1,0 +1,97 @@
+//! What servers have to say beyond their tables of connections.
+
+use std::fmt::Debug;
+
+use super::{Metric, Value};
+use crate::fanout::{Feed, LATENCY_BOUNDS};
+
+/// A server that has more to say than what its table of connections counts.
+///
+/// It is asked at each request for `/` and `/metrics`, so it is to answer at once, and with a
+/// bounded number of metrics.
+pub trait Subject: Debug + Send + Sync + 'static {
+    /// What it counts.
+    fn metrics(&self) -> Vec<Metric>;
+}
+
+impl Subject for Feed {
+    fn metrics(&self) -> Vec<Metric> {
+        let counters = self.counters();
+        let metric = |name, help, value| Metric { name, help, value };
+        vec![
+            metric(
+                "wirestate_upstream_up",
+                "Whether the upstream is connected.",
+                Value::Gauge(counters.upstream_up.into()),
+            ),
+            metric(
+                "wirestate_upstream_connects",
+                "Connections made to the upstream; all but the first are reconnects.",
+                Value::Counter(counters.upstream_connects),
+            ),
+            metric(
+                "wirestate_upstream_messages",
+                "Messages received from the upstream, whole.",
+                Value::Counter(counters.messages_in),
+            ),
+            metric(
+                "wirestate_upstream_bytes",
+                "Bytes of messages received from the upstream.",
+                Value::Counter(counters.bytes_in),
+            ),
+            metric(
+                "wirestate_upstream_tail_dropped_bytes",
+                "Bytes of messages that the upstream's end cut short.",
+                Value::Counter(counters.tail_bytes_dropped),
+            ),
+            metric(
+                "wirestate_upstream_held_seconds",
+                "How long the upstream was not read from because of subscribers.",
+                Value::CounterSeconds(counters.held),
+            ),
+            metric(
+                "wirestate_fanout_subscribers",
+                "Subscribers now.",
+                Value::Gauge(counters.subscribers),
+            ),
+            metric(
+                "wirestate_fanout_delivered_messages",
+                "Messages delivered, to all subscribers together.",
+                Value::Counter(counters.delivered),
+            ),
+            metric(
+                "wirestate_fanout_skipped_messages",
+                "Messages that subscribers missed because they lagged (--on-lag skip).",
+                Value::Counter(counters.skipped),
+            ),
+            metric(
+                "wirestate_fanout_lagged_subscribers",
+                "Subscribers that were disconnected because they lagged (--on-lag disconnect).",
+                Value::Counter(counters.lagged),
+            ),
+            metric(
+                "wirestate_fanout_latency_seconds",
+                "From the last byte in from the upstream to the last byte out to a subscriber.",
+                Value::Histogram {
+                    bounds: LATENCY_BOUNDS.to_vec(),
+                    counts: counters.latency.to_vec(),
+                    sum: counters.latency_sum,
+                },
+            ),
+        ]
+    }
+}
+
+#[cfg(feature = "message")]
+impl<S> Subject for crate::message::Server<S>
+where
+    S: Debug + Send + Sync + 'static,
+{
+    fn metrics(&self) -> Vec<Metric> {
+        vec![Metric {
+            name: "wirestate_requests",
+            help: "Requests that were handed to the service.",
+            value: Value::Counter(self.requests()),
+        }]
+    }
+}

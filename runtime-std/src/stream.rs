@@ -1,0 +1,80 @@
+//! What is done alike with a connected stream, TCP or Unix.
+
+use std::{
+    io::{self, IoSlice},
+    net::Shutdown,
+    ops::Deref,
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg};
+use socket2::SockRef;
+use wirestate_core::drive::MAX_SLICES;
+
+/// Receives into `buf`, without blocking; 0 is the peer's FIN.
+///
+/// # Errors
+/// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is nothing.
+pub fn receive(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket, buf, RecvFlags::DONTWAIT)?.0)
+}
+
+/// Sends from `bufs`, without blocking, and without a signal where the peer is gone.
+///
+/// # Errors
+/// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is no room.
+pub fn send(socket: &impl AsFd, bufs: &[&[u8]]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    Ok(match bufs {
+        // It is the common case, and send(2) is cheaper than sendmsg(2).
+        [buf] => send_one(socket, buf, flags)?,
+        bufs => sendmsg(socket, &slices(bufs), &mut SendAncillaryBuffer::default(), flags)?,
+    })
+}
+
+/// Whether the connection that was begun was made, once the socket is writable.
+///
+/// # Errors
+/// Why it was not (`SO_ERROR`; connect(2)).
+pub fn connected(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).take_error()?.map_or(Ok(()), Err)
+}
+
+/// Sends a FIN: shutdown(2) of the writing half. (Tokio's own hides that the connection is gone.)
+///
+/// # Errors
+/// The operating system's.
+pub fn finish(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).shutdown(Shutdown::Write)
+}
+
+/// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix
+/// socket it changes nothing: see [`Address`](wirestate_core::runtime::Address).
+pub fn reset_on_close(socket: &impl AsFd) {
+    // It fails only on a socket that is no longer connected, where there is nobody to tell.
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// The first [`MAX_SLICES`] of `bufs` as the operating system wants them.
+pub fn slices<'a>(bufs: &[&'a [u8]]) -> impl Deref<Target = [IoSlice<'a>]> {
+    let mut slices = Slices { slices: [IoSlice::new(&[]); MAX_SLICES], len: 0 };
+    for (slice, buf) in slices.slices.iter_mut().zip(bufs) {
+        *slice = IoSlice::new(buf);
+        slices.len += 1;
+    }
+    slices
+}
+
+struct Slices<'a> {
+    slices: [IoSlice<'a>; MAX_SLICES],
+    len: usize,
+}
+
+impl<'a> Deref for Slices<'a> {
+    type Target = [IoSlice<'a>];
+
+    fn deref(&self) -> &[IoSlice<'a>] {
+        &self.slices[..self.len]
+    }
+}

@@ -1,0 +1,364 @@
+//! Scenarios of the status server.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpStream},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{
+    echo::{exchange, stall},
+    process::{self, HANGS, Server, eventually, text},
+    third_party::program,
+};
+
+const STATUS: [&str; 2] = ["--status", "127.0.0.1:0"];
+
+/// An answer: its code, its head, its content.
+fn ask(server: &Server, request: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+    stream.set_read_timeout(Some(HANGS)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = text(&answer);
+    let (head, content) = answer.split_once("\r\n\r\n").expect("an answer has a head");
+    let code = head.split(' ').nth(1).expect("a head has a code").parse().unwrap();
+    (code, head.to_owned(), content.to_owned())
+}
+
+fn get(server: &Server, path: &str) -> (u16, String) {
+    let (code, _, content) = ask(server, &format!("GET {path} HTTP/1.0\r\n\r\n"));
+    (code, content)
+}
+
+fn python(source: &str, server: &Server) {
+    let (host, port) = server.status.as_ref().unwrap().rsplit_once(':').unwrap();
+    if let Some(output) = program("python3", &["-", host, port], source.as_bytes()) {
+        assert_succeeded(&output);
+    }
+}
+
+fn assert_succeeded(output: &Output) {
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+}
+
+pub(crate) fn curl_and_python_read_every_page(binary: &str) {
+    let server = Server::start_as(binary, "fanout-server", &STATUS);
+    let _subscriber = server.connect();
+    eventually("it is listed", || get(&server, "/connections").1.contains(" 127.0.0.1:"));
+    let url = |path: &str| format!("http://{}{path}", server.status.as_ref().unwrap());
+    let curl = |words: &[&str]| {
+        let words = [&["-sS", "--max-time", "20"], words].concat();
+        program("curl", &words, b"").map(|output| {
+            assert_succeeded(&output);
+            text(&output.stdout)
+        })
+    };
+    if let Some(table) = curl(&[&url("/connections")]) {
+        assert!(table.starts_with("fanout-server is accepting"), "{table}");
+        assert_eq!(table.lines().count(), 3, "{table}");
+    }
+    if let Some(json) = curl(&["-H", "Accept: application/json", &url("/connections")]) {
+        let listing: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(listing["connections"][0]["state"], "open", "{json}");
+    }
+    if let Some(both) = curl(&[&url("/healthz"), &url("/readyz")]) {
+        assert_eq!(both, "alive\nready\n");
+    }
+    if let Some(head) = curl(&["--head", &url("/metrics")]) {
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    }
+    let code = ["-o", "/dev/null", "-w", "%{http_code}"];
+    for (words, expected) in [
+        (&["-X", "DELETE"][..], "405"),
+        (&["-d", "content"], "405"),
+        (&["-X", "GET", "-d", "content"], "413"),
+        (&["-H", "Host: evil.example"], "421"),
+        (&["-H", &format!("A: {}", "x".repeat(9000))], "431"),
+        (&["--http1.0"], "200"),
+        (&["--http2-prior-knowledge"], "505"),
+    ] {
+        let root = url("/");
+        let words = [&code[..], words, &[&root]].concat();
+        let Some(output) = program("curl", &words, b"") else { return };
+        // What curl makes of an answer of another HTTP is up to curl.
+        if expected != "505" {
+            assert_eq!(text(&output.stdout), expected, "{words:?}");
+        }
+    }
+    python(
+        r"
+import http.client, json, sys
+connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=20)
+def ask(method, path, code, **headers):
+    connection.request(method, path, headers=headers)
+    response = connection.getresponse()
+    content = response.read()
+    assert response.status == code, (method, path, response.status, content)
+    assert method != 'HEAD' or content == b''
+    return response, content
+# All on one connection.
+response, content = ask('GET', '/', 200)
+root = json.loads(content)
+assert root['message'] == 'fanout-server is accepting connections', root
+assert root['figures']['wirestate_upstream_up'] == 0, root
+assert response.headers['Cache-Control'] == 'no-store'
+assert response.headers['X-Content-Type-Options'] == 'nosniff'
+ask('HEAD', '/', 200)
+ask('GET', '/healthz', 200)
+ask('GET', '/readyz', 200)
+ask('GET', '/metrics', 200)
+ask('GET', '/nowhere', 404)
+assert ask('POST', '/metrics', 405)[0].headers['Allow'] == 'GET, HEAD'
+response, content = ask('GET', '/connections', 200, Accept='text/html')
+# The policy names the very style and script that are in the page.
+import base64, hashlib, re
+policy = response.headers['Content-Security-Policy']
+for kind in ['style', 'script']:
+    inline = re.search(b'<%s>(.*?)</%s>' % (kind.encode(), kind.encode()), content, re.S).group(1)
+    digest = base64.b64encode(hashlib.sha256(inline).digest()).decode()
+    named = '%s-src \'sha256-%s\'' % (kind, digest)
+    assert named in policy, (named, policy)
+",
+        &server,
+    );
+}
+
+/// Where Debian's packages of Python can be imported, which a Python of one's own may not do.
+fn python_with(module: &str) -> Option<&'static str> {
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(|python| {
+        let import = Command::new(python).args(["-c", &format!("import {module}")]).output();
+        import.is_ok_and(|output| output.status.success())
+    });
+    if found.is_none() {
+        eprintln!("NOT TESTED: python3 has no {module}");
+        assert!(std::env::var_os("CI").is_none(), "CI installs {module}");
+    }
+    found
+}
+
+pub(crate) fn prometheus_reads_the_metrics_in_both_formats(binary: &str) {
+    let Some(python) = python_with("prometheus_client") else { return };
+    let server = Server::start_as(binary, "fanout-server", &STATUS);
+    let refused = server.connect();
+    refused.shutdown(Shutdown::Write).unwrap();
+    let source = r"
+import sys, urllib.request
+from prometheus_client.parser import text_string_to_metric_families as read_text
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_open
+def get(accept):
+    request = urllib.request.Request(f'http://{sys.argv[1]}:{sys.argv[2]}/metrics')
+    request.add_header('Accept', accept)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return response.headers['Content-Type'], response.read().decode()
+prometheus = ('application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,'
+    'application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;q=0.3,'
+    'text/plain;version=0.0.4;q=0.2,*/*;q=0.1')
+kind, text = get(prometheus)
+assert kind == 'application/openmetrics-text; version=1.0.0; charset=utf-8', kind
+families = {family.name: family for family in read_open(text)}
+kind, older = get('*/*')
+assert kind == 'text/plain; version=0.0.4; charset=utf-8', kind
+others = {family.name: family for family in read_text(older)}
+for name in ['wirestate_connections_accepted', 'wirestate_received_bytes', 'wirestate_upstream_connects']:
+    assert families[name].type == others[name].type == 'counter', name
+    assert families[name].samples[0].name == name + '_total'
+for name in ['wirestate_upstream_up', 'wirestate_connections_open', 'wirestate_queued_bytes', 'wirestate_uptime_seconds']:
+    assert families[name].type == others[name].type == 'gauge', name
+    assert families[name].documentation == others[name].documentation != ''
+for read in [families, others]:
+    latency = read['wirestate_fanout_latency_seconds']
+    assert latency.type == 'histogram'
+    buckets = [s for s in latency.samples if s.name.endswith('_bucket')]
+    assert buckets[-1].labels == {'le': '+Inf'} and len(buckets) == 13, buckets
+assert families['wirestate_build'].type == 'info'
+info = families['wirestate_build'].samples[0].labels
+assert info['server'] == 'fanout-server', info
+for family in families.values():
+    for sample in family.samples:
+        assert set(sample.labels) <= {'le', 'reason', 'server', 'version'}, sample
+";
+    let (host, port) = server.status.as_ref().unwrap().rsplit_once(':').unwrap();
+    if let Some(output) = program(python, &["-", host, port], source.as_bytes()) {
+        assert_succeeded(&output);
+    }
+}
+
+/// Removed when it is dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) fn the_page_renews_itself_in_a_browser(binary: &str) {
+    let server = Server::start(binary, &STATUS);
+    let _open = server.connect();
+    let name = format!("wirestate-chromium-{binary}-{}", std::process::id());
+    let profile = Folder(std::env::temp_dir().join(name));
+    let words = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        // Its clock is set ahead to when the page has renewed itself.
+        "--virtual-time-budget=5000",
+        &format!("--user-data-dir={}", profile.0.display()),
+        "--dump-dom",
+        &format!("http://{}/connections", server.status.as_ref().unwrap()),
+    ];
+    let Some(output) = program("chromium", &words, b"") else { return };
+    assert_succeeded(&output);
+    let page = text(&output.stdout);
+    assert!(page.contains("<title>echo-server</title>"), "{page}");
+    assert!(page.contains("<td>127.0.0.1:"), "{page}");
+    assert!(page.contains("<body class=\"live\">"), "its script has run and was answered: {page}");
+}
+
+pub(crate) fn readiness_fails_first_and_the_status_is_there_during_the_drain(binary: &str) {
+    let server = Server::start(binary, &[&STATUS[..], &["--drain-timeout", "20s"]].concat());
+    assert_eq!(get(&server, "/readyz"), (200, "ready\n".into()));
+    let (mut owed, _) = stall(&server);
+    server.signal(Signal::TERM);
+    eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
+    assert_eq!(get(&server, "/readyz"), (503, "stopping\n".into()));
+    assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
+    let (_, table) = get(&server, "/connections");
+    assert!(table.contains("echo-server is stopping") && table.contains(" draining "), "{table}");
+    std::io::copy(&mut owed, &mut std::io::sink()).unwrap();
+    drop(owed);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+pub(crate) fn a_lame_duck_accepts_while_readiness_fails(binary: &str) {
+    let server = Server::start(binary, &[&STATUS[..], &["--lame-duck", "2s"]].concat());
+    server.signal(Signal::TERM);
+    eventually("it is not ready", || get(&server, "/readyz").0 == 503);
+    exchange(&mut server.connect(), b"still there");
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("no connection is accepted after 2s"), "{log}");
+}
+
+pub(crate) fn it_answers_when_the_service_is_full(binary: &str) {
+    let server = Server::start(binary, &[&STATUS[..], &["--max-connections", "1"]].concat());
+    let mut only = server.connect();
+    exchange(&mut only, b"full");
+    let mut refused = server.connect();
+    assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "it is closed");
+    let line = "wirestate_connections_refused_total{reason=\"connections\"} 1";
+    eventually("the refusal is counted", || get(&server, "/metrics").1.contains(line));
+}
+
+pub(crate) fn it_answers_when_all_files_are_open(binary: &str) {
+    let mut command = Command::new("sh");
+    let script = r#"ulimit -n 320; exec "$0" echo-server --listen 127.0.0.1:0 \
+        --status 127.0.0.1:0 --max-connections 1000"#;
+    command.args(["-c", script]).arg(process::path(binary));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let server = Server::start_command(command);
+    let mut crowd: Vec<_> = (0..400).map(|_| server.connect()).collect();
+    for stream in &mut crowd {
+        let _ = stream.write_all(b"x");
+    }
+    for _ in 0..3 {
+        assert_eq!(get(&server, "/readyz").0, 200);
+        let (code, content) = get(&server, "/metrics");
+        assert_eq!(code, 200);
+        assert!(content.contains("wirestate_connections_refused_total"), "{content}");
+    }
+    drop(crowd);
+    let log = server.stop();
+    assert!(log.contains("some of which are kept for --status"), "{log}");
+    assert!(!log.contains("Too many open files"), "{log}");
+}
+
+pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
+    let server = Server::start(binary, &STATUS);
+    let mut healthy = server.connect();
+    let address = server.status.clone().unwrap();
+    let mut half: Vec<_> = (0..300)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            // Refused ones are reset before they have sent it.
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.");
+            stream
+        })
+        .collect();
+    for _ in 0..50 {
+        exchange(&mut healthy, b"not touched");
+    }
+    // Those that were let in are told that their time is over.
+    let mut answer = String::new();
+    half[0].set_read_timeout(Some(HANGS)).unwrap();
+    half[0].read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
+    drop(half);
+    eventually("there is room again", || {
+        TcpStream::connect(&address).is_ok_and(|mut stream| {
+            let mut answer = String::new();
+            stream.set_read_timeout(Some(HANGS)).unwrap();
+            stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").is_ok()
+                && stream.read_to_string(&mut answer).is_ok()
+                && answer.starts_with("HTTP/1.1 200 ")
+        })
+    });
+    let (_, metrics) = get(&server, "/metrics");
+    for line in [
+        "wirestate_status_connections_refused_total{reason=\"connections\"} 2",
+        "wirestate_status_connections_ended_total{reason=\"head_timeout\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+/// Closing at once would answer it with a reset, and that may overtake the answer.
+pub(crate) fn an_answer_survives_the_content_that_nobody_reads(binary: &str) {
+    let server = Server::start(binary, &STATUS);
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+        stream.set_read_timeout(Some(HANGS)).unwrap();
+        let head = "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..50 {
+            stream.write_all(&[b'x'; 1000]).unwrap();
+        }
+        thread::sleep(Duration::from_millis(5));
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    }
+}
+
+pub(crate) fn a_name_has_to_be_allowed(binary: &str) {
+    let flags = [&STATUS[..], &["--status-host", "status.example,other.example"]].concat();
+    let server = Server::start(binary, &flags);
+    for (host, code) in [
+        ("localhost", 200),
+        ("Other.Example:8000", 200),
+        ("status.example", 200),
+        ("[::1]", 200),
+        ("evil.example", 421),
+    ] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(ask(&server, &request).0, code, "{host}");
+    }
+    let output = process::run(binary, &["echo-server", "--status-host", "a"]);
+    assert_eq!(output.status.code(), Some(2), "it is of no use without --status");
+}

@@ -1,0 +1,137 @@
+//! Scenarios of a service manager, and of the command line that says itself.
+
+use std::{
+    io::Write,
+    os::unix::net::UnixDatagram,
+    process::{Command, Stdio},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    echo::exchange,
+    process::{HANGS, Server, command, path, run, text},
+    third_party::program,
+    unix::Folder,
+};
+
+/// Passes a listening TCP socket called `main` and a Unix socket called `status`, as systemd does,
+/// and becomes the program.
+const LAUNCHER: &str = r"
+import os, socket, sys
+main = socket.create_server(('127.0.0.1', 0))
+status = socket.socket(socket.AF_UNIX)
+status.bind(sys.argv[1])
+status.listen()
+# First out of the way, since they may be where the others have to go.
+main, status = os.dup2(main.fileno(), 60), os.dup2(status.fileno(), 61)
+os.dup2(main, 3, inheritable=True)
+os.dup2(status, 4, inheritable=True)
+os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES='main:status')
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+pub(crate) fn sockets_that_are_passed_are_served(binary: &str) {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("NOT TESTED: python3 is absent");
+        assert!(std::env::var_os("CI").is_none(), "CI installs python3");
+        return;
+    }
+    let calls: [&[&str]; 2] = [
+        &["--listen", "systemd", "--status", "systemd"],
+        &["--status", "systemd:status", "--listen", "systemd:main"],
+    ];
+    for (number, flags) in calls.iter().enumerate() {
+        let folder = Folder::new(&format!("passed-{number}"), binary);
+        let socket = folder.path("status");
+        let mut command = Command::new("python3");
+        command.args(["-c", LAUNCHER]).arg(&socket).arg(path(binary)).arg("echo-server");
+        command.args(*flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let server = Server::start_command(command);
+        assert_eq!(server.status, Some(folder.address("status")), "as it was bound");
+        exchange(&mut server.connect(), b"passed");
+        let words = ["-sS", "--unix-socket", socket.to_str().unwrap(), "http://localhost/readyz"];
+        if let Some(output) = program("curl", &words, b"") {
+            assert_eq!(text(&output.stdout), "ready\n", "{}", text(&output.stderr));
+        }
+        server.stop();
+        assert!(socket.exists(), "whoever made it removes it");
+    }
+}
+
+pub(crate) fn what_was_not_passed_is_named(binary: &str) {
+    for (address, said) in [
+        ("systemd", "cannot listen on systemd: no socket was passed"),
+        ("systemd:web", "cannot listen on systemd:web: no socket called `web` was passed"),
+    ] {
+        let output = run(binary, &["echo-server", "--listen", address]);
+        assert_eq!(output.status.code(), Some(1));
+        let error = text(&output.stderr);
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+pub(crate) fn the_service_manager_is_told(binary: &str) {
+    let folder = Folder::new("notify", binary);
+    let manager = UnixDatagram::bind(folder.path("notify")).unwrap();
+    manager.set_read_timeout(Some(HANGS)).unwrap();
+    let heard = || {
+        let mut message = [0; 1024];
+        let n = manager.recv(&mut message).expect("the manager is told in time");
+        text(&message[..n]).trim().to_owned()
+    };
+    let mut server = command(binary);
+    server.args(["echo-server", "--listen", "127.0.0.1:0"]);
+    server.env("NOTIFY_SOCKET", folder.path("notify")).env("WATCHDOG_USEC", "100000");
+    let server = Server::start_command(server);
+    assert_eq!(heard(), "READY=1");
+    for _ in 0..3 {
+        assert_eq!(heard(), "WATCHDOG=1");
+    }
+    let (mut stalled, _) = crate::echo::stall(&server);
+    server.signal(Signal::TERM);
+    // What it has said of its life meanwhile comes first.
+    let stopping = (0..100).map(|_| heard()).find(|message| message != "WATCHDOG=1");
+    assert_eq!(stopping.as_deref(), Some("STOPPING=1"));
+    assert_eq!(heard(), "WATCHDOG=1", "it lives for as long as it drains");
+    std::io::copy(&mut stalled, &mut std::io::sink()).unwrap();
+    drop(stalled);
+    server.wait();
+}
+
+pub(crate) fn shells_get_completions_and_readers_a_manual(binary: &str) {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(binary, &["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        let script = text(&output.stdout);
+        assert!(script.contains("fanout-server") && script.contains("status"), "{shell}");
+        if shell == "bash" {
+            let checked = program("bash", &["-n"], script.as_bytes()).unwrap();
+            assert!(checked.status.success(), "{}", text(&checked.stderr));
+        }
+    }
+    for (words, title) in [
+        (&["man"][..], format!("\n.TH {binary} 1 ")),
+        (&["man", "fanout-server"], format!("\n.TH {binary}-fanout-server 1 ")),
+    ] {
+        let output = run(binary, words);
+        assert_eq!(output.status.code(), Some(0));
+        let page = text(&output.stdout);
+        assert!(page.contains(&title), "{page}");
+        for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
+            assert!(page.contains(section), "{section}");
+        }
+        // Renders without a complaint, where there is a man.
+        if Command::new("man").arg("--version").output().is_ok_and(|man| man.status.success()) {
+            let mut man = Command::new("man");
+            man.args(["--warnings", "-l", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            let mut man = man.stderr(Stdio::piped()).spawn().unwrap();
+            man.stdin.take().unwrap().write_all(&output.stdout).unwrap();
+            let rendered = man.wait_with_output().unwrap();
+            assert!(rendered.status.success() && rendered.stderr.is_empty(), "{rendered:?}");
+            assert!(!rendered.stdout.is_empty());
+        }
+    }
+    let output = run(binary, &["man", "nowhere"]);
+    assert_eq!(output.status.code(), Some(2));
+}

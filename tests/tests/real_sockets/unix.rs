@@ -1,0 +1,152 @@
+//! Scenarios of Unix sockets.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    process::{HANGS, Server, command, eventually, run, text},
+    third_party::program,
+};
+
+/// A folder for sockets, removed when it is dropped.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new(name: &str, binary: &str) -> Self {
+        let name = format!("wirestate-{name}-{binary}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn address(&self, name: &str) -> String {
+        format!("unix:{}", self.path(name).display())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn start(binary: &str, words: &[&str]) -> Server {
+    let mut command = command(binary);
+    command.args(words);
+    Server::start_command(command)
+}
+
+pub(crate) fn an_echo_on_a_unix_socket_serves_netcat_and_our_clients(binary: &str) {
+    let folder = Folder::new("echo", binary);
+    let address = folder.address("socket");
+    let server = start(binary, &["echo-server", "--listen", &address]);
+    assert_eq!(server.address, address, "as the ready line says");
+    let path = folder.path("socket");
+    let input: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
+    let words = ["-N", "-U", path.to_str().unwrap()];
+    if let Some(output) = program("nc", &words, &input) {
+        assert!(output.stdout == input, "{} of {} bytes", output.stdout.len(), input.len());
+    }
+    let output = run(binary, &["echo-client", &address, "--message", "hi"]);
+    assert_eq!(text(&output.stdout), "hi\n", "{}", text(&output.stderr));
+    let words = ["multiconn-client", &address, "50", "--size", "100000", "--rounds", "3", "--json"];
+    let output = run(binary, &words);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let log = server.stop();
+    assert!(log.contains("aborted=0 refused=0"), "{log}");
+    assert!(!path.exists(), "the socket is removed at the end");
+}
+
+pub(crate) fn a_fan_out_goes_from_one_unix_socket_to_another(binary: &str) {
+    let folder = Folder::new("fanout", binary);
+    let (upstream, address) = (folder.address("upstream"), folder.address("downstream"));
+    let words = ["fanout-source", "--listen", &upstream, "--rate", "2000"];
+    let source = start(binary, &words);
+    let words = ["fanout-server", "--upstream", &upstream, "--listen", &address];
+    let server = start(binary, &words);
+    let output = run(binary, &["fanout-client", &address, "--count", "500"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.stdout.len(), 500 * 1024);
+    drop((server, source));
+
+    let output = run(binary, &["fanout-server", "--upstream", &address, "--listen", &address]);
+    assert_eq!(output.status.code(), Some(2), "that would be itself");
+}
+
+pub(crate) fn a_socket_left_behind_is_removed_and_a_live_one_is_in_use(binary: &str) {
+    let folder = Folder::new("stale", binary);
+    let (address, path) = (folder.address("socket"), folder.path("socket"));
+    let server = start(binary, &["echo-server", "--listen", &address]);
+    let output = run(binary, &["echo-server", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    let named = format!("cannot listen on {address}: Address already in use");
+    assert!(said.contains(&named), "{said}");
+    // The umask says who may connect: commonly, whoever runs it and nobody else.
+    let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode & 0o022, 0, "{mode:o}, if the umask is the common 022");
+
+    server.signal(Signal::KILL);
+    let _ = server.wait();
+    assert!(path.exists(), "nobody could remove it");
+    let refused = run(binary, &["echo-client", &address, "--message", "hi"]);
+    let said = text(&refused.stderr);
+    assert!(said.contains(&format!("cannot connect to {address}: Connection refused")), "{said}");
+    let server = start(binary, &["echo-server", "--listen", &address]);
+    let output = run(binary, &["echo-client", &address, "--message", "hi"]);
+    assert_eq!(text(&output.stdout), "hi\n");
+    drop(server);
+
+    // What is no socket stays.
+    fs::write(folder.path("file"), "precious").unwrap();
+    let output = run(binary, &["echo-server", "--listen", &folder.address("file")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(fs::read(folder.path("file")).unwrap(), b"precious");
+    // Another server's socket does, too.
+    let other = UnixListener::bind(folder.path("other")).unwrap();
+    let output = run(binary, &["echo-server", "--listen", &folder.address("other")]);
+    assert_eq!(output.status.code(), Some(1));
+    drop(other);
+}
+
+pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {
+    let folder = Folder::new("status", binary);
+    let (address, path) = (folder.address("status"), folder.path("status"));
+    let words = ["echo-server", "--listen", "[::1]:0", "--status", &address];
+    let server = start(binary, &words);
+    assert_eq!(server.status.as_ref(), Some(&address));
+    assert!(server.address.starts_with("[::1]:"), "{}", server.address);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(HANGS)).unwrap();
+    // No browser comes here, so any host will do.
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ready\n"), "{answer}");
+    let words = ["-sS", "--unix-socket", path.to_str().unwrap(), "http://any/healthz"];
+    if let Some(output) = program("curl", &words, b"") {
+        assert_eq!(text(&output.stdout), "alive\n", "{}", text(&output.stderr));
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+    eventually("the socket is removed", || !path.exists());
+
+    let server = Server::start(binary, &["--status", "[::1]:0"]);
+    let url = format!("http://{}/healthz", server.status.as_ref().unwrap());
+    if let Some(output) = program("curl", &["-gsS", &url], b"") {
+        assert_eq!(text(&output.stdout), "alive\n", "{}", text(&output.stderr));
+    }
+}

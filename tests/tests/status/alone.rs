@@ -1,0 +1,261 @@
+//! What the pages say, and the contract under whatever happens.
+
+use std::{num::NonZeroU32, slice, sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+use wirestate_core::{
+    Instant, Reason as _,
+    admission::{Limits, Peer},
+    drive::{collect, feed},
+    fanout::Feed,
+    serve::Options,
+    status::{Config, Connection, Server},
+};
+use wirestate_testkit::{
+    contract::Checked,
+    script::{self, Op, Sent},
+};
+
+pub(crate) const HOST: &str = "Host: localhost\r\n";
+
+/// A status server for a service with two connections.
+pub(crate) fn server() -> Server {
+    server_of(&Options::new(Limits { connections: 2, per_address: None }))
+}
+
+pub(crate) fn server_of(service: &Options) -> Server {
+    let feed = Feed::new(wirestate_core::fanout::Config::default());
+    Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
+}
+
+pub(crate) fn machine(server: &Server) -> Checked<Connection> {
+    let limit = Config::new("").response_size();
+    Checked::new(server.machine(Instant::EPOCH), limit)
+}
+
+/// The answer to one request: its head and its content.
+fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
+    let request = format!("GET {path} HTTP/1.1\r\n{HOST}{fields}\r\n");
+    let (mut machine, mut output) = (machine(server), Vec::new());
+    feed(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
+    collect(&mut machine, &mut output, Instant::EPOCH);
+    let text = String::from_utf8(output).unwrap();
+    let (head, content) = text.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), content.to_owned())
+}
+
+#[test]
+fn the_pages_say_how_the_service_is() {
+    let service = Options::new(Limits { connections: 2, per_address: None });
+    let server = server_of(&service);
+    let peer = Peer::Ip("[2001:db8::1]:4000".parse().unwrap());
+    let first = service.table.admit(peer, Instant::EPOCH).unwrap();
+    let second = service.table.admit(Peer::Local, Instant::EPOCH).unwrap();
+    service.table.admit(Peer::Local, Instant::EPOCH).unwrap_err();
+    first.count(7, 8, Instant::EPOCH);
+    second.count(1, 0, Instant::EPOCH);
+    drop(second);
+
+    let (head, content) = get(&server, "/", "");
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"), "{head}");
+    let root: serde_json::Value = serde_json::from_str(&content).unwrap();
+    assert_eq!(root["message"], "fanout-server is accepting connections");
+    assert_eq!(root["state"], "accepting");
+    assert_eq!(root["connections"]["open"], 1);
+    assert_eq!(root["connections"]["refused"]["connections"], 1);
+    assert_eq!(root["connections"]["ended"]["aborted"], 1);
+    assert_eq!(root["bytes"]["received"], 8);
+    assert_eq!(root["bytes"]["sent"], 8);
+    assert_eq!(root["figures"]["wirestate_upstream_up"], 0);
+
+    let (head, content) = get(&server, "/metrics", "");
+    assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+    for line in [
+        "wirestate_build_info{server=\"fanout-server\",version=\"0.1.0\"} 1",
+        "wirestate_connections_open 1",
+        "wirestate_connections_accepted_total 2",
+        "wirestate_connections_refused_total{reason=\"connections\"} 1",
+        "wirestate_connections_ended_total{reason=\"aborted\"} 1",
+        "wirestate_received_bytes_total 8",
+        "wirestate_upstream_up 0",
+        "wirestate_fanout_latency_seconds_bucket{le=\"+Inf\"} 0",
+    ] {
+        assert!(content.lines().any(|other| other == line), "{line}: {content}");
+    }
+    assert!(!content.contains("2001:db8"), "who a client is is nobody's label");
+    let (head, content) = get(&server, "/metrics", "Accept: application/openmetrics-text\r\n");
+    assert!(head.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0;"));
+    assert!(content.ends_with("# EOF\n"));
+
+    let (_, table) = get(&server, "/connections", "Accept: */*\r\n");
+    assert_eq!(table.lines().count(), 3, "{table}");
+    assert!(table.contains("[2001:db8::1]:4000"), "{table}");
+    for (path, fields) in
+        [("/connections?format=json", ""), ("/connections", "Accept: application/json\r\n")]
+    {
+        let (_, content) = get(&server, path, fields);
+        let listing: serde_json::Value = serde_json::from_str(&content).unwrap();
+        assert_eq!(listing["open"], 1);
+        let line = &listing["connections"][0];
+        assert_eq!((&line["peer"], &line["bytes_in"]), (&"[2001:db8::1]:4000".into(), &7.into()));
+    }
+    let (head, page) = get(&server, "/connections", "Accept: text/html,*/*;q=0.8\r\n");
+    assert!(head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{head}");
+    assert!(page.contains("<td>[2001:db8::1]:4000</td>"), "{page}");
+
+    assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 200 "));
+    server.readiness().end();
+    assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 503 "));
+    assert!(get(&server, "/healthz", "").0.starts_with("HTTP/1.1 200 "));
+    assert!(get(&server, "/", "").1.contains("\"fanout-server is stopping\""));
+}
+
+#[test]
+fn readiness_ends_with_the_request_to_stop() {
+    let service = Options::default();
+    let server = server_of(&service);
+    assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 200 "));
+    service.stop.drain();
+    assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 503 "));
+}
+
+#[test]
+fn no_more_are_listed_than_may_be() {
+    let service = Options::new(Limits { connections: 5000, per_address: None });
+    let server = server_of(&service);
+    let admit = |_| service.table.admit(Peer::Local, Instant::EPOCH).unwrap();
+    let _open: Vec<_> = (0..1500).map(admit).collect();
+    let (_, content) = get(&server, "/connections?format=json", "");
+    let listing: serde_json::Value = serde_json::from_str(&content).unwrap();
+    assert_eq!(listing["open"], 1500);
+    assert_eq!(listing["connections"].as_array().unwrap().len(), 1000);
+    let (_, table) = get(&server, "/connections", "");
+    assert!(table.contains("1500 open connections, of which 1000 are listed"));
+}
+
+#[test]
+fn a_head_request_gets_the_head_of_what_get_gets() {
+    for path in ["/healthz", "/readyz", "/connections", "/nowhere"] {
+        let answer = |method: &str| {
+            let (server, mut output) = (server(), Vec::new());
+            let mut machine = machine(&server);
+            let request = format!("{method} {path} HTTP/1.1\r\n{HOST}\r\n");
+            feed(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
+            collect(&mut machine, &mut output, Instant::EPOCH);
+            String::from_utf8(output).unwrap()
+        };
+        let (get, head) = (answer("GET"), answer("HEAD"));
+        let end = get.find("\r\n\r\n").unwrap() + 4;
+        assert_eq!(&get[..end], head, "{path}");
+        assert!(get.len() > end);
+    }
+}
+
+/// Ten come at once, and the eleventh in its turn; a probe never waits.
+#[test]
+fn pages_that_cost_something_are_paced() {
+    let mut config = Config::new("echo-server");
+    config.pages_per_second = NonZeroU32::new(10).unwrap();
+    let server = Server::new(config, &Options::default(), None, Instant::EPOCH);
+    let ask = |page: &str| {
+        let mut machine = server.machine(Instant::EPOCH);
+        let request = format!("GET {page} HTTP/1.0\r\n\r\n");
+        let transcript = script::play_out(&mut machine, &[Op::Receive(request.into_bytes())]);
+        let answered = !transcript.output.is_empty();
+        if answered {
+            return Duration::ZERO;
+        }
+        let until = wirestate_core::Machine::poll_timeout(&machine).unwrap();
+        until.since(Instant::EPOCH)
+    };
+    let waits: Vec<_> = (0..12).map(|_| ask("/connections")).collect();
+    assert!(waits[..10].iter().all(Duration::is_zero), "{waits:?}");
+    assert_eq!(waits[10..], [Duration::from_millis(100), Duration::from_millis(200)]);
+    assert_eq!(ask("/readyz"), Duration::ZERO);
+}
+
+#[test]
+fn deadlines_are_answered_or_closed() {
+    let server = server();
+    let play = |ops: &[Op]| script::play_out(&mut machine(&server), ops);
+    // However often something of it comes.
+    let half = Op::Receive(b"GET / HT".to_vec());
+    let (four, one) = (Duration::from_secs(4), Duration::from_secs(1));
+    let in_time = [half.clone(), Op::Advance(four), half];
+    assert_eq!(play(&[&in_time[..], &[Op::SpuriousTimeout]].concat()).output, b"");
+    let late = play(&[&in_time[..], &[Op::Advance(one), Op::SpuriousTimeout]].concat());
+    assert!(late.output.starts_with(b"HTTP/1.1 408 "));
+    assert_eq!((late.label, late.sent), (None, Some(Sent::Fin)), "and then it lingers");
+
+    let idle = play(&[Op::Timeout]);
+    assert_eq!((idle.label, idle.sent), (Some("idle_timeout"), Some(Sent::Fin)));
+
+    let request = Op::Receive(format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes());
+    let slow = [Op::Accept(10), Op::Advance(2 * four), Op::SpuriousTimeout];
+    let taken = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
+    assert!(taken.output.ends_with(b"alive\n"), "whoever takes a byte in time gets all");
+    let stalled = play(&[request, Op::Accept(10), Op::Timeout]);
+    assert_eq!((stalled.label, stalled.sent), (Some("write_timeout"), Some(Sent::Rst)));
+
+    let broken_off = play(&[Op::Receive(b"GET /".to_vec()), Op::Eof]);
+    assert_eq!(broken_off.label, Some("truncated"));
+    assert!(broken_off.output.is_empty());
+}
+
+#[test]
+fn asked_to_stop_it_answers_what_was_asked_and_closes() {
+    let server = server();
+    let request = format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes();
+    let ops = [Op::Receive(request), Op::ShutDown];
+    let transcript = script::play_out(&mut machine(&server), &ops);
+    assert!(transcript.output.ends_with(b"\r\n\r\nalive\n"));
+    assert_eq!((transcript.label, transcript.sent), (Some("shut_down"), Some(Sent::Fin)));
+    let transcript = script::play_out(&mut machine(&server), &[Op::ShutDown]);
+    assert_eq!(transcript.label, Some("shut_down"));
+}
+
+#[test]
+fn reasons_have_names_without_figures() {
+    let server = server();
+    for (input, label) in [
+        (&b"\x16\x03\x01"[..], "bad_request"),
+        (b"GET / HTTP/3.0\r\n", "version"),
+        (&[b'x'; 9000], "head_too_large"),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", "content"),
+        (b"GET / HTTP/1.0\r\n\r\n", "finished"),
+    ] {
+        let mut machine = machine(&server);
+        script::play_out(&mut machine, &[Op::Receive(input.to_vec())]);
+        script::play_out(&mut machine, &[Op::Eof]);
+        let reason = wirestate_core::Machine::reason(&machine).unwrap();
+        assert_eq!(reason.label(), label, "{reason}");
+    }
+}
+
+proptest! {
+    /// Whatever happens, in whatever order, the contract holds.
+    #[test]
+    fn the_contract_holds(ops in script::ops(60)) {
+        script::play(&mut machine(&server()), &ops);
+    }
+
+    /// The same with what looks like requests.
+    #[test]
+    fn the_contract_holds_among_requests(
+        mut ops in script::ops(40),
+        requests in prop::collection::vec((0..40_usize, 0..5_usize), 1..10),
+    ) {
+        let texts = [
+            format!("GET /metrics HTTP/1.1\r\n{HOST}\r\n"),
+            format!("GET /healthz HTTP/1.1\r\n{HOST}\r\nHEAD /"),
+            "connections HTTP/1.1\r\nHost: [::1]\r\nConnection: close\r\n\r\n".into(),
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".into(),
+            "GET / HTTP/1.0\r\n\r\n".into(),
+        ];
+        for (at, text) in requests {
+            let at = at.min(ops.len());
+            ops.insert(at, Op::Receive(texts[text].clone().into_bytes()));
+        }
+        script::play(&mut machine(&server()), &ops);
+    }
+}

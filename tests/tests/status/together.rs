@@ -1,0 +1,201 @@
+//! A service and its status in one world.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wirestate_core::{
+    Lost,
+    admission::Limits,
+    drive::{Clock as _, Drive, Ended},
+    echo::{self, Load, LoadConfig, LoadReason},
+    runtime::Runtime,
+    serve::{Options, serve},
+    status::{Config, Server},
+};
+use wirestate_testkit::{
+    contract::Checked,
+    for_each_seed,
+    sim::{Act, Faults, Heard, Host, Leftovers, Settings, Task, World, act},
+};
+
+struct Scene {
+    world: World,
+    service: Options,
+    status: Server,
+}
+
+impl Scene {
+    fn new(seed: u64, limits: Limits) -> Self {
+        let settings = Settings { backlog: 5000, ..Settings::default() };
+        let world = World::with(seed, settings);
+        let host = world.host("server");
+        let service = Options::new(limits);
+        let status = Server::new(Config::new("echo-server"), &service, None, host.clock().now());
+        let listener = host.listen("server:7").unwrap();
+        let (runtime, options) = (host.clone(), service.clone());
+        let echo = echo::Server::new(echo::Config::default());
+        host.run(
+            async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await },
+        );
+        let listener = host.listen("server:8000").unwrap();
+        let (runtime, server) = (host.clone(), status.clone());
+        host.run(async move {
+            let limit = Config::new("").response_size();
+            let machine = |_: &_, now| Checked::new(server.machine(now), limit);
+            serve(&runtime, listener, server.options(), machine).await
+        });
+        Self { world, service, status }
+    }
+
+    fn end(&self) {
+        self.service.stop.drain();
+        self.status.options().stop.drain();
+        self.world.run().unwrap();
+        assert_eq!(self.world.leftovers(), Leftovers::default());
+    }
+}
+
+fn ask(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("server:8000").await.unwrap();
+        act(runtime, socket, acts).await
+    })
+}
+
+fn get(client: &Host, path: &str) -> Task<Heard> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: 10.0.0.1\r\nConnection: close\r\n\r\n");
+    ask(client, vec![Act::Send(request.into()), Act::ReceiveAll])
+}
+
+fn load(client: &Host, rounds: u64) -> Task<Ended<LoadReason>> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        let clock = runtime.clock();
+        let config = LoadConfig { rounds, ..LoadConfig::default() };
+        let load =
+            Load::new(config, wirestate_core::buffer::Pool::new(512, 1), clock.now(), |_| {});
+        Drive::new(load, socket, clock).await
+    })
+}
+
+fn is_complete(ended: &Ended<LoadReason>) -> bool {
+    matches!(ended, Ended::Reason(LoadReason::Complete { .. }))
+}
+
+#[test]
+fn a_thousand_half_sent_heads_do_not_touch_the_service() {
+    let scene = Scene::new(1, Limits::default());
+    let client = scene.world.host("client");
+    let attacker = scene.world.host("attacker");
+    let before = load(&client, 200);
+    let half = Bytes::from_static(b"GET /metrics HTTP/1.1\r\nHost: 10.0.");
+    let heard: Vec<_> =
+        (0..1000).map(|_| ask(&attacker, vec![Act::Send(half.clone()), Act::ReceiveAll])).collect();
+    scene.world.run_for(Duration::from_secs(1)).unwrap();
+    let during = load(&client, 200);
+    for task in [before, during] {
+        let ended = scene.world.run_until(&task).unwrap();
+        assert!(is_complete(&ended), "{ended:?}");
+    }
+    // Their time is over, and it is worth asking again.
+    scene.world.run_for(Duration::from_secs(10)).unwrap();
+    let answer = scene.world.run_until(&get(&client, "/metrics")).unwrap();
+    let text = String::from_utf8(answer.bytes).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    let count = |line: &str| {
+        let line = text.lines().find(|other| other.starts_with(line)).expect(line);
+        line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
+    };
+    let refused = count("wirestate_status_connections_refused_total{reason=\"connections\"}");
+    let late = count("wirestate_status_connections_ended_total{reason=\"head_timeout\"}");
+    assert_eq!((refused, late), (936, 64));
+    let answered =
+        heard.iter().filter(|task| task.take().unwrap().bytes.starts_with(b"HTTP/1.1 408 "));
+    assert_eq!(answered.count(), 64);
+    scene.end();
+}
+
+#[test]
+fn it_answers_when_the_service_is_full() {
+    let scene = Scene::new(2, Limits { connections: 1, per_address: None });
+    let client = scene.world.host("client");
+    let runtime = client.clone();
+    let held = client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        act(runtime, socket, vec![Act::Wait(Duration::from_secs(60))]).await
+    });
+    scene.world.run_for(Duration::from_secs(1)).unwrap();
+    let answer = scene.world.run_until(&get(&client, "/")).unwrap();
+    assert!(String::from_utf8(answer.bytes).unwrap().contains("\"open\": 1"));
+    scene.world.run_until(&held).unwrap();
+    scene.end();
+}
+
+#[test]
+fn readiness_fails_while_what_is_owed_is_still_flushed() {
+    let scene = Scene::new(3, Limits::default());
+    let client = scene.world.host("client");
+    let runtime = client.clone();
+    // Megabytes that nobody reads for three seconds.
+    client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        let owed = Act::Send(vec![1; 60_000].into());
+        act(runtime, socket, vec![owed, Act::Wait(Duration::from_secs(3)), Act::ReceiveAll]).await
+    });
+    scene.world.run_for(Duration::from_secs(1)).unwrap();
+    scene.service.stop.drain();
+    let answer = scene.world.run_until(&get(&client, "/readyz")).unwrap();
+    assert!(answer.bytes.starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
+    let listed = scene.world.run_until(&get(&client, "/connections")).unwrap();
+    let table = String::from_utf8(listed.bytes).unwrap();
+    assert!(table.contains("echo-server is stopping") && table.contains(" draining "), "{table}");
+    scene.end();
+}
+
+#[test]
+fn it_answers_under_harmless_faults() {
+    for_each_seed(20, |seed| {
+        let scene = Scene::new(seed, Limits::default());
+        let client = scene.world.host("client");
+        scene.world.host("other");
+        client.set_faults(Faults::harmless(seed));
+        let tasks: Vec<_> = ["/", "/healthz", "/metrics", "/connections", "/nowhere"]
+            .iter()
+            .map(|path| get(&client, path))
+            .collect();
+        for task in tasks {
+            let answer = scene.world.run_until(&task).unwrap();
+            let text = String::from_utf8(answer.bytes).unwrap();
+            let (head, content) = text.split_once("\r\n\r\n").unwrap();
+            let length = format!("\r\nContent-Length: {}\r\n", content.len());
+            assert!(head.contains(&length), "{head}");
+            assert_eq!((answer.fin, answer.lost), (true, None));
+        }
+        scene.end();
+    });
+}
+
+#[test]
+fn whoever_does_not_take_the_answer_is_given_up() {
+    let scene = Scene::new(5, Limits { per_address: None, ..Limits::default() });
+    let client = scene.world.host("client");
+    let runtime = client.clone();
+    let _crowd: Vec<_> = (0..900)
+        .map(|_| {
+            let runtime = runtime.clone();
+            client.run(async move {
+                let socket = runtime.connect("server:7").await.unwrap();
+                act(runtime, socket, vec![Act::Wait(Duration::from_secs(100))]).await
+            })
+        })
+        .collect();
+    scene.world.run_for(Duration::from_secs(1)).unwrap();
+    let request = "GET /connections?format=json HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n";
+    let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
+    let heard = scene.world.run_until(&ask(&client, acts)).unwrap();
+    assert_eq!(heard.lost, Some(Lost::Reset), "not to be taken for all of it");
+    assert_eq!(scene.status.options().table.totals().ended["write_timeout"], 1);
+    scene.end();
+}
