@@ -107,7 +107,7 @@ impl Inbox {
         if let Some(Begun { content: Where::Own { content, filled, length }, .. }) = &mut self.begun
         {
             if *filled == content.len() {
-                let more = (*length - *filled).min(step(self.limits));
+                let more = (*length - *filled).min(step(self.limits, *filled));
                 content.reserve_exact(more);
                 content.resize(*filled + more, 0);
             }
@@ -272,14 +272,16 @@ impl Drop for Inbox {
     }
 }
 
-/// By how much the memory of a content grows that is larger than the buffer: a sixteenth of the
-/// limit, from 64 KiB to 1 MiB. So what is held goes beyond what has come by a constant, and up to a
-/// limit of 16 MiB it need not be moved more than sixteen times (beyond, by an allocator that can't
-/// extend it in place, once a MiB: have such contents streamed).
-fn step(limits: Limits) -> usize {
-    const LEAST: u64 = 64 * 1024;
-    const MOST: u64 = 1024 * 1024;
-    usize::try_from((limits.content / 16).clamp(LEAST, MOST)).unwrap_or(usize::MAX)
+/// By how much the memory of a content grows that is larger than the buffer and of which `filled`
+/// bytes have come: by as much again, from 64 KiB to a sixteenth of the limit, which is 1 MiB at most.
+/// So few bytes buy little, and what is held goes beyond what has come by a constant. Up to a limit
+/// of 16 MiB it is moved some sixteen times (beyond, by an allocator that can't extend it in place,
+/// once a MiB: have such contents streamed).
+fn step(limits: Limits, filled: usize) -> usize {
+    const LEAST: usize = 64 * 1024;
+    const MOST: usize = 1024 * 1024;
+    let share = usize::try_from(limits.content / 16).unwrap_or(MOST);
+    filled.clamp(LEAST, share.clamp(LEAST, MOST))
 }
 
 /// The longest content that memory has addresses for (a vector's limit).
