@@ -7,6 +7,7 @@
 //! | [`drive`] | moves bytes between a machine and a socket: three traits, [`drive::turn`], the future [`drive::Drive`] |
 //! | [`echo`] | the echo server's machine and its clients' |
 //! | [`fanout`] | one upstream to all who connect |
+//! | [`proxy`] | a client relayed to an upstream |
 //! | [`dial`] | keeping a connection up |
 //! | [`buffer`] | the ring and the pool that machines keep their bytes in |
 //! | [`admission`] | who may connect, and the table of who is connected |
@@ -61,6 +62,7 @@ pub mod drive;
 pub mod echo;
 pub mod fanout;
 pub mod machine;
+pub mod proxy;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]

@@ -1,0 +1,28 @@
+//! Proxy: a client's connection relayed to an upstream's, and back.
+//!
+//! - [`Relays`] is what the connections of one proxy share, and makes a [`Relay`], the machine of
+//!   two sides, for each client.
+//! - [`Upstreams`] says which upstream is dialled next, and knows how each of them is.
+//! - [`Proxy`] and [`fn@serve`] are all of it on a runtime (feature `std`): accepting, dialling,
+//!   PROXY headers ([`crate::proxy_protocol`]) on either side.
+//!
+//! A client's connection begins with dialling. What it sends meanwhile waits in the relay's buffer,
+//! and with the kernel once that is half full; a client that breaks off cancels the attempt. Each
+//! upstream is tried once, all of them together within [`Proxy::connect_timeout`]; no byte has been
+//! forwarded by then, so none is repeated. Once there is a connection, it is the client's only one:
+//! if it breaks, the client is told, by a reset.
+//!
+//! A proxied connection takes two open files, and one more where a runtime needs one
+//! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)).
+
+#[cfg(feature = "std")]
+mod connection;
+mod relay;
+mod upstreams;
+
+#[cfg(feature = "std")]
+pub use self::connection::{Connection, Proxy, serve};
+pub use self::{
+    relay::{Config, Reason, Relay, RelaySide, Relays, Side},
+    upstreams::{Attempt, Balance, Choice, Lease, NoUpstream, UpstreamCounters, Upstreams},
+};
