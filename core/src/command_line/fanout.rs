@@ -4,14 +4,13 @@ use core::{num::NonZeroUsize, str::FromStr, task::Poll, time::Duration};
 use std::{
     future::poll_fn,
     io::{self, IsTerminal, Write},
-    net::ToSocketAddrs,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, log, server,
+    Failure, log, server, upstream,
     values::{self, Timeout},
 };
 use crate::{
@@ -162,7 +161,7 @@ fn lag_wait(text: &str) -> Result<Duration, String> {
 impl ServerFlags {
     /// What does not go together.
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { upstream, listen, frame, on_lag, window, replay, .. } = self;
+        let Self { listen, frame, on_lag, window, replay, .. } = self;
         let longest = match frame.0 {
             Framing::Fixed(size) => size.get(),
             Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => LONGEST,
@@ -187,21 +186,7 @@ impl ServerFlags {
                 "--window {window} is smaller than a message, which may have {longest} bytes"
             ));
         }
-        let addresses =
-            |text: &str| text.to_socket_addrs().map_or(Vec::new(), Iterator::collect::<Vec<_>>);
-        let own = addresses(listen);
-        let is_own = |upstream: &std::net::SocketAddr| {
-            own.iter().any(|own| {
-                own.port() == upstream.port()
-                    && own.port() != 0
-                    && (own.ip() == upstream.ip()
-                        || own.ip().is_unspecified() && upstream.ip().is_loopback())
-            })
-        };
-        if addresses(upstream).iter().any(is_own) {
-            return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
-        }
-        Ok(())
+        upstream::check(&self.upstream, listen)
     }
 }
 

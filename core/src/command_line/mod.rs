@@ -9,8 +9,10 @@ mod echo;
 mod fanout;
 mod log;
 mod multiconn;
+mod proxy;
 mod server;
 mod standard_input;
+mod upstream;
 mod values;
 
 use std::{ffi::OsString, io, process::ExitCode};
@@ -48,6 +50,7 @@ enum Name {
     FanoutSource(fanout::SourceFlags),
     FanoutServer(fanout::ServerFlags),
     FanoutClient(fanout::ClientFlags),
+    Proxy(proxy::ServerFlags),
     /// Runs all of it in one process for some seconds, verified, and reports
     Demo,
 }
@@ -55,10 +58,27 @@ enum Name {
 impl Name {
     fn is_server(&self) -> bool {
         match self {
-            Self::EchoServer(_) | Self::FanoutSource(_) | Self::FanoutServer(_) => true,
+            Self::EchoServer(_)
+            | Self::FanoutSource(_)
+            | Self::FanoutServer(_)
+            | Self::Proxy(_) => true,
             Self::EchoClient(_) | Self::MulticonnClient(_) | Self::FanoutClient(_) | Self::Demo => {
                 false
             }
+        }
+    }
+
+    /// What does not go together.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::FanoutServer(flags) => flags.check(),
+            Self::Proxy(flags) => flags.check(),
+            Self::EchoServer(_)
+            | Self::EchoClient(_)
+            | Self::MulticonnClient(_)
+            | Self::FanoutSource(_)
+            | Self::FanoutClient(_)
+            | Self::Demo => Ok(()),
         }
     }
 }
@@ -74,12 +94,10 @@ impl Command {
     ) -> Result<Self, clap::Error> {
         let matches = Self::command().name(name).bin_name(name).try_get_matches_from(words)?;
         let command = Self::from_arg_matches(&matches)?;
-        if let Name::FanoutServer(flags) = &command.name {
-            flags.check().map_err(|conflict| {
-                let mut command = Self::command().name(name).bin_name(name);
-                command.error(ErrorKind::ValueValidation, conflict)
-            })?;
-        }
+        command.name.check().map_err(|conflict| {
+            let mut command = Self::command().name(name).bin_name(name);
+            command.error(ErrorKind::ValueValidation, conflict)
+        })?;
         Ok(command)
     }
 
@@ -93,6 +111,7 @@ impl Command {
             Name::FanoutSource(flags) => fanout::source(&runtime, flags, &self.log).await,
             Name::FanoutServer(flags) => fanout::serve(&runtime, flags, &self.log).await,
             Name::FanoutClient(flags) => fanout::subscribe(&runtime, flags, &self.log).await,
+            Name::Proxy(flags) => proxy::serve(&runtime, flags, &self.log).await,
             Name::Demo => demo::run(&runtime).await,
         };
         match result {

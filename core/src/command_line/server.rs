@@ -18,7 +18,7 @@ use crate::{
     Instant, Machine,
     admission::{Conn, Limits},
     runtime::{Listener, Runtime},
-    serve::{self, Options},
+    serve::{self, Options, Served},
     stop::Stop,
 };
 
@@ -46,7 +46,12 @@ pub(super) struct DrainFlags {
 
 impl Flags {
     pub(super) fn options<R: Runtime>(&self) -> Options {
-        self.drain.options(limits::<R>(self))
+        self.options_of(R::FILES_PER_CONNECTION)
+    }
+
+    /// Options for connections that take so many open files each.
+    pub(super) fn options_of(&self, files_per_connection: usize) -> Options {
+        self.drain.options(limits(self, files_per_connection))
     }
 }
 
@@ -72,10 +77,24 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
+    listening(runtime, address, options, log, async |listener| {
+        serve::serve(runtime, listener, options, machine).await
+    })
+    .await
+}
+
+/// Listens on `address`, says so, and has `serve` accept until a signal asks for the end.
+pub(super) async fn listening<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    options: &Options,
+    log: &log::Flags,
+    serve: impl AsyncFnOnce(R::Listener) -> Served,
+) -> Result<(), Failure> {
     stop_on_signals(options.stop.clone())?;
     let (listener, address) = listen(runtime, address)?;
     log::ready(log, address);
-    let served = serve::serve(runtime, listener, options, machine).await;
+    let served = serve(listener).await;
     let totals = options.table.totals();
     info!(
         connections = totals.accepted,
@@ -99,9 +118,9 @@ pub(super) fn listen<R: Runtime>(
     Ok((listener, address))
 }
 
-fn limits<R: Runtime>(flags: &Flags) -> Limits {
+fn limits(flags: &Flags, files_per_connection: usize) -> Limits {
     let files = open_files();
-    let room = files.saturating_sub(RESERVED_FILES) / R::FILES_PER_CONNECTION as u64;
+    let room = files.saturating_sub(RESERVED_FILES) / files_per_connection as u64;
     let connections = match flags.max_connections {
         Some(wanted) => {
             if wanted > room {

@@ -202,7 +202,7 @@ impl Choice {
         });
         if was_up {
             let Attempt { upstream, error } = &attempt;
-            warn!(%upstream, "upstream down: {error}; others are preferred for {wait:.0?}");
+            warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
         }
         self.put_down();
         self.tried.push((trying, attempt));
