@@ -8,6 +8,7 @@
 //! | [`echo`] | the echo server's machine and its clients' |
 //! | [`fanout`] | one upstream to all who connect |
 //! | [`proxy`] | a client relayed to an upstream |
+//! | [`mod@proxy_protocol`] | who a proxy's client is: PROXY headers, read and written |
 //! | [`dial`] | keeping a connection up |
 //! | [`buffer`] | the ring and the pool that machines keep their bytes in |
 //! | [`admission`] | who may connect, and the table of who is connected |
@@ -63,6 +64,7 @@ pub mod echo;
 pub mod fanout;
 pub mod machine;
 pub mod proxy;
+pub mod proxy_protocol;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]

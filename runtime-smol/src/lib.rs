@@ -101,6 +101,10 @@ impl Runtime for Smol {
         tcp::tune(&stream)?;
         Ok(SmolSocket::new(stream))
     }
+
+    fn local_address(&self, socket: &SmolSocket) -> Option<SocketAddr> {
+        socket.stream.as_ref()?.get_ref().local_addr().ok()
+    }
 }
 
 /// A connected TCP socket.

@@ -68,6 +68,10 @@ impl ThreadSocket {
         Self::tuned(stream)
     }
 
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.as_ref()?.local_addr().ok()
+    }
+
     fn stream(&self) -> Result<&Arc<TcpStream>, Failed> {
         self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }

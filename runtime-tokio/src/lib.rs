@@ -109,6 +109,10 @@ impl Runtime for Tokio {
         tcp::tune(&stream)?;
         Ok(TokioSocket::new(stream))
     }
+
+    fn local_address(&self, socket: &TokioSocket) -> Option<SocketAddr> {
+        socket.stream.as_ref()?.local_addr().ok()
+    }
 }
 
 /// A connected TCP socket.

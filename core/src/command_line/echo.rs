@@ -67,7 +67,8 @@ pub(super) async fn serve<R: Runtime>(
         ..Config::default()
     });
     let options = flags.server.options::<R>();
-    server::run(runtime, &flags.listen, &options, log, |_, now| echo.machine(now)).await
+    let machine = move |_: &_, now| echo.machine(now);
+    flags.server.proxied.run(runtime, &flags.listen, &options, log, machine).await
 }
 
 /// Sends a line, shows the reply, and asks for the next

@@ -215,8 +215,12 @@ pub(super) async fn serve<R: Runtime>(
         stop: options.stop.clone(),
     };
     read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
-    let subscriber = |_: &_, now| Subscriber::new(&feed, now);
-    let served = server::run(runtime, &flags.listen, &options, log, subscriber).await;
+    let subscriber = {
+        let feed = feed.clone();
+        move |_: &_, now| Subscriber::new(&feed, now)
+    };
+    let proxied = &flags.server.proxied;
+    let served = proxied.run(runtime, &flags.listen, &options, log, subscriber).await;
     let counters = feed.counters();
     tracing::info!(
         messages = counters.messages_in,

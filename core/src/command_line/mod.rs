@@ -4,6 +4,7 @@
 //! logs and prompts. Exit codes: 0 done, 1 failed at run time (one line says how, with the
 //! address), 2 wrong usage.
 
+mod accept_proxy;
 mod demo;
 mod echo;
 mod fanout;

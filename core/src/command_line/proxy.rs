@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
+    proxy_protocol::Version,
     runtime::Runtime,
 };
 
@@ -38,8 +39,19 @@ pub(super) struct ServerFlags {
     /// How long to try to connect a client to an upstream, to all of them together; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
     connect_timeout: Timeout,
+    /// Tell the upstream who the client is, by a PROXY header of this version
+    #[arg(long, value_enum, env = "WIRESTATE_SEND_PROXY")]
+    send_proxy: Option<Announce>,
     #[command(flatten)]
     server: server::Flags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Announce {
+    /// A line of text
+    V1,
+    /// Binary
+    V2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +85,11 @@ pub(super) async fn serve<R: Runtime>(
     let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
     let proxy = Proxy {
         connect_timeout: flags.connect_timeout.0,
+        accept: flags.server.proxied.config(),
+        send: flags.send_proxy.map(|version| match version {
+            Announce::V1 => Version::V1,
+            Announce::V2 => Version::V2,
+        }),
         ..Proxy::new(Relays::new(config), upstreams)
     };
     // The socket to the upstream is one more.

@@ -11,7 +11,9 @@ use signal_hook::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, log,
+    Failure,
+    accept_proxy::AcceptProxyFlags,
+    log,
     values::{Limit, Timeout},
 };
 use crate::{
@@ -34,6 +36,8 @@ pub(super) struct Flags {
     max_per_address: Limit,
     #[command(flatten)]
     drain: DrainFlags,
+    #[command(flatten)]
+    pub(super) proxied: AcceptProxyFlags,
 }
 
 #[derive(Args, Debug)]
@@ -51,7 +55,7 @@ impl Flags {
 
     /// Options for connections that take so many open files each.
     pub(super) fn options_of(&self, files_per_connection: usize) -> Options {
-        self.drain.options(limits(self, files_per_connection))
+        self.proxied.apply(self.drain.options(limits(self, files_per_connection)))
     }
 }
 

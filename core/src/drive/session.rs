@@ -143,6 +143,12 @@ impl<C: Clock> Session<C> {
 }
 
 impl<C> Session<C> {
+    /// The connection's line in its table.
+    #[cfg(feature = "std")]
+    pub(crate) fn admitted(&self) -> Option<&Admitted> {
+        self.admitted.as_ref()
+    }
+
     pub(crate) fn over(&self) -> Option<Over> {
         self.over
     }

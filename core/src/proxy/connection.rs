@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -10,13 +11,14 @@ use std::{
 
 use super::{Lease, NoUpstream, Reason, Relay, Relays, Side, Upstreams};
 use crate::{
-    Instant,
-    admission::{Admitted, Asked},
+    Instant, Interest, Machine, Status,
+    admission::{Admitted, Asked, Peer},
     drive::{
-        Clock, Ended, Line, Sink, Turn,
+        Clock, Ended, Line, Sink, Turn, feed,
         session::{Over, Rest, Session},
         turn,
     },
+    proxy_protocol::{self, Header, HeaderReader, Version, announce},
     runtime::{Runtime, connect_within},
     serve::{Options, Served, accept},
 };
@@ -32,16 +34,36 @@ pub struct Proxy {
     /// included: each gets an equal part of what is left. `None`: the operating system's own limit
     /// for each (some two minutes).
     pub connect_timeout: Option<Duration>,
+    /// Clients come through another proxy, and their connections begin with a PROXY header, which
+    /// is received before an upstream is dialled. `None`, the default: they have none.
+    pub accept: Option<proxy_protocol::Config>,
+    /// Upstreams are told who the client is, by a PROXY header of this version. `None`, the default:
+    /// they are not.
+    pub send: Option<Version>,
 }
 
 impl Proxy {
-    /// A proxy to `upstreams`, which has 10 s to connect to one of them.
+    /// A proxy to `upstreams`, which has 10 s to connect to one of them, and no PROXY headers on
+    /// either side.
     pub fn new(relays: Relays, upstreams: Upstreams) -> Self {
-        Self { relays, upstreams, connect_timeout: Some(Duration::from_secs(10)) }
+        Self {
+            relays,
+            upstreams,
+            connect_timeout: Some(Duration::from_secs(10)),
+            accept: None,
+            send: None,
+        }
     }
 }
 
 /// Accepts clients and relays each to an upstream, until [`Options::stop`] is asked.
+///
+/// With [`Proxy::accept`], `options.table` is to be
+/// [`behind_proxies`](crate::admission::Table::behind_proxies), so that not the proxies' own
+/// addresses are counted.
+///
+/// # Panics
+/// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
 pub async fn serve<R: Runtime>(
     runtime: &R,
     listener: R::Listener,
@@ -49,7 +71,7 @@ pub async fn serve<R: Runtime>(
     proxy: &Proxy,
 ) -> Served {
     accept(runtime, listener, options, |socket, admitted, clock| {
-        Connection::new(runtime, proxy, socket, clock).admitted(admitted)
+        Connection::new(runtime, proxy, socket, admitted.peer(), clock).admitted(admitted)
     })
     .await
 }
@@ -64,7 +86,7 @@ pub async fn serve<R: Runtime>(
 pub struct Connection<R: Runtime> {
     relay: Relay,
     client: Socket<R::Socket>,
-    upstream: Upstream<R::Socket>,
+    upstream: Upstream<R>,
     session: Session<R::Clock>,
 }
 
@@ -83,16 +105,26 @@ impl<S> Socket<S> {
 
 type Dial<S> = dyn Future<Output = Result<(S, Lease), NoUpstream>> + Send;
 
-enum Upstream<S> {
-    Dialling(Pin<Box<Dial<S>>>),
-    Connected(Socket<S>, Lease),
+enum Upstream<R: Runtime> {
+    /// The client has to announce itself first.
+    Header(Box<Awaited<R>>),
+    Dialling(Pin<Box<Dial<R::Socket>>>),
+    Connected(Socket<R::Socket>, Lease),
     /// There will be none.
     Absent,
 }
 
-impl<S> fmt::Debug for Upstream<S> {
+/// A header that is awaited, and what is needed when it has come.
+struct Awaited<R> {
+    reader: HeaderReader,
+    runtime: R,
+    proxy: Proxy,
+}
+
+impl<R: Runtime> fmt::Debug for Upstream<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Header(_) => "Header",
             Self::Dialling(_) => "Dialling",
             Self::Connected(..) => "Connected",
             Self::Absent => "Absent",
@@ -101,16 +133,45 @@ impl<S> fmt::Debug for Upstream<S> {
 }
 
 impl<R: Runtime> Connection<R> {
-    /// A client's connection to `proxy`.
-    pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, clock: R::Clock) -> Self {
-        let relay = proxy.relays.relay(clock.now());
-        let dial = dial(runtime.clone(), proxy.upstreams.clone(), proxy.connect_timeout);
-        Self {
-            relay,
+    /// A connection of `peer`'s to `proxy`.
+    ///
+    /// # Panics
+    /// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
+    pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
+        assert!(
+            (proxy.accept.is_none() && proxy.send.is_none())
+                || proxy.relays.config().buffer.get() >= LEAST_BUFFER,
+            "a PROXY header must fit into a buffer, and what came behind another one"
+        );
+        let now = clock.now();
+        let mut connection = Self {
+            relay: proxy.relays.relay(now),
             client: Socket::new(client),
-            upstream: Upstream::Dialling(Box::pin(dial)),
+            upstream: Upstream::Absent,
             session: Session::new(clock),
+        };
+        if let Some(accept) = &proxy.accept {
+            let reader = HeaderReader::new(accept, peer, now);
+            let (runtime, proxy) = (runtime.clone(), proxy.clone());
+            connection.upstream = Upstream::Header(Box::new(Awaited { reader, runtime, proxy }));
+        } else {
+            let destination = proxy.send.and_then(|_| connection.local_address(runtime));
+            connection.begin(runtime, proxy, peer, destination);
         }
+        connection
+    }
+
+    fn local_address(&self, runtime: &R) -> Option<SocketAddr> {
+        runtime.local_address(&self.client.socket)
+    }
+
+    /// The client is known: an upstream is dialled for it.
+    fn begin(&mut self, runtime: &R, proxy: &Proxy, peer: Peer, destination: Option<SocketAddr>) {
+        if let Some(version) = proxy.send {
+            self.relay.announce(&announce(version, peer, destination));
+        }
+        let dial = dial(runtime.clone(), proxy.upstreams.clone(), proxy.connect_timeout);
+        self.upstream = Upstream::Dialling(Box::pin(dial));
     }
 
     /// Keeps the connection's line in its table up to date, and does what is asked there.
@@ -130,10 +191,9 @@ impl<R: Runtime> Connection<R> {
             }
             let before = self.interests();
             self.dial(cx, now);
-            let Socket { socket, line } = &mut self.client;
-            let client = turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
+            let client = self.turn_client(cx, now);
             let upstream = self.turn_upstream(cx, now);
-            if let Some(reason) = self.relay.reason() {
+            if let Some(reason) = self.reason() {
                 self.session.end(Over::Ended, &reason, now);
                 return Poll::Ready(Ended::Reason(reason));
             }
@@ -142,8 +202,8 @@ impl<R: Runtime> Connection<R> {
                 (read, written) = (from_client, to_client);
             } else if !matches!(upstream, Turn::Moved { .. }) && self.interests() == before {
                 // A turn of one side changes what the other wants, so both are looked at.
-                let relay = &self.relay;
-                match self.session.rest(cx, relay.poll_timeout(), || relay.status()) {
+                let (deadline, status) = (self.poll_timeout(), self.status());
+                match self.session.rest(cx, deadline, || status) {
                     Rest::Expired(time) => {
                         now = time;
                         self.expire(now);
@@ -153,18 +213,87 @@ impl<R: Runtime> Connection<R> {
                 }
             }
             if !self.session.spend(read, written, now) {
-                if self.session.is_overdue(self.relay.poll_timeout()) {
+                let deadline = self.poll_timeout();
+                if self.session.is_overdue(deadline) {
                     self.expire(now);
                 }
-                let relay = &self.relay;
-                self.session.yield_now(cx, || relay.status());
+                let status = self.status();
+                self.session.yield_now(cx, || status);
                 return Poll::Pending;
             }
         }
     }
 
-    fn interests(&self) -> [crate::Interest; 2] {
-        Side::BOTH.map(|side| self.relay.interest(side))
+    /// What both sides want.
+    fn interests(&self) -> [Interest; 2] {
+        match &self.upstream {
+            Upstream::Header(awaited) => [awaited.reader.interest(), Interest::DONE],
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                Side::BOTH.map(|side| self.relay.interest(side))
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.upstream {
+            Upstream::Header(awaited) => awaited.reader.poll_timeout(),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.poll_timeout()
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        match &self.upstream {
+            Upstream::Header(awaited) => awaited.reader.status(),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.status()
+            }
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.upstream {
+            Upstream::Header(awaited) => awaited.reader.reason().map(Reason::Header),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.reason()
+            }
+        }
+    }
+
+    fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        let Socket { socket, line } = &mut self.client;
+        let Upstream::Header(awaited) = &mut self.upstream else {
+            return turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
+        };
+        let turn = turn(&mut awaited.reader, socket, line, now, cx);
+        if awaited.reader.header().is_some() {
+            self.identify(now);
+        }
+        turn
+    }
+
+    /// There is a header: who the client is, and what came behind it.
+    fn identify(&mut self, now: Instant) {
+        let Upstream::Header(awaited) = &mut self.upstream else { return };
+        let Some((header, rest)) = awaited.reader.header() else { return };
+        let rest = rest.to_vec();
+        let (peer, destination) = match header {
+            Header::Local => (Peer::Local, None),
+            Header::Tcp { source, destination } => (Peer::Ip(source), Some(destination)),
+        };
+        if header != Header::Local
+            && let Some(admitted) = self.session.admitted()
+            && let Err(refused) = admitted.identify(peer)
+        {
+            awaited.reader.refuse(refused);
+            return;
+        }
+        let (runtime, proxy) = (awaited.runtime.clone(), awaited.proxy.clone());
+        self.begin(&runtime, &proxy, peer, destination);
+        let mut left = &rest[..];
+        feed(&mut self.relay.side(Side::Client), &mut left, now);
+        debug_assert!(left.is_empty(), "the buffer has room for it");
     }
 
     fn dial(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -197,7 +326,12 @@ impl<R: Runtime> Connection<R> {
     fn obey(&mut self, now: Instant) -> bool {
         match self.session.news() {
             Asked::Nothing => {}
-            Asked::ShutDown => self.relay.shut_down(now),
+            Asked::ShutDown => match &mut self.upstream {
+                Upstream::Header(awaited) => awaited.reader.shut_down(now),
+                Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                    self.relay.shut_down(now);
+                }
+            },
             Asked::Abort => {
                 self.reset();
                 self.session.end(Over::Aborted, &Ended::<Reason>::Aborted, now);
@@ -207,9 +341,14 @@ impl<R: Runtime> Connection<R> {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.relay.handle_timeout(now);
+        match &mut self.upstream {
+            Upstream::Header(awaited) => awaited.reader.handle_timeout(now),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.handle_timeout(now);
+            }
+        }
         debug_assert!(
-            self.relay.poll_timeout().is_none_or(|deadline| deadline > now),
+            self.poll_timeout().is_none_or(|deadline| deadline > now),
             "a deadline that was handled must lie ahead"
         );
     }
@@ -276,3 +415,8 @@ async fn dial<R: Runtime>(
     }
     Err(choice.give_up(limit.filter(|_| ran_out(clock.now()))))
 }
+
+/// The smallest [`Config::buffer`](super::Config::buffer) with PROXY headers, in bytes: half of it
+/// holds the one that is sent (107 at most), the other half what came behind the one that was
+/// received (255 at most).
+pub const LEAST_BUFFER: usize = 1024;

@@ -21,7 +21,7 @@ mod relay;
 mod upstreams;
 
 #[cfg(feature = "std")]
-pub use self::connection::{Connection, Proxy, serve};
+pub use self::connection::{Connection, LEAST_BUFFER, Proxy, serve};
 pub use self::{
     relay::{Config, Reason, Relay, RelaySide, Relays, Side},
     upstreams::{Attempt, Balance, Choice, Lease, NoUpstream, UpstreamCounters, Upstreams},

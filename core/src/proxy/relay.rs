@@ -6,6 +6,7 @@ use super::NoUpstream;
 use crate::{
     Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
     buffer::{Pool, Ring},
+    proxy_protocol,
     shared::Shared,
 };
 
@@ -278,6 +279,9 @@ pub enum Reason {
     /// No upstream could be connected to; nothing of what the client sent was forwarded.
     #[error(transparent)]
     NoUpstream(NoUpstream),
+    /// The client was to announce itself by a PROXY header, and did not.
+    #[error(transparent)]
+    Header(proxy_protocol::Reason),
 }
 
 impl crate::Reason for Reason {
@@ -289,6 +293,7 @@ impl crate::Reason for Reason {
             Self::Lost { side: Side::Client, .. } => "client_lost",
             Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
             Self::NoUpstream(none) => none.label(),
+            Self::Header(reason) => reason.label(),
         }
     }
 
@@ -299,6 +304,7 @@ impl crate::Reason for Reason {
             Self::IdleTimeout { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
             Self::NoUpstream(none) => none.fault(),
+            Self::Header(reason) => reason.fault(),
         }
     }
 }

@@ -7,5 +7,6 @@
 
 mod dialling;
 mod faults;
+mod headers;
 mod relaying;
 mod scene;
