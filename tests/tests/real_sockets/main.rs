@@ -6,6 +6,7 @@
 mod command_line;
 mod echo;
 mod fanout;
+mod nginx;
 mod process;
 mod proxy;
 mod third_party;
@@ -70,7 +71,18 @@ on_every_runtime! {
         a_paused_download_holds_the_upstream_back,
         sigterm_ends_what_is_quiet_and_lets_the_rest_go_on,
         a_pair_counts_two_open_files,
-        a_proxy_that_would_be_its_own_upstream_is_wrong_usage;
+        a_proxy_that_would_be_its_own_upstream_is_wrong_usage,
+        headers_from_elsewhere_are_wrong_usage_without_being_accepted,
+        a_server_behind_a_header_serves_the_bytes_behind_it,
+        half_a_header_is_too_late_after_its_time,
+        whoever_may_not_announce_clients_is_reset;
+    nginx:
+        the_four_checks_and_the_fifth_behind_nginx,
+        a_server_knows_the_client_that_nginx_announces,
+        subscribers_come_through_nginx_as_well,
+        a_client_is_announced_from_nginx_through_our_proxy,
+        nginx_reads_the_headers_that_we_send,
+        a_late_answer_arrives_behind_nginx_where_ours_is_last;
     command_line:
         a_port_in_use_is_named,
         a_refused_connection_is_named,

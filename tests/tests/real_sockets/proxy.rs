@@ -269,3 +269,64 @@ pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
     let sent = serving.join().unwrap();
     assert_eq!(read_to_end(&mut client).0.len(), sent);
 }
+
+pub(crate) fn headers_from_elsewhere_are_wrong_usage_without_being_accepted(binary: &str) {
+    for server in ["proxy", "echo-server", "fanout-server"] {
+        let output = run(binary, &[server, "--proxy-from", "10.0.0.0/8"]);
+        assert_eq!(output.status.code(), Some(2), "{server}");
+        assert!(text(&output.stderr).contains("--accept-proxy"), "{}", text(&output.stderr));
+        let output = run(binary, &[server, "--accept-proxy", "--proxy-from", "10.0.0.0/33"]);
+        assert_eq!(output.status.code(), Some(2), "{server}");
+        let error = text(&output.stderr);
+        assert!(error.contains("expected an address, or a range as in 10.0.0.0/8"), "{error}");
+    }
+}
+
+pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) {
+    let mut command = process::command(binary);
+    // The flags by their environment variables.
+    command
+        .args(["echo-server", "--listen", "127.0.0.1:0", "-v", "--max-per-address", "1"])
+        .env("WIRESTATE_ACCEPT_PROXY", "true")
+        .env("WIRESTATE_PROXY_FROM", "127.0.0.1,10.0.0.0/8");
+    let server = Server::start_command(command);
+    let announce = |client: &str| {
+        let mut stream = server.connect();
+        let header = format!("PROXY TCP4 {client} 198.51.100.1 50000 443\r\nhello");
+        stream.write_all(header.as_bytes()).unwrap();
+        stream
+    };
+    let mut first = announce("192.0.2.1");
+    let mut reply = [0; 5];
+    first.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"hello");
+    let (bytes, error) = read_to_end(&mut announce("192.0.2.1"));
+    assert_eq!((bytes.len(), error), (0, Some(ErrorKind::ConnectionReset)), "one is the limit");
+    let mut other = announce("192.0.2.2");
+    other.read_exact(&mut reply).unwrap();
+    drop((first, other));
+    let log = server.stop();
+    assert!(log.contains("peer=192.0.2.1:50000"), "{log}");
+    let refused = "announced client refused: 1 connections from 192.0.2.1 are open";
+    assert!(log.contains(refused), "{log}");
+}
+
+pub(crate) fn half_a_header_is_too_late_after_its_time(binary: &str) {
+    let server = Server::start(binary, &["--accept-proxy"]);
+    let mut stream = server.connect();
+    stream.write_all(b"PROXY TCP4 192.0").unwrap();
+    let began = Instant::now();
+    assert_eq!(read_to_end(&mut stream), (vec![], Some(ErrorKind::ConnectionReset)));
+    assert!(began.elapsed() >= Duration::from_millis(4900), "{:?}", began.elapsed());
+    let log = server.stop();
+    assert!(log.contains("no whole PROXY header within 5s, but 16 bytes"), "{log}");
+}
+
+pub(crate) fn whoever_may_not_announce_clients_is_reset(binary: &str) {
+    let flags = ["--accept-proxy", "--proxy-from", "192.0.2.0/24"];
+    let server = proxy(binary, &closed_port(), &flags);
+    let mut stream = server.connect();
+    assert_eq!(read_to_end(&mut stream), (vec![], Some(ErrorKind::ConnectionReset)));
+    let log = server.stop();
+    assert!(log.contains("127.0.0.1 may not announce clients"), "{log}");
+}
