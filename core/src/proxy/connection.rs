@@ -298,6 +298,11 @@ impl<R: Runtime> Connection<R> {
 
     fn dial(&mut self, cx: &mut Context<'_>, now: Instant) {
         let Upstream::Dialling(dial) = &mut self.upstream else { return };
+        if !self.relay.owes(Side::Upstream) {
+            // The client is gone, or we were asked to stop: the attempt is given up.
+            self.upstream = Upstream::Absent;
+            return;
+        }
         match dial.as_mut().poll(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, lease))) => {
