@@ -187,16 +187,16 @@ impl Table {
     /// here. The connection counts under its old address still.
     pub fn identify(&self, conn: &Conn, peer: Peer) -> Result<(), Refused> {
         let limits = self.inner.limits;
-        self.inner.state.with(|state| {
+        let proxy = self.inner.state.with(|state| {
             let may = state.may_count(limits, network(peer));
             state.note(may)?;
             state.uncount(conn.network());
             state.count(network(peer));
             conn.counted.store(true, Relaxed);
-            let proxy = conn.parked.with(|parked| core::mem::replace(&mut parked.peer, peer));
-            debug!(id = conn.id, %peer, %proxy, "announced");
-            Ok(())
-        })
+            Ok(conn.parked.with(|parked| core::mem::replace(&mut parked.peer, peer)))
+        })?;
+        debug!(id = conn.id, %peer, %proxy, "announced");
+        Ok(())
     }
 
     /// The counts.

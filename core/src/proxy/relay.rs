@@ -650,3 +650,42 @@ impl Machine for RelaySide<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::drive::{collect, feed};
+
+    const NOW: Instant = Instant::EPOCH;
+
+    #[test]
+    fn a_direction_in_which_no_byte_waits_holds_no_buffer() {
+        let relays = Relays::new(Config::default());
+        let mut relay = relays.relay(NOW);
+        relay.connected(NOW);
+        let holds = |relay: &Relay| {
+            let rings = [&relay.received.client, &relay.received.upstream];
+            rings.map(Ring::holds_buffer)
+        };
+        feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
+        let _ = relay.side(Side::Upstream).read_buf();
+        assert_eq!(holds(&relay), [true, true]);
+        collect(&mut relay.side(Side::Upstream), &mut Vec::new(), NOW);
+        relay.side(Side::Client).release();
+        relay.side(Side::Upstream).release();
+        assert_eq!(holds(&relay), [false, false], "idle");
+
+        // Behind an end of the input no read comes by that could give it back.
+        let _ = relay.side(Side::Client).read_buf();
+        relay.side(Side::Client).handle_eof(NOW);
+        assert_eq!(holds(&relay), [false, false], "half-closed");
+        feed(&mut relay.side(Side::Upstream), &mut &b"hello"[..], NOW);
+        let _ = relay.side(Side::Upstream).read_buf();
+        relay.side(Side::Upstream).handle_eof(NOW);
+        assert_eq!(holds(&relay), [false, true], "it is owed");
+        collect(&mut relay.side(Side::Client), &mut Vec::new(), NOW);
+        assert_eq!(holds(&relay), [false, false], "closed");
+    }
+}

@@ -14,8 +14,9 @@ use crate::{
 /// Where a proxy's connections go. Clones are the same upstreams.
 ///
 /// Health is passive: an attempt that fails marks an upstream as down, for a back-off time with
-/// jitter ([`Backoff`]) in which others are preferred. When all are down they are tried all the same.
-/// One that is connected to is up again; its back-off begins anew only when it has sent a byte.
+/// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
+/// the others leave it 5 s. When all are down they are tried all the same. One that is connected to is
+/// up again; its back-off begins anew only when it has sent a byte.
 ///
 /// It holds a few words for each upstream, however many connections there are.
 ///
@@ -141,7 +142,12 @@ impl Upstreams {
 
 impl State {
     /// The next one of those that `may` holds for.
-    fn pick(&mut self, balance: Balance, may: impl Fn(usize, &Member) -> bool) -> Option<usize> {
+    fn pick(
+        &mut self,
+        balance: Balance,
+        now: Instant,
+        may: impl Fn(usize, &Member) -> bool,
+    ) -> Option<usize> {
         let count = self.members.len();
         let in_turn = (0..count).map(|i| (self.turn + i) % count);
         let mut candidates = in_turn.filter(|&i| may(i, &self.members[i]));
@@ -150,7 +156,12 @@ impl State {
             Balance::LeastConnections => candidates.min_by_key(|&i| self.members[i].open),
         }?;
         self.turn = (picked + 1) % count;
-        self.members[picked].open += 1;
+        let member = &mut self.members[picked];
+        member.open += 1;
+        if let Some(until) = &mut member.down_until {
+            // One connection finds out for all of them: the next ones keep away meanwhile.
+            *until = (*until).max(now + PROBE);
+        }
         Some(picked)
     }
 }
@@ -178,7 +189,9 @@ impl Choice {
             let is_due = |i, member: &Member| {
                 untried(i) && member.down_until.is_none_or(|until| until <= now)
             };
-            state.pick(*balance, is_due).or_else(|| state.pick(*balance, |i, _| untried(i)))
+            state
+                .pick(*balance, now, is_due)
+                .or_else(|| state.pick(*balance, now, |i, _| untried(i)))
         })?;
         self.trying = Some(picked);
         Some(addresses[picked].clone())
@@ -313,6 +326,9 @@ impl fmt::Display for NoUpstream {
 
 impl core::error::Error for NoUpstream {}
 
+/// So long is an upstream that was down left to the connection that tries it again.
+const PROBE: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,6 +385,22 @@ mod tests {
         );
         let [a, b, c] = &upstreams.counters()[..] else { panic!("three of them") };
         assert_eq!((a.failures, b.failures, c.failures, a.open), (2, 1, 1, 0));
+    }
+
+    #[test]
+    fn one_connection_at_a_time_tries_one_that_was_down() {
+        let upstreams = Upstreams::new(["a:1", "b:1"], Balance::RoundRobin, 1);
+        let mut choice = upstreams.choose();
+        choice.next(NOW).unwrap();
+        choice.failed("no answer", NOW);
+        drop(choice);
+        let later = NOW + Duration::from_secs(1);
+        let mut taken = Vec::new();
+        let mut choices: Vec<_> = (0..4).map(|_| upstreams.choose()).collect();
+        for choice in &mut choices {
+            taken.push(choice.next(later).unwrap());
+        }
+        assert_eq!(taken.iter().filter(|address| &***address == "a:1").count(), 1, "{taken:?}");
     }
 
     #[test]
