@@ -12,6 +12,23 @@
 //! forwarded by then, so none is repeated. Once there is a connection, it is the client's only one:
 //! if it breaks, the client is told, by a reset.
 //!
+//! ```no_run
+//! use wirestate_core::{
+//!     proxy::{self, Balance, Config, Proxy, Relays, Upstreams},
+//!     runtime::Runtime,
+//!     serve::Options,
+//! };
+//!
+//! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
+//! let upstreams = Upstreams::new(["10.0.0.1:9000", "10.0.0.2:9000"], Balance::RoundRobin, 7);
+//! let proxy = Proxy::new(Relays::new(Config::default()), upstreams.clone());
+//! let listener = runtime.listen("127.0.0.1:9500")?;
+//! proxy::serve(&runtime, listener, &Options::default(), &proxy).await;
+//! println!("{:?}", upstreams.counters());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! A proxied connection takes two open files, and one more where a runtime needs one
 //! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)).
 

@@ -18,10 +18,10 @@
 //! | version 2 | at most [`LONGEST`] bytes in all; what follows the addresses (TLVs, their checksum among them) is skipped, not looked at |
 //! | `LOCAL`, `UNKNOWN`, `UNSPEC`, a Unix address | says nothing of a client: the connection stands for itself (sections 2.1 and 2.2) |
 //!
-//! The parser is our own. Of the crates there are, `ppp` (2.3) takes a port of `+80`, cuts an
-//! `UNKNOWN` line with many words off where the standard says to ignore it, and accepts datagrams;
-//! `proxy-header` (0.1) knows one error for all that can be wrong, waits for 15 bytes where the first
-//! one is wrong already, and takes `UNKNOWNS` for `UNKNOWN`. Both need the standard library.
+//! The parser is our own. Of the crates there are, `ppp` (2.3) takes a port of `+80`, never finds the
+//! end of an `UNKNOWN` line of more words than four, and takes datagrams; `proxy-header` (0.1) has one
+//! error for all that can be wrong, waits for more where `POST` is no header already, takes `UNKNOWNS`
+//! for `UNKNOWN`, and datagrams. Both need the standard library.
 
 mod behind;
 mod header;
