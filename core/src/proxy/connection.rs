@@ -54,6 +54,14 @@ impl Proxy {
             send: None,
         }
     }
+
+    fn assert_buffer(&self) {
+        let without_headers = self.accept.is_none() && self.send.is_none();
+        assert!(
+            without_headers || self.relays.config().buffer.get() >= LEAST_BUFFER,
+            "a PROXY header must fit into a buffer, and what came behind another one"
+        );
+    }
 }
 
 /// Accepts clients and relays each to an upstream, until [`Options::stop`] is asked.
@@ -70,6 +78,7 @@ pub async fn serve<R: Runtime>(
     options: &Options,
     proxy: &Proxy,
 ) -> Served {
+    proxy.assert_buffer();
     accept(runtime, listener, options, |socket, admitted, clock| {
         Connection::new(runtime, proxy, socket, admitted.peer(), clock).admitted(admitted)
     })
@@ -138,11 +147,7 @@ impl<R: Runtime> Connection<R> {
     /// # Panics
     /// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
-        assert!(
-            (proxy.accept.is_none() && proxy.send.is_none())
-                || proxy.relays.config().buffer.get() >= LEAST_BUFFER,
-            "a PROXY header must fit into a buffer, and what came behind another one"
-        );
+        proxy.assert_buffer();
         let now = clock.now();
         let mut connection = Self {
             relay: proxy.relays.relay(now),
