@@ -20,7 +20,7 @@ use core::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::Deref,
-    sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -106,6 +106,8 @@ pub struct Table {
 #[derive(Debug)]
 struct Inner {
     limits: Limits,
+    /// Peers are proxies: their own addresses don't count.
+    behind_proxies: bool,
     state: Lock<State>,
 }
 
@@ -148,7 +150,17 @@ pub struct Snapshot {
 impl Table {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
-        Self { inner: Shared::new(Inner { limits, state: Lock::default() }) }
+        Self::with(limits, false)
+    }
+
+    /// An empty table of connections that come through proxies, and say whose they are: none counts
+    /// under an address before it is [`identify`](Self::identify)-ed.
+    pub fn behind_proxies(limits: Limits) -> Self {
+        Self::with(limits, true)
+    }
+
+    fn with(limits: Limits, behind_proxies: bool) -> Self {
+        Self { inner: Shared::new(Inner { limits, behind_proxies, state: Lock::default() }) }
     }
 
     /// The limits that it admits under.
@@ -161,23 +173,39 @@ impl Table {
     /// # Errors
     /// A limit is reached. The caller closes the socket; it is counted here.
     pub fn admit(&self, peer: Peer, now: Instant) -> Result<Admitted, Refused> {
-        let limits = self.inner.limits;
-        let network = network(peer);
+        let Inner { limits, behind_proxies, .. } = *self.inner;
+        let network = if behind_proxies { None } else { network(peer) };
         let conn = self.inner.state.with(|state| {
-            if let Err(refused) = state.may_admit(limits, network) {
-                *state.totals.refused.entry(refused.label()).or_default() += 1;
-                return Err(refused);
-            }
+            let may = state.has_room(limits).and_then(|()| state.may_count(limits, network));
+            state.note(may)?;
             state.totals.accepted += 1;
             state.totals.open += 1;
-            let conn = Shared::new(Conn::new(state.totals.accepted, peer, now));
+            let conn = Shared::new(Conn::new(state.totals.accepted, peer, !behind_proxies, now));
             state.open.insert(conn.id, conn.clone());
-            if let Some(network) = network {
-                *state.per_address.entry(network).or_default() += 1;
-            }
+            state.count(network);
             Ok(conn)
         })?;
         Ok(Admitted { table: self.clone(), conn, label: None })
+    }
+
+    /// A connection is really `peer`'s: a proxy has said so. It is its [`Conn::peer`] from now on, in
+    /// the log as well, and it counts under its address.
+    ///
+    /// # Errors
+    /// That address has reached its limit. The caller ends the connection; the refusal is counted
+    /// here. The connection counts under its old address still.
+    pub fn identify(&self, conn: &Conn, peer: Peer) -> Result<(), Refused> {
+        let limits = self.inner.limits;
+        let proxy = self.inner.state.with(|state| {
+            let may = state.may_count(limits, network(peer));
+            state.note(may)?;
+            state.uncount(conn.network());
+            state.count(network(peer));
+            conn.counted.store(true, Relaxed);
+            Ok(conn.parked.with(|parked| core::mem::replace(&mut parked.peer, peer)))
+        })?;
+        debug!(id = conn.id, %peer, %proxy, "announced");
+        Ok(())
     }
 
     /// The counts.
@@ -229,14 +257,7 @@ impl Table {
     fn close(&self, conn: &Conn, label: &'static str) {
         let woken = self.inner.state.with(|state| {
             state.open.remove(&conn.id);
-            if let Some(network) = network(conn.peer)
-                && let Some(count) = state.per_address.get_mut(&network)
-            {
-                *count -= 1;
-                if *count == 0 {
-                    state.per_address.remove(&network);
-                }
-            }
+            state.uncount(conn.network());
             state.totals.open -= 1;
             state.totals.bytes_in += conn.bytes_in();
             state.totals.bytes_out += conn.bytes_out();
@@ -251,16 +272,44 @@ impl Table {
 }
 
 impl State {
-    fn may_admit(&self, limits: Limits, network: Option<IpAddr>) -> Result<(), Refused> {
+    fn has_room(&self, limits: Limits) -> Result<(), Refused> {
         if self.open.len() >= limits.connections {
             return Err(Refused::Full { limit: limits.connections });
         }
+        Ok(())
+    }
+
+    fn may_count(&self, limits: Limits, network: Option<IpAddr>) -> Result<(), Refused> {
         if let (Some(network), Some(limit)) = (network, limits.per_address)
             && self.per_address.get(&network).is_some_and(|&count| count >= limit)
         {
             return Err(Refused::AddressFull { network, limit });
         }
         Ok(())
+    }
+
+    /// Counts a refusal.
+    fn note(&mut self, may: Result<(), Refused>) -> Result<(), Refused> {
+        may.inspect_err(|refused| {
+            *self.totals.refused.entry(refused.label()).or_default() += 1;
+        })
+    }
+
+    fn count(&mut self, network: Option<IpAddr>) {
+        if let Some(network) = network {
+            *self.per_address.entry(network).or_default() += 1;
+        }
+    }
+
+    fn uncount(&mut self, network: Option<IpAddr>) {
+        if let Some(network) = network
+            && let Some(count) = self.per_address.get_mut(&network)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&network);
+            }
+        }
     }
 }
 
@@ -284,19 +333,21 @@ fn network(peer: Peer) -> Option<IpAddr> {
 #[derive(Debug)]
 pub struct Conn {
     id: u64,
-    peer: Peer,
     since: Instant,
     // Only the connection's own driver writes these three.
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     moved: AtomicU64,
     asked: AtomicU8,
+    /// It is counted under its peer's address.
+    counted: AtomicBool,
     parked: Lock<Parked>,
 }
 
-/// What its driver left when it last went to sleep.
-#[derive(Debug, Default)]
+/// Who is at the other end, and what its driver left when it last went to sleep.
+#[derive(Debug)]
 struct Parked {
+    peer: Peer,
     status: Status,
     driver: Option<Waker>,
 }
@@ -313,16 +364,16 @@ pub enum Asked {
 }
 
 impl Conn {
-    fn new(id: u64, peer: Peer, now: Instant) -> Self {
+    fn new(id: u64, peer: Peer, counted: bool, now: Instant) -> Self {
         Self {
             id,
-            peer,
             since: now,
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             moved: AtomicU64::new(now.nanos()),
             asked: AtomicU8::new(Asked::Nothing as u8),
-            parked: Lock::default(),
+            counted: AtomicBool::new(counted),
+            parked: Lock::new(Parked { peer, status: Status::default(), driver: None }),
         }
     }
 
@@ -331,9 +382,14 @@ impl Conn {
         self.id
     }
 
-    /// Who is at the other end.
+    /// Who is at the other end: where a proxy has announced a client ([`Table::identify`]), that one.
     pub fn peer(&self) -> Peer {
-        self.peer
+        self.parked.with(|parked| parked.peer)
+    }
+
+    /// What it is counted under.
+    fn network(&self) -> Option<IpAddr> {
+        if self.counted.load(Relaxed) { network(self.peer()) } else { None }
     }
 
     /// When it was admitted.
@@ -436,9 +492,17 @@ impl Admitted {
         self.conn.clone()
     }
 
+    /// The connection is really `peer`'s.
+    ///
+    /// # Errors
+    /// As [`Table::identify`].
+    pub fn identify(&self, peer: Peer) -> Result<(), Refused> {
+        self.table.identify(&self.conn, peer)
+    }
+
     /// Closes the line, for a reason.
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
-        let Conn { id, peer, .. } = &*self.conn;
+        let (id, peer) = (self.conn.id, self.conn.peer());
         let (received, sent) = (self.conn.bytes_in(), self.conn.bytes_out());
         let (label, age) = (reason.label(), now.since(self.conn.since));
         match reason.fault() {
@@ -467,7 +531,7 @@ impl Deref for Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         if self.label.is_none() {
-            warn!(id = self.conn.id, peer = %self.conn.peer, reason = ABORTED, "closed: aborted");
+            warn!(id = self.conn.id, peer = %self.conn.peer(), reason = ABORTED, "closed: aborted");
         }
         self.table.close(&self.conn, self.label.unwrap_or(ABORTED));
     }
@@ -501,6 +565,28 @@ mod tests {
         table.admit(peer("::ffff:192.0.2.1"), now).expect_err("the same IPv4 address, mapped");
         let _here: Vec<_> = (0..10).map(|_| table.admit(peer("127.0.0.1"), now).unwrap()).collect();
         assert_eq!(table.totals().refused["per_address"], 2);
+    }
+
+    #[test]
+    fn an_announced_client_counts_under_its_own_address() {
+        let limits = Limits { connections: 100, per_address: Some(1) };
+        let (table, now) = (Table::behind_proxies(limits), Instant::EPOCH);
+        let proxy = || table.admit(peer("10.0.0.1"), now).unwrap();
+        let (first, second, third) = (proxy(), proxy(), proxy());
+        first.identify(peer("192.0.2.1")).unwrap();
+        assert_eq!(first.peer(), peer("192.0.2.1"));
+        let refused = second.identify(peer("192.0.2.1")).unwrap_err();
+        assert_eq!(
+            refused,
+            Refused::AddressFull { network: "192.0.2.1".parse().unwrap(), limit: 1 }
+        );
+        assert_eq!(second.peer(), peer("10.0.0.1"));
+        third.identify(peer("192.0.2.2")).unwrap();
+        drop(first);
+        second.identify(peer("192.0.2.1")).unwrap();
+        assert_eq!(table.totals().refused["per_address"], 1);
+        drop((second, third));
+        assert!(table.inner.state.with(|state| state.per_address.is_empty()));
     }
 
     #[test]

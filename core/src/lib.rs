@@ -8,6 +8,8 @@
 //! | [`echo`] | the echo server's machine and its clients' |
 //! | [`fanout`] | one upstream to all who connect |
 //! | [`message`] | requests and replies with a JSON header: codec, server, client (feature `message`) |
+//! | [`proxy`] | a client relayed to an upstream |
+//! | [`mod@proxy_protocol`] | who a proxy's client is: PROXY headers, read and written |
 //! | [`dial`] | keeping a connection up |
 //! | [`buffer`] | the ring and the pool that machines keep their bytes in |
 //! | [`admission`] | who may connect, and the table of who is connected |
@@ -68,6 +70,8 @@ mod linger;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;
+pub mod proxy;
+pub mod proxy_protocol;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]

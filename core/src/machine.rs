@@ -151,7 +151,8 @@ pub trait Machine {
     ///
     /// After `Way::In` the machine reads no more. After `Way::Out` it writes no more: it wants
     /// [`Outbound::Reset`], or [`Outbound::Finished`] if it goes on reading what had arrived (a
-    /// reset is sent in the next turn, before any read).
+    /// reset is sent in the next turn, before any read), [`Outbound::Idle`] while it holds back from
+    /// that.
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost);
 
     /// A read found nothing: buffers that hold nothing can be given back.
@@ -229,12 +230,16 @@ impl Interest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outbound {
     /// Nothing to send now.
+    ///
+    /// It is also what a machine wants that has sent its FIN, has not had the peer's, and holds back
+    /// from reading for the moment: with [`Outbound::Finished`] it would have ended.
     Idle,
     /// There is output: [`Machine::write_bufs`].
     Flush,
     /// All output is with the kernel: send a FIN.
     Finish,
-    /// No output will come any more: our FIN or RST is out, or the connection is lost.
+    /// No output will come any more: our FIN or RST is out, or the connection is lost. Without
+    /// [`Interest::read`] it is the machine's end.
     Finished,
     /// Break the connection with an RST, so that the peer can't take it for a clean end.
     Reset,

@@ -87,6 +87,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// # Errors
     /// The name is unknown, or the last of its addresses' errors.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
+
+    /// The address at this end of a connection, which for one that was accepted is the one that the
+    /// peer connected to (getsockname(2)); `None` where it has none.
+    fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
 }
 
 /// Connects within `limit`, of which `None` is the operating system's own (some two minutes).

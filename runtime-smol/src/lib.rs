@@ -107,6 +107,10 @@ impl Runtime for Smol {
         let addresses = resolve(address).await?;
         tcp::first_that_connects(addresses, connect).await
     }
+
+    fn local_address(&self, socket: &SmolSocket) -> Option<SocketAddr> {
+        stream::local_address(socket.stream.as_ref()?)
+    }
 }
 
 async fn connect(address: SocketAddr) -> io::Result<SmolSocket> {

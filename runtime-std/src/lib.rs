@@ -140,6 +140,10 @@ impl Runtime for Threads {
         let addresses = resolve_aside(address.to_owned()).await?;
         tcp::first_that_connects(addresses, ThreadSocket::connect).await
     }
+
+    fn local_address(&self, socket: &ThreadSocket) -> Option<SocketAddr> {
+        socket.local_address()
+    }
 }
 
 fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {

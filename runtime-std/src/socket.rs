@@ -69,6 +69,10 @@ impl ThreadSocket {
         Self::sharing(stream)
     }
 
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        stream::local_address(self.stream.as_ref()?)
+    }
+
     fn stream(&self) -> Result<&Arc<OwnedFd>, Failed> {
         self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }

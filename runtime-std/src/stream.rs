@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
-    net::Shutdown,
+    net::{Shutdown, SocketAddr},
     ops::Deref,
     os::fd::AsFd,
     time::Duration,
@@ -39,6 +39,11 @@ pub fn send(socket: &impl AsFd, bufs: &[&[u8]]) -> io::Result<usize> {
 /// Why it was not (`SO_ERROR`; connect(2)).
 pub fn connected(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).take_error()?.map_or(Ok(()), Err)
+}
+
+/// The address at this end (getsockname(2)); `None` where it is no IP address.
+pub fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
 /// Sends a FIN: shutdown(2) of the writing half. (Tokio's own hides that the connection is gone.)

@@ -38,6 +38,7 @@
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     pin::Pin,
     task::{Context, Poll},
@@ -119,6 +120,13 @@ impl Runtime for Tokio {
         let stream = tcp::first_that_connects(addresses, TcpStream::connect).await?;
         tcp::tune(&stream)?;
         Ok(TokioSocket::new(stream))
+    }
+
+    fn local_address(&self, socket: &TokioSocket) -> Option<SocketAddr> {
+        match &socket.stream {
+            Stream::Tcp(stream) => stream.local_addr().ok(),
+            Stream::Unix(_) | Stream::Closed => None,
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 //! | | offer a non-empty `read_buf`, the same one twice in a row, and show no other change by it |
 //! | | offer one to `out.len()` slices under `Flush`, none of them empty |
 //! | | read no more behind the end of its input, write no more behind `Finish`, `Reset` or a loss |
+//! | | want `Idle`, not `Finished`, where its FIN is out and it reads no more for the moment only |
 //! | | have a reason when it is done, and never change it |
 //! | | have its deadline beyond `now` after `handle_timeout`, which changes nothing before it |
 //! | | say so when `poll_shared` changes something
@@ -37,6 +38,13 @@ use wirestate_core::{
 #[derive(Debug)]
 pub struct Checked<M> {
     machine: M,
+    history: History,
+}
+
+/// What a [`Checked`] remembers of a machine. It outlives the wrapper where the machine is lent for
+/// a moment only, as a proxy's two sides are: see [`Checked::resume`].
+#[derive(Clone, Debug)]
+pub struct History {
     /// The most bytes that [`Status::queued`] may show.
     limit: usize,
     now: Instant,
@@ -44,6 +52,13 @@ pub struct Checked<M> {
     output: Output,
     /// What the machine answered when it gave its reason first.
     reason: Option<(&'static str, String)>,
+}
+
+impl History {
+    /// Of a machine that nothing has happened to, and which queues `limit` bytes at most.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, now: Instant::EPOCH, input_over: false, output: Output::Open, reason: None }
+    }
 }
 
 /// How far the writable half has come; it never goes back.
@@ -72,16 +87,19 @@ struct Seen {
 impl<M: Machine> Checked<M> {
     /// Holds `machine` to the contract, and its [`Status::queued`] to `limit` bytes.
     pub fn new(machine: M, limit: usize) -> Self {
-        let mut checked = Self {
-            machine,
-            limit,
-            now: Instant::EPOCH,
-            input_over: false,
-            output: Output::Open,
-            reason: None,
-        };
+        Self::resume(machine, History::new(limit))
+    }
+
+    /// Goes on with a machine whose `history` was kept by [`history`](Self::history).
+    pub fn resume(machine: M, history: History) -> Self {
+        let mut checked = Self { machine, history };
         checked.look("new");
         checked
+    }
+
+    /// What it remembers of the machine.
+    pub fn history(self) -> History {
+        self.history
     }
 
     /// The machine.
@@ -100,8 +118,12 @@ impl<M: Machine> Checked<M> {
     }
 
     fn at(&mut self, now: Instant) {
-        assert!(now >= self.now, "driver: time went back from {} to {now}", self.now);
-        self.now = now;
+        assert!(
+            now >= self.history.now,
+            "driver: time went back from {} to {now}",
+            self.history.now
+        );
+        self.history.now = now;
     }
 
     fn seen(&self) -> Seen {
@@ -125,31 +147,37 @@ impl<M: Machine> Checked<M> {
     fn look(&mut self, call: &str) {
         let interest = self.machine.interest();
         assert_eq!(interest, self.machine.interest(), "interest is not pure, after {call}");
-        if self.input_over {
+        if self.history.input_over {
             assert!(!interest.read, "it reads behind the end of its input, after {call}");
         }
         let output = match interest {
             Interest::DONE => Output::Done,
+            // It holds back from reading, and has not ended.
+            Interest { read: false, write: Outbound::Idle }
+                if self.history.output == Output::Over =>
+            {
+                Output::Over
+            }
             Interest { write: Outbound::Idle | Outbound::Flush, .. } => Output::Open,
             Interest { write: Outbound::Finish, .. } => Output::Finishing,
             Interest { write: Outbound::Finished, .. } => Output::Over,
             Interest { write: Outbound::Reset, .. } => Output::Resetting,
         };
-        let was = self.output;
+        let was = self.history.output;
         assert!(output >= was, "the output was {was:?} and is {output:?}, after {call}");
-        self.output = output;
+        self.history.output = output;
 
         let reason = reason(&self.machine);
         if output == Output::Done {
             assert!(reason.is_some(), "it ended without a reason, after {call}");
         }
-        if self.reason.is_some() {
-            assert_eq!(reason, self.reason, "its reason changed, after {call}");
+        if self.history.reason.is_some() {
+            assert_eq!(reason, self.history.reason, "its reason changed, after {call}");
         }
-        self.reason = reason;
+        self.history.reason = reason;
 
         let Status { queued, .. } = self.machine.status();
-        let limit = self.limit;
+        let limit = self.history.limit;
         assert!(queued <= limit, "it queues {queued} of at most {limit} bytes, after {call}");
     }
 }
@@ -189,7 +217,7 @@ impl<M: Machine> Machine for Checked<M> {
         self.at(now);
         assert!(self.machine.interest().read, "driver: handle_eof of a machine that does not read");
         self.machine.handle_eof(now);
-        self.input_over = true;
+        self.history.input_over = true;
         self.look("handle_eof");
     }
 
@@ -198,10 +226,10 @@ impl<M: Machine> Machine for Checked<M> {
         match (way, self.machine.interest()) {
             (Way::In, Interest { read, .. }) => {
                 assert!(read, "driver: loses the input of a machine that does not read");
-                self.input_over = true;
+                self.history.input_over = true;
             }
             (Way::Out, Interest { write: Outbound::Flush | Outbound::Finish, .. }) => {
-                self.output = Output::Over;
+                self.history.output = Output::Over;
             }
             (Way::Out, Interest { write, .. }) => {
                 panic!("driver: loses the output of a machine that wants {write:?}")
@@ -237,7 +265,7 @@ impl<M: Machine> Machine for Checked<M> {
     fn handle_finished(&mut self, now: Instant) {
         self.at(now);
         let write = self.machine.interest().write;
-        self.output = match write {
+        self.history.output = match write {
             Outbound::Finish => Output::Over,
             Outbound::Reset => Output::Done,
             Outbound::Idle | Outbound::Flush | Outbound::Finished => {

@@ -41,6 +41,12 @@ impl Ring {
         self.len == 0
     }
 
+    /// Whether it has a buffer now.
+    #[cfg(test)]
+    pub(crate) fn holds_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+
     /// Whether it can take nothing more.
     pub fn is_full(&self) -> bool {
         self.len == self.capacity()

@@ -85,7 +85,8 @@ pub(super) async fn serve<R: Runtime>(
     };
     let app = Server::new(config, search::service(table));
     let setup = flags.server.setup::<R>("app-server").subject(app.clone());
-    server::run(runtime, &flags.listen, &setup, around, |_, now| app.machine(now)).await
+    let machine = move |_: &_, now| app.machine(now);
+    server::run(runtime, &flags.listen, &setup, around, machine).await
 }
 
 fn read_table(path: PathBuf) -> Result<Table, Failure> {

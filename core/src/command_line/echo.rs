@@ -68,7 +68,8 @@ pub(super) async fn serve<R: Runtime>(
         ..Config::default()
     });
     let setup = flags.server.setup::<R>("echo-server");
-    server::run(runtime, &flags.listen, &setup, around, |_, now| echo.machine(now)).await
+    let machine = move |_: &_, now| echo.machine(now);
+    server::run(runtime, &flags.listen, &setup, around, machine).await
 }
 
 /// Sends a line, shows the reply, and asks for the next

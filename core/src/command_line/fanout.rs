@@ -4,14 +4,13 @@ use core::{num::NonZeroUsize, str::FromStr, task::Poll, time::Duration};
 use std::{
     future::poll_fn,
     io::{self, IsTerminal, Write},
-    net::ToSocketAddrs,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, Surroundings, log, server,
+    Failure, Surroundings, log, server, upstream,
     values::{self, Timeout},
 };
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
         Config, Feed, Framing, OnLag, Receiver, ReceiverReason, Source, SourceConfig, Subscriber,
         Upstream,
     },
-    runtime::{Runtime, connect_within, unix_path},
+    runtime::{Runtime, connect_within},
 };
 
 /// Serves fixed-size, numbered messages at a rate, to one client at a time
@@ -72,7 +71,8 @@ pub(super) async fn source<R: Runtime>(
     let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
     let limits = Limits { connections: 1, per_address: None };
     let setup = flags.common.setup("fanout-source", limits);
-    server::run(runtime, &flags.listen, &setup, around, |_, now| Source::new(config, now)).await
+    server::run(runtime, &flags.listen, &setup, around, move |_, now| Source::new(config, now))
+        .await
 }
 
 /// How long after Unix' epoch the runtime's is.
@@ -160,7 +160,7 @@ enum Policy {
 impl ServerFlags {
     /// What does not go together.
     pub(super) fn check(&self) -> Result<(), String> {
-        let Self { upstream, listen, frame, on_lag, window, replay, .. } = self;
+        let Self { listen, frame, on_lag, window, replay, .. } = self;
         let longest = match frame.0 {
             Framing::Fixed(size) => size.get(),
             Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => LONGEST,
@@ -185,22 +185,7 @@ impl ServerFlags {
                 "--window {window} is smaller than a message, which may have {longest} bytes"
             ));
         }
-        let addresses =
-            |text: &str| text.to_socket_addrs().map_or(Vec::new(), Iterator::collect::<Vec<_>>);
-        let own = addresses(listen);
-        let is_own = |upstream: &std::net::SocketAddr| {
-            own.iter().any(|own| {
-                own.port() == upstream.port()
-                    && own.port() != 0
-                    && (own.ip() == upstream.ip()
-                        || own.ip().is_unspecified() && upstream.ip().is_loopback())
-            })
-        };
-        let same_file = unix_path(upstream).is_some() && unix_path(upstream) == unix_path(listen);
-        if same_file || addresses(upstream).iter().any(is_own) {
-            return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
-        }
-        Ok(())
+        upstream::check(&self.upstream, listen)
     }
 }
 
@@ -229,7 +214,10 @@ pub(super) async fn serve<R: Runtime>(
         stop: setup.options.stop.clone(),
     };
     read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
-    let subscriber = |_: &_, now| Subscriber::new(&feed, now);
+    let subscriber = {
+        let feed = feed.clone();
+        move |_: &_, now| Subscriber::new(&feed, now)
+    };
     let served = server::run(runtime, &flags.listen, &setup, around, subscriber).await;
     let counters = feed.counters();
     tracing::info!(

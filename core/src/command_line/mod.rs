@@ -4,6 +4,7 @@
 //! logs and prompts. Exit codes: 0 done, 1 failed at run time (one line says how, with the
 //! address), 2 wrong usage.
 
+mod accept_proxy;
 mod app;
 mod completions;
 mod demo;
@@ -11,9 +12,11 @@ mod echo;
 mod fanout;
 mod log;
 mod multiconn;
+mod proxy;
 mod server;
 mod standard_input;
 mod systemd;
+mod upstream;
 mod values;
 
 use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode};
@@ -66,6 +69,7 @@ enum Name {
     FanoutSource(fanout::SourceFlags),
     FanoutServer(fanout::ServerFlags),
     FanoutClient(fanout::ClientFlags),
+    Proxy(proxy::ServerFlags),
     /// Runs all of it in one process for some seconds, verified, and reports
     Demo,
     Completions(completions::CompletionsFlags),
@@ -78,7 +82,8 @@ impl Name {
             Self::EchoServer(_)
             | Self::AppServer(_)
             | Self::FanoutSource(_)
-            | Self::FanoutServer(_) => true,
+            | Self::FanoutServer(_)
+            | Self::Proxy(_) => true,
             Self::EchoClient(_)
             | Self::MulticonnClient(_)
             | Self::AppClient(_)
@@ -86,6 +91,24 @@ impl Name {
             | Self::Demo
             | Self::Completions(_)
             | Self::Man(_) => false,
+        }
+    }
+
+    /// What does not go together, where `all` is the whole command line.
+    fn check(&self, all: &clap::Command) -> Result<(), String> {
+        match self {
+            Self::FanoutServer(flags) => flags.check(),
+            Self::Proxy(flags) => flags.check(),
+            Self::Man(flags) => flags.check(all),
+            Self::EchoServer(_)
+            | Self::EchoClient(_)
+            | Self::MulticonnClient(_)
+            | Self::AppServer(_)
+            | Self::AppClient(_)
+            | Self::FanoutSource(_)
+            | Self::FanoutClient(_)
+            | Self::Demo
+            | Self::Completions(_) => Ok(()),
         }
     }
 }
@@ -102,19 +125,7 @@ impl Command {
         let matches = Self::command().name(name).bin_name(name).try_get_matches_from(words)?;
         let command = Self { program: name, ..Self::from_arg_matches(&matches)? };
         let mut all = Self::command().name(name).bin_name(name);
-        let checked = match &command.name {
-            Name::FanoutServer(flags) => flags.check(),
-            Name::Man(flags) => flags.check(&all),
-            Name::EchoServer(_)
-            | Name::EchoClient(_)
-            | Name::MulticonnClient(_)
-            | Name::AppServer(_)
-            | Name::AppClient(_)
-            | Name::FanoutSource(_)
-            | Name::FanoutClient(_)
-            | Name::Demo
-            | Name::Completions(_) => Ok(()),
-        };
+        let checked = command.name.check(&all);
         checked.map_err(|conflict| all.error(ErrorKind::ValueValidation, conflict))?;
         Ok(command)
     }
@@ -133,6 +144,7 @@ impl Command {
             Name::FanoutSource(flags) => fanout::source(&runtime, flags, &around).await,
             Name::FanoutServer(flags) => fanout::serve(&runtime, flags, &around).await,
             Name::FanoutClient(flags) => fanout::subscribe(&runtime, flags, &around.log).await,
+            Name::Proxy(flags) => proxy::serve(&runtime, flags, &around).await,
             Name::Demo => demo::run(&runtime).await,
             Name::Completions(flags) => completions::completions(program, &flags),
             Name::Man(flags) => completions::man(program, &flags),

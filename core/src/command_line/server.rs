@@ -12,13 +12,16 @@ use signal_hook::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, Surroundings, log, systemd,
+    Failure, Surroundings,
+    accept_proxy::AcceptProxyFlags,
+    log, systemd,
     values::{self, Limit, Timeout},
 };
 use crate::{
     Instant, Machine,
     admission::{Conn, Limits},
     drive::Clock,
+    proxy_protocol,
     runtime::{Address, Listener, Runtime, unix_path},
     serve::{self, Options, Served},
     shared::Shared,
@@ -36,6 +39,8 @@ pub(super) struct Flags {
     /// Open connections from one IPv4 address or IPv6 /64 at most, loopback excepted; or `off`
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
     max_per_address: Limit,
+    #[command(flatten)]
+    proxied: AcceptProxyFlags,
     #[command(flatten)]
     common: CommonFlags,
 }
@@ -87,7 +92,10 @@ impl Flags {
         name: &'static str,
         files_per_connection: usize,
     ) -> Setup {
-        self.common.setup(name, limits::<R>(self, files_per_connection as u64))
+        let setup = self.common.setup(name, limits::<R>(self, files_per_connection as u64));
+        let accept = self.proxied.config();
+        let options = self.proxied.apply(setup.options);
+        Setup { options, accept, ..setup }
     }
 }
 
@@ -103,6 +111,7 @@ impl CommonFlags {
             status: self.status.address.clone().map(|address| (address, self.status.hosts.clone())),
             lame_duck: self.status.lame_duck,
             subject: None,
+            accept: None,
         }
     }
 }
@@ -115,6 +124,8 @@ pub(super) struct Setup {
     status: Option<(String, Vec<String>)>,
     lame_duck: Duration,
     subject: Option<Shared<dyn Subject>>,
+    /// Connections begin with a PROXY header.
+    pub(super) accept: Option<proxy_protocol::Config>,
 }
 
 impl Setup {
@@ -142,22 +153,25 @@ pub(super) async fn run<R, M>(
     address: &str,
     setup: &Setup,
     around: &Surroundings,
-    machine: impl FnMut(&Conn, Instant) -> M + Send,
+    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
 ) -> Result<(), Failure>
 where
     R: Runtime,
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    listening(runtime, address, setup, around, async |listener| {
-        serve::serve(runtime, listener, &setup.options, machine).await
+    listening(runtime, address, setup, around, async |listener| match &setup.accept {
+        None => serve::serve(runtime, listener, &setup.options, machine).await,
+        Some(accept) => {
+            proxy_protocol::serve(runtime, listener, &setup.options, accept, machine).await
+        }
     })
     .await
 }
 
 /// Listens on `address`, says so, and has `serve` accept until a signal asks for the end; answers
 /// about it meanwhile, if it has a status.
-async fn listening<R: Runtime>(
+pub(super) async fn listening<R: Runtime>(
     runtime: &R,
     address: &str,
     setup: &Setup,

@@ -8,7 +8,11 @@ use core::{
     task::{Context, Poll},
 };
 
-use super::{Clock, Line, Sink, Source, Turn, timer::Timer, turn};
+use super::{
+    Clock, Line, Sink, Source, Turn,
+    session::{Over, Rest, Session},
+    turn,
+};
 use crate::{
     Fault, Instant, Machine, Outbound, Reason,
     admission::{Admitted, Asked},
@@ -35,30 +39,8 @@ use crate::{
 pub struct Drive<M: Machine, S: Sink, C: Clock> {
     machine: M,
     socket: S,
-    timer: Timer<C>,
     line: Line,
-    budget: Budget,
-    /// What is left of the budget until it lets others have their turn.
-    left: Budget,
-    seat: Option<Seat>,
-    /// A poll began and has not returned: a panic ended it, wherever that is caught.
-    polling: bool,
-    /// Nothing is owed any more: the machine has ended, or was left where it stood by a reset.
-    over: Option<Over>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
-    Ended,
-    Aborted,
-}
-
-/// The connection's place in the table of connections.
-#[derive(Debug)]
-struct Seat {
-    admitted: Admitted,
-    /// What was asked there and is obeyed.
-    asked: Asked,
+    session: Session<C>,
 }
 
 /// What one poll of a [`Drive`] may do before it lets others have their turn.
@@ -117,29 +99,18 @@ impl<R: Reason> Reason for Ended<R> {
 impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// Joins a machine, a socket and a clock.
     pub fn new(machine: M, socket: S, clock: C) -> Self {
-        Self {
-            machine,
-            socket,
-            timer: Timer::new(clock),
-            line: Line::default(),
-            budget: Budget::default(),
-            left: Budget::default(),
-            seat: None,
-            polling: false,
-            over: None,
-        }
+        Self { machine, socket, line: Line::default(), session: Session::new(clock) }
     }
 
     /// Keeps the connection's line in its table up to date, and does what is asked there.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
-        self.seat = Some(Seat { admitted, asked: Asked::Nothing });
+        self.session.set_admitted(admitted);
         self
     }
 
     /// What one poll may do.
     pub fn budget(mut self, budget: Budget) -> Self {
-        self.budget = budget;
-        self.left = budget;
+        self.session.set_budget(budget);
         self
     }
 
@@ -158,18 +129,18 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         cx: &mut Context<'_>,
         wanted: impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Poll<Result<T, Ended<M::Reason>>> {
-        self.polling = true;
-        let polled = self.take_turns(cx, wanted);
-        self.polling = false;
+        let now = self.session.begin_poll();
+        let polled = self.take_turns(cx, now, wanted);
+        self.session.polled();
         polled
     }
 
     fn take_turns<T>(
         &mut self,
         cx: &mut Context<'_>,
+        mut now: Instant,
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Poll<Result<T, Ended<M::Reason>>> {
-        let mut now = self.timer.refresh();
         self.line.unblock();
         loop {
             if self.obey(now) {
@@ -182,17 +153,15 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
                 match turn(&mut self.machine, &mut self.socket, &mut self.line, now, cx) {
                     Turn::Moved { read, written } => (read, written),
                     Turn::Blocked => {
-                        if let Some(deadline) = self.machine.poll_timeout()
-                            && let Poll::Ready(time) = self.timer.poll(cx, deadline)
-                        {
-                            now = time;
-                            self.expire(now);
-                            (0, 0)
-                        } else if self.park(cx) {
-                            self.left = self.budget;
-                            return Poll::Pending;
-                        } else {
-                            continue;
+                        let deadline = self.machine.poll_timeout();
+                        match self.session.rest(cx, deadline, || self.machine.status()) {
+                            Rest::Expired(time) => {
+                                now = time;
+                                self.expire(now);
+                                (0, 0)
+                            }
+                            Rest::Asked => continue,
+                            Rest::Sleep => return Poll::Pending,
                         }
                     }
                     Turn::Done => {
@@ -201,16 +170,11 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
                         return Poll::Ready(last.map_or_else(|| Err(self.end(now)), Ok));
                     }
                 };
-            if let Some(seat) = &self.seat {
-                seat.admitted.count(read, written, now);
-            }
-            if !self.left.spend(read + written) {
-                if self.timer.is_overdue(self.machine.poll_timeout()) {
+            if !self.session.spend(read, written, now) {
+                if self.session.is_overdue(self.machine.poll_timeout()) {
                     self.expire(now);
                 }
-                self.park(cx);
-                cx.waker().wake_by_ref();
-                self.left = self.budget;
+                self.session.yield_now(cx, || self.machine.status());
                 return Poll::Pending;
             }
         }
@@ -229,23 +193,17 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
 
     /// Does what was asked by way of the table; true if that was the connection's end.
     fn obey(&mut self, now: Instant) -> bool {
-        if let Some(seat) = &mut self.seat
-            && seat.admitted.asked() != seat.asked
-        {
-            seat.asked = seat.admitted.asked();
-            match seat.asked {
-                Asked::Nothing => {}
-                Asked::ShutDown => self.machine.shut_down(now),
-                Asked::Abort if self.machine.interest().is_done() => {}
-                Asked::Abort => {
-                    // What is owed will not come: a FIN would say that it had.
-                    self.socket.reset();
-                    self.over = Some(Over::Aborted);
-                    self.leave(&Ended::<M::Reason>::Aborted, now);
-                }
+        match self.session.news() {
+            Asked::Nothing => {}
+            Asked::ShutDown => self.machine.shut_down(now),
+            Asked::Abort if self.machine.interest().is_done() => {}
+            Asked::Abort => {
+                // What is owed will not come: a FIN would say that it had.
+                self.socket.reset();
+                self.session.end(Over::Aborted, &Ended::<M::Reason>::Aborted, now);
             }
         }
-        self.over == Some(Over::Aborted)
+        self.session.over() == Some(Over::Aborted)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -256,23 +214,10 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         );
     }
 
-    /// True where the driver can sleep.
-    fn park(&self, cx: &mut Context<'_>) -> bool {
-        let Some(seat) = &self.seat else { return true };
-        !seat.admitted.park(self.machine.status(), cx, seat.asked)
-    }
-
     fn end(&mut self, now: Instant) -> Ended<M::Reason> {
-        self.over = Some(Over::Ended);
         let reason = self.machine.reason().expect("the contract: a machine that ended knows why");
-        self.leave(&reason, now);
+        self.session.end(Over::Ended, &reason, now);
         Ended::Reason(reason)
-    }
-
-    fn leave(&mut self, reason: &impl Reason, now: Instant) {
-        if let Some(seat) = self.seat.take() {
-            seat.admitted.end(reason, now);
-        }
     }
 }
 
@@ -295,41 +240,13 @@ where
 
 impl<M: Machine, S: Sink, C: Clock> Drop for Drive<M, S, C> {
     fn drop(&mut self) {
-        if self.over.is_some() {
+        if self.session.over().is_some() {
             return;
         }
-        // A panic may have left the machine half-way: it is not asked any more.
-        if self.polling {
-            if let Some(seat) = self.seat.take() {
-                seat.admitted.end(&Panicked, self.timer.now());
-            }
-            self.socket.reset();
-        } else if matches!(self.machine.interest().write, Outbound::Flush | Outbound::Reset) {
+        let panicked = self.session.panicked();
+        let owes = || matches!(self.machine.interest().write, Outbound::Flush | Outbound::Reset);
+        if panicked || owes() {
             self.socket.reset();
         }
-    }
-}
-
-/// A bug, in a machine or in what it calls.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a panic in its machine")]
-struct Panicked;
-
-impl Reason for Panicked {
-    fn label(&self) -> &'static str {
-        "panicked"
-    }
-
-    fn fault(&self) -> Fault {
-        Fault::Bug
-    }
-}
-
-impl Budget {
-    /// False once it is used up.
-    fn spend(&mut self, bytes: usize) -> bool {
-        self.turns = self.turns.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.turns > 0 && self.bytes > 0
     }
 }

@@ -14,6 +14,7 @@
 
 mod feed;
 mod future;
+pub(crate) mod session;
 mod timer;
 mod turn;
 

@@ -25,15 +25,17 @@ pub(super) struct Timer<C> {
     overdue: Option<Instant>,
 }
 
+impl<C> Timer<C> {
+    /// The time as of the last reading.
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+}
+
 impl<C: Clock> Timer<C> {
     pub(super) fn new(clock: C) -> Self {
         let now = clock.now();
         Self { clock, now, alarm: None, second_look: None, overdue: None }
-    }
-
-    /// The time as of the last reading.
-    pub(super) fn now(&self) -> Instant {
-        self.now
     }
 
     /// Reads the clock. A reading before an earlier one counts as equal to it.

@@ -155,7 +155,7 @@ fn finish<M: Machine, S: Sink>(
         Poll::Ready(Ok(())) => {
             machine.handle_finished(now);
             debug_assert!(
-                machine.interest().write == Outbound::Finished,
+                sends_no_more(machine) && machine.interest().write != Outbound::Reset,
                 "nothing can be sent behind a FIN"
             );
         }
@@ -168,10 +168,17 @@ fn finish<M: Machine, S: Sink>(
 fn lose_output<M: Machine>(machine: &mut M, line: &mut Line, now: Instant, why: Lost) {
     line.broken = Some(why);
     machine.handle_lost(now, Way::Out, why);
-    debug_assert!(
-        matches!(machine.interest().write, Outbound::Finished | Outbound::Reset),
-        "nothing can be sent on a connection that is lost"
-    );
+    debug_assert!(sends_no_more(machine), "nothing can be sent on a connection that is lost");
+}
+
+/// Whether it wants what a machine can want that will send no byte any more.
+fn sends_no_more<M: Machine>(machine: &M) -> bool {
+    let interest = machine.interest();
+    match interest.write {
+        Outbound::Finished | Outbound::Reset => true,
+        Outbound::Idle => !interest.read,
+        Outbound::Flush | Outbound::Finish => false,
+    }
 }
 
 /// `None` where nothing happened.

@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use super::{Metric, Value};
-use crate::fanout::{Feed, LATENCY_BOUNDS};
+use crate::{
+    fanout::{Feed, LATENCY_BOUNDS},
+    proxy::{UpstreamCounters, Upstreams},
+};
 
 /// A server that has more to say than what its table of connections counts.
 ///
@@ -93,5 +96,44 @@ where
             help: "Requests that were handed to the service.",
             value: Value::Counter(self.requests()),
         }]
+    }
+}
+
+/// By upstream: they are configured, so they are few.
+impl Subject for Upstreams {
+    fn metrics(&self) -> Vec<Metric> {
+        let counters = self.counters();
+        let by_upstream = |count: fn(&UpstreamCounters) -> u64| {
+            let each = counters
+                .iter()
+                .map(|upstream| (upstream.address.to_string().into(), count(upstream)));
+            each.collect::<Vec<_>>()
+        };
+        let label = "upstream";
+        let counter = |count| Value::Counters { label, counts: by_upstream(count) };
+        let gauge = |amount| Value::Gauges { label, amounts: by_upstream(amount) };
+        let metric = |name, help, value| Metric { name, help, value };
+        vec![
+            metric(
+                "wirestate_proxy_upstream_up",
+                "Whether the last attempt to connect did not fail.",
+                gauge(|upstream| upstream.up.into()),
+            ),
+            metric(
+                "wirestate_proxy_upstream_connects",
+                "Connections made.",
+                counter(|upstream| upstream.connects),
+            ),
+            metric(
+                "wirestate_proxy_upstream_failures",
+                "Attempts to connect that failed.",
+                counter(|upstream| upstream.failures),
+            ),
+            metric(
+                "wirestate_proxy_upstream_connections",
+                "Connections that are open or being made.",
+                gauge(|upstream| upstream.open),
+            ),
+        ]
     }
 }

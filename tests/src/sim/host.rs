@@ -175,6 +175,10 @@ impl Runtime for Host {
         let connection = poll_fn(|cx| dialling.poll(cx)).await?;
         Ok(Socket::new(self.world.clone(), EndId { connection, side: Side::Client }))
     }
+
+    fn local_address(&self, socket: &Socket) -> Option<SocketAddr> {
+        Some(socket.local_address())
+    }
 }
 
 /// Dropped, it is given up.

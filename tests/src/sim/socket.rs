@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    net::SocketAddr,
     task::{Context, Poll},
 };
 
@@ -26,6 +27,10 @@ pub struct Socket {
 impl Socket {
     pub(super) fn new(world: World, end: EndId) -> Self {
         Self { world, end }
+    }
+
+    pub(super) fn local_address(&self) -> SocketAddr {
+        self.world.network(|network| network.end(self.end).record.local)
     }
 
     /// Sends all of `bytes`.

@@ -6,7 +6,9 @@
 mod command_line;
 mod echo;
 mod fanout;
+mod nginx;
 mod process;
+mod proxy;
 mod status;
 mod systemd;
 mod third_party;
@@ -61,6 +63,30 @@ on_every_runtime! {
         a_client_shows_messages_and_ends_after_so_many,
         what_does_not_go_together_is_wrong_usage,
         what_was_published_is_flushed_on_sigterm;
+    proxy:
+        the_four_checks_and_the_fifth,
+        many_connections_verify_every_byte_through_it,
+        a_late_answer_arrives_behind_the_clients_fin,
+        a_clients_reset_arrives_at_the_upstream,
+        an_upstreams_reset_arrives_at_the_client,
+        another_upstream_is_tried_when_one_refuses,
+        an_upstream_that_does_not_answer_runs_into_the_deadline,
+        a_connection_on_which_nothing_moves_is_reset,
+        a_paused_download_holds_the_upstream_back,
+        sigterm_ends_what_is_quiet_and_lets_the_rest_go_on,
+        a_pair_counts_two_open_files,
+        a_proxy_that_would_be_its_own_upstream_is_wrong_usage,
+        headers_from_elsewhere_are_wrong_usage_without_being_accepted,
+        a_server_behind_a_header_serves_the_bytes_behind_it,
+        half_a_header_is_too_late_after_its_time,
+        whoever_may_not_announce_clients_is_reset;
+    nginx:
+        the_four_checks_and_the_fifth_behind_nginx,
+        a_server_knows_the_client_that_nginx_announces,
+        subscribers_come_through_nginx_as_well,
+        a_client_is_announced_from_nginx_through_our_proxy,
+        nginx_reads_the_headers_that_we_send,
+        a_late_answer_arrives_behind_nginx_where_ours_is_last;
     command_line:
         a_port_in_use_is_named,
         a_refused_connection_is_named,

@@ -1,4 +1,4 @@
-//! An echo server and its clients.
+//! An echo server, a proxy in front of it, and clients that come through that.
 
 use core::{num::NonZeroUsize, time::Duration};
 
@@ -11,8 +11,9 @@ use crate::{
         systemd::Sockets,
     },
     echo::{Config, LoadConfig, Pace, Server},
+    proxy::{self, Balance, Proxy, Relays, Upstreams},
     runtime::Runtime,
-    serve::{Options, serve},
+    serve::{Options, Served, serve},
     shared::Shared,
 };
 
@@ -28,30 +29,45 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let options = Options::default();
     let echo = Server::new(Config::default());
     let serving = serve(runtime, listener, &options, |_, now| echo.machine(now));
-    let address = address.to_string();
+
+    let (listener, through) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let upstreams = Upstreams::new([address.to_string()], Balance::RoundRobin, 0);
+    let proxy = Proxy::new(Relays::new(proxy::Config::default()), upstreams);
+    let proxy_options = Options::default();
+    let proxying = proxy::serve(runtime, listener, &proxy_options, &proxy);
+
     say(&format!(
-        "An echo server on {address}, and {CONNECTIONS} connections to it that verify every byte, \
-         for {} seconds.",
+        "An echo server on {address}, a proxy to it on {through}, and {CONNECTIONS} connections \
+         through that, which verify every byte, for {} seconds.",
         DURATION.as_secs()
     ))?;
     let clients = async {
-        let report = echo_for_a_while(runtime, &address).await;
+        let report = echo_for_a_while(runtime, &through.to_string()).await;
+        proxy_options.stop.drain();
         options.stop.drain();
         report
     };
-    let (served, report) = both(serving, clients).await;
+    let ((served, proxied), report) = both(both(serving, proxying), clients).await;
     let report = report?;
+    say(&format!(
+        "{report}proxy        {}\nserver       {}",
+        describe_totals(&proxy_options, proxied),
+        describe_totals(&options, served)
+    ))?;
+    report.verdict()
+}
+
+fn describe_totals(options: &Options, served: Served) -> String {
     let totals = options.table.totals();
     let ended = totals.ended.iter().map(|(reason, count)| format!("{count} {reason}"));
-    say(&format!(
-        "{report}server       {} connections accepted: {}; {} bytes in, {} bytes out; {} cut short",
+    format!(
+        "{} connections accepted: {}; {} bytes in, {} bytes out; {} cut short",
         totals.accepted,
         ended.collect::<Vec<_>>().join(", "),
         totals.bytes_in,
         totals.bytes_out,
         served.aborted,
-    ))?;
-    report.verdict()
+    )
 }
 
 async fn echo_for_a_while<R: Runtime>(runtime: &R, address: &str) -> Result<Report, Failure> {

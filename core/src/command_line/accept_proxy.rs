@@ -1,0 +1,70 @@
+//! The flags of servers that stand behind a proxy.
+
+use std::{net::IpAddr, string::String, vec::Vec};
+
+use clap::{Args, builder::BoolishValueParser};
+use ipnet::IpNet;
+
+use crate::{admission::Table, proxy_protocol::Config, serve::Options};
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Behind a proxy")]
+pub(super) struct AcceptProxyFlags {
+    /// Every connection begins with a PROXY header, of version 1 or 2, which says who the client is;
+    /// one without is reset
+    #[arg(long, env = "WIRESTATE_ACCEPT_PROXY", value_parser = BoolishValueParser::new())]
+    accept_proxy: bool,
+    /// Who may send such a header: an address, or a range as in 10.0.0.0/8; can be given several
+    /// times. Whoever else connects is reset [default: the loopback ones]
+    #[arg(long, value_name = "CIDR", env = "WIRESTATE_PROXY_FROM", requires = "accept_proxy",
+          value_delimiter = ',', value_parser = range)]
+    proxy_from: Vec<IpNet>,
+}
+
+fn range(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32".into())
+}
+
+impl AcceptProxyFlags {
+    pub(super) fn config(&self) -> Option<Config> {
+        let config = Config::default();
+        self.accept_proxy.then(|| match &self.proxy_from[..] {
+            [] => config,
+            from => Config { from: from.to_vec(), ..config },
+        })
+    }
+
+    /// The options of a server whose peers may be proxies.
+    pub(super) fn apply(&self, options: Options) -> Options {
+        if self.accept_proxy {
+            Options { table: Table::behind_proxies(options.table.limits()), ..options }
+        } else {
+            options
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_an_address_or_a_network() {
+        for (text, holds) in [
+            ("10.0.0.0/8", "10.1.2.3"),
+            ("10.1.2.3/8", "10.200.0.1"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("2001:db8::/32", "2001:db8::7"),
+            ("0.0.0.0/0", "203.0.113.1"),
+        ] {
+            let range = range(text).unwrap();
+            assert!(range.contains(&holds.parse::<IpAddr>().unwrap()), "{holds} in {text}");
+        }
+        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.1:80", "*"] {
+            assert!(range(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

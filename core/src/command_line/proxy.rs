@@ -1,0 +1,107 @@
+//! `proxy`.
+
+use std::{string::String, vec::Vec};
+
+use clap::{Args, ValueEnum};
+use tracing::{info, warn};
+
+use super::{
+    Failure, Surroundings, server, upstream,
+    values::{self, Timeout},
+};
+use crate::{
+    proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
+    proxy_protocol::Version,
+    runtime::Runtime,
+};
+
+/// Relays TCP connections to an upstream
+///
+/// A FIN and a reset of one side are shown to the other one as what they are, and a connection stays
+/// open for as long as one direction of it is. When no upstream can be connected to, the client is
+/// told by a close, and the log names each attempt.
+#[derive(Args, Debug)]
+pub(super) struct ServerFlags {
+    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
+    /// that the service manager passes
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:9500",
+          value_parser = values::listen)]
+    listen: String,
+    /// Where connections go; can be given several times. A name is looked up for each connection
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:9000",
+          value_delimiter = ',', value_parser = values::address)]
+    upstream: Vec<String>,
+    /// Which of several upstreams is next
+    #[arg(long, value_enum, env = "WIRESTATE_BALANCE", default_value = "round-robin")]
+    balance: Spread,
+    /// Reset a connection on which no byte moves, on either side, for this long; or `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_IDLE_TIMEOUT", default_value = "600s")]
+    idle_timeout: Timeout,
+    /// How long to try to connect a client to an upstream, to all of them together; or `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
+    connect_timeout: Timeout,
+    /// Tell the upstream who the client is, by a PROXY header of this version
+    #[arg(long, value_enum, env = "WIRESTATE_SEND_PROXY")]
+    send_proxy: Option<Announce>,
+    #[command(flatten)]
+    server: server::Flags,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Announce {
+    /// A line of text
+    V1,
+    /// Binary
+    V2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Spread {
+    /// One after the other
+    RoundRobin,
+    /// The one with the fewest open connections
+    LeastConnections,
+}
+
+impl ServerFlags {
+    /// What does not go together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.upstream.iter().try_for_each(|upstream| upstream::check(upstream, &self.listen))
+    }
+}
+
+pub(super) async fn serve<R: Runtime>(
+    runtime: &R,
+    flags: ServerFlags,
+    around: &Surroundings,
+) -> Result<(), Failure> {
+    if flags.idle_timeout.0.is_none() {
+        warn!("--idle-timeout off: connections whose peer is gone may stay");
+    }
+    let balance = match flags.balance {
+        Spread::RoundRobin => Balance::RoundRobin,
+        Spread::LeastConnections => Balance::LeastConnections,
+    };
+    let config = Config { idle_timeout: flags.idle_timeout.0, ..Config::default() };
+    let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
+    // The socket to the upstream is one more.
+    let setup = flags.server.setup_of::<R>("proxy", R::FILES_PER_CONNECTION + 1);
+    let setup = setup.subject(upstreams.clone());
+    let proxy = Proxy {
+        connect_timeout: flags.connect_timeout.0,
+        accept: setup.accept.clone(),
+        send: flags.send_proxy.map(|version| match version {
+            Announce::V1 => Version::V1,
+            Announce::V2 => Version::V2,
+        }),
+        ..Proxy::new(Relays::new(config), upstreams)
+    };
+    let served = server::listening(runtime, &flags.listen, &setup, around, async |listener| {
+        proxy::serve(runtime, listener, &setup.options, &proxy).await
+    })
+    .await;
+    for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams.counters() {
+        info!(%address, connects, failures, "upstream");
+    }
+    served
+}

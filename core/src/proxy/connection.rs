@@ -1,0 +1,432 @@
+//! A proxied connection on a runtime, as a future.
+
+use std::{
+    fmt,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use super::{Lease, NoUpstream, Reason, Relay, Relays, Side, Upstreams};
+use crate::{
+    Instant, Interest, Machine, Status,
+    admission::{Admitted, Asked, Peer},
+    drive::{
+        Clock, Ended, Line, Sink, Turn, feed,
+        session::{Over, Rest, Session},
+        turn,
+    },
+    proxy_protocol::{self, Header, HeaderReader, Version, announce},
+    runtime::{Runtime, connect_within},
+    serve::{Options, Served, accept},
+};
+
+/// A proxy: its connections' limits, and where they go. Clones are the same proxy.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// What its connections share.
+    pub relays: Relays,
+    /// Where they go.
+    pub upstreams: Upstreams,
+    /// How long all attempts to connect one client to an upstream may take, resolving names
+    /// included: each gets an equal part of what is left. `None`: the operating system's own limit
+    /// for each (some two minutes).
+    pub connect_timeout: Option<Duration>,
+    /// Clients come through another proxy, and their connections begin with a PROXY header, which
+    /// is received before an upstream is dialled. `None`, the default: they have none.
+    pub accept: Option<proxy_protocol::Config>,
+    /// Upstreams are told who the client is, by a PROXY header of this version. `None`, the default:
+    /// they are not.
+    pub send: Option<Version>,
+}
+
+impl Proxy {
+    /// A proxy to `upstreams`, which has 10 s to connect to one of them, and no PROXY headers on
+    /// either side.
+    pub fn new(relays: Relays, upstreams: Upstreams) -> Self {
+        Self {
+            relays,
+            upstreams,
+            connect_timeout: Some(Duration::from_secs(10)),
+            accept: None,
+            send: None,
+        }
+    }
+
+    fn assert_buffer(&self) {
+        let without_headers = self.accept.is_none() && self.send.is_none();
+        assert!(
+            without_headers || self.relays.config().buffer.get() >= LEAST_BUFFER,
+            "a PROXY header must fit into a buffer, and what came behind another one"
+        );
+    }
+}
+
+/// Accepts clients and relays each to an upstream, until [`Options::stop`] is asked.
+///
+/// With [`Proxy::accept`], `options.table` is to be
+/// [`behind_proxies`](crate::admission::Table::behind_proxies), so that not the proxies' own
+/// addresses are counted.
+///
+/// # Panics
+/// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
+pub async fn serve<R: Runtime>(
+    runtime: &R,
+    listener: R::Listener,
+    options: &Options,
+    proxy: &Proxy,
+) -> Served {
+    proxy.assert_buffer();
+    accept(runtime, listener, options, |socket, admitted, clock| {
+        Connection::new(runtime, proxy, socket, admitted.peer(), clock).admitted(admitted)
+    })
+    .await
+}
+
+/// Dials an upstream for a client, and relays between them until both sides have ended.
+///
+/// As a [`Future`] it answers why. Dropped before its end, it resets both connections, so that
+/// neither peer takes what it got for all.
+///
+/// The bytes that the [`Admitted`] counts are the client's: received from it, and sent to it.
+#[derive(Debug)]
+pub struct Connection<R: Runtime> {
+    relay: Relay,
+    client: Socket<R::Socket>,
+    upstream: Upstream<R>,
+    session: Session<R::Clock>,
+}
+
+/// A connected socket, and what is to be remembered of it between turns.
+#[derive(Debug)]
+struct Socket<S> {
+    socket: S,
+    line: Line,
+}
+
+impl<S> Socket<S> {
+    fn new(socket: S) -> Self {
+        Self { socket, line: Line::default() }
+    }
+}
+
+type Dial<S> = dyn Future<Output = Result<(S, Lease), NoUpstream>> + Send;
+
+enum Upstream<R: Runtime> {
+    /// The client has to announce itself first.
+    Header(Box<Awaited<R>>),
+    Dialling(Pin<Box<Dial<R::Socket>>>),
+    Connected(Socket<R::Socket>, Lease),
+    /// There will be none.
+    Absent,
+}
+
+/// A header that is awaited, and what is needed when it has come.
+struct Awaited<R> {
+    reader: HeaderReader,
+    runtime: R,
+    proxy: Proxy,
+}
+
+impl<R: Runtime> fmt::Debug for Upstream<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header(_) => "Header",
+            Self::Dialling(_) => "Dialling",
+            Self::Connected(..) => "Connected",
+            Self::Absent => "Absent",
+        })
+    }
+}
+
+impl<R: Runtime> Connection<R> {
+    /// A connection of `peer`'s to `proxy`.
+    ///
+    /// # Panics
+    /// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
+    pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
+        proxy.assert_buffer();
+        let now = clock.now();
+        let mut connection = Self {
+            relay: proxy.relays.relay(now),
+            client: Socket::new(client),
+            upstream: Upstream::Absent,
+            session: Session::new(clock),
+        };
+        if let Some(accept) = &proxy.accept {
+            let reader = HeaderReader::new(accept, peer, now);
+            let (runtime, proxy) = (runtime.clone(), proxy.clone());
+            connection.upstream = Upstream::Header(Box::new(Awaited { reader, runtime, proxy }));
+        } else {
+            let destination = proxy.send.and_then(|_| connection.local_address(runtime));
+            connection.begin(runtime, proxy, peer, destination);
+        }
+        connection
+    }
+
+    fn local_address(&self, runtime: &R) -> Option<SocketAddr> {
+        runtime.local_address(&self.client.socket)
+    }
+
+    /// The client is known: an upstream is dialled for it.
+    fn begin(&mut self, runtime: &R, proxy: &Proxy, peer: Peer, destination: Option<SocketAddr>) {
+        if let Some(version) = proxy.send {
+            self.relay.announce(&announce(version, peer, destination));
+        }
+        let dial = dial(runtime.clone(), proxy.upstreams.clone(), proxy.connect_timeout);
+        self.upstream = Upstream::Dialling(Box::pin(dial));
+    }
+
+    /// Keeps the connection's line in its table up to date, and does what is asked there.
+    pub fn admitted(mut self, admitted: Admitted) -> Self {
+        self.session.set_admitted(admitted);
+        self
+    }
+
+    fn take_turns(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ended<Reason>> {
+        self.client.line.unblock();
+        if let Upstream::Connected(upstream, _) = &mut self.upstream {
+            upstream.line.unblock();
+        }
+        loop {
+            if self.obey(now) {
+                return Poll::Ready(Ended::Aborted);
+            }
+            let before = self.interests();
+            self.dial(cx, now);
+            let client = self.turn_client(cx, now);
+            let upstream = self.turn_upstream(cx, now);
+            if let Some(reason) = self.reason() {
+                self.session.end(Over::Ended, &reason, now);
+                return Poll::Ready(Ended::Reason(reason));
+            }
+            let (mut read, mut written) = (0, 0);
+            if let Turn::Moved { read: from_client, written: to_client } = client {
+                (read, written) = (from_client, to_client);
+            } else if !matches!(upstream, Turn::Moved { .. }) && self.interests() == before {
+                // A turn of one side changes what the other wants, so both are looked at.
+                let (deadline, status) = (self.poll_timeout(), self.status());
+                match self.session.rest(cx, deadline, || status) {
+                    Rest::Expired(time) => {
+                        now = time;
+                        self.expire(now);
+                    }
+                    Rest::Asked => continue,
+                    Rest::Sleep => return Poll::Pending,
+                }
+            }
+            if !self.session.spend(read, written, now) {
+                let deadline = self.poll_timeout();
+                if self.session.is_overdue(deadline) {
+                    self.expire(now);
+                }
+                let status = self.status();
+                self.session.yield_now(cx, || status);
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// What both sides want.
+    fn interests(&self) -> [Interest; 2] {
+        match &self.upstream {
+            Upstream::Header(awaited) => [awaited.reader.interest(), Interest::DONE],
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                Side::BOTH.map(|side| self.relay.interest(side))
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.upstream {
+            Upstream::Header(awaited) => awaited.reader.poll_timeout(),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.poll_timeout()
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        match &self.upstream {
+            Upstream::Header(awaited) => awaited.reader.status(),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.status()
+            }
+        }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.upstream {
+            Upstream::Header(awaited) => awaited.reader.reason().map(Reason::Header),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.reason()
+            }
+        }
+    }
+
+    fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        let Socket { socket, line } = &mut self.client;
+        let Upstream::Header(awaited) = &mut self.upstream else {
+            return turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
+        };
+        let turn = turn(&mut awaited.reader, socket, line, now, cx);
+        if awaited.reader.header().is_some() {
+            self.identify(now);
+        }
+        turn
+    }
+
+    /// There is a header: who the client is, and what came behind it.
+    fn identify(&mut self, now: Instant) {
+        let Upstream::Header(awaited) = &mut self.upstream else { return };
+        let Some((header, rest)) = awaited.reader.header() else { return };
+        let rest = rest.to_vec();
+        let (peer, destination) = match header {
+            Header::Local => (Peer::Local, None),
+            Header::Tcp { source, destination } => (Peer::Ip(source), Some(destination)),
+        };
+        if header != Header::Local
+            && let Some(admitted) = self.session.admitted()
+            && let Err(refused) = admitted.identify(peer)
+        {
+            awaited.reader.refuse(refused);
+            return;
+        }
+        let (runtime, proxy) = (awaited.runtime.clone(), awaited.proxy.clone());
+        self.begin(&runtime, &proxy, peer, destination);
+        let mut left = &rest[..];
+        feed(&mut self.relay.side(Side::Client), &mut left, now);
+        debug_assert!(left.is_empty(), "the buffer has room for it");
+    }
+
+    fn dial(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Upstream::Dialling(dial) = &mut self.upstream else { return };
+        if !self.relay.owes(Side::Upstream) {
+            // The client is gone, or we were asked to stop: the attempt is given up.
+            self.upstream = Upstream::Absent;
+            return;
+        }
+        match dial.as_mut().poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(Ok((socket, lease))) => {
+                self.upstream = Upstream::Connected(Socket::new(socket), lease);
+                self.relay.connected(now);
+            }
+            Poll::Ready(Err(none)) => {
+                self.upstream = Upstream::Absent;
+                self.relay.refuse(Reason::NoUpstream(none));
+            }
+        }
+    }
+
+    fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        let Upstream::Connected(Socket { socket, line }, lease) = &mut self.upstream else {
+            return Turn::Blocked;
+        };
+        let turn = turn(&mut self.relay.side(Side::Upstream), socket, line, now, cx);
+        if matches!(turn, Turn::Moved { read, .. } if read > 0) {
+            lease.delivered();
+        }
+        turn
+    }
+
+    /// Does what was asked by way of the table; true if that was the connection's end.
+    fn obey(&mut self, now: Instant) -> bool {
+        match self.session.news() {
+            Asked::Nothing => {}
+            Asked::ShutDown => match &mut self.upstream {
+                Upstream::Header(awaited) => awaited.reader.shut_down(now),
+                Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                    self.relay.shut_down(now);
+                }
+            },
+            Asked::Abort => {
+                self.reset();
+                self.session.end(Over::Aborted, &Ended::<Reason>::Aborted, now);
+            }
+        }
+        self.session.over() == Some(Over::Aborted)
+    }
+
+    fn expire(&mut self, now: Instant) {
+        match &mut self.upstream {
+            Upstream::Header(awaited) => awaited.reader.handle_timeout(now),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                self.relay.handle_timeout(now);
+            }
+        }
+        debug_assert!(
+            self.poll_timeout().is_none_or(|deadline| deadline > now),
+            "a deadline that was handled must lie ahead"
+        );
+    }
+}
+
+impl<R: Runtime> Connection<R> {
+    /// Resets the sides that are not over: what they got is not all.
+    fn reset(&mut self) {
+        if self.relay.owes(Side::Client) {
+            self.client.socket.reset();
+        }
+        if let Upstream::Connected(upstream, _) = &mut self.upstream
+            && self.relay.owes(Side::Upstream)
+        {
+            upstream.socket.reset();
+        }
+    }
+}
+
+/// Nothing in it is pinned: what has to be is in a box.
+impl<R: Runtime> Unpin for Connection<R> {}
+
+impl<R: Runtime> Future for Connection<R> {
+    type Output = Ended<Reason>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let now = this.session.begin_poll();
+        let polled = this.take_turns(cx, now);
+        this.session.polled();
+        polled
+    }
+}
+
+impl<R: Runtime> Drop for Connection<R> {
+    fn drop(&mut self) {
+        if self.session.over().is_none() {
+            self.session.panicked();
+            self.reset();
+        }
+    }
+}
+
+/// Connects to one upstream after the other, within `limit` in all.
+async fn dial<R: Runtime>(
+    runtime: R,
+    upstreams: Upstreams,
+    limit: Option<Duration>,
+) -> Result<(R::Socket, Lease), NoUpstream> {
+    let clock = runtime.clock();
+    let deadline = limit.map(|limit| clock.now() + limit);
+    let ran_out = |now| deadline.is_some_and(|deadline| now >= deadline);
+    let mut choice = upstreams.choose();
+    while !ran_out(clock.now())
+        && let Some(address) = choice.next(clock.now())
+    {
+        // An equal part of what is left: one that does not answer must not use up all of it.
+        let parts = u32::try_from(choice.left()).unwrap_or(u32::MAX).saturating_add(1);
+        let part = deadline.map(|deadline| deadline.since(clock.now()) / parts);
+        match connect_within(&runtime, &address, part).await {
+            Ok(socket) => return Ok((socket, choice.connected())),
+            Err(error) => choice.failed(error.to_string(), clock.now()),
+        }
+    }
+    Err(choice.give_up(limit.filter(|_| ran_out(clock.now()))))
+}
+
+/// The smallest [`Config::buffer`](super::Config::buffer) with PROXY headers, in bytes: half of it
+/// holds the one that is sent (107 at most), the other half what came behind the one that was
+/// received (255 at most).
+pub const LEAST_BUFFER: usize = 1024;

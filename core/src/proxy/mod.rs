@@ -1,0 +1,45 @@
+//! Proxy: a client's connection relayed to an upstream's, and back.
+//!
+//! - [`Relays`] is what the connections of one proxy share, and makes a [`Relay`], the machine of
+//!   two sides, for each client.
+//! - [`Upstreams`] says which upstream is dialled next, and knows how each of them is.
+//! - [`Proxy`] and [`fn@serve`] are all of it on a runtime (feature `std`): accepting, dialling,
+//!   PROXY headers ([`crate::proxy_protocol`]) on either side.
+//!
+//! A client's connection begins with dialling. What it sends meanwhile waits in the relay's buffer,
+//! and with the kernel once that is half full; a client that breaks off cancels the attempt. Each
+//! upstream is tried once, all of them together within [`Proxy::connect_timeout`]; no byte has been
+//! forwarded by then, so none is repeated. Once there is a connection, it is the client's only one:
+//! if it breaks, the client is told, by a reset.
+//!
+//! ```no_run
+//! use wirestate_core::{
+//!     proxy::{self, Balance, Config, Proxy, Relays, Upstreams},
+//!     runtime::Runtime,
+//!     serve::Options,
+//! };
+//!
+//! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
+//! let upstreams = Upstreams::new(["10.0.0.1:9000", "10.0.0.2:9000"], Balance::RoundRobin, 7);
+//! let proxy = Proxy::new(Relays::new(Config::default()), upstreams.clone());
+//! let listener = runtime.listen("127.0.0.1:9500")?;
+//! proxy::serve(&runtime, listener, &Options::default(), &proxy).await;
+//! println!("{:?}", upstreams.counters());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A proxied connection takes two open files, and one more where a runtime needs one
+//! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)).
+
+#[cfg(feature = "std")]
+mod connection;
+mod relay;
+mod upstreams;
+
+#[cfg(feature = "std")]
+pub use self::connection::{Connection, LEAST_BUFFER, Proxy, serve};
+pub use self::{
+    relay::{Config, Reason, Relay, RelaySide, Relays, Side},
+    upstreams::{Attempt, Balance, Choice, Lease, NoUpstream, UpstreamCounters, Upstreams},
+};

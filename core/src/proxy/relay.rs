@@ -1,0 +1,691 @@
+//! The machine of a proxied connection.
+
+use core::{fmt, num::NonZeroUsize, time::Duration};
+
+use super::NoUpstream;
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    buffer::{Pool, Ring},
+    proxy_protocol,
+    shared::Shared,
+};
+
+/// The limits of a proxy's connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The size of each of a connection's two buffers while it has bytes in it. Default: 64 KiB.
+    pub buffer: NonZeroUsize,
+    /// A connection on which no byte moves for this long, on either side and either way, is reset;
+    /// `None`: never. Default: 600 s. Once there is an upstream it is the only deadline: a side
+    /// that takes its time to read is healthy.
+    pub idle_timeout: Option<Duration>,
+    /// After [`Relay::shut_down`] a connection goes on until no byte has moved for this long and
+    /// none waits to be sent: a request whose answer takes longer is cut short. Default: 1 s.
+    pub drain_quiet: Duration,
+    /// Buffers that the proxy keeps although no connection uses them. Default: 64.
+    pub idle_buffers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            idle_timeout: Some(Duration::from_secs(600)),
+            drain_quiet: Duration::from_secs(1),
+            idle_buffers: 64,
+        }
+    }
+}
+
+/// What the connections of one proxy share: the limits, and the pool of buffers. Clones are the
+/// same.
+///
+/// With `n` connections it holds at most `(2 × n + idle_buffers) × buffer` bytes of buffers.
+#[derive(Clone, Debug)]
+pub struct Relays {
+    config: Shared<Config>,
+    pool: Pool,
+}
+
+impl Relays {
+    /// A proxy without connections.
+    ///
+    /// # Panics
+    /// If a time in `config` is zero: it would have passed before anything could happen.
+    pub fn new(config: Config) -> Self {
+        assert!(config.idle_timeout != Some(Duration::ZERO), "an idle timeout must be a time");
+        assert!(config.drain_quiet > Duration::ZERO, "a time of quiet must be a time");
+        let pool = Pool::new(config.buffer.get(), config.idle_buffers);
+        Self { config: Shared::new(config), pool }
+    }
+
+    /// The machine for a client that was accepted `now`, and for which no upstream is connected yet.
+    pub fn relay(&self, now: Instant) -> Relay {
+        let ring = || Ring::new(self.pool.clone());
+        Relay {
+            config: self.config.clone(),
+            received: Sides { client: ring(), upstream: ring() },
+            ends: Sides { client: End::OPEN, upstream: End::OPEN },
+            stage: Stage::Dialling,
+            cause: None,
+            moved: now,
+        }
+    }
+
+    /// The limits.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// One of the two connections of a proxied one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The one that the proxy has accepted.
+    Client,
+    /// The one that it has made.
+    Upstream,
+}
+
+impl Side {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
+
+    /// The other one.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+        })
+    }
+}
+
+/// Two connections, crossed: what is received on one is sent on the other.
+///
+/// It is no [`Machine`] itself, but lends one for each side: [`side`](Self::side). Both share the
+/// deadline, and what happens to one changes what the other wants, so a driver asks both again
+/// after every turn of either.
+///
+/// | what a side does | what the other side gets |
+/// |---|---|
+/// | sends bytes | the same bytes, in order |
+/// | sends a FIN | a FIN behind all of them; the way back stays open for as long as it takes |
+/// | is lost (a reset, a timeout of the kernel's) | what was received before, then an RST |
+/// | can't be written to any more | the same; what had arrived from it is still read first, where the peer reset it |
+/// | does not read | nothing is read from it once the buffer is half full |
+///
+/// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
+/// calls a reset an error for the user: so it is passed on as one). "Flushed" is what the kernel
+/// took: it may throw away what a peer's full window kept it from sending when the RST follows.
+///
+/// It holds at most `2 × Config::buffer` bytes, and no buffer for a direction in which no byte
+/// waits.
+///
+/// ```
+/// use wirestate_core::{Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
+///
+/// let now = Instant::EPOCH;
+/// let mut relay = Relays::new(Config::default()).relay(now);
+///
+/// // The client speaks, and closes its side, before there is an upstream: it waits.
+/// drive::feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], now);
+/// relay.side(Side::Client).handle_eof(now);
+///
+/// relay.connected(now);
+/// let mut sent = Vec::new();
+/// drive::collect(&mut relay.side(Side::Upstream), &mut sent, now);
+/// assert_eq!(sent, b"hello?");
+/// assert_eq!(relay.side(Side::Upstream).interest().write, Outbound::Finish);
+/// relay.side(Side::Upstream).handle_finished(now);
+///
+/// // The answer comes late, and arrives all the same.
+/// drive::feed(&mut relay.side(Side::Upstream), &mut &b"hello."[..], now);
+/// let mut sent = Vec::new();
+/// drive::collect(&mut relay.side(Side::Client), &mut sent, now);
+/// assert_eq!(sent, b"hello.");
+/// ```
+#[derive(Debug)]
+pub struct Relay {
+    config: Shared<Config>,
+    /// What was received from each side, and waits to be sent to the other.
+    received: Sides<Ring>,
+    ends: Sides<End>,
+    stage: Stage,
+    /// Why it ends otherwise than by two FINs: what came first.
+    cause: Option<Reason>,
+    /// When a byte last moved, on either side and either way.
+    moved: Instant,
+}
+
+/// Something of each side.
+#[derive(Debug)]
+struct Sides<T> {
+    client: T,
+    upstream: T,
+}
+
+impl<T> Sides<T> {
+    fn of(&self, side: Side) -> &T {
+        match side {
+            Side::Client => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+
+    fn of_mut(&mut self, side: Side) -> &mut T {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// There is no upstream yet.
+    Dialling,
+    Relaying,
+    /// Asked to stop, at this time: it goes on until it is quiet.
+    Draining(Instant),
+}
+
+/// One side's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    input: Input,
+    output: Output,
+    /// How it was when it was over.
+    over: Option<Over>,
+}
+
+impl End {
+    const OPEN: Self = Self { input: Input::Open, output: Output::Open, over: None };
+}
+
+/// What is received from a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    Open,
+    /// It ended by a FIN.
+    Fin,
+    /// It ended without one, or is not listened to any more: the other side is reset.
+    Cut,
+}
+
+/// What is sent to a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// What was received from the other side; then its end, as that was.
+    Open,
+    /// Our FIN is out.
+    Finished,
+    /// An RST is owed, whatever waits to be sent.
+    Resetting,
+    /// Our RST is out, or the connection is lost.
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// By a FIN each way.
+    Clean,
+    /// By the relay's cause.
+    Caused,
+}
+
+/// Why a proxied connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Both sides sent a FIN, and each has had all that the other one sent.
+    #[error("finished")]
+    Finished,
+    /// We were asked to stop, and [`Config::drain_quiet`] passed without a byte.
+    #[error("asked to stop")]
+    ShutDown,
+    /// [`Config::idle_timeout`] ran out.
+    #[error(
+        "no byte moved for {limit:?}; {to_client} bytes to the client are owed, \
+         and {to_upstream} to the upstream"
+    )]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+        /// Bytes that the client did not take.
+        to_client: usize,
+        /// Bytes that the upstream did not take.
+        to_upstream: usize,
+    },
+    /// The connection to one side broke.
+    #[error("{side} lost while {way}: {why}; {unsent} bytes to it are owed")]
+    Lost {
+        /// To which.
+        side: Side,
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// Bytes that were received from the other side, and that it did not take.
+        unsent: usize,
+    },
+    /// No upstream could be connected to; nothing of what the client sent was forwarded.
+    #[error(transparent)]
+    NoUpstream(NoUpstream),
+    /// The client was to announce itself by a PROXY header, and did not.
+    #[error(transparent)]
+    Header(proxy_protocol::Reason),
+}
+
+impl crate::Reason for Reason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::ShutDown => "shut_down",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::Lost { side: Side::Client, .. } => "client_lost",
+            Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
+            Self::NoUpstream(none) => none.label(),
+            Self::Header(reason) => reason.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Finished => Fault::None,
+            Self::ShutDown => Fault::Asked,
+            Self::IdleTimeout { .. } => Fault::Time,
+            Self::Lost { .. } => Fault::Lost,
+            Self::NoUpstream(none) => none.fault(),
+            Self::Header(reason) => reason.fault(),
+        }
+    }
+}
+
+impl Relay {
+    /// Puts `header` in front of what the client sends, as far as the upstream is concerned: a
+    /// PROXY header ([`crate::proxy_protocol::announce`]).
+    ///
+    /// # Panics
+    /// If something was read from the client already, or `header` is longer than a buffer.
+    pub fn announce(&mut self, header: &[u8]) {
+        let ring = &mut self.received.client;
+        assert!(ring.is_empty(), "a header comes first");
+        if header.is_empty() {
+            return;
+        }
+        let spare = ring.spare();
+        assert!(header.len() <= spare.len(), "a header must fit into the buffer");
+        spare[..header.len()].copy_from_slice(header);
+        ring.commit(header.len());
+    }
+
+    /// There is an upstream now. Before that only the client's side is to be driven.
+    pub fn connected(&mut self, now: Instant) {
+        self.moved = now;
+        if self.stage == Stage::Dialling {
+            self.stage = Stage::Relaying;
+        }
+    }
+
+    /// There will be no upstream: the client is told so by a FIN, behind which nothing is read any
+    /// more.
+    pub fn refuse(&mut self, reason: Reason) {
+        if self.stage != Stage::Dialling || self.cause.is_some() {
+            return;
+        }
+        self.cause = Some(reason);
+        self.discard(Side::Client);
+        self.ends.client.input = Input::Cut;
+        self.ends.upstream = End { input: Input::Fin, output: Output::Over, over: None };
+        self.settle();
+    }
+
+    /// The machine of one side. `Side::Upstream` is to be driven once it is
+    /// [`connected`](Self::connected).
+    pub fn side(&mut self, side: Side) -> RelaySide<'_> {
+        RelaySide { relay: self, side }
+    }
+
+    /// What a side wants.
+    pub fn interest(&self, side: Side) -> Interest {
+        let end = self.ends.of(side);
+        let read = end.input == Input::Open && self.has_room(side);
+        let waiting = self.received.of(side.other());
+        let write = match end.output {
+            Output::Resetting => Outbound::Reset,
+            // Its end is not the end of the side, which only holds back from reading.
+            Output::Finished | Output::Over if end.input == Input::Open && !read => Outbound::Idle,
+            Output::Finished | Output::Over => Outbound::Finished,
+            Output::Open if !waiting.is_empty() => Outbound::Flush,
+            Output::Open => match self.ends.of(side.other()).input {
+                Input::Open => Outbound::Idle,
+                Input::Fin => Outbound::Finish,
+                Input::Cut => Outbound::Reset,
+            },
+        };
+        Interest { read, write }
+    }
+
+    /// Whether both sides are over; then there is a [`reason`](Self::reason).
+    pub fn is_done(&self) -> bool {
+        Side::BOTH.iter().all(|side| self.ends.of(*side).over.is_some())
+    }
+
+    /// Why it ended, once it has.
+    pub fn reason(&self) -> Option<Reason> {
+        self.is_done().then(|| self.cause.clone().unwrap_or(Reason::Finished))
+    }
+
+    /// Asks for a graceful end: where there is no upstream yet, at once; otherwise it goes on until
+    /// no byte has moved for [`Config::drain_quiet`] (a proxy can't see where a message ends), and
+    /// then sends a FIN both ways. Whoever asks bounds that
+    /// ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+    pub fn shut_down(&mut self, now: Instant) {
+        match self.stage {
+            Stage::Dialling => self.refuse(Reason::ShutDown),
+            Stage::Relaying if self.cause.is_none() && !self.is_done() => {
+                self.stage = Stage::Draining(now);
+            }
+            Stage::Relaying | Stage::Draining(_) => {}
+        }
+    }
+
+    /// The deadline of both sides. There is none while there is no upstream: that one is the
+    /// dialler's.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.is_done() {
+            return None;
+        }
+        let idle = self.config.idle_timeout.map(|limit| self.moved + limit);
+        match self.stage {
+            Stage::Dialling => None,
+            Stage::Draining(since) if self.is_quiet() => {
+                let quiet = self.moved.max(since) + self.config.drain_quiet;
+                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
+            }
+            Stage::Relaying | Stage::Draining(_) => idle,
+        }
+    }
+
+    /// Time has passed. A call before the deadline changes nothing.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match self.stage {
+            Stage::Draining(_) if self.is_quiet() => {
+                self.cause = Some(Reason::ShutDown);
+                for side in Side::BOTH {
+                    let input = &mut self.ends.of_mut(side).input;
+                    if *input == Input::Open {
+                        *input = Input::Fin;
+                    }
+                }
+            }
+            Stage::Dialling | Stage::Relaying | Stage::Draining(_) => {
+                let limit = self.config.idle_timeout.unwrap_or_default();
+                let (to_client, to_upstream) =
+                    (self.received.upstream.len(), self.received.client.len());
+                self.cause.get_or_insert(Reason::IdleTimeout { limit, to_client, to_upstream });
+                for side in Side::BOTH {
+                    self.cut(side, Output::Resetting);
+                }
+            }
+        }
+        // The idle time starts anew for what is left to be done.
+        self.moved = now;
+        self.settle();
+    }
+
+    /// A line for the table of connections.
+    pub fn status(&self) -> Status {
+        let state = match (self.stage, &self.cause) {
+            _ if self.is_done() => "over",
+            (_, Some(_)) => "closing",
+            (Stage::Dialling, None) => "dialling",
+            (Stage::Draining(_), None) => "draining",
+            (Stage::Relaying, None) => match (self.ends.client.input, self.ends.upstream.input) {
+                (Input::Open, Input::Open) => "open",
+                (_, Input::Open) => "client_finished",
+                (Input::Open, _) => "upstream_finished",
+                (Input::Fin | Input::Cut, Input::Fin | Input::Cut) => "closing",
+            },
+        };
+        Status { state, queued: self.received.client.len() + self.received.upstream.len(), lag: 0 }
+    }
+
+    /// Whether a side would be told less than all if its socket were closed now.
+    pub fn owes(&self, side: Side) -> bool {
+        self.ends.of(side).over.is_none()
+    }
+
+    fn has_room(&self, side: Side) -> bool {
+        let ring = self.received.of(side);
+        // Room for a read that is worth its system call.
+        ring.len() <= ring.capacity() / 2
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.cause.is_none() && self.received.client.is_empty() && self.received.upstream.is_empty()
+    }
+
+    fn finished(&mut self, side: Side) {
+        let resets = self.interest(side).write == Outbound::Reset;
+        let end = self.ends.of_mut(side);
+        if resets {
+            // Also where it had still something to say: nobody would hear it.
+            end.input = Input::Cut;
+            end.output = Output::Over;
+        } else {
+            end.output = Output::Finished;
+        }
+        self.settle();
+    }
+
+    /// The connection to `side` broke.
+    fn lost(&mut self, side: Side, way: Way, why: Lost) {
+        if self.ends.of(side).over.is_some() {
+            return;
+        }
+        let unsent = self.received.of(side.other()).len();
+        self.cause.get_or_insert(Reason::Lost { side, way, why, unsent });
+        let reset_by_peer = why == Lost::Reset;
+        if way == Way::Out && reset_by_peer && self.ends.of(side).input == Input::Open {
+            // What had arrived before the reset is still there to be read. Its end will be a loss.
+            self.ends.of_mut(side).output = Output::Over;
+            self.deafen(side.other());
+        } else {
+            // Otherwise it may live on at the peer's end, where a FIN would look clean.
+            self.cut(side, if reset_by_peer { Output::Over } else { Output::Resetting });
+            let other = self.ends.of_mut(side.other());
+            if other.over.is_none() && other.output == Output::Finished {
+                other.output = Output::Resetting;
+            }
+            if self.stage == Stage::Dialling {
+                self.discard(Side::Client);
+                self.ends.upstream.output = Output::Over;
+            }
+        }
+        self.settle();
+    }
+
+    /// Ends what is received from `side` and what is sent to it.
+    fn cut(&mut self, side: Side, output: Output) {
+        let end = self.ends.of_mut(side);
+        if end.over.is_none() {
+            end.input = Input::Cut;
+            end.output = output;
+        }
+        self.deafen(side.other());
+    }
+
+    /// Listens to `side` no more, since nothing can be sent to the other one; what was received
+    /// from it is thrown away.
+    fn deafen(&mut self, side: Side) {
+        self.discard(side);
+        let end = self.ends.of_mut(side);
+        if end.over.is_none() && end.input == Input::Open {
+            end.input = Input::Cut;
+        }
+    }
+
+    /// Throws away what was received from `side`.
+    fn discard(&mut self, side: Side) {
+        let ring = self.received.of_mut(side);
+        ring.consume(ring.len());
+        ring.release();
+    }
+
+    /// A side that wants nothing any more is over, and stays as it is.
+    fn settle(&mut self) {
+        let over = if self.cause.is_some() { Over::Caused } else { Over::Clean };
+        for side in Side::BOTH {
+            let done = self.ends.of(side).input != Input::Open
+                && self.interest(side).write == Outbound::Finished;
+            if done {
+                self.ends.of_mut(side).over.get_or_insert(over);
+            }
+        }
+    }
+}
+
+/// The machine of one side of a [`Relay`].
+#[derive(Debug)]
+pub struct RelaySide<'a> {
+    relay: &'a mut Relay,
+    side: Side,
+}
+
+impl Machine for RelaySide<'_> {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        self.relay.interest(self.side)
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.relay.received.of_mut(self.side).spare()
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        self.relay.received.of_mut(self.side).commit(n);
+        self.relay.moved = now;
+    }
+
+    fn handle_eof(&mut self, _now: Instant) {
+        let end = self.relay.ends.of_mut(self.side);
+        if end.input == Input::Open {
+            // Where writing has failed, an end of the input is no clean one.
+            end.input = if end.output == Output::Over { Input::Cut } else { Input::Fin };
+        }
+        // The buffer that was taken for the read; no other one will come by to give it back.
+        self.release();
+        self.relay.settle();
+    }
+
+    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+        self.relay.lost(self.side, way, why);
+        self.release();
+    }
+
+    fn release(&mut self) {
+        self.relay.received.of_mut(self.side).release();
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.relay.received.of(self.side.other()).write_bufs(out)
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        let relay = &mut *self.relay;
+        let ring = relay.received.of_mut(self.side.other());
+        ring.consume(n);
+        relay.moved = now;
+        if relay.ends.of(self.side.other()).input != Input::Open {
+            // No read that finds nothing will come by to give it back.
+            relay.received.of_mut(self.side.other()).release();
+        }
+        relay.settle();
+    }
+
+    fn handle_finished(&mut self, _now: Instant) {
+        self.relay.finished(self.side);
+    }
+
+    /// [`Relay::shut_down`], by a side that is not over.
+    fn shut_down(&mut self, now: Instant) {
+        if self.relay.owes(self.side) {
+            self.relay.shut_down(now);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.relay.owes(self.side) {
+            self.relay.handle_timeout(now);
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.relay.status()
+    }
+
+    /// This side's own: a side that had all, and was told all, has [`Reason::Finished`], whatever
+    /// becomes of the other.
+    fn reason(&self) -> Option<Reason> {
+        match self.relay.ends.of(self.side).over? {
+            Over::Clean => Some(Reason::Finished),
+            Over::Caused => self.relay.cause.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::drive::{collect, feed};
+
+    const NOW: Instant = Instant::EPOCH;
+
+    #[test]
+    fn a_direction_in_which_no_byte_waits_holds_no_buffer() {
+        let relays = Relays::new(Config::default());
+        let mut relay = relays.relay(NOW);
+        relay.connected(NOW);
+        let holds = |relay: &Relay| {
+            let rings = [&relay.received.client, &relay.received.upstream];
+            rings.map(Ring::holds_buffer)
+        };
+        feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
+        let _ = relay.side(Side::Upstream).read_buf();
+        assert_eq!(holds(&relay), [true, true]);
+        collect(&mut relay.side(Side::Upstream), &mut Vec::new(), NOW);
+        relay.side(Side::Client).release();
+        relay.side(Side::Upstream).release();
+        assert_eq!(holds(&relay), [false, false], "idle");
+
+        // Behind an end of the input no read comes by that could give it back.
+        let _ = relay.side(Side::Client).read_buf();
+        relay.side(Side::Client).handle_eof(NOW);
+        assert_eq!(holds(&relay), [false, false], "half-closed");
+        feed(&mut relay.side(Side::Upstream), &mut &b"hello"[..], NOW);
+        let _ = relay.side(Side::Upstream).read_buf();
+        relay.side(Side::Upstream).handle_eof(NOW);
+        assert_eq!(holds(&relay), [false, true], "it is owed");
+        collect(&mut relay.side(Side::Client), &mut Vec::new(), NOW);
+        assert_eq!(holds(&relay), [false, false], "closed");
+    }
+}

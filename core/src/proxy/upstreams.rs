@@ -1,0 +1,435 @@
+//! Which upstream next, and how each of them is.
+
+use alloc::{string::String, vec::Vec};
+use core::{fmt, time::Duration};
+
+use tracing::{info, warn};
+
+use crate::{
+    Fault, Instant,
+    dial::Backoff,
+    shared::{Lock, Shared},
+};
+
+/// Where a proxy's connections go. Clones are the same upstreams.
+///
+/// Health is passive: an attempt that fails marks an upstream as down, for a back-off time with
+/// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
+/// the others leave it 5 s. When all are down they are tried all the same. One that is connected to is
+/// up again; its back-off begins anew only when it has sent a byte.
+///
+/// It holds a few words for each upstream, however many connections there are.
+///
+/// ```
+/// use wirestate_core::{Instant, proxy::{Balance, Upstreams}};
+///
+/// let now = Instant::EPOCH;
+/// let upstreams = Upstreams::new(["a:9000", "b:9000"], Balance::RoundRobin, 7);
+/// let mut choice = upstreams.choose();
+/// assert_eq!(choice.next(now).as_deref(), Some("a:9000"));
+/// choice.failed("connection refused", now);
+/// assert_eq!(choice.next(now).as_deref(), Some("b:9000"));
+/// let lease = choice.connected();
+/// let [a, b] = &upstreams.counters()[..] else { panic!() };
+/// assert_eq!((a.up, a.failures, b.up, b.open), (false, 1, true, 1));
+/// # drop(lease);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Upstreams {
+    inner: Shared<Inner>,
+}
+
+/// How connections are spread over the upstreams that are up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest open connections (those that are being made among them); of equal
+    /// ones, one after the other.
+    LeastConnections,
+}
+
+#[derive(Debug)]
+struct Inner {
+    addresses: Vec<Shared<str>>,
+    balance: Balance,
+    state: Lock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    members: Vec<Member>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+#[derive(Debug)]
+struct Member {
+    connects: u64,
+    failures: u64,
+    open: u64,
+    backoff: Backoff,
+    /// It is down, and not preferred before this time.
+    down_until: Option<Instant>,
+}
+
+/// How an upstream is, and what became of the connections to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamCounters {
+    /// Its `host:port`.
+    pub address: Shared<str>,
+    /// Connections made.
+    pub connects: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Connections that are open or being made.
+    pub open: u64,
+    /// The last attempt did not fail.
+    pub up: bool,
+}
+
+impl Upstreams {
+    /// Upstreams, each a `host:port`, none of which has failed yet. The same `seed` gives the same
+    /// back-off times.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn new<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        balance: Balance,
+        seed: u64,
+    ) -> Self {
+        let addresses: Vec<Shared<str>> =
+            addresses.into_iter().map(|address| address.into().into()).collect();
+        assert!(!addresses.is_empty(), "a proxy needs an upstream");
+        let member = |seed| Member {
+            connects: 0,
+            failures: 0,
+            open: 0,
+            backoff: Backoff::new(seed),
+            down_until: None,
+        };
+        let members =
+            (0_u64..).zip(&addresses).map(|(i, _)| member(seed.wrapping_add(i))).collect();
+        let state = Lock::new(State { members, turn: 0 });
+        Self { inner: Shared::new(Inner { addresses, balance, state }) }
+    }
+
+    /// How each of them is, in the order in which they were given.
+    pub fn counters(&self) -> Vec<UpstreamCounters> {
+        self.inner.state.with(|state| {
+            let counters = |(address, member): (&Shared<str>, &Member)| UpstreamCounters {
+                address: address.clone(),
+                connects: member.connects,
+                failures: member.failures,
+                open: member.open,
+                up: member.down_until.is_none(),
+            };
+            self.inner.addresses.iter().zip(&state.members).map(counters).collect()
+        })
+    }
+
+    /// Begins to look for an upstream for one connection.
+    pub fn choose(&self) -> Choice {
+        Choice { upstreams: self.clone(), tried: Vec::new(), trying: None }
+    }
+
+    fn with<T>(&self, member: usize, f: impl FnOnce(&mut Member) -> T) -> T {
+        self.inner.state.with(|state| f(&mut state.members[member]))
+    }
+}
+
+impl State {
+    /// The next one of those that `may` holds for.
+    fn pick(
+        &mut self,
+        balance: Balance,
+        now: Instant,
+        may: impl Fn(usize, &Member) -> bool,
+    ) -> Option<usize> {
+        let count = self.members.len();
+        let in_turn = (0..count).map(|i| (self.turn + i) % count);
+        let mut candidates = in_turn.filter(|&i| may(i, &self.members[i]));
+        let picked = match balance {
+            Balance::RoundRobin => candidates.next(),
+            Balance::LeastConnections => candidates.min_by_key(|&i| self.members[i].open),
+        }?;
+        self.turn = (picked + 1) % count;
+        let member = &mut self.members[picked];
+        member.open += 1;
+        if let Some(until) = &mut member.down_until {
+            // One connection finds out for all of them: the next ones keep away meanwhile.
+            *until = (*until).max(now + PROBE);
+        }
+        Some(picked)
+    }
+}
+
+/// The attempts to find one connection's upstream: each is tried once at most, those that are up
+/// before those that are down.
+#[derive(Debug)]
+pub struct Choice {
+    upstreams: Upstreams,
+    tried: Vec<(usize, Attempt)>,
+    /// It counts as an open connection.
+    trying: Option<usize>,
+}
+
+impl Choice {
+    /// The address to try now; `None` when all have been tried.
+    ///
+    /// An attempt that is not said to have [`failed`](Self::failed) by the next call, or when this is
+    /// dropped, was given up, and is not held against the upstream.
+    pub fn next(&mut self, now: Instant) -> Option<Shared<str>> {
+        self.put_down();
+        let Inner { addresses, balance, state } = &*self.upstreams.inner;
+        let untried = |i: usize| !self.tried.iter().any(|(tried, _)| *tried == i);
+        let picked = state.with(|state| {
+            let is_due = |i, member: &Member| {
+                untried(i) && member.down_until.is_none_or(|until| until <= now)
+            };
+            state
+                .pick(*balance, now, is_due)
+                .or_else(|| state.pick(*balance, now, |i, _| untried(i)))
+        })?;
+        self.trying = Some(picked);
+        Some(addresses[picked].clone())
+    }
+
+    /// How many have not been tried yet, the present one not among them.
+    pub fn left(&self) -> usize {
+        let tried = self.tried.len() + usize::from(self.trying.is_some());
+        self.upstreams.inner.addresses.len() - tried
+    }
+
+    /// The attempt failed, for this reason.
+    pub fn failed(&mut self, error: impl Into<String>, now: Instant) {
+        let Some(trying) = self.trying else { return };
+        let upstream = self.upstreams.inner.addresses[trying].clone();
+        let attempt = Attempt { upstream, error: error.into() };
+        let (wait, was_up) = self.upstreams.with(trying, |member| {
+            member.failures += 1;
+            let wait = member.backoff.next();
+            (wait, member.down_until.replace(now + wait).is_none())
+        });
+        if was_up {
+            let Attempt { upstream, error } = &attempt;
+            warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
+        }
+        self.put_down();
+        self.tried.push((trying, attempt));
+    }
+
+    /// The attempt succeeded.
+    pub fn connected(mut self) -> Lease {
+        let member = self.trying.take();
+        if let Some(member) = member {
+            let was_down = self.upstreams.with(member, |member| {
+                member.connects += 1;
+                member.down_until.take().is_some()
+            });
+            if was_down {
+                info!(upstream = %self.upstreams.inner.addresses[member], "upstream up again");
+            }
+        }
+        Lease { upstreams: self.upstreams.clone(), member, delivered: false }
+    }
+
+    /// All attempts have failed, or the time for them has run out.
+    pub fn give_up(mut self, ran_out: Option<Duration>) -> NoUpstream {
+        let attempts = core::mem::take(&mut self.tried);
+        NoUpstream { attempts: attempts.into_iter().map(|(_, attempt)| attempt).collect(), ran_out }
+    }
+
+    fn put_down(&mut self) {
+        if let Some(member) = self.trying.take() {
+            self.upstreams.with(member, |member| member.open -= 1);
+        }
+    }
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        self.put_down();
+    }
+}
+
+/// A connection to an upstream, as far as that one's counters are concerned: open until it is
+/// dropped.
+#[derive(Debug)]
+pub struct Lease {
+    upstreams: Upstreams,
+    member: Option<usize>,
+    delivered: bool,
+}
+
+impl Lease {
+    /// The upstream has sent something: it is of use, and its back-off begins anew.
+    pub fn delivered(&mut self) {
+        if let Some(member) = self.member
+            && !core::mem::replace(&mut self.delivered, true)
+        {
+            self.upstreams.with(member, |member| member.backoff.reset());
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(member) = self.member {
+            self.upstreams.with(member, |member| member.open -= 1);
+        }
+    }
+}
+
+/// No upstream could be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoUpstream {
+    /// What was tried, in order.
+    pub attempts: Shared<[Attempt]>,
+    /// The time for all attempts, if that has run out.
+    pub ran_out: Option<Duration>,
+}
+
+/// An attempt to connect to an upstream that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The upstream's `host:port`.
+    pub upstream: Shared<str>,
+    /// Why it failed.
+    pub error: String,
+}
+
+impl NoUpstream {
+    pub(super) fn label(&self) -> &'static str {
+        if self.ran_out.is_some() { "connect_timeout" } else { "no_upstream" }
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        if self.ran_out.is_some() { Fault::Time } else { Fault::Lost }
+    }
+}
+
+impl fmt::Display for NoUpstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no upstream reachable")?;
+        if let Some(limit) = self.ran_out {
+            write!(f, " within {limit:?}")?;
+        }
+        for (i, Attempt { upstream, error }) in self.attempts.iter().enumerate() {
+            write!(f, "{} {upstream}: {error}", if i == 0 { ":" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl core::error::Error for NoUpstream {}
+
+/// So long is an upstream that was down left to the connection that tries it again.
+const PROBE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Instant = Instant::EPOCH;
+
+    fn upstreams(balance: Balance) -> Upstreams {
+        Upstreams::new(["a:1", "b:1", "c:1"], balance, 1)
+    }
+
+    fn connect(upstreams: &Upstreams) -> (Shared<str>, Lease) {
+        let mut choice = upstreams.choose();
+        let address = choice.next(NOW).unwrap();
+        (address, choice.connected())
+    }
+
+    #[test]
+    fn round_robin_takes_one_after_the_other() {
+        let upstreams = upstreams(Balance::RoundRobin);
+        let taken: Vec<_> = (0..4).map(|_| connect(&upstreams).0).collect();
+        assert_eq!(taken.iter().map(|s| &**s).collect::<Vec<_>>(), ["a:1", "b:1", "c:1", "a:1"]);
+    }
+
+    #[test]
+    fn least_connections_takes_the_one_with_the_fewest() {
+        let upstreams = upstreams(Balance::LeastConnections);
+        let (a, b, c) = (connect(&upstreams), connect(&upstreams), connect(&upstreams));
+        drop(b.1);
+        assert_eq!(&*connect(&upstreams).0, "b:1");
+        drop((a.1, c.1));
+        assert!(upstreams.counters().iter().all(|upstream| upstream.open == 0));
+    }
+
+    #[test]
+    fn each_is_tried_once_and_those_that_are_down_last() {
+        let upstreams = upstreams(Balance::RoundRobin);
+        let mut choice = upstreams.choose();
+        assert_eq!(choice.next(NOW).as_deref(), Some("a:1"));
+        choice.failed("refused", NOW);
+        assert_eq!(choice.left(), 2);
+        drop(choice);
+
+        let mut choice = upstreams.choose();
+        let mut tried = Vec::new();
+        while let Some(address) = choice.next(NOW) {
+            tried.push(address);
+            choice.failed("refused", NOW);
+        }
+        assert_eq!(tried.iter().map(|s| &**s).collect::<Vec<_>>(), ["b:1", "c:1", "a:1"]);
+        let none = choice.give_up(None);
+        assert_eq!(
+            alloc::string::ToString::to_string(&none),
+            "no upstream reachable: b:1: refused; c:1: refused; a:1: refused"
+        );
+        let [a, b, c] = &upstreams.counters()[..] else { panic!("three of them") };
+        assert_eq!((a.failures, b.failures, c.failures, a.open), (2, 1, 1, 0));
+    }
+
+    #[test]
+    fn one_connection_at_a_time_tries_one_that_was_down() {
+        let upstreams = Upstreams::new(["a:1", "b:1"], Balance::RoundRobin, 1);
+        let mut choice = upstreams.choose();
+        choice.next(NOW).unwrap();
+        choice.failed("no answer", NOW);
+        drop(choice);
+        let later = NOW + Duration::from_secs(1);
+        let mut taken = Vec::new();
+        let mut choices: Vec<_> = (0..4).map(|_| upstreams.choose()).collect();
+        for choice in &mut choices {
+            taken.push(choice.next(later).unwrap());
+        }
+        assert_eq!(taken.iter().filter(|address| &***address == "a:1").count(), 1, "{taken:?}");
+    }
+
+    #[test]
+    fn one_that_is_given_up_is_not_blamed() {
+        let upstreams = upstreams(Balance::RoundRobin);
+        let mut choice = upstreams.choose();
+        choice.next(NOW).unwrap();
+        assert_eq!(upstreams.counters()[0].open, 1);
+        drop(choice);
+        let counters = &upstreams.counters()[0];
+        assert_eq!((counters.open, counters.failures, counters.up), (0, 0, true));
+    }
+
+    #[test]
+    fn a_connection_brings_it_up_and_a_byte_begins_the_back_off_anew() {
+        let upstreams = Upstreams::new(["a:1"], Balance::RoundRobin, 1);
+        let fail = |n: u32| {
+            for _ in 0..n {
+                let mut choice = upstreams.choose();
+                choice.next(NOW).unwrap();
+                choice.failed("refused", NOW);
+            }
+        };
+        fail(20);
+        let mut lease = connect(&upstreams).1;
+        assert!(upstreams.counters()[0].up);
+        lease.delivered();
+        fail(1);
+        let until = upstreams.with(0, |member| member.down_until).unwrap();
+        assert!(until.since(NOW) < Duration::from_millis(50), "{until}");
+    }
+}

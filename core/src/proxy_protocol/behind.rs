@@ -1,0 +1,268 @@
+//! A machine behind a header.
+
+use alloc::{boxed::Box, vec::Vec};
+use core::{fmt, task::Context};
+
+use super::{Config, Header, HeaderReader, Reason};
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Status, Way,
+    admission::{Peer, Refused},
+    drive,
+};
+
+/// A machine that begins behind a PROXY header, and then is the one that `make` made of what the
+/// header says.
+///
+/// What came with the header is fed to the machine as it takes it; until then nothing further is
+/// read. Besides the machine it holds what [`HeaderReader`] does, and nothing once that is done.
+///
+/// ```
+/// use wirestate_core::{Instant, Machine, admission::Peer, drive, echo};
+/// use wirestate_core::proxy_protocol::{Behind, Config, Header};
+///
+/// let (now, proxy) = (Instant::EPOCH, Peer::Ip("127.0.0.1:4000".parse()?));
+/// let server = echo::Server::new(echo::Config::default());
+/// let mut behind = Behind::new(&Config::default(), proxy, now, |header, now| {
+///     let Header::Tcp { source, .. } = header else { panic!("it names a client") };
+///     assert_eq!(source.to_string(), "192.0.2.7:50000");
+///     Ok(server.machine(now))
+/// });
+///
+/// let mut output = Vec::new();
+/// let mut input = &b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\nhello"[..];
+/// drive::feed(&mut behind, &mut input, now);
+/// drive::collect(&mut behind, &mut output, now);
+/// assert_eq!(output, b"hello");
+/// # Ok::<(), core::net::AddrParseError>(())
+/// ```
+pub struct Behind<M, F> {
+    phase: Phase<M, F>,
+}
+
+enum Phase<M, F> {
+    Header(Box<Awaited<F>>),
+    Inner {
+        machine: M,
+        /// What came with the header, as far as the machine has not taken it.
+        rest: Vec<u8>,
+    },
+}
+
+struct Awaited<F> {
+    reader: HeaderReader,
+    /// Taken when there is a header.
+    make: Option<F>,
+}
+
+/// Why a machine behind a header ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BehindReason<R> {
+    /// Because of the header.
+    #[error(transparent)]
+    Header(Reason),
+    /// For a reason of its own.
+    #[error("{0}")]
+    Inner(R),
+}
+
+impl<R: crate::Reason> crate::Reason for BehindReason<R> {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Header(reason) => reason.label(),
+            Self::Inner(reason) => reason.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Header(reason) => reason.fault(),
+            Self::Inner(reason) => reason.fault(),
+        }
+    }
+}
+
+impl<M, F> Behind<M, F>
+where
+    M: Machine,
+    F: FnOnce(Header, Instant) -> Result<M, Refused>,
+{
+    /// Awaits a header from `peer`, which connected `now`. `make` may refuse the client that the
+    /// header names, which resets the connection.
+    pub fn new(config: &Config, peer: Peer, now: Instant, make: F) -> Self {
+        let reader = HeaderReader::new(config, peer, now);
+        Self { phase: Phase::Header(Box::new(Awaited { reader, make: Some(make) })) }
+    }
+
+    /// The machine, once there was a header.
+    pub fn inner(&self) -> Option<&M> {
+        match &self.phase {
+            Phase::Header(_) => None,
+            Phase::Inner { machine, .. } => Some(machine),
+        }
+    }
+
+    /// Goes on to the machine when there is a header, and feeds it what it will take: true if that
+    /// was something.
+    fn pump(&mut self, now: Instant) -> bool {
+        if let Phase::Header(awaited) = &mut self.phase {
+            let Some((header, rest)) = awaited.reader.header() else { return false };
+            let Some(make) = awaited.make.take() else { return false };
+            match make(header, now) {
+                Ok(machine) => {
+                    let rest = rest.to_vec();
+                    self.phase = Phase::Inner { machine, rest };
+                }
+                Err(refused) => {
+                    awaited.reader.refuse(refused);
+                    return true;
+                }
+            }
+        }
+        let Phase::Inner { machine, rest } = &mut self.phase else { return false };
+        if rest.is_empty() || !machine.interest().read {
+            return false;
+        }
+        let mut left = &rest[..];
+        drive::feed(machine, &mut left, now);
+        let taken = rest.len() - left.len();
+        rest.drain(..taken);
+        if rest.is_empty() {
+            *rest = Vec::new();
+        }
+        true
+    }
+}
+
+impl<M, F> Machine for Behind<M, F>
+where
+    M: Machine,
+    F: FnOnce(Header, Instant) -> Result<M, Refused>,
+{
+    type Reason = BehindReason<M::Reason>;
+
+    fn interest(&self) -> Interest {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.interest(),
+            // What is left over was received first: then the machine does not read.
+            Phase::Inner { machine, .. } => machine.interest(),
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.read_buf(),
+            Phase::Inner { machine, .. } => machine.read_buf(),
+        }
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.handle_read(now, n),
+            Phase::Inner { machine, .. } => machine.handle_read(now, n),
+        }
+        self.pump(now);
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.handle_eof(now),
+            Phase::Inner { machine, .. } => machine.handle_eof(now),
+        }
+        self.pump(now);
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.handle_lost(now, way, why),
+            Phase::Inner { machine, .. } => machine.handle_lost(now, way, why),
+        }
+        self.pump(now);
+    }
+
+    fn release(&mut self) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.release(),
+            Phase::Inner { machine, .. } => machine.release(),
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.write_bufs(out),
+            Phase::Inner { machine, .. } => machine.write_bufs(out),
+        }
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.handle_written(now, n),
+            Phase::Inner { machine, .. } => machine.handle_written(now, n),
+        }
+        self.pump(now);
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.handle_finished(now),
+            Phase::Inner { machine, .. } => machine.handle_finished(now),
+        }
+        self.pump(now);
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.shut_down(now),
+            Phase::Inner { machine, .. } => machine.shut_down(now),
+        }
+        self.pump(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.poll_timeout(),
+            Phase::Inner { machine, .. } => machine.poll_timeout(),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Header(awaited) => awaited.reader.handle_timeout(now),
+            Phase::Inner { machine, .. } => machine.handle_timeout(now),
+        }
+        self.pump(now);
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let news = match &mut self.phase {
+            Phase::Header(_) => false,
+            Phase::Inner { machine, .. } => machine.poll_shared(now, cx),
+        };
+        self.pump(now) || news
+    }
+
+    fn status(&self) -> Status {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.status(),
+            Phase::Inner { machine, rest } => {
+                let status = machine.status();
+                Status { queued: status.queued + rest.len(), ..status }
+            }
+        }
+    }
+
+    fn reason(&self) -> Option<Self::Reason> {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.reason().map(BehindReason::Header),
+            Phase::Inner { machine, .. } => machine.reason().map(BehindReason::Inner),
+        }
+    }
+}
+
+impl<M: fmt::Debug, F> fmt::Debug for Behind<M, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.phase {
+            Phase::Header(awaited) => f.debug_tuple("Behind").field(&awaited.reader).finish(),
+            Phase::Inner { machine, .. } => f.debug_tuple("Behind").field(machine).finish(),
+        }
+    }
+}

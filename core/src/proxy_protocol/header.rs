@@ -1,0 +1,546 @@
+//! The header itself.
+
+use alloc::{format, vec::Vec};
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str,
+};
+
+use crate::admission::Peer;
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// Nothing of a client: the proxy speaks for itself (a health check), or doesn't know, or the
+    /// client has no address of a kind that is one here.
+    Local,
+    /// A TCP connection.
+    Tcp {
+        /// The client's address.
+        source: SocketAddr,
+        /// The address that the client connected to.
+        destination: SocketAddr,
+    },
+}
+
+/// A version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What is wrong with a header. No further byte would mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It is something else.
+    #[error("it begins like neither version of the protocol")]
+    Signature,
+    /// Version 1: no line.
+    #[error("its line has no end within {limit} bytes")]
+    LineTooLong {
+        /// The limit.
+        limit: usize,
+    },
+    /// Version 1: one of carriage return and line feed without the other.
+    #[error("its line does not end by a carriage return and a line feed")]
+    LineEnd,
+    /// Version 1: something else than `TCP4`, `TCP6` or `UNKNOWN`.
+    #[error("its protocol is none of TCP4, TCP6 and UNKNOWN")]
+    Protocol,
+    /// Version 1: not two addresses and two ports, with a space between them.
+    #[error("it has {found} fields behind its protocol, expected 4")]
+    Fields {
+        /// How many there are.
+        found: usize,
+    },
+    /// Version 1: not an address of the protocol's family.
+    #[error("its {0} address is not one of its protocol's")]
+    Address(Field),
+    /// Version 1: not a port.
+    #[error("its {0} port is not a number from 0 to 65535 without leading zeroes")]
+    Port(Field),
+    /// Another version behind the signature of version 2.
+    #[error("its version is {0}, expected 2")]
+    Version(u8),
+    /// Version 2: neither `LOCAL` nor `PROXY`.
+    #[error("its command is {0}, expected 0 or 1")]
+    Command(u8),
+    /// Version 2: no family of addresses.
+    #[error("its address family is {0}, expected 0 to 3")]
+    Family(u8),
+    /// Version 2: not of a stream.
+    #[error("its transport protocol is {0}, expected 0 or 1")]
+    Transport(u8),
+    /// Version 2: longer than anybody needs.
+    #[error("it would have {length} bytes, and may have {limit}")]
+    TooLong {
+        /// Its length.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Version 2: too short for its addresses.
+    #[error("it has {have} bytes for addresses that take {need}")]
+    TooShort {
+        /// What there is.
+        have: usize,
+        /// What there must be.
+        need: usize,
+    },
+}
+
+/// Which of the two ends of the announced connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The client's.
+    Source,
+    /// The one that the client connected to.
+    Destination,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        })
+    }
+}
+
+/// Reads the header that `bytes` begin with: what it says, and its length. `None` where it may still
+/// become one.
+///
+/// The answer to some bytes is the answer to all that begin with them, unless it is `None`: so it
+/// does not depend on how they were cut.
+///
+/// # Errors
+/// It is none, and no further byte makes it one.
+///
+/// ```
+/// use wirestate_core::proxy_protocol::{Header, parse};
+///
+/// let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\nhello";
+/// assert_eq!(parse(&line[..20]), Ok(None));
+/// let header = Header::Tcp {
+///     source: "192.0.2.7:50000".parse()?,
+///     destination: "198.51.100.1:443".parse()?,
+/// };
+/// assert_eq!(parse(line), Ok(Some((header, line.len() - 5))));
+/// # Ok::<(), core::net::AddrParseError>(())
+/// ```
+pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
+    if begins(bytes, SIGNATURE) {
+        return parse_binary(bytes);
+    }
+    if begins(bytes, GREETING) { parse_line(bytes) } else { Err(Malformed::Signature) }
+}
+
+/// Whether `bytes` are how `start` begins, or begin with it.
+fn begins(bytes: &[u8], start: &[u8]) -> bool {
+    let n = bytes.len().min(start.len());
+    bytes[..n] == start[..n]
+}
+
+/// Section 2.1.
+fn parse_line(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
+    // The carriage return comes at latest where there is still room for the line feed.
+    let line = &bytes[..bytes.len().min(LONGEST_LINE - 1)];
+    let Some(end) = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
+        let is_too_long = line.len() == LONGEST_LINE - 1;
+        return if is_too_long { Err(LINE_TOO_LONG) } else { Ok(None) };
+    };
+    match (bytes[end], bytes.get(end + 1)) {
+        (b'\r', None) => return Ok(None),
+        (b'\r', Some(b'\n')) => {}
+        _ => return Err(Malformed::LineEnd),
+    }
+    // It begins with the greeting, unless the line ended within that.
+    let line = bytes[..end].strip_prefix(GREETING).ok_or(Malformed::Signature)?;
+    let header = parse_fields(line)?;
+    Ok(Some((header, end + 2)))
+}
+
+fn parse_fields(line: &[u8]) -> Result<Header, Malformed> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let protocol = fields.next().unwrap_or_default();
+    if protocol == b"UNKNOWN" {
+        // "The receiver must ignore anything presented before the CRLF is found."
+        return Ok(Header::Local);
+    }
+    let address: fn(&str) -> Option<IpAddr> = match protocol {
+        b"TCP4" => |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+        b"TCP6" => |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        _ => return Err(Malformed::Protocol),
+    };
+    let found = fields.clone().count();
+    let [Some(from), Some(to), Some(from_port), Some(to_port), None] =
+        core::array::from_fn(|_| fields.next())
+    else {
+        return Err(Malformed::Fields { found });
+    };
+    let address =
+        |field, text| str::from_utf8(text).ok().and_then(address).ok_or(Malformed::Address(field));
+    let (source, destination) = (address(Field::Source, from)?, address(Field::Destination, to)?);
+    Ok(Header::Tcp {
+        source: SocketAddr::new(source, port(Field::Source, from_port)?),
+        destination: SocketAddr::new(destination, port(Field::Destination, to_port)?),
+    })
+}
+
+fn port(field: Field, text: &[u8]) -> Result<u16, Malformed> {
+    let is_number =
+        text.iter().all(u8::is_ascii_digit) && (text == b"0" || !text.starts_with(b"0"));
+    let number = str::from_utf8(text).ok().filter(|_| is_number);
+    number.and_then(|text| text.parse().ok()).ok_or(Malformed::Port(field))
+}
+
+/// Section 2.2.
+fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
+    let Some(version_and_command) = bytes.get(12) else { return Ok(None) };
+    match version_and_command >> 4 {
+        2 => {}
+        version => return Err(Malformed::Version(version)),
+    }
+    let is_local = match version_and_command & 0xf {
+        0 => true,
+        1 => false,
+        command => return Err(Malformed::Command(command)),
+    };
+    let Some(family_and_transport) = bytes.get(13) else { return Ok(None) };
+    let (family, transport) = (family_and_transport >> 4, family_and_transport & 0xf);
+    // A local connection's family "is ignored".
+    if !is_local && family > 3 {
+        return Err(Malformed::Family(family));
+    }
+    if !is_local && transport > 1 {
+        return Err(Malformed::Transport(transport));
+    }
+    let Some(&[high, low]) = bytes.get(14..16) else { return Ok(None) };
+    let have = usize::from(u16::from_be_bytes([high, low]));
+    let length = 16 + have;
+    if length > LONGEST {
+        return Err(Malformed::TooLong { length, limit: LONGEST });
+    }
+    let need = match family {
+        _ if is_local => 0,
+        1 => 12,
+        2 => 36,
+        3 => 216,
+        _ => 0,
+    };
+    if have < need {
+        return Err(Malformed::TooShort { have, need });
+    }
+    let Some(header) = bytes.get(..length) else { return Ok(None) };
+    if is_local || transport == 0 {
+        return Ok(Some((Header::Local, length)));
+    }
+    let header = match family {
+        1 => addresses::<4>(&header[16..]),
+        2 => addresses::<16>(&header[16..]),
+        _ => Header::Local,
+    };
+    Ok(Some((header, length)))
+}
+
+/// Two addresses of `N` bytes each, then two ports.
+fn addresses<const N: usize>(bytes: &[u8]) -> Header
+where
+    IpAddr: From<[u8; N]>,
+{
+    let address = |from: usize| {
+        let mut octets = [0; N];
+        octets.copy_from_slice(&bytes[from..from + N]);
+        IpAddr::from(octets)
+    };
+    let port = |from: usize| u16::from_be_bytes([bytes[from], bytes[from + 1]]);
+    Header::Tcp {
+        source: SocketAddr::new(address(0), port(2 * N)),
+        destination: SocketAddr::new(address(N), port(2 * N + 2)),
+    }
+}
+
+/// The header that announces `client`, which connected to `destination`: at most 107 bytes.
+///
+/// Somebody without an address is announced as `UNKNOWN` or `LOCAL`. Where the two are of different
+/// families, the IPv4 one is written as an IPv6 one (`::ffff:192.0.2.1`; RFC 4291, section 2.5.5.2);
+/// a destination that isn't known is written as the unspecified address.
+///
+/// ```
+/// use wirestate_core::{admission::Peer, proxy_protocol::{Version, announce}};
+///
+/// let client = Peer::Ip("192.0.2.7:50000".parse()?);
+/// let line = announce(Version::V1, client, Some("198.51.100.1:443".parse()?));
+/// assert_eq!(line, b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n");
+/// # Ok::<(), core::net::AddrParseError>(())
+/// ```
+pub fn announce(version: Version, client: Peer, destination: Option<SocketAddr>) -> Vec<u8> {
+    let Peer::Ip(source) = client else {
+        return match version {
+            Version::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+            Version::V2 => binary(0x20, 0x00, &[]),
+        };
+    };
+    let unspecified = match source.ip().to_canonical() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let destination = destination.unwrap_or(SocketAddr::new(unspecified, 0));
+    let (from_port, to_port) = (source.port(), destination.port());
+    match (version, source.ip().to_canonical(), destination.ip().to_canonical()) {
+        (Version::V1, IpAddr::V4(from), IpAddr::V4(to)) => {
+            format!("PROXY TCP4 {from} {to} {from_port} {to_port}\r\n").into_bytes()
+        }
+        (Version::V1, from, to) => {
+            let (from, to) = (as_v6(from), as_v6(to));
+            format!("PROXY TCP6 {from} {to} {from_port} {to_port}\r\n").into_bytes()
+        }
+        (Version::V2, IpAddr::V4(from), IpAddr::V4(to)) => {
+            let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
+            binary(0x21, 0x11, &[&from.octets()[..], &to.octets(), &ports].concat())
+        }
+        (Version::V2, from, to) => {
+            let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
+            let (from, to) = (as_v6(from).octets(), as_v6(to).octets());
+            binary(0x21, 0x21, &[&from[..], &to, &ports].concat())
+        }
+    }
+}
+
+fn as_v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}
+
+fn binary(version_and_command: u8, family_and_transport: u8, addresses: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(addresses.len()).expect("two addresses and two ports are short");
+    let head = [version_and_command, family_and_transport];
+    [SIGNATURE, &head, &length.to_be_bytes(), addresses].concat()
+}
+
+/// The longest header of version 2 that is accepted, in bytes. Its addresses take 232 at most; the
+/// rest is room for TLVs (a certificate, a cloud's names), of which nginx takes as much.
+pub const LONGEST: usize = 4096;
+/// The longest line of version 1, in bytes (section 2.1).
+const LONGEST_LINE: usize = 107;
+const LINE_TOO_LONG: Malformed = Malformed::LineTooLong { limit: LONGEST_LINE };
+const GREETING: &[u8] = b"PROXY ";
+/// It can't begin a line of any text protocol (section 2.2).
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(source: &str, destination: &str) -> Header {
+        Header::Tcp { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
+    }
+
+    fn v2(head: [u8; 2], body: &[u8]) -> Vec<u8> {
+        binary(head[0], head[1], body)
+    }
+
+    /// The examples of sections 2.1 and 2.2, and what else is a header.
+    #[test]
+    fn headers_are_understood() {
+        let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0xc3, 0x50, 0x01, 0xbb];
+        let tcp4 = header("192.0.2.7:50000", "198.51.100.1:443");
+        let mut v6 = [0; 36];
+        (v6[15], v6[31], v6[33], v6[35]) = (1, 2, 7, 9);
+        let longest = format!(
+            "PROXY TCP6 {0} {0} 65535 65535\r\n",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+        );
+        let unknown = format!("PROXY UNKNOWN {}\r\n", "x".repeat(91));
+        assert_eq!((longest.len(), unknown.len()), (104, 107));
+        let all_ones = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
+        let with_tlvs = [&v4[..], &[0x03, 0, 4, 1, 2, 3, 4]].concat();
+        let cases: Vec<(Vec<u8>, Header)> = alloc::vec![
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n".to_vec(), tcp4),
+            (
+                b"PROXY TCP4 255.255.255.255 0.0.0.0 65535 0\r\n".to_vec(),
+                header("255.255.255.255:65535", "0.0.0.0:0")
+            ),
+            (b"PROXY TCP6 ::1 2001:DB8::2 7 9\r\n".to_vec(), header("[::1]:7", "[2001:db8::2]:9")),
+            (longest.into_bytes(), header(all_ones, all_ones)),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Header::Local),
+            (b"PROXY UNKNOWN a b c d e f g \xff\0\r\n".to_vec(), Header::Local),
+            (unknown.into_bytes(), Header::Local),
+            (v2([0x21, 0x11], &v4), tcp4),
+            (v2([0x21, 0x11], &with_tlvs), tcp4),
+            (v2([0x21, 0x21], &v6), header("[::1]:7", "[::2]:9")),
+            (v2([0x21, 0x31], &[0; 216]), Header::Local),
+            (v2([0x21, 0x00], &[]), Header::Local),
+            (v2([0x21, 0x10], &v4), Header::Local),
+            (v2([0x20, 0x00], &[]), Header::Local),
+            (v2([0x20, 0xff], &[1, 2, 3]), Header::Local),
+            (v2([0x21, 0x11], &[&v4[..], &[0; LONGEST - 28]].concat()), tcp4),
+        ];
+        for (bytes, said) in cases {
+            let shown = alloc::string::String::from_utf8_lossy(&bytes).into_owned();
+            assert_eq!(parse(&bytes), Ok(Some((said, bytes.len()))), "{shown:?}");
+            for end in 0..bytes.len() {
+                assert_eq!(parse(&bytes[..end]), Ok(None), "{shown:?}, cut at {end}");
+            }
+            let more = [&bytes[..], b"\r\nPROXY "].concat();
+            assert_eq!(parse(&more), Ok(Some((said, bytes.len()))), "{shown:?}, and more");
+        }
+    }
+
+    /// Each with the byte count at which it is known to be wrong.
+    #[test]
+    fn what_is_no_header_is_refused_by_name() {
+        use Malformed::{
+            Address, Command, Family, Fields, LineEnd, Port, Protocol, Signature, TooLong,
+            TooShort, Transport,
+        };
+        let text = |text: &str| text.as_bytes().to_vec();
+        let v4 = [0; 12];
+        let cases: Vec<(&str, Vec<u8>, Malformed)> = alloc::vec![
+            ("another protocol", text("GET / HTTP/1.1\r\n"), Signature),
+            ("another protocol that begins alike", text("PROPFIND / HTTP/1.1\r\n"), Signature),
+            ("lower case", text("proxy TCP4 1.1.1.1 2.2.2.2 1 2\r\n"), Signature),
+            ("no space", text("PROXY\r\n"), Signature),
+            ("a tab", text("PROXY\tTCP4 1.1.1.1 2.2.2.2 1 2\r\n"), Signature),
+            (
+                "a wrong signature",
+                [b"\r\n\r\n\0\r\nQUIX\n".as_slice(), &[0; 9]].concat(),
+                Signature
+            ),
+            ("no protocol", text("PROXY \r\n"), Protocol),
+            ("lower-case protocol", text("PROXY tcp4 1.1.1.1 2.2.2.2 1 2\r\n"), Protocol),
+            ("UDP", text("PROXY UDP4 1.1.1.1 2.2.2.2 1 2\r\n"), Protocol),
+            ("more than UNKNOWN", text("PROXY UNKNOWNS\r\n"), Protocol),
+            ("two spaces", text("PROXY TCP4  1.1.1.1 2.2.2.2 1 2\r\n"), Fields { found: 5 }),
+            ("a field too few", text("PROXY TCP4 1.1.1.1 2.2.2.2 1\r\n"), Fields { found: 3 }),
+            ("a field too many", text("PROXY TCP4 1.1.1.1 2.2.2.2 1 2 3\r\n"), Fields { found: 5 }),
+            (
+                "a space at the end",
+                text("PROXY TCP4 1.1.1.1 2.2.2.2 1 2 \r\n"),
+                Fields { found: 5 }
+            ),
+            ("the other family", text("PROXY TCP4 ::1 ::2 1 2\r\n"), Address(Field::Source)),
+            ("IPv4 as TCP6", text("PROXY TCP6 1.1.1.1 2.2.2.2 1 2\r\n"), Address(Field::Source)),
+            ("a name", text("PROXY TCP4 1.1.1.1 localhost 1 2\r\n"), Address(Field::Destination)),
+            ("a leading zero", text("PROXY TCP4 01.1.1.1 2.2.2.2 1 2\r\n"), Address(Field::Source)),
+            (
+                "a byte too large",
+                text("PROXY TCP4 256.1.1.1 2.2.2.2 1 2\r\n"),
+                Address(Field::Source)
+            ),
+            ("a zone", text("PROXY TCP6 fe80::1%eth0 ::2 1 2\r\n"), Address(Field::Source)),
+            ("no UTF-8", b"PROXY TCP4 1.1.1.\xff 2.2.2.2 1 2\r\n".to_vec(), Address(Field::Source)),
+            (
+                "a port too large",
+                text("PROXY TCP4 1.1.1.1 2.2.2.2 65536 2\r\n"),
+                Port(Field::Source)
+            ),
+            ("a sign", text("PROXY TCP4 1.1.1.1 2.2.2.2 +1 2\r\n"), Port(Field::Source)),
+            ("a minus", text("PROXY TCP4 1.1.1.1 2.2.2.2 1 -2\r\n"), Port(Field::Destination)),
+            (
+                "a leading zero",
+                text("PROXY TCP4 1.1.1.1 2.2.2.2 1 02\r\n"),
+                Port(Field::Destination)
+            ),
+            ("an empty port", text("PROXY TCP4 1.1.1.1 2.2.2.2 1 \r\n"), Port(Field::Destination)),
+            ("a line feed alone", text("PROXY TCP4 1.1.1.1 2.2.2.2 1 2\n"), LineEnd),
+            ("a carriage return alone", text("PROXY TCP4 1.1.1.1 2.2.2.2 1 2\rx"), LineEnd),
+            (
+                "a line too long",
+                [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 92]].concat(),
+                LINE_TOO_LONG
+            ),
+            ("version 1 in binary", v2([0x11, 0x11], &v4), Malformed::Version(1)),
+            ("version 3", v2([0x31, 0x11], &v4), Malformed::Version(3)),
+            ("a command", v2([0x22, 0x11], &v4), Command(2)),
+            ("a family", v2([0x21, 0x41], &v4), Family(4)),
+            ("a datagram", v2([0x21, 0x12], &v4), Transport(2)),
+            (
+                "short of IPv4 addresses",
+                v2([0x21, 0x11], &v4[..11]),
+                TooShort { have: 11, need: 12 }
+            ),
+            ("IPv4 addresses as IPv6", v2([0x21, 0x21], &v4), TooShort { have: 12, need: 36 }),
+            (
+                "short of Unix addresses",
+                v2([0x21, 0x31], &[0; 215]),
+                TooShort { have: 215, need: 216 }
+            ),
+            ("too long", v2([0x21, 0x11], &[0; 4081]), TooLong { length: 4097, limit: 4096 }),
+            (
+                "as long as can be",
+                v2([0x20, 0x00], &[0; 65_535]),
+                TooLong { length: 65_551, limit: 4096 }
+            ),
+        ];
+        for (name, bytes, wrong) in cases {
+            assert_eq!(parse(&bytes), Err(wrong), "{name}");
+            // Whatever comes behind it, and however it is cut: the same.
+            let known = (0..bytes.len()).find(|end| parse(&bytes[..*end]) != Ok(None));
+            for end in known.unwrap_or(bytes.len())..bytes.len() {
+                assert_eq!(parse(&bytes[..end]), Err(wrong), "{name}, cut at {end}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_announced_is_understood(
+            source: (IpAddr, u16), destination: (IpAddr, u16), binary: bool,
+        ) {
+            let (from, to) = (SocketAddr::from(source), SocketAddr::from(destination));
+            let version = if binary { Version::V2 } else { Version::V1 };
+            let bytes = announce(version, Peer::Ip(from), Some(to));
+            prop_assert!(bytes.len() <= LONGEST_LINE);
+            let Ok(Some((Header::Tcp { source, destination }, length))) = parse(&bytes) else {
+                panic!("{:?}", parse(&bytes));
+            };
+            prop_assert_eq!(length, bytes.len());
+            prop_assert_eq!(source.ip().to_canonical(), from.ip().to_canonical());
+            prop_assert_eq!(destination.ip().to_canonical(), to.ip().to_canonical());
+            prop_assert_eq!((source.port(), destination.port()), (from.port(), to.port()));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_and_an_answer_stays(
+            start in prop_oneof![Just(GREETING), Just(SIGNATURE), Just(&b"PROXY TCP4 "[..]), Just(&b""[..])],
+            bytes: Vec<u8>,
+        ) {
+            let bytes = [start, &bytes].concat();
+            let mut answer = Ok(None);
+            for end in 0..=bytes.len() {
+                let next = parse(&bytes[..end]);
+                if answer != Ok(None) {
+                    prop_assert_eq!(next, answer);
+                }
+                answer = next;
+            }
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let client = Peer::Ip("192.0.2.7:50000".parse().unwrap());
+        let to = Some("198.51.100.1:443".parse().unwrap());
+        assert_eq!(
+            announce(Version::V2, client, to),
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\xc3\x50\x01\xbb"
+        );
+        let client = Peer::Ip("[2001:db8::7]:50000".parse().unwrap());
+        assert_eq!(
+            announce(Version::V1, client, to),
+            b"PROXY TCP6 2001:db8::7 ::ffff:198.51.100.1 50000 443\r\n"
+        );
+        assert_eq!(announce(Version::V1, client, None), b"PROXY TCP6 2001:db8::7 :: 50000 0\r\n");
+        assert_eq!(announce(Version::V1, Peer::Local, to), b"PROXY UNKNOWN\r\n");
+        assert_eq!(announce(Version::V2, Peer::Local, to), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    }
+}

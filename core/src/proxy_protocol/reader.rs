@@ -1,0 +1,291 @@
+//! Receiving a header.
+
+use alloc::{vec, vec::Vec};
+use core::{net::IpAddr, time::Duration};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Header, LONGEST, Malformed, parse};
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    admission::{Peer, Refused},
+};
+
+/// From whom headers are accepted, and for how long they are awaited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The addresses that may send one; whoever else connects is reset. Default: the loopback ones,
+    /// `127.0.0.0/8` and `::1`. A peer without an address, on a Unix socket, may: whoever can connect
+    /// to that is for its permissions to say.
+    pub from: Vec<IpNet>,
+    /// A header must be whole so long after the connection was made; `None`: whenever it likes.
+    /// Default: 5 s.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let v4 = Ipv4Net::new_assert([127, 0, 0, 0].into(), 8);
+        let v6 = Ipv6Net::new_assert([0, 0, 0, 0, 0, 0, 0, 1].into(), 128);
+        Self { from: vec![v4.into(), v6.into()], timeout: Some(Duration::from_secs(5)) }
+    }
+}
+
+impl Config {
+    /// Whether a header of `peer`'s is believed.
+    pub fn trusts(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Ip(address) => {
+                let address = address.ip().to_canonical();
+                self.from.iter().any(|range| range.contains(&address))
+            }
+            Peer::Local => true,
+        }
+    }
+}
+
+/// The machine that receives a header, and nothing else: once it has one, it neither reads nor writes,
+/// and waits to be replaced by what the connection is for.
+///
+/// It holds at most 256 bytes of a header of version 1, and 4,096 (the longest one) of version 2,
+/// for at most [`Config::timeout`].
+#[derive(Debug)]
+pub struct HeaderReader {
+    buffer: Vec<u8>,
+    filled: usize,
+    limit: Option<Duration>,
+    until: Option<Instant>,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Reading,
+    /// It is whole, and so long.
+    Read(Header, usize),
+    Closing(Reason),
+    Resetting(Reason),
+    Over(Reason),
+}
+
+/// Why a connection ended before it had a header, or because of what that said.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The peer may not send one.
+    #[error("{peer} may not announce clients: it is in none of the ranges that may")]
+    Untrusted {
+        /// Its address.
+        peer: IpAddr,
+    },
+    /// It sent something else.
+    #[error("malformed PROXY header: {0}")]
+    Malformed(Malformed),
+    /// It closed its side before the header was whole.
+    #[error("closed after {have} bytes of a PROXY header")]
+    Truncated {
+        /// What it had sent.
+        have: usize,
+    },
+    /// [`Config::timeout`] ran out.
+    #[error("no whole PROXY header within {limit:?}, but {have} bytes")]
+    Late {
+        /// The limit.
+        limit: Duration,
+        /// What it had sent.
+        have: usize,
+    },
+    /// The client that the header names may not connect.
+    #[error("announced client refused: {0}")]
+    Refused(Refused),
+    /// The connection broke.
+    #[error("lost while {way}: {why}; it had sent {have} bytes of a PROXY header")]
+    Lost {
+        /// At a read or a write.
+        way: Way,
+        /// How.
+        why: Lost,
+        /// What it had sent.
+        have: usize,
+    },
+    /// We were asked to stop.
+    #[error("asked to stop")]
+    ShutDown,
+}
+
+impl crate::Reason for Reason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Untrusted { .. } => "proxy_header_untrusted",
+            Self::Malformed(_) => "proxy_header_malformed",
+            Self::Truncated { .. } => "proxy_header_truncated",
+            Self::Late { .. } => "proxy_header_late",
+            Self::Refused(_) => "announced_refused",
+            Self::Lost { why, .. } => why.label(),
+            Self::ShutDown => "shut_down",
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Untrusted { .. } | Self::Malformed(_) | Self::Truncated { .. } => Fault::Peer,
+            Self::Late { .. } => Fault::Time,
+            Self::Refused(_) => Fault::Limit,
+            Self::Lost { .. } => Fault::Lost,
+            Self::ShutDown => Fault::Asked,
+        }
+    }
+}
+
+impl HeaderReader {
+    /// Awaits a header from `peer`, which connected `now`.
+    pub fn new(config: &Config, peer: Peer, now: Instant) -> Self {
+        let state = match peer {
+            Peer::Ip(address) if !config.trusts(peer) => {
+                State::Resetting(Reason::Untrusted { peer: address.ip() })
+            }
+            Peer::Ip(_) | Peer::Local => State::Reading,
+        };
+        let until = config.timeout.map(|limit| now + limit);
+        Self { buffer: Vec::new(), filled: 0, limit: config.timeout, until, state }
+    }
+
+    /// What the header says, once it is whole; and what was received behind it, fewer than 256 bytes.
+    pub fn header(&self) -> Option<(Header, &[u8])> {
+        match self.state {
+            State::Read(header, length) => Some((header, &self.buffer[length..self.filled])),
+            State::Reading | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    /// The client that the header names may not connect.
+    pub fn refuse(&mut self, refused: Refused) {
+        self.end(State::Resetting, Reason::Refused(refused));
+    }
+
+    fn end(&mut self, how: fn(Reason) -> State, reason: Reason) {
+        match self.state {
+            State::Reading | State::Read(..) => {
+                self.state = how(reason);
+                self.buffer = Vec::new();
+            }
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+}
+
+impl Machine for HeaderReader {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        let write = match self.state {
+            State::Reading => return Interest { read: true, write: Outbound::Idle },
+            State::Read(..) => Outbound::Idle,
+            State::Closing(_) => Outbound::Finish,
+            State::Resetting(_) => Outbound::Reset,
+            State::Over(_) => Outbound::Finished,
+        };
+        Interest { read: false, write }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        // A header that is longer says so in its first bytes: none of what is behind it is read.
+        let size = match self.buffer.get(14..16) {
+            Some(&[high, low]) if self.filled >= FIRST => {
+                16 + usize::from(u16::from_be_bytes([high, low]))
+            }
+            _ => FIRST,
+        };
+        let size = size.min(LONGEST);
+        if self.buffer.len() < size {
+            self.buffer.resize(size, 0);
+        }
+        &mut self.buffer[self.filled..]
+    }
+
+    fn handle_read(&mut self, _now: Instant, n: usize) {
+        self.filled += n;
+        match parse(&self.buffer[..self.filled]) {
+            Ok(None) => {}
+            Ok(Some((header, length))) => self.state = State::Read(header, length),
+            Err(malformed) => self.end(State::Resetting, Reason::Malformed(malformed)),
+        }
+    }
+
+    fn handle_eof(&mut self, _now: Instant) {
+        self.end(State::Closing, Reason::Truncated { have: self.filled });
+    }
+
+    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+        let reason = match &self.state {
+            State::Closing(reason) => reason.clone(),
+            State::Reading | State::Read(..) => Reason::Lost { way, why, have: self.filled },
+            State::Resetting(_) | State::Over(_) => return,
+        };
+        self.state = match why {
+            Lost::Reset => State::Over(reason),
+            // The connection may live on at the peer's end, where a FIN would look clean.
+            Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
+                State::Resetting(reason)
+            }
+        };
+    }
+
+    fn release(&mut self) {
+        if self.filled == 0 {
+            self.buffer = Vec::new();
+        }
+    }
+
+    fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
+        0
+    }
+
+    fn handle_written(&mut self, _now: Instant, _n: usize) {}
+
+    fn handle_finished(&mut self, _now: Instant) {
+        match &self.state {
+            State::Closing(reason) | State::Resetting(reason) => {
+                self.state = State::Over(reason.clone());
+            }
+            State::Reading | State::Read(..) | State::Over(_) => {}
+        }
+    }
+
+    fn shut_down(&mut self, _now: Instant) {
+        self.end(State::Closing, Reason::ShutDown);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            State::Reading => self.until,
+            State::Read(..) | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+            let limit = self.limit.unwrap_or_default();
+            self.end(State::Resetting, Reason::Late { limit, have: self.filled });
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Reading | State::Read(..) => "proxy_header",
+            State::Closing(_) => "closing",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: 0, lag: 0 }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Reading | State::Read(..) | State::Closing(_) | State::Resetting(_) => None,
+        }
+    }
+}
+
+/// How much is read at first: all of a header without TLVs, of either version (107 or 232 bytes).
+const FIRST: usize = 256;

@@ -1,0 +1,43 @@
+//! A server whose connections begin with a header.
+
+use super::{Behind, Config, Header};
+use crate::{
+    Instant, Machine,
+    admission::{Conn, Peer},
+    drive::{Clock, Drive},
+    runtime::Runtime,
+    serve::{Options, Served, accept},
+};
+
+/// [`serve`](crate::serve::serve) for connections that begin with a PROXY header: `machine` makes the
+/// machine for a client once that has a name, which is the [`peer`](Conn::peer) of its connection
+/// from then on.
+///
+/// `options.table` is to be [`behind_proxies`](crate::admission::Table::behind_proxies), so that not
+/// the proxies' own addresses are counted. A panic of `machine` ends that connection alone.
+pub async fn serve<R, M>(
+    runtime: &R,
+    listener: R::Listener,
+    options: &Options,
+    config: &Config,
+    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
+) -> Served
+where
+    R: Runtime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    accept(runtime, listener, options, move |socket, admitted, clock| {
+        let (table, conn) = (options.table.clone(), admitted.handle());
+        let mut machine = machine.clone();
+        let make = move |header, now| {
+            if let Header::Tcp { source, .. } = header {
+                table.identify(&conn, Peer::Ip(source))?;
+            }
+            Ok(machine(&conn, now))
+        };
+        let behind = Behind::new(config, admitted.peer(), clock.now(), make);
+        Drive::new(behind, socket, clock).admitted(admitted)
+    })
+    .await
+}

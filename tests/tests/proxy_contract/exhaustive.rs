@@ -1,0 +1,86 @@
+//! Every interleaving of what can end a side, with buffers of one, two and three bytes.
+
+use wirestate_core::{Lost, proxy::Side};
+use wirestate_testkit::script::Sent;
+
+use crate::pair::{Event, Pair};
+
+const EVENTS: [Event; 8] = [
+    Event::Receive(2),
+    Event::Take(1),
+    Event::Fin,
+    Event::LostIn(Lost::Reset),
+    Event::LostOut(Lost::Reset),
+    Event::LostOut(Lost::TimedOut),
+    Event::Timeout,
+    Event::ShutDown,
+];
+
+/// Calls `f` with every list of `length` events on either side.
+fn every_list(length: usize, f: impl Fn(&[(Side, Event)])) -> usize {
+    let all: Vec<_> =
+        Side::BOTH.into_iter().flat_map(|side| EVENTS.map(|event| (side, event))).collect();
+    let lists = all.len().pow(u32::try_from(length).unwrap());
+    for mut number in 0..lists {
+        let list: Vec<_> = (0..length)
+            .map(|_| {
+                let event = all[number % all.len()];
+                number /= all.len();
+                event
+            })
+            .collect();
+        f(&list);
+    }
+    lists
+}
+
+/// How both sides were ended, and why, after `list` and then the idle time.
+fn end(capacity: usize, list: &[(Side, Event)]) -> Pair {
+    let mut pair = Pair::new(capacity);
+    for (side, event) in list {
+        pair.happen(*side, *event);
+    }
+    pair.play_out();
+    // Whatever is left ends by the deadline, and what that leaves to be done.
+    pair.happen(Side::Client, Event::Timeout);
+    pair.play_out();
+    pair.happen(Side::Upstream, Event::Timeout);
+    pair.play_out();
+    pair
+}
+
+#[test]
+fn every_interleaving_of_fin_reset_and_timeout() {
+    for capacity in 1..=3 {
+        let lists = every_list(4, |list| {
+            let pair = end(capacity, list);
+            assert!(pair.relay.is_done(), "{list:?}: it does not end");
+            assert_eq!(pair.relay.status().queued, 0, "{list:?}: bytes are left");
+            let label = pair.label().unwrap();
+            for side in Side::BOTH {
+                let (peer, other) = (pair.peer(side), pair.peer(side.other()));
+                match (label, peer.sent) {
+                    // Each FIN answers a FIN, and has all bytes before it: `Pair` looks at that.
+                    ("finished", sent) => assert_eq!(sent, Some(Sent::Fin), "{list:?}"),
+                    // A side that broke is beyond help; one that has not must not see a clean end.
+                    (_, Some(Sent::Rst)) => {}
+                    (_, Some(Sent::Fin)) => {
+                        assert!(other.fin || pair.asked, "{list:?}: a FIN out of nothing");
+                    }
+                    (_, None) => assert!(peer.lost, "{list:?}: the {side} was told nothing"),
+                }
+                // A reset before anything else had ended: all of it, then an RST.
+                if label == format!("{}_lost", side.other())
+                    && other.lost
+                    && other.broken.is_none()
+                    && !peer.lost
+                    && peer.sent == Some(Sent::Rst)
+                    && !list.iter().any(|(_, event)| *event == Event::Timeout)
+                {
+                    assert_eq!(peer.output, other.input, "{list:?}: not flushed");
+                }
+            }
+        });
+        assert_eq!(lists, 65_536);
+    }
+}

@@ -1,0 +1,289 @@
+//! A relay and both of its peers.
+
+use std::{collections::VecDeque, num::NonZeroUsize, time::Duration};
+
+use wirestate_core::{
+    Instant, Lost, Machine, Outbound, Reason as _, Way,
+    drive::MAX_SLICES,
+    proxy::{Config, Reason, Relay, Relays, Side},
+};
+use wirestate_testkit::{
+    contract::{Checked, History},
+    script::Sent,
+};
+
+/// Something that happens to a side of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// So many bytes arrive.
+    Receive(u8),
+    /// A FIN arrives behind all that has arrived before.
+    Fin,
+    /// Reading fails behind all that has arrived before.
+    LostIn(Lost),
+    /// Writing fails, if the side is written to.
+    LostOut(Lost),
+    /// The kernel takes so many bytes at most, or the FIN or RST that is wanted.
+    Take(u8),
+    /// A read finds nothing.
+    Release,
+    /// Time passes up to the deadline, and the driver says so by this side.
+    Timeout,
+    /// So many seconds pass, and the driver says so by this side.
+    Wait(u16),
+    /// A graceful end is asked for by this side.
+    ShutDown,
+}
+
+/// What a peer has done, and what it was told.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    history: Option<History>,
+    arrived: VecDeque<Arrived>,
+    /// Writing to it has failed.
+    pub(crate) broken: Option<Lost>,
+    /// What the relay was given.
+    pub(crate) input: Vec<u8>,
+    /// What it was sent.
+    pub(crate) output: Vec<u8>,
+    /// Behind that.
+    pub(crate) sent: Option<Sent>,
+    /// The relay was told of its FIN.
+    pub(crate) fin: bool,
+    /// The relay was told of a loss.
+    pub(crate) lost: bool,
+    next: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Arrived {
+    Byte(u8),
+    Fin,
+    Lost(Lost),
+}
+
+/// A relay that is connected to both of its peers.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) relay: Relay,
+    peers: [Peer; 2],
+    now: Instant,
+    pub(crate) asked: bool,
+}
+
+impl Pair {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let config = Config {
+            buffer: NonZeroUsize::new(capacity).unwrap(),
+            idle_buffers: 0,
+            ..Config::default()
+        };
+        let now = Instant::EPOCH;
+        let mut relay = Relays::new(config).relay(now);
+        relay.connected(now);
+        let peer = |next| Peer {
+            history: Some(History::new(2 * capacity)),
+            arrived: VecDeque::new(),
+            broken: None,
+            input: Vec::new(),
+            output: Vec::new(),
+            sent: None,
+            fin: false,
+            lost: false,
+            next,
+        };
+        Self { relay, peers: [peer(0), peer(128)], now, asked: false }
+    }
+
+    pub(crate) fn peer(&self, side: Side) -> &Peer {
+        &self.peers[side as usize]
+    }
+
+    /// Calls `f` with the machine of one side, which is held to the contract.
+    fn with<T>(&mut self, side: Side, f: impl FnOnce(&mut dyn Held, &mut Peer, Instant) -> T) -> T {
+        let peer = &mut self.peers[side as usize];
+        let history = peer.history.take().expect("it was put back");
+        let mut machine = Checked::resume(self.relay.side(side), history);
+        let value = f(&mut machine, peer, self.now);
+        peer.history = Some(machine.history());
+        value
+    }
+
+    pub(crate) fn happen(&mut self, side: Side, event: Event) {
+        match event {
+            Event::Receive(n) => {
+                let peer = &mut self.peers[side as usize];
+                for _ in 0..n {
+                    peer.arrived.push_back(Arrived::Byte(peer.next));
+                    peer.next = peer.next.wrapping_add(1);
+                }
+            }
+            Event::Fin => self.peers[side as usize].arrived.push_back(Arrived::Fin),
+            Event::LostIn(why) => self.peers[side as usize].arrived.push_back(Arrived::Lost(why)),
+            Event::LostOut(why) => self.with(side, |machine, peer, now| {
+                if matches!(machine.write(), Outbound::Flush | Outbound::Finish) {
+                    peer.broken = Some(why);
+                    peer.lost = true;
+                    machine.lose(now, Way::Out, why);
+                }
+            }),
+            Event::Take(n) => self.with(side, |machine, peer, now| machine.take(now, n, peer)),
+            Event::Release => self.with(side, |machine, peer, _| {
+                if peer.arrived.is_empty() && machine.reads() {
+                    machine.found_nothing();
+                }
+            }),
+            Event::Timeout => {
+                if let Some(deadline) = self.relay.poll_timeout() {
+                    self.now = self.now.max(deadline);
+                    self.with(side, |machine, _, now| machine.expire(now));
+                }
+            }
+            Event::Wait(seconds) => {
+                self.now += Duration::from_secs(seconds.into());
+                self.with(side, |machine, _, now| machine.expire(now));
+            }
+            Event::ShutDown => {
+                self.asked = true;
+                self.with(side, |machine, _, now| machine.stop(now));
+            }
+        }
+        for side in Side::BOTH {
+            self.with(side, |machine, peer, now| machine.read(now, peer));
+        }
+        self.look();
+    }
+
+    /// All output is taken and all that is wanted is sent, until neither side wants anything.
+    pub(crate) fn play_out(&mut self) {
+        loop {
+            let wants = |side| {
+                matches!(
+                    self.relay.interest(side).write,
+                    Outbound::Flush | Outbound::Finish | Outbound::Reset
+                )
+            };
+            let Some(side) = Side::BOTH.into_iter().find(|side| wants(*side)) else { return };
+            self.happen(side, Event::Take(u8::MAX));
+        }
+    }
+
+    /// What holds at every step, per direction.
+    fn look(&self) {
+        for side in Side::BOTH {
+            let (from, to) = (self.peer(side), self.peer(side.other()));
+            assert!(from.input.starts_with(&to.output), "from the {side}: not what was received");
+            if to.sent == Some(Sent::Fin) && !self.asked {
+                assert!(from.fin, "the {} was sent a FIN that nobody had sent", side.other());
+                assert_eq!(from.input, to.output, "the {} lacks bytes before a FIN", side.other());
+            }
+        }
+        let [client, upstream] = &self.peers;
+        let undelivered = (client.input.len() - upstream.output.len())
+            + (upstream.input.len() - client.output.len());
+        let queued = self.relay.status().queued;
+        assert!(queued <= undelivered, "it holds what it has sent already");
+        let discards = client.lost
+            || upstream.lost
+            || self.relay.status().state == "closing"
+            || self.relay.is_done();
+        assert!(discards || queued == undelivered, "it threw bytes away, and nothing had happened");
+        assert_eq!(self.relay.is_done(), self.relay.reason().is_some());
+    }
+
+    pub(crate) fn label(&self) -> Option<&'static str> {
+        self.relay.reason().map(|reason: Reason| reason.label())
+    }
+}
+
+/// A machine that is lent for a moment, under the contract.
+trait Held {
+    fn reads(&self) -> bool;
+    fn write(&self) -> Outbound;
+    fn read(&mut self, now: Instant, peer: &mut Peer);
+    fn take(&mut self, now: Instant, n: u8, peer: &mut Peer);
+    fn lose(&mut self, now: Instant, way: Way, why: Lost);
+    fn found_nothing(&mut self);
+    fn expire(&mut self, now: Instant);
+    fn stop(&mut self, now: Instant);
+}
+
+impl<M: Machine> Held for Checked<M> {
+    fn reads(&self) -> bool {
+        self.interest().read
+    }
+
+    fn write(&self) -> Outbound {
+        self.interest().write
+    }
+
+    fn read(&mut self, now: Instant, peer: &mut Peer) {
+        while self.interest().read
+            && let Some(arrived) = peer.arrived.pop_front()
+        {
+            match (arrived, peer.broken) {
+                (Arrived::Byte(first), _) => {
+                    let buf = self.read_buf();
+                    buf[0] = first;
+                    peer.input.push(first);
+                    let mut n = 1;
+                    while n < buf.len()
+                        && let Some(Arrived::Byte(byte)) = peer.arrived.front().copied()
+                    {
+                        peer.arrived.pop_front();
+                        buf[n] = byte;
+                        peer.input.push(byte);
+                        n += 1;
+                    }
+                    self.handle_read(now, n);
+                }
+                (Arrived::Fin, None) => {
+                    peer.fin = true;
+                    self.handle_eof(now);
+                }
+                (Arrived::Fin, Some(why)) | (Arrived::Lost(why), _) => {
+                    peer.lost = true;
+                    self.handle_lost(now, Way::In, why);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, now: Instant, n: u8, peer: &mut Peer) {
+        match self.interest().write {
+            Outbound::Idle | Outbound::Finished => {}
+            Outbound::Flush => {
+                let mut bufs = [&[][..]; MAX_SLICES];
+                let count = self.write_bufs(&mut bufs);
+                let before = peer.output.len();
+                peer.output.extend(bufs[..count].iter().copied().flatten().take(n.into()));
+                let taken = peer.output.len() - before;
+                self.handle_written(now, taken);
+            }
+            Outbound::Finish => {
+                peer.sent = Some(Sent::Fin);
+                self.handle_finished(now);
+            }
+            Outbound::Reset => {
+                peer.sent = Some(Sent::Rst);
+                self.handle_finished(now);
+            }
+        }
+    }
+
+    fn lose(&mut self, now: Instant, way: Way, why: Lost) {
+        self.handle_lost(now, way, why);
+    }
+
+    fn found_nothing(&mut self) {
+        self.release();
+    }
+
+    fn expire(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
+
+    fn stop(&mut self, now: Instant) {
+        self.shut_down(now);
+    }
+}

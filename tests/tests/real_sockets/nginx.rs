@@ -1,0 +1,212 @@
+//! A real nginx: in front of our servers and our proxy, with and without the PROXY protocol, and
+//! behind our proxy, to say how it reads our headers.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    process::{HANGS, Server, eventually, run, text},
+    proxy::proxy,
+};
+
+/// The module that relays TCP, where distributions have it.
+const MODULES: [&str; 3] = [
+    "/usr/lib/nginx/modules/ngx_stream_module.so",
+    "/usr/lib64/nginx/modules/ngx_stream_module.so",
+    "/usr/share/nginx/modules/ngx_stream_module.so",
+];
+
+/// An nginx process, killed when it is dropped.
+struct Nginx {
+    child: Child,
+    address: String,
+    folder: PathBuf,
+}
+
+impl Nginx {
+    /// Starts nginx with one `server` that listens on a free port and does `what`; `listen` is what
+    /// its `listen` says besides. `None`, and a line that says so, where the machine does not have it.
+    fn start(listen: &str, what: &str) -> Option<Self> {
+        let module = MODULES.into_iter().find(|module| fs::exists(module).unwrap_or(false));
+        let is_there = Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
+        let Some(module) = module.filter(|_| is_there) else {
+            eprintln!("NOT TESTED: nginx or its stream module is absent");
+            assert!(std::env::var_os("CI").is_none(), "CI installs nginx and libnginx-mod-stream");
+            return None;
+        };
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let folder = std::env::temp_dir().join(format!("wirestate-{}-{port}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let configuration = format!(
+            "load_module {module};
+            daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;
+            events {{}}
+            stream {{ server {{ listen {address} {listen}; {what} }} }}",
+            folder.display()
+        );
+        fs::write(folder.join("nginx.conf"), configuration).unwrap();
+        let child = Command::new("nginx")
+            .arg("-p")
+            .arg(&folder)
+            .args(["-e", "stderr", "-c", "nginx.conf"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nginx starts");
+        let nginx = Self { child, address, folder };
+        eventually("nginx listens", || TcpStream::connect(&nginx.address).is_ok());
+        Some(nginx)
+    }
+
+    /// In front of `upstream`, as such set-ups are written.
+    fn in_front_of(upstream: &str, more: &str) -> Option<Self> {
+        let timeouts = "proxy_timeout 600s; proxy_connect_timeout 10s;";
+        Self::start("", &format!("proxy_pass {upstream}; {timeouts} {more}"))
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("nginx listens");
+        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn exchange(stream: &mut TcpStream, message: &[u8]) {
+    stream.write_all(message).unwrap();
+    let mut reply = vec![0; message.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, message);
+}
+
+fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
+    let output = run(binary, &["echo-client", address, "--message", "hello"]);
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+pub(crate) fn the_four_checks_and_the_fifth_behind_nginx(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let Some(nginx) = Nginx::in_front_of(&echo.address, "") else { return };
+    assert_eq!(converse(binary, &echo.address).1, "hello\n", "direct");
+    assert_eq!(converse(binary, &nginx.address).1, "hello\n", "through nginx");
+    let words = ["multiconn-client", &nginx.address, "50", "--rounds", "20", "--size", "5000"];
+    let output = run(binary, &words);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+
+    echo.stop();
+    let (code, _, error) = converse(binary, &nginx.address);
+    assert_eq!(code, Some(1), "the backend is down");
+    assert!(error.contains("closed") || error.contains("reset"), "a close: {error}");
+    let address = nginx.address.clone();
+    drop(nginx);
+    let (code, _, error) = converse(binary, &address);
+    assert_eq!(code, Some(1), "nginx is stopped");
+    assert!(error.contains(&format!("cannot connect to {address}: Connection refused")), "{error}");
+}
+
+pub(crate) fn a_server_knows_the_client_that_nginx_announces(binary: &str) {
+    let echo = Server::start(binary, &["--accept-proxy", "-v"]);
+    let Some(nginx) = Nginx::in_front_of(&echo.address, "proxy_protocol on;") else { return };
+    let mut client = nginx.connect();
+    exchange(&mut client, b"hello");
+    let real = client.local_addr().unwrap();
+    drop(client);
+    // Whoever comes without a header is not guessed at.
+    let mut direct = echo.connect();
+    direct.write_all(b"hello, it is me\r\n").unwrap();
+    assert_eq!(direct.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    drop(nginx);
+    let log = echo.stop();
+    for said in ["announced", "closed: finished"] {
+        let real = format!("peer={real}");
+        let line = log.lines().find(|line| line.contains(said) && line.contains(&real));
+        assert!(line.is_some(), "`{said}` names the client: {log}");
+    }
+    assert!(log.contains(r#"reason="proxy_header_malformed""#), "{log}");
+}
+
+pub(crate) fn subscribers_come_through_nginx_as_well(binary: &str) {
+    let source = Server::start_as(binary, "fanout-source", &["--rate", "2000"]);
+    let flags = ["--upstream", &source.address, "--accept-proxy", "-v"];
+    let fanout = Server::start_as(binary, "fanout-server", &flags);
+    let Some(nginx) = Nginx::in_front_of(&fanout.address, "proxy_protocol on;") else { return };
+    let mut subscribers = [nginx.connect(), nginx.connect()];
+    for subscriber in &mut subscribers {
+        let mut message = [0; 1024];
+        for _ in 0..100 {
+            subscriber.read_exact(&mut message).unwrap();
+            assert!(message.ends_with(b".\n"), "a whole message");
+        }
+    }
+    let real = subscribers[0].local_addr().unwrap().to_string();
+    drop(subscribers);
+    assert!(fanout.stop().contains(&real));
+}
+
+/// nginx, our proxy, our server: the client is the same to all.
+pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
+    for version in ["v1", "v2"] {
+        let echo = Server::start(binary, &["--accept-proxy", "-v"]);
+        let flags = ["--accept-proxy", "--proxy-from", "127.0.0.1", "--send-proxy", version, "-v"];
+        let proxy = proxy(binary, &echo.address, &flags);
+        let Some(nginx) = Nginx::in_front_of(&proxy.address, "proxy_protocol on;") else { return };
+        let mut client = nginx.connect();
+        exchange(&mut client, &[7; 5000]);
+        let real = format!("peer={}", client.local_addr().unwrap());
+        client.shutdown(Shutdown::Write).unwrap();
+        let _ = client.read(&mut [0]).unwrap();
+        drop(nginx);
+        for log in [proxy.stop(), echo.stop()] {
+            assert!(log.contains(&real), "{log}");
+        }
+    }
+}
+
+/// nginx says what it has read: the client's address and port, and the proxy's, which the client
+/// connected to.
+pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
+    let says = "return \"$proxy_protocol_addr:$proxy_protocol_port \
+                $proxy_protocol_server_addr:$proxy_protocol_server_port\";";
+    for version in ["v1", "v2"] {
+        let Some(nginx) = Nginx::start("proxy_protocol", says) else { return };
+        let proxy = proxy(binary, &nginx.address, &["--send-proxy", version]);
+        let mut client = proxy.connect();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert_eq!(
+            said,
+            format!("{} {}", client.local_addr().unwrap(), proxy.address),
+            "{version}"
+        );
+    }
+}
+
+/// What nginx itself loses: an answer that comes after the client's FIN.
+pub(crate) fn a_late_answer_arrives_behind_nginx_where_ours_is_last(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let proxy = proxy(binary, &echo.address, &[]);
+    let Some(nginx) = Nginx::in_front_of(&proxy.address, "proxy_half_close on;") else { return };
+    let mut client = nginx.connect();
+    client.write_all(&[7; 3000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let mut echoed = Vec::new();
+    client.read_to_end(&mut echoed).unwrap();
+    assert_eq!(echoed, [7; 3000]);
+    drop(nginx);
+    assert!(proxy.stop().contains("aborted=0"));
+}

@@ -1,0 +1,342 @@
+//! Scenarios of the proxy.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    process::Command,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use socket2::SockRef;
+
+use crate::process::{self, HANGS, Server, eventually, run, text};
+
+/// A proxy in front of `upstream`.
+pub(crate) fn proxy(binary: &str, upstream: &str, flags: &[&str]) -> Server {
+    Server::start_as(binary, "proxy", &[&["--upstream", upstream], flags].concat())
+}
+
+/// Who listens on a free port, accepts one connection, and does something with it.
+pub(crate) fn upstream<T: Send + 'static>(
+    serve: impl FnOnce(TcpStream) -> T + Send + 'static,
+) -> (String, JoinHandle<T>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream.set_write_timeout(Some(HANGS)).unwrap();
+        serve(stream)
+    });
+    (address, serving)
+}
+
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+fn read_to_end(stream: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
+    let mut bytes = Vec::new();
+    let error = stream.read_to_end(&mut bytes).err();
+    (bytes, error.map(|error| error.kind()))
+}
+
+fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
+    let output = run(binary, &["echo-client", address, "--message", "hello"]);
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// A port that nobody listens on.
+fn closed_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The checks that people make of such a set-up, in order, and the one that they forget.
+pub(crate) fn the_four_checks_and_the_fifth(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let (code, reply, _) = converse(binary, &echo.address);
+    assert_eq!((code, &*reply), (Some(0), "hello\n"), "direct");
+
+    let wrong = closed_port();
+    let (code, _, error) = converse(binary, &wrong);
+    assert_eq!(code, Some(1), "a wrong port");
+    assert!(error.contains(&format!("cannot connect to {wrong}: Connection refused")), "{error}");
+
+    let proxy = proxy(binary, &echo.address, &[]);
+    let through = proxy.address.clone();
+    let (code, reply, _) = converse(binary, &through);
+    assert_eq!((code, &*reply), (Some(0), "hello\n"), "through the proxy");
+
+    let behind = echo.address.clone();
+    echo.stop();
+    let (code, _, error) = converse(binary, &through);
+    assert_eq!(code, Some(1), "the backend is down");
+    let closed = error.contains("the server closed the connection") || error.contains("reset");
+    assert!(closed, "the client is told by a close: {error}");
+    let log = proxy.stop();
+    let said = format!("no upstream reachable: {behind}: Connection refused");
+    assert!(log.contains(&said), "the log names the attempt and its reason: {log}");
+    assert!(log.contains(r#"reason="no_upstream""#), "{log}");
+
+    let (code, _, error) = converse(binary, &through);
+    assert_eq!(code, Some(1), "the proxy is stopped");
+    assert!(error.contains(&format!("cannot connect to {through}: Connection refused")), "{error}");
+}
+
+pub(crate) fn many_connections_verify_every_byte_through_it(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let proxy = proxy(binary, &echo.address, &["--balance", "least-connections"]);
+    let words = ["multiconn-client", &proxy.address, "100", "--rounds", "20", "--size", "20000"];
+    let output = run(binary, &[&words[..], &["--mode", "pipelined"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let log = proxy.stop();
+    assert!(
+        log.contains("connections=100 ")
+            && log.contains("aborted=0 refused=0 received=40000000 sent=40000000"),
+        "{log}"
+    );
+    assert!(log.contains("connects=100 failures=0"), "{log}");
+}
+
+pub(crate) fn a_late_answer_arrives_behind_the_clients_fin(binary: &str) {
+    let (address, serving) = upstream(|mut stream| {
+        let (asked, error) = read_to_end(&mut stream);
+        assert_eq!((&*asked, error), (&b"anybody?"[..], None), "the FIN is relayed");
+        thread::sleep(Duration::from_millis(300));
+        stream.write_all(b"late, but here").unwrap();
+    });
+    let proxy = proxy(binary, &address, &[]);
+    let mut client = proxy.connect();
+    client.write_all(b"anybody?").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client), (b"late, but here".to_vec(), None));
+    serving.join().unwrap();
+    let log = proxy.stop();
+    assert!(log.contains("connections=1 ") && log.contains("aborted=0"), "{log}");
+}
+
+pub(crate) fn a_clients_reset_arrives_at_the_upstream(binary: &str) {
+    let (has_all, all) = mpsc::channel();
+    let (address, serving) = upstream(move |mut stream| {
+        stream.read_exact(&mut vec![0; 100_000]).unwrap();
+        has_all.send(()).unwrap();
+        read_to_end(&mut stream)
+    });
+    let proxy = proxy(binary, &address, &[]);
+    let mut client = proxy.connect();
+    client.write_all(&vec![7; 100_000]).unwrap();
+    all.recv().unwrap();
+    reset(client);
+    assert_eq!(serving.join().unwrap(), (vec![], Some(ErrorKind::ConnectionReset)));
+    let log = proxy.stop();
+    assert!(log.contains("client lost while receiving: connection reset by peer"), "{log}");
+    assert!(log.contains(r#"reason="client_lost""#), "{log}");
+}
+
+pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
+    let (has_all, all) = mpsc::channel();
+    let (address, serving) = upstream(move |mut stream| {
+        stream.write_all(&vec![7; 100_000]).unwrap();
+        all.recv().unwrap();
+        reset(stream);
+    });
+    let proxy = proxy(binary, &address, &[]);
+    let mut client = proxy.connect();
+    client.read_exact(&mut vec![0; 100_000]).unwrap();
+    has_all.send(()).unwrap();
+    assert_eq!(read_to_end(&mut client), (vec![], Some(ErrorKind::ConnectionReset)));
+    serving.join().unwrap();
+    let log = proxy.stop();
+    assert!(log.contains("upstream lost while receiving: connection reset by peer"), "{log}");
+    assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
+}
+
+pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let away = closed_port();
+    let upstreams = ["--upstream", "no-such-host.invalid:9", "--upstream", &echo.address];
+    let proxy = proxy(binary, &away, &upstreams);
+    for _ in 0..5 {
+        let (code, reply, error) = converse(binary, &proxy.address);
+        assert_eq!((code, &*reply), (Some(0), "hello\n"), "{error}");
+    }
+    let log = proxy.stop();
+    assert!(log.contains(&format!("Connection refused (os error 111) upstream={away}")), "{log}");
+    assert!(log.contains("upstream=no-such-host.invalid:9"), "{log}");
+    assert!(log.contains(&format!("address={} connects=5 failures=0", echo.address)), "{log}");
+}
+
+/// It accepts nobody, and its backlog is full: a connection to it stays in the making.
+pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &str) {
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    silent.bind(&any.into()).unwrap();
+    silent.listen(0).unwrap();
+    let address = silent.local_addr().unwrap().as_socket().unwrap();
+    let _full = TcpStream::connect(address).unwrap();
+    let proxy = proxy(binary, &address.to_string(), &["--connect-timeout", "400ms"]);
+    let began = Instant::now();
+    let (bytes, _) = read_to_end(&mut proxy.connect());
+    assert!(bytes.is_empty() && began.elapsed() >= Duration::from_millis(390));
+    let log = proxy.stop();
+    assert!(log.contains("no upstream reachable within 400ms"), "{log}");
+    assert!(log.contains(r#"reason="connect_timeout""#), "{log}");
+}
+
+pub(crate) fn a_connection_on_which_nothing_moves_is_reset(binary: &str) {
+    let (address, serving) = upstream(|mut stream| read_to_end(&mut stream));
+    let proxy = proxy(binary, &address, &["--idle-timeout", "300ms"]);
+    let mut client = proxy.connect();
+    for _ in 0..4 {
+        thread::sleep(Duration::from_millis(100));
+        client.write_all(b"x").unwrap();
+    }
+    assert_eq!(read_to_end(&mut client), (vec![], Some(ErrorKind::ConnectionReset)));
+    let heard = serving.join().unwrap();
+    assert_eq!(heard, (b"xxxx".to_vec(), Some(ErrorKind::ConnectionReset)));
+    let log = proxy.stop();
+    assert!(log.contains("no byte moved for 300ms"), "{log}");
+}
+
+pub(crate) fn sigterm_ends_what_is_quiet_and_lets_the_rest_go_on(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let proxy = proxy(binary, &echo.address, &["--drain-timeout", "20s"]);
+    let (mut quiet, mut busy) = (proxy.connect(), proxy.connect());
+    let exchange = |stream: &mut TcpStream| {
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    };
+    exchange(&mut quiet);
+    exchange(&mut busy);
+    proxy.signal(Signal::TERM);
+    for _ in 0..15 {
+        thread::sleep(Duration::from_millis(100));
+        exchange(&mut busy);
+    }
+    assert_eq!(read_to_end(&mut quiet), (vec![], None), "a FIN: nothing was owed");
+    busy.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut busy), (vec![], None));
+    let (status, log) = proxy.wait();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("connections=2 drained=2 aborted=0"), "{log}");
+}
+
+/// And a third one, where a thread can be woken.
+pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", r#"ulimit -n 164 && exec "$0" "$@""#])
+        .arg(process::path(binary))
+        .args(["proxy", "--listen", "127.0.0.1:0", "--max-connections", "1000"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let log = Server::start_command(command).stop();
+    let room = if binary == "wirestate-std" { 33 } else { 50 };
+    assert!(log.contains(&format!("the limit of 164 open files allows {room}")), "{log}");
+}
+
+pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str) {
+    for (listen, upstream) in
+        [("127.0.0.1:9", "127.0.0.1:9"), ("0.0.0.0:9", "localhost:9"), ("127.0.0.1:9", "[::]:9")]
+    {
+        let words = ["proxy", "--listen", listen, "--upstream", "127.0.0.1:1"];
+        let output = run(binary, &[&words[..], &["--upstream", upstream]].concat());
+        assert_eq!(output.status.code(), Some(2), "{listen} to {upstream}");
+        let error = text(&output.stderr);
+        let said = format!("--upstream {upstream} is this server itself (--listen {listen})");
+        assert!(error.contains(&said), "{error}");
+    }
+}
+
+/// And what it has sent by then arrives.
+pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
+    let (address, serving) = upstream(|mut stream| {
+        let (mut sent, chunk) = (0_usize, vec![1; 65_536]);
+        stream.set_nonblocking(true).unwrap();
+        let mut stalled = Instant::now();
+        while stalled.elapsed() < Duration::from_millis(300) {
+            match stream.write(&chunk) {
+                Ok(n) => {
+                    sent += n;
+                    stalled = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("{error}"),
+            }
+            assert!(sent < 64 << 20, "nobody reads, and it goes on and on");
+        }
+        sent
+    });
+    let proxy = proxy(binary, &address, &[]);
+    let mut client = proxy.connect();
+    eventually("the upstream is held back", || serving.is_finished());
+    let sent = serving.join().unwrap();
+    assert_eq!(read_to_end(&mut client).0.len(), sent);
+}
+
+pub(crate) fn headers_from_elsewhere_are_wrong_usage_without_being_accepted(binary: &str) {
+    for server in ["proxy", "echo-server", "fanout-server"] {
+        let output = run(binary, &[server, "--proxy-from", "10.0.0.0/8"]);
+        assert_eq!(output.status.code(), Some(2), "{server}");
+        assert!(text(&output.stderr).contains("--accept-proxy"), "{}", text(&output.stderr));
+        let output = run(binary, &[server, "--accept-proxy", "--proxy-from", "10.0.0.0/33"]);
+        assert_eq!(output.status.code(), Some(2), "{server}");
+        let error = text(&output.stderr);
+        assert!(error.contains("expected an address, or a range as in 10.0.0.0/8"), "{error}");
+    }
+}
+
+pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) {
+    let mut command = process::command(binary);
+    // The flags by their environment variables.
+    command
+        .args(["echo-server", "--listen", "127.0.0.1:0", "-v", "--max-per-address", "1"])
+        .env("WIRESTATE_ACCEPT_PROXY", "true")
+        .env("WIRESTATE_PROXY_FROM", "127.0.0.1,10.0.0.0/8");
+    let server = Server::start_command(command);
+    let announce = |client: &str| {
+        let mut stream = server.connect();
+        let header = format!("PROXY TCP4 {client} 198.51.100.1 50000 443\r\nhello");
+        stream.write_all(header.as_bytes()).unwrap();
+        stream
+    };
+    let mut first = announce("192.0.2.1");
+    let mut reply = [0; 5];
+    first.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"hello");
+    let (bytes, error) = read_to_end(&mut announce("192.0.2.1"));
+    assert_eq!((bytes.len(), error), (0, Some(ErrorKind::ConnectionReset)), "one is the limit");
+    let mut other = announce("192.0.2.2");
+    other.read_exact(&mut reply).unwrap();
+    drop((first, other));
+    let log = server.stop();
+    assert!(log.contains("peer=192.0.2.1:50000"), "{log}");
+    let refused = "announced client refused: 1 connections from 192.0.2.1 are open";
+    assert!(log.contains(refused), "{log}");
+}
+
+pub(crate) fn half_a_header_is_too_late_after_its_time(binary: &str) {
+    let server = Server::start(binary, &["--accept-proxy"]);
+    let mut stream = server.connect();
+    stream.write_all(b"PROXY TCP4 192.0").unwrap();
+    let began = Instant::now();
+    assert_eq!(read_to_end(&mut stream), (vec![], Some(ErrorKind::ConnectionReset)));
+    assert!(began.elapsed() >= Duration::from_millis(4900), "{:?}", began.elapsed());
+    let log = server.stop();
+    assert!(log.contains("no whole PROXY header within 5s, but 16 bytes"), "{log}");
+}
+
+pub(crate) fn whoever_may_not_announce_clients_is_reset(binary: &str) {
+    let flags = ["--accept-proxy", "--proxy-from", "192.0.2.0/24"];
+    let server = proxy(binary, &closed_port(), &flags);
+    let mut stream = server.connect();
+    assert_eq!(read_to_end(&mut stream), (vec![], Some(ErrorKind::ConnectionReset)));
+    let log = server.stop();
+    assert!(log.contains("127.0.0.1 may not announce clients"), "{log}");
+}

@@ -1,0 +1,230 @@
+//! Upstreams that are away, refuse, are slow, or come and go.
+
+use wirestate_core::{
+    Lost,
+    drive::Ended,
+    echo::LoadReason,
+    proxy::{Balance, Config, Proxy, Relays, Upstreams},
+    runtime::Runtime as _,
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Act, World},
+};
+
+use crate::scene::{ROUND, Scene, load, patient, peer, seconds};
+
+fn hello() -> Vec<Act> {
+    vec![Act::Send("hello".into()), Act::ReceiveAll]
+}
+
+#[test]
+fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
+    let scene = Scene::new(1, &["upstream"]);
+    scene.world.host("upstream"); // nobody listens there
+    let client = scene.world.host("client");
+    let heard = peer(&client, hello());
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (0, true, None));
+    let [upstream] = &scene.counters()[..] else { panic!("there is one") };
+    assert_eq!((upstream.failures, upstream.connects, upstream.up), (1, 0, false));
+    scene.end();
+    assert_eq!(scene.ended("no_upstream"), 1);
+}
+
+#[test]
+fn an_unknown_host_is_no_different() {
+    let scene = Scene::new(2, &["nowhere"]);
+    let client = scene.world.host("client");
+    let heard = peer(&client, hello());
+    assert!(scene.world.run_until(&heard).unwrap().fin);
+    scene.end();
+    assert_eq!(scene.ended("no_upstream"), 1);
+}
+
+#[test]
+fn another_upstream_is_tried_and_no_byte_is_lost_or_repeated() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::new(seed, &["refuses", "nowhere", "serves"]);
+        scene.world.host("refuses");
+        scene.echo("serves");
+        let client = scene.world.host("client");
+        for _ in 0..5 {
+            let loading = load(&client, patient(2));
+            let ended = scene.world.run_until(&loading).unwrap();
+            assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 2 * ROUND }));
+        }
+        scene.end();
+        assert_eq!(scene.ended("finished"), 5);
+        let [refuses, nowhere, serves] = &scene.counters()[..] else { panic!("there are three") };
+        assert_eq!((refuses.connects, nowhere.connects, serves.connects), (0, 0, 5));
+        assert!(refuses.failures >= 1 && nowhere.failures >= 1);
+    });
+}
+
+/// Each gets an equal part of the ten seconds; what the client sends meanwhile waits.
+#[test]
+fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
+    let scene = Scene::new(3, &["silent", "serves"]);
+    let silent = scene.echo("silent");
+    silent.set_unplugged(true);
+    scene.echo("serves");
+    let client = scene.world.host("client");
+    let loading = load(&client, patient(20));
+    scene.run_for(seconds(4));
+    let connections = scene.table.connections();
+    assert_eq!(connections[0].status().state, "dialling");
+    assert!(connections[0].bytes_in() > 0, "the client is listened to");
+    scene.run_for(seconds(3));
+    let ended = loading.take().expect("it took five seconds and a little");
+    assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 20 * ROUND }));
+    assert!(!scene.counters()[0].up);
+    silent.set_unplugged(false);
+    scene.end();
+}
+
+#[test]
+fn the_deadline_is_for_all_attempts() {
+    let scene = Scene::new(4, &["a", "b", "c"]);
+    for name in ["a", "b", "c"] {
+        scene.echo(name).set_unplugged(true);
+    }
+    let client = scene.world.host("client");
+    let heard = peer(&client, hello());
+    scene.run_for(seconds(9));
+    assert_eq!(scene.table.totals().open, 1);
+    scene.run_for(seconds(2));
+    assert!(heard.take().unwrap().fin);
+    assert_eq!(scene.ended("connect_timeout"), 1);
+    scene.end();
+}
+
+#[test]
+fn a_client_that_resets_cancels_the_attempt() {
+    let scene = Scene::new(5, &["silent"]);
+    scene.echo("silent").set_unplugged(true);
+    let client = scene.world.host("client");
+    peer(&client, vec![Act::Send("hello".into()), Act::Wait(seconds(2)), Act::Reset]);
+    scene.run_for(seconds(3));
+    assert_eq!((scene.ended("client_lost"), scene.table.totals().open), (1, 0));
+    let silent = &scene.counters()[0];
+    assert_eq!((silent.open, silent.failures), (0, 0), "it is not to blame");
+    scene.end();
+}
+
+/// More than the buffer holds: the rest waits with the kernels.
+#[test]
+fn a_client_in_a_hurry_is_held_back_while_there_is_no_upstream() {
+    let config = Config { buffer: 1024.try_into().unwrap(), ..Config::default() };
+    let scene = Scene::with(World::new(6), config, &["late"]);
+    let late = scene.echo("late");
+    late.set_unplugged(true);
+    let client = scene.world.host("client");
+    let loading = load(&client, patient(30));
+    scene.run_for(seconds(3));
+    let queued = scene.table.connections()[0].status().queued;
+    assert!((512..=1024).contains(&queued), "{queued}");
+    late.set_unplugged(false);
+    let ended = scene.world.run_until(&loading).unwrap();
+    assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 30 * ROUND }));
+    scene.end();
+}
+
+#[test]
+fn a_client_that_has_finished_before_there_is_an_upstream_is_served() {
+    let scene = Scene::new(7, &["late"]);
+    let late = scene.echo("late");
+    late.set_unplugged(true);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Send("hello".into()), Act::Finish, Act::ReceiveAll]);
+    scene.run_for(seconds(3));
+    late.set_unplugged(false);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((&*heard.bytes, heard.fin), (&b"hello"[..], true));
+    scene.end();
+    assert_eq!(scene.ended("finished"), 1);
+}
+
+/// It accepts and resets: each client learns of it, and the connection is not made a second time.
+#[test]
+fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::new(seed, &["flaps"]);
+        scene.upstream("flaps", vec![Act::Receive(2), Act::Reset]);
+        let client = scene.world.host("client");
+        let heard = peer(&client, hello());
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.lost, heard.bytes.len()), (Some(Lost::Reset), 0));
+        scene.end();
+        assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (1, 1));
+    });
+}
+
+#[test]
+fn an_upstream_that_comes_back_is_used_again() {
+    let scene = Scene::new(9, &["upstream"]);
+    let upstream = scene.world.host("upstream");
+    let client = scene.world.host("client");
+    for _ in 0..5 {
+        let heard = peer(&client, hello());
+        assert!(scene.world.run_until(&heard).unwrap().fin);
+    }
+    scene.echo_on(&upstream, "upstream");
+    let loading = load(&client, patient(1));
+    let ended = scene.world.run_until(&loading).unwrap();
+    assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: ROUND }));
+    let counters = &scene.counters()[0];
+    assert_eq!((counters.up, counters.failures, counters.connects), (true, 5, 1));
+    scene.end();
+}
+
+#[test]
+fn a_drain_ends_an_attempt_at_once() {
+    let scene = Scene::new(10, &["silent"]);
+    scene.echo("silent").set_unplugged(true);
+    let client = scene.world.host("client");
+    let heard = peer(&client, hello());
+    scene.run_for(seconds(1));
+    let began = scene.world.now();
+    assert_eq!(scene.end().aborted, 0);
+    assert!(scene.world.now().since(began) < seconds(8), "it did not wait for the deadline");
+    assert!(heard.take().unwrap().fin);
+    assert_eq!(scene.ended("shut_down"), 1);
+}
+
+#[test]
+fn the_one_with_the_fewest_connections_is_next() {
+    let upstreams = Upstreams::new(["a:7", "b:7"], Balance::LeastConnections, 1);
+    let scene =
+        Scene::proxying(World::new(11), Proxy::new(Relays::new(Config::default()), upstreams));
+    scene.echo("a");
+    scene.echo("b");
+    let client = scene.world.host("client");
+    let stay = || vec![Act::Send("x".into()), Act::Receive(1), Act::Wait(seconds(100))];
+    let leave = || vec![Act::Send("x".into()), Act::Receive(1), Act::Finish, Act::ReceiveAll];
+    peer(&client, stay());
+    scene.run_for(seconds(1));
+    for _ in 0..4 {
+        peer(&client, leave());
+        scene.run_for(seconds(1));
+    }
+    let connects: Vec<_> = scene.counters().iter().map(|upstream| upstream.connects).collect();
+    assert_eq!(connects, [1, 4], "one stays on the first: the second has fewer each time");
+    scene.end();
+}
+
+/// A proxy that reaches itself goes round until it is full, and ends: nothing is left.
+#[test]
+fn a_proxy_that_is_its_own_upstream_is_bounded() {
+    let upstreams = Upstreams::new(["proxy:9500"], Balance::RoundRobin, 1);
+    let scene =
+        Scene::proxying(World::new(12), Proxy::new(Relays::new(Config::default()), upstreams));
+    let client = scene.world.host("client");
+    let heard = peer(&client, hello());
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert!(heard.bytes.is_empty());
+    scene.run_for(seconds(1));
+    assert_eq!(scene.table.totals().refused["per_address"], 1);
+    let _ = client.clock();
+    scene.end();
+}

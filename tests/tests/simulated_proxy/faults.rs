@@ -1,0 +1,147 @@
+//! Whatever goes wrong, on many seeds: the invariants hold, and what is healthy is served.
+
+use wirestate_core::{drive::Ended, echo::LoadReason};
+use wirestate_testkit::{
+    for_each_seed,
+    script::Sent,
+    sim::{Entry, Faults, World, rude},
+};
+
+use crate::scene::{ROUND, Scene, load, patient, peer, seconds, small, tight};
+
+#[test]
+fn every_byte_passes_whatever_the_networks_do_short_of_breaking() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::with(tight(seed), small(1 << (seed % 12)), &["a", "b"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        scene.echo("a").set_faults(Faults::harmless(seed + 1));
+        scene.echo("b").set_faults(Faults::harmless(seed + 2));
+        let loads: Vec<_> = (0..4)
+            .map(|i| {
+                let client = scene.world.host(&format!("client {i}"));
+                client.set_faults(Faults::harmless(seed * 100 + i));
+                load(&client, patient(2))
+            })
+            .collect();
+        for loading in loads {
+            let ended = scene.world.run_until(&loading).unwrap();
+            assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 2 * ROUND }));
+        }
+        // Their FINs may still be on their way: a drain ends what is quiet for a second.
+        scene.run_for(seconds(60));
+        scene.end();
+        let ended = scene.table.totals().ended;
+        assert_eq!(ended.get("finished"), Some(&4), "{ended:?}");
+    });
+}
+
+/// What one seed makes of everything at once.
+fn mayhem(seed: u64) -> Scene {
+    let scene = Scene::with(World::new(seed), small(512), &["sound", "faulty", "nowhere"]);
+    scene.proxy.set_faults(Faults::harmful(seed));
+    scene.echo("sound");
+    let behind = scene.echo("faulty");
+    behind.set_faults(Faults::harmful(seed ^ 0xfa17));
+    let healthy = scene.world.host("healthy");
+    let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(3))).collect();
+    let faulty = scene.world.host("faulty client");
+    faulty.set_faults(Faults::harmful(seed ^ 0xbad));
+    for i in 0..5 {
+        peer(&faulty, rude(seed * 100 + i));
+        load(&faulty, patient(1));
+    }
+    scene.run_for(seconds(15));
+
+    // Liveness: the faults heal, and who connects then is served within a bound.
+    for host in [&scene.proxy, &behind, &faulty] {
+        host.set_faults(Faults::NONE);
+    }
+    let late = load(&healthy, patient(3));
+    scene.run_for(seconds(10));
+    let ended = late.take().expect("a healthy connection ends within 10 s");
+    assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 3 * ROUND }));
+
+    // And everybody ends, by their deadlines if not before.
+    scene.run_for(seconds(3600));
+    for loading in loads {
+        let ended = loading.take().expect("a load ends");
+        let blamed = matches!(
+            ended,
+            Ended::Reason(LoadReason::Mismatch { .. } | LoadReason::Surplus { .. })
+        );
+        assert!(!blamed, "{ended:?}");
+    }
+    assert_eq!(scene.table.totals().open, 0);
+    scene.end();
+    scene
+}
+
+#[test]
+fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
+    for_each_seed(40, |seed| {
+        let scene = mayhem(seed);
+        // Each side that finished was sent all that the other one had sent; the two sets of bytes
+        // are those of the connections that finished, whichever upstream each of them had.
+        let whole = |record: &&wirestate_testkit::sim::Record| {
+            record.heard_fin && record.ended == Some(Sent::Fin) && record.lost.is_none()
+        };
+        let (clients, dialled) = (scene.clients(), scene.dialled());
+        let finished = usize::try_from(scene.ended("finished")).unwrap();
+        assert!(clients.iter().filter(whole).count() >= finished);
+        assert!(dialled.iter().filter(whole).count() >= finished);
+        // What is sent to an upstream is how something begins that a client has sent, and back.
+        for upstream in &dialled {
+            assert!(
+                clients.iter().any(|client| {
+                    client.received.starts_with(&upstream.sent)
+                        && upstream.received.starts_with(&client.sent)
+                }),
+                "seed {seed}: nobody sent that"
+            );
+        }
+        for client in clients.iter().filter(|client| client.ended == Some(Sent::Fin)) {
+            assert!(
+                client.sent.is_empty()
+                    || dialled
+                        .iter()
+                        .any(|upstream| { upstream.heard_fin && upstream.received == client.sent }),
+                "seed {seed}: a FIN without the upstream's"
+            );
+        }
+    });
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for_each_seed(3, |seed| {
+        assert_eq!(mayhem(seed).world.trace().hash(), mayhem(seed).world.trace().hash());
+    });
+}
+
+#[test]
+fn a_faulty_client_changes_nothing_for_the_others() {
+    let run = |seed: u64, faulty: bool| -> Vec<Entry> {
+        let scene = Scene::with(World::new(seed), small(512), &["upstream"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        scene.echo("upstream");
+        let healthy = scene.world.host("healthy");
+        let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(6))).collect();
+        // They have their upstream by then; which connection of the proxy's that is, is a die.
+        while scene.counters()[0].connects < 3 {
+            scene.run_for(seconds(1) / 1000);
+        }
+        if faulty {
+            let host = scene.world.host("faulty");
+            host.set_faults(Faults::harmful(seed));
+            for i in 0..8 {
+                peer(&host, rude(seed * 1000 + i));
+            }
+        }
+        assert!(loads.iter().all(|loading| loading.take().is_none()), "they are still busy");
+        for loading in &loads {
+            scene.world.run_until(loading).unwrap();
+        }
+        scene.world.trace().of("healthy").cloned().collect()
+    };
+    for_each_seed(6, |seed| assert_eq!(run(seed, true), run(seed, false)));
+}

@@ -1,0 +1,239 @@
+//! PROXY headers, received and sent.
+
+use bytes::Bytes;
+use wirestate_core::{
+    Lost,
+    admission::{Limits, Peer, Table},
+    drive::Ended,
+    echo::{self, LoadReason},
+    proxy::{Balance, Config, Proxy, Relays, Upstreams},
+    proxy_protocol::{self, Version, announce},
+    runtime::Runtime as _,
+    serve::Options,
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Act, Faults, Heard, Host, Settings, Task, World, act},
+};
+
+use crate::scene::{ROUND, Scene, load, patient, peer, seconds};
+
+/// Headers from any host of the world.
+fn from_all() -> proxy_protocol::Config {
+    proxy_protocol::Config { from: vec!["10.0.0.0/8".parse().unwrap()], ..Default::default() }
+}
+
+/// An echo server behind headers, with a table of its own.
+fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, Table) {
+    let host = scene.world.host(name);
+    let options = Options {
+        table: Table::behind_proxies(limits),
+        stop: scene.stop.clone(),
+        ..Options::default()
+    };
+    let table = options.table.clone();
+    let listener = host.listen(&format!("{name}:7")).unwrap();
+    let runtime = host.clone();
+    host.run(async move {
+        let echo = echo::Server::new(echo::Config::default());
+        let machine = move |_: &_, now| echo.machine(now);
+        proxy_protocol::serve(&runtime, listener, &options, &from_all(), machine).await
+    });
+    (host, table)
+}
+
+fn says(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect(to).await.unwrap();
+        act(runtime, socket, acts).await
+    })
+}
+
+fn announces(client: &str) -> Bytes {
+    announce(Version::V1, Peer::Ip(client.parse().unwrap()), None).into()
+}
+
+/// A client, a proxy that announces it, another one that believes that and passes it on, and a server
+/// that knows the client in the end.
+#[test]
+fn a_client_is_known_through_two_proxies() {
+    for_each_seed(8, |seed| {
+        for (first, second) in [(Version::V1, Version::V2), (Version::V2, Version::V1)] {
+            let world = World::new(seed);
+            let upstreams = Upstreams::new(["middle:7"], Balance::RoundRobin, 1);
+            let outer = Proxy {
+                send: Some(first),
+                ..Proxy::new(Relays::new(Config::default()), upstreams)
+            };
+            let scene = Scene::proxying(world, outer);
+            scene.proxy.set_faults(Faults::harmless(seed));
+            let middle = scene.world.host("middle");
+            middle.set_faults(Faults::harmless(seed + 1));
+            let inner = Proxy {
+                accept: Some(from_all()),
+                send: Some(second),
+                ..Proxy::new(
+                    Relays::new(Config { buffer: 1024.try_into().unwrap(), ..Config::default() }),
+                    Upstreams::new(["server:7"], Balance::RoundRobin, 1),
+                )
+            };
+            let options = Options {
+                table: Table::behind_proxies(Limits::default()),
+                stop: scene.stop.clone(),
+                ..Options::default()
+            };
+            let between = options.table.clone();
+            let listener = middle.listen("middle:7").unwrap();
+            let runtime = middle.clone();
+            middle.run(async move {
+                wirestate_core::proxy::serve(&runtime, listener, &options, &inner).await
+            });
+            let (server, behind) = echo_behind(&scene, "server", Limits::default());
+            server.set_faults(Faults::harmless(seed + 2));
+
+            let client = scene.world.host("client");
+            let talk = load(&client, patient(4));
+            while behind.totals().open == 0
+                || behind.connections()[0].status().state == "proxy_header"
+            {
+                scene.run_for(seconds(1) / 1000);
+            }
+            let real = scene.clients()[0].remote;
+            for table in [&scene.table, &between, &behind] {
+                assert_eq!(table.connections()[0].peer(), Peer::Ip(real));
+            }
+            let ended = scene.world.run_until(&talk).unwrap();
+            assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 4 * ROUND }));
+            scene.end();
+            assert_eq!(behind.totals().ended["finished"], 1);
+        }
+    });
+}
+
+/// The announced address, not the proxy's: which sends as many as it likes.
+#[test]
+fn the_limit_for_one_address_is_the_announced_ones() {
+    let scene = Scene::new(1, &["server"]);
+    let limits = Limits { per_address: Some(2), ..Limits::default() };
+    let (_, table) = echo_behind(&scene, "server", limits);
+    let proxy = scene.world.host("another proxy");
+    let stays = |client: &str| {
+        let acts = vec![Act::Send(announces(client)), Act::Send("x".into()), Act::ReceiveAll];
+        says(&proxy, "server:7", acts)
+    };
+    let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
+    scene.run_for(seconds(1));
+    let third = stays("192.0.2.1:3");
+    let heard = scene.world.run_until(&third).unwrap();
+    assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
+    let totals = table.totals();
+    assert_eq!((totals.open, totals.refused["per_address"]), (3, 1));
+    assert_eq!(totals.ended["announced_refused"], 1);
+    scene.end();
+    assert!(first.iter().all(|task| task.take().unwrap().bytes == b"x"));
+}
+
+/// A thousand connections with half a header each: all of them end after five seconds, and whoever
+/// sends a whole one is served meanwhile.
+#[test]
+fn a_thousand_half_sent_headers_hold_nobody_up() {
+    let settings = Settings { backlog: 2000, ..Settings::default() };
+    let scene = Scene::with(World::with(2, settings), Config::default(), &["server"]);
+    let (_, table) = echo_behind(&scene, "server", Limits::default());
+    let rude = scene.world.host("rude");
+    let whole = announces("192.0.2.1:1");
+    let half: Vec<_> = (0..1000)
+        .map(|i| {
+            let acts = vec![Act::Send(whole.slice(..i % whole.len())), Act::ReceiveAll];
+            says(&rude, "server:7", acts)
+        })
+        .collect();
+    scene.run_for(seconds(1));
+    assert_eq!(table.totals().open, 1000);
+    let healthy = scene.world.host("healthy");
+    let acts = vec![
+        Act::Send(announces("192.0.2.2:1")),
+        Act::Send("hello".into()),
+        Act::Receive(5),
+        Act::Finish,
+        Act::ReceiveAll,
+    ];
+    let talk = says(&healthy, "server:7", acts);
+    scene.run_for(seconds(1));
+    assert_eq!(talk.take().unwrap().bytes, b"hello");
+    scene.run_for(seconds(5));
+    assert_eq!(table.totals().ended["proxy_header_late"], 1000);
+    for task in half {
+        assert_eq!(task.take().unwrap().lost, Some(Lost::Reset));
+    }
+    scene.end();
+}
+
+#[test]
+fn what_is_no_header_ends_that_connection_alone() {
+    let scene = Scene::new(3, &["server"]);
+    let (_, table) = echo_behind(&scene, "server", Limits::default());
+    let rude = scene.world.host("rude");
+    let oversized = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 5000]].concat();
+    let noise: [Bytes; 4] = [
+        "GET / HTTP/1.1\r\n\r\n".into(),
+        "PROXY TCP4 256.0.0.1 1.1.1.1 1 1\r\n".into(),
+        Bytes::from_static(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"),
+        oversized.into(),
+    ];
+    let good = vec![
+        Act::Send(announces("192.0.2.1:1")),
+        Act::Wait(seconds(2)),
+        Act::Send("hello".into()),
+        Act::Finish,
+        Act::ReceiveAll,
+    ];
+    let healthy = says(&scene.world.host("healthy"), "server:7", good);
+    let told: Vec<_> = noise
+        .into_iter()
+        .map(|noise| says(&rude, "server:7", vec![Act::Send(noise), Act::ReceiveAll]))
+        .collect();
+    assert_eq!(scene.world.run_until(&healthy).unwrap().bytes, b"hello");
+    for task in told {
+        assert_eq!(task.take().unwrap().lost, Some(Lost::Reset));
+    }
+    assert_eq!(table.totals().ended["proxy_header_malformed"], 4);
+    scene.end();
+}
+
+/// No upstream is dialled for whom nobody has announced.
+#[test]
+fn a_proxy_dials_only_for_a_client_that_is_known() {
+    for_each_seed(4, |seed| {
+        let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
+        let proxy = Proxy {
+            accept: Some(proxy_protocol::Config {
+                from: vec!["10.0.0.3".parse::<std::net::IpAddr>().unwrap().into()],
+                ..Default::default()
+            }),
+            ..Proxy::new(Relays::new(Config::default()), upstreams)
+        };
+        let scene = Scene::proxying(World::new(seed), proxy);
+        scene.echo("upstream"); // 10.0.0.2
+        let trusted = scene.world.host("trusted"); // 10.0.0.3
+        let stranger = scene.world.host("stranger");
+        let hello = || {
+            let bytes = [&announces("192.0.2.1:1")[..], b"hello"].concat();
+            vec![Act::Send(bytes.into()), Act::Finish, Act::ReceiveAll]
+        };
+        let (lost, late) = (peer(&stranger, hello()), peer(&trusted, vec![Act::ReceiveAll]));
+        scene.run_for(seconds(6));
+        assert_eq!(lost.take().unwrap().lost, Some(Lost::Reset));
+        assert_eq!(late.take().unwrap().lost, Some(Lost::Reset));
+        assert_eq!(
+            (scene.ended("proxy_header_untrusted"), scene.ended("proxy_header_late")),
+            (1, 1)
+        );
+        assert_eq!(scene.dialled().len(), 0);
+        let heard = peer(&trusted, hello());
+        assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hello");
+        scene.end();
+        assert_eq!(scene.ended("finished"), 1);
+    });
+}

@@ -1,0 +1,160 @@
+//! What one side does, and what the other is told.
+
+use bytes::Bytes;
+use wirestate_core::Lost;
+use wirestate_testkit::{
+    for_each_seed,
+    script::Sent,
+    sim::{Act, Faults},
+};
+
+use crate::scene::{Scene, peer, seconds, small, tight};
+
+fn pattern(n: usize) -> Bytes {
+    (0..n).map(|i| u8::try_from(i * 7 % 251).expect("below 251")).collect()
+}
+
+#[test]
+fn a_late_answer_arrives_behind_the_clients_fin() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::with(tight(seed), small(1 << (seed % 8)), &["upstream"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        let answer = [Act::ReceiveAll, Act::Wait(seconds(120)), Act::Send(pattern(5000))];
+        let upstream = scene.upstream("upstream", answer.into());
+        let client = scene.world.host("client");
+        let heard = peer(&client, vec![Act::Send(pattern(3000)), Act::Finish, Act::ReceiveAll]);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
+        let asked = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((asked.bytes, asked.fin), (pattern(3000).to_vec(), true));
+        scene.end();
+        assert_eq!(scene.ended("finished"), 1);
+    });
+}
+
+#[test]
+fn an_upstream_that_speaks_first_and_ends_first_is_served() {
+    let scene = Scene::new(1, &["upstream"]);
+    let acts = [Act::Send("220 hello".into()), Act::Finish, Act::ReceiveAll];
+    let upstream = scene.upstream("upstream", acts.into());
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::ReceiveAll, Act::Send(pattern(70_000)), Act::Finish]);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((&*heard.bytes, heard.fin), (&b"220 hello"[..], true));
+    assert_eq!(scene.world.run_until(&upstream).unwrap().bytes, pattern(70_000));
+    scene.end();
+    assert_eq!(scene.ended("finished"), 1);
+}
+
+/// What was sent before it arrives first; and it is an RST there as well, never a FIN.
+#[test]
+fn a_clients_reset_arrives_at_the_upstream() {
+    for_each_seed(20, |seed| {
+        let scene = Scene::with(tight(seed), small(1 << (seed % 8)), &["upstream"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        let upstream = scene.upstream("upstream", vec![Act::ReceiveAll]);
+        let client = scene.world.host("client");
+        let acts = vec![Act::Send(pattern(2000)), Act::Wait(seconds(60)), Act::Reset];
+        peer(&client, acts);
+        let heard = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), false));
+        assert_eq!(heard.bytes, pattern(2000));
+        scene.end();
+        assert_eq!(scene.ended("client_lost"), 1);
+    });
+}
+
+#[test]
+fn an_upstreams_reset_arrives_at_the_client() {
+    for_each_seed(20, |seed| {
+        let scene = Scene::with(tight(seed), small(1 << (seed % 8)), &["upstream"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        let acts = vec![Act::Send(pattern(2000)), Act::Wait(seconds(60)), Act::Reset];
+        scene.upstream("upstream", acts);
+        let client = scene.world.host("client");
+        let heard = peer(&client, vec![Act::ReceiveAll]);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), false));
+        assert_eq!(heard.bytes, pattern(2000));
+        scene.end();
+        assert_eq!(scene.ended("upstream_lost"), 1);
+    });
+}
+
+#[test]
+fn a_reset_behind_a_fin_reaches_the_upstream_that_still_answers() {
+    let scene = Scene::new(3, &["upstream"]);
+    let endless = vec![Act::ReceiveAll, Act::Send(pattern(300_000)), Act::Send(pattern(300_000))];
+    let upstream = scene.upstream("upstream", endless);
+    let client = scene.world.host("client");
+    peer(&client, vec![Act::Send("?".into()), Act::Finish, Act::Receive(5), Act::Reset]);
+    let heard = scene.world.run_until(&upstream).unwrap();
+    assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), true));
+    scene.end();
+    assert_eq!(scene.ended("client_lost"), 1);
+}
+
+#[test]
+fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
+    let scene = Scene::new(4, &["upstream"]);
+    let upstream = scene.upstream("upstream", vec![Act::Receive(1), Act::ReceiveAll]);
+    let client = scene.world.host("client");
+    let heard =
+        peer(&client, vec![Act::Wait(seconds(590)), Act::Send("x".into()), Act::ReceiveAll]);
+    scene.run_for(seconds(1180));
+    assert_eq!(scene.table.totals().open, 1, "a byte moved after 590 s");
+    scene.run_for(seconds(20));
+    assert_eq!(scene.ended("idle_timeout"), 1);
+    for heard in [heard, upstream] {
+        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+    }
+    scene.end();
+}
+
+/// A paused download is healthy: neither side is read while the other does not read.
+#[test]
+fn a_side_that_does_not_read_holds_the_other_one_back() {
+    let scene = Scene::new(5, &["upstream"]);
+    let upstream = scene.upstream("upstream", vec![Act::Send(pattern(1_000_000))]);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Wait(seconds(500)), Act::ReceiveAll]);
+    scene.run_for(seconds(400));
+    assert!(upstream.take().is_none(), "it is held back");
+    let queued = scene.table.connections()[0].status().queued;
+    assert!((32 * 1024..=64 * 1024).contains(&queued), "{queued} bytes in a buffer of 64 KiB");
+    assert_eq!(scene.world.run_until(&heard).unwrap().bytes.len(), 1_000_000);
+    scene.end();
+}
+
+#[test]
+fn a_drain_lets_what_is_busy_go_on_and_ends_what_is_quiet() {
+    let scene = Scene::new(6, &["upstream"]);
+    scene.echo("upstream");
+    let client = scene.world.host("client");
+    let quiet = peer(&client, vec![Act::Send("x".into()), Act::ReceiveAll]);
+    let talk = [Act::Send("hello".into()), Act::Receive(5), Act::Wait(seconds(1) / 2)];
+    let mut acts: Vec<_> = (0..8).flat_map(|_| talk.clone()).collect();
+    acts.extend([Act::Finish, Act::ReceiveAll]);
+    let busy = peer(&client, acts);
+    scene.run_for(seconds(1));
+    scene.stop.drain();
+    let quiet = scene.world.run_until(&quiet).unwrap();
+    assert_eq!((&*quiet.bytes, quiet.fin, quiet.lost), (&b"x"[..], true, None));
+    let busy = scene.world.run_until(&busy).unwrap();
+    assert_eq!((busy.bytes.len(), busy.fin, busy.lost), (40, true, None));
+    assert_eq!(scene.end().aborted, 0);
+    assert_eq!((scene.ended("shut_down"), scene.ended("finished")), (1, 1));
+}
+
+#[test]
+fn what_is_still_open_when_the_drain_is_over_is_reset_on_both_sides() {
+    let scene = Scene::new(7, &["upstream"]);
+    let upstream = scene.upstream("upstream", vec![Act::Send(pattern(1_000_000))]);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
+    scene.run_for(seconds(1));
+    assert_eq!(scene.end().aborted, 1);
+    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
+    assert_eq!(upstream.take().unwrap().lost, Some(Lost::Reset));
+    assert!(scene.clients().iter().all(|record| record.ended == Some(Sent::Rst)));
+}

@@ -1,0 +1,177 @@
+//! Clients, a proxy, and what is behind it.
+
+use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
+
+use bytes::Bytes;
+use wirestate_core::{
+    Machine as _,
+    admission::Table,
+    buffer::Pool,
+    drive::{Clock as _, Drive, Ended},
+    echo::{self, Load, LoadConfig, LoadReason, Pace},
+    proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
+    runtime::{Listener as _, Runtime as _},
+    serve::{Options, Served, serve},
+    shared::Shared,
+    stop::Stop,
+};
+use wirestate_testkit::{
+    contract::Checked,
+    sim::{Act, Heard, Host, Leftovers, Record, Settings, Side, Task, World, act},
+};
+
+/// A proxy in a world.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) proxy: Host,
+    pub(crate) table: Table,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) stop: Stop,
+    serving: Task<Served>,
+    /// Stops the echo servers behind it.
+    behind: Stop,
+}
+
+impl Scene {
+    /// A proxy to the hosts of these names, port 7; what listens there is up to the test.
+    pub(crate) fn new(seed: u64, upstreams: &[&str]) -> Self {
+        Self::with(World::new(seed), Config::default(), upstreams)
+    }
+
+    pub(crate) fn with(world: World, config: Config, upstreams: &[&str]) -> Self {
+        let addresses = upstreams.iter().map(|name| format!("{name}:7"));
+        let upstreams = Upstreams::new(addresses, Balance::RoundRobin, 1);
+        Self::proxying(world, Proxy::new(Relays::new(config), upstreams))
+    }
+
+    pub(crate) fn proxying(world: World, proxy: Proxy) -> Self {
+        let host = world.host("proxy");
+        let options = Options::default();
+        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let listener = host.listen("proxy:9500").unwrap();
+        let (runtime, upstreams) = (host.clone(), proxy.upstreams.clone());
+        let serving =
+            host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
+        Self { world, proxy: host, table, upstreams, stop, serving, behind: Stop::new() }
+    }
+
+    /// An echo server on a host of that name.
+    pub(crate) fn echo(&self, name: &str) -> Host {
+        let host = self.world.host(name);
+        self.echo_on(&host, name);
+        host
+    }
+
+    pub(crate) fn echo_on(&self, host: &Host, name: &str) {
+        let options = Options { stop: self.behind.clone(), ..Options::default() };
+        let listener = host.listen(&format!("{name}:7")).unwrap();
+        let echo = echo::Server::new(echo::Config::default());
+        let runtime = host.clone();
+        host.run(
+            async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await },
+        );
+    }
+
+    /// A host of that name that accepts one connection, and does `acts` on it.
+    pub(crate) fn upstream(&self, name: &str, acts: Vec<Act>) -> Task<Heard> {
+        let host = self.world.host(name);
+        let mut listener = host.listen(&format!("{name}:7")).unwrap();
+        let runtime = host.clone();
+        host.run(async move {
+            let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            act(runtime, socket, acts).await
+        })
+    }
+
+    /// Stops it all, and looks at what is left when all has ended: nothing.
+    pub(crate) fn end(&self) -> Served {
+        self.stop.drain();
+        self.behind.drain();
+        self.world.run().unwrap();
+        assert_eq!(self.world.leftovers(), Leftovers::default());
+        let totals = self.table.totals();
+        assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
+        assert!(self.counters().iter().all(|upstream| upstream.open == 0));
+        self.serving.take().expect("all tasks have ended")
+    }
+
+    pub(crate) fn ended(&self, label: &str) -> u64 {
+        self.table.totals().ended.get(label).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn counters(&self) -> Vec<UpstreamCounters> {
+        self.upstreams.counters()
+    }
+
+    pub(crate) fn run_for(&self, duration: Duration) {
+        self.world.run_for(duration).unwrap();
+    }
+
+    /// The proxy's ends of its clients' connections.
+    pub(crate) fn clients(&self) -> Vec<Record> {
+        let mut records = self.world.records();
+        records.retain(|record| &*record.client != "proxy" && record.side == Side::Server);
+        records
+    }
+
+    /// The proxy's ends of its connections to upstreams.
+    pub(crate) fn dialled(&self) -> Vec<Record> {
+        let mut records = self.world.records();
+        records.retain(|record| &*record.client == "proxy" && record.side == Side::Client);
+        records
+    }
+}
+
+/// A client of the proxy that sends messages and verifies what comes back.
+pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("proxy:9500").await.unwrap();
+        let clock = runtime.clock();
+        let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {});
+        let load = Checked::new(load, 0);
+        assert!(load.interest().read, "it awaits its echoes");
+        Drive::new(load, socket, clock).await
+    })
+}
+
+/// A client of the proxy that does as it is told.
+pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("proxy:9500").await.unwrap();
+        act(runtime, socket, acts).await
+    })
+}
+
+pub(crate) fn patient(rounds: u64) -> LoadConfig {
+    let message = |(i, size): (usize, &usize)| -> Bytes {
+        (0..*size).map(|j| u8::try_from((i * 31 + j * 7) % 251).expect("below 251")).collect()
+    };
+    let messages: Shared<[Bytes]> =
+        [1_usize, 700, 22, 3000].iter().enumerate().map(message).collect();
+    LoadConfig {
+        messages,
+        rounds,
+        pace: Pace::Pipelined(NonZeroUsize::new(5).unwrap()),
+        idle_timeout: Some(Duration::from_secs(600)),
+        ..LoadConfig::default()
+    }
+}
+
+/// Bytes of each round of [`patient`].
+pub(crate) const ROUND: u64 = 3723;
+
+/// Buffers small enough to be full and to wrap.
+pub(crate) fn small(bytes: u64) -> Config {
+    let bytes = usize::try_from(bytes).expect("it is small");
+    Config { buffer: NonZeroUsize::new(bytes).expect("it is not 0"), ..Config::default() }
+}
+
+pub(crate) fn tight(seed: u64) -> World {
+    World::with(seed, Settings { buffer: 1 << (4 + seed % 10), ..Settings::default() })
+}
+
+pub(crate) fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
