@@ -2,9 +2,11 @@
 //!
 //! A way is the sizes of the pieces, in order; none of them is 0.
 
-use std::iter;
+use std::{fmt::Debug, iter};
 
 use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use rand::{RngExt, SeedableRng};
+use rand_xorshift::XorShiftRng;
 use wirestate_core::Machine;
 
 use super::{Op, Transcript, play_out};
@@ -53,6 +55,12 @@ pub fn every_cut(len: usize) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
+/// Every way to cut `len` bytes once, and not at all.
+pub fn every_cut_in_two(len: usize) -> impl Iterator<Item = Vec<usize>> {
+    let once = (1..len).map(move |first| vec![first, len - first]);
+    iter::once(whole(len)).chain(once)
+}
+
 /// `input` in pieces of the sizes of `cut`, as far as they go.
 pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = input;
@@ -61,6 +69,39 @@ pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a
         rest = after;
         piece
     })
+}
+
+/// Asserts that what `decode` makes of `input` does not depend on how it is cut: whole, byte by byte,
+/// and in 8 ways that are drawn (the same ones each time). Answers what it makes of it. For
+/// decoders that are no machines; for machines there is [`split_invariant`].
+///
+/// ```
+/// use wirestate_testkit::script;
+///
+/// let lines = |pieces: &[&[u8]]| pieces.concat().split(|byte| *byte == b'\n').count();
+/// assert_eq!(script::cut_invariant(b"one\ntwo", lines), 2);
+/// ```
+///
+/// # Panics
+/// If it does depend on it, with the way to cut.
+pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]]) -> T) -> T {
+    let rng = &mut XorShiftRng::seed_from_u64(input.len() as u64);
+    let mut drawn = || {
+        let (mut left, mut cut) = (input.len(), Vec::new());
+        let most = rng.random_range(1..=left.max(1));
+        while left > 0 {
+            let size = rng.random_range(1..=most.min(left));
+            left -= size;
+            cut.push(size);
+        }
+        cut
+    };
+    let decode = |cut: &[usize]| decode(&pieces(input, cut).collect::<Vec<_>>());
+    let expected = decode(&whole(input.len()));
+    for cut in [byte_by_byte(input.len())].into_iter().chain((0..8).map(|_| drawn())) {
+        assert_eq!(decode(&cut), expected, "cut into {cut:?}");
+    }
+    expected
 }
 
 /// Asserts that what `machine` makes of `input` and a FIN does not depend on how the input is cut:

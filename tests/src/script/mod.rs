@@ -40,7 +40,8 @@ use wirestate_core::{Instant, Lost, Machine, Outbound, Reason, Way, drive::MAX_S
 
 pub use self::{
     cut::{
-        byte_by_byte, cuts, every_cut, pieces, split_invariant, split_invariant_exhaustive, whole,
+        byte_by_byte, cut_invariant, cuts, every_cut, every_cut_in_two, pieces, split_invariant,
+        split_invariant_exhaustive, whole,
     },
     strategy::ops,
 };

@@ -21,7 +21,7 @@ fn unused_address() -> String {
 #[test]
 fn the_three_binaries_say_the_same() {
     let unused = unused_address();
-    let calls: [&[&str]; 14] = [
+    let calls: [&[&str]; 18] = [
         &[],
         &["--help"],
         &["--version"],
@@ -31,6 +31,10 @@ fn the_three_binaries_say_the_same() {
         &["fanout-source", "--help"],
         &["fanout-server", "--help"],
         &["fanout-client", "--help"],
+        &["app-server", "--help"],
+        &["app-client", "--help"],
+        &["app-server", "--max-header", "65536"],
+        &["app-client", &unused, "search"],
         &["fanout-server", "--window", "100"],
         &["echo-server", "--idle-timeout", "0s"],
         &["echo-server", "--listen", "nowhere"],

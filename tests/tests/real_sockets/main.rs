@@ -6,6 +6,7 @@
 mod command_line;
 mod echo;
 mod fanout;
+mod message;
 mod nginx;
 mod process;
 mod proxy;
@@ -87,6 +88,25 @@ on_every_runtime! {
         a_client_is_announced_from_nginx_through_our_proxy,
         nginx_reads_the_headers_that_we_send,
         a_late_answer_arrives_behind_nginx_where_ours_is_last;
+    message:
+        the_golden_request_is_answered_byte_for_byte,
+        requests_may_be_sent_without_waiting_and_cut_anywhere,
+        one_shot_closes_behind_the_first_reply,
+        a_table_of_ones_own_is_searched,
+        a_table_that_is_none_is_named,
+        text_may_be_in_the_character_set_that_is_named,
+        an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_no_reply,
+        whoever_sends_what_is_no_frame_is_told_and_ended_alone,
+        memory_follows_what_has_come_and_not_what_was_declared,
+        limits_are_flags,
+        an_idle_connection_is_closed_by_a_fin,
+        sigterm_answers_what_has_begun_to_come,
+        a_client_shows_the_result,
+        a_client_says_in_a_line_why_there_is_no_result,
+        a_client_whose_output_nobody_reads_ends_quietly,
+        a_blocking_python_client_gets_its_replies,
+        a_selectors_based_python_client_gets_its_replies,
+        a_python_server_satisfies_our_client;
     command_line:
         a_port_in_use_is_named,
         a_refused_connection_is_named,

@@ -1,7 +1,7 @@
 //! Our binaries as processes.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader},
     net::TcpStream,
     path::PathBuf,
@@ -119,6 +119,15 @@ impl Server {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("the server runs");
+    }
+
+    /// Its memory, in KiB (`VmRSS`; see proc(5)).
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the server runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let figure = line.and_then(|line| line.split_whitespace().next());
+        figure.and_then(|figure| figure.parse().ok()).expect("a figure in kB")
     }
 
     /// Waits for the process' end: how it was, and all that it has logged.

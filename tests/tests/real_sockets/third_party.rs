@@ -26,7 +26,8 @@ pub(crate) fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output
     Some(output)
 }
 
-fn python(source: &str, server: &Server) -> Option<()> {
+/// Runs a program in Python with the server's host and port as its arguments.
+pub(crate) fn python(source: &str, server: &Server) -> Option<()> {
     let (host, port) = server.address.rsplit_once(':').unwrap();
     let output = program("python3", &["-", host, port], source.as_bytes())?;
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));

@@ -1,0 +1,240 @@
+//! Memory follows the bytes that arrived, never what was declared: every allocation is counted.
+//!
+//! What is held, once a piece has been taken in, is at most the bytes that have come of the frame
+//! and a constant. While a content that is larger than the buffer grows, an allocator that can't
+//! extend it in place holds the old memory and the new one for a moment (the one that counts here
+//! never extends); then it is at most twice the bytes, and the constant.
+
+#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+
+use allocation_counter::{AllocationInfo, measure};
+use wirestate_core::{
+    Instant, Machine as _,
+    buffer::Pool,
+    drive::{collect, feed},
+    message::{
+        Client, ClientConfig, Config, Decoder, Header, Inbox, Limits, Message, Server, service,
+    },
+};
+use wirestate_testkit::message::{bad_frames, frames, golden};
+
+/// What is held beside the bytes that have come, whatever they are, under [`Limits::default`]: the
+/// buffer (64 KiB), room for more of a content (64 KiB), replies that are put together, and what
+/// reading a header of 4 KiB takes (72 bytes for each of its keys, which are 6 bytes at least).
+const CONSTANT: u64 = 3 * 64 * 1024;
+
+/// Looks, at each step, at what is allocated.
+struct Count<'a> {
+    name: &'a str,
+    constant: u64,
+    /// Bytes that have come.
+    received: u64,
+    held: i64,
+    /// The most that was ever held between two steps.
+    most: u64,
+}
+
+impl<'a> Count<'a> {
+    fn new(name: &'a str, constant: u64) -> Self {
+        Self { name, constant, received: 0, held: 0, most: 0 }
+    }
+
+    fn step(&mut self, received: usize, step: impl FnOnce()) {
+        let AllocationInfo { bytes_max, bytes_current, .. } = measure(step);
+        self.received += received as u64;
+        let (name, received, constant) = (self.name, self.received, self.constant);
+        let peak = u64::try_from(self.held).unwrap() + bytes_max;
+        self.held += bytes_current;
+        let held = u64::try_from(self.held).unwrap();
+        self.most = self.most.max(held);
+        assert!(held <= received + constant, "{name}: {held} bytes for {received}");
+        assert!(
+            peak <= 2 * received + constant,
+            "{name}: for a moment {peak} bytes for {received}"
+        );
+    }
+}
+
+/// Who takes bytes in: pieces, and what follows each of them.
+type Taker = Box<dyn FnMut(&[u8])>;
+
+fn decoder(limits: Limits) -> Taker {
+    let mut decoder = Decoder::new(limits);
+    Box::new(move |mut piece| while let Ok(Some(_)) = decoder.decode(&mut piece) {})
+}
+
+fn inbox(limits: Limits) -> Taker {
+    let mut inbox =
+        Inbox::new(limits, Pool::new((64 * 1024).max(2 + usize::from(limits.header)), 1));
+    let mut failed = false;
+    Box::new(move |mut piece| {
+        while !piece.is_empty() && !failed {
+            let spare = inbox.spare();
+            let n = spare.len().min(piece.len());
+            spare[..n].copy_from_slice(&piece[..n]);
+            piece = &piece[n..];
+            inbox.commit(n);
+            while let Some(message) = inbox.take().unwrap_or_else(|_| {
+                failed = true;
+                None
+            }) {
+                drop(message.into_owned());
+            }
+        }
+    })
+}
+
+fn connection(limits: Limits) -> Taker {
+    let config = Config { limits, ..Config::default() };
+    let server = Server::new(config, service::function(|_| Message::binary("")));
+    let mut machine = server.machine(Instant::EPOCH);
+    let mut output = Vec::with_capacity(4096);
+    Box::new(move |mut piece| {
+        feed(&mut machine, &mut piece, Instant::EPOCH);
+        output.clear();
+        collect(&mut machine, &mut output, Instant::EPOCH);
+    })
+}
+
+fn client(limits: Limits) -> Taker {
+    let config = ClientConfig { limits, ..ClientConfig::default() };
+    let mut machine = Client::new(config);
+    machine.request(&Message::binary(""), Instant::EPOCH).unwrap();
+    collect(&mut machine, &mut Vec::new(), Instant::EPOCH);
+    Box::new(move |mut piece| {
+        feed(&mut machine, &mut piece, Instant::EPOCH);
+        drop(machine.take_reply());
+    })
+}
+
+type NewTaker = fn(Limits) -> Taker;
+
+const TAKERS: [(&str, NewTaker); 4] =
+    [("decoder", decoder), ("inbox", inbox), ("connection", connection), ("client", client)];
+
+/// Cuts `bytes`, and counts.
+fn count(name: &str, constant: u64, mut taker: Taker, bytes: &[u8], cut: usize) -> u64 {
+    let mut count = Count::new(name, constant);
+    for piece in bytes.chunks(cut) {
+        count.step(piece.len(), || taker(piece));
+    }
+    count.most
+}
+
+#[test]
+fn a_bad_input_takes_no_more_memory_than_it_has_bytes_and_a_constant() {
+    for bad in bad_frames() {
+        for (who, taker) in TAKERS {
+            for cut in [usize::MAX, 100, 1] {
+                if bad.bytes.len() < 10_000 || cut > 1 {
+                    let name = format!("{who}, {}", bad.name);
+                    count(&name, CONSTANT, taker(Limits::default()), &bad.bytes, cut);
+                }
+            }
+        }
+    }
+}
+
+/// The header, then drip by drip what was declared to be terabytes.
+#[test]
+fn memory_follows_what_has_come_of_a_content_whatever_was_declared() {
+    for declared in [1 << 20, 1 << 30, 4_000_000_000_000, i64::MAX as u64] {
+        let limits = Limits { content: declared, ..Limits::default() };
+        let mut bytes = Vec::new();
+        let empty = Message::binary("");
+        Header { content_length: declared, ..empty.header() }.encode(&mut bytes).unwrap();
+        bytes.resize(bytes.len() + 700_000, b'.');
+        for (who, taker) in TAKERS {
+            let name = format!("{who}, {declared} declared");
+            // With limits this large, room is made for up to 1 MiB more at a time.
+            let constant = CONSTANT + 1024 * 1024;
+            let at_once = count(&name, constant, taker(limits), &bytes, usize::MAX);
+            let drips = count(&name, constant, taker(limits), &bytes, 997);
+            if who == "decoder" {
+                assert!(at_once.max(drips) < 10_000, "it holds no content");
+            }
+            // The header alone costs next to nothing.
+            let head = &bytes[..bytes.len() - 700_000];
+            let most = count(&name, constant, taker(limits), head, usize::MAX);
+            assert!(most < 70_000, "{name}: {most} bytes for a header");
+        }
+    }
+}
+
+/// By default, within the limit: held to the smaller constant.
+#[test]
+fn the_longest_content_that_is_allowed_takes_its_bytes_and_a_constant() {
+    let request = frames([&Message::binary(vec![7; 1 << 20])]);
+    for (who, taker) in TAKERS {
+        for cut in [usize::MAX, 64 * 1024, 4099] {
+            count(who, CONSTANT, taker(Limits::default()), &request, cut);
+        }
+    }
+}
+
+/// One byte at a time, up to just before the end: at each length of the header and the content.
+#[test]
+fn a_frame_that_comes_in_drips_takes_the_buffer_and_nothing_more() {
+    for (who, taker) in TAKERS {
+        let most = count(who, CONSTANT, taker(Limits::default()), &golden()[..145], 1);
+        assert!(most < 66_000, "{who}: {most} bytes for 145");
+    }
+}
+
+#[test]
+fn a_header_of_nothing_but_keys_takes_some_times_its_size() {
+    let keys: Vec<String> = (0..10_000_u32).map(|i| format!("\"{i:x}\":0")).collect();
+    let object = format!("{{{}}}", keys.join(","));
+    let length = u16::MAX;
+    let mut bytes = length.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&object.as_bytes()[..usize::from(length)]);
+    let limits = Limits { header: length, ..Limits::default() };
+    for (who, taker) in TAKERS {
+        count(who, CONSTANT + 12 * u64::from(length), taker(limits), &bytes, usize::MAX);
+        count(who, CONSTANT + 12 * u64::from(length), taker(limits), &bytes, 1000);
+    }
+}
+
+/// The service that answers each request with itself.
+fn itself(request: Message<'_>) -> Message<'static> {
+    request.into_owned()
+}
+
+/// Requests without end, on one connection: it does not grow.
+#[test]
+fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
+    let server =
+        Server::new(Config { idle_buffers: 0, ..Config::default() }, service::function(itself));
+    let mut machine = server.machine(Instant::EPOCH);
+    let big = frames([&Message::binary(vec![7; 300_000])]);
+    let small = golden().repeat(50);
+    let mut held = 0;
+    for round in 0..5 {
+        for input in [&big, &small] {
+            let used = measure(|| {
+                let mut output = Vec::new();
+                let mut rest = &input[..];
+                while !rest.is_empty() {
+                    feed(&mut machine, &mut rest, Instant::EPOCH);
+                    collect(&mut machine, &mut output, Instant::EPOCH);
+                }
+                assert_eq!(output.len(), input.len());
+                machine.release();
+            });
+            held += used.bytes_current;
+            assert!(held <= 64, "{held} bytes after round {round}");
+        }
+    }
+}
+
+/// The counter itself: it sees what is held, and the most that ever was.
+#[test]
+fn a_decoder_that_believes_what_is_declared_would_be_found() {
+    let mut believed = Vec::<u8>::new();
+    let mut count = Count::new("credulous", CONSTANT);
+    count.step(100, || believed.reserve_exact(100_000));
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        count.step(1, || believed.reserve_exact(10 << 20));
+    }));
+    assert!(found.is_err());
+}

@@ -1,0 +1,271 @@
+//! Bad input, by name: each has one error, however it is cut and whoever decodes it, and the peer
+//! is told.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use wirestate_core::{
+    Fault, Reason as _,
+    message::{ByteOrder, Config, DecodeError, Header, HeaderError, Limits, Message, Reason},
+};
+use wirestate_testkit::{
+    message::{any_bad_frame, bad_frames, bad_headers, frames, golden, messages},
+    script::{cut_invariant, cuts, pieces},
+};
+
+use crate::{
+    proptest_config,
+    reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox},
+};
+
+#[test]
+fn there_are_hundreds_of_bad_inputs_each_with_a_name_of_its_own() {
+    let mut names = BTreeMap::new();
+    for bad in bad_frames() {
+        let other = names.insert(bad.name.clone(), bad.bytes.clone());
+        assert_eq!(other, None, "two are called {:?}", bad.name);
+    }
+    assert_eq!((names.len(), bad_headers().len()), (COUNT, HEADERS));
+    let mut inputs: Vec<&Vec<u8>> = names.values().collect();
+    inputs.sort();
+    inputs.dedup();
+    assert_eq!(inputs.len(), COUNT, "each is another input");
+}
+
+const COUNT: usize = 560;
+const HEADERS: usize = 500;
+
+#[test]
+fn each_bad_header_has_its_error() {
+    let mut wrong = Vec::new();
+    for bad in bad_headers() {
+        match Header::from_json(&bad.json) {
+            Err(error) if bad.gives(&error) => {}
+            other => wrong.push(format!("{}: {:?}, not {:?}", bad.name, other, bad.error)),
+        }
+    }
+    assert!(wrong.is_empty(), "{} headers:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// `Decoder` (events) and `Inbox` (messages, streamed or not), whole, byte by byte and cut at random.
+#[test]
+fn each_bad_input_has_its_error_however_it_is_cut_and_whoever_decodes_it() {
+    let limits = Limits::default();
+    for bad in bad_frames() {
+        let read = |pieces: &[&[u8]]| {
+            let read = by_decoder(limits, pieces);
+            assert_eq!(by_inbox(limits, 0, pieces), read, "{}", bad.name);
+            read
+        };
+        // The long ones take long, byte by byte.
+        let (messages, error) = if bad.bytes.len() < 250 {
+            cut_invariant(&bad.bytes, read)
+        } else {
+            let whole = read(&[&bad.bytes]);
+            let pieces: Vec<&[u8]> =
+                bad.bytes.chunks(if bad.bytes.len() < 5000 { 1 } else { 997 }).collect();
+            assert_eq!(read(&pieces), whole, "{}", bad.name);
+            whole
+        };
+        assert_eq!(messages.len(), bad.good, "{}", bad.name);
+        let error = error.unwrap_or_else(|| panic!("{} is read", bad.name));
+        assert!(bad.gives(&error), "{}: {error:?}, not {:?}", bad.name, bad.error);
+        assert_eq!(by_streaming_inbox(limits, 9, &[&bad.bytes]).1, Some(error.clone()));
+        assert_eq!(by_client(limits, &[&bad.bytes]).1, Some(error), "{}", bad.name);
+    }
+}
+
+/// The replies that it is owed, one error reply, a FIN; and the connection is over.
+#[test]
+fn whoever_sends_a_bad_input_is_told_what_is_wrong_with_it() {
+    for bad in bad_frames() {
+        let config = Config::default();
+        let expected = by_decoder(config.limits, &[&bad.bytes]).1.unwrap();
+        let byte_by_byte: Vec<&[u8]> = bad.bytes.chunks(1).collect();
+        for pieces in [&[&bad.bytes[..]][..], &byte_by_byte] {
+            let served = by_server(&config, pieces);
+            assert!(served.fin, "{}", bad.name);
+            let (told, owed) = served.replies.split_last().expect(&bad.name);
+            assert_eq!(frames(owed), golden().repeat(bad.good), "{}", bad.name);
+            assert!(told.is_json() && told.byteorder == ByteOrder::NATIVE);
+            let text: serde_json::Value = serde_json::from_slice(&told.content).unwrap();
+            assert_eq!(text["result"], format!("Error: {expected}"), "{}", bad.name);
+            assert!(told.content.len() < 300, "what the peer wrote is cut short: {}", bad.name);
+            let Some(Reason::Malformed(error)) = &served.reason else {
+                panic!("{}: {:?}", bad.name, served.reason)
+            };
+            assert!(bad.gives(error), "{}: {error:?}", bad.name);
+            assert_eq!(served.reason.as_ref().unwrap().fault(), fault(error));
+        }
+    }
+}
+
+/// Whose fault it was: a limit's, with the figure, or the peer's.
+fn fault(error: &DecodeError) -> Fault {
+    match error {
+        DecodeError::HeaderTooLong { .. } | DecodeError::ContentTooLong { .. } => Fault::Limit,
+        DecodeError::EmptyHeader | DecodeError::Header(_) | DecodeError::Truncated { .. } => {
+            Fault::Peer
+        }
+    }
+}
+
+/// What a peer of ours is weak at, spelt out: what it would be told.
+#[test]
+fn the_error_replies_name_the_limit_and_the_figure() {
+    let told = |name: &str| {
+        let bad = bad_frames().into_iter().find(|bad| bad.name == name);
+        let bad = bad.unwrap_or_else(|| panic!("no {name}"));
+        let served = by_server(&Config::default(), &[&bad.bytes]);
+        String::from_utf8(served.replies.last().unwrap().content.to_vec()).unwrap()
+    };
+    for (name, error) in [
+        (
+            "wrong type: content-length: -1",
+            r#"the header's \"content-length\" is a negative number where a whole number of bytes is expected"#,
+        ),
+        (
+            "wrong type: content-length: true",
+            r#"the header's \"content-length\" is a boolean where a whole number of bytes is expected"#,
+        ),
+        (
+            r#"wrong type: content-length: "3""#,
+            r#"the header's \"content-length\" is a string where a whole number of bytes is expected"#,
+        ),
+        (
+            "wrong type: content-length: 3.0",
+            r#"the header's \"content-length\" is a number with a fraction or beyond 64 bits where a whole number of bytes is expected"#,
+        ),
+        (
+            "wrong type: content-length: null",
+            r#"the header's \"content-length\" is null where a whole number of bytes is expected"#,
+        ),
+        ("duplicate: a key that nobody reads", r#"the header has the key \"x\" twice"#),
+        (
+            r#"no object: ["little","text/json","utf-8",41]"#,
+            "the header is an array where an object is expected",
+        ),
+        ("byte-order mark: in front", "the header begins with a byte-order mark"),
+        ("not UTF-8: FF, in a key that nobody reads", "the header is not UTF-8: byte 105 of 111"),
+        (
+            r"control character: '\n'",
+            r"the header is not JSON: control character (\\u0000-\\u001F) found while parsing a string at line 2 column 0",
+        ),
+        ("nesting: 1000 arrays", "the header is nested more than 16 levels deep"),
+        (
+            "content length: 4000000000000",
+            "a content of 4000000000000 bytes, more than the limit of 1048576",
+        ),
+        ("header length: 0", "a header of 0 bytes"),
+        ("header length: 65535", "a header of 65535 bytes, more than the limit of 4096"),
+        ("end: after 105 bytes", "the input ended after 105 of a frame's 146 bytes"),
+    ] {
+        assert_eq!(told(name), format!(r#"{{"result": "Error: {error}"}}"#), "{name}");
+    }
+}
+
+/// What looks bad, and is not.
+#[test]
+fn what_is_strange_but_right_is_read() {
+    let header = |json: &str| {
+        let mut bytes = u16::try_from(json.len()).unwrap().to_be_bytes().to_vec();
+        bytes.extend_from_slice(json.as_bytes());
+        let (messages, error) = by_decoder(Limits::default(), &[&bytes]);
+        assert_eq!(by_inbox(Limits::default(), 0, &[&bytes]), (messages.clone(), error.clone()));
+        (messages, error)
+    };
+    let deepest = ["[".repeat(15), "]".repeat(15)].concat();
+    let keys = (0..300).map(|i| format!(r#""{i}": {i}, "#)).collect::<Vec<_>>().concat();
+    for (name, json) in [
+        ("an empty content", r#"{"content-length": 0, "byteorder": "big", "content-type": "text/json", "content-encoding": "utf-8"}"#.to_owned()),
+        ("empty texts", r#"{"content-length": 0, "byteorder": "big", "content-type": "", "content-encoding": ""}"#.to_owned()),
+        ("no space", r#"{"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}"#.to_owned()),
+        ("much space", "\t\r\n {\"content-length\" \t:\n0 ,\"byteorder\": \"big\",\"content-type\":\"\",\"content-encoding\":\"\"\r}\n\n\t ".to_owned()),
+        ("escapes", r#"{"content\u002dlength":0,"byteorder":"\u0062\u0069\u0067","content-type":"\ud83d\udc36\/","content-encoding":"\"\\\b\f\n\r\t"}"#.to_owned()),
+        ("a mark within a text", "{\"content-length\":0,\"byteorder\":\"big\",\"content-type\":\"\u{feff}\",\"content-encoding\":\"\u{7f}\u{2028}\"}".to_owned()),
+        ("noncharacters", "{\"content-length\":0,\"byteorder\":\"big\",\"content-type\":\"\u{fffe}\u{10ffff}\",\"content-encoding\":\"\\uffff\"}".to_owned()),
+        ("further keys of any kind", format!(r#"{{"x":null,"y":[1e5,-0.0,"",{{}}],"Byteorder":1,"deep":{deepest},"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}}"#)),
+        ("the same key at different levels", r#"{"x":{"x":{"x":1},"y":{"x":1}},"y":{"byteorder":"?"},"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}"#.to_owned()),
+        ("hundreds of keys", format!(r#"{{{keys}"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}}"#)),
+    ] {
+        let (messages, error) = header(&json);
+        assert_eq!(error, None, "{name}");
+        assert_eq!((messages.len(), messages[0].content.len()), (1, 0), "{name}");
+        assert_eq!(messages[0].byteorder, ByteOrder::Big, "{name}");
+    }
+}
+
+#[test]
+fn a_limit_is_the_most_that_there_may_be() {
+    let limits = Limits { header: 110, content: 10 };
+    let sent = Message { content_encoding: "".into(), ..Message::binary(vec![1; 10]) };
+    let bytes = frames([&sent]);
+    let header = u16::from_be_bytes([bytes[0], bytes[1]]);
+    let just = Limits { header, ..limits };
+    assert_eq!(by_decoder(just, &[&bytes]), (vec![sent], None));
+    for (limits, error) in [
+        (
+            Limits { header: header - 1, ..limits },
+            DecodeError::HeaderTooLong { declared: header, limit: header - 1 },
+        ),
+        (Limits { content: 9, ..just }, DecodeError::ContentTooLong { declared: 10, limit: 9 }),
+        (Limits { content: 0, ..just }, DecodeError::ContentTooLong { declared: 10, limit: 0 }),
+    ] {
+        assert_eq!(by_decoder(limits, &[&bytes]), (vec![], Some(error.clone())));
+        assert_eq!(by_inbox(limits, 0, &[&bytes]), (vec![], Some(error.clone())));
+        assert_eq!(by_client(limits, &[&bytes]), (vec![], Some(error.clone())));
+        let served = by_server(&Config { limits, ..Config::default() }, &[&bytes]);
+        assert_eq!(served.reason, Some(Reason::Malformed(error)));
+    }
+}
+
+proptest! {
+    #![proptest_config(proptest_config(128))]
+
+    /// Good frames, then a bad one, then whatever follows it.
+    #[test]
+    fn the_error_and_what_comes_before_it_do_not_depend_on_the_cut(
+        (good, bad, bytes, cut) in
+            (prop::collection::vec(messages(300), 0..3), any_bad_frame(), any::<[u8; 7]>())
+                .prop_flat_map(|(good, bad, more)| {
+                    let ends = matches!(bad.error, DecodeError::Truncated { .. });
+                    let more = if ends { &[][..] } else { &more };
+                    let bytes = [&frames(&good)[..], &bad.bytes, more].concat();
+                    let cut = cuts(bytes.len());
+                    (Just(good), Just(bad), Just(bytes), cut)
+                }),
+    ) {
+        let limits = Limits::default();
+        let pieces: Vec<&[u8]> = pieces(&bytes, &cut).collect();
+        let whole = by_decoder(limits, &[&bytes]);
+        prop_assert_eq!(whole.0.len(), good.len() + bad.good);
+        prop_assert!(bad.gives(whole.1.as_ref().unwrap()), "{}: {:?}", bad.name, whole.1);
+        prop_assert_eq!(&by_decoder(limits, &pieces), &whole);
+        prop_assert_eq!(&by_inbox(limits, 0, &pieces), &whole);
+        prop_assert_eq!(&by_streaming_inbox(limits, 500, &pieces), &whole);
+        let served = by_server(&Config::default(), &pieces);
+        let (told, replies) = served.replies.split_last().unwrap();
+        prop_assert_eq!(replies, &whole.0[..]);
+        prop_assert_eq!(told, &Message::error(whole.1.unwrap()));
+    }
+
+    /// Noise, and noise behind a length that fits: an error or not, it is the same one.
+    #[test]
+    fn whatever_comes_the_decoders_agree(
+        json in "[{}\\[\\],:\"\\\\0-9eE+. a-zé]{0,60}",
+        noise in any::<bool>(),
+    ) {
+        let limits = Limits { header: 200, content: 20 };
+        let length = u16::try_from(json.len()).unwrap().to_be_bytes();
+        let bytes =
+            if noise { json.into_bytes() } else { [&length[..], json.as_bytes()].concat() };
+        let read = cut_invariant(&bytes, |pieces| {
+            let read = by_decoder(limits, pieces);
+            assert_eq!(by_inbox(limits, 0, pieces), read);
+            read
+        });
+        if let Some(DecodeError::Header(HeaderError::NotJson(text))) = read.1 {
+            prop_assert!(text.len() < 200);
+        }
+    }
+}

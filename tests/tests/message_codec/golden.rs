@@ -1,0 +1,111 @@
+//! The golden frame, which every implementation must read and write.
+
+use wirestate_core::message::{
+    Config, DecodeError, Limits, Message,
+    search::{self, Table},
+};
+use wirestate_testkit::{
+    message::{GOLDEN_CONTENT, GOLDEN_HEADER, frames, golden},
+    script::{byte_by_byte, every_cut_in_two, pieces},
+};
+
+use crate::reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox};
+
+const LIMITS: Limits = Limits { header: 140, content: 1000 };
+
+/// The golden request, and the replies to it, to a search that finds nothing and to other bytes.
+fn goldens() -> Vec<Vec<u8>> {
+    let table = Table::default();
+    let little = |mut message: Message<'static>| {
+        message.byteorder = wirestate_core::message::ByteOrder::Little;
+        frames([&message])
+    };
+    let asked = [("search", "morpheus"), ("search", "it's"), ("shout", "🐶, and more")];
+    asked
+        .into_iter()
+        .flat_map(|(action, value)| {
+            let request = search::request(action, value);
+            let reply = table.answer(&request);
+            [little(request), little(reply)]
+        })
+        .collect()
+}
+
+#[test]
+fn the_golden_frames_are_these_bytes() {
+    let binary = |kind: &str, content: &str| {
+        let header = format!(
+            "{{\"byteorder\": \"little\", \"content-type\": \"binary/custom-{kind}-binary-type\", \
+             \"content-encoding\": \"binary\", \"content-length\": {}}}",
+            content.len()
+        );
+        format!("\0{}{header}{content}", char::from(u8::try_from(header.len()).unwrap()))
+    };
+    let goldens: Vec<String> =
+        goldens().into_iter().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+    assert_eq!(goldens[0].as_bytes(), golden());
+    assert_eq!(goldens[0], format!("\0g{GOLDEN_HEADER}{GOLDEN_CONTENT}"));
+    assert!(goldens[1].ends_with(r#"{"result": "Shaper of dreams, son of sleep."}"#));
+    assert!(goldens[3].ends_with(r#"{"result": "No match for 'it's'."}"#));
+    assert_eq!(goldens[4].len() - goldens[4].find('}').unwrap(), 1 + "shout🐶, and more".len());
+    assert_eq!(&goldens[4][1..], &binary("client", "shout🐶, and more")[1..]);
+    assert!(goldens[5].ends_with("First 10 bytes of request: shout🐶,"));
+}
+
+#[test]
+fn a_golden_frame_may_be_cut_at_every_offset() {
+    for frame in goldens() {
+        let expected = by_decoder(LIMITS, &[&frame]);
+        assert_eq!((expected.0.len(), &expected.1), (1, &None));
+        for cut in every_cut_in_two(frame.len()).chain([byte_by_byte(frame.len())]) {
+            let pieces: Vec<&[u8]> = pieces(&frame, &cut).collect();
+            assert_eq!(by_decoder(LIMITS, &pieces), expected, "{cut:?}");
+            assert_eq!(by_inbox(LIMITS, 0, &pieces), expected, "{cut:?}");
+            assert_eq!(by_streaming_inbox(LIMITS, 0, &pieces), expected, "{cut:?}");
+            assert_eq!(by_client(LIMITS, &pieces), expected, "{cut:?}");
+            let served = by_server(&Config { limits: LIMITS, ..Config::default() }, &pieces);
+            assert_eq!(served.output, frame, "{cut:?}");
+        }
+    }
+}
+
+#[test]
+fn a_golden_frame_that_ends_early_says_at_which_byte() {
+    for frame in goldens() {
+        let head = 2 + usize::from(u16::from_be_bytes([frame[0], frame[1]]));
+        for have in 0..frame.len() {
+            let need = match have {
+                0..2 => 2,
+                2.. if have < head => head,
+                2.. => frame.len(),
+            };
+            let (have_64, need) = (have as u64, need as u64);
+            let truncated = DecodeError::Truncated { have: have_64, need };
+            let truncated = (have > 0).then_some(truncated);
+            for piece in [1, 7, usize::MAX] {
+                let pieces: Vec<&[u8]> = frame[..have].chunks(piece).collect();
+                assert_eq!(by_decoder(LIMITS, &pieces), (vec![], truncated.clone()));
+                assert_eq!(by_inbox(LIMITS, 0, &pieces), (vec![], truncated.clone()));
+                assert_eq!(by_streaming_inbox(LIMITS, 0, &pieces), (vec![], truncated.clone()));
+                assert_eq!(by_client(LIMITS, &pieces), (vec![], truncated.clone()));
+                let served = by_server(&Config { limits: LIMITS, ..Config::default() }, &pieces);
+                let told: Vec<Message<'_>> = truncated.iter().map(Message::error).collect();
+                assert_eq!(served.replies, told);
+                assert!(served.fin);
+            }
+        }
+    }
+}
+
+/// The next frame begins at exactly 2 + header + content.
+#[test]
+fn golden_frames_one_behind_the_other_come_one_behind_the_other() {
+    let bytes = goldens().concat();
+    let expected = by_decoder(LIMITS, &[&bytes]);
+    assert_eq!(expected.0.len(), 6);
+    for cut in every_cut_in_two(bytes.len()).chain([byte_by_byte(bytes.len())]) {
+        let pieces: Vec<&[u8]> = pieces(&bytes, &cut).collect();
+        assert_eq!(by_inbox(LIMITS, 0, &pieces), expected, "{cut:?}");
+        assert_eq!(by_decoder(LIMITS, &pieces), expected, "{cut:?}");
+    }
+}

@@ -1,0 +1,206 @@
+//! Those who decode: what each makes of the same bytes.
+
+use wirestate_core::{
+    Instant, Machine as _,
+    buffer::Pool,
+    drive::{collect, feed},
+    message::{
+        Client, ClientConfig, Config, Connection, DecodeError, Decoder, Delivery, Event, Header,
+        Inbox, Incoming, Limits, Message, Reason, Server, service,
+    },
+};
+
+/// The messages that came out, and what ended them: nothing, if the input ended between two frames.
+pub(crate) type Read = (Vec<Message<'static>>, Option<DecodeError>);
+
+/// A decoder's events, put together.
+pub(crate) fn by_decoder(limits: Limits, pieces: &[&[u8]]) -> Read {
+    let mut decoder = Decoder::new(limits);
+    let mut messages = Vec::new();
+    let mut begun: Option<(Header<'static>, Vec<u8>)> = None;
+    for mut piece in pieces.iter().copied() {
+        loop {
+            match decoder.decode(&mut piece) {
+                Ok(None) => break,
+                Ok(Some(Event::Header(header))) => {
+                    assert!(begun.is_none(), "a header within a content");
+                    begun = Some((header.into_owned(), Vec::new()));
+                }
+                Ok(Some(Event::Content(bytes))) => {
+                    assert!(!bytes.is_empty(), "a content of nothing");
+                    begun.as_mut().unwrap().1.extend_from_slice(bytes);
+                }
+                Ok(Some(Event::End)) => {
+                    let (header, content) = begun.take().unwrap();
+                    assert_eq!(header.content_length, content.len() as u64);
+                    messages.push(message(header, content));
+                }
+                Err(error) => {
+                    assert_eq!(decoder.decode(&mut &b"more"[..]), Err(error.clone()), "it stays");
+                    assert_eq!(decoder.finish(), Err(error.clone()));
+                    return (messages, Some(error));
+                }
+            }
+        }
+        assert!(piece.is_empty(), "all was taken");
+    }
+    (messages, decoder.finish().err())
+}
+
+/// An inbox with the smallest buffer that there can be, or a larger one.
+pub(crate) fn by_inbox(limits: Limits, more: usize, pieces: &[&[u8]]) -> Read {
+    through_inbox(limits, more, pieces, |_| Delivery::Collect)
+}
+
+/// An inbox that hands contents out in pieces, those of an even length.
+pub(crate) fn by_streaming_inbox(limits: Limits, more: usize, pieces: &[&[u8]]) -> Read {
+    through_inbox(limits, more, pieces, |header| match header.content_length % 2 {
+        0 => Delivery::Stream { limit: limits.content },
+        _ => Delivery::Collect,
+    })
+}
+
+fn through_inbox(
+    limits: Limits,
+    more: usize,
+    pieces: &[&[u8]],
+    delivery: impl Fn(&Header<'_>) -> Delivery,
+) -> Read {
+    let pool = Pool::new(2 + usize::from(limits.header) + more, 1);
+    let mut inbox = Inbox::new(limits, pool);
+    let (mut messages, mut streamed) = (Vec::new(), Vec::new());
+    for mut piece in pieces.iter().copied() {
+        while !piece.is_empty() {
+            let spare = inbox.spare();
+            assert!(!spare.is_empty(), "there is always room when there is nothing to take");
+            let n = spare.len().min(piece.len());
+            spare[..n].copy_from_slice(&piece[..n]);
+            piece = &piece[n..];
+            inbox.commit(n);
+            loop {
+                match inbox.take_by(&delivery) {
+                    Ok(None) => break,
+                    Ok(Some(Incoming::Piece(bytes))) => {
+                        assert!(!bytes.is_empty(), "a piece of nothing");
+                        streamed.extend_from_slice(bytes);
+                    }
+                    Ok(Some(Incoming::Message(message))) => {
+                        let mut message = message.into_owned();
+                        if !streamed.is_empty() {
+                            assert!(message.content.is_empty(), "it was streamed");
+                            message.content = std::mem::take(&mut streamed).into();
+                        }
+                        messages.push(message);
+                    }
+                    Err(error) => {
+                        let again = inbox.take_by(&delivery).unwrap_err();
+                        assert_eq!(again, error, "it stays");
+                        return (messages, Some(error));
+                    }
+                }
+            }
+        }
+        inbox.release(); // as a driver does when a read finds nothing
+    }
+    let truncated = inbox
+        .partial()
+        .map(|partial| DecodeError::Truncated { have: partial.have, need: partial.need });
+    (messages, truncated)
+}
+
+/// A server that answers each request with itself. Its replies are read by [`by_decoder`].
+pub(crate) struct Served {
+    pub(crate) replies: Vec<Message<'static>>,
+    /// What it has sent, in all.
+    pub(crate) output: Vec<u8>,
+    pub(crate) reason: Option<Reason>,
+    /// It has sent a FIN behind its output.
+    pub(crate) fin: bool,
+}
+
+pub(crate) fn by_server(config: &Config, pieces: &[&[u8]]) -> Served {
+    let now = Instant::EPOCH;
+    let server = Server::new(config.clone(), service::function(itself));
+    let mut machine = server.machine(now);
+    let mut output = Vec::new();
+    for mut piece in pieces.iter().copied() {
+        loop {
+            feed(&mut machine, &mut piece, now);
+            collect(&mut machine, &mut output, now);
+            if piece.is_empty() || !machine.interest().read {
+                break;
+            }
+        }
+    }
+    let fin = end(&mut machine, &mut output);
+    let limits = Limits { header: u16::MAX, content: u64::MAX };
+    let (replies, error) = by_decoder(limits, &[&output]);
+    assert_eq!(error, None, "what it sends is frames");
+    Served { replies, output, reason: machine.reason(), fin }
+}
+
+/// The service that answers each request with itself.
+fn itself(request: Message<'_>) -> Message<'static> {
+    request.into_owned()
+}
+
+/// The peer closes its side; then whatever the machine wants, up to its end.
+fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -> bool {
+    use wirestate_core::Outbound;
+    let now = Instant::EPOCH;
+    let mut fin = false;
+    if machine.interest().read {
+        machine.handle_eof(now);
+    }
+    loop {
+        collect(machine, output, now);
+        match machine.interest().write {
+            Outbound::Finish => {
+                fin = true;
+                machine.handle_finished(now);
+            }
+            Outbound::Finished if machine.interest().read => machine.handle_eof(now),
+            Outbound::Idle | Outbound::Flush | Outbound::Finished => return fin,
+            Outbound::Reset => panic!("it resets"),
+        }
+    }
+}
+
+/// A client that has asked as often as there can be replies.
+pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
+    use wirestate_core::message::ClientReason;
+    let now = Instant::EPOCH;
+    let buffer = 1.try_into().unwrap();
+    let mut client = Client::new(ClientConfig { limits, buffer, ..ClientConfig::default() });
+    for _ in 0..32 {
+        client.request(&Message::binary("?"), now).unwrap();
+    }
+    collect(&mut client, &mut Vec::new(), now);
+    for mut piece in pieces.iter().copied() {
+        feed(&mut client, &mut piece, now);
+    }
+    if client.interest().read {
+        client.handle_eof(now);
+    }
+    while !client.interest().is_done() {
+        client.handle_finished(now);
+    }
+    let replies = std::iter::from_fn(|| client.take_reply()).collect();
+    let error = match client.reason().unwrap() {
+        ClientReason::Malformed(error) => Some(error),
+        ClientReason::ClosedEarly { .. } | ClientReason::Closed => None,
+        reason @ (ClientReason::ShutDown
+        | ClientReason::Unasked
+        | ClientReason::NoReply { .. }
+        | ClientReason::FrameTimeout { .. }
+        | ClientReason::WriteStalled { .. }
+        | ClientReason::Lost { .. }
+        | ClientReason::Dropped) => panic!("{reason}"),
+    };
+    (replies, error)
+}
+
+fn message(header: Header<'static>, content: Vec<u8>) -> Message<'static> {
+    let Header { byteorder, content_type, content_encoding, content_length: _ } = header;
+    Message { byteorder, content_type, content_encoding, content: content.into() }
+}

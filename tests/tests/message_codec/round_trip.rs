@@ -1,0 +1,146 @@
+//! What was encoded is decoded again.
+
+use std::borrow::Cow;
+
+use proptest::{collection::vec, prelude::*};
+use wirestate_core::message::{Config, DecodeError, Header, Limits, Message};
+use wirestate_testkit::{
+    message::{frames, headers, messages},
+    script::{cuts, pieces},
+};
+
+use crate::{
+    proptest_config,
+    reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox},
+};
+
+/// The drawn headers are 250 bytes at most, but for 24 characters that are six bytes each as
+/// escapes, twice.
+const LIMITS: Limits = Limits { header: 450, content: 1 << 20 };
+/// What a buffer that just holds the longest header has in all.
+const SMALLEST: usize = 452;
+
+/// Up to four messages, with contents around the size of the smallest buffer, and a cut.
+fn some() -> impl Strategy<Value = (Vec<Message<'static>>, Vec<u8>, Vec<usize>)> {
+    vec(messages(SMALLEST), 0..=4).prop_flat_map(|sent| {
+        let bytes = frames(&sent);
+        let cut = cuts(bytes.len());
+        (Just(sent), Just(bytes), cut)
+    })
+}
+
+proptest! {
+    #![proptest_config(proptest_config(48))]
+
+    #[test]
+    fn a_header_is_read_as_it_was_written(header in headers()) {
+        let json = header.to_json();
+        let read = Header::from_json(&json).unwrap();
+        prop_assert_eq!(&read, &header);
+        // Nothing is copied that can be borrowed.
+        let escaped = |text: &str| text.contains(|c: char| c < ' ' || c == '"' || c == '\\');
+        prop_assert_eq!(matches!(read.content_type, Cow::Owned(_)), escaped(&header.content_type));
+        prop_assert!(!str::from_utf8(&json).unwrap().contains(|c: char| c < ' '));
+        // As another writer of JSON reads it.
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        prop_assert_eq!(&value["content-type"], &*header.content_type);
+        prop_assert_eq!(&value["content-encoding"], &*header.content_encoding);
+        prop_assert_eq!(&value["content-length"], header.content_length);
+    }
+
+    #[test]
+    fn whoever_decodes_gets_the_messages_that_were_sent_however_the_bytes_are_cut(
+        (sent, bytes, cut) in some(),
+        more in prop_oneof![Just(0), 0..SMALLEST],
+    ) {
+        let pieces: Vec<&[u8]> = pieces(&bytes, &cut).collect();
+        prop_assert_eq!(&by_decoder(LIMITS, &pieces), &(sent.clone(), None));
+        prop_assert_eq!(&by_inbox(LIMITS, more, &pieces), &(sent.clone(), None));
+        prop_assert_eq!(&by_streaming_inbox(LIMITS, more, &pieces), &(sent.clone(), None));
+        prop_assert_eq!(&by_client(LIMITS, &pieces), &(sent.clone(), None));
+        let buffer = (1 + more).try_into().unwrap();
+        let served = by_server(&Config { limits: LIMITS, buffer, ..Config::default() }, &pieces);
+        prop_assert_eq!(&served.replies, &sent);
+        prop_assert_eq!(&served.output, &bytes, "byte for byte");
+        prop_assert_eq!(served.reason.unwrap().to_string(), "finished");
+        prop_assert!(served.fin);
+    }
+
+    /// The figures too: they tell what is lacking, not how it was received.
+    #[test]
+    fn an_end_anywhere_is_the_same_error_for_whoever_decodes(
+        (sent, bytes, cut) in some(),
+        at in any::<prop::sample::Index>(),
+        more in 0..SMALLEST,
+    ) {
+        let at = if bytes.is_empty() { 0 } else { at.index(bytes.len()) };
+        let pieces: Vec<&[u8]> = pieces(&bytes[..at], &cut).filter(|piece| !piece.is_empty()).collect();
+        let read = by_decoder(LIMITS, &pieces);
+        prop_assert!(sent.starts_with(&read.0));
+        let early = matches!(read.1, None | Some(DecodeError::Truncated { .. }));
+        prop_assert!(early, "{:?}", read.1);
+        if let Some(DecodeError::Truncated { have, need }) = read.1 {
+            prop_assert!(have < need || (have, need) == (2, 2), "{have} of {need}");
+            let whole = frames(&read.0).len() as u64;
+            prop_assert_eq!(whole + have, at as u64, "what has come is known to the byte");
+        }
+        prop_assert_eq!(&by_inbox(LIMITS, more, &pieces), &read);
+        prop_assert_eq!(&by_streaming_inbox(LIMITS, more, &pieces), &read);
+        prop_assert_eq!(&by_client(LIMITS, &pieces), &read);
+        let served = by_server(&Config { limits: LIMITS, ..Config::default() }, &pieces);
+        let told = read.1.into_iter().map(Message::error);
+        let expected: Vec<Message<'_>> = read.0.into_iter().chain(told).collect();
+        prop_assert_eq!(served.replies, expected, "nothing partial is delivered");
+    }
+}
+
+#[test]
+fn a_content_of_every_size_around_the_buffers_comes_whole() {
+    for size in SMALLEST - 130..=SMALLEST + 2 {
+        let sent = [Message::binary(vec![7; size]), Message::json("{}"), Message::binary("")];
+        let bytes = frames(&sent);
+        for length in [1, 2, 3, 100, SMALLEST - 1, SMALLEST, SMALLEST + 1, usize::MAX] {
+            let pieces: Vec<&[u8]> = bytes.chunks(length).collect();
+            assert_eq!(by_inbox(LIMITS, 0, &pieces), (sent.to_vec(), None), "{size}, {length}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_would_be_longer_than_two_bytes_can_say_is_not_sent() {
+    // 65,535 is the longest.
+    let around =
+        Message { content_type: "".into(), ..Message::binary("") }.header().to_json().len();
+    let longest = "x".repeat(65_535 - around);
+    let message = Message { content_type: longest.clone().into(), ..Message::binary("") };
+    let limits = Limits { header: u16::MAX, ..LIMITS };
+    let bytes = frames([&message]);
+    assert_eq!(by_decoder(limits, &[&bytes]), (vec![message.clone()], None));
+    let config = Config { limits, ..Config::default() };
+    assert_eq!(by_server(&config, &[&bytes]).output, bytes);
+
+    let message = Message { content_type: (longest + "x").into(), ..message };
+    let mut bytes = b"before".to_vec();
+    let error = message.encode(&mut bytes).unwrap_err();
+    assert_eq!(error.to_string(), "the header would be 65536 bytes, more than the limit of 65535");
+    assert_eq!(bytes, b"before", "nothing was appended");
+}
+
+/// Contents of any length: the figures do not overflow.
+#[test]
+fn an_end_within_the_longest_content_that_there_can_be_has_its_figures() {
+    let limits = Limits { header: 450, content: u64::MAX };
+    let empty = Message::binary("");
+    let header = Header { content_length: u64::MAX, ..empty.header() };
+    let mut bytes = Vec::new();
+    header.encode(&mut bytes).unwrap();
+    bytes.extend([1, 2, 3]);
+    let have = bytes.len() as u64;
+    let truncated = DecodeError::Truncated { have, need: u64::MAX };
+    let pieces = [&bytes[..]];
+    assert_eq!(
+        by_streaming_inbox(limits, 0, &pieces).1,
+        Some(DecodeError::ContentTooLong { declared: u64::MAX, limit: i64::MAX as u64 })
+    );
+    assert_eq!(by_decoder(limits, &pieces).1, Some(truncated));
+}

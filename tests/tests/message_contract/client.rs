@@ -1,0 +1,368 @@
+//! A client, used inline and by handles.
+
+use std::{
+    num::NonZeroUsize,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use proptest::prelude::*;
+use wirestate_core::{
+    Fault, Instant, Lost, Machine, Outbound, Reason as _, Way,
+    drive::{collect, feed},
+    message::{
+        Client, ClientConfig, ClientReason, EncodeError, Handle, Message, Request, RequestError,
+    },
+};
+use wirestate_testkit::{
+    contract::Checked,
+    message::{bad_frames, frames},
+    script::{Op, Player},
+};
+
+use crate::{LIMITS, number, numbered, ops_with_frames, proptest_config, whole_messages};
+
+fn config() -> ClientConfig {
+    ClientConfig {
+        limits: LIMITS,
+        buffer: NonZeroUsize::MIN, // so it is that of the longest header
+        in_flight: NonZeroUsize::new(4).unwrap(),
+        ..ClientConfig::default()
+    }
+}
+
+const MOST_QUEUED: usize = 64 * 1024 + 1000;
+const NOW: Instant = Instant::EPOCH;
+
+/// What the server does with what it has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Server {
+    /// Answers whole requests, each with itself.
+    Answers,
+    /// Sends whatever the script says.
+    Scripted,
+}
+
+/// What is played, and replies to what was sent so far, if they are to be.
+fn play(player: &mut Player<'_, Checked<Client>>, op: &Op, server: Server, answered: &mut usize) {
+    if server == Server::Scripted {
+        return player.play(op);
+    }
+    if !matches!(op, Op::Receive(_)) {
+        player.play(op);
+        return;
+    }
+    let requests = whole_messages(player.output());
+    let replies = frames(&requests[*answered..]);
+    *answered = requests.len();
+    player.play(&Op::Receive(replies));
+}
+
+fn servers() -> impl Strategy<Value = Server> {
+    prop_oneof![Just(Server::Answers), Just(Server::Scripted)]
+}
+
+fn poll(request: &mut Request) -> Poll<Result<Message<'static>, RequestError>> {
+    Pin::new(request).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    #[test]
+    fn a_client_that_is_used_inline_keeps_the_contract(
+        ops in ops_with_frames(100),
+        sizes in prop::collection::vec(0..390_usize, 100),
+        server in servers(),
+        takes in any::<bool>(),
+    ) {
+        let mut client = Checked::new(Client::new(config()), MOST_QUEUED);
+        let mut player = Player::new(&mut client);
+        let (mut asked, mut answered, mut taken) = (0, 0, Vec::new());
+        for (op, size) in ops.iter().zip(sizes) {
+            let now = player.now();
+            let machine = player.machine().machine_mut();
+            let ended = machine.interest().is_done();
+            match machine.request(&numbered(asked, size), now) {
+                Ok(()) => {
+                    prop_assert!(!ended);
+                    asked += 1;
+                    prop_assert!(asked - taken.len() <= 4, "so many are out at most");
+                }
+                Err(RequestError::Busy { limit: 4 } | RequestError::Ended(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+            play(&mut player, op, server, &mut answered);
+            if takes {
+                taken.extend(player.machine().machine_mut().take_reply());
+            }
+        }
+        player.play_out();
+        let machine = player.machine().machine_mut();
+        taken.extend(std::iter::from_fn(|| machine.take_reply()));
+        prop_assert!(taken.len() <= asked, "replies that nobody asked for");
+        if server == Server::Answers {
+            let numbers: Vec<usize> = taken.iter().map(number).collect();
+            prop_assert_eq!(numbers, (0..taken.len()).collect::<Vec<_>>(), "in their order");
+        }
+        let transcript = player.transcript();
+        let sent = whole_messages(&transcript.output);
+        prop_assert!(sent.iter().map(number).eq(0..sent.len()), "sent once, in order");
+        prop_assert_eq!(transcript.done, transcript.reason.is_some());
+    }
+
+    /// Requests are made, polled and dropped by others, whenever.
+    #[test]
+    fn a_client_that_is_used_by_handles_keeps_the_contract(
+        ops in ops_with_frames(100),
+        does in prop::collection::vec((0..6_u8, 0..390_usize), 100),
+        server in servers(),
+    ) {
+        let (client, handle) = Client::with_handle(config());
+        let mut client = Checked::new(client, MOST_QUEUED);
+        let mut handles = vec![handle.clone(), handle];
+        let mut player = Player::new(&mut client);
+        let mut requests: Vec<(usize, Request)> = Vec::new();
+        let (mut asked, mut answered, mut heard) = (0, 0, Vec::new());
+        for (op, (what, size)) in ops.iter().zip(does) {
+            match what {
+                0..=2 => {
+                    if let Some(handle) = handles.last() {
+                        let mut request = handle.request(numbered(asked, size));
+                        if poll(&mut request).is_pending() {
+                            requests.push((asked, request));
+                        }
+                        asked += 1;
+                    }
+                }
+                3 if size > 300 => drop(handles.pop()),
+                4 if size > 200 && !requests.is_empty() => {
+                    drop(requests.swap_remove(size % requests.len()));
+                }
+                _ => {}
+            }
+            play(&mut player, op, server, &mut answered);
+            requests.retain_mut(|(number, request)| match poll(request) {
+                Poll::Pending => true,
+                Poll::Ready(reply) => {
+                    heard.push((*number, reply));
+                    false
+                }
+            });
+        }
+        player.play_out();
+        let transcript = player.transcript();
+        let sent: Vec<usize> = whole_messages(&transcript.output).iter().map(number).collect();
+        prop_assert!(sent.is_sorted_by(|a, b| a < b), "each once, in order: {:?}", sent);
+        for (asked, reply) in &heard {
+            match reply {
+                Ok(reply) if server == Server::Answers => prop_assert_eq!(number(reply), *asked),
+                Ok(_) | Err(RequestError::Ended(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // Whatever it comes to, nobody waits for a connection that is no more.
+        drop(client);
+        for (_, request) in &mut requests {
+            prop_assert!(matches!(poll(request), Poll::Ready(Ok(_) | Err(RequestError::Ended(_)))));
+        }
+    }
+}
+
+fn settle(client: &mut Client) {
+    let cx = &mut Context::from_waker(Waker::noop());
+    while client.poll_shared(NOW, cx) {}
+}
+
+fn with_handle() -> (Client, Handle) {
+    Client::with_handle(config())
+}
+
+fn outgoing(client: &mut Client) -> Vec<Message<'static>> {
+    let mut output = Vec::new();
+    collect(client, &mut output, NOW);
+    whole_messages(&output)
+}
+
+#[test]
+fn all_requests_fail_when_the_connection_ends() {
+    type End = fn(&mut Client);
+    let ends: [(&str, End); 5] = [
+        ("reset", |client| client.handle_lost(NOW, Way::In, Lost::Reset)),
+        ("closed_early", |client| client.handle_eof(NOW)),
+        ("empty_header", |client| feed(client, &mut &[0, 0][..], NOW)),
+        ("no_reply", |client| {
+            let deadline = client.poll_timeout().unwrap();
+            client.handle_timeout(deadline);
+        }),
+        ("dropped", |client| *client = Client::new(config())),
+    ];
+    for (label, end) in ends {
+        let (mut client, handle) = with_handle();
+        // Four are out, six wait, and one is asked too late.
+        let mut requests: Vec<_> = (0..10).map(|i| handle.request(numbered(i, 0))).collect();
+        for request in &mut requests {
+            assert!(poll(request).is_pending());
+        }
+        settle(&mut client);
+        assert_eq!(outgoing(&mut client).len(), 4);
+        end(&mut client);
+        requests.push(handle.request(numbered(10, 0)));
+        for request in &mut requests {
+            let Poll::Ready(Err(RequestError::Ended(reason))) = poll(request) else {
+                panic!("{label}: it waits")
+            };
+            assert_eq!(reason.label(), label);
+        }
+    }
+}
+
+#[test]
+fn whoever_waits_is_woken_when_the_connection_ends() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+    let (mut client, handle) = with_handle();
+    let counts: Vec<Arc<Count>> = (0..10).map(|_| Arc::default()).collect();
+    let mut requests: Vec<_> = (0..10).map(|i| handle.request(numbered(i, 0))).collect();
+    for (request, count) in requests.iter_mut().zip(&counts) {
+        let waker = Waker::from(count.clone());
+        assert!(Pin::new(request).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    settle(&mut client);
+    drop(client);
+    for count in counts {
+        assert_eq!(count.0.load(Relaxed), 1, "once");
+    }
+}
+
+#[test]
+fn the_reply_to_a_request_that_was_dropped_is_thrown_away_and_the_next_ones_are_right() {
+    let (mut client, handle) = with_handle();
+    let mut requests: Vec<_> = (0..6).map(|i| handle.request(numbered(i, 0))).collect();
+    for request in &mut requests {
+        assert!(poll(request).is_pending());
+    }
+    settle(&mut client);
+    // 0 to 3 are out, 4 and 5 wait. 1 is out already; 4 is never sent.
+    drop(requests.remove(4));
+    drop(requests.remove(1));
+    let sent = outgoing(&mut client);
+    feed(&mut client, &mut &frames(&sent)[..], NOW);
+    settle(&mut client);
+    let sent = outgoing(&mut client);
+    assert_eq!(sent.iter().map(number).collect::<Vec<_>>(), [5]);
+    feed(&mut client, &mut &frames(&sent)[..], NOW);
+    for (request, expected) in requests.iter_mut().zip([0, 2, 3, 5]) {
+        let Poll::Ready(Ok(reply)) = poll(request) else { panic!("{expected} has no reply") };
+        assert_eq!(number(&reply), expected);
+    }
+}
+
+#[test]
+fn a_client_whose_handles_are_all_gone_ends_when_its_replies_have_come() {
+    let (mut client, handle) = with_handle();
+    let mut request = handle.request(numbered(0, 0));
+    assert!(poll(&mut request).is_pending());
+    drop(handle.clone());
+    drop(handle);
+    settle(&mut client);
+    let sent = outgoing(&mut client);
+    feed(&mut client, &mut &frames(&sent)[..], NOW);
+    let Poll::Ready(Ok(reply)) = poll(&mut request) else { panic!("no reply") };
+    assert_eq!(number(&reply), 0);
+    drop(request);
+    settle(&mut client);
+    assert_eq!(client.interest().write, Outbound::Finish);
+    client.handle_finished(NOW);
+    assert_eq!(client.reason(), Some(ClientReason::ShutDown));
+}
+
+/// Nobody is left who would wake it.
+#[test]
+fn a_client_ends_as_well_when_the_last_request_was_taken_back() {
+    let (mut client, handle) = with_handle();
+    let mut request = handle.request(numbered(0, 0));
+    assert!(poll(&mut request).is_pending());
+    drop((request, handle));
+    settle(&mut client);
+    assert_eq!(client.interest().write, Outbound::Finish);
+    assert!(outgoing(&mut client).is_empty(), "it was taken back");
+}
+
+#[test]
+fn a_request_that_cannot_be_sent_fails_alone() {
+    let (mut client, handle) = with_handle();
+    let long = Message { content_type: "x".repeat(70_000).into(), ..Message::binary("") };
+    let mut bad = handle.request(long.clone());
+    let mut good = handle.request(numbered(1, 0));
+    assert!(poll(&mut bad).is_pending() && poll(&mut good).is_pending());
+    settle(&mut client);
+    let Poll::Ready(Err(RequestError::Encode(EncodeError::HeaderTooLong { .. }))) = poll(&mut bad)
+    else {
+        panic!("it is too long")
+    };
+    let sent = outgoing(&mut client);
+    assert_eq!(sent.iter().map(number).collect::<Vec<_>>(), [1]);
+
+    let mut inline = Client::new(config());
+    assert!(matches!(inline.request(&long, NOW), Err(RequestError::Encode(_))));
+    inline.request(&numbered(2, 0), NOW).unwrap();
+    assert_eq!(outgoing(&mut inline).len(), 1);
+}
+
+#[test]
+fn a_reply_that_nobody_asked_for_ends_the_connection() {
+    let mut client = Client::new(config());
+    feed(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
+    assert_eq!(client.interest().write, Outbound::Reset);
+    client.handle_finished(NOW);
+    let reason = client.reason().unwrap();
+    assert_eq!((reason.clone(), reason.fault()), (ClientReason::Unasked, Fault::Peer));
+}
+
+/// What is no reply resets the connection: whatever would follow is worth nothing.
+#[test]
+fn a_bad_reply_ends_the_connection_by_a_reset() {
+    for bad in bad_frames() {
+        let mut client = Client::new(ClientConfig::default());
+        for i in 0..=bad.good {
+            client.request(&numbered(i, 0), NOW).unwrap();
+        }
+        let _ = outgoing(&mut client);
+        feed(&mut client, &mut &bad.bytes[..], NOW);
+        let truncated = bad.error.label() == "truncated";
+        if truncated {
+            client.handle_eof(NOW);
+        }
+        let expected = if truncated { Outbound::Finish } else { Outbound::Reset };
+        assert_eq!(client.interest().write, expected, "{}", bad.name);
+        client.handle_finished(NOW);
+        let Some(ClientReason::Malformed(error)) = client.reason() else {
+            panic!("{}: {:?}", bad.name, client.reason())
+        };
+        assert!(bad.gives(&error), "{}", bad.name);
+        let replies = std::iter::from_fn(|| client.take_reply()).count();
+        assert_eq!(replies, bad.good, "what came before it can be taken");
+    }
+}
+
+/// A server that does not like the request may answer and close while it is still being sent.
+#[test]
+fn what_had_arrived_before_a_write_failed_is_still_read() {
+    let mut client = Client::new(config());
+    client.request(&numbered(0, 0), NOW).unwrap();
+    client.handle_lost(NOW, Way::Out, Lost::Reset);
+    feed(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
+    client.handle_lost(NOW, Way::In, Lost::Reset);
+    assert_eq!(number(&client.take_reply().unwrap()), 0);
+    assert_eq!(client.reason().unwrap().label(), "reset");
+}

@@ -1,0 +1,420 @@
+//! A server's connection.
+
+use std::num::NonZeroUsize;
+
+use proptest::prelude::*;
+use wirestate_core::{
+    Fault, Instant, Lost, Machine, Reason as _, Way,
+    message::{
+        Config, Connection, Message, Reason, Server,
+        service::{self, Asked, Events, Service},
+    },
+};
+use wirestate_testkit::{
+    contract::Checked,
+    message::{bad_frames, frames, golden, messages},
+    script::{self, Op, Player, Sent, Transcript},
+};
+
+use crate::{
+    LIMITS, itself, number, numbered, ops_with_frames, proptest_config,
+    services::{Counting, Later},
+    whole_messages,
+};
+
+fn config() -> Config {
+    Config {
+        limits: LIMITS,
+        buffer: NonZeroUsize::MIN, // so it is that of the longest header
+        in_flight: NonZeroUsize::new(3).unwrap(),
+        ..Config::default()
+    }
+}
+
+/// 64 KiB and one message of replies wait to be sent at most, and the error reply.
+const MOST_QUEUED: usize = 64 * 1024 + 1000;
+
+fn checked<S: Service + Clone>(config: Config, service: S) -> Checked<Connection<S>> {
+    Checked::new(Server::new(config, service).machine(Instant::EPOCH), MOST_QUEUED)
+}
+
+fn echo() -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clone> {
+    service::function(itself)
+}
+
+/// What holds of every connection that answers requests with themselves: replies are requests, in
+/// their order, and at most one error reply comes behind them.
+fn replies_are_requests(transcript: &Transcript) {
+    let requests = well_formed(&transcript.input);
+    let mut replies = whole_messages(&transcript.output);
+    let answers = replies.iter().zip(&requests).take_while(|(reply, request)| reply == request);
+    let answers = answers.count();
+    let mut others = replies.split_off(answers);
+    assert!(others.len() <= 1, "one error reply at most, behind the replies: {others:?}");
+    let error = others.pop();
+    assert_eq!(transcript.done, transcript.reason.is_some());
+    match transcript.label {
+        Some("finished") => {
+            assert_eq!(replies, requests, "each has its reply");
+            assert_eq!((error, transcript.sent), (None, Some(Sent::Fin)));
+        }
+        Some("shut_down" | "idle_timeout" | "answered") => {
+            assert_eq!((error, transcript.sent), (None, Some(Sent::Fin)));
+        }
+        Some(
+            "empty_header" | "header_too_long" | "bad_header" | "content_too_long" | "truncated"
+            | "header_timeout" | "content_timeout" | "service_timeout",
+        ) => {
+            let told = Message::error(transcript.reason.as_ref().unwrap());
+            assert_eq!((error, transcript.sent), (Some(told), Some(Sent::Fin)));
+        }
+        Some("write_stalled") => assert_eq!(transcript.sent, Some(Sent::Rst)),
+        Some("reset" | "timed_out" | "unreachable" | "wrote_zero" | "system_error") | None => {}
+        Some(label) => panic!("{label}"),
+    }
+}
+
+/// The good frames that `input` begins with.
+fn well_formed(input: &[u8]) -> Vec<Message<'static>> {
+    use wirestate_core::{buffer::Pool, message::Inbox};
+    let mut inbox = Inbox::new(LIMITS, Pool::new(input.len().max(202), 1));
+    inbox.spare()[..input.len()].copy_from_slice(input);
+    inbox.commit(input.len());
+    let mut messages = Vec::new();
+    while let Ok(Some(message)) = inbox.take() {
+        messages.push(message.into_owned());
+    }
+    messages
+}
+
+fn with_noise(longest: usize) -> impl Strategy<Value = Vec<Op>> {
+    prop_oneof![5 => ops_with_frames(longest), 1 => script::ops(longest)]
+}
+
+proptest! {
+    #![proptest_config(proptest_config())]
+
+    #[test]
+    fn a_connection_with_a_function_keeps_the_contract(ops in with_noise(100)) {
+        let transcript = script::play_out(&mut checked(config(), echo()), &ops);
+        replies_are_requests(&transcript);
+    }
+
+    #[test]
+    fn a_connection_whose_contents_are_streamed_keeps_the_contract(ops in ops_with_frames(100)) {
+        let mut machine = checked(config(), Counting::default());
+        // Whatever is bad in it may be of another type.
+        let transcript = script::play_out(&mut machine, &ops[..]);
+        let mut replies = whole_messages(&transcript.output);
+        replies.retain(|reply| !reply.is_json());
+        for (i, (request, reply)) in well_formed(&transcript.input).iter().zip(replies).enumerate() {
+            prop_assert_eq!(number(&reply), request.content.len(), "{}", i);
+        }
+    }
+
+    #[test]
+    fn a_connection_with_slow_handlers_keeps_the_contract(
+        ops in with_noise(100),
+        releases in prop::collection::vec(prop::option::of(any::<bool>()), 100),
+    ) {
+        let service = Later::default();
+        let mut machine = checked(config(), service.clone());
+        let mut player = Player::new(&mut machine);
+        for (op, release) in ops.iter().zip(releases) {
+            if let Some(oldest) = release {
+                service.release(oldest);
+            }
+            player.play(op);
+            prop_assert!(player.machine().status().lag <= 3, "so many are in flight at most");
+        }
+        for _ in 0..service.requests() {
+            service.release(false);
+            player.play(&Op::Release);
+        }
+        player.play_out();
+        let transcript = player.transcript();
+        replies_are_requests(&transcript);
+        prop_assert!(whole_messages(&transcript.output).len() <= service.requests() + 1);
+    }
+
+    #[test]
+    fn a_connection_that_hands_requests_out_keeps_the_contract(
+        ops in with_noise(100),
+        hands in prop::collection::vec(0..4_u8, 100),
+    ) {
+        let mut machine = checked(config(), Events::default());
+        let mut player = Player::new(&mut machine);
+        let mut asked: Vec<Asked> = Vec::new();
+        for (op, hand) in ops.iter().zip(hands) {
+            match hand {
+                0 => asked.extend(player.machine().machine_mut().service_mut().take()),
+                1 if !asked.is_empty() => {
+                    let asked = asked.pop().unwrap();
+                    let reply = asked.request().clone();
+                    asked.reply(reply);
+                }
+                _ => {}
+            }
+            player.play(op);
+            prop_assert!(player.machine().status().lag <= 3, "so many are in flight at most");
+        }
+        while let Some(asked) = asked.pop().or_else(|| {
+            player.machine().machine_mut().service_mut().take()
+        }) {
+            let reply = asked.request().clone();
+            asked.reply(reply);
+            player.play(&Op::Release);
+        }
+        player.play_out();
+        replies_are_requests(&player.transcript());
+    }
+
+    #[test]
+    fn a_connection_of_one_shot_keeps_the_contract(ops in with_noise(60)) {
+        let one_shot = Config { one_shot: true, ..config() };
+        let transcript = script::play_out(&mut checked(one_shot, echo()), &ops);
+        replies_are_requests(&transcript);
+        let replies = whole_messages(&transcript.output);
+        prop_assert!(replies.len() <= 1, "or an error reply");
+        if transcript.label == Some("answered") {
+            prop_assert_eq!(&replies[..], &well_formed(&transcript.input)[..1]);
+        }
+        prop_assert!(transcript.label != Some("finished") || replies.is_empty());
+    }
+
+    /// Pipelined, with replies taken as the network pleases.
+    #[test]
+    fn whatever_was_asked_is_answered_once_and_in_order(
+        sizes in prop::collection::vec(0..390_usize, 0..20),
+        accepts in prop::collection::vec(1..400_usize, 1..20),
+    ) {
+        let sent: Vec<_> = sizes.iter().enumerate().map(|(i, n)| numbered(i, *n)).collect();
+        let bytes = frames(&sent);
+        let mut machine = checked(config(), echo());
+        let mut player = Player::new(&mut machine);
+        player.play(&Op::Receive(bytes.clone()));
+        player.play(&Op::Eof);
+        for n in accepts.iter().cycle().take(200) {
+            player.play(&Op::Accept(*n));
+        }
+        player.play_out();
+        let transcript = player.transcript();
+        prop_assert_eq!(transcript.output, bytes);
+        prop_assert_eq!(transcript.label, Some("finished"));
+    }
+
+}
+
+proptest! {
+    // Each is played in ten ways.
+    #![proptest_config(ProptestConfig { cases: 16, ..proptest_config() })]
+
+    #[test]
+    fn what_a_connection_makes_of_its_input_does_not_depend_on_the_cut(
+        sent in prop::collection::vec(messages(202), 0..3),
+        bad in prop::option::of(wirestate_testkit::message::any_bad_frame()),
+    ) {
+        let limits = wirestate_core::message::Limits { header: 450, content: 1000 };
+        let mut bytes = frames(&sent);
+        bytes.extend(bad.into_iter().filter(|bad| bad.bytes.len() < 600).flat_map(|bad| bad.bytes));
+        script::cut_invariant(&bytes, |pieces| {
+            let mut machine = checked(Config { limits, ..config() }, echo());
+            let receive = pieces.iter().map(|piece| Op::Receive(piece.to_vec()));
+            let ops: Vec<Op> = receive.chain([Op::Eof]).collect();
+            script::play_out(&mut machine, &ops).output
+        });
+    }
+}
+
+/// A reply is longer than all that may wait, and each request has one: reading stops.
+#[test]
+fn a_peer_that_takes_no_replies_is_read_no_more() {
+    let big = service::function(|_| Message::binary(vec![7; 50_000]));
+    let mut machine =
+        Checked::new(Server::new(config(), big).machine(Instant::EPOCH), 64 * 1024 + 50_200);
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(golden().repeat(10)));
+    let queued = player.machine().status().queued;
+    assert!((100_000..101_000).contains(&queued), "two replies wait: {queued}");
+    assert!(!player.machine().interest().read, "that is backpressure");
+    player.play(&Op::Accept(30_000));
+    let left = player.machine().status().queued;
+    assert_eq!(left, queued - 30_000, "nothing more while that is more than 64 KiB");
+    for _ in 0..100 {
+        player.play(&Op::Accept(10_000));
+    }
+    player.play(&Op::Eof);
+    player.play_out();
+    let transcript = player.transcript();
+    assert_eq!(whole_messages(&transcript.output).len(), 10);
+    assert_eq!(transcript.label, Some("finished"));
+}
+
+#[test]
+fn requests_beyond_those_in_flight_wait_with_the_kernel() {
+    let mut machine = checked(config(), Events::default());
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(golden().repeat(10)));
+    let machine = player.machine();
+    assert_eq!((machine.status().lag, machine.interest().read), (3, false));
+    let asked: Vec<Asked> =
+        std::iter::from_fn(|| machine.machine_mut().service_mut().take()).collect();
+    assert_eq!(asked.len(), 3);
+    // The second one's reply waits for the first one's.
+    let [first, second, third] = <[Asked; 3]>::try_from(asked).unwrap();
+    second.reply(Message::binary("second"));
+    player.play(&Op::Release);
+    assert_eq!(player.machine().status().queued, 0);
+    first.reply(Message::binary("first"));
+    player.play(&Op::Release);
+    player.play(&Op::Accept(usize::MAX));
+    let contents = |bytes: &[u8]| -> Vec<Vec<u8>> {
+        whole_messages(bytes).iter().map(|reply| reply.content.to_vec()).collect()
+    };
+    assert_eq!(contents(player.output()), [&b"first"[..], b"second"]);
+    // A request that is dropped is answered too.
+    drop(third);
+    player.play(&Op::Release);
+    player.play(&Op::Accept(usize::MAX));
+    let last = contents(player.output()).pop().unwrap();
+    assert_eq!(last, br#"{"result": "Error: the request was dropped"}"#);
+}
+
+/// A function that breaks off in the middle of a connection's requests is the connection's end, so
+/// what it may not do is answer what can't be sent.
+#[test]
+fn a_reply_whose_header_is_too_long_is_an_error_reply() {
+    let long = service::function(|_| Message {
+        content_type: "x".repeat(70_000).into(),
+        ..Message::binary("")
+    });
+    let mut machine = checked(config(), long);
+    let transcript = script::play_out(&mut machine, &[Op::Receive(golden()), Op::Eof]);
+    let [reply] = &whole_messages(&transcript.output)[..] else { panic!("one reply") };
+    let text = reply.text().unwrap();
+    assert!(text.starts_with(r#"{"result": "Error: the header would be 70"#), "{text}");
+    assert_eq!(transcript.label, Some("finished"));
+}
+
+#[test]
+fn the_error_reply_comes_behind_the_replies_that_are_owed() {
+    let mut machine = checked(config(), Events::default());
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive([golden(), golden(), vec![0, 0]].concat()));
+    player.play(&Op::Accept(usize::MAX));
+    assert!(player.output().is_empty(), "two replies come first");
+    for _ in 0..2 {
+        player.machine().machine_mut().service_mut().take().unwrap().reply(Message::binary("x"));
+    }
+    player.play(&Op::Release);
+    player.play_out();
+    let replies = whole_messages(player.output());
+    assert_eq!(replies.len(), 3);
+    assert_eq!(replies[2], Message::error("a header of 0 bytes"));
+}
+
+/// The peer may still send, and must not be answered by an RST before it has read the reply.
+#[test]
+fn an_error_reply_is_followed_by_a_lingering_close() {
+    for bad in bad_frames().into_iter().filter(|bad| bad.bytes.len() < 300).step_by(17) {
+        let mut machine = checked(Config { limits: Config::default().limits, ..config() }, echo());
+        let mut player = Player::new(&mut machine);
+        player.play(&Op::Receive(bad.bytes.clone()));
+        if bad.error.label() == "truncated" {
+            continue; // its error comes with the end of the input
+        }
+        player.play(&Op::Accept(usize::MAX));
+        player.play(&Op::Finished);
+        let interest = player.machine().interest();
+        assert!(interest.read && !interest.is_done(), "{}: what still comes is read", bad.name);
+        player.play(&Op::Receive(vec![0; 60_000]));
+        assert!(player.machine().interest().read, "{}: 64 KiB of it", bad.name);
+        let before = player.output().len();
+        player.play(&Op::Receive(vec![0; 6000]));
+        assert!(player.machine().interest().is_done(), "{}: not more", bad.name);
+        assert_eq!(player.output().len(), before, "no output after the close");
+    }
+    // Or two seconds.
+    let mut machine = checked(config(), echo());
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(vec![0, 0]));
+    player.play_out();
+    let closed = player.now();
+    player.play(&Op::Timeout);
+    assert_eq!(player.now().since(closed), std::time::Duration::from_secs(2));
+    assert!(player.machine().interest().is_done());
+}
+
+#[test]
+fn one_shot_answers_one_request_and_ignores_the_others() {
+    let one_shot = Config { one_shot: true, ..config() };
+    let mut machine = checked(one_shot.clone(), echo());
+    let ops = [Op::Receive([golden(), golden(), b"\0\0".to_vec()].concat()), Op::Eof];
+    let transcript = script::play_out(&mut machine, &ops);
+    assert_eq!((transcript.output, transcript.sent), (golden(), Some(Sent::Fin)));
+    assert_eq!(machine.reason().unwrap().fault(), Fault::None);
+
+    // A slow reply is waited for.
+    let mut machine = checked(one_shot, Events::default());
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(golden()));
+    assert!(!player.machine().interest().read);
+    player.machine().machine_mut().service_mut().take().unwrap().reply(Message::binary("late"));
+    player.play(&Op::Release);
+    player.play_out();
+    assert!(player.output().ends_with(b"late"));
+}
+
+#[test]
+fn a_loss_says_what_was_owed() {
+    let service = Later::default();
+    let mut machine = checked(config(), service);
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(golden().repeat(3)));
+    player.play(&Op::Lost(Way::Out, Lost::Reset));
+    assert_eq!(
+        player.machine().reason(),
+        Some(Reason::Lost { way: Way::Out, why: Lost::Reset, unsent: 146, owed: 2 })
+    );
+}
+
+#[test]
+fn what_is_asked_to_stop_answers_what_is_on_its_way() {
+    let mut machine = checked(config(), echo());
+    let mut player = Player::new(&mut machine);
+    let (begun, rest) = (golden()[..50].to_vec(), golden()[50..].to_vec());
+    player.play(&Op::Receive([golden(), begun].concat()));
+    player.play(&Op::ShutDown);
+    player.play(&Op::Receive(rest));
+    player.play(&Op::Accept(usize::MAX));
+    assert_eq!(player.output(), golden().repeat(2));
+    player.play(&Op::Timeout);
+    player.play_out();
+    player.play(&Op::Eof);
+    let transcript = player.transcript();
+    assert_eq!((transcript.label, transcript.sent), (Some("shut_down"), Some(Sent::Fin)));
+}
+
+#[test]
+fn a_reason_says_whose_fault_it_was() {
+    let ends = [
+        (vec![Op::Eof], "finished", Fault::None),
+        (vec![Op::ShutDown, Op::Timeout, Op::Finished, Op::Eof], "shut_down", Fault::Asked),
+        (vec![Op::Timeout, Op::Finished, Op::Eof], "idle_timeout", Fault::Time),
+        (vec![Op::Receive(vec![0]), Op::Timeout], "header_timeout", Fault::Time),
+        (vec![Op::Receive(golden()[..110].to_vec()), Op::Timeout], "content_timeout", Fault::Time),
+        (vec![Op::Receive(golden()), Op::Timeout], "write_stalled", Fault::Time),
+        (vec![Op::Receive(vec![0, 0])], "empty_header", Fault::Peer),
+        (vec![Op::Receive(vec![0, 2, b'[', b']'])], "bad_header", Fault::Peer),
+        (vec![Op::Receive(vec![0]), Op::Eof], "truncated", Fault::Peer),
+        (vec![Op::Receive(vec![255, 255])], "header_too_long", Fault::Limit),
+        (vec![Op::Lost(Way::In, Lost::TimedOut)], "timed_out", Fault::Lost),
+    ];
+    for (mut ops, label, fault) in ends {
+        let mut machine = checked(config(), echo());
+        ops.extend([Op::Accept(usize::MAX), Op::Finished, Op::Eof, Op::Timeout]);
+        let transcript = script::play_out(&mut machine, &ops);
+        assert_eq!(transcript.label, Some(label));
+        assert_eq!(machine.reason().map(|reason| reason.fault()), Some(fault), "{label}");
+    }
+}

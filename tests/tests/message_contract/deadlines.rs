@@ -1,0 +1,259 @@
+//! Every deadline, on a clock that is set by hand.
+
+use std::time::Duration;
+
+use wirestate_core::{
+    Instant, Machine, Outbound,
+    drive::{collect, feed},
+    message::{
+        Client, ClientConfig, ClientReason, Config, Connection, Message, Reason, Server,
+        service::{self, Events, Service},
+    },
+};
+use wirestate_testkit::{
+    contract::Checked,
+    message::{frames, golden},
+};
+
+use crate::itself;
+
+const MILLI: Duration = Duration::from_millis(1);
+/// More than any machine here queues.
+const MUCH: usize = 3 << 20;
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn at(time: Duration) -> Instant {
+    Instant::EPOCH + time
+}
+
+fn serving<S: Service + Clone>(service: S) -> Checked<Connection<S>> {
+    let config = Config { in_flight: 2.try_into().unwrap(), ..Config::default() };
+    Checked::new(Server::new(config, service).machine(Instant::EPOCH), MUCH)
+}
+
+fn echoing() -> Checked<Connection<impl Service + Clone>> {
+    serving(service::function(itself))
+}
+
+fn receive<M: Machine>(machine: &mut M, bytes: &[u8], time: Duration) {
+    let mut rest = bytes;
+    feed(machine, &mut rest, at(time));
+    assert!(rest.is_empty(), "it reads");
+}
+
+fn sent<M: Machine>(machine: &mut M, time: Duration) -> Vec<u8> {
+    let mut output = Vec::new();
+    collect(machine, &mut output, at(time));
+    output
+}
+
+/// Nothing happens up to a millisecond before `time`; then it does.
+fn expires_at<M: Machine>(machine: &mut M, time: Duration) {
+    assert_eq!(machine.poll_timeout(), Some(at(time)), "in {}", machine.status().state);
+    let state = machine.status().state;
+    machine.handle_timeout(at(time.checked_sub(MILLI).unwrap()));
+    assert_eq!(machine.status().state, state, "not before its time");
+    machine.handle_timeout(at(time));
+    assert_ne!(machine.status().state, state, "at its time");
+}
+
+fn told(reply: &[u8]) -> String {
+    let at =
+        reply.windows(10).position(|window| window == b"{\"result\":").expect("an error reply");
+    String::from_utf8(reply[at..].to_vec()).unwrap()
+}
+
+#[test]
+fn a_header_must_be_whole_5_s_after_its_first_byte_however_many_come_in_between() {
+    let mut machine = echoing();
+    for (byte, time) in golden().into_iter().zip(10..15) {
+        receive(&mut machine, &[byte], secs(time));
+    }
+    expires_at(&mut machine, secs(15));
+    let reply = sent(&mut machine, secs(15));
+    assert_eq!(told(&reply), r#"{"result": "Error: 5 of a frame's 105 bytes within 5s"}"#);
+    assert_eq!(machine.interest().write, Outbound::Finish);
+}
+
+/// The header's time is not the content's.
+#[test]
+fn a_content_has_30_s_or_a_second_for_each_kib_whichever_is_later() {
+    let mut machine = echoing();
+    let request = frames([&Message::binary(vec![1; 100_000])]);
+    let (head, content) = request.split_at(request.len() - 100_000);
+    receive(&mut machine, head, secs(1));
+    assert_eq!(machine.poll_timeout(), Some(at(secs(31))));
+    // Half of a KiB a second is half of the least rate.
+    let mut have = head.len() as u64;
+    let mut pieces = content.chunks(512).zip(2..);
+    for (piece, time) in pieces.by_ref().take(29) {
+        receive(&mut machine, piece, secs(time));
+        have += 512;
+    }
+    expires_at(&mut machine, secs(31));
+    let reply = sent(&mut machine, secs(31));
+    let expected = format!("{have} of a frame's {} bytes within 30s", request.len());
+    assert_eq!(told(&reply), format!(r#"{{"result": "Error: {expected}"}}"#));
+}
+
+#[test]
+fn a_content_that_comes_at_the_least_rate_may_take_as_long_as_it_takes() {
+    let mut machine = echoing();
+    let request = frames([&Message::binary(vec![1; 100 * 1024])]);
+    for (piece, time) in request.chunks(1100).zip(0..) {
+        receive(&mut machine, piece, secs(time));
+        machine.handle_timeout(at(secs(time)));
+    }
+    assert_eq!(sent(&mut machine, secs(95)), request, "after a minute and a half");
+    // Its deadline follows the bytes: 60 KiB are due in 60 s, and no more come.
+    let mut machine = echoing();
+    receive(&mut machine, &request[..60 * 1024], secs(20));
+    expires_at(&mut machine, secs(80));
+}
+
+/// The second frame's time begins with its own first byte, not with the connection.
+#[test]
+fn each_frame_has_its_own_time() {
+    let mut machine = echoing();
+    receive(&mut machine, &golden()[..10], secs(0));
+    receive(&mut machine, &[&golden()[10..], &golden()[..10]].concat(), secs(4));
+    let _ = sent(&mut machine, secs(4));
+    receive(&mut machine, &golden()[10..11], secs(7));
+    expires_at(&mut machine, secs(9));
+}
+
+#[test]
+fn while_the_machine_itself_does_not_read_a_frames_time_stands_still() {
+    let mut machine = serving(Events::default());
+    let (first, rest) = (golden(), golden());
+    let begun = [&first[..], &first, &rest[..50]].concat();
+    receive(&mut machine, &begun, secs(0));
+    assert!(!machine.interest().read, "two are in flight");
+    assert_eq!(machine.poll_timeout(), Some(at(secs(60))), "the reply's time only");
+    let asked = machine.machine_mut().service_mut().take().unwrap();
+    asked.reply(Message::binary("x"));
+    let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+    machine.poll_shared(at(secs(40)), cx);
+    let _ = sent(&mut machine, secs(40));
+    assert!(machine.interest().read, "one is in flight");
+    assert_eq!(machine.poll_timeout(), Some(at(secs(45))), "all of its 5 s");
+    receive(&mut machine, &rest[50..60], secs(44));
+    expires_at(&mut machine, secs(45));
+}
+
+#[test]
+fn a_reply_must_be_there_within_60_s() {
+    let mut machine = serving(Events::default());
+    receive(&mut machine, &golden(), secs(1));
+    receive(&mut machine, &golden(), secs(50));
+    expires_at(&mut machine, secs(61));
+    let reply = sent(&mut machine, secs(61));
+    assert_eq!(told(&reply), r#"{"result": "Error: no reply within 60s; 2 are owed"}"#);
+    assert_eq!(machine.interest().write, Outbound::Finish);
+}
+
+#[test]
+fn a_peer_must_take_a_byte_of_its_reply_within_10_s() {
+    let mut machine = echoing();
+    receive(&mut machine, &golden(), secs(1));
+    receive(&mut machine, &golden(), secs(5));
+    assert_eq!(machine.poll_timeout(), Some(at(secs(11))), "only a write moves it");
+    machine.handle_written(at(secs(10)), 1);
+    expires_at(&mut machine, secs(20));
+    assert_eq!(machine.interest().write, Outbound::Reset);
+    machine.handle_finished(at(secs(20)));
+    let Some(Reason::WriteStalled { limit, unsent }) = machine.reason() else { panic!() };
+    assert_eq!((limit, unsent), (secs(10), 2 * 146 - 1));
+}
+
+#[test]
+fn a_connection_that_asks_nothing_is_closed_after_60_s() {
+    let mut machine = echoing();
+    assert_eq!(machine.poll_timeout(), Some(at(secs(60))));
+    receive(&mut machine, &golden(), secs(50));
+    let _ = sent(&mut machine, secs(51));
+    expires_at(&mut machine, secs(111));
+    assert_eq!(machine.interest().write, Outbound::Finish, "nothing is owed");
+    machine.handle_finished(at(secs(111)));
+    // Whoever asks too late is read and not answered, for 2 s.
+    receive(&mut machine, &golden(), secs(112));
+    assert_eq!(machine.interest().write, Outbound::Finished);
+    expires_at(&mut machine, secs(113));
+    assert_eq!(machine.reason(), Some(Reason::IdleTimeout { limit: secs(60) }));
+}
+
+/// A wait for our own reply is no idleness of the peer's.
+#[test]
+fn a_connection_that_is_owed_a_reply_is_not_idle() {
+    let mut machine = serving(Events::default());
+    receive(&mut machine, &golden(), secs(50));
+    assert_eq!(machine.poll_timeout(), Some(at(secs(110))), "the reply's, not 60 s");
+}
+
+#[test]
+fn one_step_of_the_clock_past_all_deadlines_ends_it_once() {
+    let mut machine = serving(Events::default());
+    receive(&mut machine, &[&golden()[..], &golden()[..7]].concat(), secs(0));
+    machine.handle_timeout(at(secs(3600)));
+    assert_eq!(machine.status().state, "closing");
+    let reply = sent(&mut machine, secs(3600));
+    assert_eq!(told(&reply).matches("result").count(), 1);
+}
+
+fn asking() -> Checked<Client> {
+    let mut client = Client::new(ClientConfig::default());
+    for time in [1, 2] {
+        client.request(&Message::binary("?"), at(secs(time))).unwrap();
+    }
+    Checked::new(client, MUCH)
+}
+
+#[test]
+fn a_client_waits_10_s_for_its_request_to_be_taken() {
+    let mut client = asking();
+    expires_at(&mut client, secs(11));
+    client.handle_finished(at(secs(11)));
+    assert!(
+        matches!(client.reason(), Some(ClientReason::WriteStalled { limit, .. }) if limit == secs(10))
+    );
+}
+
+#[test]
+fn a_client_waits_30_s_for_each_reply() {
+    let mut client = asking();
+    let _ = sent(&mut client, secs(2));
+    let reply = frames([&Message::binary("!")]);
+    receive(&mut client, &reply, secs(20));
+    let deadline = client.poll_timeout().unwrap();
+    assert_eq!(deadline, at(secs(50)), "from the reply before");
+    expires_at(&mut client, secs(50));
+    assert_eq!(client.interest().write, Outbound::Reset, "half of an answer is no clean end");
+    client.handle_finished(at(secs(50)));
+    assert_eq!(client.reason(), Some(ClientReason::NoReply { limit: secs(30) }));
+    let reply = client.machine_mut().take_reply().unwrap();
+    assert_eq!(&*reply.content, b"!", "what had come can be taken");
+    assert_eq!(client.machine_mut().take_reply(), None);
+}
+
+#[test]
+fn a_reply_has_a_frames_time_once_it_has_begun() {
+    let mut client = asking();
+    let _ = sent(&mut client, secs(2));
+    let reply = frames([&Message::binary("!")]);
+    receive(&mut client, &reply[..20], secs(28));
+    expires_at(&mut client, secs(33));
+    client.handle_finished(at(secs(33)));
+    let Some(ClientReason::FrameTimeout { have, limit, .. }) = client.reason() else { panic!() };
+    assert_eq!((have, limit), (20, secs(5)));
+}
+
+#[test]
+fn a_client_that_asks_nothing_waits_for_ever() {
+    let mut client = Checked::new(Client::new(ClientConfig::default()), MUCH);
+    assert_eq!(client.poll_timeout(), None);
+    client.handle_timeout(at(secs(1_000_000)));
+    assert_eq!(client.status().state, "idle");
+}

@@ -1,0 +1,119 @@
+//! Services that take their time, and one that looks at what it is given.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use wirestate_core::{
+    message::{
+        Delivery, Header, Message,
+        service::{Reply, Service},
+    },
+    shared::Lock,
+};
+
+/// Answers each request with itself: some at once, some later, as often as [`Later::release`] is
+/// called, in a strange order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Later {
+    shared: Arc<Lock<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: usize,
+    /// Those that are not answered.
+    open: VecDeque<usize>,
+    /// Those that may be.
+    released: Vec<usize>,
+    wakers: Vec<Waker>,
+}
+
+impl Later {
+    /// Lets the oldest request be answered, or the newest.
+    pub(crate) fn release(&self, oldest: bool) {
+        let wakers = self.shared.with(|waiting| {
+            let next = if oldest { waiting.open.pop_front() } else { waiting.open.pop_back() };
+            waiting.released.extend(next);
+            std::mem::take(&mut waiting.wakers)
+        });
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.with(|waiting| waiting.requests)
+    }
+}
+
+impl Service for Later {
+    type Pending = Answer;
+
+    fn call(&mut self, request: Message<'_>) -> Reply<Answer> {
+        let number = self.shared.with(|waiting| {
+            waiting.requests += 1;
+            waiting.requests - 1
+        });
+        let reply = request.into_owned();
+        if number.is_multiple_of(3) {
+            return Reply::Now(reply);
+        }
+        self.shared.with(|waiting| waiting.open.push_back(number));
+        Reply::Later(Answer { number, reply: Some(reply), shared: self.shared.clone() })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    number: usize,
+    reply: Option<Message<'static>>,
+    shared: Arc<Lock<Waiting>>,
+}
+
+impl Future for Answer {
+    type Output = Message<'static>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Message<'static>> {
+        let number = self.number;
+        let released = self.shared.with(|waiting| {
+            let released = waiting.released.contains(&number);
+            if !released {
+                waiting.wakers.push(cx.waker().clone());
+            }
+            released
+        });
+        if released {
+            Poll::Ready(self.reply.take().expect("it is not polled again"))
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Has contents streamed, and answers with how many bytes came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counting {
+    bytes: u64,
+}
+
+impl Service for Counting {
+    type Pending = std::future::Ready<Message<'static>>;
+
+    fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
+        assert!(request.content.is_empty(), "it was streamed");
+        let bytes = std::mem::take(&mut self.bytes);
+        Reply::Now(Message::new("n", "", bytes.to_string()))
+    }
+
+    fn delivery(&mut self, _header: &Header<'_>) -> Delivery {
+        assert_eq!(self.bytes, 0, "the content before is over");
+        Delivery::Stream { limit: 400 }
+    }
+
+    fn piece(&mut self, piece: &[u8]) {
+        assert!(!piece.is_empty(), "a piece of nothing");
+        self.bytes += piece.len() as u64;
+    }
+}

@@ -1,0 +1,659 @@
+//! Scenarios of the JSON-header protocol: `app-server` and `app-client`.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Command, Stdio, id},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use wirestate_core::message::{ByteOrder, DecodeError, Message, search};
+use wirestate_testkit::message::{GOLDEN_CONTENT, GOLDEN_HEADER, bad_frames, frames, golden};
+
+use crate::{
+    process::{HANGS, Server, command, eventually, run, text},
+    third_party::python,
+};
+
+fn serve(binary: &str, flags: &[&str]) -> Server {
+    Server::start_as(binary, "app-server", flags)
+}
+
+/// The next frame, in all.
+fn receive(stream: &mut TcpStream) -> Vec<u8> {
+    let mut frame = vec![0; 2];
+    stream.read_exact(&mut frame).unwrap();
+    let length = usize::from(u16::from_be_bytes([frame[0], frame[1]]));
+    frame.resize(2 + length, 0);
+    stream.read_exact(&mut frame[2..]).unwrap();
+    let header: serde_json::Value = serde_json::from_slice(&frame[2..]).unwrap();
+    let content = usize::try_from(header["content-length"].as_u64().unwrap()).unwrap();
+    frame.resize(2 + length + content, 0);
+    stream.read_exact(&mut frame[2 + length..]).unwrap();
+    frame
+}
+
+fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// A frame of a JSON text, as the peer in wide use writes it on a machine like this one.
+fn json(content: &str) -> Vec<u8> {
+    let header = format!(
+        "{{\"byteorder\": \"{}\", \"content-type\": \"text/json\", \"content-encoding\": \"utf-8\", \
+         \"content-length\": {}}}",
+        if ByteOrder::NATIVE == ByteOrder::Little { "little" } else { "big" },
+        content.len()
+    );
+    let length = u16::try_from(header.len()).unwrap().to_be_bytes();
+    [&length[..], header.as_bytes(), content.as_bytes()].concat()
+}
+
+fn result(result: &str) -> Vec<u8> {
+    json(&format!("{{\"result\": \"{result}\"}}"))
+}
+
+/// The golden request's reply, from the table that is built in.
+fn golden_reply() -> Vec<u8> {
+    result("Shaper of dreams, son of sleep.")
+}
+
+fn exchange(stream: &mut TcpStream) {
+    stream.write_all(&golden()).unwrap();
+    assert_eq!(receive(stream), golden_reply());
+}
+
+/// A file that is gone when it is dropped.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, content: &[u8]) -> Self {
+        let path = env::temp_dir().join(format!("wirestate-{}-{name}", id()));
+        fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+pub(crate) fn the_golden_request_is_answered_byte_for_byte(binary: &str) {
+    let server = serve(binary, &[]);
+    let mut stream = server.connect();
+    stream.write_all(&golden()).unwrap();
+    assert_eq!(text(&receive(&mut stream)), text(&golden_reply()));
+    stream.write_all(&json(r#"{"action": "search", "value": "it's"}"#)).unwrap();
+    assert_eq!(text(&receive(&mut stream)), text(&result("No match for 'it's'.")));
+    stream.write_all(&json(r#"{"action": "dance", "value": 1}"#)).unwrap();
+    assert_eq!(text(&receive(&mut stream)), text(&result("Error: invalid action 'dance'.")));
+    stream.write_all(&frames([&Message::binary(&b"\xff\0 and more"[..])])).unwrap();
+    let reply = receive(&mut stream);
+    assert!(reply.ends_with(b"First 10 bytes of request: \xff\0 and mor"));
+    let mut expected = Vec::new();
+    let bytes = &b"First 10 bytes of request: \xff\0 and mor"[..];
+    let kind = "binary/custom-server-binary-type";
+    Message::new(kind, "binary", bytes).encode(&mut expected).unwrap();
+    assert_eq!(reply, expected);
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(rest(&mut stream).is_empty(), "the connection was kept, up to here");
+    let log = server.stop();
+    assert!(log.contains("connections=1 "), "{log}");
+}
+
+pub(crate) fn requests_may_be_sent_without_waiting_and_cut_anywhere(binary: &str) {
+    let server = serve(binary, &[]);
+    let requests: Vec<Vec<u8>> =
+        (0..300).map(|i| frames([&search::request("search", &format!("number {i}"))])).collect();
+    let expected: Vec<u8> =
+        (0..300).flat_map(|i| result(&format!("No match for 'number {i}'."))).collect();
+    for cut in [usize::MAX, 1000, 147, 3] {
+        let mut stream = server.connect();
+        for piece in requests.concat().chunks(cut) {
+            stream.write_all(piece).unwrap();
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(text(&rest(&mut stream)), text(&expected), "cut every {cut} bytes");
+    }
+    // A frame that trickles in.
+    let mut stream = server.connect();
+    for byte in golden() {
+        stream.write_all(&[byte]).unwrap();
+        thread::sleep(Duration::from_micros(200));
+    }
+    assert_eq!(receive(&mut stream), golden_reply());
+}
+
+pub(crate) fn one_shot_closes_behind_the_first_reply(binary: &str) {
+    let server = serve(binary, &["--one-shot"]);
+    let mut stream = server.connect();
+    stream.write_all(&golden().repeat(3)).unwrap();
+    assert_eq!(rest(&mut stream), golden_reply(), "one reply, and a FIN that does not cost it");
+    let output = run(binary, &["app-client", &server.address, "search", "morpheus"]);
+    assert_eq!(text(&output.stdout), "Shaper of dreams, son of sleep.\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+pub(crate) fn a_table_of_ones_own_is_searched(binary: &str) {
+    let content =
+        "{\"größe\": \"wie groß \u{1f436}\", \"quote\": \"say \\\"hi\\\"\", \"\": \"nothing\"}";
+    let table = File::new(&format!("{binary}-table.json"), content.as_bytes());
+    let server = serve(binary, &["--table", table.path()]);
+    for (value, entry) in [
+        ("größe", "wie groß \u{1f436}"),
+        ("quote", "say \"hi\""),
+        ("", "nothing"),
+        ("morpheus", "No match for 'morpheus'."),
+    ] {
+        let output = run(binary, &["app-client", &server.address, "search", value]);
+        assert_eq!(text(&output.stdout), format!("{entry}\n"), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0));
+    }
+    // Beyond ASCII it is raw, not escaped.
+    let mut stream = server.connect();
+    stream.write_all(&json(r#"{"action": "search", "value": "gr\u00f6\u00dfe"}"#)).unwrap();
+    assert!(receive(&mut stream).ends_with("\"wie groß \u{1f436}\"}".as_bytes()));
+}
+
+pub(crate) fn a_table_that_is_none_is_named(binary: &str) {
+    let absent = env::temp_dir().join(format!("wirestate-{}-absent.json", id()));
+    let bad: Vec<File> = [&b"[]"[..], b"{\"a\": 1}", b"{\"a\"", b"", b"\xff", b"{} {}"]
+        .iter()
+        .enumerate()
+        .map(|(i, content)| File::new(&format!("{binary}-bad-{i}.json"), content))
+        .collect();
+    let paths = bad.iter().map(File::path).chain([absent.to_str().unwrap()]);
+    for path in paths {
+        let output = run(binary, &["app-server", "--listen", "127.0.0.1:0", "--table", path]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(&format!("cannot read the table {path}: ")), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+pub(crate) fn text_may_be_in_the_character_set_that_is_named(binary: &str) {
+    let server = serve(binary, &[]);
+    let mut stream = server.connect();
+    let request = r#"{"action": "search", "value": "🐶"}"#;
+    let little: Vec<u8> = request.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> = request.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let marked = [&b"\xff\xfe"[..], &little].concat();
+    for (encoding, content) in [
+        ("utf-16", marked),
+        ("utf-16-le", little),
+        ("utf-16-be", big),
+        ("utf-8", request.as_bytes().to_vec()),
+    ] {
+        let request = Message { content_encoding: encoding.into(), ..Message::json(content) };
+        stream.write_all(&frames([&request])).unwrap();
+        let expected = result("A dog: four legs, one nose, no questions.");
+        assert_eq!(text(&receive(&mut stream)), text(&expected), "{encoding}");
+    }
+    // What is no text is the application's trouble, not the connection's.
+    for (encoding, error) in [
+        ("klingon", r#"the character set \"klingon\" is unknown"#),
+        ("utf-8", "the content is not utf-8"),
+    ] {
+        let request = Message { content_encoding: encoding.into(), ..Message::json(&b"\xff"[..]) };
+        stream.write_all(&frames([&request])).unwrap();
+        let reply = receive(&mut stream);
+        assert_eq!(text(&reply), text(&result(&format!("Error: {error}"))));
+    }
+    exchange(&mut stream);
+}
+
+/// What a peer in wide use hangs at, or answers by a reset.
+pub(crate) fn an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_no_reply(
+    binary: &str,
+) {
+    let server = serve(binary, &[]);
+    let mut stream = server.connect();
+    stream.write_all(&frames([&Message::binary(""), &Message::json("")])).unwrap();
+    assert!(receive(&mut stream).ends_with(b"First 10 bytes of request: "));
+    let reply = receive(&mut stream);
+    assert!(text(&reply).contains("Error: the content is wrong: EOF"), "{}", text(&reply));
+    stream.write_all(&[&golden()[..], b"\xff\xffand more"].concat()).unwrap();
+    assert_eq!(receive(&mut stream), golden_reply());
+    let told = rest(&mut stream);
+    assert!(text(&told).contains("a header of 65535 bytes, more than the limit of 4096"));
+}
+
+/// Every bad input that we know, PROTOCOL's and the systematic ones: each connection is told what
+/// is wrong and ended, a healthy one between them does not notice, and memory does not grow.
+pub(crate) fn whoever_sends_what_is_no_frame_is_told_and_ended_alone(binary: &str) {
+    let server = serve(binary, &["-q"]);
+    let mut healthy = server.connect();
+    // Each of three rounds has its third of them.
+    let mut before = None;
+    for round in 0..3 {
+        for (i, bad) in bad_frames().into_iter().enumerate().skip(round).step_by(3) {
+            let mut stream = server.connect();
+            stream.write_all(&bad.bytes).unwrap();
+            if bad.error.label() == "truncated" {
+                stream.shutdown(Shutdown::Write).unwrap();
+            }
+            let told = rest(&mut stream); // up to the FIN: an RST would be an error
+            let told = String::from_utf8(told).unwrap();
+            assert_eq!(told.matches("\"byteorder\"").count(), bad.good + 1, "{}", bad.name);
+            let error = told.split_once(r#"{"result": "Error: "#);
+            let (_, error) = error.unwrap_or_else(|| panic!("{}: {told}", bad.name));
+            let expected = match &bad.error {
+                // What JSON says of it is tested where it is made.
+                DecodeError::Header(_) => "the header",
+                error @ (DecodeError::EmptyHeader
+                | DecodeError::HeaderTooLong { .. }
+                | DecodeError::ContentTooLong { .. }
+                | DecodeError::Truncated { .. }) => &error.to_string(),
+            };
+            assert!(error.starts_with(expected), "{}: {error}", bad.name);
+            if i % 20 == 0 {
+                exchange(&mut healthy);
+            }
+        }
+        let resident = server.resident();
+        let before = before.get_or_insert(resident);
+        assert!(resident < *before + 4096, "{before} KiB, then {resident} in round {round}");
+    }
+    exchange(&mut healthy);
+    drop(healthy);
+    let log = server.stop();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &str) {
+    // Beside its buffer, a connection has room for a sixteenth of the longest content, 1 MiB at most.
+    for (limit, declared, room) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {
+        let server = serve(binary, &["-q", "--max-content", limit]);
+        exchange(&mut server.connect());
+        let header = GOLDEN_HEADER.replace("41", declared);
+        let length = u16::try_from(header.len()).unwrap().to_be_bytes();
+        let begun = [&length[..], header.as_bytes(), &[b' '; 1000]].concat();
+        let before = server.resident();
+        let mut crowd: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
+        for stream in &mut crowd {
+            stream.write_all(&begun).unwrap();
+        }
+        thread::sleep(Duration::from_millis(300));
+        exchange(&mut server.connect());
+        // And a buffer for each, and on std a thread.
+        let resident = server.resident();
+        assert!(resident < before + 100 * (room + 128), "{limit}: {before} KiB, then {resident}");
+    }
+}
+
+pub(crate) fn limits_are_flags(binary: &str) {
+    let server = serve(binary, &["--max-header", "128", "--max-content", "40"]);
+    let told = |frame: &[u8]| {
+        let mut stream = server.connect();
+        stream.write_all(frame).unwrap();
+        text(&rest(&mut stream))
+    };
+    assert!(told(&golden()).contains("a content of 41 bytes, more than the limit of 40"));
+    assert!(told(&[0, 129]).contains("a header of 129 bytes, more than the limit of 128"));
+    let server = serve(binary, &["--max-header", "65535"]);
+    let mut stream = server.connect();
+    let header = format!("{GOLDEN_HEADER:65535}");
+    stream
+        .write_all(&[b"\xff\xff", header.as_bytes(), GOLDEN_CONTENT.as_bytes()].concat())
+        .unwrap();
+    assert_eq!(receive(&mut stream), golden_reply());
+    for (flag, value) in [
+        ("--max-header", "65536"),
+        ("--max-header", "0"),
+        ("--max-header", "many"),
+        ("--max-content", "-1"),
+        ("--idle-timeout", "0"),
+    ] {
+        let output = run(binary, &["app-server", flag, value]);
+        assert_eq!(output.status.code(), Some(2), "{flag} {value}: {}", text(&output.stderr));
+    }
+}
+
+pub(crate) fn an_idle_connection_is_closed_by_a_fin(binary: &str) {
+    let server = serve(binary, &["--idle-timeout", "300ms"]);
+    let mut stream = server.connect();
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(100));
+        exchange(&mut stream);
+    }
+    let silent_since = Instant::now();
+    assert!(rest(&mut stream).is_empty());
+    assert!(silent_since.elapsed() >= Duration::from_millis(290), "{:?}", silent_since.elapsed());
+    let log = server.stop();
+    assert!(log.contains(r#"reason="idle_timeout""#), "{log}");
+}
+
+pub(crate) fn sigterm_answers_what_has_begun_to_come(binary: &str) {
+    let server = serve(binary, &[]);
+    let (mut idle, mut begun) = (server.connect(), server.connect());
+    exchange(&mut idle);
+    exchange(&mut begun);
+    begun.write_all(&golden()[..100]).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    server.signal(Signal::TERM);
+    assert!(rest(&mut idle).is_empty(), "a FIN for whoever is owed nothing");
+    eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
+    begun.write_all(&golden()[100..]).unwrap();
+    assert_eq!(rest(&mut begun), golden_reply());
+    drop((idle, begun));
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("drained=2 aborted=0"), "{log}");
+}
+
+pub(crate) fn a_client_shows_the_result(binary: &str) {
+    let server = serve(binary, &["-v"]);
+    for (action, value, shown) in [
+        ("search", "morpheus", "Shaper of dreams, son of sleep.\n"),
+        ("search", "🐶", "A dog: four legs, one nose, no questions.\n"),
+        ("search", "", "No match for ''.\n"),
+        ("shout", "it", "First 10 bytes of request: shoutit\n"),
+        ("", "", "First 10 bytes of request: \n"),
+    ] {
+        let output = run(binary, &["app-client", &server.address, action, value]);
+        assert_eq!(text(&output.stdout), shown);
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    }
+    let log = server.stop();
+    assert_eq!(log.matches(r#"reason="finished""#).count(), 5, "the client closes cleanly: {log}");
+}
+
+/// Exit 1, one line, nothing on standard output.
+fn fails(binary: &str, address: &str, flags: &[&str], said: &str) {
+    let began = Instant::now();
+    let words = [&["app-client", address, "search", "morpheus"], flags].concat();
+    let output = run(binary, &words);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains(address) && error.contains(said), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// What a server does once it has the request.
+type Answer = fn(TcpStream);
+
+pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let answers: [(Answer, &[&str], &str); 9] = [
+        (drop, &[], "the server closed the connection before it had replied"),
+        (
+            |stream| {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+            },
+            &[],
+            "connection reset by peer",
+        ),
+        (
+            |mut stream| {
+                let _ = stream.read(&mut [0; 8]); // until the client has had enough
+            },
+            &["--reply-timeout", "200ms"],
+            "no reply within 200ms",
+        ),
+        (
+            |mut stream| stream.write_all(&result("Error: not today")).unwrap(),
+            &[],
+            "the server says: not today",
+        ),
+        (
+            |mut stream| stream.write_all(&golden_reply()[..120]).unwrap(),
+            &[],
+            "the input ended after 120 of a frame's ",
+        ),
+        (
+            |mut stream| {
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+                let _ = stream.read(&mut [0; 8]);
+            },
+            &[],
+            "a header of 18516 bytes, more than the limit of 4096",
+        ),
+        (
+            |mut stream| {
+                let header = GOLDEN_HEADER.replace("41", "4000000000000");
+                let length = u16::try_from(header.len()).unwrap().to_be_bytes();
+                stream.write_all(&[&length[..], header.as_bytes()].concat()).unwrap();
+                let _ = stream.read(&mut [0; 8]);
+            },
+            &[],
+            "a content of 4000000000000 bytes, more than the limit of 1048576",
+        ),
+        (
+            |mut stream| stream.write_all(&golden_reply()).unwrap(),
+            &["--max-content", "10"],
+            "a content of 45 bytes, more than the limit of 10",
+        ),
+        (|mut stream| stream.write_all(&json("{}")).unwrap(), &[], "the reply has no \"result\""),
+    ];
+    let serving = thread::spawn(move || {
+        for (answer, _, _) in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(HANGS)).unwrap();
+            let expected = frames([&search::request("search", "morpheus")]);
+            assert_eq!(receive(&mut stream), expected);
+            answer(stream);
+        }
+    });
+    for (_, flags, said) in answers {
+        fails(binary, &address, flags, said);
+    }
+    serving.join().unwrap();
+    // Nobody listens any more.
+    fails(binary, &address, &[], "Connection refused");
+}
+
+const PYTHON_PROTOCOL: &str = r#"
+import io, json, struct, sys
+
+def pack(content, kind, encoding):
+    header = json.dumps({
+        "byteorder": sys.byteorder,
+        "content-type": kind,
+        "content-encoding": encoding,
+        "content-length": len(content),
+    }, ensure_ascii=False).encode("utf-8")
+    return struct.pack(">H", len(header)) + header + content
+
+def pack_json(value, encoding="utf-8"):
+    return pack(json.dumps(value, ensure_ascii=False).encode(encoding), "text/json", encoding)
+
+def unpack(buffer):
+    # The message that buffer begins with, and the rest; or None.
+    if len(buffer) < 2:
+        return None
+    length = struct.unpack(">H", buffer[:2])[0]
+    if len(buffer) < 2 + length:
+        return None
+    with io.TextIOWrapper(io.BytesIO(buffer[2:2 + length]), encoding="utf-8", newline="") as text:
+        header = json.load(text)
+    for key in ("byteorder", "content-length", "content-type", "content-encoding"):
+        if key not in header:
+            raise ValueError("missing header '%s'" % key)
+    end = 2 + length + header["content-length"]
+    if len(buffer) < end:
+        return None
+    content = buffer[2 + length:end]
+    if header["content-type"] == "text/json":
+        content = json.loads(content.decode(header["content-encoding"]))
+    return header, content, buffer[end:]
+"#;
+
+/// A request for each connection, which the client closes behind the reply.
+pub(crate) fn a_blocking_python_client_gets_its_replies(binary: &str) {
+    let server = serve(binary, &[]);
+    let client = r#"
+import socket
+def ask(request):
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20) as s:
+        s.sendall(request)
+        buffer = b''
+        while True:
+            message = unpack(buffer)
+            if message:
+                assert message[2] == b'', message
+                return message[:2]
+            data = s.recv(4096)
+            assert data, 'closed early'
+            buffer += data
+
+header, reply = ask(pack_json({'action': 'search', 'value': 'morpheus'}))
+assert reply == {'result': 'Shaper of dreams, son of sleep.'}, reply
+assert header['content-encoding'] == 'utf-8', header
+assert list(header) == ['byteorder', 'content-type', 'content-encoding', 'content-length'], header
+_, reply = ask(pack_json({'action': 'search', 'value': '\U0001f436'}))
+assert reply['result'].startswith('A dog'), reply
+_, reply = ask(pack_json({'action': 'search', 'value': 'ring'}, 'utf-16'))
+assert reply['result'].startswith('Bent wire'), reply
+_, reply = ask(pack_json({'action': 'sleep', 'value': 1}))
+assert reply == {'result': "Error: invalid action 'sleep'."}, reply
+header, reply = ask(pack(b'binary' + bytes(range(128, 256)), 'binary/custom-client-binary-type', 'binary'))
+assert reply == b'First 10 bytes of request: binary\x80\x81\x82\x83', reply
+assert header['content-type'] == 'binary/custom-server-binary-type', header
+"#;
+    python(&format!("{PYTHON_PROTOCOL}{client}"), &server);
+}
+
+/// Many connections on one selector, each with what it has sent and received so far.
+pub(crate) fn a_selectors_based_python_client_gets_its_replies(binary: &str) {
+    let server = serve(binary, &[]);
+    let client = r"
+import selectors, socket
+sel = selectors.DefaultSelector()
+class Connection:
+    def __init__(self, sock, value):
+        self.sock, self.value = sock, value
+        self.send = pack_json({'action': 'search', 'value': value})
+        self.received = b''
+    def process(self, mask):
+        if mask & selectors.EVENT_READ:
+            try:
+                data = self.sock.recv(64)
+            except BlockingIOError:
+                data = None
+            if data == b'':
+                raise RuntimeError('peer closed')
+            self.received += data or b''
+            message = unpack(self.received)
+            if message:
+                expected = 'No match for \'%s\'.' % self.value
+                assert message[1] == {'result': expected}, message
+                return True
+        if mask & selectors.EVENT_WRITE and self.send:
+            self.send = self.send[self.sock.send(self.send[:50]):]
+            if not self.send:
+                sel.modify(self.sock, selectors.EVENT_READ, data=self)
+        return False
+for i in range(50):
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    sock.connect_ex((sys.argv[1], int(sys.argv[2])))
+    sel.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, data=Connection(sock, 'value %d' % i))
+done = 0
+while sel.get_map():
+    events = sel.select(timeout=20)
+    assert events, 'stalled'
+    for key, mask in events:
+        if key.data.process(mask):
+            sel.unregister(key.fileobj)
+            key.fileobj.close()
+            done += 1
+assert done == 50
+";
+    python(&format!("{PYTHON_PROTOCOL}{client}"), &server);
+}
+
+/// It serves one request a connection, and closes behind the reply.
+pub(crate) fn a_python_server_satisfies_our_client(binary: &str) {
+    let source = r"
+import selectors, socket
+sel = selectors.DefaultSelector()
+listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listening.bind(('127.0.0.1', 0))
+listening.listen()
+listening.setblocking(False)
+sel.register(listening, selectors.EVENT_READ, data=None)
+print('listening on %s:%d' % listening.getsockname(), file=sys.stderr, flush=True)
+table = {'morpheus': 'Follow the white rabbit. \U0001f430', 'frodo': 'Nine fingers.'}
+def answer(header, content):
+    if header['content-type'] != 'text/json':
+        first = b'First 10 bytes of request: ' + content[:10]
+        return pack(first, 'binary/custom-server-binary-type', 'binary')
+    if content.get('action') != 'search':
+        return pack_json({'result': 'Error: invalid action'})
+    value = content.get('value')
+    return pack_json({'result': table.get(value) or 'No match for \'%s\'.' % value})
+while True:
+    for key, mask in sel.select():
+        if key.data is None:
+            sock, _ = listening.accept()
+            sock.setblocking(False)
+            sel.register(sock, selectors.EVENT_READ, data={'in': b'', 'out': b''})
+            continue
+        sock, data = key.fileobj, key.data
+        if mask & selectors.EVENT_READ:
+            got = sock.recv(4096)
+            if not got:
+                sel.unregister(sock)
+                sock.close()
+                continue
+            data['in'] += got
+            message = unpack(data['in'])
+            if message:
+                data['out'] = answer(*message[:2])
+                sel.modify(sock, selectors.EVENT_WRITE, data=data)
+        elif mask & selectors.EVENT_WRITE:
+            data['out'] = data['out'][sock.send(data['out'][:20]):]
+            if not data['out']:
+                sel.unregister(sock)
+                sock.close()
+";
+    let mut python = Command::new("python3");
+    if python.arg("--version").output().is_err() {
+        eprintln!("NOT TESTED: python3 is absent");
+        assert!(env::var_os("CI").is_none(), "CI installs python3");
+        return;
+    }
+    let mut python = Command::new("python3");
+    let source = format!("{PYTHON_PROTOCOL}{source}");
+    python.args(["-c", &source]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let server = Server::start_command(python);
+    for (action, value, shown) in [
+        ("search", "morpheus", "Follow the white rabbit. \u{1f430}\n"),
+        ("search", "frodo", "Nine fingers.\n"),
+        ("search", "größe", "No match for 'größe'.\n"),
+        ("double", "2", "First 10 bytes of request: double2\n"),
+    ] {
+        let output = run(binary, &["app-client", &server.address, action, value]);
+        assert_eq!(text(&output.stdout), shown, "{}", text(&output.stderr));
+        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+    }
+}
+
+/// A closed standard output ends the client quietly.
+pub(crate) fn a_client_whose_output_nobody_reads_ends_quietly(binary: &str) {
+    let server = serve(binary, &[]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut client = command(binary);
+    client.args(["app-client", &server.address, "search", "morpheus"]).stdout(writer);
+    let output = client.output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}

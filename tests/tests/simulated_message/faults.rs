@@ -1,0 +1,241 @@
+//! Whatever goes wrong, on many seeds: the invariants hold, and who is healthy is served.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use wirestate_core::{
+    message::{Message, service},
+    serve::Options,
+    shared::{Lock, Shared},
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Act, Entry, Faults, Settings, World, rude},
+};
+
+use crate::scene::{
+    SIZES, Scene, ask, bytes, graceful_ends_are_complete, peer, requests, seconds, small, unhurried,
+};
+
+#[test]
+fn each_request_has_its_reply_whatever_the_network_does_short_of_breaking() {
+    for_each_seed(20, |seed| {
+        let settings = Settings { buffer: 1 << (7 + seed % 8), ..Settings::default() };
+        let scene = Scene::with(World::with(seed, settings), unhurried(small(1 << (seed % 13))));
+        scene.server.set_faults(Faults::harmless(seed));
+        let asking: Vec<_> = (0..4)
+            .map(|i| {
+                let client = scene.world.host(&format!("client {i}"));
+                client.set_faults(Faults::harmless(seed * 100 + i));
+                ask(&client, requests(&SIZES))
+            })
+            .collect();
+        for asking in asking {
+            let answers = scene.world.run_until(&asking).unwrap();
+            assert!(answers.are_complete(), "{:?}", answers.ended);
+        }
+        scene.run_for(seconds(60)); // the servers' sides end as well
+        assert_eq!(graceful_ends_are_complete(&scene.world), 4);
+        scene.end();
+        assert_eq!(scene.ended("finished"), 4);
+    });
+}
+
+/// Frames, begun and broken off: what a peer that is no machine of ours does.
+fn broken_off(seed: u64) -> Vec<Act> {
+    let all = bytes(&requests(&SIZES[..6]));
+    let cut = (usize::try_from(seed).unwrap() * 7919) % all.len();
+    let begun = Act::Send(Bytes::copy_from_slice(&all[..cut]));
+    match seed % 5 {
+        0 => vec![begun, Act::Reset],
+        1 => vec![begun, Act::Finish, Act::ReceiveAll],
+        2 => vec![begun, Act::Wait(seconds(100)), Act::ReceiveAll],
+        3 => vec![begun, Act::Receive(100), Act::Reset],
+        _ => rude(seed),
+    }
+}
+
+/// What one seed makes of everything at once.
+fn mayhem(seed: u64) -> Scene {
+    let scene = Scene::with(World::new(seed), small(512));
+    scene.server.set_faults(Faults::harmful(seed));
+    let healthy = scene.world.host("healthy");
+    let asking: Vec<_> = (0..3).map(|_| ask(&healthy, requests(&SIZES))).collect();
+    let faulty = scene.world.host("faulty");
+    faulty.set_faults(Faults::harmful(seed ^ 0xbad));
+    for i in 0..5 {
+        peer(&faulty, broken_off(seed * 100 + i));
+        ask(&faulty, requests(&SIZES));
+    }
+    scene.run_for(seconds(10));
+    graceful_ends_are_complete(&scene.world);
+
+    // Liveness: the faults heal, and who connects then is served within a bound.
+    scene.server.set_faults(Faults::NONE);
+    faulty.set_faults(Faults::NONE);
+    let late = ask(&healthy, requests(&SIZES));
+    scene.run_for(seconds(5));
+    assert!(late.take().expect("within 5 s").are_complete());
+
+    // And everybody ends, by their deadlines if not before: an hour is more than any of them.
+    scene.run_for(seconds(3600));
+    for asking in asking {
+        assert!(asking.take().expect("a client ends").are_right());
+    }
+    assert_eq!(scene.table.totals().open, 0);
+    scene.end();
+    scene
+}
+
+#[test]
+fn whatever_breaks_the_invariants_hold_and_who_is_healthy_is_served() {
+    for_each_seed(40, |seed| drop(mayhem(seed)));
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for_each_seed(4, |seed| {
+        assert_eq!(mayhem(seed).world.trace().hash(), mayhem(seed).world.trace().hash());
+    });
+    assert_ne!(mayhem(0).world.trace().hash(), mayhem(1).world.trace().hash());
+}
+
+#[test]
+fn a_faulty_peer_changes_nothing_for_the_others() {
+    let run = |seed: u64, faulty: bool| -> Vec<Entry> {
+        let scene = Scene::with(World::new(seed), small(512));
+        scene.server.set_faults(Faults::harmless(seed));
+        let healthy = scene.world.host("healthy");
+        let asking: Vec<_> = (0..3).map(|_| ask(&healthy, requests(&SIZES))).collect();
+        if faulty {
+            let host = scene.world.host("faulty");
+            host.set_faults(Faults::harmful(seed));
+            for i in 0..8 {
+                peer(&host, broken_off(seed * 1000 + i));
+            }
+        }
+        for asking in asking {
+            assert!(scene.world.run_until(&asking).unwrap().are_complete());
+        }
+        scene.world.trace().of("healthy").cloned().collect()
+    };
+    for_each_seed(10, |seed| assert_eq!(run(seed, true), run(seed, false)));
+}
+
+#[test]
+fn a_reset_anywhere_in_a_frame_is_a_reset_and_nothing_partial_is_answered() {
+    let all = bytes(&requests(&[10, 10]));
+    let one = bytes(&requests(&[10])).len();
+    for cut in (0..all.len()).step_by(5) {
+        let scene = Scene::new(cut as u64);
+        let client = scene.world.host("client");
+        let send = Act::Send(Bytes::copy_from_slice(&all[..cut]));
+        let answered = cut / one * one;
+        // What was answered is read, lest the reset is for that.
+        let acts = vec![send, Act::Receive(answered), Act::Wait(seconds(1)), Act::Reset];
+        let heard = peer(&client, acts);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!(heard.bytes, all[..answered]);
+        scene.run_for(seconds(1));
+        assert_eq!(scene.ended("reset"), 1, "not a clean end, after {cut} bytes");
+        scene.end();
+    }
+}
+
+#[test]
+fn a_fin_anywhere_in_a_frame_is_told_with_the_figures() {
+    let all = bytes(&requests(&[10, 10]));
+    let one = bytes(&requests(&[10])).len();
+    for cut in (1..all.len()).step_by(3) {
+        let scene = Scene::new(cut as u64);
+        let client = scene.world.host("client");
+        let send = Act::Send(Bytes::copy_from_slice(&all[..cut]));
+        let heard = peer(&client, vec![send, Act::Finish, Act::ReceiveAll]);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert!(heard.fin, "it is told, and closed");
+        let (answers, told) = heard.bytes.split_at(cut / one * one);
+        assert_eq!(answers, &all[..answers.len()]);
+        let have = cut % one;
+        let told = String::from_utf8_lossy(told);
+        let expected = format!("the input ended after {have} of a frame's ");
+        assert_eq!(told.contains(&expected), have > 0, "{cut}: {told}");
+        let label = if have > 0 { "truncated" } else { "finished" };
+        assert_eq!(scene.ended(label), 1, "after {cut} bytes");
+        scene.end();
+    }
+}
+
+/// What had arrived in time is served, before a deadline is believed.
+#[test]
+fn a_process_that_was_stopped_serves_what_had_arrived() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::new(seed);
+        let client = scene.world.host("client");
+        let all = bytes(&requests(&[10, 10]));
+        let half = all.len() / 2 + 20;
+        let acts = vec![
+            Act::Send(Bytes::copy_from_slice(&all[..half])),
+            Act::Wait(seconds(3)),
+            Act::Send(Bytes::copy_from_slice(&all[half..])),
+            Act::Finish,
+            Act::ReceiveAll,
+        ];
+        let heard = peer(&client, acts);
+        scene.run_for(seconds(2));
+        scene.server.stop_for(seconds(120));
+        assert_eq!(scene.world.run_until(&heard).unwrap().bytes, all);
+        scene.end();
+        assert_eq!(scene.ended("finished"), 1);
+    });
+}
+
+/// A test that cannot fail proves nothing: services with a bug, which the scene must find.
+#[test]
+fn planted_bugs_are_found() {
+    type Answer = fn(&mut Vec<Message<'static>>, Message<'static>) -> Message<'static>;
+    let bugs: [(&str, Answer, bool); 4] = [
+        ("none", |_, request| request, false),
+        (
+            "answers with the request before",
+            |before, request| {
+                before.push(request.clone());
+                if before.len() > 1 { before.remove(0) } else { request }
+            },
+            true,
+        ),
+        (
+            "loses a byte",
+            |_, mut request| {
+                let content = request.content.into_bytes();
+                request.content = content.slice(1.min(content.len())..).into();
+                request
+            },
+            true,
+        ),
+        (
+            "answers with the longest request so far",
+            |before, request| {
+                before.push(request);
+                before.iter().max_by_key(|request| request.content.len()).cloned().unwrap()
+            },
+            true,
+        ),
+    ];
+    for (name, answer, bad) in bugs {
+        let found = catch_unwind(AssertUnwindSafe(|| {
+            let world = World::new(1);
+            let server = world.host("server");
+            let memory = Shared::new(Lock::new(Vec::new()));
+            let wrong = service::function(move |request| {
+                memory.with(|memory| answer(memory, request.into_owned()))
+            });
+            let scene = Scene::serving(world, server, small(512), wrong, Options::default());
+            let clients = [scene.world.host("one"), scene.world.host("two")];
+            let asking = clients.map(|client| ask(&client, requests(&SIZES)));
+            for asking in asking {
+                assert!(scene.world.run_until(&asking).unwrap().are_complete());
+            }
+        }));
+        assert_eq!(found.is_err(), bad, "{name}");
+    }
+}

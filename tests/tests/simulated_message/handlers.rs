@@ -1,0 +1,140 @@
+//! Asynchronous handlers, which take their time.
+
+use std::time::Duration;
+
+use wirestate_core::{
+    message::{Config, Message, service},
+    serve::Options,
+    shared::{Lock, Shared},
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Act, Faults, Host, World},
+};
+
+use crate::scene::{
+    SIZES, Scene, ask, bytes, graceful_ends_are_complete, peer, requests, seconds, small,
+};
+
+/// How many handlers run at once, and how many did at most.
+#[derive(Clone, Default)]
+struct Running {
+    now_and_most: Shared<Lock<(usize, usize)>>,
+}
+
+impl Running {
+    fn begin(&self) -> Self {
+        self.now_and_most.with(|(now, most)| {
+            *now += 1;
+            *most = (*most).max(*now);
+        });
+        self.clone()
+    }
+
+    fn end(&self) {
+        self.now_and_most.with(|(now, _)| *now -= 1);
+    }
+
+    fn most(&self) -> usize {
+        self.now_and_most.with(|(_, most)| *most)
+    }
+}
+
+/// Each request takes as long as `time` says, of its content's length, and is answered with itself.
+fn scene(world: World, config: Config, running: &Running, time: fn(usize) -> Duration) -> Scene {
+    let server: Host = world.host("server");
+    let (host, running) = (server.clone(), running.clone());
+    let service = service::asynchronous(move |request: Message<'static>| {
+        let (nap, running) = (host.sleep(time(request.content.len())), running.begin());
+        async move {
+            nap.await;
+            running.end();
+            request
+        }
+    });
+    Scene::serving(world, server, config, service, Options::default())
+}
+
+#[test]
+fn replies_come_in_order_although_handlers_end_in_another() {
+    for_each_seed(20, |seed| {
+        let running = Running::default();
+        let config = Config { in_flight: 5.try_into().unwrap(), ..small(512) };
+        // The larger, the sooner.
+        let time = |size: usize| Duration::from_millis(100_000 / (size as u64 + 50));
+        let scene = scene(World::new(seed), config, &running, time);
+        scene.server.set_faults(Faults::harmless(seed));
+        let asking: Vec<_> = (0..3)
+            .map(|i| {
+                let client = scene.world.host(&format!("client {i}"));
+                client.set_faults(Faults::harmless(seed * 10 + i));
+                ask(&client, requests(&SIZES))
+            })
+            .collect();
+        for asking in asking {
+            assert!(scene.world.run_until(&asking).unwrap().are_complete());
+        }
+        assert!(running.most() <= 15, "five on each connection at most: {}", running.most());
+        scene.run_for(seconds(60));
+        assert_eq!(graceful_ends_are_complete(&scene.world), 3);
+        scene.end();
+    });
+}
+
+/// Not one behind the other.
+#[test]
+fn the_handlers_of_one_connection_run_side_by_side() {
+    let running = Running::default();
+    let scene = scene(World::new(1), small(4096), &running, |_| seconds(10));
+    let client = scene.world.host("client");
+    let began = scene.world.now();
+    let asking = ask(&client, requests(&[10; 8]));
+    assert!(scene.world.run_until(&asking).unwrap().are_complete());
+    assert_eq!(running.most(), 8);
+    let took = scene.world.now().since(began);
+    assert!(took < seconds(11), "{took:?}, and not 80 s");
+    scene.end();
+}
+
+#[test]
+fn what_was_asked_before_a_fin_is_answered_however_long_it_takes() {
+    let scene = scene(World::new(2), small(4096), &Running::default(), |_| seconds(50));
+    let client = scene.world.host("client");
+    let all = bytes(&requests(&[10, 20, 30]));
+    let heard = peer(&client, vec![Act::Send(all.clone().into()), Act::Finish, Act::ReceiveAll]);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((heard.bytes, heard.fin), (all, true));
+    scene.end();
+    assert_eq!(scene.ended("finished"), 1);
+}
+
+#[test]
+fn a_handler_that_takes_more_than_60_s_is_given_up_and_the_peer_is_told() {
+    let time = |size: usize| seconds(if size == 20 { 100 } else { 1 });
+    let scene = scene(World::new(3), small(4096), &Running::default(), time);
+    let client = scene.world.host("client");
+    let all = bytes(&requests(&[10, 20, 30]));
+    let heard = peer(&client, vec![Act::Send(all.clone().into()), Act::ReceiveAll]);
+    let heard = scene.world.run_until(&heard).unwrap();
+    let first = bytes(&requests(&[10]));
+    assert!(heard.bytes.starts_with(&first), "the reply that was there in time");
+    let told = String::from_utf8_lossy(&heard.bytes[first.len()..]).into_owned();
+    assert!(told.contains("no reply within 60s; 2 are owed"), "{told}");
+    assert!(heard.fin);
+    scene.end();
+    assert_eq!(scene.ended("service_timeout"), 1);
+}
+
+/// They are the connection's, and end with it.
+#[test]
+fn the_handlers_of_a_connection_that_broke_are_dropped() {
+    let scene = scene(World::new(4), small(4096), &Running::default(), |_| seconds(30));
+    let client = scene.world.host("client");
+    let all = bytes(&requests(&[10; 5]));
+    peer(&client, vec![Act::Send(all.into()), Act::Wait(seconds(1)), Act::Reset]);
+    scene.run_for(seconds(2));
+    assert_eq!(scene.ended("reset") + scene.table.totals().open, 1);
+    scene.run_for(seconds(60));
+    assert_eq!(scene.ended("reset"), 1);
+    scene.end();
+}

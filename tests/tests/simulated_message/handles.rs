@@ -1,0 +1,197 @@
+//! One connection, shared by many tasks.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::Poll,
+};
+
+use wirestate_core::{
+    Lost, Reason as _,
+    message::{self, Handle, Message, RequestError},
+    runtime::{Listener as _, Runtime as _},
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Faults, Host, Task, World},
+};
+
+use crate::scene::{SIZES, Scene, patient, requests, seconds, small};
+
+/// A connection of the scene's server, to be shared.
+fn connect(world: &World, client: &Host) -> Handle {
+    let runtime = client.clone();
+    let connecting = client.run(async move {
+        message::connect(&runtime, "server:7", Some(seconds(10)), patient()).await.unwrap()
+    });
+    world.run_until(&connecting).unwrap()
+}
+
+/// Asks one request after the other, and looks whether each reply is its own.
+fn user(client: &Host, handle: &Handle, number: usize) -> Task<Result<(), RequestError>> {
+    let handle = handle.clone();
+    client.run(async move {
+        for (i, request) in requests(&SIZES).into_iter().enumerate() {
+            let content_type = format!("user {number}, request {i}").into();
+            let request = Message { content_type, ..request };
+            assert_eq!(handle.request(request.clone()).await?, request, "another one's reply");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn many_tasks_share_a_connection_and_each_gets_its_own_replies() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::with(World::new(seed), small(512));
+        scene.server.set_faults(Faults::harmless(seed));
+        let client = scene.world.host("client");
+        client.set_faults(Faults::harmless(seed + 1));
+        let handle = connect(&scene.world, &client);
+        let users: Vec<_> = (0..20).map(|i| user(&client, &handle, i)).collect();
+        drop(handle);
+        for user in users {
+            assert_eq!(scene.world.run_until(&user).unwrap(), Ok(()));
+        }
+        // With the last handle gone, the connection ends by itself.
+        scene.run_for(seconds(30));
+        assert_eq!((scene.table.totals().accepted, scene.ended("finished")), (1, 1));
+        scene.end();
+    });
+}
+
+#[test]
+fn when_the_connection_breaks_all_who_wait_are_told() {
+    for_each_seed(20, |seed| {
+        let scene = Scene::with(World::new(seed), small(512));
+        let client = scene.world.host("client");
+        let handle = connect(&scene.world, &client);
+        let users: Vec<_> = (0..20).map(|i| user(&client, &handle, i)).collect();
+        scene.run_for(std::time::Duration::from_millis(seed * 3));
+        scene.server.set_faults(Faults { reset: 1000, ..Faults::NONE });
+        scene.run_for(seconds(30));
+        for user in users {
+            match user.take().expect("nobody waits for a connection that is no more") {
+                // It had all of them.
+                Ok(()) => {}
+                Err(RequestError::Ended(reason)) => assert_eq!(reason.label(), "reset"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // And whoever asks now is told at once.
+        let asking = client.run(async move { handle.request(Message::binary("?")).await });
+        assert!(matches!(scene.world.run_until(&asking).unwrap(), Err(RequestError::Ended(_))));
+        scene.end();
+    });
+}
+
+#[test]
+fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
+    let world = World::new(1);
+    let (server, client) = (world.host("server"), world.host("client"));
+    let mut listener = server.listen("server:7").unwrap();
+    let host = server.clone();
+    server.run(async move {
+        let (mut socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        // All that is asked, so that the close is no reset.
+        let mut buf = [0; 4096];
+        socket.receive(&mut buf).await.unwrap();
+        host.sleep(seconds(1)).await;
+        socket.finish().await.unwrap();
+        while socket.receive(&mut buf).await.unwrap_or(0) > 0 {}
+    });
+    let handle = connect(&world, &client);
+    let asked: Vec<_> = (0..3)
+        .map(|_| {
+            let handle = handle.clone();
+            client.run(async move { handle.request(Message::binary("?")).await.unwrap_err() })
+        })
+        .collect();
+    for asked in asked {
+        let error = world.run_until(&asked).unwrap().to_string();
+        assert_eq!(
+            error,
+            "the server closed the connection before it had replied (3 replies are owed)"
+        );
+    }
+    drop(handle);
+    world.run().unwrap();
+}
+
+/// Some give up waiting; what comes for them is thrown away, and goes to nobody else.
+#[test]
+fn requests_that_are_dropped_do_not_disturb_the_others() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::with(World::new(seed), small(512));
+        scene.server.set_faults(Faults::harmless(seed));
+        let client = scene.world.host("client");
+        let handle = connect(&scene.world, &client);
+        let users: Vec<_> = (0..5).map(|i| user(&client, &handle, i)).collect();
+        let impatient: Vec<_> = (0..20_u64)
+            .map(|i| {
+                let (host, handle) = (client.clone(), handle.clone());
+                client.run(async move {
+                    for j in 0..10 {
+                        let request = Message::binary(format!("impatient {i}, {j}"));
+                        let mut request = pin!(handle.request(request));
+                        let millis = std::time::Duration::from_millis((i * 7 + j) % 20);
+                        let mut nap = pin!(host.sleep(millis));
+                        poll_fn(|cx| {
+                            if let Poll::Ready(reply) = request.as_mut().poll(cx) {
+                                let expected = format!("impatient {i}, {j}");
+                                assert_eq!(&*reply.unwrap().content, expected.as_bytes());
+                                return Poll::Ready(());
+                            }
+                            nap.as_mut().poll(cx)
+                        })
+                        .await;
+                    }
+                })
+            })
+            .collect();
+        drop(handle);
+        for user in users {
+            assert_eq!(scene.world.run_until(&user).unwrap(), Ok(()));
+        }
+        for user in impatient {
+            scene.world.run_until(&user).unwrap();
+        }
+        scene.run_for(seconds(30));
+        assert_eq!(scene.ended("finished"), 1, "it ends when all have gone");
+        scene.end();
+    });
+}
+
+#[test]
+fn a_drain_answers_what_the_handles_had_asked() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::with(World::new(seed), small(512));
+        let client = scene.world.host("client");
+        let handle = connect(&scene.world, &client);
+        let asked: Vec<_> = requests(&SIZES[..6])
+            .into_iter()
+            .map(|request| {
+                let handle = handle.clone();
+                client.run(async move {
+                    let reply = handle.request(request.clone()).await;
+                    (request, reply)
+                })
+            })
+            .collect();
+        drop(handle);
+        // They are sent, and have not arrived.
+        scene.run_for(std::time::Duration::from_micros(10));
+        let served = scene.end();
+        assert_eq!(served.aborted, 0);
+        for asked in asked {
+            let (request, reply) = asked.take().unwrap();
+            match reply {
+                Ok(reply) => assert_eq!(reply, request),
+                Err(RequestError::Ended(reason)) => {
+                    assert!(reason.label() != Lost::Reset.label(), "{reason}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+}

@@ -1,0 +1,226 @@
+//! Deadlines, limits, and the end of a server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wirestate_core::{
+    Lost,
+    message::Config,
+    serve::{Options, Served},
+};
+use wirestate_testkit::{
+    for_each_seed,
+    message::{bad_frames, golden},
+    sim::{Act, World},
+};
+
+use crate::scene::{Scene, ask, bytes, peer, requests, seconds, small};
+
+/// One byte, then a pause, and so on.
+fn drips(bytes: &[u8], pause: Duration) -> Vec<Act> {
+    let drip = |byte: &u8| [Act::Send(Bytes::copy_from_slice(&[*byte])), Act::Wait(pause)];
+    bytes.iter().flat_map(drip).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_header_that_comes_one_byte_a_second_is_given_up_after_5_s() {
+    let scene = Scene::new(1);
+    let client = scene.world.host("client");
+    let mut acts = drips(&golden()[..5], seconds(1));
+    acts.push(Act::ReceiveAll);
+    let heard = peer(&client, acts);
+    scene.run_for(Duration::from_millis(4900));
+    assert_eq!(scene.ended("header_timeout"), 0);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert!(text(&heard.bytes).contains("of a frame's 105 bytes within 5s"), "{heard:?}");
+    scene.end();
+    assert_eq!(scene.ended("header_timeout"), 1);
+}
+
+#[test]
+fn a_content_that_comes_one_byte_a_second_is_given_up_after_30_s() {
+    let scene = Scene::new(2);
+    let client = scene.world.host("client");
+    let request = bytes(&requests(&[1000]));
+    let content = request.len() - 1000;
+    let mut acts = vec![Act::Send(Bytes::copy_from_slice(&request[..content]))];
+    acts.extend(drips(&request[content..], seconds(1)));
+    acts.truncate(60);
+    acts.push(Act::ReceiveAll);
+    let heard = peer(&client, acts);
+    scene.run_for(seconds(29));
+    assert_eq!(scene.ended("content_timeout"), 0, "no earlier than it has to be");
+    scene.run_for(seconds(4));
+    assert_eq!(scene.ended("content_timeout"), 1);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert!(text(&heard.bytes).contains("bytes within 30s"), "{heard:?}");
+    scene.end();
+}
+
+/// Slow, but at the least rate: nobody is cut off who does what is asked.
+#[test]
+fn a_content_that_comes_at_the_least_rate_is_answered() {
+    let scene = Scene::new(3);
+    let client = scene.world.host("client");
+    let request = bytes(&requests(&[60 * 1024]));
+    let mut acts: Vec<Act> = request
+        .chunks(1100)
+        .flat_map(|piece| [Act::Send(Bytes::copy_from_slice(piece)), Act::Wait(seconds(1))])
+        .collect();
+    acts.extend([Act::Finish, Act::ReceiveAll]);
+    let began = scene.world.now();
+    let heard = peer(&client, acts);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!(heard.bytes, request);
+    assert!(scene.world.now().since(began) > seconds(50));
+    scene.end();
+}
+
+#[test]
+fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice() {
+    let scene = Scene::new(4);
+    let (client, healthy) = (scene.world.host("client"), scene.world.host("healthy"));
+    let many = bytes(&requests(&[20_000; 20]));
+    let heard =
+        peer(&client, vec![Act::Send(many.into()), Act::Wait(seconds(60)), Act::ReceiveAll]);
+    scene.run_for(seconds(5));
+    let asking = ask(&healthy, requests(&[10, 20_000, 10]));
+    assert!(scene.world.run_until(&asking).unwrap().are_complete());
+    scene.run_for(seconds(15));
+    assert_eq!(scene.ended("write_stalled"), 1);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!(heard.lost, Some(Lost::Reset), "a FIN would say that it has had all replies");
+    scene.end();
+}
+
+#[test]
+fn a_peer_that_takes_its_replies_slowly_gets_all_of_them() {
+    let scene = Scene::new(5);
+    let reader = scene.world.host("client");
+    let all = bytes(&requests(&[20_000; 4]));
+    let mut acts = vec![Act::Send(Bytes::copy_from_slice(&all[..60_000]))];
+    acts.extend([Act::Wait(seconds(5)), Act::Receive(10_000)].into_iter().cycle().take(8));
+    acts.extend([Act::Send(Bytes::copy_from_slice(&all[60_000..])), Act::Wait(seconds(5))]);
+    acts.extend([Act::Finish, Act::ReceiveAll]);
+    let heard = peer(&reader, acts);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((heard.bytes == all, heard.lost), (true, None));
+    scene.end();
+}
+
+#[test]
+fn a_connection_that_asks_nothing_is_closed_after_60_s_and_not_before() {
+    let scene = Scene::new(6);
+    let client = scene.world.host("client");
+    let request = bytes(&requests(&[5]));
+    let heard = peer(&client, vec![Act::Send(request.clone().into()), Act::ReceiveAll]);
+    scene.run_for(seconds(59));
+    assert_eq!(scene.ended("idle_timeout"), 0);
+    scene.run_for(seconds(2));
+    let heard = heard.take().unwrap();
+    assert_eq!((heard.bytes, heard.fin), (request, true), "a clean end: nothing was owed");
+    scene.end();
+    assert_eq!(scene.ended("idle_timeout"), 1);
+}
+
+/// With more behind it, which an immediate close would answer by a reset that takes the reply along.
+#[test]
+fn whoever_sends_what_is_no_frame_can_read_why_although_more_follows() {
+    for bad in bad_frames().into_iter().step_by(9) {
+        let scene =
+            Scene::with(World::new(7), Config { limits: Config::default().limits, ..small(1) });
+        let client = scene.world.host("client");
+        let truncated = bad.error.label() == "truncated";
+        let mut acts = vec![Act::Send(bad.bytes.clone().into())];
+        if !truncated {
+            acts.extend([Act::Send(vec![b' '; 20_000].into()), Act::Wait(seconds(1))]);
+            acts.push(Act::Send(vec![b' '; 20_000].into()));
+        }
+        acts.extend([Act::Finish, Act::ReceiveAll]);
+        let heard = peer(&client, acts);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.lost, heard.fin), (None, true), "{}", bad.name);
+        let told = text(&heard.bytes);
+        assert!(told.contains(r#"{"result": "Error: "#), "{}: {told}", bad.name);
+        scene.end();
+        assert_eq!(scene.ended(bad.error.label()), 1, "{}", bad.name);
+    }
+}
+
+#[test]
+fn a_drain_answers_what_had_been_asked() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::new(seed);
+        let (client, idle) = (scene.world.host("client"), scene.world.host("idle"));
+        let all = bytes(&requests(&[3000, 3000, 10]));
+        let acts = vec![Act::Send(all.clone().into()), Act::Wait(seconds(3)), Act::ReceiveAll];
+        let heard = peer(&client, acts);
+        let nothing = peer(&idle, vec![Act::ReceiveAll]);
+        scene.run_for(seconds(1));
+        let served = scene.end();
+        assert_eq!(served, Served { drained: 2, aborted: 0 });
+        let heard = heard.take().unwrap();
+        assert_eq!((heard.bytes, heard.fin, heard.lost), (all, true, None));
+        assert!(nothing.take().unwrap().fin);
+        assert_eq!(scene.ended("shut_down"), 2);
+    });
+}
+
+#[test]
+fn a_drain_waits_for_a_request_that_has_begun_to_come() {
+    let scene = Scene::new(8);
+    let client = scene.world.host("client");
+    let all = bytes(&requests(&[10]));
+    let acts = vec![
+        Act::Send(Bytes::copy_from_slice(&all[..60])),
+        Act::Wait(seconds(2)),
+        Act::Send(Bytes::copy_from_slice(&all[60..])),
+        Act::ReceiveAll,
+    ];
+    let heard = peer(&client, acts);
+    scene.run_for(seconds(1));
+    scene.end();
+    let heard = heard.take().unwrap();
+    assert_eq!((heard.bytes, heard.fin), (all, true));
+}
+
+#[test]
+fn one_shot_ends_each_connection_behind_its_reply() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::with(World::new(seed), Config { one_shot: true, ..small(512) });
+        let client = scene.world.host("client");
+        let all = bytes(&requests(&[100, 200, 300]));
+        let first = bytes(&requests(&[100]));
+        let heard = peer(&client, vec![Act::Send(all.into()), Act::ReceiveAll]);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.bytes, heard.fin, heard.lost), (first, true, None));
+        scene.end();
+        assert_eq!(scene.ended("answered"), 1);
+    });
+}
+
+#[test]
+fn who_takes_too_long_to_drain_is_reset() {
+    let world = World::new(9);
+    let server = world.host("server");
+    let slow = wirestate_core::message::service::asynchronous({
+        let host = server.clone();
+        move |request| {
+            let nap = host.sleep(seconds(50));
+            async move {
+                nap.await;
+                request
+            }
+        }
+    });
+    let scene = Scene::serving(world, server, small(512), slow, Options::default());
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Send(golden().into()), Act::ReceiveAll]);
+    scene.run_for(seconds(1));
+    assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
+    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
+}

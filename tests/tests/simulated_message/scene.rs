@@ -1,0 +1,269 @@
+//! A server in a world, its clients, and what must hold of them at every step.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    time::Duration,
+};
+
+use wirestate_core::{
+    Machine, Reason as _,
+    admission::Table,
+    drive::{Drive, Ended},
+    message::{
+        ByteOrder, Client, ClientConfig, ClientReason, Config, Header, Message, RequestError,
+        Server, service,
+    },
+    runtime::Runtime,
+    serve::{Options, Served, serve},
+    stop::Stop,
+};
+use wirestate_testkit::{
+    contract::Checked,
+    message::frames,
+    script::Sent,
+    sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
+};
+
+/// So much may a machine queue in these scenes: 64 KiB, and one message.
+pub(crate) const MOST: usize = 64 * 1024 + 40_000;
+
+/// A message server in a world.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) server: Host,
+    pub(crate) table: Table,
+    pub(crate) stop: Stop,
+    pub(crate) serving: Task<Served>,
+}
+
+/// The service that answers each request with itself.
+pub(crate) fn itself(request: Message<'_>) -> Message<'static> {
+    request.into_owned()
+}
+
+impl Scene {
+    /// It answers each request with itself, at once.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self::with(World::new(seed), small(4096))
+    }
+
+    pub(crate) fn with(world: World, config: Config) -> Self {
+        let server = world.host("server");
+        Self::serving(world, server, config, service::function(itself), Options::default())
+    }
+
+    pub(crate) fn serving<S>(
+        world: World,
+        server: Host,
+        config: Config,
+        service: S,
+        options: Options,
+    ) -> Self
+    where
+        S: service::Service + Clone + Send + Unpin + 'static,
+        S::Pending: Send,
+    {
+        world.watch(only_answers());
+        let messages = Server::new(config, service);
+        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let listener = server.listen("server:7").unwrap();
+        let runtime = server.clone();
+        let serving = server.run(async move {
+            let machine = move |_: &_, now| Checked::new(messages.machine(now), MOST);
+            serve(&runtime, listener, &options, machine).await
+        });
+        Self { world, server, table, stop, serving }
+    }
+
+    /// Stops the server, and looks at what is left when all has ended: nothing.
+    pub(crate) fn end(&self) -> Served {
+        self.stop.drain();
+        self.world.run().unwrap();
+        assert_eq!(self.world.leftovers(), Leftovers::default());
+        let totals = self.table.totals();
+        assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
+        self.serving.take().expect("all tasks have ended")
+    }
+
+    pub(crate) fn ended(&self, label: &str) -> u64 {
+        self.table.totals().ended.get(label).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn run_for(&self, duration: Duration) {
+        self.world.run_for(duration).unwrap();
+    }
+}
+
+/// What came of asking.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answers {
+    pub(crate) asked: Vec<Message<'static>>,
+    pub(crate) replies: Vec<Message<'static>>,
+    /// Why the client ended before it had all of them.
+    pub(crate) ended: Option<&'static str>,
+}
+
+impl Answers {
+    pub(crate) fn are_complete(&self) -> bool {
+        self.ended.is_none() && self.replies == self.asked
+    }
+
+    /// Replies are requests, in their order.
+    pub(crate) fn are_right(&self) -> bool {
+        self.asked.starts_with(&self.replies)
+    }
+}
+
+/// A client of the scene's server that is used inline: as many requests as possible are out at once.
+pub(crate) fn ask(client: &Host, asked: Vec<Message<'static>>) -> Task<Answers> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        let client = Checked::new(Client::new(patient()), MOST);
+        let mut drive = Drive::new(client, socket, runtime.clock());
+        let (mut rest, mut replies) = (VecDeque::from(asked.clone()), Vec::new());
+        let outcome = drive
+            .until(|client, now| {
+                let client = client.machine_mut();
+                replies.extend(std::iter::from_fn(|| client.take_reply()));
+                while let Some(request) = rest.front() {
+                    match client.request(request, now) {
+                        Ok(()) => drop(rest.pop_front()),
+                        Err(RequestError::Encode(error)) => panic!("{error}"),
+                        Err(_not_now) => break,
+                    }
+                }
+                (replies.len() == asked.len()).then_some(())
+            })
+            .await;
+        let ended: Option<Ended<ClientReason>> = outcome.err();
+        if ended.is_none() {
+            let leave = |client: &mut Checked<Client>, now| {
+                client.shut_down(now);
+                None::<Infallible>
+            };
+            drive.until(leave).await.unwrap_err();
+        }
+        Answers { asked, replies, ended: ended.map(|ended| ended.label()) }
+    })
+}
+
+/// A client that waits for ten minutes where it waits.
+pub(crate) fn patient() -> ClientConfig {
+    let mut config = ClientConfig {
+        buffer: 1.try_into().unwrap(),
+        in_flight: 8.try_into().unwrap(),
+        reply_timeout: Some(seconds(600)),
+        write_timeout: Some(seconds(600)),
+        ..ClientConfig::default()
+    };
+    config.frame_timeouts.header = Some(seconds(600));
+    config.frame_timeouts.content = Some(seconds(600));
+    config
+}
+
+/// So is a server, on a network that holds 64 bytes and stalls.
+pub(crate) fn unhurried(mut config: Config) -> Config {
+    config.write_timeout = Some(seconds(600));
+    config.frame_timeouts.header = Some(seconds(600));
+    config.frame_timeouts.content = Some(seconds(600));
+    config
+}
+
+/// A client of the scene's server that does as it is told.
+pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+    let runtime = client.clone();
+    client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        act(runtime, socket, acts).await
+    })
+}
+
+/// Requests with contents of `sizes` bytes, all different. Their type is none that an error reply
+/// has.
+pub(crate) fn requests(sizes: &[usize]) -> Vec<Message<'static>> {
+    let request = |(i, size): (usize, &usize)| {
+        let content: Vec<u8> =
+            (0..*size).map(|j| u8::try_from((i * 31 + j * 7) % 251).expect("below 251")).collect();
+        Message {
+            byteorder: ByteOrder::Little,
+            content_type: format!("request {i}").into(),
+            ..Message::new("", "binary", content)
+        }
+    };
+    sizes.iter().enumerate().map(request).collect()
+}
+
+/// Sizes from nothing to several buffers.
+pub(crate) const SIZES: [usize; 12] = [0, 1, 700, 22, 0, 5000, 4096, 3, 12_000, 30, 30_000, 2];
+
+pub(crate) fn bytes(requests: &[Message<'static>]) -> Vec<u8> {
+    frames(requests)
+}
+
+/// At every step: what the server has sent are the requests that it has received, one by one, whole
+/// ones only, and behind them one error reply at most.
+fn only_answers() -> impl FnMut(&Record) + Send {
+    #[derive(Default)]
+    struct Compared {
+        to: usize,
+        told: bool,
+    }
+    let mut all: BTreeMap<_, Compared> = BTreeMap::new();
+    move |record| {
+        if record.side != Side::Server {
+            return;
+        }
+        let compared = all.entry((record.client.clone(), record.dial)).or_default();
+        while let Some(length) = frame_length(&record.sent[compared.to..]) {
+            assert!(!compared.told, "{record:?} sends more behind an error reply");
+            let reply = compared.to..compared.to + length;
+            if record.received.get(reply.clone()) != Some(&record.sent[reply.clone()]) {
+                let text = String::from_utf8_lossy(&record.sent[reply.clone()]);
+                assert!(text.contains(r#"{"result": "Error: "#), "{record:?} sends {text}");
+                compared.told = true;
+            }
+            compared.to = reply.end;
+        }
+    }
+}
+
+/// The length of the frame that `bytes` begin with, if all of it is there.
+fn frame_length(bytes: &[u8]) -> Option<usize> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    let json = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
+    let header = Header::from_json(json).expect("what is sent is a frame");
+    let length = 2 + json.len() + usize::try_from(header.content_length).unwrap();
+    (bytes.len() >= length).then_some(length)
+}
+
+/// Where the peer's FIN was read and ours was sent and no call has failed, every whole request has
+/// its reply.
+pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
+    let graceful = |record: &Record| {
+        record.side == Side::Server
+            && record.heard_fin
+            && record.ended == Some(Sent::Fin)
+            && record.lost.is_none()
+    };
+    let records: Vec<Record> = world.records().into_iter().filter(graceful).collect();
+    for record in &records {
+        let clean = record.received == record.sent;
+        let told = String::from_utf8_lossy(&record.sent).contains(r#"{"result": "Error: "#);
+        assert!(clean || told || record.received.is_empty(), "{} lacks replies", record.client);
+    }
+    records.len()
+}
+
+/// A buffer small enough to be full, and to compact.
+pub(crate) fn small(buffer: u64) -> Config {
+    let buffer = usize::try_from(buffer).unwrap().try_into().unwrap();
+    let mut config = Config { buffer, ..Config::default() };
+    config.limits.header = 128;
+    config
+}
+
+pub(crate) fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
