@@ -213,23 +213,21 @@ impl Commands {
 
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Next {
         let (next, waiting) = self.state.with(|state| {
+            let mut waiting = Vec::new();
             while let Some((request, slot)) = state.queue.pop_front() {
-                // Many wait for room at once, so they are told of much of it at once.
-                let empty = state.queue.is_empty();
-                let waiting = if empty { mem::take(&mut state.waiting) } else { Vec::new() };
+                if state.queue.is_empty() {
+                    // Many wait for room at once, so they are told of much of it at once.
+                    waiting = mem::take(&mut state.waiting);
+                }
                 if !slot.is_abandoned() {
                     return (Next::Command(request, slot), waiting);
                 }
-                if empty {
-                    state.driver = Some(cx.waker().clone());
-                    return (Next::Nothing, waiting);
-                }
             }
             if state.handles == 0 {
-                return (Next::Deserted, Vec::new());
+                return (Next::Deserted, waiting);
             }
             state.driver = Some(cx.waker().clone());
-            (Next::Nothing, Vec::new())
+            (Next::Nothing, waiting)
         });
         for waker in waiting {
             waker.wake();
@@ -249,5 +247,25 @@ impl Commands {
         for waker in waiting {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Instant, Machine as _, Outbound,
+        message::{Client, ClientConfig},
+    };
+
+    #[test]
+    fn the_last_handle_may_go_with_a_request_that_was_not_sent() {
+        let (mut client, handle) = Client::with_handle(ClientConfig::default());
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut request = handle.request(Message::binary("never mind"));
+        assert!(Pin::new(&mut request).poll(cx).is_pending());
+        drop((request, handle));
+        while client.poll_shared(Instant::EPOCH, cx) {}
+        assert_eq!(client.interest().write, Outbound::Finish, "nobody is left to ask");
     }
 }
