@@ -432,7 +432,7 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
 const LARGE: usize = 80_000;
 /// What is documented of [`Client`]: 64 KiB and one message; the longest one is large, with a
 /// header of this length.
-const MOST_QUEUED: usize = 64 * 1024 + 120 + LARGE;
+const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE;
 const MOST_STEPS: usize = 64;
 /// Enough to fill what waits to be sent, and go beyond.
 const MOST_LARGE: u8 = 3;

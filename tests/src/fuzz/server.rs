@@ -364,9 +364,11 @@ fn show(bytes: &[u8]) -> String {
 const ERROR: &[u8] = b"{\"result\": \"Error: ";
 /// More than fits beside anything else.
 static LARGE: [u8; 80_000] = [b'.'; 80_000];
-/// What is documented of [`Connection`]: 64 KiB and one message; the longest one is large, with a
-/// header of this length.
-const MOST_QUEUED: usize = 64 * 1024 + 110 + LARGE.len();
+/// What is documented of [`Connection`]: 64 KiB, one message and an error reply. The longest message
+/// is large, with a header of this length.
+const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MOST_ERROR;
+/// The longest error reply that may come where there is no room: that of a service timeout.
+const MOST_ERROR: usize = 160;
 const MOST_STEPS: usize = 64;
 /// Enough to fill what waits to be sent, and go beyond.
 const MOST_LARGE: u8 = 3;
