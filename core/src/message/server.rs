@@ -147,7 +147,7 @@ impl<S> Server<S> {
 /// lingering close; so are an end of the input within a frame and a frame that takes too long.
 ///
 /// It holds one receive buffer while it holds bytes; of a content that is larger, see [`Inbox`];
-/// a header; 4 times 64 KiB and one message for replies that wait to be sent; and
+/// a header; 4 times 64 KiB, one message and an error reply that wait to be sent; and
 /// [`Config::in_flight`] pending replies. While nothing comes and nothing is owed it holds none of these.
 #[derive(Debug)]
 pub struct Connection<S: Service> {
