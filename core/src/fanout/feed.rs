@@ -409,10 +409,6 @@ impl End {
     const NEVER: Self = Self { chunk: u64::MAX, message: u64::MAX };
 }
 
-/// What a driver sends in one go ([`Budget`](crate::drive::Budget)), in bytes. To hold more would
-/// only take room for the handles, in each of those who are behind.
-const ENOUGH: usize = 512 * 1024;
-
 /// What came of asking the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fetched {
@@ -479,7 +475,7 @@ impl Cursor {
     }
 
     /// Says how far this reader has come, and fetches what there is before its end: until, with
-    /// the `held` that it has, there are [`MAX_SLICES`] or [`ENOUGH`] bytes.
+    /// the `held` that it has, there are [`MAX_SLICES`] chunks.
     pub(super) fn fetch(
         &mut self,
         held: &mut alloc::collections::VecDeque<Chunk>,
@@ -499,13 +495,10 @@ impl Cursor {
                 reader.waker = Some(cx.waker().clone());
             }
             let before = held.len();
-            let mut bytes: usize = held.iter().map(|chunk| chunk.bytes.len()).sum();
             while held.len() < MAX_SLICES
-                && bytes < ENOUGH
                 && self.next < self.until.chunk
                 && let Some(chunk) = state.log.chunk(self.next)
             {
-                bytes += chunk.bytes.len();
                 held.push_back(chunk.clone());
                 self.next += 1;
             }

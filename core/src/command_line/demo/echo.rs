@@ -1,4 +1,5 @@
-//! An echo server, a proxy in front of it, and clients that come through that.
+//! An echo server, a proxy in front of it with its status beside it, and clients that come through
+//! the proxy.
 
 use core::{num::NonZeroUsize, time::Duration};
 
@@ -10,11 +11,13 @@ use crate::{
         server::{self, both},
         systemd::Sockets,
     },
+    drive::Clock,
     echo::{Config, LoadConfig, Pace, Server},
     proxy::{self, Balance, Proxy, Relays, Upstreams},
     runtime::Runtime,
     serve::{Options, Served, serve},
     shared::Shared,
+    status,
 };
 
 /// How many connections echo at once.
@@ -36,18 +39,28 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let proxy_options = Options::default();
     let proxying = proxy::serve(runtime, listener, &proxy_options, &proxy);
 
+    let (listener, status_address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let upstreams = Shared::new(proxy.upstreams.clone());
+    let config = status::Config::new("proxy");
+    let now = runtime.clock().now();
+    let status = status::Server::new(config, &proxy_options, Some(upstreams), now);
+    let answering = serve(runtime, listener, status.options(), |_, now| status.machine(now));
+
     say(&format!(
         "An echo server on {address}, a proxy to it on {through}, and {CONNECTIONS} connections \
-         through that, which verify every byte, for {} seconds.",
+         through that, which verify every byte, for {} seconds. The proxy's status is on \
+         http://{status_address}",
         DURATION.as_secs()
     ))?;
     let clients = async {
         let report = echo_for_a_while(runtime, &through.to_string()).await;
         proxy_options.stop.drain();
         options.stop.drain();
+        status.options().stop.drain();
         report
     };
-    let ((served, proxied), report) = both(both(serving, proxying), clients).await;
+    let servers = both(both(serving, proxying), answering);
+    let (((served, proxied), _), report) = both(servers, clients).await;
     let report = report?;
     say(&format!(
         "{report}proxy        {}\nserver       {}",
