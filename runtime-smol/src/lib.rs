@@ -36,6 +36,43 @@
 //! }))
 //! # .unwrap();
 //! ```
+//!
+//! A service that takes its time, and one connection to it that tasks share:
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//! use wirestate_core::{message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve}};
+//! use wirestate_smol::Smol;
+//!
+//! let executor = Arc::new(smol::Executor::new());
+//! let smol = Smol::new(executor.clone());
+//! smol::block_on(executor.run(async {
+//!     let listener = smol.listen("127.0.0.1:0")?;
+//!     let address = listener.local_address()?.to_string();
+//!
+//!     let slowly = service::asynchronous(async |request: Message<'static>| {
+//!         smol::Timer::after(Duration::from_millis(5)).await;
+//!         request
+//!     });
+//!     let server = message::Server::new(message::Config::default(), slowly);
+//!     let runtime = smol.clone();
+//!     let serving = executor.spawn(async move {
+//!         let options = serve::Options::default();
+//!         serve(&runtime, listener, &options, |_, now| server.machine(now)).await
+//!     });
+//!
+//!     let timeout = Some(Duration::from_secs(5));
+//!     let config = message::ClientConfig::default();
+//!     let handle = message::connect(&smol, &address, timeout, config).await?;
+//!     let ask = |text: &'static str| executor.spawn(handle.request(Message::binary(text)));
+//!     let (one, two) = (ask("one"), ask("two")); // both are on their way
+//!     assert_eq!(&*two.await?.content, b"two");
+//!     assert_eq!(&*one.await?.content, b"one");
+//!     drop(serving);
+//!     Ok::<_, Box<dyn std::error::Error>>(())
+//! }))
+//! # .unwrap();
+//! ```
 
 use std::{
     future::Future,

@@ -40,6 +40,39 @@
 //! server.join().expect("the server has not panicked");
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! A service that is a function, and one connection to it that threads share:
+//!
+//! ```
+//! use std::time::Duration;
+//! use wirestate_core::{message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve}};
+//! use wirestate_std::{Threads, block_on};
+//!
+//! let threads = Threads::new();
+//! let listener = threads.listen("127.0.0.1:0")?;
+//! let address = listener.local_address()?.to_string();
+//!
+//! let echo = service::function(|request| request.into_owned());
+//! let server = message::Server::new(message::Config::default(), echo);
+//! std::thread::spawn(move || {
+//!     let options = serve::Options::default();
+//!     block_on(serve(&threads, listener, &options, |_, now| server.machine(now)))
+//! });
+//!
+//! let timeout = Some(Duration::from_secs(5));
+//! let config = message::ClientConfig::default();
+//! let handle = block_on(message::connect(&threads, &address, timeout, config))?;
+//! std::thread::scope(|scope| {
+//!     for text in ["one", "two", "three"] {
+//!         let handle = &handle;
+//!         scope.spawn(move || {
+//!             let reply = block_on(handle.request(Message::binary(text))).unwrap();
+//!             assert_eq!(&*reply.content, text.as_bytes());
+//!         });
+//!     }
+//! });
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod block_on;
 mod listening;
