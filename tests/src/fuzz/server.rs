@@ -285,6 +285,22 @@ fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, st
         assert!(*sent == expected, "sent {} where it is {}", show(sent), show(&expected));
         assert_eq!(transcript.sent, Some(Sent::Fin));
     };
+    // Where the service then took too long, the peer is told of its own fault all the same, behind
+    // the replies that were there.
+    let own_fault = || {
+        let error = steps::encoded(&Message::error(reason));
+        let replies = sent.strip_suffix(error.as_slice()).expect("the error is the last");
+        let mut sizes = answered.iter().scan(0, |size, reply| {
+            *size += reply.len();
+            Some(*size)
+        });
+        let count = if replies.is_empty() {
+            0
+        } else {
+            sizes.position(|size| size == replies.len()).expect("whole replies") + 1
+        };
+        exactly(&answered[..count], Some(reason));
+    };
     match reason {
         Reason::Finished => {
             assert_eq!(arrived.rest, Rest::Nothing);
@@ -299,24 +315,11 @@ fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, st
         Reason::Malformed(error) => {
             assert_eq!(arrived.rest.at_end().as_ref(), Err(error));
             assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
-            // Where the service then took too long, the peer is told of its own fault all the same.
-            let error = steps::encoded(&Message::error(reason));
-            let replies = sent.strip_suffix(error.as_slice()).expect("the error is the last");
-            let mut sizes = answered.iter().scan(0, |size, reply| {
-                *size += reply.len();
-                Some(*size)
-            });
-            let count = if replies.is_empty() {
-                0
-            } else {
-                sizes.position(|size| size == replies.len()).expect("whole replies") + 1
-            };
-            exactly(&answered[..count], Some(reason));
+            own_fault();
         }
         Reason::FrameTimeout { have, need, .. } => {
             assert!(have < need || *need == 2, "{have} of {need} bytes are all");
-            assert!(owed_nothing);
-            exactly(&answered, Some(reason));
+            own_fault();
         }
         Reason::ServiceTimeout { owed, .. } => {
             // Those that were there wait behind the one that was not.
