@@ -113,7 +113,8 @@ pub(super) struct ClientFlags {
     /// How long to wait for the connection; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]
     connect_timeout: Timeout,
-    /// How long to wait for the reply; or `off`
+    /// How long to wait for the reply to begin; or `off`. What has begun has 5 s for its header, and
+    /// 30 s or 1 KiB a second for its content
     #[arg(long, value_name = "TIME", default_value = "30s")]
     reply_timeout: Timeout,
     /// The longest content of a reply
