@@ -1,21 +1,14 @@
 //! `app-server` and `app-client`.
 
-use core::convert::Infallible;
-use std::{
-    fs,
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::{fs, path::PathBuf};
 
 use clap::{Args, builder::BoolishValueParser};
-use tracing::warn;
 
 use super::{
-    Failure, Surroundings, server,
+    Failure, Surroundings, server, show,
     values::{self, Timeout},
 };
 use crate::{
-    Machine,
     drive::Drive,
     message::{
         Client, ClientConfig, Config, Limits, Server,
@@ -72,14 +65,11 @@ pub(super) async fn serve<R: Runtime>(
     flags: ServerFlags,
     around: &Surroundings,
 ) -> Result<(), Failure> {
-    if flags.idle_timeout.0.is_none() {
-        warn!("--idle-timeout off: connections whose peer is gone may stay");
-    }
     let table = flags.table.map_or_else(|| Ok(Table::default()), read_table)?;
     let limits = Limits { header: flags.max_header, content: flags.max_content as u64 };
     let config = Config {
         limits,
-        idle_timeout: flags.idle_timeout.0,
+        idle_timeout: server::idle_timeout(flags.idle_timeout),
         one_shot: flags.one_shot,
         ..Config::default()
     };
@@ -145,21 +135,8 @@ pub(super) async fn ask<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(
         Err(error) => return Err(ended(&error)),
     };
     let result = search::result(&reply).map_err(|error| ended(&error))?;
-    show(&result).map_err(Failure::Output)?;
-    let leave = |client: &mut Client, now| {
-        client.shut_down(now);
-        None::<Infallible>
-    };
-    match drive.until(leave).await {
-        Ok(never) => match never {},
-        // All was answered: it does not matter who closes first.
-        Err(_ended) => Ok(()),
-    }
-}
-
-fn show(result: &[u8]) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    output.write_all(result)?;
-    output.write_all(b"\n")?;
-    output.flush()
+    show(&result)?;
+    // Our FIN. All was answered, so it does not matter who closes first.
+    drive.shut_down().await;
+    Ok(())
 }

@@ -1,23 +1,21 @@
 //! `echo-server` and `echo-client`.
 
-use core::{convert::Infallible, num::NonZeroUsize, task::Poll};
+use core::{num::NonZeroUsize, task::Poll};
 use std::{
     future::poll_fn,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     vec,
 };
 
 use bytes::Bytes;
 use clap::Args;
-use tracing::warn;
 
 use super::{
-    Failure, Surroundings, log, server,
+    Failure, Surroundings, log, server, show,
     standard_input::{LONGEST_LINE, Lines},
     values::{self, Timeout},
 };
 use crate::{
-    Machine,
     drive::{Drive, Ended},
     echo::{Client, ClientConfig, ClientReason, Config, Prefix, Server},
     runtime::{Runtime, connect_within},
@@ -58,13 +56,10 @@ pub(super) async fn serve<R: Runtime>(
     flags: ServerFlags,
     around: &Surroundings,
 ) -> Result<(), Failure> {
-    if flags.idle_timeout.0.is_none() {
-        warn!("--idle-timeout off: connections whose peer is gone may stay");
-    }
     let chunk = flags.chunk;
     let echo = Server::new(Config {
         prefix: flags.prefix.map(|text| Prefix { text: text.into(), chunk }),
-        idle_timeout: flags.idle_timeout.0,
+        idle_timeout: server::idle_timeout(flags.idle_timeout),
         ..Config::default()
     });
     let setup = flags.server.setup::<R>("echo-server");
@@ -121,30 +116,17 @@ pub(super) async fn converse<R: Runtime>(runtime: &R, flags: ClientFlags) -> Res
             client.take_reply()
         });
         match reply.await {
-            Ok(reply) => show(&reply).map_err(Failure::Output)?,
+            Ok(reply) => show(&reply)?,
             Err(ended) => return Err(failure(address, &ended)),
         }
     }
     // Our FIN. All was answered, so it does not matter who closes first.
-    let leave = |client: &mut Client, now| {
-        client.shut_down(now);
-        None::<Infallible>
-    };
-    match drive.until(leave).await {
-        Ok(never) => match never {},
-        Err(_ended) => Ok(()),
-    }
+    drive.shut_down().await;
+    Ok(())
 }
 
 fn failure(address: String, ended: &Ended<ClientReason>) -> Failure {
     Failure::Ended { address, reason: ended.to_string() }
-}
-
-fn show(reply: &[u8]) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    output.write_all(reply)?;
-    output.write_all(b"\n")?;
-    output.flush()
 }
 
 /// Where the messages come from.

@@ -19,7 +19,13 @@ mod systemd;
 mod upstream;
 mod values;
 
-use std::{error::Error, ffi::OsString, io, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    ffi::OsString,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
@@ -161,6 +167,13 @@ impl Command {
             }
         }
     }
+}
+
+/// Writes a line of data to standard output.
+fn show(line: &[u8]) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    let written = output.write_all(line).and_then(|()| output.write_all(b"\n"));
+    written.and_then(|()| output.flush()).map_err(Failure::Output)
 }
 
 /// Why a command failed at run time: one line.

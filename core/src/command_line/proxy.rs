@@ -3,7 +3,7 @@
 use std::{string::String, vec::Vec};
 
 use clap::{Args, ValueEnum};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     Failure, Surroundings, server, upstream,
@@ -75,14 +75,12 @@ pub(super) async fn serve<R: Runtime>(
     flags: ServerFlags,
     around: &Surroundings,
 ) -> Result<(), Failure> {
-    if flags.idle_timeout.0.is_none() {
-        warn!("--idle-timeout off: connections whose peer is gone may stay");
-    }
     let balance = match flags.balance {
         Spread::RoundRobin => Balance::RoundRobin,
         Spread::LeastConnections => Balance::LeastConnections,
     };
-    let config = Config { idle_timeout: flags.idle_timeout.0, ..Config::default() };
+    let config =
+        Config { idle_timeout: server::idle_timeout(flags.idle_timeout), ..Config::default() };
     let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
     // The socket to the upstream is one more.
     let setup = flags.server.setup_of::<R>("proxy", R::FILES_PER_CONNECTION + 1);

@@ -116,6 +116,14 @@ impl CommonFlags {
     }
 }
 
+/// The idle timeout of a server's connections, with a warning if there is none.
+pub(super) fn idle_timeout(timeout: Timeout) -> Option<Duration> {
+    if timeout.0.is_none() {
+        warn!("--idle-timeout off: connections whose peer is gone may stay");
+    }
+    timeout.0
+}
+
 /// How a server is run.
 pub(super) struct Setup {
     name: &'static str,

@@ -191,6 +191,18 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         poll_fn(|cx| self.poll_until(cx, &mut wanted)).await
     }
 
+    /// Asks the machine for a graceful end, and drives it to that.
+    pub async fn shut_down(&mut self) -> Ended<M::Reason> {
+        let shut_down = |machine: &mut M, now| {
+            machine.shut_down(now);
+            None::<Infallible>
+        };
+        match self.until(shut_down).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
     /// Does what was asked by way of the table; true if that was the connection's end.
     fn obey(&mut self, now: Instant) -> bool {
         match self.session.news() {

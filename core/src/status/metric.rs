@@ -27,6 +27,13 @@ pub struct Metric {
     pub value: Value,
 }
 
+impl Metric {
+    /// So much of `name`.
+    pub const fn new(name: &'static str, help: &'static str, value: Value) -> Self {
+        Self { name, help, value }
+    }
+}
+
 /// How much a [`Metric`] is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {

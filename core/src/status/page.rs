@@ -189,7 +189,6 @@ impl Moved {
 }
 
 fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
-    let metric = |name, help, value| Metric { name, help, value };
     let by_reason = |counts: BTreeMap<&'static str, u64>| Value::Counters {
         label: "reason",
         counts: counts.into_iter().map(|(reason, count)| (reason.into(), count)).collect(),
@@ -200,59 +199,59 @@ fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
     let own = server.own.table.totals();
     let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
     let mut metrics = vec![
-        metric("wirestate_build", "What runs here.", Value::Info(info)),
-        metric(
+        Metric::new("wirestate_build", "What runs here.", Value::Info(info)),
+        Metric::new(
             "wirestate_uptime_seconds",
             "Time since the start.",
             Value::GaugeSeconds(now.since(server.started)),
         ),
-        metric(
+        Metric::new(
             "wirestate_ready",
             "Whether it is worth connecting, as /readyz says.",
             Value::Gauge(server.is_ready().into()),
         ),
-        metric("wirestate_connections_open", "Open connections.", Value::Gauge(totals.open)),
-        metric(
+        Metric::new("wirestate_connections_open", "Open connections.", Value::Gauge(totals.open)),
+        Metric::new(
             "wirestate_connections_limit",
             "Open connections at most.",
             Value::Gauge(limit as u64),
         ),
-        metric(
+        Metric::new(
             "wirestate_connections_accepted",
             "Connections accepted.",
             Value::Counter(totals.accepted),
         ),
-        metric(
+        Metric::new(
             "wirestate_connections_refused",
             "Connections refused, by the limit that was reached.",
             by_reason(totals.refused),
         ),
-        metric(
+        Metric::new(
             "wirestate_connections_ended",
             "Connections ended, by reason.",
             by_reason(totals.ended),
         ),
-        metric(
+        Metric::new(
             "wirestate_received_bytes",
             "Bytes received from clients.",
             Value::Counter(totals.bytes_in + moved.received),
         ),
-        metric(
+        Metric::new(
             "wirestate_sent_bytes",
             "Bytes sent to clients.",
             Value::Counter(totals.bytes_out + moved.sent),
         ),
-        metric(
+        Metric::new(
             "wirestate_queued_bytes",
             "Bytes that wait to be sent to clients.",
             Value::Gauge(moved.queued),
         ),
-        metric(
+        Metric::new(
             "wirestate_status_connections_refused",
             "Connections to the status server refused, by the limit that was reached.",
             by_reason(own.refused),
         ),
-        metric(
+        Metric::new(
             "wirestate_status_connections_ended",
             "Connections to the status server ended, by reason.",
             by_reason(own.ended),

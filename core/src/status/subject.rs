@@ -20,59 +20,58 @@ pub trait Subject: Debug + Send + Sync + 'static {
 impl Subject for Feed {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.counters();
-        let metric = |name, help, value| Metric { name, help, value };
         vec![
-            metric(
+            Metric::new(
                 "wirestate_upstream_up",
                 "Whether the upstream is connected.",
                 Value::Gauge(counters.upstream_up.into()),
             ),
-            metric(
+            Metric::new(
                 "wirestate_upstream_connects",
                 "Connections made to the upstream; all but the first are reconnects.",
                 Value::Counter(counters.upstream_connects),
             ),
-            metric(
+            Metric::new(
                 "wirestate_upstream_messages",
                 "Messages received from the upstream, whole.",
                 Value::Counter(counters.messages_in),
             ),
-            metric(
+            Metric::new(
                 "wirestate_upstream_bytes",
                 "Bytes of messages received from the upstream.",
                 Value::Counter(counters.bytes_in),
             ),
-            metric(
+            Metric::new(
                 "wirestate_upstream_tail_dropped_bytes",
                 "Bytes of messages that the upstream's end cut short.",
                 Value::Counter(counters.tail_bytes_dropped),
             ),
-            metric(
+            Metric::new(
                 "wirestate_upstream_held_seconds",
                 "How long the upstream was not read from because of subscribers.",
                 Value::CounterSeconds(counters.held),
             ),
-            metric(
+            Metric::new(
                 "wirestate_fanout_subscribers",
                 "Subscribers now.",
                 Value::Gauge(counters.subscribers),
             ),
-            metric(
+            Metric::new(
                 "wirestate_fanout_delivered_messages",
                 "Messages delivered, to all subscribers together.",
                 Value::Counter(counters.delivered),
             ),
-            metric(
+            Metric::new(
                 "wirestate_fanout_skipped_messages",
                 "Messages that subscribers missed because they lagged (--on-lag skip).",
                 Value::Counter(counters.skipped),
             ),
-            metric(
+            Metric::new(
                 "wirestate_fanout_lagged_subscribers",
                 "Subscribers that were disconnected because they lagged (--on-lag disconnect).",
                 Value::Counter(counters.lagged),
             ),
-            metric(
+            Metric::new(
                 "wirestate_fanout_latency_seconds",
                 "From the last byte in from the upstream to the last byte out to a subscriber.",
                 Value::Histogram {
@@ -91,11 +90,11 @@ where
     S: Debug + Send + Sync + 'static,
 {
     fn metrics(&self) -> Vec<Metric> {
-        vec![Metric {
-            name: "wirestate_requests",
-            help: "Requests that were handed to the service.",
-            value: Value::Counter(self.requests()),
-        }]
+        vec![Metric::new(
+            "wirestate_requests",
+            "Requests that were handed to the service.",
+            Value::Counter(self.requests()),
+        )]
     }
 }
 
@@ -112,24 +111,23 @@ impl Subject for Upstreams {
         let label = "upstream";
         let counter = |count| Value::Counters { label, counts: by_upstream(count) };
         let gauge = |amount| Value::Gauges { label, amounts: by_upstream(amount) };
-        let metric = |name, help, value| Metric { name, help, value };
         vec![
-            metric(
+            Metric::new(
                 "wirestate_proxy_upstream_up",
                 "Whether the last attempt to connect did not fail.",
                 gauge(|upstream| upstream.up.into()),
             ),
-            metric(
+            Metric::new(
                 "wirestate_proxy_upstream_connects",
                 "Connections made.",
                 counter(|upstream| upstream.connects),
             ),
-            metric(
+            Metric::new(
                 "wirestate_proxy_upstream_failures",
                 "Attempts to connect that failed.",
                 counter(|upstream| upstream.failures),
             ),
-            metric(
+            Metric::new(
                 "wirestate_proxy_upstream_connections",
                 "Connections that are open or being made.",
                 gauge(|upstream| upstream.open),
