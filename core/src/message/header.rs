@@ -3,6 +3,7 @@
 use alloc::{
     borrow::Cow,
     boxed::Box,
+    format,
     string::{String, ToString},
     vec::Vec,
 };
@@ -126,6 +127,16 @@ pub enum HeaderError {
         /// The key.
         key: &'static str,
     },
+    /// A content length that is a number, but with a sign, a fraction or an exponent, or beyond
+    /// 64 bits.
+    #[error(
+        "the header's \"content-length\" is {found} where a whole number of bytes below 2^64 \
+         is expected"
+    )]
+    ContentLength {
+        /// The number, rounded to 17 digits where it has more.
+        found: Box<str>,
+    },
     /// The value of a required key is of the wrong type.
     #[error("the header's {key:?} is {found} where {expected} is expected")]
     WrongType {
@@ -153,15 +164,9 @@ pub enum Kind {
     /// `true` or `false`
     #[error("a boolean")]
     Boolean,
-    /// A whole number from 0 to 2⁶⁴ − 1.
+    /// A number.
     #[error("a number")]
-    Integer,
-    /// A whole number below 0, down to −2⁶³.
-    #[error("a negative number")]
-    Negative,
-    /// Any other number: with a fraction, an exponent, or beyond 64 bits.
-    #[error("a number with a fraction or beyond 64 bits")]
-    Other,
+    Number,
     /// A string.
     #[error("a string")]
     String,
@@ -269,7 +274,7 @@ impl HeaderVisitor<'_> {
     ) -> Result<Cow<'de, str>, A::Error> {
         match self.value(map)? {
             Value::String(string) => Ok(string),
-            found @ (Value::Integer(_) | Value::Kind(_)) => {
+            found @ (Value::Integer(_) | Value::Negative(_) | Value::Float(_) | Value::Kind(_)) => {
                 let (expected, found) = ("a string", found.kind());
                 self.fail(HeaderError::WrongType { key, expected, found })
             }
@@ -310,14 +315,8 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
                     true
                 }
                 CONTENT_LENGTH if content_length.is_none() => {
-                    content_length = Some(match self.value(&mut map)? {
-                        Value::Integer(length) => length,
-                        found @ (Value::String(_) | Value::Kind(_)) => {
-                            let (key, found) = (CONTENT_LENGTH, found.kind());
-                            let expected = "a whole number of bytes";
-                            return self.fail(HeaderError::WrongType { key, expected, found });
-                        }
-                    });
+                    let length = self.value(&mut map)?.length();
+                    content_length = Some(length.or_else(|problem| self.fail(problem))?);
                     true
                 }
                 BYTEORDER | CONTENT_TYPE | CONTENT_ENCODING | CONTENT_LENGTH => {
@@ -357,15 +356,15 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Integer })
+        self.fail(HeaderError::NotAnObject { found: Kind::Number })
     }
 
     fn visit_i64<E: de::Error>(self, _: i64) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Negative })
+        self.fail(HeaderError::NotAnObject { found: Kind::Number })
     }
 
     fn visit_f64<E: de::Error>(self, _: f64) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Other })
+        self.fail(HeaderError::NotAnObject { found: Kind::Number })
     }
 
     fn visit_str<E: de::Error>(self, _: &str) -> Result<Header<'de>, E> {
@@ -381,7 +380,11 @@ impl<'de> Visitor<'de> for HeaderVisitor<'_> {
 enum Value<'de> {
     String(Cow<'de, str>),
     Integer(u64),
-    /// Any other, which was read to its end.
+    /// A whole number below 0, down to −2⁶³.
+    Negative(i64),
+    /// Any other number: with a fraction or an exponent, −0, or beyond 64 bits.
+    Float(f64),
+    /// Any other value, which was read to its end.
     Kind(Kind),
 }
 
@@ -389,13 +392,29 @@ impl Value<'_> {
     const fn kind(&self) -> Kind {
         match self {
             Self::String(_) => Kind::String,
-            Self::Integer(_) => Kind::Integer,
+            Self::Integer(_) | Self::Negative(_) | Self::Float(_) => Kind::Number,
             Self::Kind(kind) => *kind,
         }
     }
+
+    /// As a content length.
+    fn length(&self) -> Result<u64, HeaderError> {
+        let found = match self {
+            Self::Integer(length) => return Ok(*length),
+            Self::Negative(number) => format!("{number}"),
+            // A number with a point, or an exponent where it is long: at most 24 bytes.
+            Self::Float(number) => format!("{number:?}"),
+            Self::String(_) | Self::Kind(_) => {
+                let (key, found) = (CONTENT_LENGTH, self.kind());
+                let expected = "a whole number of bytes";
+                return Err(HeaderError::WrongType { key, expected, found });
+            }
+        };
+        Err(HeaderError::ContentLength { found: found.into() })
+    }
 }
 
-/// Reads any value: all of it is held to the rules, and only strings and integers are kept.
+/// Reads any value: all of it is held to the rules, and only strings and numbers are kept.
 struct Any<'p> {
     /// That of the value, where the header itself has 1.
     depth: usize,
@@ -445,12 +464,12 @@ impl<'de> Visitor<'de> for Any<'_> {
         Ok(Value::Integer(value))
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Value<'de>, E> {
-        Ok(Value::Kind(Kind::Negative))
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value<'de>, E> {
+        Ok(Value::Negative(value))
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Value<'de>, E> {
-        Ok(Value::Kind(Kind::Other))
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value<'de>, E> {
+        Ok(Value::Float(value))
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Value<'de>, E> {
@@ -589,6 +608,28 @@ mod tests {
         let limit = MAX_DEPTH;
         assert_eq!(read(&nested(MAX_DEPTH)), Err(HeaderError::TooDeep { limit }));
         assert_eq!(read(&nested(1000)), Err(HeaderError::TooDeep { limit }));
+    }
+
+    #[test]
+    fn an_error_of_a_length_names_the_figure_and_of_anything_else_the_type() {
+        let long = format!("-0.5{}", "0".repeat(3000));
+        for (value, shown) in [
+            ("-1", "-1"),
+            ("3.0", "3.0"),
+            ("1e3", "1000.0"),
+            ("18446744073709551616", "1.8446744073709552e19"),
+            ("-1.7976931348623157e308", "-1.7976931348623157e308"),
+            (&long, "-0.5"),
+            ("true", "a boolean"),
+            (r#""3""#, "a string"),
+            ("null", "null"),
+            ("[3]", "an array"),
+        ] {
+            let error = read(&GOLDEN.replace("41", value)).unwrap_err().to_string();
+            let expected =
+                format!("the header's \"content-length\" is {shown} where a whole number of bytes");
+            assert!(error.starts_with(&expected), "{value}: {error}");
+        }
     }
 
     #[test]

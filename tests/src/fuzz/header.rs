@@ -98,6 +98,7 @@ impl Refusal {
                 HeaderError::TooDeep { limit } => *deep && *limit == MAX_DEPTH,
                 HeaderError::DuplicateKey { .. } => *twice,
                 HeaderError::Missing { .. }
+                | HeaderError::ContentLength { .. }
                 | HeaderError::WrongType { .. }
                 | HeaderError::ByteOrder { .. } => *values,
                 HeaderError::NotUtf8 { .. }
@@ -160,7 +161,7 @@ impl Json {
     fn kind(&self) -> Kind {
         match self {
             Self::Other(kind) => *kind,
-            Self::Integer(_) => Kind::Integer,
+            Self::Integer(_) => Kind::Number,
             Self::String(_) => Kind::String,
             Self::Array(_) => Kind::Array,
             Self::Object(_) => Kind::Object,
@@ -220,11 +221,11 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<Json, E> {
-        Ok(Json::Other(Kind::Negative))
+        Ok(Json::Other(Kind::Number))
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Other(Kind::Other))
+        Ok(Json::Other(Kind::Number))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Json, E> {

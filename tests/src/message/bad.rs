@@ -64,6 +64,7 @@ pub fn bad_headers() -> Vec<BadHeader> {
     let mut bad = Families(Vec::new());
     bad.missing_keys();
     bad.wrong_types();
+    bad.lengths_that_are_none();
     bad.numbers_that_are_no_lengths();
     bad.texts_that_are_no_numbers();
     bad.byte_orders();
@@ -172,19 +173,19 @@ impl Families {
             ("null", Kind::Null),
             ("true", Kind::Boolean),
             ("false", Kind::Boolean),
-            ("0", Kind::Integer),
-            ("41", Kind::Integer),
-            ("18446744073709551615", Kind::Integer),
-            ("-1", Kind::Negative),
-            ("-9223372036854775808", Kind::Negative),
-            ("-0", Kind::Other),
-            ("1.5", Kind::Other),
-            ("3.0", Kind::Other),
-            ("3e0", Kind::Other),
-            ("1E2", Kind::Other),
-            ("4.1e1", Kind::Other),
-            ("18446744073709551616", Kind::Other),
-            ("-9223372036854775809", Kind::Other),
+            ("0", Kind::Number),
+            ("41", Kind::Number),
+            ("18446744073709551615", Kind::Number),
+            ("-1", Kind::Number),
+            ("-9223372036854775808", Kind::Number),
+            ("-0", Kind::Number),
+            ("1.5", Kind::Number),
+            ("3.0", Kind::Number),
+            ("3e0", Kind::Number),
+            ("1E2", Kind::Number),
+            ("4.1e1", Kind::Number),
+            ("18446744073709551616", Kind::Number),
+            ("-9223372036854775809", Kind::Number),
             (r#""""#, Kind::String),
             (r#""3""#, Kind::String),
             (r#""little""#, Kind::String),
@@ -195,16 +196,33 @@ impl Families {
             (r#"{"a": 41}"#, Kind::Object),
         ];
         for (key, _) in KEYS {
-            for (value, found) in kinds {
-                let (wanted, expected) = match key {
-                    "content-length" => (Kind::Integer, "a whole number of bytes"),
-                    _string => (Kind::String, "a string"),
-                };
-                if found != wanted {
-                    let error = HeaderError::WrongType { key, expected, found };
-                    self.add(format!("wrong type: {key}: {value}"), with(key, value), error);
-                }
+            let (wanted, expected) = match key {
+                "content-length" => (Kind::Number, "a whole number of bytes"),
+                _string => (Kind::String, "a string"),
+            };
+            for (value, found) in kinds.into_iter().filter(|(_, found)| *found != wanted) {
+                let error = HeaderError::WrongType { key, expected, found };
+                self.add(format!("wrong type: {key}: {value}"), with(key, value), error);
             }
+        }
+    }
+
+    /// Numbers that are no length, and how they are shown.
+    fn lengths_that_are_none(&mut self) {
+        for (value, shown) in [
+            ("-1", "-1"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("-0", "-0.0"),
+            ("1.5", "1.5"),
+            ("3.0", "3.0"),
+            ("3e0", "3.0"),
+            ("1E2", "100.0"),
+            ("4.1e1", "41.0"),
+            ("18446744073709551616", "1.8446744073709552e19"),
+            ("-9223372036854775809", "-9.223372036854776e18"),
+        ] {
+            let error = HeaderError::ContentLength { found: shown.into() };
+            self.add(format!("no length: {value}"), with("content-length", value), error);
         }
     }
 
@@ -300,9 +318,9 @@ impl Families {
             ("null", Kind::Null),
             ("true", Kind::Boolean),
             ("false", Kind::Boolean),
-            ("0", Kind::Integer),
-            ("-1", Kind::Negative),
-            ("1.5", Kind::Other),
+            ("0", Kind::Number),
+            ("-1", Kind::Number),
+            ("1.5", Kind::Number),
             (r#""""#, Kind::String),
             (r#""little""#, Kind::String),
             ("[]", Kind::Array),

@@ -121,8 +121,8 @@ fn the_error_replies_name_the_limit_and_the_figure() {
     };
     for (name, error) in [
         (
-            "wrong type: content-length: -1",
-            r#"the header's \"content-length\" is a negative number where a whole number of bytes is expected"#,
+            "no length: -1",
+            r#"the header's \"content-length\" is -1 where a whole number of bytes below 2^64 is expected"#,
         ),
         (
             "wrong type: content-length: true",
@@ -133,12 +133,16 @@ fn the_error_replies_name_the_limit_and_the_figure() {
             r#"the header's \"content-length\" is a string where a whole number of bytes is expected"#,
         ),
         (
-            "wrong type: content-length: 3.0",
-            r#"the header's \"content-length\" is a number with a fraction or beyond 64 bits where a whole number of bytes is expected"#,
+            "no length: 3.0",
+            r#"the header's \"content-length\" is 3.0 where a whole number of bytes below 2^64 is expected"#,
         ),
         (
             "wrong type: content-length: null",
             r#"the header's \"content-length\" is null where a whole number of bytes is expected"#,
+        ),
+        (
+            "no length: 18446744073709551616",
+            r#"the header's \"content-length\" is 1.8446744073709552e19 where a whole number of bytes below 2^64 is expected"#,
         ),
         ("duplicate: a key that nobody reads", r#"the header has the key \"x\" twice"#),
         (

@@ -36,7 +36,7 @@ const BROKEN: [(&[u8], &str); 4] = [
     (b"\0\x02[]", "the header is an array where an object is expected"),
     (
         b"\0\x16{\"content-length\": -1}",
-        "is a negative number where a whole number of bytes is expected",
+        "is -1 where a whole number of bytes below 2^64 is expected",
     ),
 ];
 
