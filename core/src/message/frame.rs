@@ -94,12 +94,12 @@ impl<'a> Message<'a> {
         self.content_type == TEXT_JSON
     }
 
-    /// The content as text, by the character set that the header names.
+    /// The content as text, by the character set that the header names ([`text::decode`]).
     ///
     /// # Errors
     /// The character set is unknown, or the content is none of its.
     pub fn text(&self) -> Result<Cow<'_, str>, TextError> {
-        text::decode(&self.content_encoding, &self.content)
+        text::decode(&self.content_encoding, self.byteorder, &self.content)
     }
 
     /// Its header.

@@ -31,7 +31,7 @@ use serde_core::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
     /// The sender's byte order. The protocol swaps nothing: who reads integers out of the content
-    /// does ([`ByteOrder::u32`] and its like).
+    /// does ([`ByteOrder::u32`] and its like). A text in `utf-16` without a mark is in this order.
     pub byteorder: ByteOrder,
     /// What the content is. Types are compared exactly: `Text/JSON` is not `text/json`.
     pub content_type: Cow<'a, str>,

@@ -4,6 +4,8 @@ use alloc::{borrow::Cow, string::String};
 
 use encoding_rs::{DecoderResult, Encoding, UTF_16BE, UTF_16LE};
 
+use super::ByteOrder;
+
 /// Why bytes are no text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
@@ -27,12 +29,20 @@ pub enum TextError {
 /// in any case, and the common ones of the names that Python has for the same character sets where
 /// they differ: `utf_8`, `utf-16-le`, `latin-1` and their like. Unlike in that standard, `ascii` and
 /// `latin-1` are what their names say (US-ASCII; ISO 8859-1, whose bytes are the first 256
-/// characters), not windows-1252: who sends is no browser. `utf-16` goes by its byte-order mark, and is little-endian without one.
-/// The mark that a text begins with is not part of it.
+/// characters), not windows-1252: who sends is no browser.
+///
+/// `utf-16` goes by its byte-order mark, and by `byteorder`, the sender's, without one. (RFC 2781,
+/// section 4.3, would have big-endian then, where nothing says what the sender has; Python takes
+/// the receiver's, and writes a mark.) No other character set asks for the order; `utf-16-le` and
+/// `utf-16-be` name theirs. The mark that a text begins with is not part of it.
 ///
 /// # Errors
 /// The name is unknown, or the bytes are malformed: nothing is replaced.
-pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError> {
+pub fn decode<'a>(
+    name: &str,
+    byteorder: ByteOrder,
+    bytes: &'a [u8],
+) -> Result<Cow<'a, str>, TextError> {
     if name == "utf-8"
         && let Ok(text) = core::str::from_utf8(bytes)
     {
@@ -50,9 +60,10 @@ pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError
         | "iso-8859-1:1987" | "iso-ir-100" | "csisolatin1" | "8859" | "cp819" | "ibm819" => {
             return Ok(bytes.iter().copied().map(char::from).collect::<String>().into());
         }
-        "utf-16" | "utf16" | "u16" => match bytes {
-            [0xfe, 0xff, ..] => UTF_16BE,
-            _ => UTF_16LE,
+        "utf-16" | "utf16" | "u16" => match (bytes, byteorder) {
+            ([0xfe, 0xff, ..], _) => UTF_16BE,
+            ([0xff, 0xfe, ..], _) | (_, ByteOrder::Little) => UTF_16LE,
+            (_, ByteOrder::Big) => UTF_16BE,
         },
         "utf-16-le" => UTF_16LE,
         "utf-16-be" => UTF_16BE,
@@ -92,6 +103,29 @@ fn shorten(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError> {
+        super::decode(name, ByteOrder::Little, bytes)
+    }
+
+    #[test]
+    fn utf_16_without_a_mark_is_in_the_order_of_the_sender() {
+        let (little, big) = (b"g\0\xfc\0", b"\0g\0\xfc");
+        let (marked_little, marked_big) = (b"\xff\xfeg\0\xfc\0", b"\xfe\xff\0g\0\xfc");
+        for (name, byteorder, bytes) in [
+            ("utf-16", ByteOrder::Little, &little[..]),
+            ("utf-16", ByteOrder::Big, big),
+            ("UTF_16", ByteOrder::Big, big),
+            ("utf-16", ByteOrder::Big, marked_little),
+            ("utf-16", ByteOrder::Little, marked_big),
+            ("utf-16-le", ByteOrder::Big, little),
+            ("utf-16be", ByteOrder::Little, big),
+        ] {
+            let text = super::decode(name, byteorder, bytes);
+            assert_eq!(text.as_deref(), Ok("gü"), "{name} {byteorder:?} {bytes:x?}");
+        }
+        assert_eq!(super::decode("utf-16", ByteOrder::Big, b"").as_deref(), Ok(""));
+    }
 
     #[test]
     fn text_comes_out_of_the_character_set_that_is_named() {

@@ -192,16 +192,19 @@ pub(crate) fn text_may_be_in_the_character_set_that_is_named(binary: &str) {
     let little: Vec<u8> = request.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let big: Vec<u8> = request.encode_utf16().flat_map(u16::to_be_bytes).collect();
     let marked = [&b"\xff\xfe"[..], &little].concat();
-    for (encoding, content) in [
-        ("utf-16", marked),
-        ("utf-16-le", little),
-        ("utf-16-be", big),
-        ("utf-8", request.as_bytes().to_vec()),
+    for (encoding, byteorder, content) in [
+        ("utf-16", ByteOrder::Big, marked),
+        ("utf-16", ByteOrder::Little, little.clone()),
+        ("utf-16", ByteOrder::Big, big.clone()),
+        ("utf-16-le", ByteOrder::Big, little),
+        ("utf-16-be", ByteOrder::Little, big),
+        ("utf-8", ByteOrder::Big, request.as_bytes().to_vec()),
     ] {
-        let request = Message { content_encoding: encoding.into(), ..Message::json(content) };
+        let content_encoding = encoding.into();
+        let request = Message { byteorder, content_encoding, ..Message::json(content) };
         stream.write_all(&frames([&request])).unwrap();
         let expected = result("A dog: four legs, one nose, no questions.");
-        assert_eq!(text(&receive(&mut stream)), text(&expected), "{encoding}");
+        assert_eq!(text(&receive(&mut stream)), text(&expected), "{encoding} {byteorder:?}");
     }
     // What is no text is the application's trouble, not the connection's.
     for (encoding, error) in [
