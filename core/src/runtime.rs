@@ -102,18 +102,32 @@ pub async fn connect_within<R: Runtime>(
     address: &str,
     limit: Option<Duration>,
 ) -> io::Result<R::Socket> {
+    within(runtime, limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
+        let message = format!("no answer within {limit:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
+    })
+}
+
+/// Runs `future` to its end, for `limit` at most; of that, `None` is for as long as it takes.
+///
+/// # Errors
+/// The limit, if it ran out; `future` is dropped.
+pub(crate) async fn within<R: Runtime, F: Future>(
+    runtime: &R,
+    limit: Option<Duration>,
+    future: F,
+) -> Result<F::Output, Duration> {
     let mut clock = runtime.clock();
     let deadline = limit.map(|limit| (limit, clock.now() + limit));
-    let mut connect = pin!(runtime.connect(address));
+    let mut future = pin!(future);
     poll_fn(|cx| {
-        if let Poll::Ready(connected) = connect.as_mut().poll(cx) {
-            return Poll::Ready(connected);
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
         }
         if let Some((limit, deadline)) = deadline
             && clock.poll_until(cx, deadline).is_ready()
         {
-            let message = format!("no answer within {limit:?}");
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+            return Poll::Ready(Err(limit));
         }
         Poll::Pending
     })

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
 
 use super::{
@@ -14,7 +15,7 @@ use crate::{
         Client, ClientConfig, Config, Limits, Server,
         search::{self, Table},
     },
-    runtime::{Runtime, connect_within},
+    runtime::{Runtime, connect_within, within},
 };
 
 /// Answers requests with a JSON header: searches in a table
@@ -103,40 +104,53 @@ pub(super) struct ClientFlags {
     /// How long to wait for the connection; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]
     connect_timeout: Timeout,
-    /// How long to wait for the reply to begin; or `off`. What has begun has 5 s for its header, and
-    /// 30 s or 1 KiB a second for its content
+    /// How long all of it may take, from the connection to the last byte of the reply; or `off`. A
+    /// reply that has begun has 5 s for its header, and 30 s or 1 KiB a second for its content, in
+    /// any case
     #[arg(long, value_name = "TIME", default_value = "30s")]
-    reply_timeout: Timeout,
+    timeout: Timeout,
     /// The longest content of a reply
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = values::bytes)]
     max_content: usize,
 }
 
 pub(super) async fn ask<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
-    let ClientFlags { address, action, value, connect_timeout, reply_timeout, .. } = flags;
-    let socket = connect_within(runtime, &address, connect_timeout.0)
-        .await
-        .map_err(|error| Failure::Connect { address: address.clone(), error })?;
-    let limits = Limits { content: flags.max_content as u64, ..Limits::default() };
-    let config = ClientConfig { limits, reply_timeout: reply_timeout.0, ..ClientConfig::default() };
-    let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
-    let mut request = Some(search::request(&action, &value));
-    let reply = drive.until(|client, now| match request.take() {
-        Some(request) => client.request(&request, now).err().map(Err),
-        None => client.take_reply().map(Ok),
-    });
-    let ended = |reason: &dyn ToString| {
-        let (address, reason) = (address.clone(), reason.to_string());
-        Failure::Ended { address, reason }
-    };
-    let reply = match reply.await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(error)) => return Err(ended(&error)),
-        Err(error) => return Err(ended(&error)),
-    };
-    let result = search::result(&reply).map_err(|error| ended(&error))?;
+    let asked = within(runtime, flags.timeout.0, request(runtime, &flags)).await;
+    let (mut drive, result) = asked.unwrap_or_else(|limit| {
+        Err(ended(&flags.address, &format!("no whole reply within {limit:?}")))
+    })?;
     show(&result)?;
     // Our FIN. All was answered, so it does not matter who closes first.
     drive.shut_down().await;
     Ok(())
+}
+
+/// The connection, and the result that has come on it.
+async fn request<R: Runtime>(
+    runtime: &R,
+    flags: &ClientFlags,
+) -> Result<(Drive<Client, R::Socket, R::Clock>, Bytes), Failure> {
+    let ClientFlags { address, action, value, connect_timeout, .. } = flags;
+    let socket = connect_within(runtime, address, connect_timeout.0)
+        .await
+        .map_err(|error| Failure::Connect { address: address.clone(), error })?;
+    let limits = Limits { content: flags.max_content as u64, ..Limits::default() };
+    let config = ClientConfig { limits, reply_timeout: None, ..ClientConfig::default() };
+    let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
+    let mut request = Some(search::request(action, value));
+    let reply = drive.until(|client, now| match request.take() {
+        Some(request) => client.request(&request, now).err().map(Err),
+        None => client.take_reply().map(Ok),
+    });
+    let reply = match reply.await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(error)) => return Err(ended(address, &error)),
+        Err(error) => return Err(ended(address, &error)),
+    };
+    let result = search::result(&reply).map_err(|error| ended(address, &error))?;
+    Ok((drive, result))
+}
+
+fn ended(address: &str, reason: &dyn ToString) -> Failure {
+    Failure::Ended { address: address.into(), reason: reason.to_string() }
 }

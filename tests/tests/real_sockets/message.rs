@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Command, Stdio, id},
     thread,
@@ -394,7 +394,7 @@ type Answer = fn(TcpStream);
 pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let answers: [(Answer, &[&str], &str); 9] = [
+    let answers: [(Answer, &[&str], &str); 10] = [
         (drop, &[], "the server closed the connection before it had replied"),
         (
             |stream| {
@@ -407,8 +407,22 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
             |mut stream| {
                 let _ = stream.read(&mut [0; 8]); // until the client has had enough
             },
-            &["--reply-timeout", "200ms"],
-            "no reply within 200ms",
+            &["--timeout", "200ms"],
+            "no whole reply within 200ms",
+        ),
+        (
+            |mut stream| {
+                // Never silent for long, and never done.
+                let header = GOLDEN_HEADER.replace("41", "1000000");
+                let length = u16::try_from(header.len()).unwrap().to_be_bytes();
+                let mut trickle = [&length[..], header.as_bytes()].concat();
+                while stream.write_all(&trickle).is_ok() {
+                    trickle = b" ".to_vec();
+                    thread::sleep(Duration::from_millis(20));
+                }
+            },
+            &["--timeout", "500ms"],
+            "no whole reply within 500ms",
         ),
         (
             |mut stream| stream.write_all(&result("Error: not today")).unwrap(),
@@ -460,6 +474,15 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
     serving.join().unwrap();
     // Nobody listens any more.
     fails(binary, &address, &[], "Connection refused");
+    // Somebody does, and answers nobody: the backlog is full.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    silent.listen(0).unwrap();
+    let address = silent.local_addr().unwrap().as_socket().unwrap();
+    let _full = TcpStream::connect(address).unwrap();
+    let address = address.to_string();
+    fails(binary, &address, &["--timeout", "300ms"], "no whole reply within 300ms");
+    fails(binary, &address, &["--connect-timeout", "300ms"], "no answer within 300ms");
 }
 
 const PYTHON_PROTOCOL: &str = r#"
