@@ -92,6 +92,7 @@ fn read_table(path: PathBuf) -> Result<Table, Failure> {
 /// Makes one request, and shows the result
 ///
 /// Action `search` is sent as JSON, any other as bytes: the action and the value, nothing between.
+/// On a terminal, control characters in the result are escaped.
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server

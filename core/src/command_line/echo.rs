@@ -70,7 +70,8 @@ pub(super) async fn serve<R: Runtime>(
 /// Sends a line, shows the reply, and asks for the next
 ///
 /// The line is sent without its end. `exit`, in any case, or the end of the input leaves; an empty
-/// line, to which there could be no reply, is not sent. The same goes for --message.
+/// line, to which there could be no reply, is not sent. The same goes for --message. On a terminal,
+/// control characters in a reply are escaped.
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server

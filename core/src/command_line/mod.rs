@@ -22,7 +22,7 @@ mod values;
 use std::{
     error::Error,
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -169,11 +169,33 @@ impl Command {
     }
 }
 
-/// Writes a line of data to standard output.
+/// Writes a line of data to standard output: as it is, but for a terminal, which might obey it.
 fn show(line: &[u8]) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
-    let written = output.write_all(line).and_then(|()| output.write_all(b"\n"));
+    let written = if output.is_terminal() {
+        output.write_all(printable(line).as_bytes())
+    } else {
+        output.write_all(line)
+    };
+    let written = written.and_then(|()| output.write_all(b"\n"));
     written.and_then(|()| output.flush()).map_err(Failure::Output)
+}
+
+/// A text without what terminals obey: control characters (C0 and C1, ECMA-48, section 5; DEL) but
+/// for line feeds and tabs, and bytes that are not UTF-8, are escaped as in Rust's strings.
+fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_control() && !matches!(char, '\n' | '\t') {
+                text.extend(char.escape_default());
+            } else {
+                text.push(char);
+            }
+        }
+        text.extend(chunk.invalid().escape_ascii().map(char::from));
+    }
+    text
 }
 
 /// Why a command failed at run time: one line.

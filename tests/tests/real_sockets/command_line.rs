@@ -1,12 +1,15 @@
 //! Scenarios of the command line: output, exit codes, and what goes where.
 
 use std::{
+    fs::File,
     io::{Read, Write},
     net::TcpListener,
     process::Stdio,
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::process::{Server, command, run, text};
 
@@ -168,6 +171,43 @@ pub(crate) fn a_client_converses_line_by_line(binary: &str) {
     let server = Server::start(binary, &["--prefix", "Server received: "]);
     let output = run(binary, &["echo-client", &server.address, "--message", "a"]);
     assert_eq!(text(&output.stdout), "Server received: a\n");
+}
+
+pub(crate) fn a_terminal_is_shown_what_it_would_obey(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let app = Server::start_as(binary, "app-server", &[]);
+    // Sets the title, clears the screen (C1's CSI), goes back to the line's beginning.
+    let hostile = "\u{1b}]0;ü\u{7}\t\u{9b}2J\r\n\u{7f}";
+    let escaped = "\\u{1b}]0;ü\\u{7}\t\\u{9b}2J\\r\n\\u{7f}";
+    // The tenth byte is the first of four.
+    let cut = b"First 10 bytes of request: 12345678\x1b\xf0";
+    let calls: [(&[&str], &[u8], &str); 3] = [
+        (&["echo-client", &echo.address, "--message", hostile], hostile.as_bytes(), escaped),
+        (
+            &["app-client", &app.address, "search", hostile],
+            &format!("No match for '{hostile}'.").into_bytes(),
+            &format!("No match for '{escaped}'."),
+        ),
+        (
+            &["app-client", &app.address, "1234", "5678\u{1b}🐶"],
+            cut,
+            "First 10 bytes of request: 12345678\\u{1b}\\xf0",
+        ),
+    ];
+    for (words, piped, shown) in calls {
+        assert_eq!(run(binary, words).stdout, [piped, b"\n"].concat(), "data is left alone");
+
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&ours).unwrap();
+        let terminal = ioctl_tiocgptpeer(&ours, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let status = command(binary).args(words).stdout(terminal).status().unwrap();
+        assert_eq!(status.code(), Some(0));
+        let mut bytes = Vec::new();
+        // The end is an error: nobody has the terminal open any more (EIO).
+        let _ = File::from(ours).read_to_end(&mut bytes);
+        // A terminal's line feed is a carriage return as well (termios(3), ONLCR).
+        assert_eq!(text(&bytes).replace("\r\n", "\n"), format!("{shown}\n"));
+    }
 }
 
 pub(crate) fn a_client_notices_that_the_server_is_gone(binary: &str) {

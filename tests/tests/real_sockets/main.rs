@@ -115,6 +115,7 @@ on_every_runtime! {
         quiet_keeps_the_ready_line_alone,
         the_ready_line_is_a_field_in_json,
         a_client_converses_line_by_line,
+        a_terminal_is_shown_what_it_would_obey,
         a_client_notices_that_the_server_is_gone,
         a_closed_standard_output_ends_a_client_quietly,
         a_server_that_closes_behind_its_answer_is_fine,
