@@ -252,6 +252,10 @@ pub(super) fn read_upstream<R: Runtime>(
 /// Subscribes: messages to standard output, a live rate to standard error
 ///
 /// The messages of a `fanout-source` carry a number and a time: gaps and lag are shown for them.
+///
+/// It exits with 0 when --count is reached or, without that, when the server ends the stream behind
+/// a whole message; with 1 when the stream ends by a reset, within a message, or before there was
+/// one (a server that is full does that).
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server
@@ -316,13 +320,31 @@ pub(super) async fn subscribe<R: Runtime>(
         }
     };
     io::stdout().lock().flush().map_err(Failure::Output)?;
-    rate.show(clock.now(), &inspector);
-    match ended {
-        Ended::Reason(ReceiverReason::ShutDown) => Ok(()),
-        ended @ (Ended::Reason(_) | Ended::Aborted) => {
-            Err(Failure::Ended { address, reason: ended.to_string() })
+    rate.end(clock.now(), &inspector);
+    let reason = match ended {
+        Ended::Reason(ReceiverReason::ShutDown) => return Ok(()),
+        Ended::Reason(ReceiverReason::Closed) => {
+            match (inspector.offset, inspector.messages, count) {
+                (0, 0, _) => format!("{ended} before there was a message"),
+                (0, messages, None) => {
+                    if rate.is_shown {
+                        log::say(&format!(
+                            "the server ended the stream; messages received: {messages}\n"
+                        ));
+                    }
+                    return Ok(());
+                }
+                (0, messages, Some(count)) => {
+                    format!("the server ended the stream; messages received: {messages} of {count}")
+                }
+                (have, ..) => {
+                    format!("the server ended the stream after {have} of a message's {frame} bytes")
+                }
+            }
         }
-    }
+        Ended::Reason(ReceiverReason::Lost { .. }) | Ended::Aborted => ended.to_string(),
+    };
+    Err(Failure::Ended { address, reason })
 }
 
 enum Next {
@@ -426,5 +448,13 @@ impl Rate {
         log::say(&format!("{messages} messages, {rate}/s, {gaps} gaps{lag}{end}"));
         (self.last, self.messages) = (now, inspector.messages);
         self.next = now + Duration::from_secs(1);
+    }
+
+    /// Shows it once more, and leaves the line for good, where others would be written over it.
+    fn end(&mut self, now: Instant, inspector: &Inspector) {
+        self.show(now, inspector);
+        if self.is_shown && io::stderr().is_terminal() {
+            log::say("\n");
+        }
     }
 }

@@ -359,6 +359,65 @@ pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }
 
+pub(crate) fn a_client_says_how_its_stream_ended(binary: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let ends: [(usize, bool, &[&str], i32, &str); 6] = [
+        (3 * SIZE, false, &[], 0, "the server ended the stream; messages received: 3\n"),
+        (
+            3 * SIZE,
+            false,
+            &["--count", "4"],
+            1,
+            "the server ended the stream; messages received: 3 of 4",
+        ),
+        (3 * SIZE, false, &["--count", "3"], 0, "3 messages, "),
+        (
+            3 * SIZE + 17,
+            false,
+            &[],
+            1,
+            "the server ended the stream after 17 of a message's 64 bytes",
+        ),
+        // As a server does that is full.
+        (0, false, &[], 1, "the server closed the connection before there was a message"),
+        (3 * SIZE, true, &[], 1, "connection reset by peer"),
+    ];
+    for (sent, reset, flags, code, said) in ends {
+        let mut client = command(binary);
+        client.args(["fanout-client", &address, "--frame", "64"]).args(flags);
+        let mut client = client.spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let bytes: Vec<u8> = (0..4).flat_map(|number| message(0, number)).collect();
+        stream.write_all(&bytes[..sent]).unwrap();
+        if reset {
+            client.stdout.as_mut().unwrap().read_exact(&mut vec![0; sent]).unwrap();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(stream);
+        let output = client.wait_with_output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains(said), "{said}: {error}");
+        assert!(reset || output.stdout == bytes[..sent], "{}", text(&output.stdout));
+    }
+}
+
+pub(crate) fn a_client_ends_well_with_a_server_that_is_stopped(binary: &str) {
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &[]);
+    let mut feed = upstream.accept();
+    let mut client = command(binary);
+    let client = client.args(["fanout-client", &server.address, "--frame", "64", "-q"]);
+    let mut client = client.spawn().unwrap();
+    server.await_connected(1);
+    feed.write_all(&message(0, 0)).unwrap();
+    client.stdout.as_mut().unwrap().read_exact(&mut [0; SIZE]).unwrap();
+    server.stop();
+    let output = client.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
 pub(crate) fn what_does_not_go_together_is_wrong_usage(binary: &str) {
     let calls: [(&[&str], &str); 6] = [
         (&["--frame", "0"], "0 bytes hold nothing"),

@@ -62,6 +62,8 @@ on_every_runtime! {
         a_source_serves_one_client_at_a_time,
         a_source_serves_a_client_that_has_closed_its_side,
         a_client_shows_messages_and_ends_after_so_many,
+        a_client_says_how_its_stream_ended,
+        a_client_ends_well_with_a_server_that_is_stopped,
         what_does_not_go_together_is_wrong_usage,
         what_was_published_is_flushed_on_sigterm;
     proxy:
