@@ -127,7 +127,7 @@ pub enum ClientReason {
     #[error("the server closed the connection")]
     Closed,
     /// The server closed, although it owed replies.
-    #[error("the server closed the connection before it had replied ({owed} replies are owed)")]
+    #[error("the server closed the connection before it had replied (replies owed: {owed})")]
     ClosedEarly {
         /// How many.
         owed: usize,
@@ -155,7 +155,7 @@ pub enum ClientReason {
         limit: Duration,
     },
     /// The server took no byte for too long ([`ClientConfig::write_timeout`]).
-    #[error("the server took no byte for {limit:?}; {unsent} bytes are not sent")]
+    #[error("the server took no byte for {limit:?}; bytes not sent: {unsent}")]
     WriteStalled {
         /// The limit.
         limit: Duration,
@@ -212,13 +212,13 @@ pub enum RequestError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// [`ClientConfig::in_flight`] requests are out. The connection goes on.
-    #[error("{limit} requests are out, which is the limit")]
+    #[error("requests that are out: {limit}, which is the limit")]
     Busy {
         /// The limit, and thereby the figure.
         limit: usize,
     },
     /// Too much waits to be sent. The connection goes on.
-    #[error("{unsent} bytes wait to be sent, and the limit is {limit}")]
+    #[error("bytes that wait to be sent: {unsent}; the limit is {limit}")]
     Full {
         /// What waits, in bytes.
         unsent: usize,

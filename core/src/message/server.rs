@@ -231,7 +231,7 @@ pub enum Reason {
         header: bool,
     },
     /// The service took longer than [`Config::service_timeout`].
-    #[error("no reply within {limit:?}; {owed} are owed")]
+    #[error("no reply within {limit:?}; replies owed: {owed}")]
     ServiceTimeout {
         /// The limit.
         limit: Duration,
@@ -239,7 +239,7 @@ pub enum Reason {
         owed: usize,
     },
     /// The peer took no byte for too long ([`Config::write_timeout`]).
-    #[error("took no byte for {limit:?}; {unsent} bytes are owed")]
+    #[error("took no byte for {limit:?}; bytes owed: {unsent}")]
     WriteStalled {
         /// The limit.
         limit: Duration,
@@ -247,7 +247,7 @@ pub enum Reason {
         unsent: usize,
     },
     /// The connection broke.
-    #[error("lost while {way}: {why}; {unsent} bytes and {owed} replies are owed")]
+    #[error("lost while {way}: {why}; bytes owed: {unsent}, replies owed: {owed}")]
     Lost {
         /// At a read or a write.
         way: Way,

@@ -151,7 +151,7 @@ fn a_reply_must_be_there_within_60_s() {
     receive(&mut machine, &golden(), secs(50));
     expires_at(&mut machine, secs(61));
     let reply = sent(&mut machine, secs(61));
-    assert_eq!(told(&reply), r#"{"result": "Error: no reply within 60s; 2 are owed"}"#);
+    assert_eq!(told(&reply), r#"{"result": "Error: no reply within 60s; replies owed: 2"}"#);
     assert_eq!(machine.interest().write, Outbound::Finish);
 }
 

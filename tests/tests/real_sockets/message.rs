@@ -395,7 +395,7 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let answers: [(Answer, &[&str], &str); 10] = [
-        (drop, &[], "the server closed the connection before it had replied"),
+        (drop, &[], "the server closed the connection before it had replied (replies owed: 1)"),
         (
             |stream| {
                 socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();

@@ -111,7 +111,7 @@ fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
         let error = world.run_until(&asked).unwrap().to_string();
         assert_eq!(
             error,
-            "the server closed the connection before it had replied (3 replies are owed)"
+            "the server closed the connection before it had replied (replies owed: 3)"
         );
     }
     drop(handle);
