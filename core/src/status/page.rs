@@ -113,6 +113,7 @@ fn root(server: &Inner, now: Instant) -> Response {
             accepted: totals.accepted,
             refused: totals.refused,
             ended: totals.ended,
+            accept_failures: totals.accept_failures,
         },
         bytes: Moved {
             received: totals.bytes_in + moved.received,
@@ -144,6 +145,7 @@ struct Counts {
     accepted: u64,
     refused: BTreeMap<&'static str, u64>,
     ended: BTreeMap<&'static str, u64>,
+    accept_failures: BTreeMap<&'static str, u64>,
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -230,6 +232,11 @@ fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
             "wirestate_connections_ended",
             "Connections ended, by reason.",
             by_reason(totals.ended),
+        ),
+        Metric::new(
+            "wirestate_accept_failures",
+            "Connections aborted in the backlog, and pauses in accepting (exhausted, no_task).",
+            by_reason(totals.accept_failures),
         ),
         Metric::new(
             "wirestate_received_bytes",

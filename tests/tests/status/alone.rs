@@ -52,6 +52,7 @@ fn the_pages_say_how_the_service_is() {
     let first = service.table.admit(peer, Instant::EPOCH).unwrap();
     let second = service.table.admit(Peer::Local, Instant::EPOCH).unwrap();
     service.table.admit(Peer::Local, Instant::EPOCH).unwrap_err();
+    service.table.accept_failed("exhausted");
     first.count(7, 8, Instant::EPOCH);
     second.count(1, 0, Instant::EPOCH);
     drop(second);
@@ -64,6 +65,7 @@ fn the_pages_say_how_the_service_is() {
     assert_eq!(root["connections"]["open"], 1);
     assert_eq!(root["connections"]["refused"]["connections"], 1);
     assert_eq!(root["connections"]["ended"]["aborted"], 1);
+    assert_eq!(root["connections"]["accept_failures"]["exhausted"], 1);
     assert_eq!(root["bytes"]["received"], 8);
     assert_eq!(root["bytes"]["sent"], 8);
     assert_eq!(root["figures"]["wirestate_upstream_up"], 0);
@@ -76,6 +78,7 @@ fn the_pages_say_how_the_service_is() {
         "wirestate_connections_accepted_total 2",
         "wirestate_connections_refused_total{reason=\"connections\"} 1",
         "wirestate_connections_ended_total{reason=\"aborted\"} 1",
+        "wirestate_accept_failures_total{reason=\"exhausted\"} 1",
         "wirestate_received_bytes_total 8",
         "wirestate_upstream_up 0",
         "wirestate_fanout_latency_seconds_bucket{le=\"+Inf\"} 0",
