@@ -549,7 +549,7 @@ impl Drop for Admitted {
 }
 
 /// What an end is counted as for which no reason was told.
-const ABORTED: &str = "aborted";
+pub(crate) const ABORTED: &str = "aborted";
 
 #[cfg(test)]
 mod tests {

@@ -223,6 +223,7 @@ pub(super) async fn serve<R: Runtime>(
     tracing::info!(
         messages = counters.messages_in,
         upstream_connects = counters.upstream_connects,
+        upstream_failures = counters.upstream_failures,
         tail_bytes_dropped = counters.tail_bytes_dropped,
         delivered = counters.delivered,
         skipped = counters.skipped,
@@ -244,7 +245,7 @@ pub(super) fn read_upstream<R: Runtime>(
     let reading = async move {
         let delivered = || feed.counters().messages_in;
         let upstream = |now| Upstream::new(feed.clone(), idle_timeout, now);
-        dial.keep_connected(&runtime_, delivered, upstream).await;
+        dial.keep_connected(&runtime_, delivered, || feed.connect_failed(), upstream).await;
     };
     runtime.spawn(reading).map_err(Failure::Spawn)
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::{
-    Metric, Value, metric,
+    Metric, Value,
+    metric::{self, by_reason},
     response::{Code, PLAIN, Response},
     server::Inner,
 };
@@ -191,10 +192,6 @@ impl Moved {
 }
 
 fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
-    let by_reason = |counts: BTreeMap<&'static str, u64>| Value::Counters {
-        label: "reason",
-        counts: counts.into_iter().map(|(reason, count)| (reason.into(), count)).collect(),
-    };
     let Snapshot { totals, connections } = server.service.table.snapshot();
     let moved = Moved::new(&connections);
     let limit = server.service.table.limits().connections;

@@ -303,6 +303,7 @@ fn the_tail_of_an_upstream_that_is_dropped_is_counted_as_well() {
     drop(upstream);
     let counters = feed.counters();
     assert_eq!((counters.upstream_up, counters.tail_bytes_dropped), (false, 2));
+    assert_eq!(counters.upstream_ended, [("aborted", 1)].into());
 }
 
 #[test]
@@ -318,4 +319,5 @@ fn the_next_connection_starts_at_a_message_boundary() {
     assert_eq!(published(&mut subscriber), b"one\ntwo\nthree\n");
     assert_eq!(feed.counters().tail_bytes_dropped, 5);
     assert_eq!(feed.counters().upstream_connects, 3);
+    assert_eq!(feed.counters().upstream_ended, [("reset", 3)].into(), "each once");
 }

@@ -185,7 +185,8 @@ fn without_a_task_for_a_connection_accepting_pauses_and_goes_on() {
     let (table, stop) = (options.table.clone(), options.stop.clone());
     let runtime = Busy { host: server.clone(), free: Arc::default() };
     let echo = Server::new(Config::default());
-    server.run(async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await });
+    server
+        .run(async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await });
     let first = peer(&client, vec![Act::ReceiveAll]);
     world.run_until(&first).unwrap();
     let ended = world.run_until(&load(&client, LoadConfig::default())).unwrap();

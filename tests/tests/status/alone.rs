@@ -7,7 +7,7 @@ use wirestate_core::{
     Instant, Reason as _,
     admission::{Limits, Peer},
     drive::{collect, feed},
-    fanout::Feed,
+    fanout::{Feed, Upstream},
     serve::Options,
     status::{Config, Connection, Server},
 };
@@ -25,6 +25,9 @@ pub(crate) fn server() -> Server {
 
 pub(crate) fn server_of(service: &Options) -> Server {
     let feed = Feed::new(wirestate_core::fanout::Config::default());
+    feed.connect_failed();
+    let upstream = Upstream::new(feed.clone(), None, Instant::EPOCH);
+    script::play_out(&mut { upstream }, &[Op::Eof]);
     Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
 }
 
@@ -81,6 +84,9 @@ fn the_pages_say_how_the_service_is() {
         "wirestate_accept_failures_total{reason=\"exhausted\"} 1",
         "wirestate_received_bytes_total 8",
         "wirestate_upstream_up 0",
+        "wirestate_upstream_failures_total 1",
+        "wirestate_upstream_ended_total{reason=\"upstream_closed\"} 1",
+        "wirestate_fanout_lag_messages 0",
         "wirestate_fanout_latency_seconds_bucket{le=\"+Inf\"} 0",
     ] {
         assert!(content.lines().any(|other| other == line), "{line}: {content}");
