@@ -180,8 +180,7 @@ impl Connection {
                 Found::Head(head) => {
                     let len = head.len();
                     let request = request::parse(head, &self.server.config.hosts);
-                    self.input.consume(len);
-                    break request;
+                    break request.inspect(|_| self.input.consume(len));
                 }
                 Found::Garbage => break Err(request::GARBAGE),
                 Found::TooLong => break Err(request::TOO_LONG),
@@ -240,8 +239,8 @@ impl Connection {
 
     /// Answers what can't be followed by another request.
     fn refuse(&mut self, Refusal { code, why }: Refusal, now: Instant) {
+        let response = Response::text(code, why).into_bytes(self.input.is_for_head(), true);
         self.input.clear();
-        let response = Response::text(code, why).into_bytes(false, true);
         self.respond(response, Some(Reason::Refused { code, why }), now);
     }
 
