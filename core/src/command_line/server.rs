@@ -188,6 +188,10 @@ pub(super) async fn listening<R: Runtime>(
 ) -> Result<(), Failure> {
     let Setup { options, status, lame_duck, .. } = setup;
     let Surroundings { log, sockets } = around;
+    if options.table.limits().connections == 0 {
+        let kept = kept_files::<R>(status.is_some());
+        return Err(Failure::NoRoom { files: open_files(), kept });
+    }
     let status = status
         .as_ref()
         .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
@@ -276,20 +280,22 @@ pub(super) fn listen<R: Runtime>(
     Ok((listener, address))
 }
 
+/// The limits of a server; without room for a connection, they admit none.
 fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
     let files = open_files();
     let has_status = flags.common.status.address.is_some();
-    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
-    let room = files.saturating_sub(RESERVED_FILES + status as u64) / files_per_connection;
+    let room = files.saturating_sub(kept_files::<R>(has_status)) / files_per_connection;
+    let default = Limits::default().connections as u64;
     let connections = match flags.max_connections {
         // The status is to answer also when all files are open: some are kept for it.
         Some(wanted) if wanted > room && has_status => {
-            let most = room.max(1);
-            warn!(
-                "--max-connections {wanted}: the limit of {files} open files, some of which are \
-                 kept for --status, allows {most}"
-            );
-            most
+            if room > 0 {
+                warn!(
+                    "--max-connections {wanted}: the limit of {files} open files, some of which \
+                     are kept for --status, allows {room}"
+                );
+            }
+            room
         }
         Some(wanted) => {
             if wanted > room {
@@ -297,12 +303,27 @@ fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
             }
             wanted
         }
-        None => room.clamp(1, Limits::default().connections as u64),
+        None => {
+            // A little less is not worth a line in every log.
+            if (1..default / 2).contains(&room) {
+                warn!(
+                    "{default} connections is the default; the limit of {files} open files \
+                     (ulimit -n) allows {room} of them"
+                );
+            }
+            room.min(default)
+        }
     };
     Limits {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         per_address: flags.max_per_address.0,
     }
+}
+
+/// Open files that are not connections of the service.
+fn kept_files<R: Runtime>(has_status: bool) -> u64 {
+    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
+    RESERVED_FILES + status as u64
 }
 
 /// Raises the soft limit of open files to the hard one, and answers it (getrlimit(2)).

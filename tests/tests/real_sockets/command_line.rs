@@ -3,12 +3,12 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::process::{Server, command, run, text};
+use crate::process::{Server, command, path, run, text};
 
 const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
@@ -142,6 +142,48 @@ pub(crate) fn the_ready_line_is_a_field_in_json(binary: &str) {
     assert_eq!(lines[0]["address"], address);
     assert_eq!(lines[0]["message"], format!("listening on {address}"));
     assert_eq!(lines.last().unwrap()["message"], "stopped");
+}
+
+/// A server's command under a limit of open files.
+fn limited(binary: &str, files: u32, flags: &[&str]) -> Command {
+    let script = format!(r#"ulimit -n {files}; exec "$0" echo-server --listen 127.0.0.1:0 "$@""#);
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(path(binary)).args(flags);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str) {
+    // The std runtime has two files for a connection.
+    let files = if binary == "wirestate-std" { 2 } else { 1 };
+    let status = ["--status", "127.0.0.1:0"];
+    let calls: [(u32, &[&str], u32); 3] = [
+        (120, &[], 56),
+        (64 + files, &[], files),
+        (64 + 64 * files + 7 * files, &status, 7 * files),
+    ];
+    for (limit, flags, left) in calls {
+        let log = Server::start_command(limited(binary, limit, flags)).stop();
+        let allows = left / files;
+        let said = format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
+        assert!(log.contains(&said), "{flags:?}: {log}");
+    }
+    let kept = 64 + 64 * files;
+    let calls: [(u32, &[&str], u32); 3] = [
+        (64, &[], 64),
+        (kept, &status, kept),
+        (kept, &["--status", "127.0.0.1:0", "--max-connections", "5"], kept),
+    ];
+    for (limit, flags, kept) in calls {
+        let output = limited(binary, limit, flags).output().unwrap();
+        let log = text(&output.stderr);
+        let said = format!(
+            "no room for a connection: the limit of open files is {limit} (ulimit -n), of which \
+             {kept} are kept"
+        );
+        assert!(output.status.code() == Some(1) && log.contains(&said), "{flags:?}: {log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
+    }
 }
 
 fn converse(binary: &str, address: &str, input: &str) -> std::process::Output {

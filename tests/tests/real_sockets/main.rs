@@ -114,6 +114,7 @@ on_every_runtime! {
         flags_have_environment_variables,
         quiet_keeps_the_ready_line_alone,
         the_ready_line_is_a_field_in_json,
+        a_low_limit_of_open_files_is_said_with_what_it_allows,
         a_client_converses_line_by_line,
         a_client_notices_that_the_server_is_gone,
         a_closed_standard_output_ends_a_client_quietly,
