@@ -21,7 +21,7 @@ mod values;
 
 use std::{
     error::Error,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
@@ -128,7 +128,8 @@ impl Command {
         name: &'static str,
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
-        let matches = Self::command().name(name).bin_name(name).try_get_matches_from(words)?;
+        let all = without_empty_variables(Self::command().name(name).bin_name(name));
+        let matches = all.try_get_matches_from(words)?;
         let command = Self { program: name, ..Self::from_arg_matches(&matches)? };
         let mut all = Self::command().name(name).bin_name(name);
         let checked = command.name.check(&all);
@@ -167,6 +168,14 @@ impl Command {
             }
         }
     }
+}
+
+/// An environment variable that is empty counts as one that is not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|flag| if flag.get_env().is_some_and(is_empty) { flag.env(None) } else { flag })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Writes a line of data to standard output.

@@ -117,6 +117,35 @@ pub(crate) fn flags_have_environment_variables(binary: &str) {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
+/// A script that passes its own variables on need not know which of them are set.
+pub(crate) fn an_empty_environment_variable_is_not_set(binary: &str) {
+    let mut server = command(binary);
+    server.args(["echo-server", "--listen", "127.0.0.1:0"]);
+    for name in [
+        "STATUS",
+        "STATUS_HOST",
+        "IDLE_TIMEOUT",
+        "MAX_CONNECTIONS",
+        "ACCEPT_PROXY",
+        "PROXY_FROM",
+        "LOG_FORMAT",
+        "PREFIX",
+        "CHUNK",
+    ] {
+        server.env(format!("WIRESTATE_{name}"), "");
+    }
+    let server = Server::start_command(server);
+    let mut stream = server.connect();
+    stream.write_all(b"hi").unwrap();
+    let mut reply = [0; 2];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!((&reply, server.status.as_deref()), (b"hi", None));
+
+    // A flag that is given as nothing is another matter.
+    let output = run(binary, &["echo-server", "--status", ""]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
 pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     let log = Server::start(binary, &["-q"]).stop();
     assert_eq!(log.lines().count(), 1, "{log}");

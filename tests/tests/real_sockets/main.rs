@@ -112,6 +112,7 @@ on_every_runtime! {
         a_refused_connection_is_named,
         wrong_usage_exits_with_2,
         flags_have_environment_variables,
+        an_empty_environment_variable_is_not_set,
         quiet_keeps_the_ready_line_alone,
         the_ready_line_is_a_field_in_json,
         a_low_limit_of_open_files_is_said_with_what_it_allows,
