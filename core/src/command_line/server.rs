@@ -168,23 +168,37 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    listening(runtime, address, setup, around, async |listener| match &setup.accept {
-        None => serve::serve(runtime, listener, &setup.options, machine).await,
-        Some(accept) => {
-            proxy_protocol::serve(runtime, listener, &setup.options, accept, machine).await
-        }
-    })
-    .await
+    let serve = async |listener| Ok(serve(runtime, listener, setup, machine).await);
+    listening(runtime, address, setup, around, serve).await
 }
 
-/// Listens on `address`, says so, and has `serve` accept until a signal asks for the end; answers
-/// about it meanwhile, if it has a status.
+/// Serves on `listener` until it is asked to stop.
+pub(super) async fn serve<R, M>(
+    runtime: &R,
+    listener: R::Listener,
+    setup: &Setup,
+    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
+) -> Served
+where
+    R: Runtime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    let Setup { options, accept, .. } = setup;
+    match accept {
+        None => serve::serve(runtime, listener, options, machine).await,
+        Some(accept) => proxy_protocol::serve(runtime, listener, options, accept, machine).await,
+    }
+}
+
+/// Listens on `address`, says so, and only then has `serve` begin, which accepts until a signal asks
+/// for the end; answers about it meanwhile, if it has a status.
 pub(super) async fn listening<R: Runtime>(
     runtime: &R,
     address: &str,
     setup: &Setup,
     around: &Surroundings,
-    serve: impl AsyncFnOnce(R::Listener) -> Served,
+    serve: impl AsyncFnOnce(R::Listener) -> Result<Served, Failure>,
 ) -> Result<(), Failure> {
     let Setup { options, status, lame_duck, .. } = setup;
     let Surroundings { log, sockets } = around;
@@ -218,7 +232,7 @@ pub(super) async fn listening<R: Runtime>(
             };
             both(serving, answering).await.0
         }
-    };
+    }?;
     let totals = options.table.totals();
     info!(
         connections = totals.accepted,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::process::{Server, command, path, run, text};
+use crate::process::{Server, command, eventually, path, run, text};
 
 const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
@@ -56,15 +56,17 @@ fn the_three_binaries_say_the_same() {
 pub(crate) fn a_port_in_use_is_named(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let output = run(binary, &["echo-server", "--listen", &address]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty());
-    let said = text(&output.stderr);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(
-        said.contains(&format!("cannot listen on {address}: Address already in use")),
-        "{said}"
-    );
+    for server in ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"] {
+        let output = run(binary, &[server, "--listen", &address]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        let said = text(&output.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.contains(&format!("cannot listen on {address}: Address already in use")),
+            "{said}"
+        );
+    }
 }
 
 pub(crate) fn a_refused_connection_is_named(binary: &str) {
@@ -171,6 +173,21 @@ pub(crate) fn the_ready_line_is_a_field_in_json(binary: &str) {
     assert_eq!(lines[0]["address"], address);
     assert_eq!(lines[0]["message"], format!("listening on {address}"));
     assert_eq!(lines.last().unwrap()["message"], "stopped");
+}
+
+pub(crate) fn a_server_that_connects_says_first_that_it_listens_and_last_that_it_stopped(
+    binary: &str,
+) {
+    let unused = unused_address();
+    for server in ["fanout-server", "proxy"] {
+        let server = Server::start_as(binary, server, &["--upstream", &unused]);
+        drop(server.connect());
+        eventually("the upstream is missed", || server.logged("refused") > 0);
+        let log = server.stop();
+        let lines: Vec<&str> = log.lines().collect();
+        assert!(lines[0].contains("listening on "), "{log}");
+        assert!(lines[lines.len() - 1].contains("stopped"), "{log}");
+    }
 }
 
 /// A server's command under a limit of open files.
