@@ -370,22 +370,23 @@ fn stop_on_signals(
             if let Some(readiness) = &readiness {
                 readiness.end();
             }
-            systemd::stopping();
             if lame_duck.is_zero() {
                 info!("{name}: no connection is accepted any more; again ends at once");
                 stop.drain();
-                continue;
+            } else {
+                info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
+                let later = stop.clone();
+                let drain = move || {
+                    thread::sleep(lame_duck);
+                    later.drain();
+                };
+                // Without a thread to wait there is no waiting.
+                if thread::Builder::new().name("lame duck".into()).spawn(drain).is_err() {
+                    stop.drain();
+                }
             }
-            info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
-            let later = stop.clone();
-            let drain = move || {
-                thread::sleep(lame_duck);
-                later.drain();
-            };
-            // Without a thread to wait there is no waiting.
-            if thread::Builder::new().name("lame duck".into()).spawn(drain).is_err() {
-                stop.drain();
-            }
+            // It may take its time; the drain goes on meanwhile.
+            systemd::stopping();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(Failure::Signals)
