@@ -371,10 +371,16 @@ pub(crate) fn the_demo_ends_by_itself(binary: &str) {
         let line = format!("{relayed}       100 connections accepted: 100 finished");
         assert!(said.contains(&line), "{said}");
     }
-    let (_, fan_out) = said.split_once("subscribers  99 have ").expect("the fan-out's part");
+    let (_, fan_out) =
+        said.split_once("subscribers  99 have at least ").expect("the fan-out's part");
     let mut words = fan_out.split_whitespace();
-    let (least, all) = (words.next(), words.nth(3));
+    let (least, all) = (words.next(), words.nth(1));
     assert_eq!(least, all, "the others lose nothing: {said}");
     assert!(fan_out.contains(" messages, 0 gaps"), "{said}");
     assert!(fan_out.contains("stalled      1 disconnected because it lagged"), "{said}");
+    let shown = text(&output.stderr);
+    for line in shown.lines() {
+        assert!(["echo", "search", "fan-out"].iter().any(|part| line.contains(part)), "{line}");
+        assert!(!line.contains("fan-out: 0 messages in"), "before there is an upstream: {shown}");
+    }
 }
