@@ -70,13 +70,13 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// [`Limits::connections`] are open.
-    #[error("{limit} connections are open, which is the limit")]
+    #[error("the limit of open connections is reached: {limit}")]
     Full {
         /// The limit, and thereby the figure.
         limit: usize,
     },
     /// [`Limits::per_address`] are open from the peer's network.
-    #[error("{limit} connections from {network} are open, which is the limit for one address")]
+    #[error("the limit of open connections from {network} is reached: {limit}")]
     AddressFull {
         /// The peer's IPv4 address, or the first address of its IPv6 /64.
         network: IpAddr,

@@ -41,7 +41,7 @@ pub enum SubscriberReason {
     #[error("asked to stop")]
     ShutDown,
     /// It fell out of the window ([`OnLag::Disconnect`]).
-    #[error("{lag} messages behind, more than the window of {window} bytes holds")]
+    #[error("fell out of the window of {window} bytes; messages behind: {lag}")]
     Lagged {
         /// How many messages it is behind.
         lag: u64,
@@ -49,7 +49,7 @@ pub enum SubscriberReason {
         window: usize,
     },
     /// It took no byte for too long.
-    #[error("took no byte for {limit:?}, and is {lag} messages behind")]
+    #[error("took no byte for {limit:?}; messages behind: {lag}")]
     WriteStalled {
         /// The limit.
         limit: Duration,
@@ -57,7 +57,7 @@ pub enum SubscriberReason {
         lag: u64,
     },
     /// The connection broke.
-    #[error("lost while {way}: {why}; {lag} messages are owed")]
+    #[error("lost while {way}: {why}; messages owed: {lag}")]
     Lost {
         /// At a read or a write.
         way: Way,

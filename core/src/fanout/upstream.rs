@@ -42,7 +42,7 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamReason {
     /// The upstream closed.
-    #[error("the upstream closed; {tail} bytes of a message that was not whole are dropped")]
+    #[error("the upstream closed; bytes dropped of a message that was not whole: {tail}")]
     Closed {
         /// Bytes that were no whole message.
         tail: usize,
@@ -51,7 +51,7 @@ pub enum UpstreamReason {
     #[error(transparent)]
     TooLong(TooLong),
     /// Nothing came for too long.
-    #[error("no byte for {limit:?}; {tail} bytes of a message that was not whole are dropped")]
+    #[error("no byte for {limit:?}; bytes dropped of a message that was not whole: {tail}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -62,7 +62,7 @@ pub enum UpstreamReason {
     #[error("asked to stop")]
     ShutDown,
     /// The connection broke.
-    #[error("lost while {way}: {why}; {tail} bytes of a message that was not whole are dropped")]
+    #[error("lost while {way}: {why}; bytes dropped of a message that was not whole: {tail}")]
     Lost {
         /// At a read or a write.
         way: Way,

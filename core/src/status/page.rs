@@ -322,7 +322,7 @@ impl Listing {
     fn summary(&self) -> String {
         let Self { server, state, uptime_seconds, open, connections } = self;
         let mut summary =
-            format!("{server} is {state}, up for {uptime_seconds:.0} s: {open} open connections");
+            format!("{server} is {state}, up for {uptime_seconds:.0} s; open connections: {open}");
         if connections.len() as u64 != *open {
             push(&mut summary, format_args!(", of which {} are listed", connections.len()));
         }

@@ -284,7 +284,7 @@ fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
     assert!(text.contains('4') && text.contains('6'), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
     assert_eq!((fault, sent), (Fault::Lost, Some(Sent::Fin)));
-    assert!(text.contains("1 byte"), "{text}");
+    assert!(text.contains("not whole: 1"), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
     assert_eq!((fault, sent), (Fault::Time, Some(Sent::Rst)));
     assert!(text.contains("100s"), "{text}");

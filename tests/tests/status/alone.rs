@@ -139,7 +139,7 @@ fn no_more_are_listed_than_may_be() {
     assert_eq!(listing["open"], 1500);
     assert_eq!(listing["connections"].as_array().unwrap().len(), 1000);
     let (_, table) = get(&server, "/connections", "");
-    assert!(table.contains("1500 open connections, of which 1000 are listed"));
+    assert!(table.contains("open connections: 1500, of which 1000 are listed"));
 }
 
 #[test]
