@@ -294,9 +294,8 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
     let flags = ["--size", "64", "--rate", "0", "--count", "1000", "-v"];
     let server = Server::start_as(binary, "fanout-source", &flags);
     for turn in 1..=2 {
-        let mut first = server.connect();
-        let mut bytes = vec![0; 64_000];
-        first.read_exact(&mut bytes[..64]).unwrap();
+        let (mut first, mut bytes) = connect_in_turn(&server);
+        bytes.resize(64_000, 0);
         let mut second = server.connect();
         assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "it is told so by a close");
         first.read_exact(&mut bytes[64..]).unwrap();
@@ -308,6 +307,18 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
         drop(first);
         eventually("it is free again", || server.logged(" closed: ") == turn);
     }
+}
+
+/// The next client, with the first message: there is room a moment after the log says so.
+fn connect_in_turn(server: &Server) -> (TcpStream, Vec<u8>) {
+    let (mut next, mut message) = (None, vec![0; 64]);
+    eventually("the next one is served", || {
+        let mut client = server.connect();
+        let is_served = client.read_exact(&mut message).is_ok();
+        next = Some(client);
+        is_served
+    });
+    (next.unwrap(), message)
 }
 
 /// As `nc ADDR 1234 </dev/null` does where it sends a FIN at the end of its input.
@@ -322,13 +333,11 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     drop(client);
     eventually("it is free again", || server.logged(" closed: ") == 1);
     // One that is gone is noticed all the same, and makes room for the next.
-    let mut gone = server.connect();
+    let (mut gone, _) = connect_in_turn(&server);
     gone.shutdown(Shutdown::Write).unwrap();
     gone.read_exact(&mut [0; 20 * 64]).unwrap();
     drop(gone);
-    eventually("the next one is served", || {
-        server.connect().read(&mut [0; 64]).is_ok_and(|n| n > 0)
-    });
+    connect_in_turn(&server);
     let log = server.stop();
     assert!(log.contains("the client left; messages made for it: "), "{log}");
     assert!(log.contains("all messages are sent: 100"), "{log}");
