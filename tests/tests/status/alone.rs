@@ -119,6 +119,48 @@ fn the_pages_say_how_the_service_is() {
     assert!(get(&server, "/", "").1.contains("\"fanout-server is stopping\""));
 }
 
+/// Of a fan-out: in `/metrics` with a line that says what they are, and in `/`, but for the histogram.
+#[test]
+fn what_people_ask_for_is_counted() {
+    let server = server();
+    let (metrics, root) = (get(&server, "/metrics", "").1, get(&server, "/", "").1);
+    let root: serde_json::Value = serde_json::from_str(&root).unwrap();
+    for name in [
+        "wirestate_connections_open",
+        "wirestate_connections_accepted_total",
+        "wirestate_connections_refused_total",
+        "wirestate_connections_ended_total",
+        "wirestate_accept_failures_total",
+        "wirestate_received_bytes_total",
+        "wirestate_sent_bytes_total",
+        "wirestate_queued_bytes",
+        "wirestate_upstream_up",
+        "wirestate_upstream_connects_total",
+        "wirestate_upstream_failures_total",
+        "wirestate_upstream_ended_total",
+        "wirestate_upstream_messages_total",
+        "wirestate_upstream_bytes_total",
+        "wirestate_upstream_tail_dropped_bytes_total",
+        "wirestate_upstream_held_seconds_total",
+        "wirestate_fanout_subscribers",
+        "wirestate_fanout_lag_messages",
+        "wirestate_fanout_delivered_messages_total",
+        "wirestate_fanout_skipped_messages_total",
+        "wirestate_fanout_lagged_subscribers_total",
+        "wirestate_fanout_latency_seconds",
+    ] {
+        let help = format!("# HELP {name} ");
+        assert!(metrics.lines().any(|line| line.starts_with(&help)), "{name}: {metrics}");
+        let own = name.starts_with("wirestate_upstream") || name.starts_with("wirestate_fanout");
+        let figure = &root["figures"][name.trim_end_matches("_total")];
+        let is_there = !figure.is_null() || name.ends_with("_latency_seconds");
+        assert!(is_there || !own, "{name}: {root}");
+    }
+    for count in ["open", "limit", "accepted", "refused", "ended", "accept_failures"] {
+        assert!(!root["connections"][count].is_null(), "{count}: {root}");
+    }
+}
+
 #[test]
 fn readiness_ends_with_the_request_to_stop() {
     let service = Options::default();
