@@ -70,13 +70,13 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// [`Limits::connections`] are open.
-    #[error("{limit} connections are open, which is the limit")]
+    #[error("the limit of open connections is reached: {limit}")]
     Full {
         /// The limit, and thereby the figure.
         limit: usize,
     },
     /// [`Limits::per_address`] are open from the peer's network.
-    #[error("{limit} connections from {network} are open, which is the limit for one address")]
+    #[error("the limit of open connections from {network} is reached: {limit}")]
     AddressFull {
         /// The peer's IPv4 address, or the first address of its IPv6 /64.
         network: IpAddr,
@@ -97,7 +97,8 @@ impl Refused {
 
 /// The open connections, and the counts of all that were. Clones are the same table.
 ///
-/// It holds one [`Conn`] per open connection, and one count per way to end or to be refused.
+/// It holds one [`Conn`] per open connection, and one count per way to end, to be refused, or not to
+/// be accepted.
 #[derive(Clone, Debug)]
 pub struct Table {
     inner: Shared<Inner>,
@@ -136,6 +137,9 @@ pub struct Totals {
     pub ended: BTreeMap<&'static str, u64>,
     /// Connections refused, by [`Refused::label`].
     pub refused: BTreeMap<&'static str, u64>,
+    /// What came to nothing before it could be admitted or refused, or for want of a task, by the
+    /// name that [`Table::accept_failed`] was told.
+    pub accept_failures: BTreeMap<&'static str, u64>,
 }
 
 /// A [`Table`] at one moment.
@@ -206,6 +210,13 @@ impl Table {
         })?;
         debug!(id = conn.id, %peer, %proxy, "announced");
         Ok(())
+    }
+
+    /// Accepting came to nothing, for a reason of this name. For whoever accepts.
+    pub fn accept_failed(&self, label: &'static str) {
+        self.inner.state.with(|state| {
+            *state.totals.accept_failures.entry(label).or_default() += 1;
+        });
     }
 
     /// The counts.
@@ -538,7 +549,7 @@ impl Drop for Admitted {
 }
 
 /// What an end is counted as for which no reason was told.
-const ABORTED: &str = "aborted";
+pub(crate) const ABORTED: &str = "aborted";
 
 #[cfg(test)]
 mod tests {

@@ -98,11 +98,13 @@ mod keep {
         /// it is stopped.
         ///
         /// The back-off begins anew when `delivered` has grown over a connection. Each connection's
-        /// end and each attempt that fails is logged, with the reason and the wait.
+        /// end and each attempt that fails is logged, with the reason and the wait; of the latter
+        /// `failed` is told.
         pub async fn keep_connected<R, M>(
             mut self,
             runtime: &R,
             mut delivered: impl FnMut() -> u64,
+            mut failed: impl FnMut(),
             mut machine: impl FnMut(Instant) -> M,
         ) where
             R: Runtime,
@@ -113,7 +115,10 @@ mod keep {
                 let connect = pin!(connect_within(runtime, &self.address, self.connect_timeout));
                 let Some(connected) = self.unless_stopped(connect).await else { return };
                 let ended = match connected {
-                    Err(error) => format!("cannot connect: {error}"),
+                    Err(error) => {
+                        failed();
+                        format!("cannot connect: {error}")
+                    }
                     Ok(socket) => {
                         info!(address = self.address, "connected");
                         let before = delivered();

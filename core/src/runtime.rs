@@ -219,6 +219,16 @@ pub enum AcceptError {
     Exhausted(io::Error),
 }
 
+impl AcceptError {
+    /// The name under which it is counted.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Aborted(_) => "aborted",
+            Self::Exhausted(_) => "exhausted",
+        }
+    }
+}
+
 impl From<io::Error> for AcceptError {
     /// By accept(2), section "Error handling": network errors that are already pending on the new
     /// socket come out of `accept` and are to be treated like a retry.

@@ -121,14 +121,20 @@ where
                 // Said when the machine is there: whoever reads it can count on that.
                 debug!(id, %peer, "connected");
                 if let Err(error) = runtime.spawn_connection(task) {
+                    table.accept_failed(NO_TASK);
                     let length = pause.begin(now);
                     warn!(%peer, %error, "no task for a connection: accepting pauses for {length:?}");
                 }
             }
-            Event::Failed(AcceptError::Aborted(error)) => debug!(%error, "accept"),
-            Event::Failed(AcceptError::Exhausted(error)) => {
-                let length = pause.begin(clock.now());
-                warn!(%error, "accepting pauses for {length:?}");
+            Event::Failed(failed) => {
+                table.accept_failed(failed.label());
+                match failed {
+                    AcceptError::Aborted(error) => debug!(%error, "accept"),
+                    AcceptError::Exhausted(error) => {
+                        let length = pause.begin(clock.now());
+                        warn!(%error, "accepting pauses for {length:?}");
+                    }
+                }
             }
         }
     }
@@ -254,6 +260,8 @@ async fn drain(
     Served { drained: open.saturating_sub(aborted), aborted }
 }
 
+/// As what it is counted that there was no room for a connection's task.
+const NO_TASK: &str = "no_task";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_ABORT: Duration = Duration::from_secs(1);

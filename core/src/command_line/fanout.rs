@@ -213,24 +213,28 @@ pub(super) async fn serve<R: Runtime>(
         backoff: Backoff::new(std::process::id().into()),
         stop: setup.options.stop.clone(),
     };
-    read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
     let subscriber = {
         let feed = feed.clone();
         move |_: &_, now| Subscriber::new(&feed, now)
     };
-    let served = server::run(runtime, &flags.listen, &setup, around, subscriber).await;
-    let counters = feed.counters();
-    tracing::info!(
-        messages = counters.messages_in,
-        upstream_connects = counters.upstream_connects,
-        tail_bytes_dropped = counters.tail_bytes_dropped,
-        delivered = counters.delivered,
-        skipped = counters.skipped,
-        lagged = counters.lagged,
-        held = ?counters.held,
-        "fan-out ended"
-    );
-    served
+    server::listening(runtime, &flags.listen, &setup, around, async |listener| {
+        read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
+        let served = server::serve(runtime, listener, &setup, subscriber).await;
+        let counters = feed.counters();
+        tracing::info!(
+            messages = counters.messages_in,
+            upstream_connects = counters.upstream_connects,
+            upstream_failures = counters.upstream_failures,
+            tail_bytes_dropped = counters.tail_bytes_dropped,
+            delivered = counters.delivered,
+            skipped = counters.skipped,
+            lagged = counters.lagged,
+            held = ?counters.held,
+            "fan-out ended"
+        );
+        Ok(served)
+    })
+    .await
 }
 
 /// Keeps the upstream connected, beside everything else.
@@ -244,7 +248,7 @@ pub(super) fn read_upstream<R: Runtime>(
     let reading = async move {
         let delivered = || feed.counters().messages_in;
         let upstream = |now| Upstream::new(feed.clone(), idle_timeout, now);
-        dial.keep_connected(&runtime_, delivered, upstream).await;
+        dial.keep_connected(&runtime_, delivered, || feed.connect_failed(), upstream).await;
     };
     runtime.spawn(reading).map_err(Failure::Spawn)
 }

@@ -21,7 +21,7 @@ mod values;
 
 use std::{
     error::Error,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
@@ -128,7 +128,8 @@ impl Command {
         name: &'static str,
         words: impl IntoIterator<Item = OsString>,
     ) -> Result<Self, clap::Error> {
-        let matches = Self::command().name(name).bin_name(name).try_get_matches_from(words)?;
+        let all = without_empty_variables(Self::command().name(name).bin_name(name));
+        let matches = all.try_get_matches_from(words)?;
         let command = Self { program: name, ..Self::from_arg_matches(&matches)? };
         let mut all = Self::command().name(name).bin_name(name);
         let checked = command.name.check(&all);
@@ -167,6 +168,14 @@ impl Command {
             }
         }
     }
+}
+
+/// An environment variable that is empty counts as one that is not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|flag| if flag.get_env().is_some_and(is_empty) { flag.env(None) } else { flag })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Writes a line of data to standard output: as it is, but for a terminal, which might obey it.
@@ -217,6 +226,11 @@ enum Failure {
     Signals(io::Error),
     #[error("cannot start a connection: {0}")]
     Spawn(io::Error),
+    #[error(
+        "no room for a connection: the limit of open files is {files} (ulimit -n), of which {kept} \
+         are kept for all else"
+    )]
+    NoRoom { files: u64, kept: u64 },
     #[error("{wanted} connections need {files} open files, and the limit is {limit} (ulimit -n)")]
     OpenFiles { wanted: usize, files: u64, limit: u64 },
     #[error("{address}: {failed} of {connections} connections failed: {first}")]

@@ -94,12 +94,12 @@ pub(super) async fn serve<R: Runtime>(
         }),
         ..Proxy::new(Relays::new(config), upstreams)
     };
-    let served = server::listening(runtime, &flags.listen, &setup, around, async |listener| {
-        proxy::serve(runtime, listener, &setup.options, &proxy).await
+    server::listening(runtime, &flags.listen, &setup, around, async |listener| {
+        let served = proxy::serve(runtime, listener, &setup.options, &proxy).await;
+        for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams.counters() {
+            info!(%address, connects, failures, "upstream");
+        }
+        Ok(served)
     })
-    .await;
-    for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams.counters() {
-        info!(%address, connects, failures, "upstream");
-    }
-    served
+    .await
 }

@@ -168,26 +168,44 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    listening(runtime, address, setup, around, async |listener| match &setup.accept {
-        None => serve::serve(runtime, listener, &setup.options, machine).await,
-        Some(accept) => {
-            proxy_protocol::serve(runtime, listener, &setup.options, accept, machine).await
-        }
-    })
-    .await
+    let serve = async |listener| Ok(serve(runtime, listener, setup, machine).await);
+    listening(runtime, address, setup, around, serve).await
 }
 
-/// Listens on `address`, says so, and has `serve` accept until a signal asks for the end; answers
-/// about it meanwhile, if it has a status.
+/// Serves on `listener` until it is asked to stop.
+pub(super) async fn serve<R, M>(
+    runtime: &R,
+    listener: R::Listener,
+    setup: &Setup,
+    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
+) -> Served
+where
+    R: Runtime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    let Setup { options, accept, .. } = setup;
+    match accept {
+        None => serve::serve(runtime, listener, options, machine).await,
+        Some(accept) => proxy_protocol::serve(runtime, listener, options, accept, machine).await,
+    }
+}
+
+/// Listens on `address`, says so, and only then has `serve` begin, which accepts until a signal asks
+/// for the end; answers about it meanwhile, if it has a status.
 pub(super) async fn listening<R: Runtime>(
     runtime: &R,
     address: &str,
     setup: &Setup,
     around: &Surroundings,
-    serve: impl AsyncFnOnce(R::Listener) -> Served,
+    serve: impl AsyncFnOnce(R::Listener) -> Result<Served, Failure>,
 ) -> Result<(), Failure> {
     let Setup { options, status, lame_duck, .. } = setup;
     let Surroundings { log, sockets } = around;
+    if options.table.limits().connections == 0 {
+        let kept = kept_files::<R>(status.is_some());
+        return Err(Failure::NoRoom { files: open_files(), kept });
+    }
     let status = status
         .as_ref()
         .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
@@ -214,7 +232,7 @@ pub(super) async fn listening<R: Runtime>(
             };
             both(serving, answering).await.0
         }
-    };
+    }?;
     let totals = options.table.totals();
     info!(
         connections = totals.accepted,
@@ -276,20 +294,22 @@ pub(super) fn listen<R: Runtime>(
     Ok((listener, address))
 }
 
+/// The limits of a server; without room for a connection, they admit none.
 fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
     let files = open_files();
     let has_status = flags.common.status.address.is_some();
-    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
-    let room = files.saturating_sub(RESERVED_FILES + status as u64) / files_per_connection;
+    let room = files.saturating_sub(kept_files::<R>(has_status)) / files_per_connection;
+    let default = Limits::default().connections as u64;
     let connections = match flags.max_connections {
         // The status is to answer also when all files are open: some are kept for it.
         Some(wanted) if wanted > room && has_status => {
-            let most = room.max(1);
-            warn!(
-                "--max-connections {wanted}: the limit of {files} open files, some of which are \
-                 kept for --status, allows {most}"
-            );
-            most
+            if room > 0 {
+                warn!(
+                    "--max-connections {wanted}: the limit of {files} open files, some of which \
+                     are kept for --status, allows {room}"
+                );
+            }
+            room
         }
         Some(wanted) => {
             if wanted > room {
@@ -297,12 +317,27 @@ fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
             }
             wanted
         }
-        None => room.clamp(1, Limits::default().connections as u64),
+        None => {
+            // A little less is not worth a line in every log.
+            if (1..default / 2).contains(&room) {
+                warn!(
+                    "{default} connections is the default; the limit of {files} open files \
+                     (ulimit -n) allows {room} of them"
+                );
+            }
+            room.min(default)
+        }
     };
     Limits {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         per_address: flags.max_per_address.0,
     }
+}
+
+/// Open files that are not connections of the service.
+fn kept_files<R: Runtime>(has_status: bool) -> u64 {
+    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
+    RESERVED_FILES + status as u64
 }
 
 /// Raises the soft limit of open files to the hard one, and answers it (getrlimit(2)).
@@ -335,22 +370,23 @@ fn stop_on_signals(
             if let Some(readiness) = &readiness {
                 readiness.end();
             }
-            systemd::stopping();
             if lame_duck.is_zero() {
                 info!("{name}: no connection is accepted any more; again ends at once");
                 stop.drain();
-                continue;
+            } else {
+                info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
+                let later = stop.clone();
+                let drain = move || {
+                    thread::sleep(lame_duck);
+                    later.drain();
+                };
+                // Without a thread to wait there is no waiting.
+                if thread::Builder::new().name("lame duck".into()).spawn(drain).is_err() {
+                    stop.drain();
+                }
             }
-            info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
-            let later = stop.clone();
-            let drain = move || {
-                thread::sleep(lame_duck);
-                later.drain();
-            };
-            // Without a thread to wait there is no waiting.
-            if thread::Builder::new().name("lame duck".into()).spawn(drain).is_err() {
-                stop.drain();
-            }
+            // It may take its time; the drain goes on meanwhile.
+            systemd::stopping();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(Failure::Signals)

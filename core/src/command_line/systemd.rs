@@ -2,7 +2,12 @@
 //! (`sd_listen_fds(3)`), and how it goes (`sd_notify(3)`).
 
 use core::time::Duration;
-use std::{env, future::poll_fn, io, os::fd::OwnedFd};
+use std::{
+    env,
+    future::poll_fn,
+    io,
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
+};
 
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
@@ -78,20 +83,34 @@ impl<'a> Passed<'a> {
 
 /// The server can be connected to.
 pub(super) fn ready() {
-    notify(NotifyState::Ready);
+    let _ = notify(&NotifyState::Ready, PATIENCE, true);
 }
 
 /// The server was asked to stop.
 pub(super) fn stopping() {
-    notify(NotifyState::Stopping);
+    let _ = notify(&NotifyState::Stopping, PATIENCE, true);
 }
 
-/// Tells the service manager, where there is one. Where it can't be told, the server runs all the
-/// same.
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "cannot notify the service manager");
-    }
+/// For what is told once: a manager that does not hear of readiness takes the start for failed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tells the service manager, where there is one; waits for so long at most where it does not take
+/// its messages. (`sd_notify::notify` waits for ever.) Where it can't be told, which is logged if it
+/// `is_news`, the server runs all the same.
+fn notify(state: &NotifyState<'_>, patience: Duration, is_news: bool) -> io::Result<()> {
+    let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let tell = || {
+        let manager = UnixDatagram::unbound()?;
+        manager.set_nonblocking(patience.is_zero())?;
+        manager.set_write_timeout(Some(patience).filter(|patience| !patience.is_zero()))?;
+        manager.send_to(state.to_string().as_bytes(), &socket).map(drop)
+    };
+    tell().inspect_err(|error| {
+        if is_news {
+            let socket = socket.display();
+            warn!(%error, %socket, "cannot tell the service manager {state}");
+        }
+    })
 }
 
 /// Keeps telling the service manager that the server is alive, if it wants to know (`WatchdogSec=`).
@@ -102,8 +121,9 @@ pub(super) fn keep_watchdog<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let interval = (limit / 2).max(Duration::from_millis(1));
     let mut clock = runtime.clock();
     let telling = async move {
+        let mut is_heard = true;
         loop {
-            notify(NotifyState::Watchdog);
+            is_heard = notify(&NotifyState::Watchdog, Duration::ZERO, is_heard).is_ok();
             let next = clock.now() + interval;
             poll_fn(|cx| clock.poll_until(cx, next)).await;
         }

@@ -106,7 +106,7 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadReason {
     /// Every byte came back, and both sides are closed.
-    #[error("all {bytes} bytes came back")]
+    #[error("every byte came back: {bytes}")]
     Complete {
         /// Bytes sent, and received.
         bytes: u64,
@@ -122,13 +122,13 @@ pub enum LoadReason {
         found: u8,
     },
     /// More came back than was sent.
-    #[error("more came back than the {sent} bytes that were sent")]
+    #[error("more came back than was sent; bytes sent: {sent}")]
     Surplus {
         /// Bytes sent.
         sent: u64,
     },
     /// The server closed too early.
-    #[error("the server closed after {received} of the {sent} bytes sent had come back")]
+    #[error("the server closed; bytes that had come back: {received} of {sent}")]
     Closed {
         /// Bytes sent.
         sent: u64,
@@ -136,7 +136,7 @@ pub enum LoadReason {
         received: u64,
     },
     /// [`LoadConfig::idle_timeout`] ran out.
-    #[error("nothing moved for {limit:?}: {received} of the {sent} bytes sent had come back")]
+    #[error("nothing moved for {limit:?}; bytes that had come back: {received} of {sent}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -146,7 +146,7 @@ pub enum LoadReason {
         received: u64,
     },
     /// The connection broke.
-    #[error("{why} while {way}: {received} of the {sent} bytes sent had come back")]
+    #[error("{why} while {way}; bytes that had come back: {received} of {sent}")]
     Lost {
         /// At a read or a write.
         way: Way,

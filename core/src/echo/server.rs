@@ -136,13 +136,13 @@ pub enum Reason {
     #[error("finished")]
     Finished,
     /// We were asked to stop, and the peer has had every byte back that had arrived by then.
-    #[error("asked to stop; {discarded} bytes that came later were thrown away")]
+    #[error("asked to stop; bytes that came later, thrown away: {discarded}")]
     ShutDown {
         /// Bytes received behind our FIN.
         discarded: usize,
     },
     /// [`Config::idle_timeout`] ran out.
-    #[error("no byte moved for {limit:?}; {unsent} bytes are owed")]
+    #[error("no byte moved for {limit:?}; bytes owed: {unsent}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -150,7 +150,7 @@ pub enum Reason {
         unsent: usize,
     },
     /// The connection broke.
-    #[error("lost while {way}: {why}; {unsent} bytes are owed")]
+    #[error("lost while {way}: {why}; bytes owed: {unsent}")]
     Lost {
         /// At a read or a write.
         way: Way,

@@ -1,6 +1,6 @@
 //! The log as upstream and subscribers share it.
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeMap, vec::Vec};
 use core::{
     mem,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -123,7 +123,7 @@ struct Reader {
 }
 
 /// What a feed has counted since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Messages published.
     pub messages_in: u64,
@@ -135,12 +135,20 @@ pub struct Counters {
     pub upstream_up: bool,
     /// How many times the upstream was connected.
     pub upstream_connects: u64,
+    /// How many times it could not be.
+    pub upstream_failures: u64,
+    /// Connections to the upstream that ended, by [`Reason::label`](crate::Reason::label); `aborted`
+    /// for those that were cut short.
+    pub upstream_ended: BTreeMap<&'static str, u64>,
     /// How long the upstream was held, in all.
     pub held: Duration,
     /// Subscribers now.
     pub subscribers: u64,
     /// Messages delivered, to all subscribers together: with the kernel, whole.
     pub delivered: u64,
+    /// How many messages the slowest subscriber was behind when the last ones came in, without
+    /// these.
+    pub lag: u64,
     /// Messages that subscribers skipped ([`OnLag::Skip`]).
     pub skipped: u64,
     /// Subscribers that were disconnected because they lagged ([`OnLag::Disconnect`]).
@@ -210,9 +218,10 @@ impl Feed {
 
     /// What it has counted.
     pub fn counters(&self) -> Counters {
-        self.inner
-            .state
-            .with(|state| Counters { subscribers: state.readers.len() as u64, ..state.counters })
+        self.inner.state.with(|state| {
+            let subscribers = state.readers.len() as u64;
+            Counters { subscribers, ..state.counters.clone() }
+        })
     }
 
     /// Whether a chunk of up to `bytes` can be published without anybody's falling out of the
@@ -245,7 +254,8 @@ impl Feed {
             state.promised = None;
             state.counters.messages_in += messages;
             state.counters.bytes_in += bytes.len() as u64;
-            let first = state.log.first();
+            let (first, before) = (state.log.first(), state.log.messages());
+            let mut slowest = state.log.next();
             state.log.push(bytes, messages, now);
             self.inner.published.store(state.log.messages(), Relaxed);
             let mut woken = if state.log.first() == first {
@@ -257,7 +267,12 @@ impl Feed {
                 if mem::take(&mut reader.hungry) {
                     woken.extend(reader.waker.take());
                 }
+                if !reader.lagged {
+                    slowest = slowest.min(reader.cursor);
+                }
             }
+            let oldest = state.log.chunk(slowest);
+            state.counters.lag = oldest.map_or(0, |chunk| before - chunk.start);
             woken
         });
         wake(woken);
@@ -271,10 +286,17 @@ impl Feed {
         });
     }
 
-    /// The upstream is gone, with so many bytes of a message that was not whole.
-    pub(super) fn disconnected(&self, tail: usize, now: Instant) {
+    /// An attempt to connect the upstream failed. For whoever dials.
+    pub fn connect_failed(&self) {
+        self.inner.state.with(|state| state.counters.upstream_failures += 1);
+    }
+
+    /// The upstream is gone, for a reason of this name, with so many bytes of a message that was not
+    /// whole.
+    pub(super) fn disconnected(&self, label: &'static str, tail: usize, now: Instant) {
         self.inner.state.with(|state| {
             state.counters.upstream_up = false;
+            *state.counters.upstream_ended.entry(label).or_default() += 1;
             state.counters.tail_bytes_dropped += tail as u64;
             state.promised = None;
             state.release(now);

@@ -67,13 +67,13 @@ pub struct Source {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceReason {
     /// All messages are sent.
-    #[error("all {count} messages are sent")]
+    #[error("all messages are sent: {count}")]
     Finished {
         /// How many they are.
         count: u64,
     },
     /// The client closed: its FIN came, and then a reset.
-    #[error("the client left after {sent} messages")]
+    #[error("the client left; messages made for it: {sent}")]
     Left {
         /// Messages that were made for it.
         sent: u64,

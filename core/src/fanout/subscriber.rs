@@ -41,7 +41,7 @@ pub enum SubscriberReason {
     #[error("asked to stop")]
     ShutDown,
     /// It fell out of the window ([`OnLag::Disconnect`]).
-    #[error("messages behind: {lag}, more than the window of {window} bytes holds")]
+    #[error("fell out of the window of {window} bytes; messages behind: {lag}")]
     Lagged {
         /// How many messages it is behind.
         lag: u64,

@@ -5,7 +5,9 @@ use core::{task::Context, time::Duration};
 use bytes::BytesMut;
 
 use super::{Feed, Room, TooLong};
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Reason as _, Status, Way, admission::ABORTED,
+};
 
 /// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
 /// kernel put them.
@@ -40,7 +42,7 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamReason {
     /// The upstream closed.
-    #[error("the upstream closed; {tail} bytes of a message that was not whole are dropped")]
+    #[error("the upstream closed; bytes dropped of a message that was not whole: {tail}")]
     Closed {
         /// Bytes that were no whole message.
         tail: usize,
@@ -49,7 +51,7 @@ pub enum UpstreamReason {
     #[error(transparent)]
     TooLong(TooLong),
     /// Nothing came for too long.
-    #[error("no byte for {limit:?}; {tail} bytes of a message that was not whole are dropped")]
+    #[error("no byte for {limit:?}; bytes dropped of a message that was not whole: {tail}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -60,7 +62,7 @@ pub enum UpstreamReason {
     #[error("asked to stop")]
     ShutDown,
     /// The connection broke.
-    #[error("lost while {way}: {why}; {tail} bytes of a message that was not whole are dropped")]
+    #[error("lost while {way}: {why}; bytes dropped of a message that was not whole: {tail}")]
     Lost {
         /// At a read or a write.
         way: Way,
@@ -121,10 +123,11 @@ impl Upstream {
         block.max(config.framing.longest().unwrap_or(0) + LEAST_READ)
     }
 
-    fn end(&mut self, state: State, now: Instant) {
-        self.feed.disconnected(self.filled, now);
+    /// It ends, by way of `state`.
+    fn end(&mut self, state: fn(UpstreamReason) -> State, reason: UpstreamReason, now: Instant) {
+        self.feed.disconnected(reason.label(), self.filled, now);
         self.filled = 0;
-        self.state = state;
+        self.state = state(reason);
     }
 
     fn is_open(&self) -> bool {
@@ -165,21 +168,21 @@ impl Machine for Upstream {
             self.feed.publish(bytes, whole.messages, now);
         }
         if let Some(too_long) = whole.too_long {
-            self.end(State::Resetting(UpstreamReason::TooLong(too_long)), now);
+            self.end(State::Resetting, UpstreamReason::TooLong(too_long), now);
         }
     }
 
     fn handle_eof(&mut self, now: Instant) {
         if self.is_open() {
             let tail = self.filled;
-            self.end(State::Closing(UpstreamReason::Closed { tail }), now);
+            self.end(State::Closing, UpstreamReason::Closed { tail }, now);
         }
     }
 
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
         if self.is_open() {
             let tail = self.filled;
-            self.end(State::Over(UpstreamReason::Lost { way, why, tail }), now);
+            self.end(State::Over, UpstreamReason::Lost { way, why, tail }, now);
         } else if let State::Closing(reason) | State::Resetting(reason) = &self.state {
             self.state = State::Over(reason.clone());
         }
@@ -202,7 +205,7 @@ impl Machine for Upstream {
 
     fn shut_down(&mut self, now: Instant) {
         if self.is_open() {
-            self.end(State::Closing(UpstreamReason::ShutDown), now);
+            self.end(State::Closing, UpstreamReason::ShutDown, now);
         }
     }
 
@@ -221,7 +224,7 @@ impl Machine for Upstream {
         match self.state {
             State::Open => {
                 let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
-                self.end(State::Resetting(UpstreamReason::IdleTimeout { limit, tail }), now);
+                self.end(State::Resetting, UpstreamReason::IdleTimeout { limit, tail }, now);
             }
             State::Held(_) => {
                 self.feed.expire(now);
@@ -275,7 +278,7 @@ impl Machine for Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         if self.is_open() {
-            self.feed.disconnected(self.filled, self.moved);
+            self.feed.disconnected(ABORTED, self.filled, self.moved);
         }
     }
 }

@@ -80,7 +80,7 @@ pub enum Reason {
         why: &'static str,
     },
     /// The peer closed its side in the middle of a request's head.
-    #[error("status: the peer closed behind {have} bytes of a request")]
+    #[error("status: the peer closed inside a request; bytes of it: {have}")]
     Truncated {
         /// Bytes of it that came.
         have: usize,
@@ -92,7 +92,7 @@ pub enum Reason {
         limit: core::time::Duration,
     },
     /// A response was not taken.
-    #[error("status: no byte moved for {limit:?}; {unsent} bytes of a response are owed")]
+    #[error("status: no byte moved for {limit:?}; bytes owed of a response: {unsent}")]
     WriteTimeout {
         /// [`Config::write_timeout`](super::Config::write_timeout).
         limit: core::time::Duration,
@@ -103,7 +103,7 @@ pub enum Reason {
     #[error("status: asked to stop")]
     ShutDown,
     /// The connection broke.
-    #[error("status: lost while {way}: {why}; {unsent} bytes of a response are owed")]
+    #[error("status: lost while {way}: {why}; bytes owed of a response: {unsent}")]
     Lost {
         /// At a read or a write.
         way: Way,
@@ -180,8 +180,7 @@ impl Connection {
                 Found::Head(head) => {
                     let len = head.len();
                     let request = request::parse(head, &self.server.config.hosts);
-                    self.input.consume(len);
-                    break request;
+                    break request.inspect(|_| self.input.consume(len));
                 }
                 Found::Garbage => break Err(request::GARBAGE),
                 Found::TooLong => break Err(request::TOO_LONG),
@@ -240,8 +239,8 @@ impl Connection {
 
     /// Answers what can't be followed by another request.
     fn refuse(&mut self, Refusal { code, why }: Refusal, now: Instant) {
+        let response = Response::text(code, why).into_bytes(self.input.is_for_head(), true);
         self.input.clear();
-        let response = Response::text(code, why).into_bytes(false, true);
         self.respond(response, Some(Reason::Refused { code, why }), now);
     }
 

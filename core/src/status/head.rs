@@ -52,6 +52,16 @@ impl Input {
         self.end - self.start
     }
 
+    /// Whether they begin with a request whose answer has no content.
+    pub(super) fn is_for_head(&self) -> bool {
+        let mut bytes =
+            self.buffer.as_ref().map_or(&[][..], |buffer| &buffer[self.start..self.end]);
+        while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
+            bytes = rest;
+        }
+        bytes.starts_with(b"HEAD ")
+    }
+
     /// The room behind them, which is not empty unless the head is too long.
     pub(super) fn spare(&mut self) -> &mut [u8] {
         let buffer = self.buffer.get_or_insert_with(|| self.pool.take());

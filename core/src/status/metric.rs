@@ -86,6 +86,12 @@ impl Value {
     }
 }
 
+/// Counts that only grow, by the reason for what is counted.
+pub(super) fn by_reason(counts: BTreeMap<&'static str, u64>) -> Value {
+    let counts = counts.into_iter().map(|(reason, count)| (reason.into(), count)).collect();
+    Value::Counters { label: "reason", counts }
+}
+
 /// Writes `metrics` down for Prometheus.
 pub(super) fn expose(metrics: Vec<Metric>, exposition: Exposition) -> String {
     let counters: BTreeMap<&str, Rewritten> = metrics.iter().filter_map(rewritten).collect();

@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use super::{
-    Metric, Value, metric,
+    Metric, Value,
+    metric::{self, by_reason},
     response::{Code, PLAIN, Response},
     server::Inner,
 };
@@ -113,6 +114,7 @@ fn root(server: &Inner, now: Instant) -> Response {
             accepted: totals.accepted,
             refused: totals.refused,
             ended: totals.ended,
+            accept_failures: totals.accept_failures,
         },
         bytes: Moved {
             received: totals.bytes_in + moved.received,
@@ -144,6 +146,7 @@ struct Counts {
     accepted: u64,
     refused: BTreeMap<&'static str, u64>,
     ended: BTreeMap<&'static str, u64>,
+    accept_failures: BTreeMap<&'static str, u64>,
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -189,10 +192,6 @@ impl Moved {
 }
 
 fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
-    let by_reason = |counts: BTreeMap<&'static str, u64>| Value::Counters {
-        label: "reason",
-        counts: counts.into_iter().map(|(reason, count)| (reason.into(), count)).collect(),
-    };
     let Snapshot { totals, connections } = server.service.table.snapshot();
     let moved = Moved::new(&connections);
     let limit = server.service.table.limits().connections;
@@ -230,6 +229,11 @@ fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
             "wirestate_connections_ended",
             "Connections ended, by reason.",
             by_reason(totals.ended),
+        ),
+        Metric::new(
+            "wirestate_accept_failures",
+            "Connections aborted in the backlog, and pauses in accepting (exhausted, no_task).",
+            by_reason(totals.accept_failures),
         ),
         Metric::new(
             "wirestate_received_bytes",
@@ -318,7 +322,7 @@ impl Listing {
     fn summary(&self) -> String {
         let Self { server, state, uptime_seconds, open, connections } = self;
         let mut summary =
-            format!("{server} is {state}, up for {uptime_seconds:.0} s: {open} open connections");
+            format!("{server} is {state}, up for {uptime_seconds:.0} s; open connections: {open}");
         if connections.len() as u64 != *open {
             push(&mut summary, format_args!(", of which {} are listed", connections.len()));
         }

@@ -20,17 +20,9 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    /// Whether a request for `host`, with or without a port, is for us.
-    fn include(&self, host: &str) -> bool {
+    /// Whether a request for the host of this name or address is for us.
+    fn include(&self, name: &str) -> bool {
         let Self::Named(names) = self else { return true };
-        let name = match host.strip_prefix('[') {
-            Some(rest) => {
-                let (address, port) = rest.split_once(']').unwrap_or_default();
-                let has_only_a_port = port.is_empty() || port.starts_with(':');
-                return has_only_a_port && address.parse::<Ipv6Addr>().is_ok();
-            }
-            None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-        };
         let name = name.strip_suffix('.').unwrap_or(name);
         // Names below `localhost` are loopback as well (RFC 6761, section 6.3).
         let local = name.len().checked_sub("localhost".len()).and_then(|at| name.get(at..));
@@ -64,6 +56,7 @@ const fn refusal(code: Code, why: &'static str) -> Refusal {
     Refusal { code, why }
 }
 
+const BAD_HOST: Refusal = refusal(Code::BadRequest, "a host that is none");
 pub(super) const GARBAGE: Refusal = refusal(Code::BadRequest, "this is no HTTP request");
 pub(super) const TOO_LONG: Refusal =
     refusal(Code::HeadTooLarge, "the head of a request has at most 8192 bytes and 64 fields");
@@ -113,11 +106,16 @@ pub(super) fn parse(head: &[u8], hosts: &Hosts) -> Result<Request, Refusal> {
     let is_1_1 = parsed.version == Some(1);
     let fields = Fields(parsed.headers);
 
-    let (target_host, path) = split_target(target);
+    let (authority, path, query) = split_target(target);
+    let is_named = |host: &&str| !host.is_empty();
+    let target_host = match authority {
+        Some(authority) => Some(host_of(authority).filter(is_named).ok_or(BAD_HOST)?),
+        None => None,
+    };
     let host = match fields.values("host").collect::<Vec<_>>()[..] {
         // The same for a client of HTTP/1.0, which knows no hosts (RFC 9112, section 3.2).
         [] if !is_1_1 => None,
-        [host] => Some(host),
+        [host] => Some(host_of(host).ok_or(BAD_HOST)?),
         [] | [..] => return Err(refusal(Code::BadRequest, "one Host field is required")),
     };
     let head_only = method == "HEAD";
@@ -126,13 +124,13 @@ pub(super) fn parse(head: &[u8], hosts: &Hosts) -> Result<Request, Refusal> {
     let page = if target_host.or(host).is_some_and(|host| !hosts.include(host)) {
         Err(refusal(Code::MisdirectedRequest, "this server is not known by that name"))
     } else {
-        find(path, &fields).and_then(|page| match method {
-            "GET" | "HEAD" if has_content => {
-                Err(refusal(Code::ContentTooLarge, "no request has content here"))
-            }
-            "GET" | "HEAD" => Ok(page),
+        match method {
+            "GET" | "HEAD" => find(path, query, &fields).and_then(|page| {
+                let content = refusal(Code::ContentTooLarge, "no request has content here");
+                if has_content { Err(content) } else { Ok(page) }
+            }),
             _ => Err(refusal(Code::MethodNotAllowed, "these pages can only be read")),
-        })
+        }
     };
     Ok(Request { head_only, keep_alive, page })
 }
@@ -141,21 +139,36 @@ fn is_close(token: &str) -> bool {
     token.eq_ignore_ascii_case("close")
 }
 
-/// The host, where the target names one (RFC 9112, section 3.2.2), and the path with the query.
-fn split_target(target: &str) -> (Option<&str>, &str) {
+/// The authority, where the target names one (RFC 9112, section 3.2.2), the path, and the query.
+fn split_target(target: &str) -> (Option<&str>, &str, &str) {
+    let (target, query) = target.split_once('?').unwrap_or((target, ""));
     let scheme = target.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("http://"));
     match scheme.and_then(|_| target.get(7..)) {
         Some(rest) => {
-            let at = rest.find(['/', '?']).unwrap_or(rest.len());
-            let (authority, path) = rest.split_at(at);
-            (Some(authority), if path.is_empty() { "/" } else { path })
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            // The same (RFC 9110, section 4.2.3).
+            (Some(authority), if path.is_empty() { "/" } else { path }, query)
         }
-        None => (None, target),
+        None => (None, target, query),
     }
 }
 
-fn find(target: &str, fields: &Fields<'_, '_>) -> Result<Page, Refusal> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+/// The name or address in `host` or `host:port` (RFC 3986, section 3.2.2), without brackets; `None`,
+/// where it is neither. A name may be empty.
+fn host_of(authority: &str) -> Option<&str> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            rest.split_once(']').filter(|(address, _)| address.parse::<Ipv6Addr>().is_ok())?
+        }
+        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+    };
+    let in_host = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:".contains(&b);
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
+    let ends_well = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    (host.bytes().all(in_host) && ends_well).then_some(host)
+}
+
+fn find(path: &str, query: &str, fields: &Fields<'_, '_>) -> Result<Page, Refusal> {
     let accept = || fields.values("accept");
     Ok(match path {
         "/" => Page::Root,
@@ -197,12 +210,12 @@ fn find(target: &str, fields: &Fields<'_, '_>) -> Result<Page, Refusal> {
 struct Fields<'a, 'b>(&'a [httparse::Header<'b>]);
 
 impl<'b> Fields<'_, 'b> {
-    /// The values of all fields of that name; what is no ASCII counts as empty.
+    /// The values of all fields of that name; what is no UTF-8 is none that anybody understands.
     fn values(&self, name: &str) -> impl Iterator<Item = &'b str> {
         self.0
             .iter()
             .filter(move |field| field.name.eq_ignore_ascii_case(name))
-            .map(|field| core::str::from_utf8(field.value).unwrap_or_default().trim())
+            .map(|field| core::str::from_utf8(field.value).unwrap_or("\u{fffd}").trim())
     }
 
     /// The same, where each value is a list of tokens.
@@ -254,7 +267,7 @@ mod tests {
             "status.example:1",
             "STATUS.example",
         ] {
-            assert!(hosts.include(ours), "{ours}");
+            assert!(hosts.include(host_of(ours).unwrap()), "{ours}");
         }
         for other in [
             "",
@@ -262,16 +275,16 @@ mod tests {
             "evil.example",
             "notlocalhost",
             "localhost.evil.example",
-            "[evil]",
-            "[::1",
-            "[::1]evil.example",
             "status.example.evil",
-            "ä",
-            "älocalhost",
+            "%c3%a4localhost",
             "127.0.0.1.evil.example",
         ] {
-            assert!(!hosts.include(other), "{other}");
+            assert!(!hosts.include(host_of(other).unwrap()), "{other}");
             assert!(Hosts::Any.include(other));
+        }
+        for none in ["[evil]", "[::1", "[::1]evil.example", "::1", "a:b", "a:1:2", "ä", "a b", "a/"]
+        {
+            assert_eq!(host_of(none), None, "{none}");
         }
     }
 }

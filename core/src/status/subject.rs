@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{Metric, Value};
+use super::{Metric, Value, metric::by_reason};
 use crate::{
     fanout::{Feed, LATENCY_BOUNDS},
     proxy::{UpstreamCounters, Upstreams},
@@ -32,6 +32,16 @@ impl Subject for Feed {
                 Value::Counter(counters.upstream_connects),
             ),
             Metric::new(
+                "wirestate_upstream_failures",
+                "Attempts to connect to the upstream that failed.",
+                Value::Counter(counters.upstream_failures),
+            ),
+            Metric::new(
+                "wirestate_upstream_ended",
+                "Connections to the upstream ended, by reason.",
+                by_reason(counters.upstream_ended),
+            ),
+            Metric::new(
                 "wirestate_upstream_messages",
                 "Messages received from the upstream, whole.",
                 Value::Counter(counters.messages_in),
@@ -55,6 +65,11 @@ impl Subject for Feed {
                 "wirestate_fanout_subscribers",
                 "Subscribers now.",
                 Value::Gauge(counters.subscribers),
+            ),
+            Metric::new(
+                "wirestate_fanout_lag_messages",
+                "How far behind the slowest subscriber was when messages last came in.",
+                Value::Gauge(counters.lag),
             ),
             Metric::new(
                 "wirestate_fanout_delivered_messages",

@@ -284,7 +284,7 @@ fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
     assert!(text.contains('4') && text.contains('6'), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
     assert_eq!((fault, sent), (Fault::Lost, Some(Sent::Fin)));
-    assert!(text.contains("1 byte"), "{text}");
+    assert!(text.contains("not whole: 1"), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
     assert_eq!((fault, sent), (Fault::Time, Some(Sent::Rst)));
     assert!(text.contains("100s"), "{text}");
@@ -303,6 +303,7 @@ fn the_tail_of_an_upstream_that_is_dropped_is_counted_as_well() {
     drop(upstream);
     let counters = feed.counters();
     assert_eq!((counters.upstream_up, counters.tail_bytes_dropped), (false, 2));
+    assert_eq!(counters.upstream_ended, [("aborted", 1)].into());
 }
 
 #[test]
@@ -318,4 +319,5 @@ fn the_next_connection_starts_at_a_message_boundary() {
     assert_eq!(published(&mut subscriber), b"one\ntwo\nthree\n");
     assert_eq!(feed.counters().tail_bytes_dropped, 5);
     assert_eq!(feed.counters().upstream_connects, 3);
+    assert_eq!(feed.counters().upstream_ended, [("reset", 3)].into(), "each once");
 }

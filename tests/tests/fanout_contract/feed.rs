@@ -103,6 +103,23 @@ fn messages_that_trickle_in_lie_side_by_side_in_memory() {
 }
 
 #[test]
+fn the_lag_is_that_of_the_slowest_when_messages_came_in() {
+    let (window, lag_wait) = (3 * (4 + 128), Duration::ZERO);
+    let feed = Feed::new(Config { window, lag_wait, ..config(OnLag::Disconnect) });
+    let (mut fast, mut slow) = (Subscriber::new(&feed, at(0)), Subscriber::new(&feed, at(0)));
+    let mut lags = Vec::new();
+    for message in ["one.two.", "thr.", "fou.", "fiv."] {
+        publish(&feed, message, at(0));
+        lags.push(feed.counters().lag);
+        sent(&mut fast, at(0));
+    }
+    // Whoever fell out of the window is no subscriber for long.
+    assert_eq!(lags, [0, 2, 0, 0]);
+    share(&mut slow, at(0));
+    assert_eq!(slow.interest().write, Outbound::Reset);
+}
+
+#[test]
 fn who_lags_is_disconnected_with_lag_and_limit() {
     let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Disconnect) });
     let mut subscriber = Subscriber::new(&feed, at(0));

@@ -4,14 +4,14 @@ use std::{
     fs::File,
     io::{Read, Write},
     net::TcpListener,
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::process::{Server, command, run, text};
+use crate::process::{Server, command, eventually, path, run, text};
 
 const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
@@ -59,15 +59,17 @@ fn the_three_binaries_say_the_same() {
 pub(crate) fn a_port_in_use_is_named(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let output = run(binary, &["echo-server", "--listen", &address]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty());
-    let said = text(&output.stderr);
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(
-        said.contains(&format!("cannot listen on {address}: Address already in use")),
-        "{said}"
-    );
+    for server in ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"] {
+        let output = run(binary, &[server, "--listen", &address]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        let said = text(&output.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(
+            said.contains(&format!("cannot listen on {address}: Address already in use")),
+            "{said}"
+        );
+    }
 }
 
 pub(crate) fn a_refused_connection_is_named(binary: &str) {
@@ -120,6 +122,35 @@ pub(crate) fn flags_have_environment_variables(binary: &str) {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
+/// A script that passes its own variables on need not know which of them are set.
+pub(crate) fn an_empty_environment_variable_is_not_set(binary: &str) {
+    let mut server = command(binary);
+    server.args(["echo-server", "--listen", "127.0.0.1:0"]);
+    for name in [
+        "STATUS",
+        "STATUS_HOST",
+        "IDLE_TIMEOUT",
+        "MAX_CONNECTIONS",
+        "ACCEPT_PROXY",
+        "PROXY_FROM",
+        "LOG_FORMAT",
+        "PREFIX",
+        "CHUNK",
+    ] {
+        server.env(format!("WIRESTATE_{name}"), "");
+    }
+    let server = Server::start_command(server);
+    let mut stream = server.connect();
+    stream.write_all(b"hi").unwrap();
+    let mut reply = [0; 2];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!((&reply, server.status.as_deref()), (b"hi", None));
+
+    // A flag that is given as nothing is another matter.
+    let output = run(binary, &["echo-server", "--status", ""]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+}
+
 pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     let log = Server::start(binary, &["-q"]).stop();
     assert_eq!(log.lines().count(), 1, "{log}");
@@ -145,6 +176,63 @@ pub(crate) fn the_ready_line_is_a_field_in_json(binary: &str) {
     assert_eq!(lines[0]["address"], address);
     assert_eq!(lines[0]["message"], format!("listening on {address}"));
     assert_eq!(lines.last().unwrap()["message"], "stopped");
+}
+
+pub(crate) fn a_server_that_connects_says_first_that_it_listens_and_last_that_it_stopped(
+    binary: &str,
+) {
+    let unused = unused_address();
+    for server in ["fanout-server", "proxy"] {
+        let server = Server::start_as(binary, server, &["--upstream", &unused]);
+        drop(server.connect());
+        eventually("the upstream is missed", || server.logged("refused") > 0);
+        let log = server.stop();
+        let lines: Vec<&str> = log.lines().collect();
+        assert!(lines[0].contains("listening on "), "{log}");
+        assert!(lines[lines.len() - 1].contains("stopped"), "{log}");
+    }
+}
+
+/// A server's command under a limit of open files.
+fn limited(binary: &str, files: u32, flags: &[&str]) -> Command {
+    let script = format!(r#"ulimit -n {files}; exec "$0" echo-server --listen 127.0.0.1:0 "$@""#);
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(path(binary)).args(flags);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str) {
+    // The std runtime has two files for a connection.
+    let files = if binary == "wirestate-std" { 2 } else { 1 };
+    let status = ["--status", "127.0.0.1:0"];
+    let calls: [(u32, &[&str], u32); 3] = [
+        (120, &[], 56),
+        (64 + files, &[], files),
+        (64 + 64 * files + 7 * files, &status, 7 * files),
+    ];
+    for (limit, flags, left) in calls {
+        let log = Server::start_command(limited(binary, limit, flags)).stop();
+        let allows = left / files;
+        let said = format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
+        assert!(log.contains(&said), "{flags:?}: {log}");
+    }
+    let kept = 64 + 64 * files;
+    let calls: [(u32, &[&str], u32); 3] = [
+        (64, &[], 64),
+        (kept, &status, kept),
+        (kept, &["--status", "127.0.0.1:0", "--max-connections", "5"], kept),
+    ];
+    for (limit, flags, kept) in calls {
+        let output = limited(binary, limit, flags).output().unwrap();
+        let log = text(&output.stderr);
+        let said = format!(
+            "no room for a connection: the limit of open files is {limit} (ulimit -n), of which \
+             {kept} are kept"
+        );
+        assert!(output.status.code() == Some(1) && log.contains(&said), "{flags:?}: {log}");
+        assert_eq!(log.lines().count(), 1, "{log}");
+    }
 }
 
 fn converse(binary: &str, address: &str, input: &str) -> std::process::Output {
@@ -323,10 +411,16 @@ pub(crate) fn the_demo_ends_by_itself(binary: &str) {
         let line = format!("{relayed}       100 connections accepted: 100 finished");
         assert!(said.contains(&line), "{said}");
     }
-    let (_, fan_out) = said.split_once("subscribers  99 have ").expect("the fan-out's part");
+    let (_, fan_out) =
+        said.split_once("subscribers  99 have at least ").expect("the fan-out's part");
     let mut words = fan_out.split_whitespace();
-    let (least, all) = (words.next(), words.nth(3));
+    let (least, all) = (words.next(), words.nth(1));
     assert_eq!(least, all, "the others lose nothing: {said}");
     assert!(fan_out.contains(" messages, 0 gaps"), "{said}");
     assert!(fan_out.contains("stalled      1 disconnected because it lagged"), "{said}");
+    let shown = text(&output.stderr);
+    for line in shown.lines() {
+        assert!(["echo", "search", "fan-out"].iter().any(|part| line.contains(part)), "{line}");
+        assert!(!line.contains("fan-out: 0 messages in"), "before there is an upstream: {shown}");
+    }
 }

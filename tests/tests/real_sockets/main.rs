@@ -114,8 +114,11 @@ on_every_runtime! {
         a_refused_connection_is_named,
         wrong_usage_exits_with_2,
         flags_have_environment_variables,
+        an_empty_environment_variable_is_not_set,
         quiet_keeps_the_ready_line_alone,
         the_ready_line_is_a_field_in_json,
+        a_server_that_connects_says_first_that_it_listens_and_last_that_it_stopped,
+        a_low_limit_of_open_files_is_said_with_what_it_allows,
         a_client_converses_line_by_line,
         a_terminal_is_shown_what_it_would_obey,
         a_client_notices_that_the_server_is_gone,
@@ -145,6 +148,7 @@ on_every_runtime! {
         sockets_that_are_passed_are_served,
         what_was_not_passed_is_named,
         the_service_manager_is_told,
+        a_service_manager_that_does_not_listen_holds_nobody,
         shells_get_completions_and_readers_a_manual;
     third_party:
         netcat_gets_its_bytes_back,

@@ -317,7 +317,7 @@ pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) 
     drop((first, other));
     let log = server.stop();
     assert!(log.contains("peer=192.0.2.1:50000"), "{log}");
-    let refused = "announced client refused: 1 connections from 192.0.2.1 are open";
+    let refused = "the limit of open connections from 192.0.2.1 is reached: 1";
     assert!(log.contains(refused), "{log}");
 }
 

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::{
     echo::exchange,
-    process::{HANGS, Server, command, path, run, text},
+    process::{HANGS, Server, command, eventually, path, run, text},
     third_party::program,
     unix::Folder,
 };
@@ -97,6 +97,34 @@ pub(crate) fn the_service_manager_is_told(binary: &str) {
     std::io::copy(&mut stalled, &mut std::io::sink()).unwrap();
     drop(stalled);
     server.wait();
+}
+
+pub(crate) fn a_service_manager_that_does_not_listen_holds_nobody(binary: &str) {
+    let folder = Folder::new("deaf", binary);
+    let path = folder.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let fill = || {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        sender.send_to(b"x", &path)
+    };
+    while fill().is_ok() {}
+    for socket in [path.clone(), folder.path("nowhere")] {
+        let mut server = command(binary);
+        server.args(["echo-server", "--listen", "127.0.0.1:0"]);
+        server.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "20000");
+        let server = Server::start_command(server);
+        exchange(&mut server.connect(), b"served");
+        eventually("it has tried to say that it lives", || server.logged("WATCHDOG=1") > 0);
+        exchange(&mut server.connect(), b"served");
+        let log = server.stop();
+        for unheard in ["READY=1", "WATCHDOG=1"] {
+            let said = format!("cannot tell the service manager {unheard}");
+            assert_eq!(log.matches(&said).count(), 1, "{said}: {log}");
+        }
+        assert!(log.contains(&format!("socket={}", socket.display())), "{log}");
+    }
+    drop(manager);
 }
 
 pub(crate) fn shells_get_completions_and_readers_a_manual(binary: &str) {

@@ -1,6 +1,16 @@
 //! Deadlines, limits, and the end of a server.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use wirestate_core::{
@@ -9,11 +19,11 @@ use wirestate_core::{
     drive::Ended,
     echo::{Config, LoadConfig, LoadReason, Server},
     runtime::Runtime,
-    serve::{Options, Served},
+    serve::{Options, Served, serve},
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Faults, Settings, World},
+    sim::{Act, Faults, Host, Settings, World},
 };
 
 use crate::{
@@ -104,8 +114,11 @@ fn a_pause_in_accepting_costs_next_to_nothing() {
     peer(&client, vec![Act::ReceiveAll]);
     scene.world.run_for(seconds(10)).unwrap();
     let polls = scene.world.polls();
+    let pauses = || scene.table.totals().accept_failures["exhausted"];
+    let before = pauses();
     scene.world.run_for(seconds(600)).unwrap();
     assert!(scene.world.polls() - polls < 1000, "the longest pause is 1 s");
+    assert_eq!(pauses() - before, 600, "and each is counted");
     scene.stop.drain();
     scene.world.run().unwrap();
 }
@@ -121,6 +134,68 @@ fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
     scene.world.run_until(&load(&client, LoadConfig::default())).unwrap();
     scene.end();
     assert_eq!(scene.ended("finished"), 1);
+    assert_eq!(scene.table.totals().accept_failures, BTreeMap::from([("aborted", 1)]));
+}
+
+/// A host that has no task for the first connection.
+#[derive(Clone)]
+struct Busy {
+    host: Host,
+    free: Arc<AtomicBool>,
+}
+
+impl Runtime for Busy {
+    type Socket = <Host as Runtime>::Socket;
+    type Listener = <Host as Runtime>::Listener;
+    type Clock = <Host as Runtime>::Clock;
+
+    fn clock(&self) -> Self::Clock {
+        self.host.clock()
+    }
+
+    fn spawn<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        if self.free.swap(true, Relaxed) {
+            return self.host.spawn(task);
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn listen(&self, address: &str) -> io::Result<Self::Listener> {
+        self.host.listen(address)
+    }
+
+    fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send {
+        self.host.connect(address)
+    }
+
+    fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr> {
+        self.host.local_address(socket)
+    }
+}
+
+#[test]
+fn without_a_task_for_a_connection_accepting_pauses_and_goes_on() {
+    let world = World::new(8);
+    let (server, client) = (world.host("server"), world.host("client"));
+    let (listener, options) = (server.listen("server:7").unwrap(), Options::default());
+    let (table, stop) = (options.table.clone(), options.stop.clone());
+    let runtime = Busy { host: server.clone(), free: Arc::default() };
+    let echo = Server::new(Config::default());
+    server
+        .run(async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await });
+    let first = peer(&client, vec![Act::ReceiveAll]);
+    world.run_until(&first).unwrap();
+    let ended = world.run_until(&load(&client, LoadConfig::default())).unwrap();
+    assert!(matches!(ended, Ended::Reason(LoadReason::Complete { .. })), "{ended:?}");
+    stop.drain();
+    world.run().unwrap();
+    let totals = table.totals();
+    assert_eq!(totals.accept_failures, BTreeMap::from([("no_task", 1)]));
+    assert_eq!(totals.ended, BTreeMap::from([("aborted", 1), ("finished", 1)]));
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! Joining late, leaving, and the end of the server.
 
 use wirestate_core::{
-    fanout::{Config, OnLag},
+    dial::{Backoff, Dial},
+    fanout::{Config, Feed, OnLag, Upstream},
+    runtime::Runtime as _,
     serve::Served,
+    stop::Stop,
 };
-use wirestate_testkit::sim::Act;
+use wirestate_testkit::sim::{Act, World};
 
 use crate::scene::{Epoch, FIXED, Scene, all, config, cut, message, millis, numbers, whole};
 
@@ -85,6 +88,37 @@ fn while_the_upstream_is_away_the_server_waits_and_retries() {
     let expected: Vec<u64> = (0..10).chain(0..5).chain(0..10).collect();
     assert_eq!(numbers(&heard.take().unwrap().bytes), expected);
     assert_eq!(scene.counters().tail_bytes_dropped, 50);
+}
+
+#[test]
+fn each_attempt_to_connect_that_fails_is_counted() {
+    let world = World::new(8);
+    let (server, source) = (world.host("server"), world.host("upstream"));
+    let (feed, stop) = (Feed::new(config()), Stop::new());
+    let dial = Dial {
+        address: "upstream:1234".into(),
+        connect_timeout: Some(millis(5000)),
+        backoff: Backoff::new(8),
+        stop: stop.clone(),
+    };
+    let (runtime, shared) = (server.clone(), feed.clone());
+    let dialling = server.run(async move {
+        let delivered = || shared.counters().messages_in;
+        let upstream = |now| Upstream::new(shared.clone(), None, now);
+        dial.keep_connected(&runtime, delivered, || shared.connect_failed(), upstream).await;
+    });
+    world.run_for(millis(10_000)).unwrap();
+    let failures = feed.counters().upstream_failures;
+    assert!(failures > 5 && feed.counters().upstream_connects == 0, "{failures}");
+    let listener = source.listen("upstream:1234").unwrap();
+    world.run_for(millis(10_000)).unwrap();
+    let counters = feed.counters();
+    assert_eq!((counters.upstream_connects, counters.upstream_up), (1, true));
+    let attempts = world.records().iter().filter(|record| &*record.client == "server").count();
+    assert_eq!((counters.upstream_failures, attempts), (failures, 2), "both ends of one");
+    stop.drain();
+    drop(listener);
+    world.run_until(&dialling).unwrap();
 }
 
 /// It is given up only where it could have said something: not while it is held.

@@ -7,7 +7,7 @@ use wirestate_core::{
     Instant, Reason as _,
     admission::{Limits, Peer},
     drive::{collect, feed},
-    fanout::Feed,
+    fanout::{Feed, Upstream},
     serve::Options,
     status::{Config, Connection, Server},
 };
@@ -25,6 +25,9 @@ pub(crate) fn server() -> Server {
 
 pub(crate) fn server_of(service: &Options) -> Server {
     let feed = Feed::new(wirestate_core::fanout::Config::default());
+    feed.connect_failed();
+    let upstream = Upstream::new(feed.clone(), None, Instant::EPOCH);
+    script::play_out(&mut { upstream }, &[Op::Eof]);
     Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
 }
 
@@ -52,6 +55,7 @@ fn the_pages_say_how_the_service_is() {
     let first = service.table.admit(peer, Instant::EPOCH).unwrap();
     let second = service.table.admit(Peer::Local, Instant::EPOCH).unwrap();
     service.table.admit(Peer::Local, Instant::EPOCH).unwrap_err();
+    service.table.accept_failed("exhausted");
     first.count(7, 8, Instant::EPOCH);
     second.count(1, 0, Instant::EPOCH);
     drop(second);
@@ -64,6 +68,7 @@ fn the_pages_say_how_the_service_is() {
     assert_eq!(root["connections"]["open"], 1);
     assert_eq!(root["connections"]["refused"]["connections"], 1);
     assert_eq!(root["connections"]["ended"]["aborted"], 1);
+    assert_eq!(root["connections"]["accept_failures"]["exhausted"], 1);
     assert_eq!(root["bytes"]["received"], 8);
     assert_eq!(root["bytes"]["sent"], 8);
     assert_eq!(root["figures"]["wirestate_upstream_up"], 0);
@@ -76,8 +81,12 @@ fn the_pages_say_how_the_service_is() {
         "wirestate_connections_accepted_total 2",
         "wirestate_connections_refused_total{reason=\"connections\"} 1",
         "wirestate_connections_ended_total{reason=\"aborted\"} 1",
+        "wirestate_accept_failures_total{reason=\"exhausted\"} 1",
         "wirestate_received_bytes_total 8",
         "wirestate_upstream_up 0",
+        "wirestate_upstream_failures_total 1",
+        "wirestate_upstream_ended_total{reason=\"upstream_closed\"} 1",
+        "wirestate_fanout_lag_messages 0",
         "wirestate_fanout_latency_seconds_bucket{le=\"+Inf\"} 0",
     ] {
         assert!(content.lines().any(|other| other == line), "{line}: {content}");
@@ -110,6 +119,48 @@ fn the_pages_say_how_the_service_is() {
     assert!(get(&server, "/", "").1.contains("\"fanout-server is stopping\""));
 }
 
+/// Of a fan-out: in `/metrics` with a line that says what they are, and in `/`, but for the histogram.
+#[test]
+fn what_people_ask_for_is_counted() {
+    let server = server();
+    let (metrics, root) = (get(&server, "/metrics", "").1, get(&server, "/", "").1);
+    let root: serde_json::Value = serde_json::from_str(&root).unwrap();
+    for name in [
+        "wirestate_connections_open",
+        "wirestate_connections_accepted_total",
+        "wirestate_connections_refused_total",
+        "wirestate_connections_ended_total",
+        "wirestate_accept_failures_total",
+        "wirestate_received_bytes_total",
+        "wirestate_sent_bytes_total",
+        "wirestate_queued_bytes",
+        "wirestate_upstream_up",
+        "wirestate_upstream_connects_total",
+        "wirestate_upstream_failures_total",
+        "wirestate_upstream_ended_total",
+        "wirestate_upstream_messages_total",
+        "wirestate_upstream_bytes_total",
+        "wirestate_upstream_tail_dropped_bytes_total",
+        "wirestate_upstream_held_seconds_total",
+        "wirestate_fanout_subscribers",
+        "wirestate_fanout_lag_messages",
+        "wirestate_fanout_delivered_messages_total",
+        "wirestate_fanout_skipped_messages_total",
+        "wirestate_fanout_lagged_subscribers_total",
+        "wirestate_fanout_latency_seconds",
+    ] {
+        let help = format!("# HELP {name} ");
+        assert!(metrics.lines().any(|line| line.starts_with(&help)), "{name}: {metrics}");
+        let own = name.starts_with("wirestate_upstream") || name.starts_with("wirestate_fanout");
+        let figure = &root["figures"][name.trim_end_matches("_total")];
+        let is_there = !figure.is_null() || name.ends_with("_latency_seconds");
+        assert!(is_there || !own, "{name}: {root}");
+    }
+    for count in ["open", "limit", "accepted", "refused", "ended", "accept_failures"] {
+        assert!(!root["connections"][count].is_null(), "{count}: {root}");
+    }
+}
+
 #[test]
 fn readiness_ends_with_the_request_to_stop() {
     let service = Options::default();
@@ -130,7 +181,7 @@ fn no_more_are_listed_than_may_be() {
     assert_eq!(listing["open"], 1500);
     assert_eq!(listing["connections"].as_array().unwrap().len(), 1000);
     let (_, table) = get(&server, "/connections", "");
-    assert!(table.contains("1500 open connections, of which 1000 are listed"));
+    assert!(table.contains("open connections: 1500, of which 1000 are listed"));
 }
 
 #[test]

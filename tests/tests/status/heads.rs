@@ -45,6 +45,11 @@ fn good_requests_are_answered() {
         ("GET /healthz HTTP/1.0\r\n\r\n".into(), &[200], true),
         ("GET /healthz HTTP/1.1\nHost: localhost\n\n".into(), &[200], false),
         ("GET http://127.0.0.1:8000/healthz HTTP/1.1\r\nHost: x\r\n\r\n".into(), &[200], false),
+        ("GET HTTP://localhost/healthz HTTP/1.1\r\nHost:\r\n\r\n".into(), &[200], false),
+        (with("GET http://localhost HTTP/1.1", ""), &[200], false),
+        (with("GET http://localhost?x HTTP/1.1", ""), &[200], false),
+        (with("GET / HTTP/1.1", "Expect: 100-continue\r\n"), &[200], false),
+        ("GET / HTTP/1.1\r\nHost: localhost:\r\n\r\n".into(), &[200], false),
         (with("\r\n\r\nGET /healthz HTTP/1.1", ""), &[200], false),
         (with("GET /healthz HTTP/1.1", "").repeat(5), &[200; 5], false),
         (
@@ -89,14 +94,16 @@ fn bad_requests_are_refused_by_their_code() {
         (with("POST / HTTP/1.1", ""), 405, false),
         (with("DELETE /connections HTTP/1.1", ""), 405, false),
         (with("get / HTTP/1.1", ""), 405, false),
-        (with("OPTIONS * HTTP/1.1", ""), 404, false),
-        (with("CONNECT localhost:80 HTTP/1.1", ""), 404, false),
+        (with("POST /nowhere HTTP/1.1", ""), 405, false),
+        (with("OPTIONS * HTTP/1.1", ""), 405, false),
+        (with("CONNECT localhost:80 HTTP/1.1", ""), 405, false),
+        (with("GET * HTTP/1.1", ""), 404, false),
+        (with("GET ?x HTTP/1.1", ""), 404, false),
         // Hosts that are not us.
         (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_vec(), 421, false),
         (b"GET / HTTP/1.1\r\nHost:\r\n\r\n".to_vec(), 421, false),
         (b"GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n".to_vec(), 421, true),
         (with("GET http://evil.example/ HTTP/1.1", ""), 421, false),
-        (b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n".to_vec(), 421, false),
         // Content: where the next request begins is not looked for.
         (with("GET / HTTP/1.1", "Content-Length: 5\r\n"), 413, true),
         (with("GET / HTTP/1.1", "Transfer-Encoding: chunked\r\n"), 413, true),
@@ -113,6 +120,9 @@ fn bad_requests_are_refused_by_their_code() {
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400, true),
         (b"\x00".to_vec(), 400, true),
         (b" GET / HTTP/1.1\r\n\r\n".to_vec(), 400, true),
+        (b" HEAD / HTTP/1.1\r\n\r\n".to_vec(), 400, true),
+        (b"\r\r\nHEAD / HTTP/1.1\r\n\r\n".to_vec(), 400, true),
+        (b"\r\nHEAD / HTTP/1.1\r\n\r\n".to_vec(), 400, true),
         (b"\r\n\x05\x01\x00".to_vec(), 400, true),
         (b"GET /\r\n\r\n".to_vec(), 400, true),
         (b"GET\r\n\r\n".to_vec(), 400, true),
@@ -124,6 +134,17 @@ fn bad_requests_are_refused_by_their_code() {
         (b"GET /\x7f HTTP/1.1\r\n\r\n".to_vec(), 400, true),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 400, true),
         (with("GET / HTTP/1.1", "Host: localhost\r\n"), 400, true),
+        (b"GET / HTTP/1.0\r\nHost: localhost\r\nHost: localhost\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: localhost, localhost\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: localhost/\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: me@localhost\r\n\r\n".to_vec(), 400, true),
+        (b"GET / HTTP/1.1\r\nHost: localhost:x\r\n\r\n".to_vec(), 400, true),
+        (with("GET http:///healthz HTTP/1.1", ""), 400, true),
+        (with("GET http://me@localhost/ HTTP/1.1", ""), 400, true),
+        (b"GET / HTTP/1.1\r\n Host: localhost\r\n\r\n".to_vec(), 400, true),
         (with("GET / HTTP/1.1", "No colon\r\n"), 400, true),
         (with("GET / HTTP/1.1", "Space : before\r\n"), 400, true),
         (with("GET / HTTP/1.1", " folded\r\n"), 400, true),
@@ -146,14 +167,38 @@ fn bad_requests_are_refused_by_their_code() {
     }
 }
 
+fn answer(request: &[u8]) -> String {
+    let transcript =
+        script::play_out(&mut machine(&server()), &[Op::Receive(request.to_vec()), Op::Eof]);
+    String::from_utf8(transcript.output).unwrap()
+}
+
 #[test]
 fn what_can_not_be_done_says_what_can() {
-    let transcript = script::play_out(
-        &mut machine(&server()),
-        &[Op::Receive(format!("POST / HTTP/1.1\r\n{HOST}\r\n").into_bytes())],
-    );
-    let text = String::from_utf8(transcript.output).unwrap();
-    assert!(text.contains("\r\nAllow: GET, HEAD\r\n"), "{text}");
+    for line in ["POST /", "POST /nowhere", "OPTIONS *", "get /"] {
+        let text = answer(format!("{line} HTTP/1.1\r\n{HOST}\r\n").as_bytes());
+        assert!(text.contains("\r\nAllow: GET, HEAD\r\n"), "{line}: {text}");
+    }
+}
+
+/// RFC 9110, section 9.3.2.
+#[test]
+fn no_answer_to_a_head_request_has_content_not_even_a_refusal() {
+    let long = "x".repeat(9000);
+    for request in [
+        "HEAD / HTTP/1.1\r\n\r\n".into(),
+        "\r\nHEAD / HTTP/1.1\r\nNo colon\r\n\r\n".into(),
+        "HEAD / HTTP/3.0\r\n\r\n".into(),
+        format!("HEAD / HTTP/1.1\r\nA: {long}\r\n\r\n"),
+        format!("HEAD / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\n"),
+    ] {
+        let text = answer(request.as_bytes());
+        assert!(text.starts_with("HTTP/1.1 ") && !text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(text.ends_with("\r\n\r\n"), "{text}");
+    }
+    let begun = [Op::Receive(b"HEAD / HTTP/1.1\r\n".to_vec()), Op::Timeout];
+    let late = script::play_out(&mut machine(&server()), &begun).output;
+    assert!(late.starts_with(b"HTTP/1.1 408 ") && late.ends_with(b"\r\n\r\n"));
 }
 
 /// A head of 8 KiB fits, one byte more does not.

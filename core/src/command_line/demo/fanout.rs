@@ -1,6 +1,6 @@
 //! A source, the fan-out of its messages, and subscribers, of whom one never reads.
 
-use core::{future::Future, num::NonZeroUsize, task::Poll, time::Duration};
+use core::{future::Future, mem, num::NonZeroUsize, task::Poll, time::Duration};
 use std::future::poll_fn;
 
 use super::{LiveLine, say};
@@ -85,11 +85,13 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let (least, gaps) = board.with(|board| (board.messages.iter().min().copied(), board.gaps));
     let (least, all) = (least.unwrap_or(0), counters.messages_in);
     say(&format!(
-        "subscribers  {HEALTHY} have {least} or more of {all} messages, {gaps} gaps\n\
+        "subscribers  {HEALTHY} have at least {least} of {all} messages, {gaps} gaps\n\
          stalled      {ended} disconnected because it lagged; the upstream was held for it for \
-         {:.1?}\n\
+         {:.1} s\n\
          server       {} messages delivered, {} bytes of cut messages dropped",
-        counters.held, counters.delivered, counters.tail_bytes_dropped,
+        counters.held.as_secs_f64(),
+        counters.delivered,
+        counters.tail_bytes_dropped,
     ))?;
     if least == all && all >= LEAST && gaps == 0 {
         return Ok(());
@@ -142,6 +144,7 @@ async fn watch<R: Runtime>(
     let began = clock.now();
     let mut dial = Some(dial);
     let mut next = began;
+    let mut shown = 0;
     loop {
         poll_fn(|cx| clock.poll_until(cx, next)).await;
         let now = clock.now();
@@ -155,13 +158,20 @@ async fn watch<R: Runtime>(
             let least = board.messages.iter().min().copied().unwrap_or(0);
             (least, board.gaps)
         });
-        line.show(format!(
-            "{:.1} s  fan-out: {} messages in; {HEALTHY} subscribers have {least} or more, {gaps} \
-             gaps; the one that never reads {}",
-            now.since(began).as_secs_f64(),
-            counters.messages_in,
-            if counters.lagged > 0 { "was disconnected" } else { "is still connected" },
-        ));
+        let news = counters.messages_in - mem::replace(&mut shown, counters.messages_in);
+        if counters.messages_in > 0 {
+            line.show(format!(
+                "{:.1} s  fan-out: {} messages in; {HEALTHY} subscribers have at least {least}, \
+                 {gaps} gaps; the one that never reads {}",
+                now.since(began).as_secs_f64(),
+                counters.messages_in,
+                match (counters.lagged, news) {
+                    (0, 0) => "holds the upstream",
+                    (0, _) => "is still connected",
+                    (_, _) => "was disconnected",
+                },
+            ));
+        }
         if counters.messages_in >= LEAST || now.since(began) > AT_MOST {
             line.clear();
             return Ok(());
