@@ -52,8 +52,6 @@ impl Server {
         let name = self.name();
         let mut command = Command::new(env::current_exe()?);
         command.args(["--serve", &name, "--workers", &workers.to_string()]);
-        // What smol's own executor goes by.
-        command.env("SMOL_THREADS", workers.to_string());
         Process::start(&name, &mut command, cores)
     }
 
@@ -63,7 +61,7 @@ impl Server {
         match self {
             Self::Floor => floor::serve(),
             Self::TokioHand => hand_written::tokio(workers),
-            Self::SmolHand => hand_written::smol(),
+            Self::SmolHand => hand_written::smol(workers),
             Self::StdHand => hand_written::threads(),
             Self::Tokio => machines::tokio(workers),
             Self::Smol => machines::smol(workers),

@@ -20,20 +20,20 @@ use crate::{
 /// On tokio, until it is killed.
 pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
     let runtime = runtimes::tokio(workers)?;
-    runtime.block_on(fan_out(&Tokio::new(runtime.handle().clone()), upstream))
+    runtime.block_on(fan_out(Tokio::new(runtime.handle().clone()), upstream))
 }
 
 /// On smol, until it is killed.
 pub(crate) fn smol(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
-    smol::block_on(fan_out(&Smol::new(runtimes::smol(workers)?), upstream))
+    runtimes::smol(workers, move |executor| fan_out(Smol::new(executor), upstream))
 }
 
 /// On threads, until it is killed.
 pub(crate) fn threads(upstream: SocketAddr) -> io::Result<()> {
-    wirestate_std::block_on(fan_out(&Threads::new(), upstream))
+    wirestate_std::block_on(fan_out(Threads::new(), upstream))
 }
 
-async fn fan_out<R: Runtime>(runtime: &R, upstream: SocketAddr) -> io::Result<()> {
+async fn fan_out<R: Runtime>(runtime: R, upstream: SocketAddr) -> io::Result<()> {
     let (host, port) = ANY_PORT;
     let listener = runtime.listen(&format!("{host}:{port}"))?;
     announce(listener.local_address()?.ip().expect("a port was asked for"))?;
@@ -42,7 +42,7 @@ async fn fan_out<R: Runtime>(runtime: &R, upstream: SocketAddr) -> io::Result<()
     let clock = runtime.clock();
     let machine = Upstream::new(feed.clone(), None, clock.now());
     runtime.spawn(Drive::new(machine, socket, clock))?;
-    serve(runtime, listener, &serve::Options::default(), |_, now| Subscriber::new(&feed, now))
+    serve(&runtime, listener, &serve::Options::default(), |_, now| Subscriber::new(&feed, now))
         .await;
     Ok(())
 }

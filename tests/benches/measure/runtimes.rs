@@ -1,6 +1,8 @@
 //! The runtimes as every benchmark starts them.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread};
+use std::{future::pending, io, num::NonZeroUsize, sync::Arc, thread};
+
+use smol::{Executor, block_on};
 
 /// tokio, with so many workers.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime> {
@@ -8,13 +10,21 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime
     builder.worker_threads(workers.get()).enable_all().build()
 }
 
-/// An executor with so many workers beside the thread that accepts, as smol's own has it.
-pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<Arc<smol::Executor<'static>>> {
-    let executor = Arc::new(smol::Executor::new());
-    for _ in 0..workers.get() {
+/// smol, with so many workers, the calling thread among them, as wirestate-smol has it: what `run`
+/// makes of the executor, to its end.
+pub(crate) fn smol<F>(
+    workers: NonZeroUsize,
+    run: impl FnOnce(Arc<Executor<'static>>) -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let executor = Arc::new(Executor::new());
+    for _ in 1..workers.get() {
         let executor = Arc::clone(&executor);
-        thread::Builder::new()
-            .spawn(move || smol::block_on(executor.run(smol::future::pending::<()>())))?;
+        thread::Builder::new().spawn(move || block_on(executor.run(pending::<()>())))?;
     }
-    Ok(executor)
+    // A task, it is polled when it is woken itself, and not whenever this thread is.
+    let task = executor.spawn(run(Arc::clone(&executor)));
+    block_on(executor.run(task))
 }

@@ -46,6 +46,8 @@ mod others;
 #[path = "../measure/process.rs"]
 mod process;
 mod report;
+#[path = "../measure/runtimes.rs"]
+mod runtimes;
 mod server;
 #[path = "../measure/socket.rs"]
 mod socket;

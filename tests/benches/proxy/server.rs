@@ -61,7 +61,6 @@ impl Server {
         let name = self.name();
         let mut command = Command::new(env::current_exe()?);
         command.args(["--serve", &name, "--upstream", &upstream.to_string()]);
-        command.env("SMOL_THREADS", "1");
         let process = Process::start(&name, &mut command, cores)?;
         let end = Instant::now() + PATIENCE;
         while let Err(error) = TcpStream::connect(process.address()) {
