@@ -8,12 +8,12 @@ use std::{
 };
 
 use crate::{
-    process::{ANY_PORT, announce},
-    runtimes,
+    floor::BUFFER,
+    measure::{
+        process::{ANY_PORT, announce},
+        runtimes,
+    },
 };
-
-/// The size of each connection's buffer; that of `echo::Config` as well.
-pub(crate) const BUFFER: usize = 64 * 1024;
 
 /// On tokio, until it is killed.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
