@@ -9,12 +9,15 @@ use wirestate_smol::Smol;
 fn main() -> ExitCode {
     command_line::main("wirestate-smol", |command| {
         let executor = Arc::new(Executor::new());
-        for number in 1..=thread::available_parallelism()?.get() {
+        // This thread is the first.
+        for number in 2..=thread::available_parallelism()?.get() {
             let executor = executor.clone();
             thread::Builder::new()
                 .name(format!("smol-{number}"))
                 .spawn(move || block_on(executor.run(pending::<()>())))?;
         }
-        Ok(block_on(command.run(Smol::new(executor))))
+        // A task, it is polled when it is woken itself, and not whenever this thread is.
+        let command = executor.spawn(command.run(Smol::new(executor.clone())));
+        Ok(block_on(executor.run(command)))
     })
 }

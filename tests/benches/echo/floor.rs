@@ -11,11 +11,13 @@ use rustix::{
     event::epoll::{self, CreateFlags, Event, EventData, EventFlags},
 };
 
-use crate::{
-    hand_written::BUFFER,
+use crate::measure::{
     process::{ANY_PORT, announce},
     socket::not_blocked,
 };
+
+/// The size of the buffer; that of `echo::Config` as well.
+pub(crate) const BUFFER: usize = 64 * 1024;
 
 /// Echoes until it is killed.
 pub(crate) fn serve() -> io::Result<()> {

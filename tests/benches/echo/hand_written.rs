@@ -8,12 +8,12 @@ use std::{
 };
 
 use crate::{
-    process::{ANY_PORT, announce},
-    runtimes,
+    floor::BUFFER,
+    measure::{
+        process::{ANY_PORT, announce},
+        runtimes,
+    },
 };
-
-/// The size of each connection's buffer; that of `echo::Config` as well.
-pub(crate) const BUFFER: usize = 64 * 1024;
 
 /// On tokio, until it is killed.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
@@ -44,8 +44,8 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
     })
 }
 
-/// On smol, until it is killed. The number of workers is smol's own `SMOL_THREADS`.
-pub(crate) fn smol() -> io::Result<()> {
+/// On smol, until it is killed.
+pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<()> {
     use smol::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -62,13 +62,13 @@ pub(crate) fn smol() -> io::Result<()> {
         }
     }
 
-    smol::block_on(async {
+    runtimes::smol(workers, |executor| async move {
         let listener = TcpListener::bind(ANY_PORT).await?;
         announce(listener.local_addr()?)?;
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            smol::spawn(echo(stream)).detach();
+            executor.spawn(echo(stream)).detach();
         }
     })
 }

@@ -7,6 +7,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     os::fd::OwnedFd,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use rustix::{
     net::{RecvFlags, recv, sockopt},
 };
 
-use crate::socket::not_blocked;
+use crate::measure::{figures::ratio, process::Process, socket::not_blocked, spent::Spent};
 
 /// The size of a message in lockstep, in bytes.
 pub(crate) const MESSAGE: usize = 64;
@@ -50,7 +51,7 @@ impl Client {
 
 /// What happens to the bytes that come back.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Check {
+enum Check {
     /// They are compared with what was sent.
     Bytes,
     /// They are counted.
@@ -150,12 +151,7 @@ impl Load {
 
     /// Each connection sends as much as the socket takes, and takes back what there is, for as long
     /// as `window`. Answers how many bytes came back, which is what was sent.
-    pub(crate) fn streaming(
-        &mut self,
-        window: Duration,
-        check: Check,
-        pattern: &Pattern,
-    ) -> io::Result<u64> {
+    fn streaming(&mut self, window: Duration, check: Check, pattern: &Pattern) -> io::Result<u64> {
         let end = Instant::now() + window;
         let before: u64 = self.clients.iter().map(|client| client.received).sum();
         let mut buffer = vec![0; RECEIVE];
@@ -182,6 +178,40 @@ impl Load {
         }
         let after: u64 = self.clients.iter().map(|client| client.received).sum();
         Ok(after - before)
+    }
+
+    /// What the server spends on `streaming`.
+    pub(crate) fn stream(
+        &mut self,
+        server: &Process,
+        window: Duration,
+        pattern: &Pattern,
+    ) -> io::Result<Spent> {
+        // Comparing is dear, so it happens first and by itself.
+        self.streaming(window / 10, Check::Bytes, pattern)?;
+        Spent::on(server, || self.streaming(window, Check::Count, pattern))
+    }
+
+    /// By how many bytes the server's memory grows with each of `count` connections that are silent
+    /// after one message, and whether it sleeps then. All of them are held, and alive at the end.
+    pub(crate) fn grow(server: &Process, count: usize) -> io::Result<(f64, bool)> {
+        // What only the first connection takes is the server's, not the connection's.
+        let mut load = Self::connect(server.address(), 1)?;
+        load.lockstep(Duration::ZERO)?;
+        thread::sleep(SETTLE);
+        let before = server.memory()?;
+        let mut left = count;
+        while left > 0 {
+            let some = left.min(BACKLOG);
+            load.add(server.address(), some)?;
+            load.lockstep(Duration::ZERO)?;
+            left -= some;
+        }
+        thread::sleep(SETTLE);
+        let grown = server.memory()?.saturating_sub(before);
+        let (_, asleep) = server.asleep()?;
+        load.lockstep(Duration::ZERO)?;
+        Ok((ratio(grown, count as u64), asleep))
     }
 
     fn watch(&self, flags: EventFlags) -> io::Result<()> {
@@ -267,6 +297,10 @@ impl Pattern {
     }
 }
 
+/// So long the server is left alone before its memory is looked at.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Connections that are opened at once; std listens with a backlog of 128 at least.
+const BACKLOG: usize = 100;
 /// The period of the [`Pattern`], a prime.
 const PERIOD: usize = 65_521;
 /// The most that one write sends.

@@ -1,43 +1,22 @@
-//! Ours: the echo machine with its defaults, on each runtime, with as many threads as the echo by
-//! hand has there.
+//! Ours: the echo machine with its defaults.
 
-use std::{io, num::NonZeroUsize};
+use std::io;
 
 use wirestate_core::{
     echo,
-    runtime::{Listener, Runtime},
-    serve,
-};
-use wirestate_smol::Smol;
-use wirestate_std::Threads;
-use wirestate_tokio::Tokio;
-
-use crate::{
-    process::{ANY_PORT, announce},
-    runtimes,
+    runtime::Runtime,
+    serve::{self, serve},
 };
 
-/// On tokio, until it is killed.
-pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
-    let runtime = runtimes::tokio(workers)?;
-    runtime.block_on(serve_echo(&Tokio::new(runtime.handle().clone())))
-}
+use crate::measure::runtimes::Ours;
 
-/// On smol, until it is killed.
-pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<()> {
-    smol::block_on(serve_echo(&Smol::new(runtimes::smol(workers)?)))
-}
+/// The echo server.
+pub(crate) struct Echo;
 
-/// On threads, until it is killed.
-pub(crate) fn threads() -> io::Result<()> {
-    wirestate_std::block_on(serve_echo(&Threads::new()))
-}
-
-async fn serve_echo<R: Runtime>(runtime: &R) -> io::Result<()> {
-    let (host, port) = ANY_PORT;
-    let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
-    let server = echo::Server::new(echo::Config::default());
-    serve::serve(runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
-    Ok(())
+impl Ours for Echo {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+        let server = echo::Server::new(echo::Config::default());
+        serve(&runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
+        Ok(())
+    }
 }

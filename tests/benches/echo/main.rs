@@ -46,40 +46,32 @@
 //! On a machine with two cores, one of them for the server: the floor took 4.3 µs a request in
 //! lockstep, tokio by hand 4.4 to 5.8, threads 6.3, smol 6.5. Streaming: 330 to 490 ns a KiB for
 //! the floor (it is sensitive to the size of a read), 331 tokio, 330 smol, 356 threads. An idle
-//! connection took 0.7 KB, 9 KB with tokio or smol, 21 KB with a thread. Such figures differ from
-//! machine to machine and from hour to hour; the ratios hold.
+//! connection took 0.7 KB, 9 KB with tokio, 21 KB with a thread; with smol 49 KB, since on the main
+//! thread, which is its worker, calloc(3) clears most of a buffer and so touches it (`M_TOP_PAD` in
+//! mallopt(3)), and 9 KB elsewhere. Such figures differ from machine to machine and from hour to
+//! hour; the ratios hold.
 
-#[path = "../measure/arguments.rs"]
-mod arguments;
-#[path = "../measure/figures.rs"]
-mod figures;
 mod floor;
 mod hand_written;
 mod load;
 mod machines;
+#[path = "../measure/mod.rs"]
 mod measure;
-#[path = "../measure/process.rs"]
-mod process;
 mod report;
-#[path = "../measure/runtimes.rs"]
-mod runtimes;
+mod rounds;
 mod server;
-#[path = "../measure/socket.rs"]
-mod socket;
-#[path = "../measure/spent.rs"]
-mod spent;
-#[path = "../measure/turns.rs"]
-mod turns;
 
-use std::{io, num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroUsize, process::ExitCode};
 
 use clap::Parser;
 
 use self::{
-    arguments::{or_all, seconds},
-    measure::{Plan, Workload},
-    process::{Cores, raise_open_files},
-    report::Report,
+    measure::{
+        arguments::{self, Shared},
+        costs::Report,
+        process::Cores,
+    },
+    rounds::{Plan, Workload},
     server::Server,
 };
 
@@ -87,78 +79,33 @@ use self::{
 /// idle connection.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many times each figure is taken; memory three times at most [default: 5]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: Option<u32>,
-    /// How long each server is under load in a round, in seconds [default: 1]
-    #[arg(long, value_parser = seconds)]
-    seconds: Option<Duration>,
+    #[command(flatten)]
+    shared: Shared<Server, Workload>,
     /// Connections of `lockstep` and `streaming`
     #[arg(long, default_value = "50")]
     connections: NonZeroUsize,
     /// Connections of `idle` [default: 2000]
     #[arg(long)]
     idle_connections: Option<NonZeroUsize>,
-    /// Worker threads of the servers that have a number of them
-    #[arg(long, default_value = "1")]
-    workers: NonZeroUsize,
-    /// Only these servers
-    #[arg(long, value_enum, value_delimiter = ',')]
-    servers: Vec<Server>,
-    /// Only these workloads
-    #[arg(long, value_enum, value_delimiter = ',')]
-    workloads: Vec<Workload>,
-    /// The result as one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Be that server: says its port on standard output, and echoes until it is killed
-    #[arg(long, value_enum, value_name = "SERVER")]
-    serve: Option<Server>,
-    /// With `--serve`: the core to stay on
-    #[arg(long, requires = "serve")]
-    core: Option<usize>,
-    /// What cargo adds when it benchmarks, and does not when it tests
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    arguments::main(run)
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    raise_open_files()?;
-    if let Some(server) = arguments.serve {
-        return server.serve(arguments.core, arguments.workers);
+    let shared = &arguments.shared;
+    if let Some(server) = shared.serve {
+        return server.serve(shared.core, shared.workers);
     }
-    let brief = !arguments.bench;
+    let idle_connections = if shared.brief() { 100 } else { 2000 };
     let plan = Plan {
-        rounds: arguments.rounds.unwrap_or(if brief { 1 } else { 5 }),
-        window: arguments.seconds.unwrap_or(Duration::from_millis(if brief { 50 } else { 1000 })),
+        basics: shared.basics(5, |_| true),
         connections: arguments.connections.get(),
-        idle_connections: arguments
-            .idle_connections
-            .map_or(if brief { 100 } else { 2000 }, NonZeroUsize::get),
-        workers: arguments.workers,
-        servers: or_all(&arguments.servers),
-        workloads: or_all(&arguments.workloads),
+        idle_connections: arguments.idle_connections.map_or(idle_connections, NonZeroUsize::get),
     };
     let cores = Cores::choose()?;
-    let series = measure::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &series);
-    if arguments.json {
-        report.print_json()
-    } else if brief {
-        // Figures of an unoptimized build would mislead.
-        println!("echo: every byte came back from every server");
-        Ok(())
-    } else {
-        report.print()
-    }
+    let found = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &found);
+    shared.show(&report, "echo: every byte came back from every server")
 }

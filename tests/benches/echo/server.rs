@@ -1,13 +1,18 @@
 //! The servers.
 
-use std::{env, io, num::NonZeroUsize, process::Command};
+use std::{io, num::NonZeroUsize};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
-    floor, hand_written, machines,
-    process::{Cores, Process, become_server},
+    floor, hand_written,
+    machines::Echo,
+    measure::{
+        arguments::Choice,
+        process::{Cores, Process, become_server},
+        runtimes::Ours,
+    },
 };
 
 /// What is compared. An echo by hand comes right before ours on the same runtime.
@@ -41,20 +46,10 @@ impl Server {
         }
     }
 
-    /// The name on the command line.
-    pub(crate) fn name(self) -> String {
-        let value = self.to_possible_value().expect("no server is hidden");
-        value.get_name().to_owned()
-    }
-
     /// Starts this program again as that server.
     pub(crate) fn start(self, cores: Cores, workers: NonZeroUsize) -> io::Result<Process> {
-        let name = self.name();
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--serve", &name, "--workers", &workers.to_string()]);
-        // What smol's own executor goes by.
-        command.env("SMOL_THREADS", workers.to_string());
-        Process::start(&name, &mut command, cores)
+        let workers = workers.to_string();
+        Process::start(&["--serve", &self.name(), "--workers", &workers], cores)
     }
 
     /// Is that server until it is killed.
@@ -63,11 +58,11 @@ impl Server {
         match self {
             Self::Floor => floor::serve(),
             Self::TokioHand => hand_written::tokio(workers),
-            Self::SmolHand => hand_written::smol(),
+            Self::SmolHand => hand_written::smol(workers),
             Self::StdHand => hand_written::threads(),
-            Self::Tokio => machines::tokio(workers),
-            Self::Smol => machines::smol(workers),
-            Self::Std => machines::threads(),
+            Self::Tokio => Echo.on_tokio(workers),
+            Self::Smol => Echo.on_smol(workers),
+            Self::Std => Echo.on_threads(),
         }
     }
 }

@@ -12,9 +12,11 @@ use rustix::{
 };
 
 use crate::{
-    process::{ANY_PORT, announce},
+    measure::{
+        process::{ANY_PORT, announce},
+        socket::not_blocked,
+    },
     protocol::MESSAGE,
-    socket::not_blocked,
 };
 
 /// The size of the ring: the window that subscribers may be behind, in bytes.

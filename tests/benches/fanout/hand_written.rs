@@ -11,9 +11,11 @@ use tokio::{
 };
 
 use crate::{
-    process::{ANY_PORT, announce},
+    measure::{
+        process::{ANY_PORT, announce},
+        runtimes,
+    },
     protocol::MESSAGE,
-    runtimes,
 };
 
 /// On tokio, until it is killed.

@@ -22,8 +22,8 @@ use rustix::{
 };
 
 use crate::{
+    measure::socket::not_blocked,
     protocol::{Frame, MESSAGE, Protocol},
-    socket::not_blocked,
 };
 
 /// The upstream and the subscribers of one server.

@@ -1,48 +1,28 @@
 //! Ours: the fan-out machines with their defaults, except that the upstream waits for the slowest.
 
-use std::{io, net::SocketAddr, num::NonZeroUsize};
+use std::{io, net::SocketAddr};
 
 use wirestate_core::{
     drive::{Clock, Drive},
     fanout::{Config, Feed, OnLag, Subscriber, Upstream},
-    runtime::{Listener, Runtime},
+    runtime::Runtime,
     serve::{self, serve},
 };
-use wirestate_smol::Smol;
-use wirestate_std::Threads;
-use wirestate_tokio::Tokio;
 
-use crate::{
-    process::{ANY_PORT, announce},
-    runtimes,
-};
+use crate::measure::runtimes::Ours;
 
-/// On tokio, until it is killed.
-pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
-    let runtime = runtimes::tokio(workers)?;
-    runtime.block_on(fan_out(&Tokio::new(runtime.handle().clone()), upstream))
-}
+/// The fan-out of what comes from there.
+pub(crate) struct FanOut(pub(crate) SocketAddr);
 
-/// On smol, until it is killed.
-pub(crate) fn smol(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
-    smol::block_on(fan_out(&Smol::new(runtimes::smol(workers)?), upstream))
-}
-
-/// On threads, until it is killed.
-pub(crate) fn threads(upstream: SocketAddr) -> io::Result<()> {
-    wirestate_std::block_on(fan_out(&Threads::new(), upstream))
-}
-
-async fn fan_out<R: Runtime>(runtime: &R, upstream: SocketAddr) -> io::Result<()> {
-    let (host, port) = ANY_PORT;
-    let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
-    let feed = Feed::new(Config { on_lag: OnLag::Block, ..Config::default() });
-    let socket = runtime.connect(&upstream.to_string()).await?;
-    let clock = runtime.clock();
-    let machine = Upstream::new(feed.clone(), None, clock.now());
-    runtime.spawn(Drive::new(machine, socket, clock))?;
-    serve(runtime, listener, &serve::Options::default(), |_, now| Subscriber::new(&feed, now))
-        .await;
-    Ok(())
+impl Ours for FanOut {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+        let feed = Feed::new(Config { on_lag: OnLag::Block, ..Config::default() });
+        let socket = runtime.connect(&self.0.to_string()).await?;
+        let clock = runtime.clock();
+        let machine = Upstream::new(feed.clone(), None, clock.now());
+        runtime.spawn(Drive::new(machine, socket, clock))?;
+        let options = serve::Options::default();
+        serve(&runtime, listener, &options, |_, now| Subscriber::new(&feed, now)).await;
+        Ok(())
+    }
 }

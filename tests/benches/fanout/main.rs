@@ -47,51 +47,38 @@
 //! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and reports
 //! only that the messages came.
 
-#[path = "../measure/arguments.rs"]
-mod arguments;
 mod brokers;
-#[path = "../measure/figures.rs"]
-mod figures;
 mod floor;
 mod hand_written;
 mod load;
 mod machines;
+#[path = "../measure/mod.rs"]
 mod measure;
-#[path = "../measure/process.rs"]
-mod process;
 mod protocol;
 mod report;
-#[path = "../measure/runtimes.rs"]
-mod runtimes;
+mod rounds;
 mod server;
-#[path = "../measure/socket.rs"]
-mod socket;
-#[path = "../measure/spent.rs"]
-mod spent;
-#[path = "../measure/turns.rs"]
-mod turns;
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroUsize, process::ExitCode};
 
 use clap::Parser;
 
 use self::{
-    arguments::{or_all, seconds},
-    measure::{Plan, Workload},
-    process::{Cores, raise_open_files},
+    measure::{
+        arguments::{self, Shared},
+        process::Cores,
+    },
     report::Report,
+    rounds::{Plan, Workload},
     server::Server,
 };
 
 /// What a fan-out costs the server: CPU per delivery, latency, memory.
 #[derive(Debug, Parser)]
+#[command(mut_arg("serve", |serve| serve.requires("upstream")))]
 struct Arguments {
-    /// How many times each figure is taken; memory once only [default: 3]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
-    rounds: Option<u32>,
-    /// How long is published to each server in a round, in seconds [default: 1]
-    #[arg(long, value_parser = seconds)]
-    seconds: Option<Duration>,
+    #[command(flatten)]
+    shared: Shared<Server, Workload>,
     /// Subscribers of `saturated`, one figure each [default: 10,100,1000]
     #[arg(long, value_delimiter = ',')]
     subscribers: Vec<NonZeroUsize>,
@@ -99,81 +86,34 @@ struct Arguments {
     /// that 1,000 subscribers have gigabytes on their way, which measures the memory's speed
     #[arg(long, default_value = "131072")]
     receive_buffer: usize,
-    /// Worker threads of the servers that have a number of them
-    #[arg(long, default_value = "1")]
-    workers: NonZeroUsize,
-    /// Only these servers
-    #[arg(long, value_enum, value_delimiter = ',')]
-    servers: Vec<Server>,
-    /// Only these workloads
-    #[arg(long, value_enum, value_delimiter = ',')]
-    workloads: Vec<Workload>,
-    /// The result as one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Be that server: says its port on standard output, and serves until it is killed
-    #[arg(long, value_enum, value_name = "SERVER", requires = "upstream")]
-    serve: Option<Server>,
     /// With `--serve`: where the messages come from
     #[arg(long, requires = "serve")]
     upstream: Option<SocketAddr>,
-    /// With `--serve`: the core to stay on
-    #[arg(long, requires = "serve")]
-    core: Option<usize>,
-    /// What cargo adds when it benchmarks, and does not when it tests
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    arguments::main(run)
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    raise_open_files()?;
-    if let Some((server, upstream)) = arguments.serve.zip(arguments.upstream) {
-        return server.serve(upstream, arguments.core, arguments.workers);
+    let shared = &arguments.shared;
+    if let Some((server, upstream)) = shared.serve.zip(arguments.upstream) {
+        return server.serve(upstream, shared.core, shared.workers);
     }
-    let brief = !arguments.bench;
+    let brief = shared.brief();
     let subscribers: Vec<_> = arguments.subscribers.iter().map(|count| count.get()).collect();
     let (fewest, most) = if brief { (&[10][..], 50) } else { (&[10, 100, 1000][..], 1000) };
-    let mut servers = or_all(&arguments.servers);
-    servers.retain(|server| {
-        let installed = server.is_installed();
-        if !installed {
-            eprintln!("{}: not installed, and left out", server.name());
-        }
-        installed
-    });
     let plan = Plan {
-        rounds: arguments.rounds.unwrap_or(if brief { 1 } else { 3 }),
-        window: arguments.seconds.unwrap_or(Duration::from_millis(if brief { 50 } else { 1000 })),
+        basics: shared.basics(3, Server::is_installed),
         saturated_subscribers: if subscribers.is_empty() { fewest.to_vec() } else { subscribers },
         paced_subscribers: most.min(100),
         memory_subscribers: most,
         drip_subscribers: 10,
         memory_messages: if brief { 100 } else { 20 * 1024 },
         receive_buffer: arguments.receive_buffer,
-        workers: arguments.workers,
-        servers,
-        workloads: or_all(&arguments.workloads),
     };
     let cores = Cores::choose()?;
-    let series = measure::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &series);
-    if arguments.json {
-        report.print_json()
-    } else if brief {
-        // Figures of an unoptimized build would mislead.
-        println!("fanout: every message came to every subscriber of every server");
-        Ok(())
-    } else {
-        report.print()
-    }
+    let found = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &found);
+    shared.show(&report, "fanout: every message came to every subscriber of every server")
 }

@@ -1,17 +1,20 @@
-//! The figures as tables, or as JSON.
+//! What the report says of the figures, and the goals.
 
-use std::io::{self, Write};
+use std::fmt;
 
 use serde::Serialize;
 
 use crate::{
-    figures::{Columns, Goal, Spread, head},
-    measure::{Case, Found, Measure, Plan, Series, Workload},
-    process::Cores,
+    measure::{
+        arguments::Choice,
+        figures::{Row, Spread, head},
+        process::Cores,
+    },
+    rounds::{Case, Found, Measure, Plan, Series, Workload},
     server::Server,
 };
 
-/// All that was found.
+/// All that was found. It displays as tables for each case.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     plan: &'a Plan,
@@ -107,55 +110,42 @@ impl<'a> Report<'a> {
         }
         Self {
             plan,
-            seconds: plan.window.as_secs_f64(),
+            seconds: plan.basics.window.as_secs_f64(),
             cores,
             figures: found.0.iter().filter_map(Figure::of).collect(),
             ratios,
         }
     }
+}
 
-    /// One JSON object.
-    pub(crate) fn print_json(&self) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        serde_json::to_writer_pretty(&mut stdout, self)?;
-        writeln!(stdout)
-    }
-
-    /// Tables for each case.
-    pub(crate) fn print(&self) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
+impl fmt::Display for Report<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for case in self.plan.cases() {
-            let (rounds, workers) = (self.plan.rounds_of(case.workload), self.plan.workers);
-            writeln!(stdout, "{case}; rounds: {rounds}, workers: {workers}\n")?;
+            let (rounds, workers) = (self.plan.rounds_of(case.workload), self.plan.basics.workers);
+            writeln!(f, "{case}; rounds: {rounds}, workers: {workers}\n")?;
             for &measure in measures(case.workload) {
-                writeln!(stdout, "{}", head(unit(measure), second(measure).map_or("", unit)))?;
+                writeln!(f, "{}", head(unit(measure), second(measure).map_or("", unit)))?;
                 let all = self.figures.iter().filter(|figure| figure.case == case);
                 for figure in all.clone().filter(|figure| figure.measure == measure) {
+                    let &Figure { server, spread, goal, reached, restless, .. } = figure;
                     let beside = all.clone().find(|other| {
-                        other.server == figure.server && Some(other.measure) == second(measure)
+                        other.server == server && Some(other.measure) == second(measure)
                     });
                     let beside = beside.map_or(String::new(), |other| {
                         format!("{:.*}", digits(other.measure), other.spread.median)
                     });
-                    let digits = digits(measure);
-                    let goal = Goal { most: figure.goal, reached: figure.reached, digits };
-                    let name = figure.server.name();
-                    let columns = Columns(figure.spread, digits);
-                    let restless = match figure.restless {
-                        0 => String::new(),
-                        rounds => format!("RUNS ON with nothing to do, rounds: {rounds}"),
-                    };
-                    writeln!(stdout, "  {name:<22}{columns}{beside:>13}  {goal}{restless}")?;
+                    let (name, digits) = (server.name(), digits(measure));
+                    let row = Row { name, spread, digits, beside, goal, reached, restless };
+                    writeln!(f, "{row}")?;
                 }
                 for ratio in &self.ratios {
                     if (ratio.case, ratio.measure) == (case, measure) {
-                        let goal = Goal { most: ratio.goal, reached: ratio.reached, digits: 2 };
-                        let name = format!("{} : {}", ratio.server.name(), ratio.to.name());
-                        let columns = Columns(ratio.times, 2);
-                        writeln!(stdout, "  {name:<22}{columns}{:13}  {goal}", "")?;
+                        let &Ratio { server, to, times, goal, reached, .. } = ratio;
+                        let name = format!("{} : {}", server.name(), to.name());
+                        writeln!(f, "{}", Row::of_ratio(name, times, goal, reached))?;
                     }
                 }
-                writeln!(stdout)?;
+                writeln!(f)?;
             }
         }
         Ok(())

@@ -1,14 +1,19 @@
 //! The servers.
 
-use std::{env, io, net::SocketAddr, num::NonZeroUsize, process::Command};
+use std::{io, net::SocketAddr, num::NonZeroUsize};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
     brokers::{self, Broker},
-    floor, hand_written, machines,
-    process::{Cores, Process, become_server},
+    floor, hand_written,
+    machines::FanOut,
+    measure::{
+        arguments::Choice,
+        process::{Cores, Process, become_server},
+        runtimes::Ours,
+    },
     protocol::Protocol,
 };
 
@@ -49,15 +54,9 @@ impl Server {
         }
     }
 
-    /// The name on the command line.
-    pub(crate) fn name(self) -> String {
-        let value = self.to_possible_value().expect("no server is hidden");
-        value.get_name().to_owned()
-    }
-
     /// Whether it is on this machine.
     pub(crate) fn is_installed(self) -> bool {
-        self.broker().is_none_or(|broker| brokers::program(broker).is_some())
+        self.broker().is_none_or(|broker| broker.program().is_some())
     }
 
     /// What it speaks.
@@ -86,11 +85,10 @@ impl Server {
         cores: Cores,
         workers: NonZeroUsize,
     ) -> io::Result<Process> {
+        let (upstream, workers) = (upstream.to_string(), workers.to_string());
         let name = self.name();
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--serve", &name, "--workers", &workers.to_string()]);
-        command.args(["--upstream", &upstream.to_string()]);
-        Process::start(&name, &mut command, cores)
+        let arguments = ["--serve", &name, "--workers", &workers, "--upstream", &upstream];
+        Process::start(&arguments, cores)
     }
 
     /// Is that server until it is killed.
@@ -104,9 +102,9 @@ impl Server {
         match self {
             Self::Floor => floor::serve(upstream),
             Self::TokioHand => hand_written::tokio(upstream, workers),
-            Self::Tokio => machines::tokio(upstream, workers),
-            Self::Smol => machines::smol(upstream, workers),
-            Self::Std => machines::threads(upstream),
+            Self::Tokio => FanOut(upstream).on_tokio(workers),
+            Self::Smol => FanOut(upstream).on_smol(workers),
+            Self::Std => FanOut(upstream).on_threads(),
             Self::Nats => brokers::serve(Broker::Nats),
             Self::Redis => brokers::serve(Broker::Redis),
         }

@@ -1,15 +1,136 @@
-//! What the benchmarks' command lines have in common.
+//! What the benchmarks' command lines have in common, and what comes of that.
 
-use std::time::Duration;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    num::NonZeroUsize,
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use super::process::raise_open_files;
+
+/// A benchmark's `main`.
+pub(crate) fn main<A: Parser>(run: impl FnOnce(&A) -> io::Result<()>) -> ExitCode {
+    let arguments = A::parse();
+    match raise_open_files().and_then(|()| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What every benchmark takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Shared<S: Choice, W: Choice> {
+    /// How many times each figure is taken; memory less often [default: 5; fanout: 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// How long each server is under load in a round, in seconds [default: 1]
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<Duration>,
+    /// Worker threads of the servers that have a number of them
+    #[arg(long, default_value = "1")]
+    pub(crate) workers: NonZeroUsize,
+    /// Only these servers
+    #[arg(long, value_enum, value_delimiter = ',')]
+    servers: Vec<S>,
+    /// Only these workloads
+    #[arg(long, value_enum, value_delimiter = ',')]
+    workloads: Vec<W>,
+    /// The result as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Be that server: says its port on standard output, and serves until it is killed
+    #[arg(long, value_enum, value_name = "SERVER")]
+    pub(crate) serve: Option<S>,
+    /// With `--serve`: the core to stay on
+    #[arg(long)]
+    pub(crate) core: Option<usize>,
+    /// What cargo adds when it benchmarks, and does not when it tests
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What can be chosen on the command line.
+pub(crate) trait Choice:
+    ValueEnum + Copy + PartialEq + Serialize + Send + Sync + 'static
+{
+    /// The name on the command line.
+    fn name(self) -> String {
+        let value = self.to_possible_value().expect("none is hidden");
+        value.get_name().to_owned()
+    }
+}
+
+impl<T: ValueEnum + Copy + PartialEq + Serialize + Send + Sync + 'static> Choice for T {}
+
+/// What every benchmark's plan has.
+#[derive(Debug, Serialize)]
+pub(crate) struct Basics<S, W> {
+    pub(crate) rounds: u32,
+    /// How long one server is under load in a round.
+    #[serde(skip)]
+    pub(crate) window: Duration,
+    pub(crate) workers: NonZeroUsize,
+    pub(crate) servers: Vec<S>,
+    pub(crate) workloads: Vec<W>,
+}
+
+impl<S: Choice, W: Choice> Shared<S, W> {
+    /// Whether cargo tests: then one short round is enough.
+    pub(crate) fn brief(&self) -> bool {
+        !self.bench
+    }
+
+    /// The plan, with so many rounds unless it is said how many, and the servers that are here.
+    pub(crate) fn basics(&self, rounds: u32, is_installed: fn(S) -> bool) -> Basics<S, W> {
+        let mut servers = or_all(&self.servers);
+        servers.retain(|&server| {
+            let installed = is_installed(server);
+            if !installed {
+                eprintln!("{}: not installed, and left out", server.name());
+            }
+            installed
+        });
+        let brief = self.brief();
+        Basics {
+            rounds: self.rounds.unwrap_or(if brief { 1 } else { rounds }),
+            window: self.seconds.unwrap_or(Duration::from_millis(if brief { 50 } else { 1000 })),
+            workers: self.workers,
+            servers,
+            workloads: or_all(&self.workloads),
+        }
+    }
+
+    /// The report in the form that was asked for; `brief` instead, where cargo tests.
+    pub(crate) fn show(&self, report: &(impl Serialize + Display), brief: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        if self.json {
+            serde_json::to_writer_pretty(&mut stdout, report)?;
+            writeln!(stdout)
+        } else if self.brief() {
+            // Figures of an unoptimized build would mislead.
+            writeln!(stdout, "{brief}")
+        } else {
+            write!(stdout, "{report}")
+        }
+    }
+}
 
 /// What was asked for, once and in the order of the report; everything where nothing was.
-pub(crate) fn or_all<T: clap::ValueEnum + PartialEq + Clone>(asked: &[T]) -> Vec<T> {
-    let all = T::value_variants().iter().cloned();
+fn or_all<T: Choice>(asked: &[T]) -> Vec<T> {
+    let all = T::value_variants().iter().copied();
     if asked.is_empty() { all.collect() } else { all.filter(|one| asked.contains(one)).collect() }
 }
 
 /// A time of seconds, 0.01 to 60.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|error| format!("{error}"))?;
     let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(10)..=Duration::from_mins(1);

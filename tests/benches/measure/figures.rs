@@ -28,34 +28,50 @@ impl Spread {
     }
 }
 
-/// The heads of [`Columns`] and what stands around them.
+/// What stands above [`Row`]s.
 pub(crate) fn head(what: &str, last: &str) -> String {
     format!("  {what:<22}{:>9}{:>18}{last:>13}  goal", "median", "least – most")
 }
 
-/// Median and extremes, in columns.
-pub(crate) struct Columns(pub(crate) Spread, pub(crate) usize);
+/// A line of a table.
+pub(crate) struct Row {
+    pub(crate) name: String,
+    pub(crate) spread: Spread,
+    /// Behind the point.
+    pub(crate) digits: usize,
+    /// What else there is to say.
+    pub(crate) beside: String,
+    /// The most that the median should be, and whether it is at most that.
+    pub(crate) goal: Option<f64>,
+    pub(crate) reached: Option<bool>,
+    /// Rounds in which the server went on running when no byte was on its way.
+    pub(crate) restless: usize,
+}
 
-impl fmt::Display for Columns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Self(Spread { median, min, max }, digits) = self;
-        let extremes = format!("{min:.digits$} – {max:.digits$}");
-        write!(f, "{median:>9.digits$}{extremes:>18}")
+impl Row {
+    pub(crate) fn of_ratio(
+        name: String,
+        spread: Spread,
+        goal: Option<f64>,
+        reached: Option<bool>,
+    ) -> Self {
+        Self { name, spread, digits: 2, beside: String::new(), goal, reached, restless: 0 }
     }
 }
 
-/// The goal, and whether it is reached.
-pub(crate) struct Goal {
-    pub(crate) most: Option<f64>,
-    pub(crate) reached: Option<bool>,
-    pub(crate) digits: usize,
-}
-
-impl fmt::Display for Goal {
+impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((most, reached)) = self.most.zip(self.reached) else { return Ok(()) };
-        let digits = self.digits;
-        write!(f, "≤ {most:.digits$} {}", if reached { "reached" } else { "MISSED" })
+        let Self { name, digits, beside, restless, .. } = self;
+        let Spread { median, min, max } = self.spread;
+        let extremes = format!("{min:.digits$} – {max:.digits$}");
+        write!(f, "  {name:<22}{median:>9.digits$}{extremes:>18}{beside:>13}  ")?;
+        if let Some((goal, reached)) = self.goal.zip(self.reached) {
+            write!(f, "≤ {goal:.digits$} {}", if reached { "reached" } else { "MISSED" })?;
+        }
+        if *restless > 0 {
+            write!(f, "RUNS ON with nothing to do, rounds: {restless}")?;
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! A server that is measured: a process of its own on a core of its own.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -25,6 +26,22 @@ pub(crate) fn announce(address: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Tells of a port that is free now, before anybody listens on it: for a server that does not tell
+/// which one it was given.
+pub(crate) fn announce_a_free_port() -> io::Result<SocketAddr> {
+    let address = TcpListener::bind(ANY_PORT)?.local_addr()?;
+    announce(address)?;
+    Ok(address)
+}
+
+/// Where a program is, if it is installed.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    // Debian installs a server where not everyone's path leads.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
 /// Makes this process one that is measured: it keeps to the core, and ends with whoever started
 /// it.
 pub(crate) fn become_server(core: Option<usize>) -> io::Result<()> {
@@ -42,9 +59,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Runs `command`, which is this program as a server: it takes `--core`, and says its address
-    /// by [`announce`].
-    pub(crate) fn start(name: &str, command: &mut Command, cores: Cores) -> io::Result<Self> {
+    /// Runs this program again with these arguments, which make it a server that says its address
+    /// by [`announce`]; `--core` comes with them.
+    pub(crate) fn start(arguments: &[&str], cores: Cores) -> io::Result<Self> {
+        let mut command = Command::new(env::current_exe()?);
+        command.args(arguments);
         if let Some(core) = cores.server {
             command.args(["--core", &core.to_string()]);
         }
@@ -58,7 +77,8 @@ impl Process {
             (Err(error), _) => Err(error),
             (Ok(_), Err(_)) => {
                 let status = child.wait()?;
-                Err(io::Error::other(format!("{name}: it did not start ({status})")))
+                let arguments = arguments.join(" ");
+                Err(io::Error::other(format!("{arguments}: it did not start ({status})")))
             }
         }
     }
@@ -97,6 +117,13 @@ impl Process {
         }
     }
 
+    /// Kills it.
+    pub(crate) fn end(&mut self) {
+        // It fails only if the server has ended already; then there is only the status to fetch.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+
     /// Its anonymous memory (heap and stacks) that is backed by a page, in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
@@ -108,9 +135,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It fails only if the server has ended already; then there is only the status to fetch.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.end();
     }
 }
 

@@ -1,6 +1,48 @@
-//! The runtimes as every benchmark starts them.
+//! The runtimes as every benchmark starts them, and servers of ours on each.
 
-use std::{io, num::NonZeroUsize, sync::Arc, thread};
+use std::{future::pending, io, num::NonZeroUsize, sync::Arc, thread};
+
+use smol::{Executor, block_on};
+use wirestate_core::runtime::{Listener, Runtime};
+use wirestate_smol::Smol;
+use wirestate_std::Threads;
+use wirestate_tokio::Tokio;
+
+use super::process::{ANY_PORT, announce};
+
+/// A server of ours.
+pub(crate) trait Ours: Send + Sized + 'static {
+    /// Is it until it is killed.
+    fn serve<R: Runtime>(
+        self,
+        runtime: R,
+        listener: R::Listener,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    fn on_tokio(self, workers: NonZeroUsize) -> io::Result<()> {
+        let tokio = tokio(workers)?;
+        let runtime = Tokio::new(tokio.handle().clone());
+        tokio.block_on(self.serve_on(runtime))
+    }
+
+    fn on_smol(self, workers: NonZeroUsize) -> io::Result<()> {
+        smol(workers, |executor| self.serve_on(Smol::new(executor)))
+    }
+
+    fn on_threads(self) -> io::Result<()> {
+        wirestate_std::block_on(self.serve_on(Threads::new()))
+    }
+
+    /// Listens, and says where.
+    fn serve_on<R: Runtime>(self, runtime: R) -> impl Future<Output = io::Result<()>> + Send {
+        async move {
+            let (host, port) = ANY_PORT;
+            let listener = runtime.listen(&format!("{host}:{port}"))?;
+            announce(listener.local_address()?.ip().expect("a port was asked for"))?;
+            self.serve(runtime, listener).await
+        }
+    }
+}
 
 /// tokio, with so many workers.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime> {
@@ -8,13 +50,21 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime
     builder.worker_threads(workers.get()).enable_all().build()
 }
 
-/// An executor with so many workers beside the thread that accepts, as smol's own has it.
-pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<Arc<smol::Executor<'static>>> {
-    let executor = Arc::new(smol::Executor::new());
-    for _ in 0..workers.get() {
+/// smol, with so many workers, the calling thread among them, as wirestate-smol has it: what `run`
+/// makes of the executor, to its end.
+pub(crate) fn smol<F>(
+    workers: NonZeroUsize,
+    run: impl FnOnce(Arc<Executor<'static>>) -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let executor = Arc::new(Executor::new());
+    for _ in 1..workers.get() {
         let executor = Arc::clone(&executor);
-        thread::Builder::new()
-            .spawn(move || smol::block_on(executor.run(smol::future::pending::<()>())))?;
+        thread::Builder::new().spawn(move || block_on(executor.run(pending::<()>())))?;
     }
-    Ok(executor)
+    // A task, it is polled when it is woken itself, and not whenever this thread is.
+    let task = executor.spawn(run(Arc::clone(&executor)));
+    block_on(executor.run(task))
 }

@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 
 use crate::{
     dialogue::table,
-    process::{ANY_PORT, announce},
-    runtimes,
+    measure::{
+        process::{ANY_PORT, announce},
+        runtimes,
+    },
 };
 
 /// On tokio, until it is killed.

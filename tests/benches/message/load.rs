@@ -21,7 +21,7 @@ use rustix::{
 
 use crate::{
     dialogue::{Dialogue, wrong},
-    socket::not_blocked,
+    measure::socket::not_blocked,
 };
 
 /// How long the server may say nothing while it owes something.

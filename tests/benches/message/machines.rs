@@ -1,47 +1,26 @@
-//! Ours: the machine of `app-server` with its defaults, on each runtime.
+//! Ours: the machine of `app-server` with its defaults.
 
-use std::{io, num::NonZeroUsize};
+use std::io;
 
 use wirestate_core::{
     message::{
         Config, Server,
         search::{self, Table},
     },
-    runtime::{Listener, Runtime},
+    runtime::Runtime,
     serve::{self, serve},
 };
-use wirestate_smol::Smol;
-use wirestate_std::Threads;
-use wirestate_tokio::Tokio;
 
-use crate::{
-    dialogue::table,
-    process::{ANY_PORT, announce},
-    runtimes,
-};
+use crate::{dialogue::table, measure::runtimes::Ours};
 
-/// On tokio, until it is killed.
-pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
-    let runtime = runtimes::tokio(workers)?;
-    runtime.block_on(answer(&Tokio::new(runtime.handle().clone())))
-}
+/// The server that answers requests.
+pub(crate) struct App;
 
-/// On smol, until it is killed.
-pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<()> {
-    smol::block_on(answer(&Smol::new(runtimes::smol(workers)?)))
-}
-
-/// On threads, until it is killed.
-pub(crate) fn threads() -> io::Result<()> {
-    wirestate_std::block_on(answer(&Threads::new()))
-}
-
-async fn answer<R: Runtime>(runtime: &R) -> io::Result<()> {
-    let (host, port) = ANY_PORT;
-    let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
-    let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
-    let server = Server::new(Config::default(), search::service(table));
-    serve(runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
-    Ok(())
+impl Ours for App {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+        let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
+        let server = Server::new(Config::default(), search::service(table));
+        serve(&runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
+        Ok(())
+    }
 }

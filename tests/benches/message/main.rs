@@ -41,114 +41,59 @@
 //! that other programs took the core, or that waking it took longer than an answer, which happens
 //! on virtual machines.
 
-#[path = "../measure/arguments.rs"]
-mod arguments;
 mod dialogue;
-#[path = "../measure/figures.rs"]
-mod figures;
 mod hand_written;
 mod load;
 mod machines;
+#[path = "../measure/mod.rs"]
 mod measure;
-#[expect(dead_code, reason = "no memory is measured here")]
-#[path = "../measure/process.rs"]
-mod process;
 mod report;
-#[path = "../measure/runtimes.rs"]
-mod runtimes;
+mod rounds;
 mod server;
-#[path = "../measure/socket.rs"]
-mod socket;
-#[path = "../measure/spent.rs"]
-mod spent;
-#[path = "../measure/turns.rs"]
-mod turns;
 
-use std::{io, num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{io, num::NonZeroUsize, process::ExitCode};
 
 use clap::Parser;
 
 use self::{
-    arguments::{or_all, seconds},
-    measure::{Plan, Workload},
-    process::{Cores, raise_open_files},
-    report::Report,
+    measure::{
+        arguments::{self, Shared},
+        costs::Report,
+        process::Cores,
+    },
+    rounds::{Plan, Workload},
     server::Server,
 };
 
 /// What requests with a JSON header cost the server, beside the same by hand: CPU per request.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many times each figure is taken [default: 5]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: Option<u32>,
-    /// How long each server is under load in a round, in seconds [default: 1]
-    #[arg(long, value_parser = seconds)]
-    seconds: Option<Duration>,
+    #[command(flatten)]
+    shared: Shared<Server, Workload>,
     /// Connections
     #[arg(long, default_value = "50")]
     connections: NonZeroUsize,
     /// Requests of a connection that are in flight in `pipelined`
     #[arg(long, default_value = "16", value_parser = clap::value_parser!(u16).range(1..=100))]
     in_flight: u16,
-    /// Worker threads of the servers that have a number of them
-    #[arg(long, default_value = "1")]
-    workers: NonZeroUsize,
-    /// Only these servers
-    #[arg(long, value_enum, value_delimiter = ',')]
-    servers: Vec<Server>,
-    /// Only these workloads
-    #[arg(long, value_enum, value_delimiter = ',')]
-    workloads: Vec<Workload>,
-    /// The result as one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Be that server: says its port on standard output, and answers until it is killed
-    #[arg(long, value_enum, value_name = "SERVER")]
-    serve: Option<Server>,
-    /// With `--serve`: the core to stay on
-    #[arg(long, requires = "serve")]
-    core: Option<usize>,
-    /// What cargo adds when it benchmarks, and does not when it tests
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    arguments::main(run)
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    raise_open_files()?;
-    if let Some(server) = arguments.serve {
-        return server.serve(arguments.core, arguments.workers);
+    let shared = &arguments.shared;
+    if let Some(server) = shared.serve {
+        return server.serve(shared.core, shared.workers);
     }
-    let brief = !arguments.bench;
     let plan = Plan {
-        rounds: arguments.rounds.unwrap_or(if brief { 1 } else { 5 }),
-        window: arguments.seconds.unwrap_or(Duration::from_millis(if brief { 50 } else { 1000 })),
+        basics: shared.basics(5, |_| true),
         connections: arguments.connections.get(),
         in_flight: arguments.in_flight.into(),
-        workers: arguments.workers,
-        servers: or_all(&arguments.servers),
-        workloads: or_all(&arguments.workloads),
     };
     let cores = Cores::choose()?;
-    let series = measure::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &series);
-    if arguments.json {
-        report.print_json()
-    } else if brief {
-        // Figures of an unoptimized build would mislead.
-        println!("message: every reply came from every server, in its order");
-        Ok(())
-    } else {
-        report.print()
-    }
+    let found = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &found);
+    shared.show(&report, "message: every reply came from every server, in its order")
 }

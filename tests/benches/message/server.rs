@@ -1,13 +1,18 @@
 //! The servers.
 
-use std::{env, io, num::NonZeroUsize, process::Command};
+use std::{io, num::NonZeroUsize};
 
 use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
-    hand_written, machines,
-    process::{Cores, Process, become_server},
+    hand_written,
+    machines::App,
+    measure::{
+        arguments::Choice,
+        process::{Cores, Process, become_server},
+        runtimes::Ours,
+    },
 };
 
 /// What is compared.
@@ -36,18 +41,10 @@ impl Server {
         }
     }
 
-    /// The name on the command line.
-    pub(crate) fn name(self) -> String {
-        let value = self.to_possible_value().expect("no server is hidden");
-        value.get_name().to_owned()
-    }
-
     /// Starts this program again as that server.
     pub(crate) fn start(self, cores: Cores, workers: NonZeroUsize) -> io::Result<Process> {
-        let name = self.name();
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--serve", &name, "--workers", &workers.to_string()]);
-        Process::start(&name, &mut command, cores)
+        let workers = workers.to_string();
+        Process::start(&["--serve", &self.name(), "--workers", &workers], cores)
     }
 
     /// Is that server until it is killed.
@@ -55,10 +52,10 @@ impl Server {
         become_server(core)?;
         match self {
             Self::TokioHand => hand_written::tokio(workers),
-            Self::Tokio => machines::tokio(workers),
-            Self::Smol => machines::smol(workers),
+            Self::Tokio => App.on_tokio(workers),
+            Self::Smol => App.on_smol(workers),
             Self::StdHand => hand_written::threads(),
-            Self::Std => machines::threads(),
+            Self::Std => App.on_threads(),
         }
     }
 }

@@ -1,45 +1,23 @@
-//! Ours, with its defaults and one thread that relays, on each runtime.
+//! Ours, with its defaults.
 
-use std::{io, net::SocketAddr, sync::Arc, thread};
+use std::{io, net::SocketAddr};
 
 use wirestate_core::{
     proxy::{Balance, Config, Proxy, Relays, Upstreams, serve},
-    runtime::{Listener, Runtime},
+    runtime::Runtime,
     serve::Options,
 };
-use wirestate_smol::Smol;
-use wirestate_std::Threads;
-use wirestate_tokio::Tokio;
 
-use crate::process::{ANY_PORT, announce};
+use crate::measure::runtimes::Ours;
 
-/// On tokio, until it is killed.
-pub(crate) fn tokio(upstream: SocketAddr) -> io::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build()?;
-    runtime.block_on(relay(&Tokio::new(runtime.handle().clone()), upstream))
-}
+/// The relay to there.
+pub(crate) struct Relay(pub(crate) SocketAddr);
 
-/// On smol, until it is killed.
-pub(crate) fn smol(upstream: SocketAddr) -> io::Result<()> {
-    let executor = Arc::new(smol::Executor::new());
-    let worker = Arc::clone(&executor);
-    thread::Builder::new()
-        .spawn(move || smol::block_on(worker.run(smol::future::pending::<()>())))?;
-    smol::block_on(relay(&Smol::new(executor), upstream))
-}
-
-/// On threads, one per pair, until it is killed.
-pub(crate) fn threads(upstream: SocketAddr) -> io::Result<()> {
-    wirestate_std::block_on(relay(&Threads::new(), upstream))
-}
-
-async fn relay<R: Runtime>(runtime: &R, upstream: SocketAddr) -> io::Result<()> {
-    let (host, port) = ANY_PORT;
-    let listener = runtime.listen(&format!("{host}:{port}"))?;
-    announce(listener.local_address()?.ip().expect("a port was asked for"))?;
-    let upstreams = Upstreams::new([upstream.to_string()], Balance::RoundRobin, 1);
-    let proxy = Proxy::new(Relays::new(Config::default()), upstreams);
-    serve(runtime, listener, &Options::default(), &proxy).await;
-    Ok(())
+impl Ours for Relay {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+        let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
+        let proxy = Proxy::new(Relays::new(Config::default()), upstreams);
+        serve(&runtime, listener, &Options::default(), &proxy).await;
+        Ok(())
+    }
 }

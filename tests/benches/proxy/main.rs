@@ -25,135 +25,80 @@
 //! The program runs itself again as the proxy (`--serve`), a fresh process for each round, pinned to
 //! one core; load and upstream are pinned to another. In each round all proxies run side by side and
 //! get the load in turns, back and forth; a ratio is that of two proxies in one round, and what is
-//! reported is the median of the rounds with the extremes. All have one thread that relays. nginx and
+//! reported is the median of the rounds with the extremes. All have one thread that relays; of ours
+//! tokio and smol have as many as `--workers` says, and std one for each connection. nginx and
 //! `HAProxy` are left out where they are not installed (Debian: `nginx` with `libnginx-mod-stream`,
 //! `haproxy`).
 //!
 //! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and reports
 //! only that the bytes came back. Let nothing else run meanwhile.
 
-#[path = "../measure/arguments.rs"]
-mod arguments;
-#[path = "../measure/figures.rs"]
-mod figures;
 #[path = "../echo/floor.rs"]
 mod floor;
 #[path = "../echo/load.rs"]
 mod load;
 mod machines;
+#[path = "../measure/mod.rs"]
 mod measure;
 mod others;
-#[path = "../measure/process.rs"]
-mod process;
 mod report;
+mod rounds;
 mod server;
-#[path = "../measure/socket.rs"]
-mod socket;
 
-/// What the floor goes by, as in the echo benchmark.
-mod hand_written {
-    /// The size of its buffer, in bytes.
-    pub(crate) const BUFFER: usize = 64 * 1024;
-}
-
-use std::{io, net::SocketAddr, num::NonZeroUsize, process::ExitCode, time::Duration};
+use std::{io, net::SocketAddr, num::NonZeroUsize, process::ExitCode};
 
 use clap::Parser;
 
 use self::{
-    arguments::{or_all, seconds},
-    measure::{Plan, Workload},
-    process::{Cores, raise_open_files},
-    report::Report,
+    measure::{
+        arguments::{self, Shared},
+        costs::Report,
+        process::Cores,
+    },
+    rounds::{Plan, Workload},
     server::Server,
 };
 
 /// What relaying costs the proxy: CPU per round trip and per KiB, memory per pair.
 #[derive(Debug, Parser)]
+#[command(mut_arg("serve", |serve| serve.requires("upstream")))]
 struct Arguments {
-    /// How many times each figure is taken; memory once only [default: 5]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: Option<u32>,
-    /// How long each proxy is under load in a round, in seconds [default: 1]
-    #[arg(long, value_parser = seconds)]
-    seconds: Option<Duration>,
+    #[command(flatten)]
+    shared: Shared<Server, Workload>,
     /// Connections of `lockstep` and `streams`
     #[arg(long, default_value = "50")]
     connections: NonZeroUsize,
     /// Connections of `pairs` [default: 4000]
     #[arg(long)]
     pairs: Option<NonZeroUsize>,
-    /// Only these proxies
-    #[arg(long, value_enum, value_delimiter = ',')]
-    servers: Vec<Server>,
-    /// Only these workloads
-    #[arg(long, value_enum, value_delimiter = ',')]
-    workloads: Vec<Workload>,
-    /// The result as one JSON object
-    #[arg(long)]
-    json: bool,
-    /// Be that proxy until it is killed
-    #[arg(long, value_enum, value_name = "SERVER", requires = "upstream")]
-    serve: Option<Server>,
     /// With `--serve`: where connections go
     #[arg(long, requires = "serve")]
     upstream: Option<SocketAddr>,
     /// Be the upstream: says its port on standard output, and echoes until it is killed
     #[arg(long, conflicts_with = "serve")]
     echo: bool,
-    /// With `--serve`: the core to stay on
-    #[arg(long)]
-    core: Option<usize>,
-    /// What cargo adds when it benchmarks, and does not when it tests
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    arguments::main(run)
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    raise_open_files()?;
-    if let Some((server, upstream)) = arguments.serve.zip(arguments.upstream) {
-        return server.serve(upstream, arguments.core);
+    let shared = &arguments.shared;
+    if let Some((server, upstream)) = shared.serve.zip(arguments.upstream) {
+        return server.serve(upstream, shared.core, shared.workers);
     }
     if arguments.echo {
         return server::echo();
     }
-    let brief = !arguments.bench;
-    let mut servers = or_all(&arguments.servers);
-    servers.retain(|server| {
-        let installed = server.is_installed();
-        if !installed {
-            eprintln!("{}: not installed, and left out", server.name());
-        }
-        installed
-    });
+    let pairs = if shared.brief() { 100 } else { 4000 };
     let plan = Plan {
-        rounds: arguments.rounds.unwrap_or(if brief { 1 } else { 5 }),
-        window: arguments.seconds.unwrap_or(Duration::from_millis(if brief { 50 } else { 1000 })),
+        basics: shared.basics(5, Server::is_installed),
         connections: arguments.connections.get(),
-        pairs: arguments.pairs.map_or(if brief { 100 } else { 4000 }, NonZeroUsize::get),
-        servers,
-        workloads: or_all(&arguments.workloads),
+        pairs: arguments.pairs.map_or(pairs, NonZeroUsize::get),
     };
     let cores = Cores::choose()?;
-    let series = measure::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &series);
-    if arguments.json {
-        report.print_json()
-    } else if brief {
-        // Figures of an unoptimized build would mislead.
-        println!("proxy: every byte came back through every proxy");
-        Ok(())
-    } else {
-        report.print()
-    }
+    let found = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &found);
+    shared.show(&report, "proxy: every byte came back through every proxy")
 }

@@ -4,21 +4,13 @@ use std::{
     env,
     fs::{self, File},
     io::{self, Seek, Write},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio, id},
 };
 
-use crate::process::{ANY_PORT, announce};
-
-/// Where a program is, if it is installed.
-pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    // Debian installs a server where not everyone's path leads.
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
-    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
-}
+use crate::measure::process::{announce_a_free_port, program};
 
 /// nginx's module that relays TCP, where distributions have it.
 pub(crate) fn stream_module() -> Option<&'static Path> {
@@ -29,11 +21,10 @@ pub(crate) fn stream_module() -> Option<&'static Path> {
     modules.into_iter().map(Path::new).find(|module| module.is_file())
 }
 
-/// Becomes nginx: this process keeps its core and its death signal. The port is announced before
-/// anybody listens on it.
+/// Becomes nginx: this process keeps its core and its death signal.
 pub(crate) fn nginx(upstream: SocketAddr) -> io::Result<()> {
     let module = stream_module().ok_or(io::ErrorKind::NotFound)?.display();
-    let address = announced()?;
+    let address = announce_a_free_port()?;
     let configuration = format!(
         "load_module {module};
         daemon off; master_process off; pid /dev/null; error_log /dev/null crit;
@@ -49,7 +40,7 @@ pub(crate) fn nginx(upstream: SocketAddr) -> io::Result<()> {
 
 /// Becomes `HAProxy`, likewise.
 pub(crate) fn haproxy(upstream: SocketAddr) -> io::Result<()> {
-    let address = announced()?;
+    let address = announce_a_free_port()?;
     let configuration = format!(
         "global
             maxconn 9000
@@ -65,13 +56,6 @@ pub(crate) fn haproxy(upstream: SocketAddr) -> io::Result<()> {
     );
     let mut command = Command::new(program("haproxy").ok_or(io::ErrorKind::NotFound)?);
     become_it(command.args(["-db", "-f", "/dev/stdin"]), &configuration)
-}
-
-/// Neither tells which port it was given, so one is chosen that is free now.
-fn announced() -> io::Result<SocketAddr> {
-    let address = TcpListener::bind(ANY_PORT)?.local_addr()?;
-    announce(address)?;
-    Ok(address)
 }
 
 /// The configuration is its standard input: a file without a name, of which nothing is left.

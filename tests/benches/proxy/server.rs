@@ -1,9 +1,9 @@
 //! The proxies, and what is behind them.
 
 use std::{
-    env, io,
+    io,
     net::{SocketAddr, TcpStream},
-    process::Command,
+    num::NonZeroUsize,
     thread,
     time::{Duration, Instant},
 };
@@ -12,8 +12,14 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
-    floor, machines, others,
-    process::{Cores, Process, become_server},
+    floor,
+    machines::Relay,
+    measure::{
+        arguments::Choice,
+        process::{Cores, Process, become_server, program},
+        runtimes::Ours,
+    },
+    others,
 };
 
 /// What is compared.
@@ -44,25 +50,23 @@ impl Server {
     /// Whether it is on this machine.
     pub(crate) fn is_installed(self) -> bool {
         match self {
-            Self::Nginx => others::program("nginx").is_some() && others::stream_module().is_some(),
-            Self::Haproxy => others::program("haproxy").is_some(),
+            Self::Nginx => program("nginx").is_some() && others::stream_module().is_some(),
+            Self::Haproxy => program("haproxy").is_some(),
             Self::Tokio | Self::Smol | Self::Std => true,
         }
     }
 
-    /// The name on the command line.
-    pub(crate) fn name(self) -> String {
-        let value = self.to_possible_value().expect("no server is hidden");
-        value.get_name().to_owned()
-    }
-
     /// Starts this program again as that proxy to `upstream`, and waits until it listens.
-    pub(crate) fn start(self, upstream: SocketAddr, cores: Cores) -> io::Result<Process> {
+    pub(crate) fn start(
+        self,
+        upstream: SocketAddr,
+        cores: Cores,
+        workers: NonZeroUsize,
+    ) -> io::Result<Process> {
         let name = self.name();
-        let mut command = Command::new(env::current_exe()?);
-        command.args(["--serve", &name, "--upstream", &upstream.to_string()]);
-        command.env("SMOL_THREADS", "1");
-        let process = Process::start(&name, &mut command, cores)?;
+        let (upstream, workers) = (upstream.to_string(), workers.to_string());
+        let arguments = ["--serve", &name, "--workers", &workers, "--upstream", &upstream];
+        let process = Process::start(&arguments, cores)?;
         let end = Instant::now() + PATIENCE;
         while let Err(error) = TcpStream::connect(process.address()) {
             if Instant::now() >= end {
@@ -74,14 +78,19 @@ impl Server {
     }
 
     /// Is that proxy until it is killed.
-    pub(crate) fn serve(self, upstream: SocketAddr, core: Option<usize>) -> io::Result<()> {
+    pub(crate) fn serve(
+        self,
+        upstream: SocketAddr,
+        core: Option<usize>,
+        workers: NonZeroUsize,
+    ) -> io::Result<()> {
         become_server(core)?;
         match self {
             Self::Nginx => others::nginx(upstream),
             Self::Haproxy => others::haproxy(upstream),
-            Self::Tokio => machines::tokio(upstream),
-            Self::Smol => machines::smol(upstream),
-            Self::Std => machines::threads(upstream),
+            Self::Tokio => Relay(upstream).on_tokio(workers),
+            Self::Smol => Relay(upstream).on_smol(workers),
+            Self::Std => Relay(upstream).on_threads(),
         }
     }
 }
@@ -89,7 +98,7 @@ impl Server {
 /// Starts this program again as the upstream, which stays on the load's core: it has that from the
 /// process that starts it, which has pinned itself.
 pub(crate) fn start_echo(cores: Cores) -> io::Result<Process> {
-    Process::start("echo", Command::new(env::current_exe()?).arg("--echo"), cores)
+    Process::start(&["--echo"], cores)
 }
 
 /// Is the upstream until it is killed.

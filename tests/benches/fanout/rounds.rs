@@ -1,4 +1,4 @@
-//! The rounds, and how each figure is taken.
+//! What is planned, the rounds, and how each figure is taken.
 
 use std::{fmt, io, net::TcpListener, num::NonZeroUsize, thread, time::Duration};
 
@@ -6,12 +6,15 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
-    figures::ratio,
     load::{Check, Extent, Load},
-    process::{ANY_PORT, Cores, Process},
+    measure::{
+        arguments::{Basics, Choice},
+        figures::ratio,
+        process::{ANY_PORT, Cores},
+        spent::Spent,
+        turns::{Running, back_and_forth},
+    },
     server::Server,
-    spent::Spent,
-    turns::back_and_forth,
 };
 
 /// What the server is given to do.
@@ -56,10 +59,8 @@ pub(crate) enum Measure {
 /// What is to be measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plan {
-    pub(crate) rounds: u32,
-    /// How long is published to one server in a round.
-    #[serde(skip)]
-    pub(crate) window: Duration,
+    #[serde(flatten)]
+    pub(crate) basics: Basics<Server, Workload>,
     pub(crate) saturated_subscribers: Vec<usize>,
     pub(crate) paced_subscribers: usize,
     pub(crate) memory_subscribers: usize,
@@ -68,9 +69,6 @@ pub(crate) struct Plan {
     pub(crate) memory_messages: u64,
     /// Each subscriber's receive buffer, in bytes; 0: of the kernel's choice.
     pub(crate) receive_buffer: usize,
-    pub(crate) workers: NonZeroUsize,
-    pub(crate) servers: Vec<Server>,
-    pub(crate) workloads: Vec<Workload>,
 }
 
 impl Plan {
@@ -84,13 +82,13 @@ impl Plan {
         let cases = |&workload: &Workload| {
             subscribers(workload).into_iter().map(move |subscribers| Case { workload, subscribers })
         };
-        self.workloads.iter().flat_map(cases).collect()
+        self.basics.workloads.iter().flat_map(cases).collect()
     }
 
     /// Memory differs little from run to run.
     pub(crate) fn rounds_of(&self, workload: Workload) -> u32 {
         match workload {
-            Workload::Saturated | Workload::Paced => self.rounds,
+            Workload::Saturated | Workload::Paced => self.basics.rounds,
             Workload::Memory | Workload::Drip => 1,
         }
     }
@@ -141,7 +139,7 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Found> {
                     side_by_side(plan, cores, case, &mut found)?;
                 }
                 Workload::Memory | Workload::Drip => {
-                    for &server in &plan.servers {
+                    for &server in &plan.basics.servers {
                         let explain = explain(case, server);
                         memory(plan, cores, case, server, &mut found).map_err(explain)?;
                     }
@@ -152,41 +150,41 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Found> {
     Ok(found)
 }
 
-/// A server that is connected.
-struct Running {
+/// A load, and how long its deliveries took.
+type Timed = (Load, Vec<Duration>);
+
+/// Starts a server and connects to it.
+fn start(
+    plan: &Plan,
+    cores: Cores,
+    case: Case,
     server: Server,
-    process: Process,
-    load: Load,
-    spent: Spent,
-    latencies: Vec<Duration>,
+) -> io::Result<Running<Server, Timed>> {
+    let upstream = TcpListener::bind(ANY_PORT)?;
+    let process = server.start(upstream.local_addr()?, cores, plan.basics.workers)?;
+    let address = process.address();
+    let (protocol, buffer) = (server.protocol(), NonZeroUsize::new(plan.receive_buffer));
+    let load = Load::connect(protocol, &upstream, address, case.subscribers, buffer)?;
+    Ok(Running::new(server, process, (load, Vec::new())))
 }
 
-impl Running {
-    fn start(plan: &Plan, cores: Cores, case: Case, server: Server) -> io::Result<Self> {
-        let upstream = TcpListener::bind(ANY_PORT)?;
-        let process = server.start(upstream.local_addr()?, cores, plan.workers)?;
-        let address = process.address();
-        let (protocol, buffer) = (server.protocol(), NonZeroUsize::new(plan.receive_buffer));
-        let load = Load::connect(protocol, &upstream, address, case.subscribers, buffer)?;
-        let (spent, latencies) = (Spent::default(), Vec::new());
-        Ok(Self { server, process, load, spent, latencies })
-    }
-
-    fn take_turn(&mut self, workload: Workload, window: Duration) -> io::Result<()> {
-        let Self { server, process, load, spent, latencies } = self;
-        spent.add(&match workload {
-            Workload::Saturated | Workload::Memory | Workload::Drip => {
-                let most_ahead = server.most_ahead();
-                let few = Extent { time: window / 10, messages: COMPARED, most_ahead };
-                load.saturate(few, Check::Bytes, || ())?;
-                let extent = Extent { time: window, messages: u64::MAX / 2, most_ahead };
-                let spent = Spent::on(process, || load.saturate(extent, Check::Count, || ()))?;
-                load.saturate(few, Check::Bytes, || ())?;
-                spent
-            }
-            Workload::Paced => Spent::on(process, || load.pace(window, EVERY, latencies))?,
-        });
-        Ok(())
+fn take_turn(
+    running: &mut Running<Server, Timed>,
+    workload: Workload,
+    window: Duration,
+) -> io::Result<Spent> {
+    let Running { whose: server, process, load: (load, latencies), .. } = running;
+    match workload {
+        Workload::Saturated | Workload::Memory | Workload::Drip => {
+            let most_ahead = server.most_ahead();
+            let few = Extent { time: window / 10, messages: COMPARED, most_ahead };
+            load.saturate(few, Check::Bytes, || ())?;
+            let extent = Extent { time: window, messages: u64::MAX / 2, most_ahead };
+            let spent = Spent::on(process, || load.saturate(extent, Check::Count, || ()))?;
+            load.saturate(few, Check::Bytes, || ())?;
+            Ok(spent)
+        }
+        Workload::Paced => Spent::on(process, || load.pace(window, EVERY, latencies)),
     }
 }
 
@@ -194,27 +192,20 @@ impl Running {
 /// at a time.
 fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io::Result<()> {
     let slices = if case.subscribers > MANY { SLICES / 2 } else { SLICES };
-    let window = plan.window / slices;
+    let window = plan.basics.window / slices;
     let mut all = Vec::new();
-    for &server in &plan.servers {
-        let explain = explain(case, server);
-        all.push(Running::start(plan, cores, case, server).map_err(explain)?);
+    for &server in &plan.basics.servers {
+        all.push(start(plan, cores, case, server).map_err(explain(case, server))?);
     }
     back_and_forth(&mut all, slices, |running, turn| {
-        if running.spent.restless {
-            // It would take the core from the others.
-            return Ok(());
-        }
-        // The first one warms it up.
+        // The first one only warms it up.
         let length = if turn == 0 { window / 4 } else { window };
-        let explain = explain(case, running.server);
-        running.take_turn(case.workload, length).map_err(explain)?;
-        if turn == 0 && !running.spent.restless {
-            (running.spent, running.latencies) = (Spent::default(), Vec::new());
+        if turn == 1 {
+            running.load.1.clear();
         }
-        Ok(())
+        take_turn(running, case.workload, length).map_err(explain(case, running.whose))
     })?;
-    for Running { server, spent, mut latencies, .. } in all {
+    for Running { whose: server, spent, load: (_, mut latencies), .. } in all {
         let restless = spent.restless;
         let mut add = |measure, value| found.add(case, server, measure, value, restless);
         add(Measure::Cpu, spent.nanoseconds() * 1e-3);
@@ -236,14 +227,14 @@ fn memory(
     server: Server,
     found: &mut Found,
 ) -> io::Result<()> {
-    let Running { process, mut load, .. } = Running::start(plan, cores, case, server)?;
+    let Running { process, load: (mut load, _), .. } = start(plan, cores, case, server)?;
     let mut most = Ok(0);
     let deliveries = if case.workload == Workload::Drip {
-        load.drip(plan.memory_messages, plan.window * 12)?
+        load.drip(plan.memory_messages, plan.basics.window * 12)?
     } else {
         let most_ahead = server.most_ahead();
         // Who waits for the slowest by themselves are done when the window is full.
-        let time = plan.window * if most_ahead.is_some() { 2 } else { 12 };
+        let time = plan.basics.window * if most_ahead.is_some() { 2 } else { 12 };
         let extent = Extent { time, messages: plan.memory_messages, most_ahead };
         let deliveries = load.saturate(extent, Check::Count, || most = process.memory())?;
         load.saturate(Extent { messages: COMPARED, ..extent }, Check::Bytes, || ())?;

@@ -1,0 +1,61 @@
+//! What is planned, and how each figure is taken.
+
+use std::io;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::{
+    load::{Load, Pattern},
+    measure::{
+        arguments::Basics,
+        costs::{Series, one_by_one, side_by_side, take},
+        process::Cores,
+        spent::{RETAKES, Spent},
+    },
+    server::Server,
+};
+
+/// What the server is given to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Workload {
+    /// 64 bytes, sent once the last 64 are back
+    Lockstep,
+    /// As many bytes as the sockets take
+    Streaming,
+    /// Silence, after one message
+    Idle,
+}
+
+/// What is to be measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Plan {
+    #[serde(flatten)]
+    pub(crate) basics: Basics<Server, Workload>,
+    pub(crate) connections: usize,
+    pub(crate) idle_connections: usize,
+}
+
+/// Takes all figures.
+pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
+    let pattern = Pattern::new();
+    let mut retakes = RETAKES;
+    let start = |server: Server| server.start(cores, plan.basics.workers);
+    let connect = |server: Server| {
+        let process = start(server)?;
+        let load = Load::connect(process.address(), plan.connections)?;
+        Ok((process, load))
+    };
+    take(plan, cores, |workload, series| match workload {
+        Workload::Lockstep => side_by_side(plan, series, connect, |server, load, window| {
+            Spent::on_full_core(server, &mut retakes, || load.lockstep(window))
+        }),
+        Workload::Streaming => side_by_side(plan, series, connect, |server, load, window| {
+            load.stream(server, window, &pattern)
+        }),
+        Workload::Idle => {
+            one_by_one(series, start, |server| Load::grow(server, plan.idle_connections))
+        }
+    })
+}

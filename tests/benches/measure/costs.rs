@@ -1,0 +1,273 @@
+//! What servers cost, one figure a workload: how it is taken, and the report.
+
+use std::{
+    fmt::{self, Debug},
+    io,
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use super::{
+    arguments::{Basics, Choice},
+    figures::{Row, Spread, head},
+    process::{Cores, Process},
+    spent::Spent,
+    turns::{Running, back_and_forth},
+};
+
+/// What a benchmark of costs has planned, and what its report says of that.
+pub(crate) trait Costs: Serialize {
+    type Server: Choice;
+    type Workload: Choice + Debug;
+    /// What is compared, and what ours are compared with.
+    const HEADS: [&'static str; 2];
+
+    fn basics(&self) -> &Basics<Self::Server, Self::Workload>;
+
+    /// How many times the workload's figures are taken.
+    fn rounds_of(&self, workload: Self::Workload) -> u32;
+
+    /// What stands above the workload's table.
+    fn title(&self, workload: Self::Workload) -> String;
+
+    fn unit(workload: Self::Workload) -> Unit;
+
+    /// The most that the server should cost, where the goal is no ratio.
+    fn most(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
+        None
+    }
+
+    /// What the server is compared with if it is one of ours; and the goal, the most that the ratio
+    /// should be.
+    fn yardsticks(
+        &self,
+        workload: Self::Workload,
+        server: Self::Server,
+    ) -> Vec<(Self::Server, Option<f64>)>;
+}
+
+/// What a figure is in.
+pub(crate) struct Unit {
+    name: &'static str,
+    /// Behind the point.
+    digits: usize,
+    /// What is to be multiplied with it, from nanoseconds of CPU for a unit of work.
+    scale: f64,
+}
+
+impl Unit {
+    /// Microseconds of CPU for a unit of work.
+    pub(crate) fn microseconds(name: &'static str) -> Self {
+        Self { name, digits: 2, scale: 1e-3 }
+    }
+
+    /// Nanoseconds of CPU a KiB, where the work is bytes.
+    pub(crate) fn of_a_kib(name: &'static str) -> Self {
+        Self { name, digits: 0, scale: 1024.0 }
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn bytes(name: &'static str) -> Self {
+        Self { name, digits: 0, scale: 1.0 }
+    }
+}
+
+/// One server's figures for one workload, by round.
+pub(crate) struct Series<C: Costs> {
+    workload: C::Workload,
+    server: C::Server,
+    samples: Vec<Sample>,
+}
+
+/// What one server came to in one round.
+#[derive(Clone, Copy)]
+struct Sample {
+    cost: f64,
+    /// How much of the time it was on its core; nothing when it was to be idle.
+    busy: Option<f64>,
+    restless: bool,
+}
+
+/// Takes all figures: each `round` adds one to each series.
+pub(crate) fn take<C: Costs>(
+    plan: &C,
+    cores: Cores,
+    mut round: impl FnMut(C::Workload, &mut [Series<C>]) -> io::Result<()>,
+) -> io::Result<Vec<Series<C>>> {
+    cores.pin_load()?;
+    let Basics { servers, workloads, .. } = plan.basics();
+    let mut all = Vec::new();
+    for &workload in workloads {
+        let new = |&server| Series { workload, server, samples: Vec::new() };
+        let mut series: Vec<_> = servers.iter().map(new).collect();
+        for _ in 0..plan.rounds_of(workload) {
+            round(workload, &mut series)?;
+        }
+        all.append(&mut series);
+    }
+    Ok(all)
+}
+
+/// One round of CPU: all servers run and are connected, and get the load in turns, a slice of the
+/// window at a time.
+pub(crate) fn side_by_side<C: Costs, L>(
+    plan: &C,
+    series: &mut [Series<C>],
+    mut start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
+    mut slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<Spent>,
+) -> io::Result<()> {
+    let window = plan.basics().window / SLICES;
+    let mut all = Vec::new();
+    for series in series {
+        let (process, load) = start(series.server).map_err(series.explain())?;
+        all.push(Running::new(series, process, load));
+    }
+    back_and_forth(&mut all, SLICES, |running, _| {
+        slice(&running.process, &mut running.load, window).map_err(running.whose.explain())
+    })?;
+    for Running { whose: series, spent, .. } in all {
+        let cost = spent.nanoseconds() * C::unit(series.workload).scale;
+        let busy = Some(spent.busy());
+        series.samples.push(Sample { cost, busy, restless: spent.restless });
+    }
+    Ok(())
+}
+
+/// One round of memory, each server by itself: `grown` says by how many bytes a connection, and
+/// whether the server sleeps then.
+pub(crate) fn one_by_one<C: Costs>(
+    series: &mut [Series<C>],
+    mut start: impl FnMut(C::Server) -> io::Result<Process>,
+    mut grown: impl FnMut(&Process) -> io::Result<(f64, bool)>,
+) -> io::Result<()> {
+    for series in series {
+        let process = start(series.server).map_err(series.explain())?;
+        let (cost, asleep) = grown(&process).map_err(series.explain())?;
+        series.samples.push(Sample { cost, busy: None, restless: !asleep });
+    }
+    Ok(())
+}
+
+impl<C: Costs> Series<C> {
+    /// Says what an error belongs to.
+    fn explain(&self) -> impl FnOnce(io::Error) -> io::Error + use<C> {
+        let Self { workload, server, .. } = *self;
+        move |error| {
+            let name = server.name();
+            io::Error::new(error.kind(), format!("{workload:?} with {name}: {error}"))
+        }
+    }
+}
+
+/// All that was found. It displays as a table for each workload.
+#[derive(Serialize)]
+#[serde(bound = "")]
+pub(crate) struct Report<'a, C: Costs> {
+    plan: &'a C,
+    seconds: f64,
+    cores: Cores,
+    figures: Vec<Figure<C>>,
+    ratios: Vec<Ratio<C>>,
+}
+
+/// What a server cost.
+#[derive(Serialize)]
+#[serde(bound = "")]
+struct Figure<C: Costs> {
+    workload: C::Workload,
+    server: C::Server,
+    unit: &'static str,
+    cost: Spread,
+    /// How full its core was, from 0 to 1.
+    busy: Option<Spread>,
+    /// Rounds in which it went on running when no byte was on its way. Its cost means little then.
+    restless: usize,
+    /// The most that it should be, in the same unit.
+    goal: Option<f64>,
+    reached: Option<bool>,
+}
+
+/// What a server of ours cost, in terms of another.
+#[derive(Serialize)]
+#[serde(bound = "")]
+struct Ratio<C: Costs> {
+    workload: C::Workload,
+    server: C::Server,
+    to: C::Server,
+    times: Spread,
+    /// The most that it should be.
+    goal: Option<f64>,
+    reached: Option<bool>,
+}
+
+impl<'a, C: Costs> Report<'a, C> {
+    pub(crate) fn new(plan: &'a C, cores: Cores, all: &[Series<C>]) -> Self {
+        let mut ratios = Vec::new();
+        for ours in all {
+            for (to, goal) in plan.yardsticks(ours.workload, ours.server) {
+                let is = |one: &&Series<C>| one.workload == ours.workload && one.server == to;
+                ratios.extend(all.iter().find(is).and_then(|other| Ratio::of(ours, other, goal)));
+            }
+        }
+        let seconds = plan.basics().window.as_secs_f64();
+        Self { plan, seconds, cores, figures: all.iter().filter_map(Figure::of).collect(), ratios }
+    }
+}
+
+impl<C: Costs> Figure<C> {
+    fn of(series: &Series<C>) -> Option<Self> {
+        let &Series { workload, server, ref samples } = series;
+        let cost = Spread::of(samples.iter().map(|sample| sample.cost))?;
+        let goal = C::most(workload, server);
+        Some(Self {
+            workload,
+            server,
+            unit: C::unit(workload).name,
+            cost,
+            busy: Spread::of(samples.iter().filter_map(|sample| sample.busy)),
+            restless: samples.iter().filter(|sample| sample.restless).count(),
+            goal,
+            reached: goal.map(|goal| cost.median <= goal),
+        })
+    }
+}
+
+impl<C: Costs> Ratio<C> {
+    fn of(ours: &Series<C>, other: &Series<C>, goal: Option<f64>) -> Option<Self> {
+        let &Series { workload, server, ref samples } = ours;
+        let pairs = samples.iter().zip(&other.samples);
+        let times = Spread::of(pairs.map(|(ours, other)| ours.cost / other.cost))?;
+        let reached = goal.map(|goal| times.median <= goal);
+        Some(Self { workload, server, to: other.server, times, goal, reached })
+    }
+}
+
+impl<C: Costs> fmt::Display for Report<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [compared, ours] = C::HEADS;
+        for &workload in &self.plan.basics().workloads {
+            let Unit { name, digits, .. } = C::unit(workload);
+            writeln!(f, "{workload:?}: {}; {name}\n", self.plan.title(workload))?;
+            writeln!(f, "{}", head(compared, "of its core"))?;
+            for figure in self.figures.iter().filter(|figure| figure.workload == workload) {
+                let &Figure { server, cost, busy, restless, goal, reached, .. } = figure;
+                let busy = busy.map(|busy| format!("{:.0} %", busy.median * 100.0));
+                let (name, beside) = (server.name(), busy.unwrap_or_default());
+                let row = Row { name, spread: cost, digits, beside, goal, reached, restless };
+                writeln!(f, "{row}")?;
+            }
+            writeln!(f, "{}", head(ours, ""))?;
+            for ratio in self.ratios.iter().filter(|ratio| ratio.workload == workload) {
+                let &Ratio { server, to, times, goal, reached, .. } = ratio;
+                let name = format!("{} : {}", server.name(), to.name());
+                writeln!(f, "{}", Row::of_ratio(name, times, goal, reached))?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// In so many parts each server gets its load of a round.
+const SLICES: u32 = 10;

@@ -1,0 +1,12 @@
+//! What the benchmarks have in common.
+
+#![expect(dead_code, reason = "each of them uses a part")]
+
+pub(crate) mod arguments;
+pub(crate) mod costs;
+pub(crate) mod figures;
+pub(crate) mod process;
+pub(crate) mod runtimes;
+pub(crate) mod socket;
+pub(crate) mod spent;
+pub(crate) mod turns;
