@@ -71,6 +71,7 @@ on_every_runtime! {
         a_clients_reset_arrives_at_the_upstream,
         an_upstreams_reset_arrives_at_the_client,
         another_upstream_is_tried_when_one_refuses,
+        another_upstream_is_tried_when_one_accepts_and_resets,
         an_upstream_that_does_not_answer_runs_into_the_deadline,
         a_connection_on_which_nothing_moves_is_reset,
         a_paused_download_holds_the_upstream_back,

@@ -1,12 +1,17 @@
 //! PROXY headers, received and sent.
 
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use bytes::Bytes;
 use wirestate_core::{
     Lost,
     admission::{Limits, Peer, Table},
     drive::Ended,
     echo::{self, LoadReason},
-    proxy::{Balance, Config, Proxy, Relays, Upstreams},
+    proxy::{Balance, Config, LEAST_BUFFER, Proxy, Relays, Upstreams},
     proxy_protocol::{self, Version, announce},
     runtime::Runtime as _,
     serve::Options,
@@ -74,7 +79,10 @@ fn a_client_is_known_through_two_proxies() {
                 accept: Some(from_all()),
                 send: Some(second),
                 ..Proxy::new(
-                    Relays::new(Config { buffer: 1024.try_into().unwrap(), ..Config::default() }),
+                    Relays::new(Config {
+                        buffer: LEAST_BUFFER.try_into().unwrap(),
+                        ..Config::default()
+                    }),
                     Upstreams::new(["server:7"], Balance::RoundRobin, 1),
                 )
             };
@@ -200,6 +208,52 @@ fn what_is_no_header_ends_that_connection_alone() {
     }
     assert_eq!(table.totals().ended["proxy_header_malformed"], 4);
     scene.end();
+}
+
+/// Each connection to an upstream begins with the client's name, so it shows whose bytes it is sent.
+#[test]
+fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
+    let replaced = AtomicUsize::new(0);
+    for_each_seed(40, |seed| {
+        let upstreams = Upstreams::new(["faulty:7", "sound:7"], Balance::RoundRobin, 1);
+        let proxy = Proxy {
+            send: Some(Version::V1),
+            ..Proxy::new(Relays::new(Config::default()), upstreams)
+        };
+        let scene = Scene::proxying(World::new(seed), proxy);
+        let (faulty, _) = echo_behind(&scene, "faulty", Limits::default());
+        faulty.set_faults(Faults::harmful(seed));
+        echo_behind(&scene, "sound", Limits::default());
+        let client = scene.world.host("client");
+        let clients: Vec<_> = (0..10)
+            .map(|i| {
+                let wait = Act::Wait(seconds(i) / 5);
+                peer(&client, vec![wait, Act::Send("hello".into()), Act::Finish, Act::ReceiveAll])
+            })
+            .collect();
+        // A server may have broken down without a word: that is for the idle timeout.
+        scene.run_for(seconds(660));
+        assert!(clients.iter().all(|client| client.take().is_some()), "all attempts are bounded");
+        let mut heard: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        for record in scene.dialled() {
+            let mut sent = record.sent.split_inclusive(|byte| *byte == b'\n');
+            let header = sent.next().unwrap_or_default();
+            if header.ends_with(b"\n") {
+                heard.entry(header.to_vec()).or_default().push(sent.collect::<Vec<_>>().concat());
+            }
+        }
+        for (header, bytes) in heard {
+            assert!(header.starts_with(b"PROXY TCP4 10."), "it comes first");
+            assert!(bytes.len() <= 2, "each upstream is tried once");
+            assert!(
+                bytes.iter().filter(|bytes| !bytes.is_empty()).count() <= 1,
+                "a byte was repeated"
+            );
+            replaced.fetch_add(bytes.len() - 1, Relaxed);
+        }
+        scene.end();
+    });
+    assert!(replaced.into_inner() > 0, "that happened at all");
 }
 
 /// No upstream is dialled for whom nobody has announced.
