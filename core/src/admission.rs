@@ -134,7 +134,9 @@ pub struct Totals {
     /// Connections ended, by [`Reason::label`]; `aborted` and `panicked` for
     /// those that were cut short.
     pub ended: BTreeMap<&'static str, u64>,
-    /// Connections refused, by [`Refused::label`].
+    /// Connections refused, by [`Refused::label`]. A client that a proxy has announced
+    /// ([`Table::identify`]) is refused when its connection is open: that one has been accepted, and
+    /// ends, as well.
     pub refused: BTreeMap<&'static str, u64>,
 }
 

@@ -11,7 +11,7 @@ use wirestate_core::{
     admission::{Limits, Peer, Table},
     drive::Ended,
     echo::{self, LoadReason},
-    proxy::{Balance, Config, LEAST_BUFFER, Proxy, Relays, Upstreams},
+    proxy::{self, Balance, Config, LEAST_BUFFER, Proxy, Relays, Upstreams},
     proxy_protocol::{self, Version, announce},
     runtime::Runtime as _,
     serve::Options,
@@ -45,6 +45,20 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, Table) {
         proxy_protocol::serve(&runtime, listener, &options, &from_all(), machine).await
     });
     (host, table)
+}
+
+/// A proxy on that host, with a table of its own.
+fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> Table {
+    let options = Options {
+        table: Table::behind_proxies(limits),
+        stop: scene.stop.clone(),
+        ..Options::default()
+    };
+    let table = options.table.clone();
+    let listener = host.listen("middle:7").unwrap();
+    let runtime = host.clone();
+    host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
+    table
 }
 
 fn says(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
@@ -86,17 +100,7 @@ fn a_client_is_known_through_two_proxies() {
                     Upstreams::new(["server:7"], Balance::RoundRobin, 1),
                 )
             };
-            let options = Options {
-                table: Table::behind_proxies(Limits::default()),
-                stop: scene.stop.clone(),
-                ..Options::default()
-            };
-            let between = options.table.clone();
-            let listener = middle.listen("middle:7").unwrap();
-            let runtime = middle.clone();
-            middle.run(async move {
-                wirestate_core::proxy::serve(&runtime, listener, &options, &inner).await
-            });
+            let between = proxy_behind(&scene, &middle, inner, Limits::default());
             let (server, behind) = echo_behind(&scene, "server", Limits::default());
             server.set_faults(Faults::harmless(seed + 2));
 
@@ -119,27 +123,52 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
-/// The announced address, not the proxy's: which sends as many as it likes.
+/// The announced address, not the proxy's: which sends as many as it likes. Whoever is refused for it
+/// counts among the refused, and as a connection that was accepted and ended.
 #[test]
 fn the_limit_for_one_address_is_the_announced_ones() {
     let scene = Scene::new(1, &["server"]);
     let limits = Limits { per_address: Some(2), ..Limits::default() };
-    let (_, table) = echo_behind(&scene, "server", limits);
-    let proxy = scene.world.host("another proxy");
-    let stays = |client: &str| {
-        let acts = vec![Act::Send(announces(client)), Act::Send("x".into()), Act::ReceiveAll];
-        says(&proxy, "server:7", acts)
+    let (_, at_server) = echo_behind(&scene, "server", limits);
+    let middle = scene.world.host("middle");
+    let inner = Proxy {
+        accept: Some(from_all()),
+        send: Some(Version::V2),
+        ..Proxy::new(
+            Relays::new(Config::default()),
+            Upstreams::new(["server:7"], Balance::RoundRobin, 1),
+        )
     };
-    let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
-    scene.run_for(seconds(1));
-    let third = stays("192.0.2.1:3");
-    let heard = scene.world.run_until(&third).unwrap();
-    assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
-    let totals = table.totals();
-    assert_eq!((totals.open, totals.refused["per_address"]), (3, 1));
-    assert_eq!(totals.ended["announced_refused"], 1);
+    let at_proxy = proxy_behind(&scene, &middle, inner, limits);
+    let another = scene.world.host("another proxy");
+    for (address, table) in [("server:7", &at_server), ("middle:7", &at_proxy)] {
+        let stays = |client: &str| {
+            let acts = vec![
+                Act::Send(announces(client)),
+                Act::Send("x".into()),
+                Act::Receive(1),
+                Act::Wait(seconds(3)),
+                Act::Finish,
+                Act::ReceiveAll,
+            ];
+            says(&another, address, acts)
+        };
+        let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
+        scene.run_for(seconds(1));
+        let third = stays("192.0.2.1:3");
+        let heard = scene.world.run_until(&third).unwrap();
+        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
+        let totals = table.totals();
+        assert_eq!((totals.accepted, totals.open, totals.refused["per_address"]), (4, 3, 1));
+        assert_eq!(totals.ended["announced_refused"], 1);
+        scene.run_for(seconds(5));
+        assert!(first.iter().all(|task| task.take().unwrap().bytes == b"x"));
+        let totals = table.totals();
+        assert_eq!((totals.open, totals.ended["finished"], totals.ended.len()), (0, 3, 2));
+    }
     scene.end();
-    assert!(first.iter().all(|task| task.take().unwrap().bytes == b"x"));
+    // The server has heard of the proxy's clients, and of nobody whom that refused.
+    assert_eq!(at_server.totals().accepted, 4 + 3);
 }
 
 /// A thousand connections with half a header each: all of them end after five seconds, and whoever
