@@ -6,6 +6,7 @@
 mod command_line;
 mod echo;
 mod fanout;
+mod haproxy;
 mod message;
 mod nginx;
 mod process;
@@ -89,6 +90,9 @@ on_every_runtime! {
         a_client_is_announced_from_nginx_through_our_proxy,
         nginx_reads_the_headers_that_we_send,
         a_late_answer_arrives_behind_nginx_where_ours_is_last;
+    haproxy:
+        a_server_knows_the_client_that_haproxy_announces,
+        haproxy_reads_the_headers_that_we_send;
     message:
         the_golden_request_is_answered_byte_for_byte,
         requests_may_be_sent_without_waiting_and_cut_anywhere,
