@@ -135,7 +135,9 @@ pub struct Totals {
     /// Connections ended, by [`Reason::label`]; `aborted` and `panicked` for
     /// those that were cut short.
     pub ended: BTreeMap<&'static str, u64>,
-    /// Connections refused, by [`Refused::label`].
+    /// Connections refused, by [`Refused::label`]. A client that a proxy has announced
+    /// ([`Table::identify`]) is refused when its connection is open: that one has been accepted, and
+    /// ends, as well.
     pub refused: BTreeMap<&'static str, u64>,
     /// What came to nothing before it could be admitted or refused, or for want of a task, by the
     /// name that [`Table::accept_failed`] was told.

@@ -3,15 +3,16 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use super::{Lease, NoUpstream, Reason, Relay, Relays, Side, Upstreams};
+use super::{Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams};
 use crate::{
-    Instant, Interest, Machine, Status,
+    Instant, Interest, Lost, Machine, Status,
     admission::{Admitted, Asked, Peer},
     drive::{
         Clock, Ended, Line, Sink, Turn, feed,
@@ -30,7 +31,7 @@ pub struct Proxy {
     pub relays: Relays,
     /// Where they go.
     pub upstreams: Upstreams,
-    /// How long all attempts to connect one client to an upstream may take, resolving names
+    /// How long all attempts to connect one client to an upstream may take together, resolving names
     /// included: each gets an equal part of what is left. `None`: the operating system's own limit
     /// for each (some two minutes).
     pub connect_timeout: Option<Duration>,
@@ -56,11 +57,16 @@ impl Proxy {
     }
 
     fn assert_buffer(&self) {
-        let without_headers = self.accept.is_none() && self.send.is_none();
         assert!(
-            without_headers || self.relays.config().buffer.get() >= LEAST_BUFFER,
-            "a PROXY header must fit into a buffer, and what came behind another one"
+            self.accept.is_none() || self.relays.config().buffer.get() >= LEAST_BUFFER,
+            "what came behind a PROXY header must fit into a buffer"
         );
+    }
+
+    /// The way to one of the upstreams.
+    fn dialler<R>(&self, runtime: R) -> Dialler<R> {
+        let (choice, limit) = (self.upstreams.choose(), self.connect_timeout);
+        Dialler { runtime, choice, limit, left: limit }
     }
 }
 
@@ -71,7 +77,7 @@ impl Proxy {
 /// addresses are counted.
 ///
 /// # Panics
-/// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
+/// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
 pub async fn serve<R: Runtime>(
     runtime: &R,
     listener: R::Listener,
@@ -85,7 +91,8 @@ pub async fn serve<R: Runtime>(
     .await
 }
 
-/// Dials an upstream for a client, and relays between them until both sides have ended.
+/// Dials an upstream for a client, and relays between them until both sides have ended. An upstream that
+/// is lost before a byte has passed is replaced by one that was not tried yet.
 ///
 /// As a [`Future`] it answers why. Dropped before its end, it resets both connections, so that
 /// neither peer takes what it got for all.
@@ -112,13 +119,13 @@ impl<S> Socket<S> {
     }
 }
 
-type Dial<S> = dyn Future<Output = Result<(S, Lease), NoUpstream>> + Send;
+type Dial<R> = dyn Future<Output = Result<(<R as Runtime>::Socket, Dialler<R>), NoUpstream>> + Send;
 
 enum Upstream<R: Runtime> {
     /// The client has to announce itself first.
     Header(Box<Awaited<R>>),
-    Dialling(Pin<Box<Dial<R::Socket>>>),
-    Connected(Socket<R::Socket>, Lease),
+    Dialling(Pin<Box<Dial<R>>>),
+    Connected(Socket<R::Socket>, Dialler<R>),
     /// There will be none.
     Absent,
 }
@@ -145,7 +152,7 @@ impl<R: Runtime> Connection<R> {
     /// A connection of `peer`'s to `proxy`.
     ///
     /// # Panics
-    /// With PROXY headers, if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
+    /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
         proxy.assert_buffer();
         let now = clock.now();
@@ -173,10 +180,9 @@ impl<R: Runtime> Connection<R> {
     /// The client is known: an upstream is dialled for it.
     fn begin(&mut self, runtime: &R, proxy: &Proxy, peer: Peer, destination: Option<SocketAddr>) {
         if let Some(version) = proxy.send {
-            self.relay.announce(&announce(version, peer, destination));
+            self.relay.announce(announce(version, peer, destination));
         }
-        let dial = dial(runtime.clone(), proxy.upstreams.clone(), proxy.connect_timeout);
-        self.upstream = Upstream::Dialling(Box::pin(dial));
+        self.upstream = Upstream::Dialling(Box::pin(proxy.dialler(runtime.clone()).dial()));
     }
 
     /// Keeps the connection's line in its table up to date, and does what is asked there.
@@ -199,6 +205,7 @@ impl<R: Runtime> Connection<R> {
             let client = self.turn_client(cx, now);
             let upstream = self.turn_upstream(cx, now);
             if let Some(reason) = self.reason() {
+                self.blame(&reason, now);
                 self.session.end(Over::Ended, &reason, now);
                 return Poll::Ready(Ended::Reason(reason));
             }
@@ -310,26 +317,48 @@ impl<R: Runtime> Connection<R> {
         }
         match dial.as_mut().poll(cx) {
             Poll::Pending => {}
-            Poll::Ready(Ok((socket, lease))) => {
-                self.upstream = Upstream::Connected(Socket::new(socket), lease);
+            Poll::Ready(Ok((socket, dialler))) => {
+                self.upstream = Upstream::Connected(Socket::new(socket), dialler);
                 self.relay.connected(now);
             }
             Poll::Ready(Err(none)) => {
                 self.upstream = Upstream::Absent;
-                self.relay.refuse(Reason::NoUpstream(none));
+                self.relay.refuse(Reason::NoUpstream(none), now);
             }
         }
     }
 
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Upstream::Connected(Socket { socket, line }, lease) = &mut self.upstream else {
+        let Upstream::Connected(Socket { socket, line }, dialler) = &mut self.upstream else {
             return Turn::Blocked;
         };
         let turn = turn(&mut self.relay.side(Side::Upstream), socket, line, now, cx);
-        if matches!(turn, Turn::Moved { read, .. } if read > 0) {
-            lease.delivered();
+        if let Turn::Moved { read, .. } = turn {
+            dialler.choice.moved(read, now);
+        }
+        if let Some(why) = self.relay.deserted() {
+            self.dial_another(why, now);
         }
         turn
+    }
+
+    /// The upstream was lost untouched: that was one more attempt that has failed.
+    fn dial_another(&mut self, why: Lost, now: Instant) {
+        let lost = mem::replace(&mut self.upstream, Upstream::Absent);
+        if let Upstream::Connected(Socket { mut socket, .. }, mut dialler) = lost {
+            socket.reset();
+            dialler.choice.failed(format!("{why}, before a byte had passed"), now);
+            self.upstream = Upstream::Dialling(Box::pin(dialler.dial()));
+        }
+    }
+
+    /// A loss is held against the upstream.
+    fn blame(&mut self, reason: &Reason, now: Instant) {
+        if let Upstream::Connected(_, dialler) = &mut self.upstream
+            && let Reason::Lost { side: Side::Upstream, why, .. } = reason
+        {
+            dialler.choice.failed(why.to_string(), now);
+        }
     }
 
     /// Does what was asked by way of the table; true if that was the connection's end.
@@ -402,31 +431,43 @@ impl<R: Runtime> Drop for Connection<R> {
     }
 }
 
-/// Connects to one upstream after the other, within `limit` in all.
-async fn dial<R: Runtime>(
+/// The way to an upstream.
+struct Dialler<R> {
     runtime: R,
-    upstreams: Upstreams,
+    choice: Choice,
+    /// The time for all attempts together, and what is left of it.
     limit: Option<Duration>,
-) -> Result<(R::Socket, Lease), NoUpstream> {
-    let clock = runtime.clock();
-    let deadline = limit.map(|limit| clock.now() + limit);
-    let ran_out = |now| deadline.is_some_and(|deadline| now >= deadline);
-    let mut choice = upstreams.choose();
-    while !ran_out(clock.now())
-        && let Some(address) = choice.next(clock.now())
-    {
-        // An equal part of what is left: one that does not answer must not use up all of it.
-        let parts = u32::try_from(choice.left()).unwrap_or(u32::MAX).saturating_add(1);
-        let part = deadline.map(|deadline| deadline.since(clock.now()) / parts);
-        match connect_within(&runtime, &address, part).await {
-            Ok(socket) => return Ok((socket, choice.connected())),
-            Err(error) => choice.failed(error.to_string(), clock.now()),
-        }
-    }
-    Err(choice.give_up(limit.filter(|_| ran_out(clock.now()))))
+    left: Option<Duration>,
 }
 
-/// The smallest [`Config::buffer`](super::Config::buffer) with PROXY headers, in bytes: half of it
-/// holds the one that is sent (107 at most), the other half what came behind the one that was
-/// received (255 at most).
-pub const LEAST_BUFFER: usize = 1024;
+impl<R: Runtime> Dialler<R> {
+    /// Connects to one upstream after the other, in the time that is left. It comes back with the
+    /// connection, for when that is lost.
+    async fn dial(mut self) -> Result<(R::Socket, Self), NoUpstream> {
+        let clock = self.runtime.clock();
+        let deadline = self.left.map(|left| clock.now() + left);
+        let ran_out = |now| deadline.is_some_and(|deadline| now >= deadline);
+        while !ran_out(clock.now())
+            && let Some(address) = self.choice.next(clock.now())
+        {
+            // An equal part of what is left: one that does not answer must not use up all of it.
+            let parts = u32::try_from(self.choice.left()).unwrap_or(u32::MAX).saturating_add(1);
+            let part = deadline.map(|deadline| deadline.since(clock.now()) / parts);
+            let connected = connect_within(&self.runtime, &address, part).await;
+            let now = clock.now();
+            match connected {
+                Ok(socket) => {
+                    self.choice.connected(now);
+                    self.left = deadline.map(|deadline| deadline.since(now));
+                    return Ok((socket, self));
+                }
+                Err(error) => self.choice.failed(error.to_string(), now),
+            }
+        }
+        Err(self.choice.give_up(self.limit.filter(|_| ran_out(clock.now()))))
+    }
+}
+
+/// The smallest [`Config::buffer`](super::Config::buffer) with [`Proxy::accept`], in bytes: it holds what
+/// came behind the header (255 at most).
+pub const LEAST_BUFFER: usize = 256;

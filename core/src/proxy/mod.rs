@@ -8,9 +8,10 @@
 //!
 //! A client's connection begins with dialling. What it sends meanwhile waits in the relay's buffer,
 //! and with the kernel once that is half full; a client that breaks off cancels the attempt. Each
-//! upstream is tried once, all of them together within [`Proxy::connect_timeout`]; no byte has been
-//! forwarded by then, so none is repeated. Once there is a connection, it is the client's only one:
-//! if it breaks, the client is told, by a reset.
+//! upstream is tried once, all of them together within [`Proxy::connect_timeout`]. One that is lost
+//! before a byte of the client's was forwarded, and before it has sent anything, is one more attempt that
+//! has failed: no byte is repeated. From the first byte on, a connection is the client's only one: if it
+//! breaks, the client is told, by a reset.
 //!
 //! ```no_run
 //! use wirestate_core::{
@@ -41,5 +42,5 @@ mod upstreams;
 pub use self::connection::{Connection, LEAST_BUFFER, Proxy, serve};
 pub use self::{
     relay::{Config, Reason, Relay, RelaySide, Relays, Side},
-    upstreams::{Attempt, Balance, Choice, Lease, NoUpstream, UpstreamCounters, Upstreams},
+    upstreams::{Attempt, Balance, Choice, NoUpstream, UpstreamCounters, Upstreams},
 };

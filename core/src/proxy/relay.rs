@@ -1,10 +1,11 @@
 //! The machine of a proxied connection.
 
+use alloc::vec::Vec;
 use core::{fmt, num::NonZeroUsize, time::Duration};
 
 use super::NoUpstream;
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way,
     buffer::{Pool, Ring},
     proxy_protocol,
     shared::Shared,
@@ -19,6 +20,8 @@ pub struct Config {
     /// `None`: never. Default: 600 s. Once there is an upstream it is the only deadline: a side
     /// that takes its time to read is healthy.
     pub idle_timeout: Option<Duration>,
+    /// How a client is let go for which there is no upstream.
+    pub linger: Linger,
     /// After [`Relay::shut_down`] a connection goes on until no byte has moved for this long and
     /// none waits to be sent: a request whose answer takes longer is cut short. Default: 1 s.
     pub drain_quiet: Duration,
@@ -31,6 +34,7 @@ impl Default for Config {
         Self {
             buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
             idle_timeout: Some(Duration::from_secs(600)),
+            linger: Linger::default(),
             drain_quiet: Duration::from_secs(1),
             idle_buffers: 64,
         }
@@ -54,6 +58,7 @@ impl Relays {
     /// If a time in `config` is zero: it would have passed before anything could happen.
     pub fn new(config: Config) -> Self {
         assert!(config.idle_timeout != Some(Duration::ZERO), "an idle timeout must be a time");
+        assert!(config.linger.time > Duration::ZERO, "a linger time must be a time");
         assert!(config.drain_quiet > Duration::ZERO, "a time of quiet must be a time");
         let pool = Pool::new(config.buffer.get(), config.idle_buffers);
         Self { config: Shared::new(config), pool }
@@ -65,8 +70,9 @@ impl Relays {
         Relay {
             config: self.config.clone(),
             received: Sides { client: ring(), upstream: ring() },
+            header: Announcement::default(),
             ends: Sides { client: End::OPEN, upstream: End::OPEN },
-            stage: Stage::Dialling,
+            stage: Stage::Dialling { lost: None },
             cause: None,
             moved: now,
         }
@@ -127,8 +133,12 @@ impl fmt::Display for Side {
 /// calls a reset an error for the user: so it is passed on as one). "Flushed" is what the kernel
 /// took: it may throw away what a peer's full window kept it from sending when the RST follows.
 ///
-/// It holds at most `2 × Config::buffer` bytes, and no buffer for a direction in which no byte
-/// waits.
+/// An upstream that is lost before a byte of the client's was sent to it, and before anything came from
+/// it, is not shown to the client: another one may take its place ([`deserted`](Self::deserted)), and is
+/// sent all from the first byte on.
+///
+/// It holds at most `2 × Config::buffer` bytes and what it is to [`announce`](Self::announce), and no
+/// buffer for a direction in which no byte waits.
 ///
 /// ```
 /// use wirestate_core::{Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
@@ -158,6 +168,7 @@ pub struct Relay {
     config: Shared<Config>,
     /// What was received from each side, and waits to be sent to the other.
     received: Sides<Ring>,
+    header: Announcement,
     ends: Sides<End>,
     stage: Stage,
     /// Why it ends otherwise than by two FINs: what came first.
@@ -189,13 +200,44 @@ impl<T> Sides<T> {
     }
 }
 
+/// What each upstream is sent before anything of the client's.
+#[derive(Debug, Default)]
+struct Announcement {
+    header: Vec<u8>,
+    /// So much of it is with the present one.
+    sent: usize,
+}
+
+impl Announcement {
+    fn unsent(&self) -> &[u8] {
+        &self.header[self.sent..]
+    }
+
+    /// `n` bytes were sent, of it and of what follows: how many were not of it.
+    fn consume(&mut self, n: usize) -> usize {
+        let own = n.min(self.unsent().len());
+        self.sent += own;
+        n - own
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// There is no upstream yet.
-    Dialling,
+    /// There is no upstream; the one that there was, if any, got lost in this way.
+    Dialling {
+        lost: Option<(Way, Lost)>,
+    },
+    /// There is an upstream, but none of the client's bytes was sent to it, and nothing came from it.
+    Fresh,
     Relaying,
     /// Asked to stop, at this time: it goes on until it is quiet.
     Draining(Instant),
+    /// There will be no upstream. The client is told so, and what it still sends is thrown away: so many
+    /// bytes up to now, and until this time.
+    Refused {
+        discarded: usize,
+        until: Instant,
+    },
 }
 
 /// One side's connection.
@@ -310,40 +352,38 @@ impl crate::Reason for Reason {
 }
 
 impl Relay {
-    /// Puts `header` in front of what the client sends, as far as the upstream is concerned: a
-    /// PROXY header ([`crate::proxy_protocol::announce`]).
-    ///
-    /// # Panics
-    /// If something was read from the client already, or `header` is longer than a buffer.
-    pub fn announce(&mut self, header: &[u8]) {
-        let ring = &mut self.received.client;
-        assert!(ring.is_empty(), "a header comes first");
-        if header.is_empty() {
-            return;
-        }
-        let spare = ring.spare();
-        assert!(header.len() <= spare.len(), "a header must fit into the buffer");
-        spare[..header.len()].copy_from_slice(header);
-        ring.commit(header.len());
+    /// Each upstream is sent `header` before anything of the client's: a PROXY header
+    /// ([`crate::proxy_protocol::announce`]).
+    pub fn announce(&mut self, header: Vec<u8>) {
+        self.header = Announcement { header, sent: 0 };
     }
 
     /// There is an upstream now. Before that only the client's side is to be driven.
     pub fn connected(&mut self, now: Instant) {
         self.moved = now;
-        if self.stage == Stage::Dialling {
-            self.stage = Stage::Relaying;
+        if matches!(self.stage, Stage::Dialling { .. }) {
+            self.stage = Stage::Fresh;
         }
     }
 
-    /// There will be no upstream: the client is told so by a FIN, behind which nothing is read any
-    /// more.
-    pub fn refuse(&mut self, reason: Reason) {
-        if self.stage != Stage::Dialling || self.cause.is_some() {
+    /// How the upstream was lost, where that has not touched the client: its socket is to be reset, and
+    /// another one to be [`connected`](Self::connected), or the client to be [`refuse`](Self::refuse)d.
+    pub fn deserted(&self) -> Option<Lost> {
+        match self.stage {
+            Stage::Dialling { lost } => lost.map(|(_, why)| why),
+            Stage::Fresh | Stage::Relaying | Stage::Draining(_) | Stage::Refused { .. } => None,
+        }
+    }
+
+    /// There will be no upstream: the client is told so by a FIN and a lingering close
+    /// ([`Config::linger`]).
+    pub fn refuse(&mut self, reason: Reason, now: Instant) {
+        if !matches!(self.stage, Stage::Dialling { .. }) || self.cause.is_some() {
             return;
         }
+        self.stage = Stage::Refused { discarded: 0, until: now + self.config.linger.time };
         self.cause = Some(reason);
         self.discard(Side::Client);
-        self.ends.client.input = Input::Cut;
         self.ends.upstream = End { input: Input::Fin, output: Output::Over, over: None };
         self.settle();
     }
@@ -356,15 +396,17 @@ impl Relay {
 
     /// What a side wants.
     pub fn interest(&self, side: Side) -> Interest {
+        if side == Side::Upstream && matches!(self.stage, Stage::Dialling { .. }) {
+            return Interest::DONE;
+        }
         let end = self.ends.of(side);
         let read = end.input == Input::Open && self.has_room(side);
-        let waiting = self.received.of(side.other());
         let write = match end.output {
             Output::Resetting => Outbound::Reset,
             // Its end is not the end of the side, which only holds back from reading.
             Output::Finished | Output::Over if end.input == Input::Open && !read => Outbound::Idle,
             Output::Finished | Output::Over => Outbound::Finished,
-            Output::Open if !waiting.is_empty() => Outbound::Flush,
+            Output::Open if self.queued(side) > 0 => Outbound::Flush,
             Output::Open => match self.ends.of(side.other()).input {
                 Input::Open => Outbound::Idle,
                 Input::Fin => Outbound::Finish,
@@ -390,11 +432,11 @@ impl Relay {
     /// ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
         match self.stage {
-            Stage::Dialling => self.refuse(Reason::ShutDown),
-            Stage::Relaying if self.cause.is_none() && !self.is_done() => {
+            Stage::Dialling { .. } => self.refuse(Reason::ShutDown, now),
+            Stage::Fresh | Stage::Relaying if self.cause.is_none() && !self.is_done() => {
                 self.stage = Stage::Draining(now);
             }
-            Stage::Relaying | Stage::Draining(_) => {}
+            Stage::Fresh | Stage::Relaying | Stage::Draining(_) | Stage::Refused { .. } => {}
         }
     }
 
@@ -406,12 +448,15 @@ impl Relay {
         }
         let idle = self.config.idle_timeout.map(|limit| self.moved + limit);
         match self.stage {
-            Stage::Dialling => None,
+            Stage::Dialling { .. } => None,
+            Stage::Refused { until, .. } => {
+                (self.ends.client.input == Input::Open).then_some(until)
+            }
             Stage::Draining(since) if self.is_quiet() => {
                 let quiet = self.moved.max(since) + self.config.drain_quiet;
                 Some(idle.map_or(quiet, |idle| idle.min(quiet)))
             }
-            Stage::Relaying | Stage::Draining(_) => idle,
+            Stage::Fresh | Stage::Relaying | Stage::Draining(_) => idle,
         }
     }
 
@@ -430,10 +475,11 @@ impl Relay {
                     }
                 }
             }
-            Stage::Dialling | Stage::Relaying | Stage::Draining(_) => {
+            Stage::Refused { .. } => self.ends.client.input = Input::Cut,
+            Stage::Dialling { .. } | Stage::Fresh | Stage::Relaying | Stage::Draining(_) => {
                 let limit = self.config.idle_timeout.unwrap_or_default();
                 let (to_client, to_upstream) =
-                    (self.received.upstream.len(), self.received.client.len());
+                    (self.queued(Side::Client), self.queued(Side::Upstream));
                 self.cause.get_or_insert(Reason::IdleTimeout { limit, to_client, to_upstream });
                 for side in Side::BOTH {
                     self.cut(side, Output::Resetting);
@@ -449,17 +495,20 @@ impl Relay {
     pub fn status(&self) -> Status {
         let state = match (self.stage, &self.cause) {
             _ if self.is_done() => "over",
+            (Stage::Refused { .. }, _) => "lingering",
             (_, Some(_)) => "closing",
-            (Stage::Dialling, None) => "dialling",
+            (Stage::Dialling { .. }, None) => "dialling",
             (Stage::Draining(_), None) => "draining",
-            (Stage::Relaying, None) => match (self.ends.client.input, self.ends.upstream.input) {
-                (Input::Open, Input::Open) => "open",
-                (_, Input::Open) => "client_finished",
-                (Input::Open, _) => "upstream_finished",
-                (Input::Fin | Input::Cut, Input::Fin | Input::Cut) => "closing",
-            },
+            (Stage::Fresh | Stage::Relaying, None) => {
+                match (self.ends.client.input, self.ends.upstream.input) {
+                    (Input::Open, Input::Open) => "open",
+                    (_, Input::Open) => "client_finished",
+                    (Input::Open, _) => "upstream_finished",
+                    (Input::Fin | Input::Cut, Input::Fin | Input::Cut) => "closing",
+                }
+            }
         };
-        Status { state, queued: self.received.client.len() + self.received.upstream.len(), lag: 0 }
+        Status { state, queued: self.queued(Side::Client) + self.queued(Side::Upstream), lag: 0 }
     }
 
     /// Whether a side would be told less than all if its socket were closed now.
@@ -473,8 +522,31 @@ impl Relay {
         ring.len() <= ring.capacity() / 2
     }
 
+    /// How many bytes wait to be sent to `side`.
+    fn queued(&self, side: Side) -> usize {
+        match side {
+            Side::Client => self.received.upstream.len(),
+            Side::Upstream => self.header.unsent().len() + self.received.client.len(),
+        }
+    }
+
     fn is_quiet(&self) -> bool {
-        self.cause.is_none() && self.received.client.is_empty() && self.received.upstream.is_empty()
+        self.cause.is_none() && Side::BOTH.iter().all(|side| self.queued(*side) == 0)
+    }
+
+    /// Something has passed between client and upstream: from now on they have nobody but each other.
+    fn engage(&mut self) {
+        if self.stage != Stage::Fresh {
+            return;
+        }
+        self.stage = Stage::Relaying;
+        if self.header.unsent().is_empty() {
+            self.header = Announcement::default();
+        }
+        if self.ends.upstream.output == Output::Over {
+            // It was reset before, and had something to say: that, and then its loss, is the answer.
+            self.lost(Side::Upstream, Way::Out, Lost::Reset);
+        }
     }
 
     fn finished(&mut self, side: Side) {
@@ -495,10 +567,22 @@ impl Relay {
         if self.ends.of(side).over.is_some() {
             return;
         }
-        let unsent = self.received.of(side.other()).len();
-        self.cause.get_or_insert(Reason::Lost { side, way, why, unsent });
         let reset_by_peer = why == Lost::Reset;
-        if way == Way::Out && reset_by_peer && self.ends.of(side).input == Input::Open {
+        let may_have_spoken =
+            way == Way::Out && reset_by_peer && self.ends.of(side).input == Input::Open;
+        if side == Side::Upstream && self.stage == Stage::Fresh && self.cause.is_none() {
+            if may_have_spoken {
+                self.ends.upstream.output = Output::Over;
+            } else {
+                self.ends.upstream = End::OPEN;
+                self.header.sent = 0;
+                self.stage = Stage::Dialling { lost: Some((way, why)) };
+            }
+            return;
+        }
+        let unsent = self.queued(side);
+        self.cause.get_or_insert(Reason::Lost { side, way, why, unsent });
+        if may_have_spoken {
             // What had arrived before the reset is still there to be read. Its end will be a loss.
             self.ends.of_mut(side).output = Output::Over;
             self.deafen(side.other());
@@ -508,10 +592,6 @@ impl Relay {
             let other = self.ends.of_mut(side.other());
             if other.over.is_none() && other.output == Output::Finished {
                 other.output = Output::Resetting;
-            }
-            if self.stage == Stage::Dialling {
-                self.discard(Side::Client);
-                self.ends.upstream.output = Output::Over;
             }
         }
         self.settle();
@@ -537,20 +617,24 @@ impl Relay {
         }
     }
 
-    /// Throws away what was received from `side`.
+    /// Throws away what was received from `side`, and what announces it.
     fn discard(&mut self, side: Side) {
+        if side == Side::Client {
+            self.header = Announcement::default();
+        }
         let ring = self.received.of_mut(side);
         ring.consume(ring.len());
         ring.release();
     }
 
-    /// A side that wants nothing any more is over, and stays as it is.
+    /// A side that wants nothing any more is over, and stays as it is. What waits for it is in vain.
     fn settle(&mut self) {
         let over = if self.cause.is_some() { Over::Caused } else { Over::Clean };
         for side in Side::BOTH {
             let done = self.ends.of(side).input != Input::Open
                 && self.interest(side).write == Outbound::Finished;
             if done {
+                self.discard(side.other());
                 self.ends.of_mut(side).over.get_or_insert(over);
             }
         }
@@ -576,11 +660,27 @@ impl Machine for RelaySide<'_> {
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
-        self.relay.received.of_mut(self.side).commit(n);
-        self.relay.moved = now;
+        let relay = &mut *self.relay;
+        if let Stage::Refused { discarded, .. } = &mut relay.stage {
+            *discarded += n;
+            if *discarded >= relay.config.linger.bytes {
+                relay.ends.client.input = Input::Cut;
+                self.release();
+                self.relay.settle();
+            }
+            return;
+        }
+        relay.received.of_mut(self.side).commit(n);
+        relay.moved = now;
+        if self.side == Side::Upstream {
+            relay.engage();
+        }
     }
 
     fn handle_eof(&mut self, _now: Instant) {
+        if self.side == Side::Upstream {
+            self.relay.engage();
+        }
         let end = self.relay.ends.of_mut(self.side);
         if end.input == Input::Open {
             // Where writing has failed, an end of the input is no clean one.
@@ -601,14 +701,29 @@ impl Machine for RelaySide<'_> {
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        self.relay.received.of(self.side.other()).write_bufs(out)
+        let ring = self.relay.received.of(self.side.other());
+        match (self.side, self.relay.header.unsent()) {
+            (Side::Client, _) | (Side::Upstream, []) => ring.write_bufs(out),
+            (Side::Upstream, header) => {
+                out[0] = header;
+                1 + ring.write_bufs(&mut out[1..])
+            }
+        }
     }
 
     fn handle_written(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
-        let ring = relay.received.of_mut(self.side.other());
-        ring.consume(n);
         relay.moved = now;
+        let n = match self.side {
+            Side::Client => n,
+            Side::Upstream => relay.header.consume(n),
+        };
+        if n > 0 {
+            relay.received.of_mut(self.side.other()).consume(n);
+            if self.side == Side::Upstream {
+                relay.engage();
+            }
+        }
         if relay.ends.of(self.side.other()).input != Input::Open {
             // No read that finds nothing will come by to give it back.
             relay.received.of_mut(self.side.other()).release();
@@ -644,6 +759,12 @@ impl Machine for RelaySide<'_> {
     /// This side's own: a side that had all, and was told all, has [`Reason::Finished`], whatever
     /// becomes of the other.
     fn reason(&self) -> Option<Reason> {
+        if let (Side::Upstream, Stage::Dialling { lost: Some((way, why)) }) =
+            (self.side, self.relay.stage)
+        {
+            // What waits is owed to the next one.
+            return Some(Reason::Lost { side: self.side, way, why, unsent: 0 });
+        }
         match self.relay.ends.of(self.side).over? {
             Over::Clean => Some(Reason::Finished),
             Over::Caused => self.relay.cause.clone(),
@@ -687,5 +808,15 @@ mod tests {
         assert_eq!(holds(&relay), [false, true], "it is owed");
         collect(&mut relay.side(Side::Client), &mut Vec::new(), NOW);
         assert_eq!(holds(&relay), [false, false], "closed");
+
+        let mut relay = relays.relay(NOW);
+        feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
+        relay.refuse(Reason::ShutDown, NOW);
+        assert_eq!(holds(&relay), [false, false], "refused");
+        feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], NOW);
+        relay.side(Side::Client).release();
+        assert_eq!(holds(&relay), [false, false], "lingering");
+        feed(&mut relay.side(Side::Client), &mut &alloc::vec![0; 64 * 1024][..], NOW);
+        assert_eq!(holds(&relay), [false, false], "enough of that");
     }
 }

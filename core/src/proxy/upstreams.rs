@@ -15,8 +15,11 @@ use crate::{
 ///
 /// Health is passive: an attempt that fails marks an upstream as down, for a back-off time with
 /// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
-/// the others leave it 5 s. When all are down they are tried all the same. One that is connected to is
-/// up again; its back-off begins anew only when it has sent a byte.
+/// the others leave it 5 s. When all are down they are tried all the same.
+///
+/// To be connected to is not to be of use: one that accepts and drops fails as well. An upstream is up
+/// again, and its back-off begins anew, when it has sent a byte, or when something moves on a connection
+/// to it that has lasted for 5 s: some only ever listen.
 ///
 /// It holds a few words for each upstream, however many connections there are.
 ///
@@ -29,10 +32,9 @@ use crate::{
 /// assert_eq!(choice.next(now).as_deref(), Some("a:9000"));
 /// choice.failed("connection refused", now);
 /// assert_eq!(choice.next(now).as_deref(), Some("b:9000"));
-/// let lease = choice.connected();
+/// choice.connected(now);
 /// let [a, b] = &upstreams.counters()[..] else { panic!() };
 /// assert_eq!((a.up, a.failures, b.up, b.open), (false, 1, true, 1));
-/// # drop(lease);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Upstreams {
@@ -81,11 +83,11 @@ pub struct UpstreamCounters {
     pub address: Shared<str>,
     /// Connections made.
     pub connects: u64,
-    /// Attempts that failed.
+    /// Attempts that failed, and connections that were lost within 5 s, before it had sent a byte.
     pub failures: u64,
     /// Connections that are open or being made.
     pub open: u64,
-    /// The last attempt did not fail.
+    /// It has not failed since it was last of use.
     pub up: bool,
 }
 
@@ -132,7 +134,7 @@ impl Upstreams {
 
     /// Begins to look for an upstream for one connection.
     pub fn choose(&self) -> Choice {
-        Choice { upstreams: self.clone(), tried: Vec::new(), trying: None }
+        Choice { upstreams: self.clone(), tried: Vec::new(), present: None }
     }
 
     fn with<T>(&self, member: usize, f: impl FnOnce(&mut Member) -> T) -> T {
@@ -166,26 +168,41 @@ impl State {
     }
 }
 
-/// The attempts to find one connection's upstream: each is tried once at most, those that are up
-/// before those that are down.
+/// One connection's upstream: the attempts to find one, each of them tried once at most, those that are
+/// up before those that are down; and then how that one does.
 #[derive(Debug)]
 pub struct Choice {
     upstreams: Upstreams,
     tried: Vec<(usize, Attempt)>,
-    /// It counts as an open connection.
-    trying: Option<usize>,
+    present: Option<Present>,
+}
+
+/// The upstream that is tried or connected to, for which that counts as an open connection.
+#[derive(Clone, Copy, Debug)]
+struct Present {
+    member: usize,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Progress {
+    Connecting,
+    /// Since then.
+    Connected(Instant),
+    /// It has been of use.
+    Proved,
 }
 
 impl Choice {
     /// The address to try now; `None` when all have been tried.
     ///
-    /// An attempt that is not said to have [`failed`](Self::failed) by the next call, or when this is
-    /// dropped, was given up, and is not held against the upstream.
+    /// One that is not said to have [`failed`](Self::failed) by the next call, or when this is dropped,
+    /// was given up, and that is not held against it.
     pub fn next(&mut self, now: Instant) -> Option<Shared<str>> {
         self.put_down();
         let Inner { addresses, balance, state } = &*self.upstreams.inner;
         let untried = |i: usize| !self.tried.iter().any(|(tried, _)| *tried == i);
-        let picked = state.with(|state| {
+        let member = state.with(|state| {
             let is_due = |i, member: &Member| {
                 untried(i) && member.down_until.is_none_or(|until| until <= now)
             };
@@ -193,47 +210,67 @@ impl Choice {
                 .pick(*balance, now, is_due)
                 .or_else(|| state.pick(*balance, now, |i, _| untried(i)))
         })?;
-        self.trying = Some(picked);
-        Some(addresses[picked].clone())
+        self.present = Some(Present { member, progress: Progress::Connecting });
+        Some(addresses[member].clone())
     }
 
     /// How many have not been tried yet, the present one not among them.
     pub fn left(&self) -> usize {
-        let tried = self.tried.len() + usize::from(self.trying.is_some());
+        let tried = self.tried.len() + usize::from(self.present.is_some());
         self.upstreams.inner.addresses.len() - tried
     }
 
-    /// The attempt failed, for this reason.
-    pub fn failed(&mut self, error: impl Into<String>, now: Instant) {
-        let Some(trying) = self.trying else { return };
-        let upstream = self.upstreams.inner.addresses[trying].clone();
-        let attempt = Attempt { upstream, error: error.into() };
-        let (wait, was_up) = self.upstreams.with(trying, |member| {
-            member.failures += 1;
-            let wait = member.backoff.next();
-            (wait, member.down_until.replace(now + wait).is_none())
-        });
-        if was_up {
-            let Attempt { upstream, error } = &attempt;
-            warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
+    /// The attempt succeeded.
+    pub fn connected(&mut self, now: Instant) {
+        if let Some(present) = &mut self.present {
+            present.progress = Progress::Connected(now);
+            self.upstreams.with(present.member, |member| member.connects += 1);
         }
-        self.put_down();
-        self.tried.push((trying, attempt));
     }
 
-    /// The attempt succeeded.
-    pub fn connected(mut self) -> Lease {
-        let member = self.trying.take();
-        if let Some(member) = member {
-            let was_down = self.upstreams.with(member, |member| {
-                member.connects += 1;
-                member.down_until.take().is_some()
+    /// Bytes have moved on the connection, so many of them from the upstream.
+    pub fn moved(&mut self, received: usize, now: Instant) {
+        let Some(Present { member, progress }) = &mut self.present else { return };
+        let is_of_use = match *progress {
+            Progress::Connected(since) => received > 0 || now.since(since) >= PROBE,
+            Progress::Connecting | Progress::Proved => false,
+        };
+        if !is_of_use {
+            return;
+        }
+        *progress = Progress::Proved;
+        let was_down = self.upstreams.with(*member, |member| {
+            member.backoff.reset();
+            member.down_until.take().is_some()
+        });
+        if was_down {
+            info!(upstream = %self.upstreams.inner.addresses[*member], "upstream up again");
+        }
+    }
+
+    /// The attempt failed, or the connection was lost, for this reason. It is held against the upstream,
+    /// unless that has been of use, or the connection has lasted for 5 s.
+    pub fn failed(&mut self, error: impl Into<String>, now: Instant) {
+        let Some(Present { member: failed, progress }) = self.put_down() else { return };
+        let upstream = self.upstreams.inner.addresses[failed].clone();
+        let attempt = Attempt { upstream, error: error.into() };
+        let is_to_blame = match progress {
+            Progress::Connecting => true,
+            Progress::Connected(since) => now.since(since) < PROBE,
+            Progress::Proved => false,
+        };
+        if is_to_blame {
+            let (wait, was_up) = self.upstreams.with(failed, |member| {
+                member.failures += 1;
+                let wait = member.backoff.next();
+                (wait, member.down_until.replace(now + wait).is_none())
             });
-            if was_down {
-                info!(upstream = %self.upstreams.inner.addresses[member], "upstream up again");
+            if was_up {
+                let Attempt { upstream, error } = &attempt;
+                warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
             }
         }
-        Lease { upstreams: self.upstreams.clone(), member, delivered: false }
+        self.tried.push((failed, attempt));
     }
 
     /// All attempts have failed, or the time for them has run out.
@@ -242,10 +279,10 @@ impl Choice {
         NoUpstream { attempts: attempts.into_iter().map(|(_, attempt)| attempt).collect(), ran_out }
     }
 
-    fn put_down(&mut self) {
-        if let Some(member) = self.trying.take() {
-            self.upstreams.with(member, |member| member.open -= 1);
-        }
+    fn put_down(&mut self) -> Option<Present> {
+        let present = self.present.take()?;
+        self.upstreams.with(present.member, |member| member.open -= 1);
+        Some(present)
     }
 }
 
@@ -255,35 +292,7 @@ impl Drop for Choice {
     }
 }
 
-/// A connection to an upstream, as far as that one's counters are concerned: open until it is
-/// dropped.
-#[derive(Debug)]
-pub struct Lease {
-    upstreams: Upstreams,
-    member: Option<usize>,
-    delivered: bool,
-}
-
-impl Lease {
-    /// The upstream has sent something: it is of use, and its back-off begins anew.
-    pub fn delivered(&mut self) {
-        if let Some(member) = self.member
-            && !core::mem::replace(&mut self.delivered, true)
-        {
-            self.upstreams.with(member, |member| member.backoff.reset());
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(member) = self.member {
-            self.upstreams.with(member, |member| member.open -= 1);
-        }
-    }
-}
-
-/// No upstream could be connected to.
+/// No upstream could be connected to, or none stayed until a byte had passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoUpstream {
     /// What was tried, in order.
@@ -292,7 +301,7 @@ pub struct NoUpstream {
     pub ran_out: Option<Duration>,
 }
 
-/// An attempt to connect to an upstream that failed.
+/// An attempt that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     /// The upstream's `host:port`.
@@ -326,7 +335,8 @@ impl fmt::Display for NoUpstream {
 
 impl core::error::Error for NoUpstream {}
 
-/// So long is an upstream that was down left to the connection that tries it again.
+/// So long is an upstream that was down left to the connection that tries it again, and so long has a
+/// connection to last for the upstream not to be one that accepts and drops.
 const PROBE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
@@ -339,10 +349,11 @@ mod tests {
         Upstreams::new(["a:1", "b:1", "c:1"], balance, 1)
     }
 
-    fn connect(upstreams: &Upstreams) -> (Shared<str>, Lease) {
+    fn connect(upstreams: &Upstreams) -> (Shared<str>, Choice) {
         let mut choice = upstreams.choose();
         let address = choice.next(NOW).unwrap();
-        (address, choice.connected())
+        choice.connected(NOW);
+        (address, choice)
     }
 
     #[test]
@@ -414,22 +425,61 @@ mod tests {
         assert_eq!((counters.open, counters.failures, counters.up), (0, 0, true));
     }
 
-    #[test]
-    fn a_connection_brings_it_up_and_a_byte_begins_the_back_off_anew() {
+    /// Down after 20 failures, which is for up to 5 s.
+    fn down() -> Upstreams {
         let upstreams = Upstreams::new(["a:1"], Balance::RoundRobin, 1);
-        let fail = |n: u32| {
-            for _ in 0..n {
-                let mut choice = upstreams.choose();
-                choice.next(NOW).unwrap();
-                choice.failed("refused", NOW);
-            }
-        };
-        fail(20);
-        let mut lease = connect(&upstreams).1;
-        assert!(upstreams.counters()[0].up);
-        lease.delivered();
-        fail(1);
+        for _ in 0..20 {
+            fail(&upstreams);
+        }
+        upstreams
+    }
+
+    fn fail(upstreams: &Upstreams) {
+        let mut choice = upstreams.choose();
+        choice.next(NOW).unwrap();
+        choice.failed("refused", NOW);
+    }
+
+    fn is_up(upstreams: &Upstreams) -> bool {
+        upstreams.counters()[0].up
+    }
+
+    #[test]
+    fn a_byte_brings_it_up_and_begins_the_back_off_anew() {
+        let upstreams = down();
+        let mut choice = connect(&upstreams).1;
+        choice.moved(0, NOW);
+        assert!(!is_up(&upstreams), "to be connected to is not to be of use");
+        choice.moved(1, NOW);
+        assert!(is_up(&upstreams));
+        fail(&upstreams);
         let until = upstreams.with(0, |member| member.down_until).unwrap();
         assert!(until.since(NOW) < Duration::from_millis(50), "{until}");
+    }
+
+    /// One that only ever listens.
+    #[test]
+    fn a_connection_that_lasts_brings_it_up_as_well() {
+        let upstreams = down();
+        let mut choice = connect(&upstreams).1;
+        choice.moved(0, NOW + PROBE);
+        assert!(is_up(&upstreams));
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_is_held_against_it_unless_it_was_of_use() {
+        let lose = |received: usize, after: Duration| {
+            let upstreams = upstreams(Balance::RoundRobin);
+            let mut choice = connect(&upstreams).1;
+            choice.moved(received, NOW);
+            choice.failed("reset", NOW + after);
+            assert_eq!(choice.left(), 2, "it was tried");
+            let UpstreamCounters { failures, open, up, .. } = &upstreams.counters()[0];
+            assert_eq!((*failures == 0, *open), (*up, 0));
+            *up
+        };
+        assert!(!lose(0, Duration::ZERO));
+        assert!(lose(1, Duration::ZERO));
+        assert!(lose(0, PROBE));
     }
 }

@@ -7,6 +7,8 @@ use core::{
     str,
 };
 
+use crc::{CRC_32_ISCSI, Crc};
+
 use crate::admission::Peer;
 
 /// What a header says.
@@ -82,6 +84,30 @@ pub enum Malformed {
         length: usize,
         /// The limit.
         limit: usize,
+    },
+    /// Version 2: a TLV is not all there.
+    #[error("its TLV at byte {at} takes {need} bytes, of which it has {have}")]
+    Tlv {
+        /// Where it begins, counted from the header's first byte.
+        at: usize,
+        /// Its type, its length, and as much as that says.
+        need: usize,
+        /// What there is.
+        have: usize,
+    },
+    /// Version 2: a checksum of another length.
+    #[error("its CRC32C has {length} bytes, expected 4")]
+    ChecksumLength {
+        /// What it has.
+        length: usize,
+    },
+    /// Version 2: it is not what was sent.
+    #[error("its CRC32C is said to be {found:#010x}, and is {computed:#010x}")]
+    Checksum {
+        /// What it says.
+        found: u32,
+        /// What it is.
+        computed: u32,
     },
     /// Version 2: too short for its addresses.
     #[error("it has {have} bytes for addresses that take {need}")]
@@ -236,6 +262,11 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
         return Err(Malformed::TooShort { have, need });
     }
     let Some(header) = bytes.get(..length) else { return Ok(None) };
+    // A local connection's block is discarded whole; how long the addresses of no family are, nobody
+    // says.
+    if need > 0 {
+        check_tlvs(header, 16 + need)?;
+    }
     if is_local || transport == 0 {
         return Ok(Some((Header::Local, length)));
     }
@@ -245,6 +276,36 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
         _ => Header::Local,
     };
     Ok(Some((header, length)))
+}
+
+/// Section 2.2, "additional bytes": types, lengths and values from byte `at` to the header's end. All but
+/// a checksum are for others to know.
+fn check_tlvs(header: &[u8], mut at: usize) -> Result<(), Malformed> {
+    while let left @ [kind, ..] = &header[at..] {
+        let length = match *left {
+            [_, high, low, ..] => usize::from(u16::from_be_bytes([high, low])),
+            _ => 0,
+        };
+        let (need, have) = (3 + length, left.len());
+        let value = left.get(3..need).ok_or(Malformed::Tlv { at, need, have })?;
+        if *kind == TYPE_CRC32C {
+            check_sum(header, at + 3, value)?;
+        }
+        at += need;
+    }
+    Ok(())
+}
+
+/// Section 2.2.3: over the whole header, with zeroes in place of the checksum, which is at byte `at`.
+fn check_sum(header: &[u8], at: usize, value: &[u8]) -> Result<(), Malformed> {
+    let wrong = |_| Malformed::ChecksumLength { length: value.len() };
+    let found = u32::from_be_bytes(value.try_into().map_err(wrong)?);
+    let mut digest = CRC32C.digest();
+    for part in [&header[..at], &[0; 4], &header[at + 4..]] {
+        digest.update(part);
+    }
+    let computed = digest.finalize();
+    if computed == found { Ok(()) } else { Err(Malformed::Checksum { found, computed }) }
 }
 
 /// Two addresses of `N` bytes each, then two ports.
@@ -331,6 +392,9 @@ pub const LONGEST: usize = 4096;
 const LONGEST_LINE: usize = 107;
 const LINE_TOO_LONG: Malformed = Malformed::LineTooLong { limit: LONGEST_LINE };
 const GREETING: &[u8] = b"PROXY ";
+const TYPE_CRC32C: u8 = 0x03;
+/// RFC 4960, appendix B.
+static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// It can't begin a line of any text protocol (section 2.2).
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -362,7 +426,9 @@ mod tests {
         let unknown = format!("PROXY UNKNOWN {}\r\n", "x".repeat(91));
         assert_eq!((longest.len(), unknown.len()), (104, 107));
         let all_ones = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
-        let with_tlvs = [&v4[..], &[0x03, 0, 4, 1, 2, 3, 4]].concat();
+        // ALPN, a NOOP, an empty one, and one that nobody knows.
+        let tlvs = [&[0x01, 0, 2, b'h', b'2', 0x04, 0, 1, 0xff][..], &[0x05, 0, 0, 0xee, 0, 1, 7]];
+        let with_tlvs = [&v4[..], &tlvs.concat()].concat();
         let cases: Vec<(Vec<u8>, Header)> = alloc::vec![
             (b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n".to_vec(), tcp4),
             (
@@ -382,6 +448,10 @@ mod tests {
             (v2([0x21, 0x10], &v4), Header::Local),
             (v2([0x20, 0x00], &[]), Header::Local),
             (v2([0x20, 0xff], &[1, 2, 3]), Header::Local),
+            (v2([0x20, 0x11], &[&v4[..], &[0x03, 0, 4, 1, 2, 3, 4]].concat()), Header::Local),
+            (HAPROXY_V4.to_vec(), header("127.0.0.1:47474", "127.0.0.1:47001")),
+            (HAPROXY_V6.to_vec(), header("[::1]:47984", "[::1]:47002")),
+            (HAPROXY_LOCAL.to_vec(), Header::Local),
             (v2([0x21, 0x11], &[&v4[..], &[0; LONGEST - 28]].concat()), tcp4),
         ];
         for (bytes, said) in cases {
@@ -482,12 +552,74 @@ mod tests {
             ),
         ];
         for (name, bytes, wrong) in cases {
-            assert_eq!(parse(&bytes), Err(wrong), "{name}");
-            // Whatever comes behind it, and however it is cut: the same.
-            let known = (0..bytes.len()).find(|end| parse(&bytes[..*end]) != Ok(None));
-            for end in known.unwrap_or(bytes.len())..bytes.len() {
-                assert_eq!(parse(&bytes[..end]), Err(wrong), "{name}, cut at {end}");
-            }
+            assert_refused(name, &bytes, wrong);
+        }
+    }
+
+    fn assert_refused(name: &str, bytes: &[u8], wrong: Malformed) {
+        assert_eq!(parse(bytes), Err(wrong), "{name}");
+        // Whatever comes behind it, and however it is cut: the same.
+        let known = (0..bytes.len()).find(|end| parse(&bytes[..*end]) != Ok(None));
+        for end in known.unwrap_or(bytes.len())..bytes.len() {
+            assert_eq!(parse(&bytes[..end]), Err(wrong), "{name}, cut at {end}");
+        }
+    }
+
+    #[test]
+    fn tlvs_that_are_wrong_are_refused_by_name() {
+        use Malformed::{Checksum, ChecksumLength, Tlv};
+        let v4 = [0; 12];
+        let cases: Vec<(&str, Vec<u8>, Malformed)> = alloc::vec![
+            (
+                "a TLV without a length",
+                v2([0x21, 0x11], &[&v4[..], &[0x04, 0]].concat()),
+                Tlv { at: 28, need: 3, have: 2 }
+            ),
+            (
+                "a second TLV that is longer than the header",
+                v2([0x21, 0x11], &[&v4[..], &[0x04, 0, 0, 0xee, 0xff, 0xff, 1]].concat()),
+                Tlv { at: 31, need: 65_538, have: 4 }
+            ),
+            (
+                "TLVs behind the addresses of another family",
+                v2([0x21, 0x31], &[&[0; 216][..], &[0x04, 0, 1]].concat()),
+                Tlv { at: 232, need: 4, have: 3 }
+            ),
+            (
+                "a checksum of three bytes",
+                v2([0x21, 0x11], &[&v4[..], &[0x03, 0, 3, 1, 2, 3]].concat()),
+                ChecksumLength { length: 3 }
+            ),
+            (
+                "a wrong checksum",
+                v2([0x21, 0x11], &[&v4[..], &[0x03, 0, 4, 1, 2, 3, 4]].concat()),
+                Checksum { found: 0x0102_0304, computed: 0xa0b2_8795 }
+            ),
+        ];
+        for (name, bytes, wrong) in cases {
+            assert_refused(name, &bytes, wrong);
+        }
+    }
+
+    /// As `HAProxy` 2.6 sends them with `proxy-v2-options crc32c,unique-id`, and for its own checks.
+    const HAPROXY_V4: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x22\
+        \x7f\0\0\x01\x7f\0\0\x01\xb9\x72\xb7\x99\
+        \x03\0\x04\xb6\x13\xd5\x20\x05\0\x0cclient-47474";
+    const HAPROXY_V6: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x33\
+        \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\xbb\x70\xb7\x9a\
+        \x03\0\x04\x20\xb3\x24\xe1\x05\0\x0547984";
+    const HAPROXY_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\x07\x03\0\x04\xa9\xb8\x7e\x8f";
+
+    #[test]
+    fn a_flipped_bit_is_noticed_by_the_checksum() {
+        let is_wrong = |at: usize, bit: u8| {
+            let mut bytes = HAPROXY_V4.to_vec();
+            bytes[at] ^= 1 << bit;
+            matches!(parse(&bytes), Err(Malformed::Checksum { .. }))
+        };
+        // The addresses, the checksum itself, and the value of the other TLV.
+        for at in (16..28).chain(31..35).chain(38..HAPROXY_V4.len()) {
+            assert!((0..8).all(|bit| is_wrong(at, bit)), "byte {at}");
         }
     }
 

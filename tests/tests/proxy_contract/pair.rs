@@ -1,11 +1,11 @@
 //! A relay and both of its peers.
 
-use std::{collections::VecDeque, num::NonZeroUsize, time::Duration};
+use std::{collections::VecDeque, mem, num::NonZeroUsize, time::Duration};
 
 use wirestate_core::{
     Instant, Lost, Machine, Outbound, Reason as _, Way,
     drive::MAX_SLICES,
-    proxy::{Config, Reason, Relay, Relays, Side},
+    proxy::{Config, NoUpstream, Reason, Relay, Relays, Side},
 };
 use wirestate_testkit::{
     contract::{Checked, History},
@@ -62,27 +62,11 @@ enum Arrived {
     Lost(Lost),
 }
 
-/// A relay that is connected to both of its peers.
-#[derive(Debug)]
-pub(crate) struct Pair {
-    pub(crate) relay: Relay,
-    peers: [Peer; 2],
-    now: Instant,
-    pub(crate) asked: bool,
-}
-
-impl Pair {
-    pub(crate) fn new(capacity: usize) -> Self {
-        let config = Config {
-            buffer: NonZeroUsize::new(capacity).unwrap(),
-            idle_buffers: 0,
-            ..Config::default()
-        };
-        let now = Instant::EPOCH;
-        let mut relay = Relays::new(config).relay(now);
-        relay.connected(now);
-        let peer = |next| Peer {
-            history: Some(History::new(2 * capacity)),
+impl Peer {
+    fn new(first: u8, capacity: usize) -> Self {
+        Self {
+            // The header comes on top of both buffers.
+            history: Some(History::new(2 * capacity + HEADER.len())),
             arrived: VecDeque::new(),
             broken: None,
             input: Vec::new(),
@@ -90,9 +74,52 @@ impl Pair {
             sent: None,
             fin: false,
             lost: false,
-            next,
+            next: first,
+        }
+    }
+}
+
+/// What announces the client, where somebody does. None of its bytes are a client's.
+const HEADER: &[u8] = &[0xfe; 3];
+
+/// A relay that is connected to both of its peers.
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) relay: Relay,
+    capacity: usize,
+    peers: [Peer; 2],
+    /// Upstreams that were replaced.
+    pub(crate) deserters: Vec<Peer>,
+    /// How many can take a lost one's place.
+    left: usize,
+    header: &'static [u8],
+    now: Instant,
+    pub(crate) asked: bool,
+}
+
+impl Pair {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self::with_others(capacity, 0, &[])
+    }
+
+    /// With as many other upstreams, each of which is sent a header.
+    pub(crate) fn announced(capacity: usize, others: usize) -> Self {
+        Self::with_others(capacity, others, HEADER)
+    }
+
+    fn with_others(capacity: usize, left: usize, header: &'static [u8]) -> Self {
+        let config = Config {
+            buffer: NonZeroUsize::new(capacity).unwrap(),
+            idle_buffers: 0,
+            ..Config::default()
         };
-        Self { relay, peers: [peer(0), peer(128)], now, asked: false }
+        let now = Instant::EPOCH;
+        let mut relay = Relays::new(config).relay(now);
+        relay.announce(header.to_vec());
+        relay.connected(now);
+        let peers = [Peer::new(0, capacity), Peer::new(128, capacity)];
+        let deserters = Vec::new();
+        Self { relay, capacity, peers, deserters, left, header, now, asked: false }
     }
 
     pub(crate) fn peer(&self, side: Side) -> &Peer {
@@ -106,7 +133,39 @@ impl Pair {
         let mut machine = Checked::resume(self.relay.side(side), history);
         let value = f(&mut machine, peer, self.now);
         peer.history = Some(machine.history());
+        if self.relay.deserted().is_some() {
+            self.replace();
+        }
         value
+    }
+
+    /// The upstream was lost untouched: another one takes its place, if there is one.
+    fn replace(&mut self) {
+        let upstream = &mut self.peers[Side::Upstream as usize];
+        let deserter = mem::replace(upstream, Peer::new(128, self.capacity));
+        assert!(deserter.input.is_empty(), "it has spoken");
+        assert!(self.header.starts_with(&deserter.output), "the client's bytes are repeated");
+        self.deserters.push(deserter);
+        if self.left == 0 {
+            let none = NoUpstream { attempts: [].into(), ran_out: None };
+            self.relay.refuse(Reason::NoUpstream(none), self.now);
+        } else {
+            self.left -= 1;
+            self.relay.connected(self.now);
+        }
+    }
+
+    /// What `side` was sent of the other one's bytes.
+    pub(crate) fn relayed(&self, side: Side) -> &[u8] {
+        let output = &self.peer(side).output[..];
+        match side {
+            Side::Client => output,
+            Side::Upstream => {
+                let header = self.header.len().min(output.len());
+                assert_eq!(output[..header], self.header[..header], "the header comes first");
+                &output[header..]
+            }
+        }
     }
 
     pub(crate) fn happen(&mut self, side: Side, event: Event) {
@@ -172,20 +231,23 @@ impl Pair {
     fn look(&self) {
         for side in Side::BOTH {
             let (from, to) = (self.peer(side), self.peer(side.other()));
-            assert!(from.input.starts_with(&to.output), "from the {side}: not what was received");
-            if to.sent == Some(Sent::Fin) && !self.asked {
-                assert!(from.fin, "the {} was sent a FIN that nobody had sent", side.other());
-                assert_eq!(from.input, to.output, "the {} lacks bytes before a FIN", side.other());
+            let relayed = self.relayed(side.other());
+            assert!(from.input.starts_with(relayed), "from the {side}: not what was received");
+            if to.sent == Some(Sent::Fin) && !self.asked && self.label() != Some("no_upstream") {
+                let told = self.relay.status().state == "lingering" || from.fin;
+                assert!(told, "the {} was sent a FIN that nobody had sent", side.other());
+                assert_eq!(from.input, relayed, "the {} lacks bytes before a FIN", side.other());
             }
         }
         let [client, upstream] = &self.peers;
-        let undelivered = (client.input.len() - upstream.output.len())
-            + (upstream.input.len() - client.output.len());
+        let unsent = |side: Side| self.peer(side.other()).input.len() - self.relayed(side).len();
+        let header = self.header.len().saturating_sub(upstream.output.len());
+        let undelivered = unsent(Side::Client) + unsent(Side::Upstream) + header;
         let queued = self.relay.status().queued;
         assert!(queued <= undelivered, "it holds what it has sent already");
         let discards = client.lost
             || upstream.lost
-            || self.relay.status().state == "closing"
+            || matches!(self.relay.status().state, "closing" | "lingering")
             || self.relay.is_done();
         assert!(discards || queued == undelivered, "it threw bytes away, and nothing had happened");
         assert_eq!(self.relay.is_done(), self.relay.reason().is_some());

@@ -38,8 +38,10 @@ proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn both_sides_keep_the_contract(capacity in 1..40_usize, events in events()) {
-        let mut pair = Pair::new(capacity);
+    fn both_sides_keep_the_contract(
+        capacity in 1..40_usize, others in 0..3_usize, events in events(),
+    ) {
+        let mut pair = Pair::announced(capacity, others);
         for (side, event) in events {
             pair.happen(side, event);
         }
@@ -127,6 +129,84 @@ fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
     pair.play_out();
     let upstream = pair.peer(Side::Upstream);
     assert_eq!((upstream.output.len(), upstream.sent), (5, Some(Sent::Rst)));
+}
+
+/// The header as well as the client's bytes, and its FIN: the next one is sent all of it, once.
+#[test]
+fn an_upstream_that_is_lost_untouched_is_replaced() {
+    let mut pair = Pair::announced(8, 1);
+    for (side, event) in [
+        (Side::Upstream, Event::Take(2)), // of the header
+        (Side::Client, Event::Receive(4)),
+        (Side::Client, Event::Fin),
+        (Side::Upstream, Event::LostIn(Lost::TimedOut)),
+    ] {
+        pair.happen(side, event);
+    }
+    assert_eq!((pair.deserters.len(), pair.deserters[0].output.len()), (1, 2));
+    assert_eq!(pair.relay.status().state, "client_finished");
+    pair.play_out();
+    pair.happen(Side::Upstream, Event::Fin);
+    pair.play_out();
+    assert_eq!(pair.relayed(Side::Upstream), [0, 1, 2, 3]);
+    assert_eq!((pair.peer(Side::Client).sent, pair.label()), (Some(Sent::Fin), Some("finished")));
+}
+
+#[test]
+fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
+    for (side, event) in [(Side::Upstream, Event::Take(4)), (Side::Upstream, Event::Receive(1))] {
+        let mut pair = Pair::announced(8, 1);
+        pair.happen(Side::Client, Event::Receive(4));
+        pair.happen(side, event);
+        pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
+        pair.play_out();
+        assert!(pair.deserters.is_empty());
+        assert_eq!(
+            (pair.peer(Side::Client).sent, pair.label()),
+            (Some(Sent::Rst), Some("upstream_lost"))
+        );
+    }
+}
+
+/// A server that is full says so, and closes: what it said is there to be read behind the failed write.
+#[test]
+fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
+    let mut pair = Pair::announced(8, 1);
+    for (side, event) in [
+        (Side::Client, Event::Receive(4)),
+        (Side::Upstream, Event::LostOut(Lost::Reset)),
+        (Side::Upstream, Event::Receive(3)),
+        (Side::Upstream, Event::Fin), // as the kernel says it; it is no FIN
+    ] {
+        pair.happen(side, event);
+    }
+    pair.play_out();
+    let client = pair.peer(Side::Client);
+    assert_eq!((client.output.len(), client.sent, pair.deserters.len()), (3, Some(Sent::Rst), 0));
+}
+
+/// What it still sends would otherwise be answered by a reset, which may overtake the FIN.
+#[test]
+fn a_client_for_which_there_is_no_upstream_is_listened_to_for_a_while() {
+    let refused = |events: &[Event]| {
+        let mut pair = Pair::new(8);
+        pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
+        pair.happen(Side::Client, Event::Receive(5));
+        pair.play_out();
+        assert_eq!(pair.peer(Side::Client).sent, Some(Sent::Fin));
+        assert_eq!((pair.relay.status().state, pair.relay.status().queued), ("lingering", 0));
+        for event in events {
+            assert!(!pair.relay.is_done());
+            pair.happen(Side::Client, *event);
+        }
+        assert_eq!(pair.label(), Some("no_upstream"), "{events:?}");
+        pair.peer(Side::Client).input.len()
+    };
+    assert_eq!(refused(&[Event::Receive(9), Event::Fin]), 14);
+    assert_eq!(refused(&[Event::LostIn(Lost::Reset)]), 5);
+    assert_eq!(refused(&[Event::Receive(9), Event::Wait(1), Event::Wait(1)]), 14);
+    let flood = [Event::Receive(255); 65_536 / 255];
+    assert!(refused(&flood) < 65_536 + 255);
 }
 
 #[test]

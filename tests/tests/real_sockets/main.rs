@@ -6,6 +6,7 @@
 mod command_line;
 mod echo;
 mod fanout;
+mod haproxy;
 mod message;
 mod nginx;
 mod process;
@@ -73,6 +74,7 @@ on_every_runtime! {
         a_clients_reset_arrives_at_the_upstream,
         an_upstreams_reset_arrives_at_the_client,
         another_upstream_is_tried_when_one_refuses,
+        another_upstream_is_tried_when_one_accepts_and_resets,
         an_upstream_that_does_not_answer_runs_into_the_deadline,
         a_connection_on_which_nothing_moves_is_reset,
         a_paused_download_holds_the_upstream_back,
@@ -90,6 +92,9 @@ on_every_runtime! {
         a_client_is_announced_from_nginx_through_our_proxy,
         nginx_reads_the_headers_that_we_send,
         a_late_answer_arrives_behind_nginx_where_ours_is_last;
+    haproxy:
+        a_server_knows_the_client_that_haproxy_announces,
+        haproxy_reads_the_headers_that_we_send;
     message:
         the_golden_request_is_answered_byte_for_byte,
         requests_may_be_sent_without_waiting_and_cut_anywhere,

@@ -170,6 +170,27 @@ pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     assert!(log.contains(&format!("address={} connects=5 failures=0", echo.address)), "{log}");
 }
 
+/// The client does not notice, since no byte of its own had been sent there.
+pub(crate) fn another_upstream_is_tried_when_one_accepts_and_resets(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let (drops, dropping) = upstream(|stream| {
+        // Sooner, and it would be the connecting that fails.
+        thread::sleep(Duration::from_millis(100));
+        reset(stream);
+    });
+    let proxy = proxy(binary, &drops, &["--upstream", &echo.address]);
+    let mut client = proxy.connect();
+    dropping.join().unwrap();
+    eventually("the next one is connected to", || proxy.logged("upstream down") > 0);
+    client.write_all(b"hello").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut client), (b"hello".to_vec(), None));
+    let log = proxy.stop();
+    let said = "connection reset by peer, before a byte had passed";
+    assert!(log.contains(&format!("{said} upstream={drops}")), "{log}");
+    assert!(log.contains(&format!("address={drops} connects=1 failures=1")), "{log}");
+}
+
 /// It accepts nobody, and its backlog is full: a connection to it stays in the making.
 pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &str) {
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();

@@ -34,7 +34,7 @@ fn ask(server: &Server, request: &str) -> (u16, String, String) {
     (code, head.to_owned(), content.to_owned())
 }
 
-fn get(server: &Server, path: &str) -> (u16, String) {
+pub(crate) fn get(server: &Server, path: &str) -> (u16, String) {
     let (code, _, content) = ask(server, &format!("GET {path} HTTP/1.0\r\n\r\n"));
     (code, content)
 }

@@ -9,10 +9,10 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, World},
+    sim::{Act, Faults, World},
 };
 
-use crate::scene::{ROUND, Scene, load, patient, peer, seconds};
+use crate::scene::{ROUND, Scene, load, patient, peer, seconds, small, tight, upstream_on};
 
 fn hello() -> Vec<Act> {
     vec![Act::Send("hello".into()), Act::ReceiveAll]
@@ -30,6 +30,27 @@ fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
     assert_eq!((upstream.failures, upstream.connects, upstream.up), (1, 0, false));
     scene.end();
     assert_eq!(scene.ended("no_upstream"), 1);
+}
+
+/// Bytes that nobody reads any more would be answered by a reset.
+#[test]
+fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::with(World::new(seed), small(1 << (seed % 8)), &["nowhere"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        let client = scene.world.host("client");
+        let more = [Act::Wait(seconds(1) / 2), Act::Send(vec![7; 100].into())];
+        let acts = [&hello()[..], &more, &[Act::Finish, Act::Wait(seconds(1)), Act::ReceiveAll]];
+        let polite = peer(&client, acts.concat());
+        let heard = scene.world.run_until(&polite).unwrap();
+        assert_eq!((heard.fin, heard.lost), (true, None));
+        // But not for ever.
+        let late = [Act::Wait(seconds(3)), Act::Send("late".into()), Act::Wait(seconds(1))];
+        let late = peer(&client, [&hello()[..], &late, &[Act::Send("!".into())]].concat());
+        assert_eq!(scene.world.run_until(&late).unwrap().lost, Some(Lost::Reset));
+        scene.end();
+        assert_eq!(scene.ended("no_upstream"), 2);
+    });
 }
 
 #[test]
@@ -158,6 +179,124 @@ fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (1, 1));
     });
+}
+
+/// What a client does that lets the upstream speak first, or be lost.
+fn patiently(message: &'static str) -> Vec<Act> {
+    vec![Act::Wait(seconds(1)), Act::Send(message.into()), Act::Finish, Act::ReceiveAll]
+}
+
+/// The client does not notice: it hears what it would have heard from the second one alone.
+#[test]
+fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
+    for_each_seed(20, |seed| {
+        let run = |upstreams: &[&str]| {
+            let scene = Scene::with(tight(seed), small(1 << (seed % 8)), upstreams);
+            scene.proxy.set_faults(Faults::harmless(seed));
+            for name in upstreams {
+                match *name {
+                    "resets" => drop(scene.upstream(name, vec![Act::Reset])),
+                    _ => drop(scene.echo(name)),
+                }
+            }
+            let client = scene.world.host("client");
+            let heard = peer(&client, patiently("hello"));
+            let heard = scene.world.run_until(&heard).unwrap();
+            scene.end();
+            assert_eq!(scene.ended("finished"), 1);
+            (heard, scene)
+        };
+        let (heard, scene) = run(&["resets", "serves"]);
+        assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"hello"[..], true, None));
+        assert_eq!(heard, run(&["serves"]).0);
+        let [resets, serves] = &scene.counters()[..] else { panic!("there are two") };
+        assert_eq!((resets.connects, resets.failures, resets.up), (1, 1, false));
+        assert_eq!((serves.connects, serves.failures, serves.up), (1, 0, true));
+        assert!(scene.dialled()[0].sent.is_empty(), "no byte is sent twice");
+    });
+}
+
+/// Each is tried once, also by a client that has closed its side; then it is told by a close.
+#[test]
+fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::new(seed, &["a", "b", "c"]);
+        for name in ["a", "b", "c"] {
+            scene.upstream(name, vec![Act::Wait(seconds(seed % 2)), Act::Reset]);
+        }
+        let client = scene.world.host("client");
+        let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (0, true, None));
+        scene.end();
+        assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (3, 1));
+        assert!(scene.counters().iter().all(|upstream| upstream.failures == 1 && !upstream.up));
+    });
+}
+
+/// Four seconds for all of them, not counting the minute that one stayed.
+#[test]
+fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
+    let upstreams = Upstreams::new(["silent:7", "resets:7", "mute:7"], Balance::RoundRobin, 1);
+    let proxy = Proxy {
+        connect_timeout: Some(seconds(4)),
+        ..Proxy::new(Relays::new(Config::default()), upstreams)
+    };
+    let scene = Scene::proxying(World::new(5), proxy);
+    scene.echo("silent").set_unplugged(true);
+    scene.upstream("resets", vec![Act::Wait(seconds(60)), Act::Reset]);
+    scene.echo("mute").set_unplugged(true);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::ReceiveAll]);
+    scene.run_for(seconds(63));
+    assert_eq!(scene.table.connections()[0].status().state, "dialling");
+    scene.run_for(seconds(2));
+    assert!(heard.take().unwrap().fin);
+    assert_eq!(scene.ended("connect_timeout"), 1);
+    let failures: Vec<_> = scene.counters().iter().map(|upstream| upstream.failures).collect();
+    assert_eq!(failures, [1, 0, 1], "a minute is not how one fails that accepts and drops");
+    scene.end();
+}
+
+/// A FIN is an answer, if an empty one.
+#[test]
+fn an_upstream_that_accepts_and_finishes_is_not_replaced() {
+    let scene = Scene::new(6, &["finishes", "serves"]);
+    scene.upstream("finishes", vec![Act::Finish, Act::ReceiveAll]);
+    scene.echo("serves");
+    let client = scene.world.host("client");
+    let heard = peer(&client, patiently("hello"));
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((heard.bytes.len(), heard.fin), (0, true));
+    scene.end();
+    assert_eq!((scene.dialled().len(), scene.ended("finished")), (1, 1));
+}
+
+/// Neither when it is connected to, nor when bytes were forwarded to it.
+#[test]
+fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
+    let scene = Scene::new(7, &["drops"]);
+    let drops = scene.world.host("drops");
+    let client = scene.world.host("client");
+    for failures in 1..=6 {
+        let accepting = upstream_on(&drops, "drops", vec![Act::Receive(2), Act::Reset]);
+        let heard = peer(&client, hello());
+        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+        scene.world.run_until(&accepting).unwrap();
+        let counters = &scene.counters()[0];
+        assert_eq!(
+            (counters.up, counters.connects, counters.failures),
+            (false, failures, failures)
+        );
+    }
+    scene.echo_on(&drops, "drops");
+    let heard =
+        peer(&client, vec![Act::Wait(seconds(1)), Act::Send("hello".into()), Act::Receive(5)]);
+    scene.run_for(seconds(1) / 2);
+    assert!(!scene.counters()[0].up, "it has accepted, as before");
+    assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hello");
+    assert!(scene.counters()[0].up);
+    scene.end();
 }
 
 #[test]

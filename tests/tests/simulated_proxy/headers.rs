@@ -1,12 +1,17 @@
 //! PROXY headers, received and sent.
 
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
 use bytes::Bytes;
 use wirestate_core::{
     Lost,
     admission::{Limits, Peer, Table},
     drive::Ended,
     echo::{self, LoadReason},
-    proxy::{Balance, Config, Proxy, Relays, Upstreams},
+    proxy::{self, Balance, Config, LEAST_BUFFER, Proxy, Relays, Upstreams},
     proxy_protocol::{self, Version, announce},
     runtime::Runtime as _,
     serve::Options,
@@ -42,6 +47,20 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, Table) {
     (host, table)
 }
 
+/// A proxy on that host, with a table of its own.
+fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> Table {
+    let options = Options {
+        table: Table::behind_proxies(limits),
+        stop: scene.stop.clone(),
+        ..Options::default()
+    };
+    let table = options.table.clone();
+    let listener = host.listen("middle:7").unwrap();
+    let runtime = host.clone();
+    host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
+    table
+}
+
 fn says(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
@@ -74,21 +93,14 @@ fn a_client_is_known_through_two_proxies() {
                 accept: Some(from_all()),
                 send: Some(second),
                 ..Proxy::new(
-                    Relays::new(Config { buffer: 1024.try_into().unwrap(), ..Config::default() }),
+                    Relays::new(Config {
+                        buffer: LEAST_BUFFER.try_into().unwrap(),
+                        ..Config::default()
+                    }),
                     Upstreams::new(["server:7"], Balance::RoundRobin, 1),
                 )
             };
-            let options = Options {
-                table: Table::behind_proxies(Limits::default()),
-                stop: scene.stop.clone(),
-                ..Options::default()
-            };
-            let between = options.table.clone();
-            let listener = middle.listen("middle:7").unwrap();
-            let runtime = middle.clone();
-            middle.run(async move {
-                wirestate_core::proxy::serve(&runtime, listener, &options, &inner).await
-            });
+            let between = proxy_behind(&scene, &middle, inner, Limits::default());
             let (server, behind) = echo_behind(&scene, "server", Limits::default());
             server.set_faults(Faults::harmless(seed + 2));
 
@@ -111,27 +123,52 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
-/// The announced address, not the proxy's: which sends as many as it likes.
+/// The announced address, not the proxy's: which sends as many as it likes. Whoever is refused for it
+/// counts among the refused, and as a connection that was accepted and ended.
 #[test]
 fn the_limit_for_one_address_is_the_announced_ones() {
     let scene = Scene::new(1, &["server"]);
     let limits = Limits { per_address: Some(2), ..Limits::default() };
-    let (_, table) = echo_behind(&scene, "server", limits);
-    let proxy = scene.world.host("another proxy");
-    let stays = |client: &str| {
-        let acts = vec![Act::Send(announces(client)), Act::Send("x".into()), Act::ReceiveAll];
-        says(&proxy, "server:7", acts)
+    let (_, at_server) = echo_behind(&scene, "server", limits);
+    let middle = scene.world.host("middle");
+    let inner = Proxy {
+        accept: Some(from_all()),
+        send: Some(Version::V2),
+        ..Proxy::new(
+            Relays::new(Config::default()),
+            Upstreams::new(["server:7"], Balance::RoundRobin, 1),
+        )
     };
-    let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
-    scene.run_for(seconds(1));
-    let third = stays("192.0.2.1:3");
-    let heard = scene.world.run_until(&third).unwrap();
-    assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
-    let totals = table.totals();
-    assert_eq!((totals.open, totals.refused["per_address"]), (3, 1));
-    assert_eq!(totals.ended["announced_refused"], 1);
+    let at_proxy = proxy_behind(&scene, &middle, inner, limits);
+    let another = scene.world.host("another proxy");
+    for (address, table) in [("server:7", &at_server), ("middle:7", &at_proxy)] {
+        let stays = |client: &str| {
+            let acts = vec![
+                Act::Send(announces(client)),
+                Act::Send("x".into()),
+                Act::Receive(1),
+                Act::Wait(seconds(3)),
+                Act::Finish,
+                Act::ReceiveAll,
+            ];
+            says(&another, address, acts)
+        };
+        let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
+        scene.run_for(seconds(1));
+        let third = stays("192.0.2.1:3");
+        let heard = scene.world.run_until(&third).unwrap();
+        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
+        let totals = table.totals();
+        assert_eq!((totals.accepted, totals.open, totals.refused["per_address"]), (4, 3, 1));
+        assert_eq!(totals.ended["announced_refused"], 1);
+        scene.run_for(seconds(5));
+        assert!(first.iter().all(|task| task.take().unwrap().bytes == b"x"));
+        let totals = table.totals();
+        assert_eq!((totals.open, totals.ended["finished"], totals.ended.len()), (0, 3, 2));
+    }
     scene.end();
-    assert!(first.iter().all(|task| task.take().unwrap().bytes == b"x"));
+    // The server has heard of the proxy's clients, and of nobody whom that refused.
+    assert_eq!(at_server.totals().accepted, 4 + 3);
 }
 
 /// A thousand connections with half a header each: all of them end after five seconds, and whoever
@@ -200,6 +237,52 @@ fn what_is_no_header_ends_that_connection_alone() {
     }
     assert_eq!(table.totals().ended["proxy_header_malformed"], 4);
     scene.end();
+}
+
+/// Each connection to an upstream begins with the client's name, so it shows whose bytes it is sent.
+#[test]
+fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
+    let replaced = AtomicUsize::new(0);
+    for_each_seed(40, |seed| {
+        let upstreams = Upstreams::new(["faulty:7", "sound:7"], Balance::RoundRobin, 1);
+        let proxy = Proxy {
+            send: Some(Version::V1),
+            ..Proxy::new(Relays::new(Config::default()), upstreams)
+        };
+        let scene = Scene::proxying(World::new(seed), proxy);
+        let (faulty, _) = echo_behind(&scene, "faulty", Limits::default());
+        faulty.set_faults(Faults::harmful(seed));
+        echo_behind(&scene, "sound", Limits::default());
+        let client = scene.world.host("client");
+        let clients: Vec<_> = (0..10)
+            .map(|i| {
+                let wait = Act::Wait(seconds(i) / 5);
+                peer(&client, vec![wait, Act::Send("hello".into()), Act::Finish, Act::ReceiveAll])
+            })
+            .collect();
+        // A server may have broken down without a word: that is for the idle timeout.
+        scene.run_for(seconds(660));
+        assert!(clients.iter().all(|client| client.take().is_some()), "all attempts are bounded");
+        let mut heard: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        for record in scene.dialled() {
+            let mut sent = record.sent.split_inclusive(|byte| *byte == b'\n');
+            let header = sent.next().unwrap_or_default();
+            if header.ends_with(b"\n") {
+                heard.entry(header.to_vec()).or_default().push(sent.collect::<Vec<_>>().concat());
+            }
+        }
+        for (header, bytes) in heard {
+            assert!(header.starts_with(b"PROXY TCP4 10."), "it comes first");
+            assert!(bytes.len() <= 2, "each upstream is tried once");
+            assert!(
+                bytes.iter().filter(|bytes| !bytes.is_empty()).count() <= 1,
+                "a byte was repeated"
+            );
+            replaced.fetch_add(bytes.len() - 1, Relaxed);
+        }
+        scene.end();
+    });
+    assert!(replaced.into_inner() > 0, "that happened at all");
 }
 
 /// No upstream is dialled for whom nobody has announced.

@@ -74,13 +74,7 @@ impl Scene {
 
     /// A host of that name that accepts one connection, and does `acts` on it.
     pub(crate) fn upstream(&self, name: &str, acts: Vec<Act>) -> Task<Heard> {
-        let host = self.world.host(name);
-        let mut listener = host.listen(&format!("{name}:7")).unwrap();
-        let runtime = host.clone();
-        host.run(async move {
-            let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-            act(runtime, socket, acts).await
-        })
+        upstream_on(&self.world.host(name), name, acts)
     }
 
     /// Stops it all, and looks at what is left when all has ended: nothing.
@@ -120,6 +114,16 @@ impl Scene {
         records.retain(|record| &*record.client == "proxy" && record.side == Side::Client);
         records
     }
+}
+
+/// Accepts one connection, and does `acts` on it.
+pub(crate) fn upstream_on(host: &Host, name: &str, acts: Vec<Act>) -> Task<Heard> {
+    let mut listener = host.listen(&format!("{name}:7")).unwrap();
+    let runtime = host.clone();
+    host.run(async move {
+        let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        act(runtime, socket, acts).await
+    })
 }
 
 /// A client of the proxy that sends messages and verifies what comes back.

@@ -1,0 +1,111 @@
+//! A real `HAProxy`: in front of our servers, to say how we read its headers, and behind our proxy, to
+//! say how it reads ours.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use crate::{
+    process::{HANGS, Server, eventually},
+    proxy::proxy,
+    status,
+};
+
+/// An `HAProxy` process, killed when it is dropped.
+struct HaProxy {
+    child: Child,
+    address: String,
+    configuration: PathBuf,
+}
+
+impl HaProxy {
+    /// Starts `HAProxy` with one `listen` section, which listens on a free port and does `what`;
+    /// `bind` is what its `bind` says besides. `None`, and a line that says so, where the machine does
+    /// not have it.
+    fn start(bind: &str, what: &str) -> Option<Self> {
+        if Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_err() {
+            eprintln!("NOT TESTED: haproxy is absent");
+            assert!(std::env::var_os("CI").is_none(), "CI installs haproxy");
+            return None;
+        }
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = format!("127.0.0.1:{port}");
+        let name = format!("wirestate-haproxy-{}-{port}", std::process::id());
+        let configuration = std::env::temp_dir().join(name);
+        let section = format!(
+            "listen it\n bind {address} {bind}\n timeout connect 10s\n timeout client 600s\n \
+             timeout server 600s\n {what}\n"
+        );
+        fs::write(&configuration, section).unwrap();
+        let child = Command::new("haproxy")
+            .args(["-q", "-db", "-f"])
+            .arg(&configuration)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("haproxy starts");
+        let haproxy = Self { child, address, configuration };
+        eventually("haproxy listens", || TcpStream::connect(&haproxy.address).is_ok());
+        Some(haproxy)
+    }
+
+    /// In front of `upstream`, which it tells who the client is.
+    fn in_front_of(upstream: &str, announcing: &str) -> Option<Self> {
+        let what = format!("unique-id-format client-%cp\n server it {upstream} {announcing}");
+        Self::start("", &what)
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.configuration);
+    }
+}
+
+/// The second version with a checksum, which we verify, and with more TLVs.
+pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
+    let ways = ["send-proxy", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
+    for announcing in ways {
+        let echo = Server::start(binary, &["--accept-proxy", "-v", "--status", "127.0.0.1:0"]);
+        let Some(haproxy) = HaProxy::in_front_of(&echo.address, announcing) else { return };
+        let mut client = TcpStream::connect(&haproxy.address).unwrap();
+        client.set_read_timeout(Some(HANGS)).unwrap();
+        let mut reply = [0; 5];
+        client.write_all(b"hello").unwrap();
+        client.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, b"hello");
+        let real = client.local_addr().unwrap().to_string();
+        let (_, table) = status::get(&echo, "/connections");
+        assert!(table.contains(&real), "{announcing}: {table}");
+        drop((client, haproxy));
+        let log = echo.stop();
+        for said in ["announced", "closed: "] {
+            let real = format!("peer={real}");
+            let line = log.lines().find(|line| line.contains(said) && line.contains(&real));
+            assert!(line.is_some(), "{announcing}: `{said}` names the client: {log}");
+        }
+        assert!(!log.contains("proxy_header_malformed"), "{announcing}: {log}");
+    }
+}
+
+/// `HAProxy` says what it has read: the client's address and port, and the proxy's, which the client
+/// connected to.
+pub(crate) fn haproxy_reads_the_headers_that_we_send(binary: &str) {
+    let says = "mode http\n http-request return status 200 content-type text/plain \
+                lf-string \"%[src]:%[src_port] %[dst]:%[dst_port]\"";
+    for version in ["v1", "v2"] {
+        let Some(haproxy) = HaProxy::start("accept-proxy", says) else { return };
+        let proxy = proxy(binary, &haproxy.address, &["--send-proxy", version]);
+        let mut client = proxy.connect();
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        let told = format!("\r\n\r\n{} {}", client.local_addr().unwrap(), proxy.address);
+        assert!(said.ends_with(&told), "{version}: {said}");
+    }
+}
