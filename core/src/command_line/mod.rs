@@ -227,8 +227,8 @@ enum Failure {
     #[error("cannot start a connection: {0}")]
     Spawn(io::Error),
     #[error(
-        "no room for a connection: the limit of open files is {files} (ulimit -n), of which {kept} \
-         are kept for all else"
+        "no room for a connection: the limit of open files is {files} (ulimit -n), and {kept} are \
+         kept for all else"
     )]
     NoRoom { files: u64, kept: u64 },
     #[error("{wanted} connections need {files} open files, and the limit is {limit} (ulimit -n)")]

@@ -6,7 +6,14 @@ use std::{
     env,
     future::poll_fn,
     io,
-    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    os::{
+        fd::OwnedFd,
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
 };
 
 use listenfd::ListenFd;
@@ -100,10 +107,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 fn notify(state: &NotifyState<'_>, patience: Duration, is_news: bool) -> io::Result<()> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let tell = || {
+        let address = match socket.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddr::from_abstract_name(name),
+            None => SocketAddr::from_pathname(&socket),
+        }?;
         let manager = UnixDatagram::unbound()?;
         manager.set_nonblocking(patience.is_zero())?;
         manager.set_write_timeout(Some(patience).filter(|patience| !patience.is_zero()))?;
-        manager.send_to(state.to_string().as_bytes(), &socket).map(drop)
+        manager.send_to_addr(state.to_string().as_bytes(), &address).map(drop)
     };
     tell().inspect_err(|error| {
         if is_news {

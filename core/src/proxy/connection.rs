@@ -318,8 +318,8 @@ impl<R: Runtime> Connection<R> {
         match dial.as_mut().poll(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
+                self.relay.connected(now, dialler.choice.left() > 0);
                 self.upstream = Upstream::Connected(Socket::new(socket), dialler);
-                self.relay.connected(now);
             }
             Poll::Ready(Err(none)) => {
                 self.upstream = Upstream::Absent;

@@ -134,8 +134,8 @@ impl fmt::Display for Side {
 /// took: it may throw away what a peer's full window kept it from sending when the RST follows.
 ///
 /// An upstream that is lost before a byte of the client's was sent to it, and before anything came from
-/// it, is not shown to the client: another one may take its place ([`deserted`](Self::deserted)), and is
-/// sent all from the first byte on.
+/// it, is not shown to the client if it was not the last one: another one may take its place
+/// ([`deserted`](Self::deserted)), and is sent all from the first byte on.
 ///
 /// It holds at most `2 × Config::buffer` bytes and what it is to [`announce`](Self::announce), and no
 /// buffer for a direction in which no byte waits.
@@ -150,7 +150,7 @@ impl fmt::Display for Side {
 /// drive::feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], now);
 /// relay.side(Side::Client).handle_eof(now);
 ///
-/// relay.connected(now);
+/// relay.connected(now, false);
 /// let mut sent = Vec::new();
 /// drive::collect(&mut relay.side(Side::Upstream), &mut sent, now);
 /// assert_eq!(sent, b"hello?");
@@ -227,7 +227,8 @@ enum Stage {
     Dialling {
         lost: Option<(Way, Lost)>,
     },
-    /// There is an upstream, but none of the client's bytes was sent to it, and nothing came from it.
+    /// There is an upstream that can be replaced: none of the client's bytes was sent to it, and nothing
+    /// came from it.
     Fresh,
     Relaying,
     /// Asked to stop, at this time: it goes on until it is quiet.
@@ -295,8 +296,8 @@ pub enum Reason {
     ShutDown,
     /// [`Config::idle_timeout`] ran out.
     #[error(
-        "no byte moved for {limit:?}; {to_client} bytes to the client are owed, \
-         and {to_upstream} to the upstream"
+        "no byte moved for {limit:?}; bytes owed to the client: {to_client}, \
+         to the upstream: {to_upstream}"
     )]
     IdleTimeout {
         /// The limit.
@@ -307,7 +308,7 @@ pub enum Reason {
         to_upstream: usize,
     },
     /// The connection to one side broke.
-    #[error("{side} lost while {way}: {why}; {unsent} bytes to it are owed")]
+    #[error("{side} lost while {way}: {why}; bytes owed to it: {unsent}")]
     Lost {
         /// To which.
         side: Side,
@@ -358,16 +359,18 @@ impl Relay {
         self.header = Announcement { header, sent: 0 };
     }
 
-    /// There is an upstream now. Before that only the client's side is to be driven.
-    pub fn connected(&mut self, now: Instant) {
+    /// There is an upstream now, and, if there is `another`, somebody to replace it. Before that only the
+    /// client's side is to be driven.
+    pub fn connected(&mut self, now: Instant, another: bool) {
         self.moved = now;
         if matches!(self.stage, Stage::Dialling { .. }) {
-            self.stage = Stage::Fresh;
+            self.stage = if another { Stage::Fresh } else { Stage::Relaying };
         }
     }
 
-    /// How the upstream was lost, where that has not touched the client: its socket is to be reset, and
-    /// another one to be [`connected`](Self::connected), or the client to be [`refuse`](Self::refuse)d.
+    /// How the upstream was lost, where that has not touched the client, and there is another one: its
+    /// socket is to be reset, and that one to be [`connected`](Self::connected), or the client to be
+    /// [`refuse`](Self::refuse)d.
     pub fn deserted(&self) -> Option<Lost> {
         match self.stage {
             Stage::Dialling { lost } => lost.map(|(_, why)| why),
@@ -536,13 +539,13 @@ impl Relay {
 
     /// Something has passed between client and upstream: from now on they have nobody but each other.
     fn engage(&mut self) {
+        if self.header.unsent().is_empty() {
+            self.header = Announcement::default();
+        }
         if self.stage != Stage::Fresh {
             return;
         }
         self.stage = Stage::Relaying;
-        if self.header.unsent().is_empty() {
-            self.header = Announcement::default();
-        }
         if self.ends.upstream.output == Output::Over {
             // It was reset before, and had something to say: that, and then its loss, is the answer.
             self.lost(Side::Upstream, Way::Out, Lost::Reset);
@@ -785,7 +788,7 @@ mod tests {
     fn a_direction_in_which_no_byte_waits_holds_no_buffer() {
         let relays = Relays::new(Config::default());
         let mut relay = relays.relay(NOW);
-        relay.connected(NOW);
+        relay.connected(NOW, false);
         let holds = |relay: &Relay| {
             let rings = [&relay.received.client, &relay.received.upstream];
             rings.map(Ring::holds_buffer)

@@ -129,7 +129,7 @@ impl Subject for Upstreams {
         vec![
             Metric::new(
                 "wirestate_proxy_upstream_up",
-                "Whether the last attempt to connect did not fail.",
+                "Whether it has not failed since it was last of use.",
                 gauge(|upstream| upstream.up.into()),
             ),
             Metric::new(
@@ -139,7 +139,7 @@ impl Subject for Upstreams {
             ),
             Metric::new(
                 "wirestate_proxy_upstream_failures",
-                "Attempts to connect that failed.",
+                "Attempts to connect that failed, and connections that were lost early, without a byte.",
                 counter(|upstream| upstream.failures),
             ),
             Metric::new(

@@ -3,7 +3,7 @@
 use wirestate_core::{Lost, proxy::Side};
 use wirestate_testkit::script::Sent;
 
-use crate::pair::{Event, Pair};
+use crate::pair::{Event, Other, Pair};
 
 const EVENTS: [Event; 8] = [
     Event::Receive(2),
@@ -50,11 +50,16 @@ fn end(mut pair: Pair, list: &[(Side, Event)]) -> Pair {
 
 #[test]
 fn every_interleaving_of_fin_reset_and_timeout() {
-    for (capacity, others) in [(1, 0), (1, 1), (2, 1), (3, 2)] {
+    let pairs: [fn() -> Pair; 5] = [
+        || Pair::new(1),
+        || Pair::announced(1, &[Other::Accepts]),
+        || Pair::announced(2, &[]),
+        || Pair::announced(2, &[Other::Refuses]),
+        || Pair::announced(3, &[Other::Refuses, Other::Accepts, Other::Refuses]),
+    ];
+    for pair in pairs {
         let lists = every_list(4, |list| {
-            let pair =
-                if others == 0 { Pair::new(capacity) } else { Pair::announced(capacity, others) };
-            let pair = end(pair, list);
+            let pair = end(pair(), list);
             assert!(pair.relay.is_done(), "{list:?}: it does not end");
             assert_eq!(pair.relay.status().queued, 0, "{list:?}: bytes are left");
             let label = pair.label().unwrap();

@@ -82,6 +82,13 @@ impl Peer {
 /// What announces the client, where somebody does. None of its bytes are a client's.
 const HEADER: &[u8] = &[0xfe; 3];
 
+/// What becomes of an attempt to connect to another upstream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Other {
+    Accepts,
+    Refuses,
+}
+
 /// A relay that is connected to both of its peers.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -90,8 +97,8 @@ pub(crate) struct Pair {
     peers: [Peer; 2],
     /// Upstreams that were replaced.
     pub(crate) deserters: Vec<Peer>,
-    /// How many can take a lost one's place.
-    left: usize,
+    /// Who can take a lost one's place, in order.
+    others: &'static [Other],
     header: &'static [u8],
     now: Instant,
     pub(crate) asked: bool,
@@ -99,15 +106,15 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self::with_others(capacity, 0, &[])
+        Self::with_others(capacity, &[], &[])
     }
 
-    /// With as many other upstreams, each of which is sent a header.
-    pub(crate) fn announced(capacity: usize, others: usize) -> Self {
+    /// With other upstreams, each of which is sent a header.
+    pub(crate) fn announced(capacity: usize, others: &'static [Other]) -> Self {
         Self::with_others(capacity, others, HEADER)
     }
 
-    fn with_others(capacity: usize, left: usize, header: &'static [u8]) -> Self {
+    fn with_others(capacity: usize, others: &'static [Other], header: &'static [u8]) -> Self {
         let config = Config {
             buffer: NonZeroUsize::new(capacity).unwrap(),
             idle_buffers: 0,
@@ -116,10 +123,10 @@ impl Pair {
         let now = Instant::EPOCH;
         let mut relay = Relays::new(config).relay(now);
         relay.announce(header.to_vec());
-        relay.connected(now);
+        relay.connected(now, !others.is_empty());
         let peers = [Peer::new(0, capacity), Peer::new(128, capacity)];
         let deserters = Vec::new();
-        Self { relay, capacity, peers, deserters, left, header, now, asked: false }
+        Self { relay, capacity, peers, deserters, others, header, now, asked: false }
     }
 
     pub(crate) fn peer(&self, side: Side) -> &Peer {
@@ -139,20 +146,22 @@ impl Pair {
         value
     }
 
-    /// The upstream was lost untouched: another one takes its place, if there is one.
+    /// The upstream was lost untouched: another one takes its place, if one accepts.
     fn replace(&mut self) {
         let upstream = &mut self.peers[Side::Upstream as usize];
         let deserter = mem::replace(upstream, Peer::new(128, self.capacity));
         assert!(deserter.input.is_empty(), "it has spoken");
         assert!(self.header.starts_with(&deserter.output), "the client's bytes are repeated");
         self.deserters.push(deserter);
-        if self.left == 0 {
-            let none = NoUpstream { attempts: [].into(), ran_out: None };
-            self.relay.refuse(Reason::NoUpstream(none), self.now);
-        } else {
-            self.left -= 1;
-            self.relay.connected(self.now);
+        while let Some((next, others)) = self.others.split_first() {
+            self.others = others;
+            match next {
+                Other::Accepts => return self.relay.connected(self.now, !others.is_empty()),
+                Other::Refuses => {}
+            }
         }
+        let none = NoUpstream { attempts: [].into(), ran_out: None };
+        self.relay.refuse(Reason::NoUpstream(none), self.now);
     }
 
     /// What `side` was sent of the other one's bytes.

@@ -1,15 +1,17 @@
 //! Whatever happens to the two sides, drawn; and the cases that have a name.
 
-use proptest::{prelude::*, test_runner::FileFailurePersistence};
+use proptest::{prelude::*, sample::select, test_runner::FileFailurePersistence};
 use wirestate_core::{Lost, Outbound, proxy::Side};
 use wirestate_testkit::script::Sent;
 
-use crate::pair::{Event, Pair};
+use crate::pair::{Event, Other, Pair};
 
 fn proptest_config() -> ProptestConfig {
     let file = FileFailurePersistence::Direct("proptest-regressions/proxy_contract.txt");
     ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
 }
+
+const OTHERS: [&[Other]; 3] = [&[], &[Other::Refuses], &[Other::Accepts, Other::Refuses]];
 
 fn events() -> impl Strategy<Value = Vec<(Side, Event)>> {
     let lost = prop_oneof![
@@ -39,7 +41,9 @@ proptest! {
 
     #[test]
     fn both_sides_keep_the_contract(
-        capacity in 1..40_usize, others in 0..3_usize, events in events(),
+        capacity in 1..40_usize,
+        others in select(&OTHERS),
+        events in events(),
     ) {
         let mut pair = Pair::announced(capacity, others);
         for (side, event) in events {
@@ -94,9 +98,8 @@ fn a_reset_is_passed_on_as_one_in_each_direction() {
         pair.play_out();
         assert_eq!((pair.peer(other).output.len(), pair.peer(other).sent), (4, Some(Sent::Rst)));
         let reason = pair.relay.reason().unwrap().to_string();
-        let said = format!(
-            "{side} lost while receiving: connection reset by peer; 2 bytes to it are owed"
-        );
+        let said =
+            format!("{side} lost while receiving: connection reset by peer; bytes owed to it: 2");
         assert_eq!(reason, said);
     }
 }
@@ -134,7 +137,7 @@ fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
 /// The header as well as the client's bytes, and its FIN: the next one is sent all of it, once.
 #[test]
 fn an_upstream_that_is_lost_untouched_is_replaced() {
-    let mut pair = Pair::announced(8, 1);
+    let mut pair = Pair::announced(8, &[Other::Accepts]);
     for (side, event) in [
         (Side::Upstream, Event::Take(2)), // of the header
         (Side::Client, Event::Receive(4)),
@@ -152,10 +155,28 @@ fn an_upstream_that_is_lost_untouched_is_replaced() {
     assert_eq!((pair.peer(Side::Client).sent, pair.label()), (Some(Sent::Fin), Some("finished")));
 }
 
+/// Its reset is not hidden: there is nobody else whose answer could be waited for.
+#[test]
+fn the_last_upstream_is_not_replaced() {
+    for others in [&[][..], &[Other::Accepts]] {
+        let mut pair = Pair::announced(8, others);
+        pair.happen(Side::Client, Event::Receive(4));
+        for _ in 0..=others.len() {
+            pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
+        }
+        pair.play_out();
+        assert_eq!(pair.deserters.len(), others.len());
+        assert_eq!(
+            (pair.peer(Side::Client).sent, pair.label()),
+            (Some(Sent::Rst), Some("upstream_lost"))
+        );
+    }
+}
+
 #[test]
 fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
     for (side, event) in [(Side::Upstream, Event::Take(4)), (Side::Upstream, Event::Receive(1))] {
-        let mut pair = Pair::announced(8, 1);
+        let mut pair = Pair::announced(8, &[Other::Accepts]);
         pair.happen(Side::Client, Event::Receive(4));
         pair.happen(side, event);
         pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
@@ -171,7 +192,7 @@ fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
 /// A server that is full says so, and closes: what it said is there to be read behind the failed write.
 #[test]
 fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
-    let mut pair = Pair::announced(8, 1);
+    let mut pair = Pair::announced(8, &[Other::Accepts]);
     for (side, event) in [
         (Side::Client, Event::Receive(4)),
         (Side::Upstream, Event::LostOut(Lost::Reset)),
@@ -189,7 +210,7 @@ fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
 #[test]
 fn a_client_for_which_there_is_no_upstream_is_listened_to_for_a_while() {
     let refused = |events: &[Event]| {
-        let mut pair = Pair::new(8);
+        let mut pair = Pair::announced(8, &[Other::Refuses]);
         pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
         pair.happen(Side::Client, Event::Receive(5));
         pair.play_out();
@@ -224,10 +245,7 @@ fn a_byte_on_any_side_moves_the_one_deadline() {
         assert_eq!(pair.peer(side).sent, Some(Sent::Rst), "a FIN would say that all was said");
     }
     let reason = pair.relay.reason().unwrap().to_string();
-    assert!(
-        reason.starts_with("no byte moved for 600s; 0 bytes to the client are owed"),
-        "{reason}"
-    );
+    assert!(reason.starts_with("no byte moved for 600s; bytes owed to the client: 0"), "{reason}");
 }
 
 #[test]

@@ -153,6 +153,7 @@ on_every_runtime! {
         sockets_that_are_passed_are_served,
         what_was_not_passed_is_named,
         the_service_manager_is_told,
+        a_service_manager_of_an_abstract_name_is_told,
         a_service_manager_that_does_not_listen_holds_nobody,
         shells_get_completions_and_readers_a_manual;
     third_party:

@@ -1,8 +1,12 @@
 //! Scenarios of a service manager, and of the command line that says itself.
 
 use std::{
+    ffi::OsStr,
     io::Write,
-    os::unix::net::UnixDatagram,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
     process::{Command, Stdio},
 };
 
@@ -71,9 +75,20 @@ pub(crate) fn what_was_not_passed_is_named(binary: &str) {
     }
 }
 
+/// Of an abstract name is what systemd gives to those in a container.
+pub(crate) fn a_service_manager_of_an_abstract_name_is_told(binary: &str) {
+    let name = format!("wirestate-{}-{binary}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    is_told(binary, &UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}").as_ref());
+}
+
 pub(crate) fn the_service_manager_is_told(binary: &str) {
     let folder = Folder::new("notify", binary);
-    let manager = UnixDatagram::bind(folder.path("notify")).unwrap();
+    let path = folder.path("notify");
+    is_told(binary, &UnixDatagram::bind(&path).unwrap(), path.as_os_str());
+}
+
+fn is_told(binary: &str, manager: &UnixDatagram, address: &OsStr) {
     manager.set_read_timeout(Some(HANGS)).unwrap();
     let heard = || {
         let mut message = [0; 1024];
@@ -82,7 +97,7 @@ pub(crate) fn the_service_manager_is_told(binary: &str) {
     };
     let mut server = command(binary);
     server.args(["echo-server", "--listen", "127.0.0.1:0"]);
-    server.env("NOTIFY_SOCKET", folder.path("notify")).env("WATCHDOG_USEC", "100000");
+    server.env("NOTIFY_SOCKET", address).env("WATCHDOG_USEC", "100000");
     let server = Server::start_command(server);
     assert_eq!(heard(), "READY=1");
     for _ in 0..3 {

@@ -216,7 +216,7 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
     });
 }
 
-/// Each is tried once, also by a client that has closed its side; then it is told by a close.
+/// Each is tried once, also by a client that has closed its side. The last one's reset is passed on.
 #[test]
 fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
     for_each_seed(8, |seed| {
@@ -227,11 +227,23 @@ fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (0, true, None));
+        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
         scene.end();
-        assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (3, 1));
+        assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (3, 1));
         assert!(scene.counters().iter().all(|upstream| upstream.failures == 1 && !upstream.up));
     });
+}
+
+#[test]
+fn a_client_is_told_by_a_close_when_whoever_is_left_refuses() {
+    let scene = Scene::new(1, &["resets", "refuses"]);
+    scene.upstream("resets", vec![Act::Reset]);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::ReceiveAll]);
+    let heard = scene.world.run_until(&heard).unwrap();
+    assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (0, true, None));
+    scene.end();
+    assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (1, 1));
 }
 
 /// Four seconds for all of them, not counting the minute that one stayed.
