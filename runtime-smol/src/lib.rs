@@ -224,6 +224,10 @@ impl Sink for SmolSocket {
             stream::reset_on_close(&stream);
         }
     }
+
+    fn is_sent(&self) -> bool {
+        self.stream.as_ref().is_none_or(stream::is_sent)
+    }
 }
 
 /// A listening socket, TCP or Unix.

@@ -123,6 +123,10 @@ impl Sink for ThreadSocket {
             stream::reset_on_close(&*stream);
         }
     }
+
+    fn is_sent(&self) -> bool {
+        self.stream.as_ref().is_none_or(stream::is_sent)
+    }
 }
 
 /// A listening socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg},
+};
 use socket2::SockRef;
 use wirestate_core::drive::MAX_SLICES;
 
@@ -52,6 +55,17 @@ pub fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
 /// The operating system's.
 pub fn finish(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
+}
+
+/// Whether all that was written has been sent, or can't be any more. Only a TCP socket keeps what its peer
+/// has no room for.
+pub fn is_sent(socket: &impl AsFd) -> bool {
+    // With this limit it is writable only if nothing is unsent (tcp(7), `tcp_stream_memory_free`).
+    if SockRef::from(socket).set_tcp_notsent_lowat(1).is_err() {
+        return true;
+    }
+    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+    !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
 }
 
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix

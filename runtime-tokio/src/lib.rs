@@ -201,6 +201,13 @@ impl Sink for TokioSocket {
         }
         self.stream = Stream::Closed;
     }
+
+    fn is_sent(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(stream) => stream::is_sent(stream),
+            Stream::Unix(_) | Stream::Closed => true,
+        }
+    }
 }
 
 fn poll_write<S: AsyncWrite>(

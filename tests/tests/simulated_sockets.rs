@@ -55,11 +55,24 @@ fn a_fin_comes_behind_the_bytes_and_leaves_the_other_direction_open() {
 fn a_reset_is_reported_once_and_behind_what_had_arrived() {
     connected(Settings::default(), |host, mut here, mut there| async move {
         there.send(b"hello").await.unwrap();
+        host.sleep(MOMENT).await;
+        assert!(there.is_sent());
         there.reset();
         host.sleep(MOMENT).await;
         let reads = [read(&mut here).await, read(&mut here).await, read(&mut here).await];
         assert_eq!(reads, [Ok(5), Err(RESET), Ok(0)]);
         assert_eq!(write(&mut here).await, Err(RESET), "EPIPE, as often as you like");
+    });
+}
+
+#[test]
+fn a_reset_throws_away_what_has_not_arrived() {
+    connected(Settings::default(), |host, mut here, mut there| async move {
+        there.send(b"hello").await.unwrap();
+        assert!(!there.is_sent());
+        there.reset();
+        host.sleep(MOMENT).await;
+        assert_eq!(read(&mut here).await, Err(RESET));
     });
 }
 

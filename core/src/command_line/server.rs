@@ -370,6 +370,7 @@ fn stop_on_signals(
             if let Some(readiness) = &readiness {
                 readiness.end();
             }
+            systemd::stopping();
             if lame_duck.is_zero() {
                 info!("{name}: no connection is accepted any more; again ends at once");
                 stop.drain();
@@ -385,8 +386,6 @@ fn stop_on_signals(
                     stop.drain();
                 }
             }
-            // It may take its time; the drain goes on meanwhile.
-            systemd::stopping();
         }
     };
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(Failure::Signals)

@@ -14,6 +14,7 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    thread,
 };
 
 use listenfd::ListenFd;
@@ -88,17 +89,21 @@ impl<'a> Passed<'a> {
     }
 }
 
-/// The server can be connected to.
+/// The server can be connected to. A manager that does not hear of it takes the start for failed.
 pub(super) fn ready() {
     let _ = notify(&NotifyState::Ready, PATIENCE, true);
 }
 
 /// The server was asked to stop.
 pub(super) fn stopping() {
-    let _ = notify(&NotifyState::Stopping, PATIENCE, true);
+    if notify(&NotifyState::Stopping, Duration::ZERO, false).is_err() {
+        // The drain does not wait for it, and a second signal is heard.
+        let again = || drop(notify(&NotifyState::Stopping, PATIENCE, true));
+        let _ = thread::Builder::new().name("stopping".into()).spawn(again);
+    }
 }
 
-/// For what is told once: a manager that does not hear of readiness takes the start for failed.
+/// For what is told once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells the service manager, where there is one; waits for so long at most where it does not take
@@ -135,7 +140,8 @@ pub(super) fn keep_watchdog<R: Runtime>(runtime: &R) -> Result<(), Failure> {
         let mut is_heard = true;
         loop {
             is_heard = notify(&NotifyState::Watchdog, Duration::ZERO, is_heard).is_ok();
-            let next = clock.now() + interval;
+            // What was not heard is said again while there is time.
+            let next = clock.now() + if is_heard { interval } else { interval / 4 };
             poll_fn(|cx| clock.poll_until(cx, next)).await;
         }
     };

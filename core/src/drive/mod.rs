@@ -53,8 +53,15 @@ pub trait Sink {
     /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
     /// last descriptor closed; socket(7)). Nothing is called after it.
     ///
-    /// The kernel throws away what it had not sent yet.
+    /// The kernel throws away what it had not sent yet: whoever owes that asks
+    /// [`is_sent`](Self::is_sent) first.
     fn reset(&mut self);
+
+    /// Whether all that was written has left the kernel, so that no reset would throw it away. Nobody is
+    /// woken when it has: it is to be asked again after a while. By default, it is not known to be otherwise.
+    fn is_sent(&self) -> bool {
+        true
+    }
 }
 
 /// A clock with one alarm.

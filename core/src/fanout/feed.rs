@@ -146,8 +146,8 @@ pub struct Counters {
     pub subscribers: u64,
     /// Messages delivered, to all subscribers together: with the kernel, whole.
     pub delivered: u64,
-    /// How many messages the slowest subscriber was behind when the last ones came in, without
-    /// these.
+    /// How many messages the slowest subscriber is behind now, counting those that came in together
+    /// as undelivered until all of them are delivered.
     pub lag: u64,
     /// Messages that subscribers skipped ([`OnLag::Skip`]).
     pub skipped: u64,
@@ -220,7 +220,11 @@ impl Feed {
     pub fn counters(&self) -> Counters {
         self.inner.state.with(|state| {
             let subscribers = state.readers.len() as u64;
-            Counters { subscribers, ..state.counters.clone() }
+            let cursors = state.readers.iter().filter(|(_, reader)| !reader.lagged);
+            let slowest = cursors.map(|(_, reader)| reader.cursor).min();
+            let oldest = slowest.and_then(|cursor| state.log.chunk(cursor));
+            let lag = oldest.map_or(0, |chunk| state.log.messages() - chunk.start);
+            Counters { subscribers, lag, ..state.counters.clone() }
         })
     }
 
@@ -254,8 +258,7 @@ impl Feed {
             state.promised = None;
             state.counters.messages_in += messages;
             state.counters.bytes_in += bytes.len() as u64;
-            let (first, before) = (state.log.first(), state.log.messages());
-            let mut slowest = state.log.next();
+            let first = state.log.first();
             state.log.push(bytes, messages, now);
             self.inner.published.store(state.log.messages(), Relaxed);
             let mut woken = if state.log.first() == first {
@@ -267,12 +270,7 @@ impl Feed {
                 if mem::take(&mut reader.hungry) {
                     woken.extend(reader.waker.take());
                 }
-                if !reader.lagged {
-                    slowest = slowest.min(reader.cursor);
-                }
             }
-            let oldest = state.log.chunk(slowest);
-            state.counters.lag = oldest.map_or(0, |chunk| before - chunk.start);
             woken
         });
         wake(woken);

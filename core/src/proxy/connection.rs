@@ -104,6 +104,23 @@ pub struct Connection<R: Runtime> {
     client: Socket<R::Socket>,
     upstream: Upstream<R>,
     session: Session<R::Clock>,
+    /// A reset that is passed on waits for what the kernel has to send first.
+    unsent: Option<Unsent>,
+}
+
+/// When to look whether it is sent, and how long after that again.
+#[derive(Clone, Copy, Debug)]
+struct Unsent {
+    look: Instant,
+    pause: Duration,
+}
+
+impl Unsent {
+    /// It is not sent, at the time of this look.
+    fn again(now: Instant, last: Option<Self>) -> Self {
+        let pause = last.map_or(SHORTEST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
+        Self { look: now + pause, pause }
+    }
 }
 
 /// A connected socket, and what is to be remembered of it between turns.
@@ -161,6 +178,7 @@ impl<R: Runtime> Connection<R> {
             client: Socket::new(client),
             upstream: Upstream::Absent,
             session: Session::new(clock),
+            unsent: None,
         };
         if let Some(accept) = &proxy.accept {
             let reader = HeaderReader::new(accept, peer, now);
@@ -246,7 +264,14 @@ impl<R: Runtime> Connection<R> {
         }
     }
 
+    /// When there is something to do although nothing moves.
     fn poll_timeout(&self) -> Option<Instant> {
+        let look = self.unsent.map(|unsent| unsent.look);
+        self.deadline().into_iter().chain(look).min()
+    }
+
+    /// The machine's own.
+    fn deadline(&self) -> Option<Instant> {
         match &self.upstream {
             Upstream::Header(awaited) => awaited.reader.poll_timeout(),
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
@@ -276,6 +301,10 @@ impl<R: Runtime> Connection<R> {
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         let Socket { socket, line } = &mut self.client;
         let Upstream::Header(awaited) = &mut self.upstream else {
+            if self.relay.passes_reset_on(Side::Client) && must_wait(&mut self.unsent, socket, now)
+            {
+                return Turn::Blocked;
+            }
             return turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
         };
         let turn = turn(&mut awaited.reader, socket, line, now, cx);
@@ -318,7 +347,7 @@ impl<R: Runtime> Connection<R> {
         match dial.as_mut().poll(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
-                self.relay.connected(now, dialler.choice.left() > 0);
+                self.relay.connected(now, dialler.has_another());
                 self.upstream = Upstream::Connected(Socket::new(socket), dialler);
             }
             Poll::Ready(Err(none)) => {
@@ -332,9 +361,15 @@ impl<R: Runtime> Connection<R> {
         let Upstream::Connected(Socket { socket, line }, dialler) = &mut self.upstream else {
             return Turn::Blocked;
         };
+        if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
+            return Turn::Blocked;
+        }
         let turn = turn(&mut self.relay.side(Side::Upstream), socket, line, now, cx);
-        if let Turn::Moved { read, .. } = turn {
-            dialler.choice.moved(read, now);
+        if let Turn::Moved { read, written } = turn {
+            dialler.choice.moved(read, written, now);
+        }
+        if self.relay.has_hung_up() {
+            dialler.choice.blame("it has closed the connection without a byte", now);
         }
         if let Some(why) = self.relay.deserted() {
             self.dial_another(why, now);
@@ -357,7 +392,7 @@ impl<R: Runtime> Connection<R> {
         if let Upstream::Connected(_, dialler) = &mut self.upstream
             && let Reason::Lost { side: Side::Upstream, why, .. } = reason
         {
-            dialler.choice.failed(why.to_string(), now);
+            dialler.choice.blame(&why.to_string(), now);
         }
     }
 
@@ -387,7 +422,7 @@ impl<R: Runtime> Connection<R> {
             }
         }
         debug_assert!(
-            self.poll_timeout().is_none_or(|deadline| deadline > now),
+            self.deadline().is_none_or(|deadline| deadline > now),
             "a deadline that was handled must lie ahead"
         );
     }
@@ -431,6 +466,14 @@ impl<R: Runtime> Drop for Connection<R> {
     }
 }
 
+/// Whether the reset of `socket` has to wait, for what was written there.
+fn must_wait(unsent: &mut Option<Unsent>, socket: &impl Sink, now: Instant) -> bool {
+    if unsent.is_none_or(|unsent| unsent.look <= now) {
+        *unsent = (!socket.is_sent()).then(|| Unsent::again(now, *unsent));
+    }
+    unsent.is_some()
+}
+
 /// The way to an upstream.
 struct Dialler<R> {
     runtime: R,
@@ -438,6 +481,13 @@ struct Dialler<R> {
     /// The time for all attempts together, and what is left of it.
     limit: Option<Duration>,
     left: Option<Duration>,
+}
+
+impl<R> Dialler<R> {
+    /// Whether there is another upstream to be tried, and the time for it.
+    fn has_another(&self) -> bool {
+        self.choice.left() > 0 && self.left != Some(Duration::ZERO)
+    }
 }
 
 impl<R: Runtime> Dialler<R> {
@@ -467,6 +517,9 @@ impl<R: Runtime> Dialler<R> {
         Err(self.choice.give_up(self.limit.filter(|_| ran_out(clock.now()))))
     }
 }
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The smallest [`Config::buffer`](super::Config::buffer) with [`Proxy::accept`], in bytes: it holds what
 /// came behind the header (255 at most).

@@ -130,8 +130,9 @@ impl fmt::Display for Side {
 /// | does not read | nothing is read from it once the buffer is half full |
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
-/// calls a reset an error for the user: so it is passed on as one). "Flushed" is what the kernel
-/// took: it may throw away what a peer's full window kept it from sending when the RST follows.
+/// calls a reset an error for the user: so it is passed on as one). The RST is to wait for what the kernel
+/// keeps because the peer's window is full ([`passes_reset_on`](Self::passes_reset_on)): it would throw
+/// that away.
 ///
 /// An upstream that is lost before a byte of the client's was sent to it, and before anything came from
 /// it, is not shown to the client if it was not the last one: another one may take its place
@@ -354,8 +355,9 @@ impl crate::Reason for Reason {
 
 impl Relay {
     /// Each upstream is sent `header` before anything of the client's: a PROXY header
-    /// ([`crate::proxy_protocol::announce`]).
+    /// ([`crate::proxy_protocol::announce`]). To be called before one is [`connected`](Self::connected).
     pub fn announce(&mut self, header: Vec<u8>) {
+        debug_assert_eq!(self.stage, Stage::Dialling { lost: None }, "a header comes first");
         self.header = Announcement { header, sent: 0 };
     }
 
@@ -376,6 +378,11 @@ impl Relay {
             Stage::Dialling { lost } => lost.map(|(_, why)| why),
             Stage::Fresh | Stage::Relaying | Stage::Draining(_) | Stage::Refused { .. } => None,
         }
+    }
+
+    /// Whether the upstream has sent a FIN that answers none: the client has not sent its own.
+    pub fn has_hung_up(&self) -> bool {
+        self.ends.upstream.input == Input::Fin && self.ends.client.input == Input::Open
     }
 
     /// There will be no upstream: the client is told so by a FIN and a lingering close
@@ -431,8 +438,8 @@ impl Relay {
 
     /// Asks for a graceful end: where there is no upstream yet, at once; otherwise it goes on until
     /// no byte has moved for [`Config::drain_quiet`] (a proxy can't see where a message ends), and
-    /// then sends a FIN both ways. Whoever asks bounds that
-    /// ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+    /// then sends a FIN both ways. An upstream that is lost meanwhile is not replaced. Whoever asks bounds
+    /// that ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
         match self.stage {
             Stage::Dialling { .. } => self.refuse(Reason::ShutDown, now),
@@ -531,6 +538,13 @@ impl Relay {
             Side::Client => self.received.upstream.len(),
             Side::Upstream => self.header.unsent().len() + self.received.client.len(),
         }
+    }
+
+    /// Whether an RST is owed to `side` behind what was sent to it, since the other one got lost: what the
+    /// kernel has not sent yet ([`Sink::is_sent`](crate::drive::Sink::is_sent)) is to leave first. Until
+    /// then the side is not to be driven; the deadline holds all the same.
+    pub fn passes_reset_on(&self, side: Side) -> bool {
+        self.ends.of(side).output == Output::Open && self.interest(side).write == Outbound::Reset
     }
 
     fn is_quiet(&self) -> bool {

@@ -3,7 +3,7 @@
 use alloc::{string::String, vec::Vec};
 use core::{fmt, time::Duration};
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     Fault, Instant,
@@ -17,9 +17,9 @@ use crate::{
 /// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
 /// the others leave it 5 s. When all are down they are tried all the same.
 ///
-/// To be connected to is not to be of use: one that accepts and drops fails as well. An upstream is up
-/// again, and its back-off begins anew, when it has sent a byte, or when something moves on a connection
-/// to it that has lasted for 5 s: some only ever listen.
+/// To be connected to is not to be of use: one that accepts and drops fails as well, be it by a reset or
+/// by a FIN that answers none. An upstream is up again, and its back-off begins anew, when it has sent a
+/// byte, or when bytes move on a connection to it that has lasted for 5 s: some only ever listen.
 ///
 /// It holds a few words for each upstream, however many connections there are.
 ///
@@ -83,7 +83,7 @@ pub struct UpstreamCounters {
     pub address: Shared<str>,
     /// Connections made.
     pub connects: u64,
-    /// Attempts that failed, and connections that were lost within 5 s, before it had sent a byte.
+    /// Attempts that failed, and connections that it broke off before it had been of use.
     pub failures: u64,
     /// Connections that are open or being made.
     pub open: u64,
@@ -149,7 +149,7 @@ impl State {
         balance: Balance,
         now: Instant,
         may: impl Fn(usize, &Member) -> bool,
-    ) -> Option<usize> {
+    ) -> Option<Present> {
         let count = self.members.len();
         let in_turn = (0..count).map(|i| (self.turn + i) % count);
         let mut candidates = in_turn.filter(|&i| may(i, &self.members[i]));
@@ -160,11 +160,12 @@ impl State {
         self.turn = (picked + 1) % count;
         let member = &mut self.members[picked];
         member.open += 1;
-        if let Some(until) = &mut member.down_until {
+        let is_probe = member.down_until.is_some_and(|until| until <= now);
+        if is_probe {
             // One connection finds out for all of them: the next ones keep away meanwhile.
-            *until = (*until).max(now + PROBE);
+            member.down_until = Some(now + PROBE);
         }
-        Some(picked)
+        Some(Present { member: picked, is_probe, progress: Progress::Connecting })
     }
 }
 
@@ -181,6 +182,8 @@ pub struct Choice {
 #[derive(Clone, Copy, Debug)]
 struct Present {
     member: usize,
+    /// Whether it is up again is for this connection to find out.
+    is_probe: bool,
     progress: Progress,
 }
 
@@ -189,8 +192,8 @@ enum Progress {
     Connecting,
     /// Since then.
     Connected(Instant),
-    /// It has been of use.
-    Proved,
+    /// It has been of use, or has failed.
+    Judged,
 }
 
 impl Choice {
@@ -202,7 +205,7 @@ impl Choice {
         self.put_down();
         let Inner { addresses, balance, state } = &*self.upstreams.inner;
         let untried = |i: usize| !self.tried.iter().any(|(tried, _)| *tried == i);
-        let member = state.with(|state| {
+        let present = state.with(|state| {
             let is_due = |i, member: &Member| {
                 untried(i) && member.down_until.is_none_or(|until| until <= now)
             };
@@ -210,8 +213,8 @@ impl Choice {
                 .pick(*balance, now, is_due)
                 .or_else(|| state.pick(*balance, now, |i, _| untried(i)))
         })?;
-        self.present = Some(Present { member, progress: Progress::Connecting });
-        Some(addresses[member].clone())
+        self.present = Some(present);
+        Some(addresses[present.member].clone())
     }
 
     /// How many have not been tried yet, the present one not among them.
@@ -228,17 +231,17 @@ impl Choice {
         }
     }
 
-    /// Bytes have moved on the connection, so many of them from the upstream.
-    pub fn moved(&mut self, received: usize, now: Instant) {
-        let Some(Present { member, progress }) = &mut self.present else { return };
+    /// Bytes have moved on the connection, so many from the upstream, and so many to it.
+    pub fn moved(&mut self, received: usize, sent: usize, now: Instant) {
+        let Some(Present { member, progress, .. }) = &mut self.present else { return };
         let is_of_use = match *progress {
-            Progress::Connected(since) => received > 0 || now.since(since) >= PROBE,
-            Progress::Connecting | Progress::Proved => false,
+            Progress::Connected(since) => received > 0 || sent > 0 && now.since(since) >= PROBE,
+            Progress::Connecting | Progress::Judged => false,
         };
         if !is_of_use {
             return;
         }
-        *progress = Progress::Proved;
+        *progress = Progress::Judged;
         let was_down = self.upstreams.with(*member, |member| {
             member.backoff.reset();
             member.down_until.take().is_some()
@@ -248,29 +251,42 @@ impl Choice {
         }
     }
 
-    /// The attempt failed, or the connection was lost, for this reason. It is held against the upstream,
-    /// unless that has been of use, or the connection has lasted for 5 s.
+    /// The attempt failed, or the connection was lost, for this reason: [`blame`](Self::blame), and it is
+    /// over.
     pub fn failed(&mut self, error: impl Into<String>, now: Instant) {
-        let Some(Present { member: failed, progress }) = self.put_down() else { return };
-        let upstream = self.upstreams.inner.addresses[failed].clone();
-        let attempt = Attempt { upstream, error: error.into() };
-        let is_to_blame = match progress {
+        let error = error.into();
+        self.blame(&error, now);
+        if let Some(Present { member, .. }) = self.put_down() {
+            let upstream = self.upstreams.inner.addresses[member].clone();
+            self.tried.push((member, Attempt { upstream, error }));
+        }
+    }
+
+    /// The upstream has broken off, or will, for this reason. Unless it has been of use, that is one of its
+    /// failures; and it is down, unless the connection has lasted for 5 s.
+    pub fn blame(&mut self, error: &str, now: Instant) {
+        let Some(Present { member, is_probe, progress }) = &mut self.present else { return };
+        let is_young = match *progress {
             Progress::Connecting => true,
             Progress::Connected(since) => now.since(since) < PROBE,
-            Progress::Proved => false,
+            Progress::Judged => return,
         };
-        if is_to_blame {
-            let (wait, was_up) = self.upstreams.with(failed, |member| {
-                member.failures += 1;
+        *progress = Progress::Judged;
+        let wait = self.upstreams.with(*member, |member| {
+            member.failures += 1;
+            // What fails together is one failure, as far as the back-off is concerned.
+            let is_news = *is_probe || member.down_until.is_none();
+            (is_young && is_news).then(|| {
                 let wait = member.backoff.next();
                 (wait, member.down_until.replace(now + wait).is_none())
-            });
-            if was_up {
-                let Attempt { upstream, error } = &attempt;
-                warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
-            }
+            })
+        });
+        let upstream = &self.upstreams.inner.addresses[*member];
+        if let Some((wait, true)) = wait {
+            warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
+        } else {
+            debug!(%upstream, "upstream failed: {error}");
         }
-        self.tried.push((failed, attempt));
     }
 
     /// All attempts have failed, or the time for them has run out.
@@ -428,16 +444,21 @@ mod tests {
     /// Down after 20 failures, which is for up to 5 s.
     fn down() -> Upstreams {
         let upstreams = Upstreams::new(["a:1"], Balance::RoundRobin, 1);
-        for _ in 0..20 {
-            fail(&upstreams);
+        for i in 0..20 {
+            // The one before is over by then.
+            fail(&upstreams, NOW + i * PROBE);
         }
         upstreams
     }
 
-    fn fail(upstreams: &Upstreams) {
+    fn fail(upstreams: &Upstreams, now: Instant) {
         let mut choice = upstreams.choose();
-        choice.next(NOW).unwrap();
-        choice.failed("refused", NOW);
+        choice.next(now).unwrap();
+        choice.failed("refused", now);
+    }
+
+    fn down_for(upstreams: &Upstreams) -> Duration {
+        upstreams.with(0, |member| member.down_until).unwrap().since(NOW)
     }
 
     fn is_up(upstreams: &Upstreams) -> bool {
@@ -448,13 +469,27 @@ mod tests {
     fn a_byte_brings_it_up_and_begins_the_back_off_anew() {
         let upstreams = down();
         let mut choice = connect(&upstreams).1;
-        choice.moved(0, NOW);
+        choice.moved(0, 9, NOW);
         assert!(!is_up(&upstreams), "to be connected to is not to be of use");
-        choice.moved(1, NOW);
+        choice.moved(1, 0, NOW);
         assert!(is_up(&upstreams));
-        fail(&upstreams);
-        let until = upstreams.with(0, |member| member.down_until).unwrap();
-        assert!(until.since(NOW) < Duration::from_millis(50), "{until}");
+        fail(&upstreams, NOW);
+        assert!(down_for(&upstreams) < Duration::from_millis(50), "{:?}", down_for(&upstreams));
+    }
+
+    /// Otherwise the back-off would be at its longest when a server with many connections is restarted.
+    #[test]
+    fn what_fails_together_is_one_failure_for_the_back_off() {
+        let upstreams = Upstreams::new(["a:1"], Balance::RoundRobin, 1);
+        let mut all: Vec<_> = (0..20).map(|_| connect(&upstreams).1).collect();
+        for choice in &mut all {
+            choice.failed("reset", NOW);
+        }
+        assert_eq!(upstreams.counters()[0].failures, 20);
+        let wait = down_for(&upstreams);
+        assert!(wait < Duration::from_millis(50), "{wait:?}");
+        fail(&upstreams, NOW);
+        assert_eq!(down_for(&upstreams), wait, "it was tried although it was not its turn");
     }
 
     /// One that only ever listens.
@@ -462,7 +497,9 @@ mod tests {
     fn a_connection_that_lasts_brings_it_up_as_well() {
         let upstreams = down();
         let mut choice = connect(&upstreams).1;
-        choice.moved(0, NOW + PROBE);
+        choice.moved(0, 0, NOW + PROBE);
+        assert!(!is_up(&upstreams), "to be left is not to be of use");
+        choice.moved(0, 1, NOW + PROBE);
         assert!(is_up(&upstreams));
     }
 
@@ -471,15 +508,15 @@ mod tests {
         let lose = |received: usize, after: Duration| {
             let upstreams = upstreams(Balance::RoundRobin);
             let mut choice = connect(&upstreams).1;
-            choice.moved(received, NOW);
+            choice.moved(received, 0, NOW);
             choice.failed("reset", NOW + after);
             assert_eq!(choice.left(), 2, "it was tried");
-            let UpstreamCounters { failures, open, up, .. } = &upstreams.counters()[0];
-            assert_eq!((*failures == 0, *open), (*up, 0));
-            *up
+            let UpstreamCounters { failures, open, up, .. } = upstreams.counters()[0];
+            assert_eq!(open, 0);
+            (failures, up)
         };
-        assert!(!lose(0, Duration::ZERO));
-        assert!(lose(1, Duration::ZERO));
-        assert!(lose(0, PROBE));
+        assert_eq!(lose(0, Duration::ZERO), (1, false));
+        assert_eq!(lose(1, Duration::ZERO), (0, true));
+        assert_eq!(lose(0, PROBE), (1, true), "no sign that it drops what it accepts");
     }
 }

@@ -2,7 +2,7 @@
 
 use alloc::{format, vec::Vec};
 use core::{
-    fmt,
+    fmt, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str,
 };
@@ -77,6 +77,12 @@ pub enum Malformed {
     /// Version 2: not of a stream.
     #[error("its transport protocol is {0}, expected 0 or 1")]
     Transport(u8),
+    /// Version 2: more than one checksum.
+    #[error("it has a second checksum at byte {at}")]
+    Checksums {
+        /// Where its TLV begins.
+        at: usize,
+    },
     /// Version 2: longer than anybody needs.
     #[error("it would have {length} bytes, and may have {limit}")]
     TooLong {
@@ -281,6 +287,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
 /// Section 2.2, "additional bytes": types, lengths and values from byte `at` to the header's end. All but
 /// a checksum are for others to know.
 fn check_tlvs(header: &[u8], mut at: usize) -> Result<(), Malformed> {
+    let mut has_sum = false;
     while let left @ [kind, ..] = &header[at..] {
         let length = match *left {
             [_, high, low, ..] => usize::from(u16::from_be_bytes([high, low])),
@@ -289,6 +296,10 @@ fn check_tlvs(header: &[u8], mut at: usize) -> Result<(), Malformed> {
         let (need, have) = (3 + length, left.len());
         let value = left.get(3..need).ok_or(Malformed::Tlv { at, need, have })?;
         if *kind == TYPE_CRC32C {
+            // Each would be over the whole header.
+            if mem::replace(&mut has_sum, true) {
+                return Err(Malformed::Checksums { at });
+            }
             check_sum(header, at + 3, value)?;
         }
         at += need;
@@ -599,6 +610,15 @@ mod tests {
         for (name, bytes, wrong) in cases {
             assert_refused(name, &bytes, wrong);
         }
+    }
+
+    #[test]
+    fn there_is_one_checksum_at_most() {
+        let mut header =
+            v2([0x21, 0x11], &[&[0; 12][..], &[0x03, 0, 4, 0, 0, 0, 0].repeat(2)].concat());
+        let sum = CRC32C.checksum(&header);
+        header[31..35].copy_from_slice(&sum.to_be_bytes());
+        assert_refused("two checksums", &header, Malformed::Checksums { at: 35 });
     }
 
     /// As `HAProxy` 2.6 sends them with `proxy-v2-options crc32c,unique-id`, and for its own checks.

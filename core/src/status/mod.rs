@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/` | JSON: a `message`, whether it accepts, its connections and counts, what the server itself counts |
 //! | `/healthz` | 200, as long as anything is answered at all |
-//! | `/readyz` | 200 while it is worth connecting; 503 from the moment that it was asked to stop, before it accepts no more |
+//! | `/readyz` | 200 while connections are accepted; 503 from the moment that it was asked to stop, before it accepts no more |
 //! | `/metrics` | all counts, for Prometheus: `text/plain; version=0.0.4`, or `OpenMetrics` for whoever asks for it |
 //! | `/connections` | the open connections: as a table; as JSON (`Accept: application/json`, or `?format=json`); as a page that renews itself (`text/html`) |
 //!

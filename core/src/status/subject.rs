@@ -68,7 +68,7 @@ impl Subject for Feed {
             ),
             Metric::new(
                 "wirestate_fanout_lag_messages",
-                "How far behind the slowest subscriber was when messages last came in.",
+                "How many messages the slowest subscriber is behind.",
                 Value::Gauge(counters.lag),
             ),
             Metric::new(

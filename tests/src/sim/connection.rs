@@ -3,7 +3,8 @@
 //! Modelled on Linux: what arrived before a reset can still be read (tcp(7); `tcp_recvmsg` looks
 //! into the queue first); the reset is then reported once, to whichever call comes first; after
 //! that a read says 0 and a write `EPIPE`. Closing with unread bytes answers with an RST (RFC 9293,
-//! section 3.10.4; RFC 2525, section 2.17), as does data that arrives at a socket that is closed.
+//! section 3.10.4; RFC 2525, section 2.17), as does data that arrives at a socket that is closed. A reset
+//! throws away what was written before and has not arrived.
 
 use std::{
     collections::VecDeque,
@@ -282,10 +283,18 @@ impl Network {
         assert!(!end.record.closed, "the driver resets a socket that is closed");
         end.record.ended = Some(Sent::Rst);
         end.record.closed = true;
+        // What is on its way stands for what the kernel still keeps.
+        let receiver = self.end(id.other());
+        receiver.coming.retain(|segment| !matches!(segment, Segment::Data(_)));
+        receiver.coming_bytes = 0;
         self.note(id, What::Reset);
         if !std::mem::replace(&mut self.end(id).broken, true) {
             self.send(id.other(), Segment::Rst);
         }
+    }
+
+    pub(super) fn is_sent(&mut self, id: EndId) -> bool {
+        self.end(id.other()).coming_bytes == 0
     }
 
     pub(super) fn close(&mut self, id: EndId) {

@@ -95,6 +95,10 @@ impl Sink for Socket {
     fn reset(&mut self) {
         self.world.network(|network| network.reset(self.end));
     }
+
+    fn is_sent(&self) -> bool {
+        self.world.network(|network| network.is_sent(self.end))
+    }
 }
 
 impl Drop for Socket {

@@ -227,8 +227,8 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
         let output = limited(binary, limit, flags).output().unwrap();
         let log = text(&output.stderr);
         let said = format!(
-            "no room for a connection: the limit of open files is {limit} (ulimit -n), of which \
-             {kept} are kept"
+            "no room for a connection: the limit of open files is {limit} (ulimit -n), and {kept} \
+             are kept for all else"
         );
         assert!(output.status.code() == Some(1) && log.contains(&said), "{flags:?}: {log}");
         assert_eq!(log.lines().count(), 1, "{log}");

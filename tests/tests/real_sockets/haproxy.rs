@@ -6,13 +6,14 @@ use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use crate::{
     process::{HANGS, Server, eventually},
     proxy::proxy,
     status,
+    third_party::server,
 };
 
 /// An `HAProxy` process, killed when it is dropped.
@@ -27,7 +28,7 @@ impl HaProxy {
     /// `bind` is what its `bind` says besides. `None`, and a line that says so, where the machine does
     /// not have it.
     fn start(bind: &str, what: &str) -> Option<Self> {
-        if Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_err() {
+        if server("haproxy").arg("-v").stdout(Stdio::null()).status().is_err() {
             eprintln!("NOT TESTED: haproxy is absent");
             assert!(std::env::var_os("CI").is_none(), "CI installs haproxy");
             return None;
@@ -41,7 +42,7 @@ impl HaProxy {
              timeout server 600s\n {what}\n"
         );
         fs::write(&configuration, section).unwrap();
-        let child = Command::new("haproxy")
+        let child = server("haproxy")
             .args(["-q", "-db", "-f"])
             .arg(&configuration)
             .stderr(Stdio::null())

@@ -73,6 +73,7 @@ on_every_runtime! {
         a_late_answer_arrives_behind_the_clients_fin,
         a_clients_reset_arrives_at_the_upstream,
         an_upstreams_reset_arrives_at_the_client,
+        a_reset_waits_for_what_a_slow_reader_has_no_room_for,
         another_upstream_is_tried_when_one_refuses,
         another_upstream_is_tried_when_one_accepts_and_resets,
         an_upstream_that_does_not_answer_runs_into_the_deadline,

@@ -6,7 +6,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::Duration,
 };
@@ -14,6 +14,7 @@ use std::{
 use crate::{
     process::{HANGS, Server, eventually, run, text},
     proxy::proxy,
+    third_party::server,
 };
 
 /// The module that relays TCP, where distributions have it.
@@ -35,7 +36,7 @@ impl Nginx {
     /// its `listen` says besides. `None`, and a line that says so, where the machine does not have it.
     fn start(listen: &str, what: &str) -> Option<Self> {
         let module = MODULES.into_iter().find(|module| fs::exists(module).unwrap_or(false));
-        let is_there = Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
+        let is_there = server("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
         let Some(module) = module.filter(|_| is_there) else {
             eprintln!("NOT TESTED: nginx or its stream module is absent");
             assert!(std::env::var_os("CI").is_none(), "CI installs nginx and libnginx-mod-stream");
@@ -53,7 +54,7 @@ impl Nginx {
             folder.display()
         );
         fs::write(folder.join("nginx.conf"), configuration).unwrap();
-        let child = Command::new("nginx")
+        let child = server("nginx")
             .arg("-p")
             .arg(&folder)
             .args(["-e", "stderr", "-c", "nginx.conf"])

@@ -155,6 +155,36 @@ pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
     assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
 }
 
+/// A reset throws away what the kernel has not sent yet: so that of the proxy has to wait until a peer that
+/// is late to read has made room.
+pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str) {
+    const SIZE: usize = 1_000_000;
+    let sends = |mut stream: TcpStream| {
+        stream.write_all(&vec![7; SIZE]).unwrap();
+        eventually("the proxy has it", || wirestate_std::stream::is_sent(&stream));
+        reset(stream);
+    };
+    let reads = |mut stream: TcpStream| {
+        thread::sleep(Duration::from_millis(500));
+        let (bytes, error) = read_to_end(&mut stream);
+        assert_eq!((bytes.len(), error), (SIZE, Some(ErrorKind::ConnectionReset)));
+    };
+    for from_client in [false, true] {
+        let (address, serving) =
+            upstream(move |stream| if from_client { reads(stream) } else { sends(stream) });
+        let proxy = proxy(binary, &address, &[]);
+        let client = proxy.connect();
+        if from_client {
+            sends(client);
+        } else {
+            reads(client);
+        }
+        serving.join().unwrap();
+        let log = proxy.stop();
+        assert!(log.contains("aborted=0"), "{log}");
+    }
+}
+
 pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     let echo = Server::start(binary, &[]);
     let away = closed_port();

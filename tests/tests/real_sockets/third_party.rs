@@ -2,10 +2,17 @@
 
 use std::{
     io::Write,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use crate::process::{Server, run, text};
+
+/// How a server is started: Debian installs them where not everyone's path leads.
+pub(crate) fn server(name: &str) -> Command {
+    let path = Path::new("/usr/sbin").join(name);
+    if path.is_file() { Command::new(path) } else { Command::new(name) }
+}
 
 /// Runs a program with `input`, or says that the machine does not have it.
 pub(crate) fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output> {

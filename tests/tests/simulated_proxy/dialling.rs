@@ -265,8 +265,9 @@ fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
     scene.run_for(seconds(2));
     assert!(heard.take().unwrap().fin);
     assert_eq!(scene.ended("connect_timeout"), 1);
-    let failures: Vec<_> = scene.counters().iter().map(|upstream| upstream.failures).collect();
-    assert_eq!(failures, [1, 0, 1], "a minute is not how one fails that accepts and drops");
+    let counters: Vec<_> = scene.counters().iter().map(|one| (one.failures, one.up)).collect();
+    let said = "a minute is not how one fails that accepts and drops";
+    assert_eq!(counters, [(1, false), (1, true), (1, false)], "{said}");
     scene.end();
 }
 
@@ -282,6 +283,58 @@ fn an_upstream_that_accepts_and_finishes_is_not_replaced() {
     assert_eq!((heard.bytes.len(), heard.fin), (0, true));
     scene.end();
     assert_eq!((scene.dialled().len(), scene.ended("finished")), (1, 1));
+}
+
+/// So do a proxy without upstreams and a server that is full, which would always have the fewest
+/// connections.
+#[test]
+fn an_upstream_that_hangs_up_has_failed() {
+    let scene = Scene::new(8, &["hangs up"]);
+    scene.upstream("hangs up", vec![Act::Finish, Act::ReceiveAll]);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::ReceiveAll]);
+    assert!(scene.world.run_until(&heard).unwrap().fin);
+    let counters = &scene.counters()[0];
+    assert_eq!((counters.failures, counters.up), (1, false));
+    scene.end();
+}
+
+/// A client that closes its side, and a server that then closes its own: so ports are probed.
+#[test]
+fn an_upstream_that_answers_a_fin_by_a_fin_has_not_failed() {
+    let scene = Scene::new(9, &["upstream"]);
+    scene.echo("upstream");
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
+    assert!(scene.world.run_until(&heard).unwrap().fin);
+    let counters = &scene.counters()[0];
+    assert_eq!((counters.failures, counters.up), (0, true));
+    scene.end();
+}
+
+/// One that holds on for a while and then drops the connection, or is left by a client that gave up.
+#[test]
+fn what_ends_an_old_connection_does_not_bring_its_upstream_up() {
+    for (upstream, client) in [
+        (vec![Act::Wait(seconds(6)), Act::Reset], vec![Act::ReceiveAll]),
+        (
+            vec![Act::ReceiveAll],
+            vec![Act::Send("hello?".into()), Act::Wait(seconds(6)), Act::Reset],
+        ),
+    ] {
+        let scene = Scene::new(10, &["holds"]);
+        let holds = scene.world.host("holds");
+        let host = scene.world.host("client");
+        let heard = peer(&host, hello());
+        scene.world.run_until(&heard).unwrap();
+        assert!(!scene.counters()[0].up, "nobody listens");
+        upstream_on(&holds, "holds", upstream);
+        let heard = peer(&host, client);
+        scene.world.run_until(&heard).unwrap();
+        scene.run_for(seconds(1));
+        assert!(!scene.counters()[0].up);
+        scene.end();
+    }
 }
 
 /// Neither when it is connected to, nor when bytes were forwarded to it.
