@@ -50,8 +50,8 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime
     builder.worker_threads(workers.get()).enable_all().build()
 }
 
-/// smol, with so many workers, the calling thread among them, as wirestate-smol has it: what `run`
-/// makes of the executor, to its end.
+/// smol, with so many workers beside the calling thread, which works too, as wirestate-smol has it: what
+/// `run` makes of the executor, to its end.
 pub(crate) fn smol<F>(
     workers: NonZeroUsize,
     run: impl FnOnce(Arc<Executor<'static>>) -> F,
@@ -60,7 +60,7 @@ where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
     let executor = Arc::new(Executor::new());
-    for _ in 1..workers.get() {
+    for _ in 0..workers.get() {
         let executor = Arc::clone(&executor);
         thread::Builder::new().spawn(move || block_on(executor.run(pending::<()>())))?;
     }
