@@ -46,9 +46,9 @@
 //! On a machine with two cores, one of them for the server: the floor took 4.3 µs a request in
 //! lockstep, tokio by hand 4.4 to 5.8, threads 6.3, smol 6.5. Streaming: 330 to 490 ns a KiB for
 //! the floor (it is sensitive to the size of a read), 331 tokio, 330 smol, 356 threads. An idle
-//! connection took 0.7 KB, 9 KB with tokio, 21 KB with a thread; with smol 49 KB, since on the main
-//! thread, which is its worker, calloc(3) clears most of a buffer and so touches it (`M_TOP_PAD` in
-//! mallopt(3)), and 9 KB elsewhere. Such figures differ from machine to machine and from hour to
+//! connection took 0.7 KB, 9 KB with tokio, 21 KB with a thread; with smol 9 KB where a worker makes its
+//! buffer, and 49 KB where the main thread does, since there calloc(3) clears most of it and so touches
+//! it (`M_TOP_PAD` in mallopt(3)). Such figures differ from machine to machine and from hour to
 //! hour; the ratios hold.
 
 mod floor;
