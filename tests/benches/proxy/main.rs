@@ -1,5 +1,5 @@
 //! What relaying costs the proxy: ours on each runtime, beside nginx's `stream` and `HAProxy`, which
-//! people install.
+//! people install, and beside what one would write by hand on tokio and with threads.
 //!
 //! ```text
 //! cargo bench -p wirestate-testkit --bench proxy
@@ -35,6 +35,7 @@
 
 #[path = "../echo/floor.rs"]
 mod floor;
+mod hand_written;
 #[path = "../echo/load.rs"]
 mod load;
 mod machines;

@@ -12,7 +12,7 @@ use crate::{
 impl Costs for Plan {
     type Server = Server;
     type Workload = Workload;
-    const HEADS: [&'static str; 2] = ["proxy", "ours to nginx"];
+    const HEADS: [&'static str; 2] = ["proxy", "to nginx, and by hand"];
 
     fn basics(&self) -> &Basics<Server, Workload> {
         &self.basics
@@ -50,6 +50,13 @@ impl Costs for Plan {
             Workload::Stream | Workload::Streams => Some(0.6),
             Workload::Pairs => None,
         };
-        if server.is_ours() { vec![(Server::Nginx, goal)] } else { Vec::new() }
+        let to_nginx = |goal| (Server::Nginx, goal);
+        match server {
+            Server::Nginx => Vec::new(),
+            Server::Haproxy | Server::TokioHand | Server::StdHand => vec![to_nginx(None)],
+            Server::Tokio => vec![to_nginx(goal), (Server::TokioHand, None)],
+            Server::Smol => vec![to_nginx(goal)],
+            Server::Std => vec![to_nginx(goal), (Server::StdHand, None)],
+        }
     }
 }

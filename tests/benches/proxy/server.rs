@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
-    floor,
+    floor, hand_written,
     machines::Relay,
     measure::{
         arguments::Choice,
@@ -30,6 +30,10 @@ pub(crate) enum Server {
     Nginx,
     /// `HAProxy` in TCP mode
     Haproxy,
+    /// By hand on tokio
+    TokioHand,
+    /// By hand with threads
+    StdHand,
     /// The relay on wirestate-tokio
     Tokio,
     /// The relay on wirestate-smol
@@ -39,20 +43,12 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Whether it is one of this project's.
-    pub(crate) fn is_ours(self) -> bool {
-        match self {
-            Self::Tokio | Self::Smol | Self::Std => true,
-            Self::Nginx | Self::Haproxy => false,
-        }
-    }
-
     /// Whether it is on this machine.
     pub(crate) fn is_installed(self) -> bool {
         match self {
             Self::Nginx => program("nginx").is_some() && others::stream_module().is_some(),
             Self::Haproxy => program("haproxy").is_some(),
-            Self::Tokio | Self::Smol | Self::Std => true,
+            Self::TokioHand | Self::StdHand | Self::Tokio | Self::Smol | Self::Std => true,
         }
     }
 
@@ -88,6 +84,8 @@ impl Server {
         match self {
             Self::Nginx => others::nginx(upstream),
             Self::Haproxy => others::haproxy(upstream),
+            Self::TokioHand => hand_written::tokio(upstream, workers),
+            Self::StdHand => hand_written::threads(upstream),
             Self::Tokio => Relay(upstream).on_tokio(workers),
             Self::Smol => Relay(upstream).on_smol(workers),
             Self::Std => Relay(upstream).on_threads(),
