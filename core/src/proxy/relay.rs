@@ -544,7 +544,10 @@ impl Relay {
     /// kernel has not sent yet ([`Sink::is_sent`](crate::drive::Sink::is_sent)) is to leave first. Until
     /// then the side is not to be driven; the deadline holds all the same.
     pub fn passes_reset_on(&self, side: Side) -> bool {
-        self.ends.of(side).output == Output::Open && self.interest(side).write == Outbound::Reset
+        // It is asked at every turn, and nothing is lost without a cause.
+        self.cause.is_some()
+            && self.ends.of(side).output == Output::Open
+            && self.interest(side).write == Outbound::Reset
     }
 
     fn is_quiet(&self) -> bool {
