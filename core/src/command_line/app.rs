@@ -96,7 +96,7 @@ fn read_table(path: PathBuf) -> Result<Table, Failure> {
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server
-    #[arg(value_name = "ADDR", value_parser = values::address)]
+    #[arg(value_name = "ADDR", value_parser = values::remote)]
     address: String,
     /// What to do: `search`, or anything else
     action: String,

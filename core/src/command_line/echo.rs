@@ -75,7 +75,7 @@ pub(super) async fn serve<R: Runtime>(
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server
-    #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::address)]
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::remote)]
     address: String,
     /// Send this instead of asking; can be given several times
     #[arg(long, value_name = "TEXT")]

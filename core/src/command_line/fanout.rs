@@ -42,10 +42,11 @@ pub(super) struct SourceFlags {
           value_parser = message_size)]
     size: NonZeroUsize,
     /// Messages a second; 0: as fast as they are taken
-    #[arg(long, value_name = "N", env = "WIRESTATE_RATE", default_value = "1000")]
+    #[arg(long, value_name = "N", env = "WIRESTATE_RATE", default_value = "1000",
+          value_parser = values::number)]
     rate: u64,
     /// End a client's stream after so many messages
-    #[arg(long, value_name = "N", env = "WIRESTATE_COUNT")]
+    #[arg(long, value_name = "N", env = "WIRESTATE_COUNT", value_parser = values::number)]
     count: Option<u64>,
     #[command(flatten)]
     common: server::CommonFlags,
@@ -91,7 +92,7 @@ pub(super) fn unix_epoch<R: Runtime>(runtime: &R) -> Duration {
 pub(super) struct ServerFlags {
     /// Where the messages come from
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
-          value_parser = values::address)]
+          value_parser = values::remote)]
     upstream: String,
     /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
     /// that the service manager passes
@@ -114,7 +115,8 @@ pub(super) struct ServerFlags {
           value_parser = values::bytes)]
     window: usize,
     /// Send a new subscriber the last messages first, so many, as far as they are in the window
-    #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0")]
+    #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0",
+          value_parser = values::number)]
     replay: u64,
     /// Drop the upstream's connection when no byte comes for this long; or `off`
     #[arg(
@@ -142,7 +144,10 @@ impl FromStr for Frame {
         match text {
             "lines" => Ok(Self(Framing::Delimited { delimiter: b'\n', max })),
             "bytes" => Ok(Self(Framing::None)),
-            size => message_size(size).map(|size| Self(Framing::Fixed(size))),
+            size if size.starts_with(|first: char| first.is_ascii_digit()) => {
+                message_size(size).map(|size| Self(Framing::Fixed(size)))
+            }
+            _ => Err("expected a number of bytes, `lines` or `bytes`".into()),
         }
     }
 }
@@ -263,13 +268,13 @@ pub(super) fn read_upstream<R: Runtime>(
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server
-    #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::address)]
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::remote)]
     address: String,
     /// The length of a message, in bytes
     #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = message_size)]
     frame: NonZeroUsize,
     /// End after so many messages
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = values::count::<u64>)]
     count: Option<u64>,
     /// How long to wait for the connection; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]

@@ -40,10 +40,10 @@ use crate::{
 #[derive(Args, Debug)]
 pub(super) struct Flags {
     /// The server
-    #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::address)]
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::remote)]
     address: String,
     /// How many connections
-    #[arg(value_name = "N", default_value = "2")]
+    #[arg(value_name = "N", default_value = "2", value_parser = values::count::<NonZeroUsize>)]
     connections: NonZeroUsize,
     /// A message; can be given several times [default: `Message 1 from client.` and
     /// `Message 2 from client.`]
@@ -54,14 +54,14 @@ pub(super) struct Flags {
     #[arg(long, value_name = "BYTES", value_parser = size)]
     size: Option<usize>,
     /// How many times each connection sends its messages
-    #[arg(long, value_name = "N", default_value = "1",
-          value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = values::count::<u64>)]
     rounds: u64,
     /// Whether a message waits for the last one's echo
     #[arg(long, value_enum, default_value = "pipelined")]
     mode: Mode,
     /// Pipelined: how many messages of a connection are under way at most
-    #[arg(long, value_name = "N", default_value = "1024")]
+    #[arg(long, value_name = "N", default_value = "1024",
+          value_parser = values::count::<NonZeroUsize>)]
     in_flight: NonZeroUsize,
     /// How long to wait for a connection; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]
@@ -434,7 +434,12 @@ impl fmt::Display for Report {
         let (per_second, received) = (*messages as f64 / seconds, self.bytes_received as f64);
         let (mib, rate) = (received / MIB, received / MIB / seconds);
         let Latency { p50, p90, p99, p99_9, max } = self.latency_us;
-        writeln!(f, "connections  {complete} of {connections} complete, every byte verified")?;
+        let verified = match *complete {
+            0 => "",
+            all if all == *connections as u64 => ", every byte verified",
+            _ => ", every byte of these verified",
+        };
+        writeln!(f, "connections  {complete} of {connections} complete{verified}")?;
         for (label, kind) in &self.failures {
             writeln!(f, "failed       {} {label}: {}", kind.connections, kind.first)?;
         }

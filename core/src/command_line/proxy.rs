@@ -29,7 +29,7 @@ pub(super) struct ServerFlags {
     listen: String,
     /// Where connections go; can be given several times. A name is looked up for each connection
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:9000",
-          value_delimiter = ',', value_parser = values::address)]
+          value_delimiter = ',', value_parser = values::remote)]
     upstream: Vec<String>,
     /// Which of several upstreams is next
     #[arg(long, value_enum, env = "WIRESTATE_BALANCE", default_value = "round-robin")]

