@@ -103,9 +103,18 @@ pub async fn connect_within<R: Runtime>(
     limit: Option<Duration>,
 ) -> io::Result<R::Socket> {
     within(runtime, limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
-        let message = format!("no answer within {limit:?}");
+        let message = format!("no answer within {:?}", to_millis(limit));
         Err(io::Error::new(io::ErrorKind::TimedOut, message))
     })
+}
+
+/// Rounded to milliseconds, if it has some: what is left of a time is no round figure.
+fn to_millis(time: Duration) -> Duration {
+    const HALF: Duration = Duration::from_micros(500);
+    match u64::try_from((time + HALF).as_millis()) {
+        Ok(0) | Err(_) => time,
+        Ok(millis) => Duration::from_millis(millis),
+    }
 }
 
 /// Runs `future` to its end, for `limit` at most; of that, `None` is for as long as it takes.

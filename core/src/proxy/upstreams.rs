@@ -282,10 +282,13 @@ impl Choice {
             })
         });
         let upstream = &self.upstreams.inner.addresses[*member];
-        if let Some((wait, true)) = wait {
-            warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
-        } else {
-            debug!(%upstream, "upstream failed: {error}");
+        match wait {
+            Some((wait, true)) if self.upstreams.inner.addresses.len() > 1 => {
+                warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
+            }
+            // There is none to be preferred.
+            Some((_, true)) => warn!(%upstream, "upstream down: {error}"),
+            Some((_, false)) | None => debug!(%upstream, "upstream failed: {error}"),
         }
     }
 

@@ -197,6 +197,7 @@ pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     let log = proxy.stop();
     assert!(log.contains(&format!("Connection refused (os error 111) upstream={away}")), "{log}");
     assert!(log.contains("upstream=no-such-host.invalid:9"), "{log}");
+    assert!(log.contains("upstream down, not preferred for "), "{log}");
     assert!(log.contains(&format!("address={} connects=5 failures=0", echo.address)), "{log}");
 }
 
@@ -235,6 +236,8 @@ pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &s
     assert!(bytes.is_empty() && began.elapsed() >= Duration::from_millis(390));
     let log = proxy.stop();
     assert!(log.contains("no upstream reachable within 400ms"), "{log}");
+    // Of the time a little had passed; and there is no other upstream to be preferred.
+    assert!(log.contains("upstream down: no answer within 400ms "), "{log}");
     assert!(log.contains(r#"reason="connect_timeout""#), "{log}");
 }
 
