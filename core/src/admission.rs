@@ -106,6 +106,7 @@ pub struct Table {
 
 #[derive(Debug)]
 struct Inner {
+    name: Option<&'static str>,
     limits: Limits,
     /// Peers are proxies: their own addresses don't count.
     behind_proxies: bool,
@@ -156,17 +157,29 @@ pub struct Snapshot {
 impl Table {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
-        Self::with(limits, false)
+        Self::with(None, limits, false)
     }
 
     /// An empty table of connections that come through proxies, and say whose they are: none counts
     /// under an address before it is [`identify`](Self::identify)-ed.
     pub fn behind_proxies(limits: Limits) -> Self {
-        Self::with(limits, true)
+        Self::with(None, limits, true)
     }
 
-    fn with(limits: Limits, behind_proxies: bool) -> Self {
-        Self { inner: Shared::new(Inner { limits, behind_proxies, state: Lock::default() }) }
+    /// An empty table of the same kind, for a server of this name: what is logged of its connections
+    /// has it in the field `server`, since each server of a process numbers its own.
+    pub fn named(&self, name: &'static str) -> Self {
+        let Inner { limits, behind_proxies, .. } = *self.inner;
+        Self::with(Some(name), limits, behind_proxies)
+    }
+
+    fn with(name: Option<&'static str>, limits: Limits, behind_proxies: bool) -> Self {
+        Self { inner: Shared::new(Inner { name, limits, behind_proxies, state: Lock::default() }) }
+    }
+
+    /// The server's name, if it was given one ([`named`](Self::named)).
+    pub fn name(&self) -> Option<&'static str> {
+        self.inner.name
     }
 
     /// The limits that it admits under.
@@ -210,7 +223,7 @@ impl Table {
             conn.counted.store(true, Relaxed);
             Ok(conn.parked.with(|parked| core::mem::replace(&mut parked.peer, peer)))
         })?;
-        debug!(id = conn.id, %peer, %proxy, "announced");
+        debug!(id = conn.id, %peer, %proxy, server = self.name(), "announced");
         Ok(())
     }
 
@@ -515,18 +528,18 @@ impl Admitted {
 
     /// Closes the line, for a reason.
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
-        let (id, peer) = (self.conn.id, self.conn.peer());
+        let (server, id, peer) = (self.table.name(), self.conn.id, self.conn.peer());
         let (received, sent) = (self.conn.bytes_in(), self.conn.bytes_out());
         let (label, age) = (reason.label(), now.since(self.conn.since));
         match reason.fault() {
             Fault::None | Fault::Asked => {
-                debug!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
+                debug!(id, %peer, received, sent, ?age, reason = label, server, "closed: {reason}");
             }
             Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
-                info!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
+                info!(id, %peer, received, sent, ?age, reason = label, server, "closed: {reason}");
             }
             Fault::Bug => {
-                error!(id, %peer, received, sent, ?age, reason = label, "closed: {reason}");
+                error!(id, %peer, received, sent, ?age, reason = label, server, "closed: {reason}");
             }
         }
         self.label = Some(label);
@@ -544,7 +557,8 @@ impl Deref for Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         if self.label.is_none() {
-            warn!(id = self.conn.id, peer = %self.conn.peer(), reason = ABORTED, "closed: aborted");
+            let (server, id, peer) = (self.table.name(), self.conn.id, self.conn.peer());
+            warn!(id, %peer, reason = ABORTED, server, "closed: aborted");
         }
         self.table.close(&self.conn, self.label.unwrap_or(ABORTED));
     }

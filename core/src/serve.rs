@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Instant, Machine,
-    admission::{Admitted, Conn, Limits, Peer, Refused, Table},
+    admission::{Admitted, Conn, Limits, Peer, Table},
     drive::{Clock, Drive},
     runtime::{AcceptError, Listener, Runtime},
     stop::{Stop, Stopping},
@@ -95,9 +95,10 @@ where
     T::Output: Send + 'static,
 {
     let Options { table, stop, drain_timeout } = options;
+    let server = table.name();
     let mut clock = runtime.clock();
     let mut pause = Pause::default();
-    let mut refusals = Refusals::default();
+    let mut refused = Repeated::default();
     let mut accepted: u32 = 0;
     loop {
         accepted = accepted.wrapping_add(1);
@@ -110,29 +111,36 @@ where
                 let now = clock.now();
                 let admitted = match table.admit(peer, now) {
                     Ok(admitted) => admitted,
-                    Err(refused) => {
+                    Err(why) => {
                         // Dropping the socket closes it: the peer is told so.
-                        refusals.refused(peer, refused, now);
+                        let reason = why.label();
+                        debug!(%peer, reason, server, "connection refused: {why}");
+                        if let Some(refusals) = refused.again(now) {
+                            warn!(refusals, reason, server, "refusing connections: {why}");
+                        }
                         continue;
                     }
                 };
                 let id = admitted.id();
                 let task = task(socket, admitted, runtime.clock());
                 // Said when the machine is there: whoever reads it can count on that.
-                debug!(id, %peer, "connected");
+                debug!(id, %peer, server, "connected");
                 if let Err(error) = runtime.spawn_connection(task) {
                     table.accept_failed(NO_TASK);
                     let length = pause.begin(now);
-                    warn!(%peer, %error, "no task for a connection: accepting pauses for {length:?}");
+                    warn!(
+                        %peer, %error, server,
+                        "no task for a connection: accepting pauses for {length:?}"
+                    );
                 }
             }
             Event::Failed(failed) => {
                 table.accept_failed(failed.label());
                 match failed {
-                    AcceptError::Aborted(error) => debug!(%error, "accept"),
+                    AcceptError::Aborted(error) => debug!(%error, server, "accept"),
                     AcceptError::Exhausted(error) => {
                         let length = pause.begin(clock.now());
-                        warn!(%error, "accepting pauses for {length:?}");
+                        warn!(%error, server, "accepting pauses for {length:?}");
                     }
                 }
             }
@@ -193,23 +201,23 @@ impl Pause {
     }
 }
 
-/// Says at most once a second that connections are refused: how often is for the peers to choose.
+/// What is said at most once a second, since how often it happens is for the peers to choose.
 #[derive(Debug, Default)]
-struct Refusals {
+struct Repeated {
     /// Since the last time that it was said.
     count: u64,
     quiet_until: Instant,
 }
 
-impl Refusals {
-    fn refused(&mut self, peer: Peer, refused: Refused, now: Instant) {
-        debug!(%peer, reason = refused.label(), "connection refused: {refused}");
+impl Repeated {
+    /// It has happened once more: how often since it was last said, where it is to be said now.
+    fn again(&mut self, now: Instant) -> Option<u64> {
         self.count += 1;
-        if now >= self.quiet_until {
-            let refusals = mem::take(&mut self.count);
-            self.quiet_until = now + SAY_REFUSED_EVERY;
-            warn!(refusals, reason = refused.label(), "refusing connections: {refused}");
+        if now < self.quiet_until {
+            return None;
         }
+        self.quiet_until = now + SAY_EVERY;
+        Some(mem::take(&mut self.count))
     }
 }
 
@@ -234,7 +242,7 @@ async fn drain(
 ) -> Served {
     let open = table.connections().len();
     if open > 0 && stop.asked() == Stopping::Drain {
-        info!(connections = open, "draining");
+        info!(connections = open, server = table.name(), "draining");
         table.shut_down();
         let deadline = timeout.map(|timeout| clock.now() + timeout);
         poll_fn(|cx| {
@@ -247,7 +255,11 @@ async fn drain(
     }
     let aborted = table.connections().len();
     if aborted > 0 {
-        warn!(connections = aborted, "resetting the connections that are still open");
+        warn!(
+            connections = aborted,
+            server = table.name(),
+            "resetting the connections that are still open"
+        );
         table.abort();
         // They have only to be polled once more; but a handler may be stuck.
         let deadline = clock.now() + LONGEST_ABORT;
@@ -265,6 +277,6 @@ const NO_TASK: &str = "no_task";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_ABORT: Duration = Duration::from_secs(1);
-const SAY_REFUSED_EVERY: Duration = Duration::from_secs(1);
+const SAY_EVERY: Duration = Duration::from_secs(1);
 /// Then other tasks have their turn.
 const ACCEPTS_IN_A_ROW: u32 = 64;

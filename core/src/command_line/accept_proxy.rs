@@ -5,7 +5,10 @@ use std::{net::IpAddr, string::String, vec::Vec};
 use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 
-use crate::{admission::Table, proxy_protocol::Config, serve::Options};
+use crate::{
+    admission::{Limits, Table},
+    proxy_protocol::Config,
+};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Behind a proxy")]
@@ -37,13 +40,9 @@ impl AcceptProxyFlags {
         })
     }
 
-    /// The options of a server whose peers may be proxies.
-    pub(super) fn apply(&self, options: Options) -> Options {
-        if self.accept_proxy {
-            Options { table: Table::behind_proxies(options.table.limits()), ..options }
-        } else {
-            options
-        }
+    /// The table of a server whose peers may be proxies.
+    pub(super) fn table(&self, limits: Limits) -> Table {
+        if self.accept_proxy { Table::behind_proxies(limits) } else { Table::new(limits) }
     }
 }
 

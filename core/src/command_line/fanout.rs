@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Instant, Machine,
-    admission::Limits,
+    admission::{Limits, Table},
     dial::{Backoff, Dial},
     drive::{Clock, Drive, Ended},
     fanout::{
@@ -71,7 +71,7 @@ pub(super) async fn source<R: Runtime>(
     let epoch = unix_epoch(runtime);
     let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
     let limits = Limits { connections: 1, per_address: None };
-    let setup = flags.common.setup("fanout-source", limits);
+    let setup = flags.common.setup("fanout-source", &Table::new(limits));
     server::run(runtime, &flags.listen, &setup, around, move |_, now| Source::new(config, now))
         .await
 }

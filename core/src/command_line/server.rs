@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Instant, Machine,
-    admission::{Conn, Limits},
+    admission::{Conn, Limits, Table},
     drive::Clock,
     proxy_protocol,
     runtime::{Address, Listener, Runtime, unix_path},
@@ -92,22 +92,24 @@ impl Flags {
         name: &'static str,
         files_per_connection: usize,
     ) -> Setup {
-        let setup = self.common.setup(name, limits::<R>(self, files_per_connection as u64));
-        let accept = self.proxied.config();
-        let options = self.proxied.apply(setup.options);
-        Setup { options, accept, ..setup }
+        let table = self.proxied.table(limits::<R>(self, files_per_connection as u64));
+        Setup { accept: self.proxied.config(), ..self.common.setup(name, &table) }
     }
 }
 
 impl CommonFlags {
-    /// For the server that is run by the command `name`.
-    pub(super) fn setup(&self, name: &'static str, limits: Limits) -> Setup {
+    /// For the server that is run by the command `name`, with a table of this kind.
+    pub(super) fn setup(&self, name: &'static str, table: &Table) -> Setup {
         if self.drain_timeout.0.is_none() {
             warn!("--drain-timeout off: one connection can keep the server from ending");
         }
         Setup {
             name,
-            options: Options { drain_timeout: self.drain_timeout.0, ..Options::new(limits) },
+            options: Options {
+                table: table.named(name),
+                drain_timeout: self.drain_timeout.0,
+                ..Options::default()
+            },
             status: self.status.address.clone().map(|address| (address, self.status.hosts.clone())),
             lame_duck: self.status.lame_duck,
             subject: None,

@@ -64,15 +64,14 @@ enum State {
     Over(Reason),
 }
 
-/// Why a status server's connection ended. It displays with `status:` in front: in a log, such
-/// connections are beside those of the service, and are numbered on their own.
+/// Why a status server's connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// Its requests were answered, and the peer closed it or asked for that.
-    #[error("status: finished")]
+    #[error("finished")]
     Finished,
     /// A request that can't be followed by another one was refused.
-    #[error("status: refused: {code}: {why}")]
+    #[error("refused: {code}: {why}")]
     Refused {
         /// As what.
         code: Code,
@@ -80,19 +79,19 @@ pub enum Reason {
         why: &'static str,
     },
     /// The peer closed its side in the middle of a request's head.
-    #[error("status: the peer closed inside a request; bytes of it: {have}")]
+    #[error("the peer closed inside a request; bytes of it: {have}")]
     Truncated {
         /// Bytes of it that came.
         have: usize,
     },
     /// No request came.
-    #[error("status: no request for {limit:?}")]
+    #[error("no request for {limit:?}")]
     IdleTimeout {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
         limit: core::time::Duration,
     },
     /// A response was not taken.
-    #[error("status: no byte moved for {limit:?}; bytes owed of a response: {unsent}")]
+    #[error("no byte moved for {limit:?}; bytes owed of a response: {unsent}")]
     WriteTimeout {
         /// [`Config::write_timeout`](super::Config::write_timeout).
         limit: core::time::Duration,
@@ -100,10 +99,10 @@ pub enum Reason {
         unsent: usize,
     },
     /// We were asked to stop.
-    #[error("status: asked to stop")]
+    #[error("asked to stop")]
     ShutDown,
     /// The connection broke.
-    #[error("status: lost while {way}: {why}; bytes owed of a response: {unsent}")]
+    #[error("lost while {way}: {why}; bytes owed of a response: {unsent}")]
     Lost {
         /// At a read or a write.
         way: Way,

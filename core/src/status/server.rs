@@ -9,7 +9,7 @@ use core::{
 use super::{Connection, Hosts, Subject, head::Input};
 use crate::{
     Instant, Linger,
-    admission::Limits,
+    admission::{Limits, Table},
     buffer::Pool,
     serve::Options,
     shared::{Lock, Shared},
@@ -112,7 +112,11 @@ impl Server {
             assert!(time > Duration::ZERO, "a timeout must be a time");
         }
         let limits = Limits { connections: CONNECTIONS, per_address: None };
-        let options = Options { drain_timeout: Some(DRAIN_TIMEOUT), ..Options::new(limits) };
+        let options = Options {
+            table: Table::new(limits).named("status"),
+            drain_timeout: Some(DRAIN_TIMEOUT),
+            ..Options::default()
+        };
         let inner = Inner {
             config,
             service: service.clone(),

@@ -11,7 +11,10 @@ use std::{
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::process::{Server, command, eventually, path, run, text};
+use crate::{
+    process::{Server, command, eventually, path, run, text},
+    status,
+};
 
 const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
@@ -172,6 +175,31 @@ pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     let log = server.stop();
     for said in ["connected", "closed: finished", r#"reason="finished""#, "stopped"] {
         assert!(log.contains(said), "{said}: {log}");
+    }
+}
+
+/// Each of the two numbers its own connections.
+pub(crate) fn the_log_says_which_server_a_connection_is_of(binary: &str) {
+    let flags = ["-v", "--status", "127.0.0.1:0", "--max-connections", "1"];
+    for format in ["text", "json"] {
+        let server = Server::start(binary, &[&flags[..], &["--log-format", format]].concat());
+        let _only = server.connect();
+        let mut refused = server.connect();
+        assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0);
+        assert_eq!(status::get(&server, "/healthz").0, 200);
+        eventually("the status has answered", || server.logged("closed: finished") > 0);
+        let log = server.stop();
+        let named = |name: &str| match format {
+            "text" => format!(r#"server="{name}""#),
+            _ => format!(r#""server":"{name}""#),
+        };
+        let said = |what: &str, of: &str| {
+            log.lines().any(|line| line.contains(what) && line.contains(&named(of)))
+        };
+        assert!(said("refusing connections", "echo-server"), "{log}");
+        for of in ["echo-server", "status"] {
+            assert!(said("connected", of) && said("closed: ", of), "{of}: {log}");
+        }
     }
 }
 

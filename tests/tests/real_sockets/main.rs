@@ -123,6 +123,7 @@ on_every_runtime! {
         an_empty_environment_variable_is_not_set,
         quiet_keeps_the_ready_line_alone,
         the_ready_line_is_a_field_in_json,
+        the_log_says_which_server_a_connection_is_of,
         a_server_that_connects_says_first_that_it_listens_and_last_that_it_stopped,
         a_low_limit_of_open_files_is_said_with_what_it_allows,
         a_client_converses_line_by_line,
