@@ -187,6 +187,11 @@ impl Table {
         self.inner.limits
     }
 
+    /// Whether [`Limits::connections`] are open.
+    pub fn is_full(&self) -> bool {
+        self.inner.state.with(|state| state.has_room(self.inner.limits).is_err())
+    }
+
     /// Admits a connection, which is open until the [`Admitted`] is dropped.
     ///
     /// # Errors

@@ -66,6 +66,7 @@ pub mod dial;
 pub mod drive;
 pub mod echo;
 pub mod fanout;
+pub mod idle;
 mod linger;
 pub mod machine;
 #[cfg(feature = "message")]

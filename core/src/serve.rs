@@ -13,6 +13,7 @@ use crate::{
     Instant, Machine,
     admission::{Admitted, Conn, Limits, Peer, Table},
     drive::{Clock, Drive},
+    idle::Idle,
     runtime::{AcceptError, Listener, Runtime},
     stop::{Stop, Stopping},
 };
@@ -27,6 +28,10 @@ pub struct Options {
     /// How long connections have to end gracefully once it was asked; then they are reset.
     /// `None`: as long as they take. Default: 10 s.
     pub drain_timeout: Option<Duration>,
+    /// The connections that wait for a request, where the server's machines take a place there: when
+    /// the table is full, the one that has waited longest gives way to a new one. `None`, or while none
+    /// of them waits: whoever comes then is refused. Default: `None`.
+    pub idle: Option<Idle>,
 }
 
 impl Options {
@@ -36,6 +41,7 @@ impl Options {
             table: Table::new(limits),
             stop: Stop::new(),
             drain_timeout: Some(Duration::from_secs(10)),
+            idle: None,
         }
     }
 }
@@ -94,11 +100,11 @@ where
     T: Future + Send + 'static,
     T::Output: Send + 'static,
 {
-    let Options { table, stop, drain_timeout } = options;
+    let Options { table, stop, drain_timeout, idle } = options;
     let server = table.name();
     let mut clock = runtime.clock();
     let mut pause = Pause::default();
-    let mut refused = Repeated::default();
+    let (mut refused, mut relieved) = (Repeated::default(), Repeated::default());
     let mut accepted: u32 = 0;
     loop {
         accepted = accepted.wrapping_add(1);
@@ -108,6 +114,19 @@ where
         match poll_fn(|cx| poll_event(&mut listener, &mut clock, &mut pause, stop, cx)).await {
             Event::Stop => break,
             Event::Accepted(socket, peer) => {
+                if let Some(idle) = idle
+                    && table.is_full()
+                    && make_room(&mut clock, table, idle, stop).await
+                    && let Some(gave_way) = relieved.again(clock.now())
+                {
+                    let limit = table.limits().connections;
+                    warn!(
+                        gave_way,
+                        server,
+                        "whoever has waited longest for a request gives way: the limit of open \
+                         connections is reached: {limit}"
+                    );
+                }
                 let now = clock.now();
                 let admitted = match table.admit(peer, now) {
                     Ok(admitted) => admitted,
@@ -221,6 +240,19 @@ impl Repeated {
     }
 }
 
+/// Has an idle connection give way to the one that was just accepted: true if there is room then.
+async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &Stop) -> bool {
+    let deadline = clock.now() + LONGEST_END;
+    poll_fn(|cx| {
+        let over = !table.is_full()
+            || idle.poll_give_way(cx).is_ready()
+            || stop.poll_asked(cx) > Stopping::No
+            || clock.poll_until(cx, deadline).is_ready();
+        if over { Poll::Ready(!table.is_full()) } else { Poll::Pending }
+    })
+    .await
+}
+
 async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -262,7 +294,7 @@ async fn drain(
         );
         table.abort();
         // They have only to be polled once more; but a handler may be stuck.
-        let deadline = clock.now() + LONGEST_ABORT;
+        let deadline = clock.now() + LONGEST_END;
         poll_fn(|cx| match clock.poll_until(cx, deadline) {
             Poll::Ready(()) => Poll::Ready(()),
             Poll::Pending => table.poll_empty(cx),
@@ -276,7 +308,8 @@ async fn drain(
 const NO_TASK: &str = "no_task";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_ABORT: Duration = Duration::from_secs(1);
+/// How long a connection may take to notice that it is to end at once.
+const LONGEST_END: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(1);
 /// Then other tasks have their turn.
 const ACCEPTS_IN_A_ROW: u32 = 64;

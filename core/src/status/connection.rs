@@ -1,14 +1,18 @@
 //! One connection of a status server.
 
+use core::{task::Context, time::Duration};
+
 use super::{
-    Code,
+    CONNECTIONS, Code,
     head::{Found, Input},
     page::Page,
     request::{self, Refusal, Request},
     response::Response,
     server::Inner,
 };
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, shared::Shared};
+use crate::{
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, idle::Place, shared::Shared,
+};
 
 /// One connection of a status server. Requests are answered one after the other; while one is, no
 /// other is read, so who sends many at once has them wait at their end.
@@ -21,6 +25,9 @@ pub struct Connection {
     input: Input,
     /// The peer has closed its side: what it has asked for by then is answered.
     eof: bool,
+    /// Among those that wait for a request, as this one does. Where it has given way, it keeps the place
+    /// to its end: only then is there room.
+    place: Option<Place>,
     state: State,
 }
 
@@ -33,6 +40,12 @@ enum State {
     /// In the head of one.
     Head {
         since: Instant,
+    },
+    /// Between requests or in the head of one, when the server is full: it gives way to a new
+    /// connection, unless the rest of a request has arrived already.
+    GivingWay {
+        asked: Instant,
+        waited: Duration,
     },
     /// A page was asked for, and has to wait for its turn.
     Waiting {
@@ -88,13 +101,24 @@ pub enum Reason {
     #[error("no request for {limit:?}")]
     IdleTimeout {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
-        limit: core::time::Duration,
+        limit: Duration,
+    },
+    /// The server was full, and no other connection had waited longer for a request.
+    #[error(
+        "gave way to a new connection after {waited:.1?} without a request; the limit of open \
+         connections is {limit}"
+    )]
+    GaveWay {
+        /// How long it had waited.
+        waited: Duration,
+        /// [`CONNECTIONS`](super::CONNECTIONS).
+        limit: usize,
     },
     /// A response was not taken.
     #[error("no byte moved for {limit:?}; bytes owed of a response: {unsent}")]
     WriteTimeout {
         /// [`Config::write_timeout`](super::Config::write_timeout).
-        limit: core::time::Duration,
+        limit: Duration,
         /// Bytes that the peer did not take.
         unsent: usize,
     },
@@ -133,6 +157,7 @@ impl crate::Reason for Reason {
             } => "bad_request",
             Self::Truncated { .. } => "truncated",
             Self::IdleTimeout { .. } => "idle_timeout",
+            Self::GaveWay { .. } => "gave_way",
             Self::WriteTimeout { .. } => "write_timeout",
             Self::ShutDown => "shut_down",
             Self::Lost { why, .. } => why.label(),
@@ -142,7 +167,7 @@ impl crate::Reason for Reason {
     fn fault(&self) -> Fault {
         match self {
             // An idle connection is a client's way to be quick the next time.
-            Self::Finished | Self::IdleTimeout { .. } => Fault::None,
+            Self::Finished | Self::IdleTimeout { .. } | Self::GaveWay { .. } => Fault::None,
             Self::Refused { code, .. } => match code {
                 Code::RequestTimeout => Fault::Time,
                 Code::HeadTooLarge | Code::ContentTooLarge => Fault::Limit,
@@ -164,7 +189,8 @@ impl crate::Reason for Reason {
 
 impl Connection {
     pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
-        Self { server, input, eof: false, state: State::Idle { since: now } }
+        let place = Some(server.idle.wait(now));
+        Self { server, input, eof: false, place, state: State::Idle { since: now } }
     }
 
     /// Looks for the next request in what has come in, and begins to answer it.
@@ -191,6 +217,7 @@ impl Connection {
         };
         match answer {
             Ok(request) => {
+                self.place = None;
                 let is_dear = matches!(
                     request.page,
                     Ok(Page::Root | Page::Metrics(_) | Page::Connections(_))
@@ -216,7 +243,7 @@ impl Connection {
             self.state = State::Closing { since: now, reason };
         } else if self.input.is_empty() {
             self.state = State::Idle { since: now };
-        } else if !matches!(self.state, State::Head { .. }) {
+        } else if !matches!(self.state, State::Head { .. } | State::GivingWay { .. }) {
             self.state = State::Head { since: now };
         }
     }
@@ -244,6 +271,7 @@ impl Connection {
     }
 
     fn respond(&mut self, response: Vec<u8>, last: Option<Reason>, now: Instant) {
+        self.place = None;
         self.state = State::Answering { response, sent: 0, moved: now, last };
     }
 
@@ -263,6 +291,7 @@ impl Connection {
             State::Answering { response, sent, .. } => response.len() - sent,
             State::Idle { .. }
             | State::Head { .. }
+            | State::GivingWay { .. }
             | State::Waiting { .. }
             | State::Closing { .. }
             | State::Lingering { .. }
@@ -277,7 +306,9 @@ impl Machine for Connection {
 
     fn interest(&self) -> Interest {
         let (read, write) = match &self.state {
-            State::Idle { .. } | State::Head { .. } => (true, Outbound::Idle),
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
+                (true, Outbound::Idle)
+            }
             State::Waiting { .. } => (false, Outbound::Idle),
             State::Answering { .. } => (false, Outbound::Flush),
             State::Closing { .. } => (false, Outbound::Finish),
@@ -294,7 +325,7 @@ impl Machine for Connection {
 
     fn handle_read(&mut self, now: Instant, n: usize) {
         match &mut self.state {
-            State::Idle { .. } | State::Head { .. } => {
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
                 self.input.commit(n);
                 self.proceed(now);
             }
@@ -315,7 +346,7 @@ impl Machine for Connection {
     fn handle_eof(&mut self, now: Instant) {
         self.eof = true;
         match &self.state {
-            State::Idle { .. } | State::Head { .. } => self.wait(now),
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => self.wait(now),
             State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
             State::Waiting { .. }
             | State::Answering { .. }
@@ -329,6 +360,7 @@ impl Machine for Connection {
         match &self.state {
             State::Idle { .. }
             | State::Head { .. }
+            | State::GivingWay { .. }
             | State::Waiting { .. }
             | State::Answering { .. }
             | State::Closing { .. } => self.lose(way, why),
@@ -377,6 +409,7 @@ impl Machine for Connection {
                     | Reason::Refused { .. }
                     | Reason::Truncated { .. }
                     | Reason::IdleTimeout { .. }
+                    | Reason::GaveWay { .. }
                     | Reason::WriteTimeout { .. }
                     | Reason::ShutDown
                     | Reason::Lost { .. } => State::Over(reason),
@@ -385,6 +418,7 @@ impl Machine for Connection {
             State::Resetting(reason) => State::Over(reason.clone()),
             State::Idle { .. }
             | State::Head { .. }
+            | State::GivingWay { .. }
             | State::Waiting { .. }
             | State::Answering { .. }
             | State::Lingering { .. }
@@ -395,7 +429,7 @@ impl Machine for Connection {
     /// What was asked for is still answered.
     fn shut_down(&mut self, now: Instant) {
         match &mut self.state {
-            State::Idle { .. } | State::Head { .. } => {
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
                 self.input.clear();
                 self.state = State::Closing { since: now, reason: Reason::ShutDown };
             }
@@ -415,6 +449,7 @@ impl Machine for Connection {
         match &self.state {
             State::Idle { since } => Some(*since + config.idle_timeout),
             State::Head { since } => Some(*since + config.head_timeout),
+            State::GivingWay { asked, .. } => Some(*asked),
             State::Waiting { until, .. } | State::Lingering { until, .. } => Some(*until),
             State::Answering { moved: since, .. } | State::Closing { since, .. } => {
                 Some(*since + config.write_timeout)
@@ -434,6 +469,11 @@ impl Machine for Connection {
                 self.state = State::Closing { since: now, reason };
             }
             State::Head { .. } => self.refuse(request::TOO_LATE, now),
+            State::GivingWay { waited, .. } => {
+                let reason = Reason::GaveWay { waited: *waited, limit: CONNECTIONS };
+                self.input.clear();
+                self.state = State::Closing { since: now, reason };
+            }
             State::Waiting { request, .. } => self.answer(*request, now),
             State::Answering { .. } | State::Closing { .. } => {
                 let (limit, unsent) = (config.write_timeout, self.queued());
@@ -444,10 +484,22 @@ impl Machine for Connection {
         }
     }
 
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let (State::Idle { since } | State::Head { since }) = self.state else { return false };
+        let place = self.place.get_or_insert_with(|| self.server.idle.wait(since));
+        let is_asked = place.poll_asked(cx);
+        if is_asked {
+            // A deadline, and not the end at once: what has arrived is read before that.
+            self.state = State::GivingWay { asked: now, waited: now.since(place.since()) };
+        }
+        is_asked
+    }
+
     fn status(&self) -> Status {
         let state = match &self.state {
             State::Idle { .. } => "idle",
             State::Head { .. } => "head",
+            State::GivingWay { .. } => "giving_way",
             State::Waiting { .. } => "waiting",
             State::Answering { .. } => "answering",
             State::Closing { .. } => "closing",
@@ -463,6 +515,7 @@ impl Machine for Connection {
             State::Over(reason) => Some(reason.clone()),
             State::Idle { .. }
             | State::Head { .. }
+            | State::GivingWay { .. }
             | State::Waiting { .. }
             | State::Answering { .. }
             | State::Closing { .. }

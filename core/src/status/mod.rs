@@ -22,7 +22,9 @@
 //! is full, and it takes no more memory than [`Config::response_size`] says for each. A head has
 //! 8 KiB and 5 s; an idle connection 30 s; a response that nobody takes 10 s. Pages that cost
 //! something to make are made [`Config::pages_per_second`] at most, over all connections: who asks
-//! for more waits. Requests have no content, and the answer to one that has is the last.
+//! for more waits. Whoever holds connections without asking anything keeps nobody out: when it is
+//! full, the one that has waited longest without having sent a whole request gives way to a new one
+//! ([`Reason::GaveWay`]). Requests have no content, and the answer to one that has is the last.
 //!
 //! Nothing of it is for strangers. A browser can be made to ask a server on its own machine for a
 //! page by a name that somebody else's domain resolves to (DNS rebinding), so a request whose

@@ -11,6 +11,7 @@ use crate::{
     Instant, Linger,
     admission::{Limits, Table},
     buffer::Pool,
+    idle::Idle,
     serve::Options,
     shared::{Lock, Shared},
     stop::Stopping,
@@ -76,6 +77,8 @@ pub(super) struct Inner {
     pub(super) subject: Option<Shared<dyn Subject>>,
     pub(super) readiness: Readiness,
     pub(super) started: Instant,
+    /// The connections that wait for a request.
+    pub(super) idle: Idle,
     pool: Pool,
     /// By when the pages that were asked for so far are made, at the rate that is allowed.
     paced: Lock<Instant>,
@@ -112,9 +115,11 @@ impl Server {
             assert!(time > Duration::ZERO, "a timeout must be a time");
         }
         let limits = Limits { connections: CONNECTIONS, per_address: None };
+        let idle = Idle::new();
         let options = Options {
             table: Table::new(limits).named("status"),
             drain_timeout: Some(DRAIN_TIMEOUT),
+            idle: Some(idle.clone()),
             ..Options::default()
         };
         let inner = Inner {
@@ -124,6 +129,7 @@ impl Server {
             subject,
             readiness: Readiness::default(),
             started: now,
+            idle,
             pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
             paced: Lock::new(now),
         };
@@ -131,7 +137,8 @@ impl Server {
     }
 
     /// What to [`serve`](crate::serve::serve) it with: a table of its own, of [`CONNECTIONS`], and
-    /// a stop of its own, to be asked when the service has ended.
+    /// a stop of its own, to be asked when the service has ended. When it is full, the connection
+    /// that has waited longest without having sent a whole request gives way to a new one.
     pub fn options(&self) -> &Options {
         &self.options
     }

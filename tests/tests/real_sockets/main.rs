@@ -145,6 +145,7 @@ on_every_runtime! {
         it_answers_when_the_service_is_full,
         it_answers_when_all_files_are_open,
         half_sent_heads_do_not_touch_the_service,
+        it_answers_although_it_is_full_of_connections_that_ask_nothing,
         an_answer_survives_the_content_that_nobody_reads,
         a_name_has_to_be_allowed;
     unix:

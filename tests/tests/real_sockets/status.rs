@@ -295,7 +295,7 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     let mut half: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).unwrap();
-            // Refused ones are reset before they have sent it.
+            // Those that have given way may be gone before they have sent it.
             let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.");
             stream
         })
@@ -303,28 +303,42 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     for _ in 0..50 {
         exchange(&mut healthy, b"not touched");
     }
-    // Those that were let in are told that their time is over.
+    // Nor the status itself: whoever has waited longest gives way.
+    assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
+    // The others are told when their time is over.
     let mut answer = String::new();
-    half[0].set_read_timeout(Some(HANGS)).unwrap();
-    half[0].read_to_string(&mut answer).unwrap();
+    half[299].set_read_timeout(Some(HANGS)).unwrap();
+    half[299].read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     drop(half);
-    eventually("there is room again", || {
-        TcpStream::connect(&address).is_ok_and(|mut stream| {
-            let mut answer = String::new();
-            stream.set_read_timeout(Some(HANGS)).unwrap();
-            stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").is_ok()
-                && stream.read_to_string(&mut answer).is_ok()
-                && answer.starts_with("HTTP/1.1 200 ")
-        })
-    });
     let (_, metrics) = get(&server, "/metrics");
     for line in [
-        "wirestate_status_connections_refused_total{reason=\"connections\"} 2",
+        "wirestate_status_connections_ended_total{reason=\"gave_way\"} ",
         "wirestate_status_connections_ended_total{reason=\"head_timeout\"} ",
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+}
+
+/// As a load balancer, a scraper and a few browsers would, or whoever wants it to be silent.
+pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(binary: &str) {
+    let server = Server::start(binary, &[&STATUS[..], &["-v"]].concat());
+    let address = server.status.clone().unwrap();
+    let mut held: Vec<_> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    eventually("all are admitted", || server.logged(" connected id=") >= 64);
+    for path in ["/healthz", "/readyz", "/metrics", "/connections"] {
+        assert_eq!(get(&server, path).0, 200, "{path}");
+    }
+    held[0].set_read_timeout(Some(HANGS)).unwrap();
+    assert_eq!(held[0].read(&mut [0]).unwrap(), 0, "it had waited longest, and got a FIN");
+    let (_, metrics) = get(&server, "/metrics");
+    let line = "wirestate_status_connections_ended_total{reason=\"gave_way\"} ";
+    assert!(metrics.contains(line), "{metrics}");
+    assert!(!metrics.contains("wirestate_status_connections_refused_total{"), "{metrics}");
+    let log = server.stop();
+    let said = "whoever has waited longest for a request gives way: the limit of open connections is \
+                reached: 64 gave_way=1 server=\"status\"";
+    assert!(log.contains(said), "{log}");
 }
 
 /// Closing at once would answer it with a reset, and that may overtake the answer.

@@ -1,15 +1,21 @@
 //! What the pages say, and the contract under whatever happens.
 
-use std::{num::NonZeroU32, slice, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    slice,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Instant, Reason as _,
+    Instant, Machine, Outbound, Reason as _,
     admission::{Limits, Peer},
     drive::{collect, feed},
     fanout::{Feed, Upstream},
     serve::Options,
-    status::{Config, Connection, Server},
+    status::{CONNECTIONS, Config, Connection, Reason, Server},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -117,6 +123,41 @@ fn the_pages_say_how_the_service_is() {
     assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 503 "));
     assert!(get(&server, "/healthz", "").0.starts_with("HTTP/1.1 200 "));
     assert!(get(&server, "/", "").1.contains("\"fanout-server is stopping\""));
+}
+
+/// Input comes before time, here as well.
+#[test]
+fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
+    let (server, now) = (server(), Instant::EPOCH);
+    let idle = server.options().idle.clone().expect("its connections wait there");
+    let mut cx = Context::from_waker(Waker::noop());
+    let (mut first, mut second) = (machine(&server), machine(&server));
+    assert!(!second.poll_shared(now, &mut cx), "nobody is asked");
+    let waited = Duration::from_secs(7);
+    let later = now + waited;
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(first.poll_shared(later, &mut cx) && !second.poll_shared(later, &mut cx));
+    assert_eq!((first.poll_timeout(), first.interest().read), (Some(later), true));
+    let (mut output, request) = (Vec::new(), format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n"));
+    feed(&mut first, &mut request.as_bytes(), later);
+    collect(&mut first, &mut output, later);
+    assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    first.handle_timeout(later);
+    assert_eq!(first.status().state, "idle", "it stays");
+
+    // There is no room still, so the next one is asked, in the midst of a head.
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(second.poll_shared(later, &mut cx));
+    feed(&mut second, &mut &request.as_bytes()[..20], later);
+    second.handle_timeout(later);
+    assert_eq!(second.interest().write, Outbound::Finish);
+    second.handle_finished(later);
+    let limit = CONNECTIONS;
+    assert_eq!(second.reason(), Some(Reason::GaveWay { waited, limit }));
+    assert_eq!(second.reason().unwrap().label(), "gave_way");
+    assert!(idle.poll_give_way(&mut cx).is_pending(), "it is there until it is dropped");
+    drop((first, second));
+    assert!(idle.poll_give_way(&mut cx).is_ready());
 }
 
 /// Of a fan-out: in `/metrics` with a line that says what they are, and in `/`, but for the histogram.
