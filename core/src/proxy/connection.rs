@@ -106,6 +106,8 @@ pub struct Connection<R: Runtime> {
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
+    /// Announced as no client's, and it has sent nothing: a health check, if it leaves so.
+    silent: bool,
 }
 
 /// When to look whether it is sent, and how long after that again.
@@ -179,6 +181,7 @@ impl<R: Runtime> Connection<R> {
             upstream: Upstream::Absent,
             session: Session::new(clock),
             unsent: None,
+            silent: false,
         };
         if let Some(accept) = &proxy.accept {
             let reader = HeaderReader::new(accept, peer, now);
@@ -293,7 +296,18 @@ impl<R: Runtime> Connection<R> {
         match &self.upstream {
             Upstream::Header(awaited) => awaited.reader.reason().map(Reason::Header),
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                self.relay.reason()
+                self.relay.reason().map(|reason| {
+                    let has_left = matches!(
+                        reason,
+                        Reason::Finished
+                            | Reason::Lost { side: Side::Client, why: Lost::Reset, .. }
+                    );
+                    if self.silent && has_left {
+                        Reason::Header(proxy_protocol::Reason::Check)
+                    } else {
+                        reason
+                    }
+                })
             }
         }
     }
@@ -305,7 +319,9 @@ impl<R: Runtime> Connection<R> {
             {
                 return Turn::Blocked;
             }
-            return turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
+            let turn = turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
+            self.silent &= !matches!(turn, Turn::Moved { read: 1.., .. });
+            return turn;
         };
         let turn = turn(&mut awaited.reader, socket, line, now, cx);
         if awaited.reader.header().is_some() {
@@ -319,6 +335,7 @@ impl<R: Runtime> Connection<R> {
         let Upstream::Header(awaited) = &mut self.upstream else { return };
         let Some((header, rest)) = awaited.reader.header() else { return };
         let rest = rest.to_vec();
+        self.silent = header == Header::Local && rest.is_empty();
         let (peer, destination) = match header {
             Header::Local => (Peer::Local, None),
             Header::Tcp { source, destination } => (Peer::Ip(source), Some(destination)),

@@ -5,7 +5,7 @@ use core::{fmt, task::Context};
 
 use super::{Config, Header, HeaderReader, Reason};
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Status, Way,
+    Fault, Instant, Interest, Lost, Machine, Reason as _, Status, Way,
     admission::{Peer, Refused},
     drive,
 };
@@ -45,7 +45,32 @@ enum Phase<M, F> {
         machine: M,
         /// What came with the header, as far as the machine has not taken it.
         rest: Vec<u8>,
+        check: Check,
     },
+}
+
+/// Whether the connection is a proxy's look at whether the server is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// It has a client, or bytes came behind its header.
+    No,
+    /// It has none, and there were none so far.
+    Maybe,
+    /// And then the peer left.
+    Left,
+}
+
+impl Check {
+    fn received(&mut self) {
+        *self = Self::No;
+    }
+
+    /// By a FIN or a reset.
+    fn left(&mut self) {
+        if *self == Self::Maybe {
+            *self = Self::Left;
+        }
+    }
 }
 
 struct Awaited<F> {
@@ -109,8 +134,10 @@ where
             let Some(make) = awaited.make.take() else { return false };
             match make(header, now) {
                 Ok(machine) => {
+                    let is_silent = header == Header::Local && rest.is_empty();
+                    let check = if is_silent { Check::Maybe } else { Check::No };
                     let rest = rest.to_vec();
-                    self.phase = Phase::Inner { machine, rest };
+                    self.phase = Phase::Inner { machine, rest, check };
                 }
                 Err(refused) => {
                     awaited.reader.refuse(refused);
@@ -118,7 +145,7 @@ where
                 }
             }
         }
-        let Phase::Inner { machine, rest } = &mut self.phase else { return false };
+        let Phase::Inner { machine, rest, .. } = &mut self.phase else { return false };
         if rest.is_empty() || !machine.interest().read {
             return false;
         }
@@ -158,7 +185,10 @@ where
     fn handle_read(&mut self, now: Instant, n: usize) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_read(now, n),
-            Phase::Inner { machine, .. } => machine.handle_read(now, n),
+            Phase::Inner { machine, check, .. } => {
+                check.received();
+                machine.handle_read(now, n);
+            }
         }
         self.pump(now);
     }
@@ -166,7 +196,10 @@ where
     fn handle_eof(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_eof(now),
-            Phase::Inner { machine, .. } => machine.handle_eof(now),
+            Phase::Inner { machine, check, .. } => {
+                check.left();
+                machine.handle_eof(now);
+            }
         }
         self.pump(now);
     }
@@ -174,7 +207,12 @@ where
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_lost(now, way, why),
-            Phase::Inner { machine, .. } => machine.handle_lost(now, way, why),
+            Phase::Inner { machine, check, .. } => {
+                if why == Lost::Reset {
+                    check.left();
+                }
+                machine.handle_lost(now, way, why);
+            }
         }
         self.pump(now);
     }
@@ -243,7 +281,7 @@ where
     fn status(&self) -> Status {
         match &self.phase {
             Phase::Header(awaited) => awaited.reader.status(),
-            Phase::Inner { machine, rest } => {
+            Phase::Inner { machine, rest, .. } => {
                 let status = machine.status();
                 Status { queued: status.queued + rest.len(), ..status }
             }
@@ -253,7 +291,14 @@ where
     fn reason(&self) -> Option<Self::Reason> {
         match &self.phase {
             Phase::Header(awaited) => awaited.reader.reason().map(BehindReason::Header),
-            Phase::Inner { machine, .. } => machine.reason().map(BehindReason::Inner),
+            Phase::Inner { machine, check, .. } => machine.reason().map(|reason| {
+                let has_left = matches!(reason.fault(), Fault::None | Fault::Lost);
+                if *check == Check::Left && has_left {
+                    BehindReason::Header(Reason::Check)
+                } else {
+                    BehindReason::Inner(reason)
+                }
+            }),
         }
     }
 }

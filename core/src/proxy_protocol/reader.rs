@@ -97,6 +97,10 @@ pub enum Reason {
     /// The client that the header names may not connect.
     #[error("announced client refused: {0}")]
     Refused(Refused),
+    /// It was none of a client's ([`Header::Local`]), and the peer left without a byte behind its header:
+    /// so proxies look whether a server is there (section 2.2, on `LOCAL`).
+    #[error("a health check: announced as no client's, and left without a byte")]
+    Check,
     /// The connection broke.
     #[error("lost while {way}: {why}; it had sent {have} bytes of a PROXY header")]
     Lost {
@@ -120,6 +124,7 @@ impl crate::Reason for Reason {
             Self::Truncated { .. } => "proxy_header_truncated",
             Self::Late { .. } => "proxy_header_late",
             Self::Refused(_) => "announced_refused",
+            Self::Check => "health_check",
             Self::Lost { why, .. } => why.label(),
             Self::ShutDown => "shut_down",
         }
@@ -129,6 +134,7 @@ impl crate::Reason for Reason {
         match self {
             Self::Untrusted { .. } | Self::Malformed(_) | Self::Truncated { .. } => Fault::Peer,
             Self::Late { .. } => Fault::Time,
+            Self::Check => Fault::None,
             Self::Refused(_) => Fault::Limit,
             Self::Lost { .. } => Fault::Lost,
             Self::ShutDown => Fault::Asked,

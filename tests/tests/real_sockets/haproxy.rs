@@ -2,6 +2,7 @@
 //! say how it reads ours.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -91,6 +92,39 @@ pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
             assert!(line.is_some(), "{announcing}: `{said}` names the client: {log}");
         }
         assert!(!log.contains("proxy_header_malformed"), "{announcing}: {log}");
+    }
+}
+
+/// It connects, says that it has no client, and resets: many times a second, here.
+pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let flags = ["--accept-proxy", "--status", "127.0.0.1:0"];
+    for (name, others) in
+        [("echo-server", &[][..]), ("app-server", &[]), ("proxy", &["--upstream", &echo.address])]
+    {
+        let server = Server::start_as(binary, name, &[&flags[..], others].concat());
+        let announcing = "check inter 20ms check-send-proxy send-proxy-v2";
+        let Some(_haproxy) = HaProxy::in_front_of(&server.address, announcing) else { return };
+        let ended = || {
+            let (_, metrics) = status::get(&server, "/metrics");
+            let reasons = metrics.lines().filter_map(|line| {
+                let (reason, count) = line
+                    .strip_prefix("wirestate_connections_ended_total{reason=\"")?
+                    .split_once("\"} ")?;
+                Some((reason.to_owned(), count.parse::<u64>().unwrap()))
+            });
+            reasons.collect::<BTreeMap<_, _>>()
+        };
+        eventually("several were made", || ended().get("health_check") >= Some(&5));
+        // Besides, somebody has connected to see whether HAProxy listens, and it may have reset that one.
+        let ended = ended();
+        let others: u64 = ended
+            .iter()
+            .filter(|(reason, _)| *reason != "health_check")
+            .map(|(_, count)| count)
+            .sum();
+        assert!(others <= 1, "{name}: {ended:?}");
+        assert!(server.logged("closed: ") <= 1, "{name}: {ended:?}");
     }
 }
 

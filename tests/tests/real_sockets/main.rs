@@ -95,6 +95,7 @@ on_every_runtime! {
         a_late_answer_arrives_behind_nginx_where_ours_is_last;
     haproxy:
         a_server_knows_the_client_that_haproxy_announces,
+        haproxys_health_checks_are_no_faults,
         haproxy_reads_the_headers_that_we_send;
     message:
         the_golden_request_is_answered_byte_for_byte,

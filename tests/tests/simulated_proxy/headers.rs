@@ -123,6 +123,52 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
+/// It has no client, says nothing, and leaves: the commonest of all connections behind some proxies, and
+/// nobody's fault. With a byte of its own, or a client, it is a connection as any other.
+#[test]
+fn a_proxys_look_at_the_server_is_no_lost_connection() {
+    let scene = Scene::new(4, &["server"]);
+    let (_, at_server) = echo_behind(&scene, "server", Limits::default());
+    let middle = scene.world.host("middle");
+    let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
+    let inner = Proxy {
+        accept: Some(from_all()),
+        send: Some(Version::V2),
+        ..Proxy::new(Relays::new(Config::default()), upstreams)
+    };
+    let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
+    let balancer = scene.world.host("balancer");
+    let looks = |address: &'static str, header: Bytes, payload: &'static str, end: Act| {
+        let mut acts = vec![Act::Send(header), Act::Wait(seconds(1))];
+        if !payload.is_empty() {
+            acts.extend([Act::Send(payload.into()), Act::Wait(seconds(1))]);
+        }
+        acts.push(end);
+        scene.world.run_until(&says(&balancer, address, acts)).unwrap();
+        scene.run_for(seconds(1));
+    };
+    let local = |version| Bytes::from(announce(version, Peer::Local, None));
+    for (address, table, lost) in
+        [("server:7", &at_server, "reset"), ("middle:7", &at_proxy, "client_lost")]
+    {
+        let ended = |label| table.totals().ended.get(label).copied().unwrap_or_default();
+        let checks = ended("health_check");
+        for (version, end) in [
+            (Version::V2, Act::Reset),
+            (Version::V2, Act::Finish),
+            (Version::V1, Act::Reset),
+            (Version::V1, Act::Finish),
+        ] {
+            looks(address, local(version), "", end);
+        }
+        assert_eq!((ended("health_check"), ended(lost)), (checks + 4, 0));
+        looks(address, local(Version::V2), "x", Act::Reset);
+        looks(address, announces("192.0.2.1:1"), "", Act::Reset);
+        assert_eq!((ended("health_check"), ended(lost)), (checks + 4, 2));
+    }
+    scene.end();
+}
+
 /// The announced address, not the proxy's: which sends as many as it likes. Whoever is refused for it
 /// counts among the refused, and as a connection that was accepted and ended.
 #[test]
