@@ -14,7 +14,7 @@ use crate::{
 #[command(next_help_heading = "Behind a proxy")]
 pub(super) struct AcceptProxyFlags {
     /// Every connection begins with a PROXY header, of version 1 or 2, which says who the client is;
-    /// one without is reset
+    /// one without is reset. A header has at most 4096 bytes and 5 s
     #[arg(long, env = "WIRESTATE_ACCEPT_PROXY", value_parser = BoolishValueParser::new())]
     accept_proxy: bool,
     /// Who may send such a header: an address, or a range as in 10.0.0.0/8; can be given several

@@ -20,7 +20,7 @@
 //!
 //! It has a table of its own, of at most [`CONNECTIONS`] connections, so it answers when the service
 //! is full, and it takes no more memory than [`Config::response_size`] says for each. A head has
-//! 8 KiB and 5 s; an idle connection 30 s; a response that nobody takes 10 s. Pages that cost
+//! 8 KiB, 64 fields and 5 s; an idle connection 30 s; a response that nobody takes 10 s. Pages that cost
 //! something to make are made [`Config::pages_per_second`] at most, over all connections: who asks
 //! for more waits. Whoever holds connections without asking anything keeps nobody out: when it is
 //! full, the one that has waited longest without having sent a whole request gives way to a new one
