@@ -22,7 +22,8 @@
 //!
 //! 1. No IO, clock, randomness, threads or globals: time comes in as an [`Instant`], jitter from a
 //!    seed. The crate is `no_std` + `alloc` and forbids unsafe code.
-//! 2. Bytes are not copied between kernel and kernel.
+//! 2. Bytes are not copied between kernel and kernel. A proxy's bulk does not leave the kernel
+//!    ([`drive::Splice`]).
 //! 3. Everything is bounded: each machine states the most memory it can hold, as a formula of its
 //!    configuration. An idle connection holds no buffer.
 //! 4. Backpressure is `interest().read == false`.

@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     admission::Peer,
-    drive::{Clock, Sink, Source},
+    drive::{Clock, Splice},
 };
 
 /// A runtime. Clones are the same runtime.
@@ -26,7 +26,7 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     const FILES_PER_CONNECTION: usize = 1;
 
     /// A connected socket: no delay, and with keepalive probes.
-    type Socket: Source + Sink + Unpin + Send + 'static;
+    type Socket: Splice + Unpin + Send + 'static;
     /// A listening socket.
     type Listener: Listener<Socket = Self::Socket>;
     /// A clock. All clocks of one runtime have one epoch.

@@ -91,10 +91,10 @@ pub use wirestate_core;
 use wirestate_core::{
     Instant, Lost,
     admission::Peer,
-    drive::{Clock, Failed, Sink, Source},
+    drive::{Clock, Failed, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
-use wirestate_std::{Listening, stream, tcp, unix};
+use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
 
 /// The runtime: an executor, and async-io's reactor.
 #[derive(Clone, Debug)]
@@ -227,6 +227,46 @@ impl Sink for SmolSocket {
 
     fn is_sent(&self) -> bool {
         self.stream.as_ref().is_none_or(stream::is_sent)
+    }
+}
+
+impl Splice for SmolSocket {
+    type Pipe = Pipe;
+
+    fn pipe() -> Option<Pipe> {
+        Pipe::new()
+    }
+
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<Result<Option<usize>, Failed>> {
+        loop {
+            match pipe.fill(self.stream()?, most) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.stream()?.poll_readable(cx)).map_err(Failed::from)?;
+                }
+                filled => return Poll::Ready(filled.map_err(Failed::from)),
+            }
+        }
+    }
+
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        held: usize,
+    ) -> Poll<Result<usize, Failed>> {
+        loop {
+            match pipe.drain(self.stream()?, held) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.stream()?.poll_writable(cx)).map_err(Failed::from)?;
+                }
+                drained => return Poll::Ready(drained.map_err(Failed::from)),
+            }
+        }
     }
 }
 

@@ -76,6 +76,7 @@
 
 mod block_on;
 mod listening;
+pub mod pipe;
 mod socket;
 pub mod stream;
 pub mod tcp;

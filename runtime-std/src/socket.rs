@@ -18,13 +18,14 @@ use socket2::SockRef;
 use wirestate_core::{
     Lost,
     admission::Peer,
-    drive::{Failed, Sink, Source},
+    drive::{Failed, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener},
 };
 
 use crate::{
     block_on::{READ_TIMEOUT, is_silent, read_blocks, round, wait_for, wait_for_read},
     listening::Listening,
+    pipe::Pipe,
     stream, tcp,
 };
 
@@ -127,6 +128,54 @@ impl Sink for ThreadSocket {
     fn is_sent(&self) -> bool {
         self.stream.as_ref().is_none_or(stream::is_sent)
     }
+}
+
+impl Splice for ThreadSocket {
+    type Pipe = Pipe;
+
+    fn pipe() -> Option<Pipe> {
+        Pipe::new()
+    }
+
+    fn poll_fill(
+        &mut self,
+        _cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<Result<Option<usize>, Failed>> {
+        let stream = self.stream()?;
+        match without_blocking(stream, || pipe.fill(stream, most)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for(stream.clone(), PollFlags::IN);
+                Poll::Pending
+            }
+            filled => Poll::Ready(filled.map_err(Failed::from)),
+        }
+    }
+
+    fn poll_drain(
+        &mut self,
+        _cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        held: usize,
+    ) -> Poll<Result<usize, Failed>> {
+        let stream = self.stream()?;
+        match without_blocking(stream, || pipe.drain(stream, held)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait_for(stream.clone(), PollFlags::OUT);
+                Poll::Pending
+            }
+            drained => Poll::Ready(drained.map_err(Failed::from)),
+        }
+    }
+}
+
+/// splice(2) can't be told for one call that the socket is not to block.
+fn without_blocking<T>(stream: &OwnedFd, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    ioctl_fionbio(stream, true)?;
+    let done = call();
+    ioctl_fionbio(stream, false)?;
+    done
 }
 
 /// A listening socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).

@@ -39,26 +39,28 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host},
     runtime::Handle,
     time::{Instant as TokioInstant, Sleep, sleep_until},
 };
 pub use wirestate_core;
 use wirestate_core::{
-    Instant, Lost,
+    Instant, Lost, Way,
     admission::Peer,
-    drive::{Clock, Failed, Sink, Source},
+    drive::{Clock, Failed, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 use wirestate_std::{
-    Listening, stream, tcp,
+    Listening,
+    pipe::Pipe,
+    stream, tcp,
     unix::{self, SocketFile},
 };
 
@@ -206,6 +208,66 @@ impl Sink for TokioSocket {
         match &self.stream {
             Stream::Tcp(stream) => stream::is_sent(stream),
             Stream::Unix(_) | Stream::Closed => true,
+        }
+    }
+}
+
+impl Splice for TokioSocket {
+    type Pipe = Pipe;
+
+    fn pipe() -> Option<Pipe> {
+        Pipe::new()
+    }
+
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<Result<Option<usize>, Failed>> {
+        self.stream.poll_io(cx, Way::In, |stream| pipe.fill(&stream, most))
+    }
+
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        held: usize,
+    ) -> Poll<Result<usize, Failed>> {
+        self.stream.poll_io(cx, Way::Out, |stream| pipe.drain(&stream, held))
+    }
+}
+
+impl Stream {
+    fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        way: Way,
+        call: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Poll<Result<T, Failed>> {
+        let interest = match way {
+            Way::In => Interest::READABLE,
+            Way::Out => Interest::WRITABLE,
+        };
+        loop {
+            let ready = match (self, way) {
+                (Self::Tcp(stream), Way::In) => stream.poll_read_ready(cx),
+                (Self::Tcp(stream), Way::Out) => stream.poll_write_ready(cx),
+                (Self::Unix(stream), Way::In) => stream.poll_read_ready(cx),
+                (Self::Unix(stream), Way::Out) => stream.poll_write_ready(cx),
+                (Self::Closed, _) => return Poll::Ready(Err(CLOSED)),
+            };
+            ready!(ready).map_err(Failed::from)?;
+            let done = match self {
+                Self::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
+                Self::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
+                Self::Closed => return Poll::Ready(Err(CLOSED)),
+            };
+            match done {
+                // It was not ready after all, which tokio knows from now on.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done.map_err(Failed::from)),
+            }
         }
     }
 }

@@ -43,6 +43,11 @@ pub(super) struct ServerFlags {
     /// Tell the upstream who the client is, by a PROXY header of this version
     #[arg(long, value_enum, env = "WIRESTATE_SEND_PROXY")]
     send_proxy: Option<Announce>,
+    /// Pipes at most for bytes that come in bulk, which pass through them without being copied
+    /// (splice(2)); each takes two open files; 0: all are copied [default: 256, or one for 32 of the limit
+    /// of open files]
+    #[arg(long, value_name = "N", env = "WIRESTATE_PIPES")]
+    pipes: Option<usize>,
     #[command(flatten)]
     server: server::Flags,
 }
@@ -79,11 +84,19 @@ pub(super) async fn serve<R: Runtime>(
         Spread::RoundRobin => Balance::RoundRobin,
         Spread::LeastConnections => Balance::LeastConnections,
     };
-    let config =
-        Config { idle_timeout: server::idle_timeout(flags.idle_timeout), ..Config::default() };
+    let pipes = flags.pipes.unwrap_or_else(|| {
+        let share = usize::try_from(server::open_files() / 32).unwrap_or(usize::MAX);
+        share.min(Config::default().pipes)
+    });
+    let config = Config {
+        idle_timeout: server::idle_timeout(flags.idle_timeout),
+        pipes,
+        ..Config::default()
+    };
     let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
     // The socket to the upstream is one more.
-    let setup = flags.server.setup_of::<R>("proxy", R::FILES_PER_CONNECTION + 1);
+    let files = R::FILES_PER_CONNECTION + 1;
+    let setup = flags.server.setup_of::<R>("proxy", files, (pipes as u64).saturating_mul(2));
     let setup = setup.subject(upstreams.clone());
     let proxy = Proxy {
         connect_timeout: flags.connect_timeout.0,

@@ -83,17 +83,19 @@ struct StatusFlags {
 impl Flags {
     /// For the server that is run by the command `name`.
     pub(super) fn setup<R: Runtime>(&self, name: &'static str) -> Setup {
-        self.setup_of::<R>(name, R::FILES_PER_CONNECTION)
+        self.setup_of::<R>(name, R::FILES_PER_CONNECTION, 0)
     }
 
-    /// The same, where a connection takes so many open files.
+    /// The same, where a connection takes so many open files, and so many more are kept for all of them.
     pub(super) fn setup_of<R: Runtime>(
         &self,
         name: &'static str,
         files_per_connection: usize,
+        shared_files: u64,
     ) -> Setup {
-        let table = self.proxied.table(limits::<R>(self, files_per_connection as u64));
-        Setup { accept: self.proxied.config(), ..self.common.setup(name, &table) }
+        let kept = kept_files::<R>(self.common.status.address.is_some()) + shared_files;
+        let table = self.proxied.table(limits(self, files_per_connection as u64, kept));
+        Setup { accept: self.proxied.config(), kept, ..self.common.setup(name, &table) }
     }
 }
 
@@ -114,6 +116,7 @@ impl CommonFlags {
             lame_duck: self.status.lame_duck,
             subject: None,
             accept: None,
+            kept: 0,
         }
     }
 }
@@ -136,6 +139,8 @@ pub(super) struct Setup {
     subject: Option<Shared<dyn Subject>>,
     /// Connections begin with a PROXY header.
     pub(super) accept: Option<proxy_protocol::Config>,
+    /// Open files that are not for connections.
+    kept: u64,
 }
 
 impl Setup {
@@ -205,8 +210,7 @@ pub(super) async fn listening<R: Runtime>(
     let Setup { options, status, lame_duck, .. } = setup;
     let Surroundings { log, sockets } = around;
     if options.table.limits().connections == 0 {
-        let kept = kept_files::<R>(status.is_some());
-        return Err(Failure::NoRoom { files: open_files(), kept });
+        return Err(Failure::NoRoom { files: open_files(), kept: setup.kept });
     }
     let status = status
         .as_ref()
@@ -297,10 +301,10 @@ pub(super) fn listen<R: Runtime>(
 }
 
 /// The limits of a server; without room for a connection, they admit none.
-fn limits<R: Runtime>(flags: &Flags, files_per_connection: u64) -> Limits {
+fn limits(flags: &Flags, files_per_connection: u64, kept: u64) -> Limits {
     let files = open_files();
     let has_status = flags.common.status.address.is_some();
-    let room = files.saturating_sub(kept_files::<R>(has_status)) / files_per_connection;
+    let room = files.saturating_sub(kept) / files_per_connection;
     let default = Limits::default().connections as u64;
     let connections = match flags.max_connections {
         // The status is to answer also when all files are open: some are kept for it.

@@ -15,6 +15,7 @@
 mod feed;
 mod future;
 pub(crate) mod session;
+mod splice;
 mod timer;
 mod turn;
 
@@ -23,6 +24,7 @@ use core::task::{Context, Poll};
 pub use self::{
     feed::{collect, feed},
     future::{Budget, Drive, Ended},
+    splice::Splice,
     turn::{Line, MAX_SLICES, Turn, turn},
 };
 use crate::{Instant, Lost};

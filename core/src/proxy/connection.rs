@@ -10,12 +10,15 @@ use std::{
     time::Duration,
 };
 
-use super::{Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams};
+use super::{
+    Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams,
+    pipes::{Channel, Pipes, Through},
+};
 use crate::{
     Instant, Interest, Lost, Machine, Status,
     admission::{Admitted, Asked, Peer},
     drive::{
-        Clock, Ended, Line, Sink, Turn, feed,
+        Clock, Ended, Line, Sink, Splice, Turn, feed,
         session::{Over, Rest, Session},
         turn,
     },
@@ -85,8 +88,10 @@ pub async fn serve<R: Runtime>(
     proxy: &Proxy,
 ) -> Served {
     proxy.assert_buffer();
+    let pipes = Pipes::new(proxy.relays.config().pipes);
     accept(runtime, listener, options, |socket, admitted, clock| {
-        Connection::new(runtime, proxy, socket, admitted.peer(), clock).admitted(admitted)
+        let connection = Connection::new(runtime, proxy, socket, admitted.peer(), clock);
+        connection.through(pipes.clone()).admitted(admitted)
     })
     .await
 }
@@ -103,6 +108,10 @@ pub struct Connection<R: Runtime> {
     relay: Relay,
     client: Socket<R::Socket>,
     upstream: Upstream<R>,
+    pipes: Option<Pipes<PipeOf<R>>>,
+    /// What was received from the client, and from the upstream, and is in a pipe.
+    from_client: Channel<PipeOf<R>>,
+    from_upstream: Channel<PipeOf<R>>,
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
@@ -138,6 +147,8 @@ impl<S> Socket<S> {
     }
 }
 
+type PipeOf<R> = <<R as Runtime>::Socket as Splice>::Pipe;
+
 type Dial<R> = dyn Future<Output = Result<(<R as Runtime>::Socket, Dialler<R>), NoUpstream>> + Send;
 
 enum Upstream<R: Runtime> {
@@ -168,7 +179,8 @@ impl<R: Runtime> fmt::Debug for Upstream<R> {
 }
 
 impl<R: Runtime> Connection<R> {
-    /// A connection of `peer`'s to `proxy`.
+    /// A connection of `peer`'s to `proxy`. All bytes go through memory; [`serve`] has pipes for what comes
+    /// in bulk.
     ///
     /// # Panics
     /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
@@ -179,6 +191,9 @@ impl<R: Runtime> Connection<R> {
             relay: proxy.relays.relay(now),
             client: Socket::new(client),
             upstream: Upstream::Absent,
+            pipes: None,
+            from_client: Channel::EMPTY,
+            from_upstream: Channel::EMPTY,
             session: Session::new(clock),
             unsent: None,
             silent: false,
@@ -209,6 +224,12 @@ impl<R: Runtime> Connection<R> {
     /// Keeps the connection's line in its table up to date, and does what is asked there.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         self.session.set_admitted(admitted);
+        self
+    }
+
+    /// What comes in bulk goes through one of these, if there is one; otherwise it goes through memory.
+    fn through(mut self, pipes: Pipes<PipeOf<R>>) -> Self {
+        self.pipes = Some(pipes);
         self
     }
 
@@ -319,7 +340,14 @@ impl<R: Runtime> Connection<R> {
             {
                 return Turn::Blocked;
             }
-            let turn = turn(&mut self.relay.side(Side::Client), socket, line, now, cx);
+            let mut socket = Through {
+                socket,
+                pipes: &mut self.pipes,
+                is_bulk: self.relay.is_bulk(Side::Client),
+                received: &mut self.from_client,
+                sent: &mut self.from_upstream,
+            };
+            let turn = turn(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
             self.silent &= !matches!(turn, Turn::Moved { read: 1.., .. });
             return turn;
         };
@@ -381,7 +409,14 @@ impl<R: Runtime> Connection<R> {
         if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
             return Turn::Blocked;
         }
-        let turn = turn(&mut self.relay.side(Side::Upstream), socket, line, now, cx);
+        let mut socket = Through {
+            socket,
+            pipes: &mut self.pipes,
+            is_bulk: self.relay.is_bulk(Side::Upstream),
+            received: &mut self.from_upstream,
+            sent: &mut self.from_client,
+        };
+        let turn = turn(&mut self.relay.side(Side::Upstream), &mut socket, line, now, cx);
         if let Turn::Moved { read, written } = turn {
             dialler.choice.moved(read, written, now);
         }

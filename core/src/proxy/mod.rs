@@ -31,10 +31,14 @@
 //! ```
 //!
 //! A proxied connection takes two open files, and one more where a runtime needs one
-//! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)).
+//! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)). What comes in bulk passes
+//! through pipes, and is not copied at all where the runtime's sockets can do that
+//! ([`Splice`](crate::drive::Splice)); [`Config::pipes`] bounds their number, and each takes two open files.
 
 #[cfg(feature = "std")]
 mod connection;
+#[cfg(feature = "std")]
+mod pipes;
 mod relay;
 mod upstreams;
 

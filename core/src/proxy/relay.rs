@@ -27,6 +27,10 @@ pub struct Config {
     pub drain_quiet: Duration,
     /// Buffers that the proxy keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
+    /// Pipes that the proxy makes at most, for what comes in bulk ([`Relay::is_bulk`]); each takes two open
+    /// files, and the kernel keeps 64 KiB in it at most (pipe(7)). Default: 256. With 0, as where all are in
+    /// use, bytes go through memory.
+    pub pipes: usize,
 }
 
 impl Default for Config {
@@ -37,6 +41,7 @@ impl Default for Config {
             linger: Linger::default(),
             drain_quiet: Duration::from_secs(1),
             idle_buffers: 64,
+            pipes: 256,
         }
     }
 }
@@ -70,6 +75,7 @@ impl Relays {
         Relay {
             config: self.config.clone(),
             received: Sides { client: ring(), upstream: ring() },
+            flows: Sides { client: Flow::Thin, upstream: Flow::Thin },
             header: Announcement::default(),
             ends: Sides { client: End::OPEN, upstream: End::OPEN },
             stage: Stage::Dialling { lost: None },
@@ -169,6 +175,8 @@ pub struct Relay {
     config: Shared<Config>,
     /// What was received from each side, and waits to be sent to the other.
     received: Sides<Ring>,
+    /// How it comes.
+    flows: Sides<Flow>,
     header: Announcement,
     ends: Sides<End>,
     stage: Stage,
@@ -240,6 +248,17 @@ enum Stage {
         discarded: usize,
         until: Instant,
     },
+}
+
+/// How much comes from a side at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    /// Less than the buffer holds.
+    Thin,
+    /// A read has filled the buffer, and none since was [`SHORT`].
+    Bulk,
+    /// It was bulk up to the last read, of which not all is sent yet.
+    Ebbing,
 }
 
 /// One side's connection.
@@ -526,10 +545,21 @@ impl Relay {
         self.ends.of(side).over.is_none()
     }
 
+    /// Whether what is received from `side` comes in bulk: a read has filled the buffer, and none since was
+    /// below a quarter of it. Then nothing more is read before all of that is sent; so a driver may let
+    /// what the next reads find pass elsewhere than through [`read_buf`](Machine::read_buf) (in a pipe:
+    /// splice(2)), and tell the machine only how much it is.
+    pub fn is_bulk(&self, side: Side) -> bool {
+        *self.flows.of(side) == Flow::Bulk
+    }
+
     fn has_room(&self, side: Side) -> bool {
         let ring = self.received.of(side);
-        // Room for a read that is worth its system call.
-        ring.len() <= ring.capacity() / 2
+        match self.flows.of(side) {
+            // Room for a read that is worth its system call.
+            Flow::Thin => ring.len() <= ring.capacity() / 2,
+            Flow::Bulk | Flow::Ebbing => ring.is_empty(),
+        }
     }
 
     /// How many bytes wait to be sent to `side`.
@@ -642,6 +672,7 @@ impl Relay {
         if side == Side::Client {
             self.header = Announcement::default();
         }
+        *self.flows.of_mut(side) = Flow::Thin;
         let ring = self.received.of_mut(side);
         ring.consume(ring.len());
         ring.release();
@@ -660,6 +691,9 @@ impl Relay {
         }
     }
 }
+
+/// A read of less than this part of the buffer is short: a copy costs less than a pipe.
+const SHORT: usize = 4;
 
 /// The machine of one side of a [`Relay`].
 #[derive(Debug)]
@@ -690,7 +724,14 @@ impl Machine for RelaySide<'_> {
             }
             return;
         }
-        relay.received.of_mut(self.side).commit(n);
+        let ring = relay.received.of_mut(self.side);
+        ring.commit(n);
+        let flow = relay.flows.of_mut(self.side);
+        match flow {
+            Flow::Thin if ring.is_full() => *flow = Flow::Bulk,
+            Flow::Bulk if n < ring.capacity() / SHORT => *flow = Flow::Ebbing,
+            Flow::Thin | Flow::Bulk | Flow::Ebbing => {}
+        }
         relay.moved = now;
         if self.side == Side::Upstream {
             relay.engage();
@@ -739,7 +780,12 @@ impl Machine for RelaySide<'_> {
             Side::Upstream => relay.header.consume(n),
         };
         if n > 0 {
-            relay.received.of_mut(self.side.other()).consume(n);
+            let ring = relay.received.of_mut(self.side.other());
+            ring.consume(n);
+            let flow = relay.flows.of_mut(self.side.other());
+            if *flow == Flow::Ebbing && ring.is_empty() {
+                *flow = Flow::Thin;
+            }
             if self.side == Side::Upstream {
                 relay.engage();
             }

@@ -45,6 +45,8 @@ pub struct Record {
     pub remote: SocketAddr,
     /// Bytes that reads have found.
     pub received: Vec<u8>,
+    /// How many of them went into a pipe.
+    pub piped: usize,
     /// Bytes that writes have taken.
     pub sent: Vec<u8>,
     /// A read has found the other end's FIN.
@@ -124,6 +126,7 @@ impl Connection {
                 local,
                 remote,
                 received: Vec::new(),
+                piped: 0,
                 sent: Vec::new(),
                 heard_fin: false,
                 ended: None,
@@ -295,6 +298,15 @@ impl Network {
 
     pub(super) fn is_sent(&mut self, id: EndId) -> bool {
         self.end(id.other()).coming_bytes == 0
+    }
+
+    pub(super) fn refuses_to_splice(&mut self, id: EndId) -> bool {
+        let chance = self.faults(id).no_splice;
+        let refuses = self.end(id).dice.strikes(chance);
+        if refuses {
+            self.note(id, What::Fault("no_splice"));
+        }
+        refuses
     }
 
     pub(super) fn close(&mut self, id: EndId) {

@@ -29,6 +29,8 @@ pub struct Faults {
     pub interrupted: u16,
     /// Per write or read: the network stops delivering in that direction for a while.
     pub stall: u16,
+    /// Per fill of a pipe: the kernel can't, and never could.
+    pub no_splice: u16,
     /// How long such a while is, and how late the wake-ups are that faults delay.
     pub delay: RangeInclusive<Duration>,
     /// Per accept: the connection was reset in the backlog.
@@ -51,6 +53,7 @@ impl Faults {
         spurious_wake: 0,
         interrupted: 0,
         stall: 0,
+        no_splice: 0,
         delay: Duration::from_micros(1)..=Duration::from_millis(500),
         accept_aborted: 0,
         zero_write: 0,
@@ -70,6 +73,7 @@ impl Faults {
             spurious_wake: draw(300),
             interrupted: draw(300),
             stall: draw(50),
+            no_splice: draw(100),
             ..Self::NONE
         }
     }

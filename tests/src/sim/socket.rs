@@ -1,14 +1,15 @@
 //! A connected socket.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     net::SocketAddr,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use wirestate_core::{
     Lost,
-    drive::{Failed, Sink, Source},
+    drive::{Failed, Sink, Source, Splice},
 };
 
 use super::{World, connection::EndId};
@@ -100,6 +101,48 @@ impl Sink for Socket {
         self.world.network(|network| network.is_sent(self.end))
     }
 }
+
+/// A pipe takes 600 bytes at most. What a driver may not do with it panics: to fill one that is not empty,
+/// to drain more than is in it.
+impl Splice for Socket {
+    type Pipe = VecDeque<u8>;
+
+    fn pipe() -> Option<VecDeque<u8>> {
+        Some(VecDeque::new())
+    }
+
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut VecDeque<u8>,
+        most: usize,
+    ) -> Poll<Result<Option<usize>, Failed>> {
+        assert!(pipe.is_empty(), "the driver fills a pipe that is not empty");
+        if self.world.network(|network| network.refuses_to_splice(self.end)) {
+            return Poll::Ready(Ok(None));
+        }
+        let mut bytes = vec![0; most.min(PIPE)];
+        let n = ready!(self.poll_read(cx, &mut bytes))?;
+        self.world.network(|network| network.end(self.end).record.piped += n);
+        pipe.extend(&bytes[..n]);
+        Poll::Ready(Ok(Some(n)))
+    }
+
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut VecDeque<u8>,
+        held: usize,
+    ) -> Poll<Result<usize, Failed>> {
+        assert_eq!(held, pipe.len(), "the driver keeps account of what is in a pipe");
+        let n = ready!(self.poll_write(cx, &[pipe.make_contiguous()]))?;
+        pipe.drain(..n);
+        Poll::Ready(Ok(n))
+    }
+}
+
+/// The capacity of a pipe, in bytes: more than the smallest buffers of tests, less than others.
+const PIPE: usize = 600;
 
 impl Drop for Socket {
     fn drop(&mut self) {

@@ -121,6 +121,13 @@ impl Server {
         kill_process(pid, signal).expect("the server runs");
     }
 
+    /// How many ends of pipes it has open (proc(5)).
+    pub(crate) fn open_pipes(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let kinds = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
+        kinds.filter(|kind| kind.to_string_lossy().starts_with("pipe:")).count()
+    }
+
     /// Its memory, in KiB (`VmRSS`; see proc(5)).
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));

@@ -1,7 +1,7 @@
 //! What one side does, and what the other is told.
 
 use bytes::Bytes;
-use wirestate_core::Lost;
+use wirestate_core::{Lost, proxy::Config};
 use wirestate_testkit::{
     for_each_seed,
     script::Sent,
@@ -30,6 +30,78 @@ fn a_late_answer_arrives_behind_the_clients_fin() {
         scene.end();
         assert_eq!(scene.ended("finished"), 1);
     });
+}
+
+/// How many bytes of the client's, of those that the proxy has received, went into a pipe.
+fn piped(scene: &Scene) -> usize {
+    scene.clients().iter().map(|record| record.piped).sum()
+}
+
+#[test]
+fn what_comes_in_bulk_passes_through_a_pipe() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::with(tight(9), small(64), &["upstream"]);
+        let upstream = scene.upstream("upstream", vec![Act::ReceiveAll]);
+        let client = scene.world.host("client");
+        let size = 5000 + usize::try_from(seed).expect("it is small");
+        peer(&client, vec![Act::Send(pattern(size)), Act::Finish, Act::ReceiveAll]);
+        let heard = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((heard.bytes, heard.fin), (pattern(size).to_vec(), true));
+        assert!(piped(&scene) > size / 2, "{} of {size}", piped(&scene));
+        scene.end();
+    });
+}
+
+/// Where the kernel can't splice, or all pipes are in use, every byte passes all the same.
+#[test]
+fn without_a_pipe_bytes_pass_through_memory() {
+    let no_splice = Faults { no_splice: 1000, ..Faults::NONE };
+    for (pipes, faults) in [(0, Faults::NONE), (1, no_splice)] {
+        let config = Config { pipes, ..small(64) };
+        let scene = Scene::with(tight(9), config, &["upstream"]);
+        scene.proxy.set_faults(faults);
+        let upstream = scene.upstream("upstream", vec![Act::ReceiveAll]);
+        let client = scene.world.host("client");
+        peer(&client, vec![Act::Send(pattern(5000)), Act::Finish, Act::ReceiveAll]);
+        let heard = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
+        assert_eq!(piped(&scene), 0);
+        scene.end();
+    }
+}
+
+#[test]
+fn a_conversation_of_small_messages_needs_no_pipe() {
+    let scene = Scene::with(tight(9), small(512), &["upstream"]);
+    let ask = || [Act::Send(pattern(200)), Act::Receive(200)];
+    let answer = || [Act::Receive(200), Act::Send(pattern(200))];
+    let upstream = scene.upstream("upstream", [(); 5].map(|()| answer()).concat());
+    let client = scene.world.host("client");
+    let heard = peer(&client, [(); 5].map(|()| ask()).concat());
+    assert_eq!(scene.world.run_until(&heard).unwrap().bytes.len(), 1000);
+    assert_eq!(scene.world.run_until(&upstream).unwrap().bytes.len(), 1000);
+    assert_eq!(piped(&scene), 0);
+    scene.end();
+}
+
+/// A slow reader keeps its pipe, and the one that is left serves the others.
+#[test]
+fn whoever_stalls_with_a_pipe_holds_up_nobody_else() {
+    let config = Config { pipes: 1, ..small(64) };
+    let scene = Scene::with(tight(9), config, &["slow", "quick"]);
+    let begun = scene.world.now();
+    let slow = scene.upstream("slow", vec![Act::Wait(seconds(100)), Act::ReceiveAll]);
+    let quick = scene.upstream("quick", vec![Act::ReceiveAll]);
+    let client = scene.world.host("client");
+    let acts = vec![Act::Send(pattern(50_000)), Act::Finish, Act::ReceiveAll];
+    peer(&client, acts.clone());
+    scene.run_for(seconds(10));
+    peer(&client, acts);
+    assert_eq!(scene.world.run_until(&quick).unwrap().bytes, pattern(50_000));
+    let elapsed = scene.world.now().since(begun);
+    assert!(elapsed < seconds(100), "the slow one still holds the pipe: {elapsed:?}");
+    assert_eq!(scene.world.run_until(&slow).unwrap().bytes, pattern(50_000));
+    scene.end();
 }
 
 #[test]

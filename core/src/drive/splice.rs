@@ -1,0 +1,45 @@
+//! Bytes that pass from socket to socket through the kernel alone.
+
+use core::task::{Context, Poll};
+
+use super::{Failed, Sink, Source};
+
+/// A connected socket whose bytes can go to another one without being copied into memory and out of it
+/// again: into a pipe, and from there into the other socket (splice(2)).
+///
+/// The two halves of the way are calls of their own, as a read and a write are, and wait for readiness as
+/// those do. A runtime without such sockets answers `None` to [`pipe`](Self::pipe), with
+/// [`Infallible`](core::convert::Infallible) as the pipe.
+pub trait Splice: Source + Sink {
+    /// A pipe (pipe(7)). Dropped, it throws away what it holds.
+    type Pipe: Send + 'static;
+
+    /// A new pipe; `None` where none is to be had, for want of descriptors or because this kind of socket
+    /// has no use for one.
+    fn pipe() -> Option<Self::Pipe>;
+
+    /// Receives into `pipe`, which is empty, up to `most` bytes, which is not 0; a pipe can take less than
+    /// there is. `Some(0)` is the peer's FIN. `None`: this socket can't, nothing has happened, and a read
+    /// is as good as before.
+    ///
+    /// # Errors
+    /// As [`poll_read`](Source::poll_read).
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Self::Pipe,
+        most: usize,
+    ) -> Poll<Result<Option<usize>, Failed>>;
+
+    /// Sends the first bytes of the `held` that are in `pipe`, of which there is one at least; as many as
+    /// there is room for, and answers how many.
+    ///
+    /// # Errors
+    /// As [`poll_write`](Sink::poll_write).
+    fn poll_drain(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Self::Pipe,
+        held: usize,
+    ) -> Poll<Result<usize, Failed>>;
+}
