@@ -1,6 +1,7 @@
 //! Scenarios of the echo server.
 
 use std::{
+    fs,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     process::Command,
@@ -95,10 +96,15 @@ pub(crate) fn a_reset_behind_a_fin_is_a_reset(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut peer = server.connect();
     exchange(&mut peer, b"before");
-    server.signal(Signal::STOP);
+    server.suspend();
+    let ports = [peer.peer_addr(), peer.local_addr()].map(|address| address.unwrap().port());
+    let its_end = format!(":{:04X} 0100007F:{:04X} ", ports[0], ports[1]);
     peer.shutdown(Shutdown::Write).unwrap();
     SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
     drop(peer);
+    // The kernel lists a connection until it is reset (proc_pid_net(5)).
+    let connections = || fs::read_to_string("/proc/net/tcp").unwrap();
+    eventually("the reset has arrived", || !connections().contains(&its_end));
     server.signal(Signal::CONT);
     let mut healthy = server.connect();
     exchange(&mut healthy, b"after");
@@ -241,7 +247,7 @@ pub(crate) fn what_arrived_while_the_process_was_stopped_is_served(binary: &str)
     let server = Server::start(binary, &["--idle-timeout", "400ms"]);
     let mut stream = server.connect();
     exchange(&mut stream, b"before");
-    server.signal(Signal::STOP);
+    server.suspend();
     stream.write_all(b"in time").unwrap();
     thread::sleep(Duration::from_millis(1000));
     server.signal(Signal::CONT);

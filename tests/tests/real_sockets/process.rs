@@ -121,6 +121,18 @@ impl Server {
         kill_process(pid, signal).expect("the server runs");
     }
 
+    /// Stops the process, every thread of it, until it gets a SIGCONT.
+    pub(crate) fn suspend(&self) {
+        self.signal(Signal::STOP);
+        eventually("all threads are stopped", || {
+            let mut threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+            threads.all(|thread| {
+                let status = fs::read_to_string(thread.unwrap().path().join("status"));
+                status.is_ok_and(|status| status.contains("State:\tT"))
+            })
+        });
+    }
+
     /// How many ends of pipes it has open (proc(5)).
     pub(crate) fn open_pipes(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
