@@ -1,4 +1,4 @@
-//! What a runtime brings, besides the three traits of [`drive`](crate::drive): it accepts,
+//! What a runtime brings, besides sockets and a clock for the [driver](crate::drive): it accepts,
 //! connects, spawns.
 //!
 //! All that is built on it is written once: [`serve`](crate::serve::serve) and the commands of the

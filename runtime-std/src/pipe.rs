@@ -7,6 +7,7 @@ use std::{
 
 use rustix::{
     io::Errno,
+    net::{RecvFlags, recv},
     pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
 };
 
@@ -14,38 +15,151 @@ use rustix::{
 /// where this user's pipes hold more than `/proc/sys/fs/pipe-user-pages-soft` allows.
 #[derive(Debug)]
 pub struct Pipe {
-    from: OwnedFd,
-    to: OwnedFd,
+    reader: OwnedFd,
+    writer: OwnedFd,
 }
 
 impl Pipe {
     /// A new one; `None` for want of descriptors.
     pub fn new() -> Option<Self> {
-        let (from, to) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-        Some(Self { from, to })
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        Some(Self { reader, writer })
     }
 
-    /// Receives into the pipe up to `most` bytes, without blocking where `socket` does not block; 0 is the
-    /// peer's FIN, and `None` says that the kernel can't do that with such a socket, or may not.
+    /// Receives up to `most` bytes into the pipe, which is empty, from a socket that does not block; 0 is
+    /// the peer's FIN. `None`: the kernel can't do that with this socket or may not, and nothing has
+    /// happened.
     ///
     /// # Errors
-    /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is nothing, or the pipe
-    /// is not empty.
+    /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is nothing.
     pub fn fill(&self, socket: &impl AsFd, most: usize) -> io::Result<Option<usize>> {
-        match splice(socket, None, &self.to, None, most, SpliceFlags::NONBLOCK) {
-            Ok(n) => Ok(Some(n)),
-            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP) => Ok(None),
-            Err(error) => Err(error.into()),
+        use Errno as E;
+        // What comes between the two calls is there for the second round.
+        for _ in 0..2 {
+            match splice(socket, None, &self.writer, None, most, SpliceFlags::NONBLOCK) {
+                Ok(n) if n > 0 => return Ok(Some(n)),
+                Ok(_) | Err(E::AGAIN) => {}
+                Err(
+                    E::INVAL | E::NOSYS | E::PERM | E::ACCESS | E::OPNOTSUPP | E::NOMEM | E::FAULT,
+                ) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // It stops at urgent data (tcp(7)) for good, and says the same: a read passes that.
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            match recv(socket, &mut [0; 1][..], flags) {
+                Ok((0, _)) => return Ok(Some(0)),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends from the pipe, which has so many bytes, to a socket that does not block: as many as there is
+    /// room for.
+    ///
+    /// Where the peer is gone the process gets a SIGPIPE, which Rust's programs ignore unless they say
+    /// otherwise: splice(2) can't be told to leave it away, as send(2) can.
+    ///
+    /// # Errors
+    /// The operating system's, also where a part was sent before;
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) where there is no room.
+    pub fn drain(&self, socket: &impl AsFd, held: usize) -> io::Result<usize> {
+        let mut sent = 0;
+        while sent < held {
+            match splice(&self.reader, None, socket, None, held - sent, SpliceFlags::NONBLOCK) {
+                // It hides an error that came behind a part, and that is reported only once. So it is
+                // asked again, and has to say that there is no room, or that nothing can be sent.
+                Ok(n) if n > 0 => sent += n,
+                Ok(_) => break,
+                Err(Errno::AGAIN) if sent > 0 => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Write},
+        net::{Shutdown, TcpListener, TcpStream},
+        time::Duration,
+    };
+
+    use rustix::event::{PollFd, PollFlags, poll};
+    use socket2::SockRef;
+
+    use super::*;
+
+    fn connected() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        (socket, peer)
+    }
+
+    fn await_input(socket: &TcpStream) {
+        poll(&mut [PollFd::new(socket, PollFlags::IN)], None).unwrap();
+    }
+
+    #[test]
+    fn bytes_pass_and_their_end_is_told_from_their_absence() {
+        let ((from, mut peer), (to, mut other)) = (connected(), connected());
+        let pipe = Pipe::new().unwrap();
+        assert_eq!(pipe.fill(&from, 100).unwrap_err().kind(), ErrorKind::WouldBlock);
+        peer.write_all(b"hello").unwrap();
+        await_input(&from);
+        assert_eq!(pipe.fill(&from, 100).unwrap(), Some(5));
+        assert_eq!(pipe.drain(&to, 5).unwrap(), 5);
+        let mut hello = [0; 5];
+        io::Read::read_exact(&mut other, &mut hello).unwrap();
+        assert_eq!(&hello, b"hello");
+        peer.shutdown(Shutdown::Write).unwrap();
+        await_input(&from);
+        assert_eq!(pipe.fill(&from, 100).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn urgent_data_is_neither_an_end_nor_nothing() {
+        for fin in [false, true] {
+            let (from, mut peer) = connected();
+            SockRef::from(&peer).send_out_of_band(b"!").unwrap();
+            peer.write_all(b"behind").unwrap();
+            if fin {
+                peer.shutdown(Shutdown::Write).unwrap();
+            }
+            await_input(&from);
+            assert_eq!(Pipe::new().unwrap().fill(&from, 100).unwrap(), None);
         }
     }
 
-    /// Sends up to `most` bytes from the pipe, which has as many, without blocking where `socket` does not
-    /// block. Where the peer is gone the process gets a SIGPIPE, which Rust's programs ignore unless they
-    /// say otherwise: splice(2) can't be told to leave it away, as send(2) can.
-    ///
-    /// # Errors
-    /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is no room.
-    pub fn drain(&self, socket: &impl AsFd, most: usize) -> io::Result<usize> {
-        Ok(splice(&self.from, None, socket, None, most, SpliceFlags::NONBLOCK)?)
+    #[test]
+    fn a_file_is_no_socket_that_could_be_spliced_from() {
+        let directory = std::fs::File::open("/").unwrap();
+        assert_eq!(Pipe::new().unwrap().fill(&directory, 100).unwrap(), None);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_stays_in_the_pipe() {
+        let ((from, mut peer), (to, other)) = (connected(), connected());
+        SockRef::from(&to).set_send_buffer_size(65_536).unwrap();
+        let pipe = Pipe::new().unwrap();
+        let mut held = 0;
+        while held == 0 {
+            peer.write_all(&vec![7; 65_536]).unwrap();
+            await_input(&from);
+            held = pipe.fill(&from, 65_536).unwrap().unwrap();
+            held -= pipe.drain(&to, held).unwrap_or(0);
+        }
+        assert_eq!(pipe.drain(&to, held).unwrap_err().kind(), ErrorKind::WouldBlock);
+        SockRef::from(&other).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(other);
+        poll(&mut [PollFd::new(&to, PollFlags::OUT)], None).unwrap();
+        assert_eq!(pipe.drain(&to, held).unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
 }

@@ -49,7 +49,7 @@ impl ThreadSocket {
     }
 
     fn sharing(stream: Arc<OwnedFd>) -> io::Result<Self> {
-        // Each call says for itself whether it blocks.
+        // Each call says for itself whether it blocks (and splice(2), which can't, is told by the mode).
         ioctl_fionbio(&stream, false)?;
         SockRef::from(&stream).set_read_timeout(Some(READ_TIMEOUT))?;
         Ok(Self { stream: Some(stream), drained: None })
@@ -170,7 +170,7 @@ impl Splice for ThreadSocket {
     }
 }
 
-/// splice(2) can't be told for one call that the socket is not to block.
+/// With the socket's mode changed for one call.
 fn without_blocking<T>(stream: &OwnedFd, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     ioctl_fionbio(stream, true)?;
     let done = call();

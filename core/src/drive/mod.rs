@@ -3,7 +3,7 @@
 //! A runtime brings three small things, [`Source`], [`Sink`] and [`Clock`]; [`Drive`] joins them
 //! with a machine into a future. Whoever has an event loop of their own and wants neither future
 //! nor timer calls [`turn`] instead; whoever owns the buffers that the kernel fills (`io_uring`,
-//! a test) calls [`feed`] and [`collect`].
+//! a test) calls [`feed`] and [`collect`]. A socket that can also [`Splice`] is what a proxy wants.
 //!
 //! A turn is, in this order: what is shared, a write, **the machine's interest asked again**, a
 //! read; and only when nothing of that moves any more, a deadline that has passed. Asking again

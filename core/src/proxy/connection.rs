@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams,
-    pipes::{Channel, Pipes, Through},
+    pipes::{PipeGuard, Pipes, Spliced},
 };
 use crate::{
     Instant, Interest, Lost, Machine, Status,
@@ -110,8 +110,8 @@ pub struct Connection<R: Runtime> {
     upstream: Upstream<R>,
     pipes: Option<Pipes<PipeOf<R>>>,
     /// What was received from the client, and from the upstream, and is in a pipe.
-    from_client: Channel<PipeOf<R>>,
-    from_upstream: Channel<PipeOf<R>>,
+    from_client: Option<PipeGuard<PipeOf<R>>>,
+    from_upstream: Option<PipeGuard<PipeOf<R>>>,
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
@@ -192,8 +192,8 @@ impl<R: Runtime> Connection<R> {
             client: Socket::new(client),
             upstream: Upstream::Absent,
             pipes: None,
-            from_client: Channel::EMPTY,
-            from_upstream: Channel::EMPTY,
+            from_client: None,
+            from_upstream: None,
             session: Session::new(clock),
             unsent: None,
             silent: false,
@@ -340,7 +340,7 @@ impl<R: Runtime> Connection<R> {
             {
                 return Turn::Blocked;
             }
-            let mut socket = Through {
+            let mut socket = Spliced {
                 socket,
                 pipes: &mut self.pipes,
                 is_bulk: self.relay.is_bulk(Side::Client),
@@ -409,7 +409,7 @@ impl<R: Runtime> Connection<R> {
         if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
             return Turn::Blocked;
         }
-        let mut socket = Through {
+        let mut socket = Spliced {
             socket,
             pipes: &mut self.pipes,
             is_bulk: self.relay.is_bulk(Side::Upstream),

@@ -11,26 +11,25 @@ use crate::{
     shared::{Lock, Shared},
 };
 
-/// The pipes of one proxy: a bounded number, lent to directions that have bytes in them. Clones are the
-/// same ones.
+/// A bounded number of pipes, lent to directions that have bytes in them. Clones are the same ones.
 pub(super) struct Pipes<P> {
-    stock: Shared<Stock<P>>,
+    inner: Shared<Inner<P>>,
 }
 
-struct Stock<P> {
+struct Inner<P> {
     limit: usize,
-    pipes: Lock<Made<P>>,
+    state: Lock<State<P>>,
 }
 
-struct Made<P> {
+struct State<P> {
     idle: Vec<P>,
-    /// The idle ones included.
+    /// All that there are, the idle ones included.
     count: usize,
 }
 
-/// A pipe that is lent. Dropped, it goes back if it is empty.
-struct Lent<P> {
-    from: Shared<Stock<P>>,
+/// A pipe that is lent. Dropped, it goes back if it is empty, and is closed otherwise.
+pub(super) struct PipeGuard<P> {
+    inner: Shared<Inner<P>>,
     pipe: Option<P>,
     /// Bytes in it.
     held: usize,
@@ -39,73 +38,63 @@ struct Lent<P> {
 impl<P> Pipes<P> {
     /// At most `limit` of them.
     pub(super) fn new(limit: usize) -> Self {
-        let pipes = Lock::new(Made { idle: Vec::new(), count: 0 });
-        Self { stock: Shared::new(Stock { limit, pipes }) }
+        let state = Lock::new(State { idle: Vec::new(), count: 0 });
+        Self { inner: Shared::new(Inner { limit, state }) }
     }
 
     /// An empty one; `None` where all are lent, or `make` has none.
-    fn take(&self, make: impl FnOnce() -> Option<P>) -> Option<Lent<P>> {
-        let idle = self.stock.pipes.with(|made| {
-            let idle = made.idle.pop();
+    fn take(&self, make: impl FnOnce() -> Option<P>) -> Option<PipeGuard<P>> {
+        let idle = self.inner.state.with(|state| {
+            let idle = state.idle.pop();
             if idle.is_none() {
-                if made.count == self.stock.limit {
+                if state.count == self.inner.limit {
                     return None;
                 }
-                made.count += 1;
+                state.count += 1;
             }
             Some(idle)
         });
-        let mut lent = Lent { from: self.stock.clone(), pipe: idle?, held: 0 };
-        if lent.pipe.is_none() {
+        let mut guard = PipeGuard { inner: self.inner.clone(), pipe: idle?, held: 0 };
+        if guard.pipe.is_none() {
             // Outside the lock, as it is a system call.
-            lent.pipe = Some(make()?);
+            guard.pipe = Some(make()?);
         }
-        Some(lent)
+        Some(guard)
     }
 }
 
 impl<P> Clone for Pipes<P> {
     fn clone(&self) -> Self {
-        Self { stock: self.stock.clone() }
+        Self { inner: self.inner.clone() }
     }
 }
 
 impl<P> fmt::Debug for Pipes<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipes").field("limit", &self.stock.limit).finish_non_exhaustive()
+        f.debug_struct("Pipes").field("limit", &self.inner.limit).finish_non_exhaustive()
     }
 }
 
-impl<P> Drop for Lent<P> {
+impl<P> Drop for PipeGuard<P> {
     fn drop(&mut self) {
         let pipe = self.pipe.take();
-        let full = self.from.pipes.with(|made| match pipe {
-            Some(pipe) if self.held == 0 => {
-                made.idle.push(pipe);
+        let surplus = self.inner.state.with(|state| match pipe {
+            Some(pipe) if self.held == 0 && state.idle.len() < KEPT => {
+                state.idle.push(pipe);
                 None
             }
             pipe => {
-                made.count -= 1;
+                state.count -= 1;
                 pipe
             }
         });
-        drop(full); // closed outside the lock
+        drop(surplus); // closed outside the lock
     }
 }
 
-/// One direction's way through the kernel: a pipe while bytes are in it.
-pub(super) struct Channel<P> {
-    lent: Option<Lent<P>>,
-}
-
-impl<P> Channel<P> {
-    pub(super) const EMPTY: Self = Self { lent: None };
-}
-
-impl<P> fmt::Debug for Channel<P> {
+impl<P> fmt::Debug for PipeGuard<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let held = self.lent.as_ref().map_or(0, |lent| lent.held);
-        f.debug_struct("Channel").field("held", &held).finish()
+        f.debug_struct("PipeGuard").field("held", &self.held).finish_non_exhaustive()
     }
 }
 
@@ -113,55 +102,60 @@ impl<P> fmt::Debug for Channel<P> {
 /// the memory that the machine offers.
 ///
 /// The machine need not know: it never looks at a byte, and its ring stays the account of how many there
-/// are. It only has to have a direction empty before a pipe stands in for its memory, and to fill that again
-/// only when it is empty ([`Relay::is_bulk`](super::Relay::is_bulk)): so all bytes of a direction are in one
-/// place at any time, and their order is kept.
-pub(super) struct Through<'a, S: Splice> {
+/// are. A pipe is filled only while the ring is empty ([`Relay::is_bulk`](super::Relay::is_bulk) has the
+/// machine wait for that), so what is in it comes before all that is in memory, and order is kept.
+pub(super) struct Spliced<'a, S: Splice> {
     pub(super) socket: &'a mut S,
     /// `None` where all goes through memory.
     pub(super) pipes: &'a mut Option<Pipes<S::Pipe>>,
-    /// What was received from the socket, and what is to be sent to it.
-    pub(super) received: &'a mut Channel<S::Pipe>,
-    pub(super) sent: &'a mut Channel<S::Pipe>,
+    /// The first of what was received from the socket, and of what is to be sent to it, as far as that is
+    /// in a pipe.
+    pub(super) received: &'a mut Option<PipeGuard<S::Pipe>>,
+    pub(super) sent: &'a mut Option<PipeGuard<S::Pipe>>,
     /// What is received next is one of many.
     pub(super) is_bulk: bool,
 }
 
-impl<S: Splice> Source for Through<'_, S> {
+impl<S: Splice> Source for Spliced<'_, S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         if self.is_bulk
             && let Some(pipes) = self.pipes
-            && let Some(mut lent) = pipes.take(S::pipe)
-            && let Some(pipe) = &mut lent.pipe
+            && let Some(mut guard) = pipes.take(S::pipe)
+            && let Some(pipe) = &mut guard.pipe
         {
-            debug_assert!(self.received.lent.is_none(), "it was sent before more is received");
-            match ready!(self.socket.poll_fill(cx, pipe, buf.len())) {
-                Ok(Some(n)) => {
-                    lent.held = n;
-                    self.received.lent = (n > 0).then_some(lent);
+            debug_assert!(self.received.is_none(), "bulk is sent before more is received");
+            let filled = self.socket.poll_fill(cx, pipe, buf.len());
+            // Where it has failed, nobody knows what is in it.
+            guard.held = match &filled {
+                Poll::Ready(Ok(Some(n))) => *n,
+                Poll::Ready(Ok(None) | Err(Failed::Interrupted)) | Poll::Pending => 0,
+                Poll::Ready(Err(Failed::Lost(_))) => buf.len(),
+            };
+            match ready!(filled)? {
+                Some(n) => {
+                    *self.received = (n > 0).then_some(guard);
                     return Poll::Ready(Ok(n));
                 }
-                Ok(None) => *self.pipes = None,
-                Err(failed) => return Poll::Ready(Err(failed)),
+                None => *self.pipes = None,
             }
         }
         self.socket.poll_read(cx, buf)
     }
 }
 
-impl<S: Splice> Sink for Through<'_, S> {
+impl<S: Splice> Sink for Spliced<'_, S> {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
-        let Some(lent) = &mut self.sent.lent else { return self.socket.poll_write(cx, bufs) };
-        let Some(pipe) = &mut lent.pipe else { unreachable!("a lent pipe is there") };
-        debug_assert_eq!(
-            lent.held,
-            bufs.iter().map(|buf| buf.len()).sum::<usize>(),
-            "the machine's account of what is in the pipe"
+        let Some(PipeGuard { pipe: Some(pipe), held, .. }) = self.sent else {
+            return self.socket.poll_write(cx, bufs);
+        };
+        debug_assert!(
+            *held <= bufs.iter().map(|buf| buf.len()).sum::<usize>(),
+            "the machine has account of what is in the pipe"
         );
-        let n = ready!(self.socket.poll_drain(cx, pipe, lent.held))?;
-        lent.held -= n;
-        if lent.held == 0 {
-            self.sent.lent = None;
+        let n = ready!(self.socket.poll_drain(cx, pipe, *held))?;
+        *held -= n;
+        if *held == 0 {
+            *self.sent = None;
         }
         Poll::Ready(Ok(n))
     }
@@ -178,6 +172,9 @@ impl<S: Splice> Sink for Through<'_, S> {
         self.socket.is_sent()
     }
 }
+
+/// So many pipes are kept open although no byte is in them.
+const KEPT: usize = 16;
 
 #[cfg(test)]
 mod tests {

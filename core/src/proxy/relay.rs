@@ -27,9 +27,13 @@ pub struct Config {
     pub drain_quiet: Duration,
     /// Buffers that the proxy keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
-    /// Pipes that the proxy makes at most, for what comes in bulk ([`Relay::is_bulk`]); each takes two open
-    /// files, and the kernel keeps 64 KiB in it at most (pipe(7)). Default: 256. With 0, as where all are in
-    /// use, bytes go through memory.
+    /// Pipes that each [`serve`](super::serve) has at most, for what comes in bulk ([`Relay::is_bulk`]).
+    /// Default: 256. With 0, as where all are in use, bytes go through memory; so they do in a
+    /// [`Connection`](super::Connection) that is made otherwise.
+    ///
+    /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count under its
+    /// user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has restored the default
+    /// of SIGPIPE ends by one when a peer is gone, since splice(2) can't be told to leave that signal away.
     pub pipes: usize,
 }
 
@@ -75,7 +79,7 @@ impl Relays {
         Relay {
             config: self.config.clone(),
             received: Sides { client: ring(), upstream: ring() },
-            flows: Sides { client: Flow::Thin, upstream: Flow::Thin },
+            bulk: Sides { client: false, upstream: false },
             header: Announcement::default(),
             ends: Sides { client: End::OPEN, upstream: End::OPEN },
             stage: Stage::Dialling { lost: None },
@@ -133,7 +137,7 @@ impl fmt::Display for Side {
 /// | sends a FIN | a FIN behind all of them; the way back stays open for as long as it takes |
 /// | is lost (a reset, a timeout of the kernel's) | what was received before, then an RST |
 /// | can't be written to any more | the same; what had arrived from it is still read first, where the peer reset it |
-/// | does not read | nothing is read from it once the buffer is half full |
+/// | does not read | nothing is read from it once the buffer is half full, or, of what comes in [bulk](Self::is_bulk), before all is sent |
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
 /// calls a reset an error for the user: so it is passed on as one). The RST is to wait for what the kernel
@@ -175,8 +179,8 @@ pub struct Relay {
     config: Shared<Config>,
     /// What was received from each side, and waits to be sent to the other.
     received: Sides<Ring>,
-    /// How it comes.
-    flows: Sides<Flow>,
+    /// Whether it comes in bulk.
+    bulk: Sides<bool>,
     header: Announcement,
     ends: Sides<End>,
     stage: Stage,
@@ -248,17 +252,6 @@ enum Stage {
         discarded: usize,
         until: Instant,
     },
-}
-
-/// How much comes from a side at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    /// Less than the buffer holds.
-    Thin,
-    /// A read has filled the buffer, and none since was [`SHORT`].
-    Bulk,
-    /// It was bulk up to the last read, of which not all is sent yet.
-    Ebbing,
 }
 
 /// One side's connection.
@@ -546,20 +539,17 @@ impl Relay {
     }
 
     /// Whether what is received from `side` comes in bulk: a read has filled the buffer, and none since was
-    /// below a quarter of it. Then nothing more is read before all of that is sent; so a driver may let
-    /// what the next reads find pass elsewhere than through [`read_buf`](Machine::read_buf) (in a pipe:
+    /// below a quarter of it, or 8 KiB. Then nothing more is read before all of that is sent; so a driver may
+    /// let what the next read finds pass elsewhere than through [`read_buf`](Machine::read_buf) (in a pipe:
     /// splice(2)), and tell the machine only how much it is.
     pub fn is_bulk(&self, side: Side) -> bool {
-        *self.flows.of(side) == Flow::Bulk
+        *self.bulk.of(side)
     }
 
     fn has_room(&self, side: Side) -> bool {
         let ring = self.received.of(side);
-        match self.flows.of(side) {
-            // Room for a read that is worth its system call.
-            Flow::Thin => ring.len() <= ring.capacity() / 2,
-            Flow::Bulk | Flow::Ebbing => ring.is_empty(),
-        }
+        // Room for a read that is worth its system call.
+        if self.is_bulk(side) { ring.is_empty() } else { ring.len() <= ring.capacity() / 2 }
     }
 
     /// How many bytes wait to be sent to `side`.
@@ -672,7 +662,7 @@ impl Relay {
         if side == Side::Client {
             self.header = Announcement::default();
         }
-        *self.flows.of_mut(side) = Flow::Thin;
+        *self.bulk.of_mut(side) = false;
         let ring = self.received.of_mut(side);
         ring.consume(ring.len());
         ring.release();
@@ -691,9 +681,6 @@ impl Relay {
         }
     }
 }
-
-/// A read of less than this part of the buffer is short: a copy costs less than a pipe.
-const SHORT: usize = 4;
 
 /// The machine of one side of a [`Relay`].
 #[derive(Debug)]
@@ -726,12 +713,8 @@ impl Machine for RelaySide<'_> {
         }
         let ring = relay.received.of_mut(self.side);
         ring.commit(n);
-        let flow = relay.flows.of_mut(self.side);
-        match flow {
-            Flow::Thin if ring.is_full() => *flow = Flow::Bulk,
-            Flow::Bulk if n < ring.capacity() / SHORT => *flow = Flow::Ebbing,
-            Flow::Thin | Flow::Bulk | Flow::Ebbing => {}
-        }
+        let bulk = relay.bulk.of_mut(self.side);
+        *bulk = if *bulk { n >= SHORT.min(ring.capacity() / 4) } else { ring.is_full() };
         relay.moved = now;
         if self.side == Side::Upstream {
             relay.engage();
@@ -780,12 +763,7 @@ impl Machine for RelaySide<'_> {
             Side::Upstream => relay.header.consume(n),
         };
         if n > 0 {
-            let ring = relay.received.of_mut(self.side.other());
-            ring.consume(n);
-            let flow = relay.flows.of_mut(self.side.other());
-            if *flow == Flow::Ebbing && ring.is_empty() {
-                *flow = Flow::Thin;
-            }
+            relay.received.of_mut(self.side.other()).consume(n);
             if self.side == Side::Upstream {
                 relay.engage();
             }
@@ -837,6 +815,9 @@ impl Machine for RelaySide<'_> {
         }
     }
 }
+
+/// A read of fewer bytes is no bulk: to copy them costs less than a pipe.
+const SHORT: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {

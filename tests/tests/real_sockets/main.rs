@@ -80,6 +80,7 @@ on_every_runtime! {
         a_connection_on_which_nothing_moves_is_reset,
         a_paused_download_holds_the_upstream_back,
         what_comes_in_bulk_passes_through_pipes,
+        what_follows_urgent_data_arrives,
         sigterm_ends_what_is_quiet_and_lets_the_rest_go_on,
         a_pair_counts_two_open_files,
         a_proxy_that_would_be_its_own_upstream_is_wrong_usage,

@@ -12,7 +12,10 @@ use std::{
 use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::process::{self, HANGS, Server, eventually, run, text};
+use crate::{
+    process::{self, HANGS, Server, eventually, run, text},
+    unix::Folder,
+};
 
 /// A proxy in front of `upstream`.
 pub(crate) fn proxy(binary: &str, upstream: &str, flags: &[&str]) -> Server {
@@ -309,9 +312,18 @@ pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str
 /// And every byte arrives either way, and the FIN behind them.
 pub(crate) fn what_comes_in_bulk_passes_through_pipes(binary: &str) {
     let pattern: Vec<u8> = (0..8_u32 << 20).map(|i| (i * 7 % 251) as u8).collect();
-    for (flags, pipes) in [(&[][..], true), (&["--pipes", "0"], false)] {
-        let echo = Server::start(binary, &[]);
-        let proxy = proxy(binary, &echo.address, flags);
+    let echo = Server::start(binary, &[]);
+    let folder = Folder::new("bulk", binary);
+    let mut command = process::command(binary);
+    command.args(["echo-server", "--listen", &folder.address("echo")]);
+    let unix = Server::start_command(command);
+    let calls: [(&str, &[&str], bool); 3] = [
+        (&echo.address, &[], true),
+        (&unix.address, &[], true),
+        (&echo.address, &["--pipes", "0"], false),
+    ];
+    for (upstream, flags, pipes) in calls {
+        let proxy = proxy(binary, upstream, flags);
         let before = proxy.open_pipes();
         let mut stream = proxy.connect();
         let mut writer = stream.try_clone().unwrap();
@@ -323,6 +335,35 @@ pub(crate) fn what_comes_in_bulk_passes_through_pipes(binary: &str) {
         assert!(read_to_end(&mut stream) == (pattern.clone(), None), "{flags:?}");
         writing.join().unwrap();
         assert_eq!(proxy.open_pipes() > before, pipes, "{flags:?}");
+    }
+}
+
+/// A pipe can't be filled across it (splice(2) stops there for good), which is no end of the input, and
+/// nothing to wait for. The urgent byte itself is left out, as everywhere here (tcp(7)).
+pub(crate) fn what_follows_urgent_data_arrives(binary: &str) {
+    const BEFORE: usize = 1 << 20;
+    const BEHIND: usize = 100_000;
+    for finish in [true, false] {
+        let (go, gone) = mpsc::channel();
+        let (address, serving) = upstream(move |mut stream| {
+            gone.recv().unwrap();
+            let mut bytes = vec![0; BEFORE + BEHIND];
+            stream.read_exact(&mut bytes).unwrap();
+            bytes
+        });
+        let proxy = proxy(binary, &address, &[]);
+        let mut client = proxy.connect();
+        client.set_write_timeout(Some(HANGS)).unwrap();
+        client.write_all(&vec![b'a'; BEFORE]).unwrap();
+        go.send(()).unwrap();
+        SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(&vec![b'b'; BEHIND]).unwrap();
+        if finish {
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        let bytes = serving.join().unwrap();
+        assert!(bytes[..BEFORE].iter().all(|byte| *byte == b'a'));
+        assert!(bytes[BEFORE..].iter().all(|byte| *byte == b'b'));
     }
 }
 

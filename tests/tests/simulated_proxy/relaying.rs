@@ -1,11 +1,13 @@
 //! What one side does, and what the other is told.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use wirestate_core::{Lost, proxy::Config};
 use wirestate_testkit::{
     for_each_seed,
     script::Sent,
-    sim::{Act, Faults},
+    sim::{Act, Entry, Faults, What},
 };
 
 use crate::scene::{Scene, peer, seconds, small, tight};
@@ -66,22 +68,69 @@ fn without_a_pipe_bytes_pass_through_memory() {
         let heard = scene.world.run_until(&upstream).unwrap();
         assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
         assert_eq!(piped(&scene), 0);
+        let trace = scene.world.trace();
+        let tried = |entry: &&Entry| matches!(entry.what, What::Fault("no_splice"));
+        assert_eq!(trace.entries().iter().filter(tried).count(), pipes, "once is enough");
         scene.end();
     }
 }
 
 #[test]
-fn a_conversation_of_small_messages_needs_no_pipe() {
+fn what_is_small_passes_through_memory_also_behind_a_bulk() {
     let scene = Scene::with(tight(9), small(512), &["upstream"]);
-    let ask = || [Act::Send(pattern(200)), Act::Receive(200)];
-    let answer = || [Act::Receive(200), Act::Send(pattern(200))];
-    let upstream = scene.upstream("upstream", [(); 5].map(|()| answer()).concat());
+    let answers = (0..10).flat_map(|_| [Act::Receive(20), Act::Send(pattern(20))]);
+    let upstream = [Act::Receive(5000), Act::Send("done".into())].into_iter().chain(answers);
+    let upstream = scene.upstream("upstream", upstream.collect());
     let client = scene.world.host("client");
-    let heard = peer(&client, [(); 5].map(|()| ask()).concat());
-    assert_eq!(scene.world.run_until(&heard).unwrap().bytes.len(), 1000);
-    assert_eq!(scene.world.run_until(&upstream).unwrap().bytes.len(), 1000);
+    let questions = (0..10).flat_map(|_| [Act::Send(pattern(20)), Act::Receive(20)]);
+    let heard = peer(
+        &client,
+        [Act::Send(pattern(5000)), Act::Receive(4)].into_iter().chain(questions).collect(),
+    );
+    let mut after_bulk = None;
+    while heard.take().is_none() {
+        scene.run_for(Duration::from_millis(1));
+        if scene.dialled().iter().any(|record| record.received.starts_with(b"done")) {
+            after_bulk.get_or_insert_with(|| piped(&scene));
+        }
+    }
+    assert_eq!(scene.world.run_until(&upstream).unwrap().bytes.len(), 5200);
+    assert!(after_bulk > Some(0));
+    // One pipe was ready for more of the kind.
+    assert!(piped(&scene) <= after_bulk.unwrap() + 20, "{} {after_bulk:?}", piped(&scene));
+    scene.end();
+}
+
+/// What it has sent by then fills the buffer, and what it sends afterwards is thrown away.
+#[test]
+fn an_upload_without_an_upstream_needs_no_pipe() {
+    let scene = Scene::with(tight(9), small(64), &["silent"]);
+    scene.echo("silent").set_unplugged(true);
+    let client = scene.world.host("client");
+    let heard = peer(&client, vec![Act::Send(pattern(20_000)), Act::ReceiveAll]);
+    assert!(scene.world.run_until(&heard).unwrap().fin);
     assert_eq!(piped(&scene), 0);
     scene.end();
+    assert_eq!(scene.ended("no_upstream"), 1);
+}
+
+/// As much as was received by then; the rest is the sender's to repeat.
+#[test]
+fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
+    for_each_seed(20, |seed| {
+        let scene = Scene::with(tight(9), small(4096), &["slow"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        let slow = scene.upstream("slow", vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
+        let client = scene.world.host("client");
+        let acts = vec![Act::Send(pattern(30_000)), Act::Wait(seconds(10)), Act::Reset];
+        peer(&client, acts);
+        let heard = scene.world.run_until(&slow).unwrap();
+        assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), false));
+        let received = scene.clients()[0].received.len();
+        assert_eq!(heard.bytes, pattern(received));
+        scene.end();
+        assert_eq!(scene.ended("client_lost"), 1);
+    });
 }
 
 /// A slow reader keeps its pipe, and the one that is left serves the others.
@@ -98,6 +147,9 @@ fn whoever_stalls_with_a_pipe_holds_up_nobody_else() {
     scene.run_for(seconds(10));
     peer(&client, acts);
     assert_eq!(scene.world.run_until(&quick).unwrap().bytes, pattern(50_000));
+    let held = scene.clients()[0].piped;
+    assert!((1..50_000).contains(&held), "the slow one has had the pipe, and keeps it: {held}");
+    assert_eq!(piped(&scene), held, "there is no other");
     let elapsed = scene.world.now().since(begun);
     assert!(elapsed < seconds(100), "the slow one still holds the pipe: {elapsed:?}");
     assert_eq!(scene.world.run_until(&slow).unwrap().bytes, pattern(50_000));
