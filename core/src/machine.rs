@@ -13,9 +13,9 @@
 //!    [`read_buf`](Machine::read_buf), [`poll_timeout`](Machine::poll_timeout): questions, of
 //!    which only `read_buf` may take something (a buffer), and none of which changes what comes
 //!    out;
-//! 3. **what happened** — `handle_…`, [`release`](Machine::release) and
-//!    [`shut_down`](Machine::shut_down): any of them may change the answers to all questions, so
-//!    they are asked again afterwards;
+//! 3. **what happened** — `handle_…` and [`shut_down`](Machine::shut_down): any of them may change
+//!    the answers to all questions, so they are asked again afterwards;
+//!    [`release`](Machine::release), which changes none;
 //! 4. **how it is and how it ended** — [`status`](Machine::status), [`reason`](Machine::reason).
 //!
 //! Nothing returns an error: **the end of a machine is state**, not a failure in the middle of a
@@ -155,7 +155,8 @@ pub trait Machine {
     /// that.
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost);
 
-    /// A read found nothing: buffers that hold nothing can be given back.
+    /// A read found nothing: buffers that hold nothing can be given back. Nothing that the driver asks
+    /// for changes by that.
     ///
     /// "Nothing" is what the runtime knows: it may not have looked at the socket since bytes
     /// arrived there.

@@ -240,7 +240,9 @@ impl<M: Machine> Machine for Checked<M> {
     }
 
     fn release(&mut self) {
+        let before = self.seen();
         self.machine.release();
+        assert_eq!(self.seen(), before, "release changes what the driver sees");
         self.look("release");
     }
 

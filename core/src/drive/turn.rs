@@ -74,20 +74,18 @@ pub fn turn<M: Machine, S: Source + Sink>(
         }
     };
     // Asked again: the write may have ended it, or made room.
-    let read = if machine.interest().read { read(machine, socket, line, now, cx) } else { None };
-    match (read, written) {
-        (None, None) => {
-            if line.read_blocked {
-                machine.release();
-            }
-            if news || machine.interest() != before {
-                Turn::Moved { read: 0, written: 0 }
-            } else {
-                Turn::Blocked
-            }
+    let after = if written.is_some() { machine.interest() } else { before };
+    let read = if after.read { read(machine, socket, line, now, cx) } else { None };
+    if read.is_none() && written.is_none() {
+        if line.read_blocked {
+            machine.release();
         }
-        (read, written) => Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) },
+        debug_assert_eq!(machine.interest(), before, "nothing has happened to it");
+        if !news {
+            return Turn::Blocked;
+        }
     }
+    Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }
 
 /// `None` where nothing happened.

@@ -15,7 +15,7 @@ use super::{
     pipes::{PipeGuard, Pipes, Spliced},
 };
 use crate::{
-    Instant, Interest, Lost, Machine, Status,
+    Instant, Lost, Machine, Status,
     admission::{Admitted, Asked, Peer},
     drive::{
         Clock, Ended, Line, Sink, Splice, Turn, feed,
@@ -242,7 +242,6 @@ impl<R: Runtime> Connection<R> {
             if self.obey(now) {
                 return Poll::Ready(Ended::Aborted);
             }
-            let before = self.interests();
             self.dial(cx, now);
             let client = self.turn_client(cx, now);
             let upstream = self.turn_upstream(cx, now);
@@ -254,8 +253,8 @@ impl<R: Runtime> Connection<R> {
             let (mut read, mut written) = (0, 0);
             if let Turn::Moved { read: from_client, written: to_client } = client {
                 (read, written) = (from_client, to_client);
-            } else if !matches!(upstream, Turn::Moved { .. }) && self.interests() == before {
-                // A turn of one side changes what the other wants, so both are looked at.
+            } else if !matches!(upstream, Turn::Moved { .. }) {
+                // A turn of one side changes what the other wants, so it takes both to be blocked.
                 let (deadline, status) = (self.poll_timeout(), self.status());
                 match self.session.rest(cx, deadline, || status) {
                     Rest::Expired(time) => {
@@ -274,16 +273,6 @@ impl<R: Runtime> Connection<R> {
                 let status = self.status();
                 self.session.yield_now(cx, || status);
                 return Poll::Pending;
-            }
-        }
-    }
-
-    /// What both sides want.
-    fn interests(&self) -> [Interest; 2] {
-        match &self.upstream {
-            Upstream::Header(awaited) => [awaited.reader.interest(), Interest::DONE],
-            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                Side::BOTH.map(|side| self.relay.interest(side))
             }
         }
     }
