@@ -61,6 +61,13 @@ impl Ring {
         &mut buffer[room]
     }
 
+    /// Takes over `other`'s buffer, if that holds nothing and this ring has none. Both are of one pool.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        if self.buffer.is_none() && other.len == 0 {
+            self.buffer = other.buffer.take();
+        }
+    }
+
     /// The first `n` bytes of [`spare`](Self::spare) now belong to the queue.
     ///
     /// # Panics

@@ -57,6 +57,22 @@ pub fn turn<M: Machine, S: Source + Sink>(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
+    let turn = turn_keeping(machine, socket, line, now, cx);
+    if turn == Turn::Blocked && line.read_blocked {
+        machine.release();
+    }
+    turn
+}
+
+/// A [`turn`] without [`Machine::release`], for a driver of several machines: it calls that itself,
+/// before it sleeps.
+pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
+    machine: &mut M,
+    socket: &mut S,
+    line: &mut Line,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Turn {
     let news = machine.poll_shared(now, cx);
     let before = machine.interest();
     if before.is_done() {
@@ -76,14 +92,9 @@ pub fn turn<M: Machine, S: Source + Sink>(
     // Asked again: the write may have ended it, or made room.
     let after = if written.is_some() { machine.interest() } else { before };
     let read = if after.read { read(machine, socket, line, now, cx) } else { None };
-    if read.is_none() && written.is_none() {
-        if line.read_blocked {
-            machine.release();
-        }
+    if read.is_none() && written.is_none() && !news {
         debug_assert_eq!(machine.interest(), before, "nothing has happened to it");
-        if !news {
-            return Turn::Blocked;
-        }
+        return Turn::Blocked;
     }
     Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }

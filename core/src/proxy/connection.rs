@@ -20,7 +20,7 @@ use crate::{
     drive::{
         Clock, Ended, Line, Sink, Splice, Turn, feed,
         session::{Over, Rest, Session},
-        turn,
+        turn_keeping,
     },
     proxy_protocol::{self, Header, HeaderReader, Version, announce},
     runtime::{Runtime, connect_within},
@@ -255,6 +255,7 @@ impl<R: Runtime> Connection<R> {
                 (read, written) = (from_client, to_client);
             } else if !matches!(upstream, Turn::Moved { .. }) {
                 // A turn of one side changes what the other wants, so it takes both to be blocked.
+                self.release();
                 let (deadline, status) = (self.poll_timeout(), self.status());
                 match self.session.rest(cx, deadline, || status) {
                     Rest::Expired(time) => {
@@ -273,6 +274,18 @@ impl<R: Runtime> Connection<R> {
                 let status = self.status();
                 self.session.yield_now(cx, || status);
                 return Poll::Pending;
+            }
+        }
+    }
+
+    /// Gives buffers back that hold nothing.
+    fn release(&mut self) {
+        match &mut self.upstream {
+            Upstream::Header(awaited) => awaited.reader.release(),
+            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                for side in Side::BOTH {
+                    self.relay.side(side).release();
+                }
             }
         }
     }
@@ -336,11 +349,11 @@ impl<R: Runtime> Connection<R> {
                 received: &mut self.from_client,
                 sent: &mut self.from_upstream,
             };
-            let turn = turn(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
+            let turn = turn_keeping(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
             self.silent &= !matches!(turn, Turn::Moved { read: 1.., .. });
             return turn;
         };
-        let turn = turn(&mut awaited.reader, socket, line, now, cx);
+        let turn = turn_keeping(&mut awaited.reader, socket, line, now, cx);
         if awaited.reader.header().is_some() {
             self.identify(now);
         }
@@ -405,7 +418,7 @@ impl<R: Runtime> Connection<R> {
             received: &mut self.from_upstream,
             sent: &mut self.from_client,
         };
-        let turn = turn(&mut self.relay.side(Side::Upstream), &mut socket, line, now, cx);
+        let turn = turn_keeping(&mut self.relay.side(Side::Upstream), &mut socket, line, now, cx);
         if let Turn::Moved { read, written } = turn {
             dialler.choice.moved(read, written, now);
         }

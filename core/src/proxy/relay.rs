@@ -211,6 +211,14 @@ impl<T> Sides<T> {
             Side::Upstream => &mut self.upstream,
         }
     }
+
+    /// That of `side`, and the other's.
+    fn both_mut(&mut self, side: Side) -> (&mut T, &mut T) {
+        match side {
+            Side::Client => (&mut self.client, &mut self.upstream),
+            Side::Upstream => (&mut self.upstream, &mut self.client),
+        }
+    }
 }
 
 /// What each upstream is sent before anything of the client's.
@@ -697,7 +705,10 @@ impl Machine for RelaySide<'_> {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        self.relay.received.of_mut(self.side).spare()
+        // Most often one of the two is empty, and one buffer serves both.
+        let (ring, other) = self.relay.received.both_mut(self.side);
+        ring.take_over(other);
+        ring.spare()
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
