@@ -321,6 +321,8 @@ pub struct SmolClock {
 }
 
 impl Clock for SmolClock {
+    const STAYS: bool = true;
+
     fn now(&self) -> Instant {
         Instant::from_epoch(self.epoch.elapsed())
     }

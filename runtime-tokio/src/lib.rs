@@ -349,6 +349,8 @@ pub struct TokioClock {
 }
 
 impl Clock for TokioClock {
+    const STAYS: bool = true;
+
     fn now(&self) -> Instant {
         Instant::from_epoch(self.epoch.elapsed())
     }

@@ -1,7 +1,7 @@
 //! A clock's alarm, set as seldom as can be.
 
 use core::{
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -12,13 +12,16 @@ use crate::Instant;
 ///
 /// Setting a runtime's alarm is dear (a lock and a tree, with some), and most deadlines are moved
 /// away long before they are reached. So an alarm that is set for an earlier time is left alone;
-/// when it goes off, the deadline of that moment is looked at again.
+/// when it goes off, the deadline of that moment is looked at again. Until then the clock is not even
+/// asked, if its alarm [stays](Clock::STAYS).
 #[derive(Debug)]
 pub(super) struct Timer<C> {
     clock: C,
     now: Instant,
     /// What the alarm is set for.
     alarm: Option<Instant>,
+    /// Whom the alarm wakes, where it stays.
+    woken: Option<Waker>,
     /// The deadline was found passed by more than [`LATE`], and is to be believed only now.
     second_look: Option<Instant>,
     /// When input that does not end was first found to hide a deadline that has passed.
@@ -35,7 +38,7 @@ impl<C> Timer<C> {
 impl<C: Clock> Timer<C> {
     pub(super) fn new(clock: C) -> Self {
         let now = clock.now();
-        Self { clock, now, alarm: None, second_look: None, overdue: None }
+        Self { clock, now, alarm: None, woken: None, second_look: None, overdue: None }
     }
 
     /// Reads the clock. A reading before an earlier one counts as equal to it.
@@ -53,9 +56,7 @@ impl<C: Clock> Timer<C> {
         }
         loop {
             let due = self.second_look.unwrap_or(deadline);
-            let alarm = self.alarm.map_or(due, |alarm| alarm.min(due));
-            self.alarm = Some(alarm);
-            ready!(self.clock.poll_until(cx, alarm));
+            ready!(self.poll_alarm(cx, self.alarm.map_or(due, |alarm| alarm.min(due))));
             self.alarm = None;
             let now = self.refresh();
             if now < due {
@@ -68,6 +69,19 @@ impl<C: Clock> Timer<C> {
             self.second_look = None;
             return Poll::Ready(now);
         }
+    }
+
+    /// Ready once the alarm goes off.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>, alarm: Instant) -> Poll<()> {
+        let wakes = self.woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if wakes && alarm > self.now && self.alarm == Some(alarm) {
+            return Poll::Pending;
+        }
+        self.alarm = Some(alarm);
+        if C::STAYS && !wakes {
+            self.woken = Some(cx.waker().clone());
+        }
+        self.clock.poll_until(cx, alarm)
     }
 
     /// Whether `deadline` is to be acted on although input still comes: it has passed, and

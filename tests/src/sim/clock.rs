@@ -25,6 +25,8 @@ impl Clock {
 }
 
 impl drive::Clock for Clock {
+    const STAYS: bool = true;
+
     fn now(&self) -> Instant {
         self.world.network(|network| network.hosts[self.host].clock.at(network.now))
     }
