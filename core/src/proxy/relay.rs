@@ -426,22 +426,29 @@ impl Relay {
 
     /// What a side wants.
     pub fn interest(&self, side: Side) -> Interest {
-        if side == Side::Upstream && matches!(self.stage, Stage::Dialling { .. }) {
-            return Interest::DONE;
+        // It is asked more often than anything else: what differs between the sides is found out once.
+        match side {
+            Side::Upstream if matches!(self.stage, Stage::Dialling { .. }) => Interest::DONE,
+            Side::Upstream => self.wanted(Side::Upstream),
+            Side::Client => self.wanted(Side::Client),
         }
+    }
+
+    #[inline]
+    fn wanted(&self, side: Side) -> Interest {
         let end = self.ends.of(side);
         let read = end.input == Input::Open && self.has_room(side);
         let write = match end.output {
-            Output::Resetting => Outbound::Reset,
-            // Its end is not the end of the side, which only holds back from reading.
-            Output::Finished | Output::Over if end.input == Input::Open && !read => Outbound::Idle,
-            Output::Finished | Output::Over => Outbound::Finished,
             Output::Open if self.queued(side) > 0 => Outbound::Flush,
             Output::Open => match self.ends.of(side.other()).input {
                 Input::Open => Outbound::Idle,
                 Input::Fin => Outbound::Finish,
                 Input::Cut => Outbound::Reset,
             },
+            Output::Resetting => Outbound::Reset,
+            // Its end is not the end of the side, which only holds back from reading.
+            Output::Finished | Output::Over if end.input == Input::Open && !read => Outbound::Idle,
+            Output::Finished | Output::Over => Outbound::Finished,
         };
         Interest { read, write }
     }
