@@ -21,6 +21,7 @@ mod turn;
 
 use core::task::{Context, Poll};
 
+#[cfg(feature = "std")]
 pub(crate) use self::turn::turn_keeping;
 pub use self::{
     feed::{collect, feed},

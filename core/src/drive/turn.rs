@@ -12,6 +12,8 @@ pub struct Line {
     read_blocked: bool,
     /// A write found no room, and the waker is with the socket.
     write_blocked: bool,
+    /// The last turn that has moved something has left nothing that can move before the waker is woken.
+    settled: bool,
     /// A write failed. What the kernel then calls the end of the input is not the peer's FIN.
     broken: Option<Lost>,
 }
@@ -23,6 +25,13 @@ impl Line {
     pub fn unblock(&mut self) {
         self.read_blocked = false;
         self.write_blocked = false;
+    }
+
+    /// Of a turn that has moved something: whether the next one would find nothing to do, unless the
+    /// machine is called otherwise meanwhile.
+    #[cfg(feature = "std")]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled
     }
 }
 
@@ -96,6 +105,7 @@ pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
         debug_assert_eq!(machine.interest(), before, "nothing has happened to it");
         return Turn::Blocked;
     }
+    line.settled = !news && read.is_none() && after.write == Outbound::Idle;
     Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }
 

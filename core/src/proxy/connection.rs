@@ -250,11 +250,13 @@ impl<R: Runtime> Connection<R> {
                 self.session.end(Over::Ended, &reason, now);
                 return Poll::Ready(Ended::Reason(reason));
             }
-            let (mut read, mut written) = (0, 0);
-            if let Turn::Moved { read: from_client, written: to_client } = client {
-                (read, written) = (from_client, to_client);
-            } else if !matches!(upstream, Turn::Moved { .. }) {
-                // A turn of one side changes what the other wants, so it takes both to be blocked.
+            let ((read, written), waits) = match client {
+                Turn::Moved { read, written } => ((read, written), self.client.line.is_settled()),
+                Turn::Blocked | Turn::Done => ((0, 0), true),
+            };
+            let in_budget = self.session.spend(read, written, now);
+            // A turn of one side changes what the other one wants, and the upstream's came last.
+            if waits && !matches!(upstream, Turn::Moved { .. }) {
                 self.release();
                 let (deadline, status) = (self.poll_timeout(), self.status());
                 match self.session.rest(cx, deadline, || status) {
@@ -266,7 +268,7 @@ impl<R: Runtime> Connection<R> {
                     Rest::Sleep => return Poll::Pending,
                 }
             }
-            if !self.session.spend(read, written, now) {
+            if !in_budget {
                 let deadline = self.poll_timeout();
                 if self.session.is_overdue(deadline) {
                     self.expire(now);
