@@ -105,3 +105,67 @@ impl<C: Clock> Timer<C> {
 const LATE: Duration = Duration::from_millis(100);
 /// How long the runtime is then given to report what has arrived meanwhile.
 const SECOND_LOOK: Duration = Duration::from_millis(1);
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use alloc::{sync::Arc, task::Wake, vec::Vec};
+    use core::cell::Cell;
+
+    use super::*;
+
+    /// Counts how often it is asked.
+    #[derive(Default)]
+    struct Counting<const STAYS: bool> {
+        now: Cell<u64>,
+        asked: u32,
+    }
+
+    impl<const STAYS: bool> Clock for Counting<STAYS> {
+        const STAYS: bool = STAYS;
+
+        fn now(&self) -> Instant {
+            Instant::from_nanos(self.now.get())
+        }
+
+        fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+            self.asked += 1;
+            if self.now() >= deadline { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    struct Nobody;
+    impl Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    /// Is polled at these times, each by the first or the second of two wakers: how often the clock was
+    /// asked after each.
+    fn asked<const STAYS: bool>(polls: &[(u64, usize, u64)]) -> Vec<u32> {
+        let wakers = [Waker::from(Arc::new(Nobody)), Waker::from(Arc::new(Nobody))];
+        let mut timer = Timer::new(Counting::<STAYS>::default());
+        let poll = |&(now, waker, deadline): &(u64, usize, u64)| {
+            timer.clock.now.set(now);
+            timer.refresh();
+            let mut cx = Context::from_waker(&wakers[waker]);
+            let polled = timer.poll(&mut cx, Instant::from_nanos(deadline));
+            assert_eq!(polled.is_ready(), now >= deadline, "at {now}");
+            timer.clock.asked
+        };
+        polls.iter().map(poll).collect()
+    }
+
+    #[test]
+    fn an_alarm_that_stays_is_set_again_only_for_another_time_or_waker() {
+        let polls =
+            [(0, 0, 10), (1, 0, 10), (2, 0, 20), (3, 1, 20), (4, 1, 20), (5, 1, 8), (6, 1, 8)];
+        assert_eq!(asked::<true>(&polls), [1, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(asked::<false>(&polls), [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn an_alarm_that_has_gone_off_is_noticed_and_set_for_the_deadline_of_that_moment() {
+        // At 10 it goes off for a deadline that has moved to 20.
+        let polls = [(0, 0, 10), (9, 0, 20), (10, 0, 20), (19, 0, 20), (20, 0, 20), (21, 0, 30)];
+        assert_eq!(asked::<true>(&polls), [1, 1, 3, 3, 4, 5]);
+    }
+}

@@ -420,6 +420,9 @@ impl Relay {
 
     /// The machine of one side. `Side::Upstream` is to be driven once it is
     /// [`connected`](Self::connected).
+    ///
+    /// The two share their buffers: between a side's [`read_buf`](Machine::read_buf) and its
+    /// [`handle_read`](Machine::handle_read) nothing is to be called on the other one.
     pub fn side(&mut self, side: Side) -> RelaySide<'_> {
         RelaySide { relay: self, side }
     }
@@ -862,6 +865,12 @@ mod tests {
         relay.side(Side::Client).release();
         relay.side(Side::Upstream).release();
         assert_eq!(holds(&relay), [false, false], "idle");
+
+        // One buffer serves both, as long as one of them is empty.
+        let first = relay.side(Side::Client).read_buf().as_ptr();
+        assert_eq!(relay.side(Side::Upstream).read_buf().as_ptr(), first);
+        assert_eq!(holds(&relay), [false, true]);
+        relay.side(Side::Upstream).release();
 
         // Behind an end of the input no read comes by that could give it back.
         let _ = relay.side(Side::Client).read_buf();
