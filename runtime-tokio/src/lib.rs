@@ -40,7 +40,7 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -48,6 +48,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host},
     runtime::Handle,
+    task::coop::unconstrained,
     time::{Instant as TokioInstant, Sleep, sleep_until},
 };
 pub use wirestate_core;
@@ -364,6 +365,36 @@ impl Clock for TokioClock {
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
-        alarm.as_mut().poll(cx)
+        // With tokio's budget for a task used up it would not be set, and it is not set again.
+        pin!(unconstrained(alarm)).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::task::coop::{consume_budget, has_budget_remaining};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_alarm_is_set_although_the_budget_of_the_task_is_used_up() {
+        let mut clock = Tokio::current().clock();
+        let began = clock.now();
+        let deadline = began + Duration::from_millis(20);
+        let mut is_set = false;
+        let woken = poll_fn(|cx| {
+            if !is_set {
+                while has_budget_remaining() {
+                    let _ = pin!(consume_budget()).poll(cx);
+                }
+                is_set = clock.poll_until(cx, deadline).is_pending();
+            }
+            if clock.now() >= deadline { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let patience = Duration::from_secs(10);
+        tokio::time::timeout(patience, woken).await.unwrap();
+        assert!(clock.now().since(began) < patience / 2, "only the timeout has woken it");
     }
 }
