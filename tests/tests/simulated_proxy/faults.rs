@@ -125,7 +125,7 @@ fn a_faulty_client_changes_nothing_for_the_others() {
         scene.proxy.set_faults(Faults::harmless(seed));
         scene.echo("upstream");
         let healthy = scene.world.host("healthy");
-        let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(12))).collect();
+        let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(40))).collect();
         // They have their upstream by then; which connection of the proxy's that is, is a die.
         while scene.counters()[0].connects < 3 {
             scene.run_for(seconds(1) / 1000);
