@@ -20,7 +20,10 @@
 //! ```
 
 use alloc::collections::BTreeMap;
-use core::task::{Context, Poll, Waker};
+use core::{
+    mem,
+    task::{Context, Poll, Waker},
+};
 
 use crate::{
     Instant,
@@ -78,16 +81,17 @@ impl Idle {
     /// is dropped, because it has done so or because it has a request; ask again then, if there is no
     /// room still. Ready where nobody waits.
     pub fn poll_give_way(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut woken = None;
+        let (mut woken, mut asker) = (None, Some(cx.waker().clone()));
         let polled = self.state.with(|state| {
             let Some(mut longest) = state.waiting.first_entry() else { return Poll::Ready(()) };
             if state.asked.is_none() {
                 state.asked = Some(*longest.key());
                 woken = longest.get_mut().take();
             }
-            state.asker = Some(cx.waker().clone());
+            mem::swap(&mut state.asker, &mut asker);
             Poll::Pending
         });
+        drop(asker); // outside the lock: it may be the last handle on a task
         if let Some(waker) = woken {
             waker.wake();
         }
@@ -103,17 +107,19 @@ impl Place {
 
     /// Whether it is asked to give way; until then, `cx` is woken when it is.
     pub fn poll_asked(&self, cx: &mut Context<'_>) -> bool {
-        self.idle.state.with(|state| {
+        let (is_asked, former) = self.idle.state.with(|state| {
             if state.asked == Some(self.key) {
-                return true;
+                return (true, None);
             }
-            if let Some(waker) = state.waiting.get_mut(&self.key)
-                && !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
-            {
-                *waker = Some(cx.waker().clone());
+            match state.waiting.get_mut(&self.key) {
+                Some(waker) if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) => {
+                    (false, waker.replace(cx.waker().clone()))
+                }
+                Some(_) | None => (false, None),
             }
-            false
-        })
+        });
+        drop(former); // outside the lock
+        is_asked
     }
 }
 

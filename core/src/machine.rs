@@ -155,7 +155,7 @@ pub trait Machine {
     /// that.
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost);
 
-    /// A read found nothing: buffers that hold nothing can be given back. Nothing that the driver asks
+    /// The driver is about to sleep: buffers that hold nothing can be given back. Nothing that the driver asks
     /// for changes by that.
     ///
     /// "Nothing" is what the runtime knows: it may not have looked at the socket since bytes

@@ -17,7 +17,14 @@ pub struct Pool {
 struct Inner {
     size: usize,
     keep: usize,
-    idle: Lock<Vec<Box<[u8]>>>,
+    state: Lock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: Vec<Box<[u8]>>,
+    /// How many are out.
+    in_use: usize,
 }
 
 impl Pool {
@@ -27,7 +34,7 @@ impl Pool {
     /// If `size` is 0.
     pub fn new(size: usize, keep: usize) -> Self {
         assert!(size > 0, "a buffer must hold something");
-        Self { inner: Shared::new(Inner { size, keep, idle: Lock::new(Vec::new()) }) }
+        Self { inner: Shared::new(Inner { size, keep, state: Lock::default() }) }
     }
 
     /// The size of each buffer, in bytes.
@@ -35,18 +42,27 @@ impl Pool {
         self.inner.size
     }
 
+    /// How many buffers were taken and not given back.
+    pub fn in_use(&self) -> usize {
+        self.inner.state.with(|state| state.in_use)
+    }
+
     /// A buffer; what it holds is left over from its last use.
     pub fn take(&self) -> Box<[u8]> {
-        let idle = self.inner.idle.with(Vec::pop);
+        let idle = self.inner.state.with(|state| {
+            state.in_use += 1;
+            state.idle.pop()
+        });
         idle.unwrap_or_else(|| vec![0; self.inner.size].into_boxed_slice())
     }
 
     /// Gives a buffer back.
     pub fn give(&self, buffer: Box<[u8]>) {
         debug_assert_eq!(buffer.len(), self.inner.size, "buffers go back where they came from");
-        let surplus = self.inner.idle.with(|idle| {
-            if idle.len() < self.inner.keep {
-                idle.push(buffer);
+        let surplus = self.inner.state.with(|state| {
+            state.in_use -= 1;
+            if state.idle.len() < self.inner.keep {
+                state.idle.push(buffer);
                 None
             } else {
                 Some(buffer)
@@ -65,10 +81,12 @@ mod tests {
         let pool = Pool::new(16, 1);
         let (first, second) = (pool.take(), pool.take());
         let address = first.as_ptr();
+        assert_eq!(pool.in_use(), 2);
         pool.give(first);
         pool.give(second);
         let again = pool.take();
         assert_eq!(again.as_ptr(), address, "the first one was kept");
-        assert_eq!(pool.inner.idle.with(|idle| idle.len()), 0, "the second one was not");
+        assert_eq!(pool.inner.state.with(|state| state.idle.len()), 0, "the second one was not");
+        assert_eq!(pool.in_use(), 1);
     }
 }

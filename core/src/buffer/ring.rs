@@ -71,8 +71,9 @@ impl Ring {
     /// The first `n` bytes of [`spare`](Self::spare) now belong to the queue.
     ///
     /// # Panics
-    /// If that is more than there is room for.
+    /// If that is more than there is room for, or `spare` was not asked for.
     pub fn commit(&mut self, n: usize) {
+        assert!(n == 0 || self.buffer.is_some(), "committed what there was no buffer for");
         assert!(n <= self.capacity() - self.len, "committed more than there was room for");
         self.len += n;
     }

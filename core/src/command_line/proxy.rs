@@ -46,8 +46,8 @@ pub(super) struct ServerFlags {
     /// Pipes at most for bytes that come in bulk, which pass through them without being copied
     /// (splice(2)); each takes two open files; 0: all are copied [default: 256, or one for 32 of the limit
     /// of open files]
-    #[arg(long, value_name = "N", env = "WIRESTATE_PIPES")]
-    pipes: Option<usize>,
+    #[arg(long, value_name = "N", env = "WIRESTATE_PIPES", value_parser = values::number)]
+    pipes: Option<u64>,
     #[command(flatten)]
     server: server::Flags,
 }
@@ -71,7 +71,13 @@ enum Spread {
 impl ServerFlags {
     /// What does not go together.
     pub(super) fn check(&self) -> Result<(), String> {
-        self.upstream.iter().try_for_each(|upstream| upstream::check(upstream, &self.listen))
+        for (i, upstream) in self.upstream.iter().enumerate() {
+            upstream::check(upstream, &self.listen)?;
+            if self.upstream[..i].contains(upstream) {
+                return Err(format!("--upstream {upstream} is given twice"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -84,19 +90,17 @@ pub(super) async fn serve<R: Runtime>(
         Spread::RoundRobin => Balance::RoundRobin,
         Spread::LeastConnections => Balance::LeastConnections,
     };
-    let pipes = flags.pipes.unwrap_or_else(|| {
-        let share = usize::try_from(server::open_files() / 32).unwrap_or(usize::MAX);
-        share.min(Config::default().pipes)
-    });
+    let share = || (server::open_files() / 32).min(Config::default().pipes as u64);
+    let pipes = flags.pipes.unwrap_or_else(share);
     let config = Config {
         idle_timeout: server::idle_timeout(flags.idle_timeout),
-        pipes,
+        pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
         ..Config::default()
     };
     let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
     // The socket to the upstream is one more.
     let files = R::FILES_PER_CONNECTION + 1;
-    let setup = flags.server.setup_of::<R>("proxy", files, (pipes as u64).saturating_mul(2));
+    let setup = flags.server.setup_of::<R>("proxy", files, pipes.saturating_mul(2));
     let setup = setup.subject(upstreams.clone());
     let proxy = Proxy {
         connect_timeout: flags.connect_timeout.0,

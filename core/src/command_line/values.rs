@@ -77,7 +77,7 @@ impl FromStr for Limit {
         match text.parse() {
             Ok(0) => Err("0 would admit nobody; `off` is no limit".into()),
             Ok(limit) => Ok(Self(Some(limit))),
-            Err(_) => Err("expected a whole number, or `off`".into()),
+            Err(error) => Err(no_number(&error, "expected a whole number, or `off`")),
         }
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn address(text: &str) -> Result<String, String> {
             _ => Ok(text.into()),
         };
     }
-    let Some((host, port)) = text.rsplit_once(':') else {
+    let Some((host, port)) = text.rsplit_once(':').filter(|_| !text.ends_with(']')) else {
         return Err("expected HOST:PORT or unix:PATH".into());
     };
     if port.parse::<u16>().is_err() {
@@ -186,6 +186,7 @@ mod tests {
         assert_eq!(number(many).unwrap_err(), "more than this machine can count");
         assert_eq!(count::<u64>(many).unwrap_err(), "more than this machine can count");
         assert_eq!((number("0"), count::<u64>("1")), (Ok(0), Ok(1)));
+        assert_eq!(many.parse::<Limit>().unwrap_err(), "more than this machine can count");
     }
 
     #[test]
@@ -199,6 +200,11 @@ mod tests {
         {
             assert!(address(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_ipv6_address_without_a_port_is_told_what_is_missing() {
+        assert_eq!(address("[::1]").unwrap_err(), "expected HOST:PORT or unix:PATH");
     }
 
     #[test]

@@ -70,9 +70,9 @@ pub trait Sink {
 
 /// A clock with one alarm.
 pub trait Clock {
-    /// Whether an alarm that is set stays set, and wakes the waker that it was set with, without another
-    /// call before each sleep. [`Drive`] then calls again only for another deadline or another waker, or when
-    /// the time has come.
+    /// Whether an alarm that is set stays set without another call before each sleep, and wakes the waker
+    /// that it was set with, not before [`now`](Self::now) has reached it. A driver then calls again only for
+    /// another deadline or another waker, or when the time has come.
     const STAYS: bool = false;
 
     /// The time. One clock's readings all have one epoch.

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    mem,
+    io, mem,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
@@ -115,7 +115,7 @@ pub struct Connection<R: Runtime> {
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
-    /// Announced as no client's, and it has sent nothing: a health check, if it leaves so.
+    /// Announced as no client's, and no byte has passed: a health check, if it ends so.
     silent: bool,
 }
 
@@ -322,12 +322,14 @@ impl<R: Runtime> Connection<R> {
             Upstream::Header(awaited) => awaited.reader.reason().map(Reason::Header),
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
                 self.relay.reason().map(|reason| {
-                    let has_left = matches!(
+                    // Nobody was let down; where there was no upstream, that is said of the upstream.
+                    let is_over = matches!(
                         reason,
                         Reason::Finished
                             | Reason::Lost { side: Side::Client, why: Lost::Reset, .. }
+                            | Reason::NoUpstream(_)
                     );
-                    if self.silent && has_left {
+                    if self.silent && is_over {
                         Reason::Header(proxy_protocol::Reason::Check)
                     } else {
                         reason
@@ -352,7 +354,8 @@ impl<R: Runtime> Connection<R> {
                 sent: &mut self.from_upstream,
             };
             let turn = turn_keeping(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
-            self.silent &= !matches!(turn, Turn::Moved { read: 1.., .. });
+            self.silent &=
+                !matches!(turn, Turn::Moved { read: 1.., .. } | Turn::Moved { written: 1.., .. });
             return turn;
         };
         let turn = turn_keeping(&mut awaited.reader, socket, line, now, cx);
@@ -567,11 +570,18 @@ impl<R: Runtime> Dialler<R> {
                     self.left = deadline.map(|deadline| deadline.since(now));
                     return Ok((socket, self));
                 }
+                Err(error) if is_exhausted(&error) => self.choice.not_made(error.to_string()),
                 Err(error) => self.choice.failed(error.to_string(), now),
             }
         }
         Err(self.choice.give_up(self.limit.filter(|_| ran_out(clock.now()))))
     }
+}
+
+/// Whether this process or this machine has run out of something that a connection takes (socket(2)):
+/// `ENOMEM`, `ENFILE`, `EMFILE`, `ENOBUFS`.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);

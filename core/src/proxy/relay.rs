@@ -88,6 +88,11 @@ impl Relays {
         }
     }
 
+    /// How many buffers hold bytes, or are being read into; an idle connection has none.
+    pub fn buffers_in_use(&self) -> usize {
+        self.pool.in_use()
+    }
+
     /// The limits.
     pub fn config(&self) -> &Config {
         &self.config

@@ -256,9 +256,14 @@ impl Choice {
     pub fn failed(&mut self, error: impl Into<String>, now: Instant) {
         let error = error.into();
         self.blame(&error, now);
+        self.not_made(error);
+    }
+
+    /// The attempt could not be made, for this reason, which is ours: the upstream has no part in it.
+    pub fn not_made(&mut self, error: impl Into<String>) {
         if let Some(Present { member, .. }) = self.put_down() {
             let upstream = self.upstreams.inner.addresses[member].clone();
-            self.tried.push((member, Attempt { upstream, error }));
+            self.tried.push((member, Attempt { upstream, error: error.into() }));
         }
     }
 

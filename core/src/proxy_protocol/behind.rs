@@ -52,16 +52,16 @@ enum Phase<M, F> {
 /// Whether the connection is a proxy's look at whether the server is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
-    /// It has a client, or bytes came behind its header.
+    /// It has a client, or bytes have passed behind its header, either way.
     No,
-    /// It has none, and there were none so far.
+    /// It has none, and none have so far.
     Maybe,
     /// And then the peer left.
     Left,
 }
 
 impl Check {
-    fn received(&mut self) {
+    fn moved(&mut self) {
         *self = Self::No;
     }
 
@@ -186,7 +186,7 @@ where
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_read(now, n),
             Phase::Inner { machine, check, .. } => {
-                check.received();
+                check.moved();
                 machine.handle_read(now, n);
             }
         }
@@ -234,7 +234,10 @@ where
     fn handle_written(&mut self, now: Instant, n: usize) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_written(now, n),
-            Phase::Inner { machine, .. } => machine.handle_written(now, n),
+            Phase::Inner { machine, check, .. } => {
+                check.moved();
+                machine.handle_written(now, n);
+            }
         }
         self.pump(now);
     }

@@ -338,7 +338,8 @@ where
 
 /// The header that announces `client`, which connected to `destination`: at most 107 bytes.
 ///
-/// Somebody without an address is announced as `UNKNOWN` or `LOCAL`. Where the two are of different
+/// Somebody without an address is announced as `UNKNOWN`, or as `PROXY` of the family `AF_UNSPEC`
+/// (section 2.2 keeps `LOCAL` for connections of the proxy's own). Where the two are of different
 /// families, the IPv4 one is written as an IPv6 one (`::ffff:192.0.2.1`; RFC 4291, section 2.5.5.2);
 /// a destination that isn't known is written as the unspecified address.
 ///
@@ -354,7 +355,7 @@ pub fn announce(version: Version, client: Peer, destination: Option<SocketAddr>)
     let Peer::Ip(source) = client else {
         return match version {
             Version::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
-            Version::V2 => binary(0x20, 0x00, &[]),
+            Version::V2 => binary(0x21, 0x00, &[]),
         };
     };
     let unspecified = match source.ip().to_canonical() {
@@ -693,6 +694,6 @@ mod tests {
         );
         assert_eq!(announce(Version::V1, client, None), b"PROXY TCP6 2001:db8::7 :: 50000 0\r\n");
         assert_eq!(announce(Version::V1, Peer::Local, to), b"PROXY UNKNOWN\r\n");
-        assert_eq!(announce(Version::V2, Peer::Local, to), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+        assert_eq!(announce(Version::V2, Peer::Local, to), b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0");
     }
 }

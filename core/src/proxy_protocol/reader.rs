@@ -97,9 +97,9 @@ pub enum Reason {
     /// The client that the header names may not connect.
     #[error("announced client refused: {0}")]
     Refused(Refused),
-    /// It was none of a client's ([`Header::Local`]), and the peer left without a byte behind its header:
+    /// It was none of a client's ([`Header::Local`]), and no byte has passed behind its header, either way:
     /// so proxies look whether a server is there (section 2.2, on `LOCAL`).
-    #[error("a health check: announced as no client's, and left without a byte")]
+    #[error("a health check: announced as no client's, and without a byte either way")]
     Check,
     /// The connection broke.
     #[error("lost while {way}: {why}; it had sent {have} bytes of a PROXY header")]

@@ -25,7 +25,7 @@ pub struct Connection {
     input: Input,
     /// The peer has closed its side: what it has asked for by then is answered.
     eof: bool,
-    /// Among those that wait for a request, as this one does. Where it has given way, it keeps the place
+    /// Among those that wait for a request or a page's turn, as this one does. Where it has given way, it keeps the place
     /// to its end: only then is there room.
     place: Option<Place>,
     state: State,
@@ -103,9 +103,9 @@ pub enum Reason {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
         limit: Duration,
     },
-    /// The server was full, and no other connection had waited longer for a request.
+    /// The server was full, and no other connection had waited longer, for a request or for a page's turn.
     #[error(
-        "gave way to a new connection after {waited:.1?} without a request; the limit of open \
+        "gave way to a new connection after it had waited for {waited:.1?}; the limit of open \
          connections is {limit}"
     )]
     GaveWay {
@@ -217,7 +217,6 @@ impl Connection {
         };
         match answer {
             Ok(request) => {
-                self.place = None;
                 let is_dear = matches!(
                     request.page,
                     Ok(Page::Root | Page::Metrics(_) | Page::Connections(_))
@@ -485,14 +484,29 @@ impl Machine for Connection {
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let (State::Idle { since } | State::Head { since }) = self.state else { return false };
+        let (since, has_asked) = match self.state {
+            State::Idle { since } | State::Head { since } => (since, false),
+            State::Waiting { .. } => (now, true),
+            State::GivingWay { .. }
+            | State::Answering { .. }
+            | State::Closing { .. }
+            | State::Lingering { .. }
+            | State::Resetting(_)
+            | State::Over(_) => return false,
+        };
         let place = self.place.get_or_insert_with(|| self.server.idle.wait(since));
-        let is_asked = place.poll_asked(cx);
-        if is_asked {
-            // A deadline, and not the end at once: what has arrived is read before that.
-            self.state = State::GivingWay { asked: now, waited: now.since(place.since()) };
+        if !place.poll_asked(cx) {
+            return false;
         }
-        is_asked
+        let waited = now.since(place.since());
+        self.state = if has_asked {
+            self.input.clear();
+            State::Closing { since: now, reason: Reason::GaveWay { waited, limit: CONNECTIONS } }
+        } else {
+            // A deadline, and not the end at once: what has arrived is read before that.
+            State::GivingWay { asked: now, waited }
+        };
+        true
     }
 
     fn status(&self) -> Status {

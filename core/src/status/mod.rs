@@ -23,7 +23,7 @@
 //! 8 KiB, 64 fields and 5 s; an idle connection 30 s; a response that nobody takes 10 s. Pages that cost
 //! something to make are made [`Config::pages_per_second`] at most, over all connections: who asks
 //! for more waits. Whoever holds connections without asking anything keeps nobody out: when it is
-//! full, the one that has waited longest without having sent a whole request gives way to a new one
+//! full, the one that has waited longest, for a request or for its turn to be answered, gives way to a new one
 //! ([`Reason::GaveWay`]). Requests have no content, and the answer to one that has is the last.
 //!
 //! Nothing of it is for strangers. A browser can be made to ask a server on its own machine for a

@@ -138,7 +138,7 @@ impl Server {
 
     /// What to [`serve`](crate::serve::serve) it with: a table of its own, of [`CONNECTIONS`], and
     /// a stop of its own, to be asked when the service has ended. When it is full, the connection
-    /// that has waited longest without having sent a whole request gives way to a new one.
+    /// that has waited longest, for a request or for its turn to be answered, gives way to a new one.
     pub fn options(&self) -> &Options {
         &self.options
     }

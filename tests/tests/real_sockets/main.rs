@@ -79,6 +79,7 @@ on_every_runtime! {
         an_upstream_that_does_not_answer_runs_into_the_deadline,
         a_connection_on_which_nothing_moves_is_reset,
         a_paused_download_holds_the_upstream_back,
+        a_lack_of_open_files_is_not_held_against_the_upstream,
         what_comes_in_bulk_passes_through_pipes,
         what_follows_urgent_data_arrives,
         sigterm_ends_what_is_quiet_and_lets_the_rest_go_on,

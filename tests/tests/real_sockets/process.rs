@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// However busy the machine is, what takes longer hangs.
 pub(crate) const HANGS: Duration = Duration::from_secs(30);
@@ -131,6 +131,20 @@ impl Server {
                 status.is_ok_and(|status| status.contains("State:\tT"))
             })
         });
+    }
+
+    /// From now on it can open so many files more: the limit that it had (prlimit(2)).
+    pub(crate) fn limit_files(&self, more: usize) -> Rlimit {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let is_free = |number: &u64| !fs::exists(format!("{folder}/{number}")).unwrap();
+        let last = (0..).filter(is_free).nth(more - 1).expect("numbers do not end");
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        self.set_file_limit(Rlimit { current: Some(last + 1), maximum })
+    }
+
+    pub(crate) fn set_file_limit(&self, limit: Rlimit) -> Rlimit {
+        let pid = Some(Pid::from_child(&self.child));
+        prlimit(pid, Resource::Nofile, limit).expect("it is ours")
     }
 
     /// How many ends of pipes it has open (proc(5)).

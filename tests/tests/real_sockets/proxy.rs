@@ -307,6 +307,30 @@ pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str
         let said = format!("--upstream {upstream} is this server itself (--listen {listen})");
         assert!(error.contains(&said), "{error}");
     }
+    let twice = ["proxy", "--upstream", "127.0.0.1:1", "--upstream", "127.0.0.1:1"];
+    let output = run(binary, &twice);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--upstream 127.0.0.1:1 is given twice"));
+}
+
+/// The client is told by a close, and no upstream is thought the worse of.
+pub(crate) fn a_lack_of_open_files_is_not_held_against_the_upstream(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let proxy = proxy(binary, &echo.address, &["-v"]);
+    let (code, reply, _) = converse(binary, &proxy.address);
+    assert_eq!((code, &*reply), (Some(0), "hello\n"));
+    eventually("its files are closed", || proxy.logged("closed: finished") == 1);
+    thread::sleep(Duration::from_millis(100));
+    // There is a file for the client, and none for the upstream.
+    let before = proxy.limit_files(1);
+    let mut client = proxy.connect();
+    assert_eq!(read_to_end(&mut client).0, b"");
+    proxy.set_file_limit(before);
+    let (code, reply, _) = converse(binary, &proxy.address);
+    assert_eq!((code, &*reply), (Some(0), "hello\n"));
+    let log = proxy.stop();
+    assert!(log.contains("Too many open files") && !log.contains("upstream down"), "{log}");
+    assert!(log.contains("connects=2 failures=0"), "{log}");
 }
 
 /// And every byte arrives either way, and the FIN behind them.

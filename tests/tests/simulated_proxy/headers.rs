@@ -21,7 +21,7 @@ use wirestate_testkit::{
     sim::{Act, Faults, Heard, Host, Settings, Task, World, act},
 };
 
-use crate::scene::{ROUND, Scene, load, patient, peer, seconds};
+use crate::scene::{ROUND, Scene, load, patient, peer, seconds, upstream_on};
 
 /// Headers from any host of the world.
 fn from_all() -> proxy_protocol::Config {
@@ -168,6 +168,34 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
         looks(address, announces("192.0.2.1:1"), "", Act::Reset);
         assert_eq!((ended("health_check"), ended(lost)), (checks + 4, 2));
     }
+    scene.end();
+}
+
+/// A check finds out that nobody is there, which is said of the upstream; but who is sent something is
+/// somebody, although it has no address and says nothing.
+#[test]
+fn who_is_announced_as_nobody_is_a_check_only_while_no_byte_passes() {
+    let scene = Scene::new(5, &["server"]);
+    let middle = scene.world.host("middle");
+    let behind = Upstreams::new(["greets:7"], Balance::RoundRobin, 1);
+    let inner = Proxy {
+        accept: Some(from_all()),
+        ..Proxy::new(Relays::new(Config::default()), behind.clone())
+    };
+    let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
+    let balancer = scene.world.host("balancer");
+    let look = || {
+        let header = announce(Version::V1, Peer::Local, None);
+        let acts = vec![Act::Send(header.into()), Act::Wait(seconds(3)), Act::Reset];
+        scene.world.run_until(&says(&balancer, "middle:7", acts)).unwrap();
+        scene.run_for(seconds(3));
+        at_proxy.totals().ended
+    };
+    let greets = scene.world.host("greets");
+    assert_eq!(look(), [("health_check", 1)].into());
+    assert_eq!(behind.counters()[0].failures, 1);
+    upstream_on(&greets, "greets", vec![Act::Send("220 hello".into()), Act::ReceiveAll]);
+    assert_eq!(look(), [("client_lost", 1), ("health_check", 1)].into());
     scene.end();
 }
 

@@ -34,6 +34,21 @@ fn a_late_answer_arrives_behind_the_clients_fin() {
     });
 }
 
+#[test]
+fn a_connection_on_which_nothing_moves_holds_no_buffer() {
+    for_each_seed(8, |seed| {
+        let scene = Scene::with(tight(seed), small(512), &["upstream"]);
+        scene.proxy.set_faults(Faults::harmless(seed));
+        scene.echo("upstream");
+        let client = scene.world.host("client");
+        let acts = [Act::Send(pattern(3000)), Act::Receive(3000), Act::Wait(seconds(100))];
+        peer(&client, acts.into());
+        scene.run_for(seconds(90));
+        assert_eq!((scene.clients()[0].sent.len(), scene.relays.buffers_in_use()), (3000, 0));
+        scene.end();
+    });
+}
+
 /// How many bytes of the client's, of those that the proxy has received, went into a pipe.
 fn piped(scene: &Scene) -> usize {
     scene.clients().iter().map(|record| record.piped).sum()

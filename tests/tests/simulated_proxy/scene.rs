@@ -26,6 +26,7 @@ pub(crate) struct Scene {
     pub(crate) proxy: Host,
     pub(crate) table: Table,
     pub(crate) upstreams: Upstreams,
+    pub(crate) relays: Relays,
     pub(crate) stop: Stop,
     serving: Task<Served>,
     /// Stops the echo servers behind it.
@@ -50,9 +51,10 @@ impl Scene {
         let (table, stop) = (options.table.clone(), options.stop.clone());
         let listener = host.listen("proxy:9500").unwrap();
         let (runtime, upstreams) = (host.clone(), proxy.upstreams.clone());
+        let relays = proxy.relays.clone();
         let serving =
             host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
-        Self { world, proxy: host, table, upstreams, stop, serving, behind: Stop::new() }
+        Self { world, proxy: host, table, upstreams, relays, stop, serving, behind: Stop::new() }
     }
 
     /// An echo server on a host of that name.
@@ -86,6 +88,7 @@ impl Scene {
         let totals = self.table.totals();
         assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
         assert!(self.counters().iter().all(|upstream| upstream.open == 0));
+        assert_eq!(self.relays.buffers_in_use(), 0);
         self.serving.take().expect("all tasks have ended")
     }
 

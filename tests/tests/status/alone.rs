@@ -160,6 +160,30 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     assert!(idle.poll_give_way(&mut cx).is_ready());
 }
 
+/// Who asks for much has to wait, and would hold its connection for as long as it asks.
+#[test]
+fn whoever_waits_for_a_pages_turn_gives_way_unanswered() {
+    let (server, now) = (server(), Instant::EPOCH);
+    let idle = server.options().idle.clone().expect("its connections wait there");
+    let mut cx = Context::from_waker(Waker::noop());
+    let requests = format!("GET /metrics HTTP/1.1\r\n{HOST}\r\n").repeat(100);
+    let mut greedy = machine(&server);
+    let (mut input, mut output) = (requests.as_bytes(), Vec::new());
+    while greedy.status().state != "waiting" {
+        feed(&mut greedy, &mut input, now);
+        collect(&mut greedy, &mut output, now);
+    }
+    assert!(!greedy.poll_shared(now, &mut cx), "nobody is asked");
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    let later = now + Duration::from_millis(1);
+    assert!(greedy.poll_shared(later, &mut cx));
+    assert_eq!(greedy.interest().write, Outbound::Finish);
+    greedy.handle_finished(later);
+    assert_eq!(greedy.reason().unwrap().label(), "gave_way");
+    drop(greedy);
+    assert!(idle.poll_give_way(&mut cx).is_ready());
+}
+
 /// Of a fan-out: in `/metrics` with a line that says what they are, and in `/`, but for the histogram.
 #[test]
 fn what_people_ask_for_is_counted() {

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::future::poll_fn;
 
-use super::{LiveLine, say};
+use super::{LiveLine, named, say};
 use crate::{
     command_line::{
         Failure,
@@ -17,7 +17,7 @@ use crate::{
         search::{self, Table},
     },
     runtime::{Runtime, connect_within},
-    serve::{Options, serve},
+    serve::serve,
     shared::{Lock, Shared},
     stop::{Stop, Stopping},
 };
@@ -50,7 +50,7 @@ struct Board {
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
-    let options = Options::default();
+    let options = named("app-server");
     let app = Server::new(Config::default(), search::service(Table::default()));
     let address = address.to_string();
     say(&format!(

@@ -3,7 +3,7 @@
 
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::{LiveLine, say};
+use super::{LiveLine, named, say};
 use crate::{
     command_line::{
         Failure,
@@ -29,14 +29,14 @@ const MESSAGE: usize = 64;
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
-    let options = Options::default();
+    let options = named("echo-server");
     let echo = Server::new(Config::default());
     let serving = serve(runtime, listener, &options, |_, now| echo.machine(now));
 
     let (listener, through) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
     let upstreams = Upstreams::new([address.to_string()], Balance::RoundRobin, 0);
     let proxy = Proxy::new(Relays::new(proxy::Config::default()), upstreams);
-    let proxy_options = Options::default();
+    let proxy_options = named("proxy");
     let proxying = proxy::serve(runtime, listener, &proxy_options, &proxy);
 
     let (listener, status_address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;

@@ -3,7 +3,7 @@
 use core::{future::Future, mem, num::NonZeroUsize, task::Poll, time::Duration};
 use std::future::poll_fn;
 
-use super::{LiveLine, say};
+use super::{LiveLine, named, say};
 use crate::{
     command_line::{
         Failure,
@@ -45,7 +45,7 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
     let feed =
         Feed::new(Config { framing: Framing::Fixed(SIZE), window: WINDOW, ..Config::default() });
-    let options = Options { drain_timeout: Some(Duration::from_secs(1)), ..Options::default() };
+    let options = Options { drain_timeout: Some(Duration::from_secs(1)), ..named("fanout-server") };
     let stop = &options.stop;
     say(&format!(
         "A source of {RATE} messages a second, its fan-out on {address}, and {SUBSCRIBERS} \
@@ -57,7 +57,7 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
         epoch: unix_epoch(runtime),
         ..SourceConfig::default()
     };
-    let source_options = Options { stop: stop.clone(), ..Options::default() };
+    let source_options = Options { stop: stop.clone(), ..named("fanout-source") };
     let sourcing =
         serve(runtime, source, &source_options, |_, now| Source::new(source_config, now));
     let serving = serve(runtime, listener, &options, |_, now| Subscriber::new(&feed, now));

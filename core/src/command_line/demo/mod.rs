@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal, Write};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, log};
-use crate::runtime::Runtime;
+use crate::{runtime::Runtime, serve::Options};
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     echo::run(runtime).await?;
@@ -17,6 +17,12 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     app::run(runtime).await?;
     say("")?;
     fanout::run(runtime).await
+}
+
+/// Options of a server whose lines in the log have this name.
+fn named(server: &'static str) -> Options {
+    let options = Options::default();
+    Options { table: options.table.named(server), ..options }
 }
 
 fn say(text: &str) -> Result<(), Failure> {
