@@ -3,7 +3,7 @@
 use std::{string::String, vec::Vec};
 
 use clap::{Args, ValueEnum};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     Failure, Surroundings, server, upstream,
@@ -81,6 +81,19 @@ impl ServerFlags {
     }
 }
 
+/// How many pipes there may be, of the number that was asked for, with so many open files.
+fn pipes(wanted: Option<u64>, files: u64) -> u64 {
+    let most = files / 8;
+    match wanted {
+        Some(wanted) if wanted > most => {
+            warn!("--pipes {wanted}: the limit of {files} open files allows {most}");
+            most
+        }
+        Some(wanted) => wanted,
+        None => (files / 32).min(Config::default().pipes as u64),
+    }
+}
+
 pub(super) async fn serve<R: Runtime>(
     runtime: &R,
     flags: ServerFlags,
@@ -90,8 +103,7 @@ pub(super) async fn serve<R: Runtime>(
         Spread::RoundRobin => Balance::RoundRobin,
         Spread::LeastConnections => Balance::LeastConnections,
     };
-    let share = || (server::open_files() / 32).min(Config::default().pipes as u64);
-    let pipes = flags.pipes.unwrap_or_else(share);
+    let pipes = pipes(flags.pipes, server::open_files());
     let config = Config {
         idle_timeout: server::idle_timeout(flags.idle_timeout),
         pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
@@ -100,7 +112,7 @@ pub(super) async fn serve<R: Runtime>(
     let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
     // The socket to the upstream is one more.
     let files = R::FILES_PER_CONNECTION + 1;
-    let setup = flags.server.setup_of::<R>("proxy", files, pipes.saturating_mul(2));
+    let setup = flags.server.setup_of::<R>("proxy", files, 2 * pipes);
     let setup = setup.subject(upstreams.clone());
     let proxy = Proxy {
         connect_timeout: flags.connect_timeout.0,

@@ -93,8 +93,7 @@ impl Flags {
         files_per_connection: usize,
         shared_files: u64,
     ) -> Setup {
-        let kept = kept_files::<R>(self.common.status.address.is_some());
-        let kept = kept.saturating_add(shared_files);
+        let kept = kept_files::<R>(self.common.status.address.is_some()) + shared_files;
         let table = self.proxied.table(limits(self, files_per_connection as u64, kept));
         Setup { accept: self.proxied.config(), kept, ..self.common.setup(name, &table) }
     }

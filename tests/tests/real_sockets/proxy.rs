@@ -284,16 +284,26 @@ pub(crate) fn sigterm_ends_what_is_quiet_and_lets_the_rest_go_on(binary: &str) {
 
 /// And a third one, where a thread can be woken. Some are kept for pipes.
 pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", r#"ulimit -n 164 && exec "$0" "$@""#])
-        .arg(process::path(binary))
-        .args(["proxy", "--listen", "127.0.0.1:0", "--max-connections", "1000"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::piped());
-    let log = Server::start_command(command).stop();
-    let room = if binary == "wirestate-std" { 30 } else { 45 };
-    assert!(log.contains(&format!("the limit of 164 open files allows {room}")), "{log}");
+    let limited = |flags: &[&str]| {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", r#"ulimit -n 164 && exec "$0" "$@""#])
+            .arg(process::path(binary))
+            .args(["proxy", "--listen", "127.0.0.1:0", "--max-connections", "1000"])
+            .args(flags)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped());
+        Server::start_command(command).stop()
+    };
+    let allows =
+        |flag: &str, room: u32| format!("{flag}: the limit of 164 open files allows {room}");
+    let files = if binary == "wirestate-std" { 3 } else { 2 };
+    let log = limited(&[]);
+    assert!(log.contains(&allows("--max-connections 1000", 90 / files)), "{log}");
+    let many = u64::MAX.to_string();
+    let log = limited(&["--pipes", &many]);
+    assert!(log.contains(&allows(&format!("--pipes {many}"), 20)), "{log}");
+    assert!(log.contains(&allows("--max-connections 1000", 60 / files)), "{log}");
 }
 
 pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str) {
