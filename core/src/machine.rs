@@ -158,8 +158,7 @@ pub trait Machine {
     /// The driver is about to sleep: buffers that hold nothing can be given back. Nothing that the driver asks
     /// for changes by that.
     ///
-    /// "Nothing" is what the runtime knows: it may not have looked at the socket since bytes
-    /// arrived there.
+    /// Bytes may have arrived all the same: the runtime may not have looked at the socket since.
     fn release(&mut self) {}
 
     /// Fills `out` from its start with what is to be sent next, in order, and answers how many

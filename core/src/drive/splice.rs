@@ -1,6 +1,9 @@
 //! Bytes that pass from socket to socket through the kernel alone.
 
-use core::task::{Context, Poll};
+use core::{
+    fmt::Debug,
+    task::{Context, Poll},
+};
 
 use super::{Failed, Sink, Source};
 
@@ -12,7 +15,7 @@ use super::{Failed, Sink, Source};
 /// [`Infallible`](core::convert::Infallible) as the pipe.
 pub trait Splice: Source + Sink {
     /// A pipe (pipe(7)). Dropped, it throws away what it holds.
-    type Pipe: Send + 'static;
+    type Pipe: Debug + Send + 'static;
 
     /// A new pipe; `None` where none is to be had, for want of descriptors or because this kind of socket
     /// has no use for one.

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams,
-    pipes::{PipeGuard, Pipes, Spliced},
+    pipes::{Directions, Pipes},
 };
 use crate::{
     Instant, Lost, Machine, Status,
@@ -108,10 +108,7 @@ pub struct Connection<R: Runtime> {
     relay: Relay,
     client: Socket<R::Socket>,
     upstream: Upstream<R>,
-    pipes: Option<Pipes<PipeOf<R>>>,
-    /// What was received from the client, and from the upstream, and is in a pipe.
-    from_client: Option<PipeGuard<PipeOf<R>>>,
-    from_upstream: Option<PipeGuard<PipeOf<R>>>,
+    directions: Directions<PipeOf<R>>,
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
@@ -191,9 +188,7 @@ impl<R: Runtime> Connection<R> {
             relay: proxy.relays.relay(now),
             client: Socket::new(client),
             upstream: Upstream::Absent,
-            pipes: None,
-            from_client: None,
-            from_upstream: None,
+            directions: Directions::new(None),
             session: Session::new(clock),
             unsent: None,
             silent: false,
@@ -229,7 +224,7 @@ impl<R: Runtime> Connection<R> {
 
     /// What comes in bulk goes through one of these, if there is one; otherwise it goes through memory.
     fn through(mut self, pipes: Pipes<PipeOf<R>>) -> Self {
-        self.pipes = Some(pipes);
+        self.directions = Directions::new(Some(pipes));
         self
     }
 
@@ -346,13 +341,8 @@ impl<R: Runtime> Connection<R> {
             {
                 return Turn::Blocked;
             }
-            let mut socket = Spliced {
-                socket,
-                pipes: &mut self.pipes,
-                is_bulk: self.relay.is_bulk(Side::Client),
-                received: &mut self.from_client,
-                sent: &mut self.from_upstream,
-            };
+            let is_bulk = self.relay.is_bulk(Side::Client);
+            let mut socket = self.directions.through(Side::Client, is_bulk, socket);
             let turn = turn_keeping(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
             self.silent &=
                 !matches!(turn, Turn::Moved { read: 1.., .. } | Turn::Moved { written: 1.., .. });
@@ -416,13 +406,8 @@ impl<R: Runtime> Connection<R> {
         if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
             return Turn::Blocked;
         }
-        let mut socket = Spliced {
-            socket,
-            pipes: &mut self.pipes,
-            is_bulk: self.relay.is_bulk(Side::Upstream),
-            received: &mut self.from_upstream,
-            sent: &mut self.from_client,
-        };
+        let is_bulk = self.relay.is_bulk(Side::Upstream);
+        let mut socket = self.directions.through(Side::Upstream, is_bulk, socket);
         let turn = turn_keeping(&mut self.relay.side(Side::Upstream), &mut socket, line, now, cx);
         if let Turn::Moved { read, written } = turn {
             dialler.choice.moved(read, written, now);

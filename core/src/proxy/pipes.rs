@@ -1,26 +1,29 @@
 //! The pipes that bytes pass through which come in bulk.
 
 use std::{
-    fmt,
     task::{Context, Poll, ready},
     vec::Vec,
 };
 
+use super::Side;
 use crate::{
     drive::{Failed, Sink, Source, Splice},
     shared::{Lock, Shared},
 };
 
 /// A bounded number of pipes, lent to directions that have bytes in them. Clones are the same ones.
+#[derive(Debug)]
 pub(super) struct Pipes<P> {
     inner: Shared<Inner<P>>,
 }
 
+#[derive(Debug)]
 struct Inner<P> {
     limit: usize,
     state: Lock<State<P>>,
 }
 
+#[derive(Debug)]
 struct State<P> {
     idle: Vec<P>,
     /// All that there are, the idle ones included.
@@ -28,7 +31,8 @@ struct State<P> {
 }
 
 /// A pipe that is lent. Dropped, it goes back if it is empty, and is closed otherwise.
-pub(super) struct PipeGuard<P> {
+#[derive(Debug)]
+struct PipeGuard<P> {
     inner: Shared<Inner<P>>,
     pipe: Option<P>,
     /// Bytes in it.
@@ -69,12 +73,6 @@ impl<P> Clone for Pipes<P> {
     }
 }
 
-impl<P> fmt::Debug for Pipes<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipes").field("limit", &self.inner.limit).finish_non_exhaustive()
-    }
-}
-
 impl<P> Drop for PipeGuard<P> {
     fn drop(&mut self) {
         let pipe = self.pipe.take();
@@ -92,9 +90,37 @@ impl<P> Drop for PipeGuard<P> {
     }
 }
 
-impl<P> fmt::Debug for PipeGuard<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipeGuard").field("held", &self.held).finish_non_exhaustive()
+/// The pipes of one proxied connection's two directions.
+#[derive(Debug)]
+pub(super) struct Directions<P> {
+    /// `None` where all goes through memory.
+    pipes: Option<Pipes<P>>,
+    /// The first of what was received from the client, and from the upstream, as far as that is in a pipe.
+    from_client: Option<PipeGuard<P>>,
+    from_upstream: Option<PipeGuard<P>>,
+}
+
+impl<P> Directions<P> {
+    pub(super) fn new(pipes: Option<Pipes<P>>) -> Self {
+        Self { pipes, from_client: None, from_upstream: None }
+    }
+
+    /// The socket of `side` for one turn, in which what is received there is bulk or not.
+    pub(super) fn through<'a, S>(
+        &'a mut self,
+        side: Side,
+        is_bulk: bool,
+        socket: &'a mut S,
+    ) -> Spliced<'a, S>
+    where
+        S: Splice<Pipe = P>,
+    {
+        let Self { pipes, from_client, from_upstream } = self;
+        let (received, sent) = match side {
+            Side::Client => (from_client, from_upstream),
+            Side::Upstream => (from_upstream, from_client),
+        };
+        Spliced { socket, pipes, received, sent, is_bulk }
     }
 }
 
@@ -105,15 +131,13 @@ impl<P> fmt::Debug for PipeGuard<P> {
 /// are. A pipe is filled only while the ring is empty ([`Relay::is_bulk`](super::Relay::is_bulk) has the
 /// machine wait for that), so what is in it comes before all that is in memory, and order is kept.
 pub(super) struct Spliced<'a, S: Splice> {
-    pub(super) socket: &'a mut S,
-    /// `None` where all goes through memory.
-    pub(super) pipes: &'a mut Option<Pipes<S::Pipe>>,
-    /// The first of what was received from the socket, and of what is to be sent to it, as far as that is
-    /// in a pipe.
-    pub(super) received: &'a mut Option<PipeGuard<S::Pipe>>,
-    pub(super) sent: &'a mut Option<PipeGuard<S::Pipe>>,
+    socket: &'a mut S,
+    pipes: &'a mut Option<Pipes<S::Pipe>>,
+    /// Of what was received from the socket, and of what is to be sent to it.
+    received: &'a mut Option<PipeGuard<S::Pipe>>,
+    sent: &'a mut Option<PipeGuard<S::Pipe>>,
     /// What is received next is one of many.
-    pub(super) is_bulk: bool,
+    is_bulk: bool,
 }
 
 impl<S: Splice> Source for Spliced<'_, S> {
