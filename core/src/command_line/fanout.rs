@@ -223,7 +223,8 @@ pub(super) async fn serve<R: Runtime>(
         move |_: &_, now| Subscriber::new(&feed, now)
     };
     server::listening(runtime, &flags.listen, &setup, around, async |listener| {
-        read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0)?;
+        let reading = read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0);
+        runtime.spawn(reading).map_err(Failure::Spawn)?;
         let served = server::serve(runtime, listener, &setup, subscriber).await;
         let counters = feed.counters();
         tracing::info!(
@@ -242,20 +243,19 @@ pub(super) async fn serve<R: Runtime>(
     .await
 }
 
-/// Keeps the upstream connected, beside everything else.
+/// Keeps the upstream connected, until it is stopped.
 pub(super) fn read_upstream<R: Runtime>(
     runtime: &R,
     dial: Dial,
     feed: &Feed,
     idle_timeout: Option<Duration>,
-) -> Result<(), Failure> {
-    let (runtime_, feed) = (runtime.clone(), feed.clone());
-    let reading = async move {
+) -> impl Future<Output = ()> + Send + 'static {
+    let (runtime, feed) = (runtime.clone(), feed.clone());
+    async move {
         let delivered = || feed.counters().messages_in;
         let upstream = |now| Upstream::new(feed.clone(), idle_timeout, now);
-        dial.keep_connected(&runtime_, delivered, || feed.connect_failed(), upstream).await;
-    };
-    runtime.spawn(reading).map_err(Failure::Spawn)
+        dial.keep_connected(&runtime, delivered, || feed.connect_failed(), upstream).await;
+    }
 }
 
 /// Subscribes: messages to standard output, a live rate to standard error

@@ -207,7 +207,11 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     fn obey(&mut self, now: Instant) -> bool {
         match self.session.news() {
             Asked::Nothing => {}
-            Asked::ShutDown => self.machine.shut_down(now),
+            Asked::ShutDown => {
+                self.machine.shut_down(now);
+                // What the socket was found to hold before that is no news any more.
+                self.line.unblock();
+            }
             Asked::Abort if self.machine.interest().is_done() => {}
             Asked::Abort => {
                 // What is owed will not come: a FIN would say that it had.
@@ -260,5 +264,89 @@ impl<M: Machine, S: Sink, C: Clock> Drop for Drive<M, S, C> {
         if panicked || owes() {
             self.socket.reset();
         }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use core::task::Waker;
+
+    use super::*;
+    use crate::{
+        admission::{Limits, Peer, Table},
+        drive::Failed,
+        echo::{Config, Server},
+    };
+
+    /// Input comes, and then the server is asked to stop, right behind a read that has found nothing.
+    struct Behind {
+        table: Table,
+        reads: u32,
+        written: usize,
+    }
+
+    impl Source for Behind {
+        fn poll_read(
+            &mut self,
+            _cx: &mut Context<'_>,
+            buf: &mut [u8],
+        ) -> Poll<Result<usize, Failed>> {
+            self.reads += 1;
+            match self.reads {
+                1 => {
+                    self.table.shut_down();
+                    Poll::Pending
+                }
+                2 => {
+                    buf[..5].copy_from_slice(b"hello");
+                    Poll::Ready(Ok(5))
+                }
+                _ => Poll::Pending,
+            }
+        }
+    }
+
+    impl Sink for Behind {
+        fn poll_write(
+            &mut self,
+            _cx: &mut Context<'_>,
+            bufs: &[&[u8]],
+        ) -> Poll<Result<usize, Failed>> {
+            self.written += bufs[0].len();
+            Poll::Ready(Ok(bufs[0].len()))
+        }
+
+        fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn reset(&mut self) {}
+    }
+
+    /// A machine so busy that 11 ms pass between two looks at the clock.
+    struct Busy(core::cell::Cell<u64>);
+
+    impl Clock for Busy {
+        fn now(&self) -> Instant {
+            self.0.set(self.0.get() + 11_000_000);
+            Instant::from_nanos(self.0.get())
+        }
+
+        fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+            if self.now() >= deadline { Poll::Ready(()) } else { Poll::Pending }
+        }
+    }
+
+    #[test]
+    fn the_socket_is_asked_once_more_after_the_machine_was_asked_to_shut_down() {
+        let table = Table::new(Limits::default());
+        let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        let machine = Server::new(Config::default()).machine(Instant::EPOCH);
+        let socket = Behind { table, reads: 0, written: 0 };
+        let mut drive = Drive::new(machine, socket, Busy(0.into())).admitted(admitted);
+        let mut cx = Context::from_waker(Waker::noop());
+        let never = |_: &mut _, _| None::<Infallible>;
+        let _ = drive.poll_until(&mut cx, never);
+        assert_eq!(drive.socket.written, 5);
     }
 }

@@ -85,14 +85,14 @@ impl<C: Clock> Timer<C> {
     }
 
     /// Whether `deadline` is to be acted on although input still comes: it has passed, and
-    /// [`LATE`] after that was first found here, input came still.
+    /// [`OVERDUE`] after that was first found here, input came still.
     pub(super) fn is_overdue(&mut self, deadline: Option<Instant>) -> bool {
         if deadline.is_none_or(|deadline| deadline > self.now) {
             self.overdue = None;
             return false;
         }
         let since = *self.overdue.get_or_insert(self.now);
-        let overdue = self.now.since(since) > LATE;
+        let overdue = self.now.since(since) > OVERDUE;
         if overdue {
             self.overdue = None;
         }
@@ -101,10 +101,13 @@ impl<C: Clock> Timer<C> {
 }
 
 /// An alarm that fires this much too late was not late by itself: the process was stopped, or
-/// starved.
-const LATE: Duration = Duration::from_millis(100);
+/// starved. Below the shortest time for which a machine waits in vain before it acts, which is the 10 ms of
+/// silence that end an echo's drain.
+const LATE: Duration = Duration::from_millis(5);
 /// How long the runtime is then given to report what has arrived meanwhile.
 const SECOND_LOOK: Duration = Duration::from_millis(1);
+/// For how long input that does not end may hide a deadline.
+const OVERDUE: Duration = Duration::from_millis(100);
 
 #[cfg(all(test, feature = "std"))]
 mod tests {

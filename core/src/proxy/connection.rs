@@ -229,10 +229,7 @@ impl<R: Runtime> Connection<R> {
     }
 
     fn take_turns(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ended<Reason>> {
-        self.client.line.unblock();
-        if let Upstream::Connected(upstream, _) = &mut self.upstream {
-            upstream.line.unblock();
-        }
+        self.unblock();
         loop {
             if self.obey(now) {
                 return Poll::Ready(Ended::Aborted);
@@ -272,6 +269,14 @@ impl<R: Runtime> Connection<R> {
                 self.session.yield_now(cx, || status);
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// The sockets may have become ready.
+    fn unblock(&mut self) {
+        self.client.line.unblock();
+        if let Upstream::Connected(upstream, _) = &mut self.upstream {
+            upstream.line.unblock();
         }
     }
 
@@ -444,12 +449,15 @@ impl<R: Runtime> Connection<R> {
     fn obey(&mut self, now: Instant) -> bool {
         match self.session.news() {
             Asked::Nothing => {}
-            Asked::ShutDown => match &mut self.upstream {
-                Upstream::Header(awaited) => awaited.reader.shut_down(now),
-                Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                    self.relay.shut_down(now);
+            Asked::ShutDown => {
+                match &mut self.upstream {
+                    Upstream::Header(awaited) => awaited.reader.shut_down(now),
+                    Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
+                        self.relay.shut_down(now);
+                    }
                 }
-            },
+                self.unblock();
+            }
             Asked::Abort => {
                 self.reset();
                 self.session.end(Over::Aborted, &Ended::<Reason>::Aborted, now);

@@ -6,7 +6,7 @@ use std::{
     net::TcpListener,
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -457,10 +457,8 @@ pub(crate) fn only_what_came_back_is_said_to_be_verified(binary: &str) {
 }
 
 pub(crate) fn the_demo_ends_by_itself(binary: &str) {
-    let began = Instant::now();
     let output = run(binary, &["demo"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(began.elapsed() < Duration::from_secs(10));
     let said = text(&output.stdout);
     assert!(said.contains("100 of 100 complete, every byte verified"), "{said}");
     for relayed in ["proxy ", "server"] {

@@ -64,11 +64,9 @@ pub(crate) fn a_half_closed_peer_gets_8_mib_back_to_the_last_byte(binary: &str) 
     thread::sleep(half);
     assert!(read_to_end(&mut stream) == sent, "all bytes, in order, and then the end");
     writing.join().unwrap();
-    assert!(
-        server
-            .stop()
-            .contains("connections=1 drained=0 aborted=0 refused=0 received=8388608 sent=8388608")
-    );
+    let (log, bytes) = (server.stop(), sent.len());
+    let said = format!(" aborted=0 refused=0 received={bytes} sent={bytes}");
+    assert!(log.contains("connections=1 ") && log.contains(&said), "{log}");
 }
 
 pub(crate) fn peers_that_reset_end_alone(binary: &str) {
@@ -87,8 +85,8 @@ pub(crate) fn peers_that_reset_end_alone(binary: &str) {
     }
     healthy.shutdown(Shutdown::Write).unwrap();
     assert!(read_to_end(&mut healthy).is_empty());
+    eventually("all resets are noticed", || server.logged(r#"reason="reset""#) == 20);
     let log = server.stop();
-    assert_eq!(log.matches(r#"reason="reset""#).count(), 20, "{log}");
     assert!(log.contains("connection reset by peer"), "{log}");
 }
 
@@ -213,10 +211,10 @@ pub(crate) fn running_out_of_files_leaves_open_connections_alone(binary: &str) {
     exchange(&mut healthy, b"before");
     // More than it has descriptors for. Those that it can't accept wait in the backlog.
     let mut crowd: Vec<_> = (0..80).map(|_| server.connect()).collect();
-    for _ in 0..20 {
+    eventually("accepting pauses", || {
         exchange(&mut healthy, &pattern(1000));
-        thread::sleep(Duration::from_millis(5));
-    }
+        server.logged("accepting pauses for ") > 0
+    });
     let mut last = crowd.pop().unwrap();
     drop(crowd);
     exchange(&mut last, b"accepted once there is room");
@@ -261,6 +259,7 @@ pub(crate) fn sigterm_flushes_what_is_owed(binary: &str) {
     let mut idle = server.connect();
     exchange(&mut idle, b"nothing owed");
     let mut owed = server.connect();
+    exchange(&mut owed, b"accepted");
     // Fits into the buffers on the way, so the kernel takes it although nobody reads.
     let sent = pattern(400_000);
     owed.write_all(&sent).unwrap();

@@ -237,8 +237,10 @@ pub(crate) fn readiness_fails_first_and_the_status_is_there_during_the_drain(bin
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
     assert_eq!(get(&server, "/readyz"), (503, "stopping\n".into()));
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
-    let (_, table) = get(&server, "/connections");
-    assert!(table.contains("echo-server is stopping") && table.contains(" draining "), "{table}");
+    eventually("the table says so", || {
+        let (_, table) = get(&server, "/connections");
+        table.contains("echo-server is stopping") && table.contains(" draining ")
+    });
     std::io::copy(&mut owed, &mut std::io::sink()).unwrap();
     drop(owed);
     let (status, log) = server.wait();
@@ -311,12 +313,9 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     half[299].read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     drop(half);
-    let (_, metrics) = get(&server, "/metrics");
-    for line in [
-        "wirestate_status_connections_ended_total{reason=\"gave_way\"} ",
-        "wirestate_status_connections_ended_total{reason=\"head_timeout\"} ",
-    ] {
-        assert!(metrics.contains(line), "{line}: {metrics}");
+    for reason in ["gave_way", "head_timeout"] {
+        let line = format!("wirestate_status_connections_ended_total{{reason=\"{reason}\"}} ");
+        eventually(&line, || get(&server, "/metrics").1.contains(&line));
     }
 }
 
