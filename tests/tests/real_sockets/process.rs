@@ -193,7 +193,8 @@ impl Drop for Server {
     }
 }
 
-fn word_behind(what: &str, text: &str) -> Option<String> {
+/// The word that follows `what`.
+pub(crate) fn word_behind(what: &str, text: &str) -> Option<String> {
     let (_, rest) = text.split_once(what)?;
     let end = rest.find(|c: char| c == '"' || c.is_whitespace());
     Some(rest[..end.unwrap_or(rest.len())].to_owned())
