@@ -535,16 +535,17 @@ impl Admitted {
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
         let (server, id, peer) = (self.table.name(), self.conn.id, self.conn.peer());
         let (received, sent) = (self.conn.bytes_in(), self.conn.bytes_out());
-        let (label, age) = (reason.label(), now.since(self.conn.since));
+        // In seconds, as the metrics have them: a log is read by programs as well.
+        let (label, age) = (reason.label(), now.since(self.conn.since).as_secs_f64());
         match reason.fault() {
             Fault::None | Fault::Asked => {
-                debug!(id, %peer, received, sent, ?age, reason = label, server, "closed: {reason}");
+                debug!(id, %peer, received, sent, age, reason = label, server, "closed: {reason}");
             }
             Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
-                info!(id, %peer, received, sent, ?age, reason = label, server, "closed: {reason}");
+                info!(id, %peer, received, sent, age, reason = label, server, "closed: {reason}");
             }
             Fault::Bug => {
-                error!(id, %peer, received, sent, ?age, reason = label, server, "closed: {reason}");
+                error!(id, %peer, received, sent, age, reason = label, server, "closed: {reason}");
             }
         }
         self.label = Some(label);

@@ -26,9 +26,14 @@ pub(super) struct AcceptProxyFlags {
 
 fn range(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse()
+    let range: IpNet = text
+        .parse()
         .or_else(|_| address())
-        .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32".into())
+        .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
+    match range.trunc() {
+        begin if begin == range => Ok(range),
+        begin => Err(format!("a range is written with its first address: {begin}")),
+    }
 }
 
 impl AcceptProxyFlags {

@@ -3,7 +3,7 @@
 use core::{future::Future, pin::pin, task::Poll, time::Duration};
 use std::{future::poll_fn, thread};
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -70,6 +70,7 @@ struct StatusFlags {
         value_name = "NAME",
         env = "WIRESTATE_STATUS_HOST",
         value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new(),
         requires = "address"
     )]
     hosts: Vec<String>,

@@ -93,7 +93,7 @@ pub(crate) fn a_refused_connection_is_named(binary: &str) {
 }
 
 pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
-    let calls: [(&[&str], &str); 16] = [
+    let calls: [(&[&str], &str); 18] = [
         (&["echo-server", "--idle-timeout", "0"], "`off` is no limit"),
         (&["echo-server", "--idle-timeout", "x"], "expected a time with its unit, as in 500ms"),
         (&["echo-server", "--lame-duck", "x"], "expected a time with its unit, as in 500ms"),
@@ -107,6 +107,11 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
         (&["fanout-client", "127.0.0.1:0"], "connected to on port 0"),
         (&["echo-server", "--chunk", "0"], "expected a number from 1"),
         (&["echo-server", "--listen", "127.0.0.1"], "expected HOST:PORT"),
+        (&["echo-server", "--status", "127.0.0.1:0", "--status-host", ""], "a value is required"),
+        (
+            &["echo-server", "--accept-proxy", "--proxy-from", "10.0.0.1/8"],
+            "a range is written with its first address: 10.0.0.0/8",
+        ),
         (&["echo-client", "127.0.0.1:65536"], "`65536` is not a port"),
         (&["multiconn-client", "127.0.0.1:1", "0"], "expected a whole number from 1 up"),
         (&["multiconn-client", "--size", "5", "--message", "x"], "cannot be used with"),
@@ -203,9 +208,11 @@ pub(crate) fn the_log_says_which_server_a_connection_is_of(binary: &str) {
     }
 }
 
-pub(crate) fn the_ready_line_is_a_field_in_json(binary: &str) {
-    let server = Server::start(binary, &["--log-format", "json"]);
+pub(crate) fn what_the_log_says_is_a_field_in_json(binary: &str) {
+    let server = Server::start(binary, &["--log-format", "json", "-v"]);
     let address = server.address.clone();
+    drop(server.connect());
+    eventually("the connection is closed", || server.logged("closed: ") > 0);
     let log = server.stop();
     let lines: Vec<serde_json::Value> = log
         .lines()
@@ -213,6 +220,9 @@ pub(crate) fn the_ready_line_is_a_field_in_json(binary: &str) {
         .collect();
     assert_eq!(lines[0]["address"], address);
     assert_eq!(lines[0]["message"], format!("listening on {address}"));
+    let closed = lines.iter().find(|line| line["reason"] == "finished").expect("its end");
+    assert!(closed["age"].as_f64().is_some_and(|seconds| seconds < 60.0), "{closed}");
+    assert_eq!(closed["received"], 0);
     assert_eq!(lines.last().unwrap()["message"], "stopped");
 }
 
@@ -271,6 +281,18 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
         assert!(output.status.code() == Some(1) && log.contains(&said), "{flags:?}: {log}");
         assert_eq!(log.lines().count(), 1, "{log}");
     }
+}
+
+pub(crate) fn a_demo_that_can_not_open_enough_files_says_so(binary: &str) {
+    let output = Command::new("sh")
+        .args(["-c", r#"ulimit -n 400; exec "$0" demo"#])
+        .arg(path(binary))
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("100 connections need ") && said.contains("the limit is 400"), "{said}");
+    assert_eq!((said.lines().count(), output.stdout.len()), (1, 0), "{said}");
 }
 
 fn converse(binary: &str, address: &str, input: &str) -> std::process::Output {

@@ -126,7 +126,7 @@ on_every_runtime! {
         flags_have_environment_variables,
         an_empty_environment_variable_is_not_set,
         quiet_keeps_the_ready_line_alone,
-        the_ready_line_is_a_field_in_json,
+        what_the_log_says_is_a_field_in_json,
         the_log_says_which_server_a_connection_is_of,
         a_server_that_connects_says_first_that_it_listens_and_last_that_it_stopped,
         a_low_limit_of_open_files_is_said_with_what_it_allows,
@@ -139,7 +139,8 @@ on_every_runtime! {
         many_connections_verify_every_byte,
         a_byte_that_comes_back_wrong_fails_the_run,
         only_what_came_back_is_said_to_be_verified,
-        the_demo_ends_by_itself;
+        the_demo_ends_by_itself,
+        a_demo_that_can_not_open_enough_files_says_so;
     status:
         curl_and_python_read_every_page,
         prometheus_reads_the_metrics_in_both_formats,

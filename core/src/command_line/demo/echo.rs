@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How many connections echo at once.
-const CONNECTIONS: usize = 100;
+pub(super) const CONNECTIONS: usize = 100;
 /// How long they do.
 const DURATION: Duration = Duration::from_secs(2);
 /// The size of their messages, in bytes.

@@ -8,10 +8,19 @@ use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, log};
+use super::{
+    Failure, log,
+    server::{RESERVED_FILES, open_files},
+};
 use crate::{runtime::Runtime, serve::Options};
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+    let (wanted, limit) = (echo::CONNECTIONS, open_files());
+    // Of the client, of the server, and two of the proxy between them: nothing else here has as many.
+    let files = (4 * wanted * R::FILES_PER_CONNECTION) as u64 + RESERVED_FILES;
+    if files > limit {
+        return Err(Failure::OpenFiles { wanted, files, limit });
+    }
     echo::run(runtime).await?;
     say("")?;
     app::run(runtime).await?;
