@@ -154,7 +154,7 @@ async fn connect(address: SocketAddr) -> io::Result<SmolSocket> {
     let stream = Async::new_nonblocking(tcp::begin_connect(address)?)?;
     stream.writable().await?;
     stream::connected(&stream)?;
-    Ok(SmolSocket { stream: Some(stream), input: Input::Unknown })
+    Ok(SmolSocket { stream: Some(stream), drained: false })
 }
 
 /// A connected socket, TCP or Unix.
@@ -162,20 +162,8 @@ async fn connect(address: SocketAddr) -> io::Result<SmolSocket> {
 pub struct SmolSocket {
     /// Nothing once it was reset.
     stream: Option<Async<OwnedFd>>,
-    input: Input,
-}
-
-/// What is known of the input that the kernel holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
-    /// Nothing: the next read asks for it.
-    Unknown,
-    /// The last read found less than it had asked for: the next one waits until it is ready.
-    Drained,
-    /// A read waits. When the task is polled again there may be some, whether the reactor says so or not:
-    /// it does not take an event into account that came while the read began to wait, and the next one may
-    /// come too late for a deadline.
-    Awaited,
+    /// The last read found less than it had asked for, so the next one waits for readiness first.
+    drained: bool,
 }
 
 impl SmolSocket {
@@ -184,12 +172,12 @@ impl SmolSocket {
     /// # Errors
     /// Its mode could not be set, or the reactor does not take it.
     pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
-        Ok(Self { stream: Some(Async::new(stream.into())?), input: Input::Unknown })
+        Ok(Self { stream: Some(Async::new(stream.into())?), drained: false })
     }
 
     /// The same, for one that does not block.
     fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
-        Ok(Self { stream: Some(Async::new_nonblocking(stream)?), input: Input::Unknown })
+        Ok(Self { stream: Some(Async::new_nonblocking(stream)?), drained: false })
     }
 
     fn stream(&self) -> Result<&Async<OwnedFd>, Failed> {
@@ -200,26 +188,21 @@ impl SmolSocket {
 impl Source for SmolSocket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         loop {
-            let waits = self.input != Input::Unknown
-                && self.stream()?.poll_readable(cx).map_err(Failed::from)?.is_pending();
-            if waits && self.input == Input::Drained {
-                self.input = Input::Awaited;
-                return Poll::Pending;
+            if self.drained {
+                ready!(self.stream()?.poll_readable(cx)).map_err(Failed::from)?;
             }
-            let read = stream::receive(self.stream()?, buf);
-            self.input = match &read {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if waits {
-                        return Poll::Pending;
-                    }
-                    self.input = Input::Drained;
-                    continue;
+            match stream::receive(self.stream()?, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
+                read => {
+                    self.drained = matches!(read, Ok(n) if 0 < n && n < buf.len());
+                    return Poll::Ready(read.map_err(Failed::from));
                 }
-                Ok(n) if 0 < *n && *n < buf.len() => Input::Drained,
-                Ok(_) | Err(_) => Input::Unknown,
-            };
-            return Poll::Ready(read.map_err(Failed::from));
+            }
         }
+    }
+
+    fn look_again(&mut self) {
+        self.drained = false;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    io,
+    io, mem,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
@@ -37,6 +37,8 @@ pub struct ThreadSocket {
     stream: Option<Arc<OwnedFd>>,
     /// The round in which a read found less than it had asked for, so that there is no more.
     drained: Option<u64>,
+    /// The next read asks the kernel, whatever the last sleep has found, and does not block.
+    looks_again: bool,
 }
 
 impl ThreadSocket {
@@ -52,7 +54,7 @@ impl ThreadSocket {
         // Each call says for itself whether it blocks (and splice(2), which can't, is told by the mode).
         ioctl_fionbio(&stream, false)?;
         SockRef::from(&stream).set_read_timeout(Some(READ_TIMEOUT))?;
-        Ok(Self { stream: Some(stream), drained: None })
+        Ok(Self { stream: Some(stream), drained: None, looks_again: false })
     }
 
     pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
@@ -81,9 +83,11 @@ impl ThreadSocket {
 
 impl Source for ThreadSocket {
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+        let looks_again = mem::take(&mut self.looks_again);
         let stream = self.stream()?;
-        if self.drained != Some(round()) && !is_silent(stream.as_raw_fd()) {
-            let flags = if read_blocks(stream.as_raw_fd()) {
+        let is_silent = || self.drained == Some(round()) || is_silent(stream.as_raw_fd());
+        if looks_again || !is_silent() {
+            let flags = if !looks_again && read_blocks(stream.as_raw_fd()) {
                 RecvFlags::empty()
             } else {
                 RecvFlags::DONTWAIT
@@ -100,6 +104,10 @@ impl Source for ThreadSocket {
         }
         wait_for_read(stream.clone());
         Poll::Pending
+    }
+
+    fn look_again(&mut self) {
+        self.looks_again = true;
     }
 }
 

@@ -37,7 +37,7 @@
 
 use std::{
     future::Future,
-    io,
+    io, mem,
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::{Pin, pin},
@@ -137,6 +137,14 @@ impl Runtime for Tokio {
 #[derive(Debug)]
 pub struct TokioSocket {
     stream: Stream,
+    look_again: LookAgain,
+}
+
+/// Which of the next calls asks the kernel, whatever tokio knows of the socket's readiness.
+#[derive(Clone, Copy, Debug, Default)]
+struct LookAgain {
+    read: bool,
+    write: bool,
 }
 
 #[derive(Debug)]
@@ -152,17 +160,42 @@ impl TokioSocket {
     pub fn new(stream: impl Into<Self>) -> Self {
         stream.into()
     }
+
+    /// What a call comes to that is made again, whether tokio takes the socket for ready or not; `None` where
+    /// that was not asked for, or it is not ready.
+    fn ask<T>(
+        &mut self,
+        way: Way,
+        call: impl FnOnce(&BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Option<Result<T, Failed>> {
+        let asked = match way {
+            Way::In => &mut self.look_again.read,
+            Way::Out => &mut self.look_again.write,
+        };
+        if !mem::take(asked) {
+            return None;
+        }
+        let done = match &self.stream {
+            Stream::Tcp(stream) => call(&stream.as_fd()),
+            Stream::Unix(stream) => call(&stream.as_fd()),
+            Stream::Closed => return None,
+        };
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            done => Some(done.map_err(Failed::from)),
+        }
+    }
 }
 
 impl From<TcpStream> for TokioSocket {
     fn from(stream: TcpStream) -> Self {
-        Self { stream: Stream::Tcp(stream) }
+        Self { stream: Stream::Tcp(stream), look_again: LookAgain::default() }
     }
 }
 
 impl From<UnixStream> for TokioSocket {
     fn from(stream: UnixStream) -> Self {
-        Self { stream: Stream::Unix(stream) }
+        Self { stream: Stream::Unix(stream), look_again: LookAgain::default() }
     }
 }
 
@@ -170,6 +203,9 @@ const CLOSED: Failed = Failed::Lost(Lost::Reset);
 
 impl Source for TokioSocket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+        if let Some(read) = self.ask(Way::In, |stream| stream::receive(stream, buf)) {
+            return Poll::Ready(read);
+        }
         let mut buf = ReadBuf::new(buf);
         let read = match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
@@ -178,10 +214,17 @@ impl Source for TokioSocket {
         };
         read.map_ok(|()| buf.filled().len()).map_err(Failed::from)
     }
+
+    fn look_again(&mut self) {
+        self.look_again = LookAgain { read: true, write: true };
+    }
 }
 
 impl Sink for TokioSocket {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+        if let Some(written) = self.ask(Way::Out, |stream| stream::send(stream, bufs)) {
+            return Poll::Ready(written);
+        }
         match &mut self.stream {
             Stream::Tcp(stream) => poll_write(Pin::new(stream), cx, bufs),
             Stream::Unix(stream) => poll_write(Pin::new(stream), cx, bufs),
@@ -226,6 +269,9 @@ impl Splice for TokioSocket {
         pipe: &mut Pipe,
         most: usize,
     ) -> Poll<Result<Option<usize>, Failed>> {
+        if let Some(filled) = self.ask(Way::In, |stream| pipe.fill(stream, most)) {
+            return Poll::Ready(filled);
+        }
         self.stream.poll_io(cx, Way::In, |stream| pipe.fill(&stream, most))
     }
 
@@ -235,6 +281,9 @@ impl Splice for TokioSocket {
         pipe: &mut Pipe,
         held: usize,
     ) -> Poll<Result<usize, Failed>> {
+        if let Some(drained) = self.ask(Way::Out, |stream| pipe.drain(stream, held)) {
+            return Poll::Ready(drained);
+        }
         self.stream.poll_io(cx, Way::Out, |stream| pipe.drain(&stream, held))
     }
 }

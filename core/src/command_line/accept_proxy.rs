@@ -59,7 +59,6 @@ mod tests {
     fn a_range_is_an_address_or_a_network() {
         for (text, holds) in [
             ("10.0.0.0/8", "10.1.2.3"),
-            ("10.1.2.3/8", "10.200.0.1"),
             ("192.0.2.7", "192.0.2.7"),
             ("2001:db8::/32", "2001:db8::7"),
             ("0.0.0.0/0", "203.0.113.1"),
@@ -67,7 +66,8 @@ mod tests {
             let range = range(text).unwrap();
             assert!(range.contains(&holds.parse::<IpAddr>().unwrap()), "{holds} in {text}");
         }
-        for wrong in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.1:80", "*"] {
+        for wrong in ["", "10.1.2.3/8", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.1:80", "*"]
+        {
             assert!(range(wrong).is_err(), "{wrong:?}");
         }
     }

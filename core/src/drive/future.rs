@@ -155,6 +155,11 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
                     Turn::Blocked => {
                         let deadline = self.machine.poll_timeout();
                         match self.session.rest(cx, deadline, || self.machine.status()) {
+                            Rest::LookAgain(time) => {
+                                now = time;
+                                self.line.look_again(&mut self.socket);
+                                continue;
+                            }
                             Rest::Expired(time) => {
                                 now = time;
                                 self.expire(now);
@@ -210,7 +215,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
             Asked::ShutDown => {
                 self.machine.shut_down(now);
                 // What the socket was found to hold before that is no news any more.
-                self.line.unblock();
+                self.line.look_again(&mut self.socket);
             }
             Asked::Abort if self.machine.interest().is_done() => {}
             Asked::Abort => {

@@ -9,8 +9,10 @@
 //! read; and only when nothing of that moves any more, a deadline that has passed. Asking again
 //! matters because a machine that finished in the write must not then be told of an end of input
 //! that it did not ask for. Time comes last because a process that was stopped for a minute finds
-//! both an expired deadline and the request that had arrived in time. (A peer whose input never
-//! ends does not escape its deadlines by that: one that stays overdue is acted on all the same.)
+//! both an expired deadline and the request that had arrived in time; and since a queue of events may tell
+//! of the first before it tells of the second, the socket is asked once more in between
+//! ([`Source::look_again`]). (A peer whose input never ends does not escape its deadlines by that: one that
+//! stays overdue is acted on all the same.)
 
 mod feed;
 mod future;
@@ -38,6 +40,11 @@ pub trait Source {
     /// # Errors
     /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>>;
+
+    /// The next read, and where this is a [`Sink`] too the next write, is to ask the kernel itself: what a
+    /// queue of events has told so far may be late, and something irrevocable is about to be done because
+    /// nothing has come. By default nothing, for sockets that always ask.
+    fn look_again(&mut self) {}
 }
 
 /// The half of a connection that bytes go to.

@@ -19,6 +19,8 @@ pub(crate) struct Session<C> {
     admitted: Option<Admitted>,
     /// What was asked in the table and is obeyed.
     asked: Asked,
+    /// The sockets were asked once more in this poll, since a deadline has passed, and had nothing.
+    looked: bool,
     /// A poll began and has not returned: a panic ended it, wherever that is caught.
     polling: bool,
     over: Option<Over>,
@@ -36,7 +38,10 @@ pub(crate) enum Over {
 /// What comes when nothing moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
-    /// The deadline has passed: this is the time.
+    /// The deadline has passed, at this time: the sockets are to be asked once more
+    /// ([`Line::look_again`](super::Line::look_again)) before that is believed.
+    LookAgain(Instant),
+    /// The deadline has passed, and nothing has come: this is the time.
     Expired(Instant),
     /// Something was asked in the table meanwhile.
     Asked,
@@ -52,6 +57,7 @@ impl<C: Clock> Session<C> {
             left: Budget::default(),
             admitted: None,
             asked: Asked::Nothing,
+            looked: false,
             polling: false,
             over: None,
         }
@@ -69,6 +75,7 @@ impl<C: Clock> Session<C> {
     /// A poll begins: the time. It ends by [`polled`](Self::polled).
     pub(crate) fn begin_poll(&mut self) -> Instant {
         self.polling = true;
+        self.looked = false;
         self.timer.refresh()
     }
 
@@ -92,6 +99,9 @@ impl<C: Clock> Session<C> {
     pub(crate) fn spend(&mut self, read: usize, written: usize, now: Instant) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, now);
+        }
+        if read + written > 0 {
+            self.looked = false;
         }
         self.left.spend(read + written)
     }
@@ -118,7 +128,8 @@ impl<C: Clock> Session<C> {
         if let Some(deadline) = deadline
             && let Poll::Ready(now) = self.timer.poll(cx, deadline)
         {
-            return Rest::Expired(now);
+            self.looked = !self.looked;
+            return if self.looked { Rest::LookAgain(now) } else { Rest::Expired(now) };
         }
         if !self.park(cx, status) {
             return Rest::Asked;

@@ -27,6 +27,12 @@ impl Line {
         self.write_blocked = false;
     }
 
+    /// Turns ask the socket once more, whatever was found before.
+    pub(crate) fn look_again(&mut self, socket: &mut impl Source) {
+        socket.look_again();
+        self.unblock();
+    }
+
     /// Of a turn that has moved something: whether the next one would find nothing to do, unless the
     /// machine is called otherwise meanwhile.
     #[cfg(feature = "std")]
@@ -53,8 +59,9 @@ pub enum Turn {
 
 /// Takes one turn: at most one write and one read, as the [module](super) describes.
 ///
-/// The caller goes on until it is [`Turn::Blocked`], then sees to the machine's deadline, then
-/// waits to be woken and calls [`Line::unblock`]. It bounds the number of turns that it takes in a
+/// The caller goes on until it is [`Turn::Blocked`], then sees to the machine's deadline (which is to be believed
+/// only where these turns have asked the kernel, not a queue of events that may be late), then waits to be
+/// woken and calls [`Line::unblock`]. It bounds the number of turns that it takes in a
 /// row, so that a flood on one connection does not starve the others.
 ///
 /// # Panics

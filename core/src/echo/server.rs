@@ -373,8 +373,8 @@ impl Machine for Echo {
     }
 }
 
-/// Nothing more is on its way when nothing has come for so long. (It also gives a runtime the time
-/// to report what has arrived.)
+/// Nothing more is on its way when nothing has come for so long. (What TCP has to send again comes later:
+/// it waits 200 ms at least on Linux.)
 const DRAIN_QUIET: Duration = Duration::from_millis(10);
 /// How long input is awaited in all. A peer in lockstep, which always has something on its way, is
 /// ended by this; one that has megabytes under way is not, since it is hardly ever awaited.

@@ -18,7 +18,7 @@ use crate::{
     Instant, Lost, Machine, Status,
     admission::{Admitted, Asked, Peer},
     drive::{
-        Clock, Ended, Line, Sink, Splice, Turn, feed,
+        Clock, Ended, Line, Sink, Source, Splice, Turn, feed,
         session::{Over, Rest, Session},
         turn_keeping,
     },
@@ -138,9 +138,13 @@ struct Socket<S> {
     line: Line,
 }
 
-impl<S> Socket<S> {
+impl<S: Source> Socket<S> {
     fn new(socket: S) -> Self {
         Self { socket, line: Line::default() }
+    }
+
+    fn look_again(&mut self) {
+        self.line.look_again(&mut self.socket);
     }
 }
 
@@ -229,7 +233,10 @@ impl<R: Runtime> Connection<R> {
     }
 
     fn take_turns(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ended<Reason>> {
-        self.unblock();
+        self.client.line.unblock();
+        if let Upstream::Connected(upstream, _) = &mut self.upstream {
+            upstream.line.unblock();
+        }
         loop {
             if self.obey(now) {
                 return Poll::Ready(Ended::Aborted);
@@ -252,6 +259,10 @@ impl<R: Runtime> Connection<R> {
                 self.release();
                 let (deadline, status) = (self.poll_timeout(), self.status());
                 match self.session.rest(cx, deadline, || status) {
+                    Rest::LookAgain(time) => {
+                        now = time;
+                        self.look_again();
+                    }
                     Rest::Expired(time) => {
                         now = time;
                         self.expire(now);
@@ -272,11 +283,10 @@ impl<R: Runtime> Connection<R> {
         }
     }
 
-    /// The sockets may have become ready.
-    fn unblock(&mut self) {
-        self.client.line.unblock();
+    fn look_again(&mut self) {
+        self.client.look_again();
         if let Upstream::Connected(upstream, _) = &mut self.upstream {
-            upstream.line.unblock();
+            upstream.look_again();
         }
     }
 
@@ -456,7 +466,7 @@ impl<R: Runtime> Connection<R> {
                         self.relay.shut_down(now);
                     }
                 }
-                self.unblock();
+                self.look_again();
             }
             Asked::Abort => {
                 self.reset();

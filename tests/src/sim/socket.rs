@@ -82,6 +82,10 @@ impl Source for Socket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         self.world.network(|network| network.read(self.end, cx, buf))
     }
+
+    fn look_again(&mut self) {
+        self.world.network(|network| network.look_again(self.end));
+    }
 }
 
 impl Sink for Socket {

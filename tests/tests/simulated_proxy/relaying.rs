@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use wirestate_core::{Lost, proxy::Config};
+use wirestate_core::{
+    Lost,
+    proxy::{Config, Side},
+};
 use wirestate_testkit::{
     for_each_seed,
     script::Sent,
@@ -248,6 +251,41 @@ fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
         assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
     }
     scene.end();
+}
+
+/// What has come meanwhile, from either side, is no silence; and no runtime has reported it yet.
+#[test]
+fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadline() {
+    for_each_seed(10, |seed| {
+        for speaker in Side::BOTH {
+            let scene = Scene::new(seed, &["upstream"]);
+            let (mut client_acts, mut upstream_acts) = (vec![], vec![]);
+            let (speaks, listens) = match speaker {
+                Side::Client => (&mut client_acts, &mut upstream_acts),
+                Side::Upstream => (&mut upstream_acts, &mut client_acts),
+            };
+            speaks.extend([
+                Act::Send("before".into()),
+                Act::Wait(seconds(100)),
+                Act::Send(" meanwhile".into()),
+                Act::Finish,
+                Act::ReceiveAll,
+            ]);
+            listens.extend([Act::Receive(16), Act::Finish, Act::ReceiveAll]);
+            let upstream = scene.upstream("upstream", upstream_acts);
+            let client = peer(&scene.world.host("client"), client_acts);
+            scene.run_for(seconds(50));
+            scene.proxy.stop_for(seconds(700));
+            let heard = match speaker {
+                Side::Client => scene.world.run_until(&upstream),
+                Side::Upstream => scene.world.run_until(&client),
+            };
+            let heard = heard.unwrap();
+            assert_eq!((&*heard.bytes, heard.fin), (&b"before meanwhile"[..], true));
+            scene.end();
+            assert_eq!(scene.ended("finished"), 1);
+        }
+    });
 }
 
 /// A paused download is healthy: neither side is read while the other does not read.
