@@ -81,6 +81,15 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Takes over a stream that is connected already (socketpair(2), say).
+    ///
+    /// # Errors
+    /// The runtime does not take it; or has no such sockets, as here.
+    #[cfg(unix)]
+    fn adopt(&self, _stream: std::os::unix::net::UnixStream) -> io::Result<Self::Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Connects to `address`, a `host:port` or a `unix:PATH`. A name is resolved off the event
     /// loop, and each of its addresses tried in turn. Without a deadline: that is the caller's.
     ///

@@ -78,7 +78,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -135,6 +135,10 @@ impl Runtime for Smol {
 
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
         SmolListener::new(Listening::inherited(socket)?)
+    }
+
+    fn adopt(&self, stream: UnixStream) -> io::Result<SmolSocket> {
+        SmolSocket::new(stream)
     }
 
     async fn connect(&self, address: &str) -> io::Result<SmolSocket> {

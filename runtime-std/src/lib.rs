@@ -86,7 +86,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
     task::{Poll, Waker},
     thread,
@@ -165,6 +165,10 @@ impl Runtime for Threads {
 
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
         Listening::inherited(socket).map(ThreadListener::new)
+    }
+
+    fn adopt(&self, stream: UnixStream) -> io::Result<ThreadSocket> {
+        ThreadSocket::new(stream)
     }
 
     async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {

@@ -115,6 +115,12 @@ impl Runtime for Tokio {
         TokioListener::new(Listening::inherited(socket)?)
     }
 
+    fn adopt(&self, stream: std::os::unix::net::UnixStream) -> io::Result<TokioSocket> {
+        let _context = self.handle.enter();
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream).map(TokioSocket::from)
+    }
+
     async fn connect(&self, address: &str) -> io::Result<TokioSocket> {
         if let Some(path) = unix_path(address) {
             return UnixStream::from_std(unix::connect(path)?.into()).map(TokioSocket::from);

@@ -1,13 +1,20 @@
 //! What all servers have in common: limits, the ready line, signals, the drain.
 
 use core::{future::Future, pin::pin, task::Poll, time::Duration};
-use std::{future::poll_fn, thread};
+use std::{
+    future::poll_fn,
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
-    iterator::Signals,
-    low_level::{emulate_default_handler, signal_name},
+    flag,
+    low_level::{pipe, signal_name},
 };
 use tracing::{info, warn};
 
@@ -20,7 +27,7 @@ use super::{
 use crate::{
     Instant, Machine,
     admission::{Conn, Limits, Table},
-    drive::Clock,
+    drive::{Clock, Source},
     proxy_protocol,
     runtime::{Address, Listener, Runtime, unix_path},
     serve::{self, Options, Served},
@@ -217,7 +224,7 @@ pub(super) async fn listening<R: Runtime>(
         .as_ref()
         .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
-    stop_on_signals(options.stop.clone(), readiness, *lame_duck)?;
+    stop_on_signals(runtime, options.stop.clone(), readiness, *lame_duck)?;
     let (listener, address) = listen(runtime, address, sockets)?;
     let served = match status {
         None => {
@@ -357,43 +364,46 @@ pub(super) const RESERVED_FILES: u64 = 64;
 
 /// The first SIGTERM or SIGINT asks for a graceful end, the second one ends the process.
 ///
-/// Readiness ends first, and by `lame_duck` before any connection is refused.
-fn stop_on_signals(
+/// Readiness ends first, and by `lame_duck` before any connection is refused. The first is a byte on a
+/// socket, so it takes no thread where there is none otherwise (whose every system call would be dearer for
+/// the table of files that it shares); the second does not depend on anything that may be stuck.
+fn stop_on_signals<R: Runtime>(
+    runtime: &R,
     stop: Stop,
     readiness: Option<Readiness>,
     lame_duck: Duration,
 ) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::Signals)?;
-    let wait = move || {
-        let mut asked = false;
-        for signal in signals.forever() {
-            let name = signal_name(signal).unwrap_or("signal");
-            if asked {
-                warn!("{name} again: ending at once");
-                // It does not return: the default is to end the process by this very signal.
-                let _ = emulate_default_handler(signal);
-            }
-            asked = true;
-            if let Some(readiness) = &readiness {
-                readiness.end();
-            }
-            systemd::stopping();
-            if lame_duck.is_zero() {
-                info!("{name}: no connection is accepted any more; again ends at once");
-                stop.drain();
-            } else {
-                info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
-                let later = stop.clone();
-                let drain = move || {
-                    thread::sleep(lame_duck);
-                    later.drain();
-                };
-                // Without a thread to wait there is no waiting.
-                if thread::Builder::new().name("lame duck".into()).spawn(drain).is_err() {
-                    stop.drain();
-                }
-            }
+    let (number, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let handled = || {
+        let (told, tells) = UnixStream::pair()?;
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: the first signal finds that none was there.
+            flag::register_conditional_default(signal, asked.clone())?;
+            flag::register(signal, asked.clone())?;
+            flag::register_usize(signal, number.clone(), signal.unsigned_abs() as usize)?;
+            pipe::register(signal, tells.try_clone()?)?;
         }
+        runtime.adopt(told)
     };
-    thread::Builder::new().name("signals".into()).spawn(wait).map(drop).map_err(Failure::Signals)
+    let mut told = handled().map_err(Failure::Signals)?;
+    let mut clock = runtime.clock();
+    let wait = async move {
+        // Whatever comes of it: it is the first that is ever said there.
+        let _ = poll_fn(|cx| told.poll_read(cx, &mut [0])).await;
+        let number = i32::try_from(number.load(Ordering::SeqCst)).unwrap_or_default();
+        let name = signal_name(number).unwrap_or("signal");
+        if let Some(readiness) = &readiness {
+            readiness.end();
+        }
+        systemd::stopping();
+        if lame_duck.is_zero() {
+            info!("{name}: no connection is accepted any more; again ends at once");
+        } else {
+            info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
+            let end = clock.now() + lame_duck;
+            poll_fn(|cx| clock.poll_until(cx, end)).await;
+        }
+        stop.drain();
+    };
+    runtime.spawn(wait).map_err(Failure::Signals)
 }

@@ -44,10 +44,18 @@ pub(crate) trait Ours: Send + Sized + 'static {
     }
 }
 
-/// tokio, with so many workers.
+/// tokio, with so many workers; one is the calling thread itself, as wirestate-tokio has it on one core.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(workers.get()).enable_all().build()
+    use tokio::runtime::Builder;
+    let mut builder = match workers.get() {
+        1 => Builder::new_current_thread(),
+        many => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(many);
+            builder
+        }
+    };
+    builder.enable_all().build()
 }
 
 /// smol, with so many workers beside the calling thread, which works too, as wirestate-smol has it: what
