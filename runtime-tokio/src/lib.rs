@@ -45,7 +45,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host},
     runtime::Handle,
     task::coop::unconstrained,
@@ -167,8 +167,44 @@ impl TokioSocket {
         stream.into()
     }
 
-    /// What a call comes to that is made again, whether tokio takes the socket for ready or not; `None` where
-    /// that was not asked for, or it is not ready.
+    /// Makes a call that does not block, and again whenever tokio takes the socket for ready.
+    fn poll_io<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        way: Way,
+        call: impl Fn(&BorrowedFd<'_>) -> io::Result<T>,
+    ) -> Poll<Result<T, Failed>> {
+        if let Some(done) = self.ask(way, &call) {
+            return Poll::Ready(done);
+        }
+        let interest = match way {
+            Way::In => Interest::READABLE,
+            Way::Out => Interest::WRITABLE,
+        };
+        loop {
+            let done = match &self.stream {
+                Stream::Tcp(stream) => stream.try_io(interest, || call(&stream.as_fd())),
+                Stream::Unix(stream) => stream.try_io(interest, || call(&stream.as_fd())),
+                Stream::Closed => return Poll::Ready(Err(CLOSED)),
+            };
+            match done {
+                // It is not ready, which tokio knows from now on.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done.map_err(Failed::from)),
+            }
+            let ready = match (&self.stream, way) {
+                (Stream::Tcp(stream), Way::In) => stream.poll_read_ready(cx),
+                (Stream::Tcp(stream), Way::Out) => stream.poll_write_ready(cx),
+                (Stream::Unix(stream), Way::In) => stream.poll_read_ready(cx),
+                (Stream::Unix(stream), Way::Out) => stream.poll_write_ready(cx),
+                (Stream::Closed, _) => return Poll::Ready(Err(CLOSED)),
+            };
+            ready!(ready).map_err(Failed::from)?;
+        }
+    }
+
+    /// What a call comes to that was to be made whether tokio takes the socket for ready or not; `None` where
+    /// it was not, or the socket is not ready.
     fn ask<T>(
         &mut self,
         way: Way,
@@ -228,14 +264,7 @@ impl Source for TokioSocket {
 
 impl Sink for TokioSocket {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
-        if let Some(written) = self.ask(Way::Out, |stream| stream::send(stream, bufs)) {
-            return Poll::Ready(written);
-        }
-        match &mut self.stream {
-            Stream::Tcp(stream) => poll_write(Pin::new(stream), cx, bufs),
-            Stream::Unix(stream) => poll_write(Pin::new(stream), cx, bufs),
-            Stream::Closed => Poll::Ready(Err(CLOSED)),
-        }
+        self.poll_io(cx, Way::Out, |stream| stream::send(stream, bufs))
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
@@ -275,10 +304,7 @@ impl Splice for TokioSocket {
         pipe: &mut Pipe,
         most: usize,
     ) -> Poll<Result<Option<usize>, Failed>> {
-        if let Some(filled) = self.ask(Way::In, |stream| pipe.fill(stream, most)) {
-            return Poll::Ready(filled);
-        }
-        self.stream.poll_io(cx, Way::In, |stream| pipe.fill(&stream, most))
+        self.poll_io(cx, Way::In, |stream| pipe.fill(stream, most))
     }
 
     fn poll_drain(
@@ -287,58 +313,8 @@ impl Splice for TokioSocket {
         pipe: &mut Pipe,
         held: usize,
     ) -> Poll<Result<usize, Failed>> {
-        if let Some(drained) = self.ask(Way::Out, |stream| pipe.drain(stream, held)) {
-            return Poll::Ready(drained);
-        }
-        self.stream.poll_io(cx, Way::Out, |stream| pipe.drain(&stream, held))
+        self.poll_io(cx, Way::Out, |stream| pipe.drain(stream, held))
     }
-}
-
-impl Stream {
-    fn poll_io<T>(
-        &self,
-        cx: &mut Context<'_>,
-        way: Way,
-        call: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
-    ) -> Poll<Result<T, Failed>> {
-        let interest = match way {
-            Way::In => Interest::READABLE,
-            Way::Out => Interest::WRITABLE,
-        };
-        loop {
-            let ready = match (self, way) {
-                (Self::Tcp(stream), Way::In) => stream.poll_read_ready(cx),
-                (Self::Tcp(stream), Way::Out) => stream.poll_write_ready(cx),
-                (Self::Unix(stream), Way::In) => stream.poll_read_ready(cx),
-                (Self::Unix(stream), Way::Out) => stream.poll_write_ready(cx),
-                (Self::Closed, _) => return Poll::Ready(Err(CLOSED)),
-            };
-            ready!(ready).map_err(Failed::from)?;
-            let done = match self {
-                Self::Tcp(stream) => stream.try_io(interest, || call(stream.as_fd())),
-                Self::Unix(stream) => stream.try_io(interest, || call(stream.as_fd())),
-                Self::Closed => return Poll::Ready(Err(CLOSED)),
-            };
-            match done {
-                // It was not ready after all, which tokio knows from now on.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done.map_err(Failed::from)),
-            }
-        }
-    }
-}
-
-fn poll_write<S: AsyncWrite>(
-    stream: Pin<&mut S>,
-    cx: &mut Context<'_>,
-    bufs: &[&[u8]],
-) -> Poll<Result<usize, Failed>> {
-    // One slice is the common case, and send(2) is cheaper than writev(2).
-    let written = match bufs {
-        [buf] => stream.poll_write(cx, buf),
-        bufs => stream.poll_write_vectored(cx, &stream::slices(bufs)),
-    };
-    written.map_err(Failed::from)
 }
 
 /// A listening socket, TCP or Unix.
