@@ -1,4 +1,4 @@
-//! The command line on tokio, with a worker thread per core.
+//! The command line on tokio: with a worker thread per core, or, of one core, on one thread.
 
 use std::{process::ExitCode, thread};
 
@@ -8,12 +8,11 @@ use wirestate_tokio::Tokio;
 
 fn main() -> ExitCode {
     command_line::main("wirestate-tokio", |command| {
-        // Of one core there is nothing to be shared out; and each system call costs the more, some
-        // hundredths of all, once a second thread shares the table of files.
-        let mut builder = match thread::available_parallelism()?.get() {
-            1 => Builder::new_current_thread(),
-            _ => Builder::new_multi_thread(),
-        };
+        // A second thread would make each system call dearer, some hundredths of a round trip, for the table
+        // of files that they share; and nothing here blocks.
+        let one = thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        let mut builder =
+            if one { Builder::new_current_thread() } else { Builder::new_multi_thread() };
         let runtime = builder.enable_all().build()?;
         let code = runtime.block_on(command.run(Tokio::new(runtime.handle().clone())));
         // Nothing is waited for that is stuck (a name that is still being looked up).

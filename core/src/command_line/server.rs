@@ -6,7 +6,7 @@ use std::{
     os::unix::net::UnixStream,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -366,44 +366,49 @@ pub(super) const RESERVED_FILES: u64 = 64;
 ///
 /// Readiness ends first, and by `lame_duck` before any connection is refused. The first is a byte on a
 /// socket, so it takes no thread where there is none otherwise (whose every system call would be dearer for
-/// the table of files that it shares); the second does not depend on anything that may be stuck.
+/// the table of files that it shares); the second is handled by itself, whatever is stuck by then. Those that
+/// come at once are one: timeout(1), and a terminal with whoever passes its signals on, send it twice.
 fn stop_on_signals<R: Runtime>(
     runtime: &R,
     stop: Stop,
     readiness: Option<Readiness>,
     lame_duck: Duration,
 ) -> Result<(), Failure> {
-    let (number, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-    let handled = || {
+    let asked = Arc::new(AtomicBool::new(false));
+    let handle = |signal| {
         let (told, tells) = UnixStream::pair()?;
-        for signal in [SIGTERM, SIGINT] {
-            // In this order: the first signal finds that none was there.
-            flag::register_conditional_default(signal, asked.clone())?;
-            flag::register(signal, asked.clone())?;
-            flag::register_usize(signal, number.clone(), signal.unsigned_abs() as usize)?;
-            pipe::register(signal, tells.try_clone()?)?;
-        }
-        runtime.adopt(told)
+        pipe::register(signal, tells)?;
+        flag::register_conditional_default(signal, asked.clone())?;
+        Ok((signal_name(signal).unwrap_or("signal"), runtime.adopt(told)?))
     };
-    let mut told = handled().map_err(Failure::Signals)?;
+    let mut told =
+        [handle(SIGTERM).map_err(Failure::Signals)?, handle(SIGINT).map_err(Failure::Signals)?];
     let mut clock = runtime.clock();
     let wait = async move {
-        // Whatever comes of it: it is the first that is ever said there.
-        let _ = poll_fn(|cx| told.poll_read(cx, &mut [0])).await;
-        let number = i32::try_from(number.load(Ordering::SeqCst)).unwrap_or_default();
-        let name = signal_name(number).unwrap_or("signal");
+        let name = poll_fn(|cx| {
+            let mut is_told = |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
+            let name = told.iter_mut().find_map(|(name, socket)| is_told(socket).then_some(*name));
+            name.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await;
+        let now = clock.now();
         if let Some(readiness) = &readiness {
             readiness.end();
         }
         systemd::stopping();
         if lame_duck.is_zero() {
             info!("{name}: no connection is accepted any more; again ends at once");
+            stop.drain();
         } else {
             info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
-            let end = clock.now() + lame_duck;
-            poll_fn(|cx| clock.poll_until(cx, end)).await;
         }
+        poll_fn(|cx| clock.poll_until(cx, now + AT_ONCE)).await;
+        asked.store(true, Ordering::SeqCst);
+        poll_fn(|cx| clock.poll_until(cx, now + lame_duck)).await;
         stop.drain();
     };
     runtime.spawn(wait).map_err(Failure::Signals)
 }
+
+/// A signal that comes so soon after the first is not a second one.
+const AT_ONCE: Duration = Duration::from_millis(100);

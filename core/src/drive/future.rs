@@ -274,49 +274,63 @@ impl<M: Machine, S: Sink, C: Clock> Drop for Drive<M, S, C> {
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
-    use core::task::Waker;
+    use alloc::rc::Rc;
+    use core::{cell::Cell, num::NonZeroUsize, task::Waker, time::Duration};
 
     use super::*;
     use crate::{
         admission::{Limits, Peer, Table},
         drive::Failed,
-        echo::{Config, Server},
+        echo, fanout,
     };
 
-    /// Input comes, and then the server is asked to stop, right behind a read that has found nothing.
-    struct Behind {
-        table: Table,
-        reads: u32,
+    /// A socket whose queue of events tells nothing: only whoever looks finds what has come.
+    #[derive(Default)]
+    struct Mute {
+        /// Asked to shut down by the first read, behind which `comes` has come.
+        table: Option<Table>,
+        comes: &'static [u8],
+        /// It comes again and again.
+        endless: bool,
+        looks: bool,
+        takes: bool,
         written: usize,
     }
 
-    impl Source for Behind {
+    impl Source for Mute {
         fn poll_read(
             &mut self,
             _cx: &mut Context<'_>,
             buf: &mut [u8],
         ) -> Poll<Result<usize, Failed>> {
-            self.reads += 1;
-            match self.reads {
-                1 => {
-                    self.table.shut_down();
-                    Poll::Pending
-                }
-                2 => {
-                    buf[..5].copy_from_slice(b"hello");
-                    Poll::Ready(Ok(5))
-                }
-                _ => Poll::Pending,
+            if let Some(table) = self.table.take() {
+                table.shut_down();
             }
+            if !core::mem::take(&mut self.looks) || self.comes.is_empty() {
+                return Poll::Pending;
+            }
+            let n = self.comes.len();
+            buf[..n].copy_from_slice(self.comes);
+            if !self.endless {
+                self.comes = b"";
+            }
+            Poll::Ready(Ok(n))
+        }
+
+        fn look_again(&mut self) {
+            self.looks = true;
         }
     }
 
-    impl Sink for Behind {
+    impl Sink for Mute {
         fn poll_write(
             &mut self,
             _cx: &mut Context<'_>,
             bufs: &[&[u8]],
         ) -> Poll<Result<usize, Failed>> {
+            if !self.takes {
+                return Poll::Pending;
+            }
             self.written += bufs[0].len();
             Poll::Ready(Ok(bufs[0].len()))
         }
@@ -328,30 +342,76 @@ mod tests {
         fn reset(&mut self) {}
     }
 
-    /// A machine so busy that 11 ms pass between two looks at the clock.
-    struct Busy(core::cell::Cell<u64>);
+    /// A clock that goes on by so much with each reading.
+    #[derive(Clone)]
+    struct Steps {
+        now: Rc<Cell<Instant>>,
+        step: Duration,
+    }
 
-    impl Clock for Busy {
+    impl Clock for Steps {
         fn now(&self) -> Instant {
-            self.0.set(self.0.get() + 11_000_000);
-            Instant::from_nanos(self.0.get())
+            let now = self.now.get();
+            self.now.set(now + self.step);
+            now
         }
 
         fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-            if self.now() >= deadline { Poll::Ready(()) } else { Poll::Pending }
+            if self.now.get() >= deadline { Poll::Ready(()) } else { Poll::Pending }
         }
     }
 
+    fn clock(step: Duration) -> Steps {
+        Steps { now: Rc::new(Cell::new(Instant::EPOCH)), step }
+    }
+
+    fn poll<M: Machine>(
+        drive: &mut Drive<M, Mute, Steps>,
+    ) -> Poll<Result<Infallible, Ended<M::Reason>>> {
+        drive.poll_until(&mut Context::from_waker(Waker::noop()), |_, _| None)
+    }
+
     #[test]
-    fn the_socket_is_asked_once_more_after_the_machine_was_asked_to_shut_down() {
+    fn the_socket_is_asked_once_more_when_the_machine_was_asked_to_shut_down() {
         let table = Table::new(Limits::default());
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
-        let machine = Server::new(Config::default()).machine(Instant::EPOCH);
-        let socket = Behind { table, reads: 0, written: 0 };
-        let mut drive = Drive::new(machine, socket, Busy(0.into())).admitted(admitted);
-        let mut cx = Context::from_waker(Waker::noop());
-        let never = |_: &mut _, _| None::<Infallible>;
-        let _ = drive.poll_until(&mut cx, never);
+        let machine = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+        let socket = Mute { table: Some(table), comes: b"hello", takes: true, ..Mute::default() };
+        let mut drive = Drive::new(machine, socket, clock(Duration::ZERO)).admitted(admitted);
+        assert!(poll(&mut drive).is_pending());
         assert_eq!(drive.socket.written, 5);
+    }
+
+    #[test]
+    fn the_socket_is_asked_once_more_before_a_deadline_is_believed() {
+        let config = echo::Config::default();
+        let idle_timeout = config.idle_timeout.unwrap();
+        let machine = echo::Server::new(config).machine(Instant::EPOCH);
+        let socket = Mute { comes: b"hello", takes: true, ..Mute::default() };
+        let clock = clock(Duration::ZERO);
+        let mut drive = Drive::new(machine, socket, clock.clone());
+        assert!(poll(&mut drive).is_pending());
+        for (passed, written) in [(idle_timeout, 5), (idle_timeout * 3 / 2, 5)] {
+            clock.now.set(Instant::EPOCH + passed);
+            assert!(poll(&mut drive).is_pending());
+            assert_eq!(drive.socket.written, written);
+        }
+        clock.now.set(Instant::EPOCH + idle_timeout * 2);
+        let reason = echo::Reason::IdleTimeout { limit: idle_timeout, unsent: 0 };
+        assert_eq!(poll(&mut drive), Poll::Ready(Err(Ended::Reason(reason))));
+    }
+
+    #[test]
+    fn a_peer_that_always_has_something_when_it_is_looked_for_does_not_escape_its_deadline() {
+        let feed = fanout::Feed::new(fanout::Config {
+            framing: fanout::Framing::Fixed(NonZeroUsize::MIN),
+            ..fanout::Config::default()
+        });
+        let machine = fanout::Subscriber::new(&feed, Instant::EPOCH);
+        feed.publish("m".into(), 1, Instant::EPOCH);
+        let socket = Mute { comes: b"x", endless: true, ..Mute::default() };
+        let mut drive = Drive::new(machine, socket, clock(Duration::from_millis(20)));
+        let ended = (0..1000).any(|_| poll(&mut drive).is_ready());
+        assert!(ended, "it took no byte for 10 s");
     }
 }

@@ -47,12 +47,12 @@ impl<C: Clock> Timer<C> {
 
     /// Ready, with the time, once `deadline` has passed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Instant> {
-        self.overdue = None;
         // No alarm is needed for what has passed; and some round it up.
         if deadline <= self.now {
             self.alarm = self.alarm.filter(|alarm| *alarm > self.now);
             return Poll::Ready(self.now);
         }
+        self.overdue = None;
         loop {
             ready!(self.poll_alarm(cx, self.alarm.map_or(deadline, |alarm| alarm.min(deadline))));
             self.alarm = None;

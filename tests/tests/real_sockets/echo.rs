@@ -335,8 +335,25 @@ pub(crate) fn a_second_signal_ends_at_once(binary: &str) {
     let stalled = stall(&server);
     server.signal(Signal::INT);
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
+    thread::sleep(Duration::from_millis(500));
     server.signal(Signal::INT);
     let (status, log) = server.wait();
     assert_eq!(status.signal(), Some(Signal::INT.as_raw()), "{status}: {log}");
     drop(stalled);
+}
+
+/// As timeout(1) sends it.
+pub(crate) fn a_signal_that_comes_twice_at_once_is_one(binary: &str) {
+    let server = Server::start(binary, &[]);
+    let mut owed = server.connect();
+    exchange(&mut owed, b"accepted");
+    let sent = pattern(400_000);
+    owed.write_all(&sent).unwrap();
+    server.signal(Signal::TERM);
+    eventually("the first one is handled", || server.logged("SIGTERM: ") == 1);
+    server.signal(Signal::TERM);
+    assert!(read_to_end(&mut owed) == sent, "every byte, and then a FIN");
+    drop(owed);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
 }

@@ -50,6 +50,7 @@ on_every_runtime! {
         sigterm_flushes_what_is_owed,
         sigterm_leaves_a_slow_reader_its_time,
         the_drain_ends_by_a_reset_when_its_time_is_over,
+        a_signal_that_comes_twice_at_once_is_one,
         a_second_signal_ends_at_once;
     fanout:
         every_healthy_subscriber_gets_whole_messages_through_upstream_restarts,
