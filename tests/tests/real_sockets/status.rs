@@ -21,14 +21,19 @@ use crate::{
 
 const STATUS: [&str; 2] = ["--status", "127.0.0.1:0"];
 
-/// An answer: its code, its head, its content.
+/// An answer: its code, its head, its content. Whoever is refused, since the server is full and nobody has
+/// given way in time, asks again.
 fn ask(server: &Server, request: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
-    stream.set_read_timeout(Some(HANGS)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let answer = text(&answer);
+    let mut answer = String::new();
+    eventually("it is answered", || {
+        let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+        stream.set_read_timeout(Some(HANGS)).unwrap();
+        let mut bytes = Vec::new();
+        let asked = stream.write_all(request.as_bytes());
+        let answered = asked.and_then(|()| stream.read_to_end(&mut bytes));
+        answer = text(&bytes);
+        answered.is_ok() && !answer.is_empty()
+    });
     let (head, content) = answer.split_once("\r\n\r\n").expect("an answer has a head");
     let code = head.split(' ').nth(1).expect("a head has a code").parse().unwrap();
     (code, head.to_owned(), content.to_owned())
