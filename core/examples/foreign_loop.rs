@@ -83,7 +83,7 @@ impl Connection {
                 Turn::Done => return false,
                 // Only now is a deadline believed: what had arrived before it has been read.
                 Turn::Blocked if self.machine.poll_timeout().is_some_and(|at| at <= now) => {
-                    self.machine.handle_timeout(now);
+                    self.machine.handle_timeout(now, self.socket.unacknowledged());
                 }
                 Turn::Blocked => return true,
             }

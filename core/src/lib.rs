@@ -55,6 +55,7 @@
 //! share nothing, or where you poll all of them again after publishing; asynchronous handlers
 //! would hang with it.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -72,6 +73,7 @@ mod linger;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;
+mod progress;
 pub mod proxy;
 pub mod proxy_protocol;
 #[cfg(feature = "std")]
@@ -87,5 +89,6 @@ mod time;
 pub use self::{
     linger::Linger,
     machine::{Fault, Interest, Lost, Machine, Outbound, Reason, Status, Way},
+    progress::WriteProgress,
     time::Instant,
 };

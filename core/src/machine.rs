@@ -187,8 +187,13 @@ pub trait Machine {
 
     /// Time has passed. Afterwards [`poll_timeout`](Self::poll_timeout) lies beyond `now`.
     ///
+    /// `unacknowledged` is how many of the bytes that were written the peer has not acknowledged
+    /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A deadline for a peer that
+    /// takes nothing follows that figure, not what the kernel has taken
+    /// ([`WriteProgress`](crate::WriteProgress)).
+    ///
     /// A call before the deadline changes nothing.
-    fn handle_timeout(&mut self, _now: Instant) {}
+    fn handle_timeout(&mut self, _now: Instant, _unacknowledged: usize) {}
 
     /// Looks at what the machine shares with others (a log, a queue of commands, futures that it
     /// holds). True if that changed anything in the machine, be it only what a handle can take

@@ -74,6 +74,8 @@
 //! # .unwrap();
 //! ```
 
+#![forbid(unsafe_code)]
+
 use std::{
     future::Future,
     io,
@@ -233,8 +235,8 @@ impl Sink for SmolSocket {
         }
     }
 
-    fn is_sent(&self) -> bool {
-        self.stream.as_ref().is_none_or(stream::is_sent)
+    fn unacknowledged(&self) -> usize {
+        self.stream.as_ref().map_or(0, stream::unacknowledged)
     }
 }
 

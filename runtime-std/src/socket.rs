@@ -133,8 +133,8 @@ impl Sink for ThreadSocket {
         }
     }
 
-    fn is_sent(&self) -> bool {
-        self.stream.as_ref().is_none_or(stream::is_sent)
+    fn unacknowledged(&self) -> usize {
+        self.stream.as_ref().map_or(0, stream::unacknowledged)
     }
 }
 

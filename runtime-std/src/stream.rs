@@ -1,6 +1,7 @@
 //! What is done alike with a connected stream, TCP or Unix.
 
 use std::{
+    ffi::c_int,
     io::{self, IoSlice},
     net::{Shutdown, SocketAddr},
     ops::Deref,
@@ -9,8 +10,11 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg},
+    ioctl::{Getter, Opcode, ioctl},
+    net::{
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg,
+        sockopt::socket_domain,
+    },
 };
 use socket2::SockRef;
 use wirestate_core::drive::MAX_SLICES;
@@ -57,16 +61,24 @@ pub fn finish(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
-/// Whether all that was written has been sent, or can't be any more. Only a TCP socket keeps what its peer
-/// has no room for.
-pub fn is_sent(socket: &impl AsFd) -> bool {
-    // With this limit it is writable only if nothing is unsent (tcp(7), `tcp_stream_memory_free`).
-    if SockRef::from(socket).set_tcp_notsent_lowat(1).is_err() {
-        return true;
+/// How many of the bytes that were written to a TCP socket its peer has not acknowledged
+/// (`SIOCOUTQ`; tcp(7)). A FIN that is not acknowledged counts as one.
+///
+/// 0 for a Unix socket: what is written to it is with the peer at once, and the kernel's figure
+/// counts memory, not bytes (unix(7)).
+pub fn unacknowledged(socket: &impl AsFd) -> usize {
+    if socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX) {
+        return 0;
     }
-    let mut fds = [PollFd::new(socket, PollFlags::OUT)];
-    !matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
+    // SAFETY: ioctl(2) with this code stores one `int` where its argument points to, which is what
+    // `Getter` provides, and does nothing else (tcp(7), unix(7)).
+    #[allow(unsafe_code, reason = "no library has a safe call for it")]
+    let figure = unsafe { ioctl(socket, Getter::<SIOCOUTQ, c_int>::new()) };
+    figure.ok().and_then(|figure| usize::try_from(figure).ok()).unwrap_or(0)
 }
+
+/// The number of the ioctl (linux/sockios.h; `TIOCOUTQ` of ioctl_tty(2)).
+const SIOCOUTQ: Opcode = 0x5411;
 
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix
 /// socket it changes nothing: see [`Address`](wirestate_core::runtime::Address).

@@ -35,6 +35,8 @@
 //! # }
 //! ```
 
+#![forbid(unsafe_code)]
+
 use std::{
     future::Future,
     io, mem,
@@ -283,10 +285,10 @@ impl Sink for TokioSocket {
         self.stream = Stream::Closed;
     }
 
-    fn is_sent(&self) -> bool {
+    fn unacknowledged(&self) -> usize {
         match &self.stream {
-            Stream::Tcp(stream) => stream::is_sent(stream),
-            Stream::Unix(_) | Stream::Closed => true,
+            Stream::Tcp(stream) => stream::unacknowledged(stream),
+            Stream::Unix(_) | Stream::Closed => 0,
         }
     }
 }

@@ -296,11 +296,11 @@ impl<M: Machine> Machine for Checked<M> {
         self.machine.poll_timeout()
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         self.at(now);
         let early = self.poll_timeout().is_none_or(|deadline| deadline > now);
         let before = early.then(|| self.seen());
-        self.machine.handle_timeout(now);
+        self.machine.handle_timeout(now, unacknowledged);
         self.look("handle_timeout");
         if let Some(before) = before {
             assert_eq!(self.seen(), before, "a timeout before the deadline changes something");

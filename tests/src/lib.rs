@@ -63,6 +63,8 @@
 //! line, what happened. `tests/planted_bugs.rs` in this crate shows which kinds of bug are found,
 //! and by what.
 
+#![forbid(unsafe_code)]
+
 pub mod contract;
 pub mod fuzz;
 pub mod message;

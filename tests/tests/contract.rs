@@ -173,14 +173,24 @@ fn an_idle_echo_holds_no_buffer_and_a_busy_one_holds_one() {
 }
 
 #[test]
-fn a_byte_either_way_moves_an_echos_deadline() {
+fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     let limit = Config::default().idle_timeout.unwrap();
     let wait = [Op::Advance(limit * 2 / 3), Op::SpuriousTimeout];
     let receive = [Op::Receive(vec![1])];
-    let ops = [&receive[..], &wait, &receive, &wait, &[Op::Accept(1)], &wait].concat();
+    let echo = [Op::Receive(vec![1]), Op::Accept(1)];
+    let late = [&receive[..], &wait, &[Op::Accept(1)]].concat();
+    let ops = [&echo[..], &wait, &echo, &wait, &late, &wait].concat();
     let mut machine = checked(config());
     script::play(&mut machine, &ops);
     assert_eq!(machine.status().state, "open");
+    // A byte that only the kernel takes, or that makes the backlog longer, does not.
+    let backlog = vec![Op::Receive(vec![1; 2])];
+    for more in [Op::Receive(vec![1]), Op::Buffer(1)] {
+        let ops = [&backlog[..], &wait, &[more], &wait].concat();
+        let mut machine = checked(config());
+        script::play(&mut machine, &ops);
+        assert_eq!(machine.status().state, "resetting");
+    }
     let mut machine = checked(config());
     script::play(&mut machine, &[wait.clone(), wait].concat());
     assert_eq!(machine.status().state, "closing");

@@ -237,7 +237,7 @@ impl Machine for Ring {
         (self.phase == Phase::Open).then(|| self.moved + IDLE)
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
         let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
         if due && self.bug == Bug::LateDeadline {
             return;

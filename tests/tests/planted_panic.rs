@@ -59,8 +59,8 @@ impl Machine for Fragile {
     fn poll_timeout(&self) -> Option<Instant> {
         self.0.poll_timeout()
     }
-    fn handle_timeout(&mut self, now: Instant) {
-        self.0.handle_timeout(now);
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.0.handle_timeout(now, unacknowledged);
     }
     fn status(&self) -> Status {
         self.0.status()

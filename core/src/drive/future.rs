@@ -228,7 +228,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.machine.handle_timeout(now);
+        self.machine.handle_timeout(now, self.socket.unacknowledged());
         debug_assert!(
             self.machine.poll_timeout().is_none_or(|deadline| deadline > now),
             "a deadline that was handled must lie ahead"

@@ -64,14 +64,16 @@ pub trait Sink {
     /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
     /// last descriptor closed; socket(7)). Nothing is called after it.
     ///
-    /// The kernel throws away what it had not sent yet: whoever owes that asks
-    /// [`is_sent`](Self::is_sent) first.
+    /// The kernel discards what the peer has not acknowledged: a machine's reset that is to follow
+    /// its output waits until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
-    /// Whether all that was written has left the kernel, so that no reset would throw it away. Nobody is
-    /// woken when it has: it is to be asked again after a while. By default, it is not known to be otherwise.
-    fn is_sent(&self) -> bool {
-        true
+    /// How many of the bytes that were written the peer has not acknowledged (`SIOCOUTQ`; tcp(7)).
+    ///
+    /// No waker is woken when that changes. Default: 0, for a sink that does not know; deadlines
+    /// then follow what it takes.
+    fn unacknowledged(&self) -> usize {
+        0
     }
 }
 

@@ -5,7 +5,7 @@ use core::{mem, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress};
 
 /// A client's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,7 @@ pub struct Client {
     reply: Vec<u8>,
     received: usize,
     exchange: Exchange,
+    progress: WriteProgress,
     link: Link,
 }
 
@@ -74,7 +75,7 @@ enum Exchange {
     Quiet,
     /// A message is said, and the reply not complete.
     Waiting {
-        /// When a byte last moved, either way.
+        /// When it began, or a byte was last received.
         moved: Instant,
         /// What has come back is how the message begins, or nothing.
         echoing: bool,
@@ -164,6 +165,7 @@ impl Client {
             reply: Vec::new(),
             received: 0,
             exchange: Exchange::Quiet,
+            progress: WriteProgress::new(Instant::EPOCH),
             link: Link::Open,
         }
     }
@@ -180,6 +182,7 @@ impl Client {
         self.sent = 0;
         self.received = 0;
         self.exchange = Exchange::Waiting { moved: now, echoing: true };
+        self.progress.queued(now);
         true
     }
 
@@ -303,9 +306,8 @@ impl Machine for Client {
 
     fn handle_written(&mut self, now: Instant, n: usize) {
         self.sent += n;
-        if let Exchange::Waiting { moved, .. } = &mut self.exchange {
-            *moved = now;
-        }
+        self.progress.queued(now);
+        self.progress.written(now, n);
         self.settle();
     }
 
@@ -327,7 +329,7 @@ impl Machine for Client {
         match (&self.link, self.exchange) {
             (Link::Open, Exchange::Waiting { moved, echoing }) => {
                 if echoing || self.unsent() > 0 {
-                    self.config.reply_timeout.map(|limit| moved + limit)
+                    self.config.reply_timeout.map(|limit| self.progress.idle_deadline(moved, limit))
                 } else {
                     Some(moved + self.config.quiet)
                 }
@@ -338,7 +340,11 @@ impl Machine for Client {
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, self.unsent() > 0, unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }

@@ -6,7 +6,8 @@ use core::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, buffer::Pool, shared::Shared,
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress, buffer::Pool,
+    shared::Shared,
 };
 
 /// What one connection sends.
@@ -71,6 +72,7 @@ pub struct Load<F> {
     under_way: VecDeque<Instant>,
     state: State,
     moved: Instant,
+    progress: WriteProgress,
 }
 
 /// A place in the stream of messages.
@@ -200,6 +202,7 @@ impl<F: FnMut(Duration)> Load<F> {
             under_way: VecDeque::new(),
             state: if total == 0 { State::Closing } else { State::Open },
             moved: now,
+            progress: WriteProgress::new(now),
         }
     }
 
@@ -381,7 +384,8 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             n -= bytes;
         }
         self.sent = position;
-        self.moved = now;
+        self.progress.queued(now);
+        self.progress.written(now, n);
     }
 
     fn handle_finished(&mut self, now: Instant) {
@@ -404,13 +408,20 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Open => self.config.idle_timeout.map(|limit| self.moved + limit),
+            State::Open => {
+                self.config.idle_timeout.map(|limit| self.progress.idle_deadline(self.moved, limit))
+            }
             State::Awaiting { until } | State::Broken { until, .. } => Some(until),
             State::Closing | State::Resetting(_) | State::Over(_) => None,
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let queued = self.interest().write == Outbound::Flush;
+        self.progress.observe(now, queued, unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }

@@ -5,7 +5,7 @@ use core::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way,
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
     buffer::{Pool, Ring},
     shared::Shared,
 };
@@ -19,8 +19,9 @@ pub struct Config {
     pub buffer: NonZeroUsize,
     /// Answer every received chunk with a text in front. Default: none, raw bytes back.
     pub prefix: Option<Prefix>,
-    /// A connection on which no byte moves either way for this long is closed; `None`: never.
-    /// Default: 300 s. It is the only deadline: a peer that takes its time to read is healthy.
+    /// A connection on which no byte is received, and none acknowledged, for this long is closed
+    /// within 1.125 times this; `None`: never. Default: 300 s. It is the only deadline: a peer that
+    /// takes its time to read is healthy.
     pub idle_timeout: Option<Duration>,
     /// The close that follows [`shut_down`](Machine::shut_down).
     pub linger: Linger,
@@ -91,7 +92,7 @@ impl Server {
             config: self.config.clone(),
             ring: Ring::new(self.pool.clone()),
             state: State::Open,
-            moved: now,
+            progress: WriteProgress::new(now),
         }
     }
 }
@@ -104,8 +105,7 @@ pub struct Echo {
     config: Shared<Config>,
     ring: Ring,
     state: State,
-    /// When a byte last moved, either way.
-    moved: Instant,
+    progress: WriteProgress,
 }
 
 #[derive(Clone, Debug)]
@@ -234,8 +234,10 @@ impl Machine for Echo {
         match &mut self.state {
             State::Open | State::Draining { .. } => {
                 let prefix = self.config.prefix.as_ref().map_or(0, |prefix| prefix.text.len());
+                if self.ring.is_empty() {
+                    self.progress.queued(now);
+                }
                 self.ring.commit(prefix + n);
-                self.moved = now;
             }
             State::Lingering { discarded, .. } => {
                 *discarded += n;
@@ -286,7 +288,7 @@ impl Machine for Echo {
 
     fn handle_written(&mut self, now: Instant, n: usize) {
         self.ring.consume(n);
-        self.moved = now;
+        self.progress.written(now, n);
         if let State::Draining { since, .. } = &mut self.state {
             *since = now;
         }
@@ -315,7 +317,7 @@ impl Machine for Echo {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let idle = self.config.idle_timeout.map(|limit| self.moved + limit);
+        let idle = self.config.idle_timeout.map(|limit| self.progress.deadline(limit));
         match self.state {
             State::Draining { since, left } if self.ring.is_empty() => {
                 let quiet = since + left.min(DRAIN_QUIET);
@@ -327,7 +329,11 @@ impl Machine for Echo {
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, !self.ring.is_empty(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -345,7 +351,7 @@ impl Machine for Echo {
         };
         if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
             // The idle time starts anew for what is left to be done.
-            self.moved = now;
+            self.progress.restart(now);
         }
     }
 

@@ -32,8 +32,8 @@ pub struct Config {
     /// window, until it has caught up. Zero: not at all. Of no meaning with [`OnLag::Block`].
     /// Default: 1 s.
     pub lag_wait: Duration,
-    /// A subscriber that takes no byte for this long, although there is one, is reset; `None`:
-    /// never. Default: 10 s.
+    /// A subscriber that acknowledges no byte for this long, although there is output, is reset
+    /// within 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The close of a subscription that was [asked to end](crate::Machine::shut_down).
     pub linger: Linger,

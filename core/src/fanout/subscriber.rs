@@ -10,7 +10,7 @@ use super::{
     end::End,
     feed::{Cursor, Fetched},
 };
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress};
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
 ///
@@ -24,8 +24,9 @@ pub struct Subscriber {
     offset: usize,
     /// The rest of a message that was begun before the ones behind it were skipped.
     rest: Bytes,
-    /// When there was output first since the last write.
-    waiting: Option<Instant>,
+    progress: WriteProgress,
+    /// All output has been written; output that was skipped has not.
+    caught_up: bool,
     /// `None`: it gets what is published.
     end: Option<End<SubscriberReason>>,
     scratch: [u8; SCRATCH],
@@ -93,14 +94,15 @@ impl crate::Reason for SubscriberReason {
 impl Subscriber {
     /// The machine for a connection that was made now: it starts with the next message, or with
     /// the last [`Config::replay`](super::Config::replay).
-    pub fn new(feed: &Feed, _now: Instant) -> Self {
+    pub fn new(feed: &Feed, now: Instant) -> Self {
         let mut cursor = feed.join();
         Self {
             offset: cursor.take_offset(),
             cursor,
             held: VecDeque::new(),
             rest: Bytes::new(),
-            waiting: None,
+            progress: WriteProgress::new(now),
+            caught_up: true,
             end: None,
             scratch: [0; SCRATCH],
         }
@@ -136,7 +138,6 @@ impl Subscriber {
     fn give_up(&mut self, end: End<SubscriberReason>) {
         self.held.clear();
         self.rest = Bytes::new();
-        self.waiting = None;
         self.cursor.leave();
         self.end = Some(end);
     }
@@ -215,7 +216,8 @@ impl Machine for Subscriber {
         out.iter_mut().zip(rest.into_iter().chain(chunks)).map(|(out, buf)| *out = buf).count()
     }
 
-    fn handle_written(&mut self, now: Instant, mut n: usize) {
+    fn handle_written(&mut self, now: Instant, all: usize) {
+        let mut n = all;
         let rest = n.min(self.rest.len());
         self.rest.advance(rest);
         n -= rest;
@@ -235,7 +237,8 @@ impl Machine for Subscriber {
             self.cursor.finished(chunk.start + chunk.messages, now.since(chunk.at));
             self.held.pop_front();
         }
-        self.waiting = self.has_output().then_some(now);
+        self.progress.written(now, all);
+        self.caught_up = !self.has_output();
     }
 
     fn handle_finished(&mut self, now: Instant) {
@@ -254,14 +257,18 @@ impl Machine for Subscriber {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.end {
             None | Some(End::Closing { .. }) if self.has_output() => {
-                Some(self.waiting? + self.cursor.config().write_timeout?)
+                Some(self.progress.deadline(self.cursor.config().write_timeout?))
             }
             None => None,
             Some(end) => end.poll_timeout(),
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, self.has_output(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -283,7 +290,9 @@ impl Machine for Subscriber {
         match self.cursor.fetch(&mut self.held, now, cx) {
             Fetched::Nothing => false,
             Fetched::Chunks => {
-                self.waiting.get_or_insert(now);
+                if core::mem::take(&mut self.caught_up) {
+                    self.progress.queued(now);
+                }
                 true
             }
             Fetched::Lagged => {

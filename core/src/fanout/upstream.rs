@@ -217,7 +217,7 @@ impl Machine for Upstream {
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }

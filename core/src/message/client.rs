@@ -10,7 +10,8 @@ use super::{
     reception::Reception,
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, buffer::Pool, shared::Shared,
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress, buffer::Pool,
+    shared::Shared,
 };
 
 /// A client's limits.
@@ -87,8 +88,7 @@ pub struct Client {
     reception: Reception,
     /// Since when the next reply is awaited.
     awaited: Instant,
-    /// When there was output first since the last write.
-    waiting: Instant,
+    progress: WriteProgress,
     link: Link,
 }
 
@@ -266,7 +266,7 @@ impl Client {
             commands,
             reception: Reception::default(),
             awaited: Instant::EPOCH,
-            waiting: Instant::EPOCH,
+            progress: WriteProgress::new(Instant::EPOCH),
             link: Link::Open,
         }
     }
@@ -313,7 +313,7 @@ impl Client {
         let was_empty = self.outbox.is_empty();
         self.outbox.push(request)?;
         if was_empty {
-            self.waiting = now;
+            self.progress.queued(now);
         }
         if self.asked.is_empty() {
             self.awaited = now;
@@ -445,7 +445,7 @@ impl Machine for Client {
 
     fn handle_written(&mut self, now: Instant, n: usize) {
         self.outbox.consume(n);
-        self.waiting = now;
+        self.progress.written(now, n);
         // It has not been asked yet.
         self.awaited = now;
     }
@@ -477,7 +477,7 @@ impl Machine for Client {
         if !matches!(self.link, Link::Open | Link::Closing(_)) {
             return None;
         }
-        let write = || Some(self.waiting + self.config.write_timeout?);
+        let write = || Some(self.progress.deadline(self.config.write_timeout?));
         let write = if self.outbox.is_empty() { None } else { write() };
         let reply = match self.inbox.partial() {
             Some(partial) => self.reception.deadline(self.config.frame_timeouts.limit(partial)),
@@ -487,7 +487,11 @@ impl Machine for Client {
         [write, reply].into_iter().flatten().min()
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -495,7 +499,7 @@ impl Machine for Client {
             return self.end(Link::Over(reason.clone()));
         }
         let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;
-        let write_timeout = write_timeout.filter(|limit| self.waiting + *limit <= now);
+        let write_timeout = write_timeout.filter(|limit| self.progress.is_stalled(now, *limit));
         self.reset(match (write_timeout, self.inbox.partial()) {
             (Some(limit), _) if !self.outbox.is_empty() => {
                 ClientReason::WriteStalled { limit, unsent: self.outbox.len() }

@@ -18,8 +18,8 @@ use super::{
     service::{Reply, Service},
 };
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, buffer::Pool,
-    shared::Shared,
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    buffer::Pool, shared::Shared,
 };
 
 /// A server's limits.
@@ -40,8 +40,8 @@ pub struct Config {
     /// A connection that asks nothing and is owed nothing for this long is closed; `None`: never.
     /// Default: 60 s.
     pub idle_timeout: Option<Duration>,
-    /// A peer that takes no byte for this long, although there is one, is reset; `None`: never.
-    /// Default: 10 s.
+    /// A peer that acknowledges no byte for this long, although there is output, is reset within
+    /// 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The close that follows an error, or [`shut_down`](Machine::shut_down).
     pub linger: Linger,
@@ -126,7 +126,7 @@ impl<S: Service + Clone> Server<S> {
             pending: VecDeque::new(),
             reception: Reception::default(),
             moved: now,
-            waiting: now,
+            progress: WriteProgress::new(now),
             input_over: false,
             state: State::Open,
         }
@@ -160,8 +160,7 @@ pub struct Connection<S: Service> {
     reception: Reception,
     /// When a byte last moved, either way.
     moved: Instant,
-    /// When there was output first since the last write.
-    waiting: Instant,
+    progress: WriteProgress,
     /// The peer sends nothing more.
     input_over: bool,
     state: State,
@@ -390,7 +389,7 @@ impl<S: Service> Connection<S> {
 
     fn send(&mut self, reply: Message<'_>, now: Instant) {
         if self.outbox.is_empty() {
-            self.waiting = now;
+            self.progress.queued(now);
         }
         if let Err(error) = self.outbox.push(reply) {
             // The service's mistake; the request is answered all the same.
@@ -434,7 +433,7 @@ impl<S: Service> Connection<S> {
             Pending { since, reply: Reply::Later(_) } => Some(*since + config.service_timeout?),
             Pending { reply: Reply::Now(_), .. } => None,
         };
-        let write = || Some(self.waiting + config.write_timeout?);
+        let write = || Some(self.progress.deadline(config.write_timeout?));
         let frame = if self.is_open() { frame() } else { None };
         let write = if self.outbox.is_empty() { None } else { write() };
         [frame, reply(), write].into_iter().flatten().min()
@@ -462,7 +461,7 @@ impl<S: Service> Connection<S> {
         let Config { write_timeout, service_timeout, frame_timeouts, .. } = *self.config();
         if let Some(limit) = write_timeout
             && !self.outbox.is_empty()
-            && self.waiting + limit <= now
+            && self.progress.is_stalled(now, limit)
         {
             let unsent = self.outbox.len();
             self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
@@ -579,7 +578,7 @@ impl<S: Service> Machine for Connection<S> {
     fn handle_written(&mut self, now: Instant, n: usize) {
         self.outbox.consume(n);
         self.moved = now;
-        self.waiting = now;
+        self.progress.written(now, n);
         self.pump(now);
         self.begin_to_wait(now);
     }
@@ -621,7 +620,11 @@ impl<S: Service> Machine for Connection<S> {
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }

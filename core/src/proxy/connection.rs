@@ -478,9 +478,16 @@ impl<R: Runtime> Connection<R> {
 
     fn expire(&mut self, now: Instant) {
         match &mut self.upstream {
-            Upstream::Header(awaited) => awaited.reader.handle_timeout(now),
+            Upstream::Header(awaited) => {
+                awaited.reader.handle_timeout(now, self.client.socket.unacknowledged());
+            }
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                self.relay.handle_timeout(now);
+                let to_upstream = match &self.upstream {
+                    Upstream::Connected(upstream, _) => upstream.socket.unacknowledged(),
+                    Upstream::Header(_) | Upstream::Dialling(_) | Upstream::Absent => 0,
+                };
+                let to_client = self.client.socket.unacknowledged();
+                self.relay.handle_timeout(now, to_client, to_upstream);
             }
         }
         debug_assert!(
@@ -531,7 +538,7 @@ impl<R: Runtime> Drop for Connection<R> {
 /// Whether the reset of `socket` has to wait, for what was written there.
 fn must_wait(unsent: &mut Option<Unsent>, socket: &impl Sink, now: Instant) -> bool {
     if unsent.is_none_or(|unsent| unsent.look <= now) {
-        *unsent = (!socket.is_sent()).then(|| Unsent::again(now, *unsent));
+        *unsent = (socket.unacknowledged() > 0).then(|| Unsent::again(now, *unsent));
     }
     unsent.is_some()
 }

@@ -192,8 +192,8 @@ impl<S: Splice> Sink for Spliced<'_, S> {
         self.socket.reset();
     }
 
-    fn is_sent(&self) -> bool {
-        self.socket.is_sent()
+    fn unacknowledged(&self) -> usize {
+        self.socket.unacknowledged()
     }
 }
 

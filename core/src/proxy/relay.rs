@@ -5,7 +5,7 @@ use core::{fmt, num::NonZeroUsize, time::Duration};
 
 use super::NoUpstream;
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way,
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
     buffer::{Pool, Ring},
     proxy_protocol,
     shared::Shared,
@@ -16,9 +16,10 @@ use crate::{
 pub struct Config {
     /// The size of each of a connection's two buffers while it has bytes in it. Default: 64 KiB.
     pub buffer: NonZeroUsize,
-    /// A connection on which no byte moves for this long, on either side and either way, is reset;
-    /// `None`: never. Default: 600 s. Once there is an upstream it is the only deadline: a side
-    /// that takes its time to read is healthy.
+    /// A connection on which no byte is received from either side, to be sent to the other one, and
+    /// none acknowledged by either side, for this long is reset within 1.125 times this; `None`:
+    /// never. Default: 600 s. Once there is an upstream it is the only deadline: a side that takes
+    /// its time to read is healthy. It bounds how long a reset that is passed on waits, too.
     pub idle_timeout: Option<Duration>,
     /// How a client is let go for which there is no upstream.
     pub linger: Linger,
@@ -84,6 +85,7 @@ impl Relays {
             ends: Sides { client: End::OPEN, upstream: End::OPEN },
             stage: Stage::Dialling { lost: None },
             cause: None,
+            progress: Sides { client: WriteProgress::new(now), upstream: WriteProgress::new(now) },
             moved: now,
         }
     }
@@ -145,9 +147,9 @@ impl fmt::Display for Side {
 /// | does not read | nothing is read from it once the buffer is half full, or, of what comes in [bulk](Self::is_bulk), before all is sent |
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
-/// calls a reset an error for the user: so it is passed on as one). The RST is to wait for what the kernel
-/// keeps because the peer's window is full ([`passes_reset_on`](Self::passes_reset_on)): it would throw
-/// that away.
+/// calls a reset an error for the user: so it is passed on as one). The RST waits until the peer has
+/// acknowledged all that was sent before it ([`passes_reset_on`](Self::passes_reset_on)), since the
+/// kernel discards the rest; [`Config::idle_timeout`] without an acknowledgement ends the wait.
 ///
 /// An upstream that is lost before a byte of the client's was sent to it, and before anything came from
 /// it, is not shown to the client if it was not the last one: another one may take its place
@@ -191,6 +193,8 @@ pub struct Relay {
     stage: Stage,
     /// Why it ends otherwise than by two FINs: what came first.
     cause: Option<Reason>,
+    /// Whether each side takes what is sent to it.
+    progress: Sides<WriteProgress>,
     /// When a byte last moved, on either side and either way.
     moved: Instant,
 }
@@ -389,7 +393,7 @@ impl Relay {
     /// There is an upstream now, and, if there is `another`, somebody to replace it. Before that only the
     /// client's side is to be driven.
     pub fn connected(&mut self, now: Instant, another: bool) {
-        self.moved = now;
+        self.restart(now);
         if matches!(self.stage, Stage::Dialling { .. }) {
             self.stage = if another { Stage::Fresh } else { Stage::Relaying };
         }
@@ -491,7 +495,7 @@ impl Relay {
         if self.is_done() {
             return None;
         }
-        let idle = self.config.idle_timeout.map(|limit| self.moved + limit);
+        let idle = self.config.idle_timeout.map(|limit| self.idle_deadline(limit));
         match self.stage {
             Stage::Dialling { .. } => None,
             Stage::Refused { until, .. } => {
@@ -505,9 +509,33 @@ impl Relay {
         }
     }
 
-    /// Time has passed. A call before the deadline changes nothing.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+    /// The idle timeout, or an observation before that of whether the sides take what is sent.
+    fn idle_deadline(&self, limit: Duration) -> Instant {
+        let Sides { client, upstream } = &self.progress;
+        let idle = client.since().max(upstream.since()) + limit;
+        let observations = [client.observation(limit), upstream.observation(limit)];
+        observations.into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    /// The idle time starts anew.
+    fn restart(&mut self, now: Instant) {
+        self.moved = now;
+        self.progress.client.restart(now);
+        self.progress.upstream.restart(now);
+    }
+
+    /// Time has passed, and so many of the bytes that were sent to each side are not acknowledged
+    /// ([`Machine::handle_timeout`]). A call before the deadline changes nothing.
+    pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
+        let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if !is_due(self) {
+            return;
+        }
+        for (side, unacknowledged) in [(Side::Client, to_client), (Side::Upstream, to_upstream)] {
+            let queued = self.queued(side) > 0;
+            self.progress.of_mut(side).observe(now, queued, unacknowledged);
+        }
+        if !is_due(self) {
             return;
         }
         match self.stage {
@@ -531,8 +559,8 @@ impl Relay {
                 }
             }
         }
-        // The idle time starts anew for what is left to be done.
-        self.moved = now;
+        // For what is left to be done.
+        self.restart(now);
         self.settle();
     }
 
@@ -583,9 +611,9 @@ impl Relay {
         }
     }
 
-    /// Whether an RST is owed to `side` behind what was sent to it, since the other one got lost: what the
-    /// kernel has not sent yet ([`Sink::is_sent`](crate::drive::Sink::is_sent)) is to leave first. Until
-    /// then the side is not to be driven; the deadline holds all the same.
+    /// Whether an RST is to follow what was sent to `side`, since the other side was lost. The driver
+    /// does not drive the side before all of that is acknowledged
+    /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)); the deadline goes on.
     pub fn passes_reset_on(&self, side: Side) -> bool {
         // It is asked at every turn, and nothing is lost without a cause.
         self.cause.is_some()
@@ -738,6 +766,9 @@ impl Machine for RelaySide<'_> {
             return;
         }
         let ring = relay.received.of_mut(self.side);
+        if ring.is_empty() {
+            relay.progress.of_mut(self.side.other()).queued(now);
+        }
         ring.commit(n);
         let bulk = relay.bulk.of_mut(self.side);
         *bulk = if *bulk { n >= SHORT.min(ring.capacity() / 4) } else { ring.is_full() };
@@ -784,6 +815,7 @@ impl Machine for RelaySide<'_> {
     fn handle_written(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
         relay.moved = now;
+        relay.progress.of_mut(self.side).written(now, n);
         let n = match self.side {
             Side::Client => n,
             Side::Upstream => relay.header.consume(n),
@@ -816,9 +848,14 @@ impl Machine for RelaySide<'_> {
         if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    /// The deadline is that of both sides, but the figure that of one: a driver that has both calls
+    /// [`Relay::handle_timeout`]. Here the other side counts as having acknowledged all.
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         if self.relay.owes(self.side) {
-            self.relay.handle_timeout(now);
+            match self.side {
+                Side::Client => self.relay.handle_timeout(now, unacknowledged, 0),
+                Side::Upstream => self.relay.handle_timeout(now, 0, unacknowledged),
+            }
         }
     }
 

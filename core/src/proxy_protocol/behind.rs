@@ -265,10 +265,10 @@ where
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_timeout(now),
-            Phase::Inner { machine, .. } => machine.handle_timeout(now),
+            Phase::Header(awaited) => awaited.reader.handle_timeout(now, unacknowledged),
+            Phase::Inner { machine, .. } => machine.handle_timeout(now, unacknowledged),
         }
         self.pump(now);
     }

@@ -268,7 +268,7 @@ impl Machine for HeaderReader {
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
         if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
             let limit = self.limit.unwrap_or_default();
             self.end(State::Resetting, Reason::Late { limit, have: self.filled });

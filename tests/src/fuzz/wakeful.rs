@@ -96,8 +96,8 @@ impl<M: Machine> Machine for Wakeful<M> {
         self.machine.poll_timeout()
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
-        self.machine_mut().handle_timeout(now);
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.machine_mut().handle_timeout(now, unacknowledged);
     }
 
     fn poll_shared(&mut self, now: Instant, _cx: &mut Context<'_>) -> bool {

@@ -57,13 +57,18 @@ pub enum Op {
     /// Reading, or writing, fails. Reading does so behind all that has arrived before; writing
     /// only where the machine wants to write, and afterwards the end of the input is a loss.
     Lost(Way, Lost),
-    /// The kernel takes so many bytes of output at most.
+    /// The kernel takes so many bytes of output at most, and the peer acknowledges all that the
+    /// kernel has taken.
     Accept(usize),
+    /// The kernel takes so many bytes of output at most, and the peer acknowledges none of them.
+    Buffer(usize),
     /// The FIN or RST that the machine wants is sent.
     Finished,
     /// Time passes, and the driver has not noticed yet.
     Advance(Duration),
-    /// The driver lets time pass up to the machine's deadline, and says so.
+    /// The driver lets time pass up to the machine's deadline, and says so; and again, where that
+    /// changes nothing that a driver sees, since the machine has only observed what is
+    /// acknowledged.
     Timeout,
     /// The driver says that time has passed, whether the deadline has been reached or not.
     SpuriousTimeout,
@@ -131,6 +136,8 @@ pub struct Player<'a, M> {
     arrived: VecDeque<Arrived>,
     /// A write failed.
     broken: Option<Lost>,
+    /// Bytes that the kernel has taken and the peer has not acknowledged.
+    unacknowledged: usize,
     transcript: Transcript,
 }
 
@@ -145,7 +152,14 @@ impl<'a, M: Machine> Player<'a, M> {
     /// A player at the start of a script.
     pub fn new(machine: &'a mut M) -> Self {
         let transcript = Transcript::default();
-        Self { machine, now: Instant::EPOCH, arrived: VecDeque::new(), broken: None, transcript }
+        Self {
+            machine,
+            now: Instant::EPOCH,
+            arrived: VecDeque::new(),
+            broken: None,
+            unacknowledged: 0,
+            transcript,
+        }
     }
 
     /// The machine.
@@ -177,16 +191,26 @@ impl<'a, M: Machine> Player<'a, M> {
                     self.machine.handle_lost(self.now, Way::Out, *why);
                 }
             }
-            Op::Accept(n) => self.accept(*n),
+            Op::Accept(n) => {
+                self.accept(*n);
+                self.unacknowledged = 0;
+            }
+            Op::Buffer(n) => self.unacknowledged += self.accept(*n),
             Op::Finished => self.finish(),
             Op::Advance(time) => self.now += *time,
             Op::Timeout => {
-                if let Some(deadline) = self.machine.poll_timeout() {
+                let seen = |machine: &M| (machine.interest(), machine.status());
+                let before = seen(self.machine);
+                for _ in 0..=OBSERVATIONS {
+                    let Some(deadline) = self.machine.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
-                    self.machine.handle_timeout(self.now);
+                    self.machine.handle_timeout(self.now, self.unacknowledged);
+                    if seen(self.machine) != before {
+                        break;
+                    }
                 }
             }
-            Op::SpuriousTimeout => self.machine.handle_timeout(self.now),
+            Op::SpuriousTimeout => self.machine.handle_timeout(self.now, self.unacknowledged),
             Op::Release => {
                 if interest.read && self.arrived.is_empty() {
                     self.machine.release();
@@ -250,9 +274,10 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
-    fn accept(&mut self, n: usize) {
+    /// How many bytes were taken.
+    fn accept(&mut self, n: usize) -> usize {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
-            return;
+            return 0;
         }
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.machine.write_bufs(&mut bufs);
@@ -261,6 +286,7 @@ impl<'a, M: Machine> Player<'a, M> {
         self.transcript.output.extend(taken);
         let taken = self.transcript.output.len() - before;
         self.machine.handle_written(self.now, taken);
+        taken
     }
 
     fn finish(&mut self) {
@@ -273,5 +299,8 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 }
 
+/// So often does a machine observe at most what is acknowledged before it is a stall
+/// ([`WriteProgress`](wirestate_core::WriteProgress)).
+const OBSERVATIONS: usize = 8;
 /// So often does what is shared move at most between two things that happen.
 const MOST_NEWS: usize = 10_000;

@@ -18,7 +18,8 @@ fn op() -> impl Strategy<Value = Op> {
     // What ends a connection is rare, so that something happens before it.
     prop_oneof![
         12 => vec(any::<u8>(), 1..=32).prop_map(Op::Receive),
-        12 => (1..=32_usize).prop_map(Op::Accept),
+        10 => (1..=32_usize).prop_map(Op::Accept),
+        4 => (1..=32_usize).prop_map(Op::Buffer),
         4 => Just(Op::Release),
         3 => (0..=120_000_u64).prop_map(|millis| Op::Advance(Duration::from_millis(millis))),
         2 => Just(Op::SpuriousTimeout),

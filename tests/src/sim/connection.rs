@@ -77,6 +77,10 @@ pub(super) struct End {
     coming: VecDeque<Segment>,
     /// Bytes in `coming`.
     coming_bytes: usize,
+    /// Arrivals that wait until a read opens the window.
+    shut_out: usize,
+    /// By how many bytes the send buffer of this end has grown.
+    grown: usize,
     /// Nothing arrives here before that.
     stalled_until: Instant,
     fin_arrived: bool,
@@ -137,6 +141,8 @@ impl Connection {
             inbox: VecDeque::new(),
             coming: VecDeque::new(),
             coming_bytes: 0,
+            shut_out: 0,
+            grown: 0,
             stalled_until: Instant::EPOCH,
             fin_arrived: false,
             error: None,
@@ -170,6 +176,35 @@ impl End {
             Way::In => &mut self.input,
             Way::Out => &mut self.output,
         }
+    }
+}
+
+impl End {
+    /// The next segment that arrives; `None` where there is none, or the window is closed to it.
+    fn next_segment(&mut self, window: usize) -> Option<Segment> {
+        let window = window.saturating_sub(self.inbox.len());
+        let first = match self.coming.front()? {
+            Segment::Data(data) => data.len(),
+            Segment::Fin | Segment::Rst => return self.coming.pop_front(),
+        };
+        // A socket that is gone has no window, and answers by an RST.
+        if first <= window || self.broken || self.record.closed {
+            self.coming_bytes -= first;
+            return self.coming.pop_front();
+        }
+        // An RST needs no window, and what is on its way before it is lost.
+        if let Some(rst) = self.coming.iter().position(|next| matches!(next, Segment::Rst)) {
+            self.coming.drain(..rst);
+            self.coming_bytes = 0;
+            return self.coming.pop_front();
+        }
+        self.shut_out += 1;
+        if window == 0 {
+            return None;
+        }
+        let Some(Segment::Data(data)) = self.coming.front_mut() else { return None };
+        self.coming_bytes -= window;
+        Some(Segment::Data(data.drain(..window).collect()))
     }
 }
 
@@ -231,6 +266,9 @@ impl Network {
         // The other end hears that there is room.
         let latency = self.connections[id.connection].latency;
         self.after(latency, Event::Report(id.other(), Way::Out));
+        for _ in 0..std::mem::take(&mut self.end(id).shut_out) {
+            self.after(latency, Event::Arrive(id));
+        }
         Poll::Ready(Ok(n))
     }
 
@@ -251,9 +289,11 @@ impl Network {
         }
         let faults = self.faults(id);
         let (zero, short) = (faults.zero_write, faults.short_write);
-        let receiver = self.end(id.other());
-        let taken = receiver.inbox.len() + receiver.coming_bytes;
-        let room = self.settings.buffer.saturating_sub(taken);
+        let mut room = self.room(id);
+        if room == 0 {
+            self.grow(id);
+            room = self.room(id);
+        }
         if room == 0 {
             return self.block(id, Way::Out, cx);
         }
@@ -303,8 +343,25 @@ impl Network {
         }
     }
 
-    pub(super) fn is_sent(&mut self, id: EndId) -> bool {
-        self.end(id.other()).coming_bytes == 0
+    pub(super) fn unacknowledged(&mut self, id: EndId) -> usize {
+        self.end(id.other()).coming_bytes
+    }
+
+    /// How many bytes a write of `id` finds room for, in the buffers of both kernels.
+    fn room(&mut self, id: EndId) -> usize {
+        let receiver = self.end(id.other());
+        let taken = receiver.inbox.len() + receiver.coming_bytes;
+        (self.settings.buffer + self.end(id).grown).saturating_sub(taken)
+    }
+
+    /// The kernel enlarges the send buffer of `id`, if the plan of faults says so.
+    fn grow(&mut self, id: EndId) {
+        let (chance, buffer) = (self.faults(id).send_buffer_grows, self.settings.buffer);
+        let end = self.end(id);
+        if end.grown < MOST_GROWTH * buffer && end.dice.strikes(chance) {
+            end.grown += end.dice.up_to(buffer.div_ceil(8));
+            self.note(id, What::Fault("send_buffer_grows"));
+        }
     }
 
     pub(super) fn refuses_to_splice(&mut self, id: EndId) -> bool {
@@ -338,7 +395,7 @@ impl Network {
 
     /// The next segment arrives at `id`.
     pub(super) fn arrive(&mut self, id: EndId) {
-        let now = self.now;
+        let (now, window) = (self.now, self.settings.buffer);
         let sender = self.end(id.other()).host;
         let end = self.end(id);
         if end.stalled_until > now {
@@ -346,10 +403,7 @@ impl Network {
             self.after(wait, Event::Arrive(id));
             return;
         }
-        let Some(segment) = end.coming.pop_front() else { return };
-        if let Segment::Data(data) = &segment {
-            end.coming_bytes -= data.len();
-        }
+        let Some(segment) = end.next_segment(window) else { return };
         let (closed, broken, host) = (end.record.closed, end.broken, end.host);
         if self.hosts[host].unplugged || self.hosts[sender].unplugged {
             return;
@@ -466,6 +520,8 @@ impl Network {
     }
 }
 
+/// A send buffer grows up to so many times the size of the buffers.
+const MOST_GROWTH: usize = 64;
 /// When a silent connection is probed (`TCP_KEEPIDLE` as this project sets it; tcp(7)): where the
 /// other end is gone, an RST comes back.
 const KEEPALIVE: Duration = Duration::from_secs(60);

@@ -31,6 +31,9 @@ pub struct Faults {
     pub stall: u16,
     /// Per fill of a pipe: the kernel can't, and never could.
     pub no_splice: u16,
+    /// Per write that finds no room: the kernel enlarges the send buffer, and takes up to an eighth
+    /// of a buffer more although the peer takes nothing; up to 64 buffers in all.
+    pub send_buffer_grows: u16,
     /// How long such a while is, and how late the wake-ups are that faults delay.
     pub delay: RangeInclusive<Duration>,
     /// Per accept: the connection was reset in the backlog.
@@ -54,6 +57,7 @@ impl Faults {
         interrupted: 0,
         stall: 0,
         no_splice: 0,
+        send_buffer_grows: 0,
         delay: Duration::from_micros(1)..=Duration::from_millis(500),
         accept_aborted: 0,
         zero_write: 0,
@@ -74,6 +78,7 @@ impl Faults {
             interrupted: draw(300),
             stall: draw(50),
             no_splice: draw(100),
+            send_buffer_grows: draw(300),
             ..Self::NONE
         }
     }

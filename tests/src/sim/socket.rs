@@ -101,8 +101,8 @@ impl Sink for Socket {
         self.world.network(|network| network.reset(self.end));
     }
 
-    fn is_sent(&self) -> bool {
-        self.world.network(|network| network.is_sent(self.end))
+    fn unacknowledged(&self) -> usize {
+        self.world.network(|network| network.unacknowledged(self.end))
     }
 }
 

@@ -193,7 +193,7 @@ fn all_requests_fail_when_the_connection_ends() {
         ("empty_header", |client| feed(client, &mut &[0, 0][..], NOW)),
         ("no_reply", |client| {
             let deadline = client.poll_timeout().unwrap();
-            client.handle_timeout(deadline);
+            client.handle_timeout(deadline, 0);
         }),
         ("dropped", |client| *client = Client::new(config())),
     ];

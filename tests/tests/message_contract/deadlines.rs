@@ -52,11 +52,17 @@ fn sent<M: Machine>(machine: &mut M, time: Duration) -> Vec<u8> {
 
 /// Nothing happens up to a millisecond before `time`; then it does.
 fn expires_at<M: Machine>(machine: &mut M, time: Duration) {
-    assert_eq!(machine.poll_timeout(), Some(at(time)), "in {}", machine.status().state);
     let state = machine.status().state;
-    machine.handle_timeout(at(time.checked_sub(MILLI).unwrap()));
+    while let Some(observation) = machine.poll_timeout()
+        && observation < at(time)
+    {
+        machine.handle_timeout(observation, 0);
+        assert_eq!(machine.status().state, state, "nothing but a look at what is acknowledged");
+    }
+    assert_eq!(machine.poll_timeout(), Some(at(time)), "in {state}");
+    machine.handle_timeout(at(time.checked_sub(MILLI).unwrap()), 0);
     assert_eq!(machine.status().state, state, "not before its time");
-    machine.handle_timeout(at(time));
+    machine.handle_timeout(at(time), 0);
     assert_ne!(machine.status().state, state, "at its time");
 }
 
@@ -105,7 +111,7 @@ fn a_content_that_comes_at_the_least_rate_may_take_as_long_as_it_takes() {
     let request = frames([&Message::binary(vec![1; 100 * 1024])]);
     for (piece, time) in request.chunks(1100).zip(0..) {
         receive(&mut machine, piece, secs(time));
-        machine.handle_timeout(at(secs(time)));
+        machine.handle_timeout(at(secs(time)), 0);
     }
     assert_eq!(sent(&mut machine, secs(95)), request, "after a minute and a half");
     // Its deadline follows the bytes: 60 KiB are due in 60 s, and no more come.
@@ -157,16 +163,48 @@ fn a_reply_must_be_there_within_60_s() {
 
 #[test]
 fn a_peer_must_take_a_byte_of_its_reply_within_10_s() {
-    let mut machine = echoing();
-    receive(&mut machine, &golden(), secs(1));
-    receive(&mut machine, &golden(), secs(5));
-    assert_eq!(machine.poll_timeout(), Some(at(secs(11))), "only a write moves it");
+    let owed = || {
+        let mut machine = echoing();
+        receive(&mut machine, &golden(), secs(1));
+        receive(&mut machine, &golden(), secs(2));
+        machine
+    };
+    expires_at(&mut owed(), secs(11));
+    let mut machine = owed();
     machine.handle_written(at(secs(10)), 1);
+    machine.handle_timeout(at(secs(10)), 0);
     expires_at(&mut machine, secs(20));
     assert_eq!(machine.interest().write, Outbound::Reset);
     machine.handle_finished(at(secs(20)));
     let Some(Reason::WriteStalled { limit, unsent }) = machine.reason() else { panic!() };
     assert_eq!((limit, unsent), (secs(10), 2 * 146 - 1));
+}
+
+/// The kernel enlarges its send buffer while the peer's window is closed.
+#[test]
+fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
+    let mut machine = echoing();
+    receive(&mut machine, &golden(), secs(1));
+    let mut kernel = 0;
+    while machine.status().state == "open" {
+        let now = machine.poll_timeout().unwrap();
+        machine.handle_written(now, 10);
+        kernel += 10;
+        machine.handle_timeout(now, kernel);
+        assert!(now <= at(secs(11)));
+    }
+    machine.handle_finished(at(secs(11)));
+    assert!(matches!(machine.reason(), Some(Reason::WriteStalled { .. })));
+
+    // One byte that is acknowledged does.
+    let mut machine = echoing();
+    receive(&mut machine, &golden(), secs(1));
+    machine.handle_written(at(secs(1)), 100);
+    for unacknowledged in (0..100).rev() {
+        let now = machine.poll_timeout().unwrap();
+        machine.handle_timeout(now, unacknowledged);
+        assert_eq!(machine.status().state, "open");
+    }
 }
 
 #[test]
@@ -197,7 +235,7 @@ fn a_connection_that_is_owed_a_reply_is_not_idle() {
 fn one_step_of_the_clock_past_all_deadlines_ends_it_once() {
     let mut machine = serving(Events::default());
     receive(&mut machine, &[&golden()[..], &golden()[..7]].concat(), secs(0));
-    machine.handle_timeout(at(secs(3600)));
+    machine.handle_timeout(at(secs(3600)), 0);
     assert_eq!(machine.status().state, "closing");
     let reply = sent(&mut machine, secs(3600));
     assert_eq!(told(&reply).matches("result").count(), 1);
@@ -254,6 +292,6 @@ fn a_reply_has_a_frames_time_once_it_has_begun() {
 fn a_client_that_asks_nothing_waits_for_ever() {
     let mut client = Checked::new(Client::new(ClientConfig::default()), MUCH);
     assert_eq!(client.poll_timeout(), None);
-    client.handle_timeout(at(secs(1_000_000)));
+    client.handle_timeout(at(secs(1_000_000)), 0);
     assert_eq!(client.status().state, "idle");
 }

@@ -202,9 +202,18 @@ impl Pair {
                 }
             }),
             Event::Timeout => {
-                if let Some(deadline) = self.relay.poll_timeout() {
+                let seen = |relay: &Relay| {
+                    (Side::BOTH.map(|side| relay.interest(side)), relay.status(), relay.is_done())
+                };
+                let before = seen(&self.relay);
+                // At first only what is acknowledged may be observed.
+                for _ in 0..=8 {
+                    let Some(deadline) = self.relay.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
                     self.with(side, |machine, _, now| machine.expire(now));
+                    if seen(&self.relay) != before {
+                        break;
+                    }
                 }
             }
             Event::Wait(seconds) => {
@@ -351,7 +360,7 @@ impl<M: Machine> Held for Checked<M> {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.handle_timeout(now);
+        self.handle_timeout(now, 0);
     }
 
     fn stop(&mut self, now: Instant) {

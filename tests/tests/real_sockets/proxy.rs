@@ -164,7 +164,7 @@ pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str)
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
         stream.write_all(&vec![7; SIZE]).unwrap();
-        eventually("the proxy has it", || wirestate_std::stream::is_sent(&stream));
+        eventually("the proxy has it", || wirestate_std::stream::unacknowledged(&stream) == 0);
         reset(stream);
     };
     let reads = |mut stream: TcpStream| {

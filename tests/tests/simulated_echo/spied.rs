@@ -78,8 +78,8 @@ impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
         self.machine.poll_timeout()
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
-        self.machine.handle_timeout(now);
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.machine.handle_timeout(now, unacknowledged);
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {

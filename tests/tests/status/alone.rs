@@ -142,14 +142,14 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     feed(&mut first, &mut request.as_bytes(), later);
     collect(&mut first, &mut output, later);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    first.handle_timeout(later);
+    first.handle_timeout(later, 0);
     assert_eq!(first.status().state, "idle", "it stays");
 
     // There is no room still, so the next one is asked, in the midst of a head.
     assert!(idle.poll_give_way(&mut cx).is_pending());
     assert!(second.poll_shared(later, &mut cx));
     feed(&mut second, &mut &request.as_bytes()[..20], later);
-    second.handle_timeout(later);
+    second.handle_timeout(later, 0);
     assert_eq!(second.interest().write, Outbound::Finish);
     second.handle_finished(later);
     let limit = CONNECTIONS;
