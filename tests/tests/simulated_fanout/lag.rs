@@ -4,7 +4,7 @@ use wirestate_core::{
     Lost,
     fanout::{Config, OnLag},
 };
-use wirestate_testkit::sim::Act;
+use wirestate_testkit::sim::{Act, Faults};
 
 use crate::scene::{Scene, all, config, millis, numbers, whole};
 
@@ -76,6 +76,23 @@ fn where_the_upstream_is_blocked_a_slow_one_loses_nothing_and_a_dead_one_is_rese
         assert_eq!(numbers(&heard.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     }
     assert_eq!(dead.take().unwrap().lost, Some(Lost::Reset));
+}
+
+/// The kernel enlarges its send buffer while the subscriber's window is closed: that is no
+/// progress, and the upstream is not held for it.
+#[test]
+fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
+    let scene = Scene::new(6, Config { on_lag: OnLag::Block, ..config() }, vec![whole(0, MANY)]);
+    scene.server.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
+    let (dead, healthy) = (scene.subscriber("dead", dead()), scene.subscriber("healthy", all()));
+    scene.run_for(millis(11_000));
+    assert_eq!(scene.ended("write_stalled"), 0);
+    scene.run_for(millis(2000));
+    assert_eq!(scene.ended("write_stalled"), 1);
+    scene.run_for(millis(60_000));
+    scene.end();
+    assert_eq!(numbers(&healthy.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
+    assert_eq!(scene.world.run_until(&dead).ok().map(|heard| heard.lost), Some(Some(Lost::Reset)));
 }
 
 #[test]

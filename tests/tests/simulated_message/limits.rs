@@ -11,7 +11,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     for_each_seed,
     message::{bad_frames, golden},
-    sim::{Act, World},
+    sim::{Act, Faults, World},
 };
 
 use crate::scene::{Scene, ask, bytes, peer, requests, seconds, small};
@@ -94,6 +94,23 @@ fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice
     assert_eq!(scene.ended("write_stalled"), 1);
     let heard = scene.world.run_until(&heard).unwrap();
     assert_eq!(heard.lost, Some(Lost::Reset), "a FIN would say that it has had all replies");
+    scene.end();
+}
+
+/// The kernel enlarges its send buffer while the peer's window is closed: that is no progress.
+#[test]
+fn a_peer_that_takes_no_replies_is_reset_in_time_whatever_the_kernel_takes() {
+    let scene = Scene::new(7);
+    scene.server.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
+    let client = scene.world.host("client");
+    let many = bytes(&requests(&[20_000; 200]));
+    let heard =
+        peer(&client, vec![Act::Send(many.into()), Act::Wait(seconds(60)), Act::ReceiveAll]);
+    scene.run_for(seconds(9));
+    assert_eq!(scene.ended("write_stalled"), 0);
+    scene.run_for(seconds(3));
+    assert_eq!(scene.ended("write_stalled"), 1);
+    assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
     scene.end();
 }
 

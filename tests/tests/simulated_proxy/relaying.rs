@@ -335,3 +335,45 @@ fn what_is_still_open_when_the_drain_is_over_is_reset_on_both_sides() {
     assert_eq!(upstream.take().unwrap().lost, Some(Lost::Reset));
     assert!(scene.clients().iter().all(|record| record.ended == Some(Sent::Rst)));
 }
+
+/// The kernel enlarges its send buffer while the client's window is closed, so that a write at the
+/// deadline succeeds, and makes room for a read from the upstream.
+#[test]
+fn a_client_that_takes_nothing_is_idle_whatever_the_kernel_takes() {
+    for_each_seed(10, |seed| {
+        let limit = seconds(3);
+        let config = Config { idle_timeout: Some(limit), ..Config::default() };
+        let scene = Scene::with(tight(seed), config, &["upstream"]);
+        scene.proxy.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
+        let upstream = scene.upstream("upstream", vec![Act::Send(pattern(2_000_000))]);
+        let client = scene.world.host("client");
+        let heard = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
+        scene.run_for(limit);
+        assert_eq!(scene.ended("idle_timeout"), 0);
+        scene.run_for(limit / 5);
+        assert_eq!(scene.ended("idle_timeout"), 1);
+        for heard in [heard, upstream] {
+            assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+        }
+        scene.end();
+    });
+}
+
+/// A byte that is acknowledged in time keeps the connection, although none can be written.
+#[test]
+fn a_client_that_reads_slowly_is_not_idle() {
+    for_each_seed(10, |seed| {
+        let config = Config { idle_timeout: Some(seconds(3)), ..Config::default() };
+        let scene = Scene::with(tight(seed), config, &["upstream"]);
+        scene.proxy.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
+        let sent = pattern(500_000);
+        scene.upstream("upstream", vec![Act::Send(sent.clone())]);
+        let client = scene.world.host("client");
+        let reads = [Act::Receive(1), Act::Wait(seconds(2))];
+        let mut acts: Vec<_> = reads.into_iter().cycle().take(40).collect();
+        acts.extend([Act::Finish, Act::ReceiveAll]);
+        let heard = scene.world.run_until(&peer(&client, acts)).unwrap();
+        assert_eq!((heard.bytes == sent, heard.lost), (true, None));
+        scene.end();
+    });
+}

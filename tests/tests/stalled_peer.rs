@@ -1,0 +1,175 @@
+//! A peer that takes nothing, on real sockets: the deadline follows what it acknowledges.
+//!
+//! The kernel enlarges a send buffer while the peer's window is closed, and takes a few bytes more
+//! whenever it is asked. These are no progress.
+
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+
+use std::{
+    future::pending,
+    io::{ErrorKind, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant as SystemInstant},
+};
+
+use rustix::io::ioctl_fionread;
+use socket2::{Domain, Socket, Type};
+use wirestate_core::{
+    Machine,
+    admission::Table,
+    drive::{Clock as _, Drive},
+    echo,
+    fanout::{self, Feed, OnLag, Subscriber, Upstream},
+    message::{self, Message, service},
+    proxy::{self, Balance, Proxy, Relays, Upstreams},
+    runtime::{Listener as _, Runtime},
+    serve::{Options, serve},
+};
+use wirestate_testkit::message::frames;
+
+const LIMIT: Duration = Duration::from_secs(3);
+/// However busy the machine is.
+const HANGS: Duration = Duration::from_secs(60);
+
+#[test]
+fn on_tokio() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    every_stall_is_noticed_in_time(&wirestate_tokio::Tokio::new(runtime.handle().clone()));
+    runtime.shutdown_background();
+}
+
+#[test]
+fn on_smol() {
+    let executor = Arc::new(smol::Executor::new());
+    thread::spawn({
+        let executor = executor.clone();
+        move || smol::block_on(executor.run(pending::<()>()))
+    });
+    every_stall_is_noticed_in_time(&wirestate_smol::Smol::new(executor));
+}
+
+#[test]
+fn on_std() {
+    every_stall_is_noticed_in_time(&wirestate_std::Threads::new());
+}
+
+/// One peer of each server, all at once.
+fn every_stall_is_noticed_in_time<R: Runtime>(runtime: &R) {
+    let request = frames([&Message::binary(vec![7; 1000])]);
+    let peers = [
+        ("idle_timeout", echo(runtime), request.clone()),
+        ("write_stalled", message(runtime), request),
+        ("write_stalled", subscription(runtime), Vec::new()),
+        ("idle_timeout", proxied(runtime), Vec::new()),
+    ];
+    let peers = peers.map(|(label, (address, table), says)| {
+        thread::spawn(move || (label, stalls_for(address, &says, label, &table)))
+    });
+    for peer in peers {
+        let (label, stalled) = peer.join().unwrap();
+        // The peer's last look at its queue may be a little older than the queue.
+        assert!(stalled > LIMIT * 9 / 10, "{label} after {stalled:?}");
+        assert!(stalled <= LIMIT * 12 / 10, "{label} after {stalled:?}");
+    }
+}
+
+/// Says `says` over and over and reads nothing, until it was reset with that label: for how long
+/// nothing had arrived at it.
+fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &Table) -> Duration {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 * 1024).unwrap();
+    socket.connect(&address.into()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let mut peer = TcpStream::from(socket);
+    let began = SystemInstant::now();
+    let (mut arrived, mut moved, mut said) = (0, began, 0);
+    while table.totals().ended.get(label).is_none() {
+        assert!(began.elapsed() < HANGS, "{label}: {:?}", table.totals());
+        let now = SystemInstant::now();
+        if let Ok(queued) = ioctl_fionread(&peer)
+            && queued > arrived
+        {
+            (arrived, moved) = (queued, now);
+        }
+        // It talks whenever it is listened to.
+        while !says.is_empty() {
+            match peer.write(&says[said..]) {
+                Ok(n) => said = (said + n) % says.len(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => break, // it was reset
+            }
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    moved.elapsed()
+}
+
+/// A server of a machine: where it listens, and its table.
+fn server<R: Runtime, M>(
+    runtime: &R,
+    mut machine: impl FnMut(wirestate_core::Instant) -> M + Send + 'static,
+) -> (SocketAddr, Table)
+where
+    M: Machine<Reason: Send> + Unpin + Send + 'static,
+{
+    let (options, listener) = (Options::default(), runtime.listen("127.0.0.1:0").unwrap());
+    let place = (listener.local_address().unwrap().ip().unwrap(), options.table.clone());
+    let on = runtime.clone();
+    let serving = async move { serve(&on, listener, &options, |_, now| machine(now)).await };
+    runtime.spawn(serving).unwrap();
+    place
+}
+
+fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+    let config = echo::Config { idle_timeout: Some(LIMIT), ..echo::Config::default() };
+    let echo = echo::Server::new(config);
+    server(runtime, move |now| echo.machine(now))
+}
+
+fn message<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+    let config = message::Config { write_timeout: Some(LIMIT), ..message::Config::default() };
+    let messages = message::Server::new(config, service::function(|request| request.into_owned()));
+    server(runtime, move |now| messages.machine(now))
+}
+
+/// The upstream is held by this one subscriber, and the feed has no end.
+fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+    let feed = Feed::new(fanout::Config {
+        on_lag: OnLag::Block,
+        write_timeout: Some(LIMIT),
+        ..fanout::Config::default()
+    });
+    let (source, shared, on) = (endless(), feed.clone(), runtime.clone());
+    let upstream = async move {
+        let socket = on.connect(&source.to_string()).await.unwrap();
+        let clock = on.clock();
+        Drive::new(Upstream::new(shared, None, clock.now()), socket, clock).await;
+    };
+    runtime.spawn(upstream).unwrap();
+    server(runtime, move |now| Subscriber::new(&feed, now))
+}
+
+fn proxied<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+    let config = proxy::Config { idle_timeout: Some(LIMIT), ..proxy::Config::default() };
+    let upstreams = Upstreams::new([endless().to_string()], Balance::RoundRobin, 1);
+    let proxy = Proxy::new(Relays::new(config), upstreams);
+    let (options, listener) = (Options::default(), runtime.listen("127.0.0.1:0").unwrap());
+    let place = (listener.local_address().unwrap().ip().unwrap(), options.table.clone());
+    let on = runtime.clone();
+    let serving = async move { proxy::serve(&on, listener, &options, &proxy).await };
+    runtime.spawn(serving).unwrap();
+    place
+}
+
+/// Accepts one connection, and sends on it until it is lost.
+fn endless() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while stream.write_all(&[7; 64 * 1024]).is_ok() {}
+    });
+    address
+}
