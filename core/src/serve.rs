@@ -3,7 +3,7 @@
 use std::{
     future::{Future, poll_fn},
     mem,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -25,7 +25,8 @@ pub struct Options {
     pub table: Table,
     /// Asks the server to stop.
     pub stop: Stop,
-    /// How long connections have to end gracefully once it was asked; then they are reset.
+    /// How long connections have to end gracefully once it was asked; then they are reset. Time in
+    /// which the process is stopped does not count.
     /// `None`: as long as they take. Default: 10 s.
     pub drain_timeout: Option<Duration>,
     /// The connections that wait for a request, where the server's machines take a place there: when
@@ -253,6 +254,36 @@ async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &St
     .await
 }
 
+/// A time that passes only while this process runs: what arrived while it was stopped (SIGSTOP, a
+/// suspended machine) is still served, in what was left of the time.
+#[derive(Debug)]
+struct RunningTime {
+    left: Duration,
+    /// Up to when it was counted.
+    counted: Instant,
+}
+
+impl RunningTime {
+    fn new(left: Duration, now: Instant) -> Self {
+        Self { left, counted: now }
+    }
+
+    /// Ready once it is over.
+    fn poll_over(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // An alarm that goes off late is the sign that the process did not run.
+            let now = clock.now();
+            let passed = now.since(self.counted).min(TICK + LATE);
+            self.left = self.left.saturating_sub(passed);
+            self.counted = now;
+            if self.left.is_zero() {
+                return Poll::Ready(());
+            }
+            ready!(clock.poll_until(cx, now + self.left.min(TICK)));
+        }
+    }
+}
+
 async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -276,11 +307,11 @@ async fn drain(
     if open > 0 && stop.asked() == Stopping::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
-        let deadline = timeout.map(|timeout| clock.now() + timeout);
+        let mut running = timeout.map(|timeout| RunningTime::new(timeout, clock.now()));
         poll_fn(|cx| {
             let over = table.poll_empty(cx).is_ready()
                 || stop.poll_asked(cx) == Stopping::Now
-                || deadline.is_some_and(|deadline| clock.poll_until(cx, deadline).is_ready());
+                || running.as_mut().is_some_and(|running| running.poll_over(clock, cx).is_ready());
             if over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -311,5 +342,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long a connection may take to notice that it is to end at once.
 const LONGEST_END: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(1);
+/// How often a time that passes only while the process runs is counted.
+const TICK: Duration = Duration::from_millis(250);
+/// How late an alarm goes off at most in a process that runs, however busy its machine is.
+const LATE: Duration = Duration::from_millis(500);
 /// Then other tasks have their turn.
 const ACCEPTS_IN_A_ROW: u32 = 64;

@@ -79,8 +79,9 @@ pub(super) struct End {
     coming_bytes: usize,
     /// Arrivals that wait until a read opens the window.
     shut_out: usize,
-    /// By how many bytes the send buffer of this end has grown.
+    /// By how many bytes the send buffer of this end has grown, and when it may grow again.
     grown: usize,
+    grows_from: Instant,
     /// Nothing arrives here before that.
     stalled_until: Instant,
     fin_arrived: bool,
@@ -143,6 +144,7 @@ impl Connection {
             coming_bytes: 0,
             shut_out: 0,
             grown: 0,
+            grows_from: Instant::EPOCH,
             stalled_until: Instant::EPOCH,
             fin_arrived: false,
             error: None,
@@ -357,8 +359,10 @@ impl Network {
     /// The kernel enlarges the send buffer of `id`, if the plan of faults says so.
     fn grow(&mut self, id: EndId) {
         let (chance, buffer) = (self.faults(id).send_buffer_grows, self.settings.buffer);
+        let now = self.now;
         let end = self.end(id);
-        if end.grown < MOST_GROWTH * buffer && end.dice.strikes(chance) {
+        if end.grows_from <= now && end.dice.strikes(chance) {
+            end.grows_from = now + GROWTH_INTERVAL;
             end.grown += end.dice.up_to(buffer.div_ceil(8));
             self.note(id, What::Fault("send_buffer_grows"));
         }
@@ -520,8 +524,9 @@ impl Network {
     }
 }
 
-/// A send buffer grows up to so many times the size of the buffers.
-const MOST_GROWTH: usize = 64;
+/// A send buffer grows when the peer answers a probe of its window, which comes no more often
+/// (`TCP_RTO_MIN` of Linux).
+const GROWTH_INTERVAL: Duration = Duration::from_millis(200);
 /// When a silent connection is probed (`TCP_KEEPIDLE` as this project sets it; tcp(7)): where the
 /// other end is gone, an RST comes back.
 const KEEPALIVE: Duration = Duration::from_secs(60);

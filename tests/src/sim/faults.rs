@@ -32,7 +32,7 @@ pub struct Faults {
     /// Per fill of a pipe: the kernel can't, and never could.
     pub no_splice: u16,
     /// Per write that finds no room: the kernel enlarges the send buffer, and takes up to an eighth
-    /// of a buffer more although the peer takes nothing; up to 64 buffers in all.
+    /// of a buffer more although the peer takes nothing; at most every 200 ms.
     pub send_buffer_grows: u16,
     /// How long such a while is, and how late the wake-ups are that faults delay.
     pub delay: RangeInclusive<Duration>,

@@ -328,6 +328,22 @@ pub(crate) fn the_drain_ends_by_a_reset_when_its_time_is_over(binary: &str) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not to be taken for a clean end");
 }
 
+/// By the clock the drain is over when the process goes on; but it had no chance to serve anybody.
+pub(crate) fn a_drain_goes_on_where_the_process_was_stopped(binary: &str) {
+    let server = Server::start(binary, &["--drain-timeout", "3s"]);
+    let (mut owed, sent) = stall(&server);
+    server.signal(Signal::TERM);
+    eventually("it drains", || server.logged("draining") > 0);
+    server.suspend();
+    thread::sleep(Duration::from_secs(4));
+    server.signal(Signal::CONT);
+    assert!(sent.starts_with(&read_to_end(&mut owed)), "all that had arrived, and then a FIN");
+    drop(owed);
+    let (status, log) = server.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("drained=1 aborted=0"), "{log}");
+}
+
 pub(crate) fn a_second_signal_ends_at_once(binary: &str) {
     use std::os::unix::process::ExitStatusExt;
 

@@ -50,6 +50,7 @@ on_every_runtime! {
         sigterm_flushes_what_is_owed,
         sigterm_leaves_a_slow_reader_its_time,
         the_drain_ends_by_a_reset_when_its_time_is_over,
+        a_drain_goes_on_where_the_process_was_stopped,
         a_signal_that_comes_twice_at_once_is_one,
         a_second_signal_ends_at_once;
     fanout:
@@ -75,6 +76,7 @@ on_every_runtime! {
         a_clients_reset_arrives_at_the_upstream,
         an_upstreams_reset_arrives_at_the_client,
         a_reset_waits_for_what_a_slow_reader_has_no_room_for,
+        a_reset_waits_for_what_a_receiver_has_thrown_away,
         another_upstream_is_tried_when_one_refuses,
         another_upstream_is_tried_when_one_accepts_and_resets,
         an_upstream_that_does_not_answer_runs_into_the_deadline,

@@ -158,8 +158,8 @@ pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
     assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
 }
 
-/// A reset throws away what the kernel has not sent yet: so that of the proxy has to wait until a peer that
-/// is late to read has made room.
+/// A reset discards what the kernel keeps: that of the proxy waits until a peer that reads late has
+/// made room.
 pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str) {
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
@@ -185,6 +185,29 @@ pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str)
         serving.join().unwrap();
         let log = proxy.stop();
         assert!(log.contains("aborted=0"), "{log}");
+    }
+}
+
+/// A kernel drops segments for which it has no memory (here, since its receive buffer was made
+/// smaller). They were sent, and have to be sent again: the reset waits until they are acknowledged.
+pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
+    for size in [44_000, 50_000, 56_000] {
+        let (shrunk, has_shrunk) = mpsc::channel();
+        let (address, serving) = upstream(move |mut stream| {
+            SockRef::from(&stream).set_recv_buffer_size(2000).unwrap();
+            shrunk.send(()).unwrap();
+            thread::sleep(Duration::from_millis(500));
+            let (bytes, error) = read_to_end(&mut stream);
+            (bytes.len(), error)
+        });
+        let proxy = proxy(binary, &address, &[]);
+        let mut client = proxy.connect();
+        has_shrunk.recv().unwrap();
+        client.write_all(&vec![7; size]).unwrap();
+        eventually("the proxy has it", || wirestate_std::stream::unacknowledged(&client) == 0);
+        reset(client);
+        assert_eq!(serving.join().unwrap(), (size, Some(ErrorKind::ConnectionReset)));
+        proxy.stop();
     }
 }
 

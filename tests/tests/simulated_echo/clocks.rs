@@ -39,6 +39,29 @@ fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
+/// What arrives while the process is stopped, in a drain that would have been over by the clock, was
+/// in time.
+#[test]
+fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
+    for_each_seed(10, |seed| {
+        let options = Options { drain_timeout: Some(seconds(5)), ..Options::default() };
+        let scene = Scene::with(World::new(seed), Config::default(), options);
+        let client = scene.world.host("client");
+        // It reads its echo only while the server is stopped.
+        let sent = vec![7; 40_000];
+        let say = [Act::Send(sent.clone().into()), Act::Finish];
+        let read = [Act::Wait(seconds(5)), Act::ReceiveAll];
+        let heard = peer(&client, [say, read].concat());
+        scene.world.run_for(seconds(1)).unwrap();
+        scene.stop.drain();
+        scene.world.run_for(seconds(1)).unwrap();
+        scene.server.stop_for(seconds(8));
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (sent.len(), true, None));
+        assert_eq!(scene.end().aborted, 0);
+    });
+}
+
 #[test]
 fn a_clock_may_stand_still_or_go_back() {
     for_each_seed(10, |seed| {
