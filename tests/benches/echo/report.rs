@@ -58,6 +58,7 @@ impl Costs for Plan {
             (Workload::Streaming, _) => Some(1.0),
             (Workload::Idle, _) => None,
         };
-        server.by_hand().map(|by_hand| (by_hand, goal)).into_iter().collect()
+        let by_hand = server.by_hand().map(|by_hand| (by_hand, goal));
+        by_hand.into_iter().chain(server.in_other_build().map(|other| (other, None))).collect()
     }
 }

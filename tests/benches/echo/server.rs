@@ -10,6 +10,7 @@ use crate::{
     machines::Echo,
     measure::{
         arguments::Choice,
+        other_build,
         process::{Cores, Process, become_server},
         runtimes::Ours,
     },
@@ -33,6 +34,12 @@ pub(crate) enum Server {
     StdHand,
     /// The echo machine on wirestate-std
     Std,
+    /// The same from another build
+    OtherTokio,
+    /// The same from another build
+    OtherSmol,
+    /// The same from another build
+    OtherStd,
 }
 
 impl Server {
@@ -43,6 +50,18 @@ impl Server {
             Self::Smol => Some(Self::SmolHand),
             Self::Std => Some(Self::StdHand),
             Self::Floor | Self::TokioHand | Self::SmolHand | Self::StdHand => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+        }
+    }
+
+    /// The same from another build, if it is one of this build's.
+    pub(crate) fn in_other_build(self) -> Option<Self> {
+        match self {
+            Self::Tokio => Some(Self::OtherTokio),
+            Self::Smol => Some(Self::OtherSmol),
+            Self::Std => Some(Self::OtherStd),
+            Self::Floor | Self::TokioHand | Self::SmolHand | Self::StdHand => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
         }
     }
 
@@ -63,6 +82,9 @@ impl Server {
             Self::Tokio => Echo.on_tokio(workers),
             Self::Smol => Echo.on_smol(workers),
             Self::Std => Echo.on_threads(),
+            Self::OtherTokio => other_build::become_its("tokio"),
+            Self::OtherSmol => other_build::become_its("smol"),
+            Self::OtherStd => other_build::become_its("std"),
         }
     }
 }

@@ -62,27 +62,32 @@ enum Yardstick {
     TokioHand,
     /// The better of NATS and Redis, in each round.
     Brokers,
+    /// The same server from another build.
+    OtherBuild,
 }
 
 impl Yardstick {
-    const ALL: [Self; 3] = [Self::Floor, Self::TokioHand, Self::Brokers];
+    const ALL: [Self; 4] = [Self::Floor, Self::TokioHand, Self::Brokers, Self::OtherBuild];
 
     fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor",
             Self::TokioHand => "tokio-hand",
             Self::Brokers => "best broker",
+            Self::OtherBuild => "other build",
         }
     }
 
-    /// Its figures by round; of several servers the least of each.
-    fn values(self, found: &Found, case: Case, measure: Measure) -> Option<Vec<f64>> {
-        let servers: &[_] = match self {
-            Self::Floor => &[Server::Floor],
-            Self::TokioHand => &[Server::TokioHand],
-            Self::Brokers => &[Server::Nats, Server::Redis],
+    /// Its figures by round, beside those of `ours`; of several servers the least of each.
+    fn values(self, found: &Found, ours: &Series) -> Option<Vec<f64>> {
+        let &Series { case, server, measure, .. } = ours;
+        let servers = match self {
+            Self::Floor => vec![Server::Floor],
+            Self::TokioHand => vec![Server::TokioHand],
+            Self::Brokers => vec![Server::Nats, Server::Redis],
+            Self::OtherBuild => server.in_other_build().into_iter().collect(),
         };
-        let series = servers.iter().filter_map(|&server| found.of(case, server, measure));
+        let series = servers.into_iter().filter_map(|server| found.of(case, server, measure));
         series.map(|series| series.values.clone()).reduce(|one, other| {
             one.into_iter().zip(other).map(|(one, other)| one.min(other)).collect()
         })
@@ -96,7 +101,7 @@ impl Yardstick {
             }
             (Self::Brokers, Workload::Saturated, Measure::Cpu) => Some(0.4),
             (Self::TokioHand, Workload::Paced, Measure::P50 | Measure::P99) => Some(1.0),
-            (Self::Floor | Self::TokioHand | Self::Brokers, _, _) => None,
+            (Self::Floor | Self::TokioHand | Self::Brokers | Self::OtherBuild, _, _) => None,
         }
     }
 }
@@ -169,7 +174,7 @@ impl Ratio {
             Measure::Cpu | Measure::P50 | Measure::P99 => true,
             Measure::Busy | Measure::Memory | Measure::Published => false,
         };
-        let others = to.values(found, case, measure).filter(|_| interesting)?;
+        let others = to.values(found, ours).filter(|_| interesting)?;
         let times = Spread::of(values.iter().zip(others).map(|(ours, other)| ours / other))?;
         let goal = to.goal(case.workload, measure, server);
         let reached = goal.map(|goal| times.median <= goal);

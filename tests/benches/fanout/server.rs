@@ -11,6 +11,7 @@ use crate::{
     machines::FanOut,
     measure::{
         arguments::Choice,
+        other_build,
         process::{Cores, Process, become_server},
         runtimes::Ours,
     },
@@ -31,6 +32,12 @@ pub(crate) enum Server {
     Smol,
     /// The fan-out machines on wirestate-std
     Std,
+    /// The same from another build
+    OtherTokio,
+    /// The same from another build
+    OtherSmol,
+    /// The same from another build
+    OtherStd,
     /// nats-server
     Nats,
     /// redis-server, publish and subscribe
@@ -43,6 +50,18 @@ impl Server {
         match self {
             Self::Tokio | Self::Smol | Self::Std => true,
             Self::Floor | Self::TokioHand | Self::Nats | Self::Redis => false,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => false,
+        }
+    }
+
+    /// The same from another build, if it is one of this build's.
+    pub(crate) fn in_other_build(self) -> Option<Self> {
+        match self {
+            Self::Tokio => Some(Self::OtherTokio),
+            Self::Smol => Some(Self::OtherSmol),
+            Self::Std => Some(Self::OtherStd),
+            Self::Floor | Self::TokioHand | Self::Nats | Self::Redis => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
         }
     }
 
@@ -51,6 +70,7 @@ impl Server {
             Self::Nats => Some(Broker::Nats),
             Self::Redis => Some(Broker::Redis),
             Self::Floor | Self::TokioHand | Self::Tokio | Self::Smol | Self::Std => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
         }
     }
 
@@ -72,6 +92,7 @@ impl Server {
     pub(crate) fn most_ahead(self) -> Option<u64> {
         match self {
             Self::Floor | Self::Tokio | Self::Smol | Self::Std => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
             // At some 4 µs a delivery, 1,000 subscribers take a second for so many.
             Self::TokioHand => Some(256),
             Self::Nats | Self::Redis => Some(2048),
@@ -105,6 +126,9 @@ impl Server {
             Self::Tokio => FanOut(upstream).on_tokio(workers),
             Self::Smol => FanOut(upstream).on_smol(workers),
             Self::Std => FanOut(upstream).on_threads(),
+            Self::OtherTokio => other_build::become_its("tokio"),
+            Self::OtherSmol => other_build::become_its("smol"),
+            Self::OtherStd => other_build::become_its("std"),
             Self::Nats => brokers::serve(Broker::Nats),
             Self::Redis => brokers::serve(Broker::Redis),
         }

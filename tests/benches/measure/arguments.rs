@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
-use super::process::raise_open_files;
+use super::{other_build, process::raise_open_files};
 
 /// A benchmark's `main`.
 pub(crate) fn main<A: Parser>(run: impl FnOnce(&A) -> io::Result<()>) -> ExitCode {
@@ -66,6 +66,11 @@ pub(crate) trait Choice:
         let value = self.to_possible_value().expect("none is hidden");
         value.get_name().to_owned()
     }
+
+    /// Whether it is one of ours as [another build](other_build) has it.
+    fn is_of_other_build(self) -> bool {
+        self.name().starts_with("other-")
+    }
 }
 
 impl<T: ValueEnum + Copy + PartialEq + Serialize + Send + Sync + 'static> Choice for T {}
@@ -91,6 +96,7 @@ impl<S: Choice, W: Choice> Shared<S, W> {
     /// The plan, with so many rounds unless it is said how many, and the servers that are here.
     pub(crate) fn basics(&self, rounds: u32, is_installed: fn(S) -> bool) -> Basics<S, W> {
         let mut servers = or_all(&self.servers);
+        servers.retain(|server| !server.is_of_other_build() || other_build::is_given());
         servers.retain(|&server| {
             let installed = is_installed(server);
             if !installed {

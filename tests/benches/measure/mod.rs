@@ -5,6 +5,7 @@
 pub(crate) mod arguments;
 pub(crate) mod costs;
 pub(crate) mod figures;
+pub(crate) mod other_build;
 pub(crate) mod process;
 pub(crate) mod runtimes;
 pub(crate) mod socket;

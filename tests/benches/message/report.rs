@@ -40,11 +40,9 @@ impl Costs for Plan {
         let goal = |by_hand| match (by_hand, self.in_flight(workload)) {
             (Server::TokioHand, 1) => Some(0.9),
             (Server::TokioHand, 16..) => Some(0.3),
-            (
-                Server::TokioHand | Server::StdHand | Server::Tokio | Server::Smol | Server::Std,
-                _,
-            ) => None,
+            (_, _) => None,
         };
-        server.by_hand().iter().map(|&by_hand| (by_hand, goal(by_hand))).collect()
+        let by_hand = server.by_hand().iter().map(|&by_hand| (by_hand, goal(by_hand)));
+        by_hand.chain(server.in_other_build().map(|other| (other, None))).collect()
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     machines::App,
     measure::{
         arguments::Choice,
+        other_build,
         process::{Cores, Process, become_server},
         runtimes::Ours,
     },
@@ -29,6 +30,12 @@ pub(crate) enum Server {
     StdHand,
     /// The machine on wirestate-std
     Std,
+    /// The same from another build
+    OtherTokio,
+    /// The same from another build
+    OtherSmol,
+    /// The same from another build
+    OtherStd,
 }
 
 impl Server {
@@ -38,6 +45,18 @@ impl Server {
             Self::Tokio | Self::Smol => &[Self::TokioHand],
             Self::Std => &[Self::TokioHand, Self::StdHand],
             Self::TokioHand | Self::StdHand => &[],
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => &[],
+        }
+    }
+
+    /// The same from another build, if it is one of this build's.
+    pub(crate) fn in_other_build(self) -> Option<Self> {
+        match self {
+            Self::Tokio => Some(Self::OtherTokio),
+            Self::Smol => Some(Self::OtherSmol),
+            Self::Std => Some(Self::OtherStd),
+            Self::TokioHand | Self::StdHand => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
         }
     }
 
@@ -56,6 +75,9 @@ impl Server {
             Self::Smol => App.on_smol(workers),
             Self::StdHand => hand_written::threads(),
             Self::Std => App.on_threads(),
+            Self::OtherTokio => other_build::become_its("tokio"),
+            Self::OtherSmol => other_build::become_its("smol"),
+            Self::OtherStd => other_build::become_its("std"),
         }
     }
 }

@@ -51,12 +51,14 @@ impl Costs for Plan {
             Workload::Pairs => None,
         };
         let to_nginx = |goal| (Server::Nginx, goal);
-        match server {
-            Server::Nginx => Vec::new(),
+        let mut to = match server {
+            Server::Nginx | Server::OtherTokio | Server::OtherSmol | Server::OtherStd => Vec::new(),
             Server::Haproxy | Server::TokioHand | Server::StdHand => vec![to_nginx(None)],
             Server::Tokio => vec![to_nginx(goal), (Server::TokioHand, None)],
             Server::Smol => vec![to_nginx(goal)],
             Server::Std => vec![to_nginx(goal), (Server::StdHand, None)],
-        }
+        };
+        to.extend(server.in_other_build().map(|other| (other, None)));
+        to
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     machines::Relay,
     measure::{
         arguments::Choice,
+        other_build,
         process::{Cores, Process, become_server, program},
         runtimes::Ours,
     },
@@ -40,6 +41,12 @@ pub(crate) enum Server {
     Smol,
     /// The relay on wirestate-std
     Std,
+    /// The same from another build
+    OtherTokio,
+    /// The same from another build
+    OtherSmol,
+    /// The same from another build
+    OtherStd,
 }
 
 impl Server {
@@ -49,6 +56,18 @@ impl Server {
             Self::Nginx => program("nginx").is_some() && others::stream_module().is_some(),
             Self::Haproxy => program("haproxy").is_some(),
             Self::TokioHand | Self::StdHand | Self::Tokio | Self::Smol | Self::Std => true,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => true,
+        }
+    }
+
+    /// The same from another build, if it is one of this build's.
+    pub(crate) fn in_other_build(self) -> Option<Self> {
+        match self {
+            Self::Tokio => Some(Self::OtherTokio),
+            Self::Smol => Some(Self::OtherSmol),
+            Self::Std => Some(Self::OtherStd),
+            Self::Nginx | Self::Haproxy | Self::TokioHand | Self::StdHand => None,
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
         }
     }
 
@@ -89,6 +108,9 @@ impl Server {
             Self::Tokio => Relay(upstream).on_tokio(workers),
             Self::Smol => Relay(upstream).on_smol(workers),
             Self::Std => Relay(upstream).on_threads(),
+            Self::OtherTokio => other_build::become_its("tokio"),
+            Self::OtherSmol => other_build::become_its("smol"),
+            Self::OtherStd => other_build::become_its("std"),
         }
     }
 }

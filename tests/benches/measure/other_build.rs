@@ -1,0 +1,29 @@
+//! The same servers from another build of the benchmark, such as that of an earlier commit, to be
+//! measured side by side with this one.
+
+use std::{env, io, os::unix::process::CommandExt, process::Command};
+
+/// Where the other build's executable is, if there is one to compare with.
+const VARIABLE: &str = "WIRESTATE_OTHER_BUILD";
+
+/// Whether there is another build to compare with.
+pub(crate) fn is_given() -> bool {
+    env::var_os(VARIABLE).is_some()
+}
+
+/// Becomes the other build's `server`, with the arguments that this process was given: it keeps
+/// its core and its death signal.
+pub(crate) fn become_its(server: &str) -> io::Result<()> {
+    let missing = || io::Error::other(format!("{VARIABLE} does not name another build"));
+    let mut command = Command::new(env::var_os(VARIABLE).ok_or_else(missing)?);
+    let mut arguments = env::args_os().skip(1);
+    while let Some(argument) = arguments.next() {
+        let is_server = argument == "--serve";
+        command.arg(argument);
+        if is_server {
+            arguments.next();
+            command.arg(server);
+        }
+    }
+    Err(command.exec())
+}
