@@ -173,6 +173,15 @@ fn an_idle_echo_holds_no_buffer_and_a_busy_one_holds_one() {
 }
 
 #[test]
+fn by_default_64_kib_are_queued_and_nothing_beyond_them_is_read() {
+    let mut machine = Checked::new(Server::new(Config::default()).machine(Instant::EPOCH), 65_536);
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(vec![1; 200_000]));
+    assert_eq!(player.machine().status().queued, 65_536);
+    assert!(!player.machine().interest().read);
+}
+
+#[test]
 fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     let limit = Config::default().idle_timeout.unwrap();
     let wait = [Op::Advance(limit * 2 / 3), Op::SpuriousTimeout];

@@ -231,6 +231,16 @@ mod tests {
     }
 
     #[test]
+    fn sixteen_stay_open_when_idle() {
+        let pipes = Pipes::new(20);
+        let lent: Vec<_> = (0..20).filter_map(|number| pipes.take(|| Some(number))).collect();
+        assert_eq!(lent.len(), 20);
+        drop(lent);
+        let kept = pipes.inner.state.with(|state| (state.idle.len(), state.count));
+        assert_eq!(kept, (16, 16));
+    }
+
+    #[test]
     fn without_a_limit_above_0_none_is_made() {
         assert!(Pipes::new(0).take(|| -> Option<u8> { unreachable!() }).is_none());
     }

@@ -137,6 +137,25 @@ proptest! {
     }
 }
 
+#[test]
+fn a_source_makes_1000_messages_a_second_of_1_kib_unless_it_is_told_otherwise() {
+    let made = |config: SourceConfig, after: u64| {
+        let mut source = Checked::new(Source::new(config, Instant::EPOCH), 64 * 1024);
+        let take = Op::Accept(usize::MAX);
+        let mut ops = vec![take.clone(), Op::Advance(Duration::from_millis(after))];
+        ops.push(Op::SpuriousTimeout);
+        ops.extend(vec![take; 100]); // 64 KiB are made at once
+        script::play(&mut source, &ops).output.len()
+    };
+    let default = SourceConfig::default();
+    // The first one is made at once.
+    assert_eq!(made(default, 0), 1024);
+    assert_eq!(made(default, 1), 2 * 1024);
+    assert_eq!(made(default, 1000), 1001 * 1024);
+    let slow = SourceConfig { rate: 3, size: NonZeroUsize::new(50).unwrap(), ..default };
+    assert_eq!([333, 334, 1000].map(|millis| made(slow, millis) / 50), [1, 2, 4]);
+}
+
 /// `nc` without input sends its FIN at once, and reads on.
 #[test]
 fn a_source_serves_a_client_that_has_closed_its_side() {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::{
+    process::{Resource, getrlimit},
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+};
 
 use crate::{
     process::{Server, command, eventually, path, run, text},
@@ -27,7 +30,7 @@ fn unused_address() -> String {
 #[test]
 fn the_three_binaries_say_the_same() {
     let unused = unused_address();
-    let calls: [&[&str]; 20] = [
+    let calls: [&[&str]; 22] = [
         &[],
         &["--help"],
         &["--version"],
@@ -39,6 +42,8 @@ fn the_three_binaries_say_the_same() {
         &["fanout-client", "--help"],
         &["app-server", "--help"],
         &["app-client", "--help"],
+        &["proxy", "--help"],
+        &["demo", "--help"],
         &["app-server", "--max-header", "65536"],
         &["app-client", &unused, "search"],
         &["fanout-server", "--window", "100"],
@@ -64,7 +69,7 @@ fn the_three_binaries_say_the_same() {
 pub(crate) fn a_port_in_use_is_named(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    for server in ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"] {
+    for server in SERVERS {
         let output = run(binary, &[server, "--listen", &address]);
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty());
@@ -122,6 +127,123 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
         assert!(output.stdout.is_empty());
         let error = text(&output.stderr);
         assert!(error.contains(said), "{words:?}: {error}");
+    }
+}
+
+const SERVERS: [&str; 5] = ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"];
+
+/// What the help of a command says of each of its flags and arguments.
+fn described(binary: &str, command: &str) -> Vec<(String, String)> {
+    let help = text(&run(binary, &[command, "--help"]).stdout);
+    let mut described: Vec<(String, String)> = Vec::new();
+    for line in help.lines().filter(|line| !line.is_empty()) {
+        let name = line
+            .split(|c: char| c != '-' && !c.is_ascii_lowercase())
+            .find(|word| word.starts_with("--") && word.len() > 2);
+        match (line.trim_start(), name) {
+            // `--flag <VALUE>`, or `-f, --flag`.
+            (begin, Some(name)) if begin.starts_with('-') && line.len() - begin.len() <= 6 => {
+                described.push((name.to_owned(), String::new()));
+            }
+            // `<ARGUMENT>` or `[ARGUMENT]`, and the titles of sections.
+            (begin, _) if line.len() - begin.len() <= 2 => {
+                described.push((begin.to_owned(), String::new()));
+            }
+            (more, _) => {
+                if let Some((_, said)) = described.last_mut() {
+                    *said += more;
+                    said.push(' ');
+                }
+            }
+        }
+    }
+    described
+}
+
+/// Those of the README.
+pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
+    let common = [
+        ("--max-connections", "10000, or what the limit of open files allows"),
+        ("--max-per-address", "64"),
+        ("--drain-timeout", "10s"),
+        ("--lame-duck", "0"),
+        ("--proxy-from", "the loopback ones"),
+    ];
+    let own: [(&str, &[(&str, &str)]); 5] = [
+        ("echo-server", &[("--listen", "127.0.0.1:65432"), ("--idle-timeout", "5m")]),
+        (
+            "app-server",
+            &[
+                ("--listen", "127.0.0.1:65433"),
+                ("--max-header", "4KiB"),
+                ("--max-content", "1MiB"),
+                ("--idle-timeout", "1m"),
+            ],
+        ),
+        (
+            "fanout-source",
+            &[("--listen", "127.0.0.1:1234"), ("--size", "1024"), ("--rate", "1000")],
+        ),
+        (
+            "fanout-server",
+            &[
+                ("--upstream", "127.0.0.1:1234"),
+                ("--listen", "127.0.0.1:1235"),
+                ("--frame", "1024"),
+                ("--window", "16MiB"),
+                ("--on-lag", "disconnect"),
+                ("--lag-wait", "1s"),
+                ("--replay", "0"),
+            ],
+        ),
+        (
+            "proxy",
+            &[
+                ("--listen", "127.0.0.1:9500"),
+                ("--upstream", "127.0.0.1:9000"),
+                ("--balance", "round-robin"),
+                ("--connect-timeout", "10s"),
+                ("--idle-timeout", "600s"),
+                ("--pipes", "256, or one for 32 of the limit of open files"),
+            ],
+        ),
+    ];
+    let clients: [(&str, &[(&str, &str)]); 3] = [
+        ("echo-client", &[("[ADDR]", "127.0.0.1:65432")]),
+        ("multiconn-client", &[("[ADDR]", "127.0.0.1:65432")]),
+        ("fanout-client", &[("[ADDR]", "127.0.0.1:1235"), ("--frame", "1024")]),
+    ];
+    for (command, flags) in own.into_iter().chain(clients) {
+        let described = described(binary, command);
+        // A source has one client, of whom nobody tells it.
+        let common = match command {
+            "fanout-source" => &common[2..4],
+            server if SERVERS.contains(&server) => &common[..],
+            _ => &[],
+        };
+        for (flag, default) in flags.iter().chain(common) {
+            let said = described.iter().find(|(name, _)| name == flag).map(|(_, said)| said);
+            let said = said.unwrap_or_else(|| panic!("{command} {flag}: {described:?}"));
+            assert!(said.contains(&format!("[default: {default}]")), "{command} {flag}: {said}");
+        }
+    }
+}
+
+pub(crate) fn each_flag_of_a_server_has_its_environment_variable(binary: &str) {
+    for server in SERVERS {
+        let described = described(binary, server);
+        let flags = described.iter().filter(|(name, _)| name.starts_with("--"));
+        let mut count = 0;
+        for (flag, said) in flags {
+            if ["--help", "--version", "--verbose", "--quiet"].contains(&flag.as_str()) {
+                continue;
+            }
+            let variable = flag[2..].to_uppercase().replace('-', "_");
+            let named = said.contains(&format!("[env: WIRESTATE_{variable}="));
+            assert!(named, "{server} {flag}: {said}");
+            count += 1;
+        }
+        assert!(count >= 9, "{server}: {described:?}");
     }
 }
 
@@ -241,6 +363,11 @@ pub(crate) fn a_server_that_connects_says_first_that_it_listens_and_last_that_it
     }
 }
 
+/// To how many open files a limit can be raised.
+pub(crate) fn most_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
 /// A server's command under a limit of open files.
 fn limited(binary: &str, files: u32, flags: &[&str]) -> Command {
     let script = format!(r#"ulimit -n {files}; exec "$0" echo-server --listen 127.0.0.1:0 "$@""#);
@@ -265,6 +392,17 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
         let said = format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
         assert!(log.contains(&said), "{flags:?}: {log}");
     }
+    // Half of the default is worth no warning, one less is.
+    let half = 64 + 5000 * files;
+    if most_files() < half.into() {
+        eprintln!("NOT TESTED: there may not be {half} open files");
+    } else {
+        for (limit, warns) in [(half, false), (half - files, true)] {
+            let log = Server::start_command(limited(binary, limit, &[])).stop();
+            assert_eq!(log.contains("(ulimit -n) allows 4999 of them"), warns, "{log}");
+            assert_eq!(log.contains("WARN"), warns, "{log}");
+        }
+    }
     let kept = 64 + 64 * files;
     let calls: [(u32, &[&str], u32); 3] = [
         (64, &[], 64),
@@ -281,6 +419,20 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
         assert!(output.status.code() == Some(1) && log.contains(&said), "{flags:?}: {log}");
         assert_eq!(log.lines().count(), 1, "{log}");
     }
+}
+
+pub(crate) fn the_limit_of_open_files_is_raised_at_the_start(binary: &str) {
+    let script =
+        r#"ulimit -S -n 64; exec "$0" echo-server --listen 127.0.0.1:0 --status 127.0.0.1:0"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).arg(path(binary));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let server = Server::start_command(command);
+    let files = if binary == "wirestate-std" { 2 } else { 1 };
+    let room = (most_files() - 64 - 64 * files) / files;
+    let (_, content) = status::get(&server, "/");
+    let root: serde_json::Value = serde_json::from_str(&content).unwrap();
+    assert_eq!(root["connections"]["limit"], room.min(10_000), "{root}");
 }
 
 pub(crate) fn a_demo_that_can_not_open_enough_files_says_so(binary: &str) {

@@ -272,6 +272,21 @@ pub(crate) fn a_late_subscriber_gets_the_last_messages_first(binary: &str) {
     assert_eq!(read_message(&mut late), (0, 10));
 }
 
+pub(crate) fn without_messages_each_byte_is_passed_on_as_it_comes(binary: &str) {
+    let upstream = Upstream::new();
+    let flags = ["--upstream", &upstream.address, "--frame", "bytes", "-v"];
+    let server = Server::start_as(binary, "fanout-server", &flags);
+    let mut feed = upstream.accept();
+    let mut subscriber = server.connect();
+    server.await_connected(1);
+    let mut received = [0; 3];
+    for bytes in [b"abc", b"d\ne"] {
+        feed.write_all(bytes).unwrap();
+        subscriber.read_exact(&mut received).unwrap();
+        assert_eq!(&received, bytes);
+    }
+}
+
 pub(crate) fn a_line_beyond_the_limit_drops_the_upstream(binary: &str) {
     let upstream = Upstream::new();
     let flags = ["--upstream", &upstream.address, "--frame", "lines", "-v"];

@@ -16,6 +16,7 @@ use wirestate_testkit::message::{GOLDEN_CONTENT, GOLDEN_HEADER, bad_frames, fram
 
 use crate::{
     process::{HANGS, Server, command, eventually, run, text},
+    status,
     third_party::python,
 };
 
@@ -275,6 +276,26 @@ pub(crate) fn whoever_sends_what_is_no_frame_is_told_and_ended_alone(binary: &st
     drop(healthy);
     let log = server.stop();
     assert!(!log.contains("panicked"), "{log}");
+}
+
+/// The example of the manual, behind a header of 106 bytes with its length.
+pub(crate) fn a_bad_length_is_told_as_documented(binary: &str) {
+    let server = serve(binary, &[]);
+    let mut stream = server.connect();
+    stream.write_all(b"\0\x16{\"content-length\": -1}").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let told = "{\"result\": \"Error: the header's \\\"content-length\\\" is -1 where a whole number of \
+                bytes below 2^64 is expected\"}";
+    assert_eq!(text(&rest(&mut stream)[106..]), told);
+}
+
+pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
+    let server = serve(binary, &["--status", "127.0.0.1:0"]);
+    let mut stream = server.connect();
+    exchange(&mut stream);
+    exchange(&mut stream);
+    let (_, metrics) = status::get(&server, "/metrics");
+    assert!(metrics.lines().any(|line| line == "wirestate_requests_total 2"), "{metrics}");
 }
 
 pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &str) {

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::TcpStream,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -168,6 +168,11 @@ impl Server {
         let began = Instant::now();
         while began.elapsed() < HANGS {
             if let Some(status) = self.child.try_wait().unwrap() {
+                let mut data = String::new();
+                if let Some(mut output) = self.child.stdout.take() {
+                    output.read_to_string(&mut data).expect("our output is UTF-8");
+                }
+                assert_eq!(data, "", "a server has nothing to say on standard output");
                 let reader = self.reader.take().expect("it is taken once");
                 reader.join().expect("the log was read");
                 return (status, self.log.lock().unwrap().clone());

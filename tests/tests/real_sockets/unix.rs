@@ -8,12 +8,15 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
 };
 
 use rustix::process::Signal;
 
 use crate::{
-    process::{HANGS, Server, command, eventually, run, text},
+    process::{HANGS, Server, command, eventually, path, run, text},
+    proxy::upstream,
     third_party::program,
 };
 
@@ -120,6 +123,41 @@ pub(crate) fn a_socket_left_behind_is_removed_and_a_live_one_is_in_use(binary: &
     let output = run(binary, &["echo-server", "--listen", &folder.address("other")]);
     assert_eq!(output.status.code(), Some(1));
     drop(other);
+}
+
+pub(crate) fn the_mode_of_a_socket_is_what_the_umask_leaves(binary: &str) {
+    let folder = Folder::new("umask", binary);
+    for (umask, left) in [("027", 0o750), ("117", 0o660)] {
+        let mut command = Command::new("sh");
+        let script = r#"umask "$1"; exec "$0" echo-server --listen "$2""#;
+        command.args(["-c", script]).arg(path(binary)).args([umask, &folder.address(umask)]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let _server = Server::start_command(command);
+        let mode = fs::metadata(folder.path(umask)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, left, "{mode:o} with umask {umask}");
+    }
+}
+
+/// Where all that was sent has been read (unix(7)).
+pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
+    let folder = Folder::new("reset", binary);
+    let (address, serving) = upstream(|mut stream| {
+        stream.write_all(b"half of an ans").unwrap();
+        stream.read_exact(&mut [0; 5]).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let own = folder.address("socket");
+    let server = start(binary, &["proxy", "--listen", &own, "--upstream", &address]);
+    let mut client = UnixStream::connect(folder.path("socket")).unwrap();
+    client.set_read_timeout(Some(HANGS)).unwrap();
+    client.write_all(b"hello").unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).expect("there is no reset to be seen");
+    assert_eq!(answer, b"half of an ans");
+    serving.join().unwrap();
+    drop(client);
+    let log = server.stop();
+    assert!(log.contains(r#"reason="upstream_lost""#), "the log knows better: {log}");
 }
 
 pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {

@@ -116,6 +116,7 @@ fn a_pause_in_accepting_costs_next_to_nothing() {
     let polls = scene.world.polls();
     let pauses = || scene.table.totals().accept_failures["exhausted"];
     let before = pauses();
+    assert_eq!(before, 7 + 9, "10 ms, doubled six times: 1.27 s; and then 1 s each");
     scene.world.run_for(seconds(600)).unwrap();
     assert!(scene.world.polls() - polls < 1000, "the longest pause is 1 s");
     assert_eq!(pauses() - before, 600, "and each is counted");
@@ -277,9 +278,13 @@ fn who_takes_too_long_to_drain_is_reset() {
     let acts = vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60)), Act::ReceiveAll];
     let heard = peer(&client, acts);
     scene.world.run_for(seconds(1)).unwrap();
+    scene.stop.drain();
+    scene.world.run_for(seconds(9)).unwrap();
+    assert_eq!(scene.ended("aborted"), 0);
+    scene.world.run_for(seconds(2)).unwrap();
+    assert_eq!(scene.ended("aborted"), 1, "after 10 s");
     assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
     assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
-    assert_eq!(scene.ended("aborted"), 1);
 }
 
 #[test]

@@ -288,19 +288,31 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// A paused download is healthy: neither side is read while the other does not read.
+/// A paused download is healthy, and so is a paused upload: neither side is read while the other does not
+/// read.
 #[test]
 fn a_side_that_does_not_read_holds_the_other_one_back() {
-    let scene = Scene::new(5, &["upstream"]);
-    let upstream = scene.upstream("upstream", vec![Act::Send(pattern(1_000_000))]);
-    let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Wait(seconds(500)), Act::ReceiveAll]);
-    scene.run_for(seconds(400));
-    assert!(upstream.take().is_none(), "it is held back");
-    let queued = scene.table.connections()[0].status().queued;
-    assert!((32 * 1024..=64 * 1024).contains(&queued), "{queued} bytes in a buffer of 64 KiB");
-    assert_eq!(scene.world.run_until(&heard).unwrap().bytes.len(), 1_000_000);
-    scene.end();
+    for sender in Side::BOTH {
+        let scene = Scene::new(5, &["upstream"]);
+        let sends = vec![Act::Send(pattern(1_000_000))];
+        let pauses = vec![Act::Wait(seconds(500)), Act::ReceiveAll];
+        let (client, upstream) = match sender {
+            Side::Client => (sends, pauses),
+            Side::Upstream => (pauses, sends),
+        };
+        let upstream = scene.upstream("upstream", upstream);
+        let client = peer(&scene.world.host("client"), client);
+        let (sending, reading) = match sender {
+            Side::Client => (client, upstream),
+            Side::Upstream => (upstream, client),
+        };
+        scene.run_for(seconds(400));
+        assert!(sending.take().is_none(), "{sender} is held back");
+        let queued = scene.table.connections()[0].status().queued;
+        assert!((32 * 1024..=64 * 1024).contains(&queued), "{queued} bytes in a buffer of 64 KiB");
+        assert_eq!(scene.world.run_until(&reading).unwrap().bytes.len(), 1_000_000);
+        scene.end();
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Requests, good and bad, and that it does not matter how they are cut.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
+use wirestate_core::Machine as _;
 use wirestate_testkit::script::{self, Op};
 
 use crate::alone::{HOST, machine, server};
@@ -212,6 +215,39 @@ fn the_limit_of_a_head_is_exact() {
     assert_eq!(answers(of(8193).as_bytes()).0, [431]);
     let two = of(8192) + &of(8192);
     assert_eq!(answers(two.as_bytes()).0, [200, 200]);
+}
+
+#[test]
+fn the_limit_of_fields_is_exact() {
+    let of = |fields: usize| {
+        let others = "A: b\r\n".repeat(fields - 1);
+        answer(format!("GET /healthz HTTP/1.1\r\n{HOST}{others}\r\n").as_bytes())
+    };
+    assert!(of(64).starts_with("HTTP/1.1 200 "), "{}", of(64));
+    assert!(of(65).starts_with("HTTP/1.1 431 "), "{}", of(65));
+}
+
+#[test]
+fn a_head_has_5_s_from_its_first_byte_and_an_idle_connection_30_s() {
+    let ended = |ops: &[Op], seconds: u64| {
+        let (mut machine, milli) = (machine(&server()), Duration::from_millis(1));
+        let wait = |time| [Op::Advance(time), Op::SpuriousTimeout];
+        let before = [ops, &wait(Duration::from_secs(seconds) - milli)].concat();
+        let mut player = script::Player::new(&mut machine);
+        for op in &before {
+            player.play(op);
+        }
+        let state = player.machine().status().state;
+        for op in wait(milli) {
+            player.play(&op);
+        }
+        (state, player.machine().status().state)
+    };
+    let (open, over) = ended(&[], 30);
+    assert!(open == "idle" && over != "idle", "{open}, {over}");
+    let half = [Op::Advance(Duration::from_secs(20)), Op::Receive(b"GET / HT".to_vec())];
+    let (open, over) = ended(&half, 5);
+    assert!(over != open, "{open}, {over}");
 }
 
 /// What requests are made of, good and bad.
