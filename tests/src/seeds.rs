@@ -36,3 +36,32 @@ fn number(variable: &str) -> Option<u64> {
     let value = env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {value:?}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Runs itself, with a bug that seed 7 finds.
+    #[test]
+    fn a_failure_names_the_seed_that_replays_it() {
+        const PLANTED: &str = "TEST_PLANTED_BUG";
+        if env::var_os(PLANTED).is_some() {
+            return for_each_seed(10, |seed| assert_ne!(seed, 7));
+        }
+        let run = |variable: &str, value: &str| {
+            let mut test = Command::new(env::current_exe().expect("this test has an executable"));
+            test.args(["--exact", "seeds::tests::a_failure_names_the_seed_that_replays_it"]);
+            test.arg("--nocapture").env_remove("WIRESTATE_SEED").env_remove("WIRESTATE_SEEDS");
+            let output = test.env(PLANTED, "1").env(variable, value).output().expect("it starts");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success(), said.contains("WIRESTATE_SEED=7 replays it"))
+        };
+        assert_eq!(run("OTHER", ""), (false, true));
+        assert_eq!(run("WIRESTATE_SEEDS", "7"), (true, false), "from 0 to 6");
+        assert_eq!(run("WIRESTATE_SEEDS", "8"), (false, true));
+        assert_eq!(run("WIRESTATE_SEED", "7"), (false, true), "it replays it");
+        assert_eq!(run("WIRESTATE_SEED", "8"), (true, false));
+    }
+}

@@ -639,6 +639,7 @@ pub(crate) fn the_demo_ends_by_itself(binary: &str) {
         let line = format!("{relayed}       100 connections accepted: 100 finished");
         assert!(said.contains(&line), "{said}");
     }
+    assert!(said.contains("10 connections with 10 tasks each that verify every reply"), "{said}");
     let (_, fan_out) =
         said.split_once("subscribers  99 have at least ").expect("the fan-out's part");
     let mut words = fan_out.split_whitespace();
