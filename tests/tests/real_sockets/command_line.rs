@@ -431,8 +431,8 @@ pub(crate) fn the_limit_of_open_files_is_raised_at_the_start(binary: &str) {
     let files = if binary == "wirestate-std" { 2 } else { 1 };
     let room = (most_files() - 64 - 64 * files) / files;
     let (_, content) = status::get(&server, "/");
-    let root: serde_json::Value = serde_json::from_str(&content).unwrap();
-    assert_eq!(root["connections"]["limit"], room.min(10_000), "{root}");
+    let page: serde_json::Value = serde_json::from_str(&content).unwrap();
+    assert_eq!(page["connections"]["limit"], room.min(10_000), "{page}");
 }
 
 pub(crate) fn a_demo_that_can_not_open_enough_files_says_so(binary: &str) {
