@@ -284,8 +284,8 @@ pub(crate) fn a_bad_length_is_told_as_documented(binary: &str) {
     let mut stream = server.connect();
     stream.write_all(b"\0\x16{\"content-length\": -1}").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    let told = "{\"result\": \"Error: the header's \\\"content-length\\\" is -1 where a whole number of \
-                bytes below 2^64 is expected\"}";
+    let told = r#"{"result": "Error: the header's \"content-length\" is -1 where "#;
+    let told = format!("{told}a whole number of bytes below 2^64 is expected\"}}");
     assert_eq!(text(&rest(&mut stream)[106..]), told);
 }
 

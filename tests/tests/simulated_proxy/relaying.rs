@@ -288,8 +288,8 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// A paused download is healthy, and so is a paused upload: neither side is read while the other does not
-/// read.
+/// A paused download is healthy, and so is a paused upload: neither side is read while the other
+/// does not read.
 #[test]
 fn a_side_that_does_not_read_holds_the_other_one_back() {
     for sender in Side::BOTH {
