@@ -215,7 +215,7 @@ pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
     ];
     for (command, flags) in own.into_iter().chain(clients) {
         let described = described(binary, command);
-        // A source has one client, of whom nobody tells it.
+        // `fanout-source` has no limits of connections, and takes no PROXY headers.
         let common = match command {
             "fanout-source" => &common[2..4],
             server if SERVERS.contains(&server) => &common[..],

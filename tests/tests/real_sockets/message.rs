@@ -278,7 +278,7 @@ pub(crate) fn whoever_sends_what_is_no_frame_is_told_and_ended_alone(binary: &st
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// The example of the manual, behind a header of 106 bytes with its length.
+/// The example of the README, behind a header of 106 bytes with its length.
 pub(crate) fn a_bad_length_is_told_as_documented(binary: &str) {
     let server = serve(binary, &[]);
     let mut stream = server.connect();

@@ -157,7 +157,7 @@ pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     serving.join().unwrap();
     drop(client);
     let log = server.stop();
-    assert!(log.contains(r#"reason="upstream_lost""#), "the log knows better: {log}");
+    assert!(log.contains(r#"reason="upstream_lost""#), "the log says so: {log}");
 }
 
 pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {
