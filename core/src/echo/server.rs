@@ -338,12 +338,14 @@ impl Machine for Echo {
             return;
         }
         let limit = self.config.idle_timeout.unwrap_or_default();
-        let idle = Reason::IdleTimeout { limit, unsent: self.ring.len() };
+        // What the kernel has and the peer does not is owed as well.
+        let unsent = self.ring.len() + unacknowledged;
+        let idle = Reason::IdleTimeout { limit, unsent };
         self.state = match self.state {
             State::Draining { .. } if self.ring.is_empty() => {
                 State::Closing(Reason::ShutDown { discarded: 0 })
             }
-            State::Open if self.ring.is_empty() => State::Closing(idle),
+            State::Open if unsent == 0 => State::Closing(idle),
             // A FIN says that all has been sent; it must not say so falsely.
             State::Open | State::Draining { .. } | State::Closing(_) => State::Resetting(idle),
             State::Lingering { discarded, .. } => State::Over(Reason::ShutDown { discarded }),

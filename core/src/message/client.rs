@@ -477,8 +477,9 @@ impl Machine for Client {
         if !matches!(self.link, Link::Open | Link::Closing(_)) {
             return None;
         }
+        let owes = !self.outbox.is_empty() || self.progress.is_outstanding();
         let write = || Some(self.progress.deadline(self.config.write_timeout?));
-        let write = if self.outbox.is_empty() { None } else { write() };
+        let write = if owes { write() } else { None };
         let reply = match self.inbox.partial() {
             Some(partial) => self.reception.deadline(self.config.frame_timeouts.limit(partial)),
             None if self.asked.is_empty() => None,
@@ -501,8 +502,9 @@ impl Machine for Client {
         let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;
         let write_timeout = write_timeout.filter(|limit| self.progress.is_stalled(now, *limit));
         self.reset(match (write_timeout, self.inbox.partial()) {
-            (Some(limit), _) if !self.outbox.is_empty() => {
-                ClientReason::WriteStalled { limit, unsent: self.outbox.len() }
+            (Some(limit), _) if !self.outbox.is_empty() || self.progress.is_outstanding() => {
+                let unsent = self.outbox.len() + unacknowledged;
+                ClientReason::WriteStalled { limit, unsent }
             }
             (_, Some(partial)) => ClientReason::FrameTimeout {
                 have: partial.have,

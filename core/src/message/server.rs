@@ -242,7 +242,7 @@ pub enum Reason {
     WriteStalled {
         /// The limit.
         limit: Duration,
-        /// Bytes of replies that were not sent.
+        /// Bytes of replies that the peer has not acknowledged.
         unsent: usize,
     },
     /// The connection broke.
@@ -433,10 +433,14 @@ impl<S: Service> Connection<S> {
             Pending { since, reply: Reply::Later(_) } => Some(*since + config.service_timeout?),
             Pending { reply: Reply::Now(_), .. } => None,
         };
-        let write = || Some(self.progress.deadline(config.write_timeout?));
         let frame = if self.is_open() { frame() } else { None };
-        let write = if self.outbox.is_empty() { None } else { write() };
-        [frame, reply(), write].into_iter().flatten().min()
+        [frame, reply(), self.write_deadline()].into_iter().flatten().min()
+    }
+
+    /// When the peer must have taken something: while replies wait here, or in the kernel.
+    fn write_deadline(&self) -> Option<Instant> {
+        let owes = !self.outbox.is_empty() || self.progress.is_outstanding();
+        if owes { Some(self.progress.deadline(self.config().write_timeout?)) } else { None }
     }
 
     /// When it has waited for long enough for a request.
@@ -456,16 +460,17 @@ impl<S: Service> Connection<S> {
         }
     }
 
+    /// The limit, if the peer has taken nothing for that long.
+    fn stalled(&self, now: Instant) -> Option<Duration> {
+        let limit = self.config().write_timeout?;
+        let stalled = self.write_deadline().is_some() && self.progress.is_stalled(now, limit);
+        stalled.then_some(limit)
+    }
+
     /// Why [`deadline`](Self::deadline) has passed.
     fn expire(&mut self, now: Instant) {
-        let Config { write_timeout, service_timeout, frame_timeouts, .. } = *self.config();
-        if let Some(limit) = write_timeout
-            && !self.outbox.is_empty()
-            && self.progress.is_stalled(now, limit)
-        {
-            let unsent = self.outbox.len();
-            self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
-        } else if let Some(limit) = service_timeout
+        let Config { service_timeout, frame_timeouts, .. } = *self.config();
+        if let Some(limit) = service_timeout
             && self.pending.front().is_some_and(|pending| {
                 matches!(pending.reply, Reply::Later(_)) && pending.since + limit <= now
             })
@@ -613,7 +618,9 @@ impl<S: Service> Machine for Connection<S> {
         match self.state {
             State::Lingering { until, .. } => Some(until),
             State::Resetting(_) | State::Over(_) => None,
-            State::Open | State::Draining { .. } if self.is_idle() => self.idle_deadline(),
+            State::Open | State::Draining { .. } if self.is_idle() => {
+                [self.idle_deadline(), self.write_deadline()].into_iter().flatten().min()
+            }
             State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
                 self.deadline()
             }
@@ -631,6 +638,12 @@ impl<S: Service> Machine for Connection<S> {
         match &self.state {
             State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
             State::Resetting(_) | State::Over(_) => {}
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_)
+                if let Some(limit) = self.stalled(now) =>
+            {
+                let unsent = self.outbox.len() + unacknowledged;
+                self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
+            }
             State::Draining { .. } if self.is_idle() => self.answer(Reason::ShutDown),
             State::Open if self.is_idle() => {
                 let limit = self.config().idle_timeout.unwrap_or_default();
