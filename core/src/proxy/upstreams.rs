@@ -17,16 +17,16 @@ use crate::{
 /// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
 /// the others leave it 5 s. When all are down they are tried all the same.
 ///
-/// To be connected to is not to be of use, nor is an error message to each client. A connection that the
-/// upstream ends within 5 s is a failure, if it ends it
+/// To be connected to is not to be of use, nor is an error message to each client. A connection
+/// that the upstream ends within 5 s is a failure, if it ends it
 /// - by a reset, whatever it has sent before;
-/// - by a FIN without having sent a byte, or without having been sent one of the client's, while the
-///   client has not sent its own FIN. (So a service that speaks first and at once closes is always down,
-///   and tried all the same where there is no other kind.)
+/// - by a FIN without having sent a byte, or without having been sent one of the client's, while
+///   the client has not sent its own FIN. (So a service that speaks first and at once closes is
+///   always down, and tried all the same where there is no other kind.)
 ///
-/// An upstream is up again, and its back-off begins anew, when a connection on which it has sent a byte
-/// ends otherwise, or when bytes move on a connection to it that has lasted for 5 s: some only ever
-/// listen.
+/// An upstream is up again, and its back-off begins anew, when a connection on which it has sent a
+/// byte ends otherwise, or when bytes move on a connection to it that has lasted for 5 s: some only
+/// ever listen.
 ///
 /// It holds a few words for each upstream, however many connections there are.
 ///
@@ -255,7 +255,8 @@ impl Choice {
         }
     }
 
-    /// Bytes have moved on the connection: so many from the upstream, and so many of the client's to it.
+    /// Bytes have moved on the connection: so many from the upstream, and so many of the client's
+    /// to it.
     pub fn moved(&mut self, received: usize, sent: usize, now: Instant) {
         let Some(Present { member, progress, .. }) = &mut self.present else { return };
         let Progress::Connected { since, has_spoken, was_asked } = progress else { return };
@@ -267,8 +268,8 @@ impl Choice {
         }
     }
 
-    /// The upstream has sent a FIN, and the client has not: [`blame`](Self::blame), unless the upstream
-    /// has answered something.
+    /// The upstream has sent a FIN, and the client has not: [`blame`](Self::blame), unless the
+    /// upstream has answered something.
     pub fn hung_up(&mut self, now: Instant) {
         let Some(Present { progress, .. }) = self.present else { return };
         let Progress::Connected { has_spoken, was_asked, .. } = progress else { return };
@@ -295,9 +296,9 @@ impl Choice {
         }
     }
 
-    /// The upstream has broken off, or will, for this reason. That is one of its failures, unless it has
-    /// sent a byte and the connection has lasted for 5 s; and it is down, unless the connection has lasted
-    /// for so long.
+    /// The upstream has broken off, or will, for this reason. That is one of its failures, unless
+    /// it has sent a byte and the connection has lasted for 5 s; and it is down, unless the
+    /// connection has lasted for so long.
     pub fn blame(&mut self, error: &str, now: Instant) {
         let Some(Present { member, is_probe, progress }) = &mut self.present else { return };
         let is_young = match *progress {

@@ -122,8 +122,9 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     world.run_until(&dialling).unwrap();
 }
 
-/// How often a source is dialled within `time` that accepts, sends one line, and ends each connection after
-/// `lasts` by its last act. (A server that is full does that: `-ERR max number of clients reached`.)
+/// How often a source is dialled within `time` that accepts, sends one line, and ends each
+/// connection after `lasts` by its last act. (A server that is full does that: `-ERR max number of
+/// clients reached`.)
 fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let world = World::new(9);
     let (server, source) = (world.host("server"), world.host("upstream"));
