@@ -43,6 +43,14 @@ impl Backoff {
         self.bound = FIRST;
     }
 
+    /// A connection has ended after `lasted`: begins anew if that is at least 10 s. What came on a
+    /// shorter one makes no difference, since a server that is full sends an error and closes.
+    pub fn ended(&mut self, lasted: Duration) {
+        if lasted >= LASTING {
+            self.reset();
+        }
+    }
+
     /// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -55,6 +63,8 @@ impl Backoff {
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(5);
+/// A connection that has lasted for so long was of use.
+const LASTING: Duration = Duration::from_secs(10);
 
 #[cfg(feature = "std")]
 pub use self::keep::Dial;
@@ -97,13 +107,12 @@ mod keep {
         /// Connects, runs a machine on the connection, and does so again when that has ended, until
         /// it is stopped.
         ///
-        /// The back-off begins anew when `delivered` has grown over a connection. Each connection's
+        /// The back-off begins anew when a connection has lasted for 10 s. Each connection's
         /// end and each attempt that fails is logged, with the reason and the wait; of the latter
         /// `failed` is told.
         pub async fn keep_connected<R, M>(
             mut self,
             runtime: &R,
-            mut delivered: impl FnMut() -> u64,
             mut failed: impl FnMut(),
             mut machine: impl FnMut(Instant) -> M,
         ) where
@@ -121,12 +130,10 @@ mod keep {
                     }
                     Ok(socket) => {
                         info!(address = self.address, "connected");
-                        let before = delivered();
-                        let drive = Drive::new(machine(clock.now()), socket, runtime.clock());
+                        let since = clock.now();
+                        let drive = Drive::new(machine(since), socket, runtime.clock());
                         let ended = self.drive(drive).await;
-                        if delivered() > before {
-                            self.backoff.reset();
-                        }
+                        self.backoff.ended(clock.now().since(since));
                         ended.to_string()
                     }
                 };

@@ -1,22 +1,27 @@
-//! Connections that wait for a request, and give way to new ones when their server is full.
+//! Connections that give way to new ones when their server is full.
 //!
-//! A machine takes a [`Place`] whenever it begins to wait, looks in
-//! [`poll_shared`](crate::Machine::poll_shared) whether it is to give way, and drops the place when
-//! there is a request, or with itself. [`serve`](crate::serve::serve) asks, where
-//! [`Options::idle`](crate::serve::Options::idle) says whom.
+//! A machine keeps a [`Place`] and [updates](Place::update) it whenever it begins to do something
+//! else. It looks in [`poll_shared`](crate::Machine::poll_shared) whether it is asked to give way.
+//! [`serve`](crate::serve::serve) asks, where [`Options::idle`](crate::serve::Options::idle) says
+//! whom.
 //!
 //! ```
 //! use core::task::{Context, Poll, Waker};
-//! use wirestate_core::{Instant, idle::Idle};
+//! use wirestate_core::{Instant, idle::{Activity, Idle}};
 //!
 //! let mut cx = Context::from_waker(Waker::noop());
-//! let idle = Idle::new();
-//! let (first, second) = (idle.wait(Instant::EPOCH), idle.wait(Instant::EPOCH));
+//! let (idle, now) = (Idle::new(), Instant::EPOCH);
+//! let mut first = idle.enter(Activity::Idle, now);
+//! let second = idle.enter(Activity::Idle, now);
 //! assert!(idle.poll_give_way(&mut cx).is_pending());
 //! assert!(first.poll_asked(&mut cx) && !second.poll_asked(&mut cx));
 //!
+//! first.update(Activity::Sending, now); // it has a request to answer
+//! assert!(idle.poll_give_way(&mut cx).is_pending());
+//! assert!(!first.poll_asked(&mut cx) && second.poll_asked(&mut cx));
+//!
 //! drop((first, second));
-//! assert_eq!(idle.poll_give_way(&mut cx), Poll::Ready(()), "nobody is left to do so");
+//! assert_eq!(idle.poll_give_way(&mut cx), Poll::Ready(()), "no connection is left");
 //! ```
 
 use alloc::collections::BTreeMap;
@@ -30,7 +35,7 @@ use crate::{
     shared::{Lock, Shared},
 };
 
-/// The connections of one server that wait for a request. Clones are the same ones.
+/// The connections of one server, in the order in which they give way. Clones are the same ones.
 ///
 /// It holds a few words and a waker for each of them.
 #[derive(Clone, Debug, Default)]
@@ -38,22 +43,38 @@ pub struct Idle {
     state: Shared<Lock<State>>,
 }
 
+/// What a connection does. When a server is full, those of the first kind here give way before
+/// those of the next, and of one kind the connection that has done it longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Activity {
+    /// It lingers behind its last response ([`Linger`](crate::Linger)).
+    Lingering,
+    /// It has had an answer, and waits for the next one.
+    Queued,
+    /// It waits for a request, or for the rest of one.
+    Idle,
+    /// It sends a response.
+    Sending,
+    /// It waits for its first answer. It need not give way before it has that, which must be soon.
+    FirstQueued,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// The one that has waited longest comes first.
-    waiting: BTreeMap<Key, Option<Waker>>,
-    /// How many have waited up to now.
+    /// The one that gives way first comes first.
+    places: BTreeMap<Key, Option<Waker>>,
+    /// How many have entered up to now.
     count: u64,
-    /// Who was asked to give way, as long as it is there.
+    /// Who was asked to give way, as long as it does what it did then.
     asked: Option<Key>,
     /// Who has asked.
     asker: Option<Waker>,
 }
 
-/// Since when it waits, and its number, which tells it from others that began at the same time.
-type Key = (Instant, u64);
+/// What a connection does, since when, and its number.
+type Key = (Activity, Instant, u64);
 
-/// A connection's place among those that wait.
+/// A connection's place in that order.
 #[derive(Debug)]
 pub struct Place {
     idle: Idle,
@@ -61,32 +82,32 @@ pub struct Place {
 }
 
 impl Idle {
-    /// Nobody waits yet.
+    /// No connection is there yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A connection waits for a request, until the place is dropped.
-    pub fn wait(&self, since: Instant) -> Place {
+    /// A connection does `activity` since `since`. It leaves when the place is dropped.
+    pub fn enter(&self, activity: Activity, since: Instant) -> Place {
         let key = self.state.with(|state| {
             state.count += 1;
-            let key = (since, state.count);
-            state.waiting.insert(key, None);
+            let key = (activity, since, state.count);
+            state.places.insert(key, None);
             key
         });
         Place { idle: self.clone(), key }
     }
 
-    /// Asks the connection that has waited longest to give way: one at a time. Pending until its place
-    /// is dropped, because it has done so or because it has a request; ask again then, if there is no
-    /// room still. Ready where nobody waits.
+    /// Asks the first connection in the order to give way: one at a time. Pending until its place
+    /// is dropped or updated, because it has given way or does something else; ask again then, if
+    /// there is no room still. Ready where there is no connection.
     pub fn poll_give_way(&self, cx: &mut Context<'_>) -> Poll<()> {
         let (mut woken, mut asker) = (None, Some(cx.waker().clone()));
         let polled = self.state.with(|state| {
-            let Some(mut longest) = state.waiting.first_entry() else { return Poll::Ready(()) };
+            let Some(mut first) = state.places.first_entry() else { return Poll::Ready(()) };
             if state.asked.is_none() {
-                state.asked = Some(*longest.key());
-                woken = longest.get_mut().take();
+                state.asked = Some(*first.key());
+                woken = first.get_mut().take();
             }
             mem::swap(&mut state.asker, &mut asker);
             Poll::Pending
@@ -100,9 +121,21 @@ impl Idle {
 }
 
 impl Place {
-    /// Since when it waits.
-    pub fn since(&self) -> Instant {
-        self.key.0
+    /// The connection does `activity` since `since`. Where that is new, it is not asked any more.
+    pub fn update(&mut self, activity: Activity, since: Instant) {
+        let key = (activity, since, self.key.2);
+        if key == self.key {
+            return;
+        }
+        let former = mem::replace(&mut self.key, key);
+        let asker = self.idle.state.with(|state| {
+            let waker = state.places.remove(&former).flatten();
+            state.places.insert(key, waker);
+            state.no_longer_asks(former)
+        });
+        if let Some(asker) = asker {
+            asker.wake();
+        }
     }
 
     /// Whether it is asked to give way; until then, `cx` is woken when it is.
@@ -111,7 +144,7 @@ impl Place {
             if state.asked == Some(self.key) {
                 return (true, None);
             }
-            match state.waiting.get_mut(&self.key) {
+            match state.places.get_mut(&self.key) {
                 Some(waker) if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) => {
                     (false, waker.replace(cx.waker().clone()))
                 }
@@ -123,13 +156,20 @@ impl Place {
     }
 }
 
+impl State {
+    /// The waker of the task that has asked, if this is the place that it has asked.
+    fn no_longer_asks(&mut self, key: Key) -> Option<Waker> {
+        self.asked.take_if(|asked| *asked == key)?;
+        self.asker.take()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let (own, asker) = self.idle.state.with(|state| {
-            let own = state.waiting.remove(&self.key);
-            let was_asked = state.asked.take_if(|asked| *asked == self.key).is_some();
-            (own, if was_asked { state.asker.take() } else { None })
-        });
+        let (own, asker) = self
+            .idle
+            .state
+            .with(|state| (state.places.remove(&self.key), state.no_longer_asks(self.key)));
         drop(own); // outside the lock: it may be the last handle on a task
         if let Some(asker) = asker {
             asker.wake();
@@ -139,9 +179,14 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
     use core::time::Duration;
 
     use super::*;
+
+    fn enter(idle: &Idle, since: Instant) -> Place {
+        idle.enter(Activity::Idle, since)
+    }
 
     fn at(secs: u64) -> Instant {
         Instant::EPOCH + Duration::from_secs(secs)
@@ -151,7 +196,7 @@ mod tests {
     fn the_one_that_has_waited_longest_is_asked_and_one_at_a_time() {
         let mut cx = Context::from_waker(Waker::noop());
         let idle = Idle::new();
-        let (late, early, middle) = (idle.wait(at(3)), idle.wait(at(1)), idle.wait(at(2)));
+        let (late, early, middle) = (enter(&idle, at(3)), enter(&idle, at(1)), enter(&idle, at(2)));
         for _ in 0..2 {
             assert!(idle.poll_give_way(&mut cx).is_pending());
             let asked = [&late, &early, &middle].map(|place| place.poll_asked(&mut cx));
@@ -161,7 +206,34 @@ mod tests {
         assert!(!middle.poll_asked(&mut cx), "there may be room now");
         assert!(idle.poll_give_way(&mut cx).is_pending());
         assert!(middle.poll_asked(&mut cx) && !late.poll_asked(&mut cx));
-        assert_eq!(middle.since(), at(2));
+    }
+
+    #[test]
+    fn those_that_linger_come_first_and_those_that_wait_for_their_first_answer_last() {
+        use Activity::{FirstQueued, Idle as Silent, Lingering, Queued, Sending};
+
+        let mut cx = Context::from_waker(Waker::noop());
+        let idle = Idle::new();
+        let activities = [FirstQueued, Sending, Silent, Queued, Lingering];
+        let mut places: Vec<_> = (1..).zip(activities).map(|(s, a)| idle.enter(a, at(s))).collect();
+        while let Some(place) = places.pop() {
+            assert!(idle.poll_give_way(&mut cx).is_pending());
+            assert!(place.poll_asked(&mut cx), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_does_something_else_is_not_asked_any_more() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let idle = Idle::new();
+        let (mut first, second) = (enter(&idle, at(1)), enter(&idle, at(2)));
+        assert!(idle.poll_give_way(&mut cx).is_pending());
+        first.update(Activity::Idle, at(1));
+        assert!(first.poll_asked(&mut cx), "it is the same");
+        first.update(Activity::Idle, at(3));
+        assert!(!first.poll_asked(&mut cx) && !second.poll_asked(&mut cx));
+        assert!(idle.poll_give_way(&mut cx).is_pending());
+        assert!(second.poll_asked(&mut cx));
     }
 
     #[test]
@@ -182,7 +254,7 @@ mod tests {
         let woken = || counts.each_ref().map(|count| count.0.load(SeqCst));
 
         let idle = Idle::new();
-        let places = (idle.wait(at(1)), idle.wait(at(2)));
+        let places = (enter(&idle, at(1)), enter(&idle, at(2)));
         assert!(!places.0.poll_asked(&mut first) && !places.1.poll_asked(&mut second));
         assert!(idle.poll_give_way(&mut asker).is_pending());
         assert_eq!(woken(), [0, 1, 0]);

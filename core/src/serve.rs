@@ -29,9 +29,9 @@ pub struct Options {
     /// which the process is stopped does not count.
     /// `None`: as long as they take. Default: 10 s.
     pub drain_timeout: Option<Duration>,
-    /// The connections that wait for a request, where the server's machines take a place there: when
-    /// the table is full, the one that has waited longest gives way to a new one. `None`, or while none
-    /// of them waits: whoever comes then is refused. Default: `None`.
+    /// The connections in the order in which they give way, where the server's machines take a
+    /// place there: when the table is full, a new connection waits for up to 1 s until the first of
+    /// them has given way. `None`, or if none does: the new connection is refused. Default: `None`.
     pub idle: Option<Idle>,
 }
 
@@ -124,8 +124,8 @@ where
                     warn!(
                         gave_way,
                         server,
-                        "whoever has waited longest for a request gives way: the limit of open \
-                         connections is reached: {limit}"
+                        "a connection gives way to a new one: the limit of open connections is \
+                         reached: {limit}"
                     );
                 }
                 let now = clock.now();
@@ -241,7 +241,7 @@ impl Repeated {
     }
 }
 
-/// Has an idle connection give way to the one that was just accepted: true if there is room then.
+/// Has a connection give way to the one that was just accepted: true if there is room then.
 async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &Stop) -> bool {
     let deadline = clock.now() + LONGEST_END;
     poll_fn(|cx| {

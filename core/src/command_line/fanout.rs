@@ -252,9 +252,8 @@ pub(super) fn read_upstream<R: Runtime>(
 ) -> impl Future<Output = ()> + Send + 'static {
     let (runtime, feed) = (runtime.clone(), feed.clone());
     async move {
-        let delivered = || feed.counters().messages_in;
         let upstream = |now| Upstream::new(feed.clone(), idle_timeout, now);
-        dial.keep_connected(&runtime, delivered, || feed.connect_failed(), upstream).await;
+        dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
     }
 }
 

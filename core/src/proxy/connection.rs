@@ -422,13 +422,15 @@ impl<R: Runtime> Connection<R> {
             return Turn::Blocked;
         }
         let is_bulk = self.relay.is_bulk(Side::Upstream);
+        let header = self.relay.unsent_header();
         let mut socket = self.directions.through(Side::Upstream, is_bulk, socket);
         let turn = turn_keeping(&mut self.relay.side(Side::Upstream), &mut socket, line, now, cx);
         if let Turn::Moved { read, written } = turn {
-            dialler.choice.moved(read, written, now);
+            let own = header.saturating_sub(self.relay.unsent_header());
+            dialler.choice.moved(read, written - own, now);
         }
         if self.relay.has_hung_up() {
-            dialler.choice.blame("it has closed the connection without a byte", now);
+            dialler.choice.hung_up(now);
         }
         if let Some(why) = self.relay.deserted() {
             self.dial_another(why, now);

@@ -409,6 +409,12 @@ impl Relay {
         }
     }
 
+    /// How many bytes of the header the present upstream was not sent yet.
+    #[cfg(feature = "std")]
+    pub(super) fn unsent_header(&self) -> usize {
+        self.header.unsent().len()
+    }
+
     /// Whether the upstream has sent a FIN that answers none: the client has not sent its own.
     pub fn has_hung_up(&self) -> bool {
         self.ends.upstream.input == Input::Fin && self.ends.client.input == Input::Open

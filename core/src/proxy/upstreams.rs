@@ -17,9 +17,16 @@ use crate::{
 /// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
 /// the others leave it 5 s. When all are down they are tried all the same.
 ///
-/// To be connected to is not to be of use: one that accepts and drops fails as well, be it by a reset or
-/// by a FIN that answers none. An upstream is up again, and its back-off begins anew, when it has sent a
-/// byte, or when bytes move on a connection to it that has lasted for 5 s: some only ever listen.
+/// To be connected to is not to be of use, nor is an error message to each client. A connection
+/// that the upstream ends within 5 s is a failure, if it ends it
+/// - by a reset, whatever it has sent before;
+/// - by a FIN without having sent a byte, or without having been sent one of the client's, while
+///   the client has not sent its own FIN. (So a service that speaks first and at once closes is
+///   always down, and tried all the same where there is no other kind.)
+///
+/// An upstream is up again, and its back-off begins anew, when a connection on which it has sent a
+/// byte ends otherwise, or when bytes move on a connection to it that has lasted for 5 s: some only
+/// ever listen.
 ///
 /// It holds a few words for each upstream, however many connections there are.
 ///
@@ -83,7 +90,7 @@ pub struct UpstreamCounters {
     pub address: Shared<str>,
     /// Connections made.
     pub connects: u64,
-    /// Attempts that failed, and connections that it broke off before it had been of use.
+    /// Attempts that failed, and connections that it broke off early: see [`Upstreams`].
     pub failures: u64,
     /// Connections that are open or being made.
     pub open: u64,
@@ -135,6 +142,17 @@ impl Upstreams {
     /// Begins to look for an upstream for one connection.
     pub fn choose(&self) -> Choice {
         Choice { upstreams: self.clone(), tried: Vec::new(), present: None }
+    }
+
+    /// It is up, and its back-off begins anew.
+    fn restore(&self, member: usize) {
+        let was_down = self.with(member, |member| {
+            member.backoff.reset();
+            member.down_until.take().is_some()
+        });
+        if was_down {
+            info!(upstream = %self.inner.addresses[member], "upstream up again");
+        }
     }
 
     fn with<T>(&self, member: usize, f: impl FnOnce(&mut Member) -> T) -> T {
@@ -190,8 +208,13 @@ struct Present {
 #[derive(Clone, Copy, Debug)]
 enum Progress {
     Connecting,
-    /// Since then.
-    Connected(Instant),
+    Connected {
+        since: Instant,
+        /// It has sent a byte.
+        has_spoken: bool,
+        /// It was sent a byte of the client's.
+        was_asked: bool,
+    },
     /// It has been of use, or has failed.
     Judged,
 }
@@ -226,28 +249,34 @@ impl Choice {
     /// The attempt succeeded.
     pub fn connected(&mut self, now: Instant) {
         if let Some(present) = &mut self.present {
-            present.progress = Progress::Connected(now);
+            present.progress =
+                Progress::Connected { since: now, has_spoken: false, was_asked: false };
             self.upstreams.with(present.member, |member| member.connects += 1);
         }
     }
 
-    /// Bytes have moved on the connection, so many from the upstream, and so many to it.
+    /// Bytes have moved on the connection: so many from the upstream, and so many of the client's
+    /// to it.
     pub fn moved(&mut self, received: usize, sent: usize, now: Instant) {
         let Some(Present { member, progress, .. }) = &mut self.present else { return };
-        let is_of_use = match *progress {
-            Progress::Connected(since) => received > 0 || sent > 0 && now.since(since) >= PROBE,
-            Progress::Connecting | Progress::Judged => false,
-        };
-        if !is_of_use {
-            return;
+        let Progress::Connected { since, has_spoken, was_asked } = progress else { return };
+        *has_spoken |= received > 0;
+        *was_asked |= sent > 0;
+        if received + sent > 0 && now.since(*since) >= PROBE {
+            *progress = Progress::Judged;
+            self.upstreams.restore(*member);
         }
-        *progress = Progress::Judged;
-        let was_down = self.upstreams.with(*member, |member| {
-            member.backoff.reset();
-            member.down_until.take().is_some()
-        });
-        if was_down {
-            info!(upstream = %self.upstreams.inner.addresses[*member], "upstream up again");
+    }
+
+    /// The upstream has sent a FIN, and the client has not: [`blame`](Self::blame), unless the
+    /// upstream has answered something.
+    pub fn hung_up(&mut self, now: Instant) {
+        let Some(Present { progress, .. }) = self.present else { return };
+        let Progress::Connected { has_spoken, was_asked, .. } = progress else { return };
+        if !has_spoken {
+            self.blame("it has closed the connection without a byte", now);
+        } else if !was_asked {
+            self.blame("it has closed the connection before it was sent a byte", now);
         }
     }
 
@@ -267,13 +296,20 @@ impl Choice {
         }
     }
 
-    /// The upstream has broken off, or will, for this reason. Unless it has been of use, that is one of its
-    /// failures; and it is down, unless the connection has lasted for 5 s.
+    /// The upstream has broken off, or will, for this reason. That is one of its failures, unless
+    /// it has sent a byte and the connection has lasted for 5 s; and it is down, unless the
+    /// connection has lasted for so long.
     pub fn blame(&mut self, error: &str, now: Instant) {
         let Some(Present { member, is_probe, progress }) = &mut self.present else { return };
         let is_young = match *progress {
             Progress::Connecting => true,
-            Progress::Connected(since) => now.since(since) < PROBE,
+            Progress::Connected { since, has_spoken, .. } => {
+                let is_young = now.since(since) < PROBE;
+                if has_spoken && !is_young {
+                    return;
+                }
+                is_young
+            }
             Progress::Judged => return,
         };
         *progress = Progress::Judged;
@@ -306,6 +342,9 @@ impl Choice {
     fn put_down(&mut self) -> Option<Present> {
         let present = self.present.take()?;
         self.upstreams.with(present.member, |member| member.open -= 1);
+        if matches!(present.progress, Progress::Connected { has_spoken: true, .. }) {
+            self.upstreams.restore(present.member);
+        }
         Some(present)
     }
 }
@@ -474,15 +513,58 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_brings_it_up_and_begins_the_back_off_anew() {
+    fn a_connection_with_an_answer_brings_it_up_at_its_end_and_begins_the_back_off_anew() {
         let upstreams = down();
         let mut choice = connect(&upstreams).1;
         choice.moved(0, 9, NOW);
-        assert!(!is_up(&upstreams), "to be connected to is not to be of use");
         choice.moved(1, 0, NOW);
+        assert!(!is_up(&upstreams), "it may be an error, and a reset the next thing");
+        drop(choice);
         assert!(is_up(&upstreams));
         fail(&upstreams, NOW);
         assert!(down_for(&upstreams) < Duration::from_millis(50), "{:?}", down_for(&upstreams));
+
+        let upstreams = down();
+        let mut choice = connect(&upstreams).1;
+        choice.moved(0, 9, NOW);
+        drop(choice);
+        assert!(!is_up(&upstreams), "to be connected to is not to be of use");
+    }
+
+    /// A server that is full says so to each client. The back-off must grow all the same.
+    #[test]
+    fn a_line_to_each_client_is_no_use() {
+        type End = fn(&mut Choice, Instant);
+        let ends: [End; 2] =
+            [|choice, now| choice.failed("reset", now), |choice, now| choice.hung_up(now)];
+        for end in ends {
+            let upstreams = Upstreams::new(["full:1", "serves:1"], Balance::RoundRobin, 1);
+            let mut taken = [0, 0];
+            for i in 0..600 {
+                let now = NOW + i * Duration::from_millis(100);
+                let mut choice = upstreams.choose();
+                let is_full = choice.next(now).as_deref() == Some("full:1");
+                choice.connected(now);
+                choice.moved(30, 0, now);
+                if is_full {
+                    end(&mut choice, now);
+                }
+                taken[usize::from(!is_full)] += 1;
+            }
+            assert!((5..50).contains(&taken[0]), "{taken:?} in a minute");
+        }
+    }
+
+    #[test]
+    fn a_fin_behind_an_answer_is_no_failure() {
+        let upstreams = upstreams(Balance::RoundRobin);
+        let mut choice = connect(&upstreams).1;
+        choice.moved(0, 9, NOW);
+        choice.moved(9, 0, NOW);
+        choice.hung_up(NOW);
+        drop(choice);
+        let counters = &upstreams.counters()[0];
+        assert_eq!((counters.failures, counters.up), (0, true));
     }
 
     /// Otherwise the back-off would be at its longest when a server with many connections is restarted.
@@ -512,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_lost_is_held_against_it_unless_it_was_of_use() {
+    fn a_connection_that_is_lost_is_held_against_it_unless_it_has_spoken_and_lasted() {
         let lose = |received: usize, after: Duration| {
             let upstreams = upstreams(Balance::RoundRobin);
             let mut choice = connect(&upstreams).1;
@@ -524,7 +606,8 @@ mod tests {
             (failures, up)
         };
         assert_eq!(lose(0, Duration::ZERO), (1, false));
-        assert_eq!(lose(1, Duration::ZERO), (0, true));
+        assert_eq!(lose(1, Duration::ZERO), (1, false));
         assert_eq!(lose(0, PROBE), (1, true), "no sign that it drops what it accepts");
+        assert_eq!(lose(1, PROBE), (0, true));
     }
 }

@@ -1,21 +1,23 @@
 //! One connection of a status server.
 
-use core::{task::Context, time::Duration};
+use core::{mem, task::Context, time::Duration};
 
 use super::{
     CONNECTIONS, Code,
     head::{Found, Input},
+    pacer::Turn,
     page::Page,
     request::{self, Refusal, Request},
-    response::Response,
     server::Inner,
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, idle::Place, shared::Shared,
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    idle::{Activity, Place},
+    shared::Shared,
 };
 
-/// One connection of a status server. Requests are answered one after the other; while one is, no
-/// other is read, so who sends many at once has them wait at their end.
+/// One connection of a status server. Requests are answered one after the other, each in its turn;
+/// meanwhile no other is read, so requests of a client that sends many at once wait at its end.
 ///
 /// It holds at most 8 KiB of requests and one response
 /// ([`Config::response_size`](super::Config::response_size)), and neither while it is idle.
@@ -25,9 +27,11 @@ pub struct Connection {
     input: Input,
     /// The peer has closed its side: what it has asked for by then is answered.
     eof: bool,
-    /// Among those that wait for a request or a page's turn, as this one does. Where it has given way, it keeps the place
-    /// to its end: only then is there room.
-    place: Option<Place>,
+    /// It has had an answer.
+    is_answered: bool,
+    /// In the order in which connections give way. Where it has given way, it keeps the place to
+    /// its end: only then is there room.
+    place: Place,
     state: State,
 }
 
@@ -44,22 +48,33 @@ enum State {
     /// Between requests or in the head of one, when the server is full: it gives way to a new
     /// connection, unless the rest of a request has arrived already.
     GivingWay {
-        asked: Instant,
+        until: Instant,
         waited: Duration,
     },
-    /// A page was asked for, and has to wait for its turn.
+    /// There is a request, which waits for its turn.
     Waiting {
+        since: Instant,
         until: Instant,
-        request: Request,
+        request: Result<Request, Refusal>,
+        answer: Turn,
+        /// It is for a page, and will be answered by it.
+        page: Option<Turn>,
     },
     /// A response goes out.
     Answering {
         response: Vec<u8>,
         sent: usize,
+        since: Instant,
         /// When a byte of it last moved.
         moved: Instant,
+        /// It gives way to a new connection when the kernel takes no more, since it was asked so
+        /// then, after so long.
+        giving_way: Option<(Instant, Duration)>,
         /// It is the last one, and why.
         last: Option<Reason>,
+        /// It is a page, which is in progress for as long as this exists.
+        #[expect(dead_code, reason = "what it does, it does when it is dropped")]
+        page: Option<Turn>,
     },
     /// Our FIN is to go out.
     Closing {
@@ -69,7 +84,7 @@ enum State {
     /// Our FIN is out: what the peer still sends is thrown away. Closing at once would answer it
     /// with a reset, which may destroy the response on its way (RFC 9112, section 9.6).
     Lingering {
-        until: Instant,
+        since: Instant,
         discarded: usize,
         reason: Reason,
     },
@@ -103,13 +118,15 @@ pub enum Reason {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
         limit: Duration,
     },
-    /// The server was full, and no other connection had waited longer, for a request or for a page's turn.
+    /// The server was full, and this connection came first in the order of
+    /// [`Activity`](crate::idle::Activity).
     #[error(
-        "gave way to a new connection after it had waited for {waited:.1?}; the limit of open \
+        "gave way to a new connection after {waited:.1?} in its last state; the limit of open \
          connections is {limit}"
     )]
     GaveWay {
-        /// How long it had waited.
+        /// How long it had been without a request, waited for its turn, sent a response or
+        /// lingered.
         waited: Duration,
         /// [`CONNECTIONS`](super::CONNECTIONS).
         limit: usize,
@@ -189,8 +206,9 @@ impl crate::Reason for Reason {
 
 impl Connection {
     pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
-        let place = Some(server.idle.wait(now));
-        Self { server, input, eof: false, place, state: State::Idle { since: now } }
+        let place = server.idle.enter(Activity::Idle, now);
+        let state = State::Idle { since: now };
+        Self { server, input, eof: false, is_answered: false, place, state }
     }
 
     /// Looks for the next request in what has come in, and begins to answer it.
@@ -215,20 +233,25 @@ impl Connection {
                 }
             }
         };
-        match answer {
-            Ok(request) => {
-                let is_dear = matches!(
-                    request.page,
-                    Ok(Page::Root | Page::Metrics(_) | Page::Connections(_))
-                );
-                let until = if is_dear { self.server.turn(now) } else { now };
-                if until > now {
-                    self.state = State::Waiting { until, request };
-                } else {
-                    self.answer(request, now);
-                }
+        self.wait_for_turn(answer, now);
+    }
+
+    /// Answers when its turn has come.
+    fn wait_for_turn(&mut self, mut request: Result<Request, Refusal>, now: Instant) {
+        let mut page = None;
+        if let Ok(request) = &mut request
+            && request.page.is_ok_and(Page::is_long)
+        {
+            page = self.server.page_turn(now);
+            if page.is_none() {
+                request.page = Err(request::TOO_MANY);
             }
-            Err(refusal) => self.refuse(refusal, now),
+        }
+        let answer = self.server.answers.turn(now);
+        let until = page.as_ref().map_or(now, Turn::at).max(answer.at());
+        self.state = State::Waiting { since: now, until, request, answer, page };
+        if until <= now {
+            self.answer(now);
         }
     }
 
@@ -247,10 +270,23 @@ impl Connection {
         }
     }
 
-    fn answer(&mut self, request: Request, now: Instant) {
+    /// The turn of what waits for it has come.
+    fn answer(&mut self, now: Instant) {
+        let waiting = mem::replace(&mut self.state, State::Idle { since: now });
+        let State::Waiting { request, mut answer, mut page, .. } = waiting else {
+            self.state = waiting;
+            return;
+        };
+        for turn in page.iter_mut().chain([&mut answer]) {
+            turn.take();
+        }
+        let request = match request {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(refusal, now),
+        };
         let response = match request.page {
             Ok(page) => page.make(&self.server, now),
-            Err(Refusal { code, why }) => Response::text(code, why),
+            Err(refusal) => refusal.response(),
         };
         let last = (!request.keep_alive).then_some(match request.page {
             // The one refusal of those that keep the connection which ends it all the same.
@@ -259,19 +295,44 @@ impl Connection {
             }
             Ok(_) | Err(_) => Reason::Finished,
         });
-        self.respond(response.into_bytes(request.head_only, last.is_some()), last, now);
+        self.respond(response.into_bytes(request.head_only, last.is_some()), last, page, now);
     }
 
     /// Answers what can't be followed by another request.
-    fn refuse(&mut self, Refusal { code, why }: Refusal, now: Instant) {
-        let response = Response::text(code, why).into_bytes(self.input.is_for_head(), true);
+    fn refuse(&mut self, refusal: Refusal, now: Instant) {
+        let response = refusal.response().into_bytes(self.input.is_for_head(), true);
         self.input.clear();
-        self.respond(response, Some(Reason::Refused { code, why }), now);
+        let Refusal { code, why } = refusal;
+        self.respond(response, Some(Reason::Refused { code, why }), None, now);
     }
 
-    fn respond(&mut self, response: Vec<u8>, last: Option<Reason>, now: Instant) {
-        self.place = None;
-        self.state = State::Answering { response, sent: 0, moved: now, last };
+    fn respond(
+        &mut self,
+        response: Vec<u8>,
+        last: Option<Reason>,
+        page: Option<Turn>,
+        now: Instant,
+    ) {
+        self.is_answered = true;
+        self.place.update(Activity::Sending, now);
+        let giving_way = None;
+        self.state =
+            State::Answering { response, sent: 0, since: now, moved: now, giving_way, last, page };
+    }
+
+    /// What it does, and since when; `None` where it is about to end, or to do something else.
+    fn activity(&self) -> Option<(Activity, Instant)> {
+        Some(match &self.state {
+            State::Idle { since } | State::Head { since } => (Activity::Idle, *since),
+            State::Waiting { since, .. } if self.is_answered => (Activity::Queued, *since),
+            State::Waiting { since, .. } => (Activity::FirstQueued, *since),
+            State::Answering { since, .. } => (Activity::Sending, *since),
+            State::Lingering { since, .. } => (Activity::Lingering, *since),
+            State::GivingWay { .. }
+            | State::Closing { .. }
+            | State::Resetting(_)
+            | State::Over(_) => return None,
+        })
     }
 
     fn lose(&mut self, way: Way, why: Lost) {
@@ -379,7 +440,7 @@ impl Machine for Connection {
     }
 
     fn handle_written(&mut self, now: Instant, n: usize) {
-        let State::Answering { response, sent, moved, last } = &mut self.state else { return };
+        let State::Answering { response, sent, moved, last, .. } = &mut self.state else { return };
         *sent += n;
         *moved = now;
         if *sent < response.len() {
@@ -400,8 +461,7 @@ impl Machine for Connection {
                 let reason = reason.clone();
                 match reason {
                     Reason::Finished | Reason::Refused { .. } if !self.eof => {
-                        let until = now + self.server.config.linger.time;
-                        State::Lingering { until, discarded: 0, reason }
+                        State::Lingering { since: now, discarded: 0, reason }
                     }
                     // There is no response that could be destroyed.
                     Reason::Finished
@@ -432,7 +492,11 @@ impl Machine for Connection {
                 self.input.clear();
                 self.state = State::Closing { since: now, reason: Reason::ShutDown };
             }
-            State::Waiting { request, .. } => request.keep_alive = false,
+            State::Waiting { request, .. } => {
+                if let Ok(request) = request {
+                    request.keep_alive = false;
+                }
+            }
             State::Answering { last, .. } => {
                 last.get_or_insert(Reason::ShutDown);
             }
@@ -448,11 +512,12 @@ impl Machine for Connection {
         match &self.state {
             State::Idle { since } => Some(*since + config.idle_timeout),
             State::Head { since } => Some(*since + config.head_timeout),
-            State::GivingWay { asked, .. } => Some(*asked),
-            State::Waiting { until, .. } | State::Lingering { until, .. } => Some(*until),
+            State::GivingWay { until, .. } | State::Waiting { until, .. } => Some(*until),
+            State::Answering { giving_way: Some((asked, _)), .. } => Some(*asked),
             State::Answering { moved: since, .. } | State::Closing { since, .. } => {
                 Some(*since + config.write_timeout)
             }
+            State::Lingering { since, .. } => Some(*since + config.linger.time),
             State::Resetting(_) | State::Over(_) => None,
         }
     }
@@ -469,11 +534,14 @@ impl Machine for Connection {
             }
             State::Head { .. } => self.refuse(request::TOO_LATE, now),
             State::GivingWay { waited, .. } => {
-                let reason = Reason::GaveWay { waited: *waited, limit: CONNECTIONS };
+                let reason = gave_way(*waited);
                 self.input.clear();
                 self.state = State::Closing { since: now, reason };
             }
-            State::Waiting { request, .. } => self.answer(*request, now),
+            State::Waiting { .. } => self.answer(now),
+            State::Answering { giving_way: Some((_, waited)), .. } => {
+                self.state = State::Resetting(gave_way(*waited));
+            }
             State::Answering { .. } | State::Closing { .. } => {
                 let (limit, unsent) = (config.write_timeout, self.queued());
                 self.state = State::Resetting(Reason::WriteTimeout { limit, unsent });
@@ -484,27 +552,34 @@ impl Machine for Connection {
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let (since, has_asked) = match self.state {
-            State::Idle { since } | State::Head { since } => (since, false),
-            State::Waiting { .. } => (now, true),
-            State::GivingWay { .. }
-            | State::Answering { .. }
-            | State::Closing { .. }
-            | State::Lingering { .. }
-            | State::Resetting(_)
-            | State::Over(_) => return false,
-        };
-        let place = self.place.get_or_insert_with(|| self.server.idle.wait(since));
-        if !place.poll_asked(cx) {
+        let Some((activity, since)) = self.activity() else { return false };
+        self.place.update(activity, since);
+        if !self.place.poll_asked(cx) {
             return false;
         }
-        let waited = now.since(place.since());
-        self.state = if has_asked {
-            self.input.clear();
-            State::Closing { since: now, reason: Reason::GaveWay { waited, limit: CONNECTIONS } }
-        } else {
+        let waited = now.since(since);
+        self.state = match &mut self.state {
             // A deadline, and not the end at once: what has arrived is read before that.
-            State::GivingWay { asked: now, waited }
+            State::Idle { since } if !self.is_answered => {
+                State::GivingWay { until: now.max(*since + FIRST_BYTE_TIME), waited }
+            }
+            State::Idle { .. } | State::Head { .. } => State::GivingWay { until: now, waited },
+            State::Waiting { .. } if self.is_answered => {
+                self.input.clear();
+                State::Closing { since: now, reason: gave_way(waited) }
+            }
+            // Likewise, what the kernel takes is sent before that.
+            State::Answering { giving_way: giving_way @ None, .. } => {
+                *giving_way = Some((now, waited));
+                return true;
+            }
+            State::Lingering { .. } => State::Over(gave_way(waited)),
+            State::GivingWay { .. }
+            | State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. }
+            | State::Resetting(_)
+            | State::Over(_) => return false,
         };
         true
     }
@@ -537,4 +612,11 @@ impl Machine for Connection {
             | State::Resetting(_) => None,
         }
     }
+}
+
+/// How long a new connection keeps its place for its first byte: it comes one round trip later.
+const FIRST_BYTE_TIME: Duration = Duration::from_millis(20);
+
+fn gave_way(waited: Duration) -> Reason {
+    Reason::GaveWay { waited, limit: CONNECTIONS }
 }

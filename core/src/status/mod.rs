@@ -16,15 +16,39 @@
 //! replica away because what they all depend on is gone would help nobody. `wirestate_upstream_up`
 //! is what to be alarmed by.
 //!
-//! # It can't hurt the service
+//! # It can't hurt the service, and nobody can take it away
 //!
-//! It has a table of its own, of at most [`CONNECTIONS`] connections, so it answers when the service
-//! is full, and it takes no more memory than [`Config::response_size`] says for each. A head has
-//! 8 KiB, 64 fields and 5 s; an idle connection 30 s; a response that nobody takes 10 s. Pages that cost
-//! something to make are made [`Config::pages_per_second`] at most, over all connections: who asks
-//! for more waits. Whoever holds connections without asking anything keeps nobody out: when it is
-//! full, the one that has waited longest, for a request or for its turn to be answered, gives way to a new one
-//! ([`Reason::GaveWay`]). Requests have no content, and the answer to one that has is the last.
+//! It has a table of its own, so it answers when the service is full. Its limits:
+//!
+//! | what | limit |
+//! |---|---|
+//! | open connections | [`CONNECTIONS`]: 64 |
+//! | answers in all | 5,000 a second, 64 at once ([`Config::answers_per_second`]) |
+//! | pages: `/`, `/metrics`, `/connections` | 100 a second, 10 at once |
+//! | pages that wait for their turn or are being sent | [`PAGES_IN_PROGRESS`]: 48 |
+//! | the wait for a page's turn ([`Config::pages_per_second`]) | [`LONGEST_WAIT`]: 1 s |
+//! | the head of a request | 8 KiB, 64 fields, 5 s |
+//! | without a request | 30 s |
+//! | without a byte taken of a response | 10 s |
+//! | connections listed | 1,000 |
+//!
+//! A page beyond its limits is answered at once by 503 with `Retry-After: 1`, and the connection
+//! can be used for the next request (`wirestate_status_pages_refused_total`). An answer beyond the
+//! rate waits for its turn. A connection waits for one turn at a time, so a client that asks
+//! without pause delays the others by one answer, and one that leaves gives its turn back.
+//!
+//! When all 64 connections are open, a new one takes the place of another ([`Reason::GaveWay`],
+//! counted as `gave_way`): of the one that comes first in the order of
+//! [`Activity`](crate::idle::Activity). That is one that lingers, then one that has had an answer
+//! and waits for the next, then one without a request, then one that sends (by a reset, if the
+//! kernel takes no more of its response), and of those that do the same the one that has done it
+//! longest. A connection that waits for its first answer keeps its place, and so does a new one for
+//! 20 ms until its first byte. So `/healthz` and `/readyz` are answered whatever others do: at
+//! least 16 connections are not for pages, and these are answered within 13 ms or give way.
+//!
+//! It holds at most 64 × 9 KiB (a head, and a short answer) + 48 ×
+//! [`Config::response_size`] (577,536 bytes by default) = 28.3 MB, and 4 × 8 KiB for later heads.
+//! Requests have no content, and the answer to one that has is the last.
 //!
 //! Nothing of it is for strangers. A browser can be made to ask a server on its own machine for a
 //! page by a name that somebody else's domain resolves to (DNS rebinding), so a request whose
@@ -58,6 +82,7 @@ mod connection;
 mod head;
 mod metric;
 mod negotiate;
+mod pacer;
 mod page;
 mod request;
 mod response;
@@ -69,6 +94,6 @@ pub use self::{
     metric::{Metric, Value},
     request::Hosts,
     response::Code,
-    server::{CONNECTIONS, Config, Readiness, Server},
+    server::{CONNECTIONS, Config, LONGEST_WAIT, PAGES_IN_PROGRESS, Readiness, Server},
     subject::Subject,
 };

@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 use super::{
     Metric, Value,
     metric::{self, by_reason},
+    pacer::Refused,
     response::{Code, PLAIN, Response},
     server::Inner,
 };
@@ -54,6 +55,14 @@ pub(super) enum Format {
 }
 
 impl Page {
+    /// Whether it takes more than a few words, to make it and to send it.
+    pub(super) fn is_long(self) -> bool {
+        match self {
+            Self::Root | Self::Metrics(_) | Self::Connections(_) => true,
+            Self::Health | Self::Ready => false,
+        }
+    }
+
     pub(super) fn make(self, server: &Inner, now: Instant) -> Response {
         match self {
             Self::Health => Response::text(Code::Ok, "alive"),
@@ -68,7 +77,7 @@ impl Page {
                     }
                 };
                 let content = metric::expose(metrics(server, now), exposition).into_bytes();
-                Response { code: Code::Ok, content_type, content, policy: None }
+                Response::new(Code::Ok, content_type, content)
             }
             Self::Connections(format) => {
                 let listing = Listing::new(server, now);
@@ -77,7 +86,7 @@ impl Page {
                     Format::Json => (JSON, to_json(&listing), None),
                     Format::Html => (HTML, listing.html().into_bytes(), Some(POLICY)),
                 };
-                Response { code: Code::Ok, content_type, content, policy }
+                Response { policy, ..Response::new(Code::Ok, content_type, content) }
             }
         }
     }
@@ -123,7 +132,7 @@ fn root(server: &Inner, now: Instant) -> Response {
         },
         figures: figures.collect(),
     });
-    Response { code: Code::Ok, content_type: JSON, content, policy: None }
+    Response::new(Code::Ok, JSON, content)
 }
 
 #[derive(Serialize)]
@@ -196,6 +205,8 @@ fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
     let moved = Moved::new(&connections);
     let limit = server.service.table.limits().connections;
     let own = server.own.table.totals();
+    let Refused { in_progress, too_late } = server.pages.refused();
+    let refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
     let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
     let mut metrics = vec![
         Metric::new("wirestate_build", "What runs here.", Value::Info(info)),
@@ -259,6 +270,11 @@ fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
             "wirestate_status_connections_ended",
             "Connections to the status server ended, by reason.",
             by_reason(own.ended),
+        ),
+        Metric::new(
+            "wirestate_status_pages_refused",
+            "Pages that were answered by 503: 48 in progress, or no turn within a second.",
+            by_reason(refused),
         ),
     ];
     metrics.extend(server.subject.iter().flat_map(|subject| subject.metrics()));

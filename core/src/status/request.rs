@@ -7,7 +7,7 @@ use httparse::EMPTY_HEADER;
 use super::{
     negotiate::negotiate,
     page::{Exposition, Format, Page},
-    response::Code,
+    response::{Code, Response},
 };
 
 /// By which names a status server may be asked, besides `localhost` and every address.
@@ -56,10 +56,19 @@ const fn refusal(code: Code, why: &'static str) -> Refusal {
     Refusal { code, why }
 }
 
+impl Refusal {
+    pub(super) fn response(self) -> Response {
+        let retry_after = (self == TOO_MANY).then_some(1);
+        Response { retry_after, ..Response::text(self.code, self.why) }
+    }
+}
+
 const BAD_HOST: Refusal = refusal(Code::BadRequest, "a host that is none");
 pub(super) const GARBAGE: Refusal = refusal(Code::BadRequest, "this is no HTTP request");
 pub(super) const TOO_LONG: Refusal =
     refusal(Code::HeadTooLarge, "the head of a request has at most 8192 bytes and 64 fields");
+pub(super) const TOO_MANY: Refusal =
+    refusal(Code::ServiceUnavailable, "too many pages are asked for; ask again in a second");
 pub(super) const TOO_LATE: Refusal =
     refusal(Code::RequestTimeout, "the head of the request was not whole in its time");
 

@@ -22,7 +22,7 @@ pub enum Code {
     MisdirectedRequest,
     /// The head is too long, or has too many fields (RFC 6585, section 5).
     HeadTooLarge,
-    /// It is worth connecting no more.
+    /// It is worth connecting no more, or too many pages are asked for.
     ServiceUnavailable,
     /// HTTP, but neither 1.0 nor 1.1.
     VersionNotSupported,
@@ -75,12 +75,18 @@ pub(super) struct Response {
     pub(super) content: Vec<u8>,
     /// `Content-Security-Policy`, for what a browser shows.
     pub(super) policy: Option<&'static str>,
+    /// `Retry-After`: after so many seconds the same request may be answered (RFC 9110,
+    /// section 10.2.3).
+    pub(super) retry_after: Option<u32>,
 }
 
 impl Response {
     pub(super) fn text(code: Code, text: &str) -> Self {
-        let content = format!("{text}\n").into_bytes();
-        Self { code, content_type: PLAIN, content, policy: None }
+        Self::new(code, PLAIN, format!("{text}\n").into_bytes())
+    }
+
+    pub(super) fn new(code: Code, content_type: &'static str, content: Vec<u8>) -> Self {
+        Self { code, content_type, content, policy: None, retry_after: None }
     }
 
     /// As it goes out. Without the content, where it answers a `HEAD`; `closes`, where no further
@@ -105,6 +111,9 @@ impl Response {
         }
         if self.code == Code::MethodNotAllowed {
             put(format_args!("Allow: GET, HEAD\r\n"));
+        }
+        if let Some(seconds) = self.retry_after {
+            put(format_args!("Retry-After: {seconds}\r\n"));
         }
         if closes {
             put(format_args!("Connection: close\r\n"));

@@ -6,14 +6,18 @@ use core::{
     time::Duration,
 };
 
-use super::{Connection, Hosts, Subject, head::Input};
+use super::{
+    Connection, Hosts, Subject,
+    head::Input,
+    pacer::{Pacer, Turn},
+};
 use crate::{
     Instant, Linger,
     admission::{Limits, Table},
     buffer::Pool,
     idle::Idle,
     serve::Options,
-    shared::{Lock, Shared},
+    shared::Shared,
     stop::Stopping,
 };
 
@@ -35,8 +39,13 @@ pub struct Config {
     /// How many connections are listed. Default: 1,000.
     pub listed: usize,
     /// How often a second `/`, `/metrics` and `/connections` are made at most, for all connections
-    /// together; ten of them may come at once. Default: 100.
+    /// together; 10 of them may come at once. One that would have to wait for more than
+    /// [`LONGEST_WAIT`] is refused. Default: 100.
     pub pages_per_second: NonZeroU32,
+    /// How many requests a second are answered at most, for all connections together; 64 of them
+    /// may come at once. The others wait for their turn, which takes at most [`CONNECTIONS`] times
+    /// the interval. Default: 5,000.
+    pub answers_per_second: NonZeroU32,
 }
 
 impl Config {
@@ -51,12 +60,14 @@ impl Config {
             linger: Linger::default(),
             listed: 1000,
             pages_per_second: const { NonZeroU32::new(100).unwrap() },
+            answers_per_second: const { NonZeroU32::new(5000).unwrap() },
         }
     }
 
     /// The most bytes that a response has: 64 KiB for its head, its frame and the counts, and 512
-    /// for each connection that is [`listed`](Self::listed). A connection holds one of them, and
-    /// 8 KiB for requests; an idle one holds neither.
+    /// for each connection that is [`listed`](Self::listed). At most [`PAGES_IN_PROGRESS`]
+    /// connections hold one of that length, the others one of at most 1 KiB; each connection holds
+    /// 8 KiB for requests. An idle one holds neither.
     pub fn response_size(&self) -> usize {
         MOST_COUNTS + self.listed.saturating_mul(MOST_LISTED)
     }
@@ -77,11 +88,11 @@ pub(super) struct Inner {
     pub(super) subject: Option<Shared<dyn Subject>>,
     pub(super) readiness: Readiness,
     pub(super) started: Instant,
-    /// The connections that wait for a request.
+    /// All connections, in the order in which they give way.
     pub(super) idle: Idle,
+    pub(super) answers: Pacer,
+    pub(super) pages: Pacer,
     pool: Pool,
-    /// By when the pages that were asked for so far are made, at the rate that is allowed.
-    paced: Lock<Instant>,
 }
 
 /// Whether it is worth connecting. Clones are the same answer.
@@ -123,6 +134,8 @@ impl Server {
             ..Options::default()
         };
         let inner = Inner {
+            answers: Pacer::new(config.answers_per_second, ANSWERS_AT_ONCE, now),
+            pages: Pacer::new(config.pages_per_second, PAGES_AT_ONCE, now),
             config,
             service: service.clone(),
             own: options.clone(),
@@ -131,14 +144,13 @@ impl Server {
             started: now,
             idle,
             pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
-            paced: Lock::new(now),
         };
         Self { inner: Shared::new(inner), options }
     }
 
     /// What to [`serve`](crate::serve::serve) it with: a table of its own, of [`CONNECTIONS`], and
-    /// a stop of its own, to be asked when the service has ended. When it is full, the connection
-    /// that has waited longest, for a request or for its turn to be answered, gives way to a new one.
+    /// a stop of its own, to be asked when the service has ended. When it is full, a connection
+    /// gives way to a new one, in the order of [`Activity`](crate::idle::Activity).
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -160,27 +172,28 @@ impl Inner {
         !self.readiness.over.load(Relaxed) && self.service.stop.asked() == Stopping::No
     }
 
-    /// When a page may be made that is asked for `now`: at once, or in its turn.
-    pub(super) fn turn(&self, now: Instant) -> Instant {
-        let interval = Duration::from_secs(1) / self.config.pages_per_second.get();
-        self.paced.with(|paced| {
-            let last = (*paced).max(now);
-            *paced = last + interval;
-            // So far ahead may the pages be that come at once.
-            now + last.since(now).saturating_sub(interval * (AT_ONCE - 1))
-        })
+    /// The turn of a page that is asked for `now`; `None` where it is refused.
+    pub(super) fn page_turn(&self, now: Instant) -> Option<Turn> {
+        self.pages.turn_within(now, LONGEST_WAIT, PAGES_IN_PROGRESS)
     }
 }
 
 /// How many connections a status server has at most.
 pub const CONNECTIONS: usize = 64;
+/// How many connections wait for a page or are sent one at most, of [`CONNECTIONS`]: `/`,
+/// `/metrics` and `/connections`.
+pub const PAGES_IN_PROGRESS: usize = 48;
+/// How long a page waits for its turn at most.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest head of a request, in bytes.
 const LONGEST_HEAD: usize = 8 * 1024;
 const IDLE_BUFFERS: usize = 4;
 /// By then, what was owed when the service had ended is with the kernel, or nobody takes it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-const AT_ONCE: u32 = 10;
+const PAGES_AT_ONCE: u32 = 10;
+/// One for each connection.
+const ANSWERS_AT_ONCE: u32 = 64;
 /// What [`Config::response_size`] says.
 const MOST_COUNTS: usize = 64 * 1024;
 const MOST_LISTED: usize = 512;

@@ -139,7 +139,7 @@ impl Subject for Upstreams {
             ),
             Metric::new(
                 "wirestate_proxy_upstream_failures",
-                "Attempts to connect that failed, and connections that were lost early, without a byte.",
+                "Attempts to connect that failed, and connections that it ended early.",
                 counter(|upstream| upstream.failures),
             ),
             Metric::new(

@@ -161,6 +161,10 @@ on_every_runtime! {
         it_answers_when_all_files_are_open,
         half_sent_heads_do_not_touch_the_service,
         it_answers_although_it_is_full_of_connections_that_ask_nothing,
+        a_burst_of_pages_that_is_over_delays_nobody,
+        slow_readers_of_pages_take_no_health_check_away,
+        connections_that_stay_behind_their_last_answer_take_no_health_check_away,
+        clients_that_ask_without_pause_are_answered_at_a_bounded_rate,
         an_answer_survives_the_content_that_nobody_reads,
         a_name_has_to_be_allowed;
     unix:

@@ -3,15 +3,16 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     path::PathBuf,
     process::{Command, Output, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::{
     echo::{exchange, stall},
@@ -310,7 +311,7 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     for _ in 0..50 {
         exchange(&mut healthy, b"not touched");
     }
-    // Nor the status itself: whoever has waited longest gives way.
+    // Nor the status itself: those that have waited longest give way.
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
     // The others are told when their time is over.
     let mut answer = String::new();
@@ -340,9 +341,109 @@ pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(bin
     assert!(metrics.contains(line), "{metrics}");
     assert!(!metrics.contains("wirestate_status_connections_refused_total{"), "{metrics}");
     let log = server.stop();
-    let said = "whoever has waited longest for a request gives way: the limit of open connections is \
-                reached: 64 gave_way=1 server=\"status\"";
+    let said = "a connection gives way to a new one: the limit of open connections is reached: 64 \
+                gave_way=1 server=\"status\"";
     assert!(log.contains(said), "{log}");
+}
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/// The first try of a health check. Whether it is answered, and within the time that balancers
+/// leave.
+fn is_healthy(server: &Server) -> bool {
+    let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    let asked = stream.write_all(HEALTH.as_bytes());
+    let answered = asked.and_then(|()| stream.read_to_string(&mut answer));
+    answered.is_ok() && answer.starts_with("HTTP/1.1 200 OK\r\n")
+}
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) fn a_burst_of_pages_that_is_over_delays_nobody(binary: &str) {
+    let server = Server::start(binary, &STATUS);
+    let address = server.status.clone().unwrap();
+    for _ in 0..1665 {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    }
+    // Whoever is refused comes again a second later.
+    let over = Instant::now();
+    eventually("the page is made", || {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).is_ok() && answer.starts_with(b"HTTP/1.1 200 OK\r\n")
+    });
+    assert!(over.elapsed() < PATIENCE, "{:?}", over.elapsed());
+}
+
+pub(crate) fn slow_readers_of_pages_take_no_health_check_away(binary: &str) {
+    let server = Server::start(binary, &[&STATUS[..], &["-v"]].concat());
+    let _crowd: Vec<_> = (0..1000).map(|_| server.connect()).collect();
+    server.await_connected(1000);
+    let address: SocketAddr = server.status.as_ref().unwrap().parse().unwrap();
+    let mut readers: Vec<_> = (0..70)
+        .map(|_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            // A peer behind small packets, for which the kernel at the other end buffers little.
+            socket.set_tcp_mss(536).unwrap();
+            socket.set_recv_buffer_size(2048).unwrap();
+            socket.connect(&address.into()).unwrap();
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(HANGS)).unwrap();
+            let request = "GET /connections?format=json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            stream.write_all(request.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let mut code = [0; 13];
+    let mut answered =
+        |stream: &mut TcpStream| stream.read_exact(&mut code).is_ok() && code == *b"HTTP/1.1 200 ";
+    let pages = readers.iter_mut().filter_map(|stream| answered(stream).then_some(())).count();
+    assert_eq!((0..60).filter(|_| is_healthy(&server)).count(), 60);
+    assert!((40..=48).contains(&pages), "{pages}");
+}
+
+pub(crate) fn connections_that_stay_behind_their_last_answer_take_no_health_check_away(
+    binary: &str,
+) {
+    let server = Server::start(binary, &STATUS);
+    let _stay: Vec<_> = (0..300)
+        .map(|i| {
+            let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+            stream.write_all(HEALTH.as_bytes()).unwrap();
+            assert!(i % 10 > 0 || is_healthy(&server), "behind {i}");
+            stream
+        })
+        .collect();
+    let line = "wirestate_status_connections_ended_total{reason=\"gave_way\"} ";
+    assert!(get(&server, "/metrics").1.contains(line));
+}
+
+pub(crate) fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate(binary: &str) {
+    let server = Server::start(binary, &STATUS);
+    let began = Instant::now();
+    let many = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
+    let mut clients: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+            stream.write_all(many.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            stream.set_read_timeout(Some(HANGS)).unwrap();
+            stream
+        })
+        .collect();
+    assert!((0..20).all(|_| is_healthy(&server)));
+    let answers = |stream: &mut TcpStream| {
+        let mut bytes = String::new();
+        stream.read_to_string(&mut bytes).unwrap();
+        bytes.matches("HTTP/1.1 404 ").count()
+    };
+    assert_eq!(clients.iter_mut().map(answers).sum::<usize>(), 8000);
+    assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
 }
 
 /// Closing at once would answer it with a reset, and that may overtake the answer.

@@ -1,13 +1,15 @@
 //! Joining late, leaving, and the end of the server.
 
+use std::{future::poll_fn, num::NonZeroUsize};
+
 use wirestate_core::{
     dial::{Backoff, Dial},
-    fanout::{Config, Feed, OnLag, Upstream},
-    runtime::Runtime as _,
+    fanout::{Config, Feed, Framing, OnLag, Upstream},
+    runtime::{Listener as _, Runtime as _},
     serve::Served,
     stop::Stop,
 };
-use wirestate_testkit::sim::{Act, World};
+use wirestate_testkit::sim::{Act, World, act};
 
 use crate::scene::{Epoch, FIXED, Scene, all, config, cut, message, millis, numbers, whole};
 
@@ -103,9 +105,8 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     };
     let (runtime, shared) = (server.clone(), feed.clone());
     let dialling = server.run(async move {
-        let delivered = || shared.counters().messages_in;
         let upstream = |now| Upstream::new(shared.clone(), None, now);
-        dial.keep_connected(&runtime, delivered, || shared.connect_failed(), upstream).await;
+        dial.keep_connected(&runtime, || shared.connect_failed(), upstream).await;
     });
     world.run_for(millis(10_000)).unwrap();
     let failures = feed.counters().upstream_failures;
@@ -119,6 +120,65 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     stop.drain();
     drop(listener);
     world.run_until(&dialling).unwrap();
+}
+
+/// How often a source is dialled within `time` that accepts, sends one line, and ends each
+/// connection after `lasts` by its last act. (A server that is full does that: `-ERR max number of
+/// clients reached`.)
+fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
+    let world = World::new(9);
+    let (server, source) = (world.host("server"), world.host("upstream"));
+    let lines = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
+    let feed = Feed::new(Config { framing: lines, ..config() });
+    let stop = Stop::new();
+    let dial = Dial {
+        address: "upstream:1234".into(),
+        connect_timeout: Some(millis(5000)),
+        backoff: Backoff::new(9),
+        stop: stop.clone(),
+    };
+    let mut listener = source.listen("upstream:1234").unwrap();
+    let (runtime, last) = (source.clone(), last.clone());
+    source.run(async move {
+        while let Ok((socket, _)) = poll_fn(|cx| listener.poll_accept(cx)).await {
+            let line = Act::Send("-ERR max number of clients reached\r\n".into());
+            let acts = vec![line, Act::Wait(millis(lasts)), last.clone()];
+            runtime.run(act(runtime.clone(), socket, acts));
+        }
+    });
+    let (runtime, shared) = (server.clone(), feed.clone());
+    let dialling = server.run(async move {
+        let upstream = |now| Upstream::new(shared.clone(), None, now);
+        dial.keep_connected(&runtime, || shared.connect_failed(), upstream).await;
+    });
+    world.run_for(millis(time)).unwrap();
+    let counters = feed.counters();
+    assert_eq!(counters.upstream_failures, 0);
+    assert!(counters.messages_in + 1 >= counters.upstream_connects, "{counters:?}");
+    stop.drain();
+    world.run_until(&dialling).unwrap();
+    world.clear();
+    counters.upstream_connects
+}
+
+#[test]
+fn a_source_that_sends_a_line_and_ends_is_dialled_ever_more_seldom() {
+    // A reset at once would overtake the line.
+    for (lasts, last) in [(0, Act::Finish), (50, Act::Reset)] {
+        let dials = dials_within(60_000, lasts, &last);
+        assert!((10..50).contains(&dials), "{last:?}: {dials} in a minute");
+    }
+}
+
+#[test]
+fn a_source_whose_connection_has_lasted_is_dialled_soon_again() {
+    for (lasts, most_away) in [(10_001, 50), (9_900, 5000)] {
+        let dials = dials_within(600_000, lasts, &Act::Finish);
+        let least = 600_000 / (lasts + most_away + 100);
+        assert!(dials >= least, "{dials} of {least}");
+        let is_soon = dials >= 600_000 / (lasts + 50 + 100);
+        assert_eq!(is_soon, most_away == 50, "{dials} with connections of {lasts} ms");
+    }
 }
 
 /// It is given up only where it could have said something: not while it is held.

@@ -1,18 +1,24 @@
 //! Upstreams that are away, refuse, are slow, or come and go.
 
+use std::{future::poll_fn, time::Duration};
+
 use wirestate_core::{
     Lost,
     drive::Ended,
     echo::LoadReason,
     proxy::{Balance, Config, Proxy, Relays, Upstreams},
-    runtime::Runtime as _,
+    runtime::{Listener as _, Runtime as _},
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Faults, World},
+    sim::{Act, Faults, World, act},
 };
 
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, small, tight, upstream_on};
+
+fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
 
 fn hello() -> Vec<Act> {
     vec![Act::Send("hello".into()), Act::ReceiveAll]
@@ -299,6 +305,45 @@ fn an_upstream_that_hangs_up_has_failed() {
     scene.end();
 }
 
+/// A server that is full says so to each client, and closes. (It resets the connection where it has
+/// not read what the client had sent.) It is no better than one that refuses.
+#[test]
+fn an_upstream_that_sends_a_line_and_ends_is_not_preferred() {
+    for (client, last) in [
+        (
+            vec![Act::Send("hello".into()), Act::Wait(seconds(1)), Act::Reset],
+            vec![Act::Wait(millis(20)), Act::Reset],
+        ),
+        (vec![Act::Wait(seconds(1)), Act::Reset], vec![Act::Finish, Act::ReceiveAll]),
+    ] {
+        let scene = Scene::new(11, &["full", "serves"]);
+        scene.echo("serves");
+        let full = scene.world.host("full");
+        let mut listener = full.listen("full:7").unwrap();
+        full.run({
+            let runtime = full.clone();
+            let line = Act::Send("-ERR max number of clients reached\r\n".into());
+            let acts = [vec![line], last].concat();
+            async move {
+                while let Ok((socket, _)) = poll_fn(|cx| listener.poll_accept(cx)).await {
+                    runtime.run(act(runtime.clone(), socket, acts.clone()));
+                }
+            }
+        });
+        let host = scene.world.host("client");
+        for _ in 0..300 {
+            peer(&host, client.clone());
+            scene.run_for(millis(200));
+        }
+        let [full, serves] = &scene.counters()[..] else { panic!("there are two") };
+        assert_eq!(full.connects + serves.connects, 300);
+        assert!((5..60).contains(&full.connects), "{full:?}, {serves:?}");
+        assert!(full.failures >= full.connects - 1 && serves.failures == 0, "{full:?}, {serves:?}");
+        assert!(serves.up);
+        scene.world.clear();
+    }
+}
+
 /// A client that closes its side, and a server that then closes its own: so ports are probed.
 #[test]
 fn an_upstream_that_answers_a_fin_by_a_fin_has_not_failed() {
@@ -360,7 +405,8 @@ fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
     scene.run_for(seconds(1) / 2);
     assert!(!scene.counters()[0].up, "it has accepted, as before");
     assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hello");
-    assert!(scene.counters()[0].up);
+    scene.run_for(seconds(1));
+    assert!(scene.counters()[0].up, "it has answered, and was not the one to end the connection");
     scene.end();
 }
 

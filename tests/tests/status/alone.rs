@@ -15,7 +15,7 @@ use wirestate_core::{
     drive::{collect, feed},
     fanout::{Feed, Upstream},
     serve::Options,
-    status::{CONNECTIONS, Config, Connection, Reason, Server},
+    status::{CONNECTIONS, Config, Connection, PAGES_IN_PROGRESS, Reason, Server},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -160,28 +160,161 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     assert!(idle.poll_give_way(&mut cx).is_ready());
 }
 
-/// Who asks for much has to wait, and would hold its connection for as long as it asks.
+/// Its request comes one round trip behind the connection.
 #[test]
-fn whoever_waits_for_a_pages_turn_gives_way_unanswered() {
+fn a_new_connection_has_20_ms_for_its_first_byte_before_it_gives_way() {
     let (server, now) = (server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections wait there");
+    let idle = server.options().idle.clone().expect("its connections are there");
     let mut cx = Context::from_waker(Waker::noop());
-    let requests = format!("GET /metrics HTTP/1.1\r\n{HOST}\r\n").repeat(100);
+    let mut new = machine(&server);
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(new.poll_shared(now + Duration::from_millis(5), &mut cx));
+    assert_eq!(new.poll_timeout(), Some(now + Duration::from_millis(20)));
+    new.handle_timeout(now + Duration::from_millis(20), 0);
+    assert_eq!(new.interest().write, Outbound::Finish);
+}
+
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\n{HOST}\r\n").into_bytes()
+}
+
+/// A server that answers once a second, and the turn for that is taken.
+fn slow_server() -> Server {
+    let mut config = Config::new("echo-server");
+    config.answers_per_second = NonZeroU32::MIN;
+    let server = Server::new(config, &Options::default(), None, Instant::EPOCH);
     let mut greedy = machine(&server);
-    let (mut input, mut output) = (requests.as_bytes(), Vec::new());
+    while greedy.status().state != "waiting" {
+        feed(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
+        collect(&mut greedy, &mut Vec::new(), Instant::EPOCH);
+    }
+    server
+}
+
+#[test]
+fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
+    let (server, now) = (server(), Instant::EPOCH);
+    let idle = server.options().idle.clone().expect("its connections are there");
+    let mut cx = Context::from_waker(Waker::noop());
+    let requests = request("/metrics").repeat(100);
+    let mut greedy = machine(&server);
+    let (mut input, mut output) = (&requests[..], Vec::new());
     while greedy.status().state != "waiting" {
         feed(&mut greedy, &mut input, now);
         collect(&mut greedy, &mut output, now);
     }
-    assert!(!greedy.poll_shared(now, &mut cx), "nobody is asked");
+    let _idle = machine(&server);
+    assert!(!greedy.poll_shared(now, &mut cx), "no connection is asked");
     assert!(idle.poll_give_way(&mut cx).is_pending());
     let later = now + Duration::from_millis(1);
-    assert!(greedy.poll_shared(later, &mut cx));
+    assert!(greedy.poll_shared(later, &mut cx), "before an idle one");
     assert_eq!(greedy.interest().write, Outbound::Finish);
     greedy.handle_finished(later);
     assert_eq!(greedy.reason().unwrap().label(), "gave_way");
-    drop(greedy);
-    assert!(idle.poll_give_way(&mut cx).is_ready());
+}
+
+#[test]
+fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
+    let (server, now) = (slow_server(), Instant::EPOCH);
+    let idle = server.options().idle.clone().expect("its connections are there");
+    let mut cx = Context::from_waker(Waker::noop());
+    let (mut first, mut output) = (machine(&server), Vec::new());
+    feed(&mut first, &mut &request("/healthz")[..], now);
+    assert_eq!(first.status().state, "waiting");
+    assert!(!first.poll_shared(now, &mut cx));
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(!first.poll_shared(now, &mut cx), "it is asked, and goes on");
+    let until = first.poll_timeout().unwrap();
+    first.handle_timeout(until, 0);
+    collect(&mut first, &mut output, until);
+    assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    assert!(!first.poll_shared(until, &mut cx), "it does something else now");
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(first.poll_shared(until, &mut cx));
+}
+
+#[test]
+fn a_connection_that_lingers_gives_way_at_once() {
+    let (server, now) = (server(), Instant::EPOCH);
+    let idle = server.options().idle.clone().expect("its connections are there");
+    let mut cx = Context::from_waker(Waker::noop());
+    let (mut lingers, _idle) = (machine(&server), machine(&server));
+    let last = Op::Receive(b"GET /healthz HTTP/1.0\r\n\r\n".to_vec());
+    script::play_out(&mut lingers, &[last]);
+    assert_eq!(lingers.status().state, "lingering");
+    assert!(!lingers.poll_shared(now, &mut cx));
+    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(lingers.poll_shared(now, &mut cx));
+    assert!(lingers.interest().is_done());
+    assert_eq!(lingers.reason().unwrap().label(), "gave_way");
+}
+
+#[test]
+fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
+    let (server, now) = (server(), Instant::EPOCH);
+    let idle = server.options().idle.clone().expect("its connections are there");
+    let mut cx = Context::from_waker(Waker::noop());
+    for is_taken in [true, false] {
+        let (mut sends, mut output) = (machine(&server), Vec::new());
+        feed(&mut sends, &mut &request("/metrics")[..], now);
+        assert!(!sends.poll_shared(now, &mut cx));
+        assert!(idle.poll_give_way(&mut cx).is_pending());
+        assert!(sends.poll_shared(now, &mut cx));
+        assert!(!sends.poll_shared(now, &mut cx), "there is no more to it");
+        assert_eq!((sends.poll_timeout(), sends.interest().write), (Some(now), Outbound::Flush));
+        if is_taken {
+            collect(&mut sends, &mut output, now);
+            sends.handle_timeout(now, 0);
+            assert_eq!(sends.status().state, "idle");
+        } else {
+            sends.handle_timeout(now, 0);
+            assert_eq!(sends.interest().write, Outbound::Reset);
+            sends.handle_finished(now);
+            assert_eq!(sends.reason().unwrap().label(), "gave_way");
+        }
+    }
+}
+
+/// Whether they wait or are sent makes no difference. Other pages go on, and so does a connection
+/// whose page was refused.
+#[test]
+fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
+    let (server, now) = (server(), Instant::EPOCH);
+    let ask = |path: &str| {
+        let mut machine = machine(&server);
+        feed(&mut machine, &mut &request(path)[..], now);
+        machine
+    };
+    let answer = |machine: &mut Checked<Connection>| {
+        let mut output = Vec::new();
+        collect(machine, &mut output, now);
+        String::from_utf8(output).unwrap()
+    };
+    let mut pages: Vec<_> = (0..PAGES_IN_PROGRESS).map(|_| ask("/connections")).collect();
+    let states = |state| pages.iter().filter(|page| page.status().state == state).count();
+    assert_eq!((states("answering"), states("waiting")), (10, 38));
+    let mut refused = ask("/metrics");
+    let text = answer(&mut refused);
+    let (head, content) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+    assert!(head.contains("\r\nRetry-After: 1"), "{head}");
+    assert!(!head.contains("Connection: close"), "{head}");
+    assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", content.len())), "{head}");
+    feed(&mut refused, &mut &request("/readyz")[..], now);
+    assert!(answer(&mut refused).ends_with("\r\n\r\nready\n"));
+
+    answer(&mut pages[0]);
+    feed(&mut refused, &mut &request("/metrics")[..], now);
+    assert_eq!(refused.status().state, "waiting", "one page is no longer in progress");
+    pages.clear();
+    drop(refused);
+    let mut last = ask("/metrics");
+    let (until, mut output) = (last.poll_timeout().unwrap(), Vec::new());
+    last.handle_timeout(until, 0);
+    collect(&mut last, &mut output, until);
+    let metrics = String::from_utf8(output).unwrap();
+    let line = "wirestate_status_pages_refused_total{reason=\"in_progress\"} 1";
+    assert!(metrics.lines().any(|other| other == line), "{metrics}");
 }
 
 /// Of a fan-out: in `/metrics` with a line that says what they are, and in `/`, but for the histogram.
@@ -275,21 +408,26 @@ fn pages_that_cost_something_are_paced() {
     let mut config = Config::new("echo-server");
     config.pages_per_second = NonZeroU32::new(10).unwrap();
     let server = Server::new(config, &Options::default(), None, Instant::EPOCH);
-    let ask = |page: &str| {
+    let mut machines = Vec::new();
+    let mut ask = |page: &str| {
         let mut machine = server.machine(Instant::EPOCH);
         let request = format!("GET {page} HTTP/1.0\r\n\r\n");
-        let transcript = script::play_out(&mut machine, &[Op::Receive(request.into_bytes())]);
-        let answered = !transcript.output.is_empty();
-        if answered {
-            return Duration::ZERO;
-        }
-        let until = wirestate_core::Machine::poll_timeout(&machine).unwrap();
-        until.since(Instant::EPOCH)
+        let output = script::play_out(&mut machine, &[Op::Receive(request.into_bytes())]).output;
+        let wait = machine.poll_timeout().map(|until| until.since(Instant::EPOCH));
+        machines.push(machine);
+        if output.is_empty() { Err(wait.unwrap()) } else { Ok(output) }
     };
-    let waits: Vec<_> = (0..12).map(|_| ask("/connections")).collect();
-    assert!(waits[..10].iter().all(Duration::is_zero), "{waits:?}");
-    assert_eq!(waits[10..], [Duration::from_millis(100), Duration::from_millis(200)]);
-    assert_eq!(ask("/readyz"), Duration::ZERO);
+    for _ in 0..10 {
+        assert!(ask("/connections").unwrap().starts_with(b"HTTP/1.1 200 "));
+    }
+    for i in 1..=10 {
+        assert_eq!(ask("/connections"), Err(Duration::from_millis(100 * i)));
+    }
+    assert!(ask("/connections").unwrap().starts_with(b"HTTP/1.1 503 "));
+    assert!(ask("/readyz").unwrap().starts_with(b"HTTP/1.1 200 "));
+    // A client that leaves gives its turn back.
+    machines.drain(11..20).for_each(drop);
+    assert_eq!(machines.len(), 13);
 }
 
 #[test]

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
 mod alone;
+mod attacks;
 mod heads;
 mod together;

@@ -1,0 +1,215 @@
+//! Clients that try to take the status away from others. Health checks are answered all the same.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wirestate_core::{
+    admission::Limits,
+    drive::Clock as _,
+    runtime::Runtime as _,
+    status::{CONNECTIONS, Config},
+};
+use wirestate_testkit::sim::{Act, Host, Task, act};
+
+use crate::together::{Scene, ask, get};
+
+const NO_LIMIT: Limits = Limits { connections: 10_000, per_address: None };
+
+fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn request(path: &str, fields: &str) -> Bytes {
+    format!("GET {path} HTTP/1.1\r\nHost: 10.0.0.1\r\n{fields}\r\n").into()
+}
+
+/// Asks for `path` on a new connection: whether it is answered by 200 within a second.
+fn check(client: &Host, path: &'static str) -> Task<bool> {
+    let (runtime, clock) = (client.clone(), client.clock());
+    client.run(async move {
+        let asked = clock.now();
+        let acts = vec![Act::Send(request(path, "Connection: close\r\n")), Act::ReceiveAll];
+        let Ok(socket) = runtime.connect("server:8000").await else { return false };
+        let heard = act(runtime, socket, acts).await;
+        let is_ok = heard.bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && heard.fin;
+        is_ok && clock.now().since(asked) < millis(1000)
+    })
+}
+
+/// How many of so many health checks, one in `every`, are answered within a second.
+fn health_checks(scene: &Scene, count: usize, every: Duration) -> usize {
+    let client = scene.world.host("load balancer");
+    let checks: Vec<_> = (0..count)
+        .map(|i| {
+            let check = check(&client, if i % 2 == 0 { "/healthz" } else { "/readyz" });
+            scene.world.run_for(every).unwrap();
+            check
+        })
+        .collect();
+    scene.world.run_for(millis(1000)).unwrap();
+    checks.iter().filter(|check| check.take() == Some(true)).count()
+}
+
+/// Connections to the service, for so long.
+fn crowd(scene: &Scene, count: usize, time: Duration) {
+    let host = scene.world.host("crowd");
+    for _ in 0..count {
+        let runtime = host.clone();
+        host.run(async move {
+            let socket = runtime.connect("server:7").await.unwrap();
+            act(runtime, socket, vec![Act::Wait(time)]).await
+        });
+    }
+    scene.world.run_for(millis(500)).unwrap();
+    assert_eq!(scene.service.table.totals().open, count as u64);
+}
+
+#[test]
+fn a_burst_that_is_over_delays_nobody() {
+    let scene = Scene::new(1, NO_LIMIT);
+    let (client, attacker) = (scene.world.host("client"), scene.world.host("attacker"));
+    for _ in 0..1665 {
+        ask(&attacker, vec![Act::Send(request("/", "")), Act::Wait(millis(100))]);
+        scene.world.run_for(millis(200) / 1665).unwrap();
+    }
+    scene.world.run_for(millis(1000)).unwrap();
+    let asked = scene.world.now();
+    let answer = scene.world.run_until(&get(&client, "/")).unwrap();
+    assert!(answer.bytes.starts_with(b"HTTP/1.1 200 OK\r\n"));
+    let took = scene.world.now().since(asked);
+    assert!(took < millis(100), "{took:?}");
+    scene.end();
+}
+
+/// Nobody's connection is closed unanswered while a page can be had or refused.
+#[test]
+fn each_of_a_burst_is_answered_or_told_to_come_again() {
+    let scene = Scene::new(2, NO_LIMIT);
+    let attacker = scene.world.host("attacker");
+    let ask = |_| {
+        scene.world.run_for(millis(1)).unwrap();
+        get(&attacker, "/metrics")
+    };
+    let asked: Vec<_> = (0..500).map(ask).collect();
+    scene.world.run_for(millis(2000)).unwrap();
+    let answers: Vec<_> = asked.iter().map(|task| task.take().unwrap().bytes).collect();
+    let count =
+        |code: &str| answers.iter().filter(|bytes| bytes.starts_with(code.as_bytes())).count();
+    let (made, refused) = (count("HTTP/1.1 200 "), count("HTTP/1.1 503 "));
+    assert_eq!(made + refused, 500);
+    assert!((50..=210).contains(&made), "{made}");
+    let metrics = scene.world.run_until(&get(&attacker, "/metrics")).unwrap().bytes;
+    let metrics = String::from_utf8(metrics).unwrap();
+    let line = format!("wirestate_status_pages_refused_total{{reason=\"in_progress\"}} {refused}");
+    assert!(metrics.lines().any(|other| other == line), "{line}: {metrics}");
+    scene.end();
+}
+
+#[test]
+fn slow_readers_of_the_longest_page_take_no_health_check_away() {
+    let scene = Scene::new(3, NO_LIMIT);
+    crowd(&scene, 1000, millis(60_000));
+    let attacker = scene.world.host("attacker");
+    for i in 0..70 {
+        let byte_by_byte = [Act::Receive(1), Act::Wait(millis(5000))];
+        let path = if i % 2 == 0 { "/connections" } else { "/connections?format=json" };
+        let mut acts = vec![Act::Send(request(path, ""))];
+        acts.extend(byte_by_byte.into_iter().cycle().take(20));
+        ask(&attacker, acts);
+        scene.world.run_for(millis(20)).unwrap();
+    }
+    assert_eq!(health_checks(&scene, 60, millis(200)), 60);
+    // What they hold is bounded.
+    let queued: usize =
+        scene.status.options().table.connections().iter().map(|conn| conn.status().queued).sum();
+    let most = Config::new("").response_size() * 48;
+    assert!(queued > most / 20 && queued <= most, "{queued} of {most}");
+    scene.end();
+}
+
+/// Pages that nobody reads give way to connections, where there is nothing else that could.
+#[test]
+fn answers_that_nobody_reads_give_way_to_health_checks() {
+    let scene = Scene::new(4, NO_LIMIT);
+    let attacker = scene.world.host("attacker");
+    for _ in 0..2 * CONNECTIONS {
+        let many = request("/nowhere", "").repeat(300);
+        ask(&attacker, vec![Act::Send(many.into()), Act::Wait(millis(60_000))]);
+        scene.world.run_for(millis(20)).unwrap();
+    }
+    assert_eq!(health_checks(&scene, 30, millis(100)), 30);
+    assert!(scene.status.options().table.totals().ended["gave_way"] > 0);
+    scene.end();
+}
+
+#[test]
+fn connections_that_stay_behind_their_last_answer_take_no_health_check_away() {
+    let scene = Scene::new(5, NO_LIMIT);
+    let attacker = scene.world.host("attacker");
+    let runtime = attacker.clone();
+    attacker.run(async move {
+        for _ in 0..500 {
+            let request = Act::Send(request("/nowhere", "Connection: close\r\n"));
+            let peer = runtime.clone();
+            runtime.run(async move {
+                let socket = peer.connect("server:8000").await.unwrap();
+                act(peer, socket, vec![request, Act::Wait(millis(10_000))]).await
+            });
+            runtime.sleep(millis(1000) / 60).await;
+        }
+    });
+    scene.world.run_for(millis(3000)).unwrap();
+    assert_eq!(health_checks(&scene, 50, millis(100)), 50);
+    scene.end();
+}
+
+#[test]
+fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
+    for path in ["/healthz", "/nowhere"] {
+        let scene = Scene::new(6, NO_LIMIT);
+        let attacker = scene.world.host("attacker");
+        let ten: Bytes = request(path, "").repeat(10).into();
+        // As many as come back, of one length each.
+        let answer = scene.world.run_until(&ask(&attacker, {
+            vec![Act::Send(request(path, "")), Act::Finish, Act::ReceiveAll]
+        }));
+        let len = answer.unwrap().bytes.len();
+        for _ in 0..16 {
+            let round = [Act::Send(ten.clone()), Act::Receive(10 * len)];
+            ask(&attacker, round.into_iter().cycle().take(20_000).collect());
+        }
+        let sent = || {
+            let table = &scene.status.options().table;
+            let open: u64 = table.connections().iter().map(|conn| conn.bytes_out()).sum();
+            (table.totals().bytes_out + open) / len as u64
+        };
+        scene.world.run_for(millis(200)).unwrap();
+        let before = sent();
+        assert_eq!(health_checks(&scene, 10, millis(20)), 10);
+        let answered = sent() - before;
+        assert!((3000..=6100).contains(&answered), "{path}: {answered} in 1.2 s");
+        scene.end();
+    }
+}
+
+/// More of them than there is room for, each back as soon as it has its answer.
+#[test]
+fn clients_that_come_again_without_pause_take_no_health_check_away() {
+    let scene = Scene::new(7, NO_LIMIT);
+    let attacker = scene.world.host("attacker");
+    for _ in 0..2 * CONNECTIONS {
+        let runtime = attacker.clone();
+        attacker.run(async move {
+            let clock = runtime.clock();
+            let end = clock.now() + millis(400);
+            while clock.now() < end {
+                let acts =
+                    vec![Act::Send(request("/healthz", "Connection: close\r\n")), Act::ReceiveAll];
+                let socket = runtime.connect("server:8000").await.unwrap();
+                act(runtime.clone(), socket, acts).await;
+            }
+        });
+    }
+    assert_eq!(health_checks(&scene, 20, millis(20)), 20);
+    scene.end();
+}
