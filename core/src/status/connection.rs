@@ -11,7 +11,7 @@ use super::{
     server::Inner,
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress,
     idle::{Activity, Place},
     shared::Shared,
 };
@@ -65,8 +65,7 @@ enum State {
         response: Vec<u8>,
         sent: usize,
         since: Instant,
-        /// When a byte of it last moved.
-        moved: Instant,
+        progress: WriteProgress,
         /// It gives way to a new connection when the kernel takes no more, since it was asked so
         /// then, after so long.
         giving_way: Option<(Instant, Duration)>,
@@ -315,9 +314,11 @@ impl Connection {
     ) {
         self.is_answered = true;
         self.place.update(Activity::Sending, now);
+        let mut progress = WriteProgress::new(now);
+        progress.queued(now);
         let giving_way = None;
         self.state =
-            State::Answering { response, sent: 0, since: now, moved: now, giving_way, last, page };
+            State::Answering { response, sent: 0, since: now, progress, giving_way, last, page };
     }
 
     /// What it does, and since when; `None` where it is about to end, or to do something else.
@@ -440,9 +441,11 @@ impl Machine for Connection {
     }
 
     fn handle_written(&mut self, now: Instant, n: usize) {
-        let State::Answering { response, sent, moved, last, .. } = &mut self.state else { return };
+        let State::Answering { response, sent, progress, last, .. } = &mut self.state else {
+            return;
+        };
         *sent += n;
-        *moved = now;
+        progress.written(now, n);
         if *sent < response.len() {
             return;
         }
@@ -514,15 +517,20 @@ impl Machine for Connection {
             State::Head { since } => Some(*since + config.head_timeout),
             State::GivingWay { until, .. } | State::Waiting { until, .. } => Some(*until),
             State::Answering { giving_way: Some((asked, _)), .. } => Some(*asked),
-            State::Answering { moved: since, .. } | State::Closing { since, .. } => {
-                Some(*since + config.write_timeout)
-            }
+            State::Answering { progress, .. } => Some(progress.deadline(config.write_timeout)),
+            State::Closing { since, .. } => Some(*since + config.write_timeout),
             State::Lingering { since, .. } => Some(*since + config.linger.time),
             State::Resetting(_) | State::Over(_) => None,
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        if let State::Answering { progress, .. } = &mut self.state {
+            progress.observe(now, true, unacknowledged);
+        }
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -543,7 +551,7 @@ impl Machine for Connection {
                 self.state = State::Resetting(gave_way(*waited));
             }
             State::Answering { .. } | State::Closing { .. } => {
-                let (limit, unsent) = (config.write_timeout, self.queued());
+                let (limit, unsent) = (config.write_timeout, self.queued() + unacknowledged);
                 self.state = State::Resetting(Reason::WriteTimeout { limit, unsent });
             }
             State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),

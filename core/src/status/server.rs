@@ -32,7 +32,8 @@ pub struct Config {
     pub head_timeout: Duration,
     /// How long a connection may be without a request. Default: 30 s.
     pub idle_timeout: Duration,
-    /// A response of which no byte is taken for this long is given up. Default: 10 s.
+    /// A response of which no byte is acknowledged for this long is given up, within 1.125 times
+    /// this. Default: 10 s.
     pub write_timeout: Duration,
     /// The close behind a response that was the last.
     pub linger: Linger,
