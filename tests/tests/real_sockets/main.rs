@@ -99,6 +99,7 @@ on_every_runtime! {
         a_server_knows_the_client_that_nginx_announces,
         subscribers_come_through_nginx_as_well,
         a_client_is_announced_from_nginx_through_our_proxy,
+        a_client_that_nginx_announces_with_mixed_families_is_served,
         nginx_reads_the_headers_that_we_send,
         a_late_answer_arrives_behind_nginx_where_ours_is_last;
     haproxy:
