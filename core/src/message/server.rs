@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
-    buffer::Pool, shared::Shared,
+    buffer::Pool, linger::DiscardBudget, shared::Shared,
 };
 
 /// A server's limits.
@@ -90,6 +90,7 @@ pub struct Server<S> {
 struct Common {
     config: Config,
     pool: Pool,
+    discards: DiscardBudget,
     requests: AtomicU64,
 }
 
@@ -112,7 +113,8 @@ impl<S: Service + Clone> Server<S> {
         }
         let pool = Pool::new(config.buffer_size(), config.idle_buffers);
         let requests = AtomicU64::new(0);
-        Self { shared: Shared::new(Common { config, pool, requests }), service }
+        let discards = DiscardBudget::default();
+        Self { shared: Shared::new(Common { config, pool, discards, requests }), service }
     }
 
     /// The machine for a connection that was made `now`.
@@ -518,8 +520,8 @@ impl<S: Service> Machine for Connection<S> {
                 self.pump(now);
             }
             State::Lingering { reason, discarded, .. } => {
-                *discarded += n;
-                if *discarded >= self.shared.config.linger.bytes {
+                let Common { config, discards, .. } = &*self.shared;
+                if !discards.discard(config.linger, discarded, n, now) {
                     self.state = State::Over(reason.clone());
                 }
             }

@@ -12,6 +12,7 @@ use crate::{
     admission::{Limits, Table},
     buffer::Pool,
     idle::Idle,
+    linger::DiscardBudget,
     serve::Options,
     shared::{Lock, Shared},
     stop::Stopping,
@@ -79,6 +80,7 @@ pub(super) struct Inner {
     pub(super) started: Instant,
     /// The connections that wait for a request.
     pub(super) idle: Idle,
+    pub(super) discards: DiscardBudget,
     pool: Pool,
     /// By when the pages that were asked for so far are made, at the rate that is allowed.
     paced: Lock<Instant>,
@@ -130,6 +132,7 @@ impl Server {
             readiness: Readiness::default(),
             started: now,
             idle,
+            discards: DiscardBudget::default(),
             pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
             paced: Lock::new(now),
         };

@@ -298,6 +298,22 @@ pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
     assert!(metrics.lines().any(|line| line == "wirestate_requests_total 2"), "{metrics}");
 }
 
+/// The peer reads nothing before it has sent 1 MiB too much.
+pub(crate) fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame(binary: &str) {
+    let server = serve(binary, &[]);
+    let input = [&[0; 2][..], &vec![b' '; 1 << 20]].concat();
+    for _ in 0..20 {
+        let mut stream = server.connect();
+        for piece in input.chunks(1000) {
+            stream.write_all(piece).unwrap();
+        }
+        let told = text(&rest(&mut stream));
+        assert!(told.contains("Error: a header of 0 bytes"), "{told}");
+    }
+    let log = server.stop();
+    assert_eq!(log.matches(r#"reason="empty_header""#).count(), 20, "{log}");
+}
+
 pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &str) {
     // Beside its buffer, a connection has room for a sixteenth of the longest content, 1 MiB at most.
     for (limit, declared, room) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {

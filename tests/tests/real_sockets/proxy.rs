@@ -213,6 +213,19 @@ pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
     }
 }
 
+/// A close at once would be a reset to a client that is still sending.
+pub(crate) fn a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib(binary: &str) {
+    let proxy = proxy(binary, &closed_port(), &[]);
+    for _ in 0..20 {
+        let mut client = proxy.connect();
+        for piece in vec![7; 1 << 20].chunks(1000) {
+            client.write_all(piece).unwrap();
+        }
+        assert_eq!(read_to_end(&mut client), (Vec::new(), None));
+    }
+    assert_eq!(proxy.stop().matches(r#"reason="no_upstream""#).count(), 20);
+}
+
 pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     let echo = Server::start(binary, &[]);
     let away = closed_port();
