@@ -120,6 +120,7 @@ on_every_runtime! {
         requests_are_counted_in_the_metrics,
         an_error_reply_outlives_1_mib_that_follows_the_bad_frame,
         memory_follows_what_has_come_and_not_what_was_declared,
+        contents_take_no_more_than_the_memory_for_all,
         limits_are_flags,
         an_idle_connection_is_closed_by_a_fin,
         sigterm_answers_what_has_begun_to_come,

@@ -335,6 +335,43 @@ pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &st
     }
 }
 
+/// Many send most of a large content, and stay.
+pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
+    let server = serve(binary, &["--max-memory", "8MiB", "-q", "--status", "127.0.0.1:0"]);
+    let mut healthy = server.connect();
+    exchange(&mut healthy);
+    let header = GOLDEN_HEADER.replace("41", "1000000");
+    let length = u16::try_from(header.len()).unwrap().to_be_bytes();
+    let begun = [&length[..], header.as_bytes(), &[b' '; 900_000]].concat();
+    let before = server.resident();
+    let mut crowd: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
+    for stream in &mut crowd {
+        stream.write_all(&begun).unwrap();
+    }
+    // All but those for whom there is room are told so.
+    let told = crowd.iter_mut().filter_map(|stream| {
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut told = String::new();
+        stream.read_to_string(&mut told).is_ok().then_some(told)
+    });
+    let told: Vec<_> = told.collect();
+    assert!((30..=33).contains(&told.len()), "{} of 40 are refused", told.len());
+    for told in &told {
+        assert!(told.contains("Error: no memory for a content: "), "{told}");
+        assert!(told.contains("of 8388608 are taken"), "{told}");
+    }
+    let resident = server.resident();
+    // And a buffer for each, which none uses any more.
+    assert!(resident < before + 2 * 8 * 1024 + 40 * 64, "{before} KiB, then {resident}");
+    exchange(&mut healthy);
+    drop(crowd);
+    let large = frames([&Message::binary(vec![b'x'; 1 << 20])]);
+    eventually("it was given back", || {
+        let mut stream = server.connect();
+        stream.write_all(&large).is_ok() && text(&receive(&mut stream)).contains("xxxxxxxxxx")
+    });
+}
+
 pub(crate) fn limits_are_flags(binary: &str) {
     let server = serve(binary, &["--max-header", "128", "--max-content", "40"]);
     let told = |frame: &[u8]| {
@@ -356,6 +393,8 @@ pub(crate) fn limits_are_flags(binary: &str) {
         ("--max-header", "0"),
         ("--max-header", "many"),
         ("--max-content", "-1"),
+        ("--max-memory", "0"),
+        ("--max-memory", "1000000"), // less than one content
         ("--idle-timeout", "0"),
     ] {
         let output = run(binary, &["app-server", flag, value]);
