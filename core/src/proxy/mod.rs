@@ -30,6 +30,14 @@
 //! # }
 //! ```
 //!
+//! A proxy that is its own upstream would dial itself for each connection that it has dialled. The first such
+//! connection is noticed, by whichever of the listening address's names it was dialled, and is refused
+//! ([`Reason::Loop`]); that upstream is not dialled for the next 5 s, and the others are. What isn't noticed
+//! is a proxy that reaches itself through somebody else (two that are each other's upstreams, an address
+//! that is translated on the way), or a Unix socket that the service manager listens on. There each client takes up
+//! connections until [`Limits::connections`](crate::admission::Limits) of one proxy are open; the next one is
+//! refused, and its end is passed on along the ring.
+//!
 //! A proxied connection takes two open files, and one more where a runtime needs one
 //! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)). What comes in bulk passes
 //! through pipes, and is not copied at all where the runtime's sockets can do that
@@ -37,6 +45,8 @@
 
 #[cfg(feature = "std")]
 mod connection;
+#[cfg(feature = "std")]
+mod loops;
 #[cfg(feature = "std")]
 mod pipes;
 mod relay;

@@ -356,6 +356,12 @@ pub enum Reason {
     /// No upstream could be connected to; nothing of what the client sent was forwarded.
     #[error(transparent)]
     NoUpstream(NoUpstream),
+    /// The client is this proxy itself, which has dialled an upstream.
+    #[error("a connection of this proxy to itself, by upstream {upstream}")]
+    Loop {
+        /// The upstream's `host:port`.
+        upstream: Shared<str>,
+    },
     /// The client was to announce itself by a PROXY header, and did not.
     #[error(transparent)]
     Header(proxy_protocol::Reason),
@@ -370,6 +376,7 @@ impl crate::Reason for Reason {
             Self::Lost { side: Side::Client, .. } => "client_lost",
             Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
             Self::NoUpstream(none) => none.label(),
+            Self::Loop { .. } => "loop",
             Self::Header(reason) => reason.label(),
         }
     }
@@ -381,6 +388,7 @@ impl crate::Reason for Reason {
             Self::IdleTimeout { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
             Self::NoUpstream(none) => none.fault(),
+            Self::Loop { .. } => Fault::Peer,
             Self::Header(reason) => reason.fault(),
         }
     }

@@ -91,6 +91,7 @@ on_every_runtime! {
         the_metrics_say_how_each_upstream_is,
         a_pair_counts_two_open_files,
         a_proxy_that_would_be_its_own_upstream_is_wrong_usage,
+        a_proxy_that_reaches_itself_refuses_itself,
         headers_from_elsewhere_are_wrong_usage_without_being_accepted,
         a_server_behind_a_header_serves_the_bytes_behind_it,
         half_a_header_is_too_late_after_its_time,
