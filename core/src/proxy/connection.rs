@@ -111,7 +111,7 @@ pub async fn serve<R: Runtime>(
 pub struct Connection<R: Runtime> {
     relay: Relay,
     /// Before the sockets, so that it ends before their addresses can be used again.
-    _open: Option<Open>,
+    _open: Option<Box<Open>>,
     loops: Option<Loops>,
     client: Socket<R::Socket>,
     upstream: Upstream<R>,
@@ -581,7 +581,7 @@ struct Dialler<R> {
     left: Option<Duration>,
     loops: Option<Loops>,
     /// The connection to the upstream, as `loops` has it.
-    open: Option<Open>,
+    open: Option<Box<Open>>,
 }
 
 impl<R> Dialler<R> {
@@ -626,7 +626,7 @@ impl<R: Runtime> Dialler<R> {
     }
 
     /// Whether the upstream that was connected to is the proxy itself.
-    fn watch(&self, socket: &R::Socket) -> Result<Option<Open>, Itself> {
+    fn watch(&self, socket: &R::Socket) -> Result<Option<Box<Open>>, Itself> {
         match (&self.loops, self.choice.present()) {
             (Some(loops), Some(upstream)) => loops.dialled(&self.runtime, upstream, socket),
             (None, _) | (_, None) => Ok(None),

@@ -1,6 +1,6 @@
 //! Noticing connections of a proxy to itself.
 
-use std::{collections::BTreeMap, net::SocketAddr, string::ToString};
+use std::{boxed::Box, collections::BTreeMap, net::SocketAddr, string::ToString};
 
 use super::Upstreams;
 use crate::{
@@ -20,8 +20,13 @@ use crate::{
 /// It holds an entry for each open connection.
 #[derive(Clone, Debug)]
 pub(super) struct Loops {
-    listening: Shared<Address>,
-    open: Shared<Lock<BTreeMap<Ends, Origin>>>,
+    inner: Shared<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    listening: Address,
+    open: Lock<BTreeMap<Ends, Origin>>,
 }
 
 /// The addresses of who dialled and of who accepted.
@@ -58,7 +63,8 @@ impl Loops {
             (Address::Ip(_), Some(_)) | (Address::Unix(_), None) => false,
         };
         let watches = upstreams.addresses().iter().any(|upstream| may_be_own(upstream));
-        watches.then(|| Self { listening: Shared::new(listening), open: Shared::default() })
+        let inner = || Inner { listening, open: Lock::default() };
+        watches.then(|| Self { inner: Shared::new(inner()) })
     }
 
     /// A connection of `peer`'s was accepted.
@@ -67,7 +73,7 @@ impl Loops {
         runtime: &R,
         peer: Peer,
         socket: &R::Socket,
-    ) -> Result<Option<Open>, Itself> {
+    ) -> Result<Option<Box<Open>>, Itself> {
         match (peer, runtime.local_address(socket)) {
             (Peer::Ip(from), Some(to)) => self.open((from, to), Origin::Accepted).map(Some),
             (Peer::Ip(_), None) | (Peer::Local, _) => Ok(None),
@@ -80,29 +86,29 @@ impl Loops {
         runtime: &R,
         upstream: usize,
         socket: &R::Socket,
-    ) -> Result<Option<Open>, Itself> {
+    ) -> Result<Option<Box<Open>>, Itself> {
         match (runtime.local_address(socket), runtime.dialled_address(socket)) {
             (Some(from), Some(Address::Ip(to))) => {
                 self.open((from, to), Origin::Dialled(upstream)).map(Some)
             }
-            (_, Some(path)) if path == *self.listening => Err(Itself(upstream)),
+            (_, Some(path)) if path == self.inner.listening => Err(Itself(upstream)),
             (_, Some(_) | None) => Ok(None),
         }
     }
 
     /// Whichever of its two ends comes second finds the other one.
-    fn open(&self, (from, to): Ends, origin: Origin) -> Result<Open, Itself> {
+    fn open(&self, (from, to): Ends, origin: Origin) -> Result<Box<Open>, Itself> {
         let canonical =
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let ends = (canonical(from), canonical(to));
-        self.open.with(|open| match (open.get(&ends), origin) {
+        self.inner.open.with(|open| match (open.get(&ends), origin) {
             (Some(Origin::Accepted), Origin::Dialled(upstream))
             | (Some(&Origin::Dialled(upstream)), Origin::Accepted) => Err(Itself(upstream)),
             // Of two connections of one origin the first is over, and only its entry is still there.
             (Some(Origin::Accepted) | None, Origin::Accepted)
             | (Some(Origin::Dialled(_)) | None, Origin::Dialled(_)) => {
                 open.insert(ends, origin);
-                Ok(Open { loops: self.clone(), ends, origin })
+                Ok(Box::new(Open { loops: self.clone(), ends, origin }))
             }
         })
     }
@@ -110,7 +116,7 @@ impl Loops {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.loops.open.with(|open| {
+        self.loops.inner.open.with(|open| {
             if open.get(&self.ends) == Some(&self.origin) {
                 open.remove(&self.ends);
             }
@@ -144,7 +150,7 @@ mod tests {
         let accepted = loops.open(mapped, Origin::Accepted).unwrap();
         assert_eq!(loops.open(own, Origin::Dialled(3)).unwrap_err(), Itself(3));
         drop(accepted);
-        assert!(loops.open.with(|open| open.is_empty()), "nothing is left");
+        assert!(loops.inner.open.with(|open| open.is_empty()), "nothing is left");
     }
 
     /// Linux uses one port for several destinations at once: a client on this machine can have the address

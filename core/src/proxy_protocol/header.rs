@@ -603,10 +603,9 @@ mod tests {
         for (first, second) in (0..=u8::MAX).flat_map(|a| (0..=u8::MAX).map(move |b| (a, b))) {
             let bytes = v2([first, second], &body);
             let said = match (first >> 4, first & 0xf, second >> 4, second & 0xf) {
-                (2, 0, _, _) => Ok(Header::Local),
                 (2, 1, 1, 1) => Ok(header("192.0.2.7:50000", "198.51.100.1:443")),
                 (2, 1, 2, 1) => Ok(header("[c000:207:c633:6401:c350:1bb::]:0", "[::]:0")),
-                (2, 1, 0..=3, 0..=2) => Ok(Header::Local),
+                (2, 0, _, _) | (2, 1, 0..=3, 0..=2) => Ok(Header::Local),
                 (2, 1, 0..=3, transport) => Err(Malformed::Transport(transport)),
                 (2, 1, family, _) => Err(Malformed::Family(family)),
                 (2, command, _, _) => Err(Malformed::Command(command)),

@@ -51,10 +51,8 @@ fn a_proxy_that_is_its_own_upstream_refuses_itself() {
     };
     for_each_seed(40, |seed| {
         let has_headers = seed % 4 == 0;
-        let scene = match has_headers {
-            true => proxying(seed, &["proxy:9500"], with_headers),
-            false => proxying(seed, &["proxy:9500"], |proxy| proxy),
-        };
+        let configure = |proxy| if has_headers { with_headers(proxy) } else { proxy };
+        let scene = proxying(seed, &["proxy:9500"], configure);
         if seed % 2 == 0 {
             scene.proxy.set_faults(Faults::harmless(seed));
         }
@@ -90,12 +88,12 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
     for_each_seed(20, |seed| {
         let scene = proxying(seed, &["proxy:9500", "serves:7"], |proxy| proxy);
         scene.echo("serves");
-        let served = |name: &str| {
+        let is_answered = |name: &str| {
             let heard = peer(&scene.world.host(name), hello());
             let heard = scene.world.run_until(&heard).unwrap();
             heard == Heard { bytes: b"hello".to_vec(), fin: true, lost: None }
         };
-        let all = (0..20).filter(|i| served(&format!("client {i}"))).count();
+        let all = (0..20).filter(|i| is_answered(&format!("client {i}"))).count();
         assert!(all >= 19, "{all} of 20 are served, all but who finds out");
         let [own, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert!(own.failures <= 3 && !own.up && serves.up, "{own:?}");
