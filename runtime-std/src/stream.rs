@@ -93,7 +93,7 @@ pub fn unacknowledged(socket: &impl AsFd) -> usize {
 const SIOCOUTQ: Opcode = 0x5411;
 
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix
-/// socket it changes nothing: see [`Address`](wirestate_core::runtime::Address).
+/// socket it changes nothing: see [`Address`].
 pub fn reset_on_close(socket: &impl AsFd) {
     // It fails only on a socket that is no longer connected, where there is nobody to tell.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));

@@ -904,7 +904,8 @@ mod tests {
 
     #[test]
     fn a_direction_in_which_no_byte_waits_holds_no_buffer() {
-        let relays = Relays::new(Config::default());
+        let linger = Linger { bytes: 64 * 1024, ..Linger::default() };
+        let relays = Relays::new(Config { linger, ..Config::default() });
         let mut relay = relays.relay(NOW);
         relay.connected(NOW, false);
         let holds = |relay: &Relay| {

@@ -156,7 +156,7 @@ fn memory_is_given_back_however_a_connection_ends() {
     };
     let (scene, messages) = serving(World::with(8, settings), service::function(planted));
     let half = Bytes::copy_from_slice(&bytes(&requests(&[CONTENT]))[..CONTENT / 2]);
-    let panics = Message::binary([&b"!"[..], &[7; CONTENT]].concat());
+    let panics = Message::binary(vec![b'!'; CONTENT]);
     let wait = Act::Wait(Duration::from_millis(500));
     let hosts: Vec<_> = (0..4).map(|i| scene.world.host(&format!("client {i}"))).collect();
     let [reset, left, stays, hit] = &hosts[..] else { panic!("there are four") };
