@@ -102,8 +102,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
 
     /// The address that a connection was made to (getpeername(2)); of a Unix socket only where this
-    /// process listens on it (`SO_PEERCRED`; unix(7)). `None` where that isn't known, as by default: a
-    /// proxy does not notice then that an upstream is itself.
+    /// process listens on it (`SO_PEERCRED`; unix(7)). `None` where that isn't known, as by
+    /// default: a proxy does not notice then that an upstream is itself.
     fn dialled_address(&self, _socket: &Self::Socket) -> Option<Address> {
         None
     }

@@ -53,8 +53,8 @@ pub fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
-/// The address that a connection was made to (getpeername(2)); of a Unix socket only where this process
-/// listens on it: a path alone may be somebody else's, who began it in another folder.
+/// The address that a connection was made to (getpeername(2)); of a Unix socket only where this
+/// process listens on it: a path alone may be somebody else's, who began it in another folder.
 pub fn dialled_address(socket: &impl AsFd) -> Option<Address> {
     let peer = SockRef::from(socket).peer_addr().ok()?;
     if let Some(address) = peer.as_socket() {

@@ -44,8 +44,8 @@ pub(super) struct ServerFlags {
           value_parser = values::bytes)]
     max_content: usize,
     /// Memory for the contents of all connections together, requests that are coming and replies
-    /// that wait to be sent; what goes beyond is answered by an error. Each connection has a buffer of
-    /// 64 KiB besides [default: 256MiB, or --max-content where that is more]
+    /// that wait to be sent; what goes beyond is answered by an error. Each connection has a buffer
+    /// of 64 KiB besides [default: 256MiB, or --max-content where that is more]
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_MEMORY", value_parser = values::bytes)]
     max_memory: Option<usize>,
     /// Close a connection that asks nothing for this long; or `off`

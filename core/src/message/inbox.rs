@@ -314,11 +314,11 @@ impl Drop for Inbox {
     }
 }
 
-/// To how much the memory of a content of `length` bytes grows that is larger than the buffer and of
-/// which `filled` bytes have come: by as much again, from 64 KiB to a sixteenth of the limit, which is
-/// 1 MiB at most. So few bytes buy little, and what is held goes beyond what has come by a constant. Up to a limit
-/// of 16 MiB it is moved some sixteen times (beyond, by an allocator that can't extend it in place,
-/// once a MiB: have such contents streamed).
+/// To how much the memory of a content of `length` bytes grows that is larger than the buffer and
+/// of which `filled` bytes have come: by as much again, from 64 KiB to a sixteenth of the limit,
+/// which is 1 MiB at most. So few bytes buy little, and what is held goes beyond what has come by a
+/// constant. Up to a limit of 16 MiB it is moved some sixteen times (beyond, by an allocator that
+/// can't extend it in place, once a MiB: have such contents streamed).
 fn grown(limits: Limits, filled: usize, length: usize) -> usize {
     const LEAST: usize = 64 * 1024;
     const MOST: usize = 1024 * 1024;

@@ -90,8 +90,8 @@ impl Config {
 ///
 /// - of a request that is being received, what does not fit into the receive buffer;
 /// - the content of a request of 4 KiB or more that waits for a [`Reply::Later`];
-/// - the content of a reply of 4 KiB or more that waits to be sent, unless it is shared ([`Bytes`] of
-///   which there is a clone, or that are static).
+/// - the content of a reply of 4 KiB or more that waits to be sent, unless it is shared ([`Bytes`]
+///   of which there is a clone, or that are static).
 ///
 /// (A content whose memory grows may be held twice for a moment, in each thread.) What else a
 /// connection holds, see [`Connection`].

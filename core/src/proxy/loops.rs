@@ -10,12 +10,13 @@ use crate::{
 };
 
 /// The open connections of one proxy, those that it has accepted and those that it has dialled. One
-/// that is both is a connection to itself: every client would take up one connection after the other
-/// until the limit is reached. Clones are the same.
+/// that is both is a connection to itself: every client would take up one connection after the
+/// other until the limit is reached. Clones are the same.
 ///
-/// A TCP connection is known by the addresses of its two ends, by whichever of the proxy's addresses
-/// it was dialled. A Unix socket is known by its path and by who listens there. A proxy that reaches
-/// itself through others (two in a ring, an address that is translated) is not noticed.
+/// A TCP connection is known by the addresses of its two ends, by whichever of the proxy's
+/// addresses it was dialled. A Unix socket is known by its path and by who listens there. A proxy
+/// that reaches itself through others (two in a ring, an address that is translated) is not
+/// noticed.
 ///
 /// It holds an entry for each open connection.
 #[derive(Clone, Debug)]
@@ -104,7 +105,8 @@ impl Loops {
         self.inner.open.with(|open| match (open.get(&ends), origin) {
             (Some(Origin::Accepted), Origin::Dialled(upstream))
             | (Some(&Origin::Dialled(upstream)), Origin::Accepted) => Err(Itself(upstream)),
-            // Of two connections of one origin the first is over, and only its entry is still there.
+            // Of two connections of one origin the first is over, and only its entry is still
+            // there.
             (Some(Origin::Accepted) | None, Origin::Accepted)
             | (Some(Origin::Dialled(_)) | None, Origin::Dialled(_)) => {
                 open.insert(ends, origin);
@@ -153,8 +155,8 @@ mod tests {
         assert!(loops.inner.open.with(|open| open.is_empty()), "nothing is left");
     }
 
-    /// Linux uses one port for several destinations at once: a client on this machine can have the address
-    /// and port that the proxy has towards an upstream.
+    /// Linux uses one port for several destinations at once: a client on this machine can have the
+    /// address and port that the proxy has towards an upstream.
     #[test]
     fn an_address_alone_is_no_loop() {
         let loops = loops(Address::Ip("127.0.0.1:9500".parse().unwrap()), "10.0.0.1:9500").unwrap();

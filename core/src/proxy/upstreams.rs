@@ -74,7 +74,8 @@ struct Member {
     backoff: Backoff,
     /// It is down, and not preferred before this time.
     down_until: Option<Instant>,
-    /// It was the proxy itself, when it was last connected to: before that time it is not tried at all.
+    /// It was the proxy itself, when it was last connected to: before that time it is not tried at
+    /// all.
     is_itself: bool,
 }
 

@@ -220,8 +220,8 @@ fn parse_fields(line: &[u8]) -> Result<Header, Malformed> {
 }
 
 /// An address of either family, whatever the protocol says: nginx names the client's family and
-/// writes its own address behind the client's, also where the `realip` module has replaced the latter
-/// by one of the other family (`PROXY TCP6 2001:db8::1 127.0.0.1 50000 443`).
+/// writes its own address behind the client's, also where the `realip` module has replaced the
+/// latter by one of the other family (`PROXY TCP6 2001:db8::1 127.0.0.1 50000 443`).
 fn address(field: Field, text: &[u8]) -> Result<IpAddr, Malformed> {
     let address = str::from_utf8(text).ok().and_then(|text| text.parse().ok());
     address.ok_or(Malformed::Address(field))
@@ -593,8 +593,8 @@ mod tests {
         }
     }
 
-    /// Section 2.2: which versions, commands, families and transport protocols are valid, and which of
-    /// them fall back to `UNSPEC`.
+    /// Section 2.2: which versions, commands, families and transport protocols are valid, and which
+    /// of them fall back to `UNSPEC`.
     #[test]
     fn each_version_command_family_and_transport_protocol_is_taken_as_specified() {
         // Two addresses, and TLVs of no length behind them, whatever the family.

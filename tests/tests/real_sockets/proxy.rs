@@ -402,8 +402,8 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 ";
 
-/// Where the command line does not show it: the first connection to itself is noticed, and clients are
-/// told by a close at once, or served by whatever else there is.
+/// Where the command line does not show it: the first connection to itself is noticed, and clients
+/// are told by a close at once, or served by whatever else there is.
 pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
     let echo = Server::start(binary, &[]);
     let folder = Folder::new("loop", binary);

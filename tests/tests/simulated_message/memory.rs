@@ -33,7 +33,8 @@ where
     (Scene::of(world, host, messages.clone(), Options::default()), messages)
 }
 
-/// How many of `all` have heard what they were to hear; the others were told that there was no memory.
+/// How many of `all` have heard what they were to hear; the others were told that there was no
+/// memory.
 fn served(all: &[Heard], expected: &[u8]) -> usize {
     let served = |heard: &&Heard| heard.bytes == expected;
     for refused in all.iter().filter(|heard| !served(heard)) {

@@ -5,7 +5,6 @@ use wirestate_core::{
     drive::Ended,
     echo::LoadReason,
     proxy::{Balance, Config, Proxy, Relays, Upstreams},
-    runtime::Runtime as _,
 };
 use wirestate_testkit::{
     for_each_seed,

@@ -101,8 +101,8 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
     });
 }
 
-/// It isn't noticed, and ends at the limit of one of the two: then all is over, and whoever comes is
-/// served by whatever else there is.
+/// It isn't noticed, and ends at the limit of one of the two: then all is over, and whoever comes
+/// is served by whatever else there is.
 #[test]
 fn a_ring_of_two_ends_at_the_limit_of_connections() {
     for_each_seed(4, |seed| {
