@@ -100,6 +100,13 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// The address at this end of a connection, which for one that was accepted is the one that the
     /// peer connected to (getsockname(2)); `None` where it has none.
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
+
+    /// The address that a connection was made to (getpeername(2)); of a Unix socket only where this
+    /// process listens on it (`SO_PEERCRED`; unix(7)). `None` where that isn't known, as by
+    /// default: a proxy does not notice then that an upstream is itself.
+    fn dialled_address(&self, _socket: &Self::Socket) -> Option<Address> {
+        None
+    }
 }
 
 /// Connects within `limit`, of which `None` is the operating system's own (some two minutes).

@@ -154,6 +154,10 @@ impl Runtime for Smol {
     fn local_address(&self, socket: &SmolSocket) -> Option<SocketAddr> {
         stream::local_address(socket.stream.as_ref()?)
     }
+
+    fn dialled_address(&self, socket: &SmolSocket) -> Option<Address> {
+        stream::dialled_address(socket.stream.as_ref()?)
+    }
 }
 
 async fn connect(address: SocketAddr) -> io::Result<SmolSocket> {

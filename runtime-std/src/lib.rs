@@ -95,7 +95,7 @@ use std::{
 
 pub use wirestate_core;
 use wirestate_core::{
-    runtime::{Runtime, unix_path},
+    runtime::{Address, Runtime, unix_path},
     shared::Lock,
 };
 
@@ -181,6 +181,10 @@ impl Runtime for Threads {
 
     fn local_address(&self, socket: &ThreadSocket) -> Option<SocketAddr> {
         socket.local_address()
+    }
+
+    fn dialled_address(&self, socket: &ThreadSocket) -> Option<Address> {
+        socket.dialled_address()
     }
 }
 

@@ -76,6 +76,10 @@ impl ThreadSocket {
         stream::local_address(self.stream.as_ref()?)
     }
 
+    pub(crate) fn dialled_address(&self) -> Option<Address> {
+        stream::dialled_address(self.stream.as_ref()?)
+    }
+
     fn stream(&self) -> Result<&Arc<OwnedFd>, Failed> {
         self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }

@@ -13,11 +13,11 @@ use rustix::{
     ioctl::{Getter, Opcode, ioctl},
     net::{
         AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg,
-        sockopt::socket_domain,
+        sockopt::{socket_domain, socket_peercred},
     },
 };
 use socket2::SockRef;
-use wirestate_core::drive::MAX_SLICES;
+use wirestate_core::{drive::MAX_SLICES, runtime::Address};
 
 /// Receives into `buf`, without blocking; 0 is the peer's FIN.
 ///
@@ -53,6 +53,18 @@ pub fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
+/// The address that a connection was made to (getpeername(2)); of a Unix socket only where this
+/// process listens on it: a path alone may be somebody else's, who began it in another folder.
+pub fn dialled_address(socket: &impl AsFd) -> Option<Address> {
+    let peer = SockRef::from(socket).peer_addr().ok()?;
+    if let Some(address) = peer.as_socket() {
+        return Some(Address::Ip(address));
+    }
+    let listening = socket_peercred(socket).ok()?.pid.as_raw_nonzero().get();
+    let is_own = u32::try_from(listening) == Ok(std::process::id());
+    peer.as_pathname().filter(|_| is_own).map(|path| Address::Unix(path.to_owned()))
+}
+
 /// Sends a FIN: shutdown(2) of the writing half. (Tokio's own hides that the connection is gone.)
 ///
 /// # Errors
@@ -81,7 +93,7 @@ pub fn unacknowledged(socket: &impl AsFd) -> usize {
 const SIOCOUTQ: Opcode = 0x5411;
 
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix
-/// socket it changes nothing: see [`Address`](wirestate_core::runtime::Address).
+/// socket it changes nothing: see [`Address`].
 pub fn reset_on_close(socket: &impl AsFd) {
     // It fails only on a socket that is no longer connected, where there is nobody to tell.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));

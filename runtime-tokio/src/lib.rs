@@ -139,6 +139,14 @@ impl Runtime for Tokio {
             Stream::Unix(_) | Stream::Closed => None,
         }
     }
+
+    fn dialled_address(&self, socket: &TokioSocket) -> Option<Address> {
+        match &socket.stream {
+            Stream::Tcp(tcp) => stream::dialled_address(tcp),
+            Stream::Unix(unix) => stream::dialled_address(unix),
+            Stream::Closed => None,
+        }
+    }
 }
 
 /// A connected socket, TCP or Unix.

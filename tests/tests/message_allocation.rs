@@ -227,6 +227,34 @@ fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
     }
 }
 
+/// Connections that all have most of a large content: what they hold is their buffers, and of
+/// contents no more than is allowed to all of them. Those that are refused hold next to nothing.
+#[test]
+fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
+    const CONNECTIONS: u64 = 40;
+    let memory = 2 * 1024 * 1024;
+    let config = Config { memory, idle_buffers: 0, ..Config::default() };
+    let server = Server::new(config, service::function(itself));
+    let request = frames([&Message::binary(vec![7; 700_000])]);
+    let mut machines: Vec<_> = (0..CONNECTIONS).map(|_| server.machine(Instant::EPOCH)).collect();
+    let held = measure(|| {
+        for piece in request[..600_000].chunks(50_000) {
+            for machine in &mut machines {
+                feed(machine, &mut &piece[..], Instant::EPOCH);
+                machine.release();
+                assert!(server.memory() <= memory);
+            }
+        }
+    });
+    let most = memory as u64 + CONNECTIONS * 66_000;
+    let held = u64::try_from(held.bytes_current).unwrap();
+    assert!(held > memory as u64 / 2 && held <= most, "{held} bytes, of {most} that are allowed");
+    let refused = machines.iter().filter(|machine| machine.status().state != "open").count();
+    assert!((30..40).contains(&refused), "{refused} are refused");
+    drop(machines);
+    assert_eq!(server.memory(), 0);
+}
+
 /// The counter itself: it sees what is held, and the most that ever was.
 #[test]
 fn a_decoder_that_believes_what_is_declared_would_be_found() {

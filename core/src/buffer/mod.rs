@@ -1,7 +1,13 @@
 //! What machines keep their bytes in: a [`Ring`] that the kernel reads into and writes from, and
-//! the [`Pool`] that idle connections give its memory back to.
+//! the [`Pool`] that idle connections give its memory back to; and the [`Quota`] that bounds what
+//! they hold together of what is in no pool.
 
 mod pool;
+mod quota;
 mod ring;
 
-pub use self::{pool::Pool, ring::Ring};
+pub use self::{
+    pool::Pool,
+    quota::{Quota, QuotaExceeded, Reservation},
+    ring::Ring,
+};

@@ -43,11 +43,29 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_CONTENT", default_value = "1MiB",
           value_parser = values::bytes)]
     max_content: usize,
+    /// Memory for the contents of all connections together, requests that are coming and replies
+    /// that wait to be sent; what goes beyond is answered by an error. Each connection has a buffer
+    /// of 64 KiB besides [default: 256MiB, or --max-content where that is more]
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_MEMORY", value_parser = values::bytes)]
+    max_memory: Option<usize>,
     /// Close a connection that asks nothing for this long; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_IDLE_TIMEOUT", default_value = "1m")]
     idle_timeout: Timeout,
     #[command(flatten)]
     server: server::Flags,
+}
+
+impl ServerFlags {
+    /// What does not go together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self.max_memory {
+            Some(memory) if memory < self.max_content => Err(format!(
+                "--max-memory {memory} does not hold one content of --max-content {}",
+                self.max_content
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
 }
 
 /// With the longest names in wide use.
@@ -68,8 +86,10 @@ pub(super) async fn serve<R: Runtime>(
 ) -> Result<(), Failure> {
     let table = flags.table.map_or_else(|| Ok(Table::default()), read_table)?;
     let limits = Limits { header: flags.max_header, content: flags.max_content as u64 };
+    let memory = flags.max_memory.unwrap_or(Config::default().memory.max(flags.max_content));
     let config = Config {
         limits,
+        memory,
         idle_timeout: server::idle_timeout(flags.idle_timeout),
         one_shot: flags.one_shot,
         ..Config::default()

@@ -106,10 +106,10 @@ impl Name {
             Self::FanoutServer(flags) => flags.check(),
             Self::Proxy(flags) => flags.check(),
             Self::Man(flags) => flags.check(all),
+            Self::AppServer(flags) => flags.check(),
             Self::EchoServer(_)
             | Self::EchoClient(_)
             | Self::MulticonnClient(_)
-            | Self::AppServer(_)
             | Self::AppClient(_)
             | Self::FanoutSource(_)
             | Self::FanoutClient(_)

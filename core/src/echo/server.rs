@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
     buffer::{Pool, Ring},
+    linger::DiscardBudget,
     shared::Shared,
 };
 
@@ -72,6 +73,7 @@ impl Config {
 pub struct Server {
     config: Shared<Config>,
     pool: Pool,
+    discards: DiscardBudget,
 }
 
 impl Server {
@@ -83,13 +85,14 @@ impl Server {
         assert!(config.idle_timeout != Some(Duration::ZERO), "an idle timeout must be a time");
         assert!(config.linger.time > Duration::ZERO, "a linger time must be a time");
         let pool = Pool::new(config.buffer_size(), config.idle_buffers);
-        Self { config: Shared::new(config), pool }
+        Self { config: Shared::new(config), pool, discards: DiscardBudget::default() }
     }
 
     /// The machine for a connection that was made `now`.
     pub fn machine(&self, now: Instant) -> Echo {
         Echo {
             config: self.config.clone(),
+            discards: self.discards.clone(),
             ring: Ring::new(self.pool.clone()),
             state: State::Open,
             progress: WriteProgress::new(now),
@@ -103,6 +106,7 @@ impl Server {
 #[derive(Debug)]
 pub struct Echo {
     config: Shared<Config>,
+    discards: DiscardBudget,
     ring: Ring,
     state: State,
     progress: WriteProgress,
@@ -240,8 +244,7 @@ impl Machine for Echo {
                 self.ring.commit(prefix + n);
             }
             State::Lingering { discarded, .. } => {
-                *discarded += n;
-                if *discarded >= self.config.linger.bytes {
+                if !self.discards.discard(self.config.linger, discarded, n, now) {
                     self.state = State::Over(Reason::ShutDown { discarded: *discarded });
                 }
             }

@@ -1,6 +1,6 @@
 //! The end of a connection, the same for a source and a subscriber.
 
-use crate::{Instant, Interest, Linger, Outbound};
+use crate::{Instant, Interest, Linger, Outbound, linger::DiscardBudget};
 
 /// How far the end of a connection has come.
 #[derive(Clone, Debug)]
@@ -34,12 +34,17 @@ impl<R: Clone> End<R> {
         }
     }
 
-    pub(super) fn handle_read(&mut self, n: usize, linger: Linger) {
-        if let Self::Lingering { reason, discarded, .. } = self {
-            *discarded += n;
-            if *discarded >= linger.bytes {
-                *self = Self::Over(reason.clone());
-            }
+    pub(super) fn handle_read(
+        &mut self,
+        now: Instant,
+        n: usize,
+        linger: Linger,
+        budget: &DiscardBudget,
+    ) {
+        if let Self::Lingering { reason, discarded, .. } = self
+            && !budget.discard(linger, discarded, n, now)
+        {
+            *self = Self::Over(reason.clone());
         }
     }
 

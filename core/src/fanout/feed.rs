@@ -15,6 +15,7 @@ use super::{Chunk, Framing, Log};
 use crate::{
     Instant, Linger,
     drive::MAX_SLICES,
+    linger::DiscardBudget,
     shared::{Lock, Shared},
 };
 
@@ -81,6 +82,7 @@ pub struct Feed {
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    discards: DiscardBudget,
     /// Messages published, as the log in `state` has it: to be read without the lock.
     published: AtomicU64,
     state: Lock<State>,
@@ -208,7 +210,8 @@ impl Feed {
             counters: Counters::default(),
         };
         let (published, state) = (AtomicU64::new(0), Lock::new(state));
-        Self { inner: Shared::new(Inner { config, published, state }) }
+        let discards = DiscardBudget::default();
+        Self { inner: Shared::new(Inner { config, discards, published, state }) }
     }
 
     /// Its configuration.
@@ -443,6 +446,10 @@ pub(super) enum Fetched {
 impl Cursor {
     pub(super) fn config(&self) -> &Config {
         &self.feed.inner.config
+    }
+
+    pub(super) fn discard_budget(&self) -> &DiscardBudget {
+        &self.feed.inner.discards
     }
 
     /// How many messages were published for it and not delivered, as of now. Of a chunk that is

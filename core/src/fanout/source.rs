@@ -4,7 +4,9 @@ use alloc::{format, vec::Vec};
 use core::{num::NonZeroUsize, time::Duration};
 
 use super::end::End;
-use crate::{Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way};
+use crate::{
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, linger::DiscardBudget,
+};
 
 /// What a source sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ impl Default for SourceConfig {
 /// sends one when its standard input ends, and goes on reading): it is served on. That it is gone
 /// shows when a message is answered by a reset.
 ///
-/// It holds 64 KiB, or one message where that is more.
+/// It holds 64 KiB, or one message where that is more, and 4 KiB to read into.
 #[derive(Debug)]
 pub struct Source {
     config: SourceConfig,
@@ -60,7 +62,9 @@ pub struct Source {
     heard_fin: bool,
     /// `None`: messages are made.
     end: Option<End<SourceReason>>,
-    scratch: [u8; 64],
+    /// Of its own, since there is one client at a time.
+    discards: DiscardBudget,
+    scratch: [u8; SCRATCH],
 }
 
 /// Why a source's connection ended.
@@ -122,7 +126,8 @@ impl Source {
             sent: 0,
             heard_fin: false,
             end: None,
-            scratch: [0; 64],
+            discards: DiscardBudget::default(),
+            scratch: [0; SCRATCH],
         };
         source.make(now);
         source
@@ -185,6 +190,8 @@ impl Source {
 
 const NANOS: u128 = 1_000_000_000;
 const BLOCK: usize = 64 * 1024;
+/// Room for what a client says, which nobody listens to, in bytes.
+const SCRATCH: usize = 4 * 1024;
 
 impl Machine for Source {
     type Reason = SourceReason;
@@ -203,9 +210,9 @@ impl Machine for Source {
         &mut self.scratch
     }
 
-    fn handle_read(&mut self, _now: Instant, n: usize) {
+    fn handle_read(&mut self, now: Instant, n: usize) {
         if let Some(end) = &mut self.end {
-            end.handle_read(n, self.config.linger);
+            end.handle_read(now, n, self.config.linger, &self.discards);
         }
     }
 

@@ -185,9 +185,10 @@ impl Machine for Subscriber {
         &mut self.scratch
     }
 
-    fn handle_read(&mut self, _now: Instant, n: usize) {
+    fn handle_read(&mut self, now: Instant, n: usize) {
         if let Some(end) = &mut self.end {
-            end.handle_read(n, self.cursor.config().linger);
+            let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
+            end.handle_read(now, n, linger, budget);
         }
     }
 

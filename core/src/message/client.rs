@@ -10,7 +10,8 @@ use super::{
     reception::Reception,
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress, buffer::Pool,
+    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    buffer::{Pool, Reservation},
     shared::Shared,
 };
 
@@ -311,7 +312,7 @@ impl Client {
         now: Instant,
     ) -> Result<(), EncodeError> {
         let was_empty = self.outbox.is_empty();
-        self.outbox.push(request)?;
+        self.outbox.push(request, Reservation::default())?;
         if was_empty {
             self.progress.queued(now);
         }

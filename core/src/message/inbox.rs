@@ -3,14 +3,15 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::{Content, DecodeError, Header, Limits, Message, decoder::PREFIX};
-use crate::buffer::Pool;
+use crate::buffer::{Pool, Quota, QuotaExceeded, Reservation};
 
 /// Collects whole messages. The kernel reads into [`spare`](Self::spare), and a message borrows
 /// from there; only a content that is larger than the buffer has memory of its own, which the
 /// kernel then reads into.
 ///
 /// It holds one buffer of the pool while it holds bytes, and of a larger content what has arrived
-/// and room for 1 MiB more at most, whatever was declared.
+/// and room for 1 MiB more at most, whatever was declared. Several inboxes can be held to a common
+/// limit for such contents ([`under`](Self::under)).
 ///
 /// ```
 /// use wirestate_core::{buffer::Pool, message::{Inbox, Limits, Message}};
@@ -36,6 +37,9 @@ pub struct Inbox {
     end: usize,
     /// The frame whose header was taken.
     begun: Option<Begun>,
+    quota: Quota,
+    /// What a content of its own memory takes.
+    memory: Reservation,
 }
 
 #[derive(Debug)]
@@ -98,7 +102,43 @@ impl Inbox {
     pub fn new(limits: Limits, pool: Pool) -> Self {
         let longest = PREFIX + usize::from(limits.header);
         assert!(pool.size() >= longest, "a buffer must hold the longest header");
-        Self { limits, pool, buffer: None, start: 0, end: 0, begun: None }
+        Self {
+            limits,
+            pool,
+            buffer: None,
+            start: 0,
+            end: 0,
+            begun: None,
+            quota: Quota::unlimited(),
+            memory: Reservation::default(),
+        }
+    }
+
+    /// Contents that are larger than the buffer count under `quota`, as far as they are
+    /// [reserved](Self::reserve).
+    pub fn under(mut self, quota: Quota) -> Self {
+        self.quota = quota;
+        self
+    }
+
+    /// Has the memory counted that the next [`spare`](Self::spare) will take, where it takes some.
+    /// For when [`take`](Self::take) has answered that there is nothing.
+    ///
+    /// # Errors
+    /// There is no room for it under the quota; what has come is held still.
+    pub fn reserve(&mut self) -> Result<(), QuotaExceeded> {
+        let Some(Begun { content: Where::Own { content, filled, length }, .. }) = &self.begun
+        else {
+            return Ok(());
+        };
+        let size = content.len().max(grown(self.limits, *filled, *length));
+        self.quota.resize(&mut self.memory, size)
+    }
+
+    /// What the last message's content was counted as. Otherwise it counts no longer when the next
+    /// one is asked for.
+    pub(super) fn take_memory(&mut self) -> Reservation {
+        core::mem::take(&mut self.memory)
     }
 
     /// Where the next bytes go: never empty once [`take`](Self::take) has answered that there is
@@ -107,9 +147,9 @@ impl Inbox {
         if let Some(Begun { content: Where::Own { content, filled, length }, .. }) = &mut self.begun
         {
             if *filled == content.len() {
-                let more = (*length - *filled).min(step(self.limits, *filled));
-                content.reserve_exact(more);
-                content.resize(*filled + more, 0);
+                let size = grown(self.limits, *filled, *length);
+                content.reserve_exact(size - *filled);
+                content.resize(size, 0);
             }
             return &mut content[*filled..];
         }
@@ -162,9 +202,10 @@ impl Inbox {
         &mut self,
         delivery: impl FnOnce(&Header<'_>) -> Delivery,
     ) -> Result<Option<Incoming<'_>>, DecodeError> {
-        let Self { limits, pool, buffer, start, end, begun } = self;
+        let Self { limits, pool, buffer, start, end, begun, memory, .. } = self;
         let buffer = buffer.as_deref().unwrap_or(&[]);
         if begun.is_none() {
+            *memory = Reservation::default();
             let bytes = &buffer[*start..*end];
             let Some(length) = limits.header_length(bytes)? else { return Ok(None) };
             let head = PREFIX + length;
@@ -247,6 +288,7 @@ impl Inbox {
     /// Forgets all that has come.
     pub fn clear(&mut self) {
         (self.start, self.end, self.begun) = (0, 0, None);
+        self.memory = Reservation::default();
     }
 
     /// Gives the buffer back if it holds nothing.
@@ -272,16 +314,17 @@ impl Drop for Inbox {
     }
 }
 
-/// By how much the memory of a content grows that is larger than the buffer and of which `filled`
-/// bytes have come: by as much again, from 64 KiB to a sixteenth of the limit, which is 1 MiB at most.
-/// So few bytes buy little, and what is held goes beyond what has come by a constant. Up to a limit
-/// of 16 MiB it is moved some sixteen times (beyond, by an allocator that can't extend it in place,
-/// once a MiB: have such contents streamed).
-fn step(limits: Limits, filled: usize) -> usize {
+/// To how much the memory of a content of `length` bytes grows that is larger than the buffer and
+/// of which `filled` bytes have come: by as much again, from 64 KiB to a sixteenth of the limit,
+/// which is 1 MiB at most. So few bytes buy little, and what is held goes beyond what has come by a
+/// constant. Up to a limit of 16 MiB it is moved some sixteen times (beyond, by an allocator that
+/// can't extend it in place, once a MiB: have such contents streamed).
+fn grown(limits: Limits, filled: usize, length: usize) -> usize {
     const LEAST: usize = 64 * 1024;
     const MOST: usize = 1024 * 1024;
     let share = usize::try_from(limits.content / 16).unwrap_or(MOST);
-    filled.clamp(LEAST, share.clamp(LEAST, MOST))
+    let step = filled.clamp(LEAST, share.clamp(LEAST, MOST));
+    filled + step.min(length - filled)
 }
 
 /// The longest content that memory has addresses for (a vector's limit).

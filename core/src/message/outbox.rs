@@ -5,17 +5,19 @@ use core::mem;
 
 use bytes::{Buf, Bytes};
 
-use super::{EncodeError, Message};
+use super::{Content, EncodeError, Message};
+use crate::buffer::Reservation;
 
 /// Frames that wait to be sent: small ones side by side in one piece of memory, so that many go out
 /// in one slice; a large content in memory of its own, which is not copied if it is shared.
 ///
 /// What has been sent of the small ones stays until it is as much as the rest, so with a vector's
-/// growth it takes at most 4 times [`len`](Self::len), and 64 KiB and one message go into that.
+/// growth it takes at most 4 times [`len`](Self::len), and 64 KiB and one message go into that. A
+/// large content takes all of its memory until its last byte is sent.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// What goes first.
-    queue: VecDeque<Bytes>,
+    /// What goes first, and what each part counts as.
+    queue: VecDeque<(Bytes, Reservation)>,
     /// What goes behind it, and how much of that is sent.
     tail: Vec<u8>,
     sent: usize,
@@ -24,6 +26,16 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    /// What `content` counts as when it is held until it is sent: what is copied beside others does
+    /// not count, nor what somebody else holds as well.
+    pub(super) fn counts(content: &Content<'_>) -> usize {
+        match content {
+            _ if content.len() < WORTH_A_SLICE => 0,
+            Content::Bytes(bytes) if !bytes.is_unique() => 0,
+            Content::Slice(_) | Content::Bytes(_) => content.len(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -37,8 +49,12 @@ impl Outbox {
         self.len < HIGH_WATER
     }
 
-    /// Puts a message behind all others.
-    pub(super) fn push(&mut self, message: Message<'_>) -> Result<(), EncodeError> {
+    /// Puts a message behind all others, whose content counts as `memory` until it is sent.
+    pub(super) fn push(
+        &mut self,
+        message: Message<'_>,
+        memory: Reservation,
+    ) -> Result<(), EncodeError> {
         let before = self.tail.len();
         message.header().encode(&mut self.tail)?;
         self.len += self.tail.len() - before + message.content.len();
@@ -47,20 +63,21 @@ impl Outbox {
         } else {
             let mut head = Bytes::from(mem::take(&mut self.tail));
             head.advance(mem::take(&mut self.sent));
-            self.queue.extend([head, message.content.into_bytes()]);
+            let content = message.content.into_bytes();
+            self.queue.extend([(head, Reservation::default()), (content, memory)]);
         }
         Ok(())
     }
 
     pub(super) fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let tail = Some(&self.tail[self.sent..]).filter(|tail| !tail.is_empty());
-        let slices = self.queue.iter().map(|bytes| &bytes[..]).chain(tail);
+        let slices = self.queue.iter().map(|(bytes, _)| &bytes[..]).chain(tail);
         out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
     }
 
     pub(super) fn consume(&mut self, mut n: usize) {
         self.len -= n;
-        while let Some(first) = self.queue.front_mut() {
+        while let Some((first, _)) = self.queue.front_mut() {
             if n < first.len() {
                 first.advance(n);
                 return;

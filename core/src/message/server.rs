@@ -19,7 +19,9 @@ use super::{
 };
 use crate::{
     Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
-    buffer::Pool, shared::Shared,
+    buffer::{Pool, Quota, QuotaExceeded, Reservation},
+    linger::DiscardBudget,
+    shared::Shared,
 };
 
 /// A server's limits.
@@ -49,6 +51,10 @@ pub struct Config {
     pub one_shot: bool,
     /// Buffers that the server keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
+    /// How many bytes of large contents all connections may hold together ([`Server`]). A request
+    /// or a reply that goes beyond is answered by an error, and its connection closed. Default:
+    /// 256 MiB.
+    pub memory: usize,
 }
 
 impl Default for Config {
@@ -64,6 +70,7 @@ impl Default for Config {
             linger: Linger::default(),
             one_shot: false,
             idle_buffers: 64,
+            memory: 256 * 1024 * 1024,
         }
     }
 }
@@ -79,7 +86,17 @@ impl Config {
 /// Clones are the same server.
 ///
 /// With `n` connections it holds at most `(n + idle_buffers) × buffer_size` bytes of receive
-/// buffers; what else a connection holds, see [`Connection`].
+/// buffers, and [`Config::memory`] bytes of large contents, which are
+///
+/// - of a request that is being received, what does not fit into the receive buffer;
+/// - the content of a request of 4 KiB or more that waits for a [`Reply::Later`];
+/// - the content of a reply of 4 KiB or more that waits to be sent, unless it is shared ([`Bytes`]
+///   of which there is a clone, or that are static).
+///
+/// (A content whose memory grows may be held twice for a moment, in each thread.) What else a
+/// connection holds, see [`Connection`].
+///
+/// [`Bytes`]: bytes::Bytes
 #[derive(Clone, Debug)]
 pub struct Server<S> {
     shared: Shared<Common>,
@@ -90,6 +107,8 @@ pub struct Server<S> {
 struct Common {
     config: Config,
     pool: Pool,
+    quota: Quota,
+    discards: DiscardBudget,
     requests: AtomicU64,
 }
 
@@ -112,14 +131,16 @@ impl<S: Service + Clone> Server<S> {
         }
         let pool = Pool::new(config.buffer_size(), config.idle_buffers);
         let requests = AtomicU64::new(0);
-        Self { shared: Shared::new(Common { config, pool, requests }), service }
+        let (quota, discards) = (Quota::new(config.memory), DiscardBudget::default());
+        let common = Common { config, pool, quota, discards, requests };
+        Self { shared: Shared::new(common), service }
     }
 
     /// The machine for a connection that was made `now`.
     pub fn machine(&self, now: Instant) -> Connection<S> {
-        let Common { config, pool, .. } = &*self.shared;
+        let Common { config, pool, quota, .. } = &*self.shared;
         Connection {
-            inbox: Inbox::new(config.limits, pool.clone()),
+            inbox: Inbox::new(config.limits, pool.clone()).under(quota.clone()),
             shared: self.shared.clone(),
             service: self.service.clone(),
             outbox: Outbox::default(),
@@ -138,6 +159,11 @@ impl<S> Server<S> {
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Relaxed)
     }
+
+    /// Bytes of large contents that all connections hold now ([`Config::memory`]).
+    pub fn memory(&self) -> usize {
+        self.shared.quota.held()
+    }
 }
 
 /// One connection of a server: requests may be sent without waiting for replies, and replies come
@@ -148,7 +174,8 @@ impl<S> Server<S> {
 ///
 /// It holds one receive buffer while it holds bytes; of a content that is larger, see [`Inbox`];
 /// a header; 4 times 64 KiB, one message and an error reply that wait to be sent; and
-/// [`Config::in_flight`] pending replies. While nothing comes and nothing is owed it holds none of these.
+/// [`Config::in_flight`] pending replies. Of all connections together, large contents are bounded
+/// by [`Config::memory`]. While nothing comes and nothing is owed it holds none of these.
 #[derive(Debug)]
 pub struct Connection<S: Service> {
     shared: Shared<Common>,
@@ -170,6 +197,8 @@ pub struct Connection<S: Service> {
 struct Pending<P> {
     since: Instant,
     reply: Reply<P>,
+    /// What the request's content counts as, and then the reply's.
+    memory: Reservation,
 }
 
 #[derive(Clone, Debug)]
@@ -229,6 +258,9 @@ pub enum Reason {
         /// Whether its header had come.
         header: bool,
     },
+    /// There is no memory for a content ([`Config::memory`]).
+    #[error("no memory for a content: {0}")]
+    Memory(#[from] QuotaExceeded),
     /// The service took longer than [`Config::service_timeout`].
     #[error("no reply within {limit:?}; replies owed: {owed}")]
     ServiceTimeout {
@@ -263,9 +295,10 @@ impl Reason {
     /// What the peer is told of it.
     fn error_reply(&self) -> Option<Message<'static>> {
         match self {
-            Self::Malformed(_) | Self::FrameTimeout { .. } | Self::ServiceTimeout { .. } => {
-                Some(Message::error(self))
-            }
+            Self::Malformed(_)
+            | Self::FrameTimeout { .. }
+            | Self::Memory(_)
+            | Self::ServiceTimeout { .. } => Some(Message::error(self)),
             Self::Finished
             | Self::Answered
             | Self::ShutDown
@@ -286,6 +319,7 @@ impl crate::Reason for Reason {
             Self::Malformed(error) => error.label(),
             Self::FrameTimeout { header: false, .. } => "header_timeout",
             Self::FrameTimeout { header: true, .. } => "content_timeout",
+            Self::Memory(_) => "memory",
             Self::ServiceTimeout { .. } => "service_timeout",
             Self::WriteStalled { .. } => "write_stalled",
             Self::Lost { why, .. } => why.label(),
@@ -297,6 +331,7 @@ impl crate::Reason for Reason {
             Self::Finished | Self::Answered => Fault::None,
             Self::ShutDown => Fault::Asked,
             Self::Malformed(error) => error.fault(),
+            Self::Memory(_) => Fault::Limit,
             Self::IdleTimeout { .. }
             | Self::FrameTimeout { .. }
             | Self::ServiceTimeout { .. }
@@ -341,18 +376,26 @@ impl<S: Service> Connection<S> {
             }
             let service = &mut self.service;
             match self.inbox.take_by(|header| service.delivery(header)) {
-                Ok(None) => break,
+                Ok(None) => match self.inbox.reserve() {
+                    Ok(()) => break,
+                    Err(exceeded) => self.answer(exceeded.into()),
+                },
                 Ok(Some(Incoming::Piece(piece))) => self.service.piece(piece),
                 Ok(Some(Incoming::Message(request))) => {
                     self.reception.end();
                     self.shared.requests.fetch_add(1, Relaxed);
-                    match self.service.call(request) {
-                        Reply::Now(reply) if self.pending.is_empty() => self.send(reply, now),
+                    let size = Outbox::counts(&request.content);
+                    let reply = self.service.call(request);
+                    let memory = self.inbox.take_memory();
+                    match reply {
+                        Reply::Now(reply) if self.pending.is_empty() => {
+                            self.send(reply, memory, now);
+                        }
                         reply @ (Reply::Now(_) | Reply::Later(_)) => {
-                            self.pending.push_back(Pending { since: now, reply });
+                            self.wait_for(Pending { since: now, reply, memory }, size);
                         }
                     }
-                    if self.config().one_shot {
+                    if self.config().one_shot && self.is_open() {
                         self.answer(Reason::Answered);
                     }
                 }
@@ -364,7 +407,7 @@ impl<S: Service> Connection<S> {
         {
             let reason = reason.clone();
             if let Some(reply) = reason.error_reply() {
-                self.send(reply, now);
+                self.push(reply, Reservation::default(), now);
             }
             self.state = State::Closing(reason);
         }
@@ -381,20 +424,50 @@ impl<S: Service> Connection<S> {
         while self.outbox.has_room()
             && let Some(Pending { reply: Reply::Now(_), .. }) = self.pending.front()
         {
-            if let Some(Pending { reply: Reply::Now(reply), .. }) = self.pending.pop_front() {
-                self.send(reply, now);
+            if let Some(Pending { reply: Reply::Now(reply), memory, .. }) = self.pending.pop_front()
+            {
+                self.send(reply, memory, now);
             }
         }
     }
 
-    fn send(&mut self, reply: Message<'_>, now: Instant) {
+    /// Sends a reply, whose request's content counts as `memory` or has become the reply's.
+    fn send(&mut self, reply: Message<'_>, mut memory: Reservation, now: Instant) {
+        match self.shared.quota.resize(&mut memory, Outbox::counts(&reply.content)) {
+            Ok(()) => self.push(reply, memory, now),
+            Err(exceeded) => self.abandon(exceeded.into()),
+        }
+    }
+
+    fn push(&mut self, reply: Message<'_>, memory: Reservation, now: Instant) {
         if self.outbox.is_empty() {
             self.progress.queued(now);
         }
-        if let Err(error) = self.outbox.push(reply) {
+        if let Err(error) = self.outbox.push(reply, memory) {
             // The service's mistake; the request is answered all the same.
-            let sent = self.outbox.push(Message::error(error));
+            let sent = self.outbox.push(Message::error(error), Reservation::default());
             debug_assert!(sent.is_ok(), "an error's header is short");
+        }
+    }
+
+    /// The reply to a request whose content counts as `size` is to be sent behind others.
+    fn wait_for(&mut self, mut pending: Pending<S::Pending>, size: usize) {
+        let size = match &pending.reply {
+            Reply::Now(reply) => Outbox::counts(&reply.content),
+            Reply::Later(_) => size,
+        };
+        match self.shared.quota.resize(&mut pending.memory, size) {
+            Ok(()) => self.pending.push_back(pending),
+            Err(exceeded) => self.abandon(exceeded.into()),
+        }
+    }
+
+    /// Gives up the replies that are owed, for a reason that the peer is told.
+    fn abandon(&mut self, reason: Reason) {
+        self.pending.clear();
+        // A peer that broke the protocol is told so, and not that we were slow or had no room.
+        if !matches!(&self.state, State::Answering(reason) if reason.error_reply().is_some()) {
+            self.answer(reason);
         }
     }
 
@@ -430,7 +503,7 @@ impl<S: Service> Connection<S> {
             self.reception.deadline(config.frame_timeouts.limit(partial))
         };
         let reply = || match self.pending.front()? {
-            Pending { since, reply: Reply::Later(_) } => Some(*since + config.service_timeout?),
+            Pending { since, reply: Reply::Later(_), .. } => Some(*since + config.service_timeout?),
             Pending { reply: Reply::Now(_), .. } => None,
         };
         let frame = if self.is_open() { frame() } else { None };
@@ -476,11 +549,7 @@ impl<S: Service> Connection<S> {
             })
         {
             let owed = self.pending.len();
-            self.pending.clear();
-            // A peer that broke the protocol is told so, and not that we were slow.
-            if !matches!(&self.state, State::Answering(reason) if reason.error_reply().is_some()) {
-                self.answer(Reason::ServiceTimeout { limit, owed });
-            }
+            self.abandon(Reason::ServiceTimeout { limit, owed });
         } else if let Some(partial) = self.inbox.partial() {
             let limit = frame_timeouts.limit(partial).unwrap_or_default();
             let (have, need, header) = (partial.have, partial.need, partial.header);
@@ -523,8 +592,8 @@ impl<S: Service> Machine for Connection<S> {
                 self.pump(now);
             }
             State::Lingering { reason, discarded, .. } => {
-                *discarded += n;
-                if *discarded >= self.shared.config.linger.bytes {
+                let Common { config, discards, .. } = &*self.shared;
+                if !discards.discard(config.linger, discarded, n, now) {
                     self.state = State::Over(reason.clone());
                 }
             }
@@ -657,14 +726,19 @@ impl<S: Service> Machine for Connection<S> {
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let mut news = false;
+        let (mut news, mut room) = (false, Ok(()));
         for pending in &mut self.pending {
             if let Reply::Later(reply) = &mut pending.reply
                 && let Poll::Ready(reply) = Pin::new(reply).poll(cx)
             {
+                let size = Outbox::counts(&reply.content);
+                room = room.and(self.shared.quota.resize(&mut pending.memory, size));
                 pending.reply = Reply::Now(reply);
                 news = true;
             }
+        }
+        if let Err(exceeded) = room {
+            self.abandon(exceeded.into());
         }
         if news {
             self.pump(now);

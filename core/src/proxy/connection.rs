@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams,
+    loops::{Itself, Loops, Open},
     pipes::{Directions, Pipes},
 };
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
         turn_keeping,
     },
     proxy_protocol::{self, Header, HeaderReader, Version, announce},
-    runtime::{Runtime, connect_within},
+    runtime::{Listener as _, Runtime, connect_within},
     serve::{Options, Served, accept},
 };
 
@@ -67,9 +68,9 @@ impl Proxy {
     }
 
     /// The way to one of the upstreams.
-    fn dialler<R>(&self, runtime: R) -> Dialler<R> {
+    fn dialler<R>(&self, runtime: R, loops: Option<Loops>) -> Dialler<R> {
         let (choice, limit) = (self.upstreams.choose(), self.connect_timeout);
-        Dialler { runtime, choice, limit, left: limit }
+        Dialler { runtime, choice, limit, left: limit, loops, open: None }
     }
 }
 
@@ -89,8 +90,11 @@ pub async fn serve<R: Runtime>(
 ) -> Served {
     proxy.assert_buffer();
     let pipes = Pipes::new(proxy.relays.config().pipes);
+    let listening = listener.local_address().ok();
+    let loops = listening.and_then(|address| Loops::new(address, &proxy.upstreams));
     accept(runtime, listener, options, |socket, admitted, clock| {
-        let connection = Connection::new(runtime, proxy, socket, admitted.peer(), clock);
+        let (peer, loops) = (admitted.peer(), loops.clone());
+        let connection = Connection::watched(runtime, proxy, socket, peer, clock, loops);
         connection.through(pipes.clone()).admitted(admitted)
     })
     .await
@@ -106,6 +110,9 @@ pub async fn serve<R: Runtime>(
 #[derive(Debug)]
 pub struct Connection<R: Runtime> {
     relay: Relay,
+    /// Before the sockets, so that it ends before their addresses can be used again.
+    _open: Option<Box<Open>>,
+    loops: Option<Loops>,
     client: Socket<R::Socket>,
     upstream: Upstream<R>,
     directions: Directions<PipeOf<R>>,
@@ -181,15 +188,33 @@ impl<R: Runtime> fmt::Debug for Upstream<R> {
 
 impl<R: Runtime> Connection<R> {
     /// A connection of `peer`'s to `proxy`. All bytes go through memory; [`serve`] has pipes for what comes
-    /// in bulk.
+    /// in bulk, and notices connections of the proxy to itself.
     ///
     /// # Panics
     /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
         proxy.assert_buffer();
+        Self::watched(runtime, proxy, client, peer, clock, None)
+    }
+
+    fn watched(
+        runtime: &R,
+        proxy: &Proxy,
+        client: R::Socket,
+        peer: Peer,
+        clock: R::Clock,
+        loops: Option<Loops>,
+    ) -> Self {
         let now = clock.now();
+        let open = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
+        let (open, itself) = match open.transpose() {
+            Ok(open) => (open.flatten(), None),
+            Err(itself) => (None, Some(itself)),
+        };
         let mut connection = Self {
             relay: proxy.relays.relay(now),
+            _open: open,
+            loops,
             client: Socket::new(client),
             upstream: Upstream::Absent,
             directions: Directions::new(None),
@@ -197,7 +222,10 @@ impl<R: Runtime> Connection<R> {
             unsent: None,
             silent: false,
         };
-        if let Some(accept) = &proxy.accept {
+        if let Some(Itself(upstream)) = itself {
+            let upstream = proxy.upstreams.is_itself(upstream, now);
+            connection.relay.refuse(Reason::Loop { upstream }, now);
+        } else if let Some(accept) = &proxy.accept {
             let reader = HeaderReader::new(accept, peer, now);
             let (runtime, proxy) = (runtime.clone(), proxy.clone());
             connection.upstream = Upstream::Header(Box::new(Awaited { reader, runtime, proxy }));
@@ -217,7 +245,8 @@ impl<R: Runtime> Connection<R> {
         if let Some(version) = proxy.send {
             self.relay.announce(announce(version, peer, destination));
         }
-        self.upstream = Upstream::Dialling(Box::pin(proxy.dialler(runtime.clone()).dial()));
+        let dialler = proxy.dialler(runtime.clone(), self.loops.clone());
+        self.upstream = Upstream::Dialling(Box::pin(dialler.dial()));
     }
 
     /// Keeps the connection's line in its table up to date, and does what is asked there.
@@ -552,6 +581,9 @@ struct Dialler<R> {
     /// The time for all attempts together, and what is left of it.
     limit: Option<Duration>,
     left: Option<Duration>,
+    loops: Option<Loops>,
+    /// The connection to the upstream, as `loops` has it.
+    open: Option<Box<Open>>,
 }
 
 impl<R> Dialler<R> {
@@ -565,6 +597,7 @@ impl<R: Runtime> Dialler<R> {
     /// Connects to one upstream after the other, in the time that is left. It comes back with the
     /// connection, for when that is lost.
     async fn dial(mut self) -> Result<(R::Socket, Self), NoUpstream> {
+        self.open = None;
         let clock = self.runtime.clock();
         let deadline = self.left.map(|left| clock.now() + left);
         let ran_out = |now| deadline.is_some_and(|deadline| now >= deadline);
@@ -578,6 +611,11 @@ impl<R: Runtime> Dialler<R> {
             let now = clock.now();
             match connected {
                 Ok(socket) => {
+                    let Ok(open) = self.watch(&socket) else {
+                        self.choice.is_itself(now);
+                        continue;
+                    };
+                    self.open = open;
                     self.choice.connected(now);
                     self.left = deadline.map(|deadline| deadline.since(now));
                     return Ok((socket, self));
@@ -587,6 +625,14 @@ impl<R: Runtime> Dialler<R> {
             }
         }
         Err(self.choice.give_up(self.limit.filter(|_| ran_out(clock.now()))))
+    }
+
+    /// Whether the upstream that was connected to is the proxy itself.
+    fn watch(&self, socket: &R::Socket) -> Result<Option<Box<Open>>, Itself> {
+        match (&self.loops, self.choice.present()) {
+            (Some(loops), Some(upstream)) => loops.dialled(&self.runtime, upstream, socket),
+            (None, _) | (_, None) => Ok(None),
+        }
     }
 }
 

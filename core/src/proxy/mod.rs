@@ -30,6 +30,18 @@
 //! # }
 //! ```
 //!
+//! A proxy that is its own upstream would dial itself for each connection that it has dialled.
+//! [`fn@serve`] notices the first such connection, whatever address or path it was dialled by: it
+//! ends ([`Reason::Loop`], or an attempt that has failed), and that upstream is not tried for the
+//! next 5 s.
+//!
+//! A proxy that reaches itself through something else is not noticed: two proxies that are each
+//! other's upstreams, an address that is translated on the way, a Unix socket on which the service
+//! manager listens. Each client takes up connections there until
+//! [`Limits::connections`](crate::admission::Limits) of one proxy are open; the next one is
+//! refused, which is logged, and the client is told by a close. They are free again when the client
+//! closes its side, at the latest after [`Config::idle_timeout`].
+//!
 //! A proxied connection takes two open files, and one more where a runtime needs one
 //! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)). What comes in bulk passes
 //! through pipes, and is not copied at all where the runtime's sockets can do that
@@ -37,6 +49,8 @@
 
 #[cfg(feature = "std")]
 mod connection;
+#[cfg(feature = "std")]
+mod loops;
 #[cfg(feature = "std")]
 mod pipes;
 mod relay;

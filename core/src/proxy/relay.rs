@@ -7,6 +7,7 @@ use super::NoUpstream;
 use crate::{
     Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
     buffer::{Pool, Ring},
+    linger::DiscardBudget,
     proxy_protocol,
     shared::Shared,
 };
@@ -59,6 +60,7 @@ impl Default for Config {
 pub struct Relays {
     config: Shared<Config>,
     pool: Pool,
+    discards: DiscardBudget,
 }
 
 impl Relays {
@@ -71,7 +73,7 @@ impl Relays {
         assert!(config.linger.time > Duration::ZERO, "a linger time must be a time");
         assert!(config.drain_quiet > Duration::ZERO, "a time of quiet must be a time");
         let pool = Pool::new(config.buffer.get(), config.idle_buffers);
-        Self { config: Shared::new(config), pool }
+        Self { config: Shared::new(config), pool, discards: DiscardBudget::default() }
     }
 
     /// The machine for a client that was accepted `now`, and for which no upstream is connected yet.
@@ -79,6 +81,7 @@ impl Relays {
         let ring = || Ring::new(self.pool.clone());
         Relay {
             config: self.config.clone(),
+            discards: self.discards.clone(),
             received: Sides { client: ring(), upstream: ring() },
             bulk: Sides { client: false, upstream: false },
             header: Announcement::default(),
@@ -184,6 +187,7 @@ impl fmt::Display for Side {
 #[derive(Debug)]
 pub struct Relay {
     config: Shared<Config>,
+    discards: DiscardBudget,
     /// What was received from each side, and waits to be sent to the other.
     received: Sides<Ring>,
     /// Whether it comes in bulk.
@@ -352,6 +356,12 @@ pub enum Reason {
     /// No upstream could be connected to; nothing of what the client sent was forwarded.
     #[error(transparent)]
     NoUpstream(NoUpstream),
+    /// The client is this proxy itself, which has dialled an upstream.
+    #[error("a connection of this proxy to itself, by upstream {upstream}")]
+    Loop {
+        /// The upstream's `host:port`.
+        upstream: Shared<str>,
+    },
     /// The client was to announce itself by a PROXY header, and did not.
     #[error(transparent)]
     Header(proxy_protocol::Reason),
@@ -366,6 +376,7 @@ impl crate::Reason for Reason {
             Self::Lost { side: Side::Client, .. } => "client_lost",
             Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
             Self::NoUpstream(none) => none.label(),
+            Self::Loop { .. } => "loop",
             Self::Header(reason) => reason.label(),
         }
     }
@@ -377,6 +388,7 @@ impl crate::Reason for Reason {
             Self::IdleTimeout { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
             Self::NoUpstream(none) => none.fault(),
+            Self::Loop { .. } => Fault::Peer,
             Self::Header(reason) => reason.fault(),
         }
     }
@@ -763,8 +775,7 @@ impl Machine for RelaySide<'_> {
     fn handle_read(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
         if let Stage::Refused { discarded, .. } = &mut relay.stage {
-            *discarded += n;
-            if *discarded >= relay.config.linger.bytes {
+            if !relay.discards.discard(relay.config.linger, discarded, n, now) {
                 relay.ends.client.input = Input::Cut;
                 self.release();
                 self.relay.settle();
@@ -899,7 +910,8 @@ mod tests {
 
     #[test]
     fn a_direction_in_which_no_byte_waits_holds_no_buffer() {
-        let relays = Relays::new(Config::default());
+        let linger = Linger { bytes: 64 * 1024, ..Linger::default() };
+        let relays = Relays::new(Config { linger, ..Config::default() });
         let mut relay = relays.relay(NOW);
         relay.connected(NOW, false);
         let holds = |relay: &Relay| {

@@ -81,6 +81,9 @@ struct Member {
     backoff: Backoff,
     /// It is down, and not preferred before this time.
     down_until: Option<Instant>,
+    /// It was the proxy itself, when it was last connected to: before that time it is not tried at
+    /// all.
+    is_itself: bool,
 }
 
 /// How an upstream is, and what became of the connections to it.
@@ -118,6 +121,7 @@ impl Upstreams {
             open: 0,
             backoff: Backoff::new(seed),
             down_until: None,
+            is_itself: false,
         };
         let members =
             (0_u64..).zip(&addresses).map(|(i, _)| member(seed.wrapping_add(i))).collect();
@@ -148,11 +152,32 @@ impl Upstreams {
     fn restore(&self, member: usize) {
         let was_down = self.with(member, |member| {
             member.backoff.reset();
+            member.is_itself = false;
             member.down_until.take().is_some()
         });
         if was_down {
             info!(upstream = %self.inner.addresses[member], "upstream up again");
         }
+    }
+
+    #[cfg(feature = "std")]
+    pub(super) fn addresses(&self) -> &[Shared<str>] {
+        &self.inner.addresses
+    }
+
+    /// An upstream is the proxy itself: it is left alone for 5 s. Answers its address.
+    #[cfg(feature = "std")]
+    pub(super) fn is_itself(&self, member: usize, now: Instant) -> Shared<str> {
+        let is_news = self.with(member, |member| {
+            member.failures += 1;
+            member.down_until = Some(now + PROBE);
+            !core::mem::replace(&mut member.is_itself, true)
+        });
+        let upstream = &self.inner.addresses[member];
+        if is_news {
+            warn!(%upstream, "upstream down, not tried for {PROBE:?}: {ITSELF}");
+        }
+        upstream.clone()
     }
 
     fn with<T>(&self, member: usize, f: impl FnOnce(&mut Member) -> T) -> T {
@@ -226,6 +251,7 @@ impl Choice {
     /// was given up, and that is not held against it.
     pub fn next(&mut self, now: Instant) -> Option<Shared<str>> {
         self.put_down();
+        self.leave_itself_out(now);
         let Inner { addresses, balance, state } = &*self.upstreams.inner;
         let untried = |i: usize| !self.tried.iter().any(|(tried, _)| *tried == i);
         let present = state.with(|state| {
@@ -238,6 +264,22 @@ impl Choice {
         })?;
         self.present = Some(present);
         Some(addresses[present.member].clone())
+    }
+
+    /// What is the proxy itself is as good as tried, until it is time to look again.
+    fn leave_itself_out(&mut self, now: Instant) {
+        let Inner { addresses, state, .. } = &*self.upstreams.inner;
+        state.with(|state| {
+            for (i, member) in state.members.iter().enumerate() {
+                if member.is_itself
+                    && member.down_until.is_some_and(|until| until > now)
+                    && !self.tried.iter().any(|(tried, _)| *tried == i)
+                {
+                    let (upstream, error) = (addresses[i].clone(), ITSELF.into());
+                    self.tried.push((i, Attempt { upstream, error }));
+                }
+            }
+        });
     }
 
     /// How many have not been tried yet, the present one not among them.
@@ -294,6 +336,21 @@ impl Choice {
             let upstream = self.upstreams.inner.addresses[member].clone();
             self.tried.push((member, Attempt { upstream, error: error.into() }));
         }
+    }
+
+    /// Which one is tried or connected to, as a place among [`Upstreams::addresses`].
+    #[cfg(feature = "std")]
+    pub(super) fn present(&self) -> Option<usize> {
+        self.present.map(|present| present.member)
+    }
+
+    /// The one that was connected to is the proxy itself.
+    #[cfg(feature = "std")]
+    pub(super) fn is_itself(&mut self, now: Instant) {
+        if let Some(member) = self.present() {
+            self.upstreams.is_itself(member, now);
+        }
+        self.not_made(ITSELF);
     }
 
     /// The upstream has broken off, or will, for this reason. That is one of its failures, unless
@@ -401,6 +458,7 @@ impl core::error::Error for NoUpstream {}
 /// So long is an upstream that was down left to the connection that tries it again, and so long has a
 /// connection to last for the upstream not to be one that accepts and drops.
 const PROBE: Duration = Duration::from_secs(5);
+const ITSELF: &str = "it is this proxy itself";
 
 #[cfg(test)]
 mod tests {

@@ -15,7 +15,7 @@ use crate::admission::Peer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// Nothing of a client: the proxy speaks for itself (a health check), or doesn't know, or the
-    /// client has no address of a kind that is one here.
+    /// client has no address of a TCP connection (a Unix socket, a datagram).
     Local,
     /// A TCP connection.
     Tcp {
@@ -59,8 +59,8 @@ pub enum Malformed {
         /// How many there are.
         found: usize,
     },
-    /// Version 1: not an address of the protocol's family.
-    #[error("its {0} address is not one of its protocol's")]
+    /// Version 1: not an address.
+    #[error("its {0} address is neither an IPv4 nor an IPv6 address")]
     Address(Field),
     /// Version 1: not a port.
     #[error("its {0} port is not a number from 0 to 65535 without leading zeroes")]
@@ -74,8 +74,8 @@ pub enum Malformed {
     /// Version 2: no family of addresses.
     #[error("its address family is {0}, expected 0 to 3")]
     Family(u8),
-    /// Version 2: not of a stream.
-    #[error("its transport protocol is {0}, expected 0 or 1")]
+    /// Version 2: no transport protocol.
+    #[error("its transport protocol is {0}, expected 0 to 2")]
     Transport(u8),
     /// Version 2: more than one checksum.
     #[error("it has a second checksum at byte {at}")]
@@ -203,24 +203,28 @@ fn parse_fields(line: &[u8]) -> Result<Header, Malformed> {
         // "The receiver must ignore anything presented before the CRLF is found."
         return Ok(Header::Local);
     }
-    let address: fn(&str) -> Option<IpAddr> = match protocol {
-        b"TCP4" => |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
-        b"TCP6" => |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
-        _ => return Err(Malformed::Protocol),
-    };
+    if !matches!(protocol, b"TCP4" | b"TCP6") {
+        return Err(Malformed::Protocol);
+    }
     let found = fields.clone().count();
     let [Some(from), Some(to), Some(from_port), Some(to_port), None] =
         core::array::from_fn(|_| fields.next())
     else {
         return Err(Malformed::Fields { found });
     };
-    let address =
-        |field, text| str::from_utf8(text).ok().and_then(address).ok_or(Malformed::Address(field));
     let (source, destination) = (address(Field::Source, from)?, address(Field::Destination, to)?);
     Ok(Header::Tcp {
         source: SocketAddr::new(source, port(Field::Source, from_port)?),
         destination: SocketAddr::new(destination, port(Field::Destination, to_port)?),
     })
+}
+
+/// An address of either family, whatever the protocol says: nginx names the client's family and
+/// writes its own address behind the client's, also where the `realip` module has replaced the
+/// latter by one of the other family (`PROXY TCP6 2001:db8::1 127.0.0.1 50000 443`).
+fn address(field: Field, text: &[u8]) -> Result<IpAddr, Malformed> {
+    let address = str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    address.ok_or(Malformed::Address(field))
 }
 
 fn port(field: Field, text: &[u8]) -> Result<u16, Malformed> {
@@ -248,7 +252,7 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if !is_local && family > 3 {
         return Err(Malformed::Family(family));
     }
-    if !is_local && transport > 1 {
+    if !is_local && transport > 2 {
         return Err(Malformed::Transport(transport));
     }
     let Some(&[high, low]) = bytes.get(14..16) else { return Ok(None) };
@@ -273,12 +277,11 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if need > 0 {
         check_tlvs(header, 16 + need)?;
     }
-    if is_local || transport == 0 {
-        return Ok(Some((Header::Local, length)));
-    }
-    let header = match family {
-        1 => addresses::<4>(&header[16..]),
-        2 => addresses::<16>(&header[16..]),
+    // What is valid and no TCP connection falls back to `UNSPEC`: a datagram, a Unix socket.
+    let header = match (family, transport) {
+        _ if is_local => Header::Local,
+        (1, STREAM) => addresses::<4>(&header[16..]),
+        (2, STREAM) => addresses::<16>(&header[16..]),
         _ => Header::Local,
     };
     Ok(Some((header, length)))
@@ -405,6 +408,8 @@ const LONGEST_LINE: usize = 107;
 const LINE_TOO_LONG: Malformed = Malformed::LineTooLong { limit: LONGEST_LINE };
 const GREETING: &[u8] = b"PROXY ";
 const TYPE_CRC32C: u8 = 0x03;
+/// `SOCK_STREAM`, as a transport protocol (section 2.2).
+const STREAM: u8 = 1;
 /// RFC 4960, appendix B.
 static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// It can't begin a line of any text protocol (section 2.2).
@@ -449,6 +454,16 @@ mod tests {
             ),
             (b"PROXY TCP6 ::1 2001:DB8::2 7 9\r\n".to_vec(), header("[::1]:7", "[2001:db8::2]:9")),
             (longest.into_bytes(), header(all_ones, all_ones)),
+            (
+                b"PROXY TCP6 2001:db8::1 127.0.0.1 1234 80\r\n".to_vec(),
+                header("[2001:db8::1]:1234", "127.0.0.1:80")
+            ),
+            (b"PROXY TCP4 192.0.2.7 ::1 7 9\r\n".to_vec(), header("192.0.2.7:7", "[::1]:9")),
+            (b"PROXY TCP4 ::1 ::2 7 9\r\n".to_vec(), header("[::1]:7", "[::2]:9")),
+            (
+                b"PROXY TCP6 ::ffff:192.0.2.7 192.0.2.8 7 9\r\n".to_vec(),
+                header("[::ffff:192.0.2.7]:7", "192.0.2.8:9")
+            ),
             (b"PROXY UNKNOWN\r\n".to_vec(), Header::Local),
             (b"PROXY UNKNOWN a b c d e f g \xff\0\r\n".to_vec(), Header::Local),
             (unknown.into_bytes(), Header::Local),
@@ -456,6 +471,10 @@ mod tests {
             (v2([0x21, 0x11], &with_tlvs), tcp4),
             (v2([0x21, 0x21], &v6), header("[::1]:7", "[::2]:9")),
             (v2([0x21, 0x31], &[0; 216]), Header::Local),
+            (v2([0x21, 0x12], &v4), Header::Local),
+            (v2([0x21, 0x12], &with_tlvs), Header::Local),
+            (v2([0x21, 0x22], &v6), Header::Local),
+            (v2([0x21, 0x32], &[0; 216]), Header::Local),
             (v2([0x21, 0x00], &[]), Header::Local),
             (v2([0x21, 0x10], &v4), Header::Local),
             (v2([0x20, 0x00], &[]), Header::Local),
@@ -509,8 +528,14 @@ mod tests {
                 text("PROXY TCP4 1.1.1.1 2.2.2.2 1 2 \r\n"),
                 Fields { found: 5 }
             ),
-            ("the other family", text("PROXY TCP4 ::1 ::2 1 2\r\n"), Address(Field::Source)),
-            ("IPv4 as TCP6", text("PROXY TCP6 1.1.1.1 2.2.2.2 1 2\r\n"), Address(Field::Source)),
+            ("an empty address", text("PROXY TCP6 ::1  1 2\r\n"), Address(Field::Destination)),
+            ("brackets", text("PROXY TCP6 [::1] ::2 1 2\r\n"), Address(Field::Source)),
+            ("a prefix", text("PROXY TCP4 1.1.1.1/8 2.2.2.2 1 2\r\n"), Address(Field::Source)),
+            (
+                "an address with a port",
+                text("PROXY TCP4 1.1.1.1:1 ::2 1 2\r\n"),
+                Address(Field::Source)
+            ),
             ("a name", text("PROXY TCP4 1.1.1.1 localhost 1 2\r\n"), Address(Field::Destination)),
             ("a leading zero", text("PROXY TCP4 01.1.1.1 2.2.2.2 1 2\r\n"), Address(Field::Source)),
             (
@@ -544,7 +569,7 @@ mod tests {
             ("version 3", v2([0x31, 0x11], &v4), Malformed::Version(3)),
             ("a command", v2([0x22, 0x11], &v4), Command(2)),
             ("a family", v2([0x21, 0x41], &v4), Family(4)),
-            ("a datagram", v2([0x21, 0x12], &v4), Transport(2)),
+            ("a transport protocol", v2([0x21, 0x13], &v4), Transport(3)),
             (
                 "short of IPv4 addresses",
                 v2([0x21, 0x11], &v4[..11]),
@@ -565,6 +590,30 @@ mod tests {
         ];
         for (name, bytes, wrong) in cases {
             assert_refused(name, &bytes, wrong);
+        }
+    }
+
+    /// Section 2.2: which versions, commands, families and transport protocols are valid, and which
+    /// of them fall back to `UNSPEC`.
+    #[test]
+    fn each_version_command_family_and_transport_protocol_is_taken_as_specified() {
+        // Two addresses, and TLVs of no length behind them, whatever the family.
+        let mut body = [0; 216];
+        body[..12].copy_from_slice(&[192, 0, 2, 7, 198, 51, 100, 1, 0xc3, 0x50, 0x01, 0xbb]);
+        for (first, second) in (0..=u8::MAX).flat_map(|a| (0..=u8::MAX).map(move |b| (a, b))) {
+            let bytes = v2([first, second], &body);
+            let said = match (first >> 4, first & 0xf, second >> 4, second & 0xf) {
+                (2, 1, 1, 1) => Ok(header("192.0.2.7:50000", "198.51.100.1:443")),
+                (2, 1, 2, 1) => Ok(header("[c000:207:c633:6401:c350:1bb::]:0", "[::]:0")),
+                (2, 0, _, _) | (2, 1, 0..=3, 0..=2) => Ok(Header::Local),
+                (2, 1, 0..=3, transport) => Err(Malformed::Transport(transport)),
+                (2, 1, family, _) => Err(Malformed::Family(family)),
+                (2, command, _, _) => Err(Malformed::Command(command)),
+                (version, _, _, _) => Err(Malformed::Version(version)),
+            };
+            let said = said.map(|header| Some((header, bytes.len())));
+            assert_eq!(parse(&bytes), said, "{first:#04x} {second:#04x}");
+            assert_eq!(parse(&bytes[..13]).is_err(), first & 0xfe != 0x20, "{first:#04x}");
         }
     }
 
@@ -601,6 +650,11 @@ mod tests {
                 "a checksum of three bytes",
                 v2([0x21, 0x11], &[&v4[..], &[0x03, 0, 3, 1, 2, 3]].concat()),
                 ChecksumLength { length: 3 }
+            ),
+            (
+                "a wrong checksum behind the addresses of a datagram",
+                v2([0x21, 0x12], &[&v4[..], &[0x03, 0, 4, 1, 2, 3, 4]].concat()),
+                Checksum { found: 0x0102_0304, computed: 0x448c_b449 }
             ),
             (
                 "a wrong checksum",

@@ -17,7 +17,8 @@
 //! | version 1 | one line of at most 107 bytes, carriage return and line feed included (section 2.1) |
 //! | version 2 | at most [`LONGEST`] bytes in all |
 //! | … its TLVs | have to end where the header does; a checksum (`PP2_TYPE_CRC32C`, section 2.2.3) has to be right; the others are skipped |
-//! | `LOCAL`, `UNKNOWN`, `UNSPEC`, a Unix address | says nothing of a client: the connection stands for itself; what comes with `LOCAL` or `UNSPEC` is discarded unread (sections 2.1 and 2.2) |
+//! | `TCP4`, `TCP6` | addresses may be of either family, whichever is named (nginx with `realip` mixes them) |
+//! | `LOCAL`, `UNKNOWN`, `UNSPEC`, a Unix address, a datagram | says nothing of a client: the connection stands for itself; what comes with `LOCAL` or `UNSPEC` is discarded unread (sections 2.1 and 2.2) |
 //!
 //! The parser is our own. Of the crates there are, `ppp` (2.3) takes a port of `+80`, never finds the
 //! end of an `UNKNOWN` line of more words than four, and takes datagrams; `proxy-header` (0.1) has one

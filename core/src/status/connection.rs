@@ -391,8 +391,8 @@ impl Machine for Connection {
                 self.proceed(now);
             }
             State::Lingering { discarded, reason, .. } => {
-                *discarded += n;
-                if *discarded >= self.server.config.linger.bytes {
+                let Inner { config, discards, .. } = &*self.server;
+                if !discards.discard(config.linger, discarded, n, now) {
                     self.state = State::Over(reason.clone());
                 }
             }

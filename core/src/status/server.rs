@@ -16,6 +16,7 @@ use crate::{
     admission::{Limits, Table},
     buffer::Pool,
     idle::Idle,
+    linger::DiscardBudget,
     serve::Options,
     shared::Shared,
     stop::Stopping,
@@ -93,6 +94,7 @@ pub(super) struct Inner {
     pub(super) idle: Idle,
     pub(super) answers: Pacer,
     pub(super) pages: Pacer,
+    pub(super) discards: DiscardBudget,
     pool: Pool,
 }
 
@@ -144,6 +146,7 @@ impl Server {
             readiness: Readiness::default(),
             started: now,
             idle,
+            discards: DiscardBudget::default(),
             pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
         };
         Self { inner: Shared::new(inner), options }

@@ -105,11 +105,18 @@ where
     S: Debug + Send + Sync + 'static,
 {
     fn metrics(&self) -> Vec<Metric> {
-        vec![Metric::new(
-            "wirestate_requests",
-            "Requests that were handed to the service.",
-            Value::Counter(self.requests()),
-        )]
+        vec![
+            Metric::new(
+                "wirestate_requests",
+                "Requests that were handed to the service.",
+                Value::Counter(self.requests()),
+            ),
+            Metric::new(
+                "wirestate_content_bytes",
+                "Bytes of large contents that are held.",
+                Value::Gauge(self.memory() as u64),
+            ),
+        ]
     }
 }
 

@@ -321,6 +321,7 @@ fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, st
             assert!(have < need || *need == 2, "{have} of {need} bytes are all");
             own_fault();
         }
+        Reason::Memory(_) => own_fault(),
         Reason::ServiceTimeout { owed, .. } => {
             // Those that were there wait behind the one that was not.
             exactly(&answered[..requests.len() - owed], Some(reason));

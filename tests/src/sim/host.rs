@@ -179,6 +179,10 @@ impl Runtime for Host {
     fn local_address(&self, socket: &Socket) -> Option<SocketAddr> {
         Some(socket.local_address())
     }
+
+    fn dialled_address(&self, socket: &Socket) -> Option<Address> {
+        Some(Address::Ip(socket.remote_address()))
+    }
 }
 
 /// Dropped, it is given up.

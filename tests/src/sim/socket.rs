@@ -34,6 +34,10 @@ impl Socket {
         self.world.network(|network| network.end(self.end).record.local)
     }
 
+    pub(super) fn remote_address(&self) -> SocketAddr {
+        self.world.network(|network| network.end(self.end).record.remote)
+    }
+
     /// Sends all of `bytes`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, mem, num::NonZeroUsize, time::Duration};
 
 use wirestate_core::{
-    Instant, Lost, Machine, Outbound, Reason as _, Way,
+    Instant, Linger, Lost, Machine, Outbound, Reason as _, Way,
     drive::MAX_SLICES,
     proxy::{Config, NoUpstream, Reason, Relay, Relays, Side},
 };
@@ -118,6 +118,7 @@ impl Pair {
         let config = Config {
             buffer: NonZeroUsize::new(capacity).unwrap(),
             idle_buffers: 0,
+            linger: Linger { bytes: 65_536, ..Linger::default() },
             ..Config::default()
         };
         let now = Instant::EPOCH;

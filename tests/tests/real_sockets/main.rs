@@ -78,6 +78,7 @@ on_every_runtime! {
         an_upstreams_reset_arrives_at_the_client,
         a_reset_waits_for_what_a_slow_reader_has_no_room_for,
         a_reset_waits_for_what_a_receiver_has_thrown_away,
+        a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib,
         another_upstream_is_tried_when_one_refuses,
         another_upstream_is_tried_when_one_accepts_and_resets,
         an_upstream_that_does_not_answer_runs_into_the_deadline,
@@ -90,6 +91,7 @@ on_every_runtime! {
         the_metrics_say_how_each_upstream_is,
         a_pair_counts_two_open_files,
         a_proxy_that_would_be_its_own_upstream_is_wrong_usage,
+        a_proxy_that_reaches_itself_refuses_itself,
         headers_from_elsewhere_are_wrong_usage_without_being_accepted,
         a_server_behind_a_header_serves_the_bytes_behind_it,
         half_a_header_is_too_late_after_its_time,
@@ -99,6 +101,7 @@ on_every_runtime! {
         a_server_knows_the_client_that_nginx_announces,
         subscribers_come_through_nginx_as_well,
         a_client_is_announced_from_nginx_through_our_proxy,
+        a_client_that_nginx_announces_with_mixed_families_is_served,
         nginx_reads_the_headers_that_we_send,
         a_late_answer_arrives_behind_nginx_where_ours_is_last;
     haproxy:
@@ -116,7 +119,9 @@ on_every_runtime! {
         whoever_sends_what_is_no_frame_is_told_and_ended_alone,
         a_bad_length_is_told_as_documented,
         requests_are_counted_in_the_metrics,
+        an_error_reply_outlives_1_mib_that_follows_the_bad_frame,
         memory_follows_what_has_come_and_not_what_was_declared,
+        contents_take_no_more_than_the_memory_for_all,
         limits_are_flags,
         an_idle_connection_is_closed_by_a_fin,
         sigterm_answers_what_has_begun_to_come,

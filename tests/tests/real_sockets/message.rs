@@ -298,6 +298,22 @@ pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
     assert!(metrics.lines().any(|line| line == "wirestate_requests_total 2"), "{metrics}");
 }
 
+/// The peer reads nothing before it has sent 1 MiB too much.
+pub(crate) fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame(binary: &str) {
+    let server = serve(binary, &[]);
+    let input = [&[0; 2][..], &vec![b' '; 1 << 20]].concat();
+    for _ in 0..20 {
+        let mut stream = server.connect();
+        for piece in input.chunks(1000) {
+            stream.write_all(piece).unwrap();
+        }
+        let told = text(&rest(&mut stream));
+        assert!(told.contains("Error: a header of 0 bytes"), "{told}");
+    }
+    let log = server.stop();
+    assert_eq!(log.matches(r#"reason="empty_header""#).count(), 20, "{log}");
+}
+
 pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &str) {
     // Beside its buffer, a connection has room for a sixteenth of the longest content, 1 MiB at most.
     for (limit, declared, room) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {
@@ -317,6 +333,50 @@ pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &st
         let resident = server.resident();
         assert!(resident < before + 100 * (room + 128), "{limit}: {before} KiB, then {resident}");
     }
+}
+
+/// Many send most of a large content, and stay.
+pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
+    let server = serve(binary, &["--max-memory", "8MiB", "-q", "--status", "127.0.0.1:0"]);
+    let mut healthy = server.connect();
+    exchange(&mut healthy);
+    let header = GOLDEN_HEADER.replace("41", "1000000");
+    let length = u16::try_from(header.len()).unwrap().to_be_bytes();
+    let begun = [&length[..], header.as_bytes(), &[b' '; 900_000]].concat();
+    let before = server.resident();
+    let mut crowd: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
+    for stream in &mut crowd {
+        stream.write_all(&begun).unwrap();
+    }
+    // All but those for whom there is room are told so: eight, at most.
+    let mut told = Vec::new();
+    eventually("the others are refused", || {
+        crowd.retain_mut(|stream| {
+            stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+            let is_told = stream.peek(&mut [0]).is_ok();
+            if is_told {
+                stream.set_read_timeout(Some(HANGS)).unwrap();
+                told.push(text(&rest(stream)));
+            }
+            !is_told
+        });
+        crowd.len() <= 8
+    });
+    assert!(!crowd.is_empty(), "none for whom there was room");
+    for told in &told {
+        assert!(told.contains("Error: no memory for a content: "), "{told}");
+        assert!(told.contains("of 8388608 are taken"), "{told}");
+    }
+    let resident = server.resident();
+    // And a buffer for each, which none uses any more.
+    assert!(resident < before + 2 * 8 * 1024 + 40 * 64, "{before} KiB, then {resident}");
+    exchange(&mut healthy);
+    drop(crowd);
+    let large = frames([&Message::binary(vec![b'x'; 1 << 20])]);
+    eventually("it was given back", || {
+        let mut stream = server.connect();
+        stream.write_all(&large).is_ok() && text(&receive(&mut stream)).contains("xxxxxxxxxx")
+    });
 }
 
 pub(crate) fn limits_are_flags(binary: &str) {
@@ -340,6 +400,8 @@ pub(crate) fn limits_are_flags(binary: &str) {
         ("--max-header", "0"),
         ("--max-header", "many"),
         ("--max-content", "-1"),
+        ("--max-memory", "0"),
+        ("--max-memory", "1000000"), // less than one content
         ("--idle-timeout", "0"),
     ] {
         let output = run(binary, &["app-server", flag, value]);

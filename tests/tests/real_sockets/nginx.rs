@@ -177,6 +177,26 @@ pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
     }
 }
 
+/// nginx takes the client of the proxy in front of it for its own, and announces it with an address
+/// of the one family to an address of the other.
+pub(crate) fn a_client_that_nginx_announces_with_mixed_families_is_served(binary: &str) {
+    let echo = Server::start(binary, &["--accept-proxy", "-v"]);
+    let upstream = proxy(binary, &echo.address, &["--accept-proxy", "--send-proxy", "v2", "-v"]);
+    for behind in [&echo.address, &upstream.address] {
+        let what = format!("proxy_pass {behind}; proxy_protocol on; set_real_ip_from 127.0.0.1;");
+        let Some(nginx) = Nginx::start("proxy_protocol", &what) else { return };
+        let mut client = nginx.connect();
+        client.write_all(b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 443\r\n").unwrap();
+        exchange(&mut client, b"hello");
+    }
+    for (log, count) in [(upstream.stop(), 1), (echo.stop(), 2)] {
+        let lines = log.lines().filter(|line| line.contains(" announced "));
+        let named = lines.filter(|line| line.contains("peer=[2001:db8::7]:50000")).count();
+        assert_eq!(named, count, "{log}");
+        assert!(!log.contains("malformed"), "{log}");
+    }
+}
+
 /// nginx says what it has read: the client's address and port, and the proxy's, which the client
 /// connected to.
 pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {

@@ -1,9 +1,10 @@
 //! Scenarios of the proxy.
 
 use std::{
+    fs,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    process::Command,
+    process::{Command, Stdio},
     sync::mpsc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -213,6 +214,19 @@ pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
     }
 }
 
+/// A close at once would be a reset to a client that is still sending.
+pub(crate) fn a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib(binary: &str) {
+    let proxy = proxy(binary, &closed_port(), &[]);
+    for _ in 0..20 {
+        let mut client = proxy.connect();
+        for piece in vec![7; 1 << 20].chunks(1000) {
+            client.write_all(piece).unwrap();
+        }
+        assert_eq!(read_to_end(&mut client), (Vec::new(), None));
+    }
+    assert_eq!(proxy.stop().matches(r#"reason="no_upstream""#).count(), 20);
+}
+
 pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     let echo = Server::start(binary, &[]);
     let away = closed_port();
@@ -377,6 +391,69 @@ pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str
     let output = run(binary, &twice);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("--upstream 127.0.0.1:1 is given twice"));
+}
+
+/// Passes a socket that listens, of which the command line does not say the address.
+const LAUNCHER: &str = r"
+import os, socket, sys
+main = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+os.dup2(os.dup2(main.fileno(), 60), 3, inheritable=True)
+os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+";
+
+/// Where the command line does not show it: the first connection to itself is noticed, and clients
+/// are told by a close at once, or served by whatever else there is.
+pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
+    let echo = Server::start(binary, &[]);
+    let folder = Folder::new("loop", binary);
+    let (real, link) = (folder.path("real"), folder.path("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let unix = |others: &[&str]| {
+        let mut command = process::command(binary);
+        command.args(["proxy", "--listen", &folder.address("real/socket")]);
+        command.args(["--upstream", &folder.address("link/socket")]).args(others);
+        Some(command)
+    };
+    let tcp = |others: &[&str]| {
+        if Command::new("python3").arg("--version").output().is_err() {
+            eprintln!("NOT TESTED: python3 is absent");
+            assert!(std::env::var_os("CI").is_none(), "CI installs python3");
+            return None;
+        }
+        let own = closed_port();
+        let (_, port) = own.rsplit_once(':').unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", LAUNCHER, port]).arg(process::path(binary));
+        command.args(["proxy", "--listen", "systemd", "--upstream", &own]).args(others);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Some(command)
+    };
+    let starts: [&dyn Fn(&[&str]) -> Option<Command>; 2] = [&unix, &tcp];
+    for start in starts {
+        let Some(command) = start(&[]) else { continue };
+        let proxy = Server::start_command(command);
+        for _ in 0..5 {
+            let (code, _, error) = converse(binary, &proxy.address);
+            assert_eq!(code, Some(1), "{error}");
+        }
+        let log = proxy.stop();
+        let said = "upstream down, not tried for 5s: it is this proxy itself";
+        assert_eq!(log.matches(said).count(), 1, "{log}");
+        let connections = log.rsplit_once(" connections=").unwrap().1;
+        let connections: u32 = connections.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(connections < 50, "{connections} for 5 clients: {log}");
+
+        let Some(command) = start(&["--upstream", &echo.address]) else { continue };
+        let proxy = Server::start_command(command);
+        let _finds_out = converse(binary, &proxy.address);
+        for _ in 0..5 {
+            let (code, reply, error) = converse(binary, &proxy.address);
+            assert_eq!((code, &*reply), (Some(0), "hello\n"), "{error}");
+        }
+        proxy.stop();
+    }
 }
 
 /// The client is told by a close, and no upstream is thought the worse of.

@@ -449,13 +449,14 @@ pub(crate) fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate(bina
 /// Closing at once would answer it with a reset, and that may overtake the answer.
 pub(crate) fn an_answer_survives_the_content_that_nobody_reads(binary: &str) {
     let server = Server::start(binary, &STATUS);
-    for _ in 0..20 {
+    for size in [50_000, 1 << 20].into_iter().flat_map(|size| [size; 20]) {
         let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
         stream.set_read_timeout(Some(HANGS)).unwrap();
-        let head = "POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000\r\n\r\n";
+        let head = "POST /metrics HTTP/1.1\r\nHost: localhost";
+        let head = format!("{head}\r\nContent-Length: {size}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
-        for _ in 0..50 {
-            stream.write_all(&[b'x'; 1000]).unwrap();
+        for piece in vec![b'x'; size].chunks(1000) {
+            stream.write_all(piece).unwrap();
         }
         thread::sleep(Duration::from_millis(5));
         let mut answer = String::new();

@@ -11,7 +11,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     for_each_seed,
     message::{bad_frames, golden},
-    sim::{Act, Faults, World},
+    sim::{Act, Faults, Settings, World},
 };
 
 use crate::scene::{Scene, ask, bytes, peer, requests, seconds, small};
@@ -166,6 +166,26 @@ fn whoever_sends_what_is_no_frame_can_read_why_although_more_follows() {
         scene.end();
         assert_eq!(scene.ended(bad.error.label()), 1, "{}", bad.name);
     }
+}
+
+/// A peer that reads no reply before it has sent all that it wants to.
+#[test]
+fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame() {
+    let settings = Settings { buffer: 64 * 1024, ..Settings::default() };
+    let scene = Scene::with(World::with(14, settings), Config::default());
+    let clients: Vec<_> = (0..20).map(|i| scene.world.host(&format!("client {i}"))).collect();
+    let acts = [Act::Send(b"\0\0".as_slice().into()), Act::Send(vec![b' '; 1 << 20].into())];
+    let told: Vec<_> = clients
+        .iter()
+        .map(|client| peer(client, [&acts[..], &[Act::ReceiveAll]].concat()))
+        .collect();
+    for heard in told {
+        let heard = scene.world.run_until(&heard).unwrap();
+        assert_eq!((heard.lost, heard.fin), (None, true));
+        assert!(text(&heard.bytes).contains("Error: a header of 0 bytes"), "{heard:?}");
+    }
+    scene.end();
+    assert_eq!(scene.ended("empty_header"), 20);
 }
 
 #[test]

@@ -10,4 +10,5 @@ mod faults;
 mod handlers;
 mod handles;
 mod limits;
+mod memory;
 mod scene;

@@ -65,7 +65,15 @@ impl Scene {
         S::Pending: Send,
     {
         world.watch(only_answers());
-        let messages = Server::new(config, service);
+        Self::of(world, server, Server::new(config, service), options)
+    }
+
+    /// Whatever the service answers.
+    pub(crate) fn of<S>(world: World, server: Host, messages: Server<S>, options: Options) -> Self
+    where
+        S: service::Service + Clone + Send + Unpin + 'static,
+        S::Pending: Send,
+    {
         let (table, stop) = (options.table.clone(), options.stop.clone());
         let listener = server.listen("server:7").unwrap();
         let runtime = server.clone();

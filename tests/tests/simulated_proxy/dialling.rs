@@ -462,19 +462,3 @@ fn the_one_with_the_fewest_connections_is_next() {
     assert_eq!(connects, [1, 4], "one stays on the first: the second has fewer each time");
     scene.end();
 }
-
-/// A proxy that reaches itself goes round until it is full, and ends: nothing is left.
-#[test]
-fn a_proxy_that_is_its_own_upstream_is_bounded() {
-    let upstreams = Upstreams::new(["proxy:9500"], Balance::RoundRobin, 1);
-    let scene =
-        Scene::proxying(World::new(12), Proxy::new(Relays::new(Config::default()), upstreams));
-    let client = scene.world.host("client");
-    let heard = peer(&client, hello());
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert!(heard.bytes.is_empty());
-    scene.run_for(seconds(1));
-    assert_eq!(scene.table.totals().refused["per_address"], 1);
-    let _ = client.clock();
-    scene.end();
-}

@@ -8,5 +8,6 @@
 mod dialling;
 mod faults;
 mod headers;
+mod loops;
 mod relaying;
 mod scene;

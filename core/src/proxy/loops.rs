@@ -1,0 +1,189 @@
+//! Noticing connections of a proxy to itself.
+
+use std::{boxed::Box, collections::BTreeMap, net::SocketAddr, string::ToString};
+
+use super::Upstreams;
+use crate::{
+    admission::Peer,
+    runtime::{Address, Runtime, unix_path},
+    shared::{Lock, Shared},
+};
+
+/// The open connections of one proxy, those that it has accepted and those that it has dialled. One
+/// that is both is a connection to itself: every client would take up one connection after the
+/// other until the limit is reached. Clones are the same.
+///
+/// A TCP connection is known by the addresses of its two ends, by whichever of the proxy's
+/// addresses it was dialled. A Unix socket is known by its path and by who listens there. A proxy
+/// that reaches itself through others (two in a ring, an address that is translated) is not
+/// noticed.
+///
+/// It holds an entry for each open connection.
+#[derive(Clone, Debug)]
+pub(super) struct Loops {
+    inner: Shared<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    listening: Address,
+    open: Lock<BTreeMap<Ends, Origin>>,
+}
+
+/// The addresses of who dialled and of who accepted.
+type Ends = (SocketAddr, SocketAddr);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Accepted,
+    /// To this upstream.
+    Dialled(usize),
+}
+
+/// A connection is one of the proxy to itself: this upstream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Itself(pub(super) usize);
+
+/// An open connection, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Open {
+    loops: Loops,
+    ends: Ends,
+    origin: Origin,
+}
+
+impl Loops {
+    /// For a proxy that listens on `listening`. `None` where none of `upstreams` can be that, which
+    /// their ports or kinds say.
+    pub(super) fn new(listening: Address, upstreams: &Upstreams) -> Option<Self> {
+        let may_be_own = |upstream: &str| match (&listening, unix_path(upstream)) {
+            (Address::Ip(own), None) => {
+                upstream.rsplit_once(':').is_some_and(|(_, port)| port == own.port().to_string())
+            }
+            (Address::Unix(_), Some(_)) => true,
+            (Address::Ip(_), Some(_)) | (Address::Unix(_), None) => false,
+        };
+        let watches = upstreams.addresses().iter().any(|upstream| may_be_own(upstream));
+        let inner = || Inner { listening, open: Lock::default() };
+        watches.then(|| Self { inner: Shared::new(inner()) })
+    }
+
+    /// A connection of `peer`'s was accepted.
+    pub(super) fn accepted<R: Runtime>(
+        &self,
+        runtime: &R,
+        peer: Peer,
+        socket: &R::Socket,
+    ) -> Result<Option<Box<Open>>, Itself> {
+        match (peer, runtime.local_address(socket)) {
+            (Peer::Ip(from), Some(to)) => self.open((from, to), Origin::Accepted).map(Some),
+            (Peer::Ip(_), None) | (Peer::Local, _) => Ok(None),
+        }
+    }
+
+    /// A connection to `upstream` was made.
+    pub(super) fn dialled<R: Runtime>(
+        &self,
+        runtime: &R,
+        upstream: usize,
+        socket: &R::Socket,
+    ) -> Result<Option<Box<Open>>, Itself> {
+        match (runtime.local_address(socket), runtime.dialled_address(socket)) {
+            (Some(from), Some(Address::Ip(to))) => {
+                self.open((from, to), Origin::Dialled(upstream)).map(Some)
+            }
+            (_, Some(path)) if path == self.inner.listening => Err(Itself(upstream)),
+            (_, Some(_) | None) => Ok(None),
+        }
+    }
+
+    /// Whichever of its two ends comes second finds the other one.
+    fn open(&self, (from, to): Ends, origin: Origin) -> Result<Box<Open>, Itself> {
+        let canonical =
+            |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let ends = (canonical(from), canonical(to));
+        self.inner.open.with(|open| match (open.get(&ends), origin) {
+            (Some(Origin::Accepted), Origin::Dialled(upstream))
+            | (Some(&Origin::Dialled(upstream)), Origin::Accepted) => Err(Itself(upstream)),
+            // Of two connections of one origin the first is over, and only its entry is still
+            // there.
+            (Some(Origin::Accepted) | None, Origin::Accepted)
+            | (Some(Origin::Dialled(_)) | None, Origin::Dialled(_)) => {
+                open.insert(ends, origin);
+                Ok(Box::new(Open { loops: self.clone(), ends, origin }))
+            }
+        })
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.loops.inner.open.with(|open| {
+            if open.get(&self.ends) == Some(&self.origin) {
+                open.remove(&self.ends);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{format, path::PathBuf};
+
+    use super::*;
+    use crate::proxy::Balance;
+
+    fn loops(listening: Address, upstream: &str) -> Option<Loops> {
+        Loops::new(listening, &Upstreams::new([upstream], Balance::RoundRobin, 1))
+    }
+
+    fn ends(from: &str, to: &str) -> Ends {
+        (from.parse().unwrap(), to.parse().unwrap())
+    }
+
+    #[test]
+    fn whichever_end_comes_second_finds_the_other() {
+        let loops = loops(Address::Ip("0.0.0.0:9500".parse().unwrap()), "10.0.0.1:9500").unwrap();
+        let own = ends("10.0.0.1:40000", "10.0.0.1:9500");
+        let mapped = ends("[::ffff:10.0.0.1]:40000", "[::ffff:10.0.0.1]:9500");
+        let dialled = loops.open(own, Origin::Dialled(0)).unwrap();
+        assert_eq!(loops.open(mapped, Origin::Accepted).unwrap_err(), Itself(0));
+        drop(dialled);
+        let accepted = loops.open(mapped, Origin::Accepted).unwrap();
+        assert_eq!(loops.open(own, Origin::Dialled(3)).unwrap_err(), Itself(3));
+        drop(accepted);
+        assert!(loops.inner.open.with(|open| open.is_empty()), "nothing is left");
+    }
+
+    /// Linux uses one port for several destinations at once: a client on this machine can have the
+    /// address and port that the proxy has towards an upstream.
+    #[test]
+    fn an_address_alone_is_no_loop() {
+        let loops = loops(Address::Ip("127.0.0.1:9500".parse().unwrap()), "10.0.0.1:9500").unwrap();
+        let client = loops.open(ends("127.0.0.1:40000", "127.0.0.1:9500"), Origin::Accepted);
+        let upstream = loops.open(ends("127.0.0.1:40000", "10.0.0.1:9500"), Origin::Dialled(0));
+        assert!(client.is_ok() && upstream.is_ok());
+        // A client that comes again by the same port, before its last connection was forgotten.
+        let again = loops.open(ends("127.0.0.1:40000", "127.0.0.1:9500"), Origin::Accepted);
+        assert!(again.is_ok());
+    }
+
+    #[test]
+    fn only_upstreams_that_can_be_the_proxy_are_watched() {
+        let tcp = || Address::Ip("127.0.0.1:9500".parse().unwrap());
+        let unix = || Address::Unix(PathBuf::from("/run/proxy.sock"));
+        for (listening, upstream, watched) in [
+            (tcp(), "127.0.0.1:9500", true),
+            (tcp(), "name.example:9500", true),
+            (tcp(), "[::1]:9500", true),
+            (tcp(), "127.0.0.1:9000", false),
+            (tcp(), "127.0.0.1:19500", false),
+            (tcp(), "unix:/run/9500", false),
+            (unix(), "unix:proxy.sock", true),
+            (unix(), "127.0.0.1:9500", false),
+        ] {
+            let name = format!("{upstream} from {listening}");
+            assert_eq!(loops(listening, upstream).is_some(), watched, "{name}");
+        }
+    }
+}

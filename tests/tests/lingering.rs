@@ -1,0 +1,110 @@
+//! What connections throw away that linger: enough for a peer that reads late, and bounded for all
+//! connections of one server together.
+
+#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+
+use wirestate_core::{
+    Instant, Machine, Outbound,
+    drive::{collect, feed},
+    echo, fanout, message,
+    message::service,
+    proxy,
+    serve::Options,
+    status,
+};
+
+const NOW: Instant = Instant::EPOCH;
+const MIB: usize = 1024 * 1024;
+/// What each connection may throw away in any case, and one read.
+const EACH: usize = 2 * 64 * 1024;
+
+/// The machine has said what it has to say, and sends its FIN; then its peer sends without end: how
+/// many bytes are read.
+fn flood(mut machine: impl Machine) -> usize {
+    collect(&mut machine, &mut Vec::new(), NOW);
+    assert_eq!(machine.interest().write, Outbound::Finish);
+    machine.handle_finished(NOW);
+    let mut read = 0;
+    while machine.interest().read {
+        let n = machine.read_buf().len();
+        machine.handle_read(NOW, n);
+        read += n;
+    }
+    assert!(machine.interest().is_done());
+    read
+}
+
+/// `lingering` has one connection of a server behind the other flooded.
+fn is_bounded(lingering: impl FnMut() -> usize) {
+    let read: Vec<usize> = std::iter::repeat_with(lingering).take(20).collect();
+    assert!(read[0] >= 16 * MIB, "enough for a peer that reads late: {read:?}");
+    assert!(read.iter().all(|read| *read <= 16 * MIB + EACH), "each: {read:?}");
+    assert!(read.iter().all(|read| *read >= 64 * 1024), "whatever the others do: {read:?}");
+    let all: usize = read.iter().sum();
+    assert!(all <= 64 * MIB + 20 * EACH, "all together: {read:?}");
+}
+
+fn stopped<M: Machine>(mut machine: M) -> M {
+    machine.shut_down(NOW);
+    machine
+}
+
+/// With nothing more on its way.
+fn drained<M: Machine>(mut machine: M) -> M {
+    machine.shut_down(NOW);
+    let quiet = machine.poll_timeout().unwrap();
+    machine.handle_timeout(quiet, 0);
+    machine
+}
+
+#[test]
+fn echoes_that_were_asked_to_stop_are_bounded_together() {
+    let server = echo::Server::new(echo::Config::default());
+    is_bounded(|| flood(drained(server.machine(NOW))));
+}
+
+#[test]
+fn messages_behind_bad_frames_are_bounded_together() {
+    let answer = |request: message::Message<'_>| request.into_owned();
+    let server = message::Server::new(message::Config::default(), service::function(answer));
+    is_bounded(|| {
+        let mut machine = server.machine(NOW);
+        feed(&mut machine, &mut &b"\0\0"[..], NOW);
+        flood(machine)
+    });
+}
+
+#[test]
+fn refused_requests_of_the_status_are_bounded_together() {
+    let config = status::Config::new("echo-server");
+    let server = status::Server::new(config, &Options::default(), None, NOW);
+    is_bounded(|| {
+        let mut machine = server.machine(NOW);
+        feed(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);
+        flood(machine)
+    });
+}
+
+#[test]
+fn subscribers_that_were_asked_to_stop_are_bounded_together() {
+    let feed = fanout::Feed::new(fanout::Config::default());
+    is_bounded(|| flood(stopped(fanout::Subscriber::new(&feed, NOW))));
+}
+
+/// It has one client at a time.
+#[test]
+fn the_client_of_a_source_is_bounded() {
+    let source = fanout::Source::new(fanout::SourceConfig::default(), NOW);
+    let read = flood(stopped(source));
+    assert!((16 * MIB..=16 * MIB + EACH).contains(&read), "{read}");
+}
+
+#[test]
+fn clients_without_an_upstream_are_bounded_together() {
+    let relays = proxy::Relays::new(proxy::Config::default());
+    is_bounded(|| {
+        let mut relay = relays.relay(NOW);
+        relay.refuse(proxy::Reason::ShutDown, NOW);
+        flood(relay.side(proxy::Side::Client))
+    });
+}

@@ -1,0 +1,177 @@
+//! Large contents of many connections: bounded together, at every step.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use wirestate_core::{
+    message::{
+        Config, Message, Server,
+        service::{self, Service},
+    },
+    serve::Options,
+};
+use wirestate_testkit::{
+    for_each_seed,
+    sim::{Act, Heard, Settings, World},
+};
+
+use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
+
+const MEMORY: usize = 160_000;
+const CONTENT: usize = 39_000;
+
+/// A server that holds 160,000 bytes of contents at most, and is watched.
+fn serving<S>(world: World, service: S) -> (Scene, Server<S>)
+where
+    S: Service + Clone + Send + Unpin + 'static,
+    S::Pending: Send,
+{
+    let messages = Server::new(Config { memory: MEMORY, ..small(4096) }, service);
+    let watched = messages.clone();
+    world.watch(move |_| assert!(watched.memory() <= MEMORY, "{} bytes", watched.memory()));
+    let host = world.host("server");
+    (Scene::of(world, host, messages.clone(), Options::default()), messages)
+}
+
+/// How many of `all` have heard what they were to hear; the others were told that there was no
+/// memory.
+fn served(all: &[Heard], expected: &[u8]) -> usize {
+    let served = |heard: &&Heard| heard.bytes == expected;
+    for refused in all.iter().filter(|heard| !served(heard)) {
+        let told = String::from_utf8_lossy(&refused.bytes);
+        assert!(told.contains("Error: no memory for a content: "), "{refused:?}");
+        assert!(told.contains(" of 160000 are taken"), "{told}");
+        assert_eq!((refused.fin, refused.lost), (true, None));
+    }
+    all.iter().filter(served).count()
+}
+
+/// In two halves, so that all of them are under way at once.
+#[test]
+fn requests_beyond_the_memory_are_refused_and_the_others_answered() {
+    for_each_seed(4, |seed| {
+        let (scene, messages) = serving(World::new(seed), service::function(itself));
+        let request = Bytes::from(bytes(&requests(&[CONTENT])));
+        let acts = [
+            Act::Send(request.slice(..CONTENT / 2)),
+            Act::Wait(seconds(1)),
+            Act::Send(request.slice(CONTENT / 2..)),
+            Act::Finish,
+            Act::ReceiveAll,
+        ];
+        let healthy = scene.world.host("healthy");
+        let clients: Vec<_> = (0..20)
+            .map(|i| peer(&scene.world.host(&format!("client {i}")), acts.to_vec()))
+            .collect();
+        scene.run_for(Duration::from_millis(500));
+        assert!(messages.memory() > MEMORY / 2, "{} bytes", messages.memory());
+        let asking = ask(&healthy, requests(&[10, 4000, 10]));
+        assert!(scene.world.run_until(&asking).unwrap().are_complete(), "small ones take none");
+        let heard: Vec<_> =
+            clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
+        let served = served(&heard, &request);
+        assert!((3..20).contains(&served), "{served} of 20");
+        let again = ask(&healthy, requests(&[CONTENT; 4]));
+        assert!(scene.world.run_until(&again).unwrap().are_complete(), "it was given back");
+        scene.end();
+        assert_eq!((scene.ended("memory"), messages.memory()), (20 - served as u64, 0));
+    });
+}
+
+/// Small requests, large replies, and nobody reads.
+#[test]
+fn replies_that_nobody_takes_are_bounded_as_well() {
+    let answer = |_: Message<'_>| Message::binary(vec![7; CONTENT]);
+    let world = World::with(5, Settings { buffer: 4096, ..Settings::default() });
+    let (scene, messages) = serving(world, service::function(answer));
+    let request = Bytes::from(bytes(&requests(&[5])));
+    let acts = [Act::Send(request), Act::Wait(seconds(2)), Act::Finish, Act::ReceiveAll];
+    let clients: Vec<_> =
+        (0..20).map(|i| peer(&scene.world.host(&format!("client {i}")), acts.to_vec())).collect();
+    scene.run_for(seconds(1));
+    assert_eq!(messages.memory(), 4 * CONTENT);
+    let heard: Vec<_> =
+        clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
+    let mut reply = Vec::new();
+    answer(Message::binary("")).encode(&mut reply).unwrap();
+    assert_eq!(served(&heard, &reply), 4);
+    scene.end();
+    assert_eq!((scene.ended("memory"), messages.memory()), (16, 0));
+}
+
+/// One content that all replies share is held once.
+#[test]
+fn a_content_that_is_shared_does_not_count() {
+    let shared = Bytes::from(vec![7; CONTENT]);
+    let answer = move |_: Message<'_>| Message::binary(shared.clone());
+    let (scene, messages) = serving(World::new(6), service::function(answer));
+    let request = Bytes::from(bytes(&requests(&[5])));
+    let acts = [Act::Send(request), Act::Wait(seconds(2)), Act::Finish, Act::ReceiveAll];
+    let clients: Vec<_> =
+        (0..20).map(|i| peer(&scene.world.host(&format!("client {i}")), acts.to_vec())).collect();
+    scene.run_for(seconds(1));
+    assert_eq!(messages.memory(), 0);
+    for client in clients {
+        assert!(scene.world.run_until(&client).unwrap().bytes.len() > CONTENT);
+    }
+    scene.end();
+}
+
+/// Futures hold the requests that they answer.
+#[test]
+fn requests_that_wait_for_their_replies_are_bounded_as_well() {
+    let world = World::new(7);
+    let clock = world.host("clock");
+    let slow = service::asynchronous(move |request: Message<'static>| {
+        let nap = clock.sleep(seconds(3));
+        async move {
+            nap.await;
+            request
+        }
+    });
+    let (scene, messages) = serving(world, slow);
+    let all = bytes(&requests(&[5000; 8]));
+    let clients: Vec<_> = (0..20)
+        .map(|i| {
+            let acts = vec![Act::Send(all.clone().into()), Act::Finish, Act::ReceiveAll];
+            peer(&scene.world.host(&format!("client {i}")), acts)
+        })
+        .collect();
+    scene.run_for(seconds(2));
+    assert!(messages.memory() > MEMORY / 2, "{} bytes", messages.memory());
+    let heard: Vec<_> =
+        clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
+    let served = served(&heard, &all);
+    assert!((1..20).contains(&served), "{served} of 20");
+    scene.end();
+    assert_eq!((scene.ended("memory"), messages.memory()), (20 - served as u64, 0));
+}
+
+/// However a connection ends: by a reset, a stop, a panic of the service.
+#[test]
+fn memory_is_given_back_however_a_connection_ends() {
+    let settings = Settings { catch_panics: true, ..Settings::default() };
+    let planted = |request: Message<'_>| {
+        assert_ne!(request.content.first(), Some(&b'!'), "planted");
+        request.into_owned()
+    };
+    let (scene, messages) = serving(World::with(8, settings), service::function(planted));
+    let half = Bytes::copy_from_slice(&bytes(&requests(&[CONTENT]))[..CONTENT / 2]);
+    let panics = Message::binary(vec![b'!'; CONTENT]);
+    let wait = Act::Wait(Duration::from_millis(500));
+    let hosts: Vec<_> = (0..4).map(|i| scene.world.host(&format!("client {i}"))).collect();
+    let [reset, left, stays, hit] = &hosts[..] else { panic!("there are four") };
+    peer(reset, vec![Act::Send(half.clone()), wait.clone(), Act::Reset]);
+    peer(left, vec![Act::Send(half.clone()), wait.clone(), Act::Finish, Act::ReceiveAll]);
+    peer(hit, vec![wait, Act::Send(bytes(&[panics]).into()), Act::ReceiveAll]);
+    let stays = peer(stays, vec![Act::Send(half), Act::ReceiveAll]);
+    scene.run_for(Duration::from_millis(300));
+    assert!(messages.memory() > CONTENT, "{} bytes of three", messages.memory());
+    scene.run_for(seconds(2));
+    assert!(messages.memory() <= CONTENT, "{} bytes of one", messages.memory());
+    assert_eq!((scene.world.panics(), scene.ended("panicked")), (1, 1));
+    scene.stop.now();
+    scene.world.run().unwrap();
+    assert!(stays.take().unwrap().lost.is_some());
+    assert_eq!(messages.memory(), 0);
+}
