@@ -89,7 +89,7 @@ pub fn unacknowledged(socket: &impl AsFd) -> usize {
     figure.ok().and_then(|figure| usize::try_from(figure).ok()).unwrap_or(0)
 }
 
-/// The number of the ioctl (linux/sockios.h; `TIOCOUTQ` of ioctl_tty(2)).
+/// The number of the ioctl (linux/sockios.h; `TIOCOUTQ` of `ioctl_tty(2)`).
 const SIOCOUTQ: Opcode = 0x5411;
 
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix

@@ -49,8 +49,13 @@ impl Server {
             Self::Tokio => Some(Self::TokioHand),
             Self::Smol => Some(Self::SmolHand),
             Self::Std => Some(Self::StdHand),
-            Self::Floor | Self::TokioHand | Self::SmolHand | Self::StdHand => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::Floor
+            | Self::TokioHand
+            | Self::SmolHand
+            | Self::StdHand
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
         }
     }
 
@@ -60,8 +65,13 @@ impl Server {
             Self::Tokio => Some(Self::OtherTokio),
             Self::Smol => Some(Self::OtherSmol),
             Self::Std => Some(Self::OtherStd),
-            Self::Floor | Self::TokioHand | Self::SmolHand | Self::StdHand => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::Floor
+            | Self::TokioHand
+            | Self::SmolHand
+            | Self::StdHand
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
         }
     }
 

@@ -49,8 +49,13 @@ impl Server {
     pub(crate) fn is_ours(self) -> bool {
         match self {
             Self::Tokio | Self::Smol | Self::Std => true,
-            Self::Floor | Self::TokioHand | Self::Nats | Self::Redis => false,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => false,
+            Self::Floor
+            | Self::TokioHand
+            | Self::Nats
+            | Self::Redis
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => false,
         }
     }
 
@@ -60,8 +65,13 @@ impl Server {
             Self::Tokio => Some(Self::OtherTokio),
             Self::Smol => Some(Self::OtherSmol),
             Self::Std => Some(Self::OtherStd),
-            Self::Floor | Self::TokioHand | Self::Nats | Self::Redis => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::Floor
+            | Self::TokioHand
+            | Self::Nats
+            | Self::Redis
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
         }
     }
 
@@ -69,8 +79,14 @@ impl Server {
         match self {
             Self::Nats => Some(Broker::Nats),
             Self::Redis => Some(Broker::Redis),
-            Self::Floor | Self::TokioHand | Self::Tokio | Self::Smol | Self::Std => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::Floor
+            | Self::TokioHand
+            | Self::Tokio
+            | Self::Smol
+            | Self::Std
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
         }
     }
 
@@ -91,8 +107,13 @@ impl Server {
     /// not see to that by itself.
     pub(crate) fn most_ahead(self) -> Option<u64> {
         match self {
-            Self::Floor | Self::Tokio | Self::Smol | Self::Std => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::Floor
+            | Self::Tokio
+            | Self::Smol
+            | Self::Std
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
             // At some 4 µs a delivery, 1,000 subscribers take a second for so many.
             Self::TokioHand => Some(256),
             Self::Nats | Self::Redis => Some(2048),

@@ -44,8 +44,11 @@ impl Server {
         match self {
             Self::Tokio | Self::Smol => &[Self::TokioHand],
             Self::Std => &[Self::TokioHand, Self::StdHand],
-            Self::TokioHand | Self::StdHand => &[],
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => &[],
+            Self::TokioHand
+            | Self::StdHand
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => &[],
         }
     }
 
@@ -55,8 +58,11 @@ impl Server {
             Self::Tokio => Some(Self::OtherTokio),
             Self::Smol => Some(Self::OtherSmol),
             Self::Std => Some(Self::OtherStd),
-            Self::TokioHand | Self::StdHand => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::TokioHand
+            | Self::StdHand
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
         }
     }
 

@@ -55,8 +55,14 @@ impl Server {
         match self {
             Self::Nginx => program("nginx").is_some() && others::stream_module().is_some(),
             Self::Haproxy => program("haproxy").is_some(),
-            Self::TokioHand | Self::StdHand | Self::Tokio | Self::Smol | Self::Std => true,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => true,
+            Self::TokioHand
+            | Self::StdHand
+            | Self::Tokio
+            | Self::Smol
+            | Self::Std
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => true,
         }
     }
 
@@ -66,8 +72,13 @@ impl Server {
             Self::Tokio => Some(Self::OtherTokio),
             Self::Smol => Some(Self::OtherSmol),
             Self::Std => Some(Self::OtherStd),
-            Self::Nginx | Self::Haproxy | Self::TokioHand | Self::StdHand => None,
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => None,
+            Self::Nginx
+            | Self::Haproxy
+            | Self::TokioHand
+            | Self::StdHand
+            | Self::OtherTokio
+            | Self::OtherSmol
+            | Self::OtherStd => None,
         }
     }
 
