@@ -3,7 +3,7 @@
 use alloc::{format, vec::Vec};
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::end::End;
+use super::{discard::Discard, end::End};
 use crate::{Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way};
 
 /// What a source sends.
@@ -40,11 +40,12 @@ impl Default for SourceConfig {
 /// was made in twenty digits (nanoseconds since Unix' epoch), a space, dots, and a line feed; a
 /// message that has no room for all of it ends earlier.
 ///
-/// What the client sends is thrown away. Its FIN says no more than that nothing else will come (`nc`
-/// sends one when its standard input ends, and goes on reading): it is served on. That it is gone
-/// shows when a message is answered by a reset.
+/// What the client sends is read and thrown away, 64 KiB in 100 ms at most. Its FIN says no more
+/// than that nothing else will come (`nc` sends one when its standard input ends, and goes on
+/// reading): it is served on. That it is gone shows when a message is answered by a reset.
 ///
-/// It holds 64 KiB, or one message where that is more.
+/// It holds 64 KiB, or one message where that is more; and 16 KiB while it reads from a client that
+/// sends much at once.
 #[derive(Debug)]
 pub struct Source {
     config: SourceConfig,
@@ -60,7 +61,7 @@ pub struct Source {
     heard_fin: bool,
     /// `None`: messages are made.
     end: Option<End<SourceReason>>,
-    scratch: [u8; 64],
+    discard: Discard,
 }
 
 /// Why a source's connection ended.
@@ -122,7 +123,7 @@ impl Source {
             sent: 0,
             heard_fin: false,
             end: None,
-            scratch: [0; 64],
+            discard: Discard::new(),
         };
         source.make(now);
         source
@@ -193,20 +194,26 @@ impl Machine for Source {
         match &self.end {
             None => {
                 let write = if self.owes() { Outbound::Flush } else { Outbound::Idle };
-                Interest { read: !self.heard_fin, write }
+                Interest { read: !self.heard_fin && self.discard.wants_more(), write }
             }
             Some(end) => end.interest(self.owes()),
         }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        &mut self.scratch
+        self.discard.read_buf()
     }
 
-    fn handle_read(&mut self, _now: Instant, n: usize) {
-        if let Some(end) = &mut self.end {
-            end.handle_read(n, self.config.linger);
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        self.discard.handle_read(n);
+        match &mut self.end {
+            None => self.discard.limit(now, n),
+            Some(end) => end.handle_read(n, self.config.linger),
         }
+    }
+
+    fn release(&mut self) {
+        self.discard.release();
     }
 
     fn handle_eof(&mut self, _now: Instant) {
@@ -252,13 +259,17 @@ impl Machine for Source {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.end {
-            // While something waits to be sent, the rest waits with it.
-            None => (!self.owes()).then(|| self.due_at(self.made)),
+            None => {
+                // While something waits to be sent, the rest waits with it.
+                let due = (!self.owes()).then(|| self.due_at(self.made));
+                due.into_iter().chain(self.discard.poll_timeout()).min()
+            }
             Some(end) => end.poll_timeout(),
         }
     }
 
     fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
+        self.discard.handle_timeout(now);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
