@@ -105,8 +105,15 @@ pub(super) struct ServerFlags {
     /// What becomes of a subscriber that falls out of the window
     #[arg(long, value_enum, env = "WIRESTATE_ON_LAG", default_value = "disconnect")]
     on_lag: Policy,
-    /// How long the upstream is held for a subscriber that is about to fall out of the window; 0:
-    /// not at all
+    /// How long the upstream is held for laggards while another subscriber waits; 0: never
+    ///
+    /// At most so long in any ten times as long, for all subscribers together that are about to
+    /// fall out of the window, and only for those that have caught up before, since they connected
+    /// or skipped. Then --on-lag applies. While no subscriber has read everything and waits, the
+    /// upstream is held without limit, and goes at the pace of the slowest; one that takes no byte
+    /// for 10 s is reset. --on-lag block knows no limit. The metrics
+    /// wirestate_upstream_held_waiting_seconds and wirestate_fanout_never_caught_up show the time
+    /// that was used, and for how many there was none.
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
           value_parser = values::time)]
     lag_wait: Duration,
@@ -114,7 +121,8 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
           value_parser = values::bytes)]
     window: usize,
-    /// Send a new subscriber the last messages first, so many, as far as they are in the window
+    /// Send a new subscriber the last messages first, so many, as far as they are in the newer half
+    /// of the window (with --on-lag block: in the window)
     #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0",
           value_parser = values::number)]
     replay: u64,
@@ -158,7 +166,7 @@ enum Policy {
     Disconnect,
     /// It goes on with the next message; what it missed is counted
     Skip,
-    /// The upstream is held for as long as it takes
+    /// The upstream is held, without limit
     Block,
 }
 
@@ -235,7 +243,9 @@ pub(super) async fn serve<R: Runtime>(
             delivered = counters.delivered,
             skipped = counters.skipped,
             lagged = counters.lagged,
+            never_caught_up = counters.never_caught_up,
             held = ?counters.held,
+            held_waiting = ?counters.held_waiting,
             "fan-out ended"
         );
         Ok(served)

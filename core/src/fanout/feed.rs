@@ -11,7 +11,7 @@ use core::{
 use bytes::Bytes;
 use slab::Slab;
 
-use super::{Chunk, Framing, Log};
+use super::{Chunk, Framing, Log, allowance::Allowance};
 use crate::{
     Instant, Linger,
     drive::MAX_SLICES,
@@ -29,17 +29,26 @@ pub struct Config {
     pub window: usize,
     /// What becomes of a subscriber that falls out of the window.
     pub on_lag: OnLag,
-    /// How long the upstream is held in all for a subscriber that is about to fall out of the
-    /// window, until it has caught up. Zero: not at all. Of no meaning with [`OnLag::Block`].
-    /// Default: 1 s.
+    /// How long the upstream is held for subscribers that are about to fall out of the window,
+    /// while another one has read everything and waits: so long at most in any ten times as long,
+    /// for all of them together, and only for those that have caught up before, since they joined
+    /// or skipped. Once half of it is used up, it is held until these have read half of the window;
+    /// once all of it is, `on_lag` applies.
+    ///
+    /// While none waits, the upstream is held without limit: it goes at the pace of the slowest,
+    /// of which one that takes no byte is reset after [`write_timeout`](Self::write_timeout).
+    ///
+    /// Zero: it is never held. Without meaning for [`OnLag::Block`]. Default: 1 s.
     pub lag_wait: Duration,
     /// A subscriber that acknowledges no byte for this long, although there is output, is reset
     /// within 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The close of a subscription that was [asked to end](crate::Machine::shut_down).
     pub linger: Linger,
-    /// A new subscriber gets so many of the last messages first, as far as they are in the window
-    /// and do not fall out of it with what the upstream may be reading now. Default: none.
+    /// A new subscriber gets so many of the last messages first, as far as they are in the newer
+    /// half of the window: it is not waited for until it has caught up. With [`OnLag::Block`], as
+    /// far as they are in the window and do not fall out of it with what the upstream may be
+    /// reading now. Default: none.
     pub replay: u64,
 }
 
@@ -65,7 +74,7 @@ pub enum OnLag {
     /// It goes on with the next message that is published; what it has missed is counted. The
     /// message that was begun is finished.
     Skip,
-    /// Nobody falls out of it: the upstream is held for as long as it takes.
+    /// Nobody falls out of it: the upstream is held, without limit.
     Block,
 }
 
@@ -93,6 +102,10 @@ struct State {
     log: Log,
     readers: Slab<Reader>,
     hold: Option<Hold>,
+    /// How many readers have read everything and wait.
+    waiting: usize,
+    /// For how long the upstream may be held while some wait.
+    allowance: Allowance,
     /// So many bytes may be published without another look for room.
     promised: Option<usize>,
     counters: Counters,
@@ -102,10 +115,14 @@ struct State {
 #[derive(Debug)]
 struct Hold {
     since: Instant,
-    /// Who has not read up to here holds the upstream.
+    /// Who holds the upstream does so until it has read up to here.
     until: u64,
-    /// How many they are.
+    /// How many do.
     readers: usize,
+    /// Since when a reader has waited meanwhile.
+    waited: Option<Instant>,
+    /// However many wait, that ends it no sooner.
+    is_unlimited: bool,
     upstream: Option<Waker>,
 }
 
@@ -117,11 +134,29 @@ struct Reader {
     lagged: bool,
     /// It has read all there is, and wants to know of more.
     hungry: bool,
+    progress: Progress,
     /// The upstream is held because of this one.
     holds: bool,
-    /// How long it was, since this one had last caught up.
-    held: Duration,
     waker: Option<Waker>,
+}
+
+/// Whether a reader has kept up so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    /// It has not caught up since it joined.
+    #[default]
+    Joined,
+    /// It has had everything delivered once.
+    CaughtUp,
+    /// It has skipped, and not caught up since.
+    Skipped,
+}
+
+impl Reader {
+    /// Whether it has read everything, and waits. To have skipped is not to have read.
+    fn waits(&self) -> bool {
+        self.hungry && self.progress != Progress::Skipped
+    }
 }
 
 /// What a feed has counted since it was made.
@@ -144,6 +179,9 @@ pub struct Counters {
     pub upstream_ended: BTreeMap<&'static str, u64>,
     /// How long the upstream was held, in all.
     pub held: Duration,
+    /// For how long of that some subscriber had read everything and waited: what
+    /// [`Config::lag_wait`] limits.
+    pub held_waiting: Duration,
     /// Subscribers now.
     pub subscribers: u64,
     /// Messages delivered, to all subscribers together: with the kernel, whole.
@@ -155,6 +193,9 @@ pub struct Counters {
     pub skipped: u64,
     /// Subscribers that were disconnected because they lagged ([`OnLag::Disconnect`]).
     pub lagged: u64,
+    /// How often a subscriber fell out of the window that had not caught up before, since it joined
+    /// or skipped: the upstream is not held for these while others wait.
+    pub never_caught_up: u64,
     /// How long deliveries took, from the last byte in to the last byte out: how many took less
     /// than the bound of the same place in [`LATENCY_BOUNDS`], and did not fit one before; the
     /// last count is of those beyond the last bound.
@@ -184,8 +225,7 @@ pub const LATENCY_BOUNDS: [Duration; 12] = [
 pub enum Room {
     /// It may.
     Free,
-    /// It is held until the waker is woken, or until the given time; then
-    /// [`Feed::expire`] is to be called.
+    /// It is held until the waker is woken, or until the given time; then it is to be asked again.
     Held(Option<Instant>),
 }
 
@@ -206,6 +246,8 @@ impl Feed {
             log: Log::new(config.window),
             readers: Slab::new(),
             hold: None,
+            waiting: 0,
+            allowance: Allowance::new(config.lag_wait),
             promised: None,
             counters: Counters::default(),
         };
@@ -231,27 +273,15 @@ impl Feed {
         })
     }
 
-    /// Whether a chunk of up to `bytes` can be published without anybody's falling out of the
-    /// window; `cx` is woken when it can. It is to be asked before each publication.
+    /// Whether a chunk of up to `bytes` can be published: nobody falls out of the window by it for
+    /// whom the upstream may still be held. `cx` is woken when the answer may be another one. It is
+    /// to be asked before each publication.
     pub fn poll_room(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Room {
         self.inner.state.with(|state| {
             let room = state.poll_room(&self.inner.config, now, bytes, cx);
             state.promised = (room == Room::Free).then_some(bytes);
             room
         })
-    }
-
-    /// The time of somebody who holds the upstream is up: the policy is applied to them.
-    pub fn expire(&self, now: Instant) {
-        let patience = self.inner.config.lag_wait;
-        let woken = self.inner.state.with(|state| {
-            let Some(until) = state.hold.as_ref().map(|hold| hold.until) else {
-                return Vec::new();
-            };
-            state.release(now);
-            state.leave_behind(until, patience)
-        });
-        wake(woken);
     }
 
     /// Publishes whole messages, of no more bytes than [`poll_room`](Self::poll_room) was asked
@@ -264,12 +294,11 @@ impl Feed {
             let first = state.log.first();
             state.log.push(bytes, messages, now);
             self.inner.published.store(state.log.messages(), Relaxed);
-            let mut woken = if state.log.first() == first {
-                Vec::new()
-            } else {
-                state.leave_behind(state.log.first(), Duration::ZERO)
-            };
+            let mut woken =
+                if state.log.first() == first { Vec::new() } else { state.leave_behind() };
+            state.waiting = 0;
             for (_, reader) in &mut state.readers {
+                reader.holds = false;
                 if mem::take(&mut reader.hungry) {
                     woken.extend(reader.waker.take());
                 }
@@ -309,8 +338,13 @@ impl Feed {
     pub(super) fn join(&self) -> Cursor {
         self.inner.state.with(|state| {
             let (mut cursor, mut before) = state.log.last(self.inner.config.replay);
-            // What is about to go when the room that was promised is used up was gone already.
-            let kept = state.promised.map_or(0, |bytes| state.log.first_after(bytes));
+            // What is about to go when the room that was promised is used up was gone already. And
+            // nobody waits for it until it has caught up: for that it has half of the window.
+            let Config { on_lag, window, .. } = self.inner.config;
+            let mut kept = state.promised.map_or(0, |bytes| state.log.first_after(bytes));
+            if on_lag != OnLag::Block {
+                kept = kept.max(state.log.newest(cursor, window / 2));
+            }
             if cursor < kept {
                 (cursor, before) = (kept, 0);
             }
@@ -320,8 +354,17 @@ impl Feed {
             });
             let position = chunk.map_or(state.log.messages(), |chunk| chunk.start + before);
             let id = Some(state.readers.insert(Reader { cursor, ..Reader::default() }));
-            let (feed, until, delivered) = (self.clone(), End::NEVER, Delivered::default());
-            Cursor { feed, id, next: cursor, done: cursor, position, offset, until, delivered }
+            Cursor {
+                feed: self.clone(),
+                id,
+                next: cursor,
+                done: cursor,
+                position,
+                offset,
+                advanced: false,
+                until: End::NEVER,
+                delivered: Delivered::default(),
+            }
         })
     }
 }
@@ -340,7 +383,7 @@ impl State {
         bytes: usize,
         cx: &mut Context<'_>,
     ) -> Room {
-        let Config { on_lag, lag_wait, .. } = *config;
+        let Config { on_lag, lag_wait, window, .. } = *config;
         if on_lag != OnLag::Block && lag_wait.is_zero() {
             return Room::Free;
         }
@@ -349,46 +392,67 @@ impl State {
         if until == self.log.first() {
             return Room::Free;
         }
+        let is_unlimited = on_lag == OnLag::Block;
+        let is_free = is_unlimited || self.waiting == 0;
+        let left = if is_free { Duration::MAX } else { self.allowance.left(now) };
+        if left.is_zero() {
+            return Room::Free;
+        }
+        // Where the source is faster than all, a reader at the end of the window would stay there,
+        // and another one wait for each message: before the time is used up, it is let catch up.
+        let is_scarce = left < lag_wait / 2;
+        let goal = if is_scarce { self.log.first_after(bytes.max(window / 2)) } else { until };
         let mut readers = 0;
-        let mut patience = lag_wait;
         for (_, reader) in &mut self.readers {
-            if reader.cursor < until && !reader.lagged {
-                reader.holds = true;
-                readers += 1;
-                patience = patience.min(lag_wait.saturating_sub(reader.held));
-            }
+            let behind = reader.cursor < if reader.holds { goal } else { until };
+            let is_awaited = is_free || reader.progress == Progress::CaughtUp;
+            reader.holds = behind && is_awaited && !reader.lagged;
+            readers += usize::from(reader.holds);
         }
         if readers == 0 {
             return Room::Free;
         }
+        let waited = (self.waiting > 0).then_some(now);
         let upstream = Some(cx.waker().clone());
-        self.hold = Some(Hold { since: now, until, readers, upstream });
-        Room::Held((on_lag != OnLag::Block).then(|| now + patience))
+        self.hold = Some(Hold { since: now, until: goal, readers, waited, is_unlimited, upstream });
+        Room::Held((!is_free).then(|| now + left))
     }
 
     /// The upstream is held no longer, or at least the time is accounted for.
     fn release(&mut self, now: Instant) {
         let Some(hold) = self.hold.take() else { return };
-        let time = now.since(hold.since);
-        self.counters.held += time;
-        for (_, reader) in &mut self.readers {
-            if mem::take(&mut reader.holds) {
-                reader.held += time;
-            }
+        self.counters.held += now.since(hold.since);
+        if let Some(since) = hold.waited {
+            self.counters.held_waiting += now.since(since);
+            self.allowance.spend(since, now);
         }
     }
 
-    /// Marks all who have not read up to `until` and have held the upstream for as long as they
-    /// may; answers whom to wake.
-    fn leave_behind(&mut self, until: u64, patience: Duration) -> Vec<Waker> {
+    /// Marks all who have fallen out of the window; answers whom to wake.
+    fn leave_behind(&mut self) -> Vec<Waker> {
         let mut woken = Vec::new();
         for (_, reader) in &mut self.readers {
-            if reader.cursor < until && !reader.lagged && reader.held >= patience {
+            if reader.cursor < self.log.first() && !reader.lagged {
                 reader.lagged = true;
+                self.counters.never_caught_up += u64::from(reader.progress != Progress::CaughtUp);
                 woken.extend(reader.waker.take());
             }
         }
         woken
+    }
+
+    /// A reader that did not wait does: the upstream's waker, where it is to ask again.
+    fn begin_waiting(&mut self, now: Instant) -> Option<Waker> {
+        self.waiting += 1;
+        let hold = self.hold.as_mut().filter(|_| self.waiting == 1)?;
+        hold.waited.get_or_insert(now);
+        if hold.is_unlimited { None } else { hold.upstream.take() }
+    }
+
+    /// A reader that waited does not any more, and nothing was published: likewise.
+    fn end_waiting(&mut self) -> Option<Waker> {
+        self.waiting -= 1;
+        self.hold.as_mut().filter(|_| self.waiting == 0)?.upstream.take()
     }
 }
 
@@ -414,6 +478,8 @@ pub(super) struct Cursor {
     position: u64,
     /// How many bytes of the first chunk are left out.
     offset: usize,
+    /// Something was delivered since the feed was asked last.
+    advanced: bool,
     /// Where it ends.
     until: End,
     delivered: Delivered,
@@ -461,11 +527,20 @@ impl Cursor {
 
     /// Nothing that is published from now on is for this reader.
     pub(super) fn close(&mut self) {
-        self.until = self
-            .feed
-            .inner
-            .state
-            .with(|state| End { chunk: state.log.next(), message: state.log.messages() });
+        let (until, upstream) = self.feed.inner.state.with(|state| {
+            let reader = self.id.and_then(|id| state.readers.get_mut(id));
+            let waited = reader.is_some_and(|reader| {
+                let waited = reader.waits();
+                reader.hungry = false;
+                waited
+            });
+            let upstream = if waited { state.end_waiting() } else { None };
+            (End { chunk: state.log.next(), message: state.log.messages() }, upstream)
+        });
+        self.until = until;
+        if let Some(upstream) = upstream {
+            upstream.wake();
+        }
     }
 
     /// Whether there is something before its end that was not fetched.
@@ -482,6 +557,7 @@ impl Cursor {
     /// with it the messages before `position`.
     pub(super) fn finished(&mut self, position: u64, latency: Duration) {
         self.done += 1;
+        self.advanced = true;
         self.finished_to(position);
         self.delivered.record(latency);
     }
@@ -498,6 +574,7 @@ impl Cursor {
 
     /// The message that was taken out is with the kernel.
     pub(super) fn finished_message(&mut self) {
+        self.advanced = true;
         self.delivered.messages += 1;
     }
 
@@ -514,7 +591,7 @@ impl Cursor {
             self.delivered.settle(&mut state.counters);
             let reader = self.id.and_then(|id| state.readers.get_mut(id));
             let Some(reader) = reader else { return Fetched::Nothing };
-            let from = mem::replace(&mut reader.cursor, self.done);
+            reader.cursor = self.done;
             if reader.lagged {
                 return Fetched::Lagged;
             }
@@ -529,19 +606,20 @@ impl Cursor {
                 held.push_back(chunk.clone());
                 self.next += 1;
             }
+            let waited = reader.waits();
+            reader.hungry = held.is_empty() && self.until.chunk == End::NEVER.chunk;
+            if mem::take(&mut self.advanced) && reader.hungry {
+                reader.progress = Progress::CaughtUp;
+            }
+            let waits = reader.waits();
             if let Some(hold) = &mut state.hold
-                && reader.holds
                 && self.done >= hold.until
+                && mem::take(&mut reader.holds)
             {
-                // What the upstream waits for from now on is not this one's time.
-                reader.holds = false;
-                reader.held += now.since(hold.since);
                 upstream = hold.let_go();
             }
-            reader.hungry = held.is_empty();
-            // Who got here by skipping has not caught up.
-            if reader.hungry && from < self.done {
-                reader.held = Duration::ZERO;
+            if waits && !waited {
+                upstream = state.begin_waiting(now).or(upstream.take());
             }
             if held.len() > before { Fetched::Chunks } else { Fetched::Nothing }
         });
@@ -561,9 +639,11 @@ impl Cursor {
             self.done = self.next;
             self.position = position;
             self.offset = 0;
+            self.advanced = false;
             if let Some(reader) = self.id.and_then(|id| state.readers.get_mut(id)) {
                 reader.cursor = self.next;
                 reader.lagged = false;
+                reader.progress = Progress::Skipped;
             }
         });
     }
@@ -574,7 +654,8 @@ impl Cursor {
         let woken = self.feed.inner.state.with(|state| {
             self.delivered.settle(&mut state.counters);
             let reader = state.readers.try_remove(id)?;
-            state.hold.as_mut().filter(|_| reader.holds)?.let_go()
+            let upstream = if reader.waits() { state.end_waiting() } else { None };
+            upstream.or_else(|| state.hold.as_mut().filter(|_| reader.holds)?.let_go())
         });
         if let Some(upstream) = woken {
             upstream.wake();

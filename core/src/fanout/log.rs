@@ -80,6 +80,20 @@ impl Log {
         first
     }
 
+    /// The first position from `from` on behind which what is here costs at most `bytes`.
+    pub fn newest(&self, from: u64, bytes: usize) -> u64 {
+        let mut left = bytes;
+        let mut position = self.next();
+        for chunk in self.chunks.iter().rev() {
+            match left.checked_sub(cost(chunk)) {
+                Some(rest) if position > from => left = rest,
+                Some(_) | None => break,
+            }
+            position -= 1;
+        }
+        position
+    }
+
     /// Publishes a chunk, and moves the window. What is larger than the window by itself stays all
     /// the same until the next one.
     pub fn push(&mut self, bytes: Bytes, messages: u64, at: Instant) {
@@ -132,6 +146,10 @@ mod tests {
         assert_eq!(log.chunk(1).unwrap().start, 10);
         assert!(log.chunk(3).is_none());
         assert_eq!((log.first_after(100), log.first_after(101)), (2, 3));
+        let cost = 100 + CHUNK;
+        let newest = |from, bytes| log.newest(from, bytes);
+        assert_eq!([newest(0, 0), newest(0, cost), newest(0, 3 * cost)], [3, 2, 1]);
+        assert_eq!([newest(2, 3 * cost), newest(3, 3 * cost)], [2, 3]);
     }
 
     #[test]

@@ -30,6 +30,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod allowance;
+mod discard;
 mod end;
 mod feed;
 mod framing;

@@ -3,7 +3,7 @@
 use alloc::{format, vec::Vec};
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::end::End;
+use super::{discard::Discard, end::End};
 use crate::{
     Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, linger::DiscardBudget,
 };
@@ -42,11 +42,12 @@ impl Default for SourceConfig {
 /// was made in twenty digits (nanoseconds since Unix' epoch), a space, dots, and a line feed; a
 /// message that has no room for all of it ends earlier.
 ///
-/// What the client sends is thrown away. Its FIN says no more than that nothing else will come (`nc`
-/// sends one when its standard input ends, and goes on reading): it is served on. That it is gone
-/// shows when a message is answered by a reset.
+/// What the client sends is read and thrown away, 64 KiB in 100 ms at most. Its FIN says no more
+/// than that nothing else will come (`nc` sends one when its standard input ends, and goes on
+/// reading): it is served on. That it is gone shows when a message is answered by a reset.
 ///
-/// It holds 64 KiB, or one message where that is more, and 4 KiB to read into.
+/// It holds 64 KiB, or one message where that is more; and 16 KiB while it reads from a client that
+/// sends much at once.
 #[derive(Debug)]
 pub struct Source {
     config: SourceConfig,
@@ -62,9 +63,9 @@ pub struct Source {
     heard_fin: bool,
     /// `None`: messages are made.
     end: Option<End<SourceReason>>,
+    discard: Discard,
     /// Of its own, since there is one client at a time.
-    discards: DiscardBudget,
-    scratch: [u8; SCRATCH],
+    discard_budget: DiscardBudget,
 }
 
 /// Why a source's connection ended.
@@ -126,8 +127,8 @@ impl Source {
             sent: 0,
             heard_fin: false,
             end: None,
-            discards: DiscardBudget::default(),
-            scratch: [0; SCRATCH],
+            discard: Discard::new(),
+            discard_budget: DiscardBudget::default(),
         };
         source.make(now);
         source
@@ -190,8 +191,6 @@ impl Source {
 
 const NANOS: u128 = 1_000_000_000;
 const BLOCK: usize = 64 * 1024;
-/// Room for what a client says, which nobody listens to, in bytes.
-const SCRATCH: usize = 4 * 1024;
 
 impl Machine for Source {
     type Reason = SourceReason;
@@ -200,20 +199,26 @@ impl Machine for Source {
         match &self.end {
             None => {
                 let write = if self.owes() { Outbound::Flush } else { Outbound::Idle };
-                Interest { read: !self.heard_fin, write }
+                Interest { read: !self.heard_fin && self.discard.wants_more(), write }
             }
             Some(end) => end.interest(self.owes()),
         }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        &mut self.scratch
+        self.discard.read_buf()
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
-        if let Some(end) = &mut self.end {
-            end.handle_read(now, n, self.config.linger, &self.discards);
+        self.discard.handle_read(n);
+        match &mut self.end {
+            None => self.discard.limit(now, n),
+            Some(end) => end.handle_read(now, n, self.config.linger, &self.discard_budget),
         }
+    }
+
+    fn release(&mut self) {
+        self.discard.release();
     }
 
     fn handle_eof(&mut self, _now: Instant) {
@@ -259,13 +264,17 @@ impl Machine for Source {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.end {
-            // While something waits to be sent, the rest waits with it.
-            None => (!self.owes()).then(|| self.due_at(self.made)),
+            None => {
+                // While something waits to be sent, the rest waits with it.
+                let due = (!self.owes()).then(|| self.due_at(self.made));
+                due.into_iter().chain(self.discard.poll_timeout()).min()
+            }
             Some(end) => end.poll_timeout(),
         }
     }
 
     fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
+        self.discard.handle_timeout(now);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }

@@ -7,6 +7,7 @@ use bytes::{Buf, Bytes};
 
 use super::{
     Chunk, Config, Feed, OnLag,
+    discard::Discard,
     end::End,
     feed::{Cursor, Fetched},
 };
@@ -14,8 +15,11 @@ use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, Writ
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
 ///
-/// What it sends is read and thrown away. Its FIN ends the subscription: what was published by
-/// then is still sent, and a FIN behind it.
+/// What it sends is read and thrown away, 64 KiB in 100 ms at most: one that sends more is read
+/// from again afterwards, and its FIN or reset is noticed behind that. Its FIN ends the
+/// subscription: what was published by then is still sent, and a FIN behind it.
+///
+/// It holds 64 bytes for what is sent, and 16 KiB while it reads from one that sends more at once.
 #[derive(Debug)]
 pub struct Subscriber {
     cursor: Cursor,
@@ -29,7 +33,7 @@ pub struct Subscriber {
     caught_up: bool,
     /// `None`: it gets what is published.
     end: Option<End<SubscriberReason>>,
-    scratch: [u8; SCRATCH],
+    discard: Discard,
 }
 
 /// Why a subscription ended.
@@ -104,7 +108,7 @@ impl Subscriber {
             progress: WriteProgress::new(now),
             caught_up: true,
             end: None,
-            scratch: [0; SCRATCH],
+            discard: Discard::new(),
         }
     }
 
@@ -175,21 +179,29 @@ impl Machine for Subscriber {
     fn interest(&self) -> Interest {
         let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
         match &self.end {
-            None => Interest { read: true, write },
+            None => Interest { read: self.discard.wants_more(), write },
             Some(End::Closing { .. }) if self.cursor.has_more() => Interest { read: false, write },
             Some(end) => end.interest(self.has_output()),
         }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        &mut self.scratch
+        self.discard.read_buf()
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
-        if let Some(end) = &mut self.end {
-            let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
-            end.handle_read(now, n, linger, budget);
+        self.discard.handle_read(n);
+        match &mut self.end {
+            None => self.discard.limit(now, n),
+            Some(end) => {
+                let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
+                end.handle_read(now, n, linger, budget);
+            }
         }
+    }
+
+    fn release(&mut self) {
+        self.discard.release();
     }
 
     fn handle_eof(&mut self, _now: Instant) {
@@ -256,16 +268,22 @@ impl Machine for Subscriber {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match &self.end {
-            None | Some(End::Closing { .. }) if self.has_output() => {
+        let deadline = || match &self.end {
+            // What only the kernel has taken is output, too.
+            None | Some(End::Closing { .. })
+                if self.has_output() || self.progress.is_outstanding() =>
+            {
                 Some(self.progress.deadline(self.cursor.config().write_timeout?))
             }
             None => None,
             Some(end) => end.poll_timeout(),
-        }
+        };
+        let paused = self.discard.poll_timeout().filter(|_| self.end.is_none());
+        deadline().into_iter().chain(paused).min()
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.discard.handle_timeout(now);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -321,6 +339,3 @@ impl Drop for Subscriber {
         self.cursor.leave();
     }
 }
-
-/// The room for what a subscriber says, which nobody listens to, in bytes.
-const SCRATCH: usize = 64;

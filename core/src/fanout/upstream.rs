@@ -31,7 +31,8 @@ pub struct Upstream {
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// Somebody would fall out of the window: nothing is read, until then at most.
+    /// Somebody would fall out of the window: nothing is read, until then at most, when the feed
+    /// is asked again.
     Held(Option<Instant>),
     Closing(UpstreamReason),
     Resetting(UpstreamReason),
@@ -226,10 +227,7 @@ impl Machine for Upstream {
                 let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
                 self.end(State::Resetting, UpstreamReason::IdleTimeout { limit, tail }, now);
             }
-            State::Held(_) => {
-                self.feed.expire(now);
-                self.state = State::Held(None); // until the feed is asked again
-            }
+            State::Held(_) => self.state = State::Held(None), // until the feed is asked again
             State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
         }
     }

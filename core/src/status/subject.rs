@@ -62,6 +62,11 @@ impl Subject for Feed {
                 Value::CounterSeconds(counters.held),
             ),
             Metric::new(
+                "wirestate_upstream_held_waiting_seconds",
+                "For how long of that a subscriber waited: what --lag-wait limits.",
+                Value::CounterSeconds(counters.held_waiting),
+            ),
+            Metric::new(
                 "wirestate_fanout_subscribers",
                 "Subscribers now.",
                 Value::Gauge(counters.subscribers),
@@ -85,6 +90,11 @@ impl Subject for Feed {
                 "wirestate_fanout_lagged_subscribers",
                 "Subscribers that were disconnected because they lagged (--on-lag disconnect).",
                 Value::Counter(counters.lagged),
+            ),
+            Metric::new(
+                "wirestate_fanout_never_caught_up",
+                "Times that a subscriber lagged which had not caught up before: not waited for.",
+                Value::Counter(counters.never_caught_up),
             ),
             Metric::new(
                 "wirestate_fanout_latency_seconds",

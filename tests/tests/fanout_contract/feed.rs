@@ -1,7 +1,11 @@
 //! Single scenes: what a subscriber gets, how long the upstream waits, and what that costs.
 
 use std::{
-    task::{Context, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -81,7 +85,35 @@ fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() 
         publish(&feed, "thr.", at(0));
         assert_eq!(sent(&mut late, at(0)), "two.thr.", "{on_lag:?}");
         let mut later = Subscriber::new(&feed, at(0));
-        assert_eq!(sent(&mut later, at(0)), "two.thr.", "the room is used up");
+        let expected = if on_lag == OnLag::Block { "two.thr." } else { "thr." };
+        assert_eq!(sent(&mut later, at(0)), expected, "the room is used up");
+    }
+}
+
+/// It is not waited for until it has caught up: half of the window is its lead.
+#[test]
+fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
+    let messages = ["one.", "two.", "thr.", "fou.", "fiv."];
+    for (on_lag, first_seen) in [
+        (OnLag::Disconnect, "fou.fiv."),
+        (OnLag::Skip, "fou.fiv."),
+        (OnLag::Block, "two.thr.fou.fiv."),
+    ] {
+        let window = 4 * (4 + 128);
+        let feed = Feed::new(Config { replay: u64::MAX, window, ..config(on_lag) });
+        let mut fast = Subscriber::new(&feed, at(0));
+        for message in messages {
+            publish(&feed, message, at(0));
+            sent(&mut fast, at(0));
+        }
+        let mut late = Subscriber::new(&feed, at(0));
+        if on_lag != OnLag::Block {
+            for message in ["six.", "sev."] {
+                assert_eq!(room(&feed, at(0)), Room::Free);
+                publish(&feed, message, at(0));
+            }
+        }
+        assert!(sent(&mut late, at(0)).starts_with(first_seen), "{on_lag:?}");
     }
 }
 
@@ -156,21 +188,35 @@ fn who_skips_finishes_the_message_that_was_begun() {
     assert_eq!((counters.delivered, counters.skipped), (3, 3));
 }
 
+/// Two that have caught up; then comes what fills the window, and one of them reads that too.
+fn one_lags(on_lag: OnLag) -> (Feed, Subscriber, Subscriber) {
+    let feed = Feed::new(config(on_lag));
+    let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
+    publish(&feed, "nul.", at(0));
+    assert_eq!((sent(&mut slow, at(0)), sent(&mut fast, at(0))), ("nul.".into(), "nul.".into()));
+    fill(&feed, &mut fast, at(0));
+    (feed, slow, fast)
+}
+
+/// What fills the window is published, and read by `fast`.
+fn fill(feed: &Feed, fast: &mut Subscriber, now: Instant) {
+    publish(feed, "one.", now);
+    publish(feed, "two.", now);
+    assert_eq!(sent(fast, now), "one.two.");
+}
+
 #[test]
 fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
     for on_lag in [OnLag::Disconnect, OnLag::Skip] {
-        let feed = Feed::new(config(on_lag));
-        let mut subscriber = Subscriber::new(&feed, at(0));
-        publish(&feed, "one.", at(0));
-        publish(&feed, "two.", at(0));
+        let (feed, mut slow, _fast) = one_lags(on_lag);
         assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
         assert_eq!(room(&feed, at(400)), Room::Held(Some(at(1000))), "asking makes it no longer");
-        feed.expire(at(1000));
         assert_eq!(room(&feed, at(1000)), Room::Free);
-        assert_eq!(feed.counters().held, Duration::from_secs(1));
+        let counters = feed.counters();
+        assert_eq!((counters.held, counters.held_waiting), [Duration::from_secs(1); 2].into());
         publish(&feed, "thr.", at(1000));
-        share(&mut subscriber, at(1000));
-        let reset = subscriber.interest().write == Outbound::Reset;
+        share(&mut slow, at(1000));
+        let reset = slow.interest().write == Outbound::Reset;
         assert_eq!(
             (reset, feed.counters().skipped),
             match on_lag {
@@ -178,7 +224,99 @@ fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
                 OnLag::Skip | OnLag::Block => (false, 3),
             }
         );
+        assert_eq!(feed.counters().never_caught_up, 0);
     }
+}
+
+/// Notes that it was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn only_the_time_in_which_somebody_waits_is_limited() {
+    let feed = Feed::new(config(OnLag::Disconnect));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let room = |now| {
+        woken.0.store(false, Relaxed);
+        feed.poll_room(now, 4, &mut Context::from_waker(&waker))
+    };
+    let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
+    publish(&feed, "nul.", at(0));
+    sent(&mut slow, at(0));
+    sent(&mut fast, at(0));
+    publish(&feed, "one.", at(0));
+    publish(&feed, "two.", at(0));
+    assert_eq!(room(at(0)), Room::Held(None), "nobody waits");
+    assert_eq!(room(at(1_000_000)), Room::Held(None));
+    sent(&mut fast, at(1_000_300));
+    assert!(woken.0.load(Relaxed), "somebody waits");
+    assert_eq!(room(at(1_000_300)), Room::Held(Some(at(1_001_300))));
+    drop(fast);
+    assert!(woken.0.load(Relaxed), "nobody waits any more");
+    assert_eq!(room(at(1_000_500)), Room::Held(None));
+    // One that joins waits for its first message; one that ends does not.
+    let mut fast = Subscriber::new(&feed, at(1_000_700));
+    share(&mut fast, at(1_000_700));
+    assert!(woken.0.load(Relaxed));
+    assert_eq!(room(at(1_000_700)), Room::Held(Some(at(1_001_500))));
+    fast.shut_down(at(1_000_800));
+    assert!(woken.0.load(Relaxed));
+    assert_eq!(room(at(1_000_800)), Room::Held(None));
+    let counters = feed.counters();
+    assert_eq!(counters.held, Duration::from_millis(1_000_800));
+    assert_eq!(counters.held_waiting, Duration::from_millis(300));
+    assert_eq!(sent(&mut slow, at(1_000_900)), "one.two.");
+    assert!(woken.0.load(Relaxed), "there is room");
+    assert_eq!(room(at(1_000_900)), Room::Free);
+}
+
+#[test]
+fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
+    for on_lag in [OnLag::Disconnect, OnLag::Skip] {
+        let feed = Feed::new(config(on_lag));
+        let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
+        fill(&feed, &mut fast, at(0));
+        assert_eq!(room(&feed, at(0)), Room::Free);
+        publish(&feed, "thr.", at(0));
+        share(&mut slow, at(0));
+        let counters = feed.counters();
+        let expected = if on_lag == OnLag::Skip { (0, 3) } else { (1, 0) };
+        assert_eq!((counters.lagged, counters.skipped), expected);
+        assert_eq!((counters.never_caught_up, counters.held), (1, Duration::ZERO));
+    }
+}
+
+/// It comes again and again, and each time it has caught up before it lags.
+#[test]
+fn all_laggards_share_one_allowance() {
+    let (feed, mut slow, mut fast) = one_lags(OnLag::Disconnect);
+    assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
+    assert_eq!(sent(&mut slow, at(600)), "one.two.", "in time");
+    assert_eq!(room(&feed, at(600)), Room::Free);
+    fill(&feed, &mut fast, at(2000));
+    assert_eq!(room(&feed, at(2000)), Room::Held(Some(at(2400))));
+    assert_eq!(sent(&mut slow, at(2300)), "one.two.", "in time");
+    assert_eq!(room(&feed, at(2300)), Room::Free);
+    drop(slow);
+    // Another one has what is left.
+    let mut slow = Subscriber::new(&feed, at(3000));
+    publish(&feed, "nul.", at(3000));
+    sent(&mut slow, at(3000));
+    sent(&mut fast, at(3000));
+    fill(&feed, &mut fast, at(3000));
+    assert_eq!(room(&feed, at(3000)), Room::Held(Some(at(3100))));
+    assert_eq!(room(&feed, at(3100)), Room::Free);
+    publish(&feed, "thr.", at(3100));
+    share(&mut slow, at(3100));
+    assert_eq!((feed.counters().lagged, feed.counters().never_caught_up), (1, 0));
+    assert_eq!(feed.counters().held_waiting, Duration::from_secs(1));
 }
 
 #[test]
@@ -198,62 +336,70 @@ fn a_blocking_feed_waits_without_limit() {
     assert_eq!(room(&feed, at(1_000_000)), Room::Free);
 }
 
-/// Who skips has not caught up: the wait begins anew only for who has.
+/// Or it would stay at the end of the window, where the source is fast.
+#[test]
+fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_window() {
+    let feed = Feed::new(Config { window: 4 * (4 + 128), ..config(OnLag::Disconnect) });
+    let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
+    for message in ["one.", "two.", "thr.", "fou.", "fiv."] {
+        publish(&feed, message, at(0));
+        sent(&mut fast, at(0));
+        if message == "one." {
+            sent(&mut slow, at(0));
+        }
+    }
+    let mut reads = |now| {
+        share(&mut slow, now);
+        slow.handle_written(now, 4);
+        share(&mut slow, now);
+        room(&feed, now)
+    };
+    assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
+    assert_eq!(reads(at(300)), Room::Free, "there is room");
+    publish(&feed, "six.", at(300));
+    sent(&mut fast, at(300));
+    assert_eq!(room(&feed, at(300)), Room::Held(Some(at(1000))));
+    assert_eq!(room(&feed, at(600)), Room::Held(Some(at(1000))));
+    for millis in [600, 700] {
+        assert_eq!(reads(at(millis)), Room::Held(Some(at(1000))));
+    }
+    assert_eq!(reads(at(800)), Room::Free);
+}
+
+/// Who skips has not caught up, and does not wait either.
 #[test]
 fn a_laggard_that_skips_delays_the_upstream_once() {
-    let feed = Feed::new(config(OnLag::Skip));
-    let mut dead = Subscriber::new(&feed, at(0));
+    let (feed, mut dead, mut fast) = one_lags(OnLag::Skip);
     let mut now = at(0);
     for _ in 0..20 {
         match room(&feed, now) {
             Room::Free => publish(&feed, "mess", now),
-            Room::Held(until) => {
-                now = until.unwrap();
-                feed.expire(now);
-            }
+            Room::Held(until) => now = until.unwrap(),
         }
         share(&mut dead, now);
+        sent(&mut fast, now);
     }
     assert_eq!(feed.counters().held, Duration::from_secs(1));
-    // It wakes up, and catches up.
-    sent(&mut dead, now);
-    publish(&feed, "mess", now);
-    sent(&mut dead, now);
-    publish(&feed, "mess", now);
-    publish(&feed, "mess", now);
-    assert_eq!(room(&feed, now), Room::Held(Some(now + Duration::from_secs(1))));
-}
-
-/// While the upstream waits for a dead one, a slow one catches up; that is not its time.
-#[test]
-fn nobody_is_blamed_for_anothers_lag() {
-    let feed = Feed::new(config(OnLag::Disconnect));
-    let (mut slow, _dead) = (Subscriber::new(&feed, at(0)), Subscriber::new(&feed, at(0)));
-    publish(&feed, "one.", at(0));
-    publish(&feed, "two.", at(0));
-    assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
-    share(&mut slow, at(10));
-    slow.handle_written(at(10), 4);
-    share(&mut slow, at(10));
-    feed.expire(at(1000));
-    assert_eq!(room(&feed, at(1000)), Room::Free);
-    publish(&feed, "thr.", at(1000));
-    assert_eq!(room(&feed, at(1000)), Room::Held(Some(at(1990))), "it has used 10 ms of its own");
-    // And who has caught up owes nothing of what others cost since.
-    let mut third = Subscriber::new(&feed, at(1000));
-    assert_eq!(sent(&mut slow, at(1000)), "two.thr.");
-    assert_eq!(room(&feed, at(1000)), Room::Free);
-    publish(&feed, "fou.", at(1000));
-    publish(&feed, "fiv.", at(1000));
-    assert_eq!(room(&feed, at(1000)), Room::Held(Some(at(2000))));
-    assert_eq!(sent(&mut slow, at(1010)), "fou.fiv.");
-    feed.expire(at(2000));
-    sent(&mut third, at(2000));
-    for message in ["six.", "sev."] {
-        assert_eq!(room(&feed, at(2000)), Room::Free);
-        publish(&feed, message, at(2000));
+    assert!(feed.counters().never_caught_up > 3);
+    drop(fast);
+    let mut now = at(1_000_000);
+    while feed.counters().skipped == dead.status().lag {
+        publish(&feed, "mess", now);
+        share(&mut dead, now);
     }
-    assert_eq!(room(&feed, at(2000)), Room::Held(Some(at(3000))));
+    let mut other = Subscriber::new(&feed, now);
+    publish(&feed, "mess", now);
+    publish(&feed, "mess", now);
+    share(&mut other, now);
+    assert_eq!(room(&feed, now), Room::Held(None), "it does not wait");
+    // It wakes up, and catches up: it is waited for again.
+    now += Duration::from_secs(1);
+    sent(&mut dead, now);
+    sent(&mut other, now);
+    publish(&feed, "mess", now);
+    publish(&feed, "mess", now);
+    sent(&mut other, now);
+    assert_eq!(room(&feed, now), Room::Held(Some(now + Duration::from_secs(1))));
 }
 
 /// A dead subscriber ends also where it may skip for ever.
@@ -288,6 +434,8 @@ fn who_has_nothing_to_take_has_no_deadline() {
     share(&mut subscriber, at(0));
     assert!(subscriber.poll_timeout().is_some());
     assert_eq!(sent(&mut subscriber, at(5000)), "mess");
+    // Once it has found that all is acknowledged.
+    subscriber.handle_timeout(at(5000), 0);
     assert_eq!(subscriber.poll_timeout(), None);
     publish(&feed, "mess", at(6000));
     share(&mut subscriber, at(6000));
@@ -386,21 +534,29 @@ fn what_was_delivered_before_the_end_is_counted() {
 fn an_upstream_says_when_its_deadline_moves() {
     let feed = Feed::new(config(OnLag::Disconnect));
     let mut upstream = Upstream::new(feed.clone(), None, at(0));
-    let mut slow = Subscriber::new(&feed, at(0));
+    let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
+    receive(&mut upstream, &mut &b"nul."[..], at(0));
+    sent(&mut slow, at(0));
+    sent(&mut fast, at(0));
     receive(&mut upstream, &mut &b"one."[..], at(0));
     share(&mut upstream, at(0));
     assert!(!upstream.interest().read);
-    assert_eq!(upstream.poll_timeout(), Some(at(1000)));
-    let mut slower = Subscriber::new(&feed, at(0));
-    publish(&feed, "two.", at(500));
-    sent(&mut slow, at(600));
-    let before = upstream.poll_timeout();
+    assert_eq!(upstream.poll_timeout(), None, "nobody waits");
+    sent(&mut fast, at(500));
     let cx = &mut Context::from_waker(Waker::noop());
-    let news = upstream.poll_shared(at(600), cx);
-    assert_eq!(news, upstream.poll_timeout() != before);
-    share(&mut upstream, at(600));
-    assert_eq!(upstream.poll_timeout(), Some(at(1600)), "the other one has all of its time");
-    sent(&mut slower, at(700));
-    share(&mut upstream, at(700));
+    assert!(upstream.poll_shared(at(500), cx), "there is a deadline");
+    assert!(!upstream.poll_shared(at(500), cx), "which is the same");
+    assert_eq!(upstream.poll_timeout(), Some(at(1500)));
+    upstream.handle_timeout(at(1500), 0);
+    share(&mut upstream, at(1500));
     assert!(upstream.interest().read);
+    receive(&mut upstream, &mut &b"two."[..], at(1500));
+    share(&mut slow, at(1500));
+    sent(&mut fast, at(1500));
+    share(&mut upstream, at(1500));
+    assert!(upstream.interest().read);
+    assert_eq!(slow.interest().write, Outbound::Flush, "it is in the window still");
+    receive(&mut upstream, &mut &b"thr."[..], at(1500));
+    share(&mut slow, at(1500));
+    assert_eq!(slow.interest().write, Outbound::Reset);
 }

@@ -3,6 +3,10 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -171,6 +175,70 @@ pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str
     assert!(log.contains(r#"reason="lagged""#), "{log}");
     assert!(log.contains("fell out of the window of 262144 bytes; messages behind: "), "{log}");
     assert!(log.contains("lagged=1 "), "{log}");
+}
+
+/// Each of them would hold the upstream for a second: together they hold it for a second in ten.
+pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(binary: &str) {
+    const STALLED: usize = 40;
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &["--window", "256KiB"]);
+    let mut feed = upstream.accept();
+    let mut healthy = server.connect();
+    server.await_connected(1);
+    let (mut came, mut stalled) = (0, Vec::new());
+    publish_until(&mut feed, &mut healthy, || {
+        if came < STALLED {
+            came += 1;
+            stalled.push(server.connect());
+        }
+        stalled.retain(|stream| SockRef::from(stream).take_error().unwrap().is_none());
+        came == STALLED && stalled.is_empty()
+    });
+    drop(upstream);
+    let log = server.stop();
+    assert!(log.contains(&format!("lagged={STALLED} ")), "{log}");
+}
+
+/// It reads again, all there is, when it has held the upstream for a while, and is disconnected when
+/// that was long enough in all.
+pub(crate) fn a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever(binary: &str) {
+    let upstream = Upstream::new();
+    let server = upstream.serve(binary, &["--window", "256KiB"]);
+    let mut feed = upstream.accept();
+    let (mut healthy, mut sleeper) = (server.connect(), server.connect());
+    SockRef::from(&sleeper).set_recv_buffer_size(64 * 1024).unwrap();
+    server.await_connected(2);
+    feed.write_all(&message(0, 0)).unwrap();
+    assert_eq!([read_message(&mut healthy), read_message(&mut sleeper)], [(0, 0); 2]);
+    let rounds = Arc::new(AtomicU32::new(0));
+    let seen = rounds.clone();
+    let sleeper = thread::spawn(move || {
+        sleeper.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut buf = vec![0; 1 << 20];
+        loop {
+            let before = seen.load(Relaxed);
+            thread::sleep(Duration::from_millis(300));
+            if seen.load(Relaxed) != before {
+                continue;
+            }
+            loop {
+                match sleeper.read(&mut buf) {
+                    Ok(0) => panic!("a FIN would hide the gap"),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return error.kind(),
+                }
+            }
+        }
+    });
+    publish_until(&mut feed, &mut healthy, || {
+        rounds.fetch_add(1, Relaxed);
+        sleeper.is_finished() || server.logged("reason=\"lagged\"") > 0
+    });
+    drop(upstream);
+    let log = server.stop();
+    assert_eq!(sleeper.join().unwrap(), ErrorKind::ConnectionReset);
+    assert!(log.contains("lagged=1 never_caught_up=0 "), "{log}");
 }
 
 pub(crate) fn a_subscriber_that_may_skip_goes_on_with_whole_messages(binary: &str) {

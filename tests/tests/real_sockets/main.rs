@@ -57,6 +57,8 @@ on_every_runtime! {
         every_healthy_subscriber_gets_whole_messages_through_upstream_restarts,
         a_thousand_subscribers_at_once,
         a_subscriber_that_does_not_read_is_disconnected_alone,
+        subscribers_that_do_not_read_and_come_again_leave_others_the_feed,
+        a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever,
         a_subscriber_that_may_skip_goes_on_with_whole_messages,
         subscribers_wait_while_the_upstream_is_away,
         a_subscriber_that_leaves_is_noticed_without_a_message,

@@ -54,6 +54,7 @@ fn who_stalls_for_a_while_skips_whole_messages_that_are_counted() {
 fn who_is_dead_is_reset_also_where_it_could_skip_for_ever() {
     let scene = Scene::new(3, Config { on_lag: OnLag::Skip, ..config() }, vec![whole(500, MANY)]);
     let dead = scene.subscriber("dead", dead());
+    let _healthy = scene.subscriber("healthy", all());
     scene.run_for(millis(20_000));
     assert_eq!(scene.ended("write_stalled"), 1);
     assert!(scene.counters().held <= millis(1100));
@@ -93,6 +94,48 @@ fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
     scene.end();
     assert_eq!(numbers(&healthy.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     assert_eq!(scene.world.run_until(&dead).ok().map(|heard| heard.lost), Some(Some(Lost::Reset)));
+}
+
+/// Nobody waits: the upstream goes at their pace, and they lose nothing.
+#[test]
+fn slow_subscribers_get_everything_of_a_source_that_is_faster_than_all_of_them() {
+    let scene = Scene::new(6, config(), vec![whole(0, MANY)]);
+    let little = [Act::Receive(20_000), Act::Wait(millis(100))];
+    let slow: Vec<_> = little.into_iter().cycle().take(200).chain(all()).collect();
+    let slow = ["slow", "slow too"].map(|name| scene.subscriber(name, slow.clone()));
+    scene.run_for(millis(60_000));
+    let counters = scene.counters();
+    assert!(counters.held > millis(3000), "{:?}", counters.held);
+    assert!(counters.held_waiting < millis(1000), "{:?}", counters.held_waiting);
+    scene.end();
+    for heard in slow {
+        assert_eq!(numbers(&heard.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
+    }
+}
+
+/// Where nobody waits, the time without a byte is the limit; once somebody does, the lag wait.
+#[test]
+fn a_dead_subscriber_holds_the_upstream_alone_until_it_is_reset_or_somebody_waits() {
+    let scene = Scene::new(7, config(), vec![whole(0, MANY)]);
+    let first = scene.subscriber("dead", dead());
+    scene.run_for(millis(60_000));
+    let held = scene.counters().held;
+    assert!(held > millis(9000) && held < millis(11_000), "{held:?}");
+    assert_eq!(first.take(), None, "it sleeps still");
+    assert_eq!((scene.ended("write_stalled"), scene.counters().messages_in), (1, MANY));
+    scene.end();
+
+    let scene = Scene::new(8, config(), vec![whole(0, MANY)]);
+    let dead = scene.subscriber("dead", dead());
+    scene.run_for(millis(5000));
+    let late = scene.subscriber("late", all());
+    scene.run_for(millis(20_000));
+    let counters = scene.counters();
+    assert_eq!((scene.ended("lagged"), counters.messages_in), (1, MANY));
+    assert_eq!(counters.held_waiting, millis(1000), "its connection held a few: it had kept up");
+    scene.end();
+    assert!(numbers(&late.take().unwrap().bytes).ends_with(&[MANY - 1]));
+    assert_eq!(dead.take().unwrap().lost, Some(Lost::Reset));
 }
 
 #[test]

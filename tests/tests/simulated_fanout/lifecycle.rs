@@ -9,7 +9,7 @@ use wirestate_core::{
     serve::Served,
     stop::Stop,
 };
-use wirestate_testkit::sim::{Act, World, act};
+use wirestate_testkit::sim::{Act, Side, What, World, act};
 
 use crate::scene::{Epoch, FIXED, Scene, all, config, cut, message, millis, numbers, whole};
 
@@ -72,6 +72,37 @@ fn what_subscribers_say_is_read_and_thrown_away() {
     scene.end();
     assert_eq!(scene.table.totals().bytes_in, 100_000);
     assert_eq!(numbers(&talker.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
+}
+
+/// It is read in large pieces, no more than 64 KiB and a piece in 100 ms, and up to its end.
+#[test]
+fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
+    const BYTES: usize = 2_000_000;
+    let scene = Scene::new(9, config(), vec![whole(100, 1000)]);
+    let acts = vec![Act::Send(vec![7; BYTES].into()), Act::Finish, Act::ReceiveAll];
+    let talker = scene.subscriber("talker", acts);
+    // How often it was read from, and how much.
+    let read = || {
+        let trace = scene.world.trace();
+        let of_server = trace.of("talker").filter(|entry| entry.side == Side::Server);
+        let pieces = of_server.filter_map(|entry| {
+            let What::Received { bytes, .. } = entry.what else { return None };
+            Some(bytes)
+        });
+        let pieces: Vec<u64> = pieces.collect();
+        (pieces.len(), pieces.iter().sum::<u64>())
+    };
+    scene.run_for(millis(1500));
+    let most = 15 * 80 * 1024;
+    let (_, bytes) = read();
+    assert!(bytes > most / 2 && bytes <= most, "{bytes}");
+    scene.run_for(millis(4000));
+    let (reads, bytes) = read();
+    assert_eq!(bytes, BYTES as u64);
+    assert!(reads < BYTES / 2000, "{reads} reads");
+    assert_eq!((scene.ended("left"), scene.counters().subscribers), (1, 0));
+    scene.end();
+    assert!(talker.take().unwrap().fin);
 }
 
 #[test]

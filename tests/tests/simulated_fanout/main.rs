@@ -9,7 +9,9 @@
 
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
+mod attack;
 mod crowd;
 mod lag;
 mod lifecycle;
+mod meter;
 mod scene;

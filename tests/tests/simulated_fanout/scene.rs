@@ -6,7 +6,7 @@ use bytes::Bytes;
 use wirestate_core::{
     admission::{Limits, Table},
     drive::{Clock as _, Drive},
-    fanout::{Config, Counters, Feed, Framing, Source, SourceConfig, Subscriber, Upstream},
+    fanout::{Config, Counters, Feed, Framing, OnLag, Source, SourceConfig, Subscriber, Upstream},
     runtime::{Listener as _, Runtime as _},
     serve::{Options, Served, serve},
     stop::{Stop, Stopping},
@@ -15,6 +15,8 @@ use wirestate_testkit::{
     contract::Checked,
     sim::{Act, Heard, Host, Leftovers, Settings, Side, Task, World, act},
 };
+
+use crate::meter::{Meter, is_held};
 
 /// The length of a message, in bytes.
 pub(crate) const SIZE: usize = 100;
@@ -26,6 +28,7 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) server: Host,
     pub(crate) feed: Feed,
+    pub(crate) meter: Meter,
     pub(crate) table: Table,
     pub(crate) stop: Stop,
     pub(crate) serving: Task<Served>,
@@ -99,19 +102,23 @@ impl Scene {
         epochs: Vec<Epoch>,
     ) -> Self {
         let (server, upstream) = (world.host("server"), world.host("upstream"));
-        let feed = Feed::new(config);
+        let limit = (config.on_lag != OnLag::Block).then_some(config.lag_wait);
+        let (feed, meter) = (Feed::new(config), Meter::new(limit));
         let limits = Limits { per_address: None, ..Limits::default() };
         let options = Options::new(limits);
         let (table, stop) = (options.table.clone(), options.stop.clone());
         let listener = server.listen("server:1235").unwrap();
-        let (runtime, shared) = (server.clone(), feed.clone());
+        let (runtime, shared, metering) = (server.clone(), feed.clone(), meter.clone());
         let serving = server.run(async move {
-            let subscriber = |_: &_, now| Checked::new(Subscriber::new(&shared, now), MOST);
+            let subscriber = |_: &_, now| {
+                metering.subscriber(Checked::new(Subscriber::new(&shared, now), MOST), now)
+            };
             serve(&runtime, listener, &options, subscriber).await
         });
-        server.run(reconnect(server.clone(), feed.clone(), idle_timeout, stop.clone()));
+        let reading = (feed.clone(), meter.clone());
+        server.run(reconnect(server.clone(), reading, idle_timeout, stop.clone()));
         upstream.run(be_upstream(upstream.clone(), epochs));
-        Self { world, server, feed, table, stop, serving }
+        Self { world, server, feed, meter, table, stop, serving }
     }
 
     /// Stops the server, and looks at what is left when all has ended: nothing.
@@ -165,7 +172,12 @@ impl Scene {
 }
 
 /// Connects again and again, until the server stops.
-async fn reconnect(host: Host, feed: Feed, idle_timeout: Option<Duration>, stop: Stop) {
+async fn reconnect(
+    host: Host,
+    (feed, meter): (Feed, Meter),
+    idle_timeout: Option<Duration>,
+    stop: Stop,
+) {
     loop {
         if let Ok(socket) = host.connect("upstream:1234").await {
             let clock = host.clock();
@@ -177,11 +189,13 @@ async fn reconnect(host: Host, feed: Feed, idle_timeout: Option<Duration>, stop:
                     if stops {
                         wirestate_core::Machine::shut_down(upstream, now);
                     }
+                    meter.held(now, is_held(upstream));
                     None::<()>
                 })
             })
             .await
             .unwrap_err();
+            meter.held(host.clock().now(), false);
         }
         if stop.asked() > Stopping::No {
             return;
@@ -257,6 +271,6 @@ pub(crate) fn flood() -> Vec<Act> {
     vec![Act::Send(Bytes::from(vec![7; 100_000])), Act::ReceiveAll]
 }
 
-pub(crate) fn millis(n: u64) -> Duration {
+pub(crate) const fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
 }

@@ -340,11 +340,13 @@ fn what_people_ask_for_is_counted() {
         "wirestate_upstream_bytes_total",
         "wirestate_upstream_tail_dropped_bytes_total",
         "wirestate_upstream_held_seconds_total",
+        "wirestate_upstream_held_waiting_seconds_total",
         "wirestate_fanout_subscribers",
         "wirestate_fanout_lag_messages",
         "wirestate_fanout_delivered_messages_total",
         "wirestate_fanout_skipped_messages_total",
         "wirestate_fanout_lagged_subscribers_total",
+        "wirestate_fanout_never_caught_up_total",
         "wirestate_fanout_latency_seconds",
     ] {
         let help = format!("# HELP {name} ");

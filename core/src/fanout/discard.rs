@@ -1,0 +1,126 @@
+//! What a peer says to a machine that does not listen.
+
+use alloc::{boxed::Box, vec};
+use core::time::Duration;
+
+use crate::Instant;
+
+/// Takes what is read from a peer and thrown away, and limits how much that is.
+///
+/// A peer that says little is read into 64 bytes. A read that fills them is followed by reads into
+/// 16 KiB, which are held until one finds nothing. When 64 KiB were read within 100 ms, no more is
+/// read before these are over: so a peer that floods costs at most 640 KiB a second, and its FIN or
+/// reset is noticed when that much has been read of what it had sent before.
+#[derive(Debug)]
+pub(super) struct Discard {
+    small: [u8; 64],
+    large: Option<Box<[u8]>>,
+    /// How much was read, and since when.
+    read: usize,
+    since: Instant,
+    /// Nothing is read before that.
+    paused: Option<Instant>,
+}
+
+/// The size of the larger buffer, in bytes.
+const LARGE: usize = 16 * 1024;
+/// So many bytes are read in a [`PERIOD`], and no more than one read beyond them.
+const MOST: usize = 64 * 1024;
+const PERIOD: Duration = Duration::from_millis(100);
+
+impl Discard {
+    pub(super) fn new() -> Self {
+        Self { small: [0; 64], large: None, read: 0, since: Instant::EPOCH, paused: None }
+    }
+
+    /// Whether more is to be read now.
+    pub(super) fn wants_more(&self) -> bool {
+        self.paused.is_none()
+    }
+
+    pub(super) fn read_buf(&mut self) -> &mut [u8] {
+        self.large.as_deref_mut().unwrap_or(&mut self.small)
+    }
+
+    /// `n` bytes were read.
+    pub(super) fn handle_read(&mut self, n: usize) {
+        if n == self.small.len() {
+            self.large.get_or_insert_with(|| vec![0; LARGE].into_boxed_slice());
+        }
+    }
+
+    /// The `n` bytes that were read count towards the limit.
+    pub(super) fn limit(&mut self, now: Instant, n: usize) {
+        if now.since(self.since) >= PERIOD {
+            (self.read, self.since) = (0, now);
+        }
+        self.read += n;
+        if self.read >= MOST {
+            self.paused = Some(self.since + PERIOD);
+            self.release();
+        }
+    }
+
+    pub(super) fn release(&mut self) {
+        self.large = None;
+    }
+
+    /// When more is to be read again.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.paused
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.paused = self.paused.filter(|until| *until > now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant::EPOCH + Duration::from_millis(millis)
+    }
+
+    /// Reads as much as there is room for, until it is enough: how many reads that takes.
+    fn flood(discard: &mut Discard, now: Instant) -> usize {
+        let mut reads = 0;
+        while discard.wants_more() {
+            let n = discard.read_buf().len();
+            discard.handle_read(n);
+            discard.limit(now, n);
+            reads += 1;
+        }
+        reads
+    }
+
+    #[test]
+    fn a_flood_is_read_in_large_pieces_and_not_without_limit() {
+        let mut discard = Discard::new();
+        assert_eq!(flood(&mut discard, at(1000)), 5);
+        assert!(discard.large.is_none(), "while nothing is read, no buffer is held");
+        assert_eq!(discard.poll_timeout(), Some(at(1100)));
+        discard.handle_timeout(at(1099));
+        assert!(!discard.wants_more());
+        discard.handle_timeout(at(1100));
+        assert_eq!(discard.poll_timeout(), None);
+        assert_eq!(flood(&mut discard, at(1100)), 5);
+    }
+
+    #[test]
+    fn who_says_little_is_read_into_little_and_never_paused() {
+        let mut discard = Discard::new();
+        for second in 0..100 {
+            for n in [63, 1, 63] {
+                discard.handle_read(n);
+                discard.limit(at(1000 * second), n);
+            }
+            assert!(discard.large.is_none() && discard.wants_more());
+        }
+        discard.handle_read(64);
+        assert_eq!(discard.read_buf().len(), LARGE);
+        discard.release();
+        assert_eq!(discard.read_buf().len(), 64);
+    }
+}

@@ -1,0 +1,118 @@
+//! Who holds the feed on purpose, over and over, and what that costs those who read.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::pin,
+    task::Poll,
+    time::Duration,
+};
+
+use wirestate_core::{
+    drive::Source as _,
+    fanout::{Config, OnLag},
+    runtime::Runtime as _,
+};
+use wirestate_testkit::sim::{Host, Settings, Socket, World};
+
+use crate::scene::{Scene, all, config, millis, numbers, whole};
+
+/// The upstream begins to send after this.
+const BEGIN: Duration = millis(1000);
+/// What has been published is looked at so long after that.
+const AFTER: Duration = millis(2000);
+const LAG_WAIT: Duration = millis(200);
+
+/// Runs `attack` beside two who read, at two rates. They get all that is published, and that is at
+/// least 85 % of what the upstream has to send. For how long it is held, the scene's meter checks.
+fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
+    // What the window and a connection hold is less than what comes within the lag wait.
+    let slow = (1000, 16 * 1024, 4096);
+    let fast = (20_000, 256 * 1024, 64 * 1024);
+    for ((rate, window, buffer), on_lag) in
+        [(slow, OnLag::Disconnect), (slow, OnLag::Skip), (fast, OnLag::Disconnect)]
+    {
+        let due = rate * AFTER.as_secs();
+        let config = Config { on_lag, window, lag_wait: LAG_WAIT, ..config() };
+        let latency = Duration::from_micros(50)..=Duration::from_micros(500);
+        let world = World::with(1, Settings { buffer, latency, ..Settings::default() });
+        let scene = Scene::in_world(world, config, None, vec![whole(rate, 2 * due)]);
+        let healthy = ["healthy", "healthy too"].map(|name| scene.subscriber(name, all()));
+        attack(&scene);
+        scene.run_for(BEGIN + AFTER);
+        let (counters, held) = (scene.counters(), scene.meter.total());
+        scene.stop.drain();
+        for healthy in healthy {
+            let heard = numbers(&scene.world.run_until(&healthy).unwrap().bytes);
+            assert!(heard.iter().copied().eq(0..heard.len() as u64), "nothing is missing");
+            assert!(heard.len() as u64 >= counters.messages_in);
+        }
+        scene.world.clear();
+        let share = counters.messages_in * 100 / due;
+        assert!(share >= 85, "{share} % at {rate}/s, held for {held:?} ({on_lag:?})");
+        assert!(held > Duration::ZERO, "nobody has lagged");
+    }
+}
+
+/// Reads all that comes for so long; false if the connection is lost.
+async fn read_for(host: &Host, socket: &mut Socket, duration: Duration) -> bool {
+    let mut sleep = pin!(host.sleep(duration));
+    let mut buf = vec![0; 64 * 1024];
+    poll_fn(|cx| {
+        loop {
+            match socket.poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => return sleep.as_mut().poll(cx).map(|()| true),
+            }
+        }
+    })
+    .await
+}
+
+/// What an attacker does: it connects `first` after the start, reads nothing for a while, then all
+/// for a while, so many times, and connects again; also when the connection is lost.
+#[derive(Clone, Copy, Debug)]
+struct Attack {
+    first: Duration,
+    sleeps: Duration,
+    reads: Duration,
+    rounds: usize,
+}
+
+impl Attack {
+    fn begin(self, scene: &Scene, name: &str) {
+        let host = scene.world.host(name);
+        let runtime = host.clone();
+        host.run(async move {
+            runtime.sleep(self.first).await;
+            while let Ok(mut socket) = runtime.connect("server:1235").await {
+                for _ in 0..self.rounds {
+                    runtime.sleep(self.sleeps).await;
+                    let reads = !self.reads.is_zero();
+                    if reads && !read_for(&runtime, &mut socket, self.reads).await {
+                        break;
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed() {
+    healthy_subscribers_get_the_feed(|scene| {
+        for number in 0..12 {
+            let first = BEGIN + millis(number * 37);
+            let attack = Attack { first, sleeps: millis(400), reads: millis(0), rounds: 1 };
+            attack.begin(scene, &format!("not reading {number}"));
+        }
+    });
+}
+
+#[test]
+fn a_subscriber_that_sleeps_and_catches_up_in_time_over_and_over_leaves_others_the_feed() {
+    healthy_subscribers_get_the_feed(|scene| {
+        let (sleeps, reads) = (millis(250), millis(50));
+        Attack { first: BEGIN, sleeps, reads, rounds: usize::MAX }.begin(scene, "sleeping");
+    });
+}

@@ -1,0 +1,206 @@
+//! Measures from outside for how long the upstream is held while some subscriber waits, and holds
+//! that to the limit at every step.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    task::Context,
+    time::Duration,
+};
+
+use wirestate_core::{Instant, Interest, Lost, Machine, Outbound, Status, Way, shared::Lock};
+
+/// At most `limit` in any ten times `limit`; `None`: no limit.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    state: Arc<Lock<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    limit: Option<Duration>,
+    now: Instant,
+    /// Whether the upstream is held.
+    held: bool,
+    /// The subscribers that have read everything.
+    waiting: BTreeSet<u64>,
+    subscribers: u64,
+    /// When both were so, in order.
+    spans: VecDeque<(Instant, Instant)>,
+    total: Duration,
+}
+
+impl Meter {
+    pub(crate) fn new(limit: Option<Duration>) -> Self {
+        let state = State {
+            limit,
+            now: Instant::EPOCH,
+            held: false,
+            waiting: BTreeSet::new(),
+            subscribers: 0,
+            spans: VecDeque::new(),
+            total: Duration::ZERO,
+        };
+        Self { state: Arc::new(Lock::new(state)) }
+    }
+
+    /// How long the upstream was held while some subscriber waited, in all.
+    pub(crate) fn total(&self) -> Duration {
+        self.state.with(|state| state.total)
+    }
+
+    /// Whether the upstream is held from `now` on.
+    pub(crate) fn held(&self, now: Instant, held: bool) {
+        self.state.with(|state| {
+            state.pass(now);
+            state.held = held;
+        });
+    }
+
+    /// A subscriber, of which the meter is told whether it waits.
+    pub(crate) fn subscriber<M: Machine>(&self, machine: M, now: Instant) -> Metered<M> {
+        let number = self.state.with(|state| {
+            state.subscribers += 1;
+            state.subscribers
+        });
+        let mut metered = Metered { machine, meter: self.clone(), number, behind: false };
+        metered.look(now);
+        metered
+    }
+}
+
+impl State {
+    /// Time passes, up to `now`.
+    fn pass(&mut self, now: Instant) {
+        let before = std::mem::replace(&mut self.now, now);
+        if now <= before || !self.held || self.waiting.is_empty() {
+            return;
+        }
+        self.total += now.since(before);
+        match self.spans.back_mut() {
+            Some(last) if last.1 == before => last.1 = now,
+            Some(_) | None => self.spans.push_back((before, now)),
+        }
+        let Some(limit) = self.limit else { return };
+        let since = now.since_epoch().saturating_sub(10 * limit);
+        let since = Instant::from_epoch(since);
+        while self.spans.front().is_some_and(|(_, end)| *end <= since) {
+            self.spans.pop_front();
+        }
+        let held: Duration = self.spans.iter().map(|(from, to)| to.since((*from).max(since))).sum();
+        assert!(held <= limit, "held for {held:?} of {:?}, at {now}", 10 * limit);
+    }
+}
+
+/// A subscriber, as it is.
+#[derive(Debug)]
+pub(crate) struct Metered<M> {
+    machine: M,
+    meter: Meter,
+    number: u64,
+    /// It has fallen behind, and not caught up by what it has sent since: to skip is not to wait.
+    behind: bool,
+}
+
+impl<M: Machine> Metered<M> {
+    fn look(&mut self, now: Instant) {
+        let Status { state, queued, lag } = self.machine.status();
+        let open = state == "open";
+        let waits = open && queued == 0 && lag == 0 && !self.behind;
+        self.behind |= queued > 0 || lag > 0;
+        self.meter.state.with(|state| {
+            state.pass(now);
+            if waits {
+                state.waiting.insert(self.number);
+            } else {
+                state.waiting.remove(&self.number);
+            }
+        });
+    }
+}
+
+impl<M> Drop for Metered<M> {
+    fn drop(&mut self) {
+        self.meter.state.with(|state| state.waiting.remove(&self.number));
+    }
+}
+
+impl<M: Machine> Machine for Metered<M> {
+    type Reason = M::Reason;
+
+    fn interest(&self) -> Interest {
+        self.machine.interest()
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.machine.read_buf()
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        self.machine.handle_read(now, n);
+        self.look(now);
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.machine.handle_eof(now);
+        self.look(now);
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+        self.machine.handle_lost(now, way, why);
+        self.look(now);
+    }
+
+    fn release(&mut self) {
+        self.machine.release();
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.machine.write_bufs(out)
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        self.machine.handle_written(now, n);
+        let Status { queued, lag, .. } = self.machine.status();
+        self.behind &= queued > 0 || lag > 0;
+        self.look(now);
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        self.machine.handle_finished(now);
+        self.look(now);
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        self.machine.shut_down(now);
+        self.look(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.machine.handle_timeout(now, unacknowledged);
+        self.look(now);
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let news = self.machine.poll_shared(now, cx);
+        self.look(now);
+        news
+    }
+
+    fn status(&self) -> Status {
+        self.machine.status()
+    }
+
+    fn reason(&self) -> Option<M::Reason> {
+        self.machine.reason()
+    }
+}
+
+/// Whether a machine that reads is held back from that.
+pub(crate) fn is_held<M: Machine>(machine: &M) -> bool {
+    machine.interest() == Interest { read: false, write: Outbound::Idle }
+}
