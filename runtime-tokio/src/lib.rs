@@ -41,14 +41,17 @@ use std::{
     future::Future,
     io, mem,
     net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use tokio::{
-    io::{AsyncRead, Interest, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host},
+    io::{Interest, unix::AsyncFd},
+    net::lookup_host,
     runtime::Handle,
     task::coop::unconstrained,
     time::{Instant as TokioInstant, Sleep, sleep_until},
@@ -60,12 +63,7 @@ use wirestate_core::{
     drive::{Clock, Failed, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
-use wirestate_std::{
-    Listening,
-    pipe::Pipe,
-    stream, tcp,
-    unix::{self, SocketFile},
-};
+use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]
@@ -117,56 +115,86 @@ impl Runtime for Tokio {
         TokioListener::new(Listening::inherited(socket)?)
     }
 
-    fn adopt(&self, stream: std::os::unix::net::UnixStream) -> io::Result<TokioSocket> {
+    fn adopt(&self, stream: UnixStream) -> io::Result<TokioSocket> {
         let _context = self.handle.enter();
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream).map(TokioSocket::from)
+        TokioSocket::new(stream)
     }
 
     async fn connect(&self, address: &str) -> io::Result<TokioSocket> {
         if let Some(path) = unix_path(address) {
-            return UnixStream::from_std(unix::connect(path)?.into()).map(TokioSocket::from);
+            return TokioSocket::nonblocking(unix::connect(path)?);
         }
         let addresses = lookup_host(address).await?.collect();
-        let stream = tcp::first_that_connects(addresses, TcpStream::connect).await?;
-        tcp::tune(&stream)?;
-        Ok(TokioSocket::new(stream))
+        tcp::first_that_connects(addresses, connect).await.map(TokioSocket::registered)
     }
 
     fn local_address(&self, socket: &TokioSocket) -> Option<SocketAddr> {
-        match &socket.stream {
-            Stream::Tcp(stream) => stream.local_addr().ok(),
-            Stream::Unix(_) | Stream::Closed => None,
-        }
+        stream::local_address(socket.stream.as_ref()?)
     }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<AsyncFd<OwnedFd>> {
+    let stream = register(tcp::begin_connect(address)?, STREAM)?;
+    stream.writable().await?.retain_ready();
+    stream::connected(&stream)?;
+    Ok(stream)
+}
+
+/// What tokio is to know of a stream: whether it can be read, written, and has urgent data.
+const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+
+/// Has tokio look at a socket.
+#[expect(deprecated, reason = "unsound only with what closes or changes its descriptor meanwhile")]
+fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(socket, interest)
 }
 
 /// A connected socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioSocket {
-    stream: Stream,
+    /// Nothing once it was reset.
+    stream: Option<AsyncFd<OwnedFd>>,
     look_again: LookAgain,
 }
 
 /// Which of the next calls asks the kernel, whatever tokio knows of the socket's readiness.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct LookAgain {
     read: bool,
     write: bool,
 }
 
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    /// It was reset.
-    Closed,
+impl LookAgain {
+    const BOTH: Self = Self { read: true, write: true };
 }
 
 impl TokioSocket {
-    /// Takes over a stream, with the options that it has.
-    pub fn new(stream: impl Into<Self>) -> Self {
-        stream.into()
+    /// Takes over a stream (`TcpStream` and `UnixStream` of the standard library), with the options
+    /// that it has.
+    ///
+    /// # Errors
+    /// Its mode could not be set, or the IO driver does not take it.
+    ///
+    /// # Panics
+    /// If the caller does not run on a runtime whose IO driver is enabled.
+    pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
+        let stream = stream.into();
+        stream::set_nonblocking(&stream)?;
+        Self::nonblocking(stream)
+    }
+
+    /// The same, for one that does not block.
+    fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
+        register(stream, STREAM).map(Self::registered)
+    }
+
+    fn registered(stream: AsyncFd<OwnedFd>) -> Self {
+        // What there is already, tokio knows only after its next look at the sockets.
+        Self { stream: Some(stream), look_again: LookAgain::BOTH }
+    }
+
+    fn stream(&self) -> Result<&AsyncFd<OwnedFd>, Failed> {
+        self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }
 
     /// Makes a call that does not block, and again whenever tokio takes the socket for ready.
@@ -174,34 +202,27 @@ impl TokioSocket {
         &mut self,
         cx: &mut Context<'_>,
         way: Way,
-        call: impl Fn(&BorrowedFd<'_>) -> io::Result<T>,
+        call: impl Fn(&OwnedFd) -> io::Result<T>,
     ) -> Poll<Result<T, Failed>> {
         if let Some(done) = self.ask(way, &call) {
             return Poll::Ready(done);
         }
+        let stream = self.stream()?;
         let interest = match way {
             Way::In => Interest::READABLE,
             Way::Out => Interest::WRITABLE,
         };
         loop {
-            let done = match &self.stream {
-                Stream::Tcp(stream) => stream.try_io(interest, || call(&stream.as_fd())),
-                Stream::Unix(stream) => stream.try_io(interest, || call(&stream.as_fd())),
-                Stream::Closed => return Poll::Ready(Err(CLOSED)),
-            };
-            match done {
+            match stream.try_io(interest, &call) {
                 // It is not ready, which tokio knows from now on.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done.map_err(Failed::from)),
             }
-            let ready = match (&self.stream, way) {
-                (Stream::Tcp(stream), Way::In) => stream.poll_read_ready(cx),
-                (Stream::Tcp(stream), Way::Out) => stream.poll_write_ready(cx),
-                (Stream::Unix(stream), Way::In) => stream.poll_read_ready(cx),
-                (Stream::Unix(stream), Way::Out) => stream.poll_write_ready(cx),
-                (Stream::Closed, _) => return Poll::Ready(Err(CLOSED)),
+            let ready = match way {
+                Way::In => stream.poll_read_ready(cx),
+                Way::Out => stream.poll_write_ready(cx),
             };
-            ready!(ready).map_err(Failed::from)?;
+            ready!(ready).map_err(Failed::from)?.retain_ready();
         }
     }
 
@@ -210,7 +231,7 @@ impl TokioSocket {
     fn ask<T>(
         &mut self,
         way: Way,
-        call: impl FnOnce(&BorrowedFd<'_>) -> io::Result<T>,
+        call: impl FnOnce(&OwnedFd) -> io::Result<T>,
     ) -> Option<Result<T, Failed>> {
         let asked = match way {
             Way::In => &mut self.look_again.read,
@@ -219,49 +240,53 @@ impl TokioSocket {
         if !mem::take(asked) {
             return None;
         }
-        let done = match &self.stream {
-            Stream::Tcp(stream) => call(&stream.as_fd()),
-            Stream::Unix(stream) => call(&stream.as_fd()),
-            Stream::Closed => return None,
-        };
-        match done {
+        match call(self.stream.as_ref()?.get_ref()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             done => Some(done.map_err(Failed::from)),
         }
     }
 }
 
-impl From<TcpStream> for TokioSocket {
-    fn from(stream: TcpStream) -> Self {
-        Self { stream: Stream::Tcp(stream), look_again: LookAgain::default() }
-    }
-}
-
-impl From<UnixStream> for TokioSocket {
-    fn from(stream: UnixStream) -> Self {
-        Self { stream: Stream::Unix(stream), look_again: LookAgain::default() }
-    }
-}
-
-const CLOSED: Failed = Failed::Lost(Lost::Reset);
-
 impl Source for TokioSocket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         if let Some(read) = self.ask(Way::In, |stream| stream::receive(stream, buf)) {
             return Poll::Ready(read);
         }
-        let mut buf = ReadBuf::new(buf);
-        let read = match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Stream::Closed => return Poll::Ready(Err(CLOSED)),
-        };
-        read.map_ok(|()| buf.filled().len()).map_err(Failed::from)
+        let stream = self.stream()?;
+        loop {
+            let mut ready = ready!(stream.poll_read_ready(cx)).map_err(Failed::from)?;
+            match stream::receive(stream, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    forget_urgent(stream);
+                }
+                read => {
+                    // A short read has emptied the socket, which saves the next one; but it also
+                    // ends at urgent data, whatever is behind that (tcp(7), unix(7)).
+                    let is_short = matches!(read, Ok(n) if 0 < n && n < buf.len());
+                    if is_short && !may_be_urgent(stream) {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(read.map_err(Failed::from));
+                }
+            }
+        }
     }
 
     fn look_again(&mut self) {
-        self.look_again = LookAgain { read: true, write: true };
+        self.look_again = LookAgain::BOTH;
     }
+}
+
+/// Whether urgent data was there when tokio looked last (`EPOLLPRI`; `epoll_ctl(2)`), as far as it is
+/// not [forgotten](forget_urgent); or the end of the input.
+fn may_be_urgent(stream: &AsyncFd<OwnedFd>) -> bool {
+    stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+}
+
+/// All that was there when tokio looked last has been read.
+fn forget_urgent(stream: &AsyncFd<OwnedFd>) {
+    let _ = stream.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 impl Sink for TokioSocket {
@@ -270,26 +295,17 @@ impl Sink for TokioSocket {
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        let finished = match &self.stream {
-            Stream::Tcp(stream) => stream::finish(stream),
-            Stream::Unix(stream) => stream::finish(stream),
-            Stream::Closed => return Poll::Ready(Err(CLOSED)),
-        };
-        Poll::Ready(finished.map_err(Failed::from))
+        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {
-        if let Stream::Tcp(stream) = &self.stream {
-            stream::reset_on_close(stream);
+        if let Some(stream) = self.stream.take() {
+            stream::reset_on_close(&stream);
         }
-        self.stream = Stream::Closed;
     }
 
     fn unacknowledged(&self) -> usize {
-        match &self.stream {
-            Stream::Tcp(stream) => stream::unacknowledged(stream),
-            Stream::Unix(_) | Stream::Closed => 0,
-        }
+        self.stream.as_ref().map_or(0, stream::unacknowledged)
     }
 }
 
@@ -322,15 +338,7 @@ impl Splice for TokioSocket {
 /// A listening socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioListener {
-    socket: Accepting,
-    address: Address,
-    _file: Option<SocketFile>,
-}
-
-#[derive(Debug)]
-enum Accepting {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    listening: AsyncFd<Listening>,
 }
 
 impl TokioListener {
@@ -342,12 +350,7 @@ impl TokioListener {
     /// # Panics
     /// If the caller does not run on a runtime whose IO driver is enabled.
     pub fn new(listening: Listening) -> io::Result<Self> {
-        let (socket, address, file) = listening.into_parts();
-        let socket = match address {
-            Address::Ip(_) => Accepting::Tcp(TcpListener::from_std(socket.into())?),
-            Address::Unix(_) => Accepting::Unix(UnixListener::from_std(socket.into())?),
-        };
-        Ok(Self { socket, address, _file: file })
+        Ok(Self { listening: register(listening, Interest::READABLE)? })
     }
 }
 
@@ -355,22 +358,21 @@ impl Listener for TokioListener {
     type Socket = TokioSocket;
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.address.clone())
+        Ok(self.listening.get_ref().address().clone())
     }
 
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
-        let accepted = match &self.socket {
-            Accepting::Tcp(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, peer)| (TokioSocket::from(stream), Peer::Ip(peer))),
-            Accepting::Unix(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, _)| (TokioSocket::from(stream), Peer::Local)),
-        };
-        accepted.map_err(AcceptError::from)
+        loop {
+            let mut ready = ready!(self.listening.poll_read_ready(cx))?;
+            if let Ok(accepted) = ready.try_io(|listening| listening.get_ref().accept()) {
+                let accepted = accepted
+                    .and_then(|(stream, peer)| Ok((TokioSocket::nonblocking(stream)?, peer)));
+                return Poll::Ready(accepted.map_err(AcceptError::from));
+            }
+        }
     }
 }
 
