@@ -38,6 +38,14 @@
 //! - Input comes before time: a deadline is acted on only after what has arrived was read.
 //! - `now` never goes backwards.
 //!
+//! # What a machine must keep to
+//!
+//! - No call takes long, whatever has come: one read of 64 KiB can hold thousands of messages, and who
+//!   sends them must not keep others waiting. A machine that has done some 50 µs of work in one call
+//!   ends it, withdraws [`Interest::read`] and goes on in the next calls, of which `poll_shared` is
+//!   one (it then answers true); it counts the work in [`work`](Machine::work).
+//! - What comes out, joined, does not depend on how the input was cut up.
+//!
 //! [`drive::turn`](crate::drive::turn) is a driver that keeps to all of it, so an event loop of
 //! your own seldom needs more than the three traits that it asks for. Under debug assertions it
 //! also holds the machine to its part of the contract.
@@ -203,6 +211,15 @@ pub trait Machine {
     /// It may be called on a machine that has ended.
     fn poll_shared(&mut self, _now: Instant, _cx: &mut Context<'_>) -> bool {
         false
+    }
+
+    /// How much it has done so far beyond moving bytes, in units of about a microsecond of one core:
+    /// a request that was answered, say. It never falls. A driver lets others have their turn after
+    /// [so much of it](crate::drive::Budget::work).
+    ///
+    /// By default 0, for a machine whose work is in its bytes.
+    fn work(&self) -> u64 {
+        0
     }
 
     /// A line for the table of connections.

@@ -90,6 +90,13 @@ pub trait Clock {
     /// Ready once `deadline` is reached; until then the alarm is set for it, and wakes `cx`.
     /// A later call with another deadline sets the alarm anew.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
+
+    /// Wakes `cx` once others had their turn, those among them whose sockets have become ready
+    /// meanwhile. By default at once: an executor that puts whoever is woken behind those who are
+    /// ready, and looks at the sockets in between, needs no more.
+    fn yield_now(&mut self, cx: &mut Context<'_>) {
+        cx.waker().wake_by_ref();
+    }
 }
 
 /// Why a call on a socket came to nothing.
