@@ -40,10 +40,10 @@
 //!
 //! # What a machine must keep to
 //!
-//! - No call takes long, whatever has come: one read of 64 KiB can hold thousands of messages, and who
-//!   sends them must not keep others waiting. A machine that has done some 50 µs of work in one call
-//!   ends it, withdraws [`Interest::read`] and goes on in the next calls, of which `poll_shared` is
-//!   one (it then answers true); it counts the work in [`work`](Machine::work).
+//! - No call takes long, whatever was received: one read of 64 KiB can hold thousands of messages,
+//!   and they must not delay other connections. After some 50 µs of work a machine returns from the
+//!   call, withdraws [`Interest::read`] and goes on in the next calls, `poll_shared` among them
+//!   (which then answers true). It counts the work in [`work`](Machine::work).
 //! - What comes out, joined, does not depend on how the input was cut up.
 //!
 //! [`drive::turn`](crate::drive::turn) is a driver that keeps to all of it, so an event loop of
@@ -213,11 +213,11 @@ pub trait Machine {
         false
     }
 
-    /// How much it has done so far beyond moving bytes, in units of about a microsecond of one core:
-    /// a request that was answered, say. It never falls. A driver lets others have their turn after
-    /// [so much of it](crate::drive::Budget::work).
+    /// The work done so far beyond moving bytes, in units of about a microsecond of one core:
+    /// requests answered, for example. It never falls. A driver yields to other connections after
+    /// [`Budget::work`](crate::drive::Budget::work) units.
     ///
-    /// By default 0, for a machine whose work is in its bytes.
+    /// By default 0, for a machine whose work is proportional to its bytes.
     fn work(&self) -> u64 {
         0
     }

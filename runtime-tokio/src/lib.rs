@@ -189,7 +189,7 @@ impl TokioSocket {
     }
 
     fn registered(stream: AsyncFd<OwnedFd>) -> Self {
-        // What there is already, tokio knows only after its next look at the sockets.
+        // Whether it is ready already, tokio knows only after it has polled the sockets.
         Self { stream: Some(stream), look_again: LookAgain::BOTH }
     }
 
@@ -261,8 +261,8 @@ impl Source for TokioSocket {
                     forget_urgent(stream);
                 }
                 read => {
-                    // A short read has emptied the socket, which saves the next one; but it also
-                    // ends at urgent data, whatever is behind that (tcp(7), unix(7)).
+                    // A short read has emptied the socket, which saves a read that finds nothing.
+                    // But a read also ends at urgent data, whatever is behind that (tcp(7)).
                     let is_short = matches!(read, Ok(n) if 0 < n && n < buf.len());
                     if is_short && !may_be_urgent(stream) {
                         ready.clear_ready();
@@ -278,13 +278,13 @@ impl Source for TokioSocket {
     }
 }
 
-/// Whether urgent data was there when tokio looked last (`EPOLLPRI`; `epoll_ctl(2)`), as far as it is
-/// not [forgotten](forget_urgent); or the end of the input.
+/// Whether the last event had urgent data in it (`EPOLLPRI`; `epoll_ctl(2)`) that was not
+/// [forgotten](forget_urgent) since, or the end of the input.
 fn may_be_urgent(stream: &AsyncFd<OwnedFd>) -> bool {
     stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
 }
 
-/// All that was there when tokio looked last has been read.
+/// The socket was found empty.
 fn forget_urgent(stream: &AsyncFd<OwnedFd>) {
     let _ = stream.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
@@ -404,8 +404,8 @@ impl Clock for TokioClock {
         pin!(unconstrained(alarm)).poll(cx)
     }
 
-    /// A task that is woken at once can be run many times before tokio looks at the sockets
-    /// (`event_interval`: once in 61 tasks). This has it woken only behind that.
+    /// Tokio polls the sockets once in 61 tasks (`event_interval`), so a task that is woken at once
+    /// may run many times before. This one is woken after the sockets were polled.
     fn yield_now(&mut self, cx: &mut Context<'_>) {
         if pin!(yield_now()).poll(cx).is_ready() {
             cx.waker().wake_by_ref();
@@ -449,9 +449,9 @@ mod tests {
         assert!(clock.now().since(began) < patience / 2, "only the timeout has woken it");
     }
 
-    /// A task that is woken at once is run some sixty times before tokio looks at the sockets.
+    /// A task that is woken at once runs some sixty times before tokio polls the sockets.
     #[tokio::test]
-    async fn whoever_yields_is_run_again_behind_those_whose_sockets_have_become_ready() {
+    async fn a_task_that_yields_runs_again_behind_those_whose_sockets_became_ready() {
         let (mut there, here) = UnixStream::pair().unwrap();
         let mut socket = TokioSocket::new(here).unwrap();
         let waits = Arc::new(AtomicBool::new(false));

@@ -43,8 +43,8 @@ pub struct Drive<M: Machine, S: Sink, C: Clock> {
     session: Session<C>,
 }
 
-/// What one poll of a [`Drive`] may do before it lets others have their turn. The turn that goes beyond
-/// one of these is the last.
+/// What one poll of a [`Drive`] may do before it lets others have their turn. The turn that goes
+/// beyond one of these is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Turns; each is at most one read and one write.
@@ -424,63 +424,64 @@ mod tests {
         assert!(ended, "it took no byte for 10 s");
     }
 
-    /// A socket that brings the same again and again, as much as there is room for, and takes all.
     #[cfg(feature = "message")]
-    struct Flood(alloc::vec::Vec<u8>);
+    mod flood {
+        use alloc::vec::Vec;
 
-    #[cfg(feature = "message")]
-    impl Source for Flood {
-        fn poll_read(
-            &mut self,
-            _cx: &mut Context<'_>,
-            buf: &mut [u8],
-        ) -> Poll<Result<usize, Failed>> {
-            let n = buf.len().min(self.0.len());
-            buf[..n].copy_from_slice(&self.0[..n]);
-            self.0.rotate_left(n);
-            Poll::Ready(Ok(n))
-        }
-    }
-
-    #[cfg(feature = "message")]
-    impl Sink for Flood {
-        fn poll_write(
-            &mut self,
-            _cx: &mut Context<'_>,
-            bufs: &[&[u8]],
-        ) -> Poll<Result<usize, Failed>> {
-            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
-        }
-
-        fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn reset(&mut self) {}
-    }
-
-    #[cfg(feature = "message")]
-    #[test]
-    fn a_poll_ends_after_so_much_work_although_there_is_more() {
+        use super::*;
         use crate::message::{Config, Message, Server, service};
 
-        let mut frames = alloc::vec::Vec::new();
-        Message::binary("").encode(&mut frames).unwrap();
-        let flood = Flood(frames.repeat(1000));
-        let echo = service::function(|request: Message<'_>| request.into_owned());
-        let machine = Server::new(Config::default(), echo).machine(Instant::EPOCH);
-        let clock = clock(Duration::ZERO);
-        let mut drive = Drive::new(machine, flood, clock.clone());
-        let work = u64::from(Budget::default().work);
-        let mut before = 0;
-        for polls in 1..100 {
-            let polled =
-                drive.poll_until(&mut Context::from_waker(Waker::noop()), |_, _| None::<()>);
-            assert!(polled.is_pending());
-            assert_eq!(clock.yields.get(), polls, "it lets others have their turn");
-            let done = drive.machine().work() - before;
-            before += done;
-            assert!((work..2 * work).contains(&done), "{done} in poll {polls}");
+        /// A socket with endless input, the same over and over, that takes all output.
+        struct Flood(Vec<u8>);
+
+        impl Source for Flood {
+            fn poll_read(
+                &mut self,
+                _cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<Result<usize, Failed>> {
+                let n = buf.len().min(self.0.len());
+                buf[..n].copy_from_slice(&self.0[..n]);
+                self.0.rotate_left(n);
+                Poll::Ready(Ok(n))
+            }
+        }
+
+        impl Sink for Flood {
+            fn poll_write(
+                &mut self,
+                _cx: &mut Context<'_>,
+                bufs: &[&[u8]],
+            ) -> Poll<Result<usize, Failed>> {
+                Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+            }
+
+            fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn reset(&mut self) {}
+        }
+
+        #[test]
+        fn a_poll_ends_after_so_much_work_although_there_is_more() {
+            let mut frames = Vec::new();
+            Message::binary("").encode(&mut frames).unwrap();
+            let flood = Flood(frames.repeat(1000));
+            let echo = service::function(|request: Message<'_>| request.into_owned());
+            let machine = Server::new(Config::default(), echo).machine(Instant::EPOCH);
+            let clock = clock(Duration::ZERO);
+            let mut drive = Drive::new(machine, flood, clock.clone());
+            let work = u64::from(Budget::default().work);
+            let mut before = 0;
+            for polls in 1..100 {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(drive.poll_until(&mut cx, |_, _| None::<()>).is_pending());
+                assert_eq!(clock.yields.get(), polls, "others have their turn");
+                let done = drive.machine().work() - before;
+                before += done;
+                assert!((work..2 * work).contains(&done), "{done} in poll {polls}");
+            }
         }
     }
 }

@@ -91,9 +91,10 @@ pub trait Clock {
     /// A later call with another deadline sets the alarm anew.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
 
-    /// Wakes `cx` once others had their turn, those among them whose sockets have become ready
-    /// meanwhile. By default at once: an executor that puts whoever is woken behind those who are
-    /// ready, and looks at the sockets in between, needs no more.
+    /// Wakes `cx` once other tasks have run, including those whose sockets became ready meanwhile.
+    ///
+    /// By default it is woken at once. That is enough for an executor that runs a woken task behind
+    /// those that are ready, and polls the sockets often enough.
     fn yield_now(&mut self, cx: &mut Context<'_>) {
         cx.waker().wake_by_ref();
     }

@@ -16,7 +16,7 @@ pub(crate) struct Session<C> {
     budget: Budget,
     /// What is left of the budget until it lets others have their turn.
     left: Budget,
-    /// What the machine had done when it was last looked at ([`work`](crate::Machine::work)).
+    /// The machine's [`work`](crate::Machine::work) up to the last turn.
     work: u64,
     admitted: Option<Admitted>,
     /// What was asked in the table and is obeyed.
@@ -98,8 +98,8 @@ impl<C: Clock> Session<C> {
         asked
     }
 
-    /// Counts what has moved, and what of `work`, which is all that the machine has done so far, is new;
-    /// false once the budget is used up, and others are to have their turn.
+    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. False once
+    /// the budget is used up, and others are to have their turn.
     pub(crate) fn spend(&mut self, read: usize, written: usize, work: u64, now: Instant) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, now);

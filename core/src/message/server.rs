@@ -145,8 +145,8 @@ impl<S> Server<S> {
 /// One connection of a server: requests may be sent without waiting for replies, and replies come
 /// in their order.
 ///
-/// One call answers at most 32 requests, however many have come at once. While others may be waiting it
-/// reads no more, and goes on in [`handle_written`](Machine::handle_written) and
+/// One call answers at most 32 requests, however many were received at once. While more may be
+/// waiting it does not read, and goes on in [`handle_written`](Machine::handle_written) and
 /// [`poll_shared`](Machine::poll_shared).
 ///
 /// What is no frame is answered by one error reply, behind the replies that are owed, and a

@@ -1,5 +1,5 @@
-//! Scenarios of urgent data (tcp(7), `SIOCATMARK`): a read ends in front of it, and the next one passes it
-//! over. What is behind it must be served although no more comes.
+//! Scenarios of urgent data (tcp(7)): a read ends in front of it, and the next one skips it. What is
+//! behind it must be served although no more comes.
 
 use std::{
     io::{Read, Write},
@@ -17,8 +17,8 @@ use crate::{
     unix::Folder,
 };
 
-/// Sends `bytes` with an urgent one in their middle to somebody who finds all of it at once: `reader` does not
-/// run meanwhile. False where this kind of socket has none.
+/// Sends `bytes` with an urgent one in their middle, while `reader` is suspended, so that it finds
+/// all of it at once. False where this kind of socket has no urgent data.
 fn send(stream: &mut (impl Write + AsFd), bytes: &[u8], reader: &Server) -> bool {
     let (before, behind) = bytes.split_at(bytes.len() / 2);
     reader.suspend();
