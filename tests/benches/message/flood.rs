@@ -4,14 +4,12 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
-
-use rustix::net::sockopt;
 
 use crate::{
     dialogue::{Dialogue, REQUEST, wrong},
-    load::PATIENCE,
+    load::{PATIENCE, connect},
     measure::socket::not_blocked,
 };
 
@@ -36,15 +34,8 @@ impl Flood {
         let mut first = TcpStream::connect(server)?;
         first.set_read_timeout(Some(PATIENCE))?;
         let dialogue = Dialogue::learn(&mut first, AT_ONCE)?;
-        let mut clients = Vec::new();
-        for _ in 0..count {
-            let stream = TcpStream::connect(server)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
-            sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-            clients.push(Client { stream, sent: 0, received: 0 });
-        }
+        let client = |_| Ok(Client { stream: connect(server)?, sent: 0, received: 0 });
+        let clients = (0..count).map(client).collect::<io::Result<_>>()?;
         Ok(Self { clients, dialogue, next: 0, buffer: vec![0; 256 * 1024] })
     }
 

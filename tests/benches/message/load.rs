@@ -49,6 +49,16 @@ struct Client {
     asked: Instant,
 }
 
+/// A connection that does not block.
+pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    Ok(stream)
+}
+
 impl Load {
     /// Opens `count` connections, which have `in_flight` requests in flight each.
     pub(crate) fn connect(server: SocketAddr, count: usize, in_flight: usize) -> io::Result<Self> {
@@ -63,11 +73,7 @@ impl Load {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let mut clients = Vec::new();
         for number in 0..count {
-            let stream = TcpStream::connect(server)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
-            sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            let stream = connect(server)?;
             epoll::add(&epoll, &stream, EventData::new_u64(number as u64), EventFlags::IN)?;
             clients.push(Client { stream, next: number, received: 0, asked: Instant::now() });
         }
