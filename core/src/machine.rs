@@ -38,6 +38,14 @@
 //! - Input comes before time: a deadline is acted on only after what has arrived was read.
 //! - `now` never goes backwards.
 //!
+//! # What a machine must keep to
+//!
+//! - No call takes long, whatever was received: one read of 64 KiB can hold thousands of messages,
+//!   and they must not delay other connections. After some 50 µs of work a machine returns from the
+//!   call, withdraws [`Interest::read`] and goes on in the next calls, `poll_shared` among them
+//!   (which then answers true). It counts the work in [`work`](Machine::work).
+//! - What comes out, joined, does not depend on how the input was cut up.
+//!
 //! [`drive::turn`](crate::drive::turn) is a driver that keeps to all of it, so an event loop of
 //! your own seldom needs more than the three traits that it asks for. Under debug assertions it
 //! also holds the machine to its part of the contract.
@@ -203,6 +211,15 @@ pub trait Machine {
     /// It may be called on a machine that has ended.
     fn poll_shared(&mut self, _now: Instant, _cx: &mut Context<'_>) -> bool {
         false
+    }
+
+    /// The work done so far beyond moving bytes, in units of about a microsecond of one core:
+    /// requests answered, for example. It never falls. A driver yields to other connections after
+    /// [`Budget::work`](crate::drive::Budget::work) units.
+    ///
+    /// By default 0, for a machine whose work is proportional to its bytes.
+    fn work(&self) -> u64 {
+        0
     }
 
     /// A line for the table of connections.

@@ -36,7 +36,7 @@ pub(crate) const BACKLOG: i32 = 4096;
 pub struct Listening {
     socket: OwnedFd,
     address: Address,
-    file: Option<SocketFile>,
+    _file: Option<SocketFile>,
 }
 
 impl Listening {
@@ -47,11 +47,11 @@ impl Listening {
     pub fn new(address: &str) -> io::Result<Self> {
         if let Some(path) = unix_path(address) {
             let (socket, file) = unix::listen(path)?;
-            Ok(Self { socket, address: Address::Unix(path.to_owned()), file: Some(file) })
+            Ok(Self { socket, address: Address::Unix(path.to_owned()), _file: Some(file) })
         } else {
             let listener = tcp::listen(address)?;
             let address = Address::Ip(listener.local_addr()?);
-            Ok(Self { socket: listener.into(), address, file: None })
+            Ok(Self { socket: listener.into(), address, _file: None })
         }
     }
 
@@ -78,18 +78,12 @@ impl Listening {
             _ => return Err(wrong("neither a TCP nor a Unix socket")),
         };
         ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket, address, file: None })
+        Ok(Self { socket, address, _file: None })
     }
 
     /// The address that it listens on, with the real port.
     pub fn address(&self) -> &Address {
         &self.address
-    }
-
-    /// For a runtime that has listeners of its own: the socket, its address, and what has to be kept
-    /// for as long as it listens.
-    pub fn into_parts(self) -> (OwnedFd, Address, Option<SocketFile>) {
-        (self.socket, self.address, self.file)
     }
 
     /// The next connection, which does not block either.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::{
+    io::ioctl_fionbio,
     ioctl::{Getter, Opcode, ioctl},
     net::{
         AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg,
@@ -18,6 +19,14 @@ use rustix::{
 };
 use socket2::SockRef;
 use wirestate_core::{drive::MAX_SLICES, runtime::Address};
+
+/// Makes calls on `socket` answer [`WouldBlock`](io::ErrorKind::WouldBlock) rather than wait.
+///
+/// # Errors
+/// The operating system's.
+pub fn set_nonblocking(socket: &impl AsFd) -> io::Result<()> {
+    Ok(ioctl_fionbio(socket, true)?)
+}
 
 /// Receives into `buf`, without blocking; 0 is the peer's FIN.
 ///

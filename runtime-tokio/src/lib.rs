@@ -41,16 +41,19 @@ use std::{
     future::Future,
     io, mem,
     net::SocketAddr,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use tokio::{
-    io::{AsyncRead, Interest, ReadBuf},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream, lookup_host},
+    io::{Interest, unix::AsyncFd},
+    net::lookup_host,
     runtime::Handle,
-    task::coop::unconstrained,
+    task::{coop::unconstrained, yield_now},
     time::{Instant as TokioInstant, Sleep, sleep_until},
 };
 pub use wirestate_core;
@@ -60,12 +63,7 @@ use wirestate_core::{
     drive::{Clock, Failed, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
-use wirestate_std::{
-    Listening,
-    pipe::Pipe,
-    stream, tcp,
-    unix::{self, SocketFile},
-};
+use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]
@@ -117,27 +115,21 @@ impl Runtime for Tokio {
         TokioListener::new(Listening::inherited(socket)?)
     }
 
-    fn adopt(&self, stream: std::os::unix::net::UnixStream) -> io::Result<TokioSocket> {
+    fn adopt(&self, stream: UnixStream) -> io::Result<TokioSocket> {
         let _context = self.handle.enter();
-        stream.set_nonblocking(true)?;
-        UnixStream::from_std(stream).map(TokioSocket::from)
+        TokioSocket::new(stream)
     }
 
     async fn connect(&self, address: &str) -> io::Result<TokioSocket> {
         if let Some(path) = unix_path(address) {
-            return UnixStream::from_std(unix::connect(path)?.into()).map(TokioSocket::from);
+            return TokioSocket::nonblocking(unix::connect(path)?);
         }
         let addresses = lookup_host(address).await?.collect();
-        let stream = tcp::first_that_connects(addresses, TcpStream::connect).await?;
-        tcp::tune(&stream)?;
-        Ok(TokioSocket::new(stream))
+        tcp::first_that_connects(addresses, connect).await.map(TokioSocket::registered)
     }
 
     fn local_address(&self, socket: &TokioSocket) -> Option<SocketAddr> {
-        match &socket.stream {
-            Stream::Tcp(stream) => stream.local_addr().ok(),
-            Stream::Unix(_) | Stream::Closed => None,
-        }
+        stream::local_address(socket.stream.as_ref()?)
     }
 
     fn dialled_address(&self, socket: &TokioSocket) -> Option<Address> {
@@ -149,32 +141,68 @@ impl Runtime for Tokio {
     }
 }
 
+async fn connect(address: SocketAddr) -> io::Result<AsyncFd<OwnedFd>> {
+    let stream = register(tcp::begin_connect(address)?, STREAM)?;
+    stream.writable().await?.retain_ready();
+    stream::connected(&stream)?;
+    Ok(stream)
+}
+
+/// What tokio is to know of a stream: whether it can be read, written, and has urgent data.
+const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+
+/// Has tokio look at a socket.
+#[expect(deprecated, reason = "unsound only with what closes or changes its descriptor meanwhile")]
+fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(socket, interest)
+}
+
 /// A connected socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioSocket {
-    stream: Stream,
+    /// Nothing once it was reset.
+    stream: Option<AsyncFd<OwnedFd>>,
     look_again: LookAgain,
 }
 
 /// Which of the next calls asks the kernel, whatever tokio knows of the socket's readiness.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct LookAgain {
     read: bool,
     write: bool,
 }
 
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    /// It was reset.
-    Closed,
+impl LookAgain {
+    const BOTH: Self = Self { read: true, write: true };
 }
 
 impl TokioSocket {
-    /// Takes over a stream, with the options that it has.
-    pub fn new(stream: impl Into<Self>) -> Self {
-        stream.into()
+    /// Takes over a stream (`TcpStream` and `UnixStream` of the standard library), with the options
+    /// that it has.
+    ///
+    /// # Errors
+    /// Its mode could not be set, or the IO driver does not take it.
+    ///
+    /// # Panics
+    /// If the caller does not run on a runtime whose IO driver is enabled.
+    pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
+        let stream = stream.into();
+        stream::set_nonblocking(&stream)?;
+        Self::nonblocking(stream)
+    }
+
+    /// The same, for one that does not block.
+    fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
+        register(stream, STREAM).map(Self::registered)
+    }
+
+    fn registered(stream: AsyncFd<OwnedFd>) -> Self {
+        // Whether it is ready already, tokio knows only after it has polled the sockets.
+        Self { stream: Some(stream), look_again: LookAgain::BOTH }
+    }
+
+    fn stream(&self) -> Result<&AsyncFd<OwnedFd>, Failed> {
+        self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }
 
     /// Makes a call that does not block, and again whenever tokio takes the socket for ready.
@@ -182,34 +210,27 @@ impl TokioSocket {
         &mut self,
         cx: &mut Context<'_>,
         way: Way,
-        call: impl Fn(&BorrowedFd<'_>) -> io::Result<T>,
+        call: impl Fn(&OwnedFd) -> io::Result<T>,
     ) -> Poll<Result<T, Failed>> {
         if let Some(done) = self.ask(way, &call) {
             return Poll::Ready(done);
         }
+        let stream = self.stream()?;
         let interest = match way {
             Way::In => Interest::READABLE,
             Way::Out => Interest::WRITABLE,
         };
         loop {
-            let done = match &self.stream {
-                Stream::Tcp(stream) => stream.try_io(interest, || call(&stream.as_fd())),
-                Stream::Unix(stream) => stream.try_io(interest, || call(&stream.as_fd())),
-                Stream::Closed => return Poll::Ready(Err(CLOSED)),
-            };
-            match done {
+            match stream.try_io(interest, &call) {
                 // It is not ready, which tokio knows from now on.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done.map_err(Failed::from)),
             }
-            let ready = match (&self.stream, way) {
-                (Stream::Tcp(stream), Way::In) => stream.poll_read_ready(cx),
-                (Stream::Tcp(stream), Way::Out) => stream.poll_write_ready(cx),
-                (Stream::Unix(stream), Way::In) => stream.poll_read_ready(cx),
-                (Stream::Unix(stream), Way::Out) => stream.poll_write_ready(cx),
-                (Stream::Closed, _) => return Poll::Ready(Err(CLOSED)),
+            let ready = match way {
+                Way::In => stream.poll_read_ready(cx),
+                Way::Out => stream.poll_write_ready(cx),
             };
-            ready!(ready).map_err(Failed::from)?;
+            ready!(ready).map_err(Failed::from)?.retain_ready();
         }
     }
 
@@ -218,7 +239,7 @@ impl TokioSocket {
     fn ask<T>(
         &mut self,
         way: Way,
-        call: impl FnOnce(&BorrowedFd<'_>) -> io::Result<T>,
+        call: impl FnOnce(&OwnedFd) -> io::Result<T>,
     ) -> Option<Result<T, Failed>> {
         let asked = match way {
             Way::In => &mut self.look_again.read,
@@ -227,49 +248,53 @@ impl TokioSocket {
         if !mem::take(asked) {
             return None;
         }
-        let done = match &self.stream {
-            Stream::Tcp(stream) => call(&stream.as_fd()),
-            Stream::Unix(stream) => call(&stream.as_fd()),
-            Stream::Closed => return None,
-        };
-        match done {
+        match call(self.stream.as_ref()?.get_ref()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             done => Some(done.map_err(Failed::from)),
         }
     }
 }
 
-impl From<TcpStream> for TokioSocket {
-    fn from(stream: TcpStream) -> Self {
-        Self { stream: Stream::Tcp(stream), look_again: LookAgain::default() }
-    }
-}
-
-impl From<UnixStream> for TokioSocket {
-    fn from(stream: UnixStream) -> Self {
-        Self { stream: Stream::Unix(stream), look_again: LookAgain::default() }
-    }
-}
-
-const CLOSED: Failed = Failed::Lost(Lost::Reset);
-
 impl Source for TokioSocket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
         if let Some(read) = self.ask(Way::In, |stream| stream::receive(stream, buf)) {
             return Poll::Ready(read);
         }
-        let mut buf = ReadBuf::new(buf);
-        let read = match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buf),
-            Stream::Closed => return Poll::Ready(Err(CLOSED)),
-        };
-        read.map_ok(|()| buf.filled().len()).map_err(Failed::from)
+        let stream = self.stream()?;
+        loop {
+            let mut ready = ready!(stream.poll_read_ready(cx)).map_err(Failed::from)?;
+            match stream::receive(stream, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    forget_urgent(stream);
+                }
+                read => {
+                    // A short read has emptied the socket, which saves a read that finds nothing.
+                    // But a read also ends at urgent data, whatever is behind that (tcp(7)).
+                    let is_short = matches!(read, Ok(n) if 0 < n && n < buf.len());
+                    if is_short && !may_be_urgent(stream) {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(read.map_err(Failed::from));
+                }
+            }
+        }
     }
 
     fn look_again(&mut self) {
-        self.look_again = LookAgain { read: true, write: true };
+        self.look_again = LookAgain::BOTH;
     }
+}
+
+/// Whether the last event had urgent data in it (`EPOLLPRI`; `epoll_ctl(2)`) that was not
+/// [forgotten](forget_urgent) since, or the end of the input.
+fn may_be_urgent(stream: &AsyncFd<OwnedFd>) -> bool {
+    stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+}
+
+/// The socket was found empty.
+fn forget_urgent(stream: &AsyncFd<OwnedFd>) {
+    let _ = stream.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 impl Sink for TokioSocket {
@@ -278,26 +303,17 @@ impl Sink for TokioSocket {
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        let finished = match &self.stream {
-            Stream::Tcp(stream) => stream::finish(stream),
-            Stream::Unix(stream) => stream::finish(stream),
-            Stream::Closed => return Poll::Ready(Err(CLOSED)),
-        };
-        Poll::Ready(finished.map_err(Failed::from))
+        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
     }
 
     fn reset(&mut self) {
-        if let Stream::Tcp(stream) = &self.stream {
-            stream::reset_on_close(stream);
+        if let Some(stream) = self.stream.take() {
+            stream::reset_on_close(&stream);
         }
-        self.stream = Stream::Closed;
     }
 
     fn unacknowledged(&self) -> usize {
-        match &self.stream {
-            Stream::Tcp(stream) => stream::unacknowledged(stream),
-            Stream::Unix(_) | Stream::Closed => 0,
-        }
+        self.stream.as_ref().map_or(0, stream::unacknowledged)
     }
 }
 
@@ -330,15 +346,7 @@ impl Splice for TokioSocket {
 /// A listening socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioListener {
-    socket: Accepting,
-    address: Address,
-    _file: Option<SocketFile>,
-}
-
-#[derive(Debug)]
-enum Accepting {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+    listening: AsyncFd<Listening>,
 }
 
 impl TokioListener {
@@ -350,12 +358,7 @@ impl TokioListener {
     /// # Panics
     /// If the caller does not run on a runtime whose IO driver is enabled.
     pub fn new(listening: Listening) -> io::Result<Self> {
-        let (socket, address, file) = listening.into_parts();
-        let socket = match address {
-            Address::Ip(_) => Accepting::Tcp(TcpListener::from_std(socket.into())?),
-            Address::Unix(_) => Accepting::Unix(UnixListener::from_std(socket.into())?),
-        };
-        Ok(Self { socket, address, _file: file })
+        Ok(Self { listening: register(listening, Interest::READABLE)? })
     }
 }
 
@@ -363,22 +366,21 @@ impl Listener for TokioListener {
     type Socket = TokioSocket;
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.address.clone())
+        Ok(self.listening.get_ref().address().clone())
     }
 
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
-        let accepted = match &self.socket {
-            Accepting::Tcp(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, peer)| (TokioSocket::from(stream), Peer::Ip(peer))),
-            Accepting::Unix(listener) => listener
-                .poll_accept(cx)
-                .map_ok(|(stream, _)| (TokioSocket::from(stream), Peer::Local)),
-        };
-        accepted.map_err(AcceptError::from)
+        loop {
+            let mut ready = ready!(self.listening.poll_read_ready(cx))?;
+            if let Ok(accepted) = ready.try_io(|listening| listening.get_ref().accept()) {
+                let accepted = accepted
+                    .and_then(|(stream, peer)| Ok((TokioSocket::nonblocking(stream)?, peer)));
+                return Poll::Ready(accepted.map_err(AcceptError::from));
+            }
+        }
     }
 }
 
@@ -409,11 +411,27 @@ impl Clock for TokioClock {
         // With tokio's budget for a task used up it would not be set, and it is not set again.
         pin!(unconstrained(alarm)).poll(cx)
     }
+
+    /// Tokio polls the sockets once in 61 tasks (`event_interval`), so a task that is woken at once
+    /// may run many times before. This one is woken after the sockets were polled.
+    fn yield_now(&mut self, cx: &mut Context<'_>) {
+        if pin!(yield_now()).poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::{
+        future::poll_fn,
+        io::Write,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering::Relaxed},
+        },
+        time::Duration,
+    };
 
     use tokio::task::coop::{consume_budget, has_budget_remaining};
 
@@ -437,5 +455,40 @@ mod tests {
         let patience = Duration::from_secs(10);
         tokio::time::timeout(patience, woken).await.unwrap();
         assert!(clock.now().since(began) < patience / 2, "only the timeout has woken it");
+    }
+
+    /// A task that is woken at once runs some sixty times before tokio polls the sockets.
+    #[tokio::test]
+    async fn a_task_that_yields_runs_again_behind_those_whose_sockets_became_ready() {
+        let (mut there, here) = UnixStream::pair().unwrap();
+        let mut socket = TokioSocket::new(here).unwrap();
+        let waits = Arc::new(AtomicBool::new(false));
+        let reading = tokio::spawn({
+            let waits = waits.clone();
+            async move {
+                let reads = poll_fn(|cx| {
+                    let read = socket.poll_read(cx, &mut [0]);
+                    waits.store(read.is_pending(), Relaxed);
+                    read
+                });
+                assert_eq!(reads.await, Ok(1));
+            }
+        });
+        while !waits.load(Relaxed) {
+            yield_now().await;
+        }
+        there.write_all(b"!").unwrap();
+        let (mut clock, mut polls) = (Tokio::current().clock(), 0);
+        poll_fn(|cx| {
+            polls += 1;
+            if !waits.load(Relaxed) {
+                return Poll::Ready(());
+            }
+            clock.yield_now(cx);
+            Poll::Pending
+        })
+        .await;
+        assert!(polls <= 3, "{polls} polls");
+        reading.await.unwrap();
     }
 }

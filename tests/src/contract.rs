@@ -321,6 +321,10 @@ impl<M: Machine> Machine for Checked<M> {
         news
     }
 
+    fn work(&self) -> u64 {
+        self.machine.work()
+    }
+
     fn status(&self) -> Status {
         self.machine.status()
     }

@@ -43,19 +43,22 @@ pub struct Drive<M: Machine, S: Sink, C: Clock> {
     session: Session<C>,
 }
 
-/// What one poll of a [`Drive`] may do before it lets others have their turn.
+/// What one poll of a [`Drive`] may do before it lets others have their turn. The turn that goes
+/// beyond one of these is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Turns; each is at most one read and one write.
     pub turns: u32,
-    /// Bytes received and sent. The turn that goes beyond it is the last.
+    /// Bytes received and sent.
     pub bytes: u32,
+    /// What the machine counts as [work](Machine::work).
+    pub work: u32,
 }
 
 impl Default for Budget {
-    /// 64 turns or 512 KiB: some 0.2 ms of one core.
+    /// 64 turns, 512 KiB or 64 units of work: 0.1 to 0.2 ms of one core.
     fn default() -> Self {
-        Self { turns: 64, bytes: 512 * 1024 }
+        Self { turns: 64, bytes: 512 * 1024, work: 64 }
     }
 }
 
@@ -175,7 +178,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
                         return Poll::Ready(last.map_or_else(|| Err(self.end(now)), Ok));
                     }
                 };
-            if !self.session.spend(read, written, now) {
+            if !self.session.spend(read, written, self.machine.work(), now) {
                 if self.session.is_overdue(self.machine.poll_timeout()) {
                     self.expire(now);
                 }
@@ -347,6 +350,7 @@ mod tests {
     struct Steps {
         now: Rc<Cell<Instant>>,
         step: Duration,
+        yields: Rc<Cell<u64>>,
     }
 
     impl Clock for Steps {
@@ -359,10 +363,15 @@ mod tests {
         fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
             if self.now.get() >= deadline { Poll::Ready(()) } else { Poll::Pending }
         }
+
+        fn yield_now(&mut self, _cx: &mut Context<'_>) {
+            self.yields.set(self.yields.get() + 1);
+        }
     }
 
     fn clock(step: Duration) -> Steps {
-        Steps { now: Rc::new(Cell::new(Instant::EPOCH)), step }
+        let now = Rc::new(Cell::new(Instant::EPOCH));
+        Steps { now, step, yields: Rc::default() }
     }
 
     fn poll<M: Machine>(
@@ -413,5 +422,66 @@ mod tests {
         let mut drive = Drive::new(machine, socket, clock(Duration::from_millis(20)));
         let ended = (0..1000).any(|_| poll(&mut drive).is_ready());
         assert!(ended, "it took no byte for 10 s");
+    }
+
+    #[cfg(feature = "message")]
+    mod flood {
+        use alloc::vec::Vec;
+
+        use super::*;
+        use crate::message::{Config, Message, Server, service};
+
+        /// A socket with endless input, the same over and over, that takes all output.
+        struct Flood(Vec<u8>);
+
+        impl Source for Flood {
+            fn poll_read(
+                &mut self,
+                _cx: &mut Context<'_>,
+                buf: &mut [u8],
+            ) -> Poll<Result<usize, Failed>> {
+                let n = buf.len().min(self.0.len());
+                buf[..n].copy_from_slice(&self.0[..n]);
+                self.0.rotate_left(n);
+                Poll::Ready(Ok(n))
+            }
+        }
+
+        impl Sink for Flood {
+            fn poll_write(
+                &mut self,
+                _cx: &mut Context<'_>,
+                bufs: &[&[u8]],
+            ) -> Poll<Result<usize, Failed>> {
+                Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+            }
+
+            fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn reset(&mut self) {}
+        }
+
+        #[test]
+        fn a_poll_ends_after_so_much_work_although_there_is_more() {
+            let mut frames = Vec::new();
+            Message::binary("").encode(&mut frames).unwrap();
+            let flood = Flood(frames.repeat(1000));
+            let echo = service::function(|request: Message<'_>| request.into_owned());
+            let machine = Server::new(Config::default(), echo).machine(Instant::EPOCH);
+            let clock = clock(Duration::ZERO);
+            let mut drive = Drive::new(machine, flood, clock.clone());
+            let work = u64::from(Budget::default().work);
+            let mut before = 0;
+            for polls in 1..100 {
+                let mut cx = Context::from_waker(Waker::noop());
+                assert!(drive.poll_until(&mut cx, |_, _| None::<()>).is_pending());
+                assert_eq!(clock.yields.get(), polls, "others have their turn");
+                let done = drive.machine().work() - before;
+                before += done;
+                assert!((work..2 * work).contains(&done), "{done} in poll {polls}");
+            }
+        }
     }
 }

@@ -90,6 +90,14 @@ pub trait Clock {
     /// Ready once `deadline` is reached; until then the alarm is set for it, and wakes `cx`.
     /// A later call with another deadline sets the alarm anew.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
+
+    /// Wakes `cx` once other tasks have run, including those whose sockets became ready meanwhile.
+    ///
+    /// By default it is woken at once. That is enough for an executor that runs a woken task behind
+    /// those that are ready, and polls the sockets often enough.
+    fn yield_now(&mut self, cx: &mut Context<'_>) {
+        cx.waker().wake_by_ref();
+    }
 }
 
 /// Why a call on a socket came to nothing.

@@ -16,6 +16,8 @@ pub(crate) struct Session<C> {
     budget: Budget,
     /// What is left of the budget until it lets others have their turn.
     left: Budget,
+    /// The machine's [`work`](crate::Machine::work) up to the last turn.
+    work: u64,
     admitted: Option<Admitted>,
     /// What was asked in the table and is obeyed.
     asked: Asked,
@@ -55,6 +57,7 @@ impl<C: Clock> Session<C> {
             timer: Timer::new(clock),
             budget: Budget::default(),
             left: Budget::default(),
+            work: 0,
             admitted: None,
             asked: Asked::Nothing,
             looked: false,
@@ -95,15 +98,18 @@ impl<C: Clock> Session<C> {
         asked
     }
 
-    /// Counts what has moved; false once the budget is used up, and others are to have their turn.
-    pub(crate) fn spend(&mut self, read: usize, written: usize, now: Instant) -> bool {
+    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. False once
+    /// the budget is used up, and others are to have their turn.
+    pub(crate) fn spend(&mut self, read: usize, written: usize, work: u64, now: Instant) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, now);
         }
         if read + written > 0 {
             self.looked = false;
         }
-        self.left.spend(read + written)
+        let new = work.saturating_sub(self.work);
+        self.work = work;
+        self.left.spend(read + written, new)
     }
 
     /// Whether `deadline` is to be acted on although input still comes.
@@ -115,7 +121,7 @@ impl<C: Clock> Session<C> {
     pub(crate) fn yield_now(&mut self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) {
         self.park(cx, status);
         self.left = self.budget;
-        cx.waker().wake_by_ref();
+        self.timer.yield_now(cx);
     }
 
     /// Nothing moves until something wakes `cx`, or the deadline passes.
@@ -179,10 +185,11 @@ impl<C> Session<C> {
 
 impl Budget {
     /// False once it is used up.
-    fn spend(&mut self, bytes: usize) -> bool {
+    fn spend(&mut self, bytes: usize, work: u64) -> bool {
         self.turns = self.turns.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.turns > 0 && self.bytes > 0
+        self.work = self.work.saturating_sub(u32::try_from(work).unwrap_or(u32::MAX));
+        self.turns > 0 && self.bytes > 0 && self.work > 0
     }
 }
 

@@ -45,6 +45,11 @@ impl<C: Clock> Timer<C> {
         self.now
     }
 
+    /// Has `cx` woken once others had their turn.
+    pub(super) fn yield_now(&mut self, cx: &mut Context<'_>) {
+        self.clock.yield_now(cx);
+    }
+
     /// Ready, with the time, once `deadline` has passed.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Instant> {
         // No alarm is needed for what has passed; and some round it up.

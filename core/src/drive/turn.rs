@@ -62,7 +62,8 @@ pub enum Turn {
 /// The caller goes on until it is [`Turn::Blocked`], then sees to the machine's deadline (which is to be believed
 /// only where these turns have asked the kernel, not a queue of events that may be late), then waits to be
 /// woken and calls [`Line::unblock`]. It bounds the number of turns that it takes in a
-/// row, so that a flood on one connection does not starve the others.
+/// row, and the [work](Machine::work) that is done in them, so that a flood on one connection does
+/// not starve the others.
 ///
 /// # Panics
 /// Under debug assertions, where the machine breaks its contract.

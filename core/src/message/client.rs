@@ -86,6 +86,8 @@ pub struct Client {
     /// Those that were asked for inline, and not taken yet.
     replies: VecDeque<Message<'static>>,
     commands: Option<Shared<Commands>>,
+    /// Replies that have come.
+    work: u64,
     reception: Reception,
     /// Since when the next reply is awaited.
     awaited: Instant,
@@ -265,6 +267,7 @@ impl Client {
             asked: VecDeque::new(),
             replies: VecDeque::new(),
             commands,
+            work: 0,
             reception: Reception::default(),
             awaited: Instant::EPOCH,
             progress: WriteProgress::new(Instant::EPOCH),
@@ -332,6 +335,7 @@ impl Client {
                 Err(error) => return self.reset(error.into()),
             };
             self.reception.end();
+            self.work += 1;
             self.awaited = now;
             match self.asked.pop_front() {
                 None => return self.reset(ClientReason::Unasked),
@@ -535,6 +539,10 @@ impl Machine for Client {
             news = true;
         }
         news
+    }
+
+    fn work(&self) -> u64 {
+        self.work
     }
 
     fn status(&self) -> Status {

@@ -282,7 +282,8 @@ impl<R: Runtime> Connection<R> {
                 Turn::Moved { read, written } => ((read, written), self.client.line.is_settled()),
                 Turn::Blocked | Turn::Done => ((0, 0), true),
             };
-            let in_budget = self.session.spend(read, written, now);
+            // A relay's work is in its bytes.
+            let in_budget = self.session.spend(read, written, 0, now);
             // A turn of one side changes what the other one wants, and the upstream's came last.
             if waits && !matches!(upstream, Turn::Moved { .. }) {
                 self.release();

@@ -281,6 +281,13 @@ where
         self.pump(now) || news
     }
 
+    fn work(&self) -> u64 {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.work(),
+            Phase::Inner { machine, .. } => machine.work(),
+        }
+    }
+
     fn status(&self) -> Status {
         match &self.phase {
             Phase::Header(awaited) => awaited.reader.status(),

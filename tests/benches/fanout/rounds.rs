@@ -9,7 +9,7 @@ use crate::{
     load::{Check, Extent, Load},
     measure::{
         arguments::{Basics, Choice},
-        figures::ratio,
+        figures::{percentile, ratio},
         process::{ANY_PORT, Cores},
         spent::Spent,
         turns::{Running, back_and_forth},
@@ -249,12 +249,6 @@ fn memory(
     // Before its upstream is gone, of which it would complain.
     drop(process);
     Ok(())
-}
-
-/// In microseconds.
-fn percentile(sorted: &[Duration], percent: usize) -> f64 {
-    let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e6
 }
 
 /// Says what an error belongs to.

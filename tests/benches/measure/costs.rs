@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     arguments::{Basics, Choice},
-    figures::{Row, Spread, head},
+    figures::{Row, Spread, head, percentile},
     process::{Cores, Process},
     spent::Spent,
     turns::{Running, back_and_forth},
@@ -35,6 +35,12 @@ pub(crate) trait Costs: Serialize {
 
     /// The most that the server should cost, where the goal is no ratio.
     fn most(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
+        None
+    }
+
+    /// The most times its figure without the other load that the server's figure beside it should
+    /// be, where that is what the workload compares.
+    fn most_times_alone(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
         None
     }
 
@@ -67,6 +73,11 @@ impl Unit {
         Self { name, digits: 0, scale: 1024.0 }
     }
 
+    /// Microseconds, as they are.
+    pub(crate) fn latency(name: &'static str) -> Self {
+        Self { name, digits: 0, scale: 1.0 }
+    }
+
     /// Bytes of memory.
     pub(crate) fn bytes(name: &'static str) -> Self {
         Self { name, digits: 0, scale: 1.0 }
@@ -86,6 +97,8 @@ struct Sample {
     cost: f64,
     /// How much of the time it was on its core; nothing when it was to be idle.
     busy: Option<f64>,
+    /// The cost without the load that it was taken beside, where it was.
+    alone: Option<f64>,
     restless: bool,
 }
 
@@ -114,9 +127,57 @@ pub(crate) fn take<C: Costs>(
 pub(crate) fn side_by_side<C: Costs, L>(
     plan: &C,
     series: &mut [Series<C>],
+    start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
+    slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<Spent>,
+) -> io::Result<()> {
+    for Running { whose: series, spent, .. } in in_slices(plan, series, start, slice)? {
+        let cost = spent.nanoseconds() * C::unit(series.workload).scale;
+        let busy = Some(spent.busy());
+        series.samples.push(Sample { cost, busy, alone: None, restless: spent.restless });
+    }
+    Ok(())
+}
+
+/// One round of median latencies, in the same manner: `slice` adds to those of each server.
+pub(crate) fn medians<C: Costs, L>(
+    plan: &C,
+    series: &mut [Series<C>],
+    mut start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
+    mut slice: impl FnMut(&Process, &mut L, Duration, &mut Latencies) -> io::Result<Spent>,
+) -> io::Result<()> {
+    let start = |server| {
+        let (process, load) = start(server)?;
+        Ok((process, (load, Latencies::default())))
+    };
+    let slice = |process: &_, (load, latencies): &mut (L, _), window| {
+        slice(process, load, window, latencies)
+    };
+    for Running { whose: series, spent, load, .. } in in_slices(plan, series, start, slice)? {
+        let Latencies { alone, beside } = load.1;
+        let median = |mut all: Vec<_>| {
+            all.sort_unstable();
+            percentile(&all, 50) * C::unit(series.workload).scale
+        };
+        let (cost, alone) = (median(beside), Some(median(alone)));
+        series.samples.push(Sample { cost, busy: None, alone, restless: spent.restless });
+    }
+    Ok(())
+}
+
+/// How long the answers took, without another load and beside it.
+#[derive(Default)]
+pub(crate) struct Latencies {
+    pub(crate) alone: Vec<Duration>,
+    pub(crate) beside: Vec<Duration>,
+}
+
+/// All servers with what they have spent.
+fn in_slices<'a, C: Costs, L>(
+    plan: &C,
+    series: &'a mut [Series<C>],
     mut start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
     mut slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<Spent>,
-) -> io::Result<()> {
+) -> io::Result<Vec<Running<&'a mut Series<C>, L>>> {
     let window = plan.basics().window / SLICES;
     let mut all = Vec::new();
     for series in series {
@@ -126,12 +187,7 @@ pub(crate) fn side_by_side<C: Costs, L>(
     back_and_forth(&mut all, SLICES, |running, _| {
         slice(&running.process, &mut running.load, window).map_err(running.whose.explain())
     })?;
-    for Running { whose: series, spent, .. } in all {
-        let cost = spent.nanoseconds() * C::unit(series.workload).scale;
-        let busy = Some(spent.busy());
-        series.samples.push(Sample { cost, busy, restless: spent.restless });
-    }
-    Ok(())
+    Ok(all)
 }
 
 /// One round of memory, each server by itself: `grown` says by how many bytes a connection, and
@@ -144,7 +200,7 @@ pub(crate) fn one_by_one<C: Costs>(
     for series in series {
         let process = start(series.server).map_err(series.explain())?;
         let (cost, asleep) = grown(&process).map_err(series.explain())?;
-        series.samples.push(Sample { cost, busy: None, restless: !asleep });
+        series.samples.push(Sample { cost, busy: None, alone: None, restless: !asleep });
     }
     Ok(())
 }
@@ -181,6 +237,8 @@ struct Figure<C: Costs> {
     cost: Spread,
     /// How full its core was, from 0 to 1.
     busy: Option<Spread>,
+    /// The cost without the load that it was taken beside, in the same unit.
+    alone: Option<Spread>,
     /// Rounds in which it went on running when no byte was on its way. Its cost means little then.
     restless: usize,
     /// The most that it should be, in the same unit.
@@ -194,7 +252,8 @@ struct Figure<C: Costs> {
 struct Ratio<C: Costs> {
     workload: C::Workload,
     server: C::Server,
-    to: C::Server,
+    /// `None`: itself, without the load that its figure was taken beside.
+    to: Option<C::Server>,
     times: Spread,
     /// The most that it should be.
     goal: Option<f64>,
@@ -209,6 +268,7 @@ impl<'a, C: Costs> Report<'a, C> {
                 let is = |one: &&Series<C>| one.workload == ours.workload && one.server == to;
                 ratios.extend(all.iter().find(is).and_then(|other| Ratio::of(ours, other, goal)));
             }
+            ratios.extend(Ratio::to_alone(ours));
         }
         let seconds = plan.basics().window.as_secs_f64();
         Self { plan, seconds, cores, figures: all.iter().filter_map(Figure::of).collect(), ratios }
@@ -226,6 +286,7 @@ impl<C: Costs> Figure<C> {
             unit: C::unit(workload).name,
             cost,
             busy: Spread::of(samples.iter().filter_map(|sample| sample.busy)),
+            alone: Spread::of(samples.iter().filter_map(|sample| sample.alone)),
             restless: samples.iter().filter(|sample| sample.restless).count(),
             goal,
             reached: goal.map(|goal| cost.median <= goal),
@@ -238,8 +299,26 @@ impl<C: Costs> Ratio<C> {
         let &Series { workload, server, ref samples } = ours;
         let pairs = samples.iter().zip(&other.samples);
         let times = Spread::of(pairs.map(|(ours, other)| ours.cost / other.cost))?;
+        Some(Self::new(workload, server, Some(other.server), times, goal))
+    }
+
+    /// `None` where it was not taken beside anything.
+    fn to_alone(series: &Series<C>) -> Option<Self> {
+        let &Series { workload, server, ref samples } = series;
+        let times = |sample: &Sample| Some(sample.cost / sample.alone?);
+        let times = Spread::of(samples.iter().filter_map(times))?;
+        Some(Self::new(workload, server, None, times, C::most_times_alone(workload, server)))
+    }
+
+    fn new(
+        workload: C::Workload,
+        server: C::Server,
+        to: Option<C::Server>,
+        times: Spread,
+        goal: Option<f64>,
+    ) -> Self {
         let reached = goal.map(|goal| times.median <= goal);
-        Some(Self { workload, server, to: other.server, times, goal, reached })
+        Self { workload, server, to, times, goal, reached }
     }
 }
 
@@ -249,18 +328,23 @@ impl<C: Costs> fmt::Display for Report<'_, C> {
         for &workload in &self.plan.basics().workloads {
             let Unit { name, digits, .. } = C::unit(workload);
             writeln!(f, "{workload:?}: {}; {name}\n", self.plan.title(workload))?;
-            writeln!(f, "{}", head(compared, "of its core"))?;
-            for figure in self.figures.iter().filter(|figure| figure.workload == workload) {
-                let &Figure { server, cost, busy, restless, goal, reached, .. } = figure;
+            let figures = || self.figures.iter().filter(|figure| figure.workload == workload);
+            let is_beside = figures().any(|figure| figure.alone.is_some());
+            let last = if is_beside { "without" } else { "of its core" };
+            writeln!(f, "{}", head(compared, last))?;
+            for figure in figures() {
+                let &Figure { server, cost, busy, alone, restless, goal, reached, .. } = figure;
                 let busy = busy.map(|busy| format!("{:.0} %", busy.median * 100.0));
-                let (name, beside) = (server.name(), busy.unwrap_or_default());
+                let alone = alone.map(|alone| format!("{:.digits$}", alone.median));
+                let (name, beside) = (server.name(), busy.or(alone).unwrap_or_default());
                 let row = Row { name, spread: cost, digits, beside, goal, reached, restless };
                 writeln!(f, "{row}")?;
             }
             writeln!(f, "{}", head(ours, ""))?;
             for ratio in self.ratios.iter().filter(|ratio| ratio.workload == workload) {
                 let &Ratio { server, to, times, goal, reached, .. } = ratio;
-                let name = format!("{} : {}", server.name(), to.name());
+                let to = to.map_or_else(|| "without".to_owned(), Choice::name);
+                let name = format!("{} : {to}", server.name());
                 writeln!(f, "{}", Row::of_ratio(name, times, goal, reached))?;
             }
             writeln!(f)?;

@@ -1,6 +1,6 @@
 //! What is made of figures: their spread over the rounds, their columns, the goals.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
@@ -78,4 +78,10 @@ impl fmt::Display for Row {
 #[expect(clippy::cast_precision_loss, reason = "53 bits are more than anything here is exact to")]
 pub(crate) fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b as f64
+}
+
+/// In microseconds: so many of a hundred are no longer.
+pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e6
 }

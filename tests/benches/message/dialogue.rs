@@ -78,6 +78,11 @@ impl Dialogue {
         &self.requests[first % ENTRIES * REQUEST..][..count * REQUEST]
     }
 
+    /// How many bytes of requests so many bytes of replies answer, the last one in part.
+    pub(crate) fn asked(&self, replied: usize) -> usize {
+        replied.div_ceil(self.reply) * REQUEST
+    }
+
     /// The replies to these.
     pub(crate) fn replies(&self, first: usize, count: usize) -> &[u8] {
         &self.replies[first % ENTRIES * self.reply..][..count * self.reply]

@@ -21,11 +21,12 @@ use rustix::{
 
 use crate::{
     dialogue::{Dialogue, wrong},
+    flood::Flood,
     measure::socket::not_blocked,
 };
 
 /// How long the server may say nothing while it owes something.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections to one server.
 pub(crate) struct Load {
@@ -44,6 +45,18 @@ struct Client {
     next: usize,
     /// Bytes that have come of the replies that it waits for.
     received: usize,
+    /// When it sent its requests.
+    asked: Instant,
+}
+
+/// A connection that does not block.
+pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
+    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+    Ok(stream)
 }
 
 impl Load {
@@ -60,21 +73,23 @@ impl Load {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let mut clients = Vec::new();
         for number in 0..count {
-            let stream = TcpStream::connect(server)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
-            sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            let stream = connect(server)?;
             epoll::add(&epoll, &stream, EventData::new_u64(number as u64), EventFlags::IN)?;
-            clients.push(Client { stream, next: number, received: 0 });
+            clients.push(Client { stream, next: number, received: 0, asked: Instant::now() });
         }
         let events = Vec::with_capacity(1024);
         Ok(Self { epoll, events, clients, dialogue, in_flight, buffer })
     }
 
     /// Each connection sends its requests whenever the last are answered, for as long as `window`;
-    /// but at least once. Answers how many requests there were.
-    pub(crate) fn ask(&mut self, window: Duration) -> io::Result<u64> {
+    /// but at least once. Meanwhile `flood` sends without pause. Answers how many requests there
+    /// were, and tells how long the replies took.
+    pub(crate) fn ask(
+        &mut self,
+        window: Duration,
+        mut flood: Option<&mut Flood>,
+        took: &mut dyn FnMut(Duration),
+    ) -> io::Result<u64> {
         let end = Instant::now() + window;
         for number in 0..self.clients.len() {
             self.send(number)?;
@@ -82,13 +97,20 @@ impl Load {
         let mut batches = self.clients.len() as u64;
         let mut waiting = self.clients.len();
         while waiting > 0 {
-            self.wait()?;
+            match &mut flood {
+                Some(flood) => {
+                    flood.step()?;
+                    self.wait(Duration::ZERO)?;
+                }
+                None => self.wait(PATIENCE)?,
+            }
             let going_on = Instant::now() < end;
             for event in 0..self.events.len() {
                 let number = usize::try_from(self.events[event].data.u64()).expect("a client's");
                 if !self.receive(number)? {
                     continue;
                 }
+                took(self.clients[number].asked.elapsed());
                 if going_on {
                     self.send(number)?;
                     batches += 1;
@@ -97,11 +119,15 @@ impl Load {
                 }
             }
         }
+        if let Some(flood) = flood {
+            flood.finish()?;
+        }
         Ok(batches * self.in_flight as u64)
     }
 
     fn send(&mut self, number: usize) -> io::Result<()> {
         let client = &mut self.clients[number];
+        client.asked = Instant::now();
         // There is always room for it: nothing else is on its way.
         client.stream.write_all(self.dialogue.requests(client.next, self.in_flight))
     }
@@ -127,11 +153,11 @@ impl Load {
         Ok(true)
     }
 
-    fn wait(&mut self) -> io::Result<()> {
-        let patience = Timespec::try_from(PATIENCE).expect("it fits");
+    fn wait(&mut self, patience: Duration) -> io::Result<()> {
+        let timeout = Timespec::try_from(patience).expect("it fits");
         self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&patience)) {
-            Ok(0) => {
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
+            Ok(0) if !patience.is_zero() => {
                 Err(io::Error::new(ErrorKind::TimedOut, "the server owes replies and is silent"))
             }
             Ok(_) => Ok(()),

@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | `lockstep` | 50 connections, each sends a request once the last is answered | server CPU per request |
 //! | `pipelined` | 50 connections, each sends sixteen in one write once the last sixteen are answered | server CPU per request |
+//! | `flood` | as `lockstep`, without and beside 16 connections that send without pause | median time until the reply |
 //!
 //! A request is one of 146 bytes, a `search` in a table of sixteen entries; each next one asks for
 //! the next entry. The servers by hand read length, header and content by `read_exact`, the latter two
@@ -28,6 +29,10 @@
 //! servers in one round, and what is reported is the median of the rounds with the extremes. All
 //! servers get the same number of worker threads (`--workers`, 1).
 //!
+//! A connection of the flood has at most 256 KiB of requests that are not answered, and all of its
+//! replies have come before the next turn; their bytes are counted. The load is one thread: it looks
+//! at the other connections after each step of one of the flood's (16 KiB out, what has come in).
+//!
 //! Of each server the replies to all sixteen requests are read once, decoded and held against the
 //! table; from then on every byte of every reply is compared with these, in their order. The load
 //! builds nothing meanwhile.
@@ -42,6 +47,7 @@
 //! on virtual machines.
 
 mod dialogue;
+mod flood;
 mod hand_written;
 mod load;
 mod machines;
@@ -76,6 +82,9 @@ struct Arguments {
     /// Requests of a connection that are in flight in `pipelined`
     #[arg(long, default_value = "16", value_parser = clap::value_parser!(u16).range(1..=100))]
     in_flight: u16,
+    /// Connections that send without pause in `flood`
+    #[arg(long, default_value = "16")]
+    flooding: NonZeroUsize,
 }
 
 fn main() -> ExitCode {
@@ -91,6 +100,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         basics: shared.basics(5, |_| true),
         connections: arguments.connections.get(),
         in_flight: arguments.in_flight.into(),
+        flooding: arguments.flooding.get(),
     };
     let cores = Cores::choose()?;
     let found = rounds::run(&plan, cores)?;

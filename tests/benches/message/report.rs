@@ -26,17 +26,34 @@ impl Costs for Plan {
     fn title(&self, workload: Workload) -> String {
         let Self { basics: Basics { workers, rounds, .. }, connections, .. } = self;
         let in_flight = self.in_flight(workload);
+        let flood = match workload {
+            Workload::Lockstep | Workload::Pipelined => String::new(),
+            Workload::Flood => format!(" beside {} that send without pause", self.flooding),
+        };
         format!(
-            "{REQUEST} bytes a request, in flight: {in_flight}; {connections} connections, \
+            "{REQUEST} bytes a request, in flight: {in_flight}; {connections} connections{flood}, \
              workers: {workers}, rounds: {rounds}"
         )
     }
 
-    fn unit(_workload: Workload) -> Unit {
-        Unit::microseconds("µs of server CPU a request")
+    fn unit(workload: Workload) -> Unit {
+        match workload {
+            Workload::Lockstep | Workload::Pipelined => {
+                Unit::microseconds("µs of server CPU a request")
+            }
+            Workload::Flood => Unit::latency("µs until the reply, median"),
+        }
+    }
+
+    fn most_times_alone(workload: Workload, server: Server) -> Option<f64> {
+        let is_ours = !server.by_hand().is_empty();
+        (workload == Workload::Flood && is_ours).then_some(10.0)
     }
 
     fn yardsticks(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
+        if workload == Workload::Flood {
+            return Vec::new();
+        }
         let goal = |by_hand| match (by_hand, self.in_flight(workload)) {
             (Server::TokioHand, 1) => Some(0.9),
             (Server::TokioHand, 16..) => Some(0.3),

@@ -6,10 +6,11 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
+    flood::Flood,
     load::Load,
     measure::{
         arguments::Basics,
-        costs::{Series, side_by_side, take},
+        costs::{Series, medians, side_by_side, take},
         process::Cores,
         spent::{RETAKES, Spent},
     },
@@ -24,6 +25,8 @@ pub(crate) enum Workload {
     Lockstep,
     /// Several requests, sent once the last ones are answered
     Pipelined,
+    /// A request, sent once the last is answered, beside connections that send without pause
+    Flood,
 }
 
 /// What is to be measured.
@@ -34,13 +37,15 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     /// Of one connection, when it is pipelined.
     pub(crate) in_flight: usize,
+    /// Connections that send without pause, in the flood.
+    pub(crate) flooding: usize,
 }
 
 impl Plan {
     /// Requests of one connection that are in flight.
     pub(crate) fn in_flight(&self, workload: Workload) -> usize {
         match workload {
-            Workload::Lockstep => 1,
+            Workload::Lockstep | Workload::Flood => 1,
             Workload::Pipelined => self.in_flight,
         }
     }
@@ -56,8 +61,22 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
             let load = Load::connect(process.address(), plan.connections, in_flight)?;
             Ok((process, load))
         };
-        side_by_side(plan, series, connect, |server, load, window| {
-            Spent::on_full_core(server, &mut retakes, || load.ask(window))
-        })
+        if workload == Workload::Flood {
+            let connect = |server| {
+                let (process, load) = connect(server)?;
+                let flood = Flood::connect(process.address(), plan.flooding)?;
+                Ok((process, (load, flood)))
+            };
+            medians(plan, series, connect, |server, (load, flood), window, latencies| {
+                load.ask(window, None, &mut |latency| latencies.alone.push(latency))?;
+                Spent::on(server, || {
+                    load.ask(window, Some(flood), &mut |latency| latencies.beside.push(latency))
+                })
+            })
+        } else {
+            side_by_side(plan, series, connect, |server, load, window| {
+                Spent::on_full_core(server, &mut retakes, || load.ask(window, None, &mut |_| ()))
+            })
+        }
     })
 }

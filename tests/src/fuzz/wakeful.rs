@@ -109,6 +109,10 @@ impl<M: Machine> Machine for Wakeful<M> {
         news
     }
 
+    fn work(&self) -> u64 {
+        self.machine.work()
+    }
+
     fn status(&self) -> Status {
         self.machine.status()
     }

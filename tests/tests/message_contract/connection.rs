@@ -1,12 +1,15 @@
 //! A server's connection.
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    task::{Context, Waker},
+};
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Fault, Instant, Linger, Lost, Machine, Reason as _, Way,
+    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Reason as _, Way, drive,
     message::{
-        Config, Connection, Message, Reason, Server,
+        Config, Connection, DecodeError, Message, Reason, Server,
         service::{self, Asked, Events, Service},
     },
 };
@@ -395,6 +398,83 @@ fn what_is_asked_to_stop_answers_what_is_on_its_way() {
     player.play(&Op::Eof);
     let transcript = player.transcript();
     assert_eq!((transcript.label, transcript.sent), (Some("shut_down"), Some(Sent::Fin)));
+}
+
+/// One read can hold hundreds of requests, and who sends them must not keep others waiting.
+#[test]
+fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
+    let input = frames(&(0..300).map(|i| numbered(i, 0)).collect::<Vec<_>>());
+    let told = frames([&Message::error(DecodeError::EmptyHeader)]);
+    let wrong = [&input[..], &[0, 0]].concat();
+    let told = [&input[..], &told].concat();
+    for (input, output) in [(&input, &input), (&wrong, &told)] {
+        for (read, write) in [(usize::MAX, usize::MAX), (usize::MAX, 100), (5000, 1000), (7, 64)] {
+            assert_eq!(&answered_in_turns(input, read, write), output, "{read}, {write}");
+        }
+    }
+}
+
+/// What comes out when at most so many bytes are read and written at once, in a driver's turns.
+fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
+    let mut machine = checked(Config::default(), echo());
+    let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::EPOCH);
+    let (mut output, mut worked) = (Vec::new(), 0);
+    let mut look = |machine: &Checked<Connection<_>>| {
+        let before = std::mem::replace(&mut worked, machine.work());
+        assert!(worked - before <= 32, "one call has answered {}", worked - before);
+    };
+    loop {
+        let news = machine.poll_shared(now, &mut cx);
+        look(&machine);
+        let Interest { read: reads, write: writes } = machine.interest();
+        if writes == Outbound::Flush {
+            let mut bufs = [&[][..]];
+            machine.write_bufs(&mut bufs);
+            let n = bufs[0].len().min(write);
+            output.extend_from_slice(&bufs[0][..n]);
+            machine.handle_written(now, n);
+            look(&machine);
+        }
+        let may_read = machine.interest().read && !input.is_empty();
+        if may_read {
+            let buf = machine.read_buf();
+            let n = buf.len().min(read).min(input.len());
+            buf[..n].copy_from_slice(&input[..n]);
+            input = &input[n..];
+            machine.handle_read(now, n);
+            look(&machine);
+        }
+        if !news && writes != Outbound::Flush && !may_read {
+            assert!(input.is_empty() && (reads || writes == Outbound::Finish), "it hangs");
+            return output;
+        }
+    }
+}
+
+#[test]
+fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline() {
+    let mut cx = Context::from_waker(Waker::noop());
+    let patient = Config { write_timeout: None, ..Config::default() };
+    let mut machine = checked(patient, echo());
+    let input = frames(&(0..100).map(|i| numbered(i, 0)).collect::<Vec<_>>());
+    let mut rest = &input[..];
+    drive::feed(&mut machine, &mut rest, Instant::EPOCH);
+    assert!(rest.is_empty() && !machine.interest().read);
+    assert_eq!(machine.poll_timeout(), None, "no frame is late");
+    while machine.poll_shared(Instant::EPOCH, &mut cx) {}
+    assert_eq!((machine.work(), machine.interest().read), (100, true));
+    let mut output = Vec::new();
+    drive::collect(&mut machine, &mut output, Instant::EPOCH);
+    assert_eq!(output, input);
+
+    // Nor a reply, as long as more may be pending.
+    let in_flight = NonZeroUsize::new(90).unwrap();
+    let service = Later::default();
+    let mut machine = checked(Config { in_flight, ..Config::default() }, service.clone());
+    drive::feed(&mut machine, &mut &input[..], Instant::EPOCH);
+    while machine.poll_shared(Instant::EPOCH, &mut cx) {}
+    assert_eq!(service.requests(), 91, "the first one is answered at once");
+    assert!(!machine.interest().read);
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod status;
 mod systemd;
 mod third_party;
 mod unix;
+mod urgent;
 
 /// Makes of each scenario, a function of the binary's name, a test per runtime.
 macro_rules! on_every_runtime {
@@ -181,6 +182,11 @@ on_every_runtime! {
         the_mode_of_a_socket_is_what_the_umask_leaves,
         a_reset_looks_like_an_end_on_a_unix_socket,
         a_status_on_a_unix_socket_or_ipv6_is_answered;
+    urgent:
+        an_echo_comes_back_from_behind_urgent_data,
+        requests_are_answered_from_behind_urgent_data,
+        a_proxy_passes_on_what_is_behind_urgent_data_either_way,
+        subscribers_get_what_is_behind_urgent_data;
     systemd:
         sockets_that_are_passed_are_served,
         what_was_not_passed_is_named,

@@ -86,6 +86,10 @@ impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
         self.machine.poll_shared(now, cx)
     }
 
+    fn work(&self) -> u64 {
+        self.machine.work()
+    }
+
     fn status(&self) -> Status {
         self.machine.status()
     }

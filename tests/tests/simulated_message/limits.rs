@@ -1,12 +1,14 @@
 //! Deadlines, limits, and the end of a server.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use wirestate_core::{
     Lost,
-    message::Config,
+    drive::Budget,
+    message::{Config, service},
     serve::{Options, Served},
+    shared::Lock,
 };
 use wirestate_testkit::{
     for_each_seed,
@@ -14,7 +16,7 @@ use wirestate_testkit::{
     sim::{Act, Faults, Settings, World},
 };
 
-use crate::scene::{Scene, ask, bytes, peer, requests, seconds, small};
+use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
 
 /// One byte, then a pause, and so on.
 fn drips(bytes: &[u8], pause: Duration) -> Vec<Act> {
@@ -225,6 +227,33 @@ fn a_drain_waits_for_a_request_that_has_begun_to_come() {
     assert_eq!((heard.bytes, heard.fin), (all, true));
 }
 
+/// So the other tasks get their turn, although there is always more.
+#[test]
+fn a_task_answers_some_of_a_flood_in_one_poll_and_not_all_that_has_come() {
+    let settings = Settings { buffer: 1024 * 1024, ..Settings::default() };
+    let world = World::with(10, settings);
+    let server = world.host("server");
+    let answered = Arc::new(Lock::new(BTreeMap::new()));
+    let counting = service::function({
+        let (world, answered) = (world.clone(), answered.clone());
+        move |request| {
+            let poll = world.polls();
+            answered.with(|answered| *answered.entry(poll).or_insert(0) += 1);
+            itself(request)
+        }
+    });
+    let scene = Scene::serving(world, server, Config::default(), counting, Options::default());
+    let client = scene.world.host("client");
+    let flood = bytes(&requests(&[0; 2000]));
+    let acts = vec![Act::Send(flood.clone().into()), Act::Finish, Act::ReceiveAll];
+    let heard = peer(&client, acts);
+    assert_eq!(scene.world.run_until(&heard).unwrap().bytes, flood);
+    scene.end();
+    let most = answered.with(|answered| answered.values().copied().max());
+    let work = Budget::default().work;
+    assert!(most.is_some_and(|most| most < 3 * work), "{most:?} with a budget of {work}");
+}
+
 #[test]
 fn one_shot_ends_each_connection_behind_its_reply() {
     for_each_seed(10, |seed| {
@@ -244,7 +273,7 @@ fn one_shot_ends_each_connection_behind_its_reply() {
 fn who_takes_too_long_to_drain_is_reset() {
     let world = World::new(9);
     let server = world.host("server");
-    let slow = wirestate_core::message::service::asynchronous({
+    let slow = service::asynchronous({
         let host = server.clone();
         move |request| {
             let nap = host.sleep(seconds(50));
