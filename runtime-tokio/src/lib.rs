@@ -60,12 +60,7 @@ use wirestate_core::{
     drive::{Clock, Failed, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
-use wirestate_std::{
-    Listening,
-    pipe::Pipe,
-    stream, tcp,
-    unix::{self, SocketFile},
-};
+use wirestate_std::{Listening, Origin, pipe::Pipe, stream, tcp, unix};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]
@@ -112,6 +107,10 @@ impl Runtime for Tokio {
         TokioListener::new(Listening::new(address)?)
     }
 
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(lookup_host(address).await?.collect())
+    }
+
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
         let _context = self.handle.enter();
         TokioListener::new(Listening::inherited(socket)?)
@@ -127,7 +126,7 @@ impl Runtime for Tokio {
         if let Some(path) = unix_path(address) {
             return UnixStream::from_std(unix::connect(path)?.into()).map(TokioSocket::from);
         }
-        let addresses = lookup_host(address).await?.collect();
+        let addresses = self.resolve(address).await?;
         let stream = tcp::first_that_connects(addresses, TcpStream::connect).await?;
         tcp::tune(&stream)?;
         Ok(TokioSocket::new(stream))
@@ -330,9 +329,10 @@ impl Splice for TokioSocket {
 /// A listening socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioListener {
+    // Dropped before the socket.
+    origin: Origin,
     socket: Accepting,
-    address: Address,
-    _file: Option<SocketFile>,
+    is_shut_down: bool,
 }
 
 #[derive(Debug)]
@@ -350,12 +350,31 @@ impl TokioListener {
     /// # Panics
     /// If the caller does not run on a runtime whose IO driver is enabled.
     pub fn new(listening: Listening) -> io::Result<Self> {
-        let (socket, address, file) = listening.into_parts();
-        let socket = match address {
+        let (origin, socket) = listening.into_parts();
+        let socket = match origin.address() {
             Address::Ip(_) => Accepting::Tcp(TcpListener::from_std(socket.into())?),
             Address::Unix(_) => Accepting::Unix(UnixListener::from_std(socket.into())?),
         };
-        Ok(Self { socket, address, _file: file })
+        Ok(Self { origin, socket, is_shut_down: false })
+    }
+
+    /// Asks the kernel, whatever tokio knows of the socket's readiness.
+    fn accept(&self) -> io::Result<(TokioSocket, Peer)> {
+        let (stream, peer) = self.origin.accept(&self.socket)?;
+        let socket = match &self.socket {
+            Accepting::Tcp(_) => TcpStream::from_std(stream.into())?.into(),
+            Accepting::Unix(_) => UnixStream::from_std(stream.into())?.into(),
+        };
+        Ok((socket, peer))
+    }
+}
+
+impl AsFd for Accepting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
     }
 }
 
@@ -363,13 +382,19 @@ impl Listener for TokioListener {
     type Socket = TokioSocket;
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.address.clone())
+        Ok(self.origin.address().clone())
     }
 
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
+        if self.is_shut_down {
+            match self.accept() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => return Poll::Ready(accepted.map_err(AcceptError::from)),
+            }
+        }
         let accepted = match &self.socket {
             Accepting::Tcp(listener) => listener
                 .poll_accept(cx)
@@ -379,6 +404,11 @@ impl Listener for TokioListener {
                 .map_ok(|(stream, _)| (TokioSocket::from(stream), Peer::Local)),
         };
         accepted.map_err(AcceptError::from)
+    }
+
+    fn shut_down(&mut self) {
+        self.origin.shut_down(&self.socket);
+        self.is_shut_down = true;
     }
 }
 
