@@ -73,10 +73,8 @@ pub use self::keep::Dial;
 mod keep {
     use std::{
         convert::Infallible,
-        future::{Future, poll_fn},
-        pin::{Pin, pin},
+        future::poll_fn,
         string::{String, ToString},
-        task::Poll,
         time::Duration,
     };
 
@@ -121,8 +119,8 @@ mod keep {
         {
             let mut clock = runtime.clock();
             loop {
-                let connect = pin!(connect_within(runtime, &self.address, self.connect_timeout));
-                let Some(connected) = self.unless_stopped(connect).await else { return };
+                let connect = connect_within(runtime, &self.address, self.connect_timeout);
+                let Some(connected) = self.stop.unless_asked(connect).await else { return };
                 let ended = match connected {
                     Err(error) => {
                         failed();
@@ -143,22 +141,11 @@ mod keep {
                 let wait = self.backoff.next();
                 warn!(address = self.address, "{ended}; the next attempt is in {wait:.0?}");
                 let until = clock.now() + wait;
-                let sleep = pin!(poll_fn(|cx| clock.poll_until(cx, until)));
-                if self.unless_stopped(sleep).await.is_none() {
+                let sleep = poll_fn(|cx| clock.poll_until(cx, until));
+                if self.stop.unless_asked(sleep).await.is_none() {
                     return;
                 }
             }
-        }
-
-        /// What `future` comes to; `None` if the stop comes first.
-        async fn unless_stopped<F: Future>(&self, mut future: Pin<&mut F>) -> Option<F::Output> {
-            poll_fn(|cx| {
-                if self.stop.poll_asked(cx) > Stopping::No {
-                    return Poll::Ready(None);
-                }
-                future.as_mut().poll(cx).map(Some)
-            })
-            .await
         }
 
         /// Drives a connection to its end, and asks for that when the stop comes.

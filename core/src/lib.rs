@@ -15,6 +15,7 @@
 //! | [`admission`] | who may connect, and the table of who is connected |
 //! | [`stop`] | asking a server to stop |
 //! | [`runtime`] | what a runtime brings to accept, connect and spawn (feature `std`) |
+//! | [`mod@listen`] | listening on every address of a name (feature `std`) |
 //! | [`mod@serve`] | accepting under admission, and the drain (feature `std`) |
 //! | `status` | the status of a server over HTTP (feature `status`) |
 //!
@@ -70,6 +71,8 @@ pub mod echo;
 pub mod fanout;
 pub mod idle;
 mod linger;
+#[cfg(feature = "std")]
+pub mod listen;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;

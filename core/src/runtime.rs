@@ -61,16 +61,24 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         self.spawn(task)
     }
 
-    /// Listens on `address`, a `host:port` or a `unix:PATH`.
+    /// Listens on `address`, an `IP:PORT` or a `unix:PATH`. (A name can have several addresses: for
+    /// that there is [`listen`](crate::listen::listen).)
     ///
     /// Port 0 takes one that is free. Port and address can be used again at once after an earlier
     /// server's end (`SO_REUSEADDR`; socket(7)). The file of a Unix socket is removed when the
-    /// listener is dropped, and one that was left behind, on which nobody answers, before; who may
-    /// connect is up to its mode, which is 0777 less the umask (unix(7)).
+    /// listener is dropped, and one that was left behind, to which no socket is bound, before; who
+    /// may connect is up to its mode, which is 0777 less the umask (unix(7)).
     ///
     /// # Errors
     /// The address has no such form, is not this machine's, or is in use.
     fn listen(&self, address: &str) -> io::Result<Self::Listener>;
+
+    /// The addresses of a `host:port`, at least one. A name is looked up off the event loop, which
+    /// takes as long as the resolver does.
+    ///
+    /// # Errors
+    /// It has no such form, or the name is unknown.
+    fn resolve(&self, address: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
     /// Takes over a socket that listens already, as systemd passes it (`sd_listen_fds(3)`).
     ///
@@ -91,7 +99,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     }
 
     /// Connects to `address`, a `host:port` or a `unix:PATH`. A name is resolved off the event
-    /// loop, and each of its addresses tried in turn. Without a deadline: that is the caller's.
+    /// loop, and each of its addresses tried in turn. One at which the socket reaches itself (nobody
+    /// listens there, and it was given that very port) has failed. Without a deadline: that is the
+    /// caller's.
     ///
     /// # Errors
     /// The name is unknown, or the last of its addresses' errors.
@@ -169,7 +179,8 @@ pub(crate) async fn within<R: Runtime, F: Future>(
 pub enum Address {
     /// An IP address and a port.
     Ip(SocketAddr),
-    /// The file of a Unix socket.
+    /// The file of a Unix socket; or `@` and a name in the abstract namespace (unix(7)), as
+    /// systemd and ss(8) write it.
     Unix(PathBuf),
 }
 
@@ -198,7 +209,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The path, where `address` is a `unix:PATH`.
+/// The path, where `address` is a `unix:PATH`. A `unix:@NAME` is in the abstract namespace.
 ///
 /// ```
 /// # use std::path::Path;
@@ -231,7 +242,20 @@ pub trait Listener: Send + 'static {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Self::Socket, Peer), AcceptError>>;
+
+    /// Takes no further connections, where the operating system can do that. Those in the backlog
+    /// are still accepted, and from now on [`poll_accept`](Self::poll_accept) asks for them
+    /// whatever is known of the listener's readiness.
+    ///
+    /// A TCP peer that connects from now on until the listener is dropped gets no answer, and tries
+    /// again (after 1 s, on Linux); on a Unix socket it is refused. A listener that another process
+    /// may have as well goes on taking connections.
+    fn shut_down(&mut self);
 }
+
+/// How many connections may wait to be accepted: what is asked for, which Linux clamps to
+/// `net.core.somaxconn` (listen(2)).
+pub const BACKLOG: u16 = 4096;
 
 /// Why accepting came to nothing.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::{
     admission::{Admitted, Conn, Limits, Peer, Table},
     drive::{Clock, Drive},
     idle::Idle,
-    runtime::{AcceptError, Listener, Runtime},
+    runtime::{AcceptError, BACKLOG, Listener, Runtime},
     stop::{Stop, Stopping},
 };
 
@@ -69,7 +69,7 @@ pub struct Served {
 /// loop: a panic in it ends the server.
 pub async fn serve<R, M>(
     runtime: &R,
-    listener: R::Listener,
+    listener: impl Listener<Socket = R::Socket>,
     options: &Options,
     mut machine: impl FnMut(&Conn, Instant) -> M + Send,
 ) -> Served
@@ -88,11 +88,16 @@ where
 /// Accepts connections and spawns a task for each, until [`Options::stop`] is asked: what
 /// [`serve`] is made of, for connections that are more than one machine on one socket.
 ///
+/// Asked for a drain, it first accepts what is in the backlog, and what comes into it within 50 ms
+/// from handshakes that have begun, since those peers take their connections for made: at most
+/// [`BACKLOG`] of them, in at most 1 s. The drain then answers what they have sent. A peer whose
+/// handshake takes longer is reset. Asked to stop at once, all of them are.
+///
 /// `task` makes the future for a connection that was admitted. It is to do what is asked by way of
 /// the [`Admitted`] ([`Drive::admitted`] does), or it will not end with the server.
 pub async fn accept<R, T>(
     runtime: &R,
-    mut listener: R::Listener,
+    mut listener: impl Listener<Socket = R::Socket>,
     options: &Options,
     mut task: impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send,
 ) -> Served
@@ -105,6 +110,7 @@ where
     let server = table.name();
     let mut clock = runtime.clock();
     let mut pause = Pause::default();
+    let mut last = None;
     let (mut refused, mut relieved) = (Repeated::default(), Repeated::default());
     let mut accepted: u32 = 0;
     loop {
@@ -112,7 +118,20 @@ where
         if accepted.is_multiple_of(ACCEPTS_IN_A_ROW) {
             yield_now().await;
         }
-        match poll_fn(|cx| poll_event(&mut listener, &mut clock, &mut pause, stop, cx)).await {
+        match poll_fn(|cx| match stop.poll_asked(cx) {
+            Stopping::No => poll_event(&mut listener, &mut clock, &mut pause, cx),
+            Stopping::Drain => {
+                let last = last.get_or_insert_with(|| {
+                    let last = LastAccepts::new(&mut listener, table, &clock);
+                    table.shut_down();
+                    last
+                });
+                last.poll_event(&mut listener, &mut clock, cx)
+            }
+            Stopping::Now => Poll::Ready(Event::Stop),
+        })
+        .await
+        {
             Event::Stop => break,
             Event::Accepted(socket, peer) => {
                 if let Some(idle) = idle
@@ -141,6 +160,9 @@ where
                         continue;
                     }
                 };
+                if let Some(last) = &mut last {
+                    last.open += 1;
+                }
                 let id = admitted.id();
                 let task = task(socket, admitted, runtime.clock());
                 // Said when the machine is there: whoever reads it can count on that.
@@ -158,6 +180,10 @@ where
                 table.accept_failed(failed.label());
                 match failed {
                     AcceptError::Aborted(error) => debug!(%error, server, "accept"),
+                    AcceptError::Exhausted(error) if last.is_some() => {
+                        warn!(%error, server, "connections that wait to be accepted are reset");
+                        break;
+                    }
                     AcceptError::Exhausted(error) => {
                         let length = pause.begin(clock.now());
                         warn!(%error, server, "accepting pauses for {length:?}");
@@ -167,7 +193,8 @@ where
         }
     }
     drop(listener);
-    drain(&mut clock, table, stop, *drain_timeout).await
+    let open = last.map_or_else(|| table.connections().len(), |last| last.open);
+    drain(&mut clock, table, open, stop, *drain_timeout).await
 }
 
 enum Event<S> {
@@ -176,29 +203,68 @@ enum Event<S> {
     Failed(AcceptError),
 }
 
+impl<S> From<Result<(S, Peer), AcceptError>> for Event<S> {
+    fn from(accepted: Result<(S, Peer), AcceptError>) -> Self {
+        match accepted {
+            Ok((socket, peer)) => Self::Accepted(socket, peer),
+            Err(failed) => Self::Failed(failed),
+        }
+    }
+}
+
 fn poll_event<L: Listener>(
     listener: &mut L,
     clock: &mut impl Clock,
     pause: &mut Pause,
-    stop: &Stop,
     cx: &mut Context<'_>,
 ) -> Poll<Event<L::Socket>> {
-    if stop.poll_asked(cx) > Stopping::No {
-        return Poll::Ready(Event::Stop);
-    }
     if let Some(until) = pause.until {
         if clock.poll_until(cx, until).is_pending() {
             return Poll::Pending;
         }
         pause.until = None;
     }
-    listener.poll_accept(cx).map(|accepted| match accepted {
-        Ok((socket, peer)) => {
-            pause.shorten();
-            Event::Accepted(socket, peer)
+    let accepted = listener.poll_accept(cx);
+    if matches!(accepted, Poll::Ready(Ok(_))) {
+        pause.shorten();
+    }
+    accepted.map(Event::from)
+}
+
+/// What is accepted after the stop was asked: the backlog, within bounds.
+struct LastAccepts {
+    left: u16,
+    /// Connections that were open when the stop was asked, or were admitted since.
+    open: usize,
+    /// Handshakes that had begun are over.
+    complete: Instant,
+    deadline: Instant,
+}
+
+impl LastAccepts {
+    /// Lets no further connection into the backlog.
+    fn new(listener: &mut impl Listener, table: &Table, clock: &impl Clock) -> Self {
+        listener.shut_down();
+        let now = clock.now();
+        let open = table.connections().len();
+        Self { left: BACKLOG, open, complete: now + HANDSHAKES, deadline: now + LAST_ACCEPTS }
+    }
+
+    fn poll_event<L: Listener>(
+        &mut self,
+        listener: &mut L,
+        clock: &mut impl Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Event<L::Socket>> {
+        if self.left == 0 || clock.now() >= self.deadline {
+            return Poll::Ready(Event::Stop);
         }
-        Err(error) => Event::Failed(error),
-    })
+        if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+            self.left -= 1;
+            return Poll::Ready(accepted.into());
+        }
+        clock.poll_until(cx, self.complete).map(|()| Event::Stop)
+    }
 }
 
 /// The pause after accepting failed for want of something: 10 ms, doubling to 1 s.
@@ -300,10 +366,10 @@ async fn yield_now() {
 async fn drain(
     clock: &mut impl Clock,
     table: &Table,
+    open: usize,
     stop: &Stop,
     timeout: Option<Duration>,
 ) -> Served {
-    let open = table.connections().len();
     if open > 0 && stop.asked() == Stopping::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
@@ -339,6 +405,10 @@ async fn drain(
 const NO_TASK: &str = "no_task";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long handshakes that have begun when the stop is asked may take.
+const HANDSHAKES: Duration = Duration::from_millis(50);
+/// How long the backlog is accepted after the stop was asked.
+const LAST_ACCEPTS: Duration = Duration::from_secs(1);
 /// How long a connection may take to notice that it is to end at once.
 const LONGEST_END: Duration = Duration::from_secs(1);
 const SAY_EVERY: Duration = Duration::from_secs(1);

@@ -1,7 +1,11 @@
 //! Asking servers to stop, once or twice.
 
 use alloc::vec::Vec;
-use core::task::{Context, Waker};
+use core::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
 
 use crate::shared::{Lock, Shared};
 
@@ -34,7 +38,7 @@ pub enum Stopping {
     /// Nothing: go on.
     #[default]
     No,
-    /// Accept no more, flush what is owed, then end.
+    /// Accept what is in the backlog and no more, flush pending output, then end.
     Drain,
     /// End at once.
     Now,
@@ -69,6 +73,18 @@ impl Stop {
             }
             state.asked
         })
+    }
+
+    /// The output of `future`; `None`, and `future` is dropped, if a stop is asked before.
+    pub async fn unless_asked<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if self.poll_asked(cx) > Stopping::No {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
     }
 
     fn ask(&self, asked: Stopping) {

@@ -135,6 +135,10 @@ impl Runtime for Smol {
         SmolListener::new(Listening::new(address)?)
     }
 
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        resolve(address).await
+    }
+
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
         SmolListener::new(Listening::inherited(socket)?)
     }
@@ -147,8 +151,8 @@ impl Runtime for Smol {
         if let Some(path) = unix_path(address) {
             return SmolSocket::nonblocking(unix::connect(path)?);
         }
-        let addresses = resolve(address).await?;
-        tcp::first_that_connects(addresses, connect).await
+        let stream = tcp::first_that_connects(self.resolve(address).await?, connect).await?;
+        Ok(SmolSocket { stream: Some(stream), drained: false })
     }
 
     fn local_address(&self, socket: &SmolSocket) -> Option<SocketAddr> {
@@ -160,11 +164,11 @@ impl Runtime for Smol {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<SmolSocket> {
+async fn connect(address: SocketAddr) -> io::Result<Async<OwnedFd>> {
     let stream = Async::new_nonblocking(tcp::begin_connect(address)?)?;
     stream.writable().await?;
     stream::connected(&stream)?;
-    Ok(SmolSocket { stream: Some(stream), drained: false })
+    Ok(stream)
 }
 
 /// A connected socket, TCP or Unix.
@@ -323,6 +327,10 @@ impl Listener for SmolListener {
                 }
             }
         }
+    }
+
+    fn shut_down(&mut self) {
+        self.listening.get_ref().shut_down();
     }
 }
 

@@ -105,6 +105,14 @@ pub(crate) fn wait_for_read(socket: Arc<dyn AsFd>) {
     WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: true }));
 }
 
+/// Nothing waits for `socket` any more, which is to be closed: it would stay open during the next
+/// sleep.
+pub(crate) fn forget(socket: RawFd) {
+    WAIT.with_borrow_mut(|wait| {
+        wait.sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);
+    });
+}
+
 /// Which sleep of this thread comes next. What a socket has found about its readiness holds only
 /// until then. (Where it is taken for news in another `block_on`, `poll(2)` sets that right.)
 pub(crate) fn round() -> u64 {

@@ -163,6 +163,15 @@ impl Runtime for Threads {
         Listening::new(address).map(ThreadListener::new)
     }
 
+    /// A name is looked up on a thread of its own, so that the caller can give up.
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        // What needs no lookup needs no thread.
+        match address.parse() {
+            Ok(address) => Ok(vec![address]),
+            Err(_) => look_up(address.to_owned()).await,
+        }
+    }
+
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
         Listening::inherited(socket).map(ThreadListener::new)
     }
@@ -175,8 +184,7 @@ impl Runtime for Threads {
         if let Some(path) = unix_path(address) {
             return ThreadSocket::new(unix::connect(path)?);
         }
-        let addresses = resolve_aside(address.to_owned()).await?;
-        tcp::first_that_connects(addresses, ThreadSocket::connect).await
+        ThreadSocket::connect(self.resolve(address).await?).await
     }
 
     fn local_address(&self, socket: &ThreadSocket) -> Option<SocketAddr> {
@@ -192,12 +200,7 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run).map(drop)
 }
 
-/// Looks a name up on a thread of its own, so that whoever waits can give up.
-async fn resolve_aside(address: String) -> io::Result<Vec<SocketAddr>> {
-    // What needs no lookup needs no thread.
-    if let Ok(address) = address.parse() {
-        return Ok(vec![address]);
-    }
+async fn look_up(address: String) -> io::Result<Vec<SocketAddr>> {
     let shared = Arc::new(Lock::new((None, None::<Waker>)));
     let found = shared.clone();
     start("resolver", move || {

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     io,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
@@ -18,6 +18,7 @@ use rustix::{
         sockopt::{socket_acceptconn, socket_domain, socket_type},
     },
 };
+use socket2::SockRef;
 use wirestate_core::{
     admission::Peer,
     runtime::{Address, unix_path},
@@ -28,57 +29,74 @@ use crate::{
     unix::{self, SocketFile},
 };
 
-/// The backlog that is asked for; the kernel clamps it to `net.core.somaxconn` (listen(2)).
-pub(crate) const BACKLOG: i32 = 4096;
-
 /// A socket that listens, without blocking. Its file, if it made one, is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listening {
+    /// Dropped, and so removed, before the socket is closed: another server replaces a file to which
+    /// no socket is bound, and that server's file must not be removed.
+    _file: Option<SocketFile>,
     socket: OwnedFd,
     address: Address,
-    _file: Option<SocketFile>,
+    /// Another process may have it as well.
+    is_inherited: bool,
 }
 
 impl Listening {
-    /// Listens on `address`, a `host:port` or a `unix:PATH`.
+    /// Listens on `address`, an `IP:PORT` or a `unix:PATH`.
     ///
     /// # Errors
     /// The address has no such form, is not this machine's, or is in use.
     pub fn new(address: &str) -> io::Result<Self> {
-        if let Some(path) = unix_path(address) {
+        let (socket, address, file) = if let Some(path) = unix_path(address) {
             let (socket, file) = unix::listen(path)?;
-            Ok(Self { socket, address: Address::Unix(path.to_owned()), _file: Some(file) })
+            (socket, Address::Unix(path.to_owned()), file)
         } else {
+            let address = address.parse().map_err(|_| invalid("neither IP:PORT nor unix:PATH"))?;
             let listener = tcp::listen(address)?;
             let address = Address::Ip(listener.local_addr()?);
-            Ok(Self { socket: listener.into(), address, _file: None })
-        }
+            (listener.into(), address, None)
+        };
+        Ok(Self { _file: file, socket, address, is_inherited: false })
     }
 
     /// Takes over a socket that listens already. Its file, if it has one, is somebody else's.
     ///
     /// # Errors
-    /// It is no stream socket that listens.
+    /// It is no stream socket that listens: the error says what it is.
     pub fn inherited(socket: OwnedFd) -> io::Result<Self> {
-        let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-        if socket_type(&socket)? != SocketType::STREAM || !socket_acceptconn(&socket)? {
-            return Err(wrong("not a stream socket that listens"));
-        }
+        let listens = match socket_type(&socket)? {
+            SocketType::STREAM if socket_acceptconn(&socket)? => Ok(()),
+            SocketType::STREAM => Err("a stream socket that does not listen"),
+            SocketType::DGRAM => Err("a datagram socket"),
+            SocketType::SEQPACKET => Err("a seqpacket socket"),
+            _ => Err("a socket of another type"),
+        };
+        listens.map_err(|what| {
+            invalid(&format!("the socket that was passed is {what}: expected {EXPECTED}"))
+        })?;
         let name = getsockname(&socket)?;
         let address = match socket_domain(&socket)? {
             AddressFamily::UNIX => {
-                let path = rustix::net::SocketAddrUnix::try_from(name)?;
-                let path = path.path_bytes().map(|path| PathBuf::from(OsStr::from_bytes(path)));
-                Address::Unix(path.unwrap_or_default())
+                let name = rustix::net::SocketAddrUnix::try_from(name)?;
+                let path = match (name.path_bytes(), name.abstract_name()) {
+                    (Some(path), _) => path.to_vec(),
+                    (None, Some(name)) => [b"@", name].concat(),
+                    (None, None) => Vec::new(),
+                };
+                Address::Unix(PathBuf::from(OsStr::from_bytes(&path)))
             }
             AddressFamily::INET | AddressFamily::INET6 => {
                 tcp::tune(&socket)?;
                 Address::Ip(SocketAddr::try_from(name)?)
             }
-            _ => return Err(wrong("neither a TCP nor a Unix socket")),
+            _ => {
+                let what = "neither a TCP nor a Unix socket";
+                let message = format!("the socket that was passed is {what}: expected {EXPECTED}");
+                return Err(invalid(&message));
+            }
         };
         ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket, address, _file: None })
+        Ok(Self { _file: None, socket, address, is_inherited: true })
     }
 
     /// The address that it listens on, with the real port.
@@ -100,7 +118,26 @@ impl Listening {
         };
         Ok((socket, peer))
     }
+
+    /// Lets no further connection into the backlog: see
+    /// [`Listener::shut_down`](wirestate_core::runtime::Listener::shut_down). An inherited socket
+    /// is left alone, since the process that passed it may go on with it.
+    pub fn shut_down(&self) {
+        match self.address {
+            _ if self.is_inherited => {}
+            Address::Ip(_) => tcp::drop_syns(&self.socket),
+            // Linux then refuses new connections; those in the backlog can still be accepted.
+            Address::Unix(_) => drop(SockRef::from(&self.socket).shutdown(Shutdown::Read)),
+        }
+    }
 }
+
+fn invalid(message: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// What a server listens on.
+const EXPECTED: &str = "a stream socket that listens (TCP or Unix)";
 
 impl AsFd for Listening {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -120,9 +157,11 @@ mod tests {
         net::{TcpListener, TcpStream, UdpSocket},
         os::{
             linux::net::SocketAddrExt,
-            unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream},
+            unix::net::{SocketAddr as UnixAddress, UnixDatagram, UnixListener, UnixStream},
         },
     };
+
+    use socket2::{Domain, Socket, Type};
 
     use super::*;
 
@@ -141,16 +180,63 @@ mod tests {
         let nameless = UnixAddress::from_abstract_name(format!("wirestate-{address}")).unwrap();
         let listener = UnixListener::bind_addr(&nameless).unwrap();
         let inherited = Listening::inherited(listener.into()).unwrap();
-        assert!(matches!(inherited.address(), Address::Unix(_)));
+        assert_eq!(inherited.address().to_string(), format!("unix:@wirestate-{address}"));
 
-        for other in [
-            OwnedFd::from(client),
-            UdpSocket::bind("127.0.0.1:0").unwrap().into(),
-            UnixStream::pair().unwrap().0.into(),
+        let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        for (other, what) in [
+            (OwnedFd::from(client), "a stream socket that does not listen"),
+            (UdpSocket::bind("127.0.0.1:0").unwrap().into(), "a datagram socket"),
+            (UnixDatagram::unbound().unwrap().into(), "a datagram socket"),
+            (packets.into(), "a seqpacket socket"),
+            (UnixStream::pair().unwrap().0.into(), "a stream socket that does not listen"),
         ] {
             let refused = Listening::inherited(other).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
+            let said = refused.to_string();
+            assert!(said.contains(what) && said.contains("expected a stream socket"), "{said}");
         }
         Listening::inherited(std::fs::File::open("/dev/null").unwrap().into()).unwrap_err();
+    }
+
+    #[test]
+    fn an_abstract_name_is_listened_on_and_connected_to() {
+        let address = format!("unix:@wirestate-abstract-{}", std::process::id());
+        let listening = Listening::new(&address).unwrap();
+        assert_eq!(listening.address().to_string(), address);
+        let taken = Listening::new(&address).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse, "{taken}");
+        unix::connect(unix_path(&address).unwrap()).unwrap();
+        assert_eq!(listening.accept().unwrap().1, Peer::Local);
+    }
+
+    #[test]
+    fn a_name_is_not_listened_on() {
+        let error = Listening::new("localhost:0").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+    }
+
+    #[test]
+    fn after_its_shut_down_a_unix_socket_accepts_what_is_in_the_backlog_and_no_more() {
+        let address = format!("unix:@wirestate-shut-down-{}", std::process::id());
+        let listening = Listening::new(&address).unwrap();
+        let path = unix_path(&address).unwrap();
+        let _waiting = unix::connect(path).unwrap();
+        listening.shut_down();
+        let refused = unix::connect(path).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        listening.accept().unwrap();
+        assert_eq!(listening.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    /// It is the service manager's, which starts the next server for the next connection.
+    #[test]
+    fn an_inherited_socket_is_not_shut_down() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let inherited = Listening::inherited(listener.try_clone().unwrap().into()).unwrap();
+        inherited.shut_down();
+        drop(inherited);
+        TcpStream::connect(address).unwrap();
+        listener.accept().unwrap();
     }
 }

@@ -23,7 +23,7 @@ use wirestate_core::{
 };
 
 use crate::{
-    block_on::{READ_TIMEOUT, is_silent, read_blocks, round, wait_for, wait_for_read},
+    block_on::{READ_TIMEOUT, forget, is_silent, read_blocks, round, wait_for, wait_for_read},
     listening::Listening,
     pipe::Pipe,
     stream, tcp,
@@ -57,19 +57,8 @@ impl ThreadSocket {
         Ok(Self { stream: Some(stream), drained: None, looks_again: false })
     }
 
-    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = Arc::new(tcp::begin_connect(address)?);
-        poll_fn(|_| match SockRef::from(&stream).take_error() {
-            Ok(Some(error)) | Err(error) => Poll::Ready(Err(error)),
-            // It has a peer once it is connected (getpeername(2)).
-            Ok(None) if SockRef::from(&stream).peer_addr().is_ok() => Poll::Ready(Ok(())),
-            Ok(None) => {
-                wait_for(stream.clone(), PollFlags::OUT);
-                Poll::Pending
-            }
-        })
-        .await?;
-        Self::sharing(stream)
+    pub(crate) async fn connect(addresses: Vec<SocketAddr>) -> io::Result<Self> {
+        Self::sharing(tcp::first_that_connects(addresses, connect).await?)
     }
 
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
@@ -83,6 +72,21 @@ impl ThreadSocket {
     fn stream(&self) -> Result<&Arc<OwnedFd>, Failed> {
         self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
     }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<Arc<OwnedFd>> {
+    let stream = Arc::new(tcp::begin_connect(address)?);
+    poll_fn(|_| match SockRef::from(&stream).take_error() {
+        Ok(Some(error)) | Err(error) => Poll::Ready(Err(error)),
+        // It has a peer once it is connected (getpeername(2)).
+        Ok(None) if SockRef::from(&stream).peer_addr().is_ok() => Poll::Ready(Ok(())),
+        Ok(None) => {
+            wait_for(stream.clone(), PollFlags::OUT);
+            Poll::Pending
+        }
+    })
+    .await?;
+    Ok(stream)
 }
 
 impl Source for ThreadSocket {
@@ -203,6 +207,13 @@ impl ThreadListener {
     }
 }
 
+/// The thread may have waited for it in this poll.
+impl Drop for ThreadListener {
+    fn drop(&mut self) {
+        forget(self.listening.as_raw_fd());
+    }
+}
+
 impl Listener for ThreadListener {
     type Socket = ThreadSocket;
 
@@ -223,5 +234,31 @@ impl Listener for ThreadListener {
             }
             accepted => Poll::Ready(accepted.map_err(AcceptError::from)),
         }
+    }
+
+    fn shut_down(&mut self) {
+        self.listening.shut_down();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::block_on;
+
+    #[test]
+    fn a_listener_that_is_dropped_is_closed_although_it_was_waited_for() {
+        let listener = ThreadListener::new(Listening::new("127.0.0.1:0").unwrap());
+        let address = listener.local_address().unwrap().ip().unwrap();
+        let mut listener = Some(listener);
+        block_on(poll_fn(|cx| {
+            assert!(listener.as_mut().unwrap().poll_accept(cx).is_pending());
+            listener = None;
+            let refused = TcpStream::connect(address).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            Poll::Ready(())
+        }));
     }
 }

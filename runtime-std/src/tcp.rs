@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
+use wirestate_core::runtime::BACKLOG;
 
-use crate::listening::BACKLOG;
+use crate::stream::reset_on_close;
 
 /// The addresses of a `host:port`. Blocks while a name is looked up.
 ///
@@ -24,30 +25,48 @@ pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Listens on a `host:port`, without blocking.
+/// Listens on `address`, without blocking. `[::]` has IPv4 as well, whatever
+/// `net.ipv6.bindv6only` says (ipv6(7)).
 ///
 /// The connections that it accepts have the options of [`tune`]: they inherit them from the
 /// listening socket.
 ///
 /// # Errors
-/// The address has no such form, is not this machine's, or is in use.
-pub fn listen(address: &str) -> io::Result<TcpListener> {
-    let mut last = None;
-    for address in resolve(address)? {
-        match listen_on(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
-}
-
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+/// The address is not this machine's, or is in use.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     Ok(socket.into())
+}
+
+/// Has a listening socket drop every SYN, so that its backlog only gets shorter. Peers repeat a SYN
+/// that is not answered (after 1 s, on Linux): by then another server may listen, or they are
+/// refused. Handshakes that have begun are completed.
+///
+/// Without it, a connection that is made between the last accept(2) and close(2) is reset. (A backlog
+/// of 0 would still let one in.)
+pub(crate) fn drop_syns(listener: &impl AsFd) {
+    // Classic BPF, which sees a segment from the TCP header on: flags are in byte 13.
+    const FILTER: [SockFilter; 5] = [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // A kernel without it closes the socket a moment later all the same.
+    let _ = SockRef::from(listener).attach_filter(&FILTER);
 }
 
 /// A new socket for `address`: close-on-exec, without blocking, and tuned.
@@ -74,7 +93,7 @@ pub fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
 /// `EINPROGRESS` has no kind of its own on stable Rust (errno(3)).
 const EINPROGRESS: i32 = 115;
 
-/// Tries one address after the other.
+/// Tries one address after the other. One that leads back to the socket itself has failed.
 ///
 /// # Errors
 /// The last address's.
@@ -83,16 +102,36 @@ pub async fn first_that_connects<S, F>(
     connect: impl Fn(SocketAddr) -> F,
 ) -> io::Result<S>
 where
+    S: AsFd,
     F: Future<Output = io::Result<S>>,
 {
     let mut last = None;
     for address in addresses {
-        match connect(address).await {
+        match connect(address).await.and_then(|socket| reject_itself(socket, address)) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = Some(error),
         }
     }
     Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+}
+
+/// Refuses a socket that is connected to itself. If nobody listens on a port of this machine, a
+/// socket that connects to it may be given that very port for its own end, and then its SYN is
+/// answered by itself (simultaneous open; RFC 9293, section 3.5).
+///
+/// It is closed without `TIME-WAIT`, which would keep the port from the server that is missing.
+fn reject_itself<S: AsFd>(stream: S, dialled: SocketAddr) -> io::Result<S> {
+    let socket = SockRef::from(&stream);
+    let local = socket.local_addr()?.as_socket();
+    // The address that was dialled may be an unspecified one: only the peer's says all.
+    let is_itself = local.is_some_and(|local| local.port() == dialled.port())
+        && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == local);
+    if is_itself {
+        reset_on_close(&stream);
+        let message = format!("nobody listens on {dialled}: the connection has reached itself");
+        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
+    }
+    Ok(stream)
 }
 
 /// Sets what every TCP socket here has: no delay of small segments (`TCP_NODELAY`), and keepalive
@@ -113,13 +152,16 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::{
+        io::{Read, Write},
+        net::TcpStream,
+    };
 
     use super::*;
 
     #[test]
     fn an_accepted_connection_inherits_the_options() {
-        let listener = listen("127.0.0.1:0").unwrap();
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         listener.set_nonblocking(false).unwrap();
         let (accepted, _) = listener.accept().unwrap();
@@ -129,5 +171,39 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+    }
+
+    /// As it happens by chance where the kernel chooses the port.
+    #[test]
+    fn a_socket_that_is_connected_to_itself_is_a_failed_attempt_and_frees_its_port() {
+        for host in ["127.0.0.1", "0.0.0.0", "[::1]"] {
+            let any_port: SocketAddr = format!("{host}:0").parse().unwrap();
+            let socket = new(any_port).unwrap();
+            socket.set_nonblocking(false).unwrap();
+            socket.bind(&any_port.into()).unwrap();
+            let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+            let itself = SocketAddr::new(any_port.ip(), port);
+            socket.connect(&itself.into()).unwrap();
+            let refused = reject_itself(TcpStream::from(socket), itself).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{refused}");
+            assert!(refused.to_string().contains("itself"), "{refused}");
+            // Without SO_REUSEADDR: the port is as good as new.
+            new(itself).unwrap().bind(&itself.into()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_listener_that_drops_syns_accepts_what_is_in_its_backlog_and_no_more() {
+        let listener = listen("[::1]:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let waiting = TcpStream::connect(address).unwrap();
+        drop_syns(&listener);
+        let late = TcpStream::connect_timeout(&address, Duration::from_millis(100)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        let (accepted, peer) = listener.accept().unwrap();
+        assert_eq!(peer, waiting.local_addr().unwrap());
+        (&waiting).write_all(b"hi").unwrap();
+        (&accepted).read_exact(&mut [0; 2]).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

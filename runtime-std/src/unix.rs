@@ -1,60 +1,101 @@
 //! Unix sockets, which are files (unix(7)).
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io,
     os::{
         fd::OwnedFd,
-        unix::fs::{FileTypeExt, MetadataExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{FileTypeExt, MetadataExt},
+        },
     },
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
+use wirestate_core::runtime::BACKLOG;
 
-use crate::listening::BACKLOG;
-
-/// Listens on `path`, without blocking.
+/// Listens on `path`, without blocking; `@NAME` is a name in the abstract namespace (unix(7)), which
+/// has no file.
 ///
-/// A socket that is there already, and on which nobody answers, was left behind by a process that
-/// was killed: it is removed.
+/// A file that is there already, to which no socket is bound, was left behind by a process that was
+/// killed: it is replaced. Of several servers that start at once, one gets it, as long as no other
+/// program holds a lock on the folder.
 ///
 /// # Errors
-/// The operating system's; [`AddrInUse`](io::ErrorKind::AddrInUse) where somebody answers, or where
-/// something else is in that place.
-pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
-    // So that of two that start at once, neither takes the other's socket for one left behind.
-    // Where the folder can't be locked, they are on their own.
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = File::open(parent.unwrap_or(Path::new(".")));
-    let _locked = folder.is_ok_and(|folder| folder.lock().is_ok());
-    if is_left_behind(path)? {
-        fs::remove_file(path)?;
+/// The operating system's; [`AddrInUse`](io::ErrorKind::AddrInUse) where a socket is bound to it,
+/// whether it listens or not, or where something else is in that place.
+pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<SocketFile>)> {
+    let socket = new(Type::STREAM)?;
+    let address = address(path)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
+            let _lock = lock_folder(path);
+            // Another server may have replaced it by now.
+            if !is_left_behind(path) {
+                return Err(error);
+            }
+            fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        bound => bound?,
     }
-    let socket = new()?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let file = SocketFile::new(path)?;
-    socket.listen(BACKLOG)?;
+    let file = if is_abstract(path) { None } else { Some(SocketFile::new(path)?) };
+    socket.listen(BACKLOG.into())?;
     Ok((socket.into(), file))
 }
 
-fn new() -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+fn new(kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, kind, None)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// Whether there is a socket on which nobody listens.
-fn is_left_behind(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(there) if there.file_type().is_socket() => {
-            let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-            Ok(connect(path).is_err_and(refused))
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(_) | Err(_) => Ok(false),
+fn is_abstract(path: &Path) -> bool {
+    path.as_os_str().as_bytes().starts_with(b"@")
+}
+
+fn address(path: &Path) -> io::Result<SockAddr> {
+    match path.as_os_str().as_bytes() {
+        [b'@', name @ ..] => SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat())),
+        _ => SockAddr::unix(path),
     }
 }
+
+/// Whether there is a socket's file to which no socket is bound.
+///
+/// A stream that can't be connected to does not say that: its owner may not listen yet. Linux tells
+/// a datagram socket, which can connect to no other kind: it gets `EPROTOTYPE` where a stream is
+/// bound, in whatever network namespace, and `ECONNREFUSED` where nothing is.
+fn is_left_behind(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket());
+    let connect = || new(Type::DGRAM)?.connect(&SockAddr::unix(path)?);
+    is_socket
+        && !is_abstract(path)
+        && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Locks the folder of `path` against other servers of this kind that replace a file in it, each of
+/// which takes well below a millisecond for that. Others can lock it as well, for as long as they
+/// like: so it is not waited for any longer than that may take.
+fn lock_folder(path: &Path) -> Option<File> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = File::open(parent.unwrap_or(Path::new("."))).ok()?;
+    for _ in 0..LOCK_ATTEMPTS {
+        if folder.try_lock().is_ok() {
+            return Some(folder);
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+    None
+}
+
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Connects to `path`. There is nothing to wait for: the kernel does it at once, or not at all
 /// (`EAGAIN`, where the other's backlog is full).
@@ -62,15 +103,15 @@ fn is_left_behind(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// The operating system's (connect(2)).
 pub fn connect(path: &Path) -> io::Result<OwnedFd> {
-    let socket = new()?;
-    socket.connect(&SockAddr::unix(path)?)?;
+    let socket = new(Type::STREAM)?;
+    socket.connect(&address(path)?)?;
     Ok(socket.into())
 }
 
 /// The file of a socket that listens, which is removed when this is dropped, unless another one has
 /// taken its place.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// What it is, wherever it is (stat(2)).
     device: u64,
@@ -132,6 +173,60 @@ mod tests {
         UnixStream::connect(&path).unwrap();
         drop((socket, file));
         assert!(!path.exists(), "removed at the end");
+    }
+
+    #[test]
+    fn a_socket_that_is_bound_and_does_not_listen_yet_is_not_replaced() {
+        let folder = Folder::new("bound");
+        for kind in [Type::STREAM, Type::SEQPACKET, Type::DGRAM] {
+            let path = folder.0.join("socket");
+            let bound = new(kind).unwrap();
+            bound.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+            let refused = listen(&path).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{kind:?}: {refused}");
+            if kind == Type::STREAM {
+                bound.listen(1).unwrap();
+                UnixStream::connect(&path).unwrap();
+            }
+            drop(bound);
+            drop(listen(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_lock_on_the_folder_that_others_hold_does_not_hold_a_server() {
+        let folder = Folder::new("locked");
+        let path = folder.0.join("socket");
+        let locked = File::open(&folder.0).unwrap();
+        locked.lock().unwrap();
+        drop(listen(&path).unwrap());
+        drop(UnixListener::bind(&path).unwrap());
+        listen(&path).unwrap();
+    }
+
+    #[test]
+    fn of_servers_that_start_at_once_one_replaces_what_was_left_behind() {
+        let folder = Folder::new("at-once");
+        for round in 0..50 {
+            let path = folder.0.join(round.to_string());
+            drop(UnixListener::bind(&path).unwrap());
+            let barrier = std::sync::Barrier::new(4);
+            let started: Vec<_> = thread::scope(|scope| {
+                let start = || {
+                    barrier.wait();
+                    listen(&path)
+                };
+                let starting: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                starting.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let (listening, refused): (Vec<_>, Vec<_>) =
+                started.into_iter().partition(Result::is_ok);
+            assert_eq!(listening.len(), 1, "{listening:?}");
+            for error in refused.into_iter().map(Result::unwrap_err) {
+                assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+            }
+            UnixStream::connect(&path).unwrap();
+        }
     }
 
     #[test]

@@ -110,6 +110,10 @@ impl Runtime for Tokio {
         TokioListener::new(Listening::new(address)?)
     }
 
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(lookup_host(address).await?.collect())
+    }
+
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
         let _context = self.handle.enter();
         TokioListener::new(Listening::inherited(socket)?)
@@ -124,7 +128,7 @@ impl Runtime for Tokio {
         if let Some(path) = unix_path(address) {
             return TokioSocket::nonblocking(unix::connect(path)?);
         }
-        let addresses = lookup_host(address).await?.collect();
+        let addresses = self.resolve(address).await?;
         tcp::first_that_connects(addresses, connect).await.map(TokioSocket::registered)
     }
 
@@ -133,11 +137,7 @@ impl Runtime for Tokio {
     }
 
     fn dialled_address(&self, socket: &TokioSocket) -> Option<Address> {
-        match &socket.stream {
-            Stream::Tcp(tcp) => stream::dialled_address(tcp),
-            Stream::Unix(unix) => stream::dialled_address(unix),
-            Stream::Closed => None,
-        }
+        stream::dialled_address(socket.stream.as_ref()?)
     }
 }
 
@@ -347,6 +347,7 @@ impl Splice for TokioSocket {
 #[derive(Debug)]
 pub struct TokioListener {
     listening: AsyncFd<Listening>,
+    is_shut_down: bool,
 }
 
 impl TokioListener {
@@ -358,7 +359,7 @@ impl TokioListener {
     /// # Panics
     /// If the caller does not run on a runtime whose IO driver is enabled.
     pub fn new(listening: Listening) -> io::Result<Self> {
-        Ok(Self { listening: register(listening, Interest::READABLE)? })
+        Ok(Self { listening: register(listening, Interest::READABLE)?, is_shut_down: false })
     }
 }
 
@@ -374,14 +375,29 @@ impl Listener for TokioListener {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
         loop {
+            if self.is_shut_down {
+                // What the kernel has, whatever tokio knows of the socket's readiness.
+                match accept(self.listening.get_ref()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    accepted => return Poll::Ready(accepted.map_err(AcceptError::from)),
+                }
+            }
             let mut ready = ready!(self.listening.poll_read_ready(cx))?;
-            if let Ok(accepted) = ready.try_io(|listening| listening.get_ref().accept()) {
-                let accepted = accepted
-                    .and_then(|(stream, peer)| Ok((TokioSocket::nonblocking(stream)?, peer)));
+            if let Ok(accepted) = ready.try_io(|listening| accept(listening.get_ref())) {
                 return Poll::Ready(accepted.map_err(AcceptError::from));
             }
         }
     }
+
+    fn shut_down(&mut self) {
+        self.listening.get_ref().shut_down();
+        self.is_shut_down = true;
+    }
+}
+
+fn accept(listening: &Listening) -> io::Result<(TokioSocket, Peer)> {
+    let (stream, peer) = listening.accept()?;
+    Ok((TokioSocket::nonblocking(stream)?, peer))
 }
 
 /// Tokio's clock, which can be paused in tests.

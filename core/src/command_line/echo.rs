@@ -24,8 +24,9 @@ use crate::{
 /// Sends every byte back to where it came from
 #[derive(Args, Debug)]
 pub(super) struct ServerFlags {
-    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
-    /// that the service manager passes
+    /// Where to listen: HOST:PORT (on all addresses of a name; port 0 takes a free one), unix:PATH
+    /// (unix:@NAME: an abstract one), or systemd[:NAME], the next socket that the service manager
+    /// passes, or all of NAME
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65432",
           value_parser = values::listen)]
     listen: String,

@@ -1,6 +1,6 @@
 //! `fanout-source`, `fanout-server` and `fanout-client`.
 
-use core::{num::NonZeroUsize, str::FromStr, task::Poll, time::Duration};
+use core::{num::NonZeroUsize, slice, str::FromStr, task::Poll, time::Duration};
 use std::{
     future::poll_fn,
     io::{self, IsTerminal, Write},
@@ -10,7 +10,8 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, Surroundings, log, server, upstream,
+    Failure, Surroundings, log, server,
+    upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
 use crate::{
@@ -32,8 +33,9 @@ use crate::{
 /// closed at once.
 #[derive(Args, Debug)]
 pub(super) struct SourceFlags {
-    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
-    /// that the service manager passes
+    /// Where to listen: HOST:PORT (on all addresses of a name; port 0 takes a free one), unix:PATH
+    /// (unix:@NAME: an abstract one), or systemd[:NAME], the next socket that the service manager
+    /// passes, or all of NAME
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
           value_parser = values::listen)]
     listen: String,
@@ -94,8 +96,9 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
           value_parser = values::remote)]
     upstream: String,
-    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
-    /// that the service manager passes
+    /// Where to listen: HOST:PORT (on all addresses of a name; port 0 takes a free one), unix:PATH
+    /// (unix:@NAME: an abstract one), or systemd[:NAME], the next socket that the service manager
+    /// passes, or all of NAME
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
           value_parser = values::listen)]
     listen: String,
@@ -231,6 +234,8 @@ pub(super) async fn serve<R: Runtime>(
         move |_: &_, now| Subscriber::new(&feed, now)
     };
     server::listening(runtime, &flags.listen, &setup, around, async |listener| {
+        let (upstreams, stop) = (slice::from_ref(&dial.address), &setup.options.stop);
+        let check = SelfCheck::start(runtime, upstreams, &flags.listen, &listener, stop)?;
         let reading = read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0);
         runtime.spawn(reading).map_err(Failure::Spawn)?;
         let served = server::serve(runtime, listener, &setup, subscriber).await;
@@ -248,6 +253,7 @@ pub(super) async fn serve<R: Runtime>(
             held_waiting = ?counters.held_waiting,
             "fan-out ended"
         );
+        check.verdict()?;
         Ok(served)
     })
     .await

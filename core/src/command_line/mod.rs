@@ -29,7 +29,7 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use crate::runtime::Runtime;
+use crate::runtime::{Address, Runtime};
 
 /// A binary's `main`: reads the command line, and has `host` run the command on a runtime.
 ///
@@ -212,6 +212,8 @@ fn printable(bytes: &[u8]) -> String {
 enum Failure {
     #[error("cannot listen on {address}: {error}")]
     Listen { address: String, error: io::Error },
+    #[error("--upstream {upstream} is this server itself, which listens on {address}")]
+    Itself { upstream: String, address: Address },
     #[error("cannot connect to {address}: {error}")]
     Connect { address: String, error: io::Error },
     #[error("{address}: {reason}")]

@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
 use super::{
-    Failure, Surroundings, server, upstream,
+    Failure, Surroundings, server,
+    upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
 use crate::{
@@ -22,8 +23,9 @@ use crate::{
 /// told by a close, and the log names each attempt.
 #[derive(Args, Debug)]
 pub(super) struct ServerFlags {
-    /// Where to listen: HOST:PORT (port 0 takes a free one), unix:PATH, or systemd[:NAME], a socket
-    /// that the service manager passes
+    /// Where to listen: HOST:PORT (on all addresses of a name; port 0 takes a free one), unix:PATH
+    /// (unix:@NAME: an abstract one), or systemd[:NAME], the next socket that the service manager
+    /// passes, or all of NAME
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:9500",
           value_parser = values::listen)]
     listen: String,
@@ -112,7 +114,7 @@ pub(super) async fn serve<R: Runtime>(
         pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
         ..Config::default()
     };
-    let upstreams = Upstreams::new(flags.upstream, balance, std::process::id().into());
+    let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
     // The socket to the upstream is one more.
     let files = R::FILES_PER_CONNECTION + 1;
     let setup = flags.server.setup_of::<R>("proxy", files, 2 * pipes);
@@ -127,10 +129,13 @@ pub(super) async fn serve<R: Runtime>(
         ..Proxy::new(Relays::new(config), upstreams)
     };
     server::listening(runtime, &flags.listen, &setup, around, async |listener| {
+        let stop = &setup.options.stop;
+        let check = SelfCheck::start(runtime, &flags.upstream, &flags.listen, &listener, stop)?;
         let served = proxy::serve(runtime, listener, &setup.options, &proxy).await;
         for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams.counters() {
             info!(%address, connects, failures, "upstream");
         }
+        check.verdict()?;
         Ok(served)
     })
     .await

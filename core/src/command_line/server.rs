@@ -3,6 +3,7 @@
 use core::{future::Future, pin::pin, task::Poll, time::Duration};
 use std::{
     future::poll_fn,
+    io,
     os::unix::net::UnixStream,
     sync::{
         Arc,
@@ -28,6 +29,7 @@ use crate::{
     Instant, Machine,
     admission::{Conn, Limits, Table},
     drive::{Clock, Source},
+    listen::{self, Listeners},
     proxy_protocol,
     runtime::{Address, Listener, Runtime, unix_path},
     serve::{self, Options, Served},
@@ -190,7 +192,7 @@ where
 /// Serves on `listener` until it is asked to stop.
 pub(super) async fn serve<R, M>(
     runtime: &R,
-    listener: R::Listener,
+    listener: Listeners<R::Listener>,
     setup: &Setup,
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
 ) -> Served
@@ -213,7 +215,7 @@ pub(super) async fn listening<R: Runtime>(
     address: &str,
     setup: &Setup,
     around: &Surroundings,
-    serve: impl AsyncFnOnce(R::Listener) -> Result<Served, Failure>,
+    serve: impl AsyncFnOnce(Listeners<R::Listener>) -> Result<Served, Failure>,
 ) -> Result<(), Failure> {
     let Setup { options, status, lame_duck, .. } = setup;
     let Surroundings { log, sockets } = around;
@@ -225,16 +227,28 @@ pub(super) async fn listening<R: Runtime>(
         .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
     stop_on_signals(runtime, options.stop.clone(), readiness, *lame_duck)?;
-    let (listener, address) = listen(runtime, address, sockets)?;
+    // A resolver that does not answer does not keep the server from ending.
+    let opening = async {
+        let listener = listen(runtime, address, sockets).await?;
+        let Some((address, status)) = status else { return Ok((listener, None)) };
+        let status_listener = listen(runtime, address, sockets).await?;
+        Ok((listener, Some((status_listener, status))))
+    };
+    let Some(opened) = options.stop.unless_asked(opening).await else {
+        info!("stopped before it listened");
+        return Ok(());
+    };
+    let (listener, status) = opened?;
     let served = match status {
         None => {
-            announce(runtime, log, &address)?;
+            announce(runtime, log, &listener)?;
             serve(listener).await
         }
-        Some((status_address, status)) => {
-            let (status_listener, status_address) = listen(runtime, status_address, sockets)?;
-            log::status(log, &status_address);
-            announce(runtime, log, &address)?;
+        Some((status_listener, status)) => {
+            for address in addresses(&status_listener)? {
+                log::status(log, &address);
+            }
+            announce(runtime, log, &listener)?;
             let machine_of_status = |_: &Conn, now| status.machine(now);
             let answering =
                 serve::serve(runtime, status_listener, status.options(), machine_of_status);
@@ -261,8 +275,14 @@ pub(super) async fn listening<R: Runtime>(
 }
 
 /// Says that the server can be connected to, and goes on saying that it lives.
-fn announce<R: Runtime>(runtime: &R, log: &log::Flags, address: &Address) -> Result<(), Failure> {
-    log::ready(log, address);
+fn announce<R: Runtime>(
+    runtime: &R,
+    log: &log::Flags,
+    listener: &Listeners<R::Listener>,
+) -> Result<(), Failure> {
+    for address in addresses(listener)? {
+        log::ready(log, &address);
+    }
     systemd::ready();
     systemd::keep_watchdog(runtime)
 }
@@ -293,19 +313,25 @@ pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Out
     .await
 }
 
-pub(super) fn listen<R: Runtime>(
+async fn listen<R: Runtime>(
     runtime: &R,
     address: &str,
     sockets: &systemd::Sockets,
-) -> Result<(R::Listener, Address), Failure> {
-    let failed = |error| Failure::Listen { address: address.to_string(), error };
+) -> Result<Listeners<R::Listener>, Failure> {
     let listener = match systemd::Passed::parse(address) {
-        Some(meant) => sockets.take(meant).and_then(|socket| runtime.listen_inherited(socket)),
-        None => runtime.listen(address),
+        Some(meant) => sockets.take(meant).and_then(|sockets| {
+            let listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));
+            listeners.collect::<io::Result<Vec<_>>>().map(Listeners::new)
+        }),
+        None => listen::listen(runtime, address).await,
     };
-    let listener = listener.map_err(failed)?;
-    let address = listener.local_address().map_err(failed)?;
-    Ok((listener, address))
+    listener.map_err(|error| Failure::Listen { address: address.to_string(), error })
+}
+
+/// The addresses that a server listens on.
+pub(super) fn addresses<L: Listener>(listeners: &Listeners<L>) -> Result<Vec<Address>, Failure> {
+    let failed = |error| Failure::Listen { address: "a socket".into(), error };
+    listeners.addresses().map_err(failed)
 }
 
 /// The limits of a server; without room for a connection, they admit none.

@@ -24,10 +24,11 @@ use tracing::warn;
 use super::Failure;
 use crate::{drive::Clock, runtime::Runtime, shared::Lock};
 
-/// The sockets that were passed and that nobody has taken yet, with their names, in order.
+/// The sockets that were passed and are not taken yet, with their names, in order. `None` is
+/// something else that was passed: a FIFO, a file.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    passed: Lock<Vec<(String, OwnedFd)>>,
+    passed: Lock<Vec<(String, Option<OwnedFd>)>>,
 }
 
 impl Sockets {
@@ -40,42 +41,54 @@ impl Sockets {
         let mut passed = Vec::new();
         for index in 0..inherited.len() {
             let name = names.next().unwrap_or_default().to_owned();
-            let socket = match inherited.take_tcp_listener(index) {
-                Ok(socket) => socket.map(OwnedFd::from),
-                Err(_) => inherited.take_unix_listener(index).ok().flatten().map(OwnedFd::from),
-            };
-            // What is neither is nothing that a server here could listen on.
-            passed.extend(socket.map(|socket| (name, socket)));
+            // What is of another kind stays in its place. Who listens says what is wrong with it.
+            let socket = owned(inherited.take_tcp_listener(index))
+                .or_else(|_| owned(inherited.take_unix_listener(index)))
+                .or_else(|_| owned(inherited.take_udp_socket(index)))
+                .or_else(|_| owned(inherited.take_unix_datagram(index)))
+                .or_else(|_| inherited.take_custom(index, AF_UNIX, SOCK_SEQPACKET, "seqpacket"));
+            passed.push((name, socket.ok().flatten()));
         }
         Self { passed: Lock::new(passed) }
     }
 
-    /// Takes the one that is meant.
-    pub(super) fn take(&self, meant: Passed<'_>) -> io::Result<OwnedFd> {
-        self.passed.with(|passed| {
-            let index = passed.iter().position(|(name, _)| match meant {
-                Passed::Next => true,
-                Passed::Named(wanted) => name == wanted,
-            });
-            index.map(|index| passed.remove(index).1).ok_or_else(|| {
-                let message = match meant {
-                    Passed::Next => "no socket was passed (LISTEN_FDS), or all are taken".into(),
-                    Passed::Named(name) => {
-                        format!("no socket called `{name}` was passed (LISTEN_FDNAMES)")
-                    }
-                };
-                io::Error::new(io::ErrorKind::NotFound, message)
-            })
-        })
+    /// Takes those that are meant, at least one.
+    pub(super) fn take(&self, meant: Passed<'_>) -> io::Result<Vec<OwnedFd>> {
+        let taken: Vec<_> = self.passed.with(|passed| match meant {
+            Passed::Next => passed.drain(..passed.len().min(1)).collect(),
+            Passed::Named(wanted) => passed.extract_if(.., |(name, _)| name == wanted).collect(),
+        });
+        if taken.is_empty() {
+            let message = match meant {
+                Passed::Next => "no socket was passed (LISTEN_FDS), or all are taken".into(),
+                Passed::Named(name) => {
+                    format!("no socket called `{name}` was passed (LISTEN_FDNAMES)")
+                }
+            };
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        let sockets = taken.into_iter().map(|(_, socket)| {
+            let message = "what was passed is no TCP or Unix socket";
+            socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message))
+        });
+        sockets.collect()
     }
 }
 
-/// Which of the sockets is meant.
+fn owned<S: Into<OwnedFd>>(taken: io::Result<Option<S>>) -> io::Result<Option<OwnedFd>> {
+    taken.map(|socket| socket.map(Into::into))
+}
+
+/// As Linux has them (socket(2)).
+const AF_UNIX: i32 = 1;
+const SOCK_SEQPACKET: i32 = 5;
+
+/// Which of the sockets are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passed<'a> {
     /// `systemd`: the first one that is not taken.
     Next,
-    /// `systemd:NAME`: the first one of that name (`FileDescriptorName=`).
+    /// `systemd:NAME`: all of that name (`FileDescriptorName=`), which those of one unit have.
     Named(&'a str),
 }
 
@@ -157,12 +170,18 @@ mod tests {
     #[test]
     fn a_socket_is_meant_by_name_or_by_order() {
         let socket = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
-        let passed = vec![("a".to_owned(), socket()), ("b".to_owned(), socket())];
+        let passed = ["a", "b", "b", "a", "c"].map(|name| (name.to_owned(), Some(socket())));
+        let passed = passed.into_iter().chain([("fifo".to_owned(), None)]).collect();
         let sockets = Sockets { passed: Lock::new(passed) };
-        let nobody = sockets.take(Passed::Named("c")).unwrap_err();
-        assert!(nobody.to_string().contains("`c`"), "{nobody}");
-        sockets.take(Passed::Named("b")).unwrap();
-        sockets.take(Passed::Next).unwrap();
+        let nobody = sockets.take(Passed::Named("d")).unwrap_err();
+        assert!(nobody.to_string().contains("`d`"), "{nobody}");
+        let count = |meant| sockets.take(meant).unwrap().len();
+        assert_eq!(count(Passed::Named("b")), 2, "a unit's sockets have one name");
+        assert_eq!(count(Passed::Next), 1);
+        assert_eq!(count(Passed::Named("a")), 1);
+        let fifo = sockets.take(Passed::Named("fifo")).unwrap_err();
+        assert_eq!(fifo.to_string(), "what was passed is no TCP or Unix socket");
+        assert_eq!(count(Passed::Next), 1);
         sockets.take(Passed::Next).unwrap_err();
         assert_eq!(Passed::parse("systemd"), Some(Passed::Next));
         assert_eq!(Passed::parse("systemd:web"), Some(Passed::Named("web")));

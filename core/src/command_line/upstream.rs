@@ -1,25 +1,90 @@
 //! Addresses that a server connects to.
 
 use std::{
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    vec::Vec,
+    net::{IpAddr, SocketAddr},
+    string::String,
 };
 
-use crate::runtime::unix_path;
+use super::{Failure, server, systemd::Passed};
+use crate::{
+    listen::Listeners,
+    runtime::{Address, Runtime, unix_path},
+    shared::{Lock, Shared},
+    stop::Stop,
+};
 
-/// What is wrong with `upstream` for a server that listens on `listen`: that it is this server,
-/// which would connect to itself until it is full.
-///
-/// Names are looked up for that; one that can't be is nobody yet.
+/// What is wrong with `upstream` for a server that listens on `listen`, as far as that can be said
+/// before names are looked up: that it is this server, which would connect to itself until it is
+/// full.
 pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
-    let addresses = |text: &str| text.to_socket_addrs().map_or(Vec::new(), Iterator::collect);
-    let own: Vec<SocketAddr> = addresses(listen);
-    let is_own = |upstream: SocketAddr| own.iter().any(|own| reaches(upstream, *own));
-    let same_file = unix_path(upstream).is_some() && unix_path(upstream) == unix_path(listen);
-    if same_file || addresses(upstream).into_iter().any(is_own) {
+    let is_itself = match (upstream.parse(), listen.parse()) {
+        (Ok(upstream), Ok(own)) => reaches(upstream, own),
+        _ => unix_path(upstream).is_some_and(|path| unix_path(listen) == Some(path)),
+    };
+    if is_itself {
         return Err(format!("--upstream {upstream} is this server itself (--listen {listen})"));
     }
     Ok(())
+}
+
+/// Looks for the server itself among its upstreams, when it listens already, and stops it where it
+/// is one: names are looked up aside, since that can take long.
+pub(super) struct SelfCheck {
+    found: Shared<Lock<Option<Failure>>>,
+}
+
+impl SelfCheck {
+    pub(super) fn start<R: Runtime>(
+        runtime: &R,
+        upstreams: &[String],
+        listen: &str,
+        listeners: &Listeners<R::Listener>,
+        stop: &Stop,
+    ) -> Result<Self, Failure> {
+        let own = server::addresses(listeners)?;
+        let found = Shared::new(Lock::new(None));
+        // With a socket that was passed, only a name is looked into: the proxy notices the others.
+        let is_passed = Passed::parse(listen).is_some();
+        let is_name = |upstream: &&String| {
+            unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
+        };
+        for upstream in upstreams.iter().filter(|upstream| !is_passed || is_name(upstream)) {
+            let (other, upstream, own) = (runtime.clone(), upstream.clone(), own.clone());
+            let (found, stop) = (found.clone(), stop.clone());
+            let check = async move {
+                let addresses = addresses(&other, &upstream).await;
+                let is_upstream = |own: &Address| addresses.iter().any(|one| is_same(one, own));
+                if let Some(address) = own.into_iter().find(is_upstream) {
+                    found.with(|found| *found = Some(Failure::Itself { upstream, address }));
+                    stop.now();
+                }
+            };
+            runtime.spawn(check).map_err(Failure::Spawn)?;
+        }
+        Ok(Self { found })
+    }
+
+    /// What was found, when the server has ended.
+    pub(super) fn verdict(self) -> Result<(), Failure> {
+        self.found.with(Option::take).map_or(Ok(()), Err)
+    }
+}
+
+/// Where `upstream` leads; nowhere, if it is a name that can't be looked up.
+async fn addresses<R: Runtime>(runtime: &R, upstream: &str) -> Vec<Address> {
+    if let Some(path) = unix_path(upstream) {
+        return vec![Address::Unix(path.to_owned())];
+    }
+    let resolved = runtime.resolve(upstream).await.unwrap_or_default();
+    resolved.into_iter().map(Address::Ip).collect()
+}
+
+fn is_same(upstream: &Address, own: &Address) -> bool {
+    match (upstream, own) {
+        (Address::Ip(upstream), Address::Ip(own)) => reaches(*upstream, *own),
+        (Address::Unix(upstream), Address::Unix(own)) => upstream == own,
+        (Address::Ip(_), Address::Unix(_)) | (Address::Unix(_), Address::Ip(_)) => false,
+    }
 }
 
 /// Whether connecting to `upstream` reaches who listens on `own`.
@@ -45,7 +110,6 @@ mod tests {
             ("[::1]:9500", "[::]:9500"),
             ("127.0.0.1:9500", "[::]:9500"),
             ("[::ffff:127.0.0.1]:9500", "127.0.0.1:9500"),
-            ("localhost:9500", "127.0.0.1:9500"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
             let wrong = check(upstream, listen).unwrap_err();
@@ -56,6 +120,9 @@ mod tests {
             ("127.0.0.2:9500", "127.0.0.1:9500"),
             ("127.0.0.1:9500", "127.0.0.1:0"),
             ("192.0.2.1:9500", "0.0.0.0:9500"),
+            ("unix:/run/a.sock", "127.0.0.1:9500"),
+            // Names are looked up later.
+            ("localhost:9500", "localhost:9500"),
         ] {
             assert_eq!(check(upstream, listen), Ok(()), "{upstream} from {listen}");
         }

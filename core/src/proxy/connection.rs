@@ -24,7 +24,7 @@ use crate::{
         turn_keeping,
     },
     proxy_protocol::{self, Header, HeaderReader, Version, announce},
-    runtime::{Listener as _, Runtime, connect_within},
+    runtime::{Listener, Runtime, connect_within},
     serve::{Options, Served, accept},
 };
 
@@ -84,7 +84,7 @@ impl Proxy {
 /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
 pub async fn serve<R: Runtime>(
     runtime: &R,
-    listener: R::Listener,
+    listener: impl Listener<Socket = R::Socket>,
     options: &Options,
     proxy: &Proxy,
 ) -> Served {

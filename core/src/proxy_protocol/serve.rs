@@ -5,7 +5,7 @@ use crate::{
     Instant, Machine,
     admission::{Conn, Peer},
     drive::{Clock, Drive},
-    runtime::Runtime,
+    runtime::{Listener, Runtime},
     serve::{Options, Served, accept},
 };
 
@@ -17,7 +17,7 @@ use crate::{
 /// the proxies' own addresses are counted. A panic of `machine` ends that connection alone.
 pub async fn serve<R, M>(
     runtime: &R,
-    listener: R::Listener,
+    listener: impl Listener<Socket = R::Socket>,
     options: &Options,
     config: &Config,
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,

@@ -162,10 +162,15 @@ impl Runtime for Host {
                 return Err(io::ErrorKind::AddrInUse.into());
             }
             let dice = network.dice(address);
-            let backlog = Backlog { host: self.index, waiting: [].into(), waker: None, dice };
+            let (host, waiting, waker) = (self.index, [].into(), None);
+            let backlog = Backlog { host, waiting, waker, is_shut_down: false, dice };
             network.listeners.insert(address, backlog);
             Ok(Listener { world: self.world.clone(), address })
         })
+    }
+
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(vec![self.world.resolve(address, self.index)?])
     }
 
     async fn connect(&self, address: &str) -> io::Result<Socket> {
@@ -265,6 +270,13 @@ impl runtime::Listener for Listener {
             Ok((end, peer)) => Ok((Socket::new(self.world.clone(), end), Peer::Ip(peer))),
             Err(error) => Err(error.into()),
         })
+    }
+
+    fn shut_down(&mut self) {
+        self.world.network(|network| {
+            let backlog = network.listeners.get_mut(&self.address);
+            backlog.expect("it listens until it is dropped").is_shut_down = true;
+        });
     }
 }
 

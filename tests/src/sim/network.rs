@@ -76,6 +76,8 @@ pub(super) struct Backlog {
     /// Connections (their numbers) that nobody has accepted yet.
     pub(super) waiting: VecDeque<usize>,
     pub(super) waker: Option<Waker>,
+    /// It takes no further connections.
+    pub(super) is_shut_down: bool,
     pub(super) dice: Dice,
 }
 
@@ -261,7 +263,8 @@ impl Network {
             None => Err(io::ErrorKind::ConnectionRefused),
             // Linux drops a request that finds the backlog full, and one that got lost is repeated.
             Some(backlog)
-                if backlog.waiting.len() >= self.settings.backlog
+                if backlog.is_shut_down
+                    || backlog.waiting.len() >= self.settings.backlog
                     || self.hosts[backlog.host].unplugged
                     || self.hosts[dial.host].unplugged =>
             {

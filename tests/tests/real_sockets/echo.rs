@@ -3,8 +3,12 @@
 use std::{
     fs,
     io::{ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -342,6 +346,70 @@ pub(crate) fn a_drain_goes_on_where_the_process_was_stopped(binary: &str) {
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("drained=1 aborted=0"), "{log}");
+}
+
+/// They take their connections for made, and have asked already.
+pub(crate) fn what_waits_in_the_backlog_when_it_is_stopped_is_answered(binary: &str) {
+    let server = Server::start(binary, &[]);
+    server.suspend();
+    let mut waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"asked").unwrap();
+    }
+    server.signal(Signal::TERM);
+    server.signal(Signal::CONT);
+    for stream in &mut waiting {
+        assert_eq!(read_to_end(stream), b"asked");
+    }
+    let (status, log) = server.wait();
+    assert!(status.success() && log.contains("drained=8 aborted=0"), "{status}: {log}");
+}
+
+/// A client may be refused, or told by a FIN that it is not served: then it can try again.
+pub(crate) fn restarts_under_load_reset_nobody(binary: &str) {
+    let mut server = Server::start(binary, &[]);
+    let address: SocketAddr = server.address.parse().unwrap();
+    let (is_over, answered) = (AtomicBool::new(false), AtomicU32::new(0));
+    let lost = Mutex::<Vec<std::io::Error>>::default();
+    let client = || {
+        while !is_over.load(Relaxed) {
+            match ask(address) {
+                Ok(true) => drop(answered.fetch_add(1, Relaxed)),
+                Ok(false) => thread::sleep(Duration::from_millis(1)),
+                Err(error) => lost.lock().unwrap().push(error),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(client)).collect();
+        for _ in 0..6 {
+            let before = answered.load(Relaxed);
+            eventually("it serves", || answered.load(Relaxed) > before);
+            server.signal(Signal::TERM);
+            server.wait();
+            let mut again = process::command(binary);
+            again.args(["echo-server", "--listen", &address.to_string()]);
+            server = Server::start_command(again);
+        }
+        is_over.store(true, Relaxed);
+        for client in clients {
+            client.join().unwrap();
+        }
+    });
+    let lost = lost.into_inner().unwrap();
+    assert!(lost.is_empty(), "{} of {answered:?}: {lost:?}", lost.len());
+}
+
+/// Connects and asks once: false where it was refused, or closed before an answer.
+fn ask(address: SocketAddr) -> std::io::Result<bool> {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, process::HANGS) else {
+        return Ok(false);
+    };
+    stream.set_read_timeout(Some(process::HANGS))?;
+    stream.write_all(b"ping")?;
+    let mut reply = Vec::new();
+    (&stream).take(4).read_to_end(&mut reply)?;
+    Ok(reply == b"ping")
 }
 
 pub(crate) fn a_second_signal_ends_at_once(binary: &str) {

@@ -519,7 +519,7 @@ pub(crate) fn what_does_not_go_together_is_wrong_usage(binary: &str) {
         (&["--frame", "bytes", "--replay", "1"], "counts messages"),
         (&["--window", "1000"], "--window 1000 is smaller than a message"),
         (&["--upstream", "127.0.0.1:1235"], "is this server itself"),
-        (&["--upstream", "localhost:4", "--listen", "127.0.0.1:4"], "is this server itself"),
+        (&["--upstream", "0.0.0.0:4", "--listen", "127.0.0.1:4"], "is this server itself"),
     ];
     for (flags, said) in calls {
         let output = run(binary, &[&["fanout-server"], flags].concat());

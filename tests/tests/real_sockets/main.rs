@@ -8,6 +8,7 @@ mod echo;
 mod fanout;
 mod haproxy;
 mod message;
+mod namespace;
 mod nginx;
 mod process;
 mod proxy;
@@ -52,6 +53,8 @@ on_every_runtime! {
         sigterm_leaves_a_slow_reader_its_time,
         the_drain_ends_by_a_reset_when_its_time_is_over,
         a_drain_goes_on_where_the_process_was_stopped,
+        what_waits_in_the_backlog_when_it_is_stopped_is_answered,
+        restarts_under_load_reset_nobody,
         a_signal_that_comes_twice_at_once_is_one,
         a_second_signal_ends_at_once;
     fanout:
@@ -175,12 +178,19 @@ on_every_runtime! {
         clients_that_ask_without_pause_are_answered_at_a_bounded_rate,
         an_answer_survives_the_content_that_nobody_reads,
         a_name_has_to_be_allowed;
+    namespace:
+        a_dial_that_reaches_itself_is_a_failed_attempt,
+        a_name_is_listened_on_with_all_its_addresses,
+        a_resolver_that_does_not_answer_delays_nothing_but_its_dial,
+        a_server_that_is_its_own_upstream_by_name_ends;
     unix:
         an_echo_on_a_unix_socket_serves_netcat_and_our_clients,
         a_fan_out_goes_from_one_unix_socket_to_another,
         a_socket_left_behind_is_removed_and_a_live_one_is_in_use,
         the_mode_of_a_socket_is_what_the_umask_leaves,
         a_reset_looks_like_an_end_on_a_unix_socket,
+        a_lock_on_the_folder_does_not_hold_the_start,
+        a_socket_that_does_not_listen_yet_is_in_use,
         a_status_on_a_unix_socket_or_ipv6_is_answered;
     urgent:
         an_echo_comes_back_from_behind_urgent_data,
@@ -190,6 +200,8 @@ on_every_runtime! {
     systemd:
         sockets_that_are_passed_are_served,
         what_was_not_passed_is_named,
+        what_can_not_be_listened_on_is_named,
+        the_sockets_of_one_name_are_served_together,
         the_service_manager_is_told,
         a_service_manager_of_an_abstract_name_is_told,
         a_service_manager_that_does_not_listen_holds_nobody,

@@ -106,6 +106,11 @@ impl Server {
         stream
     }
 
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     /// How often it has logged `text` so far.
     pub(crate) fn logged(&self, text: &str) -> usize {
         self.log.lock().unwrap().matches(text).count()

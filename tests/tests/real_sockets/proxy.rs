@@ -378,7 +378,7 @@ pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
 
 pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str) {
     for (listen, upstream) in
-        [("127.0.0.1:9", "127.0.0.1:9"), ("0.0.0.0:9", "localhost:9"), ("127.0.0.1:9", "[::]:9")]
+        [("127.0.0.1:9", "127.0.0.1:9"), ("0.0.0.0:9", "127.0.0.1:9"), ("127.0.0.1:9", "[::]:9")]
     {
         let words = ["proxy", "--listen", listen, "--upstream", "127.0.0.1:1"];
         let output = run(binary, &[&words[..], &["--upstream", upstream]].concat());

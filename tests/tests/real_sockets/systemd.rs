@@ -63,6 +63,86 @@ pub(crate) fn sockets_that_are_passed_are_served(binary: &str) {
     }
 }
 
+/// Passes a socket for each of its arguments that is none of the command's, all called `web`, and
+/// becomes the program.
+const PASS: &str = r"
+import os, socket, sys
+def make(kind):
+    if kind == 'fifo':
+        return os.pipe()[0]
+    if kind in ('dgram', 'seqpacket', 'abstract', 'connected'):
+        of = {'dgram': socket.SOCK_DGRAM, 'seqpacket': socket.SOCK_SEQPACKET}
+        made = socket.socket(socket.AF_UNIX, of.get(kind, socket.SOCK_STREAM))
+        if kind != 'connected':
+            made.bind('\0wirestate/%d/%s' % (os.getpid(), kind))
+        if kind in ('seqpacket', 'abstract'):
+            made.listen()
+    elif kind == 'udp':
+        made = socket.socket(type=socket.SOCK_DGRAM)
+    else:
+        made = socket.create_server((kind, 0), family=socket.AF_INET6 if ':' in kind else socket.AF_INET)
+    return made.detach()
+kinds, words = sys.argv[1].split(','), sys.argv[2:]
+# First out of the way, since they may be where the others have to go.
+made = [os.dup2(make(kind), 60 + i) for i, kind in enumerate(kinds)]
+for i, fd in enumerate(made):
+    os.dup2(fd, 3 + i, inheritable=True)
+names = ':'.join('web' for _ in kinds)
+os.environ.update(LISTEN_FDS=str(len(kinds)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
+os.execv(words[0], words)
+";
+
+/// A server to which such sockets are passed, `None` without Python.
+fn passed(binary: &str, kinds: &str, listen: &str) -> Option<Command> {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("NOT TESTED: python3 is absent");
+        assert!(std::env::var_os("CI").is_none(), "CI installs python3");
+        return None;
+    }
+    let mut command = Command::new("python3");
+    command.args(["-c", PASS, kinds]).arg(path(binary)).args(["echo-server", "--listen", listen]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    Some(command)
+}
+
+pub(crate) fn what_can_not_be_listened_on_is_named(binary: &str) {
+    for (kind, what) in [
+        ("dgram", "is a datagram socket"),
+        ("udp", "is a datagram socket"),
+        ("seqpacket", "is a seqpacket socket"),
+        ("connected", "is a stream socket that does not listen"),
+        ("fifo", "is no TCP or Unix socket"),
+    ] {
+        let Some(mut server) = passed(binary, kind, "systemd") else { return };
+        let output = server.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{kind}");
+        let error = text(&output.stderr);
+        assert!(error.contains("cannot listen on systemd: "), "{error}");
+        assert!(error.contains(what), "{error}");
+    }
+    let Some(server) = passed(binary, "abstract", "systemd") else { return };
+    let server = Server::start_command(server);
+    let name = server.address.strip_prefix("unix:@wirestate/").expect("as systemd writes it");
+    assert!(name.ends_with("/abstract"), "{name}");
+    // And it can be connected to by that.
+    let output = run(binary, &["echo-client", &server.address, "--message", "hi"]);
+    assert_eq!(text(&output.stdout), "hi\n", "{}", text(&output.stderr));
+    server.stop();
+}
+
+pub(crate) fn the_sockets_of_one_name_are_served_together(binary: &str) {
+    let Some(server) = passed(binary, "127.0.0.1,::1,abstract", "systemd:web") else { return };
+    let server = Server::start_command(server);
+    eventually("each is said", || server.logged("listening on") == 3);
+    let log = server.log();
+    let addresses = log.lines().filter_map(|line| Some(line.split_once("listening on ")?.1));
+    for address in addresses {
+        let output = run(binary, &["echo-client", address, "--message", "hi"]);
+        assert_eq!(text(&output.stdout), "hi\n", "{address}: {}", text(&output.stderr));
+    }
+    server.stop();
+}
+
 pub(crate) fn what_was_not_passed_is_named(binary: &str) {
     for (address, said) in [
         ("systemd", "cannot listen on systemd: no socket was passed"),

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     os::unix::{
         fs::PermissionsExt,
-        net::{UnixListener, UnixStream},
+        net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::PathBuf,
     process::{Command, Stdio},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
     process::{HANGS, Server, command, eventually, path, run, text},
@@ -158,6 +159,45 @@ pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     drop(client);
     let log = server.stop();
     assert!(log.contains(r#"reason="upstream_lost""#), "the log says so: {log}");
+}
+
+pub(crate) fn a_lock_on_the_folder_does_not_hold_the_start(binary: &str) {
+    let folder = Folder::new("locked", binary);
+    let (address, path) = (folder.address("socket"), folder.path("socket"));
+    let locked = fs::File::open(folder.path("")).unwrap();
+    locked.lock().unwrap();
+    for left_behind in [false, true] {
+        if left_behind {
+            drop(UnixListener::bind(&path).unwrap());
+        }
+        let server = start(binary, &["echo-server", "--listen", &address]);
+        let output = run(binary, &["echo-client", &address, "--message", "hi"]);
+        assert_eq!(text(&output.stdout), "hi\n", "{}", text(&output.stderr));
+        drop(server.stop());
+    }
+}
+
+pub(crate) fn a_socket_that_does_not_listen_yet_is_in_use(binary: &str) {
+    let folder = Folder::new("bound", binary);
+    let (address, path) = (folder.address("socket"), folder.path("socket"));
+    // A datagram socket never listens.
+    let bound = UnixDatagram::bind(&path).unwrap();
+    let output = run(binary, &["echo-server", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains(&format!("cannot listen on {address}: Address already in use")),
+        "{said}"
+    );
+    drop(bound);
+    fs::remove_file(&path).unwrap();
+
+    let bound = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    bound.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    let output = run(binary, &["echo-server", "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1), "it may be about to listen");
+    bound.listen(1).unwrap();
+    UnixStream::connect(&path).expect("its file is its own still");
 }
 
 pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {

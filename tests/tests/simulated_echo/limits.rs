@@ -169,6 +169,10 @@ impl Runtime for Busy {
         self.host.listen(address)
     }
 
+    fn resolve(&self, address: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send {
+        self.host.resolve(address)
+    }
+
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send {
         self.host.connect(address)
     }
@@ -249,6 +253,41 @@ fn what_had_arrived_when_it_was_asked_to_stop_is_served() {
         assert_eq!(heard.take().unwrap().bytes, b"histop?");
         assert_eq!(scene.ended("shut_down"), 1);
     });
+}
+
+/// Nobody has accepted it yet, and it takes its connection for made.
+#[test]
+fn what_waits_in_the_backlog_when_it_is_asked_to_stop_is_served() {
+    for_each_seed(10, |seed| {
+        let scene = Scene::new(seed);
+        scene.server.stop_for(seconds(5));
+        let heard: Vec<_> = (0..8)
+            .map(|number| {
+                let client = scene.world.host(&format!("client {number}"));
+                peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll])
+            })
+            .collect();
+        scene.world.run_for(seconds(3)).unwrap();
+        let served = scene.end();
+        assert_eq!(served, Served { drained: 8, aborted: 0 });
+        for heard in heard {
+            let heard = heard.take().unwrap();
+            assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"asked"[..], true, None));
+        }
+    });
+}
+
+#[test]
+fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
+    let scene = Scene::new(17);
+    let client = scene.world.host("client");
+    scene.server.stop_for(seconds(5));
+    let heard = peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll]);
+    scene.world.run_for(seconds(3)).unwrap();
+    scene.stop.now();
+    scene.world.run().unwrap();
+    assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 0 }));
+    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
 }
 
 /// Closing at once would answer what the peer still sends with a reset.

@@ -3,13 +3,9 @@
 use core::time::Duration;
 use std::future::poll_fn;
 
-use super::{LiveLine, named, say};
+use super::{LiveLine, listen, named, say};
 use crate::{
-    command_line::{
-        Failure,
-        server::{self, both},
-        systemd::Sockets,
-    },
+    command_line::{Failure, server::both},
     drive::{Clock, Drive},
     echo,
     message::{
@@ -49,7 +45,7 @@ struct Board {
 }
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
-    let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let (listener, address) = listen(runtime)?;
     let options = named("app-server");
     let app = Server::new(Config::default(), search::service(Table::default()));
     let address = address.to_string();

@@ -3,13 +3,12 @@
 
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::{LiveLine, named, say};
+use super::{LiveLine, listen, named, say};
 use crate::{
     command_line::{
         Failure,
         multiconn::{Progress, Report, Run, pattern},
-        server::{self, both},
-        systemd::Sockets,
+        server::both,
     },
     drive::Clock,
     echo::{Config, LoadConfig, Pace, Server},
@@ -28,18 +27,18 @@ const DURATION: Duration = Duration::from_secs(2);
 const MESSAGE: usize = 64;
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
-    let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let (listener, address) = listen(runtime)?;
     let options = named("echo-server");
     let echo = Server::new(Config::default());
     let serving = serve(runtime, listener, &options, |_, now| echo.machine(now));
 
-    let (listener, through) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let (listener, through) = listen(runtime)?;
     let upstreams = Upstreams::new([address.to_string()], Balance::RoundRobin, 0);
     let proxy = Proxy::new(Relays::new(proxy::Config::default()), upstreams);
     let proxy_options = named("proxy");
     let proxying = proxy::serve(runtime, listener, &proxy_options, &proxy);
 
-    let (listener, status_address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let (listener, status_address) = listen(runtime)?;
     let upstreams = Shared::new(proxy.upstreams.clone());
     let config = status::Config::new("proxy");
     let now = runtime.clock().now();

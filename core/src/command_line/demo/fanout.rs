@@ -5,13 +5,12 @@ use core::{
 };
 use std::future::poll_fn;
 
-use super::{LiveLine, named, say};
+use super::{LiveLine, listen, named, say};
 use crate::{
     command_line::{
         Failure,
         fanout::{Inspector, read_upstream, unix_epoch},
-        server::{self, both},
-        systemd::Sockets,
+        server::both,
     },
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
@@ -49,8 +48,8 @@ struct Board {
 }
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
-    let (source, source_address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
-    let (listener, address) = server::listen(runtime, "127.0.0.1:0", &Sockets::default())?;
+    let (source, source_address) = listen(runtime)?;
+    let (listener, address) = listen(runtime)?;
     let feed =
         Feed::new(Config { framing: Framing::Fixed(SIZE), window: WINDOW, ..Config::default() });
     let options = Options { drain_timeout: Some(END), ..named("fanout-server") };

@@ -12,7 +12,10 @@ use super::{
     Failure, log,
     server::{RESERVED_FILES, open_files},
 };
-use crate::{runtime::Runtime, serve::Options};
+use crate::{
+    runtime::{Address, Listener, Runtime},
+    serve::Options,
+};
 
 pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     let (wanted, limit) = (echo::CONNECTIONS, open_files());
@@ -26,6 +29,15 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
     app::run(runtime).await?;
     say("")?;
     fanout::run(runtime).await
+}
+
+/// Listens on a free port.
+fn listen<R: Runtime>(runtime: &R) -> Result<(R::Listener, Address), Failure> {
+    let address = "127.0.0.1:0";
+    let failed = |error| Failure::Listen { address: address.into(), error };
+    let listener = runtime.listen(address).map_err(failed)?;
+    let address = listener.local_address().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// Options of a server whose lines in the log have this name.

@@ -1,0 +1,272 @@
+//! Listening on every address of a name.
+//!
+//! ```no_run
+//! use wirestate_core::{echo, listen::listen, runtime::Runtime, serve::{Options, serve}};
+//!
+//! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
+//! let listeners = listen(&runtime, "localhost:7").await?;
+//! println!("listening on {:?}", listeners.addresses()?); // [::1]:7 and 127.0.0.1:7, say
+//! let echo = echo::Server::new(echo::Config::default());
+//! serve(&runtime, listeners, &Options::default(), |_, now| echo.machine(now)).await;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    format, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    string::ToString,
+    task::{Context, Poll},
+    vec,
+    vec::Vec,
+};
+
+use crate::{
+    admission::Peer,
+    runtime::{AcceptError, Address, Listener, Runtime, unix_path},
+};
+
+/// Listens on `address`, a `host:port` or a `unix:PATH`: of a name, on all its addresses.
+///
+/// With port 0 they all get the same port. An address whose family this machine does not have is
+/// left out if another one works. `[::]` has IPv4 as well, so `0.0.0.0` beside it is left out.
+///
+/// # Errors
+/// The name is unknown, or one of its addresses, which the error names, can't be listened on.
+pub async fn listen<R: Runtime>(runtime: &R, address: &str) -> io::Result<Listeners<R::Listener>> {
+    if unix_path(address).is_some() {
+        return runtime.listen(address).map(Listeners::from);
+    }
+    let addresses = runtime.resolve(address).await?;
+    let listeners = listen_on_all(&addresses, |one| {
+        let text = one.to_string();
+        runtime.listen(&text).map_err(|error| {
+            let is_named = text == address;
+            if is_named { error } else { io::Error::new(error.kind(), format!("{text}: {error}")) }
+        })
+    })?;
+    Ok(Listeners::new(listeners))
+}
+
+/// Listens on the same port of each address.
+fn listen_on_all<L: Listener>(
+    addresses: &[SocketAddr],
+    listen: impl Fn(SocketAddr) -> io::Result<L>,
+) -> io::Result<Vec<L>> {
+    let mut tried = 0;
+    loop {
+        let mut listeners: Vec<L> = Vec::new();
+        match add_all(&mut listeners, addresses, &listen) {
+            // The port that was free on one address is taken on the next one.
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && !listeners.is_empty()
+                    && addresses.iter().any(|address| address.port() == 0)
+                    && tried < PORTS =>
+            {
+                tried += 1;
+            }
+            listened => return listened.map(|()| listeners),
+        }
+    }
+}
+
+fn add_all<L: Listener>(
+    listeners: &mut Vec<L>,
+    addresses: &[SocketAddr],
+    listen: impl Fn(SocketAddr) -> io::Result<L>,
+) -> io::Result<()> {
+    let has_both = addresses.iter().any(|address| address.ip() == Ipv6Addr::UNSPECIFIED);
+    let mut missing = None;
+    for (index, address) in addresses.iter().enumerate() {
+        let is_covered = has_both && address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        if is_covered || addresses[..index].contains(address) {
+            continue;
+        }
+        let port = match listeners.first() {
+            Some(first) => first.local_address()?.ip().map_or(0, |first| first.port()),
+            None => address.port(),
+        };
+        match listen(SocketAddr::new(address.ip(), port)) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if is_missing(&error) => missing = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match missing {
+        Some(error) if listeners.is_empty() => Err(error),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether the machine does not have such an address: `EADDRNOTAVAIL`, `EAFNOSUPPORT` (bind(2),
+/// socket(2)).
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
+}
+
+/// One listener or several, as one. Each has its turn.
+#[derive(Debug)]
+pub struct Listeners<L> {
+    listeners: Vec<L>,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl<L: Listener> Listeners<L> {
+    /// All of these as one.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn new(listeners: impl IntoIterator<Item = L>) -> Self {
+        let listeners: Vec<L> = listeners.into_iter().collect();
+        assert!(!listeners.is_empty(), "a server needs a listener");
+        Self { listeners, turn: 0 }
+    }
+
+    /// The addresses that it listens on, with the real ports.
+    ///
+    /// # Errors
+    /// The operating system's (getsockname(2)).
+    pub fn addresses(&self) -> io::Result<Vec<Address>> {
+        self.listeners.iter().map(Listener::local_address).collect()
+    }
+}
+
+impl<L> From<L> for Listeners<L> {
+    fn from(listener: L) -> Self {
+        Self { listeners: vec![listener], turn: 0 }
+    }
+}
+
+impl<L: Listener> Listener for Listeners<L> {
+    type Socket = L::Socket;
+
+    /// The first one's.
+    fn local_address(&self) -> io::Result<Address> {
+        self.listeners[0].local_address()
+    }
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>> {
+        let count = self.listeners.len();
+        for index in (self.turn..self.turn + count).map(|index| index % count) {
+            if let Poll::Ready(accepted) = self.listeners[index].poll_accept(cx) {
+                self.turn = index + 1;
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
+    fn shut_down(&mut self) {
+        for listener in &mut self.listeners {
+            listener.shut_down();
+        }
+    }
+}
+
+/// How many free ports are tried for one that is free on every address.
+const PORTS: usize = 16;
+/// `EAFNOSUPPORT` has no kind of its own (errno(3)).
+const EAFNOSUPPORT: i32 = 97;
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, task::Waker};
+
+    use super::*;
+
+    /// Has so many connections, whose sockets are its port.
+    struct Fake {
+        address: SocketAddr,
+        waiting: usize,
+    }
+
+    impl Listener for Fake {
+        type Socket = u16;
+
+        fn local_address(&self) -> io::Result<Address> {
+            Ok(self.address.into())
+        }
+
+        fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<Result<(u16, Peer), AcceptError>> {
+            if self.waiting == 0 {
+                return Poll::Pending;
+            }
+            self.waiting -= 1;
+            Poll::Ready(Ok((self.address.port(), Peer::Local)))
+        }
+
+        fn shut_down(&mut self) {
+            self.waiting = 0;
+        }
+    }
+
+    /// Listens on `text` where port 0 is 7000, 7001, …, and `error` says what can't be.
+    fn try_on(
+        text: &[&str],
+        error: impl Fn(SocketAddr) -> Option<io::Error>,
+    ) -> io::Result<Vec<String>> {
+        let addresses: Vec<_> = text.iter().map(|text| text.parse().unwrap()).collect();
+        let free = Cell::new(7000);
+        let listeners = listen_on_all(&addresses, |mut address| {
+            if address.port() == 0 {
+                address.set_port(free.replace(free.get() + 1));
+            }
+            error(address).map_or(Ok(Fake { address, waiting: 0 }), Err)
+        })?;
+        Ok(listeners.iter().map(|listener| listener.address.to_string()).collect())
+    }
+
+    fn in_use() -> io::Error {
+        io::ErrorKind::AddrInUse.into()
+    }
+
+    #[test]
+    fn all_addresses_get_the_same_port_which_is_free_on_all_of_them() {
+        let both = ["[::1]:0", "127.0.0.1:0", "127.0.0.1:0"];
+        assert_eq!(try_on(&both, |_| None).unwrap(), ["[::1]:7000", "127.0.0.1:7000"]);
+        let taken = ["127.0.0.1:7000", "127.0.0.1:7001"].map(|text| text.parse().unwrap());
+        let listened = try_on(&both, |address| taken.contains(&address).then(in_use));
+        assert_eq!(listened.unwrap(), ["[::1]:7002", "127.0.0.1:7002"]);
+        let never = try_on(&both, |address| address.is_ipv4().then(in_use));
+        assert_eq!(never.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let given = try_on(&["[::1]:9", "127.0.0.1:9"], |address| address.is_ipv4().then(in_use));
+        assert_eq!(given.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_family_that_the_machine_does_not_have_is_left_out() {
+        for errno in [97, 99] {
+            let missing = || Some(io::Error::from_raw_os_error(errno));
+            let both = ["[::1]:0", "127.0.0.1:0"];
+            let listened = try_on(&both, |address| missing().filter(|_| address.is_ipv6()));
+            assert_eq!(listened.unwrap(), ["127.0.0.1:7001"]);
+            let listened = try_on(&both, |address| missing().filter(|_| address.is_ipv4()));
+            assert_eq!(listened.unwrap(), ["[::1]:7000"]);
+            assert_eq!(try_on(&both, |_| missing()).unwrap_err().raw_os_error(), Some(errno));
+        }
+    }
+
+    #[test]
+    fn the_unspecified_address_of_ipv6_is_that_of_ipv4_as_well() {
+        let all = ["0.0.0.0:0", "[::]:0", "127.0.0.1:0"];
+        assert_eq!(try_on(&all, |_| None).unwrap(), ["[::]:7000", "127.0.0.1:7000"]);
+        assert_eq!(try_on(&all[..1], |_| None).unwrap(), ["0.0.0.0:7000"]);
+    }
+
+    #[test]
+    fn each_listener_has_its_turn() {
+        let fake = |port| Fake { address: ([127, 0, 0, 1], port).into(), waiting: 3 };
+        let mut listeners = Listeners::new([fake(1), fake(2)]);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut accept = || match listeners.poll_accept(&mut cx) {
+            Poll::Ready(accepted) => accepted.unwrap().0,
+            Poll::Pending => 0,
+        };
+        assert_eq!([(); 7].map(|()| accept()), [1, 2, 1, 2, 1, 2, 0]);
+    }
+}

@@ -1,0 +1,244 @@
+//! Scenarios in a network of their own, with its ports, its names and its resolver.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    process::{Server, command, eventually, path, text},
+    unix::Folder,
+};
+
+/// A network and a mount namespace, which are gone with the last process in them.
+struct Namespace {
+    holder: Child,
+}
+
+impl Namespace {
+    /// With a loopback device, after `setup`, a shell script, whose `$1` is `folder`. `None` where
+    /// this needs rights that the test does not have.
+    fn new(setup: &str, folder: &Path) -> Option<Self> {
+        let script = format!("set -e; ip link set lo up; {setup}\necho ready; exec cat");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--net", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"]);
+        unshare.arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Ok(mut holder) = unshare.spawn() else {
+            eprintln!("NOT TESTED: unshare is absent");
+            return None;
+        };
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        if said == "ready\n" {
+            return Some(Self { holder });
+        }
+        let output = holder.wait_with_output().unwrap();
+        eprintln!("NOT TESTED: no namespaces: {}", text(&output.stderr).trim());
+        None
+    }
+
+    /// A command that runs one of our binaries in it.
+    fn command(&self, binary: &str, words: &[&str]) -> Command {
+        let ours = command(binary);
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.holder.id().to_string(), "--net", "--mount", "--"]);
+        command.arg(path(binary)).args(words);
+        for (name, value) in ours.get_envs() {
+            assert!(value.is_none(), "variables are only removed");
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&self, binary: &str, words: &[&str]) -> Server {
+        Server::start_command(self.command(binary, words))
+    }
+
+    /// Runs it to its end: the exit code, standard output, and standard error.
+    fn run(&self, binary: &str, words: &[&str]) -> (Option<i32>, String, String) {
+        let output = self.command(binary, words).output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    }
+
+    fn echoes(&self, binary: &str, address: &str) {
+        let (code, reply, error) = self.run(binary, &["echo-client", address, "--message", "hi"]);
+        assert_eq!((code, &*reply), (Some(0), "hi\n"), "{address}: {error}");
+    }
+
+    /// Whether a TCP socket is there that is connected to itself, in whatever state (proc(5)).
+    fn has_itself(&self) -> bool {
+        let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.holder.id())).unwrap();
+        sockets.lines().skip(1).any(|line| {
+            let mut words = line.split_whitespace().skip(1);
+            words.next() == words.next()
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// The first port that the kernel tries for an end of its own choice is the one that is dialled.
+const ONE_PORT: &str = "sysctl -qw net.ipv4.ip_local_port_range='40002 40003'";
+
+pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
+    let folder = Folder::new("itself", binary);
+    let Some(namespace) = Namespace::new(ONE_PORT, &folder.path("")) else { return };
+    let upstream = "127.0.0.1:40002";
+    let said = format!("nobody listens on {upstream}: the connection has reached itself");
+    let (code, reply, error) = namespace.run(binary, &["echo-client", upstream, "--message", "hi"]);
+    assert_eq!((code, &*reply), (Some(1), ""), "{error}");
+    assert!(error.contains(&format!("cannot connect to {upstream}: {said}")), "{error}");
+
+    // The client is closed, not answered with its own bytes.
+    let words = ["proxy", "--listen", "127.0.0.1:9500", "--upstream", upstream];
+    let proxy = namespace.start(binary, &words);
+    let words = ["echo-client", "127.0.0.1:9500", "--message", "hi"];
+    let (code, reply, error) = namespace.run(binary, &words);
+    assert_eq!((code, &*reply), (Some(1), ""), "{error}");
+    let log = proxy.stop();
+    assert!(log.contains(&said) && log.contains("connects=0"), "{log}");
+
+    // The port is left to the source, which is found as soon as it is there.
+    let words = ["fanout-server", "--listen", "127.0.0.1:1235", "--upstream", upstream];
+    let server = namespace.start(binary, &words);
+    eventually("it has dialled itself", || server.logged(&said) > 0);
+    eventually("no socket holds the port", || !namespace.has_itself());
+    let source = namespace.start(binary, &["fanout-source", "--listen", upstream]);
+    let words = ["fanout-client", "127.0.0.1:1235", "--count", "3"];
+    let (code, messages, error) = namespace.run(binary, &words);
+    assert_eq!((code, messages.len()), (Some(0), 3 * 1024), "{error}");
+    drop(source);
+    drop(server);
+}
+
+/// As on most machines: names with both families.
+const BOTH_FAMILIES: &str = r#"
+printf '127.0.0.1 localhost\n::1 localhost\n' > "$1/hosts"
+mount --bind "$1/hosts" /etc/hosts
+"#;
+
+fn ports(addresses: &[&str]) -> Vec<u16> {
+    addresses.iter().map(|one| one.rsplit_once(':').unwrap().1.parse().unwrap()).collect()
+}
+
+pub(crate) fn a_name_is_listened_on_with_all_its_addresses(binary: &str) {
+    let folder = Folder::new("families", binary);
+    let Some(namespace) = Namespace::new(BOTH_FAMILIES, &folder.path("")) else { return };
+    let words = ["echo-server", "--listen", "localhost:0", "--status", "localhost:0"];
+    let server = namespace.start(binary, &words);
+    eventually("both are said", || server.logged("listening on") == 2);
+    let log = server.stop();
+    let said = |what| log.lines().filter_map(|line| Some(line.split_once(what)?.1)).collect();
+    for addresses in [said("listening on "), said("status on http://")] {
+        let addresses: Vec<&str> = addresses;
+        assert_eq!(addresses.len(), 2, "{log}");
+        assert!(addresses.iter().any(|address| address.starts_with("127.0.0.1:")), "{log}");
+        assert!(addresses.iter().any(|address| address.starts_with("[::1]:")), "{log}");
+        let ports = ports(&addresses);
+        assert!(ports[0] == ports[1] && ports[0] != 0, "{log}");
+    }
+
+    let name = ["echo-server", "--listen", "localhost:7000", "--log-format", "json"];
+    let server = namespace.start(binary, &name);
+    namespace.echoes(binary, "127.0.0.1:7000");
+    namespace.echoes(binary, "[::1]:7000");
+    eventually("both are fields", || {
+        server.logged(r#""address":"127.0.0.1:7000""#) + server.logged(r#""address":"[::1]:7000""#)
+            == 2
+    });
+    drop(server);
+
+    let other = namespace.start(binary, &["echo-server", "--listen", "127.0.0.1:7000"]);
+    let (code, _, error) = namespace.run(binary, &name);
+    assert_eq!(code, Some(1));
+    let said = "cannot listen on localhost:7000: 127.0.0.1:7000: Address already in use";
+    assert!(error.contains(said), "{error}");
+    drop(other);
+
+    // Every server, and a family that is missing.
+    let no_ipv6 = format!("{BOTH_FAMILIES}\nsysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    let namespace = Namespace::new(&no_ipv6, &folder.path("")).unwrap();
+    for name in ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"] {
+        let server = namespace.start(binary, &[name, "--listen", "localhost:0"]);
+        assert!(server.address.starts_with("127.0.0.1:"), "{}", server.address);
+        let log = server.stop();
+        assert_eq!(log.matches("listening on").count(), 1, "{log}");
+    }
+}
+
+/// A resolver that never answers: what is sent to it is lost, and the library waits for 30 s.
+const SILENT_RESOLVER: &str = r#"
+ip link add silent type veth peer name other
+ip address add 10.99.99.1/24 dev silent
+ip link set silent up
+ip link set other up
+ip neighbour add 10.99.99.53 lladdr 02:00:00:00:00:53 dev silent nud permanent
+printf 'nameserver 10.99.99.53\noptions timeout:30 attempts:1\n' > "$1/resolv.conf"
+mount --bind "$1/resolv.conf" /etc/resolv.conf
+"#;
+
+/// Well below what the library waits for, however busy the machine is.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary: &str) {
+    let folder = Folder::new("resolver", binary);
+    let setup = format!("{BOTH_FAMILIES}{SILENT_RESOLVER}");
+    let Some(namespace) = Namespace::new(&setup, &folder.path("")) else { return };
+    let began = Instant::now();
+    let echo = namespace.start(binary, &["echo-server", "--listen", "127.0.0.1:0"]);
+    // Whose turn it is first: the name's, and the other's when a part of the time is over.
+    let words = ["proxy", "--listen", "127.0.0.1:9500", "--connect-timeout", "200ms"];
+    let upstreams = ["--upstream", "silent.test:7", "--upstream", &echo.address];
+    let proxy = namespace.start(binary, &[&words[..], &upstreams].concat());
+    namespace.echoes(binary, "127.0.0.1:9500");
+    let words = ["fanout-server", "--listen", "127.0.0.1:0", "--upstream", "silent.test:7"];
+    let fanout = namespace.start(binary, &words);
+    drop(fanout.stop());
+    drop(proxy.stop());
+
+    // It does not listen yet, and ends when it is asked to.
+    let mut waiting = namespace.command(binary, &["echo-server", "--listen", "silent.test:0"]);
+    let mut waiting = waiting.spawn().unwrap();
+    eventually("signals are handled", || handles_sigterm(waiting.id()));
+    let pid = rustix::process::Pid::from_child(&waiting);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    let status = waiting.wait().unwrap();
+    assert!(status.success(), "{status}");
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+}
+
+/// By `SigCgt` of proc(5), a mask whose lowest bit is signal 1.
+fn handles_sigterm(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+    mask >> (Signal::TERM.as_raw() - 1) & 1 == 1
+}
+
+pub(crate) fn a_server_that_is_its_own_upstream_by_name_ends(binary: &str) {
+    let folder = Folder::new("by-name", binary);
+    let Some(namespace) = Namespace::new(BOTH_FAMILIES, &folder.path("")) else { return };
+    for (name, listen, upstream) in [
+        ("fanout-server", "0.0.0.0:9", "localhost:9"),
+        ("proxy", "localhost:9", "localhost:9"),
+        ("proxy", "localhost:9", "[::1]:9"),
+    ] {
+        let words = [name, "--listen", listen, "--upstream", upstream];
+        let server = namespace.start(binary, &words);
+        let (status, log) = server.wait();
+        assert_eq!(status.code(), Some(1), "{name} from {listen} to {upstream}");
+        let said = format!("--upstream {upstream} is this server itself");
+        assert!(log.contains(&said), "{log}");
+    }
+}
