@@ -70,6 +70,7 @@ pub mod echo;
 pub mod fanout;
 pub mod idle;
 mod linger;
+mod log_limit;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;
