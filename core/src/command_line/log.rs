@@ -52,7 +52,7 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
         .with_target("wirestate", level)
         .with_target(READY, Level::INFO);
     let registry = tracing_subscriber::registry().with(filter);
-    // What goes wrong in the logging itself would be written without asking whether anybody reads it.
+    // Its own errors would be written to standard error directly.
     let layer = fmt::layer().with_writer(Log).with_target(false).log_internal_errors(false);
     // It fails where a program has set its own logging up already, which then serves.
     let started = match flags.log_format {
@@ -116,8 +116,8 @@ impl LiveLine {
     }
 }
 
-/// Writes a prompt to standard error, and waits until it is there: what is written to standard output
-/// next belongs behind it.
+/// Writes a prompt to standard error, and waits until it is there: what is written to standard
+/// output next belongs behind it.
 pub(super) fn prompt(text: &str) {
     STANDARD_ERROR.push(text);
     STANDARD_ERROR.flush();

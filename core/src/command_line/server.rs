@@ -392,10 +392,10 @@ pub(super) const RESERVED_FILES: u64 = 64;
 /// The first SIGTERM, SIGINT or SIGHUP asks for a graceful end, the second one ends the process.
 /// SIGUSR1 and SIGUSR2 are ignored. (A SIGHUP that is ignored at the start stays so: nohup(1).)
 ///
-/// Readiness ends first, and by `lame_duck` before any connection is refused. The first signal is a byte on a
-/// socket, so it takes no thread where there is none otherwise (whose every system call would be dearer for
-/// the table of files that it shares); the second is handled by itself, whatever is stuck by then. Those that
-/// come at once are one: timeout(1), and a terminal with whoever passes its signals on, send it twice.
+/// Readiness ends first, and by `lame_duck` before any connection is refused. The first signal is a
+/// byte on a socket, so it takes no thread where there is none otherwise (whose every system call
+/// would be dearer for the table of files that it shares); the second is handled by itself, whatever
+/// is stuck by then. Signals that come at once are one: timeout(1) sends it twice.
 fn stop_on_signals<R: Runtime>(
     runtime: &R,
     stop: Stop,
@@ -448,8 +448,8 @@ fn stop_on_signals<R: Runtime>(
     Ok(())
 }
 
-/// Has the second signal end the process on a thread of its own, for a runtime that is stuck when the first
-/// one comes.
+/// Has the second signal end the process by a thread of its own, for a runtime that is stuck when
+/// the first one comes.
 fn arm_aside(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
     let (mut first, tells) = UnixStream::pair()?;
     for &signal in signals {
@@ -464,7 +464,7 @@ fn arm_aside(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()>
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
-/// Whether this process has more than one thread, the log's not among them, which does not stay (proc(5)).
+/// Whether this process has more than one thread, besides the log's, which does not stay (proc(5)).
 fn has_threads() -> bool {
     let of_log = usize::from(STANDARD_ERROR.has_writer());
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1 + of_log)

@@ -25,9 +25,9 @@ pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_a
 /// A line that has no room is dropped, and so are those behind it until all that wait have been
 /// written: then a line in the log says how many were dropped at this point.
 ///
-/// The thread ends when there has been nothing to write for a second. A thread that stays would make
-/// each system call of a process that has no other dearer (by 3 to 4 % of a proxied round trip), for
-/// the table of files that they share.
+/// The thread ends when there has been nothing to write for a second. A thread that stays makes each
+/// system call of a process that has no other dearer, for the table of files that they share: by 3 to
+/// 4 % of a proxied round trip.
 pub(super) struct Queue<W = fn(&[u8]) -> io::Result<()>> {
     write: W,
     state: Mutex<State>,
@@ -176,7 +176,7 @@ impl Subject for LogMetrics {
     fn metrics(&self) -> Vec<Metric> {
         vec![Metric::new(
             "wirestate_log_dropped_lines",
-            "Log lines dropped because they could not be written in time: nobody reads them, or the disk is full.",
+            "Log lines dropped: nobody has read them in time, or the disk is full.",
             Value::Counter(STANDARD_ERROR.lock().dropped),
         )]
     }

@@ -1,5 +1,5 @@
-//! Scenarios of the log and of signals: what a log that nobody reads may hold up, how much peers can
-//! have logged, and which signal does what.
+//! Scenarios of the log and of signals: what a log that nobody reads may hold up, how much peers
+//! can have logged, and which signal does what.
 
 use std::{
     collections::BTreeMap,
@@ -285,8 +285,8 @@ pub(crate) fn a_source_that_closes_again_and_again_does_not_fill_the_log(binary:
     assert!((2..=usize::try_from(most).unwrap()).contains(&lines), "{lines} lines: {log}");
 }
 
-/// A load balancer or a probe connects, and leaves without a byte: every server counts that as a health
-/// check, which is no line in the log.
+/// A load balancer or a probe connects, and leaves without a byte: every server counts that as a
+/// health check, which is no line in the log.
 pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
     let upstream = Server::start(binary, &[]);
     let with_proxy: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\n";
