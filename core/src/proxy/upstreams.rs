@@ -181,6 +181,7 @@ impl Upstreams {
         let is_news = self.with(member, |member| {
             member.failures += 1;
             member.down_until = Some(now + PROBE);
+            member.is_down_logged = true;
             !core::mem::replace(&mut member.is_itself, true)
         });
         let upstream = &self.inner.addresses[member];
