@@ -28,6 +28,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     Fault, Instant, Reason, Status,
+    log_limit::{LogLimit, Verdict},
     shared::{Lock, Shared},
 };
 
@@ -118,6 +119,10 @@ struct State {
     open: BTreeMap<u64, Shared<Conn>>,
     per_address: BTreeMap<IpAddr, usize>,
     totals: Totals,
+    /// How many ends are logged, of each label that is logged at `info` or above.
+    log_limits: BTreeMap<&'static str, LogLimit>,
+    /// The last time that the table was told.
+    now: Instant,
     /// Who waits for the table to be empty.
     waiting: Vec<Waker>,
 }
@@ -202,6 +207,7 @@ impl Table {
         let conn = self.inner.state.with(|state| {
             let may = state.has_room(limits).and_then(|()| state.may_count(limits, network));
             state.note(may)?;
+            state.now = now;
             state.totals.accepted += 1;
             state.totals.open += 1;
             let conn = Shared::new(Conn::new(state.totals.accepted, peer, !behind_proxies, now));
@@ -283,6 +289,30 @@ impl Table {
             }
             Poll::Pending
         })
+    }
+
+    /// Whether an end is logged that has this label, at `info` or above. `now` is `None` where it is
+    /// not known, and the last time that the table was told will do.
+    fn check_log(&self, label: &'static str, now: Option<Instant>) -> Verdict {
+        self.inner.state.with(|state| {
+            state.now = now.unwrap_or(state.now);
+            let limit = state.log_limits.entry(label).or_default();
+            limit.check_unless_debugging(state.now)
+        })
+    }
+
+    /// Logs how many ends were left out of the log, and have been in no line since. For the end of
+    /// whoever accepts.
+    pub fn log_suppressed(&self) {
+        let suppressed: Vec<_> = self.inner.state.with(|state| {
+            let suppressed = |(&reason, limit): (_, &mut LogLimit)| {
+                limit.take_suppressed().map(|suppressed| (reason, suppressed))
+            };
+            state.log_limits.iter_mut().filter_map(suppressed).collect()
+        });
+        for (reason, suppressed) in suppressed {
+            info!(reason, suppressed, server = self.name(), "more have closed than were logged");
+        }
     }
 
     fn close(&self, conn: &Conn, label: &'static str) {
@@ -370,6 +400,8 @@ pub struct Conn {
     bytes_out: AtomicU64,
     moved: AtomicU64,
     asked: AtomicU8,
+    /// How many of the bytes received are a PROXY header.
+    header: AtomicU64,
     /// It is counted under its peer's address.
     counted: AtomicBool,
     parked: Lock<Parked>,
@@ -403,6 +435,7 @@ impl Conn {
             bytes_out: AtomicU64::new(0),
             moved: AtomicU64::new(now.nanos()),
             asked: AtomicU8::new(Asked::Nothing as u8),
+            header: AtomicU64::new(0),
             counted: AtomicBool::new(counted),
             parked: Lock::new(Parked { peer, status: Status::default(), driver: None }),
         }
@@ -436,6 +469,16 @@ impl Conn {
     /// Bytes sent so far.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.load(Relaxed)
+    }
+
+    /// So many of the bytes received are a PROXY header. For the connection's own driver.
+    pub fn set_header(&self, bytes: usize) {
+        self.header.store(bytes as u64, Relaxed);
+    }
+
+    /// Whether no byte has passed either way, but for a PROXY header.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.bytes_out() == 0 && self.bytes_in() == self.header.load(Relaxed)
     }
 
     /// The machine's status when it last had nothing to do.
@@ -510,6 +553,10 @@ impl Conn {
 ///
 /// Its end is counted and logged: with the reason that [`end`](Self::end) is told, at `info` where
 /// somebody was at fault and at `debug` otherwise; else as `aborted`.
+///
+/// What is logged at `info` or above is limited for each reason of a table, since peers can cause it
+/// without end: to 50 lines at once, and 10 a second. The next line for that reason has the number of
+/// lines that were left out, in the field `suppressed`. Where `debug` is logged, nothing is left out.
 #[derive(Debug)]
 pub struct Admitted {
     table: Table,
@@ -537,15 +584,26 @@ impl Admitted {
         let (received, sent) = (self.conn.bytes_in(), self.conn.bytes_out());
         // In seconds, as the metrics have them: a log is read by programs as well.
         let (label, age) = (reason.label(), now.since(self.conn.since).as_secs_f64());
+        macro_rules! closed {
+            ($log:ident, $suppressed:expr) => {
+                $log!(
+                    id, %peer, received, sent, age, reason = label, suppressed = $suppressed, server,
+                    "closed: {reason}"
+                )
+            };
+        }
+        let check = || self.table.check_log(label, Some(now));
         match reason.fault() {
-            Fault::None | Fault::Asked => {
-                debug!(id, %peer, received, sent, age, reason = label, server, "closed: {reason}");
-            }
+            Fault::None | Fault::Asked => closed!(debug, None::<u64>),
             Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
-                info!(id, %peer, received, sent, age, reason = label, server, "closed: {reason}");
+                if let Verdict::Log { suppressed } = check() {
+                    closed!(info, suppressed);
+                }
             }
             Fault::Bug => {
-                error!(id, %peer, received, sent, age, reason = label, server, "closed: {reason}");
+                if let Verdict::Log { suppressed } = check() {
+                    closed!(error, suppressed);
+                }
             }
         }
         self.label = Some(label);
@@ -562,9 +620,11 @@ impl Deref for Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if self.label.is_none() {
+        if self.label.is_none()
+            && let Verdict::Log { suppressed } = self.table.check_log(ABORTED, None)
+        {
             let (server, id, peer) = (self.table.name(), self.conn.id, self.conn.peer());
-            warn!(id, %peer, reason = ABORTED, server, "closed: aborted");
+            warn!(id, %peer, reason = ABORTED, suppressed, server, "closed: aborted");
         }
         self.table.close(&self.conn, self.label.unwrap_or(ABORTED));
     }

@@ -84,6 +84,7 @@ mod keep {
     use crate::{
         Instant, Machine,
         drive::{Clock, Drive, Ended},
+        log_limit::{LogLimit, Verdict},
         runtime::{Runtime, connect_within},
         stop::{Stop, Stopping},
     };
@@ -118,6 +119,7 @@ mod keep {
             M: Machine,
         {
             let mut clock = runtime.clock();
+            let (mut connects, mut ends) = (LogLimit::default(), LogLimit::default());
             loop {
                 let connect = connect_within(runtime, &self.address, self.connect_timeout);
                 let Some(connected) = self.stop.unless_asked(connect).await else { return };
@@ -127,8 +129,11 @@ mod keep {
                         format!("cannot connect: {error}")
                     }
                     Ok(socket) => {
-                        info!(address = self.address, "connected");
                         let since = clock.now();
+                        let verdict = connects.check_unless_debugging(since);
+                        if let Verdict::Log { suppressed } = verdict {
+                            info!(address = self.address, suppressed, "connected");
+                        }
                         let drive = Drive::new(machine(since), socket, runtime.clock());
                         let ended = self.drive(drive).await;
                         self.backoff.ended(clock.now().since(since));
@@ -139,8 +144,14 @@ mod keep {
                     return;
                 }
                 let wait = self.backoff.next();
-                warn!(address = self.address, "{ended}; the next attempt is in {wait:.0?}");
-                let until = clock.now() + wait;
+                let now = clock.now();
+                if let Verdict::Log { suppressed } = ends.check_unless_debugging(now) {
+                    warn!(
+                        address = self.address,
+                        suppressed, "{ended}; the next attempt is in {wait:.0?}"
+                    );
+                }
+                let until = now + wait;
                 let sleep = poll_fn(|cx| clock.poll_until(cx, until));
                 if self.stop.unless_asked(sleep).await.is_none() {
                     return;

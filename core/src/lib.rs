@@ -73,6 +73,7 @@ pub mod idle;
 mod linger;
 #[cfg(feature = "std")]
 pub mod listen;
+mod log_limit;
 pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;

@@ -123,14 +123,6 @@ impl<L: Listener> Listeners<L> {
         assert!(!listeners.is_empty(), "a server needs a listener");
         Self { listeners, turn: 0 }
     }
-
-    /// The addresses that it listens on, with the real ports.
-    ///
-    /// # Errors
-    /// The operating system's (getsockname(2)).
-    pub fn addresses(&self) -> io::Result<Vec<Address>> {
-        self.listeners.iter().map(Listener::local_address).collect()
-    }
 }
 
 impl<L> From<L> for Listeners<L> {
@@ -145,6 +137,10 @@ impl<L: Listener> Listener for Listeners<L> {
     /// The first one's.
     fn local_address(&self) -> io::Result<Address> {
         self.listeners[0].local_address()
+    }
+
+    fn addresses(&self) -> io::Result<Vec<Address>> {
+        self.listeners.iter().map(Listener::local_address).collect()
     }
 
     fn poll_accept(

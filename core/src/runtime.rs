@@ -234,6 +234,15 @@ pub trait Listener: Send + 'static {
     /// The operating system's (getsockname(2)).
     fn local_address(&self) -> io::Result<Address>;
 
+    /// All addresses that it listens on, where it is several listeners
+    /// ([`Listeners`](crate::listen::Listeners)).
+    ///
+    /// # Errors
+    /// The operating system's (getsockname(2)).
+    fn addresses(&self) -> io::Result<Vec<Address>> {
+        Ok(vec![self.local_address()?])
+    }
+
     /// The next connection.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::{
     admission::{Admitted, Conn, Limits, Peer, Table},
     drive::{Clock, Drive},
     idle::Idle,
+    log_limit::{LogLimit, Verdict},
     runtime::{AcceptError, BACKLOG, Listener, Runtime},
     stop::{Stop, Stopping},
 };
@@ -111,7 +112,10 @@ where
     let mut clock = runtime.clock();
     let mut pause = Pause::default();
     let mut last = None;
-    let (mut refused, mut relieved) = (Repeated::default(), Repeated::default());
+    // One line a second will do where it is always the same; with `-v` each connection has its own.
+    let once_a_second = LogLimit::new(1, Duration::from_secs(1));
+    let (mut refused, mut relieved) = (once_a_second.clone(), once_a_second);
+    let mut paused = LogLimit::default();
     let mut accepted: u32 = 0;
     loop {
         accepted = accepted.wrapping_add(1);
@@ -137,11 +141,11 @@ where
                 if let Some(idle) = idle
                     && table.is_full()
                     && make_room(&mut clock, table, idle, stop).await
-                    && let Some(gave_way) = relieved.again(clock.now())
+                    && let Verdict::Log { suppressed } = relieved.check(clock.now())
                 {
                     let limit = table.limits().connections;
                     warn!(
-                        gave_way,
+                        gave_way = suppressed.unwrap_or_default() + 1,
                         server,
                         "a connection gives way to a new one: the limit of open connections is \
                          reached: {limit}"
@@ -154,7 +158,8 @@ where
                         // Dropping the socket closes it: the peer is told so.
                         let reason = why.label();
                         debug!(%peer, reason, server, "connection refused: {why}");
-                        if let Some(refusals) = refused.again(now) {
+                        if let Verdict::Log { suppressed } = refused.check(now) {
+                            let refusals = suppressed.unwrap_or_default() + 1;
                             warn!(refusals, reason, server, "refusing connections: {why}");
                         }
                         continue;
@@ -170,10 +175,12 @@ where
                 if let Err(error) = runtime.spawn_connection(task) {
                     table.accept_failed(NO_TASK);
                     let length = pause.begin(now);
-                    warn!(
-                        %peer, %error, server,
-                        "no task for a connection: accepting pauses for {length:?}"
-                    );
+                    if let Verdict::Log { suppressed } = paused.check_unless_debugging(now) {
+                        warn!(
+                            %peer, %error, suppressed, server,
+                            "no task for a connection: accepting pauses for {length:?}"
+                        );
+                    }
                 }
             }
             Event::Failed(failed) => {
@@ -185,8 +192,11 @@ where
                         break;
                     }
                     AcceptError::Exhausted(error) => {
-                        let length = pause.begin(clock.now());
-                        warn!(%error, server, "accepting pauses for {length:?}");
+                        let now = clock.now();
+                        let length = pause.begin(now);
+                        if let Verdict::Log { suppressed } = paused.check_unless_debugging(now) {
+                            warn!(%error, suppressed, server, "accepting pauses for {length:?}");
+                        }
                     }
                 }
             }
@@ -194,7 +204,9 @@ where
     }
     drop(listener);
     let open = last.map_or_else(|| table.connections().len(), |last| last.open);
-    drain(&mut clock, table, open, stop, *drain_timeout).await
+    let outcome = drain(&mut clock, table, open, stop, *drain_timeout).await;
+    table.log_suppressed();
+    outcome
 }
 
 enum Event<S> {
@@ -284,26 +296,6 @@ impl Pause {
 
     fn shorten(&mut self) {
         self.length /= 2;
-    }
-}
-
-/// What is said at most once a second, since how often it happens is for the peers to choose.
-#[derive(Debug, Default)]
-struct Repeated {
-    /// Since the last time that it was said.
-    count: u64,
-    quiet_until: Instant,
-}
-
-impl Repeated {
-    /// It has happened once more: how often since it was last said, where it is to be said now.
-    fn again(&mut self, now: Instant) -> Option<u64> {
-        self.count += 1;
-        if now < self.quiet_until {
-            return None;
-        }
-        self.quiet_until = now + SAY_EVERY;
-        Some(mem::take(&mut self.count))
     }
 }
 
@@ -411,7 +403,6 @@ const HANDSHAKES: Duration = Duration::from_millis(50);
 const LAST_ACCEPTS: Duration = Duration::from_secs(1);
 /// How long a connection may take to notice that it is to end at once.
 const LONGEST_END: Duration = Duration::from_secs(1);
-const SAY_EVERY: Duration = Duration::from_secs(1);
 /// How often a time that passes only while the process runs is counted.
 const TICK: Duration = Duration::from_millis(250);
 /// How late an alarm goes off at most in a process that runs, however busy its machine is.

@@ -193,7 +193,7 @@ fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     script::play(&mut machine, &ops);
     assert_eq!(machine.status().state, "open");
     // A byte that only the kernel takes, or that makes the backlog longer, does not.
-    let backlog = vec![Op::Receive(vec![1; 2])];
+    let backlog = [Op::Receive(vec![1; 2])];
     for more in [Op::Receive(vec![1]), Op::Buffer(1), Op::Buffer(2)] {
         let ops = [&backlog[..], &wait, &[more], &wait].concat();
         let mut machine = checked(config());

@@ -38,7 +38,7 @@ fn echo(prefix: bool) -> Config {
 
 fn behind(config: Config) -> impl Machine {
     let server = Server::new(config);
-    let make = move |header, now| -> Result<Echo, Refused> {
+    let make = move |header, _length, now| -> Result<Echo, Refused> {
         if let Header::Tcp { source, .. } = header
             && source.to_string() != "192.0.2.7:50000"
         {

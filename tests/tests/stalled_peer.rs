@@ -85,7 +85,7 @@ fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &Table) -> D
     let mut peer = TcpStream::from(socket);
     let began = SystemInstant::now();
     let (mut arrived, mut moved, mut said) = (0, began, 0);
-    while table.totals().ended.get(label).is_none() {
+    while !table.totals().ended.contains_key(label) {
         assert!(began.elapsed() < HANGS, "{label}: {:?}", table.totals());
         let now = SystemInstant::now();
         if let Ok(queued) = ioctl_fionread(&peer)
@@ -130,7 +130,10 @@ fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
 
 fn message<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
     let config = message::Config { write_timeout: Some(LIMIT), ..message::Config::default() };
-    let messages = message::Server::new(config, service::function(|request| request.into_owned()));
+    let messages = message::Server::new(
+        config,
+        service::function(|request: Message<'_>| request.into_owned()),
+    );
     server(runtime, move |now| messages.machine(now))
 }
 
@@ -169,7 +172,7 @@ fn endless() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        while stream.write_all(&[7; 64 * 1024]).is_ok() {}
+        while stream.write_all(&[7; 16 * 1024]).is_ok() {}
     });
     address
 }

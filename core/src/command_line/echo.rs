@@ -169,7 +169,7 @@ impl Input {
             Self::Standard { lines, prompt } => (lines, *prompt),
         };
         if prompt {
-            log::say("> ");
+            log::prompt("> ");
         }
         poll_fn(|cx| {
             if let Poll::Ready(line) = lines.poll_next(cx) {

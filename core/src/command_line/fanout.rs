@@ -3,14 +3,16 @@
 use core::{num::NonZeroUsize, slice, str::FromStr, task::Poll, time::Duration};
 use std::{
     future::poll_fn,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, Surroundings, log, server,
+    Failure, Surroundings,
+    log::{self, LiveLine},
+    server,
     upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
@@ -115,7 +117,7 @@ pub(super) struct ServerFlags {
     /// or skipped. Then --on-lag applies. While no subscriber has read everything and waits, the
     /// upstream is held without limit, and goes at the pace of the slowest; one that takes no byte
     /// for 10 s is reset. --on-lag block knows no limit. The metrics
-    /// wirestate_upstream_held_waiting_seconds and wirestate_fanout_never_caught_up show the time
+    /// `wirestate_upstream_held_waiting_seconds` and `wirestate_fanout_never_caught_up` show the time
     /// that was used, and for how many there was none.
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
           value_parser = values::time)]
@@ -449,6 +451,7 @@ impl Inspector {
 /// A line a second on standard error.
 struct Rate {
     is_shown: bool,
+    line: LiveLine,
     last: Instant,
     messages: u64,
     next: Instant,
@@ -456,7 +459,8 @@ struct Rate {
 
 impl Rate {
     fn new(now: Instant, is_shown: bool) -> Self {
-        Self { is_shown, last: now, messages: 0, next: now + Duration::from_secs(1) }
+        let line = LiveLine::new();
+        Self { is_shown, line, last: now, messages: 0, next: now + Duration::from_secs(1) }
     }
 
     fn show(&mut self, now: Instant, inspector: &Inspector) {
@@ -467,9 +471,8 @@ impl Rate {
         let news = inspector.messages - self.messages;
         let rate = u128::from(news) * 1_000_000_000 / elapsed;
         let lag = inspector.lag.map_or_else(String::new, |lag| format!(", lag {lag:.0?}"));
-        let end = if io::stderr().is_terminal() { "\x1b[K\r" } else { "\n" };
         let Inspector { messages, gaps, .. } = inspector;
-        log::say(&format!("{messages} messages, {rate}/s, {gaps} gaps{lag}{end}"));
+        self.line.show(&format!("{messages} messages, {rate}/s, {gaps} gaps{lag}"));
         (self.last, self.messages) = (now, inspector.messages);
         self.next = now + Duration::from_secs(1);
     }
@@ -477,8 +480,8 @@ impl Rate {
     /// Shows it once more, and leaves the line for good, where others would be written over it.
     fn end(&mut self, now: Instant, inspector: &Inspector) {
         self.show(now, inspector);
-        if self.is_shown && io::stderr().is_terminal() {
-            log::say("\n");
+        if self.is_shown {
+            self.line.keep();
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Logs, on standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
+};
 
 use clap::{ArgAction, Args, ValueEnum};
-use tracing::{Level, info, level_filters::LevelFilter};
+use tracing::{Level, error, info, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::standard_error::{Log, STANDARD_ERROR};
 use crate::runtime::Address;
 
 #[derive(Args, Debug)]
@@ -47,18 +52,75 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
         .with_target("wirestate", level)
         .with_target(READY, Level::INFO);
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer().with_writer(io::stderr).with_target(false);
+    // Its own errors would be written to standard error directly.
+    let layer = fmt::layer().with_writer(Log).with_target(false).log_internal_errors(false);
     // It fails where a program has set its own logging up already, which then serves.
-    let _ = match flags.log_format {
+    let started = match flags.log_format {
         Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
+    if started.is_ok() {
+        panic::set_hook(Box::new(log_panic));
+    }
 }
 
-/// Writes to standard error what is no log: a prompt, a live figure. Nobody may be there to read it.
+/// Logs a panic. The standard library's own hook writes to standard error, and waits for whoever
+/// reads that.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("without a message");
+    let at = panic.location().map(tracing::field::display);
+    // There is one where `RUST_BACKTRACE` asks for it.
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured)
+        .then(|| tracing::field::display(backtrace));
+    error!(at, backtrace, "panic: {message}");
+}
+
+/// Writes to standard error what is no log.
 pub(super) fn say(text: &str) {
-    let mut error = io::stderr().lock();
-    let _ = error.write_all(text.as_bytes()).and_then(|()| error.flush());
+    STANDARD_ERROR.push(text);
+}
+
+/// A line on standard error that is written over; where that is no terminal, a line each time.
+pub(super) struct LiveLine {
+    pub(super) is_terminal: bool,
+}
+
+impl LiveLine {
+    pub(super) fn new() -> Self {
+        Self { is_terminal: io::stderr().is_terminal() }
+    }
+
+    /// Shows `text` in place of what it showed before, as much as there are columns for.
+    pub(super) fn show(&self, text: &str) {
+        if self.is_terminal {
+            // Without wrapping (DECAWM), up to the end of the line (EL), back to its start.
+            say(&format!("\x1b[?7l{text}\x1b[?7h\x1b[K\r"));
+        } else {
+            say(&format!("{text}\n"));
+        }
+    }
+
+    /// Takes it away, before something is written to standard output.
+    pub(super) fn clear(&self) {
+        if self.is_terminal {
+            prompt("\x1b[K");
+        }
+    }
+
+    /// Leaves it for good, where others would be written over it.
+    pub(super) fn keep(&self) {
+        if self.is_terminal {
+            say("\n");
+        }
+    }
+}
+
+/// Writes a prompt to standard error, and waits until it is there: what is written to standard
+/// output next belongs behind it.
+pub(super) fn prompt(text: &str) {
+    STANDARD_ERROR.push(text);
+    STANDARD_ERROR.flush();
 }
 
 /// Says that a server can be connected to.

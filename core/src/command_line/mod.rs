@@ -14,6 +14,7 @@ mod log;
 mod multiconn;
 mod proxy;
 mod server;
+mod standard_error;
 mod standard_input;
 mod systemd;
 mod upstream;
@@ -38,6 +39,7 @@ pub fn main(name: &'static str, host: impl FnOnce(Command) -> io::Result<ExitCod
     let mut command =
         Command::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
     command.sockets = systemd::Sockets::from_environment();
+    let _flush = standard_error::FlushOnDrop;
     host(command).unwrap_or_else(|error| {
         log::say(&format!("{name}: {error}\n"));
         ExitCode::FAILURE

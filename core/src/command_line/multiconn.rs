@@ -9,17 +9,17 @@ use std::{
     collections::BTreeMap,
     fmt,
     future::{Future, poll_fn},
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
 };
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::{
     Failure,
+    log::LiveLine,
     server::{RESERVED_FILES, open_files},
     values::{self, Timeout},
 };
@@ -115,13 +115,15 @@ pub(super) async fn run<R: Runtime>(runtime: &R, flags: Flags) -> Result<(), Fai
         &config,
         flags.connect_timeout.0,
     )?;
-    let bar = progress_bar(messages);
+    let line = LiveLine::new();
     run.finish(runtime, |progress| {
-        bar.set_position(progress.messages);
-        bar.set_message(format!("{} connections open", progress.open));
+        if line.is_terminal {
+            let Progress { messages: verified, open, .. } = progress;
+            line.show(&format!("{verified} of {messages} messages, {open} connections open"));
+        }
     })
     .await;
-    bar.finish_and_clear();
+    line.clear();
     let report = run.report(runtime);
     let shown = if flags.json {
         serde_json::to_string(&report).map_err(|error| Failure::Output(error.into()))? + "\n"
@@ -138,16 +140,6 @@ pub(super) async fn run<R: Runtime>(runtime: &R, flags: Flags) -> Result<(), Fai
 /// Bytes in which a shift shows: no two neighbouring runs are alike.
 pub(super) fn pattern(size: usize) -> Bytes {
     (0..size).map(|i| i.wrapping_mul(31).wrapping_add(i >> 8).to_le_bytes()[0]).collect()
-}
-
-fn progress_bar(messages: u64) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len} messages, {msg}")
-            .expect("the template is well formed");
-    ProgressBar::new(messages).with_style(style)
 }
 
 /// Connections under way.

@@ -1,19 +1,21 @@
 //! What all servers have in common: limits, the ready line, signals, the drain.
 
-use core::{future::Future, pin::pin, task::Poll, time::Duration};
+use core::{ffi::c_int, future::Future, pin::pin, task::Poll, time::Duration};
 use std::{
+    fs,
     future::poll_fn,
-    io,
+    io::{self, Read},
     os::unix::net::UnixStream,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2},
     flag,
     low_level::{pipe, signal_name},
 };
@@ -22,7 +24,9 @@ use tracing::{info, warn};
 use super::{
     Failure, Surroundings,
     accept_proxy::AcceptProxyFlags,
-    log, systemd,
+    log,
+    standard_error::{LogMetrics, STANDARD_ERROR},
+    systemd,
     values::{self, Limit, Timeout},
 };
 use crate::{
@@ -34,7 +38,7 @@ use crate::{
     runtime::{Address, Listener, Runtime, unix_path},
     serve::{self, Options, Served},
     shared::Shared,
-    status::{self, Hosts, Readiness, Subject},
+    status::{self, Hosts, Metric, Readiness, Subject},
     stop::Stop,
 };
 
@@ -56,9 +60,10 @@ pub(super) struct Flags {
 
 /// What also a server has that takes one client at a time.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Limits")]
+#[command(next_help_heading = "Limits", after_help = SIGNALS)]
 pub(super) struct CommonFlags {
-    /// How long connections may take to end after SIGTERM or SIGINT before they are reset; or `off`
+    /// How long connections may take to end after SIGTERM, SIGINT or SIGHUP before they are reset;
+    /// or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
     #[command(flatten)]
@@ -83,12 +88,18 @@ struct StatusFlags {
         requires = "address"
     )]
     hosts: Vec<String>,
-    /// Go on accepting for so long after SIGTERM or SIGINT, while /readyz fails already, so that
+    /// Go on accepting for so long after SIGTERM, SIGINT or SIGHUP, while /readyz fails already, so that
     /// whoever balances load looks elsewhere first
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
           value_parser = values::time)]
     lame_duck: Duration,
 }
+
+const SIGNALS: &str = "\
+Signals:
+  SIGTERM, SIGINT, SIGHUP  accept no more, let connections end, then exit; the second one exits at
+                           once (SIGHUP is left alone if it is ignored at the start, as by nohup)
+  SIGUSR1, SIGUSR2         are ignored";
 
 impl Flags {
     /// For the server that is run by the command `name`.
@@ -168,7 +179,22 @@ impl Setup {
             None => Hosts::Named(hosts.to_vec()),
         };
         let config = status::Config { hosts, ..status::Config::new(self.name) };
-        status::Server::new(config, &self.options, self.subject.clone(), now)
+        let subject = WithLog { server: self.subject.clone() };
+        status::Server::new(config, &self.options, Some(Shared::new(subject)), now)
+    }
+}
+
+/// What a server has to say in its status, and what its log has.
+#[derive(Debug)]
+struct WithLog {
+    server: Option<Shared<dyn Subject>>,
+}
+
+impl Subject for WithLog {
+    fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = LogMetrics.metrics();
+        metrics.extend(self.server.iter().flat_map(|server| server.metrics()));
+        metrics
     }
 }
 
@@ -388,28 +414,35 @@ pub(super) fn open_files() -> u64 {
 /// Open files that are not connections: the standard streams, listeners, the runtime's own.
 pub(super) const RESERVED_FILES: u64 = 64;
 
-/// The first SIGTERM or SIGINT asks for a graceful end, the second one ends the process.
+/// The first SIGTERM, SIGINT or SIGHUP asks for a graceful end, the second one ends the process.
+/// SIGUSR1 and SIGUSR2 are ignored. (A SIGHUP that is ignored at the start stays so: nohup(1).)
 ///
-/// Readiness ends first, and by `lame_duck` before any connection is refused. The first is a byte on a
-/// socket, so it takes no thread where there is none otherwise (whose every system call would be dearer for
-/// the table of files that it shares); the second is handled by itself, whatever is stuck by then. Those that
-/// come at once are one: timeout(1), and a terminal with whoever passes its signals on, send it twice.
+/// Readiness ends first, and by `lame_duck` before any connection is refused. The first signal is a
+/// byte on a socket, so it takes no thread where there is none otherwise (whose every system call
+/// would be dearer for the table of files that it shares); the second is handled by itself, whatever
+/// is stuck by then. Signals that come at once are one: timeout(1) sends it twice.
 fn stop_on_signals<R: Runtime>(
     runtime: &R,
     stop: Stop,
     readiness: Option<Readiness>,
     lame_duck: Duration,
 ) -> Result<(), Failure> {
-    let asked = Arc::new(AtomicBool::new(false));
-    let handle = |signal| {
+    for signal in [SIGUSR1, SIGUSR2] {
+        flag::register(signal, Arc::default()).map_err(Failure::Signals)?;
+    }
+    let signals =
+        if ignores_hangup() { &[SIGTERM, SIGINT][..] } else { &[SIGTERM, SIGINT, SIGHUP] };
+    let ends_process = Arc::new(AtomicBool::new(false));
+    let handle = |&signal| {
         let (told, tells) = UnixStream::pair()?;
         pipe::register(signal, tells)?;
-        flag::register_conditional_default(signal, asked.clone())?;
+        flag::register_conditional_default(signal, ends_process.clone())?;
         Ok((signal_name(signal).unwrap_or("signal"), runtime.adopt(told)?))
     };
-    let mut told =
-        [handle(SIGTERM).map_err(Failure::Signals)?, handle(SIGINT).map_err(Failure::Signals)?];
+    let told = signals.iter().map(handle).collect::<io::Result<Vec<_>>>();
+    let mut told = told.map_err(Failure::Signals)?;
     let mut clock = runtime.clock();
+    let then_end = ends_process.clone();
     let wait = async move {
         let name = poll_fn(|cx| {
             let mut is_told = |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
@@ -429,12 +462,65 @@ fn stop_on_signals<R: Runtime>(
             info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
         }
         poll_fn(|cx| clock.poll_until(cx, now + AT_ONCE)).await;
-        asked.store(true, Ordering::SeqCst);
+        then_end.store(true, Ordering::SeqCst);
         poll_fn(|cx| clock.poll_until(cx, now + lame_duck)).await;
         stop.drain();
     };
-    runtime.spawn(wait).map_err(Failure::Signals)
+    runtime.spawn(wait).map_err(Failure::Signals)?;
+    if has_threads() {
+        arm_aside(signals, ends_process).map_err(Failure::Signals)?;
+    }
+    Ok(())
+}
+
+/// Has the second signal end the process by a thread of its own, for a runtime that is stuck when
+/// the first one comes.
+fn arm_aside(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
+    let (mut first, tells) = UnixStream::pair()?;
+    for &signal in signals {
+        pipe::register(signal, tells.try_clone()?)?;
+    }
+    let wait = move || {
+        if first.read_exact(&mut [0]).is_ok() {
+            thread::sleep(AT_ONCE);
+            ends_process.store(true, Ordering::SeqCst);
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
+}
+
+/// Whether this process has more than one thread, besides the log's, which does not stay (proc(5)).
+fn has_threads() -> bool {
+    let of_log = usize::from(STANDARD_ERROR.has_writer());
+    fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1 + of_log)
+}
+
+/// Whether this process was started with SIGHUP ignored (`SigIgn`, a mask; proc(5)).
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
 /// A signal that comes so soon after the first is not a second one.
 const AT_ONCE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use signal_hook::low_level::raise;
+
+    use super::*;
+
+    #[test]
+    fn the_second_signal_ends_the_process_although_no_runtime_has_heard_of_the_first() {
+        let ends_process = Arc::new(AtomicBool::new(false));
+        // One that nothing else in this process is sent.
+        arm_aside(&[SIGUSR2], ends_process.clone()).unwrap();
+        assert!(!ends_process.load(Ordering::SeqCst));
+        raise(SIGUSR2).unwrap();
+        while !ends_process.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+    }
+}

@@ -224,7 +224,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
             Asked::Abort => {
                 // What is owed will not come: a FIN would say that it had.
                 self.socket.reset();
-                self.session.end(Over::Aborted, &Ended::<M::Reason>::Aborted, now);
+                self.session.end(Over::Aborted, &Ended::<M::Reason>::Aborted, false, now);
             }
         }
         self.session.over() == Some(Over::Aborted)
@@ -240,7 +240,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
 
     fn end(&mut self, now: Instant) -> Ended<M::Reason> {
         let reason = self.machine.reason().expect("the contract: a machine that ended knows why");
-        self.session.end(Over::Ended, &reason, now);
+        self.session.end(Over::Ended, &reason, self.line.peer_has_left(), now);
         Ended::Reason(reason)
     }
 }

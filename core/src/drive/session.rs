@@ -150,10 +150,19 @@ impl<C: Clock> Session<C> {
         !admitted.park(status(), cx, self.asked)
     }
 
-    /// It is over, for a reason.
-    pub(crate) fn end(&mut self, over: Over, reason: &impl Reason, now: Instant) {
+    /// It is over, for a reason. Where the peer `left`, by a FIN or a reset, and no byte had passed
+    /// either way (behind a PROXY header, if there is one), it counts as a health check.
+    pub(crate) fn end(&mut self, over: Over, reason: &impl Reason, left: bool, now: Instant) {
         self.over = Some(over);
-        if let Some(admitted) = self.admitted.take() {
+        let Some(admitted) = self.admitted.take() else { return };
+        let is_check = match reason.fault() {
+            // Without a byte, a peer can break a protocol only by leaving.
+            Fault::None | Fault::Lost | Fault::Peer => left && admitted.is_untouched(),
+            Fault::Limit | Fault::Time | Fault::Asked | Fault::Bug => false,
+        };
+        if is_check {
+            admitted.end(&HealthCheck, now);
+        } else {
             admitted.end(reason, now);
         }
     }
@@ -190,6 +199,21 @@ impl Budget {
         self.bytes = self.bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
         self.work = self.work.saturating_sub(u32::try_from(work).unwrap_or(u32::MAX));
         self.turns > 0 && self.bytes > 0 && self.work > 0
+    }
+}
+
+/// The peer has looked whether a server is there: load balancers and probes do so all the time.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a health check: the peer has left, without a byte either way")]
+struct HealthCheck;
+
+impl Reason for HealthCheck {
+    fn label(&self) -> &'static str {
+        "health_check"
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::None
     }
 }
 

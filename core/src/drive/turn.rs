@@ -16,6 +16,8 @@ pub struct Line {
     settled: bool,
     /// A write failed. What the kernel then calls the end of the input is not the peer's FIN.
     broken: Option<Lost>,
+    /// How the input has ended: by the peer's FIN, or by a loss.
+    end: Option<Result<(), Lost>>,
 }
 
 impl Line {
@@ -31,6 +33,11 @@ impl Line {
     pub(crate) fn look_again(&mut self, socket: &mut impl Source) {
         socket.look_again();
         self.unblock();
+    }
+
+    /// Whether the peer has sent a FIN or a reset.
+    pub(crate) fn peer_has_left(&self) -> bool {
+        matches!(self.end, Some(Ok(()) | Err(Lost::Reset))) || self.broken == Some(Lost::Reset)
     }
 
     /// Of a turn that has moved something: whether the next one would find nothing to do, unless the
@@ -234,6 +241,7 @@ fn read<M: Machine, S: Source>(
         Poll::Ready(Err(Failed::Interrupted)) => return Some(0),
         Poll::Ready(Err(Failed::Lost(why))) => Some(why),
     };
+    line.end = Some(why.map_or(Ok(()), Err));
     match why {
         Some(why) => machine.handle_lost(now, Way::In, why),
         None => machine.handle_eof(now),

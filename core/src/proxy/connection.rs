@@ -90,8 +90,8 @@ pub async fn serve<R: Runtime>(
 ) -> Served {
     proxy.assert_buffer();
     let pipes = Pipes::new(proxy.relays.config().pipes);
-    let listening = listener.local_address().ok();
-    let loops = listening.and_then(|address| Loops::new(address, &proxy.upstreams));
+    let listening = listener.addresses().ok();
+    let loops = listening.and_then(|addresses| Loops::new(addresses, &proxy.upstreams));
     accept(runtime, listener, options, |socket, admitted, clock| {
         let (peer, loops) = (admitted.peer(), loops.clone());
         let connection = Connection::watched(runtime, proxy, socket, peer, clock, loops);
@@ -119,8 +119,10 @@ pub struct Connection<R: Runtime> {
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
-    /// Announced as no client's, and no byte has passed: a health check, if it ends so.
-    silent: bool,
+    /// Announced as no client's: so a proxy looks whether a server is there.
+    is_local: bool,
+    /// The upstream has closed the connection first, without a byte.
+    hung_up: bool,
 }
 
 /// When to look whether it is sent, and how long after that again.
@@ -220,7 +222,8 @@ impl<R: Runtime> Connection<R> {
             directions: Directions::new(None),
             session: Session::new(clock),
             unsent: None,
-            silent: false,
+            is_local: false,
+            hung_up: false,
         };
         if let Some(Itself(upstream)) = itself {
             let upstream = proxy.upstreams.is_itself(upstream, now);
@@ -273,17 +276,18 @@ impl<R: Runtime> Connection<R> {
             self.dial(cx, now);
             let client = self.turn_client(cx, now);
             let upstream = self.turn_upstream(cx, now);
-            if let Some(reason) = self.reason() {
-                self.blame(&reason, now);
-                self.session.end(Over::Ended, &reason, now);
-                return Poll::Ready(Ended::Reason(reason));
-            }
             let ((read, written), waits) = match client {
                 Turn::Moved { read, written } => ((read, written), self.client.line.is_settled()),
                 Turn::Blocked | Turn::Done => ((0, 0), true),
             };
             // A relay's work is in its bytes.
             let in_budget = self.session.spend(read, written, 0, now);
+            if let Some(reason) = self.reason() {
+                self.blame(&reason, now);
+                let left = self.client_has_left(&reason);
+                self.session.end(Over::Ended, &reason, left, now);
+                return Poll::Ready(Ended::Reason(reason));
+            }
             // A turn of one side changes what the other one wants, and the upstream's came last.
             if waits && !matches!(upstream, Turn::Moved { .. }) {
                 self.release();
@@ -361,22 +365,19 @@ impl<R: Runtime> Connection<R> {
         match &self.upstream {
             Upstream::Header(awaited) => awaited.reader.reason().map(Reason::Header),
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                self.relay.reason().map(|reason| {
-                    // Nobody was let down; where there was no upstream, that is said of the upstream.
-                    let is_over = matches!(
-                        reason,
-                        Reason::Finished
-                            | Reason::Lost { side: Side::Client, why: Lost::Reset, .. }
-                            | Reason::NoUpstream(_)
-                    );
-                    if self.silent && is_over {
-                        Reason::Header(proxy_protocol::Reason::Check)
-                    } else {
-                        reason
-                    }
-                })
+                self.relay.reason()
             }
         }
+    }
+
+    /// Whether the client left, and not because of the upstream. A client that was announced as a
+    /// proxy's health check is not let down by the lack of one; that is logged of the upstream.
+    fn client_has_left(&self, reason: &Reason) -> bool {
+        if let Reason::NoUpstream(_) = reason {
+            return self.is_local;
+        }
+        let by_upstream = matches!(reason, Reason::Lost { side: Side::Upstream, .. });
+        self.client.line.peer_has_left() && !by_upstream && !self.hung_up
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
@@ -388,10 +389,7 @@ impl<R: Runtime> Connection<R> {
             }
             let is_bulk = self.relay.is_bulk(Side::Client);
             let mut socket = self.directions.through(Side::Client, is_bulk, socket);
-            let turn = turn_keeping(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
-            self.silent &=
-                !matches!(turn, Turn::Moved { read: 1.., .. } | Turn::Moved { written: 1.., .. });
-            return turn;
+            return turn_keeping(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
         };
         let turn = turn_keeping(&mut awaited.reader, socket, line, now, cx);
         if awaited.reader.header().is_some() {
@@ -405,7 +403,10 @@ impl<R: Runtime> Connection<R> {
         let Upstream::Header(awaited) = &mut self.upstream else { return };
         let Some((header, rest)) = awaited.reader.header() else { return };
         let rest = rest.to_vec();
-        self.silent = header == Header::Local && rest.is_empty();
+        self.is_local = header == Header::Local;
+        if let Some(admitted) = self.session.admitted() {
+            admitted.set_header(awaited.reader.header_len());
+        }
         let (peer, destination) = match header {
             Header::Local => (Peer::Local, None),
             Header::Tcp { source, destination } => (Peer::Ip(source), Some(destination)),
@@ -460,6 +461,7 @@ impl<R: Runtime> Connection<R> {
             dialler.choice.moved(read, written - own, now);
         }
         if self.relay.has_hung_up() {
+            self.hung_up = true;
             dialler.choice.hung_up(now);
         }
         if let Some(why) = self.relay.deserted() {
@@ -502,7 +504,7 @@ impl<R: Runtime> Connection<R> {
             }
             Asked::Abort => {
                 self.reset();
-                self.session.end(Over::Aborted, &Ended::<Reason>::Aborted, now);
+                self.session.end(Over::Aborted, &Ended::<Reason>::Aborted, false, now);
             }
         }
         self.session.over() == Some(Over::Aborted)

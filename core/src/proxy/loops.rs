@@ -26,7 +26,7 @@ pub(super) struct Loops {
 
 #[derive(Debug)]
 struct Inner {
-    listening: Address,
+    listening: Vec<Address>,
     open: Lock<BTreeMap<Ends, Origin>>,
 }
 
@@ -55,15 +55,17 @@ pub(super) struct Open {
 impl Loops {
     /// For a proxy that listens on `listening`. `None` where none of `upstreams` can be that, which
     /// their ports or kinds say.
-    pub(super) fn new(listening: Address, upstreams: &Upstreams) -> Option<Self> {
-        let may_be_own = |upstream: &str| match (&listening, unix_path(upstream)) {
+    pub(super) fn new(listening: Vec<Address>, upstreams: &Upstreams) -> Option<Self> {
+        let may_be_own = |own: &Address, upstream: &str| match (own, unix_path(upstream)) {
             (Address::Ip(own), None) => {
                 upstream.rsplit_once(':').is_some_and(|(_, port)| port == own.port().to_string())
             }
             (Address::Unix(_), Some(_)) => true,
             (Address::Ip(_), Some(_)) | (Address::Unix(_), None) => false,
         };
-        let watches = upstreams.addresses().iter().any(|upstream| may_be_own(upstream));
+        let watches = listening
+            .iter()
+            .any(|own| upstreams.addresses().iter().any(|upstream| may_be_own(own, upstream)));
         let inner = || Inner { listening, open: Lock::default() };
         watches.then(|| Self { inner: Shared::new(inner()) })
     }
@@ -92,7 +94,7 @@ impl Loops {
             (Some(from), Some(Address::Ip(to))) => {
                 self.open((from, to), Origin::Dialled(upstream)).map(Some)
             }
-            (_, Some(path)) if path == self.inner.listening => Err(Itself(upstream)),
+            (_, Some(path)) if self.inner.listening.contains(&path) => Err(Itself(upstream)),
             (_, Some(_) | None) => Ok(None),
         }
     }
@@ -134,7 +136,7 @@ mod tests {
     use crate::proxy::Balance;
 
     fn loops(listening: Address, upstream: &str) -> Option<Loops> {
-        Loops::new(listening, &Upstreams::new([upstream], Balance::RoundRobin, 1))
+        Loops::new(vec![listening], &Upstreams::new([upstream], Balance::RoundRobin, 1))
     }
 
     fn ends(from: &str, to: &str) -> Ends {

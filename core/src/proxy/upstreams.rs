@@ -8,6 +8,7 @@ use tracing::{debug, info, warn};
 use crate::{
     Fault, Instant,
     dial::Backoff,
+    log_limit::{LogLimit, Verdict},
     shared::{Lock, Shared},
 };
 
@@ -84,6 +85,10 @@ struct Member {
     /// It was the proxy itself, when it was last connected to: before that time it is not tried at
     /// all.
     is_itself: bool,
+    /// Of the lines that say that it is down: where it wavers, each connection has one.
+    log_limit: LogLimit,
+    /// The last of them was logged; then so is that it is up again.
+    is_down_logged: bool,
 }
 
 /// How an upstream is, and what became of the connections to it.
@@ -122,6 +127,8 @@ impl Upstreams {
             backoff: Backoff::new(seed),
             down_until: None,
             is_itself: false,
+            log_limit: LogLimit::default(),
+            is_down_logged: false,
         };
         let members =
             (0_u64..).zip(&addresses).map(|(i, _)| member(seed.wrapping_add(i))).collect();
@@ -150,13 +157,16 @@ impl Upstreams {
 
     /// It is up, and its back-off begins anew.
     fn restore(&self, member: usize) {
-        let was_down = self.with(member, |member| {
+        let (was_down, is_logged) = self.with(member, |member| {
             member.backoff.reset();
             member.is_itself = false;
-            member.down_until.take().is_some()
+            (member.down_until.take().is_some(), member.is_down_logged)
         });
-        if was_down {
-            info!(upstream = %self.inner.addresses[member], "upstream up again");
+        let upstream = &self.inner.addresses[member];
+        if was_down && is_logged {
+            info!(%upstream, "upstream up again");
+        } else if was_down {
+            debug!(%upstream, "upstream up again");
         }
     }
 
@@ -171,6 +181,7 @@ impl Upstreams {
         let is_news = self.with(member, |member| {
             member.failures += 1;
             member.down_until = Some(now + PROBE);
+            member.is_down_logged = true;
             !core::mem::replace(&mut member.is_itself, true)
         });
         let upstream = &self.inner.addresses[member];
@@ -370,23 +381,34 @@ impl Choice {
             Progress::Judged => return,
         };
         *progress = Progress::Judged;
-        let wait = self.upstreams.with(*member, |member| {
+        let down = self.upstreams.with(*member, |member| {
             member.failures += 1;
             // What fails together is one failure, as far as the back-off is concerned.
             let is_news = *is_probe || member.down_until.is_none();
             (is_young && is_news).then(|| {
                 let wait = member.backoff.next();
-                (wait, member.down_until.replace(now + wait).is_none())
+                let was_up = member.down_until.replace(now + wait).is_none();
+                was_up.then(|| {
+                    let verdict = member.log_limit.check_unless_debugging(now);
+                    member.is_down_logged = verdict != Verdict::Suppress;
+                    (wait, verdict)
+                })
             })
         });
         let upstream = &self.upstreams.inner.addresses[*member];
-        match wait {
-            Some((wait, true)) if self.upstreams.inner.addresses.len() > 1 => {
-                warn!(%upstream, "upstream down, not preferred for {wait:.0?}: {error}");
+        match down.flatten() {
+            Some((wait, Verdict::Log { suppressed })) => {
+                if self.upstreams.inner.addresses.len() > 1 {
+                    warn!(
+                        %upstream, suppressed,
+                        "upstream down, not preferred for {wait:.0?}: {error}"
+                    );
+                } else {
+                    // There is none to be preferred.
+                    warn!(%upstream, suppressed, "upstream down: {error}");
+                }
             }
-            // There is none to be preferred.
-            Some((_, true)) => warn!(%upstream, "upstream down: {error}"),
-            Some((_, false)) | None => debug!(%upstream, "upstream failed: {error}"),
+            Some((_, Verdict::Suppress)) | None => debug!(%upstream, "upstream failed: {error}"),
         }
     }
 

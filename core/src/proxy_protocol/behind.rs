@@ -5,7 +5,7 @@ use core::{fmt, task::Context};
 
 use super::{Config, Header, HeaderReader, Reason};
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Reason as _, Status, Way,
+    Fault, Instant, Interest, Lost, Machine, Status, Way,
     admission::{Peer, Refused},
     drive,
 };
@@ -22,7 +22,7 @@ use crate::{
 ///
 /// let (now, proxy) = (Instant::EPOCH, Peer::Ip("127.0.0.1:4000".parse()?));
 /// let server = echo::Server::new(echo::Config::default());
-/// let mut behind = Behind::new(&Config::default(), proxy, now, |header, now| {
+/// let mut behind = Behind::new(&Config::default(), proxy, now, |header, _length, now| {
 ///     let Header::Tcp { source, .. } = header else { panic!("it names a client") };
 ///     assert_eq!(source.to_string(), "192.0.2.7:50000");
 ///     Ok(server.machine(now))
@@ -45,32 +45,7 @@ enum Phase<M, F> {
         machine: M,
         /// What came with the header, as far as the machine has not taken it.
         rest: Vec<u8>,
-        check: Check,
     },
-}
-
-/// Whether the connection is a proxy's look at whether the server is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
-    /// It has a client, or bytes have passed behind its header, either way.
-    No,
-    /// It has none, and none have so far.
-    Maybe,
-    /// And then the peer left.
-    Left,
-}
-
-impl Check {
-    fn moved(&mut self) {
-        *self = Self::No;
-    }
-
-    /// By a FIN or a reset.
-    fn left(&mut self) {
-        if *self == Self::Maybe {
-            *self = Self::Left;
-        }
-    }
 }
 
 struct Awaited<F> {
@@ -109,10 +84,10 @@ impl<R: crate::Reason> crate::Reason for BehindReason<R> {
 impl<M, F> Behind<M, F>
 where
     M: Machine,
-    F: FnOnce(Header, Instant) -> Result<M, Refused>,
+    F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
 {
-    /// Awaits a header from `peer`, which connected `now`. `make` may refuse the client that the
-    /// header names, which resets the connection.
+    /// Awaits a header from `peer`, which connected `now`. `make` is told the header and its length
+    /// in bytes; it may refuse the client that the header names, which resets the connection.
     pub fn new(config: &Config, peer: Peer, now: Instant, make: F) -> Self {
         let reader = HeaderReader::new(config, peer, now);
         Self { phase: Phase::Header(Box::new(Awaited { reader, make: Some(make) })) }
@@ -132,20 +107,15 @@ where
         if let Phase::Header(awaited) = &mut self.phase {
             let Some((header, rest)) = awaited.reader.header() else { return false };
             let Some(make) = awaited.make.take() else { return false };
-            match make(header, now) {
-                Ok(machine) => {
-                    let is_silent = header == Header::Local && rest.is_empty();
-                    let check = if is_silent { Check::Maybe } else { Check::No };
-                    let rest = rest.to_vec();
-                    self.phase = Phase::Inner { machine, rest, check };
-                }
+            match make(header, awaited.reader.header_len(), now) {
+                Ok(machine) => self.phase = Phase::Inner { machine, rest: rest.to_vec() },
                 Err(refused) => {
                     awaited.reader.refuse(refused);
                     return true;
                 }
             }
         }
-        let Phase::Inner { machine, rest, .. } = &mut self.phase else { return false };
+        let Phase::Inner { machine, rest } = &mut self.phase else { return false };
         if rest.is_empty() || !machine.interest().read {
             return false;
         }
@@ -163,7 +133,7 @@ where
 impl<M, F> Machine for Behind<M, F>
 where
     M: Machine,
-    F: FnOnce(Header, Instant) -> Result<M, Refused>,
+    F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
 {
     type Reason = BehindReason<M::Reason>;
 
@@ -185,10 +155,7 @@ where
     fn handle_read(&mut self, now: Instant, n: usize) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_read(now, n),
-            Phase::Inner { machine, check, .. } => {
-                check.moved();
-                machine.handle_read(now, n);
-            }
+            Phase::Inner { machine, .. } => machine.handle_read(now, n),
         }
         self.pump(now);
     }
@@ -196,10 +163,7 @@ where
     fn handle_eof(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_eof(now),
-            Phase::Inner { machine, check, .. } => {
-                check.left();
-                machine.handle_eof(now);
-            }
+            Phase::Inner { machine, .. } => machine.handle_eof(now),
         }
         self.pump(now);
     }
@@ -207,12 +171,7 @@ where
     fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_lost(now, way, why),
-            Phase::Inner { machine, check, .. } => {
-                if why == Lost::Reset {
-                    check.left();
-                }
-                machine.handle_lost(now, way, why);
-            }
+            Phase::Inner { machine, .. } => machine.handle_lost(now, way, why),
         }
         self.pump(now);
     }
@@ -234,10 +193,7 @@ where
     fn handle_written(&mut self, now: Instant, n: usize) {
         match &mut self.phase {
             Phase::Header(awaited) => awaited.reader.handle_written(now, n),
-            Phase::Inner { machine, check, .. } => {
-                check.moved();
-                machine.handle_written(now, n);
-            }
+            Phase::Inner { machine, .. } => machine.handle_written(now, n),
         }
         self.pump(now);
     }
@@ -291,7 +247,7 @@ where
     fn status(&self) -> Status {
         match &self.phase {
             Phase::Header(awaited) => awaited.reader.status(),
-            Phase::Inner { machine, rest, .. } => {
+            Phase::Inner { machine, rest } => {
                 let status = machine.status();
                 Status { queued: status.queued + rest.len(), ..status }
             }
@@ -301,14 +257,7 @@ where
     fn reason(&self) -> Option<Self::Reason> {
         match &self.phase {
             Phase::Header(awaited) => awaited.reader.reason().map(BehindReason::Header),
-            Phase::Inner { machine, check, .. } => machine.reason().map(|reason| {
-                let has_left = matches!(reason.fault(), Fault::None | Fault::Lost);
-                if *check == Check::Left && has_left {
-                    BehindReason::Header(Reason::Check)
-                } else {
-                    BehindReason::Inner(reason)
-                }
-            }),
+            Phase::Inner { machine, .. } => machine.reason().map(BehindReason::Inner),
         }
     }
 }

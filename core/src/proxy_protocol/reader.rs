@@ -97,10 +97,6 @@ pub enum Reason {
     /// The client that the header names may not connect.
     #[error("announced client refused: {0}")]
     Refused(Refused),
-    /// It was none of a client's ([`Header::Local`]), and no byte has passed behind its header, either way:
-    /// so proxies look whether a server is there (section 2.2, on `LOCAL`).
-    #[error("a health check: announced as no client's, and without a byte either way")]
-    Check,
     /// The connection broke.
     #[error("lost while {way}: {why}; it had sent {have} bytes of a PROXY header")]
     Lost {
@@ -124,7 +120,6 @@ impl crate::Reason for Reason {
             Self::Truncated { .. } => "proxy_header_truncated",
             Self::Late { .. } => "proxy_header_late",
             Self::Refused(_) => "announced_refused",
-            Self::Check => "health_check",
             Self::Lost { why, .. } => why.label(),
             Self::ShutDown => "shut_down",
         }
@@ -134,7 +129,6 @@ impl crate::Reason for Reason {
         match self {
             Self::Untrusted { .. } | Self::Malformed(_) | Self::Truncated { .. } => Fault::Peer,
             Self::Late { .. } => Fault::Time,
-            Self::Check => Fault::None,
             Self::Refused(_) => Fault::Limit,
             Self::Lost { .. } => Fault::Lost,
             Self::ShutDown => Fault::Asked,
@@ -160,6 +154,14 @@ impl HeaderReader {
         match self.state {
             State::Read(header, length) => Some((header, &self.buffer[length..self.filled])),
             State::Reading | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    /// How many bytes the header has, once it is whole.
+    pub fn header_len(&self) -> usize {
+        match self.state {
+            State::Read(_, length) => length,
+            State::Reading | State::Closing(_) | State::Resetting(_) | State::Over(_) => 0,
         }
     }
 

@@ -30,7 +30,8 @@ where
     accept(runtime, listener, options, move |socket, admitted, clock| {
         let (table, conn) = (options.table.clone(), admitted.handle());
         let mut machine = machine.clone();
-        let make = move |header, now| {
+        let make = move |header, length, now| {
+            conn.set_header(length);
             if let Header::Tcp { source, .. } = header {
                 table.identify(&conn, Peer::Ip(source))?;
             }

@@ -6,7 +6,6 @@ use std::{
     net::TcpListener,
     process::{Command, Stdio},
     thread,
-    time::Duration,
 };
 
 use rustix::{
@@ -15,6 +14,7 @@ use rustix::{
 };
 
 use crate::{
+    echo::exchange,
     process::{Server, command, eventually, path, run, text},
     status,
 };
@@ -297,8 +297,8 @@ pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     assert!(log.contains("listening on 127.0.0.1:"), "{log}");
 
     let server = Server::start(binary, &["-v"]);
-    drop(server.connect());
-    thread::sleep(Duration::from_millis(50));
+    exchange(&mut server.connect(), b"hello");
+    eventually("it is closed", || server.logged("closed: ") > 0);
     let log = server.stop();
     for said in ["connected", "closed: finished", r#"reason="finished""#, "stopped"] {
         assert!(log.contains(said), "{said}: {log}");
@@ -333,7 +333,7 @@ pub(crate) fn the_log_says_which_server_a_connection_is_of(binary: &str) {
 pub(crate) fn what_the_log_says_is_a_field_in_json(binary: &str) {
     let server = Server::start(binary, &["--log-format", "json", "-v"]);
     let address = server.address.clone();
-    drop(server.connect());
+    exchange(&mut server.connect(), b"hello");
     eventually("the connection is closed", || server.logged("closed: ") > 0);
     let log = server.stop();
     let lines: Vec<serde_json::Value> = log
@@ -344,7 +344,7 @@ pub(crate) fn what_the_log_says_is_a_field_in_json(binary: &str) {
     assert_eq!(lines[0]["message"], format!("listening on {address}"));
     let closed = lines.iter().find(|line| line["reason"] == "finished").expect("its end");
     assert!(closed["age"].as_f64().is_some_and(|seconds| seconds < 60.0), "{closed}");
-    assert_eq!(closed["received"], 0);
+    assert_eq!(closed["received"], 5);
     assert_eq!(lines.last().unwrap()["message"], "stopped");
 }
 

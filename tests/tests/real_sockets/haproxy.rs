@@ -95,16 +95,21 @@ pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
     }
 }
 
-/// It connects, says that it has no client, and resets: many times a second, here.
+/// It connects, says that it has no client (or names its own address), and resets: many times a second, here.
 pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
     let echo = Server::start(binary, &[]);
     let flags = ["--accept-proxy", "--status", "127.0.0.1:0"];
-    for (name, others) in
-        [("echo-server", &[][..]), ("app-server", &[]), ("proxy", &["--upstream", &echo.address])]
-    {
+    let to_echo = ["--upstream", &echo.address];
+    for (name, others, way) in [
+        ("echo-server", &[][..], "check-send-proxy send-proxy-v2"),
+        ("echo-server", &[], "send-proxy"),
+        ("app-server", &[], "check-send-proxy send-proxy-v2"),
+        ("proxy", &to_echo, "check-send-proxy send-proxy-v2"),
+        ("proxy", &to_echo, "send-proxy"),
+    ] {
         let server = Server::start_as(binary, name, &[&flags[..], others].concat());
         // A check may take as long as the pause between two of them.
-        let announcing = "check inter 200ms check-send-proxy send-proxy-v2";
+        let announcing = &format!("check inter 200ms {way}");
         let Some(_haproxy) = HaProxy::in_front_of(&server.address, announcing) else { return };
         let ended = || {
             let (_, metrics) = status::get(&server, "/metrics");

@@ -7,6 +7,7 @@ mod command_line;
 mod echo;
 mod fanout;
 mod haproxy;
+mod logging;
 mod message;
 mod namespace;
 mod nginx;
@@ -178,6 +179,19 @@ on_every_runtime! {
         clients_that_ask_without_pause_are_answered_at_a_bounded_rate,
         an_answer_survives_the_content_that_nobody_reads,
         a_name_has_to_be_allowed;
+    logging:
+        a_log_that_nobody_reads_stops_nothing,
+        a_second_signal_ends_a_server_whose_log_nobody_reads,
+        a_log_that_is_read_again_says_how_much_is_missing,
+        a_full_disk_under_the_log_stops_nothing,
+        a_client_whose_standard_error_nobody_reads_does_its_work,
+        a_client_that_resets_all_the_time_does_not_fill_the_log,
+        with_debug_messages_every_reset_has_its_line,
+        a_source_that_closes_again_and_again_does_not_fill_the_log,
+        health_checks_are_counted_and_not_logged,
+        a_hangup_drains_and_user_signals_are_ignored,
+        a_hangup_that_is_ignored_stays_so,
+        a_hangup_ends_a_client;
     namespace:
         a_dial_that_reaches_itself_is_a_failed_attempt,
         a_name_is_listened_on_with_all_its_addresses,

@@ -342,7 +342,7 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
     exchange(&mut healthy);
     let header = GOLDEN_HEADER.replace("41", "1000000");
     let length = u16::try_from(header.len()).unwrap().to_be_bytes();
-    let begun = [&length[..], header.as_bytes(), &[b' '; 900_000]].concat();
+    let begun = [&length[..], header.as_bytes(), &vec![b' '; 900_000]].concat();
     let before = server.resident();
     let mut crowd: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
     for stream in &mut crowd {

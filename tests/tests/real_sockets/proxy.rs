@@ -402,6 +402,9 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 ";
 
+/// Starts a proxy, with more flags; `None` where that is not possible here.
+type Start<'a> = &'a dyn Fn(&[&str]) -> Option<Command>;
+
 /// Where the command line does not show it: the first connection to itself is noticed, and clients
 /// are told by a close at once, or served by whatever else there is.
 pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
@@ -430,8 +433,7 @@ pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         Some(command)
     };
-    let starts: [&dyn Fn(&[&str]) -> Option<Command>; 2] = [&unix, &tcp];
-    for start in starts {
+    for start in [&unix as Start<'_>, &tcp] {
         let Some(command) = start(&[]) else { continue };
         let proxy = Server::start_command(command);
         for _ in 0..5 {

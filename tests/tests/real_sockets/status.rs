@@ -25,9 +25,13 @@ const STATUS: [&str; 2] = ["--status", "127.0.0.1:0"];
 /// An answer: its code, its head, its content. Whoever is refused, since the server is full and nobody has
 /// given way in time, asks again.
 fn ask(server: &Server, request: &str) -> (u16, String, String) {
+    ask_at(server.status.as_ref().unwrap(), request)
+}
+
+fn ask_at(address: &str, request: &str) -> (u16, String, String) {
     let mut answer = String::new();
     eventually("it is answered", || {
-        let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(HANGS)).unwrap();
         let mut bytes = Vec::new();
         let asked = stream.write_all(request.as_bytes());
@@ -42,6 +46,12 @@ fn ask(server: &Server, request: &str) -> (u16, String, String) {
 
 pub(crate) fn get(server: &Server, path: &str) -> (u16, String) {
     let (code, _, content) = ask(server, &format!("GET {path} HTTP/1.0\r\n\r\n"));
+    (code, content)
+}
+
+/// The same, of a status at `address`.
+pub(crate) fn get_at(address: &str, path: &str) -> (u16, String) {
+    let (code, _, content) = ask_at(address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
     (code, content)
 }
 

@@ -12,5 +12,6 @@
 mod clocks;
 mod faults;
 mod limits;
+mod logging;
 mod scene;
 mod spied;

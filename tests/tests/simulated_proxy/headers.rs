@@ -125,8 +125,8 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
-/// It has no client, says nothing, and leaves: the commonest of all connections behind some proxies, and
-/// nobody's fault. With a byte of its own, or a client, it is a connection as any other.
+/// It says nothing behind its header, if it has one, and leaves: the commonest of all connections behind
+/// some proxies, and nobody's fault. With a byte of its own it is a connection as any other.
 #[test]
 fn a_proxys_look_at_the_server_is_no_lost_connection() {
     let scene = Scene::new(4, &["server"]);
@@ -141,9 +141,11 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
     let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
     let looks = |address: &'static str, header: Bytes, payload: &'static str, end: Act| {
-        let mut acts = vec![Act::Send(header), Act::Wait(seconds(1))];
-        if !payload.is_empty() {
-            acts.extend([Act::Send(payload.into()), Act::Wait(seconds(1))]);
+        let mut acts = Vec::new();
+        for bytes in [header, payload.into()] {
+            if !bytes.is_empty() {
+                acts.extend([Act::Send(bytes), Act::Wait(seconds(1))]);
+            }
         }
         acts.push(end);
         scene.world.run_until(&says(&balancer, address, acts)).unwrap();
@@ -155,18 +157,20 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
     {
         let ended = |label| table.totals().ended.get(label).copied().unwrap_or_default();
         let checks = ended("health_check");
-        for (version, end) in [
-            (Version::V2, Act::Reset),
-            (Version::V2, Act::Finish),
-            (Version::V1, Act::Reset),
-            (Version::V1, Act::Finish),
+        for header in [
+            local(Version::V1),
+            local(Version::V2),
+            // HAProxy's own, by `check send-proxy`: it names its address.
+            announces("192.0.2.1:1"),
+            Bytes::new(),
         ] {
-            looks(address, local(version), "", end);
+            looks(address, header.clone(), "", Act::Reset);
+            looks(address, header, "", Act::Finish);
         }
-        assert_eq!((ended("health_check"), ended(lost)), (checks + 4, 0));
+        assert_eq!((ended("health_check"), ended(lost)), (checks + 8, 0));
         looks(address, local(Version::V2), "x", Act::Reset);
-        looks(address, announces("192.0.2.1:1"), "", Act::Reset);
-        assert_eq!((ended("health_check"), ended(lost)), (checks + 4, 2));
+        looks(address, announces("192.0.2.1:1"), "x", Act::Reset);
+        assert_eq!((ended("health_check"), ended(lost)), (checks + 8, 2));
     }
     scene.end();
 }

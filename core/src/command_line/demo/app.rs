@@ -116,7 +116,7 @@ async fn ask_for_a_while<R: Runtime>(
         let elapsed = clock.now().since(began);
         let replies = board.with(|board| board.replies);
         if stop.asked() == Stopping::No {
-            line.show(format!(
+            line.show(&format!(
                 "{:.1} s  search: {replies} replies verified",
                 elapsed.as_secs_f64()
             ));

@@ -92,7 +92,7 @@ async fn echo_for_a_while<R: Runtime>(runtime: &R, address: &str) -> Result<Repo
     let run = Run::start(runtime, address, CONNECTIONS, &config, Some(Duration::from_secs(5)))?;
     let line = LiveLine::new();
     run.finish(runtime, |progress| {
-        line.show(describe(progress));
+        line.show(&describe(progress));
         if progress.elapsed >= DURATION {
             run.stop();
         }

@@ -182,7 +182,7 @@ async fn watch<R: Runtime>(runtime: &R, feed: &Feed, board: &Lock<Board>) {
         });
         let news = counters.messages_in - mem::replace(&mut shown, counters.messages_in);
         if counters.messages_in > 0 {
-            line.show(format!(
+            line.show(&format!(
                 "{:.1} s  fan-out: {} messages in; {HEALTHY} subscribers have at least {least}, \
                  {gaps} gaps; the one that never reads {}",
                 now.since(began).as_secs_f64(),

@@ -4,12 +4,11 @@ mod app;
 mod echo;
 mod fanout;
 
-use std::io::{self, IsTerminal, Write};
-
-use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, Write};
 
 use super::{
-    Failure, log,
+    Failure,
+    log::LiveLine,
     server::{RESERVED_FILES, open_files},
 };
 use crate::{
@@ -48,30 +47,4 @@ fn named(server: &'static str) -> Options {
 
 fn say(text: &str) -> Result<(), Failure> {
     writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)
-}
-
-/// One line on standard error that is written over; where that is no terminal, a line each time.
-struct LiveLine {
-    bar: Option<ProgressBar>,
-}
-
-impl LiveLine {
-    fn new() -> Self {
-        let style = ProgressStyle::with_template("{msg}").expect("the template is well formed");
-        let bar = io::stderr().is_terminal().then(|| ProgressBar::new_spinner().with_style(style));
-        Self { bar }
-    }
-
-    fn show(&self, text: String) {
-        match &self.bar {
-            Some(bar) => bar.set_message(text),
-            None => log::say(&format!("{text}\n")),
-        }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }

@@ -1,0 +1,127 @@
+//! What is logged of connections that end.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Mutex},
+};
+
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id, Record},
+    subscriber::with_default,
+};
+use wirestate_testkit::sim::{Act, Host};
+
+use crate::scene::{Scene, peer, seconds};
+
+/// The lines that are logged, down to a level: the fields of each.
+#[derive(Clone)]
+struct Log {
+    level: Level,
+    lines: Arc<Mutex<Vec<BTreeMap<&'static str, String>>>>,
+}
+
+impl Log {
+    fn new(level: Level) -> Self {
+        Self { level, lines: Arc::default() }
+    }
+
+    /// Of those that say how a connection has ended by `reason`: how many there are, and what the
+    /// sum of their field `suppressed` is.
+    fn ends(&self, reason: &str) -> (u64, u64) {
+        let lines = self.lines.lock().unwrap();
+        let ends = lines.iter().filter(|line| line.get("reason").is_some_and(|it| it == reason));
+        let suppressed = |line: &BTreeMap<_, String>| line.get("suppressed")?.parse::<u64>().ok();
+        (
+            ends.clone().filter(|line| line.contains_key("id")).count() as u64,
+            ends.filter_map(suppressed).sum(),
+        )
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        struct Fields(BTreeMap<&'static str, String>);
+        impl Visit for Fields {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                self.0.insert(field.name(), format!("{value:?}"));
+            }
+
+            fn record_str(&mut self, field: &Field, value: &str) {
+                self.0.insert(field.name(), value.to_owned());
+            }
+        }
+        let mut fields = Fields(BTreeMap::new());
+        event.record(&mut fields);
+        self.lines.lock().unwrap().push(fields.0);
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+}
+
+fn resets(scene: &Scene, client: &Host, says: &'static str) {
+    let mut acts = vec![Act::Wait(seconds(1) / 100), Act::Reset];
+    if !says.is_empty() {
+        acts.insert(0, Act::Send(says.into()));
+    }
+    scene.world.run_until(&peer(client, acts)).unwrap();
+}
+
+#[test]
+fn a_peer_that_resets_all_the_time_is_counted_and_not_logged_each_time() {
+    for level in [Level::INFO, Level::DEBUG] {
+        let log = Log::new(level);
+        with_default(log.clone(), || {
+            let scene = Scene::new(1);
+            let client = scene.world.host("client");
+            let began = scene.world.now();
+            for _ in 0..500 {
+                resets(&scene, &client, "x");
+            }
+            let passed = scene.world.now().since(began).as_secs() + 1;
+            scene.end();
+            assert_eq!(scene.ended("reset"), 500);
+            let (lines, suppressed) = log.ends("reset");
+            if level == Level::DEBUG {
+                assert_eq!((lines, suppressed), (500, 0));
+            } else {
+                assert_eq!(lines + suppressed, 500);
+                assert!((50..=50 + 10 * passed).contains(&lines), "{lines} in {passed} s");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_leaves_without_a_byte_is_a_health_check_and_not_logged() {
+    let log = Log::new(Level::INFO);
+    with_default(log.clone(), || {
+        let scene = Scene::new(2);
+        let client = scene.world.host("client");
+        for _ in 0..5 {
+            resets(&scene, &client, "");
+            let acts = vec![Act::Finish, Act::ReceiveAll];
+            scene.world.run_until(&peer(&client, acts)).unwrap();
+        }
+        resets(&scene, &client, "x");
+        scene.end();
+        assert_eq!((scene.ended("health_check"), scene.ended("reset")), (10, 1));
+        assert_eq!((log.ends("health_check").0, log.ends("reset").0), (0, 1));
+    });
+}
