@@ -78,3 +78,8 @@ pub use self::seeds::for_each_seed;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The examples of the page on embedding.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embed.md")]
+struct Embed;

@@ -217,7 +217,7 @@ pub(crate) fn a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever(
         let mut buf = vec![0; 1 << 20];
         loop {
             let before = seen.load(Relaxed);
-            thread::sleep(Duration::from_millis(300));
+            thread::sleep(Duration::from_millis(700));
             if seen.load(Relaxed) != before {
                 continue;
             }
