@@ -119,7 +119,7 @@ struct State {
     open: BTreeMap<u64, Shared<Conn>>,
     per_address: BTreeMap<IpAddr, usize>,
     totals: Totals,
-    /// How many ends are logged, of each label that is logged at `info` or above.
+    /// Limits how many ends are logged at `info` or above, for each label.
     log_limits: BTreeMap<&'static str, LogLimit>,
     /// The last time that the table was told.
     now: Instant,
@@ -291,8 +291,8 @@ impl Table {
         })
     }
 
-    /// Whether an end is logged that has this label, at `info` or above. `now` is `None` where it is
-    /// not known, and the last time that the table was told will do.
+    /// Whether an end with this label, at `info` or above, is logged. Where `now` is `None`, the
+    /// time of the table's last call is taken.
     fn check_log(&self, label: &'static str, now: Option<Instant>) -> Verdict {
         self.inner.state.with(|state| {
             state.now = now.unwrap_or(state.now);
@@ -301,8 +301,8 @@ impl Table {
         })
     }
 
-    /// Logs how many ends were left out of the log, and have been in no line since. For the end of
-    /// whoever accepts.
+    /// Logs, for each reason, how many ends were left out of the log and are in the `suppressed`
+    /// field of no line yet. For a server that has stopped accepting.
     pub fn log_suppressed(&self) {
         let suppressed: Vec<_> = self.inner.state.with(|state| {
             let suppressed = |(&reason, limit): (_, &mut LogLimit)| {
@@ -311,7 +311,7 @@ impl Table {
             state.log_limits.iter_mut().filter_map(suppressed).collect()
         });
         for (reason, suppressed) in suppressed {
-            info!(reason, suppressed, server = self.name(), "more have closed than were logged");
+            info!(reason, suppressed, server = self.name(), "connections closed, not logged");
         }
     }
 
@@ -400,7 +400,7 @@ pub struct Conn {
     bytes_out: AtomicU64,
     moved: AtomicU64,
     asked: AtomicU8,
-    /// How many of the bytes received are a PROXY header.
+    /// How many of the received bytes belong to a PROXY header.
     header: AtomicU64,
     /// It is counted under its peer's address.
     counted: AtomicBool,
@@ -471,12 +471,12 @@ impl Conn {
         self.bytes_out.load(Relaxed)
     }
 
-    /// So many of the bytes received are a PROXY header. For the connection's own driver.
+    /// The first `bytes` bytes received are a PROXY header. For the connection's own driver.
     pub fn set_header(&self, bytes: usize) {
         self.header.store(bytes as u64, Relaxed);
     }
 
-    /// Whether no byte has passed either way, but for a PROXY header.
+    /// Whether no byte was received or sent, except for a PROXY header.
     pub(crate) fn is_untouched(&self) -> bool {
         self.bytes_out() == 0 && self.bytes_in() == self.header.load(Relaxed)
     }
@@ -554,9 +554,10 @@ impl Conn {
 /// Its end is counted and logged: with the reason that [`end`](Self::end) is told, at `info` where
 /// somebody was at fault and at `debug` otherwise; else as `aborted`.
 ///
-/// What is logged at `info` or above is limited for each reason of a table, since peers can cause it
-/// without end: to 50 lines at once, and 10 a second. The next line for that reason has the number of
-/// lines that were left out, in the field `suppressed`. Where `debug` is logged, nothing is left out.
+/// Since peers can cause any number of lines at `info` or above, a table limits them for each
+/// reason: to 50 lines at once, and 10 a second. The next line for that reason has the number of
+/// lines that were left out, in the field `suppressed`. Where `debug` is logged, nothing is left
+/// out.
 #[derive(Debug)]
 pub struct Admitted {
     table: Table,

@@ -43,8 +43,9 @@ impl Backoff {
         self.bound = FIRST;
     }
 
-    /// A connection has ended after `lasted`: begins anew if that is at least 10 s. What came on a
-    /// shorter one makes no difference, since a server that is full sends an error and closes.
+    /// Records that a connection has ended after `lasted`. The back-off begins anew if that is at
+    /// least 10 s. Data that was received on a shorter one makes no difference: a server that is
+    /// full sends an error and closes.
     pub fn ended(&mut self, lasted: Duration) {
         if lasted >= LASTING {
             self.reset();
@@ -63,7 +64,7 @@ impl Backoff {
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(5);
-/// A connection that has lasted for so long was of use.
+/// After this time a connection resets the back-off.
 const LASTING: Duration = Duration::from_secs(10);
 
 #[cfg(feature = "std")]

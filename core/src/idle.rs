@@ -1,9 +1,9 @@
-//! Connections that give way to new ones when their server is full.
+//! Connections that are closed to make room for new ones when their server is full.
 //!
-//! A machine keeps a [`Place`] and [updates](Place::update) it whenever it begins to do something
-//! else. It looks in [`poll_shared`](crate::Machine::poll_shared) whether it is asked to give way.
-//! [`serve`](crate::serve::serve) asks, where [`Options::idle`](crate::serve::Options::idle) says
-//! whom.
+//! A machine keeps a [`Place`] and [updates](Place::update) it whenever its activity changes. In
+//! [`poll_shared`](crate::Machine::poll_shared) it checks whether it is asked to give way.
+//! [`serve`](crate::serve::serve) asks the connections of
+//! [`Options::idle`](crate::serve::Options::idle).
 //!
 //! ```
 //! use core::task::{Context, Poll, Waker};
@@ -43,38 +43,39 @@ pub struct Idle {
     state: Shared<Lock<State>>,
 }
 
-/// What a connection does. When a server is full, those of the first kind here give way before
-/// those of the next, and of one kind the connection that has done it longest.
+/// What a connection does. When a server is full, connections give way in the order of these
+/// variants; of several with one activity, the one that has had it longest is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Activity {
-    /// It lingers behind its last response ([`Linger`](crate::Linger)).
+    /// It lingers after its last response ([`Linger`](crate::Linger)).
     Lingering,
-    /// It has had an answer, and waits for the next one.
+    /// It has had an answer, and waits for its next one.
     Queued,
     /// It waits for a request, or for the rest of one.
     Idle,
     /// It sends a response.
     Sending,
-    /// It waits for its first answer. It need not give way before it has that, which must be soon.
+    /// It waits for its first answer. It is not asked before it has that answer, which must come
+    /// soon.
     FirstQueued,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The one that gives way first comes first.
+    /// The first key is that of the connection that gives way first.
     places: BTreeMap<Key, Option<Waker>>,
-    /// How many have entered up to now.
+    /// How many connections have entered so far.
     count: u64,
-    /// Who was asked to give way, as long as it does what it did then.
+    /// The connection that was asked to give way, until its activity changes.
     asked: Option<Key>,
     /// Who has asked.
     asker: Option<Waker>,
 }
 
-/// What a connection does, since when, and its number.
+/// A connection's activity, since when, and its number.
 type Key = (Activity, Instant, u64);
 
-/// A connection's place in that order.
+/// A connection's place in the order in which connections give way.
 #[derive(Debug)]
 pub struct Place {
     idle: Idle,
@@ -82,12 +83,13 @@ pub struct Place {
 }
 
 impl Idle {
-    /// No connection is there yet.
+    /// Without connections.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A connection does `activity` since `since`. It leaves when the place is dropped.
+    /// Enters a connection whose activity is `activity` since `since`. It leaves when the place is
+    /// dropped.
     pub fn enter(&self, activity: Activity, since: Instant) -> Place {
         let key = self.state.with(|state| {
             state.count += 1;
@@ -99,8 +101,8 @@ impl Idle {
     }
 
     /// Asks the first connection in the order to give way: one at a time. Pending until its place
-    /// is dropped or updated, because it has given way or does something else; ask again then, if
-    /// there is no room still. Ready where there is no connection.
+    /// is dropped or its activity changes; ask again then, if there is still no room. Ready if
+    /// there is no connection.
     pub fn poll_give_way(&self, cx: &mut Context<'_>) -> Poll<()> {
         let (mut woken, mut asker) = (None, Some(cx.waker().clone()));
         let polled = self.state.with(|state| {
@@ -121,7 +123,7 @@ impl Idle {
 }
 
 impl Place {
-    /// The connection does `activity` since `since`. Where that is new, it is not asked any more.
+    /// Sets the activity, and since when. If it has changed, the connection is not asked any more.
     pub fn update(&mut self, activity: Activity, since: Instant) {
         let key = (activity, since, self.key.2);
         if key == self.key {
@@ -131,7 +133,7 @@ impl Place {
         let asker = self.idle.state.with(|state| {
             let waker = state.places.remove(&former).flatten();
             state.places.insert(key, waker);
-            state.no_longer_asks(former)
+            state.withdraw(former)
         });
         if let Some(asker) = asker {
             asker.wake();
@@ -157,8 +159,8 @@ impl Place {
 }
 
 impl State {
-    /// The waker of the task that has asked, if this is the place that it has asked.
-    fn no_longer_asks(&mut self, key: Key) -> Option<Waker> {
+    /// Withdraws the request if this place was asked. Returns the waker of the asking task.
+    fn withdraw(&mut self, key: Key) -> Option<Waker> {
         self.asked.take_if(|asked| *asked == key)?;
         self.asker.take()
     }
@@ -169,7 +171,7 @@ impl Drop for Place {
         let (own, asker) = self
             .idle
             .state
-            .with(|state| (state.places.remove(&self.key), state.no_longer_asks(self.key)));
+            .with(|state| (state.places.remove(&self.key), state.withdraw(self.key)));
         drop(own); // outside the lock: it may be the last handle on a task
         if let Some(asker) = asker {
             asker.wake();

@@ -11,13 +11,13 @@ use crate::{
 /// while. Closing the socket at once would answer those bytes with a reset, and a reset may
 /// destroy output that the peer has not read yet (RFC 9112, section 9.6).
 ///
-/// Of each connection the first 64 KiB are thrown away in any case. What goes beyond counts for all
-/// connections of a server (of a feed, of a proxy) together: they may throw away 64 MiB at once and
-/// 32 MiB a second in the long run. Where that is used up, a connection that goes on sending is
-/// closed at once, and its peer may get a reset.
+/// Each connection may discard 64 KiB in any case. Beyond that, all connections of one server, feed
+/// or proxy share a budget: they may discard 64 MiB at once and 32 MiB a second in the long run.
+/// When it is used up, a connection whose peer goes on sending is closed at once, and the peer may
+/// get a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linger {
-    /// How many bytes of one connection are thrown away at most.
+    /// How many bytes of one connection are discarded at most.
     pub bytes: usize,
     /// How long at most.
     pub time: Duration,
@@ -30,14 +30,14 @@ impl Default for Linger {
     }
 }
 
-/// How much the lingering connections of one server may throw away together. Clones are the same
+/// How much the lingering connections of one server may discard together. Clones are the same
 /// budget.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DiscardBudget {
     spent: Shared<Lock<Spent>>,
 }
 
-/// Some bytes, and since when that has been less by [`PER_SECOND`].
+/// The bytes spent as of a point in time. The sum falls by [`PER_SECOND`].
 #[derive(Debug, Default)]
 struct Spent {
     bytes: usize,
@@ -45,8 +45,8 @@ struct Spent {
 }
 
 impl DiscardBudget {
-    /// `n` bytes more were thrown away, of a connection that lingers under `linger` and had thrown
-    /// away `discarded` before: whether it may go on.
+    /// Counts `n` bytes more that were discarded by a connection that lingers under `linger` and
+    /// had discarded `discarded` before. Returns whether it may go on.
     pub(crate) fn discard(
         &self,
         linger: Linger,
@@ -80,7 +80,7 @@ impl DiscardBudget {
 }
 
 const MIB: usize = 1024 * 1024;
-/// What each connection may throw away, whatever the others do.
+/// The bytes that each connection may discard, whatever the others do.
 const OWN: usize = 64 * 1024;
 const AT_ONCE: usize = 64 * MIB;
 const PER_SECOND: usize = 32 * MIB;
@@ -89,7 +89,7 @@ const PER_SECOND: usize = 32 * MIB;
 mod tests {
     use super::*;
 
-    /// Reads 64 KiB at a time, until it has to close: how much it has thrown away.
+    /// Reads 64 KiB at a time until it has to close; returns the bytes discarded.
     fn flood(budget: &DiscardBudget, now: Instant) -> usize {
         let mut discarded = 0;
         while budget.discard(Linger::default(), &mut discarded, OWN, now) {}

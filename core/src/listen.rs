@@ -26,13 +26,15 @@ use crate::{
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 
-/// Listens on `address`, a `host:port` or a `unix:PATH`: of a name, on all its addresses.
+/// Listens on `address`, a `host:port` or a `unix:PATH`; on all addresses of a name.
 ///
-/// With port 0 they all get the same port. An address whose family this machine does not have is
-/// left out if another one works. `[::]` has IPv4 as well, so `0.0.0.0` beside it is left out.
+/// With port 0, all addresses get the same port. An address whose family this machine does not have
+/// is left out if another one works. `[::]` accepts IPv4 as well, so `0.0.0.0` beside it is left
+/// out.
 ///
 /// # Errors
-/// The name is unknown, or one of its addresses, which the error names, can't be listened on.
+/// The name is unknown, or it is not possible to listen on one of its addresses, which the error
+/// names.
 pub async fn listen<R: Runtime>(runtime: &R, address: &str) -> io::Result<Listeners<R::Listener>> {
     if unix_path(address).is_some() {
         return runtime.listen(address).map(Listeners::from);
@@ -62,7 +64,7 @@ fn listen_on_all<L: Listener>(
                 if error.kind() == io::ErrorKind::AddrInUse
                     && !listeners.is_empty()
                     && addresses.iter().any(|address| address.port() == 0)
-                    && tried < PORTS =>
+                    && tried < PORT_ATTEMPTS =>
             {
                 tried += 1;
             }
@@ -105,19 +107,19 @@ fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// One listener or several, as one. Each has its turn.
+/// One or several listeners, as a single one. They accept in turn.
 #[derive(Debug)]
 pub struct Listeners<L> {
     listeners: Vec<L>,
-    /// Whose turn it is.
+    /// The index of the listener that is next.
     turn: usize,
 }
 
 impl<L: Listener> Listeners<L> {
-    /// All of these as one.
+    /// Combines listeners.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there are none.
     pub fn new(listeners: impl IntoIterator<Item = L>) -> Self {
         let listeners: Vec<L> = listeners.into_iter().collect();
         assert!(!listeners.is_empty(), "a server needs a listener");
@@ -134,7 +136,7 @@ impl<L> From<L> for Listeners<L> {
 impl<L: Listener> Listener for Listeners<L> {
     type Socket = L::Socket;
 
-    /// The first one's.
+    /// The address of the first listener.
     fn local_address(&self) -> io::Result<Address> {
         self.listeners[0].local_address()
     }
@@ -164,8 +166,8 @@ impl<L: Listener> Listener for Listeners<L> {
     }
 }
 
-/// How many free ports are tried for one that is free on every address.
-const PORTS: usize = 16;
+/// How many free ports are tried until one is free on every address.
+const PORT_ATTEMPTS: usize = 16;
 /// `EAFNOSUPPORT` has no kind of its own (errno(3)).
 const EAFNOSUPPORT: i32 = 97;
 
@@ -175,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    /// Has so many connections, whose sockets are its port.
+    /// Accepts this many connections, whose sockets are its port.
     struct Fake {
         address: SocketAddr,
         waiting: usize,
@@ -201,7 +203,7 @@ mod tests {
         }
     }
 
-    /// Listens on `text` where port 0 is 7000, 7001, …, and `error` says what can't be.
+    /// Listens on `text`, where port 0 is 7000, 7001, …, and `error` says which addresses fail.
     fn try_on(
         text: &[&str],
         error: impl Fn(SocketAddr) -> Option<io::Error>,

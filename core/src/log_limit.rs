@@ -6,23 +6,23 @@ use tracing::Level;
 
 use crate::Instant;
 
-/// Admits a burst of log lines and then so many in a time, and counts the lines that it leaves out.
+/// Admits a burst of log lines and then a constant rate, and counts the lines that it leaves out.
 ///
-/// The next line that is admitted carries that count, in the field `suppressed`: the lines and the
-/// sum of these fields are all that has happened.
+/// The next line that is admitted has that count in the field `suppressed`. The number of lines
+/// plus the sum of these fields is the number of events.
 ///
 /// It is a token bucket, kept as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
 #[derive(Clone, Debug)]
 pub(crate) struct LogLimit {
     burst: u32,
     interval: Duration,
-    /// When the burst may begin anew: each line moves that by an interval.
+    /// When a whole burst is available again: each line moves this by one interval.
     recovered: Instant,
     /// Lines left out since the last one that was admitted.
     suppressed: u64,
 }
 
-/// What becomes of a line.
+/// What to do with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is logged, with the number of lines that were left out before it, if any were.

@@ -38,13 +38,13 @@
 //! - Input comes before time: a deadline is acted on only after what has arrived was read.
 //! - `now` never goes backwards.
 //!
-//! # What a machine must keep to
+//! # What a machine must guarantee
 //!
-//! - No call takes long, whatever was received: one read of 64 KiB can hold thousands of messages,
-//!   and they must not delay other connections. After some 50 µs of work a machine returns from the
-//!   call, withdraws [`Interest::read`] and goes on in the next calls, `poll_shared` among them
-//!   (which then answers true). It counts the work in [`work`](Machine::work).
-//! - What comes out, joined, does not depend on how the input was cut up.
+//! - A call is short, whatever was received: one read of 64 KiB can hold thousands of messages,
+//!   which must not delay other connections. After some 50 µs of work a machine returns from the
+//!   call, withdraws [`Interest::read`] and goes on in later calls, including `poll_shared` (which
+//!   then returns true). It counts the work in [`work`](Machine::work).
+//! - The joined output does not depend on how the input was split.
 //!
 //! [`drive::turn`](crate::drive::turn) is a driver that keeps to all of it, so an event loop of
 //! your own seldom needs more than the three traits that it asks for. Under debug assertions it
@@ -197,7 +197,7 @@ pub trait Machine {
     ///
     /// `unacknowledged` is how many of the bytes that were written the peer has not acknowledged
     /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A deadline for a peer that
-    /// takes nothing follows that figure, not what the kernel has taken
+    /// does not take its output follows that figure, not what the kernel has taken
     /// ([`WriteProgress`](crate::WriteProgress)).
     ///
     /// A call before the deadline changes nothing.
@@ -214,10 +214,10 @@ pub trait Machine {
     }
 
     /// The work done so far beyond moving bytes, in units of about a microsecond of one core:
-    /// requests answered, for example. It never falls. A driver yields to other connections after
-    /// [`Budget::work`](crate::drive::Budget::work) units.
+    /// requests answered, for example. It never decreases. A driver yields to other connections
+    /// after [`Budget::work`](crate::drive::Budget::work) units.
     ///
-    /// By default 0, for a machine whose work is proportional to its bytes.
+    /// Default: 0, for a machine whose work is proportional to its bytes.
     fn work(&self) -> u64 {
         0
     }

@@ -1,19 +1,19 @@
-//! Whether a peer takes what it is sent.
+//! Whether a peer acknowledges its output.
 
 use core::time::Duration;
 
 use crate::Instant;
 
-/// When a peer last acknowledged output, for a deadline of the kind "no byte taken for so long".
+/// When a peer last acknowledged output, for a deadline "no byte taken for this long".
 ///
-/// A write that succeeds is no sign that the peer takes anything: the kernel enlarges a socket's
+/// A successful write does not show that the peer takes anything: the kernel enlarges a socket's
 /// send buffer while the peer's window is closed (`net.ipv4.tcp_wmem`; tcp(7)), and takes more
 /// bytes each time. Progress is what the peer has acknowledged (RFC 9293, section 3.4). The driver
-/// tells a machine how much is not, whenever it tells it that time has passed
-/// ([`Machine::handle_timeout`](crate::Machine::handle_timeout)).
+/// passes the number of unacknowledged bytes to each call of
+/// [`Machine::handle_timeout`](crate::Machine::handle_timeout).
 ///
-/// So that a stall of length `limit` is noticed within 1.125 times `limit`, the figure is observed
-/// every eighth of `limit` while output is outstanding; not at all while none is.
+/// To notice a stall of length `limit` within 1.125 times `limit`, the figure is observed every
+/// eighth of `limit` while output is outstanding, and never otherwise.
 ///
 /// ```
 /// use core::time::Duration;
@@ -28,7 +28,7 @@ use crate::Instant;
 ///
 /// // The peer has acknowledged 400 of the 1,000 bytes.
 /// progress.observe(start + Duration::from_secs(1), true, 600);
-/// // It takes nothing more; that the kernel takes another 50 bytes is of no help.
+/// It acknowledges nothing more. Another 50 bytes in the kernel's buffer are no progress.
 /// progress.written(start + Duration::from_secs(5), 50);
 /// progress.observe(start + Duration::from_secs(9), true, 650);
 /// assert!(progress.is_stalled(start + Duration::from_secs(9), limit));
@@ -39,7 +39,7 @@ pub struct WriteProgress {
     written: u64,
     /// Bytes that were not acknowledged at the last observation.
     unacknowledged: u64,
-    /// Output is queued or not acknowledged, as far as that was observed.
+    /// Output is queued or not acknowledged, as of the last observation.
     outstanding: bool,
     /// The last progress that was observed.
     since: Instant,
@@ -62,7 +62,8 @@ impl WriteProgress {
         }
     }
 
-    /// Output is queued where there was none. (What is queued behind other output is no progress.)
+    /// Output is queued where there was none. (Output that is queued behind other output is no
+    /// progress.)
     pub fn queued(&mut self, now: Instant) {
         self.moved = now;
         if !self.outstanding {
@@ -72,18 +73,19 @@ impl WriteProgress {
         }
     }
 
-    /// `n` bytes were handed to the kernel.
+    /// `n` bytes were written to the kernel.
     pub fn written(&mut self, now: Instant, n: usize) {
         self.moved = now;
         self.written += n as u64;
     }
 
-    /// Takes note of the figure that [`handle_timeout`](crate::Machine::handle_timeout) has, and
-    /// of whether output is still queued.
+    /// Records the figure of [`handle_timeout`](crate::Machine::handle_timeout), and whether output
+    /// is still queued.
     pub fn observe(&mut self, now: Instant, queued: bool, unacknowledged: usize) {
         let unacknowledged = unacknowledged as u64;
         if unacknowledged < self.unacknowledged + self.written {
-            // What was acknowledged within one interval was so when it was written, or soon after.
+            // Bytes acknowledged within one interval were acknowledged when they were written, or
+            // soon after.
             let at_once = self.unacknowledged == 0 && unacknowledged == 0;
             self.since = if at_once { self.since.max(self.moved) } else { now };
         }
@@ -93,7 +95,7 @@ impl WriteProgress {
         self.observed = now;
     }
 
-    /// Begins the time anew.
+    /// Restarts the time at `now`.
     pub fn restart(&mut self, now: Instant) {
         self.since = now;
         self.moved = now;

@@ -61,23 +61,23 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         self.spawn(task)
     }
 
-    /// Listens on `address`, an `IP:PORT` or a `unix:PATH`. (A name can have several addresses: for
-    /// that there is [`listen`](crate::listen::listen).)
+    /// Listens on `address`, an `IP:PORT` or a `unix:PATH`. (For a name, which can have several
+    /// addresses, use [`listen`](crate::listen::listen).)
     ///
     /// Port 0 takes one that is free. Port and address can be used again at once after an earlier
     /// server's end (`SO_REUSEADDR`; socket(7)). The file of a Unix socket is removed when the
-    /// listener is dropped, and one that was left behind, to which no socket is bound, before; who
-    /// may connect is up to its mode, which is 0777 less the umask (unix(7)).
+    /// listener is dropped. A file that exists already, to which no socket is bound, is replaced.
+    /// Who may connect depends on the file's mode, which is 0777 less the umask (unix(7)).
     ///
     /// # Errors
     /// The address has no such form, is not this machine's, or is in use.
     fn listen(&self, address: &str) -> io::Result<Self::Listener>;
 
-    /// The addresses of a `host:port`, at least one. A name is looked up off the event loop, which
-    /// takes as long as the resolver does.
+    /// The addresses of a `host:port`, at least one. A name is looked up off the event loop; the
+    /// resolver determines how long that takes.
     ///
     /// # Errors
-    /// It has no such form, or the name is unknown.
+    /// The address does not have this form, or the name is unknown.
     fn resolve(&self, address: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
     /// Takes over a socket that listens already, as systemd passes it (`sd_listen_fds(3)`).
@@ -99,9 +99,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     }
 
     /// Connects to `address`, a `host:port` or a `unix:PATH`. A name is resolved off the event
-    /// loop, and each of its addresses tried in turn. One at which the socket reaches itself (nobody
-    /// listens there, and it was given that very port) has failed. Without a deadline: that is the
-    /// caller's.
+    /// loop, and each of its addresses is tried in turn. An attempt fails if the socket connects to
+    /// itself (nobody listens there, and the kernel chose that very port as its own). There is no
+    /// deadline: the caller sets one.
     ///
     /// # Errors
     /// The name is unknown, or the last of its addresses' errors.
@@ -111,9 +111,9 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// peer connected to (getsockname(2)); `None` where it has none.
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
 
-    /// The address that a connection was made to (getpeername(2)); of a Unix socket only where this
-    /// process listens on it (`SO_PEERCRED`; unix(7)). `None` where that isn't known, as by
-    /// default: a proxy does not notice then that an upstream is itself.
+    /// The address to which a connection was made (getpeername(2)); of a Unix socket only if this
+    /// process listens on it (`SO_PEERCRED`; unix(7)). `None`, the default, if it is not known: a
+    /// proxy then does not detect that an upstream is itself.
     fn dialled_address(&self, _socket: &Self::Socket) -> Option<Address> {
         None
     }
@@ -179,8 +179,8 @@ pub(crate) async fn within<R: Runtime, F: Future>(
 pub enum Address {
     /// An IP address and a port.
     Ip(SocketAddr),
-    /// The file of a Unix socket; or `@` and a name in the abstract namespace (unix(7)), as
-    /// systemd and ss(8) write it.
+    /// The file of a Unix socket; or `@` and a name in the abstract namespace (unix(7)), as systemd
+    /// and ss(8) write it.
     Unix(PathBuf),
 }
 
@@ -209,7 +209,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The path, where `address` is a `unix:PATH`. A `unix:@NAME` is in the abstract namespace.
+/// The path, if `address` is a `unix:PATH`. A `unix:@NAME` is in the abstract namespace.
 ///
 /// ```
 /// # use std::path::Path;
@@ -234,8 +234,7 @@ pub trait Listener: Send + 'static {
     /// The operating system's (getsockname(2)).
     fn local_address(&self) -> io::Result<Address>;
 
-    /// All addresses that it listens on, where it is several listeners
-    /// ([`Listeners`](crate::listen::Listeners)).
+    /// All addresses that it listens on: several for [`Listeners`](crate::listen::Listeners).
     ///
     /// # Errors
     /// The operating system's (getsockname(2)).
@@ -252,17 +251,17 @@ pub trait Listener: Send + 'static {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Self::Socket, Peer), AcceptError>>;
 
-    /// Takes no further connections, where the operating system can do that. Those in the backlog
-    /// are still accepted, and from now on [`poll_accept`](Self::poll_accept) asks for them
-    /// whatever is known of the listener's readiness.
+    /// Takes no further connections, where the operating system can do that. Connections in the
+    /// backlog are still accepted: from now on [`poll_accept`](Self::poll_accept) asks the kernel
+    /// for them, whatever is known of the listener's readiness.
     ///
-    /// A TCP peer that connects from now on until the listener is dropped gets no answer, and tries
-    /// again (after 1 s, on Linux); on a Unix socket it is refused. A listener that another process
-    /// may have as well goes on taking connections.
+    /// A TCP peer that connects between now and the listener's drop gets no answer, and tries again
+    /// (after 1 s, on Linux); on a Unix socket it is refused. A listener that another process may
+    /// share goes on taking connections.
     fn shut_down(&mut self);
 }
 
-/// How many connections may wait to be accepted: what is asked for, which Linux clamps to
+/// The backlog that is requested: how many connections may wait to be accepted. Linux limits it to
 /// `net.core.somaxconn` (listen(2)).
 pub const BACKLOG: u16 = 4096;
 

@@ -26,13 +26,12 @@ pub struct Options {
     pub table: Table,
     /// Asks the server to stop.
     pub stop: Stop,
-    /// How long connections have to end gracefully once it was asked; then they are reset. Time in
-    /// which the process is stopped does not count.
-    /// `None`: as long as they take. Default: 10 s.
+    /// How long connections may take to end after a drain was requested; then they are reset. Time
+    /// in which the process is stopped does not count. `None`: as long as they take. Default: 10 s.
     pub drain_timeout: Option<Duration>,
-    /// The connections in the order in which they give way, where the server's machines take a
-    /// place there: when the table is full, a new connection waits for up to 1 s until the first of
-    /// them has given way. `None`, or if none does: the new connection is refused. Default: `None`.
+    /// The connections in the order in which they give way, which the server's machines have to
+    /// enter. When the table is full, a new connection waits for up to 1 s until the first of them
+    /// has given way. Otherwise, or with `None`, the new connection is refused. Default: `None`.
     pub idle: Option<Idle>,
 }
 
@@ -89,10 +88,10 @@ where
 /// Accepts connections and spawns a task for each, until [`Options::stop`] is asked: what
 /// [`serve`] is made of, for connections that are more than one machine on one socket.
 ///
-/// Asked for a drain, it first accepts what is in the backlog, and what comes into it within 50 ms
-/// from handshakes that have begun, since those peers take their connections for made: at most
+/// When a drain is requested, it first accepts the backlog, and the connections whose handshakes
+/// have begun and end within 50 ms, since those peers consider themselves connected: at most
 /// [`BACKLOG`] of them, in at most 1 s. The drain then answers what they have sent. A peer whose
-/// handshake takes longer is reset. Asked to stop at once, all of them are.
+/// handshake takes longer is reset. An immediate stop resets all of them.
 ///
 /// `task` makes the future for a connection that was admitted. It is to do what is asked by way of
 /// the [`Admitted`] ([`Drive::admitted`] does), or it will not end with the server.
@@ -112,7 +111,8 @@ where
     let mut clock = runtime.clock();
     let mut pause = Pause::default();
     let mut last = None;
-    // One line a second will do where it is always the same; with `-v` each connection has its own.
+    // One line a second is enough, since it is always the same; with `-v` each connection has its
+    // own.
     let once_a_second = LogLimit::new(1, Duration::from_secs(1));
     let (mut refused, mut relieved) = (once_a_second.clone(), once_a_second);
     let mut paused = LogLimit::default();
@@ -178,7 +178,7 @@ where
                     if let Verdict::Log { suppressed } = paused.check_unless_debugging(now) {
                         warn!(
                             %peer, %error, suppressed, server,
-                            "no task for a connection: accepting pauses for {length:?}"
+                            "cannot spawn a task for a connection: accepting pauses for {length:?}"
                         );
                     }
                 }
@@ -188,7 +188,7 @@ where
                 match failed {
                     AcceptError::Aborted(error) => debug!(%error, server, "accept"),
                     AcceptError::Exhausted(error) if last.is_some() => {
-                        warn!(%error, server, "connections that wait to be accepted are reset");
+                        warn!(%error, server, "accepting failed: the rest of the backlog is reset");
                         break;
                     }
                     AcceptError::Exhausted(error) => {
@@ -243,12 +243,12 @@ fn poll_event<L: Listener>(
     accepted.map(Event::from)
 }
 
-/// What is accepted after the stop was asked: the backlog, within bounds.
+/// What is accepted after a stop was requested: the backlog, within bounds.
 struct LastAccepts {
     left: u16,
-    /// Connections that were open when the stop was asked, or were admitted since.
+    /// Connections that were open when the stop was requested, or were admitted since.
     open: usize,
-    /// Handshakes that had begun are over.
+    /// When handshakes that had begun are assumed to be complete.
     complete: Instant,
     deadline: Instant,
 }
@@ -259,7 +259,12 @@ impl LastAccepts {
         listener.shut_down();
         let now = clock.now();
         let open = table.connections().len();
-        Self { left: BACKLOG, open, complete: now + HANDSHAKES, deadline: now + LAST_ACCEPTS }
+        Self {
+            left: BACKLOG,
+            open,
+            complete: now + HANDSHAKE_TIMEOUT,
+            deadline: now + LAST_ACCEPTS,
+        }
     }
 
     fn poll_event<L: Listener>(
@@ -299,7 +304,7 @@ impl Pause {
     }
 }
 
-/// Has a connection give way to the one that was just accepted: true if there is room then.
+/// Asks a connection to give way to the one that was just accepted. Returns whether there is room.
 async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &Stop) -> bool {
     let deadline = clock.now() + LONGEST_END;
     poll_fn(|cx| {
@@ -312,12 +317,12 @@ async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &St
     .await
 }
 
-/// A time that passes only while this process runs: what arrived while it was stopped (SIGSTOP, a
-/// suspended machine) is still served, in what was left of the time.
+/// A duration that elapses only while this process runs. What arrived while the process was stopped
+/// (SIGSTOP, a suspended machine) is still served in the remaining time.
 #[derive(Debug)]
 struct RunningTime {
     left: Duration,
-    /// Up to when it was counted.
+    /// Up to when time was counted.
     counted: Instant,
 }
 
@@ -326,12 +331,12 @@ impl RunningTime {
         Self { left, counted: now }
     }
 
-    /// Ready once it is over.
+    /// Ready once the duration has elapsed.
     fn poll_over(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            // An alarm that goes off late is the sign that the process did not run.
+            // An alarm that goes off late shows that the process did not run.
             let now = clock.now();
-            let passed = now.since(self.counted).min(TICK + LATE);
+            let passed = now.since(self.counted).min(TICK + MAX_ALARM_DELAY);
             self.left = self.left.saturating_sub(passed);
             self.counted = now;
             if self.left.is_zero() {
@@ -397,15 +402,15 @@ async fn drain(
 const NO_TASK: &str = "no_task";
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long handshakes that have begun when the stop is asked may take.
-const HANDSHAKES: Duration = Duration::from_millis(50);
-/// How long the backlog is accepted after the stop was asked.
+/// How long handshakes that have begun when the stop is requested may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long the backlog is accepted after the stop was requested.
 const LAST_ACCEPTS: Duration = Duration::from_secs(1);
 /// How long a connection may take to notice that it is to end at once.
 const LONGEST_END: Duration = Duration::from_secs(1);
-/// How often a time that passes only while the process runs is counted.
+/// The interval in which a [`RunningTime`] is counted.
 const TICK: Duration = Duration::from_millis(250);
-/// How late an alarm goes off at most in a process that runs, however busy its machine is.
-const LATE: Duration = Duration::from_millis(500);
+/// The longest delay of an alarm in a process that runs, however busy its machine is.
+const MAX_ALARM_DELAY: Duration = Duration::from_millis(500);
 /// Then other tasks have their turn.
 const ACCEPTS_IN_A_ROW: u32 = 64;

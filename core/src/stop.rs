@@ -38,7 +38,7 @@ pub enum Stopping {
     /// Nothing: go on.
     #[default]
     No,
-    /// Accept what is in the backlog and no more, flush pending output, then end.
+    /// Accept the backlog and no more, flush pending output, then end.
     Drain,
     /// End at once.
     Now,
@@ -75,7 +75,7 @@ impl Stop {
         })
     }
 
-    /// The output of `future`; `None`, and `future` is dropped, if a stop is asked before.
+    /// Returns the output of `future`; `None` if a stop is requested first, which drops `future`.
     pub async fn unless_asked<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {

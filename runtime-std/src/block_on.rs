@@ -105,8 +105,8 @@ pub(crate) fn wait_for_read(socket: Arc<dyn AsFd>) {
     WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: true }));
 }
 
-/// Nothing waits for `socket` any more, which is to be closed: it would stay open during the next
-/// sleep.
+/// Removes `socket`, which is to be closed, from the sockets that the thread waits for: otherwise
+/// it would stay open during the next sleep.
 pub(crate) fn forget(socket: RawFd) {
     WAIT.with_borrow_mut(|wait| {
         wait.sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);

@@ -165,7 +165,7 @@ impl Runtime for Threads {
 
     /// A name is looked up on a thread of its own, so that the caller can give up.
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
-        // What needs no lookup needs no thread.
+        // An address that is no name needs no thread.
         match address.parse() {
             Ok(address) => Ok(vec![address]),
             Err(_) => look_up(address.to_owned()).await,

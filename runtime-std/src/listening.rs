@@ -32,12 +32,12 @@ use crate::{
 /// A socket that listens, without blocking. Its file, if it made one, is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listening {
-    /// Dropped, and so removed, before the socket is closed: another server replaces a file to which
-    /// no socket is bound, and that server's file must not be removed.
+    /// Dropped, and the file removed, before the socket is closed. Another server replaces a file
+    /// to which no socket is bound; that server's file must not be removed.
     _file: Option<SocketFile>,
     socket: OwnedFd,
     address: Address,
-    /// Another process may have it as well.
+    /// Another process may share the socket.
     is_inherited: bool,
 }
 
@@ -62,7 +62,7 @@ impl Listening {
     /// Takes over a socket that listens already. Its file, if it has one, is somebody else's.
     ///
     /// # Errors
-    /// It is no stream socket that listens: the error says what it is.
+    /// It is not a stream socket that listens; the error says what it is.
     pub fn inherited(socket: OwnedFd) -> io::Result<Self> {
         let listens = match socket_type(&socket)? {
             SocketType::STREAM if socket_acceptconn(&socket)? => Ok(()),
@@ -119,9 +119,9 @@ impl Listening {
         Ok((socket, peer))
     }
 
-    /// Lets no further connection into the backlog: see
+    /// Takes no further connections into the backlog: see
     /// [`Listener::shut_down`](wirestate_core::runtime::Listener::shut_down). An inherited socket
-    /// is left alone, since the process that passed it may go on with it.
+    /// is left alone, since the process that passed it may continue to use it.
     pub fn shut_down(&self) {
         match self.address {
             _ if self.is_inherited => {}
@@ -136,7 +136,7 @@ fn invalid(message: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// What a server listens on.
+/// The kind of socket that a server listens on.
 const EXPECTED: &str = "a stream socket that listens (TCP or Unix)";
 
 impl AsFd for Listening {
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(listening.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
-    /// It is the service manager's, which starts the next server for the next connection.
+    /// The service manager owns it, and starts the next server for the next connection.
     #[test]
     fn an_inherited_socket_is_not_shut_down() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

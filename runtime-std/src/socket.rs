@@ -207,7 +207,7 @@ impl ThreadListener {
     }
 }
 
-/// The thread may have waited for it in this poll.
+/// The thread may have waited for the socket in this poll.
 impl Drop for ThreadListener {
     fn drop(&mut self) {
         forget(self.listening.as_raw_fd());

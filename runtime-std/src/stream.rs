@@ -20,7 +20,7 @@ use rustix::{
 use socket2::SockRef;
 use wirestate_core::{drive::MAX_SLICES, runtime::Address};
 
-/// Makes calls on `socket` answer [`WouldBlock`](io::ErrorKind::WouldBlock) rather than wait.
+/// Makes calls on `socket` return [`WouldBlock`](io::ErrorKind::WouldBlock) instead of blocking.
 ///
 /// # Errors
 /// The operating system's.
@@ -62,8 +62,8 @@ pub fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
-/// The address that a connection was made to (getpeername(2)); of a Unix socket only where this
-/// process listens on it: a path alone may be somebody else's, who began it in another folder.
+/// The address to which a connection was made (getpeername(2)); of a Unix socket only if this
+/// process listens on it: another process may listen on the same relative path in another folder.
 pub fn dialled_address(socket: &impl AsFd) -> Option<Address> {
     let peer = SockRef::from(socket).peer_addr().ok()?;
     if let Some(address) = peer.as_socket() {
@@ -82,11 +82,11 @@ pub fn finish(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
-/// How many of the bytes that were written to a TCP socket its peer has not acknowledged
-/// (`SIOCOUTQ`; tcp(7)). A FIN that is not acknowledged counts as one.
+/// The bytes written to a TCP socket that its peer has not acknowledged (`SIOCOUTQ`; tcp(7)). A FIN
+/// that is not acknowledged counts as one byte.
 ///
-/// 0 for a Unix socket: what is written to it is with the peer at once, and the kernel's figure
-/// counts memory, not bytes (unix(7)).
+/// 0 for a Unix socket: written bytes reach the peer at once, and the kernel's figure counts
+/// memory, not bytes (unix(7)).
 pub fn unacknowledged(socket: &impl AsFd) -> usize {
     if socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX) {
         return 0;

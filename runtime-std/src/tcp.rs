@@ -25,7 +25,7 @@ pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Listens on `address`, without blocking. `[::]` has IPv4 as well, whatever
+/// Listens on `address`, without blocking. `[::]` accepts IPv4 as well, whatever
 /// `net.ipv6.bindv6only` says (ipv6(7)).
 ///
 /// The connections that it accepts have the options of [`tune`]: they inherit them from the
@@ -44,14 +44,14 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Has a listening socket drop every SYN, so that its backlog only gets shorter. Peers repeat a SYN
-/// that is not answered (after 1 s, on Linux): by then another server may listen, or they are
-/// refused. Handshakes that have begun are completed.
+/// Makes a listening socket drop every SYN, so that its backlog can only shrink. Peers repeat a SYN
+/// that is not answered (after 1 s, on Linux): then another server may listen, or they are refused.
+/// Handshakes that have begun are completed.
 ///
-/// Without it, a connection that is made between the last accept(2) and close(2) is reset. (A backlog
-/// of 0 would still let one in.)
+/// Otherwise a connection that is made between the last accept(2) and close(2) would be reset. (A
+/// backlog of 0 would still admit one.)
 pub(crate) fn drop_syns(listener: &impl AsFd) {
-    // Classic BPF, which sees a segment from the TCP header on: flags are in byte 13.
+    // Classic BPF, which sees a segment from the TCP header on: the flags are in byte 13.
     const FILTER: [SockFilter; 5] = [
         SockFilter::new(LOAD_BYTE, 0, 0, 13),
         SockFilter::new(AND, 0, 0, SYN | ACK),
@@ -65,7 +65,7 @@ pub(crate) fn drop_syns(listener: &impl AsFd) {
     const RETURN: u16 = 0x06;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
-    // A kernel without it closes the socket a moment later all the same.
+    // A kernel without such filters closes the socket a moment later.
     let _ = SockRef::from(listener).attach_filter(&FILTER);
 }
 
@@ -93,7 +93,7 @@ pub fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
 /// `EINPROGRESS` has no kind of its own on stable Rust (errno(3)).
 const EINPROGRESS: i32 = 115;
 
-/// Tries one address after the other. One that leads back to the socket itself has failed.
+/// Tries one address after the other. An attempt fails if the socket connects to itself.
 ///
 /// # Errors
 /// The last address's.
@@ -107,7 +107,7 @@ where
 {
     let mut last = None;
     for address in addresses {
-        match connect(address).await.and_then(|socket| reject_itself(socket, address)) {
+        match connect(address).await.and_then(|socket| reject_self_connection(socket, address)) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = Some(error),
         }
@@ -115,15 +115,15 @@ where
     Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
-/// Refuses a socket that is connected to itself. If nobody listens on a port of this machine, a
-/// socket that connects to it may be given that very port for its own end, and then its SYN is
-/// answered by itself (simultaneous open; RFC 9293, section 3.5).
+/// Refuses a socket that is connected to itself. If nobody listens on a port of this machine, the
+/// kernel may give that very port to a socket that connects to it. The socket then answers its own
+/// SYN (simultaneous open; RFC 9293, section 3.5).
 ///
-/// It is closed without `TIME-WAIT`, which would keep the port from the server that is missing.
-fn reject_itself<S: AsFd>(stream: S, dialled: SocketAddr) -> io::Result<S> {
+/// It is closed without `TIME-WAIT`, which would block the port for the server that is missing.
+fn reject_self_connection<S: AsFd>(stream: S, dialled: SocketAddr) -> io::Result<S> {
     let socket = SockRef::from(&stream);
     let local = socket.local_addr()?.as_socket();
-    // The address that was dialled may be an unspecified one: only the peer's says all.
+    // The address that was dialled may be unspecified (`0.0.0.0`); the peer's is not.
     let is_itself = local.is_some_and(|local| local.port() == dialled.port())
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == local);
     if is_itself {
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
     }
 
-    /// As it happens by chance where the kernel chooses the port.
+    /// Forces what happens by chance when the kernel chooses the port.
     #[test]
     fn a_socket_that_is_connected_to_itself_is_a_failed_attempt_and_frees_its_port() {
         for host in ["127.0.0.1", "0.0.0.0", "[::1]"] {
@@ -184,10 +184,10 @@ mod tests {
             let port = socket.local_addr().unwrap().as_socket().unwrap().port();
             let itself = SocketAddr::new(any_port.ip(), port);
             socket.connect(&itself.into()).unwrap();
-            let refused = reject_itself(TcpStream::from(socket), itself).unwrap_err();
+            let refused = reject_self_connection(TcpStream::from(socket), itself).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{refused}");
             assert!(refused.to_string().contains("itself"), "{refused}");
-            // Without SO_REUSEADDR: the port is as good as new.
+            // Without SO_REUSEADDR, this fails if the port is still in use.
             new(itself).unwrap().bind(&itself.into()).unwrap();
         }
     }

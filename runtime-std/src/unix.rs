@@ -19,16 +19,16 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use wirestate_core::runtime::BACKLOG;
 
-/// Listens on `path`, without blocking; `@NAME` is a name in the abstract namespace (unix(7)), which
-/// has no file.
+/// Listens on `path`, without blocking; `@NAME` is a name in the abstract namespace (unix(7)),
+/// which has no file.
 ///
-/// A file that is there already, to which no socket is bound, was left behind by a process that was
-/// killed: it is replaced. Of several servers that start at once, one gets it, as long as no other
+/// A file that exists already, to which no socket is bound, was left behind by a process that was
+/// killed, and is replaced. Of several servers that start at once, one succeeds, unless another
 /// program holds a lock on the folder.
 ///
 /// # Errors
-/// The operating system's; [`AddrInUse`](io::ErrorKind::AddrInUse) where a socket is bound to it,
-/// whether it listens or not, or where something else is in that place.
+/// The operating system's; [`AddrInUse`](io::ErrorKind::AddrInUse) if a socket is bound to the
+/// file, whether it listens or not, or if the file is no socket.
 pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<SocketFile>)> {
     let socket = new(Type::STREAM)?;
     let address = address(path)?;
@@ -66,11 +66,11 @@ fn address(path: &Path) -> io::Result<SockAddr> {
     }
 }
 
-/// Whether there is a socket's file to which no socket is bound.
+/// Whether `path` is the file of a socket to which no socket is bound.
 ///
-/// A stream that can't be connected to does not say that: its owner may not listen yet. Linux tells
-/// a datagram socket, which can connect to no other kind: it gets `EPROTOTYPE` where a stream is
-/// bound, in whatever network namespace, and `ECONNREFUSED` where nothing is.
+/// A stream socket that fails to connect does not show that: the owner may not listen yet. A
+/// datagram socket can connect to no other kind, and Linux says why: it gets `EPROTOTYPE` if a
+/// stream is bound, in whatever network namespace, and `ECONNREFUSED` if nothing is.
 fn is_left_behind(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket());
     let connect = || new(Type::DGRAM)?.connect(&SockAddr::unix(path)?);
@@ -79,9 +79,9 @@ fn is_left_behind(path: &Path) -> bool {
         && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Locks the folder of `path` against other servers of this kind that replace a file in it, each of
-/// which takes well below a millisecond for that. Others can lock it as well, for as long as they
-/// like: so it is not waited for any longer than that may take.
+/// Locks the folder of `path` against other servers that replace a file in it, which takes each
+/// well below a millisecond. Another program can hold the lock for any time, so the wait is
+/// limited.
 fn lock_folder(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let folder = File::open(parent.unwrap_or(Path::new("."))).ok()?;

@@ -148,10 +148,10 @@ async fn connect(address: SocketAddr) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(stream)
 }
 
-/// What tokio is to know of a stream: whether it can be read, written, and has urgent data.
+/// The events of a stream that tokio registers: readable, writable, and urgent data.
 const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
-/// Has tokio look at a socket.
+/// Registers a socket with tokio's IO driver.
 #[expect(deprecated, reason = "unsound only with what closes or changes its descriptor meanwhile")]
 fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(socket, interest)
@@ -160,7 +160,7 @@ fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> io::Result<Asyn
 /// A connected socket, TCP or Unix.
 #[derive(Debug)]
 pub struct TokioSocket {
-    /// Nothing once it was reset.
+    /// `None` after a reset.
     stream: Option<AsyncFd<OwnedFd>>,
     look_again: LookAgain,
 }
@@ -177,11 +177,11 @@ impl LookAgain {
 }
 
 impl TokioSocket {
-    /// Takes over a stream (`TcpStream` and `UnixStream` of the standard library), with the options
-    /// that it has.
+    /// Takes over a stream (`TcpStream` and `UnixStream` of the standard library), with its present
+    /// options.
     ///
     /// # Errors
-    /// Its mode could not be set, or the IO driver does not take it.
+    /// The socket could not be made non-blocking, or the IO driver did not accept it.
     ///
     /// # Panics
     /// If the caller does not run on a runtime whose IO driver is enabled.
@@ -191,13 +191,13 @@ impl TokioSocket {
         Self::nonblocking(stream)
     }
 
-    /// The same, for one that does not block.
+    /// As [`new`](Self::new), for a stream that does not block.
     fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
         register(stream, STREAM).map(Self::registered)
     }
 
     fn registered(stream: AsyncFd<OwnedFd>) -> Self {
-        // Whether it is ready already, tokio knows only after it has polled the sockets.
+        // Tokio knows whether the socket is ready only after it has polled the sockets.
         Self { stream: Some(stream), look_again: LookAgain::BOTH }
     }
 
@@ -269,8 +269,8 @@ impl Source for TokioSocket {
                     forget_urgent(stream);
                 }
                 read => {
-                    // A short read has emptied the socket, which saves a read that finds nothing.
-                    // But a read also ends at urgent data, whatever is behind that (tcp(7)).
+                    // After a short read the socket is empty, which saves a read that would block.
+                    // But a read also ends at urgent data, whatever follows it (tcp(7)).
                     let is_short = matches!(read, Ok(n) if 0 < n && n < buf.len());
                     if is_short && !may_be_urgent(stream) {
                         ready.clear_ready();
@@ -286,13 +286,13 @@ impl Source for TokioSocket {
     }
 }
 
-/// Whether the last event had urgent data in it (`EPOLLPRI`; `epoll_ctl(2)`) that was not
+/// Whether the last event had urgent data (`EPOLLPRI`; `epoll_ctl(2)`) that was not
 /// [forgotten](forget_urgent) since, or the end of the input.
 fn may_be_urgent(stream: &AsyncFd<OwnedFd>) -> bool {
     stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
 }
 
-/// The socket was found empty.
+/// Clears the readiness for urgent data, since a read would have blocked.
 fn forget_urgent(stream: &AsyncFd<OwnedFd>) {
     let _ = stream.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
@@ -376,7 +376,7 @@ impl Listener for TokioListener {
     ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
         loop {
             if self.is_shut_down {
-                // What the kernel has, whatever tokio knows of the socket's readiness.
+                // Asks the kernel, whatever tokio knows of the socket's readiness.
                 match accept(self.listening.get_ref()) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     accepted => return Poll::Ready(accepted.map_err(AcceptError::from)),
@@ -429,7 +429,7 @@ impl Clock for TokioClock {
     }
 
     /// Tokio polls the sockets once in 61 tasks (`event_interval`), so a task that is woken at once
-    /// may run many times before. This one is woken after the sockets were polled.
+    /// may run many times before that. This task is woken after the sockets were polled.
     fn yield_now(&mut self, cx: &mut Context<'_>) {
         if pin!(yield_now()).poll(cx).is_ready() {
             cx.waker().wake_by_ref();

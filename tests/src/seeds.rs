@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs itself, with a bug that seed 7 finds.
+    /// Runs this test again, with a planted bug that seed 7 finds.
     #[test]
     fn a_failure_names_the_seed_that_replays_it() {
         const PLANTED: &str = "TEST_PLANTED_BUG";

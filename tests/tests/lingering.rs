@@ -1,4 +1,4 @@
-//! What connections throw away that linger: enough for a peer that reads late, and bounded for all
+//! How much lingering connections discard: enough for a peer that reads late, and bounded for all
 //! connections of one server together.
 
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
@@ -15,11 +15,11 @@ use wirestate_core::{
 
 const NOW: Instant = Instant::EPOCH;
 const MIB: usize = 1024 * 1024;
-/// What each connection may throw away in any case, and one read.
+/// What each connection may discard in any case, and one read.
 const EACH: usize = 2 * 64 * 1024;
 
-/// The machine has said what it has to say, and sends its FIN; then its peer sends without end: how
-/// many bytes are read.
+/// Lets the machine finish and send its FIN, while its peer sends without end. Returns how many
+/// bytes are read.
 fn flood(mut machine: impl Machine) -> usize {
     collect(&mut machine, &mut Vec::new(), NOW);
     assert_eq!(machine.interest().write, Outbound::Finish);
@@ -34,7 +34,7 @@ fn flood(mut machine: impl Machine) -> usize {
     read
 }
 
-/// `lingering` has one connection of a server behind the other flooded.
+/// Each call of `lingering` floods another lingering connection of one server.
 fn is_bounded(lingering: impl FnMut() -> usize) {
     let read: Vec<usize> = std::iter::repeat_with(lingering).take(20).collect();
     assert!(read[0] >= 16 * MIB, "enough for a peer that reads late: {read:?}");

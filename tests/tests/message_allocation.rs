@@ -227,8 +227,8 @@ fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
     }
 }
 
-/// Connections that all have most of a large content: what they hold is their buffers, and of
-/// contents no more than is allowed to all of them. Those that are refused hold next to nothing.
+/// Connections that have all received most of a large content hold their buffers, and together no
+/// more content than is allowed. Those that are refused hold next to nothing.
 #[test]
 fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
     const CONNECTIONS: u64 = 40;

@@ -1,7 +1,7 @@
 //! A peer that takes nothing, on real sockets: the deadline follows what it acknowledges.
 //!
 //! The kernel enlarges a send buffer while the peer's window is closed, and takes a few bytes more
-//! whenever it is asked. These are no progress.
+//! at each write. These are no progress.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
@@ -30,7 +30,7 @@ use wirestate_core::{
 use wirestate_testkit::message::frames;
 
 const LIMIT: Duration = Duration::from_secs(3);
-/// However busy the machine is.
+/// After this time a test has hung, however busy the machine is.
 const HANGS: Duration = Duration::from_secs(60);
 
 #[test]
@@ -69,14 +69,14 @@ fn every_stall_is_noticed_in_time<R: Runtime>(runtime: &R) {
     });
     for peer in peers {
         let (label, stalled) = peer.join().unwrap();
-        // The peer's last look at its queue may be a little older than the queue.
+        // The peer's last look at its queue may be slightly older than the queue.
         assert!(stalled > LIMIT * 9 / 10, "{label} after {stalled:?}");
         assert!(stalled <= LIMIT * 12 / 10, "{label} after {stalled:?}");
     }
 }
 
-/// Says `says` over and over and reads nothing, until it was reset with that label: for how long
-/// nothing had arrived at it.
+/// Sends `says` over and over and reads nothing, until it was reset with that label. Returns for
+/// how long nothing had arrived.
 fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &Table) -> Duration {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
@@ -93,7 +93,7 @@ fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &Table) -> D
         {
             (arrived, moved) = (queued, now);
         }
-        // It talks whenever it is listened to.
+        // It sends whenever its output is read.
         while !says.is_empty() {
             match peer.write(&says[said..]) {
                 Ok(n) => said = (said + n) % says.len(),

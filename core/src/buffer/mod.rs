@@ -1,6 +1,6 @@
 //! What machines keep their bytes in: a [`Ring`] that the kernel reads into and writes from, and
-//! the [`Pool`] that idle connections give its memory back to; and the [`Quota`] that bounds what
-//! they hold together of what is in no pool.
+//! the [`Pool`] that idle connections give its memory back to; and the [`Quota`], a common bound on
+//! the memory that several owners hold outside of a pool.
 
 mod pool;
 mod quota;

@@ -1,10 +1,10 @@
-//! A bound on what many hold together.
+//! A common bound on the memory of several owners.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::shared::Shared;
 
-/// How many bytes may be held together by all who reserve some. Clones are the same quota.
+/// A limit on the bytes that all its [`Reservation`]s hold together. Clones are the same quota.
 ///
 /// ```
 /// use wirestate_core::buffer::{Quota, Reservation};
@@ -13,7 +13,7 @@ use crate::shared::Shared;
 /// let (mut first, mut second) = (Reservation::default(), Reservation::default());
 /// quota.resize(&mut first, 70)?;
 /// let exceeded = quota.resize(&mut second, 40).unwrap_err();
-/// assert_eq!(exceeded.to_string(), "40 bytes more, and 70 of 100 are taken");
+/// assert_eq!(exceeded.to_string(), "40 bytes more do not fit: 70 of 100 are taken");
 /// drop(first);
 /// quota.resize(&mut second, 40)?;
 /// assert_eq!(quota.held(), 40);
@@ -31,20 +31,20 @@ struct Inner {
     held: AtomicUsize,
 }
 
-/// Bytes that count under a [`Quota`] until this is dropped; at first none.
+/// Bytes that are reserved under a [`Quota`] until this is dropped. By default 0.
 #[derive(Debug, Default)]
 pub struct Reservation {
     quota: Quota,
     bytes: usize,
 }
 
-/// There is no room under a [`Quota`].
+/// A reservation would exceed the limit of its [`Quota`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} bytes more, and {held} of {limit} are taken")]
+#[error("{wanted} bytes more do not fit: {held} of {limit} are taken")]
 pub struct QuotaExceeded {
-    /// How many bytes were to be added.
+    /// The bytes that were to be added.
     pub wanted: usize,
-    /// What was held then.
+    /// The bytes that were reserved at that time.
     pub held: usize,
     /// The limit.
     pub limit: usize,
@@ -61,15 +61,15 @@ impl Quota {
         Self { inner: None }
     }
 
-    /// How many bytes are reserved now.
+    /// The bytes that are reserved now.
     pub fn held(&self) -> usize {
         self.inner.as_ref().map_or(0, |inner| inner.held.load(Relaxed))
     }
 
-    /// `reservation`, which is none or one under this quota, is one of `bytes` from now on.
+    /// Sets the size of `reservation`, which is empty or belongs to this quota, to `bytes`.
     ///
     /// # Errors
-    /// It would grow beyond the limit, and stays as it is.
+    /// The reservation would exceed the limit. It keeps its size.
     pub fn resize(&self, reservation: &mut Reservation, bytes: usize) -> Result<(), QuotaExceeded> {
         let Some(inner) = &self.inner else { return Ok(()) };
         if bytes == reservation.bytes {

@@ -44,9 +44,10 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_CONTENT", default_value = "1MiB",
           value_parser = values::bytes)]
     max_content: usize,
-    /// Memory for the contents of all connections together, requests that are coming and replies
-    /// that wait to be sent; what goes beyond is answered by an error. Each connection has a buffer
-    /// of 64 KiB besides [default: 256MiB, or --max-content where that is more]
+    /// Memory for large contents of all connections together: requests that are being received and
+    /// replies that wait to be sent. A request or reply that exceeds it is answered by an error. In
+    /// addition, each connection has a buffer of 64 KiB [default: 256MiB, or --max-content where
+    /// that is more]
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_MAX_MEMORY", value_parser = values::bytes)]
     max_memory: Option<usize>,
     /// Close a connection that asks nothing for this long; or `off`
@@ -57,13 +58,12 @@ pub(super) struct ServerFlags {
 }
 
 impl ServerFlags {
-    /// What does not go together.
+    /// Refuses flags that contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
         match self.max_memory {
-            Some(memory) if memory < self.max_content => Err(format!(
-                "--max-memory {memory} does not hold one content of --max-content {}",
-                self.max_content
-            )),
+            Some(memory) if memory < self.max_content => {
+                Err(format!("--max-memory {memory} is below --max-content {}", self.max_content))
+            }
             Some(_) | None => Ok(()),
         }
     }

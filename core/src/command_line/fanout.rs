@@ -112,13 +112,14 @@ pub(super) struct ServerFlags {
     on_lag: Policy,
     /// How long the upstream is held for laggards while another subscriber waits; 0: never
     ///
-    /// At most so long in any ten times as long, for all subscribers together that are about to
-    /// fall out of the window, and only for those that have caught up before, since they connected
-    /// or skipped. Then --on-lag applies. While no subscriber has read everything and waits, the
-    /// upstream is held without limit, and goes at the pace of the slowest; one that takes no byte
-    /// for 10 s is reset. --on-lag block knows no limit. The metrics
-    /// `wirestate_upstream_held_waiting_seconds` and `wirestate_fanout_never_caught_up` show the time
-    /// that was used, and for how many there was none.
+    /// This is the limit in any ten times that time, for all subscribers together that are about to
+    /// fall out of the window. The upstream is held only for subscribers that have caught up since
+    /// they connected or skipped. Once the limit is reached, --on-lag applies. While no subscriber
+    /// has read everything and waits, the upstream is held without limit, at the pace of the
+    /// slowest subscriber; one that acknowledges no byte for 10 s is reset. With --on-lag block
+    /// there is no limit. The metric `wirestate_upstream_held_waiting_seconds` shows the time that
+    /// was used, `wirestate_fanout_never_caught_up` how many subscribers lagged without being
+    /// waited for.
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
           value_parser = values::time)]
     lag_wait: Duration,
@@ -126,8 +127,8 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
           value_parser = values::bytes)]
     window: usize,
-    /// Send a new subscriber the last messages first, so many, as far as they are in the newer half
-    /// of the window (with --on-lag block: in the window)
+    /// Send a new subscriber the last K messages first, as far as they are in the newer half of the
+    /// window (with --on-lag block: in the window)
     #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0",
           value_parser = values::number)]
     replay: u64,

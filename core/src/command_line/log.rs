@@ -64,24 +64,25 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
     }
 }
 
-/// Logs a panic. The standard library's own hook writes to standard error, and waits for whoever
-/// reads that.
+/// Logs a panic. The standard library's own hook writes to standard error, which blocks while
+/// nobody reads it.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("without a message");
     let at = panic.location().map(tracing::field::display);
-    // There is one where `RUST_BACKTRACE` asks for it.
+    // A backtrace is taken only if `RUST_BACKTRACE` asks for one.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured)
         .then(|| tracing::field::display(backtrace));
     error!(at, backtrace, "panic: {message}");
 }
 
-/// Writes to standard error what is no log.
+/// Writes text that is not a log line to standard error.
 pub(super) fn say(text: &str) {
     STANDARD_ERROR.push(text);
 }
 
-/// A line on standard error that is written over; where that is no terminal, a line each time.
+/// A line on standard error that is overwritten in place. Where that is no terminal, each text is a
+/// line of its own.
 pub(super) struct LiveLine {
     pub(super) is_terminal: bool,
 }
@@ -91,7 +92,7 @@ impl LiveLine {
         Self { is_terminal: io::stderr().is_terminal() }
     }
 
-    /// Shows `text` in place of what it showed before, as much as there are columns for.
+    /// Replaces the line by `text`, cut to the terminal's width.
     pub(super) fn show(&self, text: &str) {
         if self.is_terminal {
             // Without wrapping (DECAWM), up to the end of the line (EL), back to its start.
@@ -101,14 +102,14 @@ impl LiveLine {
         }
     }
 
-    /// Takes it away, before something is written to standard output.
+    /// Erases the line. Called before something is written to standard output.
     pub(super) fn clear(&self) {
         if self.is_terminal {
             prompt("\x1b[K");
         }
     }
 
-    /// Leaves it for good, where others would be written over it.
+    /// Ends the line, so that the next output does not overwrite it.
     pub(super) fn keep(&self) {
         if self.is_terminal {
             say("\n");
@@ -116,8 +117,8 @@ impl LiveLine {
     }
 }
 
-/// Writes a prompt to standard error, and waits until it is there: what is written to standard
-/// output next belongs behind it.
+/// Writes a prompt to standard error, and waits until it is written: standard output must come
+/// after it.
 pub(super) fn prompt(text: &str) {
     STANDARD_ERROR.push(text);
     STANDARD_ERROR.flush();

@@ -30,8 +30,8 @@ pub(super) struct ServerFlags {
           value_parser = values::listen)]
     listen: String,
     /// Where connections go; can be given several times. A name is looked up for each connection.
-    /// One that is this proxy itself is noticed, and not used. Two proxies that are each other's
-    /// upstreams are not noticed: a client's connection is passed on between them until
+    /// An upstream that is this proxy itself is detected, and not used. Two proxies that are each
+    /// other's upstreams are not detected: a client's connection is passed on between them until
     /// `--max-connections` of one of them is reached, then closed
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:9000",
           value_delimiter = ',', value_parser = values::remote)]

@@ -88,8 +88,8 @@ struct StatusFlags {
         requires = "address"
     )]
     hosts: Vec<String>,
-    /// Go on accepting for so long after SIGTERM, SIGINT or SIGHUP, while /readyz fails already, so that
-    /// whoever balances load looks elsewhere first
+    /// Go on accepting for this long after SIGTERM, SIGINT or SIGHUP, while /readyz already fails,
+    /// so that load balancers send new connections elsewhere
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
           value_parser = values::time)]
     lame_duck: Duration,
@@ -184,7 +184,7 @@ impl Setup {
     }
 }
 
-/// What a server has to say in its status, and what its log has.
+/// Adds the metrics of the log to a server's own.
 #[derive(Debug)]
 struct WithLog {
     server: Option<Shared<dyn Subject>>,
@@ -253,7 +253,7 @@ pub(super) async fn listening<R: Runtime>(
         .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
     stop_on_signals(runtime, options.stop.clone(), readiness, *lame_duck)?;
-    // A resolver that does not answer does not keep the server from ending.
+    // A stop also ends the wait for a resolver that does not answer.
     let opening = async {
         let listener = listen(runtime, address, sockets).await?;
         let Some((address, status)) = status else { return Ok((listener, None)) };
@@ -261,7 +261,7 @@ pub(super) async fn listening<R: Runtime>(
         Ok((listener, Some((status_listener, status))))
     };
     let Some(opened) = options.stop.unless_asked(opening).await else {
-        info!("stopped before it listened");
+        info!("stopped before listening");
         return Ok(());
     };
     let (listener, status) = opened?;
@@ -415,12 +415,15 @@ pub(super) fn open_files() -> u64 {
 pub(super) const RESERVED_FILES: u64 = 64;
 
 /// The first SIGTERM, SIGINT or SIGHUP asks for a graceful end, the second one ends the process.
-/// SIGUSR1 and SIGUSR2 are ignored. (A SIGHUP that is ignored at the start stays so: nohup(1).)
+/// SIGUSR1 and SIGUSR2 are ignored. (A SIGHUP that is ignored at the start stays ignored:
+/// nohup(1).)
 ///
-/// Readiness ends first, and by `lame_duck` before any connection is refused. The first signal is a
-/// byte on a socket, so it takes no thread where there is none otherwise (whose every system call
-/// would be dearer for the table of files that it shares); the second is handled by itself, whatever
-/// is stuck by then. Signals that come at once are one: timeout(1) sends it twice.
+/// Readiness ends first; `lame_duck` later, connections are refused.
+///
+/// The first signal is received as a byte on a socket, so a process with one thread needs no second
+/// one, which would make every system call slower (the table of files is then shared). The second
+/// signal ends the process in the signal handler, even if the runtime is stuck. Signals that arrive
+/// together count as one: timeout(1) sends its signal twice.
 fn stop_on_signals<R: Runtime>(
     runtime: &R,
     stop: Stop,
@@ -456,10 +459,12 @@ fn stop_on_signals<R: Runtime>(
         }
         systemd::stopping();
         if lame_duck.is_zero() {
-            info!("{name}: no connection is accepted any more; again ends at once");
+            info!("{name}: no connection is accepted any more; a second signal ends at once");
             stop.drain();
         } else {
-            info!("{name}: no connection is accepted after {lame_duck:?}; again ends at once");
+            info!(
+                "{name}: no connection is accepted after {lame_duck:?}; a second signal ends at once"
+            );
         }
         poll_fn(|cx| clock.poll_until(cx, now + AT_ONCE)).await;
         then_end.store(true, Ordering::SeqCst);
@@ -468,14 +473,13 @@ fn stop_on_signals<R: Runtime>(
     };
     runtime.spawn(wait).map_err(Failure::Signals)?;
     if has_threads() {
-        arm_aside(signals, ends_process).map_err(Failure::Signals)?;
+        arm_on_thread(signals, ends_process).map_err(Failure::Signals)?;
     }
     Ok(())
 }
 
-/// Has the second signal end the process by a thread of its own, for a runtime that is stuck when
-/// the first one comes.
-fn arm_aside(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
+/// Arms the second signal from a thread, for a runtime that is stuck when the first one arrives.
+fn arm_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
     let (mut first, tells) = UnixStream::pair()?;
     for &signal in signals {
         pipe::register(signal, tells.try_clone()?)?;
@@ -489,7 +493,8 @@ fn arm_aside(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()>
     thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
-/// Whether this process has more than one thread, besides the log's, which does not stay (proc(5)).
+/// Whether this process has more than one thread, not counting the log's, which is temporary
+/// (proc(5)).
 fn has_threads() -> bool {
     let of_log = usize::from(STANDARD_ERROR.has_writer());
     fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1 + of_log)
@@ -515,8 +520,8 @@ mod tests {
     #[test]
     fn the_second_signal_ends_the_process_although_no_runtime_has_heard_of_the_first() {
         let ends_process = Arc::new(AtomicBool::new(false));
-        // One that nothing else in this process is sent.
-        arm_aside(&[SIGUSR2], ends_process.clone()).unwrap();
+        // A signal that nothing else sends to this process.
+        arm_on_thread(&[SIGUSR2], ends_process.clone()).unwrap();
         assert!(!ends_process.load(Ordering::SeqCst));
         raise(SIGUSR2).unwrap();
         while !ends_process.load(Ordering::SeqCst) {

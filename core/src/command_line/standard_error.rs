@@ -1,7 +1,7 @@
-//! Standard error: a bounded queue, and a thread that writes what is in it.
+//! Standard error: a bounded queue, and a thread that writes its lines.
 //!
-//! Nobody may be there to read it: a full pipe, a terminal that was stopped and a slow disk block
-//! write(2). So nothing in this process writes there but the queue's own thread.
+//! write(2) blocks on a full pipe, a stopped terminal or a slow disk. So only the queue's own
+//! thread writes to standard error.
 
 use std::{
     collections::VecDeque,
@@ -20,29 +20,29 @@ use crate::status::{Metric, Subject, Value};
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
 
-/// Lines that wait to be written, 1 MiB of them at most.
+/// Lines that wait to be written, 1 MiB at most.
 ///
-/// A line that has no room is dropped, and so are those behind it until all that wait have been
-/// written: then a line in the log says how many were dropped at this point.
+/// A line for which there is no room is dropped, and so are all others until the queue is empty.
+/// Then a line in the log says how many were dropped at this point.
 ///
-/// The thread ends when there has been nothing to write for a second. A thread that stays makes each
-/// system call of a process that has no other dearer, for the table of files that they share: by 3 to
-/// 4 % of a proxied round trip.
+/// The thread ends after a second without a line. A permanent thread would make each system call of
+/// a process with a single other thread slower, since they share the table of files: by 3 to 4 % of
+/// a proxied round trip.
 pub(super) struct Queue<W = fn(&[u8]) -> io::Result<()>> {
     write: W,
     state: Mutex<State>,
-    /// There is a line to write; or there is none any more.
+    /// Signalled when a line is pushed, and when the queue has become empty.
     changed: Condvar,
 }
 
 struct State {
     lines: VecDeque<Vec<u8>>,
-    /// In all lines, that which is being written among them.
+    /// Bytes of all queued lines, including the line that is being written.
     bytes: usize,
     has_writer: bool,
-    /// Lines dropped in all.
+    /// Lines dropped since the process started.
     dropped: u64,
-    /// Lines dropped since the log last said how many.
+    /// Lines dropped since the log last reported them.
     unreported: u64,
 }
 
@@ -53,7 +53,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         Self { write, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Has `line` written, with no other in between, if there is room.
+    /// Queues `line` to be written without another in between, or drops it if there is no room.
     pub(super) fn push(&'static self, line: impl Into<Vec<u8>>) {
         let line = line.into();
         let mut state = self.lock();
@@ -67,7 +67,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         self.wake_writer(state);
     }
 
-    /// Waits until all has been written, for a second at most: where nobody reads, nothing will be.
+    /// Waits until all lines are written, for 1 s at most: if nobody reads, none will be.
     pub(super) fn flush(&'static self) {
         let state = self.lock();
         if state.bytes == 0 {
@@ -78,7 +78,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         drop(self.changed.wait_timeout_while(self.lock(), FLUSH_TIMEOUT, is_pending));
     }
 
-    /// Whether it has its thread at present.
+    /// Whether the thread runs now.
     pub(super) fn has_writer(&self) -> bool {
         self.lock().has_writer
     }
@@ -92,13 +92,13 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         drop(state);
         let writer = thread::Builder::new().name("log".into()).spawn(|| self.write_lines());
         if writer.is_err() {
-            // There is no room for a thread: the next line tries again.
+            // No thread could be started: the next line tries again.
             self.lock().has_writer = false;
         }
     }
 
     fn write_lines(&'static self) {
-        // Lines that could not be written (the disk is full) since the last one that could.
+        // Lines that could not be written (the disk is full) since the last line that could.
         let mut failed = 0;
         let mut state = self.lock();
         loop {
@@ -137,7 +137,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
     }
 }
 
-/// Has what is logged written to standard error.
+/// Writes log lines to the queue of standard error.
 pub(super) struct Log;
 
 impl MakeWriter<'_> for Log {
@@ -159,7 +159,7 @@ impl Write for Log {
     }
 }
 
-/// Flushes standard error when it is dropped: for the end of `main`, by a panic as well.
+/// Flushes standard error when it is dropped, at the end of `main` or by a panic.
 pub(super) struct FlushOnDrop;
 
 impl Drop for FlushOnDrop {
@@ -168,7 +168,7 @@ impl Drop for FlushOnDrop {
     }
 }
 
-/// What a server's status says about its log.
+/// The metrics of the log.
 #[derive(Debug)]
 pub(super) struct LogMetrics;
 
@@ -176,16 +176,16 @@ impl Subject for LogMetrics {
     fn metrics(&self) -> Vec<Metric> {
         vec![Metric::new(
             "wirestate_log_dropped_lines",
-            "Log lines dropped: nobody has read them in time, or the disk is full.",
+            "Log lines dropped: not written in time, or the disk is full.",
             Value::Counter(STANDARD_ERROR.lock().dropped),
         )]
     }
 }
 
 const MAX_BYTES: usize = 1024 * 1024;
-/// So long a process stays for its log when it ends.
+/// How long a process waits at its end for its log to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// So long the thread stays for the next line.
+/// How long the thread waits for the next line.
 const LINGER: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -199,7 +199,7 @@ mod tests {
 
     type Written = Arc<(Mutex<Vec<Vec<u8>>>, AtomicBool)>;
 
-    /// A queue to somewhere, where nothing can be written while its flag is set.
+    /// A queue whose lines are collected, and which blocks while its flag is set.
     fn queue() -> (&'static Queue<impl Fn(&[u8]) -> io::Result<()> + Sync>, Written) {
         let written = Written::default();
         let write = {

@@ -24,8 +24,8 @@ use tracing::warn;
 use super::Failure;
 use crate::{drive::Clock, runtime::Runtime, shared::Lock};
 
-/// The sockets that were passed and are not taken yet, with their names, in order. `None` is
-/// something else that was passed: a FIFO, a file.
+/// The sockets that were passed and are not taken yet, with their names, in order. `None` is a
+/// descriptor of another kind: a FIFO, a file.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     passed: Lock<Vec<(String, Option<OwnedFd>)>>,
@@ -41,7 +41,7 @@ impl Sockets {
         let mut passed = Vec::new();
         for index in 0..inherited.len() {
             let name = names.next().unwrap_or_default().to_owned();
-            // What is of another kind stays in its place. Who listens says what is wrong with it.
+            // A descriptor of another kind stays in its place. The listener's error names its kind.
             let socket = owned(inherited.take_tcp_listener(index))
                 .or_else(|_| owned(inherited.take_unix_listener(index)))
                 .or_else(|_| owned(inherited.take_udp_socket(index)))
@@ -52,7 +52,7 @@ impl Sockets {
         Self { passed: Lock::new(passed) }
     }
 
-    /// Takes those that are meant, at least one.
+    /// Takes the sockets that `meant` selects, at least one.
     pub(super) fn take(&self, meant: Passed<'_>) -> io::Result<Vec<OwnedFd>> {
         let taken: Vec<_> = self.passed.with(|passed| match meant {
             Passed::Next => passed.drain(..passed.len().min(1)).collect(),
@@ -68,7 +68,7 @@ impl Sockets {
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         let sockets = taken.into_iter().map(|(_, socket)| {
-            let message = "what was passed is no TCP or Unix socket";
+            let message = "the descriptor that was passed is no TCP or Unix socket";
             socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message))
         });
         sockets.collect()
@@ -79,16 +79,17 @@ fn owned<S: Into<OwnedFd>>(taken: io::Result<Option<S>>) -> io::Result<Option<Ow
     taken.map(|socket| socket.map(Into::into))
 }
 
-/// As Linux has them (socket(2)).
+/// The values of Linux (socket(2)).
 const AF_UNIX: i32 = 1;
 const SOCK_SEQPACKET: i32 = 5;
 
-/// Which of the sockets are meant.
+/// Selects sockets that were passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passed<'a> {
     /// `systemd`: the first one that is not taken.
     Next,
-    /// `systemd:NAME`: all of that name (`FileDescriptorName=`), which those of one unit have.
+    /// `systemd:NAME`: all sockets of that name (`FileDescriptorName=`), which the sockets of one
+    /// unit share.
     Named(&'a str),
 }
 
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(count(Passed::Next), 1);
         assert_eq!(count(Passed::Named("a")), 1);
         let fifo = sockets.take(Passed::Named("fifo")).unwrap_err();
-        assert_eq!(fifo.to_string(), "what was passed is no TCP or Unix socket");
+        assert_eq!(fifo.to_string(), "the descriptor that was passed is no TCP or Unix socket");
         assert_eq!(count(Passed::Next), 1);
         sockets.take(Passed::Next).unwrap_err();
         assert_eq!(Passed::parse("systemd"), Some(Passed::Next));

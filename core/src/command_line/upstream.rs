@@ -13,9 +13,8 @@ use crate::{
     stop::Stop,
 };
 
-/// What is wrong with `upstream` for a server that listens on `listen`, as far as that can be said
-/// before names are looked up: that it is this server, which would connect to itself until it is
-/// full.
+/// Returns an error if `upstream` is this server, which listens on `listen`: it would connect to
+/// itself until it is full. Compares addresses as they are written; names are looked up later.
 pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     let is_itself = match (upstream.parse(), listen.parse()) {
         (Ok(upstream), Ok(own)) => reaches(upstream, own),
@@ -27,8 +26,8 @@ pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Looks for the server itself among its upstreams, when it listens already, and stops it where it
-/// is one: names are looked up aside, since that can take long.
+/// Checks in the background whether an upstream is the server itself, and stops the server if so.
+/// It looks up names, which can take long.
 pub(super) struct SelfCheck {
     found: Shared<Lock<Option<Failure>>>,
 }
@@ -43,7 +42,7 @@ impl SelfCheck {
     ) -> Result<Self, Failure> {
         let own = server::addresses(listeners)?;
         let found = Shared::new(Lock::new(None));
-        // With a socket that was passed, only a name is looked into: the proxy notices the others.
+        // With a socket that was passed, only names are checked: the proxy detects the other cases.
         let is_passed = Passed::parse(listen).is_some();
         let is_name = |upstream: &&String| {
             unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
@@ -64,13 +63,13 @@ impl SelfCheck {
         Ok(Self { found })
     }
 
-    /// What was found, when the server has ended.
+    /// The result, once the server has ended.
     pub(super) fn verdict(self) -> Result<(), Failure> {
         self.found.with(Option::take).map_or(Ok(()), Err)
     }
 }
 
-/// Where `upstream` leads; nowhere, if it is a name that can't be looked up.
+/// The addresses of `upstream`; none if it is a name that can't be looked up.
 async fn addresses<R: Runtime>(runtime: &R, upstream: &str) -> Vec<Address> {
     if let Some(path) = unix_path(upstream) {
         return vec![Address::Unix(path.to_owned())];

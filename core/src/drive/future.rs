@@ -43,8 +43,8 @@ pub struct Drive<M: Machine, S: Sink, C: Clock> {
     session: Session<C>,
 }
 
-/// What one poll of a [`Drive`] may do before it lets others have their turn. The turn that goes
-/// beyond one of these is the last.
+/// The limits of one poll of a [`Drive`], after which it yields to other tasks. The turn that
+/// exceeds one of them is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Turns; each is at most one read and one write.
@@ -431,7 +431,7 @@ mod tests {
         use super::*;
         use crate::message::{Config, Message, Server, service};
 
-        /// A socket with endless input, the same over and over, that takes all output.
+        /// A socket with endless input, one sequence of bytes repeated, that takes all output.
         struct Flood(Vec<u8>);
 
         impl Source for Flood {

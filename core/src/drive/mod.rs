@@ -68,10 +68,10 @@ pub trait Sink {
     /// its output waits until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
-    /// How many of the bytes that were written the peer has not acknowledged (`SIOCOUTQ`; tcp(7)).
+    /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)).
     ///
-    /// No waker is woken when that changes. Default: 0, for a sink that does not know; deadlines
-    /// then follow what it takes.
+    /// No waker is woken when the figure changes. Default: 0, for a sink that does not know it;
+    /// deadlines then follow what the sink takes.
     fn unacknowledged(&self) -> usize {
         0
     }
@@ -91,10 +91,10 @@ pub trait Clock {
     /// A later call with another deadline sets the alarm anew.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
 
-    /// Wakes `cx` once other tasks have run, including those whose sockets became ready meanwhile.
+    /// Wakes `cx` after other tasks have run, including those whose sockets became ready meanwhile.
     ///
-    /// By default it is woken at once. That is enough for an executor that runs a woken task behind
-    /// those that are ready, and polls the sockets often enough.
+    /// By default it is woken at once. This is enough for an executor that runs a woken task after
+    /// those that are ready, and that polls the sockets often enough.
     fn yield_now(&mut self, cx: &mut Context<'_>) {
         cx.waker().wake_by_ref();
     }

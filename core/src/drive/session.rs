@@ -16,7 +16,7 @@ pub(crate) struct Session<C> {
     budget: Budget,
     /// What is left of the budget until it lets others have their turn.
     left: Budget,
-    /// The machine's [`work`](crate::Machine::work) up to the last turn.
+    /// The machine's [`work`](crate::Machine::work) as of the last turn.
     work: u64,
     admitted: Option<Admitted>,
     /// What was asked in the table and is obeyed.
@@ -98,8 +98,8 @@ impl<C: Clock> Session<C> {
         asked
     }
 
-    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. False once
-    /// the budget is used up, and others are to have their turn.
+    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. Returns
+    /// false once the budget is used up: the caller then yields to other tasks.
     pub(crate) fn spend(&mut self, read: usize, written: usize, work: u64, now: Instant) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, now);
@@ -150,8 +150,8 @@ impl<C: Clock> Session<C> {
         !admitted.park(status(), cx, self.asked)
     }
 
-    /// It is over, for a reason. Where the peer `left`, by a FIN or a reset, and no byte had passed
-    /// either way (behind a PROXY header, if there is one), it counts as a health check.
+    /// Ends the session for `reason`. If the peer `left`, by a FIN or a reset, and no byte was
+    /// received or sent (except for a PROXY header), the end counts as a health check.
     pub(crate) fn end(&mut self, over: Over, reason: &impl Reason, left: bool, now: Instant) {
         self.over = Some(over);
         let Some(admitted) = self.admitted.take() else { return };
@@ -202,9 +202,9 @@ impl Budget {
     }
 }
 
-/// The peer has looked whether a server is there: load balancers and probes do so all the time.
+/// The peer has checked that a server listens: load balancers and probes do so all the time.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a health check: the peer has left, without a byte either way")]
+#[error("health check: the peer left, and no byte was received or sent")]
 struct HealthCheck;
 
 impl Reason for HealthCheck {

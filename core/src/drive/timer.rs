@@ -45,7 +45,7 @@ impl<C: Clock> Timer<C> {
         self.now
     }
 
-    /// Has `cx` woken once others had their turn.
+    /// Wakes `cx` after other tasks have run.
     pub(super) fn yield_now(&mut self, cx: &mut Context<'_>) {
         self.clock.yield_now(cx);
     }

@@ -16,7 +16,7 @@ pub struct Line {
     settled: bool,
     /// A write failed. What the kernel then calls the end of the input is not the peer's FIN.
     broken: Option<Lost>,
-    /// How the input has ended: by the peer's FIN, or by a loss.
+    /// How the input has ended: by the peer's FIN, or by an error.
     end: Option<Result<(), Lost>>,
 }
 

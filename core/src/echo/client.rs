@@ -75,7 +75,7 @@ enum Exchange {
     Quiet,
     /// A message is said, and the reply not complete.
     Waiting {
-        /// When it began, or a byte was last received.
+        /// When the connection began, or a byte was last received.
         moved: Instant,
         /// What has come back is how the message begins, or nothing.
         echoing: bool,

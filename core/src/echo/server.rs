@@ -21,8 +21,8 @@ pub struct Config {
     /// Answer every received chunk with a text in front. Default: none, raw bytes back.
     pub prefix: Option<Prefix>,
     /// A connection on which no byte is received, and none acknowledged, for this long is closed
-    /// within 1.125 times this; `None`: never. Default: 300 s. It is the only deadline: a peer that
-    /// takes its time to read is healthy.
+    /// within 1.125 times this; `None`: never. Default: 300 s. There is no other deadline: a peer
+    /// that is slow to read is healthy.
     pub idle_timeout: Option<Duration>,
     /// The close that follows [`shut_down`](Machine::shut_down).
     pub linger: Linger,
@@ -341,7 +341,7 @@ impl Machine for Echo {
             return;
         }
         let limit = self.config.idle_timeout.unwrap_or_default();
-        // What the kernel has and the peer does not is owed as well.
+        // Bytes that only the kernel has taken are pending output as well.
         let unsent = self.ring.len() + unacknowledged;
         let idle = Reason::IdleTimeout { limit, unsent };
         self.state = match self.state {

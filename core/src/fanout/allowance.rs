@@ -1,37 +1,37 @@
-//! For how long the upstream may be held while some subscriber waits.
+//! The limit on how long the upstream may be held while some subscriber waits.
 
 use core::time::Duration;
 
 use crate::Instant;
 
-/// A time that may be spent: at most `limit` in any ten times `limit`.
+/// A rate limit on time: at most `limit` may be spent in any ten times `limit`.
 ///
 /// Time is cut into slots as long as `limit`. A piece of time that is spent counts in the slot in
-/// which it ends. What is [`left`](Self::left) is `limit` less all that counts in the present slot
+/// which it ends. [`left`](Self::left) is `limit` less all pieces that count in the present slot
 /// and in the [`EARLIER`] ones.
 ///
-/// Why the bound holds in every stretch of ten times `limit`, wherever it begins: let it end at
-/// `t`, within a piece that began at `a`, when at least `t - a` was left. Every earlier piece that
-/// reaches into the stretch ended after `t - 10 limit`, which is not before `a - 10 limit`, so it
-/// counted at `a`. Hence all earlier pieces and `t - a` are `limit` together at most. A stretch
-/// that ends within no piece has no more in it than the one which ends with its last piece.
+/// The bound holds in every stretch of ten times `limit`. Proof: let a stretch end at `t`, within a
+/// piece that began at `a`, when at least `t - a` was left. Every earlier piece that reaches into
+/// the stretch ended after `t - 10 limit`. That is not before `a - 10 limit`, so the piece counted
+/// at `a`. Hence all earlier pieces and `t - a` are `limit` together at most. A stretch that ends
+/// within no piece contains no more than the stretch that ends with its last piece.
 ///
-/// The driver must end a piece when nothing is left: what it is late by comes on top.
+/// The driver must end a piece when nothing is left: any delay adds to the bound.
 ///
-/// It holds eleven durations, however small the pieces are. A piece counts for up to two slots
-/// longer than it must.
+/// It holds eleven durations, however small the pieces are. A piece may count for up to two slots
+/// longer than necessary.
 #[derive(Debug)]
 pub(super) struct Allowance {
     limit: Duration,
-    /// The last slot of which something is known.
+    /// The newest slot that was used.
     slot: u64,
-    /// What was spent in each of the last slots; a slot's place is its number modulo their count.
+    /// The time spent in each of the last slots; a slot's index is its number modulo their count.
     spent: [Duration; SLOTS],
 }
 
 /// How many slots before the present one count.
 const EARLIER: u64 = 10;
-/// How many count, with the present one.
+/// How many slots count, including the present one.
 const SLOTS: usize = 11;
 
 impl Allowance {
@@ -39,19 +39,19 @@ impl Allowance {
         Self { limit, slot: 0, spent: [Duration::ZERO; SLOTS] }
     }
 
-    /// How much may be spent from `now` on, in one go.
+    /// How much may be spent from `now` on, without a break.
     pub(super) fn left(&mut self, now: Instant) -> Duration {
         self.turn_to(now);
         self.limit.saturating_sub(self.spent.iter().sum())
     }
 
-    /// The time from `from` to `now` was spent.
+    /// Counts the time from `from` to `now` as spent.
     pub(super) fn spend(&mut self, from: Instant, now: Instant) {
         let place = self.turn_to(now);
         self.spent[place] += now.since(from);
     }
 
-    /// Forgets the slots that do not count any more at `now`; answers the place of its slot.
+    /// Clears the slots that do not count at `now`; returns the index of the present slot.
     fn turn_to(&mut self, now: Instant) -> usize {
         let slot = now.nanos() / u64::try_from(self.limit.as_nanos()).unwrap_or(u64::MAX).max(1);
         if slot.saturating_sub(self.slot) > EARLIER {
@@ -99,7 +99,7 @@ mod tests {
     }
 
     proptest! {
-        /// Pauses, and then a wish, of which as much is spent as is left.
+        /// Pauses, each followed by a request for time, of which as much is spent as is left.
         #[test]
         fn no_more_than_the_limit_is_spent_in_any_ten_times_the_limit(
             limit in 1_u64..50,
@@ -116,7 +116,7 @@ mod tests {
                 spent.push((now, to));
                 now = to;
             }
-            // It is most where the stretch ends with a piece.
+            // The sum is largest where the stretch ends with a piece.
             for &(_, end) in &spent {
                 let begin = end.saturating_sub(10 * limit);
                 let within = spent.iter().filter(|(_, to)| *to <= end);

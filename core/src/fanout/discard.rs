@@ -1,30 +1,30 @@
-//! What a peer says to a machine that does not listen.
+//! Input that a machine discards.
 
 use alloc::{boxed::Box, vec};
 use core::time::Duration;
 
 use crate::Instant;
 
-/// Takes what is read from a peer and thrown away, and limits how much that is.
+/// Reads and discards a peer's input, and limits its rate.
 ///
-/// A peer that says little is read into 64 bytes. A read that fills them is followed by reads into
-/// 16 KiB, which are held until one finds nothing. When 64 KiB were read within 100 ms, no more is
-/// read before these are over: so a peer that floods costs at most 640 KiB a second, and its FIN or
-/// reset is noticed when that much has been read of what it had sent before.
+/// The input is read into 64 bytes. A read that fills them is followed by reads into 16 KiB, a
+/// buffer that is held until a read finds nothing. When 64 KiB were read within 100 ms, no more is
+/// read until the 100 ms are over. So a peer that floods costs at most 640 KiB a second, and its
+/// FIN or reset is noticed only after all that it had sent before.
 #[derive(Debug)]
 pub(super) struct Discard {
     small: [u8; 64],
     large: Option<Box<[u8]>>,
-    /// How much was read, and since when.
+    /// How much was read in the present period, and when that began.
     read: usize,
     since: Instant,
-    /// Nothing is read before that.
+    /// Nothing is read before this time.
     paused: Option<Instant>,
 }
 
 /// The size of the larger buffer, in bytes.
 const LARGE: usize = 16 * 1024;
-/// So many bytes are read in a [`PERIOD`], and no more than one read beyond them.
+/// The bytes after which reading pauses in a [`PERIOD`]; one read may exceed them.
 const MOST: usize = 64 * 1024;
 const PERIOD: Duration = Duration::from_millis(100);
 
@@ -49,7 +49,7 @@ impl Discard {
         }
     }
 
-    /// The `n` bytes that were read count towards the limit.
+    /// Counts the `n` bytes that were read towards the limit.
     pub(super) fn limit(&mut self, now: Instant, n: usize) {
         if now.since(self.since) >= PERIOD {
             (self.read, self.since) = (0, now);
@@ -65,7 +65,7 @@ impl Discard {
         self.large = None;
     }
 
-    /// When more is to be read again.
+    /// When reading resumes.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.paused
     }
@@ -83,7 +83,7 @@ mod tests {
         Instant::EPOCH + Duration::from_millis(millis)
     }
 
-    /// Reads as much as there is room for, until it is enough: how many reads that takes.
+    /// Reads as much as there is room for, until reading pauses; returns the number of reads.
     fn flood(discard: &mut Discard, now: Instant) -> usize {
         let mut reads = 0;
         while discard.wants_more() {

@@ -30,25 +30,25 @@ pub struct Config {
     /// What becomes of a subscriber that falls out of the window.
     pub on_lag: OnLag,
     /// How long the upstream is held for subscribers that are about to fall out of the window,
-    /// while another one has read everything and waits: so long at most in any ten times as long,
-    /// for all of them together, and only for those that have caught up before, since they joined
-    /// or skipped. Once half of it is used up, it is held until these have read half of the window;
-    /// once all of it is, `on_lag` applies.
+    /// while another one has read everything and waits: the limit in any ten times this time, for
+    /// all of them together. It is held only for subscribers that have caught up since they joined
+    /// or skipped. Once half of the limit is used up, it is held until these have read half of the
+    /// window; once all of it is, `on_lag` applies.
     ///
-    /// While none waits, the upstream is held without limit: it goes at the pace of the slowest,
-    /// of which one that takes no byte is reset after [`write_timeout`](Self::write_timeout).
+    /// While none waits, the upstream is held without limit, at the pace of the slowest subscriber.
+    /// One that acknowledges no byte is reset after [`write_timeout`](Self::write_timeout).
     ///
-    /// Zero: it is never held. Without meaning for [`OnLag::Block`]. Default: 1 s.
+    /// Zero: it is never held. Ignored with [`OnLag::Block`]. Default: 1 s.
     pub lag_wait: Duration,
     /// A subscriber that acknowledges no byte for this long, although there is output, is reset
     /// within 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The close of a subscription that was [asked to end](crate::Machine::shut_down).
     pub linger: Linger,
-    /// A new subscriber gets so many of the last messages first, as far as they are in the newer
-    /// half of the window: it is not waited for until it has caught up. With [`OnLag::Block`], as
-    /// far as they are in the window and do not fall out of it with what the upstream may be
-    /// reading now. Default: none.
+    /// How many of the last messages a new subscriber gets first, as far as they are in the newer
+    /// half of the window: the upstream is not held for it until it has caught up. With
+    /// [`OnLag::Block`], as far as they are in the window and are not displaced by the chunk that
+    /// the upstream may be reading. Default: none.
     pub replay: u64,
 }
 
@@ -74,7 +74,7 @@ pub enum OnLag {
     /// It goes on with the next message that is published; what it has missed is counted. The
     /// message that was begun is finished.
     Skip,
-    /// Nobody falls out of it: the upstream is held, without limit.
+    /// No subscriber falls out of it: the upstream is held, without limit.
     Block,
 }
 
@@ -104,7 +104,7 @@ struct State {
     hold: Option<Hold>,
     /// How many readers have read everything and wait.
     waiting: usize,
-    /// For how long the upstream may be held while some wait.
+    /// The time for which the upstream may be held while some wait.
     allowance: Allowance,
     /// So many bytes may be published without another look for room.
     promised: Option<usize>,
@@ -115,13 +115,13 @@ struct State {
 #[derive(Debug)]
 struct Hold {
     since: Instant,
-    /// Who holds the upstream does so until it has read up to here.
+    /// Each reader that holds the upstream does so until it has read up to this position.
     until: u64,
-    /// How many do.
+    /// How many readers hold it.
     readers: usize,
-    /// Since when a reader has waited meanwhile.
+    /// When a reader first waited during this hold.
     waited: Option<Instant>,
-    /// However many wait, that ends it no sooner.
+    /// The hold has no time limit, even while readers wait.
     is_unlimited: bool,
     upstream: Option<Waker>,
 }
@@ -146,14 +146,14 @@ enum Progress {
     /// It has not caught up since it joined.
     #[default]
     Joined,
-    /// It has had everything delivered once.
+    /// It has read everything at least once.
     CaughtUp,
-    /// It has skipped, and not caught up since.
+    /// It has skipped, and has not caught up since.
     Skipped,
 }
 
 impl Reader {
-    /// Whether it has read everything, and waits. To have skipped is not to have read.
+    /// Whether it has read everything and waits. A reader that has skipped has not read everything.
     fn waits(&self) -> bool {
         self.hungry && self.progress != Progress::Skipped
     }
@@ -179,7 +179,7 @@ pub struct Counters {
     pub upstream_ended: BTreeMap<&'static str, u64>,
     /// How long the upstream was held, in all.
     pub held: Duration,
-    /// For how long of that some subscriber had read everything and waited: what
+    /// For how long of that time some subscriber had read everything and waited: what
     /// [`Config::lag_wait`] limits.
     pub held_waiting: Duration,
     /// Subscribers now.
@@ -193,8 +193,8 @@ pub struct Counters {
     pub skipped: u64,
     /// Subscribers that were disconnected because they lagged ([`OnLag::Disconnect`]).
     pub lagged: u64,
-    /// How often a subscriber fell out of the window that had not caught up before, since it joined
-    /// or skipped: the upstream is not held for these while others wait.
+    /// How often a subscriber fell out of the window that had not caught up since it joined or
+    /// skipped: the upstream is not held for these while others wait.
     pub never_caught_up: u64,
     /// How long deliveries took, from the last byte in to the last byte out: how many took less
     /// than the bound of the same place in [`LATENCY_BOUNDS`], and did not fit one before; the
@@ -225,7 +225,7 @@ pub const LATENCY_BOUNDS: [Duration; 12] = [
 pub enum Room {
     /// It may.
     Free,
-    /// It is held until the waker is woken, or until the given time; then it is to be asked again.
+    /// The upstream is held until the waker is woken, or until the given time; then ask again.
     Held(Option<Instant>),
 }
 
@@ -273,9 +273,9 @@ impl Feed {
         })
     }
 
-    /// Whether a chunk of up to `bytes` can be published: nobody falls out of the window by it for
-    /// whom the upstream may still be held. `cx` is woken when the answer may be another one. It is
-    /// to be asked before each publication.
+    /// Whether a chunk of up to `bytes` can be published without displacing data for which the
+    /// upstream may still be held. Ask before each publication. `cx` is woken when the answer may
+    /// have changed.
     pub fn poll_room(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Room {
         self.inner.state.with(|state| {
             let room = state.poll_room(&self.inner.config, now, bytes, cx);
@@ -338,8 +338,9 @@ impl Feed {
     pub(super) fn join(&self) -> Cursor {
         self.inner.state.with(|state| {
             let (mut cursor, mut before) = state.log.last(self.inner.config.replay);
-            // What is about to go when the room that was promised is used up was gone already. And
-            // nobody waits for it until it has caught up: for that it has half of the window.
+            // Data that a promised chunk will displace counts as displaced already. And the
+            // upstream is not held for this reader until it has caught up: its lead for that is
+            // half of the window.
             let Config { on_lag, window, .. } = self.inner.config;
             let mut kept = state.promised.map_or(0, |bytes| state.log.first_after(bytes));
             if on_lag != OnLag::Block {
@@ -398,8 +399,9 @@ impl State {
         if left.is_zero() {
             return Room::Free;
         }
-        // Where the source is faster than all, a reader at the end of the window would stay there,
-        // and another one wait for each message: before the time is used up, it is let catch up.
+        // If the source is faster than all readers, a slow one would stay at the end of the window,
+        // and another one would wait for each message. So before the time is used up, the slow one
+        // may catch up.
         let is_scarce = left < lag_wait / 2;
         let goal = if is_scarce { self.log.first_after(bytes.max(window / 2)) } else { until };
         let mut readers = 0;
@@ -428,7 +430,7 @@ impl State {
         }
     }
 
-    /// Marks all who have fallen out of the window; answers whom to wake.
+    /// Marks all readers that have fallen out of the window; returns the wakers to wake.
     fn leave_behind(&mut self) -> Vec<Waker> {
         let mut woken = Vec::new();
         for (_, reader) in &mut self.readers {
@@ -441,7 +443,7 @@ impl State {
         woken
     }
 
-    /// A reader that did not wait does: the upstream's waker, where it is to ask again.
+    /// A reader begins to wait. Returns the upstream's waker, where the upstream has to ask again.
     fn begin_waiting(&mut self, now: Instant) -> Option<Waker> {
         self.waiting += 1;
         let hold = self.hold.as_mut().filter(|_| self.waiting == 1)?;
@@ -449,7 +451,8 @@ impl State {
         if hold.is_unlimited { None } else { hold.upstream.take() }
     }
 
-    /// A reader that waited does not any more, and nothing was published: likewise.
+    /// A reader ends its wait although nothing was published. Returns the upstream's waker,
+    /// likewise.
     fn end_waiting(&mut self) -> Option<Waker> {
         self.waiting -= 1;
         self.hold.as_mut().filter(|_| self.waiting == 0)?.upstream.take()
@@ -478,7 +481,7 @@ pub(super) struct Cursor {
     position: u64,
     /// How many bytes of the first chunk are left out.
     offset: usize,
-    /// Something was delivered since the feed was asked last.
+    /// Whether something was delivered since the feed was last asked.
     advanced: bool,
     /// Where it ends.
     until: End,

@@ -80,7 +80,7 @@ impl Log {
         first
     }
 
-    /// The first position from `from` on behind which what is here costs at most `bytes`.
+    /// The first position, not before `from`, from which the rest of the log costs at most `bytes`.
     pub fn newest(&self, from: u64, bytes: usize) -> u64 {
         let mut left = bytes;
         let mut position = self.next();

@@ -42,11 +42,11 @@ impl Default for SourceConfig {
 /// was made in twenty digits (nanoseconds since Unix' epoch), a space, dots, and a line feed; a
 /// message that has no room for all of it ends earlier.
 ///
-/// What the client sends is read and thrown away, 64 KiB in 100 ms at most. Its FIN says no more
-/// than that nothing else will come (`nc` sends one when its standard input ends, and goes on
-/// reading): it is served on. That it is gone shows when a message is answered by a reset.
+/// What the client sends is read and discarded, 64 KiB in 100 ms at most. Its FIN is not the end of
+/// the connection: `nc` sends one when its standard input ends, and goes on reading. If the client
+/// is gone, it answers a message by a reset.
 ///
-/// It holds 64 KiB, or one message where that is more; and 16 KiB while it reads from a client that
+/// It holds 64 KiB, or one message if that is more; and 16 KiB while it reads from a client that
 /// sends much at once.
 #[derive(Debug)]
 pub struct Source {
@@ -64,7 +64,7 @@ pub struct Source {
     /// `None`: messages are made.
     end: Option<End<SourceReason>>,
     discard: Discard,
-    /// Of its own, since there is one client at a time.
+    /// One for each client, since a source has one client at a time.
     discard_budget: DiscardBudget,
 }
 
@@ -265,7 +265,7 @@ impl Machine for Source {
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.end {
             None => {
-                // While something waits to be sent, the rest waits with it.
+                // While output waits to be sent, further messages wait too.
                 let due = (!self.owes()).then(|| self.due_at(self.made));
                 due.into_iter().chain(self.discard.poll_timeout()).min()
             }

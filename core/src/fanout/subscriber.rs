@@ -15,11 +15,12 @@ use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, Writ
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
 ///
-/// What it sends is read and thrown away, 64 KiB in 100 ms at most: one that sends more is read
-/// from again afterwards, and its FIN or reset is noticed behind that. Its FIN ends the
-/// subscription: what was published by then is still sent, and a FIN behind it.
+/// What it sends is read and discarded, 64 KiB in 100 ms at most. If it sends more, reading pauses,
+/// and its FIN or reset is noticed only after the data before it was read. Its FIN ends the
+/// subscription: messages published before are still sent, followed by a FIN.
 ///
-/// It holds 64 bytes for what is sent, and 16 KiB while it reads from one that sends more at once.
+/// It holds 64 bytes for input, and 16 KiB while it reads from a subscriber that sends much at
+/// once.
 #[derive(Debug)]
 pub struct Subscriber {
     cursor: Cursor,
@@ -29,7 +30,7 @@ pub struct Subscriber {
     /// The rest of a message that was begun before the ones behind it were skipped.
     rest: Bytes,
     progress: WriteProgress,
-    /// All output has been written; output that was skipped has not.
+    /// All output has been written. Output that was skipped has not.
     caught_up: bool,
     /// `None`: it gets what is published.
     end: Option<End<SubscriberReason>>,
@@ -269,7 +270,7 @@ impl Machine for Subscriber {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let deadline = || match &self.end {
-            // What only the kernel has taken is output, too.
+            // Bytes that only the kernel has taken are pending output, too.
             None | Some(End::Closing { .. })
                 if self.has_output() || self.progress.is_outstanding() =>
             {

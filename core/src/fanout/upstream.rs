@@ -31,8 +31,8 @@ pub struct Upstream {
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// Somebody would fall out of the window: nothing is read, until then at most, when the feed
-    /// is asked again.
+    /// A subscriber would fall out of the window: nothing is read, until the feed is asked again,
+    /// at the latest at this time.
     Held(Option<Instant>),
     Closing(UpstreamReason),
     Resetting(UpstreamReason),

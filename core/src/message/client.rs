@@ -86,7 +86,7 @@ pub struct Client {
     /// Those that were asked for inline, and not taken yet.
     replies: VecDeque<Message<'static>>,
     commands: Option<Shared<Commands>>,
-    /// Replies that have come.
+    /// Replies received.
     work: u64,
     reception: Reception,
     /// Since when the next reply is awaited.

@@ -10,8 +10,8 @@ use crate::buffer::{Pool, Quota, QuotaExceeded, Reservation};
 /// kernel then reads into.
 ///
 /// It holds one buffer of the pool while it holds bytes, and of a larger content what has arrived
-/// and room for 1 MiB more at most, whatever was declared. Several inboxes can be held to a common
-/// limit for such contents ([`under`](Self::under)).
+/// and room for 1 MiB more at most, whatever length was declared. Several inboxes can share a limit
+/// on the memory of such contents ([`under`](Self::under)).
 ///
 /// ```
 /// use wirestate_core::{buffer::Pool, message::{Inbox, Limits, Message}};
@@ -38,7 +38,7 @@ pub struct Inbox {
     /// The frame whose header was taken.
     begun: Option<Begun>,
     quota: Quota,
-    /// What a content of its own memory takes.
+    /// The memory of a content that is larger than the buffer.
     memory: Reservation,
 }
 
@@ -114,18 +114,18 @@ impl Inbox {
         }
     }
 
-    /// Contents that are larger than the buffer count under `quota`, as far as they are
+    /// Counts contents that are larger than the buffer under `quota`, when memory for them is
     /// [reserved](Self::reserve).
     pub fn under(mut self, quota: Quota) -> Self {
         self.quota = quota;
         self
     }
 
-    /// Has the memory counted that the next [`spare`](Self::spare) will take, where it takes some.
-    /// For when [`take`](Self::take) has answered that there is nothing.
+    /// Reserves the memory that the next [`spare`](Self::spare) will allocate, if it does. Call it
+    /// when [`take`](Self::take) has returned no message.
     ///
     /// # Errors
-    /// There is no room for it under the quota; what has come is held still.
+    /// The quota has no room for it. The bytes received so far are kept.
     pub fn reserve(&mut self) -> Result<(), QuotaExceeded> {
         let Some(Begun { content: Where::Own { content, filled, length }, .. }) = &self.begun
         else {
@@ -135,8 +135,8 @@ impl Inbox {
         self.quota.resize(&mut self.memory, size)
     }
 
-    /// What the last message's content was counted as. Otherwise it counts no longer when the next
-    /// one is asked for.
+    /// The reservation of the last message's content. Unless it is taken, it ends when the next
+    /// message is asked for.
     pub(super) fn take_memory(&mut self) -> Reservation {
         core::mem::take(&mut self.memory)
     }
@@ -314,11 +314,12 @@ impl Drop for Inbox {
     }
 }
 
-/// To how much the memory of a content of `length` bytes grows that is larger than the buffer and
-/// of which `filled` bytes have come: by as much again, from 64 KiB to a sixteenth of the limit,
-/// which is 1 MiB at most. So few bytes buy little, and what is held goes beyond what has come by a
-/// constant. Up to a limit of 16 MiB it is moved some sixteen times (beyond, by an allocator that
-/// can't extend it in place, once a MiB: have such contents streamed).
+/// The size to which the memory of a content grows, for a content of `length` bytes that is larger
+/// than the buffer and of which `filled` bytes have arrived. The size doubles, by at least 64 KiB
+/// and at most a sixteenth of the limit (never more than 1 MiB). So the memory that a peer can
+/// claim exceeds what it has sent by a constant. Up to a limit of 16 MiB the content is moved some
+/// sixteen times. (Beyond that, an allocator that can't extend it in place moves it once a MiB:
+/// stream such contents.)
 fn grown(limits: Limits, filled: usize, length: usize) -> usize {
     const LEAST: usize = 64 * 1024;
     const MOST: usize = 1024 * 1024;

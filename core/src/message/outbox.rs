@@ -16,7 +16,7 @@ use crate::buffer::Reservation;
 /// large content takes all of its memory until its last byte is sent.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// What goes first, and what each part counts as.
+    /// The frames in their order, and what each part counts under the quota.
     queue: VecDeque<(Bytes, Reservation)>,
     /// What goes behind it, and how much of that is sent.
     tail: Vec<u8>,
@@ -26,8 +26,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// What `content` counts as when it is held until it is sent: what is copied beside others does
-    /// not count, nor what somebody else holds as well.
+    /// The bytes that count for `content` while it waits to be sent. A content that is copied
+    /// beside others does not count, nor one that is shared with another owner.
     pub(super) fn counts(content: &Content<'_>) -> usize {
         match content {
             _ if content.len() < WORTH_A_SLICE => 0,
@@ -49,7 +49,7 @@ impl Outbox {
         self.len < HIGH_WATER
     }
 
-    /// Puts a message behind all others, whose content counts as `memory` until it is sent.
+    /// Appends a message, whose content counts as `memory` until it is sent.
     pub(super) fn push(
         &mut self,
         message: Message<'_>,

@@ -52,8 +52,8 @@ pub struct Config {
     /// Buffers that the server keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
     /// How many bytes of large contents all connections may hold together ([`Server`]). A request
-    /// or a reply that goes beyond is answered by an error, and its connection closed. Default:
-    /// 256 MiB.
+    /// or a reply that exceeds it is answered by an error, and its connection closed. Default: 256
+    /// MiB.
     pub memory: usize,
 }
 
@@ -93,8 +93,8 @@ impl Config {
 /// - the content of a reply of 4 KiB or more that waits to be sent, unless it is shared ([`Bytes`]
 ///   of which there is a clone, or that are static).
 ///
-/// (A content whose memory grows may be held twice for a moment, in each thread.) What else a
-/// connection holds, see [`Connection`].
+/// (A content whose memory grows may be held twice for a moment, in each thread.) For the other
+/// memory of a connection, see [`Connection`].
 ///
 /// [`Bytes`]: bytes::Bytes
 #[derive(Clone, Debug)]
@@ -180,8 +180,8 @@ impl<S> Server<S> {
 ///
 /// It holds one receive buffer while it holds bytes; of a content that is larger, see [`Inbox`];
 /// a header; 4 times 64 KiB, one message and an error reply that wait to be sent; and
-/// [`Config::in_flight`] pending replies. Of all connections together, large contents are bounded
-/// by [`Config::memory`]. While nothing comes and nothing is owed it holds none of these.
+/// [`Config::in_flight`] pending replies. Large contents of all connections together are bounded by
+/// [`Config::memory`]. While nothing comes and nothing is owed it holds none of these.
 #[derive(Debug)]
 pub struct Connection<S: Service> {
     shared: Shared<Common>,
@@ -190,9 +190,9 @@ pub struct Connection<S: Service> {
     outbox: Outbox,
     /// The requests that were not answered yet, in their order.
     pending: VecDeque<Pending<S::Pending>>,
-    /// The last call took [`MOST_REQUESTS`], and there may be more in the inbox.
+    /// The last call took [`MAX_REQUESTS`], and the inbox may hold more.
     more: bool,
-    /// Requests that were handed to the service.
+    /// Requests passed to the service.
     work: u64,
     reception: Reception,
     /// When a byte last moved, either way.
@@ -207,7 +207,7 @@ pub struct Connection<S: Service> {
 struct Pending<P> {
     since: Instant,
     reply: Reply<P>,
-    /// What the request's content counts as, and then the reply's.
+    /// The reservation of the request's content, and later of the reply's.
     memory: Reservation,
 }
 
@@ -376,15 +376,15 @@ impl<S: Service> Connection<S> {
         self.outbox.is_empty() && self.pending.is_empty() && self.inbox.partial().is_none()
     }
 
-    /// Whether input is taken.
+    /// Whether input is read.
     fn reads(&self) -> bool {
         self.has_room() && !self.more
     }
 
-    /// Takes up to [`MOST_REQUESTS`] and sends replies, as far as there are any and there is room;
-    /// then sees to what depends on that. It follows whatever has happened.
+    /// Takes up to [`MAX_REQUESTS`] and sends replies, as far as there is room; then updates the
+    /// state that depends on them. Called after every event.
     fn pump(&mut self, now: Instant) {
-        let most = self.work + MOST_REQUESTS;
+        let most = self.work + MAX_REQUESTS;
         self.more = false;
         loop {
             self.send_replies(now);
@@ -453,7 +453,7 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Sends a reply, whose request's content counts as `memory` or has become the reply's.
+    /// Sends a reply. `memory` is the reservation of its request's content.
     fn send(&mut self, reply: Message<'_>, mut memory: Reservation, now: Instant) {
         match self.shared.quota.resize(&mut memory, Outbox::counts(&reply.content)) {
             Ok(()) => self.push(reply, memory, now),
@@ -472,7 +472,7 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// The reply to a request whose content counts as `size` is to be sent behind others.
+    /// Queues a reply that is pending; its request's content counts as `size`.
     fn wait_for(&mut self, mut pending: Pending<S::Pending>, size: usize) {
         let size = match &pending.reply {
             Reply::Now(reply) => Outbox::counts(&reply.content),
@@ -484,10 +484,11 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Gives up the replies that are owed, for a reason that the peer is told.
+    /// Drops the pending replies, for a reason that is sent to the peer.
     fn abandon(&mut self, reason: Reason) {
         self.pending.clear();
-        // A peer that broke the protocol is told so, and not that we were slow or had no room.
+        // A peer that broke the protocol is told that error, not that the server was slow or had no
+        // room.
         if !matches!(&self.state, State::Answering(reason) if reason.error_reply().is_some()) {
             self.answer(reason);
         }
@@ -532,7 +533,7 @@ impl<S: Service> Connection<S> {
         [frame, reply(), self.write_deadline()].into_iter().flatten().min()
     }
 
-    /// When the peer must have taken something: while replies wait here, or in the kernel.
+    /// The deadline for the peer to acknowledge output, while replies wait here or in the kernel.
     fn write_deadline(&self) -> Option<Instant> {
         let owes = !self.outbox.is_empty() || self.progress.is_outstanding();
         if owes { Some(self.progress.deadline(self.config().write_timeout?)) } else { None }
@@ -555,7 +556,7 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// The limit, if the peer has taken nothing for that long.
+    /// Returns the limit, if the peer has acknowledged nothing for that long.
     fn stalled(&self, now: Instant) -> Option<Duration> {
         let limit = self.config().write_timeout?;
         let stalled = self.write_deadline().is_some() && self.progress.is_stalled(now, limit);
@@ -800,9 +801,9 @@ impl<S: Service> Machine for Connection<S> {
     }
 }
 
-/// So many requests one call answers: enough that writing their replies costs little for each, some
-/// 30 µs of a core where the service is quick.
-const MOST_REQUESTS: u64 = 32;
+/// The number of requests that one call answers: enough that the cost of writing is spread over
+/// many replies, some 30 µs of a core where the service is quick.
+const MAX_REQUESTS: u64 = 32;
 /// What has not come for so long, once nothing is owed, was not on its way.
 const DRAIN_QUIET: Duration = Duration::from_millis(10);
 /// So long is input awaited in all while draining.

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams,
-    loops::{Itself, Loops, Open},
+    loops::{Loops, Open, SelfConnection},
     pipes::{Directions, Pipes},
 };
 use crate::{
@@ -110,7 +110,7 @@ pub async fn serve<R: Runtime>(
 #[derive(Debug)]
 pub struct Connection<R: Runtime> {
     relay: Relay,
-    /// Before the sockets, so that it ends before their addresses can be used again.
+    /// Before the sockets, so that the entry ends before their addresses can be reused.
     _open: Option<Box<Open>>,
     loops: Option<Loops>,
     client: Socket<R::Socket>,
@@ -119,7 +119,7 @@ pub struct Connection<R: Runtime> {
     session: Session<R::Clock>,
     /// A reset that is passed on waits for what the kernel has to send first.
     unsent: Option<Unsent>,
-    /// Announced as no client's: so a proxy looks whether a server is there.
+    /// A client that is announced as `LOCAL`: a proxy checks that a server listens.
     is_local: bool,
     /// The upstream has closed the connection first, without a byte.
     hung_up: bool,
@@ -190,7 +190,7 @@ impl<R: Runtime> fmt::Debug for Upstream<R> {
 
 impl<R: Runtime> Connection<R> {
     /// A connection of `peer`'s to `proxy`. All bytes go through memory; [`serve`] has pipes for what comes
-    /// in bulk, and notices connections of the proxy to itself.
+    /// in bulk, and detects connections of the proxy to itself.
     ///
     /// # Panics
     /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
@@ -225,8 +225,8 @@ impl<R: Runtime> Connection<R> {
             is_local: false,
             hung_up: false,
         };
-        if let Some(Itself(upstream)) = itself {
-            let upstream = proxy.upstreams.is_itself(upstream, now);
+        if let Some(SelfConnection(upstream)) = itself {
+            let upstream = proxy.upstreams.mark_as_itself(upstream, now);
             connection.relay.refuse(Reason::Loop { upstream }, now);
         } else if let Some(accept) = &proxy.accept {
             let reader = HeaderReader::new(accept, peer, now);
@@ -280,7 +280,7 @@ impl<R: Runtime> Connection<R> {
                 Turn::Moved { read, written } => ((read, written), self.client.line.is_settled()),
                 Turn::Blocked | Turn::Done => ((0, 0), true),
             };
-            // A relay's work is in its bytes.
+            // The work of a relay is proportional to its bytes.
             let in_budget = self.session.spend(read, written, 0, now);
             if let Some(reason) = self.reason() {
                 self.blame(&reason, now);
@@ -370,8 +370,8 @@ impl<R: Runtime> Connection<R> {
         }
     }
 
-    /// Whether the client left, and not because of the upstream. A client that was announced as a
-    /// proxy's health check is not let down by the lack of one; that is logged of the upstream.
+    /// Whether the client left by itself, not because of the upstream. The lack of an upstream is
+    /// no failure towards a proxy's health check; it is logged for the upstream.
     fn client_has_left(&self, reason: &Reason) -> bool {
         if let Reason::NoUpstream(_) = reason {
             return self.is_local;
@@ -585,7 +585,7 @@ struct Dialler<R> {
     limit: Option<Duration>,
     left: Option<Duration>,
     loops: Option<Loops>,
-    /// The connection to the upstream, as `loops` has it.
+    /// The entry of the connection to the upstream in `loops`.
     open: Option<Box<Open>>,
 }
 
@@ -615,7 +615,7 @@ impl<R: Runtime> Dialler<R> {
             match connected {
                 Ok(socket) => {
                     let Ok(open) = self.watch(&socket) else {
-                        self.choice.is_itself(now);
+                        self.choice.mark_as_itself(now);
                         continue;
                     };
                     self.open = open;
@@ -630,8 +630,8 @@ impl<R: Runtime> Dialler<R> {
         Err(self.choice.give_up(self.limit.filter(|_| ran_out(clock.now()))))
     }
 
-    /// Whether the upstream that was connected to is the proxy itself.
-    fn watch(&self, socket: &R::Socket) -> Result<Option<Box<Open>>, Itself> {
+    /// Checks whether the upstream that was connected to is the proxy itself.
+    fn watch(&self, socket: &R::Socket) -> Result<Option<Box<Open>>, SelfConnection> {
         match (&self.loops, self.choice.present()) {
             (Some(loops), Some(upstream)) => loops.dialled(&self.runtime, upstream, socket),
             (None, _) | (_, None) => Ok(None),

@@ -1,4 +1,4 @@
-//! Noticing connections of a proxy to itself.
+//! Detects connections of a proxy to itself.
 
 use std::{boxed::Box, collections::BTreeMap, net::SocketAddr, string::ToString};
 
@@ -9,14 +9,14 @@ use crate::{
     shared::{Lock, Shared},
 };
 
-/// The open connections of one proxy, those that it has accepted and those that it has dialled. One
-/// that is both is a connection to itself: every client would take up one connection after the
-/// other until the limit is reached. Clones are the same.
+/// The open connections of one proxy, both accepted and dialled. One that is both is a connection
+/// to itself: each client would cause one connection after another until the limit is reached.
+/// Clones are the same.
 ///
-/// A TCP connection is known by the addresses of its two ends, by whichever of the proxy's
-/// addresses it was dialled. A Unix socket is known by its path and by who listens there. A proxy
-/// that reaches itself through others (two in a ring, an address that is translated) is not
-/// noticed.
+/// A TCP connection is identified by the addresses of its two ends, whichever of the proxy's
+/// addresses was dialled. A Unix socket is identified by its path and by the process that listens
+/// there. A proxy that reaches itself through others (two in a ring, an address that is translated)
+/// is not detected.
 ///
 /// It holds an entry for each open connection.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ struct Inner {
     open: Lock<BTreeMap<Ends, Origin>>,
 }
 
-/// The addresses of who dialled and of who accepted.
+/// The addresses of the dialling and of the accepting end.
 type Ends = (SocketAddr, SocketAddr);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +40,11 @@ enum Origin {
     Dialled(usize),
 }
 
-/// A connection is one of the proxy to itself: this upstream is.
+/// A connection of the proxy to itself, by the upstream of this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Itself(pub(super) usize);
+pub(super) struct SelfConnection(pub(super) usize);
 
-/// An open connection, until this is dropped.
+/// The entry of an open connection, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Open {
     loops: Loops,
@@ -53,8 +53,8 @@ pub(super) struct Open {
 }
 
 impl Loops {
-    /// For a proxy that listens on `listening`. `None` where none of `upstreams` can be that, which
-    /// their ports or kinds say.
+    /// For a proxy that listens on `listening`. `None` if none of `upstreams` can be the proxy,
+    /// judging by their ports or kinds.
     pub(super) fn new(listening: Vec<Address>, upstreams: &Upstreams) -> Option<Self> {
         let may_be_own = |own: &Address, upstream: &str| match (own, unix_path(upstream)) {
             (Address::Ip(own), None) => {
@@ -70,45 +70,47 @@ impl Loops {
         watches.then(|| Self { inner: Shared::new(inner()) })
     }
 
-    /// A connection of `peer`'s was accepted.
+    /// Records a connection that was accepted from `peer`.
     pub(super) fn accepted<R: Runtime>(
         &self,
         runtime: &R,
         peer: Peer,
         socket: &R::Socket,
-    ) -> Result<Option<Box<Open>>, Itself> {
+    ) -> Result<Option<Box<Open>>, SelfConnection> {
         match (peer, runtime.local_address(socket)) {
             (Peer::Ip(from), Some(to)) => self.open((from, to), Origin::Accepted).map(Some),
             (Peer::Ip(_), None) | (Peer::Local, _) => Ok(None),
         }
     }
 
-    /// A connection to `upstream` was made.
+    /// Records a connection that was made to `upstream`.
     pub(super) fn dialled<R: Runtime>(
         &self,
         runtime: &R,
         upstream: usize,
         socket: &R::Socket,
-    ) -> Result<Option<Box<Open>>, Itself> {
+    ) -> Result<Option<Box<Open>>, SelfConnection> {
         match (runtime.local_address(socket), runtime.dialled_address(socket)) {
             (Some(from), Some(Address::Ip(to))) => {
                 self.open((from, to), Origin::Dialled(upstream)).map(Some)
             }
-            (_, Some(path)) if self.inner.listening.contains(&path) => Err(Itself(upstream)),
+            (_, Some(path)) if self.inner.listening.contains(&path) => {
+                Err(SelfConnection(upstream))
+            }
             (_, Some(_) | None) => Ok(None),
         }
     }
 
-    /// Whichever of its two ends comes second finds the other one.
-    fn open(&self, (from, to): Ends, origin: Origin) -> Result<Box<Open>, Itself> {
+    /// Whichever of the two ends is recorded second finds the first.
+    fn open(&self, (from, to): Ends, origin: Origin) -> Result<Box<Open>, SelfConnection> {
         let canonical =
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let ends = (canonical(from), canonical(to));
         self.inner.open.with(|open| match (open.get(&ends), origin) {
             (Some(Origin::Accepted), Origin::Dialled(upstream))
-            | (Some(&Origin::Dialled(upstream)), Origin::Accepted) => Err(Itself(upstream)),
-            // Of two connections of one origin the first is over, and only its entry is still
-            // there.
+            | (Some(&Origin::Dialled(upstream)), Origin::Accepted) => Err(SelfConnection(upstream)),
+            // Two connections of one origin with the same ends: the first is over, and only its
+            // entry is left.
             (Some(Origin::Accepted) | None, Origin::Accepted)
             | (Some(Origin::Dialled(_)) | None, Origin::Dialled(_)) => {
                 open.insert(ends, origin);
@@ -149,10 +151,10 @@ mod tests {
         let own = ends("10.0.0.1:40000", "10.0.0.1:9500");
         let mapped = ends("[::ffff:10.0.0.1]:40000", "[::ffff:10.0.0.1]:9500");
         let dialled = loops.open(own, Origin::Dialled(0)).unwrap();
-        assert_eq!(loops.open(mapped, Origin::Accepted).unwrap_err(), Itself(0));
+        assert_eq!(loops.open(mapped, Origin::Accepted).unwrap_err(), SelfConnection(0));
         drop(dialled);
         let accepted = loops.open(mapped, Origin::Accepted).unwrap();
-        assert_eq!(loops.open(own, Origin::Dialled(3)).unwrap_err(), Itself(3));
+        assert_eq!(loops.open(own, Origin::Dialled(3)).unwrap_err(), SelfConnection(3));
         drop(accepted);
         assert!(loops.inner.open.with(|open| open.is_empty()), "nothing is left");
     }
@@ -165,7 +167,7 @@ mod tests {
         let client = loops.open(ends("127.0.0.1:40000", "127.0.0.1:9500"), Origin::Accepted);
         let upstream = loops.open(ends("127.0.0.1:40000", "10.0.0.1:9500"), Origin::Dialled(0));
         assert!(client.is_ok() && upstream.is_ok());
-        // A client that comes again by the same port, before its last connection was forgotten.
+        // A client that connects again from the same port before its last connection was removed.
         let again = loops.open(ends("127.0.0.1:40000", "127.0.0.1:9500"), Origin::Accepted);
         assert!(again.is_ok());
     }

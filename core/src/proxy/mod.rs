@@ -31,16 +31,16 @@
 //! ```
 //!
 //! A proxy that is its own upstream would dial itself for each connection that it has dialled.
-//! [`fn@serve`] notices the first such connection, whatever address or path it was dialled by: it
-//! ends ([`Reason::Loop`], or an attempt that has failed), and that upstream is not tried for the
+//! [`fn@serve`] detects the first such connection, whatever address or path was dialled. It ends
+//! that connection ([`Reason::Loop`], or a failed attempt), and does not try that upstream for the
 //! next 5 s.
 //!
-//! A proxy that reaches itself through something else is not noticed: two proxies that are each
-//! other's upstreams, an address that is translated on the way, a Unix socket on which the service
-//! manager listens. Each client takes up connections there until
-//! [`Limits::connections`](crate::admission::Limits) of one proxy are open; the next one is
-//! refused, which is logged, and the client is told by a close. They are free again when the client
-//! closes its side, at the latest after [`Config::idle_timeout`].
+//! A proxy that reaches itself indirectly is not detected: two proxies that are each other's
+//! upstreams, an address that is translated on the way, a Unix socket on which the service manager
+//! listens. Each client then takes up connections until
+//! [`Limits::connections`](crate::admission::Limits) of one proxy are open. The next one is
+//! refused, which is logged, and the client's connection is closed. They are free again when the
+//! client closes its side, at the latest after [`Config::idle_timeout`].
 //!
 //! A proxied connection takes two open files, and one more where a runtime needs one
 //! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)). What comes in bulk passes

@@ -17,10 +17,10 @@ use crate::{
 pub struct Config {
     /// The size of each of a connection's two buffers while it has bytes in it. Default: 64 KiB.
     pub buffer: NonZeroUsize,
-    /// A connection on which no byte is received from either side, to be sent to the other one, and
-    /// none acknowledged by either side, for this long is reset within 1.125 times this; `None`:
-    /// never. Default: 600 s. Once there is an upstream it is the only deadline: a side that takes
-    /// its time to read is healthy. It bounds how long a reset that is passed on waits, too.
+    /// A connection is reset within 1.125 times this when no byte is received from either side, to
+    /// be sent to the other one, and none is acknowledged by either side, for this long; `None`:
+    /// never. Default: 600 s. Once there is an upstream there is no other deadline: a side that is
+    /// slow to read is healthy. It also bounds how long a reset waits that is passed on.
     pub idle_timeout: Option<Duration>,
     /// How a client is let go for which there is no upstream.
     pub linger: Linger,
@@ -150,9 +150,9 @@ impl fmt::Display for Side {
 /// | does not read | nothing is read from it once the buffer is half full, or, of what comes in [bulk](Self::is_bulk), before all is sent |
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
-/// calls a reset an error for the user: so it is passed on as one). The RST waits until the peer has
-/// acknowledged all that was sent before it ([`passes_reset_on`](Self::passes_reset_on)), since the
-/// kernel discards the rest; [`Config::idle_timeout`] without an acknowledgement ends the wait.
+/// calls a reset an error for the user, so it is passed on as one). The RST waits until the peer
+/// has acknowledged all that was sent before it ([`passes_reset_on`](Self::passes_reset_on)), since
+/// the kernel discards the rest; [`Config::idle_timeout`] without an acknowledgement ends the wait.
 ///
 /// An upstream that is lost before a byte of the client's was sent to it, and before anything came from
 /// it, is not shown to the client if it was not the last one: another one may take its place
@@ -197,7 +197,7 @@ pub struct Relay {
     stage: Stage,
     /// Why it ends otherwise than by two FINs: what came first.
     cause: Option<Reason>,
-    /// Whether each side takes what is sent to it.
+    /// Whether each side acknowledges its output.
     progress: Sides<WriteProgress>,
     /// When a byte last moved, on either side and either way.
     moved: Instant,
@@ -357,7 +357,7 @@ pub enum Reason {
     #[error(transparent)]
     NoUpstream(NoUpstream),
     /// The client is this proxy itself, which has dialled an upstream.
-    #[error("a connection of this proxy to itself, by upstream {upstream}")]
+    #[error("the connection is from this proxy to itself, by upstream {upstream}")]
     Loop {
         /// The upstream's `host:port`.
         upstream: Shared<str>,
@@ -421,7 +421,7 @@ impl Relay {
         }
     }
 
-    /// How many bytes of the header the present upstream was not sent yet.
+    /// How many bytes of the header were not sent yet to the present upstream.
     #[cfg(feature = "std")]
     pub(super) fn unsent_header(&self) -> usize {
         self.header.unsent().len()
@@ -527,7 +527,7 @@ impl Relay {
         }
     }
 
-    /// The idle timeout, or an observation before that of whether the sides take what is sent.
+    /// When the idle timeout is due, or the acknowledged bytes are to be observed before that.
     fn idle_deadline(&self, limit: Duration) -> Instant {
         let Sides { client, upstream } = &self.progress;
         let idle = client.since().max(upstream.since()) + limit;
@@ -535,15 +535,15 @@ impl Relay {
         observations.into_iter().flatten().fold(idle, Instant::min)
     }
 
-    /// The idle time starts anew.
+    /// Restarts the idle time.
     fn restart(&mut self, now: Instant) {
         self.moved = now;
         self.progress.client.restart(now);
         self.progress.upstream.restart(now);
     }
 
-    /// Time has passed, and so many of the bytes that were sent to each side are not acknowledged
-    /// ([`Machine::handle_timeout`]). A call before the deadline changes nothing.
+    /// Time has passed; `to_client` and `to_upstream` are the bytes sent to each side that it has
+    /// not acknowledged ([`Machine::handle_timeout`]). A call before the deadline changes nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
         let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
         if !is_due(self) {
@@ -629,9 +629,9 @@ impl Relay {
         }
     }
 
-    /// Whether an RST is to follow what was sent to `side`, since the other side was lost. The driver
-    /// does not drive the side before all of that is acknowledged
-    /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)); the deadline goes on.
+    /// Whether an RST is to follow the output to `side`, since the other side was lost. The driver
+    /// does not drive the side before that output is acknowledged
+    /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). The deadline stays in force.
     pub fn passes_reset_on(&self, side: Side) -> bool {
         // It is asked at every turn, and nothing is lost without a cause.
         self.cause.is_some()
@@ -865,8 +865,8 @@ impl Machine for RelaySide<'_> {
         if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
     }
 
-    /// The deadline is that of both sides, but the figure that of one: a driver that has both calls
-    /// [`Relay::handle_timeout`]. Here the other side counts as having acknowledged all.
+    /// The deadline covers both sides, but `unacknowledged` only one: a driver that has both calls
+    /// [`Relay::handle_timeout`]. Here the other side counts as having acknowledged everything.
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         if self.relay.owes(self.side) {
             match self.side {

@@ -18,16 +18,16 @@ use crate::{
 /// jitter ([`Backoff`]) in which others are preferred; then one connection tries it again, for which
 /// the others leave it 5 s. When all are down they are tried all the same.
 ///
-/// To be connected to is not to be of use, nor is an error message to each client. A connection
-/// that the upstream ends within 5 s is a failure, if it ends it
+/// A successful connect does not show that an upstream works, nor does an error message to each
+/// client. A connection that the upstream ends within 5 s is a failure, if it ends it
 /// - by a reset, whatever it has sent before;
-/// - by a FIN without having sent a byte, or without having been sent one of the client's, while
-///   the client has not sent its own FIN. (So a service that speaks first and at once closes is
-///   always down, and tried all the same where there is no other kind.)
+/// - by a FIN, before the client's own, without having sent a byte or having been sent one of the
+///   client's. (So a service that sends first and closes at once is always down; it is still tried
+///   if all others are down.)
 ///
 /// An upstream is up again, and its back-off begins anew, when a connection on which it has sent a
-/// byte ends otherwise, or when bytes move on a connection to it that has lasted for 5 s: some only
-/// ever listen.
+/// byte ends in any other way, or when bytes move on a connection to it that has lasted for 5 s
+/// (some services only receive).
 ///
 /// It holds a few words for each upstream, however many connections there are.
 ///
@@ -82,12 +82,11 @@ struct Member {
     backoff: Backoff,
     /// It is down, and not preferred before this time.
     down_until: Option<Instant>,
-    /// It was the proxy itself, when it was last connected to: before that time it is not tried at
-    /// all.
+    /// The last connection to it reached the proxy itself: it is not tried at all before that time.
     is_itself: bool,
-    /// Of the lines that say that it is down: where it wavers, each connection has one.
+    /// Limits the lines that say that it is down: while it alternates, each connection causes one.
     log_limit: LogLimit,
-    /// The last of them was logged; then so is that it is up again.
+    /// The last such line was logged, so its recovery is logged as well.
     is_down_logged: bool,
 }
 
@@ -155,7 +154,7 @@ impl Upstreams {
         Choice { upstreams: self.clone(), tried: Vec::new(), present: None }
     }
 
-    /// It is up, and its back-off begins anew.
+    /// Marks it as up, and begins its back-off anew.
     fn restore(&self, member: usize) {
         let (was_down, is_logged) = self.with(member, |member| {
             member.backoff.reset();
@@ -175,9 +174,9 @@ impl Upstreams {
         &self.inner.addresses
     }
 
-    /// An upstream is the proxy itself: it is left alone for 5 s. Answers its address.
+    /// Marks an upstream as the proxy itself, not to be tried for 5 s. Returns its address.
     #[cfg(feature = "std")]
-    pub(super) fn is_itself(&self, member: usize, now: Instant) -> Shared<str> {
+    pub(super) fn mark_as_itself(&self, member: usize, now: Instant) -> Shared<str> {
         let is_news = self.with(member, |member| {
             member.failures += 1;
             member.down_until = Some(now + PROBE);
@@ -277,7 +276,7 @@ impl Choice {
         Some(addresses[present.member].clone())
     }
 
-    /// What is the proxy itself is as good as tried, until it is time to look again.
+    /// Counts upstreams that are the proxy itself as tried, until they are due again.
     fn leave_itself_out(&mut self, now: Instant) {
         let Inner { addresses, state, .. } = &*self.upstreams.inner;
         state.with(|state| {
@@ -308,8 +307,8 @@ impl Choice {
         }
     }
 
-    /// Bytes have moved on the connection: so many from the upstream, and so many of the client's
-    /// to it.
+    /// Bytes have moved on the connection: `received` from the upstream, and `sent`, of the
+    /// client's, to it.
     pub fn moved(&mut self, received: usize, sent: usize, now: Instant) {
         let Some(Present { member, progress, .. }) = &mut self.present else { return };
         let Progress::Connected { since, has_spoken, was_asked } = progress else { return };
@@ -327,9 +326,9 @@ impl Choice {
         let Some(Present { progress, .. }) = self.present else { return };
         let Progress::Connected { has_spoken, was_asked, .. } = progress else { return };
         if !has_spoken {
-            self.blame("it has closed the connection without a byte", now);
+            self.blame("it closed the connection without sending a byte", now);
         } else if !was_asked {
-            self.blame("it has closed the connection before it was sent a byte", now);
+            self.blame("it closed the connection before it was sent a byte", now);
         }
     }
 
@@ -349,24 +348,24 @@ impl Choice {
         }
     }
 
-    /// Which one is tried or connected to, as a place among [`Upstreams::addresses`].
+    /// The index in [`Upstreams::addresses`] of the upstream that is tried or connected to.
     #[cfg(feature = "std")]
     pub(super) fn present(&self) -> Option<usize> {
         self.present.map(|present| present.member)
     }
 
-    /// The one that was connected to is the proxy itself.
+    /// The upstream that was connected to is the proxy itself.
     #[cfg(feature = "std")]
-    pub(super) fn is_itself(&mut self, now: Instant) {
+    pub(super) fn mark_as_itself(&mut self, now: Instant) {
         if let Some(member) = self.present() {
-            self.upstreams.is_itself(member, now);
+            self.upstreams.mark_as_itself(member, now);
         }
         self.not_made(ITSELF);
     }
 
-    /// The upstream has broken off, or will, for this reason. That is one of its failures, unless
-    /// it has sent a byte and the connection has lasted for 5 s; and it is down, unless the
-    /// connection has lasted for so long.
+    /// The upstream has ended the connection, or will, for this reason. It counts as a failure,
+    /// unless the upstream has sent a byte and the connection has lasted for 5 s. It marks the
+    /// upstream as down, unless the connection has lasted for 5 s.
     pub fn blame(&mut self, error: &str, now: Instant) {
         let Some(Present { member, is_probe, progress }) = &mut self.present else { return };
         let is_young = match *progress {
@@ -404,7 +403,7 @@ impl Choice {
                         "upstream down, not preferred for {wait:.0?}: {error}"
                     );
                 } else {
-                    // There is none to be preferred.
+                    // There is no other one to prefer.
                     warn!(%upstream, suppressed, "upstream down: {error}");
                 }
             }
@@ -611,7 +610,7 @@ mod tests {
         assert!(!is_up(&upstreams), "to be connected to is not to be of use");
     }
 
-    /// A server that is full says so to each client. The back-off must grow all the same.
+    /// A server that is full sends an error to each client. The back-off must grow all the same.
     #[test]
     fn a_line_to_each_client_is_no_use() {
         type End = fn(&mut Choice, Instant);

@@ -86,7 +86,7 @@ where
     M: Machine,
     F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
 {
-    /// Awaits a header from `peer`, which connected `now`. `make` is told the header and its length
+    /// Awaits a header from `peer`, which connected at `now`. `make` gets the header and its length
     /// in bytes; it may refuse the client that the header names, which resets the connection.
     pub fn new(config: &Config, peer: Peer, now: Instant, make: F) -> Self {
         let reader = HeaderReader::new(config, peer, now);

@@ -220,8 +220,8 @@ fn parse_fields(line: &[u8]) -> Result<Header, Malformed> {
 }
 
 /// An address of either family, whatever the protocol says: nginx names the client's family and
-/// writes its own address behind the client's, also where the `realip` module has replaced the
-/// latter by one of the other family (`PROXY TCP6 2001:db8::1 127.0.0.1 50000 443`).
+/// writes its own address after the client's, even where the `realip` module has replaced the
+/// client's by one of the other family (`PROXY TCP6 2001:db8::1 127.0.0.1 50000 443`).
 fn address(field: Field, text: &[u8]) -> Result<IpAddr, Malformed> {
     let address = str::from_utf8(text).ok().and_then(|text| text.parse().ok());
     address.ok_or(Malformed::Address(field))
@@ -277,7 +277,8 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if need > 0 {
         check_tlvs(header, 16 + need)?;
     }
-    // What is valid and no TCP connection falls back to `UNSPEC`: a datagram, a Unix socket.
+    // Valid headers for anything but a TCP connection (a datagram, a Unix socket) fall back to
+    // `UNSPEC`.
     let header = match (family, transport) {
         _ if is_local => Header::Local,
         (1, STREAM) => addresses::<4>(&header[16..]),

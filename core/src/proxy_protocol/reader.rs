@@ -157,7 +157,7 @@ impl HeaderReader {
         }
     }
 
-    /// How many bytes the header has, once it is whole.
+    /// The length of the header in bytes, once it is complete.
     pub fn header_len(&self) -> usize {
         match self.state {
             State::Read(_, length) => length,

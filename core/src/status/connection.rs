@@ -16,8 +16,9 @@ use crate::{
     shared::Shared,
 };
 
-/// One connection of a status server. Requests are answered one after the other, each in its turn;
-/// meanwhile no other is read, so requests of a client that sends many at once wait at its end.
+/// One connection of a status server. Requests are answered one after the other, at the rate that
+/// the server allows. While one waits, no other is read: a client that sends many at once has to
+/// wait.
 ///
 /// It holds at most 8 KiB of requests and one response
 /// ([`Config::response_size`](super::Config::response_size)), and neither while it is idle.
@@ -29,8 +30,8 @@ pub struct Connection {
     eof: bool,
     /// It has had an answer.
     is_answered: bool,
-    /// In the order in which connections give way. Where it has given way, it keeps the place to
-    /// its end: only then is there room.
+    /// Its place in the order in which connections give way. A connection that has given way keeps
+    /// its place until it ends: only then is there room.
     place: Place,
     state: State,
 }
@@ -51,13 +52,13 @@ enum State {
         until: Instant,
         waited: Duration,
     },
-    /// There is a request, which waits for its turn.
+    /// A request waits for its turn.
     Waiting {
         since: Instant,
         until: Instant,
         request: Result<Request, Refusal>,
         answer: Turn,
-        /// It is for a page, and will be answered by it.
+        /// The turn of a page, if the answer is one.
         page: Option<Turn>,
     },
     /// A response goes out.
@@ -66,12 +67,12 @@ enum State {
         sent: usize,
         since: Instant,
         progress: WriteProgress,
-        /// It gives way to a new connection when the kernel takes no more, since it was asked so
-        /// then, after so long.
+        /// Since it was asked to give way, and how long it had been in this state by then: it ends
+        /// when the kernel takes no more.
         giving_way: Option<(Instant, Duration)>,
         /// It is the last one, and why.
         last: Option<Reason>,
-        /// It is a page, which is in progress for as long as this exists.
+        /// The turn of a page, which counts as in progress until this is dropped.
         #[expect(dead_code, reason = "what it does, it does when it is dropped")]
         page: Option<Turn>,
     },
@@ -235,7 +236,7 @@ impl Connection {
         self.wait_for_turn(answer, now);
     }
 
-    /// Answers when its turn has come.
+    /// Answers once the request's turn has come.
     fn wait_for_turn(&mut self, mut request: Result<Request, Refusal>, now: Instant) {
         let mut page = None;
         if let Ok(request) = &mut request
@@ -269,7 +270,7 @@ impl Connection {
         }
     }
 
-    /// The turn of what waits for it has come.
+    /// Answers the request that waits, since its turn has come.
     fn answer(&mut self, now: Instant) {
         let waiting = mem::replace(&mut self.state, State::Idle { since: now });
         let State::Waiting { request, mut answer, mut page, .. } = waiting else {
@@ -321,7 +322,7 @@ impl Connection {
             State::Answering { response, sent: 0, since: now, progress, giving_way, last, page };
     }
 
-    /// What it does, and since when; `None` where it is about to end, or to do something else.
+    /// Its activity, and since when; `None` if it is about to end or to change its activity.
     fn activity(&self) -> Option<(Activity, Instant)> {
         Some(match &self.state {
             State::Idle { since } | State::Head { since } => (Activity::Idle, *since),
@@ -567,7 +568,7 @@ impl Machine for Connection {
         }
         let waited = now.since(since);
         self.state = match &mut self.state {
-            // A deadline, and not the end at once: what has arrived is read before that.
+            // This is a deadline, not an immediate end: what has arrived is read first.
             State::Idle { since } if !self.is_answered => {
                 State::GivingWay { until: now.max(*since + FIRST_BYTE_TIME), waited }
             }
@@ -576,7 +577,7 @@ impl Machine for Connection {
                 self.input.clear();
                 State::Closing { since: now, reason: gave_way(waited) }
             }
-            // Likewise, what the kernel takes is sent before that.
+            // Likewise, output that the kernel takes is sent first.
             State::Answering { giving_way: giving_way @ None, .. } => {
                 *giving_way = Some((now, waited));
                 return true;
@@ -622,7 +623,7 @@ impl Machine for Connection {
     }
 }
 
-/// How long a new connection keeps its place for its first byte: it comes one round trip later.
+/// How long a new connection keeps its place until its first byte, which is one round trip away.
 const FIRST_BYTE_TIME: Duration = Duration::from_millis(20);
 
 fn gave_way(waited: Duration) -> Reason {

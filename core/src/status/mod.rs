@@ -16,9 +16,9 @@
 //! replica away because what they all depend on is gone would help nobody. `wirestate_upstream_up`
 //! is what to be alarmed by.
 //!
-//! # It can't hurt the service, and nobody can take it away
+//! # Limits
 //!
-//! It has a table of its own, so it answers when the service is full. Its limits:
+//! The status has a table of its own, so it answers when the service is full. Its limits:
 //!
 //! | what | limit |
 //! |---|---|
@@ -26,7 +26,7 @@
 //! | answers in all | 5,000 a second, 64 at once ([`Config::answers_per_second`]) |
 //! | pages: `/`, `/metrics`, `/connections` | 100 a second, 10 at once |
 //! | pages that wait for their turn or are being sent | [`PAGES_IN_PROGRESS`]: 48 |
-//! | the wait for a page's turn ([`Config::pages_per_second`]) | [`LONGEST_WAIT`]: 1 s |
+//! | the wait for a page's turn ([`Config::pages_per_second`]) | [`MAX_PAGE_WAIT`]: 1 s |
 //! | the head of a request | 8 KiB, 64 fields, 5 s |
 //! | without a request | 30 s |
 //! | without a byte taken of a response | 10 s |
@@ -35,20 +35,24 @@
 //! A page beyond its limits is answered at once by 503 with `Retry-After: 1`, and the connection
 //! can be used for the next request (`wirestate_status_pages_refused_total`). An answer beyond the
 //! rate waits for its turn. A connection waits for one turn at a time, so a client that asks
-//! without pause delays the others by one answer, and one that leaves gives its turn back.
+//! without pause delays the others by one answer. The turn of a client that leaves is given back.
 //!
-//! When all 64 connections are open, a new one takes the place of another ([`Reason::GaveWay`],
-//! counted as `gave_way`): of the one that comes first in the order of
-//! [`Activity`](crate::idle::Activity). That is one that lingers, then one that has had an answer
-//! and waits for the next, then one without a request, then one that sends (by a reset, if the
-//! kernel takes no more of its response), and of those that do the same the one that has done it
-//! longest. A connection that waits for its first answer keeps its place, and so does a new one for
-//! 20 ms until its first byte. So `/healthz` and `/readyz` are answered whatever others do: at
-//! least 16 connections are not for pages, and these are answered within 13 ms or give way.
+//! When all 64 connections are open, a new one replaces the first in the order of
+//! [`Activity`](crate::idle::Activity) ([`Reason::GaveWay`], counted as `gave_way`):
 //!
-//! It holds at most 64 × 9 KiB (a head, and a short answer) + 48 ×
-//! [`Config::response_size`] (577,536 bytes by default) = 28.3 MB, and 4 × 8 KiB for later heads.
-//! Requests have no content, and the answer to one that has is the last.
+//! 1. one that lingers;
+//! 2. one that has had an answer and waits for the next;
+//! 3. one without a request;
+//! 4. one that sends (by a reset, if the kernel takes no more of its response).
+//!
+//! Of several in the same state, the one that has been in it longest is replaced. A connection that
+//! waits for its first answer keeps its place, and so does a new one for 20 ms until its first
+//! byte. So `/healthz` and `/readyz` are answered whatever other clients do: pages never take more
+//! than 48 of the 64 connections, and the others are answered within 13 ms or give way.
+//!
+//! It holds at most 64 × 9 KiB (a head, and a short answer) + 48 × [`Config::response_size`]
+//! (577,536 bytes by default) = 28.3 MB, and 4 × 8 KiB for later heads. A request with content is
+//! answered, and its connection closed.
 //!
 //! Nothing of it is for strangers. A browser can be made to ask a server on its own machine for a
 //! page by a name that somebody else's domain resolves to (DNS rebinding), so a request whose
@@ -94,6 +98,6 @@ pub use self::{
     metric::{Metric, Value},
     request::Hosts,
     response::Code,
-    server::{CONNECTIONS, Config, LONGEST_WAIT, PAGES_IN_PROGRESS, Readiness, Server},
+    server::{CONNECTIONS, Config, MAX_PAGE_WAIT, PAGES_IN_PROGRESS, Readiness, Server},
     subject::Subject,
 };

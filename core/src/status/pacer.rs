@@ -1,4 +1,4 @@
-//! At which rate requests are answered.
+//! The rate at which requests are answered.
 
 use core::{num::NonZeroU32, time::Duration};
 
@@ -7,11 +7,11 @@ use crate::{
     shared::{Lock, Shared},
 };
 
-/// Gives each request its turn, in the order in which they come: so many at once, the others at a
-/// rate. Clones are the same pacer.
+/// Gives each request its turn, in the order of arrival: a burst at once, the others at a rate.
+/// Clones are the same pacer.
 ///
-/// A [`Turn`] that is dropped before it is [taken](Turn::take) is given back, so requests whose
-/// connections are gone delay no other.
+/// A [`Turn`] that is dropped before it is [taken](Turn::take) is given back, so a request whose
+/// connection has ended delays no other.
 #[derive(Clone, Debug)]
 pub(super) struct Pacer {
     interval: Duration,
@@ -21,20 +21,20 @@ pub(super) struct Pacer {
 
 #[derive(Debug)]
 struct State {
-    /// When the last turn so far would be if none came at once (the generic cell rate algorithm;
-    /// ITU-T I.371, annex A).
+    /// When the next turn would be if there were no burst (the generic cell rate algorithm; ITU-T
+    /// I.371, annex A).
     last: Instant,
     /// Turns that exist.
     open: usize,
     refused: Refused,
 }
 
-/// How many turns were refused.
+/// How many turns were refused, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refused {
-    /// As many existed as may.
+    /// Too many turns existed.
     pub(super) in_progress: u64,
-    /// They would have come too late.
+    /// They would have been too late.
     pub(super) too_late: u64,
 }
 
@@ -53,13 +53,13 @@ impl Pacer {
         Self { interval, at_once, state: Shared::new(Lock::new(state)) }
     }
 
-    /// The turn of a request that comes `now`.
+    /// The turn of a request that arrives at `now`.
     pub(super) fn turn(&self, now: Instant) -> Turn {
         self.turn_within(now, Duration::MAX, usize::MAX).expect("there is no limit to exceed")
     }
 
-    /// The same, where fewer than `most` turns exist and it comes within `longest`. `None` is
-    /// counted as [refused](Self::refused).
+    /// As [`turn`](Self::turn), if fewer than `most` turns exist and the wait is at most `longest`.
+    /// Otherwise `None`, which is counted as [refused](Self::refused).
     pub(super) fn turn_within(&self, now: Instant, longest: Duration, most: usize) -> Option<Turn> {
         let at = self.state.with(|state| {
             let last = state.last.max(now);
@@ -79,19 +79,19 @@ impl Pacer {
         Some(Turn { pacer: self.clone(), at, is_taken: false })
     }
 
-    /// How many turns were refused up to now.
+    /// How many turns were refused so far.
     pub(super) fn refused(&self) -> Refused {
         self.state.with(|state| state.refused)
     }
 }
 
 impl Turn {
-    /// When it is.
+    /// When the turn comes.
     pub(super) fn at(&self) -> Instant {
         self.at
     }
 
-    /// The request is answered: the turn is not given back. It exists until it is dropped.
+    /// Marks the request as answered: the turn is not given back. It exists until it is dropped.
     pub(super) fn take(&mut self) {
         self.is_taken = true;
     }

@@ -55,7 +55,7 @@ pub(super) enum Format {
 }
 
 impl Page {
-    /// Whether it takes more than a few words, to make it and to send it.
+    /// Whether making and sending the page is expensive.
     pub(super) fn is_long(self) -> bool {
         match self {
             Self::Root | Self::Metrics(_) | Self::Connections(_) => true,

@@ -68,7 +68,7 @@ pub(super) const GARBAGE: Refusal = refusal(Code::BadRequest, "this is no HTTP r
 pub(super) const TOO_LONG: Refusal =
     refusal(Code::HeadTooLarge, "the head of a request has at most 8192 bytes and 64 fields");
 pub(super) const TOO_MANY: Refusal =
-    refusal(Code::ServiceUnavailable, "too many pages are asked for; ask again in a second");
+    refusal(Code::ServiceUnavailable, "too many pages are requested; try again in a second");
 pub(super) const TOO_LATE: Refusal =
     refusal(Code::RequestTimeout, "the head of the request was not whole in its time");
 

@@ -22,7 +22,7 @@ pub enum Code {
     MisdirectedRequest,
     /// The head is too long, or has too many fields (RFC 6585, section 5).
     HeadTooLarge,
-    /// It is worth connecting no more, or too many pages are asked for.
+    /// The service is not ready, or too many pages are requested.
     ServiceUnavailable,
     /// HTTP, but neither 1.0 nor 1.1.
     VersionNotSupported,
@@ -75,8 +75,8 @@ pub(super) struct Response {
     pub(super) content: Vec<u8>,
     /// `Content-Security-Policy`, for what a browser shows.
     pub(super) policy: Option<&'static str>,
-    /// `Retry-After`: after so many seconds the same request may be answered (RFC 9110,
-    /// section 10.2.3).
+    /// `Retry-After`: after how many seconds the same request may be answered (RFC 9110, section
+    /// 10.2.3).
     pub(super) retry_after: Option<u32>,
 }
 

@@ -33,7 +33,7 @@ pub struct Config {
     pub head_timeout: Duration,
     /// How long a connection may be without a request. Default: 30 s.
     pub idle_timeout: Duration,
-    /// A response of which no byte is acknowledged for this long is given up, within 1.125 times
+    /// A response of which no byte is acknowledged for this long is aborted, within 1.125 times
     /// this. Default: 10 s.
     pub write_timeout: Duration,
     /// The close behind a response that was the last.
@@ -42,11 +42,11 @@ pub struct Config {
     pub listed: usize,
     /// How often a second `/`, `/metrics` and `/connections` are made at most, for all connections
     /// together; 10 of them may come at once. One that would have to wait for more than
-    /// [`LONGEST_WAIT`] is refused. Default: 100.
+    /// [`MAX_PAGE_WAIT`] is refused. Default: 100.
     pub pages_per_second: NonZeroU32,
     /// How many requests a second are answered at most, for all connections together; 64 of them
-    /// may come at once. The others wait for their turn, which takes at most [`CONNECTIONS`] times
-    /// the interval. Default: 5,000.
+    /// may be answered at once. The others wait for their turn, at most [`CONNECTIONS`] times the
+    /// interval. Default: 5,000.
     pub answers_per_second: NonZeroU32,
 }
 
@@ -176,19 +176,19 @@ impl Inner {
         !self.readiness.over.load(Relaxed) && self.service.stop.asked() == Stopping::No
     }
 
-    /// The turn of a page that is asked for `now`; `None` where it is refused.
+    /// The turn of a page that is requested at `now`; `None` if it is refused.
     pub(super) fn page_turn(&self, now: Instant) -> Option<Turn> {
-        self.pages.turn_within(now, LONGEST_WAIT, PAGES_IN_PROGRESS)
+        self.pages.turn_within(now, MAX_PAGE_WAIT, PAGES_IN_PROGRESS)
     }
 }
 
 /// How many connections a status server has at most.
 pub const CONNECTIONS: usize = 64;
-/// How many connections wait for a page or are sent one at most, of [`CONNECTIONS`]: `/`,
-/// `/metrics` and `/connections`.
+/// How many of the [`CONNECTIONS`] may wait for a page or send one: `/`, `/metrics` and
+/// `/connections`.
 pub const PAGES_IN_PROGRESS: usize = 48;
 /// How long a page waits for its turn at most.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
+pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest head of a request, in bytes.
 const LONGEST_HEAD: usize = 8 * 1024;

@@ -63,7 +63,7 @@ impl Subject for Feed {
             ),
             Metric::new(
                 "wirestate_upstream_held_waiting_seconds",
-                "For how long of that a subscriber waited: what --lag-wait limits.",
+                "For how long of that time a subscriber waited: limited by --lag-wait.",
                 Value::CounterSeconds(counters.held_waiting),
             ),
             Metric::new(
@@ -93,7 +93,7 @@ impl Subject for Feed {
             ),
             Metric::new(
                 "wirestate_fanout_never_caught_up",
-                "Times that a subscriber lagged which had not caught up before: not waited for.",
+                "Times that a subscriber lagged without having caught up: not waited for.",
                 Value::Counter(counters.never_caught_up),
             ),
             Metric::new(
@@ -118,7 +118,7 @@ where
         vec![
             Metric::new(
                 "wirestate_requests",
-                "Requests that were handed to the service.",
+                "Requests passed to the service.",
                 Value::Counter(self.requests()),
             ),
             Metric::new(

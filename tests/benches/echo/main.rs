@@ -34,9 +34,9 @@
 //! during it they are counted, and the load throws them away without a copy (`MSG_TRUNC`; tcp(7)),
 //! so that the server's core is the one that is full: see the column that says so.
 //!
-//! Where `WIRESTATE_OTHER_BUILD` names the executable of another build of this benchmark (that of an
-//! earlier commit: `cargo bench --no-run` says where it is), ours from that build run beside those
-//! from this one, as `other-tokio` and so on; so in all four benchmarks.
+//! If `WIRESTATE_OTHER_BUILD` names the executable of another build of this benchmark (of an
+//! earlier commit, for example; `cargo bench --no-run` prints its path), our servers from that
+//! build run beside those from this one, as `other-tokio` and so on. All four benchmarks do so.
 //!
 //! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and
 //! reports only that the bytes came back.

@@ -67,7 +67,7 @@ pub(crate) trait Choice:
         value.get_name().to_owned()
     }
 
-    /// Whether it is one of ours as [another build](other_build) has it.
+    /// Whether it is one of our servers from [another build](other_build).
     fn is_of_other_build(self) -> bool {
         self.name().starts_with("other-")
     }

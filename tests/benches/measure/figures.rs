@@ -80,7 +80,7 @@ pub(crate) fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b as f64
 }
 
-/// In microseconds: so many of a hundred are no longer.
+/// The percentile `percent`, in microseconds.
 pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e6

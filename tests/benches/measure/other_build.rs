@@ -3,7 +3,7 @@
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
-/// Where the other build's executable is, if there is one to compare with.
+/// The variable with the path of the other build's executable.
 const VARIABLE: &str = "WIRESTATE_OTHER_BUILD";
 
 /// Whether there is another build to compare with.
@@ -11,8 +11,8 @@ pub(crate) fn is_given() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Becomes the other build's `server`, with the arguments that this process was given: it keeps
-/// its core and its death signal.
+/// Replaces this process by the other build's `server`, with the same arguments: it keeps its core
+/// and its death signal.
 pub(crate) fn become_its(server: &str) -> io::Result<()> {
     let missing = || io::Error::other(format!("{VARIABLE} does not name another build"));
     let mut command = Command::new(env::var_os(VARIABLE).ok_or_else(missing)?);

@@ -39,7 +39,7 @@ impl Flood {
         Ok(Self { clients, dialogue, next: 0, buffer: vec![0; 256 * 1024] })
     }
 
-    /// The next connection sends some requests, if it may, and takes what replies have come.
+    /// The next connection sends some requests, if it may, and reads the replies that have arrived.
     pub(crate) fn step(&mut self) -> io::Result<()> {
         let number = self.next;
         self.next = (number + 1) % self.clients.len();
@@ -90,7 +90,7 @@ impl Flood {
     }
 }
 
-/// So many requests go into one write, if there is room.
+/// The most requests in one write.
 const AT_ONCE: usize = 16 * 1024 / REQUEST;
-/// With so many bytes of requests without a reply, no more are sent.
+/// The most bytes of requests without a reply.
 const MOST_UNANSWERED: usize = 256 * 1024;

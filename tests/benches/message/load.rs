@@ -54,7 +54,7 @@ pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(server)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
+    // So that closing it leaves no port in TIME_WAIT, of which there are too few.
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     Ok(stream)
 }
@@ -82,8 +82,8 @@ impl Load {
     }
 
     /// Each connection sends its requests whenever the last are answered, for as long as `window`;
-    /// but at least once. Meanwhile `flood` sends without pause. Answers how many requests there
-    /// were, and tells how long the replies took.
+    /// but at least once. Meanwhile `flood` sends without pause. Returns the number of requests,
+    /// and how long the replies took.
     pub(crate) fn ask(
         &mut self,
         window: Duration,

@@ -29,9 +29,9 @@
 //! servers in one round, and what is reported is the median of the rounds with the extremes. All
 //! servers get the same number of worker threads (`--workers`, 1).
 //!
-//! A connection of the flood has at most 256 KiB of requests that are not answered, and all of its
-//! replies have come before the next turn; their bytes are counted. The load is one thread: it looks
-//! at the other connections after each step of one of the flood's (16 KiB out, what has come in).
+//! A connection of the flood has at most 256 KiB of requests without a reply. All of its replies
+//! have arrived before the next turn; their bytes are counted. The load is one thread: it polls the
+//! other connections after each step of the flood (16 KiB sent, available replies read).
 //!
 //! Of each server the replies to all sixteen requests are read once, decoded and held against the
 //! table; from then on every byte of every reply is compared with these, in their order. The load

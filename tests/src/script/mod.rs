@@ -57,18 +57,17 @@ pub enum Op {
     /// Reading, or writing, fails. Reading does so behind all that has arrived before; writing
     /// only where the machine wants to write, and afterwards the end of the input is a loss.
     Lost(Way, Lost),
-    /// The kernel takes so many bytes of output at most, and the peer acknowledges all that the
+    /// The kernel takes at most this many bytes of output, and the peer acknowledges all that the
     /// kernel has taken.
     Accept(usize),
-    /// The kernel takes so many bytes of output at most, and the peer acknowledges none of them.
+    /// The kernel takes at most this many bytes of output, and the peer acknowledges none of them.
     Buffer(usize),
     /// The FIN or RST that the machine wants is sent.
     Finished,
     /// Time passes, and the driver has not noticed yet.
     Advance(Duration),
-    /// The driver lets time pass up to the machine's deadline, and says so; and again, where that
-    /// changes nothing that a driver sees, since the machine has only observed what is
-    /// acknowledged.
+    /// Advances the time to the machine's deadline, and tells the machine. Repeats this if the
+    /// machine has only observed the acknowledged bytes, which changes nothing that a driver sees.
     Timeout,
     /// The driver says that time has passed, whether the deadline has been reached or not.
     SpuriousTimeout,
@@ -299,7 +298,7 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 }
 
-/// So often does a machine observe at most what is acknowledged before it is a stall
+/// The most observations of acknowledged bytes before a machine detects a stall
 /// ([`WriteProgress`](wirestate_core::WriteProgress)).
 const OBSERVATIONS: usize = 8;
 /// So often does what is shared move at most between two things that happen.

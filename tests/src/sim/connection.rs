@@ -79,7 +79,7 @@ pub(super) struct End {
     coming_bytes: usize,
     /// Arrivals that wait until a read opens the window.
     shut_out: usize,
-    /// By how many bytes the send buffer of this end has grown, and when it may grow again.
+    /// How many bytes the send buffer of this end has grown by, and when it may grow again.
     grown: usize,
     grows_from: Instant,
     /// Nothing arrives here before that.
@@ -189,12 +189,12 @@ impl End {
             Segment::Data(data) => data.len(),
             Segment::Fin | Segment::Rst => return self.coming.pop_front(),
         };
-        // A socket that is gone has no window, and answers by an RST.
+        // A socket that was closed has no window, and answers by an RST.
         if first <= window || self.broken || self.record.closed {
             self.coming_bytes -= first;
             return self.coming.pop_front();
         }
-        // An RST needs no window, and what is on its way before it is lost.
+        // An RST needs no window, and discards the data that is on its way before it.
         if let Some(rst) = self.coming.iter().position(|next| matches!(next, Segment::Rst)) {
             self.coming.drain(..rst);
             self.coming_bytes = 0;
@@ -349,7 +349,7 @@ impl Network {
         self.end(id.other()).coming_bytes
     }
 
-    /// How many bytes a write of `id` finds room for, in the buffers of both kernels.
+    /// How many bytes fit into a write of `id`, in the buffers of both kernels.
     fn room(&mut self, id: EndId) -> usize {
         let receiver = self.end(id.other());
         let taken = receiver.inbox.len() + receiver.coming_bytes;
@@ -524,8 +524,8 @@ impl Network {
     }
 }
 
-/// A send buffer grows when the peer answers a probe of its window, which comes no more often
-/// (`TCP_RTO_MIN` of Linux).
+/// A send buffer grows when the peer answers a probe of its window, which is sent at most this
+/// often (`TCP_RTO_MIN` of Linux).
 const GROWTH_INTERVAL: Duration = Duration::from_millis(200);
 /// When a silent connection is probed (`TCP_KEEPIDLE` as this project sets it; tcp(7)): where the
 /// other end is gone, an RST comes back.

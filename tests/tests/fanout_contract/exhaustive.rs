@@ -27,7 +27,7 @@ const STREAM: &[u8] = b"1a2b3c4d";
 enum Move {
     /// The upstream publishes what comes next, if it is not held.
     Publish,
-    /// The time for which the upstream may be held is up.
+    /// The time for which the upstream may be held is over.
     Expire,
     /// A subscriber looks at the feed.
     Share(usize),
@@ -181,7 +181,7 @@ impl Scene {
             whole_of_open += whole.len() as u64;
             assert!(!begun, "a message that was begun is finished");
             assert_eq!(subscriber.status().lag, 0);
-            // All is acknowledged, as it finds.
+            // The subscriber observes that everything is acknowledged.
             if let Some(observation) = subscriber.poll_timeout() {
                 subscriber.handle_timeout(observation, 0);
             }

@@ -90,7 +90,7 @@ fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() 
     }
 }
 
-/// It is not waited for until it has caught up: half of the window is its lead.
+/// The upstream is not held for it until it has caught up: half of the window is its lead.
 #[test]
 fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
     let messages = ["one.", "two.", "thr.", "fou.", "fiv."];
@@ -188,7 +188,7 @@ fn who_skips_finishes_the_message_that_was_begun() {
     assert_eq!((counters.delivered, counters.skipped), (3, 3));
 }
 
-/// Two that have caught up; then comes what fills the window, and one of them reads that too.
+/// Two readers that have caught up. Then the window is filled, and one of them reads that too.
 fn one_lags(on_lag: OnLag) -> (Feed, Subscriber, Subscriber) {
     let feed = Feed::new(config(on_lag));
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
@@ -293,7 +293,7 @@ fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
     }
 }
 
-/// It comes again and again, and each time it has caught up before it lags.
+/// It connects again and again, and each time it catches up before it lags.
 #[test]
 fn all_laggards_share_one_allowance() {
     let (feed, mut slow, mut fast) = one_lags(OnLag::Disconnect);
@@ -305,7 +305,7 @@ fn all_laggards_share_one_allowance() {
     assert_eq!(sent(&mut slow, at(2300)), "one.two.", "in time");
     assert_eq!(room(&feed, at(2300)), Room::Free);
     drop(slow);
-    // Another one has what is left.
+    // Another subscriber gets the rest of the limit.
     let mut slow = Subscriber::new(&feed, at(3000));
     publish(&feed, "nul.", at(3000));
     sent(&mut slow, at(3000));
@@ -336,7 +336,7 @@ fn a_blocking_feed_waits_without_limit() {
     assert_eq!(room(&feed, at(1_000_000)), Room::Free);
 }
 
-/// Or it would stay at the end of the window, where the source is fast.
+/// Otherwise it would stay at the end of the window, if the source is fast.
 #[test]
 fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_window() {
     let feed = Feed::new(Config { window: 4 * (4 + 128), ..config(OnLag::Disconnect) });
@@ -366,7 +366,7 @@ fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_win
     assert_eq!(reads(at(800)), Room::Free);
 }
 
-/// Who skips has not caught up, and does not wait either.
+/// A reader that has skipped has not caught up, and does not wait either.
 #[test]
 fn a_laggard_that_skips_delays_the_upstream_once() {
     let (feed, mut dead, mut fast) = one_lags(OnLag::Skip);
@@ -434,7 +434,7 @@ fn who_has_nothing_to_take_has_no_deadline() {
     share(&mut subscriber, at(0));
     assert!(subscriber.poll_timeout().is_some());
     assert_eq!(sent(&mut subscriber, at(5000)), "mess");
-    // Once it has found that all is acknowledged.
+    // Once it has observed that everything is acknowledged.
     subscriber.handle_timeout(at(5000), 0);
     assert_eq!(subscriber.poll_timeout(), None);
     publish(&feed, "mess", at(6000));
@@ -443,7 +443,7 @@ fn who_has_nothing_to_take_has_no_deadline() {
     assert_eq!(stalled(&mut subscriber), at(16_500));
 }
 
-/// When a subscriber to which nothing is written any more is given up.
+/// When a subscriber is reset to which no more bytes are written.
 fn stalled(subscriber: &mut Subscriber) -> Instant {
     loop {
         let now = subscriber.poll_timeout().expect("it has output");

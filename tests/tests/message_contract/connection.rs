@@ -400,7 +400,7 @@ fn what_is_asked_to_stop_answers_what_is_on_its_way() {
     assert_eq!((transcript.label, transcript.sent), (Some("shut_down"), Some(Sent::Fin)));
 }
 
-/// One read can hold hundreds of requests, and who sends them must not keep others waiting.
+/// One read can hold hundreds of requests, and their sender must not keep others waiting.
 #[test]
 fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
     let input = frames(&(0..300).map(|i| numbered(i, 0)).collect::<Vec<_>>());
@@ -414,7 +414,7 @@ fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
     }
 }
 
-/// What comes out when at most so many bytes are read and written at once, in a driver's turns.
+/// The output when at most this many bytes are read and written at once, in a driver's turns.
 fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
     let mut machine = checked(Config::default(), echo());
     let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::EPOCH);
@@ -467,7 +467,7 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
     drive::collect(&mut machine, &mut output, Instant::EPOCH);
     assert_eq!(output, input);
 
-    // Nor a reply, as long as more may be pending.
+    // A reply does not do so either, while more may be pending.
     let in_flight = NonZeroUsize::new(90).unwrap();
     let service = Later::default();
     let mut machine = checked(Config { in_flight, ..Config::default() }, service.clone());

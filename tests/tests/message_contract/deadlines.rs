@@ -189,7 +189,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     machine.handle_finished(at(secs(11)));
     assert!(matches!(machine.reason(), Some(Reason::WriteStalled { .. })));
 
-    // Nor if the kernel takes all of them at once.
+    // Not even if the kernel takes all of them at once.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
     let kernel = sent(&mut machine, secs(1)).len();
@@ -201,7 +201,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     machine.handle_finished(at(secs(11)));
     assert!(matches!(machine.reason(), Some(Reason::WriteStalled { unsent: 146, .. })));
 
-    // One byte that is acknowledged does.
+    // One acknowledged byte does.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
     machine.handle_written(at(secs(1)), 100);

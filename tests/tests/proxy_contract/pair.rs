@@ -207,7 +207,7 @@ impl Pair {
                     (Side::BOTH.map(|side| relay.interest(side)), relay.status(), relay.is_done())
                 };
                 let before = seen(&self.relay);
-                // At first only what is acknowledged may be observed.
+                // The first deadline may only observe the acknowledged bytes.
                 for _ in 0..=8 {
                     let Some(deadline) = self.relay.poll_timeout() else { break };
                     self.now = self.now.max(deadline);

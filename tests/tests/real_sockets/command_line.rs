@@ -132,7 +132,7 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
 
 const SERVERS: [&str; 5] = ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"];
 
-/// What the help of a command says of each of its flags and arguments.
+/// The help text of each flag and argument of a command.
 fn described(binary: &str, command: &str) -> Vec<(String, String)> {
     let help = text(&run(binary, &[command, "--help"]).stdout);
     let mut described: Vec<(String, String)> = Vec::new();
@@ -160,7 +160,7 @@ fn described(binary: &str, command: &str) -> Vec<(String, String)> {
     described
 }
 
-/// Those of the README.
+/// The defaults in the README.
 pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
     let common = [
         ("--max-connections", "10000, or what the limit of open files allows"),
@@ -363,7 +363,7 @@ pub(crate) fn a_server_that_connects_says_first_that_it_listens_and_last_that_it
     }
 }
 
-/// To how many open files a limit can be raised.
+/// The highest limit of open files that can be set.
 pub(crate) fn most_files() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
@@ -392,7 +392,7 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
         let said = format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
         assert!(log.contains(&said), "{flags:?}: {log}");
     }
-    // Half of the default is worth no warning, one less is.
+    // Half of the default causes no warning, one less does.
     let half = 64 + 5000 * files;
     if most_files() < half.into() {
         eprintln!("NOT TESTED: there may not be {half} open files");

@@ -332,7 +332,8 @@ pub(crate) fn the_drain_ends_by_a_reset_when_its_time_is_over(binary: &str) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not to be taken for a clean end");
 }
 
-/// By the clock the drain is over when the process goes on; but it had no chance to serve anybody.
+/// By the clock the drain is over when the process resumes, but it had no chance to serve any
+/// client.
 pub(crate) fn a_drain_goes_on_where_the_process_was_stopped(binary: &str) {
     let server = Server::start(binary, &["--drain-timeout", "3s"]);
     let (mut owed, sent) = stall(&server);
@@ -348,7 +349,7 @@ pub(crate) fn a_drain_goes_on_where_the_process_was_stopped(binary: &str) {
     assert!(log.contains("drained=1 aborted=0"), "{log}");
 }
 
-/// They take their connections for made, and have asked already.
+/// These peers consider themselves connected, and have sent a request.
 pub(crate) fn what_waits_in_the_backlog_when_it_is_stopped_is_answered(binary: &str) {
     let server = Server::start(binary, &[]);
     server.suspend();
@@ -365,7 +366,7 @@ pub(crate) fn what_waits_in_the_backlog_when_it_is_stopped_is_answered(binary: &
     assert!(status.success() && log.contains("drained=8 aborted=0"), "{status}: {log}");
 }
 
-/// A client may be refused, or told by a FIN that it is not served: then it can try again.
+/// A client may be refused, or see a FIN before an answer: then it can try again.
 pub(crate) fn restarts_under_load_reset_nobody(binary: &str) {
     let mut server = Server::start(binary, &[]);
     let address: SocketAddr = server.address.parse().unwrap();
@@ -400,7 +401,7 @@ pub(crate) fn restarts_under_load_reset_nobody(binary: &str) {
     assert!(lost.is_empty(), "{} of {answered:?}: {lost:?}", lost.len());
 }
 
-/// Connects and asks once: false where it was refused, or closed before an answer.
+/// Connects and sends one request. Returns false if it was refused, or closed before an answer.
 fn ask(address: SocketAddr) -> std::io::Result<bool> {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, process::HANGS) else {
         return Ok(false);

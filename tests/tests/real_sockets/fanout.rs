@@ -177,7 +177,7 @@ pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str
     assert!(log.contains("lagged=1 "), "{log}");
 }
 
-/// Each of them would hold the upstream for a second: together they hold it for a second in ten.
+/// Each of them could hold the upstream for a second: together they hold it for a second in ten.
 pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(binary: &str) {
     const STALLED: usize = 40;
     let upstream = Upstream::new();
@@ -199,8 +199,8 @@ pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(
     assert!(log.contains(&format!("lagged={STALLED} ")), "{log}");
 }
 
-/// It reads again, all there is, when it has held the upstream for a while, and is disconnected when
-/// that was long enough in all.
+/// It holds the upstream for a while, then reads everything, and is disconnected once it has held
+/// the upstream for the limit in all.
 pub(crate) fn a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever(binary: &str) {
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &["--window", "256KiB"]);

@@ -95,7 +95,8 @@ pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
     }
 }
 
-/// It connects, says that it has no client (or names its own address), and resets: many times a second, here.
+/// A check connects, sends a `LOCAL` header (or one with its own address), and resets, here many
+/// times a second.
 pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
     let echo = Server::start(binary, &[]);
     let flags = ["--accept-proxy", "--status", "127.0.0.1:0"];

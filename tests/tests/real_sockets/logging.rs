@@ -1,5 +1,5 @@
-//! Scenarios of the log and of signals: what a log that nobody reads may hold up, how much peers
-//! can have logged, and which signal does what.
+//! Scenarios of the log and of signals: whether a log that nobody reads blocks a server, how many
+//! lines peers can cause, and what each signal does.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::{
     status,
 };
 
-/// A server whose log nobody reads behind the line that says that it is ready.
+/// A server whose log nobody reads after the line that says that it is ready.
 struct Unread {
     child: Child,
     log: BufReader<ChildStderr>,
@@ -60,7 +60,7 @@ impl Unread {
     }
 }
 
-/// How a process ends, which it is to do by itself.
+/// Waits until a process has ended by itself.
 fn wait(child: &mut Child) -> ExitStatus {
     let mut status = None;
     eventually("it ends", || {
@@ -105,7 +105,7 @@ fn echoes(stream: &mut (impl Read + Write)) {
     assert_eq!(&reply, b"hello");
 }
 
-/// Connects, says something, if it is asked to, and resets.
+/// Connects, sends `says`, and resets.
 fn reset(address: &str, says: &[u8]) {
     let mut stream = connect(address);
     stream.write_all(says).unwrap();
@@ -130,7 +130,7 @@ pub(crate) fn a_log_that_nobody_reads_stops_nothing(binary: &str) {
     }
 }
 
-/// A drain that lasts, since one peer does not take its bytes.
+/// A drain that lasts, since one peer does not read.
 pub(crate) fn a_second_signal_ends_a_server_whose_log_nobody_reads(binary: &str) {
     let mut server = Unread::start(binary, &["-v", "--drain-timeout", "off"]);
     let mut slow = connect(&server.address);
@@ -169,7 +169,7 @@ pub(crate) fn a_log_that_is_read_again_says_how_much_is_missing(binary: &str) {
         dropped,
         metric(&status::get_at(&server.status, "/metrics").1, "wirestate_log_dropped_lines_total")
     );
-    // It goes on behind the gap.
+    // Logging goes on after the gap.
     reset(&server.address, b"x");
     let mut line = String::new();
     while !line.contains("reason=\"reset\"") {
@@ -196,7 +196,7 @@ pub(crate) fn a_full_disk_under_the_log_stops_nothing(binary: &str) {
     fs::remove_dir_all(&folder).unwrap();
 }
 
-/// A pipe that has no room, and whoever could read it.
+/// A full pipe: its reading and its writing end.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     let mut room = fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -213,7 +213,7 @@ pub(crate) fn a_client_whose_standard_error_nobody_reads_does_its_work(binary: &
         (&["fanout-client", &source.address, "--count", "10"], 0),
         (&["echo-client", &echo.address, "--message", "hello"], 0),
         (&["multiconn-client", &echo.address, "2"], 0),
-        // It can't say why.
+        // It can't log why.
         (&["echo-client", "unix:/nowhere"], 1),
     ];
     for (words, code) in calls {
@@ -224,7 +224,7 @@ pub(crate) fn a_client_whose_standard_error_nobody_reads_does_its_work(binary: &
     }
 }
 
-/// Each reset is counted, and in the log by a line or by the figure of another.
+/// Each reset is counted, and logged by a line or by the `suppressed` field of another.
 pub(crate) fn a_client_that_resets_all_the_time_does_not_fill_the_log(binary: &str) {
     let flags = ["--log-format", "json", "--status", "127.0.0.1:0"];
     let server = Server::start(binary, &flags);
@@ -265,7 +265,7 @@ pub(crate) fn with_debug_messages_every_reset_has_its_line(binary: &str) {
     assert!(!server.stop().contains("suppressed"));
 }
 
-/// A source that greets and closes: it is dialled again and again.
+/// A source that sends an error and closes: it is dialled again and again.
 pub(crate) fn a_source_that_closes_again_and_again_does_not_fill_the_log(binary: &str) {
     let source = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = source.local_addr().unwrap().to_string();
@@ -279,14 +279,14 @@ pub(crate) fn a_source_that_closes_again_and_again_does_not_fill_the_log(binary:
     let began = Instant::now();
     thread::sleep(Duration::from_millis(1500));
     let log = server.stop();
-    // That it connects, and that this has ended.
+    // One line that it connects, and one that the connection has ended.
     let most = 2 * (50 + 10 * (began.elapsed().as_secs() + 1));
     let lines = log.lines().filter(|line| line.contains(&upstream)).count();
     assert!((2..=usize::try_from(most).unwrap()).contains(&lines), "{lines} lines: {log}");
 }
 
-/// A load balancer or a probe connects, and leaves without a byte: every server counts that as a
-/// health check, which is no line in the log.
+/// A load balancer or a probe connects, and leaves without sending a byte: every server counts that
+/// as a health check, and logs no line.
 pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
     let upstream = Server::start(binary, &[]);
     let with_proxy: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\n";

@@ -348,7 +348,7 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
     for stream in &mut crowd {
         stream.write_all(&begun).unwrap();
     }
-    // All but those for whom there is room are told so: eight, at most.
+    // All but those for which there is room are refused: at most eight have room.
     let mut told = Vec::new();
     eventually("the others are refused", || {
         crowd.retain_mut(|stream| {
@@ -368,7 +368,7 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
         assert!(told.contains("of 8388608 are taken"), "{told}");
     }
     let resident = server.resident();
-    // And a buffer for each, which none uses any more.
+    // Plus a buffer for each connection, although none uses it now.
     assert!(resident < before + 2 * 8 * 1024 + 40 * 64, "{before} KiB, then {resident}");
     exchange(&mut healthy);
     drop(crowd);

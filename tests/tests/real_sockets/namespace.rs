@@ -1,4 +1,4 @@
-//! Scenarios in a network of their own, with its ports, its names and its resolver.
+//! Scenarios in a network namespace, with its own ports, names and resolver.
 
 use std::{
     fs,
@@ -15,14 +15,14 @@ use crate::{
     unix::Folder,
 };
 
-/// A network and a mount namespace, which are gone with the last process in them.
+/// A network and a mount namespace, which end with the last process in them.
 struct Namespace {
     holder: Child,
 }
 
 impl Namespace {
-    /// With a loopback device, after `setup`, a shell script, whose `$1` is `folder`. `None` where
-    /// this needs rights that the test does not have.
+    /// With a loopback device, after `setup`, a shell script whose `$1` is `folder`. `None` if the
+    /// test lacks the rights for it.
     fn new(setup: &str, folder: &Path) -> Option<Self> {
         let script = format!("set -e; ip link set lo up; {setup}\necho ready; exec cat");
         let mut unshare = Command::new("unshare");
@@ -60,7 +60,7 @@ impl Namespace {
         Server::start_command(self.command(binary, words))
     }
 
-    /// Runs it to its end: the exit code, standard output, and standard error.
+    /// Runs a command to its end. Returns the exit code, standard output, and standard error.
     fn run(&self, binary: &str, words: &[&str]) -> (Option<i32>, String, String) {
         let output = self.command(binary, words).output().unwrap();
         (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -71,7 +71,7 @@ impl Namespace {
         assert_eq!((code, &*reply), (Some(0), "hi\n"), "{address}: {error}");
     }
 
-    /// Whether a TCP socket is there that is connected to itself, in whatever state (proc(5)).
+    /// Whether there is a TCP socket that is connected to itself, in any state (proc(5)).
     fn has_itself(&self) -> bool {
         let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.holder.id())).unwrap();
         sockets.lines().skip(1).any(|line| {
@@ -88,7 +88,7 @@ impl Drop for Namespace {
     }
 }
 
-/// The first port that the kernel tries for an end of its own choice is the one that is dialled.
+/// The first local port that the kernel tries is the one that is dialled.
 const ONE_PORT: &str = "sysctl -qw net.ipv4.ip_local_port_range='40002 40003'";
 
 pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
@@ -109,7 +109,7 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     let log = proxy.stop();
     assert!(log.contains(&said) && log.contains("connects=0"), "{log}");
 
-    // The port is left to the source, which is found as soon as it is there.
+    // The port stays free for the source, which is reached as soon as it listens.
     let words = ["fanout-server", "--listen", "127.0.0.1:1235", "--upstream", upstream];
     let server = namespace.start(binary, &words);
     eventually("it has dialled itself", || server.logged(&said) > 0);
@@ -177,7 +177,7 @@ pub(crate) fn a_name_is_listened_on_with_all_its_addresses(binary: &str) {
     }
 }
 
-/// A resolver that never answers: what is sent to it is lost, and the library waits for 30 s.
+/// A resolver that never answers: packets to it are lost, and the library waits for 30 s.
 const SILENT_RESOLVER: &str = r#"
 ip link add silent type veth peer name other
 ip address add 10.99.99.1/24 dev silent
@@ -188,7 +188,7 @@ printf 'nameserver 10.99.99.53\noptions timeout:30 attempts:1\n' > "$1/resolv.co
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 "#;
 
-/// Well below what the library waits for, however busy the machine is.
+/// Well below the library's wait, however busy the machine is.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary: &str) {
@@ -197,7 +197,7 @@ pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary
     let Some(namespace) = Namespace::new(&setup, &folder.path("")) else { return };
     let began = Instant::now();
     let echo = namespace.start(binary, &["echo-server", "--listen", "127.0.0.1:0"]);
-    // Whose turn it is first: the name's, and the other's when a part of the time is over.
+    // The silent name is tried first, and the other upstream after a part of the time.
     let words = ["proxy", "--listen", "127.0.0.1:9500", "--connect-timeout", "200ms"];
     let upstreams = ["--upstream", "silent.test:7", "--upstream", &echo.address];
     let proxy = namespace.start(binary, &[&words[..], &upstreams].concat());

@@ -177,8 +177,8 @@ pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
     }
 }
 
-/// nginx takes the client of the proxy in front of it for its own, and announces it with an address
-/// of the one family to an address of the other.
+/// nginx takes the client that the proxy in front of it announces as its own, and announces it with
+/// a source address of one family and a destination address of the other.
 pub(crate) fn a_client_that_nginx_announces_with_mixed_families_is_served(binary: &str) {
     let echo = Server::start(binary, &["--accept-proxy", "-v"]);
     let upstream = proxy(binary, &echo.address, &["--accept-proxy", "--send-proxy", "v2", "-v"]);

@@ -161,8 +161,8 @@ pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
     assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
 }
 
-/// A reset discards what the kernel keeps: that of the proxy waits until a peer that reads late has
-/// made room.
+/// A reset discards what the kernel buffers: the proxy's reset waits until a peer that reads late
+/// has made room.
 pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str) {
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
@@ -192,7 +192,7 @@ pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str)
 }
 
 /// A kernel drops segments for which it has no memory (here, since its receive buffer was made
-/// smaller). They were sent, and have to be sent again: the reset waits until they are acknowledged.
+/// smaller), and they have to be sent again. The reset waits until they are acknowledged.
 pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
     for size in [44_000, 50_000, 56_000] {
         let (shrunk, has_shrunk) = mpsc::channel();
@@ -393,7 +393,7 @@ pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str
     assert!(text(&output.stderr).contains("--upstream 127.0.0.1:1 is given twice"));
 }
 
-/// Passes a socket that listens, of which the command line does not say the address.
+/// Passes a listening socket whose address is not on the command line.
 const LAUNCHER: &str = r"
 import os, socket, sys
 main = socket.create_server(('127.0.0.1', int(sys.argv[1])))
@@ -405,8 +405,8 @@ os.execv(sys.argv[2], sys.argv[2:])
 /// Starts a proxy, with more flags; `None` where that is not possible here.
 type Start<'a> = &'a dyn Fn(&[&str]) -> Option<Command>;
 
-/// Where the command line does not show it: the first connection to itself is noticed, and clients
-/// are told by a close at once, or served by whatever else there is.
+/// A loop that the command line does not show: the first connection to itself is detected, and
+/// clients are closed at once, or served by another upstream.
 pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
     let echo = Server::start(binary, &[]);
     let folder = Folder::new("loop", binary);

@@ -358,8 +358,8 @@ pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(bin
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// The first try of a health check. Whether it is answered, and within the time that balancers
-/// leave.
+/// A health check without retries. Returns whether it is answered within the time that load
+/// balancers allow.
 fn is_healthy(server: &Server) -> bool {
     let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -378,7 +378,7 @@ pub(crate) fn a_burst_of_pages_that_is_over_delays_nobody(binary: &str) {
         let mut stream = TcpStream::connect(&address).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
-    // Whoever is refused comes again a second later.
+    // A client that is refused tries again a second later.
     let over = Instant::now();
     eventually("the page is made", || {
         let mut stream = TcpStream::connect(&address).unwrap();
@@ -398,7 +398,7 @@ pub(crate) fn slow_readers_of_pages_take_no_health_check_away(binary: &str) {
     let mut readers: Vec<_> = (0..70)
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            // A peer behind small packets, for which the kernel at the other end buffers little.
+            // A peer with small packets, for which the kernel at the other end buffers little.
             socket.set_tcp_mss(536).unwrap();
             socket.set_recv_buffer_size(2048).unwrap();
             socket.connect(&address.into()).unwrap();

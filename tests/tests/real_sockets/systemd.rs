@@ -63,8 +63,7 @@ pub(crate) fn sockets_that_are_passed_are_served(binary: &str) {
     }
 }
 
-/// Passes a socket for each of its arguments that is none of the command's, all called `web`, and
-/// becomes the program.
+/// Passes a socket for each kind in its first argument, all called `web`, and becomes the program.
 const PASS: &str = r"
 import os, socket, sys
 def make(kind):
@@ -92,7 +91,7 @@ os.environ.update(LISTEN_FDS=str(len(kinds)), LISTEN_PID=str(os.getpid()), LISTE
 os.execv(words[0], words)
 ";
 
-/// A server to which such sockets are passed, `None` without Python.
+/// A server to which such sockets are passed; `None` without Python.
 fn passed(binary: &str, kinds: &str, listen: &str) -> Option<Command> {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("NOT TESTED: python3 is absent");
@@ -124,7 +123,7 @@ pub(crate) fn what_can_not_be_listened_on_is_named(binary: &str) {
     let server = Server::start_command(server);
     let name = server.address.strip_prefix("unix:@wirestate/").expect("as systemd writes it");
     assert!(name.ends_with("/abstract"), "{name}");
-    // And it can be connected to by that.
+    // And a client can connect to that name.
     let output = run(binary, &["echo-client", &server.address, "--message", "hi"]);
     assert_eq!(text(&output.stdout), "hi\n", "{}", text(&output.stderr));
     server.stop();

@@ -139,7 +139,7 @@ pub(crate) fn the_mode_of_a_socket_is_what_the_umask_leaves(binary: &str) {
     }
 }
 
-/// Where all that was sent has been read (unix(7)).
+/// If all that was sent has been read (unix(7)).
 pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     let folder = Folder::new("reset", binary);
     let (address, serving) = upstream(|mut stream| {

@@ -1,5 +1,5 @@
-//! Scenarios of urgent data (tcp(7)): a read ends in front of it, and the next one skips it. What is
-//! behind it must be served although no more comes.
+//! Scenarios of urgent data (tcp(7)): a read ends before it, and the next read skips it. The data
+//! after it must be served although nothing follows.
 
 use std::{
     io::{Read, Write},
@@ -17,8 +17,8 @@ use crate::{
     unix::Folder,
 };
 
-/// Sends `bytes` with an urgent one in their middle, while `reader` is suspended, so that it finds
-/// all of it at once. False where this kind of socket has no urgent data.
+/// Sends `bytes` with an urgent byte in their middle, while `reader` is suspended, so that it finds
+/// all of it at once. False if this kind of socket has no urgent data.
 fn send(stream: &mut (impl Write + AsFd), bytes: &[u8], reader: &Server) -> bool {
     let (before, behind) = bytes.split_at(bytes.len() / 2);
     reader.suspend();
@@ -48,13 +48,13 @@ pub(crate) fn an_echo_comes_back_from_behind_urgent_data(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut stream = server.connect();
     greet(&mut stream);
-    // And again: it is not taken for there ever after, nor for gone.
+    // And again: the readiness for urgent data is cleared, and set again.
     for _ in 0..3 {
         assert!(send(&mut stream, b"abcdef", &server));
         expect(&mut stream, b"abcdef");
         greet(&mut stream);
     }
-    // As the first that comes, too.
+    // Urgent data as the first data of a connection.
     let mut stream = server.connect();
     assert!(send(&mut stream, b"abcdef", &server));
     expect(&mut stream, b"abcdef");
@@ -62,7 +62,7 @@ pub(crate) fn an_echo_comes_back_from_behind_urgent_data(binary: &str) {
 
 pub(crate) fn requests_are_answered_from_behind_urgent_data(binary: &str) {
     let server = Server::start_as(binary, "app-server", &["--status", "127.0.0.1:0"]);
-    // Between two requests no deadline is near, before which the socket would be asked.
+    // Between two requests no deadline is near at which the socket would be read anyway.
     let mut request = Vec::new();
     search::request("search", "morpheus").encode(&mut request).unwrap();
     answered_twice(&mut server.connect(), &request, &server);
@@ -117,7 +117,7 @@ pub(crate) fn subscribers_get_what_is_behind_urgent_data(binary: &str) {
     }
 }
 
-/// False where this kind of socket has no urgent data.
+/// False if this kind of socket has no urgent data.
 fn is_fed_from_behind_urgent_data<S: Write + AsFd>(
     binary: &str,
     upstream: &str,

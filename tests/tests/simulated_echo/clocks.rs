@@ -39,8 +39,8 @@ fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// What arrives while the process is stopped, in a drain that would have been over by the clock, was
-/// in time.
+/// What arrives while the process is stopped, in a drain that would have ended by the clock, was in
+/// time.
 #[test]
 fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
     for_each_seed(10, |seed| {

@@ -255,7 +255,7 @@ fn what_had_arrived_when_it_was_asked_to_stop_is_served() {
     });
 }
 
-/// Nobody has accepted it yet, and it takes its connection for made.
+/// The server has not accepted it yet, but the client considers itself connected.
 #[test]
 fn what_waits_in_the_backlog_when_it_is_asked_to_stop_is_served() {
     for_each_seed(10, |seed| {

@@ -28,8 +28,8 @@ impl Log {
         Self { level, lines: Arc::default() }
     }
 
-    /// Of those that say how a connection has ended by `reason`: how many there are, and what the
-    /// sum of their field `suppressed` is.
+    /// How many lines say that a connection has ended by `reason`, and the sum of their field
+    /// `suppressed`.
     fn ends(&self, reason: &str) -> (u64, u64) {
         let lines = self.lines.lock().unwrap();
         let ends = lines.iter().filter(|line| line.get("reason").is_some_and(|it| it == reason));

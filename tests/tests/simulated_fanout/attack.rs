@@ -1,4 +1,4 @@
-//! Who holds the feed on purpose, over and over, and what that costs those who read.
+//! Subscribers that hold the feed on purpose, over and over, and the cost to those that read.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -18,12 +18,12 @@ use crate::scene::{Scene, all, config, millis, numbers, whole};
 
 /// The upstream begins to send after this.
 const BEGIN: Duration = millis(1000);
-/// What has been published is looked at so long after that.
+/// How long after that the published data is checked.
 const AFTER: Duration = millis(2000);
 const LAG_WAIT: Duration = millis(200);
 
-/// Runs `attack` beside two who read, at two rates. They get all that is published, and that is at
-/// least 85 % of what the upstream has to send. For how long it is held, the scene's meter checks.
+/// Runs `attack` beside two subscribers that read, at two rates. They get all that is published,
+/// which is at least 85 % of the upstream's data. The scene's meter checks how long it is held.
 fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
     // What the window and a connection hold is less than what comes within the lag wait.
     let slow = (1000, 16 * 1024, 4096);
@@ -53,7 +53,7 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
     }
 }
 
-/// Reads all that comes for so long; false if the connection is lost.
+/// Reads all that arrives during this time; false if the connection is lost.
 async fn read_for(host: &Host, socket: &mut Socket, duration: Duration) -> bool {
     let mut sleep = pin!(host.sleep(duration));
     let mut buf = vec![0; 64 * 1024];
@@ -69,8 +69,8 @@ async fn read_for(host: &Host, socket: &mut Socket, duration: Duration) -> bool 
     .await
 }
 
-/// What an attacker does: it connects `first` after the start, reads nothing for a while, then all
-/// for a while, so many times, and connects again; also when the connection is lost.
+/// An attacker connects `first` after the start, reads nothing for a while, then everything for a
+/// while, a number of times, and connects again; also when the connection is lost.
 #[derive(Clone, Copy, Debug)]
 struct Attack {
     first: Duration,

@@ -96,7 +96,7 @@ fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
     assert_eq!(scene.world.run_until(&dead).ok().map(|heard| heard.lost), Some(Some(Lost::Reset)));
 }
 
-/// Nobody waits: the upstream goes at their pace, and they lose nothing.
+/// No subscriber waits: the upstream goes at their pace, and they lose nothing.
 #[test]
 fn slow_subscribers_get_everything_of_a_source_that_is_faster_than_all_of_them() {
     let scene = Scene::new(6, config(), vec![whole(0, MANY)]);
@@ -113,7 +113,7 @@ fn slow_subscribers_get_everything_of_a_source_that_is_faster_than_all_of_them()
     }
 }
 
-/// Where nobody waits, the time without a byte is the limit; once somebody does, the lag wait.
+/// While no subscriber waits, the time without a byte is the limit; while one does, the lag wait.
 #[test]
 fn a_dead_subscriber_holds_the_upstream_alone_until_it_is_reset_or_somebody_waits() {
     let scene = Scene::new(7, config(), vec![whole(0, MANY)]);

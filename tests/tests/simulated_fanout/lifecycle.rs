@@ -154,8 +154,8 @@ fn each_attempt_to_connect_that_fails_is_counted() {
 }
 
 /// How often a source is dialled within `time` that accepts, sends one line, and ends each
-/// connection after `lasts` by its last act. (A server that is full does that: `-ERR max number of
-/// clients reached`.)
+/// connection after `lasts` by its last act, as a server that is full does (`-ERR max number of
+/// clients reached`).
 fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let world = World::new(9);
     let (server, source) = (world.host("server"), world.host("upstream"));

@@ -1,5 +1,5 @@
-//! Measures from outside for how long the upstream is held while some subscriber waits, and holds
-//! that to the limit at every step.
+//! Measures from outside how long the upstream is held while some subscriber waits, and checks the
+//! limit at every step.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -25,7 +25,7 @@ struct State {
     /// The subscribers that have read everything.
     waiting: BTreeSet<u64>,
     subscribers: u64,
-    /// When both were so, in order.
+    /// The times during which both were the case, in order.
     spans: VecDeque<(Instant, Instant)>,
     total: Duration,
 }
@@ -57,7 +57,7 @@ impl Meter {
         });
     }
 
-    /// A subscriber, of which the meter is told whether it waits.
+    /// A subscriber that tells the meter whether it waits.
     pub(crate) fn subscriber<M: Machine>(&self, machine: M, now: Instant) -> Metered<M> {
         let number = self.state.with(|state| {
             state.subscribers += 1;
@@ -92,13 +92,13 @@ impl State {
     }
 }
 
-/// A subscriber, as it is.
+/// A subscriber's state.
 #[derive(Debug)]
 pub(crate) struct Metered<M> {
     machine: M,
     meter: Meter,
     number: u64,
-    /// It has fallen behind, and not caught up by what it has sent since: to skip is not to wait.
+    /// It has fallen behind, and its output since has not caught up: a skip does not count.
     behind: bool,
 }
 
@@ -200,7 +200,7 @@ impl<M: Machine> Machine for Metered<M> {
     }
 }
 
-/// Whether a machine that reads is held back from that.
+/// Whether a machine that reads is kept from reading.
 pub(crate) fn is_held<M: Machine>(machine: &M) -> bool {
     machine.interest() == Interest { read: false, write: Outbound::Idle }
 }

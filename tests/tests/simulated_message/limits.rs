@@ -170,7 +170,7 @@ fn whoever_sends_what_is_no_frame_can_read_why_although_more_follows() {
     }
 }
 
-/// A peer that reads no reply before it has sent all that it wants to.
+/// A peer that reads no reply before it has sent all of its requests.
 #[test]
 fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame() {
     let settings = Settings { buffer: 64 * 1024, ..Settings::default() };
@@ -227,7 +227,7 @@ fn a_drain_waits_for_a_request_that_has_begun_to_come() {
     assert_eq!((heard.bytes, heard.fin), (all, true));
 }
 
-/// So the other tasks get their turn, although there is always more.
+/// So the other tasks run, although there is always more input.
 #[test]
 fn a_task_answers_some_of_a_flood_in_one_poll_and_not_all_that_has_come() {
     let settings = Settings { buffer: 1024 * 1024, ..Settings::default() };

@@ -1,4 +1,4 @@
-//! Large contents of many connections: bounded together, at every step.
+//! Large contents of many connections: their common limit, checked at every step.
 
 use std::time::Duration;
 
@@ -33,8 +33,7 @@ where
     (Scene::of(world, host, messages.clone(), Options::default()), messages)
 }
 
-/// How many of `all` have heard what they were to hear; the others were told that there was no
-/// memory.
+/// How many of `all` have received what they expect; the others were told that there was no memory.
 fn served(all: &[Heard], expected: &[u8]) -> usize {
     let served = |heard: &&Heard| heard.bytes == expected;
     for refused in all.iter().filter(|heard| !served(heard)) {
@@ -78,7 +77,7 @@ fn requests_beyond_the_memory_are_refused_and_the_others_answered() {
     });
 }
 
-/// Small requests, large replies, and nobody reads.
+/// Small requests and large replies, which no client reads.
 #[test]
 fn replies_that_nobody_takes_are_bounded_as_well() {
     let answer = |_: Message<'_>| Message::binary(vec![7; CONTENT]);

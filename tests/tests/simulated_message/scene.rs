@@ -68,7 +68,7 @@ impl Scene {
         Self::of(world, server, Server::new(config, service), options)
     }
 
-    /// Whatever the service answers.
+    /// A scene of any service.
     pub(crate) fn of<S>(world: World, server: Host, messages: Server<S>, options: Options) -> Self
     where
         S: service::Service + Clone + Send + Unpin + 'static,

@@ -305,8 +305,8 @@ fn an_upstream_that_hangs_up_has_failed() {
     scene.end();
 }
 
-/// A server that is full says so to each client, and closes. (It resets the connection where it has
-/// not read what the client had sent.) It is no better than one that refuses.
+/// A server that is full tells each client, and closes. (It resets the connection if it has not
+/// read what the client had sent.) It is no better than one that refuses.
 #[test]
 fn an_upstream_that_sends_a_line_and_ends_is_not_preferred() {
     for (client, last) in [

@@ -125,8 +125,9 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
-/// It says nothing behind its header, if it has one, and leaves: the commonest of all connections behind
-/// some proxies, and nobody's fault. With a byte of its own it is a connection as any other.
+/// A client that sends nothing after its header, if it has one, and leaves: the most frequent
+/// connection behind some proxies, and not a fault. With a byte of its own it is a normal
+/// connection.
 #[test]
 fn a_proxys_look_at_the_server_is_no_lost_connection() {
     let scene = Scene::new(4, &["server"]);

@@ -16,7 +16,7 @@ use wirestate_testkit::{
 
 use crate::scene::{Scene, peer, seconds};
 
-/// A proxy to these addresses, which its listening address can be one of.
+/// A proxy to these addresses, one of which may be its own.
 fn proxying(seed: u64, upstreams: &[&str], proxy: impl FnOnce(Proxy) -> Proxy) -> Scene {
     let upstreams = Upstreams::new(upstreams.iter().copied(), Balance::RoundRobin, seed);
     let plain = Proxy::new(Relays::new(Config::default()), upstreams);
@@ -38,7 +38,7 @@ fn watch(scene: &Scene) -> Arc<Mutex<u64>> {
     most
 }
 
-/// Whichever end of a connection to itself it hears of first, and with headers and without.
+/// Whichever end of a connection to itself is recorded first, with and without headers.
 #[test]
 fn a_proxy_that_is_its_own_upstream_refuses_itself() {
     let with_headers = |proxy| Proxy {
@@ -101,8 +101,8 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
     });
 }
 
-/// It isn't noticed, and ends at the limit of one of the two: then all is over, and whoever comes
-/// is served by whatever else there is.
+/// The ring is not detected, and ends at the limit of one of the two. Then all connections end, and
+/// new clients are served by another upstream.
 #[test]
 fn a_ring_of_two_ends_at_the_limit_of_connections() {
     for_each_seed(4, |seed| {

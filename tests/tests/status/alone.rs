@@ -160,7 +160,7 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     assert!(idle.poll_give_way(&mut cx).is_ready());
 }
 
-/// Its request comes one round trip behind the connection.
+/// Its request arrives one round trip after the connection.
 #[test]
 fn a_new_connection_has_20_ms_for_its_first_byte_before_it_gives_way() {
     let (server, now) = (server(), Instant::EPOCH);
@@ -178,7 +178,7 @@ fn request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\n{HOST}\r\n").into_bytes()
 }
 
-/// A server that answers once a second, and the turn for that is taken.
+/// A server that answers once a second, whose present turn is taken.
 fn slow_server() -> Server {
     let mut config = Config::new("echo-server");
     config.answers_per_second = NonZeroU32::MIN;
@@ -275,8 +275,8 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
     }
 }
 
-/// Whether they wait or are sent makes no difference. Other pages go on, and so does a connection
-/// whose page was refused.
+/// Waiting and sent pages count alike. Other pages go on, and so does a connection whose page was
+/// refused.
 #[test]
 fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     let (server, now) = (server(), Instant::EPOCH);

@@ -1,4 +1,4 @@
-//! Clients that try to take the status away from others. Health checks are answered all the same.
+//! Clients that try to exhaust the status server. Health checks are answered all the same.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn request(path: &str, fields: &str) -> Bytes {
     format!("GET {path} HTTP/1.1\r\nHost: 10.0.0.1\r\n{fields}\r\n").into()
 }
 
-/// Asks for `path` on a new connection: whether it is answered by 200 within a second.
+/// Requests `path` on a new connection. Returns whether it is answered by 200 within a second.
 fn check(client: &Host, path: &'static str) -> Task<bool> {
     let (runtime, clock) = (client.clone(), client.clock());
     client.run(async move {
@@ -36,7 +36,7 @@ fn check(client: &Host, path: &'static str) -> Task<bool> {
     })
 }
 
-/// How many of so many health checks, one in `every`, are answered within a second.
+/// Makes `count` health checks, one in `every`; returns how many are answered within a second.
 fn health_checks(scene: &Scene, count: usize, every: Duration) -> usize {
     let client = scene.world.host("load balancer");
     let checks: Vec<_> = (0..count)
@@ -50,7 +50,7 @@ fn health_checks(scene: &Scene, count: usize, every: Duration) -> usize {
     checks.iter().filter(|check| check.take() == Some(true)).count()
 }
 
-/// Connections to the service, for so long.
+/// Opens connections to the service, for this long.
 fn crowd(scene: &Scene, count: usize, time: Duration) {
     let host = scene.world.host("crowd");
     for _ in 0..count {
@@ -81,7 +81,7 @@ fn a_burst_that_is_over_delays_nobody() {
     scene.end();
 }
 
-/// Nobody's connection is closed unanswered while a page can be had or refused.
+/// No connection is closed unanswered while a page can be made or refused.
 #[test]
 fn each_of_a_burst_is_answered_or_told_to_come_again() {
     let scene = Scene::new(2, NO_LIMIT);
@@ -127,7 +127,7 @@ fn slow_readers_of_the_longest_page_take_no_health_check_away() {
     scene.end();
 }
 
-/// Pages that nobody reads give way to connections, where there is nothing else that could.
+/// Pages that no client reads give way to connections, if no other connection can.
 #[test]
 fn answers_that_nobody_reads_give_way_to_health_checks() {
     let scene = Scene::new(4, NO_LIMIT);
@@ -192,7 +192,7 @@ fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
     }
 }
 
-/// More of them than there is room for, each back as soon as it has its answer.
+/// More of them than there is room for, each connecting again as soon as it has its answer.
 #[test]
 fn clients_that_come_again_without_pause_take_no_health_check_away() {
     let scene = Scene::new(7, NO_LIMIT);

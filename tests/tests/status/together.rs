@@ -146,7 +146,7 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
     let totals = scene.status.options().table.totals();
     let relieved = usize::try_from(totals.ended["gave_way"]).unwrap();
     assert!(totals.refused.is_empty() && (1..=10).contains(&relieved), "{totals:?}");
-    // Those that had waited longest, by a FIN; and connections of the checks that lingered still.
+    // Those that had waited longest, by a FIN; and connections of the checks that still lingered.
     let ended: Vec<_> =
         held.iter().map(|task| task.take().map(|heard| (heard.fin, heard.lost))).collect();
     let gone = ended.iter().filter(|ended| ended.is_some()).count();
