@@ -66,9 +66,13 @@ impl DiscardBudget {
         self.spent.with(|spent| {
             let regained = now.since(spent.at).as_micros() * PER_SECOND as u128 / 1_000_000;
             let regained = usize::try_from(regained).unwrap_or(usize::MAX);
-            if regained > 0 {
-                spent.bytes = spent.bytes.saturating_sub(regained);
-                spent.at = now;
+            if regained >= spent.bytes {
+                (spent.bytes, spent.at) = (0, now);
+            } else if regained > 0 {
+                spent.bytes -= regained;
+                // To the byte: what is left of the time counts the next time.
+                let micros = regained as u128 * 1_000_000 / PER_SECOND as u128;
+                spent.at += Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
             }
             let fits = n <= AT_ONCE - spent.bytes;
             if fits {

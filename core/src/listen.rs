@@ -1,7 +1,8 @@
 //! Listening on every address of a name.
 //!
 //! ```no_run
-//! use wirestate_core::{echo, listen::listen, runtime::Runtime, serve::{Options, serve}};
+//! use wirestate_core::{echo, listen::listen, runtime::{Listener, Runtime}};
+//! use wirestate_core::serve::{Options, serve};
 //!
 //! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
 //! let listeners = listen(&runtime, "localhost:7").await?;
@@ -40,6 +41,9 @@ pub async fn listen<R: Runtime>(runtime: &R, address: &str) -> io::Result<Listen
         return runtime.listen(address).map(Listeners::from);
     }
     let addresses = runtime.resolve(address).await?;
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
     let listeners = listen_on_all(&addresses, |one| {
         let text = one.to_string();
         runtime.listen(&text).map_err(|error| {
@@ -78,10 +82,12 @@ fn add_all<L: Listener>(
     addresses: &[SocketAddr],
     listen: impl Fn(SocketAddr) -> io::Result<L>,
 ) -> io::Result<()> {
-    let has_both = addresses.iter().any(|address| address.ip() == Ipv6Addr::UNSPECIFIED);
-    let mut missing = None;
+    // First the address that may cover another one.
+    let mut addresses = addresses.to_vec();
+    addresses.sort_by_key(|address| address.ip() != Ipv6Addr::UNSPECIFIED);
+    let (mut covers_ipv4, mut missing) = (false, None);
     for (index, address) in addresses.iter().enumerate() {
-        let is_covered = has_both && address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let is_covered = covers_ipv4 && address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         if is_covered || addresses[..index].contains(address) {
             continue;
         }
@@ -90,7 +96,10 @@ fn add_all<L: Listener>(
             None => address.port(),
         };
         match listen(SocketAddr::new(address.ip(), port)) {
-            Ok(listener) => listeners.push(listener),
+            Ok(listener) => {
+                covers_ipv4 |= address.ip() == Ipv6Addr::UNSPECIFIED;
+                listeners.push(listener);
+            }
             Err(error) if is_missing(&error) => missing = Some(error),
             Err(error) => return Err(error),
         }

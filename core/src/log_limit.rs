@@ -9,7 +9,7 @@ use crate::Instant;
 /// Admits a burst of log lines and then a constant rate, and counts the lines that it leaves out.
 ///
 /// The next line that is admitted has that count in the field `suppressed`. The number of lines
-/// plus the sum of these fields is the number of events.
+/// plus the sum of these fields is the number of events, but for those left out last.
 ///
 /// It is a token bucket, kept as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
 #[derive(Clone, Debug)]

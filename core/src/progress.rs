@@ -28,7 +28,7 @@ use crate::Instant;
 ///
 /// // The peer has acknowledged 400 of the 1,000 bytes.
 /// progress.observe(start + Duration::from_secs(1), true, 600);
-/// It acknowledges nothing more. Another 50 bytes in the kernel's buffer are no progress.
+/// // It acknowledges nothing more. Another 50 bytes in the kernel's buffer are no progress.
 /// progress.written(start + Duration::from_secs(5), 50);
 /// progress.observe(start + Duration::from_secs(9), true, 650);
 /// assert!(progress.is_stalled(start + Duration::from_secs(9), limit));

@@ -120,7 +120,7 @@ where
     loop {
         accepted = accepted.wrapping_add(1);
         if accepted.is_multiple_of(ACCEPTS_IN_A_ROW) {
-            yield_now().await;
+            yield_now(&mut clock).await;
         }
         match poll_fn(|cx| match stop.poll_asked(cx) {
             Stopping::No => poll_event(&mut listener, &mut clock, &mut pause, cx),
@@ -347,13 +347,14 @@ impl RunningTime {
     }
 }
 
-async fn yield_now() {
+/// Lets other tasks run.
+async fn yield_now(clock: &mut impl Clock) {
     let mut yielded = false;
     poll_fn(|cx| {
         if mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
-        cx.waker().wake_by_ref();
+        clock.yield_now(cx);
         Poll::Pending
     })
     .await;

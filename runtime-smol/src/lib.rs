@@ -318,6 +318,9 @@ impl Listener for SmolListener {
         loop {
             match self.listening.get_ref().accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.listening.get_ref().awaits_more() {
+                        return Poll::Pending;
+                    }
                     ready!(self.listening.poll_readable(cx))?;
                 }
                 accepted => {

@@ -9,6 +9,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use rustix::{
@@ -39,6 +40,8 @@ pub struct Listening {
     address: Address,
     /// Another process may share the socket.
     is_inherited: bool,
+    /// Nothing new comes into its backlog.
+    is_final: AtomicBool,
 }
 
 impl Listening {
@@ -56,7 +59,13 @@ impl Listening {
             let address = Address::Ip(listener.local_addr()?);
             (listener.into(), address, None)
         };
-        Ok(Self { _file: file, socket, address, is_inherited: false })
+        Ok(Self {
+            _file: file,
+            socket,
+            address,
+            is_inherited: false,
+            is_final: AtomicBool::new(false),
+        })
     }
 
     /// Takes over a socket that listens already. Its file, if it has one, is somebody else's.
@@ -96,7 +105,13 @@ impl Listening {
             }
         };
         ioctl_fionbio(&socket, true)?;
-        Ok(Self { _file: None, socket, address, is_inherited: true })
+        Ok(Self {
+            _file: None,
+            socket,
+            address,
+            is_inherited: true,
+            is_final: AtomicBool::new(false),
+        })
     }
 
     /// The address that it listens on, with the real port.
@@ -119,6 +134,12 @@ impl Listening {
         Ok((socket, peer))
     }
 
+    /// Whether there are connections to wait for: not once a Unix socket is
+    /// [shut down](Self::shut_down), which stays readable then.
+    pub fn awaits_more(&self) -> bool {
+        !self.is_final.load(Relaxed)
+    }
+
     /// Takes no further connections into the backlog: see
     /// [`Listener::shut_down`](wirestate_core::runtime::Listener::shut_down). An inherited socket
     /// is left alone, since the process that passed it may continue to use it.
@@ -127,7 +148,10 @@ impl Listening {
             _ if self.is_inherited => {}
             Address::Ip(_) => tcp::drop_syns(&self.socket),
             // Linux then refuses new connections; those in the backlog can still be accepted.
-            Address::Unix(_) => drop(SockRef::from(&self.socket).shutdown(Shutdown::Read)),
+            Address::Unix(_) => {
+                let shut_down = SockRef::from(&self.socket).shutdown(Shutdown::Read);
+                self.is_final.store(shut_down.is_ok(), Relaxed);
+            }
         }
     }
 }

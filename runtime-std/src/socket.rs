@@ -137,6 +137,7 @@ impl Sink for ThreadSocket {
 
     fn reset(&mut self) {
         if let Some(stream) = self.stream.take() {
+            forget(stream.as_raw_fd());
             stream::reset_on_close(&*stream);
         }
     }
@@ -229,7 +230,9 @@ impl Listener for ThreadListener {
         let accepted = accepted.and_then(|(stream, peer)| Ok((ThreadSocket::new(stream)?, peer)));
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(self.listening.clone(), PollFlags::IN);
+                if self.listening.awaits_more() {
+                    wait_for(self.listening.clone(), PollFlags::IN);
+                }
                 Poll::Pending
             }
             accepted => Poll::Ready(accepted.map_err(AcceptError::from)),

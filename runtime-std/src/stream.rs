@@ -13,7 +13,8 @@ use rustix::{
     io::ioctl_fionbio,
     ioctl::{Getter, Opcode, ioctl},
     net::{
-        AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, recv, send as send_one, sendmsg,
+        AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, getpeername, recv,
+        send as send_one, sendmsg,
         sockopt::{socket_domain, socket_peercred},
     },
 };
@@ -86,16 +87,20 @@ pub fn finish(socket: &impl AsFd) -> io::Result<()> {
 /// that is not acknowledged counts as one byte.
 ///
 /// 0 for a Unix socket: written bytes reach the peer at once, and the kernel's figure counts
-/// memory, not bytes (unix(7)).
+/// memory, not bytes (unix(7)). 0 also for a connection that is lost: nothing will be acknowledged
+/// any more, but Linux keeps the figure.
 pub fn unacknowledged(socket: &impl AsFd) -> usize {
-    if socket_domain(socket).is_ok_and(|domain| domain == AddressFamily::UNIX) {
-        return 0;
-    }
     // SAFETY: ioctl(2) with this code stores one `int` where its argument points to, which is what
     // `Getter` provides, and does nothing else (tcp(7), unix(7)).
     #[allow(unsafe_code, reason = "no library has a safe call for it")]
     let figure = unsafe { ioctl(socket, Getter::<SIOCOUTQ, c_int>::new()) };
-    figure.ok().and_then(|figure| usize::try_from(figure).ok()).unwrap_or(0)
+    let figure = figure.ok().and_then(|figure| usize::try_from(figure).ok()).unwrap_or(0);
+    // Most often it is 0, and one system call has said so.
+    let counts = || {
+        socket_domain(socket).is_ok_and(|domain| domain != AddressFamily::UNIX)
+            && getpeername(socket).is_ok()
+    };
+    if figure > 0 && counts() { figure } else { 0 }
 }
 
 /// The number of the ioctl (linux/sockios.h; `TIOCOUTQ` of `ioctl_tty(2)`).

@@ -263,16 +263,20 @@ impl Source for TokioSocket {
         let stream = self.stream()?;
         loop {
             let mut ready = ready!(stream.poll_read_ready(cx)).map_err(Failed::from)?;
-            match stream::receive(stream, buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    forget_urgent(stream);
-                }
+            // A short read has emptied the socket, which saves a read that finds nothing. But a read
+            // also ends at urgent data, whatever is behind that (tcp(7)).
+            let may_be_urgent = stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
+            let read = if may_be_urgent {
+                // A read that finds nothing clears this readiness, too, as it was before the read.
+                stream.try_io(Interest::PRIORITY, |stream| stream::receive(stream, buf))
+            } else {
+                stream::receive(stream, buf)
+            };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
                 read => {
-                    // After a short read the socket is empty, which saves a read that would block.
-                    // But a read also ends at urgent data, whatever follows it (tcp(7)).
                     let is_short = matches!(read, Ok(n) if 0 < n && n < buf.len());
-                    if is_short && !may_be_urgent(stream) {
+                    if is_short && !may_be_urgent {
                         ready.clear_ready();
                     }
                     return Poll::Ready(read.map_err(Failed::from));
@@ -284,17 +288,6 @@ impl Source for TokioSocket {
     fn look_again(&mut self) {
         self.look_again = LookAgain::BOTH;
     }
-}
-
-/// Whether the last event had urgent data (`EPOLLPRI`; `epoll_ctl(2)`) that was not
-/// [forgotten](forget_urgent) since, or the end of the input.
-fn may_be_urgent(stream: &AsyncFd<OwnedFd>) -> bool {
-    stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
-}
-
-/// Clears the readiness for urgent data, since a read would have blocked.
-fn forget_urgent(stream: &AsyncFd<OwnedFd>) {
-    let _ = stream.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 impl Sink for TokioSocket {
@@ -378,7 +371,11 @@ impl Listener for TokioListener {
             if self.is_shut_down {
                 // Asks the kernel, whatever tokio knows of the socket's readiness.
                 match accept(self.listening.get_ref()) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if !self.listening.get_ref().awaits_more() {
+                            return Poll::Pending;
+                        }
+                    }
                     accepted => return Poll::Ready(accepted.map_err(AcceptError::from)),
                 }
             }

@@ -64,8 +64,8 @@ pub trait Sink {
     /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
     /// last descriptor closed; socket(7)). Nothing is called after it.
     ///
-    /// The kernel discards what the peer has not acknowledged: a machine's reset that is to follow
-    /// its output waits until [`unacknowledged`](Self::unacknowledged) is 0.
+    /// The kernel discards what the peer has not acknowledged. A caller whose reset is to follow its
+    /// output waits until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
     /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)).

@@ -373,7 +373,8 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             .count()
     }
 
-    fn handle_written(&mut self, now: Instant, mut n: usize) {
+    fn handle_written(&mut self, now: Instant, all: usize) {
+        let mut n = all;
         let mut position = self.sent;
         while n > 0 {
             if position.offset == 0 {
@@ -385,7 +386,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         }
         self.sent = position;
         self.progress.queued(now);
-        self.progress.written(now, n);
+        self.progress.written(now, all);
     }
 
     fn handle_finished(&mut self, now: Instant) {

@@ -131,7 +131,10 @@ impl Inbox {
         else {
             return Ok(());
         };
-        let size = content.len().max(grown(self.limits, *filled, *length));
+        if *filled < content.len() {
+            return Ok(());
+        }
+        let size = grown(self.limits, *filled, *length);
         self.quota.resize(&mut self.memory, size)
     }
 

@@ -11,7 +11,7 @@ use core::{
 };
 
 use super::{
-    DecodeError, FrameTimeouts, Inbox, Limits, Message,
+    DecodeError, FrameTimeouts, Inbox, Limits, Message, Partial,
     inbox::Incoming,
     outbox::Outbox,
     reception::Reception,
@@ -52,8 +52,9 @@ pub struct Config {
     /// Buffers that the server keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
     /// How many bytes of large contents all connections may hold together ([`Server`]). A request
-    /// or a reply that exceeds it is answered by an error, and its connection closed. Default: 256
-    /// MiB.
+    /// or a reply that exceeds it is answered by an error, and its connection closed. While more
+    /// than half of it is taken, a content must come within [`FrameTimeouts::content`], however
+    /// long it is. Default: 256 MiB.
     pub memory: usize,
 }
 
@@ -523,7 +524,7 @@ impl<S: Service> Connection<S> {
         let config = self.config();
         let frame = || {
             let partial = self.inbox.partial()?;
-            self.reception.deadline(config.frame_timeouts.limit(partial))
+            self.reception.deadline(self.frame_limit(partial))
         };
         let reply = || match self.pending.front()? {
             Pending { since, reply: Reply::Later(_), .. } => Some(*since + config.service_timeout?),
@@ -556,6 +557,17 @@ impl<S: Service> Connection<S> {
         }
     }
 
+    /// How long a frame of which `partial` has come may take. While more than half of
+    /// [`Config::memory`] is taken, slow senders must not keep it: the least rate does not extend
+    /// the time for a content.
+    fn frame_limit(&self, partial: Partial) -> Option<Duration> {
+        let Common { config, quota, .. } = &*self.shared;
+        let limit = config.frame_timeouts.limit(partial)?;
+        let is_scarce = partial.header && quota.held() > config.memory / 2;
+        let content = config.frame_timeouts.content.filter(|_| is_scarce);
+        Some(content.map_or(limit, |content| content.min(limit)))
+    }
+
     /// Returns the limit, if the peer has acknowledged nothing for that long.
     fn stalled(&self, now: Instant) -> Option<Duration> {
         let limit = self.config().write_timeout?;
@@ -565,7 +577,7 @@ impl<S: Service> Connection<S> {
 
     /// Why [`deadline`](Self::deadline) has passed.
     fn expire(&mut self, now: Instant) {
-        let Config { service_timeout, frame_timeouts, .. } = *self.config();
+        let Config { service_timeout, .. } = *self.config();
         if let Some(limit) = service_timeout
             && self.pending.front().is_some_and(|pending| {
                 matches!(pending.reply, Reply::Later(_)) && pending.since + limit <= now
@@ -574,7 +586,7 @@ impl<S: Service> Connection<S> {
             let owed = self.pending.len();
             self.abandon(Reason::ServiceTimeout { limit, owed });
         } else if let Some(partial) = self.inbox.partial() {
-            let limit = frame_timeouts.limit(partial).unwrap_or_default();
+            let limit = self.frame_limit(partial).unwrap_or_default();
             let (have, need, header) = (partial.have, partial.need, partial.header);
             self.answer(Reason::FrameTimeout { have, need, limit, header });
         }

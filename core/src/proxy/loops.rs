@@ -27,7 +27,15 @@ pub(super) struct Loops {
 #[derive(Debug)]
 struct Inner {
     listening: Vec<Address>,
-    open: Lock<BTreeMap<Ends, Origin>>,
+    open: Lock<Entries>,
+}
+
+/// The entries of the open connections, by their ends, each with a number of its own: a pair of ends
+/// can be used again before the entry of its last connection is removed.
+#[derive(Debug, Default)]
+struct Entries {
+    by_ends: BTreeMap<Ends, (Origin, u64)>,
+    count: u64,
 }
 
 /// The addresses of the dialling and of the accepting end.
@@ -49,7 +57,7 @@ pub(super) struct SelfConnection(pub(super) usize);
 pub(super) struct Open {
     loops: Loops,
     ends: Ends,
-    origin: Origin,
+    number: u64,
 }
 
 impl Loops {
@@ -106,15 +114,19 @@ impl Loops {
         let canonical =
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let ends = (canonical(from), canonical(to));
-        self.inner.open.with(|open| match (open.get(&ends), origin) {
-            (Some(Origin::Accepted), Origin::Dialled(upstream))
-            | (Some(&Origin::Dialled(upstream)), Origin::Accepted) => Err(SelfConnection(upstream)),
+        self.inner.open.with(|open| match (open.by_ends.get(&ends), origin) {
+            (Some((Origin::Accepted, _)), Origin::Dialled(upstream))
+            | (Some(&(Origin::Dialled(upstream), _)), Origin::Accepted) => {
+                Err(SelfConnection(upstream))
+            }
             // Two connections of one origin with the same ends: the first is over, and only its
             // entry is left.
-            (Some(Origin::Accepted) | None, Origin::Accepted)
-            | (Some(Origin::Dialled(_)) | None, Origin::Dialled(_)) => {
-                open.insert(ends, origin);
-                Ok(Box::new(Open { loops: self.clone(), ends, origin }))
+            (Some((Origin::Accepted, _)) | None, Origin::Accepted)
+            | (Some((Origin::Dialled(_), _)) | None, Origin::Dialled(_)) => {
+                open.count += 1;
+                let number = open.count;
+                open.by_ends.insert(ends, (origin, number));
+                Ok(Box::new(Open { loops: self.clone(), ends, number }))
             }
         })
     }
@@ -123,8 +135,8 @@ impl Loops {
 impl Drop for Open {
     fn drop(&mut self) {
         self.loops.inner.open.with(|open| {
-            if open.get(&self.ends) == Some(&self.origin) {
-                open.remove(&self.ends);
+            if open.by_ends.get(&self.ends).is_some_and(|(_, number)| *number == self.number) {
+                open.by_ends.remove(&self.ends);
             }
         });
     }
@@ -156,7 +168,7 @@ mod tests {
         let accepted = loops.open(mapped, Origin::Accepted).unwrap();
         assert_eq!(loops.open(own, Origin::Dialled(3)).unwrap_err(), SelfConnection(3));
         drop(accepted);
-        assert!(loops.inner.open.with(|open| open.is_empty()), "nothing is left");
+        assert!(loops.inner.open.with(|open| open.by_ends.is_empty()), "nothing is left");
     }
 
     /// Linux uses one port for several destinations at once: a client on this machine can have the
@@ -170,6 +182,12 @@ mod tests {
         // A client that connects again from the same port before its last connection was removed.
         let again = loops.open(ends("127.0.0.1:40000", "127.0.0.1:9500"), Origin::Accepted);
         assert!(again.is_ok());
+        drop(client);
+        assert_eq!(
+            loops.inner.open.with(|open| open.by_ends.len()),
+            2,
+            "the later one has its own"
+        );
     }
 
     #[test]

@@ -303,7 +303,11 @@ impl Choice {
         if let Some(present) = &mut self.present {
             present.progress =
                 Progress::Connected { since: now, has_spoken: false, was_asked: false };
-            self.upstreams.with(present.member, |member| member.connects += 1);
+            self.upstreams.with(present.member, |member| {
+                member.connects += 1;
+                // If it is the proxy itself still, that is found anew.
+                member.is_itself = false;
+            });
         }
     }
 
@@ -368,6 +372,7 @@ impl Choice {
     /// upstream as down, unless the connection has lasted for 5 s.
     pub fn blame(&mut self, error: &str, now: Instant) {
         let Some(Present { member, is_probe, progress }) = &mut self.present else { return };
+        let is_connected = !matches!(progress, Progress::Connecting);
         let is_young = match *progress {
             Progress::Connecting => true,
             Progress::Connected { since, has_spoken, .. } => {
@@ -382,6 +387,10 @@ impl Choice {
         *progress = Progress::Judged;
         let down = self.upstreams.with(*member, |member| {
             member.failures += 1;
+            if member.is_itself && is_connected {
+                return None; // which has set the time until the next attempt
+            }
+            member.is_itself = false;
             // What fails together is one failure, as far as the back-off is concerned.
             let is_news = *is_probe || member.down_until.is_none();
             (is_young && is_news).then(|| {

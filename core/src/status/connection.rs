@@ -371,7 +371,8 @@ impl Machine for Connection {
             State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
                 (true, Outbound::Idle)
             }
-            State::Waiting { .. } => (false, Outbound::Idle),
+            // To notice a client that has left, whose turn others can have.
+            State::Waiting { .. } => (!self.eof && self.input.has_room(), Outbound::Idle),
             State::Answering { .. } => (false, Outbound::Flush),
             State::Closing { .. } => (false, Outbound::Finish),
             State::Lingering { .. } => (true, Outbound::Finished),
@@ -391,14 +392,15 @@ impl Machine for Connection {
                 self.input.commit(n);
                 self.proceed(now);
             }
+            // What follows the request is looked at behind its answer.
+            State::Waiting { .. } => self.input.commit(n),
             State::Lingering { discarded, reason, .. } => {
                 let Inner { config, discards, .. } = &*self.server;
                 if !discards.discard(config.linger, discarded, n, now) {
                     self.state = State::Over(reason.clone());
                 }
             }
-            State::Waiting { .. }
-            | State::Answering { .. }
+            State::Answering { .. }
             | State::Closing { .. }
             | State::Resetting(_)
             | State::Over(_) => {}

@@ -75,6 +75,11 @@ impl Input {
         &mut buffer[self.end..]
     }
 
+    /// Whether [`spare`](Self::spare) is not empty.
+    pub(super) fn has_room(&self) -> bool {
+        self.buffer.as_ref().is_none_or(|buffer| self.len() < buffer.len())
+    }
+
     pub(super) fn commit(&mut self, n: usize) {
         self.end += n;
     }

@@ -346,7 +346,8 @@ impl Network {
     }
 
     pub(super) fn unacknowledged(&mut self, id: EndId) -> usize {
-        self.end(id.other()).coming_bytes
+        // A lost connection has no figure.
+        if self.end(id).broken { 0 } else { self.end(id.other()).coming_bytes }
     }
 
     /// How many bytes fit into a write of `id`, in the buffers of both kernels.

@@ -85,6 +85,7 @@ on_every_runtime! {
         an_upstreams_reset_arrives_at_the_client,
         a_reset_waits_for_what_a_slow_reader_has_no_room_for,
         a_reset_waits_for_what_a_receiver_has_thrown_away,
+        a_reset_that_nobody_is_left_to_hear_ends_the_connection,
         a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib,
         another_upstream_is_tried_when_one_refuses,
         another_upstream_is_tried_when_one_accepts_and_resets,

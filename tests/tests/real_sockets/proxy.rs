@@ -624,3 +624,20 @@ pub(crate) fn whoever_may_not_announce_clients_is_reset(binary: &str) {
     let log = server.stop();
     assert!(log.contains("127.0.0.1 may not announce clients"), "{log}");
 }
+
+/// Linux keeps the figure of what is not acknowledged when a connection is reset.
+pub(crate) fn a_reset_that_nobody_is_left_to_hear_ends_the_connection(binary: &str) {
+    let (address, serving) = upstream(move |mut stream| {
+        stream.write_all(&vec![7; 1_000_000]).unwrap();
+        eventually("the proxy has it", || wirestate_std::stream::unacknowledged(&stream) == 0);
+        reset(stream);
+    });
+    let proxy = proxy(binary, &address, &[]);
+    let client = proxy.connect();
+    serving.join().unwrap();
+    // Most of it is still in the proxy's kernel, and the proxy waits for its acknowledgement.
+    thread::sleep(Duration::from_millis(200));
+    reset(client);
+    eventually("it has ended", || proxy.logged("upstream lost while receiving") == 1);
+    proxy.stop();
+}

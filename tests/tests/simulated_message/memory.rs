@@ -174,3 +174,27 @@ fn memory_is_given_back_however_a_connection_ends() {
     assert!(stays.take().unwrap().lost.is_some());
     assert_eq!(messages.memory(), 0);
 }
+
+/// At the least rate each would keep its part for 38 s.
+#[test]
+fn slow_senders_do_not_keep_the_memory_from_others() {
+    let (scene, messages) = serving(World::new(9), service::function(itself));
+    let request = bytes(&requests(&[CONTENT]));
+    let slowly: Vec<_> = request
+        .chunks(1040)
+        .flat_map(|piece| [Act::Send(Bytes::copy_from_slice(piece)), Act::Wait(seconds(1))])
+        .chain([Act::Finish, Act::ReceiveAll])
+        .collect();
+    let slow: Vec<_> =
+        (0..20).map(|i| peer(&scene.world.host(&format!("slow {i}")), slowly.clone())).collect();
+    scene.run_for(seconds(29));
+    assert!(messages.memory() > MEMORY / 2, "{} bytes", messages.memory());
+    scene.run_for(seconds(4));
+    assert!(scene.ended("content_timeout") > 0);
+    let asking = ask(&scene.world.host("healthy"), requests(&[CONTENT]));
+    assert!(scene.world.run_until(&asking).unwrap().are_complete());
+    for slow in slow {
+        scene.world.run_until(&slow).unwrap();
+    }
+    scene.end();
+}
