@@ -21,8 +21,8 @@ pub struct Config {
     /// Answer every received chunk with a text in front. Default: none, raw bytes back.
     pub prefix: Option<Prefix>,
     /// A connection is closed within 1.125 times this when the peer acknowledges no byte for this
-    /// long, and, once it has acknowledged all, sends none; `None`: never. Default: 300 s. There is no other deadline: a peer
-    /// that is slow to read is healthy.
+    /// long, and, once it has acknowledged all, sends none; `None`: never. Default: 300 s. There is
+    /// no other deadline: a peer that is slow to read is healthy.
     pub idle_timeout: Option<Duration>,
     /// The close that follows [`shut_down`](Machine::shut_down).
     pub linger: Linger,

@@ -18,9 +18,10 @@ pub struct Config {
     /// The size of each of a connection's two buffers while it has bytes in it. Default: 64 KiB.
     pub buffer: NonZeroUsize,
     /// A connection is reset within 1.125 times this when neither side acknowledges a byte for this
-    /// long, and none is received from a side whose other side has acknowledged all; `None`:
-    /// never, and a reset that is passed on waits without limit. Default: 600 s. Once there is an upstream there is no other deadline: a side that is
-    /// slow to read is healthy. It also bounds how long a reset waits that is passed on.
+    /// long, and none is received from a side whose other side has acknowledged all; `None`: never,
+    /// and a reset that is passed on waits without limit. Default: 600 s. Once there is an upstream
+    /// there is no other deadline: a side that is slow to read is healthy. It also bounds how long
+    /// a reset waits that is passed on.
     pub idle_timeout: Option<Duration>,
     /// How a client is let go for which there is no upstream.
     pub linger: Linger,
