@@ -62,7 +62,7 @@ pub enum Activity {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The first key is that of the connection that gives way first.
+    /// In the order in which the connections give way.
     places: BTreeMap<Key, Option<Waker>>,
     /// How many connections have entered so far.
     count: u64,

@@ -89,6 +89,7 @@ pub mod shared;
 pub mod status;
 pub mod stop;
 mod time;
+mod token_bucket;
 
 pub use self::{
     linger::Linger,

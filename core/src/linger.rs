@@ -5,6 +5,7 @@ use core::time::Duration;
 use crate::{
     Instant,
     shared::{Lock, Shared},
+    token_bucket::TokenBucket,
 };
 
 /// A lingering close: behind our FIN, what the peer still sends is read and thrown away for a
@@ -32,16 +33,15 @@ impl Default for Linger {
 
 /// How much the lingering connections of one server may discard together. Clones are the same
 /// budget.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct DiscardBudget {
-    spent: Shared<Lock<Spent>>,
+    bytes: Shared<Lock<TokenBucket>>,
 }
 
-/// The bytes spent as of a point in time. The sum falls by [`PER_SECOND`].
-#[derive(Debug, Default)]
-struct Spent {
-    bytes: usize,
-    at: Instant,
+impl Default for DiscardBudget {
+    fn default() -> Self {
+        Self { bytes: Shared::new(Lock::new(TokenBucket::FULL)) }
+    }
 }
 
 impl DiscardBudget {
@@ -60,27 +60,15 @@ impl DiscardBudget {
     }
 
     fn spend(&self, n: usize, now: Instant) -> bool {
-        if n == 0 {
-            return true;
-        }
-        self.spent.with(|spent| {
-            let regained = now.since(spent.at).as_micros() * PER_SECOND as u128 / 1_000_000;
-            let regained = usize::try_from(regained).unwrap_or(usize::MAX);
-            if regained >= spent.bytes {
-                (spent.bytes, spent.at) = (0, now);
-            } else if regained > 0 {
-                spent.bytes -= regained;
-                // To the byte: what is left of the time counts the next time.
-                let micros = regained as u128 * 1_000_000 / PER_SECOND as u128;
-                spent.at += Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
-            }
-            let fits = n <= AT_ONCE - spent.bytes;
-            if fits {
-                spent.bytes += n;
-            }
-            fits
-        })
+        let take =
+            |bytes: &mut TokenBucket| bytes.take(regained_within(n), regained_within(AT_ONCE), now);
+        n == 0 || self.bytes.with(take)
     }
+}
+
+/// The time in which `n` bytes are regained.
+fn regained_within(n: usize) -> Duration {
+    Duration::from_nanos((n as u64).saturating_mul(1_000_000_000) / PER_SECOND as u64)
 }
 
 const MIB: usize = 1024 * 1024;

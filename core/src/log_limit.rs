@@ -4,20 +4,17 @@ use core::{mem, time::Duration};
 
 use tracing::Level;
 
-use crate::Instant;
+use crate::{Instant, token_bucket::TokenBucket};
 
 /// Admits a burst of log lines and then a constant rate, and counts the lines that it leaves out.
 ///
 /// The next line that is admitted has that count in the field `suppressed`. The number of lines
 /// plus the sum of these fields is the number of events, but for those left out last.
-///
-/// It is a token bucket, kept as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
 #[derive(Clone, Debug)]
 pub(crate) struct LogLimit {
     burst: u32,
     interval: Duration,
-    /// When a whole burst is available again: each line moves this by one interval.
-    recovered: Instant,
+    lines: TokenBucket,
     /// Lines left out since the last one that was admitted.
     suppressed: u64,
 }
@@ -34,17 +31,15 @@ pub(crate) enum Verdict {
 impl LogLimit {
     /// `burst` lines at once, and one more each `interval`.
     pub(crate) const fn new(burst: u32, interval: Duration) -> Self {
-        Self { burst, interval, recovered: Instant::EPOCH, suppressed: 0 }
+        Self { burst, interval, lines: TokenBucket::FULL, suppressed: 0 }
     }
 
     /// Whether a line is logged now.
     pub(crate) fn check(&mut self, now: Instant) -> Verdict {
-        let recovered = self.recovered.max(now) + self.interval;
-        if recovered.since(now) > self.interval * self.burst {
+        if !self.lines.take(self.interval, self.interval * self.burst, now) {
             self.suppressed += 1;
             return Verdict::Suppress;
         }
-        self.recovered = recovered;
         Verdict::Log { suppressed: self.take_suppressed() }
     }
 
