@@ -2,7 +2,7 @@
 
 use crate::{
     measure::{
-        arguments::Basics,
+        arguments::{Basics, Choice},
         costs::{Costs, Unit},
     },
     rounds::{Plan, Workload},

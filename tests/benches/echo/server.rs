@@ -59,22 +59,6 @@ impl Server {
         }
     }
 
-    /// The same from another build, if it is one of this build's.
-    pub(crate) fn in_other_build(self) -> Option<Self> {
-        match self {
-            Self::Tokio => Some(Self::OtherTokio),
-            Self::Smol => Some(Self::OtherSmol),
-            Self::Std => Some(Self::OtherStd),
-            Self::Floor
-            | Self::TokioHand
-            | Self::SmolHand
-            | Self::StdHand
-            | Self::OtherTokio
-            | Self::OtherSmol
-            | Self::OtherStd => None,
-        }
-    }
-
     /// Starts this program again as that server.
     pub(crate) fn start(self, cores: Cores, workers: NonZeroUsize) -> io::Result<Process> {
         let workers = workers.to_string();
@@ -92,9 +76,7 @@ impl Server {
             Self::Tokio => Echo.on_tokio(workers),
             Self::Smol => Echo.on_smol(workers),
             Self::Std => Echo.on_threads(),
-            Self::OtherTokio => other_build::become_its("tokio"),
-            Self::OtherSmol => other_build::become_its("smol"),
-            Self::OtherStd => other_build::become_its("std"),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
         }
     }
 }

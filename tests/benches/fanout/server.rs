@@ -59,22 +59,6 @@ impl Server {
         }
     }
 
-    /// The same from another build, if it is one of this build's.
-    pub(crate) fn in_other_build(self) -> Option<Self> {
-        match self {
-            Self::Tokio => Some(Self::OtherTokio),
-            Self::Smol => Some(Self::OtherSmol),
-            Self::Std => Some(Self::OtherStd),
-            Self::Floor
-            | Self::TokioHand
-            | Self::Nats
-            | Self::Redis
-            | Self::OtherTokio
-            | Self::OtherSmol
-            | Self::OtherStd => None,
-        }
-    }
-
     fn broker(self) -> Option<Broker> {
         match self {
             Self::Nats => Some(Broker::Nats),
@@ -147,9 +131,7 @@ impl Server {
             Self::Tokio => FanOut(upstream).on_tokio(workers),
             Self::Smol => FanOut(upstream).on_smol(workers),
             Self::Std => FanOut(upstream).on_threads(),
-            Self::OtherTokio => other_build::become_its("tokio"),
-            Self::OtherSmol => other_build::become_its("smol"),
-            Self::OtherStd => other_build::become_its("std"),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
             Self::Nats => brokers::serve(Broker::Nats),
             Self::Redis => brokers::serve(Broker::Redis),
         }

@@ -67,11 +67,19 @@ pub(crate) trait Choice:
         value.get_name().to_owned()
     }
 
-    /// Whether it is one of our servers from [another build](other_build).
-    fn is_of_other_build(self) -> bool {
-        self.name().starts_with("other-")
+    /// For a server from [another build](other_build): the name of the same server there.
+    fn name_in_other_build(self) -> Option<String> {
+        self.name().strip_prefix(OTHER_BUILD).map(str::to_owned)
+    }
+
+    /// The same server from [another build](other_build), if it is one of this build's.
+    fn in_other_build(self) -> Option<Self> {
+        Self::from_str(&[OTHER_BUILD, &self.name()].concat(), false).ok()
     }
 }
+
+/// What the names of servers from another build begin with.
+const OTHER_BUILD: &str = "other-";
 
 impl<T: ValueEnum + Copy + PartialEq + Serialize + Send + Sync + 'static> Choice for T {}
 
@@ -96,7 +104,7 @@ impl<S: Choice, W: Choice> Shared<S, W> {
     /// The plan, with so many rounds unless it is said how many, and the servers that are here.
     pub(crate) fn basics(&self, rounds: u32, is_installed: fn(S) -> bool) -> Basics<S, W> {
         let mut servers = or_all(&self.servers);
-        servers.retain(|server| !server.is_of_other_build() || other_build::is_given());
+        servers.retain(|server| server.name_in_other_build().is_none() || other_build::is_given());
         servers.retain(|&server| {
             let installed = is_installed(server);
             if !installed {

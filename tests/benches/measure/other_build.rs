@@ -3,6 +3,8 @@
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
+use super::arguments::Choice;
+
 /// The variable with the path of the other build's executable.
 const VARIABLE: &str = "WIRESTATE_OTHER_BUILD";
 
@@ -11,9 +13,10 @@ pub(crate) fn is_given() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Replaces this process by the other build's `server`, with the same arguments: it keeps its core
-/// and its death signal.
-pub(crate) fn become_its(server: &str) -> io::Result<()> {
+/// Replaces this process by the other build's server of which `server` is the name here, with the
+/// same arguments: it keeps its core and its death signal.
+pub(crate) fn become_its(server: impl Choice) -> io::Result<()> {
+    let server = server.name_in_other_build().ok_or(io::ErrorKind::InvalidInput)?;
     let missing = || io::Error::other(format!("{VARIABLE} does not name another build"));
     let mut command = Command::new(env::var_os(VARIABLE).ok_or_else(missing)?);
     let mut arguments = env::args_os().skip(1);
@@ -22,7 +25,7 @@ pub(crate) fn become_its(server: &str) -> io::Result<()> {
         command.arg(argument);
         if is_server {
             arguments.next();
-            command.arg(server);
+            command.arg(&server);
         }
     }
     Err(command.exec())

@@ -3,7 +3,7 @@
 use crate::{
     dialogue::REQUEST,
     measure::{
-        arguments::Basics,
+        arguments::{Basics, Choice},
         costs::{Costs, Unit},
     },
     rounds::{Plan, Workload},

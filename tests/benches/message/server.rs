@@ -52,20 +52,6 @@ impl Server {
         }
     }
 
-    /// The same from another build, if it is one of this build's.
-    pub(crate) fn in_other_build(self) -> Option<Self> {
-        match self {
-            Self::Tokio => Some(Self::OtherTokio),
-            Self::Smol => Some(Self::OtherSmol),
-            Self::Std => Some(Self::OtherStd),
-            Self::TokioHand
-            | Self::StdHand
-            | Self::OtherTokio
-            | Self::OtherSmol
-            | Self::OtherStd => None,
-        }
-    }
-
     /// Starts this program again as that server.
     pub(crate) fn start(self, cores: Cores, workers: NonZeroUsize) -> io::Result<Process> {
         let workers = workers.to_string();
@@ -81,9 +67,7 @@ impl Server {
             Self::Smol => App.on_smol(workers),
             Self::StdHand => hand_written::threads(),
             Self::Std => App.on_threads(),
-            Self::OtherTokio => other_build::become_its("tokio"),
-            Self::OtherSmol => other_build::become_its("smol"),
-            Self::OtherStd => other_build::become_its("std"),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
         }
     }
 }

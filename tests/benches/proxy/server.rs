@@ -66,22 +66,6 @@ impl Server {
         }
     }
 
-    /// The same from another build, if it is one of this build's.
-    pub(crate) fn in_other_build(self) -> Option<Self> {
-        match self {
-            Self::Tokio => Some(Self::OtherTokio),
-            Self::Smol => Some(Self::OtherSmol),
-            Self::Std => Some(Self::OtherStd),
-            Self::Nginx
-            | Self::Haproxy
-            | Self::TokioHand
-            | Self::StdHand
-            | Self::OtherTokio
-            | Self::OtherSmol
-            | Self::OtherStd => None,
-        }
-    }
-
     /// Starts this program again as that proxy to `upstream`, and waits until it listens.
     pub(crate) fn start(
         self,
@@ -119,9 +103,7 @@ impl Server {
             Self::Tokio => Relay(upstream).on_tokio(workers),
             Self::Smol => Relay(upstream).on_smol(workers),
             Self::Std => Relay(upstream).on_threads(),
-            Self::OtherTokio => other_build::become_its("tokio"),
-            Self::OtherSmol => other_build::become_its("smol"),
-            Self::OtherStd => other_build::become_its("std"),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
         }
     }
 }

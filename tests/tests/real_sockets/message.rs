@@ -348,7 +348,7 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
     for stream in &mut crowd {
         stream.write_all(&begun).unwrap();
     }
-    // All but those for which there is room are refused: 8 MiB is room for nine times what was sent.
+    // The 8 MiB have room for nine of these contents. The other connections are refused.
     let mut told = Vec::new();
     eventually("the others are refused", || {
         crowd.retain_mut(|stream| {
