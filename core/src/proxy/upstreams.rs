@@ -305,8 +305,9 @@ impl Choice {
                 Progress::Connected { since: now, has_spoken: false, was_asked: false };
             self.upstreams.with(present.member, |member| {
                 member.connects += 1;
-                // If it is the proxy itself still, that is found anew.
-                member.is_itself = false;
+                // If it is the proxy itself still, that is found anew; unless the accepting end of
+                // this connection has already found it.
+                member.is_itself &= member.down_until.is_some_and(|until| until > now);
             });
         }
     }
