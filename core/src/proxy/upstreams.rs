@@ -373,7 +373,6 @@ impl Choice {
     /// upstream as down, unless the connection has lasted for 5 s.
     pub fn blame(&mut self, error: &str, now: Instant) {
         let Some(Present { member, is_probe, progress }) = &mut self.present else { return };
-        let is_connected = !matches!(progress, Progress::Connecting);
         let is_young = match *progress {
             Progress::Connecting => true,
             Progress::Connected { since, has_spoken, .. } => {
@@ -388,7 +387,7 @@ impl Choice {
         *progress = Progress::Judged;
         let down = self.upstreams.with(*member, |member| {
             member.failures += 1;
-            if member.is_itself && is_connected {
+            if member.is_itself && member.down_until.is_some_and(|until| until > now) {
                 return None; // which has set the time until the next attempt
             }
             member.is_itself = false;
