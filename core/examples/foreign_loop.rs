@@ -18,8 +18,8 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wirestate_core::{
-    Instant, Machine, Outbound,
-    drive::{Failed, Line, Sink, Source, Turn, turn},
+    Event, Instant, Machine, Outbound,
+    drive::{IoError, Readiness, Sink, Source, Turn, turn},
     echo::{Config, Echo, Server},
 };
 
@@ -27,25 +27,25 @@ use wirestate_core::{
 /// nothing to remember here.
 struct Socket(TcpStream);
 
-fn ready<T>(result: io::Result<T>) -> Poll<Result<T, Failed>> {
+fn ready<T>(result: io::Result<T>) -> Poll<Result<T, IoError>> {
     match result {
         Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
-        result => Poll::Ready(result.map_err(Failed::from)),
+        result => Poll::Ready(result.map_err(IoError::from)),
     }
 }
 
 impl Source for Socket {
-    fn poll_read(&mut self, _: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+    fn poll_read(&mut self, _: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
         ready(self.0.read(buf))
     }
 }
 
 impl Sink for Socket {
-    fn poll_write(&mut self, _: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+    fn poll_write(&mut self, _: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
         ready(self.0.write(bufs[0]))
     }
 
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), IoError>> {
         ready(self.0.shutdown(Shutdown::Write))
     }
 
@@ -58,7 +58,7 @@ impl Sink for Socket {
 struct Connection {
     machine: Echo,
     socket: Socket,
-    line: Line,
+    line: Readiness,
 }
 
 impl Connection {
@@ -75,7 +75,7 @@ impl Connection {
     /// Goes on until nothing moves; false at the connection's end.
     fn advance(&mut self, now: Instant) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        self.line.unblock();
+        self.line.clear();
         // Bounded, so that nobody has the loop to themselves; what is left is still ready then.
         for _ in 0..64 {
             match turn(&mut self.machine, &mut self.socket, &mut self.line, now, &mut cx) {
@@ -83,7 +83,10 @@ impl Connection {
                 Turn::Done => return false,
                 // Only now is a deadline believed: what had arrived before it has been read.
                 Turn::Blocked if self.machine.poll_timeout().is_some_and(|at| at <= now) => {
-                    self.machine.handle_timeout(now, self.socket.unacknowledged());
+                    self.machine.handle(
+                        now,
+                        Event::Timeout { unacknowledged: self.socket.unacknowledged() },
+                    );
                 }
                 Turn::Blocked => return true,
             }
@@ -113,7 +116,7 @@ fn serve(listener: &TcpListener, clients: usize) -> io::Result<()> {
             stream.set_nonblocking(true)?;
             println!("{peer} connected");
             let (machine, socket) = (server.machine(now), Socket(stream));
-            connections.push(Connection { machine, socket, line: Line::default() });
+            connections.push(Connection { machine, socket, line: Readiness::default() });
         }
         connections.retain_mut(|connection| {
             let goes_on = connection.advance(now);

@@ -420,7 +420,7 @@ struct Parked {
 pub enum Asked {
     /// Nothing.
     Nothing,
-    /// A graceful end: [`Machine::shut_down`](crate::Machine::shut_down).
+    /// A graceful end: [`Event::ShutDown`](crate::Event::ShutDown).
     ShutDown,
     /// An end at once, by a reset.
     Abort,

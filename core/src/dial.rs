@@ -83,7 +83,7 @@ mod keep {
 
     use super::Backoff;
     use crate::{
-        Instant, Machine,
+        Event, Instant, Machine,
         drive::{Clock, Drive, Ended},
         log_limit::{LogLimit, Verdict},
         runtime::{Runtime, connect_within},
@@ -171,7 +171,7 @@ mod keep {
                 let stopped = self.stop.poll_asked(cx) > Stopping::No;
                 drive.poll_until(cx, |machine, now| {
                     if stopped {
-                        machine.shut_down(now);
+                        machine.handle(now, Event::ShutDown);
                     }
                     None::<Infallible>
                 })

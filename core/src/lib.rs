@@ -93,7 +93,10 @@ mod token_bucket;
 
 pub use self::{
     linger::Linger,
-    machine::{Fault, Interest, Lost, Machine, Outbound, Reason, Status, Way},
+    machine::{
+        AnyReason, ConnectionError, Direction, Erased, Event, Fault, Interest, Machine, Outbound,
+        Reason, Status,
+    },
     progress::WriteProgress,
     time::Instant,
 };

@@ -1,70 +1,111 @@
-//! The one contract: what a state machine is asked and told.
+//! The contract between a protocol and its driver.
 //!
-//! Every machine is a **pipe**: bytes enter its readable half, bytes leave its writable half. An
-//! echo is a pipe from a socket to itself; a request/response server is a pipe with a decoder, a
-//! service and an encoder in it; a fan-out is one pipe that ends in a shared log and many that
-//! begin in it; a proxy is two pipes, crossed. So one trait serves them all.
+//! A [`Machine`] is one side of one connection, without the connection: bytes enter its readable
+//! half, bytes leave its writable half. An echo connects the one to the other; a request/response
+//! server has a decoder, a service and an encoder between them; a fan-out is one machine that
+//! writes a shared log and many that read it; a proxy is two machines, crossed. One trait serves
+//! them all.
 //!
-//! [`Machine`] has four classes of method, and a driver calls them in this order, over and over:
+//! A driver does four things, over and over:
 //!
-//! 1. **what is shared** — [`poll_shared`](Machine::poll_shared): what other machines published,
-//!    what a handle queued;
-//! 2. **what it wants** — [`interest`](Machine::interest), [`write_bufs`](Machine::write_bufs),
-//!    [`read_buf`](Machine::read_buf), [`poll_timeout`](Machine::poll_timeout): questions, of
-//!    which only `read_buf` may take something (a buffer), and none of which changes what comes
-//!    out;
-//! 3. **what happened** — `handle_…` and [`shut_down`](Machine::shut_down): any of them may change
-//!    the answers to all questions, so they are asked again afterwards;
-//!    [`release`](Machine::release), which changes none;
-//! 4. **how it is and how it ended** — [`status`](Machine::status), [`reason`](Machine::reason).
+//! 1. it asks what has changed in what the machine shares with others:
+//!    [`poll_shared`](Machine::poll_shared);
+//! 2. it asks what the machine wants: [`interest`](Machine::interest),
+//!    [`write_bufs`](Machine::write_bufs), [`read_buf`](Machine::read_buf),
+//!    [`poll_timeout`](Machine::poll_timeout);
+//! 3. it does that, and says what happened: [`handle`](Machine::handle), with an [`Event`];
+//! 4. it reports: [`status`](Machine::status), [`reason`](Machine::reason).
 //!
-//! Nothing returns an error: **the end of a machine is state**, not a failure in the middle of a
-//! call. A decoder that finds a bad frame while it makes room in `handle_written` owes an error
-//! reply before the end; a `Result` there would have nobody to go to. A machine is over when
-//! [`Interest::is_done`] says so; from then on `reason` says why, and it wants nothing any more.
+//! [`drive::Drive`](crate::drive::Drive) is such a driver; [`drive::turn`](crate::drive::turn) is
+//! its inner step, for event loops of your own.
 //!
-//! # What a driver must keep to
+//! # The states of a machine
 //!
-//! - `read_buf` and `handle_read`, `handle_eof` only while `interest().read`; `write_bufs` and
-//!   `handle_written` only under [`Outbound::Flush`]; `handle_finished` only after a FIN under
-//!   [`Outbound::Finish`] or an RST under [`Outbound::Reset`].
-//! - `handle_eof` is the peer's FIN and nothing else. A connection that broke is `handle_lost`. Linux
-//!   reports a reset once, to whichever call comes first, and the next read may then return 0:
-//!   after a failed write, what a read still finds is delivered, and its end is `handle_lost`.
-//! - `poll_shared` is called after every change, until it finds nothing new.
-//! - A read that would block is followed by `release` before the driver goes to sleep (but for a
-//!   short sleep in the read itself). Who has no
-//!   reads that block ([`drive::feed`](crate::drive::feed)) calls it when its input is used up.
-//! - Input comes before time: a deadline is acted on only after what has arrived was read.
-//! - `now` never goes backwards.
+//! For a driver, the state of a machine is its [`Interest`], and each event is legal in some states
+//! only:
 //!
-//! # What a machine must guarantee
+//! | event | legal while | afterwards |
+//! |---|---|---|
+//! | [`Event::Read`] | `read` | any |
+//! | [`Event::Eof`], [`Event::Error`]`(Read, _)` | `read` | never `read` again |
+//! | [`Event::Written`] | `write` is `Flush` | any |
+//! | [`Event::Finished`] | `write` is `Finish` | `write` is `Finished`; or `Idle`, without `read` |
+//! | | `write` is `Reset` | the machine has ended |
+//! | [`Event::Error`]`(Write, _)` | before `Finished`, unless `write` is `Reset` | `write` is `Finished` or `Reset`; or `Idle`, without `read` |
+//! | [`Event::Timeout`], [`Event::ShutDown`] | always | any; unchanged once the machine has ended |
+//! | [`Event::Release`] | always | unchanged |
+//! | [`poll_shared`](Machine::poll_shared) | always | any; unchanged if it returns false |
 //!
-//! - A call is short, whatever was received: one read of 64 KiB can hold thousands of messages,
-//!   which must not delay other connections. After some 50 µs of work a machine returns from the
-//!   call, withdraws [`Interest::read`] and goes on in later calls, including `poll_shared` (which
-//!   then returns true). It counts the work in [`work`](Machine::work).
-//! - The joined output does not depend on how the input was split.
+//! "Any" has two limits: the output goes forward only, from `Idle` and `Flush` to `Finish`, from
+//! there to `Finished` or `Reset`, and then to the end; and behind the end of the input the machine
+//! never reads again. A machine has ended when [`Interest::is_done`] returns true. From then on
+//! [`reason`](Machine::reason) returns why.
 //!
-//! [`drive::turn`](crate::drive::turn) is a driver that keeps to all of it, so an event loop of
-//! your own seldom needs more than the three traits that it asks for. Under debug assertions it
-//! also holds the machine to its part of the contract.
+//! # Rules
+//!
+//! The testkit's `Checked` holds a machine and its driver to the table and to these rules.
+//!
+//! 1. **All that happens is an [`Event`].** A wrapper forwards every event and every method, and
+//!    calls its inner machine through this trait alone. Where it reacts to what the inner machine
+//!    did, it does so after every `&mut` call except `read_buf` and `Release`, since any of them may
+//!    have changed something.
+//! 2. **An offer lasts until the next `&mut` call**, `poll_shared` and `read_buf` included. `Written`
+//!    refers to the last [`write_bufs`](Machine::write_bufs) or
+//!    [`write_owned`](Machine::write_owned) and follows it directly. After a write that would block
+//!    the offer has lapsed. Nothing comes between [`read_buf`](Machine::read_buf) and `Read`, except
+//!    `read_buf` again, which returns the same memory with its content intact; a relay's two sides
+//!    count as one machine here.
+//! 3. **Owned output is acknowledged at once.** A driver whose writes complete later takes output by
+//!    `write_owned`, reports it by `Written`, and keeps it from then on. `Written` means handed over,
+//!    not sent.
+//! 4. **A failed connection ends by a reset.** After `Error(Write, _)` the driver still reads while
+//!    the machine wants it: the peer may have said why before it reset the connection. Linux reports
+//!    a reset once, to whichever call comes first, and the next read may return 0; so after a failed
+//!    write an end of the input is an `Error(Read, _)`, not an `Eof`. When the machine has ended, the
+//!    driver sends an RST, whether the machine asked for one or not: a FIN would say that the output
+//!    is complete.
+//! 5. **A sink may hold output** (TLS, completion queues). So `Error(Write, _)` can come while the
+//!    machine has nothing to send, and [`Event::Timeout`] counts held bytes as not acknowledged.
+//! 6. **What depends on shared state is granted by `poll_shared`.** A machine whose room for input
+//!    depends on others withdraws `read` after each `Read`, until the next `poll_shared`. The driver
+//!    calls `poll_shared` after every event, until it returns false. It returns false only after it
+//!    has left the waker of `cx` where it is woken by the next change.
+//! 7. **Input comes before time.** A driver acts on a deadline only after it has read what arrived.
+//!    Its `now` never goes backwards.
+//! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, and they must not delay
+//!    other connections. After some 50 µs of work a machine withdraws `read` and goes on in the next
+//!    calls, `poll_shared` among them, which then returns true. It counts the work in
+//!    [`work`](Machine::work).
+//! 9. **`Release` changes nothing that a driver sees.** A driver sends it before it sleeps, after a
+//!    read that would block. Wrappers forward it and do nothing else; recordings omit it.
+//! 10. **Questions have no side effects.** `interest`, `poll_timeout`, `status`, `reason` and the
+//!     output offered are the same each time they are asked, until the next event. A reason never
+//!     changes once it is given. An event that the table forbids is a bug of the driver: the machine
+//!     may panic.
+//! 11. **Every wait has a deadline** unless configured off: output that is not acknowledged, a FIN
+//!     that is pending (this one leads to a reset), the lingering close. After a `Timeout`,
+//!     [`poll_timeout`](Machine::poll_timeout) lies beyond `now`; a `Timeout` before the deadline
+//!     changes nothing. [`Instant::NEVER`] is no deadline.
+//! 12. **The output does not depend on how the input was cut**, and the same inputs at the same times
+//!     give the same outputs.
 //!
 //! # A machine of your own
 //!
-//! Says what it received back in upper case, and ends when the peer does:
+//! This one answers what it received in upper case, and ends when the peer does:
 //!
 //! ```
-//! use wirestate_core::{Fault, Instant, Interest, Lost, Machine, Outbound, Reason, Status, Way, drive};
+//! use wirestate_core::{
+//!     Event, Fault, Instant, Interest, ConnectionError, Machine, Outbound, Reason, Direction, drive,
+//! };
 //!
 //! struct Shout { buffer: [u8; 64], start: usize, end: usize, closing: bool, over: Option<Over> }
 //!
 //! #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 //! enum Over {
-//!     #[error("all said")]
+//!     #[error("all answered")]
 //!     Finished,
 //!     #[error("lost: {0}")]
-//!     Lost(Lost),
+//!     Lost(ConnectionError),
 //! }
 //! impl Reason for Over {
 //!     fn label(&self) -> &'static str {
@@ -89,31 +130,22 @@
 //!     fn read_buf(&mut self) -> &mut [u8] {
 //!         &mut self.buffer
 //!     }
-//!     fn handle_read(&mut self, _now: Instant, n: usize) {
-//!         self.buffer[..n].make_ascii_uppercase();
-//!         (self.start, self.end) = (0, n);
-//!     }
-//!     fn handle_eof(&mut self, _now: Instant) {
-//!         self.closing = true;
-//!     }
-//!     fn handle_lost(&mut self, _now: Instant, _way: Way, why: Lost) {
-//!         self.over.get_or_insert(Over::Lost(why));
-//!     }
 //!     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
 //!         out[0] = &self.buffer[self.start..self.end];
 //!         1
 //!     }
-//!     fn handle_written(&mut self, _now: Instant, n: usize) {
-//!         self.start += n;
-//!     }
-//!     fn handle_finished(&mut self, _now: Instant) {
-//!         self.over.get_or_insert(Over::Finished);
-//!     }
-//!     fn shut_down(&mut self, _now: Instant) {
-//!         self.closing = true;
-//!     }
-//!     fn status(&self) -> Status {
-//!         Status { state: "open", queued: self.end - self.start, lag: 0 }
+//!     fn handle(&mut self, _now: Instant, event: Event) {
+//!         match event {
+//!             Event::Read(n) => {
+//!                 self.buffer[..n].make_ascii_uppercase();
+//!                 (self.start, self.end) = (0, n);
+//!             }
+//!             Event::Written(n) => self.start += n,
+//!             Event::Eof | Event::ShutDown => self.closing = true,
+//!             Event::Error(_, why) => { self.over.get_or_insert(Over::Lost(why)); }
+//!             Event::Finished => { self.over.get_or_insert(Over::Finished); }
+//!             Event::Timeout { .. } | Event::Release => {}
+//!         }
 //!     }
 //!     fn reason(&self) -> Option<Over> {
 //!         self.over.clone()
@@ -126,16 +158,66 @@
 //! drive::collect(&mut shout, &mut output, Instant::EPOCH);
 //! assert_eq!(output, b"HEAR, HEAR");
 //! ```
+//!
+//! # A wrapper
+//!
+//! This one counts what an inner machine receives and sends:
+//!
+//! ```
+//! use std::task::Context;
+//! use bytes::Bytes;
+//! use wirestate_core::{Event, Instant, Interest, Machine, Status, drive, echo};
+//!
+//! struct Counted<M> { inner: M, received: usize, sent: usize }
+//!
+//! #[deny(clippy::missing_trait_methods)] // a deadline that is not forwarded never fires
+//! impl<M: Machine> Machine for Counted<M> {
+//!     type Reason = M::Reason;
+//!     fn interest(&self) -> Interest { self.inner.interest() }
+//!     fn read_buf(&mut self) -> &mut [u8] { self.inner.read_buf() }
+//!     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize { self.inner.write_bufs(out) }
+//!     fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+//!         self.inner.write_owned(out, most)
+//!     }
+//!     fn handle(&mut self, now: Instant, event: Event) {
+//!         match event {
+//!             Event::Read(n) => self.received += n,
+//!             Event::Written(n) => self.sent += n,
+//!             Event::Eof | Event::Finished | Event::Error(..) | Event::Timeout { .. }
+//!             | Event::ShutDown | Event::Release => {}
+//!         }
+//!         self.inner.handle(now, event);
+//!     }
+//!     fn poll_timeout(&self) -> Option<Instant> { self.inner.poll_timeout() }
+//!     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+//!         self.inner.poll_shared(now, cx)
+//!     }
+//!     fn work(&self) -> u64 { self.inner.work() }
+//!     fn status(&self) -> Status { self.inner.status() }
+//!     fn reason(&self) -> Option<M::Reason> { self.inner.reason() }
+//! }
+//!
+//! let inner = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+//! let mut counted = Counted { inner, received: 0, sent: 0 };
+//! drive::feed(&mut counted, &mut &b"hello"[..], Instant::EPOCH);
+//! assert_eq!((counted.received, counted.sent), (5, 0));
+//! ```
 
+use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
 use core::{
-    fmt::{Debug, Display},
+    fmt::{self, Debug, Display},
     task::Context,
 };
 
-use crate::Instant;
+use bytes::Bytes;
 
-/// A protocol's one side of one connection, without the connection. See the
-/// [module documentation](self) for the contract.
+use crate::{Instant, drive::MAX_SLICES};
+
+/// One side of one connection, as a state machine without IO. See the [module
+/// documentation](self) for the contract.
+///
+/// `Box<M>` and `&mut M` are machines as well; [`Erased`] makes a machine with a reason of its own
+/// a `dyn Machine<Reason = AnyReason>`.
 pub trait Machine {
     /// Why it ended.
     type Reason: Reason;
@@ -149,26 +231,6 @@ pub trait Machine {
     /// the buffer holds beforehand is of no meaning.
     fn read_buf(&mut self) -> &mut [u8];
 
-    /// `n` bytes were received into the front of [`read_buf`](Self::read_buf); `n` is never 0.
-    fn handle_read(&mut self, now: Instant, n: usize);
-
-    /// The peer's FIN: all that it sent has been handed in. It may still be reading.
-    fn handle_eof(&mut self, now: Instant);
-
-    /// The connection broke while reading (`Way::In`) or writing (`Way::Out`).
-    ///
-    /// After `Way::In` the machine reads no more. After `Way::Out` it writes no more: it wants
-    /// [`Outbound::Reset`], or [`Outbound::Finished`] if it goes on reading what had arrived (a
-    /// reset is sent in the next turn, before any read), [`Outbound::Idle`] while it holds back from
-    /// that.
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost);
-
-    /// The driver is about to sleep: buffers that hold nothing can be given back. Nothing that the driver asks
-    /// for changes by that.
-    ///
-    /// Bytes may have arrived all the same: the runtime may not have looked at the socket since.
-    fn release(&mut self) {}
-
     /// Fills `out` from its start with what is to be sent next, in order, and answers how many
     /// slices it filled: at least one, none of them empty, under [`Outbound::Flush`]. `out` has
     /// room for at least one.
@@ -176,37 +238,41 @@ pub trait Machine {
     /// All output need not fit: what is left comes the next time.
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize;
 
-    /// The first `n` bytes of [`write_bufs`](Self::write_bufs) are with the kernel; `n` is never 0.
-    fn handle_written(&mut self, now: Instant, n: usize);
-
-    /// Our FIN is out ([`Outbound::Finish`]), or our RST ([`Outbound::Reset`]).
-    fn handle_finished(&mut self, now: Instant);
-
-    /// Asks for a graceful end: nothing new is begun, what is owed is flushed, then comes the FIN.
+    /// Fills `out` from its start with the first bytes of [`write_bufs`](Self::write_bufs), at most
+    /// `most` of them, as buffers that outlive the next call, and returns how many it filled: at
+    /// least one, none of them empty, under [`Outbound::Flush`]. `out` has room for at least one, and
+    /// `most` is at least 1.
     ///
-    /// Idempotent, and without effect on a machine that is ending already. To abort, drop the
-    /// machine and reset the socket.
-    fn shut_down(&mut self, now: Instant);
+    /// It is for writes that complete later. Default: one buffer, with a copy. A machine that keeps
+    /// its output as [`Bytes`] hands out clones.
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        let mut bufs = [&[][..]; MAX_SLICES];
+        let count = self.write_bufs(&mut bufs);
+        let len = bufs[..count].iter().map(|buf| buf.len()).sum::<usize>().min(most);
+        let mut copy = Vec::with_capacity(len);
+        for buf in &bufs[..count] {
+            copy.extend_from_slice(&buf[..buf.len().min(len - copy.len())]);
+        }
+        out[0] = copy.into();
+        usize::from(count > 0)
+    }
 
-    /// The earliest deadline of all that the machine waits for.
+    /// Takes note of something that has happened. It may change the answer to every question, so a
+    /// driver asks them again afterwards.
+    ///
+    /// Nothing is returned, since the end of a machine is state: a bad frame can be found while
+    /// [`Event::Written`] makes room, and an error reply is still owed then.
+    fn handle(&mut self, now: Instant, event: Event);
+
+    /// The earliest deadline of all that the machine waits for. Default: none.
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
 
-    /// Time has passed. Afterwards [`poll_timeout`](Self::poll_timeout) lies beyond `now`.
-    ///
-    /// `unacknowledged` is how many of the bytes that were written the peer has not acknowledged
-    /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A deadline for a peer that
-    /// does not take its output follows that figure, not what the kernel has taken
-    /// ([`WriteProgress`](crate::WriteProgress)).
-    ///
-    /// A call before the deadline changes nothing.
-    fn handle_timeout(&mut self, _now: Instant, _unacknowledged: usize) {}
-
     /// Looks at what the machine shares with others (a log, a queue of commands, futures that it
     /// holds). True if that changed anything in the machine, be it only what a handle can take
     /// from it; false only after it left `cx`'s waker where it will be woken when that moves
-    /// again.
+    /// again. Default: false, for a machine that shares nothing.
     ///
     /// It may be called on a machine that has ended.
     fn poll_shared(&mut self, _now: Instant, _cx: &mut Context<'_>) -> bool {
@@ -214,19 +280,203 @@ pub trait Machine {
     }
 
     /// The work done so far beyond moving bytes, in units of about a microsecond of one core:
-    /// requests answered, for example. It never decreases. A driver yields to other connections
-    /// after [`Budget::work`](crate::drive::Budget::work) units.
+    /// requests answered, for example. It never falls. A driver yields to other connections after
+    /// [`Budget::work`](crate::drive::Budget::work) units.
     ///
     /// Default: 0, for a machine whose work is proportional to its bytes.
     fn work(&self) -> u64 {
         0
     }
 
-    /// A line for the table of connections.
-    fn status(&self) -> Status;
+    /// A line for the table of connections. Default: an empty one.
+    fn status(&self) -> Status {
+        Status::default()
+    }
 
     /// Why it ended: `Some` from the moment that [`Interest::is_done`] holds, and possibly before.
+    /// It does not change once it is given.
     fn reason(&self) -> Option<Self::Reason>;
+}
+
+/// Something that happens to a machine, as plain data of 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// So many bytes, at least one, were received into the front of [`Machine::read_buf`].
+    Read(usize),
+    /// The peer's FIN: all that it sent has been read. It may still be reading.
+    Eof,
+    /// The first so many bytes, at least one, of [`Machine::write_bufs`] are with the sink, most
+    /// often the kernel.
+    Written(usize),
+    /// Our FIN is out ([`Outbound::Finish`]), or our RST ([`Outbound::Reset`]).
+    Finished,
+    /// Reading or writing has failed. After `Direction::Read` the machine reads no more. After
+    /// `Direction::Write` it writes no more: it ends, wants [`Outbound::Reset`], or goes on reading
+    /// what had arrived, with [`Outbound::Finished`], or [`Outbound::Idle`] while it holds back from
+    /// reading.
+    Error(Direction, ConnectionError),
+    /// Time has passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before the deadline
+    /// it changes nothing.
+    Timeout {
+        /// How many of the bytes that were written the peer has not acknowledged, those that the
+        /// sink holds included ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A deadline for a peer
+        /// that takes nothing follows this figure, not what the kernel has taken
+        /// ([`WriteProgress`](crate::WriteProgress)).
+        unacknowledged: usize,
+    },
+    /// A graceful end is asked for: nothing new is begun, pending output is flushed, then comes the
+    /// FIN. It has no effect on a machine that is ending already. To abort, drop the machine and
+    /// reset the socket.
+    ShutDown,
+    /// The driver is about to sleep: the machine can give buffers back that hold nothing. No answer
+    /// changes by that.
+    ///
+    /// Bytes may have arrived all the same: the runtime may not have looked at the socket since.
+    Release,
+}
+
+/// A machine behind a pointer is a machine.
+macro_rules! behind_a_pointer {
+    ($pointer:ty) => {
+        #[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+        impl<M: Machine + ?Sized> Machine for $pointer {
+            type Reason = M::Reason;
+
+            fn interest(&self) -> Interest {
+                (**self).interest()
+            }
+
+            fn read_buf(&mut self) -> &mut [u8] {
+                (**self).read_buf()
+            }
+
+            fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+                (**self).write_bufs(out)
+            }
+
+            fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+                (**self).write_owned(out, most)
+            }
+
+            fn handle(&mut self, now: Instant, event: Event) {
+                (**self).handle(now, event);
+            }
+
+            fn poll_timeout(&self) -> Option<Instant> {
+                (**self).poll_timeout()
+            }
+
+            fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+                (**self).poll_shared(now, cx)
+            }
+
+            fn work(&self) -> u64 {
+                (**self).work()
+            }
+
+            fn status(&self) -> Status {
+                (**self).status()
+            }
+
+            fn reason(&self) -> Option<M::Reason> {
+                (**self).reason()
+            }
+        }
+    };
+}
+
+behind_a_pointer!(&mut M);
+behind_a_pointer!(Box<M>);
+
+/// A machine whose reason has no type of its own any more, so that machines of several kinds fit in
+/// one collection, as `Box<dyn Machine<Reason = AnyReason>>`.
+///
+/// ```
+/// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
+///
+/// let echo = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+/// let source = fanout::Source::new(fanout::SourceConfig::default(), Instant::EPOCH);
+/// let machines: Vec<Box<dyn Machine<Reason = AnyReason>>> =
+///     vec![Box::new(Erased(echo)), Box::new(Erased(source))];
+/// assert!(machines.iter().all(|machine| machine.reason().is_none()));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Erased<M>(pub M);
+
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+impl<M: Machine> Machine for Erased<M> {
+    type Reason = AnyReason;
+
+    fn interest(&self) -> Interest {
+        self.0.interest()
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.0.read_buf()
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.0.write_bufs(out)
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.0.write_owned(out, most)
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.0.handle(now, event);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.0.poll_timeout()
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        self.0.poll_shared(now, cx)
+    }
+
+    fn work(&self) -> u64 {
+        self.0.work()
+    }
+
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    fn reason(&self) -> Option<AnyReason> {
+        self.0.reason().as_ref().map(AnyReason::of)
+    }
+}
+
+/// The reason of an [`Erased`] machine: what it displays as, its label, and whose fault it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnyReason {
+    text: Arc<str>,
+    label: &'static str,
+    fault: Fault,
+}
+
+impl AnyReason {
+    /// What there is to know of `reason`.
+    pub fn of(reason: &impl Reason) -> Self {
+        Self { text: reason.to_string().into(), label: reason.label(), fault: reason.fault() }
+    }
+}
+
+impl Display for AnyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Reason for AnyReason {
+    fn label(&self) -> &'static str {
+        self.label
+    }
+
+    fn fault(&self) -> Fault {
+        self.fault
+    }
 }
 
 /// What a machine wants of its driver.
@@ -258,7 +508,7 @@ pub enum Outbound {
     Idle,
     /// There is output: [`Machine::write_bufs`].
     Flush,
-    /// All output is with the kernel: send a FIN.
+    /// All output is with the sink: send a FIN.
     Finish,
     /// No output will come any more: our FIN or RST is out, or the connection is lost. Without
     /// [`Interest::read`] it is the machine's end.
@@ -269,18 +519,18 @@ pub enum Outbound {
 
 /// One direction of a connection, seen from here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Way {
+pub enum Direction {
     /// From the peer to us.
     #[error("receiving")]
-    In,
+    Read,
     /// From us to the peer.
     #[error("sending")]
-    Out,
+    Write,
 }
 
 /// How a connection broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
+pub enum ConnectionError {
     /// The peer reset it, or it is no more (`ECONNRESET`, `ECONNABORTED`, `EPIPE`, `ENOTCONN`;
     /// RFC 9293, section 3.5.3).
     #[error("connection reset by peer")]
@@ -291,9 +541,13 @@ pub enum Lost {
     /// No route (`EHOSTUNREACH`, `ENETUNREACH`, `ENETDOWN`).
     #[error("peer unreachable")]
     Unreachable,
-    /// A write took nothing, although there was something to take.
+    /// A write accepted no byte, although there was output.
     #[error("a write took no byte")]
-    WroteZero,
+    WriteZero,
+    /// A layer between the machine and the socket has failed, such as TLS. The wrapper's reason says
+    /// why.
+    #[error("a layer of the connection failed")]
+    Layer,
     /// Any other error of the operating system, by its number (errno(3)); 0 where it has none.
     #[error("system error {errno}")]
     Other {
@@ -302,14 +556,15 @@ pub enum Lost {
     },
 }
 
-impl Lost {
+impl ConnectionError {
     /// The name under which it is counted.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Reset => "reset",
             Self::TimedOut => "timed_out",
             Self::Unreachable => "unreachable",
-            Self::WroteZero => "wrote_zero",
+            Self::WriteZero => "wrote_zero",
+            Self::Layer => "layer",
             Self::Other { .. } => "system_error",
         }
     }

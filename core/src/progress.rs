@@ -10,7 +10,7 @@ use crate::Instant;
 /// send buffer while the peer's window is closed (`net.ipv4.tcp_wmem`; tcp(7)), and takes more
 /// bytes each time. Progress is what the peer has acknowledged (RFC 9293, section 3.4). The driver
 /// passes the number of unacknowledged bytes to each call of
-/// [`Machine::handle_timeout`](crate::Machine::handle_timeout).
+/// [`Event::Timeout`](crate::Event::Timeout).
 ///
 /// To notice a stall of length `limit` within 1.125 times `limit`, the figure is observed every
 /// eighth of `limit` while output is outstanding, and never otherwise.
@@ -79,7 +79,7 @@ impl WriteProgress {
         self.written += n as u64;
     }
 
-    /// Records the figure of [`handle_timeout`](crate::Machine::handle_timeout), and whether output
+    /// Records the figure of [`Event::Timeout`](crate::Event::Timeout), and whether output
     /// is still queued.
     pub fn observe(&mut self, now: Instant, queued: bool, unacknowledged: usize) {
         let unacknowledged = unacknowledged as u64;

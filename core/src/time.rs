@@ -13,7 +13,7 @@ use core::{
 /// and none may lie before an earlier one; [`Drive`](crate::drive::Drive) sees to the latter.
 ///
 /// Arithmetic saturates, at the epoch below and 584 years above it, so a deadline of
-/// `now + Duration::MAX` is a deadline that never comes.
+/// `now + Duration::MAX` is [`NEVER`](Self::NEVER).
 ///
 /// ```
 /// # use wirestate_core::Instant;
@@ -33,6 +33,9 @@ pub struct Instant {
 impl Instant {
     /// The epoch itself.
     pub const EPOCH: Self = Self { nanos_and_one: NonZeroU64::MIN };
+
+    /// The latest instant, which never comes: as a deadline it is none.
+    pub const NEVER: Self = Self { nanos_and_one: NonZeroU64::MAX };
 
     /// The instant that lies `elapsed` after the epoch.
     pub fn from_epoch(elapsed: Duration) -> Self {

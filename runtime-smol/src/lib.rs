@@ -91,9 +91,9 @@ use std::{
 use smol::{Async, Executor, Timer, future::FutureExt, net::resolve};
 pub use wirestate_core;
 use wirestate_core::{
-    Instant, Lost,
+    ConnectionError, Instant,
     admission::Peer,
-    drive::{Clock, Failed, Sink, Source, Splice},
+    drive::{Clock, IoError, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
@@ -194,47 +194,47 @@ impl SmolSocket {
         Ok(Self { stream: Some(Async::new_nonblocking(stream)?), drained: false })
     }
 
-    fn stream(&self) -> Result<&Async<OwnedFd>, Failed> {
-        self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
+    fn stream(&self) -> Result<&Async<OwnedFd>, IoError> {
+        self.stream.as_ref().ok_or(IoError::Connection(ConnectionError::Reset))
     }
 }
 
 impl Source for SmolSocket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
         loop {
             if self.drained {
-                ready!(self.stream()?.poll_readable(cx)).map_err(Failed::from)?;
+                ready!(self.stream()?.poll_readable(cx)).map_err(IoError::from)?;
             }
             match stream::receive(self.stream()?, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
                 read => {
                     self.drained = matches!(read, Ok(n) if 0 < n && n < buf.len());
-                    return Poll::Ready(read.map_err(Failed::from));
+                    return Poll::Ready(read.map_err(IoError::from));
                 }
             }
         }
     }
 
-    fn look_again(&mut self) {
+    fn recheck(&mut self) {
         self.drained = false;
     }
 }
 
 impl Sink for SmolSocket {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
         let stream = self.stream()?;
         loop {
             match stream::send(stream, bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(stream.poll_writable(cx)).map_err(Failed::from)?;
+                    ready!(stream.poll_writable(cx)).map_err(IoError::from)?;
                 }
-                written => return Poll::Ready(written.map_err(Failed::from)),
+                written => return Poll::Ready(written.map_err(IoError::from)),
             }
         }
     }
 
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        Poll::Ready(stream::finish(self.stream()?).map_err(IoError::from))
     }
 
     fn reset(&mut self) {
@@ -260,13 +260,13 @@ impl Splice for SmolSocket {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
         most: usize,
-    ) -> Poll<Result<Option<usize>, Failed>> {
+    ) -> Poll<Result<Option<usize>, IoError>> {
         loop {
             match pipe.fill(self.stream()?, most) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream()?.poll_readable(cx)).map_err(Failed::from)?;
+                    ready!(self.stream()?.poll_readable(cx)).map_err(IoError::from)?;
                 }
-                filled => return Poll::Ready(filled.map_err(Failed::from)),
+                filled => return Poll::Ready(filled.map_err(IoError::from)),
             }
         }
     }
@@ -276,13 +276,13 @@ impl Splice for SmolSocket {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
         held: usize,
-    ) -> Poll<Result<usize, Failed>> {
+    ) -> Poll<Result<usize, IoError>> {
         loop {
             match pipe.drain(self.stream()?, held) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream()?.poll_writable(cx)).map_err(Failed::from)?;
+                    ready!(self.stream()?.poll_writable(cx)).map_err(IoError::from)?;
                 }
-                drained => return Poll::Ready(drained.map_err(Failed::from)),
+                drained => return Poll::Ready(drained.map_err(IoError::from)),
             }
         }
     }
@@ -346,7 +346,7 @@ pub struct SmolClock {
 }
 
 impl Clock for SmolClock {
-    const STAYS: bool = true;
+    const PERSISTENT: bool = true;
 
     fn now(&self) -> Instant {
         Instant::from_epoch(self.epoch.elapsed())

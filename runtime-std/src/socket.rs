@@ -16,9 +16,9 @@ use rustix::{
 };
 use socket2::SockRef;
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     admission::Peer,
-    drive::{Failed, Sink, Source, Splice},
+    drive::{IoError, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener},
 };
 
@@ -69,8 +69,8 @@ impl ThreadSocket {
         stream::dialled_address(self.stream.as_ref()?)
     }
 
-    fn stream(&self) -> Result<&Arc<OwnedFd>, Failed> {
-        self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
+    fn stream(&self) -> Result<&Arc<OwnedFd>, IoError> {
+        self.stream.as_ref().ok_or(IoError::Connection(ConnectionError::Reset))
     }
 }
 
@@ -90,7 +90,7 @@ async fn connect(address: SocketAddr) -> io::Result<Arc<OwnedFd>> {
 }
 
 impl Source for ThreadSocket {
-    fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+    fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
         let looks_again = mem::take(&mut self.looks_again);
         let stream = self.stream()?;
         let is_silent = || self.drained == Some(round()) || is_silent(stream.as_raw_fd());
@@ -114,25 +114,29 @@ impl Source for ThreadSocket {
         Poll::Pending
     }
 
-    fn look_again(&mut self) {
+    fn recheck(&mut self) {
         self.looks_again = true;
     }
 }
 
 impl Sink for ThreadSocket {
-    fn poll_write(&mut self, _cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+    fn poll_write(
+        &mut self,
+        _cx: &mut Context<'_>,
+        bufs: &[&[u8]],
+    ) -> Poll<Result<usize, IoError>> {
         let stream = self.stream()?;
         match stream::send(stream, bufs) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(stream.clone(), PollFlags::OUT);
                 Poll::Pending
             }
-            written => Poll::Ready(written.map_err(Failed::from)),
+            written => Poll::Ready(written.map_err(IoError::from)),
         }
     }
 
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        Poll::Ready(stream::finish(self.stream()?).map_err(IoError::from))
     }
 
     fn reset(&mut self) {
@@ -159,14 +163,14 @@ impl Splice for ThreadSocket {
         _cx: &mut Context<'_>,
         pipe: &mut Pipe,
         most: usize,
-    ) -> Poll<Result<Option<usize>, Failed>> {
+    ) -> Poll<Result<Option<usize>, IoError>> {
         let stream = self.stream()?;
         match without_blocking(stream, || pipe.fill(stream, most)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(stream.clone(), PollFlags::IN);
                 Poll::Pending
             }
-            filled => Poll::Ready(filled.map_err(Failed::from)),
+            filled => Poll::Ready(filled.map_err(IoError::from)),
         }
     }
 
@@ -175,14 +179,14 @@ impl Splice for ThreadSocket {
         _cx: &mut Context<'_>,
         pipe: &mut Pipe,
         held: usize,
-    ) -> Poll<Result<usize, Failed>> {
+    ) -> Poll<Result<usize, IoError>> {
         let stream = self.stream()?;
         match without_blocking(stream, || pipe.drain(stream, held)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(stream.clone(), PollFlags::OUT);
                 Poll::Pending
             }
-            drained => Poll::Ready(drained.map_err(Failed::from)),
+            drained => Poll::Ready(drained.map_err(IoError::from)),
         }
     }
 }

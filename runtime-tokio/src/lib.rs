@@ -58,9 +58,9 @@ use tokio::{
 };
 pub use wirestate_core;
 use wirestate_core::{
-    Instant, Lost, Way,
+    ConnectionError, Direction, Instant,
     admission::Peer,
-    drive::{Clock, Failed, Sink, Source, Splice},
+    drive::{Clock, IoError, Sink, Source, Splice},
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
@@ -162,17 +162,17 @@ fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> io::Result<Asyn
 pub struct TokioSocket {
     /// `None` after a reset.
     stream: Option<AsyncFd<OwnedFd>>,
-    look_again: LookAgain,
+    recheck: Recheck,
 }
 
 /// Which of the next calls asks the kernel, whatever tokio knows of the socket's readiness.
 #[derive(Clone, Copy, Debug)]
-struct LookAgain {
+struct Recheck {
     read: bool,
     write: bool,
 }
 
-impl LookAgain {
+impl Recheck {
     const BOTH: Self = Self { read: true, write: true };
 }
 
@@ -198,39 +198,39 @@ impl TokioSocket {
 
     fn registered(stream: AsyncFd<OwnedFd>) -> Self {
         // Tokio knows whether the socket is ready only after it has polled the sockets.
-        Self { stream: Some(stream), look_again: LookAgain::BOTH }
+        Self { stream: Some(stream), recheck: Recheck::BOTH }
     }
 
-    fn stream(&self) -> Result<&AsyncFd<OwnedFd>, Failed> {
-        self.stream.as_ref().ok_or(Failed::Lost(Lost::Reset))
+    fn stream(&self) -> Result<&AsyncFd<OwnedFd>, IoError> {
+        self.stream.as_ref().ok_or(IoError::Connection(ConnectionError::Reset))
     }
 
     /// Makes a call that does not block, and again whenever tokio takes the socket for ready.
     fn poll_io<T>(
         &mut self,
         cx: &mut Context<'_>,
-        way: Way,
+        way: Direction,
         call: impl Fn(&OwnedFd) -> io::Result<T>,
-    ) -> Poll<Result<T, Failed>> {
+    ) -> Poll<Result<T, IoError>> {
         if let Some(done) = self.ask(way, &call) {
             return Poll::Ready(done);
         }
         let stream = self.stream()?;
         let interest = match way {
-            Way::In => Interest::READABLE,
-            Way::Out => Interest::WRITABLE,
+            Direction::Read => Interest::READABLE,
+            Direction::Write => Interest::WRITABLE,
         };
         loop {
             match stream.try_io(interest, &call) {
                 // It is not ready, which tokio knows from now on.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done.map_err(Failed::from)),
+                done => return Poll::Ready(done.map_err(IoError::from)),
             }
             let ready = match way {
-                Way::In => stream.poll_read_ready(cx),
-                Way::Out => stream.poll_write_ready(cx),
+                Direction::Read => stream.poll_read_ready(cx),
+                Direction::Write => stream.poll_write_ready(cx),
             };
-            ready!(ready).map_err(Failed::from)?.retain_ready();
+            ready!(ready).map_err(IoError::from)?.retain_ready();
         }
     }
 
@@ -238,31 +238,31 @@ impl TokioSocket {
     /// it was not, or the socket is not ready.
     fn ask<T>(
         &mut self,
-        way: Way,
+        way: Direction,
         call: impl FnOnce(&OwnedFd) -> io::Result<T>,
-    ) -> Option<Result<T, Failed>> {
+    ) -> Option<Result<T, IoError>> {
         let asked = match way {
-            Way::In => &mut self.look_again.read,
-            Way::Out => &mut self.look_again.write,
+            Direction::Read => &mut self.recheck.read,
+            Direction::Write => &mut self.recheck.write,
         };
         if !mem::take(asked) {
             return None;
         }
         match call(self.stream.as_ref()?.get_ref()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            done => Some(done.map_err(Failed::from)),
+            done => Some(done.map_err(IoError::from)),
         }
     }
 }
 
 impl Source for TokioSocket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
-        if let Some(read) = self.ask(Way::In, |stream| stream::receive(stream, buf)) {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
+        if let Some(read) = self.ask(Direction::Read, |stream| stream::receive(stream, buf)) {
             return Poll::Ready(read);
         }
         let stream = self.stream()?;
         loop {
-            let mut ready = ready!(stream.poll_read_ready(cx)).map_err(Failed::from)?;
+            let mut ready = ready!(stream.poll_read_ready(cx)).map_err(IoError::from)?;
             // A short read has emptied the socket, which saves a read that finds nothing. But a read
             // also ends at urgent data, whatever is behind that (tcp(7)).
             let may_be_urgent = stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
@@ -279,24 +279,24 @@ impl Source for TokioSocket {
                     if is_short && !may_be_urgent {
                         ready.clear_ready();
                     }
-                    return Poll::Ready(read.map_err(Failed::from));
+                    return Poll::Ready(read.map_err(IoError::from));
                 }
             }
         }
     }
 
-    fn look_again(&mut self) {
-        self.look_again = LookAgain::BOTH;
+    fn recheck(&mut self) {
+        self.recheck = Recheck::BOTH;
     }
 }
 
 impl Sink for TokioSocket {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
-        self.poll_io(cx, Way::Out, |stream| stream::send(stream, bufs))
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
+        self.poll_io(cx, Direction::Write, |stream| stream::send(stream, bufs))
     }
 
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        Poll::Ready(stream::finish(self.stream()?).map_err(Failed::from))
+    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        Poll::Ready(stream::finish(self.stream()?).map_err(IoError::from))
     }
 
     fn reset(&mut self) {
@@ -322,8 +322,8 @@ impl Splice for TokioSocket {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
         most: usize,
-    ) -> Poll<Result<Option<usize>, Failed>> {
-        self.poll_io(cx, Way::In, |stream| pipe.fill(stream, most))
+    ) -> Poll<Result<Option<usize>, IoError>> {
+        self.poll_io(cx, Direction::Read, |stream| pipe.fill(stream, most))
     }
 
     fn poll_drain(
@@ -331,8 +331,8 @@ impl Splice for TokioSocket {
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
         held: usize,
-    ) -> Poll<Result<usize, Failed>> {
-        self.poll_io(cx, Way::Out, |stream| pipe.drain(stream, held))
+    ) -> Poll<Result<usize, IoError>> {
+        self.poll_io(cx, Direction::Write, |stream| pipe.drain(stream, held))
     }
 }
 
@@ -406,7 +406,7 @@ pub struct TokioClock {
 }
 
 impl Clock for TokioClock {
-    const STAYS: bool = true;
+    const PERSISTENT: bool = true;
 
     fn now(&self) -> Instant {
         Instant::from_epoch(self.epoch.elapsed())

@@ -25,13 +25,15 @@
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
 //! let mut machine = Checked::new(echo::Server::new(config).machine(Instant::EPOCH), limit);
-//! machine.handle_written(Instant::EPOCH, 1); // there is nothing to write
+//! machine.handle(Instant::EPOCH, Event::Written(1)); // there is nothing to write
 //! ```
 
 use std::task::Context;
 
+use bytes::Bytes;
 use wirestate_core::{
-    Instant, Interest, Lost, Machine, Outbound, Reason, Status, Way, drive::MAX_SLICES,
+    ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Reason, Status,
+    drive::MAX_SLICES,
 };
 
 /// A machine that is held to the contract, and its driver with it. See the [module](self).
@@ -186,6 +188,7 @@ fn reason<M: Machine>(machine: &M) -> Option<(&'static str, String)> {
     machine.reason().map(|reason| (reason.label(), reason.to_string()))
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
 impl<M: Machine> Machine for Checked<M> {
     type Reason = M::Reason;
 
@@ -204,48 +207,6 @@ impl<M: Machine> Machine for Checked<M> {
         self.machine.read_buf()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        self.at(now);
-        assert!(n > 0, "driver: handle_read of nothing");
-        let room = self.read_buf().len();
-        assert!(n <= room, "driver: handle_read of {n} bytes into {room}");
-        self.machine.handle_read(now, n);
-        self.look("handle_read");
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        self.at(now);
-        assert!(self.machine.interest().read, "driver: handle_eof of a machine that does not read");
-        self.machine.handle_eof(now);
-        self.history.input_over = true;
-        self.look("handle_eof");
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        self.at(now);
-        match (way, self.machine.interest()) {
-            (Way::In, Interest { read, .. }) => {
-                assert!(read, "driver: loses the input of a machine that does not read");
-                self.history.input_over = true;
-            }
-            (Way::Out, Interest { write: Outbound::Flush | Outbound::Finish, .. }) => {
-                self.history.output = Output::Over;
-            }
-            (Way::Out, Interest { write, .. }) => {
-                panic!("driver: loses the output of a machine that wants {write:?}")
-            }
-        }
-        self.machine.handle_lost(now, way, why);
-        self.look("handle_lost");
-    }
-
-    fn release(&mut self) {
-        let before = self.seen();
-        self.machine.release();
-        assert_eq!(self.seen(), before, "release changes what the driver sees");
-        self.look("release");
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let write = self.machine.interest().write;
         assert_eq!(write, Outbound::Flush, "driver: write_bufs");
@@ -256,58 +217,52 @@ impl<M: Machine> Machine for Checked<M> {
         n
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.at(now);
-        let offered = self.seen().output.len();
-        assert!(n > 0 && n <= offered, "driver: handle_written of {n} bytes of {offered}");
-        self.machine.handle_written(now, n);
-        self.look("handle_written");
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.machine.write_owned(out, most)
     }
 
-    fn handle_finished(&mut self, now: Instant) {
-        self.at(now);
-        let write = self.machine.interest().write;
-        self.history.output = match write {
-            Outbound::Finish => Output::Over,
-            Outbound::Reset => Output::Done,
-            Outbound::Idle | Outbound::Flush | Outbound::Finished => {
-                panic!("driver: handle_finished of a machine that wants {write:?}")
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                self.at(now);
+                assert!(n > 0, "driver: handle_read of nothing");
+                let room = self.read_buf().len();
+                assert!(n <= room, "driver: handle_read of {n} bytes into {room}");
+                self.machine.handle(now, Event::Read(n));
+                self.look("handle_read");
             }
-        };
-        self.machine.handle_finished(now);
-        self.look("handle_finished");
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        self.at(now);
-        let done = self.machine.interest().is_done().then(|| self.seen());
-        self.machine.shut_down(now);
-        self.look("shut_down");
-        let once = self.seen();
-        if let Some(done) = done {
-            assert_eq!(once, done, "shut_down changes a machine that has ended");
+            Event::Eof => {
+                self.at(now);
+                assert!(
+                    self.machine.interest().read,
+                    "driver: handle_eof of a machine that does not read"
+                );
+                self.machine.handle(now, Event::Eof);
+                self.history.input_over = true;
+                self.look("handle_eof");
+            }
+            Event::Error(way, why) => self.handle_lost(now, way, why),
+            Event::Written(n) => {
+                self.at(now);
+                let offered = self.seen().output.len();
+                assert!(n > 0 && n <= offered, "driver: handle_written of {n} bytes of {offered}");
+                self.machine.handle(now, Event::Written(n));
+                self.look("handle_written");
+            }
+            Event::Finished => self.handle_finished(now),
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            Event::ShutDown => self.shut_down(now),
+            Event::Release => {
+                let before = self.seen();
+                self.machine.handle(now, Event::Release);
+                assert_eq!(self.seen(), before, "release changes what the driver sees");
+                self.look("release");
+            }
         }
-        self.machine.shut_down(now);
-        self.look("shut_down");
-        assert_eq!(self.seen(), once, "a second shut_down changes something");
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine.poll_timeout()
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        self.at(now);
-        let early = self.poll_timeout().is_none_or(|deadline| deadline > now);
-        let before = early.then(|| self.seen());
-        self.machine.handle_timeout(now, unacknowledged);
-        self.look("handle_timeout");
-        if let Some(before) = before {
-            assert_eq!(self.seen(), before, "a timeout before the deadline changes something");
-        }
-        if let Some(deadline) = self.poll_timeout() {
-            assert!(deadline > now, "at {now}, the deadline that was handled is {deadline}");
-        }
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -331,5 +286,67 @@ impl<M: Machine> Machine for Checked<M> {
 
     fn reason(&self) -> Option<M::Reason> {
         self.machine.reason()
+    }
+}
+
+impl<M: Machine> Checked<M> {
+    fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
+        self.at(now);
+        match (way, self.machine.interest()) {
+            (Direction::Read, Interest { read, .. }) => {
+                assert!(read, "driver: loses the input of a machine that does not read");
+                self.history.input_over = true;
+            }
+            (Direction::Write, Interest { write: Outbound::Flush | Outbound::Finish, .. }) => {
+                self.history.output = Output::Over;
+            }
+            (Direction::Write, Interest { write, .. }) => {
+                panic!("driver: loses the output of a machine that wants {write:?}")
+            }
+        }
+        self.machine.handle(now, Event::Error(way, why));
+        self.look("handle_lost");
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        self.at(now);
+        let write = self.machine.interest().write;
+        self.history.output = match write {
+            Outbound::Finish => Output::Over,
+            Outbound::Reset => Output::Done,
+            Outbound::Idle | Outbound::Flush | Outbound::Finished => {
+                panic!("driver: handle_finished of a machine that wants {write:?}")
+            }
+        };
+        self.machine.handle(now, Event::Finished);
+        self.look("handle_finished");
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.at(now);
+        let early = self.poll_timeout().is_none_or(|deadline| deadline > now);
+        let before = early.then(|| self.seen());
+        self.machine.handle(now, Event::Timeout { unacknowledged });
+        self.look("handle_timeout");
+        if let Some(before) = before {
+            assert_eq!(self.seen(), before, "a timeout before the deadline changes something");
+        }
+        if let Some(deadline) = self.poll_timeout() {
+            assert!(deadline > now, "at {now}, the deadline that was handled is {deadline}");
+        }
+    }
+
+    fn shut_down(&mut self, now: Instant) {
+        self.at(now);
+        let done = self.machine.interest().is_done().then(|| self.seen());
+        self.machine.handle(now, Event::ShutDown);
+        self.look("shut_down");
+        let once = self.seen();
+        if let Some(done) = done {
+            assert_eq!(once, done, "shut_down changes a machine that has ended");
+        }
+        self.machine.handle(now, Event::ShutDown);
+        self.look("shut_down");
+        assert_eq!(self.seen(), once, "a second shut_down changes something");
     }
 }

@@ -213,7 +213,10 @@ fn a_reason_says_whose_fault_it_was() {
         (vec![Op::Eof], Fault::None),
         (vec![Op::ShutDown, Op::Timeout, Op::Release, Op::Finished, Op::Eof], Fault::Asked),
         (vec![Op::Timeout], Fault::Time),
-        (vec![Op::Lost(wirestate_core::Way::In, wirestate_core::Lost::Reset)], Fault::Lost),
+        (
+            vec![Op::Lost(wirestate_core::Direction::Read, wirestate_core::ConnectionError::Reset)],
+            Fault::Lost,
+        ),
     ];
     for (ops, fault) in ends {
         let mut machine = checked(config());

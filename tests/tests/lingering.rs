@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
 use wirestate_core::{
-    Instant, Machine, Outbound,
+    Event, Instant, Machine, Outbound,
     drive::{collect, feed},
     echo, fanout, message,
     message::service,
@@ -23,11 +23,11 @@ const EACH: usize = 2 * 64 * 1024;
 fn flood(mut machine: impl Machine) -> usize {
     collect(&mut machine, &mut Vec::new(), NOW);
     assert_eq!(machine.interest().write, Outbound::Finish);
-    machine.handle_finished(NOW);
+    machine.handle(NOW, Event::Finished);
     let mut read = 0;
     while machine.interest().read {
         let n = machine.read_buf().len();
-        machine.handle_read(NOW, n);
+        machine.handle(NOW, Event::Read(n));
         read += n;
     }
     assert!(machine.interest().is_done());
@@ -45,15 +45,15 @@ fn is_bounded(lingering: impl FnMut() -> usize) {
 }
 
 fn stopped<M: Machine>(mut machine: M) -> M {
-    machine.shut_down(NOW);
+    machine.handle(NOW, Event::ShutDown);
     machine
 }
 
 /// With nothing more on its way.
 fn drained<M: Machine>(mut machine: M) -> M {
-    machine.shut_down(NOW);
+    machine.handle(NOW, Event::ShutDown);
     let quiet = machine.poll_timeout().unwrap();
-    machine.handle_timeout(quiet, 0);
+    machine.handle(quiet, Event::Timeout { unacknowledged: 0 });
     machine
 }
 

@@ -9,7 +9,7 @@
 
 use allocation_counter::{AllocationInfo, measure};
 use wirestate_core::{
-    Instant, Machine as _,
+    Event, Instant, Machine as _,
     buffer::Pool,
     drive::{collect, feed},
     message::{
@@ -219,7 +219,7 @@ fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
                     collect(&mut machine, &mut output, Instant::EPOCH);
                 }
                 assert_eq!(output.len(), input.len());
-                machine.release();
+                machine.handle(Instant::EPOCH, Event::Release);
             });
             held += used.bytes_current;
             assert!(held <= 64, "{held} bytes after round {round}");
@@ -241,7 +241,7 @@ fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
         for piece in request[..600_000].chunks(50_000) {
             for machine in &mut machines {
                 feed(machine, &mut &piece[..], Instant::EPOCH);
-                machine.release();
+                machine.handle(Instant::EPOCH, Event::Release);
                 assert!(server.memory() <= memory);
             }
         }

@@ -14,7 +14,7 @@ use std::{
 
 use proptest::test_runner::{Config as Cases, TestRunner};
 use wirestate_core::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Reason, Status, Way,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason, Status,
     drive::Drive,
     runtime::{Listener as _, Runtime},
     shared::Lock,
@@ -104,7 +104,7 @@ enum Over {
     #[error("idle")]
     Idle,
     #[error("lost: {0}")]
-    Lost(Lost),
+    Lost(ConnectionError),
 }
 
 impl Reason for Over {
@@ -185,71 +185,57 @@ impl Machine for Ring {
         if end < 8 { &mut self.buffer[end..] } else { &mut self.buffer[end - 8..self.start] }
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        if self.bug == Bug::Cuts && n == 3 {
-            self.read_buf()[0] = b'!';
-        }
-        self.len += n;
-        self.total += n;
-        self.moved = now;
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        self.phase = Phase::Closing(Over::Finished);
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        if self.bug == Bug::CleanReset && way == Way::In {
-            return self.handle_eof(now);
-        }
-        self.phase = Phase::Over(Over::Lost(why));
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let [first, second] = self.slices();
         (out[0], out[1]) = (first, second);
         if second.is_empty() && self.bug != Bug::EmptySlice { 1 } else { 2 }
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        let n = if self.bug == Bug::ShortWrite { self.len } else { n };
-        self.start = (self.start + n) % 8;
-        self.len -= n;
-        self.moved = now;
-    }
-
-    fn handle_finished(&mut self, _now: Instant) {
-        if let Phase::Closing(why) = self.phase
-            && self.bug != Bug::SecondFin
-        {
-            self.phase = Phase::Over(why);
-        }
-    }
-
-    fn shut_down(&mut self, _now: Instant) {
-        self.shut_downs += 1;
-        if self.phase == Phase::Open {
-            self.phase = Phase::Closing(Over::Finished);
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                if self.bug == Bug::Cuts && n == 3 {
+                    self.read_buf()[0] = b'!';
+                }
+                self.len += n;
+                self.total += n;
+                self.moved = now;
+            }
+            Event::Eof => {
+                self.phase = Phase::Closing(Over::Finished);
+            }
+            Event::Error(way, why) => {
+                if self.bug == Bug::CleanReset && way == Direction::Read {
+                    return self.handle(now, Event::Eof);
+                }
+                self.phase = Phase::Over(Over::Lost(why));
+            }
+            Event::Written(n) => {
+                let n = if self.bug == Bug::ShortWrite { self.len } else { n };
+                self.start = (self.start + n) % 8;
+                self.len -= n;
+                self.moved = now;
+            }
+            Event::Finished => {
+                if let Phase::Closing(why) = self.phase
+                    && self.bug != Bug::SecondFin
+                {
+                    self.phase = Phase::Over(why);
+                }
+            }
+            Event::Timeout { .. } => self.handle_timeout(now),
+            Event::ShutDown => {
+                self.shut_downs += 1;
+                if self.phase == Phase::Open {
+                    self.phase = Phase::Closing(Over::Finished);
+                }
+            }
+            Event::Release => {}
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         (self.phase == Phase::Open).then(|| self.moved + IDLE)
-    }
-
-    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
-        let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
-        if due && self.bug == Bug::LateDeadline {
-            return;
-        }
-        if due || (self.bug == Bug::EarlyDeadline && self.phase == Phase::Open) {
-            self.phase = Phase::Closing(Over::Idle);
-        }
-        if let Phase::Over(why) = &mut self.phase
-            && self.bug == Bug::OtherReason
-        {
-            *why = Over::Idle;
-        }
     }
 
     fn poll_shared(&mut self, _now: Instant, cx: &mut Context<'_>) -> bool {
@@ -276,6 +262,23 @@ impl Machine for Ring {
         match self.phase {
             Phase::Over(why) if self.bug != Bug::NoReason => Some(why),
             Phase::Open | Phase::Closing(_) | Phase::Over(_) => None,
+        }
+    }
+}
+
+impl Ring {
+    fn handle_timeout(&mut self, now: Instant) {
+        let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if due && self.bug == Bug::LateDeadline {
+            return;
+        }
+        if due || (self.bug == Bug::EarlyDeadline && self.phase == Phase::Open) {
+            self.phase = Phase::Closing(Over::Idle);
+        }
+        if let Phase::Over(why) = &mut self.phase
+            && self.bug == Bug::OtherReason
+        {
+            *why = Over::Idle;
         }
     }
 }

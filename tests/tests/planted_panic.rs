@@ -11,7 +11,7 @@ use std::{
 };
 
 use wirestate_core::{
-    Instant, Interest, Lost, Machine, Status, Way,
+    Event, Instant, Interest, Machine, Status,
     admission::Limits,
     echo::{Config, Echo, Reason, Server},
     runtime::{Listener, Runtime},
@@ -30,37 +30,44 @@ impl Machine for Fragile {
     fn read_buf(&mut self) -> &mut [u8] {
         self.0.read_buf()
     }
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        let panic = self.0.read_buf()[..n].contains(&b'!');
-        self.0.handle_read(now, n);
-        assert!(!panic, "planted");
-    }
-    fn handle_eof(&mut self, now: Instant) {
-        self.0.handle_eof(now);
-    }
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        self.0.handle_lost(now, way, why);
-    }
-    fn release(&mut self) {
-        self.0.release();
-    }
+
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.0.write_bufs(out)
     }
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.0.handle_written(now, n);
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                let panic = self.0.read_buf()[..n].contains(&b'!');
+                self.0.handle(now, Event::Read(n));
+                assert!(!panic, "planted");
+            }
+            Event::Eof => {
+                self.0.handle(now, Event::Eof);
+            }
+            Event::Error(way, why) => {
+                self.0.handle(now, Event::Error(way, why));
+            }
+            Event::Written(n) => {
+                self.0.handle(now, Event::Written(n));
+            }
+            Event::Finished => {
+                self.0.handle(now, Event::Finished);
+            }
+            Event::Timeout { unacknowledged } => {
+                self.0.handle(now, Event::Timeout { unacknowledged });
+            }
+            Event::ShutDown => {
+                self.0.handle(now, Event::ShutDown);
+            }
+            Event::Release => {
+                self.0.handle(now, Event::Release);
+            }
+        }
     }
-    fn handle_finished(&mut self, now: Instant) {
-        self.0.handle_finished(now);
-    }
-    fn shut_down(&mut self, now: Instant) {
-        self.0.shut_down(now);
-    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.0.poll_timeout()
-    }
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        self.0.handle_timeout(now, unacknowledged);
     }
     fn status(&self) -> Status {
         self.0.status()

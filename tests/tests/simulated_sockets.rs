@@ -5,8 +5,8 @@
 use std::{future::poll_fn, task::Poll, time::Duration};
 
 use wirestate_core::{
-    Lost,
-    drive::{Failed, Sink, Source},
+    ConnectionError,
+    drive::{IoError, Sink, Source},
     runtime::{Listener as _, Runtime},
 };
 use wirestate_testkit::sim::{Faults, Halted, Host, Settings, Socket, World};
@@ -29,15 +29,15 @@ where
     world
 }
 
-async fn read(socket: &mut Socket) -> Result<usize, Failed> {
+async fn read(socket: &mut Socket) -> Result<usize, IoError> {
     poll_fn(|cx| socket.poll_read(cx, &mut [0; 64])).await
 }
 
-async fn write(socket: &mut Socket) -> Result<usize, Failed> {
+async fn write(socket: &mut Socket) -> Result<usize, IoError> {
     poll_fn(|cx| socket.poll_write(cx, &[b"ab", b"c"])).await
 }
 
-const RESET: Failed = Failed::Lost(Lost::Reset);
+const RESET: IoError = IoError::Connection(ConnectionError::Reset);
 const MOMENT: Duration = Duration::from_secs(1);
 
 #[test]
@@ -145,7 +145,7 @@ fn a_call_that_blocked_does_so_until_a_change_is_reported() {
 fn a_kernel_that_gives_up_leaves_the_other_end_to_find_out() {
     let world = connected(Settings::default(), |host, mut here, mut there| async move {
         host.set_faults(Faults { timed_out: 1000, ..Faults::NONE });
-        assert_eq!(read(&mut here).await, Err(Failed::Lost(Lost::TimedOut)));
+        assert_eq!(read(&mut here).await, Err(IoError::Connection(ConnectionError::TimedOut)));
         host.set_faults(Faults::NONE);
         assert_eq!(read(&mut there).await, Err(RESET), "by the keepalive probe");
     });

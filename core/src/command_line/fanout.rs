@@ -17,7 +17,7 @@ use super::{
     values::{self, Timeout},
 };
 use crate::{
-    Instant, Machine,
+    Event, Instant, Machine,
     admission::{Limits, Table},
     dial::{Backoff, Dial},
     drive::{Clock, Drive, Ended},
@@ -335,7 +335,7 @@ pub(super) async fn subscribe<R: Runtime>(
                 io::stdout().lock().write_all(&bytes).map_err(Failure::Output)?;
                 if left == Some(0) {
                     let shut_down = |receiver: &mut Receiver, now| {
-                        receiver.shut_down(now);
+                        receiver.handle(now, Event::ShutDown);
                         None::<()>
                     };
                     if let Err(ended) = drive.until(shut_down).await {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::MAX_SLICES;
-use crate::{Instant, Machine, Outbound};
+use crate::{Event, Instant, Machine, Outbound};
 
 /// Hands `input` to the machine, as much as it will take, and moves `input` past that.
 ///
@@ -16,7 +16,7 @@ pub fn feed<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
         let n = buf.len().min(input.len());
         let (taken, rest) = input.split_at(n);
         buf[..n].copy_from_slice(taken);
-        machine.handle_read(now, n);
+        machine.handle(now, Event::Read(n));
         *input = rest;
     }
 }
@@ -36,6 +36,6 @@ pub fn collect<M: Machine>(machine: &mut M, output: &mut Vec<u8>, now: Instant) 
         }
         let n = output.len() - before;
         debug_assert!(n > 0, "a machine that wants to flush must have something to flush");
-        machine.handle_written(now, n);
+        machine.handle(now, Event::Written(n));
     }
 }

@@ -9,12 +9,12 @@ use core::{
 };
 
 use super::{
-    Clock, Line, Sink, Source, Turn,
+    Clock, Readiness, Sink, Source, Turn,
     session::{Over, Rest, Session},
     turn,
 };
 use crate::{
-    Fault, Instant, Machine, Outbound, Reason,
+    Event, Fault, Instant, Machine, Outbound, Reason,
     admission::{Admitted, Asked},
 };
 
@@ -39,7 +39,7 @@ use crate::{
 pub struct Drive<M: Machine, S: Sink, C: Clock> {
     machine: M,
     socket: S,
-    line: Line,
+    line: Readiness,
     session: Session<C>,
 }
 
@@ -102,7 +102,7 @@ impl<R: Reason> Reason for Ended<R> {
 impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// Joins a machine, a socket and a clock.
     pub fn new(machine: M, socket: S, clock: C) -> Self {
-        Self { machine, socket, line: Line::default(), session: Session::new(clock) }
+        Self { machine, socket, line: Readiness::default(), session: Session::new(clock) }
     }
 
     /// Keeps the connection's line in its table up to date, and does what is asked there.
@@ -144,7 +144,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         mut now: Instant,
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Poll<Result<T, Ended<M::Reason>>> {
-        self.line.unblock();
+        self.line.clear();
         loop {
             if self.obey(now) {
                 return Poll::Ready(Err(Ended::Aborted));
@@ -158,9 +158,9 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
                     Turn::Blocked => {
                         let deadline = self.machine.poll_timeout();
                         match self.session.rest(cx, deadline, || self.machine.status()) {
-                            Rest::LookAgain(time) => {
+                            Rest::Recheck(time) => {
                                 now = time;
-                                self.line.look_again(&mut self.socket);
+                                self.line.recheck(&mut self.socket);
                                 continue;
                             }
                             Rest::Expired(time) => {
@@ -202,7 +202,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// Asks the machine for a graceful end, and drives it to that.
     pub async fn shut_down(&mut self) -> Ended<M::Reason> {
         let shut_down = |machine: &mut M, now| {
-            machine.shut_down(now);
+            machine.handle(now, Event::ShutDown);
             None::<Infallible>
         };
         match self.until(shut_down).await {
@@ -216,9 +216,9 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         match self.session.news() {
             Asked::Nothing => {}
             Asked::ShutDown => {
-                self.machine.shut_down(now);
+                self.machine.handle(now, Event::ShutDown);
                 // What the socket was found to hold before that is no news any more.
-                self.line.look_again(&mut self.socket);
+                self.line.recheck(&mut self.socket);
             }
             Asked::Abort if self.machine.interest().is_done() => {}
             Asked::Abort => {
@@ -231,7 +231,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     }
 
     fn expire(&mut self, now: Instant) {
-        self.machine.handle_timeout(now, self.socket.unacknowledged());
+        self.machine.handle(now, Event::Timeout { unacknowledged: self.socket.unacknowledged() });
         debug_assert!(
             self.machine.poll_timeout().is_none_or(|deadline| deadline > now),
             "a deadline that was handled must lie ahead"
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{Limits, Peer, Table},
-        drive::Failed,
+        drive::IoError,
         echo, fanout,
     };
 
@@ -305,7 +305,7 @@ mod tests {
             &mut self,
             _cx: &mut Context<'_>,
             buf: &mut [u8],
-        ) -> Poll<Result<usize, Failed>> {
+        ) -> Poll<Result<usize, IoError>> {
             if let Some(table) = self.table.take() {
                 table.shut_down();
             }
@@ -320,7 +320,7 @@ mod tests {
             Poll::Ready(Ok(n))
         }
 
-        fn look_again(&mut self) {
+        fn recheck(&mut self) {
             self.looks = true;
         }
     }
@@ -330,7 +330,7 @@ mod tests {
             &mut self,
             _cx: &mut Context<'_>,
             bufs: &[&[u8]],
-        ) -> Poll<Result<usize, Failed>> {
+        ) -> Poll<Result<usize, IoError>> {
             if !self.takes {
                 return Poll::Pending;
             }
@@ -338,7 +338,7 @@ mod tests {
             Poll::Ready(Ok(bufs[0].len()))
         }
 
-        fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
             Poll::Ready(Ok(()))
         }
 
@@ -439,7 +439,7 @@ mod tests {
                 &mut self,
                 _cx: &mut Context<'_>,
                 buf: &mut [u8],
-            ) -> Poll<Result<usize, Failed>> {
+            ) -> Poll<Result<usize, IoError>> {
                 let n = buf.len().min(self.0.len());
                 buf[..n].copy_from_slice(&self.0[..n]);
                 self.0.rotate_left(n);
@@ -452,11 +452,11 @@ mod tests {
                 &mut self,
                 _cx: &mut Context<'_>,
                 bufs: &[&[u8]],
-            ) -> Poll<Result<usize, Failed>> {
+            ) -> Poll<Result<usize, IoError>> {
                 Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
             }
 
-            fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+            fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
                 Poll::Ready(Ok(()))
             }
 

@@ -11,7 +11,7 @@
 //! that it did not ask for. Time comes last because a process that was stopped for a minute finds
 //! both an expired deadline and the request that had arrived in time; and since a queue of events may tell
 //! of the first before it tells of the second, the socket is asked once more in between
-//! ([`Source::look_again`]). (A peer whose input never ends does not escape its deadlines by that: one that
+//! ([`Source::recheck`]). (A peer whose input never ends does not escape its deadlines by that: one that
 //! stays overdue is acted on all the same.)
 
 mod feed;
@@ -29,22 +29,22 @@ pub use self::{
     feed::{collect, feed},
     future::{Budget, Drive, Ended},
     splice::Splice,
-    turn::{Line, MAX_SLICES, Turn, turn},
+    turn::{MAX_SLICES, Readiness, Turn, turn},
 };
-use crate::{Instant, Lost};
+use crate::{ConnectionError, Instant};
 
 /// The half of a connection that bytes come from.
 pub trait Source {
     /// Receives into `buf`, which is not empty; 0 is the peer's FIN.
     ///
     /// # Errors
-    /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>>;
+    /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>>;
 
     /// The next read, and where this is a [`Sink`] too the next write, is to ask the kernel itself: what a
     /// queue of events has told so far may be late, and something irrevocable is about to be done because
     /// nothing has come. By default nothing, for sockets that always ask.
-    fn look_again(&mut self) {}
+    fn recheck(&mut self) {}
 }
 
 /// The half of a connection that bytes go to.
@@ -52,14 +52,14 @@ pub trait Sink {
     /// Sends from `bufs`, at least one and none of them empty, in order: one vectored write.
     ///
     /// # Errors
-    /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>>;
+    /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>>;
 
     /// Sends a FIN behind what was written: `shutdown(2)` of the writing half.
     ///
     /// # Errors
-    /// [`Failed::Interrupted`] asks for the same call again; anything else ends this half.
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>>;
+    /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>>;
 
     /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
     /// last descriptor closed; socket(7)). Nothing is called after it.
@@ -82,7 +82,7 @@ pub trait Clock {
     /// Whether an alarm that is set stays set without another call before each sleep, and wakes the waker
     /// that it was set with, not before [`now`](Self::now) has reached it. A driver then calls again only for
     /// another deadline or another waker, or when the time has come.
-    const STAYS: bool = false;
+    const PERSISTENT: bool = false;
 
     /// The time. One clock's readings all have one epoch.
     fn now(&self) -> Instant;
@@ -100,36 +100,36 @@ pub trait Clock {
     }
 }
 
-/// Why a call on a socket came to nothing.
+/// Why a call on a socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failed {
+pub enum IoError {
     /// A signal came in between (`EINTR`): the call is made again.
     #[error("interrupted by a signal")]
     Interrupted,
     /// This half of the connection is gone.
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Connection(#[from] ConnectionError),
 }
 
 #[cfg(feature = "std")]
-impl From<std::io::Error> for Failed {
+impl From<std::io::Error> for IoError {
     /// The same classification for all runtimes. `WouldBlock` is not an error at this seam: a
     /// runtime answers it with `Poll::Pending`.
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind;
         #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
-        Self::Lost(match error.kind() {
+        Self::Connection(match error.kind() {
             ErrorKind::Interrupted => return Self::Interrupted,
             ErrorKind::ConnectionReset
             | ErrorKind::ConnectionAborted
             | ErrorKind::BrokenPipe
-            | ErrorKind::NotConnected => Lost::Reset,
-            ErrorKind::TimedOut => Lost::TimedOut,
+            | ErrorKind::NotConnected => ConnectionError::Reset,
+            ErrorKind::TimedOut => ConnectionError::TimedOut,
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-                Lost::Unreachable
+                ConnectionError::Unreachable
             }
-            ErrorKind::WriteZero => Lost::WroteZero,
-            _ => Lost::Other { errno: error.raw_os_error().unwrap_or(0) },
+            ErrorKind::WriteZero => ConnectionError::WriteZero,
+            _ => ConnectionError::Other { errno: error.raw_os_error().unwrap_or(0) },
         })
     }
 }

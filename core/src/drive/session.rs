@@ -41,8 +41,8 @@ pub(crate) enum Over {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
     /// The deadline has passed, at this time: the sockets are to be asked once more
-    /// ([`Line::look_again`](super::Line::look_again)) before that is believed.
-    LookAgain(Instant),
+    /// ([`Readiness::recheck`](super::Readiness::recheck)) before that is believed.
+    Recheck(Instant),
     /// The deadline has passed, and nothing has come: this is the time.
     Expired(Instant),
     /// Something was asked in the table meanwhile.
@@ -135,7 +135,7 @@ impl<C: Clock> Session<C> {
             && let Poll::Ready(now) = self.timer.poll(cx, deadline)
         {
             self.looked = !self.looked;
-            return if self.looked { Rest::LookAgain(now) } else { Rest::Expired(now) };
+            return if self.looked { Rest::Recheck(now) } else { Rest::Expired(now) };
         }
         if !self.park(cx, status) {
             return Rest::Asked;

@@ -5,7 +5,7 @@ use core::{
     task::{Context, Poll},
 };
 
-use super::{Failed, Sink, Source};
+use super::{IoError, Sink, Source};
 
 /// A connected socket whose bytes can go to another one without being copied into memory and out of it
 /// again: into a pipe, and from there into the other socket (splice(2)).
@@ -32,7 +32,7 @@ pub trait Splice: Source + Sink {
         cx: &mut Context<'_>,
         pipe: &mut Self::Pipe,
         most: usize,
-    ) -> Poll<Result<Option<usize>, Failed>>;
+    ) -> Poll<Result<Option<usize>, IoError>>;
 
     /// Sends the first bytes of the `held` that are in `pipe`, of which there is one at least; as many as
     /// there is room for, and answers how many.
@@ -44,5 +44,5 @@ pub trait Splice: Source + Sink {
         cx: &mut Context<'_>,
         pipe: &mut Self::Pipe,
         held: usize,
-    ) -> Poll<Result<usize, Failed>>;
+    ) -> Poll<Result<usize, IoError>>;
 }

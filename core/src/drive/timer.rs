@@ -13,7 +13,7 @@ use crate::Instant;
 /// Setting a runtime's alarm is dear (a lock and a tree, with some), and most deadlines are moved
 /// away long before they are reached. So an alarm that is set for an earlier time is left alone;
 /// when it goes off, the deadline of that moment is looked at again. Until then the clock is not even
-/// asked, if its alarm [stays](Clock::STAYS).
+/// asked, if its alarm [stays](Clock::PERSISTENT).
 #[derive(Debug)]
 pub(super) struct Timer<C> {
     clock: C,
@@ -75,7 +75,7 @@ impl<C: Clock> Timer<C> {
             return Poll::Pending;
         }
         self.alarm = Some(alarm);
-        if C::STAYS && !wakes {
+        if C::PERSISTENT && !wakes {
             self.woken = Some(cx.waker().clone());
         }
         self.clock.poll_until(cx, alarm)
@@ -109,13 +109,13 @@ mod tests {
 
     /// Counts how often it is asked.
     #[derive(Default)]
-    struct Counting<const STAYS: bool> {
+    struct Counting<const PERSISTENT: bool> {
         now: Cell<u64>,
         asked: u32,
     }
 
-    impl<const STAYS: bool> Clock for Counting<STAYS> {
-        const STAYS: bool = STAYS;
+    impl<const PERSISTENT: bool> Clock for Counting<PERSISTENT> {
+        const PERSISTENT: bool = PERSISTENT;
 
         fn now(&self) -> Instant {
             Instant::from_nanos(self.now.get())
@@ -134,9 +134,9 @@ mod tests {
 
     /// Is polled at these times, each by the first or the second of two wakers: how often the clock was
     /// asked after each.
-    fn asked<const STAYS: bool>(polls: &[(u64, usize, u64)]) -> Vec<u32> {
+    fn asked<const PERSISTENT: bool>(polls: &[(u64, usize, u64)]) -> Vec<u32> {
         let wakers = [Waker::from(Arc::new(Nobody)), Waker::from(Arc::new(Nobody))];
-        let mut timer = Timer::new(Counting::<STAYS>::default());
+        let mut timer = Timer::new(Counting::<PERSISTENT>::default());
         let poll = |&(now, waker, deadline): &(u64, usize, u64)| {
             timer.clock.now.set(now);
             timer.refresh();

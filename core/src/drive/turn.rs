@@ -2,49 +2,50 @@
 
 use core::task::{Context, Poll};
 
-use super::{Failed, Sink, Source};
-use crate::{Instant, Lost, Machine, Outbound, Way};
+use super::{IoError, Sink, Source};
+use crate::{ConnectionError, Direction, Event, Instant, Machine, Outbound};
 
 /// What has to be remembered of one connection between turns.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Line {
+pub struct Readiness {
     /// A read found nothing, and the waker is with the socket.
     read_blocked: bool,
     /// A write found no room, and the waker is with the socket.
     write_blocked: bool,
     /// The last turn that has moved something has left nothing that can move before the waker is woken.
-    settled: bool,
+    quiescent: bool,
     /// A write failed. What the kernel then calls the end of the input is not the peer's FIN.
-    broken: Option<Lost>,
+    broken: Option<ConnectionError>,
     /// How the input has ended: by the peer's FIN, or by an error.
-    end: Option<Result<(), Lost>>,
+    end: Option<Result<(), ConnectionError>>,
 }
 
-impl Line {
+impl Readiness {
     /// The socket may have become ready: turns may ask it again. Call it whenever the waker that
     /// the turns were given has been woken, and after calling
-    /// [`shut_down`](Machine::shut_down) on the machine.
-    pub fn unblock(&mut self) {
+    /// [`Event::ShutDown`](crate::Event::ShutDown) on the machine.
+    pub fn clear(&mut self) {
         self.read_blocked = false;
         self.write_blocked = false;
     }
 
     /// Turns ask the socket once more, whatever was found before.
-    pub(crate) fn look_again(&mut self, socket: &mut impl Source) {
-        socket.look_again();
-        self.unblock();
+    pub(crate) fn recheck(&mut self, socket: &mut impl Source) {
+        socket.recheck();
+        self.clear();
     }
 
     /// Whether the peer has sent a FIN or a reset.
     pub(crate) fn peer_has_left(&self) -> bool {
-        matches!(self.end, Some(Ok(()) | Err(Lost::Reset))) || self.broken == Some(Lost::Reset)
+        matches!(self.end, Some(Ok(()) | Err(ConnectionError::Reset)))
+            || self.broken == Some(ConnectionError::Reset)
     }
 
     /// Of a turn that has moved something: whether the next one would find nothing to do, unless the
     /// machine is called otherwise meanwhile.
     #[cfg(feature = "std")]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.settled
+    pub(crate) fn is_quiescent(&self) -> bool {
+        self.quiescent
     }
 }
 
@@ -68,7 +69,7 @@ pub enum Turn {
 ///
 /// The caller goes on until it is [`Turn::Blocked`], then sees to the machine's deadline (which is to be believed
 /// only where these turns have asked the kernel, not a queue of events that may be late), then waits to be
-/// woken and calls [`Line::unblock`]. It bounds the number of turns that it takes in a
+/// woken and calls [`Readiness::clear`]. It bounds the number of turns that it takes in a
 /// row, and the [work](Machine::work) that is done in them, so that a flood on one connection does
 /// not starve the others.
 ///
@@ -77,13 +78,13 @@ pub enum Turn {
 pub fn turn<M: Machine, S: Source + Sink>(
     machine: &mut M,
     socket: &mut S,
-    line: &mut Line,
+    line: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
     let turn = turn_keeping(machine, socket, line, now, cx);
     if turn == Turn::Blocked && line.read_blocked {
-        machine.release();
+        machine.handle(now, Event::Release);
     }
     turn
 }
@@ -93,7 +94,7 @@ pub fn turn<M: Machine, S: Source + Sink>(
 pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
     machine: &mut M,
     socket: &mut S,
-    line: &mut Line,
+    line: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
@@ -108,7 +109,7 @@ pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
         Outbound::Finish => finish(machine, socket, line, now, cx),
         Outbound::Reset => {
             socket.reset();
-            machine.handle_finished(now);
+            machine.handle(now, Event::Finished);
             debug_assert!(machine.interest().is_done(), "nothing can follow a reset");
             Some(0)
         }
@@ -120,7 +121,7 @@ pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
         debug_assert_eq!(machine.interest(), before, "nothing has happened to it");
         return Turn::Blocked;
     }
-    line.settled = !news && read.is_none() && after.write == Outbound::Idle;
+    line.quiescent = !news && read.is_none() && after.write == Outbound::Idle;
     Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }
 
@@ -128,7 +129,7 @@ pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
 fn write<M: Machine, S: Sink>(
     machine: &mut M,
     socket: &mut S,
-    line: &mut Line,
+    line: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Option<usize> {
@@ -150,13 +151,13 @@ fn write<M: Machine, S: Sink>(
             return None;
         }
         Poll::Ready(Ok(n)) if n > 0 => {
-            machine.handle_written(now, n);
+            machine.handle(now, Event::Written(n));
             return Some(n);
         }
         // Trying again would spin.
-        Poll::Ready(Ok(_)) => lose_output(machine, line, now, Lost::WroteZero),
-        Poll::Ready(Err(Failed::Interrupted)) => {}
-        Poll::Ready(Err(Failed::Lost(why))) => lose_output(machine, line, now, why),
+        Poll::Ready(Ok(_)) => lose_output(machine, line, now, ConnectionError::WriteZero),
+        Poll::Ready(Err(IoError::Interrupted)) => {}
+        Poll::Ready(Err(IoError::Connection(why))) => lose_output(machine, line, now, why),
     }
     Some(0)
 }
@@ -165,7 +166,7 @@ fn poll_write<S: Sink>(
     socket: &mut S,
     cx: &mut Context<'_>,
     bufs: &[&[u8]],
-) -> Poll<Result<usize, Failed>> {
+) -> Poll<Result<usize, IoError>> {
     debug_assert!(!bufs.is_empty(), "a machine that wants to flush must have something to flush");
     debug_assert!(bufs.iter().all(|buf| !buf.is_empty()), "no slice may be empty");
     socket.poll_write(cx, bufs)
@@ -174,7 +175,7 @@ fn poll_write<S: Sink>(
 fn finish<M: Machine, S: Sink>(
     machine: &mut M,
     socket: &mut S,
-    line: &mut Line,
+    line: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Option<usize> {
@@ -187,21 +188,26 @@ fn finish<M: Machine, S: Sink>(
             return None;
         }
         Poll::Ready(Ok(())) => {
-            machine.handle_finished(now);
+            machine.handle(now, Event::Finished);
             debug_assert!(
                 sends_no_more(machine) && machine.interest().write != Outbound::Reset,
                 "nothing can be sent behind a FIN"
             );
         }
-        Poll::Ready(Err(Failed::Interrupted)) => {}
-        Poll::Ready(Err(Failed::Lost(why))) => lose_output(machine, line, now, why),
+        Poll::Ready(Err(IoError::Interrupted)) => {}
+        Poll::Ready(Err(IoError::Connection(why))) => lose_output(machine, line, now, why),
     }
     Some(0)
 }
 
-fn lose_output<M: Machine>(machine: &mut M, line: &mut Line, now: Instant, why: Lost) {
+fn lose_output<M: Machine>(
+    machine: &mut M,
+    line: &mut Readiness,
+    now: Instant,
+    why: ConnectionError,
+) {
     line.broken = Some(why);
-    machine.handle_lost(now, Way::Out, why);
+    machine.handle(now, Event::Error(Direction::Write, why));
     debug_assert!(sends_no_more(machine), "nothing can be sent on a connection that is lost");
 }
 
@@ -219,7 +225,7 @@ fn sends_no_more<M: Machine>(machine: &M) -> bool {
 fn read<M: Machine, S: Source>(
     machine: &mut M,
     socket: &mut S,
-    line: &mut Line,
+    line: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Option<usize> {
@@ -234,17 +240,17 @@ fn read<M: Machine, S: Source>(
             return None;
         }
         Poll::Ready(Ok(n)) if n > 0 => {
-            machine.handle_read(now, n);
+            machine.handle(now, Event::Read(n));
             return Some(n);
         }
         Poll::Ready(Ok(_)) => line.broken,
-        Poll::Ready(Err(Failed::Interrupted)) => return Some(0),
-        Poll::Ready(Err(Failed::Lost(why))) => Some(why),
+        Poll::Ready(Err(IoError::Interrupted)) => return Some(0),
+        Poll::Ready(Err(IoError::Connection(why))) => Some(why),
     };
     line.end = Some(why.map_or(Ok(()), Err));
     match why {
-        Some(why) => machine.handle_lost(now, Way::In, why),
-        None => machine.handle_eof(now),
+        Some(why) => machine.handle(now, Event::Error(Direction::Read, why)),
+        None => machine.handle(now, Event::Eof),
     }
     debug_assert!(!machine.interest().read, "nothing can be read behind the end of the input");
     Some(0)

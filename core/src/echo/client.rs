@@ -5,7 +5,10 @@ use core::{mem, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress};
+use crate::{
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    WriteProgress,
+};
 
 /// A client's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,9 +130,9 @@ pub enum ClientReason {
     #[error("{why} while {way}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
     },
 }
 
@@ -243,6 +246,81 @@ impl Machine for Client {
         &mut self.reply[self.received..]
     }
 
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        out[0] = &self.message[self.sent..];
+        1
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => self.handle_eof(now),
+            Event::Error(way, why) => self.handle_lost(now, way, why),
+            Event::Written(n) => {
+                self.sent += n;
+                self.progress.queued(now);
+                self.progress.written(now, n);
+                self.settle();
+            }
+            Event::Finished => {
+                if let Link::Closing { reason, .. } | Link::Resetting(reason) = &self.link {
+                    self.link = Link::Over(reason.clone());
+                }
+            }
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            // What is left of the message is sent; its reply is not awaited.
+            Event::ShutDown => {
+                if let Link::Open = self.link {
+                    self.end_reply();
+                    self.link =
+                        Link::Closing { reason: ClientReason::ShutDown, until: now + LAST_WORDS };
+                }
+            }
+            Event::Release => {
+                if self.received == 0 {
+                    self.reply = Vec::new();
+                }
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        match (&self.link, self.exchange) {
+            (Link::Open, Exchange::Waiting { moved, echoing }) => {
+                if echoing || self.unsent() > 0 {
+                    self.config.reply_timeout.map(|limit| self.progress.idle_deadline(moved, limit))
+                } else {
+                    Some(moved + self.config.quiet)
+                }
+            }
+            (Link::Broken { until, .. } | Link::Closing { until, .. }, _) => Some(*until),
+            (Link::Open, Exchange::Quiet | Exchange::Replied)
+            | (Link::Resetting(_) | Link::Over(_), _) => None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match (&self.link, self.exchange) {
+            (Link::Open, Exchange::Quiet) => "quiet",
+            (Link::Open, Exchange::Waiting { .. }) => "waiting",
+            (Link::Open, Exchange::Replied) => "replied",
+            (Link::Broken { .. }, _) => "broken",
+            (Link::Closing { .. }, _) => "closing",
+            (Link::Resetting(_), _) => "resetting",
+            (Link::Over(_), _) => "over",
+        };
+        Status { state, queued: self.unsent(), lag: 0 }
+    }
+
+    fn reason(&self) -> Option<ClientReason> {
+        match &self.link {
+            Link::Over(reason) => Some(reason.clone()),
+            Link::Open | Link::Broken { .. } | Link::Closing { .. } | Link::Resetting(_) => None,
+        }
+    }
+}
+
+impl Client {
     fn handle_read(&mut self, now: Instant, n: usize) {
         // What nobody asked for is no reply to what will be asked.
         let Exchange::Waiting { echoing, .. } = self.exchange else { return };
@@ -275,11 +353,11 @@ impl Machine for Client {
         }
     }
 
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
+    fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
         let reason = ClientReason::Lost { way, why };
         self.link = match (&self.link, way) {
-            (Link::Open, Way::Out) => Link::Broken { reason, until: now + LAST_WORDS },
-            (Link::Open, Way::In) => Link::Over(reason),
+            (Link::Open, Direction::Write) => Link::Broken { reason, until: now + LAST_WORDS },
+            (Link::Open, Direction::Read) => Link::Over(reason),
             (
                 Link::Broken { reason, .. }
                 | Link::Closing { reason, .. }
@@ -290,53 +368,6 @@ impl Machine for Client {
         };
         if let Link::Over(_) = self.link {
             self.end_reply();
-        }
-    }
-
-    fn release(&mut self) {
-        if self.received == 0 {
-            self.reply = Vec::new();
-        }
-    }
-
-    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        out[0] = &self.message[self.sent..];
-        1
-    }
-
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.sent += n;
-        self.progress.queued(now);
-        self.progress.written(now, n);
-        self.settle();
-    }
-
-    fn handle_finished(&mut self, _now: Instant) {
-        if let Link::Closing { reason, .. } | Link::Resetting(reason) = &self.link {
-            self.link = Link::Over(reason.clone());
-        }
-    }
-
-    /// What is left of the message is sent; its reply is not awaited.
-    fn shut_down(&mut self, now: Instant) {
-        if let Link::Open = self.link {
-            self.end_reply();
-            self.link = Link::Closing { reason: ClientReason::ShutDown, until: now + LAST_WORDS };
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        match (&self.link, self.exchange) {
-            (Link::Open, Exchange::Waiting { moved, echoing }) => {
-                if echoing || self.unsent() > 0 {
-                    self.config.reply_timeout.map(|limit| self.progress.idle_deadline(moved, limit))
-                } else {
-                    Some(moved + self.config.quiet)
-                }
-            }
-            (Link::Broken { until, .. } | Link::Closing { until, .. }, _) => Some(*until),
-            (Link::Open, Exchange::Quiet | Exchange::Replied)
-            | (Link::Resetting(_) | Link::Over(_), _) => None,
         }
     }
 
@@ -363,26 +394,6 @@ impl Machine for Client {
             }
             Link::Closing { reason, .. } => self.link = Link::Resetting(reason.clone()),
             Link::Resetting(_) | Link::Over(_) => {}
-        }
-    }
-
-    fn status(&self) -> Status {
-        let state = match (&self.link, self.exchange) {
-            (Link::Open, Exchange::Quiet) => "quiet",
-            (Link::Open, Exchange::Waiting { .. }) => "waiting",
-            (Link::Open, Exchange::Replied) => "replied",
-            (Link::Broken { .. }, _) => "broken",
-            (Link::Closing { .. }, _) => "closing",
-            (Link::Resetting(_), _) => "resetting",
-            (Link::Over(_), _) => "over",
-        };
-        Status { state, queued: self.unsent(), lag: 0 }
-    }
-
-    fn reason(&self) -> Option<ClientReason> {
-        match &self.link {
-            Link::Over(reason) => Some(reason.clone()),
-            Link::Open | Link::Broken { .. } | Link::Closing { .. } | Link::Resetting(_) => None,
         }
     }
 }

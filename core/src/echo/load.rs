@@ -6,8 +6,8 @@ use core::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress, buffer::Pool,
-    shared::Shared,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    WriteProgress, buffer::Pool, shared::Shared,
 };
 
 /// What one connection sends.
@@ -96,8 +96,8 @@ enum State {
     },
     /// Nothing can be sent any more; what had arrived is still read.
     Broken {
-        way: Way,
-        why: Lost,
+        way: Direction,
+        why: ConnectionError,
         until: Instant,
     },
     Resetting(LoadReason),
@@ -151,9 +151,9 @@ pub enum LoadReason {
     #[error("{why} while {way}; bytes that had come back: {received} of {sent}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Bytes sent.
         sent: u64,
         /// Bytes received.
@@ -287,7 +287,7 @@ impl<F: FnMut(Duration)> Load<F> {
         LoadReason::Complete { bytes: self.received.bytes }
     }
 
-    fn lost(&self, way: Way, why: Lost) -> LoadReason {
+    fn lost(&self, way: Direction, why: ConnectionError) -> LoadReason {
         LoadReason::Lost { way, why, sent: self.sent.bytes, received: self.received.bytes }
     }
 
@@ -324,46 +324,6 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         self.buffer.get_or_insert_with(|| self.pool.take())
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        let Some(buffer) = self.buffer.take() else { return };
-        let verified = self.verify(now, &buffer[..n]);
-        self.buffer = Some(buffer);
-        self.moved = now;
-        match verified {
-            Ok(()) => self.close_if_complete(),
-            Err(reason) => self.state = State::Resetting(reason),
-        }
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        match self.state {
-            State::Open => self.state = State::Resetting(self.closed()),
-            // The server has closed first, which is as good: dropping the socket is our FIN.
-            State::Closing | State::Awaiting { .. } => self.state = State::Over(self.complete()),
-            State::Broken { way, why, .. } => self.state = State::Over(self.lost(way, why)),
-            State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        self.state = match (&self.state, way) {
-            (State::Open, Way::Out) => {
-                State::Broken { way, why, until: now + self.config.close_timeout }
-            }
-            (State::Open, Way::In) => State::Over(self.lost(way, why)),
-            (&State::Broken { way, why, .. }, _) => State::Over(self.lost(way, why)),
-            // Every byte had come back.
-            (State::Closing | State::Awaiting { .. }, _) => State::Over(self.complete()),
-            (State::Resetting(_) | State::Over(_), _) => return,
-        };
-    }
-
-    fn release(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.give(buffer);
-        }
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let unsent = self.sent.messages..self.horizon();
         let mut offset = self.sent.offset;
@@ -373,37 +333,42 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             .count()
     }
 
-    fn handle_written(&mut self, now: Instant, all: usize) {
-        let mut n = all;
-        let mut position = self.sent;
-        while n > 0 {
-            if position.offset == 0 {
-                self.under_way.push_back(now);
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => {
+                match self.state {
+                    State::Open => self.state = State::Resetting(self.closed()),
+                    // The server has closed first, which is as good: dropping the socket is our FIN.
+                    State::Closing | State::Awaiting { .. } => {
+                        self.state = State::Over(self.complete());
+                    }
+                    State::Broken { way, why, .. } => self.state = State::Over(self.lost(way, why)),
+                    State::Resetting(_) | State::Over(_) => {}
+                }
             }
-            let bytes = n.min(self.message(position.messages).len() - position.offset);
-            self.advance(&mut position, bytes);
-            n -= bytes;
-        }
-        self.sent = position;
-        self.progress.queued(now);
-        self.progress.written(now, all);
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        match &self.state {
-            State::Closing => {
-                self.state = State::Awaiting { until: now + self.config.close_timeout };
+            Event::Error(way, why) => self.handle_lost(now, way, why),
+            Event::Written(all) => self.handle_written(now, all),
+            Event::Finished => match &self.state {
+                State::Closing => {
+                    self.state = State::Awaiting { until: now + self.config.close_timeout };
+                }
+                State::Resetting(reason) => self.state = State::Over(reason.clone()),
+                State::Open | State::Awaiting { .. } | State::Broken { .. } | State::Over(_) => {}
+            },
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            // Begins no further message; those under way are finished and awaited.
+            Event::ShutDown => {
+                if let State::Open = self.state {
+                    self.total = self.sent.messages + u64::from(self.sent.offset > 0);
+                    self.close_if_complete();
+                }
             }
-            State::Resetting(reason) => self.state = State::Over(reason.clone()),
-            State::Open | State::Awaiting { .. } | State::Broken { .. } | State::Over(_) => {}
-        }
-    }
-
-    /// Begins no further message; those under way are finished and awaited.
-    fn shut_down(&mut self, _now: Instant) {
-        if let State::Open = self.state {
-            self.total = self.sent.messages + u64::from(self.sent.offset > 0);
-            self.close_if_complete();
+            Event::Release => {
+                if let Some(buffer) = self.buffer.take() {
+                    self.pool.give(buffer);
+                }
+            }
         }
     }
 
@@ -415,27 +380,6 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             State::Awaiting { until } | State::Broken { until, .. } => Some(until),
             State::Closing | State::Resetting(_) | State::Over(_) => None,
         }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        let queued = self.interest().write == Outbound::Flush;
-        self.progress.observe(now, queued, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.state = match self.state {
-            State::Open => {
-                let limit = self.config.idle_timeout.unwrap_or_default();
-                let (sent, received) = (self.sent.bytes, self.received.bytes);
-                State::Resetting(LoadReason::IdleTimeout { limit, sent, received })
-            }
-            State::Awaiting { .. } => State::Over(self.complete()),
-            State::Broken { way, why, .. } => State::Over(self.lost(way, why)),
-            State::Closing | State::Resetting(_) | State::Over(_) => return,
-        };
     }
 
     fn status(&self) -> Status {
@@ -459,6 +403,69 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             | State::Broken { .. }
             | State::Resetting(_) => None,
         }
+    }
+}
+
+impl<F: FnMut(Duration)> Load<F> {
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let Some(buffer) = self.buffer.take() else { return };
+        let verified = self.verify(now, &buffer[..n]);
+        self.buffer = Some(buffer);
+        self.moved = now;
+        match verified {
+            Ok(()) => self.close_if_complete(),
+            Err(reason) => self.state = State::Resetting(reason),
+        }
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
+        self.state = match (&self.state, way) {
+            (State::Open, Direction::Write) => {
+                State::Broken { way, why, until: now + self.config.close_timeout }
+            }
+            (State::Open, Direction::Read) => State::Over(self.lost(way, why)),
+            (&State::Broken { way, why, .. }, _) => State::Over(self.lost(way, why)),
+            // Every byte had come back.
+            (State::Closing | State::Awaiting { .. }, _) => State::Over(self.complete()),
+            (State::Resetting(_) | State::Over(_), _) => return,
+        };
+    }
+
+    fn handle_written(&mut self, now: Instant, all: usize) {
+        let mut n = all;
+        let mut position = self.sent;
+        while n > 0 {
+            if position.offset == 0 {
+                self.under_way.push_back(now);
+            }
+            let bytes = n.min(self.message(position.messages).len() - position.offset);
+            self.advance(&mut position, bytes);
+            n -= bytes;
+        }
+        self.sent = position;
+        self.progress.queued(now);
+        self.progress.written(now, all);
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let queued = self.interest().write == Outbound::Flush;
+        self.progress.observe(now, queued, unacknowledged);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.state = match self.state {
+            State::Open => {
+                let limit = self.config.idle_timeout.unwrap_or_default();
+                let (sent, received) = (self.sent.bytes, self.received.bytes);
+                State::Resetting(LoadReason::IdleTimeout { limit, sent, received })
+            }
+            State::Awaiting { .. } => State::Over(self.complete()),
+            State::Broken { way, why, .. } => State::Over(self.lost(way, why)),
+            State::Closing | State::Resetting(_) | State::Over(_) => return,
+        };
     }
 }
 

@@ -7,7 +7,7 @@
 //!   back, and measures.
 //!
 //! ```
-//! use wirestate_core::{Instant, Machine, Outbound, drive, echo};
+//! use wirestate_core::{Event, Instant, Machine, Outbound, drive, echo};
 //!
 //! let server = echo::Server::new(echo::Config::default());
 //! let now = Instant::EPOCH;
@@ -15,12 +15,12 @@
 //!
 //! let mut output = Vec::new();
 //! drive::feed(&mut machine, &mut &b"hello"[..], now);
-//! machine.handle_eof(now); // the peer has closed its side; it still gets its bytes
+//! machine.handle(now, Event::Eof); // the peer has closed its side; it still gets its bytes
 //! drive::collect(&mut machine, &mut output, now);
 //! assert_eq!(output, b"hello");
 //! assert_eq!(machine.interest().write, Outbound::Finish);
 //!
-//! machine.handle_finished(now);
+//! machine.handle(now, Event::Finished);
 //! assert_eq!(machine.reason(), Some(echo::Reason::Finished));
 //! ```
 

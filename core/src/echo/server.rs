@@ -5,7 +5,8 @@ use core::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
+    WriteProgress,
     buffer::{Pool, Ring},
     linger::DiscardBudget,
     shared::Shared,
@@ -24,7 +25,7 @@ pub struct Config {
     /// long, and, once it has acknowledged all, sends none; `None`: never. Default: 300 s. There is
     /// no other deadline: a peer that is slow to read is healthy.
     pub idle_timeout: Option<Duration>,
-    /// The close that follows [`shut_down`](Machine::shut_down).
+    /// The close that follows [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
     /// Buffers that the server keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
@@ -157,9 +158,9 @@ pub enum Reason {
     #[error("lost while {way}: {why}; bytes owed: {unsent}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Bytes that were received and not sent back.
         unsent: usize,
     },
@@ -229,6 +230,84 @@ impl Machine for Echo {
         }
     }
 
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.ring.write_bufs(out)
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => match self.state {
+                State::Open | State::Draining { .. } => {
+                    self.state = State::Closing(Reason::Finished);
+                }
+                State::Lingering { discarded, .. } => {
+                    self.state = State::Over(Reason::ShutDown { discarded });
+                }
+                State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+            },
+            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Written(n) => {
+                self.ring.consume(n);
+                self.progress.written(now, n);
+                if let State::Draining { since, .. } = &mut self.state {
+                    *since = now;
+                }
+            }
+            Event::Finished => self.handle_finished(now),
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            // What is on its way is still echoed: until nothing has come for 10 ms, or input was awaited
+            // for 200 ms in all. A peer that sends without pause, or does not read, is not ended by that;
+            // whoever asks bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+            Event::ShutDown => {
+                if let State::Open = self.state {
+                    self.state = State::Draining { since: now, left: DRAIN_WAIT };
+                }
+            }
+            Event::Release => {
+                self.ring.release();
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let idle = self.config.idle_timeout.map(|limit| self.progress.deadline(limit));
+        match self.state {
+            State::Draining { since, left } if self.ring.is_empty() => {
+                let quiet = since + left.min(DRAIN_QUIET);
+                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
+            }
+            State::Open | State::Draining { .. } | State::Closing(_) => idle,
+            State::Lingering { until, .. } => Some(until),
+            State::Resetting(_) | State::Over(_) => None,
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = match self.state {
+            State::Open => "open",
+            State::Draining { .. } => "draining",
+            State::Closing(_) => "closing",
+            State::Lingering { .. } => "lingering",
+            State::Resetting(_) => "resetting",
+            State::Over(_) => "over",
+        };
+        Status { state, queued: self.ring.len(), lag: 0 }
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        match &self.state {
+            State::Over(reason) => Some(reason.clone()),
+            State::Open
+            | State::Draining { .. }
+            | State::Closing(_)
+            | State::Lingering { .. }
+            | State::Resetting(_) => None,
+        }
+    }
+}
+
+impl Echo {
     fn handle_read(&mut self, now: Instant, n: usize) {
         if let State::Draining { since, left } = &mut self.state
             && self.ring.is_empty()
@@ -252,48 +331,24 @@ impl Machine for Echo {
         }
     }
 
-    fn handle_eof(&mut self, _now: Instant) {
-        match self.state {
-            State::Open | State::Draining { .. } => self.state = State::Closing(Reason::Finished),
-            State::Lingering { discarded, .. } => {
-                self.state = State::Over(Reason::ShutDown { discarded });
-            }
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
+    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
         match self.state {
             State::Open | State::Draining { .. } | State::Closing(_) => {
                 let reason = Reason::Lost { way, why, unsent: self.ring.len() };
                 self.state = match why {
-                    Lost::Reset => State::Over(reason),
+                    ConnectionError::Reset => State::Over(reason),
                     // The connection may live on at the peer's end, where a FIN would look clean.
-                    Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
-                        State::Resetting(reason)
-                    }
+                    ConnectionError::TimedOut
+                    | ConnectionError::Unreachable
+                    | ConnectionError::WriteZero
+                    | ConnectionError::Layer
+                    | ConnectionError::Other { .. } => State::Resetting(reason),
                 };
             }
             State::Lingering { discarded, .. } => {
                 self.state = State::Over(Reason::ShutDown { discarded });
             }
             State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn release(&mut self) {
-        self.ring.release();
-    }
-
-    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        self.ring.write_bufs(out)
-    }
-
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.ring.consume(n);
-        self.progress.written(now, n);
-        if let State::Draining { since, .. } = &mut self.state {
-            *since = now;
         }
     }
 
@@ -307,28 +362,6 @@ impl Machine for Echo {
                 self.state = State::Over(reason.clone());
             }
             State::Open | State::Draining { .. } | State::Lingering { .. } | State::Over(_) => {}
-        }
-    }
-
-    /// What is on its way is still echoed: until nothing has come for 10 ms, or input was awaited
-    /// for 200 ms in all. A peer that sends without pause, or does not read, is not ended by that;
-    /// whoever asks bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
-    fn shut_down(&mut self, now: Instant) {
-        if let State::Open = self.state {
-            self.state = State::Draining { since: now, left: DRAIN_WAIT };
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        let idle = self.config.idle_timeout.map(|limit| self.progress.deadline(limit));
-        match self.state {
-            State::Draining { since, left } if self.ring.is_empty() => {
-                let quiet = since + left.min(DRAIN_QUIET);
-                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
-            }
-            State::Open | State::Draining { .. } | State::Closing(_) => idle,
-            State::Lingering { until, .. } => Some(until),
-            State::Resetting(_) | State::Over(_) => None,
         }
     }
 
@@ -359,29 +392,6 @@ impl Machine for Echo {
             self.progress.restart(now);
         }
     }
-
-    fn status(&self) -> Status {
-        let state = match self.state {
-            State::Open => "open",
-            State::Draining { .. } => "draining",
-            State::Closing(_) => "closing",
-            State::Lingering { .. } => "lingering",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
-        };
-        Status { state, queued: self.ring.len(), lag: 0 }
-    }
-
-    fn reason(&self) -> Option<Reason> {
-        match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open
-            | State::Draining { .. }
-            | State::Closing(_)
-            | State::Lingering { .. }
-            | State::Resetting(_) => None,
-        }
-    }
 }
 
 /// Nothing more is on its way when nothing has come for so long. (What TCP has to send again comes later:
@@ -403,7 +413,7 @@ mod tests {
         let buffer = echo.read_buf().as_ptr();
         feed(&mut echo, &mut &b"hello"[..], Instant::EPOCH);
         collect(&mut echo, &mut alloc::vec::Vec::new(), Instant::EPOCH);
-        echo.release();
+        echo.handle(Instant::EPOCH, Event::Release);
         let pooled = server.pool.take();
         assert_eq!(pooled.as_ptr(), buffer, "it is in the pool");
     }

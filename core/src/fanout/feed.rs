@@ -43,7 +43,7 @@ pub struct Config {
     /// A subscriber that acknowledges no byte for this long, although there is output, is reset
     /// within 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
-    /// The close of a subscription that was [asked to end](crate::Machine::shut_down).
+    /// The close of a subscription that was [asked to end](crate::Event::ShutDown).
     pub linger: Linger,
     /// How many of the last messages a new subscriber gets first, as far as they are in the newer
     /// half of the window: the upstream is not held for it until it has caught up. With

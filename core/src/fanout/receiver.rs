@@ -2,7 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way};
+use crate::{
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+};
 
 /// A subscription, seen from the client: it only reads. [`take`](Self::take) hands over what has
 /// come in; until then no more is read.
@@ -35,9 +37,9 @@ pub enum ReceiverReason {
     #[error("{why} while {way}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
     },
 }
 
@@ -96,38 +98,37 @@ impl Machine for Receiver {
         &mut self.block
     }
 
-    fn handle_read(&mut self, _now: Instant, n: usize) {
-        self.filled = n;
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        if let State::Open = self.state {
-            self.state = State::Closing(ReceiverReason::Closed);
-        }
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        self.state = match self.state {
-            State::Open => State::Over(ReceiverReason::Lost { way, why }),
-            State::Closing(reason) | State::Over(reason) => State::Over(reason),
-        };
-    }
-
     fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
         0
     }
 
-    fn handle_written(&mut self, _now: Instant, _n: usize) {}
-
-    fn handle_finished(&mut self, _now: Instant) {
-        if let State::Closing(reason) = self.state {
-            self.state = State::Over(reason);
-        }
-    }
-
-    fn shut_down(&mut self, _now: Instant) {
-        if let State::Open = self.state {
-            self.state = State::Closing(ReceiverReason::ShutDown);
+    fn handle(&mut self, _now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                self.filled = n;
+            }
+            Event::Eof => {
+                if let State::Open = self.state {
+                    self.state = State::Closing(ReceiverReason::Closed);
+                }
+            }
+            Event::Error(way, why) => {
+                self.state = match self.state {
+                    State::Open => State::Over(ReceiverReason::Lost { way, why }),
+                    State::Closing(reason) | State::Over(reason) => State::Over(reason),
+                };
+            }
+            Event::Finished => {
+                if let State::Closing(reason) = self.state {
+                    self.state = State::Over(reason);
+                }
+            }
+            Event::ShutDown => {
+                if let State::Open = self.state {
+                    self.state = State::Closing(ReceiverReason::ShutDown);
+                }
+            }
+            Event::Written(_) | Event::Timeout { .. } | Event::Release => {}
         }
     }
 

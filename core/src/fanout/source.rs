@@ -5,7 +5,8 @@ use core::{num::NonZeroUsize, time::Duration};
 
 use super::{discard::Discard, end::End};
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, linger::DiscardBudget,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
+    linger::DiscardBudget,
 };
 
 /// What a source sends.
@@ -20,7 +21,7 @@ pub struct SourceConfig {
     /// Added to the driver's time to make the time that messages carry: where the driver's epoch
     /// lies after that of Unix. Default: 0.
     pub epoch: Duration,
-    /// The close behind the last message, or behind [`shut_down`](Machine::shut_down).
+    /// The close behind the last message, or behind [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
 }
 
@@ -90,9 +91,9 @@ pub enum SourceReason {
     #[error("lost while {way}: {why}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
     },
 }
 
@@ -209,57 +210,45 @@ impl Machine for Source {
         self.discard.read_buf()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        self.discard.handle_read(n);
-        match &mut self.end {
-            None => self.discard.limit(now, n),
-            Some(end) => end.handle_read(now, n, self.config.linger, &self.discard_budget),
-        }
-    }
-
-    fn release(&mut self) {
-        self.discard.release();
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        self.heard_fin = true;
-        if let Some(end) = &mut self.end {
-            end.handle_eof();
-        }
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        match &mut self.end {
-            None | Some(End::Closing { .. }) => {
-                self.end = Some(End::Over(if self.heard_fin && why == Lost::Reset {
-                    SourceReason::Left { sent: self.made }
-                } else {
-                    SourceReason::Lost { way, why }
-                }));
-            }
-            Some(end) => end.handle_lost(),
-        }
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         out[0] = &self.block[self.sent..];
         1
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.sent += n;
-        self.make(now);
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        if let Some(end) = &mut self.end {
-            end.handle_finished(now, self.config.linger);
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                self.discard.handle_read(n);
+                match &mut self.end {
+                    None => self.discard.limit(now, n),
+                    Some(end) => end.handle_read(now, n, self.config.linger, &self.discard_budget),
+                }
+            }
+            Event::Eof => {
+                self.heard_fin = true;
+                if let Some(end) = &mut self.end {
+                    end.handle_eof();
+                }
+            }
+            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Written(n) => {
+                self.sent += n;
+                self.make(now);
+            }
+            Event::Finished => {
+                if let Some(end) = &mut self.end {
+                    end.handle_finished(now, self.config.linger);
+                }
+            }
+            Event::Timeout { .. } => self.handle_timeout(now),
+            // The messages that were begun are finished.
+            Event::ShutDown => {
+                self.close(SourceReason::ShutDown);
+            }
+            Event::Release => {
+                self.discard.release();
+            }
         }
-    }
-
-    /// The messages that were begun are finished.
-    fn shut_down(&mut self, _now: Instant) {
-        self.close(SourceReason::ShutDown);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -270,17 +259,6 @@ impl Machine for Source {
                 due.into_iter().chain(self.discard.poll_timeout()).min()
             }
             Some(end) => end.poll_timeout(),
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
-        self.discard.handle_timeout(now);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        match &mut self.end {
-            None => self.make(now),
-            Some(end) => end.handle_timeout(now),
         }
     }
 
@@ -296,5 +274,31 @@ impl Machine for Source {
 
     fn reason(&self) -> Option<SourceReason> {
         self.end.as_ref().and_then(End::over)
+    }
+}
+
+impl Source {
+    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        match &mut self.end {
+            None | Some(End::Closing { .. }) => {
+                self.end = Some(End::Over(if self.heard_fin && why == ConnectionError::Reset {
+                    SourceReason::Left { sent: self.made }
+                } else {
+                    SourceReason::Lost { way, why }
+                }));
+            }
+            Some(end) => end.handle_lost(),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.discard.handle_timeout(now);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &mut self.end {
+            None => self.make(now),
+            Some(end) => end.handle_timeout(now),
+        }
     }
 }

@@ -11,7 +11,10 @@ use super::{
     end::End,
     feed::{Cursor, Fetched},
 };
-use crate::{Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress};
+use crate::{
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    WriteProgress,
+};
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
 ///
@@ -66,9 +69,9 @@ pub enum SubscriberReason {
     #[error("lost while {way}: {why}; messages owed: {lag}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Messages that were published and not delivered.
         lag: u64,
     },
@@ -190,39 +193,6 @@ impl Machine for Subscriber {
         self.discard.read_buf()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        self.discard.handle_read(n);
-        match &mut self.end {
-            None => self.discard.limit(now, n),
-            Some(end) => {
-                let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
-                end.handle_read(now, n, linger, budget);
-            }
-        }
-    }
-
-    fn release(&mut self) {
-        self.discard.release();
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        match &mut self.end {
-            None => self.close(SubscriberReason::Left, true),
-            Some(end) => end.handle_eof(),
-        }
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        match &mut self.end {
-            None | Some(End::Closing { .. }) => {
-                self.count_partly_sent();
-                let reason = SubscriberReason::Lost { way, why, lag: self.lag() };
-                self.give_up(End::Over(reason));
-            }
-            Some(end) => end.handle_lost(),
-        }
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let rest = Some(&self.rest[..]).filter(|rest| !rest.is_empty());
         let mut offset = self.offset;
@@ -230,42 +200,31 @@ impl Machine for Subscriber {
         out.iter_mut().zip(rest.into_iter().chain(chunks)).map(|(out, buf)| *out = buf).count()
     }
 
-    fn handle_written(&mut self, now: Instant, all: usize) {
-        let mut n = all;
-        let rest = n.min(self.rest.len());
-        self.rest.advance(rest);
-        n -= rest;
-        if rest > 0 && self.rest.is_empty() {
-            self.cursor.finished_message();
-        }
-        while n > 0
-            && let Some(chunk) = self.held.front()
-        {
-            let left = chunk.bytes.len() - self.offset;
-            if n < left {
-                self.offset += n;
-                break;
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => match &mut self.end {
+                None => self.close(SubscriberReason::Left, true),
+                Some(end) => end.handle_eof(),
+            },
+            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Written(all) => self.handle_written(now, all),
+            Event::Finished => {
+                let linger = self.cursor.config().linger;
+                self.cursor.leave();
+                if let Some(end) = &mut self.end {
+                    end.handle_finished(now, linger);
+                }
             }
-            n -= left;
-            self.offset = 0;
-            self.cursor.finished(chunk.start + chunk.messages, now.since(chunk.at));
-            self.held.pop_front();
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            // What was published by now is still sent.
+            Event::ShutDown => {
+                self.close(SubscriberReason::ShutDown, false);
+            }
+            Event::Release => {
+                self.discard.release();
+            }
         }
-        self.progress.written(now, all);
-        self.caught_up = !self.has_output();
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        let linger = self.cursor.config().linger;
-        self.cursor.leave();
-        if let Some(end) = &mut self.end {
-            end.handle_finished(now, linger);
-        }
-    }
-
-    /// What was published by now is still sent.
-    fn shut_down(&mut self, _now: Instant) {
-        self.close(SubscriberReason::ShutDown, false);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -281,26 +240,6 @@ impl Machine for Subscriber {
         };
         let paused = self.discard.poll_timeout().filter(|_| self.end.is_none());
         deadline().into_iter().chain(paused).min()
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        self.discard.handle_timeout(now);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.progress.observe(now, self.has_output(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        match &mut self.end {
-            None | Some(End::Closing { .. }) => {
-                let limit = self.cursor.config().write_timeout.unwrap_or_default();
-                self.count_partly_sent();
-                let lag = self.lag();
-                self.give_up(End::Resetting(SubscriberReason::WriteStalled { limit, lag }));
-            }
-            Some(end) => end.handle_timeout(now),
-        }
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -331,6 +270,75 @@ impl Machine for Subscriber {
 
     fn reason(&self) -> Option<SubscriberReason> {
         self.end.as_ref().and_then(End::over)
+    }
+}
+
+impl Subscriber {
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        self.discard.handle_read(n);
+        match &mut self.end {
+            None => self.discard.limit(now, n),
+            Some(end) => {
+                let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
+                end.handle_read(now, n, linger, budget);
+            }
+        }
+    }
+
+    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        match &mut self.end {
+            None | Some(End::Closing { .. }) => {
+                self.count_partly_sent();
+                let reason = SubscriberReason::Lost { way, why, lag: self.lag() };
+                self.give_up(End::Over(reason));
+            }
+            Some(end) => end.handle_lost(),
+        }
+    }
+
+    fn handle_written(&mut self, now: Instant, all: usize) {
+        let mut n = all;
+        let rest = n.min(self.rest.len());
+        self.rest.advance(rest);
+        n -= rest;
+        if rest > 0 && self.rest.is_empty() {
+            self.cursor.finished_message();
+        }
+        while n > 0
+            && let Some(chunk) = self.held.front()
+        {
+            let left = chunk.bytes.len() - self.offset;
+            if n < left {
+                self.offset += n;
+                break;
+            }
+            n -= left;
+            self.offset = 0;
+            self.cursor.finished(chunk.start + chunk.messages, now.since(chunk.at));
+            self.held.pop_front();
+        }
+        self.progress.written(now, all);
+        self.caught_up = !self.has_output();
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        self.discard.handle_timeout(now);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, self.has_output(), unacknowledged);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &mut self.end {
+            None | Some(End::Closing { .. }) => {
+                let limit = self.cursor.config().write_timeout.unwrap_or_default();
+                self.count_partly_sent();
+                let lag = self.lag();
+                self.give_up(End::Resetting(SubscriberReason::WriteStalled { limit, lag }));
+            }
+            Some(end) => end.handle_timeout(now),
+        }
     }
 }
 

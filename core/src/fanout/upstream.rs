@@ -6,7 +6,8 @@ use bytes::BytesMut;
 
 use super::{Feed, Room, TooLong};
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Reason as _, Status, Way, admission::ABORTED,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason as _,
+    Status, admission::ABORTED,
 };
 
 /// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
@@ -66,9 +67,9 @@ pub enum UpstreamReason {
     #[error("lost while {way}: {why}; bytes dropped of a message that was not whole: {tail}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Bytes that were no whole message.
         tail: usize,
     },
@@ -158,37 +159,6 @@ impl Machine for Upstream {
         &mut self.block[self.filled..]
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        let seen = self.filled;
-        self.filled += n;
-        self.moved = now;
-        let whole = self.feed.config().framing.whole(&self.block[..self.filled], seen);
-        if whole.bytes > 0 {
-            self.filled -= whole.bytes;
-            let bytes = self.block.split_to(whole.bytes).freeze();
-            self.feed.publish(bytes, whole.messages, now);
-        }
-        if let Some(too_long) = whole.too_long {
-            self.end(State::Resetting, UpstreamReason::TooLong(too_long), now);
-        }
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        if self.is_open() {
-            let tail = self.filled;
-            self.end(State::Closing, UpstreamReason::Closed { tail }, now);
-        }
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        if self.is_open() {
-            let tail = self.filled;
-            self.end(State::Over, UpstreamReason::Lost { way, why, tail }, now);
-        } else if let State::Closing(reason) | State::Resetting(reason) = &self.state {
-            self.state = State::Over(reason.clone());
-        }
-    }
-
     // `release` gives nothing back: a chunk keeps the block that it was cut from, so messages that
     // come one by one must share blocks, or each would keep one of its own.
 
@@ -196,17 +166,35 @@ impl Machine for Upstream {
         0
     }
 
-    fn handle_written(&mut self, _now: Instant, _n: usize) {}
-
-    fn handle_finished(&mut self, _now: Instant) {
-        if let State::Closing(reason) | State::Resetting(reason) = &self.state {
-            self.state = State::Over(reason.clone());
-        }
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        if self.is_open() {
-            self.end(State::Closing, UpstreamReason::ShutDown, now);
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => {
+                if self.is_open() {
+                    let tail = self.filled;
+                    self.end(State::Closing, UpstreamReason::Closed { tail }, now);
+                }
+            }
+            Event::Error(way, why) => {
+                if self.is_open() {
+                    let tail = self.filled;
+                    self.end(State::Over, UpstreamReason::Lost { way, why, tail }, now);
+                } else if let State::Closing(reason) | State::Resetting(reason) = &self.state {
+                    self.state = State::Over(reason.clone());
+                }
+            }
+            Event::Finished => {
+                if let State::Closing(reason) | State::Resetting(reason) = &self.state {
+                    self.state = State::Over(reason.clone());
+                }
+            }
+            Event::Timeout { .. } => self.handle_timeout(now),
+            Event::ShutDown => {
+                if self.is_open() {
+                    self.end(State::Closing, UpstreamReason::ShutDown, now);
+                }
+            }
+            Event::Written(_) | Event::Release => {}
         }
     }
 
@@ -215,20 +203,6 @@ impl Machine for Upstream {
             State::Open => self.idle_timeout.map(|limit| self.moved + limit),
             State::Held(until) => until,
             State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        match self.state {
-            State::Open => {
-                let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
-                self.end(State::Resetting, UpstreamReason::IdleTimeout { limit, tail }, now);
-            }
-            State::Held(_) => self.state = State::Held(None), // until the feed is asked again
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
         }
     }
 
@@ -269,6 +243,37 @@ impl Machine for Upstream {
         match &self.state {
             State::Over(reason) => Some(reason.clone()),
             State::Open | State::Held(_) | State::Closing(_) | State::Resetting(_) => None,
+        }
+    }
+}
+
+impl Upstream {
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let seen = self.filled;
+        self.filled += n;
+        self.moved = now;
+        let whole = self.feed.config().framing.whole(&self.block[..self.filled], seen);
+        if whole.bytes > 0 {
+            self.filled -= whole.bytes;
+            let bytes = self.block.split_to(whole.bytes).freeze();
+            self.feed.publish(bytes, whole.messages, now);
+        }
+        if let Some(too_long) = whole.too_long {
+            self.end(State::Resetting, UpstreamReason::TooLong(too_long), now);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match self.state {
+            State::Open => {
+                let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
+                self.end(State::Resetting, UpstreamReason::IdleTimeout { limit, tail }, now);
+            }
+            State::Held(_) => self.state = State::Held(None), // until the feed is asked again
+            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
         }
     }
 }

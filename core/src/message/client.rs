@@ -10,7 +10,8 @@ use super::{
     reception::Reception,
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    WriteProgress,
     buffer::{Pool, Reservation},
     shared::Shared,
 };
@@ -169,9 +170,9 @@ pub enum ClientReason {
     #[error("{why} while {way}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
     },
     /// Whoever drove it has stopped doing so.
     #[error("the connection was given up")]
@@ -396,81 +397,44 @@ impl Machine for Client {
         self.inbox.spare()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        self.inbox.commit(n);
-        self.hand_out(now);
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        let reason = match (self.inbox.partial(), self.asked.len()) {
-            (Some(partial), _) => {
-                DecodeError::Truncated { have: partial.have, need: partial.need }.into()
-            }
-            (None, 0) => ClientReason::Closed,
-            (None, owed) => ClientReason::ClosedEarly { owed },
-        };
-        let unsent = !self.outbox.is_empty();
-        self.end(match &self.link {
-            // A FIN in the middle of a request would say that it was whole.
-            Link::Open | Link::Closing(_) if unsent => Link::Resetting(reason),
-            Link::Open | Link::Closing(_) => Link::Closed(reason),
-            Link::Broken { reason, .. }
-            | Link::Closed(reason)
-            | Link::Resetting(reason)
-            | Link::Over(reason) => Link::Over(reason.clone()),
-        });
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        let reason = ClientReason::Lost { way, why };
-        self.end(match (&self.link, way) {
-            (Link::Open | Link::Closing(_), Way::Out) => {
-                // What had arrived may be the reply that says why.
-                Link::Broken { reason, until: now + LAST_WORDS }
-            }
-            (Link::Open | Link::Closing(_), Way::In) => Link::Over(reason),
-            (
-                Link::Broken { reason, .. }
-                | Link::Closed(reason)
-                | Link::Resetting(reason)
-                | Link::Over(reason),
-                _,
-            ) => Link::Over(reason.clone()),
-        });
-    }
-
-    fn release(&mut self) {
-        self.inbox.release();
-        self.outbox.release();
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.outbox.write_bufs(out)
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.outbox.consume(n);
-        self.progress.written(now, n);
-        // It has not been asked yet.
-        self.awaited = now;
-    }
-
-    fn handle_finished(&mut self, _now: Instant) {
-        match &self.link {
-            Link::Closing(reason) | Link::Closed(reason) | Link::Resetting(reason) => {
-                self.end(Link::Over(reason.clone()));
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                self.inbox.commit(n);
+                self.hand_out(now);
             }
-            Link::Open | Link::Broken { .. } | Link::Over(_) => {}
-        }
-    }
-
-    /// The requests that were made are sent, and their replies awaited; those that still wait in a
-    /// handle are not, and fail.
-    fn shut_down(&mut self, _now: Instant) {
-        if let Link::Open = self.link {
-            self.link = Link::Closing(ClientReason::ShutDown);
-            if let Some(commands) = self.commands.take() {
-                commands.end(&ClientReason::ShutDown);
+            Event::Eof => self.handle_eof(),
+            Event::Error(way, why) => self.handle_lost(now, way, why),
+            Event::Written(n) => {
+                self.outbox.consume(n);
+                self.progress.written(now, n);
+                // It has not been asked yet.
+                self.awaited = now;
+            }
+            Event::Finished => match &self.link {
+                Link::Closing(reason) | Link::Closed(reason) | Link::Resetting(reason) => {
+                    self.end(Link::Over(reason.clone()));
+                }
+                Link::Open | Link::Broken { .. } | Link::Over(_) => {}
+            },
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            // The requests that were made are sent, and their replies awaited; those that still wait in a
+            // handle are not, and fail.
+            Event::ShutDown => {
+                if let Link::Open = self.link {
+                    self.link = Link::Closing(ClientReason::ShutDown);
+                    if let Some(commands) = self.commands.take() {
+                        commands.end(&ClientReason::ShutDown);
+                    }
+                }
+            }
+            Event::Release => {
+                self.inbox.release();
+                self.outbox.release();
             }
         }
     }
@@ -493,33 +457,6 @@ impl Machine for Client {
         [write, reply].into_iter().flatten().min()
     }
 
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        if let Link::Broken { reason, .. } = &self.link {
-            return self.end(Link::Over(reason.clone()));
-        }
-        let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;
-        let write_timeout = write_timeout.filter(|limit| self.progress.is_stalled(now, *limit));
-        self.reset(match (write_timeout, self.inbox.partial()) {
-            (Some(limit), _) if !self.outbox.is_empty() || self.progress.is_outstanding() => {
-                let unsent = self.outbox.len() + unacknowledged;
-                ClientReason::WriteStalled { limit, unsent }
-            }
-            (_, Some(partial)) => ClientReason::FrameTimeout {
-                have: partial.have,
-                need: partial.need,
-                limit: frame_timeouts.limit(partial).unwrap_or_default(),
-            },
-            (_, None) => ClientReason::NoReply { limit: reply_timeout.unwrap_or_default() },
-        });
-    }
-
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut news = false;
         while let Link::Open = self.link
@@ -534,7 +471,7 @@ impl Machine for Client {
                     }
                 }
                 Next::Nothing => break,
-                Next::Deserted => self.shut_down(now),
+                Next::Deserted => self.handle(now, Event::ShutDown),
             }
             news = true;
         }
@@ -566,6 +503,73 @@ impl Machine for Client {
             | Link::Closed(_)
             | Link::Resetting(_) => None,
         }
+    }
+}
+
+impl Client {
+    fn handle_eof(&mut self) {
+        let reason = match (self.inbox.partial(), self.asked.len()) {
+            (Some(partial), _) => {
+                DecodeError::Truncated { have: partial.have, need: partial.need }.into()
+            }
+            (None, 0) => ClientReason::Closed,
+            (None, owed) => ClientReason::ClosedEarly { owed },
+        };
+        let unsent = !self.outbox.is_empty();
+        self.end(match &self.link {
+            // A FIN in the middle of a request would say that it was whole.
+            Link::Open | Link::Closing(_) if unsent => Link::Resetting(reason),
+            Link::Open | Link::Closing(_) => Link::Closed(reason),
+            Link::Broken { reason, .. }
+            | Link::Closed(reason)
+            | Link::Resetting(reason)
+            | Link::Over(reason) => Link::Over(reason.clone()),
+        });
+    }
+
+    fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
+        let reason = ClientReason::Lost { way, why };
+        self.end(match (&self.link, way) {
+            (Link::Open | Link::Closing(_), Direction::Write) => {
+                // What had arrived may be the reply that says why.
+                Link::Broken { reason, until: now + LAST_WORDS }
+            }
+            (Link::Open | Link::Closing(_), Direction::Read) => Link::Over(reason),
+            (
+                Link::Broken { reason, .. }
+                | Link::Closed(reason)
+                | Link::Resetting(reason)
+                | Link::Over(reason),
+                _,
+            ) => Link::Over(reason.clone()),
+        });
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        if let Link::Broken { reason, .. } = &self.link {
+            return self.end(Link::Over(reason.clone()));
+        }
+        let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;
+        let write_timeout = write_timeout.filter(|limit| self.progress.is_stalled(now, *limit));
+        self.reset(match (write_timeout, self.inbox.partial()) {
+            (Some(limit), _) if !self.outbox.is_empty() || self.progress.is_outstanding() => {
+                let unsent = self.outbox.len() + unacknowledged;
+                ClientReason::WriteStalled { limit, unsent }
+            }
+            (_, Some(partial)) => ClientReason::FrameTimeout {
+                have: partial.have,
+                need: partial.need,
+                limit: frame_timeouts.limit(partial).unwrap_or_default(),
+            },
+            (_, None) => ClientReason::NoReply { limit: reply_timeout.unwrap_or_default() },
+        });
     }
 }
 

@@ -18,7 +18,8 @@ use super::{
     service::{Reply, Service},
 };
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
+    WriteProgress,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
     linger::DiscardBudget,
     shared::Shared,
@@ -45,7 +46,7 @@ pub struct Config {
     /// A peer that acknowledges no byte for this long, although there is output, is reset within
     /// 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
-    /// The close that follows an error, or [`shut_down`](Machine::shut_down).
+    /// The close that follows an error, or [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
     /// Close the connection after the first reply. Default: no.
     pub one_shot: bool,
@@ -173,7 +174,7 @@ impl<S> Server<S> {
 /// in their order.
 ///
 /// One call answers at most 32 requests, however many were received at once. While more may be
-/// waiting it does not read, and goes on in [`handle_written`](Machine::handle_written) and
+/// waiting it does not read, and goes on at [`Event::Written`] and in
 /// [`poll_shared`](Machine::poll_shared).
 ///
 /// What is no frame is answered by one error reply, behind the replies that are owed, and a
@@ -292,9 +293,9 @@ pub enum Reason {
     #[error("lost while {way}: {why}; bytes owed: {unsent}, replies owed: {owed}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Bytes of replies that were not sent.
         unsent: usize,
         /// Replies that were not there yet.
@@ -614,107 +615,39 @@ impl<S: Service> Machine for Connection<S> {
         self.inbox.spare()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        if self.is_idle()
-            && let State::Draining { since, left } = &mut self.state
-        {
-            *left = left.saturating_sub(now.since(*since));
-        }
-        match &mut self.state {
-            State::Open | State::Draining { .. } => {
-                self.inbox.commit(n);
-                self.moved = now;
-                self.pump(now);
-            }
-            State::Lingering { reason, discarded, .. } => {
-                let Common { config, discards, .. } = &*self.shared;
-                if !discards.discard(config.linger, discarded, n, now) {
-                    self.state = State::Over(reason.clone());
-                }
-            }
-            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        self.input_over = true;
-        match &self.state {
-            State::Open | State::Draining { .. } => {
-                let reason = match self.inbox.partial() {
-                    None => Reason::Finished,
-                    Some(partial) => {
-                        DecodeError::Truncated { have: partial.have, need: partial.need }.into()
-                    }
-                };
-                self.answer(reason);
-                self.pump(now);
-            }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        match &self.state {
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
-                let (unsent, owed) = (self.outbox.len(), self.pending.len());
-                let reason = Reason::Lost { way, why, unsent, owed };
-                self.give_up(match why {
-                    Lost::Reset => State::Over(reason),
-                    // The connection may live on at the peer's end, where a FIN would look clean.
-                    Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
-                        State::Resetting(reason)
-                    }
-                });
-            }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn release(&mut self) {
-        self.inbox.release();
-        self.outbox.release();
-        if self.pending.is_empty() {
-            self.pending = VecDeque::new();
-        }
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.outbox.write_bufs(out)
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.outbox.consume(n);
-        self.moved = now;
-        self.progress.written(now, n);
-        self.pump(now);
-        self.begin_to_wait(now);
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        match &self.state {
-            State::Closing(reason) if !self.input_over => {
-                let (reason, until) = (reason.clone(), now + self.config().linger.time);
-                self.state = State::Lingering { reason, until, discarded: 0 };
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => self.handle_eof(now),
+            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Written(n) => {
+                self.outbox.consume(n);
+                self.moved = now;
+                self.progress.written(now, n);
+                self.pump(now);
+                self.begin_to_wait(now);
             }
-            State::Closing(reason) | State::Resetting(reason) => {
-                self.state = State::Over(reason.clone());
+            Event::Finished => self.handle_finished(now),
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            // What is on its way is still answered: until nothing has come for 10 ms, or requests were
+            // awaited for 200 ms in all. A peer that asks without pause is not ended by that; whoever asks
+            // bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+            Event::ShutDown => {
+                if let State::Open = self.state {
+                    self.state = State::Draining { since: now, left: DRAIN_WAIT };
+                }
             }
-            State::Open
-            | State::Draining { .. }
-            | State::Answering(_)
-            | State::Lingering { .. }
-            | State::Over(_) => {}
-        }
-    }
-
-    /// What is on its way is still answered: until nothing has come for 10 ms, or requests were
-    /// awaited for 200 ms in all. A peer that asks without pause is not ended by that; whoever asks
-    /// bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
-    fn shut_down(&mut self, now: Instant) {
-        if let State::Open = self.state {
-            self.state = State::Draining { since: now, left: DRAIN_WAIT };
+            Event::Release => {
+                self.inbox.release();
+                self.outbox.release();
+                if self.pending.is_empty() {
+                    self.pending = VecDeque::new();
+                }
+            }
         }
     }
 
@@ -729,35 +662,6 @@ impl<S: Service> Machine for Connection<S> {
                 self.deadline()
             }
         }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        match &self.state {
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_)
-                if let Some(limit) = self.stalled(now) =>
-            {
-                let unsent = self.outbox.len() + unacknowledged;
-                self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
-            }
-            State::Draining { .. } if self.is_idle() => self.answer(Reason::ShutDown),
-            State::Open if self.is_idle() => {
-                let limit = self.config().idle_timeout.unwrap_or_default();
-                self.answer(Reason::IdleTimeout { limit });
-            }
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
-                self.expire(now);
-            }
-        }
-        self.pump(now);
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -810,6 +714,114 @@ impl<S: Service> Machine for Connection<S> {
             | State::Lingering { .. }
             | State::Resetting(_) => None,
         }
+    }
+}
+
+impl<S: Service> Connection<S> {
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        if self.is_idle()
+            && let State::Draining { since, left } = &mut self.state
+        {
+            *left = left.saturating_sub(now.since(*since));
+        }
+        match &mut self.state {
+            State::Open | State::Draining { .. } => {
+                self.inbox.commit(n);
+                self.moved = now;
+                self.pump(now);
+            }
+            State::Lingering { reason, discarded, .. } => {
+                let Common { config, discards, .. } = &*self.shared;
+                if !discards.discard(config.linger, discarded, n, now) {
+                    self.state = State::Over(reason.clone());
+                }
+            }
+            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.input_over = true;
+        match &self.state {
+            State::Open | State::Draining { .. } => {
+                let reason = match self.inbox.partial() {
+                    None => Reason::Finished,
+                    Some(partial) => {
+                        DecodeError::Truncated { have: partial.have, need: partial.need }.into()
+                    }
+                };
+                self.answer(reason);
+                self.pump(now);
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        match &self.state {
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
+                let (unsent, owed) = (self.outbox.len(), self.pending.len());
+                let reason = Reason::Lost { way, why, unsent, owed };
+                self.give_up(match why {
+                    ConnectionError::Reset => State::Over(reason),
+                    // The connection may live on at the peer's end, where a FIN would look clean.
+                    ConnectionError::TimedOut
+                    | ConnectionError::Unreachable
+                    | ConnectionError::WriteZero
+                    | ConnectionError::Layer
+                    | ConnectionError::Other { .. } => State::Resetting(reason),
+                });
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        match &self.state {
+            State::Closing(reason) if !self.input_over => {
+                let (reason, until) = (reason.clone(), now + self.config().linger.time);
+                self.state = State::Lingering { reason, until, discarded: 0 };
+            }
+            State::Closing(reason) | State::Resetting(reason) => {
+                self.state = State::Over(reason.clone());
+            }
+            State::Open
+            | State::Draining { .. }
+            | State::Answering(_)
+            | State::Lingering { .. }
+            | State::Over(_) => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &self.state {
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_)
+                if let Some(limit) = self.stalled(now) =>
+            {
+                let unsent = self.outbox.len() + unacknowledged;
+                self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
+            }
+            State::Draining { .. } if self.is_idle() => self.answer(Reason::ShutDown),
+            State::Open if self.is_idle() => {
+                let limit = self.config().idle_timeout.unwrap_or_default();
+                self.answer(Reason::IdleTimeout { limit });
+            }
+            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
+                self.expire(now);
+            }
+        }
+        self.pump(now);
     }
 }
 

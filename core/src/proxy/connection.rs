@@ -16,10 +16,10 @@ use super::{
     pipes::{Directions, Pipes},
 };
 use crate::{
-    Instant, Lost, Machine, Status,
+    ConnectionError, Event, Instant, Machine, Status,
     admission::{Admitted, Asked, Peer},
     drive::{
-        Clock, Ended, Line, Sink, Source, Splice, Turn, feed,
+        Clock, Ended, Readiness, Sink, Source, Splice, Turn, feed,
         session::{Over, Rest, Session},
         turn_keeping,
     },
@@ -144,16 +144,16 @@ impl Unsent {
 #[derive(Debug)]
 struct Socket<S> {
     socket: S,
-    line: Line,
+    line: Readiness,
 }
 
 impl<S: Source> Socket<S> {
     fn new(socket: S) -> Self {
-        Self { socket, line: Line::default() }
+        Self { socket, line: Readiness::default() }
     }
 
-    fn look_again(&mut self) {
-        self.line.look_again(&mut self.socket);
+    fn recheck(&mut self) {
+        self.line.recheck(&mut self.socket);
     }
 }
 
@@ -265,9 +265,9 @@ impl<R: Runtime> Connection<R> {
     }
 
     fn take_turns(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ended<Reason>> {
-        self.client.line.unblock();
+        self.client.line.clear();
         if let Upstream::Connected(upstream, _) = &mut self.upstream {
-            upstream.line.unblock();
+            upstream.line.clear();
         }
         loop {
             if self.obey(now) {
@@ -277,7 +277,7 @@ impl<R: Runtime> Connection<R> {
             let client = self.turn_client(cx, now);
             let upstream = self.turn_upstream(cx, now);
             let ((read, written), waits) = match client {
-                Turn::Moved { read, written } => ((read, written), self.client.line.is_settled()),
+                Turn::Moved { read, written } => ((read, written), self.client.line.is_quiescent()),
                 Turn::Blocked | Turn::Done => ((0, 0), true),
             };
             // The work of a relay is proportional to its bytes.
@@ -290,12 +290,12 @@ impl<R: Runtime> Connection<R> {
             }
             // A turn of one side changes what the other one wants, and the upstream's came last.
             if waits && !matches!(upstream, Turn::Moved { .. }) {
-                self.release();
+                self.release(now);
                 let (deadline, status) = (self.poll_timeout(), self.status());
                 match self.session.rest(cx, deadline, || status) {
-                    Rest::LookAgain(time) => {
+                    Rest::Recheck(time) => {
                         now = time;
-                        self.look_again();
+                        self.recheck();
                     }
                     Rest::Expired(time) => {
                         now = time;
@@ -317,20 +317,20 @@ impl<R: Runtime> Connection<R> {
         }
     }
 
-    fn look_again(&mut self) {
-        self.client.look_again();
+    fn recheck(&mut self) {
+        self.client.recheck();
         if let Upstream::Connected(upstream, _) = &mut self.upstream {
-            upstream.look_again();
+            upstream.recheck();
         }
     }
 
     /// Gives buffers back that hold nothing.
-    fn release(&mut self) {
+    fn release(&mut self, now: Instant) {
         match &mut self.upstream {
-            Upstream::Header(awaited) => awaited.reader.release(),
+            Upstream::Header(awaited) => awaited.reader.handle(now, Event::Release),
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
                 for side in Side::BOTH {
-                    self.relay.side(side).release();
+                    self.relay.side(side).handle(now, Event::Release);
                 }
             }
         }
@@ -471,7 +471,7 @@ impl<R: Runtime> Connection<R> {
     }
 
     /// The upstream was lost untouched: that was one more attempt that has failed.
-    fn dial_another(&mut self, why: Lost, now: Instant) {
+    fn dial_another(&mut self, why: ConnectionError, now: Instant) {
         let lost = mem::replace(&mut self.upstream, Upstream::Absent);
         if let Upstream::Connected(Socket { mut socket, .. }, mut dialler) = lost {
             socket.reset();
@@ -495,12 +495,12 @@ impl<R: Runtime> Connection<R> {
             Asked::Nothing => {}
             Asked::ShutDown => {
                 match &mut self.upstream {
-                    Upstream::Header(awaited) => awaited.reader.shut_down(now),
+                    Upstream::Header(awaited) => awaited.reader.handle(now, Event::ShutDown),
                     Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
                         self.relay.shut_down(now);
                     }
                 }
-                self.look_again();
+                self.recheck();
             }
             Asked::Abort => {
                 self.reset();
@@ -513,7 +513,10 @@ impl<R: Runtime> Connection<R> {
     fn expire(&mut self, now: Instant) {
         match &mut self.upstream {
             Upstream::Header(awaited) => {
-                awaited.reader.handle_timeout(now, self.client.socket.unacknowledged());
+                awaited.reader.handle(
+                    now,
+                    Event::Timeout { unacknowledged: self.client.socket.unacknowledged() },
+                );
             }
             Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
                 let to_upstream = match &self.upstream {

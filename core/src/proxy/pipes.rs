@@ -7,7 +7,7 @@ use std::{
 
 use super::Side;
 use crate::{
-    drive::{Failed, Sink, Source, Splice},
+    drive::{IoError, Sink, Source, Splice},
     shared::{Lock, Shared},
 };
 
@@ -141,7 +141,7 @@ pub(super) struct Spliced<'a, S: Splice> {
 }
 
 impl<S: Splice> Source for Spliced<'_, S> {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
         if self.is_bulk
             && let Some(pipes) = self.pipes
             && let Some(mut guard) = pipes.take(S::pipe)
@@ -152,8 +152,8 @@ impl<S: Splice> Source for Spliced<'_, S> {
             // Where it has failed, nobody knows what is in it.
             guard.held = match &filled {
                 Poll::Ready(Ok(Some(n))) => *n,
-                Poll::Ready(Ok(None) | Err(Failed::Interrupted)) | Poll::Pending => 0,
-                Poll::Ready(Err(Failed::Lost(_))) => buf.len(),
+                Poll::Ready(Ok(None) | Err(IoError::Interrupted)) | Poll::Pending => 0,
+                Poll::Ready(Err(IoError::Connection(_))) => buf.len(),
             };
             match ready!(filled)? {
                 Some(n) => {
@@ -168,7 +168,7 @@ impl<S: Splice> Source for Spliced<'_, S> {
 }
 
 impl<S: Splice> Sink for Spliced<'_, S> {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
         let Some(PipeGuard { pipe: Some(pipe), held, .. }) = self.sent else {
             return self.socket.poll_write(cx, bufs);
         };
@@ -184,7 +184,7 @@ impl<S: Splice> Sink for Spliced<'_, S> {
         Poll::Ready(Ok(n))
     }
 
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
         self.socket.poll_finish(cx)
     }
 

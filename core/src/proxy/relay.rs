@@ -5,7 +5,8 @@ use core::{fmt, num::NonZeroUsize, time::Duration};
 
 use super::NoUpstream;
 use crate::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
+    WriteProgress,
     buffer::{Pool, Ring},
     linger::DiscardBudget,
     proxy_protocol,
@@ -163,21 +164,21 @@ impl fmt::Display for Side {
 /// buffer for a direction in which no byte waits.
 ///
 /// ```
-/// use wirestate_core::{Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
+/// use wirestate_core::{Event, Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
 ///
 /// let now = Instant::EPOCH;
 /// let mut relay = Relays::new(Config::default()).relay(now);
 ///
 /// // The client speaks, and closes its side, before there is an upstream: it waits.
 /// drive::feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], now);
-/// relay.side(Side::Client).handle_eof(now);
+/// relay.side(Side::Client).handle(now, Event::Eof);
 ///
 /// relay.connected(now, false);
 /// let mut sent = Vec::new();
 /// drive::collect(&mut relay.side(Side::Upstream), &mut sent, now);
 /// assert_eq!(sent, b"hello?");
 /// assert_eq!(relay.side(Side::Upstream).interest().write, Outbound::Finish);
-/// relay.side(Side::Upstream).handle_finished(now);
+/// relay.side(Side::Upstream).handle(now, Event::Finished);
 ///
 /// // The answer comes late, and arrives all the same.
 /// drive::feed(&mut relay.side(Side::Upstream), &mut &b"hello."[..], now);
@@ -260,7 +261,7 @@ impl Announcement {
 enum Stage {
     /// There is no upstream; the one that there was, if any, got lost in this way.
     Dialling {
-        lost: Option<(Way, Lost)>,
+        lost: Option<(Direction, ConnectionError)>,
     },
     /// There is an upstream that can be replaced: none of the client's bytes was sent to it, and nothing
     /// came from it.
@@ -348,9 +349,9 @@ pub enum Reason {
         /// To which.
         side: Side,
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Bytes that were received from the other side, and that it did not take.
         unsent: usize,
     },
@@ -415,7 +416,7 @@ impl Relay {
     /// How the upstream was lost, where that has not touched the client, and there is another one: its
     /// socket is to be reset, and that one to be [`connected`](Self::connected), or the client to be
     /// [`refuse`](Self::refuse)d.
-    pub fn deserted(&self) -> Option<Lost> {
+    pub fn deserted(&self) -> Option<ConnectionError> {
         match self.stage {
             Stage::Dialling { lost } => lost.map(|(_, why)| why),
             Stage::Fresh | Stage::Relaying | Stage::Draining(_) | Stage::Refused { .. } => None,
@@ -450,7 +451,7 @@ impl Relay {
     /// [`connected`](Self::connected).
     ///
     /// The two share their buffers: between a side's [`read_buf`](Machine::read_buf) and its
-    /// [`handle_read`](Machine::handle_read) nothing is to be called on the other one.
+    /// [`Event::Read`] nothing is to be called on the other one.
     pub fn side(&mut self, side: Side) -> RelaySide<'_> {
         RelaySide { relay: self, side }
     }
@@ -544,7 +545,7 @@ impl Relay {
     }
 
     /// Time has passed; `to_client` and `to_upstream` are the bytes sent to each side that it has
-    /// not acknowledged ([`Machine::handle_timeout`]). A call before the deadline changes nothing.
+    /// not acknowledged ([`Event::Timeout`]). A call before the deadline changes nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
         let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
         if !is_due(self) {
@@ -655,7 +656,7 @@ impl Relay {
         self.stage = Stage::Relaying;
         if self.ends.upstream.output == Output::Over {
             // It was reset before, and had something to say: that, and then its loss, is the answer.
-            self.lost(Side::Upstream, Way::Out, Lost::Reset);
+            self.lost(Side::Upstream, Direction::Write, ConnectionError::Reset);
         }
     }
 
@@ -673,13 +674,13 @@ impl Relay {
     }
 
     /// The connection to `side` broke.
-    fn lost(&mut self, side: Side, way: Way, why: Lost) {
+    fn lost(&mut self, side: Side, way: Direction, why: ConnectionError) {
         if self.ends.of(side).over.is_some() {
             return;
         }
-        let reset_by_peer = why == Lost::Reset;
+        let reset_by_peer = why == ConnectionError::Reset;
         let may_have_spoken =
-            way == Way::Out && reset_by_peer && self.ends.of(side).input == Input::Open;
+            way == Direction::Write && reset_by_peer && self.ends.of(side).input == Input::Open;
         if side == Side::Upstream && self.stage == Stage::Fresh && self.cause.is_none() {
             if may_have_spoken {
                 self.ends.upstream.output = Output::Over;
@@ -773,12 +774,85 @@ impl Machine for RelaySide<'_> {
         ring.spare()
     }
 
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let ring = self.relay.received.of(self.side.other());
+        match (self.side, self.relay.header.unsent()) {
+            (Side::Client, _) | (Side::Upstream, []) => ring.write_bufs(out),
+            (Side::Upstream, header) => {
+                out[0] = header;
+                1 + ring.write_bufs(&mut out[1..])
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => self.handle_eof(),
+            Event::Error(way, why) => {
+                self.relay.lost(self.side, way, why);
+                self.release_buffer();
+            }
+            Event::Written(n) => self.handle_written(now, n),
+            Event::Finished => {
+                self.relay.finished(self.side);
+            }
+            // The deadline covers both sides, but `unacknowledged` only one: a driver that has both calls
+            // [`Relay::handle_timeout`]. Here the other side counts as having acknowledged everything.
+            Event::Timeout { unacknowledged } => {
+                if self.relay.owes(self.side) {
+                    match self.side {
+                        Side::Client => self.relay.handle_timeout(now, unacknowledged, 0),
+                        Side::Upstream => self.relay.handle_timeout(now, 0, unacknowledged),
+                    }
+                }
+            }
+            // [`Relay::shut_down`], by a side that is not over.
+            Event::ShutDown => {
+                if self.relay.owes(self.side) {
+                    self.relay.shut_down(now);
+                }
+            }
+            Event::Release => self.release_buffer(),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
+    }
+
+    fn status(&self) -> Status {
+        self.relay.status()
+    }
+
+    /// This side's own: a side that had all, and was told all, has [`Reason::Finished`], whatever
+    /// becomes of the other.
+    fn reason(&self) -> Option<Reason> {
+        if let (Side::Upstream, Stage::Dialling { lost: Some((way, why)) }) =
+            (self.side, self.relay.stage)
+        {
+            // What waits is owed to the next one.
+            return Some(Reason::Lost { side: self.side, way, why, unsent: 0 });
+        }
+        match self.relay.ends.of(self.side).over? {
+            Over::Clean => Some(Reason::Finished),
+            Over::Caused => self.relay.cause.clone(),
+        }
+    }
+}
+
+impl RelaySide<'_> {
+    /// Gives the buffer back if it holds nothing.
+    fn release_buffer(&mut self) {
+        self.relay.received.of_mut(self.side).release();
+    }
+
     fn handle_read(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
         if let Stage::Refused { discarded, .. } = &mut relay.stage {
             if !relay.discards.discard(relay.config.linger, discarded, n, now) {
                 relay.ends.client.input = Input::Cut;
-                self.release();
+                self.release_buffer();
                 self.relay.settle();
             }
             return;
@@ -796,7 +870,7 @@ impl Machine for RelaySide<'_> {
         }
     }
 
-    fn handle_eof(&mut self, _now: Instant) {
+    fn handle_eof(&mut self) {
         if self.side == Side::Upstream {
             self.relay.engage();
         }
@@ -806,28 +880,8 @@ impl Machine for RelaySide<'_> {
             end.input = if end.output == Output::Over { Input::Cut } else { Input::Fin };
         }
         // The buffer that was taken for the read; no other one will come by to give it back.
-        self.release();
+        self.release_buffer();
         self.relay.settle();
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        self.relay.lost(self.side, way, why);
-        self.release();
-    }
-
-    fn release(&mut self) {
-        self.relay.received.of_mut(self.side).release();
-    }
-
-    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let ring = self.relay.received.of(self.side.other());
-        match (self.side, self.relay.header.unsent()) {
-            (Side::Client, _) | (Side::Upstream, []) => ring.write_bufs(out),
-            (Side::Upstream, header) => {
-                out[0] = header;
-                1 + ring.write_bufs(&mut out[1..])
-            }
-        }
     }
 
     fn handle_written(&mut self, now: Instant, n: usize) {
@@ -849,51 +903,6 @@ impl Machine for RelaySide<'_> {
             relay.received.of_mut(self.side.other()).release();
         }
         relay.settle();
-    }
-
-    fn handle_finished(&mut self, _now: Instant) {
-        self.relay.finished(self.side);
-    }
-
-    /// [`Relay::shut_down`], by a side that is not over.
-    fn shut_down(&mut self, now: Instant) {
-        if self.relay.owes(self.side) {
-            self.relay.shut_down(now);
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
-    }
-
-    /// The deadline covers both sides, but `unacknowledged` only one: a driver that has both calls
-    /// [`Relay::handle_timeout`]. Here the other side counts as having acknowledged everything.
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.relay.owes(self.side) {
-            match self.side {
-                Side::Client => self.relay.handle_timeout(now, unacknowledged, 0),
-                Side::Upstream => self.relay.handle_timeout(now, 0, unacknowledged),
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        self.relay.status()
-    }
-
-    /// This side's own: a side that had all, and was told all, has [`Reason::Finished`], whatever
-    /// becomes of the other.
-    fn reason(&self) -> Option<Reason> {
-        if let (Side::Upstream, Stage::Dialling { lost: Some((way, why)) }) =
-            (self.side, self.relay.stage)
-        {
-            // What waits is owed to the next one.
-            return Some(Reason::Lost { side: self.side, way, why, unsent: 0 });
-        }
-        match self.relay.ends.of(self.side).over? {
-            Over::Clean => Some(Reason::Finished),
-            Over::Caused => self.relay.cause.clone(),
-        }
     }
 }
 
@@ -923,23 +932,23 @@ mod tests {
         let _ = relay.side(Side::Upstream).read_buf();
         assert_eq!(holds(&relay), [true, true]);
         collect(&mut relay.side(Side::Upstream), &mut Vec::new(), NOW);
-        relay.side(Side::Client).release();
-        relay.side(Side::Upstream).release();
+        relay.side(Side::Client).handle(NOW, Event::Release);
+        relay.side(Side::Upstream).handle(NOW, Event::Release);
         assert_eq!(holds(&relay), [false, false], "idle");
 
         // One buffer serves both, as long as one of them is empty.
         let first = relay.side(Side::Client).read_buf().as_ptr();
         assert_eq!(relay.side(Side::Upstream).read_buf().as_ptr(), first);
         assert_eq!(holds(&relay), [false, true]);
-        relay.side(Side::Upstream).release();
+        relay.side(Side::Upstream).handle(NOW, Event::Release);
 
         // Behind an end of the input no read comes by that could give it back.
         let _ = relay.side(Side::Client).read_buf();
-        relay.side(Side::Client).handle_eof(NOW);
+        relay.side(Side::Client).handle(NOW, Event::Eof);
         assert_eq!(holds(&relay), [false, false], "half-closed");
         feed(&mut relay.side(Side::Upstream), &mut &b"hello"[..], NOW);
         let _ = relay.side(Side::Upstream).read_buf();
-        relay.side(Side::Upstream).handle_eof(NOW);
+        relay.side(Side::Upstream).handle(NOW, Event::Eof);
         assert_eq!(holds(&relay), [false, true], "it is owed");
         collect(&mut relay.side(Side::Client), &mut Vec::new(), NOW);
         assert_eq!(holds(&relay), [false, false], "closed");
@@ -949,7 +958,7 @@ mod tests {
         relay.refuse(Reason::ShutDown, NOW);
         assert_eq!(holds(&relay), [false, false], "refused");
         feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], NOW);
-        relay.side(Side::Client).release();
+        relay.side(Side::Client).handle(NOW, Event::Release);
         assert_eq!(holds(&relay), [false, false], "lingering");
         feed(&mut relay.side(Side::Client), &mut &alloc::vec![0; 64 * 1024][..], NOW);
         assert_eq!(holds(&relay), [false, false], "enough of that");

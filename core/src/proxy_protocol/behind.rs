@@ -3,9 +3,11 @@
 use alloc::{boxed::Box, vec::Vec};
 use core::{fmt, task::Context};
 
+use bytes::Bytes;
+
 use super::{Config, Header, HeaderReader, Reason};
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Status, Way,
+    Event, Fault, Instant, Interest, Machine, Status,
     admission::{Peer, Refused},
     drive,
 };
@@ -130,6 +132,7 @@ where
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
 impl<M, F> Machine for Behind<M, F>
 where
     M: Machine,
@@ -152,37 +155,6 @@ where
         }
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_read(now, n),
-            Phase::Inner { machine, .. } => machine.handle_read(now, n),
-        }
-        self.pump(now);
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_eof(now),
-            Phase::Inner { machine, .. } => machine.handle_eof(now),
-        }
-        self.pump(now);
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_lost(now, way, why),
-            Phase::Inner { machine, .. } => machine.handle_lost(now, way, why),
-        }
-        self.pump(now);
-    }
-
-    fn release(&mut self) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.release(),
-            Phase::Inner { machine, .. } => machine.release(),
-        }
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         match &self.phase {
             Phase::Header(awaited) => awaited.reader.write_bufs(out),
@@ -190,28 +162,21 @@ where
         }
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_written(now, n),
-            Phase::Inner { machine, .. } => machine.handle_written(now, n),
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        match &self.phase {
+            Phase::Header(awaited) => awaited.reader.write_owned(out, most),
+            Phase::Inner { machine, .. } => machine.write_owned(out, most),
         }
-        self.pump(now);
     }
 
-    fn handle_finished(&mut self, now: Instant) {
+    fn handle(&mut self, now: Instant, event: Event) {
         match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_finished(now),
-            Phase::Inner { machine, .. } => machine.handle_finished(now),
+            Phase::Header(awaited) => awaited.reader.handle(now, event),
+            Phase::Inner { machine, .. } => machine.handle(now, event),
         }
-        self.pump(now);
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.shut_down(now),
-            Phase::Inner { machine, .. } => machine.shut_down(now),
+        if event != Event::Release {
+            self.pump(now);
         }
-        self.pump(now);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -219,14 +184,6 @@ where
             Phase::Header(awaited) => awaited.reader.poll_timeout(),
             Phase::Inner { machine, .. } => machine.poll_timeout(),
         }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle_timeout(now, unacknowledged),
-            Phase::Inner { machine, .. } => machine.handle_timeout(now, unacknowledged),
-        }
-        self.pump(now);
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Header, LONGEST, Malformed, parse};
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     admission::{Peer, Refused},
 };
 
@@ -101,9 +101,9 @@ pub enum Reason {
     #[error("lost while {way}: {why}; it had sent {have} bytes of a PROXY header")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// What it had sent.
         have: usize,
     },
@@ -210,70 +210,52 @@ impl Machine for HeaderReader {
         &mut self.buffer[self.filled..]
     }
 
-    fn handle_read(&mut self, _now: Instant, n: usize) {
-        self.filled += n;
-        match parse(&self.buffer[..self.filled]) {
-            Ok(None) => {}
-            Ok(Some((header, length))) => self.state = State::Read(header, length),
-            Err(malformed) => self.end(State::Resetting, Reason::Malformed(malformed)),
-        }
-    }
-
-    fn handle_eof(&mut self, _now: Instant) {
-        self.end(State::Closing, Reason::Truncated { have: self.filled });
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        let reason = match &self.state {
-            State::Closing(reason) => reason.clone(),
-            State::Reading | State::Read(..) => Reason::Lost { way, why, have: self.filled },
-            State::Resetting(_) | State::Over(_) => return,
-        };
-        self.state = match why {
-            Lost::Reset => State::Over(reason),
-            // The connection may live on at the peer's end, where a FIN would look clean.
-            Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
-                State::Resetting(reason)
-            }
-        };
-    }
-
-    fn release(&mut self) {
-        if self.filled == 0 {
-            self.buffer = Vec::new();
-        }
-    }
-
     fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
         0
     }
 
-    fn handle_written(&mut self, _now: Instant, _n: usize) {}
-
-    fn handle_finished(&mut self, _now: Instant) {
-        match &self.state {
-            State::Closing(reason) | State::Resetting(reason) => {
-                self.state = State::Over(reason.clone());
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => {
+                self.filled += n;
+                match parse(&self.buffer[..self.filled]) {
+                    Ok(None) => {}
+                    Ok(Some((header, length))) => self.state = State::Read(header, length),
+                    Err(malformed) => self.end(State::Resetting, Reason::Malformed(malformed)),
+                }
             }
-            State::Reading | State::Read(..) | State::Over(_) => {}
+            Event::Eof => {
+                self.end(State::Closing, Reason::Truncated { have: self.filled });
+            }
+            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Finished => match &self.state {
+                State::Closing(reason) | State::Resetting(reason) => {
+                    self.state = State::Over(reason.clone());
+                }
+                State::Reading | State::Read(..) | State::Over(_) => {}
+            },
+            Event::Timeout { .. } => {
+                if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
+                    let limit = self.limit.unwrap_or_default();
+                    self.end(State::Resetting, Reason::Late { limit, have: self.filled });
+                }
+            }
+            Event::ShutDown => {
+                self.end(State::Closing, Reason::ShutDown);
+            }
+            Event::Release => {
+                if self.filled == 0 {
+                    self.buffer = Vec::new();
+                }
+            }
+            Event::Written(_) => {}
         }
-    }
-
-    fn shut_down(&mut self, _now: Instant) {
-        self.end(State::Closing, Reason::ShutDown);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
             State::Reading => self.until,
             State::Read(..) | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, _unacknowledged: usize) {
-        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            let limit = self.limit.unwrap_or_default();
-            self.end(State::Resetting, Reason::Late { limit, have: self.filled });
         }
     }
 
@@ -292,6 +274,25 @@ impl Machine for HeaderReader {
             State::Over(reason) => Some(reason.clone()),
             State::Reading | State::Read(..) | State::Closing(_) | State::Resetting(_) => None,
         }
+    }
+}
+
+impl HeaderReader {
+    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        let reason = match &self.state {
+            State::Closing(reason) => reason.clone(),
+            State::Reading | State::Read(..) => Reason::Lost { way, why, have: self.filled },
+            State::Resetting(_) | State::Over(_) => return,
+        };
+        self.state = match why {
+            ConnectionError::Reset => State::Over(reason),
+            // The connection may live on at the peer's end, where a FIN would look clean.
+            ConnectionError::TimedOut
+            | ConnectionError::Unreachable
+            | ConnectionError::WriteZero
+            | ConnectionError::Layer
+            | ConnectionError::Other { .. } => State::Resetting(reason),
+        };
     }
 }
 

@@ -11,7 +11,8 @@ use super::{
     server::Inner,
 };
 use crate::{
-    Fault, Instant, Interest, Lost, Machine, Outbound, Status, Way, WriteProgress,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    WriteProgress,
     idle::{Activity, Place},
     shared::Shared,
 };
@@ -146,9 +147,9 @@ pub enum Reason {
     #[error("lost while {way}: {why}; bytes owed of a response: {unsent}")]
     Lost {
         /// At a read or a write.
-        way: Way,
+        way: Direction,
         /// How.
-        why: Lost,
+        why: ConnectionError,
         /// Bytes of a response that were not sent.
         unsent: usize,
     },
@@ -337,14 +338,16 @@ impl Connection {
         })
     }
 
-    fn lose(&mut self, way: Way, why: Lost) {
+    fn lose(&mut self, way: Direction, why: ConnectionError) {
         let reason = Reason::Lost { way, why, unsent: self.queued() };
         self.state = match why {
-            Lost::Reset => State::Over(reason),
+            ConnectionError::Reset => State::Over(reason),
             // The connection may live on at the peer's end, where a FIN would look clean.
-            Lost::TimedOut | Lost::Unreachable | Lost::WroteZero | Lost::Other { .. } => {
-                State::Resetting(reason)
-            }
+            ConnectionError::TimedOut
+            | ConnectionError::Unreachable
+            | ConnectionError::WriteZero
+            | ConnectionError::Layer
+            | ConnectionError::Other { .. } => State::Resetting(reason),
         };
     }
 
@@ -386,130 +389,24 @@ impl Machine for Connection {
         self.input.spare()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        match &mut self.state {
-            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
-                self.input.commit(n);
-                self.proceed(now);
-            }
-            // What follows the request is looked at behind its answer.
-            State::Waiting { .. } => self.input.commit(n),
-            State::Lingering { discarded, reason, .. } => {
-                let Inner { config, discards, .. } = &*self.server;
-                if !discards.discard(config.linger, discarded, n, now) {
-                    self.state = State::Over(reason.clone());
-                }
-            }
-            State::Answering { .. }
-            | State::Closing { .. }
-            | State::Resetting(_)
-            | State::Over(_) => {}
-        }
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        self.eof = true;
-        match &self.state {
-            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => self.wait(now),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Closing { .. }
-            | State::Resetting(_)
-            | State::Over(_) => {}
-        }
-    }
-
-    fn handle_lost(&mut self, _now: Instant, way: Way, why: Lost) {
-        match &self.state {
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Closing { .. } => self.lose(way, why),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn release(&mut self) {
-        self.input.release();
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let State::Answering { response, sent, .. } = &self.state else { return 0 };
         out[0] = &response[*sent..];
         1
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        let State::Answering { response, sent, progress, last, .. } = &mut self.state else {
-            return;
-        };
-        *sent += n;
-        progress.written(now, n);
-        if *sent < response.len() {
-            return;
-        }
-        if let Some(reason) = last.take() {
-            self.input.clear();
-            self.state = State::Closing { since: now, reason };
-        } else {
-            self.state = State::Idle { since: now };
-            self.proceed(now);
-        }
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        self.state = match &self.state {
-            State::Closing { reason, .. } => {
-                let reason = reason.clone();
-                match reason {
-                    Reason::Finished | Reason::Refused { .. } if !self.eof => {
-                        State::Lingering { since: now, discarded: 0, reason }
-                    }
-                    // There is no response that could be destroyed.
-                    Reason::Finished
-                    | Reason::Refused { .. }
-                    | Reason::Truncated { .. }
-                    | Reason::IdleTimeout { .. }
-                    | Reason::GaveWay { .. }
-                    | Reason::WriteTimeout { .. }
-                    | Reason::ShutDown
-                    | Reason::Lost { .. } => State::Over(reason),
-                }
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => self.handle_eof(now),
+            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Written(n) => self.handle_written(now, n),
+            Event::Finished => self.handle_finished(now),
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            Event::ShutDown => self.shut_down(now),
+            Event::Release => {
+                self.input.release();
             }
-            State::Resetting(reason) => State::Over(reason.clone()),
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Lingering { .. }
-            | State::Over(_) => return,
-        };
-    }
-
-    /// What was asked for is still answered.
-    fn shut_down(&mut self, now: Instant) {
-        match &mut self.state {
-            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
-                self.input.clear();
-                self.state = State::Closing { since: now, reason: Reason::ShutDown };
-            }
-            State::Waiting { request, .. } => {
-                if let Ok(request) = request {
-                    request.keep_alive = false;
-                }
-            }
-            State::Answering { last, .. } => {
-                last.get_or_insert(Reason::ShutDown);
-            }
-            State::Closing { .. }
-            | State::Lingering { .. }
-            | State::Resetting(_)
-            | State::Over(_) => {}
         }
     }
 
@@ -524,41 +421,6 @@ impl Machine for Connection {
             State::Closing { since, .. } => Some(*since + config.write_timeout),
             State::Lingering { since, .. } => Some(*since + config.linger.time),
             State::Resetting(_) | State::Over(_) => None,
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        if let State::Answering { progress, .. } = &mut self.state {
-            progress.observe(now, true, unacknowledged);
-        }
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        let config = &self.server.config;
-        match &self.state {
-            State::Idle { .. } => {
-                let reason = Reason::IdleTimeout { limit: config.idle_timeout };
-                self.state = State::Closing { since: now, reason };
-            }
-            State::Head { .. } => self.refuse(request::TOO_LATE, now),
-            State::GivingWay { waited, .. } => {
-                let reason = gave_way(*waited);
-                self.input.clear();
-                self.state = State::Closing { since: now, reason };
-            }
-            State::Waiting { .. } => self.answer(now),
-            State::Answering { giving_way: Some((_, waited)), .. } => {
-                self.state = State::Resetting(gave_way(*waited));
-            }
-            State::Answering { .. } | State::Closing { .. } => {
-                let (limit, unsent) = (config.write_timeout, self.queued() + unacknowledged);
-                self.state = State::Resetting(Reason::WriteTimeout { limit, unsent });
-            }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
         }
     }
 
@@ -621,6 +483,160 @@ impl Machine for Connection {
             | State::Closing { .. }
             | State::Lingering { .. }
             | State::Resetting(_) => None,
+        }
+    }
+}
+
+impl Connection {
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        match &mut self.state {
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
+                self.input.commit(n);
+                self.proceed(now);
+            }
+            // What follows the request is looked at behind its answer.
+            State::Waiting { .. } => self.input.commit(n),
+            State::Lingering { discarded, reason, .. } => {
+                let Inner { config, discards, .. } = &*self.server;
+                if !discards.discard(config.linger, discarded, n, now) {
+                    self.state = State::Over(reason.clone());
+                }
+            }
+            State::Answering { .. }
+            | State::Closing { .. }
+            | State::Resetting(_)
+            | State::Over(_) => {}
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.eof = true;
+        match &self.state {
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => self.wait(now),
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. }
+            | State::Resetting(_)
+            | State::Over(_) => {}
+        }
+    }
+
+    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        match &self.state {
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::GivingWay { .. }
+            | State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Closing { .. } => self.lose(way, why),
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    fn handle_written(&mut self, now: Instant, n: usize) {
+        let State::Answering { response, sent, progress, last, .. } = &mut self.state else {
+            return;
+        };
+        *sent += n;
+        progress.written(now, n);
+        if *sent < response.len() {
+            return;
+        }
+        if let Some(reason) = last.take() {
+            self.input.clear();
+            self.state = State::Closing { since: now, reason };
+        } else {
+            self.state = State::Idle { since: now };
+            self.proceed(now);
+        }
+    }
+
+    fn handle_finished(&mut self, now: Instant) {
+        self.state = match &self.state {
+            State::Closing { reason, .. } => {
+                let reason = reason.clone();
+                match reason {
+                    Reason::Finished | Reason::Refused { .. } if !self.eof => {
+                        State::Lingering { since: now, discarded: 0, reason }
+                    }
+                    // There is no response that could be destroyed.
+                    Reason::Finished
+                    | Reason::Refused { .. }
+                    | Reason::Truncated { .. }
+                    | Reason::IdleTimeout { .. }
+                    | Reason::GaveWay { .. }
+                    | Reason::WriteTimeout { .. }
+                    | Reason::ShutDown
+                    | Reason::Lost { .. } => State::Over(reason),
+                }
+            }
+            State::Resetting(reason) => State::Over(reason.clone()),
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::GivingWay { .. }
+            | State::Waiting { .. }
+            | State::Answering { .. }
+            | State::Lingering { .. }
+            | State::Over(_) => return,
+        };
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        if let State::Answering { progress, .. } = &mut self.state {
+            progress.observe(now, true, unacknowledged);
+        }
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let config = &self.server.config;
+        match &self.state {
+            State::Idle { .. } => {
+                let reason = Reason::IdleTimeout { limit: config.idle_timeout };
+                self.state = State::Closing { since: now, reason };
+            }
+            State::Head { .. } => self.refuse(request::TOO_LATE, now),
+            State::GivingWay { waited, .. } => {
+                let reason = gave_way(*waited);
+                self.input.clear();
+                self.state = State::Closing { since: now, reason };
+            }
+            State::Waiting { .. } => self.answer(now),
+            State::Answering { giving_way: Some((_, waited)), .. } => {
+                self.state = State::Resetting(gave_way(*waited));
+            }
+            State::Answering { .. } | State::Closing { .. } => {
+                let (limit, unsent) = (config.write_timeout, self.queued() + unacknowledged);
+                self.state = State::Resetting(Reason::WriteTimeout { limit, unsent });
+            }
+            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
+            State::Resetting(_) | State::Over(_) => {}
+        }
+    }
+
+    /// What was asked for is still answered.
+    fn shut_down(&mut self, now: Instant) {
+        match &mut self.state {
+            State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
+                self.input.clear();
+                self.state = State::Closing { since: now, reason: Reason::ShutDown };
+            }
+            State::Waiting { request, .. } => {
+                if let Ok(request) = request {
+                    request.keep_alive = false;
+                }
+            }
+            State::Answering { last, .. } => {
+                last.get_or_insert(Reason::ShutDown);
+            }
+            State::Closing { .. }
+            | State::Lingering { .. }
+            | State::Resetting(_)
+            | State::Over(_) => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, thread, time::Duration};
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use wirestate_core::{
-    Lost, Machine, Outbound, Way,
+    ConnectionError, Direction, Machine, Outbound,
     message::{ByteOrder, Limits, Message},
 };
 
@@ -43,8 +43,8 @@ pub(super) fn step(kind: u8, u: &mut Unstructured<'_>) -> Result<Step> {
         11 => Step::Happen(Op::Release),
         12 => Step::Happen(Op::ShutDown),
         13 => Step::Happen(Op::Eof),
-        14 => Step::Happen(Op::Lost(Way::In, lost(u)?)),
-        _ => Step::Happen(Op::Lost(Way::Out, lost(u)?)),
+        14 => Step::Happen(Op::Lost(Direction::Read, lost(u)?)),
+        _ => Step::Happen(Op::Lost(Direction::Write, lost(u)?)),
     })
 }
 
@@ -58,13 +58,13 @@ const TIMES: [Duration; 6] = [
     Duration::from_secs(100),
 ];
 
-fn lost(u: &mut Unstructured<'_>) -> Result<Lost> {
+fn lost(u: &mut Unstructured<'_>) -> Result<ConnectionError> {
     Ok(match u.arbitrary::<u8>()? % 5 {
-        0 => Lost::Reset,
-        1 => Lost::TimedOut,
-        2 => Lost::Unreachable,
-        3 => Lost::WroteZero,
-        _ => Lost::Other { errno: 5 },
+        0 => ConnectionError::Reset,
+        1 => ConnectionError::TimedOut,
+        2 => ConnectionError::Unreachable,
+        3 => ConnectionError::WriteZero,
+        _ => ConnectionError::Other { errno: 5 },
     })
 }
 

@@ -8,7 +8,8 @@ use std::{
     task::{Context, Wake, Waker},
 };
 
-use wirestate_core::{Instant, Interest, Lost, Machine, Status, Way};
+use bytes::Bytes;
+use wirestate_core::{Event, Instant, Interest, Machine, Status};
 
 /// A waker that remembers.
 #[derive(Debug, Default)]
@@ -49,6 +50,7 @@ impl<M> Wakeful<M> {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
 impl<M: Machine> Machine for Wakeful<M> {
     type Reason = M::Reason;
 
@@ -60,44 +62,21 @@ impl<M: Machine> Machine for Wakeful<M> {
         self.machine.read_buf()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        self.machine_mut().handle_read(now, n);
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        self.machine_mut().handle_eof(now);
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        self.machine_mut().handle_lost(now, way, why);
-    }
-
-    fn release(&mut self) {
-        self.machine.release();
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.machine.write_bufs(out)
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.machine_mut().handle_written(now, n);
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.machine.write_owned(out, most)
     }
 
-    fn handle_finished(&mut self, now: Instant) {
-        self.machine_mut().handle_finished(now);
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        self.machine_mut().shut_down(now);
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.asleep &= event == Event::Release;
+        self.machine.handle(now, event);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine.poll_timeout()
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        self.machine_mut().handle_timeout(now, unacknowledged);
     }
 
     fn poll_shared(&mut self, now: Instant, _cx: &mut Context<'_>) -> bool {

@@ -36,7 +36,9 @@ use std::{
     time::Duration,
 };
 
-use wirestate_core::{Instant, Lost, Machine, Outbound, Reason, Way, drive::MAX_SLICES};
+use wirestate_core::{
+    ConnectionError, Direction, Event, Instant, Machine, Outbound, Reason, drive::MAX_SLICES,
+};
 
 pub use self::{
     cut::{
@@ -56,7 +58,7 @@ pub enum Op {
     Eof,
     /// Reading, or writing, fails. Reading does so behind all that has arrived before; writing
     /// only where the machine wants to write, and afterwards the end of the input is a loss.
-    Lost(Way, Lost),
+    Lost(Direction, ConnectionError),
     /// The kernel takes at most this many bytes of output, and the peer acknowledges all that the
     /// kernel has taken.
     Accept(usize),
@@ -134,7 +136,7 @@ pub struct Player<'a, M> {
     /// What has arrived and is not read.
     arrived: VecDeque<Arrived>,
     /// A write failed.
-    broken: Option<Lost>,
+    broken: Option<ConnectionError>,
     /// Bytes that the kernel has taken and the peer has not acknowledged.
     unacknowledged: usize,
     transcript: Transcript,
@@ -144,7 +146,7 @@ pub struct Player<'a, M> {
 enum Arrived {
     Bytes(Vec<u8>),
     Eof,
-    Lost(Lost),
+    Lost(ConnectionError),
 }
 
 impl<'a, M: Machine> Player<'a, M> {
@@ -183,11 +185,11 @@ impl<'a, M: Machine> Player<'a, M> {
             Op::Receive(bytes) if bytes.is_empty() => {}
             Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
             Op::Eof => self.arrived.push_back(Arrived::Eof),
-            Op::Lost(Way::In, why) => self.arrived.push_back(Arrived::Lost(*why)),
-            Op::Lost(Way::Out, why) => {
+            Op::Lost(Direction::Read, why) => self.arrived.push_back(Arrived::Lost(*why)),
+            Op::Lost(Direction::Write, why) => {
                 if matches!(interest.write, Outbound::Flush | Outbound::Finish) {
                     self.broken = Some(*why);
-                    self.machine.handle_lost(self.now, Way::Out, *why);
+                    self.machine.handle(self.now, Event::Error(Direction::Write, *why));
                 }
             }
             Op::Accept(n) => {
@@ -203,19 +205,22 @@ impl<'a, M: Machine> Player<'a, M> {
                 for _ in 0..=OBSERVATIONS {
                     let Some(deadline) = self.machine.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
-                    self.machine.handle_timeout(self.now, self.unacknowledged);
+                    self.machine
+                        .handle(self.now, Event::Timeout { unacknowledged: self.unacknowledged });
                     if seen(self.machine) != before {
                         break;
                     }
                 }
             }
-            Op::SpuriousTimeout => self.machine.handle_timeout(self.now, self.unacknowledged),
+            Op::SpuriousTimeout => self
+                .machine
+                .handle(self.now, Event::Timeout { unacknowledged: self.unacknowledged }),
             Op::Release => {
                 if interest.read && self.arrived.is_empty() {
-                    self.machine.release();
+                    self.machine.handle(self.now, Event::Release);
                 }
             }
-            Op::ShutDown => self.machine.shut_down(self.now),
+            Op::ShutDown => self.machine.handle(self.now, Event::ShutDown),
         }
         self.share();
         self.read();
@@ -261,13 +266,15 @@ impl<'a, M: Machine> Player<'a, M> {
                     if !bytes.is_empty() {
                         self.arrived.push_front(Arrived::Bytes(bytes));
                     }
-                    self.machine.handle_read(self.now, n);
+                    self.machine.handle(self.now, Event::Read(n));
                 }
                 Some(Arrived::Eof) => match self.broken {
-                    None => self.machine.handle_eof(self.now),
-                    Some(why) => self.machine.handle_lost(self.now, Way::In, why),
+                    None => self.machine.handle(self.now, Event::Eof),
+                    Some(why) => self.machine.handle(self.now, Event::Error(Direction::Read, why)),
                 },
-                Some(Arrived::Lost(why)) => self.machine.handle_lost(self.now, Way::In, why),
+                Some(Arrived::Lost(why)) => {
+                    self.machine.handle(self.now, Event::Error(Direction::Read, why));
+                }
             }
             self.share();
         }
@@ -284,7 +291,7 @@ impl<'a, M: Machine> Player<'a, M> {
         let taken = bufs[..count].iter().copied().flatten().take(n);
         self.transcript.output.extend(taken);
         let taken = self.transcript.output.len() - before;
-        self.machine.handle_written(self.now, taken);
+        self.machine.handle(self.now, Event::Written(taken));
         taken
     }
 
@@ -294,7 +301,7 @@ impl<'a, M: Machine> Player<'a, M> {
             Outbound::Reset => Some(Sent::Rst),
             Outbound::Idle | Outbound::Flush | Outbound::Finished => return,
         };
-        self.machine.handle_finished(self.now);
+        self.machine.handle(self.now, Event::Finished);
     }
 }
 

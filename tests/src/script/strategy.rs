@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::{collection::vec, prelude::*};
-use wirestate_core::{Lost, Way};
+use wirestate_core::{ConnectionError, Direction};
 
 use super::Op;
 
@@ -31,16 +31,16 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn way() -> impl Strategy<Value = Way> {
-    prop_oneof![Just(Way::In), Just(Way::Out)]
+fn way() -> impl Strategy<Value = Direction> {
+    prop_oneof![Just(Direction::Read), Just(Direction::Write)]
 }
 
-fn lost() -> impl Strategy<Value = Lost> {
+fn lost() -> impl Strategy<Value = ConnectionError> {
     prop_oneof![
-        Just(Lost::Reset),
-        Just(Lost::TimedOut),
-        Just(Lost::Unreachable),
-        Just(Lost::WroteZero),
-        any::<i32>().prop_map(|errno| Lost::Other { errno }),
+        Just(ConnectionError::Reset),
+        Just(ConnectionError::TimedOut),
+        Just(ConnectionError::Unreachable),
+        Just(ConnectionError::WriteZero),
+        any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
     ]
 }

@@ -25,7 +25,7 @@ impl Clock {
 }
 
 impl drive::Clock for Clock {
-    const STAYS: bool = true;
+    const PERSISTENT: bool = true;
 
     fn now(&self) -> Instant {
         self.world.network(|network| network.hosts[self.host].clock.at(network.now))

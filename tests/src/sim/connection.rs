@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use wirestate_core::{Instant, Lost, Way, drive::Failed};
+use wirestate_core::{ConnectionError, Direction, Instant, drive::IoError};
 
 use super::{
     Faults, Side, What,
@@ -55,7 +55,7 @@ pub struct Record {
     /// RST, possibly behind a FIN.
     pub ended: Option<Sent>,
     /// A call has failed, the first time in this way.
-    pub lost: Option<Lost>,
+    pub lost: Option<ConnectionError>,
     /// It is closed: nobody holds the socket any more.
     pub closed: bool,
 }
@@ -86,7 +86,7 @@ pub(super) struct End {
     stalled_until: Instant,
     fin_arrived: bool,
     /// The connection is no more; the error is still to be reported.
-    error: Option<Lost>,
+    error: Option<ConnectionError>,
     /// The connection is no more.
     broken: bool,
     input: Readiness,
@@ -173,10 +173,10 @@ impl Connection {
 }
 
 impl End {
-    pub(super) fn readiness(&mut self, way: Way) -> &mut Readiness {
+    pub(super) fn readiness(&mut self, way: Direction) -> &mut Readiness {
         match way {
-            Way::In => &mut self.input,
-            Way::Out => &mut self.output,
+            Direction::Read => &mut self.input,
+            Direction::Write => &mut self.output,
         }
     }
 }
@@ -226,8 +226,8 @@ impl Network {
     }
 
     /// The next calls on `id` ask the kernel, whatever the reactor has reported.
-    pub(super) fn look_again(&mut self, id: EndId) {
-        for way in [Way::In, Way::Out] {
+    pub(super) fn recheck(&mut self, id: EndId) {
+        for way in [Direction::Read, Direction::Write] {
             self.end(id).readiness(way).ready = true;
         }
     }
@@ -237,9 +237,9 @@ impl Network {
         id: EndId,
         cx: &mut Context<'_>,
         buf: &mut [u8],
-    ) -> Poll<Result<usize, Failed>> {
+    ) -> Poll<Result<usize, IoError>> {
         assert!(!buf.is_empty(), "the driver reads into an empty buffer");
-        if let Some(answer) = self.interfere(id, Way::In, cx) {
+        if let Some(answer) = self.interfere(id, Direction::Read, cx) {
             return answer.map_ok(|()| 0);
         }
         let short = self.faults(id).short_read;
@@ -253,7 +253,7 @@ impl Network {
                 self.note(id, What::Ended);
                 return Poll::Ready(Ok(0));
             }
-            return self.block(id, Way::In, cx);
+            return self.block(id, Direction::Read, cx);
         }
         let found = end.inbox.len().min(buf.len());
         let cut = end.dice.strikes(short);
@@ -267,7 +267,7 @@ impl Network {
         self.note(id, What::Received { bytes: n as u64, digest: digest(&buf[..n]) });
         // The other end hears that there is room.
         let latency = self.connections[id.connection].latency;
-        self.after(latency, Event::Report(id.other(), Way::Out));
+        self.after(latency, Event::Report(id.other(), Direction::Write));
         for _ in 0..std::mem::take(&mut self.end(id).shut_out) {
             self.after(latency, Event::Arrive(id));
         }
@@ -279,11 +279,11 @@ impl Network {
         id: EndId,
         cx: &mut Context<'_>,
         bufs: &[&[u8]],
-    ) -> Poll<Result<usize, Failed>> {
+    ) -> Poll<Result<usize, IoError>> {
         assert!(!bufs.is_empty(), "the driver writes nothing");
         assert!(bufs.iter().all(|buf| !buf.is_empty()), "the driver writes an empty slice");
         assert!(self.end(id).record.ended.is_none(), "the driver writes behind its FIN");
-        if let Some(answer) = self.interfere(id, Way::Out, cx) {
+        if let Some(answer) = self.interfere(id, Direction::Write, cx) {
             return answer.map_ok(|()| 0);
         }
         if let Some(why) = self.failure(id) {
@@ -297,7 +297,7 @@ impl Network {
             room = self.room(id);
         }
         if room == 0 {
-            return self.block(id, Way::Out, cx);
+            return self.block(id, Direction::Write, cx);
         }
         let end = self.end(id);
         if end.dice.strikes(zero) {
@@ -316,9 +316,9 @@ impl Network {
         Poll::Ready(Ok(n))
     }
 
-    pub(super) fn finish(&mut self, id: EndId, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    pub(super) fn finish(&mut self, id: EndId, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
         assert!(self.end(id).record.ended.is_none(), "the driver sends a second FIN");
-        if let Some(answer) = self.interfere(id, Way::Out, cx) {
+        if let Some(answer) = self.interfere(id, Direction::Write, cx) {
             return answer;
         }
         if let Some(why) = self.failure(id) {
@@ -428,11 +428,11 @@ impl Network {
             Segment::Rst => {
                 let end = self.end(id);
                 end.broken = true;
-                end.error = Some(Lost::Reset);
-                self.report(id, Way::Out);
+                end.error = Some(ConnectionError::Reset);
+                self.report(id, Direction::Write);
             }
         }
-        self.report(id, Way::In);
+        self.report(id, Direction::Read);
     }
 
     fn send(&mut self, to: EndId, segment: Segment) {
@@ -451,13 +451,13 @@ impl Network {
     }
 
     /// Why a write fails, if it does.
-    fn failure(&mut self, id: EndId) -> Option<Lost> {
+    fn failure(&mut self, id: EndId) -> Option<ConnectionError> {
         let end = self.end(id);
         // Without an error that is still to be reported, it is EPIPE.
-        end.broken.then(|| end.error.take().unwrap_or(Lost::Reset))
+        end.broken.then(|| end.error.take().unwrap_or(ConnectionError::Reset))
     }
 
-    fn lose(&mut self, id: EndId, why: Lost) -> Failed {
+    fn lose(&mut self, id: EndId, why: ConnectionError) -> IoError {
         self.end(id).record.lost.get_or_insert(why);
         self.note(id, What::Lost(why.label()));
         why.into()
@@ -467,9 +467,9 @@ impl Network {
     fn interfere(
         &mut self,
         id: EndId,
-        way: Way,
+        way: Direction,
         cx: &mut Context<'_>,
-    ) -> Option<Poll<Result<(), Failed>>> {
+    ) -> Option<Poll<Result<(), IoError>>> {
         assert!(!self.end(id).record.closed, "the driver uses a socket that is closed");
         if !self.end(id).readiness(way).ready {
             self.end(id).readiness(way).waker = Some(cx.waker().clone());
@@ -485,33 +485,33 @@ impl Network {
         }
         if dice.strikes(faults.interrupted) {
             self.note(id, What::Fault("interrupted"));
-            return Some(Poll::Ready(Err(Failed::Interrupted)));
+            return Some(Poll::Ready(Err(IoError::Interrupted)));
         }
         if dice.strikes(faults.stall) {
             let until = dice.between(&faults.delay);
             let until = self.now + until;
-            let receiver = if way == Way::In { id } else { id.other() };
+            let receiver = if way == Direction::Read { id } else { id.other() };
             let receiver = self.end(receiver);
             receiver.stalled_until = receiver.stalled_until.max(until);
             self.note(id, What::Fault("stall"));
         }
         let dice = &mut self.end(id).dice;
         let why = match (dice.strikes(faults.reset), dice.strikes(faults.timed_out)) {
-            (true, _) => Lost::Reset,
-            (false, true) => Lost::TimedOut,
+            (true, _) => ConnectionError::Reset,
+            (false, true) => ConnectionError::TimedOut,
             (false, false) => return None,
         };
         if !std::mem::replace(&mut self.end(id).broken, true) {
             self.end(id).error = Some(why);
             self.note(id, What::Fault(why.label()));
-            let silence = if why == Lost::Reset { Duration::ZERO } else { KEEPALIVE };
+            let silence = if why == ConnectionError::Reset { Duration::ZERO } else { KEEPALIVE };
             self.send_after(silence, id.other(), Segment::Rst);
         }
         None
     }
 
     /// The call would block; a change will be reported.
-    fn block<T>(&mut self, id: EndId, way: Way, cx: &mut Context<'_>) -> Poll<T> {
+    fn block<T>(&mut self, id: EndId, way: Direction, cx: &mut Context<'_>) -> Poll<T> {
         let faults = self.faults(id).clone();
         let end = self.end(id);
         let readiness = end.readiness(way);

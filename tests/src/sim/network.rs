@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use wirestate_core::{Instant, Way};
+use wirestate_core::{Direction, Instant};
 
 use super::{
     Entry, Faults, Settings, Side, Trace, What,
@@ -51,7 +51,7 @@ pub(super) struct Node {
     next_port: u16,
     pub(super) unplugged: bool,
     /// Readiness that could not be reported while it was stopped.
-    unreported: Vec<(EndId, Way)>,
+    unreported: Vec<(EndId, Direction)>,
     pub(super) clock: Reading,
 }
 
@@ -97,7 +97,7 @@ pub(super) enum Event {
     /// The next segment on its way to an end arrives there.
     Arrive(EndId),
     /// The reactor of the end's host learns that it is ready.
-    Report(EndId, Way),
+    Report(EndId, Direction),
     /// The request for a connection reaches the other host.
     Request(u64),
     /// The answer to it is back.
@@ -209,7 +209,7 @@ impl Network {
     }
 
     /// The host's reactor learns that `end` is ready, now or when the host goes on.
-    pub(super) fn report(&mut self, end: EndId, way: Way) {
+    pub(super) fn report(&mut self, end: EndId, way: Direction) {
         let state = self.connections[end.connection].end(end.side);
         let host = &mut self.hosts[state.host];
         if self.stopped.contains(&state.host) {

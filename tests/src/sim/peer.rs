@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
-use wirestate_core::{Lost, drive::Sink};
+use wirestate_core::{ConnectionError, drive::Sink};
 
 use super::{Host, Socket};
 
@@ -34,7 +34,7 @@ pub struct Heard {
     /// The other end's FIN.
     pub fin: bool,
     /// The connection was lost, and what was still to be done was not done.
-    pub lost: Option<Lost>,
+    pub lost: Option<ConnectionError>,
 }
 
 /// Does `acts` on `socket`, one after the other, then closes it.
@@ -91,7 +91,11 @@ pub fn rude(seed: u64) -> Vec<Act> {
     acts
 }
 
-async fn receive(socket: &mut Socket, mut n: usize, heard: &mut Heard) -> Result<(), Lost> {
+async fn receive(
+    socket: &mut Socket,
+    mut n: usize,
+    heard: &mut Heard,
+) -> Result<(), ConnectionError> {
     let mut buf = [0; 4096];
     while n > 0 && !heard.fin {
         let room = buf.len().min(n);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use wirestate_core::{
-    Lost,
-    drive::{Failed, Sink, Source, Splice},
+    ConnectionError,
+    drive::{IoError, Sink, Source, Splice},
 };
 
 use super::{World, connection::EndId};
@@ -42,12 +42,12 @@ impl Socket {
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), Lost> {
+    pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
             match poll_fn(|cx| self.poll_write(cx, &[bytes])).await {
                 Ok(n) => bytes = &bytes[n..],
-                Err(Failed::Interrupted) => {}
-                Err(Failed::Lost(why)) => return Err(why),
+                Err(IoError::Interrupted) => {}
+                Err(IoError::Connection(why)) => return Err(why),
             }
         }
         Ok(())
@@ -57,12 +57,12 @@ impl Socket {
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn receive(&mut self, buf: &mut [u8]) -> Result<usize, Lost> {
+    pub async fn receive(&mut self, buf: &mut [u8]) -> Result<usize, ConnectionError> {
         loop {
             match poll_fn(|cx| self.poll_read(cx, buf)).await {
                 Ok(n) => return Ok(n),
-                Err(Failed::Interrupted) => {}
-                Err(Failed::Lost(why)) => return Err(why),
+                Err(IoError::Interrupted) => {}
+                Err(IoError::Connection(why)) => return Err(why),
             }
         }
     }
@@ -71,33 +71,33 @@ impl Socket {
     ///
     /// # Errors
     /// The connection is lost.
-    pub async fn finish(&mut self) -> Result<(), Lost> {
+    pub async fn finish(&mut self) -> Result<(), ConnectionError> {
         loop {
             match poll_fn(|cx| self.poll_finish(cx)).await {
                 Ok(()) => return Ok(()),
-                Err(Failed::Interrupted) => {}
-                Err(Failed::Lost(why)) => return Err(why),
+                Err(IoError::Interrupted) => {}
+                Err(IoError::Connection(why)) => return Err(why),
             }
         }
     }
 }
 
 impl Source for Socket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, Failed>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
         self.world.network(|network| network.read(self.end, cx, buf))
     }
 
-    fn look_again(&mut self) {
-        self.world.network(|network| network.look_again(self.end));
+    fn recheck(&mut self) {
+        self.world.network(|network| network.recheck(self.end));
     }
 }
 
 impl Sink for Socket {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, Failed>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
         self.world.network(|network| network.write(self.end, cx, bufs))
     }
 
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
         self.world.network(|network| network.finish(self.end, cx))
     }
 
@@ -124,7 +124,7 @@ impl Splice for Socket {
         cx: &mut Context<'_>,
         pipe: &mut VecDeque<u8>,
         most: usize,
-    ) -> Poll<Result<Option<usize>, Failed>> {
+    ) -> Poll<Result<Option<usize>, IoError>> {
         assert!(pipe.is_empty(), "the driver fills a pipe that is not empty");
         if self.world.network(|network| network.refuses_to_splice(self.end)) {
             return Poll::Ready(Ok(None));
@@ -141,7 +141,7 @@ impl Splice for Socket {
         cx: &mut Context<'_>,
         pipe: &mut VecDeque<u8>,
         held: usize,
-    ) -> Poll<Result<usize, Failed>> {
+    ) -> Poll<Result<usize, IoError>> {
         assert_eq!(held, pipe.len(), "the driver keeps account of what is in a pipe");
         let n = ready!(self.poll_write(cx, &[pipe.make_contiguous()]))?;
         pipe.drain(..n);

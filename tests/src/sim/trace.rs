@@ -73,7 +73,7 @@ pub enum What {
     Finished,
     /// An RST was sent.
     Reset,
-    /// A call failed, under this [label](wirestate_core::Lost::label).
+    /// A call failed, under this [label](wirestate_core::ConnectionError::label).
     Lost(&'static str),
     /// The socket was closed.
     Closed,

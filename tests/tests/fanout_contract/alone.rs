@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Fault, Instant, Linger, Lost, Machine, Reason as _, Way,
+    ConnectionError, Direction, Fault, Instant, Linger, Machine, Reason as _,
     fanout::{
         Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber, Upstream, UpstreamReason,
     },
@@ -175,9 +175,11 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
     );
     let stopped = [&served[..], &[Op::ShutDown, Op::Finished]].concat();
     assert_eq!(end(None, &stopped), (2, Some(Sent::Fin), Some("shut_down")));
-    let gone = [&served[..], &[Op::Timeout, Op::Lost(Way::Out, Lost::Reset)]].concat();
+    let gone =
+        [&served[..], &[Op::Timeout, Op::Lost(Direction::Write, ConnectionError::Reset)]].concat();
     assert_eq!(end(None, &gone), (2, None, Some("left")), "nothing was wrong with it");
-    let lost = [&served[..], &[Op::Timeout, Op::Lost(Way::Out, Lost::TimedOut)]].concat();
+    let lost = [&served[..], &[Op::Timeout, Op::Lost(Direction::Write, ConnectionError::TimedOut)]]
+        .concat();
     assert_eq!(end(None, &lost), (2, None, Some("timed_out")));
 }
 
@@ -194,7 +196,7 @@ fn lingers<M: Machine>(machine: impl Fn() -> M) {
     assert_eq!(end(&[receive(99)]), None);
     assert_eq!(end(&[receive(99), receive(1)]), Some("shut_down"));
     assert_eq!(end(&[receive(99), Op::Eof]), Some("shut_down"));
-    assert_eq!(end(&[Op::Lost(Way::In, Lost::Reset)]), Some("shut_down"));
+    assert_eq!(end(&[Op::Lost(Direction::Read, ConnectionError::Reset)]), Some("shut_down"));
     assert_eq!(end(&[Op::Advance(Duration::from_millis(2999)), Op::SpuriousTimeout]), None);
     assert_eq!(end(&[receive(1), Op::Timeout]), Some("shut_down"));
 }
@@ -307,7 +309,8 @@ fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
     assert_eq!((fault, sent), (Fault::Time, Some(Sent::Rst)));
     assert!(text.contains("100s"), "{text}");
-    let (fault, sent, _) = end(fixed(4), &[receive.clone(), Op::Lost(Way::In, Lost::Reset)]);
+    let (fault, sent, _) =
+        end(fixed(4), &[receive.clone(), Op::Lost(Direction::Read, ConnectionError::Reset)]);
     assert_eq!((fault, sent), (Fault::Lost, None));
     let (fault, sent, _) = end(fixed(4), &[receive, Op::ShutDown]);
     assert_eq!((fault, sent), (Fault::Asked, Some(Sent::Fin)));
@@ -330,7 +333,7 @@ fn the_next_connection_starts_at_a_message_boundary() {
     let feed = feed(Framing::Delimited { delimiter: DELIMITER, max: 10.try_into().unwrap() });
     let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
     for text in ["one\ntw", "two\nthr", "three\n"] {
-        let ops = [Op::Receive(text.into()), Op::Lost(Way::In, Lost::Reset)];
+        let ops = [Op::Receive(text.into()), Op::Lost(Direction::Read, ConnectionError::Reset)];
         let mut upstream = upstream(&feed);
         script::play_out(&mut upstream, &ops);
         assert!(matches!(upstream.reason(), Some(UpstreamReason::Lost { .. })));

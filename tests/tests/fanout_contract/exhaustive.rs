@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use wirestate_core::{
-    Instant, Machine, Outbound,
+    Event, Instant, Machine, Outbound,
     fanout::{Config, Counters, Feed, OnLag, Room, Subscriber},
 };
 
@@ -108,9 +108,9 @@ impl Scene {
                         let all = bufs[..n].concat();
                         let n = if matches!(step, Move::WriteOne(_)) { 1 } else { all.len() };
                         output.extend_from_slice(&all[..n]);
-                        subscriber.handle_written(now, n);
+                        subscriber.handle(now, Event::Written(n));
                     }
-                    Outbound::Reset => subscriber.handle_finished(now),
+                    Outbound::Reset => subscriber.handle(now, Event::Finished),
                     Outbound::Idle | Outbound::Finish | Outbound::Finished => return false,
                 }
             }
@@ -183,7 +183,7 @@ impl Scene {
             assert_eq!(subscriber.status().lag, 0);
             // The subscriber observes that everything is acknowledged.
             if let Some(observation) = subscriber.poll_timeout() {
-                subscriber.handle_timeout(observation, 0);
+                subscriber.handle(observation, Event::Timeout { unacknowledged: 0 });
             }
             assert_eq!(subscriber.poll_timeout(), None);
             assert!(!subscriber.interest().is_done());

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use wirestate_core::{
-    Instant, Lost, Machine, Outbound, Way,
+    ConnectionError, Direction, Event, Instant, Machine, Outbound,
     drive::{MAX_SLICES, collect, feed as receive},
     fanout::{Config, Feed, Framing, OnLag, Room, Subscriber, SubscriberReason, Upstream},
 };
@@ -126,7 +126,7 @@ fn messages_that_trickle_in_lie_side_by_side_in_memory() {
     let mut subscriber = Subscriber::new(&feed, at(0));
     for _ in 0..MAX_SLICES {
         receive(&mut upstream, &mut &b"abcd"[..], at(0));
-        upstream.release();
+        upstream.handle(at(0), Event::Release);
     }
     share(&mut subscriber, at(0));
     let mut bufs = [&[][..]; MAX_SLICES];
@@ -161,7 +161,7 @@ fn who_lags_is_disconnected_with_lag_and_limit() {
     }
     share(&mut subscriber, at(0));
     assert_eq!(subscriber.interest().write, Outbound::Reset, "a FIN would hide the gap");
-    subscriber.handle_finished(at(0));
+    subscriber.handle(at(0), Event::Finished);
     let reason = subscriber.reason().unwrap();
     assert_eq!(reason, SubscriberReason::Lagged { lag: 4, window: 264 });
     assert!(reason.to_string().contains("264"), "{reason}");
@@ -174,7 +174,7 @@ fn who_skips_finishes_the_message_that_was_begun() {
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.two.", at(0));
     share(&mut subscriber, at(0));
-    subscriber.handle_written(at(0), 5);
+    subscriber.handle(at(0), Event::Written(5));
     for message in ["thr.", "fou.", "fiv."] {
         publish(&feed, message, at(0));
     }
@@ -266,7 +266,7 @@ fn only_the_time_in_which_somebody_waits_is_limited() {
     share(&mut fast, at(1_000_700));
     assert!(woken.0.load(Relaxed));
     assert_eq!(room(at(1_000_700)), Room::Held(Some(at(1_001_500))));
-    fast.shut_down(at(1_000_800));
+    fast.handle(at(1_000_800), Event::ShutDown);
     assert!(woken.0.load(Relaxed));
     assert_eq!(room(at(1_000_800)), Room::Held(None));
     let counters = feed.counters();
@@ -328,7 +328,7 @@ fn a_blocking_feed_waits_without_limit() {
     assert_eq!(room(&feed, at(0)), Room::Held(None));
     assert_eq!(room(&feed, at(1_000_000)), Room::Held(None));
     share(&mut subscriber, at(0));
-    subscriber.handle_written(at(0), 4);
+    subscriber.handle(at(0), Event::Written(4));
     share(&mut subscriber, at(0));
     assert_eq!(room(&feed, at(1_000_000)), Room::Free);
     drop(subscriber);
@@ -350,7 +350,7 @@ fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_win
     }
     let mut reads = |now| {
         share(&mut slow, now);
-        slow.handle_written(now, 4);
+        slow.handle(now, Event::Written(4));
         share(&mut slow, now);
         room(&feed, now)
     };
@@ -411,7 +411,7 @@ fn who_takes_no_byte_is_reset_however_much_it_skips() {
         publish(&feed, "mess", at(0));
         share(&mut dead, at(0));
         if begun > 0 {
-            dead.handle_written(at(0), begun);
+            dead.handle(at(0), Event::Written(begun));
         }
         for second in 1..10 {
             for _ in 0..3 {
@@ -435,11 +435,11 @@ fn who_has_nothing_to_take_has_no_deadline() {
     assert!(subscriber.poll_timeout().is_some());
     assert_eq!(sent(&mut subscriber, at(5000)), "mess");
     // Once it has observed that everything is acknowledged.
-    subscriber.handle_timeout(at(5000), 0);
+    subscriber.handle(at(5000), Event::Timeout { unacknowledged: 0 });
     assert_eq!(subscriber.poll_timeout(), None);
     publish(&feed, "mess", at(6000));
     share(&mut subscriber, at(6000));
-    subscriber.handle_written(at(6500), 1);
+    subscriber.handle(at(6500), Event::Written(1));
     assert_eq!(stalled(&mut subscriber), at(16_500));
 }
 
@@ -447,7 +447,7 @@ fn who_has_nothing_to_take_has_no_deadline() {
 fn stalled(subscriber: &mut Subscriber) -> Instant {
     loop {
         let now = subscriber.poll_timeout().expect("it has output");
-        subscriber.handle_timeout(now, 0);
+        subscriber.handle(now, Event::Timeout { unacknowledged: 0 });
         if subscriber.interest().write == Outbound::Reset {
             return now;
         }
@@ -461,9 +461,9 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.", at(0));
     share(&mut subscriber, at(0));
-    subscriber.handle_written(at(0), 1);
+    subscriber.handle(at(0), Event::Written(1));
     publish(&feed, "two.", at(0));
-    subscriber.shut_down(at(0));
+    subscriber.handle(at(0), Event::ShutDown);
     for message in ["thr.", "fou.", "fiv."] {
         assert_eq!(subscriber.status().lag, 2);
         publish(&feed, message, at(0));
@@ -472,7 +472,7 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
     assert_eq!(subscriber.status().lag, 1, "what was begun is owed");
     assert_eq!(sent(&mut subscriber, at(0)), "ne.");
     assert_eq!(subscriber.interest().write, Outbound::Finish);
-    subscriber.handle_finished(at(0));
+    subscriber.handle(at(0), Event::Finished);
     let counters = feed.counters();
     assert_eq!((counters.delivered, counters.skipped), (1, 1));
 }
@@ -494,14 +494,15 @@ dddd
             receive(&mut upstream, &mut TEXT.as_bytes(), at(0));
             share(&mut subscriber, at(0));
             if sent > 0 {
-                subscriber.handle_written(at(0), sent);
+                subscriber.handle(at(0), Event::Written(sent));
             }
             (feed, subscriber)
         };
         let (feed, mut subscriber) = written(lines(10));
-        subscriber.handle_lost(at(0), Way::In, Lost::Reset);
+        subscriber.handle(at(0), Event::Error(Direction::Read, ConnectionError::Reset));
         let lag = 4 - delivered;
-        let reason = SubscriberReason::Lost { way: Way::In, why: Lost::Reset, lag };
+        let reason =
+            SubscriberReason::Lost { way: Direction::Read, why: ConnectionError::Reset, lag };
         assert_eq!(subscriber.reason(), Some(reason), "behind {sent} bytes");
         assert_eq!(feed.counters().delivered, delivered);
 
@@ -523,7 +524,7 @@ fn what_was_delivered_before_the_end_is_counted() {
         let mut subscriber = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
         share(&mut subscriber, at(0));
-        subscriber.handle_written(at(0), 4);
+        subscriber.handle(at(0), Event::Written(4));
     }
     let counters = feed.counters();
     assert_eq!((counters.delivered, counters.latency[0]), (2, 2));
@@ -547,7 +548,7 @@ fn an_upstream_says_when_its_deadline_moves() {
     assert!(upstream.poll_shared(at(500), cx), "there is a deadline");
     assert!(!upstream.poll_shared(at(500), cx), "which is the same");
     assert_eq!(upstream.poll_timeout(), Some(at(1500)));
-    upstream.handle_timeout(at(1500), 0);
+    upstream.handle(at(1500), Event::Timeout { unacknowledged: 0 });
     share(&mut upstream, at(1500));
     assert!(upstream.interest().read);
     receive(&mut upstream, &mut &b"two."[..], at(1500));

@@ -150,16 +150,18 @@ fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -
     let now = Instant::EPOCH;
     let mut fin = false;
     if machine.interest().read {
-        machine.handle_eof(now);
+        machine.handle(now, wirestate_core::Event::Eof);
     }
     loop {
         collect(machine, output, now);
         match machine.interest().write {
             Outbound::Finish => {
                 fin = true;
-                machine.handle_finished(now);
+                machine.handle(now, wirestate_core::Event::Finished);
             }
-            Outbound::Finished if machine.interest().read => machine.handle_eof(now),
+            Outbound::Finished if machine.interest().read => {
+                machine.handle(now, wirestate_core::Event::Eof);
+            }
             Outbound::Idle | Outbound::Flush | Outbound::Finished => return fin,
             Outbound::Reset => panic!("it resets"),
         }
@@ -180,10 +182,10 @@ pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
         feed(&mut client, &mut piece, now);
     }
     if client.interest().read {
-        client.handle_eof(now);
+        client.handle(now, wirestate_core::Event::Eof);
     }
     while !client.interest().is_done() {
-        client.handle_finished(now);
+        client.handle(now, wirestate_core::Event::Finished);
     }
     let replies = std::iter::from_fn(|| client.take_reply()).collect();
     let error = match client.reason().unwrap() {

@@ -8,7 +8,7 @@ use std::{
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Fault, Instant, Lost, Machine, Outbound, Reason as _, Way,
+    ConnectionError, Direction, Event, Fault, Instant, Machine, Outbound, Reason as _,
     drive::{collect, feed},
     message::{
         Client, ClientConfig, ClientReason, EncodeError, Handle, Message, Request, RequestError,
@@ -188,12 +188,14 @@ fn outgoing(client: &mut Client) -> Vec<Message<'static>> {
 fn all_requests_fail_when_the_connection_ends() {
     type End = fn(&mut Client);
     let ends: [(&str, End); 5] = [
-        ("reset", |client| client.handle_lost(NOW, Way::In, Lost::Reset)),
-        ("closed_early", |client| client.handle_eof(NOW)),
+        ("reset", |client| {
+            client.handle(NOW, Event::Error(Direction::Read, ConnectionError::Reset));
+        }),
+        ("closed_early", |client| client.handle(NOW, Event::Eof)),
         ("empty_header", |client| feed(client, &mut &[0, 0][..], NOW)),
         ("no_reply", |client| {
             while let Some(deadline) = client.poll_timeout() {
-                client.handle_timeout(deadline, 0);
+                client.handle(deadline, Event::Timeout { unacknowledged: 0 });
             }
         }),
         ("dropped", |client| *client = Client::new(config())),
@@ -283,7 +285,7 @@ fn a_client_whose_handles_are_all_gone_ends_when_its_replies_have_come() {
     drop(request);
     settle(&mut client);
     assert_eq!(client.interest().write, Outbound::Finish);
-    client.handle_finished(NOW);
+    client.handle(NOW, Event::Finished);
     assert_eq!(client.reason(), Some(ClientReason::ShutDown));
 }
 
@@ -325,7 +327,7 @@ fn a_reply_that_nobody_asked_for_ends_the_connection() {
     let mut client = Client::new(config());
     feed(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
     assert_eq!(client.interest().write, Outbound::Reset);
-    client.handle_finished(NOW);
+    client.handle(NOW, Event::Finished);
     let reason = client.reason().unwrap();
     assert_eq!((reason.clone(), reason.fault()), (ClientReason::Unasked, Fault::Peer));
 }
@@ -342,11 +344,11 @@ fn a_bad_reply_ends_the_connection_by_a_reset() {
         feed(&mut client, &mut &bad.bytes[..], NOW);
         let truncated = bad.error.label() == "truncated";
         if truncated {
-            client.handle_eof(NOW);
+            client.handle(NOW, Event::Eof);
         }
         let expected = if truncated { Outbound::Finish } else { Outbound::Reset };
         assert_eq!(client.interest().write, expected, "{}", bad.name);
-        client.handle_finished(NOW);
+        client.handle(NOW, Event::Finished);
         let Some(ClientReason::Malformed(error)) = client.reason() else {
             panic!("{}: {:?}", bad.name, client.reason())
         };
@@ -361,9 +363,9 @@ fn a_bad_reply_ends_the_connection_by_a_reset() {
 fn what_had_arrived_before_a_write_failed_is_still_read() {
     let mut client = Client::new(config());
     client.request(&numbered(0, 0), NOW).unwrap();
-    client.handle_lost(NOW, Way::Out, Lost::Reset);
+    client.handle(NOW, Event::Error(Direction::Write, ConnectionError::Reset));
     feed(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
-    client.handle_lost(NOW, Way::In, Lost::Reset);
+    client.handle(NOW, Event::Error(Direction::Read, ConnectionError::Reset));
     assert_eq!(number(&client.take_reply().unwrap()), 0);
     assert_eq!(client.reason().unwrap().label(), "reset");
 }

@@ -7,7 +7,8 @@ use std::{
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Fault, Instant, Interest, Linger, Lost, Machine, Outbound, Reason as _, Way, drive,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound,
+    Reason as _, drive,
     message::{
         Config, Connection, DecodeError, Message, Reason, Server,
         service::{self, Asked, Events, Service},
@@ -376,10 +377,15 @@ fn a_loss_says_what_was_owed() {
     let mut machine = checked(config(), service);
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden().repeat(3)));
-    player.play(&Op::Lost(Way::Out, Lost::Reset));
+    player.play(&Op::Lost(Direction::Write, ConnectionError::Reset));
     assert_eq!(
         player.machine().reason(),
-        Some(Reason::Lost { way: Way::Out, why: Lost::Reset, unsent: 146, owed: 2 })
+        Some(Reason::Lost {
+            way: Direction::Write,
+            why: ConnectionError::Reset,
+            unsent: 146,
+            owed: 2
+        })
     );
 }
 
@@ -432,7 +438,7 @@ fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
             machine.write_bufs(&mut bufs);
             let n = bufs[0].len().min(write);
             output.extend_from_slice(&bufs[0][..n]);
-            machine.handle_written(now, n);
+            machine.handle(now, Event::Written(n));
             look(&machine);
         }
         let may_read = machine.interest().read && !input.is_empty();
@@ -441,7 +447,7 @@ fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
             let n = buf.len().min(read).min(input.len());
             buf[..n].copy_from_slice(&input[..n]);
             input = &input[n..];
-            machine.handle_read(now, n);
+            machine.handle(now, Event::Read(n));
             look(&machine);
         }
         if !news && writes != Outbound::Flush && !may_read {
@@ -490,7 +496,7 @@ fn a_reason_says_whose_fault_it_was() {
         (vec![Op::Receive(vec![0, 2, b'[', b']'])], "bad_header", Fault::Peer),
         (vec![Op::Receive(vec![0]), Op::Eof], "truncated", Fault::Peer),
         (vec![Op::Receive(vec![255, 255])], "header_too_long", Fault::Limit),
-        (vec![Op::Lost(Way::In, Lost::TimedOut)], "timed_out", Fault::Lost),
+        (vec![Op::Lost(Direction::Read, ConnectionError::TimedOut)], "timed_out", Fault::Lost),
     ];
     for (mut ops, label, fault) in ends {
         let mut machine = checked(config(), echo());

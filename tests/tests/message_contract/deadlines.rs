@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wirestate_core::{
-    Instant, Machine, Outbound,
+    Event, Instant, Machine, Outbound,
     drive::{collect, feed},
     message::{
         Client, ClientConfig, ClientReason, Config, Connection, Message, Reason, Server,
@@ -53,10 +53,10 @@ fn sent<M: Machine>(machine: &mut M, time: Duration) -> Vec<u8> {
 /// Nothing happens up to a millisecond before `time`; then it does.
 fn expires_at<M: Machine>(machine: &mut M, time: Duration) {
     let state = machine.status().state;
-    machine.handle_timeout(at(time.checked_sub(MILLI).unwrap()), 0);
+    machine.handle(at(time.checked_sub(MILLI).unwrap()), Event::Timeout { unacknowledged: 0 });
     assert_eq!(machine.status().state, state, "not before its time");
     assert_eq!(machine.poll_timeout(), Some(at(time)), "in {state}");
-    machine.handle_timeout(at(time), 0);
+    machine.handle(at(time), Event::Timeout { unacknowledged: 0 });
     assert_ne!(machine.status().state, state, "at its time");
 }
 
@@ -105,7 +105,7 @@ fn a_content_that_comes_at_the_least_rate_may_take_as_long_as_it_takes() {
     let request = frames([&Message::binary(vec![1; 100 * 1024])]);
     for (piece, time) in request.chunks(1100).zip(0..) {
         receive(&mut machine, piece, secs(time));
-        machine.handle_timeout(at(secs(time)), 0);
+        machine.handle(at(secs(time)), Event::Timeout { unacknowledged: 0 });
     }
     assert_eq!(sent(&mut machine, secs(95)), request, "after a minute and a half");
     // Its deadline follows the bytes: 60 KiB are due in 60 s, and no more come.
@@ -164,11 +164,11 @@ fn a_peer_must_take_a_byte_of_its_reply_within_10_s() {
     };
     expires_at(&mut owed(), secs(11));
     let mut machine = owed();
-    machine.handle_written(at(secs(10)), 1);
-    machine.handle_timeout(at(secs(10)), 0);
+    machine.handle(at(secs(10)), Event::Written(1));
+    machine.handle(at(secs(10)), Event::Timeout { unacknowledged: 0 });
     expires_at(&mut machine, secs(20));
     assert_eq!(machine.interest().write, Outbound::Reset);
-    machine.handle_finished(at(secs(20)));
+    machine.handle(at(secs(20)), Event::Finished);
     let Some(Reason::WriteStalled { limit, unsent }) = machine.reason() else { panic!() };
     assert_eq!((limit, unsent), (secs(10), 2 * 146 - 1));
 }
@@ -181,12 +181,12 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     let mut kernel = 0;
     while machine.status().state == "open" {
         let now = machine.poll_timeout().unwrap();
-        machine.handle_written(now, 10);
+        machine.handle(now, Event::Written(10));
         kernel += 10;
-        machine.handle_timeout(now, kernel);
+        machine.handle(now, Event::Timeout { unacknowledged: kernel });
         assert!(now <= at(secs(11)));
     }
-    machine.handle_finished(at(secs(11)));
+    machine.handle(at(secs(11)), Event::Finished);
     assert!(matches!(machine.reason(), Some(Reason::WriteStalled { .. })));
 
     // Not even if the kernel takes all of them at once.
@@ -195,19 +195,19 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     let kernel = sent(&mut machine, secs(1)).len();
     while machine.status().state == "idle" {
         let now = machine.poll_timeout().unwrap();
-        machine.handle_timeout(now, kernel);
+        machine.handle(now, Event::Timeout { unacknowledged: kernel });
         assert!(now <= at(secs(11)));
     }
-    machine.handle_finished(at(secs(11)));
+    machine.handle(at(secs(11)), Event::Finished);
     assert!(matches!(machine.reason(), Some(Reason::WriteStalled { unsent: 146, .. })));
 
     // One acknowledged byte does.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
-    machine.handle_written(at(secs(1)), 100);
+    machine.handle(at(secs(1)), Event::Written(100));
     for unacknowledged in (0..100).rev() {
         let now = machine.poll_timeout().unwrap();
-        machine.handle_timeout(now, unacknowledged);
+        machine.handle(now, Event::Timeout { unacknowledged });
         assert_eq!(machine.status().state, "open");
     }
 }
@@ -220,7 +220,7 @@ fn a_connection_that_asks_nothing_is_closed_after_60_s() {
     let _ = sent(&mut machine, secs(51));
     expires_at(&mut machine, secs(111));
     assert_eq!(machine.interest().write, Outbound::Finish, "nothing is owed");
-    machine.handle_finished(at(secs(111)));
+    machine.handle(at(secs(111)), Event::Finished);
     // Whoever asks too late is read and not answered, for 2 s.
     receive(&mut machine, &golden(), secs(112));
     assert_eq!(machine.interest().write, Outbound::Finished);
@@ -240,7 +240,7 @@ fn a_connection_that_is_owed_a_reply_is_not_idle() {
 fn one_step_of_the_clock_past_all_deadlines_ends_it_once() {
     let mut machine = serving(Events::default());
     receive(&mut machine, &[&golden()[..], &golden()[..7]].concat(), secs(0));
-    machine.handle_timeout(at(secs(3600)), 0);
+    machine.handle(at(secs(3600)), Event::Timeout { unacknowledged: 0 });
     assert_eq!(machine.status().state, "closing");
     let reply = sent(&mut machine, secs(3600));
     assert_eq!(told(&reply).matches("result").count(), 1);
@@ -258,7 +258,7 @@ fn asking() -> Checked<Client> {
 fn a_client_waits_10_s_for_its_request_to_be_taken() {
     let mut client = asking();
     expires_at(&mut client, secs(11));
-    client.handle_finished(at(secs(11)));
+    client.handle(at(secs(11)), Event::Finished);
     assert!(
         matches!(client.reason(), Some(ClientReason::WriteStalled { limit, .. }) if limit == secs(10))
     );
@@ -273,7 +273,7 @@ fn a_client_waits_30_s_for_each_reply() {
     // From the reply before.
     expires_at(&mut client, secs(50));
     assert_eq!(client.interest().write, Outbound::Reset, "half of an answer is no clean end");
-    client.handle_finished(at(secs(50)));
+    client.handle(at(secs(50)), Event::Finished);
     assert_eq!(client.reason(), Some(ClientReason::NoReply { limit: secs(30) }));
     let reply = client.machine_mut().take_reply().unwrap();
     assert_eq!(&*reply.content, b"!", "what had come can be taken");
@@ -287,7 +287,7 @@ fn a_reply_has_a_frames_time_once_it_has_begun() {
     let reply = frames([&Message::binary("!")]);
     receive(&mut client, &reply[..20], secs(28));
     expires_at(&mut client, secs(33));
-    client.handle_finished(at(secs(33)));
+    client.handle(at(secs(33)), Event::Finished);
     let Some(ClientReason::FrameTimeout { have, limit, .. }) = client.reason() else { panic!() };
     assert_eq!((have, limit), (20, secs(5)));
 }
@@ -296,6 +296,6 @@ fn a_reply_has_a_frames_time_once_it_has_begun() {
 fn a_client_that_asks_nothing_waits_for_ever() {
     let mut client = Checked::new(Client::new(ClientConfig::default()), MUCH);
     assert_eq!(client.poll_timeout(), None);
-    client.handle_timeout(at(secs(1_000_000)), 0);
+    client.handle(at(secs(1_000_000)), Event::Timeout { unacknowledged: 0 });
     assert_eq!(client.status().state, "idle");
 }

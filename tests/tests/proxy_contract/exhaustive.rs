@@ -1,23 +1,23 @@
 //! Every interleaving of what can end a side, with buffers of one, two and three bytes.
 
-use wirestate_core::{Lost, proxy::Side};
+use wirestate_core::{ConnectionError, proxy::Side};
 use wirestate_testkit::script::Sent;
 
-use crate::pair::{Event, Other, Pair};
+use crate::pair::{Act, Other, Pair};
 
-const EVENTS: [Event; 8] = [
-    Event::Receive(2),
-    Event::Take(1),
-    Event::Fin,
-    Event::LostIn(Lost::Reset),
-    Event::LostOut(Lost::Reset),
-    Event::LostOut(Lost::TimedOut),
-    Event::Timeout,
-    Event::ShutDown,
+const EVENTS: [Act; 8] = [
+    Act::Receive(2),
+    Act::Take(1),
+    Act::Fin,
+    Act::LostIn(ConnectionError::Reset),
+    Act::LostOut(ConnectionError::Reset),
+    Act::LostOut(ConnectionError::TimedOut),
+    Act::Timeout,
+    Act::ShutDown,
 ];
 
 /// Calls `f` with every list of `length` events on either side.
-fn every_list(length: usize, f: impl Fn(&[(Side, Event)])) -> usize {
+fn every_list(length: usize, f: impl Fn(&[(Side, Act)])) -> usize {
     let all: Vec<_> =
         Side::BOTH.into_iter().flat_map(|side| EVENTS.map(|event| (side, event))).collect();
     let lists = all.len().pow(u32::try_from(length).unwrap());
@@ -35,15 +35,15 @@ fn every_list(length: usize, f: impl Fn(&[(Side, Event)])) -> usize {
 }
 
 /// How both sides were ended, and why, after `list` and then the idle time.
-fn end(mut pair: Pair, list: &[(Side, Event)]) -> Pair {
+fn end(mut pair: Pair, list: &[(Side, Act)]) -> Pair {
     for (side, event) in list {
         pair.happen(*side, *event);
     }
     pair.play_out();
     // Whatever is left ends by the deadline, and what that leaves to be done.
-    pair.happen(Side::Client, Event::Timeout);
+    pair.happen(Side::Client, Act::Timeout);
     pair.play_out();
-    pair.happen(Side::Upstream, Event::Timeout);
+    pair.happen(Side::Upstream, Act::Timeout);
     pair.play_out();
     pair
 }
@@ -84,7 +84,7 @@ fn every_interleaving_of_fin_reset_and_timeout() {
                     && other.broken.is_none()
                     && !peer.lost
                     && peer.sent == Some(Sent::Rst)
-                    && !list.iter().any(|(_, event)| *event == Event::Timeout)
+                    && !list.iter().any(|(_, event)| *event == Act::Timeout)
                 {
                     assert_eq!(pair.relayed(side), other.input, "{list:?}: not flushed");
                 }

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, mem, num::NonZeroUsize, time::Duration};
 
 use wirestate_core::{
-    Instant, Linger, Lost, Machine, Outbound, Reason as _, Way,
+    ConnectionError, Direction, Event, Instant, Linger, Machine, Outbound, Reason as _,
     drive::MAX_SLICES,
     proxy::{Config, NoUpstream, Reason, Relay, Relays, Side},
 };
@@ -14,15 +14,15 @@ use wirestate_testkit::{
 
 /// Something that happens to a side of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum Act {
     /// So many bytes arrive.
     Receive(u8),
     /// A FIN arrives behind all that has arrived before.
     Fin,
     /// Reading fails behind all that has arrived before.
-    LostIn(Lost),
+    LostIn(ConnectionError),
     /// Writing fails, if the side is written to.
-    LostOut(Lost),
+    LostOut(ConnectionError),
     /// The kernel takes so many bytes at most, or the FIN or RST that is wanted.
     Take(u8),
     /// A read finds nothing.
@@ -41,7 +41,7 @@ pub(crate) struct Peer {
     history: Option<History>,
     arrived: VecDeque<Arrived>,
     /// Writing to it has failed.
-    pub(crate) broken: Option<Lost>,
+    pub(crate) broken: Option<ConnectionError>,
     /// What the relay was given.
     pub(crate) input: Vec<u8>,
     /// What it was sent.
@@ -59,7 +59,7 @@ pub(crate) struct Peer {
 enum Arrived {
     Byte(u8),
     Fin,
-    Lost(Lost),
+    Lost(ConnectionError),
 }
 
 impl Peer {
@@ -178,31 +178,31 @@ impl Pair {
         }
     }
 
-    pub(crate) fn happen(&mut self, side: Side, event: Event) {
+    pub(crate) fn happen(&mut self, side: Side, event: Act) {
         match event {
-            Event::Receive(n) => {
+            Act::Receive(n) => {
                 let peer = &mut self.peers[side as usize];
                 for _ in 0..n {
                     peer.arrived.push_back(Arrived::Byte(peer.next));
                     peer.next = peer.next.wrapping_add(1);
                 }
             }
-            Event::Fin => self.peers[side as usize].arrived.push_back(Arrived::Fin),
-            Event::LostIn(why) => self.peers[side as usize].arrived.push_back(Arrived::Lost(why)),
-            Event::LostOut(why) => self.with(side, |machine, peer, now| {
+            Act::Fin => self.peers[side as usize].arrived.push_back(Arrived::Fin),
+            Act::LostIn(why) => self.peers[side as usize].arrived.push_back(Arrived::Lost(why)),
+            Act::LostOut(why) => self.with(side, |machine, peer, now| {
                 if matches!(machine.write(), Outbound::Flush | Outbound::Finish) {
                     peer.broken = Some(why);
                     peer.lost = true;
-                    machine.lose(now, Way::Out, why);
+                    machine.lose(now, Direction::Write, why);
                 }
             }),
-            Event::Take(n) => self.with(side, |machine, peer, now| machine.take(now, n, peer)),
-            Event::Release => self.with(side, |machine, peer, _| {
+            Act::Take(n) => self.with(side, |machine, peer, now| machine.take(now, n, peer)),
+            Act::Release => self.with(side, |machine, peer, _| {
                 if peer.arrived.is_empty() && machine.reads() {
                     machine.found_nothing();
                 }
             }),
-            Event::Timeout => {
+            Act::Timeout => {
                 let seen = |relay: &Relay| {
                     (Side::BOTH.map(|side| relay.interest(side)), relay.status(), relay.is_done())
                 };
@@ -217,11 +217,11 @@ impl Pair {
                     }
                 }
             }
-            Event::Wait(seconds) => {
+            Act::Wait(seconds) => {
                 self.now += Duration::from_secs(seconds.into());
                 self.with(side, |machine, _, now| machine.expire(now));
             }
-            Event::ShutDown => {
+            Act::ShutDown => {
                 self.asked = true;
                 self.with(side, |machine, _, now| machine.stop(now));
             }
@@ -242,7 +242,7 @@ impl Pair {
                 )
             };
             let Some(side) = Side::BOTH.into_iter().find(|side| wants(*side)) else { return };
-            self.happen(side, Event::Take(u8::MAX));
+            self.happen(side, Act::Take(u8::MAX));
         }
     }
 
@@ -283,7 +283,7 @@ trait Held {
     fn write(&self) -> Outbound;
     fn read(&mut self, now: Instant, peer: &mut Peer);
     fn take(&mut self, now: Instant, n: u8, peer: &mut Peer);
-    fn lose(&mut self, now: Instant, way: Way, why: Lost);
+    fn lose(&mut self, now: Instant, way: Direction, why: ConnectionError);
     fn found_nothing(&mut self);
     fn expire(&mut self, now: Instant);
     fn stop(&mut self, now: Instant);
@@ -316,15 +316,15 @@ impl<M: Machine> Held for Checked<M> {
                         peer.input.push(byte);
                         n += 1;
                     }
-                    self.handle_read(now, n);
+                    self.handle(now, Event::Read(n));
                 }
                 (Arrived::Fin, None) => {
                     peer.fin = true;
-                    self.handle_eof(now);
+                    self.handle(now, Event::Eof);
                 }
                 (Arrived::Fin, Some(why)) | (Arrived::Lost(why), _) => {
                     peer.lost = true;
-                    self.handle_lost(now, Way::In, why);
+                    self.handle(now, Event::Error(Direction::Read, why));
                 }
             }
         }
@@ -339,32 +339,32 @@ impl<M: Machine> Held for Checked<M> {
                 let before = peer.output.len();
                 peer.output.extend(bufs[..count].iter().copied().flatten().take(n.into()));
                 let taken = peer.output.len() - before;
-                self.handle_written(now, taken);
+                self.handle(now, Event::Written(taken));
             }
             Outbound::Finish => {
                 peer.sent = Some(Sent::Fin);
-                self.handle_finished(now);
+                self.handle(now, Event::Finished);
             }
             Outbound::Reset => {
                 peer.sent = Some(Sent::Rst);
-                self.handle_finished(now);
+                self.handle(now, Event::Finished);
             }
         }
     }
 
-    fn lose(&mut self, now: Instant, way: Way, why: Lost) {
-        self.handle_lost(now, way, why);
+    fn lose(&mut self, now: Instant, way: Direction, why: ConnectionError) {
+        self.handle(now, Event::Error(way, why));
     }
 
     fn found_nothing(&mut self) {
-        self.release();
+        self.handle(Instant::EPOCH, Event::Release);
     }
 
     fn expire(&mut self, now: Instant) {
-        self.handle_timeout(now, 0);
+        self.handle(now, Event::Timeout { unacknowledged: 0 });
     }
 
     fn stop(&mut self, now: Instant) {
-        self.shut_down(now);
+        self.handle(now, Event::ShutDown);
     }
 }

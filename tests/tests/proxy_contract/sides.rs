@@ -1,10 +1,10 @@
 //! Whatever happens to the two sides, drawn; and the cases that have a name.
 
 use proptest::{prelude::*, sample::select, test_runner::FileFailurePersistence};
-use wirestate_core::{Lost, Outbound, proxy::Side};
+use wirestate_core::{ConnectionError, Outbound, proxy::Side};
 use wirestate_testkit::script::Sent;
 
-use crate::pair::{Event, Other, Pair};
+use crate::pair::{Act, Other, Pair};
 
 fn proptest_config() -> ProptestConfig {
     let file = FileFailurePersistence::Direct("proptest-regressions/proxy_contract.txt");
@@ -13,24 +13,24 @@ fn proptest_config() -> ProptestConfig {
 
 const OTHERS: [&[Other]; 3] = [&[], &[Other::Refuses], &[Other::Accepts, Other::Refuses]];
 
-fn events() -> impl Strategy<Value = Vec<(Side, Event)>> {
+fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
     let lost = prop_oneof![
-        3 => Just(Lost::Reset),
-        1 => Just(Lost::TimedOut),
-        1 => Just(Lost::WroteZero),
-        1 => any::<i32>().prop_map(|errno| Lost::Other { errno }),
+        3 => Just(ConnectionError::Reset),
+        1 => Just(ConnectionError::TimedOut),
+        1 => Just(ConnectionError::WriteZero),
+        1 => any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
     ];
     // What ends a connection is rare, so that something happens before it.
     let event = prop_oneof![
-        24 => (1..20_u8).prop_map(Event::Receive),
-        24 => (1..20_u8).prop_map(Event::Take),
-        8 => Just(Event::Release),
-        4 => (0..400_u16).prop_map(Event::Wait),
-        1 => Just(Event::Timeout),
-        2 => Just(Event::Fin),
-        1 => lost.clone().prop_map(Event::LostIn),
-        1 => lost.prop_map(Event::LostOut),
-        1 => Just(Event::ShutDown),
+        24 => (1..20_u8).prop_map(Act::Receive),
+        24 => (1..20_u8).prop_map(Act::Take),
+        8 => Just(Act::Release),
+        4 => (0..400_u16).prop_map(Act::Wait),
+        1 => Just(Act::Timeout),
+        2 => Just(Act::Fin),
+        1 => lost.clone().prop_map(Act::LostIn),
+        1 => lost.prop_map(Act::LostOut),
+        1 => Just(Act::ShutDown),
     ];
     let side = prop_oneof![Just(Side::Client), Just(Side::Upstream)];
     prop::collection::vec((side, event), 0..200)
@@ -57,7 +57,7 @@ proptest! {
     }
 }
 
-fn play(events: &[(Side, Event)]) -> Pair {
+fn play(events: &[(Side, Act)]) -> Pair {
     let mut pair = Pair::new(8);
     for (side, event) in events {
         pair.happen(*side, *event);
@@ -68,16 +68,16 @@ fn play(events: &[(Side, Event)]) -> Pair {
 #[test]
 fn a_late_answer_follows_the_clients_fin() {
     let mut pair = play(&[
-        (Side::Client, Event::Receive(3)),
-        (Side::Client, Event::Fin),
-        (Side::Upstream, Event::Take(9)),
-        (Side::Upstream, Event::Take(9)),
-        (Side::Upstream, Event::Wait(500)),
-        (Side::Upstream, Event::Receive(5)),
+        (Side::Client, Act::Receive(3)),
+        (Side::Client, Act::Fin),
+        (Side::Upstream, Act::Take(9)),
+        (Side::Upstream, Act::Take(9)),
+        (Side::Upstream, Act::Wait(500)),
+        (Side::Upstream, Act::Receive(5)),
     ]);
     assert_eq!(pair.peer(Side::Upstream).sent, Some(Sent::Fin));
     assert_eq!(pair.relay.status().state, "client_finished");
-    pair.happen(Side::Upstream, Event::Fin);
+    pair.happen(Side::Upstream, Act::Fin);
     pair.play_out();
     assert_eq!(pair.peer(Side::Client).output.len(), 5);
     assert_eq!((pair.peer(Side::Client).sent, pair.label()), (Some(Sent::Fin), Some("finished")));
@@ -89,9 +89,9 @@ fn a_reset_is_passed_on_as_one_in_each_direction() {
     for side in Side::BOTH {
         let other = side.other();
         let mut pair = play(&[
-            (side, Event::Receive(4)),
-            (other, Event::Receive(2)),
-            (side, Event::LostIn(Lost::Reset)),
+            (side, Act::Receive(4)),
+            (other, Act::Receive(2)),
+            (side, Act::LostIn(ConnectionError::Reset)),
         ]);
         assert!(pair.relay.interest(side).is_done(), "nothing more can be done for it");
         assert_eq!(pair.relay.interest(other).write, Outbound::Flush);
@@ -108,10 +108,10 @@ fn a_reset_is_passed_on_as_one_in_each_direction() {
 #[test]
 fn a_reset_that_a_write_meets_is_passed_on_behind_a_fin() {
     let mut pair = play(&[
-        (Side::Client, Event::Fin),
-        (Side::Upstream, Event::Take(1)),
-        (Side::Upstream, Event::Receive(6)),
-        (Side::Client, Event::LostOut(Lost::Reset)),
+        (Side::Client, Act::Fin),
+        (Side::Upstream, Act::Take(1)),
+        (Side::Upstream, Act::Receive(6)),
+        (Side::Client, Act::LostOut(ConnectionError::Reset)),
     ]);
     pair.play_out();
     let upstream = pair.peer(Side::Upstream);
@@ -122,10 +122,10 @@ fn a_reset_that_a_write_meets_is_passed_on_behind_a_fin() {
 fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
     let mut pair = Pair::new(2);
     for (side, event) in [
-        (Side::Upstream, Event::Receive(1)),
-        (Side::Client, Event::Receive(5)),
-        (Side::Client, Event::LostOut(Lost::Reset)),
-        (Side::Client, Event::Fin), // as the kernel says it; it is no FIN
+        (Side::Upstream, Act::Receive(1)),
+        (Side::Client, Act::Receive(5)),
+        (Side::Client, Act::LostOut(ConnectionError::Reset)),
+        (Side::Client, Act::Fin), // as the kernel says it; it is no FIN
     ] {
         pair.happen(side, event);
     }
@@ -139,17 +139,17 @@ fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
 fn an_upstream_that_is_lost_untouched_is_replaced() {
     let mut pair = Pair::announced(8, &[Other::Accepts]);
     for (side, event) in [
-        (Side::Upstream, Event::Take(2)), // of the header
-        (Side::Client, Event::Receive(4)),
-        (Side::Client, Event::Fin),
-        (Side::Upstream, Event::LostIn(Lost::TimedOut)),
+        (Side::Upstream, Act::Take(2)), // of the header
+        (Side::Client, Act::Receive(4)),
+        (Side::Client, Act::Fin),
+        (Side::Upstream, Act::LostIn(ConnectionError::TimedOut)),
     ] {
         pair.happen(side, event);
     }
     assert_eq!((pair.deserters.len(), pair.deserters[0].output.len()), (1, 2));
     assert_eq!(pair.relay.status().state, "client_finished");
     pair.play_out();
-    pair.happen(Side::Upstream, Event::Fin);
+    pair.happen(Side::Upstream, Act::Fin);
     pair.play_out();
     assert_eq!(pair.relayed(Side::Upstream), [0, 1, 2, 3]);
     assert_eq!((pair.peer(Side::Client).sent, pair.label()), (Some(Sent::Fin), Some("finished")));
@@ -160,9 +160,9 @@ fn an_upstream_that_is_lost_untouched_is_replaced() {
 fn the_last_upstream_is_not_replaced() {
     for others in [&[][..], &[Other::Accepts]] {
         let mut pair = Pair::announced(8, others);
-        pair.happen(Side::Client, Event::Receive(4));
+        pair.happen(Side::Client, Act::Receive(4));
         for _ in 0..=others.len() {
-            pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
+            pair.happen(Side::Upstream, Act::LostIn(ConnectionError::Reset));
         }
         pair.play_out();
         assert_eq!(pair.deserters.len(), others.len());
@@ -175,11 +175,11 @@ fn the_last_upstream_is_not_replaced() {
 
 #[test]
 fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
-    for (side, event) in [(Side::Upstream, Event::Take(4)), (Side::Upstream, Event::Receive(1))] {
+    for (side, event) in [(Side::Upstream, Act::Take(4)), (Side::Upstream, Act::Receive(1))] {
         let mut pair = Pair::announced(8, &[Other::Accepts]);
-        pair.happen(Side::Client, Event::Receive(4));
+        pair.happen(Side::Client, Act::Receive(4));
         pair.happen(side, event);
-        pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
+        pair.happen(Side::Upstream, Act::LostIn(ConnectionError::Reset));
         pair.play_out();
         assert!(pair.deserters.is_empty());
         assert_eq!(
@@ -194,10 +194,10 @@ fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
 fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
     let mut pair = Pair::announced(8, &[Other::Accepts]);
     for (side, event) in [
-        (Side::Client, Event::Receive(4)),
-        (Side::Upstream, Event::LostOut(Lost::Reset)),
-        (Side::Upstream, Event::Receive(3)),
-        (Side::Upstream, Event::Fin), // as the kernel says it; it is no FIN
+        (Side::Client, Act::Receive(4)),
+        (Side::Upstream, Act::LostOut(ConnectionError::Reset)),
+        (Side::Upstream, Act::Receive(3)),
+        (Side::Upstream, Act::Fin), // as the kernel says it; it is no FIN
     ] {
         pair.happen(side, event);
     }
@@ -209,10 +209,10 @@ fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
 /// What it still sends would otherwise be answered by a reset, which may overtake the FIN.
 #[test]
 fn a_client_for_which_there_is_no_upstream_is_listened_to_for_a_while() {
-    let refused = |events: &[Event]| {
+    let refused = |events: &[Act]| {
         let mut pair = Pair::announced(8, &[Other::Refuses]);
-        pair.happen(Side::Upstream, Event::LostIn(Lost::Reset));
-        pair.happen(Side::Client, Event::Receive(5));
+        pair.happen(Side::Upstream, Act::LostIn(ConnectionError::Reset));
+        pair.happen(Side::Client, Act::Receive(5));
         pair.play_out();
         assert_eq!(pair.peer(Side::Client).sent, Some(Sent::Fin));
         assert_eq!((pair.relay.status().state, pair.relay.status().queued), ("lingering", 0));
@@ -223,23 +223,23 @@ fn a_client_for_which_there_is_no_upstream_is_listened_to_for_a_while() {
         assert_eq!(pair.label(), Some("no_upstream"), "{events:?}");
         pair.peer(Side::Client).input.len()
     };
-    assert_eq!(refused(&[Event::Receive(9), Event::Fin]), 14);
-    assert_eq!(refused(&[Event::LostIn(Lost::Reset)]), 5);
-    assert_eq!(refused(&[Event::Receive(9), Event::Wait(1), Event::Wait(1)]), 14);
-    let flood = [Event::Receive(255); 65_536 / 255];
+    assert_eq!(refused(&[Act::Receive(9), Act::Fin]), 14);
+    assert_eq!(refused(&[Act::LostIn(ConnectionError::Reset)]), 5);
+    assert_eq!(refused(&[Act::Receive(9), Act::Wait(1), Act::Wait(1)]), 14);
+    let flood = [Act::Receive(255); 65_536 / 255];
     assert!(refused(&flood) < 65_536 + 255);
 }
 
 #[test]
 fn a_byte_on_any_side_moves_the_one_deadline() {
     let mut pair = Pair::new(8);
-    for event in [Event::Receive(1), Event::Take(1), Event::Receive(1), Event::Take(1)] {
-        pair.happen(Side::Client, Event::Wait(400));
-        let side = if event == Event::Take(1) { Side::Upstream } else { Side::Client };
+    for event in [Act::Receive(1), Act::Take(1), Act::Receive(1), Act::Take(1)] {
+        pair.happen(Side::Client, Act::Wait(400));
+        let side = if event == Act::Take(1) { Side::Upstream } else { Side::Client };
         pair.happen(side, event);
     }
     assert_eq!(pair.relay.status().state, "open");
-    pair.happen(Side::Upstream, Event::Wait(600));
+    pair.happen(Side::Upstream, Act::Wait(600));
     pair.play_out();
     for side in Side::BOTH {
         assert_eq!(pair.peer(side).sent, Some(Sent::Rst), "a FIN would say that all was said");
@@ -251,14 +251,14 @@ fn a_byte_on_any_side_moves_the_one_deadline() {
 #[test]
 fn a_drain_ends_with_two_fins_when_it_is_quiet() {
     let mut pair = play(&[
-        (Side::Client, Event::ShutDown),
-        (Side::Client, Event::Wait(0)),
-        (Side::Client, Event::Receive(3)),
-        (Side::Upstream, Event::Wait(5)),
+        (Side::Client, Act::ShutDown),
+        (Side::Client, Act::Wait(0)),
+        (Side::Client, Act::Receive(3)),
+        (Side::Upstream, Act::Wait(5)),
     ]);
     assert_eq!(pair.relay.status().state, "draining", "bytes wait to be sent");
-    pair.happen(Side::Upstream, Event::Take(3));
-    pair.happen(Side::Upstream, Event::Wait(1));
+    pair.happen(Side::Upstream, Act::Take(3));
+    pair.happen(Side::Upstream, Act::Wait(1));
     pair.play_out();
     for side in Side::BOTH {
         assert_eq!(pair.peer(side).sent, Some(Sent::Fin));

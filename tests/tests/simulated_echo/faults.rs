@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use wirestate_core::{
-    Lost, Reason as _, Way,
+    ConnectionError, Direction, Reason as _,
     drive::{Clock as _, Drive, Ended, Sink as _},
     echo::{Client, ClientConfig, LoadReason},
     runtime::{Listener as _, Runtime as _},
@@ -155,7 +155,7 @@ fn a_write_that_takes_nothing_is_a_loss_and_not_tried_again() {
     scene.server.set_faults(Faults { zero_write: 1000, ..Faults::NONE });
     let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.lost, Some(Lost::Reset), "a FIN would say that all has been sent");
+    assert_eq!(heard.lost, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
     scene.end();
     assert_eq!(scene.ended("wrote_zero"), 1);
 }
@@ -192,5 +192,14 @@ fn a_reset_that_a_write_has_heard_of_is_no_end_of_the_input() {
         (ended.unwrap_err().label(), told)
     });
     let (label, told) = world.run_until(&talk).unwrap();
-    assert_eq!((label, &*told), ("reset", &[(Way::Out, Lost::Reset), (Way::In, Lost::Reset)][..]));
+    assert_eq!(
+        (label, &*told),
+        (
+            "reset",
+            &[
+                (Direction::Write, ConnectionError::Reset),
+                (Direction::Read, ConnectionError::Reset)
+            ][..]
+        )
+    );
 }

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     admission::Limits,
     drive::Ended,
     echo::{Config, LoadConfig, LoadReason, Server},
@@ -52,7 +52,7 @@ fn a_peer_that_takes_nothing_is_reset_at_the_deadline() {
     let acts = vec![Act::Send(vec![1; 30_000].into()), Act::Wait(seconds(400)), Act::ReceiveAll];
     let heard = peer(&client, acts);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.lost, Some(Lost::Reset), "a FIN would say that all has been sent");
+    assert_eq!(heard.lost, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
     assert_eq!(scene.ended("idle_timeout"), 1);
     scene.end();
 }
@@ -130,7 +130,7 @@ fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
     let client = scene.world.host("client");
     scene.server.set_faults(Faults { accept_aborted: 1000, ..Faults::NONE });
     let aborted = peer(&client, vec![Act::ReceiveAll]);
-    assert_eq!(scene.world.run_until(&aborted).unwrap().lost, Some(Lost::Reset));
+    assert_eq!(scene.world.run_until(&aborted).unwrap().lost, Some(ConnectionError::Reset));
     scene.server.set_faults(Faults::NONE);
     scene.world.run_until(&load(&client, LoadConfig::default())).unwrap();
     scene.end();
@@ -287,7 +287,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
     scene.stop.now();
     scene.world.run().unwrap();
     assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 0 }));
-    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
+    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
 }
 
 /// Closing at once would answer what the peer still sends with a reset.
@@ -323,7 +323,7 @@ fn who_takes_too_long_to_drain_is_reset() {
     scene.world.run_for(seconds(2)).unwrap();
     assert_eq!(scene.ended("aborted"), 1, "after 10 s");
     assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
-    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
+    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
 }
 
 #[test]

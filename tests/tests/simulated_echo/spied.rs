@@ -2,7 +2,8 @@
 
 use std::task::Context;
 
-use wirestate_core::{Instant, Interest, Lost, Machine, Status, Way};
+use bytes::Bytes;
+use wirestate_core::{ConnectionError, Direction, Event, Instant, Interest, Machine, Status};
 
 /// A machine, and who is told what it is told.
 pub(crate) struct Spied<M, F> {
@@ -15,7 +16,7 @@ pub(crate) struct Spied<M, F> {
 pub(crate) enum Told<'a> {
     Read(&'a [u8]),
     Eof,
-    Lost(Way, Lost),
+    Lost(Direction, ConnectionError),
 }
 
 impl<M: Machine, F: FnMut(Told<'_>)> Spied<M, F> {
@@ -28,6 +29,7 @@ impl<M: Machine, F: FnMut(Told<'_>)> Spied<M, F> {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
 impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
     type Reason = M::Reason;
 
@@ -39,47 +41,30 @@ impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
         self.machine.read_buf()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        (self.spy)(Told::Read(&self.machine.read_buf()[..n]));
-        self.machine.handle_read(now, n);
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        (self.spy)(Told::Eof);
-        self.machine.handle_eof(now);
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        (self.spy)(Told::Lost(way, why));
-        self.machine.handle_lost(now, way, why);
-    }
-
-    fn release(&mut self) {
-        self.machine.release();
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.machine.write_bufs(out)
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.machine.handle_written(now, n);
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.machine.write_owned(out, most)
     }
 
-    fn handle_finished(&mut self, now: Instant) {
-        self.machine.handle_finished(now);
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        self.machine.shut_down(now);
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => (self.spy)(Told::Read(&self.machine.read_buf()[..n])),
+            Event::Eof => (self.spy)(Told::Eof),
+            Event::Error(way, why) => (self.spy)(Told::Lost(way, why)),
+            Event::Written(_)
+            | Event::Finished
+            | Event::Timeout { .. }
+            | Event::ShutDown
+            | Event::Release => {}
+        }
+        self.machine.handle(now, event);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine.poll_timeout()
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        self.machine.handle_timeout(now, unacknowledged);
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {

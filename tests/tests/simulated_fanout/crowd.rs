@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     fanout::{Config, Framing, OnLag},
     runtime::Runtime as _,
 };
@@ -243,7 +243,7 @@ fn thousands_share_one_feed(on_lag: OnLag) {
                 Kind::Healthy => assert!(heard.fin && heard.bytes == published),
                 Kind::Late => assert!(heard.fin && published.ends_with(&heard.bytes)),
                 Kind::Slow => assert!(heard.fin),
-                Kind::Stalled => assert!(heard.fin || heard.lost == Some(Lost::Reset)),
+                Kind::Stalled => assert!(heard.fin || heard.lost == Some(ConnectionError::Reset)),
                 Kind::Leaving => assert!(heard.fin && heard.bytes.len() % SIZE == 0),
                 Kind::Resetting => {}
             }

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use wirestate_core::{Instant, Interest, Lost, Machine, Outbound, Status, Way, shared::Lock};
+use bytes::Bytes;
+use wirestate_core::{Event, Instant, Interest, Machine, Outbound, Status, shared::Lock};
 
 /// At most `limit` in any ten times `limit`; `None`: no limit.
 #[derive(Clone, Debug)]
@@ -125,6 +126,7 @@ impl<M> Drop for Metered<M> {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
 impl<M: Machine> Machine for Metered<M> {
     type Reason = M::Reason;
 
@@ -136,59 +138,37 @@ impl<M: Machine> Machine for Metered<M> {
         self.machine.read_buf()
     }
 
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        self.machine.handle_read(now, n);
-        self.look(now);
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        self.machine.handle_eof(now);
-        self.look(now);
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Way, why: Lost) {
-        self.machine.handle_lost(now, way, why);
-        self.look(now);
-    }
-
-    fn release(&mut self) {
-        self.machine.release();
-    }
-
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.machine.write_bufs(out)
     }
 
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        self.machine.handle_written(now, n);
-        let Status { queued, lag, .. } = self.machine.status();
-        self.behind &= queued > 0 || lag > 0;
-        self.look(now);
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.machine.write_owned(out, most)
     }
 
-    fn handle_finished(&mut self, now: Instant) {
-        self.machine.handle_finished(now);
-        self.look(now);
-    }
-
-    fn shut_down(&mut self, now: Instant) {
-        self.machine.shut_down(now);
-        self.look(now);
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.machine.handle(now, event);
+        if let Event::Written(_) = event {
+            let Status { queued, lag, .. } = self.machine.status();
+            self.behind &= queued > 0 || lag > 0;
+        }
+        if event != Event::Release {
+            self.look(now);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine.poll_timeout()
     }
 
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        self.machine.handle_timeout(now, unacknowledged);
-        self.look(now);
-    }
-
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let news = self.machine.poll_shared(now, cx);
         self.look(now);
         news
+    }
+
+    fn work(&self) -> u64 {
+        self.machine.work()
     }
 
     fn status(&self) -> Status {

@@ -187,7 +187,11 @@ async fn reconnect(
                 let stops = stop.poll_asked(cx) > Stopping::No;
                 drive.poll_until(cx, |upstream, now| {
                     if stops {
-                        wirestate_core::Machine::shut_down(upstream, now);
+                        wirestate_core::Machine::handle(
+                            upstream,
+                            now,
+                            wirestate_core::Event::ShutDown,
+                        );
                     }
                     meter.held(now, is_held(upstream));
                     None::<()>

@@ -7,7 +7,7 @@ use std::{
 };
 
 use wirestate_core::{
-    Lost, Reason as _,
+    ConnectionError, Reason as _,
     message::{self, Handle, Message, RequestError},
     runtime::{Listener as _, Runtime as _},
 };
@@ -188,7 +188,7 @@ fn a_drain_answers_what_the_handles_had_asked() {
             match reply {
                 Ok(reply) => assert_eq!(reply, request),
                 Err(RequestError::Ended(reason)) => {
-                    assert!(reason.label() != Lost::Reset.label(), "{reason}");
+                    assert!(reason.label() != ConnectionError::Reset.label(), "{reason}");
                 }
                 Err(error) => panic!("{error}"),
             }

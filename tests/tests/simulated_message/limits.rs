@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     drive::Budget,
     message::{Config, service},
     serve::{Options, Served},
@@ -95,7 +95,11 @@ fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice
     scene.run_for(seconds(15));
     assert_eq!(scene.ended("write_stalled"), 1);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.lost, Some(Lost::Reset), "a FIN would say that it has had all replies");
+    assert_eq!(
+        heard.lost,
+        Some(ConnectionError::Reset),
+        "a FIN would say that it has had all replies"
+    );
     scene.end();
 }
 
@@ -112,7 +116,7 @@ fn a_peer_that_takes_no_replies_is_reset_in_time_whatever_the_kernel_takes() {
     assert_eq!(scene.ended("write_stalled"), 0);
     scene.run_for(seconds(3));
     assert_eq!(scene.ended("write_stalled"), 1);
-    assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+    assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
     scene.end();
 }
 
@@ -288,5 +292,5 @@ fn who_takes_too_long_to_drain_is_reset() {
     let heard = peer(&client, vec![Act::Send(golden().into()), Act::ReceiveAll]);
     scene.run_for(seconds(1));
     assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
-    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
+    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
 }

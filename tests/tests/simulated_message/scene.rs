@@ -148,7 +148,7 @@ pub(crate) fn ask(client: &Host, asked: Vec<Message<'static>>) -> Task<Answers> 
         let ended: Option<Ended<ClientReason>> = outcome.err();
         if ended.is_none() {
             let leave = |client: &mut Checked<Client>, now| {
-                client.shut_down(now);
+                client.handle(now, wirestate_core::Event::ShutDown);
                 None::<Infallible>
             };
             drive.until(leave).await.unwrap_err();

@@ -3,7 +3,7 @@
 use std::{future::poll_fn, time::Duration};
 
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     drive::Ended,
     echo::LoadReason,
     proxy::{Balance, Config, Proxy, Relays, Upstreams},
@@ -53,7 +53,7 @@ fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
         // But not for ever.
         let late = [Act::Wait(seconds(3)), Act::Send("late".into()), Act::Wait(seconds(1))];
         let late = peer(&client, [&hello()[..], &late, &[Act::Send("!".into())]].concat());
-        assert_eq!(scene.world.run_until(&late).unwrap().lost, Some(Lost::Reset));
+        assert_eq!(scene.world.run_until(&late).unwrap().lost, Some(ConnectionError::Reset));
         scene.end();
         assert_eq!(scene.ended("no_upstream"), 2);
     });
@@ -181,7 +181,7 @@ fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
         let client = scene.world.host("client");
         let heard = peer(&client, hello());
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.lost, heard.bytes.len()), (Some(Lost::Reset), 0));
+        assert_eq!((heard.lost, heard.bytes.len()), (Some(ConnectionError::Reset), 0));
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (1, 1));
     });
@@ -233,7 +233,7 @@ fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(Lost::Reset)));
+        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(ConnectionError::Reset)));
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (3, 1));
         assert!(scene.counters().iter().all(|upstream| upstream.failures == 1 && !upstream.up));
@@ -391,7 +391,7 @@ fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
     for failures in 1..=6 {
         let accepting = upstream_on(&drops, "drops", vec![Act::Receive(2), Act::Reset]);
         let heard = peer(&client, hello());
-        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
         scene.world.run_until(&accepting).unwrap();
         let counters = &scene.counters()[0];
         assert_eq!(

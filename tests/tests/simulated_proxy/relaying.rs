@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     proxy::{Config, Side},
 };
 use wirestate_testkit::{
@@ -143,7 +143,7 @@ fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
         let acts = vec![Act::Send(pattern(30_000)), Act::Wait(seconds(10)), Act::Reset];
         peer(&client, acts);
         let heard = scene.world.run_until(&slow).unwrap();
-        assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), false));
+        assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), false));
         let received = scene.clients()[0].received.len();
         assert_eq!(heard.bytes, pattern(received));
         scene.end();
@@ -199,7 +199,7 @@ fn a_clients_reset_arrives_at_the_upstream() {
         let acts = vec![Act::Send(pattern(2000)), Act::Wait(seconds(60)), Act::Reset];
         peer(&client, acts);
         let heard = scene.world.run_until(&upstream).unwrap();
-        assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), false));
+        assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), false));
         assert_eq!(heard.bytes, pattern(2000));
         scene.end();
         assert_eq!(scene.ended("client_lost"), 1);
@@ -216,7 +216,7 @@ fn an_upstreams_reset_arrives_at_the_client() {
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), false));
+        assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), false));
         assert_eq!(heard.bytes, pattern(2000));
         scene.end();
         assert_eq!(scene.ended("upstream_lost"), 1);
@@ -231,7 +231,7 @@ fn a_reset_behind_a_fin_reaches_the_upstream_that_still_answers() {
     let client = scene.world.host("client");
     peer(&client, vec![Act::Send("?".into()), Act::Finish, Act::Receive(5), Act::Reset]);
     let heard = scene.world.run_until(&upstream).unwrap();
-    assert_eq!((heard.lost, heard.fin), (Some(Lost::Reset), true));
+    assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), true));
     scene.end();
     assert_eq!(scene.ended("client_lost"), 1);
 }
@@ -248,7 +248,7 @@ fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
     scene.run_for(seconds(20));
     assert_eq!(scene.ended("idle_timeout"), 1);
     for heard in [heard, upstream] {
-        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
     }
     scene.end();
 }
@@ -343,8 +343,8 @@ fn what_is_still_open_when_the_drain_is_over_is_reset_on_both_sides() {
     let heard = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
     scene.run_for(seconds(1));
     assert_eq!(scene.end().aborted, 1);
-    assert_eq!(heard.take().unwrap().lost, Some(Lost::Reset));
-    assert_eq!(upstream.take().unwrap().lost, Some(Lost::Reset));
+    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(upstream.take().unwrap().lost, Some(ConnectionError::Reset));
     assert!(scene.clients().iter().all(|record| record.ended == Some(Sent::Rst)));
 }
 
@@ -365,7 +365,7 @@ fn a_client_that_takes_nothing_is_idle_whatever_the_kernel_takes() {
         scene.run_for(limit / 5);
         assert_eq!(scene.ended("idle_timeout"), 1);
         for heard in [heard, upstream] {
-            assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(Lost::Reset));
+            assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
         }
         scene.end();
     });

@@ -10,7 +10,7 @@ use std::{
 
 use proptest::prelude::*;
 use wirestate_core::{
-    Instant, Machine, Outbound, Reason as _,
+    Event, Instant, Machine, Outbound, Reason as _,
     admission::{Limits, Peer},
     drive::{collect, feed},
     fanout::{Feed, Upstream},
@@ -142,16 +142,16 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     feed(&mut first, &mut request.as_bytes(), later);
     collect(&mut first, &mut output, later);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    first.handle_timeout(later, 0);
+    first.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(first.status().state, "idle", "it stays");
 
     // There is no room still, so the next one is asked, in the midst of a head.
     assert!(idle.poll_give_way(&mut cx).is_pending());
     assert!(second.poll_shared(later, &mut cx));
     feed(&mut second, &mut &request.as_bytes()[..20], later);
-    second.handle_timeout(later, 0);
+    second.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(second.interest().write, Outbound::Finish);
-    second.handle_finished(later);
+    second.handle(later, Event::Finished);
     let limit = CONNECTIONS;
     assert_eq!(second.reason(), Some(Reason::GaveWay { waited, limit }));
     assert_eq!(second.reason().unwrap().label(), "gave_way");
@@ -170,7 +170,7 @@ fn a_new_connection_has_20_ms_for_its_first_byte_before_it_gives_way() {
     assert!(idle.poll_give_way(&mut cx).is_pending());
     assert!(new.poll_shared(now + Duration::from_millis(5), &mut cx));
     assert_eq!(new.poll_timeout(), Some(now + Duration::from_millis(20)));
-    new.handle_timeout(now + Duration::from_millis(20), 0);
+    new.handle(now + Duration::from_millis(20), Event::Timeout { unacknowledged: 0 });
     assert_eq!(new.interest().write, Outbound::Finish);
 }
 
@@ -209,7 +209,7 @@ fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
     let later = now + Duration::from_millis(1);
     assert!(greedy.poll_shared(later, &mut cx), "before an idle one");
     assert_eq!(greedy.interest().write, Outbound::Finish);
-    greedy.handle_finished(later);
+    greedy.handle(later, Event::Finished);
     assert_eq!(greedy.reason().unwrap().label(), "gave_way");
 }
 
@@ -225,7 +225,7 @@ fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
     assert!(idle.poll_give_way(&mut cx).is_pending());
     assert!(!first.poll_shared(now, &mut cx), "it is asked, and goes on");
     let until = first.poll_timeout().unwrap();
-    first.handle_timeout(until, 0);
+    first.handle(until, Event::Timeout { unacknowledged: 0 });
     collect(&mut first, &mut output, until);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     assert!(!first.poll_shared(until, &mut cx), "it does something else now");
@@ -264,12 +264,12 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
         assert_eq!((sends.poll_timeout(), sends.interest().write), (Some(now), Outbound::Flush));
         if is_taken {
             collect(&mut sends, &mut output, now);
-            sends.handle_timeout(now, 0);
+            sends.handle(now, Event::Timeout { unacknowledged: 0 });
             assert_eq!(sends.status().state, "idle");
         } else {
-            sends.handle_timeout(now, 0);
+            sends.handle(now, Event::Timeout { unacknowledged: 0 });
             assert_eq!(sends.interest().write, Outbound::Reset);
-            sends.handle_finished(now);
+            sends.handle(now, Event::Finished);
             assert_eq!(sends.reason().unwrap().label(), "gave_way");
         }
     }
@@ -310,7 +310,7 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     drop(refused);
     let mut last = ask("/metrics");
     let (until, mut output) = (last.poll_timeout().unwrap(), Vec::new());
-    last.handle_timeout(until, 0);
+    last.handle(until, Event::Timeout { unacknowledged: 0 });
     collect(&mut last, &mut output, until);
     let metrics = String::from_utf8(output).unwrap();
     let line = "wirestate_status_pages_refused_total{reason=\"in_progress\"} 1";

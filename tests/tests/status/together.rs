@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use wirestate_core::{
-    Lost,
+    ConnectionError,
     admission::Limits,
     drive::{Clock as _, Drive, Ended},
     echo::{self, Load, LoadConfig, LoadReason},
@@ -233,7 +233,7 @@ fn whoever_does_not_take_the_answer_is_given_up() {
     let request = "GET /connections?format=json HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n";
     let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
     let heard = scene.world.run_until(&ask(&client, acts)).unwrap();
-    assert_eq!(heard.lost, Some(Lost::Reset), "not to be taken for all of it");
+    assert_eq!(heard.lost, Some(ConnectionError::Reset), "not to be taken for all of it");
     assert_eq!(scene.status.options().table.totals().ended["write_timeout"], 1);
     scene.end();
 }
