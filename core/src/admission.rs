@@ -571,12 +571,9 @@ impl Admitted {
         self.conn.clone()
     }
 
-    /// The connection is really `peer`'s.
-    ///
-    /// # Errors
-    /// As [`Table::identify`].
-    pub fn identify(&self, peer: Peer) -> Result<(), Refused> {
-        self.table.identify(&self.conn, peer)
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Closes the line, for a reason.
@@ -666,18 +663,19 @@ mod tests {
         let limits = Limits { connections: 100, per_address: Some(1) };
         let (table, now) = (Table::behind_proxies(limits), Instant::EPOCH);
         let proxy = || table.admit(peer("10.0.0.1"), now).unwrap();
+        let identify = |admitted: &Admitted, peer| table.identify(admitted, peer);
         let (first, second, third) = (proxy(), proxy(), proxy());
-        first.identify(peer("192.0.2.1")).unwrap();
+        identify(&first, peer("192.0.2.1")).unwrap();
         assert_eq!(first.peer(), peer("192.0.2.1"));
-        let refused = second.identify(peer("192.0.2.1")).unwrap_err();
+        let refused = identify(&second, peer("192.0.2.1")).unwrap_err();
         assert_eq!(
             refused,
             Refused::AddressFull { network: "192.0.2.1".parse().unwrap(), limit: 1 }
         );
         assert_eq!(second.peer(), peer("10.0.0.1"));
-        third.identify(peer("192.0.2.2")).unwrap();
+        identify(&third, peer("192.0.2.2")).unwrap();
         drop(first);
-        second.identify(peer("192.0.2.1")).unwrap();
+        identify(&second, peer("192.0.2.1")).unwrap();
         assert_eq!(table.totals().refused["per_address"], 1);
         drop((second, third));
         assert!(table.inner.state.with(|state| state.per_address.is_empty()));

@@ -2,30 +2,23 @@
 
 use core::{
     convert::Infallible,
-    fmt,
     future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use super::{
-    Clock, Readiness, Sink, Source, Turn,
-    session::{Over, Rest, Session},
-    turn,
-};
-use crate::{
-    Event, Fault, Instant, Machine, Outbound, Reason,
-    admission::{Admitted, Asked},
-};
+use super::{Budget, Clock, Ended, Seat, Sink, Source, timer::Timer};
+use crate::{Event, Instant, Machine, admission::Admitted};
 
-/// Drives a machine on a socket until the machine has ended.
+/// Drives a machine on a socket until the machine has ended: a [`Seat`] with a clock.
 ///
-/// As a [`Future`] it answers why the machine ended. [`poll_until`](Self::poll_until) drives until
+/// As a [`Future`] it returns why the machine ended. [`poll_until`](Self::poll_until) drives until
 /// a closure has found what it wants, and can be called again: a client that is used inline, or an
 /// interface of events, is that call.
 ///
-/// Dropped before its end, it closes the socket: by a reset if output was owed, so that the peer
-/// does not take it for all.
+/// Dropped before its end, it closes the socket: by a reset if output was pending, so that the peer
+/// does not take what it got for all.
 ///
 /// ```no_run
 /// # use wirestate_core::{drive::{Clock, Drive, Sink, Source}, echo, Machine};
@@ -36,93 +29,38 @@ use crate::{
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Drive<M: Machine, S: Sink, C: Clock> {
-    machine: M,
-    socket: S,
-    line: Readiness,
-    session: Session<C>,
-}
-
-/// The limits of one poll of a [`Drive`], after which it yields to other tasks. The turn that
-/// exceeds one of them is the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Turns; each is at most one read and one write.
-    pub turns: u32,
-    /// Bytes received and sent.
-    pub bytes: u32,
-    /// What the machine counts as [work](Machine::work).
-    pub work: u32,
-}
-
-impl Default for Budget {
-    /// 64 turns, 512 KiB or 64 units of work: 0.1 to 0.2 ms of one core.
-    fn default() -> Self {
-        Self { turns: 64, bytes: 512 * 1024, work: 64 }
-    }
-}
-
-/// How driving a machine came to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ended<R> {
-    /// The machine ended, for this reason.
-    Reason(R),
-    /// The connection was aborted and reset before the machine had ended
-    /// ([`Conn::abort`](crate::admission::Conn::abort)).
-    Aborted,
-}
-
-impl<R: Reason> fmt::Display for Ended<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reason(reason) => fmt::Display::fmt(reason, f),
-            Self::Aborted => f.write_str("aborted"),
-        }
-    }
-}
-
-impl<R: Reason> core::error::Error for Ended<R> {}
-
-impl<R: Reason> Reason for Ended<R> {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Reason(reason) => reason.label(),
-            Self::Aborted => "aborted",
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Reason(reason) => reason.fault(),
-            Self::Aborted => Fault::Asked,
-        }
-    }
+pub struct Drive<M: Machine, S: Source + Sink, C: Clock> {
+    seat: Seat<M, S>,
+    timer: Timer<C>,
 }
 
 impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// Joins a machine, a socket and a clock.
     pub fn new(machine: M, socket: S, clock: C) -> Self {
-        Self { machine, socket, line: Readiness::default(), session: Session::new(clock) }
+        Self { seat: Seat::new(machine, socket), timer: Timer::new(clock) }
     }
 
-    /// Keeps the connection's line in its table up to date, and does what is asked there.
-    pub fn admitted(mut self, admitted: Admitted) -> Self {
-        self.session.set_admitted(admitted);
-        self
+    /// As [`Seat::admitted`].
+    pub fn admitted(self, admitted: Admitted) -> Self {
+        Self { seat: self.seat.admitted(admitted), ..self }
     }
 
-    /// What one poll may do.
-    pub fn budget(mut self, budget: Budget) -> Self {
-        self.session.set_budget(budget);
-        self
+    /// As [`Seat::budget`].
+    pub fn budget(self, budget: Budget) -> Self {
+        Self { seat: self.seat.budget(budget), ..self }
+    }
+
+    /// As [`Seat::flush_timeout`].
+    pub fn flush_timeout(self, flush_timeout: Option<Duration>) -> Self {
+        Self { seat: self.seat.flush_timeout(flush_timeout), ..self }
     }
 
     /// The machine.
     pub fn machine(&self) -> &M {
-        &self.machine
+        self.seat.machine()
     }
 
-    /// Drives until `wanted` answers something, which it is asked at the start and after every
+    /// Drives until `wanted` returns something, which it is asked at the start and after every
     /// turn. It may change the machine: queue a request, take a reply.
     ///
     /// # Errors
@@ -130,62 +68,15 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     pub fn poll_until<T>(
         &mut self,
         cx: &mut Context<'_>,
-        wanted: impl FnMut(&mut M, Instant) -> Option<T>,
-    ) -> Poll<Result<T, Ended<M::Reason>>> {
-        let now = self.session.begin_poll();
-        let polled = self.take_turns(cx, now, wanted);
-        self.session.polled();
-        polled
-    }
-
-    fn take_turns<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut now: Instant,
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Poll<Result<T, Ended<M::Reason>>> {
-        self.line.clear();
-        loop {
-            if self.obey(now) {
-                return Poll::Ready(Err(Ended::Aborted));
+        let Self { seat, timer } = self;
+        timer.run(cx, |now, cx, was_woken| {
+            if !was_woken {
+                seat.ready(false, false);
             }
-            if let Some(value) = wanted(&mut self.machine, now) {
-                return Poll::Ready(Ok(value));
-            }
-            let (read, written) =
-                match turn(&mut self.machine, &mut self.socket, &mut self.line, now, cx) {
-                    Turn::Moved { read, written } => (read, written),
-                    Turn::Blocked => {
-                        let deadline = self.machine.poll_timeout();
-                        match self.session.rest(cx, deadline, || self.machine.status()) {
-                            Rest::Recheck(time) => {
-                                now = time;
-                                self.line.recheck(&mut self.socket);
-                                continue;
-                            }
-                            Rest::Expired(time) => {
-                                now = time;
-                                self.expire(now);
-                                (0, 0)
-                            }
-                            Rest::Asked => continue,
-                            Rest::Sleep => return Poll::Pending,
-                        }
-                    }
-                    Turn::Done => {
-                        // What is shared may have brought both the end and what is wanted.
-                        let last = wanted(&mut self.machine, now);
-                        return Poll::Ready(last.map_or_else(|| Err(self.end(now)), Ok));
-                    }
-                };
-            if !self.session.spend(read, written, self.machine.work(), now) {
-                if self.session.is_overdue(self.machine.poll_timeout()) {
-                    self.expire(now);
-                }
-                self.session.yield_now(cx, || self.machine.status());
-                return Poll::Pending;
-            }
-        }
+            seat.take_turns(now, cx, &mut wanted)
+        })
     }
 
     /// [`poll_until`](Self::poll_until) as a future.
@@ -210,39 +101,6 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
             Err(ended) => ended,
         }
     }
-
-    /// Does what was asked by way of the table; true if that was the connection's end.
-    fn obey(&mut self, now: Instant) -> bool {
-        match self.session.news() {
-            Asked::Nothing => {}
-            Asked::ShutDown => {
-                self.machine.handle(now, Event::ShutDown);
-                // What the socket was found to hold before that is no news any more.
-                self.line.recheck(&mut self.socket);
-            }
-            Asked::Abort if self.machine.interest().is_done() => {}
-            Asked::Abort => {
-                // What is owed will not come: a FIN would say that it had.
-                self.socket.reset();
-                self.session.end(Over::Aborted, &Ended::<M::Reason>::Aborted, false, now);
-            }
-        }
-        self.session.over() == Some(Over::Aborted)
-    }
-
-    fn expire(&mut self, now: Instant) {
-        self.machine.handle(now, Event::Timeout { unacknowledged: self.socket.unacknowledged() });
-        debug_assert!(
-            self.machine.poll_timeout().is_none_or(|deadline| deadline > now),
-            "a deadline that was handled must lie ahead"
-        );
-    }
-
-    fn end(&mut self, now: Instant) -> Ended<M::Reason> {
-        let reason = self.machine.reason().expect("the contract: a machine that ended knows why");
-        self.session.end(Over::Ended, &reason, self.line.peer_has_left(), now);
-        Ended::Reason(reason)
-    }
 }
 
 impl<M, S, C> Future for Drive<M, S, C>
@@ -262,19 +120,6 @@ where
     }
 }
 
-impl<M: Machine, S: Sink, C: Clock> Drop for Drive<M, S, C> {
-    fn drop(&mut self) {
-        if self.session.over().is_some() {
-            return;
-        }
-        let panicked = self.session.panicked();
-        let owes = || matches!(self.machine.interest().write, Outbound::Flush | Outbound::Reset);
-        if panicked || owes() {
-            self.socket.reset();
-        }
-    }
-}
-
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use alloc::rc::Rc;
@@ -283,7 +128,7 @@ mod tests {
     use super::*;
     use crate::{
         admission::{Limits, Peer, Table},
-        drive::IoError,
+        drive::{Budget, IoError},
         echo, fanout,
     };
 
@@ -388,7 +233,7 @@ mod tests {
         let socket = Mute { table: Some(table), comes: b"hello", takes: true, ..Mute::default() };
         let mut drive = Drive::new(machine, socket, clock(Duration::ZERO)).admitted(admitted);
         assert!(poll(&mut drive).is_pending());
-        assert_eq!(drive.socket.written, 5);
+        assert_eq!(drive.seat.socket().written, 5);
     }
 
     #[test]
@@ -403,7 +248,7 @@ mod tests {
         for (passed, written) in [(idle_timeout, 5), (idle_timeout * 3 / 2, 5)] {
             clock.now.set(Instant::EPOCH + passed);
             assert!(poll(&mut drive).is_pending());
-            assert_eq!(drive.socket.written, written);
+            assert_eq!(drive.seat.socket().written, written);
         }
         clock.now.set(Instant::EPOCH + idle_timeout * 2);
         let reason = echo::Reason::IdleTimeout { limit: idle_timeout, unsent: 0 };

@@ -1,33 +1,43 @@
-//! The driver: what moves bytes between a [`Machine`](crate::Machine) and a socket. It is free of IO as well.
+//! The driver: what moves bytes between a [`Machine`](crate::Machine) and a socket. It is free of IO
+//! as well.
 //!
-//! A runtime brings three small things, [`Source`], [`Sink`] and [`Clock`]; [`Drive`] joins them
-//! with a machine into a future. Whoever has an event loop of their own and wants neither future
-//! nor timer calls [`turn`] instead; whoever owns the buffers that the kernel fills (`io_uring`,
-//! a test) calls [`feed`] and [`collect`]. A socket that can also [`Splice`] is what a proxy wants.
+//! | to drive a machine | take | bring |
+//! |---|---|---|
+//! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
+//! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
+//! | step by step | [`turn`] | the same |
+//! | where the kernel owns the buffers (`io_uring`), or in a test | [`feed`], [`collect`] | nothing |
 //!
-//! A turn is, in this order: what is shared, a write, **the machine's interest asked again**, a
-//! read; and only when nothing of that moves any more, a deadline that has passed. Asking again
-//! matters because a machine that finished in the write must not then be told of an end of input
-//! that it did not ask for. Time comes last because a process that was stopped for a minute finds
-//! both an expired deadline and the request that had arrived in time; and since a queue of events may tell
-//! of the first before it tells of the second, the socket is asked once more in between
-//! ([`Source::recheck`]). (A peer whose input never ends does not escape its deadlines by that: one that
-//! stays overdue is acted on all the same.)
+//! A socket that can also [`Splice`] makes a proxy cheaper.
+//!
+//! A turn is, in this order: shared state, a write, **the machine's interest again**, a read, a
+//! flush of the sink; and only when nothing of that moves any more, a deadline that has passed. The
+//! interest is asked again because a machine that finished in the write must not be told of an end
+//! of input that it did not ask for. Time comes last because a process that was stopped for a minute
+//! finds both an expired deadline and the request that had arrived in time. A queue of events may
+//! report the first before the second, so the socket is asked once more in between
+//! ([`Source::recheck`]). A peer whose input never ends does not escape its deadlines by that: a
+//! deadline that stays overdue for 100 ms is handled all the same.
 
 mod feed;
 mod future;
+pub(crate) mod seat;
 pub(crate) mod session;
 mod splice;
-mod timer;
+pub(crate) mod timer;
 mod turn;
 
 use core::task::{Context, Poll};
 
+use bytes::Bytes;
+
 #[cfg(feature = "std")]
-pub(crate) use self::turn::turn_keeping;
+pub(crate) use self::turn::{Direct, turn_without_release};
 pub use self::{
     feed::{collect, feed},
-    future::{Budget, Drive, Ended},
+    future::Drive,
+    seat::{Next, Seat},
+    session::{Budget, Ended},
     splice::Splice,
     turn::{MAX_SLICES, Readiness, Turn, turn},
 };
@@ -55,7 +65,44 @@ pub trait Sink {
     /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>>;
 
-    /// Sends a FIN behind what was written: `shutdown(2)` of the writing half.
+    /// The most bytes that a write takes as buffers of its own, for a sink whose writes complete
+    /// later. Default: 0, for a sink that has copied or sent what it takes when
+    /// [`poll_write`](Self::poll_write) returns; [`poll_write_owned`](Self::poll_write_owned) is
+    /// then not called.
+    const MAX_OWNED: usize = 0;
+
+    /// Takes `bufs`, at least one and none of them empty, at most [`MAX_OWNED`](Self::MAX_OWNED)
+    /// bytes, in order, and returns how many bytes it has taken: they are the sink's from then on.
+    ///
+    /// # Errors
+    /// As [`poll_write`](Self::poll_write).
+    fn poll_write_owned(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [Bytes],
+    ) -> Poll<Result<usize, IoError>> {
+        self.poll_write(cx, &[&bufs[0]])
+    }
+
+    /// Sends output that the sink holds (TLS records, queued sends); ready when it holds none.
+    ///
+    /// It is called at every turn, since a read can cause output as well. A sink that is full takes
+    /// no new write before it has room. Default: ready, for a sink that holds nothing.
+    ///
+    /// # Errors
+    /// As [`poll_write`](Self::poll_write).
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// How many bytes [`poll_flush`](Self::poll_flush) has still to send. A driver resets the
+    /// connection when the figure stays the same for too long
+    /// ([`Readiness::with_flush_timeout`]). Default: 0.
+    fn held(&self) -> usize {
+        0
+    }
+
+    /// Sends a FIN behind what was written: flushes, then shuts the writing half down (shutdown(2)).
     ///
     /// # Errors
     /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
@@ -68,7 +115,8 @@ pub trait Sink {
     /// output waits until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
-    /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)).
+    /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)), with
+    /// those that the sink [holds](Self::held).
     ///
     /// No waker is woken when the figure changes. Default: 0, for a sink that does not know it;
     /// deadlines then follow what the sink takes.

@@ -1,68 +1,180 @@
-//! What a driver keeps of a connection besides its machine and its sockets.
+//! The one driver loop, for a machine on its socket and for a proxy's pair of them.
 
-use core::task::{Context, Poll};
+use core::{fmt, mem, task::Context, time::Duration};
 
-use super::{Budget, Clock, timer::Timer};
+use super::Turn;
 use crate::{
     Fault, Instant, Reason, Status,
     admission::{Admitted, Asked},
 };
 
-/// A connection's time, what is left of its budget, and its place in the table of connections: the
-/// same for every driver, whether it has one socket ([`Drive`](super::Drive)) or two (a proxy's).
+/// What is driven: it takes turns until its machine has ended.
+pub(crate) trait Driven {
+    type Reason: Reason;
+
+    /// Takes one turn.
+    fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn;
+
+    /// Of a turn that has moved something: whether the next one would find nothing to do.
+    fn is_quiescent(&self) -> bool {
+        false
+    }
+
+    /// The earliest deadline.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// A deadline has passed.
+    fn handle_timeout(&mut self, now: Instant);
+
+    /// Asks for a graceful end.
+    fn shut_down(&mut self, now: Instant);
+
+    /// Has the sockets ask the kernel again, whatever was found before.
+    fn recheck(&mut self);
+
+    /// Gives buffers back that hold nothing.
+    fn release(&mut self, now: Instant);
+
+    /// Whether its machine has ended.
+    fn has_ended(&self) -> bool;
+
+    /// Resets the connection, without asking its machine.
+    fn reset(&mut self);
+
+    /// Whether a FIN would say falsely that all was sent: output is pending, or the connection has
+    /// failed.
+    fn must_reset(&self) -> bool;
+
+    /// The machine's [`work`](crate::Machine::work).
+    fn work(&self) -> u64;
+
+    fn status(&self) -> Status;
+
+    /// Why it ended, once a turn was [`Turn::Done`].
+    fn reason(&self) -> Self::Reason;
+
+    /// Whether the peer has left by itself: by a FIN or a reset.
+    fn peer_has_left(&self) -> bool;
+}
+
+/// What a driver keeps of a connection besides its machine and its sockets: the budget, and the place
+/// in the table of connections.
 #[derive(Debug)]
-pub(crate) struct Session<C> {
-    timer: Timer<C>,
+pub(crate) struct Session {
     budget: Budget,
     /// What is left of the budget until it lets others have their turn.
     left: Budget,
     /// The machine's [`work`](crate::Machine::work) as of the last turn.
     work: u64,
     admitted: Option<Admitted>,
-    /// What was asked in the table and is obeyed.
-    asked: Asked,
-    /// The sockets were asked once more in this poll, since a deadline has passed, and had nothing.
-    looked: bool,
+    /// The command from the table that was applied last.
+    applied: Asked,
+    /// When input that does not end was first found to hide a deadline that has passed.
+    overdue: Option<Instant>,
+    /// The time of the last poll.
+    now: Instant,
     /// A poll began and has not returned: a panic ended it, wherever that is caught.
     polling: bool,
-    over: Option<Over>,
+    ended: Option<How>,
 }
 
-/// Why nothing is owed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Over {
-    /// All was done.
-    Ended,
-    /// It was left where it stood, by a reset.
+enum How {
+    /// By its machine.
+    Done,
+    /// By a reset from the table.
     Aborted,
 }
 
-/// What comes when nothing moves.
+/// The limits of one poll of a connection, after which it yields to other tasks. The turn that
+/// exceeds one of them is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// The deadline has passed, at this time: the sockets are to be asked once more
-    /// ([`Readiness::recheck`](super::Readiness::recheck)) before that is believed.
-    Recheck(Instant),
-    /// The deadline has passed, and nothing has come: this is the time.
-    Expired(Instant),
-    /// Something was asked in the table meanwhile.
-    Asked,
-    /// Sleep.
-    Sleep,
+pub struct Budget {
+    /// Turns; each is at most one read and one write.
+    pub turns: u32,
+    /// Bytes received and sent.
+    pub bytes: u32,
+    /// What the machine counts as [work](crate::Machine::work).
+    pub work: u32,
 }
 
-impl<C: Clock> Session<C> {
-    pub(crate) fn new(clock: C) -> Self {
+impl Default for Budget {
+    /// 64 turns, 512 KiB or 64 units of work: 0.1 to 0.2 ms of one core.
+    fn default() -> Self {
+        Self { turns: 64, bytes: 512 * 1024, work: 64 }
+    }
+}
+
+/// How driving a machine came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended<R> {
+    /// The machine ended, for this reason.
+    Reason(R),
+    /// The connection was aborted and reset before the machine had ended
+    /// ([`Conn::abort`](crate::admission::Conn::abort)).
+    Aborted,
+}
+
+impl<R> Ended<R> {
+    /// The same end, with its reason converted.
+    pub(crate) fn map<Q>(self, convert: impl FnOnce(R) -> Q) -> Ended<Q> {
+        match self {
+            Self::Reason(reason) => Ended::Reason(convert(reason)),
+            Self::Aborted => Ended::Aborted,
+        }
+    }
+}
+
+impl<R: Reason> fmt::Display for Ended<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reason(reason) => fmt::Display::fmt(reason, f),
+            Self::Aborted => f.write_str("aborted"),
+        }
+    }
+}
+
+impl<R: Reason> core::error::Error for Ended<R> {}
+
+impl<R: Reason> Reason for Ended<R> {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Reason(reason) => reason.label(),
+            Self::Aborted => "aborted",
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Reason(reason) => reason.fault(),
+            Self::Aborted => Fault::Asked,
+        }
+    }
+}
+
+/// Why a poll has returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Paused<R> {
+    /// The budget is used up.
+    Again,
+    /// Nothing moves until the waker is woken, or the deadline passes.
+    Sleep(Option<Instant>),
+    /// It has ended.
+    Done(Ended<R>),
+}
+
+impl Session {
+    pub(crate) fn new() -> Self {
         Self {
-            timer: Timer::new(clock),
             budget: Budget::default(),
             left: Budget::default(),
             work: 0,
             admitted: None,
-            asked: Asked::Nothing,
-            looked: false,
+            applied: Asked::Nothing,
+            overdue: None,
+            now: Instant::EPOCH,
             polling: false,
-            over: None,
+            ended: None,
         }
     }
 
@@ -75,120 +187,178 @@ impl<C: Clock> Session<C> {
         self.left = budget;
     }
 
-    /// A poll begins: the time. It ends by [`polled`](Self::polled).
-    pub(crate) fn begin_poll(&mut self) -> Instant {
-        self.polling = true;
-        self.looked = false;
-        self.timer.refresh()
-    }
-
-    /// The poll has come to its end, and not to a panic.
-    pub(crate) fn polled(&mut self) {
-        self.polling = false;
-    }
-
-    /// What was asked in the table and is not obeyed yet.
-    pub(crate) fn news(&mut self) -> Asked {
-        let Some(admitted) = &self.admitted else { return Asked::Nothing };
-        let asked = admitted.asked();
-        if asked == self.asked {
-            return Asked::Nothing;
-        }
-        self.asked = asked;
-        asked
-    }
-
-    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. Returns
-    /// false once the budget is used up: the caller then yields to other tasks.
-    pub(crate) fn spend(&mut self, read: usize, written: usize, work: u64, now: Instant) -> bool {
-        if let Some(admitted) = &self.admitted {
-            admitted.count(read, written, now);
-        }
-        if read + written > 0 {
-            self.looked = false;
-        }
-        let new = work.saturating_sub(self.work);
-        self.work = work;
-        self.left.spend(read + written, new)
-    }
-
-    /// Whether `deadline` is to be acted on although input still comes.
-    pub(crate) fn is_overdue(&mut self, deadline: Option<Instant>) -> bool {
-        self.timer.is_overdue(deadline)
-    }
-
-    /// The budget is used up: others have their turn, then this one again.
-    pub(crate) fn yield_now(&mut self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) {
-        self.park(cx, status);
-        self.left = self.budget;
-        self.timer.yield_now(cx);
-    }
-
-    /// Nothing moves until something wakes `cx`, or the deadline passes.
-    pub(crate) fn rest(
-        &mut self,
-        cx: &mut Context<'_>,
-        deadline: Option<Instant>,
-        status: impl FnOnce() -> Status,
-    ) -> Rest {
-        if let Some(deadline) = deadline
-            && let Poll::Ready(now) = self.timer.poll(cx, deadline)
-        {
-            self.looked = !self.looked;
-            return if self.looked { Rest::Recheck(now) } else { Rest::Expired(now) };
-        }
-        if !self.park(cx, status) {
-            return Rest::Asked;
-        }
-        self.left = self.budget;
-        Rest::Sleep
-    }
-
-    /// True where the driver can sleep.
-    fn park(&self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) -> bool {
-        let Some(admitted) = &self.admitted else { return true };
-        !admitted.park(status(), cx, self.asked)
-    }
-
-    /// Ends the session for `reason`. If the peer `left`, by a FIN or a reset, and no byte was
-    /// received or sent (except for a PROXY header), the end counts as a health check.
-    pub(crate) fn end(&mut self, over: Over, reason: &impl Reason, left: bool, now: Instant) {
-        self.over = Some(over);
-        let Some(admitted) = self.admitted.take() else { return };
-        let is_check = match reason.fault() {
-            // Without a byte, a peer can break a protocol only by leaving.
-            Fault::None | Fault::Lost | Fault::Peer => left && admitted.is_untouched(),
-            Fault::Limit | Fault::Time | Fault::Asked | Fault::Bug => false,
-        };
-        if is_check {
-            admitted.end(&HealthCheck, now);
-        } else {
-            admitted.end(reason, now);
-        }
-    }
-}
-
-impl<C> Session<C> {
     /// The connection's line in its table.
     #[cfg(feature = "std")]
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
         self.admitted.as_ref()
     }
 
-    pub(crate) fn over(&self) -> Option<Over> {
-        self.over
+    /// Takes turns until `wanted` returns something, which it is asked at the start and after every
+    /// turn, or until nothing moves any more.
+    pub(crate) fn poll<D: Driven, T>(
+        &mut self,
+        driven: &mut D,
+        now: Instant,
+        cx: &mut Context<'_>,
+        wanted: impl FnMut(&mut D, Instant) -> Option<T>,
+    ) -> Result<T, Paused<D::Reason>> {
+        self.polling = true;
+        self.now = now;
+        let polled = self.take_turns(driven, cx, wanted);
+        self.polling = false;
+        if let Err(Paused::Again | Paused::Sleep(_)) = polled {
+            self.left = self.budget;
+        }
+        polled
     }
 
-    /// For a driver that is dropped: true if a panic has ended its last poll, so that the machine
-    /// may have been left half-way and is not to be asked any more.
-    pub(crate) fn panicked(&mut self) -> bool {
+    fn take_turns<D: Driven, T>(
+        &mut self,
+        driven: &mut D,
+        cx: &mut Context<'_>,
+        mut wanted: impl FnMut(&mut D, Instant) -> Option<T>,
+    ) -> Result<T, Paused<D::Reason>> {
+        let now = self.now;
+        // The sockets were asked again, since a deadline has passed, and no byte has moved since.
+        let mut rechecked = false;
+        loop {
+            if self.apply_command(driven) {
+                return Err(Paused::Done(Ended::Aborted));
+            }
+            if let Some(value) = wanted(driven, now) {
+                return Ok(value);
+            }
+            match driven.turn(now, cx) {
+                Turn::Done => {
+                    // Shared state may have brought both the end and what is wanted.
+                    let last = wanted(driven, now);
+                    return last.ok_or_else(|| Paused::Done(Ended::Reason(self.end(driven))));
+                }
+                Turn::Moved { read, written } => {
+                    rechecked &= read + written == 0;
+                    if !self.spend(read, written, driven.work()) {
+                        return Err(self.yield_now(driven, cx));
+                    }
+                    if !driven.is_quiescent() {
+                        continue;
+                    }
+                }
+                Turn::Blocked => {}
+            }
+            driven.release(now);
+            let deadline = driven.deadline();
+            if deadline.is_none_or(|deadline| deadline > now) {
+                self.overdue = None;
+                if !self.park(cx, || driven.status()) {
+                    return Err(Paused::Sleep(
+                        deadline.filter(|deadline| *deadline < Instant::NEVER),
+                    ));
+                }
+            } else if mem::replace(&mut rechecked, true) {
+                rechecked = false;
+                driven.handle_timeout(now);
+                if !self.spend(0, 0, driven.work()) {
+                    return Err(self.yield_now(driven, cx));
+                }
+            } else {
+                driven.recheck();
+            }
+        }
+    }
+
+    /// Applies a new command from the table. Returns true if it has ended the connection.
+    fn apply_command<D: Driven>(&mut self, driven: &mut D) -> bool {
+        if self.ended == Some(How::Aborted) {
+            return true;
+        }
+        let Some(admitted) = &self.admitted else { return false };
+        let command = admitted.asked();
+        if mem::replace(&mut self.applied, command) == command {
+            return false;
+        }
+        match command {
+            Asked::Nothing => {}
+            Asked::ShutDown => {
+                driven.shut_down(self.now);
+                // What the sockets were found to hold before is out of date.
+                driven.recheck();
+            }
+            Asked::Abort if driven.has_ended() => {}
+            Asked::Abort => {
+                driven.reset();
+                self.ended = Some(How::Aborted);
+                if let Some(admitted) = self.admitted.take() {
+                    admitted.end(&Ended::<D::Reason>::Aborted, self.now);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. Returns
+    /// false once the budget is used up.
+    fn spend(&mut self, read: usize, written: usize, work: u64) -> bool {
+        if let Some(admitted) = &self.admitted {
+            admitted.count(read, written, self.now);
+        }
+        let new = work.saturating_sub(self.work);
+        self.work = work;
+        self.left.spend(read + written, new)
+    }
+
+    /// The budget is used up: others have their turn, then this one again. A deadline is handled
+    /// although input still comes if that has hidden it for [`MAX_OVERDUE`].
+    fn yield_now<D: Driven>(&mut self, driven: &mut D, cx: &mut Context<'_>) -> Paused<D::Reason> {
+        if driven.deadline().is_none_or(|deadline| deadline > self.now) {
+            self.overdue = None;
+        } else if self.now.since(*self.overdue.get_or_insert(self.now)) > MAX_OVERDUE {
+            self.overdue = None;
+            driven.handle_timeout(self.now);
+        }
+        self.park(cx, || driven.status());
+        Paused::Again
+    }
+
+    /// Publishes the status, and leaves the waker for commands. Returns true if there is one.
+    fn park(&self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) -> bool {
+        self.admitted.as_ref().is_some_and(|admitted| admitted.park(status(), cx, self.applied))
+    }
+
+    /// The machine has ended. If the peer left, by a FIN or a reset, and no byte was received or
+    /// sent (except for a PROXY header), the end counts as a health check.
+    fn end<D: Driven>(&mut self, driven: &D) -> D::Reason {
+        let reason = driven.reason();
+        self.ended = Some(How::Done);
+        if let Some(admitted) = self.admitted.take() {
+            let may_be_check = match reason.fault() {
+                // Without a byte, a peer can break a protocol only by leaving.
+                Fault::None | Fault::Lost | Fault::Peer => driven.peer_has_left(),
+                Fault::Limit | Fault::Time | Fault::Asked | Fault::Bug => false,
+            };
+            if may_be_check && admitted.is_untouched() {
+                admitted.end(&HealthCheck, self.now);
+            } else {
+                admitted.end(&reason, self.now);
+            }
+        }
+        reason
+    }
+
+    /// For a driver that is dropped: resets the connection unless it has ended or all was sent. If a
+    /// panic has ended the last poll, the machine may have been left half-way and is not asked.
+    pub(crate) fn dropped(&mut self, driven: &mut impl Driven) {
+        if self.ended.is_some() {
+            return;
+        }
         if self.polling
             && let Some(admitted) = self.admitted.take()
         {
-            let now = self.timer.now();
-            admitted.end(&Panicked, now);
+            admitted.end(&Panicked, self.now);
         }
-        self.polling
+        if self.polling || driven.must_reset() {
+            driven.reset();
+        }
     }
 }
 
@@ -231,3 +401,6 @@ impl Reason for Panicked {
         Fault::Bug
     }
 }
+
+/// How long input that does not end may hide a deadline.
+const MAX_OVERDUE: Duration = Duration::from_millis(100);

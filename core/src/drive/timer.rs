@@ -1,63 +1,65 @@
-//! A clock's alarm, set as seldom as can be.
+//! A driver's clock, whose alarm is set as seldom as possible.
 
-use core::{
-    task::{Context, Poll, Waker, ready},
-    time::Duration,
-};
+use core::task::{Context, Poll, Waker, ready};
 
-use super::Clock;
+use super::{Clock, Ended, session::Paused};
 use crate::Instant;
 
-/// A clock that never goes backwards, and one deadline.
+/// A clock that never goes backwards, and one alarm.
 ///
-/// Setting a runtime's alarm is dear (a lock and a tree, with some), and most deadlines are moved
-/// away long before they are reached. So an alarm that is set for an earlier time is left alone;
-/// when it goes off, the deadline of that moment is looked at again. Until then the clock is not even
-/// asked, if its alarm [stays](Clock::PERSISTENT).
+/// Setting a runtime's alarm is expensive (a lock and a tree, with some), and most deadlines are
+/// moved away long before they are reached. So an alarm that is set for an earlier time is left
+/// alone; when it goes off, the deadline of that moment is looked at again. Until then the clock is
+/// not even asked, if its alarm is [persistent](Clock::PERSISTENT).
 #[derive(Debug)]
-pub(super) struct Timer<C> {
+pub(crate) struct Timer<C> {
     clock: C,
     now: Instant,
     /// What the alarm is set for.
     alarm: Option<Instant>,
-    /// Whom the alarm wakes, where it stays.
+    /// Whom the alarm wakes, where it is persistent.
     woken: Option<Waker>,
-    /// When input that does not end was first found to hide a deadline that has passed.
-    overdue: Option<Instant>,
-}
-
-impl<C> Timer<C> {
-    /// The time as of the last reading.
-    pub(super) fn now(&self) -> Instant {
-        self.now
-    }
 }
 
 impl<C: Clock> Timer<C> {
-    pub(super) fn new(clock: C) -> Self {
+    pub(crate) fn new(clock: C) -> Self {
         let now = clock.now();
-        Self { clock, now, alarm: None, woken: None, overdue: None }
+        Self { clock, now, alarm: None, woken: None }
+    }
+
+    /// Runs a driver's `poll`, which needs the time, until it is done or sleeps. Its last argument
+    /// says whether the task was woken, so that the sockets may have become ready.
+    pub(crate) fn run<T, R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(Instant, &mut Context<'_>, bool) -> Result<T, Paused<R>>,
+    ) -> Poll<Result<T, Ended<R>>> {
+        let mut now = self.refresh();
+        let mut was_woken = true;
+        loop {
+            match poll(now, cx, was_woken) {
+                Ok(value) => return Poll::Ready(Ok(value)),
+                Err(Paused::Done(ended)) => return Poll::Ready(Err(ended)),
+                Err(Paused::Again) => {
+                    self.clock.yield_now(cx);
+                    return Poll::Pending;
+                }
+                Err(Paused::Sleep(None)) => return Poll::Pending,
+                Err(Paused::Sleep(Some(deadline))) => now = ready!(self.poll(cx, deadline)),
+            }
+            was_woken = false;
+        }
     }
 
     /// Reads the clock. A reading before an earlier one counts as equal to it.
-    pub(super) fn refresh(&mut self) -> Instant {
+    fn refresh(&mut self) -> Instant {
         self.now = self.now.max(self.clock.now());
         self.now
     }
 
-    /// Wakes `cx` after other tasks have run.
-    pub(super) fn yield_now(&mut self, cx: &mut Context<'_>) {
-        self.clock.yield_now(cx);
-    }
-
     /// Ready, with the time, once `deadline` has passed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Instant> {
-        // No alarm is needed for what has passed; and some round it up.
-        if deadline <= self.now {
-            self.alarm = self.alarm.filter(|alarm| *alarm > self.now);
-            return Poll::Ready(self.now);
-        }
-        self.overdue = None;
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<Instant> {
+        self.alarm = self.alarm.filter(|alarm| *alarm > self.now);
         loop {
             ready!(self.poll_alarm(cx, self.alarm.map_or(deadline, |alarm| alarm.min(deadline))));
             self.alarm = None;
@@ -80,25 +82,7 @@ impl<C: Clock> Timer<C> {
         }
         self.clock.poll_until(cx, alarm)
     }
-
-    /// Whether `deadline` is to be acted on although input still comes: it has passed, and
-    /// [`OVERDUE`] after that was first found here, input came still.
-    pub(super) fn is_overdue(&mut self, deadline: Option<Instant>) -> bool {
-        if deadline.is_none_or(|deadline| deadline > self.now) {
-            self.overdue = None;
-            return false;
-        }
-        let since = *self.overdue.get_or_insert(self.now);
-        let overdue = self.now.since(since) > OVERDUE;
-        if overdue {
-            self.overdue = None;
-        }
-        overdue
-    }
 }
-
-/// For how long input that does not end may hide a deadline.
-const OVERDUE: Duration = Duration::from_millis(100);
 
 #[cfg(all(test, feature = "std"))]
 mod tests {
@@ -159,7 +143,7 @@ mod tests {
     #[test]
     fn an_alarm_that_has_gone_off_is_noticed_and_set_for_the_deadline_of_that_moment() {
         // At 10 it goes off for a deadline that has moved to 20.
-        let polls = [(0, 0, 10), (9, 0, 20), (10, 0, 20), (19, 0, 20), (20, 0, 20), (21, 0, 30)];
-        assert_eq!(asked::<true>(&polls), [1, 1, 3, 3, 3, 4], "what has passed needs no alarm");
+        let polls = [(0, 0, 10), (9, 0, 20), (10, 0, 20), (19, 0, 20), (21, 0, 30)];
+        assert_eq!(asked::<true>(&polls), [1, 1, 2, 2, 3], "an alarm that has passed is not asked");
     }
 }

@@ -1,32 +1,87 @@
 //! One turn of one machine on one socket.
 
-use core::task::{Context, Poll};
+use core::{
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
 
 use super::{IoError, Sink, Source};
-use crate::{ConnectionError, Direction, Event, Instant, Machine, Outbound};
+use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound};
 
 /// What has to be remembered of one connection between turns.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Readiness {
-    /// A read found nothing, and the waker is with the socket.
-    read_blocked: bool,
-    /// A write found no room, and the waker is with the socket.
-    write_blocked: bool,
-    /// The last turn that has moved something has left nothing that can move before the waker is woken.
+    blocked: Blocked,
+    /// The last turn that has moved something has left nothing that can move before the waker is
+    /// woken.
     quiescent: bool,
-    /// A write failed. What the kernel then calls the end of the input is not the peer's FIN.
-    broken: Option<ConnectionError>,
+    /// A write has failed. What the kernel then calls the end of the input is not the peer's FIN.
+    write_error: Option<ConnectionError>,
     /// How the input has ended: by the peer's FIN, or by an error.
     end: Option<Result<(), ConnectionError>>,
+    /// How the output has ended.
+    output: Output,
+    /// How many bytes the sink held when it last made progress, and when that was.
+    held: usize,
+    flushed: Instant,
+    flush_timeout: Option<Duration>,
+}
+
+/// What would block, and whose waker is with the socket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Blocked {
+    read: bool,
+    /// A write or a FIN.
+    write: bool,
+    /// The sink still holds output.
+    flush: bool,
+}
+
+/// How the output has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Open,
+    Finished,
+    Reset,
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self {
+            blocked: Blocked::default(),
+            quiescent: false,
+            write_error: None,
+            end: None,
+            output: Output::Open,
+            held: 0,
+            flushed: Instant::EPOCH,
+            flush_timeout: Some(FLUSH_TIMEOUT),
+        }
+    }
 }
 
 impl Readiness {
+    /// Limits how long a sink may hold output without progress; `None`: no limit. Default: 10 s.
+    ///
+    /// It is for sinks that buffer ([`Sink::poll_flush`]). [`flush_deadline`](Self::flush_deadline)
+    /// has the deadline.
+    pub fn with_flush_timeout(self, flush_timeout: Option<Duration>) -> Self {
+        Self { flush_timeout, ..self }
+    }
+
     /// The socket may have become ready: turns may ask it again. Call it whenever the waker that
-    /// the turns were given has been woken, and after calling
-    /// [`Event::ShutDown`](crate::Event::ShutDown) on the machine.
+    /// the turns were given has been woken, and after [`Event::ShutDown`].
     pub fn clear(&mut self) {
-        self.read_blocked = false;
-        self.write_blocked = false;
+        self.ready(true, true);
+    }
+
+    /// As [`clear`](Self::clear), for loops that know what has become ready.
+    pub fn ready(&mut self, read: bool, write: bool) {
+        self.blocked.read &= !read;
+        self.blocked.write &= !write;
+        self.blocked.flush &= !write;
     }
 
     /// Turns ask the socket once more, whatever was found before.
@@ -35,17 +90,72 @@ impl Readiness {
         self.clear();
     }
 
+    /// Whether `machine` waits for a read, and whether it or its sink waits for a write, after
+    /// [`Turn::Blocked`].
+    pub fn waits(&self, interest: Interest) -> (bool, bool) {
+        let writes = matches!(interest.write, Outbound::Flush | Outbound::Finish);
+        (interest.read && self.blocked.read, self.blocked.flush || writes && self.blocked.write)
+    }
+
+    /// Whether a read found nothing since the socket was last ready.
+    pub(crate) fn is_read_blocked(&self) -> bool {
+        self.blocked.read
+    }
+
+    /// When the sink has held output for too long without progress; `None` while it holds none.
+    ///
+    /// Then call [`flush_timed_out`](Self::flush_timed_out).
+    pub fn flush_deadline(&self) -> Option<Instant> {
+        let limit = self.flush_timeout.filter(|_| self.blocked.flush)?;
+        Some(self.flushed + limit)
+    }
+
+    /// Gives the sink's output up: for the machine, writing has failed, and its connection ends by a
+    /// reset.
+    pub fn flush_timed_out<M: Machine>(&mut self, machine: &mut M, now: Instant) {
+        self.fail(machine, now, ConnectionError::TimedOut);
+    }
+
     /// Whether the peer has sent a FIN or a reset.
     pub(crate) fn peer_has_left(&self) -> bool {
         matches!(self.end, Some(Ok(()) | Err(ConnectionError::Reset)))
-            || self.broken == Some(ConnectionError::Reset)
+            || self.write_error == Some(ConnectionError::Reset)
     }
 
-    /// Of a turn that has moved something: whether the next one would find nothing to do, unless the
-    /// machine is called otherwise meanwhile.
+    /// Whether a read or a write has failed, so that the connection must not end by a FIN.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.write_error.is_some() || matches!(self.end, Some(Err(_)))
+    }
+
+    /// Whether the connection was reset from here.
+    pub(crate) fn is_reset(&self) -> bool {
+        self.output == Output::Reset
+    }
+
+    /// Of a turn that has moved something: whether the next one would find nothing to do, unless
+    /// the machine is called otherwise meanwhile.
     #[cfg(feature = "std")]
     pub(crate) fn is_quiescent(&self) -> bool {
         self.quiescent
+    }
+
+    /// Sends an RST, once.
+    pub(crate) fn reset(&mut self, socket: &mut impl Sink) {
+        if self.output != Output::Reset {
+            self.output = Output::Reset;
+            socket.reset();
+        }
+    }
+
+    /// Writing has failed.
+    fn fail<M: Machine>(&mut self, machine: &mut M, now: Instant, why: ConnectionError) {
+        self.write_error = Some(why);
+        self.blocked.flush = false;
+        let wants = machine.interest();
+        if self.output == Output::Open && !wants.is_done() && wants.write != Outbound::Reset {
+            machine.handle(now, Event::Error(Direction::Write, why));
+            debug_assert!(sends_no_more(machine), "nothing can be sent behind a failed write");
+        }
     }
 }
 
@@ -59,107 +169,103 @@ pub enum Turn {
         /// Bytes sent in this turn.
         written: usize,
     },
-    /// Nothing can move until the waker is woken or the machine's deadline passes.
+    /// Nothing can move until the waker is woken or a deadline passes: the machine's or
+    /// [`Readiness::flush_deadline`].
     Blocked,
-    /// The machine has ended.
+    /// The machine has ended, and the sink holds no output. Drop the socket.
     Done,
 }
 
 /// Takes one turn: at most one write and one read, as the [module](super) describes.
 ///
-/// The caller goes on until it is [`Turn::Blocked`], then sees to the machine's deadline (which is to be believed
-/// only where these turns have asked the kernel, not a queue of events that may be late), then waits to be
-/// woken and calls [`Readiness::clear`]. It bounds the number of turns that it takes in a
-/// row, and the [work](Machine::work) that is done in them, so that a flood on one connection does
-/// not starve the others.
+/// It is the single step of [`Seat`](super::Seat), for loops that need it. The caller goes on until
+/// it returns [`Turn::Blocked`], then handles deadlines (a deadline is only to be believed where
+/// these turns have asked the kernel, not a queue of events that may be late), then waits to be woken
+/// and calls [`Readiness::clear`]. It limits the number of turns that it takes in a row, and the
+/// [work](Machine::work) that is done in them, so that a flood on one connection does not starve the
+/// others.
 ///
 /// # Panics
 /// Under debug assertions, where the machine breaks its contract.
 pub fn turn<M: Machine, S: Source + Sink>(
     machine: &mut M,
     socket: &mut S,
-    line: &mut Readiness,
+    readiness: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
-    let turn = turn_keeping(machine, socket, line, now, cx);
-    if turn == Turn::Blocked && line.read_blocked {
+    let turn = turn_without_release(&mut Direct { machine, socket }, readiness, now, cx);
+    if turn == Turn::Blocked && readiness.blocked.read {
         machine.handle(now, Event::Release);
     }
     turn
 }
 
-/// A [`turn`] without [`Machine::release`], for a driver of several machines: it calls that itself,
-/// before it sleeps.
-pub(crate) fn turn_keeping<M: Machine, S: Source + Sink>(
-    machine: &mut M,
-    socket: &mut S,
-    line: &mut Readiness,
-    now: Instant,
-    cx: &mut Context<'_>,
-) -> Turn {
-    let news = machine.poll_shared(now, cx);
-    let before = machine.interest();
-    if before.is_done() {
-        return Turn::Done;
-    }
-    let written = match before.write {
-        Outbound::Idle | Outbound::Finished => None,
-        Outbound::Flush => write(machine, socket, line, now, cx),
-        Outbound::Finish => finish(machine, socket, line, now, cx),
-        Outbound::Reset => {
-            socket.reset();
-            machine.handle(now, Event::Finished);
-            debug_assert!(machine.interest().is_done(), "nothing can follow a reset");
-            Some(0)
-        }
-    };
-    // Asked again: the write may have ended it, or made room.
-    let after = if written.is_some() { machine.interest() } else { before };
-    let read = if after.read { read(machine, socket, line, now, cx) } else { None };
-    if read.is_none() && written.is_none() && !news {
-        debug_assert_eq!(machine.interest(), before, "nothing has happened to it");
-        return Turn::Blocked;
-    }
-    line.quiescent = !news && read.is_none() && after.write == Outbound::Idle;
-    Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
+/// A machine and its socket, and how bytes go from one to the other.
+pub(crate) trait Transfer {
+    type Machine: Machine;
+    type Socket: Source + Sink;
+
+    fn machine(&mut self) -> &mut Self::Machine;
+
+    fn socket(&mut self) -> &mut Self::Socket;
+
+    /// One read, of which the machine is told if it finds bytes.
+    fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>>;
+
+    /// One write, of which the machine is told if it takes bytes.
+    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>>;
 }
 
-/// `None` where nothing happened.
-fn write<M: Machine, S: Sink>(
-    machine: &mut M,
-    socket: &mut S,
-    line: &mut Readiness,
-    now: Instant,
-    cx: &mut Context<'_>,
-) -> Option<usize> {
-    if line.write_blocked {
-        return None;
+/// The kernel reads into the machine's memory and writes from it.
+pub(crate) struct Direct<'a, M, S> {
+    pub(crate) machine: &'a mut M,
+    pub(crate) socket: &'a mut S,
+}
+
+impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
+    type Machine = M;
+    type Socket = S;
+
+    fn machine(&mut self) -> &mut M {
+        self.machine
     }
-    let mut few = [&[][..]; FEW_SLICES];
-    let n = machine.write_bufs(&mut few);
-    let written = if n < FEW_SLICES {
-        poll_write(socket, cx, &few[..n])
-    } else {
-        let mut many = [&[][..]; MAX_SLICES];
-        let n = machine.write_bufs(&mut many);
-        poll_write(socket, cx, &many[..n])
-    };
-    match written {
-        Poll::Pending => {
-            line.write_blocked = true;
-            return None;
-        }
-        Poll::Ready(Ok(n)) if n > 0 => {
-            machine.handle(now, Event::Written(n));
-            return Some(n);
-        }
-        // Trying again would spin.
-        Poll::Ready(Ok(_)) => lose_output(machine, line, now, ConnectionError::WriteZero),
-        Poll::Ready(Err(IoError::Interrupted)) => {}
-        Poll::Ready(Err(IoError::Connection(why))) => lose_output(machine, line, now, why),
+
+    fn socket(&mut self) -> &mut S {
+        self.socket
     }
-    Some(0)
+
+    fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
+        let buf = self.machine.read_buf();
+        debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
+        let n = ready!(self.socket.poll_read(cx, buf))?;
+        if n > 0 {
+            self.machine.handle(now, Event::Read(n));
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
+        let n = if S::MAX_OWNED > 0 {
+            let mut bufs = [const { Bytes::new() }; MAX_SLICES];
+            let count = self.machine.write_owned(&mut bufs, S::MAX_OWNED);
+            ready!(self.socket.poll_write_owned(cx, &mut bufs[..count]))?
+        } else {
+            let mut few = [&[][..]; FEW_SLICES];
+            let count = self.machine.write_bufs(&mut few);
+            if count < FEW_SLICES {
+                ready!(poll_write(self.socket, cx, &few[..count]))?
+            } else {
+                let mut many = [&[][..]; MAX_SLICES];
+                let count = self.machine.write_bufs(&mut many);
+                ready!(poll_write(self.socket, cx, &many[..count]))?
+            }
+        };
+        if n > 0 {
+            self.machine.handle(now, Event::Written(n));
+        }
+        Poll::Ready(Ok(n))
+    }
 }
 
 fn poll_write<S: Sink>(
@@ -172,22 +278,112 @@ fn poll_write<S: Sink>(
     socket.poll_write(cx, bufs)
 }
 
-fn finish<M: Machine, S: Sink>(
-    machine: &mut M,
-    socket: &mut S,
-    line: &mut Readiness,
+/// A [`turn`] without [`Event::Release`], for a driver of several machines: it sends that itself,
+/// before it sleeps.
+pub(crate) fn turn_without_release(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Turn {
+    let news = transfer.machine().poll_shared(now, cx);
+    let before = transfer.machine().interest();
+    if before.is_done() {
+        return end(transfer, readiness, now, cx);
+    }
+    let written = match before.write {
+        Outbound::Idle | Outbound::Finished => None,
+        Outbound::Flush => write(transfer, readiness, now, cx),
+        Outbound::Finish if !readiness.has_failed() => finish(transfer, readiness, now, cx),
+        // A FIN on a connection that has failed would say that all was sent.
+        Outbound::Finish | Outbound::Reset => {
+            readiness.reset(transfer.socket());
+            transfer.machine().handle(now, Event::Finished);
+            debug_assert!(
+                before.write == Outbound::Finish || transfer.machine().interest().is_done(),
+                "nothing can follow a reset"
+            );
+            Some(0)
+        }
+    };
+    // Asked again: the write may have ended it, or made room.
+    let after = if written.is_some() { transfer.machine().interest() } else { before };
+    let reads = after.read && !readiness.is_reset();
+    let read = if reads { read(transfer, readiness, now, cx) } else { None };
+    let flushed = flush(transfer, readiness, now, cx, written.is_some_and(|n| n > 0));
+    if read.is_none() && written.is_none() && !flushed && !news {
+        debug_assert_eq!(transfer.machine().interest(), before, "nothing has happened to it");
+        return Turn::Blocked;
+    }
+    readiness.quiescent = !news && !flushed && read.is_none() && after.write == Outbound::Idle;
+    Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
+}
+
+/// The machine has ended: what the sink holds is flushed, or the connection reset where it has
+/// failed.
+fn end(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Turn {
+    if !readiness.is_reset() && !readiness.has_failed() {
+        flush(transfer, readiness, now, cx, false);
+        if readiness.blocked.flush {
+            return Turn::Blocked;
+        }
+    }
+    if readiness.has_failed() {
+        readiness.reset(transfer.socket());
+    }
+    Turn::Done
+}
+
+/// `None` where nothing happened.
+fn write(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Option<usize> {
-    if line.write_blocked {
+    if readiness.blocked.write {
         return None;
     }
-    match socket.poll_finish(cx) {
+    match transfer.write(now, cx) {
         Poll::Pending => {
-            line.write_blocked = true;
+            readiness.blocked.write = true;
+            return None;
+        }
+        Poll::Ready(Ok(n)) if n > 0 => return Some(n),
+        // Trying again would spin.
+        Poll::Ready(Ok(_)) => {
+            readiness.fail(transfer.machine(), now, ConnectionError::WriteZero);
+        }
+        Poll::Ready(Err(IoError::Interrupted)) => {}
+        Poll::Ready(Err(IoError::Connection(why))) => {
+            readiness.fail(transfer.machine(), now, why);
+        }
+    }
+    Some(0)
+}
+
+fn finish(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Option<usize> {
+    if readiness.blocked.write {
+        return None;
+    }
+    match transfer.socket().poll_finish(cx) {
+        Poll::Pending => {
+            readiness.blocked.write = true;
             return None;
         }
         Poll::Ready(Ok(())) => {
+            readiness.output = Output::Finished;
+            let machine = transfer.machine();
             machine.handle(now, Event::Finished);
             debug_assert!(
                 sends_no_more(machine) && machine.interest().write != Outbound::Reset,
@@ -195,20 +391,48 @@ fn finish<M: Machine, S: Sink>(
             );
         }
         Poll::Ready(Err(IoError::Interrupted)) => {}
-        Poll::Ready(Err(IoError::Connection(why))) => lose_output(machine, line, now, why),
+        Poll::Ready(Err(IoError::Connection(why))) => {
+            readiness.fail(transfer.machine(), now, why);
+        }
     }
     Some(0)
 }
 
-fn lose_output<M: Machine>(
-    machine: &mut M,
-    line: &mut Readiness,
+/// Has the sink send what it holds, which a read may have caused as well as a write. Returns whether
+/// that has failed.
+fn flush(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
     now: Instant,
-    why: ConnectionError,
-) {
-    line.broken = Some(why);
-    machine.handle(now, Event::Error(Direction::Write, why));
-    debug_assert!(sends_no_more(machine), "nothing can be sent on a connection that is lost");
+    cx: &mut Context<'_>,
+    wrote: bool,
+) -> bool {
+    if readiness.blocked.flush || readiness.write_error.is_some() || readiness.is_reset() {
+        return false;
+    }
+    loop {
+        match transfer.socket().poll_flush(cx) {
+            Poll::Ready(Ok(())) => {
+                readiness.held = 0;
+                return false;
+            }
+            Poll::Ready(Err(IoError::Interrupted)) => {}
+            Poll::Ready(Err(IoError::Connection(why))) => {
+                readiness.fail(transfer.machine(), now, why);
+                return true;
+            }
+            Poll::Pending => {
+                let held = transfer.socket().held();
+                // A sink that takes more, or holds less than before, makes progress.
+                if wrote || readiness.held == 0 || held < readiness.held {
+                    readiness.flushed = now;
+                }
+                readiness.held = held;
+                readiness.blocked.flush = true;
+                return false;
+            }
+        }
+    }
 }
 
 /// Whether it wants what a machine can want that will send no byte any more.
@@ -222,36 +446,28 @@ fn sends_no_more<M: Machine>(machine: &M) -> bool {
 }
 
 /// `None` where nothing happened.
-fn read<M: Machine, S: Source>(
-    machine: &mut M,
-    socket: &mut S,
-    line: &mut Readiness,
+fn read(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Option<usize> {
-    if line.read_blocked {
+    if readiness.blocked.read {
         return None;
     }
-    let buf = machine.read_buf();
-    debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
-    let why = match socket.poll_read(cx, buf) {
+    let why = match transfer.read(now, cx) {
         Poll::Pending => {
-            line.read_blocked = true;
+            readiness.blocked.read = true;
             return None;
         }
-        Poll::Ready(Ok(n)) if n > 0 => {
-            machine.handle(now, Event::Read(n));
-            return Some(n);
-        }
-        Poll::Ready(Ok(_)) => line.broken,
+        Poll::Ready(Ok(n)) if n > 0 => return Some(n),
+        Poll::Ready(Ok(_)) => readiness.write_error,
         Poll::Ready(Err(IoError::Interrupted)) => return Some(0),
         Poll::Ready(Err(IoError::Connection(why))) => Some(why),
     };
-    line.end = Some(why.map_or(Ok(()), Err));
-    match why {
-        Some(why) => machine.handle(now, Event::Error(Direction::Read, why)),
-        None => machine.handle(now, Event::Eof),
-    }
+    readiness.end = Some(why.map_or(Ok(()), Err));
+    let machine = transfer.machine();
+    machine.handle(now, why.map_or(Event::Eof, |why| Event::Error(Direction::Read, why)));
     debug_assert!(!machine.interest().read, "nothing can be read behind the end of the input");
     Some(0)
 }
@@ -262,3 +478,5 @@ pub const MAX_SLICES: usize = 64;
 /// Most machines have fewer slices than this to write. To ask for as many first saves clearing an
 /// array of [`MAX_SLICES`].
 const FEW_SLICES: usize = 4;
+/// How long a sink may hold output without progress, unless it is set otherwise.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);

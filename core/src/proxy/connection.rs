@@ -1,12 +1,13 @@
 //! A proxied connection on a runtime, as a future.
 
 use std::{
+    convert::Infallible,
     fmt,
     future::Future,
     io, mem,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,13 +18,15 @@ use super::{
 };
 use crate::{
     ConnectionError, Event, Instant, Machine, Status,
-    admission::{Admitted, Asked, Peer},
+    admission::{Admitted, Peer},
     drive::{
-        Clock, Ended, Readiness, Sink, Source, Splice, Turn, feed,
-        session::{Over, Rest, Session},
-        turn_keeping,
+        Clock, Direct, Ended, Readiness, Sink, Source, Splice, Turn, feed,
+        seat::Seated,
+        session::{Driven, Session},
+        timer::Timer,
+        turn_without_release,
     },
-    proxy_protocol::{self, Header, HeaderReader, Version, announce},
+    proxy_protocol::{self, Header, HeaderReader, Version, announce, identify},
     runtime::{Listener, Runtime, connect_within},
     serve::{Options, Served, accept},
 };
@@ -100,29 +103,117 @@ pub async fn serve<R: Runtime>(
     .await
 }
 
-/// Dials an upstream for a client, and relays between them until both sides have ended. An upstream that
-/// is lost before a byte has passed is replaced by one that was not tried yet.
+/// Dials an upstream for a client, and relays between them until both sides have ended. An upstream
+/// that is lost before a byte has passed is replaced by one that was not tried yet.
 ///
-/// As a [`Future`] it answers why. Dropped before its end, it resets both connections, so that
+/// As a [`Future`] it returns why. Dropped before its end, it resets both connections, so that
 /// neither peer takes what it got for all.
 ///
 /// The bytes that the [`Admitted`] counts are the client's: received from it, and sent to it.
 #[derive(Debug)]
 pub struct Connection<R: Runtime> {
+    relaying: Relaying<R>,
+    session: Session,
+    timer: Timer<R::Clock>,
+}
+
+impl<R: Runtime> Connection<R> {
+    /// A connection of `peer` to `proxy`. All bytes go through memory; [`serve`] has pipes for what
+    /// comes in bulk, and detects connections of the proxy to itself.
+    ///
+    /// # Panics
+    /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below
+    /// [`LEAST_BUFFER`].
+    pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
+        proxy.assert_buffer();
+        Self::watched(runtime, proxy, client, peer, clock, None)
+    }
+
+    fn watched(
+        runtime: &R,
+        proxy: &Proxy,
+        client: R::Socket,
+        peer: Peer,
+        clock: R::Clock,
+        loops: Option<Loops>,
+    ) -> Self {
+        let relaying = Relaying::new(runtime, proxy, client, peer, clock.now(), loops);
+        Self { relaying, session: Session::new(), timer: Timer::new(clock) }
+    }
+
+    /// Keeps the connection's line in its table up to date, and applies commands from there.
+    pub fn admitted(mut self, admitted: Admitted) -> Self {
+        self.session.set_admitted(admitted);
+        self
+    }
+
+    /// What comes in bulk goes through one of these, if there is one; otherwise it goes through
+    /// memory.
+    fn through(mut self, pipes: Pipes<PipeOf<R>>) -> Self {
+        self.relaying.directions = Directions::new(Some(pipes));
+        self
+    }
+}
+
+/// Nothing in it is pinned: what has to be is in a box.
+impl<R: Runtime> Unpin for Connection<R> {}
+
+impl<R: Runtime> Future for Connection<R> {
+    type Output = Ended<Reason>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { relaying, session, timer } = self.get_mut();
+        while let Upstream::Header(pending) = &mut relaying.upstream {
+            let Connected { socket, readiness } = &mut relaying.client;
+            let mut seated = Seated { machine: &mut pending.reader, socket, readiness };
+            let polled = timer.run(cx, |now, cx, was_woken| {
+                seated.readiness.ready(was_woken, was_woken);
+                let header = |seated: &mut Seated<'_, HeaderReader, _>, now| {
+                    seated.machine.header().is_some().then_some(now)
+                };
+                session.poll(&mut seated, now, cx, header)
+            });
+            match ready!(polled) {
+                Ok(now) => relaying.identify(session.admitted(), now),
+                Err(ended) => return Poll::Ready(ended.map(Reason::Header)),
+            }
+        }
+        let polled = timer.run(cx, |now, cx, was_woken| {
+            if was_woken {
+                relaying.clear();
+            }
+            session.poll(relaying, now, cx, |_, _| None::<Infallible>)
+        });
+        polled.map(|ended| match ended {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        })
+    }
+}
+
+impl<R: Runtime> Drop for Connection<R> {
+    fn drop(&mut self) {
+        self.session.dropped(&mut self.relaying);
+    }
+}
+
+/// A client's connection, the one to its upstream, and the machine between them.
+struct Relaying<R: Runtime> {
     relay: Relay,
     /// Before the sockets, so that the entry ends before their addresses can be reused.
     _open: Option<Box<Open>>,
     loops: Option<Loops>,
-    client: Socket<R::Socket>,
+    client: Connected<R::Socket>,
     upstream: Upstream<R>,
     directions: Directions<PipeOf<R>>,
-    session: Session<R::Clock>,
-    /// A reset that is passed on waits for what the kernel has to send first.
+    /// A reset that is forwarded waits for what the kernel has to send first.
     unsent: Option<Unsent>,
     /// A client that is announced as `LOCAL`: a proxy checks that a server listens.
     is_local: bool,
     /// The upstream has closed the connection first, without a byte.
     hung_up: bool,
+    /// The next turn would find nothing to do.
+    is_quiescent: bool,
 }
 
 /// When to look whether it is sent, and how long after that again.
@@ -142,18 +233,33 @@ impl Unsent {
 
 /// A connected socket, and what is to be remembered of it between turns.
 #[derive(Debug)]
-struct Socket<S> {
+struct Connected<S> {
     socket: S,
-    line: Readiness,
+    readiness: Readiness,
 }
 
-impl<S: Source> Socket<S> {
+impl<S: Source + Sink> Connected<S> {
     fn new(socket: S) -> Self {
-        Self { socket, line: Readiness::default() }
+        Self { socket, readiness: Readiness::default() }
     }
 
     fn recheck(&mut self) {
-        self.line.recheck(&mut self.socket);
+        self.readiness.recheck(&mut self.socket);
+    }
+
+    /// Returns the bytes that are not acknowledged.
+    fn handle_timeout(&mut self, machine: &mut impl Machine, now: Instant) -> usize {
+        if self.readiness.flush_deadline().is_some_and(|deadline| deadline <= now) {
+            self.readiness.flush_timed_out(machine, now);
+        }
+        self.socket.unacknowledged()
+    }
+
+    /// Resets it if output is owed, or a FIN would not be true.
+    fn reset(&mut self, owes: bool) {
+        if owes || self.readiness.has_failed() || self.socket.held() > 0 {
+            self.readiness.reset(&mut self.socket);
+        }
     }
 }
 
@@ -163,18 +269,27 @@ type Dial<R> = dyn Future<Output = Result<(<R as Runtime>::Socket, Dialler<R>), 
 
 enum Upstream<R: Runtime> {
     /// The client has to announce itself first.
-    Header(Box<Awaited<R>>),
+    Header(Box<PendingHeader<R>>),
     Dialling(Pin<Box<Dial<R>>>),
-    Connected(Socket<R::Socket>, Dialler<R>),
+    Connected(Connected<R::Socket>, Dialler<R>),
     /// There will be none.
     Absent,
 }
 
 /// A header that is awaited, and what is needed when it has come.
-struct Awaited<R> {
+struct PendingHeader<R> {
     reader: HeaderReader,
     runtime: R,
     proxy: Proxy,
+}
+
+impl<R: Runtime> Upstream<R> {
+    fn connected(&mut self) -> Option<&mut Connected<R::Socket>> {
+        match self {
+            Self::Connected(connected, _) => Some(connected),
+            Self::Header(_) | Self::Dialling(_) | Self::Absent => None,
+        }
+    }
 }
 
 impl<R: Runtime> fmt::Debug for Upstream<R> {
@@ -188,59 +303,56 @@ impl<R: Runtime> fmt::Debug for Upstream<R> {
     }
 }
 
-impl<R: Runtime> Connection<R> {
-    /// A connection of `peer`'s to `proxy`. All bytes go through memory; [`serve`] has pipes for what comes
-    /// in bulk, and detects connections of the proxy to itself.
-    ///
-    /// # Panics
-    /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
-    pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
-        proxy.assert_buffer();
-        Self::watched(runtime, proxy, client, peer, clock, None)
+impl<R: Runtime> fmt::Debug for Relaying<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { relay, upstream, .. } = self;
+        f.debug_struct("Relaying")
+            .field("relay", relay)
+            .field("upstream", upstream)
+            .finish_non_exhaustive()
     }
+}
 
-    fn watched(
+impl<R: Runtime> Relaying<R> {
+    fn new(
         runtime: &R,
         proxy: &Proxy,
         client: R::Socket,
         peer: Peer,
-        clock: R::Clock,
+        now: Instant,
         loops: Option<Loops>,
     ) -> Self {
-        let now = clock.now();
         let open = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
         let (open, itself) = match open.transpose() {
             Ok(open) => (open.flatten(), None),
             Err(itself) => (None, Some(itself)),
         };
-        let mut connection = Self {
+        let mut relaying = Self {
             relay: proxy.relays.relay(now),
             _open: open,
             loops,
-            client: Socket::new(client),
+            client: Connected::new(client),
             upstream: Upstream::Absent,
             directions: Directions::new(None),
-            session: Session::new(clock),
             unsent: None,
             is_local: false,
             hung_up: false,
+            is_quiescent: false,
         };
         if let Some(SelfConnection(upstream)) = itself {
             let upstream = proxy.upstreams.mark_as_itself(upstream, now);
-            connection.relay.refuse(Reason::Loop { upstream }, now);
+            relaying.relay.refuse(Reason::Loop { upstream }, now);
         } else if let Some(accept) = &proxy.accept {
             let reader = HeaderReader::new(accept, peer, now);
             let (runtime, proxy) = (runtime.clone(), proxy.clone());
-            connection.upstream = Upstream::Header(Box::new(Awaited { reader, runtime, proxy }));
+            let pending = PendingHeader { reader, runtime, proxy };
+            relaying.upstream = Upstream::Header(Box::new(pending));
         } else {
-            let destination = proxy.send.and_then(|_| connection.local_address(runtime));
-            connection.begin(runtime, proxy, peer, destination);
+            let local_address = || runtime.local_address(&relaying.client.socket);
+            let destination = proxy.send.and_then(|_| local_address());
+            relaying.begin(runtime, proxy, peer, destination);
         }
-        connection
-    }
-
-    fn local_address(&self, runtime: &R) -> Option<SocketAddr> {
-        runtime.local_address(&self.client.socket)
+        relaying
     }
 
     /// The client is known: an upstream is dialled for it.
@@ -252,177 +364,36 @@ impl<R: Runtime> Connection<R> {
         self.upstream = Upstream::Dialling(Box::pin(dialler.dial()));
     }
 
-    /// Keeps the connection's line in its table up to date, and does what is asked there.
-    pub fn admitted(mut self, admitted: Admitted) -> Self {
-        self.session.set_admitted(admitted);
-        self
-    }
-
-    /// What comes in bulk goes through one of these, if there is one; otherwise it goes through memory.
-    fn through(mut self, pipes: Pipes<PipeOf<R>>) -> Self {
-        self.directions = Directions::new(Some(pipes));
-        self
-    }
-
-    fn take_turns(&mut self, cx: &mut Context<'_>, mut now: Instant) -> Poll<Ended<Reason>> {
-        self.client.line.clear();
-        if let Upstream::Connected(upstream, _) = &mut self.upstream {
-            upstream.line.clear();
-        }
-        loop {
-            if self.obey(now) {
-                return Poll::Ready(Ended::Aborted);
-            }
-            self.dial(cx, now);
-            let client = self.turn_client(cx, now);
-            let upstream = self.turn_upstream(cx, now);
-            let ((read, written), waits) = match client {
-                Turn::Moved { read, written } => ((read, written), self.client.line.is_quiescent()),
-                Turn::Blocked | Turn::Done => ((0, 0), true),
-            };
-            // The work of a relay is proportional to its bytes.
-            let in_budget = self.session.spend(read, written, 0, now);
-            if let Some(reason) = self.reason() {
-                self.blame(&reason, now);
-                let left = self.client_has_left(&reason);
-                self.session.end(Over::Ended, &reason, left, now);
-                return Poll::Ready(Ended::Reason(reason));
-            }
-            // A turn of one side changes what the other one wants, and the upstream's came last.
-            if waits && !matches!(upstream, Turn::Moved { .. }) {
-                self.release(now);
-                let (deadline, status) = (self.poll_timeout(), self.status());
-                match self.session.rest(cx, deadline, || status) {
-                    Rest::Recheck(time) => {
-                        now = time;
-                        self.recheck();
-                    }
-                    Rest::Expired(time) => {
-                        now = time;
-                        self.expire(now);
-                    }
-                    Rest::Asked => continue,
-                    Rest::Sleep => return Poll::Pending,
-                }
-            }
-            if !in_budget {
-                let deadline = self.poll_timeout();
-                if self.session.is_overdue(deadline) {
-                    self.expire(now);
-                }
-                let status = self.status();
-                self.session.yield_now(cx, || status);
-                return Poll::Pending;
-            }
-        }
-    }
-
-    fn recheck(&mut self) {
-        self.client.recheck();
-        if let Upstream::Connected(upstream, _) = &mut self.upstream {
-            upstream.recheck();
-        }
-    }
-
-    /// Gives buffers back that hold nothing.
-    fn release(&mut self, now: Instant) {
-        match &mut self.upstream {
-            Upstream::Header(awaited) => awaited.reader.handle(now, Event::Release),
-            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                for side in Side::BOTH {
-                    self.relay.side(side).handle(now, Event::Release);
-                }
-            }
-        }
-    }
-
-    /// When there is something to do although nothing moves.
-    fn poll_timeout(&self) -> Option<Instant> {
-        let look = self.unsent.map(|unsent| unsent.look);
-        self.deadline().into_iter().chain(look).min()
-    }
-
-    /// The machine's own.
-    fn deadline(&self) -> Option<Instant> {
-        match &self.upstream {
-            Upstream::Header(awaited) => awaited.reader.poll_timeout(),
-            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                self.relay.poll_timeout()
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        match &self.upstream {
-            Upstream::Header(awaited) => awaited.reader.status(),
-            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                self.relay.status()
-            }
-        }
-    }
-
-    fn reason(&self) -> Option<Reason> {
-        match &self.upstream {
-            Upstream::Header(awaited) => awaited.reader.reason().map(Reason::Header),
-            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                self.relay.reason()
-            }
-        }
-    }
-
-    /// Whether the client left by itself, not because of the upstream. The lack of an upstream is
-    /// no failure towards a proxy's health check; it is logged for the upstream.
-    fn client_has_left(&self, reason: &Reason) -> bool {
-        if let Reason::NoUpstream(_) = reason {
-            return self.is_local;
-        }
-        let by_upstream = matches!(reason, Reason::Lost { side: Side::Upstream, .. });
-        self.client.line.peer_has_left() && !by_upstream && !self.hung_up
-    }
-
-    fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Socket { socket, line } = &mut self.client;
-        let Upstream::Header(awaited) = &mut self.upstream else {
-            if self.relay.passes_reset_on(Side::Client) && must_wait(&mut self.unsent, socket, now)
-            {
-                return Turn::Blocked;
-            }
-            let is_bulk = self.relay.is_bulk(Side::Client);
-            let mut socket = self.directions.through(Side::Client, is_bulk, socket);
-            return turn_keeping(&mut self.relay.side(Side::Client), &mut socket, line, now, cx);
-        };
-        let turn = turn_keeping(&mut awaited.reader, socket, line, now, cx);
-        if awaited.reader.header().is_some() {
-            self.identify(now);
-        }
-        turn
-    }
-
     /// There is a header: who the client is, and what came behind it.
-    fn identify(&mut self, now: Instant) {
-        let Upstream::Header(awaited) = &mut self.upstream else { return };
-        let Some((header, rest)) = awaited.reader.header() else { return };
-        let rest = rest.to_vec();
-        self.is_local = header == Header::Local;
-        if let Some(admitted) = self.session.admitted() {
-            admitted.set_header(awaited.reader.header_len());
+    fn identify(&mut self, admitted: Option<&Admitted>, now: Instant) {
+        let Upstream::Header(pending) = &mut self.upstream else { return };
+        let Some((header, rest)) = pending.reader.header() else { return };
+        let length = pending.reader.header_len();
+        if let Some(admitted) = admitted
+            && let Err(refused) = identify(admitted.table(), admitted, header, length)
+        {
+            pending.reader.refuse(refused);
+            return;
         }
+        self.is_local = header == Header::Local;
         let (peer, destination) = match header {
             Header::Local => (Peer::Local, None),
             Header::Tcp { source, destination } => (Peer::Ip(source), Some(destination)),
         };
-        if header != Header::Local
-            && let Some(admitted) = self.session.admitted()
-            && let Err(refused) = admitted.identify(peer)
-        {
-            awaited.reader.refuse(refused);
-            return;
-        }
-        let (runtime, proxy) = (awaited.runtime.clone(), awaited.proxy.clone());
+        let rest = rest.to_vec();
+        let (runtime, proxy) = (pending.runtime.clone(), pending.proxy.clone());
         self.begin(&runtime, &proxy, peer, destination);
         let mut left = &rest[..];
         feed(&mut self.relay.side(Side::Client), &mut left, now);
         debug_assert!(left.is_empty(), "the buffer has room for it");
+    }
+
+    /// The sockets may have become ready.
+    fn clear(&mut self) {
+        self.client.readiness.clear();
+        if let Some(upstream) = self.upstream.connected() {
+            upstream.readiness.clear();
+        }
     }
 
     fn dial(&mut self, cx: &mut Context<'_>, now: Instant) {
@@ -436,7 +407,7 @@ impl<R: Runtime> Connection<R> {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
                 self.relay.connected(now, dialler.has_another());
-                self.upstream = Upstream::Connected(Socket::new(socket), dialler);
+                self.upstream = Upstream::Connected(Connected::new(socket), dialler);
             }
             Poll::Ready(Err(none)) => {
                 self.upstream = Upstream::Absent;
@@ -445,8 +416,20 @@ impl<R: Runtime> Connection<R> {
         }
     }
 
+    fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
+        let Connected { socket, readiness } = &mut self.client;
+        if self.relay.passes_reset_on(Side::Client) && must_wait(&mut self.unsent, socket, now) {
+            return Turn::Blocked;
+        }
+        let is_bulk = self.relay.is_bulk(Side::Client);
+        let socket = &mut self.directions.through(Side::Client, is_bulk, socket);
+        let machine = &mut self.relay.side(Side::Client);
+        turn_without_release(&mut Direct { machine, socket }, readiness, now, cx)
+    }
+
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Upstream::Connected(Socket { socket, line }, dialler) = &mut self.upstream else {
+        let Upstream::Connected(Connected { socket, readiness }, dialler) = &mut self.upstream
+        else {
             return Turn::Blocked;
         };
         if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
@@ -454,8 +437,9 @@ impl<R: Runtime> Connection<R> {
         }
         let is_bulk = self.relay.is_bulk(Side::Upstream);
         let header = self.relay.unsent_header();
-        let mut socket = self.directions.through(Side::Upstream, is_bulk, socket);
-        let turn = turn_keeping(&mut self.relay.side(Side::Upstream), &mut socket, line, now, cx);
+        let socket = &mut self.directions.through(Side::Upstream, is_bulk, socket);
+        let machine = &mut self.relay.side(Side::Upstream);
+        let turn = turn_without_release(&mut Direct { machine, socket }, readiness, now, cx);
         if let Turn::Moved { read, written } = turn {
             let own = header.saturating_sub(self.relay.unsent_header());
             dialler.choice.moved(read, written - own, now);
@@ -473,8 +457,8 @@ impl<R: Runtime> Connection<R> {
     /// The upstream was lost untouched: that was one more attempt that has failed.
     fn dial_another(&mut self, why: ConnectionError, now: Instant) {
         let lost = mem::replace(&mut self.upstream, Upstream::Absent);
-        if let Upstream::Connected(Socket { mut socket, .. }, mut dialler) = lost {
-            socket.reset();
+        if let Upstream::Connected(mut lost, mut dialler) = lost {
+            lost.readiness.reset(&mut lost.socket);
             dialler.choice.failed(format!("{why}, before a byte had passed"), now);
             self.upstream = Upstream::Dialling(Box::pin(dialler.dial()));
         }
@@ -488,86 +472,115 @@ impl<R: Runtime> Connection<R> {
             dialler.choice.blame(&why.to_string(), now);
         }
     }
+}
 
-    /// Does what was asked by way of the table; true if that was the connection's end.
-    fn obey(&mut self, now: Instant) -> bool {
-        match self.session.news() {
-            Asked::Nothing => {}
-            Asked::ShutDown => {
-                match &mut self.upstream {
-                    Upstream::Header(awaited) => awaited.reader.handle(now, Event::ShutDown),
-                    Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                        self.relay.shut_down(now);
+impl<R: Runtime> Driven for Relaying<R> {
+    type Reason = Reason;
+
+    /// One of each side. The bytes are the client's.
+    fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
+        self.dial(cx, now);
+        let client = self.turn_client(cx, now);
+        // A turn of one side changes what the other one wants, and this one comes last.
+        let upstream = self.turn_upstream(cx, now);
+        let upstream_moved = matches!(upstream, Turn::Moved { .. });
+        self.is_quiescent = !upstream_moved && self.client.readiness.is_quiescent();
+        match client {
+            Turn::Moved { .. } => client,
+            Turn::Blocked | Turn::Done if upstream_moved => Turn::Moved { read: 0, written: 0 },
+            Turn::Done if upstream == Turn::Done || self.upstream.connected().is_none() => {
+                match self.relay.reason() {
+                    Some(reason) => {
+                        self.blame(&reason, now);
+                        Turn::Done
                     }
+                    None => Turn::Blocked,
                 }
-                self.recheck();
             }
-            Asked::Abort => {
-                self.reset();
-                self.session.end(Over::Aborted, &Ended::<Reason>::Aborted, false, now);
-            }
+            Turn::Blocked | Turn::Done => Turn::Blocked,
         }
-        self.session.over() == Some(Over::Aborted)
     }
 
-    fn expire(&mut self, now: Instant) {
-        match &mut self.upstream {
-            Upstream::Header(awaited) => {
-                awaited.reader.handle(
-                    now,
-                    Event::Timeout { unacknowledged: self.client.socket.unacknowledged() },
-                );
-            }
-            Upstream::Dialling(_) | Upstream::Connected(..) | Upstream::Absent => {
-                let to_upstream = match &self.upstream {
-                    Upstream::Connected(upstream, _) => upstream.socket.unacknowledged(),
-                    Upstream::Header(_) | Upstream::Dialling(_) | Upstream::Absent => 0,
-                };
-                let to_client = self.client.socket.unacknowledged();
-                self.relay.handle_timeout(now, to_client, to_upstream);
-            }
-        }
+    fn is_quiescent(&self) -> bool {
+        self.is_quiescent && !self.has_ended()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let client = self.client.readiness.flush_deadline();
+        let upstream = match &self.upstream {
+            Upstream::Connected(upstream, _) => upstream.readiness.flush_deadline(),
+            Upstream::Header(_) | Upstream::Dialling(_) | Upstream::Absent => None,
+        };
+        let look = self.unsent.map(|unsent| unsent.look);
+        [self.relay.poll_timeout(), look, client, upstream].into_iter().flatten().min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        let Self { relay, client, upstream, .. } = self;
+        let to_client = client.handle_timeout(&mut relay.side(Side::Client), now);
+        let to_upstream = upstream
+            .connected()
+            .map_or(0, |upstream| upstream.handle_timeout(&mut relay.side(Side::Upstream), now));
+        relay.handle_timeout(now, to_client, to_upstream);
         debug_assert!(
-            self.deadline().is_none_or(|deadline| deadline > now),
-            "a deadline that was handled must lie ahead"
+            relay.poll_timeout().is_none_or(|deadline| deadline > now),
+            "after a timeout, the deadline must lie ahead"
         );
     }
-}
 
-impl<R: Runtime> Connection<R> {
+    fn shut_down(&mut self, now: Instant) {
+        self.relay.shut_down(now);
+    }
+
+    fn recheck(&mut self) {
+        self.client.recheck();
+        if let Some(upstream) = self.upstream.connected() {
+            upstream.recheck();
+        }
+    }
+
+    fn release(&mut self, now: Instant) {
+        for side in Side::BOTH {
+            self.relay.side(side).handle(now, Event::Release);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.relay.is_done()
+    }
+
     /// Resets the sides that are not over: what they got is not all.
     fn reset(&mut self) {
-        if self.relay.owes(Side::Client) {
-            self.client.socket.reset();
-        }
-        if let Upstream::Connected(upstream, _) = &mut self.upstream
-            && self.relay.owes(Side::Upstream)
-        {
-            upstream.socket.reset();
+        self.client.reset(self.relay.owes(Side::Client));
+        if let Some(upstream) = self.upstream.connected() {
+            upstream.reset(self.relay.owes(Side::Upstream));
         }
     }
-}
 
-/// Nothing in it is pinned: what has to be is in a box.
-impl<R: Runtime> Unpin for Connection<R> {}
-
-impl<R: Runtime> Future for Connection<R> {
-    type Output = Ended<Reason>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let now = this.session.begin_poll();
-        let polled = this.take_turns(cx, now);
-        this.session.polled();
-        polled
+    fn must_reset(&self) -> bool {
+        true
     }
-}
 
-impl<R: Runtime> Drop for Connection<R> {
-    fn drop(&mut self) {
-        if self.session.over().is_none() {
-            self.session.panicked();
-            self.reset();
+    /// The work of a relay is proportional to its bytes.
+    fn work(&self) -> u64 {
+        0
+    }
+
+    fn status(&self) -> Status {
+        self.relay.status()
+    }
+
+    fn reason(&self) -> Reason {
+        self.relay.reason().expect("the relay has ended")
+    }
+
+    /// Whether the client left by itself, not because of the upstream. The lack of an upstream is
+    /// no failure towards a proxy's health check; it is logged for the upstream.
+    fn peer_has_left(&self) -> bool {
+        match self.relay.reason() {
+            Some(Reason::NoUpstream(_)) => self.is_local,
+            Some(Reason::Lost { side: Side::Upstream, .. }) => false,
+            Some(_) | None => self.client.readiness.peer_has_left() && !self.hung_up,
         }
     }
 }

@@ -32,6 +32,8 @@ mod reader;
 mod serve;
 
 #[cfg(feature = "std")]
+pub(crate) use self::serve::identify;
+#[cfg(feature = "std")]
 pub use self::serve::serve;
 pub use self::{
     behind::{Behind, BehindReason},

@@ -3,7 +3,7 @@
 use super::{Behind, Config, Header};
 use crate::{
     Instant, Machine,
-    admission::{Conn, Peer},
+    admission::{Conn, Peer, Refused, Table},
     drive::{Clock, Drive},
     runtime::{Listener, Runtime},
     serve::{Options, Served, accept},
@@ -31,14 +31,28 @@ where
         let (table, conn) = (options.table.clone(), admitted.handle());
         let mut machine = machine.clone();
         let make = move |header, length, now| {
-            conn.set_header(length);
-            if let Header::Tcp { source, .. } = header {
-                table.identify(&conn, Peer::Ip(source))?;
-            }
+            identify(&table, &conn, header, length)?;
             Ok(machine(&conn, now))
         };
         let behind = Behind::new(config, admitted.peer(), clock.now(), make);
         Drive::new(behind, socket, clock).admitted(admitted)
     })
     .await
+}
+
+/// Enters the client that a header of `length` bytes names in the table.
+///
+/// # Errors
+/// As [`Table::identify`].
+pub(crate) fn identify(
+    table: &Table,
+    conn: &Conn,
+    header: Header,
+    length: usize,
+) -> Result<(), Refused> {
+    conn.set_header(length);
+    match header {
+        Header::Local => Ok(()),
+        Header::Tcp { source, .. } => table.identify(conn, Peer::Ip(source)),
+    }
 }
