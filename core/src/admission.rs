@@ -20,7 +20,7 @@ use core::{
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     ops::Deref,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -29,7 +29,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     Fault, Instant, Reason, Status,
     log_limit::{LogLimit, Verdict},
-    shared::{Lock, Shared},
+    shared::{AtomicU64, Lock, Shared},
 };
 
 /// Who is at the other end.
@@ -401,7 +401,7 @@ pub struct Conn {
     moved: AtomicU64,
     asked: AtomicU8,
     /// How many of the received bytes belong to a PROXY header.
-    header: AtomicU64,
+    header: AtomicUsize,
     /// It is counted under its peer's address.
     counted: AtomicBool,
     parked: Lock<Parked>,
@@ -435,7 +435,7 @@ impl Conn {
             bytes_out: AtomicU64::new(0),
             moved: AtomicU64::new(now.nanos()),
             asked: AtomicU8::new(Asked::Nothing as u8),
-            header: AtomicU64::new(0),
+            header: AtomicUsize::new(0),
             counted: AtomicBool::new(counted),
             parked: Lock::new(Parked { peer, status: Status::default(), driver: None }),
         }
@@ -473,12 +473,12 @@ impl Conn {
 
     /// The first `bytes` bytes received are a PROXY header. For the connection's own driver.
     pub fn set_header(&self, bytes: usize) {
-        self.header.store(bytes as u64, Relaxed);
+        self.header.store(bytes, Relaxed);
     }
 
     /// Whether no byte was received or sent, except for a PROXY header.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.bytes_out() == 0 && self.bytes_in() == self.header.load(Relaxed)
+        self.bytes_out() == 0 && self.bytes_in() == self.header.load(Relaxed) as u64
     }
 
     /// The machine's status when it last had nothing to do.

@@ -41,8 +41,8 @@
 //! # Features
 //!
 //! - `std` (default): [`Shared`](shared::Shared) state is behind real locks, so handles may go
-//!   from thread to thread. Without it they stay on one thread, and the target needs 64-bit
-//!   atomics.
+//!   from thread to thread. Without it they stay on one thread. Either way the target needs
+//!   atomic compare-and-swap of pointers. Where it has no 64-bit atomics, counts are behind locks.
 //! - `message` (default): [`message`], with libraries for JSON and character sets.
 //! - `status` (off): the status of a server over HTTP, for people, probes and Prometheus.
 //! - `command-line` (off): the binaries' command line. Never needed to embed the machines.

@@ -1,5 +1,13 @@
 //! State that several machines, or a machine and its handle, have in common.
 
+#[cfg(any(test, not(target_has_atomic = "64")))]
+use core::sync::atomic::Ordering;
+
+#[cfg(not(target_has_atomic = "64"))]
+pub(crate) use LockedU64 as AtomicU64;
+#[cfg(target_has_atomic = "64")]
+pub(crate) use core::sync::atomic::AtomicU64;
+
 /// A counted handle: an `Arc`, or an `Rc` without the feature `std`.
 #[cfg(feature = "std")]
 pub type Shared<T> = alloc::sync::Arc<T>;
@@ -39,4 +47,77 @@ impl<T> Lock<T> {
         #[cfg(not(feature = "std"))]
         return f(&mut self.value.borrow_mut());
     }
+}
+
+/// The operations of an `AtomicU64` that the crate uses, for targets without 64-bit atomics.
+///
+/// The lock orders all accesses, so any [`Ordering`] is met.
+#[cfg(any(test, not(target_has_atomic = "64")))]
+#[derive(Debug)]
+pub(crate) struct LockedU64(Lock<u64>);
+
+#[cfg(any(test, not(target_has_atomic = "64")))]
+impl LockedU64 {
+    pub(crate) const fn new(value: u64) -> Self {
+        Self(Lock::new(value))
+    }
+
+    pub(crate) fn load(&self, _: Ordering) -> u64 {
+        self.0.with(|value| *value)
+    }
+
+    pub(crate) fn store(&self, new: u64, _: Ordering) {
+        self.0.with(|value| *value = new);
+    }
+
+    /// Adds `more`, wrapping around at 2^64, and returns the value before.
+    #[cfg(any(test, feature = "message"))]
+    pub(crate) fn fetch_add(&self, more: u64, _: Ordering) -> u64 {
+        self.0.with(|value| core::mem::replace(value, value.wrapping_add(more)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    /// The same tests for the atomic and for the locked number.
+    macro_rules! tests_of {
+        ($number:ident, $module:ident) => {
+            mod $module {
+                use super::*;
+
+                #[test]
+                fn it_counts_beyond_32_bits_and_wraps_around_at_64() {
+                    let number = $number::new(u64::from(u32::MAX));
+                    assert_eq!(number.fetch_add(1, Relaxed), u64::from(u32::MAX));
+                    assert_eq!(number.load(Relaxed), 1 << 32);
+                    number.store(u64::MAX, Relaxed);
+                    assert_eq!(number.fetch_add(3, Relaxed), u64::MAX);
+                    assert_eq!(number.load(Relaxed), 2);
+                }
+
+                #[cfg(feature = "std")]
+                #[test]
+                fn what_threads_add_at_once_is_all_counted() {
+                    let number = $number::new(u64::from(u32::MAX));
+                    std::thread::scope(|scope| {
+                        for _ in 0..4 {
+                            scope.spawn(|| {
+                                for _ in 0..10_000 {
+                                    number.fetch_add(1 << 20, Relaxed);
+                                }
+                            });
+                        }
+                    });
+                    assert_eq!(number.load(Relaxed), u64::from(u32::MAX) + 4 * (10_000 << 20));
+                }
+            }
+        };
+    }
+
+    tests_of!(AtomicU64, of_the_atomic_number);
+    tests_of!(LockedU64, of_the_locked_number);
 }

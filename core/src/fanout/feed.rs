@@ -3,7 +3,7 @@
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::{
     mem,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     task::{Context, Waker},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use crate::{
     Instant, Linger,
     drive::MAX_SLICES,
     linger::DiscardBudget,
-    shared::{Lock, Shared},
+    shared::{AtomicU64, Lock, Shared},
 };
 
 /// How messages get from the upstream to all subscribers.

@@ -5,7 +5,7 @@ use core::{
     future::Future as _,
     num::NonZeroUsize,
     pin::Pin,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     WriteProgress,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
     linger::DiscardBudget,
-    shared::Shared,
+    shared::{AtomicU64, Shared},
 };
 
 /// A server's limits.

@@ -102,6 +102,8 @@ fn shorten(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
 
     fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<Cow<'a, str>, TextError> {
