@@ -22,9 +22,6 @@ use crate::{
 
 /// A runtime. Clones are the same runtime.
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// How many open files a connection takes.
-    const FILES_PER_CONNECTION: usize = 1;
-
     /// A connected socket: no delay, and with keepalive probes.
     type Socket: Splice + Unpin + Send + 'static;
     /// A listening socket.
@@ -47,20 +44,6 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         T: Future + Send + 'static,
         T::Output: Send + 'static;
 
-    /// Runs the task of a connection that was admitted, as [`spawn`](Self::spawn) does. What is
-    /// asked by way of the table of connections may be noticed up to 20 ms late, which lets a thread
-    /// wait in a read.
-    ///
-    /// # Errors
-    /// As [`spawn`](Self::spawn).
-    fn spawn_connection<T>(&self, task: T) -> io::Result<()>
-    where
-        T: Future + Send + 'static,
-        T::Output: Send + 'static,
-    {
-        self.spawn(task)
-    }
-
     /// Listens on `address`, an `IP:PORT` or a `unix:PATH`. (For a name, which can have several
     /// addresses, use [`listen`](crate::listen::listen).)
     ///
@@ -79,24 +62,6 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// # Errors
     /// The address does not have this form, or the name is unknown.
     fn resolve(&self, address: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
-
-    /// Takes over a socket that listens already, as systemd passes it (`sd_listen_fds(3)`).
-    ///
-    /// # Errors
-    /// It is no stream socket that listens; or the runtime has no such sockets, as here.
-    #[cfg(unix)]
-    fn listen_inherited(&self, _socket: std::os::fd::OwnedFd) -> io::Result<Self::Listener> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Takes over a stream that is connected already (socketpair(2), say).
-    ///
-    /// # Errors
-    /// The runtime does not take it; or has no such sockets, as here.
-    #[cfg(unix)]
-    fn adopt(&self, _stream: std::os::unix::net::UnixStream) -> io::Result<Self::Socket> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
 
     /// Connects to `address`, a `host:port` or a `unix:PATH`. A name is resolved off the event
     /// loop, and each of its addresses is tried in turn. An attempt fails if the socket connects to

@@ -80,7 +80,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::fd::OwnedFd,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -97,6 +97,8 @@ use wirestate_core::{
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
+#[cfg(feature = "command-line")]
+use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
 /// The runtime: an executor, and async-io's reactor.
 #[derive(Clone, Debug)]
@@ -139,14 +141,6 @@ impl Runtime for Smol {
         resolve(address).await
     }
 
-    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
-        SmolListener::new(Listening::inherited(socket)?)
-    }
-
-    fn adopt(&self, stream: UnixStream) -> io::Result<SmolSocket> {
-        SmolSocket::new(stream)
-    }
-
     async fn connect(&self, address: &str) -> io::Result<SmolSocket> {
         if let Some(path) = unix_path(address) {
             return SmolSocket::nonblocking(unix::connect(path)?);
@@ -161,6 +155,17 @@ impl Runtime for Smol {
 
     fn dialled_address(&self, socket: &SmolSocket) -> Option<Address> {
         stream::dialled_address(socket.stream.as_ref()?)
+    }
+}
+
+#[cfg(feature = "command-line")]
+impl Host for Smol {
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
+        SmolListener::new(Listening::inherited(socket)?)
+    }
+
+    fn adopt(&self, stream: UnixStream) -> io::Result<SmolSocket> {
+        SmolSocket::new(stream)
     }
 }
 

@@ -1,5 +1,4 @@
-//! A thread that runs one future, and sleeps on what it waits for: in `poll(2)`, or, where that is
-//! one read, in the read.
+//! A thread that runs one future, and sleeps in `poll(2)` on what it waits for.
 
 use std::{
     cell::RefCell,
@@ -26,17 +25,6 @@ use wirestate_core::{Instant, drive::Clock};
 /// # Panics
 /// If `poll(2)` fails for want of memory, which is its only failure that can happen here.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    run(future, 0)
-}
-
-/// [`block_on`] for the task of a connection that was admitted: it may wait in a read although one
-/// place has kept its waker. That is the table of connections, which can do with being noticed
-/// [`READ_TIMEOUT`] late.
-pub(crate) fn block_on_connection<F: Future>(future: F) -> F::Output {
-    run(future, 1)
-}
-
-fn run<F: Future>(future: F, patient: usize) -> F::Output {
     let parker = Arc::new(Parker::default());
     let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
@@ -46,7 +34,7 @@ fn run<F: Future>(future: F, patient: usize) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return output;
         }
-        WAIT.with_borrow_mut(|wait| wait.sleep(&parker, patient));
+        WAIT.with_borrow_mut(|wait| wait.sleep(&parker));
     }
 }
 
@@ -70,11 +58,6 @@ struct Wait {
     round: u64,
     sockets: Vec<Awaited>,
     deadline: Option<SystemInstant>,
-    /// When the last sleep began, and how many before it were [`QUICK`].
-    slept: Option<SystemInstant>,
-    quick: u32,
-    /// The next read of this socket is the sleep.
-    in_read: Option<RawFd>,
     /// What the last sleep has found nothing to read on.
     silent: Vec<RawFd>,
 }
@@ -82,27 +65,11 @@ struct Wait {
 struct Awaited {
     socket: Arc<dyn AsFd>,
     what: PollFlags,
-    /// It is awaited by a read, which may as well block.
-    is_read: bool,
 }
-
-/// How long a read blocks at most: what else happens meanwhile is noticed so late.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(20);
-/// A sleep that is shorter is quick. Well below [`READ_TIMEOUT`], which the kernel rounds to its
-/// ticks: a read that blocked in vain was not quick.
-const QUICK: Duration = Duration::from_millis(8);
-/// After so many quick sleeps in a row the next one is in a read.
-const BUSY: u32 = 4;
 
 /// Has this thread's next sleep end when `socket` is ready for `what`.
 pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
-    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: false }));
-}
-
-/// Has this thread's next sleep end when `socket` can be read, or be in that read.
-pub(crate) fn wait_for_read(socket: Arc<dyn AsFd>) {
-    let what = PollFlags::IN;
-    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: true }));
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what }));
 }
 
 /// Removes `socket`, which is to be closed, from the sockets that the thread waits for: otherwise
@@ -119,42 +86,19 @@ pub(crate) fn round() -> u64 {
     WAIT.with_borrow(|wait| wait.round)
 }
 
-/// Whether the read of `socket` that is about to be made is to block, for [`READ_TIMEOUT`].
-pub(crate) fn read_blocks(socket: RawFd) -> bool {
-    WAIT.with_borrow_mut(|wait| wait.in_read.take_if(|chosen| *chosen == socket).is_some())
-}
-
 /// Whether the last sleep has just found that `socket` has nothing to read.
 pub(crate) fn is_silent(socket: RawFd) -> bool {
     WAIT.with_borrow(|wait| wait.silent.contains(&socket))
 }
 
 impl Wait {
-    fn sleep(&mut self, parker: &Arc<Parker>, patient: usize) {
+    fn sleep(&mut self, parker: &Arc<Parker>) {
         let mut sockets = mem::take(&mut self.sockets);
         let deadline = self.deadline.take();
         self.round += 1;
-        let now = SystemInstant::now();
-        let quick = self.slept.replace(now).is_some_and(|last| now - last < QUICK);
-        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
-        let kept = parker.kept();
-        // The future is polled once more, and its read blocks: a system call less a request. Not
-        // for a connection that is seldom heard of, which would hold a buffer all the while.
         self.silent.clear();
-        // Whoever did not read when it was time to, may not do so the next time either.
-        let unused = self.in_read.take().is_some();
-        if let [Awaited { socket, is_read: true, .. }] = &sockets[..]
-            && !unused
-            && self.quick >= BUSY
-            && kept <= patient
-            && deadline.is_none_or(|deadline| deadline > now + READ_TIMEOUT)
-            && !parker.was_woken()
-        {
-            self.in_read = Some(socket.as_fd().as_raw_fd());
-        } else {
-            let timeout = deadline.map(|at| at.saturating_duration_since(now));
-            sleep(parker, kept > 0, &sockets, timeout, &mut self.silent);
-        }
+        let timeout = deadline.map(|at| at.saturating_duration_since(SystemInstant::now()));
+        sleep(parker, &sockets, timeout, &mut self.silent);
         // Keeps the list's memory for the next round.
         sockets.clear();
         self.sockets = sockets;
@@ -163,13 +107,12 @@ impl Wait {
 
 /// Sleeps in `poll(2)`.
 fn sleep(
-    parker: &Parker,
-    kept: bool,
+    parker: &Arc<Parker>,
     sockets: &[Awaited],
     mut timeout: Option<Duration>,
     silent: &mut Vec<RawFd>,
 ) {
-    if kept && !parker.can_be_woken() {
+    if parker.kept() > 0 && !parker.can_be_woken() {
         timeout = Some(timeout.map_or(DEAF, |timeout| timeout.min(DEAF)));
     }
     if !parker.park() {
@@ -188,7 +131,7 @@ fn sleep(
     }
     parker.unpark();
     for (awaited, fd) in sockets.iter().zip(&fds) {
-        if awaited.is_read && fd.revents().is_empty() {
+        if awaited.what == PollFlags::IN && fd.revents().is_empty() {
             silent.push(awaited.socket.as_fd().as_raw_fd());
         }
     }
@@ -225,7 +168,7 @@ const PARKED: u8 = 1;
 const WOKEN: u8 = 2;
 
 impl Parker {
-    /// How many others have a waker. `run` itself holds two handles.
+    /// How many others have a waker. `block_on` itself holds two handles.
     fn kept(self: &Arc<Self>) -> usize {
         Arc::strong_count(self) - 2
     }
@@ -238,11 +181,6 @@ impl Parker {
             self.event.get_or_init(|| event);
         }
         self.event.get().is_some()
-    }
-
-    /// The future asks to be polled again at once.
-    fn was_woken(&self) -> bool {
-        self.state.load(SeqCst) == WOKEN
     }
 
     /// False where it was woken already.

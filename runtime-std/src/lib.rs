@@ -3,9 +3,7 @@
 //! Each thread runs the same [`Drive`](wirestate_core::drive::Drive) as everywhere else, by
 //! [`block_on`], and sleeps in `poll(2)` on exactly what the drive is waiting for: its socket, its
 //! deadline, and an eventfd where somebody may want to wake it. So a thread notices what is
-//! published, and a reset, at once, where one that is blocked in `read` would not. Only a server's
-//! connection that waits for nothing but a request does so in `read`, for 20 ms at a time at most,
-//! which saves a system call a request.
+//! published, and a reset, at once, where one that is blocked in `read` would not.
 //!
 //! ```
 //! use wirestate_core::{drive::Drive, echo, runtime::{Listener, Runtime}, serve::{self, serve}};
@@ -86,7 +84,6 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
-    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
     task::{Poll, Waker},
     thread,
@@ -99,11 +96,15 @@ use wirestate_core::{
     shared::Lock,
 };
 
-use self::block_on::block_on_connection;
 pub use self::{
     block_on::{ThreadClock, block_on},
     listening::Listening,
     socket::{ThreadListener, ThreadSocket},
+};
+#[cfg(feature = "command-line")]
+use {
+    std::os::{fd::OwnedFd, unix::net::UnixStream},
+    wirestate_core::command_line::Host,
 };
 
 /// The runtime: a thread for each task.
@@ -130,9 +131,6 @@ impl Default for Threads {
 const STACK: usize = 512 * 1024;
 
 impl Runtime for Threads {
-    /// The socket, and the eventfd by which its thread is woken.
-    const FILES_PER_CONNECTION: usize = 2;
-
     type Socket = ThreadSocket;
     type Listener = ThreadListener;
     type Clock = ThreadClock;
@@ -146,17 +144,9 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        start("task", || drop(block_on(task)))
-    }
-
-    fn spawn_connection<T>(&self, task: T) -> io::Result<()>
-    where
-        T: Future + Send + 'static,
-        T::Output: Send + 'static,
-    {
         // On its way down a thread's start a task would be moved, and keep a place in each frame.
         let task = Box::pin(task);
-        start("connection", || drop(block_on_connection(task)))
+        start("task", || drop(block_on(task)))
     }
 
     fn listen(&self, address: &str) -> io::Result<ThreadListener> {
@@ -172,14 +162,6 @@ impl Runtime for Threads {
         }
     }
 
-    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
-        Listening::inherited(socket).map(ThreadListener::new)
-    }
-
-    fn adopt(&self, stream: UnixStream) -> io::Result<ThreadSocket> {
-        ThreadSocket::new(stream)
-    }
-
     async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {
         if let Some(path) = unix_path(address) {
             return ThreadSocket::new(unix::connect(path)?);
@@ -193,6 +175,20 @@ impl Runtime for Threads {
 
     fn dialled_address(&self, socket: &ThreadSocket) -> Option<Address> {
         socket.dialled_address()
+    }
+}
+
+#[cfg(feature = "command-line")]
+impl Host for Threads {
+    /// The socket, and the eventfd by which its thread is woken.
+    const FILES_PER_CONNECTION: usize = 2;
+
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
+        Listening::inherited(socket).map(ThreadListener::new)
+    }
+
+    fn adopt(&self, stream: UnixStream) -> io::Result<ThreadSocket> {
+        ThreadSocket::new(stream)
     }
 }
 

@@ -9,11 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustix::{
-    event::PollFlags,
-    io::{Errno, ioctl_fionbio},
-    net::{RecvFlags, recv},
-};
+use rustix::event::PollFlags;
 use socket2::SockRef;
 use wirestate_core::{
     ConnectionError,
@@ -23,7 +19,7 @@ use wirestate_core::{
 };
 
 use crate::{
-    block_on::{READ_TIMEOUT, forget, is_silent, read_blocks, round, wait_for, wait_for_read},
+    block_on::{forget, is_silent, round, wait_for},
     listening::Listening,
     pipe::Pipe,
     stream, tcp,
@@ -37,7 +33,7 @@ pub struct ThreadSocket {
     stream: Option<Arc<OwnedFd>>,
     /// The round in which a read found less than it had asked for, so that there is no more.
     drained: Option<u64>,
-    /// The next read asks the kernel, whatever the last sleep has found, and does not block.
+    /// The next read asks the kernel, whatever the last sleep has found.
     looks_again: bool,
 }
 
@@ -47,18 +43,17 @@ impl ThreadSocket {
     /// # Errors
     /// Its mode could not be set.
     pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
-        Self::sharing(Arc::new(stream.into()))
+        let stream = stream.into();
+        stream::set_nonblocking(&stream)?;
+        Ok(Self::nonblocking(Arc::new(stream)))
     }
 
-    fn sharing(stream: Arc<OwnedFd>) -> io::Result<Self> {
-        // Each call says for itself whether it blocks (and splice(2), which can't, is told by the mode).
-        ioctl_fionbio(&stream, false)?;
-        SockRef::from(&stream).set_read_timeout(Some(READ_TIMEOUT))?;
-        Ok(Self { stream: Some(stream), drained: None, looks_again: false })
+    fn nonblocking(stream: Arc<OwnedFd>) -> Self {
+        Self { stream: Some(stream), drained: None, looks_again: false }
     }
 
     pub(crate) async fn connect(addresses: Vec<SocketAddr>) -> io::Result<Self> {
-        Self::sharing(tcp::first_that_connects(addresses, connect).await?)
+        tcp::first_that_connects(addresses, connect).await.map(Self::nonblocking)
     }
 
     pub(crate) fn local_address(&self) -> Option<SocketAddr> {
@@ -95,22 +90,16 @@ impl Source for ThreadSocket {
         let stream = self.stream()?;
         let is_silent = || self.drained == Some(round()) || is_silent(stream.as_raw_fd());
         if looks_again || !is_silent() {
-            let flags = if !looks_again && read_blocks(stream.as_raw_fd()) {
-                RecvFlags::empty()
-            } else {
-                RecvFlags::DONTWAIT
-            };
-            match recv(stream, &mut *buf, flags) {
-                Err(Errno::AGAIN) => {}
+            match stream::receive(stream, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
-                    let read = read.map(|(n, _)| n);
                     let short = matches!(read, Ok(n) if 0 < n && n < buf.len());
                     self.drained = short.then(round);
-                    return Poll::Ready(read.map_err(|error| io::Error::from(error).into()));
+                    return Poll::Ready(read.map_err(IoError::from));
                 }
             }
         }
-        wait_for_read(stream.clone());
+        wait_for(stream.clone(), PollFlags::IN);
         Poll::Pending
     }
 
@@ -165,7 +154,7 @@ impl Splice for ThreadSocket {
         most: usize,
     ) -> Poll<Result<Option<usize>, IoError>> {
         let stream = self.stream()?;
-        match without_blocking(stream, || pipe.fill(stream, most)) {
+        match pipe.fill(stream, most) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(stream.clone(), PollFlags::IN);
                 Poll::Pending
@@ -181,7 +170,7 @@ impl Splice for ThreadSocket {
         held: usize,
     ) -> Poll<Result<usize, IoError>> {
         let stream = self.stream()?;
-        match without_blocking(stream, || pipe.drain(stream, held)) {
+        match pipe.drain(stream, held) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait_for(stream.clone(), PollFlags::OUT);
                 Poll::Pending
@@ -189,14 +178,6 @@ impl Splice for ThreadSocket {
             drained => Poll::Ready(drained.map_err(IoError::from)),
         }
     }
-}
-
-/// With the socket's mode changed for one call.
-fn without_blocking<T>(stream: &OwnedFd, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    ioctl_fionbio(stream, true)?;
-    let done = call();
-    ioctl_fionbio(stream, false)?;
-    done
 }
 
 /// A listening socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).
@@ -231,7 +212,8 @@ impl Listener for ThreadListener {
         _cx: &mut Context<'_>,
     ) -> Poll<Result<(ThreadSocket, Peer), AcceptError>> {
         let accepted = self.listening.accept();
-        let accepted = accepted.and_then(|(stream, peer)| Ok((ThreadSocket::new(stream)?, peer)));
+        let accepted =
+            accepted.map(|(stream, peer)| (ThreadSocket::nonblocking(Arc::new(stream)), peer));
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if self.listening.awaits_more() {

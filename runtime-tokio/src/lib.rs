@@ -41,10 +41,7 @@ use std::{
     future::Future,
     io, mem,
     net::SocketAddr,
-    os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
@@ -64,6 +61,8 @@ use wirestate_core::{
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
+#[cfg(feature = "command-line")]
+use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]
@@ -114,16 +113,6 @@ impl Runtime for Tokio {
         Ok(lookup_host(address).await?.collect())
     }
 
-    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
-        let _context = self.handle.enter();
-        TokioListener::new(Listening::inherited(socket)?)
-    }
-
-    fn adopt(&self, stream: UnixStream) -> io::Result<TokioSocket> {
-        let _context = self.handle.enter();
-        TokioSocket::new(stream)
-    }
-
     async fn connect(&self, address: &str) -> io::Result<TokioSocket> {
         if let Some(path) = unix_path(address) {
             return TokioSocket::nonblocking(unix::connect(path)?);
@@ -138,6 +127,19 @@ impl Runtime for Tokio {
 
     fn dialled_address(&self, socket: &TokioSocket) -> Option<Address> {
         stream::dialled_address(socket.stream.as_ref()?)
+    }
+}
+
+#[cfg(feature = "command-line")]
+impl Host for Tokio {
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
+        let _context = self.handle.enter();
+        TokioListener::new(Listening::inherited(socket)?)
+    }
+
+    fn adopt(&self, stream: UnixStream) -> io::Result<TokioSocket> {
+        let _context = self.handle.enter();
+        TokioSocket::new(stream)
     }
 }
 

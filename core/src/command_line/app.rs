@@ -9,13 +9,14 @@ use super::{
     Failure, Surroundings, server, show,
     values::{self, Timeout},
 };
+use crate::command_line::Host;
 use crate::{
     drive::Drive,
     message::{
         Client, ClientConfig, Config, Limits, Server,
         search::{self, Table},
     },
-    runtime::{Runtime, connect_within, within},
+    runtime::{connect_within, within},
 };
 
 /// Answers requests with a JSON header: searches in a table
@@ -80,7 +81,7 @@ fn header_limit(text: &str) -> Result<u16, String> {
     }
 }
 
-pub(super) async fn serve<R: Runtime>(
+pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
     around: &Surroundings,
@@ -136,7 +137,7 @@ pub(super) struct ClientFlags {
     max_content: usize,
 }
 
-pub(super) async fn ask<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
+pub(super) async fn ask<R: Host>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
     let asked = within(runtime, flags.timeout.0, request(runtime, &flags)).await;
     let (mut drive, result) = asked.unwrap_or_else(|limit| {
         Err(ended(&flags.address, &format!("no whole reply within {limit:?}")))
@@ -148,7 +149,7 @@ pub(super) async fn ask<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(
 }
 
 /// The connection, and the result that has come on it.
-async fn request<R: Runtime>(
+async fn request<R: Host>(
     runtime: &R,
     flags: &ClientFlags,
 ) -> Result<(Drive<Client, R::Socket, R::Clock>, Bytes), Failure> {

@@ -15,10 +15,11 @@ use super::{
     standard_input::{LONGEST_LINE, Lines},
     values::{self, Timeout},
 };
+use crate::command_line::Host;
 use crate::{
     drive::{Drive, Ended},
     echo::{Client, ClientConfig, ClientReason, Config, Prefix, Server},
-    runtime::{Runtime, connect_within},
+    runtime::connect_within,
 };
 
 /// Sends every byte back to where it came from
@@ -52,7 +53,7 @@ fn chunk(text: &str) -> Result<NonZeroUsize, String> {
     }
 }
 
-pub(super) async fn serve<R: Runtime>(
+pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
     around: &Surroundings,
@@ -89,7 +90,7 @@ pub(super) struct ClientFlags {
     reply_timeout: Timeout,
 }
 
-pub(super) async fn converse<R: Runtime>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
+pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
     let ClientFlags { address, message, connect_timeout, reply_timeout } = flags;
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await

@@ -16,6 +16,7 @@ use super::{
     upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
+use crate::command_line::Host;
 use crate::{
     Event, Instant, Machine,
     admission::{Limits, Table},
@@ -25,7 +26,7 @@ use crate::{
         Config, Feed, Framing, OnLag, Receiver, ReceiverReason, Source, SourceConfig, Subscriber,
         Upstream,
     },
-    runtime::{Runtime, connect_within},
+    runtime::connect_within,
 };
 
 /// Serves fixed-size, numbered messages at a rate, to one client at a time
@@ -66,7 +67,7 @@ fn message_size(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("a message has at most {LONGEST} bytes"))
 }
 
-pub(super) async fn source<R: Runtime>(
+pub(super) async fn source<R: Host>(
     runtime: &R,
     flags: SourceFlags,
     around: &Surroundings,
@@ -81,7 +82,7 @@ pub(super) async fn source<R: Runtime>(
 }
 
 /// How long after Unix' epoch the runtime's is.
-pub(super) fn unix_epoch<R: Runtime>(runtime: &R) -> Duration {
+pub(super) fn unix_epoch<R: Host>(runtime: &R) -> Duration {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     unix.saturating_sub(runtime.clock().now().since_epoch())
 }
@@ -208,7 +209,7 @@ impl ServerFlags {
     }
 }
 
-pub(super) async fn serve<R: Runtime>(
+pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
     around: &Surroundings,
@@ -263,7 +264,7 @@ pub(super) async fn serve<R: Runtime>(
 }
 
 /// Keeps the upstream connected, until it is stopped.
-pub(super) fn read_upstream<R: Runtime>(
+pub(super) fn read_upstream<R: Host>(
     runtime: &R,
     dial: Dial,
     feed: &Feed,
@@ -299,7 +300,7 @@ pub(super) struct ClientFlags {
     connect_timeout: Timeout,
 }
 
-pub(super) async fn subscribe<R: Runtime>(
+pub(super) async fn subscribe<R: Host>(
     runtime: &R,
     flags: ClientFlags,
     log: &log::Flags,

@@ -1,6 +1,6 @@
 //! The command line of the three binaries: one set of commands, flags, output and exit codes.
 //!
-//! Each command is written once, over [`Runtime`]. Standard output is for data, standard error for
+//! Each command is written once, over [`Host`]. Standard output is for data, standard error for
 //! logs and prompts. Exit codes: 0 done, 1 failed at run time (one line says how, with the
 //! address), 2 wrong usage.
 
@@ -24,6 +24,7 @@ use std::{
     error::Error,
     ffi::{OsStr, OsString},
     io::{self, IsTerminal, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::ExitCode,
 };
@@ -31,6 +32,24 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::runtime::{Address, Runtime};
+
+/// A runtime as the command line needs it, which starts the process.
+pub trait Host: Runtime {
+    /// How many open files a connection takes.
+    const FILES_PER_CONNECTION: usize = 1;
+
+    /// Takes over a socket that listens already, as systemd passes it (`sd_listen_fds(3)`).
+    ///
+    /// # Errors
+    /// It is no stream socket that listens.
+    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<Self::Listener>;
+
+    /// Takes over a stream that is connected already (socketpair(2)).
+    ///
+    /// # Errors
+    /// The runtime does not take it.
+    fn adopt(&self, stream: UnixStream) -> io::Result<Self::Socket>;
+}
 
 /// A binary's `main`: reads the command line, and has `host` run the command on a runtime.
 ///
@@ -140,7 +159,7 @@ impl Command {
     }
 
     /// Runs it to its end.
-    pub async fn run<R: Runtime>(self, runtime: R) -> ExitCode {
+    pub async fn run<R: Host>(self, runtime: R) -> ExitCode {
         let Self { log, name, program, sockets } = self;
         log::start(&log, name.is_server());
         let around = Surroundings { log, sockets };

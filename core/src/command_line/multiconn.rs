@@ -23,13 +23,14 @@ use super::{
     server::{RESERVED_FILES, open_files},
     values::{self, Timeout},
 };
+use crate::command_line::Host;
 use crate::{
     Fault, Instant, Reason,
     admission::{Admitted, Limits, Peer, Table},
     buffer::Pool,
     drive::{Clock, Drive},
     echo::{Load, LoadConfig, Pace},
-    runtime::{Runtime, connect_within},
+    runtime::connect_within,
     shared::{Lock, Shared},
 };
 
@@ -90,7 +91,7 @@ fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-pub(super) async fn run<R: Runtime>(runtime: &R, flags: Flags) -> Result<(), Failure> {
+pub(super) async fn run<R: Host>(runtime: &R, flags: Flags) -> Result<(), Failure> {
     let mut config = LoadConfig {
         rounds: flags.rounds,
         pace: match flags.mode {
@@ -240,7 +241,7 @@ impl Tally {
 
 impl Run {
     /// Starts all connections.
-    pub(super) fn start<R: Runtime>(
+    pub(super) fn start<R: Host>(
         runtime: &R,
         address: &str,
         connections: usize,
@@ -279,7 +280,7 @@ impl Run {
         Ok(run)
     }
 
-    fn connection<R: Runtime>(
+    fn connection<R: Host>(
         &self,
         runtime: R,
         admitted: Admitted,
@@ -317,7 +318,7 @@ impl Run {
     }
 
     /// Waits for the end of all connections, and says four times a second how far they are.
-    pub(super) async fn finish<R: Runtime>(&self, runtime: &R, mut show: impl FnMut(&Progress)) {
+    pub(super) async fn finish<R: Host>(&self, runtime: &R, mut show: impl FnMut(&Progress)) {
         let mut clock = runtime.clock();
         let mut next = clock.now() + SHOW_EVERY;
         poll_fn(|cx| {
@@ -348,7 +349,7 @@ impl Run {
     }
 
     /// What it came to. To be called at the end.
-    pub(super) fn report<R: Runtime>(&self, runtime: &R) -> Report {
+    pub(super) fn report<R: Host>(&self, runtime: &R) -> Report {
         let elapsed = runtime.clock().now().since(self.began);
         let totals = self.table.totals();
         self.tally.with(|tally| {

@@ -10,10 +10,10 @@ use super::{
     upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
+use crate::command_line::Host;
 use crate::{
     proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
-    runtime::Runtime,
 };
 
 /// Relays TCP connections to an upstream
@@ -99,7 +99,7 @@ fn pipes(wanted: Option<u64>, files: u64) -> u64 {
     }
 }
 
-pub(super) async fn serve<R: Runtime>(
+pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
     around: &Surroundings,

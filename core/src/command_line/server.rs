@@ -29,13 +29,14 @@ use super::{
     systemd,
     values::{self, Limit, Timeout},
 };
+use crate::command_line::Host;
 use crate::{
     Instant, Machine,
     admission::{Conn, Limits, Table},
     drive::{Clock, Source},
     listen::{self, Listeners},
     proxy_protocol,
-    runtime::{Address, Listener, Runtime, unix_path},
+    runtime::{Address, Listener, unix_path},
     serve::{self, Options, Served},
     shared::Shared,
     status::{self, Hosts, Metric, Readiness, Subject},
@@ -103,12 +104,12 @@ Signals:
 
 impl Flags {
     /// For the server that is run by the command `name`.
-    pub(super) fn setup<R: Runtime>(&self, name: &'static str) -> Setup {
+    pub(super) fn setup<R: Host>(&self, name: &'static str) -> Setup {
         self.setup_of::<R>(name, R::FILES_PER_CONNECTION, 0)
     }
 
     /// The same, where a connection takes so many open files, and so many more are kept for all of them.
-    pub(super) fn setup_of<R: Runtime>(
+    pub(super) fn setup_of<R: Host>(
         &self,
         name: &'static str,
         files_per_connection: usize,
@@ -207,7 +208,7 @@ pub(super) async fn run<R, M>(
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
 ) -> Result<(), Failure>
 where
-    R: Runtime,
+    R: Host,
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
@@ -223,7 +224,7 @@ pub(super) async fn serve<R, M>(
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
 ) -> Served
 where
-    R: Runtime,
+    R: Host,
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
@@ -236,7 +237,7 @@ where
 
 /// Listens on `address`, says so, and only then has `serve` begin, which accepts until a signal asks
 /// for the end; answers about it meanwhile, if it has a status.
-pub(super) async fn listening<R: Runtime>(
+pub(super) async fn listening<R: Host>(
     runtime: &R,
     address: &str,
     setup: &Setup,
@@ -301,7 +302,7 @@ pub(super) async fn listening<R: Runtime>(
 }
 
 /// Says that the server can be connected to, and goes on saying that it lives.
-fn announce<R: Runtime>(
+fn announce<R: Host>(
     runtime: &R,
     log: &log::Flags,
     listener: &Listeners<R::Listener>,
@@ -339,7 +340,7 @@ pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Out
     .await
 }
 
-async fn listen<R: Runtime>(
+async fn listen<R: Host>(
     runtime: &R,
     address: &str,
     sockets: &systemd::Sockets,
@@ -401,7 +402,7 @@ fn limits(flags: &Flags, files_per_connection: u64, kept: u64) -> Limits {
 }
 
 /// Open files that are not connections of the service.
-fn kept_files<R: Runtime>(has_status: bool) -> u64 {
+fn kept_files<R: Host>(has_status: bool) -> u64 {
     let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
     RESERVED_FILES + status as u64
 }
@@ -424,7 +425,7 @@ pub(super) const RESERVED_FILES: u64 = 64;
 /// one, which would make every system call slower (the table of files is then shared). The second
 /// signal ends the process in the signal handler, even if the runtime is stuck. Signals that arrive
 /// together count as one: timeout(1) sends its signal twice.
-fn stop_on_signals<R: Runtime>(
+fn stop_on_signals<R: Host>(
     runtime: &R,
     stop: Stop,
     readiness: Option<Readiness>,

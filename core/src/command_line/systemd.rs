@@ -22,7 +22,8 @@ use sd_notify::NotifyState;
 use tracing::warn;
 
 use super::Failure;
-use crate::{drive::Clock, runtime::Runtime, shared::Lock};
+use crate::command_line::Host;
+use crate::{drive::Clock, shared::Lock};
 
 /// The sockets that were passed and are not taken yet, with their names, in order. `None` is a
 /// descriptor of another kind: a FIFO, a file.
@@ -145,7 +146,7 @@ fn notify(state: &NotifyState<'_>, patience: Duration, is_news: bool) -> io::Res
 
 /// Keeps telling the service manager that the server is alive, if it wants to know (`WatchdogSec=`).
 /// It is told by a task among the others: where none is run any more, it is not.
-pub(super) fn keep_watchdog<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+pub(super) fn keep_watchdog<R: Host>(runtime: &R) -> Result<(), Failure> {
     let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
     // In half of the time, as sd_watchdog_enabled(3) recommends.
     let interval = (limit / 2).max(Duration::from_millis(1));

@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{Failure, server, systemd::Passed};
+use crate::command_line::Host;
 use crate::{
     listen::Listeners,
-    runtime::{Address, Runtime, unix_path},
+    runtime::{Address, unix_path},
     shared::{Lock, Shared},
     stop::Stop,
 };
@@ -33,7 +34,7 @@ pub(super) struct SelfCheck {
 }
 
 impl SelfCheck {
-    pub(super) fn start<R: Runtime>(
+    pub(super) fn start<R: Host>(
         runtime: &R,
         upstreams: &[String],
         listen: &str,
@@ -70,7 +71,7 @@ impl SelfCheck {
 }
 
 /// The addresses of `upstream`; none if it is a name that can't be looked up.
-async fn addresses<R: Runtime>(runtime: &R, upstream: &str) -> Vec<Address> {
+async fn addresses<R: Host>(runtime: &R, upstream: &str) -> Vec<Address> {
     if let Some(path) = unix_path(upstream) {
         return vec![Address::Unix(path.to_owned())];
     }

@@ -42,10 +42,10 @@
 //! refused, which is logged, and the client's connection is closed. They are free again when the
 //! client closes its side, at the latest after [`Config::idle_timeout`].
 //!
-//! A proxied connection takes two open files, and one more where a runtime needs one
-//! ([`Runtime::FILES_PER_CONNECTION`](crate::runtime::Runtime::FILES_PER_CONNECTION)). What comes in bulk passes
-//! through pipes, and is not copied at all where the runtime's sockets can do that
-//! ([`Splice`](crate::drive::Splice)); [`Config::pipes`] bounds their number, and each takes two open files.
+//! A proxied connection takes two open files, and on threads an eventfd more. What comes in bulk
+//! passes through pipes, and is not copied at all where the runtime's sockets can do that
+//! ([`Splice`](crate::drive::Splice)); [`Config::pipes`] bounds their number, and each takes two
+//! open files.
 
 #[cfg(feature = "std")]
 mod connection;

@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::future::poll_fn;
 
 use super::{LiveLine, listen, named, say};
+use crate::command_line::Host;
 use crate::{
     command_line::{Failure, server::both},
     drive::{Clock, Drive},
@@ -12,7 +13,7 @@ use crate::{
         ClientConfig, Config, Handle, Server, connect,
         search::{self, Table},
     },
-    runtime::{Runtime, connect_within},
+    runtime::connect_within,
     serve::serve,
     shared::{Lock, Shared},
     stop::{Stop, Stopping},
@@ -44,7 +45,7 @@ struct Board {
     tasks: usize,
 }
 
-pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (listener, address) = listen(runtime)?;
     let options = named("app-server");
     let app = Server::new(Config::default(), search::service(Table::default()));
@@ -80,7 +81,7 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
 }
 
 /// How many of those that break the rules were told so.
-async fn ask_for_a_while<R: Runtime>(
+async fn ask_for_a_while<R: Host>(
     runtime: &R,
     address: &str,
     board: &Shared<Lock<Board>>,
@@ -168,7 +169,7 @@ async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, stop: &Stop) {
 }
 
 /// Sends bytes as they are, and looks whether the reply says so.
-async fn is_told<R: Runtime>(runtime: &R, address: &str, frame: &[u8], told: &str) -> bool {
+async fn is_told<R: Host>(runtime: &R, address: &str, frame: &[u8], told: &str) -> bool {
     let Ok(socket) = connect_within(runtime, address, CONNECT_TIMEOUT).await else { return false };
     let config = echo::ClientConfig::default();
     let mut drive = Drive::new(echo::Client::new(config), socket, runtime.clock());

@@ -4,6 +4,7 @@
 use core::{num::NonZeroUsize, time::Duration};
 
 use super::{LiveLine, listen, named, say};
+use crate::command_line::Host;
 use crate::{
     command_line::{
         Failure,
@@ -13,7 +14,6 @@ use crate::{
     drive::Clock,
     echo::{Config, LoadConfig, Pace, Server},
     proxy::{self, Balance, Proxy, Relays, Upstreams},
-    runtime::Runtime,
     serve::{Options, Served, serve},
     shared::Shared,
     status,
@@ -26,7 +26,7 @@ const DURATION: Duration = Duration::from_secs(2);
 /// The size of their messages, in bytes.
 const MESSAGE: usize = 64;
 
-pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (listener, address) = listen(runtime)?;
     let options = named("echo-server");
     let echo = Server::new(Config::default());
@@ -82,7 +82,7 @@ fn describe_totals(options: &Options, served: Served) -> String {
     )
 }
 
-async fn echo_for_a_while<R: Runtime>(runtime: &R, address: &str) -> Result<Report, Failure> {
+async fn echo_for_a_while<R: Host>(runtime: &R, address: &str) -> Result<Report, Failure> {
     let config = LoadConfig {
         messages: Shared::new([pattern(MESSAGE)]),
         rounds: u64::MAX,

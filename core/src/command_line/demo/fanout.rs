@@ -6,6 +6,7 @@ use core::{
 use std::future::poll_fn;
 
 use super::{LiveLine, listen, named, say};
+use crate::command_line::Host;
 use crate::{
     command_line::{
         Failure,
@@ -15,7 +16,7 @@ use crate::{
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
     fanout::{Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber},
-    runtime::{Runtime, connect_within},
+    runtime::connect_within,
     serve::{Options, serve},
     shared::{Lock, Shared},
     stop::{Stop, Stopping},
@@ -47,7 +48,7 @@ struct Board {
     ended: usize,
 }
 
-pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (source, source_address) = listen(runtime)?;
     let (listener, address) = listen(runtime)?;
     let feed =
@@ -118,7 +119,7 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
 }
 
 /// One subscriber; the last one never reads.
-fn subscribe<R: Runtime>(
+fn subscribe<R: Host>(
     runtime: R,
     address: String,
     number: usize,
@@ -155,7 +156,7 @@ fn subscribe<R: Runtime>(
 }
 
 /// Looks every now and then whether a condition holds, for as long as that may take.
-async fn until<R: Runtime>(runtime: &R, at_most: Duration, condition: impl Fn() -> bool) {
+async fn until<R: Host>(runtime: &R, at_most: Duration, condition: impl Fn() -> bool) {
     let mut clock = runtime.clock();
     let began = clock.now();
     let mut next = began;
@@ -166,7 +167,7 @@ async fn until<R: Runtime>(runtime: &R, at_most: Duration, condition: impl Fn() 
 }
 
 /// Shows how it goes until enough has come.
-async fn watch<R: Runtime>(runtime: &R, feed: &Feed, board: &Lock<Board>) {
+async fn watch<R: Host>(runtime: &R, feed: &Feed, board: &Lock<Board>) {
     let line = LiveLine::new();
     let mut clock = runtime.clock();
     let began = clock.now();

@@ -11,12 +11,13 @@ use super::{
     log::LiveLine,
     server::{RESERVED_FILES, open_files},
 };
+use crate::command_line::Host;
 use crate::{
-    runtime::{Address, Listener, Runtime},
+    runtime::{Address, Listener},
     serve::Options,
 };
 
-pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
+pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (wanted, limit) = (echo::CONNECTIONS, open_files());
     // Of the client, of the server, and two of the proxy between them: nothing else here has as many.
     let files = (4 * wanted * R::FILES_PER_CONNECTION) as u64 + RESERVED_FILES;
@@ -31,7 +32,7 @@ pub(super) async fn run<R: Runtime>(runtime: &R) -> Result<(), Failure> {
 }
 
 /// Listens on a free port.
-fn listen<R: Runtime>(runtime: &R) -> Result<(R::Listener, Address), Failure> {
+fn listen<R: Host>(runtime: &R) -> Result<(R::Listener, Address), Failure> {
     let address = "127.0.0.1:0";
     let failed = |error| Failure::Listen { address: address.into(), error };
     let listener = runtime.listen(address).map_err(failed)?;
