@@ -153,10 +153,10 @@
 //! }
 //!
 //! let mut shout = Shout { buffer: [0; 64], start: 0, end: 0, closing: false, over: None };
-//! let (mut input, mut output) = (&b"hear, hear"[..], Vec::new());
+//! let (mut input, mut output) = (&b"hear, hear"[..], [0; 64]);
 //! drive::feed(&mut shout, &mut input, Instant::EPOCH);
-//! drive::collect(&mut shout, &mut output, Instant::EPOCH);
-//! assert_eq!(output, b"HEAR, HEAR");
+//! let n = drive::collect_into(&mut shout, &mut output, Instant::EPOCH);
+//! assert_eq!(&output[..n], b"HEAR, HEAR");
 //! ```
 //!
 //! # A wrapper

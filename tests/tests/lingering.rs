@@ -4,14 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
 use wirestate_core::{
-    Event, Instant, Machine, Outbound,
-    drive::{collect, feed},
-    echo, fanout, message,
-    message::service,
-    proxy,
-    serve::Options,
-    status,
+    Event, Instant, Machine, Outbound, drive::feed, echo, fanout, message, message::service, proxy,
+    serve::Options, status,
 };
+use wirestate_testkit::script;
 
 const NOW: Instant = Instant::EPOCH;
 const MIB: usize = 1024 * 1024;
@@ -21,7 +17,7 @@ const EACH: usize = 2 * 64 * 1024;
 /// Lets the machine finish and send its FIN, while its peer sends without end. Returns how many
 /// bytes are read.
 fn flood(mut machine: impl Machine) -> usize {
-    collect(&mut machine, &mut Vec::new(), NOW);
+    script::collect(&mut machine, NOW);
     assert_eq!(machine.interest().write, Outbound::Finish);
     machine.handle(NOW, Event::Finished);
     let mut read = 0;

@@ -1,14 +1,18 @@
 //! Moving bytes through a machine without a socket.
 
-use alloc::vec::Vec;
+use bytes::Bytes;
 
 use super::MAX_SLICES;
 use crate::{Event, Instant, Machine, Outbound};
 
-/// Hands `input` to the machine, as much as it will take, and moves `input` past that.
+/// Hands `input` to the machine, as much as it takes, and moves `input` past that. For wrappers,
+/// tests, and IO that owns its buffers.
 ///
-/// What is left in `input` is backpressure: the machine wants something else first, most often to
-/// be rid of output ([`collect`]). For wrappers, tests, and IO that owns its buffers.
+/// It stops where the machine withdraws [`read`](crate::Interest::read). With input left over, take
+/// the machine's output ([`collect_into`]), call [`poll_shared`](Machine::poll_shared) until it
+/// returns false, and feed the rest. A machine whose room for input depends on others, such as the
+/// [upstream](crate::fanout::Upstream) of a fan-out, takes one read after each `poll_shared` that
+/// grants it, and none before the first.
 pub fn feed<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
     while !input.is_empty() && machine.interest().read {
         let buf = machine.read_buf();
@@ -21,21 +25,47 @@ pub fn feed<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
     }
 }
 
-/// Takes all output that the machine has now, appends it to `output`, and says so to the machine.
+/// Copies the machine's output to the front of `output`, reports it by [`Event::Written`], and
+/// returns how many bytes that is: fewer than `output.len()` if the machine has no more.
 ///
-/// A FIN or an RST that the machine wants to send is left to the caller. A machine whose output
-/// has no end fills the memory: take such a one's output by
-/// [`write_bufs`](Machine::write_bufs) itself.
-pub fn collect<M: Machine>(machine: &mut M, output: &mut Vec<u8>, now: Instant) {
-    while machine.interest().write == Outbound::Flush {
+/// A FIN or an RST that the machine wants to send is left to the caller.
+pub fn collect_into<M: Machine>(machine: &mut M, output: &mut [u8], now: Instant) -> usize {
+    let mut filled = 0;
+    while filled < output.len() && machine.interest().write == Outbound::Flush {
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = machine.write_bufs(&mut bufs);
-        let before = output.len();
+        let before = filled;
         for buf in &bufs[..count] {
-            output.extend_from_slice(buf);
+            let n = buf.len().min(output.len() - filled);
+            output[filled..filled + n].copy_from_slice(&buf[..n]);
+            filled += n;
         }
-        let n = output.len() - before;
-        debug_assert!(n > 0, "a machine that wants to flush must have something to flush");
-        machine.handle(now, Event::Written(n));
+        debug_assert!(filled > before, "a machine that wants to flush must have output");
+        machine.handle(now, Event::Written(filled - before));
     }
+    filled
+}
+
+/// Moves at most `most` bytes of the machine's output to the front of `output`, reports them by
+/// [`Event::Written`], and returns how many buffers they fill. For writes that complete later: the
+/// caller keeps the buffers until then ([`write_owned`](Machine::write_owned)).
+///
+/// It stops where the machine has no more output, `output` is full or `most` is reached. A FIN that
+/// the machine wants to send, behind these writes, or an RST is left to the caller.
+pub fn collect_owned<M: Machine>(
+    machine: &mut M,
+    output: &mut [Bytes],
+    most: usize,
+    now: Instant,
+) -> usize {
+    let (mut count, mut left) = (0, most);
+    while count < output.len() && left > 0 && machine.interest().write == Outbound::Flush {
+        let new = machine.write_owned(&mut output[count..], left);
+        let bytes: usize = output[count..count + new].iter().map(Bytes::len).sum();
+        debug_assert!(bytes > 0, "a machine that wants to flush must have output");
+        machine.handle(now, Event::Written(bytes));
+        count += new;
+        left -= bytes;
+    }
+    count
 }

@@ -6,7 +6,7 @@
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
 //! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
 //! | step by step | [`turn`] | the same |
-//! | where the kernel owns the buffers (`io_uring`), or in a test | [`feed`], [`collect`] | nothing |
+//! | with buffers of your own (`io_uring`) | [`feed`], [`collect_into`], [`collect_owned`] | nothing |
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.
 //!
@@ -34,7 +34,7 @@ use bytes::Bytes;
 #[cfg(feature = "std")]
 pub(crate) use self::turn::{Direct, turn_without_release};
 pub use self::{
-    feed::{collect, feed},
+    feed::{collect_into, collect_owned, feed},
     future::Drive,
     seat::{Next, Seat},
     session::{Budget, Ended},

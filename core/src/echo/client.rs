@@ -51,9 +51,9 @@ impl Default for ClientConfig {
 /// let mut client = Client::new(ClientConfig::default());
 /// client.say("hello".into(), now);
 ///
-/// let mut sent = Vec::new();
-/// drive::collect(&mut client, &mut sent, now);
-/// drive::feed(&mut client, &mut &sent[..], now); // an echo
+/// let mut sent = [0; 64];
+/// let n = drive::collect_into(&mut client, &mut sent, now);
+/// drive::feed(&mut client, &mut &sent[..n], now); // an echo
 /// assert_eq!(client.take_reply().unwrap(), "hello");
 /// ```
 #[derive(Debug)]

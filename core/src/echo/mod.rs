@@ -13,11 +13,11 @@
 //! let now = Instant::EPOCH;
 //! let mut machine = server.machine(now);
 //!
-//! let mut output = Vec::new();
+//! let mut output = [0; 64];
 //! drive::feed(&mut machine, &mut &b"hello"[..], now);
 //! machine.handle(now, Event::Eof); // the peer has closed its side; it still gets its bytes
-//! drive::collect(&mut machine, &mut output, now);
-//! assert_eq!(output, b"hello");
+//! let n = drive::collect_into(&mut machine, &mut output, now);
+//! assert_eq!(&output[..n], b"hello");
 //! assert_eq!(machine.interest().write, Outbound::Finish);
 //!
 //! machine.handle(now, Event::Finished);

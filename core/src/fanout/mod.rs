@@ -21,12 +21,13 @@
 //!
 //! let mut upstream = Upstream::new(feed.clone(), None, now);
 //! let mut subscriber = Subscriber::new(&feed, now);
+//! upstream.poll_shared(now, &mut cx); // the feed grants room for one read
 //! drive::feed(&mut upstream, &mut &b"one.two.thr"[..], now);
 //!
 //! subscriber.poll_shared(now, &mut cx);
-//! let mut output = Vec::new();
-//! drive::collect(&mut subscriber, &mut output, now);
-//! assert_eq!(output, b"one.two."); // whole messages only
+//! let mut output = [0; 64];
+//! let n = drive::collect_into(&mut subscriber, &mut output, now);
+//! assert_eq!(&output[..n], b"one.two."); // whole messages only
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

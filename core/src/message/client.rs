@@ -69,11 +69,11 @@ impl Default for ClientConfig {
 ///
 /// let echo = service::function(|request| request.into_owned());
 /// let mut server = message::Server::new(message::Config::default(), echo).machine(now);
-/// let (mut there, mut back) = (Vec::new(), Vec::new());
-/// drive::collect(&mut client, &mut there, now);
-/// drive::feed(&mut server, &mut &there[..], now);
-/// drive::collect(&mut server, &mut back, now);
-/// drive::feed(&mut client, &mut &back[..], now);
+/// let mut buffer = [0; 1024];
+/// let n = drive::collect_into(&mut client, &mut buffer, now);
+/// drive::feed(&mut server, &mut &buffer[..n], now);
+/// let n = drive::collect_into(&mut server, &mut buffer, now);
+/// drive::feed(&mut client, &mut &buffer[..n], now);
 /// assert_eq!(&*client.take_reply().unwrap().content, b"hello");
 /// # Ok::<(), message::RequestError>(())
 /// ```

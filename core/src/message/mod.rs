@@ -44,12 +44,12 @@
 //! let now = Instant::EPOCH;
 //! let mut machine = server.machine(now); // one for each connection
 //!
-//! let (mut input, mut output) = (Vec::new(), Vec::new());
+//! let (mut input, mut output) = (Vec::new(), [0; 1024]);
 //! Message::json(r#""hear""#).encode(&mut input)?;
 //! Message::json(r#""hear""#).encode(&mut input)?;
 //! drive::feed(&mut machine, &mut &input[..], now);
-//! drive::collect(&mut machine, &mut output, now);
-//! assert!(output.ends_with(br#""HEAR""#) && output.len() == input.len());
+//! let n = drive::collect_into(&mut machine, &mut output, now);
+//! assert!(output[..n].ends_with(br#""HEAR""#) && n == input.len());
 //! # Ok::<(), message::EncodeError>(())
 //! ```
 //!

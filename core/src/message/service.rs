@@ -133,9 +133,9 @@ where
 /// asked.reply(Message::binary("pong"));
 ///
 /// machine.poll_shared(now, cx);
-/// let mut output = Vec::new();
-/// drive::collect(&mut machine, &mut output, now);
-/// assert!(output.ends_with(b"pong"));
+/// let mut output = [0; 1024];
+/// let n = drive::collect_into(&mut machine, &mut output, now);
+/// assert!(output[..n].ends_with(b"pong"));
 /// # Ok::<(), message::EncodeError>(())
 /// ```
 #[derive(Debug, Default)]

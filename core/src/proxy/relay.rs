@@ -174,17 +174,16 @@ impl fmt::Display for Side {
 /// relay.side(Side::Client).handle(now, Event::Eof);
 ///
 /// relay.connected(now, false);
-/// let mut sent = Vec::new();
-/// drive::collect(&mut relay.side(Side::Upstream), &mut sent, now);
-/// assert_eq!(sent, b"hello?");
+/// let mut sent = [0; 64];
+/// let n = drive::collect_into(&mut relay.side(Side::Upstream), &mut sent, now);
+/// assert_eq!(&sent[..n], b"hello?");
 /// assert_eq!(relay.side(Side::Upstream).interest().write, Outbound::Finish);
 /// relay.side(Side::Upstream).handle(now, Event::Finished);
 ///
 /// // The answer comes late, and arrives all the same.
 /// drive::feed(&mut relay.side(Side::Upstream), &mut &b"hello."[..], now);
-/// let mut sent = Vec::new();
-/// drive::collect(&mut relay.side(Side::Client), &mut sent, now);
-/// assert_eq!(sent, b"hello.");
+/// let n = drive::collect_into(&mut relay.side(Side::Client), &mut sent, now);
+/// assert_eq!(&sent[..n], b"hello.");
 /// ```
 #[derive(Debug)]
 pub struct Relay {
@@ -911,10 +910,8 @@ const SHORT: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use super::*;
-    use crate::drive::{collect, feed};
+    use crate::drive::{collect_into, feed};
 
     const NOW: Instant = Instant::EPOCH;
 
@@ -931,7 +928,7 @@ mod tests {
         feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
         let _ = relay.side(Side::Upstream).read_buf();
         assert_eq!(holds(&relay), [true, true]);
-        collect(&mut relay.side(Side::Upstream), &mut Vec::new(), NOW);
+        collect_into(&mut relay.side(Side::Upstream), &mut [0; 64], NOW);
         relay.side(Side::Client).handle(NOW, Event::Release);
         relay.side(Side::Upstream).handle(NOW, Event::Release);
         assert_eq!(holds(&relay), [false, false], "idle");
@@ -950,7 +947,7 @@ mod tests {
         let _ = relay.side(Side::Upstream).read_buf();
         relay.side(Side::Upstream).handle(NOW, Event::Eof);
         assert_eq!(holds(&relay), [false, true], "it is owed");
-        collect(&mut relay.side(Side::Client), &mut Vec::new(), NOW);
+        collect_into(&mut relay.side(Side::Client), &mut [0; 64], NOW);
         assert_eq!(holds(&relay), [false, false], "closed");
 
         let mut relay = relays.relay(NOW);

@@ -30,11 +30,11 @@ use crate::{
 ///     Ok(server.machine(now))
 /// });
 ///
-/// let mut output = Vec::new();
+/// let mut output = [0; 64];
 /// let mut input = &b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\nhello"[..];
 /// drive::feed(&mut behind, &mut input, now);
-/// drive::collect(&mut behind, &mut output, now);
-/// assert_eq!(output, b"hello");
+/// let n = drive::collect_into(&mut behind, &mut output, now);
+/// assert_eq!(&output[..n], b"hello");
 /// # Ok::<(), core::net::AddrParseError>(())
 /// ```
 pub struct Behind<M, F> {

@@ -70,16 +70,15 @@
 //! let status = Server::new(Config::new("echo-server"), &service, None, now);
 //! let mut machine = status.machine(now); // and `serve` runs these under `status.options()`
 //!
-//! let mut output = Vec::new();
+//! let mut output = [0; 1024];
 //! drive::feed(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
-//! drive::collect(&mut machine, &mut output, now);
-//! assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
+//! let n = drive::collect_into(&mut machine, &mut output, now);
+//! assert!(output[..n].starts_with(b"HTTP/1.1 200 OK\r\n"));
 //!
 //! service.stop.drain();
-//! output.clear();
 //! drive::feed(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
-//! drive::collect(&mut machine, &mut output, now);
-//! assert!(output.starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
+//! let n = drive::collect_into(&mut machine, &mut output, now);
+//! assert!(output[..n].starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
 //! ```
 
 mod connection;

@@ -37,7 +37,8 @@ use std::{
 };
 
 use wirestate_core::{
-    ConnectionError, Direction, Event, Instant, Machine, Outbound, Reason, drive::MAX_SLICES,
+    ConnectionError, Direction, Event, Instant, Machine, Outbound, Reason,
+    drive::{self, MAX_SLICES},
 };
 
 pub use self::{
@@ -123,6 +124,19 @@ pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     }
     player.play_out();
     player.transcript()
+}
+
+/// Takes all output that `machine` has now, for a test that plays no script.
+///
+/// A machine whose output has no end fills the memory.
+pub fn collect<M: Machine>(machine: &mut M, now: Instant) -> Vec<u8> {
+    let (mut output, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        match drive::collect_into(machine, &mut buffer, now) {
+            0 => return output,
+            n => output.extend_from_slice(&buffer[..n]),
+        }
+    }
 }
 
 /// Plays one script to one machine, op by op.

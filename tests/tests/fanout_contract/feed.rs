@@ -12,9 +12,10 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound,
-    drive::{MAX_SLICES, collect, feed as receive},
+    drive::{self, MAX_SLICES},
     fanout::{Config, Feed, Framing, OnLag, Room, Subscriber, SubscriberReason, Upstream},
 };
+use wirestate_testkit::script;
 
 use crate::messages::{fixed, lines};
 
@@ -32,6 +33,12 @@ fn share<M: Machine>(machine: &mut M, now: Instant) {
     while machine.poll_shared(now, cx) {}
 }
 
+fn receive(upstream: &mut Upstream, mut bytes: &[u8], now: Instant) {
+    share(upstream, now);
+    drive::feed(upstream, &mut bytes, now);
+    assert!(bytes.is_empty(), "there is room");
+}
+
 fn room(feed: &Feed, now: Instant) -> Room {
     feed.poll_room(now, 4, &mut Context::from_waker(Waker::noop()))
 }
@@ -42,9 +49,8 @@ fn publish(feed: &Feed, message: &'static str, now: Instant) {
 
 /// All that `subscriber` has to send, which it sends.
 fn sent(subscriber: &mut Subscriber, now: Instant) -> String {
-    let mut output = Vec::new();
     share(subscriber, now);
-    collect(subscriber, &mut output, now);
+    let output = script::collect(subscriber, now);
     share(subscriber, now);
     String::from_utf8(output).unwrap()
 }
@@ -53,12 +59,12 @@ fn sent(subscriber: &mut Subscriber, now: Instant) -> String {
 fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     let framing = lines(10);
     let first_seen = |replay| {
-        let feed = Feed::new(Config { framing, window: 1000, replay, ..Config::default() });
+        let feed = Feed::new(Config { framing, replay, ..Config::default() });
         let mut upstream = Upstream::new(feed.clone(), None, at(0));
-        receive(&mut upstream, &mut &b"a\nbb\nccc\n"[..], at(0));
-        receive(&mut upstream, &mut &b"d\nee\nf"[..], at(0));
+        receive(&mut upstream, b"a\nbb\nccc\n", at(0));
+        receive(&mut upstream, b"d\nee\nf", at(0));
         let mut late = Subscriber::new(&feed, at(0));
-        receive(&mut upstream, &mut &b"ff\n"[..], at(0));
+        receive(&mut upstream, b"ff\n", at(0));
         let lag = late.status().lag;
         let output = sent(&mut late, at(0));
         assert_eq!(lag, output.lines().count() as u64);
@@ -125,7 +131,7 @@ fn messages_that_trickle_in_lie_side_by_side_in_memory() {
     let mut upstream = Upstream::new(feed.clone(), None, at(0));
     let mut subscriber = Subscriber::new(&feed, at(0));
     for _ in 0..MAX_SLICES {
-        receive(&mut upstream, &mut &b"abcd"[..], at(0));
+        receive(&mut upstream, b"abcd", at(0));
         upstream.handle(at(0), Event::Release);
     }
     share(&mut subscriber, at(0));
@@ -491,7 +497,7 @@ dddd
             let feed = Feed::new(Config { framing, ..Config::default() });
             let mut upstream = Upstream::new(feed.clone(), None, at(0));
             let mut subscriber = Subscriber::new(&feed, at(0));
-            receive(&mut upstream, &mut TEXT.as_bytes(), at(0));
+            receive(&mut upstream, TEXT.as_bytes(), at(0));
             share(&mut subscriber, at(0));
             if sent > 0 {
                 subscriber.handle(at(0), Event::Written(sent));
@@ -536,10 +542,10 @@ fn an_upstream_says_when_its_deadline_moves() {
     let feed = Feed::new(config(OnLag::Disconnect));
     let mut upstream = Upstream::new(feed.clone(), None, at(0));
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
-    receive(&mut upstream, &mut &b"nul."[..], at(0));
+    receive(&mut upstream, b"nul.", at(0));
     sent(&mut slow, at(0));
     sent(&mut fast, at(0));
-    receive(&mut upstream, &mut &b"one."[..], at(0));
+    receive(&mut upstream, b"one.", at(0));
     share(&mut upstream, at(0));
     assert!(!upstream.interest().read);
     assert_eq!(upstream.poll_timeout(), None, "nobody waits");
@@ -551,13 +557,13 @@ fn an_upstream_says_when_its_deadline_moves() {
     upstream.handle(at(1500), Event::Timeout { unacknowledged: 0 });
     share(&mut upstream, at(1500));
     assert!(upstream.interest().read);
-    receive(&mut upstream, &mut &b"two."[..], at(1500));
+    receive(&mut upstream, b"two.", at(1500));
     share(&mut slow, at(1500));
     sent(&mut fast, at(1500));
     share(&mut upstream, at(1500));
     assert!(upstream.interest().read);
     assert_eq!(slow.interest().write, Outbound::Flush, "it is in the window still");
-    receive(&mut upstream, &mut &b"thr."[..], at(1500));
+    receive(&mut upstream, b"thr.", at(1500));
     share(&mut slow, at(1500));
     assert_eq!(slow.interest().write, Outbound::Reset);
 }

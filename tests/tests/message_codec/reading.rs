@@ -3,12 +3,13 @@
 use wirestate_core::{
     Instant, Machine as _,
     buffer::Pool,
-    drive::{collect, feed},
+    drive::feed,
     message::{
         Client, ClientConfig, Config, Connection, DecodeError, Decoder, Delivery, Event, Header,
         Inbox, Incoming, Limits, Message, Reason, Server, service,
     },
 };
+use wirestate_testkit::script;
 
 /// The messages that came out, and what ended them: nothing, if the input ended between two frames.
 pub(crate) type Read = (Vec<Message<'static>>, Option<DecodeError>);
@@ -126,7 +127,7 @@ pub(crate) fn by_server(config: &Config, pieces: &[&[u8]]) -> Served {
     for mut piece in pieces.iter().copied() {
         loop {
             feed(&mut machine, &mut piece, now);
-            collect(&mut machine, &mut output, now);
+            output.extend(script::collect(&mut machine, now));
             if piece.is_empty() || !machine.interest().read {
                 break;
             }
@@ -153,7 +154,7 @@ fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -
         machine.handle(now, wirestate_core::Event::Eof);
     }
     loop {
-        collect(machine, output, now);
+        output.extend(script::collect(machine, now));
         match machine.interest().write {
             Outbound::Finish => {
                 fin = true;
@@ -177,7 +178,7 @@ pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
     for _ in 0..32 {
         client.request(&Message::binary("?"), now).unwrap();
     }
-    collect(&mut client, &mut Vec::new(), now);
+    script::collect(&mut client, now);
     for mut piece in pieces.iter().copied() {
         feed(&mut client, &mut piece, now);
     }

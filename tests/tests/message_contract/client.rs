@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Event, Fault, Instant, Machine, Outbound, Reason as _,
-    drive::{collect, feed},
+    drive::feed,
     message::{
         Client, ClientConfig, ClientReason, EncodeError, Handle, Message, Request, RequestError,
     },
@@ -17,7 +17,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     message::{bad_frames, frames},
-    script::{Op, Player},
+    script::{self, Op, Player},
 };
 
 use crate::{LIMITS, number, numbered, ops_with_frames, proptest_config, whole_messages};
@@ -179,9 +179,7 @@ fn with_handle() -> (Client, Handle) {
 }
 
 fn outgoing(client: &mut Client) -> Vec<Message<'static>> {
-    let mut output = Vec::new();
-    collect(client, &mut output, NOW);
-    whole_messages(&output)
+    whole_messages(&script::collect(client, NOW))
 }
 
 #[test]

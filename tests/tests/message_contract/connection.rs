@@ -469,9 +469,7 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
     assert_eq!(machine.poll_timeout(), None, "no frame is late");
     while machine.poll_shared(Instant::EPOCH, &mut cx) {}
     assert_eq!((machine.work(), machine.interest().read), (100, true));
-    let mut output = Vec::new();
-    drive::collect(&mut machine, &mut output, Instant::EPOCH);
-    assert_eq!(output, input);
+    assert_eq!(script::collect(&mut machine, Instant::EPOCH), input);
 
     // A reply does not do so either, while more may be pending.
     let in_flight = NonZeroUsize::new(90).unwrap();

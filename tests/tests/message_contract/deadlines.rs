@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wirestate_core::{
     Event, Instant, Machine, Outbound,
-    drive::{collect, feed},
+    drive::feed,
     message::{
         Client, ClientConfig, ClientReason, Config, Connection, Message, Reason, Server,
         service::{self, Events, Service},
@@ -13,6 +13,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     message::{frames, golden},
+    script,
 };
 
 use crate::itself;
@@ -45,9 +46,7 @@ fn receive<M: Machine>(machine: &mut M, bytes: &[u8], time: Duration) {
 }
 
 fn sent<M: Machine>(machine: &mut M, time: Duration) -> Vec<u8> {
-    let mut output = Vec::new();
-    collect(machine, &mut output, at(time));
-    output
+    script::collect(machine, at(time))
 }
 
 /// Nothing happens up to a millisecond before `time`; then it does.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use wirestate_core::{
     Event, Instant, Machine, Outbound, Reason as _,
     admission::{Limits, Peer},
-    drive::{collect, feed},
+    drive::feed,
     fanout::{Feed, Upstream},
     serve::Options,
     status::{CONNECTIONS, Config, Connection, PAGES_IN_PROGRESS, Reason, Server},
@@ -45,9 +45,9 @@ pub(crate) fn machine(server: &Server) -> Checked<Connection> {
 /// The answer to one request: its head and its content.
 fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
     let request = format!("GET {path} HTTP/1.1\r\n{HOST}{fields}\r\n");
-    let (mut machine, mut output) = (machine(server), Vec::new());
+    let mut machine = machine(server);
     feed(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
-    collect(&mut machine, &mut output, Instant::EPOCH);
+    let output = script::collect(&mut machine, Instant::EPOCH);
     let text = String::from_utf8(output).unwrap();
     let (head, content) = text.split_once("\r\n\r\n").unwrap();
     (head.to_owned(), content.to_owned())
@@ -138,9 +138,9 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     assert!(idle.poll_give_way(&mut cx).is_pending());
     assert!(first.poll_shared(later, &mut cx) && !second.poll_shared(later, &mut cx));
     assert_eq!((first.poll_timeout(), first.interest().read), (Some(later), true));
-    let (mut output, request) = (Vec::new(), format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n"));
+    let request = format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n");
     feed(&mut first, &mut request.as_bytes(), later);
-    collect(&mut first, &mut output, later);
+    let output = script::collect(&mut first, later);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     first.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(first.status().state, "idle", "it stays");
@@ -186,7 +186,7 @@ fn slow_server() -> Server {
     let mut greedy = machine(&server);
     while greedy.status().state != "waiting" {
         feed(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
-        collect(&mut greedy, &mut Vec::new(), Instant::EPOCH);
+        script::collect(&mut greedy, Instant::EPOCH);
     }
     server
 }
@@ -198,10 +198,10 @@ fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
     let mut cx = Context::from_waker(Waker::noop());
     let requests = request("/metrics").repeat(100);
     let mut greedy = machine(&server);
-    let (mut input, mut output) = (&requests[..], Vec::new());
+    let mut input = &requests[..];
     while greedy.status().state != "waiting" {
         feed(&mut greedy, &mut input, now);
-        collect(&mut greedy, &mut output, now);
+        script::collect(&mut greedy, now);
     }
     let _idle = machine(&server);
     assert!(!greedy.poll_shared(now, &mut cx), "no connection is asked");
@@ -218,7 +218,7 @@ fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
     let (server, now) = (slow_server(), Instant::EPOCH);
     let idle = server.options().idle.clone().expect("its connections are there");
     let mut cx = Context::from_waker(Waker::noop());
-    let (mut first, mut output) = (machine(&server), Vec::new());
+    let mut first = machine(&server);
     feed(&mut first, &mut &request("/healthz")[..], now);
     assert_eq!(first.status().state, "waiting");
     assert!(!first.poll_shared(now, &mut cx));
@@ -226,7 +226,7 @@ fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
     assert!(!first.poll_shared(now, &mut cx), "it is asked, and goes on");
     let until = first.poll_timeout().unwrap();
     first.handle(until, Event::Timeout { unacknowledged: 0 });
-    collect(&mut first, &mut output, until);
+    let output = script::collect(&mut first, until);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     assert!(!first.poll_shared(until, &mut cx), "it does something else now");
     assert!(idle.poll_give_way(&mut cx).is_pending());
@@ -255,7 +255,7 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
     let idle = server.options().idle.clone().expect("its connections are there");
     let mut cx = Context::from_waker(Waker::noop());
     for is_taken in [true, false] {
-        let (mut sends, mut output) = (machine(&server), Vec::new());
+        let mut sends = machine(&server);
         feed(&mut sends, &mut &request("/metrics")[..], now);
         assert!(!sends.poll_shared(now, &mut cx));
         assert!(idle.poll_give_way(&mut cx).is_pending());
@@ -263,7 +263,7 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
         assert!(!sends.poll_shared(now, &mut cx), "there is no more to it");
         assert_eq!((sends.poll_timeout(), sends.interest().write), (Some(now), Outbound::Flush));
         if is_taken {
-            collect(&mut sends, &mut output, now);
+            script::collect(&mut sends, now);
             sends.handle(now, Event::Timeout { unacknowledged: 0 });
             assert_eq!(sends.status().state, "idle");
         } else {
@@ -286,9 +286,7 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
         machine
     };
     let answer = |machine: &mut Checked<Connection>| {
-        let mut output = Vec::new();
-        collect(machine, &mut output, now);
-        String::from_utf8(output).unwrap()
+        String::from_utf8(script::collect(machine, now)).unwrap()
     };
     let mut pages: Vec<_> = (0..PAGES_IN_PROGRESS).map(|_| ask("/connections")).collect();
     let states = |state| pages.iter().filter(|page| page.status().state == state).count();
@@ -309,10 +307,9 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     pages.clear();
     drop(refused);
     let mut last = ask("/metrics");
-    let (until, mut output) = (last.poll_timeout().unwrap(), Vec::new());
+    let until = last.poll_timeout().unwrap();
     last.handle(until, Event::Timeout { unacknowledged: 0 });
-    collect(&mut last, &mut output, until);
-    let metrics = String::from_utf8(output).unwrap();
+    let metrics = String::from_utf8(script::collect(&mut last, until)).unwrap();
     let line = "wirestate_status_pages_refused_total{reason=\"in_progress\"} 1";
     assert!(metrics.lines().any(|other| other == line), "{metrics}");
 }
@@ -390,12 +387,11 @@ fn no_more_are_listed_than_may_be() {
 fn a_head_request_gets_the_head_of_what_get_gets() {
     for path in ["/healthz", "/readyz", "/connections", "/nowhere"] {
         let answer = |method: &str| {
-            let (server, mut output) = (server(), Vec::new());
+            let server = server();
             let mut machine = machine(&server);
             let request = format!("{method} {path} HTTP/1.1\r\n{HOST}\r\n");
             feed(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
-            collect(&mut machine, &mut output, Instant::EPOCH);
-            String::from_utf8(output).unwrap()
+            String::from_utf8(script::collect(&mut machine, Instant::EPOCH)).unwrap()
         };
         let (get, head) = (answer("GET"), answer("HEAD"));
         let end = get.find("\r\n\r\n").unwrap() + 4;
