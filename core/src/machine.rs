@@ -244,7 +244,7 @@ pub trait Machine {
     /// `most` is at least 1.
     ///
     /// It is for writes that complete later. Default: one buffer, with a copy. A machine that keeps
-    /// its output as [`Bytes`] hands out clones.
+    /// its output as [`Bytes`] hands out clones, which may keep more memory than they show.
     fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.write_bufs(&mut bufs);

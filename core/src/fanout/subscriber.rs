@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress,
+    WriteProgress, buffer::fill_owned,
 };
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
@@ -23,7 +23,8 @@ use crate::{
 /// subscription: messages published before are still sent, followed by a FIN.
 ///
 /// It holds 64 bytes for input, and 16 KiB while it reads from a subscriber that sends much at
-/// once.
+/// once. Output that is taken by [`write_owned`](Machine::write_owned) keeps the
+/// [upstream](super::Upstream)'s block that it lies in, beyond the window too.
 #[derive(Debug)]
 pub struct Subscriber {
     cursor: Cursor,
@@ -198,6 +199,13 @@ impl Machine for Subscriber {
         let mut offset = self.offset;
         let chunks = self.held.iter().map(|chunk| &chunk.bytes[core::mem::take(&mut offset)..]);
         out.iter_mut().zip(rest.into_iter().chain(chunks)).map(|(out, buf)| *out = buf).count()
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        let mut offset = self.offset;
+        let chunks =
+            self.held.iter().map(|chunk| chunk.bytes.slice(core::mem::take(&mut offset)..));
+        fill_owned(out, most, core::iter::once(self.rest.clone()).chain(chunks))
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

@@ -3,6 +3,8 @@
 use alloc::collections::VecDeque;
 use core::{mem, num::NonZeroUsize, task::Context, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     DecodeError, EncodeError, FrameTimeouts, Inbox, Limits, Message,
     handle::{Commands, Handle, Next, Slot},
@@ -399,6 +401,10 @@ impl Machine for Client {
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.outbox.write_bufs(out)
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.outbox.write_owned(out, most)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

@@ -1,12 +1,12 @@
 //! Messages on their way out.
 
 use alloc::{collections::VecDeque, vec::Vec};
-use core::mem;
+use core::{iter, mem};
 
 use bytes::{Buf, Bytes};
 
 use super::{Content, EncodeError, Message};
-use crate::buffer::Reservation;
+use crate::buffer::{Reservation, fill_owned};
 
 /// Frames that wait to be sent: small ones side by side in one piece of memory, so that many go out
 /// in one slice; a large content in memory of its own, which is not copied if it is shared.
@@ -73,6 +73,13 @@ impl Outbox {
         let tail = Some(&self.tail[self.sent..]).filter(|tail| !tail.is_empty());
         let slices = self.queue.iter().map(|(bytes, _)| &bytes[..]).chain(tail);
         out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
+    }
+
+    /// Contents of 4 KiB or more are not copied.
+    pub(super) fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        let tail = &self.tail[self.sent..];
+        let tail = iter::once_with(|| Bytes::copy_from_slice(&tail[..tail.len().min(most)]));
+        fill_owned(out, most, self.queue.iter().map(|(bytes, _)| bytes.clone()).chain(tail))
     }
 
     pub(super) fn consume(&mut self, mut n: usize) {

@@ -10,6 +10,8 @@ use core::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::{
     DecodeError, FrameTimeouts, Inbox, Limits, Message, Partial,
     inbox::Incoming,
@@ -97,8 +99,6 @@ impl Config {
 ///
 /// (A content whose memory grows may be held twice for a moment, in each thread.) For the other
 /// memory of a connection, see [`Connection`].
-///
-/// [`Bytes`]: bytes::Bytes
 #[derive(Clone, Debug)]
 pub struct Server<S> {
     shared: Shared<Common>,
@@ -617,6 +617,10 @@ impl<S: Service> Machine for Connection<S> {
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         self.outbox.write_bufs(out)
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.outbox.write_owned(out, most)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
 mod alone;
+mod by_hand;
 mod exhaustive;
 mod feed;
 mod messages;

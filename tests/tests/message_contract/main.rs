@@ -6,6 +6,7 @@
 mod client;
 mod connection;
 mod deadlines;
+mod owned;
 mod services;
 
 use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};

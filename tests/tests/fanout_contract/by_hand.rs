@@ -1,0 +1,86 @@
+//! Drivers that own the buffers: they take output that they send later.
+
+use std::{
+    collections::VecDeque,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use wirestate_core::{
+    Event, Instant, Machine,
+    drive::collect_owned,
+    fanout::{Config, Feed, OnLag, Subscriber},
+};
+use wirestate_testkit::contract::Checked;
+
+use crate::messages::{ascending, fixed, parse};
+
+const NOW: Instant = Instant::EPOCH;
+
+fn share<M: Machine>(machine: &mut M) {
+    while machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop())) {}
+}
+
+#[test]
+fn owned_output_lies_where_it_was_published() {
+    let feed = Feed::new(Config { framing: fixed(4), ..Config::default() });
+    let mut subscriber = Checked::new(Subscriber::new(&feed, NOW), 12);
+    let published = [Bytes::from("one.two.".to_owned()), Bytes::from("thr.".to_owned())];
+    feed.publish(published[0].clone(), 2, NOW);
+    feed.publish(published[1].clone(), 1, NOW);
+    share(&mut subscriber);
+    let mut out = [const { Bytes::new() }; 3];
+    assert_eq!(subscriber.write_owned(&mut out[..1], 100), 1);
+    assert_eq!(out[0], published[0]);
+    assert_eq!(subscriber.write_owned(&mut out, 10), 2);
+    assert_eq!((&out[0][..], &out[1][..]), (&b"one.two."[..], &b"th"[..]));
+    assert_eq!([out[0].as_ptr(), out[1].as_ptr()], published.each_ref().map(|it| it.as_ptr()));
+    subscriber.handle(NOW, Event::Written(10));
+    assert_eq!(subscriber.write_owned(&mut out, 100), 1);
+    assert_eq!((&out[0][..], out[0].as_ptr()), (&b"r."[..], published[1][2..].as_ptr()));
+}
+
+/// Here a message is skipped while others are with the sink, and not sent yet.
+#[test]
+fn writes_that_complete_late_send_whole_messages_although_others_are_skipped() {
+    for (most, slots) in (1..=12).flat_map(|most| [(most, 1), (most, 3)]) {
+        let feed = Feed::new(Config {
+            framing: fixed(4),
+            window: 3 * (4 + 128),
+            on_lag: OnLag::Skip,
+            lag_wait: Duration::ZERO,
+            ..Config::default()
+        });
+        let mut subscriber = Checked::new(Subscriber::new(&feed, NOW), usize::MAX);
+        let (mut messages, mut output) = (Vec::new(), Vec::new());
+        let mut in_flight = VecDeque::new();
+        let mut submit = |subscriber: &mut Checked<_>, completed: usize| {
+            let mut bufs = vec![Bytes::new(); slots];
+            let n = collect_owned(subscriber, &mut bufs, most, NOW);
+            in_flight.extend(bufs.into_iter().take(n));
+            let n = completed.min(in_flight.len());
+            output.extend(in_flight.drain(..n).flatten());
+            n > 0
+        };
+        for round in 0..100 {
+            for _ in 0..round % 7 {
+                let message = format!("{:03}.", messages.len());
+                feed.publish(message.clone().into(), 1, NOW);
+                messages.push(message.into_bytes());
+            }
+            share(&mut subscriber);
+            submit(&mut subscriber, round % 3);
+        }
+        while submit(&mut subscriber, usize::MAX) {
+            share(&mut subscriber);
+        }
+        let (sent, begun) = parse(fixed(4), &output);
+        let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
+        assert!(ascending(&sent, &messages) && begun.is_empty(), "{}", output.escape_ascii());
+        let counters = feed.counters();
+        assert_eq!(counters.delivered, sent.len() as u64);
+        assert_eq!(counters.delivered + counters.skipped, messages.len() as u64);
+        assert!(counters.skipped > 0, "with {most} bytes at once");
+    }
+}

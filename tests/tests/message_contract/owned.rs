@@ -1,0 +1,58 @@
+//! Output that is taken for writes that complete later.
+
+use bytes::Bytes;
+use wirestate_core::{
+    Instant, Machine,
+    drive::{collect_owned, feed},
+    message::{Client, ClientConfig, Config, Message, Server, service},
+};
+use wirestate_testkit::{contract::Checked, message::frames};
+
+const NOW: Instant = Instant::EPOCH;
+
+/// Takes all output of `machine`, which sends `large` twice.
+fn shares<M: Machine>(machine: M, most: usize, expected: &[u8], large: &Bytes) {
+    let (mut machine, mut output) = (Checked::new(machine, 1 << 20), Vec::new());
+    let mut shared = 0;
+    loop {
+        let mut bufs = [const { Bytes::new() }; 3];
+        let n = collect_owned(&mut machine, &mut bufs, most, NOW);
+        if n == 0 {
+            break;
+        }
+        assert!(bufs[..n].iter().map(Bytes::len).sum::<usize>() <= most);
+        for buf in &bufs[..n] {
+            output.extend_from_slice(buf);
+            if large.as_ptr_range().contains(&buf.as_ptr()) {
+                shared += buf.len();
+            }
+        }
+    }
+    assert!(output == expected, "{most} bytes at once");
+    assert_eq!(shared, 2 * large.len(), "large contents are not copied");
+}
+
+#[test]
+fn owned_output_is_the_same_as_borrowed_output_without_a_copy_of_large_contents() {
+    let large = Bytes::from(vec![7; 5000]);
+    let messages = [
+        Message::binary(large.clone()),
+        Message::binary("a"),
+        Message::binary(large.clone()),
+        Message::binary("b"),
+        Message::binary("c"),
+    ];
+    let expected = frames(&messages);
+    for most in [1, 100, 4999, usize::MAX] {
+        let mut client = Client::new(ClientConfig::default());
+        let mut replies = messages.clone().into_iter();
+        let reply = service::function(move |_| replies.next().unwrap());
+        let mut server = Server::new(Config::default(), reply).machine(NOW);
+        for message in &messages {
+            client.request(message, NOW).unwrap();
+        }
+        feed(&mut server, &mut &frames(&[(); 5].map(|()| Message::binary("")))[..], NOW);
+        shares(client, most, &expected, &large);
+        shares(server, most, &expected, &large);
+    }
+}
