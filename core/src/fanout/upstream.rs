@@ -13,6 +13,8 @@ use crate::{
 /// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
 /// kernel put them.
 ///
+/// It reads once after each [`poll_shared`](Machine::poll_shared) that finds room in the feed.
+///
 /// It holds a block of 256 KiB or a quarter of the window, whichever is less, or the longest message
 /// and 4 KiB where that is more; the feed's chunks are parts of such blocks. It keeps the block while
 /// it is idle: with a new one for each message, the window would keep them all.
@@ -29,9 +31,12 @@ pub struct Upstream {
     moved: Instant,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Open,
+    /// It reads once the feed has granted room for a block, which one read uses up.
+    Open {
+        granted: bool,
+    },
     /// A subscriber would fall out of the window: nothing is read, until the feed is asked again,
     /// at the latest at this time.
     Held(Option<Instant>),
@@ -112,7 +117,7 @@ impl Upstream {
             idle_timeout,
             block: BytesMut::new(),
             filled: 0,
-            state: State::Open,
+            state: State::Open { granted: false },
             moved: now,
         }
     }
@@ -133,7 +138,7 @@ impl Upstream {
     }
 
     fn is_open(&self) -> bool {
-        matches!(self.state, State::Open | State::Held(_))
+        matches!(self.state, State::Open { .. } | State::Held(_))
     }
 }
 
@@ -142,7 +147,7 @@ impl Machine for Upstream {
 
     fn interest(&self) -> Interest {
         match self.state {
-            State::Open => Interest { read: true, write: Outbound::Idle },
+            State::Open { granted } => Interest { read: granted, write: Outbound::Idle },
             State::Held(_) => Interest { read: false, write: Outbound::Idle },
             State::Closing(_) => Interest { read: false, write: Outbound::Finish },
             State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
@@ -200,7 +205,7 @@ impl Machine for Upstream {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match self.state {
-            State::Open => self.idle_timeout.map(|limit| self.moved + limit),
+            State::Open { .. } => self.idle_timeout.map(|limit| self.moved + limit),
             State::Held(until) => until,
             State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
         }
@@ -210,27 +215,23 @@ impl Machine for Upstream {
         if !self.is_open() {
             return false;
         }
-        let room = self.feed.poll_room(now, self.block_size(), cx);
-        match (&self.state, room) {
-            (State::Held(before), Room::Held(until)) => {
-                if *before == until {
-                    return false;
+        let state = match self.feed.poll_room(now, self.block_size(), cx) {
+            Room::Held(until) => State::Held(until),
+            Room::Free => {
+                if let State::Held(_) = self.state {
+                    self.moved = now; // while nothing was read, nothing could come
                 }
-                self.state = State::Held(until);
+                State::Open { granted: true }
             }
-            (State::Held(_), Room::Free) => {
-                self.moved = now; // while nothing was read, nothing could come
-                self.state = State::Open;
-            }
-            (_, Room::Held(until)) => self.state = State::Held(until),
-            (_, Room::Free) => return false,
-        }
-        true
+        };
+        let news = state != self.state;
+        self.state = state;
+        news
     }
 
     fn status(&self) -> Status {
         let state = match self.state {
-            State::Open => "open",
+            State::Open { .. } => "open",
             State::Held(_) => "held",
             State::Closing(_) => "closing",
             State::Resetting(_) => "resetting",
@@ -242,7 +243,7 @@ impl Machine for Upstream {
     fn reason(&self) -> Option<UpstreamReason> {
         match &self.state {
             State::Over(reason) => Some(reason.clone()),
-            State::Open | State::Held(_) | State::Closing(_) | State::Resetting(_) => None,
+            State::Open { .. } | State::Held(_) | State::Closing(_) | State::Resetting(_) => None,
         }
     }
 }
@@ -252,6 +253,7 @@ impl Upstream {
         let seen = self.filled;
         self.filled += n;
         self.moved = now;
+        self.state = State::Open { granted: false };
         let whole = self.feed.config().framing.whole(&self.block[..self.filled], seen);
         if whole.bytes > 0 {
             self.filled -= whole.bytes;
@@ -268,7 +270,7 @@ impl Upstream {
             return;
         }
         match self.state {
-            State::Open => {
+            State::Open { .. } => {
                 let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
                 self.end(State::Resetting, UpstreamReason::IdleTimeout { limit, tail }, now);
             }

@@ -1,4 +1,4 @@
-//! Drivers that own the buffers: they take output that they send later.
+//! Drivers that own the buffers: they feed input, and take output that they send later.
 
 use std::{
     collections::VecDeque,
@@ -9,10 +9,10 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{
     Event, Instant, Machine,
-    drive::collect_owned,
-    fanout::{Config, Feed, OnLag, Subscriber},
+    drive::{collect_owned, feed as receive},
+    fanout::{Config, Feed, OnLag, Subscriber, Upstream},
 };
-use wirestate_testkit::contract::Checked;
+use wirestate_testkit::{contract::Checked, script};
 
 use crate::messages::{ascending, fixed, parse};
 
@@ -20,6 +20,30 @@ const NOW: Instant = Instant::EPOCH;
 
 fn share<M: Machine>(machine: &mut M) {
     while machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop())) {}
+}
+
+#[test]
+fn an_upstream_that_is_fed_by_hand_takes_only_what_the_window_has_room_for() {
+    for on_lag in [OnLag::Block, OnLag::Disconnect, OnLag::Skip] {
+        let feed =
+            Feed::new(Config { framing: fixed(64), window: 8192, on_lag, ..Config::default() });
+        let mut upstream = Checked::new(Upstream::new(feed.clone(), None, NOW), 0);
+        let mut subscriber = Subscriber::new(&feed, NOW);
+        let input: Vec<u8> = (0..=250).cycle().take(64 * 1024).collect();
+        let (mut left, mut output) = (&input[..], Vec::new());
+        receive(&mut upstream, &mut left, NOW);
+        assert_eq!(left.len(), input.len(), "the feed was not asked for room");
+        while !left.is_empty() {
+            let cx = &mut Context::from_waker(Waker::noop());
+            assert!(upstream.poll_shared(NOW, cx) && upstream.interest().read, "all was sent");
+            receive(&mut upstream, &mut left, NOW);
+            share(&mut subscriber);
+            output.extend(script::collect(&mut subscriber, NOW));
+            share(&mut subscriber);
+            assert_eq!(subscriber.status().state, "open");
+        }
+        assert!(output == input, "bytes are missing");
+    }
 }
 
 #[test]
