@@ -117,7 +117,7 @@ pub enum Ended<R> {
 
 impl<R> Ended<R> {
     /// The same end, with its reason converted.
-    pub(crate) fn map<Q>(self, convert: impl FnOnce(R) -> Q) -> Ended<Q> {
+    pub fn map<Q>(self, convert: impl FnOnce(R) -> Q) -> Ended<Q> {
         match self {
             Self::Reason(reason) => Ended::Reason(convert(reason)),
             Self::Aborted => Ended::Aborted,

@@ -305,10 +305,12 @@ pub(crate) fn a_subscriber_that_leaves_is_noticed_without_a_message(binary: &str
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &[]);
     let mut feed = upstream.accept();
-    let (mut leaving, resetting) = (server.connect(), server.connect());
+    let (mut leaving, mut resetting) = (server.connect(), server.connect());
     server.await_connected(2);
     feed.write_all(&message(0, 0)).unwrap();
-    assert_eq!(read_message(&mut leaving), (0, 0));
+    for subscriber in [&mut leaving, &mut resetting] {
+        assert_eq!(read_message(subscriber), (0, 0));
+    }
     leaving.shutdown(Shutdown::Write).unwrap();
     assert_eq!(leaving.read(&mut [0; 1]).unwrap(), 0, "a FIN is answered by one");
     SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
