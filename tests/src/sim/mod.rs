@@ -13,7 +13,8 @@
 //!   it then gets something done, a wake-up was lost: [`Halted::LostWakeUp`]. A task that wakes
 //!   itself over and over is [`Halted::Spinning`].
 //! - **Sockets** behave like Linux's: bounded buffers, a FIN behind what is queued, a reset that is
-//!   reported once, an RST in answer to data that nobody will read.
+//!   reported once, an RST in answer to data that nobody will read. [`Buffering`] makes one hold
+//!   output, as TLS does.
 //! - **Faults** are drawn from a plan, [`Faults`], by a seed. Every end of every connection has
 //!   dice of its own, so a run without the faulty peer is otherwise the same run.
 //!
@@ -47,6 +48,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod buffering;
 mod clock;
 mod connection;
 mod executor;
@@ -59,6 +61,7 @@ mod trace;
 mod world;
 
 pub use self::{
+    buffering::Buffering,
     clock::Clock,
     connection::Record,
     faults::Faults,
