@@ -415,8 +415,11 @@ impl Clock for TokioClock {
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // A deadline beyond the system's time never comes.
-        let Some(deadline) = self.epoch.checked_add(deadline.since_epoch()) else {
+        // One that never comes, or lies beyond the system's time, needs no alarm. (Time that is
+        // paused would go on to it.)
+        let at = self.epoch.checked_add(deadline.since_epoch());
+        let Some(deadline) = at.filter(|_| deadline < Instant::NEVER) else {
+            self.alarm = None;
             return Poll::Pending;
         };
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -470,6 +473,21 @@ mod tests {
         let patience = Duration::from_secs(10);
         tokio::time::timeout(patience, woken).await.unwrap();
         assert!(clock.now().since(began) < patience / 2, "only the timeout has woken it");
+    }
+
+    #[tokio::test]
+    async fn an_alarm_that_never_comes_is_none() {
+        let mut clock = Tokio::current().clock();
+        let deadlines = [clock.now() + Duration::from_secs(3600), Instant::NEVER];
+        poll_fn(|cx| {
+            assert_eq!(
+                deadlines.map(|deadline| clock.poll_until(cx, deadline)),
+                [Poll::Pending; 2]
+            );
+            Poll::Ready(())
+        })
+        .await;
+        assert!(clock.alarm.is_none());
     }
 
     /// A task that is woken at once runs some sixty times before tokio polls the sockets.

@@ -61,6 +61,8 @@ enum Bug {
     Spins,
     /// Throws away the waker that it is to be woken by.
     LostWakeUp,
+    /// Keeps the first waker that it is polled with, and no later one.
+    RegistersOnce,
     /// Changes by what is shared, and does not say so.
     Secretive,
     /// Answers differently according to where the input was cut.
@@ -82,6 +84,9 @@ struct Ring {
     shut_downs: u64,
     gate: Arc<Lock<Gate>>,
     open: bool,
+    registered: bool,
+    /// Its deadline comes every second, and changes nothing else.
+    ticks: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +131,7 @@ impl Reason for Over {
 }
 
 const IDLE: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_secs(1);
 
 impl Ring {
     fn new(bug: Bug, gate: Arc<Lock<Gate>>, now: Instant) -> Self {
@@ -140,6 +146,8 @@ impl Ring {
             shut_downs: 0,
             gate,
             open: false,
+            registered: false,
+            ticks: false,
         }
     }
 
@@ -235,7 +243,8 @@ impl Machine for Ring {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        (self.phase == Phase::Open).then(|| self.moved + IDLE)
+        let wait = if self.ticks { TICK } else { IDLE };
+        (self.phase == Phase::Open).then(|| self.moved + wait)
     }
 
     fn poll_shared(&mut self, _now: Instant, cx: &mut Context<'_>) -> bool {
@@ -244,11 +253,13 @@ impl Machine for Ring {
         }
         let was = self.open;
         self.open = self.gate.with(|gate| {
-            if self.bug != Bug::LostWakeUp {
+            let once = self.bug == Bug::RegistersOnce && self.registered;
+            if self.bug != Bug::LostWakeUp && !once {
                 gate.waker = Some(cx.waker().clone());
             }
             gate.open
         });
+        self.registered = true;
         was != self.open && self.bug != Bug::Secretive
     }
 
@@ -268,6 +279,10 @@ impl Machine for Ring {
 
 impl Ring {
     fn handle_timeout(&mut self, now: Instant) {
+        if self.ticks {
+            self.moved = now;
+            return;
+        }
         let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
         if due && self.bug == Bug::LateDeadline {
             return;
@@ -361,6 +376,67 @@ fn driven(bug: Bug) {
     }
 }
 
+/// What wakes a sleeping task besides the waker of what it waits for.
+#[derive(Clone, Copy, Debug)]
+enum Disturbance {
+    /// Its alarm.
+    Alarm,
+    /// Nothing at all.
+    SpuriousWake,
+    /// Input.
+    Input,
+}
+
+/// On a simulated network, with `disturbance` after the gate was opened. The gate wakes its waker
+/// once before that.
+fn disturbed(bug: Bug, disturbance: Disturbance) {
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let (server, client) = (world.host("server"), world.host("client"));
+        if let Disturbance::SpuriousWake = disturbance {
+            let delay = 2 * GATE..=3 * GATE;
+            server.set_faults(Faults { spurious_wake: 1000, delay, ..Faults::NONE });
+        }
+        let gate = Arc::new(Lock::new(Gate::default()));
+        let mut listener = server.listen("server:7").unwrap();
+        let (runtime, shared) = (server.clone(), gate.clone());
+        server.run(async move {
+            let (socket, _peer) =
+                std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            let clock = runtime.clock();
+            let mut ring = Ring::new(bug, shared, wirestate_core::drive::Clock::now(&clock));
+            ring.ticks = matches!(disturbance, Disturbance::Alarm);
+            Drive::new(ring, socket, clock).await
+        });
+        let opener = server.clone();
+        server.run(async move {
+            for opens in [false, true] {
+                opener.sleep(GATE / 2).await;
+                let waker = gate.with(|gate| {
+                    gate.open = opens;
+                    gate.waker.take()
+                });
+                waker.into_iter().for_each(Waker::wake);
+            }
+        });
+        let acts = vec![
+            Act::Send(b"held".as_slice().into()),
+            Act::Wait(4 * GATE),
+            Act::Send(b"more".as_slice().into()),
+            Act::Receive(8),
+            Act::Finish,
+            Act::ReceiveAll,
+        ];
+        let runtime = client.clone();
+        let heard = client.run(async move {
+            let socket = runtime.connect("server:7").await.unwrap();
+            act(runtime, socket, acts).await
+        });
+        world.run().unwrap_or_else(|halted| panic!("{halted}"));
+        assert_eq!(heard.take().unwrap().bytes, b"heldmore");
+    }
+}
+
 /// When the gate is opened.
 const GATE: Duration = Duration::from_secs(1);
 
@@ -410,5 +486,17 @@ fn the_world_finds_what_shows_between_a_machine_its_driver_and_its_peers() {
         Bug::NeverEnds,
     ] {
         assert!(finds(driven, bug), "{bug:?} was not found");
+    }
+}
+
+#[test]
+fn the_world_finds_a_lost_wake_up_whatever_else_wakes_the_task() {
+    let disturbances = [Disturbance::Alarm, Disturbance::SpuriousWake, Disturbance::Input];
+    for disturbance in disturbances {
+        disturbed(Bug::None, disturbance);
+        for bug in [Bug::LostWakeUp, Bug::RegistersOnce] {
+            let found = catch_unwind(AssertUnwindSafe(|| disturbed(bug, disturbance))).is_err();
+            assert!(found, "{bug:?} was hidden by {disturbance:?}");
+        }
     }
 }

@@ -5,8 +5,8 @@
 use std::{future::poll_fn, task::Poll, time::Duration};
 
 use wirestate_core::{
-    ConnectionError,
-    drive::{IoError, Sink, Source},
+    ConnectionError, Instant,
+    drive::{Clock as _, IoError, Sink, Source},
     runtime::{Listener as _, Runtime},
 };
 use wirestate_testkit::sim::{Faults, Halted, Host, Settings, Socket, World};
@@ -164,4 +164,24 @@ fn who_waits_for_nothing_is_found() {
         Poll::<()>::Pending
     }));
     assert!(matches!(world.run(), Err(Halted::Spinning { task, .. }) if task == "spinner#1"));
+}
+
+#[test]
+fn an_alarm_that_never_comes_is_none() {
+    let world = World::new(1);
+    let host = world.host("host");
+    host.set_clock_back(Duration::from_secs(1));
+    host.run(host.sleep(Duration::MAX));
+    let mut clock = host.clock();
+    host.run(async move {
+        let soon = clock.now() + MOMENT;
+        poll_fn(|cx| {
+            assert!(clock.poll_until(cx, soon).is_pending());
+            clock.poll_until(cx, Instant::NEVER)
+        })
+        .await;
+    });
+    let began = world.now();
+    assert!(matches!(world.run(), Err(Halted::Stalled { at, .. }) if at == began));
+    assert_eq!(world.leftovers().alarms, 0);
 }

@@ -150,6 +150,7 @@ impl<S: Service + Clone> Server<S> {
             more: false,
             work: 0,
             reception: Reception::default(),
+            is_scarce: false,
             moved: now,
             progress: WriteProgress::new(now),
             input_over: false,
@@ -197,6 +198,9 @@ pub struct Connection<S: Service> {
     /// Requests passed to the service.
     work: u64,
     reception: Reception,
+    /// More than half of [`Config::memory`] was taken at the last call: as a deadline depends on it,
+    /// it must not change between calls.
+    is_scarce: bool,
     /// When a byte last moved, either way.
     moved: Instant,
     progress: WriteProgress,
@@ -437,6 +441,7 @@ impl<S: Service> Connection<S> {
         }
         let partial = self.is_open() && self.inbox.partial().is_some();
         self.reception.update(partial, self.reads(), now);
+        self.is_scarce = self.shared.quota.held() > self.config().memory / 2;
         if !self.has_room() {
             // Nothing is read for a while.
             self.inbox.release();
@@ -562,10 +567,9 @@ impl<S: Service> Connection<S> {
     /// [`Config::memory`] is taken, slow senders must not keep it: the least rate does not extend
     /// the time for a content.
     fn frame_limit(&self, partial: Partial) -> Option<Duration> {
-        let Common { config, quota, .. } = &*self.shared;
-        let limit = config.frame_timeouts.limit(partial)?;
-        let is_scarce = partial.header && quota.held() > config.memory / 2;
-        let content = config.frame_timeouts.content.filter(|_| is_scarce);
+        let timeouts = &self.config().frame_timeouts;
+        let limit = timeouts.limit(partial)?;
+        let content = timeouts.content.filter(|_| partial.header && self.is_scarce);
         Some(content.map_or(limit, |content| content.min(limit)))
     }
 

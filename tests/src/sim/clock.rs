@@ -37,6 +37,10 @@ impl drive::Clock for Clock {
                 network.alarms.remove(&self.id);
                 return Poll::Ready(());
             }
+            if deadline == Instant::NEVER {
+                network.alarms.remove(&self.id);
+                return Poll::Pending;
+            }
             let alarm = Alarm { host: self.host, deadline, waker: cx.waker().clone() };
             network.alarms.insert(self.id, alarm);
             Poll::Pending

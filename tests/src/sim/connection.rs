@@ -163,6 +163,10 @@ impl Connection {
         &mut self.ends[side as usize]
     }
 
+    pub(super) fn peek(&self, side: Side) -> &End {
+        &self.ends[side as usize]
+    }
+
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
         self.ends.iter().map(|end| &end.record)
     }
@@ -178,6 +182,10 @@ impl End {
             Direction::Read => &mut self.input,
             Direction::Write => &mut self.output,
         }
+    }
+
+    pub(super) fn wakers(&self) -> impl Iterator<Item = &Waker> {
+        [&self.input, &self.output].into_iter().filter_map(|readiness| readiness.waker.as_ref())
     }
 }
 
@@ -371,7 +379,9 @@ impl Network {
 
     pub(super) fn refuses_to_splice(&mut self, id: EndId) -> bool {
         let chance = self.faults(id).no_splice;
-        let refuses = self.end(id).dice.strikes(chance);
+        let end = self.end(id);
+        // Only the kernel refuses, and it is asked only where the socket is ready.
+        let refuses = end.input.ready && end.dice.strikes(chance);
         if refuses {
             self.note(id, What::Fault("no_splice"));
         }
@@ -519,7 +529,8 @@ impl Network {
         readiness.waker = Some(cx.waker().clone());
         if end.dice.strikes(faults.spurious_wake) {
             let delay = end.dice.between(&faults.delay);
-            self.after(delay, Event::Wake(cx.waker().clone()));
+            let wake = Event::Wake(end.host, cx.waker().clone());
+            self.after(delay, wake);
         }
         Poll::Pending
     }

@@ -129,9 +129,20 @@ impl Executor {
         result
     }
 
+    /// How many tasks were spawned, have ended, and are woken.
+    pub(super) fn counts(&self) -> (u64, usize, usize) {
+        let (spawned, unfinished) = self.tasks.with(|tasks| (tasks.spawned, tasks.by_id.len()));
+        (spawned, unfinished, self.woken.with(|woken| woken.ids.len()))
+    }
+
     /// Whether all tasks have ended.
     pub(super) fn is_done(&self) -> bool {
         self.tasks.with(|tasks| tasks.by_id.is_empty())
+    }
+
+    /// The host of a task; `None` if it has ended.
+    pub(super) fn host(&self, id: u64) -> Option<usize> {
+        self.tasks.with(|tasks| tasks.by_id.get(&id).map(|task| task.host))
     }
 
     /// The hosts of the tasks that have not ended, by the tasks' numbers.

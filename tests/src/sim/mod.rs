@@ -7,11 +7,14 @@
 //! - **Time** is virtual. It goes on exactly to the next thing that happens, so a minute's timeout
 //!   takes no time, and a run in which nothing can ever happen again is found:
 //!   [`Halted::Stalled`].
-//! - **Wakers mean it.** A task that was not woken is not polled, so a lost wake-up is found. A
-//!   call that would have blocked goes on doing so until a change is reported, as with tokio's
-//!   readiness. A task that wakes itself over and over is [`Halted::Spinning`].
+//! - **Wakers mean it.** A task that was not woken is not polled. A call that would have blocked
+//!   goes on doing so until a change is reported, as with tokio's readiness. Before an alarm, input
+//!   or a spurious wake-up reaches a task, the world polls that task while there is no reason to. If
+//!   it then gets something done, a wake-up was lost: [`Halted::LostWakeUp`]. A task that wakes
+//!   itself over and over is [`Halted::Spinning`].
 //! - **Sockets** behave like Linux's: bounded buffers, a FIN behind what is queued, a reset that is
-//!   reported once, an RST in answer to data that nobody will read.
+//!   reported once, an RST in answer to data that nobody will read. [`Buffering`] makes one hold
+//!   output, as TLS does.
 //! - **Faults** are drawn from a plan, [`Faults`], by a seed. Every end of every connection has
 //!   dice of its own, so a run without the faulty peer is otherwise the same run.
 //!
@@ -45,6 +48,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod buffering;
 mod clock;
 mod connection;
 mod executor;
@@ -57,6 +61,7 @@ mod trace;
 mod world;
 
 pub use self::{
+    buffering::Buffering,
     clock::Clock,
     connection::Record,
     faults::Faults,

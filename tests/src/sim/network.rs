@@ -106,7 +106,8 @@ pub(super) enum Event {
     Resume(usize),
     /// A clock that stood still goes on from where it stood.
     Thaw(usize),
-    Wake(Waker),
+    /// A task of a host is woken for no reason.
+    Wake(usize, Waker),
 }
 
 impl Network {
@@ -168,6 +169,32 @@ impl Network {
         (event, alarm.map(|alarm| alarm.max(self.now)))
     }
 
+    /// The wakers that may be woken by what happens next, at `at`: an event, or `alarms`.
+    pub(super) fn next_wakers(&self, at: Instant, alarms: bool) -> Vec<Waker> {
+        let of_end = |end: &EndId| {
+            let end = self.connections[end.connection].peek(end.side);
+            (end.host, end.wakers().cloned().collect())
+        };
+        let first = self.events.first_key_value().filter(|((time, _), _)| *time == at);
+        let (host, mut wakers): (usize, Vec<Waker>) = match first.map(|(_, event)| event) {
+            Some(Event::Arrive(end) | Event::Report(end, _)) => of_end(end),
+            Some(Event::Wake(host, waker)) => (*host, vec![waker.clone()]),
+            Some(Event::Request(_) | Event::Answer(..) | Event::Resume(_) | Event::Thaw(_))
+            | None => (0, Vec::new()),
+        };
+        if self.stopped.contains(&host) {
+            wakers.clear();
+        }
+        if alarms {
+            let due = |alarm: &&Alarm| {
+                !self.stopped.contains(&alarm.host)
+                    && self.hosts[alarm.host].due(alarm.deadline) == Some(at)
+            };
+            wakers.extend(self.alarms.values().filter(due).map(|alarm| alarm.waker.clone()));
+        }
+        wakers
+    }
+
     /// The first event happens, at its time.
     pub(super) fn happen(&mut self) {
         let Some(((at, _), event)) = self.events.pop_first() else { return };
@@ -190,7 +217,7 @@ impl Network {
                     clock.behind += clock.at(now).since(stood);
                 }
             }
-            Event::Wake(waker) => waker.wake(),
+            Event::Wake(_, waker) => waker.wake(),
         }
     }
 
@@ -325,10 +352,10 @@ impl Node {
         port
     }
 
-    /// When, by the world's clock, this host's clock shows `deadline` to somebody, if it runs.
+    /// When, by the world's clock, this host's clock shows `deadline`; `None` if it never does.
     fn due(&self, deadline: Instant) -> Option<Instant> {
-        let waits = self.clock.frozen.is_some() || deadline.since_epoch() == NEVER;
-        (!waits).then(|| self.clock.when(deadline))
+        let due = self.clock.when(deadline);
+        (self.clock.frozen.is_none() && due < Instant::NEVER).then_some(due)
     }
 }
 
@@ -345,8 +372,6 @@ impl Reading {
 
 /// Worlds begin so long after the epoch, to leave a clock room to go back.
 const START: Duration = Duration::from_secs(1_000_000);
-/// What saturated arithmetic on instants comes to.
-const NEVER: Duration = Duration::from_nanos(u64::MAX);
 /// A host that goes on looks at its alarms first, and learns so much later what has arrived: the
 /// worse of the two orders for whoever believes in deadlines.
 const REPORT: Duration = Duration::from_micros(10);

@@ -7,6 +7,7 @@ use std::{
     ops::RangeInclusive,
     panic::resume_unwind,
     sync::Arc,
+    task::Waker,
     time::Duration,
 };
 
@@ -82,6 +83,18 @@ pub enum Halted {
         at: Instant,
         /// The tasks: their host and number.
         tasks: Vec<String>,
+    },
+    /// A task had something to do, and nothing had woken it: the world polled it for no reason.
+    #[error("{task} has missed a wake-up by {at}, seed {seed}: polled for no reason, {did}")]
+    LostWakeUp {
+        /// When it was polled.
+        at: Instant,
+        /// The world's seed.
+        seed: u64,
+        /// The task: its host and number.
+        task: String,
+        /// What it then did.
+        did: String,
     },
     /// A task was polled over and over, and no time passed.
     #[error("{task} spins at {at}")]
@@ -184,7 +197,7 @@ impl World {
                 self.network(|network| network.now = network.now.max(until));
                 Ok(())
             }
-            Err(spinning @ Halted::Spinning { .. }) => Err(spinning),
+            Err(halted @ (Halted::LostWakeUp { .. } | Halted::Spinning { .. })) => Err(halted),
         }
     }
 
@@ -273,6 +286,7 @@ impl World {
             }
             if next > self.now() {
                 self.inner.counts.with(|counts| counts.at_once.clear());
+                self.disturb(next, alarm == Some(next))?;
             }
             // At one and the same moment either may come first.
             let alarms_first = event != alarm || self.inner.order.with(|order| order.strikes(500));
@@ -300,11 +314,56 @@ impl World {
             *polls
         });
         if polls > MOST_POLLS {
-            let unfinished = self.inner.executor.unfinished();
-            let host = unfinished.iter().find(|(id, _)| *id == task).map_or(0, |(_, host)| *host);
+            let host = self.inner.executor.host(task).unwrap_or_default();
             return Err(Halted::Spinning { at, task: self.task_name(task, host) });
         }
         self.network(|network| network.trace.polled(task, at));
+        self.poll(task);
+        Ok(true)
+    }
+
+    /// Polls the tasks that the next event or `alarms`, at `next`, may wake, while there is no
+    /// reason to: no time has passed since all tasks went to sleep. What such a poll gets done, no
+    /// waker has announced, and that event or alarm would hide it.
+    fn disturb(&self, next: Instant, alarms: bool) -> Result<(), Halted> {
+        let executor = &self.inner.executor;
+        let done = || {
+            let (spawned, unfinished, woken) = executor.counts();
+            (self.network(|network| network.trace.entries().len()), spawned, unfinished, woken)
+        };
+        let stopped = self.network(|network| network.stopped.clone());
+        self.network(|network| network.next_wakers(next, alarms))
+            .iter()
+            .for_each(Waker::wake_by_ref);
+        while let Some(task) = executor.choose(&stopped, |_| 0) {
+            let Some(host) = executor.host(task) else {
+                self.poll(task); // it has ended
+                continue;
+            };
+            let before = done();
+            self.poll(task);
+            let after = done();
+            let did = if after.0 > before.0 {
+                self.network(|network| {
+                    format!("it did {:?}", network.trace.entries()[before.0].what)
+                })
+            } else if after.1 > before.1 {
+                "it spawned a task".to_owned()
+            } else if after.2 < before.2 {
+                "it ended".to_owned()
+            } else if after.3 + 1 != before.3 {
+                "it woke a task".to_owned()
+            } else {
+                continue;
+            };
+            let (at, task) = (self.now(), self.task_name(task, host));
+            let seed = self.network(|network| network.seed);
+            return Err(Halted::LostWakeUp { at, seed, task, did });
+        }
+        Ok(())
+    }
+
+    fn poll(&self, task: u64) {
         if let Err(panic) = self.inner.executor.poll(task) {
             if !self.network(|network| network.settings.catch_panics) {
                 resume_unwind(panic);
@@ -321,7 +380,6 @@ impl World {
                 }
             });
         });
-        Ok(true)
     }
 
     fn task_name(&self, task: u64, host: usize) -> String {

@@ -1,0 +1,97 @@
+//! A sink that holds output, as TLS and completion queues do.
+
+use std::{
+    collections::VecDeque,
+    num::NonZeroUsize,
+    task::{Context, Poll, ready},
+};
+
+use wirestate_core::{
+    ConnectionError,
+    drive::{IoError, Sink, Source},
+};
+
+/// A socket whose writes go into a buffer, from which [`poll_flush`](Sink::poll_flush) sends them.
+///
+/// A full one takes no write until the socket has taken some of its bytes. If it is dropped, the
+/// bytes that it holds are lost, and the peer sees what the socket does when it is dropped.
+///
+/// ```
+/// use wirestate_core::{Machine, drive::Drive};
+/// use wirestate_testkit::sim::{Buffering, Clock, Socket};
+///
+/// async fn drive(machine: impl Machine + Unpin, socket: Socket, clock: Clock) {
+///     let capacity = 4096.try_into().expect("it is not 0");
+///     Drive::new(machine, Buffering::new(socket, capacity), clock).await;
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Buffering<S> {
+    socket: S,
+    capacity: usize,
+    held: VecDeque<u8>,
+}
+
+impl<S> Buffering<S> {
+    /// Holds `capacity` bytes at most for `socket`.
+    pub fn new(socket: S, capacity: NonZeroUsize) -> Self {
+        Self { socket, capacity: capacity.get(), held: VecDeque::new() }
+    }
+}
+
+impl<S: Sink> Buffering<S> {
+    /// One write of what is held.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        let (first, second) = self.held.as_slices();
+        let bufs = if second.is_empty() { &[first][..] } else { &[first, second] };
+        let sent = ready!(self.socket.poll_write(cx, bufs))?;
+        self.held.drain(..sent);
+        Poll::Ready(if sent > 0 { Ok(()) } else { Err(ConnectionError::WriteZero.into()) })
+    }
+}
+
+impl<S: Source> Source for Buffering<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
+        self.socket.poll_read(cx, buf)
+    }
+
+    fn recheck(&mut self) {
+        self.socket.recheck();
+    }
+}
+
+impl<S: Sink> Sink for Buffering<S> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
+        if self.held.len() == self.capacity {
+            ready!(self.poll_send(cx))?;
+        }
+        let before = self.held.len();
+        let room = self.capacity - before;
+        self.held.extend(bufs.iter().copied().flatten().take(room));
+        Poll::Ready(Ok(self.held.len() - before))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        while !self.held.is_empty() {
+            ready!(self.poll_send(cx))?;
+        }
+        self.socket.poll_flush(cx)
+    }
+
+    fn held(&self) -> usize {
+        self.held.len() + self.socket.held()
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        ready!(self.poll_flush(cx))?;
+        self.socket.poll_finish(cx)
+    }
+
+    fn reset(&mut self) {
+        self.socket.reset();
+    }
+
+    fn unacknowledged(&self) -> usize {
+        self.held.len() + self.socket.unacknowledged()
+    }
+}

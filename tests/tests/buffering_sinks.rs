@@ -1,0 +1,271 @@
+//! Machines on sockets that hold output: every byte arrives, and the FIN comes behind all of them.
+
+#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use wirestate_core::{
+    ConnectionError, Event, Instant, Machine,
+    drive::{Clock as _, Drive, IoError, Sink},
+    echo,
+    fanout::{self, Feed, Framing, OnLag, Subscriber, Upstream},
+    message::{self, Message, service},
+    runtime::{Listener as _, Runtime as _},
+};
+use wirestate_testkit::{
+    contract::Checked,
+    for_each_seed,
+    message::frames,
+    script::Sent,
+    sim::{Act, Buffering, Faults, Heard, Host, Record, Settings, Side, Socket, What, World, act},
+};
+
+/// Accepts one connection, and serves it by `machine` on a sink that holds `capacity` bytes, for
+/// `flush_timeout` without progress. After `shut_down`, the machine is shut down.
+fn serve_one<M>(
+    host: &Host,
+    (capacity, flush_timeout): (usize, Duration),
+    shut_down: Duration,
+    machine: impl FnOnce(Instant) -> M + Send + 'static,
+) where
+    M: Machine + Send + 'static,
+{
+    let mut listener = host.listen("server:7").unwrap();
+    let host = host.clone();
+    host.clone().run(async move {
+        let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        let (clock, mut alarm) = (host.clock(), host.clock());
+        let until = clock.now() + shut_down;
+        let socket = Buffering::new(socket, capacity.try_into().unwrap());
+        let mut drive =
+            Drive::new(machine(clock.now()), socket, clock).flush_timeout(Some(flush_timeout));
+        poll_fn(|cx| {
+            let stops = alarm.poll_until(cx, until).is_ready();
+            drive.poll_until(cx, |machine, now| {
+                if stops {
+                    machine.handle(now, Event::ShutDown);
+                }
+                None::<Infallible>
+            })
+        })
+        .await
+        .unwrap_err();
+    });
+}
+
+/// What a peer of the host "server" hears that does `acts`.
+fn hears(world: &World, acts: Vec<Act>) -> Heard {
+    let client = world.host("client");
+    let runtime = client.clone();
+    let heard = client.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        act(runtime, socket, acts).await
+    });
+    world.run().unwrap();
+    heard.take().unwrap()
+}
+
+/// All that a peer sends comes back to it, and a FIN behind that.
+fn comes_back(world: &World, sent: Vec<u8>) {
+    let heard = hears(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
+    assert_eq!((heard.bytes, heard.fin, heard.lost), (sent, true, None));
+}
+
+/// A network that holds little, and a server whose calls suffer.
+fn faulty(seed: u64) -> (World, Host) {
+    let settings = Settings { buffer: 16 << (seed % 8), ..Settings::default() };
+    let world = World::with(seed, settings);
+    let server = world.host("server");
+    server.set_faults(Faults {
+        short_write: 500,
+        would_block: 100,
+        interrupted: 100,
+        ..Faults::harmless(seed)
+    });
+    (world, server)
+}
+
+fn capacity(seed: u64) -> usize {
+    [1, 7, 100, 4096, 1 << 20][usize::try_from(seed).unwrap() % 5]
+}
+
+fn server_end(world: &World) -> Record {
+    world.records().into_iter().find(|record| record.side == Side::Server).unwrap()
+}
+
+fn bytes(count: usize) -> Vec<u8> {
+    (0..count).map(|i| u8::try_from(i % 251).unwrap()).collect()
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[test]
+fn an_echo_arrives_whole_and_the_fin_behind_it() {
+    for_each_seed(20, |seed| {
+        let (world, server) = faulty(seed);
+        let config = echo::Config { idle_timeout: Some(LONG), ..echo::Config::default() };
+        let limit = config.buffer_size();
+        let echo = echo::Server::new(config);
+        let machine = move |now| Checked::new(echo.machine(now), limit);
+        serve_one(&server, (capacity(seed), LONG), Duration::MAX, machine);
+        // What the network holds is all that can be sent before it is received.
+        let sent = bytes(2000);
+        let exchange = |part: &[u8]| [Act::Send(part.to_vec().into()), Act::Receive(part.len())];
+        let acts = sent.chunks(16).flat_map(exchange).chain([Act::Finish, Act::ReceiveAll]);
+        let heard = hears(&world, acts.collect());
+        assert_eq!((heard.bytes, heard.fin, heard.lost), (sent, true, None));
+    });
+}
+
+#[test]
+fn an_echo_that_ends_while_the_sink_holds_output_arrives_whole() {
+    for_each_seed(20, |seed| {
+        let (world, server) = faulty(seed);
+        let config = echo::Config { idle_timeout: Some(LONG), ..echo::Config::default() };
+        let echo = echo::Server::new(config);
+        serve_one(&server, (1 << 20, LONG), Duration::MAX, move |now| echo.machine(now));
+        comes_back(&world, bytes(2000));
+    });
+}
+
+#[test]
+fn replies_arrive_whole_and_the_fin_behind_them() {
+    for_each_seed(20, |seed| {
+        let (world, server) = faulty(seed);
+        let mut config =
+            message::Config { write_timeout: Some(LONG), ..message::Config::default() };
+        config.frame_timeouts.header = Some(LONG);
+        config.frame_timeouts.content = Some(LONG);
+        let itself = |request: Message<'_>| request.into_owned();
+        let messages = message::Server::new(config, service::function(itself));
+        let machine = move |now| Checked::new(messages.machine(now), 1 << 20);
+        serve_one(&server, (capacity(seed), LONG), Duration::MAX, machine);
+        let requests: Vec<_> =
+            [0, 1, 700, 22, 3000].map(|size| Message::new("", "binary", bytes(size))).into();
+        comes_back(&world, frames(&requests));
+    });
+}
+
+#[test]
+fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
+    for_each_seed(20, |seed| {
+        let (world, server) = faulty(seed);
+        let config = fanout::Config {
+            framing: Framing::None,
+            on_lag: OnLag::Block,
+            write_timeout: Some(LONG),
+            ..fanout::Config::default()
+        };
+        // It ends by its server, or leaves when it has all.
+        let (shut_down, acts) = if seed % 2 == 0 {
+            (Duration::from_secs(60), vec![Act::ReceiveAll])
+        } else {
+            (Duration::MAX, vec![Act::Receive(2000), Act::Finish, Act::ReceiveAll])
+        };
+        let feed = Feed::new(config);
+        let subscribed = feed.clone();
+        let machine = move |now| Checked::new(Subscriber::new(&subscribed, now), 1 << 20);
+        serve_one(&server, (capacity(seed), LONG), shut_down, machine);
+        let upstream = world.host("upstream");
+        let mut listener = upstream.listen("upstream:7").unwrap();
+        let (runtime, published) = (upstream.clone(), bytes(2000));
+        let sends = vec![Act::Wait(Duration::from_secs(1)), Act::Send(published.clone().into())];
+        upstream.run(async move {
+            let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            act(runtime, socket, sends).await
+        });
+        let runtime = server.clone();
+        server.run(async move {
+            let socket = runtime.connect("upstream:7").await.unwrap();
+            let socket = Buffering::new(socket, capacity(seed).try_into().unwrap());
+            let clock = runtime.clock();
+            let upstream = Checked::new(Upstream::new(feed, None, clock.now()), 0);
+            Drive::new(upstream, socket, clock).flush_timeout(Some(LONG)).await
+        });
+        let heard = hears(&world, acts);
+        assert_eq!((heard.bytes, heard.fin, heard.lost), (published, true, None));
+    });
+}
+
+/// The machine has handed over all of its output, and the FIN waits behind what the sink holds.
+#[test]
+fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
+    let settings = Settings { buffer: 64, ..Settings::default() };
+    let world = World::with(1, settings);
+    let server = world.host("server");
+    let config = echo::Config { idle_timeout: None, ..echo::Config::default() };
+    let echo = echo::Server::new(config);
+    let sink = (1 << 20, Duration::from_secs(10));
+    serve_one(&server, sink, Duration::MAX, move |now| echo.machine(now));
+    let (began, send) = (world.now(), Act::Send(bytes(2000).into()));
+    let heard = hears(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);
+    assert_eq!((heard.fin, heard.lost), (false, Some(ConnectionError::Reset)));
+    assert_eq!(server_end(&world).ended, Some(Sent::Rst));
+    let trace = world.trace();
+    let reset = trace.entries().iter().find(|entry| entry.what == What::Reset).unwrap();
+    let after = reset.at.since(began);
+    assert!(after < Duration::from_secs(30), "reset after {after:?}");
+}
+
+/// The two ends of a connection: the first one holds 5 bytes, and its network 3.
+fn holding<F>(test: impl FnOnce(Host, Buffering<Socket>, Socket) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let world = World::with(1, Settings { buffer: 3, ..Settings::default() });
+    let host = world.host("host");
+    let mut listener = host.listen("host:7").unwrap();
+    let accepted = host.run(async move { poll_fn(|cx| listener.poll_accept(cx)).await.unwrap().0 });
+    let runtime = host.clone();
+    let dialled = host.run(async move { runtime.connect("host:7").await.unwrap() });
+    let here = Buffering::new(world.run_until(&accepted).unwrap(), 5.try_into().unwrap());
+    let there = world.run_until(&dialled).unwrap();
+    let done = host.run(test(host.clone(), here, there));
+    world.run_until(&done).unwrap();
+}
+
+/// What a call answers at once.
+async fn at_once<T>(mut call: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+    poll_fn(|cx| {
+        Poll::Ready(match call(cx) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[test]
+fn a_sink_takes_no_more_than_it_holds_and_sends_it_when_it_is_flushed() {
+    holding(|host, mut here, mut there| async move {
+        let write = at_once(|cx| here.poll_write(cx, &[b"abc", b"defg"])).await;
+        assert_eq!((write, here.held(), here.unacknowledged()), (Some(Ok(5)), 5, 5));
+        assert_eq!(at_once(|cx| here.poll_flush(cx)).await, None);
+        assert_eq!((here.held(), here.unacknowledged()), (2, 5));
+        assert_eq!(at_once(|cx| here.poll_write(cx, &[b"fghi"])).await, Some(Ok(3)));
+        assert_eq!(at_once(|cx| here.poll_write(cx, &[b"i"])).await, None, "it is full");
+        assert_eq!(at_once(|cx| here.poll_finish(cx)).await, None);
+        host.sleep(Duration::from_secs(1)).await;
+        assert_eq!(here.unacknowledged(), 5, "the network has delivered three bytes");
+        let mut heard = Vec::new();
+        let mut finished = None::<Result<(), IoError>>;
+        while finished.is_none() {
+            let mut buf = [0; 8];
+            let n = there.receive(&mut buf).await.unwrap();
+            heard.extend_from_slice(&buf[..n]);
+            host.sleep(Duration::from_secs(1)).await;
+            finished = at_once(|cx| here.poll_finish(cx)).await;
+        }
+        assert_eq!((finished, here.held()), (Some(Ok(())), 0));
+        let mut buf = [0; 8];
+        while let n @ 1.. = there.receive(&mut buf).await.unwrap() {
+            heard.extend_from_slice(&buf[..n]);
+        }
+        assert_eq!(heard, b"abcdefgh");
+    });
+}
