@@ -148,6 +148,7 @@ impl<S: Service + Clone> Server<S> {
             outbox: Outbox::default(),
             pending: VecDeque::new(),
             more: false,
+            memory_is_scarce: false,
             work: 0,
             reception: Reception::default(),
             moved: now,
@@ -197,6 +198,8 @@ pub struct Connection<S: Service> {
     /// Requests passed to the service.
     work: u64,
     reception: Reception,
+    /// More than half of [`Config::memory`] was taken at the last event.
+    memory_is_scarce: bool,
     /// When a byte last moved, either way.
     moved: Instant,
     progress: WriteProgress,
@@ -435,6 +438,7 @@ impl<S: Service> Connection<S> {
             }
             self.state = State::Closing(reason);
         }
+        self.memory_is_scarce = self.shared.quota.held() > self.config().memory / 2;
         let partial = self.is_open() && self.inbox.partial().is_some();
         self.reception.update(partial, self.reads(), now);
         if !self.has_room() {
@@ -562,10 +566,10 @@ impl<S: Service> Connection<S> {
     /// [`Config::memory`] is taken, slow senders must not keep it: the least rate does not extend
     /// the time for a content.
     fn frame_limit(&self, partial: Partial) -> Option<Duration> {
-        let Common { config, quota, .. } = &*self.shared;
-        let limit = config.frame_timeouts.limit(partial)?;
-        let is_scarce = partial.header && quota.held() > config.memory / 2;
-        let content = config.frame_timeouts.content.filter(|_| is_scarce);
+        let timeouts = self.config().frame_timeouts;
+        let limit = timeouts.limit(partial)?;
+        let is_scarce = partial.header && self.memory_is_scarce;
+        let content = timeouts.content.filter(|_| is_scarce);
         Some(content.map_or(limit, |content| content.min(limit)))
     }
 
