@@ -1,12 +1,18 @@
 //! The echo's machines, alone: whatever happens to them, the contract holds, what comes out is
-//! right, and memory is bounded.
+//! right, and memory is bounded. Then drivers that break the contract: each is blamed by name.
+//! (Machines that break it are in `planted_bugs.rs`.)
 
-use std::num::NonZeroUsize;
+use std::{
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use wirestate_core::{
-    Instant, Linger, Machine, Reason as _,
+    ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     buffer::Pool,
     echo::{Client, ClientConfig, Config, Echo, Load, LoadConfig, Pace, Prefix, Server},
     shared::Shared,
@@ -223,4 +229,220 @@ fn a_reason_says_whose_fault_it_was() {
         script::play_out(&mut machine, &ops);
         assert_eq!(machine.reason().map(|reason| reason.fault()), Some(fault), "after {ops:?}");
     }
+}
+
+const NOW: Instant = Instant::EPOCH;
+const RESET: ConnectionError = ConnectionError::Reset;
+
+fn receive(machine: &mut impl Machine, n: usize) {
+    machine.read_buf()[..n].fill(b'x');
+    machine.handle(NOW, Event::Read(n));
+}
+
+fn look(machine: &mut impl Machine) -> bool {
+    machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop()))
+}
+
+/// How many bytes it offers to write.
+fn offered(machine: &impl Machine) -> usize {
+    let mut bufs = [&[][..]; 4];
+    let n = machine.write_bufs(&mut bufs);
+    bufs[..n].iter().map(|buf| buf.len()).sum()
+}
+
+/// Asserts that a driver is blamed for `mistake`, and of the machine nothing is said.
+fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Echo>)) {
+    let mut machine = checked(config());
+    let panic = catch_unwind(AssertUnwindSafe(|| mistake(&mut machine))).expect_err(what);
+    let message = panic.downcast_ref::<String>().expect("it is formatted");
+    assert!(message.contains(&format!("driver: {what}")), "{what}: {message}");
+}
+
+/// An event after some others.
+fn is_illegal(before: &[Event], event: Event) {
+    is_blamed(&format!("{event:?}, and the machine wants"), |machine| {
+        for before in before {
+            if let Event::Read(n) = before {
+                receive(machine, *n);
+            } else {
+                machine.handle(NOW, *before);
+            }
+        }
+        machine.handle(NOW, event);
+    });
+}
+
+#[test]
+fn the_state_table_holds_for_drivers() {
+    let (read_error, write_error) =
+        (Event::Error(Direction::Read, RESET), Event::Error(Direction::Write, RESET));
+    // Neither the end of the input nor an error while the machine holds back from reading.
+    is_illegal(&[Event::Read(16)], Event::Eof);
+    is_illegal(&[Event::Read(16)], read_error);
+    is_illegal(&[Event::Eof], Event::Eof);
+    is_illegal(&[Event::Eof], read_error);
+    is_illegal(&[], Event::Written(1));
+    is_illegal(&[], Event::Finished);
+    is_illegal(&[Event::Read(5)], Event::Finished);
+    is_illegal(&[Event::Eof, Event::Finished], Event::Finished);
+    // Nothing can be written behind a FIN, on a connection that is lost, or in place of an RST.
+    is_illegal(&[Event::Eof, Event::Finished], write_error);
+    is_illegal(&[Event::Read(5), write_error], write_error);
+    is_blamed("Error(Write, Reset), and the machine wants", |machine| {
+        receive(machine, 5);
+        let mut late = NOW;
+        while machine.interest().write == Outbound::Flush {
+            late = machine.poll_timeout().unwrap();
+            machine.handle(late, Event::Timeout { unacknowledged: 0 });
+        }
+        assert_eq!(machine.interest().write, Outbound::Reset);
+        machine.handle(late, write_error);
+    });
+    is_blamed("read_buf", |machine| {
+        receive(machine, 16);
+        machine.read_buf();
+    });
+    is_blamed("write_bufs", |machine| {
+        let _ = offered(machine);
+    });
+    is_blamed("write_owned", |machine| {
+        machine.write_owned(&mut [Bytes::new()], 1);
+    });
+}
+
+#[test]
+fn rule_2_written_follows_an_offer_of_output_directly() {
+    type Between = fn(&mut Checked<Echo>);
+    let between: [(Event, Between); 8] = [
+        (Event::Written(5), |machine| {
+            let _ = look(machine);
+        }),
+        (Event::Written(5), |machine| {
+            let _ = machine.read_buf();
+        }),
+        (Event::Written(5), |machine| machine.handle(NOW, Event::Release)),
+        (Event::Written(5), |machine| machine.handle(NOW, Event::Timeout { unacknowledged: 0 })),
+        (Event::Written(2), |machine| machine.handle(NOW, Event::Written(3))),
+        (Event::Written(6), |_| {}),
+        (Event::Written(0), |_| {}),
+        (Event::Written(3), |machine| {
+            assert_eq!(machine.write_owned(&mut [Bytes::new()], 2), 1);
+        }),
+    ];
+    for (event, between) in between {
+        is_blamed(&format!("{event:?}, and"), |machine| {
+            receive(machine, 5);
+            assert_eq!(offered(machine), 5);
+            between(machine);
+            machine.handle(NOW, event);
+        });
+    }
+}
+
+#[test]
+fn rule_2_read_follows_read_buf_directly() {
+    type Between = fn(&mut Checked<Echo>);
+    let between: [(Event, Between); 6] = [
+        (Event::Read(5), |machine| {
+            let _ = look(machine);
+        }),
+        (Event::Read(5), |machine| machine.handle(NOW, Event::Release)),
+        (Event::Read(5), |machine| machine.handle(NOW, Event::Read(5))),
+        (Event::Read(5), |machine| {
+            let _ = machine.machine_mut();
+        }),
+        (Event::Read(17), |_| {}),
+        (Event::Read(0), |_| {}),
+    ];
+    for (event, between) in between {
+        is_blamed(&format!("{event:?}, and"), |machine| {
+            machine.read_buf();
+            between(machine);
+            machine.handle(NOW, event);
+        });
+    }
+    is_illegal(&[], Event::Read(1));
+}
+
+/// Questions, and asking for the same again.
+#[test]
+fn rule_2_an_offer_outlives_what_is_no_call() {
+    let mut machine = checked(config());
+    machine.read_buf()[0] = b'1';
+    machine.read_buf()[1] = b'2';
+    let _ = (machine.interest(), machine.poll_timeout(), machine.status(), machine.reason());
+    machine.handle(NOW, Event::Read(2));
+    assert_eq!((offered(&machine), offered(&machine)), (2, 2));
+    let mut owned = [Bytes::new()];
+    assert_eq!(machine.write_owned(&mut owned, 9), 1);
+    assert_eq!(owned[0], "12");
+    machine.handle(NOW, Event::Written(2));
+    assert_eq!(machine.interest(), Interest { read: true, write: Outbound::Idle });
+}
+
+/// Linux reports a reset once.
+#[test]
+fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {
+    let load = || {
+        let messages = Shared::from(vec![Bytes::from_static(b"hello")]);
+        let config = LoadConfig { messages, ..LoadConfig::default() };
+        let mut load = Checked::new(Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}), 0);
+        load.handle(NOW, Event::Error(Direction::Write, RESET));
+        assert!(load.interest().read, "the server may have said why");
+        load
+    };
+    let mistake = AssertUnwindSafe(|| load().handle(NOW, Event::Eof));
+    let panic = catch_unwind(mistake).expect_err("a reset is no end");
+    assert_eq!(panic.downcast_ref(), Some(&"driver: Eof after a failed write"));
+    load().handle(NOW, Event::Error(Direction::Read, RESET));
+}
+
+#[test]
+fn rule_5_a_write_can_fail_while_there_is_no_output_and_a_fin_is_pending() {
+    let write_error = Event::Error(Direction::Write, RESET);
+    for before in [&[][..], &[Event::Eof], &[Event::ShutDown]] {
+        let mut machine = checked(config());
+        for event in before {
+            machine.handle(NOW, *event);
+        }
+        machine.handle(NOW, write_error);
+        assert!(machine.interest().is_done() || !machine.interest().read);
+    }
+}
+
+#[test]
+fn rule_7_now_never_goes_backwards() {
+    type Call = fn(&mut Checked<Echo>);
+    let calls: [Call; 4] = [
+        |machine| {
+            let _ = look(machine);
+        },
+        |machine| machine.handle(NOW, Event::Eof),
+        |machine| machine.handle(NOW, Event::Timeout { unacknowledged: 0 }),
+        |machine| machine.handle(NOW, Event::Release),
+    ];
+    for call in calls {
+        is_blamed("time goes back", |machine| {
+            machine.handle(NOW + Duration::from_nanos(1), Event::Release);
+            call(machine);
+        });
+    }
+}
+
+/// A driver that never sends it gets the same answers as one that sends it in every state.
+#[test]
+fn rule_9_release_is_optional_and_legal_in_every_state() {
+    let ops = [
+        Op::Receive(vec![1; 16]),
+        Op::Accept(7),
+        Op::Receive(vec![2; 9]),
+        Op::Eof,
+        Op::Accept(99),
+        Op::Accept(99),
+        Op::Finished,
+    ];
+    let released: Vec<Op> = ops.iter().flat_map(|op| [op.clone(), Op::Release]).collect();
+    let transcript = script::play(&mut checked(config()), &ops);
+    assert_eq!(transcript.label, Some("finished"));
+    assert_eq!(script::play(&mut checked(config()), &released), transcript);
 }

@@ -1,17 +1,38 @@
 //! A test that cannot fail proves nothing: machines with a bug each, and the harness that must find
 //! it. The same machine without a bug must pass all of it.
 //!
-//! This is also the list of what each part of the testkit is for.
+//! This is also the list of what each part of the testkit is for, and of what holds a machine to the
+//! state table and the rules of [`wirestate_core::machine`]. Drivers that break them are in
+//! `contract.rs`.
+//!
+//! | rule | machines that break it, by their [`Bug`] | test |
+//! |---|---|---|
+//! | table | `NoRoom`, `ReadsBehindEof`, `EarlyFin`, `SecondFin`, `EndsWithoutFin`, `ResetsBehindFin`, `ComesBack` | `the_state_table` |
+//! | 1 | `ForgetsTimeout` | `rule_1_a_wrapper_forwards_every_method` |
+//! | 2 | `EmptySlice`, `NothingToFlush`, `OtherMemory`, `ClearsMemory` | `rule_2_an_offer_lasts_until_the_next_call` |
+//! | 3 | `OwnedTooMany`, `OwnedOther`, `OwnedEmpty` | `rule_3_owned_output_is_what_write_bufs_offers` |
+//! | 4 | `WritesAfterError` | `rule_4_a_machine_writes_no_more_after_a_failed_write` |
+//! | 5 | `IdleErrorIgnored` | `rule_5_a_write_can_fail_while_there_is_no_output` |
+//! | 6 | `Secretive`, `LostWakeUp`, `RegistersOnce`, `Spins` | `rule_6_what_is_shared_changes_a_machine_in_poll_shared` |
+//! | 7 | none: it is for drivers | `contract.rs` |
+//! | 8 | `WorkFalls`, `LongCall` | `rule_8_a_call_is_short` |
+//! | 9 | `ReleaseChanges` | `rule_9_release_changes_nothing` |
+//! | 10 | `Asked`, `Changes`, `NoReason`, `OtherReason` | `rule_10_questions_have_no_side_effects` |
+//! | 11 | `ForgetsTimeout`, `Never`, `LateDeadline`, `EarlyDeadline`, `TimeoutAtEnd`, `Shutdowns` | `rule_11_every_wait_has_a_deadline` |
+//! | 12 | `Cuts` | `rule_12_the_output_does_not_depend_on_the_cuts` |
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each place knows only its own bugs")]
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
 
+use bytes::Bytes;
 use proptest::test_runner::{Config as Cases, TestRunner};
 use wirestate_core::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason, Status,
@@ -45,6 +66,30 @@ enum Bug {
     CleanReset,
     /// Goes on reading behind the end of the input.
     ReadsBehindEof,
+    /// Has ended when its output is sent, without a FIN.
+    EndsWithoutFin,
+    /// Wants a reset when its FIN is out.
+    ResetsBehindFin,
+    /// Is open again when its FIN is out.
+    ComesBack,
+    /// Is a wrapper that does not forward `poll_timeout`.
+    ForgetsTimeout,
+    /// Flushes while it has nothing.
+    NothingToFlush,
+    /// Returns other memory at each `read_buf`.
+    OtherMemory,
+    /// Clears its memory in `read_buf`.
+    ClearsMemory,
+    /// Hands out more owned bytes than were asked for.
+    OwnedTooMany,
+    /// Hands out other owned bytes than it has to write.
+    OwnedOther,
+    /// Hands out an empty owned buffer.
+    OwnedEmpty,
+    /// Goes on writing after a write has failed.
+    WritesAfterError,
+    /// Takes no notice of a failed write while it has nothing to send.
+    IdleErrorIgnored,
     /// Ends, and does not say why.
     NoReason,
     /// Thinks better of its reason.
@@ -53,6 +98,10 @@ enum Bug {
     LateDeadline,
     /// Believes any call that time has passed.
     EarlyDeadline,
+    /// Has no deadline while it flushes, but `Instant::NEVER`.
+    Never,
+    /// Notes a timeout even when it has ended.
+    TimeoutAtEnd,
     /// Is shut down once more each time.
     Shutdowns,
     /// Keeps a count of all bytes for the bytes that it holds.
@@ -65,6 +114,16 @@ enum Bug {
     RegistersOnce,
     /// Changes by what is shared, and does not say so.
     Secretive,
+    /// Counts the bytes that it holds as its work.
+    WorkFalls,
+    /// Does too much work in one call.
+    LongCall,
+    /// Gives its output back with its buffer.
+    ReleaseChanges,
+    /// Wants to read at every second question.
+    Asked,
+    /// Looks at what is shared at every question.
+    Changes,
     /// Answers differently according to where the input was cut.
     Cuts,
     /// Keeps its socket open for ever, once the peer has gone.
@@ -82,17 +141,20 @@ struct Ring {
     phase: Phase,
     moved: Instant,
     shut_downs: u64,
+    timeouts: u64,
     gate: Arc<Lock<Gate>>,
     open: bool,
     registered: bool,
     /// Its deadline comes every second, and changes nothing else.
     ticks: bool,
+    asked: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
     Closing(Over),
+    Resetting(Over),
     Over(Over),
 }
 
@@ -144,10 +206,12 @@ impl Ring {
             phase: Phase::Open,
             moved: now,
             shut_downs: 0,
+            timeouts: 0,
             gate,
             open: false,
             registered: false,
             ticks: false,
+            asked: Cell::new(0),
         }
     }
 
@@ -166,21 +230,33 @@ impl Machine for Ring {
     type Reason = Over;
 
     fn interest(&self) -> Interest {
-        let room = self.len < 8 || self.bug == Bug::NoRoom;
+        self.asked.set(self.asked.get() + 1);
+        let room = match self.bug {
+            Bug::NoRoom => true,
+            Bug::Asked => self.asked.get().is_multiple_of(2),
+            _ => self.len < 8,
+        };
+        let open =
+            if self.bug == Bug::Changes { self.gate.with(|gate| gate.open) } else { self.open };
+        let flushes = match self.bug {
+            Bug::NothingToFlush => open,
+            _ => open && self.len > 0,
+        };
         match self.phase {
-            Phase::Open => {
-                let write =
-                    if self.len > 0 && self.open { Outbound::Flush } else { Outbound::Idle };
-                Interest { read: room, write }
-            }
+            Phase::Open => Interest {
+                read: room,
+                write: if flushes { Outbound::Flush } else { Outbound::Idle },
+            },
             Phase::Closing(_) => Interest {
                 read: self.bug == Bug::ReadsBehindEof && room,
-                write: if self.len > 0 && self.bug != Bug::EarlyFin {
-                    Outbound::Flush
-                } else {
-                    Outbound::Finish
+                write: match self.bug {
+                    Bug::EarlyFin => Outbound::Finish,
+                    _ if self.len > 0 => Outbound::Flush,
+                    Bug::EndsWithoutFin => Outbound::Finished,
+                    _ => Outbound::Finish,
                 },
             },
+            Phase::Resetting(_) => Interest { read: false, write: Outbound::Reset },
             Phase::Over(_) if self.bug == Bug::NeverEnds => {
                 Interest { read: false, write: Outbound::Idle }
             }
@@ -190,13 +266,41 @@ impl Machine for Ring {
 
     fn read_buf(&mut self) -> &mut [u8] {
         let end = self.start + self.len;
-        if end < 8 { &mut self.buffer[end..] } else { &mut self.buffer[end - 8..self.start] }
+        let buf =
+            if end < 8 { &mut self.buffer[end..] } else { &mut self.buffer[end - 8..self.start] };
+        match self.bug {
+            Bug::ClearsMemory => buf.fill(0),
+            Bug::OtherMemory if buf.len() > 1 => {
+                self.asked.set(self.asked.get() + 1);
+                return &mut buf[self.asked.get() % 2..];
+            }
+            _ => {}
+        }
+        buf
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let [first, second] = self.slices();
         (out[0], out[1]) = (first, second);
-        if second.is_empty() && self.bug != Bug::EmptySlice { 1 } else { 2 }
+        match self.bug {
+            Bug::EmptySlice => 2,
+            Bug::NothingToFlush if first.is_empty() => 0,
+            _ => 1 + usize::from(!second.is_empty()),
+        }
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        let mut bytes = self.slices().concat();
+        match self.bug {
+            Bug::OwnedOther => bytes.fill(b'?'),
+            Bug::OwnedEmpty => bytes.clear(),
+            _ => {}
+        }
+        if self.bug != Bug::OwnedTooMany {
+            bytes.truncate(most);
+        }
+        out[0] = bytes.into();
+        1
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
@@ -212,25 +316,26 @@ impl Machine for Ring {
             Event::Eof => {
                 self.phase = Phase::Closing(Over::Finished);
             }
-            Event::Error(way, why) => {
-                if self.bug == Bug::CleanReset && way == Direction::Read {
-                    return self.handle(now, Event::Eof);
-                }
-                self.phase = Phase::Over(Over::Lost(why));
-            }
+            Event::Error(direction, why) => match (self.bug, direction) {
+                (Bug::CleanReset, Direction::Read) => self.handle(now, Event::Eof),
+                (Bug::WritesAfterError, Direction::Write) if self.len > 0 => {}
+                (Bug::IdleErrorIgnored, Direction::Write)
+                    if self.phase == Phase::Open && self.len == 0 => {}
+                _ => self.phase = Phase::Over(Over::Lost(why)),
+            },
             Event::Written(n) => {
                 let n = if self.bug == Bug::ShortWrite { self.len } else { n };
                 self.start = (self.start + n) % 8;
                 self.len -= n;
                 self.moved = now;
             }
-            Event::Finished => {
-                if let Phase::Closing(why) = self.phase
-                    && self.bug != Bug::SecondFin
-                {
-                    self.phase = Phase::Over(why);
-                }
-            }
+            Event::Finished => match (self.bug, self.phase) {
+                (Bug::SecondFin, _) => {}
+                (Bug::ComesBack, _) => self.phase = Phase::Open,
+                (Bug::ResetsBehindFin, Phase::Closing(why)) => self.phase = Phase::Resetting(why),
+                (_, Phase::Closing(why) | Phase::Resetting(why)) => self.phase = Phase::Over(why),
+                (_, Phase::Open | Phase::Over(_)) => {}
+            },
             Event::Timeout { .. } => self.handle_timeout(now),
             Event::ShutDown => {
                 self.shut_downs += 1;
@@ -238,13 +343,18 @@ impl Machine for Ring {
                     self.phase = Phase::Closing(Over::Finished);
                 }
             }
+            Event::Release if self.bug == Bug::ReleaseChanges => (self.start, self.len) = (0, 0),
             Event::Release => {}
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let wait = if self.ticks { TICK } else { IDLE };
-        (self.phase == Phase::Open).then(|| self.moved + wait)
+        match (self.bug, self.phase) {
+            (Bug::ForgetsTimeout, _) | (_, Phase::Over(_) | Phase::Resetting(_)) => None,
+            (Bug::Never, _) if self.len > 0 => Some(Instant::NEVER),
+            (_, Phase::Open | Phase::Closing(_)) => Some(self.moved + wait),
+        }
     }
 
     fn poll_shared(&mut self, _now: Instant, cx: &mut Context<'_>) -> bool {
@@ -263,16 +373,28 @@ impl Machine for Ring {
         was != self.open && self.bug != Bug::Secretive
     }
 
+    fn work(&self) -> u64 {
+        match self.bug {
+            Bug::WorkFalls => self.len as u64,
+            Bug::LongCall => self.total as u64 * 65,
+            _ => 0,
+        }
+    }
+
     fn status(&self) -> Status {
         let queued = if self.bug == Bug::Memory { self.total } else { self.len };
-        let lag = if self.bug == Bug::Shutdowns { self.shut_downs } else { 0 };
+        let lag = match self.bug {
+            Bug::Shutdowns => self.shut_downs,
+            Bug::TimeoutAtEnd => self.timeouts,
+            _ => 0,
+        };
         Status { state: "", queued, lag }
     }
 
     fn reason(&self) -> Option<Over> {
         match self.phase {
             Phase::Over(why) if self.bug != Bug::NoReason => Some(why),
-            Phase::Open | Phase::Closing(_) | Phase::Over(_) => None,
+            Phase::Open | Phase::Closing(_) | Phase::Resetting(_) | Phase::Over(_) => None,
         }
     }
 }
@@ -283,12 +405,16 @@ impl Ring {
             self.moved = now;
             return;
         }
+        self.timeouts += u64::from(matches!(self.phase, Phase::Over(_)));
         let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
         if due && self.bug == Bug::LateDeadline {
             return;
         }
-        if due || (self.bug == Bug::EarlyDeadline && self.phase == Phase::Open) {
-            self.phase = Phase::Closing(Over::Idle);
+        let believes = self.bug == Bug::EarlyDeadline && self.phase == Phase::Open;
+        if due && matches!(self.phase, Phase::Closing(_)) {
+            self.phase = Phase::Resetting(Over::Idle);
+        } else if due || believes {
+            (self.phase, self.moved) = (Phase::Closing(Over::Idle), now);
         }
         if let Phase::Over(why) = &mut self.phase
             && self.bug == Bug::OtherReason
@@ -298,11 +424,20 @@ impl Ring {
     }
 }
 
+fn open(gate: &Lock<Gate>) {
+    let waker = gate.with(|gate| {
+        gate.open = true;
+        gate.waker.take()
+    });
+    waker.into_iter().for_each(Waker::wake);
+}
+
 /// Alone, held to the contract, by drawn scripts and by every cut.
 fn alone(bug: Bug) {
     let machine = |open| {
         let gate = Arc::new(Lock::new(Gate { open, waker: None }));
-        (Checked::new(Ring::new(bug, gate.clone(), Instant::EPOCH), 8), gate)
+        let ring = Ring::new(bug, gate.clone(), Instant::EPOCH);
+        (Checked::new(ring, 8).with_deadlines(), gate)
     };
     let cases = Cases { failure_persistence: None, ..Cases::with_cases(400) };
     TestRunner::new_with_rng(cases, TestRunner::deterministic().new_rng())
@@ -310,7 +445,9 @@ fn alone(bug: Bug) {
             let (mut machine, gate) = machine(false);
             let mut player = script::Player::new(&mut machine);
             for (i, op) in ops.iter().enumerate() {
-                gate.with(|gate| gate.open = i >= 2);
+                if i == 2 {
+                    open(&gate);
+                }
                 player.play(op);
             }
             player.play_out();
@@ -349,11 +486,7 @@ fn driven(bug: Bug) {
         let opener = server.clone();
         server.run(async move {
             opener.sleep(GATE).await;
-            let waker = gate.with(|gate| {
-                gate.open = true;
-                gate.waker.take()
-            });
-            waker.into_iter().for_each(Waker::wake);
+            open(&gate);
         });
         let message: Vec<u8> = (0..60).collect();
         let send = Act::Send(message.clone().into());
@@ -444,6 +577,13 @@ fn finds(harness: fn(Bug), bug: Bug) -> bool {
     catch_unwind(AssertUnwindSafe(|| harness(bug))).is_err()
 }
 
+/// Asserts that drawn scripts and the contract find `bug`, and say `what`.
+fn is_found(bug: Bug, what: &str) {
+    let panic = catch_unwind(AssertUnwindSafe(|| alone(bug))).expect_err("it was not found");
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.contains(what), "{bug:?} was found by other means: {message}");
+}
+
 #[test]
 fn without_a_bug_all_is_well() {
     alone(Bug::None);
@@ -451,25 +591,90 @@ fn without_a_bug_all_is_well() {
 }
 
 #[test]
-fn scripts_and_the_contract_find_what_is_wrong_with_a_machine() {
-    for bug in [
-        Bug::Wrap,
-        Bug::ShortWrite,
-        Bug::EmptySlice,
-        Bug::NoRoom,
-        Bug::SecondFin,
-        Bug::EarlyFin,
-        Bug::CleanReset,
-        Bug::ReadsBehindEof,
-        Bug::NoReason,
-        Bug::OtherReason,
-        Bug::LateDeadline,
-        Bug::EarlyDeadline,
-        Bug::Shutdowns,
-        Bug::Memory,
-        Bug::Secretive,
-        Bug::Cuts,
-    ] {
+fn the_state_table() {
+    is_found(Bug::NoRoom, "machine: it wants to read, and has no room");
+    is_found(Bug::ReadsBehindEof, "machine: it reads behind the end of its input");
+    is_found(Bug::SecondFin, "machine: its output goes back from Finished to Finishing");
+    is_found(Bug::EndsWithoutFin, "has sent neither FIN nor RST");
+    is_found(Bug::ResetsBehindFin, "machine: it wants a reset after its FIN");
+    is_found(Bug::ComesBack, "machine: its output goes back from Finished to Open");
+    is_found(Bug::EarlyFin, "bytes are lacking");
+}
+
+#[test]
+fn rule_1_a_wrapper_forwards_every_method() {
+    is_found(Bug::ForgetsTimeout, "machine: it waits for its peer without a deadline");
+}
+
+#[test]
+fn rule_2_an_offer_lasts_until_the_next_call() {
+    is_found(Bug::EmptySlice, "machine: it offers an empty slice");
+    is_found(Bug::NothingToFlush, "machine: it fills 0 of 64 slices");
+    is_found(Bug::OtherMemory, "machine: read_buf returns other memory");
+    is_found(Bug::ClearsMemory, "machine: read_buf changes what was received");
+}
+
+#[test]
+fn rule_3_owned_output_is_what_write_bufs_offers() {
+    is_found(Bug::OwnedTooMany, "owned bytes");
+    is_found(Bug::OwnedOther, "machine: write_owned and write_bufs offer different bytes");
+    is_found(Bug::OwnedEmpty, "machine: it offers an empty slice");
+}
+
+#[test]
+fn rule_4_a_machine_writes_no_more_after_a_failed_write() {
+    is_found(Bug::WritesAfterError, "machine: its output goes back from Finished to ");
+}
+
+#[test]
+fn rule_5_a_write_can_fail_while_there_is_no_output() {
+    is_found(Bug::IdleErrorIgnored, "machine: its output goes back from Finished to Open");
+}
+
+#[test]
+fn rule_6_what_is_shared_changes_a_machine_in_poll_shared() {
+    is_found(Bug::Secretive, "machine: poll_shared returns false and changes its answers");
+    is_found(Bug::LostWakeUp, "and nobody was woken");
+    is_found(Bug::RegistersOnce, "and nobody was woken");
+}
+
+#[test]
+fn rule_8_a_call_is_short() {
+    is_found(Bug::WorkFalls, "machine: its work falls");
+    is_found(Bug::LongCall, "units of work are too many for Read");
+}
+
+#[test]
+fn rule_9_release_changes_nothing() {
+    is_found(Bug::ReleaseChanges, "machine: Release changes its answers");
+}
+
+#[test]
+fn rule_10_questions_have_no_side_effects() {
+    is_found(Bug::Asked, "machine: it wants something else at each question");
+    is_found(Bug::Changes, "machine: its answers change between two calls");
+    is_found(Bug::NoReason, "machine: it ends without a reason");
+    is_found(Bug::OtherReason, "machine: its reason changes");
+}
+
+#[test]
+fn rule_11_every_wait_has_a_deadline() {
+    is_found(Bug::ForgetsTimeout, "machine: it waits for its peer without a deadline");
+    is_found(Bug::Never, "machine: it waits for its peer without a deadline");
+    is_found(Bug::LateDeadline, "machine: its deadline");
+    is_found(Bug::EarlyDeadline, "changes its answers");
+    is_found(Bug::TimeoutAtEnd, "changes its answers");
+    is_found(Bug::Shutdowns, "machine: ShutDown changes its answers");
+}
+
+#[test]
+fn rule_12_the_output_does_not_depend_on_the_cuts() {
+    is_found(Bug::Cuts, "not what was received");
+}
+
+#[test]
+fn scripts_and_the_contract_find_what_else_is_wrong_with_a_machine() {
+    for bug in [Bug::Wrap, Bug::ShortWrite, Bug::CleanReset, Bug::Memory] {
         assert!(finds(alone, bug), "{bug:?} was not found");
     }
 }

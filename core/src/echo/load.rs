@@ -89,8 +89,10 @@ struct Position {
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// All has come back: our FIN, then the server's.
-    Closing,
+    /// All has come back: our FIN, then the server's, unless that one came first.
+    Closing {
+        eof: bool,
+    },
     Awaiting {
         until: Instant,
     },
@@ -200,7 +202,7 @@ impl<F: FnMut(Duration)> Load<F> {
             sent: Position::default(),
             received: Position::default(),
             under_way: VecDeque::new(),
-            state: if total == 0 { State::Closing } else { State::Open },
+            state: if total == 0 { State::Closing { eof: false } } else { State::Open },
             moved: now,
             progress: WriteProgress::new(now),
         }
@@ -293,7 +295,7 @@ impl<F: FnMut(Duration)> Load<F> {
 
     fn close_if_complete(&mut self) {
         if matches!(self.state, State::Open) && self.received.messages == self.total {
-            self.state = State::Closing;
+            self.state = State::Closing { eof: false };
         }
     }
 }
@@ -311,7 +313,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
                     Outbound::Idle
                 },
             },
-            State::Closing => Interest { read: true, write: Outbound::Finish },
+            State::Closing { eof } => Interest { read: !eof, write: Outbound::Finish },
             State::Awaiting { .. } | State::Broken { .. } => {
                 Interest { read: true, write: Outbound::Finished }
             }
@@ -336,21 +338,18 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Read(n) => self.handle_read(now, n),
-            Event::Eof => {
-                match self.state {
-                    State::Open => self.state = State::Resetting(self.closed()),
-                    // The server has closed first, which is as good: dropping the socket is our FIN.
-                    State::Closing | State::Awaiting { .. } => {
-                        self.state = State::Over(self.complete());
-                    }
-                    State::Broken { way, why, .. } => self.state = State::Over(self.lost(way, why)),
-                    State::Resetting(_) | State::Over(_) => {}
-                }
-            }
+            Event::Eof => match self.state {
+                State::Open => self.state = State::Resetting(self.closed()),
+                State::Closing { .. } => self.state = State::Closing { eof: true },
+                State::Awaiting { .. } => self.state = State::Over(self.complete()),
+                State::Broken { way, why, .. } => self.state = State::Over(self.lost(way, why)),
+                State::Resetting(_) | State::Over(_) => {}
+            },
             Event::Error(way, why) => self.handle_lost(now, way, why),
             Event::Written(all) => self.handle_written(now, all),
             Event::Finished => match &self.state {
-                State::Closing => {
+                State::Closing { eof: true } => self.state = State::Over(self.complete()),
+                State::Closing { eof: false } => {
                     self.state = State::Awaiting { until: now + self.config.close_timeout };
                 }
                 State::Resetting(reason) => self.state = State::Over(reason.clone()),
@@ -378,14 +377,14 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
                 self.config.idle_timeout.map(|limit| self.progress.idle_deadline(self.moved, limit))
             }
             State::Awaiting { until } | State::Broken { until, .. } => Some(until),
-            State::Closing | State::Resetting(_) | State::Over(_) => None,
+            State::Closing { .. } | State::Resetting(_) | State::Over(_) => None,
         }
     }
 
     fn status(&self) -> Status {
         let state = match self.state {
             State::Open => "open",
-            State::Closing => "closing",
+            State::Closing { .. } => "closing",
             State::Awaiting { .. } => "awaiting",
             State::Broken { .. } => "broken",
             State::Resetting(_) => "resetting",
@@ -398,7 +397,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         match &self.state {
             State::Over(reason) => Some(reason.clone()),
             State::Open
-            | State::Closing
+            | State::Closing { .. }
             | State::Awaiting { .. }
             | State::Broken { .. }
             | State::Resetting(_) => None,
@@ -426,7 +425,7 @@ impl<F: FnMut(Duration)> Load<F> {
             (State::Open, Direction::Read) => State::Over(self.lost(way, why)),
             (&State::Broken { way, why, .. }, _) => State::Over(self.lost(way, why)),
             // Every byte had come back.
-            (State::Closing | State::Awaiting { .. }, _) => State::Over(self.complete()),
+            (State::Closing { .. } | State::Awaiting { .. }, _) => State::Over(self.complete()),
             (State::Resetting(_) | State::Over(_), _) => return,
         };
     }
@@ -464,7 +463,7 @@ impl<F: FnMut(Duration)> Load<F> {
             }
             State::Awaiting { .. } => State::Over(self.complete()),
             State::Broken { way, why, .. } => State::Over(self.lost(way, why)),
-            State::Closing | State::Resetting(_) | State::Over(_) => return,
+            State::Closing { .. } | State::Resetting(_) | State::Over(_) => return,
         };
     }
 }

@@ -19,10 +19,9 @@ use wirestate_core::{
 use super::{
     frames::{self, Frames, Rest},
     steps::{self, KINDS, Shown, Stage, Step},
-    wakeful::{Wakeful, Woken},
 };
 use crate::{
-    contract::Checked,
+    contract::{Checked, Woken},
     script::{Op, Sent, Transcript},
 };
 
@@ -43,7 +42,7 @@ pub fn client(bytes: &[u8]) {
     let (limits, in_flight) = (config.limits, config.in_flight.get());
 
     let (client, handle) = Client::with_handle(config.clone());
-    let mut machine = Checked::new(Wakeful::new(client), MOST_QUEUED);
+    let mut machine = Checked::new(client, MOST_QUEUED);
     let mut stage = Stage::new(&mut machine);
     let mut users = Users { handles: vec![handle], ..Users::default() };
     for turn in steps {
@@ -197,7 +196,7 @@ fn id(message: &Message<'_>) -> u32 {
     u32::from_be_bytes(*id)
 }
 
-type Scripting<'a> = Stage<'a, Checked<Wakeful<Client>>>;
+type Scripting<'a> = Stage<'a, Checked<Client>>;
 
 /// Those who use the client, and what they have got.
 #[derive(Debug, Default)]
@@ -226,14 +225,15 @@ impl Users {
             Turn::Step(step) => stage.play(step),
             Turn::Inline(body) => self.ask_inline(body, stage),
             Turn::Take => {
-                let client = stage.player.machine().machine_mut().machine_mut();
+                let client = stage.player.machine().machine_mut();
                 self.taken.extend(client.take_reply());
             }
             Turn::Ask { handle, body } => {
                 let id = self.number();
                 if let Some(handle) = pick(&self.handles, *handle) {
                     let request = self.handles[handle].request(body.message(id));
-                    self.calls.push(Call { id, request, woken: Arc::default(), polled: false });
+                    let woken = Arc::new(Woken::new(Waker::noop().clone()));
+                    self.calls.push(Call { id, request, woken, polled: false });
                     self.poll(self.calls.len() - 1);
                 }
             }
@@ -265,7 +265,7 @@ impl Users {
         let id = self.number();
         let now = stage.player.now();
         let before = stage.player.machine().status();
-        let client = stage.player.machine().machine_mut().machine_mut();
+        let client = stage.player.machine().machine_mut();
         match client.request(&body.message(id), now) {
             Ok(()) => self.inline.push(id),
             Err(error) => {
@@ -335,7 +335,7 @@ impl Users {
         self.poll_woken();
         assert!(self.calls.is_empty(), "it has ended, and these wait: {:?}", self.calls);
         let now = stage.player.now();
-        let client = stage.player.machine().machine_mut().machine_mut();
+        let client = stage.player.machine().machine_mut();
         while let Some(reply) = client.take_reply() {
             self.taken.push(reply);
         }

@@ -22,6 +22,5 @@ mod frames;
 mod header;
 mod server;
 mod steps;
-mod wakeful;
 
 pub use self::{client::client, decoder::decoder, header::header, server::server};

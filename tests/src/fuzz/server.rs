@@ -15,7 +15,6 @@ use wirestate_core::{
 use super::{
     frames::{self, Rest},
     steps::{self, KINDS, Shown, Stage, Step},
-    wakeful::Wakeful,
 };
 use crate::{
     contract::Checked,
@@ -43,7 +42,7 @@ pub fn server(bytes: &[u8]) {
     let log = Rc::new(RefCell::new(Log::default()));
     let service = Scripted { streamed, events: Events::default(), log: log.clone(), pieces: None };
     let connection = Server::new(config.clone(), service).machine(Instant::EPOCH);
-    let mut machine = Checked::new(Wakeful::new(connection), MOST_QUEUED);
+    let mut machine = Checked::new(connection, MOST_QUEUED);
     let mut stage = Stage::new(&mut machine);
     for step in steps {
         match step {
@@ -249,7 +248,7 @@ impl Service for Scripted {
     }
 }
 
-type Scripting<'a> = Stage<'a, Checked<Wakeful<Connection<Scripted>>>>;
+type Scripting<'a> = Stage<'a, Checked<Connection<Scripted>>>;
 
 /// The peer reads all and closes its side, and all requests are answered. No time passes.
 fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {

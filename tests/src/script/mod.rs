@@ -36,6 +36,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound, Reason,
     drive::{self, MAX_SLICES},
@@ -57,13 +58,15 @@ pub enum Op {
     Receive(Vec<u8>),
     /// The peer's FIN arrives behind all that has arrived before.
     Eof,
-    /// Reading, or writing, fails. Reading does so behind all that has arrived before; writing
-    /// only where the machine wants to write, and afterwards the end of the input is a loss.
+    /// Reading or writing fails. Reading does so behind all that has arrived before. Writing does so
+    /// once, before the machine's FIN or RST, also while it has nothing to send (a sink may hold
+    /// output); afterwards the end of the input is an error as well.
     Lost(Direction, ConnectionError),
     /// The kernel takes at most this many bytes of output, and the peer acknowledges all that the
     /// kernel has taken.
     Accept(usize),
-    /// The kernel takes at most this many bytes of output, and the peer acknowledges none of them.
+    /// The sink takes at most this many bytes of output, as buffers of its own
+    /// ([`Machine::write_owned`]), and the peer acknowledges none of them.
     Buffer(usize),
     /// The FIN or RST that the machine wants is sent.
     Finished,
@@ -74,7 +77,7 @@ pub enum Op {
     Timeout,
     /// The driver says that time has passed, whether the deadline has been reached or not.
     SpuriousTimeout,
-    /// A read finds nothing, if the machine reads and all that arrived has been read.
+    /// The driver is about to sleep.
     Release,
     /// The machine is asked for a graceful end.
     ShutDown,
@@ -201,7 +204,12 @@ impl<'a, M: Machine> Player<'a, M> {
             Op::Eof => self.arrived.push_back(Arrived::Eof),
             Op::Lost(Direction::Read, why) => self.arrived.push_back(Arrived::Lost(*why)),
             Op::Lost(Direction::Write, why) => {
-                if matches!(interest.write, Outbound::Flush | Outbound::Finish) {
+                let is_open = match interest.write {
+                    Outbound::Idle => self.transcript.sent.is_none() && self.broken.is_none(),
+                    Outbound::Flush | Outbound::Finish => true,
+                    Outbound::Finished | Outbound::Reset => false,
+                };
+                if is_open {
                     self.broken = Some(*why);
                     self.machine.handle(self.now, Event::Error(Direction::Write, *why));
                 }
@@ -210,7 +218,7 @@ impl<'a, M: Machine> Player<'a, M> {
                 self.accept(*n);
                 self.unacknowledged = 0;
             }
-            Op::Buffer(n) => self.unacknowledged += self.accept(*n),
+            Op::Buffer(n) => self.unacknowledged += self.accept_owned(*n),
             Op::Finished => self.finish(),
             Op::Advance(time) => self.now += *time,
             Op::Timeout => {
@@ -229,11 +237,7 @@ impl<'a, M: Machine> Player<'a, M> {
             Op::SpuriousTimeout => self
                 .machine
                 .handle(self.now, Event::Timeout { unacknowledged: self.unacknowledged }),
-            Op::Release => {
-                if interest.read && self.arrived.is_empty() {
-                    self.machine.handle(self.now, Event::Release);
-                }
-            }
+            Op::Release => self.machine.handle(self.now, Event::Release),
             Op::ShutDown => self.machine.handle(self.now, Event::ShutDown),
         }
         self.share();
@@ -294,19 +298,28 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
-    /// How many bytes were taken.
-    fn accept(&mut self, n: usize) -> usize {
+    fn accept(&mut self, n: usize) {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
-            return 0;
+            return;
         }
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.machine.write_bufs(&mut bufs);
         let before = self.transcript.output.len();
-        let taken = bufs[..count].iter().copied().flatten().take(n);
-        self.transcript.output.extend(taken);
-        let taken = self.transcript.output.len() - before;
-        self.machine.handle(self.now, Event::Written(taken));
-        taken
+        self.transcript.output.extend(bufs[..count].iter().copied().flatten().take(n));
+        self.machine.handle(self.now, Event::Written(self.transcript.output.len() - before));
+    }
+
+    /// How many bytes were taken.
+    fn accept_owned(&mut self, n: usize) -> usize {
+        if n == 0 || self.machine.interest().write != Outbound::Flush {
+            return 0;
+        }
+        let mut bufs = [const { Bytes::new() }; MAX_SLICES];
+        let count = self.machine.write_owned(&mut bufs, n);
+        let owned = bufs[..count].concat();
+        self.machine.handle(self.now, Event::Written(owned.len()));
+        self.transcript.output.extend_from_slice(&owned);
+        owned.len()
     }
 
     fn finish(&mut self) {

@@ -49,6 +49,12 @@ fn sent<M: Machine>(machine: &mut M, time: Duration) -> Vec<u8> {
     script::collect(machine, at(time))
 }
 
+/// The kernel takes `n` bytes.
+fn take<M: Machine>(machine: &mut M, n: usize, now: Instant) {
+    machine.write_bufs(&mut [&[][..]; 64]);
+    machine.handle(now, Event::Written(n));
+}
+
 /// Nothing happens up to a millisecond before `time`; then it does.
 fn expires_at<M: Machine>(machine: &mut M, time: Duration) {
     let state = machine.status().state;
@@ -163,7 +169,7 @@ fn a_peer_must_take_a_byte_of_its_reply_within_10_s() {
     };
     expires_at(&mut owed(), secs(11));
     let mut machine = owed();
-    machine.handle(at(secs(10)), Event::Written(1));
+    take(&mut machine, 1, at(secs(10)));
     machine.handle(at(secs(10)), Event::Timeout { unacknowledged: 0 });
     expires_at(&mut machine, secs(20));
     assert_eq!(machine.interest().write, Outbound::Reset);
@@ -180,7 +186,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     let mut kernel = 0;
     while machine.status().state == "open" {
         let now = machine.poll_timeout().unwrap();
-        machine.handle(now, Event::Written(10));
+        take(&mut machine, 10, now);
         kernel += 10;
         machine.handle(now, Event::Timeout { unacknowledged: kernel });
         assert!(now <= at(secs(11)));
@@ -203,7 +209,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     // One acknowledged byte does.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
-    machine.handle(at(secs(1)), Event::Written(100));
+    take(&mut machine, 100, at(secs(1)));
     for unacknowledged in (0..100).rev() {
         let now = machine.poll_timeout().unwrap();
         machine.handle(now, Event::Timeout { unacknowledged });

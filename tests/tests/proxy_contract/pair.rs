@@ -21,7 +21,7 @@ pub(crate) enum Act {
     Fin,
     /// Reading fails behind all that has arrived before.
     LostIn(ConnectionError),
-    /// Writing fails, if the side is written to.
+    /// Writing fails, once, if neither FIN nor RST was sent.
     LostOut(ConnectionError),
     /// The kernel takes so many bytes at most, or the FIN or RST that is wanted.
     Take(u8),
@@ -38,6 +38,7 @@ pub(crate) enum Act {
 /// What a peer has done, and what it was told.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    /// None where there is no connection.
     history: Option<History>,
     arrived: VecDeque<Arrived>,
     /// Writing to it has failed.
@@ -135,16 +136,15 @@ impl Pair {
     }
 
     /// Calls `f` with the machine of one side, which is held to the contract.
-    fn with<T>(&mut self, side: Side, f: impl FnOnce(&mut dyn Held, &mut Peer, Instant) -> T) -> T {
+    fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn Held, &mut Peer, Instant)) {
         let peer = &mut self.peers[side as usize];
-        let history = peer.history.take().expect("it was put back");
+        let Some(history) = peer.history.take() else { return };
         let mut machine = Checked::resume(self.relay.side(side), history);
-        let value = f(&mut machine, peer, self.now);
+        f(&mut machine, peer, self.now);
         peer.history = Some(machine.history());
         if self.relay.deserted().is_some() {
             self.replace();
         }
-        value
     }
 
     /// The upstream was lost untouched: another one takes its place, if one accepts.
@@ -163,6 +163,7 @@ impl Pair {
         }
         let none = NoUpstream { attempts: [].into(), ran_out: None };
         self.relay.refuse(Reason::NoUpstream(none), self.now);
+        self.peers[Side::Upstream as usize].history = None;
     }
 
     /// What `side` was sent of the other one's bytes.
@@ -190,16 +191,21 @@ impl Pair {
             Act::Fin => self.peers[side as usize].arrived.push_back(Arrived::Fin),
             Act::LostIn(why) => self.peers[side as usize].arrived.push_back(Arrived::Lost(why)),
             Act::LostOut(why) => self.with(side, |machine, peer, now| {
-                if matches!(machine.write(), Outbound::Flush | Outbound::Finish) {
+                let is_open = match machine.write() {
+                    Outbound::Idle => peer.sent.is_none() && peer.broken.is_none(),
+                    Outbound::Flush | Outbound::Finish => true,
+                    Outbound::Finished | Outbound::Reset => false,
+                };
+                if is_open {
                     peer.broken = Some(why);
                     peer.lost = true;
                     machine.lose(now, Direction::Write, why);
                 }
             }),
             Act::Take(n) => self.with(side, |machine, peer, now| machine.take(now, n, peer)),
-            Act::Release => self.with(side, |machine, peer, _| {
+            Act::Release => self.with(side, |machine, peer, now| {
                 if peer.arrived.is_empty() && machine.reads() {
-                    machine.found_nothing();
+                    machine.found_nothing(now);
                 }
             }),
             Act::Timeout => {
@@ -284,7 +290,7 @@ trait Held {
     fn read(&mut self, now: Instant, peer: &mut Peer);
     fn take(&mut self, now: Instant, n: u8, peer: &mut Peer);
     fn lose(&mut self, now: Instant, way: Direction, why: ConnectionError);
-    fn found_nothing(&mut self);
+    fn found_nothing(&mut self, now: Instant);
     fn expire(&mut self, now: Instant);
     fn stop(&mut self, now: Instant);
 }
@@ -356,8 +362,8 @@ impl<M: Machine> Held for Checked<M> {
         self.handle(now, Event::Error(way, why));
     }
 
-    fn found_nothing(&mut self) {
-        self.handle(Instant::EPOCH, Event::Release);
+    fn found_nothing(&mut self, now: Instant) {
+        self.handle(now, Event::Release);
     }
 
     fn expire(&mut self, now: Instant) {
