@@ -1,31 +1,50 @@
-//! The machines in an event loop of your own: an echo server on one thread, with `poll(2)` and
-//! nothing else.
+//! The machines in an event loop of your own: any number of servers on one thread, with `poll(2)`
+//! and nothing else.
 //!
-//! What the loop brings is a socket ([`Source`] and [`Sink`]) and the time. It asks each machine
-//! what it waits for, sleeps until the first of that happens, and takes turns. Machines that share
-//! something (a log, a queue) would also need a waker; an echo does not.
+//! [`Socket`] is what the loop brings, besides the time. [`EventLoop`] polls each connection's
+//! [`Seat`] when its socket is ready, its deadline has passed, or its waker was woken, and waits for
+//! what [`Next`] says. A connection that waits for nothing of its socket is not in the set of
+//! descriptors: `poll(2)` reports `POLLHUP` and `POLLERR` without being asked, again and again.
 //!
-//! `cargo run -p wirestate-core --example foreign_loop` serves three clients of its own and ends.
+//! `cargo run -p wirestate-core --example foreign_loop` serves an echo and a fan-out to clients of
+//! its own, and ends. The page `docs/embed.md` explains the loop.
 
 use std::{
-    io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
-    os::fd::AsFd,
-    task::{Context, Poll, Waker},
+    io::{self, ErrorKind, IoSlice, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     thread,
     time::{Duration, Instant as SystemInstant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::sockopt::set_socket_linger,
+};
 use wirestate_core::{
-    Event, Instant, Machine, Outbound,
-    drive::{IoError, Readiness, Sink, Source, Turn, turn},
-    echo::{Config, Echo, Server},
+    AnyReason, Erased, Instant, Machine,
+    admission::{Limits, Peer, Table},
+    drive::{IoError, MAX_SLICES, Next, Seat, Sink, Source},
+    echo, fanout,
+    stop::{Stop, Stopping},
 };
 
-/// A socket that does not block. `turn` never asks it twice after it was not ready, so there is
-/// nothing to remember here.
-struct Socket(TcpStream);
+/// A socket that does not block.
+pub(crate) struct Socket(pub(crate) TcpStream);
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self(stream))
+    }
+}
 
 fn ready<T>(result: io::Result<T>) -> Poll<Result<T, IoError>> {
     match result {
@@ -42,7 +61,11 @@ impl Source for Socket {
 
 impl Sink for Socket {
     fn poll_write(&mut self, _: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        ready(self.0.write(bufs[0]))
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        for (slice, buf) in slices.iter_mut().zip(bufs) {
+            *slice = IoSlice::new(buf);
+        }
+        ready(self.0.write_vectored(&slices[..bufs.len().min(MAX_SLICES)]))
     }
 
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), IoError>> {
@@ -50,108 +73,278 @@ impl Sink for Socket {
     }
 
     fn reset(&mut self) {
-        // The loop closes it right after this, since the machine has ended.
-        let _ = rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+        // The kernel sends the RST when the socket is closed: the seat returns `Next::Done` now, and
+        // the loop drops it.
+        let _ = set_socket_linger(&self.0, Some(Duration::ZERO));
+    }
+}
+
+/// A machine of any protocol.
+pub(crate) type Protocol = Box<dyn Machine<Reason = AnyReason>>;
+
+/// Serves all of its listeners' connections on one thread.
+pub(crate) struct EventLoop {
+    epoch: SystemInstant,
+    table: Table,
+    listeners: Vec<(TcpListener, Box<dyn FnMut(Instant) -> Protocol>)>,
+    /// Nothing is accepted before this.
+    accepts_from: Instant,
+    connections: Vec<Connection>,
+    /// Readable once `interrupt` was woken.
+    interrupted: UnixStream,
+    interrupt: Arc<Interrupt>,
+}
+
+impl EventLoop {
+    /// A loop whose connections are admitted by `table`.
+    pub(crate) fn new(table: Table) -> io::Result<Self> {
+        let (interrupted, stream) = UnixStream::pair()?;
+        interrupted.set_nonblocking(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            epoch: SystemInstant::now(),
+            table,
+            listeners: Vec::new(),
+            accepts_from: Instant::EPOCH,
+            connections: Vec::new(),
+            interrupted,
+            interrupt: Arc::new(Interrupt { pending: AtomicBool::new(false), stream }),
+        })
+    }
+
+    /// Listens on a port of the loopback device, whose connections get their machines from
+    /// `protocol`.
+    pub(crate) fn listen(
+        &mut self,
+        protocol: impl FnMut(Instant) -> Protocol + 'static,
+    ) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        self.listeners.push((listener, Box::new(protocol)));
+        Ok(address)
+    }
+
+    /// Runs until a stop is requested and the last connection has ended.
+    pub(crate) fn run(&mut self, stop: &Stop) -> io::Result<()> {
+        while self.goes_on(stop) {
+            self.round()?;
+        }
+        Ok(())
+    }
+
+    /// Applies `stop`. Returns false once the last connection has ended after that.
+    pub(crate) fn goes_on(&mut self, stop: &Stop) -> bool {
+        let waker = Waker::from(self.interrupt.clone());
+        if stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No {
+            self.listeners.clear();
+            self.table.shut_down(); // wakes every connection once
+        }
+        !self.listeners.is_empty() || !self.connections.is_empty()
+    }
+
+    /// Waits until something happens that a connection waits for, and polls that connection.
+    pub(crate) fn round(&mut self) -> io::Result<()> {
+        let events = self.wait()?;
+        let now = self.now();
+        if !events[0].is_empty() {
+            let _ = self.interrupted.read(&mut [0; 64]);
+        }
+        // Before the connections are asked whether they were woken: who sets a flag later interrupts
+        // the next wait.
+        self.interrupt.pending.swap(false, Ordering::AcqRel);
+
+        let mut events = events[1..].iter();
+        let listeners: Vec<_> = events.by_ref().take(self.listeners.len()).collect();
+        let may_accept = listeners.into_iter().any(|events| !events.is_empty());
+        self.connections.retain_mut(|connection| {
+            let waits = !connection.events().is_empty();
+            let events = if waits { events.next().copied() } else { None };
+            connection.poll(events.unwrap_or(PollFlags::empty()), now)
+        });
+        if may_accept {
+            self.accept(now);
+        }
+        Ok(())
+    }
+
+    /// Waits for the sockets, the deadlines and the wakers. Returns what was found: of the wakers,
+    /// of each listener, and of each connection that waits for its socket.
+    fn wait(&self) -> io::Result<Vec<PollFlags>> {
+        let now = self.now();
+        let accepts = self.accepts_from <= now;
+        let mut fds = vec![PollFd::new(&self.interrupted, PollFlags::IN)];
+        let listening = if accepts { PollFlags::IN } else { PollFlags::empty() };
+        fds.extend(self.listeners.iter().map(|(socket, _)| PollFd::new(socket, listening)));
+        for connection in self.connections.iter().filter(|each| !each.events().is_empty()) {
+            fds.push(PollFd::new(&connection.seat.socket().0, connection.events()));
+        }
+        let deadlines = self.connections.iter().filter_map(Connection::deadline);
+        let deadline = deadlines.chain((!accepts).then_some(self.accepts_from)).min();
+        // A deadline that is too far away for `poll(2)` is none.
+        let timeout = deadline.and_then(|at| Timespec::try_from(at.since(now)).ok());
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(fds.iter().map(PollFd::revents).collect()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        for (listener, protocol) in &mut self.listeners {
+            for _ in 0..ACCEPTS_IN_A_ROW {
+                let (stream, peer) = match listener.accept() {
+                    Ok(accepted) => accepted,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => {
+                        // Without a free descriptor, the next try would fail as well.
+                        eprintln!("cannot accept: {error}");
+                        self.accepts_from = now + ACCEPT_PAUSE;
+                        break;
+                    }
+                };
+                // A connection that is not admitted is closed.
+                let Ok(admitted) = self.table.admit(Peer::Ip(peer), now) else { continue };
+                let Ok(socket) = Socket::new(stream) else { continue };
+                let seat = Seat::new(protocol(now), socket).admitted(admitted);
+                let waker = Waker::from(self.interrupt.clone());
+                let woken = Arc::new(Woken { flag: AtomicBool::new(false), event_loop: waker });
+                self.connections.push(Connection { seat, next: Next::Again, woken });
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_epoch(self.epoch.elapsed())
     }
 }
 
 struct Connection {
-    machine: Echo,
-    socket: Socket,
-    line: Readiness,
+    seat: Seat<Protocol, Socket>,
+    /// What its last poll has returned; [`Next::Again`] before the first one.
+    next: Next<AnyReason>,
+    woken: Arc<Woken>,
 }
 
 impl Connection {
-    /// What the machine waits for.
+    /// What its descriptor is polled for; if empty, it is not polled.
     fn events(&self) -> PollFlags {
-        let interest = self.machine.interest();
         let mut events = PollFlags::empty();
-        events.set(PollFlags::IN, interest.read);
-        let writes = matches!(interest.write, Outbound::Flush | Outbound::Finish | Outbound::Reset);
-        events.set(PollFlags::OUT, writes);
+        if let Next::Sleep { read, write, .. } = self.next {
+            events.set(PollFlags::IN, read);
+            events.set(PollFlags::OUT, write);
+        }
         events
     }
 
-    /// Goes on until nothing moves; false at the connection's end.
-    fn advance(&mut self, now: Instant) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        self.line.clear();
-        // Bounded, so that nobody has the loop to themselves; what is left is still ready then.
-        for _ in 0..64 {
-            match turn(&mut self.machine, &mut self.socket, &mut self.line, now, &mut cx) {
-                Turn::Moved { .. } => {}
-                Turn::Done => return false,
-                // Only now is a deadline believed: what had arrived before it has been read.
-                Turn::Blocked if self.machine.poll_timeout().is_some_and(|at| at <= now) => {
-                    self.machine.handle(
-                        now,
-                        Event::Timeout { unacknowledged: self.socket.unacknowledged() },
-                    );
-                }
-                Turn::Blocked => return true,
-            }
+    /// When it is polled, whatever else happens.
+    fn deadline(&self) -> Option<Instant> {
+        match self.next {
+            Next::Again => Some(Instant::EPOCH),
+            Next::Sleep { until, .. } => until,
+            Next::Done(_) => None,
         }
-        true
+    }
+
+    /// Polls the seat if there is a reason to. Returns false once the connection has ended.
+    fn poll(&mut self, events: PollFlags, now: Instant) -> bool {
+        let was_woken = self.woken.flag.swap(false, Ordering::Acquire);
+        let is_due = self.deadline().is_some_and(|deadline| deadline <= now);
+        if events.is_empty() && !was_woken && !is_due {
+            return true;
+        }
+        let broken = PollFlags::HUP | PollFlags::ERR;
+        let (read, write) = (PollFlags::IN | broken, PollFlags::OUT | broken);
+        self.seat.ready(events.intersects(read), events.intersects(write));
+        let waker = Waker::from(self.woken.clone());
+        self.next = self.seat.poll(now, &mut Context::from_waker(&waker));
+        !matches!(self.next, Next::Done(_))
     }
 }
 
-fn serve(listener: &TcpListener, clients: usize) -> io::Result<()> {
-    let epoch = SystemInstant::now();
-    let server = Server::new(Config::default());
-    let mut connections: Vec<Connection> = Vec::new();
-    let mut ended = 0;
-    listener.set_nonblocking(true)?;
-    while ended < clients {
-        let now = Instant::from_epoch(epoch.elapsed());
-        let deadline = connections.iter().filter_map(|c| c.machine.poll_timeout()).min();
-        let timeout = deadline.map(|at| Timespec::try_from(at.since(now)).expect("not so long"));
-        let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
-        fds.extend(
-            connections.iter().map(|c| PollFd::from_borrowed_fd(c.socket.0.as_fd(), c.events())),
-        );
-        poll(&mut fds, timeout.as_ref())?;
+/// The waker of one connection.
+struct Woken {
+    flag: AtomicBool,
+    event_loop: Waker,
+}
 
-        let now = Instant::from_epoch(epoch.elapsed());
-        while let Ok((stream, peer)) = listener.accept() {
-            stream.set_nonblocking(true)?;
-            println!("{peer} connected");
-            let (machine, socket) = (server.machine(now), Socket(stream));
-            connections.push(Connection { machine, socket, line: Readiness::default() });
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.flag.store(true, Ordering::Release);
+        self.event_loop.wake_by_ref();
+    }
+}
+
+/// The waker of the loop: it interrupts `poll(2)`, from any thread, by one byte.
+struct Interrupt {
+    /// The byte was written, and the flags of the connections have not been read since.
+    pending: AtomicBool,
+    stream: UnixStream,
+}
+
+impl Wake for Interrupt {
+    fn wake(self: Arc<Self>) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            let _ = (&self.stream).write(&[0]);
         }
-        connections.retain_mut(|connection| {
-            let goes_on = connection.advance(now);
-            if let Some(reason) = connection.machine.reason() {
-                println!("closed: {reason}");
-                ended += 1;
-            }
-            goes_on
+    }
+}
+
+/// An echo, and a fan-out of lines that clients publish, with a few clients of each.
+pub(crate) fn main() -> io::Result<()> {
+    let (table, stop) = (Table::new(Limits::default()), Stop::new());
+    let mut event_loop = EventLoop::new(table.clone())?;
+
+    let echo = echo::Server::new(echo::Config::default());
+    let echo = event_loop.listen(move |now| Box::new(Erased(echo.machine(now))))?;
+
+    let framing = fanout::Framing::Delimited { delimiter: b'\n', max: 100.try_into().expect("not 0") };
+    let feed = fanout::Feed::new(fanout::Config { framing, replay: 2, ..Default::default() });
+    let upstream = feed.clone();
+    let publish = event_loop
+        .listen(move |now| Box::new(Erased(fanout::Upstream::new(upstream.clone(), None, now))))?;
+    let subscribe =
+        event_loop.listen(move |now| Box::new(Erased(fanout::Subscriber::new(&feed, now))))?;
+
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..3)
+            .map(|number| scope.spawn(move || echoed(echo, &vec![b'a' + number; 100_000])))
+            .chain((0..3).map(|_| scope.spawn(move || subscribed(subscribe, b"one\ntwo\n"))))
+            .chain([scope.spawn(move || TcpStream::connect(publish)?.write_all(b"one\ntwo\n"))])
+            .collect();
+        let (stop, ends) = (&stop, &mut event_loop);
+        scope.spawn(move || {
+            let served = clients.into_iter().map(|client| client.join().expect("no panic"));
+            let served: io::Result<()> = served.collect();
+            stop.drain();
+            served.expect("every client is served");
         });
-    }
+        ends.run(stop)
+    })?;
+    println!("served, and ended: {:?}", table.totals().ended);
     Ok(())
 }
 
-fn main() -> io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    let clients: Vec<_> = (0..3)
-        .map(|number| {
-            thread::spawn(move || -> io::Result<()> {
-                let mut stream = TcpStream::connect(address)?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-                let message = vec![b'a' + number; 100_000];
-                stream.write_all(&message)?;
-                stream.shutdown(Shutdown::Write)?;
-                let mut reply = Vec::new();
-                stream.read_to_end(&mut reply)?;
-                assert!(reply == message, "every byte comes back");
-                Ok(())
-            })
-        })
-        .collect();
-    serve(&listener, clients.len())?;
-    for client in clients {
-        client.join().expect("the client has not panicked")?;
-    }
-    println!("three clients served");
+/// Sends `message`, and gets it back.
+fn echoed(address: SocketAddr, message: &[u8]) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(message)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply)?;
+    assert!(reply == message, "every byte comes back");
     Ok(())
 }
+
+/// Receives `messages`, then leaves.
+fn subscribed(address: SocketAddr, messages: &[u8]) -> io::Result<()> {
+    let mut received = vec![0; messages.len()];
+    TcpStream::connect(address)?.read_exact(&mut received)?;
+    assert_eq!(received, messages);
+    Ok(())
+}
+
+/// So many connections of one listener are accepted in one round, so that the others have their
+/// turn.
+const ACCEPTS_IN_A_ROW: usize = 64;
+/// How long nothing is accepted after a failure.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
