@@ -81,12 +81,14 @@ impl Sink for Socket {
 
 /// A machine of any protocol.
 pub(crate) type Protocol = Box<dyn Machine<Reason = AnyReason>>;
+/// Makes the machine of a new connection.
+pub(crate) type Factory = Box<dyn FnMut(Instant) -> Protocol>;
 
 /// Serves all of its listeners' connections on one thread.
 pub(crate) struct EventLoop {
     epoch: SystemInstant,
     table: Table,
-    listeners: Vec<(TcpListener, Box<dyn FnMut(Instant) -> Protocol>)>,
+    listeners: Vec<(TcpListener, Factory)>,
     /// Nothing is accepted before this.
     accepts_from: Instant,
     connections: Vec<Connection>,
@@ -297,7 +299,8 @@ pub(crate) fn main() -> io::Result<()> {
     let echo = echo::Server::new(echo::Config::default());
     let echo = event_loop.listen(move |now| Box::new(Erased(echo.machine(now))))?;
 
-    let framing = fanout::Framing::Delimited { delimiter: b'\n', max: 100.try_into().expect("not 0") };
+    let framing =
+        fanout::Framing::Delimited { delimiter: b'\n', max: 100.try_into().expect("not 0") };
     let feed = fanout::Feed::new(fanout::Config { framing, replay: 2, ..Default::default() });
     let upstream = feed.clone();
     let publish = event_loop

@@ -1,0 +1,85 @@
+//! Event loops of one's own, on real sockets: the loop of `core/examples/foreign_loop.rs`, which is
+//! level-triggered, and one that is edge-triggered.
+
+#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+
+mod edge_triggered;
+#[path = "../../../core/examples/foreign_loop.rs"]
+mod level_triggered;
+mod scenarios;
+
+use std::{io, net::SocketAddr};
+
+use wirestate_core::{Instant, admission::Table, stop::Stop};
+
+use crate::level_triggered::Protocol;
+
+/// What the scenarios ask of an event loop.
+trait EventLoop: Sized {
+    fn new(table: Table) -> io::Result<Self>;
+
+    /// Listens on a port of the loopback device.
+    fn listen(
+        &mut self,
+        protocol: impl FnMut(Instant) -> Protocol + 'static,
+    ) -> io::Result<SocketAddr>;
+
+    /// Applies `stop`. Returns false once the last connection has ended after that.
+    fn goes_on(&mut self, stop: &Stop) -> bool;
+
+    /// Waits once, and polls the connections for which something has happened.
+    fn round(&mut self) -> io::Result<()>;
+}
+
+impl EventLoop for level_triggered::EventLoop {
+    fn new(table: Table) -> io::Result<Self> {
+        Self::new(table)
+    }
+
+    fn listen(
+        &mut self,
+        protocol: impl FnMut(Instant) -> Protocol + 'static,
+    ) -> io::Result<SocketAddr> {
+        self.listen(protocol)
+    }
+
+    fn goes_on(&mut self, stop: &Stop) -> bool {
+        self.goes_on(stop)
+    }
+
+    fn round(&mut self) -> io::Result<()> {
+        self.round()
+    }
+}
+
+#[test]
+fn the_example_serves_its_clients() {
+    level_triggered::main().unwrap();
+}
+
+macro_rules! scenarios {
+    ($($scenario:ident)*) => {
+        mod level {
+            $(#[test] fn $scenario() {
+                crate::scenarios::$scenario::<crate::level_triggered::EventLoop>();
+            })*
+        }
+
+        mod edge {
+            $(#[test] fn $scenario() {
+                crate::scenarios::$scenario::<crate::edge_triggered::EventLoop>();
+            })*
+        }
+    };
+}
+
+scenarios! {
+    every_byte_comes_back_however_it_was_cut
+    a_client_that_has_finished_sending_gets_all_of_it_back
+    a_subscriber_that_floods_and_takes_nothing_is_reset
+    a_reset_during_a_request_does_not_keep_the_loop_busy
+    connections_that_are_reset_anywhere_end_alone
+    what_is_published_reaches_every_subscriber
+    a_reply_from_another_thread_wakes_its_connection
+    a_stop_ends_idle_connections
+}

@@ -1,0 +1,363 @@
+//! What every event loop must do.
+
+use std::{
+    future::pending,
+    io::{self, Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    num::NonZeroUsize,
+    sync::mpsc,
+    task::Context,
+    thread,
+    time::{Duration, Instant as SystemInstant},
+};
+
+use bytes::Bytes;
+use rustix::net::sockopt::set_socket_linger;
+use tokio::sync::oneshot;
+use wirestate_core::{
+    Erased, Event, Instant, Interest, Machine, Status,
+    admission::{Limits, Table},
+    echo,
+    fanout::{self, Feed, Framing, Subscriber, Upstream},
+    message::{self, Message, service},
+    stop::Stop,
+};
+use wirestate_testkit::message::frames;
+
+use crate::EventLoop;
+
+/// After this time a test has hung, however busy the machine is.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// What clients can see and do besides their sockets.
+struct Server {
+    table: Table,
+    stop: Stop,
+}
+
+/// However the clients end, the loop does as well.
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.drain();
+        if thread::panicking() {
+            self.table.abort();
+        }
+    }
+}
+
+/// Serves what `listen` has prepared to `clients`, until they and the last connection have ended.
+/// Returns how often the loop has waited.
+fn serve<L: EventLoop, T: Send>(
+    listen: impl FnOnce(&mut L) -> io::Result<T>,
+    clients: impl FnOnce(T, &Server) + Send,
+) -> u64 {
+    let (table, stop) = (Table::new(Limits::default()), Stop::new());
+    let mut event_loop = L::new(table.clone()).unwrap();
+    let listening = listen(&mut event_loop).unwrap();
+    let server = Server { table: table.clone(), stop: stop.clone() };
+    let rounds = thread::scope(|scope| {
+        scope.spawn(move || clients(listening, &server));
+        let mut rounds = 0;
+        while event_loop.goes_on(&stop) {
+            event_loop.round().unwrap();
+            rounds += 1;
+        }
+        rounds
+    });
+    assert_eq!(table.totals().open, 0);
+    rounds
+}
+
+fn echo<L: EventLoop>(buffer: usize) -> impl FnOnce(&mut L) -> io::Result<SocketAddr> {
+    let buffer = NonZeroUsize::new(buffer).unwrap();
+    let echo = echo::Server::new(echo::Config { buffer, ..echo::Config::default() });
+    move |event_loop| event_loop.listen(move |now| Box::new(Erased(echo.machine(now))))
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(HANGS)).unwrap();
+    stream.set_write_timeout(Some(HANGS)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+fn reset(stream: TcpStream) {
+    set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// Reads one byte at a time, so that a peer which floods is always faster.
+struct ByteByByte<M>(M);
+
+#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+impl<M: Machine> Machine for ByteByByte<M> {
+    type Reason = M::Reason;
+
+    fn interest(&self) -> Interest {
+        self.0.interest()
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        &mut self.0.read_buf()[..1]
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.0.write_bufs(out)
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.0.write_owned(out, most)
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.0.handle(now, event);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.0.poll_timeout()
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        self.0.poll_shared(now, cx)
+    }
+
+    fn work(&self) -> u64 {
+        self.0.work()
+    }
+
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    fn reason(&self) -> Option<M::Reason> {
+        self.0.reason()
+    }
+}
+
+/// Waits until `happened` returns true.
+fn until(mut happened: impl FnMut() -> bool) {
+    let began = SystemInstant::now();
+    while !happened() {
+        assert!(began.elapsed() < HANGS, "it never happens");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// All different from one position to the next.
+fn bytes(seed: usize, length: usize) -> Vec<u8> {
+    (0..length).map(|i| u8::try_from((seed * 31 + i * 7 + i / 251) % 251).unwrap()).collect()
+}
+
+fn ended(table: &Table, label: &str) -> u64 {
+    table.totals().ended.get(label).copied().unwrap_or(0)
+}
+
+pub(crate) fn every_byte_comes_back_however_it_was_cut<L: EventLoop>() {
+    serve::<L, _>(echo(100), |address, server| {
+        thread::scope(|scope| {
+            for seed in 0..100 {
+                scope.spawn(move || {
+                    let mut stream = connect(address);
+                    let sent = bytes(seed, 5_000);
+                    let (mut received, mut to) = (Vec::new(), 0);
+                    for piece in (1_usize..).map(|i| 1 + (seed + i * i) % 97) {
+                        let next = sent.len().min(to + piece);
+                        stream.write_all(&sent[to..next]).unwrap();
+                        to = next;
+                        if piece % 3 == 0 || to == sent.len() {
+                            let mut news = vec![0; to - received.len()];
+                            stream.read_exact(&mut news).unwrap();
+                            received.extend(news);
+                        }
+                        if to == sent.len() {
+                            break;
+                        }
+                    }
+                    stream.shutdown(Shutdown::Write).unwrap();
+                    stream.read_to_end(&mut received).unwrap();
+                    assert!(received == sent, "the bytes of connection {seed}");
+                });
+            }
+        });
+        until(|| ended(&server.table, "finished") == 100);
+    });
+}
+
+pub(crate) fn a_client_that_has_finished_sending_gets_all_of_it_back<L: EventLoop>() {
+    serve::<L, _>(echo(16 * 1024), |address, server| {
+        let stream = connect(address);
+        let sent = bytes(1, 8 << 20);
+        let received = thread::scope(|scope| {
+            let (mut writing, mut reading, sent) = (&stream, &stream, &sent);
+            let (half, half_sent) = mpsc::channel();
+            scope.spawn(move || {
+                // So much fits into no echo's buffer, but with the kernels' on the way there and back.
+                writing.write_all(&sent[..100_000]).unwrap();
+                half.send(()).unwrap();
+                writing.write_all(&sent[100_000..]).unwrap();
+                writing.shutdown(Shutdown::Write).unwrap();
+            });
+            half_sent.recv().unwrap();
+            let mut received = Vec::new();
+            reading.read_to_end(&mut received).unwrap();
+            received
+        });
+        assert!(received == sent, "{} of {} bytes", received.len(), sent.len());
+        until(|| ended(&server.table, "finished") == 1);
+    });
+}
+
+pub(crate) fn a_subscriber_that_floods_and_takes_nothing_is_reset<L: EventLoop>() {
+    let feed = Feed::new(fanout::Config {
+        window: 64 << 20,
+        write_timeout: Some(Duration::from_secs(1)),
+        ..fanout::Config::default()
+    });
+    let subscribers = feed.clone();
+    let listen = |event_loop: &mut L| {
+        event_loop
+            .listen(move |now| Box::new(Erased(ByteByByte(Subscriber::new(&subscribers, now)))))
+    };
+    serve(listen, |address, server| {
+        let mut subscriber = connect(address);
+        until(|| feed.counters().subscribers == 1);
+        // More than the kernels' buffers hold.
+        feed.publish(vec![0; 48 << 20].into(), 48 << 10, Instant::EPOCH);
+        let began = SystemInstant::now();
+        let flood = vec![1; 1 << 20];
+        while subscriber.write_all(&flood).is_ok() {
+            assert!(began.elapsed() < HANGS / 3, "it is not reset");
+        }
+        until(|| ended(&server.table, "write_stalled") == 1);
+    });
+}
+
+pub(crate) fn a_reset_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
+    let config = message::Config {
+        in_flight: NonZeroUsize::MIN,
+        service_timeout: Some(Duration::from_millis(500)),
+        ..message::Config::default()
+    };
+    let (asked, requests) = mpsc::channel();
+    let service = service::asynchronous(move |_| {
+        asked.send(()).unwrap();
+        pending()
+    });
+    let listen = |event_loop: &mut L| {
+        let server = message::Server::new(config, service);
+        event_loop.listen(move |now| Box::new(Erased(server.machine(now))))
+    };
+    let rounds = serve(listen, move |address, server| {
+        let mut client = connect(address);
+        client.write_all(&frames([&Message::binary("ping")])).unwrap();
+        requests.recv_timeout(HANGS).unwrap();
+        reset(client);
+        // It has nothing to read or write before the service's time is up.
+        until(|| server.table.totals().open == 0);
+    });
+    assert!(rounds < 50, "the loop has waited {rounds} times");
+}
+
+pub(crate) fn connections_that_are_reset_anywhere_end_alone<L: EventLoop>() {
+    serve::<L, _>(echo(100), |address, server| {
+        let mut healthy = connect(address);
+        for length in 1..50 {
+            let mut client = connect(address);
+            // The long ones are not taken whole.
+            client.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
+            let _ = client.write(&vec![0; (length * length) << 10]);
+            let _ = client.read(&mut vec![0; length * 100]);
+            reset(client);
+            healthy.write_all(&[7; 10]).unwrap();
+            healthy.read_exact(&mut [0; 10]).unwrap();
+        }
+        until(|| server.table.totals().open == 1);
+    });
+}
+
+pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
+    let framing = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
+    let feed = Feed::new(fanout::Config { framing, ..fanout::Config::default() });
+    let (subscribers, upstreams) = (feed.clone(), feed.clone());
+    let listen = |event_loop: &mut L| {
+        let subscribe =
+            event_loop.listen(move |now| Box::new(Erased(Subscriber::new(&subscribers, now))))?;
+        let publish = event_loop
+            .listen(move |now| Box::new(Erased(Upstream::new(upstreams.clone(), None, now))))?;
+        Ok((subscribe, publish))
+    };
+    serve(listen, |(subscribe, publish), _| {
+        let mut subscribers: Vec<_> = (0..20).map(|_| connect(subscribe)).collect();
+        until(|| feed.counters().subscribers == 20);
+        let mut publisher = connect(publish);
+        let mut receive = |expected: &[u8]| {
+            for subscriber in &mut subscribers {
+                let mut received = vec![0; expected.len()];
+                subscriber.read_exact(&mut received).unwrap();
+                assert!(received == expected, "the messages as they were published");
+            }
+        };
+        for round in 0..100 {
+            // By another connection of the loop, which must be all of them before the next.
+            let lines: String = (0..50).map(|number| format!("{round}: {number}\n")).collect();
+            publisher.write_all(lines.as_bytes()).unwrap();
+            receive(lines.as_bytes());
+            // By another thread.
+            let line = format!("{round}\n");
+            feed.publish(line.clone().into(), 1, Instant::EPOCH);
+            receive(line.as_bytes());
+        }
+    });
+}
+
+pub(crate) fn a_reply_from_another_thread_wakes_its_connection<L: EventLoop>() {
+    let (ask, asked) = mpsc::channel::<(Message<'static>, oneshot::Sender<Message<'static>>)>();
+    let service = service::asynchronous(move |request| {
+        let (reply, replied) = oneshot::channel();
+        ask.send((request, reply)).unwrap();
+        async { replied.await.unwrap() }
+    });
+    let answering = thread::spawn(move || {
+        for (request, reply) in asked {
+            let _ = reply.send(request);
+        }
+    });
+    let listen = move |event_loop: &mut L| {
+        let server = message::Server::new(message::Config::default(), service);
+        event_loop.listen(move |now| Box::new(Erased(server.machine(now))))
+    };
+    serve(listen, |address, _| {
+        thread::scope(|scope| {
+            for seed in 0..10 {
+                scope.spawn(move || {
+                    let mut client = connect(address);
+                    for round in 0..20 {
+                        let contents = (0..40).map(|i| bytes(seed + round, i * 20));
+                        let requests: Vec<_> = contents.map(Message::binary).collect();
+                        let requests = frames(&requests);
+                        client.write_all(&requests).unwrap();
+                        let mut replies = vec![0; requests.len()];
+                        client.read_exact(&mut replies).unwrap();
+                        assert!(replies == requests, "the replies, in order");
+                    }
+                });
+            }
+        });
+    });
+    answering.join().unwrap();
+}
+
+pub(crate) fn a_stop_ends_idle_connections<L: EventLoop>() {
+    serve::<L, _>(echo(100), |address, server| {
+        let mut clients: Vec<_> = (0..10).map(|_| connect(address)).collect();
+        for client in &mut clients {
+            client.write_all(b"hello").unwrap();
+            client.read_exact(&mut [0; 5]).unwrap();
+        }
+        server.stop.drain();
+        for client in &mut clients {
+            assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "a FIN");
+        }
+    });
+}
