@@ -269,3 +269,359 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
         self.readiness.peer_has_left()
     }
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use alloc::{rc::Rc, sync::Arc, vec::Vec};
+    use core::{
+        cell::RefCell,
+        sync::atomic::{AtomicBool, Ordering},
+        task::{Poll, Waker},
+    };
+
+    use super::*;
+    use crate::{
+        ConnectionError, Direction, Fault, Interest, Reason,
+        admission::{Limits, Peer, Table},
+        drive::IoError,
+        echo,
+    };
+
+    /// A socket whose sink holds what it takes.
+    #[derive(Default)]
+    struct Kernel {
+        /// Received next; then it would block, or the input ends.
+        input: Vec<Result<&'static [u8], IoError>>,
+        /// Bytes held that can be sent now.
+        window: usize,
+        /// A flush fails.
+        flush_fails: bool,
+        writes_block: bool,
+        held: usize,
+        calls: Vec<Call>,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Call {
+        Read,
+        Write,
+        Finish,
+        Reset,
+    }
+
+    #[derive(Clone, Default)]
+    struct Socket(Rc<RefCell<Kernel>>);
+
+    impl Socket {
+        /// What was called since it was last asked, except for flushes.
+        fn calls(&self) -> Vec<Call> {
+            core::mem::take(&mut self.0.borrow_mut().calls)
+        }
+    }
+
+    impl Source for Socket {
+        fn poll_read(
+            &mut self,
+            _: &mut Context<'_>,
+            buf: &mut [u8],
+        ) -> Poll<Result<usize, IoError>> {
+            let mut kernel = self.0.borrow_mut();
+            kernel.calls.push(Call::Read);
+            if kernel.input.is_empty() {
+                return Poll::Pending;
+            }
+            let bytes = kernel.input.remove(0)?;
+            buf[..bytes.len()].copy_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+    }
+
+    impl Sink for Socket {
+        fn poll_write(
+            &mut self,
+            _: &mut Context<'_>,
+            bufs: &[&[u8]],
+        ) -> Poll<Result<usize, IoError>> {
+            let mut kernel = self.0.borrow_mut();
+            kernel.calls.push(Call::Write);
+            if kernel.writes_block {
+                return Poll::Pending;
+            }
+            kernel.held += bufs[0].len();
+            Poll::Ready(Ok(bufs[0].len()))
+        }
+
+        fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+            let mut kernel = self.0.borrow_mut();
+            if kernel.flush_fails {
+                return Poll::Ready(Err(ConnectionError::Reset.into()));
+            }
+            let sent = kernel.held.min(kernel.window);
+            kernel.held -= sent;
+            kernel.window -= sent;
+            if kernel.held > 0 { Poll::Pending } else { Poll::Ready(Ok(())) }
+        }
+
+        fn held(&self) -> usize {
+            self.0.borrow().held
+        }
+
+        fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+            if self.poll_flush(cx)?.is_pending() {
+                return Poll::Pending;
+            }
+            self.0.borrow_mut().calls.push(Call::Finish);
+            Poll::Ready(Ok(()))
+        }
+
+        fn reset(&mut self) {
+            self.0.borrow_mut().calls.push(Call::Reset);
+        }
+    }
+
+    /// Sends back what it receives, and keeps what it was told.
+    #[derive(Default)]
+    struct Repeater {
+        interest: Option<Interest>,
+        output: usize,
+        told: Rc<RefCell<Vec<Event>>>,
+        /// It sends a FIN when its input has ended in whatever way.
+        finishes: bool,
+        buffer: [u8; 16],
+    }
+
+    #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+    #[error("over")]
+    struct Over;
+
+    impl Reason for Over {
+        fn label(&self) -> &'static str {
+            "over"
+        }
+
+        fn fault(&self) -> Fault {
+            Fault::None
+        }
+    }
+
+    impl Machine for Repeater {
+        type Reason = Over;
+
+        fn interest(&self) -> Interest {
+            let write = if self.output > 0 { Outbound::Flush } else { Outbound::Idle };
+            self.interest.unwrap_or(Interest { read: true, write })
+        }
+
+        fn read_buf(&mut self) -> &mut [u8] {
+            &mut self.buffer
+        }
+
+        fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+            out[0] = &self.buffer[..self.output];
+            1
+        }
+
+        fn handle(&mut self, _now: Instant, event: Event) {
+            match event {
+                Event::Read(n) => self.output = n,
+                Event::Written(n) => self.output -= n,
+                Event::Eof | Event::Error(Direction::Read, _) if self.finishes => {
+                    self.interest = Some(Interest { read: false, write: Outbound::Finish });
+                }
+                Event::Eof | Event::Finished | Event::Error(..) => {
+                    self.interest = Some(Interest::DONE);
+                }
+                Event::ShutDown => {
+                    self.interest = Some(Interest { read: false, write: Outbound::Finish });
+                }
+                Event::Timeout { .. } => {}
+                Event::Release => return,
+            }
+            self.told.borrow_mut().push(event);
+        }
+
+        fn reason(&self) -> Option<Over> {
+            (self.interest == Some(Interest::DONE)).then_some(Over)
+        }
+    }
+
+    fn seat(socket: &Socket) -> (Seat<Repeater, Socket>, Rc<RefCell<Vec<Event>>>) {
+        let machine = Repeater { finishes: true, ..Repeater::default() };
+        let told = machine.told.clone();
+        (Seat::new(machine, socket.clone()), told)
+    }
+
+    fn poll<M: Machine>(seat: &mut Seat<M, Socket>, seconds: u64) -> Next<M::Reason> {
+        seat.poll(at(seconds), &mut Context::from_waker(Waker::noop()))
+    }
+
+    fn at(seconds: u64) -> Instant {
+        Instant::EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn sleep<R>(until: Option<u64>, read: bool, write: bool) -> Next<R> {
+        Next::Sleep { until: until.map(at), read, write }
+    }
+
+    #[test]
+    fn a_sink_that_holds_output_for_too_long_is_reset() {
+        let socket = Socket::default();
+        let (seat, told) = seat(&socket);
+        let mut seat = seat.flush_timeout(Some(Duration::from_secs(3)));
+        socket.0.borrow_mut().input.push(Ok(b"hello"));
+        assert_eq!(poll(&mut seat, 1), sleep(Some(4), true, true));
+        // It makes progress, and has as long again.
+        socket.0.borrow_mut().window = 2;
+        assert_eq!(poll(&mut seat, 3), sleep(Some(6), true, true));
+        assert_eq!(poll(&mut seat, 5), sleep(Some(6), true, true));
+        socket.calls();
+        assert_eq!(poll(&mut seat, 6), Next::Done(Ended::Reason(Over)));
+        let failed = Event::Error(Direction::Write, ConnectionError::TimedOut);
+        assert!(told.borrow().contains(&failed), "{told:?}");
+        // Before the deadline is believed, the socket is asked again.
+        assert_eq!(socket.calls(), [Call::Read, Call::Read, Call::Reset]);
+    }
+
+    #[test]
+    fn a_sink_without_a_flush_timeout_holds_output_forever() {
+        let socket = Socket::default();
+        let mut seat = seat(&socket).0.flush_timeout(None);
+        socket.0.borrow_mut().input.push(Ok(b"hello"));
+        assert_eq!(poll(&mut seat, 1), sleep(None, true, true));
+        assert_eq!(poll(&mut seat, 1_000_000), sleep(None, true, true));
+    }
+
+    #[test]
+    fn the_end_waits_until_the_sink_holds_nothing() {
+        let socket = Socket::default();
+        let machine = Repeater::default(); // ends at the end of its input, without a FIN
+        let mut seat = Seat::new(machine, socket.clone());
+        socket.0.borrow_mut().input.extend([Ok(&b"hello"[..]), Ok(b"")]);
+        assert_eq!(poll(&mut seat, 1), sleep(Some(11), false, true));
+        assert!(seat.machine().interest().is_done());
+        socket.0.borrow_mut().window = 5;
+        seat.ready(false, true);
+        assert_eq!(poll(&mut seat, 2), Next::Done(Ended::Reason(Over)));
+        drop(seat);
+        assert!(!socket.calls().contains(&Call::Reset), "all was sent");
+    }
+
+    #[test]
+    fn a_flush_that_fails_while_nothing_is_to_be_sent_is_an_error() {
+        let socket = Socket::default();
+        let (mut seat, told) = seat(&socket);
+        socket.0.borrow_mut().input.push(Ok(b"hello"));
+        assert_eq!(poll(&mut seat, 1), sleep(Some(11), true, true));
+        assert_eq!(seat.machine().interest().write, Outbound::Idle);
+        socket.0.borrow_mut().flush_fails = true;
+        seat.ready(false, true);
+        assert_eq!(poll(&mut seat, 2), Next::Done(Ended::Reason(Over)));
+        let failed = Event::Error(Direction::Write, ConnectionError::Reset);
+        assert_eq!(told.borrow().last(), Some(&failed));
+        assert_eq!(socket.calls().last(), Some(&Call::Reset));
+    }
+
+    #[test]
+    fn a_fin_behind_a_read_that_failed_is_a_reset() {
+        let socket = Socket::default();
+        let (mut seat, told) = seat(&socket);
+        socket.0.borrow_mut().input.push(Err(ConnectionError::TimedOut.into()));
+        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Reason(Over)));
+        let failed = Event::Error(Direction::Read, ConnectionError::TimedOut);
+        assert_eq!(*told.borrow(), [failed, Event::Finished]);
+        assert_eq!(socket.calls(), [Call::Read, Call::Reset]);
+    }
+
+    #[test]
+    fn the_socket_is_asked_for_what_is_ready_alone() {
+        let socket = Socket::default();
+        let (mut seat, _) = seat(&socket);
+        socket.0.borrow_mut().writes_block = true;
+        socket.0.borrow_mut().input.push(Ok(b"hello"));
+        let blocked = sleep(None, true, true);
+        assert_eq!(poll(&mut seat, 1), blocked);
+        assert_eq!(socket.calls(), [Call::Read, Call::Write, Call::Read]);
+        for (read, write, calls) in [
+            (false, false, &[][..]),
+            (true, false, &[Call::Read]),
+            (false, true, &[Call::Write]),
+            (true, true, &[Call::Write, Call::Read]),
+        ] {
+            seat.ready(read, write);
+            assert_eq!(poll(&mut seat, 1), blocked);
+            assert_eq!(socket.calls(), calls, "{read} {write}");
+        }
+        // What is said adds up until the next poll, and without it all is asked.
+        seat.ready(true, false);
+        seat.ready(false, true);
+        poll(&mut seat, 1);
+        assert_eq!(socket.calls(), [Call::Write, Call::Read]);
+        poll(&mut seat, 1);
+        assert_eq!(socket.calls(), [Call::Write, Call::Read]);
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_waited_for() {
+        let socket = Socket::default();
+        let (mut seat, _) = seat(&socket);
+        assert_eq!(poll(&mut seat, 1), sleep(None, true, false));
+        seat.machine_mut().interest = Some(Interest { read: false, write: Outbound::Idle });
+        assert_eq!(poll(&mut seat, 1), sleep(None, false, false));
+    }
+
+    #[test]
+    fn a_shut_down_asks_the_socket_again() {
+        let socket = Socket::default();
+        let (mut seat, told) = seat(&socket);
+        poll(&mut seat, 1);
+        seat.shut_down(at(1));
+        seat.ready(false, false);
+        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Reason(Over)));
+        assert_eq!(*told.borrow(), [Event::ShutDown, Event::Finished]);
+        assert_eq!(socket.calls(), [Call::Read, Call::Finish]);
+    }
+
+    #[test]
+    fn a_seat_that_is_dropped_with_output_resets_and_without_does_not() {
+        // Nothing to send, pending output, and output that the sink holds.
+        for (input, writes_block, resets) in
+            [(&b""[..], false, false), (b"hello", true, true), (b"hello", false, true)]
+        {
+            let socket = Socket::default();
+            let (mut seat, _) = seat(&socket);
+            socket.0.borrow_mut().writes_block = writes_block;
+            if !input.is_empty() {
+                socket.0.borrow_mut().input.push(Ok(input));
+            }
+            poll(&mut seat, 1);
+            drop(seat);
+            assert_eq!(socket.calls().contains(&Call::Reset), resets, "{writes_block}");
+        }
+    }
+
+    #[test]
+    fn a_command_from_the_table_wakes_the_seat_and_is_applied() {
+        struct Flag(AtomicBool);
+        impl alloc::task::Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+
+        let table = Table::new(Limits::default());
+        let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        let socket = Socket::default();
+        let machine = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+        let mut seat = Seat::new(machine, socket.clone()).admitted(admitted);
+        let flag = Arc::new(Flag(AtomicBool::new(false)));
+        let waker = Waker::from(flag.clone());
+        let cx = &mut Context::from_waker(&waker);
+        assert!(matches!(seat.poll(at(0), cx), Next::Sleep { read: true, write: false, .. }));
+        assert!(!flag.0.load(Ordering::Relaxed));
+        table.abort();
+        assert!(flag.0.load(Ordering::Relaxed));
+        seat.ready(false, false);
+        assert_eq!(seat.poll(at(0), cx), Next::Done(Ended::Aborted));
+        assert_eq!(socket.calls(), [Call::Read, Call::Reset]);
+    }
+}

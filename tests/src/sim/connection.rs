@@ -60,6 +60,14 @@ pub struct Record {
     pub closed: bool,
 }
 
+impl Record {
+    /// Whether a call has failed and the connection was closed without an RST: no driver may do
+    /// that.
+    pub fn hides_failure(&self) -> bool {
+        self.closed && self.lost.is_some() && self.ended != Some(Sent::Rst)
+    }
+}
+
 pub(super) struct Connection {
     pub(super) client: Arc<str>,
     pub(super) dial: u64,

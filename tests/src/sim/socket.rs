@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     net::SocketAddr,
     task::{Context, Poll, ready},
+    thread,
 };
 
 use wirestate_core::{
@@ -13,21 +14,25 @@ use wirestate_core::{
 };
 
 use super::{World, connection::EndId};
+use crate::script::Sent;
 
 /// A connected socket of a simulated host. Dropping it closes it.
 ///
 /// Machines are driven on it like on any other ([`Source`], [`Sink`]). The methods here are for
 /// peers without a machine. A driver that breaks the rules of the seam (an empty buffer, a write
-/// behind a FIN, a second FIN, a call after a reset) panics.
+/// behind a FIN, a second FIN, a FIN behind a failure, a call
+/// after a reset) panics.
 #[derive(Debug)]
 pub struct Socket {
     world: World,
     end: EndId,
+    /// A call of a driver's has failed.
+    failed: bool,
 }
 
 impl Socket {
     pub(super) fn new(world: World, end: EndId) -> Self {
-        Self { world, end }
+        Self { world, end, failed: false }
     }
 
     pub(super) fn local_address(&self) -> SocketAddr {
@@ -44,7 +49,9 @@ impl Socket {
     /// The connection is lost.
     pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
-            match poll_fn(|cx| self.poll_write(cx, &[bytes])).await {
+            match poll_fn(|cx| self.world.network(|network| network.write(self.end, cx, &[bytes])))
+                .await
+            {
                 Ok(n) => bytes = &bytes[n..],
                 Err(IoError::Interrupted) => {}
                 Err(IoError::Connection(why)) => return Err(why),
@@ -59,7 +66,8 @@ impl Socket {
     /// The connection is lost.
     pub async fn receive(&mut self, buf: &mut [u8]) -> Result<usize, ConnectionError> {
         loop {
-            match poll_fn(|cx| self.poll_read(cx, buf)).await {
+            match poll_fn(|cx| self.world.network(|network| network.read(self.end, cx, buf))).await
+            {
                 Ok(n) => return Ok(n),
                 Err(IoError::Interrupted) => {}
                 Err(IoError::Connection(why)) => return Err(why),
@@ -73,7 +81,7 @@ impl Socket {
     /// The connection is lost.
     pub async fn finish(&mut self) -> Result<(), ConnectionError> {
         loop {
-            match poll_fn(|cx| self.poll_finish(cx)).await {
+            match poll_fn(|cx| self.world.network(|network| network.finish(self.end, cx))).await {
                 Ok(()) => return Ok(()),
                 Err(IoError::Interrupted) => {}
                 Err(IoError::Connection(why)) => return Err(why),
@@ -84,7 +92,9 @@ impl Socket {
 
 impl Source for Socket {
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
-        self.world.network(|network| network.read(self.end, cx, buf))
+        let read = self.world.network(|network| network.read(self.end, cx, buf));
+        self.failed |= matches!(read, Poll::Ready(Err(IoError::Connection(_))));
+        read
     }
 
     fn recheck(&mut self) {
@@ -94,11 +104,16 @@ impl Source for Socket {
 
 impl Sink for Socket {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        self.world.network(|network| network.write(self.end, cx, bufs))
+        let written = self.world.network(|network| network.write(self.end, cx, bufs));
+        self.failed |= matches!(written, Poll::Ready(Ok(0) | Err(IoError::Connection(_))));
+        written
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        self.world.network(|network| network.finish(self.end, cx))
+        assert!(!self.failed, "the driver sends a FIN although a call has failed");
+        let finished = self.world.network(|network| network.finish(self.end, cx));
+        self.failed |= matches!(finished, Poll::Ready(Err(IoError::Connection(_))));
+        finished
     }
 
     fn reset(&mut self) {
@@ -154,6 +169,12 @@ const PIPE: usize = 600;
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.world.network(|network| network.close(self.end));
+        let by_fin = self.world.network(|network| {
+            let before = network.end(self.end).record.ended;
+            network.close(self.end);
+            before.is_none() && network.end(self.end).record.ended == Some(Sent::Fin)
+        });
+        let is_false = by_fin && self.failed && !thread::panicking();
+        assert!(!is_false, "the driver closes a connection on which a call has failed by a FIN");
     }
 }

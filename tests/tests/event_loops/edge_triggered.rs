@@ -7,7 +7,7 @@
 //! the seat remembers that it has not asked.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     io::{self, ErrorKind},
     net::{SocketAddr, TcpListener},
     os::fd::OwnedFd,
@@ -38,7 +38,7 @@ pub(crate) struct EventLoop {
     table: Table,
     epoll: OwnedFd,
     listeners: Vec<(TcpListener, Factory)>,
-    connections: HashMap<u64, Connection>,
+    connections: BTreeMap<u64, Connection>,
     next_id: u64,
     woken: Arc<WokenIds>,
 }
@@ -95,7 +95,7 @@ impl super::EventLoop for EventLoop {
             table,
             epoll,
             listeners: Vec::new(),
-            connections: HashMap::new(),
+            connections: BTreeMap::new(),
             next_id: 0,
             woken: Arc::new(WokenIds { ids: Mutex::default(), event }),
         })

@@ -300,7 +300,8 @@ pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
         };
         for round in 0..100 {
             // By another connection of the loop, which must be all of them before the next.
-            let lines: String = (0..50).map(|number| format!("{round}: {number}\n")).collect();
+            let lines: Vec<_> = (0..50).map(|number| format!("{round}: {number}\n")).collect();
+            let lines = lines.concat();
             publisher.write_all(lines.as_bytes()).unwrap();
             receive(lines.as_bytes());
             // By another thread.

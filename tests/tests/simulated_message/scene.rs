@@ -89,6 +89,9 @@ impl Scene {
         self.stop.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
+        let mut records = self.world.records();
+        records.retain(|record| record.side == Side::Server);
+        assert_eq!(records.iter().find(|record| record.hides_failure()), None);
         let totals = self.table.totals();
         assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
         self.serving.take().expect("all tasks have ended")

@@ -85,6 +85,8 @@ impl Scene {
         self.behind.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
+        let hidden = |record: &Record| record.hides_failure();
+        assert!(!self.clients().iter().chain(&self.dialled()).any(hidden));
         let totals = self.table.totals();
         assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
         assert!(self.counters().iter().all(|upstream| upstream.open == 0));

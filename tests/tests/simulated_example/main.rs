@@ -1,0 +1,78 @@
+//! The example machine on the page of the contract, in the simulated world.
+
+#![allow(unused_imports, reason = "the example is here as it is on the page")]
+
+use std::future::poll_fn;
+
+use wirestate_core::runtime::{Listener as _, Runtime as _};
+use wirestate_testkit::{
+    for_each_seed,
+    script::Sent,
+    sim::{Act, Faults, Heard, Record, Side, World, act},
+};
+
+include!("shout.rs");
+
+#[test]
+fn what_is_played_here_is_what_the_page_says() {
+    let page: String = include_str!("../../../core/src/machine.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//!"))
+        .flat_map(|line| [line.strip_prefix(' ').unwrap_or(line), "\n"])
+        .collect();
+    assert!(page.contains(include_str!("shout.rs")), "copy the example to shout.rs");
+}
+
+/// A client sends `message` and a FIN to a server with these faults, and receives to the end.
+fn shout_at(seed: u64, faults: Faults, message: &[u8]) -> (Heard, Record) {
+    let world = World::new(seed);
+    let (server, client) = (world.host("server"), world.host("client"));
+    server.set_faults(faults);
+    let runtime = server.clone();
+    let mut listener = server.listen("server:7").expect("the port is free");
+    server.run(async move {
+        let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.expect("a client connects");
+        let buffer = [0; 64];
+        let shout = Shout { buffer, start: 0, end: 0, closing: false, over: None };
+        drive::Drive::new(shout, socket, runtime.clock()).await
+    });
+    let (runtime, message) = (client.clone(), message.to_vec().into());
+    let heard = client.run(async move {
+        let socket = runtime.connect("server:7").await.expect("the server listens");
+        act(runtime, socket, vec![Act::Send(message), Act::Finish, Act::ReceiveAll]).await
+    });
+    let heard = world.run_until(&heard).expect("the client ends");
+    world.run().expect("all ends");
+    let is_served = |record: &Record| record.side == Side::Server;
+    let record = world.records().into_iter().find(is_served).expect("there was a connection");
+    (heard, record)
+}
+
+fn message(seed: u64) -> Vec<u8> {
+    let length = 1 + seed * 37 % 1500;
+    (b'a'..=b'z').cycle().take(usize::try_from(length).expect("it is small")).collect()
+}
+
+#[test]
+fn a_clean_end_has_all_bytes_although_writes_take_none() {
+    for_each_seed(300, |seed| {
+        let (faults, message) =
+            (Faults { short_write: 500, zero_write: 200, ..Faults::NONE }, message(seed));
+        let (heard, record) = shout_at(seed, faults, &message);
+        let complete = heard.bytes == message.to_ascii_uppercase();
+        assert!(!heard.fin || complete, "a FIN behind {} of {}", heard.bytes.len(), message.len());
+        assert_eq!(heard.fin, record.ended == Some(Sent::Fin));
+    });
+}
+
+#[test]
+fn a_clean_end_has_all_bytes_whatever_goes_wrong() {
+    for_each_seed(300, |seed| {
+        let message = message(seed);
+        let faults = Faults { accept_aborted: 0, ..Faults::harmful(seed) };
+        let (heard, record) = shout_at(seed, faults, &message);
+        let complete = heard.bytes == message.to_ascii_uppercase();
+        assert!(!heard.fin || complete, "a FIN behind {} of {}", heard.bytes.len(), message.len());
+        assert!(record.lost.is_none() || record.ended == Some(Sent::Rst), "{record:?}");
+    });
+}
