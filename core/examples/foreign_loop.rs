@@ -2,8 +2,8 @@
 //! and nothing else.
 //!
 //! [`Socket`] is what the loop brings, besides the time. [`EventLoop`] polls each connection's
-//! [`Seat`] when its socket is ready, its deadline has passed, or its waker was woken, and waits for
-//! what [`Next`] says. A connection that waits for nothing of its socket is not in the set of
+//! [`Seat`] when its socket is ready, its deadline has passed, or its waker was woken, and waits
+//! for what [`Next`] says. A connection that waits for nothing of its socket is not in the set of
 //! descriptors: `poll(2)` reports `POLLHUP` and `POLLERR` without being asked, again and again.
 //!
 //! `cargo run -p wirestate-core --example foreign_loop` serves an echo and a fan-out to clients of
@@ -73,8 +73,8 @@ impl Sink for Socket {
     }
 
     fn reset(&mut self) {
-        // The kernel sends the RST when the socket is closed: the seat returns `Next::Done` now, and
-        // the loop drops it.
+        // The kernel sends the RST when the socket is closed: the seat returns `Next::Done` next,
+        // and the loop drops it.
         let _ = set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 }
@@ -152,8 +152,8 @@ impl EventLoop {
         if !events[0].is_empty() {
             let _ = self.interrupted.read(&mut [0; 64]);
         }
-        // Before the connections are asked whether they were woken: who sets a flag later interrupts
-        // the next wait.
+        // Before the flags of the connections are read: a flag that is set later interrupts the
+        // next wait.
         self.interrupt.pending.swap(false, Ordering::AcqRel);
 
         let mut events = events[1..].iter();

@@ -192,7 +192,7 @@ pub(crate) fn a_client_that_has_finished_sending_gets_all_of_it_back<L: EventLoo
             let (mut writing, mut reading, sent) = (&stream, &stream, &sent);
             let (half, half_sent) = mpsc::channel();
             scope.spawn(move || {
-                // So much fits into no echo's buffer, but with the kernels' on the way there and back.
+                // The echo's buffer does not hold this much, the kernels' buffers do.
                 writing.write_all(&sent[..100_000]).unwrap();
                 half.send(()).unwrap();
                 writing.write_all(&sent[100_000..]).unwrap();
