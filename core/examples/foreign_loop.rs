@@ -138,9 +138,11 @@ impl EventLoop {
     /// Applies `stop`. Returns false once the last connection has ended after that.
     pub(crate) fn goes_on(&mut self, stop: &Stop) -> bool {
         let waker = Waker::from(self.interrupt.clone());
-        if stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No {
+        let stops = stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No;
+        // Once: it wakes every connection each time.
+        if stops && !self.listeners.is_empty() {
             self.listeners.clear();
-            self.table.shut_down(); // wakes every connection once
+            self.table.shut_down();
         }
         !self.listeners.is_empty() || !self.connections.is_empty()
     }
@@ -170,8 +172,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Waits for the sockets, the deadlines and the wakers. Returns what was found: of the wakers,
-    /// of each listener, and of each connection that waits for its socket.
+    /// Waits for the sockets, the deadlines and the wakers. Returns the events of the wakers, of each
+    /// listener, and of each connection that waits for its socket.
     fn wait(&self) -> io::Result<Vec<PollFlags>> {
         let now = self.now();
         let accepts = self.accepts_from <= now;
@@ -197,6 +199,7 @@ impl EventLoop {
                 let (stream, peer) = match listener.accept() {
                     Ok(accepted) => accepted,
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                     Err(error) => {
                         // Without a free descriptor, the next try would fail as well.
                         eprintln!("cannot accept: {error}");
@@ -314,14 +317,15 @@ pub(crate) fn main() -> io::Result<()> {
             .chain((0..3).map(|_| scope.spawn(move || subscribed(subscribe, b"one\ntwo\n"))))
             .chain([scope.spawn(move || TcpStream::connect(publish)?.write_all(b"one\ntwo\n"))])
             .collect();
-        let (stop, ends) = (&stop, &mut event_loop);
+        let stop = &stop;
         scope.spawn(move || {
-            let served = clients.into_iter().map(|client| client.join().expect("no panic"));
-            let served: io::Result<()> = served.collect();
+            let served: Vec<_> = clients.into_iter().map(thread::ScopedJoinHandle::join).collect();
             stop.drain();
-            served.expect("every client is served");
+            for client in served {
+                client.expect("no client panics").expect("every client is served");
+            }
         });
-        ends.run(stop)
+        event_loop.run(stop)
     })?;
     println!("served, and ended: {:?}", table.totals().ended);
     Ok(())

@@ -20,8 +20,7 @@ use crate::script::Sent;
 ///
 /// Machines are driven on it like on any other ([`Source`], [`Sink`]). The methods here are for
 /// peers without a machine. A driver that breaks the rules of the seam (an empty buffer, a write
-/// behind a FIN, a second FIN, a FIN behind a failure, a call
-/// after a reset) panics.
+/// behind a FIN, a second FIN, a FIN behind a failure, a call after a reset) panics.
 #[derive(Debug)]
 pub struct Socket {
     world: World,

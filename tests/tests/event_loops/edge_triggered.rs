@@ -115,7 +115,9 @@ impl super::EventLoop for EventLoop {
 
     fn goes_on(&mut self, stop: &Stop) -> bool {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
-        if stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No {
+        let stops = stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No;
+        // Once: it wakes every connection each time.
+        if stops && !self.listeners.is_empty() {
             self.listeners.clear();
             self.table.shut_down();
         }

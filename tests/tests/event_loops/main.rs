@@ -78,6 +78,7 @@ scenarios! {
     a_client_that_has_finished_sending_gets_all_of_it_back
     a_subscriber_that_floods_and_takes_nothing_is_reset
     a_reset_during_a_request_does_not_keep_the_loop_busy
+    a_stop_during_a_request_does_not_keep_the_loop_busy
     connections_that_are_reset_anywhere_end_alone
     what_is_published_reaches_every_subscriber
     a_reply_from_another_thread_wakes_its_connection

@@ -233,28 +233,44 @@ pub(crate) fn a_subscriber_that_floods_and_takes_nothing_is_reset<L: EventLoop>(
     });
 }
 
-pub(crate) fn a_reset_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
+/// A server whose service takes one request at a time and never replies.
+fn silent<L: EventLoop>(asked: mpsc::Sender<()>) -> impl FnOnce(&mut L) -> io::Result<SocketAddr> {
     let config = message::Config {
         in_flight: NonZeroUsize::MIN,
         service_timeout: Some(Duration::from_millis(500)),
         ..message::Config::default()
     };
-    let (asked, requests) = mpsc::channel();
     let service = service::asynchronous(move |_| {
         asked.send(()).unwrap();
         pending()
     });
-    let listen = |event_loop: &mut L| {
-        let server = message::Server::new(config, service);
-        event_loop.listen(move |now| Box::new(Erased(server.machine(now))))
-    };
-    let rounds = serve(listen, move |address, server| {
+    let server = message::Server::new(config, service);
+    move |event_loop| event_loop.listen(move |now| Box::new(Erased(server.machine(now))))
+}
+
+pub(crate) fn a_reset_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
+    let (asked, requests) = mpsc::channel();
+    let rounds = serve::<L, _>(silent(asked), move |address, server| {
         let mut client = connect(address);
         client.write_all(&frames([&Message::binary("ping")])).unwrap();
         requests.recv_timeout(HANGS).unwrap();
         reset(client);
         // It has nothing to read or write before the service's time is up.
         until(|| server.table.totals().open == 0);
+    });
+    assert!(rounds < 50, "the loop has waited {rounds} times");
+}
+
+pub(crate) fn a_stop_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
+    let (asked, requests) = mpsc::channel();
+    let rounds = serve::<L, _>(silent(asked), move |address, server| {
+        let mut client = connect(address);
+        client.write_all(&frames([&Message::binary("ping")])).unwrap();
+        requests.recv_timeout(HANGS).unwrap();
+        server.stop.drain();
+        let mut reply = Vec::new();
+        client.read_to_end(&mut reply).unwrap();
+        assert!(!reply.is_empty(), "the service's time is up");
     });
     assert!(rounds < 50, "the loop has waited {rounds} times");
 }
