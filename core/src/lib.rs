@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`machine`] | the contract: [`Machine`], what it wants, what it is told, why it ends |
-//! | [`drive`] | moves bytes between a machine and a socket: three traits, [`drive::turn`], the future [`drive::Drive`] |
+//! | [`drive`] | moves bytes between a machine and a socket: [`drive::Seat`] for event loops, [`drive::Drive`] for async runtimes |
 //! | [`echo`] | the echo server's machine and its clients' |
 //! | [`fanout`] | one upstream to all who connect |
 //! | [`message`] | requests and replies with a JSON header: codec, server, client (feature `message`) |
@@ -49,8 +49,8 @@
 //!
 //! # In an event loop of your own
 //!
-//! Implement [`drive::Source`] and [`drive::Sink`] for your socket and call [`drive::turn`] when
-//! it is ready: `core/examples/foreign_loop.rs` does that with `poll(2)`. As the context, pass one
+//! Implement [`drive::Source`] and [`drive::Sink`] for your socket and poll a [`drive::Seat`] when it
+//! is ready: `core/examples/foreign_loop.rs` does that with `poll(2)`. As the context, pass one
 //! whose waker puts the connection on a list of those to poll again
 //! ([`Wake`](alloc::task::Wake)). [`Waker::noop`](core::task::Waker::noop) will do where machines
 //! share nothing, or where you poll all of them again after publishing; asynchronous handlers

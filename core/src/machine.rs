@@ -16,8 +16,8 @@
 //! 3. it does that, and says what happened: [`handle`](Machine::handle), with an [`Event`];
 //! 4. it reports: [`status`](Machine::status), [`reason`](Machine::reason).
 //!
-//! [`drive::Drive`](crate::drive::Drive) is such a driver; [`drive::turn`](crate::drive::turn) is
-//! its inner step, for event loops of your own.
+//! [`drive::Drive`](crate::drive::Drive) is such a driver on an async runtime, and
+//! [`drive::Seat`](crate::drive::Seat) in an event loop of your own.
 //!
 //! # The states of a machine
 //!
@@ -29,32 +29,37 @@
 //! | [`Event::Read`] | `read` | any |
 //! | [`Event::Eof`], [`Event::Error`]`(Read, _)` | `read` | never `read` again |
 //! | [`Event::Written`] | `write` is `Flush` | any |
-//! | [`Event::Finished`] | `write` is `Finish` | `write` is `Finished`; or `Idle`, without `read` |
+//! | [`Event::Finished`] | `write` is `Finish` | sends no more |
 //! | | `write` is `Reset` | the machine has ended |
-//! | [`Event::Error`]`(Write, _)` | before `Finished`, unless `write` is `Reset` | `write` is `Finished` or `Reset`; or `Idle`, without `read` |
+//! | [`Event::Error`]`(Write, _)` | before [`Event::Finished`], unless `write` is `Reset` | sends no more |
 //! | [`Event::Timeout`], [`Event::ShutDown`] | always | any; unchanged once the machine has ended |
 //! | [`Event::Release`] | always | unchanged |
 //! | [`poll_shared`](Machine::poll_shared) | always | any; unchanged if it returns false |
 //!
-//! "Any" has two limits: the output goes forward only, from `Idle` and `Flush` to `Finish`, from
-//! there to `Finished` or `Reset`, and then to the end; and behind the end of the input the machine
-//! never reads again. A machine has ended when [`Interest::is_done`] returns true. From then on
-//! [`reason`](Machine::reason) returns why.
+//! "Sends no more" means that `write` is `Reset`, `Finished`, or `Idle` without `read`. (The last is
+//! for a machine that goes on reading later: `Finished` without `read` would be its end.)
+//!
+//! "Any" has two limits. The output never goes back: behind `Finish` there is no `Flush`, and nothing
+//! but the end behind `Reset`. And behind the end of the input the machine never reads again. A
+//! machine has ended when [`Interest::is_done`] returns true. From then on
+//! [`reason`](Machine::reason) returns why, and [`poll_timeout`](Machine::poll_timeout) nothing.
 //!
 //! # Rules
 //!
 //! The testkit's `Checked` holds a machine and its driver to the table and to these rules.
 //!
-//! 1. **All that happens is an [`Event`].** A wrapper forwards every event and every method, and
-//!    calls its inner machine through this trait alone. Where it reacts to what the inner machine
-//!    did, it does so after every `&mut` call except `read_buf` and `Release`, since any of them may
-//!    have changed something.
+//! 1. **All that happens is an [`Event`].** A wrapper is its inner machine's driver: it forwards
+//!    every event and every method, calls the machine through this trait alone, and keeps to the
+//!    table. One that holds input or output back forwards `Eof` and `Error(Read, _)` behind the input
+//!    that it holds, and `Reset` at once. Where it reacts to what the inner machine did, it does so
+//!    after every `&mut` call except `read_buf` and `Release`, and its `poll_shared` returns true if
+//!    that changed anything.
 //! 2. **An offer lasts until the next `&mut` call**, `poll_shared` and `read_buf` included. `Written`
 //!    refers to the last [`write_bufs`](Machine::write_bufs) or
 //!    [`write_owned`](Machine::write_owned) and follows it directly. After a write that would block
-//!    the offer has lapsed. Nothing comes between [`read_buf`](Machine::read_buf) and `Read`, except
-//!    `read_buf` again, which returns the same memory with its content intact; a relay's two sides
-//!    count as one machine here.
+//!    the offer has lapsed. Likewise `Read` refers to the last [`read_buf`](Machine::read_buf) and
+//!    follows it directly. (`read_buf` called again before that returns the same memory, and leaves
+//!    what was written there.) A relay's two sides count as one machine here.
 //! 3. **Owned output is acknowledged at once.** A driver whose writes complete later takes output by
 //!    `write_owned`, reports it by `Written`, and keeps it from then on. `Written` means handed over,
 //!    not sent.
@@ -68,10 +73,10 @@
 //!    machine has nothing to send, and [`Event::Timeout`] counts held bytes as not acknowledged.
 //! 6. **What depends on shared state is granted by `poll_shared`.** A machine whose room for input
 //!    depends on others withdraws `read` after each `Read`, until the next `poll_shared`. The driver
-//!    calls `poll_shared` after every event, until it returns false. It returns false only after it
-//!    has left the waker of `cx` where it is woken by the next change.
-//! 7. **Input comes before time.** A driver acts on a deadline only after it has read what arrived.
-//!    Its `now` never goes backwards.
+//!    calls `poll_shared` at the start of every turn, and sleeps only after it has returned false. It
+//!    returns false only after it has left the waker of `cx` where it is woken by the next change.
+//! 7. **Input comes before time.** A driver acts on a deadline only after it has read what arrived,
+//!    unless more arrives without end for 100 ms. Its `now` never goes backwards.
 //! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, and they must not delay
 //!    other connections. After some 50 µs of work a machine withdraws `read` and goes on in the next
 //!    calls, `poll_shared` among them, which then returns true. It counts the work in
@@ -79,11 +84,13 @@
 //! 9. **`Release` changes nothing that a driver sees.** A driver sends it before it sleeps, after a
 //!    read that would block. Wrappers forward it and do nothing else; recordings omit it.
 //! 10. **Questions have no side effects.** `interest`, `poll_timeout`, `status`, `reason` and the
-//!     output offered are the same each time they are asked, until the next event. A reason never
-//!     changes once it is given. An event that the table forbids is a bug of the driver: the machine
-//!     may panic.
+//!     output offered are the same each time they are asked, until the next `&mut` call. A reason
+//!     never changes once it is given. A second `ShutDown` changes nothing. An event that the table
+//!     forbids is a bug of the driver: the machine may panic.
 //! 11. **Every wait has a deadline** unless configured off: output that is not acknowledged, a FIN
-//!     that is pending (this one leads to a reset), the lingering close. After a `Timeout`,
+//!     that is pending (this one leads to a reset), and the lingering close, in which a machine that
+//!     ends first reads and discards what the peer still sends, so that its last output is not
+//!     destroyed by a reset ([`Linger`](crate::Linger)). After a `Timeout`,
 //!     [`poll_timeout`](Machine::poll_timeout) lies beyond `now`; a `Timeout` before the deadline
 //!     changes nothing. [`Instant::NEVER`] is no deadline.
 //! 12. **The output does not depend on how the input was cut**, and the same inputs at the same times
@@ -91,11 +98,12 @@
 //!
 //! # A machine of your own
 //!
-//! This one answers what it received in upper case, and ends when the peer does:
+//! This one answers what it received in upper case, and ends when the peer does. It has no deadlines;
+//! a server needs them (rule 11).
 //!
 //! ```
 //! use wirestate_core::{
-//!     Event, Fault, Instant, Interest, ConnectionError, Machine, Outbound, Reason, Direction, drive,
+//!     ConnectionError, Event, Fault, Instant, Interest, Machine, Outbound, Reason, drive,
 //! };
 //!
 //! struct Shout { buffer: [u8; 64], start: usize, end: usize, closing: bool, over: Option<Over> }

@@ -21,7 +21,7 @@
 //! [`split_invariant`](crate::script::split_invariant).
 //!
 //! It can't see what a driver leaves out. A driver may take a read after a write without
-//! `poll_shared` in between, as [`drive::turn`](wirestate_core::drive::turn) does, and need never
+//! `poll_shared` in between, as [`drive::Seat`](wirestate_core::drive::Seat) does, and need never
 //! send `Release`; so a driver that sleeps without having called `poll_shared` (rule 6) or that acts
 //! on a deadline before it has read (rule 7) is found by the [simulator](crate::sim) only, as is one
 //! that ends a failed connection by a FIN (rule 4).

@@ -11,7 +11,7 @@ use std::{
 
 use wirestate_core::{
     ConnectionError, Event, Instant, Machine,
-    drive::{Clock as _, Drive, IoError, Sink},
+    drive::{Clock as _, IoError, Seat, Sink},
     echo,
     fanout::{self, Feed, Framing, OnLag, Subscriber, Upstream},
     message::{self, Message, service},
@@ -42,8 +42,8 @@ fn serve_one<M>(
         let (clock, mut alarm) = (host.clock(), host.clock());
         let until = clock.now() + shut_down;
         let socket = Buffering::new(socket, capacity.try_into().unwrap());
-        let mut drive =
-            Drive::new(machine(clock.now()), socket, clock).flush_timeout(Some(flush_timeout));
+        let seat = Seat::new(machine(clock.now()), socket);
+        let mut drive = seat.flush_timeout(Some(flush_timeout)).with_clock(clock);
         poll_fn(|cx| {
             let stops = alarm.poll_until(cx, until).is_ready();
             drive.poll_until(cx, |machine, now| {
@@ -185,22 +185,23 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
             let socket = Buffering::new(socket, capacity(seed).try_into().unwrap());
             let clock = runtime.clock();
             let upstream = Checked::new(Upstream::new(feed, None, clock.now()), 0);
-            Drive::new(upstream, socket, clock).flush_timeout(Some(LONG)).await
+            Seat::new(upstream, socket).flush_timeout(Some(LONG)).with_clock(clock).await
         });
         let heard = hears(&world, acts);
         assert_eq!((heard.bytes, heard.fin, heard.lost), (published, true, None));
     });
 }
 
-/// The machine has handed over all of its output, and the FIN waits behind what the sink holds.
+/// The machine has handed over all of its output, and the FIN waits behind what the sink holds, which
+/// counts as not acknowledged.
 #[test]
 fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
     let settings = Settings { buffer: 64, ..Settings::default() };
     let world = World::with(1, settings);
     let server = world.host("server");
-    let config = echo::Config { idle_timeout: None, ..echo::Config::default() };
-    let echo = echo::Server::new(config);
-    let sink = (1 << 20, Duration::from_secs(10));
+    let idle_timeout = Some(Duration::from_secs(10));
+    let echo = echo::Server::new(echo::Config { idle_timeout, ..echo::Config::default() });
+    let sink = (1 << 20, LONG);
     serve_one(&server, sink, Duration::MAX, move |now| echo.machine(now));
     let (began, send) = (world.now(), Act::Send(bytes(2000).into()));
     let heard = hears(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);

@@ -5,10 +5,9 @@ use core::{
     future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use super::{Budget, Clock, Ended, Seat, Sink, Source, timer::Timer};
+use super::{Clock, Ended, Seat, Sink, Source, timer::Timer};
 use crate::{Event, Instant, Machine, admission::Admitted};
 
 /// Drives a machine on a socket until the machine has ended: a [`Seat`] with a clock.
@@ -37,22 +36,16 @@ pub struct Drive<M: Machine, S: Source + Sink, C: Clock> {
 impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// Joins a machine, a socket and a clock.
     pub fn new(machine: M, socket: S, clock: C) -> Self {
-        Self { seat: Seat::new(machine, socket), timer: Timer::new(clock) }
+        Self::of(Seat::new(machine, socket), clock)
+    }
+
+    pub(super) fn of(seat: Seat<M, S>, clock: C) -> Self {
+        Self { seat, timer: Timer::new(clock) }
     }
 
     /// As [`Seat::admitted`].
     pub fn admitted(self, admitted: Admitted) -> Self {
         Self { seat: self.seat.admitted(admitted), ..self }
-    }
-
-    /// As [`Seat::budget`].
-    pub fn budget(self, budget: Budget) -> Self {
-        Self { seat: self.seat.budget(budget), ..self }
-    }
-
-    /// As [`Seat::flush_timeout`].
-    pub fn flush_timeout(self, flush_timeout: Option<Duration>) -> Self {
-        Self { seat: self.seat.flush_timeout(flush_timeout), ..self }
     }
 
     /// The machine.
@@ -71,12 +64,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Poll<Result<T, Ended<M::Reason>>> {
         let Self { seat, timer } = self;
-        timer.run(cx, |now, cx, was_woken| {
-            if !was_woken {
-                seat.ready(false, false);
-            }
-            seat.take_turns(now, cx, &mut wanted)
-        })
+        timer.run(cx, |now, cx, was_woken| seat.take_turns(now, cx, was_woken, &mut wanted))
     }
 
     /// [`poll_until`](Self::poll_until) as a future.
@@ -267,6 +255,17 @@ mod tests {
         let mut drive = Drive::new(machine, socket, clock(Duration::from_millis(20)));
         let ended = (0..1000).any(|_| poll(&mut drive).is_ready());
         assert!(ended, "it took no byte for 10 s");
+    }
+
+    #[test]
+    fn a_poll_ends_although_a_deadline_passes_again_and_again() {
+        let config = fanout::SourceConfig { rate: 500_000, ..fanout::SourceConfig::default() };
+        let machine = fanout::Source::new(config, Instant::EPOCH);
+        let socket = Mute { takes: true, ..Mute::default() };
+        let clock = clock(Duration::from_micros(10));
+        let mut drive = Drive::new(machine, socket, clock.clone());
+        assert!(poll(&mut drive).is_pending());
+        assert_eq!(clock.yields.get(), 1, "others have their turn");
     }
 
     #[cfg(feature = "message")]

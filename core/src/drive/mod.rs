@@ -5,7 +5,6 @@
 //! |---|---|---|
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
 //! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
-//! | step by step | [`turn`] | the same |
 //! | with buffers of your own (`io_uring`) | [`feed`], [`collect_into`], [`collect_owned`] | nothing |
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.
@@ -32,14 +31,14 @@ use core::task::{Context, Poll};
 use bytes::Bytes;
 
 #[cfg(feature = "std")]
-pub(crate) use self::turn::{Direct, turn_without_release};
+pub(crate) use self::turn::{Direct, Readiness, Turn, turn};
 pub use self::{
     feed::{collect_into, collect_owned, feed},
     future::Drive,
     seat::{Next, Seat},
     session::{Budget, Ended},
     splice::Splice,
-    turn::{MAX_SLICES, Readiness, Turn, turn},
+    turn::MAX_SLICES,
 };
 use crate::{ConnectionError, Instant};
 
@@ -69,9 +68,11 @@ pub trait Sink {
     /// later. Default: 0, for a sink that has copied or sent what it takes when
     /// [`poll_write`](Self::poll_write) returns; [`poll_write_owned`](Self::poll_write_owned) is
     /// then not called.
-    const MAX_OWNED: usize = 0;
+    fn max_owned(&self) -> usize {
+        0
+    }
 
-    /// Takes `bufs`, at least one and none of them empty, at most [`MAX_OWNED`](Self::MAX_OWNED)
+    /// Takes `bufs`, at least one and none of them empty, at most [`max_owned`](Self::max_owned)
     /// bytes, in order, and returns how many bytes it has taken: they are the sink's from then on.
     ///
     /// # Errors
@@ -87,7 +88,8 @@ pub trait Sink {
     /// Sends output that the sink holds (TLS records, queued sends); ready when it holds none.
     ///
     /// It is called at every turn, since a read can cause output as well. A sink that is full takes
-    /// no new write before it has room. Default: ready, for a sink that holds nothing.
+    /// no new write before it has room. Pending means that the socket is not writable; it is also
+    /// called again after each read. Default: ready, for a sink that holds nothing.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -95,9 +97,9 @@ pub trait Sink {
         Poll::Ready(Ok(()))
     }
 
-    /// How many bytes [`poll_flush`](Self::poll_flush) has still to send. A driver resets the
-    /// connection when the figure stays the same for too long
-    /// ([`Readiness::with_flush_timeout`]). Default: 0.
+    /// How many bytes [`poll_flush`](Self::poll_flush) has still to send. Once the machine has ended,
+    /// the connection is reset when the figure stays the same for too long
+    /// ([`Seat::flush_timeout`]). Default: 0.
     fn held(&self) -> usize {
         0
     }

@@ -3,9 +3,9 @@
 use core::{convert::Infallible, task::Context, time::Duration};
 
 use super::{
-    Budget, Ended, Readiness, Sink, Source, Turn,
-    session::{Driven, Paused, Session},
-    turn::{Direct, turn_without_release},
+    Budget, Clock, Drive, Ended, Sink, Source,
+    session::{Driven, Session},
+    turn::{Direct, Readiness, Turn, turn},
 };
 use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 
@@ -106,11 +106,18 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         self
     }
 
-    /// Limits how long the sink may hold output without progress ([`Sink::held`]); then the
-    /// connection is reset. `None`: no limit. Default: 10 s.
+    /// Limits how long the sink may hold output without progress ([`Sink::held`]) once the machine
+    /// has ended; then the connection is reset. `None`: no limit. Default: 10 s.
+    ///
+    /// Until then the machine's own deadlines count what the sink holds as not acknowledged.
     pub fn flush_timeout(mut self, flush_timeout: Option<Duration>) -> Self {
-        self.readiness = self.readiness.with_flush_timeout(flush_timeout);
+        self.readiness.set_flush_timeout(flush_timeout);
         self
+    }
+
+    /// Adds a clock: the future that drives it on an async runtime.
+    pub fn with_clock<C: Clock>(self, clock: C) -> Drive<M, S, C> {
+        Drive::of(self, clock)
     }
 
     /// The machine.
@@ -128,9 +135,18 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         &self.socket
     }
 
-    /// Says what has become ready, for a loop that knows: the next poll asks the socket for nothing
-    /// else. `POLLHUP` and `POLLERR` count as both. Without this call, a poll asks for all that the
-    /// machine wants.
+    /// The socket, to be registered with an event loop.
+    pub fn socket_mut(&mut self) -> &mut S {
+        &mut self.socket
+    }
+
+    /// Says what has become ready, for a loop that knows: the next poll does not ask again for what
+    /// was found not to be ready, and is not ready here. Without this call, a poll asks for all that
+    /// the machine wants.
+    ///
+    /// Pass every event that the loop gets, also one that [`Next::Sleep`] did not ask for: an
+    /// edge-triggered loop gets it once. `POLLHUP` and `POLLERR` count as both. When the waker was
+    /// woken or a deadline has passed, neither is ready.
     pub fn ready(&mut self, read: bool, write: bool) {
         let (reads, writes) = self.known.unwrap_or_default();
         self.known = Some((reads || read, writes || write));
@@ -155,32 +171,29 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         cx: &mut Context<'_>,
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Result<T, Next<M::Reason>> {
-        self.take_turns(now, cx, &mut wanted).map_err(|paused| match paused {
-            Paused::Again => Next::Again,
-            Paused::Sleep(until) => {
-                let (read, write) = self.readiness.waits(self.machine.interest());
-                Next::Sleep { until, read, write }
-            }
-            Paused::Done(ended) => Next::Done(ended),
-        })
+        self.take_turns(now, cx, true, &mut wanted)
     }
 
     pub(super) fn take_turns<T>(
         &mut self,
         now: Instant,
         cx: &mut Context<'_>,
+        was_woken: bool,
         wanted: &mut impl FnMut(&mut M, Instant) -> Option<T>,
-    ) -> Result<T, Paused<M::Reason>> {
+    ) -> Result<T, Next<M::Reason>> {
         let Self { machine, socket, readiness, session, known } = self;
-        let (read, write) = known.take().unwrap_or((true, true));
-        readiness.ready(read, write);
+        if was_woken {
+            session.refill();
+            let (read, write) = known.take().unwrap_or((true, true));
+            readiness.ready(read, write);
+        }
         let wanted = |seated: &mut Seated<'_, M, S>, now| wanted(seated.machine, now);
         session.poll(&mut Seated { machine, socket, readiness }, now, cx, wanted)
     }
 
     /// Asks the machine for a graceful end. Poll the seat afterwards.
     pub fn shut_down(&mut self, now: Instant) {
-        self.machine.handle(now, Event::ShutDown);
+        self.machine.handle(self.session.clamp(now), Event::ShutDown);
         self.readiness.recheck(&mut self.socket);
     }
 }
@@ -205,20 +218,21 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
 
     fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
         let mut direct = Direct { machine: &mut *self.machine, socket: &mut *self.socket };
-        turn_without_release(&mut direct, self.readiness, now, cx)
+        turn(&mut direct, self.readiness, now, cx)
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let flush = self.readiness.flush_deadline();
-        self.machine.poll_timeout().into_iter().chain(flush).min()
+        self.readiness.deadline(self.machine)
+    }
+
+    fn waits(&self) -> (bool, bool) {
+        self.readiness.waits(self.machine.interest())
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         let Self { machine, socket, readiness } = self;
-        if readiness.flush_deadline().is_some_and(|deadline| deadline <= now) {
-            readiness.flush_timed_out(machine, now);
-        }
-        machine.handle(now, Event::Timeout { unacknowledged: socket.unacknowledged() });
+        let unacknowledged = readiness.handle_timeout(*machine, *socket, now);
+        machine.handle(now, Event::Timeout { unacknowledged });
         debug_assert!(
             machine.poll_timeout().is_none_or(|deadline| deadline > now),
             "after a timeout, the deadline must lie ahead"
@@ -240,7 +254,7 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
     }
 
     fn has_ended(&self) -> bool {
-        self.machine.interest().is_done()
+        self.machine.interest().is_done() && self.socket.held() == 0
     }
 
     fn reset(&mut self) {
@@ -249,8 +263,7 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
 
     fn must_reset(&self) -> bool {
         matches!(self.machine.interest().write, Outbound::Flush | Outbound::Reset)
-            || self.readiness.has_failed()
-            || self.socket.held() > 0
+            || self.readiness.must_reset(self.socket)
     }
 
     fn work(&self) -> u64 {
@@ -463,40 +476,63 @@ mod tests {
         Next::Sleep { until: until.map(at), read, write }
     }
 
-    #[test]
-    fn a_sink_that_holds_output_for_too_long_is_reset() {
-        let socket = Socket::default();
-        let (seat, told) = seat(&socket);
-        let mut seat = seat.flush_timeout(Some(Duration::from_secs(3)));
-        socket.0.borrow_mut().input.push(Ok(b"hello"));
-        assert_eq!(poll(&mut seat, 1), sleep(Some(4), true, true));
-        // It makes progress, and has as long again.
-        socket.0.borrow_mut().window = 2;
-        assert_eq!(poll(&mut seat, 3), sleep(Some(6), true, true));
-        assert_eq!(poll(&mut seat, 5), sleep(Some(6), true, true));
-        socket.calls();
-        assert_eq!(poll(&mut seat, 6), Next::Done(Ended::Reason(Over)));
-        let failed = Event::Error(Direction::Write, ConnectionError::TimedOut);
-        assert!(told.borrow().contains(&failed), "{told:?}");
-        // Before the deadline is believed, the socket is asked again.
-        assert_eq!(socket.calls(), [Call::Read, Call::Read, Call::Reset]);
+    /// Ends at the end of its input, without a FIN, when its sink holds five bytes.
+    fn ended(socket: &Socket) -> Seat<Repeater, Socket> {
+        socket.0.borrow_mut().input.extend([Ok(&b"hello"[..]), Ok(b"")]);
+        Seat::new(Repeater::default(), socket.clone())
     }
 
     #[test]
-    fn a_sink_without_a_flush_timeout_holds_output_forever() {
+    fn what_the_sink_of_an_ended_machine_holds_for_too_long_is_reset() {
         let socket = Socket::default();
-        let mut seat = seat(&socket).0.flush_timeout(None);
+        let mut seat = ended(&socket).flush_timeout(Some(Duration::from_secs(3)));
+        assert_eq!(poll(&mut seat, 1), sleep(Some(4), false, true));
+        // It makes progress, and has as long again.
+        socket.0.borrow_mut().window = 2;
+        assert_eq!(poll(&mut seat, 3), sleep(Some(6), false, true));
+        assert_eq!(poll(&mut seat, 5), sleep(Some(6), false, true));
+        socket.calls();
+        assert_eq!(poll(&mut seat, 6), Next::Done(Ended::Reason(Over)));
+        assert_eq!(socket.calls(), [Call::Reset]);
+    }
+
+    #[test]
+    fn without_a_flush_timeout_the_sink_of_an_ended_machine_holds_output_forever() {
+        let socket = Socket::default();
+        let mut seat = ended(&socket).flush_timeout(None);
+        assert_eq!(poll(&mut seat, 1), sleep(None, false, true));
+        assert_eq!(poll(&mut seat, 1_000_000), sleep(None, false, true));
+    }
+
+    #[test]
+    fn an_abort_resets_what_the_sink_of_an_ended_machine_holds() {
+        let table = Table::new(Limits::default());
+        let socket = Socket::default();
+        let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        let mut seat = ended(&socket).flush_timeout(None).admitted(admitted);
+        assert_eq!(poll(&mut seat, 1), sleep(None, false, true));
+        table.abort();
+        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Aborted));
+        assert_eq!(socket.calls().last(), Some(&Call::Reset));
+    }
+
+    #[test]
+    fn a_sink_is_flushed_again_after_a_read_since_it_may_have_waited_for_that() {
+        let socket = Socket::default();
+        let (mut seat, _) = seat(&socket);
         socket.0.borrow_mut().input.push(Ok(b"hello"));
         assert_eq!(poll(&mut seat, 1), sleep(None, true, true));
-        assert_eq!(poll(&mut seat, 1_000_000), sleep(None, true, true));
+        socket.0.borrow_mut().window = 10;
+        socket.0.borrow_mut().input.push(Ok(b"again"));
+        seat.ready(true, false);
+        assert_eq!(poll(&mut seat, 1), sleep(None, true, false));
+        assert_eq!(socket.held(), 0);
     }
 
     #[test]
     fn the_end_waits_until_the_sink_holds_nothing() {
         let socket = Socket::default();
-        let machine = Repeater::default(); // ends at the end of its input, without a FIN
-        let mut seat = Seat::new(machine, socket.clone());
-        socket.0.borrow_mut().input.extend([Ok(&b"hello"[..]), Ok(b"")]);
+        let mut seat = ended(&socket);
         assert_eq!(poll(&mut seat, 1), sleep(Some(11), false, true));
         assert!(seat.machine().interest().is_done());
         socket.0.borrow_mut().window = 5;
@@ -511,7 +547,7 @@ mod tests {
         let socket = Socket::default();
         let (mut seat, told) = seat(&socket);
         socket.0.borrow_mut().input.push(Ok(b"hello"));
-        assert_eq!(poll(&mut seat, 1), sleep(Some(11), true, true));
+        assert_eq!(poll(&mut seat, 1), sleep(None, true, true));
         assert_eq!(seat.machine().interest().write, Outbound::Idle);
         socket.0.borrow_mut().flush_fails = true;
         seat.ready(false, true);

@@ -2,7 +2,7 @@
 
 use core::{fmt, mem, task::Context, time::Duration};
 
-use super::Turn;
+use super::{Next, turn::Turn};
 use crate::{
     Fault, Instant, Reason, Status,
     admission::{Admitted, Asked},
@@ -23,6 +23,11 @@ pub(crate) trait Driven {
     /// The earliest deadline.
     fn deadline(&self) -> Option<Instant>;
 
+    /// Whether it waits for a read, and for a write.
+    fn waits(&self) -> (bool, bool) {
+        (true, true)
+    }
+
     /// A deadline has passed.
     fn handle_timeout(&mut self, now: Instant);
 
@@ -35,7 +40,7 @@ pub(crate) trait Driven {
     /// Gives buffers back that hold nothing.
     fn release(&mut self, now: Instant);
 
-    /// Whether its machine has ended.
+    /// Whether its machine has ended and the sink holds nothing.
     fn has_ended(&self) -> bool;
 
     /// Resets the connection, without asking its machine.
@@ -152,17 +157,6 @@ impl<R: Reason> Reason for Ended<R> {
     }
 }
 
-/// Why a poll has returned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Paused<R> {
-    /// The budget is used up.
-    Again,
-    /// Nothing moves until the waker is woken, or the deadline passes.
-    Sleep(Option<Instant>),
-    /// It has ended.
-    Done(Ended<R>),
-}
-
 impl Session {
     pub(crate) fn new() -> Self {
         Self {
@@ -193,6 +187,11 @@ impl Session {
         self.admitted.as_ref()
     }
 
+    /// Allows as much as the budget does, from here on.
+    pub(crate) fn refill(&mut self) {
+        self.left = self.budget;
+    }
+
     /// Takes turns until `wanted` returns something, which it is asked at the start and after every
     /// turn, or until nothing moves any more.
     pub(crate) fn poll<D: Driven, T>(
@@ -201,14 +200,12 @@ impl Session {
         now: Instant,
         cx: &mut Context<'_>,
         wanted: impl FnMut(&mut D, Instant) -> Option<T>,
-    ) -> Result<T, Paused<D::Reason>> {
+    ) -> Result<T, Next<D::Reason>> {
         self.polling = true;
-        self.now = now;
+        // An earlier time counts as equal.
+        self.now = self.clamp(now);
         let polled = self.take_turns(driven, cx, wanted);
         self.polling = false;
-        if let Err(Paused::Again | Paused::Sleep(_)) = polled {
-            self.left = self.budget;
-        }
         polled
     }
 
@@ -217,13 +214,13 @@ impl Session {
         driven: &mut D,
         cx: &mut Context<'_>,
         mut wanted: impl FnMut(&mut D, Instant) -> Option<T>,
-    ) -> Result<T, Paused<D::Reason>> {
+    ) -> Result<T, Next<D::Reason>> {
         let now = self.now;
         // The sockets were asked again, since a deadline has passed, and no byte has moved since.
         let mut rechecked = false;
         loop {
             if self.apply_command(driven) {
-                return Err(Paused::Done(Ended::Aborted));
+                return Err(Next::Done(Ended::Aborted));
             }
             if let Some(value) = wanted(driven, now) {
                 return Ok(value);
@@ -232,7 +229,7 @@ impl Session {
                 Turn::Done => {
                     // Shared state may have brought both the end and what is wanted.
                     let last = wanted(driven, now);
-                    return last.ok_or_else(|| Paused::Done(Ended::Reason(self.end(driven))));
+                    return last.ok_or_else(|| Next::Done(Ended::Reason(self.end(driven))));
                 }
                 Turn::Moved { read, written } => {
                     rechecked &= read + written == 0;
@@ -250,9 +247,9 @@ impl Session {
             if deadline.is_none_or(|deadline| deadline > now) {
                 self.overdue = None;
                 if !self.park(cx, || driven.status()) {
-                    return Err(Paused::Sleep(
-                        deadline.filter(|deadline| *deadline < Instant::NEVER),
-                    ));
+                    let until = deadline.filter(|deadline| *deadline < Instant::NEVER);
+                    let (read, write) = driven.waits();
+                    return Err(Next::Sleep { until, read, write });
                 }
             } else if mem::replace(&mut rechecked, true) {
                 rechecked = false;
@@ -309,7 +306,7 @@ impl Session {
 
     /// The budget is used up: others have their turn, then this one again. A deadline is handled
     /// although input still comes if that has hidden it for [`MAX_OVERDUE`].
-    fn yield_now<D: Driven>(&mut self, driven: &mut D, cx: &mut Context<'_>) -> Paused<D::Reason> {
+    fn yield_now<D: Driven>(&mut self, driven: &mut D, cx: &mut Context<'_>) -> Next<D::Reason> {
         if driven.deadline().is_none_or(|deadline| deadline > self.now) {
             self.overdue = None;
         } else if self.now.since(*self.overdue.get_or_insert(self.now)) > MAX_OVERDUE {
@@ -317,7 +314,7 @@ impl Session {
             driven.handle_timeout(self.now);
         }
         self.park(cx, || driven.status());
-        Paused::Again
+        Next::Again
     }
 
     /// Publishes the status, and leaves the waker for commands. Returns true if there is one.
@@ -337,12 +334,17 @@ impl Session {
                 Fault::Limit | Fault::Time | Fault::Asked | Fault::Bug => false,
             };
             if may_be_check && admitted.is_untouched() {
-                admitted.end(&HealthCheck, self.now);
+                admitted.end(&Outside::HealthCheck, self.now);
             } else {
                 admitted.end(&reason, self.now);
             }
         }
         reason
+    }
+
+    /// The time, of which an earlier one counts as equal to the last.
+    pub(crate) fn clamp(&self, now: Instant) -> Instant {
+        self.now.max(now)
     }
 
     /// For a driver that is dropped: resets the connection unless it has ended or all was sent. If a
@@ -354,7 +356,7 @@ impl Session {
         if self.polling
             && let Some(admitted) = self.admitted.take()
         {
-            admitted.end(&Panicked, self.now);
+            admitted.end(&Outside::Panicked, self.now);
         }
         if self.polling || driven.must_reset() {
             driven.reset();
@@ -372,33 +374,30 @@ impl Budget {
     }
 }
 
-/// The peer has checked that a server listens: load balancers and probes do so all the time.
+/// An end that is not the machine's.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("health check: the peer left, and no byte was received or sent")]
-struct HealthCheck;
-
-impl Reason for HealthCheck {
-    fn label(&self) -> &'static str {
-        "health_check"
-    }
-
-    fn fault(&self) -> Fault {
-        Fault::None
-    }
+enum Outside {
+    /// The peer has checked that a server listens: load balancers and probes do so all the time.
+    #[error("health check: the peer left, and no byte was received or sent")]
+    HealthCheck,
+    /// A bug, in a machine or in what it calls.
+    #[error("a panic in its machine")]
+    Panicked,
 }
 
-/// A bug, in a machine or in what it calls.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a panic in its machine")]
-struct Panicked;
-
-impl Reason for Panicked {
+impl Reason for Outside {
     fn label(&self) -> &'static str {
-        "panicked"
+        match self {
+            Self::HealthCheck => "health_check",
+            Self::Panicked => "panicked",
+        }
     }
 
     fn fault(&self) -> Fault {
-        Fault::Bug
+        match self {
+            Self::HealthCheck => Fault::None,
+            Self::Panicked => Fault::Bug,
+        }
     }
 }
 

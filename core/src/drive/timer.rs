@@ -2,7 +2,7 @@
 
 use core::task::{Context, Poll, Waker, ready};
 
-use super::{Clock, Ended, session::Paused};
+use super::{Clock, Ended, Next};
 use crate::Instant;
 
 /// A clock that never goes backwards, and one alarm.
@@ -32,20 +32,22 @@ impl<C: Clock> Timer<C> {
     pub(crate) fn run<T, R>(
         &mut self,
         cx: &mut Context<'_>,
-        mut poll: impl FnMut(Instant, &mut Context<'_>, bool) -> Result<T, Paused<R>>,
+        mut poll: impl FnMut(Instant, &mut Context<'_>, bool) -> Result<T, Next<R>>,
     ) -> Poll<Result<T, Ended<R>>> {
         let mut now = self.refresh();
         let mut was_woken = true;
         loop {
             match poll(now, cx, was_woken) {
                 Ok(value) => return Poll::Ready(Ok(value)),
-                Err(Paused::Done(ended)) => return Poll::Ready(Err(ended)),
-                Err(Paused::Again) => {
+                Err(Next::Done(ended)) => return Poll::Ready(Err(ended)),
+                Err(Next::Again) => {
                     self.clock.yield_now(cx);
                     return Poll::Pending;
                 }
-                Err(Paused::Sleep(None)) => return Poll::Pending,
-                Err(Paused::Sleep(Some(deadline))) => now = ready!(self.poll(cx, deadline)),
+                Err(Next::Sleep { until: None, .. }) => return Poll::Pending,
+                Err(Next::Sleep { until: Some(deadline), .. }) => {
+                    now = ready!(self.poll(cx, deadline));
+                }
             }
             was_woken = false;
         }

@@ -12,7 +12,7 @@ use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbo
 
 /// What has to be remembered of one connection between turns.
 #[derive(Clone, Copy, Debug)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     blocked: Blocked,
     /// The last turn that has moved something has left nothing that can move before the waker is
     /// woken.
@@ -23,10 +23,11 @@ pub struct Readiness {
     end: Option<Result<(), ConnectionError>>,
     /// How the output has ended.
     output: Output,
-    /// How many bytes the sink held when it last made progress, and when that was.
-    held: usize,
-    flushed: Instant,
     flush_timeout: Option<Duration>,
+    /// What the sink held when it last made progress, once the machine has ended, and until when it
+    /// has to make more.
+    held: usize,
+    flush_deadline: Option<Instant>,
 }
 
 /// What would block, and whose waker is with the socket.
@@ -55,30 +56,21 @@ impl Default for Readiness {
             write_error: None,
             end: None,
             output: Output::Open,
-            held: 0,
-            flushed: Instant::EPOCH,
             flush_timeout: Some(FLUSH_TIMEOUT),
+            held: usize::MAX,
+            flush_deadline: None,
         }
     }
 }
 
 impl Readiness {
-    /// Limits how long a sink may hold output without progress; `None`: no limit. Default: 10 s.
-    ///
-    /// It is for sinks that buffer ([`Sink::poll_flush`]). [`flush_deadline`](Self::flush_deadline)
-    /// has the deadline.
-    pub fn with_flush_timeout(self, flush_timeout: Option<Duration>) -> Self {
-        Self { flush_timeout, ..self }
+    /// Limits how long the sink may hold output without progress once the machine has ended.
+    pub(crate) fn set_flush_timeout(&mut self, flush_timeout: Option<Duration>) {
+        self.flush_timeout = flush_timeout;
     }
 
-    /// The socket may have become ready: turns may ask it again. Call it whenever the waker that
-    /// the turns were given has been woken, and after [`Event::ShutDown`].
-    pub fn clear(&mut self) {
-        self.ready(true, true);
-    }
-
-    /// As [`clear`](Self::clear), for loops that know what has become ready.
-    pub fn ready(&mut self, read: bool, write: bool) {
+    /// The socket may have become ready: turns ask it again.
+    pub(crate) fn ready(&mut self, read: bool, write: bool) {
         self.blocked.read &= !read;
         self.blocked.write &= !write;
         self.blocked.flush &= !write;
@@ -86,13 +78,15 @@ impl Readiness {
 
     /// Turns ask the socket once more, whatever was found before.
     pub(crate) fn recheck(&mut self, socket: &mut impl Source) {
-        socket.recheck();
-        self.clear();
+        if self.output != Output::Reset {
+            socket.recheck();
+            self.ready(true, true);
+        }
     }
 
     /// Whether `machine` waits for a read, and whether it or its sink waits for a write, after
     /// [`Turn::Blocked`].
-    pub fn waits(&self, interest: Interest) -> (bool, bool) {
+    pub(crate) fn waits(&self, interest: Interest) -> (bool, bool) {
         let writes = matches!(interest.write, Outbound::Flush | Outbound::Finish);
         (interest.read && self.blocked.read, self.blocked.flush || writes && self.blocked.write)
     }
@@ -102,18 +96,32 @@ impl Readiness {
         self.blocked.read
     }
 
-    /// When the sink has held output for too long without progress; `None` while it holds none.
-    ///
-    /// Then call [`flush_timed_out`](Self::flush_timed_out).
-    pub fn flush_deadline(&self) -> Option<Instant> {
-        let limit = self.flush_timeout.filter(|_| self.blocked.flush)?;
-        Some(self.flushed + limit)
+    /// The earlier deadline of `machine` and, once that has ended, of what its sink holds. (Before,
+    /// the machine's own deadlines cover what the sink holds, since that is not acknowledged.)
+    pub(crate) fn deadline<M: Machine>(&self, machine: &M) -> Option<Instant> {
+        if machine.interest().is_done() { self.flush_deadline } else { machine.poll_timeout() }
     }
 
-    /// Gives the sink's output up: for the machine, writing has failed, and its connection ends by a
-    /// reset.
-    pub fn flush_timed_out<M: Machine>(&mut self, machine: &mut M, now: Instant) {
-        self.fail(machine, now, ConnectionError::TimedOut);
+    /// How long what the sink of an ended machine holds may take.
+    #[cfg(feature = "std")]
+    pub(crate) fn flush_deadline(&self) -> Option<Instant> {
+        self.flush_deadline
+    }
+
+    /// Handles a deadline that has passed. Returns the bytes that are not acknowledged.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        machine: &mut impl Machine,
+        socket: &impl Sink,
+        now: Instant,
+    ) -> usize {
+        if machine.interest().is_done() {
+            if self.flush_deadline.is_some_and(|deadline| deadline <= now) {
+                self.fail(machine, now, ConnectionError::TimedOut);
+            }
+            return 0;
+        }
+        socket.unacknowledged()
     }
 
     /// Whether the peer has sent a FIN or a reset.
@@ -123,13 +131,8 @@ impl Readiness {
     }
 
     /// Whether a read or a write has failed, so that the connection must not end by a FIN.
-    pub(crate) fn has_failed(&self) -> bool {
+    fn has_failed(&self) -> bool {
         self.write_error.is_some() || matches!(self.end, Some(Err(_)))
-    }
-
-    /// Whether the connection was reset from here.
-    pub(crate) fn is_reset(&self) -> bool {
-        self.output == Output::Reset
     }
 
     /// Of a turn that has moved something: whether the next one would find nothing to do, unless
@@ -137,6 +140,11 @@ impl Readiness {
     #[cfg(feature = "std")]
     pub(crate) fn is_quiescent(&self) -> bool {
         self.quiescent
+    }
+
+    /// Whether a FIN would say falsely that all was sent, apart from what the machine wants to send.
+    pub(crate) fn must_reset(&self, socket: &impl Sink) -> bool {
+        self.output != Output::Reset && (self.has_failed() || socket.held() > 0)
     }
 
     /// Sends an RST, once.
@@ -161,7 +169,7 @@ impl Readiness {
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// Something moved: take another turn. The figures are bytes received and sent.
     Moved {
         /// Bytes received in this turn.
@@ -169,36 +177,10 @@ pub enum Turn {
         /// Bytes sent in this turn.
         written: usize,
     },
-    /// Nothing can move until the waker is woken or a deadline passes: the machine's or
-    /// [`Readiness::flush_deadline`].
+    /// Nothing can move until the waker is woken or a deadline passes.
     Blocked,
-    /// The machine has ended, and the sink holds no output. Drop the socket.
+    /// The machine has ended, and the sink holds no output.
     Done,
-}
-
-/// Takes one turn: at most one write and one read, as the [module](super) describes.
-///
-/// It is the single step of [`Seat`](super::Seat), for loops that need it. The caller goes on until
-/// it returns [`Turn::Blocked`], then handles deadlines (a deadline is only to be believed where
-/// these turns have asked the kernel, not a queue of events that may be late), then waits to be woken
-/// and calls [`Readiness::clear`]. It limits the number of turns that it takes in a row, and the
-/// [work](Machine::work) that is done in them, so that a flood on one connection does not starve the
-/// others.
-///
-/// # Panics
-/// Under debug assertions, where the machine breaks its contract.
-pub fn turn<M: Machine, S: Source + Sink>(
-    machine: &mut M,
-    socket: &mut S,
-    readiness: &mut Readiness,
-    now: Instant,
-    cx: &mut Context<'_>,
-) -> Turn {
-    let turn = turn_without_release(&mut Direct { machine, socket }, readiness, now, cx);
-    if turn == Turn::Blocked && readiness.blocked.read {
-        machine.handle(now, Event::Release);
-    }
-    turn
 }
 
 /// A machine and its socket, and how bytes go from one to the other.
@@ -246,9 +228,10 @@ impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
     }
 
     fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
-        let n = if S::MAX_OWNED > 0 {
+        let most = self.socket.max_owned();
+        let n = if most > 0 {
             let mut bufs = [const { Bytes::new() }; MAX_SLICES];
-            let count = self.machine.write_owned(&mut bufs, S::MAX_OWNED);
+            let count = self.machine.write_owned(&mut bufs, most);
             ready!(self.socket.poll_write_owned(cx, &mut bufs[..count]))?
         } else {
             let mut few = [&[][..]; FEW_SLICES];
@@ -278,9 +261,14 @@ fn poll_write<S: Sink>(
     socket.poll_write(cx, bufs)
 }
 
-/// A [`turn`] without [`Event::Release`], for a driver of several machines: it sends that itself,
-/// before it sleeps.
-pub(crate) fn turn_without_release(
+/// Takes one turn: at most one write and one read, as the [module](super) describes.
+///
+/// The caller goes on until it returns [`Turn::Blocked`]; then it handles deadlines, sends
+/// [`Event::Release`], and sleeps.
+///
+/// # Panics
+/// Under debug assertions, where the machine breaks its contract.
+pub(crate) fn turn(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
     now: Instant,
@@ -308,14 +296,18 @@ pub(crate) fn turn_without_release(
     };
     // Asked again: the write may have ended it, or made room.
     let after = if written.is_some() { transfer.machine().interest() } else { before };
-    let reads = after.read && !readiness.is_reset();
+    let reads = after.read && readiness.output != Output::Reset;
     let read = if reads { read(transfer, readiness, now, cx) } else { None };
-    let flushed = flush(transfer, readiness, now, cx, written.is_some_and(|n| n > 0));
-    if read.is_none() && written.is_none() && !flushed && !news {
+    if read.is_some() && transfer.socket().held() > 0 {
+        // What the sink has waited for may have been received (the answer in a handshake).
+        readiness.ready(false, true);
+    }
+    let failed = flush(transfer, readiness, now, cx);
+    if read.is_none() && written.is_none() && !failed && !news {
         debug_assert_eq!(transfer.machine().interest(), before, "nothing has happened to it");
         return Turn::Blocked;
     }
-    readiness.quiescent = !news && !flushed && read.is_none() && after.write == Outbound::Idle;
+    readiness.quiescent = !news && !failed && read.is_none() && after.write == Outbound::Idle;
     Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }
 
@@ -327,14 +319,18 @@ fn end(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
-    if !readiness.is_reset() && !readiness.has_failed() {
-        flush(transfer, readiness, now, cx, false);
-        if readiness.blocked.flush {
-            return Turn::Blocked;
-        }
+    if flush(transfer, readiness, now, cx) {
+        return Turn::Moved { read: 0, written: 0 };
     }
     if readiness.has_failed() {
         readiness.reset(transfer.socket());
+    } else if readiness.blocked.flush && readiness.output != Output::Reset {
+        let held = transfer.socket().held();
+        if held < readiness.held {
+            readiness.held = held;
+            readiness.flush_deadline = readiness.flush_timeout.map(|limit| now + limit);
+        }
+        return Turn::Blocked;
     }
     Turn::Done
 }
@@ -399,40 +395,28 @@ fn finish(
 }
 
 /// Has the sink send what it holds, which a read may have caused as well as a write. Returns whether
-/// that has failed.
-fn flush(
+/// that has failed or was interrupted.
+pub(crate) fn flush(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
-    wrote: bool,
 ) -> bool {
-    if readiness.blocked.flush || readiness.write_error.is_some() || readiness.is_reset() {
+    if readiness.blocked.flush || readiness.has_failed() || readiness.output == Output::Reset {
         return false;
     }
-    loop {
-        match transfer.socket().poll_flush(cx) {
-            Poll::Ready(Ok(())) => {
-                readiness.held = 0;
-                return false;
-            }
-            Poll::Ready(Err(IoError::Interrupted)) => {}
-            Poll::Ready(Err(IoError::Connection(why))) => {
-                readiness.fail(transfer.machine(), now, why);
-                return true;
-            }
-            Poll::Pending => {
-                let held = transfer.socket().held();
-                // A sink that takes more, or holds less than before, makes progress.
-                if wrote || readiness.held == 0 || held < readiness.held {
-                    readiness.flushed = now;
-                }
-                readiness.held = held;
-                readiness.blocked.flush = true;
-                return false;
-            }
+    match transfer.socket().poll_flush(cx) {
+        Poll::Ready(Ok(())) => return false,
+        Poll::Pending => {
+            readiness.blocked.flush = true;
+            return false;
+        }
+        Poll::Ready(Err(IoError::Interrupted)) => {}
+        Poll::Ready(Err(IoError::Connection(why))) => {
+            readiness.fail(transfer.machine(), now, why);
         }
     }
+    true
 }
 
 /// Whether it wants what a machine can want that will send no byte any more.
@@ -478,5 +462,5 @@ pub const MAX_SLICES: usize = 64;
 /// Most machines have fewer slices than this to write. To ask for as many first saves clearing an
 /// array of [`MAX_SLICES`].
 const FEW_SLICES: usize = 4;
-/// How long a sink may hold output without progress, unless it is set otherwise.
+/// The flush timeout, unless it is set otherwise.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);

@@ -24,7 +24,7 @@ use crate::{
         seat::Seated,
         session::{Driven, Session},
         timer::Timer,
-        turn_without_release,
+        turn,
     },
     proxy_protocol::{self, Header, HeaderReader, Version, announce, identify},
     runtime::{Listener, Runtime, connect_within},
@@ -167,7 +167,10 @@ impl<R: Runtime> Future for Connection<R> {
             let Connected { socket, readiness } = &mut relaying.client;
             let mut seated = Seated { machine: &mut pending.reader, socket, readiness };
             let polled = timer.run(cx, |now, cx, was_woken| {
-                seated.readiness.ready(was_woken, was_woken);
+                if was_woken {
+                    session.refill();
+                    seated.readiness.ready(true, true);
+                }
                 let header = |seated: &mut Seated<'_, HeaderReader, _>, now| {
                     seated.machine.header().is_some().then_some(now)
                 };
@@ -180,7 +183,8 @@ impl<R: Runtime> Future for Connection<R> {
         }
         let polled = timer.run(cx, |now, cx, was_woken| {
             if was_woken {
-                relaying.clear();
+                session.refill();
+                relaying.ready();
             }
             session.poll(relaying, now, cx, |_, _| None::<Infallible>)
         });
@@ -247,17 +251,9 @@ impl<S: Source + Sink> Connected<S> {
         self.readiness.recheck(&mut self.socket);
     }
 
-    /// Returns the bytes that are not acknowledged.
-    fn handle_timeout(&mut self, machine: &mut impl Machine, now: Instant) -> usize {
-        if self.readiness.flush_deadline().is_some_and(|deadline| deadline <= now) {
-            self.readiness.flush_timed_out(machine, now);
-        }
-        self.socket.unacknowledged()
-    }
-
     /// Resets it if output is owed, or a FIN would not be true.
     fn reset(&mut self, owes: bool) {
-        if owes || self.readiness.has_failed() || self.socket.held() > 0 {
+        if owes || self.readiness.must_reset(&self.socket) {
             self.readiness.reset(&mut self.socket);
         }
     }
@@ -284,7 +280,14 @@ struct PendingHeader<R> {
 }
 
 impl<R: Runtime> Upstream<R> {
-    fn connected(&mut self) -> Option<&mut Connected<R::Socket>> {
+    fn connected(&self) -> Option<&Connected<R::Socket>> {
+        match self {
+            Self::Connected(connected, _) => Some(connected),
+            Self::Header(_) | Self::Dialling(_) | Self::Absent => None,
+        }
+    }
+
+    fn connected_mut(&mut self) -> Option<&mut Connected<R::Socket>> {
         match self {
             Self::Connected(connected, _) => Some(connected),
             Self::Header(_) | Self::Dialling(_) | Self::Absent => None,
@@ -389,10 +392,10 @@ impl<R: Runtime> Relaying<R> {
     }
 
     /// The sockets may have become ready.
-    fn clear(&mut self) {
-        self.client.readiness.clear();
-        if let Some(upstream) = self.upstream.connected() {
-            upstream.readiness.clear();
+    fn ready(&mut self) {
+        self.client.readiness.ready(true, true);
+        if let Some(upstream) = self.upstream.connected_mut() {
+            upstream.readiness.ready(true, true);
         }
     }
 
@@ -424,7 +427,7 @@ impl<R: Runtime> Relaying<R> {
         let is_bulk = self.relay.is_bulk(Side::Client);
         let socket = &mut self.directions.through(Side::Client, is_bulk, socket);
         let machine = &mut self.relay.side(Side::Client);
-        turn_without_release(&mut Direct { machine, socket }, readiness, now, cx)
+        turn(&mut Direct { machine, socket }, readiness, now, cx)
     }
 
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
@@ -439,7 +442,7 @@ impl<R: Runtime> Relaying<R> {
         let header = self.relay.unsent_header();
         let socket = &mut self.directions.through(Side::Upstream, is_bulk, socket);
         let machine = &mut self.relay.side(Side::Upstream);
-        let turn = turn_without_release(&mut Direct { machine, socket }, readiness, now, cx);
+        let turn = turn(&mut Direct { machine, socket }, readiness, now, cx);
         if let Turn::Moved { read, written } = turn {
             let own = header.saturating_sub(self.relay.unsent_header());
             dialler.choice.moved(read, written - own, now);
@@ -502,25 +505,25 @@ impl<R: Runtime> Driven for Relaying<R> {
     }
 
     fn is_quiescent(&self) -> bool {
-        self.is_quiescent && !self.has_ended()
+        self.is_quiescent && !self.relay.is_done()
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let client = self.client.readiness.flush_deadline();
-        let upstream = match &self.upstream {
-            Upstream::Connected(upstream, _) => upstream.readiness.flush_deadline(),
-            Upstream::Header(_) | Upstream::Dialling(_) | Upstream::Absent => None,
-        };
+        let flush = |connected: &Connected<_>| connected.readiness.flush_deadline();
+        let flushes = [flush(&self.client), self.upstream.connected().and_then(flush)];
         let look = self.unsent.map(|unsent| unsent.look);
-        [self.relay.poll_timeout(), look, client, upstream].into_iter().flatten().min()
+        flushes.into_iter().chain([self.relay.poll_timeout(), look]).flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
         let Self { relay, client, upstream, .. } = self;
-        let to_client = client.handle_timeout(&mut relay.side(Side::Client), now);
-        let to_upstream = upstream
-            .connected()
-            .map_or(0, |upstream| upstream.handle_timeout(&mut relay.side(Side::Upstream), now));
+        let mut unacknowledged = |connected: &mut Connected<_>, side| {
+            let Connected { socket, readiness } = connected;
+            readiness.handle_timeout(&mut relay.side(side), socket, now)
+        };
+        let to_client = unacknowledged(client, Side::Client);
+        let to_upstream =
+            upstream.connected_mut().map_or(0, |upstream| unacknowledged(upstream, Side::Upstream));
         relay.handle_timeout(now, to_client, to_upstream);
         debug_assert!(
             relay.poll_timeout().is_none_or(|deadline| deadline > now),
@@ -534,7 +537,7 @@ impl<R: Runtime> Driven for Relaying<R> {
 
     fn recheck(&mut self) {
         self.client.recheck();
-        if let Some(upstream) = self.upstream.connected() {
+        if let Some(upstream) = self.upstream.connected_mut() {
             upstream.recheck();
         }
     }
@@ -546,13 +549,16 @@ impl<R: Runtime> Driven for Relaying<R> {
     }
 
     fn has_ended(&self) -> bool {
+        let holds = |connected: &Connected<R::Socket>| connected.socket.held() > 0;
         self.relay.is_done()
+            && !holds(&self.client)
+            && !self.upstream.connected().is_some_and(holds)
     }
 
     /// Resets the sides that are not over: what they got is not all.
     fn reset(&mut self) {
         self.client.reset(self.relay.owes(Side::Client));
-        if let Some(upstream) = self.upstream.connected() {
+        if let Some(upstream) = self.upstream.connected_mut() {
             upstream.reset(self.relay.owes(Side::Upstream));
         }
     }
