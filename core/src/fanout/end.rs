@@ -1,6 +1,6 @@
 //! The end of a connection, the same for a source and a subscriber.
 
-use crate::{Instant, Interest, Linger, Outbound, linger::DiscardBudget};
+use crate::{Instant, Interest, Linger, Outbound, teardown::DiscardBudget};
 
 /// How far the end of a connection has come.
 #[derive(Clone, Debug)]

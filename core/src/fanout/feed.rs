@@ -15,8 +15,8 @@ use super::{Chunk, Framing, Log, allowance::Allowance};
 use crate::{
     Instant, Linger,
     drive::MAX_SLICES,
-    linger::DiscardBudget,
     shared::{AtomicU64, Lock, Shared},
+    teardown::DiscardBudget,
 };
 
 /// How messages get from the upstream to all subscribers.

@@ -6,7 +6,7 @@ use core::{num::NonZeroUsize, time::Duration};
 use super::{discard::Discard, end::End};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    linger::DiscardBudget,
+    teardown::DiscardBudget,
 };
 
 /// What a source sends.

@@ -23,8 +23,8 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
-    linger::DiscardBudget,
     shared::{AtomicU64, Shared},
+    teardown::DiscardBudget,
 };
 
 /// A server's limits.

@@ -8,7 +8,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Ring},
-    linger::DiscardBudget,
+    teardown::DiscardBudget,
     proxy_protocol,
     shared::Shared,
 };

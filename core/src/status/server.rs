@@ -16,7 +16,7 @@ use crate::{
     admission::{Limits, Table},
     buffer::Pool,
     idle::Idle,
-    linger::DiscardBudget,
+    teardown::DiscardBudget,
     serve::Options,
     shared::Shared,
     stop::Stopping,
