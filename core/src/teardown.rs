@@ -12,7 +12,7 @@ use crate::{
 /// it for its interest, deadline and reason.
 ///
 /// A machine that loses its connection is [over](Self::over) at once: the driver sends the RST.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Teardown<R> {
     reason: R,
     stage: Stage,
@@ -20,49 +20,53 @@ pub(crate) struct Teardown<R> {
     discarded: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Pending output, then a FIN, under the machine's write deadline.
-    Closing { lingers: bool },
+    Closing { linger: Option<Linger> },
     /// Pending output that nobody waits for, then a FIN, before `until`.
     Finishing { until: Option<Instant> },
     /// The FIN is out, and the peer's is awaited. What it sends before is discarded.
-    Lingering { since: Instant, until: Instant },
+    Lingering { since: Instant, linger: Linger },
     Resetting,
     Over,
 }
 
 impl<R: Clone> Teardown<R> {
-    /// Sends the pending output and a FIN. Then it lingers, if `lingers`: never behind the peer's
-    /// FIN.
+    /// Sends the pending output and a FIN. Then it lingers, if there is a `linger`: there is none
+    /// behind the peer's FIN.
     ///
     /// The FIN counts as output that is queued at `now`. So the deadline is that of `progress`,
     /// which is to be [observed](WriteProgress::observe) with output queued while this
     /// [`is_closing`](Self::is_closing).
     pub(crate) fn closing(
         reason: R,
-        lingers: bool,
+        linger: Option<Linger>,
         progress: &mut WriteProgress,
         now: Instant,
     ) -> Self {
         progress.queued(now);
-        Self { reason, stage: Stage::Closing { lingers }, discarded: 0 }
+        Self::new(reason, Stage::Closing { linger })
     }
 
     /// Sends a FIN, with a fixed deadline ([`FIN_TIMEOUT`], or the machine's own), and does not
     /// linger: for a machine that has no output, or whose output does not matter any more.
     pub(crate) fn finishing(reason: R, until: Option<Instant>) -> Self {
-        Self { reason, stage: Stage::Finishing { until }, discarded: 0 }
+        Self::new(reason, Stage::Finishing { until })
     }
 
     /// Sends an RST.
     pub(crate) fn reset(reason: R) -> Self {
-        Self { reason, stage: Stage::Resetting, discarded: 0 }
+        Self::new(reason, Stage::Resetting)
     }
 
     /// The connection has ended.
     pub(crate) fn over(reason: R) -> Self {
-        Self { reason, stage: Stage::Over, discarded: 0 }
+        Self::new(reason, Stage::Over)
+    }
+
+    fn new(reason: R, stage: Stage) -> Self {
+        Self { reason, stage, discarded: 0 }
     }
 
     /// What the machine wants; `has_output`: output is pending.
@@ -76,15 +80,9 @@ impl<R: Clone> Teardown<R> {
         Interest { read: self.lingers_since().is_some(), write }
     }
 
-    /// Input: it is discarded, up to the limits of `linger` and `budget`.
-    pub(crate) fn handle_read(
-        &mut self,
-        now: Instant,
-        n: usize,
-        linger: Linger,
-        budget: &DiscardBudget,
-    ) {
-        if let Stage::Lingering { .. } = self.stage
+    /// Input: it is discarded, up to the limits of the lingering close and of `budget`.
+    pub(crate) fn handle_read(&mut self, now: Instant, n: usize, budget: &DiscardBudget) {
+        if let Stage::Lingering { linger, .. } = self.stage
             && !budget.discard(linger, &mut self.discarded, n, now)
         {
             self.stage = Stage::Over;
@@ -98,7 +96,8 @@ impl<R: Clone> Teardown<R> {
         }
     }
 
-    /// Reading or writing has failed. If that cost output, it is the reason: `lost`.
+    /// Reading or writing has failed. While output was pending under the write deadline, that is
+    /// the reason: `lost`.
     pub(crate) fn handle_error(&mut self, lost: R) {
         if self.is_closing() {
             self.reason = lost;
@@ -107,12 +106,10 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// The FIN or RST is out.
-    pub(crate) fn handle_finished(&mut self, now: Instant, linger: Linger) {
+    pub(crate) fn handle_finished(&mut self, now: Instant) {
         self.stage = match self.stage {
-            Stage::Closing { lingers: true } => {
-                Stage::Lingering { since: now, until: now + linger.time }
-            }
-            Stage::Closing { lingers: false } | Stage::Finishing { .. } | Stage::Resetting => {
+            Stage::Closing { linger: Some(linger) } => Stage::Lingering { since: now, linger },
+            Stage::Closing { linger: None } | Stage::Finishing { .. } | Stage::Resetting => {
                 Stage::Over
             }
             Stage::Lingering { .. } | Stage::Over => return,
@@ -124,15 +121,17 @@ impl<R: Clone> Teardown<R> {
         match self.stage {
             Stage::Closing { .. } => write,
             Stage::Finishing { until } => until,
-            Stage::Lingering { until, .. } => Some(until),
+            Stage::Lingering { since, linger } => Some(since + linger.time),
             Stage::Resetting | Stage::Over => None,
         }
     }
 
-    /// The deadline has passed. Pending output and a pending FIN lead to a reset; if that costs
-    /// output, the reason is `stalled`.
-    pub(crate) fn expire(&mut self, stalled: R) {
-        if self.is_closing() {
+    /// The deadline has passed. Pending output and a pending FIN lead to a reset, for the reason
+    /// `stalled` if it was the write deadline.
+    pub(crate) fn expire(&mut self, stalled: Option<R>) {
+        if self.is_closing()
+            && let Some(stalled) = stalled
+        {
             self.reason = stalled;
         }
         self.stage = match self.stage {

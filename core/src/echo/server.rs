@@ -186,8 +186,8 @@ impl Echo {
     }
 
     /// Sends the pending output and a FIN.
-    fn close(&mut self, reason: Reason, lingers: bool, now: Instant) {
-        self.state = State::Ending(Teardown::closing(reason, lingers, &mut self.progress, now));
+    fn close(&mut self, reason: Reason, linger: Option<Linger>, now: Instant) {
+        self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 }
 
@@ -224,7 +224,7 @@ impl Machine for Echo {
         match event {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => match &mut self.state {
-                State::Open | State::Draining(_) => self.close(Reason::Finished, false, now),
+                State::Open | State::Draining(_) => self.close(Reason::Finished, None, now),
                 State::Ending(ending) => ending.handle_eof(),
             },
             Event::Error(way, why) => {
@@ -245,7 +245,7 @@ impl Machine for Echo {
             }
             Event::Finished => {
                 if let State::Ending(ending) = &mut self.state {
-                    ending.handle_finished(now, self.config.linger);
+                    ending.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
@@ -292,7 +292,7 @@ impl Machine for Echo {
 impl Echo {
     fn handle_read(&mut self, now: Instant, n: usize) {
         if let State::Ending(ending) = &mut self.state {
-            return ending.handle_read(now, n, self.config.linger, &self.discards);
+            return ending.handle_read(now, n, &self.discards);
         }
         if self.ring.is_empty() {
             if let State::Draining(drain) = &mut self.state {
@@ -320,13 +320,15 @@ impl Echo {
             unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
         let idle = Reason::IdleTimeout { limit: limit.unwrap_or_default(), unsent };
         match &mut self.state {
-            State::Ending(ending) => ending.expire(idle),
+            State::Ending(ending) => ending.expire(Some(idle)),
             // A FIN says that all has been sent; it must not say so falsely.
             State::Open | State::Draining(_) if stalled => {
                 self.state = State::Ending(Teardown::reset(idle));
             }
-            State::Open => self.close(idle, false, now),
-            State::Draining(_) => self.close(Reason::ShutDown { discarded: 0 }, true, now),
+            State::Open => self.close(idle, None, now),
+            State::Draining(_) => {
+                self.close(Reason::ShutDown { discarded: 0 }, Some(self.config.linger), now);
+            }
         }
     }
 }

@@ -204,8 +204,8 @@ impl Source {
     /// No more messages are made.
     fn close(&mut self, reason: SourceReason, now: Instant) {
         if self.end.is_none() {
-            let lingers = !self.heard_fin;
-            self.end = Some(Teardown::closing(reason, lingers, &mut self.progress, now));
+            let linger = (!self.heard_fin).then_some(self.config.linger);
+            self.end = Some(Teardown::closing(reason, linger, &mut self.progress, now));
         }
     }
 
@@ -245,7 +245,7 @@ impl Machine for Source {
                 self.discard.handle_read(n);
                 match &mut self.end {
                     None => self.discard.limit(now, n),
-                    Some(end) => end.handle_read(now, n, self.config.linger, &self.discard_budget),
+                    Some(end) => end.handle_read(now, n, &self.discard_budget),
                 }
             }
             Event::Eof => {
@@ -262,7 +262,7 @@ impl Machine for Source {
             }
             Event::Finished => {
                 if let Some(end) = &mut self.end {
-                    end.handle_finished(now, self.config.linger);
+                    end.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
@@ -335,7 +335,7 @@ impl Source {
         match &mut self.end {
             None if stalled => self.end = Some(Teardown::reset(reason)),
             None => self.make(now),
-            Some(end) => end.expire(reason),
+            Some(end) => end.expire(Some(reason)),
         }
     }
 }

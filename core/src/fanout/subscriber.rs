@@ -11,7 +11,7 @@ use super::{
     feed::{Cursor, Fetched},
 };
 use crate::{
-    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress, buffer::fill_owned, teardown::Teardown,
 };
 
@@ -121,10 +121,10 @@ impl Subscriber {
     }
 
     /// Nothing new is begun.
-    fn close(&mut self, reason: SubscriberReason, lingers: bool, now: Instant) {
+    fn close(&mut self, reason: SubscriberReason, linger: Option<Linger>, now: Instant) {
         if self.end.is_none() {
             self.cursor.close();
-            self.end = Some(Teardown::closing(reason, lingers, &mut self.progress, now));
+            self.end = Some(Teardown::closing(reason, linger, &mut self.progress, now));
         }
     }
 
@@ -217,21 +217,23 @@ impl Machine for Subscriber {
         match event {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => match &mut self.end {
-                None => self.close(SubscriberReason::Left, false, now),
+                None => self.close(SubscriberReason::Left, None, now),
                 Some(end) => end.handle_eof(),
             },
             Event::Error(way, why) => self.handle_lost(way, why),
             Event::Written(all) => self.handle_written(now, all),
             Event::Finished => {
-                let linger = self.cursor.config().linger;
                 self.cursor.leave();
                 if let Some(end) = &mut self.end {
-                    end.handle_finished(now, linger);
+                    end.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             // What was published by now is still sent.
-            Event::ShutDown => self.close(SubscriberReason::ShutDown, true, now),
+            Event::ShutDown => {
+                let linger = self.cursor.config().linger;
+                self.close(SubscriberReason::ShutDown, Some(linger), now);
+            }
             Event::Release => {
                 self.discard.release();
             }
@@ -285,10 +287,7 @@ impl Subscriber {
         self.discard.handle_read(n);
         match &mut self.end {
             None => self.discard.limit(now, n),
-            Some(end) => {
-                let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
-                end.handle_read(now, n, linger, budget);
-            }
+            Some(end) => end.handle_read(now, n, self.cursor.discard_budget()),
         }
     }
 
@@ -342,7 +341,7 @@ impl Subscriber {
         let stalled = SubscriberReason::WriteStalled { limit, lag: self.lag() };
         match &mut self.end {
             None => self.end = Some(Teardown::reset(stalled)),
-            Some(end) => end.expire(stalled),
+            Some(end) => end.expire(Some(stalled)),
         }
         self.give_up();
     }

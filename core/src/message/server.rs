@@ -423,8 +423,8 @@ impl<S: Service> Connection<S> {
             if let Some(reply) = reason.error_reply() {
                 self.push(reply, Reservation::default(), now);
             }
-            let lingers = !self.input_over;
-            let closing = Teardown::closing(reason, lingers, &mut self.progress, now);
+            let linger = (!self.input_over).then_some(self.config().linger);
+            let closing = Teardown::closing(reason, linger, &mut self.progress, now);
             self.state = State::Ending(closing);
         }
         let partial = self.is_open() && self.inbox.partial().is_some();
@@ -620,7 +620,7 @@ impl<S: Service> Machine for Connection<S> {
             }
             Event::Finished => {
                 if let State::Ending(ending) = &mut self.state {
-                    ending.handle_finished(now, self.shared.config.linger);
+                    ending.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
@@ -697,8 +697,7 @@ impl<S: Service> Machine for Connection<S> {
 impl<S: Service> Connection<S> {
     fn handle_read(&mut self, now: Instant, n: usize) {
         if let State::Ending(ending) = &mut self.state {
-            let Common { config, discards, .. } = &*self.shared;
-            return ending.handle_read(now, n, config.linger, discards);
+            return ending.handle_read(now, n, &self.shared.discards);
         }
         if self.is_idle()
             && let State::Draining(drain) = &mut self.state
@@ -749,7 +748,7 @@ impl<S: Service> Connection<S> {
         let unsent = self.outbox.len() + unacknowledged;
         let stalled = |limit| Reason::WriteStalled { limit, unsent };
         if let State::Ending(ending) = &mut self.state {
-            ending.expire(stalled(self.shared.config.write_timeout.unwrap_or_default()));
+            ending.expire(self.shared.config.write_timeout.map(stalled));
             return self.give_up();
         }
         if let Some(limit) = self.stalled(now) {

@@ -322,17 +322,21 @@ impl Connection {
     /// Sends a FIN.
     fn close(&mut self, reason: Reason, now: Instant) {
         self.input.clear();
-        let lingers = match reason {
-            Reason::Finished | Reason::Refused { .. } => !self.eof,
+        let linger = match reason {
+            Reason::Finished | Reason::Refused { .. } if !self.eof => {
+                Some(self.server.config.linger)
+            }
             // There is no response that could be destroyed.
-            Reason::Truncated { .. }
+            Reason::Finished
+            | Reason::Refused { .. }
+            | Reason::Truncated { .. }
             | Reason::IdleTimeout { .. }
             | Reason::GaveWay { .. }
             | Reason::WriteTimeout { .. }
             | Reason::ShutDown
-            | Reason::Lost { .. } => false,
+            | Reason::Lost { .. } => None,
         };
-        self.state = State::Ending(Teardown::closing(reason, lingers, &mut self.progress, now));
+        self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 
     /// Its activity, and since when; `None` if it is about to end or to change its activity.
@@ -393,7 +397,7 @@ impl Machine for Connection {
             Event::Written(n) => self.handle_written(now, n),
             Event::Finished => {
                 if let State::Ending(ending) = &mut self.state {
-                    ending.handle_finished(now, self.server.config.linger);
+                    ending.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
@@ -480,10 +484,7 @@ impl Connection {
             }
             // What follows the request is looked at behind its answer.
             State::Waiting { .. } => self.input.commit(n),
-            State::Ending(ending) => {
-                let Inner { config, discards, .. } = &*self.server;
-                ending.handle_read(now, n, config.linger, discards);
-            }
+            State::Ending(ending) => ending.handle_read(now, n, &self.server.discards),
             State::Answering { .. } => {}
         }
     }
@@ -558,7 +559,7 @@ impl Connection {
                 self.state = State::Ending(Teardown::reset(gave_way(*waited)));
             }
             State::Answering { .. } => self.state = State::Ending(Teardown::reset(stalled)),
-            State::Ending(ending) => ending.expire(stalled),
+            State::Ending(ending) => ending.expire(Some(stalled)),
         }
     }
 
