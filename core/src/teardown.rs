@@ -170,6 +170,11 @@ impl<R: Clone> Teardown<R> {
         }
     }
 
+    /// The reason that is known so far.
+    pub(crate) fn cause(&self) -> &R {
+        &self.reason
+    }
+
     /// The reason, once the connection has ended.
     pub(crate) fn reason(&self) -> Option<R> {
         matches!(self.stage, Stage::Over).then(|| self.reason.clone())

@@ -275,10 +275,7 @@ impl Machine for Source {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        // Bytes that only the kernel has taken are pending output, too.
-        let pending = self.owes() || self.progress.is_outstanding();
-        let limit = self.config.write_timeout.filter(|_| pending);
-        let write = limit.map(|limit| self.progress.deadline(limit));
+        let write = self.progress.pending_deadline(self.owes(), self.config.write_timeout);
         match &self.end {
             None => {
                 // While output waits to be sent, further messages wait too.

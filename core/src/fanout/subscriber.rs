@@ -241,10 +241,8 @@ impl Machine for Subscriber {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        // Bytes that only the kernel has taken are pending output, too.
-        let pending = self.has_output() || self.progress.is_outstanding();
-        let limit = self.cursor.config().write_timeout.filter(|_| pending);
-        let write = limit.map(|limit| self.progress.deadline(limit));
+        let limit = self.cursor.config().write_timeout;
+        let write = self.progress.pending_deadline(self.has_output(), limit);
         match &self.end {
             None => [write, self.discard.poll_timeout()].into_iter().flatten().min(),
             Some(end) => end.poll_timeout(write),

@@ -130,21 +130,15 @@ impl Upstream {
         block.max(config.framing.longest().unwrap_or(0) + LEAST_READ)
     }
 
-    /// It ends for `reason`, by way of `ending`.
-    fn end(
-        &mut self,
-        ending: impl FnOnce(UpstreamReason) -> Teardown<UpstreamReason>,
-        reason: UpstreamReason,
-        now: Instant,
-    ) {
-        self.feed.disconnected(reason.label(), self.filled, now);
+    fn end(&mut self, ending: Teardown<UpstreamReason>, now: Instant) {
+        self.feed.disconnected(ending.cause().label(), self.filled, now);
         self.filled = 0;
-        self.state = State::Ending(ending(reason));
+        self.state = State::Ending(ending);
     }
 
-    /// It ends by a FIN.
+    /// Sends a FIN.
     fn close(&mut self, reason: UpstreamReason, now: Instant) {
-        self.end(|reason| Teardown::finishing(reason, Some(now + FIN_TIMEOUT)), reason, now);
+        self.end(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)), now);
     }
 
     fn is_open(&self) -> bool {
@@ -190,7 +184,7 @@ impl Machine for Upstream {
             Event::Error(way, why) => {
                 let lost = UpstreamReason::Lost { way, why, tail: self.filled };
                 match &mut self.state {
-                    State::Open { .. } | State::Held(_) => self.end(Teardown::over, lost, now),
+                    State::Open { .. } | State::Held(_) => self.end(Teardown::over(lost), now),
                     State::Ending(ending) => ending.handle_error(lost),
                 }
             }
@@ -265,7 +259,7 @@ impl Upstream {
             self.feed.publish(bytes, whole.messages, now);
         }
         if let Some(too_long) = whole.too_long {
-            self.end(Teardown::reset, UpstreamReason::TooLong(too_long), now);
+            self.end(Teardown::reset(UpstreamReason::TooLong(too_long)), now);
         }
     }
 
@@ -276,7 +270,8 @@ impl Upstream {
         match &mut self.state {
             State::Open { .. } => {
                 let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
-                self.end(Teardown::reset, UpstreamReason::IdleTimeout { limit, tail }, now);
+                let idle = UpstreamReason::IdleTimeout { limit, tail };
+                self.end(Teardown::reset(idle), now);
             }
             State::Held(until) => *until = None, // until the feed is asked again
             State::Ending(ending) => ending.expire(None),

@@ -529,8 +529,7 @@ impl<S: Service> Connection<S> {
 
     /// The deadline for the peer to acknowledge output, while replies wait here or in the kernel.
     fn write_deadline(&self) -> Option<Instant> {
-        let owes = !self.outbox.is_empty() || self.progress.is_outstanding();
-        if owes { Some(self.progress.deadline(self.config().write_timeout?)) } else { None }
+        self.progress.pending_deadline(!self.outbox.is_empty(), self.config().write_timeout)
     }
 
     /// When it has waited for long enough for a request.
