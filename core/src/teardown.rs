@@ -23,11 +23,18 @@ pub(crate) struct Teardown<R> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Pending output, then a FIN, under the machine's write deadline.
-    Closing { linger: Option<Linger> },
+    Closing {
+        linger: Option<Linger>,
+    },
     /// Pending output that nobody waits for, then a FIN, before `until`.
-    Finishing { until: Option<Instant> },
+    Finishing {
+        until: Option<Instant>,
+    },
     /// The FIN is out, and the peer's is awaited. What it sends before is discarded.
-    Lingering { since: Instant, linger: Linger },
+    Lingering {
+        since: Instant,
+        linger: Linger,
+    },
     Resetting,
     Over,
 }

@@ -398,10 +398,9 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     fn reason(&self) -> Option<LoadReason> {
         match &self.state {
             State::Ending(ending) => ending.reason(),
-            State::Open
-            | State::Closing { .. }
-            | State::Awaiting { .. }
-            | State::Broken { .. } => None,
+            State::Open | State::Closing { .. } | State::Awaiting { .. } | State::Broken { .. } => {
+                None
+            }
         }
     }
 }

@@ -284,7 +284,9 @@ impl Machine for Echo {
         let State::Ending(ending) = &self.state else { return None };
         Some(match ending.reason()? {
             Reason::ShutDown { .. } => Reason::ShutDown { discarded: ending.discarded() },
-            reason @ (Reason::Finished | Reason::IdleTimeout { .. } | Reason::Lost { .. }) => reason,
+            reason @ (Reason::Finished | Reason::IdleTimeout { .. } | Reason::Lost { .. }) => {
+                reason
+            }
         })
     }
 }
@@ -316,8 +318,7 @@ impl Echo {
         let limit = self.config.idle_timeout;
         // Bytes that only the kernel has taken are pending output as well.
         let unsent = self.ring.len() + unacknowledged;
-        let stalled =
-            unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
+        let stalled = unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
         let idle = Reason::IdleTimeout { limit: limit.unwrap_or_default(), unsent };
         match &mut self.state {
             State::Ending(ending) => ending.expire(Some(idle)),

@@ -326,8 +326,7 @@ impl Source {
         }
         let limit = self.config.write_timeout;
         let unsent = self.block.len() - self.sent + unacknowledged;
-        let stalled =
-            unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
+        let stalled = unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
         let reason = SourceReason::WriteStalled { limit: limit.unwrap_or_default(), unsent };
         match &mut self.end {
             None if stalled => self.end = Some(Teardown::reset(reason)),

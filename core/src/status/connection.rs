@@ -43,19 +43,12 @@ pub struct Connection {
 #[derive(Debug)]
 enum State {
     /// Between requests.
-    Idle {
-        since: Instant,
-    },
+    Idle { since: Instant },
     /// In the head of one.
-    Head {
-        since: Instant,
-    },
+    Head { since: Instant },
     /// Between requests or in the head of one, when the server is full: it gives way to a new
     /// connection, unless the rest of a request has arrived already.
-    GivingWay {
-        until: Instant,
-        waited: Duration,
-    },
+    GivingWay { until: Instant, waited: Duration },
     /// A request waits for its turn.
     Waiting {
         since: Instant,

@@ -16,10 +16,10 @@ use crate::{
     admission::{Limits, Table},
     buffer::Pool,
     idle::Idle,
-    teardown::DiscardBudget,
     serve::Options,
     shared::Shared,
     stop::Stopping,
+    teardown::DiscardBudget,
 };
 
 /// How a status server answers, and its limits.
