@@ -311,6 +311,126 @@ mod tests {
         discarded
     }
 
+    const LINGER: Linger = Linger { bytes: 100, time: Duration::from_secs(2) };
+    const LIMIT: Duration = Duration::from_secs(8);
+
+    fn at(millis: u64) -> Instant {
+        Instant::EPOCH + Duration::from_millis(millis)
+    }
+
+    fn closing(linger: Option<Linger>) -> Teardown<&'static str> {
+        Teardown::closing("known", linger, &mut WriteProgress::new(at(0)), at(0))
+    }
+
+    fn finishing() -> Teardown<&'static str> {
+        Teardown::finishing("known", Some(at(0) + FIN_TIMEOUT))
+    }
+
+    fn lingering() -> Teardown<&'static str> {
+        let mut teardown = closing(Some(LINGER));
+        teardown.handle_finished(at(0));
+        teardown
+    }
+
+    #[test]
+    fn pending_output_comes_before_the_fin_and_lingering_behind_it() {
+        for mut teardown in [closing(Some(LINGER)), closing(None), finishing()] {
+            let lingers = matches!(teardown.stage, Stage::Closing { linger: Some(_) });
+            let flush = Interest { read: false, write: Outbound::Flush };
+            assert_eq!(teardown.interest(true), flush);
+            let finish = Interest { read: false, write: Outbound::Finish };
+            assert_eq!(teardown.interest(false), finish);
+            assert_eq!((teardown.state(), teardown.reason()), ("closing", None));
+            teardown.handle_finished(at(3));
+            assert_eq!(teardown.lingers_since(), lingers.then(|| at(3)));
+            let lingering = Interest { read: true, write: Outbound::Finished };
+            let expected = if lingers { lingering } else { Interest::DONE };
+            assert_eq!(teardown.interest(false), expected);
+            assert_eq!(teardown.reason(), (!lingers).then_some("known"));
+        }
+    }
+
+    #[test]
+    fn lingering_ends_by_the_peers_fin_by_an_error_in_time_or_by_its_bytes_and_for_the_reason_known()
+     {
+        let budget = DiscardBudget::default();
+        let ends: [fn(&mut Teardown<_>, &DiscardBudget); 4] = [
+            |teardown, _| teardown.handle_eof(),
+            |teardown, _| teardown.handle_error("lost"),
+            |teardown, _| teardown.expire(Some("stalled")),
+            |teardown, budget| teardown.handle_read(at(1), 1, budget),
+        ];
+        for end in ends {
+            let mut teardown = lingering();
+            teardown.handle_read(at(0), LINGER.bytes - 1, &budget);
+            assert_eq!(teardown.poll_timeout(Some(at(0))), Some(at(2000)));
+            assert_eq!(teardown.reason(), None);
+            end(&mut teardown, &budget);
+            assert_eq!(teardown.interest(false), Interest::DONE);
+            assert_eq!(teardown.reason(), Some("known"));
+            assert!(teardown.discarded() >= LINGER.bytes - 1, "it goes on counting");
+        }
+    }
+
+    #[test]
+    fn an_error_ends_it_at_once_and_is_the_reason_where_output_was_pending() {
+        let cases = [(closing(None), "lost"), (finishing(), "known"), (lingering(), "known")];
+        for (mut teardown, reason) in cases {
+            teardown.handle_error("lost");
+            assert_eq!(teardown.interest(true), Interest::DONE);
+            assert_eq!(teardown.reason(), Some(reason));
+        }
+    }
+
+    #[test]
+    fn a_deadline_before_the_fin_leads_to_a_reset() {
+        let write = Some(at(1));
+        assert_eq!(closing(None).poll_timeout(write), write);
+        assert_eq!(finishing().poll_timeout(write), Some(at(0) + FIN_TIMEOUT));
+        for (mut teardown, reason) in [(closing(None), "stalled"), (finishing(), "known")] {
+            teardown.expire(Some("stalled"));
+            let reset = Interest { read: false, write: Outbound::Reset };
+            assert_eq!(teardown.interest(false), reset);
+            assert_eq!((teardown.poll_timeout(write), teardown.reason()), (None, None));
+            teardown.handle_finished(at(2));
+            assert_eq!(teardown.interest(false), Interest::DONE);
+            assert_eq!(teardown.reason(), Some(reason));
+        }
+    }
+
+    #[test]
+    fn a_fin_counts_as_output_behind_what_is_pending() {
+        // Nothing was pending: its time begins with it.
+        let mut progress = WriteProgress::new(at(0));
+        let _ = Teardown::closing("known", None, &mut progress, at(7000));
+        progress.observe(at(7999), true, 0);
+        assert!(progress.is_outstanding() && !progress.is_stalled(at(14_999), LIMIT));
+        assert!(progress.is_stalled(at(15_000), LIMIT));
+
+        // The peer stalls: the FIN is no progress.
+        let mut progress = WriteProgress::new(at(0));
+        progress.queued(at(0));
+        progress.written(at(0), 10);
+        progress.observe(at(1000), false, 10);
+        let _ = Teardown::closing("known", None, &mut progress, at(7000));
+        progress.observe(at(8000), true, 10);
+        assert!(progress.is_stalled(at(8000), LIMIT));
+    }
+
+    #[test]
+    fn a_drain_ends_after_10_ms_without_input_or_200_ms_of_waiting() {
+        let mut drain = Drain::new(at(0));
+        assert_eq!(drain.deadline(), at(10));
+        for round in 0..22 {
+            drain.handle_read(at(100 * round + 9)); // 9 ms after it waited
+            drain.wait(at(100 * round + 100)); // the answer took long, which does not count
+        }
+        assert_eq!(drain.deadline(), at(2202), "2 ms of 200 are left");
+        drain.handle_read(at(2202));
+        drain.wait(at(2300));
+        assert_eq!(drain.deadline(), at(2300));
+    }
+
     #[test]
     fn connections_throw_so_much_away_each_and_so_much_together() {
         let (budget, begin) = (DiscardBudget::default(), Instant::EPOCH);
