@@ -332,9 +332,10 @@ impl Client {
 
     fn handle_eof(&mut self, now: Instant) {
         self.end_reply();
+        let unsent = self.unsent();
         match &mut self.link {
             // A FIN in the middle of a message would say that it was whole.
-            Link::Open if self.sent > 0 && self.sent < self.message.len() => {
+            Link::Open if self.sent > 0 && unsent > 0 => {
                 self.link = Link::Ending(Teardown::reset(ClientReason::Closed));
             }
             Link::Open => {
@@ -370,8 +371,9 @@ impl Client {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
+        let unsent = self.unsent();
         match &mut self.link {
-            Link::Open if self.received > 0 && self.sent == self.message.len() => {
+            Link::Open if self.received > 0 && unsent == 0 => {
                 self.exchange = Exchange::Replied;
             }
             Link::Open => {

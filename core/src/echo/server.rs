@@ -264,7 +264,7 @@ impl Machine for Echo {
         let idle = self.config.idle_timeout.map(|limit| self.progress.deadline(limit));
         match &self.state {
             State::Draining(drain) if self.ring.is_empty() => {
-                Some(idle.map_or(drain.deadline(), |idle| idle.min(drain.deadline())))
+                Some(drain.deadline()).into_iter().chain(idle).min()
             }
             State::Open | State::Draining(_) => idle,
             State::Ending(ending) => ending.poll_timeout(idle),

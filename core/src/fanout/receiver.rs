@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// A subscription, seen from the client: it only reads. [`take`](Self::take) hands over what has
-/// come in; until then no more is read.
+/// come in; until then no more is read. If its FIN stays pending for 10 s, it is reset.
 ///
 /// It holds a block of 256 KiB, of which what was handed over is a part.
 #[derive(Debug)]

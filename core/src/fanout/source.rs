@@ -23,9 +23,10 @@ pub struct SourceConfig {
     /// lies after that of Unix. Default: 0.
     pub epoch: Duration,
     /// A client that acknowledges no byte for this long, although output or a FIN is pending, is
-    /// reset within 1.125 times this; `None`: never. Default: 30 s. A client that is a feed with
-    /// [`OnLag::Block`](super::OnLag::Block) takes nothing while a subscriber takes nothing, which
-    /// is up to 1.125 times [`Config::write_timeout`](super::Config::write_timeout).
+    /// reset within 1.125 times this; `None`: never. Default: 30 s.
+    ///
+    /// It should be longer than [`Config::write_timeout`](super::Config::write_timeout) of a fan-out
+    /// that is the client: a subscriber that takes nothing holds it for 1.125 times that.
     pub write_timeout: Option<Duration>,
     /// The close behind the last message, or behind [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,

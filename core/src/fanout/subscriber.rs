@@ -188,7 +188,7 @@ impl Machine for Subscriber {
         let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
         match &self.end {
             None => Interest { read: self.discard.wants_more(), write },
-            Some(_) if self.is_closing() && self.cursor.has_more() => {
+            Some(end) if end.is_closing() && self.cursor.has_more() => {
                 Interest { read: false, write }
             }
             Some(end) => end.interest(self.has_output()),

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
-/// kernel put them.
+/// kernel put them. If its FIN stays pending for 10 s, it is reset.
 ///
 /// It reads once after each [`poll_shared`](Machine::poll_shared) that finds room in the feed.
 ///

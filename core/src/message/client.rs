@@ -34,8 +34,8 @@ pub struct ClientConfig {
     /// The first byte of a reply must come within this after the request, or after the reply
     /// before; `None`: no matter when. Default: 30 s.
     pub reply_timeout: Option<Duration>,
-    /// A server that acknowledges no byte for this long, although output is pending, or before
-    /// which a FIN is pending for this long, is reset; `None`: never. Default: 10 s.
+    /// A server that acknowledges no byte for this long, although output or a FIN is pending, is
+    /// reset; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
 }
 

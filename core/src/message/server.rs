@@ -527,7 +527,7 @@ impl<S: Service> Connection<S> {
         [frame, reply(), self.write_deadline()].into_iter().flatten().min()
     }
 
-    /// The deadline for the peer to acknowledge output, while replies wait here or in the kernel.
+    /// The deadline for the peer to acknowledge output, while there is some here or in the kernel.
     fn write_deadline(&self) -> Option<Instant> {
         self.progress.pending_deadline(!self.outbox.is_empty(), self.config().write_timeout)
     }
@@ -536,9 +536,7 @@ impl<S: Service> Connection<S> {
     fn idle_deadline(&self) -> Option<Instant> {
         let idle = self.config().idle_timeout.map(|limit| self.moved + limit);
         match &self.state {
-            State::Draining(drain) => {
-                Some(idle.map_or(drain.deadline(), |idle| idle.min(drain.deadline())))
-            }
+            State::Draining(drain) => Some(drain.deadline()).into_iter().chain(idle).min(),
             State::Open => idle,
             State::Answering(_) | State::Ending(_) => None,
         }

@@ -46,7 +46,8 @@ impl Config {
 }
 
 /// The machine that receives a header, and nothing else: once it has one, it neither reads nor writes,
-/// and waits to be replaced by what the connection is for.
+/// and waits to be replaced by what the connection is for. If its FIN stays pending for 10 s, it is
+/// reset.
 ///
 /// It holds at most 256 bytes of a header of version 1, and 4,096 (the longest one) of version 2,
 /// for at most [`Config::timeout`].
