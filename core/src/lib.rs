@@ -70,7 +70,6 @@ pub mod drive;
 pub mod echo;
 pub mod fanout;
 pub mod idle;
-mod linger;
 #[cfg(feature = "std")]
 pub mod listen;
 mod log_limit;
@@ -88,15 +87,16 @@ pub mod shared;
 #[cfg(feature = "status")]
 pub mod status;
 pub mod stop;
+mod teardown;
 mod time;
 mod token_bucket;
 
 pub use self::{
-    linger::Linger,
     machine::{
         AnyReason, ConnectionError, Direction, Erased, Event, Fault, Interest, Machine, Outbound,
         Reason, Status,
     },
     progress::WriteProgress,
+    teardown::Linger,
     time::Instant,
 };

@@ -125,6 +125,15 @@ impl WriteProgress {
         self.observation(limit).map_or(stalled, |observation| observation.min(stalled))
     }
 
+    /// The same for output that is `queued` or not acknowledged; `None` where there is none.
+    pub(crate) fn pending_deadline(
+        &self,
+        queued: bool,
+        limit: Option<Duration>,
+    ) -> Option<Instant> {
+        limit.filter(|_| queued || self.outstanding).map(|limit| self.deadline(limit))
+    }
+
     /// The same for a deadline that a byte received, at `received`, puts off as well.
     pub fn idle_deadline(&self, received: Instant, limit: Duration) -> Instant {
         let idle = self.since.max(received) + limit;

@@ -36,7 +36,7 @@ fn prefixed() -> Config {
 /// `queued` may not go beyond what the documentation says that a connection holds.
 fn checked(config: Config) -> Checked<Echo> {
     let limit = config.buffer_size();
-    Checked::new(Server::new(config).machine(Instant::EPOCH), limit)
+    Checked::new(Server::new(config).machine(Instant::EPOCH), limit).with_deadlines()
 }
 
 /// Failures are kept beside the crate's sources.
@@ -87,7 +87,7 @@ proptest! {
         echoes in any::<bool>(),
     ) {
         let limits = ClientConfig { max_reply: 64, ..ClientConfig::default() };
-        let mut client = Checked::new(Client::new(limits), 40);
+        let mut client = Checked::new(Client::new(limits), 40).with_deadlines();
         let mut player = Player::new(&mut client);
         for op in &ops {
             let now = player.now();
@@ -120,7 +120,7 @@ proptest! {
         let config =
             LoadConfig { messages: Shared::from(messages), rounds, pace, ..LoadConfig::default() };
         let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {});
-        let mut load = Checked::new(load, 0);
+        let mut load = Checked::new(load, 0).with_deadlines();
         let mut player = Player::new(&mut load);
         let mut returned = 0;
         for op in &ops {

@@ -21,7 +21,7 @@ use wirestate_core::{
     admission::Table,
     drive::{Clock as _, Drive},
     echo,
-    fanout::{self, Feed, OnLag, Subscriber, Upstream},
+    fanout::{self, Feed, OnLag, Source, SourceConfig, Subscriber, Upstream},
     message::{self, Message, service},
     proxy::{self, Balance, Proxy, Relays, Upstreams},
     runtime::{Listener as _, Runtime},
@@ -62,6 +62,7 @@ fn every_stall_is_noticed_in_time<R: Runtime>(runtime: &R) {
         ("idle_timeout", echo(runtime), request.clone()),
         ("write_stalled", message(runtime), request),
         ("write_stalled", subscription(runtime), Vec::new()),
+        ("write_stalled", source(runtime), Vec::new()),
         ("idle_timeout", proxied(runtime), Vec::new()),
     ];
     let peers = peers.map(|(label, (address, table), says)| {
@@ -152,6 +153,11 @@ fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
     };
     runtime.spawn(upstream).unwrap();
     server(runtime, move |now| Subscriber::new(&feed, now))
+}
+
+fn source<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+    let config = SourceConfig { rate: 0, write_timeout: Some(LIMIT), ..SourceConfig::default() };
+    server(runtime, move |now| Source::new(config, now))
 }
 
 fn proxied<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {

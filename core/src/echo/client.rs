@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress,
+    WriteProgress, teardown::Teardown,
 };
 
 /// A client's limits.
@@ -96,13 +96,7 @@ enum Link {
         reason: ClientReason,
         until: Instant,
     },
-    /// What is left of the message, then a FIN.
-    Closing {
-        reason: ClientReason,
-        until: Instant,
-    },
-    Resetting(ClientReason),
-    Over(ClientReason),
+    Ending(Teardown<ClientReason>),
 }
 
 /// Why a client's connection ended.
@@ -226,17 +220,15 @@ impl Machine for Client {
     type Reason = ClientReason;
 
     fn interest(&self) -> Interest {
-        let flush_or = |when_sent| if self.unsent() > 0 { Outbound::Flush } else { when_sent };
-        match self.link {
+        let has_output = self.unsent() > 0;
+        match &self.link {
             // Also while nothing is asked: a server that closes is noticed at once.
             Link::Open => Interest {
                 read: !matches!(self.exchange, Exchange::Replied),
-                write: flush_or(Outbound::Idle),
+                write: if has_output { Outbound::Flush } else { Outbound::Idle },
             },
             Link::Broken { .. } => Interest { read: true, write: Outbound::Finished },
-            Link::Closing { .. } => Interest { read: false, write: flush_or(Outbound::Finish) },
-            Link::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            Link::Over(_) => Interest::DONE,
+            Link::Ending(ending) => ending.interest(has_output),
         }
     }
 
@@ -263,8 +255,8 @@ impl Machine for Client {
                 self.settle();
             }
             Event::Finished => {
-                if let Link::Closing { reason, .. } | Link::Resetting(reason) = &self.link {
-                    self.link = Link::Over(reason.clone());
+                if let Link::Ending(ending) = &mut self.link {
+                    ending.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
@@ -272,8 +264,7 @@ impl Machine for Client {
             Event::ShutDown => {
                 if let Link::Open = self.link {
                     self.end_reply();
-                    self.link =
-                        Link::Closing { reason: ClientReason::ShutDown, until: now + LAST_WORDS };
+                    self.close(ClientReason::ShutDown, now);
                 }
             }
             Event::Release => {
@@ -293,9 +284,9 @@ impl Machine for Client {
                     Some(moved + self.config.quiet)
                 }
             }
-            (Link::Broken { until, .. } | Link::Closing { until, .. }, _) => Some(*until),
-            (Link::Open, Exchange::Quiet | Exchange::Replied)
-            | (Link::Resetting(_) | Link::Over(_), _) => None,
+            (Link::Open, Exchange::Quiet | Exchange::Replied) => None,
+            (Link::Broken { until, .. }, _) => Some(*until),
+            (Link::Ending(ending), _) => ending.poll_timeout(None),
         }
     }
 
@@ -305,17 +296,15 @@ impl Machine for Client {
             (Link::Open, Exchange::Waiting { .. }) => "waiting",
             (Link::Open, Exchange::Replied) => "replied",
             (Link::Broken { .. }, _) => "broken",
-            (Link::Closing { .. }, _) => "closing",
-            (Link::Resetting(_), _) => "resetting",
-            (Link::Over(_), _) => "over",
+            (Link::Ending(ending), _) => ending.state(),
         };
         Status { state, queued: self.unsent(), lag: 0 }
     }
 
     fn reason(&self) -> Option<ClientReason> {
         match &self.link {
-            Link::Over(reason) => Some(reason.clone()),
-            Link::Open | Link::Broken { .. } | Link::Closing { .. } | Link::Resetting(_) => None,
+            Link::Ending(ending) => ending.reason(),
+            Link::Open | Link::Broken { .. } => None,
         }
     }
 }
@@ -331,44 +320,47 @@ impl Client {
         self.settle();
         if self.received > self.config.max_reply {
             self.exchange = Exchange::Quiet;
-            self.link =
-                Link::Resetting(ClientReason::ReplyTooLong { limit: self.config.max_reply });
+            let too_long = ClientReason::ReplyTooLong { limit: self.config.max_reply };
+            self.link = Link::Ending(Teardown::reset(too_long));
         }
+    }
+
+    /// Sends what is left of the message, and a FIN.
+    fn close(&mut self, reason: ClientReason, now: Instant) {
+        self.link = Link::Ending(Teardown::finishing(reason, Some(now + LAST_WORDS)));
     }
 
     fn handle_eof(&mut self, now: Instant) {
         self.end_reply();
-        match &self.link {
+        let unsent = self.unsent();
+        match &mut self.link {
             // A FIN in the middle of a message would say that it was whole.
-            Link::Open if self.sent > 0 && self.unsent() > 0 => {
-                self.link = Link::Resetting(ClientReason::Closed);
+            Link::Open if self.sent > 0 && unsent > 0 => {
+                self.link = Link::Ending(Teardown::reset(ClientReason::Closed));
             }
             Link::Open => {
                 self.message.clear();
                 self.sent = 0;
-                self.link = Link::Closing { reason: ClientReason::Closed, until: now + LAST_WORDS };
+                self.close(ClientReason::Closed, now);
             }
-            Link::Broken { reason, .. } => self.link = Link::Over(reason.clone()),
-            Link::Closing { .. } | Link::Resetting(_) | Link::Over(_) => {}
+            Link::Broken { reason, .. } => self.link = Link::Ending(Teardown::over(reason.clone())),
+            Link::Ending(ending) => ending.handle_eof(),
         }
     }
 
     fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        let reason = ClientReason::Lost { way, why };
-        self.link = match (&self.link, way) {
-            (Link::Open, Direction::Write) => Link::Broken { reason, until: now + LAST_WORDS },
-            (Link::Open, Direction::Read) => Link::Over(reason),
-            (
-                Link::Broken { reason, .. }
-                | Link::Closing { reason, .. }
-                | Link::Resetting(reason),
-                _,
-            ) => Link::Over(reason.clone()),
-            (Link::Over(_), _) => return,
+        let lost = ClientReason::Lost { way, why };
+        let reason = match (&mut self.link, way) {
+            (Link::Open, Direction::Write) => {
+                self.link = Link::Broken { reason: lost, until: now + LAST_WORDS };
+                return;
+            }
+            (Link::Open, Direction::Read) => lost,
+            (Link::Broken { reason, .. }, _) => reason.clone(),
+            (Link::Ending(ending), _) => return ending.handle_error(lost),
         };
-        if let Link::Over(_) = self.link {
-            self.end_reply();
-        }
+        self.link = Link::Ending(Teardown::over(reason));
+        self.end_reply();
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
@@ -379,21 +371,21 @@ impl Client {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        match &self.link {
-            Link::Open if self.received > 0 && self.unsent() == 0 => {
+        let unsent = self.unsent();
+        match &mut self.link {
+            Link::Open if self.received > 0 && unsent == 0 => {
                 self.exchange = Exchange::Replied;
             }
             Link::Open => {
                 self.exchange = Exchange::Quiet;
                 let limit = self.config.reply_timeout.unwrap_or_default();
-                self.link = Link::Resetting(ClientReason::NoReply { limit });
+                self.link = Link::Ending(Teardown::reset(ClientReason::NoReply { limit }));
             }
             Link::Broken { reason, .. } => {
-                self.link = Link::Over(reason.clone());
+                self.link = Link::Ending(Teardown::over(reason.clone()));
                 self.end_reply();
             }
-            Link::Closing { reason, .. } => self.link = Link::Resetting(reason.clone()),
-            Link::Resetting(_) | Link::Over(_) => {}
+            Link::Ending(ending) => ending.expire(None),
         }
     }
 }

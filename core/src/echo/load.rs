@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, buffer::Pool, shared::Shared,
+    WriteProgress, buffer::Pool, shared::Shared, teardown::Teardown,
 };
 
 /// What one connection sends.
@@ -21,8 +21,8 @@ pub struct LoadConfig {
     pub pace: Pace,
     /// The connection is given up when no byte moves for this long; `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// How long the server's FIN is awaited behind ours; then the connection is closed all the
-    /// same.
+    /// How long our FIN may be pending; then the connection is reset. And how long the server's FIN
+    /// is awaited behind it; then the connection is closed all the same.
     pub close_timeout: Duration,
 }
 
@@ -91,7 +91,7 @@ enum State {
     Open,
     /// All has come back: our FIN, then the server's, unless that one came first.
     Closing {
-        eof: bool,
+        until: Instant,
     },
     Awaiting {
         until: Instant,
@@ -102,8 +102,7 @@ enum State {
         why: ConnectionError,
         until: Instant,
     },
-    Resetting(LoadReason),
-    Over(LoadReason),
+    Ending(Teardown<LoadReason>),
 }
 
 /// Why a load's connection ended.
@@ -192,6 +191,7 @@ impl<F: FnMut(Duration)> Load<F> {
             config.messages =
                 config.messages.iter().filter(|message| !message.is_empty()).cloned().collect();
         }
+        let until = now + config.close_timeout;
         let total = config.rounds.saturating_mul(config.messages.len() as u64);
         Self {
             config,
@@ -202,7 +202,7 @@ impl<F: FnMut(Duration)> Load<F> {
             sent: Position::default(),
             received: Position::default(),
             under_way: VecDeque::new(),
-            state: if total == 0 { State::Closing { eof: false } } else { State::Open },
+            state: if total == 0 { State::Closing { until } } else { State::Open },
             moved: now,
             progress: WriteProgress::new(now),
         }
@@ -293,9 +293,9 @@ impl<F: FnMut(Duration)> Load<F> {
         LoadReason::Lost { way, why, sent: self.sent.bytes, received: self.received.bytes }
     }
 
-    fn close_if_complete(&mut self) {
+    fn close_if_complete(&mut self, now: Instant) {
         if matches!(self.state, State::Open) && self.received.messages == self.total {
-            self.state = State::Closing { eof: false };
+            self.state = State::Closing { until: now + self.config.close_timeout };
         }
     }
 }
@@ -304,7 +304,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     type Reason = LoadReason;
 
     fn interest(&self) -> Interest {
-        match self.state {
+        match &self.state {
             State::Open => Interest {
                 read: true,
                 write: if self.sent.messages < self.horizon() {
@@ -313,12 +313,11 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
                     Outbound::Idle
                 },
             },
-            State::Closing { eof } => Interest { read: !eof, write: Outbound::Finish },
+            State::Closing { .. } => Interest { read: true, write: Outbound::Finish },
             State::Awaiting { .. } | State::Broken { .. } => {
                 Interest { read: true, write: Outbound::Finished }
             }
-            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            State::Over(_) => Interest::DONE,
+            State::Ending(ending) => ending.interest(false),
         }
     }
 
@@ -338,29 +337,31 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Read(n) => self.handle_read(now, n),
-            Event::Eof => match self.state {
-                State::Open => self.state = State::Resetting(self.closed()),
-                State::Closing { .. } => self.state = State::Closing { eof: true },
-                State::Awaiting { .. } => self.state = State::Over(self.complete()),
-                State::Broken { way, why, .. } => self.state = State::Over(self.lost(way, why)),
-                State::Resetting(_) | State::Over(_) => {}
+            Event::Eof => match &mut self.state {
+                State::Open => self.state = State::Ending(Teardown::reset(self.closed())),
+                &mut State::Closing { until } => {
+                    let ending = Teardown::finishing(self.complete(), Some(until));
+                    self.state = State::Ending(ending);
+                }
+                State::Awaiting { .. } => self.end(self.complete()),
+                &mut State::Broken { way, why, .. } => self.end(self.lost(way, why)),
+                State::Ending(ending) => ending.handle_eof(),
             },
             Event::Error(way, why) => self.handle_lost(now, way, why),
             Event::Written(all) => self.handle_written(now, all),
-            Event::Finished => match &self.state {
-                State::Closing { eof: true } => self.state = State::Over(self.complete()),
-                State::Closing { eof: false } => {
+            Event::Finished => match &mut self.state {
+                State::Closing { .. } => {
                     self.state = State::Awaiting { until: now + self.config.close_timeout };
                 }
-                State::Resetting(reason) => self.state = State::Over(reason.clone()),
-                State::Open | State::Awaiting { .. } | State::Broken { .. } | State::Over(_) => {}
+                State::Ending(ending) => ending.handle_finished(now),
+                State::Open | State::Awaiting { .. } | State::Broken { .. } => {}
             },
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             // Begins no further message; those under way are finished and awaited.
             Event::ShutDown => {
                 if let State::Open = self.state {
                     self.total = self.sent.messages + u64::from(self.sent.offset > 0);
-                    self.close_if_complete();
+                    self.close_if_complete(now);
                 }
             }
             Event::Release => {
@@ -372,35 +373,34 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
+        match &self.state {
             State::Open => {
                 self.config.idle_timeout.map(|limit| self.progress.idle_deadline(self.moved, limit))
             }
-            State::Awaiting { until } | State::Broken { until, .. } => Some(until),
-            State::Closing { .. } | State::Resetting(_) | State::Over(_) => None,
+            State::Closing { until } | State::Awaiting { until } | State::Broken { until, .. } => {
+                Some(*until)
+            }
+            State::Ending(ending) => ending.poll_timeout(None),
         }
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
+        let state = match &self.state {
             State::Open => "open",
             State::Closing { .. } => "closing",
             State::Awaiting { .. } => "awaiting",
             State::Broken { .. } => "broken",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
+            State::Ending(ending) => ending.state(),
         };
         Status { state, queued: 0, lag: self.sent.messages - self.received.messages }
     }
 
     fn reason(&self) -> Option<LoadReason> {
         match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open
-            | State::Closing { .. }
-            | State::Awaiting { .. }
-            | State::Broken { .. }
-            | State::Resetting(_) => None,
+            State::Ending(ending) => ending.reason(),
+            State::Open | State::Closing { .. } | State::Awaiting { .. } | State::Broken { .. } => {
+                None
+            }
         }
     }
 }
@@ -412,22 +412,27 @@ impl<F: FnMut(Duration)> Load<F> {
         self.buffer = Some(buffer);
         self.moved = now;
         match verified {
-            Ok(()) => self.close_if_complete(),
-            Err(reason) => self.state = State::Resetting(reason),
+            Ok(()) => self.close_if_complete(now),
+            Err(reason) => self.state = State::Ending(Teardown::reset(reason)),
         }
     }
 
+    fn end(&mut self, reason: LoadReason) {
+        self.state = State::Ending(Teardown::over(reason));
+    }
+
     fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        self.state = match (&self.state, way) {
+        let lost = self.lost(way, why);
+        match (&mut self.state, way) {
             (State::Open, Direction::Write) => {
-                State::Broken { way, why, until: now + self.config.close_timeout }
+                self.state = State::Broken { way, why, until: now + self.config.close_timeout };
             }
-            (State::Open, Direction::Read) => State::Over(self.lost(way, why)),
-            (&State::Broken { way, why, .. }, _) => State::Over(self.lost(way, why)),
+            (State::Open, Direction::Read) => self.end(lost),
+            (&mut State::Broken { way, why, .. }, _) => self.end(self.lost(way, why)),
             // Every byte had come back.
-            (State::Closing { .. } | State::Awaiting { .. }, _) => State::Over(self.complete()),
-            (State::Resetting(_) | State::Over(_), _) => return,
-        };
+            (State::Closing { .. } | State::Awaiting { .. }, _) => self.end(self.complete()),
+            (State::Ending(ending), _) => ending.handle_error(lost),
+        }
     }
 
     fn handle_written(&mut self, now: Instant, all: usize) {
@@ -455,16 +460,18 @@ impl<F: FnMut(Duration)> Load<F> {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        self.state = match self.state {
+        match &mut self.state {
             State::Open => {
                 let limit = self.config.idle_timeout.unwrap_or_default();
                 let (sent, received) = (self.sent.bytes, self.received.bytes);
-                State::Resetting(LoadReason::IdleTimeout { limit, sent, received })
+                let idle = LoadReason::IdleTimeout { limit, sent, received };
+                self.state = State::Ending(Teardown::reset(idle));
             }
-            State::Awaiting { .. } => State::Over(self.complete()),
-            State::Broken { way, why, .. } => State::Over(self.lost(way, why)),
-            State::Closing { .. } | State::Resetting(_) | State::Over(_) => return,
-        };
+            State::Closing { .. } => self.state = State::Ending(Teardown::reset(self.complete())),
+            State::Awaiting { .. } => self.end(self.complete()),
+            &mut State::Broken { way, why, .. } => self.end(self.lost(way, why)),
+            State::Ending(ending) => ending.expire(None),
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Ring},
-    linger::DiscardBudget,
     shared::Shared,
+    teardown::{DiscardBudget, Drain, Teardown},
 };
 
 /// How an echo server answers, and its limits.
@@ -23,7 +23,8 @@ pub struct Config {
     pub prefix: Option<Prefix>,
     /// A connection is closed within 1.125 times this when the peer acknowledges no byte for this
     /// long, and, once it has acknowledged all, sends none; `None`: never. Default: 300 s. There is
-    /// no other deadline: a peer that is slow to read is healthy.
+    /// no other deadline, except for the lingering close: a peer that is slow to read is healthy.
+    /// Pending output or a pending FIN makes it a reset.
     pub idle_timeout: Option<Duration>,
     /// The close that follows [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
@@ -117,21 +118,9 @@ pub struct Echo {
 enum State {
     Open,
     /// Asked to stop: what is on its way is still echoed.
-    Draining {
-        /// Since when input is awaited, while nothing waits to be sent back.
-        since: Instant,
-        /// How long input may be awaited yet, in all.
-        left: Duration,
-    },
-    /// Reads no more; what is owed, then a FIN.
-    Closing(Reason),
-    /// Our FIN is out because we were asked to stop: what the peer sends is thrown away.
-    Lingering {
-        until: Instant,
-        discarded: usize,
-    },
-    Resetting(Reason),
-    Over(Reason),
+    Draining(Drain),
+    /// It lingers only when it was asked to stop.
+    Ending(Teardown<Reason>),
 }
 
 /// Why an echo server's connection ended.
@@ -196,8 +185,9 @@ impl Echo {
         }
     }
 
-    fn outbound_or(&self, when_empty: Outbound) -> Outbound {
-        if self.ring.is_empty() { when_empty } else { Outbound::Flush }
+    /// Sends the pending output and a FIN.
+    fn close(&mut self, reason: Reason, linger: Option<Linger>, now: Instant) {
+        self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 }
 
@@ -206,15 +196,11 @@ impl Machine for Echo {
 
     fn interest(&self) -> Interest {
         match &self.state {
-            State::Open | State::Draining { .. } => {
-                Interest { read: self.has_room(), write: self.outbound_or(Outbound::Idle) }
+            State::Open | State::Draining(_) => {
+                let write = if self.ring.is_empty() { Outbound::Idle } else { Outbound::Flush };
+                Interest { read: self.has_room(), write }
             }
-            State::Closing(_) => {
-                Interest { read: false, write: self.outbound_or(Outbound::Finish) }
-            }
-            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
-            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            State::Over(_) => Interest::DONE,
+            State::Ending(ending) => ending.interest(!self.ring.is_empty()),
         }
     }
 
@@ -237,31 +223,35 @@ impl Machine for Echo {
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Read(n) => self.handle_read(now, n),
-            Event::Eof => match self.state {
-                State::Open | State::Draining { .. } => {
-                    self.state = State::Closing(Reason::Finished);
-                }
-                State::Lingering { discarded, .. } => {
-                    self.state = State::Over(Reason::ShutDown { discarded });
-                }
-                State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+            Event::Eof => match &mut self.state {
+                State::Open | State::Draining(_) => self.close(Reason::Finished, None, now),
+                State::Ending(ending) => ending.handle_eof(),
             },
-            Event::Error(way, why) => self.handle_lost(way, why),
+            Event::Error(way, why) => {
+                let lost = Reason::Lost { way, why, unsent: self.ring.len() };
+                match &mut self.state {
+                    State::Open | State::Draining(_) => {
+                        self.state = State::Ending(Teardown::over(lost));
+                    }
+                    State::Ending(ending) => ending.handle_error(lost),
+                }
+            }
             Event::Written(n) => {
                 self.ring.consume(n);
                 self.progress.written(now, n);
-                if let State::Draining { since, .. } = &mut self.state {
-                    *since = now;
+                if let State::Draining(drain) = &mut self.state {
+                    drain.wait(now);
                 }
             }
-            Event::Finished => self.handle_finished(now),
+            Event::Finished => {
+                if let State::Ending(ending) = &mut self.state {
+                    ending.handle_finished(now);
+                }
+            }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // What is on its way is still echoed: until nothing has come for 10 ms, or input was awaited
-            // for 200 ms in all. A peer that sends without pause, or does not read, is not ended by that;
-            // whoever asks bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
             Event::ShutDown => {
                 if let State::Open = self.state {
-                    self.state = State::Draining { since: now, left: DRAIN_WAIT };
+                    self.state = State::Draining(Drain::new(now));
                 }
             }
             Event::Release => {
@@ -272,134 +262,77 @@ impl Machine for Echo {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let idle = self.config.idle_timeout.map(|limit| self.progress.deadline(limit));
-        match self.state {
-            State::Draining { since, left } if self.ring.is_empty() => {
-                let quiet = since + left.min(DRAIN_QUIET);
-                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
+        match &self.state {
+            State::Draining(drain) if self.ring.is_empty() => {
+                Some(drain.deadline()).into_iter().chain(idle).min()
             }
-            State::Open | State::Draining { .. } | State::Closing(_) => idle,
-            State::Lingering { until, .. } => Some(until),
-            State::Resetting(_) | State::Over(_) => None,
+            State::Open | State::Draining(_) => idle,
+            State::Ending(ending) => ending.poll_timeout(idle),
         }
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
+        let state = match &self.state {
             State::Open => "open",
-            State::Draining { .. } => "draining",
-            State::Closing(_) => "closing",
-            State::Lingering { .. } => "lingering",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
+            State::Draining(_) => "draining",
+            State::Ending(ending) => ending.state(),
         };
         Status { state, queued: self.ring.len(), lag: 0 }
     }
 
     fn reason(&self) -> Option<Reason> {
-        match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open
-            | State::Draining { .. }
-            | State::Closing(_)
-            | State::Lingering { .. }
-            | State::Resetting(_) => None,
-        }
+        let State::Ending(ending) = &self.state else { return None };
+        Some(match ending.reason()? {
+            Reason::ShutDown { .. } => Reason::ShutDown { discarded: ending.discarded() },
+            reason @ (Reason::Finished | Reason::IdleTimeout { .. } | Reason::Lost { .. }) => {
+                reason
+            }
+        })
     }
 }
 
 impl Echo {
     fn handle_read(&mut self, now: Instant, n: usize) {
-        if let State::Draining { since, left } = &mut self.state
-            && self.ring.is_empty()
-        {
-            *left = left.saturating_sub(now.since(*since));
+        if let State::Ending(ending) = &mut self.state {
+            return ending.handle_read(now, n, &self.discards);
         }
-        match &mut self.state {
-            State::Open | State::Draining { .. } => {
-                let prefix = self.config.prefix.as_ref().map_or(0, |prefix| prefix.text.len());
-                if self.ring.is_empty() {
-                    self.progress.queued(now);
-                }
-                self.ring.commit(prefix + n);
+        if self.ring.is_empty() {
+            if let State::Draining(drain) = &mut self.state {
+                drain.handle_read(now);
             }
-            State::Lingering { discarded, .. } => {
-                if !self.discards.discard(self.config.linger, discarded, n, now) {
-                    self.state = State::Over(Reason::ShutDown { discarded: *discarded });
-                }
-            }
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+            self.progress.queued(now);
         }
-    }
-
-    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
-        match self.state {
-            State::Open | State::Draining { .. } | State::Closing(_) => {
-                let reason = Reason::Lost { way, why, unsent: self.ring.len() };
-                self.state = match why {
-                    ConnectionError::Reset => State::Over(reason),
-                    // The connection may live on at the peer's end, where a FIN would look clean.
-                    ConnectionError::TimedOut
-                    | ConnectionError::Unreachable
-                    | ConnectionError::WriteZero
-                    | ConnectionError::Layer
-                    | ConnectionError::Other { .. } => State::Resetting(reason),
-                };
-            }
-            State::Lingering { discarded, .. } => {
-                self.state = State::Over(Reason::ShutDown { discarded });
-            }
-            State::Resetting(_) | State::Over(_) => {}
-        }
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        match &self.state {
-            State::Closing(Reason::ShutDown { discarded }) => {
-                let until = now + self.config.linger.time;
-                self.state = State::Lingering { until, discarded: *discarded };
-            }
-            State::Closing(reason) | State::Resetting(reason) => {
-                self.state = State::Over(reason.clone());
-            }
-            State::Open | State::Draining { .. } | State::Lingering { .. } | State::Over(_) => {}
-        }
+        let prefix = self.config.prefix.as_ref().map_or(0, |prefix| prefix.text.len());
+        self.ring.commit(prefix + n);
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        self.progress.observe(now, !self.ring.is_empty(), unacknowledged);
+        let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
+        self.progress.observe(now, closing || !self.ring.is_empty(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        let limit = self.config.idle_timeout.unwrap_or_default();
+        let limit = self.config.idle_timeout;
         // Bytes that only the kernel has taken are pending output as well.
         let unsent = self.ring.len() + unacknowledged;
-        let idle = Reason::IdleTimeout { limit, unsent };
-        self.state = match self.state {
-            State::Draining { .. } if self.ring.is_empty() => {
-                State::Closing(Reason::ShutDown { discarded: 0 })
-            }
-            State::Open if unsent == 0 => State::Closing(idle),
+        let stalled = unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
+        let idle = Reason::IdleTimeout { limit: limit.unwrap_or_default(), unsent };
+        match &mut self.state {
+            State::Ending(ending) => ending.expire(Some(idle)),
             // A FIN says that all has been sent; it must not say so falsely.
-            State::Open | State::Draining { .. } | State::Closing(_) => State::Resetting(idle),
-            State::Lingering { discarded, .. } => State::Over(Reason::ShutDown { discarded }),
-            State::Resetting(_) | State::Over(_) => return,
-        };
-        if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
-            // The idle time starts anew for what is left to be done.
-            self.progress.restart(now);
+            State::Open | State::Draining(_) if stalled => {
+                self.state = State::Ending(Teardown::reset(idle));
+            }
+            State::Open => self.close(idle, None, now),
+            State::Draining(_) => {
+                self.close(Reason::ShutDown { discarded: 0 }, Some(self.config.linger), now);
+            }
         }
     }
 }
-
-/// Nothing more is on its way when nothing has come for so long. (What TCP has to send again comes later:
-/// it waits 200 ms at least on Linux.)
-const DRAIN_QUIET: Duration = Duration::from_millis(10);
-/// How long input is awaited in all. A peer in lockstep, which always has something on its way, is
-/// ended by this; one that has megabytes under way is not, since it is hardly ever awaited.
-const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {

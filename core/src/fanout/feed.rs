@@ -15,8 +15,8 @@ use super::{Chunk, Framing, Log, allowance::Allowance};
 use crate::{
     Instant, Linger,
     drive::MAX_SLICES,
-    linger::DiscardBudget,
     shared::{AtomicU64, Lock, Shared},
+    teardown::DiscardBudget,
 };
 
 /// How messages get from the upstream to all subscribers.
@@ -40,8 +40,8 @@ pub struct Config {
     ///
     /// Zero: it is never held. Ignored with [`OnLag::Block`]. Default: 1 s.
     pub lag_wait: Duration,
-    /// A subscriber that acknowledges no byte for this long, although there is output, is reset
-    /// within 1.125 times this; `None`: never. Default: 10 s.
+    /// A subscriber that acknowledges no byte for this long, although output or a FIN is pending, is
+    /// reset within 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The close of a subscription that was [asked to end](crate::Event::ShutDown).
     pub linger: Linger,

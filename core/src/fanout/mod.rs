@@ -33,7 +33,6 @@
 
 mod allowance;
 mod discard;
-mod end;
 mod feed;
 mod framing;
 mod log;

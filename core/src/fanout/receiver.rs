@@ -4,24 +4,19 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    teardown::{FIN_TIMEOUT, Teardown},
 };
 
 /// A subscription, seen from the client: it only reads. [`take`](Self::take) hands over what has
-/// come in; until then no more is read.
+/// come in; until then no more is read. If its FIN stays pending for 10 s, it is reset.
 ///
 /// It holds a block of 256 KiB, of which what was handed over is a part.
 #[derive(Debug)]
 pub struct Receiver {
     block: BytesMut,
     filled: usize,
-    state: State,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Open,
-    Closing(ReceiverReason),
-    Over(ReceiverReason),
+    /// `None`: it subscribes.
+    end: Option<Teardown<ReceiverReason>>,
 }
 
 /// Why a subscription ended.
@@ -64,13 +59,17 @@ impl crate::Reason for ReceiverReason {
 impl Receiver {
     /// A subscription on a new connection.
     pub fn new() -> Self {
-        Self { block: BytesMut::new(), filled: 0, state: State::Open }
+        Self { block: BytesMut::new(), filled: 0, end: None }
     }
 
     /// What has come in since the last time; `None` if nothing has.
     pub fn take(&mut self) -> Option<Bytes> {
         let filled = core::mem::take(&mut self.filled);
         (filled > 0).then(|| self.block.split_to(filled).freeze())
+    }
+
+    fn close(&mut self, reason: ReceiverReason, now: Instant) {
+        self.end.get_or_insert(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)));
     }
 }
 
@@ -84,10 +83,9 @@ impl Machine for Receiver {
     type Reason = ReceiverReason;
 
     fn interest(&self) -> Interest {
-        match self.state {
-            State::Open => Interest { read: self.filled == 0, write: Outbound::Idle },
-            State::Closing(_) => Interest { read: false, write: Outbound::Finish },
-            State::Over(_) => Interest::DONE,
+        match &self.end {
+            None => Interest { read: self.filled == 0, write: Outbound::Idle },
+            Some(end) => end.interest(false),
         }
     }
 
@@ -102,50 +100,47 @@ impl Machine for Receiver {
         0
     }
 
-    fn handle(&mut self, _now: Instant, event: Event) {
+    fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Read(n) => {
                 self.filled = n;
             }
-            Event::Eof => {
-                if let State::Open = self.state {
-                    self.state = State::Closing(ReceiverReason::Closed);
-                }
-            }
+            Event::Eof => self.close(ReceiverReason::Closed, now),
             Event::Error(way, why) => {
-                self.state = match self.state {
-                    State::Open => State::Over(ReceiverReason::Lost { way, why }),
-                    State::Closing(reason) | State::Over(reason) => State::Over(reason),
-                };
+                let lost = ReceiverReason::Lost { way, why };
+                match &mut self.end {
+                    None => self.end = Some(Teardown::over(lost)),
+                    Some(end) => end.handle_error(lost),
+                }
             }
             Event::Finished => {
-                if let State::Closing(reason) = self.state {
-                    self.state = State::Over(reason);
+                if let Some(end) = &mut self.end {
+                    end.handle_finished(now);
                 }
             }
-            Event::ShutDown => {
-                if let State::Open = self.state {
-                    self.state = State::Closing(ReceiverReason::ShutDown);
+            Event::Timeout { .. } => {
+                if let Some(end) = &mut self.end
+                    && end.poll_timeout(None).is_some_and(|deadline| deadline <= now)
+                {
+                    end.expire(None);
                 }
             }
-            Event::Written(_) | Event::Timeout { .. } | Event::Release => {}
+            Event::ShutDown => self.close(ReceiverReason::ShutDown, now),
+            Event::Written(_) | Event::Release => {}
         }
     }
 
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.end.as_ref().and_then(|end| end.poll_timeout(None))
+    }
+
     fn status(&self) -> Status {
-        let state = match self.state {
-            State::Open => "open",
-            State::Closing(_) => "closing",
-            State::Over(_) => "over",
-        };
+        let state = self.end.as_ref().map_or("open", Teardown::state);
         Status { state, queued: 0, lag: 0 }
     }
 
     fn reason(&self) -> Option<ReceiverReason> {
-        match self.state {
-            State::Over(reason) => Some(reason),
-            State::Open | State::Closing(_) => None,
-        }
+        self.end.as_ref().and_then(Teardown::reason)
     }
 }
 

@@ -3,10 +3,11 @@
 use alloc::{format, vec::Vec};
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::{discard::Discard, end::End};
+use super::discard::Discard;
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    linger::DiscardBudget,
+    WriteProgress,
+    teardown::{DiscardBudget, Teardown},
 };
 
 /// What a source sends.
@@ -21,6 +22,12 @@ pub struct SourceConfig {
     /// Added to the driver's time to make the time that messages carry: where the driver's epoch
     /// lies after that of Unix. Default: 0.
     pub epoch: Duration,
+    /// A client that acknowledges no byte for this long, although output or a FIN is pending, is
+    /// reset within 1.125 times this; `None`: never. Default: 30 s.
+    ///
+    /// It should be longer than [`Config::write_timeout`](super::Config::write_timeout) of a fan-out
+    /// that is the client: a subscriber that takes nothing holds it for 1.125 times that.
+    pub write_timeout: Option<Duration>,
     /// The close behind the last message, or behind [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
 }
@@ -32,6 +39,7 @@ impl Default for SourceConfig {
             rate: 1000,
             count: None,
             epoch: Duration::ZERO,
+            write_timeout: Some(Duration::from_secs(30)),
             linger: Linger::default(),
         }
     }
@@ -62,8 +70,9 @@ pub struct Source {
     sent: usize,
     /// The client's FIN has come.
     heard_fin: bool,
+    progress: WriteProgress,
     /// `None`: messages are made.
-    end: Option<End<SourceReason>>,
+    end: Option<Teardown<SourceReason>>,
     discard: Discard,
     /// One for each client, since a source has one client at a time.
     discard_budget: DiscardBudget,
@@ -87,6 +96,14 @@ pub enum SourceReason {
     /// We were asked to stop.
     #[error("asked to stop")]
     ShutDown,
+    /// The client took no byte for too long ([`SourceConfig::write_timeout`]).
+    #[error("took no byte for {limit:?}; bytes not acknowledged: {unsent}")]
+    WriteStalled {
+        /// The limit.
+        limit: Duration,
+        /// Bytes of messages that it has not acknowledged.
+        unsent: usize,
+    },
     /// The connection broke.
     #[error("lost while {way}: {why}")]
     Lost {
@@ -103,6 +120,7 @@ impl crate::Reason for SourceReason {
             Self::Finished { .. } => "finished",
             Self::Left { .. } => "left",
             Self::ShutDown => "shut_down",
+            Self::WriteStalled { .. } => "write_stalled",
             Self::Lost { why, .. } => why.label(),
         }
     }
@@ -111,6 +129,7 @@ impl crate::Reason for SourceReason {
         match self {
             Self::Finished { .. } | Self::Left { .. } => Fault::None,
             Self::ShutDown => Fault::Asked,
+            Self::WriteStalled { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
         }
     }
@@ -127,6 +146,7 @@ impl Source {
             block: Vec::new(),
             sent: 0,
             heard_fin: false,
+            progress: WriteProgress::new(now),
             end: None,
             discard: Discard::new(),
             discard_budget: DiscardBudget::default(),
@@ -175,14 +195,19 @@ impl Source {
             }
             self.made += 1;
         }
-        if self.block.is_empty() && Some(self.made) == self.config.count {
-            self.close(SourceReason::Finished { count: self.made });
+        if self.owes() {
+            self.progress.queued(now);
+        } else if Some(self.made) == self.config.count {
+            self.close(SourceReason::Finished { count: self.made }, now);
         }
     }
 
     /// No more messages are made.
-    fn close(&mut self, reason: SourceReason) {
-        self.end.get_or_insert(End::Closing { reason, heard_fin: self.heard_fin });
+    fn close(&mut self, reason: SourceReason, now: Instant) {
+        if self.end.is_none() {
+            let linger = (!self.heard_fin).then_some(self.config.linger);
+            self.end = Some(Teardown::closing(reason, linger, &mut self.progress, now));
+        }
     }
 
     fn owes(&self) -> bool {
@@ -221,7 +246,7 @@ impl Machine for Source {
                 self.discard.handle_read(n);
                 match &mut self.end {
                     None => self.discard.limit(now, n),
-                    Some(end) => end.handle_read(now, n, self.config.linger, &self.discard_budget),
+                    Some(end) => end.handle_read(now, n, &self.discard_budget),
                 }
             }
             Event::Eof => {
@@ -233,18 +258,17 @@ impl Machine for Source {
             Event::Error(way, why) => self.handle_lost(way, why),
             Event::Written(n) => {
                 self.sent += n;
+                self.progress.written(now, n);
                 self.make(now);
             }
             Event::Finished => {
                 if let Some(end) = &mut self.end {
-                    end.handle_finished(now, self.config.linger);
+                    end.handle_finished(now);
                 }
             }
-            Event::Timeout { .. } => self.handle_timeout(now),
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             // The messages that were begun are finished.
-            Event::ShutDown => {
-                self.close(SourceReason::ShutDown);
-            }
+            Event::ShutDown => self.close(SourceReason::ShutDown, now),
             Event::Release => {
                 self.discard.release();
             }
@@ -252,18 +276,19 @@ impl Machine for Source {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
+        let write = self.progress.pending_deadline(self.owes(), self.config.write_timeout);
         match &self.end {
             None => {
                 // While output waits to be sent, further messages wait too.
                 let due = (!self.owes()).then(|| self.due_at(self.made));
-                due.into_iter().chain(self.discard.poll_timeout()).min()
+                [due, write, self.discard.poll_timeout()].into_iter().flatten().min()
             }
-            Some(end) => end.poll_timeout(),
+            Some(end) => end.poll_timeout(write),
         }
     }
 
     fn status(&self) -> Status {
-        let state = self.end.as_ref().map_or("open", End::name);
+        let state = self.end.as_ref().map_or("open", Teardown::state);
         let lag = if self.end.is_none() && self.config.rate > 0 {
             self.due(self.now).saturating_sub(self.made)
         } else {
@@ -273,32 +298,41 @@ impl Machine for Source {
     }
 
     fn reason(&self) -> Option<SourceReason> {
-        self.end.as_ref().and_then(End::over)
+        self.end.as_ref().and_then(Teardown::reason)
     }
 }
 
 impl Source {
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        let lost = if self.heard_fin && why == ConnectionError::Reset {
+            SourceReason::Left { sent: self.made }
+        } else {
+            SourceReason::Lost { way, why }
+        };
         match &mut self.end {
-            None | Some(End::Closing { .. }) => {
-                self.end = Some(End::Over(if self.heard_fin && why == ConnectionError::Reset {
-                    SourceReason::Left { sent: self.made }
-                } else {
-                    SourceReason::Lost { way, why }
-                }));
-            }
-            Some(end) => end.handle_lost(),
+            None => self.end = Some(Teardown::over(lost)),
+            Some(end) => end.handle_error(lost),
         }
     }
 
-    fn handle_timeout(&mut self, now: Instant) {
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         self.discard.handle_timeout(now);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
+        let closing = self.end.as_ref().is_some_and(Teardown::is_closing);
+        self.progress.observe(now, closing || self.owes(), unacknowledged);
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        let limit = self.config.write_timeout;
+        let unsent = self.block.len() - self.sent + unacknowledged;
+        let stalled = unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
+        let reason = SourceReason::WriteStalled { limit: limit.unwrap_or_default(), unsent };
         match &mut self.end {
+            None if stalled => self.end = Some(Teardown::reset(reason)),
             None => self.make(now),
-            Some(end) => end.handle_timeout(now),
+            Some(end) => end.expire(Some(reason)),
         }
     }
 }

@@ -8,12 +8,11 @@ use bytes::{Buf, Bytes};
 use super::{
     Chunk, Config, Feed, OnLag,
     discard::Discard,
-    end::End,
     feed::{Cursor, Fetched},
 };
 use crate::{
-    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, buffer::fill_owned,
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
+    WriteProgress, buffer::fill_owned, teardown::Teardown,
 };
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
@@ -37,7 +36,7 @@ pub struct Subscriber {
     /// All output has been written. Output that was skipped has not.
     caught_up: bool,
     /// `None`: it gets what is published.
-    end: Option<End<SubscriberReason>>,
+    end: Option<Teardown<SubscriberReason>>,
     discard: Discard,
 }
 
@@ -122,11 +121,15 @@ impl Subscriber {
     }
 
     /// Nothing new is begun.
-    fn close(&mut self, reason: SubscriberReason, heard_fin: bool) {
+    fn close(&mut self, reason: SubscriberReason, linger: Option<Linger>, now: Instant) {
         if self.end.is_none() {
             self.cursor.close();
-            self.end = Some(End::Closing { reason, heard_fin });
+            self.end = Some(Teardown::closing(reason, linger, &mut self.progress, now));
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.end.as_ref().is_some_and(Teardown::is_closing)
     }
 
     /// How many messages it is behind. A message that others were skipped behind is one of them.
@@ -144,11 +147,10 @@ impl Subscriber {
     }
 
     /// Nothing more is sent, and the upstream is not held for this one any more.
-    fn give_up(&mut self, end: End<SubscriberReason>) {
+    fn give_up(&mut self) {
         self.held.clear();
         self.rest = Bytes::new();
         self.cursor.leave();
-        self.end = Some(end);
     }
 
     /// It fell out of the window.
@@ -158,7 +160,8 @@ impl Subscriber {
         if on_lag != OnLag::Skip {
             self.cursor.disconnect();
             let reason = SubscriberReason::Lagged { lag: self.lag(), window };
-            return self.give_up(End::Resetting(reason));
+            self.end = Some(Teardown::reset(reason));
+            return self.give_up();
         }
         // The message that was begun is finished; as a copy, so that nothing keeps the block that
         // it lies in.
@@ -185,7 +188,9 @@ impl Machine for Subscriber {
         let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
         match &self.end {
             None => Interest { read: self.discard.wants_more(), write },
-            Some(End::Closing { .. }) if self.cursor.has_more() => Interest { read: false, write },
+            Some(end) if end.is_closing() && self.cursor.has_more() => {
+                Interest { read: false, write }
+            }
             Some(end) => end.interest(self.has_output()),
         }
     }
@@ -212,22 +217,22 @@ impl Machine for Subscriber {
         match event {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => match &mut self.end {
-                None => self.close(SubscriberReason::Left, true),
+                None => self.close(SubscriberReason::Left, None, now),
                 Some(end) => end.handle_eof(),
             },
             Event::Error(way, why) => self.handle_lost(way, why),
             Event::Written(all) => self.handle_written(now, all),
             Event::Finished => {
-                let linger = self.cursor.config().linger;
                 self.cursor.leave();
                 if let Some(end) = &mut self.end {
-                    end.handle_finished(now, linger);
+                    end.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             // What was published by now is still sent.
             Event::ShutDown => {
-                self.close(SubscriberReason::ShutDown, false);
+                let linger = self.cursor.config().linger;
+                self.close(SubscriberReason::ShutDown, Some(linger), now);
             }
             Event::Release => {
                 self.discard.release();
@@ -236,22 +241,16 @@ impl Machine for Subscriber {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let deadline = || match &self.end {
-            // Bytes that only the kernel has taken are pending output, too.
-            None | Some(End::Closing { .. })
-                if self.has_output() || self.progress.is_outstanding() =>
-            {
-                Some(self.progress.deadline(self.cursor.config().write_timeout?))
-            }
-            None => None,
-            Some(end) => end.poll_timeout(),
-        };
-        let paused = self.discard.poll_timeout().filter(|_| self.end.is_none());
-        deadline().into_iter().chain(paused).min()
+        let limit = self.cursor.config().write_timeout;
+        let write = self.progress.pending_deadline(self.has_output(), limit);
+        match &self.end {
+            None => [write, self.discard.poll_timeout()].into_iter().flatten().min(),
+            Some(end) => end.poll_timeout(write),
+        }
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        if !matches!(self.end, None | Some(End::Closing { .. })) {
+        if self.end.is_some() && !self.is_closing() {
             return false;
         }
         match self.cursor.fetch(&mut self.held, now, cx) {
@@ -270,14 +269,14 @@ impl Machine for Subscriber {
     }
 
     fn status(&self) -> Status {
-        let state = self.end.as_ref().map_or("open", End::name);
+        let state = self.end.as_ref().map_or("open", Teardown::state);
         let queued = self.held.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
         let queued = self.rest.len() + queued.saturating_sub(self.offset);
         Status { state, queued, lag: self.lag() }
     }
 
     fn reason(&self) -> Option<SubscriberReason> {
-        self.end.as_ref().and_then(End::over)
+        self.end.as_ref().and_then(Teardown::reason)
     }
 }
 
@@ -286,22 +285,18 @@ impl Subscriber {
         self.discard.handle_read(n);
         match &mut self.end {
             None => self.discard.limit(now, n),
-            Some(end) => {
-                let (linger, budget) = (self.cursor.config().linger, self.cursor.discard_budget());
-                end.handle_read(now, n, linger, budget);
-            }
+            Some(end) => end.handle_read(now, n, self.cursor.discard_budget()),
         }
     }
 
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+        self.count_partly_sent();
+        let lost = SubscriberReason::Lost { way, why, lag: self.lag() };
         match &mut self.end {
-            None | Some(End::Closing { .. }) => {
-                self.count_partly_sent();
-                let reason = SubscriberReason::Lost { way, why, lag: self.lag() };
-                self.give_up(End::Over(reason));
-            }
-            Some(end) => end.handle_lost(),
+            None => self.end = Some(Teardown::over(lost)),
+            Some(end) => end.handle_error(lost),
         }
+        self.give_up();
     }
 
     fn handle_written(&mut self, now: Instant, all: usize) {
@@ -334,19 +329,19 @@ impl Subscriber {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        self.progress.observe(now, self.has_output(), unacknowledged);
+        let queued = self.has_output() || self.is_closing();
+        self.progress.observe(now, queued, unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
+        self.count_partly_sent();
+        let limit = self.cursor.config().write_timeout.unwrap_or_default();
+        let stalled = SubscriberReason::WriteStalled { limit, lag: self.lag() };
         match &mut self.end {
-            None | Some(End::Closing { .. }) => {
-                let limit = self.cursor.config().write_timeout.unwrap_or_default();
-                self.count_partly_sent();
-                let lag = self.lag();
-                self.give_up(End::Resetting(SubscriberReason::WriteStalled { limit, lag }));
-            }
-            Some(end) => end.handle_timeout(now),
+            None => self.end = Some(Teardown::reset(stalled)),
+            Some(end) => end.expire(Some(stalled)),
         }
+        self.give_up();
     }
 }
 

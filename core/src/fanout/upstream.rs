@@ -7,11 +7,13 @@ use bytes::BytesMut;
 use super::{Feed, Room, TooLong};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason as _,
-    Status, admission::ABORTED,
+    Status,
+    admission::ABORTED,
+    teardown::{FIN_TIMEOUT, Teardown},
 };
 
 /// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
-/// kernel put them.
+/// kernel put them. If its FIN stays pending for 10 s, it is reset.
 ///
 /// It reads once after each [`poll_shared`](Machine::poll_shared) that finds room in the feed.
 ///
@@ -40,9 +42,7 @@ enum State {
     /// A subscriber would fall out of the window: nothing is read, until the feed is asked again,
     /// at the latest at this time.
     Held(Option<Instant>),
-    Closing(UpstreamReason),
-    Resetting(UpstreamReason),
-    Over(UpstreamReason),
+    Ending(Teardown<UpstreamReason>),
 }
 
 /// Why the connection to the upstream ended.
@@ -130,11 +130,15 @@ impl Upstream {
         block.max(config.framing.longest().unwrap_or(0) + LEAST_READ)
     }
 
-    /// It ends, by way of `state`.
-    fn end(&mut self, state: fn(UpstreamReason) -> State, reason: UpstreamReason, now: Instant) {
-        self.feed.disconnected(reason.label(), self.filled, now);
+    fn end(&mut self, ending: Teardown<UpstreamReason>, now: Instant) {
+        self.feed.disconnected(ending.cause().label(), self.filled, now);
         self.filled = 0;
-        self.state = state(reason);
+        self.state = State::Ending(ending);
+    }
+
+    /// Sends a FIN.
+    fn close(&mut self, reason: UpstreamReason, now: Instant) {
+        self.end(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)), now);
     }
 
     fn is_open(&self) -> bool {
@@ -146,12 +150,10 @@ impl Machine for Upstream {
     type Reason = UpstreamReason;
 
     fn interest(&self) -> Interest {
-        match self.state {
-            State::Open { granted } => Interest { read: granted, write: Outbound::Idle },
+        match &self.state {
+            State::Open { granted } => Interest { read: *granted, write: Outbound::Idle },
             State::Held(_) => Interest { read: false, write: Outbound::Idle },
-            State::Closing(_) => Interest { read: false, write: Outbound::Finish },
-            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            State::Over(_) => Interest::DONE,
+            State::Ending(ending) => ending.interest(false),
         }
     }
 
@@ -176,27 +178,25 @@ impl Machine for Upstream {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => {
                 if self.is_open() {
-                    let tail = self.filled;
-                    self.end(State::Closing, UpstreamReason::Closed { tail }, now);
+                    self.close(UpstreamReason::Closed { tail: self.filled }, now);
                 }
             }
             Event::Error(way, why) => {
-                if self.is_open() {
-                    let tail = self.filled;
-                    self.end(State::Over, UpstreamReason::Lost { way, why, tail }, now);
-                } else if let State::Closing(reason) | State::Resetting(reason) = &self.state {
-                    self.state = State::Over(reason.clone());
+                let lost = UpstreamReason::Lost { way, why, tail: self.filled };
+                match &mut self.state {
+                    State::Open { .. } | State::Held(_) => self.end(Teardown::over(lost), now),
+                    State::Ending(ending) => ending.handle_error(lost),
                 }
             }
             Event::Finished => {
-                if let State::Closing(reason) | State::Resetting(reason) = &self.state {
-                    self.state = State::Over(reason.clone());
+                if let State::Ending(ending) = &mut self.state {
+                    ending.handle_finished(now);
                 }
             }
             Event::Timeout { .. } => self.handle_timeout(now),
             Event::ShutDown => {
                 if self.is_open() {
-                    self.end(State::Closing, UpstreamReason::ShutDown, now);
+                    self.close(UpstreamReason::ShutDown, now);
                 }
             }
             Event::Written(_) | Event::Release => {}
@@ -204,10 +204,10 @@ impl Machine for Upstream {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
+        match &self.state {
             State::Open { .. } => self.idle_timeout.map(|limit| self.moved + limit),
-            State::Held(until) => until,
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+            State::Held(until) => *until,
+            State::Ending(ending) => ending.poll_timeout(None),
         }
     }
 
@@ -230,20 +230,18 @@ impl Machine for Upstream {
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
+        let state = match &self.state {
             State::Open { .. } => "open",
             State::Held(_) => "held",
-            State::Closing(_) => "closing",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
+            State::Ending(ending) => ending.state(),
         };
         Status { state, queued: 0, lag: 0 }
     }
 
     fn reason(&self) -> Option<UpstreamReason> {
         match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open { .. } | State::Held(_) | State::Closing(_) | State::Resetting(_) => None,
+            State::Ending(ending) => ending.reason(),
+            State::Open { .. } | State::Held(_) => None,
         }
     }
 }
@@ -261,7 +259,7 @@ impl Upstream {
             self.feed.publish(bytes, whole.messages, now);
         }
         if let Some(too_long) = whole.too_long {
-            self.end(State::Resetting, UpstreamReason::TooLong(too_long), now);
+            self.end(Teardown::reset(UpstreamReason::TooLong(too_long)), now);
         }
     }
 
@@ -269,13 +267,14 @@ impl Upstream {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        match self.state {
+        match &mut self.state {
             State::Open { .. } => {
                 let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
-                self.end(State::Resetting, UpstreamReason::IdleTimeout { limit, tail }, now);
+                let idle = UpstreamReason::IdleTimeout { limit, tail };
+                self.end(Teardown::reset(idle), now);
             }
-            State::Held(_) => self.state = State::Held(None), // until the feed is asked again
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+            State::Held(until) => *until = None, // until the feed is asked again
+            State::Ending(ending) => ending.expire(None),
         }
     }
 }

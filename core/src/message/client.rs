@@ -16,6 +16,7 @@ use crate::{
     WriteProgress,
     buffer::{Pool, Reservation},
     shared::Shared,
+    teardown::Teardown,
 };
 
 /// A client's limits.
@@ -33,8 +34,8 @@ pub struct ClientConfig {
     /// The first byte of a reply must come within this after the request, or after the reply
     /// before; `None`: no matter when. Default: 30 s.
     pub reply_timeout: Option<Duration>,
-    /// The server must take a byte within this, if there is one; `None`: no matter when.
-    /// Default: 10 s.
+    /// A server that acknowledges no byte for this long, although output or a FIN is pending, is
+    /// reset; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
 }
 
@@ -117,10 +118,8 @@ enum Link {
     /// Nothing more is asked: the replies that are owed, then a FIN. Not the other way round:
     /// proxies and servers in wide use take a FIN for the end of both directions.
     Closing(ClientReason),
-    /// The server sends nothing more: a FIN.
-    Closed(ClientReason),
-    Resetting(ClientReason),
-    Over(ClientReason),
+    /// No reply will come any more.
+    Ending(Teardown<ClientReason>),
 }
 
 /// Why a client's connection ended.
@@ -285,11 +284,10 @@ impl Client {
     pub fn request(&mut self, request: &Message<'_>, now: Instant) -> Result<(), RequestError> {
         match &self.link {
             Link::Open => {}
-            Link::Broken { reason, .. }
-            | Link::Closing(reason)
-            | Link::Closed(reason)
-            | Link::Resetting(reason)
-            | Link::Over(reason) => return Err(RequestError::Ended(reason.clone())),
+            Link::Broken { reason, .. } | Link::Closing(reason) => {
+                return Err(RequestError::Ended(reason.clone()));
+            }
+            Link::Ending(ending) => return Err(RequestError::Ended(ending.cause().clone())),
         }
         if self.out() >= self.config.in_flight.get() {
             return Err(RequestError::Busy { limit: self.config.in_flight.get() });
@@ -350,28 +348,22 @@ impl Client {
     }
 
     fn reset(&mut self, reason: ClientReason) {
-        self.end(Link::Resetting(reason));
+        self.end(Teardown::reset(reason));
     }
 
-    /// No reply will come any more.
-    fn end(&mut self, link: Link) {
-        let reason = match &link {
-            Link::Open | Link::Broken { .. } | Link::Closing(_) => None,
-            Link::Closed(reason) | Link::Resetting(reason) | Link::Over(reason) => Some(reason),
-        };
-        if let Some(reason) = reason {
-            for recipient in mem::take(&mut self.asked) {
-                if let Recipient::Handle(slot) = recipient {
-                    slot.fulfil(Err(RequestError::Ended(reason.clone())));
-                }
+    fn end(&mut self, ending: Teardown<ClientReason>) {
+        let reason = ending.cause();
+        for recipient in mem::take(&mut self.asked) {
+            if let Recipient::Handle(slot) = recipient {
+                slot.fulfil(Err(RequestError::Ended(reason.clone())));
             }
-            if let Some(commands) = self.commands.take() {
-                commands.end(reason);
-            }
-            self.outbox.clear();
-            self.inbox.clear();
         }
-        self.link = link;
+        if let Some(commands) = self.commands.take() {
+            commands.end(reason);
+        }
+        self.outbox.clear();
+        self.inbox.clear();
+        self.link = Link::Ending(ending);
     }
 }
 
@@ -379,19 +371,14 @@ impl Machine for Client {
     type Reason = ClientReason;
 
     fn interest(&self) -> Interest {
-        let flush_or = |write| if self.outbox.is_empty() { write } else { Outbound::Flush };
-        match self.link {
+        match &self.link {
             Link::Broken { .. } => Interest { read: true, write: Outbound::Finished },
-            Link::Closing(_) if self.asked.is_empty() && self.outbox.is_empty() => {
-                Interest { read: false, write: Outbound::Finish }
-            }
             // Also while nothing is asked: a server that closes is noticed at once.
             Link::Open | Link::Closing(_) => {
-                Interest { read: true, write: flush_or(Outbound::Idle) }
+                let write = if self.outbox.is_empty() { Outbound::Idle } else { Outbound::Flush };
+                Interest { read: true, write }
             }
-            Link::Closed(_) => Interest { read: false, write: Outbound::Finish },
-            Link::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            Link::Over(_) => Interest::DONE,
+            Link::Ending(ending) => ending.interest(false),
         }
     }
 
@@ -413,7 +400,7 @@ impl Machine for Client {
                 self.inbox.commit(n);
                 self.hand_out(now);
             }
-            Event::Eof => self.handle_eof(),
+            Event::Eof => self.handle_eof(now),
             Event::Error(way, why) => self.handle_lost(now, way, why),
             Event::Written(n) => {
                 self.outbox.consume(n);
@@ -421,12 +408,11 @@ impl Machine for Client {
                 // It has not been asked yet.
                 self.awaited = now;
             }
-            Event::Finished => match &self.link {
-                Link::Closing(reason) | Link::Closed(reason) | Link::Resetting(reason) => {
-                    self.end(Link::Over(reason.clone()));
+            Event::Finished => {
+                if let Link::Ending(ending) = &mut self.link {
+                    ending.handle_finished(now);
                 }
-                Link::Open | Link::Broken { .. } | Link::Over(_) => {}
-            },
+            }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             // The requests that were made are sent, and their replies awaited; those that still wait in a
             // handle are not, and fail.
@@ -443,18 +429,23 @@ impl Machine for Client {
                 self.outbox.release();
             }
         }
+        if let Link::Closing(reason) = &self.link
+            && self.asked.is_empty()
+            && self.outbox.is_empty()
+        {
+            let ending = Teardown::closing(reason.clone(), None, &mut self.progress, now);
+            self.end(ending);
+        }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if let Link::Broken { until, .. } = self.link {
-            return Some(until);
+        let write =
+            self.progress.pending_deadline(!self.outbox.is_empty(), self.config.write_timeout);
+        match &self.link {
+            Link::Open | Link::Closing(_) => {}
+            Link::Broken { until, .. } => return Some(*until),
+            Link::Ending(ending) => return ending.poll_timeout(write),
         }
-        if !matches!(self.link, Link::Open | Link::Closing(_)) {
-            return None;
-        }
-        let owes = !self.outbox.is_empty() || self.progress.is_outstanding();
-        let write = || Some(self.progress.deadline(self.config.write_timeout?));
-        let write = if owes { write() } else { None };
         let reply = match self.inbox.partial() {
             Some(partial) => self.reception.deadline(self.config.frame_timeouts.limit(partial)),
             None if self.asked.is_empty() => None,
@@ -489,31 +480,26 @@ impl Machine for Client {
     }
 
     fn status(&self) -> Status {
-        let state = match self.link {
+        let state = match &self.link {
             Link::Open if self.asked.is_empty() => "idle",
             Link::Open => "waiting",
             Link::Broken { .. } => "broken",
-            Link::Closing(_) | Link::Closed(_) => "closing",
-            Link::Resetting(_) => "resetting",
-            Link::Over(_) => "over",
+            Link::Closing(_) => "closing",
+            Link::Ending(ending) => ending.state(),
         };
         Status { state, queued: self.outbox.len(), lag: self.asked.len() as u64 }
     }
 
     fn reason(&self) -> Option<ClientReason> {
         match &self.link {
-            Link::Over(reason) => Some(reason.clone()),
-            Link::Open
-            | Link::Broken { .. }
-            | Link::Closing(_)
-            | Link::Closed(_)
-            | Link::Resetting(_) => None,
+            Link::Ending(ending) => ending.reason(),
+            Link::Open | Link::Broken { .. } | Link::Closing(_) => None,
         }
     }
 }
 
 impl Client {
-    fn handle_eof(&mut self) {
+    fn handle_eof(&mut self, now: Instant) {
         let reason = match (self.inbox.partial(), self.asked.len()) {
             (Some(partial), _) => {
                 DecodeError::Truncated { have: partial.have, need: partial.need }.into()
@@ -521,54 +507,60 @@ impl Client {
             (None, 0) => ClientReason::Closed,
             (None, owed) => ClientReason::ClosedEarly { owed },
         };
-        let unsent = !self.outbox.is_empty();
-        self.end(match &self.link {
+        match &mut self.link {
             // A FIN in the middle of a request would say that it was whole.
-            Link::Open | Link::Closing(_) if unsent => Link::Resetting(reason),
-            Link::Open | Link::Closing(_) => Link::Closed(reason),
-            Link::Broken { reason, .. }
-            | Link::Closed(reason)
-            | Link::Resetting(reason)
-            | Link::Over(reason) => Link::Over(reason.clone()),
-        });
+            Link::Open | Link::Closing(_) if !self.outbox.is_empty() => self.reset(reason),
+            Link::Open | Link::Closing(_) => {
+                let until = self.config.write_timeout.map(|limit| now + limit);
+                self.end(Teardown::finishing(reason, until));
+            }
+            Link::Broken { reason, .. } => {
+                let ending = Teardown::over(reason.clone());
+                self.end(ending);
+            }
+            Link::Ending(ending) => ending.handle_eof(),
+        }
     }
 
     fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        let reason = ClientReason::Lost { way, why };
-        self.end(match (&self.link, way) {
+        let lost = ClientReason::Lost { way, why };
+        match (&mut self.link, way) {
+            // What had arrived may be the reply that says why.
             (Link::Open | Link::Closing(_), Direction::Write) => {
-                // What had arrived may be the reply that says why.
-                Link::Broken { reason, until: now + LAST_WORDS }
+                self.link = Link::Broken { reason: lost, until: now + LAST_WORDS };
             }
-            (Link::Open | Link::Closing(_), Direction::Read) => Link::Over(reason),
-            (
-                Link::Broken { reason, .. }
-                | Link::Closed(reason)
-                | Link::Resetting(reason)
-                | Link::Over(reason),
-                _,
-            ) => Link::Over(reason.clone()),
-        });
+            (Link::Open | Link::Closing(_), Direction::Read) => self.end(Teardown::over(lost)),
+            (Link::Broken { reason, .. }, _) => {
+                let ending = Teardown::over(reason.clone());
+                self.end(ending);
+            }
+            (Link::Ending(ending), _) => ending.handle_error(lost),
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
+        let closing = matches!(&self.link, Link::Ending(ending) if ending.is_closing());
+        self.progress.observe(now, closing || !self.outbox.is_empty(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        if let Link::Broken { reason, .. } = &self.link {
-            return self.end(Link::Over(reason.clone()));
-        }
         let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;
+        let unsent = self.outbox.len() + unacknowledged;
+        let stalled = |limit| ClientReason::WriteStalled { limit, unsent };
+        match &mut self.link {
+            Link::Open | Link::Closing(_) => {}
+            Link::Broken { reason, .. } => {
+                let ending = Teardown::over(reason.clone());
+                return self.end(ending);
+            }
+            Link::Ending(ending) => return ending.expire(write_timeout.map(stalled)),
+        }
         let write_timeout = write_timeout.filter(|limit| self.progress.is_stalled(now, *limit));
         self.reset(match (write_timeout, self.inbox.partial()) {
-            (Some(limit), _) if !self.outbox.is_empty() || self.progress.is_outstanding() => {
-                let unsent = self.outbox.len() + unacknowledged;
-                ClientReason::WriteStalled { limit, unsent }
-            }
+            (Some(limit), _) if self.progress.is_outstanding() => stalled(limit),
             (_, Some(partial)) => ClientReason::FrameTimeout {
                 have: partial.have,
                 need: partial.need,
@@ -581,7 +573,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.end(Link::Over(ClientReason::Dropped));
+        self.end(Teardown::over(ClientReason::Dropped));
     }
 }
 

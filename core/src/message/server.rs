@@ -23,8 +23,8 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
-    linger::DiscardBudget,
     shared::{AtomicU64, Shared},
+    teardown::{DiscardBudget, Drain, Teardown},
 };
 
 /// A server's limits.
@@ -45,8 +45,8 @@ pub struct Config {
     /// A connection that asks nothing and is owed nothing for this long is closed; `None`: never.
     /// Default: 60 s.
     pub idle_timeout: Option<Duration>,
-    /// A peer that acknowledges no byte for this long, although there is output, is reset within
-    /// 1.125 times this; `None`: never. Default: 10 s.
+    /// A peer that acknowledges no byte for this long, although output or a FIN is pending, is reset
+    /// within 1.125 times this; `None`: never. Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The close that follows an error, or [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
@@ -221,24 +221,10 @@ struct Pending<P> {
 enum State {
     Open,
     /// Asked to stop: what is on its way is still answered.
-    Draining {
-        /// Since when input is awaited, while nothing is owed.
-        since: Instant,
-        /// How long input may be awaited yet, in all.
-        left: Duration,
-    },
+    Draining(Drain),
     /// Reads no more: the pending replies, then possibly an error reply.
     Answering(Reason),
-    /// What is left in the outbox, then a FIN.
-    Closing(Reason),
-    /// Our FIN is out: what the peer sends is thrown away.
-    Lingering {
-        reason: Reason,
-        until: Instant,
-        discarded: usize,
-    },
-    Resetting(Reason),
-    Over(Reason),
+    Ending(Teardown<Reason>),
 }
 
 /// Why a server's connection ended.
@@ -369,7 +355,7 @@ impl<S: Service> Connection<S> {
 
     /// Whether requests are taken at all.
     fn is_open(&self) -> bool {
-        matches!(self.state, State::Open | State::Draining { .. })
+        matches!(self.state, State::Open | State::Draining(_))
     }
 
     /// Whether another request may be begun.
@@ -437,7 +423,9 @@ impl<S: Service> Connection<S> {
             if let Some(reply) = reason.error_reply() {
                 self.push(reply, Reservation::default(), now);
             }
-            self.state = State::Closing(reason);
+            let linger = (!self.input_over).then_some(self.config().linger);
+            let closing = Teardown::closing(reason, linger, &mut self.progress, now);
+            self.state = State::Ending(closing);
         }
         let partial = self.is_open() && self.inbox.partial().is_some();
         self.reception.update(partial, self.reads(), now);
@@ -504,9 +492,9 @@ impl<S: Service> Connection<S> {
     /// While it drains, quiet begins when nothing is owed any more.
     fn begin_to_wait(&mut self, now: Instant) {
         if self.is_idle()
-            && let State::Draining { since, .. } = &mut self.state
+            && let State::Draining(drain) = &mut self.state
         {
-            *since = now;
+            drain.wait(now);
         }
     }
 
@@ -517,12 +505,11 @@ impl<S: Service> Connection<S> {
         self.state = State::Answering(reason);
     }
 
-    /// Owes nothing any more.
-    fn give_up(&mut self, state: State) {
+    /// Nothing is pending any more.
+    fn give_up(&mut self) {
         self.inbox.clear();
         self.outbox.clear();
         self.pending.clear();
-        self.state = state;
     }
 
     /// When the frame that is coming must have come, the pending reply be there, a byte be taken.
@@ -540,26 +527,18 @@ impl<S: Service> Connection<S> {
         [frame, reply(), self.write_deadline()].into_iter().flatten().min()
     }
 
-    /// The deadline for the peer to acknowledge output, while replies wait here or in the kernel.
+    /// The deadline for the peer to acknowledge output, while there is some here or in the kernel.
     fn write_deadline(&self) -> Option<Instant> {
-        let owes = !self.outbox.is_empty() || self.progress.is_outstanding();
-        if owes { Some(self.progress.deadline(self.config().write_timeout?)) } else { None }
+        self.progress.pending_deadline(!self.outbox.is_empty(), self.config().write_timeout)
     }
 
     /// When it has waited for long enough for a request.
     fn idle_deadline(&self) -> Option<Instant> {
         let idle = self.config().idle_timeout.map(|limit| self.moved + limit);
-        match self.state {
-            State::Draining { since, left } => {
-                let quiet = since + left.min(DRAIN_QUIET);
-                Some(idle.map_or(quiet, |idle| idle.min(quiet)))
-            }
+        match &self.state {
+            State::Draining(drain) => Some(drain.deadline()).into_iter().chain(idle).min(),
             State::Open => idle,
-            State::Answering(_)
-            | State::Closing(_)
-            | State::Lingering { .. }
-            | State::Resetting(_)
-            | State::Over(_) => None,
+            State::Answering(_) | State::Ending(_) => None,
         }
     }
 
@@ -603,15 +582,12 @@ impl<S: Service> Machine for Connection<S> {
 
     fn interest(&self) -> Interest {
         let flush_or = |write| if self.outbox.is_empty() { write } else { Outbound::Flush };
-        match self.state {
-            State::Open | State::Draining { .. } => {
+        match &self.state {
+            State::Open | State::Draining(_) => {
                 Interest { read: self.reads(), write: flush_or(Outbound::Idle) }
             }
             State::Answering(_) => Interest { read: false, write: flush_or(Outbound::Idle) },
-            State::Closing(_) => Interest { read: false, write: flush_or(Outbound::Finish) },
-            State::Lingering { .. } => Interest { read: true, write: Outbound::Finished },
-            State::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            State::Over(_) => Interest::DONE,
+            State::Ending(ending) => ending.interest(!self.outbox.is_empty()),
         }
     }
 
@@ -639,14 +615,15 @@ impl<S: Service> Machine for Connection<S> {
                 self.pump(now);
                 self.begin_to_wait(now);
             }
-            Event::Finished => self.handle_finished(now),
+            Event::Finished => {
+                if let State::Ending(ending) = &mut self.state {
+                    ending.handle_finished(now);
+                }
+            }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // What is on its way is still answered: until nothing has come for 10 ms, or requests were
-            // awaited for 200 ms in all. A peer that asks without pause is not ended by that; whoever asks
-            // bounds it ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
             Event::ShutDown => {
                 if let State::Open = self.state {
-                    self.state = State::Draining { since: now, left: DRAIN_WAIT };
+                    self.state = State::Draining(Drain::new(now));
                 }
             }
             Event::Release => {
@@ -660,15 +637,12 @@ impl<S: Service> Machine for Connection<S> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
-            State::Lingering { until, .. } => Some(until),
-            State::Resetting(_) | State::Over(_) => None,
-            State::Open | State::Draining { .. } if self.is_idle() => {
+        match &self.state {
+            State::Open | State::Draining(_) if self.is_idle() => {
                 [self.idle_deadline(), self.write_deadline()].into_iter().flatten().min()
             }
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
-                self.deadline()
-            }
+            State::Open | State::Draining(_) | State::Answering(_) => self.deadline(),
+            State::Ending(ending) => ending.poll_timeout(self.write_deadline()),
         }
     }
 
@@ -699,133 +673,92 @@ impl<S: Service> Machine for Connection<S> {
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
+        let state = match &self.state {
             State::Open if self.is_idle() => "idle",
             State::Open => "open",
-            State::Draining { .. } => "draining",
+            State::Draining(_) => "draining",
             State::Answering(_) => "answering",
-            State::Closing(_) => "closing",
-            State::Lingering { .. } => "lingering",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
+            State::Ending(ending) => ending.state(),
         };
         Status { state, queued: self.outbox.len(), lag: self.pending.len() as u64 }
     }
 
     fn reason(&self) -> Option<Reason> {
         match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Open
-            | State::Draining { .. }
-            | State::Answering(_)
-            | State::Closing(_)
-            | State::Lingering { .. }
-            | State::Resetting(_) => None,
+            State::Ending(ending) => ending.reason(),
+            State::Open | State::Draining(_) | State::Answering(_) => None,
         }
     }
 }
 
 impl<S: Service> Connection<S> {
     fn handle_read(&mut self, now: Instant, n: usize) {
+        if let State::Ending(ending) = &mut self.state {
+            return ending.handle_read(now, n, &self.shared.discards);
+        }
         if self.is_idle()
-            && let State::Draining { since, left } = &mut self.state
+            && let State::Draining(drain) = &mut self.state
         {
-            *left = left.saturating_sub(now.since(*since));
+            drain.handle_read(now);
         }
-        match &mut self.state {
-            State::Open | State::Draining { .. } => {
-                self.inbox.commit(n);
-                self.moved = now;
-                self.pump(now);
-            }
-            State::Lingering { reason, discarded, .. } => {
-                let Common { config, discards, .. } = &*self.shared;
-                if !discards.discard(config.linger, discarded, n, now) {
-                    self.state = State::Over(reason.clone());
-                }
-            }
-            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
-        }
+        self.inbox.commit(n);
+        self.moved = now;
+        self.pump(now);
     }
 
     fn handle_eof(&mut self, now: Instant) {
-        self.input_over = true;
-        match &self.state {
-            State::Open | State::Draining { .. } => {
-                let reason = match self.inbox.partial() {
-                    None => Reason::Finished,
-                    Some(partial) => {
-                        DecodeError::Truncated { have: partial.have, need: partial.need }.into()
-                    }
-                };
-                self.answer(reason);
-                self.pump(now);
-            }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Answering(_) | State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+        if let State::Ending(ending) = &mut self.state {
+            return ending.handle_eof();
         }
+        self.input_over = true;
+        let reason = match self.inbox.partial() {
+            None => Reason::Finished,
+            Some(partial) => {
+                DecodeError::Truncated { have: partial.have, need: partial.need }.into()
+            }
+        };
+        self.answer(reason);
+        self.pump(now);
     }
 
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
-        match &self.state {
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
-                let (unsent, owed) = (self.outbox.len(), self.pending.len());
-                let reason = Reason::Lost { way, why, unsent, owed };
-                self.give_up(match why {
-                    ConnectionError::Reset => State::Over(reason),
-                    // The connection may live on at the peer's end, where a FIN would look clean.
-                    ConnectionError::TimedOut
-                    | ConnectionError::Unreachable
-                    | ConnectionError::WriteZero
-                    | ConnectionError::Layer
-                    | ConnectionError::Other { .. } => State::Resetting(reason),
-                });
+        let (unsent, owed) = (self.outbox.len(), self.pending.len());
+        let lost = Reason::Lost { way, why, unsent, owed };
+        match &mut self.state {
+            State::Open | State::Draining(_) | State::Answering(_) => {
+                self.state = State::Ending(Teardown::over(lost));
             }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
+            State::Ending(ending) => ending.handle_error(lost),
         }
-    }
-
-    fn handle_finished(&mut self, now: Instant) {
-        match &self.state {
-            State::Closing(reason) if !self.input_over => {
-                let (reason, until) = (reason.clone(), now + self.config().linger.time);
-                self.state = State::Lingering { reason, until, discarded: 0 };
-            }
-            State::Closing(reason) | State::Resetting(reason) => {
-                self.state = State::Over(reason.clone());
-            }
-            State::Open
-            | State::Draining { .. }
-            | State::Answering(_)
-            | State::Lingering { .. }
-            | State::Over(_) => {}
-        }
+        self.give_up();
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        self.progress.observe(now, !self.outbox.is_empty(), unacknowledged);
+        let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
+        self.progress.observe(now, closing || !self.outbox.is_empty(), unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        match &self.state {
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_)
-                if let Some(limit) = self.stalled(now) =>
-            {
-                let unsent = self.outbox.len() + unacknowledged;
-                self.give_up(State::Resetting(Reason::WriteStalled { limit, unsent }));
-            }
-            State::Draining { .. } if self.is_idle() => self.answer(Reason::ShutDown),
+        let unsent = self.outbox.len() + unacknowledged;
+        let stalled = |limit| Reason::WriteStalled { limit, unsent };
+        if let State::Ending(ending) = &mut self.state {
+            ending.expire(self.shared.config.write_timeout.map(stalled));
+            return self.give_up();
+        }
+        if let Some(limit) = self.stalled(now) {
+            self.state = State::Ending(Teardown::reset(stalled(limit)));
+            return self.give_up();
+        }
+        match self.state {
+            State::Draining(_) if self.is_idle() => self.answer(Reason::ShutDown),
             State::Open if self.is_idle() => {
                 let limit = self.config().idle_timeout.unwrap_or_default();
                 self.answer(Reason::IdleTimeout { limit });
             }
-            State::Open | State::Draining { .. } | State::Answering(_) | State::Closing(_) => {
+            State::Open | State::Draining(_) | State::Answering(_) | State::Ending(_) => {
                 self.expire(now);
             }
         }
@@ -836,7 +769,3 @@ impl<S: Service> Connection<S> {
 /// The number of requests that one call answers: enough that the cost of writing is spread over
 /// many replies, some 30 µs of a core where the service is quick.
 const MAX_REQUESTS: u64 = 32;
-/// What has not come for so long, once nothing is owed, was not on its way.
-const DRAIN_QUIET: Duration = Duration::from_millis(10);
-/// So long is input awaited in all while draining.
-const DRAIN_WAIT: Duration = Duration::from_millis(200);

@@ -8,9 +8,9 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Ring},
-    linger::DiscardBudget,
     proxy_protocol,
     shared::Shared,
+    teardown::DiscardBudget,
 };
 
 /// The limits of a proxy's connections.

@@ -9,6 +9,7 @@ use super::{Header, LONGEST, Malformed, parse};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     admission::{Peer, Refused},
+    teardown::{FIN_TIMEOUT, Teardown},
 };
 
 /// From whom headers are accepted, and for how long they are awaited.
@@ -45,7 +46,8 @@ impl Config {
 }
 
 /// The machine that receives a header, and nothing else: once it has one, it neither reads nor writes,
-/// and waits to be replaced by what the connection is for.
+/// and waits to be replaced by what the connection is for. If its FIN stays pending for 10 s, it is
+/// reset.
 ///
 /// It holds at most 256 bytes of a header of version 1, and 4,096 (the longest one) of version 2,
 /// for at most [`Config::timeout`].
@@ -63,9 +65,7 @@ enum State {
     Reading,
     /// It is whole, and so long.
     Read(Header, usize),
-    Closing(Reason),
-    Resetting(Reason),
-    Over(Reason),
+    Ending(Teardown<Reason>),
 }
 
 /// Why a connection ended before it had a header, or because of what that said.
@@ -141,7 +141,7 @@ impl HeaderReader {
     pub fn new(config: &Config, peer: Peer, now: Instant) -> Self {
         let state = match peer {
             Peer::Ip(address) if !config.trusts(peer) => {
-                State::Resetting(Reason::Untrusted { peer: address.ip() })
+                State::Ending(Teardown::reset(Reason::Untrusted { peer: address.ip() }))
             }
             Peer::Ip(_) | Peer::Local => State::Reading,
         };
@@ -153,7 +153,7 @@ impl HeaderReader {
     pub fn header(&self) -> Option<(Header, &[u8])> {
         match self.state {
             State::Read(header, length) => Some((header, &self.buffer[length..self.filled])),
-            State::Reading | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+            State::Reading | State::Ending(_) => None,
         }
     }
 
@@ -161,22 +161,27 @@ impl HeaderReader {
     pub fn header_len(&self) -> usize {
         match self.state {
             State::Read(_, length) => length,
-            State::Reading | State::Closing(_) | State::Resetting(_) | State::Over(_) => 0,
+            State::Reading | State::Ending(_) => 0,
         }
     }
 
     /// The client that the header names may not connect.
     pub fn refuse(&mut self, refused: Refused) {
-        self.end(State::Resetting, Reason::Refused(refused));
+        self.end(Teardown::reset(Reason::Refused(refused)));
     }
 
-    fn end(&mut self, how: fn(Reason) -> State, reason: Reason) {
+    /// Sends a FIN.
+    fn close(&mut self, reason: Reason, now: Instant) {
+        self.end(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)));
+    }
+
+    fn end(&mut self, ending: Teardown<Reason>) {
         match self.state {
             State::Reading | State::Read(..) => {
-                self.state = how(reason);
+                self.state = State::Ending(ending);
                 self.buffer = Vec::new();
             }
-            State::Closing(_) | State::Resetting(_) | State::Over(_) => {}
+            State::Ending(_) => {}
         }
     }
 }
@@ -185,14 +190,11 @@ impl Machine for HeaderReader {
     type Reason = Reason;
 
     fn interest(&self) -> Interest {
-        let write = match self.state {
-            State::Reading => return Interest { read: true, write: Outbound::Idle },
-            State::Read(..) => Outbound::Idle,
-            State::Closing(_) => Outbound::Finish,
-            State::Resetting(_) => Outbound::Reset,
-            State::Over(_) => Outbound::Finished,
-        };
-        Interest { read: false, write }
+        match &self.state {
+            State::Reading => Interest { read: true, write: Outbound::Idle },
+            State::Read(..) => Interest { read: false, write: Outbound::Idle },
+            State::Ending(ending) => ending.interest(false),
+        }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
@@ -221,28 +223,33 @@ impl Machine for HeaderReader {
                 match parse(&self.buffer[..self.filled]) {
                     Ok(None) => {}
                     Ok(Some((header, length))) => self.state = State::Read(header, length),
-                    Err(malformed) => self.end(State::Resetting, Reason::Malformed(malformed)),
+                    Err(malformed) => self.end(Teardown::reset(Reason::Malformed(malformed))),
                 }
             }
-            Event::Eof => {
-                self.end(State::Closing, Reason::Truncated { have: self.filled });
-            }
-            Event::Error(way, why) => self.handle_lost(way, why),
-            Event::Finished => match &self.state {
-                State::Closing(reason) | State::Resetting(reason) => {
-                    self.state = State::Over(reason.clone());
+            Event::Eof => self.close(Reason::Truncated { have: self.filled }, now),
+            Event::Error(way, why) => {
+                let lost = Reason::Lost { way, why, have: self.filled };
+                match &mut self.state {
+                    State::Reading | State::Read(..) => self.end(Teardown::over(lost)),
+                    State::Ending(ending) => ending.handle_error(lost),
                 }
-                State::Reading | State::Read(..) | State::Over(_) => {}
-            },
+            }
+            Event::Finished => {
+                if let State::Ending(ending) = &mut self.state {
+                    ending.handle_finished(now);
+                }
+            }
             Event::Timeout { .. } => {
                 if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
                     let limit = self.limit.unwrap_or_default();
-                    self.end(State::Resetting, Reason::Late { limit, have: self.filled });
+                    let late = Reason::Late { limit, have: self.filled };
+                    match &mut self.state {
+                        State::Reading | State::Read(..) => self.end(Teardown::reset(late)),
+                        State::Ending(ending) => ending.expire(None),
+                    }
                 }
             }
-            Event::ShutDown => {
-                self.end(State::Closing, Reason::ShutDown);
-            }
+            Event::ShutDown => self.close(Reason::ShutDown, now),
             Event::Release => {
                 if self.filled == 0 {
                     self.buffer = Vec::new();
@@ -253,46 +260,26 @@ impl Machine for HeaderReader {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match self.state {
+        match &self.state {
             State::Reading => self.until,
-            State::Read(..) | State::Closing(_) | State::Resetting(_) | State::Over(_) => None,
+            State::Read(..) => None,
+            State::Ending(ending) => ending.poll_timeout(None),
         }
     }
 
     fn status(&self) -> Status {
-        let state = match self.state {
+        let state = match &self.state {
             State::Reading | State::Read(..) => "proxy_header",
-            State::Closing(_) => "closing",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
+            State::Ending(ending) => ending.state(),
         };
         Status { state, queued: 0, lag: 0 }
     }
 
     fn reason(&self) -> Option<Reason> {
         match &self.state {
-            State::Over(reason) => Some(reason.clone()),
-            State::Reading | State::Read(..) | State::Closing(_) | State::Resetting(_) => None,
+            State::Ending(ending) => ending.reason(),
+            State::Reading | State::Read(..) => None,
         }
-    }
-}
-
-impl HeaderReader {
-    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
-        let reason = match &self.state {
-            State::Closing(reason) => reason.clone(),
-            State::Reading | State::Read(..) => Reason::Lost { way, why, have: self.filled },
-            State::Resetting(_) | State::Over(_) => return,
-        };
-        self.state = match why {
-            ConnectionError::Reset => State::Over(reason),
-            // The connection may live on at the peer's end, where a FIN would look clean.
-            ConnectionError::TimedOut
-            | ConnectionError::Unreachable
-            | ConnectionError::WriteZero
-            | ConnectionError::Layer
-            | ConnectionError::Other { .. } => State::Resetting(reason),
-        };
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     WriteProgress,
     idle::{Activity, Place},
     shared::Shared,
+    teardown::Teardown,
 };
 
 /// One connection of a status server. Requests are answered one after the other, at the rate that
@@ -34,25 +35,20 @@ pub struct Connection {
     /// Its place in the order in which connections give way. A connection that has given way keeps
     /// its place until it ends: only then is there room.
     place: Place,
+    /// Of the last response, and of the FIN.
+    progress: WriteProgress,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     /// Between requests.
-    Idle {
-        since: Instant,
-    },
+    Idle { since: Instant },
     /// In the head of one.
-    Head {
-        since: Instant,
-    },
+    Head { since: Instant },
     /// Between requests or in the head of one, when the server is full: it gives way to a new
     /// connection, unless the rest of a request has arrived already.
-    GivingWay {
-        until: Instant,
-        waited: Duration,
-    },
+    GivingWay { until: Instant, waited: Duration },
     /// A request waits for its turn.
     Waiting {
         since: Instant,
@@ -67,7 +63,6 @@ enum State {
         response: Vec<u8>,
         sent: usize,
         since: Instant,
-        progress: WriteProgress,
         /// Since it was asked to give way, and how long it had been in this state by then: it ends
         /// when the kernel takes no more.
         giving_way: Option<(Instant, Duration)>,
@@ -77,20 +72,8 @@ enum State {
         #[expect(dead_code, reason = "what it does, it does when it is dropped")]
         page: Option<Turn>,
     },
-    /// Our FIN is to go out.
-    Closing {
-        since: Instant,
-        reason: Reason,
-    },
-    /// Our FIN is out: what the peer still sends is thrown away. Closing at once would answer it
-    /// with a reset, which may destroy the response on its way (RFC 9112, section 9.6).
-    Lingering {
-        since: Instant,
-        discarded: usize,
-        reason: Reason,
-    },
-    Resetting(Reason),
-    Over(Reason),
+    /// It lingers behind a response only.
+    Ending(Teardown<Reason>),
 }
 
 /// Why a status server's connection ended.
@@ -208,8 +191,15 @@ impl crate::Reason for Reason {
 impl Connection {
     pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
         let place = server.idle.enter(Activity::Idle, now);
-        let state = State::Idle { since: now };
-        Self { server, input, eof: false, is_answered: false, place, state }
+        Self {
+            server,
+            input,
+            eof: false,
+            is_answered: false,
+            place,
+            progress: WriteProgress::new(now),
+            state: State::Idle { since: now },
+        }
     }
 
     /// Looks for the next request in what has come in, and begins to answer it.
@@ -263,7 +253,7 @@ impl Connection {
                 0 => Reason::Finished,
                 have => Reason::Truncated { have },
             };
-            self.state = State::Closing { since: now, reason };
+            self.close(reason, now);
         } else if self.input.is_empty() {
             self.state = State::Idle { since: now };
         } else if !matches!(self.state, State::Head { .. } | State::GivingWay { .. }) {
@@ -316,11 +306,30 @@ impl Connection {
     ) {
         self.is_answered = true;
         self.place.update(Activity::Sending, now);
-        let mut progress = WriteProgress::new(now);
-        progress.queued(now);
+        self.progress = WriteProgress::new(now);
+        self.progress.queued(now);
         let giving_way = None;
-        self.state =
-            State::Answering { response, sent: 0, since: now, progress, giving_way, last, page };
+        self.state = State::Answering { response, sent: 0, since: now, giving_way, last, page };
+    }
+
+    /// Sends a FIN.
+    fn close(&mut self, reason: Reason, now: Instant) {
+        self.input.clear();
+        let linger = match reason {
+            Reason::Finished | Reason::Refused { .. } if !self.eof => {
+                Some(self.server.config.linger)
+            }
+            // There is no response that could be destroyed.
+            Reason::Finished
+            | Reason::Refused { .. }
+            | Reason::Truncated { .. }
+            | Reason::IdleTimeout { .. }
+            | Reason::GaveWay { .. }
+            | Reason::WriteTimeout { .. }
+            | Reason::ShutDown
+            | Reason::Lost { .. } => None,
+        };
+        self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 
     /// Its activity, and since when; `None` if it is about to end or to change its activity.
@@ -330,25 +339,9 @@ impl Connection {
             State::Waiting { since, .. } if self.is_answered => (Activity::Queued, *since),
             State::Waiting { since, .. } => (Activity::FirstQueued, *since),
             State::Answering { since, .. } => (Activity::Sending, *since),
-            State::Lingering { since, .. } => (Activity::Lingering, *since),
-            State::GivingWay { .. }
-            | State::Closing { .. }
-            | State::Resetting(_)
-            | State::Over(_) => return None,
+            State::Ending(ending) => (Activity::Lingering, ending.lingers_since()?),
+            State::GivingWay { .. } => return None,
         })
-    }
-
-    fn lose(&mut self, way: Direction, why: ConnectionError) {
-        let reason = Reason::Lost { way, why, unsent: self.queued() };
-        self.state = match why {
-            ConnectionError::Reset => State::Over(reason),
-            // The connection may live on at the peer's end, where a FIN would look clean.
-            ConnectionError::TimedOut
-            | ConnectionError::Unreachable
-            | ConnectionError::WriteZero
-            | ConnectionError::Layer
-            | ConnectionError::Other { .. } => State::Resetting(reason),
-        };
     }
 
     fn queued(&self) -> usize {
@@ -358,10 +351,7 @@ impl Connection {
             | State::Head { .. }
             | State::GivingWay { .. }
             | State::Waiting { .. }
-            | State::Closing { .. }
-            | State::Lingering { .. }
-            | State::Resetting(_)
-            | State::Over(_) => 0,
+            | State::Ending(_) => 0,
         }
     }
 }
@@ -377,10 +367,7 @@ impl Machine for Connection {
             // To notice a client that has left, whose turn others can have.
             State::Waiting { .. } => (!self.eof && self.input.has_room(), Outbound::Idle),
             State::Answering { .. } => (false, Outbound::Flush),
-            State::Closing { .. } => (false, Outbound::Finish),
-            State::Lingering { .. } => (true, Outbound::Finished),
-            State::Resetting(_) => (false, Outbound::Reset),
-            State::Over(_) => return Interest::DONE,
+            State::Ending(ending) => return ending.interest(false),
         };
         Interest { read, write }
     }
@@ -401,7 +388,11 @@ impl Machine for Connection {
             Event::Eof => self.handle_eof(now),
             Event::Error(way, why) => self.handle_lost(way, why),
             Event::Written(n) => self.handle_written(now, n),
-            Event::Finished => self.handle_finished(now),
+            Event::Finished => {
+                if let State::Ending(ending) = &mut self.state {
+                    ending.handle_finished(now);
+                }
+            }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             Event::ShutDown => self.shut_down(now),
             Event::Release => {
@@ -412,15 +403,14 @@ impl Machine for Connection {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let config = &self.server.config;
+        let write = || self.progress.deadline(config.write_timeout);
         match &self.state {
             State::Idle { since } => Some(*since + config.idle_timeout),
             State::Head { since } => Some(*since + config.head_timeout),
             State::GivingWay { until, .. } | State::Waiting { until, .. } => Some(*until),
             State::Answering { giving_way: Some((asked, _)), .. } => Some(*asked),
-            State::Answering { progress, .. } => Some(progress.deadline(config.write_timeout)),
-            State::Closing { since, .. } => Some(*since + config.write_timeout),
-            State::Lingering { since, .. } => Some(*since + config.linger.time),
-            State::Resetting(_) | State::Over(_) => None,
+            State::Answering { .. } => Some(write()),
+            State::Ending(ending) => ending.poll_timeout(Some(write())),
         }
     }
 
@@ -438,21 +428,18 @@ impl Machine for Connection {
             }
             State::Idle { .. } | State::Head { .. } => State::GivingWay { until: now, waited },
             State::Waiting { .. } if self.is_answered => {
-                self.input.clear();
-                State::Closing { since: now, reason: gave_way(waited) }
+                self.close(gave_way(waited), now);
+                return true;
             }
             // Likewise, output that the kernel takes is sent first.
             State::Answering { giving_way: giving_way @ None, .. } => {
                 *giving_way = Some((now, waited));
                 return true;
             }
-            State::Lingering { .. } => State::Over(gave_way(waited)),
-            State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Closing { .. }
-            | State::Resetting(_)
-            | State::Over(_) => return false,
+            State::Ending(_) => State::Ending(Teardown::over(gave_way(waited))),
+            State::GivingWay { .. } | State::Waiting { .. } | State::Answering { .. } => {
+                return false;
+            }
         };
         true
     }
@@ -464,25 +451,19 @@ impl Machine for Connection {
             State::GivingWay { .. } => "giving_way",
             State::Waiting { .. } => "waiting",
             State::Answering { .. } => "answering",
-            State::Closing { .. } => "closing",
-            State::Lingering { .. } => "lingering",
-            State::Resetting(_) => "resetting",
-            State::Over(_) => "over",
+            State::Ending(ending) => ending.state(),
         };
         Status { state, queued: self.queued(), lag: 0 }
     }
 
     fn reason(&self) -> Option<Reason> {
         match &self.state {
-            State::Over(reason) => Some(reason.clone()),
+            State::Ending(ending) => ending.reason(),
             State::Idle { .. }
             | State::Head { .. }
             | State::GivingWay { .. }
             | State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Closing { .. }
-            | State::Lingering { .. }
-            | State::Resetting(_) => None,
+            | State::Answering { .. } => None,
         }
     }
 }
@@ -496,125 +477,82 @@ impl Connection {
             }
             // What follows the request is looked at behind its answer.
             State::Waiting { .. } => self.input.commit(n),
-            State::Lingering { discarded, reason, .. } => {
-                let Inner { config, discards, .. } = &*self.server;
-                if !discards.discard(config.linger, discarded, n, now) {
-                    self.state = State::Over(reason.clone());
-                }
-            }
-            State::Answering { .. }
-            | State::Closing { .. }
-            | State::Resetting(_)
-            | State::Over(_) => {}
+            State::Ending(ending) => ending.handle_read(now, n, &self.server.discards),
+            State::Answering { .. } => {}
         }
     }
 
     fn handle_eof(&mut self, now: Instant) {
         self.eof = true;
-        match &self.state {
+        match &mut self.state {
             State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => self.wait(now),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Closing { .. }
-            | State::Resetting(_)
-            | State::Over(_) => {}
+            State::Ending(ending) => ending.handle_eof(),
+            State::Waiting { .. } | State::Answering { .. } => {}
         }
     }
 
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
-        match &self.state {
+        let lost = Reason::Lost { way, why, unsent: self.queued() };
+        match &mut self.state {
+            State::Ending(ending) => ending.handle_error(lost),
             State::Idle { .. }
             | State::Head { .. }
             | State::GivingWay { .. }
             | State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Closing { .. } => self.lose(way, why),
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
+            | State::Answering { .. } => self.state = State::Ending(Teardown::over(lost)),
         }
     }
 
     fn handle_written(&mut self, now: Instant, n: usize) {
-        let State::Answering { response, sent, progress, last, .. } = &mut self.state else {
-            return;
-        };
+        let State::Answering { response, sent, last, .. } = &mut self.state else { return };
         *sent += n;
-        progress.written(now, n);
+        self.progress.written(now, n);
         if *sent < response.len() {
             return;
         }
         if let Some(reason) = last.take() {
-            self.input.clear();
-            self.state = State::Closing { since: now, reason };
+            self.close(reason, now);
         } else {
             self.state = State::Idle { since: now };
             self.proceed(now);
         }
     }
 
-    fn handle_finished(&mut self, now: Instant) {
-        self.state = match &self.state {
-            State::Closing { reason, .. } => {
-                let reason = reason.clone();
-                match reason {
-                    Reason::Finished | Reason::Refused { .. } if !self.eof => {
-                        State::Lingering { since: now, discarded: 0, reason }
-                    }
-                    // There is no response that could be destroyed.
-                    Reason::Finished
-                    | Reason::Refused { .. }
-                    | Reason::Truncated { .. }
-                    | Reason::IdleTimeout { .. }
-                    | Reason::GaveWay { .. }
-                    | Reason::WriteTimeout { .. }
-                    | Reason::ShutDown
-                    | Reason::Lost { .. } => State::Over(reason),
-                }
-            }
-            State::Resetting(reason) => State::Over(reason.clone()),
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Answering { .. }
-            | State::Lingering { .. }
-            | State::Over(_) => return,
-        };
-    }
-
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
-        if let State::Answering { progress, .. } = &mut self.state {
-            progress.observe(now, true, unacknowledged);
-        }
+        let queued = match &self.state {
+            State::Answering { .. } => true,
+            State::Ending(ending) => ending.is_closing(),
+            State::Idle { .. }
+            | State::Head { .. }
+            | State::GivingWay { .. }
+            | State::Waiting { .. } => false,
+        };
+        self.progress.observe(now, queued, unacknowledged);
         if self.poll_timeout().is_none_or(|deadline| deadline > now) {
             return;
         }
         let config = &self.server.config;
-        match &self.state {
+        let (limit, unsent) = (config.write_timeout, self.queued() + unacknowledged);
+        let stalled = Reason::WriteTimeout { limit, unsent };
+        match &mut self.state {
             State::Idle { .. } => {
                 let reason = Reason::IdleTimeout { limit: config.idle_timeout };
-                self.state = State::Closing { since: now, reason };
+                self.close(reason, now);
             }
             State::Head { .. } => self.refuse(request::TOO_LATE, now),
             State::GivingWay { waited, .. } => {
                 let reason = gave_way(*waited);
-                self.input.clear();
-                self.state = State::Closing { since: now, reason };
+                self.close(reason, now);
             }
             State::Waiting { .. } => self.answer(now),
             State::Answering { giving_way: Some((_, waited)), .. } => {
-                self.state = State::Resetting(gave_way(*waited));
+                self.state = State::Ending(Teardown::reset(gave_way(*waited)));
             }
-            State::Answering { .. } | State::Closing { .. } => {
-                let (limit, unsent) = (config.write_timeout, self.queued() + unacknowledged);
-                self.state = State::Resetting(Reason::WriteTimeout { limit, unsent });
-            }
-            State::Lingering { reason, .. } => self.state = State::Over(reason.clone()),
-            State::Resetting(_) | State::Over(_) => {}
+            State::Answering { .. } => self.state = State::Ending(Teardown::reset(stalled)),
+            State::Ending(ending) => ending.expire(Some(stalled)),
         }
     }
 
@@ -622,8 +560,7 @@ impl Connection {
     fn shut_down(&mut self, now: Instant) {
         match &mut self.state {
             State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
-                self.input.clear();
-                self.state = State::Closing { since: now, reason: Reason::ShutDown };
+                self.close(Reason::ShutDown, now);
             }
             State::Waiting { request, .. } => {
                 if let Ok(request) = request {
@@ -633,10 +570,7 @@ impl Connection {
             State::Answering { last, .. } => {
                 last.get_or_insert(Reason::ShutDown);
             }
-            State::Closing { .. }
-            | State::Lingering { .. }
-            | State::Resetting(_)
-            | State::Over(_) => {}
+            State::Ending(_) => {}
         }
     }
 }

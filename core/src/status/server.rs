@@ -16,10 +16,10 @@ use crate::{
     admission::{Limits, Table},
     buffer::Pool,
     idle::Idle,
-    linger::DiscardBudget,
     serve::Options,
     shared::Shared,
     stop::Stopping,
+    teardown::DiscardBudget,
 };
 
 /// How a status server answers, and its limits.
@@ -33,8 +33,8 @@ pub struct Config {
     pub head_timeout: Duration,
     /// How long a connection may be without a request. Default: 30 s.
     pub idle_timeout: Duration,
-    /// A response of which no byte is acknowledged for this long is aborted, within 1.125 times
-    /// this. Default: 10 s.
+    /// A peer that acknowledges no byte for this long, although a response or a FIN is pending, is
+    /// reset within 1.125 times this. Default: 10 s.
     pub write_timeout: Duration,
     /// The close behind a response that was the last.
     pub linger: Linger,

@@ -25,7 +25,7 @@ fn feed(framing: Framing) -> Feed {
 
 fn upstream(feed: &Feed) -> Checked<Upstream> {
     let idle = Some(Duration::from_secs(100));
-    Checked::new(Upstream::new(feed.clone(), idle, Instant::EPOCH), 0)
+    Checked::new(Upstream::new(feed.clone(), idle, Instant::EPOCH), 0).with_deadlines()
 }
 
 /// All that a feed was given since `subscriber` joined it.
@@ -85,7 +85,8 @@ proptest! {
     ) {
         let size = NonZeroUsize::new(size).unwrap();
         let config = SourceConfig { size, rate, count, ..SourceConfig::default() };
-        let mut source = Checked::new(Source::new(config, Instant::EPOCH), 64 * 1024);
+        let source = Source::new(config, Instant::EPOCH);
+        let mut source = Checked::new(source, 64 * 1024).with_deadlines();
         let mut player = Player::new(&mut source);
         for op in &ops {
             player.play(op);
@@ -119,7 +120,7 @@ proptest! {
         ops in script::ops(120),
         takes in prop::collection::vec(any::<bool>(), 120),
     ) {
-        let mut receiver = Checked::new(Receiver::new(), 0);
+        let mut receiver = Checked::new(Receiver::new(), 0).with_deadlines();
         let mut player = Player::new(&mut receiver);
         let mut taken = Vec::new();
         for (op, takes) in ops.iter().zip(takes) {
@@ -140,7 +141,8 @@ proptest! {
 #[test]
 fn a_source_makes_1000_messages_a_second_of_1_kib_unless_it_is_told_otherwise() {
     let made = |config: SourceConfig, after: u64| {
-        let mut source = Checked::new(Source::new(config, Instant::EPOCH), 64 * 1024);
+        let source = Source::new(config, Instant::EPOCH);
+        let mut source = Checked::new(source, 64 * 1024).with_deadlines();
         let take = Op::Accept(usize::MAX);
         let mut ops = vec![take.clone(), Op::Advance(Duration::from_millis(after))];
         ops.push(Op::SpuriousTimeout);
@@ -162,7 +164,8 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
     let size = NonZeroUsize::new(30).unwrap();
     let end = |count, ops: &[Op]| {
         let config = SourceConfig { size, rate: 1000, count, ..SourceConfig::default() };
-        let mut source = Checked::new(Source::new(config, Instant::EPOCH), 64 * 1024);
+        let source = Source::new(config, Instant::EPOCH);
+        let mut source = Checked::new(source, 64 * 1024).with_deadlines();
         let transcript = script::play(&mut source, &[&[Op::Eof], ops].concat());
         (transcript.output.len() / size, transcript.sent, transcript.label)
     };

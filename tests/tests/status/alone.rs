@@ -39,7 +39,7 @@ pub(crate) fn server_of(service: &Options) -> Server {
 
 pub(crate) fn machine(server: &Server) -> Checked<Connection> {
     let limit = Config::new("").response_size();
-    Checked::new(server.machine(Instant::EPOCH), limit)
+    Checked::new(server.machine(Instant::EPOCH), limit).with_deadlines()
 }
 
 /// The answer to one request: its head and its content.
