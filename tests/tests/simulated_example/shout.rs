@@ -1,5 +1,5 @@
 use wirestate_core::{
-    Event, Fault, Instant, Interest, ConnectionError, Machine, Outbound, Reason, Direction, drive,
+    ConnectionError, Event, Fault, Instant, Interest, Machine, Outbound, Reason, drive,
 };
 
 struct Shout { buffer: [u8; 64], start: usize, end: usize, closing: bool, over: Option<Over> }
