@@ -511,7 +511,9 @@ impl Conn {
     }
 
     fn ask(&self, asked: Asked) {
-        self.asked.fetch_max(asked as u8, Relaxed);
+        if self.asked.fetch_max(asked as u8, Relaxed) >= asked as u8 {
+            return;
+        }
         // The lock orders this against `park`: either the driver sees what is asked when it has
         // parked, or its waker is here.
         if let Some(driver) = self.parked.with(|parked| parked.driver.take()) {

@@ -49,12 +49,11 @@
 //!
 //! # In an event loop of your own
 //!
-//! Implement [`drive::Source`] and [`drive::Sink`] for your socket and poll a [`drive::Seat`] when it
-//! is ready: `core/examples/foreign_loop.rs` does that with `poll(2)`. As the context, pass one
-//! whose waker puts the connection on a list of those to poll again
-//! ([`Wake`](alloc::task::Wake)). [`Waker::noop`](core::task::Waker::noop) will do where machines
-//! share nothing, or where you poll all of them again after publishing; asynchronous handlers
-//! would hang with it.
+//! Implement [`drive::Source`] and [`drive::Sink`] for your socket and give each connection a
+//! [`drive::Seat`]: `core/examples/foreign_loop.rs` does that with `poll(2)`, and `docs/embed.md`
+//! explains it. As the context, pass one whose waker has that connection polled again
+//! ([`Wake`](alloc::task::Wake)). [`Waker::noop`](core::task::Waker::noop) is enough only for
+//! machines that share nothing; asynchronous handlers and subscribers would hang with it.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(feature = "std"), no_std)]
