@@ -17,10 +17,10 @@ pub(crate) struct Readiness {
     /// The last turn that has moved something has left nothing that can move before the waker is
     /// woken.
     quiescent: bool,
-    /// A write has failed. What the kernel then calls the end of the input is not the peer's FIN.
-    write_error: Option<ConnectionError>,
-    /// How the input has ended: by the peer's FIN, or by an error.
-    end: Option<Result<(), ConnectionError>>,
+    /// How a write has failed, or a read.
+    failed: Option<ConnectionError>,
+    /// The peer has sent a FIN.
+    eof: bool,
     /// How the output has ended.
     output: Output,
     flush_timeout: Option<Duration>,
@@ -53,8 +53,8 @@ impl Default for Readiness {
         Self {
             blocked: Blocked::default(),
             quiescent: false,
-            write_error: None,
-            end: None,
+            failed: None,
+            eof: false,
             output: Output::Open,
             flush_timeout: Some(FLUSH_TIMEOUT),
             held: usize::MAX,
@@ -126,13 +126,7 @@ impl Readiness {
 
     /// Whether the peer has sent a FIN or a reset.
     pub(crate) fn peer_has_left(&self) -> bool {
-        matches!(self.end, Some(Ok(()) | Err(ConnectionError::Reset)))
-            || self.write_error == Some(ConnectionError::Reset)
-    }
-
-    /// Whether a read or a write has failed, so that the connection must not end by a FIN.
-    fn has_failed(&self) -> bool {
-        self.write_error.is_some() || matches!(self.end, Some(Err(_)))
+        self.eof || self.failed == Some(ConnectionError::Reset)
     }
 
     /// Of a turn that has moved something: whether the next one would find nothing to do, unless
@@ -144,7 +138,7 @@ impl Readiness {
 
     /// Whether a FIN would say falsely that all was sent, apart from what the machine wants to send.
     pub(crate) fn must_reset(&self, socket: &impl Sink) -> bool {
-        self.output != Output::Reset && (self.has_failed() || socket.held() > 0)
+        self.output != Output::Reset && (self.failed.is_some() || socket.held() > 0)
     }
 
     /// Sends an RST, once.
@@ -155,9 +149,27 @@ impl Readiness {
         }
     }
 
+    /// Returns what a call on the output has moved; `None` if it would block.
+    fn sent<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        now: Instant,
+        sent: Poll<Result<usize, IoError>>,
+    ) -> Option<usize> {
+        match sent {
+            Poll::Pending => None,
+            Poll::Ready(Ok(n)) => Some(n),
+            Poll::Ready(Err(IoError::Interrupted)) => Some(0),
+            Poll::Ready(Err(IoError::Connection(why))) => {
+                self.fail(machine, now, why);
+                Some(0)
+            }
+        }
+    }
+
     /// Writing has failed.
     fn fail<M: Machine>(&mut self, machine: &mut M, now: Instant, why: ConnectionError) {
-        self.write_error = Some(why);
+        self.failed = Some(why);
         self.blocked.flush = false;
         let wants = machine.interest();
         if self.output == Output::Open && !wants.is_done() && wants.write != Outbound::Reset {
@@ -282,7 +294,7 @@ pub(crate) fn turn(
     let written = match before.write {
         Outbound::Idle | Outbound::Finished => None,
         Outbound::Flush => write(transfer, readiness, now, cx),
-        Outbound::Finish if !readiness.has_failed() => finish(transfer, readiness, now, cx),
+        Outbound::Finish if readiness.failed.is_none() => finish(transfer, readiness, now, cx),
         // A FIN on a connection that has failed would say that all was sent.
         Outbound::Finish | Outbound::Reset => {
             readiness.reset(transfer.socket());
@@ -322,7 +334,7 @@ fn end(
     if flush(transfer, readiness, now, cx) {
         return Turn::Moved { read: 0, written: 0 };
     }
-    if readiness.has_failed() {
+    if readiness.failed.is_some() {
         readiness.reset(transfer.socket());
     } else if readiness.blocked.flush && readiness.output != Output::Reset {
         let held = transfer.socket().held();
@@ -345,22 +357,12 @@ fn write(
     if readiness.blocked.write {
         return None;
     }
-    match transfer.write(now, cx) {
-        Poll::Pending => {
-            readiness.blocked.write = true;
-            return None;
-        }
-        Poll::Ready(Ok(n)) if n > 0 => return Some(n),
-        // Trying again would spin.
-        Poll::Ready(Ok(_)) => {
-            readiness.fail(transfer.machine(), now, ConnectionError::WriteZero);
-        }
-        Poll::Ready(Err(IoError::Interrupted)) => {}
-        Poll::Ready(Err(IoError::Connection(why))) => {
-            readiness.fail(transfer.machine(), now, why);
-        }
-    }
-    Some(0)
+    // Trying again after 0 would spin.
+    let some = |n| if n > 0 { Ok(n) } else { Err(ConnectionError::WriteZero.into()) };
+    let written = transfer.write(now, cx).map(|written| written.and_then(some));
+    let written = readiness.sent(transfer.machine(), now, written);
+    readiness.blocked.write = written.is_none();
+    written
 }
 
 fn finish(
@@ -372,26 +374,19 @@ fn finish(
     if readiness.blocked.write {
         return None;
     }
-    match transfer.socket().poll_finish(cx) {
-        Poll::Pending => {
-            readiness.blocked.write = true;
-            return None;
-        }
-        Poll::Ready(Ok(())) => {
-            readiness.output = Output::Finished;
-            let machine = transfer.machine();
-            machine.handle(now, Event::Finished);
-            debug_assert!(
-                sends_no_more(machine) && machine.interest().write != Outbound::Reset,
-                "nothing can be sent behind a FIN"
-            );
-        }
-        Poll::Ready(Err(IoError::Interrupted)) => {}
-        Poll::Ready(Err(IoError::Connection(why))) => {
-            readiness.fail(transfer.machine(), now, why);
-        }
+    let finished = transfer.socket().poll_finish(cx);
+    if let Poll::Ready(Ok(())) = finished {
+        readiness.output = Output::Finished;
+        let machine = transfer.machine();
+        machine.handle(now, Event::Finished);
+        debug_assert!(
+            sends_no_more(machine) && machine.interest().write != Outbound::Reset,
+            "nothing can be sent behind a FIN"
+        );
     }
-    Some(0)
+    let finished = readiness.sent(transfer.machine(), now, finished.map_ok(|()| 0));
+    readiness.blocked.write = finished.is_none();
+    finished
 }
 
 /// Has the sink send what it holds, which a read may have caused as well as a write. Returns whether
@@ -402,21 +397,16 @@ pub(crate) fn flush(
     now: Instant,
     cx: &mut Context<'_>,
 ) -> bool {
-    if readiness.blocked.flush || readiness.has_failed() || readiness.output == Output::Reset {
+    if readiness.blocked.flush || readiness.failed.is_some() || readiness.output == Output::Reset {
         return false;
     }
-    match transfer.socket().poll_flush(cx) {
-        Poll::Ready(Ok(())) => return false,
-        Poll::Pending => {
-            readiness.blocked.flush = true;
-            return false;
-        }
-        Poll::Ready(Err(IoError::Interrupted)) => {}
-        Poll::Ready(Err(IoError::Connection(why))) => {
-            readiness.fail(transfer.machine(), now, why);
-        }
+    let flushed = transfer.socket().poll_flush(cx);
+    if let Poll::Ready(Ok(())) = flushed {
+        return false;
     }
-    true
+    let flushed = readiness.sent(transfer.machine(), now, flushed.map_ok(|()| 0));
+    readiness.blocked.flush = flushed.is_none();
+    flushed.is_some()
 }
 
 /// Whether it wants what a machine can want that will send no byte any more.
@@ -445,11 +435,13 @@ fn read(
             return None;
         }
         Poll::Ready(Ok(n)) if n > 0 => return Some(n),
-        Poll::Ready(Ok(_)) => readiness.write_error,
+        // After a failed write, what the kernel calls the end of the input is not the peer's FIN.
+        Poll::Ready(Ok(_)) => readiness.failed,
         Poll::Ready(Err(IoError::Interrupted)) => return Some(0),
         Poll::Ready(Err(IoError::Connection(why))) => Some(why),
     };
-    readiness.end = Some(why.map_or(Ok(()), Err));
+    readiness.eof = why.is_none();
+    readiness.failed = readiness.failed.or(why);
     let machine = transfer.machine();
     machine.handle(now, why.map_or(Event::Eof, |why| Event::Error(Direction::Read, why)));
     debug_assert!(!machine.interest().read, "nothing can be read behind the end of the input");
