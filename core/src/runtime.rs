@@ -17,13 +17,13 @@ use std::{
 
 use crate::{
     admission::Peer,
-    drive::{Clock, Splice},
+    drive::{Clock, Sink, Source},
 };
 
 /// A runtime. Clones are the same runtime.
 pub trait Runtime: Clone + Send + Sync + 'static {
     /// A connected socket: no delay, and with keepalive probes.
-    type Socket: Splice + Unpin + Send + 'static;
+    type Socket: Source + Sink + Unpin + Send + 'static;
     /// A listening socket.
     type Listener: Listener<Socket = Self::Socket>;
     /// A clock. All clocks of one runtime have one epoch.

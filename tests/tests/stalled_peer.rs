@@ -19,7 +19,7 @@ use socket2::{Domain, Socket, Type};
 use wirestate_core::{
     Machine,
     admission::Table,
-    drive::{Clock as _, Drive},
+    drive::{Clock as _, Drive, Splice},
     echo,
     fanout::{self, Feed, OnLag, Source, SourceConfig, Subscriber, Upstream},
     message::{self, Message, service},
@@ -56,7 +56,7 @@ fn on_std() {
 }
 
 /// One peer of each server, all at once.
-fn every_stall_is_noticed_in_time<R: Runtime>(runtime: &R) {
+fn every_stall_is_noticed_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
     let request = frames([&Message::binary(vec![7; 1000])]);
     let peers = [
         ("idle_timeout", echo(runtime), request.clone()),
@@ -160,7 +160,7 @@ fn source<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
     server(runtime, move |now| Source::new(config, now))
 }
 
-fn proxied<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, Table) {
     let config = proxy::Config { idle_timeout: Some(LIMIT), ..proxy::Config::default() };
     let upstreams = Upstreams::new([endless().to_string()], Balance::RoundRobin, 1);
     let proxy = Proxy::new(Relays::new(config), upstreams);

@@ -31,10 +31,13 @@ use std::{
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use crate::runtime::{Address, Runtime};
+use crate::{
+    drive::Splice,
+    runtime::{Address, Runtime},
+};
 
 /// A runtime as the command line needs it, which starts the process.
-pub trait Host: Runtime {
+pub trait Host: Runtime<Socket: Splice> {
     /// How many open files a connection takes.
     const FILES_PER_CONNECTION: usize = 1;
 

@@ -11,14 +11,12 @@ use super::{IoError, Sink, Source};
 /// again: into a pipe, and from there into the other socket (splice(2)).
 ///
 /// The two halves of the way are calls of their own, as a read and a write are, and wait for readiness as
-/// those do. A runtime without such sockets answers `None` to [`pipe`](Self::pipe), with
-/// [`Infallible`](core::convert::Infallible) as the pipe.
+/// those do. [`proxy::serve`](crate::proxy::serve()) needs such sockets, and nothing else does.
 pub trait Splice: Source + Sink {
     /// A pipe (pipe(7)). Dropped, it throws away what it holds.
     type Pipe: Debug + Send + 'static;
 
-    /// A new pipe; `None` where none is to be had, for want of descriptors or because this kind of socket
-    /// has no use for one.
+    /// A new pipe; `None` where none can be made, for want of descriptors.
     fn pipe() -> Option<Self::Pipe>;
 
     /// Receives into `pipe`, which is empty, up to `most` bytes, which is not 0; a pipe can take less than

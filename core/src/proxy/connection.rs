@@ -20,7 +20,7 @@ use crate::{
     ConnectionError, Event, Instant, Machine, Status,
     admission::{Admitted, Peer},
     drive::{
-        Clock, Direct, Ended, Readiness, Sink, Source, Splice, Turn, feed,
+        Clock, Ended, Readiness, Sink, Source, Splice, Turn, feed,
         seat::Seated,
         session::{Driven, Session},
         timer::Timer,
@@ -85,7 +85,7 @@ impl Proxy {
 ///
 /// # Panics
 /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
-pub async fn serve<R: Runtime>(
+pub async fn serve<R: Runtime<Socket: Splice>>(
     runtime: &R,
     listener: impl Listener<Socket = R::Socket>,
     options: &Options,
@@ -110,6 +110,23 @@ pub async fn serve<R: Runtime>(
 /// neither peer takes what it got for all.
 ///
 /// The bytes that the [`Admitted`] counts are the client's: received from it, and sent to it.
+///
+/// ```no_run
+/// use wirestate_core::{
+///     proxy::{Connection, Proxy},
+///     runtime::Runtime,
+///     serve::{Options, accept},
+/// };
+///
+/// # async fn example<R: Runtime>(runtime: R, proxy: Proxy) -> std::io::Result<()> {
+/// let listener = runtime.listen("127.0.0.1:9500")?;
+/// accept(&runtime, listener, &Options::default(), |socket, admitted, clock| {
+///     Connection::new(&runtime, &proxy, socket, admitted.peer(), clock).admitted(admitted)
+/// })
+/// .await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Connection<R: Runtime> {
     relaying: Relaying<R>,
@@ -149,7 +166,7 @@ impl<R: Runtime> Connection<R> {
 
     /// What comes in bulk goes through one of these, if there is one; otherwise it goes through
     /// memory.
-    fn through(mut self, pipes: Pipes<PipeOf<R>>) -> Self {
+    fn through(mut self, pipes: Pipes<R::Socket>) -> Self {
         self.relaying.directions = Directions::new(Some(pipes));
         self
     }
@@ -209,7 +226,7 @@ struct Relaying<R: Runtime> {
     loops: Option<Loops>,
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
-    directions: Directions<PipeOf<R>>,
+    directions: Directions<R::Socket>,
     /// A reset that is forwarded waits for what the kernel has to send first.
     unsent: Option<Unsent>,
     /// A client that is announced as `LOCAL`: a proxy checks that a server listens.
@@ -258,8 +275,6 @@ impl<S: Source + Sink> Connected<S> {
         }
     }
 }
-
-type PipeOf<R> = <<R as Runtime>::Socket as Splice>::Pipe;
 
 type Dial<R> = dyn Future<Output = Result<(<R as Runtime>::Socket, Dialler<R>), NoUpstream>> + Send;
 
@@ -424,10 +439,8 @@ impl<R: Runtime> Relaying<R> {
         if self.relay.passes_reset_on(Side::Client) && must_wait(&mut self.unsent, socket, now) {
             return Turn::Blocked;
         }
-        let is_bulk = self.relay.is_bulk(Side::Client);
-        let socket = &mut self.directions.through(Side::Client, is_bulk, socket);
-        let machine = &mut self.relay.side(Side::Client);
-        turn(&mut Direct { machine, socket }, readiness, now, cx)
+        let mut transfer = self.directions.of(Side::Client, &mut self.relay, socket);
+        turn(&mut transfer, readiness, now, cx)
     }
 
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
@@ -438,11 +451,9 @@ impl<R: Runtime> Relaying<R> {
         if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
             return Turn::Blocked;
         }
-        let is_bulk = self.relay.is_bulk(Side::Upstream);
         let header = self.relay.unsent_header();
-        let socket = &mut self.directions.through(Side::Upstream, is_bulk, socket);
-        let machine = &mut self.relay.side(Side::Upstream);
-        let turn = turn(&mut Direct { machine, socket }, readiness, now, cx);
+        let mut transfer = self.directions.of(Side::Upstream, &mut self.relay, socket);
+        let turn = turn(&mut transfer, readiness, now, cx);
         if let Turn::Moved { read, written } = turn {
             let own = header.saturating_sub(self.relay.unsent_header());
             dialler.choice.moved(read, written - own, now);

@@ -15,12 +15,13 @@
 //!
 //! ```no_run
 //! use wirestate_core::{
+//!     drive::Splice,
 //!     proxy::{self, Balance, Config, Proxy, Relays, Upstreams},
 //!     runtime::Runtime,
 //!     serve::Options,
 //! };
 //!
-//! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
+//! # async fn example<R: Runtime<Socket: Splice>>(runtime: R) -> std::io::Result<()> {
 //! let upstreams = Upstreams::new(["10.0.0.1:9000", "10.0.0.2:9000"], Balance::RoundRobin, 7);
 //! let proxy = Proxy::new(Relays::new(Config::default()), upstreams.clone());
 //! let listener = runtime.listen("127.0.0.1:9500")?;
@@ -42,10 +43,10 @@
 //! refused, which is logged, and the client's connection is closed. They are free again when the
 //! client closes its side, at the latest after [`Config::idle_timeout`].
 //!
-//! A proxied connection takes two open files, and on threads an eventfd more. What comes in bulk
-//! passes through pipes, and is not copied at all where the runtime's sockets can do that
-//! ([`Splice`](crate::drive::Splice)); [`Config::pipes`] bounds their number, and each takes two
-//! open files.
+//! A proxied connection takes two open files, and on threads an eventfd more. In [`fn@serve`], bytes
+//! that come in bulk pass through pipes and are not copied ([`Splice`](crate::drive::Splice));
+//! [`Config::pipes`] limits their number, and each takes two open files. For a runtime without such
+//! sockets, see [`Connection`].
 
 #[cfg(feature = "std")]
 mod connection;

@@ -31,9 +31,9 @@ pub struct Config {
     pub drain_quiet: Duration,
     /// Buffers that the proxy keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
-    /// Pipes that each [`serve`](super::serve) has at most, for what comes in bulk ([`Relay::is_bulk`]).
-    /// Default: 256. With 0, as where all are in use, bytes go through memory; so they do in a
-    /// [`Connection`](super::Connection) that is made otherwise.
+    /// Pipes that each [`serve`](super::serve) has at most, for bytes that come in bulk
+    /// ([`RelaySide::pipe_limit`]). Default: 256. With 0, or while all are in use, bytes go through
+    /// memory. A [`Connection`](super::Connection) that you make yourself has no pipes.
     ///
     /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count under its
     /// user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has restored the default
@@ -80,11 +80,12 @@ impl Relays {
 
     /// The machine for a client that was accepted `now`, and for which no upstream is connected yet.
     pub fn relay(&self, now: Instant) -> Relay {
-        let ring = || Ring::new(self.pool.clone());
+        let empty = || Received::Memory(Ring::new(self.pool.clone()));
         Relay {
             config: self.config.clone(),
+            pool: self.pool.clone(),
             discards: self.discards.clone(),
-            received: Sides { client: ring(), upstream: ring() },
+            received: Sides { client: empty(), upstream: empty() },
             bulk: Sides { client: false, upstream: false },
             header: Announcement::default(),
             ends: Sides { client: End::OPEN, upstream: End::OPEN },
@@ -149,7 +150,7 @@ impl fmt::Display for Side {
 /// | sends a FIN | a FIN behind all of them; the way back stays open for as long as it takes |
 /// | is lost (a reset, a timeout of the kernel's) | what was received before, then an RST |
 /// | can't be written to any more | the same; what had arrived from it is still read first, where the peer reset it |
-/// | does not read | nothing is read from it once the buffer is half full, or, of what comes in [bulk](Self::is_bulk), before all is sent |
+/// | does not read | nothing is read from it once the buffer is half full; of bytes that come in [bulk](RelaySide::pipe_limit), nothing before all are sent |
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
 /// calls a reset an error for the user, so it is passed on as one). The RST waits until the peer
@@ -161,7 +162,7 @@ impl fmt::Display for Side {
 /// ([`deserted`](Self::deserted)), and is sent all from the first byte on.
 ///
 /// It holds at most `2 × Config::buffer` bytes and what it is to [`announce`](Self::announce), and no
-/// buffer for a direction in which no byte waits.
+/// buffer for a direction in which no byte waits or the bytes are in a pipe.
 ///
 /// ```
 /// use wirestate_core::{Event, Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
@@ -188,10 +189,12 @@ impl fmt::Display for Side {
 #[derive(Debug)]
 pub struct Relay {
     config: Shared<Config>,
+    pool: Pool,
     discards: DiscardBudget,
     /// What was received from each side, and waits to be sent to the other.
-    received: Sides<Ring>,
-    /// Whether it comes in bulk.
+    received: Sides<Received>,
+    /// Whether bytes from each side come in bulk: a read has filled the buffer, and none since was
+    /// below a quarter of it, or [`SHORT`]. Then nothing more is read before all of that is sent.
     bulk: Sides<bool>,
     header: Announcement,
     ends: Sides<End>,
@@ -202,6 +205,31 @@ pub struct Relay {
     progress: Sides<WriteProgress>,
     /// When a byte last moved, on either side and either way.
     moved: Instant,
+}
+
+/// Bytes of one direction that wait to be sent.
+#[derive(Debug)]
+enum Received {
+    Memory(Ring),
+    /// So many, at least 1, are in a pipe of the driver's.
+    Pipe(usize),
+}
+
+impl Received {
+    fn len(&self) -> usize {
+        match self {
+            Self::Memory(ring) => ring.len(),
+            Self::Pipe(len) => *len,
+        }
+    }
+
+    /// Gives the buffer back if it holds nothing.
+    fn release(&mut self) {
+        match self {
+            Self::Memory(ring) => ring.release(),
+            Self::Pipe(_) => {}
+        }
+    }
 }
 
 /// Something of each side.
@@ -574,7 +602,11 @@ impl Relay {
                     (self.queued(Side::Client), self.queued(Side::Upstream));
                 self.cause.get_or_insert(Reason::IdleTimeout { limit, to_client, to_upstream });
                 for side in Side::BOTH {
-                    self.cut(side, Output::Resetting);
+                    self.discard(side);
+                    let end = self.ends.of_mut(side);
+                    if end.over.is_none() {
+                        *end = End { input: Input::Cut, output: Output::Resetting, over: None };
+                    }
                 }
             }
         }
@@ -608,18 +640,13 @@ impl Relay {
         self.ends.of(side).over.is_none()
     }
 
-    /// Whether what is received from `side` comes in bulk: a read has filled the buffer, and none since was
-    /// below a quarter of it, or 8 KiB. Then nothing more is read before all of that is sent; so a driver may
-    /// let what the next read finds pass elsewhere than through [`read_buf`](Machine::read_buf) (in a pipe:
-    /// splice(2)), and tell the machine only how much it is.
-    pub fn is_bulk(&self, side: Side) -> bool {
-        *self.bulk.of(side)
-    }
-
     fn has_room(&self, side: Side) -> bool {
-        let ring = self.received.of(side);
-        // Room for a read that is worth its system call.
-        if self.is_bulk(side) { ring.is_empty() } else { ring.len() <= ring.capacity() / 2 }
+        match self.received.of(side) {
+            Received::Memory(ring) if *self.bulk.of(side) => ring.is_empty(),
+            // Room for a read that is worth its system call.
+            Received::Memory(ring) => ring.len() <= ring.capacity() / 2,
+            Received::Pipe(_) => false,
+        }
     }
 
     /// How many bytes wait to be sent to `side`.
@@ -642,6 +669,44 @@ impl Relay {
 
     fn is_quiet(&self) -> bool {
         self.cause.is_none() && Side::BOTH.iter().all(|side| self.queued(*side) == 0)
+    }
+
+    /// The memory for what is received from `side`.
+    fn memory_mut(&mut self, side: Side) -> &mut Ring {
+        match self.received.of_mut(side) {
+            Received::Memory(ring) => ring,
+            Received::Pipe(len) => panic!("the {side}'s {len} bytes are in a pipe, not in memory"),
+        }
+    }
+
+    /// `n` bytes were received from `side`, and are queued.
+    fn has_received(&mut self, side: Side, now: Instant, n: usize) {
+        let received = self.received.of(side);
+        if received.len() == n {
+            self.progress.of_mut(side.other()).queued(now);
+        }
+        let capacity = self.pool.size();
+        let bulk = self.bulk.of_mut(side);
+        *bulk = if *bulk { n >= SHORT.min(capacity / 4) } else { received.len() == capacity };
+        self.moved = now;
+        if side == Side::Upstream {
+            self.engage();
+        }
+    }
+
+    /// `n` bytes were sent to `side`, and are not queued any more. Whether some of them are `relayed`, and
+    /// not all the header's.
+    fn has_sent(&mut self, side: Side, now: Instant, n: usize, relayed: bool) {
+        self.moved = now;
+        self.progress.of_mut(side).written(now, n);
+        if relayed && side == Side::Upstream {
+            self.engage();
+        }
+        if self.ends.of(side.other()).input != Input::Open {
+            // No read that finds nothing will come by to give it back.
+            self.received.of_mut(side.other()).release();
+        }
+        self.settle();
     }
 
     /// Something has passed between client and upstream: from now on they have nobody but each other.
@@ -677,9 +742,10 @@ impl Relay {
         if self.ends.of(side).over.is_some() {
             return;
         }
-        let reset_by_peer = why == ConnectionError::Reset;
-        let may_have_spoken =
-            way == Direction::Write && reset_by_peer && self.ends.of(side).input == Input::Open;
+        // What had arrived before the reset is still there to be read. Its end will be a loss.
+        let may_have_spoken = way == Direction::Write
+            && why == ConnectionError::Reset
+            && self.ends.of(side).input == Input::Open;
         if side == Side::Upstream && self.stage == Stage::Fresh && self.cause.is_none() {
             if may_have_spoken {
                 self.ends.upstream.output = Output::Over;
@@ -692,29 +758,16 @@ impl Relay {
         }
         let unsent = self.queued(side);
         self.cause.get_or_insert(Reason::Lost { side, way, why, unsent });
-        if may_have_spoken {
-            // What had arrived before the reset is still there to be read. Its end will be a loss.
-            self.ends.of_mut(side).output = Output::Over;
-            self.deafen(side.other());
-        } else {
-            // Otherwise it may live on at the peer's end, where a FIN would look clean.
-            self.cut(side, if reset_by_peer { Output::Over } else { Output::Resetting });
-            let other = self.ends.of_mut(side.other());
+        let (end, other) = self.ends.both_mut(side);
+        end.output = Output::Over;
+        if !may_have_spoken {
+            end.input = Input::Cut;
             if other.over.is_none() && other.output == Output::Finished {
                 other.output = Output::Resetting;
             }
         }
-        self.settle();
-    }
-
-    /// Ends what is received from `side` and what is sent to it.
-    fn cut(&mut self, side: Side, output: Output) {
-        let end = self.ends.of_mut(side);
-        if end.over.is_none() {
-            end.input = Input::Cut;
-            end.output = output;
-        }
         self.deafen(side.other());
+        self.settle();
     }
 
     /// Listens to `side` no more, since nothing can be sent to the other one; what was received
@@ -733,9 +786,12 @@ impl Relay {
             self.header = Announcement::default();
         }
         *self.bulk.of_mut(side) = false;
-        let ring = self.received.of_mut(side);
-        ring.consume(ring.len());
-        ring.release();
+        self.clear(side);
+    }
+
+    /// Nothing that was received from `side` waits to be sent.
+    fn clear(&mut self, side: Side) {
+        *self.received.of_mut(side) = Received::Memory(Ring::new(self.pool.clone()));
     }
 
     /// A side that wants nothing any more is over, and stays as it is. What waits for it is in vain.
@@ -753,6 +809,18 @@ impl Relay {
 }
 
 /// The machine of one side of a [`Relay`].
+///
+/// A driver that has pipes (splice(2)) can receive bytes into one instead of
+/// [`read_buf`](Machine::read_buf), and send them from there to the other side. It keeps the pipe;
+/// the machine knows how many bytes are in it.
+///
+/// 1. Where a read is due and [`pipe_limit`](Self::pipe_limit) is above 0, the driver may fill an
+///    empty pipe, and calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
+/// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, that side wants
+///    [`Outbound::Flush`] and offers no memory. The driver sends from the pipe, and calls
+///    [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
+/// 3. When that is 0, the driver empties the pipe or closes it: a relay that has lost a side
+///    discards what waits for it.
 #[derive(Debug)]
 pub struct RelaySide<'a> {
     relay: &'a mut Relay,
@@ -767,14 +835,19 @@ impl Machine for RelaySide<'_> {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        // Most often one of the two is empty, and one buffer serves both.
-        let (ring, other) = self.relay.received.both_mut(self.side);
-        ring.take_over(other);
-        ring.spare()
+        match self.relay.received.both_mut(self.side) {
+            // Most often one of the two is empty, and one buffer serves both.
+            (Received::Memory(ring), Received::Memory(other)) => {
+                ring.take_over(other);
+                ring.spare()
+            }
+            (Received::Memory(ring), Received::Pipe(_)) => ring.spare(),
+            (Received::Pipe(_), _) => &mut [],
+        }
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let ring = self.relay.received.of(self.side.other());
+        let Received::Memory(ring) = self.relay.received.of(self.side.other()) else { return 0 };
         match (self.side, self.relay.header.unsent()) {
             (Side::Client, _) | (Side::Upstream, []) => ring.write_bufs(out),
             (Side::Upstream, header) => {
@@ -841,6 +914,50 @@ impl Machine for RelaySide<'_> {
 }
 
 impl RelaySide<'_> {
+    /// How many bytes the next read may receive into a pipe: the size of a buffer where they come in
+    /// bulk, otherwise 0.
+    ///
+    /// They come in bulk when a read has filled the buffer, until one receives less than a quarter
+    /// of it, or than 8 KiB. To copy so few costs less than a pipe.
+    pub fn pipe_limit(&self) -> usize {
+        let is_bulk = *self.relay.bulk.of(self.side);
+        if is_bulk && self.interest().read { self.relay.pool.size() } else { 0 }
+    }
+
+    /// `n` bytes were received from this side into a pipe.
+    ///
+    /// # Panics
+    /// If `n` is 0 or above [`pipe_limit`](Self::pipe_limit).
+    pub fn handle_piped(&mut self, now: Instant, n: usize) {
+        let limit = self.pipe_limit();
+        assert!((1..=limit).contains(&n), "received {n} bytes into a pipe, of 1 to {limit}");
+        *self.relay.received.of_mut(self.side) = Received::Pipe(n);
+        self.relay.has_received(self.side, now, n);
+    }
+
+    /// How many bytes wait in a pipe to be sent to this side.
+    pub fn in_pipe(&self) -> usize {
+        match self.relay.received.of(self.side.other()) {
+            Received::Memory(_) => 0,
+            Received::Pipe(len) => *len,
+        }
+    }
+
+    /// `n` bytes were sent to this side from a pipe.
+    ///
+    /// # Panics
+    /// If that is more than are [`in_pipe`](Self::in_pipe).
+    pub fn handle_drained(&mut self, now: Instant, n: usize) {
+        let len = self.in_pipe();
+        assert!(n <= len, "sent {n} bytes from a pipe of {len}");
+        if n == len {
+            self.relay.clear(self.side.other());
+        } else {
+            *self.relay.received.of_mut(self.side.other()) = Received::Pipe(len - n);
+        }
+        self.relay.has_sent(self.side, now, n, true);
+    }
+
     /// Gives the buffer back if it holds nothing.
     fn release_buffer(&mut self) {
         self.relay.received.of_mut(self.side).release();
@@ -856,17 +973,8 @@ impl RelaySide<'_> {
             }
             return;
         }
-        let ring = relay.received.of_mut(self.side);
-        if ring.is_empty() {
-            relay.progress.of_mut(self.side.other()).queued(now);
-        }
-        ring.commit(n);
-        let bulk = relay.bulk.of_mut(self.side);
-        *bulk = if *bulk { n >= SHORT.min(ring.capacity() / 4) } else { ring.is_full() };
-        relay.moved = now;
-        if self.side == Side::Upstream {
-            relay.engage();
-        }
+        relay.memory_mut(self.side).commit(n);
+        relay.has_received(self.side, now, n);
     }
 
     fn handle_eof(&mut self) {
@@ -885,23 +993,12 @@ impl RelaySide<'_> {
 
     fn handle_written(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
-        relay.moved = now;
-        relay.progress.of_mut(self.side).written(now, n);
-        let n = match self.side {
+        let relayed = match self.side {
             Side::Client => n,
             Side::Upstream => relay.header.consume(n),
         };
-        if n > 0 {
-            relay.received.of_mut(self.side.other()).consume(n);
-            if self.side == Side::Upstream {
-                relay.engage();
-            }
-        }
-        if relay.ends.of(self.side.other()).input != Input::Open {
-            // No read that finds nothing will come by to give it back.
-            relay.received.of_mut(self.side.other()).release();
-        }
-        relay.settle();
+        relay.memory_mut(self.side.other()).consume(relayed);
+        relay.has_sent(self.side, now, n, relayed > 0);
     }
 }
 
@@ -923,7 +1020,7 @@ mod tests {
         relay.connected(NOW, false);
         let holds = |relay: &Relay| {
             let rings = [&relay.received.client, &relay.received.upstream];
-            rings.map(Ring::holds_buffer)
+            rings.map(|received| matches!(received, Received::Memory(ring) if ring.holds_buffer()))
         };
         feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
         let _ = relay.side(Side::Upstream).read_buf();

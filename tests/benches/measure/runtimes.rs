@@ -3,7 +3,10 @@
 use std::{future::pending, io, num::NonZeroUsize, sync::Arc, thread};
 
 use smol::{Executor, block_on};
-use wirestate_core::runtime::{Listener, Runtime};
+use wirestate_core::{
+    drive::Splice,
+    runtime::{Listener, Runtime},
+};
 use wirestate_smol::Smol;
 use wirestate_std::Threads;
 use wirestate_tokio::Tokio;
@@ -13,7 +16,7 @@ use super::process::{ANY_PORT, announce};
 /// A server of ours.
 pub(crate) trait Ours: Send + Sized + 'static {
     /// Is it until it is killed.
-    fn serve<R: Runtime>(
+    fn serve<R: Runtime<Socket: Splice>>(
         self,
         runtime: R,
         listener: R::Listener,
@@ -34,7 +37,10 @@ pub(crate) trait Ours: Send + Sized + 'static {
     }
 
     /// Listens, and says where.
-    fn serve_on<R: Runtime>(self, runtime: R) -> impl Future<Output = io::Result<()>> + Send {
+    fn serve_on<R: Runtime<Socket: Splice>>(
+        self,
+        runtime: R,
+    ) -> impl Future<Output = io::Result<()>> + Send {
         async move {
             let (host, port) = ANY_PORT;
             let listener = runtime.listen(&format!("{host}:{port}"))?;

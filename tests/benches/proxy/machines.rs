@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr};
 
 use wirestate_core::{
+    drive::Splice,
     proxy::{Balance, Config, Proxy, Relays, Upstreams, serve},
     runtime::Runtime,
     serve::Options,
@@ -14,7 +15,11 @@ use crate::measure::runtimes::Ours;
 pub(crate) struct Relay(pub(crate) SocketAddr);
 
 impl Ours for Relay {
-    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+    async fn serve<R: Runtime<Socket: Splice>>(
+        self,
+        runtime: R,
+        listener: R::Listener,
+    ) -> io::Result<()> {
         let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
         let proxy = Proxy::new(Relays::new(Config::default()), upstreams);
         serve(&runtime, listener, &Options::default(), &proxy).await;

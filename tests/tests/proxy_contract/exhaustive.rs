@@ -50,8 +50,9 @@ fn end(mut pair: Pair, list: &[(Side, Act)]) -> Pair {
 
 #[test]
 fn every_interleaving_of_fin_reset_and_timeout() {
-    let pairs: [fn() -> Pair; 5] = [
+    let pairs: [fn() -> Pair; 6] = [
         || Pair::new(1),
+        || Pair::new(2).piping(1),
         || Pair::announced(1, &[Other::Accepts]),
         || Pair::announced(2, &[]),
         || Pair::announced(2, &[Other::Refuses]),

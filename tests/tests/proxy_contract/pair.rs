@@ -1,11 +1,13 @@
 //! A relay and both of its peers.
 
-use std::{collections::VecDeque, mem, num::NonZeroUsize, time::Duration};
+use std::{collections::VecDeque, mem, num::NonZeroUsize, task::Context, time::Duration};
 
+use bytes::Bytes;
 use wirestate_core::{
-    ConnectionError, Direction, Event, Instant, Linger, Machine, Outbound, Reason as _,
+    ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
+    Status,
     drive::MAX_SLICES,
-    proxy::{Config, NoUpstream, Reason, Relay, Relays, Side},
+    proxy::{Config, NoUpstream, Reason, Relay, RelaySide, Relays, Side},
 };
 use wirestate_testkit::{
     contract::{Checked, History},
@@ -33,6 +35,9 @@ pub(crate) enum Act {
     Wait(u16),
     /// A graceful end is asked for by this side.
     ShutDown,
+    /// From now on bytes from this side that come in bulk go into a pipe of so many bytes; 0: there
+    /// is none.
+    Pipe(u8),
 }
 
 /// What a peer has done, and what it was told.
@@ -53,6 +58,12 @@ pub(crate) struct Peer {
     pub(crate) fin: bool,
     /// The relay was told of a loss.
     pub(crate) lost: bool,
+    /// The size of the pipe.
+    pipe: usize,
+    /// What was received from it and is in a pipe.
+    in_pipe: Vec<u8>,
+    /// How many bytes were received into a pipe.
+    pub(crate) piped: usize,
     next: u8,
 }
 
@@ -75,6 +86,9 @@ impl Peer {
             sent: None,
             fin: false,
             lost: false,
+            pipe: 0,
+            in_pipe: Vec::new(),
+            piped: 0,
             next: first,
         }
     }
@@ -131,15 +145,28 @@ impl Pair {
         Self { relay, capacity, peers, deserters, others, header, now, asked: false }
     }
 
+    /// With a pipe of so many bytes from either side.
+    pub(crate) fn piping(mut self, pipe: usize) -> Self {
+        for peer in &mut self.peers {
+            peer.pipe = pipe;
+        }
+        self
+    }
+
     pub(crate) fn peer(&self, side: Side) -> &Peer {
         &self.peers[side as usize]
     }
 
     /// Calls `f` with the machine of one side, which is held to the contract.
     fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn Held, &mut Peer, Instant)) {
-        let peer = &mut self.peers[side as usize];
+        let [client, upstream] = &mut self.peers;
+        let (peer, other) = match side {
+            Side::Client => (client, upstream),
+            Side::Upstream => (upstream, client),
+        };
         let Some(history) = peer.history.take() else { return };
-        let mut machine = Checked::resume(self.relay.side(side), history);
+        let side = Piped { side: self.relay.side(side), in_pipe: &mut other.in_pipe };
+        let mut machine = Checked::resume(side, history);
         f(&mut machine, peer, self.now);
         peer.history = Some(machine.history());
         if self.relay.deserted().is_some() {
@@ -231,11 +258,32 @@ impl Pair {
                 self.asked = true;
                 self.with(side, |machine, _, now| machine.stop(now));
             }
+            Act::Pipe(limit) => self.peers[side as usize].pipe = limit.into(),
         }
         for side in Side::BOTH {
+            self.fill_pipe(side);
             self.with(side, |machine, peer, now| machine.read(now, peer));
         }
         self.look();
+    }
+
+    /// What has arrived from a side goes into a pipe, if it may.
+    fn fill_pipe(&mut self, side: Side) {
+        let peer = &mut self.peers[side as usize];
+        let mut machine = self.relay.side(side);
+        let limit = machine.pipe_limit().min(peer.pipe);
+        let bytes = peer.arrived.iter().map_while(|arrived| match arrived {
+            Arrived::Byte(byte) => Some(*byte),
+            Arrived::Fin | Arrived::Lost(_) => None,
+        });
+        let bytes: Vec<_> = bytes.take(limit).collect();
+        if !bytes.is_empty() {
+            peer.arrived.drain(..bytes.len());
+            peer.input.extend(&bytes);
+            peer.piped += bytes.len();
+            machine.handle_piped(self.now, bytes.len());
+            peer.in_pipe = bytes;
+        }
     }
 
     /// All output is taken and all that is wanted is sent, until neither side wants anything.
@@ -280,6 +328,74 @@ impl Pair {
 
     pub(crate) fn label(&self) -> Option<&'static str> {
         self.relay.reason().map(|reason: Reason| reason.label())
+    }
+}
+
+/// A side of a relay, with the content of the pipe that it sends from: it is a machine whose offer
+/// is in the pipe or in memory.
+struct Piped<'a> {
+    side: RelaySide<'a>,
+    in_pipe: &'a mut Vec<u8>,
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Machine for Piped<'_> {
+    type Reason = Reason;
+
+    fn interest(&self) -> Interest {
+        self.side.interest()
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.side.read_buf()
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let count = self.side.write_bufs(out);
+        match self.side.in_pipe() {
+            0 => count,
+            len => {
+                assert_eq!(count, 0, "it offers memory for {len} bytes in a pipe");
+                assert_eq!(self.in_pipe.len(), len);
+                out[0] = self.in_pipe;
+                1
+            }
+        }
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        self.side.write_owned(out, most)
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        if let Event::Written(n) = event
+            && self.side.in_pipe() > 0
+        {
+            self.in_pipe.drain(..n);
+            self.side.handle_drained(now, n);
+        } else {
+            self.side.handle(now, event);
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.side.poll_timeout()
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        self.side.poll_shared(now, cx)
+    }
+
+    fn work(&self) -> u64 {
+        self.side.work()
+    }
+
+    fn status(&self) -> Status {
+        self.side.status()
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        self.side.reason()
     }
 }
 

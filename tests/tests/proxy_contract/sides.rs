@@ -31,6 +31,7 @@ fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
         1 => lost.clone().prop_map(Act::LostIn),
         1 => lost.prop_map(Act::LostOut),
         1 => Just(Act::ShutDown),
+        4 => (0..20_u8).prop_map(Act::Pipe),
     ];
     let side = prop_oneof![Just(Side::Client), Just(Side::Upstream)];
     prop::collection::vec((side, event), 0..200)
@@ -102,6 +103,95 @@ fn a_reset_is_passed_on_as_one_in_each_direction() {
             format!("{side} lost while receiving: connection reset by peer; bytes owed to it: 2");
         assert_eq!(reason, said);
     }
+}
+
+#[test]
+fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
+    let mut pair = play(&[
+        (Side::Client, Act::Pipe(5)),
+        (Side::Client, Act::Receive(8)), // fills the buffer
+        (Side::Client, Act::Receive(7)),
+        (Side::Upstream, Act::Take(7)),
+    ]);
+    let seen = |pair: &mut Pair| {
+        let in_pipe = pair.relay.side(Side::Upstream).in_pipe();
+        (in_pipe, pair.relay.status().queued, pair.relay.interest(Side::Client).read)
+    };
+    assert_eq!(seen(&mut pair), (0, 1, false));
+    pair.happen(Side::Upstream, Act::Take(1));
+    assert_eq!(seen(&mut pair), (5, 5, false));
+    pair.happen(Side::Upstream, Act::Take(3));
+    assert_eq!(seen(&mut pair), (2, 2, false));
+    pair.happen(Side::Upstream, Act::Take(2));
+    assert_eq!(seen(&mut pair), (2, 2, false));
+    pair.happen(Side::Client, Act::Pipe(0)); // all are in use
+    pair.happen(Side::Client, Act::Receive(1));
+    pair.happen(Side::Upstream, Act::Take(2));
+    assert_eq!(seen(&mut pair), (0, 1, true), "one byte is no bulk");
+    pair.happen(Side::Client, Act::Fin);
+    pair.play_out();
+    assert_eq!(pair.relayed(Side::Upstream), (0..16).collect::<Vec<_>>());
+    assert_eq!(
+        (pair.peer(Side::Upstream).sent, pair.peer(Side::Client).piped),
+        (Some(Sent::Fin), 7)
+    );
+}
+
+/// A pair of which each side has sent 8 bytes that have passed, and 6 more that are in a pipe.
+fn piped() -> Pair {
+    let mut pair = Pair::new(8).piping(6);
+    for side in Side::BOTH {
+        pair.happen(side, Act::Receive(14));
+        pair.happen(side.other(), Act::Take(8));
+    }
+    assert_eq!(Side::BOTH.map(|side| pair.relay.side(side).in_pipe()), [6, 6]);
+    pair
+}
+
+#[test]
+fn a_fin_or_a_reset_follows_the_bytes_in_a_pipe() {
+    for side in Side::BOTH {
+        let other = side.other();
+        for (event, sent) in
+            [(Act::Fin, Sent::Fin), (Act::LostIn(ConnectionError::Reset), Sent::Rst)]
+        {
+            let mut pair = piped();
+            pair.happen(side, event);
+            // It is seen by the next read, and none is due while bytes are in the pipe.
+            assert_eq!(pair.relay.interest(other).write, Outbound::Flush);
+            pair.play_out();
+            assert_eq!((pair.peer(other).output.len(), pair.peer(other).sent), (14, Some(sent)));
+        }
+    }
+}
+
+#[test]
+fn bytes_in_a_pipe_to_a_side_that_is_lost_are_discarded() {
+    for side in Side::BOTH {
+        let mut pair = piped();
+        pair.happen(side, Act::LostOut(ConnectionError::TimedOut));
+        assert_eq!(pair.relay.side(side).in_pipe(), 0);
+        pair.play_out();
+        let other = pair.peer(side.other());
+        assert_eq!((other.output.len(), other.sent), (14, Some(Sent::Rst)));
+        let reason = pair.relay.reason().unwrap().to_string();
+        assert!(reason.ends_with("bytes owed to it: 6"), "{reason}");
+    }
+}
+
+#[test]
+fn a_drain_waits_for_bytes_in_a_pipe() {
+    let mut pair = piped();
+    pair.happen(Side::Client, Act::ShutDown);
+    pair.happen(Side::Client, Act::Wait(5));
+    assert_eq!((pair.relay.status().state, pair.relay.status().queued), ("draining", 12));
+    for side in Side::BOTH {
+        pair.happen(side, Act::Take(6));
+    }
+    pair.happen(Side::Client, Act::Wait(1));
+    pair.play_out();
+    assert_eq!(pair.label(), Some("shut_down"));
+    assert_eq!(Side::BOTH.map(|side| pair.peer(side).output.len()), [14, 14]);
 }
 
 /// Also when the other side's FIN was relayed before: it learns of the end of what it waits for.
