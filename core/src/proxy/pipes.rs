@@ -1,4 +1,4 @@
-//! The pipes that bytes pass through which come in bulk.
+//! The pipes that bytes in bulk pass through.
 
 use std::{
     boxed::Box,
@@ -32,7 +32,7 @@ struct State<S> {
 
 type BoxedPipe<S> = Box<dyn Pipe<S>>;
 
-/// A pipe of a [`Splice`]. What is built on it works with sockets that can't do that, and has none.
+/// A pipe for sockets of type `S`, which need to be [`Splice`] only where [`Pipes`] are made.
 trait Pipe<S>: Send {
     /// [`Splice::poll_fill`]
     fn poll_fill(
@@ -71,13 +71,13 @@ impl<S: Splice> Pipe<S> for S::Pipe {
     }
 }
 
-/// A pipe that is lent. Dropped, it is closed, whatever it holds.
+/// A pipe that is lent. Dropped, it is closed.
 struct Lent<S> {
     pipe: BoxedPipe<S>,
     permit: Permit<S>,
 }
 
-/// One of the pipes that may be lent.
+/// Counts one pipe as lent.
 struct Permit<S>(Shared<Inner<S>>);
 
 impl<S> Pipes<S> {
@@ -115,7 +115,7 @@ impl<S> Clone for Pipes<S> {
 }
 
 impl<S> Lent<S> {
-    /// It is empty, and can be lent again.
+    /// Makes a pipe available to others. It must be empty.
     fn give_back(self) {
         let Self { pipe, permit } = self;
         let surplus = permit.0.state.with(|state| {
@@ -139,7 +139,7 @@ impl<S> Drop for Permit<S> {
 pub(super) struct Directions<S> {
     /// `None` where all goes through memory.
     pipes: Option<Pipes<S>>,
-    /// What was received from the client, and from the upstream, if that is in a pipe.
+    /// The pipes with bytes that were received from the client, and from the upstream.
     from_client: Option<Lent<S>>,
     from_upstream: Option<Lent<S>>,
 }
@@ -165,12 +165,12 @@ impl<S> Directions<S> {
     }
 }
 
-/// A side of a relay and its socket, for one turn: what comes in bulk goes through a pipe.
+/// A side of a relay and its socket, for one turn: bytes in bulk go through a pipe.
 pub(super) struct Spliced<'a, S> {
     machine: RelaySide<'a>,
     socket: &'a mut S,
     pipes: &'a mut Option<Pipes<S>>,
-    /// Of what was received from the socket, and of what is to be sent to it.
+    /// The pipe with bytes that were received from the socket, and the one with bytes for it.
     received: &'a mut Option<Lent<S>>,
     sent: &'a mut Option<Lent<S>>,
 }
@@ -205,7 +205,7 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
                     *self.received = Some(lent);
                     self.machine.handle_piped(now, n);
                 }
-                // Nobody knows what is in it.
+                // It may hold bytes.
                 Poll::Ready(Err(IoError::Connection(_))) => drop(lent),
                 Poll::Ready(Ok(_) | Err(IoError::Interrupted)) | Poll::Pending => lent.give_back(),
             }

@@ -193,8 +193,7 @@ pub struct Relay {
     discards: DiscardBudget,
     /// What was received from each side, and waits to be sent to the other.
     received: Sides<Received>,
-    /// Whether bytes from each side come in bulk: a read has filled the buffer, and none since was
-    /// below a quarter of it, or [`SHORT`]. Then nothing more is read before all of that is sent.
+    /// Whether bytes from each side come in bulk. Then the next read waits until all are sent.
     bulk: Sides<bool>,
     header: Announcement,
     ends: Sides<End>,
@@ -211,7 +210,7 @@ pub struct Relay {
 #[derive(Debug)]
 enum Received {
     Memory(Ring),
-    /// So many, at least 1, are in a pipe of the driver's.
+    /// So many, at least 1, are in a pipe of the driver.
     Pipe(usize),
 }
 
@@ -694,8 +693,8 @@ impl Relay {
         }
     }
 
-    /// `n` bytes were sent to `side`, and are not queued any more. Whether some of them are `relayed`, and
-    /// not all the header's.
+    /// `n` bytes were sent to `side`, and are not queued any more. `relayed`: not all of them are
+    /// the header's.
     fn has_sent(&mut self, side: Side, now: Instant, n: usize, relayed: bool) {
         self.moved = now;
         self.progress.of_mut(side).written(now, n);
@@ -810,17 +809,16 @@ impl Relay {
 
 /// The machine of one side of a [`Relay`].
 ///
-/// A driver that has pipes (splice(2)) can receive bytes into one instead of
-/// [`read_buf`](Machine::read_buf), and send them from there to the other side. It keeps the pipe;
-/// the machine knows how many bytes are in it.
+/// A driver that has pipes (splice(2)) can pass bytes through one, instead of through memory. The
+/// driver keeps the pipe, and the relay counts the bytes in it:
 ///
-/// 1. Where a read is due and [`pipe_limit`](Self::pipe_limit) is above 0, the driver may fill an
-///    empty pipe, and calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
+/// 1. While [`pipe_limit`](Self::pipe_limit) of a side is above 0, the driver may receive into an
+///    empty pipe. It then calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
 /// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, that side wants
-///    [`Outbound::Flush`] and offers no memory. The driver sends from the pipe, and calls
+///    [`Outbound::Flush`] but offers no memory: the driver sends from the pipe. It then calls
 ///    [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
-/// 3. When that is 0, the driver empties the pipe or closes it: a relay that has lost a side
-///    discards what waits for it.
+/// 3. A relay that loses a side discards the bytes for it. `in_pipe` is 0 then, and the driver
+///    closes the pipe.
 #[derive(Debug)]
 pub struct RelaySide<'a> {
     relay: &'a mut Relay,
@@ -914,11 +912,11 @@ impl Machine for RelaySide<'_> {
 }
 
 impl RelaySide<'_> {
-    /// How many bytes the next read may receive into a pipe: the size of a buffer where they come in
-    /// bulk, otherwise 0.
+    /// How many bytes may be received into a pipe now: [`Config::buffer`] if a read is wanted and
+    /// bytes come in bulk, otherwise 0.
     ///
-    /// They come in bulk when a read has filled the buffer, until one receives less than a quarter
-    /// of it, or than 8 KiB. To copy so few costs less than a pipe.
+    /// They come in bulk once a read has filled the buffer, until one receives less than a quarter
+    /// of it or than 8 KiB: copying so few bytes costs less than a pipe.
     pub fn pipe_limit(&self) -> usize {
         let is_bulk = *self.relay.bulk.of(self.side);
         if is_bulk && self.interest().read { self.relay.pool.size() } else { 0 }
@@ -983,8 +981,7 @@ impl RelaySide<'_> {
         }
         let end = self.relay.ends.of_mut(self.side);
         if end.input == Input::Open {
-            // Where writing has failed, an end of the input is no clean one.
-            end.input = if end.output == Output::Over { Input::Cut } else { Input::Fin };
+            end.input = Input::Fin;
         }
         // The buffer that was taken for the read; no other one will come by to give it back.
         self.release_buffer();
@@ -1002,7 +999,7 @@ impl RelaySide<'_> {
     }
 }
 
-/// A read of fewer bytes is no bulk: to copy them costs less than a pipe.
+/// A read of fewer bytes is no bulk.
 const SHORT: usize = 8 * 1024;
 
 #[cfg(test)]
