@@ -1,146 +1,27 @@
 //! The machine of a proxied connection.
 
-use alloc::vec::Vec;
-use core::{fmt, num::NonZeroUsize, time::Duration};
+mod config;
+mod reason;
+mod side;
 
-use super::NoUpstream;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+pub use self::{
+    config::{Config, Relays},
+    reason::Reason,
+    side::{RelaySide, Side},
+};
 use crate::{
-    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    WriteProgress,
+    ConnectionError, Direction, Instant, Interest, Outbound, Status, WriteProgress,
     buffer::{Pool, Ring},
-    proxy_protocol,
     shared::Shared,
     teardown::DiscardBudget,
 };
 
-/// The limits of a proxy's connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The size of each of a connection's two buffers while it has bytes in it. Default: 64 KiB.
-    pub buffer: NonZeroUsize,
-    /// A connection is reset within 1.125 times this when neither side acknowledges a byte for this
-    /// long, and none is received from a side whose other side has acknowledged all; `None`: never,
-    /// and a reset that is passed on waits without limit. Default: 600 s. Once there is an upstream
-    /// there is no other deadline: a side that is slow to read is healthy. It also bounds how long
-    /// a reset waits that is passed on.
-    pub idle_timeout: Option<Duration>,
-    /// How a client is let go for which there is no upstream.
-    pub linger: Linger,
-    /// After [`Relay::shut_down`] a connection goes on until no byte has moved for this long and
-    /// none waits to be sent: a request whose answer takes longer is cut short. Default: 1 s.
-    pub drain_quiet: Duration,
-    /// Buffers that the proxy keeps although no connection uses them. Default: 64.
-    pub idle_buffers: usize,
-    /// Pipes that each [`serve`](super::serve) has at most, for bytes that come in bulk
-    /// ([`RelaySide::pipe_limit`]). Default: 256. With 0, or while all are in use, bytes go through
-    /// memory. A [`Connection`](super::Connection) that you make yourself has no pipes.
-    ///
-    /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count under its
-    /// user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has restored the default
-    /// of SIGPIPE ends by one when a peer is gone, since splice(2) can't be told to leave that signal away.
-    pub pipes: usize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
-            idle_timeout: Some(Duration::from_secs(600)),
-            linger: Linger::default(),
-            drain_quiet: Duration::from_secs(1),
-            idle_buffers: 64,
-            pipes: 256,
-        }
-    }
-}
-
-/// What the connections of one proxy share: the limits, and the pool of buffers. Clones are the
-/// same.
-///
-/// With `n` connections it holds at most `(2 × n + idle_buffers) × buffer` bytes of buffers.
-#[derive(Clone, Debug)]
-pub struct Relays {
-    config: Shared<Config>,
-    pool: Pool,
-    discards: DiscardBudget,
-}
-
-impl Relays {
-    /// A proxy without connections.
-    ///
-    /// # Panics
-    /// If a time in `config` is zero: it would have passed before anything could happen.
-    pub fn new(config: Config) -> Self {
-        assert!(config.idle_timeout != Some(Duration::ZERO), "an idle timeout must be a time");
-        assert!(config.linger.time > Duration::ZERO, "a linger time must be a time");
-        assert!(config.drain_quiet > Duration::ZERO, "a time of quiet must be a time");
-        let pool = Pool::new(config.buffer.get(), config.idle_buffers);
-        Self { config: Shared::new(config), pool, discards: DiscardBudget::default() }
-    }
-
-    /// The machine for a client that was accepted `now`, and for which no upstream is connected yet.
-    pub fn relay(&self, now: Instant) -> Relay {
-        let empty = || Received::Memory(Ring::new(self.pool.clone()));
-        Relay {
-            config: self.config.clone(),
-            pool: self.pool.clone(),
-            discards: self.discards.clone(),
-            received: Sides { client: empty(), upstream: empty() },
-            bulk: Sides { client: false, upstream: false },
-            header: Announcement::default(),
-            ends: Sides { client: End::OPEN, upstream: End::OPEN },
-            stage: Stage::Dialling { lost: None },
-            cause: None,
-            progress: Sides { client: WriteProgress::new(now), upstream: WriteProgress::new(now) },
-            moved: now,
-        }
-    }
-
-    /// How many buffers hold bytes, or are being read into; an idle connection has none.
-    pub fn buffers_in_use(&self) -> usize {
-        self.pool.in_use()
-    }
-
-    /// The limits.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-}
-
-/// One of the two connections of a proxied one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// The one that the proxy has accepted.
-    Client,
-    /// The one that it has made.
-    Upstream,
-}
-
-impl Side {
-    /// Both.
-    pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
-
-    /// The other one.
-    pub const fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Upstream,
-            Self::Upstream => Self::Client,
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Client => "client",
-            Self::Upstream => "upstream",
-        })
-    }
-}
-
 /// Two connections, crossed: what is received on one is sent on the other.
 ///
-/// It is no [`Machine`] itself, but lends one for each side: [`side`](Self::side). Both share the
+/// It is no [`Machine`](crate::Machine) itself, but lends one for each side: [`side`](Self::side). Both share the
 /// deadline, and what happens to one changes what the other wants, so a driver asks both again
 /// after every turn of either.
 ///
@@ -347,82 +228,24 @@ enum Over {
     Caused,
 }
 
-/// Why a proxied connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// Both sides sent a FIN, and each has had all that the other one sent.
-    #[error("finished")]
-    Finished,
-    /// We were asked to stop, and [`Config::drain_quiet`] passed without a byte.
-    #[error("asked to stop")]
-    ShutDown,
-    /// [`Config::idle_timeout`] ran out.
-    #[error(
-        "no byte moved for {limit:?}; bytes owed to the client: {to_client}, \
-         to the upstream: {to_upstream}"
-    )]
-    IdleTimeout {
-        /// The limit.
-        limit: Duration,
-        /// Bytes that the client did not take.
-        to_client: usize,
-        /// Bytes that the upstream did not take.
-        to_upstream: usize,
-    },
-    /// The connection to one side broke.
-    #[error("{side} lost while {way}: {why}; bytes owed to it: {unsent}")]
-    Lost {
-        /// To which.
-        side: Side,
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
-        /// Bytes that were received from the other side, and that it did not take.
-        unsent: usize,
-    },
-    /// No upstream could be connected to; nothing of what the client sent was forwarded.
-    #[error(transparent)]
-    NoUpstream(NoUpstream),
-    /// The client is this proxy itself, which has dialled an upstream.
-    #[error("the connection is from this proxy to itself, by upstream {upstream}")]
-    Loop {
-        /// The upstream's `host:port`.
-        upstream: Shared<str>,
-    },
-    /// The client was to announce itself by a PROXY header, and did not.
-    #[error(transparent)]
-    Header(proxy_protocol::Reason),
-}
-
-impl crate::Reason for Reason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::ShutDown => "shut_down",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Lost { side: Side::Client, .. } => "client_lost",
-            Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
-            Self::NoUpstream(none) => none.label(),
-            Self::Loop { .. } => "loop",
-            Self::Header(reason) => reason.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished => Fault::None,
-            Self::ShutDown => Fault::Asked,
-            Self::IdleTimeout { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-            Self::NoUpstream(none) => none.fault(),
-            Self::Loop { .. } => Fault::Peer,
-            Self::Header(reason) => reason.fault(),
-        }
-    }
-}
-
 impl Relay {
+    fn new(relays: &Relays, now: Instant) -> Self {
+        let empty = || Received::Memory(Ring::new(relays.pool.clone()));
+        Self {
+            config: relays.config.clone(),
+            pool: relays.pool.clone(),
+            discards: relays.discards.clone(),
+            received: Sides { client: empty(), upstream: empty() },
+            bulk: Sides { client: false, upstream: false },
+            header: Announcement::default(),
+            ends: Sides { client: End::OPEN, upstream: End::OPEN },
+            stage: Stage::Dialling { lost: None },
+            cause: None,
+            progress: Sides { client: WriteProgress::new(now), upstream: WriteProgress::new(now) },
+            moved: now,
+        }
+    }
+
     /// Each upstream is sent `header` before anything of the client's: a PROXY header
     /// ([`crate::proxy_protocol::announce`]). To be called before one is [`connected`](Self::connected).
     pub fn announce(&mut self, header: Vec<u8>) {
@@ -476,8 +299,8 @@ impl Relay {
     /// The machine of one side. `Side::Upstream` is to be driven once it is
     /// [`connected`](Self::connected).
     ///
-    /// The two share their buffers: between a side's [`read_buf`](Machine::read_buf) and its
-    /// [`Event::Read`] nothing is to be called on the other one.
+    /// The two share their buffers: between a side's [`read_buf`](crate::Machine::read_buf) and its
+    /// [`Read`](crate::Event::Read) nothing is to be called on the other one.
     pub fn side(&mut self, side: Side) -> RelaySide<'_> {
         RelaySide { relay: self, side }
     }
@@ -571,7 +394,7 @@ impl Relay {
     }
 
     /// Time has passed; `to_client` and `to_upstream` are the bytes sent to each side that it has
-    /// not acknowledged ([`Event::Timeout`]). A call before the deadline changes nothing.
+    /// not acknowledged ([`Timeout`](crate::Event::Timeout)). A call before the deadline changes nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
         let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
         if !is_due(self) {
@@ -807,205 +630,16 @@ impl Relay {
     }
 }
 
-/// The machine of one side of a [`Relay`].
-///
-/// A driver that has pipes (splice(2)) can pass bytes through one, instead of through memory. The
-/// driver keeps the pipe, and the relay counts the bytes in it:
-///
-/// 1. While [`pipe_limit`](Self::pipe_limit) of a side is above 0, the driver may receive into an
-///    empty pipe. It then calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
-/// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, that side wants
-///    [`Outbound::Flush`] but offers no memory: the driver sends from the pipe. It then calls
-///    [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
-/// 3. A relay that loses a side discards the bytes for it. `in_pipe` is 0 then, and the driver
-///    closes the pipe.
-#[derive(Debug)]
-pub struct RelaySide<'a> {
-    relay: &'a mut Relay,
-    side: Side,
-}
-
-impl Machine for RelaySide<'_> {
-    type Reason = Reason;
-
-    fn interest(&self) -> Interest {
-        self.relay.interest(self.side)
-    }
-
-    fn read_buf(&mut self) -> &mut [u8] {
-        match self.relay.received.both_mut(self.side) {
-            // Most often one of the two is empty, and one buffer serves both.
-            (Received::Memory(ring), Received::Memory(other)) => {
-                ring.take_over(other);
-                ring.spare()
-            }
-            (Received::Memory(ring), Received::Pipe(_)) => ring.spare(),
-            (Received::Pipe(_), _) => &mut [],
-        }
-    }
-
-    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let Received::Memory(ring) = self.relay.received.of(self.side.other()) else { return 0 };
-        match (self.side, self.relay.header.unsent()) {
-            (Side::Client, _) | (Side::Upstream, []) => ring.write_bufs(out),
-            (Side::Upstream, header) => {
-                out[0] = header;
-                1 + ring.write_bufs(&mut out[1..])
-            }
-        }
-    }
-
-    fn handle(&mut self, now: Instant, event: Event) {
-        match event {
-            Event::Read(n) => self.handle_read(now, n),
-            Event::Eof => self.handle_eof(),
-            Event::Error(way, why) => {
-                self.relay.lost(self.side, way, why);
-                self.release_buffer();
-            }
-            Event::Written(n) => self.handle_written(now, n),
-            Event::Finished => {
-                self.relay.finished(self.side);
-            }
-            // The deadline covers both sides, but `unacknowledged` only one: a driver that has both calls
-            // [`Relay::handle_timeout`]. Here the other side counts as having acknowledged everything.
-            Event::Timeout { unacknowledged } => {
-                if self.relay.owes(self.side) {
-                    match self.side {
-                        Side::Client => self.relay.handle_timeout(now, unacknowledged, 0),
-                        Side::Upstream => self.relay.handle_timeout(now, 0, unacknowledged),
-                    }
-                }
-            }
-            // [`Relay::shut_down`], by a side that is not over.
-            Event::ShutDown => {
-                if self.relay.owes(self.side) {
-                    self.relay.shut_down(now);
-                }
-            }
-            Event::Release => self.release_buffer(),
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
-    }
-
-    fn status(&self) -> Status {
-        self.relay.status()
-    }
-
-    /// This side's own: a side that had all, and was told all, has [`Reason::Finished`], whatever
-    /// becomes of the other.
-    fn reason(&self) -> Option<Reason> {
-        if let (Side::Upstream, Stage::Dialling { lost: Some((way, why)) }) =
-            (self.side, self.relay.stage)
-        {
-            // What waits is owed to the next one.
-            return Some(Reason::Lost { side: self.side, way, why, unsent: 0 });
-        }
-        match self.relay.ends.of(self.side).over? {
-            Over::Clean => Some(Reason::Finished),
-            Over::Caused => self.relay.cause.clone(),
-        }
-    }
-}
-
-impl RelaySide<'_> {
-    /// How many bytes may be received into a pipe now: [`Config::buffer`] if a read is wanted and
-    /// bytes come in bulk, otherwise 0.
-    ///
-    /// They come in bulk once a read has filled the buffer, until one receives less than a quarter
-    /// of it or than 8 KiB: copying so few bytes costs less than a pipe.
-    pub fn pipe_limit(&self) -> usize {
-        let is_bulk = *self.relay.bulk.of(self.side);
-        if is_bulk && self.interest().read { self.relay.pool.size() } else { 0 }
-    }
-
-    /// `n` bytes were received from this side into a pipe.
-    ///
-    /// # Panics
-    /// If `n` is 0 or above [`pipe_limit`](Self::pipe_limit).
-    pub fn handle_piped(&mut self, now: Instant, n: usize) {
-        let limit = self.pipe_limit();
-        assert!((1..=limit).contains(&n), "received {n} bytes into a pipe, of 1 to {limit}");
-        *self.relay.received.of_mut(self.side) = Received::Pipe(n);
-        self.relay.has_received(self.side, now, n);
-    }
-
-    /// How many bytes wait in a pipe to be sent to this side.
-    pub fn in_pipe(&self) -> usize {
-        match self.relay.received.of(self.side.other()) {
-            Received::Memory(_) => 0,
-            Received::Pipe(len) => *len,
-        }
-    }
-
-    /// `n` bytes were sent to this side from a pipe.
-    ///
-    /// # Panics
-    /// If that is more than are [`in_pipe`](Self::in_pipe).
-    pub fn handle_drained(&mut self, now: Instant, n: usize) {
-        let len = self.in_pipe();
-        assert!(n <= len, "sent {n} bytes from a pipe of {len}");
-        if n == len {
-            self.relay.clear(self.side.other());
-        } else {
-            *self.relay.received.of_mut(self.side.other()) = Received::Pipe(len - n);
-        }
-        self.relay.has_sent(self.side, now, n, true);
-    }
-
-    /// Gives the buffer back if it holds nothing.
-    fn release_buffer(&mut self) {
-        self.relay.received.of_mut(self.side).release();
-    }
-
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        let relay = &mut *self.relay;
-        if let Stage::Refused { discarded, .. } = &mut relay.stage {
-            if !relay.discards.discard(relay.config.linger, discarded, n, now) {
-                relay.ends.client.input = Input::Cut;
-                self.release_buffer();
-                self.relay.settle();
-            }
-            return;
-        }
-        relay.memory_mut(self.side).commit(n);
-        relay.has_received(self.side, now, n);
-    }
-
-    fn handle_eof(&mut self) {
-        if self.side == Side::Upstream {
-            self.relay.engage();
-        }
-        let end = self.relay.ends.of_mut(self.side);
-        if end.input == Input::Open {
-            end.input = Input::Fin;
-        }
-        // The buffer that was taken for the read; no other one will come by to give it back.
-        self.release_buffer();
-        self.relay.settle();
-    }
-
-    fn handle_written(&mut self, now: Instant, n: usize) {
-        let relay = &mut *self.relay;
-        let relayed = match self.side {
-            Side::Client => n,
-            Side::Upstream => relay.header.consume(n),
-        };
-        relay.memory_mut(self.side.other()).consume(relayed);
-        relay.has_sent(self.side, now, n, relayed > 0);
-    }
-}
-
 /// A read of fewer bytes is no bulk.
 const SHORT: usize = 8 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drive::{collect_into, feed};
+    use crate::{
+        Event, Linger, Machine,
+        drive::{collect_into, feed},
+    };
 
     const NOW: Instant = Instant::EPOCH;
 
