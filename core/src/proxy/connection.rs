@@ -97,8 +97,8 @@ pub async fn serve<R: Runtime<Socket: Splice>>(
     let loops = listening.and_then(|addresses| Loops::new(addresses, &proxy.upstreams));
     accept(runtime, listener, options, |socket, admitted, clock| {
         let (peer, loops) = (admitted.peer(), loops.clone());
-        let connection = Connection::watched(runtime, proxy, socket, peer, clock, loops);
-        connection.through(pipes.clone()).admitted(admitted)
+        let pipes = Some(pipes.clone());
+        Connection::with(runtime, proxy, socket, peer, clock, loops, pipes).admitted(admitted)
     })
     .await
 }
@@ -143,31 +143,25 @@ impl<R: Runtime> Connection<R> {
     /// [`LEAST_BUFFER`].
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
         proxy.assert_buffer();
-        Self::watched(runtime, proxy, client, peer, clock, None)
+        Self::with(runtime, proxy, client, peer, clock, None, None)
     }
 
-    fn watched(
+    fn with(
         runtime: &R,
         proxy: &Proxy,
         client: R::Socket,
         peer: Peer,
         clock: R::Clock,
         loops: Option<Loops>,
+        pipes: Option<Pipes<R::Socket>>,
     ) -> Self {
-        let relaying = Relaying::new(runtime, proxy, client, peer, clock.now(), loops);
+        let relaying = Relaying::new(runtime, proxy, client, peer, clock.now(), loops, pipes);
         Self { relaying, session: Session::new(), timer: Timer::new(clock) }
     }
 
     /// Keeps the connection's line in its table up to date, and applies commands from there.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         self.session.set_admitted(admitted);
-        self
-    }
-
-    /// What comes in bulk goes through one of these, if there is one; otherwise it goes through
-    /// memory.
-    fn through(mut self, pipes: Pipes<R::Socket>) -> Self {
-        self.relaying.directions = Directions::new(Some(pipes));
         self
     }
 }
@@ -339,6 +333,7 @@ impl<R: Runtime> Relaying<R> {
         peer: Peer,
         now: Instant,
         loops: Option<Loops>,
+        pipes: Option<Pipes<R::Socket>>,
     ) -> Self {
         let open = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
         let (open, itself) = match open.transpose() {
@@ -351,7 +346,7 @@ impl<R: Runtime> Relaying<R> {
             loops,
             client: Connected::new(client),
             upstream: Upstream::Absent,
-            directions: Directions::new(None),
+            directions: Directions::new(pipes),
             unsent: None,
             is_local: false,
             hung_up: false,

@@ -6,7 +6,7 @@ use std::{
     vec::Vec,
 };
 
-use super::{Relay, RelaySide, Side};
+use super::{Relay, RelaySide, Side, relay::Sides};
 use crate::{
     Instant,
     drive::{Direct, IoError, Sink, Source, Splice, Transfer},
@@ -139,14 +139,13 @@ impl<S> Drop for Permit<S> {
 pub(super) struct Directions<S> {
     /// `None` where all goes through memory.
     pipes: Option<Pipes<S>>,
-    /// The pipes with bytes that were received from the client, and from the upstream.
-    from_client: Option<Lent<S>>,
-    from_upstream: Option<Lent<S>>,
+    /// Those with bytes that were received from a side.
+    received: Sides<Option<Lent<S>>>,
 }
 
 impl<S> Directions<S> {
     pub(super) fn new(pipes: Option<Pipes<S>>) -> Self {
-        Self { pipes, from_client: None, from_upstream: None }
+        Self { pipes, received: Sides { client: None, upstream: None } }
     }
 
     /// One side of `relay` on its socket, for one turn.
@@ -156,12 +155,8 @@ impl<S> Directions<S> {
         relay: &'a mut Relay,
         socket: &'a mut S,
     ) -> Spliced<'a, S> {
-        let Self { pipes, from_client, from_upstream } = self;
-        let (received, sent) = match side {
-            Side::Client => (from_client, from_upstream),
-            Side::Upstream => (from_upstream, from_client),
-        };
-        Spliced { machine: relay.side(side), socket, pipes, received, sent }
+        let (received, sent) = self.received.both_mut(side);
+        Spliced { machine: relay.side(side), socket, pipes: &mut self.pipes, received, sent }
     }
 }
 

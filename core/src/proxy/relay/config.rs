@@ -24,12 +24,14 @@ pub struct Config {
     /// Buffers that the proxy keeps although no connection uses them. Default: 64.
     pub idle_buffers: usize,
     /// Pipes that each [`serve`](crate::proxy::serve()) has at most, for bytes that come in bulk
-    /// ([`pipe_limit`](super::RelaySide::pipe_limit)). Default: 256. With 0, or while all are in use, bytes go through
-    /// memory. A [`Connection`](crate::proxy::Connection) that you make yourself has no pipes.
+    /// ([`pipe_limit`](super::RelaySide::pipe_limit)). Default: 256. With 0, or while all are in
+    /// use, bytes go through memory. A [`Connection`](crate::proxy::Connection) that you make
+    /// yourself has no pipes.
     ///
-    /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count under its
-    /// user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has restored the default
-    /// of SIGPIPE ends by one when a peer is gone, since splice(2) can't be told to leave that signal away.
+    /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count under
+    /// its user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has restored
+    /// the default of SIGPIPE ends by one when a peer is gone, since splice(2) can't be told to leave
+    /// that signal away.
     pub pipes: usize,
 }
 
@@ -70,7 +72,7 @@ impl Relays {
         Self { config: Shared::new(config), pool, discards: DiscardBudget::default() }
     }
 
-    /// The machine for a client that was accepted `now`, and for which no upstream is connected yet.
+    /// The machine for a client that was accepted `now`, and that has no upstream yet.
     pub fn relay(&self, now: Instant) -> Relay {
         Relay::new(self, now)
     }

@@ -21,9 +21,9 @@ use crate::{
 
 /// Two connections, crossed: what is received on one is sent on the other.
 ///
-/// It is no [`Machine`](crate::Machine) itself, but lends one for each side: [`side`](Self::side). Both share the
-/// deadline, and what happens to one changes what the other wants, so a driver asks both again
-/// after every turn of either.
+/// It is no [`Machine`](crate::Machine) itself, but lends one for each side: [`side`](Self::side).
+/// Both share the deadline, and what happens to one changes what the other wants, so a driver asks
+/// both again after every turn of either.
 ///
 /// | what a side does | what the other side gets |
 /// |---|---|
@@ -31,7 +31,7 @@ use crate::{
 /// | sends a FIN | a FIN behind all of them; the way back stays open for as long as it takes |
 /// | is lost (a reset, a timeout of the kernel's) | what was received before, then an RST |
 /// | can't be written to any more | the same; what had arrived from it is still read first, where the peer reset it |
-/// | does not read | nothing is read from it once the buffer is half full; of bytes that come in [bulk](RelaySide::pipe_limit), nothing before all are sent |
+/// | does not read | nothing is read from it once the buffer is half full, or while [bulk](RelaySide::pipe_limit) waits |
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
 /// calls a reset an error for the user, so it is passed on as one). The RST waits until the peer
@@ -114,9 +114,9 @@ impl Received {
 
 /// Something of each side.
 #[derive(Debug)]
-struct Sides<T> {
-    client: T,
-    upstream: T,
+pub(super) struct Sides<T> {
+    pub(super) client: T,
+    pub(super) upstream: T,
 }
 
 impl<T> Sides<T> {
@@ -135,7 +135,7 @@ impl<T> Sides<T> {
     }
 
     /// That of `side`, and the other's.
-    fn both_mut(&mut self, side: Side) -> (&mut T, &mut T) {
+    pub(super) fn both_mut(&mut self, side: Side) -> (&mut T, &mut T) {
         match side {
             Side::Client => (&mut self.client, &mut self.upstream),
             Side::Upstream => (&mut self.upstream, &mut self.client),
@@ -394,7 +394,8 @@ impl Relay {
     }
 
     /// Time has passed; `to_client` and `to_upstream` are the bytes sent to each side that it has
-    /// not acknowledged ([`Timeout`](crate::Event::Timeout)). A call before the deadline changes nothing.
+    /// not acknowledged ([`Timeout`](crate::Event::Timeout)). A call before the deadline changes
+    /// nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
         let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
         if !is_due(self) {

@@ -44,8 +44,8 @@ impl fmt::Display for Side {
 /// 1. While [`pipe_limit`](Self::pipe_limit) of a side is above 0, the driver may receive into an
 ///    empty pipe. It then calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
 /// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, that side wants
-///    [`Flush`](crate::Outbound::Flush) but offers no memory: the driver sends from the pipe. It then calls
-///    [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
+///    [`Flush`](crate::Outbound::Flush) but offers no memory: the driver sends from the pipe. It
+///    then calls [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
 /// 3. A relay that loses a side discards the bytes for it. `in_pipe` is 0 then, and the driver
 ///    closes the pipe.
 #[derive(Debug)]
@@ -96,8 +96,9 @@ impl Machine for RelaySide<'_> {
             Event::Finished => {
                 self.relay.finished(self.side);
             }
-            // The deadline covers both sides, but `unacknowledged` only one: a driver that has both calls
-            // [`Relay::handle_timeout`]. Here the other side counts as having acknowledged everything.
+            // The deadline covers both sides, but `unacknowledged` only one: a driver that has both
+            // calls [`Relay::handle_timeout`]. Here the other side counts as having acknowledged
+            // everything.
             Event::Timeout { unacknowledged } => {
                 if self.relay.owes(self.side) {
                     match self.side {
@@ -141,8 +142,8 @@ impl Machine for RelaySide<'_> {
 }
 
 impl RelaySide<'_> {
-    /// How many bytes may be received into a pipe now: [`buffer`](super::Config::buffer) if a read is wanted and
-    /// bytes come in bulk, otherwise 0.
+    /// How many bytes may be received into a pipe now: [`buffer`](super::Config::buffer) if a read
+    /// is wanted and bytes come in bulk, otherwise 0.
     ///
     /// They come in bulk once a read has filled the buffer, until one receives less than a quarter
     /// of it or than 8 KiB: copying so few bytes costs less than a pipe.
