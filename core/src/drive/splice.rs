@@ -11,7 +11,7 @@ use super::{IoError, Sink, Source};
 /// again: into a pipe, and from there into the other socket (splice(2)).
 ///
 /// The two halves of the way are calls of their own, as a read and a write are, and wait for readiness as
-/// those do. [`proxy::serve`](crate::proxy::serve()) needs such sockets, and nothing else does.
+/// those do. Only [`proxy::serve`](crate::proxy::serve()) needs such sockets.
 pub trait Splice: Source + Sink {
     /// A pipe (pipe(7)). Dropped, it throws away what it holds.
     type Pipe: Debug + Send + 'static;

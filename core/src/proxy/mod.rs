@@ -43,10 +43,10 @@
 //! refused, which is logged, and the client's connection is closed. They are free again when the
 //! client closes its side, at the latest after [`Config::idle_timeout`].
 //!
-//! A proxied connection takes two open files, and on threads an eventfd more. In [`fn@serve`], bytes
-//! that come in bulk pass through pipes and are not copied ([`Splice`](crate::drive::Splice));
-//! [`Config::pipes`] limits their number, and each takes two open files. For a runtime without such
-//! sockets, see [`Connection`].
+//! A proxied connection takes two open files, and on threads an eventfd more. In [`fn@serve`],
+//! bytes that come in bulk pass through pipes and are not copied
+//! ([`Splice`](crate::drive::Splice)); [`Config::pipes`] limits their number, and each takes two
+//! open files. For a runtime without such sockets, see [`Connection`].
 
 #[cfg(feature = "std")]
 mod connection;

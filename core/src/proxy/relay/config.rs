@@ -28,10 +28,10 @@ pub struct Config {
     /// use, bytes go through memory. A [`Connection`](crate::proxy::Connection) that you make
     /// yourself has no pipes.
     ///
-    /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count under
-    /// its user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has restored
-    /// the default of SIGPIPE ends by one when a peer is gone, since splice(2) can't be told to leave
-    /// that signal away.
+    /// Each takes two open files. The kernel keeps at most 64 KiB in it (pipe(7)), which count
+    /// under its user's limit (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). A process that has
+    /// restored the default of SIGPIPE ends by one when a peer is gone, since splice(2) can't be
+    /// told to leave that signal away.
     pub pipes: usize,
 }
 

@@ -11,7 +11,8 @@ pub enum Reason {
     /// Both sides sent a FIN, and each has had all that the other one sent.
     #[error("finished")]
     Finished,
-    /// We were asked to stop, and [`drain_quiet`](super::Config::drain_quiet) passed without a byte.
+    /// We were asked to stop, and [`drain_quiet`](super::Config::drain_quiet) passed without a
+    /// byte.
     #[error("asked to stop")]
     ShutDown,
     /// [`idle_timeout`](super::Config::idle_timeout) ran out.
