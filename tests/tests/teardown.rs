@@ -15,7 +15,7 @@ use wirestate_core::{
     drive::feed,
     echo, fanout,
     message::{self, Message, service},
-    proxy_protocol,
+    proxy, proxy_protocol,
     serve::Options,
     status,
 };
@@ -282,4 +282,15 @@ fn a_machine_that_lingers_ends_in_time() {
         }
         assert!(machine.reason().is_some(), "{}", row.name);
     }
+}
+
+#[test]
+fn a_client_without_an_upstream_is_reset_when_its_fin_stays_pending() {
+    let now = Instant::EPOCH;
+    let mut relay = proxy::Relays::new(proxy::Config::default()).relay(now);
+    relay.refuse(proxy::Reason::ShutDown, now);
+    assert_eq!(relay.interest(proxy::Side::Client).write, Outbound::Finish);
+    let deadline = relay.poll_timeout().unwrap();
+    relay.handle_timeout(deadline, 0, 0);
+    assert_eq!(relay.interest(proxy::Side::Client).write, Outbound::Reset);
 }

@@ -31,7 +31,7 @@ use core::task::{Context, Poll};
 use bytes::Bytes;
 
 #[cfg(feature = "std")]
-pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, turn};
+pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, flush, turn};
 pub use self::{
     feed::{collect_into, collect_owned, feed},
     future::Drive,

@@ -20,7 +20,7 @@ use crate::{
     ConnectionError, Event, Instant, Machine, Status,
     admission::{Admitted, Peer},
     drive::{
-        Clock, Ended, Readiness, Sink, Source, Splice, Turn, feed,
+        Clock, Ended, Readiness, Sink, Source, Splice, Transfer, Turn, feed, flush,
         seat::Seated,
         session::{Driven, Session},
         timer::Timer,
@@ -430,25 +430,21 @@ impl<R: Runtime> Relaying<R> {
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Connected { socket, readiness } = &mut self.client;
-        if self.relay.passes_reset_on(Side::Client) && must_wait(&mut self.unsent, socket, now) {
-            return Turn::Blocked;
-        }
-        let mut transfer = self.directions.of(Side::Client, &mut self.relay, socket);
-        turn(&mut transfer, readiness, now, cx)
+        let Self { relay, directions, unsent, client, .. } = self;
+        let waits = relay.passes_reset_on(Side::Client) && must_wait(unsent, &client.socket, now);
+        let mut transfer = directions.of(Side::Client, relay, &mut client.socket);
+        turn_or_wait(&mut transfer, &mut client.readiness, waits, now, cx)
     }
 
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Upstream::Connected(Connected { socket, readiness }, dialler) = &mut self.upstream
-        else {
+        let Self { relay, directions, unsent, upstream, .. } = self;
+        let Upstream::Connected(Connected { socket, readiness }, dialler) = upstream else {
             return Turn::Blocked;
         };
-        if self.relay.passes_reset_on(Side::Upstream) && must_wait(&mut self.unsent, socket, now) {
-            return Turn::Blocked;
-        }
-        let header = self.relay.unsent_header();
-        let mut transfer = self.directions.of(Side::Upstream, &mut self.relay, socket);
-        let turn = turn(&mut transfer, readiness, now, cx);
+        let waits = relay.passes_reset_on(Side::Upstream) && must_wait(unsent, socket, now);
+        let header = relay.unsent_header();
+        let mut transfer = directions.of(Side::Upstream, relay, socket);
+        let turn = turn_or_wait(&mut transfer, readiness, waits, now, cx);
         if let Turn::Moved { read, written } = turn {
             let own = header.saturating_sub(self.relay.unsent_header());
             dialler.choice.moved(read, written - own, now);
@@ -594,6 +590,21 @@ impl<R: Runtime> Driven for Relaying<R> {
             Some(Reason::Lost { side: Side::Upstream, .. }) => false,
             Some(_) | None => self.client.readiness.peer_has_left() && !self.hung_up,
         }
+    }
+}
+
+/// A turn; only a flush while the reset that comes next `waits` for what was written before.
+fn turn_or_wait(
+    transfer: &mut impl Transfer,
+    readiness: &mut Readiness,
+    waits: bool,
+    now: Instant,
+    cx: &mut Context<'_>,
+) -> Turn {
+    match waits {
+        false => turn(transfer, readiness, now, cx),
+        true if flush(transfer, readiness, now, cx) => Turn::Moved { read: 0, written: 0 },
+        true => Turn::Blocked,
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
+mod buffering;
 mod dialling;
 mod faults;
 mod headers;

@@ -368,7 +368,8 @@ impl Relay {
         match self.stage {
             Stage::Dialling { .. } => None,
             Stage::Refused { until, .. } => {
-                (self.ends.client.input == Input::Open).then_some(until)
+                let client = self.ends.client;
+                (client.input == Input::Open || client.output == Output::Open).then_some(until)
             }
             Stage::Draining(since) if self.is_quiet() => {
                 let quiet = self.moved.max(since) + self.config.drain_quiet;
@@ -418,7 +419,13 @@ impl Relay {
                     }
                 }
             }
-            Stage::Refused { .. } => self.ends.client.input = Input::Cut,
+            Stage::Refused { .. } => {
+                let client = &mut self.ends.client;
+                client.input = Input::Cut;
+                if client.output == Output::Open {
+                    client.output = Output::Resetting; // its FIN is pending still
+                }
+            }
             Stage::Dialling { .. } | Stage::Fresh | Stage::Relaying | Stage::Draining(_) => {
                 let limit = self.config.idle_timeout.unwrap_or_default();
                 let (to_client, to_upstream) =

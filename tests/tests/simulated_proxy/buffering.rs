@@ -1,0 +1,134 @@
+//! A proxy on sockets that hold output, which can't splice either.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use wirestate_core::{
+    ConnectionError,
+    admission::Peer,
+    proxy::{Balance, Config, Connection, Proxy, Relays, Upstreams},
+    runtime::{AcceptError, Address, Listener, Runtime},
+};
+use wirestate_testkit::sim::{self, Act, Buffering, Heard, Host, Settings, Socket, World, act};
+
+/// A host whose sockets hold up to 4 KiB.
+#[derive(Clone)]
+struct Holding(Host);
+
+struct HoldingListener(sim::Listener);
+
+fn hold(socket: Socket) -> Buffering<Socket> {
+    Buffering::new(socket, const { NonZeroUsize::new(4096).unwrap() })
+}
+
+impl Listener for HoldingListener {
+    type Socket = Buffering<Socket>;
+
+    fn local_address(&self) -> io::Result<Address> {
+        self.0.local_address()
+    }
+
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>> {
+        self.0.poll_accept(cx).map_ok(|(socket, peer)| (hold(socket), peer))
+    }
+
+    fn shut_down(&mut self) {
+        self.0.shut_down();
+    }
+}
+
+impl Runtime for Holding {
+    type Socket = Buffering<Socket>;
+    type Listener = HoldingListener;
+    type Clock = <Host as Runtime>::Clock;
+
+    fn clock(&self) -> Self::Clock {
+        self.0.clock()
+    }
+
+    fn spawn<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        self.0.spawn(task)
+    }
+
+    fn listen(&self, address: &str) -> io::Result<HoldingListener> {
+        self.0.listen(address).map(HoldingListener)
+    }
+
+    async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        self.0.resolve(address).await
+    }
+
+    async fn connect(&self, address: &str) -> io::Result<Self::Socket> {
+        self.0.connect(address).await.map(hold)
+    }
+
+    fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// What a client hears that does `acts`, of a proxy whose upstream does `answers`.
+fn client_hears(settings: Settings, acts: Vec<Act>, answers: Vec<Act>) -> Heard {
+    let world = World::with(3, settings);
+    let hosts = ["proxy", "upstream", "client"].map(|name| world.host(name));
+    let [host, upstream, client] = hosts;
+    let mut listener = upstream.listen("upstream:7").unwrap();
+    upstream.clone().run(async move {
+        let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        act(upstream, socket, answers).await
+    });
+    let runtime = Holding(host.clone());
+    let mut listener = runtime.listen("proxy:7").unwrap();
+    let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
+    let proxy = Proxy::new(Relays::new(Config::default()), upstreams);
+    host.run(async move {
+        let (socket, peer) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+        Connection::new(&runtime, &proxy, socket, peer, runtime.clock()).await
+    });
+    let heard = client.clone().run(async move {
+        let socket = client.connect("proxy:7").await.unwrap();
+        act(client, socket, acts).await
+    });
+    world.run().unwrap();
+    heard.take().unwrap()
+}
+
+#[test]
+fn what_the_sinks_hold_is_flushed_both_ways() {
+    let asks = vec![Act::Send("ping".into()), Act::Receive(4), Act::Finish, Act::ReceiveAll];
+    let answers = vec![Act::Receive(4), Act::Send("pong".into()), Act::ReceiveAll];
+    let heard = client_hears(Settings::default(), asks, answers);
+    assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"pong"[..], true, None));
+}
+
+#[test]
+fn a_reset_that_is_forwarded_comes_behind_what_the_sink_holds() {
+    let settings = Settings { buffer: 64, ..Settings::default() };
+    let reads_late = vec![Act::Wait(Duration::from_secs(8)), Act::ReceiveAll];
+    let wait = Act::Wait(Duration::from_secs(3));
+    let answers = vec![Act::Send(vec![b'x'; 2000].into()), wait, Act::Reset];
+    let heard = client_hears(settings, reads_late, answers);
+    assert_eq!((heard.bytes.len(), heard.lost), (2000, Some(ConnectionError::Reset)));
+}
+
+#[test]
+fn a_download_that_pauses_longer_than_a_flush_may_take_goes_on() {
+    let settings = Settings { buffer: 64, ..Settings::default() };
+    let pauses = vec![Act::Wait(Duration::from_secs(60)), Act::ReceiveAll];
+    let answers = vec![Act::Send(vec![b'x'; 2000].into()), Act::Finish, Act::ReceiveAll];
+    let heard = client_hears(settings, [pauses, vec![Act::Finish]].concat(), answers);
+    assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (2000, true, None));
+}
