@@ -213,7 +213,7 @@
 
 use alloc::{boxed::Box, string::ToString, sync::Arc, vec::Vec};
 use core::{
-    fmt::{self, Debug, Display},
+    fmt::{Debug, Display},
     task::Context,
 };
 
@@ -343,58 +343,59 @@ pub enum Event {
     Release,
 }
 
-/// A machine behind a pointer is a machine.
-macro_rules! behind_a_pointer {
-    ($pointer:ty) => {
+/// Makes `$wrapper` the machine that `$inner` is, with `$reason` for its reason.
+macro_rules! forward {
+    ($wrapper:ty, $self:ident => $inner:expr, $type:ty, $reason:expr) => {
         #[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
-        impl<M: Machine + ?Sized> Machine for $pointer {
-            type Reason = M::Reason;
+        impl<M: Machine + ?Sized> Machine for $wrapper {
+            type Reason = $type;
 
-            fn interest(&self) -> Interest {
-                (**self).interest()
+            fn interest(&$self) -> Interest {
+                $inner.interest()
             }
 
-            fn read_buf(&mut self) -> &mut [u8] {
-                (**self).read_buf()
+            fn read_buf(&mut $self) -> &mut [u8] {
+                $inner.read_buf()
             }
 
-            fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-                (**self).write_bufs(out)
+            fn write_bufs<'a>(&'a $self, out: &mut [&'a [u8]]) -> usize {
+                $inner.write_bufs(out)
             }
 
-            fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-                (**self).write_owned(out, most)
+            fn write_owned(&$self, out: &mut [Bytes], most: usize) -> usize {
+                $inner.write_owned(out, most)
             }
 
-            fn handle(&mut self, now: Instant, event: Event) {
-                (**self).handle(now, event);
+            fn handle(&mut $self, now: Instant, event: Event) {
+                $inner.handle(now, event);
             }
 
-            fn poll_timeout(&self) -> Option<Instant> {
-                (**self).poll_timeout()
+            fn poll_timeout(&$self) -> Option<Instant> {
+                $inner.poll_timeout()
             }
 
-            fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-                (**self).poll_shared(now, cx)
+            fn poll_shared(&mut $self, now: Instant, cx: &mut Context<'_>) -> bool {
+                $inner.poll_shared(now, cx)
             }
 
-            fn work(&self) -> u64 {
-                (**self).work()
+            fn work(&$self) -> u64 {
+                $inner.work()
             }
 
-            fn status(&self) -> Status {
-                (**self).status()
+            fn status(&$self) -> Status {
+                $inner.status()
             }
 
-            fn reason(&self) -> Option<M::Reason> {
-                (**self).reason()
+            fn reason(&$self) -> Option<$type> {
+                $reason
             }
         }
     };
 }
 
-behind_a_pointer!(&mut M);
-behind_a_pointer!(Box<M>);
+forward!(&mut M, self => (**self), M::Reason, (**self).reason());
+forward!(Box<M>, self => (**self), M::Reason, (**self).reason());
+forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyReason::of));
 
 /// A machine whose reason has no type of its own any more, so that machines of several kinds fit in
 /// one collection, as `Box<dyn Machine<Reason = AnyReason>>`.
@@ -409,55 +410,11 @@ behind_a_pointer!(Box<M>);
 /// assert!(machines.iter().all(|machine| machine.reason().is_none()));
 /// ```
 #[derive(Clone, Debug)]
-pub struct Erased<M>(pub M);
-
-#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
-impl<M: Machine> Machine for Erased<M> {
-    type Reason = AnyReason;
-
-    fn interest(&self) -> Interest {
-        self.0.interest()
-    }
-
-    fn read_buf(&mut self) -> &mut [u8] {
-        self.0.read_buf()
-    }
-
-    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        self.0.write_bufs(out)
-    }
-
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.0.write_owned(out, most)
-    }
-
-    fn handle(&mut self, now: Instant, event: Event) {
-        self.0.handle(now, event);
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        self.0.poll_timeout()
-    }
-
-    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        self.0.poll_shared(now, cx)
-    }
-
-    fn work(&self) -> u64 {
-        self.0.work()
-    }
-
-    fn status(&self) -> Status {
-        self.0.status()
-    }
-
-    fn reason(&self) -> Option<AnyReason> {
-        self.0.reason().as_ref().map(AnyReason::of)
-    }
-}
+pub struct Erased<M: ?Sized>(pub M);
 
 /// The reason of an [`Erased`] machine: what it displays as, its label, and whose fault it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
 pub struct AnyReason {
     text: Arc<str>,
     label: &'static str,
@@ -468,12 +425,6 @@ impl AnyReason {
     /// What there is to know of `reason`.
     pub fn of(reason: &impl Reason) -> Self {
         Self { text: reason.to_string().into(), label: reason.label(), fault: reason.fault() }
-    }
-}
-
-impl Display for AnyReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
