@@ -132,6 +132,16 @@ where
     }
 }
 
+/// Calls a method of the machine of this phase.
+macro_rules! delegate {
+    ($phase:expr, $method:ident($($argument:expr),*)) => {
+        match $phase {
+            Phase::Header(awaited) => awaited.reader.$method($($argument),*),
+            Phase::Inner { machine, .. } => machine.$method($($argument),*),
+        }
+    };
+}
+
 #[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
 impl<M, F> Machine for Behind<M, F>
 where
@@ -141,64 +151,40 @@ where
     type Reason = BehindReason<M::Reason>;
 
     fn interest(&self) -> Interest {
-        match &self.phase {
-            Phase::Header(awaited) => awaited.reader.interest(),
-            // What is left over was received first: then the machine does not read.
-            Phase::Inner { machine, .. } => machine.interest(),
-        }
+        // What is left over was received first: then the machine does not read.
+        delegate!(&self.phase, interest())
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.read_buf(),
-            Phase::Inner { machine, .. } => machine.read_buf(),
-        }
+        delegate!(&mut self.phase, read_buf())
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        match &self.phase {
-            Phase::Header(awaited) => awaited.reader.write_bufs(out),
-            Phase::Inner { machine, .. } => machine.write_bufs(out),
-        }
+        delegate!(&self.phase, write_bufs(out))
     }
 
     fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        match &self.phase {
-            Phase::Header(awaited) => awaited.reader.write_owned(out, most),
-            Phase::Inner { machine, .. } => machine.write_owned(out, most),
-        }
+        delegate!(&self.phase, write_owned(out, most))
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
-        match &mut self.phase {
-            Phase::Header(awaited) => awaited.reader.handle(now, event),
-            Phase::Inner { machine, .. } => machine.handle(now, event),
-        }
+        delegate!(&mut self.phase, handle(now, event));
         if event != Event::Release {
             self.pump(now);
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Header(awaited) => awaited.reader.poll_timeout(),
-            Phase::Inner { machine, .. } => machine.poll_timeout(),
-        }
+        delegate!(&self.phase, poll_timeout())
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let news = match &mut self.phase {
-            Phase::Header(_) => false,
-            Phase::Inner { machine, .. } => machine.poll_shared(now, cx),
-        };
+        let news = delegate!(&mut self.phase, poll_shared(now, cx));
         self.pump(now) || news
     }
 
     fn work(&self) -> u64 {
-        match &self.phase {
-            Phase::Header(awaited) => awaited.reader.work(),
-            Phase::Inner { machine, .. } => machine.work(),
-        }
+        delegate!(&self.phase, work())
     }
 
     fn status(&self) -> Status {

@@ -2,7 +2,7 @@
 
 use alloc::{format, vec::Vec};
 use core::{
-    fmt, mem,
+    array, mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str,
 };
@@ -126,21 +126,14 @@ pub enum Malformed {
 }
 
 /// Which of the two ends of the announced connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Field {
     /// The client's.
+    #[error("source")]
     Source,
     /// The one that the client connected to.
+    #[error("destination")]
     Destination,
-}
-
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Source => "source",
-            Self::Destination => "destination",
-        })
-    }
 }
 
 /// Reads the header that `bytes` begin with: what it says, and its length. `None` where it may still
@@ -208,7 +201,7 @@ fn parse_fields(line: &[u8]) -> Result<Header, Malformed> {
     }
     let found = fields.clone().count();
     let [Some(from), Some(to), Some(from_port), Some(to_port), None] =
-        core::array::from_fn(|_| fields.next())
+        array::from_fn(|_| fields.next())
     else {
         return Err(Malformed::Fields { found });
     };
@@ -248,10 +241,15 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     };
     let Some(family_and_transport) = bytes.get(13) else { return Ok(None) };
     let (family, transport) = (family_and_transport >> 4, family_and_transport & 0xf);
-    // A local connection's family "is ignored".
-    if !is_local && family > 3 {
-        return Err(Malformed::Family(family));
-    }
+    let need = match family {
+        // A local connection's family "is ignored".
+        _ if is_local => 0,
+        0 => 0,
+        1 => 12,
+        2 => 36,
+        3 => 216,
+        _ => return Err(Malformed::Family(family)),
+    };
     if !is_local && transport > 2 {
         return Err(Malformed::Transport(transport));
     }
@@ -261,13 +259,6 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if length > LONGEST {
         return Err(Malformed::TooLong { length, limit: LONGEST });
     }
-    let need = match family {
-        _ if is_local => 0,
-        1 => 12,
-        2 => 36,
-        3 => 216,
-        _ => 0,
-    };
     if have < need {
         return Err(Malformed::TooShort { have, need });
     }
@@ -328,16 +319,11 @@ fn addresses<const N: usize>(bytes: &[u8]) -> Header
 where
     IpAddr: From<[u8; N]>,
 {
-    let address = |from: usize| {
-        let mut octets = [0; N];
-        octets.copy_from_slice(&bytes[from..from + N]);
-        IpAddr::from(octets)
+    let end = |address: usize, port: usize| {
+        let octets: [u8; N] = array::from_fn(|index| bytes[address + index]);
+        SocketAddr::new(octets.into(), u16::from_be_bytes([bytes[port], bytes[port + 1]]))
     };
-    let port = |from: usize| u16::from_be_bytes([bytes[from], bytes[from + 1]]);
-    Header::Tcp {
-        source: SocketAddr::new(address(0), port(2 * N)),
-        destination: SocketAddr::new(address(N), port(2 * N + 2)),
-    }
+    Header::Tcp { source: end(0, 2 * N), destination: end(N, 2 * N + 2) }
 }
 
 /// The header that announces `client`, which connected to `destination`: at most 107 bytes.
