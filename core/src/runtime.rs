@@ -93,7 +93,7 @@ pub async fn connect_within<R: Runtime>(
     address: &str,
     limit: Option<Duration>,
 ) -> io::Result<R::Socket> {
-    within(runtime, limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
+    within(&mut runtime.clock(), limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
         let message = format!("no answer within {:?}", to_millis(limit));
         Err(io::Error::new(io::ErrorKind::TimedOut, message))
     })
@@ -112,12 +112,11 @@ fn to_millis(time: Duration) -> Duration {
 ///
 /// # Errors
 /// The limit, if it ran out; `future` is dropped.
-pub(crate) async fn within<R: Runtime, F: Future>(
-    runtime: &R,
+pub(crate) async fn within<F: Future>(
+    clock: &mut impl Clock,
     limit: Option<Duration>,
     future: F,
 ) -> Result<F::Output, Duration> {
-    let mut clock = runtime.clock();
     let deadline = limit.map(|limit| (limit, clock.now() + limit));
     let mut future = pin!(future);
     poll_fn(|cx| {
@@ -152,10 +151,7 @@ pub enum Address {
 impl Address {
     /// The IP address and port; `None` where it is a file.
     pub fn ip(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Ip(address) => Some(*address),
-            Self::Unix(_) => None,
-        }
+        if let Self::Ip(address) = self { Some(*address) } else { None }
     }
 }
 
@@ -231,7 +227,8 @@ pub trait Listener: Send + 'static {
 pub const BACKLOG: u16 = 4096;
 
 /// Why accepting came to nothing.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
 pub enum AcceptError {
     /// That one connection was gone before it was accepted, or a signal came in between. The next
     /// call goes on with the next connection.
@@ -268,14 +265,6 @@ impl From<io::Error> for AcceptError {
             _ if error.raw_os_error() == Some(EPROTO) => Self::Aborted(error),
             // An error that nobody knows is not worth a busy loop either.
             _ => Self::Exhausted(error),
-        }
-    }
-}
-
-impl fmt::Display for AcceptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Aborted(error) | Self::Exhausted(error) => error.fmt(f),
         }
     }
 }

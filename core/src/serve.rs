@@ -15,7 +15,7 @@ use crate::{
     drive::{Clock, Drive},
     idle::Idle,
     log_limit::{LogLimit, Verdict},
-    runtime::{AcceptError, BACKLOG, Listener, Runtime},
+    runtime::{AcceptError, BACKLOG, Listener, Runtime, within},
     stop::{Stop, Stopping},
 };
 
@@ -122,22 +122,16 @@ where
         if accepted.is_multiple_of(ACCEPTS_IN_A_ROW) {
             yield_now(&mut clock).await;
         }
-        match poll_fn(|cx| match stop.poll_asked(cx) {
-            Stopping::No => poll_event(&mut listener, &mut clock, &mut pause, cx),
-            Stopping::Drain => {
-                let last = last.get_or_insert_with(|| {
-                    let last = LastAccepts::new(&mut listener, table, &clock);
-                    table.shut_down();
-                    last
-                });
-                last.poll_event(&mut listener, &mut clock, cx)
-            }
-            Stopping::Now => Poll::Ready(Event::Stop),
-        })
-        .await
-        {
-            Event::Stop => break,
-            Event::Accepted(socket, peer) => {
+        let next = poll_fn(|cx| match stop.poll_asked(cx) {
+            Stopping::No => pause.poll_accept(&mut listener, &mut clock, cx).map(Some),
+            Stopping::Drain => last
+                .get_or_insert_with(|| LastAccepts::new(&mut listener, table, &clock))
+                .poll_accept(&mut listener, &mut clock, cx),
+            Stopping::Now => Poll::Ready(None),
+        });
+        match next.await {
+            None => break,
+            Some(Ok((socket, peer))) => {
                 if let Some(idle) = idle
                     && table.is_full()
                     && make_room(&mut clock, table, idle, stop).await
@@ -183,7 +177,7 @@ where
                     }
                 }
             }
-            Event::Failed(failed) => {
+            Some(Err(failed)) => {
                 table.accept_failed(failed.label());
                 match failed {
                     AcceptError::Aborted(error) => debug!(%error, server, "accept"),
@@ -209,39 +203,8 @@ where
     outcome
 }
 
-enum Event<S> {
-    Stop,
-    Accepted(S, Peer),
-    Failed(AcceptError),
-}
-
-impl<S> From<Result<(S, Peer), AcceptError>> for Event<S> {
-    fn from(accepted: Result<(S, Peer), AcceptError>) -> Self {
-        match accepted {
-            Ok((socket, peer)) => Self::Accepted(socket, peer),
-            Err(failed) => Self::Failed(failed),
-        }
-    }
-}
-
-fn poll_event<L: Listener>(
-    listener: &mut L,
-    clock: &mut impl Clock,
-    pause: &mut Pause,
-    cx: &mut Context<'_>,
-) -> Poll<Event<L::Socket>> {
-    if let Some(until) = pause.until {
-        if clock.poll_until(cx, until).is_pending() {
-            return Poll::Pending;
-        }
-        pause.until = None;
-    }
-    let accepted = listener.poll_accept(cx);
-    if matches!(accepted, Poll::Ready(Ok(_))) {
-        pause.shorten();
-    }
-    accepted.map(Event::from)
-}
+/// What a listener accepts.
+type Accepted<L> = Result<(<L as Listener>::Socket, Peer), AcceptError>;
 
 /// What is accepted after a stop was requested: the backlog, within bounds.
 struct LastAccepts {
@@ -254,11 +217,11 @@ struct LastAccepts {
 }
 
 impl LastAccepts {
-    /// Lets no further connection into the backlog.
+    /// Lets no further connection into the backlog, and asks those that are open to end.
     fn new(listener: &mut impl Listener, table: &Table, clock: &impl Clock) -> Self {
         listener.shut_down();
-        let now = clock.now();
-        let open = table.connections().len();
+        let (now, open) = (clock.now(), table.connections().len());
+        table.shut_down();
         Self {
             left: BACKLOG,
             open,
@@ -267,20 +230,21 @@ impl LastAccepts {
         }
     }
 
-    fn poll_event<L: Listener>(
+    /// `None` when no more is accepted.
+    fn poll_accept<L: Listener>(
         &mut self,
         listener: &mut L,
         clock: &mut impl Clock,
         cx: &mut Context<'_>,
-    ) -> Poll<Event<L::Socket>> {
+    ) -> Poll<Option<Accepted<L>>> {
         if self.left == 0 || clock.now() >= self.deadline {
-            return Poll::Ready(Event::Stop);
+            return Poll::Ready(None);
         }
         if let Poll::Ready(accepted) = listener.poll_accept(cx) {
             self.left -= 1;
-            return Poll::Ready(accepted.into());
+            return Poll::Ready(Some(accepted));
         }
-        clock.poll_until(cx, self.complete).map(|()| Event::Stop)
+        clock.poll_until(cx, self.complete).map(|()| None)
     }
 }
 
@@ -299,22 +263,30 @@ impl Pause {
         self.length
     }
 
-    fn shorten(&mut self) {
-        self.length /= 2;
+    fn poll_accept<L: Listener>(
+        &mut self,
+        listener: &mut L,
+        clock: &mut impl Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Accepted<L>> {
+        if let Some(until) = self.until {
+            ready!(clock.poll_until(cx, until));
+            self.until = None;
+        }
+        let accepted = ready!(listener.poll_accept(cx));
+        if accepted.is_ok() {
+            self.length /= 2;
+        }
+        Poll::Ready(accepted)
     }
 }
 
 /// Asks a connection to give way to the one that was just accepted. Returns whether there is room.
 async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &Stop) -> bool {
-    let deadline = clock.now() + LONGEST_END;
-    poll_fn(|cx| {
-        let over = !table.is_full()
-            || idle.poll_give_way(cx).is_ready()
-            || stop.poll_asked(cx) > Stopping::No
-            || clock.poll_until(cx, deadline).is_ready();
-        if over { Poll::Ready(!table.is_full()) } else { Poll::Pending }
-    })
-    .await
+    let gives_way =
+        poll_fn(|cx| if table.is_full() { idle.poll_give_way(cx) } else { Poll::Ready(()) });
+    let _ = within(clock, Some(LONGEST_END), stop.unless_asked(gives_way)).await;
+    !table.is_full()
 }
 
 /// A duration that elapses only while this process runs. What arrived while the process was stopped
@@ -327,10 +299,6 @@ struct RunningTime {
 }
 
 impl RunningTime {
-    fn new(left: Duration, now: Instant) -> Self {
-        Self { left, counted: now }
-    }
-
     /// Ready once the duration has elapsed.
     fn poll_over(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -371,7 +339,7 @@ async fn drain(
     if open > 0 && stop.asked() == Stopping::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
-        let mut running = timeout.map(|timeout| RunningTime::new(timeout, clock.now()));
+        let mut running = timeout.map(|left| RunningTime { left, counted: clock.now() });
         poll_fn(|cx| {
             let over = table.poll_empty(cx).is_ready()
                 || stop.poll_asked(cx) == Stopping::Now
@@ -389,12 +357,7 @@ async fn drain(
         );
         table.abort();
         // They have only to be polled once more; but a handler may be stuck.
-        let deadline = clock.now() + LONGEST_END;
-        poll_fn(|cx| match clock.poll_until(cx, deadline) {
-            Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => table.poll_empty(cx),
-        })
-        .await;
+        let _ = within(clock, Some(LONGEST_END), poll_fn(|cx| table.poll_empty(cx))).await;
     }
     Served { drained: open.saturating_sub(aborted), aborted }
 }

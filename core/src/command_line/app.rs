@@ -138,7 +138,7 @@ pub(super) struct ClientFlags {
 }
 
 pub(super) async fn ask<R: Host>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
-    let asked = within(runtime, flags.timeout.0, request(runtime, &flags)).await;
+    let asked = within(&mut runtime.clock(), flags.timeout.0, request(runtime, &flags)).await;
     let (mut drive, result) = asked.unwrap_or_else(|limit| {
         Err(ended(&flags.address, &format!("no whole reply within {limit:?}")))
     })?;
