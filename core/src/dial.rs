@@ -84,7 +84,7 @@ mod keep {
     use super::Backoff;
     use crate::{
         Event, Instant, Machine,
-        drive::{Clock, Drive, Ended},
+        drive::{Clock, Drive},
         log_limit::{LogLimit, Verdict},
         runtime::{Runtime, connect_within},
         stop::{Stop, Stopping},
@@ -135,8 +135,17 @@ mod keep {
                         if let Verdict::Log { suppressed } = verdict {
                             info!(address = self.address, suppressed, "connected");
                         }
-                        let drive = Drive::new(machine(since), socket, runtime.clock());
-                        let ended = self.drive(drive).await;
+                        let mut drive = Drive::new(machine(since), socket, runtime.clock());
+                        let ended = poll_fn(|cx| {
+                            let stopped = self.stop.poll_asked(cx) > Stopping::No;
+                            drive.poll_until(cx, |machine, now| {
+                                if stopped {
+                                    machine.handle(now, Event::ShutDown);
+                                }
+                                None::<Infallible>
+                            })
+                        });
+                        let Err(ended) = ended.await;
                         self.backoff.ended(clock.now().since(since));
                         ended.to_string()
                     }
@@ -157,28 +166,6 @@ mod keep {
                 if self.stop.unless_asked(sleep).await.is_none() {
                     return;
                 }
-            }
-        }
-
-        /// Drives a connection to its end, and asks for that when the stop comes.
-        async fn drive<M, S, C>(&self, mut drive: Drive<M, S, C>) -> Ended<M::Reason>
-        where
-            M: Machine,
-            S: crate::drive::Source + crate::drive::Sink,
-            C: Clock,
-        {
-            let ended = poll_fn(|cx| {
-                let stopped = self.stop.poll_asked(cx) > Stopping::No;
-                drive.poll_until(cx, |machine, now| {
-                    if stopped {
-                        machine.handle(now, Event::ShutDown);
-                    }
-                    None::<Infallible>
-                })
-            });
-            match ended.await {
-                Ok(never) => match never {},
-                Err(ended) => ended,
             }
         }
     }
