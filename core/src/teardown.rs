@@ -154,12 +154,7 @@ impl<R: Clone> Teardown<R> {
 
     /// Since when it lingers, if it does.
     pub(crate) fn lingers_since(&self) -> Option<Instant> {
-        match self.stage {
-            Stage::Lingering { since, .. } => Some(since),
-            Stage::Closing { .. } | Stage::Finishing { .. } | Stage::Resetting | Stage::Over => {
-                None
-            }
-        }
+        if let Stage::Lingering { since, .. } = self.stage { Some(since) } else { None }
     }
 
     /// Bytes discarded while lingering.
@@ -248,15 +243,9 @@ impl Default for Linger {
 
 /// How much the lingering connections of one server may discard together. Clones are the same
 /// budget.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct DiscardBudget {
     bytes: Shared<Lock<TokenBucket>>,
-}
-
-impl Default for DiscardBudget {
-    fn default() -> Self {
-        Self { bytes: Shared::new(Lock::new(TokenBucket::FULL)) }
-    }
 }
 
 impl DiscardBudget {
@@ -271,13 +260,9 @@ impl DiscardBudget {
     ) -> bool {
         let free = OWN.max(*discarded);
         *discarded += n;
-        *discarded < linger.bytes && self.spend(discarded.saturating_sub(free), now)
-    }
-
-    fn spend(&self, n: usize, now: Instant) -> bool {
-        let take =
-            |bytes: &mut TokenBucket| bytes.take(regained_within(n), regained_within(AT_ONCE), now);
-        n == 0 || self.bytes.with(take)
+        let cost = regained_within(discarded.saturating_sub(free));
+        let take = |bytes: &mut TokenBucket| bytes.take(cost, regained_within(AT_ONCE), now);
+        *discarded < linger.bytes && (cost.is_zero() || self.bytes.with(take))
     }
 }
 

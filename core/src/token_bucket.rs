@@ -6,8 +6,8 @@ use crate::Instant;
 
 /// A token bucket, kept as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
 ///
-/// Tokens are counted as the time in which they come back.
-#[derive(Clone, Debug)]
+/// Tokens are counted as the time in which they come back. The default is a full one.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct TokenBucket {
     /// When the bucket is full again.
     full: Instant,
