@@ -97,10 +97,7 @@ where
 
     /// The machine, once there was a header.
     pub fn inner(&self) -> Option<&M> {
-        match &self.phase {
-            Phase::Header(_) => None,
-            Phase::Inner { machine, .. } => Some(machine),
-        }
+        if let Phase::Inner { machine, .. } = &self.phase { Some(machine) } else { None }
     }
 
     /// Goes on to the machine when there is a header, and feeds it what it will take: true if that

@@ -2,7 +2,9 @@
 
 use alloc::{format, vec::Vec};
 use core::{
-    array, mem,
+    array,
+    fmt::Display,
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str,
 };
@@ -348,29 +350,26 @@ pub fn announce(version: Version, client: Peer, destination: Option<SocketAddr>)
             Version::V2 => binary(0x21, 0x00, &[]),
         };
     };
-    let unspecified = match source.ip().to_canonical() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let destination = destination.unwrap_or(SocketAddr::new(unspecified, 0));
+    let from = source.ip().to_canonical();
+    let destination = destination.unwrap_or_else(|| match from {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    });
     let (from_port, to_port) = (source.port(), destination.port());
-    match (version, source.ip().to_canonical(), destination.ip().to_canonical()) {
-        (Version::V1, IpAddr::V4(from), IpAddr::V4(to)) => {
-            format!("PROXY TCP4 {from} {to} {from_port} {to_port}\r\n").into_bytes()
-        }
-        (Version::V1, from, to) => {
-            let (from, to) = (as_v6(from), as_v6(to));
-            format!("PROXY TCP6 {from} {to} {from_port} {to_port}\r\n").into_bytes()
-        }
+    let line = |protocol, from: &dyn Display, to: &dyn Display| {
+        format!("PROXY {protocol} {from} {to} {from_port} {to_port}\r\n").into_bytes()
+    };
+    let block = |family, from: &[u8], to: &[u8]| {
+        let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
+        binary(0x21, family, &[from, to, &ports].concat())
+    };
+    match (version, from, destination.ip().to_canonical()) {
+        (Version::V1, IpAddr::V4(from), IpAddr::V4(to)) => line("TCP4", &from, &to),
+        (Version::V1, from, to) => line("TCP6", &as_v6(from), &as_v6(to)),
         (Version::V2, IpAddr::V4(from), IpAddr::V4(to)) => {
-            let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
-            binary(0x21, 0x11, &[&from.octets()[..], &to.octets(), &ports].concat())
+            block(0x11, &from.octets(), &to.octets())
         }
-        (Version::V2, from, to) => {
-            let ports = [from_port.to_be_bytes(), to_port.to_be_bytes()].concat();
-            let (from, to) = (as_v6(from).octets(), as_v6(to).octets());
-            binary(0x21, 0x21, &[&from[..], &to, &ports].concat())
-        }
+        (Version::V2, from, to) => block(0x21, &as_v6(from).octets(), &as_v6(to).octets()),
     }
 }
 

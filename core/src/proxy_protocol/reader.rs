@@ -151,18 +151,13 @@ impl HeaderReader {
 
     /// What the header says, once it is whole; and what was received behind it, fewer than 256 bytes.
     pub fn header(&self) -> Option<(Header, &[u8])> {
-        match self.state {
-            State::Read(header, length) => Some((header, &self.buffer[length..self.filled])),
-            State::Reading | State::Ending(_) => None,
-        }
+        let State::Read(header, length) = self.state else { return None };
+        Some((header, &self.buffer[length..self.filled]))
     }
 
     /// The length of the header in bytes, once it is complete.
     pub fn header_len(&self) -> usize {
-        match self.state {
-            State::Read(_, length) => length,
-            State::Reading | State::Ending(_) => 0,
-        }
+        if let State::Read(_, length) = self.state { length } else { 0 }
     }
 
     /// The client that the header names may not connect.
@@ -276,10 +271,7 @@ impl Machine for HeaderReader {
     }
 
     fn reason(&self) -> Option<Reason> {
-        match &self.state {
-            State::Ending(ending) => ending.reason(),
-            State::Reading | State::Read(..) => None,
-        }
+        if let State::Ending(ending) = &self.state { ending.reason() } else { None }
     }
 }
 
