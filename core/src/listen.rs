@@ -18,7 +18,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     string::ToString,
     task::{Context, Poll},
-    vec,
     vec::Vec,
 };
 
@@ -38,7 +37,7 @@ use crate::{
 /// names.
 pub async fn listen<R: Runtime>(runtime: &R, address: &str) -> io::Result<Listeners<R::Listener>> {
     if unix_path(address).is_some() {
-        return runtime.listen(address).map(Listeners::from);
+        return runtime.listen(address).map(|listener| Listeners::new([listener]));
     }
     let addresses = runtime.resolve(address).await?;
     if addresses.is_empty() {
@@ -133,12 +132,6 @@ impl<L: Listener> Listeners<L> {
         let listeners: Vec<L> = listeners.into_iter().collect();
         assert!(!listeners.is_empty(), "a server needs a listener");
         Self { listeners, turn: 0 }
-    }
-}
-
-impl<L> From<L> for Listeners<L> {
-    fn from(listener: L) -> Self {
-        Self { listeners: vec![listener], turn: 0 }
     }
 }
 
