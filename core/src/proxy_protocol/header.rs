@@ -232,27 +232,24 @@ fn port(field: Field, text: &[u8]) -> Result<u16, Malformed> {
 /// Section 2.2.
 fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     let Some(version_and_command) = bytes.get(12) else { return Ok(None) };
-    match version_and_command >> 4 {
-        2 => {}
-        version => return Err(Malformed::Version(version)),
-    }
-    let is_local = match version_and_command & 0xf {
-        0 => true,
-        1 => false,
-        command => return Err(Malformed::Command(command)),
+    let is_local = match version_and_command {
+        0x20 => true,
+        0x21 => false,
+        0x22..=0x2f => return Err(Malformed::Command(version_and_command & 0xf)),
+        _ => return Err(Malformed::Version(version_and_command >> 4)),
     };
     let Some(family_and_transport) = bytes.get(13) else { return Ok(None) };
+    // A local connection's family "is ignored".
+    let family_and_transport = if is_local { 0 } else { *family_and_transport };
     let (family, transport) = (family_and_transport >> 4, family_and_transport & 0xf);
     let need = match family {
-        // A local connection's family "is ignored".
-        _ if is_local => 0,
         0 => 0,
         1 => 12,
         2 => 36,
         3 => 216,
         _ => return Err(Malformed::Family(family)),
     };
-    if !is_local && transport > 2 {
+    if transport > 2 {
         return Err(Malformed::Transport(transport));
     }
     let Some(&[high, low]) = bytes.get(14..16) else { return Ok(None) };
@@ -273,7 +270,6 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     // Valid headers for anything but a TCP connection (a datagram, a Unix socket) fall back to
     // `UNSPEC`.
     let header = match (family, transport) {
-        _ if is_local => Header::Local,
         (1, STREAM) => addresses::<4>(&header[16..]),
         (2, STREAM) => addresses::<16>(&header[16..]),
         _ => Header::Local,
