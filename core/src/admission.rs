@@ -29,7 +29,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     Fault, Instant, Reason, Status,
     log_limit::{LogLimit, Verdict},
-    shared::{AtomicU64, Lock, Shared},
+    shared::{AtomicU64, Lock, Shared, leave_waker},
 };
 
 /// Who is at the other end.
@@ -538,13 +538,9 @@ impl Conn {
     /// connection's own driver, before it sleeps; true where it must look at
     /// [`asked`](Self::asked) first, since it has only `seen` less.
     pub fn park(&self, status: Status, cx: &mut Context<'_>, seen: Asked) -> bool {
-        let mut replaced = None;
-        let news = self.parked.with(|parked| {
+        let (replaced, news) = self.parked.with(|parked| {
             parked.status = status;
-            if !parked.driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                replaced = parked.driver.replace(cx.waker().clone());
-            }
-            self.asked() != seen
+            (leave_waker(&mut parked.driver, cx), self.asked() != seen)
         });
         drop(replaced); // outside the lock: it may be the last handle on a task
         news

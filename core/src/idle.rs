@@ -32,7 +32,7 @@ use core::{
 
 use crate::{
     Instant,
-    shared::{Lock, Shared},
+    shared::{Lock, Shared, leave_waker},
 };
 
 /// The connections of one server, in the order in which they give way. Clones are the same ones.
@@ -146,12 +146,8 @@ impl Place {
             if state.asked == Some(self.key) {
                 return (true, None);
             }
-            match state.places.get_mut(&self.key) {
-                Some(waker) if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) => {
-                    (false, waker.replace(cx.waker().clone()))
-                }
-                Some(_) | None => (false, None),
-            }
+            let slot = state.places.get_mut(&self.key);
+            (false, slot.and_then(|slot| leave_waker(slot, cx)))
         });
         drop(former); // outside the lock
         is_asked

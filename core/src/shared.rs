@@ -2,6 +2,7 @@
 
 #[cfg(any(test, not(target_has_atomic = "64")))]
 use core::sync::atomic::Ordering;
+use core::task::{Context, Waker};
 
 #[cfg(not(target_has_atomic = "64"))]
 pub(crate) use LockedU64 as AtomicU64;
@@ -47,6 +48,13 @@ impl<T> Lock<T> {
         #[cfg(not(feature = "std"))]
         return f(&mut self.value.borrow_mut());
     }
+}
+
+/// Leaves the waker of `cx` in `slot`, unless one is there that wakes the same task. Returns the one
+/// that it replaces, to be dropped outside of locks: it may be the last handle on a task.
+pub(crate) fn leave_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    let is_there = slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+    if is_there { None } else { slot.replace(cx.waker().clone()) }
 }
 
 /// The operations of an `AtomicU64` that the crate uses, for targets without 64-bit atomics.
