@@ -1,7 +1,7 @@
 //! The pages.
 
 use core::{fmt::Write, time::Duration};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -162,12 +162,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A metric as `/` shows it; what takes more than a line is for `/metrics` alone.
 fn figure(metric: Metric) -> Option<(String, serde_json::Value)> {
-    let by_label = |values: Vec<(Cow<'static, str>, u64)>| json!(BTreeMap::from_iter(values));
     let value = match metric.value {
         Value::Counter(count) | Value::Gauge(count) => json!(count),
         Value::CounterSeconds(time) | Value::GaugeSeconds(time) => json!(seconds(time)),
         Value::Counters { counts: values, .. } | Value::Gauges { amounts: values, .. } => {
-            by_label(values)
+            json!(BTreeMap::from_iter(values))
         }
         Value::Histogram { .. } | Value::Info(_) => return None,
     };
@@ -355,27 +354,16 @@ fn push(text: &mut String, what: core::fmt::Arguments<'_>) {
 
 impl Line {
     fn cells(&self) -> [String; 9] {
-        let Self {
-            id,
-            peer,
-            state,
-            bytes_in,
-            bytes_out,
-            age_seconds: age,
-            idle_seconds: idle,
-            lag,
-            queued,
-        } = self;
         [
-            id.to_string(),
-            peer.clone(),
-            (*state).to_string(),
-            bytes_in.to_string(),
-            bytes_out.to_string(),
-            format!("{age:.1} s"),
-            format!("{idle:.1} s"),
-            lag.to_string(),
-            queued.to_string(),
+            self.id.to_string(),
+            self.peer.clone(),
+            self.state.to_string(),
+            self.bytes_in.to_string(),
+            self.bytes_out.to_string(),
+            format!("{:.1} s", self.age_seconds),
+            format!("{:.1} s", self.idle_seconds),
+            self.lag.to_string(),
+            self.queued.to_string(),
         ]
     }
 }
