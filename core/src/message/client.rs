@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     DecodeError, EncodeError, FrameTimeouts, Inbox, Limits, Message,
-    handle::{Commands, Handle, Next, Slot},
+    handle::{Commands, Handle, Next, Outcome, Slot},
     outbox::{HIGH_WATER, Outbox},
     reception::Reception,
 };
@@ -103,7 +103,7 @@ pub struct Client {
 #[derive(Debug)]
 enum Recipient {
     Inline,
-    Handle(Shared<Slot>),
+    Handle(Shared<Slot<Outcome>>),
 }
 
 /// Where the connection is.
