@@ -121,8 +121,7 @@ impl WriteProgress {
 
     /// When `limit` without progress is over, or the figure is to be observed before that.
     pub fn deadline(&self, limit: Duration) -> Instant {
-        let stalled = self.since + limit;
-        self.observation(limit).map_or(stalled, |observation| observation.min(stalled))
+        self.idle_deadline(self.since, limit)
     }
 
     /// The same for output that is `queued` or not acknowledged; `None` where there is none.

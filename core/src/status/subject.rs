@@ -95,10 +95,8 @@ impl Subject for Upstreams {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.counters();
         let by_upstream = |count: fn(&UpstreamCounters) -> u64| {
-            let each = counters
-                .iter()
-                .map(|upstream| (upstream.address.to_string().into(), count(upstream)));
-            each.collect::<Vec<_>>()
+            let amount = |of: &UpstreamCounters| (of.address.to_string().into(), count(of));
+            counters.iter().map(amount).collect::<Vec<_>>()
         };
         let label = "upstream";
         let counter = |count| Value::Counters { label, counts: by_upstream(count) };
