@@ -491,10 +491,8 @@ impl Machine for Client {
     }
 
     fn reason(&self) -> Option<ClientReason> {
-        match &self.link {
-            Link::Ending(ending) => ending.reason(),
-            Link::Open | Link::Broken { .. } | Link::Closing(_) => None,
-        }
+        let Link::Ending(ending) = &self.link else { return None };
+        ending.reason()
     }
 }
 
