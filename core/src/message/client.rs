@@ -15,6 +15,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Reservation},
+    machine::impl_reason,
     shared::Shared,
     teardown::Teardown,
 };
@@ -180,35 +181,18 @@ pub enum ClientReason {
     Dropped,
 }
 
-impl crate::Reason for ClientReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::ShutDown => "shut_down",
-            Self::Closed => "closed",
-            Self::ClosedEarly { .. } => "closed_early",
-            Self::Malformed(error) => error.label(),
-            Self::Unasked => "unasked",
-            Self::NoReply { .. } => "no_reply",
-            Self::FrameTimeout { .. } => "reply_timeout",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { why, .. } => why.label(),
-            Self::Dropped => "dropped",
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::ShutDown | Self::Dropped => Fault::Asked,
-            Self::Closed => Fault::None,
-            Self::ClosedEarly { .. } | Self::Unasked => Fault::Peer,
-            Self::Malformed(error) => error.fault(),
-            Self::NoReply { .. } | Self::FrameTimeout { .. } | Self::WriteStalled { .. } => {
-                Fault::Time
-            }
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(ClientReason {
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Closed => ("closed", Fault::None),
+    Self::ClosedEarly { .. } => ("closed_early", Fault::Peer),
+    Self::Malformed(error) => (error.label(), error.fault()),
+    Self::Unasked => ("unasked", Fault::Peer),
+    Self::NoReply { .. } => ("no_reply", Fault::Time),
+    Self::FrameTimeout { .. } => ("reply_timeout", Fault::Time),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+    Self::Dropped => ("dropped", Fault::Asked),
+});
 
 /// Why a request has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

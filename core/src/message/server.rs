@@ -23,6 +23,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
+    machine::impl_reason,
     shared::{AtomicU64, Shared},
     teardown::{DiscardBudget, Drain, Teardown},
 };
@@ -307,37 +308,19 @@ impl Reason {
     }
 }
 
-impl crate::Reason for Reason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Answered => "answered",
-            Self::ShutDown => "shut_down",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Malformed(error) => error.label(),
-            Self::FrameTimeout { header: false, .. } => "header_timeout",
-            Self::FrameTimeout { header: true, .. } => "content_timeout",
-            Self::Memory(_) => "memory",
-            Self::ServiceTimeout { .. } => "service_timeout",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished | Self::Answered => Fault::None,
-            Self::ShutDown => Fault::Asked,
-            Self::Malformed(error) => error.fault(),
-            Self::Memory(_) => Fault::Limit,
-            Self::IdleTimeout { .. }
-            | Self::FrameTimeout { .. }
-            | Self::ServiceTimeout { .. }
-            | Self::WriteStalled { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(Reason {
+    Self::Finished => ("finished", Fault::None),
+    Self::Answered => ("answered", Fault::None),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+    Self::Malformed(error) => (error.label(), error.fault()),
+    Self::FrameTimeout { header: false, .. } => ("header_timeout", Fault::Time),
+    Self::FrameTimeout { header: true, .. } => ("content_timeout", Fault::Time),
+    Self::Memory(_) => ("memory", Fault::Limit),
+    Self::ServiceTimeout { .. } => ("service_timeout", Fault::Time),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl<S: Service> Connection<S> {
     /// The service, to take its events or look at its state.

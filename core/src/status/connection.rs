@@ -14,6 +14,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
     idle::{Activity, Place},
+    machine::impl_reason,
     shared::Shared,
     teardown::Teardown,
 };
@@ -138,32 +139,17 @@ pub enum Reason {
     },
 }
 
-impl crate::Reason for Reason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Refused { code, .. } => code.refusal().0,
-            Self::Truncated { .. } => "truncated",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::GaveWay { .. } => "gave_way",
-            Self::WriteTimeout { .. } => "write_timeout",
-            Self::ShutDown => "shut_down",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            // An idle connection is a client's way to be quick the next time.
-            Self::Finished | Self::IdleTimeout { .. } | Self::GaveWay { .. } => Fault::None,
-            Self::Refused { code, .. } => code.refusal().1,
-            Self::Truncated { .. } => Fault::Peer,
-            Self::WriteTimeout { .. } => Fault::Time,
-            Self::ShutDown => Fault::Asked,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(Reason {
+    Self::Finished => ("finished", Fault::None),
+    Self::Refused { code, .. } => code.refusal(),
+    Self::Truncated { .. } => ("truncated", Fault::Peer),
+    // An idle connection is a client's way to be quick the next time.
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::None),
+    Self::GaveWay { .. } => ("gave_way", Fault::None),
+    Self::WriteTimeout { .. } => ("write_timeout", Fault::Time),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Connection {
     pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
