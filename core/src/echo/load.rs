@@ -439,12 +439,8 @@ impl<F: FnMut(Duration)> Load<F> {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let queued = self.interest().write == Outbound::Flush;
-        self.progress.observe(now, queued, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         match &mut self.state {

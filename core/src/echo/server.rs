@@ -295,12 +295,9 @@ impl Echo {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
-        self.progress.observe(now, closing || !self.ring.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || !self.ring.is_empty();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let limit = self.config.idle_timeout;

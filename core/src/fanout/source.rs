@@ -305,12 +305,9 @@ impl Source {
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         self.discard.handle_timeout(now);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = self.end.as_ref().is_some_and(Teardown::is_closing);
-        self.progress.observe(now, closing || self.owes(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || self.owes();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let limit = self.config.write_timeout;

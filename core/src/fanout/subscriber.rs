@@ -312,12 +312,8 @@ impl Subscriber {
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         self.discard.handle_timeout(now);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let queued = self.has_output() || self.is_closing();
-        self.progress.observe(now, queued, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         self.count_partly_sent();

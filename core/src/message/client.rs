@@ -521,12 +521,9 @@ impl Client {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = matches!(&self.link, Link::Ending(ending) if ending.is_closing());
-        self.progress.observe(now, closing || !self.outbox.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || !self.outbox.is_empty();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;

@@ -456,12 +456,9 @@ impl Connection {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
-        self.progress.observe(now, closing || self.queued() > 0, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || self.queued() > 0;
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let config = &self.server.config;
