@@ -492,14 +492,16 @@ impl<'de> Deserialize<'de> for Key<'de> {
 /// How a text of the peer's begins: what goes into an error is bounded.
 fn beginning(text: &str) -> Box<str> {
     const LONGEST: usize = 32;
-    match text.char_indices().nth(LONGEST) {
-        None => text.into(),
-        Some((end, _)) => {
-            let mut short = String::from(&text[..end]);
-            short.push('…');
-            short.into()
-        }
+    shorten(text.chars().take(LONGEST + 1).collect(), LONGEST).into()
+}
+
+/// The first `longest` characters of `text`, and an ellipsis, if there are more.
+pub(super) fn shorten(mut text: String, longest: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(longest) {
+        text.truncate(end);
+        text.push('…');
     }
+    text
 }
 
 /// How deeply arrays and objects may be nested, the header's own object being the first level.

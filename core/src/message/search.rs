@@ -108,7 +108,10 @@ impl Table {
             Shown::Text(value) => self.entries.get(value),
             Shown::Other(_) => None,
         };
-        entry.map_or_else(|| outcome(&format!("No match for '{value}'.")), |entry| outcome(entry))
+        match entry {
+            Some(entry) => Message::result(entry),
+            None => Message::result(&format!("No match for '{value}'.")),
+        }
     }
 }
 
@@ -186,15 +189,6 @@ fn read<const N: usize>(
     let values = deserializer.deserialize_map(Fields(keys))?;
     deserializer.end()?;
     Ok(values)
-}
-
-fn outcome(result: &str) -> Message<'static> {
-    // Just as much as there is without escapes: then no byte is moved, here or by `Bytes`.
-    let mut json = Vec::with_capacity(br#"{"result": ""}"#.len() + result.len());
-    json.extend_from_slice(b"{\"result\": ");
-    write_string(result, &mut json);
-    json.push(b'}');
-    Message::json(json)
 }
 
 /// A value as a reply shows it: a peer in wide use, which is written in Python, shows null as

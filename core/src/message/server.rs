@@ -121,15 +121,10 @@ impl<S: Service + Clone> Server<S> {
     /// # Panics
     /// If a time in `config` is zero: it would have passed before anything could happen.
     pub fn new(config: Config, service: S) -> Self {
-        let Config { frame_timeouts, service_timeout, idle_timeout, write_timeout, .. } = config;
-        for time in [
-            frame_timeouts.header,
-            frame_timeouts.content,
-            service_timeout,
-            idle_timeout,
-            write_timeout,
-            Some(config.linger.time),
-        ] {
+        let FrameTimeouts { header, content, .. } = config.frame_timeouts;
+        let Config { service_timeout, idle_timeout, write_timeout, linger, .. } = config;
+        let others = [service_timeout, idle_timeout, write_timeout, Some(linger.time)];
+        for time in [header, content].into_iter().chain(others) {
             assert!(time != Some(Duration::ZERO), "a timeout must be a time");
         }
         let pool = Pool::new(config.buffer_size(), config.idle_buffers);
