@@ -538,6 +538,22 @@ pub trait Reason: Clone + Debug + Display {
     fn fault(&self) -> Fault;
 }
 
+/// Implements [`Reason`] by one match, whose arms give the label and the fault.
+macro_rules! impl_reason {
+    ($reason:ty { $($arms:tt)* }) => {
+        impl $crate::Reason for $reason {
+            fn label(&self) -> &'static str {
+                match self { $($arms)* }.0
+            }
+
+            fn fault(&self) -> $crate::Fault {
+                match self { $($arms)* }.1
+            }
+        }
+    };
+}
+pub(crate) use impl_reason;
+
 /// Whose fault an end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {

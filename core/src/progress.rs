@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use crate::Instant;
+use crate::{Instant, Machine};
 
 /// When a peer last acknowledged output, for a deadline "no byte taken for this long".
 ///
@@ -95,6 +95,22 @@ impl WriteProgress {
         self.observed = now;
     }
 
+    /// Whether a deadline of `machine` has passed. If it has, the machine's `progress` is
+    /// [observed](Self::observe) first, which can put the deadline off.
+    pub(crate) fn expires<M: Machine>(
+        machine: &mut M,
+        progress: impl FnOnce(&mut M) -> &mut Self,
+        now: Instant,
+        queued: bool,
+        unacknowledged: usize,
+    ) -> bool {
+        let is_due = |machine: &M| machine.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if is_due(machine) {
+            progress(machine).observe(now, queued, unacknowledged);
+        }
+        is_due(machine)
+    }
+
     /// Restarts the time at `now`.
     pub fn restart(&mut self, now: Instant) {
         self.since = now;
@@ -121,8 +137,7 @@ impl WriteProgress {
 
     /// When `limit` without progress is over, or the figure is to be observed before that.
     pub fn deadline(&self, limit: Duration) -> Instant {
-        let stalled = self.since + limit;
-        self.observation(limit).map_or(stalled, |observation| observation.min(stalled))
+        self.idle_deadline(self.since, limit)
     }
 
     /// The same for output that is `queued` or not acknowledged; `None` where there is none.

@@ -91,19 +91,8 @@ impl Ring {
     /// Fills `out` with the slices that are not empty, as
     /// [`Machine::write_bufs`](crate::Machine::write_bufs) wants them.
     pub fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let [front, wrapped] = self.slices();
-        match out {
-            [] => 0,
-            _ if front.is_empty() => 0,
-            [first, second, ..] if !wrapped.is_empty() => {
-                (*first, *second) = (front, wrapped);
-                2
-            }
-            [first, ..] => {
-                *first = front;
-                1
-            }
-        }
+        let slices = self.slices().into_iter().filter(|slice| !slice.is_empty());
+        out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
     }
 
     /// Drops the first `n` bytes.
@@ -134,9 +123,8 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.give(buffer);
-        }
+        self.len = 0;
+        self.release();
     }
 }
 

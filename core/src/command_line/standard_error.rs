@@ -174,11 +174,11 @@ pub(super) struct LogMetrics;
 
 impl Subject for LogMetrics {
     fn metrics(&self) -> Vec<Metric> {
-        vec![Metric::new(
-            "wirestate_log_dropped_lines",
-            "Log lines dropped: not written in time, or the disk is full.",
-            Value::Counter(STANDARD_ERROR.lock().dropped),
-        )]
+        let dropped = Value::Counter(STANDARD_ERROR.lock().dropped);
+        vec![
+            Metric::new("wirestate_log_dropped_lines", dropped)
+                .help("Log lines dropped: not written in time, or the disk is full."),
+        ]
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, teardown::Teardown,
+    WriteProgress, machine::impl_reason, teardown::Teardown,
 };
 
 /// A client's limits.
@@ -130,27 +130,13 @@ pub enum ClientReason {
     },
 }
 
-impl crate::Reason for ClientReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::ShutDown => "shut_down",
-            Self::Closed => "closed",
-            Self::NoReply { .. } => "no_reply",
-            Self::ReplyTooLong { .. } => "reply_too_long",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::ShutDown => Fault::Asked,
-            Self::Closed => Fault::Peer,
-            Self::NoReply { .. } => Fault::Time,
-            Self::ReplyTooLong { .. } => Fault::Limit,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(ClientReason {
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Closed => ("closed", Fault::Peer),
+    Self::NoReply { .. } => ("no_reply", Fault::Time),
+    Self::ReplyTooLong { .. } => ("reply_too_long", Fault::Limit),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Client {
     /// A client on a new connection.
@@ -364,11 +350,8 @@ impl Client {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        self.progress.observe(now, self.unsent() > 0, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = self.unsent() > 0;
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let unsent = self.unsent();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, buffer::Pool, shared::Shared, teardown::Teardown,
+    WriteProgress, buffer::Pool, machine::impl_reason, shared::Shared, teardown::Teardown,
 };
 
 /// What one connection sends.
@@ -162,27 +162,14 @@ pub enum LoadReason {
     },
 }
 
-impl crate::Reason for LoadReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Complete { .. } => "complete",
-            Self::Mismatch { .. } => "mismatch",
-            Self::Surplus { .. } => "surplus",
-            Self::Closed { .. } => "closed",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Complete { .. } => Fault::None,
-            Self::Mismatch { .. } | Self::Surplus { .. } | Self::Closed { .. } => Fault::Peer,
-            Self::IdleTimeout { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(LoadReason {
+    Self::Complete { .. } => ("complete", Fault::None),
+    Self::Mismatch { .. } => ("mismatch", Fault::Peer),
+    Self::Surplus { .. } => ("surplus", Fault::Peer),
+    Self::Closed { .. } => ("closed", Fault::Peer),
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl<F: FnMut(Duration)> Load<F> {
     /// The machine for a connection that was made `now`, which reads into a buffer of `pool`.
@@ -452,12 +439,8 @@ impl<F: FnMut(Duration)> Load<F> {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let queued = self.interest().write == Outbound::Flush;
-        self.progress.observe(now, queued, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         match &mut self.state {

@@ -8,6 +8,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Ring},
+    machine::impl_reason,
     shared::Shared,
     teardown::{DiscardBudget, Drain, Teardown},
 };
@@ -155,25 +156,12 @@ pub enum Reason {
     },
 }
 
-impl crate::Reason for Reason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::ShutDown { .. } => "shut_down",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished => Fault::None,
-            Self::ShutDown { .. } => Fault::Asked,
-            Self::IdleTimeout { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(Reason {
+    Self::Finished => ("finished", Fault::None),
+    Self::ShutDown { .. } => ("shut_down", Fault::Asked),
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Echo {
     fn has_room(&self) -> bool {
@@ -307,12 +295,9 @@ impl Echo {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
-        self.progress.observe(now, closing || !self.ring.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || !self.ring.is_empty();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let limit = self.config.idle_timeout;

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
+    machine::impl_reason,
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
@@ -38,23 +39,11 @@ pub enum ReceiverReason {
     },
 }
 
-impl crate::Reason for ReceiverReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::ShutDown => "shut_down",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Closed => Fault::Peer,
-            Self::ShutDown => Fault::Asked,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(ReceiverReason {
+    Self::Closed => ("closed", Fault::Peer),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Receiver {
     /// A subscription on a new connection.

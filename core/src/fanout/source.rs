@@ -7,6 +7,7 @@ use super::discard::Discard;
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
+    machine::impl_reason,
     teardown::{DiscardBudget, Teardown},
 };
 
@@ -114,26 +115,13 @@ pub enum SourceReason {
     },
 }
 
-impl crate::Reason for SourceReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished { .. } => "finished",
-            Self::Left { .. } => "left",
-            Self::ShutDown => "shut_down",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished { .. } | Self::Left { .. } => Fault::None,
-            Self::ShutDown => Fault::Asked,
-            Self::WriteStalled { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(SourceReason {
+    Self::Finished { .. } => ("finished", Fault::None),
+    Self::Left { .. } => ("left", Fault::None),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Source {
     /// The machine for a connection that was made `now`.
@@ -317,12 +305,9 @@ impl Source {
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         self.discard.handle_timeout(now);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = self.end.as_ref().is_some_and(Teardown::is_closing);
-        self.progress.observe(now, closing || self.owes(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || self.owes();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let limit = self.config.write_timeout;

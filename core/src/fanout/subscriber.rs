@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    WriteProgress, buffer::fill_owned, teardown::Teardown,
+    WriteProgress, buffer::fill_owned, machine::impl_reason, teardown::Teardown,
 };
 
 /// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
@@ -77,27 +77,13 @@ pub enum SubscriberReason {
     },
 }
 
-impl crate::Reason for SubscriberReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Left => "left",
-            Self::ShutDown => "shut_down",
-            Self::Lagged { .. } => "lagged",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Left => Fault::None,
-            Self::ShutDown => Fault::Asked,
-            Self::Lagged { .. } => Fault::Limit,
-            Self::WriteStalled { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(SubscriberReason {
+    Self::Left => ("left", Fault::None),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Lagged { .. } => ("lagged", Fault::Limit),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Subscriber {
     /// The machine for a connection that was made now: it starts with the next message, or with
@@ -326,12 +312,8 @@ impl Subscriber {
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         self.discard.handle_timeout(now);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let queued = self.has_output() || self.is_closing();
-        self.progress.observe(now, queued, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         self.count_partly_sent();

@@ -9,6 +9,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason as _,
     Status,
     admission::ABORTED,
+    machine::impl_reason,
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
@@ -80,26 +81,13 @@ pub enum UpstreamReason {
     },
 }
 
-impl crate::Reason for UpstreamReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Closed { .. } => "upstream_closed",
-            Self::TooLong(_) => "message_too_long",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::ShutDown => "shut_down",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Closed { .. } | Self::Lost { .. } => Fault::Lost,
-            Self::TooLong(_) => Fault::Limit,
-            Self::IdleTimeout { .. } => Fault::Time,
-            Self::ShutDown => Fault::Asked,
-        }
-    }
-}
+impl_reason!(UpstreamReason {
+    Self::Closed { .. } => ("upstream_closed", Fault::Lost),
+    Self::TooLong(_) => ("message_too_long", Fault::Limit),
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 /// How much is read at once, in bytes. One publication wakes every subscriber that has caught up,
 /// which is dear where each is a thread: so it should bring much.

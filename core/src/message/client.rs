@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     DecodeError, EncodeError, FrameTimeouts, Inbox, Limits, Message,
-    handle::{Commands, Handle, Next, Slot},
+    handle::{Commands, Handle, Next, Outcome, Slot},
     outbox::{HIGH_WATER, Outbox},
     reception::Reception,
 };
@@ -15,6 +15,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Reservation},
+    machine::impl_reason,
     shared::Shared,
     teardown::Teardown,
 };
@@ -103,7 +104,7 @@ pub struct Client {
 #[derive(Debug)]
 enum Recipient {
     Inline,
-    Handle(Shared<Slot>),
+    Handle(Shared<Slot<Outcome>>),
 }
 
 /// Where the connection is.
@@ -180,35 +181,18 @@ pub enum ClientReason {
     Dropped,
 }
 
-impl crate::Reason for ClientReason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::ShutDown => "shut_down",
-            Self::Closed => "closed",
-            Self::ClosedEarly { .. } => "closed_early",
-            Self::Malformed(error) => error.label(),
-            Self::Unasked => "unasked",
-            Self::NoReply { .. } => "no_reply",
-            Self::FrameTimeout { .. } => "reply_timeout",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { why, .. } => why.label(),
-            Self::Dropped => "dropped",
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::ShutDown | Self::Dropped => Fault::Asked,
-            Self::Closed => Fault::None,
-            Self::ClosedEarly { .. } | Self::Unasked => Fault::Peer,
-            Self::Malformed(error) => error.fault(),
-            Self::NoReply { .. } | Self::FrameTimeout { .. } | Self::WriteStalled { .. } => {
-                Fault::Time
-            }
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(ClientReason {
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Closed => ("closed", Fault::None),
+    Self::ClosedEarly { .. } => ("closed_early", Fault::Peer),
+    Self::Malformed(error) => (error.label(), error.fault()),
+    Self::Unasked => ("unasked", Fault::Peer),
+    Self::NoReply { .. } => ("no_reply", Fault::Time),
+    Self::FrameTimeout { .. } => ("reply_timeout", Fault::Time),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+    Self::Dropped => ("dropped", Fault::Asked),
+});
 
 /// Why a request has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -491,10 +475,8 @@ impl Machine for Client {
     }
 
     fn reason(&self) -> Option<ClientReason> {
-        match &self.link {
-            Link::Ending(ending) => ending.reason(),
-            Link::Open | Link::Broken { .. } | Link::Closing(_) => None,
-        }
+        let Link::Ending(ending) = &self.link else { return None };
+        ending.reason()
     }
 }
 
@@ -539,12 +521,9 @@ impl Client {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = matches!(&self.link, Link::Ending(ending) if ending.is_closing());
-        self.progress.observe(now, closing || !self.outbox.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || !self.outbox.is_empty();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let ClientConfig { frame_timeouts, reply_timeout, write_timeout, .. } = self.config;

@@ -5,7 +5,12 @@ use core::{fmt, ops::Deref};
 
 use bytes::Bytes;
 
-use super::{ByteOrder, Header, header::write_string, text, text::TextError};
+use super::{
+    ByteOrder, Header,
+    header::{shorten, write_string},
+    text,
+    text::TextError,
+};
 
 /// A message: on the wire two bytes that say how long its header is, the header, the content.
 ///
@@ -63,13 +68,15 @@ impl<'a> Message<'a> {
     /// What a server answers with when it can't: `{"result": "Error: …"}`, of 1,000 characters at
     /// most: an error may quote what the peer sent.
     pub fn error(error: impl fmt::Display) -> Message<'static> {
-        let mut text = format!("Error: {error}");
-        if let Some((end, _)) = text.char_indices().nth(LONGEST_ERROR) {
-            text.truncate(end);
-            text.push('…');
-        }
-        let mut json = Vec::from(b"{\"result\": ");
-        write_string(&text, &mut json);
+        Self::result(&shorten(format!("Error: {error}"), LONGEST_ERROR))
+    }
+
+    /// `{"result": …}`
+    pub(super) fn result(result: &str) -> Message<'static> {
+        // Just as much as there is without escapes: then no byte is moved, here or by `Bytes`.
+        let mut json = Vec::with_capacity(br#"{"result": ""}"#.len() + result.len());
+        json.extend_from_slice(b"{\"result\": ");
+        write_string(result, &mut json);
         json.push(b'}');
         Message::json(json)
     }

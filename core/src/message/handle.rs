@@ -73,7 +73,7 @@ pub struct Request {
 enum Stage {
     New(Message<'static>),
     /// It is in the queue, by this number, or was sent.
-    Made(u64, Shared<Slot>),
+    Made(u64, Shared<Slot<Outcome>>),
     Over,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Debug for Request {
 }
 
 impl Future for Request {
-    type Output = Result<Message<'static>, RequestError>;
+    type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let (number, slot) = match mem::replace(&mut self.stage, Stage::Over) {
@@ -95,7 +95,7 @@ impl Future for Request {
             Stage::Made(number, slot) => (number, slot),
             Stage::Over => panic!("polled again after it was ready"),
         };
-        let outcome = slot.poll_outcome(cx);
+        let outcome = slot.poll(cx);
         if outcome.is_pending() {
             self.stage = Stage::Made(number, slot);
         }
@@ -108,54 +108,57 @@ impl Drop for Request {
         if let Stage::Made(number, slot) = &self.stage {
             // What is given up is dropped outside the locks.
             let queued = self.handle.commands.state.with(|state| state.queue.remove(number));
-            let outcome = slot.outcome.with(|slot| mem::replace(slot, Outcome::Abandoned));
+            let outcome = slot.state.with(|slot| mem::replace(slot, SlotState::Abandoned));
             drop((queued, outcome));
         }
     }
 }
 
+/// A reply to a request that was made by a [`Handle`].
+pub(super) type Outcome = Result<Message<'static>, RequestError>;
+
 /// Where a reply comes to.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    outcome: Lock<Outcome>,
+#[derive(Debug)]
+pub(super) struct Slot<R> {
+    state: Lock<SlotState<R>>,
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum SlotState<R> {
     Awaited(Option<Waker>),
-    Here(Result<Message<'static>, RequestError>),
+    Here(R),
     Abandoned,
 }
 
-impl Default for Outcome {
+impl<R> Default for Slot<R> {
     fn default() -> Self {
-        Self::Awaited(None)
+        Self { state: Lock::new(SlotState::Awaited(None)) }
     }
 }
 
-impl Slot {
-    pub(super) fn fulfil(&self, result: Result<Message<'static>, RequestError>) {
-        let before = self.outcome.with(|outcome| match outcome {
-            Outcome::Awaited(_) => mem::replace(outcome, Outcome::Here(result)),
+impl<R> Slot<R> {
+    pub(super) fn fulfil(&self, reply: R) {
+        let before = self.state.with(|state| match state {
+            SlotState::Awaited(_) => mem::replace(state, SlotState::Here(reply)),
             // Nobody wants it.
-            Outcome::Here(_) | Outcome::Abandoned => Outcome::Here(result),
+            SlotState::Here(_) | SlotState::Abandoned => SlotState::Here(reply),
         });
-        if let Outcome::Awaited(Some(waker)) = before {
+        if let SlotState::Awaited(Some(waker)) = before {
             waker.wake();
         }
     }
 
-    fn poll_outcome(&self, cx: &mut Context<'_>) -> Poll<Result<Message<'static>, RequestError>> {
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<R> {
         let waker = cx.waker().clone();
-        let before = self.outcome.with(|outcome| match outcome {
-            Outcome::Here(_) => mem::replace(outcome, Outcome::Abandoned),
-            Outcome::Awaited(_) | Outcome::Abandoned => {
-                mem::replace(outcome, Outcome::Awaited(Some(waker)))
+        let before = self.state.with(|state| match state {
+            SlotState::Here(_) => mem::replace(state, SlotState::Abandoned),
+            SlotState::Awaited(_) | SlotState::Abandoned => {
+                mem::replace(state, SlotState::Awaited(Some(waker)))
             }
         });
         match before {
-            Outcome::Here(result) => Poll::Ready(result),
-            Outcome::Awaited(_) | Outcome::Abandoned => Poll::Pending,
+            SlotState::Here(reply) => Poll::Ready(reply),
+            SlotState::Awaited(_) | SlotState::Abandoned => Poll::Pending,
         }
     }
 }
@@ -170,7 +173,7 @@ pub(super) struct Commands {
 #[derive(Debug, Default)]
 struct State {
     /// In the order in which they were made.
-    queue: BTreeMap<u64, (Message<'static>, Shared<Slot>)>,
+    queue: BTreeMap<u64, (Message<'static>, Shared<Slot<Outcome>>)>,
     made: u64,
     /// Handles, and requests.
     handles: usize,
@@ -181,14 +184,17 @@ struct State {
 
 /// What the connection finds in the queue.
 pub(super) enum Next {
-    Command(Message<'static>, Shared<Slot>),
+    Command(Message<'static>, Shared<Slot<Outcome>>),
     Nothing,
     /// Nothing, and nobody is left to put something in.
     Deserted,
 }
 
 impl Commands {
-    fn push(&self, request: Message<'static>) -> Result<(u64, Shared<Slot>), ClientReason> {
+    fn push(
+        &self,
+        request: Message<'static>,
+    ) -> Result<(u64, Shared<Slot<Outcome>>), ClientReason> {
         let slot = Shared::new(Slot::default());
         let (number, driver) = self.state.with(|state| {
             if let Some(reason) = &state.over {

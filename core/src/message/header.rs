@@ -194,14 +194,18 @@ impl<'a> Header<'a> {
         if text.starts_with('\u{feff}') {
             return Err(HeaderError::ByteOrderMark);
         }
-        let problem = Cell::new(None);
+        let parsed = Parsed::default();
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        deserializer
-            .deserialize_any(HeaderVisitor { problem: &problem })
+        Any { depth: 1, parsed: &parsed }
+            .deserialize(&mut deserializer)
+            .and_then(|value| match parsed.header.take() {
+                Some(header) => Ok(header),
+                None => parsed.fail(HeaderError::NotAnObject { found: value.kind() }),
+            })
             .and_then(|header| deserializer.end().map(|()| header))
-            .map_err(|error| match problem.take() {
-                Some(problem) => problem,
-                None => HeaderError::NotJson(error.to_string().into()),
+            .map_err(|error| {
+                let not_json = || HeaderError::NotJson(error.to_string().into());
+                parsed.problem.take().unwrap_or_else(not_json)
             })
     }
 
@@ -250,129 +254,18 @@ pub(super) fn write_string(text: &str, json: &mut Vec<u8>) {
     }
 }
 
-/// Reads the header's object, and leaves what is wrong with it, if it is no mistake in the JSON,
-/// in `problem`.
-struct HeaderVisitor<'p> {
-    problem: &'p Cell<Option<HeaderError>>,
+/// What the visitor leaves behind: the header, or what is wrong with it, if it is no mistake in the
+/// JSON.
+#[derive(Default)]
+struct Parsed<'de> {
+    header: Cell<Option<Header<'de>>>,
+    problem: Cell<Option<HeaderError>>,
 }
 
-impl HeaderVisitor<'_> {
+impl Parsed<'_> {
     fn fail<T, E: de::Error>(&self, problem: HeaderError) -> Result<T, E> {
         self.problem.set(Some(problem));
         Err(E::custom("refused"))
-    }
-
-    fn value<'de, A: MapAccess<'de>>(&self, map: &mut A) -> Result<Value<'de>, A::Error> {
-        map.next_value_seed(Any { depth: 2, problem: self.problem })
-    }
-
-    /// The value of the required key `key`.
-    fn string<'de, A: MapAccess<'de>>(
-        &self,
-        map: &mut A,
-        key: &'static str,
-    ) -> Result<Cow<'de, str>, A::Error> {
-        match self.value(map)? {
-            Value::String(string) => Ok(string),
-            found @ (Value::Integer(_) | Value::Negative(_) | Value::Float(_) | Value::Kind(_)) => {
-                let (expected, found) = ("a string", found.kind());
-                self.fail(HeaderError::WrongType { key, expected, found })
-            }
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for HeaderVisitor<'_> {
-    type Value = Header<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header<'de>, A::Error> {
-        let (mut byteorder, mut content_type) = (None, None);
-        let (mut content_encoding, mut content_length) = (None, None);
-        let mut others = Vec::new();
-        while let Some(Key(key)) = map.next_key()? {
-            let known = match &*key {
-                BYTEORDER if byteorder.is_none() => {
-                    byteorder = Some(match &*self.string(&mut map, BYTEORDER)? {
-                        "little" => ByteOrder::Little,
-                        "big" => ByteOrder::Big,
-                        found => {
-                            let found = beginning(found);
-                            return self.fail(HeaderError::ByteOrder { found });
-                        }
-                    });
-                    true
-                }
-                CONTENT_TYPE if content_type.is_none() => {
-                    content_type = Some(self.string(&mut map, CONTENT_TYPE)?);
-                    true
-                }
-                CONTENT_ENCODING if content_encoding.is_none() => {
-                    content_encoding = Some(self.string(&mut map, CONTENT_ENCODING)?);
-                    true
-                }
-                CONTENT_LENGTH if content_length.is_none() => {
-                    let length = self.value(&mut map)?.length();
-                    content_length = Some(length.or_else(|problem| self.fail(problem))?);
-                    true
-                }
-                BYTEORDER | CONTENT_TYPE | CONTENT_ENCODING | CONTENT_LENGTH => {
-                    return self.fail(HeaderError::DuplicateKey { key: beginning(&key) });
-                }
-                _ => false,
-            };
-            if !known {
-                others.push(key);
-                self.value(&mut map)?;
-            }
-        }
-        if let Some(key) = duplicate(&mut others) {
-            return self.fail(HeaderError::DuplicateKey { key });
-        }
-        let Some(byteorder) = byteorder else {
-            return self.fail(HeaderError::Missing { key: BYTEORDER });
-        };
-        let Some(content_type) = content_type else {
-            return self.fail(HeaderError::Missing { key: CONTENT_TYPE });
-        };
-        let Some(content_encoding) = content_encoding else {
-            return self.fail(HeaderError::Missing { key: CONTENT_ENCODING });
-        };
-        let Some(content_length) = content_length else {
-            return self.fail(HeaderError::Missing { key: CONTENT_LENGTH });
-        };
-        Ok(Header { byteorder, content_type, content_encoding, content_length })
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Null })
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Boolean })
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Number })
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Number })
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Number })
-    }
-
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<Header<'de>, E> {
-        self.fail(HeaderError::NotAnObject { found: Kind::String })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Header<'de>, A::Error> {
-        self.fail(HeaderError::NotAnObject { found: Kind::Array })
     }
 }
 
@@ -414,30 +307,95 @@ impl Value<'_> {
     }
 }
 
-/// Reads any value: all of it is held to the rules, and only strings and numbers are kept.
-struct Any<'p> {
+/// Reads any value: all of it is held to the rules. It returns strings and numbers, and puts the
+/// header into `parsed`.
+struct Any<'o, 'de> {
     /// That of the value, where the header itself has 1.
     depth: usize,
-    problem: &'p Cell<Option<HeaderError>>,
+    parsed: &'o Parsed<'de>,
 }
 
-impl Any<'_> {
-    /// An array or object at this level.
-    fn nest<E: de::Error>(&self) -> Result<(), E> {
-        if self.depth <= MAX_DEPTH {
-            return Ok(());
-        }
-        self.problem.set(Some(HeaderError::TooDeep { limit: MAX_DEPTH }));
-        Err(E::custom("refused"))
-    }
-
+impl<'de> Any<'_, 'de> {
     /// For what is in it.
     fn deeper(&self) -> Self {
-        Self { depth: self.depth + 1, problem: self.problem }
+        Self { depth: self.depth + 1, parsed: self.parsed }
+    }
+
+    /// The value of the required key `key`.
+    fn string<A: MapAccess<'de>>(
+        &self,
+        map: &mut A,
+        key: &'static str,
+    ) -> Result<Cow<'de, str>, A::Error> {
+        match map.next_value_seed(self.deeper())? {
+            Value::String(string) => Ok(string),
+            found @ (Value::Integer(_) | Value::Negative(_) | Value::Float(_) | Value::Kind(_)) => {
+                let (expected, found) = ("a string", found.kind());
+                self.parsed.fail(HeaderError::WrongType { key, expected, found })
+            }
+        }
+    }
+
+    fn required<T, E: de::Error>(&self, key: &'static str, value: Option<T>) -> Result<T, E> {
+        value.map_or_else(|| self.parsed.fail(HeaderError::Missing { key }), Ok)
+    }
+
+    /// Reads the header's object.
+    fn header<A: MapAccess<'de>>(&self, map: &mut A) -> Result<Header<'de>, A::Error> {
+        let (mut byteorder, mut content_type) = (None, None);
+        let (mut content_encoding, mut content_length) = (None, None);
+        let mut others = Vec::new();
+        while let Some(Key(key)) = map.next_key()? {
+            match &*key {
+                BYTEORDER if byteorder.is_none() => {
+                    byteorder = Some(match &*self.string(map, BYTEORDER)? {
+                        "little" => ByteOrder::Little,
+                        "big" => ByteOrder::Big,
+                        found => {
+                            let found = beginning(found);
+                            return self.parsed.fail(HeaderError::ByteOrder { found });
+                        }
+                    });
+                }
+                CONTENT_TYPE if content_type.is_none() => {
+                    content_type = Some(self.string(map, CONTENT_TYPE)?);
+                }
+                CONTENT_ENCODING if content_encoding.is_none() => {
+                    content_encoding = Some(self.string(map, CONTENT_ENCODING)?);
+                }
+                CONTENT_LENGTH if content_length.is_none() => {
+                    let length = map.next_value_seed(self.deeper())?.length();
+                    content_length = Some(length.or_else(|problem| self.parsed.fail(problem))?);
+                }
+                BYTEORDER | CONTENT_TYPE | CONTENT_ENCODING | CONTENT_LENGTH => {
+                    let key = beginning(&key);
+                    return self.parsed.fail(HeaderError::DuplicateKey { key });
+                }
+                _ => {
+                    others.push(key);
+                    map.next_value_seed(self.deeper())?;
+                }
+            }
+        }
+        self.refuse_duplicates(others)?;
+        Ok(Header {
+            byteorder: self.required(BYTEORDER, byteorder)?,
+            content_type: self.required(CONTENT_TYPE, content_type)?,
+            content_encoding: self.required(CONTENT_ENCODING, content_encoding)?,
+            content_length: self.required(CONTENT_LENGTH, content_length)?,
+        })
+    }
+
+    fn refuse_duplicates<E: de::Error>(&self, mut keys: Vec<Cow<'_, str>>) -> Result<(), E> {
+        keys.sort_unstable();
+        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            None => Ok(()),
+            Some(pair) => self.parsed.fail(HeaderError::DuplicateKey { key: beginning(&pair[0]) }),
+        }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Any<'_> {
+impl<'de> DeserializeSeed<'de> for Any<'_, 'de> {
     type Value = Value<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
@@ -445,7 +403,7 @@ impl<'de> DeserializeSeed<'de> for Any<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Any<'_> {
+impl<'de> Visitor<'de> for Any<'_, 'de> {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -481,25 +439,28 @@ impl<'de> Visitor<'de> for Any<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Value<'de>, A::Error> {
-        self.nest()?;
-        while array.next_element_seed(self.deeper())?.is_some() {}
+        match self.depth {
+            1 => return self.parsed.fail(HeaderError::NotAnObject { found: Kind::Array }),
+            2..=MAX_DEPTH => while array.next_element_seed(self.deeper())?.is_some() {},
+            _ => return self.parsed.fail(HeaderError::TooDeep { limit: MAX_DEPTH }),
+        }
         Ok(Value::Kind(Kind::Array))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
-        self.nest()?;
-        let mut keys = Vec::new();
-        while let Some(Key(key)) = map.next_key()? {
-            keys.push(key);
-            map.next_value_seed(self.deeper())?;
-        }
-        match duplicate(&mut keys) {
-            None => Ok(Value::Kind(Kind::Object)),
-            Some(key) => {
-                self.problem.set(Some(HeaderError::DuplicateKey { key }));
-                Err(de::Error::custom("refused"))
+        match self.depth {
+            1 => self.parsed.header.set(Some(self.header(&mut map)?)),
+            2..=MAX_DEPTH => {
+                let mut keys = Vec::new();
+                while let Some(Key(key)) = map.next_key()? {
+                    keys.push(key);
+                    map.next_value_seed(self.deeper())?;
+                }
+                self.refuse_duplicates(keys)?;
             }
+            _ => return self.parsed.fail(HeaderError::TooDeep { limit: MAX_DEPTH }),
         }
+        Ok(Value::Kind(Kind::Object))
     }
 }
 
@@ -528,23 +489,19 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
-/// A key that is there twice, if there is one.
-fn duplicate(keys: &mut [Cow<'_, str>]) -> Option<Box<str>> {
-    keys.sort_unstable();
-    keys.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| beginning(&pair[0]))
-}
-
 /// How a text of the peer's begins: what goes into an error is bounded.
 fn beginning(text: &str) -> Box<str> {
     const LONGEST: usize = 32;
-    match text.char_indices().nth(LONGEST) {
-        None => text.into(),
-        Some((end, _)) => {
-            let mut short = String::from(&text[..end]);
-            short.push('…');
-            short.into()
-        }
+    shorten(text.chars().take(LONGEST + 1).collect(), LONGEST).into()
+}
+
+/// The first `longest` characters of `text`, and an ellipsis, if there are more.
+pub(super) fn shorten(mut text: String, longest: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(longest) {
+        text.truncate(end);
+        text.push('…');
     }
+    text
 }
 
 /// How deeply arrays and objects may be nested, the header's own object being the first level.

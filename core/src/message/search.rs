@@ -97,11 +97,10 @@ impl Table {
             let content = [b"First 10 bytes of request: ", first].concat();
             return Message::new("binary/custom-server-binary-type", "binary", content);
         }
-        let query: Query = match read(request) {
-            Ok(query) => query,
+        let [action, value] = match read(request, ["action", "value"]) {
+            Ok(query) => query.map(|value| value.unwrap_or_else(null)),
             Err(error) => return Message::error(error),
         };
-        let Query { action, value } = query;
         if !matches!(&action, Shown::Text(action) if action == "search") {
             return Message::error(format_args!("invalid action '{action}'."));
         }
@@ -109,7 +108,10 @@ impl Table {
             Shown::Text(value) => self.entries.get(value),
             Shown::Other(_) => None,
         };
-        entry.map_or_else(|| outcome(&format!("No match for '{value}'.")), |entry| outcome(entry))
+        match entry {
+            Some(entry) => Message::result(entry),
+            None => Message::result(&format!("No match for '{value}'.")),
+        }
     }
 }
 
@@ -143,7 +145,7 @@ pub fn result(reply: &Message<'_>) -> Result<Bytes, NoResult> {
     if !reply.is_json() {
         return Ok(reply.content.clone().into_bytes());
     }
-    let Outcome { result } = read(reply)?;
+    let [result] = read(reply, ["result"])?;
     let result = result.ok_or(NoResult::Missing)?.to_string();
     match result.strip_prefix("Error: ") {
         Some(error) => Err(NoResult::Error(error.to_owned())),
@@ -176,29 +178,17 @@ pub enum ContentError {
     Json(#[from] serde_json::Error),
 }
 
-/// Reads a content that is JSON, in the character set that its header names.
-fn read<T: for<'a> Deserialize<'a>>(message: &Message<'_>) -> Result<T, ContentError> {
-    Ok(serde_json::from_str(&message.text()?)?)
-}
-
-fn outcome(result: &str) -> Message<'static> {
-    // Just as much as there is without escapes: then no byte is moved, here or by `Bytes`.
-    let mut json = Vec::with_capacity(br#"{"result": ""}"#.len() + result.len());
-    json.extend_from_slice(b"{\"result\": ");
-    write_string(result, &mut json);
-    json.push(b'}');
-    Message::json(json)
-}
-
-/// What is asked. A key that is not there counts as null; of equal keys the last one counts.
-struct Query {
-    action: Shown,
-    value: Shown,
-}
-
-/// What is answered.
-struct Outcome {
-    result: Option<Shown>,
+/// Reads a content that is a JSON object, in the character set that its header names: the values
+/// that it has under `keys`. Of equal keys the last one counts.
+fn read<const N: usize>(
+    message: &Message<'_>,
+    keys: [&'static str; N],
+) -> Result<[Option<Shown>; N], ContentError> {
+    let text = message.text()?;
+    let mut deserializer = serde_json::Deserializer::from_str(&text);
+    let values = deserializer.deserialize_map(Fields(keys))?;
+    deserializer.end()?;
+    Ok(values)
 }
 
 /// A value as a reply shows it: a peer in wide use, which is written in Python, shows null as
@@ -216,20 +206,7 @@ impl fmt::Display for Shown {
     }
 }
 
-impl<'de> Deserialize<'de> for Query {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let [action, value] = deserializer.deserialize_map(Fields(["action", "value"]))?;
-        Ok(Self { action: action.unwrap_or_else(null), value: value.unwrap_or_else(null) })
-    }
-}
-
-impl<'de> Deserialize<'de> for Outcome {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let [result] = deserializer.deserialize_map(Fields(["result"]))?;
-        Ok(Self { result })
-    }
-}
-
+/// Also what a key counts as that is not there.
 fn null() -> Shown {
     Shown::Other("None".to_owned())
 }

@@ -23,6 +23,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
+    machine::impl_reason,
     shared::{AtomicU64, Shared},
     teardown::{DiscardBudget, Drain, Teardown},
 };
@@ -120,15 +121,10 @@ impl<S: Service + Clone> Server<S> {
     /// # Panics
     /// If a time in `config` is zero: it would have passed before anything could happen.
     pub fn new(config: Config, service: S) -> Self {
-        let Config { frame_timeouts, service_timeout, idle_timeout, write_timeout, .. } = config;
-        for time in [
-            frame_timeouts.header,
-            frame_timeouts.content,
-            service_timeout,
-            idle_timeout,
-            write_timeout,
-            Some(config.linger.time),
-        ] {
+        let FrameTimeouts { header, content, .. } = config.frame_timeouts;
+        let Config { service_timeout, idle_timeout, write_timeout, linger, .. } = config;
+        let others = [service_timeout, idle_timeout, write_timeout, Some(linger.time)];
+        for time in [header, content].into_iter().chain(others) {
             assert!(time != Some(Duration::ZERO), "a timeout must be a time");
         }
         let pool = Pool::new(config.buffer_size(), config.idle_buffers);
@@ -296,52 +292,30 @@ pub enum Reason {
 impl Reason {
     /// What the peer is told of it.
     fn error_reply(&self) -> Option<Message<'static>> {
-        match self {
+        let is_told = matches!(
+            self,
             Self::Malformed(_)
-            | Self::FrameTimeout { .. }
-            | Self::Memory(_)
-            | Self::ServiceTimeout { .. } => Some(Message::error(self)),
-            Self::Finished
-            | Self::Answered
-            | Self::ShutDown
-            | Self::IdleTimeout { .. }
-            | Self::WriteStalled { .. }
-            | Self::Lost { .. } => None,
-        }
+                | Self::FrameTimeout { .. }
+                | Self::Memory(_)
+                | Self::ServiceTimeout { .. }
+        );
+        is_told.then(|| Message::error(self))
     }
 }
 
-impl crate::Reason for Reason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Answered => "answered",
-            Self::ShutDown => "shut_down",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Malformed(error) => error.label(),
-            Self::FrameTimeout { header: false, .. } => "header_timeout",
-            Self::FrameTimeout { header: true, .. } => "content_timeout",
-            Self::Memory(_) => "memory",
-            Self::ServiceTimeout { .. } => "service_timeout",
-            Self::WriteStalled { .. } => "write_stalled",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Finished | Self::Answered => Fault::None,
-            Self::ShutDown => Fault::Asked,
-            Self::Malformed(error) => error.fault(),
-            Self::Memory(_) => Fault::Limit,
-            Self::IdleTimeout { .. }
-            | Self::FrameTimeout { .. }
-            | Self::ServiceTimeout { .. }
-            | Self::WriteStalled { .. } => Fault::Time,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(Reason {
+    Self::Finished => ("finished", Fault::None),
+    Self::Answered => ("answered", Fault::None),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+    Self::Malformed(error) => (error.label(), error.fault()),
+    Self::FrameTimeout { header: false, .. } => ("header_timeout", Fault::Time),
+    Self::FrameTimeout { header: true, .. } => ("content_timeout", Fault::Time),
+    Self::Memory(_) => ("memory", Fault::Limit),
+    Self::ServiceTimeout { .. } => ("service_timeout", Fault::Time),
+    Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl<S: Service> Connection<S> {
     /// The service, to take its events or look at its state.
@@ -438,13 +412,12 @@ impl<S: Service> Connection<S> {
 
     /// Sends the replies that are there, up to the first that is not.
     fn send_replies(&mut self, now: Instant) {
+        let is_there = |pending: &mut Pending<_>| matches!(pending.reply, Reply::Now(_));
         while self.outbox.has_room()
-            && let Some(Pending { reply: Reply::Now(_), .. }) = self.pending.front()
+            && let Some(Pending { reply: Reply::Now(reply), memory, .. }) =
+                self.pending.pop_front_if(is_there)
         {
-            if let Some(Pending { reply: Reply::Now(reply), memory, .. }) = self.pending.pop_front()
-            {
-                self.send(reply, memory, now);
-            }
+            self.send(reply, memory, now);
         }
     }
 
@@ -512,34 +485,24 @@ impl<S: Service> Connection<S> {
         self.pending.clear();
     }
 
-    /// When the frame that is coming must have come, the pending reply be there, a byte be taken.
-    fn deadline(&self) -> Option<Instant> {
-        let config = self.config();
-        let frame = || {
-            let partial = self.inbox.partial()?;
-            self.reception.deadline(self.frame_limit(partial))
-        };
-        let reply = || match self.pending.front()? {
-            Pending { since, reply: Reply::Later(_), .. } => Some(*since + config.service_timeout?),
+    /// When the frame that is coming must have come.
+    fn frame_deadline(&self) -> Option<Instant> {
+        self.reception.deadline(self.frame_limit(self.inbox.partial()?))
+    }
+
+    /// When the service must have made the first pending reply.
+    fn reply_deadline(&self) -> Option<Instant> {
+        match self.pending.front()? {
+            Pending { since, reply: Reply::Later(_), .. } => {
+                Some(*since + self.config().service_timeout?)
+            }
             Pending { reply: Reply::Now(_), .. } => None,
-        };
-        let frame = if self.is_open() { frame() } else { None };
-        [frame, reply(), self.write_deadline()].into_iter().flatten().min()
+        }
     }
 
     /// The deadline for the peer to acknowledge output, while there is some here or in the kernel.
     fn write_deadline(&self) -> Option<Instant> {
         self.progress.pending_deadline(!self.outbox.is_empty(), self.config().write_timeout)
-    }
-
-    /// When it has waited for long enough for a request.
-    fn idle_deadline(&self) -> Option<Instant> {
-        let idle = self.config().idle_timeout.map(|limit| self.moved + limit);
-        match &self.state {
-            State::Draining(drain) => Some(drain.deadline()).into_iter().chain(idle).min(),
-            State::Open => idle,
-            State::Answering(_) | State::Ending(_) => None,
-        }
     }
 
     /// How long a frame of which `partial` has come may take. While more than half of
@@ -552,21 +515,10 @@ impl<S: Service> Connection<S> {
         Some(content.map_or(limit, |content| content.min(limit)))
     }
 
-    /// Returns the limit, if the peer has acknowledged nothing for that long.
-    fn stalled(&self, now: Instant) -> Option<Duration> {
-        let limit = self.config().write_timeout?;
-        let stalled = self.write_deadline().is_some() && self.progress.is_stalled(now, limit);
-        stalled.then_some(limit)
-    }
-
-    /// Why [`deadline`](Self::deadline) has passed.
+    /// The deadline of a reply or a frame has passed.
     fn expire(&mut self, now: Instant) {
-        let Config { service_timeout, .. } = *self.config();
-        if let Some(limit) = service_timeout
-            && self.pending.front().is_some_and(|pending| {
-                matches!(pending.reply, Reply::Later(_)) && pending.since + limit <= now
-            })
-        {
+        if self.reply_deadline().is_some_and(|deadline| deadline <= now) {
+            let limit = self.config().service_timeout.unwrap_or_default();
             let owed = self.pending.len();
             self.abandon(Reason::ServiceTimeout { limit, owed });
         } else if let Some(partial) = self.inbox.partial() {
@@ -581,14 +533,11 @@ impl<S: Service> Machine for Connection<S> {
     type Reason = Reason;
 
     fn interest(&self) -> Interest {
-        let flush_or = |write| if self.outbox.is_empty() { write } else { Outbound::Flush };
-        match &self.state {
-            State::Open | State::Draining(_) => {
-                Interest { read: self.reads(), write: flush_or(Outbound::Idle) }
-            }
-            State::Answering(_) => Interest { read: false, write: flush_or(Outbound::Idle) },
-            State::Ending(ending) => ending.interest(!self.outbox.is_empty()),
+        if let State::Ending(ending) = &self.state {
+            return ending.interest(!self.outbox.is_empty());
         }
+        let write = if self.outbox.is_empty() { Outbound::Idle } else { Outbound::Flush };
+        Interest { read: self.is_open() && self.reads(), write }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
@@ -637,13 +586,17 @@ impl<S: Service> Machine for Connection<S> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match &self.state {
-            State::Open | State::Draining(_) if self.is_idle() => {
-                [self.idle_deadline(), self.write_deadline()].into_iter().flatten().min()
+        let write = self.write_deadline();
+        let idle = || self.config().idle_timeout.map(|limit| self.moved + limit);
+        let deadlines = match &self.state {
+            State::Open if self.is_idle() => [write, idle(), None],
+            State::Draining(drain) if self.is_idle() => [write, idle(), Some(drain.deadline())],
+            State::Open | State::Draining(_) | State::Answering(_) => {
+                [write, self.frame_deadline(), self.reply_deadline()]
             }
-            State::Open | State::Draining(_) | State::Answering(_) => self.deadline(),
-            State::Ending(ending) => ending.poll_timeout(self.write_deadline()),
-        }
+            State::Ending(ending) => return ending.poll_timeout(write),
+        };
+        deadlines.into_iter().flatten().min()
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -684,10 +637,8 @@ impl<S: Service> Machine for Connection<S> {
     }
 
     fn reason(&self) -> Option<Reason> {
-        match &self.state {
-            State::Ending(ending) => ending.reason(),
-            State::Open | State::Draining(_) | State::Answering(_) => None,
-        }
+        let State::Ending(ending) = &self.state else { return None };
+        ending.reason()
     }
 }
 
@@ -724,22 +675,18 @@ impl<S: Service> Connection<S> {
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
         let (unsent, owed) = (self.outbox.len(), self.pending.len());
         let lost = Reason::Lost { way, why, unsent, owed };
-        match &mut self.state {
-            State::Open | State::Draining(_) | State::Answering(_) => {
-                self.state = State::Ending(Teardown::over(lost));
-            }
-            State::Ending(ending) => ending.handle_error(lost),
+        if let State::Ending(ending) = &mut self.state {
+            ending.handle_error(lost);
+        } else {
+            self.state = State::Ending(Teardown::over(lost));
         }
         self.give_up();
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
         let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
-        self.progress.observe(now, closing || !self.outbox.is_empty(), unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let queued = closing || !self.outbox.is_empty();
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let unsent = self.outbox.len() + unacknowledged;
@@ -748,7 +695,10 @@ impl<S: Service> Connection<S> {
             ending.expire(self.shared.config.write_timeout.map(stalled));
             return self.give_up();
         }
-        if let Some(limit) = self.stalled(now) {
+        let write_timeout = self.config().write_timeout.filter(|limit| {
+            self.write_deadline().is_some() && self.progress.is_stalled(now, *limit)
+        });
+        if let Some(limit) = write_timeout {
             self.state = State::Ending(Teardown::reset(stalled(limit)));
             return self.give_up();
         }

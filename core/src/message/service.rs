@@ -5,11 +5,11 @@ use core::{
     fmt,
     future::{Future, Ready},
     pin::Pin,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
-use super::{Delivery, Header, Message};
-use crate::shared::{Lock, Shared};
+use super::{Delivery, Header, Message, handle::Slot};
+use crate::shared::Shared;
 
 /// Answers requests. Each connection has a clone of its own.
 ///
@@ -161,7 +161,7 @@ impl Service for Events {
     type Pending = Replied;
 
     fn call(&mut self, request: Message<'_>) -> Reply<Replied> {
-        let slot = Shared::new(Lock::new(Slot::default()));
+        let slot = Shared::new(Slot::default());
         self.asked.push_back(Asked { request: request.into_owned(), slot: Some(slot.clone()) });
         Reply::Later(Replied { slot })
     }
@@ -172,13 +172,7 @@ impl Service for Events {
 pub struct Asked {
     request: Message<'static>,
     /// Until it is answered.
-    slot: Option<Shared<Lock<Slot>>>,
-}
-
-#[derive(Debug, Default)]
-struct Slot {
-    reply: Option<Message<'static>>,
-    waker: Option<Waker>,
+    slot: Option<Shared<Slot<Message<'static>>>>,
 }
 
 impl Asked {
@@ -190,7 +184,7 @@ impl Asked {
     /// Answers it. Nothing happens where the connection has ended.
     pub fn reply(mut self, reply: Message<'static>) {
         if let Some(slot) = self.slot.take() {
-            answer(&slot, reply);
+            slot.fulfil(reply);
         }
     }
 }
@@ -198,37 +192,21 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            answer(&slot, Message::error("the request was dropped"));
+            slot.fulfil(Message::error("the request was dropped"));
         }
-    }
-}
-
-fn answer(slot: &Lock<Slot>, reply: Message<'static>) {
-    let waker = slot.with(|slot| {
-        slot.reply = Some(reply);
-        slot.waker.take()
-    });
-    if let Some(waker) = waker {
-        waker.wake();
     }
 }
 
 /// The reply to a request of [`Events`].
 #[derive(Debug)]
 pub struct Replied {
-    slot: Shared<Lock<Slot>>,
+    slot: Shared<Slot<Message<'static>>>,
 }
 
 impl Future for Replied {
     type Output = Message<'static>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Message<'static>> {
-        self.slot.with(|slot| {
-            if let Some(reply) = slot.reply.take() {
-                return Poll::Ready(reply);
-            }
-            slot.waker = Some(cx.waker().clone());
-            Poll::Pending
-        })
+        self.slot.poll(cx)
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
     idle::{Activity, Place},
+    machine::impl_reason,
     shared::Shared,
     teardown::Teardown,
 };
@@ -138,55 +139,17 @@ pub enum Reason {
     },
 }
 
-impl crate::Reason for Reason {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::Refused { code: Code::RequestTimeout, .. } => "head_timeout",
-            Self::Refused { code: Code::HeadTooLarge, .. } => "head_too_large",
-            Self::Refused { code: Code::ContentTooLarge, .. } => "content",
-            Self::Refused { code: Code::VersionNotSupported, .. } => "version",
-            Self::Refused {
-                code:
-                    Code::Ok
-                    | Code::BadRequest
-                    | Code::NotFound
-                    | Code::MethodNotAllowed
-                    | Code::MisdirectedRequest
-                    | Code::ServiceUnavailable,
-                ..
-            } => "bad_request",
-            Self::Truncated { .. } => "truncated",
-            Self::IdleTimeout { .. } => "idle_timeout",
-            Self::GaveWay { .. } => "gave_way",
-            Self::WriteTimeout { .. } => "write_timeout",
-            Self::ShutDown => "shut_down",
-            Self::Lost { why, .. } => why.label(),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            // An idle connection is a client's way to be quick the next time.
-            Self::Finished | Self::IdleTimeout { .. } | Self::GaveWay { .. } => Fault::None,
-            Self::Refused { code, .. } => match code {
-                Code::RequestTimeout => Fault::Time,
-                Code::HeadTooLarge | Code::ContentTooLarge => Fault::Limit,
-                Code::Ok
-                | Code::BadRequest
-                | Code::NotFound
-                | Code::MethodNotAllowed
-                | Code::MisdirectedRequest
-                | Code::ServiceUnavailable
-                | Code::VersionNotSupported => Fault::Peer,
-            },
-            Self::Truncated { .. } => Fault::Peer,
-            Self::WriteTimeout { .. } => Fault::Time,
-            Self::ShutDown => Fault::Asked,
-            Self::Lost { .. } => Fault::Lost,
-        }
-    }
-}
+impl_reason!(Reason {
+    Self::Finished => ("finished", Fault::None),
+    Self::Refused { code, .. } => code.refusal(),
+    Self::Truncated { .. } => ("truncated", Fault::Peer),
+    // An idle connection is a client's way to be quick the next time.
+    Self::IdleTimeout { .. } => ("idle_timeout", Fault::None),
+    Self::GaveWay { .. } => ("gave_way", Fault::None),
+    Self::WriteTimeout { .. } => ("write_timeout", Fault::Time),
+    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+});
 
 impl Connection {
     pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
@@ -315,20 +278,9 @@ impl Connection {
     /// Sends a FIN.
     fn close(&mut self, reason: Reason, now: Instant) {
         self.input.clear();
-        let linger = match reason {
-            Reason::Finished | Reason::Refused { .. } if !self.eof => {
-                Some(self.server.config.linger)
-            }
-            // There is no response that could be destroyed.
-            Reason::Finished
-            | Reason::Refused { .. }
-            | Reason::Truncated { .. }
-            | Reason::IdleTimeout { .. }
-            | Reason::GaveWay { .. }
-            | Reason::WriteTimeout { .. }
-            | Reason::ShutDown
-            | Reason::Lost { .. } => None,
-        };
+        // Behind anything else there is no response that could be destroyed.
+        let lingers = !self.eof && matches!(reason, Reason::Finished | Reason::Refused { .. });
+        let linger = lingers.then_some(self.server.config.linger);
         self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 
@@ -345,14 +297,8 @@ impl Connection {
     }
 
     fn queued(&self) -> usize {
-        match &self.state {
-            State::Answering { response, sent, .. } => response.len() - sent,
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Ending(_) => 0,
-        }
+        let State::Answering { response, sent, .. } = &self.state else { return 0 };
+        response.len() - sent
     }
 }
 
@@ -457,14 +403,8 @@ impl Machine for Connection {
     }
 
     fn reason(&self) -> Option<Reason> {
-        match &self.state {
-            State::Ending(ending) => ending.reason(),
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Answering { .. } => None,
-        }
+        let State::Ending(ending) = &self.state else { return None };
+        ending.reason()
     }
 }
 
@@ -493,13 +433,10 @@ impl Connection {
 
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
         let lost = Reason::Lost { way, why, unsent: self.queued() };
-        match &mut self.state {
-            State::Ending(ending) => ending.handle_error(lost),
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. }
-            | State::Answering { .. } => self.state = State::Ending(Teardown::over(lost)),
+        if let State::Ending(ending) = &mut self.state {
+            ending.handle_error(lost);
+        } else {
+            self.state = State::Ending(Teardown::over(lost));
         }
     }
 
@@ -519,19 +456,9 @@ impl Connection {
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        let queued = match &self.state {
-            State::Answering { .. } => true,
-            State::Ending(ending) => ending.is_closing(),
-            State::Idle { .. }
-            | State::Head { .. }
-            | State::GivingWay { .. }
-            | State::Waiting { .. } => false,
-        };
-        self.progress.observe(now, queued, unacknowledged);
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+        let closing = matches!(&self.state, State::Ending(ending) if ending.is_closing());
+        let queued = closing || self.queued() > 0;
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
         let config = &self.server.config;

@@ -87,15 +87,10 @@ impl Input {
     /// Drops the head that was found, of `len` bytes.
     pub(super) fn consume(&mut self, len: usize) {
         self.start += len;
-        self.scanned = self.start;
-        self.line = self.start;
-        self.begun = false;
         if self.is_empty() {
-            self.start = 0;
-            self.end = 0;
-            self.scanned = 0;
-            self.line = 0;
+            (self.start, self.end) = (0, 0);
         }
+        (self.scanned, self.line, self.begun) = (self.start, self.start, false);
     }
 
     /// Gives the buffer back, if there is nothing in it.
@@ -143,9 +138,7 @@ impl Input {
 
 impl Drop for Input {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.pool.give(buffer);
-        }
+        self.clear();
     }
 }
 

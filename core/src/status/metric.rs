@@ -28,9 +28,14 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// So much of `name`.
-    pub const fn new(name: &'static str, help: &'static str, value: Value) -> Self {
-        Self { name, help, value }
+    /// So much of `name`, with an empty [`help`](Self::help()).
+    pub const fn new(name: &'static str, value: Value) -> Self {
+        Self { name, help: "", value }
+    }
+
+    /// The same with a help text, which is one line.
+    pub fn help(self, help: &'static str) -> Self {
+        Self { help, ..self }
     }
 }
 
@@ -74,14 +79,15 @@ pub enum Value {
 }
 
 impl Value {
-    fn kind(&self) -> MetricType {
+    /// Its type, and what that puts behind the name of a sample.
+    fn kind(&self) -> (MetricType, &'static str) {
         match self {
             Self::Counter(_) | Self::CounterSeconds(_) | Self::Counters { .. } => {
-                MetricType::Counter
+                (MetricType::Counter, "_total")
             }
-            Self::Gauge(_) | Self::GaugeSeconds(_) | Self::Gauges { .. } => MetricType::Gauge,
-            Self::Histogram { .. } => MetricType::Histogram,
-            Self::Info(_) => MetricType::Info,
+            Self::Gauge(_) | Self::GaugeSeconds(_) | Self::Gauges { .. } => (MetricType::Gauge, ""),
+            Self::Histogram { .. } => (MetricType::Histogram, ""),
+            Self::Info(_) => (MetricType::Info, "_info"),
         }
     }
 }
@@ -94,7 +100,7 @@ pub(super) fn by_reason(counts: BTreeMap<&'static str, u64>) -> Value {
 
 /// Writes `metrics` down for Prometheus.
 pub(super) fn expose(metrics: Vec<Metric>, exposition: Exposition) -> String {
-    let counters: BTreeMap<&str, Rewritten> = metrics.iter().filter_map(rewritten).collect();
+    let suffixes = metrics.iter().map(|metric| (metric.name, metric.value.kind().1)).collect();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Metrics(metrics)));
     let mut open_metrics = String::new();
@@ -102,44 +108,20 @@ pub(super) fn expose(metrics: Vec<Metric>, exposition: Exposition) -> String {
     match exposition {
         Exposition::OpenMetrics => open_metrics,
         Exposition::Text => {
-            open_metrics.lines().filter_map(|line| older(line, &counters)).collect()
+            open_metrics.lines().filter_map(|line| older(line, &suffixes)).collect()
         }
-    }
-}
-
-/// The types whose names the older format knows otherwise.
-#[derive(Clone, Copy)]
-enum Rewritten {
-    Counter,
-    Info,
-}
-
-fn rewritten(metric: &Metric) -> Option<(&'static str, Rewritten)> {
-    match metric.value {
-        Value::Counter(_) | Value::CounterSeconds(_) | Value::Counters { .. } => {
-            Some((metric.name, Rewritten::Counter))
-        }
-        Value::Info(_) => Some((metric.name, Rewritten::Info)),
-        Value::Gauge(_)
-        | Value::GaugeSeconds(_)
-        | Value::Gauges { .. }
-        | Value::Histogram { .. } => None,
     }
 }
 
 /// A line of `OpenMetrics` as Prometheus' older text format (version 0.0.4) has it. There, what is
 /// said of a metric is said of the name that its samples have, with `_total` or `_info`; there is
 /// no type `info`, and no mark of the end.
-fn older(line: &str, rewritten: &BTreeMap<&str, Rewritten>) -> Option<String> {
+fn older(line: &str, suffixes: &BTreeMap<&str, &str>) -> Option<String> {
     let Some(comment) = line.strip_prefix("# ") else { return Some(format!("{line}\n")) };
     let (keyword, rest) = comment.split_once(' ')?;
     let (name, rest) = rest.split_once(' ')?;
-    let (suffix, rest) = match (rewritten.get(name), keyword) {
-        (None, _) => ("", rest),
-        (Some(Rewritten::Counter), _) => ("_total", rest),
-        (Some(Rewritten::Info), "TYPE") => ("_info", "gauge"),
-        (Some(Rewritten::Info), _) => ("_info", rest),
-    };
+    let suffix = suffixes.get(name).unwrap_or(&"");
+    let rest = if (keyword, rest) == ("TYPE", "info") { "gauge" } else { rest };
     Some(format!("# {keyword} {name}{suffix} {rest}\n"))
 }
 
@@ -152,7 +134,7 @@ type Unlabelled = [(&'static str, &'static str); 0];
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         for Metric { name, help, value } in &self.0 {
-            let mut metric = encoder.encode_descriptor(name, help, None, value.kind())?;
+            let mut metric = encoder.encode_descriptor(name, help, None, value.kind().0)?;
             match value {
                 Value::Counter(count) => {
                     metric.encode_counter::<Unlabelled, _, u64>(count, None)?;

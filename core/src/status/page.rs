@@ -1,7 +1,7 @@
 //! The pages.
 
 use core::{fmt::Write, time::Duration};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::{Map, json};
@@ -162,12 +162,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A metric as `/` shows it; what takes more than a line is for `/metrics` alone.
 fn figure(metric: Metric) -> Option<(String, serde_json::Value)> {
-    let by_label = |values: Vec<(Cow<'static, str>, u64)>| json!(BTreeMap::from_iter(values));
     let value = match metric.value {
         Value::Counter(count) | Value::Gauge(count) => json!(count),
         Value::CounterSeconds(time) | Value::GaugeSeconds(time) => json!(seconds(time)),
         Value::Counters { counts: values, .. } | Value::Gauges { amounts: values, .. } => {
-            by_label(values)
+            json!(BTreeMap::from_iter(values))
         }
         Value::Histogram { .. } | Value::Info(_) => return None,
     };
@@ -209,73 +208,36 @@ fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
     let refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
     let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
     let mut metrics = vec![
-        Metric::new("wirestate_build", "What runs here.", Value::Info(info)),
-        Metric::new(
-            "wirestate_uptime_seconds",
-            "Time since the start.",
-            Value::GaugeSeconds(now.since(server.started)),
-        ),
-        Metric::new(
-            "wirestate_ready",
-            "Whether it is worth connecting, as /readyz says.",
-            Value::Gauge(server.is_ready().into()),
-        ),
-        Metric::new("wirestate_connections_open", "Open connections.", Value::Gauge(totals.open)),
-        Metric::new(
-            "wirestate_connections_limit",
-            "Open connections at most.",
-            Value::Gauge(limit as u64),
-        ),
-        Metric::new(
-            "wirestate_connections_accepted",
-            "Connections accepted.",
-            Value::Counter(totals.accepted),
-        ),
-        Metric::new(
-            "wirestate_connections_refused",
-            "Connections refused, by the limit that was reached.",
-            by_reason(totals.refused),
-        ),
-        Metric::new(
-            "wirestate_connections_ended",
-            "Connections ended, by reason.",
-            by_reason(totals.ended),
-        ),
-        Metric::new(
-            "wirestate_accept_failures",
+        Metric::new("wirestate_build", Value::Info(info)).help("What runs here."),
+        Metric::new("wirestate_uptime_seconds", Value::GaugeSeconds(now.since(server.started)))
+            .help("Time since the start."),
+        Metric::new("wirestate_ready", Value::Gauge(server.is_ready().into()))
+            .help("Whether it is worth connecting, as /readyz says."),
+        Metric::new("wirestate_connections_open", Value::Gauge(totals.open))
+            .help("Open connections."),
+        Metric::new("wirestate_connections_limit", Value::Gauge(limit as u64))
+            .help("Open connections at most."),
+        Metric::new("wirestate_connections_accepted", Value::Counter(totals.accepted))
+            .help("Connections accepted."),
+        Metric::new("wirestate_connections_refused", by_reason(totals.refused))
+            .help("Connections refused, by the limit that was reached."),
+        Metric::new("wirestate_connections_ended", by_reason(totals.ended))
+            .help("Connections ended, by reason."),
+        Metric::new("wirestate_accept_failures", by_reason(totals.accept_failures)).help(
             "Connections aborted in the backlog, and pauses in accepting (exhausted, no_task).",
-            by_reason(totals.accept_failures),
         ),
-        Metric::new(
-            "wirestate_received_bytes",
-            "Bytes received from clients.",
-            Value::Counter(totals.bytes_in + moved.received),
-        ),
-        Metric::new(
-            "wirestate_sent_bytes",
-            "Bytes sent to clients.",
-            Value::Counter(totals.bytes_out + moved.sent),
-        ),
-        Metric::new(
-            "wirestate_queued_bytes",
-            "Bytes that wait to be sent to clients.",
-            Value::Gauge(moved.queued),
-        ),
-        Metric::new(
-            "wirestate_status_connections_refused",
-            "Connections to the status server refused, by the limit that was reached.",
-            by_reason(own.refused),
-        ),
-        Metric::new(
-            "wirestate_status_connections_ended",
-            "Connections to the status server ended, by reason.",
-            by_reason(own.ended),
-        ),
-        Metric::new(
-            "wirestate_status_pages_refused",
-            "Pages that were answered by 503: 48 in progress, or no turn within a second.",
-            by_reason(refused),
-        ),
+        Metric::new("wirestate_received_bytes", Value::Counter(totals.bytes_in + moved.received))
+            .help("Bytes received from clients."),
+        Metric::new("wirestate_sent_bytes", Value::Counter(totals.bytes_out + moved.sent))
+            .help("Bytes sent to clients."),
+        Metric::new("wirestate_queued_bytes", Value::Gauge(moved.queued))
+            .help("Bytes that wait to be sent to clients."),
+        Metric::new("wirestate_status_connections_refused", by_reason(own.refused))
+            .help("Connections to the status server refused, by the limit that was reached."),
+        Metric::new("wirestate_status_connections_ended", by_reason(own.ended))
+            .help("Connections to the status server ended, by reason."),
+        Metric::new("wirestate_status_pages_refused", by_reason(refused))
+            .help("Pages that were answered by 503: 48 in progress, or no turn within a second."),
     ];
     metrics.extend(server.subject.iter().flat_map(|subject| subject.metrics()));
     metrics
@@ -392,27 +354,16 @@ fn push(text: &mut String, what: core::fmt::Arguments<'_>) {
 
 impl Line {
     fn cells(&self) -> [String; 9] {
-        let Self {
-            id,
-            peer,
-            state,
-            bytes_in,
-            bytes_out,
-            age_seconds: age,
-            idle_seconds: idle,
-            lag,
-            queued,
-        } = self;
         [
-            id.to_string(),
-            peer.clone(),
-            (*state).to_string(),
-            bytes_in.to_string(),
-            bytes_out.to_string(),
-            format!("{age:.1} s"),
-            format!("{idle:.1} s"),
-            lag.to_string(),
-            queued.to_string(),
+            self.id.to_string(),
+            self.peer.clone(),
+            self.state.to_string(),
+            self.bytes_in.to_string(),
+            self.bytes_out.to_string(),
+            format!("{:.1} s", self.age_seconds),
+            format!("{:.1} s", self.idle_seconds),
+            self.lag.to_string(),
+            self.queued.to_string(),
         ]
     }
 }

@@ -25,11 +25,9 @@ impl Hosts {
         let Self::Named(names) = self else { return true };
         let name = name.strip_suffix('.').unwrap_or(name);
         // Names below `localhost` are loopback as well (RFC 6761, section 6.3).
-        let local = name.len().checked_sub("localhost".len()).and_then(|at| name.get(at..));
+        let top = name.rsplit('.').next().unwrap_or_default();
         name.parse::<IpAddr>().is_ok()
-            || local.is_some_and(|local| local.eq_ignore_ascii_case("localhost"))
-                && (name.len() == "localhost".len()
-                    || name.as_bytes()[name.len() - "localhost".len() - 1] == b'.')
+            || top.eq_ignore_ascii_case("localhost")
             || names.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
     }
 }
@@ -117,10 +115,8 @@ pub(super) fn parse(head: &[u8], hosts: &Hosts) -> Result<Request, Refusal> {
 
     let (authority, path, query) = split_target(target);
     let is_named = |host: &&str| !host.is_empty();
-    let target_host = match authority {
-        Some(authority) => Some(host_of(authority).filter(is_named).ok_or(BAD_HOST)?),
-        None => None,
-    };
+    let target_host =
+        authority.map(|host| host_of(host).filter(is_named).ok_or(BAD_HOST)).transpose()?;
     let host = match fields.values("host").collect::<Vec<_>>()[..] {
         // The same for a client of HTTP/1.0, which knows no hosts (RFC 9112, section 3.2).
         [] if !is_1_1 => None,
@@ -129,23 +125,19 @@ pub(super) fn parse(head: &[u8], hosts: &Hosts) -> Result<Request, Refusal> {
     };
     let head_only = method == "HEAD";
     let has_content = fields.announce_content()?;
+    let is_close = |token: &str| token.eq_ignore_ascii_case("close");
     let keep_alive = is_1_1 && !has_content && !fields.tokens("connection").any(is_close);
-    let page = if target_host.or(host).is_some_and(|host| !hosts.include(host)) {
-        Err(refusal(Code::MisdirectedRequest, "this server is not known by that name"))
-    } else {
-        match method {
-            "GET" | "HEAD" => find(path, query, &fields).and_then(|page| {
-                let content = refusal(Code::ContentTooLarge, "no request has content here");
-                if has_content { Err(content) } else { Ok(page) }
-            }),
-            _ => Err(refusal(Code::MethodNotAllowed, "these pages can only be read")),
+    let page = match method {
+        _ if target_host.or(host).is_some_and(|host| !hosts.include(host)) => {
+            Err(refusal(Code::MisdirectedRequest, "this server is not known by that name"))
         }
+        "GET" | "HEAD" => find(path, query, &fields).and_then(|page| {
+            let content = refusal(Code::ContentTooLarge, "no request has content here");
+            if has_content { Err(content) } else { Ok(page) }
+        }),
+        _ => Err(refusal(Code::MethodNotAllowed, "these pages can only be read")),
     };
     Ok(Request { head_only, keep_alive, page })
-}
-
-fn is_close(token: &str) -> bool {
-    token.eq_ignore_ascii_case("close")
 }
 
 /// The authority, where the target names one (RFC 9112, section 3.2.2), the path, and the query.

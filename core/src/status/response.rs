@@ -3,6 +3,8 @@
 use core::fmt;
 use std::io::Write;
 
+use crate::Fault;
+
 /// How a request was answered (RFC 9110, section 15).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
@@ -31,39 +33,37 @@ pub enum Code {
 impl Code {
     /// Its number.
     pub const fn number(self) -> u16 {
-        match self {
-            Self::Ok => 200,
-            Self::BadRequest => 400,
-            Self::NotFound => 404,
-            Self::MethodNotAllowed => 405,
-            Self::RequestTimeout => 408,
-            Self::ContentTooLarge => 413,
-            Self::MisdirectedRequest => 421,
-            Self::HeadTooLarge => 431,
-            Self::ServiceUnavailable => 503,
-            Self::VersionNotSupported => 505,
-        }
+        self.row().0
     }
 
-    const fn phrase(self) -> &'static str {
+    /// The label and the fault of a connection that ends behind a refusal with this code.
+    pub(super) const fn refusal(self) -> (&'static str, Fault) {
+        let (_, _, label, fault) = self.row();
+        (label, fault)
+    }
+
+    /// Its number and phrase, and its [`refusal`](Self::refusal).
+    const fn row(self) -> (u16, &'static str, &'static str, Fault) {
+        use Fault::{Limit, Peer, Time};
         match self {
-            Self::Ok => "OK",
-            Self::BadRequest => "Bad Request",
-            Self::NotFound => "Not Found",
-            Self::MethodNotAllowed => "Method Not Allowed",
-            Self::RequestTimeout => "Request Timeout",
-            Self::ContentTooLarge => "Content Too Large",
-            Self::MisdirectedRequest => "Misdirected Request",
-            Self::HeadTooLarge => "Request Header Fields Too Large",
-            Self::ServiceUnavailable => "Service Unavailable",
-            Self::VersionNotSupported => "HTTP Version Not Supported",
+            Self::Ok => (200, "OK", "bad_request", Peer),
+            Self::BadRequest => (400, "Bad Request", "bad_request", Peer),
+            Self::NotFound => (404, "Not Found", "bad_request", Peer),
+            Self::MethodNotAllowed => (405, "Method Not Allowed", "bad_request", Peer),
+            Self::RequestTimeout => (408, "Request Timeout", "head_timeout", Time),
+            Self::ContentTooLarge => (413, "Content Too Large", "content", Limit),
+            Self::MisdirectedRequest => (421, "Misdirected Request", "bad_request", Peer),
+            Self::HeadTooLarge => (431, "Request Header Fields Too Large", "head_too_large", Limit),
+            Self::ServiceUnavailable => (503, "Service Unavailable", "bad_request", Peer),
+            Self::VersionNotSupported => (505, "HTTP Version Not Supported", "version", Peer),
         }
     }
 }
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.number(), self.phrase())
+        let (number, phrase, ..) = self.row();
+        write!(f, "{number} {phrase}")
     }
 }
 

@@ -79,7 +79,6 @@ impl Config {
 #[derive(Clone, Debug)]
 pub struct Server {
     inner: Shared<Inner>,
-    options: Options,
 }
 
 #[derive(Debug)]
@@ -130,7 +129,7 @@ impl Server {
         }
         let limits = Limits { connections: CONNECTIONS, per_address: None };
         let idle = Idle::new();
-        let options = Options {
+        let own = Options {
             table: Table::new(limits).named("status"),
             drain_timeout: Some(DRAIN_TIMEOUT),
             idle: Some(idle.clone()),
@@ -141,7 +140,7 @@ impl Server {
             pages: Pacer::new(config.pages_per_second, PAGES_AT_ONCE, now),
             config,
             service: service.clone(),
-            own: options.clone(),
+            own,
             subject,
             readiness: Readiness::default(),
             started: now,
@@ -149,14 +148,14 @@ impl Server {
             discards: DiscardBudget::default(),
             pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
         };
-        Self { inner: Shared::new(inner), options }
+        Self { inner: Shared::new(inner) }
     }
 
     /// What to [`serve`](crate::serve::serve) it with: a table of its own, of [`CONNECTIONS`], and
     /// a stop of its own, to be asked when the service has ended. When it is full, a connection
     /// gives way to a new one, in the order of [`Activity`](crate::idle::Activity).
     pub fn options(&self) -> &Options {
-        &self.options
+        &self.inner.own
     }
 
     /// The handle by which readiness ends before the service is asked to stop.

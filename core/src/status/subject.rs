@@ -21,90 +21,56 @@ impl Subject for Feed {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.counters();
         vec![
-            Metric::new(
-                "wirestate_upstream_up",
-                "Whether the upstream is connected.",
-                Value::Gauge(counters.upstream_up.into()),
-            ),
-            Metric::new(
-                "wirestate_upstream_connects",
-                "Connections made to the upstream; all but the first are reconnects.",
-                Value::Counter(counters.upstream_connects),
-            ),
-            Metric::new(
-                "wirestate_upstream_failures",
-                "Attempts to connect to the upstream that failed.",
-                Value::Counter(counters.upstream_failures),
-            ),
-            Metric::new(
-                "wirestate_upstream_ended",
-                "Connections to the upstream ended, by reason.",
-                by_reason(counters.upstream_ended),
-            ),
-            Metric::new(
-                "wirestate_upstream_messages",
-                "Messages received from the upstream, whole.",
-                Value::Counter(counters.messages_in),
-            ),
-            Metric::new(
-                "wirestate_upstream_bytes",
-                "Bytes of messages received from the upstream.",
-                Value::Counter(counters.bytes_in),
-            ),
+            Metric::new("wirestate_upstream_up", Value::Gauge(counters.upstream_up.into()))
+                .help("Whether the upstream is connected."),
+            Metric::new("wirestate_upstream_connects", Value::Counter(counters.upstream_connects))
+                .help("Connections made to the upstream; all but the first are reconnects."),
+            Metric::new("wirestate_upstream_failures", Value::Counter(counters.upstream_failures))
+                .help("Attempts to connect to the upstream that failed."),
+            Metric::new("wirestate_upstream_ended", by_reason(counters.upstream_ended))
+                .help("Connections to the upstream ended, by reason."),
+            Metric::new("wirestate_upstream_messages", Value::Counter(counters.messages_in))
+                .help("Messages received from the upstream, whole."),
+            Metric::new("wirestate_upstream_bytes", Value::Counter(counters.bytes_in))
+                .help("Bytes of messages received from the upstream."),
             Metric::new(
                 "wirestate_upstream_tail_dropped_bytes",
-                "Bytes of messages that the upstream's end cut short.",
                 Value::Counter(counters.tail_bytes_dropped),
-            ),
-            Metric::new(
-                "wirestate_upstream_held_seconds",
-                "How long the upstream was not read from because of subscribers.",
-                Value::CounterSeconds(counters.held),
-            ),
+            )
+            .help("Bytes of messages that the upstream's end cut short."),
+            Metric::new("wirestate_upstream_held_seconds", Value::CounterSeconds(counters.held))
+                .help("How long the upstream was not read from because of subscribers."),
             Metric::new(
                 "wirestate_upstream_held_waiting_seconds",
-                "For how long of that time a subscriber waited: limited by --lag-wait.",
                 Value::CounterSeconds(counters.held_waiting),
-            ),
-            Metric::new(
-                "wirestate_fanout_subscribers",
-                "Subscribers now.",
-                Value::Gauge(counters.subscribers),
-            ),
-            Metric::new(
-                "wirestate_fanout_lag_messages",
-                "How many messages the slowest subscriber is behind.",
-                Value::Gauge(counters.lag),
-            ),
-            Metric::new(
-                "wirestate_fanout_delivered_messages",
-                "Messages delivered, to all subscribers together.",
-                Value::Counter(counters.delivered),
-            ),
-            Metric::new(
-                "wirestate_fanout_skipped_messages",
-                "Messages that subscribers missed because they lagged (--on-lag skip).",
-                Value::Counter(counters.skipped),
-            ),
-            Metric::new(
-                "wirestate_fanout_lagged_subscribers",
-                "Subscribers that were disconnected because they lagged (--on-lag disconnect).",
-                Value::Counter(counters.lagged),
-            ),
+            )
+            .help("For how long of that time a subscriber waited: limited by --lag-wait."),
+            Metric::new("wirestate_fanout_subscribers", Value::Gauge(counters.subscribers))
+                .help("Subscribers now."),
+            Metric::new("wirestate_fanout_lag_messages", Value::Gauge(counters.lag))
+                .help("How many messages the slowest subscriber is behind."),
+            Metric::new("wirestate_fanout_delivered_messages", Value::Counter(counters.delivered))
+                .help("Messages delivered, to all subscribers together."),
+            Metric::new("wirestate_fanout_skipped_messages", Value::Counter(counters.skipped))
+                .help("Messages that subscribers missed because they lagged (--on-lag skip)."),
+            Metric::new("wirestate_fanout_lagged_subscribers", Value::Counter(counters.lagged))
+                .help(
+                    "Subscribers that were disconnected because they lagged (--on-lag disconnect).",
+                ),
             Metric::new(
                 "wirestate_fanout_never_caught_up",
-                "Times that a subscriber lagged without having caught up: not waited for.",
                 Value::Counter(counters.never_caught_up),
-            ),
+            )
+            .help("Times that a subscriber lagged without having caught up: not waited for."),
             Metric::new(
                 "wirestate_fanout_latency_seconds",
-                "From the last byte in from the upstream to the last byte out to a subscriber.",
                 Value::Histogram {
                     bounds: LATENCY_BOUNDS.to_vec(),
                     counts: counters.latency.to_vec(),
                     sum: counters.latency_sum,
                 },
-            ),
+            )
+            .help("From the last byte in from the upstream to the last byte out to a subscriber."),
         ]
     }
 }
@@ -116,16 +82,10 @@ where
 {
     fn metrics(&self) -> Vec<Metric> {
         vec![
-            Metric::new(
-                "wirestate_requests",
-                "Requests passed to the service.",
-                Value::Counter(self.requests()),
-            ),
-            Metric::new(
-                "wirestate_content_bytes",
-                "Bytes of large contents that are held.",
-                Value::Gauge(self.memory() as u64),
-            ),
+            Metric::new("wirestate_requests", Value::Counter(self.requests()))
+                .help("Requests passed to the service."),
+            Metric::new("wirestate_content_bytes", Value::Gauge(self.memory() as u64))
+                .help("Bytes of large contents that are held."),
         ]
     }
 }
@@ -135,35 +95,21 @@ impl Subject for Upstreams {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.counters();
         let by_upstream = |count: fn(&UpstreamCounters) -> u64| {
-            let each = counters
-                .iter()
-                .map(|upstream| (upstream.address.to_string().into(), count(upstream)));
-            each.collect::<Vec<_>>()
+            let amount = |of: &UpstreamCounters| (of.address.to_string().into(), count(of));
+            counters.iter().map(amount).collect::<Vec<_>>()
         };
         let label = "upstream";
         let counter = |count| Value::Counters { label, counts: by_upstream(count) };
         let gauge = |amount| Value::Gauges { label, amounts: by_upstream(amount) };
         vec![
-            Metric::new(
-                "wirestate_proxy_upstream_up",
-                "Whether it has not failed since it was last of use.",
-                gauge(|upstream| upstream.up.into()),
-            ),
-            Metric::new(
-                "wirestate_proxy_upstream_connects",
-                "Connections made.",
-                counter(|upstream| upstream.connects),
-            ),
-            Metric::new(
-                "wirestate_proxy_upstream_failures",
-                "Attempts to connect that failed, and connections that it ended early.",
-                counter(|upstream| upstream.failures),
-            ),
-            Metric::new(
-                "wirestate_proxy_upstream_connections",
-                "Connections that are open or being made.",
-                gauge(|upstream| upstream.open),
-            ),
+            Metric::new("wirestate_proxy_upstream_up", gauge(|upstream| upstream.up.into()))
+                .help("Whether it has not failed since it was last of use."),
+            Metric::new("wirestate_proxy_upstream_connects", counter(|upstream| upstream.connects))
+                .help("Connections made."),
+            Metric::new("wirestate_proxy_upstream_failures", counter(|upstream| upstream.failures))
+                .help("Attempts to connect that failed, and connections that it ended early."),
+            Metric::new("wirestate_proxy_upstream_connections", gauge(|upstream| upstream.open))
+                .help("Connections that are open or being made."),
         ]
     }
 }
