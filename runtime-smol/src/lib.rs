@@ -80,7 +80,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -91,12 +91,15 @@ use std::{
 use smol::{Async, Executor, Timer, future::FutureExt, net::resolve};
 pub use wirestate_core;
 use wirestate_core::{
-    ConnectionError, Instant,
-    admission::Peer,
-    drive::{Clock, IoError, Sink, Source, Splice},
-    runtime::{AcceptError, Address, Listener, Runtime, unix_path},
+    Direction, Instant,
+    drive::Clock,
+    runtime::{Address, Runtime},
 };
-use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
+use wirestate_std::{
+    Listening,
+    socket::{Acceptor, Registered, Socket},
+    stream,
+};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
@@ -142,19 +145,15 @@ impl Runtime for Smol {
     }
 
     async fn connect(&self, address: &str) -> io::Result<SmolSocket> {
-        if let Some(path) = unix_path(address) {
-            return SmolSocket::nonblocking(unix::connect(path)?);
-        }
-        let stream = tcp::first_that_connects(self.resolve(address).await?, connect).await?;
-        Ok(SmolSocket { stream: Some(stream), drained: false })
+        SmolSocket::connect(address, self.resolve(address)).await
     }
 
     fn local_address(&self, socket: &SmolSocket) -> Option<SocketAddr> {
-        stream::local_address(socket.stream.as_ref()?)
+        socket.local_address()
     }
 
     fn dialled_address(&self, socket: &SmolSocket) -> Option<Address> {
-        stream::dialled_address(socket.stream.as_ref()?)
+        socket.dialled_address()
     }
 }
 
@@ -169,52 +168,58 @@ impl Host for Smol {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<Async<OwnedFd>> {
-    let stream = Async::new_nonblocking(tcp::begin_connect(address)?)?;
-    stream.writable().await?;
-    stream::connected(&stream)?;
-    Ok(stream)
-}
-
 /// A connected socket, TCP or Unix.
+pub type SmolSocket = Socket<SmolFd<OwnedFd>>;
+/// A listening socket, TCP or Unix.
+pub type SmolListener = Acceptor<SmolFd<Listening>>;
+
+/// A socket that is registered with async-io's reactor.
 #[derive(Debug)]
-pub struct SmolSocket {
-    /// Nothing once it was reset.
-    stream: Option<Async<OwnedFd>>,
+pub struct SmolFd<T> {
+    fd: Async<T>,
     /// The last read found less than it had asked for, so the next one waits for readiness first.
     drained: bool,
 }
 
-impl SmolSocket {
-    /// Takes over a stream (`TcpStream`, `UnixStream`), with the options that it has.
-    ///
-    /// # Errors
-    /// Its mode could not be set, or the reactor does not take it.
-    pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
-        Ok(Self { stream: Some(Async::new(stream.into())?), drained: false })
+impl<T: AsFd> Registered<T> for SmolFd<T> {
+    type Stream = SmolFd<OwnedFd>;
+
+    fn register(socket: T) -> io::Result<Self> {
+        Ok(Self { fd: Async::new_nonblocking(socket)?, drained: false })
     }
 
-    /// The same, for one that does not block.
-    fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
-        Ok(Self { stream: Some(Async::new_nonblocking(stream)?), drained: false })
+    fn get_ref(&self) -> &T {
+        self.fd.get_ref()
     }
 
-    fn stream(&self) -> Result<&Async<OwnedFd>, IoError> {
-        self.stream.as_ref().ok_or(IoError::Connection(ConnectionError::Reset))
+    fn poll_io<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        mut call: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            match call(self.fd.get_ref()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+            ready!(match direction {
+                Direction::Read => self.fd.poll_readable(cx),
+                Direction::Write => self.fd.poll_writable(cx),
+            })?;
+        }
     }
-}
 
-impl Source for SmolSocket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             if self.drained {
-                ready!(self.stream()?.poll_readable(cx)).map_err(IoError::from)?;
+                ready!(self.fd.poll_readable(cx))?;
             }
-            match stream::receive(self.stream()?, buf) {
+            match stream::receive(&self.fd, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
                 read => {
                     self.drained = matches!(read, Ok(n) if 0 < n && n < buf.len());
-                    return Poll::Ready(read.map_err(IoError::from));
+                    return Poll::Ready(read);
                 }
             }
         }
@@ -222,123 +227,6 @@ impl Source for SmolSocket {
 
     fn recheck(&mut self) {
         self.drained = false;
-    }
-}
-
-impl Sink for SmolSocket {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        let stream = self.stream()?;
-        loop {
-            match stream::send(stream, bufs) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(stream.poll_writable(cx)).map_err(IoError::from)?;
-                }
-                written => return Poll::Ready(written.map_err(IoError::from)),
-            }
-        }
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        Poll::Ready(stream::finish(self.stream()?).map_err(IoError::from))
-    }
-
-    fn reset(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            stream::reset_on_close(&stream);
-        }
-    }
-
-    fn unacknowledged(&self) -> usize {
-        self.stream.as_ref().map_or(0, stream::unacknowledged)
-    }
-}
-
-impl Splice for SmolSocket {
-    type Pipe = Pipe;
-
-    fn pipe() -> Option<Pipe> {
-        Pipe::new()
-    }
-
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-        most: usize,
-    ) -> Poll<Result<Option<usize>, IoError>> {
-        loop {
-            match pipe.fill(self.stream()?, most) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream()?.poll_readable(cx)).map_err(IoError::from)?;
-                }
-                filled => return Poll::Ready(filled.map_err(IoError::from)),
-            }
-        }
-    }
-
-    fn poll_drain(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-        held: usize,
-    ) -> Poll<Result<usize, IoError>> {
-        loop {
-            match pipe.drain(self.stream()?, held) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.stream()?.poll_writable(cx)).map_err(IoError::from)?;
-                }
-                drained => return Poll::Ready(drained.map_err(IoError::from)),
-            }
-        }
-    }
-}
-
-/// A listening socket, TCP or Unix.
-#[derive(Debug)]
-pub struct SmolListener {
-    listening: Async<Listening>,
-}
-
-impl SmolListener {
-    /// Takes over a socket that listens; what it accepts inherits its options.
-    ///
-    /// # Errors
-    /// The reactor does not take it.
-    pub fn new(listening: Listening) -> io::Result<Self> {
-        Ok(Self { listening: Async::new_nonblocking(listening)? })
-    }
-}
-
-impl Listener for SmolListener {
-    type Socket = SmolSocket;
-
-    fn local_address(&self) -> io::Result<Address> {
-        Ok(self.listening.get_ref().address().clone())
-    }
-
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(SmolSocket, Peer), AcceptError>> {
-        loop {
-            match self.listening.get_ref().accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.listening.get_ref().awaits_more() {
-                        return Poll::Pending;
-                    }
-                    ready!(self.listening.poll_readable(cx))?;
-                }
-                accepted => {
-                    let accepted = accepted
-                        .and_then(|(stream, peer)| Ok((SmolSocket::nonblocking(stream)?, peer)));
-                    return Poll::Ready(accepted.map_err(AcceptError::from));
-                }
-            }
-        }
-    }
-
-    fn shut_down(&mut self) {
-        self.listening.get_ref().shut_down();
     }
 }
 

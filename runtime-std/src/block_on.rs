@@ -75,8 +75,9 @@ pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
 /// Removes `socket`, which is to be closed, from the sockets that the thread waits for: otherwise
 /// it would stay open during the next sleep.
 pub(crate) fn forget(socket: RawFd) {
-    WAIT.with_borrow_mut(|wait| {
-        wait.sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);
+    // While the thread ends, it waits for nothing.
+    let _ = WAIT.try_with(|wait| {
+        wait.borrow_mut().sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);
     });
 }
 

@@ -75,15 +75,17 @@
 mod block_on;
 mod listening;
 pub mod pipe;
-mod socket;
+mod polled;
+pub mod socket;
 pub mod stream;
 pub mod tcp;
-pub mod unix;
+mod unix;
 
 use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::Arc,
     task::{Poll, Waker},
     thread,
@@ -92,20 +94,23 @@ use std::{
 
 pub use wirestate_core;
 use wirestate_core::{
-    runtime::{Address, Runtime, unix_path},
+    runtime::{Address, Runtime},
     shared::Lock,
 };
 
+use self::socket::{Acceptor, Socket};
 pub use self::{
     block_on::{ThreadClock, block_on},
     listening::Listening,
-    socket::{ThreadListener, ThreadSocket},
+    polled::Polled,
 };
 #[cfg(feature = "command-line")]
-use {
-    std::os::{fd::OwnedFd, unix::net::UnixStream},
-    wirestate_core::command_line::Host,
-};
+use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
+
+/// A connected socket, TCP or Unix. To be used inside [`block_on`].
+pub type ThreadSocket = Socket<Polled<OwnedFd>>;
+/// A listening socket, TCP or Unix. To be used inside [`block_on`].
+pub type ThreadListener = Acceptor<Polled<Listening>>;
 
 /// The runtime: a thread for each task.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +155,7 @@ impl Runtime for Threads {
     }
 
     fn listen(&self, address: &str) -> io::Result<ThreadListener> {
-        Listening::new(address).map(ThreadListener::new)
+        ThreadListener::new(Listening::new(address)?)
     }
 
     /// A name is looked up on a thread of its own, so that the caller can give up.
@@ -163,10 +168,7 @@ impl Runtime for Threads {
     }
 
     async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {
-        if let Some(path) = unix_path(address) {
-            return ThreadSocket::new(unix::connect(path)?);
-        }
-        ThreadSocket::connect(self.resolve(address).await?).await
+        ThreadSocket::connect(address, self.resolve(address)).await
     }
 
     fn local_address(&self, socket: &ThreadSocket) -> Option<SocketAddr> {
@@ -184,7 +186,7 @@ impl Host for Threads {
     const FILES_PER_CONNECTION: usize = 2;
 
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
-        Listening::inherited(socket).map(ThreadListener::new)
+        ThreadListener::new(Listening::inherited(socket)?)
     }
 
     fn adopt(&self, stream: UnixStream) -> io::Result<ThreadSocket> {

@@ -1,146 +1,177 @@
-//! Sockets whose readiness is awaited in `poll(2)`.
+//! The sockets of a runtime. Runtimes differ in how they wait until a socket is ready
+//! ([`Registered`]), and in nothing else.
 
 use std::{
-    future::poll_fn,
-    io, mem,
+    future::{Future, poll_fn},
+    io,
     net::SocketAddr,
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
+    os::fd::{AsFd, OwnedFd},
     task::{Context, Poll},
 };
 
-use rustix::event::PollFlags;
-use socket2::SockRef;
+use rustix::io::ioctl_fionbio;
 use wirestate_core::{
-    ConnectionError,
+    ConnectionError, Direction,
     admission::Peer,
     drive::{IoError, Sink, Source, Splice},
-    runtime::{AcceptError, Address, Listener},
+    runtime::{AcceptError, Address, Listener, unix_path},
 };
 
-use crate::{
-    block_on::{forget, is_silent, round, wait_for},
-    listening::Listening,
-    pipe::Pipe,
-    stream, tcp,
-};
+use crate::{listening::Listening, pipe::Pipe, stream, tcp, unix};
 
-/// A connected socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).
-#[derive(Debug)]
-pub struct ThreadSocket {
-    /// Nothing once it was reset. Shared with the list of what the thread waits for, which is
-    /// empty while the future runs: so dropping this one closes the descriptor.
-    stream: Option<Arc<OwnedFd>>,
-    /// The round in which a read found less than it had asked for, so that there is no more.
-    drained: Option<u64>,
-    /// The next read asks the kernel, whatever the last sleep has found.
-    looks_again: bool,
-}
+/// A socket `T` that does not block, registered where a runtime finds out whether it is ready.
+pub trait Registered<T: AsFd>: Sized {
+    /// The same for a connected stream.
+    type Stream: Registered<OwnedFd>;
 
-impl ThreadSocket {
-    /// Takes over a stream (`TcpStream`, `UnixStream`), with the options that it has.
+    /// Registers a socket that does not block.
     ///
     /// # Errors
-    /// Its mode could not be set.
+    /// The runtime does not accept it.
+    ///
+    /// # Panics
+    /// If the caller does not run on the runtime (tokio).
+    fn register(socket: T) -> io::Result<Self>;
+
+    /// The socket.
+    fn get_ref(&self) -> &T;
+
+    /// Makes a call that does not block, and again whenever the socket is ready, until it returns
+    /// something else than [`WouldBlock`](io::ErrorKind::WouldBlock).
+    ///
+    /// # Errors
+    /// The call's.
+    fn poll_io<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        call: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>>;
+
+    /// [Receives](stream::receive) into `buf`. A read that fills less than `buf` has emptied the
+    /// socket, which saves the next read.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
+
+    /// The next call in each direction asks the kernel, whatever is known of the socket's readiness
+    /// ([`Source::recheck`]).
+    fn recheck(&mut self);
+}
+
+/// A connected socket, TCP or Unix.
+#[derive(Debug)]
+pub struct Socket<S> {
+    /// `None` after a reset.
+    stream: Option<S>,
+}
+
+impl<S: Registered<OwnedFd>> Socket<S> {
+    /// Takes over a stream (`TcpStream` and `UnixStream` of the standard library), with its present
+    /// options.
+    ///
+    /// # Errors
+    /// The socket could not be made non-blocking, or the runtime did not accept it.
+    ///
+    /// # Panics
+    /// As [`Registered::register`].
     pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
         let stream = stream.into();
-        stream::set_nonblocking(&stream)?;
-        Ok(Self::nonblocking(Arc::new(stream)))
+        ioctl_fionbio(&stream, true)?;
+        Self::nonblocking(stream)
     }
 
-    fn nonblocking(stream: Arc<OwnedFd>) -> Self {
-        Self { stream: Some(stream), drained: None, looks_again: false }
+    fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
+        S::register(stream).map(|stream| Self { stream: Some(stream) })
     }
 
-    pub(crate) async fn connect(addresses: Vec<SocketAddr>) -> io::Result<Self> {
-        tcp::first_that_connects(addresses, connect).await.map(Self::nonblocking)
-    }
-
-    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
-        stream::local_address(self.stream.as_ref()?)
-    }
-
-    pub(crate) fn dialled_address(&self) -> Option<Address> {
-        stream::dialled_address(self.stream.as_ref()?)
-    }
-
-    fn stream(&self) -> Result<&Arc<OwnedFd>, IoError> {
-        self.stream.as_ref().ok_or(IoError::Connection(ConnectionError::Reset))
-    }
-}
-
-async fn connect(address: SocketAddr) -> io::Result<Arc<OwnedFd>> {
-    let stream = Arc::new(tcp::begin_connect(address)?);
-    poll_fn(|_| match SockRef::from(&stream).take_error() {
-        Ok(Some(error)) | Err(error) => Poll::Ready(Err(error)),
-        // It has a peer once it is connected (getpeername(2)).
-        Ok(None) if SockRef::from(&stream).peer_addr().is_ok() => Poll::Ready(Ok(())),
-        Ok(None) => {
-            wait_for(stream.clone(), PollFlags::OUT);
-            Poll::Pending
+    /// Connects as [`Runtime::connect`](wirestate_core::runtime::Runtime::connect) does. `resolve`
+    /// looks `address` up; it is not polled for a `unix:PATH`.
+    ///
+    /// # Errors
+    /// The name is unknown, or the last of its addresses' errors.
+    pub async fn connect(
+        address: &str,
+        resolve: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+    ) -> io::Result<Self> {
+        if let Some(path) = unix_path(address) {
+            return Self::nonblocking(unix::connect(path)?);
         }
-    })
-    .await?;
-    Ok(stream)
-}
-
-impl Source for ThreadSocket {
-    fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
-        let looks_again = mem::take(&mut self.looks_again);
-        let stream = self.stream()?;
-        let is_silent = || self.drained == Some(round()) || is_silent(stream.as_raw_fd());
-        if looks_again || !is_silent() {
-            match stream::receive(stream, buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    let short = matches!(read, Ok(n) if 0 < n && n < buf.len());
-                    self.drained = short.then(round);
-                    return Poll::Ready(read.map_err(IoError::from));
-                }
+        let connect = async |address| {
+            let mut stream = S::register(tcp::begin_connect(address)?)?;
+            poll_fn(|cx| stream.poll_io(cx, Direction::Write, stream::connected)).await?;
+            tcp::reject_self_connection(stream.get_ref(), address)?;
+            Ok(Self { stream: Some(stream) })
+        };
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for address in resolve.await? {
+            match connect(address).await {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
             }
         }
-        wait_for(stream.clone(), PollFlags::IN);
-        Poll::Pending
+        Err(last)
+    }
+
+    /// The address at this end (getsockname(2)); `None` where it is no IP address.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        stream::local_address(self.stream.as_ref()?.get_ref())
+    }
+
+    /// The address to which a connection was made: see
+    /// [`Runtime::dialled_address`](wirestate_core::runtime::Runtime::dialled_address).
+    pub fn dialled_address(&self) -> Option<Address> {
+        stream::dialled_address(self.stream.as_ref()?.get_ref())
+    }
+
+    fn stream(&mut self) -> Result<&mut S, IoError> {
+        self.stream.as_mut().ok_or(IoError::Connection(ConnectionError::Reset))
+    }
+
+    fn poll_io<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        call: impl FnMut(&OwnedFd) -> io::Result<T>,
+    ) -> Poll<Result<T, IoError>> {
+        self.stream()?.poll_io(cx, direction, call).map_err(IoError::from)
+    }
+}
+
+impl<S: Registered<OwnedFd>> Source for Socket<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
+        self.stream()?.poll_read(cx, buf).map_err(IoError::from)
     }
 
     fn recheck(&mut self) {
-        self.looks_again = true;
+        if let Some(stream) = &mut self.stream {
+            stream.recheck();
+        }
     }
 }
 
-impl Sink for ThreadSocket {
-    fn poll_write(
-        &mut self,
-        _cx: &mut Context<'_>,
-        bufs: &[&[u8]],
-    ) -> Poll<Result<usize, IoError>> {
-        let stream = self.stream()?;
-        match stream::send(stream, bufs) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(stream.clone(), PollFlags::OUT);
-                Poll::Pending
-            }
-            written => Poll::Ready(written.map_err(IoError::from)),
-        }
+impl<S: Registered<OwnedFd>> Sink for Socket<S> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
+        self.poll_io(cx, Direction::Write, |stream| stream::send(stream, bufs))
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        Poll::Ready(stream::finish(self.stream()?).map_err(IoError::from))
+        Poll::Ready(stream::finish(self.stream()?.get_ref()).map_err(IoError::from))
     }
 
     fn reset(&mut self) {
         if let Some(stream) = self.stream.take() {
-            forget(stream.as_raw_fd());
-            stream::reset_on_close(&*stream);
+            stream::reset_on_close(stream.get_ref());
         }
     }
 
     fn unacknowledged(&self) -> usize {
-        self.stream.as_ref().map_or(0, stream::unacknowledged)
+        self.stream.as_ref().map_or(0, |stream| stream::unacknowledged(stream.get_ref()))
     }
 }
 
-impl Splice for ThreadSocket {
+impl<S: Registered<OwnedFd>> Splice for Socket<S> {
     type Pipe = Pipe;
 
     fn pipe() -> Option<Pipe> {
@@ -149,105 +180,73 @@ impl Splice for ThreadSocket {
 
     fn poll_fill(
         &mut self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         pipe: &mut Pipe,
         most: usize,
     ) -> Poll<Result<Option<usize>, IoError>> {
-        let stream = self.stream()?;
-        match pipe.fill(stream, most) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(stream.clone(), PollFlags::IN);
-                Poll::Pending
-            }
-            filled => Poll::Ready(filled.map_err(IoError::from)),
-        }
+        self.poll_io(cx, Direction::Read, |stream| pipe.fill(stream, most))
     }
 
     fn poll_drain(
         &mut self,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         pipe: &mut Pipe,
         held: usize,
     ) -> Poll<Result<usize, IoError>> {
-        let stream = self.stream()?;
-        match pipe.drain(stream, held) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                wait_for(stream.clone(), PollFlags::OUT);
-                Poll::Pending
-            }
-            drained => Poll::Ready(drained.map_err(IoError::from)),
-        }
+        self.poll_io(cx, Direction::Write, |stream| pipe.drain(stream, held))
     }
 }
 
-/// A listening socket, TCP or Unix. To be used inside [`block_on`](crate::block_on).
+/// A listening socket, TCP or Unix.
 #[derive(Debug)]
-pub struct ThreadListener {
-    listening: Arc<Listening>,
+pub struct Acceptor<L> {
+    listening: L,
+    is_shut_down: bool,
 }
 
-impl ThreadListener {
+impl<L: Registered<Listening>> Acceptor<L> {
     /// Takes over a socket that listens; what it accepts inherits its options.
-    pub fn new(listening: Listening) -> Self {
-        Self { listening: Arc::new(listening) }
+    ///
+    /// # Errors
+    /// The runtime did not accept it.
+    ///
+    /// # Panics
+    /// As [`Registered::register`].
+    pub fn new(listening: Listening) -> io::Result<Self> {
+        Ok(Self { listening: L::register(listening)?, is_shut_down: false })
     }
 }
 
-/// The thread may have waited for the socket in this poll.
-impl Drop for ThreadListener {
-    fn drop(&mut self) {
-        forget(self.listening.as_raw_fd());
-    }
-}
-
-impl Listener for ThreadListener {
-    type Socket = ThreadSocket;
+impl<L: Registered<Listening> + Send + 'static> Listener for Acceptor<L> {
+    type Socket = Socket<L::Stream>;
 
     fn local_address(&self) -> io::Result<Address> {
-        Ok(self.listening.address().clone())
+        Ok(self.listening.get_ref().address().clone())
     }
 
     fn poll_accept(
         &mut self,
-        _cx: &mut Context<'_>,
-    ) -> Poll<Result<(ThreadSocket, Peer), AcceptError>> {
-        let accepted = self.listening.accept();
-        let accepted =
-            accepted.map(|(stream, peer)| (ThreadSocket::nonblocking(Arc::new(stream)), peer));
-        match accepted {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.listening.awaits_more() {
-                    wait_for(self.listening.clone(), PollFlags::IN);
-                }
-                Poll::Pending
-            }
-            accepted => Poll::Ready(accepted.map_err(AcceptError::from)),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>> {
+        let accept = |listening: &Listening| -> io::Result<_> {
+            let (stream, peer) = listening.accept()?;
+            Ok((Socket::nonblocking(stream)?, peer))
+        };
+        let listening = self.listening.get_ref();
+        if !listening.awaits_more() {
+            return match accept(listening) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+                accepted => Poll::Ready(accepted.map_err(AcceptError::from)),
+            };
         }
+        if self.is_shut_down {
+            self.listening.recheck();
+        }
+        self.listening.poll_io(cx, Direction::Read, accept).map_err(AcceptError::from)
     }
 
     fn shut_down(&mut self) {
-        self.listening.shut_down();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpStream;
-
-    use super::*;
-    use crate::block_on;
-
-    #[test]
-    fn a_listener_that_is_dropped_is_closed_although_it_was_waited_for() {
-        let listener = ThreadListener::new(Listening::new("127.0.0.1:0").unwrap());
-        let address = listener.local_address().unwrap().ip().unwrap();
-        let mut listener = Some(listener);
-        block_on(poll_fn(|cx| {
-            assert!(listener.as_mut().unwrap().poll_accept(cx).is_pending());
-            listener = None;
-            let refused = TcpStream::connect(address).unwrap_err();
-            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-            Poll::Ready(())
-        }));
+        self.listening.get_ref().shut_down();
+        self.is_shut_down = true;
     }
 }

@@ -10,7 +10,6 @@ use std::{
 };
 
 use rustix::{
-    io::ioctl_fionbio,
     ioctl::{Getter, Opcode, ioctl},
     net::{
         AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, getpeername, recv,
@@ -20,14 +19,6 @@ use rustix::{
 };
 use socket2::SockRef;
 use wirestate_core::{drive::MAX_SLICES, runtime::Address};
-
-/// Makes calls on `socket` return [`WouldBlock`](io::ErrorKind::WouldBlock) instead of blocking.
-///
-/// # Errors
-/// The operating system's.
-pub fn set_nonblocking(socket: &impl AsFd) -> io::Result<()> {
-    Ok(ioctl_fionbio(socket, true)?)
-}
 
 /// Receives into `buf`, without blocking; 0 is the peer's FIN.
 ///
@@ -50,22 +41,33 @@ pub fn send(socket: &impl AsFd, bufs: &[&[u8]]) -> io::Result<usize> {
     })
 }
 
-/// Whether the connection that was begun was made, once the socket is writable.
+/// Whether a connection that was begun is made.
 ///
 /// # Errors
-/// Why it was not (`SO_ERROR`; connect(2)).
-pub fn connected(socket: &impl AsFd) -> io::Result<()> {
-    SockRef::from(socket).take_error()?.map_or(Ok(()), Err)
+/// Why it is not (`SO_ERROR`; connect(2)); [`WouldBlock`](io::ErrorKind::WouldBlock) while that is
+/// not decided.
+pub(crate) fn connected(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    // It has a peer once it is connected (getpeername(2)).
+    match socket.peer_addr() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        peer => peer.map(drop),
+    }
 }
 
 /// The address at this end (getsockname(2)); `None` where it is no IP address.
-pub fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
+pub(crate) fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
 /// The address to which a connection was made (getpeername(2)); of a Unix socket only if this
 /// process listens on it: another process may listen on the same relative path in another folder.
-pub fn dialled_address(socket: &impl AsFd) -> Option<Address> {
+pub(crate) fn dialled_address(socket: &impl AsFd) -> Option<Address> {
     let peer = SockRef::from(socket).peer_addr().ok()?;
     if let Some(address) = peer.as_socket() {
         return Some(Address::Ip(address));
@@ -79,7 +81,7 @@ pub fn dialled_address(socket: &impl AsFd) -> Option<Address> {
 ///
 /// # Errors
 /// The operating system's.
-pub fn finish(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn finish(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
@@ -108,7 +110,7 @@ const SIOCOUTQ: Opcode = 0x5411;
 
 /// Makes closing the socket's last descriptor send an RST (`SO_LINGER` of 0; socket(7)). On a Unix
 /// socket it changes nothing: see [`Address`].
-pub fn reset_on_close(socket: &impl AsFd) {
+pub(crate) fn reset_on_close(socket: &impl AsFd) {
     // It fails only on a socket that is no longer connected, where there is nobody to tell.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }

@@ -1,7 +1,6 @@
 //! TCP sockets with the options that Wirestate's servers and clients set, alike on every runtime.
 
 use std::{
-    future::Future,
     io,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     os::fd::{AsFd, OwnedFd},
@@ -82,7 +81,7 @@ fn new(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// The operating system's.
-pub fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
+pub(crate) fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = new(address)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(EINPROGRESS) => Err(error),
@@ -93,45 +92,23 @@ pub fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
 /// `EINPROGRESS` has no kind of its own on stable Rust (errno(3)).
 const EINPROGRESS: i32 = 115;
 
-/// Tries one address after the other. An attempt fails if the socket connects to itself.
-///
-/// # Errors
-/// The last address's.
-pub async fn first_that_connects<S, F>(
-    addresses: Vec<SocketAddr>,
-    connect: impl Fn(SocketAddr) -> F,
-) -> io::Result<S>
-where
-    S: AsFd,
-    F: Future<Output = io::Result<S>>,
-{
-    let mut last = None;
-    for address in addresses {
-        match connect(address).await.and_then(|socket| reject_self_connection(socket, address)) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
-}
-
 /// Refuses a socket that is connected to itself. If nobody listens on a port of this machine, the
 /// kernel may give that very port to a socket that connects to it. The socket then answers its own
 /// SYN (simultaneous open; RFC 9293, section 3.5).
 ///
 /// It is closed without `TIME-WAIT`, which would block the port for the server that is missing.
-fn reject_self_connection<S: AsFd>(stream: S, dialled: SocketAddr) -> io::Result<S> {
-    let socket = SockRef::from(&stream);
+pub(crate) fn reject_self_connection(stream: &impl AsFd, dialled: SocketAddr) -> io::Result<()> {
+    let socket = SockRef::from(stream);
     let local = socket.local_addr()?.as_socket();
     // The address that was dialled may be unspecified (`0.0.0.0`); the peer's is not.
     let is_itself = local.is_some_and(|local| local.port() == dialled.port())
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == local);
     if is_itself {
-        reset_on_close(&stream);
+        reset_on_close(stream);
         let message = format!("nobody listens on {dialled}: the connection has reached itself");
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, message));
     }
-    Ok(stream)
+    Ok(())
 }
 
 /// Sets what every TCP socket here has: no delay of small segments (`TCP_NODELAY`), and keepalive
@@ -184,7 +161,8 @@ mod tests {
             let port = socket.local_addr().unwrap().as_socket().unwrap().port();
             let itself = SocketAddr::new(any_port.ip(), port);
             socket.connect(&itself.into()).unwrap();
-            let refused = reject_self_connection(TcpStream::from(socket), itself).unwrap_err();
+            let refused = reject_self_connection(&socket, itself).unwrap_err();
+            drop(socket);
             assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused, "{refused}");
             assert!(refused.to_string().contains("itself"), "{refused}");
             // Without SO_REUSEADDR, this fails if the port is still in use.

@@ -102,7 +102,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 /// The operating system's (connect(2)).
-pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket = new(Type::STREAM)?;
     socket.connect(&address(path)?)?;
     Ok(socket.into())

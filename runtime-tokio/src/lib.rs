@@ -55,12 +55,15 @@ use tokio::{
 };
 pub use wirestate_core;
 use wirestate_core::{
-    ConnectionError, Direction, Instant,
-    admission::Peer,
-    drive::{Clock, IoError, Sink, Source, Splice},
-    runtime::{AcceptError, Address, Listener, Runtime, unix_path},
+    Direction, Instant,
+    drive::Clock,
+    runtime::{Address, Runtime},
 };
-use wirestate_std::{Listening, pipe::Pipe, stream, tcp, unix};
+use wirestate_std::{
+    Listening,
+    socket::{Acceptor, Registered, Socket},
+    stream,
+};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
@@ -114,19 +117,15 @@ impl Runtime for Tokio {
     }
 
     async fn connect(&self, address: &str) -> io::Result<TokioSocket> {
-        if let Some(path) = unix_path(address) {
-            return TokioSocket::nonblocking(unix::connect(path)?);
-        }
-        let addresses = self.resolve(address).await?;
-        tcp::first_that_connects(addresses, connect).await.map(TokioSocket::registered)
+        TokioSocket::connect(address, self.resolve(address)).await
     }
 
     fn local_address(&self, socket: &TokioSocket) -> Option<SocketAddr> {
-        stream::local_address(socket.stream.as_ref()?)
+        socket.local_address()
     }
 
     fn dialled_address(&self, socket: &TokioSocket) -> Option<Address> {
-        stream::dialled_address(socket.stream.as_ref()?)
+        socket.dialled_address()
     }
 }
 
@@ -143,27 +142,15 @@ impl Host for Tokio {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<AsyncFd<OwnedFd>> {
-    let stream = register(tcp::begin_connect(address)?, STREAM)?;
-    stream.writable().await?.retain_ready();
-    stream::connected(&stream)?;
-    Ok(stream)
-}
-
-/// The events of a stream that tokio registers: readable, writable, and urgent data.
-const STREAM: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
-
-/// Registers a socket with tokio's IO driver.
-#[expect(deprecated, reason = "unsound only with what closes or changes its descriptor meanwhile")]
-fn register<T: AsFd + AsRawFd>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(socket, interest)
-}
-
 /// A connected socket, TCP or Unix.
+pub type TokioSocket = Socket<TokioFd<OwnedFd>>;
+/// A listening socket, TCP or Unix.
+pub type TokioListener = Acceptor<TokioFd<Listening>>;
+
+/// A socket that is registered with tokio's IO driver.
 #[derive(Debug)]
-pub struct TokioSocket {
-    /// `None` after a reset.
-    stream: Option<AsyncFd<OwnedFd>>,
+pub struct TokioFd<T: AsRawFd> {
+    fd: AsyncFd<T>,
     recheck: Recheck,
 }
 
@@ -178,101 +165,86 @@ impl Recheck {
     const BOTH: Self = Self { read: true, write: true };
 }
 
-impl TokioSocket {
-    /// Takes over a stream (`TcpStream` and `UnixStream` of the standard library), with its present
-    /// options.
-    ///
-    /// # Errors
-    /// The socket could not be made non-blocking, or the IO driver did not accept it.
-    ///
-    /// # Panics
-    /// If the caller does not run on a runtime whose IO driver is enabled.
-    pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
-        let stream = stream.into();
-        stream::set_nonblocking(&stream)?;
-        Self::nonblocking(stream)
-    }
-
-    /// As [`new`](Self::new), for a stream that does not block.
-    fn nonblocking(stream: OwnedFd) -> io::Result<Self> {
-        register(stream, STREAM).map(Self::registered)
-    }
-
-    fn registered(stream: AsyncFd<OwnedFd>) -> Self {
-        // Tokio knows whether the socket is ready only after it has polled the sockets.
-        Self { stream: Some(stream), recheck: Recheck::BOTH }
-    }
-
-    fn stream(&self) -> Result<&AsyncFd<OwnedFd>, IoError> {
-        self.stream.as_ref().ok_or(IoError::Connection(ConnectionError::Reset))
-    }
-
-    /// Makes a call that does not block, and again whenever tokio takes the socket for ready.
-    fn poll_io<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        way: Direction,
-        call: impl Fn(&OwnedFd) -> io::Result<T>,
-    ) -> Poll<Result<T, IoError>> {
-        if let Some(done) = self.ask(way, &call) {
-            return Poll::Ready(done);
-        }
-        let stream = self.stream()?;
-        let interest = match way {
-            Direction::Read => Interest::READABLE,
-            Direction::Write => Interest::WRITABLE,
-        };
-        loop {
-            match stream.try_io(interest, &call) {
-                // It is not ready, which tokio knows from now on.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done.map_err(IoError::from)),
-            }
-            let ready = match way {
-                Direction::Read => stream.poll_read_ready(cx),
-                Direction::Write => stream.poll_write_ready(cx),
-            };
-            ready!(ready).map_err(IoError::from)?.retain_ready();
-        }
-    }
-
+impl<T: AsFd + AsRawFd> TokioFd<T> {
     /// What a call comes to that was to be made whether tokio takes the socket for ready or not; `None` where
     /// it was not, or the socket is not ready.
-    fn ask<T>(
+    fn ask<R>(
         &mut self,
-        way: Direction,
-        call: impl FnOnce(&OwnedFd) -> io::Result<T>,
-    ) -> Option<Result<T, IoError>> {
-        let asked = match way {
+        direction: Direction,
+        call: impl FnOnce(&T) -> io::Result<R>,
+    ) -> Option<io::Result<R>> {
+        let asked = match direction {
             Direction::Read => &mut self.recheck.read,
             Direction::Write => &mut self.recheck.write,
         };
         if !mem::take(asked) {
             return None;
         }
-        match call(self.stream.as_ref()?.get_ref()) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            done => Some(done.map_err(IoError::from)),
-        }
+        let done = call(self.fd.get_ref());
+        let is_ready = !matches!(&done, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        is_ready.then_some(done)
     }
 }
 
-impl Source for TokioSocket {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
-        if let Some(read) = self.ask(Direction::Read, |stream| stream::receive(stream, buf)) {
+impl<T: AsFd + AsRawFd> Registered<T> for TokioFd<T> {
+    type Stream = TokioFd<OwnedFd>;
+
+    #[expect(
+        deprecated,
+        reason = "unsound only with what closes or changes its descriptor meanwhile"
+    )]
+    fn register(socket: T) -> io::Result<Self> {
+        let events = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        let fd = AsyncFd::with_interest(socket, events)?;
+        // Tokio knows whether the socket is ready only after it has polled the sockets.
+        Ok(Self { fd, recheck: Recheck::BOTH })
+    }
+
+    fn get_ref(&self) -> &T {
+        self.fd.get_ref()
+    }
+
+    fn poll_io<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        direction: Direction,
+        mut call: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        if let Some(done) = self.ask(direction, &mut call) {
+            return Poll::Ready(done);
+        }
+        let interest = match direction {
+            Direction::Read => Interest::READABLE,
+            Direction::Write => Interest::WRITABLE,
+        };
+        loop {
+            match self.fd.try_io(interest, &mut call) {
+                // It is not ready, which tokio knows from now on.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+            let ready = match direction {
+                Direction::Read => self.fd.poll_read_ready(cx),
+                Direction::Write => self.fd.poll_write_ready(cx),
+            };
+            ready!(ready)?.retain_ready();
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Some(read) = self.ask(Direction::Read, |socket| stream::receive(socket, buf)) {
             return Poll::Ready(read);
         }
-        let stream = self.stream()?;
         loop {
-            let mut ready = ready!(stream.poll_read_ready(cx)).map_err(IoError::from)?;
+            let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             // A short read has emptied the socket, which saves a read that finds nothing. But a read
             // also ends at urgent data, whatever is behind that (tcp(7)).
-            let may_be_urgent = stream.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
+            let may_be_urgent = self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
             let read = if may_be_urgent {
                 // A read that finds nothing clears this readiness, too, as it was before the read.
-                stream.try_io(Interest::PRIORITY, |stream| stream::receive(stream, buf))
+                self.fd.try_io(Interest::PRIORITY, |socket| stream::receive(socket, buf))
             } else {
-                stream::receive(stream, buf)
+                stream::receive(&self.fd, buf)
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -281,7 +253,7 @@ impl Source for TokioSocket {
                     if is_short && !may_be_urgent {
                         ready.clear_ready();
                     }
-                    return Poll::Ready(read.map_err(IoError::from));
+                    return Poll::Ready(read);
                 }
             }
         }
@@ -290,113 +262,6 @@ impl Source for TokioSocket {
     fn recheck(&mut self) {
         self.recheck = Recheck::BOTH;
     }
-}
-
-impl Sink for TokioSocket {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        self.poll_io(cx, Direction::Write, |stream| stream::send(stream, bufs))
-    }
-
-    fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        Poll::Ready(stream::finish(self.stream()?).map_err(IoError::from))
-    }
-
-    fn reset(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            stream::reset_on_close(&stream);
-        }
-    }
-
-    fn unacknowledged(&self) -> usize {
-        self.stream.as_ref().map_or(0, stream::unacknowledged)
-    }
-}
-
-impl Splice for TokioSocket {
-    type Pipe = Pipe;
-
-    fn pipe() -> Option<Pipe> {
-        Pipe::new()
-    }
-
-    fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-        most: usize,
-    ) -> Poll<Result<Option<usize>, IoError>> {
-        self.poll_io(cx, Direction::Read, |stream| pipe.fill(stream, most))
-    }
-
-    fn poll_drain(
-        &mut self,
-        cx: &mut Context<'_>,
-        pipe: &mut Pipe,
-        held: usize,
-    ) -> Poll<Result<usize, IoError>> {
-        self.poll_io(cx, Direction::Write, |stream| pipe.drain(stream, held))
-    }
-}
-
-/// A listening socket, TCP or Unix.
-#[derive(Debug)]
-pub struct TokioListener {
-    listening: AsyncFd<Listening>,
-    is_shut_down: bool,
-}
-
-impl TokioListener {
-    /// Takes over a socket that listens; what it accepts inherits its options.
-    ///
-    /// # Errors
-    /// The IO driver does not take it.
-    ///
-    /// # Panics
-    /// If the caller does not run on a runtime whose IO driver is enabled.
-    pub fn new(listening: Listening) -> io::Result<Self> {
-        Ok(Self { listening: register(listening, Interest::READABLE)?, is_shut_down: false })
-    }
-}
-
-impl Listener for TokioListener {
-    type Socket = TokioSocket;
-
-    fn local_address(&self) -> io::Result<Address> {
-        Ok(self.listening.get_ref().address().clone())
-    }
-
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(TokioSocket, Peer), AcceptError>> {
-        loop {
-            if self.is_shut_down {
-                // Asks the kernel, whatever tokio knows of the socket's readiness.
-                match accept(self.listening.get_ref()) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if !self.listening.get_ref().awaits_more() {
-                            return Poll::Pending;
-                        }
-                    }
-                    accepted => return Poll::Ready(accepted.map_err(AcceptError::from)),
-                }
-            }
-            let mut ready = ready!(self.listening.poll_read_ready(cx))?;
-            if let Ok(accepted) = ready.try_io(|listening| accept(listening.get_ref())) {
-                return Poll::Ready(accepted.map_err(AcceptError::from));
-            }
-        }
-    }
-
-    fn shut_down(&mut self) {
-        self.listening.get_ref().shut_down();
-        self.is_shut_down = true;
-    }
-}
-
-fn accept(listening: &Listening) -> io::Result<(TokioSocket, Peer)> {
-    let (stream, peer) = listening.accept()?;
-    Ok((TokioSocket::nonblocking(stream)?, peer))
 }
 
 /// Tokio's clock, which can be paused in tests.
@@ -452,6 +317,7 @@ mod tests {
     };
 
     use tokio::task::coop::{consume_budget, has_budget_remaining};
+    use wirestate_core::drive::Source;
 
     use super::*;
 

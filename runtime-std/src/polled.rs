@@ -1,0 +1,111 @@
+//! Sockets whose readiness is awaited in `poll(2)`.
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use rustix::event::PollFlags;
+use wirestate_core::Direction;
+
+use crate::{
+    block_on::{forget, is_silent, round, wait_for},
+    socket::Registered,
+    stream,
+};
+
+/// A socket that a thread waits for in `poll(2)`. To be used inside [`block_on`](crate::block_on).
+#[derive(Debug)]
+pub struct Polled<T: AsRawFd> {
+    /// Shared with the list of what the thread waits for.
+    socket: Arc<T>,
+    /// The round in which a read found less than it had asked for, so that there is no more.
+    drained: Option<u64>,
+    /// The next read asks the kernel, whatever the last sleep has found.
+    looks_again: bool,
+}
+
+impl<T: AsFd + AsRawFd + 'static> Registered<T> for Polled<T> {
+    type Stream = Polled<OwnedFd>;
+
+    fn register(socket: T) -> io::Result<Self> {
+        Ok(Self { socket: Arc::new(socket), drained: None, looks_again: false })
+    }
+
+    fn get_ref(&self) -> &T {
+        &self.socket
+    }
+
+    fn poll_io<R>(
+        &mut self,
+        _cx: &mut Context<'_>,
+        direction: Direction,
+        mut call: impl FnMut(&T) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        match call(&self.socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let what = match direction {
+                    Direction::Read => PollFlags::IN,
+                    Direction::Write => PollFlags::OUT,
+                };
+                wait_for(self.socket.clone(), what);
+                Poll::Pending
+            }
+            done => Poll::Ready(done),
+        }
+    }
+
+    fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let looks_again = mem::take(&mut self.looks_again);
+        let is_silent = || self.drained == Some(round()) || is_silent(self.socket.as_raw_fd());
+        if looks_again || !is_silent() {
+            match stream::receive(&self.socket, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => {
+                    let short = matches!(read, Ok(n) if 0 < n && n < buf.len());
+                    self.drained = short.then(round);
+                    return Poll::Ready(read);
+                }
+            }
+        }
+        wait_for(self.socket.clone(), PollFlags::IN);
+        Poll::Pending
+    }
+
+    fn recheck(&mut self) {
+        self.looks_again = true;
+    }
+}
+
+/// The thread may have waited for the socket in this poll.
+impl<T: AsRawFd> Drop for Polled<T> {
+    fn drop(&mut self) {
+        forget(self.socket.as_raw_fd());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, net::TcpStream};
+
+    use wirestate_core::runtime::Listener;
+
+    use super::*;
+    use crate::{Listening, ThreadListener, block_on};
+
+    #[test]
+    fn a_listener_that_is_dropped_is_closed_although_it_was_waited_for() {
+        let listener = ThreadListener::new(Listening::new("127.0.0.1:0").unwrap()).unwrap();
+        let address = listener.local_address().unwrap().ip().unwrap();
+        let mut listener = Some(listener);
+        block_on(poll_fn(|cx| {
+            assert!(listener.as_mut().unwrap().poll_accept(cx).is_pending());
+            listener = None;
+            let refused = TcpStream::connect(address).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+            Poll::Ready(())
+        }));
+    }
+}
