@@ -4,7 +4,6 @@ use std::{
     ffi::c_int,
     io::{self, IoSlice},
     net::{Shutdown, SocketAddr},
-    ops::Deref,
     os::fd::AsFd,
     time::Duration,
 };
@@ -34,11 +33,14 @@ pub fn receive(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
 /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is no room.
 pub fn send(socket: &impl AsFd, bufs: &[&[u8]]) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    Ok(match bufs {
-        // It is the common case, and send(2) is cheaper than sendmsg(2).
-        [buf] => send_one(socket, buf, flags)?,
-        bufs => sendmsg(socket, &slices(bufs), &mut SendAncillaryBuffer::default(), flags)?,
-    })
+    // It is the common case, and send(2) is cheaper than sendmsg(2).
+    if let [buf] = bufs {
+        return Ok(send_one(socket, buf, flags)?);
+    }
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let filled = slices.iter_mut().zip(bufs).map(|(slice, buf)| *slice = IoSlice::new(buf));
+    let count = filled.count();
+    Ok(sendmsg(socket, &slices[..count], &mut SendAncillaryBuffer::default(), flags)?)
 }
 
 /// Whether a connection that was begun is made.
@@ -113,27 +115,4 @@ const SIOCOUTQ: Opcode = 0x5411;
 pub(crate) fn reset_on_close(socket: &impl AsFd) {
     // It fails only on a socket that is no longer connected, where there is nobody to tell.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
-}
-
-/// The first [`MAX_SLICES`] of `bufs` as the operating system wants them.
-pub fn slices<'a>(bufs: &[&'a [u8]]) -> impl Deref<Target = [IoSlice<'a>]> {
-    let mut slices = Slices { slices: [IoSlice::new(&[]); MAX_SLICES], len: 0 };
-    for (slice, buf) in slices.slices.iter_mut().zip(bufs) {
-        *slice = IoSlice::new(buf);
-        slices.len += 1;
-    }
-    slices
-}
-
-struct Slices<'a> {
-    slices: [IoSlice<'a>; MAX_SLICES],
-    len: usize,
-}
-
-impl<'a> Deref for Slices<'a> {
-    type Target = [IoSlice<'a>];
-
-    fn deref(&self) -> &[IoSlice<'a>] {
-        &self.slices[..self.len]
-    }
 }
