@@ -103,12 +103,9 @@ pub(super) async fn serve<R: Host>(
 }
 
 fn read_table(path: PathBuf) -> Result<Table, Failure> {
-    match fs::read(&path) {
-        Ok(json) => {
-            Table::from_json(&json).map_err(|error| Failure::Table { path, error: error.into() })
-        }
-        Err(error) => Err(Failure::Table { path, error: error.into() }),
-    }
+    let json = fs::read(&path).map_err(Box::from);
+    let table = json.and_then(|json| Table::from_json(&json).map_err(Box::from));
+    table.map_err(|error| Failure::Table { path, error })
 }
 
 /// Makes one request, and shows the result
@@ -140,7 +137,7 @@ pub(super) struct ClientFlags {
 pub(super) async fn ask<R: Host>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
     let asked = within(&mut runtime.clock(), flags.timeout.0, request(runtime, &flags)).await;
     let (mut drive, result) = asked.unwrap_or_else(|limit| {
-        Err(ended(&flags.address, &format!("no whole reply within {limit:?}")))
+        Err(Failure::ended(&flags.address, &format!("no whole reply within {limit:?}")))
     })?;
     show(&result)?;
     // Our FIN. All was answered, so it does not matter who closes first.
@@ -165,15 +162,8 @@ async fn request<R: Host>(
         Some(request) => client.request(&request, now).err().map(Err),
         None => client.take_reply().map(Ok),
     });
-    let reply = match reply.await {
-        Ok(Ok(reply)) => reply,
-        Ok(Err(error)) => return Err(ended(address, &error)),
-        Err(error) => return Err(ended(address, &error)),
-    };
-    let result = search::result(&reply).map_err(|error| ended(address, &error))?;
+    let reply = reply.await.map_err(|ended| Failure::ended(address, &ended))?;
+    let reply = reply.map_err(|error| Failure::ended(address, &error))?;
+    let result = search::result(&reply).map_err(|error| Failure::ended(address, &error))?;
     Ok((drive, result))
-}
-
-fn ended(address: &str, reason: &dyn ToString) -> Failure {
-    Failure::Ended { address: address.into(), reason: reason.to_string() }
 }

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::command_line::Host;
 use crate::{
-    drive::{Drive, Ended},
-    echo::{Client, ClientConfig, ClientReason, Config, Prefix, Server},
+    drive::{Clock, Drive, Sink, Source},
+    echo::{Client, ClientConfig, Config, Prefix, Server},
     runtime::connect_within,
 };
 
@@ -103,14 +103,12 @@ pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result
     };
     let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
     let mut input = Input::new(message)?;
-    loop {
-        let message = match input.next(&mut drive).await? {
-            Next::Say(message) if message.eq_ignore_ascii_case(b"exit") => break,
-            Next::Leave => break,
-            Next::Say(message) if message.is_empty() => continue,
-            Next::Say(message) => message,
-            Next::Ended(ended) => return Err(failure(address, &ended)),
-        };
+    while let Some(message) = input.next(&mut drive, &address).await?
+        && !message.eq_ignore_ascii_case(b"exit")
+    {
+        if message.is_empty() {
+            continue;
+        }
         let mut message = Some(Bytes::from(message));
         let reply = drive.until(|client, now| {
             if let Some(message) = message.take() {
@@ -118,31 +116,17 @@ pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result
             }
             client.take_reply()
         });
-        match reply.await {
-            Ok(reply) => show(&reply)?,
-            Err(ended) => return Err(failure(address, &ended)),
-        }
+        show(&reply.await.map_err(|ended| Failure::ended(&address, &ended))?)?;
     }
     // Our FIN. All was answered, so it does not matter who closes first.
     drive.shut_down().await;
     Ok(())
 }
 
-fn failure(address: String, ended: &Ended<ClientReason>) -> Failure {
-    Failure::Ended { address, reason: ended.to_string() }
-}
-
 /// Where the messages come from.
 enum Input {
     Flags(vec::IntoIter<String>),
     Standard { lines: Lines, prompt: bool },
-}
-
-enum Next<R> {
-    Say(Vec<u8>),
-    Leave,
-    /// The connection did.
-    Ended(Ended<R>),
 }
 
 impl Input {
@@ -154,19 +138,14 @@ impl Input {
         Ok(Self::Flags(messages.into_iter()))
     }
 
-    /// The next message; meanwhile the connection is watched.
-    async fn next<S, C>(
+    /// The next message, if there is one; meanwhile the connection to `address` is watched.
+    async fn next<S: Source + Sink, C: Clock>(
         &mut self,
         drive: &mut Drive<Client, S, C>,
-    ) -> Result<Next<ClientReason>, Failure>
-    where
-        S: crate::drive::Source + crate::drive::Sink,
-        C: crate::drive::Clock,
-    {
+        address: &str,
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let (lines, prompt) = match self {
-            Self::Flags(messages) => {
-                return Ok(messages.next().map_or(Next::Leave, |text| Next::Say(text.into())));
-            }
+            Self::Flags(messages) => return Ok(messages.next().map(String::into_bytes)),
             Self::Standard { lines, prompt } => (lines, *prompt),
         };
         if prompt {
@@ -174,16 +153,9 @@ impl Input {
         }
         poll_fn(|cx| {
             if let Poll::Ready(line) = lines.poll_next(cx) {
-                return Poll::Ready(match line {
-                    None => Ok(Next::Leave),
-                    Some(Ok(line)) => Ok(Next::Say(line)),
-                    Some(Err(error)) => Err(Failure::Input(error)),
-                });
+                return Poll::Ready(line.transpose().map_err(Failure::Input));
             }
-            match drive.poll_until(cx, |_, _| None::<()>) {
-                Poll::Ready(Err(ended)) => Poll::Ready(Ok(Next::Ended(ended))),
-                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-            }
+            drive.poll_until(cx, |_, _| None).map_err(|ended| Failure::ended(address, &ended))
         })
         .await
     }

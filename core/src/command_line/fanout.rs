@@ -1,6 +1,6 @@
 //! `fanout-source`, `fanout-server` and `fanout-client`.
 
-use core::{num::NonZeroUsize, slice, str::FromStr, task::Poll, time::Duration};
+use core::{num::NonZeroUsize, slice, task::Poll, time::Duration};
 use std::{
     future::poll_fn,
     io::{self, Write},
@@ -106,8 +106,9 @@ pub(super) struct ServerFlags {
           value_parser = values::listen)]
     listen: String,
     /// What a message is: so many bytes; `lines`; or `bytes`, if there are none
-    #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024")]
-    frame: Frame,
+    #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024",
+          value_parser = framing)]
+    frame: Framing,
     /// What becomes of a subscriber that falls out of the window
     #[arg(long, value_enum, env = "WIRESTATE_ON_LAG", default_value = "disconnect")]
     on_lag: Policy,
@@ -148,22 +149,15 @@ pub(super) struct ServerFlags {
     server: server::Flags,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Frame(Framing);
-
-impl FromStr for Frame {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let max = const { NonZeroUsize::new(LONGEST).unwrap() };
-        match text {
-            "lines" => Ok(Self(Framing::Delimited { delimiter: b'\n', max })),
-            "bytes" => Ok(Self(Framing::None)),
-            size if size.starts_with(|first: char| first.is_ascii_digit()) => {
-                message_size(size).map(|size| Self(Framing::Fixed(size)))
-            }
-            _ => Err("expected a number of bytes, `lines` or `bytes`".into()),
+fn framing(text: &str) -> Result<Framing, String> {
+    let max = const { NonZeroUsize::new(LONGEST).unwrap() };
+    match text {
+        "lines" => Ok(Framing::Delimited { delimiter: b'\n', max }),
+        "bytes" => Ok(Framing::None),
+        size if size.starts_with(|first: char| first.is_ascii_digit()) => {
+            message_size(size).map(Framing::Fixed)
         }
+        _ => Err("expected a number of bytes, `lines` or `bytes`".into()),
     }
 }
 
@@ -181,24 +175,15 @@ impl ServerFlags {
     /// What does not go together.
     pub(super) fn check(&self) -> Result<(), String> {
         let Self { listen, frame, on_lag, window, replay, .. } = self;
-        let longest = match frame.0 {
+        let without = |flag| Err(format!("{flag}, and with --frame bytes there are none"));
+        let longest = match frame {
             Framing::Fixed(size) => size.get(),
             Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => LONGEST,
-            Framing::None => {
-                if *on_lag == Policy::Skip {
-                    return Err(
-                        "--on-lag skip skips whole messages, and with --frame bytes there \
-                                are none"
-                            .into(),
-                    );
-                }
-                if *replay > 0 {
-                    return Err(
-                        "--replay counts messages, and with --frame bytes there are none".into()
-                    );
-                }
-                1
+            Framing::None if *on_lag == Policy::Skip => {
+                return without("--on-lag skip skips whole messages");
             }
+            Framing::None if *replay > 0 => return without("--replay counts messages"),
+            Framing::None => 1,
         };
         if *window < longest {
             return Err(format!(
@@ -215,7 +200,7 @@ pub(super) async fn serve<R: Host>(
     around: &Surroundings,
 ) -> Result<(), Failure> {
     let feed = Feed::new(Config {
-        framing: flags.frame.0,
+        framing: flags.frame,
         window: flags.window,
         on_lag: match flags.on_lag {
             Policy::Disconnect => OnLag::Disconnect,
@@ -318,16 +303,13 @@ pub(super) async fn subscribe<R: Host>(
     let ended = loop {
         let next = poll_fn(|cx| {
             if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
-                return Poll::Ready(Next::Show);
+                return Poll::Ready(None);
             }
-            drive.poll_until(cx, |receiver, _| receiver.take()).map(|taken| match taken {
-                Ok(bytes) => Next::Bytes(bytes),
-                Err(ended) => Next::Ended(ended),
-            })
+            drive.poll_until(cx, |receiver, _| receiver.take()).map(Some)
         });
         match next.await {
-            Next::Show => rate.show(clock.now(), &inspector),
-            Next::Bytes(mut bytes) => {
+            None => rate.show(clock.now(), &inspector),
+            Some(Ok(mut bytes)) => {
                 if let Some(left) = &mut left {
                     bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
                     *left -= bytes.len() as u64;
@@ -344,7 +326,7 @@ pub(super) async fn subscribe<R: Host>(
                     }
                 }
             }
-            Next::Ended(ended) => break ended,
+            Some(Err(ended)) => break ended,
         }
     };
     io::stdout().lock().flush().map_err(Failure::Output)?;
@@ -373,12 +355,6 @@ pub(super) async fn subscribe<R: Host>(
         Ended::Reason(ReceiverReason::Lost { .. }) | Ended::Aborted => ended.to_string(),
     };
     Err(Failure::Ended { address, reason })
-}
-
-enum Next {
-    Show,
-    Bytes(bytes::Bytes),
-    Ended(Ended<ReceiverReason>),
 }
 
 /// Looks at the numbers and times of a source's messages as they come by.

@@ -108,20 +108,14 @@ enum Name {
 
 impl Name {
     fn is_server(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::EchoServer(_)
-            | Self::AppServer(_)
-            | Self::FanoutSource(_)
-            | Self::FanoutServer(_)
-            | Self::Proxy(_) => true,
-            Self::EchoClient(_)
-            | Self::MulticonnClient(_)
-            | Self::AppClient(_)
-            | Self::FanoutClient(_)
-            | Self::Demo
-            | Self::Completions(_)
-            | Self::Man(_) => false,
-        }
+                | Self::AppServer(_)
+                | Self::FanoutSource(_)
+                | Self::FanoutServer(_)
+                | Self::Proxy(_)
+        )
     }
 
     /// What does not go together, where `all` is the whole command line.
@@ -261,4 +255,10 @@ enum Failure {
     OpenFiles { wanted: usize, files: u64, limit: u64 },
     #[error("{address}: {failed} of {connections} connections failed: {first}")]
     Incomplete { address: String, failed: u64, connections: usize, first: String },
+}
+
+impl Failure {
+    fn ended(address: &str, reason: &impl ToString) -> Self {
+        Self::Ended { address: address.into(), reason: reason.to_string() }
+    }
 }

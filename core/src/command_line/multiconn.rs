@@ -30,6 +30,7 @@ use crate::{
     buffer::Pool,
     drive::{Clock, Drive},
     echo::{Load, LoadConfig, Pace},
+    machine::impl_reason,
     runtime::connect_within,
     shared::{Lock, Shared},
 };
@@ -203,15 +204,7 @@ struct NotConnected {
     error: String,
 }
 
-impl Reason for NotConnected {
-    fn label(&self) -> &'static str {
-        "not_connected"
-    }
-
-    fn fault(&self) -> Fault {
-        Fault::Lost
-    }
-}
+impl_reason!(NotConnected { _ => ("not_connected", Fault::Lost) });
 
 impl Tally {
     fn new() -> Self {

@@ -317,27 +317,21 @@ fn announce<R: Host>(
 /// Runs two futures side by side.
 pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     let (mut a, mut b) = (pin!(a), pin!(b));
-    let (mut a_is, mut b_is) = (None, None);
-    poll_fn(|cx| {
-        if a_is.is_none()
+    let mut first = None;
+    let second = poll_fn(|cx| {
+        if first.is_none()
             && let Poll::Ready(output) = a.as_mut().poll(cx)
         {
-            a_is = Some(output);
+            first = Some(output);
         }
-        if b_is.is_none()
-            && let Poll::Ready(output) = b.as_mut().poll(cx)
-        {
-            b_is = Some(output);
-        }
-        match (a_is.take(), b_is.take()) {
-            (Some(a), Some(b)) => Poll::Ready((a, b)),
-            (a, b) => {
-                (a_is, b_is) = (a, b);
-                Poll::Pending
-            }
-        }
+        b.as_mut().poll(cx)
     })
-    .await
+    .await;
+    let first = match first {
+        Some(output) => output,
+        None => a.await,
+    };
+    (first, second)
 }
 
 async fn listen<R: Host>(
@@ -367,33 +361,24 @@ fn limits(flags: &Flags, files_per_connection: u64, kept: u64) -> Limits {
     let has_status = flags.common.status.address.is_some();
     let room = files.saturating_sub(kept) / files_per_connection;
     let default = Limits::default().connections as u64;
-    let connections = match flags.max_connections {
+    let connections = if let Some(wanted) = flags.max_connections {
+        let kept = if has_status { ", some of which are kept for --status," } else { "" };
+        if wanted > room && (room > 0 || !has_status) {
+            warn!(
+                "--max-connections {wanted}: the limit of {files} open files{kept} allows {room}"
+            );
+        }
         // The status is to answer also when all files are open: some are kept for it.
-        Some(wanted) if wanted > room && has_status => {
-            if room > 0 {
-                warn!(
-                    "--max-connections {wanted}: the limit of {files} open files, some of which \
-                     are kept for --status, allows {room}"
-                );
-            }
-            room
+        if has_status { wanted.min(room) } else { wanted }
+    } else {
+        // A little less is not worth a line in every log.
+        if (1..default / 2).contains(&room) {
+            warn!(
+                "{default} connections is the default; the limit of {files} open files \
+                 (ulimit -n) allows {room} of them"
+            );
         }
-        Some(wanted) => {
-            if wanted > room {
-                warn!("--max-connections {wanted}: the limit of {files} open files allows {room}");
-            }
-            wanted
-        }
-        None => {
-            // A little less is not worth a line in every log.
-            if (1..default / 2).contains(&room) {
-                warn!(
-                    "{default} connections is the default; the limit of {files} open files \
-                     (ulimit -n) allows {room} of them"
-                );
-            }
-            room.min(default)
-        }
+        room.min(default)
     };
     Limits {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),

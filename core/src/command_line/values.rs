@@ -1,7 +1,6 @@
 //! Flags' values.
 
 use core::{
-    fmt,
     num::{IntErrorKind, NonZeroU64, ParseIntError},
     str::FromStr,
     time::Duration,
@@ -25,15 +24,6 @@ impl FromStr for Timeout {
             Ok(Duration::ZERO) => Err("0 would end it at once; `off` is no limit".into()),
             Ok(limit) => Ok(Self(Some(limit))),
             Err(_) => Err(format!("{EXPECTED_TIME}; or `off`")),
-        }
-    }
-}
-
-impl fmt::Display for Timeout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(limit) => humantime::format_duration(limit).fmt(f),
-            None => f.write_str("off"),
         }
     }
 }
@@ -78,15 +68,6 @@ impl FromStr for Limit {
             Ok(0) => Err("0 would admit nobody; `off` is no limit".into()),
             Ok(limit) => Ok(Self(Some(limit))),
             Err(error) => Err(no_number(&error, "expected a whole number, or `off`")),
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(limit) => limit.fmt(f),
-            None => f.write_str("off"),
         }
     }
 }
