@@ -93,14 +93,11 @@ enum State {
     Closing {
         until: Instant,
     },
+    /// Nothing is sent any more: our FIN is out, or a write has failed (`lost`). What comes is still
+    /// read.
     Awaiting {
         until: Instant,
-    },
-    /// Nothing can be sent any more; what had arrived is still read.
-    Broken {
-        way: Direction,
-        why: ConnectionError,
-        until: Instant,
+        lost: Option<(Direction, ConnectionError)>,
     },
     Ending(Teardown<LoadReason>),
 }
@@ -272,12 +269,13 @@ impl<F: FnMut(Duration)> Load<F> {
         LoadReason::Closed { sent: self.sent.bytes, received: self.received.bytes }
     }
 
-    fn complete(&self) -> LoadReason {
-        LoadReason::Complete { bytes: self.received.bytes }
-    }
-
-    fn lost(&self, way: Direction, why: ConnectionError) -> LoadReason {
-        LoadReason::Lost { way, why, sent: self.sent.bytes, received: self.received.bytes }
+    /// The reason where nothing is sent any more.
+    fn outcome(&self, lost: Option<(Direction, ConnectionError)>) -> LoadReason {
+        let (sent, received) = (self.sent.bytes, self.received.bytes);
+        match lost {
+            None => LoadReason::Complete { bytes: received },
+            Some((way, why)) => LoadReason::Lost { way, why, sent, received },
+        }
     }
 
     fn close_if_complete(&mut self, now: Instant) {
@@ -301,9 +299,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
                 },
             },
             State::Closing { .. } => Interest { read: true, write: Outbound::Finish },
-            State::Awaiting { .. } | State::Broken { .. } => {
-                Interest { read: true, write: Outbound::Finished }
-            }
+            State::Awaiting { .. } => Interest { read: true, write: Outbound::Finished },
             State::Ending(ending) => ending.interest(false),
         }
     }
@@ -327,21 +323,21 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             Event::Eof => match &mut self.state {
                 State::Open => self.state = State::Ending(Teardown::reset(self.closed())),
                 &mut State::Closing { until } => {
-                    let ending = Teardown::finishing(self.complete(), Some(until));
+                    let ending = Teardown::finishing(self.outcome(None), Some(until));
                     self.state = State::Ending(ending);
                 }
-                State::Awaiting { .. } => self.end(self.complete()),
-                &mut State::Broken { way, why, .. } => self.end(self.lost(way, why)),
+                &mut State::Awaiting { lost, .. } => self.end(self.outcome(lost)),
                 State::Ending(ending) => ending.handle_eof(),
             },
             Event::Error(way, why) => self.handle_lost(now, way, why),
             Event::Written(all) => self.handle_written(now, all),
             Event::Finished => match &mut self.state {
                 State::Closing { .. } => {
-                    self.state = State::Awaiting { until: now + self.config.close_timeout };
+                    let until = now + self.config.close_timeout;
+                    self.state = State::Awaiting { until, lost: None };
                 }
                 State::Ending(ending) => ending.handle_finished(now),
-                State::Open | State::Awaiting { .. } | State::Broken { .. } => {}
+                State::Open | State::Awaiting { .. } => {}
             },
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             // Begins no further message; those under way are finished and awaited.
@@ -364,9 +360,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             State::Open => {
                 self.config.idle_timeout.map(|limit| self.progress.idle_deadline(self.moved, limit))
             }
-            State::Closing { until } | State::Awaiting { until } | State::Broken { until, .. } => {
-                Some(*until)
-            }
+            State::Closing { until } | State::Awaiting { until, .. } => Some(*until),
             State::Ending(ending) => ending.poll_timeout(None),
         }
     }
@@ -375,8 +369,8 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         let state = match &self.state {
             State::Open => "open",
             State::Closing { .. } => "closing",
-            State::Awaiting { .. } => "awaiting",
-            State::Broken { .. } => "broken",
+            State::Awaiting { lost: None, .. } => "awaiting",
+            State::Awaiting { lost: Some(_), .. } => "broken",
             State::Ending(ending) => ending.state(),
         };
         Status { state, queued: 0, lag: self.sent.messages - self.received.messages }
@@ -385,9 +379,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     fn reason(&self) -> Option<LoadReason> {
         match &self.state {
             State::Ending(ending) => ending.reason(),
-            State::Open | State::Closing { .. } | State::Awaiting { .. } | State::Broken { .. } => {
-                None
-            }
+            State::Open | State::Closing { .. } | State::Awaiting { .. } => None,
         }
     }
 }
@@ -409,16 +401,17 @@ impl<F: FnMut(Duration)> Load<F> {
     }
 
     fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        let lost = self.lost(way, why);
+        let lost = Some((way, why));
+        let reason = self.outcome(lost);
         match (&mut self.state, way) {
             (State::Open, Direction::Write) => {
-                self.state = State::Broken { way, why, until: now + self.config.close_timeout };
+                self.state = State::Awaiting { until: now + self.config.close_timeout, lost };
             }
-            (State::Open, Direction::Read) => self.end(lost),
-            (&mut State::Broken { way, why, .. }, _) => self.end(self.lost(way, why)),
+            (State::Open, Direction::Read) => self.end(reason),
             // Every byte had come back.
-            (State::Closing { .. } | State::Awaiting { .. }, _) => self.end(self.complete()),
-            (State::Ending(ending), _) => ending.handle_error(lost),
+            (State::Closing { .. }, _) => self.end(self.outcome(None)),
+            (&mut State::Awaiting { lost, .. }, _) => self.end(self.outcome(lost)),
+            (State::Ending(ending), _) => ending.handle_error(reason),
         }
     }
 
@@ -450,9 +443,10 @@ impl<F: FnMut(Duration)> Load<F> {
                 let idle = LoadReason::IdleTimeout { limit, sent, received };
                 self.state = State::Ending(Teardown::reset(idle));
             }
-            State::Closing { .. } => self.state = State::Ending(Teardown::reset(self.complete())),
-            State::Awaiting { .. } => self.end(self.complete()),
-            &mut State::Broken { way, why, .. } => self.end(self.lost(way, why)),
+            State::Closing { .. } => {
+                self.state = State::Ending(Teardown::reset(self.outcome(None)));
+            }
+            &mut State::Awaiting { lost, .. } => self.end(self.outcome(lost)),
             State::Ending(ending) => ending.expire(None),
         }
     }
