@@ -370,10 +370,8 @@ impl Feed {
     }
 }
 
-fn wake(wakers: Vec<Waker>) {
-    for waker in wakers {
-        waker.wake();
-    }
+fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 impl State {
@@ -541,9 +539,7 @@ impl Cursor {
             (End { chunk: state.log.next(), message: state.log.messages() }, upstream)
         });
         self.until = until;
-        if let Some(upstream) = upstream {
-            upstream.wake();
-        }
+        wake(upstream);
     }
 
     /// Whether there is something before its end that was not fetched.
@@ -626,9 +622,7 @@ impl Cursor {
             }
             if held.len() > before { Fetched::Chunks } else { Fetched::Nothing }
         });
-        if let Some(upstream) = upstream {
-            upstream.wake();
-        }
+        wake(upstream);
         fetched
     }
 
@@ -660,9 +654,7 @@ impl Cursor {
             let upstream = if reader.waits() { state.end_waiting() } else { None };
             upstream.or_else(|| state.hold.as_mut().filter(|_| reader.holds)?.let_go())
         });
-        if let Some(upstream) = woken {
-            upstream.wake();
-        }
+        wake(woken);
     }
 
     /// Counts this reader as disconnected because it lagged.
