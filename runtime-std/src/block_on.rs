@@ -54,11 +54,9 @@ thread_local! {
 /// What this thread's future waits for, as of its last poll.
 #[derive(Default)]
 struct Wait {
-    /// Counts the sleeps.
-    round: u64,
     sockets: Vec<Awaited>,
     deadline: Option<SystemInstant>,
-    /// What the last sleep has found nothing to read on.
+    /// Sockets that have nothing to read, as the last sleep or a read since then has found.
     silent: Vec<RawFd>,
 }
 
@@ -77,17 +75,19 @@ pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
 pub(crate) fn forget(socket: RawFd) {
     // While the thread ends, it waits for nothing.
     let _ = WAIT.try_with(|wait| {
-        wait.borrow_mut().sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);
+        let Wait { sockets, silent, .. } = &mut *wait.borrow_mut();
+        sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);
+        silent.retain(|silent| *silent != socket);
     });
 }
 
-/// Which sleep of this thread comes next. What a socket has found about its readiness holds only
-/// until then. (Where it is taken for news in another `block_on`, `poll(2)` sets that right.)
-pub(crate) fn round() -> u64 {
-    WAIT.with_borrow(|wait| wait.round)
+/// Takes note that a read has emptied `socket`. It holds until the next sleep.
+pub(crate) fn silence(socket: RawFd) {
+    WAIT.with_borrow_mut(|wait| wait.silent.push(socket));
 }
 
-/// Whether the last sleep has just found that `socket` has nothing to read.
+/// Whether `socket` is known to have nothing to read. (Where that is wrong, `poll(2)` returns at
+/// once.)
 pub(crate) fn is_silent(socket: RawFd) -> bool {
     WAIT.with_borrow(|wait| wait.silent.contains(&socket))
 }
@@ -96,7 +96,6 @@ impl Wait {
     fn sleep(&mut self, parker: &Arc<Parker>) {
         let mut sockets = mem::take(&mut self.sockets);
         let deadline = self.deadline.take();
-        self.round += 1;
         self.silent.clear();
         let timeout = deadline.map(|at| at.saturating_duration_since(SystemInstant::now()));
         sleep(parker, &sockets, timeout, &mut self.silent);

@@ -11,7 +11,7 @@ use rustix::event::PollFlags;
 use wirestate_core::Direction;
 
 use crate::{
-    block_on::{forget, is_silent, round, wait_for},
+    block_on::{forget, is_silent, silence, wait_for},
     socket::Registered,
     stream,
 };
@@ -21,8 +21,6 @@ use crate::{
 pub struct Polled<T: AsRawFd> {
     /// Shared with the list of what the thread waits for.
     socket: Arc<T>,
-    /// The round in which a read found less than it had asked for, so that there is no more.
-    drained: Option<u64>,
     /// The next read asks the kernel, whatever the last sleep has found.
     looks_again: bool,
 }
@@ -31,7 +29,7 @@ impl<T: AsFd + AsRawFd + 'static> Registered<T> for Polled<T> {
     type Stream = Polled<OwnedFd>;
 
     fn register(socket: T) -> io::Result<Self> {
-        Ok(Self { socket: Arc::new(socket), drained: None, looks_again: false })
+        Ok(Self { socket: Arc::new(socket), looks_again: false })
     }
 
     fn get_ref(&self) -> &T {
@@ -59,13 +57,13 @@ impl<T: AsFd + AsRawFd + 'static> Registered<T> for Polled<T> {
 
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let looks_again = mem::take(&mut self.looks_again);
-        let is_silent = || self.drained == Some(round()) || is_silent(self.socket.as_raw_fd());
-        if looks_again || !is_silent() {
+        if looks_again || !is_silent(self.socket.as_raw_fd()) {
             match stream::receive(&self.socket, buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
-                    let short = matches!(read, Ok(n) if 0 < n && n < buf.len());
-                    self.drained = short.then(round);
+                    if matches!(read, Ok(n) if 0 < n && n < buf.len()) {
+                        silence(self.socket.as_raw_fd());
+                    }
                     return Poll::Ready(read);
                 }
             }
