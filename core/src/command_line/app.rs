@@ -6,10 +6,9 @@ use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
 
 use super::{
-    Failure, Surroundings, server, show,
+    Failure, Host, Surroundings, server, show,
     values::{self, Timeout},
 };
-use crate::command_line::Host;
 use crate::{
     drive::Drive,
     message::{

@@ -11,11 +11,10 @@ use bytes::Bytes;
 use clap::Args;
 
 use super::{
-    Failure, Surroundings, log, server, show,
+    Failure, Host, Surroundings, log, server, show,
     standard_input::{LONGEST_LINE, Lines},
     values::{self, Timeout},
 };
-use crate::command_line::Host;
 use crate::{
     drive::{Clock, Drive, Sink, Source},
     echo::{Client, ClientConfig, Config, Prefix, Server},

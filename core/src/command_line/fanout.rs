@@ -10,13 +10,12 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, Surroundings,
+    Failure, Host, Surroundings,
     log::{self, LiveLine},
     server,
     upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
-use crate::command_line::Host;
 use crate::{
     Event, Instant, Machine,
     admission::{Limits, Table},

@@ -18,12 +18,11 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{
-    Failure,
+    Failure, Host,
     log::LiveLine,
     server::{RESERVED_FILES, open_files},
     values::{self, Timeout},
 };
-use crate::command_line::Host;
 use crate::{
     Fault, Instant, Reason,
     admission::{Admitted, Limits, Peer, Table},

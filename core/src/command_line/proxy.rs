@@ -6,11 +6,10 @@ use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
 use super::{
-    Failure, Surroundings, server,
+    Failure, Host, Surroundings, server,
     upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
-use crate::command_line::Host;
 use crate::{
     proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
     proxy_protocol::Version,

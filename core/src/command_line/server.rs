@@ -22,14 +22,13 @@ use signal_hook::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, Surroundings,
+    Failure, Host, Surroundings,
     accept_proxy::AcceptProxyFlags,
     log,
     standard_error::{LogMetrics, STANDARD_ERROR},
     systemd,
     values::{self, Limit, Timeout},
 };
-use crate::command_line::Host;
 use crate::{
     Instant, Machine,
     admission::{Conn, Limits, Table},
@@ -362,10 +361,10 @@ fn limits(flags: &Flags, files_per_connection: u64, kept: u64) -> Limits {
     let room = files.saturating_sub(kept) / files_per_connection;
     let default = Limits::default().connections as u64;
     let connections = if let Some(wanted) = flags.max_connections {
-        let kept = if has_status { ", some of which are kept for --status," } else { "" };
+        let note = if has_status { ", some of which are kept for --status," } else { "" };
         if wanted > room && (room > 0 || !has_status) {
             warn!(
-                "--max-connections {wanted}: the limit of {files} open files{kept} allows {room}"
+                "--max-connections {wanted}: the limit of {files} open files{note} allows {room}"
             );
         }
         // The status is to answer also when all files are open: some are kept for it.

@@ -21,8 +21,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tracing::warn;
 
-use super::Failure;
-use crate::command_line::Host;
+use super::{Failure, Host};
 use crate::{drive::Clock, shared::Lock};
 
 /// The sockets that were passed and are not taken yet, with their names, in order. `None` is a

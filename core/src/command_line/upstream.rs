@@ -5,8 +5,7 @@ use std::{
     string::String,
 };
 
-use super::{Failure, server, systemd::Passed};
-use crate::command_line::Host;
+use super::{Failure, Host, server, systemd::Passed};
 use crate::{
     listen::Listeners,
     runtime::{Address, unix_path},

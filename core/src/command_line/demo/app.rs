@@ -4,9 +4,8 @@ use core::time::Duration;
 use std::future::poll_fn;
 
 use super::{LiveLine, listen, named, say};
-use crate::command_line::Host;
 use crate::{
-    command_line::{Failure, server::both},
+    command_line::{Failure, Host, server::both},
     drive::{Clock, Drive},
     echo,
     message::{
@@ -153,18 +152,17 @@ async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, stop: &Stop) {
         let result =
             reply.and_then(|reply| search::result(&reply).map_err(|error| error.to_string()));
         let wrong = match result {
-            Ok(result) if result == expected.as_bytes() => None,
-            Ok(result) => Some(format!("\"{}\" in place of {expected:?}", result.escape_ascii())),
-            Err(error) => Some(error),
+            Ok(result) if result == expected.as_bytes() => {
+                board.with(|board| board.replies += 1);
+                continue;
+            }
+            Ok(result) => format!("\"{}\" in place of {expected:?}", result.escape_ascii()),
+            Err(error) => error,
         };
-        let is_wrong = wrong.is_some();
-        board.with(|board| match wrong {
-            None => board.replies += 1,
-            Some(wrong) => drop(board.wrong.get_or_insert(wrong)),
+        board.with(|board| {
+            board.wrong.get_or_insert(wrong);
         });
-        if is_wrong {
-            return;
-        }
+        return;
     }
 }
 

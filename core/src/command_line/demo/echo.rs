@@ -4,10 +4,9 @@
 use core::{num::NonZeroUsize, time::Duration};
 
 use super::{LiveLine, listen, named, say};
-use crate::command_line::Host;
 use crate::{
     command_line::{
-        Failure,
+        Failure, Host,
         multiconn::{Progress, Report, Run, pattern},
         server::both,
     },

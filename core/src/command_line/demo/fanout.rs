@@ -6,10 +6,9 @@ use core::{
 use std::future::poll_fn;
 
 use super::{LiveLine, listen, named, say};
-use crate::command_line::Host;
 use crate::{
     command_line::{
-        Failure,
+        Failure, Host,
         fanout::{Inspector, read_upstream, unix_epoch},
         server::both,
     },

@@ -7,11 +7,10 @@ mod fanout;
 use std::io::{self, Write};
 
 use super::{
-    Failure,
+    Failure, Host,
     log::LiveLine,
     server::{RESERVED_FILES, open_files},
 };
-use crate::command_line::Host;
 use crate::{
     runtime::{Address, Listener},
     serve::Options,
