@@ -172,8 +172,8 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Waits for the sockets, the deadlines and the wakers. Returns the events of the wakers, of each
-    /// listener, and of each connection that waits for its socket.
+    /// Waits for the sockets, the deadlines and the wakers. Returns the events of the wakers, of
+    /// each listener, and of each connection that waits for its socket.
     fn wait(&self) -> io::Result<Vec<PollFlags>> {
         let now = self.now();
         let accepts = self.accepts_from <= now;

@@ -36,12 +36,12 @@
 //! | [`Event::Release`] | always | unchanged |
 //! | [`poll_shared`](Machine::poll_shared) | always | any; unchanged if it returns false |
 //!
-//! "Sends no more" means that `write` is `Reset`, `Finished`, or `Idle` without `read`. (The last is
-//! for a machine that goes on reading later: `Finished` without `read` would be its end.)
+//! "Sends no more" means that `write` is `Reset`, `Finished`, or `Idle` without `read`. (The last
+//! is for a machine that goes on reading later: `Finished` without `read` would be its end.)
 //!
-//! "Any" has two limits. The output never goes back: behind `Finish` there is no `Flush`, and nothing
-//! but the end behind `Reset`. And behind the end of the input the machine never reads again. A
-//! machine has ended when [`Interest::is_done`] returns true. From then on
+//! "Any" has two limits. The output never goes back: behind `Finish` there is no `Flush`, and
+//! nothing but the end behind `Reset`. And behind the end of the input the machine never reads
+//! again. A machine has ended when [`Interest::is_done`] returns true. From then on
 //! [`reason`](Machine::reason) returns why, and [`poll_timeout`](Machine::poll_timeout) nothing.
 //!
 //! # Rules
@@ -50,36 +50,37 @@
 //!
 //! 1. **All that happens is an [`Event`].** A wrapper is its inner machine's driver: it forwards
 //!    every event and every method, calls the machine through this trait alone, and keeps to the
-//!    table. One that holds input or output back forwards `Eof` and `Error(Read, _)` behind the input
-//!    that it holds, and `Reset` at once. Where it reacts to what the inner machine did, it does so
-//!    after every `&mut` call except `read_buf` and `Release`, and its `poll_shared` returns true if
-//!    that changed anything.
-//! 2. **An offer lasts until the next `&mut` call**, `poll_shared` and `read_buf` included. `Written`
-//!    refers to the last [`write_bufs`](Machine::write_bufs) or
+//!    table. One that holds input or output back forwards `Eof` and `Error(Read, _)` behind the
+//!    input that it holds, and `Reset` at once. Where it reacts to what the inner machine did, it
+//!    does so after every `&mut` call except `read_buf` and `Release`, and its `poll_shared`
+//!    returns true if that changed anything.
+//! 2. **An offer lasts until the next `&mut` call**, `poll_shared` and `read_buf` included.
+//!    `Written` refers to the last [`write_bufs`](Machine::write_bufs) or
 //!    [`write_owned`](Machine::write_owned) and follows it directly. After a write that would block
 //!    the offer has lapsed. Likewise `Read` refers to the last [`read_buf`](Machine::read_buf) and
 //!    follows it directly. (`read_buf` called again before that returns the same memory, and leaves
 //!    what was written there.) A relay's two sides count as one machine here.
-//! 3. **Owned output is acknowledged at once.** A driver whose writes complete later takes output by
-//!    `write_owned`, reports it by `Written`, and keeps it from then on. `Written` means handed over,
-//!    not sent.
+//! 3. **Owned output is acknowledged at once.** A driver whose writes complete later takes output
+//!    by `write_owned`, reports it by `Written`, and keeps it from then on. `Written` means handed
+//!    over, not sent.
 //! 4. **A failed connection ends by a reset.** After `Error(Write, _)` the driver still reads while
-//!    the machine wants it: the peer may have said why before it reset the connection. Linux reports
-//!    a reset once, to whichever call comes first, and the next read may return 0; so after a failed
-//!    write an end of the input is an `Error(Read, _)`, not an `Eof`. When the machine has ended, the
-//!    driver sends an RST, whether the machine asked for one or not: a FIN would say that the output
-//!    is complete.
+//!    the machine wants it: the peer may have said why before it reset the connection. Linux
+//!    reports a reset once, to whichever call comes first, and the next read may return 0; so after
+//!    a failed write an end of the input is an `Error(Read, _)`, not an `Eof`. When the machine has
+//!    ended, the driver sends an RST, whether the machine asked for one or not: a FIN would say
+//!    that the output is complete.
 //! 5. **A sink may hold output** (TLS, completion queues). So `Error(Write, _)` can come while the
 //!    machine has nothing to send, and [`Event::Timeout`] counts held bytes as not acknowledged.
 //! 6. **What depends on shared state is granted by `poll_shared`.** A machine whose room for input
-//!    depends on others withdraws `read` after each `Read`, until the next `poll_shared`. The driver
-//!    calls `poll_shared` at the start of every turn, and sleeps only after it has returned false. It
-//!    returns false only after it has left the waker of `cx` where it is woken by the next change.
+//!    depends on others withdraws `read` after each `Read`, until the next `poll_shared`. The
+//!    driver calls `poll_shared` at the start of every turn, and sleeps only after it has returned
+//!    false. It returns false only after it has left the waker of `cx` where it is woken by the
+//!    next change.
 //! 7. **Input comes before time.** A driver acts on a deadline only after it has read what arrived,
 //!    unless more arrives without end for 100 ms. Its `now` never goes backwards.
-//! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, and they must not delay
-//!    other connections. After some 50 µs of work a machine withdraws `read` and goes on in the next
-//!    calls, `poll_shared` among them, which then returns true. It counts the work in
+//! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, and they must not
+//!    delay other connections. After some 50 µs of work a machine withdraws `read` and goes on in
+//!    the next calls, `poll_shared` among them, which then returns true. It counts the work in
 //!    [`work`](Machine::work).
 //! 9. **`Release` changes nothing that a driver sees.** A driver sends it before it sleeps, after a
 //!    read that would block. Wrappers forward it and do nothing else; recordings omit it.
@@ -88,18 +89,18 @@
 //!     never changes once it is given. A second `ShutDown` changes nothing. An event that the table
 //!     forbids is a bug of the driver: the machine may panic.
 //! 11. **Every wait has a deadline** unless configured off: output that is not acknowledged, a FIN
-//!     that is pending (this one leads to a reset), and the lingering close, in which a machine that
-//!     ends first reads and discards what the peer still sends, so that its last output is not
+//!     that is pending (this one leads to a reset), and the lingering close, in which a machine
+//!     that ends first reads and discards what the peer still sends, so that its last output is not
 //!     destroyed by a reset ([`Linger`](crate::Linger)). After a `Timeout`,
 //!     [`poll_timeout`](Machine::poll_timeout) lies beyond `now`; a `Timeout` before the deadline
 //!     changes nothing. [`Instant::NEVER`] is no deadline.
-//! 12. **The output does not depend on how the input was cut**, and the same inputs at the same times
-//!     give the same outputs.
+//! 12. **The output does not depend on how the input was cut**, and the same inputs at the same
+//!     times give the same outputs.
 //!
 //! # A machine of your own
 //!
-//! This one answers what it received in upper case, and ends when the peer does. It has no deadlines;
-//! a server needs them (rule 11).
+//! This one answers what it received in upper case, and ends when the peer does. It has no
+//! deadlines; a server needs them (rule 11).
 //!
 //! ```
 //! use wirestate_core::{
@@ -248,8 +249,8 @@ pub trait Machine {
 
     /// Fills `out` from its start with the first bytes of [`write_bufs`](Self::write_bufs), at most
     /// `most` of them, as buffers that outlive the next call, and returns how many it filled: at
-    /// least one, none of them empty, under [`Outbound::Flush`]. `out` has room for at least one, and
-    /// `most` is at least 1.
+    /// least one, none of them empty, under [`Outbound::Flush`]. `out` has room for at least one,
+    /// and `most` is at least 1.
     ///
     /// It is for writes that complete later. Default: one buffer, with a copy. A machine that keeps
     /// its output as [`Bytes`] hands out clones, which may keep more memory than they show.
@@ -320,16 +321,16 @@ pub enum Event {
     Finished,
     /// Reading or writing has failed. After `Direction::Read` the machine reads no more. After
     /// `Direction::Write` it writes no more: it ends, wants [`Outbound::Reset`], or goes on reading
-    /// what had arrived, with [`Outbound::Finished`], or [`Outbound::Idle`] while it holds back from
-    /// reading.
+    /// what had arrived, with [`Outbound::Finished`], or [`Outbound::Idle`] while it holds back
+    /// from reading.
     Error(Direction, ConnectionError),
     /// Time has passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before the deadline
     /// it changes nothing.
     Timeout {
         /// How many of the bytes that were written the peer has not acknowledged, those that the
-        /// sink holds included ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A deadline for a peer
-        /// that takes nothing follows this figure, not what the kernel has taken
-        /// ([`WriteProgress`](crate::WriteProgress)).
+        /// sink holds included ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A
+        /// deadline for a peer that takes nothing follows this figure, not what the kernel has
+        /// taken ([`WriteProgress`](crate::WriteProgress)).
         unacknowledged: usize,
     },
     /// A graceful end is asked for: nothing new is begun, pending output is flushed, then comes the
@@ -462,8 +463,8 @@ impl Interest {
 pub enum Outbound {
     /// Nothing to send now.
     ///
-    /// It is also what a machine wants that has sent its FIN, has not had the peer's, and holds back
-    /// from reading for the moment: with [`Outbound::Finished`] it would have ended.
+    /// It is also what a machine wants that has sent its FIN, has not had the peer's, and holds
+    /// back from reading for the moment: with [`Outbound::Finished`] it would have ended.
     Idle,
     /// There is output: [`Machine::write_bufs`].
     Flush,
@@ -503,8 +504,8 @@ pub enum ConnectionError {
     /// A write accepted no byte, although there was output.
     #[error("a write took no byte")]
     WriteZero,
-    /// A layer between the machine and the socket has failed, such as TLS. The wrapper's reason says
-    /// why.
+    /// A layer between the machine and the socket has failed, such as TLS. The wrapper's reason
+    /// says why.
     #[error("a layer of the connection failed")]
     Layer,
     /// Any other error of the operating system, by its number (errno(3)); 0 where it has none.

@@ -44,6 +44,19 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         T: Future + Send + 'static,
         T::Output: Send + 'static;
 
+    /// Runs the task of a connection that was admitted, as [`spawn`](Self::spawn) does. Commands from
+    /// the table of connections may be noticed up to 20 ms late, which lets a thread wait in a read.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    fn spawn_connection<T>(&self, task: T) -> io::Result<()>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        self.spawn(task)
+    }
+
     /// Listens on `address`, an `IP:PORT` or a `unix:PATH`. (For a name, which can have several
     /// addresses, use [`listen`](crate::listen::listen).)
     ///

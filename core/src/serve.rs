@@ -166,7 +166,7 @@ where
                 let task = task(socket, admitted, runtime.clock());
                 // Said when the machine is there: whoever reads it can count on that.
                 debug!(id, %peer, server, "connected");
-                if let Err(error) = runtime.spawn(task) {
+                if let Err(error) = runtime.spawn_connection(task) {
                     table.accept_failed(NO_TASK);
                     let length = pause.begin(now);
                     if let Verdict::Log { suppressed } = paused.check_unless_debugging(now) {

@@ -1,4 +1,5 @@
-//! A thread that runs one future, and sleeps in `poll(2)` on what it waits for.
+//! A thread that runs one future, and sleeps on what it waits for: in `poll(2)`, or, where that is
+//! one read, in the read.
 
 use std::{
     cell::RefCell,
@@ -25,6 +26,17 @@ use wirestate_core::{Instant, drive::Clock};
 /// # Panics
 /// If `poll(2)` fails for want of memory, which is its only failure that can happen here.
 pub fn block_on<F: Future>(future: F) -> F::Output {
+    run(future, 0)
+}
+
+/// [`block_on`] for the task of a connection that was admitted: it may wait in a read although one
+/// place keeps its waker. That is the table of connections, whose commands are then noticed up to
+/// [`READ_TIMEOUT`] late.
+pub(crate) fn block_on_connection<F: Future>(future: F) -> F::Output {
+    run(future, 1)
+}
+
+fn run<F: Future>(future: F, patient: usize) -> F::Output {
     let parker = Arc::new(Parker::default());
     let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
@@ -34,7 +46,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return output;
         }
-        WAIT.with_borrow_mut(|wait| wait.sleep(&parker));
+        WAIT.with_borrow_mut(|wait| wait.sleep(&parker, patient));
     }
 }
 
@@ -55,19 +67,51 @@ thread_local! {
 #[derive(Default)]
 struct Wait {
     sockets: Vec<Awaited>,
-    deadline: Option<SystemInstant>,
+    timeout: Option<Duration>,
     /// Sockets that have nothing to read, as the last sleep or a read since then has found.
     silent: Vec<RawFd>,
+    /// When the last sleep began, and how many before it were [`QUICK`].
+    slept: Option<SystemInstant>,
+    quick: u32,
+    /// The next read of this socket is the sleep.
+    in_read: Option<RawFd>,
 }
 
 struct Awaited {
     socket: Arc<dyn AsFd>,
     what: PollFlags,
+    /// It is awaited by a read, which may as well block.
+    is_read: bool,
 }
+
+impl Awaited {
+    fn fd(&self) -> PollFd<'_> {
+        PollFd::from_borrowed_fd(self.socket.as_fd(), self.what)
+    }
+}
+
+/// How long a read blocks at most.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(20);
+/// A sleep that is shorter is quick. Well below [`READ_TIMEOUT`], which the kernel rounds to its
+/// ticks: a read that blocked in vain was not quick.
+const QUICK: Duration = Duration::from_millis(8);
+/// After so many quick sleeps in a row the next one is in a read.
+const BUSY: u32 = 4;
 
 /// Has this thread's next sleep end when `socket` is ready for `what`.
 pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
-    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what }));
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: false }));
+}
+
+/// Has this thread's next sleep end when `socket` can be read, or be in that read.
+pub(crate) fn wait_for_read(socket: Arc<dyn AsFd>) {
+    let what = PollFlags::IN;
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: true }));
+}
+
+/// Whether the read of `socket` that is about to be made is to block, for [`READ_TIMEOUT`].
+pub(crate) fn read_blocks(socket: RawFd) -> bool {
+    WAIT.with_borrow_mut(|wait| wait.in_read.take_if(|chosen| *chosen == socket).is_some())
 }
 
 /// Removes `socket`, which is to be closed, from the sockets that the thread waits for: otherwise
@@ -93,12 +137,28 @@ pub(crate) fn is_silent(socket: RawFd) -> bool {
 }
 
 impl Wait {
-    fn sleep(&mut self, parker: &Arc<Parker>) {
+    fn sleep(&mut self, parker: &Arc<Parker>, patient: usize) {
         let mut sockets = mem::take(&mut self.sockets);
-        let deadline = self.deadline.take();
+        let timeout = self.timeout.take();
+        let now = SystemInstant::now();
+        let quick = self.slept.replace(now).is_some_and(|last| now - last < QUICK);
+        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
         self.silent.clear();
-        let timeout = deadline.map(|at| at.saturating_duration_since(SystemInstant::now()));
-        sleep(parker, &sockets, timeout, &mut self.silent);
+        // A read that was to block and was not made may not be made the next time either.
+        let unused = self.in_read.take().is_some();
+        // The future is polled once more, and its read blocks: a sleep less a request. Not for a
+        // connection that is seldom heard of, which would hold a buffer all the while.
+        if let [Awaited { socket, is_read: true, .. }] = &sockets[..]
+            && !unused
+            && self.quick >= BUSY
+            && parker.kept() <= patient
+            && timeout.is_none_or(|timeout| timeout > READ_TIMEOUT)
+            && !parker.was_woken()
+        {
+            self.in_read = Some(socket.as_fd().as_raw_fd());
+        } else {
+            sleep(parker, &sockets, timeout, &mut self.silent);
+        }
         // Keeps the list's memory for the next round.
         sockets.clear();
         self.sockets = sockets;
@@ -119,18 +179,30 @@ fn sleep(
         return;
     }
     let event = parker.event.get();
-    let mut fds: Vec<_> = sockets
-        .iter()
-        .map(|awaited| PollFd::from_borrowed_fd(awaited.socket.as_fd(), awaited.what))
-        .chain(event.map(|event| PollFd::new(event, PollFlags::IN)))
-        .collect();
-    match poll(&mut fds, timeout.map(timespec).as_ref()) {
+    let (mut one, mut two, mut many);
+    let fds: &mut [PollFd<'_>] = match (sockets, event) {
+        ([socket], None) => {
+            one = [socket.fd()];
+            &mut one
+        }
+        // The common case, without an allocation.
+        ([socket], Some(event)) => {
+            two = [socket.fd(), PollFd::new(event, PollFlags::IN)];
+            &mut two
+        }
+        (sockets, event) => {
+            let event = event.map(|event| PollFd::new(event, PollFlags::IN));
+            many = sockets.iter().map(Awaited::fd).chain(event).collect::<Vec<_>>();
+            &mut many
+        }
+    };
+    match poll(fds, timeout.map(timespec).as_ref()) {
         // A signal only makes the future look again.
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => panic!("poll(2): {error}"),
     }
     parker.unpark();
-    for (awaited, fd) in sockets.iter().zip(&fds) {
+    for (awaited, fd) in sockets.iter().zip(&*fds) {
         if awaited.what == PollFlags::IN && fd.revents().is_empty() {
             silent.push(awaited.socket.as_fd().as_raw_fd());
         }
@@ -168,7 +240,7 @@ const PARKED: u8 = 1;
 const WOKEN: u8 = 2;
 
 impl Parker {
-    /// How many others have a waker. `block_on` itself holds two handles.
+    /// How many others have a waker. `run` itself holds two handles.
     fn kept(self: &Arc<Self>) -> usize {
         Arc::strong_count(self) - 2
     }
@@ -181,6 +253,11 @@ impl Parker {
             self.event.get_or_init(|| event);
         }
         self.event.get().is_some()
+    }
+
+    /// The future asks to be polled again at once.
+    fn was_woken(&self) -> bool {
+        self.state.load(SeqCst) == WOKEN
     }
 
     /// False where it was woken already.
@@ -234,11 +311,12 @@ impl Clock for ThreadClock {
         let Some(deadline) = self.epoch.checked_add(deadline.since_epoch()) else {
             return Poll::Pending;
         };
-        if SystemInstant::now() >= deadline {
+        let timeout = deadline.saturating_duration_since(SystemInstant::now());
+        if timeout.is_zero() {
             return Poll::Ready(());
         }
         WAIT.with_borrow_mut(|wait| {
-            wait.deadline = Some(wait.deadline.map_or(deadline, |other| other.min(deadline)));
+            wait.timeout = Some(wait.timeout.map_or(timeout, |other| other.min(timeout)));
         });
         Poll::Pending
     }

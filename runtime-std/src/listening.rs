@@ -30,7 +30,8 @@ use crate::{
     unix::{self, SocketFile},
 };
 
-/// A socket that listens, without blocking. Its file, if it made one, is removed when it is dropped.
+/// A socket that listens, without blocking. Its file, if it made one, is removed when it is
+/// dropped.
 #[derive(Debug)]
 pub struct Listening {
     /// Dropped, and the file removed, before the socket is closed. Another server replaces a file

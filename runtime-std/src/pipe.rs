@@ -11,8 +11,8 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
 };
 
-/// A pipe between two sockets (pipe(7), splice(2)), of the size that the kernel gives it: 64 KiB, or less
-/// where this user's pipes hold more than `/proc/sys/fs/pipe-user-pages-soft` allows.
+/// A pipe between two sockets (pipe(7), splice(2)), of the size that the kernel gives it: 64 KiB,
+/// or less where this user's pipes hold more than `/proc/sys/fs/pipe-user-pages-soft` allows.
 #[derive(Debug)]
 pub struct Pipe {
     reader: OwnedFd,
@@ -26,9 +26,9 @@ impl Pipe {
         Some(Self { reader, writer })
     }
 
-    /// Receives up to `most` bytes into the pipe, which is empty, from a socket that does not block; 0 is
-    /// the peer's FIN. `None`: the kernel can't do that with this socket or may not, and nothing has
-    /// happened.
+    /// Receives up to `most` bytes into the pipe, which is empty, from a socket that does not
+    /// block; 0 is the peer's FIN. `None`: the kernel can't do that with this socket or may not,
+    /// and nothing has happened.
     ///
     /// # Errors
     /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is nothing.
@@ -57,11 +57,11 @@ impl Pipe {
         Ok(None)
     }
 
-    /// Sends from the pipe, which has so many bytes, to a socket that does not block: as many as there is
-    /// room for.
+    /// Sends from the pipe, which has so many bytes, to a socket that does not block: as many as
+    /// there is room for.
     ///
-    /// Where the peer is gone the process gets a SIGPIPE, which Rust's programs ignore unless they say
-    /// otherwise: splice(2) can't be told to leave it away, as send(2) can.
+    /// Where the peer is gone the process gets a SIGPIPE, which Rust's programs ignore unless they
+    /// say otherwise: splice(2) can't be told to leave it away, as send(2) can.
     ///
     /// # Errors
     /// The operating system's, also where a part was sent before;
@@ -70,8 +70,9 @@ impl Pipe {
         let mut sent = 0;
         while sent < held {
             match splice(&self.reader, None, socket, None, held - sent, SpliceFlags::NONBLOCK) {
-                // It hides an error that came behind a part, and that is reported only once. So it is
-                // asked again, and has to say that there is no room, or that nothing can be sent.
+                // It hides an error that came behind a part, and that is reported only once. So it
+                // is asked again, and has to say that there is no room, or that nothing can be
+                // sent.
                 Ok(n) if n > 0 => sent += n,
                 Ok(_) => break,
                 Err(Errno::AGAIN) if sent > 0 => break,

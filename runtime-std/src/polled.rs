@@ -7,11 +7,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustix::event::PollFlags;
+use rustix::{
+    event::PollFlags,
+    io::ioctl_fionbio,
+    net::{RecvFlags, recv},
+};
+use socket2::SockRef;
 use wirestate_core::Direction;
 
 use crate::{
-    block_on::{forget, is_silent, silence, wait_for},
+    block_on::{READ_TIMEOUT, forget, is_silent, read_blocks, silence, wait_for, wait_for_read},
     socket::Registered,
     stream,
 };
@@ -23,13 +28,44 @@ pub struct Polled<T: AsRawFd> {
     socket: Arc<T>,
     /// The next read asks the kernel, whatever the last sleep has found.
     looks_again: bool,
+    /// Calls block that do not say otherwise; a read does so for [`READ_TIMEOUT`].
+    blocks: bool,
+    has_timeout: bool,
+}
+
+impl<T: AsFd + AsRawFd + 'static> Polled<T> {
+    /// Receives into `buf`, and waits for that.
+    fn wait_in_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if !mem::replace(&mut self.has_timeout, true) {
+            SockRef::from(&self.socket).set_read_timeout(Some(READ_TIMEOUT))?;
+        }
+        if !mem::replace(&mut self.blocks, true) {
+            ioctl_fionbio(&self.socket, false)?;
+        }
+        Ok(recv(&self.socket, buf, RecvFlags::empty())?.0)
+    }
+
+    /// Awaits `direction` if the call would block.
+    fn poll_done<R>(&self, direction: Direction, done: io::Result<R>) -> Poll<io::Result<R>> {
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let what = match direction {
+                    Direction::Read => PollFlags::IN,
+                    Direction::Write => PollFlags::OUT,
+                };
+                wait_for(self.socket.clone(), what);
+                Poll::Pending
+            }
+            done => Poll::Ready(done),
+        }
+    }
 }
 
 impl<T: AsFd + AsRawFd + 'static> Registered<T> for Polled<T> {
     type Stream = Polled<OwnedFd>;
 
     fn register(socket: T) -> io::Result<Self> {
-        Ok(Self { socket: Arc::new(socket), looks_again: false })
+        Ok(Self { socket: Arc::new(socket), looks_again: false, blocks: false, has_timeout: false })
     }
 
     fn get_ref(&self) -> &T {
@@ -42,23 +78,26 @@ impl<T: AsFd + AsRawFd + 'static> Registered<T> for Polled<T> {
         direction: Direction,
         mut call: impl FnMut(&T) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
-        match call(&self.socket) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let what = match direction {
-                    Direction::Read => PollFlags::IN,
-                    Direction::Write => PollFlags::OUT,
-                };
-                wait_for(self.socket.clone(), what);
-                Poll::Pending
-            }
-            done => Poll::Ready(done),
+        if mem::take(&mut self.blocks) {
+            ioctl_fionbio(&self.socket, true)?;
         }
+        self.poll_done(direction, call(&self.socket))
+    }
+
+    /// Whether it blocks is said in the call.
+    fn poll_write(&mut self, _cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<io::Result<usize>> {
+        self.poll_done(Direction::Write, stream::send(&self.socket, bufs))
     }
 
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let looks_again = mem::take(&mut self.looks_again);
         if looks_again || !is_silent(self.socket.as_raw_fd()) {
-            match stream::receive(&self.socket, buf) {
+            let read = if !looks_again && read_blocks(self.socket.as_raw_fd()) {
+                self.wait_in_read(buf)
+            } else {
+                stream::receive(&self.socket, buf)
+            };
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => {
                     if matches!(read, Ok(n) if 0 < n && n < buf.len()) {
@@ -68,7 +107,7 @@ impl<T: AsFd + AsRawFd + 'static> Registered<T> for Polled<T> {
                 }
             }
         }
-        wait_for(self.socket.clone(), PollFlags::IN);
+        wait_for_read(self.socket.clone());
         Poll::Pending
     }
 

@@ -55,6 +55,14 @@ pub trait Registered<T: AsFd>: Sized {
     /// The operating system's.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
 
+    /// [Sends](stream::send) from `bufs`.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<io::Result<usize>> {
+        self.poll_io(cx, Direction::Write, |socket| stream::send(socket, bufs))
+    }
+
     /// The next call in each direction asks the kernel, whatever is known of the socket's readiness
     /// ([`Source::recheck`]).
     fn recheck(&mut self);
@@ -153,7 +161,7 @@ impl<S: Registered<OwnedFd>> Source for Socket<S> {
 
 impl<S: Registered<OwnedFd>> Sink for Socket<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        self.poll_io(cx, Direction::Write, |stream| stream::send(stream, bufs))
+        self.stream()?.poll_write(cx, bufs).map_err(IoError::from)
     }
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {

@@ -22,9 +22,9 @@
 //!
 //! It can't see what a driver leaves out. A driver may take a read after a write without
 //! `poll_shared` in between, as [`drive::Seat`](wirestate_core::drive::Seat) does, and need never
-//! send `Release`; so a driver that sleeps without having called `poll_shared` (rule 6) or that acts
-//! on a deadline before it has read (rule 7) is found by the [simulator](crate::sim) only, as is one
-//! that ends a failed connection by a FIN (rule 4).
+//! send `Release`; so a driver that sleeps without having called `poll_shared` (rule 6) or that
+//! acts on a deadline before it has read (rule 7) is found by the [simulator](crate::sim) only, as
+//! is one that ends a failed connection by a FIN (rule 4).
 //!
 //! ```should_panic
 //! use wirestate_core::{Event, Instant, Machine, echo};
@@ -237,8 +237,8 @@ impl<M: Machine> Checked<M> {
         self.machine
     }
 
-    /// Before a call at `now`: what the machine answers. Since the last call only its status may have
-    /// changed, which may follow what it shares.
+    /// Before a call at `now`: what the machine answers. Since the last call only its status may
+    /// have changed, which may follow what it shares.
     fn before(&mut self, now: Instant) -> Seen {
         let last = self.history.now;
         assert!(now >= last, "driver: time goes back from {last} to {now}");

@@ -1,5 +1,5 @@
-//! The driver: what moves bytes between a [`Machine`](crate::Machine) and a socket. It is free of IO
-//! as well.
+//! The driver: what moves bytes between a [`Machine`](crate::Machine) and a socket. It is free of
+//! IO as well.
 //!
 //! | to drive a machine | take | bring |
 //! |---|---|---|
@@ -12,9 +12,9 @@
 //! A turn is, in this order: shared state, a write, **the machine's interest again**, a read, a
 //! flush of the sink; and only when nothing of that moves any more, a deadline that has passed. The
 //! interest is asked again because a machine that finished in the write must not be told of an end
-//! of input that it did not ask for. Time comes last because a process that was stopped for a minute
-//! finds both an expired deadline and the request that had arrived in time. A queue of events may
-//! report the first before the second, so the socket is asked once more in between
+//! of input that it did not ask for. Time comes last because a process that was stopped for a
+//! minute finds both an expired deadline and the request that had arrived in time. A queue of
+//! events may report the first before the second, so the socket is asked once more in between
 //! ([`Source::recheck`]). A peer whose input never ends does not escape its deadlines by that: a
 //! deadline that stays overdue for 100 ms is handled all the same.
 
@@ -50,9 +50,9 @@ pub trait Source {
     /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>>;
 
-    /// The next read, and where this is a [`Sink`] too the next write, is to ask the kernel itself: what a
-    /// queue of events has told so far may be late, and something irrevocable is about to be done because
-    /// nothing has come. By default nothing, for sockets that always ask.
+    /// The next read, and where this is a [`Sink`] too the next write, is to ask the kernel itself:
+    /// what a queue of events has told so far may be late, and something irrevocable is about to be
+    /// done because nothing has come. By default nothing, for sockets that always ask.
     fn recheck(&mut self) {}
 }
 
@@ -97,14 +97,15 @@ pub trait Sink {
         Poll::Ready(Ok(()))
     }
 
-    /// How many bytes [`poll_flush`](Self::poll_flush) has still to send. Once the machine has ended,
-    /// the connection is reset when the figure stays the same for too long
+    /// How many bytes [`poll_flush`](Self::poll_flush) has still to send. Once the machine has
+    /// ended, the connection is reset when the figure stays the same for too long
     /// ([`Seat::flush_timeout`]). Default: 0.
     fn held(&self) -> usize {
         0
     }
 
-    /// Sends a FIN behind what was written: flushes, then shuts the writing half down (shutdown(2)).
+    /// Sends a FIN behind what was written: flushes, then shuts the writing half down
+    /// (shutdown(2)).
     ///
     /// # Errors
     /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
@@ -113,12 +114,12 @@ pub trait Sink {
     /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
     /// last descriptor closed; socket(7)). Nothing is called after it.
     ///
-    /// The kernel discards what the peer has not acknowledged. A caller whose reset is to follow its
-    /// output waits until [`unacknowledged`](Self::unacknowledged) is 0.
+    /// The kernel discards what the peer has not acknowledged. A caller whose reset is to follow
+    /// its output waits until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
-    /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)), with
-    /// those that the sink [holds](Self::held).
+    /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)),
+    /// with those that the sink [holds](Self::held).
     ///
     /// No waker is woken when the figure changes. Default: 0, for a sink that does not know it;
     /// deadlines then follow what the sink takes.
@@ -129,9 +130,9 @@ pub trait Sink {
 
 /// A clock with one alarm.
 pub trait Clock {
-    /// Whether an alarm that is set stays set without another call before each sleep, and wakes the waker
-    /// that it was set with, not before [`now`](Self::now) has reached it. A driver then calls again only for
-    /// another deadline or another waker, or when the time has come.
+    /// Whether an alarm that is set stays set without another call before each sleep, and wakes the
+    /// waker that it was set with, not before [`now`](Self::now) has reached it. A driver then
+    /// calls again only for another deadline or another waker, or when the time has come.
     const PERSISTENT: bool = false;
 
     /// The time. One clock's readings all have one epoch.

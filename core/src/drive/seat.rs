@@ -14,8 +14,8 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 /// The loop polls it when its socket may be ready, when its waker was woken, and when its deadline
 /// has passed, each time with the time. It answers what it waits for: [`Next`]. All that a driver
 /// has to do is done here: the [`Budget`], the second look at the socket before a deadline is
-/// believed, deadlines that pass during a flood of input, [`Event::Release`], the flush timeout of a
-/// sink that buffers, and the reset when it is dropped before its end with output pending.
+/// believed, deadlines that pass during a flood of input, [`Event::Release`], the flush timeout of
+/// a sink that buffers, and the reset when it is dropped before its end with output pending.
 ///
 /// ```
 /// # use core::task::{Context, Poll, Waker};
@@ -71,8 +71,8 @@ pub enum Next<R> {
     Again,
     /// Nothing can move before one of these happens, or its waker is woken.
     ///
-    /// With neither `read` nor `write`, remove its descriptor from what the loop waits for: `poll(2)`
-    /// reports `POLLHUP` and `POLLERR` without being asked, again and again.
+    /// With neither `read` nor `write`, remove its descriptor from what the loop waits for:
+    /// `poll(2)` reports `POLLHUP` and `POLLERR` without being asked, again and again.
     Sleep {
         /// This time has come.
         until: Option<Instant>,
@@ -141,8 +141,8 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     }
 
     /// Says what has become ready, for a loop that knows: the next poll does not ask again for what
-    /// was found not to be ready, and is not ready here. Without this call, a poll asks for all that
-    /// the machine wants.
+    /// was found not to be ready, and is not ready here. Without this call, a poll asks for all
+    /// that the machine wants.
     ///
     /// Pass every event that the loop gets, also one that [`Next::Sleep`] did not ask for: an
     /// edge-triggered loop gets it once. `POLLHUP` and `POLLERR` count as both. When the waker was
@@ -160,8 +160,8 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         }
     }
 
-    /// As [`poll`](Self::poll), until `wanted` returns something, which it is asked at the start and
-    /// after every turn. It may change the machine: queue a request, take a reply.
+    /// As [`poll`](Self::poll), until `wanted` returns something, which it is asked at the start
+    /// and after every turn. It may change the machine: queue a request, take a reply.
     ///
     /// # Errors
     /// There is nothing yet: what it waits for.

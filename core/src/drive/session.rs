@@ -62,8 +62,8 @@ pub(crate) trait Driven {
     fn peer_has_left(&self) -> bool;
 }
 
-/// What a driver keeps of a connection besides its machine and its sockets: the budget, and the place
-/// in the table of connections.
+/// What a driver keeps of a connection besides its machine and its sockets: the budget, and the
+/// place in the table of connections.
 #[derive(Debug)]
 pub(crate) struct Session {
     budget: Budget,
@@ -347,8 +347,8 @@ impl Session {
         self.now.max(now)
     }
 
-    /// For a driver that is dropped: resets the connection unless it has ended or all was sent. If a
-    /// panic has ended the last poll, the machine may have been left half-way and is not asked.
+    /// For a driver that is dropped: resets the connection unless it has ended or all was sent. If
+    /// a panic has ended the last poll, the machine may have been left half-way and is not asked.
     pub(crate) fn dropped(&mut self, driven: &mut impl Driven) {
         if self.ended.is_some() {
             return;

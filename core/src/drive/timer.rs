@@ -118,8 +118,8 @@ mod tests {
         fn wake(self: Arc<Self>) {}
     }
 
-    /// Is polled at these times, each by the first or the second of two wakers: how often the clock was
-    /// asked after each.
+    /// Is polled at these times, each by the first or the second of two wakers: how often the clock
+    /// was asked after each.
     fn asked<const PERSISTENT: bool>(polls: &[(u64, usize, u64)]) -> Vec<u32> {
         let wakers = [Waker::from(Arc::new(Nobody)), Waker::from(Arc::new(Nobody))];
         let mut timer = Timer::new(Counting::<PERSISTENT>::default());

@@ -136,7 +136,8 @@ impl Readiness {
         self.quiescent
     }
 
-    /// Whether a FIN would say falsely that all was sent, apart from what the machine wants to send.
+    /// Whether a FIN would say falsely that all was sent, apart from what the machine wants to
+    /// send.
     pub(crate) fn must_reset(&self, socket: &impl Sink) -> bool {
         self.output != Output::Reset && (self.failed.is_some() || socket.held() > 0)
     }
@@ -389,8 +390,8 @@ fn finish(
     finished
 }
 
-/// Has the sink send what it holds, which a read may have caused as well as a write. Returns whether
-/// that has failed or was interrupted.
+/// Has the sink send what it holds, which a read may have caused as well as a write. Returns
+/// whether that has failed or was interrupted.
 pub(crate) fn flush(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,

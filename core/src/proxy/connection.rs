@@ -38,15 +38,15 @@ pub struct Proxy {
     pub relays: Relays,
     /// Where they go.
     pub upstreams: Upstreams,
-    /// How long all attempts to connect one client to an upstream may take together, resolving names
-    /// included: each gets an equal part of what is left. `None`: the operating system's own limit
-    /// for each (some two minutes).
+    /// How long all attempts to connect one client to an upstream may take together, resolving
+    /// names included: each gets an equal part of what is left. `None`: the operating system's own
+    /// limit for each (some two minutes).
     pub connect_timeout: Option<Duration>,
     /// Clients come through another proxy, and their connections begin with a PROXY header, which
     /// is received before an upstream is dialled. `None`, the default: they have none.
     pub accept: Option<proxy_protocol::Config>,
-    /// Upstreams are told who the client is, by a PROXY header of this version. `None`, the default:
-    /// they are not.
+    /// Upstreams are told who the client is, by a PROXY header of this version. `None`, the
+    /// default: they are not.
     pub send: Option<Version>,
 }
 
@@ -678,8 +678,8 @@ impl<R: Runtime> Dialler<R> {
     }
 }
 
-/// Whether this process or this machine has run out of something that a connection takes (socket(2)):
-/// `ENOMEM`, `ENFILE`, `EMFILE`, `ENOBUFS`.
+/// Whether this process or this machine has run out of something that a connection takes
+/// (socket(2)): `ENOMEM`, `ENFILE`, `EMFILE`, `ENOBUFS`.
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
 }
@@ -687,6 +687,6 @@ fn is_exhausted(error: &io::Error) -> bool {
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// The smallest [`Config::buffer`](super::Config::buffer) with [`Proxy::accept`], in bytes: it holds what
-/// came behind the header (255 at most).
+/// The smallest [`Config::buffer`](super::Config::buffer) with [`Proxy::accept`], in bytes: it
+/// holds what came behind the header (255 at most).
 pub const LEAST_BUFFER: usize = 256;

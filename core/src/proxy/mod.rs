@@ -9,9 +9,10 @@
 //! A client's connection begins with dialling. What it sends meanwhile waits in the relay's buffer,
 //! and with the kernel once that is half full; a client that breaks off cancels the attempt. Each
 //! upstream is tried once, all of them together within [`Proxy::connect_timeout`]. One that is lost
-//! before a byte of the client's was forwarded, and before it has sent anything, is one more attempt that
-//! has failed, if there is another to be tried: no byte is repeated. From the first byte on, and where
-//! it is the last one, an upstream is the client's only one: if it breaks, the client is told, by a reset.
+//! before a byte of the client's was forwarded, and before it has sent anything, is one more
+//! attempt that has failed, if there is another to be tried: no byte is repeated. From the first
+//! byte on, and where it is the last one, an upstream is the client's only one: if it breaks, the
+//! client is told, by a reset.
 //!
 //! ```no_run
 //! use wirestate_core::{

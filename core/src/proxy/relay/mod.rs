@@ -38,12 +38,12 @@ use crate::{
 /// has acknowledged all that was sent before it ([`passes_reset_on`](Self::passes_reset_on)), since
 /// the kernel discards the rest; [`Config::idle_timeout`] without an acknowledgement ends the wait.
 ///
-/// An upstream that is lost before a byte of the client's was sent to it, and before anything came from
-/// it, is not shown to the client if it was not the last one: another one may take its place
+/// An upstream that is lost before a byte of the client's was sent to it, and before anything came
+/// from it, is not shown to the client if it was not the last one: another one may take its place
 /// ([`deserted`](Self::deserted)), and is sent all from the first byte on.
 ///
-/// It holds at most `2 × Config::buffer` bytes and what it is to [`announce`](Self::announce), and no
-/// buffer for a direction in which no byte waits or the bytes are in a pipe.
+/// It holds at most `2 × Config::buffer` bytes and what it is to [`announce`](Self::announce), and
+/// no buffer for a direction in which no byte waits or the bytes are in a pipe.
 ///
 /// ```
 /// use wirestate_core::{Event, Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
@@ -170,14 +170,14 @@ enum Stage {
     Dialling {
         lost: Option<(Direction, ConnectionError)>,
     },
-    /// There is an upstream that can be replaced: none of the client's bytes was sent to it, and nothing
-    /// came from it.
+    /// There is an upstream that can be replaced: none of the client's bytes was sent to it, and
+    /// nothing came from it.
     Fresh,
     Relaying,
     /// Asked to stop, at this time: it goes on until it is quiet.
     Draining(Instant),
-    /// There will be no upstream. The client is told so, and what it still sends is thrown away: so many
-    /// bytes up to now, and until this time.
+    /// There will be no upstream. The client is told so, and what it still sends is thrown away: so
+    /// many bytes up to now, and until this time.
     Refused {
         discarded: usize,
         until: Instant,
@@ -247,14 +247,15 @@ impl Relay {
     }
 
     /// Each upstream is sent `header` before anything of the client's: a PROXY header
-    /// ([`crate::proxy_protocol::announce`]). To be called before one is [`connected`](Self::connected).
+    /// ([`crate::proxy_protocol::announce`]). To be called before one is
+    /// [`connected`](Self::connected).
     pub fn announce(&mut self, header: Vec<u8>) {
         debug_assert_eq!(self.stage, Stage::Dialling { lost: None }, "a header comes first");
         self.header = Announcement { header, sent: 0 };
     }
 
-    /// There is an upstream now, and, if there is `another`, somebody to replace it. Before that only the
-    /// client's side is to be driven.
+    /// There is an upstream now, and, if there is `another`, somebody to replace it. Before that
+    /// only the client's side is to be driven.
     pub fn connected(&mut self, now: Instant, another: bool) {
         self.restart(now);
         if matches!(self.stage, Stage::Dialling { .. }) {
@@ -262,9 +263,9 @@ impl Relay {
         }
     }
 
-    /// How the upstream was lost, where that has not touched the client, and there is another one: its
-    /// socket is to be reset, and that one to be [`connected`](Self::connected), or the client to be
-    /// [`refuse`](Self::refuse)d.
+    /// How the upstream was lost, where that has not touched the client, and there is another one:
+    /// its socket is to be reset, and that one to be [`connected`](Self::connected), or the client
+    /// to be [`refuse`](Self::refuse)d.
     pub fn deserted(&self) -> Option<ConnectionError> {
         match self.stage {
             Stage::Dialling { lost } => lost.map(|(_, why)| why),
@@ -307,7 +308,8 @@ impl Relay {
 
     /// What a side wants.
     pub fn interest(&self, side: Side) -> Interest {
-        // It is asked more often than anything else: what differs between the sides is found out once.
+        // It is asked more often than anything else: what differs between the sides is found out
+        // once.
         match side {
             Side::Upstream if matches!(self.stage, Stage::Dialling { .. }) => Interest::DONE,
             Side::Upstream => self.wanted(Side::Upstream),
@@ -346,8 +348,8 @@ impl Relay {
 
     /// Asks for a graceful end: where there is no upstream yet, at once; otherwise it goes on until
     /// no byte has moved for [`Config::drain_quiet`] (a proxy can't see where a message ends), and
-    /// then sends a FIN both ways. An upstream that is lost meanwhile is not replaced. Whoever asks bounds
-    /// that ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+    /// then sends a FIN both ways. An upstream that is lost meanwhile is not replaced. Whoever asks
+    /// bounds that ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
         match self.stage {
             Stage::Dialling { .. } => self.refuse(Reason::ShutDown, now),
@@ -539,7 +541,8 @@ impl Relay {
         self.settle();
     }
 
-    /// Something has passed between client and upstream: from now on they have nobody but each other.
+    /// Something has passed between client and upstream: from now on they have nobody but each
+    /// other.
     fn engage(&mut self) {
         if self.header.unsent().is_empty() {
             self.header = Announcement::default();
@@ -549,7 +552,8 @@ impl Relay {
         }
         self.stage = Stage::Relaying;
         if self.ends.upstream.output == Output::Over {
-            // It was reset before, and had something to say: that, and then its loss, is the answer.
+            // It was reset before, and had something to say: that, and then its loss, is the
+            // answer.
             self.lost(Side::Upstream, Direction::Write, ConnectionError::Reset);
         }
     }
@@ -624,7 +628,8 @@ impl Relay {
         *self.received.of_mut(side) = Received::Memory(Ring::new(self.pool.clone()));
     }
 
-    /// A side that wants nothing any more is over, and stays as it is. What waits for it is in vain.
+    /// A side that wants nothing any more is over, and stays as it is. What waits for it is in
+    /// vain.
     fn settle(&mut self) {
         let over = if self.cause.is_some() { Over::Caused } else { Over::Clean };
         for side in Side::BOTH {
