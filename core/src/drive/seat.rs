@@ -3,7 +3,7 @@
 use core::{convert::Infallible, task::Context, time::Duration};
 
 use super::{
-    Budget, Clock, Drive, Ended, Sink, Source,
+    Clock, Drive, Ended, Sink, Source,
     session::{Driven, Session},
     turn::{Direct, Readiness, Turn, turn},
 };
@@ -13,7 +13,7 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 ///
 /// The loop polls it when its socket may be ready, when its waker was woken, and when its deadline
 /// has passed, each time with the time. It answers what it waits for: [`Next`]. All that a driver
-/// has to do is done here: the [`Budget`], the second look at the socket before a deadline is
+/// has to do is done here: the [`Budget`](super::Budget), the second look at the socket before a deadline is
 /// believed, deadlines that pass during a flood of input, [`Event::Release`], the flush timeout of
 /// a sink that buffers, and the reset when it is dropped before its end with output pending.
 ///
@@ -97,12 +97,6 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     /// waker is woken by them.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         self.session.set_admitted(admitted);
-        self
-    }
-
-    /// Limits what one poll may do.
-    pub fn budget(mut self, budget: Budget) -> Self {
-        self.session.set_budget(budget);
         self
     }
 

@@ -66,7 +66,6 @@ pub(crate) trait Driven {
 /// place in the table of connections.
 #[derive(Debug)]
 pub(crate) struct Session {
-    budget: Budget,
     /// What is left of the budget until it lets others have their turn.
     left: Budget,
     /// The machine's [`work`](crate::Machine::work) as of the last turn.
@@ -160,7 +159,6 @@ impl<R: Reason> Reason for Ended<R> {
 impl Session {
     pub(crate) fn new() -> Self {
         Self {
-            budget: Budget::default(),
             left: Budget::default(),
             work: 0,
             admitted: None,
@@ -176,11 +174,6 @@ impl Session {
         self.admitted = Some(admitted);
     }
 
-    pub(crate) fn set_budget(&mut self, budget: Budget) {
-        self.budget = budget;
-        self.left = budget;
-    }
-
     /// The connection's line in its table.
     #[cfg(feature = "std")]
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
@@ -189,7 +182,7 @@ impl Session {
 
     /// Allows as much as the budget does, from here on.
     pub(crate) fn refill(&mut self) {
-        self.left = self.budget;
+        self.left = Budget::default();
     }
 
     /// Takes turns until `wanted` returns something, which it is asked at the start and after every

@@ -1,5 +1,6 @@
 //! One turn of one machine on one socket.
 
+use alloc::boxed::Box;
 use core::{
     task::{Context, Poll, ready},
     time::Duration,
@@ -11,7 +12,7 @@ use super::{IoError, Sink, Source};
 use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound};
 
 /// What has to be remembered of one connection between turns.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Readiness {
     blocked: Blocked,
     /// The last turn that has moved something has left nothing that can move before the waker is
@@ -23,11 +24,23 @@ pub(crate) struct Readiness {
     eof: bool,
     /// How the output has ended.
     output: Output,
-    flush_timeout: Option<Duration>,
-    /// What the sink held when it last made progress, once the machine has ended, and until when it
-    /// has to make more.
+    /// Apart, since it is seldom needed, and every connection has one of these.
+    flush: Option<Box<Flush>>,
+}
+
+/// What the sink of an ended machine holds.
+#[derive(Clone, Copy, Debug)]
+struct Flush {
+    timeout: Option<Duration>,
+    /// What it held when it last made progress, and until when it has to make more.
     held: usize,
-    flush_deadline: Option<Instant>,
+    deadline: Option<Instant>,
+}
+
+impl Default for Flush {
+    fn default() -> Self {
+        Self { timeout: Some(FLUSH_TIMEOUT), held: usize::MAX, deadline: None }
+    }
 }
 
 /// What would block, and whose waker is with the socket.
@@ -56,9 +69,7 @@ impl Default for Readiness {
             failed: None,
             eof: false,
             output: Output::Open,
-            flush_timeout: Some(FLUSH_TIMEOUT),
-            held: usize::MAX,
-            flush_deadline: None,
+            flush: None,
         }
     }
 }
@@ -66,7 +77,7 @@ impl Default for Readiness {
 impl Readiness {
     /// Limits how long the sink may hold output without progress once the machine has ended.
     pub(crate) fn set_flush_timeout(&mut self, flush_timeout: Option<Duration>) {
-        self.flush_timeout = flush_timeout;
+        self.flush.get_or_insert_default().timeout = flush_timeout;
     }
 
     /// The socket may have become ready: turns ask it again.
@@ -99,13 +110,12 @@ impl Readiness {
     /// The earlier deadline of `machine` and, once that has ended, of what its sink holds. (Before,
     /// the machine's own deadlines cover what the sink holds, since that is not acknowledged.)
     pub(crate) fn deadline<M: Machine>(&self, machine: &M) -> Option<Instant> {
-        if machine.interest().is_done() { self.flush_deadline } else { machine.poll_timeout() }
+        if machine.interest().is_done() { self.flush_deadline() } else { machine.poll_timeout() }
     }
 
     /// How long what the sink of an ended machine holds may take.
-    #[cfg(feature = "std")]
     pub(crate) fn flush_deadline(&self) -> Option<Instant> {
-        self.flush_deadline
+        self.flush.as_ref()?.deadline
     }
 
     /// Handles a deadline that has passed. Returns the bytes that are not acknowledged.
@@ -116,7 +126,7 @@ impl Readiness {
         now: Instant,
     ) -> usize {
         if machine.interest().is_done() {
-            if self.flush_deadline.is_some_and(|deadline| deadline <= now) {
+            if self.flush_deadline().is_some_and(|deadline| deadline <= now) {
                 self.fail(machine, now, ConnectionError::TimedOut);
             }
             return 0;
@@ -339,9 +349,10 @@ fn end(
         readiness.reset(transfer.socket());
     } else if readiness.blocked.flush && readiness.output != Output::Reset {
         let held = transfer.socket().held();
-        if held < readiness.held {
-            readiness.held = held;
-            readiness.flush_deadline = readiness.flush_timeout.map(|limit| now + limit);
+        let flush = readiness.flush.get_or_insert_default();
+        if held < flush.held {
+            flush.held = held;
+            flush.deadline = flush.timeout.map(|limit| now + limit);
         }
         return Turn::Blocked;
     }
