@@ -123,7 +123,7 @@ impl<R: Clone> Teardown<R> {
         };
     }
 
-    /// The deadline; `write` is that of the pending output, the FIN included.
+    /// Returns the deadline. `write` is the deadline of pending output; a pending FIN is output.
     pub(crate) fn poll_timeout(&self, write: Option<Instant>) -> Option<Instant> {
         match self.stage {
             Stage::Closing { .. } => write,
@@ -273,7 +273,7 @@ fn regained_within(n: usize) -> Duration {
 
 /// How long a FIN may be pending where a machine has no write deadline of its own.
 pub(crate) const FIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Input that has not come for so long is not on its way. (What TCP retransmits comes later: Linux
+/// After this long without input, none is expected. (What TCP retransmits comes later: Linux
 /// waits at least 200 ms.)
 const DRAIN_QUIET: Duration = Duration::from_millis(10);
 /// A peer in lockstep always has input on its way, and is ended by this. A peer that has megabytes

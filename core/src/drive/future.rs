@@ -84,10 +84,8 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
             machine.handle(now, Event::ShutDown);
             None::<Infallible>
         };
-        match self.until(shut_down).await {
-            Ok(never) => match never {},
-            Err(ended) => ended,
-        }
+        let Err(ended) = self.until(shut_down).await;
+        ended
     }
 }
 
@@ -101,10 +99,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let never = |_: &mut M, _| None::<Infallible>;
-        self.get_mut().poll_until(cx, never).map(|ended| match ended {
-            Ok(never) => match never {},
-            Err(ended) => ended,
-        })
+        self.get_mut().poll_until(cx, never).map(|Err(ended)| ended)
     }
 }
 

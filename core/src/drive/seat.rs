@@ -13,9 +13,10 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 ///
 /// The loop polls it when its socket may be ready, when its waker was woken, and when its deadline
 /// has passed, each time with the time. It answers what it waits for: [`Next`]. All that a driver
-/// has to do is done here: the [`Budget`](super::Budget), the second look at the socket before a deadline is
-/// believed, deadlines that pass during a flood of input, [`Event::Release`], the flush timeout of
-/// a sink that buffers, and the reset when it is dropped before its end with output pending.
+/// has to do is done here: the [`Budget`](super::Budget), the second look at the socket before a
+/// deadline is believed, deadlines that pass during a flood of input, [`Event::Release`], the flush
+/// timeout of a sink that buffers, and the reset when it is dropped before its end with output
+/// pending.
 ///
 /// ```
 /// # use core::task::{Context, Poll, Waker};
@@ -148,10 +149,8 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
 
     /// Takes turns until nothing moves any more or the budget is used up.
     pub fn poll(&mut self, now: Instant, cx: &mut Context<'_>) -> Next<M::Reason> {
-        match self.poll_until(now, cx, |_, _| None::<Infallible>) {
-            Ok(never) => match never {},
-            Err(next) => next,
-        }
+        let Err(next) = self.poll_until(now, cx, |_, _| None::<Infallible>);
+        next
     }
 
     /// As [`poll`](Self::poll), until `wanted` returns something, which it is asked at the start
@@ -177,12 +176,11 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     ) -> Result<T, Next<M::Reason>> {
         let Self { machine, socket, readiness, session, known } = self;
         if was_woken {
-            session.refill();
             let (read, write) = known.take().unwrap_or((true, true));
             readiness.ready(read, write);
         }
         let wanted = |seated: &mut Seated<'_, M, S>, now| wanted(seated.machine, now);
-        session.poll(&mut Seated { machine, socket, readiness }, now, cx, wanted)
+        session.poll(&mut Seated { machine, socket, readiness }, now, cx, was_woken, wanted)
     }
 
     /// Asks the machine for a graceful end. Poll the seat afterwards.
@@ -248,7 +246,7 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
     }
 
     fn has_ended(&self) -> bool {
-        self.machine.interest().is_done() && self.socket.held() == 0
+        self.machine.interest().is_done() && !self.readiness.holds(self.socket)
     }
 
     fn reset(&mut self) {

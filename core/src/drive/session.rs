@@ -180,20 +180,20 @@ impl Session {
         self.admitted.as_ref()
     }
 
-    /// Allows as much as the budget does, from here on.
-    pub(crate) fn refill(&mut self) {
-        self.left = Budget::default();
-    }
-
     /// Takes turns until `wanted` returns something, which it is asked at the start and after every
-    /// turn, or until nothing moves any more.
+    /// turn, or until nothing moves any more. If the task `was_woken` since the last poll, it has
+    /// the whole budget.
     pub(crate) fn poll<D: Driven, T>(
         &mut self,
         driven: &mut D,
         now: Instant,
         cx: &mut Context<'_>,
+        was_woken: bool,
         wanted: impl FnMut(&mut D, Instant) -> Option<T>,
     ) -> Result<T, Next<D::Reason>> {
+        if was_woken {
+            self.left = Budget::default();
+        }
         self.polling = true;
         // An earlier time counts as equal.
         self.now = self.clamp(now);

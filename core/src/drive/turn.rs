@@ -12,7 +12,7 @@ use super::{IoError, Sink, Source};
 use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound};
 
 /// What has to be remembered of one connection between turns.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Readiness {
     blocked: Blocked,
     /// The last turn that has moved something has left nothing that can move before the waker is
@@ -54,24 +54,12 @@ struct Blocked {
 }
 
 /// How the output has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Output {
+    #[default]
     Open,
     Finished,
     Reset,
-}
-
-impl Default for Readiness {
-    fn default() -> Self {
-        Self {
-            blocked: Blocked::default(),
-            quiescent: false,
-            failed: None,
-            eof: false,
-            output: Output::Open,
-            flush: None,
-        }
-    }
 }
 
 impl Readiness {
@@ -113,7 +101,7 @@ impl Readiness {
         if machine.interest().is_done() { self.flush_deadline() } else { machine.poll_timeout() }
     }
 
-    /// How long what the sink of an ended machine holds may take.
+    /// When the sink of an ended machine must have made progress; `None` while it holds nothing.
     pub(crate) fn flush_deadline(&self) -> Option<Instant> {
         self.flush.as_ref()?.deadline
     }
@@ -146,10 +134,15 @@ impl Readiness {
         self.quiescent
     }
 
+    /// Whether the sink holds output. After a reset it is not asked.
+    pub(crate) fn holds(&self, socket: &impl Sink) -> bool {
+        self.output != Output::Reset && socket.held() > 0
+    }
+
     /// Whether a FIN would say falsely that all was sent, apart from what the machine wants to
     /// send.
     pub(crate) fn must_reset(&self, socket: &impl Sink) -> bool {
-        self.output != Output::Reset && (self.failed.is_some() || socket.held() > 0)
+        self.output != Output::Reset && self.failed.is_some() || self.holds(socket)
     }
 
     /// Sends an RST, once.

@@ -179,13 +179,12 @@ impl<R: Runtime> Future for Connection<R> {
             let mut seated = Seated { machine: &mut pending.reader, socket, readiness };
             let polled = timer.run(cx, |now, cx, was_woken| {
                 if was_woken {
-                    session.refill();
                     seated.readiness.ready(true, true);
                 }
                 let header = |seated: &mut Seated<'_, HeaderReader, _>, now| {
                     seated.machine.header().is_some().then_some(now)
                 };
-                session.poll(&mut seated, now, cx, header)
+                session.poll(&mut seated, now, cx, was_woken, header)
             });
             match ready!(polled) {
                 Ok(now) => relaying.identify(session.admitted(), now),
@@ -194,15 +193,11 @@ impl<R: Runtime> Future for Connection<R> {
         }
         let polled = timer.run(cx, |now, cx, was_woken| {
             if was_woken {
-                session.refill();
                 relaying.ready();
             }
-            session.poll(relaying, now, cx, |_, _| None::<Infallible>)
+            session.poll(relaying, now, cx, was_woken, |_, _| None::<Infallible>)
         });
-        polled.map(|ended| match ended {
-            Ok(never) => match never {},
-            Err(ended) => ended,
-        })
+        polled.map(|Err(ended)| ended)
     }
 }
 
@@ -551,7 +546,7 @@ impl<R: Runtime> Driven for Relaying<R> {
     }
 
     fn has_ended(&self) -> bool {
-        let holds = |connected: &Connected<R::Socket>| connected.socket.held() > 0;
+        let holds = |connected: &Connected<R::Socket>| connected.readiness.holds(&connected.socket);
         self.relay.is_done()
             && !holds(&self.client)
             && !self.upstream.connected().is_some_and(holds)

@@ -278,7 +278,7 @@ impl Connection {
     /// Sends a FIN.
     fn close(&mut self, reason: Reason, now: Instant) {
         self.input.clear();
-        // Behind anything else there is no response that could be destroyed.
+        // Only a response can be destroyed by a reset.
         let lingers = !self.eof && matches!(reason, Reason::Finished | Reason::Refused { .. });
         let linger = lingers.then_some(self.server.config.linger);
         self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));

@@ -8,7 +8,7 @@ use crate::{ConnectionError, Direction, Fault, proxy_protocol, shared::Shared};
 /// Why a proxied connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// Both sides sent a FIN, and each has had all that the other one sent.
+    /// Both sides sent a FIN, and each received everything that the other one sent.
     #[error("finished")]
     Finished,
     /// We were asked to stop, and [`drain_quiet`](super::Config::drain_quiet) passed without a
