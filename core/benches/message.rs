@@ -177,7 +177,7 @@ impl<M: Machine> Pipelined<M> {
     /// Returns how many bytes of replies there are.
     fn answer(&mut self) -> usize {
         let mut requests = black_box(&self.requests[..]);
-        drive::feed(&mut self.machine, &mut requests, NOW);
+        drive::deliver(&mut self.machine, &mut requests, NOW);
         assert!(requests.is_empty(), "all of it was taken");
         drive::collect_into(&mut self.machine, &mut self.replies, NOW)
     }

@@ -142,12 +142,12 @@ impl Service for Received<'_> {
 
 fn connection(received: Received<'_>) {
     let mut machine = Server::new(Config::default(), received).machine(NOW);
-    drive::feed(&mut machine, &mut &head()[..], NOW);
+    drive::deliver(&mut machine, &mut &head()[..], NOW);
     let mut sent = 0;
     while sent < CONTENT {
         let piece = content(received.pattern, sent);
         let mut left = piece;
-        drive::feed(&mut machine, &mut left, NOW);
+        drive::deliver(&mut machine, &mut left, NOW);
         assert!(left.is_empty(), "nothing is owed that could hold it up");
         sent += piece.len() as u64;
     }

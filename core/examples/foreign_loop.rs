@@ -29,10 +29,10 @@ use rustix::{
 };
 use wirestate_core::{
     AnyReason, Erased, Instant, Machine,
-    admission::{Limits, Peer, Table},
+    admission::{ConnectionTable, Limits, Peer},
     drive::{IoError, MAX_SLICES, Next, Seat, Sink, Source},
     echo, fanout,
-    stop::{Stop, Stopping},
+    shutdown::{self, ShutdownHandle},
 };
 
 /// A socket that does not block.
@@ -87,7 +87,7 @@ pub(crate) type Factory = Box<dyn FnMut(Instant) -> Protocol>;
 /// Serves all of its listeners' connections on one thread.
 pub(crate) struct EventLoop {
     epoch: SystemInstant,
-    table: Table,
+    table: ConnectionTable,
     listeners: Vec<(TcpListener, Factory)>,
     /// Nothing is accepted before this.
     accepts_from: Instant,
@@ -99,7 +99,7 @@ pub(crate) struct EventLoop {
 
 impl EventLoop {
     /// A loop whose connections are admitted by `table`.
-    pub(crate) fn new(table: Table) -> io::Result<Self> {
+    pub(crate) fn new(table: ConnectionTable) -> io::Result<Self> {
         let (interrupted, stream) = UnixStream::pair()?;
         interrupted.set_nonblocking(true)?;
         stream.set_nonblocking(true)?;
@@ -128,7 +128,7 @@ impl EventLoop {
     }
 
     /// Runs until a stop is requested and the last connection has ended.
-    pub(crate) fn run(&mut self, stop: &Stop) -> io::Result<()> {
+    pub(crate) fn run(&mut self, stop: &ShutdownHandle) -> io::Result<()> {
         while self.goes_on(stop) {
             self.round()?;
         }
@@ -136,9 +136,10 @@ impl EventLoop {
     }
 
     /// Applies `stop`. Returns false once the last connection has ended after that.
-    pub(crate) fn goes_on(&mut self, stop: &Stop) -> bool {
+    pub(crate) fn goes_on(&mut self, stop: &ShutdownHandle) -> bool {
         let waker = Waker::from(self.interrupt.clone());
-        let stops = stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No;
+        let stops =
+            stop.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
         // Once: it wakes every connection each time.
         if stops && !self.listeners.is_empty() {
             self.listeners.clear();
@@ -296,7 +297,7 @@ impl Wake for Interrupt {
 
 /// An echo, and a fan-out of lines that clients publish, with a few clients of each.
 pub(crate) fn main() -> io::Result<()> {
-    let (table, stop) = (Table::new(Limits::default()), Stop::new());
+    let (table, stop) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
     let mut event_loop = EventLoop::new(table.clone())?;
 
     let echo = echo::Server::new(echo::Config::default());

@@ -1,13 +1,13 @@
 //! Who may connect, and the table of who is connected.
 //!
-//! A [`Table`] admits connections under its [`Limits`] and knows every one that is open; a
+//! A [`ConnectionTable`] admits connections under its [`Limits`] and knows every one that is open; a
 //! [`Conn`] is a connection's line in it. [`Drive`](crate::drive::Drive) keeps the line up to date
 //! and obeys what is asked through it, so no machine does any accounting.
 //!
 //! ```
-//! use wirestate_core::{Instant, admission::{Limits, Peer, Refused, Table}};
+//! use wirestate_core::{Instant, admission::{Limits, Peer, Refused, ConnectionTable}};
 //!
-//! let table = Table::new(Limits { connections: 1, ..Limits::default() });
+//! let table = ConnectionTable::new(Limits { connections: 1, ..Limits::default() });
 //! let first = table.admit(Peer::Local, Instant::EPOCH)?;
 //! assert_eq!(table.admit(Peer::Local, Instant::EPOCH).unwrap_err(), Refused::Full { limit: 1 });
 //! drop(first); // the connection has ended, however it did
@@ -29,7 +29,7 @@ use tracing::{debug, error, info, warn};
 use crate::{
     Fault, Instant, Reason, Status,
     log_limit::{LogLimit, Verdict},
-    shared::{AtomicU64, Lock, Shared, leave_waker},
+    shared::{AtomicU64, Lock, Shared, register_waker},
 };
 
 /// Who is at the other end.
@@ -101,7 +101,7 @@ impl Refused {
 /// It holds one [`Conn`] per open connection, and one count per way to end, to be refused, or not to
 /// be accepted.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct ConnectionTable {
     inner: Shared<Inner>,
 }
 
@@ -142,15 +142,15 @@ pub struct Totals {
     /// those that were cut short.
     pub ended: BTreeMap<&'static str, u64>,
     /// Connections refused, by [`Refused::label`]. A client that a proxy has announced
-    /// ([`Table::identify`]) is refused when its connection is open: that one has been accepted, and
+    /// ([`ConnectionTable::identify`]) is refused when its connection is open: that one has been accepted, and
     /// ends, as well.
     pub refused: BTreeMap<&'static str, u64>,
     /// What came to nothing before it could be admitted or refused, or for want of a task, by the
-    /// name that [`Table::accept_failed`] was told.
+    /// name that [`ConnectionTable::accept_failed`] was told.
     pub accept_failures: BTreeMap<&'static str, u64>,
 }
 
-/// A [`Table`] at one moment.
+/// A [`ConnectionTable`] at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The counts.
@@ -159,7 +159,7 @@ pub struct Snapshot {
     pub connections: Vec<Shared<Conn>>,
 }
 
-impl Table {
+impl ConnectionTable {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
         Self::with(None, limits, false)
@@ -390,7 +390,7 @@ fn network(peer: Peer) -> Option<IpAddr> {
     })
 }
 
-/// One connection's line in the [`Table`].
+/// One connection's line in the [`ConnectionTable`].
 #[derive(Debug)]
 pub struct Conn {
     id: u64,
@@ -399,7 +399,7 @@ pub struct Conn {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     moved: AtomicU64,
-    asked: AtomicU8,
+    command: AtomicU8,
     /// How many of the received bytes belong to a PROXY header.
     header: AtomicUsize,
     /// It is counted under its peer's address.
@@ -417,9 +417,9 @@ struct Parked {
 
 /// What was asked of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Command {
     /// Nothing.
-    Nothing,
+    None,
     /// A graceful end: [`Event::ShutDown`](crate::Event::ShutDown).
     ShutDown,
     /// An end at once, by a reset.
@@ -434,7 +434,7 @@ impl Conn {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             moved: AtomicU64::new(now.nanos()),
-            asked: AtomicU8::new(Asked::Nothing as u8),
+            command: AtomicU8::new(Command::None as u8),
             header: AtomicUsize::new(0),
             counted: AtomicBool::new(counted),
             parked: Lock::new(Parked { peer, status: Status::default(), driver: None }),
@@ -446,7 +446,7 @@ impl Conn {
         self.id
     }
 
-    /// Who is at the other end: where a proxy has announced a client ([`Table::identify`]), that one.
+    /// Who is at the other end: where a proxy has announced a client ([`ConnectionTable::identify`]), that one.
     pub fn peer(&self) -> Peer {
         self.parked.with(|parked| parked.peer)
     }
@@ -493,25 +493,25 @@ impl Conn {
 
     /// Asks for a graceful end.
     pub fn shut_down(&self) {
-        self.ask(Asked::ShutDown);
+        self.ask(Command::ShutDown);
     }
 
     /// Asks for an end at once.
     pub fn abort(&self) {
-        self.ask(Asked::Abort);
+        self.ask(Command::Abort);
     }
 
     /// What was asked so far.
-    pub fn asked(&self) -> Asked {
-        match self.asked.load(Relaxed) {
-            asked if asked == Asked::Nothing as u8 => Asked::Nothing,
-            asked if asked == Asked::ShutDown as u8 => Asked::ShutDown,
-            _ => Asked::Abort,
+    pub fn command(&self) -> Command {
+        match self.command.load(Relaxed) {
+            command if command == Command::None as u8 => Command::None,
+            command if command == Command::ShutDown as u8 => Command::ShutDown,
+            _ => Command::Abort,
         }
     }
 
-    fn ask(&self, asked: Asked) {
-        if self.asked.fetch_max(asked as u8, Relaxed) >= asked as u8 {
+    fn ask(&self, command: Command) {
+        if self.command.fetch_max(command as u8, Relaxed) >= command as u8 {
             return;
         }
         // The lock orders this against `park`: either the driver sees what is asked when it has
@@ -536,11 +536,11 @@ impl Conn {
 
     /// Publishes the status and leaves a waker to be woken when something is asked. For the
     /// connection's own driver, before it sleeps; true where it must look at
-    /// [`asked`](Self::asked) first, since it has only `seen` less.
-    pub fn park(&self, status: Status, cx: &mut Context<'_>, seen: Asked) -> bool {
+    /// [`command`](Self::command) first, since it has only `seen` less.
+    pub fn park(&self, status: Status, cx: &mut Context<'_>, seen: Command) -> bool {
         let (replaced, news) = self.parked.with(|parked| {
             parked.status = status;
-            (leave_waker(&mut parked.driver, cx), self.asked() != seen)
+            (register_waker(&mut parked.driver, cx), self.command() != seen)
         });
         drop(replaced); // outside the lock: it may be the last handle on a task
         news
@@ -558,7 +558,7 @@ impl Conn {
 /// out.
 #[derive(Debug)]
 pub struct Admitted {
-    table: Table,
+    table: ConnectionTable,
     conn: Shared<Conn>,
     label: Option<&'static str>,
 }
@@ -570,7 +570,7 @@ impl Admitted {
     }
 
     /// The table.
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &ConnectionTable {
         &self.table
     }
 
@@ -590,7 +590,7 @@ impl Admitted {
         }
         let check = || self.table.check_log(label, Some(now));
         match reason.fault() {
-            Fault::None | Fault::Asked => closed!(debug, None::<u64>),
+            Fault::None | Fault::Requested => closed!(debug, None::<u64>),
             Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
                 if let Verdict::Log { suppressed } = check() {
                     closed!(info, suppressed);
@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_as_one_address_and_loopback_as_none() {
-        let table = Table::new(Limits { connections: 100, per_address: Some(1) });
+        let table = ConnectionTable::new(Limits { connections: 100, per_address: Some(1) });
         let now = Instant::EPOCH;
         let _first = table.admit(peer("2001:db8::1"), now).unwrap();
         let refused = table.admit(peer("2001:db8::2"), now).unwrap_err();
@@ -659,7 +659,7 @@ mod tests {
     #[test]
     fn an_announced_client_counts_under_its_own_address() {
         let limits = Limits { connections: 100, per_address: Some(1) };
-        let (table, now) = (Table::behind_proxies(limits), Instant::EPOCH);
+        let (table, now) = (ConnectionTable::behind_proxies(limits), Instant::EPOCH);
         let proxy = || table.admit(peer("10.0.0.1"), now).unwrap();
         let identify = |admitted: &Admitted, peer| table.identify(admitted, peer);
         let (first, second, third) = (proxy(), proxy(), proxy());
@@ -681,10 +681,10 @@ mod tests {
 
     #[test]
     fn accepted_is_open_and_ended() {
-        let table = Table::new(Limits::default());
+        let table = ConnectionTable::new(Limits::default());
         let now = Instant::EPOCH + Duration::from_secs(1);
         let kept = table.admit(Peer::Local, now).unwrap();
-        table.admit(Peer::Local, now).unwrap().end(&crate::echo::Reason::Finished, now);
+        table.admit(Peer::Local, now).unwrap().end(&crate::echo::EchoReason::Finished, now);
         drop(table.admit(Peer::Local, now).unwrap());
         let totals = table.totals();
         assert_eq!((totals.accepted, totals.open), (3, 1));
@@ -706,13 +706,13 @@ mod tests {
         }
         let count = alloc::sync::Arc::new(Count::default());
         let waker = Waker::from(count.clone());
-        let table = Table::new(Limits::default());
+        let table = ConnectionTable::new(Limits::default());
         let conn = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let mut cx = Context::from_waker(&waker);
-        let park = |cx: &mut Context<'_>| conn.park(Status::default(), cx, Asked::Nothing);
+        let park = |cx: &mut Context<'_>| conn.park(Status::default(), cx, Command::None);
         assert!(!park(&mut cx));
         table.shut_down();
-        assert_eq!((conn.asked(), count.0.load(SeqCst)), (Asked::ShutDown, 1));
+        assert_eq!((conn.command(), count.0.load(SeqCst)), (Command::ShutDown, 1));
         assert!(park(&mut cx), "what was asked meanwhile must be seen before sleeping");
     }
 }

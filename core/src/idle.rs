@@ -1,6 +1,6 @@
 //! Connections that are closed to make room for new ones when their server is full.
 //!
-//! A machine keeps a [`Place`] and [updates](Place::update) it whenever its activity changes. In
+//! A machine keeps a [`IdleSlot`] and [updates](IdleSlot::update) it whenever its activity changes. In
 //! [`poll_shared`](crate::Machine::poll_shared) it checks whether it is asked to give way.
 //! [`serve`](crate::serve::serve) asks the connections of
 //! [`Options::idle`](crate::serve::Options::idle).
@@ -10,18 +10,18 @@
 //! use wirestate_core::{Instant, idle::{Activity, Idle}};
 //!
 //! let mut cx = Context::from_waker(Waker::noop());
-//! let (idle, now) = (Idle::new(), Instant::EPOCH);
+//! let (idle, now) = (IdleConnections::new(), Instant::EPOCH);
 //! let mut first = idle.enter(Activity::Idle, now);
 //! let second = idle.enter(Activity::Idle, now);
-//! assert!(idle.poll_give_way(&mut cx).is_pending());
-//! assert!(first.poll_asked(&mut cx) && !second.poll_asked(&mut cx));
+//! assert!(idle.poll_evict(&mut cx).is_pending());
+//! assert!(first.poll_eviction(&mut cx) && !second.poll_eviction(&mut cx));
 //!
 //! first.update(Activity::Sending, now); // it has a request to answer
-//! assert!(idle.poll_give_way(&mut cx).is_pending());
-//! assert!(!first.poll_asked(&mut cx) && second.poll_asked(&mut cx));
+//! assert!(idle.poll_evict(&mut cx).is_pending());
+//! assert!(!first.poll_eviction(&mut cx) && second.poll_eviction(&mut cx));
 //!
 //! drop((first, second));
-//! assert_eq!(idle.poll_give_way(&mut cx), Poll::Ready(()), "no connection is left");
+//! assert_eq!(idle.poll_evict(&mut cx), Poll::Ready(()), "no connection is left");
 //! ```
 
 use alloc::collections::BTreeMap;
@@ -32,14 +32,14 @@ use core::{
 
 use crate::{
     Instant,
-    shared::{Lock, Shared, leave_waker},
+    shared::{Lock, Shared, register_waker},
 };
 
 /// The connections of one server, in the order in which they give way. Clones are the same ones.
 ///
 /// It holds a few words and a waker for each of them.
 #[derive(Clone, Debug, Default)]
-pub struct Idle {
+pub struct IdleConnections {
     state: Shared<Lock<State>>,
 }
 
@@ -77,12 +77,12 @@ type Key = (Activity, Instant, u64);
 
 /// A connection's place in the order in which connections give way.
 #[derive(Debug)]
-pub struct Place {
-    idle: Idle,
+pub struct IdleSlot {
+    idle: IdleConnections,
     key: Key,
 }
 
-impl Idle {
+impl IdleConnections {
     /// Without connections.
     pub fn new() -> Self {
         Self::default()
@@ -90,20 +90,20 @@ impl Idle {
 
     /// Enters a connection whose activity is `activity` since `since`. It leaves when the place is
     /// dropped.
-    pub fn enter(&self, activity: Activity, since: Instant) -> Place {
+    pub fn enter(&self, activity: Activity, since: Instant) -> IdleSlot {
         let key = self.state.with(|state| {
             state.count += 1;
             let key = (activity, since, state.count);
             state.places.insert(key, None);
             key
         });
-        Place { idle: self.clone(), key }
+        IdleSlot { idle: self.clone(), key }
     }
 
     /// Asks the first connection in the order to give way: one at a time. Pending until its place
     /// is dropped or its activity changes; ask again then, if there is still no room. Ready if
     /// there is no connection.
-    pub fn poll_give_way(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_evict(&self, cx: &mut Context<'_>) -> Poll<()> {
         let (mut woken, mut asker) = (None, Some(cx.waker().clone()));
         let polled = self.state.with(|state| {
             let Some(mut first) = state.places.first_entry() else { return Poll::Ready(()) };
@@ -122,7 +122,7 @@ impl Idle {
     }
 }
 
-impl Place {
+impl IdleSlot {
     /// Sets the activity, and since when. If it has changed, the connection is not asked any more.
     pub fn update(&mut self, activity: Activity, since: Instant) {
         let key = (activity, since, self.key.2);
@@ -141,13 +141,13 @@ impl Place {
     }
 
     /// Whether it is asked to give way; until then, `cx` is woken when it is.
-    pub fn poll_asked(&self, cx: &mut Context<'_>) -> bool {
+    pub fn poll_eviction(&self, cx: &mut Context<'_>) -> bool {
         let (is_asked, former) = self.idle.state.with(|state| {
             if state.asked == Some(self.key) {
                 return (true, None);
             }
             let slot = state.places.get_mut(&self.key);
-            (false, slot.and_then(|slot| leave_waker(slot, cx)))
+            (false, slot.and_then(|slot| register_waker(slot, cx)))
         });
         drop(former); // outside the lock
         is_asked
@@ -162,7 +162,7 @@ impl State {
     }
 }
 
-impl Drop for Place {
+impl Drop for IdleSlot {
     fn drop(&mut self) {
         let (own, asker) = self
             .idle
@@ -182,7 +182,7 @@ mod tests {
 
     use super::*;
 
-    fn enter(idle: &Idle, since: Instant) -> Place {
+    fn enter(idle: &IdleConnections, since: Instant) -> IdleSlot {
         idle.enter(Activity::Idle, since)
     }
 
@@ -193,17 +193,17 @@ mod tests {
     #[test]
     fn the_one_that_has_waited_longest_is_asked_and_one_at_a_time() {
         let mut cx = Context::from_waker(Waker::noop());
-        let idle = Idle::new();
+        let idle = IdleConnections::new();
         let (late, early, middle) = (enter(&idle, at(3)), enter(&idle, at(1)), enter(&idle, at(2)));
         for _ in 0..2 {
-            assert!(idle.poll_give_way(&mut cx).is_pending());
-            let asked = [&late, &early, &middle].map(|place| place.poll_asked(&mut cx));
+            assert!(idle.poll_evict(&mut cx).is_pending());
+            let asked = [&late, &early, &middle].map(|place| place.poll_eviction(&mut cx));
             assert_eq!(asked, [false, true, false]);
         }
         drop(early);
-        assert!(!middle.poll_asked(&mut cx), "there may be room now");
-        assert!(idle.poll_give_way(&mut cx).is_pending());
-        assert!(middle.poll_asked(&mut cx) && !late.poll_asked(&mut cx));
+        assert!(!middle.poll_eviction(&mut cx), "there may be room now");
+        assert!(idle.poll_evict(&mut cx).is_pending());
+        assert!(middle.poll_eviction(&mut cx) && !late.poll_eviction(&mut cx));
     }
 
     #[test]
@@ -211,27 +211,27 @@ mod tests {
         use Activity::{FirstQueued, Idle as Silent, Lingering, Queued, Sending};
 
         let mut cx = Context::from_waker(Waker::noop());
-        let idle = Idle::new();
+        let idle = IdleConnections::new();
         let activities = [FirstQueued, Sending, Silent, Queued, Lingering];
         let mut places: Vec<_> = (1..).zip(activities).map(|(s, a)| idle.enter(a, at(s))).collect();
         while let Some(place) = places.pop() {
-            assert!(idle.poll_give_way(&mut cx).is_pending());
-            assert!(place.poll_asked(&mut cx), "{place:?}");
+            assert!(idle.poll_evict(&mut cx).is_pending());
+            assert!(place.poll_eviction(&mut cx), "{place:?}");
         }
     }
 
     #[test]
     fn one_that_does_something_else_is_not_asked_any_more() {
         let mut cx = Context::from_waker(Waker::noop());
-        let idle = Idle::new();
+        let idle = IdleConnections::new();
         let (mut first, second) = (enter(&idle, at(1)), enter(&idle, at(2)));
-        assert!(idle.poll_give_way(&mut cx).is_pending());
+        assert!(idle.poll_evict(&mut cx).is_pending());
         first.update(Activity::Idle, at(1));
-        assert!(first.poll_asked(&mut cx), "it is the same");
+        assert!(first.poll_eviction(&mut cx), "it is the same");
         first.update(Activity::Idle, at(3));
-        assert!(!first.poll_asked(&mut cx) && !second.poll_asked(&mut cx));
-        assert!(idle.poll_give_way(&mut cx).is_pending());
-        assert!(second.poll_asked(&mut cx));
+        assert!(!first.poll_eviction(&mut cx) && !second.poll_eviction(&mut cx));
+        assert!(idle.poll_evict(&mut cx).is_pending());
+        assert!(second.poll_eviction(&mut cx));
     }
 
     #[test]
@@ -251,10 +251,10 @@ mod tests {
         let [mut asker, mut first, mut second] = wakers.each_ref().map(Context::from_waker);
         let woken = || counts.each_ref().map(|count| count.0.load(SeqCst));
 
-        let idle = Idle::new();
+        let idle = IdleConnections::new();
         let places = (enter(&idle, at(1)), enter(&idle, at(2)));
-        assert!(!places.0.poll_asked(&mut first) && !places.1.poll_asked(&mut second));
-        assert!(idle.poll_give_way(&mut asker).is_pending());
+        assert!(!places.0.poll_eviction(&mut first) && !places.1.poll_eviction(&mut second));
+        assert!(idle.poll_evict(&mut asker).is_pending());
         assert_eq!(woken(), [0, 1, 0]);
         drop(places.1);
         assert_eq!(woken(), [0, 1, 0], "nobody waits for that one");

@@ -13,7 +13,7 @@
 //! | [`dial`] | keeping a connection up |
 //! | [`buffer`] | the ring and the pool that machines keep their bytes in |
 //! | [`admission`] | who may connect, and the table of who is connected |
-//! | [`stop`] | asking a server to stop |
+//! | [`shutdown`] | asking a server to stop |
 //! | [`runtime`] | what a runtime brings to accept, connect and spawn (feature `std`) |
 //! | [`mod@listen`] | listening on every address of a name (feature `std`) |
 //! | [`mod@serve`] | accepting under admission, and the drain (feature `std`) |
@@ -83,9 +83,9 @@ pub mod runtime;
 #[cfg(feature = "std")]
 pub mod serve;
 pub mod shared;
+pub mod shutdown;
 #[cfg(feature = "status")]
 pub mod status;
-pub mod stop;
 mod teardown;
 mod time;
 mod token_bucket;

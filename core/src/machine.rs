@@ -163,7 +163,7 @@
 //!
 //! let mut shout = Shout { buffer: [0; 64], start: 0, end: 0, closing: false, over: None };
 //! let (mut input, mut output) = (&b"hear, hear"[..], [0; 64]);
-//! drive::feed(&mut shout, &mut input, Instant::EPOCH);
+//! drive::deliver(&mut shout, &mut input, Instant::EPOCH);
 //! let n = drive::collect_into(&mut shout, &mut output, Instant::EPOCH);
 //! assert_eq!(&output[..n], b"HEAR, HEAR");
 //! ```
@@ -208,7 +208,7 @@
 //!
 //! let inner = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
 //! let mut counted = Counted { inner, received: 0, sent: 0 };
-//! drive::feed(&mut counted, &mut &b"hello"[..], Instant::EPOCH);
+//! drive::deliver(&mut counted, &mut &b"hello"[..], Instant::EPOCH);
 //! assert_eq!((counted.received, counted.sent), (5, 0));
 //! ```
 
@@ -567,7 +567,7 @@ pub enum Fault {
     /// A time ran out.
     Time,
     /// We were asked to stop.
-    Asked,
+    Requested,
     /// The connection was lost.
     Lost,
     /// Ours: a panic. Never the result of what a peer sent.

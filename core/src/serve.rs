@@ -11,36 +11,36 @@ use tracing::{debug, info, warn};
 
 use crate::{
     Instant, Machine,
-    admission::{Admitted, Conn, Limits, Peer, Table},
+    admission::{Admitted, Conn, ConnectionTable, Limits, Peer},
     drive::{Clock, Drive},
-    idle::Idle,
+    idle::IdleConnections,
     log_limit::{LogLimit, Verdict},
     runtime::{AcceptError, BACKLOG, Listener, Runtime, within},
-    stop::{Stop, Stopping},
+    shutdown::{Shutdown, ShutdownHandle},
 };
 
 /// What a server keeps to, and the handles by which others see and stop it.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Who is admitted, and who is connected.
-    pub table: Table,
+    pub table: ConnectionTable,
     /// Asks the server to stop.
-    pub stop: Stop,
+    pub stop: ShutdownHandle,
     /// How long connections may take to end after a drain was requested; then they are reset. Time
     /// in which the process is stopped does not count. `None`: as long as they take. Default: 10 s.
     pub drain_timeout: Option<Duration>,
     /// The connections in the order in which they give way, which the server's machines have to
     /// enter. When the table is full, a new connection waits for up to 1 s until the first of them
     /// has given way. Otherwise, or with `None`, the new connection is refused. Default: `None`.
-    pub idle: Option<Idle>,
+    pub idle: Option<IdleConnections>,
 }
 
 impl Options {
     /// The default options, under `limits`.
     pub fn new(limits: Limits) -> Self {
         Self {
-            table: Table::new(limits),
-            stop: Stop::new(),
+            table: ConnectionTable::new(limits),
+            stop: ShutdownHandle::new(),
             drain_timeout: Some(Duration::from_secs(10)),
             idle: None,
         }
@@ -122,12 +122,12 @@ where
         if accepted.is_multiple_of(ACCEPTS_IN_A_ROW) {
             yield_now(&mut clock).await;
         }
-        let next = poll_fn(|cx| match stop.poll_asked(cx) {
-            Stopping::No => pause.poll_accept(&mut listener, &mut clock, cx).map(Some),
-            Stopping::Drain => last
+        let next = poll_fn(|cx| match stop.poll_requested(cx) {
+            Shutdown::None => pause.poll_accept(&mut listener, &mut clock, cx).map(Some),
+            Shutdown::Drain => last
                 .get_or_insert_with(|| LastAccepts::new(&mut listener, table, &clock))
                 .poll_accept(&mut listener, &mut clock, cx),
-            Stopping::Now => Poll::Ready(None),
+            Shutdown::Immediate => Poll::Ready(None),
         });
         match next.await {
             None => break,
@@ -139,7 +139,7 @@ where
                 {
                     let limit = table.limits().connections;
                     warn!(
-                        gave_way = suppressed.unwrap_or_default() + 1,
+                        evicted = suppressed.unwrap_or_default() + 1,
                         server,
                         "a connection gives way to a new one: the limit of open connections is \
                          reached: {limit}"
@@ -218,7 +218,7 @@ struct LastAccepts {
 
 impl LastAccepts {
     /// Lets no further connection into the backlog, and asks those that are open to end.
-    fn new(listener: &mut impl Listener, table: &Table, clock: &impl Clock) -> Self {
+    fn new(listener: &mut impl Listener, table: &ConnectionTable, clock: &impl Clock) -> Self {
         listener.shut_down();
         let (now, open) = (clock.now(), table.connections().len());
         table.shut_down();
@@ -226,7 +226,7 @@ impl LastAccepts {
             left: BACKLOG,
             open,
             complete: now + HANDSHAKE_TIMEOUT,
-            deadline: now + LAST_ACCEPTS,
+            deadline: now + BACKLOG_TIMEOUT,
         }
     }
 
@@ -258,7 +258,7 @@ struct Pause {
 
 impl Pause {
     fn begin(&mut self, now: Instant) -> Duration {
-        self.length = (self.length * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.length = (self.length * 2).clamp(MIN_PAUSE, MAX_PAUSE);
         self.until = Some(now + self.length);
         self.length
     }
@@ -282,10 +282,15 @@ impl Pause {
 }
 
 /// Asks a connection to give way to the one that was just accepted. Returns whether there is room.
-async fn make_room(clock: &mut impl Clock, table: &Table, idle: &Idle, stop: &Stop) -> bool {
+async fn make_room(
+    clock: &mut impl Clock,
+    table: &ConnectionTable,
+    idle: &IdleConnections,
+    stop: &ShutdownHandle,
+) -> bool {
     let gives_way =
-        poll_fn(|cx| if table.is_full() { idle.poll_give_way(cx) } else { Poll::Ready(()) });
-    let _ = within(clock, Some(LONGEST_END), stop.unless_asked(gives_way)).await;
+        poll_fn(|cx| if table.is_full() { idle.poll_evict(cx) } else { Poll::Ready(()) });
+    let _ = within(clock, Some(ABORT_TIMEOUT), stop.unless_requested(gives_way)).await;
     !table.is_full()
 }
 
@@ -331,18 +336,18 @@ async fn yield_now(clock: &mut impl Clock) {
 /// Lets the connections end, for as long as they may take.
 async fn drain(
     clock: &mut impl Clock,
-    table: &Table,
+    table: &ConnectionTable,
     open: usize,
-    stop: &Stop,
+    stop: &ShutdownHandle,
     timeout: Option<Duration>,
 ) -> Served {
-    if open > 0 && stop.asked() == Stopping::Drain {
+    if open > 0 && stop.requested() == Shutdown::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
         let mut running = timeout.map(|left| RunningTime { left, counted: clock.now() });
         poll_fn(|cx| {
             let over = table.poll_empty(cx).is_ready()
-                || stop.poll_asked(cx) == Stopping::Now
+                || stop.poll_requested(cx) == Shutdown::Immediate
                 || running.as_mut().is_some_and(|running| running.poll_over(clock, cx).is_ready());
             if over { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -357,21 +362,21 @@ async fn drain(
         );
         table.abort();
         // They have only to be polled once more; but a handler may be stuck.
-        let _ = within(clock, Some(LONGEST_END), poll_fn(|cx| table.poll_empty(cx))).await;
+        let _ = within(clock, Some(ABORT_TIMEOUT), poll_fn(|cx| table.poll_empty(cx))).await;
     }
     Served { drained: open.saturating_sub(aborted), aborted }
 }
 
 /// As what it is counted that there was no room for a connection's task.
 const NO_TASK: &str = "no_task";
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How long handshakes that have begun when the stop is requested may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long the backlog is accepted after the stop was requested.
-const LAST_ACCEPTS: Duration = Duration::from_secs(1);
+const BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection may take to notice that it is to end at once.
-const LONGEST_END: Duration = Duration::from_secs(1);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The interval in which a [`RunningTime`] is counted.
 const TICK: Duration = Duration::from_millis(250);
 /// The longest delay of an alarm in a process that runs, however busy its machine is.

@@ -52,7 +52,7 @@ impl<T> Lock<T> {
 
 /// Leaves the waker of `cx` in `slot`, unless one is there that wakes the same task. Returns the one
 /// that it replaces, to be dropped outside of locks: it may be the last handle on a task.
-pub(crate) fn leave_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+pub(crate) fn register_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
     let is_there = slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
     if is_there { None } else { slot.replace(cx.waker().clone()) }
 }

@@ -13,7 +13,7 @@ use wirestate_core::{
     ConnectionError, Event, Instant, Machine,
     drive::{Clock as _, IoError, Seat, Sink},
     echo,
-    fanout::{self, Feed, Framing, OnLag, Subscriber, Upstream},
+    fanout::{self, Feed, Framing, LagPolicy, Subscriber, Upstream},
     message::{self, Message, service},
     runtime::{Listener as _, Runtime as _},
 };
@@ -157,7 +157,7 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
         let (world, server) = faulty(seed);
         let config = fanout::Config {
             framing: Framing::None,
-            on_lag: OnLag::Block,
+            on_lag: LagPolicy::Block,
             write_timeout: Some(LONG),
             ..fanout::Config::default()
         };

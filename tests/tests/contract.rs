@@ -217,7 +217,7 @@ fn a_reason_says_whose_fault_it_was() {
     use wirestate_core::Fault;
     let ends = [
         (vec![Op::Eof], Fault::None),
-        (vec![Op::ShutDown, Op::Timeout, Op::Release, Op::Finished, Op::Eof], Fault::Asked),
+        (vec![Op::ShutDown, Op::Timeout, Op::Release, Op::Finished, Op::Eof], Fault::Requested),
         (vec![Op::Timeout], Fault::Time),
         (
             vec![Op::Lost(wirestate_core::Direction::Read, wirestate_core::ConnectionError::Reset)],

@@ -4,8 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
 
 use wirestate_core::{
-    Event, Instant, Machine, Outbound, drive::feed, echo, fanout, message, message::service, proxy,
-    serve::Options, status,
+    Event, Instant, Machine, Outbound, drive::deliver, echo, fanout, message, message::service,
+    proxy, serve::Options, status,
 };
 use wirestate_testkit::script;
 
@@ -65,7 +65,7 @@ fn messages_behind_bad_frames_are_bounded_together() {
     let server = message::Server::new(message::Config::default(), service::function(answer));
     is_bounded(|| {
         let mut machine = server.machine(NOW);
-        feed(&mut machine, &mut &b"\0\0"[..], NOW);
+        deliver(&mut machine, &mut &b"\0\0"[..], NOW);
         flood(machine)
     });
 }
@@ -76,7 +76,7 @@ fn refused_requests_of_the_status_are_bounded_together() {
     let server = status::Server::new(config, &Options::default(), None, NOW);
     is_bounded(|| {
         let mut machine = server.machine(NOW);
-        feed(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);
+        deliver(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);
         flood(machine)
     });
 }
@@ -97,10 +97,10 @@ fn the_client_of_a_source_is_bounded() {
 
 #[test]
 fn clients_without_an_upstream_are_bounded_together() {
-    let relays = proxy::Relays::new(proxy::Config::default());
+    let relays = proxy::RelayFactory::new(proxy::Config::default());
     is_bounded(|| {
         let mut relay = relays.relay(NOW);
-        relay.refuse(proxy::Reason::ShutDown, NOW);
+        relay.refuse(proxy::ProxyReason::ShutDown, NOW);
         flood(relay.side(proxy::Side::Client))
     });
 }

@@ -11,7 +11,7 @@ use allocation_counter::{AllocationInfo, measure};
 use wirestate_core::{
     Event, Instant, Machine as _,
     buffer::Pool,
-    drive::{collect_into, feed},
+    drive::{collect_into, deliver},
     message::{
         Client, ClientConfig, Config, Decoder, Header, Inbox, Limits, Message, Server, service,
     },
@@ -90,7 +90,7 @@ fn connection(limits: Limits) -> Taker {
     let mut machine = server.machine(Instant::EPOCH);
     let mut output = [0; 4096];
     Box::new(move |mut piece| {
-        feed(&mut machine, &mut piece, Instant::EPOCH);
+        deliver(&mut machine, &mut piece, Instant::EPOCH);
         while collect_into(&mut machine, &mut output, Instant::EPOCH) > 0 {}
     })
 }
@@ -101,7 +101,7 @@ fn client(limits: Limits) -> Taker {
     machine.request(&Message::binary(""), Instant::EPOCH).unwrap();
     collect_into(&mut machine, &mut [0; 1024], Instant::EPOCH);
     Box::new(move |mut piece| {
-        feed(&mut machine, &mut piece, Instant::EPOCH);
+        deliver(&mut machine, &mut piece, Instant::EPOCH);
         drop(machine.take_reply());
     })
 }
@@ -213,7 +213,7 @@ fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
             let used = measure(|| {
                 let (mut rest, mut output, mut sent) = (&input[..], [0; 4096], 0);
                 while sent < input.len() {
-                    feed(&mut machine, &mut rest, Instant::EPOCH);
+                    deliver(&mut machine, &mut rest, Instant::EPOCH);
                     let n = collect_into(&mut machine, &mut output, Instant::EPOCH);
                     assert!(n > 0, "a part of the output is missing");
                     sent += n;
@@ -240,7 +240,7 @@ fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
     let held = measure(|| {
         for piece in request[..600_000].chunks(50_000) {
             for machine in &mut machines {
-                feed(machine, &mut &piece[..], Instant::EPOCH);
+                deliver(machine, &mut &piece[..], Instant::EPOCH);
                 machine.handle(Instant::EPOCH, Event::Release);
                 assert!(server.memory() <= memory);
             }

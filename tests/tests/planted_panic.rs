@@ -13,7 +13,7 @@ use std::{
 use wirestate_core::{
     Event, Instant, Interest, Machine, Status,
     admission::Limits,
-    echo::{Config, Echo, Reason, Server},
+    echo::{Config, Echo, EchoReason, Server},
     runtime::{Listener, Runtime},
     serve::{Options, Served, serve},
 };
@@ -22,7 +22,7 @@ use wirestate_core::{
 struct Fragile(Echo);
 
 impl Machine for Fragile {
-    type Reason = Reason;
+    type Reason = EchoReason;
 
     fn interest(&self) -> Interest {
         self.0.interest()
@@ -72,7 +72,7 @@ impl Machine for Fragile {
     fn status(&self) -> Status {
         self.0.status()
     }
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<EchoReason> {
         self.0.reason()
     }
 }

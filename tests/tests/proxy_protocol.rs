@@ -10,7 +10,7 @@ use wirestate_core::{
     Instant, Machine, Reason as _,
     admission::{Peer, Refused},
     echo::{Config, Echo, Prefix, Server},
-    proxy_protocol::{self, Behind, Header, HeaderReader, Version, announce},
+    proxy_protocol::{self, Header, HeaderReader, Version, WithProxyHeader, announce},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -48,7 +48,7 @@ fn behind(config: Config) -> impl Machine {
         Ok(server.machine(now))
     };
     let config = proxy_protocol::Config::default();
-    Checked::new(Behind::new(&config, proxy(), Instant::EPOCH, make), MOST)
+    Checked::new(WithProxyHeader::new(&config, proxy(), Instant::EPOCH, make), MOST)
 }
 
 fn proptest_config() -> ProptestConfig {

@@ -18,12 +18,12 @@ use rustix::io::ioctl_fionread;
 use socket2::{Domain, Socket, Type};
 use wirestate_core::{
     Machine,
-    admission::Table,
+    admission::ConnectionTable,
     drive::{Clock as _, Drive, Splice},
     echo,
-    fanout::{self, Feed, OnLag, Source, SourceConfig, Subscriber, Upstream},
+    fanout::{self, Feed, LagPolicy, Source, SourceConfig, Subscriber, Upstream},
     message::{self, Message, service},
-    proxy::{self, Balance, Proxy, Relays, Upstreams},
+    proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
     runtime::{Listener as _, Runtime},
     serve::{Options, serve},
 };
@@ -78,7 +78,7 @@ fn every_stall_is_noticed_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
 
 /// Sends `says` over and over and reads nothing, until it was reset with that label. Returns for
 /// how long nothing had arrived.
-fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &Table) -> Duration {
+fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &ConnectionTable) -> Duration {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     socket.connect(&address.into()).unwrap();
@@ -111,7 +111,7 @@ fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &Table) -> D
 fn server<R: Runtime, M>(
     runtime: &R,
     mut machine: impl FnMut(wirestate_core::Instant) -> M + Send + 'static,
-) -> (SocketAddr, Table)
+) -> (SocketAddr, ConnectionTable)
 where
     M: Machine<Reason: Send> + Unpin + Send + 'static,
 {
@@ -123,13 +123,13 @@ where
     place
 }
 
-fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let config = echo::Config { idle_timeout: Some(LIMIT), ..echo::Config::default() };
     let echo = echo::Server::new(config);
     server(runtime, move |now| echo.machine(now))
 }
 
-fn message<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+fn message<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let config = message::Config { write_timeout: Some(LIMIT), ..message::Config::default() };
     let messages = message::Server::new(
         config,
@@ -139,9 +139,9 @@ fn message<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
 }
 
 /// The upstream is held by this one subscriber, and the feed has no end.
-fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let feed = Feed::new(fanout::Config {
-        on_lag: OnLag::Block,
+        on_lag: LagPolicy::Block,
         write_timeout: Some(LIMIT),
         ..fanout::Config::default()
     });
@@ -155,15 +155,15 @@ fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
     server(runtime, move |now| Subscriber::new(&feed, now))
 }
 
-fn source<R: Runtime>(runtime: &R) -> (SocketAddr, Table) {
+fn source<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let config = SourceConfig { rate: 0, write_timeout: Some(LIMIT), ..SourceConfig::default() };
     server(runtime, move |now| Source::new(config, now))
 }
 
-fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, Table) {
+fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let config = proxy::Config { idle_timeout: Some(LIMIT), ..proxy::Config::default() };
     let upstreams = Upstreams::new([endless().to_string()], Balance::RoundRobin, 1);
-    let proxy = Proxy::new(Relays::new(config), upstreams);
+    let proxy = Proxy::new(RelayFactory::new(config), upstreams);
     let (options, listener) = (Options::default(), runtime.listen("127.0.0.1:0").unwrap());
     let place = (listener.local_address().unwrap().ip().unwrap(), options.table.clone());
     let on = runtime.clone();

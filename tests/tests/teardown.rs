@@ -12,7 +12,7 @@ use wirestate_core::{
     AnyReason, Erased, Event, Instant, Interest, Machine, Outbound,
     admission::Peer,
     buffer::Pool,
-    drive::feed,
+    drive::deliver,
     echo, fanout,
     message::{self, Message, service},
     proxy, proxy_protocol,
@@ -25,7 +25,7 @@ type Any = Box<dyn Machine<Reason = AnyReason>>;
 
 const NOW: Instant = Instant::EPOCH;
 /// Beyond every default: the echo's 300 s, and the eighth by which a stall may be noticed late.
-const LONGEST: Duration = Duration::from_secs(338);
+const MAX_LEN: Duration = Duration::from_secs(338);
 
 /// One machine and how it is brought into the states in which it waits for its peer.
 struct Row {
@@ -72,7 +72,7 @@ fn subscriber() -> fanout::Subscriber {
     let subscriber = fanout::Subscriber::new(&shared, NOW);
     let mut upstream = fanout::Upstream::new(shared, None, NOW);
     look(&mut upstream);
-    feed(&mut upstream, &mut &[7; 1024][..], NOW);
+    deliver(&mut upstream, &mut &[7; 1024][..], NOW);
     subscriber
 }
 
@@ -118,12 +118,12 @@ fn machines() -> Vec<Row> {
         let config = proxy_protocol::Config { timeout: None, ..proxy_protocol::Config::default() };
         erased(proxy_protocol::HeaderReader::new(&config, peer, NOW))
     };
-    let hello = |machine: &mut Any| feed(machine, &mut &b"hello"[..], NOW);
+    let hello = |machine: &mut Any| deliver(machine, &mut &b"hello"[..], NOW);
     let asks = |machine: &mut Any| {
-        feed(machine, &mut &frames([&Message::binary("hello")])[..], NOW);
+        deliver(machine, &mut &frames([&Message::binary("hello")])[..], NOW);
     };
-    let bad_frame = |machine: &mut Any| feed(machine, &mut &b"\0\0"[..], NOW);
-    let bad_request = |machine: &mut Any| feed(machine, &mut &b"no request\r\n\r\n"[..], NOW);
+    let bad_frame = |machine: &mut Any| deliver(machine, &mut &b"\0\0"[..], NOW);
+    let bad_request = |machine: &mut Any| deliver(machine, &mut &b"no request\r\n\r\n"[..], NOW);
     let source = || erased(fanout::Source::new(fanout::SourceConfig::default(), NOW));
     let upstream = || {
         let feed = fanout::Feed::new(fanout::Config::default());
@@ -209,7 +209,7 @@ impl Row {
             machine.handle(now, Event::Timeout { unacknowledged: unacknowledged(n) });
             let next = machine.poll_timeout();
             assert!(next.is_none_or(|next| next > now), "{}: {next:?} at {now}", self.name);
-            if machine.interest() != before || now > NOW + 2 * LONGEST {
+            if machine.interest() != before || now > NOW + 2 * MAX_LEN {
                 break;
             }
         }
@@ -221,7 +221,7 @@ impl Row {
         let reset = Interest { read: false, write: Outbound::Reset };
         assert_eq!(machine.interest(), reset, "{}", self.name);
         assert_eq!(machine.poll_timeout(), None, "{}", self.name);
-        machine.handle(NOW + LONGEST, Event::Finished);
+        machine.handle(NOW + MAX_LEN, Event::Finished);
         assert!(machine.interest().is_done() && machine.reason().is_some(), "{}", self.name);
     }
 }
@@ -238,7 +238,7 @@ fn a_peer_that_takes_no_output_is_reset() {
                 continue; // its output is not sent any more
             }
             let waited = row.wait(&mut machine, |_| 100);
-            assert!(waited <= LONGEST, "{}: {waited:?}", row.name);
+            assert!(waited <= MAX_LEN, "{}: {waited:?}", row.name);
             row.is_reset(&mut machine);
         }
     }
@@ -250,7 +250,7 @@ fn a_fin_that_stays_pending_ends_in_a_reset() {
         for unacknowledged in [0, 100] {
             let mut machine = row.finishing();
             let waited = row.wait(&mut machine, |_| unacknowledged);
-            assert!(waited <= LONGEST, "{}: {waited:?}", row.name);
+            assert!(waited <= MAX_LEN, "{}: {waited:?}", row.name);
             row.is_reset(&mut machine);
         }
     }
@@ -262,7 +262,7 @@ fn a_fin_is_not_given_up_while_the_peer_acknowledges_output() {
     for row in machines().into_iter().filter(|row| row.counts) {
         let mut machine = row.finishing();
         let waited = row.wait(&mut machine, |n| 1_000_000 - n);
-        assert!(waited > LONGEST, "{}: {waited:?}", row.name);
+        assert!(waited > MAX_LEN, "{}: {waited:?}", row.name);
         assert_eq!(machine.interest().write, Outbound::Finish, "{}", row.name);
     }
 }
@@ -287,8 +287,8 @@ fn a_machine_that_lingers_ends_in_time() {
 #[test]
 fn a_client_without_an_upstream_is_reset_when_its_fin_stays_pending() {
     let now = Instant::EPOCH;
-    let mut relay = proxy::Relays::new(proxy::Config::default()).relay(now);
-    relay.refuse(proxy::Reason::ShutDown, now);
+    let mut relay = proxy::RelayFactory::new(proxy::Config::default()).relay(now);
+    relay.refuse(proxy::ProxyReason::ShutDown, now);
     assert_eq!(relay.interest(proxy::Side::Client).write, Outbound::Finish);
     let deadline = relay.poll_timeout().unwrap();
     relay.handle_timeout(deadline, 0, 0);

@@ -6,7 +6,7 @@ use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 
 use crate::{
-    admission::{Limits, Table},
+    admission::{ConnectionTable, Limits},
     proxy_protocol::Config,
 };
 
@@ -46,8 +46,12 @@ impl AcceptProxyFlags {
     }
 
     /// The table of a server whose peers may be proxies.
-    pub(super) fn table(&self, limits: Limits) -> Table {
-        if self.accept_proxy { Table::behind_proxies(limits) } else { Table::new(limits) }
+    pub(super) fn table(&self, limits: Limits) -> ConnectionTable {
+        if self.accept_proxy {
+            ConnectionTable::behind_proxies(limits)
+        } else {
+            ConnectionTable::new(limits)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
 
 use super::{
-    Failure, Host, Surroundings, server, show,
+    Failure, Host, ServerContext, server, show,
     values::{self, Timeout},
 };
 use crate::{
@@ -83,7 +83,7 @@ fn header_limit(text: &str) -> Result<u16, String> {
 pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
-    around: &Surroundings,
+    around: &ServerContext,
 ) -> Result<(), Failure> {
     let table = flags.table.map_or_else(|| Ok(Table::default()), read_table)?;
     let limits = Limits { header: flags.max_header, content: flags.max_content as u64 };

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use clap::Args;
 
 use super::{
-    Failure, Host, Surroundings, log, server, show,
-    standard_input::{LONGEST_LINE, Lines},
+    Failure, Host, ServerContext, log, server, show,
+    standard_input::{Lines, MAX_LINE},
     values::{self, Timeout},
 };
 use crate::{
@@ -55,7 +55,7 @@ fn chunk(text: &str) -> Result<NonZeroUsize, String> {
 pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
-    around: &Surroundings,
+    around: &ServerContext,
 ) -> Result<(), Failure> {
     let chunk = flags.chunk;
     let echo = Server::new(Config {
@@ -97,7 +97,7 @@ pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result
     let config = ClientConfig {
         reply_timeout: reply_timeout.0,
         // The longest line, and what a server may put in front.
-        max_reply: LONGEST_LINE + 64 * 1024,
+        max_reply: MAX_LINE + 64 * 1024,
         ..ClientConfig::default()
     };
     let mut drive = Drive::new(Client::new(config), socket, runtime.clock());

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
-    Failure, Host, Surroundings,
+    Failure, Host, ServerContext,
     log::{self, LiveLine},
     server,
     upstream::{self, SelfCheck},
@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     Event, Instant, Machine,
-    admission::{Limits, Table},
+    admission::{ConnectionTable, Limits},
     dial::{Backoff, Dial},
     drive::{Clock, Drive, Ended},
     fanout::{
-        Config, Feed, Framing, OnLag, Receiver, ReceiverReason, Source, SourceConfig, Subscriber,
-        Upstream,
+        Config, Feed, Framing, LagPolicy, Receiver, ReceiverReason, Source, SourceConfig,
+        Subscriber, Upstream,
     },
     runtime::connect_within,
 };
@@ -57,25 +57,25 @@ pub(super) struct SourceFlags {
 }
 
 /// The longest message, in bytes.
-const LONGEST: usize = 1024 * 1024;
+const MAX_LEN: usize = 1024 * 1024;
 
 fn message_size(text: &str) -> Result<NonZeroUsize, String> {
     let size = values::bytes(text)?;
     NonZeroUsize::new(size)
-        .filter(|size| size.get() <= LONGEST)
-        .ok_or_else(|| format!("a message has at most {LONGEST} bytes"))
+        .filter(|size| size.get() <= MAX_LEN)
+        .ok_or_else(|| format!("a message has at most {MAX_LEN} bytes"))
 }
 
 pub(super) async fn source<R: Host>(
     runtime: &R,
     flags: SourceFlags,
-    around: &Surroundings,
+    around: &ServerContext,
 ) -> Result<(), Failure> {
     let SourceFlags { size, rate, count, .. } = flags;
     let epoch = unix_epoch(runtime);
     let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
     let limits = Limits { connections: 1, per_address: None };
-    let setup = flags.common.setup("fanout-source", &Table::new(limits));
+    let setup = flags.common.setup("fanout-source", &ConnectionTable::new(limits));
     server::run(runtime, &flags.listen, &setup, around, move |_, now| Source::new(config, now))
         .await
 }
@@ -149,7 +149,7 @@ pub(super) struct ServerFlags {
 }
 
 fn framing(text: &str) -> Result<Framing, String> {
-    let max = const { NonZeroUsize::new(LONGEST).unwrap() };
+    let max = const { NonZeroUsize::new(MAX_LEN).unwrap() };
     match text {
         "lines" => Ok(Framing::Delimited { delimiter: b'\n', max }),
         "bytes" => Ok(Framing::None),
@@ -177,7 +177,7 @@ impl ServerFlags {
         let without = |flag| Err(format!("{flag}, and with --frame bytes there are none"));
         let longest = match frame {
             Framing::Fixed(size) => size.get(),
-            Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => LONGEST,
+            Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => MAX_LEN,
             Framing::None if *on_lag == Policy::Skip => {
                 return without("--on-lag skip skips whole messages");
             }
@@ -196,15 +196,15 @@ impl ServerFlags {
 pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
-    around: &Surroundings,
+    around: &ServerContext,
 ) -> Result<(), Failure> {
     let feed = Feed::new(Config {
         framing: flags.frame,
         window: flags.window,
         on_lag: match flags.on_lag {
-            Policy::Disconnect => OnLag::Disconnect,
-            Policy::Skip => OnLag::Skip,
-            Policy::Block => OnLag::Block,
+            Policy::Disconnect => LagPolicy::Disconnect,
+            Policy::Skip => LagPolicy::Skip,
+            Policy::Block => LagPolicy::Block,
         },
         lag_wait: flags.lag_wait,
         replay: flags.replay,

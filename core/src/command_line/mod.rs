@@ -84,7 +84,7 @@ pub struct Command {
 }
 
 /// What a server is started with, besides its own flags.
-struct Surroundings {
+struct ServerContext {
     log: log::Flags,
     sockets: systemd::Sockets,
 }
@@ -159,7 +159,7 @@ impl Command {
     pub async fn run<R: Host>(self, runtime: R) -> ExitCode {
         let Self { log, name, program, sockets } = self;
         log::start(&log, name.is_server());
-        let around = Surroundings { log, sockets };
+        let around = ServerContext { log, sockets };
         let result = match name {
             Name::EchoServer(flags) => echo::serve(&runtime, flags, &around).await,
             Name::EchoClient(flags) => echo::converse(&runtime, flags).await,

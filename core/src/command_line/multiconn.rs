@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     Fault, Instant, Reason,
-    admission::{Admitted, Limits, Peer, Table},
+    admission::{Admitted, ConnectionTable, Limits, Peer},
     buffer::Pool,
     drive::{Clock, Drive},
     echo::{Load, LoadConfig, Pace},
@@ -147,7 +147,7 @@ pub(super) fn pattern(size: usize) -> Bytes {
 pub(super) struct Run {
     address: String,
     connections: usize,
-    table: Table,
+    table: ConnectionTable,
     tally: Shared<Lock<Tally>>,
     began: Instant,
 }
@@ -250,7 +250,7 @@ impl Run {
         let run = Self {
             address: address.to_string(),
             connections,
-            table: Table::new(Limits { connections, per_address: None }),
+            table: ConnectionTable::new(Limits { connections, per_address: None }),
             tally: Shared::new(Lock::new(Tally::new())),
             began: runtime.clock().now(),
         };

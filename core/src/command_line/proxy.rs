@@ -6,16 +6,16 @@ use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 
 use super::{
-    Failure, Host, Surroundings, server,
+    Failure, Host, ServerContext, server,
     upstream::{self, SelfCheck},
     values::{self, Timeout},
 };
 use crate::{
-    proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
+    proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
 };
 
-/// Relays TCP connections to an upstream
+/// RelayFactory TCP connections to an upstream
 ///
 /// A FIN and a reset of one side are shown to the other one as what they are, and a connection stays
 /// open for as long as one direction of it is. When no upstream can be connected to, the client is
@@ -101,7 +101,7 @@ fn pipes(wanted: Option<u64>, files: u64) -> u64 {
 pub(super) async fn serve<R: Host>(
     runtime: &R,
     flags: ServerFlags,
-    around: &Surroundings,
+    around: &ServerContext,
 ) -> Result<(), Failure> {
     let balance = match flags.balance {
         Spread::RoundRobin => Balance::RoundRobin,
@@ -125,7 +125,7 @@ pub(super) async fn serve<R: Host>(
             Announce::V1 => Version::V1,
             Announce::V2 => Version::V2,
         }),
-        ..Proxy::new(Relays::new(config), upstreams)
+        ..Proxy::new(RelayFactory::new(config), upstreams)
     };
     server::listening(runtime, &flags.listen, &setup, around, async |listener| {
         let stop = &setup.options.stop;

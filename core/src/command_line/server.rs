@@ -22,7 +22,7 @@ use signal_hook::{
 use tracing::{info, warn};
 
 use super::{
-    Failure, Host, Surroundings,
+    Failure, Host, ServerContext,
     accept_proxy::AcceptProxyFlags,
     log,
     standard_error::{LogMetrics, STANDARD_ERROR},
@@ -31,15 +31,15 @@ use super::{
 };
 use crate::{
     Instant, Machine,
-    admission::{Conn, Limits, Table},
+    admission::{Conn, ConnectionTable, Limits},
     drive::{Clock, Source},
     listen::{self, Listeners},
     proxy_protocol,
     runtime::{Address, Listener, unix_path},
     serve::{self, Options, Served},
     shared::Shared,
-    status::{self, Hosts, Metric, Readiness, Subject},
-    stop::Stop,
+    shutdown::ShutdownHandle,
+    status::{self, AllowedHosts, Metric, MetricsSource, Readiness},
 };
 
 #[derive(Args, Debug)]
@@ -122,7 +122,7 @@ impl Flags {
 
 impl CommonFlags {
     /// For the server that is run by the command `name`, with a table of this kind.
-    pub(super) fn setup(&self, name: &'static str, table: &Table) -> Setup {
+    pub(super) fn setup(&self, name: &'static str, table: &ConnectionTable) -> Setup {
         if self.drain_timeout.0.is_none() {
             warn!("--drain-timeout off: one connection can keep the server from ending");
         }
@@ -157,7 +157,7 @@ pub(super) struct Setup {
     /// The address of its status, and the names by which that may be asked.
     status: Option<(String, Vec<String>)>,
     lame_duck: Duration,
-    subject: Option<Shared<dyn Subject>>,
+    subject: Option<Shared<dyn MetricsSource>>,
     /// Connections begin with a PROXY header.
     pub(super) accept: Option<proxy_protocol::Config>,
     /// Open files that are not for connections.
@@ -166,7 +166,7 @@ pub(super) struct Setup {
 
 impl Setup {
     /// The server has more to say in its status than its table of connections counts.
-    pub(super) fn subject(mut self, subject: impl Subject) -> Self {
+    pub(super) fn subject(mut self, subject: impl MetricsSource) -> Self {
         self.subject = Some(Shared::new(subject));
         self
     }
@@ -175,8 +175,8 @@ impl Setup {
     fn status(&self, address: &str, hosts: &[String], now: Instant) -> status::Server {
         let hosts = match unix_path(address) {
             // No browser comes to a Unix socket, and a request there has to name some host.
-            Some(_) => Hosts::Any,
-            None => Hosts::Named(hosts.to_vec()),
+            Some(_) => AllowedHosts::Any,
+            None => AllowedHosts::Named(hosts.to_vec()),
         };
         let config = status::Config { hosts, ..status::Config::new(self.name) };
         let subject = WithLog { server: self.subject.clone() };
@@ -187,10 +187,10 @@ impl Setup {
 /// Adds the metrics of the log to a server's own.
 #[derive(Debug)]
 struct WithLog {
-    server: Option<Shared<dyn Subject>>,
+    server: Option<Shared<dyn MetricsSource>>,
 }
 
-impl Subject for WithLog {
+impl MetricsSource for WithLog {
     fn metrics(&self) -> Vec<Metric> {
         let mut metrics = LogMetrics.metrics();
         metrics.extend(self.server.iter().flat_map(|server| server.metrics()));
@@ -203,7 +203,7 @@ pub(super) async fn run<R, M>(
     runtime: &R,
     address: &str,
     setup: &Setup,
-    around: &Surroundings,
+    around: &ServerContext,
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
 ) -> Result<(), Failure>
 where
@@ -240,11 +240,11 @@ pub(super) async fn listening<R: Host>(
     runtime: &R,
     address: &str,
     setup: &Setup,
-    around: &Surroundings,
+    around: &ServerContext,
     serve: impl AsyncFnOnce(Listeners<R::Listener>) -> Result<Served, Failure>,
 ) -> Result<(), Failure> {
     let Setup { options, status, lame_duck, .. } = setup;
-    let Surroundings { log, sockets } = around;
+    let ServerContext { log, sockets } = around;
     if options.table.limits().connections == 0 {
         return Err(Failure::NoRoom { files: open_files(), kept: setup.kept });
     }
@@ -260,7 +260,7 @@ pub(super) async fn listening<R: Host>(
         let status_listener = listen(runtime, address, sockets).await?;
         Ok((listener, Some((status_listener, status))))
     };
-    let Some(opened) = options.stop.unless_asked(opening).await else {
+    let Some(opened) = options.stop.unless_requested(opening).await else {
         info!("stopped before listening");
         return Ok(());
     };
@@ -411,7 +411,7 @@ pub(super) const RESERVED_FILES: u64 = 64;
 /// together count as one: timeout(1) sends its signal twice.
 fn stop_on_signals<R: Host>(
     runtime: &R,
-    stop: Stop,
+    stop: ShutdownHandle,
     readiness: Option<Readiness>,
     lame_duck: Duration,
 ) -> Result<(), Failure> {

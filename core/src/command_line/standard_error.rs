@@ -15,7 +15,7 @@ use std::{
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::status::{Metric, Subject, Value};
+use crate::status::{Metric, MetricsSource, Value};
 
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
@@ -172,7 +172,7 @@ impl Drop for FlushOnDrop {
 #[derive(Debug)]
 pub(super) struct LogMetrics;
 
-impl Subject for LogMetrics {
+impl MetricsSource for LogMetrics {
     fn metrics(&self) -> Vec<Metric> {
         let dropped = Value::Counter(STANDARD_ERROR.lock().dropped);
         vec![

@@ -10,7 +10,7 @@ use std::{
 use crate::shared::{Lock, Shared};
 
 /// The longest line, in bytes.
-pub(super) const LONGEST_LINE: usize = 1024 * 1024;
+pub(super) const MAX_LINE: usize = 1024 * 1024;
 
 /// Lines of standard input without their ends, read by a thread of its own, one ahead.
 ///
@@ -72,7 +72,7 @@ impl Drop for Reader {
 
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    input.take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut line)?;
+    input.take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(None);
     }
@@ -81,8 +81,8 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
         if line.ends_with(b"\r") {
             line.pop();
         }
-    } else if line.len() > LONGEST_LINE {
-        let message = format!("a line is longer than the limit of {LONGEST_LINE} bytes");
+    } else if line.len() > MAX_LINE {
+        let message = format!("a line is longer than the limit of {MAX_LINE} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Ok(Some(line))
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_refused() {
-        let endless = vec![b'x'; LONGEST_LINE + 1];
+        let endless = vec![b'x'; MAX_LINE + 1];
         let error = read_line(&mut &endless[..]).unwrap_err();
         assert!(error.to_string().contains("1048576"), "{error}");
     }

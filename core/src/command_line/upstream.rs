@@ -10,7 +10,7 @@ use crate::{
     listen::Listeners,
     runtime::{Address, unix_path},
     shared::{Lock, Shared},
-    stop::Stop,
+    shutdown::ShutdownHandle,
 };
 
 /// Returns an error if `upstream` is this server, which listens on `listen`: it would connect to
@@ -38,7 +38,7 @@ impl SelfCheck {
         upstreams: &[String],
         listen: &str,
         listeners: &Listeners<R::Listener>,
-        stop: &Stop,
+        stop: &ShutdownHandle,
     ) -> Result<Self, Failure> {
         let own = server::addresses(listeners)?;
         let found = Shared::new(Lock::new(None));
@@ -55,7 +55,7 @@ impl SelfCheck {
                 let is_upstream = |own: &Address| addresses.iter().any(|one| is_same(one, own));
                 if let Some(address) = own.into_iter().find(is_upstream) {
                     found.with(|found| *found = Some(Failure::Itself { upstream, address }));
-                    stop.now();
+                    stop.abort();
                 }
             };
             runtime.spawn(check).map_err(Failure::Spawn)?;

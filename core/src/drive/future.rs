@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Limits, Peer, Table},
+        admission::{ConnectionTable, Limits, Peer},
         drive::{Budget, IoError},
         echo, fanout,
     };
@@ -119,7 +119,7 @@ mod tests {
     #[derive(Default)]
     struct Mute {
         /// Asked to shut down by the first read, behind which `comes` has come.
-        table: Option<Table>,
+        table: Option<ConnectionTable>,
         comes: &'static [u8],
         /// It comes again and again.
         endless: bool,
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_socket_is_asked_once_more_when_the_machine_was_asked_to_shut_down() {
-        let table = Table::new(Limits::default());
+        let table = ConnectionTable::new(Limits::default());
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let machine = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
         let socket = Mute { table: Some(table), comes: b"hello", takes: true, ..Mute::default() };
@@ -234,7 +234,7 @@ mod tests {
             assert_eq!(drive.seat.socket().written, written);
         }
         clock.now.set(Instant::EPOCH + idle_timeout * 2);
-        let reason = echo::Reason::IdleTimeout { limit: idle_timeout, unsent: 0 };
+        let reason = echo::EchoReason::IdleTimeout { limit: idle_timeout, unsent: 0 };
         assert_eq!(poll(&mut drive), Poll::Ready(Err(Ended::Reason(reason))));
     }
 

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
 //! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
-//! | with buffers of your own (`io_uring`) | [`feed`], [`collect_into`], [`collect_owned`] | nothing |
+//! | with buffers of your own (`io_uring`) | [`deliver`], [`collect_into`], [`collect_owned`] | nothing |
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.
 //!
@@ -18,7 +18,7 @@
 //! ([`Source::recheck`]). A peer whose input never ends does not escape its deadlines by that: a
 //! deadline that stays overdue for 100 ms is handled all the same.
 
-mod feed;
+mod buffers;
 mod future;
 pub(crate) mod seat;
 pub(crate) mod session;
@@ -33,7 +33,7 @@ use bytes::Bytes;
 #[cfg(feature = "std")]
 pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, flush, turn};
 pub use self::{
-    feed::{collect_into, collect_owned, feed},
+    buffers::{collect_into, collect_owned, deliver},
     future::Drive,
     seat::{Next, Seat},
     session::{Budget, Ended},

@@ -287,7 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         ConnectionError, Direction, Fault, Interest, Reason,
-        admission::{Limits, Peer, Table},
+        admission::{ConnectionTable, Limits, Peer},
         drive::IoError,
         echo,
     };
@@ -498,7 +498,7 @@ mod tests {
 
     #[test]
     fn an_abort_resets_what_the_sink_of_an_ended_machine_holds() {
-        let table = Table::new(Limits::default());
+        let table = ConnectionTable::new(Limits::default());
         let socket = Socket::default();
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let mut seat = ended(&socket).flush_timeout(None).admitted(admitted);
@@ -636,7 +636,7 @@ mod tests {
             }
         }
 
-        let table = Table::new(Limits::default());
+        let table = ConnectionTable::new(Limits::default());
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let socket = Socket::default();
         let machine = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);

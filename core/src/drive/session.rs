@@ -5,7 +5,7 @@ use core::{fmt, mem, task::Context, time::Duration};
 use super::{Next, turn::Turn};
 use crate::{
     Fault, Instant, Reason, Status,
-    admission::{Admitted, Asked},
+    admission::{Admitted, Command},
 };
 
 /// What is driven: it takes turns until its machine has ended.
@@ -72,7 +72,7 @@ pub(crate) struct Session {
     work: u64,
     admitted: Option<Admitted>,
     /// The command from the table that was applied last.
-    applied: Asked,
+    applied: Command,
     /// When input that does not end was first found to hide a deadline that has passed.
     overdue: Option<Instant>,
     /// The time of the last poll.
@@ -151,7 +151,7 @@ impl<R: Reason> Reason for Ended<R> {
     fn fault(&self) -> Fault {
         match self {
             Self::Reason(reason) => reason.fault(),
-            Self::Aborted => Fault::Asked,
+            Self::Aborted => Fault::Requested,
         }
     }
 }
@@ -162,7 +162,7 @@ impl Session {
             left: Budget::default(),
             work: 0,
             admitted: None,
-            applied: Asked::Nothing,
+            applied: Command::None,
             overdue: None,
             now: Instant::EPOCH,
             polling: false,
@@ -262,19 +262,19 @@ impl Session {
             return true;
         }
         let Some(admitted) = &self.admitted else { return false };
-        let command = admitted.asked();
+        let command = admitted.command();
         if mem::replace(&mut self.applied, command) == command {
             return false;
         }
         match command {
-            Asked::Nothing => {}
-            Asked::ShutDown => {
+            Command::None => {}
+            Command::ShutDown => {
                 driven.shut_down(self.now);
                 // What the sockets were found to hold before is out of date.
                 driven.recheck();
             }
-            Asked::Abort if driven.has_ended() => {}
-            Asked::Abort => {
+            Command::Abort if driven.has_ended() => {}
+            Command::Abort => {
                 driven.reset();
                 self.ended = Some(How::Aborted);
                 if let Some(admitted) = self.admitted.take() {
@@ -324,7 +324,7 @@ impl Session {
             let may_be_check = match reason.fault() {
                 // Without a byte, a peer can break a protocol only by leaving.
                 Fault::None | Fault::Lost | Fault::Peer => driven.peer_has_left(),
-                Fault::Limit | Fault::Time | Fault::Asked | Fault::Bug => false,
+                Fault::Limit | Fault::Time | Fault::Requested | Fault::Bug => false,
             };
             if may_be_check && admitted.is_untouched() {
                 admitted.end(&Outside::HealthCheck, self.now);

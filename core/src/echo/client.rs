@@ -53,7 +53,7 @@ impl Default for ClientConfig {
 ///
 /// let mut sent = [0; 64];
 /// let n = drive::collect_into(&mut client, &mut sent, now);
-/// drive::feed(&mut client, &mut &sent[..n], now); // an echo
+/// drive::deliver(&mut client, &mut &sent[..n], now); // an echo
 /// assert_eq!(client.take_reply().unwrap(), "hello");
 /// ```
 #[derive(Debug)]
@@ -131,7 +131,7 @@ pub enum ClientReason {
 }
 
 impl_reason!(ClientReason {
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Closed => ("closed", Fault::Peer),
     Self::NoReply { .. } => ("no_reply", Fault::Time),
     Self::ReplyTooLong { .. } => ("reply_too_long", Fault::Limit),
@@ -313,7 +313,7 @@ impl Client {
 
     /// Sends what is left of the message, and a FIN.
     fn close(&mut self, reason: ClientReason, now: Instant) {
-        self.link = Link::Ending(Teardown::finishing(reason, Some(now + LAST_WORDS)));
+        self.link = Link::Ending(Teardown::finishing(reason, Some(now + FINAL_READ_TIMEOUT)));
     }
 
     fn handle_eof(&mut self, now: Instant) {
@@ -338,7 +338,7 @@ impl Client {
         let lost = ClientReason::Lost { way, why };
         let reason = match (&mut self.link, way) {
             (Link::Open, Direction::Write) => {
-                self.link = Link::Broken { reason: lost, until: now + LAST_WORDS };
+                self.link = Link::Broken { reason: lost, until: now + FINAL_READ_TIMEOUT };
                 return;
             }
             (Link::Open, Direction::Read) => lost,
@@ -377,4 +377,4 @@ impl Client {
 const READ: usize = 4096;
 /// How long a connection that is ending is waited for: for a reply that is on its way, or for the
 /// rest of a message to be taken.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(1);

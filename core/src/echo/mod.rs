@@ -14,14 +14,14 @@
 //! let mut machine = server.machine(now);
 //!
 //! let mut output = [0; 64];
-//! drive::feed(&mut machine, &mut &b"hello"[..], now);
+//! drive::deliver(&mut machine, &mut &b"hello"[..], now);
 //! machine.handle(now, Event::Eof); // the peer has closed its side; it still gets its bytes
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert_eq!(&output[..n], b"hello");
 //! assert_eq!(machine.interest().write, Outbound::Finish);
 //!
 //! machine.handle(now, Event::Finished);
-//! assert_eq!(machine.reason(), Some(echo::Reason::Finished));
+//! assert_eq!(machine.reason(), Some(echo::EchoReason::Finished));
 //! ```
 
 mod client;
@@ -31,5 +31,5 @@ mod server;
 pub use self::{
     client::{Client, ClientConfig, ClientReason},
     load::{Load, LoadConfig, LoadReason, Pace},
-    server::{Config, Echo, Prefix, Reason, Server},
+    server::{Config, Echo, EchoReason, Prefix, Server},
 };

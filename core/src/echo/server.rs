@@ -121,12 +121,12 @@ enum State {
     /// Asked to stop: what is on its way is still echoed.
     Draining(Drain),
     /// It lingers only when it was asked to stop.
-    Ending(Teardown<Reason>),
+    Ending(Teardown<EchoReason>),
 }
 
 /// Why an echo server's connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum EchoReason {
     /// The peer closed its side, and has had every byte back.
     #[error("finished")]
     Finished,
@@ -156,9 +156,9 @@ pub enum Reason {
     },
 }
 
-impl_reason!(Reason {
+impl_reason!(EchoReason {
     Self::Finished => ("finished", Fault::None),
-    Self::ShutDown { .. } => ("shut_down", Fault::Asked),
+    Self::ShutDown { .. } => ("shut_down", Fault::Requested),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
 });
@@ -174,13 +174,13 @@ impl Echo {
     }
 
     /// Sends the pending output and a FIN.
-    fn close(&mut self, reason: Reason, linger: Option<Linger>, now: Instant) {
+    fn close(&mut self, reason: EchoReason, linger: Option<Linger>, now: Instant) {
         self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 }
 
 impl Machine for Echo {
-    type Reason = Reason;
+    type Reason = EchoReason;
 
     fn interest(&self) -> Interest {
         match &self.state {
@@ -212,11 +212,11 @@ impl Machine for Echo {
         match event {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => match &mut self.state {
-                State::Open | State::Draining(_) => self.close(Reason::Finished, None, now),
+                State::Open | State::Draining(_) => self.close(EchoReason::Finished, None, now),
                 State::Ending(ending) => ending.handle_eof(),
             },
             Event::Error(way, why) => {
-                let lost = Reason::Lost { way, why, unsent: self.ring.len() };
+                let lost = EchoReason::Lost { way, why, unsent: self.ring.len() };
                 match &mut self.state {
                     State::Open | State::Draining(_) => {
                         self.state = State::Ending(Teardown::over(lost));
@@ -268,13 +268,13 @@ impl Machine for Echo {
         Status { state, queued: self.ring.len(), lag: 0 }
     }
 
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<EchoReason> {
         let State::Ending(ending) = &self.state else { return None };
         Some(match ending.reason()? {
-            Reason::ShutDown { .. } => Reason::ShutDown { discarded: ending.discarded() },
-            reason @ (Reason::Finished | Reason::IdleTimeout { .. } | Reason::Lost { .. }) => {
-                reason
-            }
+            EchoReason::ShutDown { .. } => EchoReason::ShutDown { discarded: ending.discarded() },
+            reason @ (EchoReason::Finished
+            | EchoReason::IdleTimeout { .. }
+            | EchoReason::Lost { .. }) => reason,
         })
     }
 }
@@ -304,7 +304,7 @@ impl Echo {
         // Bytes that only the kernel has taken are pending output as well.
         let unsent = self.ring.len() + unacknowledged;
         let stalled = unsent > 0 && limit.is_some_and(|limit| self.progress.is_stalled(now, limit));
-        let idle = Reason::IdleTimeout { limit: limit.unwrap_or_default(), unsent };
+        let idle = EchoReason::IdleTimeout { limit: limit.unwrap_or_default(), unsent };
         match &mut self.state {
             State::Ending(ending) => ending.expire(Some(idle)),
             // A FIN says that all has been sent; it must not say so falsely.
@@ -313,7 +313,7 @@ impl Echo {
             }
             State::Open => self.close(idle, None, now),
             State::Draining(_) => {
-                self.close(Reason::ShutDown { discarded: 0 }, Some(self.config.linger), now);
+                self.close(EchoReason::ShutDown { discarded: 0 }, Some(self.config.linger), now);
             }
         }
     }
@@ -322,14 +322,14 @@ impl Echo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drive::{collect_into, feed};
+    use crate::drive::{collect_into, deliver};
 
     #[test]
     fn an_idle_connection_has_given_its_buffer_back() {
         let server = Server::new(Config { idle_buffers: 1, ..Config::default() });
         let mut echo = server.machine(Instant::EPOCH);
         let buffer = echo.read_buf().as_ptr();
-        feed(&mut echo, &mut &b"hello"[..], Instant::EPOCH);
+        deliver(&mut echo, &mut &b"hello"[..], Instant::EPOCH);
         collect_into(&mut echo, &mut [0; 64], Instant::EPOCH);
         echo.handle(Instant::EPOCH, Event::Release);
         let pooled = server.pool.take();

@@ -28,7 +28,7 @@ pub struct Config {
     /// chunk). Default: 16 MiB.
     pub window: usize,
     /// What becomes of a subscriber that falls out of the window.
-    pub on_lag: OnLag,
+    pub on_lag: LagPolicy,
     /// How long the upstream is held for subscribers that are about to fall out of the window,
     /// while another one has read everything and waits: the limit in any ten times this time, for
     /// all of them together. It is held only for subscribers that have caught up since they joined
@@ -38,7 +38,7 @@ pub struct Config {
     /// While none waits, the upstream is held without limit, at the pace of the slowest subscriber.
     /// One that acknowledges no byte is reset after [`write_timeout`](Self::write_timeout).
     ///
-    /// Zero: it is never held. Ignored with [`OnLag::Block`]. Default: 1 s.
+    /// Zero: it is never held. Ignored with [`LagPolicy::Block`]. Default: 1 s.
     pub lag_wait: Duration,
     /// A subscriber that acknowledges no byte for this long, although output or a FIN is pending, is
     /// reset within 1.125 times this; `None`: never. Default: 10 s.
@@ -47,7 +47,7 @@ pub struct Config {
     pub linger: Linger,
     /// How many of the last messages a new subscriber gets first, as far as they are in the newer
     /// half of the window: the upstream is not held for it until it has caught up. With
-    /// [`OnLag::Block`], as far as they are in the window and are not displaced by the chunk that
+    /// [`LagPolicy::Block`], as far as they are in the window and are not displaced by the chunk that
     /// the upstream may be reading. Default: none.
     pub replay: u64,
 }
@@ -57,7 +57,7 @@ impl Default for Config {
         Self {
             framing: Framing::Fixed(const { core::num::NonZeroUsize::new(1024).unwrap() }),
             window: 16 * 1024 * 1024,
-            on_lag: OnLag::Disconnect,
+            on_lag: LagPolicy::Disconnect,
             lag_wait: Duration::from_secs(1),
             write_timeout: Some(Duration::from_secs(10)),
             linger: Linger::default(),
@@ -68,7 +68,7 @@ impl Default for Config {
 
 /// What becomes of a subscriber that falls out of the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnLag {
+pub enum LagPolicy {
     /// Its connection is reset: a stream of raw bytes can't show a gap, so it must not have one.
     Disconnect,
     /// It goes on with the next message that is published; what it has missed is counted. The
@@ -107,7 +107,7 @@ struct State {
     /// The time for which the upstream may be held while some wait.
     allowance: Allowance,
     /// So many bytes may be published without another look for room.
-    promised: Option<usize>,
+    reserved: Option<usize>,
     counters: Counters,
 }
 
@@ -133,7 +133,7 @@ struct Reader {
     /// It fell out of the window, and does not know yet.
     lagged: bool,
     /// It has read all there is, and wants to know of more.
-    hungry: bool,
+    wants_notify: bool,
     progress: Progress,
     /// The upstream is held because of this one.
     holds: bool,
@@ -155,7 +155,7 @@ enum Progress {
 impl Reader {
     /// Whether it has read everything and waits. A reader that has skipped has not read everything.
     fn waits(&self) -> bool {
-        self.hungry && self.progress != Progress::Skipped
+        self.wants_notify && self.progress != Progress::Skipped
     }
 }
 
@@ -189,9 +189,9 @@ pub struct Counters {
     /// How many messages the slowest subscriber is behind now, counting those that came in together
     /// as undelivered until all of them are delivered.
     pub lag: u64,
-    /// Messages that subscribers skipped ([`OnLag::Skip`]).
+    /// Messages that subscribers skipped ([`LagPolicy::Skip`]).
     pub skipped: u64,
-    /// Subscribers that were disconnected because they lagged ([`OnLag::Disconnect`]).
+    /// Subscribers that were disconnected because they lagged ([`LagPolicy::Disconnect`]).
     pub lagged: u64,
     /// How often a subscriber fell out of the window that had not caught up since it joined or
     /// skipped: the upstream is not held for these while others wait.
@@ -222,7 +222,7 @@ pub const LATENCY_BOUNDS: [Duration; 12] = [
 
 /// Whether the upstream may read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum Capacity {
     /// It may.
     Free,
     /// The upstream is held until the waker is woken, or until the given time; then ask again.
@@ -233,13 +233,13 @@ impl Feed {
     /// A feed without subscribers.
     ///
     /// # Panics
-    /// If the window is smaller than a message, or [`OnLag::Skip`] or a replay is asked for where
+    /// If the window is smaller than a message, or [`LagPolicy::Skip`] or a replay is asked for where
     /// there are no messages.
     pub fn new(config: Config) -> Self {
         if let Some(longest) = config.framing.longest() {
             assert!(config.window >= longest, "the window must hold a message");
         } else {
-            assert!(config.on_lag != OnLag::Skip, "without messages none can be skipped");
+            assert!(config.on_lag != LagPolicy::Skip, "without messages none can be skipped");
             assert!(config.replay == 0, "without messages none can be replayed");
         }
         let state = State {
@@ -248,7 +248,7 @@ impl Feed {
             hold: None,
             waiting: 0,
             allowance: Allowance::new(config.lag_wait),
-            promised: None,
+            reserved: None,
             counters: Counters::default(),
         };
         let (published, state) = (AtomicU64::new(0), Lock::new(state));
@@ -276,19 +276,19 @@ impl Feed {
     /// Whether a chunk of up to `bytes` can be published without displacing data for which the
     /// upstream may still be held. Ask before each publication. `cx` is woken when the answer may
     /// have changed.
-    pub fn poll_room(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Room {
+    pub fn poll_capacity(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Capacity {
         self.inner.state.with(|state| {
-            let room = state.poll_room(&self.inner.config, now, bytes, cx);
-            state.promised = (room == Room::Free).then_some(bytes);
+            let room = state.poll_capacity(&self.inner.config, now, bytes, cx);
+            state.reserved = (room == Capacity::Free).then_some(bytes);
             room
         })
     }
 
-    /// Publishes whole messages, of no more bytes than [`poll_room`](Self::poll_room) was asked
+    /// Publishes whole messages, of no more bytes than [`poll_capacity`](Self::poll_capacity) was asked
     /// about.
     pub fn publish(&self, bytes: Bytes, messages: u64, now: Instant) {
         let woken = self.inner.state.with(|state| {
-            state.promised = None;
+            state.reserved = None;
             state.counters.messages_in += messages;
             state.counters.bytes_in += bytes.len() as u64;
             let first = state.log.first();
@@ -299,7 +299,7 @@ impl Feed {
             state.waiting = 0;
             for (_, reader) in &mut state.readers {
                 reader.holds = false;
-                if mem::take(&mut reader.hungry) {
+                if mem::take(&mut reader.wants_notify) {
                     woken.extend(reader.waker.take());
                 }
             }
@@ -328,7 +328,7 @@ impl Feed {
             state.counters.upstream_up = false;
             *state.counters.upstream_ended.entry(label).or_default() += 1;
             state.counters.tail_bytes_dropped += tail as u64;
-            state.promised = None;
+            state.reserved = None;
             state.release(now);
         });
     }
@@ -338,12 +338,12 @@ impl Feed {
     pub(super) fn join(&self) -> Cursor {
         self.inner.state.with(|state| {
             let (mut cursor, mut before) = state.log.last(self.inner.config.replay);
-            // Data that a promised chunk will displace counts as displaced already. And the
+            // Data that a reserved chunk will displace counts as displaced already. And the
             // upstream is not held for this reader until it has caught up: its lead for that is
             // half of the window.
             let Config { on_lag, window, .. } = self.inner.config;
-            let mut kept = state.promised.map_or(0, |bytes| state.log.first_after(bytes));
-            if on_lag != OnLag::Block {
+            let mut kept = state.reserved.map_or(0, |bytes| state.log.first_after(bytes));
+            if on_lag != LagPolicy::Block {
                 kept = kept.max(state.log.newest(cursor, window / 2));
             }
             if cursor < kept {
@@ -375,27 +375,27 @@ fn wake(wakers: impl IntoIterator<Item = Waker>) {
 }
 
 impl State {
-    fn poll_room(
+    fn poll_capacity(
         &mut self,
         config: &Config,
         now: Instant,
         bytes: usize,
         cx: &mut Context<'_>,
-    ) -> Room {
+    ) -> Capacity {
         let Config { on_lag, lag_wait, window, .. } = *config;
-        if on_lag != OnLag::Block && lag_wait.is_zero() {
-            return Room::Free;
+        if on_lag != LagPolicy::Block && lag_wait.is_zero() {
+            return Capacity::Free;
         }
         self.release(now);
         let until = self.log.first_after(bytes);
         if until == self.log.first() {
-            return Room::Free;
+            return Capacity::Free;
         }
-        let is_unlimited = on_lag == OnLag::Block;
+        let is_unlimited = on_lag == LagPolicy::Block;
         let is_free = is_unlimited || self.waiting == 0;
         let left = if is_free { Duration::MAX } else { self.allowance.left(now) };
         if left.is_zero() {
-            return Room::Free;
+            return Capacity::Free;
         }
         // If the source is faster than all readers, a slow one would stay at the end of the window,
         // and another one would wait for each message. So before the time is used up, the slow one
@@ -410,12 +410,12 @@ impl State {
             readers += usize::from(reader.holds);
         }
         if readers == 0 {
-            return Room::Free;
+            return Capacity::Free;
         }
         let waited = (self.waiting > 0).then_some(now);
         let upstream = Some(cx.waker().clone());
         self.hold = Some(Hold { since: now, until: goal, readers, waited, is_unlimited, upstream });
-        Room::Held((!is_free).then(|| now + left))
+        Capacity::Held((!is_free).then(|| now + left))
     }
 
     /// The upstream is held no longer, or at least the time is accounted for.
@@ -532,7 +532,7 @@ impl Cursor {
             let reader = self.id.and_then(|id| state.readers.get_mut(id));
             let waited = reader.is_some_and(|reader| {
                 let waited = reader.waits();
-                reader.hungry = false;
+                reader.wants_notify = false;
                 waited
             });
             let upstream = if waited { state.end_waiting() } else { None };
@@ -606,8 +606,8 @@ impl Cursor {
                 self.next += 1;
             }
             let waited = reader.waits();
-            reader.hungry = held.is_empty() && self.until.chunk == End::NEVER.chunk;
-            if mem::take(&mut self.advanced) && reader.hungry {
+            reader.wants_notify = held.is_empty() && self.until.chunk == End::NEVER.chunk;
+            if mem::take(&mut self.advanced) && reader.wants_notify {
                 reader.progress = Progress::CaughtUp;
             }
             let waits = reader.waits();

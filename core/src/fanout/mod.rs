@@ -22,7 +22,7 @@
 //! let mut upstream = Upstream::new(feed.clone(), None, now);
 //! let mut subscriber = Subscriber::new(&feed, now);
 //! upstream.poll_shared(now, &mut cx); // the feed grants room for one read
-//! drive::feed(&mut upstream, &mut &b"one.two.thr"[..], now);
+//! drive::deliver(&mut upstream, &mut &b"one.two.thr"[..], now);
 //!
 //! subscriber.poll_shared(now, &mut cx);
 //! let mut output = [0; 64];
@@ -42,7 +42,7 @@ mod subscriber;
 mod upstream;
 
 pub use self::{
-    feed::{Config, Counters, Feed, LATENCY_BOUNDS, OnLag, Room},
+    feed::{Capacity, Config, Counters, Feed, LATENCY_BOUNDS, LagPolicy},
     framing::{Framing, TooLong, Whole},
     log::{Chunk, Log},
     receiver::{Receiver, ReceiverReason},

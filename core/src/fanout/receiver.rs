@@ -41,7 +41,7 @@ pub enum ReceiverReason {
 
 impl_reason!(ReceiverReason {
     Self::Closed => ("closed", Fault::Peer),
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
 });
 

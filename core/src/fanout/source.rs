@@ -118,7 +118,7 @@ pub enum SourceReason {
 impl_reason!(SourceReason {
     Self::Finished { .. } => ("finished", Fault::None),
     Self::Left { .. } => ("left", Fault::None),
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
 });

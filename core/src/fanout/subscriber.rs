@@ -6,7 +6,7 @@ use core::{task::Context, time::Duration};
 use bytes::{Buf, Bytes};
 
 use super::{
-    Chunk, Config, Feed, OnLag,
+    Chunk, Config, Feed, LagPolicy,
     discard::Discard,
     feed::{Cursor, Fetched},
 };
@@ -49,7 +49,7 @@ pub enum SubscriberReason {
     /// We were asked to stop.
     #[error("asked to stop")]
     ShutDown,
-    /// It fell out of the window ([`OnLag::Disconnect`]).
+    /// It fell out of the window ([`LagPolicy::Disconnect`]).
     #[error("fell out of the window of {window} bytes; messages behind: {lag}")]
     Lagged {
         /// How many messages it is behind.
@@ -79,7 +79,7 @@ pub enum SubscriberReason {
 
 impl_reason!(SubscriberReason {
     Self::Left => ("left", Fault::None),
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Lagged { .. } => ("lagged", Fault::Limit),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
@@ -143,7 +143,7 @@ impl Subscriber {
     fn fall_behind(&mut self) {
         let Config { on_lag, window, framing, .. } = *self.cursor.config();
         self.count_partly_sent();
-        if on_lag != OnLag::Skip {
+        if on_lag != LagPolicy::Skip {
             self.cursor.disconnect();
             let reason = SubscriberReason::Lagged { lag: self.lag(), window };
             self.end = Some(Teardown::reset(reason));

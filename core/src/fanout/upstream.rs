@@ -4,7 +4,7 @@ use core::{task::Context, time::Duration};
 
 use bytes::BytesMut;
 
-use super::{Feed, Room, TooLong};
+use super::{Capacity, Feed, TooLong};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason as _,
     Status,
@@ -85,7 +85,7 @@ impl_reason!(UpstreamReason {
     Self::Closed { .. } => ("upstream_closed", Fault::Lost),
     Self::TooLong(_) => ("message_too_long", Fault::Limit),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
 });
 
@@ -203,9 +203,9 @@ impl Machine for Upstream {
         if !self.is_open() {
             return false;
         }
-        let state = match self.feed.poll_room(now, self.block_size(), cx) {
-            Room::Held(until) => State::Held(until),
-            Room::Free => {
+        let state = match self.feed.poll_capacity(now, self.block_size(), cx) {
+            Capacity::Held(until) => State::Held(until),
+            Capacity::Free => {
                 if let State::Held(_) = self.state {
                     self.moved = now; // while nothing was read, nothing could come
                 }

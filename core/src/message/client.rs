@@ -75,9 +75,9 @@ impl Default for ClientConfig {
 /// let mut server = message::Server::new(message::Config::default(), echo).machine(now);
 /// let mut buffer = [0; 1024];
 /// let n = drive::collect_into(&mut client, &mut buffer, now);
-/// drive::feed(&mut server, &mut &buffer[..n], now);
+/// drive::deliver(&mut server, &mut &buffer[..n], now);
 /// let n = drive::collect_into(&mut server, &mut buffer, now);
-/// drive::feed(&mut client, &mut &buffer[..n], now);
+/// drive::deliver(&mut client, &mut &buffer[..n], now);
 /// assert_eq!(&*client.take_reply().unwrap().content, b"hello");
 /// # Ok::<(), message::RequestError>(())
 /// ```
@@ -182,7 +182,7 @@ pub enum ClientReason {
 }
 
 impl_reason!(ClientReason {
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Closed => ("closed", Fault::None),
     Self::ClosedEarly { .. } => ("closed_early", Fault::Peer),
     Self::Malformed(error) => (error.label(), error.fault()),
@@ -191,7 +191,7 @@ impl_reason!(ClientReason {
     Self::FrameTimeout { .. } => ("reply_timeout", Fault::Time),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
-    Self::Dropped => ("dropped", Fault::Asked),
+    Self::Dropped => ("dropped", Fault::Requested),
 });
 
 /// Why a request has no reply.
@@ -509,7 +509,7 @@ impl Client {
         match (&mut self.link, way) {
             // What had arrived may be the reply that says why.
             (Link::Open | Link::Closing(_), Direction::Write) => {
-                self.link = Link::Broken { reason: lost, until: now + LAST_WORDS };
+                self.link = Link::Broken { reason: lost, until: now + FINAL_READ_TIMEOUT };
             }
             (Link::Open | Link::Closing(_), Direction::Read) => self.end(Teardown::over(lost)),
             (Link::Broken { reason, .. }, _) => {
@@ -557,4 +557,4 @@ impl Drop for Client {
 }
 
 /// How long, once sending has failed, what had arrived is looked for.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(1);

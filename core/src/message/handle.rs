@@ -53,11 +53,11 @@ impl Clone for Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        let deserted = self.commands.state.with(|state| {
+        let upstream_lost = self.commands.state.with(|state| {
             state.handles -= 1;
             if state.handles == 0 { state.driver.take() } else { None }
         });
-        if let Some(driver) = deserted {
+        if let Some(driver) = upstream_lost {
             driver.wake();
         }
     }
@@ -276,7 +276,7 @@ mod tests {
         settle(&mut client);
         let mut frame = [0; 1024];
         let n = drive::collect_into(&mut client, &mut frame, NOW);
-        drive::feed(&mut client, &mut &frame[..n], NOW);
+        drive::deliver(&mut client, &mut &frame[..n], NOW);
         assert_eq!(poll(&mut request), Poll::Ready(Ok(Message::binary("x"))));
         drop(request);
         settle(&mut client);

@@ -491,8 +491,8 @@ impl<'de> Deserialize<'de> for Key<'de> {
 
 /// How a text of the peer's begins: what goes into an error is bounded.
 fn beginning(text: &str) -> Box<str> {
-    const LONGEST: usize = 32;
-    shorten(text.chars().take(LONGEST + 1).collect(), LONGEST).into()
+    const MAX_LEN: usize = 32;
+    shorten(text.chars().take(MAX_LEN + 1).collect(), MAX_LEN).into()
 }
 
 /// The first `longest` characters of `text`, and an ellipsis, if there are more.

@@ -47,7 +47,7 @@
 //! let (mut input, mut output) = (Vec::new(), [0; 1024]);
 //! Message::json(r#""hear""#).encode(&mut input)?;
 //! Message::json(r#""hear""#).encode(&mut input)?;
-//! drive::feed(&mut machine, &mut &input[..], now);
+//! drive::deliver(&mut machine, &mut &input[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].ends_with(br#""HEAR""#) && n == input.len());
 //! # Ok::<(), message::EncodeError>(())
@@ -88,5 +88,5 @@ pub use self::{
     header::{ByteOrder, Header, HeaderError, Kind, MAX_DEPTH},
     inbox::{Delivery, Inbox, Incoming, Partial},
     reception::FrameTimeouts,
-    server::{Config, Connection, Reason, Server},
+    server::{Config, Connection, MessageReason, Server},
 };

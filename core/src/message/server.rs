@@ -219,13 +219,13 @@ enum State {
     /// Asked to stop: what is on its way is still answered.
     Draining(Drain),
     /// Reads no more: the pending replies, then possibly an error reply.
-    Answering(Reason),
-    Ending(Teardown<Reason>),
+    Answering(MessageReason),
+    Ending(Teardown<MessageReason>),
 }
 
 /// Why a server's connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum MessageReason {
     /// The peer closed its side, and has had every reply.
     #[error("finished")]
     Finished,
@@ -289,7 +289,7 @@ pub enum Reason {
     },
 }
 
-impl Reason {
+impl MessageReason {
     /// What the peer is told of it.
     fn error_reply(&self) -> Option<Message<'static>> {
         let is_told = matches!(
@@ -303,10 +303,10 @@ impl Reason {
     }
 }
 
-impl_reason!(Reason {
+impl_reason!(MessageReason {
     Self::Finished => ("finished", Fault::None),
     Self::Answered => ("answered", Fault::None),
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
     Self::Malformed(error) => (error.label(), error.fault()),
     Self::FrameTimeout { header: false, .. } => ("header_timeout", Fault::Time),
@@ -384,7 +384,7 @@ impl<S: Service> Connection<S> {
                         }
                     }
                     if self.config().one_shot && self.is_open() {
-                        self.answer(Reason::Answered);
+                        self.answer(MessageReason::Answered);
                     }
                 }
                 Err(error) => self.answer(error.into()),
@@ -453,7 +453,7 @@ impl<S: Service> Connection<S> {
     }
 
     /// Drops the pending replies, for a reason that is sent to the peer.
-    fn abandon(&mut self, reason: Reason) {
+    fn abandon(&mut self, reason: MessageReason) {
         self.pending.clear();
         // A peer that broke the protocol is told that error, not that the server was slow or had no
         // room.
@@ -472,7 +472,7 @@ impl<S: Service> Connection<S> {
     }
 
     /// Reads no more; what is owed is still answered.
-    fn answer(&mut self, reason: Reason) {
+    fn answer(&mut self, reason: MessageReason) {
         self.inbox.clear();
         self.inbox.release();
         self.state = State::Answering(reason);
@@ -520,17 +520,17 @@ impl<S: Service> Connection<S> {
         if self.reply_deadline().is_some_and(|deadline| deadline <= now) {
             let limit = self.config().service_timeout.unwrap_or_default();
             let owed = self.pending.len();
-            self.abandon(Reason::ServiceTimeout { limit, owed });
+            self.abandon(MessageReason::ServiceTimeout { limit, owed });
         } else if let Some(partial) = self.inbox.partial() {
             let limit = self.frame_limit(partial).unwrap_or_default();
             let (have, need, header) = (partial.have, partial.need, partial.header);
-            self.answer(Reason::FrameTimeout { have, need, limit, header });
+            self.answer(MessageReason::FrameTimeout { have, need, limit, header });
         }
     }
 }
 
 impl<S: Service> Machine for Connection<S> {
-    type Reason = Reason;
+    type Reason = MessageReason;
 
     fn interest(&self) -> Interest {
         if let State::Ending(ending) = &self.state {
@@ -636,7 +636,7 @@ impl<S: Service> Machine for Connection<S> {
         Status { state, queued: self.outbox.len(), lag: self.pending.len() as u64 }
     }
 
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<MessageReason> {
         let State::Ending(ending) = &self.state else { return None };
         ending.reason()
     }
@@ -663,7 +663,7 @@ impl<S: Service> Connection<S> {
         }
         self.input_over = true;
         let reason = match self.inbox.partial() {
-            None => Reason::Finished,
+            None => MessageReason::Finished,
             Some(partial) => {
                 DecodeError::Truncated { have: partial.have, need: partial.need }.into()
             }
@@ -674,7 +674,7 @@ impl<S: Service> Connection<S> {
 
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
         let (unsent, owed) = (self.outbox.len(), self.pending.len());
-        let lost = Reason::Lost { way, why, unsent, owed };
+        let lost = MessageReason::Lost { way, why, unsent, owed };
         if let State::Ending(ending) = &mut self.state {
             ending.handle_error(lost);
         } else {
@@ -690,7 +690,7 @@ impl<S: Service> Connection<S> {
             return;
         }
         let unsent = self.outbox.len() + unacknowledged;
-        let stalled = |limit| Reason::WriteStalled { limit, unsent };
+        let stalled = |limit| MessageReason::WriteStalled { limit, unsent };
         if let State::Ending(ending) = &mut self.state {
             ending.expire(self.shared.config.write_timeout.map(stalled));
             return self.give_up();
@@ -703,10 +703,10 @@ impl<S: Service> Connection<S> {
             return self.give_up();
         }
         match self.state {
-            State::Draining(_) if self.is_idle() => self.answer(Reason::ShutDown),
+            State::Draining(_) if self.is_idle() => self.answer(MessageReason::ShutDown),
             State::Open if self.is_idle() => {
                 let limit = self.config().idle_timeout.unwrap_or_default();
-                self.answer(Reason::IdleTimeout { limit });
+                self.answer(MessageReason::IdleTimeout { limit });
             }
             State::Open | State::Draining(_) | State::Answering(_) | State::Ending(_) => {
                 self.expire(now);

@@ -14,7 +14,7 @@ use crate::shared::Shared;
 /// Answers requests. Each connection has a clone of its own.
 ///
 /// Most are made of a function: [`function`] of one that answers at once, [`asynchronous`] of one
-/// that takes its time. An event loop that wants to see requests as events takes [`Events`]. To
+/// that takes its time. An event loop that wants to see requests as events takes [`RequestQueue`]. To
 /// implement this is for services that have contents streamed.
 pub trait Service {
     /// A reply that takes its time.
@@ -116,16 +116,16 @@ where
 /// A service whose requests wait to be taken, and answered from anywhere, in any order.
 ///
 /// ```
-/// use wirestate_core::{Instant, Machine, drive, message::{self, Message, service::Events}};
+/// use wirestate_core::{Instant, Machine, drive, message::{self, Message, service::RequestQueue}};
 /// # use core::task::{Context, Waker};
 /// # let now = Instant::EPOCH;
 /// # let cx = &mut Context::from_waker(Waker::noop());
-/// let server = message::Server::new(message::Config::default(), Events::default());
+/// let server = message::Server::new(message::Config::default(), RequestQueue::default());
 /// let mut machine = server.machine(now);
 ///
 /// let mut input = Vec::new();
 /// Message::binary("ping").encode(&mut input)?;
-/// drive::feed(&mut machine, &mut &input[..], now);
+/// drive::deliver(&mut machine, &mut &input[..], now);
 ///
 /// // On a runtime this is `drive.until(|machine, _| machine.service_mut().take())`.
 /// let asked = machine.service_mut().take().expect("a request has come");
@@ -139,43 +139,44 @@ where
 /// # Ok::<(), message::EncodeError>(())
 /// ```
 #[derive(Debug, Default)]
-pub struct Events {
-    asked: VecDeque<Asked>,
+pub struct RequestQueue {
+    asked: VecDeque<PendingRequest>,
 }
 
-impl Events {
+impl RequestQueue {
     /// The next request.
-    pub fn take(&mut self) -> Option<Asked> {
+    pub fn take(&mut self) -> Option<PendingRequest> {
         self.asked.pop_front()
     }
 }
 
 /// What a connection has is its own: a clone starts without requests.
-impl Clone for Events {
+impl Clone for RequestQueue {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
 
-impl Service for Events {
-    type Pending = Replied;
+impl Service for RequestQueue {
+    type Pending = PendingReply;
 
-    fn call(&mut self, request: Message<'_>) -> Reply<Replied> {
+    fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
         let slot = Shared::new(Slot::default());
-        self.asked.push_back(Asked { request: request.into_owned(), slot: Some(slot.clone()) });
-        Reply::Later(Replied { slot })
+        self.asked
+            .push_back(PendingRequest { request: request.into_owned(), slot: Some(slot.clone()) });
+        Reply::Later(PendingReply { slot })
     }
 }
 
 /// A request that waits for its reply. Dropping it answers it with an error.
 #[derive(Debug)]
-pub struct Asked {
+pub struct PendingRequest {
     request: Message<'static>,
     /// Until it is answered.
     slot: Option<Shared<Slot<Message<'static>>>>,
 }
 
-impl Asked {
+impl PendingRequest {
     /// The request.
     pub fn request(&self) -> &Message<'static> {
         &self.request
@@ -189,7 +190,7 @@ impl Asked {
     }
 }
 
-impl Drop for Asked {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
             slot.fulfil(Message::error("the request was dropped"));
@@ -197,13 +198,13 @@ impl Drop for Asked {
     }
 }
 
-/// The reply to a request of [`Events`].
+/// The reply to a request of [`RequestQueue`].
 #[derive(Debug)]
-pub struct Replied {
+pub struct PendingReply {
     slot: Shared<Slot<Message<'static>>>,
 }
 
-impl Future for Replied {
+impl Future for PendingReply {
     type Output = Message<'static>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Message<'static>> {

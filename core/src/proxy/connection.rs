@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Choice, NoUpstream, Reason, Relay, Relays, Side, Upstreams,
+    Choice, NoUpstream, ProxyReason, Relay, RelayFactory, Side, Upstreams,
     loops::{Loops, Open, SelfConnection},
     pipes::{Directions, Pipes},
 };
@@ -20,7 +20,7 @@ use crate::{
     ConnectionError, Event, Instant, Machine, Status,
     admission::{Admitted, Peer},
     drive::{
-        Clock, Ended, Readiness, Sink, Source, Splice, Transfer, Turn, feed, flush,
+        Clock, Ended, Readiness, Sink, Source, Splice, Transfer, Turn, deliver, flush,
         seat::Seated,
         session::{Driven, Session},
         timer::Timer,
@@ -35,7 +35,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Proxy {
     /// What its connections share.
-    pub relays: Relays,
+    pub relays: RelayFactory,
     /// Where they go.
     pub upstreams: Upstreams,
     /// How long all attempts to connect one client to an upstream may take together, resolving
@@ -53,7 +53,7 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy to `upstreams`, which has 10 s to connect to one of them, and no PROXY headers on
     /// either side.
-    pub fn new(relays: Relays, upstreams: Upstreams) -> Self {
+    pub fn new(relays: RelayFactory, upstreams: Upstreams) -> Self {
         Self {
             relays,
             upstreams,
@@ -65,7 +65,7 @@ impl Proxy {
 
     fn assert_buffer(&self) {
         assert!(
-            self.accept.is_none() || self.relays.config().buffer.get() >= LEAST_BUFFER,
+            self.accept.is_none() || self.relays.config().buffer.get() >= MIN_BUFFER,
             "what came behind a PROXY header must fit into a buffer"
         );
     }
@@ -80,11 +80,11 @@ impl Proxy {
 /// Accepts clients and relays each to an upstream, until [`Options::stop`] is asked.
 ///
 /// With [`Proxy::accept`], `options.table` is to be
-/// [`behind_proxies`](crate::admission::Table::behind_proxies), so that not the proxies' own
+/// [`behind_proxies`](crate::admission::ConnectionTable::behind_proxies), so that not the proxies' own
 /// addresses are counted.
 ///
 /// # Panics
-/// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`LEAST_BUFFER`].
+/// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`MIN_BUFFER`].
 pub async fn serve<R: Runtime<Socket: Splice>>(
     runtime: &R,
     listener: impl Listener<Socket = R::Socket>,
@@ -140,7 +140,7 @@ impl<R: Runtime> Connection<R> {
     ///
     /// # Panics
     /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below
-    /// [`LEAST_BUFFER`].
+    /// [`MIN_BUFFER`].
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
         proxy.assert_buffer();
         Self::with(runtime, proxy, client, peer, clock, None, None)
@@ -170,7 +170,7 @@ impl<R: Runtime> Connection<R> {
 impl<R: Runtime> Unpin for Connection<R> {}
 
 impl<R: Runtime> Future for Connection<R> {
-    type Output = Ended<Reason>;
+    type Output = Ended<ProxyReason>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { relaying, session, timer } = self.get_mut();
@@ -188,7 +188,7 @@ impl<R: Runtime> Future for Connection<R> {
             });
             match ready!(polled) {
                 Ok(now) => relaying.identify(session.admitted(), now),
-                Err(ended) => return Poll::Ready(ended.map(Reason::Header)),
+                Err(ended) => return Poll::Ready(ended.map(ProxyReason::Header)),
             }
         }
         let polled = timer.run(cx, |now, cx, was_woken| {
@@ -236,7 +236,7 @@ struct Unsent {
 impl Unsent {
     /// It is not sent, at the time of this look.
     fn again(now: Instant, last: Option<Self>) -> Self {
-        let pause = last.map_or(SHORTEST_PAUSE, |last| (last.pause * 2).min(LONGEST_PAUSE));
+        let pause = last.map_or(MIN_PAUSE, |last| (last.pause * 2).min(MAX_PAUSE));
         Self { look: now + pause, pause }
     }
 }
@@ -349,7 +349,7 @@ impl<R: Runtime> Relaying<R> {
         };
         if let Some(SelfConnection(upstream)) = itself {
             let upstream = proxy.upstreams.mark_as_itself(upstream, now);
-            relaying.relay.refuse(Reason::Loop { upstream }, now);
+            relaying.relay.refuse(ProxyReason::Loop { upstream }, now);
         } else if let Some(accept) = &proxy.accept {
             let reader = HeaderReader::new(accept, peer, now);
             let (runtime, proxy) = (runtime.clone(), proxy.clone());
@@ -392,7 +392,7 @@ impl<R: Runtime> Relaying<R> {
         let (runtime, proxy) = (pending.runtime.clone(), pending.proxy.clone());
         self.begin(&runtime, &proxy, peer, destination);
         let mut left = &rest[..];
-        feed(&mut self.relay.side(Side::Client), &mut left, now);
+        deliver(&mut self.relay.side(Side::Client), &mut left, now);
         debug_assert!(left.is_empty(), "the buffer has room for it");
     }
 
@@ -419,14 +419,14 @@ impl<R: Runtime> Relaying<R> {
             }
             Poll::Ready(Err(none)) => {
                 self.upstream = Upstream::Absent;
-                self.relay.refuse(Reason::NoUpstream(none), now);
+                self.relay.refuse(ProxyReason::NoUpstream(none), now);
             }
         }
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
         let Self { relay, directions, unsent, client, .. } = self;
-        let waits = relay.passes_reset_on(Side::Client) && must_wait(unsent, &client.socket, now);
+        let waits = relay.forwards_reset(Side::Client) && must_wait(unsent, &client.socket, now);
         let mut transfer = directions.of(Side::Client, relay, &mut client.socket);
         turn_or_wait(&mut transfer, &mut client.readiness, waits, now, cx)
     }
@@ -436,7 +436,7 @@ impl<R: Runtime> Relaying<R> {
         let Upstream::Connected(Connected { socket, readiness }, dialler) = upstream else {
             return Turn::Blocked;
         };
-        let waits = relay.passes_reset_on(Side::Upstream) && must_wait(unsent, socket, now);
+        let waits = relay.forwards_reset(Side::Upstream) && must_wait(unsent, socket, now);
         let header = relay.unsent_header();
         let mut transfer = directions.of(Side::Upstream, relay, socket);
         let turn = turn_or_wait(&mut transfer, readiness, waits, now, cx);
@@ -444,11 +444,11 @@ impl<R: Runtime> Relaying<R> {
             let own = header.saturating_sub(self.relay.unsent_header());
             dialler.choice.moved(read, written - own, now);
         }
-        if self.relay.has_hung_up() {
+        if self.relay.half_closed_by_upstream() {
             self.hung_up = true;
             dialler.choice.hung_up(now);
         }
-        if let Some(why) = self.relay.deserted() {
+        if let Some(why) = self.relay.upstream_lost() {
             self.dial_another(why, now);
         }
         turn
@@ -465,9 +465,9 @@ impl<R: Runtime> Relaying<R> {
     }
 
     /// A loss is held against the upstream.
-    fn blame(&mut self, reason: &Reason, now: Instant) {
+    fn blame(&mut self, reason: &ProxyReason, now: Instant) {
         if let Upstream::Connected(_, dialler) = &mut self.upstream
-            && let Reason::Lost { side: Side::Upstream, why, .. } = reason
+            && let ProxyReason::Lost { side: Side::Upstream, why, .. } = reason
         {
             dialler.choice.blame(&why.to_string(), now);
         }
@@ -475,7 +475,7 @@ impl<R: Runtime> Relaying<R> {
 }
 
 impl<R: Runtime> Driven for Relaying<R> {
-    type Reason = Reason;
+    type Reason = ProxyReason;
 
     /// One of each side. The bytes are the client's.
     fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
@@ -573,7 +573,7 @@ impl<R: Runtime> Driven for Relaying<R> {
         self.relay.status()
     }
 
-    fn reason(&self) -> Reason {
+    fn reason(&self) -> ProxyReason {
         self.relay.reason().expect("the relay has ended")
     }
 
@@ -581,8 +581,8 @@ impl<R: Runtime> Driven for Relaying<R> {
     /// no failure towards a proxy's health check; it is logged for the upstream.
     fn peer_has_left(&self) -> bool {
         match self.relay.reason() {
-            Some(Reason::NoUpstream(_)) => self.is_local,
-            Some(Reason::Lost { side: Side::Upstream, .. }) => false,
+            Some(ProxyReason::NoUpstream(_)) => self.is_local,
+            Some(ProxyReason::Lost { side: Side::Upstream, .. }) => false,
             Some(_) | None => self.client.readiness.peer_has_left() && !self.hung_up,
         }
     }
@@ -679,9 +679,9 @@ fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
 }
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 /// The smallest [`Config::buffer`](super::Config::buffer) with [`Proxy::accept`], in bytes: it
 /// holds what came behind the header (255 at most).
-pub const LEAST_BUFFER: usize = 256;
+pub const MIN_BUFFER: usize = 256;

@@ -1,6 +1,6 @@
 //! Proxy: a client's connection relayed to an upstream's, and back.
 //!
-//! - [`Relays`] is what the connections of one proxy share, and makes a [`Relay`], the machine of
+//! - [`RelayFactory`] is what the connections of one proxy share, and makes a [`Relay`], the machine of
 //!   two sides, for each client.
 //! - [`Upstreams`] says which upstream is dialled next, and knows how each of them is.
 //! - [`Proxy`] and [`fn@serve`] are all of it on a runtime (feature `std`): accepting, dialling,
@@ -17,14 +17,14 @@
 //! ```no_run
 //! use wirestate_core::{
 //!     drive::Splice,
-//!     proxy::{self, Balance, Config, Proxy, Relays, Upstreams},
+//!     proxy::{self, Balance, Config, Proxy, RelayFactory, Upstreams},
 //!     runtime::Runtime,
 //!     serve::Options,
 //! };
 //!
 //! # async fn example<R: Runtime<Socket: Splice>>(runtime: R) -> std::io::Result<()> {
 //! let upstreams = Upstreams::new(["10.0.0.1:9000", "10.0.0.2:9000"], Balance::RoundRobin, 7);
-//! let proxy = Proxy::new(Relays::new(Config::default()), upstreams.clone());
+//! let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams.clone());
 //! let listener = runtime.listen("127.0.0.1:9500")?;
 //! proxy::serve(&runtime, listener, &Options::default(), &proxy).await;
 //! println!("{:?}", upstreams.counters());
@@ -34,7 +34,7 @@
 //!
 //! A proxy that is its own upstream would dial itself for each connection that it has dialled.
 //! [`fn@serve`] detects the first such connection, whatever address or path was dialled. It ends
-//! that connection ([`Reason::Loop`], or a failed attempt), and does not try that upstream for the
+//! that connection ([`ProxyReason::Loop`], or a failed attempt), and does not try that upstream for the
 //! next 5 s.
 //!
 //! A proxy that reaches itself indirectly is not detected: two proxies that are each other's
@@ -59,8 +59,8 @@ mod relay;
 mod upstreams;
 
 #[cfg(feature = "std")]
-pub use self::connection::{Connection, LEAST_BUFFER, Proxy, serve};
+pub use self::connection::{Connection, MIN_BUFFER, Proxy, serve};
 pub use self::{
-    relay::{Config, Reason, Relay, RelaySide, Relays, Side},
+    relay::{Config, ProxyReason, Relay, RelayFactory, RelaySide, Side},
     upstreams::{Attempt, Balance, Choice, NoUpstream, UpstreamCounters, Upstreams},
 };

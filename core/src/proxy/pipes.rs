@@ -246,8 +246,8 @@ mod tests {
     use super::*;
     use crate::{
         Event, Machine, Outbound,
-        drive::{self, Readiness, collect_into, feed},
-        proxy::{Config, Relays},
+        drive::{self, Readiness, collect_into, deliver},
+        proxy::{Config, RelayFactory},
     };
 
     const NOW: Instant = Instant::EPOCH;
@@ -318,16 +318,16 @@ mod tests {
     #[test]
     fn memory_of_other_connections_is_not_offered_for_bytes_in_a_pipe() {
         let buffer = NonZeroUsize::new(8).unwrap();
-        let relays = Relays::new(Config { buffer, ..Config::default() });
+        let relays = RelayFactory::new(Config { buffer, ..Config::default() });
         let mut relay = relays.relay(NOW);
         relay.connected(NOW, false);
-        feed(&mut relay.side(Side::Client), &mut &b"12345678"[..], NOW);
+        deliver(&mut relay.side(Side::Client), &mut &b"12345678"[..], NOW);
         collect_into(&mut relay.side(Side::Upstream), &mut [0; 8], NOW);
         relay.side(Side::Client).handle(NOW, Event::Release);
 
         let mut other = relays.relay(NOW);
         other.connected(NOW, false);
-        feed(&mut other.side(Side::Client), &mut &b"a secret"[..], NOW);
+        deliver(&mut other.side(Side::Client), &mut &b"a secret"[..], NOW);
         drop(other);
 
         let mut directions = Directions::new(Some(Pipes::new(1)));

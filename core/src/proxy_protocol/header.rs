@@ -175,9 +175,9 @@ fn begins(bytes: &[u8], start: &[u8]) -> bool {
 /// Section 2.1.
 fn parse_line(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     // The carriage return comes at latest where there is still room for the line feed.
-    let line = &bytes[..bytes.len().min(LONGEST_LINE - 1)];
+    let line = &bytes[..bytes.len().min(MAX_LINE - 1)];
     let Some(end) = line.iter().position(|byte| matches!(byte, b'\r' | b'\n')) else {
-        let is_too_long = line.len() == LONGEST_LINE - 1;
+        let is_too_long = line.len() == MAX_LINE - 1;
         return if is_too_long { Err(LINE_TOO_LONG) } else { Ok(None) };
     };
     match (bytes[end], bytes.get(end + 1)) {
@@ -255,8 +255,8 @@ fn parse_binary(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     let Some(&[high, low]) = bytes.get(14..16) else { return Ok(None) };
     let have = usize::from(u16::from_be_bytes([high, low]));
     let length = 16 + have;
-    if length > LONGEST {
-        return Err(Malformed::TooLong { length, limit: LONGEST });
+    if length > MAX_LEN {
+        return Err(Malformed::TooLong { length, limit: MAX_LEN });
     }
     if have < need {
         return Err(Malformed::TooShort { have, need });
@@ -384,10 +384,10 @@ fn binary(version_and_command: u8, family_and_transport: u8, addresses: &[u8]) -
 
 /// The longest header of version 2 that is accepted, in bytes. Its addresses take 232 at most; the
 /// rest is room for TLVs (a certificate, a cloud's names), of which nginx takes as much.
-pub const LONGEST: usize = 4096;
+pub const MAX_LEN: usize = 4096;
 /// The longest line of version 1, in bytes (section 2.1).
-const LONGEST_LINE: usize = 107;
-const LINE_TOO_LONG: Malformed = Malformed::LineTooLong { limit: LONGEST_LINE };
+const MAX_LINE: usize = 107;
+const LINE_TOO_LONG: Malformed = Malformed::LineTooLong { limit: MAX_LINE };
 const GREETING: &[u8] = b"PROXY ";
 const TYPE_CRC32C: u8 = 0x03;
 /// `SOCK_STREAM`, as a transport protocol (section 2.2).
@@ -465,7 +465,7 @@ mod tests {
             (HAPROXY_V4.to_vec(), header("127.0.0.1:47474", "127.0.0.1:47001")),
             (HAPROXY_V6.to_vec(), header("[::1]:47984", "[::1]:47002")),
             (HAPROXY_LOCAL.to_vec(), Header::Local),
-            (v2([0x21, 0x11], &[&v4[..], &[0; LONGEST - 28]].concat()), tcp4),
+            (v2([0x21, 0x11], &[&v4[..], &[0; MAX_LEN - 28]].concat()), tcp4),
         ];
         for (bytes, said) in cases {
             let shown = alloc::string::String::from_utf8_lossy(&bytes).into_owned();
@@ -688,7 +688,7 @@ mod tests {
             let (from, to) = (SocketAddr::from(source), SocketAddr::from(destination));
             let version = if binary { Version::V2 } else { Version::V1 };
             let bytes = announce(version, Peer::Ip(from), Some(to));
-            prop_assert!(bytes.len() <= LONGEST_LINE);
+            prop_assert!(bytes.len() <= MAX_LINE);
             let Ok(Some((Header::Tcp { source, destination }, length))) = parse(&bytes) else {
                 panic!("{:?}", parse(&bytes));
             };

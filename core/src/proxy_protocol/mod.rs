@@ -4,7 +4,7 @@
 //! - [`parse`] reads a header, [`announce`] writes one.
 //! - [`HeaderReader`] is the machine that receives one: from peers that may send one, whole within a
 //!   time.
-//! - [`Behind`] puts it in front of any other machine, which begins with the bytes behind the header.
+//! - [`WithProxyHeader`] puts it in front of any other machine, which begins with the bytes behind the header.
 //! - [`fn@serve`] does so for a server (feature `std`), and tells its table of connections who the
 //!   client really is.
 //!
@@ -15,7 +15,7 @@
 //! | what | is |
 //! |---|---|
 //! | version 1 | one line of at most 107 bytes, carriage return and line feed included (section 2.1) |
-//! | version 2 | at most [`LONGEST`] bytes in all |
+//! | version 2 | at most [`MAX_LEN`] bytes in all |
 //! | … its TLVs | have to end where the header does; a checksum (`PP2_TYPE_CRC32C`, section 2.2.3) has to be right; the others are skipped |
 //! | `TCP4`, `TCP6` | addresses may be of either family, whichever is named (nginx with `realip` mixes them) |
 //! | `LOCAL`, `UNKNOWN`, `UNSPEC`, a Unix address, a datagram | says nothing of a client: the connection stands for itself; what comes with `LOCAL` or `UNSPEC` is discarded unread (sections 2.1 and 2.2) |
@@ -25,18 +25,18 @@
 //! error for all that can be wrong, waits for more where `POST` is no header already, takes `UNKNOWNS`
 //! for `UNKNOWN`, and datagrams. Both need the standard library.
 
-mod behind;
 mod header;
 mod reader;
 #[cfg(feature = "std")]
 mod serve;
+mod with_header;
 
 #[cfg(feature = "std")]
 pub(crate) use self::serve::identify;
 #[cfg(feature = "std")]
 pub use self::serve::serve;
 pub use self::{
-    behind::{Behind, BehindReason},
-    header::{Field, Header, LONGEST, Malformed, Version, announce, parse},
-    reader::{Config, HeaderReader, Reason},
+    header::{Field, Header, MAX_LEN, Malformed, Version, announce, parse},
+    reader::{Config, HeaderReader, ProxyHeaderReason},
+    with_header::{WithProxyHeader, WithProxyHeaderReason},
 };

@@ -5,7 +5,7 @@ use core::{net::IpAddr, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Header, LONGEST, Malformed, parse};
+use super::{Header, MAX_LEN, Malformed, parse};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     admission::{Peer, Refused},
@@ -65,12 +65,12 @@ enum State {
     Reading,
     /// It is whole, and so long.
     Read(Header, usize),
-    Ending(Teardown<Reason>),
+    Ending(Teardown<ProxyHeaderReason>),
 }
 
 /// Why a connection ended before it had a header, or because of what that said.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum ProxyHeaderReason {
     /// The peer may not send one.
     #[error("{peer} may not announce clients: it is in none of the ranges that may")]
     Untrusted {
@@ -112,7 +112,7 @@ pub enum Reason {
     ShutDown,
 }
 
-impl crate::Reason for Reason {
+impl crate::Reason for ProxyHeaderReason {
     fn label(&self) -> &'static str {
         match self {
             Self::Untrusted { .. } => "proxy_header_untrusted",
@@ -131,7 +131,7 @@ impl crate::Reason for Reason {
             Self::Late { .. } => Fault::Time,
             Self::Refused(_) => Fault::Limit,
             Self::Lost { .. } => Fault::Lost,
-            Self::ShutDown => Fault::Asked,
+            Self::ShutDown => Fault::Requested,
         }
     }
 }
@@ -141,7 +141,7 @@ impl HeaderReader {
     pub fn new(config: &Config, peer: Peer, now: Instant) -> Self {
         let state = match peer {
             Peer::Ip(address) if !config.trusts(peer) => {
-                State::Ending(Teardown::reset(Reason::Untrusted { peer: address.ip() }))
+                State::Ending(Teardown::reset(ProxyHeaderReason::Untrusted { peer: address.ip() }))
             }
             Peer::Ip(_) | Peer::Local => State::Reading,
         };
@@ -162,15 +162,15 @@ impl HeaderReader {
 
     /// The client that the header names may not connect.
     pub fn refuse(&mut self, refused: Refused) {
-        self.end(Teardown::reset(Reason::Refused(refused)));
+        self.end(Teardown::reset(ProxyHeaderReason::Refused(refused)));
     }
 
     /// Sends a FIN.
-    fn close(&mut self, reason: Reason, now: Instant) {
+    fn close(&mut self, reason: ProxyHeaderReason, now: Instant) {
         self.end(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)));
     }
 
-    fn end(&mut self, ending: Teardown<Reason>) {
+    fn end(&mut self, ending: Teardown<ProxyHeaderReason>) {
         match self.state {
             State::Reading | State::Read(..) => {
                 self.state = State::Ending(ending);
@@ -182,7 +182,7 @@ impl HeaderReader {
 }
 
 impl Machine for HeaderReader {
-    type Reason = Reason;
+    type Reason = ProxyHeaderReason;
 
     fn interest(&self) -> Interest {
         match &self.state {
@@ -200,7 +200,7 @@ impl Machine for HeaderReader {
             }
             _ => FIRST,
         };
-        let size = size.min(LONGEST);
+        let size = size.min(MAX_LEN);
         if self.buffer.len() < size {
             self.buffer.resize(size, 0);
         }
@@ -218,12 +218,14 @@ impl Machine for HeaderReader {
                 match parse(&self.buffer[..self.filled]) {
                     Ok(None) => {}
                     Ok(Some((header, length))) => self.state = State::Read(header, length),
-                    Err(malformed) => self.end(Teardown::reset(Reason::Malformed(malformed))),
+                    Err(malformed) => {
+                        self.end(Teardown::reset(ProxyHeaderReason::Malformed(malformed)));
+                    }
                 }
             }
-            Event::Eof => self.close(Reason::Truncated { have: self.filled }, now),
+            Event::Eof => self.close(ProxyHeaderReason::Truncated { have: self.filled }, now),
             Event::Error(way, why) => {
-                let lost = Reason::Lost { way, why, have: self.filled };
+                let lost = ProxyHeaderReason::Lost { way, why, have: self.filled };
                 match &mut self.state {
                     State::Reading | State::Read(..) => self.end(Teardown::over(lost)),
                     State::Ending(ending) => ending.handle_error(lost),
@@ -237,14 +239,14 @@ impl Machine for HeaderReader {
             Event::Timeout { .. } => {
                 if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
                     let limit = self.limit.unwrap_or_default();
-                    let late = Reason::Late { limit, have: self.filled };
+                    let late = ProxyHeaderReason::Late { limit, have: self.filled };
                     match &mut self.state {
                         State::Reading | State::Read(..) => self.end(Teardown::reset(late)),
                         State::Ending(ending) => ending.expire(None),
                     }
                 }
             }
-            Event::ShutDown => self.close(Reason::ShutDown, now),
+            Event::ShutDown => self.close(ProxyHeaderReason::ShutDown, now),
             Event::Release => {
                 if self.filled == 0 {
                     self.buffer = Vec::new();
@@ -270,7 +272,7 @@ impl Machine for HeaderReader {
         Status { state, queued: 0, lag: 0 }
     }
 
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<ProxyHeaderReason> {
         if let State::Ending(ending) = &self.state { ending.reason() } else { None }
     }
 }

@@ -1,9 +1,9 @@
 //! A server whose connections begin with a header.
 
-use super::{Behind, Config, Header};
+use super::{Config, Header, WithProxyHeader};
 use crate::{
     Instant, Machine,
-    admission::{Conn, Peer, Refused, Table},
+    admission::{Conn, ConnectionTable, Peer, Refused},
     drive::{Clock, Drive},
     runtime::{Listener, Runtime},
     serve::{Options, Served, accept},
@@ -13,7 +13,7 @@ use crate::{
 /// machine for a client once that has a name, which is the [`peer`](Conn::peer) of its connection
 /// from then on.
 ///
-/// `options.table` is to be [`behind_proxies`](crate::admission::Table::behind_proxies), so that not
+/// `options.table` is to be [`behind_proxies`](crate::admission::ConnectionTable::behind_proxies), so that not
 /// the proxies' own addresses are counted. A panic of `machine` ends that connection alone.
 pub async fn serve<R, M>(
     runtime: &R,
@@ -34,7 +34,7 @@ where
             identify(&table, &conn, header, length)?;
             Ok(machine(&conn, now))
         };
-        let behind = Behind::new(config, admitted.peer(), clock.now(), make);
+        let behind = WithProxyHeader::new(config, admitted.peer(), clock.now(), make);
         Drive::new(behind, socket, clock).admitted(admitted)
     })
     .await
@@ -43,9 +43,9 @@ where
 /// Enters the client that a header of `length` bytes names in the table.
 ///
 /// # Errors
-/// As [`Table::identify`].
+/// As [`ConnectionTable::identify`].
 pub(crate) fn identify(
-    table: &Table,
+    table: &ConnectionTable,
     conn: &Conn,
     header: Header,
     length: usize,

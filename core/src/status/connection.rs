@@ -13,7 +13,7 @@ use super::{
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
-    idle::{Activity, Place},
+    idle::{Activity, IdleSlot},
     machine::impl_reason,
     shared::Shared,
     teardown::Teardown,
@@ -35,7 +35,7 @@ pub struct Connection {
     is_answered: bool,
     /// Its place in the order in which connections give way. A connection that has given way keeps
     /// its place until it ends: only then is there room.
-    place: Place,
+    place: IdleSlot,
     /// Of the last response, and of the FIN.
     progress: WriteProgress,
     state: State,
@@ -68,18 +68,18 @@ enum State {
         /// when the kernel takes no more.
         giving_way: Option<(Instant, Duration)>,
         /// It is the last one, and why.
-        last: Option<Reason>,
+        last: Option<StatusReason>,
         /// The turn of a page, which counts as in progress until this is dropped.
         #[expect(dead_code, reason = "what it does, it does when it is dropped")]
         page: Option<Turn>,
     },
     /// It lingers behind a response only.
-    Ending(Teardown<Reason>),
+    Ending(Teardown<StatusReason>),
 }
 
 /// Why a status server's connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum StatusReason {
     /// Its requests were answered, and the peer closed it or asked for that.
     #[error("finished")]
     Finished,
@@ -109,7 +109,7 @@ pub enum Reason {
         "gave way to a new connection after {waited:.1?} in its last state; the limit of open \
          connections is {limit}"
     )]
-    GaveWay {
+    Evicted {
         /// How long it had been without a request, waited for its turn, sent a response or
         /// lingered.
         waited: Duration,
@@ -139,15 +139,15 @@ pub enum Reason {
     },
 }
 
-impl_reason!(Reason {
+impl_reason!(StatusReason {
     Self::Finished => ("finished", Fault::None),
     Self::Refused { code, .. } => code.refusal(),
     Self::Truncated { .. } => ("truncated", Fault::Peer),
     // An idle connection is a client's way to be quick the next time.
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::None),
-    Self::GaveWay { .. } => ("gave_way", Fault::None),
+    Self::Evicted { .. } => ("evicted", Fault::None),
     Self::WriteTimeout { .. } => ("write_timeout", Fault::Time),
-    Self::ShutDown => ("shut_down", Fault::Asked),
+    Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Lost { why, .. } => (why.label(), Fault::Lost),
 });
 
@@ -213,8 +213,8 @@ impl Connection {
     fn wait(&mut self, now: Instant) {
         if self.eof {
             let reason = match self.input.len() {
-                0 => Reason::Finished,
-                have => Reason::Truncated { have },
+                0 => StatusReason::Finished,
+                have => StatusReason::Truncated { have },
             };
             self.close(reason, now);
         } else if self.input.is_empty() {
@@ -245,9 +245,9 @@ impl Connection {
         let last = (!request.keep_alive).then_some(match request.page {
             // The one refusal of those that keep the connection which ends it all the same.
             Err(Refusal { code: code @ Code::ContentTooLarge, why }) => {
-                Reason::Refused { code, why }
+                StatusReason::Refused { code, why }
             }
-            Ok(_) | Err(_) => Reason::Finished,
+            Ok(_) | Err(_) => StatusReason::Finished,
         });
         self.respond(response.into_bytes(request.head_only, last.is_some()), last, page, now);
     }
@@ -257,13 +257,13 @@ impl Connection {
         let response = refusal.response().into_bytes(self.input.is_for_head(), true);
         self.input.clear();
         let Refusal { code, why } = refusal;
-        self.respond(response, Some(Reason::Refused { code, why }), None, now);
+        self.respond(response, Some(StatusReason::Refused { code, why }), None, now);
     }
 
     fn respond(
         &mut self,
         response: Vec<u8>,
-        last: Option<Reason>,
+        last: Option<StatusReason>,
         page: Option<Turn>,
         now: Instant,
     ) {
@@ -276,10 +276,11 @@ impl Connection {
     }
 
     /// Sends a FIN.
-    fn close(&mut self, reason: Reason, now: Instant) {
+    fn close(&mut self, reason: StatusReason, now: Instant) {
         self.input.clear();
         // Only a response can be destroyed by a reset.
-        let lingers = !self.eof && matches!(reason, Reason::Finished | Reason::Refused { .. });
+        let lingers =
+            !self.eof && matches!(reason, StatusReason::Finished | StatusReason::Refused { .. });
         let linger = lingers.then_some(self.server.config.linger);
         self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
@@ -303,7 +304,7 @@ impl Connection {
 }
 
 impl Machine for Connection {
-    type Reason = Reason;
+    type Reason = StatusReason;
 
     fn interest(&self) -> Interest {
         let (read, write) = match &self.state {
@@ -363,7 +364,7 @@ impl Machine for Connection {
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let Some((activity, since)) = self.activity() else { return false };
         self.place.update(activity, since);
-        if !self.place.poll_asked(cx) {
+        if !self.place.poll_eviction(cx) {
             return false;
         }
         let waited = now.since(since);
@@ -374,7 +375,7 @@ impl Machine for Connection {
             }
             State::Idle { .. } | State::Head { .. } => State::GivingWay { until: now, waited },
             State::Waiting { .. } if self.is_answered => {
-                self.close(gave_way(waited), now);
+                self.close(evicted(waited), now);
                 return true;
             }
             // Likewise, output that the kernel takes is sent first.
@@ -382,7 +383,7 @@ impl Machine for Connection {
                 *giving_way = Some((now, waited));
                 return true;
             }
-            State::Ending(_) => State::Ending(Teardown::over(gave_way(waited))),
+            State::Ending(_) => State::Ending(Teardown::over(evicted(waited))),
             State::GivingWay { .. } | State::Waiting { .. } | State::Answering { .. } => {
                 return false;
             }
@@ -402,7 +403,7 @@ impl Machine for Connection {
         Status { state, queued: self.queued(), lag: 0 }
     }
 
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<StatusReason> {
         let State::Ending(ending) = &self.state else { return None };
         ending.reason()
     }
@@ -432,7 +433,7 @@ impl Connection {
     }
 
     fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
-        let lost = Reason::Lost { way, why, unsent: self.queued() };
+        let lost = StatusReason::Lost { way, why, unsent: self.queued() };
         if let State::Ending(ending) = &mut self.state {
             ending.handle_error(lost);
         } else {
@@ -463,20 +464,20 @@ impl Connection {
         }
         let config = &self.server.config;
         let (limit, unsent) = (config.write_timeout, self.queued() + unacknowledged);
-        let stalled = Reason::WriteTimeout { limit, unsent };
+        let stalled = StatusReason::WriteTimeout { limit, unsent };
         match &mut self.state {
             State::Idle { .. } => {
-                let reason = Reason::IdleTimeout { limit: config.idle_timeout };
+                let reason = StatusReason::IdleTimeout { limit: config.idle_timeout };
                 self.close(reason, now);
             }
             State::Head { .. } => self.refuse(request::TOO_LATE, now),
             State::GivingWay { waited, .. } => {
-                let reason = gave_way(*waited);
+                let reason = evicted(*waited);
                 self.close(reason, now);
             }
             State::Waiting { .. } => self.answer(now),
             State::Answering { giving_way: Some((_, waited)), .. } => {
-                self.state = State::Ending(Teardown::reset(gave_way(*waited)));
+                self.state = State::Ending(Teardown::reset(evicted(*waited)));
             }
             State::Answering { .. } => self.state = State::Ending(Teardown::reset(stalled)),
             State::Ending(ending) => ending.expire(Some(stalled)),
@@ -487,7 +488,7 @@ impl Connection {
     fn shut_down(&mut self, now: Instant) {
         match &mut self.state {
             State::Idle { .. } | State::Head { .. } | State::GivingWay { .. } => {
-                self.close(Reason::ShutDown, now);
+                self.close(StatusReason::ShutDown, now);
             }
             State::Waiting { request, .. } => {
                 if let Ok(request) = request {
@@ -495,7 +496,7 @@ impl Connection {
                 }
             }
             State::Answering { last, .. } => {
-                last.get_or_insert(Reason::ShutDown);
+                last.get_or_insert(StatusReason::ShutDown);
             }
             State::Ending(_) => {}
         }
@@ -505,6 +506,6 @@ impl Connection {
 /// How long a new connection keeps its place until its first byte, which is one round trip away.
 const FIRST_BYTE_TIME: Duration = Duration::from_millis(20);
 
-fn gave_way(waited: Duration) -> Reason {
-    Reason::GaveWay { waited, limit: CONNECTIONS }
+fn evicted(waited: Duration) -> StatusReason {
+    StatusReason::Evicted { waited, limit: CONNECTIONS }
 }

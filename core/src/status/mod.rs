@@ -10,7 +10,7 @@
 //!
 //! [`Server`] is what the connections of one status server share, [`Connection`] is the machine of
 //! one of them. What a server has to say beyond what its
-//! [table of connections](crate::admission::Table) counts, it says as a [`Subject`].
+//! [table of connections](crate::admission::ConnectionTable) counts, it says as a [`MetricsSource`].
 //!
 //! A fan-out whose upstream is away is ready: subscribers may wait for it, and to take every
 //! replica away because what they all depend on is gone would help nobody. `wirestate_upstream_up`
@@ -38,7 +38,7 @@
 //! without pause delays the others by one answer. The turn of a client that leaves is given back.
 //!
 //! When all 64 connections are open, a new one replaces the first in the order of
-//! [`Activity`](crate::idle::Activity) ([`Reason::GaveWay`], counted as `gave_way`):
+//! [`Activity`](crate::idle::Activity) ([`StatusReason::Evicted`], counted as `evicted`):
 //!
 //! 1. one that lingers;
 //! 2. one that has had an answer and waits for the next;
@@ -56,7 +56,7 @@
 //!
 //! Nothing of it is for strangers. A browser can be made to ask a server on its own machine for a
 //! page by a name that somebody else's domain resolves to (DNS rebinding), so a request whose
-//! `Host` is a name that is neither `localhost` nor in [`Hosts`] is refused. Addresses are not
+//! `Host` is a name that is neither `localhost` nor in [`AllowedHosts`] is refused. Addresses are not
 //! names, and are welcome.
 //!
 //! ```
@@ -71,12 +71,12 @@
 //! let mut machine = status.machine(now); // and `serve` runs these under `status.options()`
 //!
 //! let mut output = [0; 1024];
-//! drive::feed(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
+//! drive::deliver(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].starts_with(b"HTTP/1.1 200 OK\r\n"));
 //!
 //! service.stop.drain();
-//! drive::feed(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
+//! drive::deliver(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
 //! ```
@@ -93,10 +93,10 @@ mod server;
 mod subject;
 
 pub use self::{
-    connection::{Connection, Reason},
+    connection::{Connection, StatusReason},
     metric::{Metric, Value},
-    request::Hosts,
+    request::AllowedHosts,
     response::Code,
     server::{CONNECTIONS, Config, MAX_PAGE_WAIT, PAGES_IN_PROGRESS, Readiness, Server},
-    subject::Subject,
+    subject::MetricsSource,
 };

@@ -12,14 +12,14 @@ use super::{
 
 /// By which names a status server may be asked, besides `localhost` and every address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hosts {
+pub enum AllowedHosts {
     /// By any. For where no browser comes: a Unix socket.
     Any,
     /// By these, in any case, without a port.
     Named(Vec<String>),
 }
 
-impl Hosts {
+impl AllowedHosts {
     /// Whether a request for the host of this name or address is for us.
     fn include(&self, name: &str) -> bool {
         let Self::Named(names) = self else { return true };
@@ -100,7 +100,7 @@ fn is_other_version(line: &[u8]) -> bool {
 /// # Errors
 /// It is none, or it can't be told where the next one begins: the connection is to be closed behind
 /// the answer.
-pub(super) fn parse(head: &[u8], hosts: &Hosts) -> Result<Request, Refusal> {
+pub(super) fn parse(head: &[u8], hosts: &AllowedHosts) -> Result<Request, Refusal> {
     let mut fields = [EMPTY_HEADER; MOST_FIELDS];
     let mut parsed = httparse::Request::new(&mut fields);
     match parsed.parse(head) {
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn names_that_are_not_ours_are_refused_and_addresses_never() {
-        let hosts = Hosts::Named(vec!["status.example".into()]);
+        let hosts = AllowedHosts::Named(vec!["status.example".into()]);
         for ours in [
             "localhost",
             "LocalHost:8000",
@@ -281,7 +281,7 @@ mod tests {
             "127.0.0.1.evil.example",
         ] {
             assert!(!hosts.include(host_of(other).unwrap()), "{other}");
-            assert!(Hosts::Any.include(other));
+            assert!(AllowedHosts::Any.include(other));
         }
         for none in ["[evil]", "[::1", "[::1]evil.example", "::1", "a:b", "a:1:2", "ä", "a b", "a/"]
         {

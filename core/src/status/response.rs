@@ -95,7 +95,7 @@ impl Response {
     /// There is no `Date`: a server that has no clock must not make one up (RFC 9110,
     /// section 6.6.1), and machines have none.
     pub(super) fn into_bytes(self, head_only: bool, closes: bool) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(LONGEST_HEAD + self.content.len());
+        let mut bytes = Vec::with_capacity(MAX_HEAD + self.content.len());
         let mut put = |line: fmt::Arguments<'_>| {
             bytes.write_fmt(line).expect("a vector takes all that fits the memory");
         };
@@ -119,7 +119,7 @@ impl Response {
             put(format_args!("Connection: close\r\n"));
         }
         put(format_args!("\r\n"));
-        debug_assert!(bytes.len() <= LONGEST_HEAD, "a head of {} bytes", bytes.len());
+        debug_assert!(bytes.len() <= MAX_HEAD, "a head of {} bytes", bytes.len());
         if !head_only {
             bytes.extend_from_slice(&self.content);
         }
@@ -129,4 +129,4 @@ impl Response {
 
 pub(super) const PLAIN: &str = "text/plain; charset=utf-8";
 /// More than any of these heads has, in bytes.
-pub(super) const LONGEST_HEAD: usize = 1024;
+pub(super) const MAX_HEAD: usize = 1024;

@@ -7,18 +7,18 @@ use core::{
 };
 
 use super::{
-    Connection, Hosts, Subject,
+    AllowedHosts, Connection, MetricsSource,
     head::Input,
     pacer::{Pacer, Turn},
 };
 use crate::{
     Instant, Linger,
-    admission::{Limits, Table},
+    admission::{ConnectionTable, Limits},
     buffer::Pool,
-    idle::Idle,
+    idle::IdleConnections,
     serve::Options,
     shared::Shared,
-    stop::Stopping,
+    shutdown::Shutdown,
     teardown::DiscardBudget,
 };
 
@@ -28,7 +28,7 @@ pub struct Config {
     /// What the server is: `echo-server`.
     pub name: &'static str,
     /// By which names it may be asked. Default: `localhost` and addresses.
-    pub hosts: Hosts,
+    pub hosts: AllowedHosts,
     /// How long the head of a request may take from its first byte. Default: 5 s.
     pub head_timeout: Duration,
     /// How long a connection may be without a request. Default: 30 s.
@@ -55,7 +55,7 @@ impl Config {
     pub fn new(name: &'static str) -> Self {
         Self {
             name,
-            hosts: Hosts::Named(Vec::new()),
+            hosts: AllowedHosts::Named(Vec::new()),
             head_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),
@@ -86,11 +86,11 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) service: Options,
     pub(super) own: Options,
-    pub(super) subject: Option<Shared<dyn Subject>>,
+    pub(super) subject: Option<Shared<dyn MetricsSource>>,
     pub(super) readiness: Readiness,
     pub(super) started: Instant,
     /// All connections, in the order in which they give way.
-    pub(super) idle: Idle,
+    pub(super) idle: IdleConnections,
     pub(super) answers: Pacer,
     pub(super) pages: Pacer,
     pub(super) discards: DiscardBudget,
@@ -120,7 +120,7 @@ impl Server {
     pub fn new(
         config: Config,
         service: &Options,
-        subject: Option<Shared<dyn Subject>>,
+        subject: Option<Shared<dyn MetricsSource>>,
         now: Instant,
     ) -> Self {
         let Config { head_timeout, idle_timeout, write_timeout, linger, .. } = &config;
@@ -128,9 +128,9 @@ impl Server {
             assert!(time > Duration::ZERO, "a timeout must be a time");
         }
         let limits = Limits { connections: CONNECTIONS, per_address: None };
-        let idle = Idle::new();
+        let idle = IdleConnections::new();
         let own = Options {
-            table: Table::new(limits).named("status"),
+            table: ConnectionTable::new(limits).named("status"),
             drain_timeout: Some(DRAIN_TIMEOUT),
             idle: Some(idle.clone()),
             ..Options::default()
@@ -146,7 +146,7 @@ impl Server {
             started: now,
             idle,
             discards: DiscardBudget::default(),
-            pool: Pool::new(LONGEST_HEAD, IDLE_BUFFERS),
+            pool: Pool::new(MAX_HEAD, IDLE_BUFFERS),
         };
         Self { inner: Shared::new(inner) }
     }
@@ -172,7 +172,7 @@ impl Server {
 impl Inner {
     /// Whether it is worth connecting.
     pub(super) fn is_ready(&self) -> bool {
-        !self.readiness.over.load(Relaxed) && self.service.stop.asked() == Stopping::No
+        !self.readiness.over.load(Relaxed) && self.service.stop.requested() == Shutdown::None
     }
 
     /// The turn of a page that is requested at `now`; `None` if it is refused.
@@ -190,7 +190,7 @@ pub const PAGES_IN_PROGRESS: usize = 48;
 pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest head of a request, in bytes.
-const LONGEST_HEAD: usize = 8 * 1024;
+const MAX_HEAD: usize = 8 * 1024;
 const IDLE_BUFFERS: usize = 4;
 /// By then, what was owed when the service had ended is with the kernel, or nobody takes it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);

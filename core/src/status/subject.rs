@@ -12,12 +12,12 @@ use crate::{
 ///
 /// It is asked at each request for `/` and `/metrics`, so it is to answer at once, and with a
 /// bounded number of metrics.
-pub trait Subject: Debug + Send + Sync + 'static {
+pub trait MetricsSource: Debug + Send + Sync + 'static {
     /// What it counts.
     fn metrics(&self) -> Vec<Metric>;
 }
 
-impl Subject for Feed {
+impl MetricsSource for Feed {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.counters();
         vec![
@@ -76,7 +76,7 @@ impl Subject for Feed {
 }
 
 #[cfg(feature = "message")]
-impl<S> Subject for crate::message::Server<S>
+impl<S> MetricsSource for crate::message::Server<S>
 where
     S: Debug + Send + Sync + 'static,
 {
@@ -91,7 +91,7 @@ where
 }
 
 /// By upstream: they are configured, so they are few.
-impl Subject for Upstreams {
+impl MetricsSource for Upstreams {
     fn metrics(&self) -> Vec<Metric> {
         let counters = self.counters();
         let by_upstream = |count: fn(&UpstreamCounters) -> u64| {

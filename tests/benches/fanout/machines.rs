@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use wirestate_core::{
     drive::{Clock, Drive},
-    fanout::{Config, Feed, OnLag, Subscriber, Upstream},
+    fanout::{Config, Feed, LagPolicy, Subscriber, Upstream},
     runtime::Runtime,
     serve::{self, serve},
 };
@@ -16,7 +16,7 @@ pub(crate) struct FanOut(pub(crate) SocketAddr);
 
 impl Ours for FanOut {
     async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
-        let feed = Feed::new(Config { on_lag: OnLag::Block, ..Config::default() });
+        let feed = Feed::new(Config { on_lag: LagPolicy::Block, ..Config::default() });
         let socket = runtime.connect(&self.0.to_string()).await?;
         let clock = runtime.clock();
         let machine = Upstream::new(feed.clone(), None, clock.now());

@@ -32,7 +32,7 @@
 //!
 //! Ours, the floor and the broadcast by hand connect to the load and read from it: ours and the
 //! floor hold it up themselves once the slowest subscriber is a window (16 MiB) behind
-//! (`OnLag::Block`). The others have no such way, and drop messages or subscribers; so the load
+//! (`LagPolicy::Block`). The others have no such way, and drop messages or subscribers; so the load
 //! waits for the slowest subscriber itself, and publishes at most 2 MiB ahead of it.
 //!
 //! Each message carries its number. Every byte is compared in `paced` and `drip`, and in `saturated`

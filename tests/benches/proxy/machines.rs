@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use wirestate_core::{
     drive::Splice,
-    proxy::{Balance, Config, Proxy, Relays, Upstreams, serve},
+    proxy::{Balance, Config, Proxy, RelayFactory, Upstreams, serve},
     runtime::Runtime,
     serve::Options,
 };
@@ -21,7 +21,7 @@ impl Ours for Relay {
         listener: R::Listener,
     ) -> io::Result<()> {
         let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
-        let proxy = Proxy::new(Relays::new(Config::default()), upstreams);
+        let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams);
         serve(&runtime, listener, &Options::default(), &proxy).await;
         Ok(())
     }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use wirestate_core::{
     Instant, Linger, Machine,
     message::{
-        Config, Connection, Delivery, EncodeError, Header, Limits, Message, Reason, Server,
-        service::{Asked, Events, Replied, Reply, Service},
+        Config, Connection, Delivery, EncodeError, Header, Limits, Message, MessageReason, Server,
+        service::{PendingReply, PendingRequest, Reply, RequestQueue, Service},
     },
 };
 
@@ -40,7 +40,8 @@ pub fn server(bytes: &[u8]) {
     let (limits, in_flight, streamed) = (config.limits, config.in_flight.get(), *streamed);
 
     let log = Rc::new(RefCell::new(Log::default()));
-    let service = Scripted { streamed, events: Events::default(), log: log.clone(), pieces: None };
+    let service =
+        Scripted { streamed, events: RequestQueue::default(), log: log.clone(), pieces: None };
     let connection = Server::new(config.clone(), service).machine(Instant::EPOCH);
     let mut machine = Checked::new(connection, MOST_QUEUED);
     let mut stage = Stage::new(&mut machine);
@@ -162,7 +163,7 @@ impl Answer {
 #[derive(Clone, Debug)]
 struct Scripted {
     streamed: u64,
-    events: Events,
+    events: RequestQueue,
     log: Rc<RefCell<Log>>,
     /// What was streamed of the content that is coming.
     pieces: Option<Vec<u8>>,
@@ -175,7 +176,7 @@ struct Log {
     /// The frames of their replies.
     replies: Vec<Option<Vec<u8>>>,
     /// Those that wait for one, by their number.
-    asked: Vec<(usize, Asked)>,
+    asked: Vec<(usize, PendingRequest)>,
 }
 
 impl Log {
@@ -208,9 +209,9 @@ fn is_streamed(header: &Header<'_>) -> bool {
 }
 
 impl Service for Scripted {
-    type Pending = Replied;
+    type Pending = PendingReply;
 
-    fn call(&mut self, request: Message<'_>) -> Reply<Replied> {
+    fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
         let request = match self.pieces.take() {
             None => request.into_owned(),
             Some(content) => {
@@ -266,7 +267,13 @@ fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
 }
 
 /// Whether it is as it should be, now that the connection has ended.
-fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, streamed: u64) {
+fn judge(
+    transcript: &Transcript,
+    reason: &MessageReason,
+    log: &Log,
+    limits: Limits,
+    streamed: u64,
+) {
     let longest = |header: &Header<'_>| if is_streamed(header) { streamed } else { limits.content };
     let arrived = frames::read(&transcript.input, limits, longest);
     let Log { requests, replies, asked: _ } = log;
@@ -275,7 +282,7 @@ fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, st
     let sent = &transcript.output;
     let answered: Vec<&Vec<u8>> = replies.iter().map_while(Option::as_ref).collect();
     let owed_nothing = answered.len() == replies.len();
-    let exactly = |replies: &[&Vec<u8>], error: Option<&Reason>| {
+    let exactly = |replies: &[&Vec<u8>], error: Option<&MessageReason>| {
         let mut expected =
             replies.iter().map(|reply| reply.as_slice()).collect::<Vec<_>>().concat();
         if let Some(error) = error {
@@ -301,31 +308,31 @@ fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, st
         exactly(&answered[..count], Some(reason));
     };
     match reason {
-        Reason::Finished => {
+        MessageReason::Finished => {
             assert_eq!(arrived.rest, Rest::Nothing);
             assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
             assert!(owed_nothing);
             exactly(&answered, None);
         }
-        Reason::Answered | Reason::ShutDown | Reason::IdleTimeout { .. } => {
+        MessageReason::Answered | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
             assert!(owed_nothing);
             exactly(&answered, None);
         }
-        Reason::Malformed(error) => {
+        MessageReason::Malformed(error) => {
             assert_eq!(arrived.rest.at_end().as_ref(), Err(error));
             assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
             own_fault();
         }
-        Reason::FrameTimeout { have, need, .. } => {
+        MessageReason::FrameTimeout { have, need, .. } => {
             assert!(have < need || *need == 2, "{have} of {need} bytes are all");
             own_fault();
         }
-        Reason::Memory(_) => own_fault(),
-        Reason::ServiceTimeout { owed, .. } => {
+        MessageReason::Memory(_) => own_fault(),
+        MessageReason::ServiceTimeout { owed, .. } => {
             // Those that were there wait behind the one that was not.
             exactly(&answered[..requests.len() - owed], Some(reason));
         }
-        Reason::WriteStalled { unsent, .. } => {
+        MessageReason::WriteStalled { unsent, .. } => {
             assert_eq!(transcript.sent, Some(Sent::Rst));
             if *unsent == 0 {
                 // Its FIN alone was pending.
@@ -334,7 +341,7 @@ fn judge(transcript: &Transcript, reason: &Reason, log: &Log, limits: Limits, st
             }
             cut_short(sent, &answered);
         }
-        Reason::Lost { .. } => {
+        MessageReason::Lost { .. } => {
             assert_ne!(transcript.sent, Some(Sent::Fin), "what was lost looks clean");
             cut_short(sent, &answered);
         }

@@ -26,16 +26,16 @@ use rustix::{
 };
 use wirestate_core::{
     Instant,
-    admission::{Peer, Table},
+    admission::{ConnectionTable, Peer},
     drive::{Next, Seat},
-    stop::{Stop, Stopping},
+    shutdown::{self, ShutdownHandle},
 };
 
 use crate::level_triggered::{Factory, Protocol, Socket};
 
 pub(crate) struct EventLoop {
     epoch: SystemInstant,
-    table: Table,
+    table: ConnectionTable,
     epoll: OwnedFd,
     listeners: Vec<(TcpListener, Factory)>,
     connections: BTreeMap<u64, Connection>,
@@ -86,7 +86,7 @@ impl Wake for Woken {
 }
 
 impl super::EventLoop for EventLoop {
-    fn new(table: Table) -> io::Result<Self> {
+    fn new(table: ConnectionTable) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &event, EventData::new_u64(LOOP), EventFlags::IN)?;
@@ -113,9 +113,10 @@ impl super::EventLoop for EventLoop {
         Ok(address)
     }
 
-    fn goes_on(&mut self, stop: &Stop) -> bool {
+    fn goes_on(&mut self, stop: &ShutdownHandle) -> bool {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
-        let stops = stop.poll_asked(&mut Context::from_waker(&waker)) > Stopping::No;
+        let stops =
+            stop.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
         // Once: it wakes every connection each time.
         if stops && !self.listeners.is_empty() {
             self.listeners.clear();

@@ -10,13 +10,13 @@ mod scenarios;
 
 use std::{io, net::SocketAddr};
 
-use wirestate_core::{Instant, admission::Table, stop::Stop};
+use wirestate_core::{Instant, admission::ConnectionTable, shutdown::ShutdownHandle};
 
 use crate::level_triggered::Protocol;
 
 /// What the scenarios ask of an event loop.
 trait EventLoop: Sized {
-    fn new(table: Table) -> io::Result<Self>;
+    fn new(table: ConnectionTable) -> io::Result<Self>;
 
     /// Listens on a port of the loopback device.
     fn listen(
@@ -25,14 +25,14 @@ trait EventLoop: Sized {
     ) -> io::Result<SocketAddr>;
 
     /// Applies `stop`. Returns false once the last connection has ended after that.
-    fn goes_on(&mut self, stop: &Stop) -> bool;
+    fn goes_on(&mut self, stop: &ShutdownHandle) -> bool;
 
     /// Waits once, and polls the connections for which something has happened.
     fn round(&mut self) -> io::Result<()>;
 }
 
 impl EventLoop for level_triggered::EventLoop {
-    fn new(table: Table) -> io::Result<Self> {
+    fn new(table: ConnectionTable) -> io::Result<Self> {
         Self::new(table)
     }
 
@@ -43,7 +43,7 @@ impl EventLoop for level_triggered::EventLoop {
         self.listen(protocol)
     }
 
-    fn goes_on(&mut self, stop: &Stop) -> bool {
+    fn goes_on(&mut self, stop: &ShutdownHandle) -> bool {
         self.goes_on(stop)
     }
 

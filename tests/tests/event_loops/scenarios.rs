@@ -16,11 +16,11 @@ use rustix::net::sockopt::set_socket_linger;
 use tokio::sync::oneshot;
 use wirestate_core::{
     Erased, Event, Instant, Interest, Machine, Status,
-    admission::{Limits, Table},
+    admission::{ConnectionTable, Limits},
     echo,
     fanout::{self, Feed, Framing, Subscriber, Upstream},
     message::{self, Message, service},
-    stop::Stop,
+    shutdown::ShutdownHandle,
 };
 use wirestate_testkit::message::frames;
 
@@ -31,8 +31,8 @@ const HANGS: Duration = Duration::from_secs(60);
 
 /// What clients can see and do besides their sockets.
 struct Server {
-    table: Table,
-    stop: Stop,
+    table: ConnectionTable,
+    stop: ShutdownHandle,
 }
 
 /// However the clients end, the loop does as well.
@@ -51,7 +51,7 @@ fn serve<L: EventLoop, T: Send>(
     listen: impl FnOnce(&mut L) -> io::Result<T>,
     clients: impl FnOnce(T, &Server) + Send,
 ) -> u64 {
-    let (table, stop) = (Table::new(Limits::default()), Stop::new());
+    let (table, stop) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
     let mut event_loop = L::new(table.clone()).unwrap();
     let listening = listen(&mut event_loop).unwrap();
     let server = Server { table: table.clone(), stop: stop.clone() };
@@ -149,7 +149,7 @@ fn bytes(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from((seed * 31 + i * 7 + i / 251) % 251).unwrap()).collect()
 }
 
-fn ended(table: &Table, label: &str) -> u64 {
+fn ended(table: &ConnectionTable, label: &str) -> u64 {
     table.totals().ended.get(label).copied().unwrap_or(0)
 }
 

@@ -316,7 +316,7 @@ fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
         end(fixed(4), &[receive.clone(), Op::Lost(Direction::Read, ConnectionError::Reset)]);
     assert_eq!((fault, sent), (Fault::Lost, None));
     let (fault, sent, _) = end(fixed(4), &[receive, Op::ShutDown]);
-    assert_eq!((fault, sent), (Fault::Asked, Some(Sent::Fin)));
+    assert_eq!((fault, sent), (Fault::Requested, Some(Sent::Fin)));
 }
 
 #[test]

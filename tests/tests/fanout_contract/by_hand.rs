@@ -9,8 +9,8 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{
     Event, Instant, Machine,
-    drive::{collect_owned, feed as receive},
-    fanout::{Config, Feed, OnLag, Subscriber, Upstream},
+    drive::{collect_owned, deliver as receive},
+    fanout::{Config, Feed, LagPolicy, Subscriber, Upstream},
 };
 use wirestate_testkit::{contract::Checked, script};
 
@@ -24,7 +24,7 @@ fn share<M: Machine>(machine: &mut M) {
 
 #[test]
 fn an_upstream_that_is_fed_by_hand_takes_only_what_the_window_has_room_for() {
-    for on_lag in [OnLag::Block, OnLag::Disconnect, OnLag::Skip] {
+    for on_lag in [LagPolicy::Block, LagPolicy::Disconnect, LagPolicy::Skip] {
         let feed =
             Feed::new(Config { framing: fixed(64), window: 8192, on_lag, ..Config::default() });
         let mut upstream = Checked::new(Upstream::new(feed.clone(), None, NOW), 0);
@@ -72,7 +72,7 @@ fn writes_that_complete_late_send_whole_messages_although_others_are_skipped() {
         let feed = Feed::new(Config {
             framing: fixed(4),
             window: 3 * (4 + 128),
-            on_lag: OnLag::Skip,
+            on_lag: LagPolicy::Skip,
             lag_wait: Duration::ZERO,
             ..Config::default()
         });

@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{
     Event, Instant, Machine, Outbound,
-    fanout::{Config, Counters, Feed, OnLag, Room, Subscriber},
+    fanout::{Capacity, Config, Counters, Feed, LagPolicy, Subscriber},
 };
 
 use crate::messages::fixed;
@@ -50,7 +50,7 @@ const MOVES: [Move; 8] = [
 
 struct Scene {
     feed: Feed,
-    on_lag: OnLag,
+    on_lag: LagPolicy,
     /// Messages in a chunk.
     together: u64,
     subscribers: [(Subscriber, Vec<u8>); 2],
@@ -58,7 +58,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(on_lag: OnLag, lag_wait: Duration, together: u64) -> Self {
+    fn new(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> Self {
         let len = usize::try_from(together).unwrap() * 2;
         let chunks = usize::try_from(2 / together).unwrap();
         let window = chunks * (len + 128);
@@ -84,16 +84,16 @@ impl Scene {
                 }
                 let start = usize::try_from(self.published()).unwrap() * 2;
                 let len = usize::try_from(self.together).unwrap() * 2;
-                match (step, self.feed.poll_room(now, len, cx)) {
-                    (Move::Publish, Room::Free) => {
+                match (step, self.feed.poll_capacity(now, len, cx)) {
+                    (Move::Publish, Capacity::Free) => {
                         let bytes = Bytes::from_static(&STREAM[start..start + len]);
                         self.feed.publish(bytes, self.together, now);
                     }
-                    (Move::Expire, Room::Held(Some(until))) => {
+                    (Move::Expire, Capacity::Held(Some(until))) => {
                         assert!(until > now, "nobody is waited for whose time is up");
                         self.now = until;
-                        let room = self.feed.poll_room(until, len, cx);
-                        assert_eq!(room, Room::Free, "the time is up");
+                        let room = self.feed.poll_capacity(until, len, cx);
+                        assert_eq!(room, Capacity::Free, "the time is up");
                     }
                     _ => return false,
                 }
@@ -131,16 +131,16 @@ impl Scene {
         for (subscriber, output) in &self.subscribers {
             let (whole, _) = messages(output);
             match self.on_lag {
-                OnLag::Disconnect | OnLag::Block => {
+                LagPolicy::Disconnect | LagPolicy::Block => {
                     assert!(STREAM.starts_with(output), "it has a gap");
                     assert_eq!(self.feed.counters().skipped, 0);
                 }
-                OnLag::Skip => {
+                LagPolicy::Skip => {
                     assert!(whole.is_sorted_by(|a, b| a < b), "not ascending");
                 }
             }
             let state = subscriber.status().state;
-            if self.on_lag != OnLag::Disconnect {
+            if self.on_lag != LagPolicy::Disconnect {
                 assert_eq!(state, "open");
             } else if state != "open" {
                 let Counters { held_waiting, never_caught_up, .. } = self.feed.counters();
@@ -193,7 +193,7 @@ impl Scene {
         assert_eq!((counters.subscribers, counters.lagged), (open, reset));
         let most = self.feed.config().lag_wait;
         let held = counters.held_waiting;
-        assert!(self.on_lag == OnLag::Block || held <= most, "held for {held:?} of {most:?}");
+        assert!(self.on_lag == LagPolicy::Block || held <= most, "held for {held:?} of {most:?}");
     }
 }
 
@@ -206,17 +206,17 @@ fn messages(output: &[u8]) -> (Vec<u8>, bool) {
     (whole.iter().map(|message| message[0]).collect(), !begun.is_empty())
 }
 
-fn moves_of(on_lag: OnLag, lag_wait: Duration) -> &'static [Move] {
+fn moves_of(on_lag: LagPolicy, lag_wait: Duration) -> &'static [Move] {
     let fewer = match (on_lag, lag_wait) {
-        (OnLag::Block, _) => 0,
-        (OnLag::Disconnect | OnLag::Skip, Duration::ZERO) => 1,
-        (OnLag::Disconnect | OnLag::Skip, _) => 2,
+        (LagPolicy::Block, _) => 0,
+        (LagPolicy::Disconnect | LagPolicy::Skip, Duration::ZERO) => 1,
+        (LagPolicy::Disconnect | LagPolicy::Skip, _) => 2,
     };
     &MOVES[..MOVES.len() - if cfg!(debug_assertions) { fewer } else { 0 }]
 }
 
 /// Visits every state; answers how many there are.
-fn visit(on_lag: OnLag, lag_wait: Duration, together: u64) -> usize {
+fn visit(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> usize {
     let reach = |moves: &[Move]| {
         let mut scene = Scene::new(on_lag, lag_wait, together);
         for step in moves {
@@ -250,7 +250,7 @@ fn visit(on_lag: OnLag, lag_wait: Duration, together: u64) -> usize {
 fn who_lags_is_reset_and_nobody_else() {
     for lag_wait in [Duration::ZERO, Duration::from_secs(1)] {
         for together in [1, 2] {
-            assert!(visit(OnLag::Disconnect, lag_wait, together) > 100);
+            assert!(visit(LagPolicy::Disconnect, lag_wait, together) > 100);
         }
     }
 }
@@ -259,7 +259,7 @@ fn who_lags_is_reset_and_nobody_else() {
 fn who_lags_skips_whole_messages_that_are_counted() {
     for lag_wait in [Duration::ZERO, Duration::from_secs(1)] {
         for together in [1, 2] {
-            assert!(visit(OnLag::Skip, lag_wait, together) > 100);
+            assert!(visit(LagPolicy::Skip, lag_wait, together) > 100);
         }
     }
 }
@@ -267,6 +267,6 @@ fn who_lags_skips_whole_messages_that_are_counted() {
 #[test]
 fn where_the_upstream_waits_nobody_misses_anything() {
     for together in [1, 2] {
-        assert!(visit(OnLag::Block, Duration::ZERO, together) > 100);
+        assert!(visit(LagPolicy::Block, Duration::ZERO, together) > 100);
     }
 }

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Machine, Outbound,
     drive::{self, MAX_SLICES},
-    fanout::{Config, Feed, Framing, OnLag, Room, Subscriber, SubscriberReason, Upstream},
+    fanout::{Capacity, Config, Feed, Framing, LagPolicy, Subscriber, SubscriberReason, Upstream},
 };
 use wirestate_testkit::script;
 
 use crate::messages::{fixed, lines};
 
 /// Messages of four bytes, and room for two of them if each comes by itself.
-fn config(on_lag: OnLag) -> Config {
+fn config(on_lag: LagPolicy) -> Config {
     Config { framing: fixed(4), window: 2 * (4 + 128), on_lag, ..Config::default() }
 }
 
@@ -35,12 +35,12 @@ fn share<M: Machine>(machine: &mut M, now: Instant) {
 
 fn receive(upstream: &mut Upstream, mut bytes: &[u8], now: Instant) {
     share(upstream, now);
-    drive::feed(upstream, &mut bytes, now);
+    drive::deliver(upstream, &mut bytes, now);
     assert!(bytes.is_empty(), "there is room");
 }
 
-fn room(feed: &Feed, now: Instant) -> Room {
-    feed.poll_room(now, 4, &mut Context::from_waker(Waker::noop()))
+fn room(feed: &Feed, now: Instant) -> Capacity {
+    feed.poll_capacity(now, 4, &mut Context::from_waker(Waker::noop()))
 }
 
 fn publish(feed: &Feed, message: &'static str, now: Instant) {
@@ -77,21 +77,23 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     assert_eq!(first_seen(u64::MAX), "a\nbb\nccc\nd\nee\nfff\n");
 }
 
-/// Room that was found before somebody joined is used up after that: what the joiner begins with
+/// Capacity that was found before somebody joined is used up after that: what the joiner begins with
 /// must still be there then.
 #[test]
 fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() {
-    for (on_lag, lag_wait) in [(OnLag::Block, 1), (OnLag::Disconnect, 1), (OnLag::Skip, 0)] {
+    for (on_lag, lag_wait) in
+        [(LagPolicy::Block, 1), (LagPolicy::Disconnect, 1), (LagPolicy::Skip, 0)]
+    {
         let lag_wait = Duration::from_secs(lag_wait);
         let feed = Feed::new(Config { replay: u64::MAX, lag_wait, ..config(on_lag) });
         publish(&feed, "one.", at(0));
         publish(&feed, "two.", at(0));
-        assert_eq!(room(&feed, at(0)), Room::Free);
+        assert_eq!(room(&feed, at(0)), Capacity::Free);
         let mut late = Subscriber::new(&feed, at(0));
         publish(&feed, "thr.", at(0));
         assert_eq!(sent(&mut late, at(0)), "two.thr.", "{on_lag:?}");
         let mut later = Subscriber::new(&feed, at(0));
-        let expected = if on_lag == OnLag::Block { "two.thr." } else { "thr." };
+        let expected = if on_lag == LagPolicy::Block { "two.thr." } else { "thr." };
         assert_eq!(sent(&mut later, at(0)), expected, "the room is used up");
     }
 }
@@ -101,9 +103,9 @@ fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() 
 fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
     let messages = ["one.", "two.", "thr.", "fou.", "fiv."];
     for (on_lag, first_seen) in [
-        (OnLag::Disconnect, "fou.fiv."),
-        (OnLag::Skip, "fou.fiv."),
-        (OnLag::Block, "two.thr.fou.fiv."),
+        (LagPolicy::Disconnect, "fou.fiv."),
+        (LagPolicy::Skip, "fou.fiv."),
+        (LagPolicy::Block, "two.thr.fou.fiv."),
     ] {
         let window = 4 * (4 + 128);
         let feed = Feed::new(Config { replay: u64::MAX, window, ..config(on_lag) });
@@ -113,9 +115,9 @@ fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
             sent(&mut fast, at(0));
         }
         let mut late = Subscriber::new(&feed, at(0));
-        if on_lag != OnLag::Block {
+        if on_lag != LagPolicy::Block {
             for message in ["six.", "sev."] {
-                assert_eq!(room(&feed, at(0)), Room::Free);
+                assert_eq!(room(&feed, at(0)), Capacity::Free);
                 publish(&feed, message, at(0));
             }
         }
@@ -143,7 +145,7 @@ fn messages_that_trickle_in_lie_side_by_side_in_memory() {
 #[test]
 fn the_lag_is_that_of_the_slowest() {
     let (window, lag_wait) = (3 * (4 + 128), Duration::ZERO);
-    let feed = Feed::new(Config { window, lag_wait, ..config(OnLag::Disconnect) });
+    let feed = Feed::new(Config { window, lag_wait, ..config(LagPolicy::Disconnect) });
     let (mut fast, mut slow) = (Subscriber::new(&feed, at(0)), Subscriber::new(&feed, at(0)));
     let mut lags = Vec::new();
     for message in ["one.two.", "thr.", "fou.", "fiv."] {
@@ -159,10 +161,10 @@ fn the_lag_is_that_of_the_slowest() {
 
 #[test]
 fn who_lags_is_disconnected_with_lag_and_limit() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Disconnect) });
+    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Disconnect) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     for message in ["one.", "two.", "thr.", "fou."] {
-        assert_eq!(room(&feed, at(0)), Room::Free);
+        assert_eq!(room(&feed, at(0)), Capacity::Free);
         publish(&feed, message, at(0));
     }
     share(&mut subscriber, at(0));
@@ -176,7 +178,7 @@ fn who_lags_is_disconnected_with_lag_and_limit() {
 
 #[test]
 fn who_skips_finishes_the_message_that_was_begun() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Skip) });
+    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.two.", at(0));
     share(&mut subscriber, at(0));
@@ -195,7 +197,7 @@ fn who_skips_finishes_the_message_that_was_begun() {
 }
 
 /// Two readers that have caught up. Then the window is filled, and one of them reads that too.
-fn one_lags(on_lag: OnLag) -> (Feed, Subscriber, Subscriber) {
+fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
     let feed = Feed::new(config(on_lag));
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     publish(&feed, "nul.", at(0));
@@ -213,11 +215,15 @@ fn fill(feed: &Feed, fast: &mut Subscriber, now: Instant) {
 
 #[test]
 fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
-    for on_lag in [OnLag::Disconnect, OnLag::Skip] {
+    for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip] {
         let (feed, mut slow, _fast) = one_lags(on_lag);
-        assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
-        assert_eq!(room(&feed, at(400)), Room::Held(Some(at(1000))), "asking makes it no longer");
-        assert_eq!(room(&feed, at(1000)), Room::Free);
+        assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
+        assert_eq!(
+            room(&feed, at(400)),
+            Capacity::Held(Some(at(1000))),
+            "asking makes it no longer"
+        );
+        assert_eq!(room(&feed, at(1000)), Capacity::Free);
         let counters = feed.counters();
         assert_eq!((counters.held, counters.held_waiting), [Duration::from_secs(1); 2].into());
         publish(&feed, "thr.", at(1000));
@@ -226,8 +232,8 @@ fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
         assert_eq!(
             (reset, feed.counters().skipped),
             match on_lag {
-                OnLag::Disconnect => (true, 0),
-                OnLag::Skip | OnLag::Block => (false, 3),
+                LagPolicy::Disconnect => (true, 0),
+                LagPolicy::Skip | LagPolicy::Block => (false, 3),
             }
         );
         assert_eq!(feed.counters().never_caught_up, 0);
@@ -246,12 +252,12 @@ impl Wake for Woken {
 
 #[test]
 fn only_the_time_in_which_somebody_waits_is_limited() {
-    let feed = Feed::new(config(OnLag::Disconnect));
+    let feed = Feed::new(config(LagPolicy::Disconnect));
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
     let room = |now| {
         woken.0.store(false, Relaxed);
-        feed.poll_room(now, 4, &mut Context::from_waker(&waker))
+        feed.poll_capacity(now, 4, &mut Context::from_waker(&waker))
     };
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     publish(&feed, "nul.", at(0));
@@ -259,41 +265,41 @@ fn only_the_time_in_which_somebody_waits_is_limited() {
     sent(&mut fast, at(0));
     publish(&feed, "one.", at(0));
     publish(&feed, "two.", at(0));
-    assert_eq!(room(at(0)), Room::Held(None), "nobody waits");
-    assert_eq!(room(at(1_000_000)), Room::Held(None));
+    assert_eq!(room(at(0)), Capacity::Held(None), "nobody waits");
+    assert_eq!(room(at(1_000_000)), Capacity::Held(None));
     sent(&mut fast, at(1_000_300));
     assert!(woken.0.load(Relaxed), "somebody waits");
-    assert_eq!(room(at(1_000_300)), Room::Held(Some(at(1_001_300))));
+    assert_eq!(room(at(1_000_300)), Capacity::Held(Some(at(1_001_300))));
     drop(fast);
     assert!(woken.0.load(Relaxed), "nobody waits any more");
-    assert_eq!(room(at(1_000_500)), Room::Held(None));
+    assert_eq!(room(at(1_000_500)), Capacity::Held(None));
     // One that joins waits for its first message; one that ends does not.
     let mut fast = Subscriber::new(&feed, at(1_000_700));
     share(&mut fast, at(1_000_700));
     assert!(woken.0.load(Relaxed));
-    assert_eq!(room(at(1_000_700)), Room::Held(Some(at(1_001_500))));
+    assert_eq!(room(at(1_000_700)), Capacity::Held(Some(at(1_001_500))));
     fast.handle(at(1_000_800), Event::ShutDown);
     assert!(woken.0.load(Relaxed));
-    assert_eq!(room(at(1_000_800)), Room::Held(None));
+    assert_eq!(room(at(1_000_800)), Capacity::Held(None));
     let counters = feed.counters();
     assert_eq!(counters.held, Duration::from_millis(1_000_800));
     assert_eq!(counters.held_waiting, Duration::from_millis(300));
     assert_eq!(sent(&mut slow, at(1_000_900)), "one.two.");
     assert!(woken.0.load(Relaxed), "there is room");
-    assert_eq!(room(at(1_000_900)), Room::Free);
+    assert_eq!(room(at(1_000_900)), Capacity::Free);
 }
 
 #[test]
 fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
-    for on_lag in [OnLag::Disconnect, OnLag::Skip] {
+    for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip] {
         let feed = Feed::new(config(on_lag));
         let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
         fill(&feed, &mut fast, at(0));
-        assert_eq!(room(&feed, at(0)), Room::Free);
+        assert_eq!(room(&feed, at(0)), Capacity::Free);
         publish(&feed, "thr.", at(0));
         share(&mut slow, at(0));
         let counters = feed.counters();
-        let expected = if on_lag == OnLag::Skip { (0, 3) } else { (1, 0) };
+        let expected = if on_lag == LagPolicy::Skip { (0, 3) } else { (1, 0) };
         assert_eq!((counters.lagged, counters.skipped), expected);
         assert_eq!((counters.never_caught_up, counters.held), (1, Duration::ZERO));
     }
@@ -302,14 +308,14 @@ fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
 /// It connects again and again, and each time it catches up before it lags.
 #[test]
 fn all_laggards_share_one_allowance() {
-    let (feed, mut slow, mut fast) = one_lags(OnLag::Disconnect);
-    assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
+    let (feed, mut slow, mut fast) = one_lags(LagPolicy::Disconnect);
+    assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
     assert_eq!(sent(&mut slow, at(600)), "one.two.", "in time");
-    assert_eq!(room(&feed, at(600)), Room::Free);
+    assert_eq!(room(&feed, at(600)), Capacity::Free);
     fill(&feed, &mut fast, at(2000));
-    assert_eq!(room(&feed, at(2000)), Room::Held(Some(at(2400))));
+    assert_eq!(room(&feed, at(2000)), Capacity::Held(Some(at(2400))));
     assert_eq!(sent(&mut slow, at(2300)), "one.two.", "in time");
-    assert_eq!(room(&feed, at(2300)), Room::Free);
+    assert_eq!(room(&feed, at(2300)), Capacity::Free);
     drop(slow);
     // Another subscriber gets the rest of the limit.
     let mut slow = Subscriber::new(&feed, at(3000));
@@ -317,8 +323,8 @@ fn all_laggards_share_one_allowance() {
     sent(&mut slow, at(3000));
     sent(&mut fast, at(3000));
     fill(&feed, &mut fast, at(3000));
-    assert_eq!(room(&feed, at(3000)), Room::Held(Some(at(3100))));
-    assert_eq!(room(&feed, at(3100)), Room::Free);
+    assert_eq!(room(&feed, at(3000)), Capacity::Held(Some(at(3100))));
+    assert_eq!(room(&feed, at(3100)), Capacity::Free);
     publish(&feed, "thr.", at(3100));
     share(&mut slow, at(3100));
     assert_eq!((feed.counters().lagged, feed.counters().never_caught_up), (1, 0));
@@ -327,25 +333,25 @@ fn all_laggards_share_one_allowance() {
 
 #[test]
 fn a_blocking_feed_waits_without_limit() {
-    let feed = Feed::new(config(OnLag::Block));
+    let feed = Feed::new(config(LagPolicy::Block));
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.", at(0));
     publish(&feed, "two.", at(0));
-    assert_eq!(room(&feed, at(0)), Room::Held(None));
-    assert_eq!(room(&feed, at(1_000_000)), Room::Held(None));
+    assert_eq!(room(&feed, at(0)), Capacity::Held(None));
+    assert_eq!(room(&feed, at(1_000_000)), Capacity::Held(None));
     share(&mut subscriber, at(0));
     subscriber.handle(at(0), Event::Written(4));
     share(&mut subscriber, at(0));
-    assert_eq!(room(&feed, at(1_000_000)), Room::Free);
+    assert_eq!(room(&feed, at(1_000_000)), Capacity::Free);
     drop(subscriber);
     publish(&feed, "thr.", at(0));
-    assert_eq!(room(&feed, at(1_000_000)), Room::Free);
+    assert_eq!(room(&feed, at(1_000_000)), Capacity::Free);
 }
 
 /// Otherwise it would stay at the end of the window, if the source is fast.
 #[test]
 fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_window() {
-    let feed = Feed::new(Config { window: 4 * (4 + 128), ..config(OnLag::Disconnect) });
+    let feed = Feed::new(Config { window: 4 * (4 + 128), ..config(LagPolicy::Disconnect) });
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     for message in ["one.", "two.", "thr.", "fou.", "fiv."] {
         publish(&feed, message, at(0));
@@ -360,27 +366,27 @@ fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_win
         share(&mut slow, now);
         room(&feed, now)
     };
-    assert_eq!(room(&feed, at(0)), Room::Held(Some(at(1000))));
-    assert_eq!(reads(at(300)), Room::Free, "there is room");
+    assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
+    assert_eq!(reads(at(300)), Capacity::Free, "there is room");
     publish(&feed, "six.", at(300));
     sent(&mut fast, at(300));
-    assert_eq!(room(&feed, at(300)), Room::Held(Some(at(1000))));
-    assert_eq!(room(&feed, at(600)), Room::Held(Some(at(1000))));
+    assert_eq!(room(&feed, at(300)), Capacity::Held(Some(at(1000))));
+    assert_eq!(room(&feed, at(600)), Capacity::Held(Some(at(1000))));
     for millis in [600, 700] {
-        assert_eq!(reads(at(millis)), Room::Held(Some(at(1000))));
+        assert_eq!(reads(at(millis)), Capacity::Held(Some(at(1000))));
     }
-    assert_eq!(reads(at(800)), Room::Free);
+    assert_eq!(reads(at(800)), Capacity::Free);
 }
 
 /// A reader that has skipped has not caught up, and does not wait either.
 #[test]
 fn a_laggard_that_skips_delays_the_upstream_once() {
-    let (feed, mut dead, mut fast) = one_lags(OnLag::Skip);
+    let (feed, mut dead, mut fast) = one_lags(LagPolicy::Skip);
     let mut now = at(0);
     for _ in 0..20 {
         match room(&feed, now) {
-            Room::Free => publish(&feed, "mess", now),
-            Room::Held(until) => now = until.unwrap(),
+            Capacity::Free => publish(&feed, "mess", now),
+            Capacity::Held(until) => now = until.unwrap(),
         }
         share(&mut dead, now);
         sent(&mut fast, now);
@@ -397,7 +403,7 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
     publish(&feed, "mess", now);
     publish(&feed, "mess", now);
     share(&mut other, now);
-    assert_eq!(room(&feed, now), Room::Held(None), "it does not wait");
+    assert_eq!(room(&feed, now), Capacity::Held(None), "it does not wait");
     // It wakes up, and catches up: it is waited for again.
     now += Duration::from_secs(1);
     sent(&mut dead, now);
@@ -405,14 +411,14 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
     publish(&feed, "mess", now);
     publish(&feed, "mess", now);
     sent(&mut other, now);
-    assert_eq!(room(&feed, now), Room::Held(Some(now + Duration::from_secs(1))));
+    assert_eq!(room(&feed, now), Capacity::Held(Some(now + Duration::from_secs(1))));
 }
 
 /// A dead subscriber ends also where it may skip for ever.
 #[test]
 fn who_takes_no_byte_is_reset_however_much_it_skips() {
     for begun in [0, 1] {
-        let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Skip) });
+        let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
         let mut dead = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
         share(&mut dead, at(0));
@@ -434,7 +440,7 @@ fn who_takes_no_byte_is_reset_however_much_it_skips() {
 
 #[test]
 fn who_has_nothing_to_take_has_no_deadline() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Skip) });
+    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "mess", at(0));
     share(&mut subscriber, at(0));
@@ -463,7 +469,7 @@ fn stalled(subscriber: &mut Subscriber) -> Instant {
 /// What is published behind the end of a subscription is not for it, and it can't miss it.
 #[test]
 fn who_skips_after_the_end_counts_what_was_published_before() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(OnLag::Skip) });
+    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.", at(0));
     share(&mut subscriber, at(0));
@@ -525,7 +531,7 @@ dddd
 /// Deliveries are counted wherever the subscription ends, at once.
 #[test]
 fn what_was_delivered_before_the_end_is_counted() {
-    let feed = Feed::new(config(OnLag::Disconnect));
+    let feed = Feed::new(config(LagPolicy::Disconnect));
     for _ in 0..2 {
         let mut subscriber = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
@@ -539,7 +545,7 @@ fn what_was_delivered_before_the_end_is_counted() {
 /// A window that is smaller than what an upstream may read at once, and a changed deadline.
 #[test]
 fn an_upstream_says_when_its_deadline_moves() {
-    let feed = Feed::new(config(OnLag::Disconnect));
+    let feed = Feed::new(config(LagPolicy::Disconnect));
     let mut upstream = Upstream::new(feed.clone(), None, at(0));
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     receive(&mut upstream, b"nul.", at(0));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wirestate_core::{
     Instant, Machine,
-    fanout::{Config, Feed, Log, OnLag, Subscriber, Upstream},
+    fanout::{Config, Feed, LagPolicy, Log, Subscriber, Upstream},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -18,7 +18,8 @@ use crate::{
 };
 
 fn config() -> impl Strategy<Value = Config> {
-    let on_lag = prop_oneof![Just(OnLag::Disconnect), Just(OnLag::Skip), Just(OnLag::Block)];
+    let on_lag =
+        prop_oneof![Just(LagPolicy::Disconnect), Just(LagPolicy::Skip), Just(LagPolicy::Block)];
     // An upstream leaves room for the 64 KiB that it may read: windows this small are full with
     // the first chunk, or with a few.
     let window = prop_oneof![40..1000_usize, 66_000..67_000_usize];
@@ -83,7 +84,7 @@ proptest! {
         let stream = messages.concat();
         let counters = feed.counters();
         prop_assert_eq!(counters.bytes_in, stream.len() as u64);
-        if on_lag != OnLag::Block && lag_wait.is_zero() {
+        if on_lag != LagPolicy::Block && lag_wait.is_zero() {
             prop_assert_eq!(counters.held, Duration::ZERO);
         }
         let mut whole = 0;
@@ -91,7 +92,7 @@ proptest! {
             let transcript = reader.transcript();
             let (seen, begun) = parse(framing, &transcript.output);
             whole += seen.len() as u64;
-            if on_lag == OnLag::Skip {
+            if on_lag == LagPolicy::Skip {
                 prop_assert!(ascending(&seen, &messages), "{:?} of {:?}", seen, messages);
                 prop_assert!(
                     messages.iter().any(|message| message.starts_with(begun)) || begun.is_empty()
@@ -102,7 +103,7 @@ proptest! {
             if transcript.sent == Some(Sent::Fin) {
                 prop_assert!(begun.is_empty(), "a message that was begun is finished");
             }
-            prop_assert!(on_lag == OnLag::Disconnect || transcript.label != Some("lagged"));
+            prop_assert!(on_lag == LagPolicy::Disconnect || transcript.label != Some("lagged"));
         }
         drop(subscribers);
         let counters = feed.counters();

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use wirestate_core::{
     Fault, Reason as _,
-    message::{ByteOrder, Config, DecodeError, Header, HeaderError, Limits, Message, Reason},
+    message::{
+        ByteOrder, Config, DecodeError, Header, HeaderError, Limits, Message, MessageReason,
+    },
 };
 use wirestate_testkit::{
     message::{any_bad_frame, bad_frames, bad_headers, frames, golden, messages},
@@ -91,7 +93,7 @@ fn whoever_sends_a_bad_input_is_told_what_is_wrong_with_it() {
             let text: serde_json::Value = serde_json::from_slice(&told.content).unwrap();
             assert_eq!(text["result"], format!("Error: {expected}"), "{}", bad.name);
             assert!(told.content.len() < 300, "what the peer wrote is cut short: {}", bad.name);
-            let Some(Reason::Malformed(error)) = &served.reason else {
+            let Some(MessageReason::Malformed(error)) = &served.reason else {
                 panic!("{}: {:?}", bad.name, served.reason)
             };
             assert!(bad.gives(error), "{}: {error:?}", bad.name);
@@ -219,7 +221,7 @@ fn a_limit_is_the_most_that_there_may_be() {
         assert_eq!(by_inbox(limits, 0, &[&bytes]), (vec![], Some(error.clone())));
         assert_eq!(by_client(limits, &[&bytes]), (vec![], Some(error.clone())));
         let served = by_server(&Config { limits, ..Config::default() }, &[&bytes]);
-        assert_eq!(served.reason, Some(Reason::Malformed(error)));
+        assert_eq!(served.reason, Some(MessageReason::Malformed(error)));
     }
 }
 

@@ -3,10 +3,10 @@
 use wirestate_core::{
     Instant, Machine as _,
     buffer::Pool,
-    drive::feed,
+    drive::deliver,
     message::{
         Client, ClientConfig, Config, Connection, DecodeError, Decoder, Delivery, Event, Header,
-        Inbox, Incoming, Limits, Message, Reason, Server, service,
+        Inbox, Incoming, Limits, Message, MessageReason, Server, service,
     },
 };
 use wirestate_testkit::script;
@@ -114,7 +114,7 @@ pub(crate) struct Served {
     pub(crate) replies: Vec<Message<'static>>,
     /// What it has sent, in all.
     pub(crate) output: Vec<u8>,
-    pub(crate) reason: Option<Reason>,
+    pub(crate) reason: Option<MessageReason>,
     /// It has sent a FIN behind its output.
     pub(crate) fin: bool,
 }
@@ -126,7 +126,7 @@ pub(crate) fn by_server(config: &Config, pieces: &[&[u8]]) -> Served {
     let mut output = Vec::new();
     for mut piece in pieces.iter().copied() {
         loop {
-            feed(&mut machine, &mut piece, now);
+            deliver(&mut machine, &mut piece, now);
             output.extend(script::collect(&mut machine, now));
             if piece.is_empty() || !machine.interest().read {
                 break;
@@ -180,7 +180,7 @@ pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
     }
     script::collect(&mut client, now);
     for mut piece in pieces.iter().copied() {
-        feed(&mut client, &mut piece, now);
+        deliver(&mut client, &mut piece, now);
     }
     if client.interest().read {
         client.handle(now, wirestate_core::Event::Eof);

@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Event, Fault, Instant, Machine, Outbound, Reason as _,
-    drive::feed,
+    drive::deliver,
     message::{
         Client, ClientConfig, ClientReason, EncodeError, Handle, Message, Request, RequestError,
     },
@@ -190,7 +190,7 @@ fn all_requests_fail_when_the_connection_ends() {
             client.handle(NOW, Event::Error(Direction::Read, ConnectionError::Reset));
         }),
         ("closed_early", |client| client.handle(NOW, Event::Eof)),
-        ("empty_header", |client| feed(client, &mut &[0, 0][..], NOW)),
+        ("empty_header", |client| deliver(client, &mut &[0, 0][..], NOW)),
         ("no_reply", |client| {
             while let Some(deadline) = client.poll_timeout() {
                 client.handle(deadline, Event::Timeout { unacknowledged: 0 });
@@ -257,11 +257,11 @@ fn the_reply_to_a_request_that_was_dropped_is_thrown_away_and_the_next_ones_are_
     drop(requests.remove(4));
     drop(requests.remove(1));
     let sent = outgoing(&mut client);
-    feed(&mut client, &mut &frames(&sent)[..], NOW);
+    deliver(&mut client, &mut &frames(&sent)[..], NOW);
     settle(&mut client);
     let sent = outgoing(&mut client);
     assert_eq!(sent.iter().map(number).collect::<Vec<_>>(), [5]);
-    feed(&mut client, &mut &frames(&sent)[..], NOW);
+    deliver(&mut client, &mut &frames(&sent)[..], NOW);
     for (request, expected) in requests.iter_mut().zip([0, 2, 3, 5]) {
         let Poll::Ready(Ok(reply)) = poll(request) else { panic!("{expected} has no reply") };
         assert_eq!(number(&reply), expected);
@@ -277,7 +277,7 @@ fn a_client_whose_handles_are_all_gone_ends_when_its_replies_have_come() {
     drop(handle);
     settle(&mut client);
     let sent = outgoing(&mut client);
-    feed(&mut client, &mut &frames(&sent)[..], NOW);
+    deliver(&mut client, &mut &frames(&sent)[..], NOW);
     let Poll::Ready(Ok(reply)) = poll(&mut request) else { panic!("no reply") };
     assert_eq!(number(&reply), 0);
     drop(request);
@@ -323,7 +323,7 @@ fn a_request_that_cannot_be_sent_fails_alone() {
 #[test]
 fn a_reply_that_nobody_asked_for_ends_the_connection() {
     let mut client = Client::new(config());
-    feed(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
+    deliver(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
     assert_eq!(client.interest().write, Outbound::Reset);
     client.handle(NOW, Event::Finished);
     let reason = client.reason().unwrap();
@@ -339,7 +339,7 @@ fn a_bad_reply_ends_the_connection_by_a_reset() {
             client.request(&numbered(i, 0), NOW).unwrap();
         }
         let _ = outgoing(&mut client);
-        feed(&mut client, &mut &bad.bytes[..], NOW);
+        deliver(&mut client, &mut &bad.bytes[..], NOW);
         let truncated = bad.error.label() == "truncated";
         if truncated {
             client.handle(NOW, Event::Eof);
@@ -362,7 +362,7 @@ fn what_had_arrived_before_a_write_failed_is_still_read() {
     let mut client = Client::new(config());
     client.request(&numbered(0, 0), NOW).unwrap();
     client.handle(NOW, Event::Error(Direction::Write, ConnectionError::Reset));
-    feed(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
+    deliver(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
     client.handle(NOW, Event::Error(Direction::Read, ConnectionError::Reset));
     assert_eq!(number(&client.take_reply().unwrap()), 0);
     assert_eq!(client.reason().unwrap().label(), "reset");

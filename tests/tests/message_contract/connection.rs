@@ -10,8 +10,8 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound,
     Reason as _, drive,
     message::{
-        Config, Connection, DecodeError, Message, Reason, Server,
-        service::{self, Asked, Events, Service},
+        Config, Connection, DecodeError, Message, MessageReason, Server,
+        service::{self, PendingRequest, RequestQueue, Service},
     },
 };
 use wirestate_testkit::{
@@ -146,9 +146,9 @@ proptest! {
         ops in with_noise(100),
         hands in prop::collection::vec(0..4_u8, 100),
     ) {
-        let mut machine = checked(config(), Events::default());
+        let mut machine = checked(config(), RequestQueue::default());
         let mut player = Player::new(&mut machine);
-        let mut asked: Vec<Asked> = Vec::new();
+        let mut asked: Vec<PendingRequest> = Vec::new();
         for (op, hand) in ops.iter().zip(hands) {
             match hand {
                 0 => asked.extend(player.machine().machine_mut().service_mut().take()),
@@ -256,16 +256,16 @@ fn a_peer_that_takes_no_replies_is_read_no_more() {
 
 #[test]
 fn requests_beyond_those_in_flight_wait_with_the_kernel() {
-    let mut machine = checked(config(), Events::default());
+    let mut machine = checked(config(), RequestQueue::default());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden().repeat(10)));
     let machine = player.machine();
     assert_eq!((machine.status().lag, machine.interest().read), (3, false));
-    let asked: Vec<Asked> =
+    let asked: Vec<PendingRequest> =
         std::iter::from_fn(|| machine.machine_mut().service_mut().take()).collect();
     assert_eq!(asked.len(), 3);
     // The second one's reply waits for the first one's.
-    let [first, second, third] = <[Asked; 3]>::try_from(asked).unwrap();
+    let [first, second, third] = <[PendingRequest; 3]>::try_from(asked).unwrap();
     second.reply(Message::binary("second"));
     player.play(&Op::Release);
     assert_eq!(player.machine().status().queued, 0);
@@ -302,7 +302,7 @@ fn a_reply_whose_header_is_too_long_is_an_error_reply() {
 
 #[test]
 fn the_error_reply_comes_behind_the_replies_that_are_owed() {
-    let mut machine = checked(config(), Events::default());
+    let mut machine = checked(config(), RequestQueue::default());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive([golden(), golden(), vec![0, 0]].concat()));
     player.play(&Op::Accept(usize::MAX));
@@ -361,7 +361,7 @@ fn one_shot_answers_one_request_and_ignores_the_others() {
     assert_eq!(machine.reason().unwrap().fault(), Fault::None);
 
     // A slow reply is waited for.
-    let mut machine = checked(one_shot, Events::default());
+    let mut machine = checked(one_shot, RequestQueue::default());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden()));
     assert!(!player.machine().interest().read);
@@ -380,7 +380,7 @@ fn a_loss_says_what_was_owed() {
     player.play(&Op::Lost(Direction::Write, ConnectionError::Reset));
     assert_eq!(
         player.machine().reason(),
-        Some(Reason::Lost {
+        Some(MessageReason::Lost {
             way: Direction::Write,
             why: ConnectionError::Reset,
             unsent: 146,
@@ -464,7 +464,7 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
     let mut machine = checked(patient, echo());
     let input = frames(&(0..100).map(|i| numbered(i, 0)).collect::<Vec<_>>());
     let mut rest = &input[..];
-    drive::feed(&mut machine, &mut rest, Instant::EPOCH);
+    drive::deliver(&mut machine, &mut rest, Instant::EPOCH);
     assert!(rest.is_empty() && !machine.interest().read);
     assert_eq!(machine.poll_timeout(), None, "no frame is late");
     while machine.poll_shared(Instant::EPOCH, &mut cx) {}
@@ -475,7 +475,7 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
     let in_flight = NonZeroUsize::new(90).unwrap();
     let service = Later::default();
     let mut machine = checked(Config { in_flight, ..Config::default() }, service.clone());
-    drive::feed(&mut machine, &mut &input[..], Instant::EPOCH);
+    drive::deliver(&mut machine, &mut &input[..], Instant::EPOCH);
     while machine.poll_shared(Instant::EPOCH, &mut cx) {}
     assert_eq!(service.requests(), 91, "the first one is answered at once");
     assert!(!machine.interest().read);
@@ -485,7 +485,7 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
 fn a_reason_says_whose_fault_it_was() {
     let ends = [
         (vec![Op::Eof], "finished", Fault::None),
-        (vec![Op::ShutDown, Op::Timeout, Op::Finished, Op::Eof], "shut_down", Fault::Asked),
+        (vec![Op::ShutDown, Op::Timeout, Op::Finished, Op::Eof], "shut_down", Fault::Requested),
         (vec![Op::Timeout, Op::Finished, Op::Eof], "idle_timeout", Fault::Time),
         (vec![Op::Receive(vec![0]), Op::Timeout], "header_timeout", Fault::Time),
         (vec![Op::Receive(golden()[..110].to_vec()), Op::Timeout], "content_timeout", Fault::Time),

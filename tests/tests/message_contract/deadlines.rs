@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use wirestate_core::{
     Event, Instant, Machine, Outbound,
-    drive::feed,
+    drive::deliver,
     message::{
-        Client, ClientConfig, ClientReason, Config, Connection, Message, Reason, Server,
-        service::{self, Events, Service},
+        Client, ClientConfig, ClientReason, Config, Connection, Message, MessageReason, Server,
+        service::{self, RequestQueue, Service},
     },
 };
 use wirestate_testkit::{
@@ -41,7 +41,7 @@ fn echoing() -> Checked<Connection<impl Service + Clone>> {
 
 fn receive<M: Machine>(machine: &mut M, bytes: &[u8], time: Duration) {
     let mut rest = bytes;
-    feed(machine, &mut rest, at(time));
+    deliver(machine, &mut rest, at(time));
     assert!(rest.is_empty(), "it reads");
 }
 
@@ -132,7 +132,7 @@ fn each_frame_has_its_own_time() {
 
 #[test]
 fn while_the_machine_itself_does_not_read_a_frames_time_stands_still() {
-    let mut machine = serving(Events::default());
+    let mut machine = serving(RequestQueue::default());
     let (first, rest) = (golden(), golden());
     let begun = [&first[..], &first, &rest[..50]].concat();
     receive(&mut machine, &begun, secs(0));
@@ -150,7 +150,7 @@ fn while_the_machine_itself_does_not_read_a_frames_time_stands_still() {
 
 #[test]
 fn a_reply_must_be_there_within_60_s() {
-    let mut machine = serving(Events::default());
+    let mut machine = serving(RequestQueue::default());
     receive(&mut machine, &golden(), secs(1));
     receive(&mut machine, &golden(), secs(50));
     expires_at(&mut machine, secs(61));
@@ -174,7 +174,7 @@ fn a_peer_must_take_a_byte_of_its_reply_within_10_s() {
     expires_at(&mut machine, secs(20));
     assert_eq!(machine.interest().write, Outbound::Reset);
     machine.handle(at(secs(20)), Event::Finished);
-    let Some(Reason::WriteStalled { limit, unsent }) = machine.reason() else { panic!() };
+    let Some(MessageReason::WriteStalled { limit, unsent }) = machine.reason() else { panic!() };
     assert_eq!((limit, unsent), (secs(10), 2 * 146 - 1));
 }
 
@@ -192,7 +192,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
         assert!(now <= at(secs(11)));
     }
     machine.handle(at(secs(11)), Event::Finished);
-    assert!(matches!(machine.reason(), Some(Reason::WriteStalled { .. })));
+    assert!(matches!(machine.reason(), Some(MessageReason::WriteStalled { .. })));
 
     // Not even if the kernel takes all of them at once.
     let mut machine = echoing();
@@ -204,7 +204,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
         assert!(now <= at(secs(11)));
     }
     machine.handle(at(secs(11)), Event::Finished);
-    assert!(matches!(machine.reason(), Some(Reason::WriteStalled { unsent: 146, .. })));
+    assert!(matches!(machine.reason(), Some(MessageReason::WriteStalled { unsent: 146, .. })));
 
     // One acknowledged byte does.
     let mut machine = echoing();
@@ -230,20 +230,20 @@ fn a_connection_that_asks_nothing_is_closed_after_60_s() {
     receive(&mut machine, &golden(), secs(112));
     assert_eq!(machine.interest().write, Outbound::Finished);
     expires_at(&mut machine, secs(113));
-    assert_eq!(machine.reason(), Some(Reason::IdleTimeout { limit: secs(60) }));
+    assert_eq!(machine.reason(), Some(MessageReason::IdleTimeout { limit: secs(60) }));
 }
 
 /// A wait for our own reply is no idleness of the peer's.
 #[test]
 fn a_connection_that_is_owed_a_reply_is_not_idle() {
-    let mut machine = serving(Events::default());
+    let mut machine = serving(RequestQueue::default());
     receive(&mut machine, &golden(), secs(50));
     assert_eq!(machine.poll_timeout(), Some(at(secs(110))), "the reply's, not 60 s");
 }
 
 #[test]
 fn one_step_of_the_clock_past_all_deadlines_ends_it_once() {
-    let mut machine = serving(Events::default());
+    let mut machine = serving(RequestQueue::default());
     receive(&mut machine, &[&golden()[..], &golden()[..7]].concat(), secs(0));
     machine.handle(at(secs(3600)), Event::Timeout { unacknowledged: 0 });
     assert_eq!(machine.status().state, "closing");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use wirestate_core::{
     Instant, Machine,
-    drive::{collect_owned, feed},
+    drive::{collect_owned, deliver},
     message::{Client, ClientConfig, Config, Message, Server, service},
 };
 use wirestate_testkit::{contract::Checked, message::frames};
@@ -51,7 +51,7 @@ fn owned_output_is_the_same_as_borrowed_output_without_a_copy_of_large_contents(
         for message in &messages {
             client.request(message, NOW).unwrap();
         }
-        feed(&mut server, &mut &frames(&[(); 5].map(|()| Message::binary("")))[..], NOW);
+        deliver(&mut server, &mut &frames(&[(); 5].map(|()| Message::binary("")))[..], NOW);
         shares(client, most, &expected, &large);
         shares(server, most, &expected, &large);
     }

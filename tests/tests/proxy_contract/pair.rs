@@ -7,7 +7,7 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     Status,
     drive::MAX_SLICES,
-    proxy::{Config, NoUpstream, Reason, Relay, RelaySide, Relays, Side},
+    proxy::{Config, NoUpstream, ProxyReason, Relay, RelayFactory, RelaySide, Side},
 };
 use wirestate_testkit::{
     contract::{Checked, History},
@@ -137,7 +137,7 @@ impl Pair {
             ..Config::default()
         };
         let now = Instant::EPOCH;
-        let mut relay = Relays::new(config).relay(now);
+        let mut relay = RelayFactory::new(config).relay(now);
         relay.announce(header.to_vec());
         relay.connected(now, !others.is_empty());
         let peers = [Peer::new(0, capacity), Peer::new(128, capacity)];
@@ -169,7 +169,7 @@ impl Pair {
         let mut machine = Checked::resume(side, history);
         f(&mut machine, peer, self.now);
         peer.history = Some(machine.history());
-        if self.relay.deserted().is_some() {
+        if self.relay.upstream_lost().is_some() {
             self.replace();
         }
     }
@@ -189,7 +189,7 @@ impl Pair {
             }
         }
         let none = NoUpstream { attempts: [].into(), ran_out: None };
-        self.relay.refuse(Reason::NoUpstream(none), self.now);
+        self.relay.refuse(ProxyReason::NoUpstream(none), self.now);
         self.peers[Side::Upstream as usize].history = None;
     }
 
@@ -327,7 +327,7 @@ impl Pair {
     }
 
     pub(crate) fn label(&self) -> Option<&'static str> {
-        self.relay.reason().map(|reason: Reason| reason.label())
+        self.relay.reason().map(|reason: ProxyReason| reason.label())
     }
 }
 
@@ -340,7 +340,7 @@ struct Piped<'a> {
 
 #[deny(clippy::missing_trait_methods)]
 impl Machine for Piped<'_> {
-    type Reason = Reason;
+    type Reason = ProxyReason;
 
     fn interest(&self) -> Interest {
         self.side.interest()
@@ -394,7 +394,7 @@ impl Machine for Piped<'_> {
         self.side.status()
     }
 
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<ProxyReason> {
         self.side.reason()
     }
 }

@@ -329,7 +329,7 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     half[299].read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     drop(half);
-    for reason in ["gave_way", "head_timeout"] {
+    for reason in ["evicted", "head_timeout"] {
         let line = format!("wirestate_status_connections_ended_total{{reason=\"{reason}\"}} ");
         eventually(&line, || get(&server, "/metrics").1.contains(&line));
     }
@@ -347,12 +347,12 @@ pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(bin
     held[0].set_read_timeout(Some(HANGS)).unwrap();
     assert_eq!(held[0].read(&mut [0]).unwrap(), 0, "it had waited longest, and got a FIN");
     let (_, metrics) = get(&server, "/metrics");
-    let line = "wirestate_status_connections_ended_total{reason=\"gave_way\"} ";
+    let line = "wirestate_status_connections_ended_total{reason=\"evicted\"} ";
     assert!(metrics.contains(line), "{metrics}");
     assert!(!metrics.contains("wirestate_status_connections_refused_total{"), "{metrics}");
     let log = server.stop();
     let said = "a connection gives way to a new one: the limit of open connections is reached: 64 \
-                gave_way=1 server=\"status\"";
+                evicted=1 server=\"status\"";
     assert!(log.contains(said), "{log}");
 }
 
@@ -429,7 +429,7 @@ pub(crate) fn connections_that_stay_behind_their_last_answer_take_no_health_chec
             stream
         })
         .collect();
-    let line = "wirestate_status_connections_ended_total{reason=\"gave_way\"} ";
+    let line = "wirestate_status_connections_ended_total{reason=\"evicted\"} ";
     assert!(get(&server, "/metrics").1.contains(line));
 }
 

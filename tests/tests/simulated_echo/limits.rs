@@ -284,7 +284,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
     scene.server.stop_for(seconds(5));
     let heard = peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll]);
     scene.world.run_for(seconds(3)).unwrap();
-    scene.stop.now();
+    scene.stop.abort();
     scene.world.run().unwrap();
     assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 0 }));
     assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
@@ -334,7 +334,7 @@ fn a_second_request_to_stop_ends_at_once() {
     scene.world.run_for(seconds(1)).unwrap();
     scene.stop.drain();
     scene.world.run_for(seconds(1)).unwrap();
-    scene.stop.now();
+    scene.stop.abort();
     scene.world.run_for(Duration::ZERO).unwrap();
     assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 1 }));
     scene.world.run().unwrap();

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 use wirestate_core::{
     Instant, Machine,
-    admission::Table,
+    admission::ConnectionTable,
     buffer::Pool,
     drive::{Clock as _, Drive, Ended},
-    echo::{Config, Load, LoadConfig, LoadReason, Pace, Reason, Server},
+    echo::{Config, EchoReason, Load, LoadConfig, LoadReason, Pace, Server},
     runtime::Runtime,
     serve::{Options, Served, serve},
     shared::Shared,
-    stop::Stop,
+    shutdown::ShutdownHandle,
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -24,8 +24,8 @@ use wirestate_testkit::{
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) server: Host,
-    pub(crate) table: Table,
-    pub(crate) stop: Stop,
+    pub(crate) table: ConnectionTable,
+    pub(crate) stop: ShutdownHandle,
     pub(crate) serving: Task<Served>,
 }
 
@@ -46,7 +46,7 @@ impl Scene {
         mut machine: impl FnMut(Instant) -> M + Send + 'static,
     ) -> Self
     where
-        M: Machine<Reason = Reason> + Unpin + Send + 'static,
+        M: Machine<Reason = EchoReason> + Unpin + Send + 'static,
     {
         let server = world.host("server");
         world.watch(only_echoes());

@@ -9,7 +9,7 @@ use std::{
 
 use wirestate_core::{
     drive::Source as _,
-    fanout::{Config, OnLag},
+    fanout::{Config, LagPolicy},
     runtime::Runtime as _,
 };
 use wirestate_testkit::sim::{Host, Settings, Socket, World};
@@ -29,7 +29,7 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
     let slow = (1000, 16 * 1024, 4096);
     let fast = (20_000, 256 * 1024, 64 * 1024);
     for ((rate, window, buffer), on_lag) in
-        [(slow, OnLag::Disconnect), (slow, OnLag::Skip), (fast, OnLag::Disconnect)]
+        [(slow, LagPolicy::Disconnect), (slow, LagPolicy::Skip), (fast, LagPolicy::Disconnect)]
     {
         let due = rate * AFTER.as_secs();
         let config = Config { on_lag, window, lag_wait: LAG_WAIT, ..config() };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wirestate_core::{
     ConnectionError,
-    fanout::{Config, Framing, OnLag},
+    fanout::{Config, Framing, LagPolicy},
     runtime::Runtime as _,
 };
 use wirestate_testkit::{
@@ -87,7 +87,7 @@ fn nothing_is_missing(scene: &Scene, heard: &[Heard]) {
 fn healthy_subscribers_miss_nothing_while_the_upstream_flaps_and_others_misbehave() {
     let (healthy, faulty) = if cfg!(debug_assertions) { (25, 30) } else { (500, 600) };
     for_each_seed(2, |seed| {
-        for on_lag in [OnLag::Disconnect, OnLag::Skip, OnLag::Block] {
+        for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip, LagPolicy::Block] {
             let (scene, heard) = crowd(seed, Config { on_lag, ..config() }, healthy, faulty);
             nothing_is_missing(&scene, &heard);
         }
@@ -190,7 +190,7 @@ const FEW: u64 = 20;
 
 /// Subscribers of every kind, as many of each, while the upstream flaps; answers what they have
 /// heard.
-fn thousands(seed: u64, on_lag: OnLag, count: usize) -> (Scene, Vec<(Kind, Heard)>) {
+fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, Heard)>) {
     // The window holds half of what is sent, and a connection a few messages.
     let config = Config { on_lag, window: 6144, lag_wait: millis(100), replay: 3, ..config() };
     let settings = Settings { backlog: 10_000, buffer: 512, ..Settings::default() };
@@ -203,7 +203,7 @@ fn thousands(seed: u64, on_lag: OnLag, count: usize) -> (Scene, Vec<(Kind, Heard
         if record.side == Side::Client
             && let [before, last] = numbers(last)[..]
         {
-            let follows = last == before + 1 || (on_lag == OnLag::Skip && last > before);
+            let follows = last == before + 1 || (on_lag == LagPolicy::Skip && last > before);
             assert!(follows || last == 0, "{last} behind {before} at {}", record.client);
         }
     });
@@ -230,7 +230,7 @@ fn thousands(seed: u64, on_lag: OnLag, count: usize) -> (Scene, Vec<(Kind, Heard
 }
 
 /// 2,000 where they run slowly. What each has heard, and what was counted.
-fn thousands_share_one_feed(on_lag: OnLag) {
+fn thousands_share_one_feed(on_lag: LagPolicy) {
     let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
     for_each_seed(1, |seed| {
         let (scene, heard) = thousands(seed, on_lag, count);
@@ -247,13 +247,13 @@ fn thousands_share_one_feed(on_lag: OnLag) {
                 Kind::Leaving => assert!(heard.fin && heard.bytes.len() % SIZE == 0),
                 Kind::Resetting => {}
             }
-            if on_lag != OnLag::Skip && *kind != Kind::Late {
+            if on_lag != LagPolicy::Skip && *kind != Kind::Late {
                 assert!(published.starts_with(&heard.bytes), "{kind:?} has a gap");
             }
         }
         assert_eq!(counters.lagged, scene.ended("lagged"));
-        assert_eq!(counters.lagged > 0, on_lag == OnLag::Disconnect);
-        assert_eq!(counters.skipped > 0, on_lag == OnLag::Skip);
+        assert_eq!(counters.lagged > 0, on_lag == LagPolicy::Disconnect);
+        assert_eq!(counters.skipped > 0, on_lag == LagPolicy::Skip);
         assert_eq!(scene.table.totals().accepted, heard.len() as u64);
         // Some of what the kernel has taken was lost with a connection.
         assert!(counters.delivered >= whole as u64);
@@ -262,15 +262,15 @@ fn thousands_share_one_feed(on_lag: OnLag) {
 
 #[test]
 fn thousands_of_whom_the_laggards_are_disconnected() {
-    thousands_share_one_feed(OnLag::Disconnect);
+    thousands_share_one_feed(LagPolicy::Disconnect);
 }
 
 #[test]
 fn thousands_of_whom_the_laggards_skip() {
-    thousands_share_one_feed(OnLag::Skip);
+    thousands_share_one_feed(LagPolicy::Skip);
 }
 
 #[test]
 fn thousands_for_whom_the_upstream_waits() {
-    thousands_share_one_feed(OnLag::Block);
+    thousands_share_one_feed(LagPolicy::Block);
 }

@@ -2,7 +2,7 @@
 
 use wirestate_core::{
     ConnectionError,
-    fanout::{Config, OnLag},
+    fanout::{Config, LagPolicy},
 };
 use wirestate_testkit::sim::{Act, Faults};
 
@@ -32,7 +32,8 @@ fn a_dead_subscriber_delays_the_others_by_the_lag_wait_and_is_disconnected() {
 
 #[test]
 fn who_stalls_for_a_while_skips_whole_messages_that_are_counted() {
-    let scene = Scene::new(2, Config { on_lag: OnLag::Skip, ..config() }, vec![whole(4000, MANY)]);
+    let scene =
+        Scene::new(2, Config { on_lag: LagPolicy::Skip, ..config() }, vec![whole(4000, MANY)]);
     let slow = vec![Act::Receive(12_345), Act::Wait(millis(4000)), Act::ReceiveAll];
     let (slow, healthy) = (scene.subscriber("slow", slow), scene.subscriber("healthy", all()));
     scene.run_for(millis(60_000));
@@ -52,7 +53,8 @@ fn who_stalls_for_a_while_skips_whole_messages_that_are_counted() {
 
 #[test]
 fn who_is_dead_is_reset_also_where_it_could_skip_for_ever() {
-    let scene = Scene::new(3, Config { on_lag: OnLag::Skip, ..config() }, vec![whole(500, MANY)]);
+    let scene =
+        Scene::new(3, Config { on_lag: LagPolicy::Skip, ..config() }, vec![whole(500, MANY)]);
     let dead = scene.subscriber("dead", dead());
     let _healthy = scene.subscriber("healthy", all());
     scene.run_for(millis(20_000));
@@ -67,7 +69,8 @@ fn who_is_dead_is_reset_also_where_it_could_skip_for_ever() {
 
 #[test]
 fn where_the_upstream_is_blocked_a_slow_one_loses_nothing_and_a_dead_one_is_reset() {
-    let scene = Scene::new(4, Config { on_lag: OnLag::Block, ..config() }, vec![whole(0, MANY)]);
+    let scene =
+        Scene::new(4, Config { on_lag: LagPolicy::Block, ..config() }, vec![whole(0, MANY)]);
     let slow = vec![Act::Receive(12_345), Act::Wait(millis(5000)), Act::ReceiveAll];
     let (dead, slow) = (scene.subscriber("dead", dead()), scene.subscriber("slow", slow));
     let healthy = scene.subscriber("healthy", all());
@@ -86,7 +89,8 @@ fn where_the_upstream_is_blocked_a_slow_one_loses_nothing_and_a_dead_one_is_rese
 /// progress, and the upstream is not held for it.
 #[test]
 fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
-    let scene = Scene::new(6, Config { on_lag: OnLag::Block, ..config() }, vec![whole(0, MANY)]);
+    let scene =
+        Scene::new(6, Config { on_lag: LagPolicy::Block, ..config() }, vec![whole(0, MANY)]);
     scene.server.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
     let (dead, healthy) = (scene.subscriber("dead", dead()), scene.subscriber("healthy", all()));
     scene.run_for(millis(11_000));

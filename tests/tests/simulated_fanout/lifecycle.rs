@@ -4,10 +4,10 @@ use std::{future::poll_fn, num::NonZeroUsize};
 
 use wirestate_core::{
     dial::{Backoff, Dial},
-    fanout::{Config, Feed, Framing, OnLag, Upstream},
+    fanout::{Config, Feed, Framing, LagPolicy, Upstream},
     runtime::{Listener as _, Runtime as _},
     serve::Served,
-    stop::Stop,
+    shutdown::ShutdownHandle,
 };
 use wirestate_testkit::sim::{Act, Side, What, World, act};
 
@@ -109,7 +109,7 @@ fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
 fn while_the_upstream_is_away_the_server_waits_and_retries() {
     let scene = Scene::new(
         5,
-        Config { on_lag: OnLag::Block, ..config() },
+        Config { on_lag: LagPolicy::Block, ..config() },
         vec![whole(100, 10), cut(FIXED, 550), whole(100, 10)],
     );
     let heard = scene.subscriber("healthy", all());
@@ -127,7 +127,7 @@ fn while_the_upstream_is_away_the_server_waits_and_retries() {
 fn each_attempt_to_connect_that_fails_is_counted() {
     let world = World::new(8);
     let (server, source) = (world.host("server"), world.host("upstream"));
-    let (feed, stop) = (Feed::new(config()), Stop::new());
+    let (feed, stop) = (Feed::new(config()), ShutdownHandle::new());
     let dial = Dial {
         address: "upstream:1234".into(),
         connect_timeout: Some(millis(5000)),
@@ -161,7 +161,7 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let (server, source) = (world.host("server"), world.host("upstream"));
     let lines = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
     let feed = Feed::new(Config { framing: lines, ..config() });
-    let stop = Stop::new();
+    let stop = ShutdownHandle::new();
     let dial = Dial {
         address: "upstream:1234".into(),
         connect_timeout: Some(millis(5000)),
@@ -241,7 +241,7 @@ fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
 
 #[test]
 fn an_upstream_that_is_held_is_not_silent() {
-    let config = Config { on_lag: OnLag::Block, ..config() };
+    let config = Config { on_lag: LagPolicy::Block, ..config() };
     let idle = Some(millis(3000));
     let epochs = vec![whole(0, 8000)];
     let scene = Scene::with_idle_timeout(7, config, idle, epochs);

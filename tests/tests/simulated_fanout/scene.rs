@@ -4,12 +4,14 @@ use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use wirestate_core::{
-    admission::{Limits, Table},
+    admission::{ConnectionTable, Limits},
     drive::{Clock as _, Drive},
-    fanout::{Config, Counters, Feed, Framing, OnLag, Source, SourceConfig, Subscriber, Upstream},
+    fanout::{
+        Config, Counters, Feed, Framing, LagPolicy, Source, SourceConfig, Subscriber, Upstream,
+    },
     runtime::{Listener as _, Runtime as _},
     serve::{Options, Served, serve},
-    stop::{Stop, Stopping},
+    shutdown::{Shutdown, ShutdownHandle},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -29,8 +31,8 @@ pub(crate) struct Scene {
     pub(crate) server: Host,
     pub(crate) feed: Feed,
     pub(crate) meter: Meter,
-    pub(crate) table: Table,
-    pub(crate) stop: Stop,
+    pub(crate) table: ConnectionTable,
+    pub(crate) stop: ShutdownHandle,
     pub(crate) serving: Task<Served>,
 }
 
@@ -102,7 +104,7 @@ impl Scene {
         epochs: Vec<Epoch>,
     ) -> Self {
         let (server, upstream) = (world.host("server"), world.host("upstream"));
-        let limit = (config.on_lag != OnLag::Block).then_some(config.lag_wait);
+        let limit = (config.on_lag != LagPolicy::Block).then_some(config.lag_wait);
         let (feed, meter) = (Feed::new(config), Meter::new(limit));
         let limits = Limits { per_address: None, ..Limits::default() };
         let options = Options::new(limits);
@@ -179,7 +181,7 @@ async fn reconnect(
     host: Host,
     (feed, meter): (Feed, Meter),
     idle_timeout: Option<Duration>,
-    stop: Stop,
+    stop: ShutdownHandle,
 ) {
     loop {
         if let Ok(socket) = host.connect("upstream:1234").await {
@@ -187,7 +189,7 @@ async fn reconnect(
             let upstream = Upstream::new(feed.clone(), idle_timeout, clock.now());
             let mut drive = Drive::new(Checked::new(upstream, 0), socket, clock);
             poll_fn(|cx| {
-                let stops = stop.poll_asked(cx) > Stopping::No;
+                let stops = stop.poll_requested(cx) > Shutdown::None;
                 drive.poll_until(cx, |upstream, now| {
                     if stops {
                         wirestate_core::Machine::handle(
@@ -204,7 +206,7 @@ async fn reconnect(
             .unwrap_err();
             meter.held(host.clock().now(), false);
         }
-        if stop.asked() > Stopping::No {
+        if stop.requested() > Shutdown::None {
             return;
         }
         host.sleep(Duration::from_millis(100)).await;

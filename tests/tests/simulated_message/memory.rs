@@ -169,7 +169,7 @@ fn memory_is_given_back_however_a_connection_ends() {
     scene.run_for(seconds(2));
     assert!(messages.memory() <= CONTENT, "{} bytes of one", messages.memory());
     assert_eq!((scene.world.panics(), scene.ended("panicked")), (1, 1));
-    scene.stop.now();
+    scene.stop.abort();
     scene.world.run().unwrap();
     assert!(stays.take().unwrap().lost.is_some());
     assert_eq!(messages.memory(), 0);

@@ -8,7 +8,7 @@ use std::{
 
 use wirestate_core::{
     Machine, Reason as _,
-    admission::Table,
+    admission::ConnectionTable,
     drive::{Drive, Ended},
     message::{
         ByteOrder, Client, ClientConfig, ClientReason, Config, Header, Message, RequestError,
@@ -16,7 +16,7 @@ use wirestate_core::{
     },
     runtime::Runtime,
     serve::{Options, Served, serve},
-    stop::Stop,
+    shutdown::ShutdownHandle,
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -32,8 +32,8 @@ pub(crate) const MOST: usize = 64 * 1024 + 40_000;
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) server: Host,
-    pub(crate) table: Table,
-    pub(crate) stop: Stop,
+    pub(crate) table: ConnectionTable,
+    pub(crate) stop: ShutdownHandle,
     pub(crate) serving: Task<Served>,
 }
 

@@ -12,7 +12,7 @@ use std::{
 use wirestate_core::{
     ConnectionError,
     admission::Peer,
-    proxy::{Balance, Config, Connection, Proxy, Relays, Upstreams},
+    proxy::{Balance, Config, Connection, Proxy, RelayFactory, Upstreams},
     runtime::{AcceptError, Address, Listener, Runtime},
 };
 use wirestate_testkit::sim::{self, Act, Buffering, Heard, Host, Settings, Socket, World, act};
@@ -93,7 +93,7 @@ fn client_hears(settings: Settings, acts: Vec<Act>, answers: Vec<Act>) -> Heard 
     let runtime = Holding(host.clone());
     let mut listener = runtime.listen("proxy:7").unwrap();
     let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
-    let proxy = Proxy::new(Relays::new(Config::default()), upstreams);
+    let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams);
     host.run(async move {
         let (socket, peer) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
         Connection::new(&runtime, &proxy, socket, peer, runtime.clock()).await

@@ -6,7 +6,7 @@ use wirestate_core::{
     ConnectionError,
     drive::Ended,
     echo::LoadReason,
-    proxy::{Balance, Config, Proxy, Relays, Upstreams},
+    proxy::{Balance, Config, Proxy, RelayFactory, Upstreams},
     runtime::{Listener as _, Runtime as _},
 };
 use wirestate_testkit::{
@@ -258,7 +258,7 @@ fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
     let upstreams = Upstreams::new(["silent:7", "resets:7", "mute:7"], Balance::RoundRobin, 1);
     let proxy = Proxy {
         connect_timeout: Some(seconds(4)),
-        ..Proxy::new(Relays::new(Config::default()), upstreams)
+        ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
     };
     let scene = Scene::proxying(World::new(5), proxy);
     scene.echo("silent").set_unplugged(true);
@@ -445,8 +445,10 @@ fn a_drain_ends_an_attempt_at_once() {
 #[test]
 fn the_one_with_the_fewest_connections_is_next() {
     let upstreams = Upstreams::new(["a:7", "b:7"], Balance::LeastConnections, 1);
-    let scene =
-        Scene::proxying(World::new(11), Proxy::new(Relays::new(Config::default()), upstreams));
+    let scene = Scene::proxying(
+        World::new(11),
+        Proxy::new(RelayFactory::new(Config::default()), upstreams),
+    );
     scene.echo("a");
     scene.echo("b");
     let client = scene.world.host("client");

@@ -8,10 +8,10 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{
     ConnectionError,
-    admission::{Limits, Peer, Table},
+    admission::{ConnectionTable, Limits, Peer},
     drive::Ended,
     echo::{self, LoadReason},
-    proxy::{self, Balance, Config, LEAST_BUFFER, Proxy, Relays, Upstreams},
+    proxy::{self, Balance, Config, MIN_BUFFER, Proxy, RelayFactory, Upstreams},
     proxy_protocol::{self, Version, announce},
     runtime::Runtime as _,
     serve::Options,
@@ -29,10 +29,10 @@ fn from_all() -> proxy_protocol::Config {
 }
 
 /// An echo server behind headers, with a table of its own.
-fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, Table) {
+fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTable) {
     let host = scene.world.host(name);
     let options = Options {
-        table: Table::behind_proxies(limits),
+        table: ConnectionTable::behind_proxies(limits),
         stop: scene.stop.clone(),
         ..Options::default()
     };
@@ -48,9 +48,9 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, Table) {
 }
 
 /// A proxy on that host, with a table of its own.
-fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> Table {
+fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> ConnectionTable {
     let options = Options {
-        table: Table::behind_proxies(limits),
+        table: ConnectionTable::behind_proxies(limits),
         stop: scene.stop.clone(),
         ..Options::default()
     };
@@ -83,7 +83,7 @@ fn a_client_is_known_through_two_proxies() {
             let upstreams = Upstreams::new(["middle:7"], Balance::RoundRobin, 1);
             let outer = Proxy {
                 send: Some(first),
-                ..Proxy::new(Relays::new(Config::default()), upstreams)
+                ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
             };
             let scene = Scene::proxying(world, outer);
             scene.proxy.set_faults(Faults::harmless(seed));
@@ -93,8 +93,8 @@ fn a_client_is_known_through_two_proxies() {
                 accept: Some(from_all()),
                 send: Some(second),
                 ..Proxy::new(
-                    Relays::new(Config {
-                        buffer: LEAST_BUFFER.try_into().unwrap(),
+                    RelayFactory::new(Config {
+                        buffer: MIN_BUFFER.try_into().unwrap(),
                         ..Config::default()
                     }),
                     Upstreams::new(["server:7"], Balance::RoundRobin, 1),
@@ -137,7 +137,7 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
     let inner = Proxy {
         accept: Some(from_all()),
         send: Some(Version::V2),
-        ..Proxy::new(Relays::new(Config::default()), upstreams)
+        ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
     };
     let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
@@ -185,7 +185,7 @@ fn who_is_announced_as_nobody_is_a_check_only_while_no_byte_passes() {
     let behind = Upstreams::new(["greets:7"], Balance::RoundRobin, 1);
     let inner = Proxy {
         accept: Some(from_all()),
-        ..Proxy::new(Relays::new(Config::default()), behind.clone())
+        ..Proxy::new(RelayFactory::new(Config::default()), behind.clone())
     };
     let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
@@ -216,7 +216,7 @@ fn the_limit_for_one_address_is_the_announced_ones() {
         accept: Some(from_all()),
         send: Some(Version::V2),
         ..Proxy::new(
-            Relays::new(Config::default()),
+            RelayFactory::new(Config::default()),
             Upstreams::new(["server:7"], Balance::RoundRobin, 1),
         )
     };
@@ -328,7 +328,7 @@ fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
         let upstreams = Upstreams::new(["faulty:7", "sound:7"], Balance::RoundRobin, 1);
         let proxy = Proxy {
             send: Some(Version::V1),
-            ..Proxy::new(Relays::new(Config::default()), upstreams)
+            ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
         };
         let scene = Scene::proxying(World::new(seed), proxy);
         let (faulty, _) = echo_behind(&scene, "faulty", Limits::default());
@@ -376,7 +376,7 @@ fn a_proxy_dials_only_for_a_client_that_is_known() {
                 from: vec!["10.0.0.3".parse::<std::net::IpAddr>().unwrap().into()],
                 ..Default::default()
             }),
-            ..Proxy::new(Relays::new(Config::default()), upstreams)
+            ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
         };
         let scene = Scene::proxying(World::new(seed), proxy);
         scene.echo("upstream"); // 10.0.0.2

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use wirestate_core::{
-    admission::{Limits, Table},
-    proxy::{self, Balance, Config, Proxy, Relays, Upstreams},
+    admission::{ConnectionTable, Limits},
+    proxy::{self, Balance, Config, Proxy, RelayFactory, Upstreams},
     proxy_protocol::{self, Version},
     runtime::Runtime as _,
     serve::Options,
@@ -19,7 +19,7 @@ use crate::scene::{Scene, peer, seconds};
 /// A proxy to these addresses, one of which may be its own.
 fn proxying(seed: u64, upstreams: &[&str], proxy: impl FnOnce(Proxy) -> Proxy) -> Scene {
     let upstreams = Upstreams::new(upstreams.iter().copied(), Balance::RoundRobin, seed);
-    let plain = Proxy::new(Relays::new(Config::default()), upstreams);
+    let plain = Proxy::new(RelayFactory::new(Config::default()), upstreams);
     Scene::proxying(World::new(seed), proxy(plain))
 }
 
@@ -110,10 +110,11 @@ fn a_ring_of_two_ends_at_the_limit_of_connections() {
         let other = scene.world.host("other");
         let listener = other.listen("other:9500").unwrap();
         let limits = Limits { connections: 50, per_address: None };
-        let options = Options { table: Table::new(limits), ..Options::default() };
+        let options = Options { table: ConnectionTable::new(limits), ..Options::default() };
         let back = Upstreams::new(["proxy:9500"], Balance::RoundRobin, seed);
         let (table, stop) = (options.table.clone(), options.stop.clone());
-        let (runtime, proxy) = (other.clone(), Proxy::new(Relays::new(Config::default()), back));
+        let (runtime, proxy) =
+            (other.clone(), Proxy::new(RelayFactory::new(Config::default()), back));
         other.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::Send("hello".into()), Act::ReceiveAll]);

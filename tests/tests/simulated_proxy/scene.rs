@@ -5,15 +5,15 @@ use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 use wirestate_core::{
     Machine as _,
-    admission::Table,
+    admission::ConnectionTable,
     buffer::Pool,
     drive::{Clock as _, Drive, Ended},
     echo::{self, Load, LoadConfig, LoadReason, Pace},
-    proxy::{self, Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
+    proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
     runtime::{Listener as _, Runtime as _},
     serve::{Options, Served, serve},
     shared::Shared,
-    stop::Stop,
+    shutdown::ShutdownHandle,
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -24,13 +24,13 @@ use wirestate_testkit::{
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) proxy: Host,
-    pub(crate) table: Table,
+    pub(crate) table: ConnectionTable,
     pub(crate) upstreams: Upstreams,
-    pub(crate) relays: Relays,
-    pub(crate) stop: Stop,
+    pub(crate) relays: RelayFactory,
+    pub(crate) stop: ShutdownHandle,
     serving: Task<Served>,
     /// Stops the echo servers behind it.
-    behind: Stop,
+    behind: ShutdownHandle,
 }
 
 impl Scene {
@@ -42,7 +42,7 @@ impl Scene {
     pub(crate) fn with(world: World, config: Config, upstreams: &[&str]) -> Self {
         let addresses = upstreams.iter().map(|name| format!("{name}:7"));
         let upstreams = Upstreams::new(addresses, Balance::RoundRobin, 1);
-        Self::proxying(world, Proxy::new(Relays::new(config), upstreams))
+        Self::proxying(world, Proxy::new(RelayFactory::new(config), upstreams))
     }
 
     pub(crate) fn proxying(world: World, proxy: Proxy) -> Self {
@@ -54,7 +54,16 @@ impl Scene {
         let relays = proxy.relays.clone();
         let serving =
             host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
-        Self { world, proxy: host, table, upstreams, relays, stop, serving, behind: Stop::new() }
+        Self {
+            world,
+            proxy: host,
+            table,
+            upstreams,
+            relays,
+            stop,
+            serving,
+            behind: ShutdownHandle::new(),
+        }
     }
 
     /// An echo server on a host of that name.

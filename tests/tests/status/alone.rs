@@ -12,10 +12,10 @@ use proptest::prelude::*;
 use wirestate_core::{
     Event, Instant, Machine, Outbound, Reason as _,
     admission::{Limits, Peer},
-    drive::feed,
+    drive::deliver,
     fanout::{Feed, Upstream},
     serve::Options,
-    status::{CONNECTIONS, Config, Connection, PAGES_IN_PROGRESS, Reason, Server},
+    status::{CONNECTIONS, Config, Connection, PAGES_IN_PROGRESS, Server, StatusReason},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -46,7 +46,7 @@ pub(crate) fn machine(server: &Server) -> Checked<Connection> {
 fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
     let request = format!("GET {path} HTTP/1.1\r\n{HOST}{fields}\r\n");
     let mut machine = machine(server);
-    feed(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
+    deliver(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
     let output = script::collect(&mut machine, Instant::EPOCH);
     let text = String::from_utf8(output).unwrap();
     let (head, content) = text.split_once("\r\n\r\n").unwrap();
@@ -135,29 +135,29 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     assert!(!second.poll_shared(now, &mut cx), "nobody is asked");
     let waited = Duration::from_secs(7);
     let later = now + waited;
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(first.poll_shared(later, &mut cx) && !second.poll_shared(later, &mut cx));
     assert_eq!((first.poll_timeout(), first.interest().read), (Some(later), true));
     let request = format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n");
-    feed(&mut first, &mut request.as_bytes(), later);
+    deliver(&mut first, &mut request.as_bytes(), later);
     let output = script::collect(&mut first, later);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     first.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(first.status().state, "idle", "it stays");
 
     // There is no room still, so the next one is asked, in the midst of a head.
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(second.poll_shared(later, &mut cx));
-    feed(&mut second, &mut &request.as_bytes()[..20], later);
+    deliver(&mut second, &mut &request.as_bytes()[..20], later);
     second.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(second.interest().write, Outbound::Finish);
     second.handle(later, Event::Finished);
     let limit = CONNECTIONS;
-    assert_eq!(second.reason(), Some(Reason::GaveWay { waited, limit }));
-    assert_eq!(second.reason().unwrap().label(), "gave_way");
-    assert!(idle.poll_give_way(&mut cx).is_pending(), "it is there until it is dropped");
+    assert_eq!(second.reason(), Some(StatusReason::Evicted { waited, limit }));
+    assert_eq!(second.reason().unwrap().label(), "evicted");
+    assert!(idle.poll_evict(&mut cx).is_pending(), "it is there until it is dropped");
     drop((first, second));
-    assert!(idle.poll_give_way(&mut cx).is_ready());
+    assert!(idle.poll_evict(&mut cx).is_ready());
 }
 
 /// Its request arrives one round trip after the connection.
@@ -167,7 +167,7 @@ fn a_new_connection_has_20_ms_for_its_first_byte_before_it_gives_way() {
     let idle = server.options().idle.clone().expect("its connections are there");
     let mut cx = Context::from_waker(Waker::noop());
     let mut new = machine(&server);
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(new.poll_shared(now + Duration::from_millis(5), &mut cx));
     assert_eq!(new.poll_timeout(), Some(now + Duration::from_millis(20)));
     new.handle(now + Duration::from_millis(20), Event::Timeout { unacknowledged: 0 });
@@ -185,7 +185,7 @@ fn slow_server() -> Server {
     let server = Server::new(config, &Options::default(), None, Instant::EPOCH);
     let mut greedy = machine(&server);
     while greedy.status().state != "waiting" {
-        feed(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
+        deliver(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
         script::collect(&mut greedy, Instant::EPOCH);
     }
     server
@@ -200,17 +200,17 @@ fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
     let mut greedy = machine(&server);
     let mut input = &requests[..];
     while greedy.status().state != "waiting" {
-        feed(&mut greedy, &mut input, now);
+        deliver(&mut greedy, &mut input, now);
         script::collect(&mut greedy, now);
     }
     let _idle = machine(&server);
     assert!(!greedy.poll_shared(now, &mut cx), "no connection is asked");
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     let later = now + Duration::from_millis(1);
     assert!(greedy.poll_shared(later, &mut cx), "before an idle one");
     assert_eq!(greedy.interest().write, Outbound::Finish);
     greedy.handle(later, Event::Finished);
-    assert_eq!(greedy.reason().unwrap().label(), "gave_way");
+    assert_eq!(greedy.reason().unwrap().label(), "evicted");
 }
 
 #[test]
@@ -219,17 +219,17 @@ fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
     let idle = server.options().idle.clone().expect("its connections are there");
     let mut cx = Context::from_waker(Waker::noop());
     let mut first = machine(&server);
-    feed(&mut first, &mut &request("/healthz")[..], now);
+    deliver(&mut first, &mut &request("/healthz")[..], now);
     assert_eq!(first.status().state, "waiting");
     assert!(!first.poll_shared(now, &mut cx));
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(!first.poll_shared(now, &mut cx), "it is asked, and goes on");
     let until = first.poll_timeout().unwrap();
     first.handle(until, Event::Timeout { unacknowledged: 0 });
     let output = script::collect(&mut first, until);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     assert!(!first.poll_shared(until, &mut cx), "it does something else now");
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(first.poll_shared(until, &mut cx));
 }
 
@@ -243,10 +243,10 @@ fn a_connection_that_lingers_gives_way_at_once() {
     script::play_out(&mut lingers, &[last]);
     assert_eq!(lingers.status().state, "lingering");
     assert!(!lingers.poll_shared(now, &mut cx));
-    assert!(idle.poll_give_way(&mut cx).is_pending());
+    assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(lingers.poll_shared(now, &mut cx));
     assert!(lingers.interest().is_done());
-    assert_eq!(lingers.reason().unwrap().label(), "gave_way");
+    assert_eq!(lingers.reason().unwrap().label(), "evicted");
 }
 
 #[test]
@@ -256,9 +256,9 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
     let mut cx = Context::from_waker(Waker::noop());
     for is_taken in [true, false] {
         let mut sends = machine(&server);
-        feed(&mut sends, &mut &request("/metrics")[..], now);
+        deliver(&mut sends, &mut &request("/metrics")[..], now);
         assert!(!sends.poll_shared(now, &mut cx));
-        assert!(idle.poll_give_way(&mut cx).is_pending());
+        assert!(idle.poll_evict(&mut cx).is_pending());
         assert!(sends.poll_shared(now, &mut cx));
         assert!(!sends.poll_shared(now, &mut cx), "there is no more to it");
         assert_eq!((sends.poll_timeout(), sends.interest().write), (Some(now), Outbound::Flush));
@@ -270,7 +270,7 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
             sends.handle(now, Event::Timeout { unacknowledged: 0 });
             assert_eq!(sends.interest().write, Outbound::Reset);
             sends.handle(now, Event::Finished);
-            assert_eq!(sends.reason().unwrap().label(), "gave_way");
+            assert_eq!(sends.reason().unwrap().label(), "evicted");
         }
     }
 }
@@ -282,7 +282,7 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     let (server, now) = (server(), Instant::EPOCH);
     let ask = |path: &str| {
         let mut machine = machine(&server);
-        feed(&mut machine, &mut &request(path)[..], now);
+        deliver(&mut machine, &mut &request(path)[..], now);
         machine
     };
     let answer = |machine: &mut Checked<Connection>| {
@@ -298,11 +298,11 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     assert!(head.contains("\r\nRetry-After: 1"), "{head}");
     assert!(!head.contains("Connection: close"), "{head}");
     assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", content.len())), "{head}");
-    feed(&mut refused, &mut &request("/readyz")[..], now);
+    deliver(&mut refused, &mut &request("/readyz")[..], now);
     assert!(answer(&mut refused).ends_with("\r\n\r\nready\n"));
 
     answer(&mut pages[0]);
-    feed(&mut refused, &mut &request("/metrics")[..], now);
+    deliver(&mut refused, &mut &request("/metrics")[..], now);
     assert_eq!(refused.status().state, "waiting", "one page is no longer in progress");
     pages.clear();
     drop(refused);
@@ -390,7 +390,7 @@ fn a_head_request_gets_the_head_of_what_get_gets() {
             let server = server();
             let mut machine = machine(&server);
             let request = format!("{method} {path} HTTP/1.1\r\n{HOST}\r\n");
-            feed(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
+            deliver(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
             String::from_utf8(script::collect(&mut machine, Instant::EPOCH)).unwrap()
         };
         let (get, head) = (answer("GET"), answer("HEAD"));

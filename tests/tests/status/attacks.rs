@@ -138,7 +138,7 @@ fn answers_that_nobody_reads_give_way_to_health_checks() {
         scene.world.run_for(millis(20)).unwrap();
     }
     assert_eq!(health_checks(&scene, 30, millis(100)), 30);
-    assert!(scene.status.options().table.totals().ended["gave_way"] > 0);
+    assert!(scene.status.options().table.totals().ended["evicted"] > 0);
     scene.end();
 }
 

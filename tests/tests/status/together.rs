@@ -108,7 +108,7 @@ fn a_thousand_half_sent_heads_do_not_touch_the_service() {
         let line = text.lines().find(|other| other.starts_with(line)).expect(line);
         line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
     };
-    let relieved = count("wirestate_status_connections_ended_total{reason=\"gave_way\"}");
+    let relieved = count("wirestate_status_connections_ended_total{reason=\"evicted\"}");
     let late = count("wirestate_status_connections_ended_total{reason=\"head_timeout\"}");
     assert_eq!((relieved, late), (936, 64));
     assert!(!text.contains("wirestate_status_connections_refused_total{"), "{text}");
@@ -144,7 +144,7 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
         assert!(scene.world.now().since(asked) < Duration::from_secs(1), "not at a deadline");
     }
     let totals = scene.status.options().table.totals();
-    let relieved = usize::try_from(totals.ended["gave_way"]).unwrap();
+    let relieved = usize::try_from(totals.ended["evicted"]).unwrap();
     assert!(totals.refused.is_empty() && (1..=10).contains(&relieved), "{totals:?}");
     // Those that had waited longest, by a FIN; and connections of the checks that still lingered.
     let ended: Vec<_> =

@@ -15,7 +15,7 @@ use crate::{
     runtime::connect_within,
     serve::serve,
     shared::{Lock, Shared},
-    stop::{Stop, Stopping},
+    shutdown::{Shutdown, ShutdownHandle},
 };
 
 const CONNECTIONS: usize = 10;
@@ -85,7 +85,7 @@ async fn ask_for_a_while<R: Host>(
     address: &str,
     board: &Shared<Lock<Board>>,
 ) -> Result<usize, Failure> {
-    let stop = Stop::new();
+    let stop = ShutdownHandle::new();
     for connection in 0..CONNECTIONS {
         let handle = connect(runtime, address, CONNECT_TIMEOUT, ClientConfig::default())
             .await
@@ -111,18 +111,18 @@ async fn ask_for_a_while<R: Host>(
     let began = clock.now();
     let mut next = began;
     while board.with(|board| board.tasks) > 0 {
-        next += if stop.asked() > Stopping::No { DURATION / 100 } else { SHOW_EVERY };
+        next += if stop.requested() > Shutdown::None { DURATION / 100 } else { SHOW_EVERY };
         poll_fn(|cx| clock.poll_until(cx, next)).await;
         let elapsed = clock.now().since(began);
         let replies = board.with(|board| board.replies);
-        if stop.asked() == Stopping::No {
+        if stop.requested() == Shutdown::None {
             line.show(&format!(
                 "{:.1} s  search: {replies} replies verified",
                 elapsed.as_secs_f64()
             ));
         }
         if elapsed >= DURATION {
-            stop.now();
+            stop.abort();
         }
         if elapsed >= DURATION + Duration::from_secs(5) {
             board.with(|board| {
@@ -136,9 +136,9 @@ async fn ask_for_a_while<R: Host>(
 }
 
 /// Asks until it is stopped, or a reply is not what it should be.
-async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, stop: &Stop) {
+async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, stop: &ShutdownHandle) {
     for number in 0_u64.. {
-        if stop.asked() > Stopping::No {
+        if stop.requested() > Shutdown::None {
             return;
         }
         let value = format!("{name}.{number}");

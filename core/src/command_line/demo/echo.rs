@@ -12,7 +12,7 @@ use crate::{
     },
     drive::Clock,
     echo::{Config, LoadConfig, Pace, Server},
-    proxy::{self, Balance, Proxy, Relays, Upstreams},
+    proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
     serve::{Options, Served, serve},
     shared::Shared,
     status,
@@ -33,7 +33,7 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
 
     let (listener, through) = listen(runtime)?;
     let upstreams = Upstreams::new([address.to_string()], Balance::RoundRobin, 0);
-    let proxy = Proxy::new(Relays::new(proxy::Config::default()), upstreams);
+    let proxy = Proxy::new(RelayFactory::new(proxy::Config::default()), upstreams);
     let proxy_options = named("proxy");
     let proxying = proxy::serve(runtime, listener, &proxy_options, &proxy);
 

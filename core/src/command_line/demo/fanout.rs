@@ -18,7 +18,7 @@ use crate::{
     runtime::connect_within,
     serve::{Options, serve},
     shared::{Lock, Shared},
-    stop::{Stop, Stopping},
+    shutdown::{Shutdown, ShutdownHandle},
 };
 
 /// Subscribers, and the one that never reads.
@@ -123,7 +123,7 @@ fn subscribe<R: Host>(
     address: String,
     number: usize,
     board: &Shared<Lock<Board>>,
-    stop: &Stop,
+    stop: &ShutdownHandle,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (board, stop) = (board.clone(), stop.clone());
     async move {
@@ -132,8 +132,8 @@ fn subscribe<R: Host>(
             let socket = connect_within(&runtime, &address, connect_timeout).await.ok()?;
             if number >= HEALTHY {
                 let stopped =
-                    |asked| if asked > Stopping::No { Poll::Ready(()) } else { Poll::Pending };
-                poll_fn(|cx| stopped(stop.poll_asked(cx))).await;
+                    |asked| if asked > Shutdown::None { Poll::Ready(()) } else { Poll::Pending };
+                poll_fn(|cx| stopped(stop.poll_requested(cx))).await;
                 drop(socket);
                 return None;
             }

@@ -53,13 +53,13 @@ impl Default for Config {
 ///
 /// With `n` connections it holds at most `(2 × n + idle_buffers) × buffer` bytes of buffers.
 #[derive(Clone, Debug)]
-pub struct Relays {
+pub struct RelayFactory {
     pub(super) config: Shared<Config>,
     pub(super) pool: Pool,
     pub(super) discards: DiscardBudget,
 }
 
-impl Relays {
+impl RelayFactory {
     /// A proxy without connections.
     ///
     /// # Panics

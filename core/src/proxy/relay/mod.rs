@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 pub use self::{
-    config::{Config, Relays},
-    reason::Reason,
+    config::{Config, RelayFactory},
+    reason::ProxyReason,
     side::{RelaySide, Side},
 };
 use crate::{
@@ -35,24 +35,24 @@ use crate::{
 ///
 /// A side that is lost is never shown to the other one as a clean end (RFC 9293, section 3.5.3,
 /// calls a reset an error for the user, so it is passed on as one). The RST waits until the peer
-/// has acknowledged all that was sent before it ([`passes_reset_on`](Self::passes_reset_on)), since
+/// has acknowledged all that was sent before it ([`forwards_reset`](Self::forwards_reset)), since
 /// the kernel discards the rest; [`Config::idle_timeout`] without an acknowledgement ends the wait.
 ///
 /// An upstream that is lost before a byte of the client's was sent to it, and before anything came
 /// from it, is not shown to the client if it was not the last one: another one may take its place
-/// ([`deserted`](Self::deserted)), and is sent all from the first byte on.
+/// ([`upstream_lost`](Self::upstream_lost)), and is sent all from the first byte on.
 ///
 /// It holds at most `2 × Config::buffer` bytes and what it is to [`announce`](Self::announce), and
 /// no buffer for a direction in which no byte waits or the bytes are in a pipe.
 ///
 /// ```
-/// use wirestate_core::{Event, Instant, Machine, Outbound, drive, proxy::{Config, Relays, Side}};
+/// use wirestate_core::{Event, Instant, Machine, Outbound, drive, proxy::{Config, RelayFactory, Side}};
 ///
 /// let now = Instant::EPOCH;
-/// let mut relay = Relays::new(Config::default()).relay(now);
+/// let mut relay = RelayFactory::new(Config::default()).relay(now);
 ///
 /// // The client speaks, and closes its side, before there is an upstream: it waits.
-/// drive::feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], now);
+/// drive::deliver(&mut relay.side(Side::Client), &mut &b"hello?"[..], now);
 /// relay.side(Side::Client).handle(now, Event::Eof);
 ///
 /// relay.connected(now, false);
@@ -63,7 +63,7 @@ use crate::{
 /// relay.side(Side::Upstream).handle(now, Event::Finished);
 ///
 /// // The answer comes late, and arrives all the same.
-/// drive::feed(&mut relay.side(Side::Upstream), &mut &b"hello."[..], now);
+/// drive::deliver(&mut relay.side(Side::Upstream), &mut &b"hello."[..], now);
 /// let n = drive::collect_into(&mut relay.side(Side::Client), &mut sent, now);
 /// assert_eq!(&sent[..n], b"hello.");
 /// ```
@@ -76,11 +76,11 @@ pub struct Relay {
     received: Sides<Received>,
     /// Whether bytes from each side come in bulk. Then the next read waits until all are sent.
     bulk: Sides<bool>,
-    header: Announcement,
+    header: PendingHeader,
     ends: Sides<End>,
     stage: Stage,
     /// Why it ends otherwise than by two FINs: what came first.
-    cause: Option<Reason>,
+    cause: Option<ProxyReason>,
     /// Whether each side acknowledges its output.
     progress: Sides<WriteProgress>,
     /// When a byte last moved, on either side and either way.
@@ -145,13 +145,13 @@ impl<T> Sides<T> {
 
 /// What each upstream is sent before anything of the client's.
 #[derive(Debug, Default)]
-struct Announcement {
+struct PendingHeader {
     header: Vec<u8>,
     /// So much of it is with the present one.
     sent: usize,
 }
 
-impl Announcement {
+impl PendingHeader {
     fn unsent(&self) -> &[u8] {
         &self.header[self.sent..]
     }
@@ -229,7 +229,7 @@ enum Over {
 }
 
 impl Relay {
-    fn new(relays: &Relays, now: Instant) -> Self {
+    fn new(relays: &RelayFactory, now: Instant) -> Self {
         let empty = || Received::Memory(Ring::new(relays.pool.clone()));
         Self {
             config: relays.config.clone(),
@@ -237,7 +237,7 @@ impl Relay {
             discards: relays.discards.clone(),
             received: Sides { client: empty(), upstream: empty() },
             bulk: Sides { client: false, upstream: false },
-            header: Announcement::default(),
+            header: PendingHeader::default(),
             ends: Sides { client: End::OPEN, upstream: End::OPEN },
             stage: Stage::Dialling { lost: None },
             cause: None,
@@ -251,7 +251,7 @@ impl Relay {
     /// [`connected`](Self::connected).
     pub fn announce(&mut self, header: Vec<u8>) {
         debug_assert_eq!(self.stage, Stage::Dialling { lost: None }, "a header comes first");
-        self.header = Announcement { header, sent: 0 };
+        self.header = PendingHeader { header, sent: 0 };
     }
 
     /// There is an upstream now, and, if there is `another`, somebody to replace it. Before that
@@ -266,7 +266,7 @@ impl Relay {
     /// How the upstream was lost, where that has not touched the client, and there is another one:
     /// its socket is to be reset, and that one to be [`connected`](Self::connected), or the client
     /// to be [`refuse`](Self::refuse)d.
-    pub fn deserted(&self) -> Option<ConnectionError> {
+    pub fn upstream_lost(&self) -> Option<ConnectionError> {
         match self.stage {
             Stage::Dialling { lost } => lost.map(|(_, why)| why),
             Stage::Fresh | Stage::Relaying | Stage::Draining(_) | Stage::Refused { .. } => None,
@@ -280,13 +280,13 @@ impl Relay {
     }
 
     /// Whether the upstream has sent a FIN that answers none: the client has not sent its own.
-    pub fn has_hung_up(&self) -> bool {
+    pub fn half_closed_by_upstream(&self) -> bool {
         self.ends.upstream.input == Input::Fin && self.ends.client.input == Input::Open
     }
 
     /// There will be no upstream: the client is told so by a FIN and a lingering close
     /// ([`Config::linger`]).
-    pub fn refuse(&mut self, reason: Reason, now: Instant) {
+    pub fn refuse(&mut self, reason: ProxyReason, now: Instant) {
         if !matches!(self.stage, Stage::Dialling { .. }) || self.cause.is_some() {
             return;
         }
@@ -342,8 +342,8 @@ impl Relay {
     }
 
     /// Why it ended, once it has.
-    pub fn reason(&self) -> Option<Reason> {
-        self.is_done().then(|| self.cause.clone().unwrap_or(Reason::Finished))
+    pub fn reason(&self) -> Option<ProxyReason> {
+        self.is_done().then(|| self.cause.clone().unwrap_or(ProxyReason::Finished))
     }
 
     /// Asks for a graceful end: where there is no upstream yet, at once; otherwise it goes on until
@@ -352,7 +352,7 @@ impl Relay {
     /// limits that ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
         match self.stage {
-            Stage::Dialling { .. } => self.refuse(Reason::ShutDown, now),
+            Stage::Dialling { .. } => self.refuse(ProxyReason::ShutDown, now),
             Stage::Fresh | Stage::Relaying if self.cause.is_none() && !self.is_done() => {
                 self.stage = Stage::Draining(now);
             }
@@ -413,7 +413,7 @@ impl Relay {
         }
         match self.stage {
             Stage::Draining(_) if self.is_quiet() => {
-                self.cause = Some(Reason::ShutDown);
+                self.cause = Some(ProxyReason::ShutDown);
                 for side in Side::BOTH {
                     let input = &mut self.ends.of_mut(side).input;
                     if *input == Input::Open {
@@ -432,7 +432,11 @@ impl Relay {
                 let limit = self.config.idle_timeout.unwrap_or_default();
                 let (to_client, to_upstream) =
                     (self.queued(Side::Client), self.queued(Side::Upstream));
-                self.cause.get_or_insert(Reason::IdleTimeout { limit, to_client, to_upstream });
+                self.cause.get_or_insert(ProxyReason::IdleTimeout {
+                    limit,
+                    to_client,
+                    to_upstream,
+                });
                 for side in Side::BOTH {
                     self.discard(side);
                     let end = self.ends.of_mut(side);
@@ -492,7 +496,7 @@ impl Relay {
     /// Whether an RST is to follow the output to `side`, since the other side was lost. The driver
     /// does not drive the side before that output is acknowledged
     /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). The deadline stays in force.
-    pub fn passes_reset_on(&self, side: Side) -> bool {
+    pub fn forwards_reset(&self, side: Side) -> bool {
         // It is asked at every turn, and nothing is lost without a cause.
         self.cause.is_some()
             && self.ends.of(side).output == Output::Open
@@ -545,7 +549,7 @@ impl Relay {
     /// other.
     fn engage(&mut self) {
         if self.header.unsent().is_empty() {
-            self.header = Announcement::default();
+            self.header = PendingHeader::default();
         }
         if self.stage != Stage::Fresh {
             return;
@@ -591,7 +595,7 @@ impl Relay {
             return;
         }
         let unsent = self.queued(side);
-        self.cause.get_or_insert(Reason::Lost { side, way, why, unsent });
+        self.cause.get_or_insert(ProxyReason::Lost { side, way, why, unsent });
         let (end, other) = self.ends.both_mut(side);
         end.output = Output::Over;
         if !may_have_spoken {
@@ -600,13 +604,13 @@ impl Relay {
                 other.output = Output::Resetting;
             }
         }
-        self.deafen(side.other());
+        self.stop_reading(side.other());
         self.settle();
     }
 
     /// Listens to `side` no more, since nothing can be sent to the other one; what was received
     /// from it is thrown away.
-    fn deafen(&mut self, side: Side) {
+    fn stop_reading(&mut self, side: Side) {
         self.discard(side);
         let end = self.ends.of_mut(side);
         if end.over.is_none() && end.input == Input::Open {
@@ -617,7 +621,7 @@ impl Relay {
     /// Throws away what was received from `side`, and what announces it.
     fn discard(&mut self, side: Side) {
         if side == Side::Client {
-            self.header = Announcement::default();
+            self.header = PendingHeader::default();
         }
         *self.bulk.of_mut(side) = false;
         self.clear(side);
@@ -651,7 +655,7 @@ mod tests {
     use super::*;
     use crate::{
         Event, Linger, Machine,
-        drive::{collect_into, feed},
+        drive::{collect_into, deliver},
     };
 
     const NOW: Instant = Instant::EPOCH;
@@ -659,14 +663,14 @@ mod tests {
     #[test]
     fn a_direction_in_which_no_byte_waits_holds_no_buffer() {
         let linger = Linger { bytes: 64 * 1024, ..Linger::default() };
-        let relays = Relays::new(Config { linger, ..Config::default() });
+        let relays = RelayFactory::new(Config { linger, ..Config::default() });
         let mut relay = relays.relay(NOW);
         relay.connected(NOW, false);
         let holds = |relay: &Relay| {
             let rings = [&relay.received.client, &relay.received.upstream];
             rings.map(|received| matches!(received, Received::Memory(ring) if ring.holds_buffer()))
         };
-        feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
+        deliver(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
         let _ = relay.side(Side::Upstream).read_buf();
         assert_eq!(holds(&relay), [true, true]);
         collect_into(&mut relay.side(Side::Upstream), &mut [0; 64], NOW);
@@ -684,7 +688,7 @@ mod tests {
         let _ = relay.side(Side::Client).read_buf();
         relay.side(Side::Client).handle(NOW, Event::Eof);
         assert_eq!(holds(&relay), [false, false], "half-closed");
-        feed(&mut relay.side(Side::Upstream), &mut &b"hello"[..], NOW);
+        deliver(&mut relay.side(Side::Upstream), &mut &b"hello"[..], NOW);
         let _ = relay.side(Side::Upstream).read_buf();
         relay.side(Side::Upstream).handle(NOW, Event::Eof);
         assert_eq!(holds(&relay), [false, true], "it is owed");
@@ -692,13 +696,13 @@ mod tests {
         assert_eq!(holds(&relay), [false, false], "closed");
 
         let mut relay = relays.relay(NOW);
-        feed(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
-        relay.refuse(Reason::ShutDown, NOW);
+        deliver(&mut relay.side(Side::Client), &mut &b"hello"[..], NOW);
+        relay.refuse(ProxyReason::ShutDown, NOW);
         assert_eq!(holds(&relay), [false, false], "refused");
-        feed(&mut relay.side(Side::Client), &mut &b"hello?"[..], NOW);
+        deliver(&mut relay.side(Side::Client), &mut &b"hello?"[..], NOW);
         relay.side(Side::Client).handle(NOW, Event::Release);
         assert_eq!(holds(&relay), [false, false], "lingering");
-        feed(&mut relay.side(Side::Client), &mut &alloc::vec![0; 64 * 1024][..], NOW);
+        deliver(&mut relay.side(Side::Client), &mut &alloc::vec![0; 64 * 1024][..], NOW);
         assert_eq!(holds(&relay), [false, false], "enough of that");
     }
 }

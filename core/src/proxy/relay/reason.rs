@@ -7,7 +7,7 @@ use crate::{ConnectionError, Direction, Fault, proxy_protocol, shared::Shared};
 
 /// Why a proxied connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
+pub enum ProxyReason {
     /// Both sides sent a FIN, and each received everything that the other one sent.
     #[error("finished")]
     Finished,
@@ -51,10 +51,10 @@ pub enum Reason {
     },
     /// The client was to announce itself by a PROXY header, and did not.
     #[error(transparent)]
-    Header(proxy_protocol::Reason),
+    Header(proxy_protocol::ProxyHeaderReason),
 }
 
-impl crate::Reason for Reason {
+impl crate::Reason for ProxyReason {
     fn label(&self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -71,7 +71,7 @@ impl crate::Reason for Reason {
     fn fault(&self) -> Fault {
         match self {
             Self::Finished => Fault::None,
-            Self::ShutDown => Fault::Asked,
+            Self::ShutDown => Fault::Requested,
             Self::IdleTimeout { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
             Self::NoUpstream(none) => none.fault(),

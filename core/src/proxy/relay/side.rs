@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{Input, Over, Reason, Received, Relay, Stage};
+use super::{Input, Over, ProxyReason, Received, Relay, Stage};
 use crate::{Event, Instant, Interest, Machine, Status};
 
 /// One of the two connections of a proxied one.
@@ -55,7 +55,7 @@ pub struct RelaySide<'a> {
 }
 
 impl Machine for RelaySide<'_> {
-    type Reason = Reason;
+    type Reason = ProxyReason;
 
     fn interest(&self) -> Interest {
         self.relay.interest(self.side)
@@ -125,17 +125,17 @@ impl Machine for RelaySide<'_> {
         self.relay.status()
     }
 
-    /// This side's own: a side that had all, and was told all, has [`Reason::Finished`], whatever
+    /// This side's own: a side that had all, and was told all, has [`ProxyReason::Finished`], whatever
     /// becomes of the other.
-    fn reason(&self) -> Option<Reason> {
+    fn reason(&self) -> Option<ProxyReason> {
         if let (Side::Upstream, Stage::Dialling { lost: Some((way, why)) }) =
             (self.side, self.relay.stage)
         {
             // What waits is owed to the next one.
-            return Some(Reason::Lost { side: self.side, way, why, unsent: 0 });
+            return Some(ProxyReason::Lost { side: self.side, way, why, unsent: 0 });
         }
         match self.relay.ends.of(self.side).over? {
-            Over::Clean => Some(Reason::Finished),
+            Over::Clean => Some(ProxyReason::Finished),
             Over::Caused => self.relay.cause.clone(),
         }
     }

@@ -12,39 +12,39 @@ use crate::shared::{Lock, Shared};
 /// A handle by which one or more servers are asked to stop. Clones are the same handle.
 ///
 /// ```
-/// # use wirestate_core::stop::{Stop, Stopping};
-/// let stop = Stop::new();
-/// assert_eq!(stop.asked(), Stopping::No);
+/// # use wirestate_core::shutdown::{ShutdownHandle, Shutdown};
+/// let stop = ShutdownHandle::new();
+/// assert_eq!(stop.requested(), Shutdown::None);
 /// stop.drain();
-/// assert_eq!(stop.asked(), Stopping::Drain);
-/// stop.now();
+/// assert_eq!(stop.requested(), Shutdown::Drain);
+/// stop.abort();
 /// stop.drain(); // no way back
-/// assert_eq!(stop.asked(), Stopping::Now);
+/// assert_eq!(stop.requested(), Shutdown::Immediate);
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct Stop {
+pub struct ShutdownHandle {
     state: Shared<Lock<State>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    asked: Stopping,
+    requested: Shutdown,
     waiting: Vec<Waker>,
 }
 
 /// What was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stopping {
+pub enum Shutdown {
     /// Nothing: go on.
     #[default]
-    No,
+    None,
     /// Accept the backlog and no more, flush pending output, then end.
     Drain,
     /// End at once.
-    Now,
+    Immediate,
 }
 
-impl Stop {
+impl ShutdownHandle {
     /// A handle on which nothing was asked yet.
     pub fn new() -> Self {
         Self::default()
@@ -52,34 +52,34 @@ impl Stop {
 
     /// Asks for a graceful end.
     pub fn drain(&self) {
-        self.ask(Stopping::Drain);
+        self.ask(Shutdown::Drain);
     }
 
     /// Asks for an end at once: what is owed is given up.
-    pub fn now(&self) {
-        self.ask(Stopping::Now);
+    pub fn abort(&self) {
+        self.ask(Shutdown::Immediate);
     }
 
     /// What was asked so far.
-    pub fn asked(&self) -> Stopping {
-        self.state.with(|state| state.asked)
+    pub fn requested(&self) -> Shutdown {
+        self.state.with(|state| state.requested)
     }
 
     /// What was asked so far; `cx` is woken when that changes.
-    pub fn poll_asked(&self, cx: &mut Context<'_>) -> Stopping {
+    pub fn poll_requested(&self, cx: &mut Context<'_>) -> Shutdown {
         self.state.with(|state| {
             if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
                 state.waiting.push(cx.waker().clone());
             }
-            state.asked
+            state.requested
         })
     }
 
     /// Returns the output of `future`; `None` if a stop is requested first, which drops `future`.
-    pub async fn unless_asked<F: Future>(&self, future: F) -> Option<F::Output> {
+    pub async fn unless_requested<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            if self.poll_asked(cx) > Stopping::No {
+            if self.poll_requested(cx) > Shutdown::None {
                 return Poll::Ready(None);
             }
             future.as_mut().poll(cx).map(Some)
@@ -87,12 +87,12 @@ impl Stop {
         .await
     }
 
-    fn ask(&self, asked: Stopping) {
+    fn ask(&self, requested: Shutdown) {
         let woken = self.state.with(|state| {
-            if state.asked >= asked {
+            if state.requested >= requested {
                 return Vec::new();
             }
-            state.asked = asked;
+            state.requested = requested;
             core::mem::take(&mut state.waiting)
         });
         for waker in woken {

@@ -5,7 +5,7 @@ use core::{fmt, task::Context};
 
 use bytes::Bytes;
 
-use super::{Config, Header, HeaderReader, Reason};
+use super::{Config, Header, HeaderReader, ProxyHeaderReason};
 use crate::{
     Event, Fault, Instant, Interest, Machine, Status,
     admission::{Peer, Refused},
@@ -20,11 +20,11 @@ use crate::{
 ///
 /// ```
 /// use wirestate_core::{Instant, Machine, admission::Peer, drive, echo};
-/// use wirestate_core::proxy_protocol::{Behind, Config, Header};
+/// use wirestate_core::proxy_protocol::{WithProxyHeader, Config, Header};
 ///
 /// let (now, proxy) = (Instant::EPOCH, Peer::Ip("127.0.0.1:4000".parse()?));
 /// let server = echo::Server::new(echo::Config::default());
-/// let mut behind = Behind::new(&Config::default(), proxy, now, |header, _length, now| {
+/// let mut behind = WithProxyHeader::new(&Config::default(), proxy, now, |header, _length, now| {
 ///     let Header::Tcp { source, .. } = header else { panic!("it names a client") };
 ///     assert_eq!(source.to_string(), "192.0.2.7:50000");
 ///     Ok(server.machine(now))
@@ -32,12 +32,12 @@ use crate::{
 ///
 /// let mut output = [0; 64];
 /// let mut input = &b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\nhello"[..];
-/// drive::feed(&mut behind, &mut input, now);
+/// drive::deliver(&mut behind, &mut input, now);
 /// let n = drive::collect_into(&mut behind, &mut output, now);
 /// assert_eq!(&output[..n], b"hello");
 /// # Ok::<(), core::net::AddrParseError>(())
 /// ```
-pub struct Behind<M, F> {
+pub struct WithProxyHeader<M, F> {
     phase: Phase<M, F>,
 }
 
@@ -58,16 +58,16 @@ struct Awaited<F> {
 
 /// Why a machine behind a header ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BehindReason<R> {
+pub enum WithProxyHeaderReason<R> {
     /// Because of the header.
     #[error(transparent)]
-    Header(Reason),
+    Header(ProxyHeaderReason),
     /// For a reason of its own.
     #[error("{0}")]
     Inner(R),
 }
 
-impl<R: crate::Reason> crate::Reason for BehindReason<R> {
+impl<R: crate::Reason> crate::Reason for WithProxyHeaderReason<R> {
     fn label(&self) -> &'static str {
         match self {
             Self::Header(reason) => reason.label(),
@@ -83,7 +83,7 @@ impl<R: crate::Reason> crate::Reason for BehindReason<R> {
     }
 }
 
-impl<M, F> Behind<M, F>
+impl<M, F> WithProxyHeader<M, F>
 where
     M: Machine,
     F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
@@ -119,7 +119,7 @@ where
             return false;
         }
         let mut left = &rest[..];
-        drive::feed(machine, &mut left, now);
+        drive::deliver(machine, &mut left, now);
         let taken = rest.len() - left.len();
         rest.drain(..taken);
         if rest.is_empty() {
@@ -140,12 +140,12 @@ macro_rules! delegate {
 }
 
 #[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
-impl<M, F> Machine for Behind<M, F>
+impl<M, F> Machine for WithProxyHeader<M, F>
 where
     M: Machine,
     F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
 {
-    type Reason = BehindReason<M::Reason>;
+    type Reason = WithProxyHeaderReason<M::Reason>;
 
     fn interest(&self) -> Interest {
         // What is left over was received first: then the machine does not read.
@@ -196,13 +196,13 @@ where
 
     fn reason(&self) -> Option<Self::Reason> {
         match &self.phase {
-            Phase::Header(awaited) => awaited.reader.reason().map(BehindReason::Header),
-            Phase::Inner { machine, .. } => machine.reason().map(BehindReason::Inner),
+            Phase::Header(awaited) => awaited.reader.reason().map(WithProxyHeaderReason::Header),
+            Phase::Inner { machine, .. } => machine.reason().map(WithProxyHeaderReason::Inner),
         }
     }
 }
 
-impl<M: fmt::Debug, F> fmt::Debug for Behind<M, F> {
+impl<M: fmt::Debug, F> fmt::Debug for WithProxyHeader<M, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.phase {
             Phase::Header(awaited) => f.debug_tuple("Behind").field(&awaited.reader).finish(),

@@ -13,7 +13,7 @@ use crate::{Event, Instant, Machine, Outbound};
 /// returns false, and feed the rest. A machine whose room for input depends on others, such as the
 /// [upstream](crate::fanout::Upstream) of a fan-out, takes one read after each `poll_shared` that
 /// grants it, and none before the first.
-pub fn feed<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
+pub fn deliver<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
     while !input.is_empty() && machine.interest().read {
         let buf = machine.read_buf();
         debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
