@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use core::task::{Context, Poll, Waker};
-//! use wirestate_core::{Instant, idle::{Activity, Idle}};
+//! use wirestate_core::{Instant, idle::{Activity, IdleConnections}};
 //!
 //! let mut cx = Context::from_waker(Waker::noop());
 //! let (idle, now) = (IdleConnections::new(), Instant::EPOCH);

@@ -15,7 +15,7 @@ use crate::{
     proxy_protocol::Version,
 };
 
-/// RelayFactory TCP connections to an upstream
+/// Relays TCP connections to an upstream
 ///
 /// A FIN and a reset of one side are shown to the other one as what they are, and a connection stays
 /// open for as long as one direction of it is. When no upstream can be connected to, the client is

@@ -102,7 +102,7 @@ fn bad_requests_are_refused_by_their_code() {
         (with("CONNECT localhost:80 HTTP/1.1", ""), 405, false),
         (with("GET * HTTP/1.1", ""), 404, false),
         (with("GET ?x HTTP/1.1", ""), 404, false),
-        // AllowedHosts that are not us.
+        // Hosts that are not us.
         (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_vec(), 421, false),
         (b"GET / HTTP/1.1\r\nHost:\r\n\r\n".to_vec(), 421, false),
         (b"GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n".to_vec(), 421, true),
