@@ -300,7 +300,7 @@ pub(crate) fn main() -> io::Result<()> {
     let (table, stop) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
     let mut event_loop = EventLoop::new(table.clone())?;
 
-    let echo = echo::Server::new(echo::Config::default());
+    let echo = echo::Server::default();
     let echo = event_loop.listen(move |now| Box::new(Erased(echo.machine(now))))?;
 
     let framing =

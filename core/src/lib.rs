@@ -64,6 +64,7 @@ pub mod admission;
 pub mod buffer;
 #[cfg(feature = "command-line")]
 pub mod command_line;
+mod config;
 pub mod dial;
 pub mod drive;
 pub mod echo;
@@ -91,6 +92,7 @@ mod time;
 mod token_bucket;
 
 pub use self::{
+    config::ConfigError,
     machine::{
         AnyReason, ConnectionError, Direction, Erased, Event, Fault, Interest, Machine, Outbound,
         Reason, Status,

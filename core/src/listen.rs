@@ -7,7 +7,7 @@
 //! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
 //! let listeners = listen(&runtime, "localhost:7").await?;
 //! println!("listening on {:?}", listeners.addresses()?); // [::1]:7 and 127.0.0.1:7, say
-//! let echo = echo::Server::new(echo::Config::default());
+//! let echo = echo::Server::default();
 //! serve(&runtime, listeners, &Options::default(), |_, now| echo.machine(now)).await;
 //! # Ok(())
 //! # }

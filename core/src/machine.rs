@@ -206,7 +206,7 @@
 //!     fn reason(&self) -> Option<M::Reason> { self.inner.reason() }
 //! }
 //!
-//! let inner = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+//! let inner = echo::Server::default().machine(Instant::EPOCH);
 //! let mut counted = Counted { inner, received: 0, sent: 0 };
 //! drive::deliver(&mut counted, &mut &b"hello"[..], Instant::EPOCH);
 //! assert_eq!((counted.received, counted.sent), (5, 0));
@@ -404,7 +404,7 @@ forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyR
 /// ```
 /// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
 ///
-/// let echo = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+/// let echo = echo::Server::default().machine(Instant::EPOCH);
 /// let source = fanout::Source::new(fanout::SourceConfig::default(), Instant::EPOCH);
 /// let machines: Vec<Box<dyn Machine<Reason = AnyReason>>> =
 ///     vec![Box::new(Erased(echo)), Box::new(Erased(source))];

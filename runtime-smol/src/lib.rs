@@ -17,7 +17,7 @@
 //!     let server = executor.spawn({
 //!         let smol = smol.clone();
 //!         async move {
-//!             let echo = echo::Server::new(echo::Config::default());
+//!             let echo = echo::Server::default();
 //!             serve(&smol, listener, &options, |_, now| echo.machine(now)).await
 //!         }
 //!     });

@@ -21,7 +21,7 @@
 //! let server = std::thread::spawn({
 //!     let threads = threads.clone();
 //!     move || {
-//!         let echo = echo::Server::new(echo::Config::default());
+//!         let echo = echo::Server::default();
 //!         block_on(serve(&threads, listener, &options, |_, now| echo.machine(now)))
 //!     }
 //! });

@@ -16,7 +16,7 @@
 //! let server = tokio::spawn({
 //!     let tokio = tokio.clone();
 //!     async move {
-//!         let echo = echo::Server::new(echo::Config::default());
+//!         let echo = echo::Server::default();
 //!         serve(&tokio, listener, &options, |_, now| echo.machine(now)).await
 //!     }
 //! });

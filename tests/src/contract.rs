@@ -32,7 +32,7 @@
 //!
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
-//! let mut machine = Checked::new(echo::Server::new(config).machine(Instant::EPOCH), limit);
+//! let mut machine = Checked::new(echo::Server::new(config).unwrap().machine(Instant::EPOCH), limit);
 //! machine.handle(Instant::EPOCH, Event::Written(1)); // there is nothing to write
 //! ```
 

@@ -19,9 +19,9 @@
 //! use wirestate_testkit::{contract::Checked, for_each_seed, script, sim};
 //!
 //! // Put your own machine here, with the most bytes that it may queue. Small buffers find more.
-//! let config = echo::Config { buffer: 8.try_into()?, ..echo::Config::default() };
+//! let config = echo::Config::default().with_buffer(8.try_into()?);
 //! let limit = config.buffer_size();
-//! let server = echo::Server::new(config);
+//! let server = echo::Server::new(config).unwrap();
 //! let machine = move |now| Checked::new(server.machine(now), limit);
 //!
 //! // Alone.

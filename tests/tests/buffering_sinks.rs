@@ -108,9 +108,9 @@ const LONG: Duration = Duration::from_secs(3600);
 fn an_echo_arrives_whole_and_the_fin_behind_it() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
-        let config = echo::Config { idle_timeout: Some(LONG), ..echo::Config::default() };
+        let config = echo::Config::default().with_idle_timeout(Some(LONG));
         let limit = config.buffer_size();
-        let echo = echo::Server::new(config);
+        let echo = echo::Server::new(config).unwrap();
         let machine = move |now| Checked::new(echo.machine(now), limit);
         serve_one(&server, (capacity(seed), LONG), Duration::MAX, machine);
         // What the network holds is all that can be sent before it is received.
@@ -126,8 +126,8 @@ fn an_echo_arrives_whole_and_the_fin_behind_it() {
 fn an_echo_that_ends_while_the_sink_holds_output_arrives_whole() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
-        let config = echo::Config { idle_timeout: Some(LONG), ..echo::Config::default() };
-        let echo = echo::Server::new(config);
+        let config = echo::Config::default().with_idle_timeout(Some(LONG));
+        let echo = echo::Server::new(config).unwrap();
         serve_one(&server, (1 << 20, LONG), Duration::MAX, move |now| echo.machine(now));
         comes_back(&world, bytes(2000));
     });
@@ -200,7 +200,7 @@ fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
     let world = World::with(1, settings);
     let server = world.host("server");
     let idle_timeout = Some(Duration::from_secs(10));
-    let echo = echo::Server::new(echo::Config { idle_timeout, ..echo::Config::default() });
+    let echo = echo::Server::new(echo::Config::default().with_idle_timeout(idle_timeout)).unwrap();
     let sink = (1 << 20, LONG);
     serve_one(&server, sink, Duration::MAX, move |now| echo.machine(now));
     let (began, send) = (world.now(), Act::Send(bytes(2000).into()));

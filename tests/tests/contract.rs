@@ -25,18 +25,18 @@ use wirestate_testkit::{
 const SIZE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 fn config() -> Config {
-    Config { buffer: SIZE, linger: Linger { bytes: 24, ..Linger::default() }, ..Config::default() }
+    Config::default().with_buffer(SIZE).with_linger(Linger { bytes: 24, ..Linger::default() })
 }
 
 fn prefixed() -> Config {
     let prefix = Prefix { text: Bytes::from_static(b"echo: "), chunk: SIZE };
-    Config { prefix: Some(prefix), ..config() }
+    config().with_prefix(Some(prefix))
 }
 
 /// `queued` may not go beyond what the documentation says that a connection holds.
 fn checked(config: Config) -> Checked<Echo> {
     let limit = config.buffer_size();
-    Checked::new(Server::new(config).machine(Instant::EPOCH), limit).with_deadlines()
+    Checked::new(Server::new(config).unwrap().machine(Instant::EPOCH), limit).with_deadlines()
 }
 
 /// Failures are kept beside the crate's sources.
@@ -86,7 +86,7 @@ proptest! {
         message in prop::collection::vec(any::<u8>(), 0..40),
         echoes in any::<bool>(),
     ) {
-        let limits = ClientConfig { max_reply: 64, ..ClientConfig::default() };
+        let limits = ClientConfig::default().with_max_reply(64);
         let mut client = Checked::new(Client::new(limits), 40).with_deadlines();
         let mut player = Player::new(&mut client);
         for op in &ops {
@@ -150,7 +150,7 @@ proptest! {
 fn an_echo_is_the_same_for_every_way_to_cut_16_bytes() {
     let transcript = script::split_invariant_exhaustive(
         // Smaller than the input, so that it fills up and wraps.
-        || checked(Config { buffer: NonZeroUsize::new(7).unwrap(), ..config() }),
+        || checked(config().with_buffer(NonZeroUsize::new(7).unwrap())),
         b"0123456789abcdef",
     );
     assert_eq!(
@@ -167,7 +167,7 @@ fn an_echo_of_a_long_input_does_not_depend_on_the_cut() {
 
 #[test]
 fn an_idle_echo_holds_no_buffer_and_a_busy_one_holds_one() {
-    let server = Server::new(Config { idle_buffers: 0, ..config() });
+    let server = Server::new(config().with_idle_buffers(0)).unwrap();
     let mut machine = Checked::new(server.machine(Instant::EPOCH), SIZE.get());
     let receive = Op::Receive(vec![1; 3 * SIZE.get()]);
     let mut player = Player::new(&mut machine);
@@ -180,7 +180,7 @@ fn an_idle_echo_holds_no_buffer_and_a_busy_one_holds_one() {
 
 #[test]
 fn by_default_64_kib_are_queued_and_nothing_beyond_them_is_read() {
-    let mut machine = Checked::new(Server::new(Config::default()).machine(Instant::EPOCH), 65_536);
+    let mut machine = Checked::new(Server::default().machine(Instant::EPOCH), 65_536);
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(vec![1; 200_000]));
     assert_eq!(player.machine().status().queued, 65_536);

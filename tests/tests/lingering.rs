@@ -55,7 +55,7 @@ fn drained<M: Machine>(mut machine: M) -> M {
 
 #[test]
 fn echoes_that_were_asked_to_stop_are_bounded_together() {
-    let server = echo::Server::new(echo::Config::default());
+    let server = echo::Server::default();
     is_bounded(|| flood(drained(server.machine(NOW))));
 }
 

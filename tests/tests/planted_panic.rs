@@ -95,7 +95,7 @@ fn ends_its_connection_alone<R: Runtime>(
     let (table, stop) = (options.table.clone(), options.stop.clone());
     let server = thread::spawn(move || {
         run(Box::pin(async move {
-            let echo = Server::new(Config::default());
+            let echo = Server::new(Config::default()).unwrap();
             serve(&runtime, listener, &options, |_, now| Fragile(echo.machine(now))).await
         }))
     });

@@ -33,11 +33,11 @@ fn header(version: Version) -> Vec<u8> {
 fn echo(prefix: bool) -> Config {
     let buffer = NonZeroUsize::new(BUFFER).unwrap();
     let prefix = prefix.then(|| Prefix { text: "> ".into(), chunk: buffer });
-    Config { buffer, prefix, ..Config::default() }
+    Config::default().with_buffer(buffer).with_prefix(prefix)
 }
 
 fn behind(config: Config) -> impl Machine {
-    let server = Server::new(config);
+    let server = Server::new(config).unwrap();
     let make = move |header, _length, now| -> Result<Echo, Refused> {
         if let Header::Tcp { source, .. } = header
             && source.to_string() != "192.0.2.7:50000"

@@ -124,8 +124,8 @@ where
 }
 
 fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
-    let config = echo::Config { idle_timeout: Some(LIMIT), ..echo::Config::default() };
-    let echo = echo::Server::new(config);
+    let config = echo::Config::default().with_idle_timeout(Some(LIMIT));
+    let echo = echo::Server::new(config).unwrap();
     server(runtime, move |now| echo.machine(now))
 }
 

@@ -102,7 +102,7 @@ fn machines() -> Vec<Row> {
         lingers: false,
         counts: false,
     };
-    let echo = || erased(echo::Server::new(echo::Config::default()).machine(NOW));
+    let echo = || erased(echo::Server::default().machine(NOW));
     let status = || {
         let config = status::Config::new("echo-server");
         erased(status::Server::new(config, &Options::default(), None, NOW).machine(NOW))

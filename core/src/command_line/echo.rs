@@ -58,11 +58,10 @@ pub(super) async fn serve<R: Host>(
     around: &ServerContext,
 ) -> Result<(), Failure> {
     let chunk = flags.chunk;
-    let echo = Server::new(Config {
-        prefix: flags.prefix.map(|text| Prefix { text: text.into(), chunk }),
-        idle_timeout: server::idle_timeout(flags.idle_timeout),
-        ..Config::default()
-    });
+    let config = Config::default()
+        .with_prefix(flags.prefix.map(|text| Prefix { text: text.into(), chunk }))
+        .with_idle_timeout(server::idle_timeout(flags.idle_timeout));
+    let echo = Server::new(config).map_err(Failure::Config)?;
     let setup = flags.server.setup::<R>("echo-server");
     let machine = move |_: &_, now| echo.machine(now);
     server::run(runtime, &flags.listen, &setup, around, machine).await

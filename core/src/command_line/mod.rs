@@ -32,6 +32,7 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
+    ConfigError,
     drive::Splice,
     runtime::{Address, Runtime},
 };
@@ -228,6 +229,8 @@ fn printable(bytes: &[u8]) -> String {
 /// Why a command failed at run time: one line.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("invalid configuration: {0}")]
+    Config(ConfigError),
     #[error("cannot listen on {address}: {error}")]
     Listen { address: String, error: io::Error },
     #[error("--upstream {upstream} is this server itself, which listens on {address}")]

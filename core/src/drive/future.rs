@@ -22,7 +22,7 @@ use crate::{Event, Instant, Machine, admission::Admitted};
 /// ```no_run
 /// # use wirestate_core::{drive::{Clock, Drive, Sink, Source}, echo, Machine};
 /// # async fn example<S: Source + Sink + Unpin, C: Clock + Unpin>(socket: S, clock: C) {
-/// let server = echo::Server::new(echo::Config::default());
+/// let server = echo::Server::default();
 /// let machine = server.machine(clock.now());
 /// println!("{}", Drive::new(machine, socket, clock).await);
 /// # }
@@ -212,7 +212,7 @@ mod tests {
     fn the_socket_is_asked_once_more_when_the_machine_was_asked_to_shut_down() {
         let table = ConnectionTable::new(Limits::default());
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
-        let machine = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+        let machine = echo::Server::default().machine(Instant::EPOCH);
         let socket = Mute { table: Some(table), comes: b"hello", takes: true, ..Mute::default() };
         let mut drive = Drive::new(machine, socket, clock(Duration::ZERO)).admitted(admitted);
         assert!(poll(&mut drive).is_pending());
@@ -223,7 +223,7 @@ mod tests {
     fn the_socket_is_asked_once_more_before_a_deadline_is_believed() {
         let config = echo::Config::default();
         let idle_timeout = config.idle_timeout.unwrap();
-        let machine = echo::Server::new(config).machine(Instant::EPOCH);
+        let machine = echo::Server::default().machine(Instant::EPOCH);
         let socket = Mute { comes: b"hello", takes: true, ..Mute::default() };
         let clock = clock(Duration::ZERO);
         let mut drive = Drive::new(machine, socket, clock.clone());

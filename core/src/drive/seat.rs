@@ -44,7 +44,7 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 /// # }
 /// # let socket = Socket(b"hello", Vec::new());
 /// let now = Instant::EPOCH;
-/// let mut seat = Seat::new(echo::Server::new(echo::Config::default()).machine(now), socket);
+/// let mut seat = Seat::new(echo::Server::default().machine(now), socket);
 /// match seat.poll(now, &mut Context::from_waker(Waker::noop())) {
 ///     Next::Again => { /* poll it again, after the others */ }
 ///     Next::Sleep { until, read, write } => {
@@ -639,7 +639,7 @@ mod tests {
         let table = ConnectionTable::new(Limits::default());
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let socket = Socket::default();
-        let machine = echo::Server::new(echo::Config::default()).machine(Instant::EPOCH);
+        let machine = echo::Server::default().machine(Instant::EPOCH);
         let mut seat = Seat::new(machine, socket.clone()).admitted(admitted);
         let flag = Arc::new(Flag(AtomicBool::new(false)));
         let waker = Waker::from(flag.clone());

@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, machine::impl_reason, teardown::Teardown,
+    WriteProgress, config::with_setters, machine::impl_reason, teardown::Teardown,
 };
 
 /// A client's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClientConfig {
     /// A reply longer than this ends the connection. Default: 1 MiB.
     pub max_reply: usize,
@@ -29,6 +30,14 @@ impl Default for ClientConfig {
             reply_timeout: Some(Duration::from_secs(30)),
             quiet: Duration::from_millis(100),
         }
+    }
+}
+
+impl ClientConfig {
+    with_setters! {
+        with_max_reply(max_reply: usize);
+        with_reply_timeout(reply_timeout: impl Into<Option<Duration>>);
+        with_quiet(quiet: Duration);
     }
 }
 

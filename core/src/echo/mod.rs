@@ -9,7 +9,7 @@
 //! ```
 //! use wirestate_core::{Event, Instant, Machine, Outbound, drive, echo};
 //!
-//! let server = echo::Server::new(echo::Config::default());
+//! let server = echo::Server::default();
 //! let now = Instant::EPOCH;
 //! let mut machine = server.machine(now);
 //!

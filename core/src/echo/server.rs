@@ -5,9 +5,10 @@ use core::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
-    WriteProgress,
+    ConfigError, ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine,
+    Outbound, Status, WriteProgress,
     buffer::{Pool, Ring},
+    config::{check_timeout, with_setters},
     machine::impl_reason,
     shared::Shared,
     teardown::{DiscardBudget, Drain, Teardown},
@@ -15,6 +16,7 @@ use crate::{
 
 /// How an echo server answers, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// The size of a connection's buffer while it has bytes in it. Default: 64 KiB.
     ///
@@ -58,6 +60,14 @@ impl Default for Config {
 }
 
 impl Config {
+    with_setters! {
+        with_buffer(buffer: NonZeroUsize);
+        with_prefix(prefix: impl Into<Option<Prefix>>);
+        with_idle_timeout(idle_timeout: impl Into<Option<Duration>>);
+        with_linger(linger: Linger);
+        with_idle_buffers(idle_buffers: usize);
+    }
+
     /// The most bytes that one connection's buffer takes: `buffer`, or with a prefix
     /// `prefix.text.len() + prefix.chunk`. An idle connection has none.
     pub fn buffer_size(&self) -> usize {
@@ -82,11 +92,15 @@ pub struct Server {
 impl Server {
     /// A server without connections.
     ///
-    /// # Panics
-    /// If a time in `config` is zero: it would have passed before anything could happen.
-    pub fn new(config: Config) -> Self {
-        assert!(config.idle_timeout != Some(Duration::ZERO), "an idle timeout must be a time");
-        assert!(config.linger.time > Duration::ZERO, "a linger time must be a time");
+    /// # Errors
+    /// A timeout in `config` is zero.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        check_timeout("idle_timeout", config.idle_timeout)?;
+        check_timeout("linger.time", config.linger.time)?;
+        Ok(Self::with_valid(config))
+    }
+
+    fn with_valid(config: Config) -> Self {
         let pool = Pool::new(config.buffer_size(), config.idle_buffers);
         Self { config: Shared::new(config), pool, discards: DiscardBudget::default() }
     }
@@ -100,6 +114,13 @@ impl Server {
             state: State::Open,
             progress: WriteProgress::new(now),
         }
+    }
+}
+
+impl Default for Server {
+    /// A server with the default [`Config`].
+    fn default() -> Self {
+        Self::with_valid(Config::default())
     }
 }
 
@@ -325,8 +346,15 @@ mod tests {
     use crate::drive::{collect_into, deliver};
 
     #[test]
+    fn a_timeout_of_zero_is_an_error_that_names_the_setting() {
+        let config = Config::default().with_idle_timeout(Duration::ZERO);
+        let error = Server::new(config).unwrap_err();
+        assert_eq!(error.to_string(), "idle_timeout must be non-zero");
+    }
+
+    #[test]
     fn an_idle_connection_has_given_its_buffer_back() {
-        let server = Server::new(Config { idle_buffers: 1, ..Config::default() });
+        let server = Server::new(Config::default().with_idle_buffers(1)).unwrap();
         let mut echo = server.machine(Instant::EPOCH);
         let buffer = echo.read_buf().as_ptr();
         deliver(&mut echo, &mut &b"hello"[..], Instant::EPOCH);

@@ -23,7 +23,7 @@ use crate::{
 /// use wirestate_core::proxy_protocol::{WithProxyHeader, Config, Header};
 ///
 /// let (now, proxy) = (Instant::EPOCH, Peer::Ip("127.0.0.1:4000".parse()?));
-/// let server = echo::Server::new(echo::Config::default());
+/// let server = echo::Server::default();
 /// let mut behind = WithProxyHeader::new(&Config::default(), proxy, now, |header, _length, now| {
 ///     let Header::Tcp { source, .. } = header else { panic!("it names a client") };
 ///     assert_eq!(source.to_string(), "192.0.2.7:50000");

@@ -15,7 +15,7 @@ pub(crate) struct Echo;
 
 impl Ours for Echo {
     async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
-        let server = echo::Server::new(echo::Config::default());
+        let server = echo::Server::default();
         serve(&runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
         Ok(())
     }

@@ -12,7 +12,7 @@
 //!
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
-//! let server = echo::Server::new(config);
+//! let server = echo::Server::new(config).unwrap();
 //! let machine = || Checked::new(server.machine(Instant::EPOCH), limit);
 //!
 //! // One script, written by hand: the peer closes before it reads.

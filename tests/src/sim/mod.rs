@@ -29,7 +29,7 @@
 //! client.set_faults(Faults::harmless(42));
 //!
 //! let mut listener = server.listen("server:7")?;
-//! let (echo, clock) = (echo::Server::new(echo::Config::default()), server.clock());
+//! let (echo, clock) = (echo::Server::default(), server.clock());
 //! let served = server.run(async move {
 //!     let (socket, _peer) = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
 //!     Drive::new(echo.machine(clock.now()), socket, clock).await.to_string()

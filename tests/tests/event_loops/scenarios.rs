@@ -70,7 +70,7 @@ fn serve<L: EventLoop, T: Send>(
 
 fn echo<L: EventLoop>(buffer: usize) -> impl FnOnce(&mut L) -> io::Result<SocketAddr> {
     let buffer = NonZeroUsize::new(buffer).unwrap();
-    let echo = echo::Server::new(echo::Config { buffer, ..echo::Config::default() });
+    let echo = echo::Server::new(echo::Config::default().with_buffer(buffer)).unwrap();
     move |event_loop| event_loop.listen(move |now| Box::new(Erased(echo.machine(now))))
 }
 

@@ -17,7 +17,7 @@ use crate::scene::{Scene, load, patient, peer, seconds};
 #[test]
 fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadline() {
     for_each_seed(10, |seed| {
-        let config = Config { idle_timeout: Some(seconds(30)), ..Config::default() };
+        let config = Config::default().with_idle_timeout(Some(seconds(30)));
         let scene = Scene::with(World::new(seed), config, Options::default());
         let client = scene.world.host("client");
         let acts = vec![

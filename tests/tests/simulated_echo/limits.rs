@@ -189,7 +189,7 @@ fn without_a_task_for_a_connection_accepting_pauses_and_goes_on() {
     let (listener, options) = (server.listen("server:7").unwrap(), Options::default());
     let (table, stop) = (options.table.clone(), options.stop.clone());
     let runtime = Busy { host: server.clone(), free: Arc::default() };
-    let echo = Server::new(Config::default());
+    let echo = Server::new(Config::default()).unwrap();
     server
         .run(async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await });
     let first = peer(&client, vec![Act::ReceiveAll]);
@@ -343,7 +343,7 @@ fn a_second_request_to_stop_ends_at_once() {
 #[test]
 fn a_machine_that_panics_ends_its_own_connection_only() {
     let world = World::with(11, Settings { catch_panics: true, ..Settings::default() });
-    let echo = Server::new(Config::default());
+    let echo = Server::new(Config::default()).unwrap();
     let scene = Scene::serving(world, Options::default(), move |now| {
         let panic_at_a_word = |told: Told<'_>| assert_ne!(told, Told::Read(b"panic"), "planted");
         Spied::new(echo.machine(now), panic_at_a_word)

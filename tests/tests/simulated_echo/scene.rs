@@ -36,7 +36,7 @@ impl Scene {
 
     pub(crate) fn with(world: World, config: Config, options: Options) -> Self {
         let limit = config.buffer_size();
-        let echo = Server::new(config);
+        let echo = Server::new(config).unwrap();
         Self::serving(world, options, move |now| Checked::new(echo.machine(now), limit))
     }
 
@@ -143,7 +143,7 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
 /// A buffer small enough to be full and to wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
-    Config { buffer: NonZeroUsize::new(bytes).expect("it is not 0"), ..Config::default() }
+    Config::default().with_buffer(NonZeroUsize::new(bytes).expect("it is not 0"))
 }
 
 pub(crate) fn seconds(n: u64) -> Duration {

@@ -40,7 +40,7 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTa
     let listener = host.listen(&format!("{name}:7")).unwrap();
     let runtime = host.clone();
     host.run(async move {
-        let echo = echo::Server::new(echo::Config::default());
+        let echo = echo::Server::default();
         let machine = move |_: &_, now| echo.machine(now);
         proxy_protocol::serve(&runtime, listener, &options, &from_all(), machine).await
     });

@@ -76,7 +76,7 @@ impl Scene {
     pub(crate) fn echo_on(&self, host: &Host, name: &str) {
         let options = Options { stop: self.behind.clone(), ..Options::default() };
         let listener = host.listen(&format!("{name}:7")).unwrap();
-        let echo = echo::Server::new(echo::Config::default());
+        let echo = echo::Server::default();
         let runtime = host.clone();
         host.run(
             async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await },

@@ -33,7 +33,7 @@ impl Scene {
         let status = Server::new(Config::new("echo-server"), &service, None, host.clock().now());
         let listener = host.listen("server:7").unwrap();
         let (runtime, options) = (host.clone(), service.clone());
-        let echo = echo::Server::new(echo::Config::default());
+        let echo = echo::Server::default();
         host.run(
             async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await },
         );

@@ -11,7 +11,7 @@ use crate::{
         server::both,
     },
     drive::Clock,
-    echo::{Config, LoadConfig, Pace, Server},
+    echo::{LoadConfig, Pace, Server},
     proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
     serve::{Options, Served, serve},
     shared::Shared,
@@ -28,7 +28,7 @@ const MESSAGE: usize = 64;
 pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (listener, address) = listen(runtime)?;
     let options = named("echo-server");
-    let echo = Server::new(Config::default());
+    let echo = Server::default();
     let serving = serve(runtime, listener, &options, |_, now| echo.machine(now));
 
     let (listener, through) = listen(runtime)?;
