@@ -36,7 +36,11 @@ fn prefixed() -> Config {
 /// `queued` may not go beyond what the documentation says that a connection holds.
 fn checked(config: Config) -> Checked<Echo> {
     let limit = config.buffer_size();
-    Checked::new(Server::new(config).unwrap().machine(Instant::EPOCH), limit).with_deadlines()
+    Checked::new(
+        Server::new(config).expect("the configuration is valid").machine(Instant::EPOCH),
+        limit,
+    )
+    .with_deadlines()
 }
 
 /// Failures are kept beside the crate's sources.
