@@ -1,34 +1,33 @@
-//! Moving bytes through a machine without a socket.
+//! Moves bytes through a machine without a socket.
 
 use bytes::Bytes;
 
 use super::MAX_SLICES;
 use crate::{Event, Instant, Machine, Outbound};
 
-/// Hands `input` to the machine, as much as it takes, and moves `input` past that. For wrappers,
-/// tests, and IO that owns its buffers.
+/// Delivers `input` to the machine, until the machine withdraws [`read`](crate::Interest::read), and
+/// advances `input` past the delivered bytes. For wrappers, tests, and IO that owns its buffers.
 ///
-/// It stops where the machine withdraws [`read`](crate::Interest::read). With input left over, take
-/// the machine's output ([`collect_into`]), call [`poll_shared`](Machine::poll_shared) until it
-/// returns false, and feed the rest. A machine whose room for input depends on others, such as the
-/// [upstream](crate::fanout::Upstream) of a fan-out, takes one read after each `poll_shared` that
-/// grants it, and none before the first.
+/// If input is left, collect the machine's output ([`collect_into`]), call
+/// [`poll_shared`](Machine::poll_shared) until it returns false, and deliver the rest. A machine whose
+/// room for input depends on others, such as the [upstream](crate::fanout::Upstream) of a fan-out,
+/// accepts one read after each `poll_shared` that grants it, and none before the first.
 pub fn deliver<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
     while !input.is_empty() && machine.interest().read {
         let buf = machine.read_buf();
         debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
         let n = buf.len().min(input.len());
-        let (taken, rest) = input.split_at(n);
-        buf[..n].copy_from_slice(taken);
+        let (delivered, rest) = input.split_at(n);
+        buf[..n].copy_from_slice(delivered);
         machine.handle(now, Event::Read(n));
         *input = rest;
     }
 }
 
 /// Copies the machine's output to the front of `output`, reports it by [`Event::Written`], and
-/// returns how many bytes that is: fewer than `output.len()` if the machine has no more.
+/// returns the number of bytes: fewer than `output.len()` if the machine has no more.
 ///
-/// A FIN or an RST that the machine wants to send is left to the caller.
+/// If the machine wants to send a FIN or an RST, the caller does that.
 pub fn collect_into<M: Machine>(machine: &mut M, output: &mut [u8], now: Instant) -> usize {
     let mut filled = 0;
     while filled < output.len() && machine.interest().write == Outbound::Flush {
@@ -47,25 +46,25 @@ pub fn collect_into<M: Machine>(machine: &mut M, output: &mut [u8], now: Instant
 }
 
 /// Moves at most `most` bytes of the machine's output to the front of `output`, reports them by
-/// [`Event::Written`], and returns how many buffers they fill. For writes that complete later: the
-/// caller keeps the buffers until then ([`write_owned`](Machine::write_owned)).
+/// [`Event::Written`], and returns the number of buffers. For writes that complete later: the caller
+/// keeps the buffers until then ([`write_owned`](Machine::write_owned)).
 ///
-/// It stops where the machine has no more output, `output` is full or `most` is reached. A FIN that
-/// the machine wants to send, behind these writes, or an RST is left to the caller.
+/// It stops when the machine has no more output, when `output` is full, or at `most` bytes. If the
+/// machine wants to send a FIN or an RST, the caller does that after these writes.
 pub fn collect_owned<M: Machine>(
     machine: &mut M,
     output: &mut [Bytes],
     most: usize,
     now: Instant,
 ) -> usize {
-    let (mut count, mut left) = (0, most);
-    while count < output.len() && left > 0 && machine.interest().write == Outbound::Flush {
-        let new = machine.write_owned(&mut output[count..], left);
+    let (mut count, mut remaining) = (0, most);
+    while count < output.len() && remaining > 0 && machine.interest().write == Outbound::Flush {
+        let new = machine.write_owned(&mut output[count..], remaining);
         let bytes: usize = output[count..count + new].iter().map(Bytes::len).sum();
         debug_assert!(bytes > 0, "a machine that wants to flush must have output");
         machine.handle(now, Event::Written(bytes));
         count += new;
-        left -= bytes;
+        remaining -= bytes;
     }
     count
 }

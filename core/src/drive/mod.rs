@@ -1,7 +1,7 @@
-//! The driver: what moves bytes between a [`Machine`](crate::Machine) and a socket. It is free of
-//! IO as well.
+//! The driver: moves bytes between a [`Machine`](crate::Machine) and a socket. It does no IO itself:
+//! the socket is a [`Source`] and a [`Sink`].
 //!
-//! | to drive a machine | take | bring |
+//! | to drive a machine | use | provide |
 //! |---|---|---|
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
 //! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
@@ -9,14 +9,21 @@
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.
 //!
-//! A turn is, in this order: shared state, a write, **the machine's interest again**, a read, a
-//! flush of the sink; and only when nothing of that moves any more, a deadline that has passed. The
-//! interest is asked again because a machine that finished in the write must not be told of an end
-//! of input that it did not ask for. Time comes last because a process that was stopped for a
-//! minute finds both an expired deadline and the request that had arrived in time. A queue of
-//! events may report the first before the second, so the socket is asked once more in between
-//! ([`Source::recheck`]). A peer whose input never ends does not escape its deadlines by that: a
-//! deadline that stays overdue for 100 ms is handled all the same.
+//! # A turn
+//!
+//! A driver takes turns until nothing moves any more. A turn has these steps, in this order:
+//!
+//! 1. `poll_shared`;
+//! 2. a write;
+//! 3. **the machine's interest again**: a machine that ended in the write must not get input;
+//! 4. a read;
+//! 5. a flush of the sink.
+//!
+//! Deadlines come after the last turn. A process that was suspended for a minute finds both an
+//! expired deadline and the request that arrived in time, and a queue of events may report the
+//! deadline first. So the driver asks the socket again before it handles a deadline
+//! ([`Source::recheck`]). A deadline that has been overdue for 100 ms is handled although input still
+//! comes, so a peer cannot escape it by a flood of input.
 
 mod buffers;
 mod future;
@@ -42,38 +49,38 @@ pub use self::{
 };
 use crate::{ConnectionError, Instant};
 
-/// The half of a connection that bytes come from.
+/// The readable half of a connection.
 pub trait Source {
-    /// Receives into `buf`, which is not empty; 0 is the peer's FIN.
+    /// Receives into `buf`, which is not empty, and returns the number of bytes; 0 is the peer's FIN.
     ///
     /// # Errors
-    /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
+    /// After [`IoError::Interrupted`], the driver repeats the call. Any other error ends this half.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>>;
 
-    /// The next read, and where this is a [`Sink`] too the next write, is to ask the kernel itself:
-    /// what a queue of events has told so far may be late, and something irrevocable is about to be
-    /// done because nothing has come. By default nothing, for sockets that always ask.
+    /// Clears cached readiness: the next read and the next write ask the kernel. A driver calls this
+    /// before it handles a deadline, because a runtime's queue of events may be late. Default: does
+    /// nothing, for sockets that always ask the kernel.
     fn recheck(&mut self) {}
 }
 
-/// The half of a connection that bytes go to.
+/// The writable half of a connection.
 pub trait Sink {
-    /// Sends from `bufs`, at least one and none of them empty, in order: one vectored write.
+    /// Sends from `bufs` in order, in one vectored write, and returns the number of bytes. There is at
+    /// least one buffer, and none is empty.
     ///
     /// # Errors
-    /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
+    /// After [`IoError::Interrupted`], the driver repeats the call. Any other error ends this half.
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>>;
 
-    /// The most bytes that a write takes as buffers of its own, for a sink whose writes complete
-    /// later. Default: 0, for a sink that has copied or sent what it takes when
-    /// [`poll_write`](Self::poll_write) returns; [`poll_write_owned`](Self::poll_write_owned) is
-    /// then not called.
+    /// The most bytes that [`poll_write_owned`](Self::poll_write_owned) accepts, for a sink whose
+    /// writes complete later. Default: 0: the driver calls [`poll_write`](Self::poll_write) instead.
     fn max_owned(&self) -> usize {
         0
     }
 
-    /// Takes `bufs`, at least one and none of them empty, at most [`max_owned`](Self::max_owned)
-    /// bytes, in order, and returns how many bytes it has taken: they are the sink's from then on.
+    /// Accepts `bufs` in order and returns the number of bytes, which the sink owns from then on.
+    /// There is at least one buffer, none is empty, and together they have at most
+    /// [`max_owned`](Self::max_owned) bytes.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -85,11 +92,11 @@ pub trait Sink {
         self.poll_write(cx, &[&bufs[0]])
     }
 
-    /// Sends output that the sink holds (TLS records, queued sends); ready when it holds none.
+    /// Sends output that the sink holds (TLS records, queued sends). Ready when it holds none, pending
+    /// while the socket is not writable. Default: ready.
     ///
-    /// It is called at every turn, since a read can cause output as well. A sink that is full takes
-    /// no new write before it has room. Pending means that the socket is not writable; it is also
-    /// called again after each read. Default: ready, for a sink that holds nothing.
+    /// The driver calls it in every turn and after every read, since a read can create output too. A
+    /// sink whose buffer is full must not accept new writes.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -97,32 +104,31 @@ pub trait Sink {
         Poll::Ready(Ok(()))
     }
 
-    /// How many bytes [`poll_flush`](Self::poll_flush) has still to send. Once the machine has
-    /// ended, the connection is reset when the figure stays the same for too long
-    /// ([`Seat::flush_timeout`]). Default: 0.
+    /// The number of bytes that [`poll_flush`](Self::poll_flush) has not sent yet. Once the machine has
+    /// ended, the driver resets the connection if the number does not fall for
+    /// [`Seat::flush_timeout`]. Default: 0.
     fn held(&self) -> usize {
         0
     }
 
-    /// Sends a FIN behind what was written: flushes, then shuts the writing half down
-    /// (shutdown(2)).
+    /// Flushes, then sends a FIN (shutdown(2) with `SHUT_WR`).
     ///
     /// # Errors
-    /// [`IoError::Interrupted`] asks for the same call again; anything else ends this half.
+    /// After [`IoError::Interrupted`], the driver repeats the call. Any other error ends this half.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>>;
 
-    /// Closes the socket with an RST, although this value still exists (`SO_LINGER` of 0 and the
-    /// last descriptor closed; socket(7)). Nothing is called after it.
+    /// Closes the socket with an RST: sets `SO_LINGER` to 0 and closes the last descriptor
+    /// (socket(7)). The driver calls nothing after it.
     ///
-    /// The kernel discards what the peer has not acknowledged. A caller whose reset is to follow
-    /// its output waits until [`unacknowledged`](Self::unacknowledged) is 0.
+    /// The kernel discards output that the peer has not acknowledged. To send all output before the
+    /// reset, wait until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
-    /// The bytes that were written and that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)),
-    /// with those that the sink [holds](Self::held).
+    /// The number of bytes written that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)), including
+    /// those that the sink [holds](Self::held).
     ///
-    /// No waker is woken when the figure changes. Default: 0, for a sink that does not know it;
-    /// deadlines then follow what the sink takes.
+    /// No waker is woken when the number changes. Default: 0; deadlines then count the bytes that the
+    /// sink accepts as progress.
     fn unacknowledged(&self) -> usize {
         0
     }
@@ -130,22 +136,22 @@ pub trait Sink {
 
 /// A clock with one alarm.
 pub trait Clock {
-    /// Whether an alarm that is set stays set without another call before each sleep, and wakes the
-    /// waker that it was set with, not before [`now`](Self::now) has reached it. A driver then
-    /// calls again only for another deadline or another waker, or when the time has come.
+    /// Whether an alarm stays set until it fires or is set again, and wakes the waker that it was set
+    /// with, not before [`now`](Self::now) reaches the deadline. A driver then sets it again only for
+    /// another deadline or another waker.
     const PERSISTENT: bool = false;
 
-    /// The time. One clock's readings all have one epoch.
+    /// The current time. All readings of one clock have the same epoch.
     fn now(&self) -> Instant;
 
-    /// Ready once `deadline` is reached; until then the alarm is set for it, and wakes `cx`.
-    /// A later call with another deadline sets the alarm anew.
+    /// Ready once `deadline` is reached. Until then, sets the alarm for `deadline`, which wakes `cx`.
+    /// It replaces an alarm that was set before.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
 
     /// Wakes `cx` after other tasks have run, including those whose sockets became ready meanwhile.
     ///
-    /// By default it is woken at once. This is enough for an executor that runs a woken task after
-    /// those that are ready, and that polls the sockets often enough.
+    /// Default: wakes `cx` at once, which is enough on an executor that runs a woken task after all
+    /// ready ones and polls the sockets in between.
     fn yield_now(&mut self, cx: &mut Context<'_>) {
         cx.waker().wake_by_ref();
     }
@@ -154,18 +160,18 @@ pub trait Clock {
 /// Why a call on a socket failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
-    /// A signal came in between (`EINTR`): the call is made again.
+    /// A signal interrupted the call (`EINTR`): the driver repeats it.
     #[error("interrupted by a signal")]
     Interrupted,
-    /// This half of the connection is gone.
+    /// This half of the connection has failed.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
 }
 
 #[cfg(feature = "std")]
 impl From<std::io::Error> for IoError {
-    /// The same classification for all runtimes. `WouldBlock` is not an error at this seam: a
-    /// runtime answers it with `Poll::Pending`.
+    /// Classifies the error, for all runtimes alike. A runtime must turn `WouldBlock` into
+    /// `Poll::Pending` before.
     fn from(error: std::io::Error) -> Self {
         use std::io::ErrorKind;
         #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]

@@ -1,4 +1,4 @@
-//! The one driver loop, for a machine on its socket and for a proxy's pair of them.
+//! The driver loop, for a machine on its socket and for a proxy's pair of sockets.
 
 use core::{fmt, mem, task::Context, time::Duration};
 
@@ -8,14 +8,14 @@ use crate::{
     admission::{Admitted, Command},
 };
 
-/// What is driven: it takes turns until its machine has ended.
+/// A connection that the loop drives until its machine has ended.
 pub(crate) trait Driven {
     type Reason: Reason;
 
     /// Takes one turn.
     fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn;
 
-    /// Of a turn that has moved something: whether the next one would find nothing to do.
+    /// After [`Turn::Moved`]: whether another turn would find nothing to do.
     fn is_quiescent(&self) -> bool {
         false
     }
@@ -28,26 +28,25 @@ pub(crate) trait Driven {
         (true, true)
     }
 
-    /// A deadline has passed.
+    /// Handles a deadline that has passed.
     fn handle_timeout(&mut self, now: Instant);
 
     /// Asks for a graceful end.
     fn shut_down(&mut self, now: Instant);
 
-    /// Has the sockets ask the kernel again, whatever was found before.
+    /// Clears all readiness, so that the next turn asks the kernel.
     fn recheck(&mut self);
 
-    /// Gives buffers back that hold nothing.
+    /// Returns empty buffers.
     fn release(&mut self, now: Instant);
 
     /// Whether its machine has ended and the sink holds nothing.
     fn has_ended(&self) -> bool;
 
-    /// Resets the connection, without asking its machine.
+    /// Resets the connection, whatever its machine wants.
     fn reset(&mut self);
 
-    /// Whether a FIN would say falsely that all was sent: output is pending, or the connection has
-    /// failed.
+    /// Whether the connection must end by a reset: output is pending, or it has failed.
     fn must_reset(&self) -> bool;
 
     /// The machine's [`work`](crate::Machine::work).
@@ -58,36 +57,35 @@ pub(crate) trait Driven {
     /// Why it ended, once a turn was [`Turn::Done`].
     fn reason(&self) -> Self::Reason;
 
-    /// Whether the peer has left by itself: by a FIN or a reset.
+    /// Whether the peer has sent a FIN or a reset.
     fn peer_has_left(&self) -> bool;
 }
 
-/// What a driver keeps of a connection besides its machine and its sockets: the budget, and the
-/// place in the table of connections.
+/// What a driver keeps of a connection besides its machine and sockets: the budget, and its entry in
+/// the table of connections.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// What is left of the budget until it lets others have their turn.
-    left: Budget,
+    /// The rest of the budget, after which it yields to other connections.
+    remaining: Budget,
     /// The machine's [`work`](crate::Machine::work) as of the last turn.
     work: u64,
     admitted: Option<Admitted>,
     /// The command from the table that was applied last.
     applied: Command,
-    /// When input that does not end was first found to hide a deadline that has passed.
+    /// Since when a deadline is overdue although input still comes.
     overdue: Option<Instant>,
     /// The time of the last poll.
     now: Instant,
-    /// A poll began and has not returned: a panic ended it, wherever that is caught.
+    /// A poll has begun and not returned: when the driver is dropped, a panic has ended it.
     polling: bool,
-    ended: Option<How>,
+    ended: Option<EndedBy>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    /// By its machine.
-    Done,
-    /// By a reset from the table.
-    Aborted,
+enum EndedBy {
+    Machine,
+    /// A command of the table.
+    Abort,
 }
 
 /// The limits of one poll of a connection, after which it yields to other tasks. The turn that
@@ -109,7 +107,7 @@ impl Default for Budget {
     }
 }
 
-/// How driving a machine came to its end.
+/// The end of a driven machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended<R> {
     /// The machine ended, for this reason.
@@ -120,7 +118,7 @@ pub enum Ended<R> {
 }
 
 impl<R> Ended<R> {
-    /// The same end, with its reason converted.
+    /// Converts the reason.
     pub fn map<Q>(self, convert: impl FnOnce(R) -> Q) -> Ended<Q> {
         match self {
             Self::Reason(reason) => Ended::Reason(convert(reason)),
@@ -159,7 +157,7 @@ impl<R: Reason> Reason for Ended<R> {
 impl Session {
     pub(crate) fn new() -> Self {
         Self {
-            left: Budget::default(),
+            remaining: Budget::default(),
             work: 0,
             admitted: None,
             applied: Command::None,
@@ -174,15 +172,15 @@ impl Session {
         self.admitted = Some(admitted);
     }
 
-    /// The connection's line in its table.
+    /// The connection's entry in its table.
     #[cfg(feature = "std")]
     pub(crate) fn admitted(&self) -> Option<&Admitted> {
         self.admitted.as_ref()
     }
 
-    /// Takes turns until `wanted` returns something, which it is asked at the start and after every
-    /// turn, or until nothing moves any more. If the task `was_woken` since the last poll, it has
-    /// the whole budget.
+    /// Takes turns until `wanted` returns something, or nothing moves any more. `wanted` is called at
+    /// the start and after every turn. If the task `was_woken` since the last poll, the budget starts
+    /// anew.
     pub(crate) fn poll<D: Driven, T>(
         &mut self,
         driven: &mut D,
@@ -192,10 +190,9 @@ impl Session {
         wanted: impl FnMut(&mut D, Instant) -> Option<T>,
     ) -> Result<T, Next<D::Reason>> {
         if was_woken {
-            self.left = Budget::default();
+            self.remaining = Budget::default();
         }
         self.polling = true;
-        // An earlier time counts as equal.
         self.now = self.clamp(now);
         let polled = self.take_turns(driven, cx, wanted);
         self.polling = false;
@@ -209,7 +206,7 @@ impl Session {
         mut wanted: impl FnMut(&mut D, Instant) -> Option<T>,
     ) -> Result<T, Next<D::Reason>> {
         let now = self.now;
-        // The sockets were asked again, since a deadline has passed, and no byte has moved since.
+        // A deadline has passed, readiness was cleared, and no byte has moved since.
         let mut rechecked = false;
         loop {
             if self.apply_command(driven) {
@@ -220,7 +217,7 @@ impl Session {
             }
             match driven.turn(now, cx) {
                 Turn::Done => {
-                    // Shared state may have brought both the end and what is wanted.
+                    // One turn may have brought both the wanted value and the end.
                     let last = wanted(driven, now);
                     return last.ok_or_else(|| Next::Done(Ended::Reason(self.end(driven))));
                 }
@@ -256,9 +253,9 @@ impl Session {
         }
     }
 
-    /// Applies a new command from the table. Returns true if it has ended the connection.
+    /// Applies a new command of the table. Returns true if it ended the connection.
     fn apply_command<D: Driven>(&mut self, driven: &mut D) -> bool {
-        if self.ended == Some(How::Aborted) {
+        if self.ended == Some(EndedBy::Abort) {
             return true;
         }
         let Some(admitted) = &self.admitted else { return false };
@@ -270,13 +267,12 @@ impl Session {
             Command::None => {}
             Command::ShutDown => {
                 driven.shut_down(self.now);
-                // What the sockets were found to hold before is out of date.
                 driven.recheck();
             }
             Command::Abort if driven.has_ended() => {}
             Command::Abort => {
                 driven.reset();
-                self.ended = Some(How::Aborted);
+                self.ended = Some(EndedBy::Abort);
                 if let Some(admitted) = self.admitted.take() {
                     admitted.end(&Ended::<D::Reason>::Aborted, self.now);
                 }
@@ -286,19 +282,19 @@ impl Session {
         false
     }
 
-    /// Counts the bytes that moved, and the work: `work` is the machine's total so far. Returns
-    /// false once the budget is used up.
+    /// Counts bytes and work against the budget; `work` is the machine's total so far. Returns false
+    /// once the budget is used up.
     fn spend(&mut self, read: usize, written: usize, work: u64) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, self.now);
         }
         let new = work.saturating_sub(self.work);
         self.work = work;
-        self.left.spend(read + written, new)
+        self.remaining.spend(read + written, new)
     }
 
-    /// The budget is used up: others have their turn, then this one again. A deadline is handled
-    /// although input still comes if that has hidden it for [`MAX_OVERDUE`].
+    /// Yields to other connections, because the budget is used up. Handles a deadline that has been
+    /// overdue for [`MAX_OVERDUE`] although input still comes.
     fn yield_now<D: Driven>(&mut self, driven: &mut D, cx: &mut Context<'_>) -> Next<D::Reason> {
         if driven.deadline().is_none_or(|deadline| deadline > self.now) {
             self.overdue = None;
@@ -310,24 +306,24 @@ impl Session {
         Next::Again
     }
 
-    /// Publishes the status, and leaves the waker for commands. Returns true if there is one.
+    /// Publishes the status, and registers the waker for commands. Returns true if there is one.
     fn park(&self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) -> bool {
         self.admitted.as_ref().is_some_and(|admitted| admitted.park(status(), cx, self.applied))
     }
 
-    /// The machine has ended. If the peer left, by a FIN or a reset, and no byte was received or
-    /// sent (except for a PROXY header), the end counts as a health check.
+    /// Records the end of the machine. If the peer sent a FIN or a reset and no byte was transferred
+    /// (except for a PROXY header), the end counts as a health check.
     fn end<D: Driven>(&mut self, driven: &D) -> D::Reason {
         let reason = driven.reason();
-        self.ended = Some(How::Done);
+        self.ended = Some(EndedBy::Machine);
         if let Some(admitted) = self.admitted.take() {
             let may_be_check = match reason.fault() {
-                // Without a byte, a peer can break a protocol only by leaving.
+                // Without a byte, the only protocol error is the FIN itself.
                 Fault::None | Fault::Lost | Fault::Peer => driven.peer_has_left(),
                 Fault::Limit | Fault::Time | Fault::Requested | Fault::Bug => false,
             };
             if may_be_check && admitted.is_untouched() {
-                admitted.end(&Outside::HealthCheck, self.now);
+                admitted.end(&DriverReason::HealthCheck, self.now);
             } else {
                 admitted.end(&reason, self.now);
             }
@@ -335,13 +331,13 @@ impl Session {
         reason
     }
 
-    /// The time, of which an earlier one counts as equal to the last.
+    /// `now`, or the time of the last poll if that is later.
     pub(crate) fn clamp(&self, now: Instant) -> Instant {
         self.now.max(now)
     }
 
-    /// For a driver that is dropped: resets the connection unless it has ended or all was sent. If
-    /// a panic has ended the last poll, the machine may have been left half-way and is not asked.
+    /// Handles the drop of the driver: resets the connection unless it has ended or all output was
+    /// sent. After a panic it resets in any case, because the machine's state may be inconsistent.
     pub(crate) fn dropped(&mut self, driven: &mut impl Driven) {
         if self.ended.is_some() {
             return;
@@ -349,7 +345,7 @@ impl Session {
         if self.polling
             && let Some(admitted) = self.admitted.take()
         {
-            admitted.end(&Outside::Panicked, self.now);
+            admitted.end(&DriverReason::Panicked, self.now);
         }
         if self.polling || driven.must_reset() {
             driven.reset();
@@ -358,7 +354,7 @@ impl Session {
 }
 
 impl Budget {
-    /// False once it is used up.
+    /// Returns false once the budget is used up.
     fn spend(&mut self, bytes: usize, work: u64) -> bool {
         self.turns = self.turns.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
@@ -367,18 +363,18 @@ impl Budget {
     }
 }
 
-/// An end that is not the machine's.
+/// A reason that the driver gives instead of the machine.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-enum Outside {
-    /// The peer has checked that a server listens: load balancers and probes do so all the time.
-    #[error("health check: the peer left, and no byte was received or sent")]
+enum DriverReason {
+    /// The peer connected and left, as load balancers and probes do.
+    #[error("health check: the peer closed the connection without a byte sent or received")]
     HealthCheck,
-    /// A bug, in a machine or in what it calls.
-    #[error("a panic in its machine")]
+    /// A bug in the machine or in what it calls.
+    #[error("its machine panicked")]
     Panicked,
 }
 
-impl Reason for Outside {
+impl Reason for DriverReason {
     fn label(&self) -> &'static str {
         match self {
             Self::HealthCheck => "health_check",
@@ -394,5 +390,5 @@ impl Reason for Outside {
     }
 }
 
-/// How long input that does not end may hide a deadline.
+/// How long a deadline may be overdue while input still comes.
 const MAX_OVERDUE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Bytes that pass from socket to socket through the kernel alone.
+//! Moving bytes from one socket to another inside the kernel (splice(2)).
 
 use core::{
     fmt::Debug,
@@ -7,21 +7,21 @@ use core::{
 
 use super::{IoError, Sink, Source};
 
-/// A connected socket whose bytes can go to another one without being copied into memory and out of
-/// it again: into a pipe, and from there into the other socket (splice(2)).
+/// A connected socket that can move bytes into a pipe, and from a pipe, without copying them through
+/// memory (splice(2)).
 ///
-/// The two halves of the way are calls of their own, as a read and a write are, and wait for
-/// readiness as those do. Only [`proxy::serve`](crate::proxy::serve()) needs such sockets.
+/// Filling and draining are separate calls, like a read and a write, and wait for readiness like
+/// them. Only [`proxy::serve`](crate::proxy::serve()) needs such sockets.
 pub trait Splice: Source + Sink {
-    /// A pipe (pipe(7)). Dropped, it throws away what it holds.
+    /// A pipe (pipe(7)). Dropping it discards the bytes in it.
     type Pipe: Debug + Send + 'static;
 
-    /// A new pipe; `None` where none can be made, for want of descriptors.
+    /// Creates a pipe. `None` if there is no free descriptor.
     fn pipe() -> Option<Self::Pipe>;
 
-    /// Receives into `pipe`, which is empty, up to `most` bytes, which is not 0; a pipe can take
-    /// less than there is. `Some(0)` is the peer's FIN. `None`: this socket can't, nothing has
-    /// happened, and a read is as good as before.
+    /// Receives up to `most` bytes into `pipe`, which is empty, and returns their number; `most` is at
+    /// least 1. `Some(0)` is the peer's FIN. `None` means that this socket cannot splice: nothing has
+    /// happened, and the caller reads instead.
     ///
     /// # Errors
     /// As [`poll_read`](Source::poll_read).
@@ -32,8 +32,7 @@ pub trait Splice: Source + Sink {
         most: usize,
     ) -> Poll<Result<Option<usize>, IoError>>;
 
-    /// Sends the first bytes of the `held` that are in `pipe`, of which there is one at least; as
-    /// many as there is room for, and answers how many.
+    /// Sends the first of the `held` bytes in `pipe`, at least one, and returns how many were sent.
     ///
     /// # Errors
     /// As [`poll_write`](Sink::poll_write).

@@ -11,29 +11,29 @@ use bytes::Bytes;
 use super::{IoError, Sink, Source};
 use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound};
 
-/// What has to be remembered of one connection between turns.
+/// What a driver remembers of one connection between turns.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     blocked: Blocked,
-    /// The last turn that has moved something has left nothing that can move before the waker is
-    /// woken.
+    /// After the last turn that moved something, nothing more can move before the waker is woken.
     quiescent: bool,
-    /// How a write has failed, or a read.
+    /// The error of a write or read that failed.
     failed: Option<ConnectionError>,
     /// The peer has sent a FIN.
     eof: bool,
-    /// How the output has ended.
+    /// Whether a FIN or an RST was sent.
     output: Output,
-    /// Apart, since it is seldom needed, and every connection has one of these.
+    /// Boxed, since most connections never need it.
     flush: Option<Box<Flush>>,
 }
 
-/// What the sink of an ended machine holds.
+/// The flush timeout of a sink whose machine has ended.
 #[derive(Clone, Copy, Debug)]
 struct Flush {
     timeout: Option<Duration>,
-    /// What it held when it last made progress, and until when it has to make more.
+    /// The bytes that the sink held when it last made progress.
     held: usize,
+    /// When it must have made progress again.
     deadline: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ impl Default for Flush {
     }
 }
 
-/// What would block, and whose waker is with the socket.
+/// The calls that would block: the socket has a waker for each.
 #[derive(Clone, Copy, Debug, Default)]
 struct Blocked {
     read: bool,
@@ -53,7 +53,7 @@ struct Blocked {
     flush: bool,
 }
 
-/// How the output has ended.
+/// The end of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Output {
     #[default]
@@ -63,19 +63,19 @@ enum Output {
 }
 
 impl Readiness {
-    /// Limits how long the sink may hold output without progress once the machine has ended.
+    /// Sets the flush timeout: see [`Seat::flush_timeout`](super::Seat::flush_timeout).
     pub(crate) fn set_flush_timeout(&mut self, flush_timeout: Option<Duration>) {
         self.flush.get_or_insert_default().timeout = flush_timeout;
     }
 
-    /// The socket may have become ready: turns ask it again.
+    /// Marks the socket as possibly ready: the next turn tries again.
     pub(crate) fn ready(&mut self, read: bool, write: bool) {
         self.blocked.read &= !read;
         self.blocked.write &= !write;
         self.blocked.flush &= !write;
     }
 
-    /// Turns ask the socket once more, whatever was found before.
+    /// Clears all readiness, also that of the socket's runtime.
     pub(crate) fn recheck(&mut self, socket: &mut impl Source) {
         if self.output != Output::Reset {
             socket.recheck();
@@ -83,30 +83,30 @@ impl Readiness {
         }
     }
 
-    /// Whether `machine` waits for a read, and whether it or its sink waits for a write, after
-    /// [`Turn::Blocked`].
+    /// After [`Turn::Blocked`]: whether the machine waits for a read, and whether the machine or its
+    /// sink waits for a write.
     pub(crate) fn waits(&self, interest: Interest) -> (bool, bool) {
         let writes = matches!(interest.write, Outbound::Flush | Outbound::Finish);
         (interest.read && self.blocked.read, self.blocked.flush || writes && self.blocked.write)
     }
 
-    /// Whether a read found nothing since the socket was last ready.
+    /// Whether the last read would have blocked.
     pub(crate) fn is_read_blocked(&self) -> bool {
         self.blocked.read
     }
 
-    /// The earlier deadline of `machine` and, once that has ended, of what its sink holds. (Before,
-    /// the machine's own deadlines cover what the sink holds, since that is not acknowledged.)
+    /// The deadline of `machine`; once that has ended, the deadline of the flush. (Until then, bytes
+    /// that the sink holds count as unacknowledged, so the machine's own deadlines cover them.)
     pub(crate) fn deadline<M: Machine>(&self, machine: &M) -> Option<Instant> {
         if machine.interest().is_done() { self.flush_deadline() } else { machine.poll_timeout() }
     }
 
-    /// When the sink of an ended machine must have made progress; `None` while it holds nothing.
+    /// When the sink of an ended machine must have made progress. `None` while it holds nothing.
     pub(crate) fn flush_deadline(&self) -> Option<Instant> {
         self.flush.as_ref()?.deadline
     }
 
-    /// Handles a deadline that has passed. Returns the bytes that are not acknowledged.
+    /// Handles a deadline that has passed, and returns the number of unacknowledged bytes.
     pub(crate) fn handle_timeout(
         &mut self,
         machine: &mut impl Machine,
@@ -127,20 +127,18 @@ impl Readiness {
         self.eof || self.failed == Some(ConnectionError::Reset)
     }
 
-    /// Of a turn that has moved something: whether the next one would find nothing to do, unless
-    /// the machine is called otherwise meanwhile.
+    /// After [`Turn::Moved`]: whether another turn would find nothing to do.
     #[cfg(feature = "std")]
     pub(crate) fn is_quiescent(&self) -> bool {
         self.quiescent
     }
 
-    /// Whether the sink holds output. After a reset it is not asked.
+    /// Whether the sink holds output. False after a reset.
     pub(crate) fn holds(&self, socket: &impl Sink) -> bool {
         self.output != Output::Reset && socket.held() > 0
     }
 
-    /// Whether a FIN would say falsely that all was sent, apart from what the machine wants to
-    /// send.
+    /// Whether the connection must end by a reset, because it has failed or its sink holds output.
     pub(crate) fn must_reset(&self, socket: &impl Sink) -> bool {
         self.output != Output::Reset && self.failed.is_some() || self.holds(socket)
     }
@@ -153,40 +151,40 @@ impl Readiness {
         }
     }
 
-    /// Returns what a call on the output has moved; `None` if it would block.
-    fn sent<M: Machine>(
+    /// The bytes that a write, flush or FIN has moved. `None` if it would block.
+    fn progress<M: Machine>(
         &mut self,
         machine: &mut M,
         now: Instant,
-        sent: Poll<Result<usize, IoError>>,
+        outcome: Poll<Result<usize, IoError>>,
     ) -> Option<usize> {
-        match sent {
+        match outcome {
             Poll::Pending => None,
             Poll::Ready(Ok(n)) => Some(n),
             Poll::Ready(Err(IoError::Interrupted)) => Some(0),
-            Poll::Ready(Err(IoError::Connection(why))) => {
-                self.fail(machine, now, why);
+            Poll::Ready(Err(IoError::Connection(error))) => {
+                self.fail(machine, now, error);
                 Some(0)
             }
         }
     }
 
-    /// Writing has failed.
-    fn fail<M: Machine>(&mut self, machine: &mut M, now: Instant, why: ConnectionError) {
-        self.failed = Some(why);
+    /// Handles a failed write.
+    fn fail<M: Machine>(&mut self, machine: &mut M, now: Instant, error: ConnectionError) {
+        self.failed = Some(error);
         self.blocked.flush = false;
         let wants = machine.interest();
         if self.output == Output::Open && !wants.is_done() && wants.write != Outbound::Reset {
-            machine.handle(now, Event::Error(Direction::Write, why));
-            debug_assert!(sends_no_more(machine), "nothing can be sent behind a failed write");
+            machine.handle(now, Event::Error(Direction::Write, error));
+            debug_assert!(sends_no_more(machine), "a machine must not send after a failed write");
         }
     }
 }
 
-/// What a turn came to.
+/// The outcome of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Something moved: take another turn. The figures are bytes received and sent.
+    /// Something moved: take another turn.
     Moved {
         /// Bytes received in this turn.
         read: usize,
@@ -199,7 +197,7 @@ pub(crate) enum Turn {
     Done,
 }
 
-/// A machine and its socket, and how bytes go from one to the other.
+/// A machine, its socket, and how bytes pass between them.
 pub(crate) trait Transfer {
     type Machine: Machine;
     type Socket: Source + Sink;
@@ -208,14 +206,14 @@ pub(crate) trait Transfer {
 
     fn socket(&mut self) -> &mut Self::Socket;
 
-    /// One read, of which the machine is told if it finds bytes.
+    /// Reads once, and reports the bytes to the machine.
     fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>>;
 
-    /// One write, of which the machine is told if it takes bytes.
+    /// Writes once, and reports the bytes to the machine.
     fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>>;
 }
 
-/// The kernel reads into the machine's memory and writes from it.
+/// Reads into the machine's memory and writes from it.
 pub(crate) struct Direct<'a, M, S> {
     pub(crate) machine: &'a mut M,
     pub(crate) socket: &'a mut S,
@@ -272,25 +270,25 @@ fn poll_write<S: Sink>(
     cx: &mut Context<'_>,
     bufs: &[&[u8]],
 ) -> Poll<Result<usize, IoError>> {
-    debug_assert!(!bufs.is_empty(), "a machine that wants to flush must have something to flush");
-    debug_assert!(bufs.iter().all(|buf| !buf.is_empty()), "no slice may be empty");
+    debug_assert!(!bufs.is_empty(), "a machine that wants to flush must have output");
+    debug_assert!(bufs.iter().all(|buf| !buf.is_empty()), "a slice must not be empty");
     socket.poll_write(cx, bufs)
 }
 
 /// Takes one turn: at most one write and one read, as the [module](super) describes.
 ///
-/// The caller goes on until it returns [`Turn::Blocked`]; then it handles deadlines, sends
+/// The caller repeats it until it returns [`Turn::Blocked`], then handles deadlines, sends
 /// [`Event::Release`], and sleeps.
 ///
 /// # Panics
-/// Under debug assertions, where the machine breaks its contract.
+/// With debug assertions, if the machine breaks its contract.
 pub(crate) fn turn(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
-    let news = transfer.machine().poll_shared(now, cx);
+    let shared_changed = transfer.machine().poll_shared(now, cx);
     let before = transfer.machine().interest();
     if before.is_done() {
         return end(transfer, readiness, now, cx);
@@ -299,35 +297,40 @@ pub(crate) fn turn(
         Outbound::Idle | Outbound::Finished => None,
         Outbound::Flush => write(transfer, readiness, now, cx),
         Outbound::Finish if readiness.failed.is_none() => finish(transfer, readiness, now, cx),
-        // A FIN on a connection that has failed would say that all was sent.
+        // On a failed connection, a FIN would tell the peer that the output is complete.
         Outbound::Finish | Outbound::Reset => {
             readiness.reset(transfer.socket());
             transfer.machine().handle(now, Event::Finished);
             debug_assert!(
                 before.write == Outbound::Finish || transfer.machine().interest().is_done(),
-                "nothing can follow a reset"
+                "a machine must end after a reset"
             );
             Some(0)
         }
     };
-    // Asked again: the write may have ended it, or made room.
+    // The write may have ended the machine, or made room for input.
     let after = if written.is_some() { transfer.machine().interest() } else { before };
     let reads = after.read && readiness.output != Output::Reset;
     let read = if reads { read(transfer, readiness, now, cx) } else { None };
     if read.is_some() && transfer.socket().held() > 0 {
-        // What the sink has waited for may have been received (the answer in a handshake).
+        // The sink may have waited for this input, as in a TLS handshake.
         readiness.ready(false, true);
     }
     let failed = flush(transfer, readiness, now, cx);
-    if read.is_none() && written.is_none() && !failed && !news {
-        debug_assert_eq!(transfer.machine().interest(), before, "nothing has happened to it");
+    if read.is_none() && written.is_none() && !failed && !shared_changed {
+        debug_assert_eq!(
+            transfer.machine().interest(),
+            before,
+            "the interest must not change without an event"
+        );
         return Turn::Blocked;
     }
-    readiness.quiescent = !news && !failed && read.is_none() && after.write == Outbound::Idle;
+    readiness.quiescent =
+        !shared_changed && !failed && read.is_none() && after.write == Outbound::Idle;
     Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }
 
-/// The machine has ended: what the sink holds is flushed, or the connection reset where it has
+/// Ends the connection of a machine that has ended: flushes the sink, or resets a connection that has
 /// failed.
 fn end(
     transfer: &mut impl Transfer,
@@ -352,7 +355,7 @@ fn end(
     Turn::Done
 }
 
-/// `None` where nothing happened.
+/// Writes, if the socket may be writable. `None` if nothing happened.
 fn write(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
@@ -362,10 +365,10 @@ fn write(
     if readiness.blocked.write {
         return None;
     }
-    // Trying again after 0 would spin.
+    // A write of 0 bytes must not be repeated: that would spin.
     let some = |n| if n > 0 { Ok(n) } else { Err(ConnectionError::WriteZero.into()) };
     let written = transfer.write(now, cx).map(|written| written.and_then(some));
-    let written = readiness.sent(transfer.machine(), now, written);
+    let written = readiness.progress(transfer.machine(), now, written);
     readiness.blocked.write = written.is_none();
     written
 }
@@ -386,16 +389,15 @@ fn finish(
         machine.handle(now, Event::Finished);
         debug_assert!(
             sends_no_more(machine) && machine.interest().write != Outbound::Reset,
-            "nothing can be sent behind a FIN"
+            "a machine must not send after a FIN"
         );
     }
-    let finished = readiness.sent(transfer.machine(), now, finished.map_ok(|()| 0));
+    let finished = readiness.progress(transfer.machine(), now, finished.map_ok(|()| 0));
     readiness.blocked.write = finished.is_none();
     finished
 }
 
-/// Has the sink send what it holds, which a read may have caused as well as a write. Returns
-/// whether that has failed or was interrupted.
+/// Flushes the sink. Returns true if that failed or was interrupted.
 pub(crate) fn flush(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
@@ -409,12 +411,12 @@ pub(crate) fn flush(
     if let Poll::Ready(Ok(())) = flushed {
         return false;
     }
-    let flushed = readiness.sent(transfer.machine(), now, flushed.map_ok(|()| 0));
+    let flushed = readiness.progress(transfer.machine(), now, flushed.map_ok(|()| 0));
     readiness.blocked.flush = flushed.is_none();
     flushed.is_some()
 }
 
-/// Whether it wants what a machine can want that will send no byte any more.
+/// Whether the machine's interest rules out further output.
 fn sends_no_more<M: Machine>(machine: &M) -> bool {
     let interest = machine.interest();
     match interest.write {
@@ -424,7 +426,7 @@ fn sends_no_more<M: Machine>(machine: &M) -> bool {
     }
 }
 
-/// `None` where nothing happened.
+/// Reads, if the socket may be readable. `None` if nothing happened.
 fn read(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
@@ -434,30 +436,30 @@ fn read(
     if readiness.blocked.read {
         return None;
     }
-    let why = match transfer.read(now, cx) {
+    let error = match transfer.read(now, cx) {
         Poll::Pending => {
             readiness.blocked.read = true;
             return None;
         }
         Poll::Ready(Ok(n)) if n > 0 => return Some(n),
-        // After a failed write, what the kernel calls the end of the input is not the peer's FIN.
+        // After a failed write, the kernel's end of input is not the peer's FIN.
         Poll::Ready(Ok(_)) => readiness.failed,
         Poll::Ready(Err(IoError::Interrupted)) => return Some(0),
-        Poll::Ready(Err(IoError::Connection(why))) => Some(why),
+        Poll::Ready(Err(IoError::Connection(error))) => Some(error),
     };
-    readiness.eof = why.is_none();
-    readiness.failed = readiness.failed.or(why);
+    readiness.eof = error.is_none();
+    readiness.failed = readiness.failed.or(error);
     let machine = transfer.machine();
-    machine.handle(now, why.map_or(Event::Eof, |why| Event::Error(Direction::Read, why)));
-    debug_assert!(!machine.interest().read, "nothing can be read behind the end of the input");
+    machine.handle(now, error.map_or(Event::Eof, |error| Event::Error(Direction::Read, error)));
+    debug_assert!(!machine.interest().read, "a machine must not read after the end of the input");
     Some(0)
 }
 
-/// How many slices go into one vectored write at most. (Linux takes 1,024, `IOV_MAX`; with 64 of
-/// them the call's own cost is already spread thin.)
+/// The most slices in one vectored write. Linux accepts 1,024 (`IOV_MAX`); beyond 64 the cost of the
+/// call itself no longer matters.
 pub const MAX_SLICES: usize = 64;
-/// Most machines have fewer slices than this to write. To ask for as many first saves clearing an
-/// array of [`MAX_SLICES`].
+/// Most machines write fewer slices than this. A small array is tried first, because clearing one of
+/// [`MAX_SLICES`] costs time.
 const FEW_SLICES: usize = 4;
-/// The flush timeout, unless it is set otherwise.
+/// The default flush timeout.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,15 +1,18 @@
-//! The end of a connection: the drain, the FIN, the lingering close, the reset.
+//! The end of a connection: where a machine decides on a FIN, a lingering close or a reset.
+//!
+//! [`drain`] has the wait before it, [`linger`] the limits of the lingering close.
+
+mod drain;
+mod linger;
 
 use core::{fmt::Debug, time::Duration};
 
-use crate::{
-    Instant, Interest, Outbound, WriteProgress,
-    shared::{Lock, Shared},
-    token_bucket::TokenBucket,
-};
+pub use self::linger::Linger;
+pub(crate) use self::{drain::Drain, linger::DiscardBudget};
+use crate::{Instant, Interest, Outbound, WriteProgress};
 
-/// How the connection of a machine ends, and why. It is the last state of every machine, which asks
-/// it for its interest, deadline and reason.
+/// How a machine's connection ends, and why: the last state of every machine, which takes interest,
+/// deadline and reason from it.
 ///
 /// A machine that loses its connection is [over](Self::over) at once: the driver sends the RST.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,26 +29,26 @@ enum Stage {
     Closing {
         linger: Option<Linger>,
     },
-    /// Pending output that nobody waits for, then a FIN, before `until`.
+    /// Pending output, then a FIN, before `until`.
     Finishing {
         until: Option<Instant>,
     },
-    /// The FIN is out, and the peer's is awaited. What it sends before is discarded.
+    /// The FIN is sent, and the peer's FIN is awaited. Its input is discarded.
     Lingering {
         since: Instant,
         linger: Linger,
     },
     Resetting,
-    Over,
+    Ended,
 }
 
 impl<R: Clone> Teardown<R> {
-    /// Sends the pending output and a FIN. Then it lingers, if there is a `linger`: there is none
-    /// behind the peer's FIN.
+    /// Sends the pending output and a FIN, then lingers under `linger`. Pass `None` if the peer has
+    /// sent its FIN: there is no more input to discard.
     ///
-    /// The FIN counts as output that is queued at `now`. So the deadline is that of `progress`,
-    /// which is to be [observed](WriteProgress::observe) with output queued while this
-    /// [`is_closing`](Self::is_closing).
+    /// The FIN counts as output queued at `now`, so the deadline is that of `progress`. While this
+    /// [`is_closing`](Self::is_closing), [observe](WriteProgress::observe) `progress` with output
+    /// queued.
     pub(crate) fn closing(
         reason: R,
         linger: Option<Linger>,
@@ -56,8 +59,8 @@ impl<R: Clone> Teardown<R> {
         Self::new(reason, Stage::Closing { linger })
     }
 
-    /// Sends a FIN, with a fixed deadline ([`FIN_TIMEOUT`], or the machine's own), and does not
-    /// linger: for a machine that has no output, or whose output does not matter any more.
+    /// Sends the pending output and a FIN before a fixed deadline ([`FIN_TIMEOUT`], or the machine's
+    /// own), and does not linger. For a machine whose output is not worth a lingering close.
     pub(crate) fn finishing(reason: R, until: Option<Instant>) -> Self {
         Self::new(reason, Stage::Finishing { until })
     }
@@ -69,57 +72,57 @@ impl<R: Clone> Teardown<R> {
 
     /// The connection has ended.
     pub(crate) fn over(reason: R) -> Self {
-        Self::new(reason, Stage::Over)
+        Self::new(reason, Stage::Ended)
     }
 
     fn new(reason: R, stage: Stage) -> Self {
         Self { reason, stage, discarded: 0 }
     }
 
-    /// What the machine wants; `has_output`: output is pending.
+    /// What the machine wants. `has_output` says whether output is pending.
     pub(crate) fn interest(&self, has_output: bool) -> Interest {
         let write = match self.stage {
             Stage::Closing { .. } | Stage::Finishing { .. } if has_output => Outbound::Flush,
             Stage::Closing { .. } | Stage::Finishing { .. } => Outbound::Finish,
-            Stage::Lingering { .. } | Stage::Over => Outbound::Finished,
+            Stage::Lingering { .. } | Stage::Ended => Outbound::Finished,
             Stage::Resetting => Outbound::Reset,
         };
         Interest { read: self.lingers_since().is_some(), write }
     }
 
-    /// Input: it is discarded, up to the limits of the lingering close and of `budget`.
+    /// Discards input, up to the limits of the lingering close and of `budget`.
     pub(crate) fn handle_read(&mut self, now: Instant, n: usize, budget: &DiscardBudget) {
         if let Stage::Lingering { linger, .. } = self.stage
             && !budget.discard(linger, &mut self.discarded, n, now)
         {
-            self.stage = Stage::Over;
+            self.stage = Stage::Ended;
         }
     }
 
-    /// The peer's FIN.
+    /// Handles the peer's FIN: lingering is over.
     pub(crate) fn handle_eof(&mut self) {
         if let Stage::Lingering { .. } = self.stage {
-            self.stage = Stage::Over;
+            self.stage = Stage::Ended;
         }
     }
 
-    /// Reading or writing has failed. While output was pending under the write deadline, that is
-    /// the reason: `lost`.
+    /// Handles an error of reading or writing. If output was pending under the write deadline, the
+    /// reason becomes `lost`.
     pub(crate) fn handle_error(&mut self, lost: R) {
         if self.is_closing() {
             self.reason = lost;
         }
-        self.stage = Stage::Over;
+        self.stage = Stage::Ended;
     }
 
-    /// The FIN or RST is out.
+    /// Handles that the FIN or RST was sent.
     pub(crate) fn handle_finished(&mut self, now: Instant) {
         self.stage = match self.stage {
             Stage::Closing { linger: Some(linger) } => Stage::Lingering { since: now, linger },
             Stage::Closing { linger: None } | Stage::Finishing { .. } | Stage::Resetting => {
-                Stage::Over
+                Stage::Ended
             }
-            Stage::Lingering { .. } | Stage::Over => return,
+            Stage::Lingering { .. } | Stage::Ended => return,
         };
     }
 
@@ -129,12 +132,12 @@ impl<R: Clone> Teardown<R> {
             Stage::Closing { .. } => write,
             Stage::Finishing { until } => until,
             Stage::Lingering { since, linger } => Some(since + linger.time),
-            Stage::Resetting | Stage::Over => None,
+            Stage::Resetting | Stage::Ended => None,
         }
     }
 
-    /// The deadline has passed. Pending output and a pending FIN lead to a reset, for the reason
-    /// `stalled` if it was the write deadline.
+    /// Handles a deadline that has passed. Pending output and a pending FIN lead to a reset, with the
+    /// reason `stalled` if it was the write deadline.
     pub(crate) fn expire(&mut self, stalled: Option<R>) {
         if self.is_closing()
             && let Some(stalled) = stalled
@@ -143,7 +146,7 @@ impl<R: Clone> Teardown<R> {
         }
         self.stage = match self.stage {
             Stage::Closing { .. } | Stage::Finishing { .. } | Stage::Resetting => Stage::Resetting,
-            Stage::Lingering { .. } | Stage::Over => Stage::Over,
+            Stage::Lingering { .. } | Stage::Ended => Stage::Ended,
         };
     }
 
@@ -168,133 +171,27 @@ impl<R: Clone> Teardown<R> {
             Stage::Closing { .. } | Stage::Finishing { .. } => "closing",
             Stage::Lingering { .. } => "lingering",
             Stage::Resetting => "resetting",
-            Stage::Over => "over",
+            Stage::Ended => "ended",
         }
     }
 
-    /// The reason that is known so far.
+    /// The reason so far.
     pub(crate) fn cause(&self) -> &R {
         &self.reason
     }
 
     /// The reason, once the connection has ended.
     pub(crate) fn reason(&self) -> Option<R> {
-        matches!(self.stage, Stage::Over).then(|| self.reason.clone())
+        matches!(self.stage, Stage::Ended).then(|| self.reason.clone())
     }
 }
 
-/// The drain after [`Event::ShutDown`](crate::Event::ShutDown): a request that is on its way is
-/// still answered. It ends when nothing has come for 10 ms, or when input was awaited for 200 ms in
-/// all.
-///
-/// It does not end for a peer that sends without pause, or does not read: for that, the server has
-/// a limit ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Drain {
-    /// Since when input is awaited, while no output is pending.
-    since: Instant,
-    /// How long input may be awaited yet, in all.
-    left: Duration,
-}
-
-impl Drain {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { since: now, left: DRAIN_WAIT }
-    }
-
-    /// Input is awaited from now on: no output is pending any more.
-    pub(crate) fn wait(&mut self, now: Instant) {
-        self.since = now;
-    }
-
-    /// Input has come while it was awaited.
-    pub(crate) fn handle_read(&mut self, now: Instant) {
-        self.left = self.left.saturating_sub(now.since(self.since));
-    }
-
-    /// When it ends, if no input comes before.
-    pub(crate) fn deadline(&self) -> Instant {
-        self.since + self.left.min(DRAIN_QUIET)
-    }
-}
-
-/// A lingering close: behind our FIN, what the peer still sends is read and thrown away for a
-/// while. Closing the socket at once would answer those bytes with a reset, and a reset may
-/// destroy output that the peer has not read yet (RFC 9112, section 9.6).
-///
-/// Each connection may discard 64 KiB in any case. Beyond that, all connections of one server, feed
-/// or proxy share a budget: they may discard 64 MiB at once and 32 MiB a second in the long run.
-/// When it is used up, a connection whose peer goes on sending is closed at once, and the peer may
-/// get a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Linger {
-    /// How many bytes of one connection are discarded at most.
-    pub bytes: usize,
-    /// How long at most.
-    pub time: Duration,
-}
-
-impl Default for Linger {
-    /// 16 MiB or 2 s.
-    fn default() -> Self {
-        Self { bytes: 16 * MIB, time: Duration::from_secs(2) }
-    }
-}
-
-/// How much the lingering connections of one server may discard together. Clones are the same
-/// budget.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DiscardBudget {
-    bytes: Shared<Lock<TokenBucket>>,
-}
-
-impl DiscardBudget {
-    /// Counts `n` bytes more that were discarded by a connection that lingers under `linger` and
-    /// had discarded `discarded` before. Returns whether it may go on.
-    pub(crate) fn discard(
-        &self,
-        linger: Linger,
-        discarded: &mut usize,
-        n: usize,
-        now: Instant,
-    ) -> bool {
-        let free = OWN.max(*discarded);
-        *discarded += n;
-        let cost = regained_within(discarded.saturating_sub(free));
-        let take = |bytes: &mut TokenBucket| bytes.take(cost, regained_within(AT_ONCE), now);
-        *discarded < linger.bytes && (cost.is_zero() || self.bytes.with(take))
-    }
-}
-
-/// The time in which `n` bytes are regained.
-fn regained_within(n: usize) -> Duration {
-    Duration::from_nanos((n as u64).saturating_mul(1_000_000_000) / PER_SECOND as u64)
-}
-
-/// How long a FIN may be pending where a machine has no write deadline of its own.
+/// How long a FIN may be pending for a machine without a write deadline.
 pub(crate) const FIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this long without input, none is expected. (What TCP retransmits comes later: Linux
-/// waits at least 200 ms.)
-const DRAIN_QUIET: Duration = Duration::from_millis(10);
-/// A peer in lockstep always has input on its way, and is ended by this. A peer that has megabytes
-/// on their way is not, since its input is hardly ever awaited.
-const DRAIN_WAIT: Duration = Duration::from_millis(200);
-const MIB: usize = 1024 * 1024;
-/// The bytes that each connection may discard, whatever the others do.
-const OWN: usize = 64 * 1024;
-const AT_ONCE: usize = 64 * MIB;
-const PER_SECOND: usize = 32 * MIB;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Reads 64 KiB at a time until it has to close; returns the bytes discarded.
-    fn flood(budget: &DiscardBudget, now: Instant) -> usize {
-        let mut discarded = 0;
-        while budget.discard(Linger::default(), &mut discarded, OWN, now) {}
-        discarded
-    }
 
     const LINGER: Linger = Linger { bytes: 100, time: Duration::from_secs(2) };
     const LIMIT: Duration = Duration::from_secs(8);
@@ -400,47 +297,5 @@ mod tests {
         let _ = Teardown::closing("known", None, &mut progress, at(7000));
         progress.observe(at(8000), true, 10);
         assert!(progress.is_stalled(at(8000), LIMIT));
-    }
-
-    #[test]
-    fn a_drain_ends_after_10_ms_without_input_or_200_ms_of_waiting() {
-        let mut drain = Drain::new(at(0));
-        assert_eq!(drain.deadline(), at(10));
-        for round in 0..22 {
-            drain.handle_read(at(100 * round + 9)); // 9 ms after it waited
-            drain.wait(at(100 * round + 100)); // the answer took long, which does not count
-        }
-        assert_eq!(drain.deadline(), at(2202), "2 ms of 200 are left");
-        drain.handle_read(at(2202));
-        drain.wait(at(2300));
-        assert_eq!(drain.deadline(), at(2300));
-    }
-
-    #[test]
-    fn connections_throw_so_much_away_each_and_so_much_together() {
-        let (budget, begin) = (DiscardBudget::default(), Instant::EPOCH);
-        for _ in 0..4 {
-            assert_eq!(flood(&budget, begin), 16 * MIB, "as long as there is enough for all");
-        }
-        let rest: usize = (0..100).map(|_| flood(&budget, begin) - 2 * OWN).sum();
-        assert!(rest <= 8 * OWN, "{rest} bytes more, besides what each may in any case");
-        let mut discarded = 0;
-        assert!(budget.discard(Linger::default(), &mut discarded, OWN, begin), "64 KiB each");
-
-        let later = begin + Duration::from_millis(250);
-        assert_eq!(flood(&budget, later), 8 * MIB + 2 * OWN);
-        assert_eq!(flood(&budget, begin), 2 * OWN, "time that goes backwards gives nothing");
-        let later = later + Duration::from_secs(3600);
-        let all: usize = (0..100).map(|_| flood(&budget, later)).sum();
-        assert!(all <= 64 * MIB + 100 * 2 * OWN, "{all} bytes: no more than at once");
-    }
-
-    #[test]
-    fn a_smaller_limit_is_held_to_the_byte() {
-        let (budget, now) = (DiscardBudget::default(), Instant::EPOCH);
-        let (linger, mut discarded) = (Linger { bytes: 100, ..Linger::default() }, 0);
-        assert!(budget.discard(linger, &mut discarded, 99, now));
-        assert!(!budget.discard(linger, &mut discarded, 1, now));
-        assert_eq!(discarded, 100);
     }
 }
