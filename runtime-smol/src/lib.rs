@@ -11,7 +11,7 @@
 //!     let listener = smol.listen("127.0.0.1:0")?;
 //!     let address = listener.local_address()?.to_string();
 //!
-//!     // An echo server in your program. Yours to keep: the table of connections, and a way to stop.
+//!     // An echo server in your program. You keep the table of connections, and a way to stop.
 //!     let options = serve::Options::default();
 //!     let (table, stop) = (options.table.clone(), options.stop.clone());
 //!     let server = executor.spawn({
@@ -41,7 +41,9 @@
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
-//! use wirestate_core::{message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve}};
+//! use wirestate_core::{
+//!     message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve},
+//! };
 //! use wirestate_smol::Smol;
 //!
 //! let executor = Arc::new(smol::Executor::new());
@@ -80,7 +82,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
@@ -95,11 +97,7 @@ use wirestate_core::{
     drive::Clock,
     runtime::{Address, Runtime},
 };
-use wirestate_std::{
-    Listening,
-    socket::{Acceptor, Registered, Socket},
-    stream,
-};
+use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
@@ -131,13 +129,13 @@ impl Runtime for Smol {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        // The executor would hand a panic on to the thread that runs it, and all its tasks.
+        // The executor would propagate a panic to the thread that runs it, and end all its tasks.
         self.executor.spawn(AssertUnwindSafe(task).catch_unwind()).detach();
         Ok(())
     }
 
     fn listen(&self, address: &str) -> io::Result<SmolListener> {
-        SmolListener::new(Listening::new(address)?)
+        SmolListener::bind(address)
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
@@ -160,7 +158,7 @@ impl Runtime for Smol {
 #[cfg(feature = "command-line")]
 impl Host for Smol {
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
-        SmolListener::new(Listening::inherited(socket)?)
+        SmolListener::inherited(socket)
     }
 
     fn adopt(&self, stream: UnixStream) -> io::Result<SmolSocket> {
@@ -169,39 +167,37 @@ impl Host for Smol {
 }
 
 /// A connected socket, TCP or Unix.
-pub type SmolSocket = Socket<SmolFd<OwnedFd>>;
+pub type SmolSocket = Socket<SmolFd>;
 /// A listening socket, TCP or Unix.
-pub type SmolListener = Acceptor<SmolFd<Listening>>;
+pub type SmolListener = SocketListener<SmolFd>;
 
 /// A socket that is registered with async-io's reactor.
 #[derive(Debug)]
-pub struct SmolFd<T> {
-    fd: Async<T>,
-    /// The last read found less than it had asked for, so the next one waits for readiness first.
-    drained: bool,
+pub struct SmolFd {
+    fd: Async<OwnedFd>,
+    /// The last read has emptied the socket, so the next one waits for readiness first.
+    is_drained: bool,
 }
 
-impl<T: AsFd> Registered<T> for SmolFd<T> {
-    type Stream = SmolFd<OwnedFd>;
-
-    fn register(socket: T) -> io::Result<Self> {
-        Ok(Self { fd: Async::new_nonblocking(socket)?, drained: false })
+impl RegisteredFd for SmolFd {
+    fn register(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { fd: Async::new_nonblocking(fd)?, is_drained: false })
     }
 
-    fn get_ref(&self) -> &T {
+    fn get_ref(&self) -> &OwnedFd {
         self.fd.get_ref()
     }
 
-    fn poll_io<R>(
+    fn poll_io<T>(
         &mut self,
         cx: &mut Context<'_>,
         direction: Direction,
-        mut call: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
+        mut call: impl FnMut(&OwnedFd) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
         loop {
             match call(self.fd.get_ref()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+                result => return Poll::Ready(result),
             }
             ready!(match direction {
                 Direction::Read => self.fd.poll_readable(cx),
@@ -212,13 +208,13 @@ impl<T: AsFd> Registered<T> for SmolFd<T> {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            if self.drained {
+            if self.is_drained {
                 ready!(self.fd.poll_readable(cx))?;
             }
-            match stream::receive(&self.fd, buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.drained = true,
+            match receive(&self.fd, buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_drained = true,
                 read => {
-                    self.drained = matches!(read, Ok(n) if 0 < n && n < buf.len());
+                    self.is_drained = matches!(read, Ok(n) if 0 < n && n < buf.len());
                     return Poll::Ready(read);
                 }
             }
@@ -226,7 +222,7 @@ impl<T: AsFd> Registered<T> for SmolFd<T> {
     }
 
     fn recheck(&mut self) {
-        self.drained = false;
+        self.is_drained = false;
     }
 }
 
@@ -234,7 +230,7 @@ impl<T: AsFd> Registered<T> for SmolFd<T> {
 #[derive(Debug)]
 pub struct SmolClock {
     epoch: SystemInstant,
-    /// What the alarm is set for, and the alarm; made when it is first set.
+    /// The alarm and its deadline; made when it is first set.
     alarm: Option<(Instant, Timer)>,
 }
 
@@ -246,7 +242,7 @@ impl Clock for SmolClock {
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // A deadline beyond the system's time never comes.
+        // A deadline that the system's time cannot represent never comes.
         let Some(at) = self.epoch.checked_add(deadline.since_epoch()) else {
             return Poll::Pending;
         };

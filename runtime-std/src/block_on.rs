@@ -1,11 +1,10 @@
-//! A thread that runs one future, and sleeps on what it waits for: in `poll(2)`, or, where that is
-//! one read, in the read.
+//! Runs one future on a thread. The thread sleeps in `poll(2)`, or in a blocking read.
 
 use std::{
     cell::RefCell,
     future::Future,
     mem,
-    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, OwnedFd, RawFd},
     pin::pin,
     sync::{
         Arc, OnceLock,
@@ -20,40 +19,40 @@ use wirestate_core::{Instant, drive::Clock};
 
 /// Runs `future` on this thread until it is done.
 ///
-/// Sockets and clocks of this crate work only inside it; a future of another kind is woken by its
-/// waker, as on any executor.
+/// Sockets and clocks of this crate work only inside it. Any other future is woken by its waker, as
+/// on every executor.
 ///
 /// # Panics
-/// If `poll(2)` fails for want of memory, which is its only failure that can happen here.
+/// If `poll(2)` fails, which it does only if the kernel has no memory left.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     run(future, 0)
 }
 
-/// [`block_on`] for the task of a connection that was admitted: it may wait in a read although one
-/// place keeps its waker. That is the table of connections, whose commands are then noticed up to
-/// [`READ_TIMEOUT`] late.
+/// [`block_on`] for the task of an admitted connection. It may block in a read although the table
+/// of connections keeps its waker: the table's commands then take effect up to [`READ_TIMEOUT`]
+/// late.
 pub(crate) fn block_on_connection<F: Future>(future: F) -> F::Output {
     run(future, 1)
 }
 
-fn run<F: Future>(future: F, patient: usize) -> F::Output {
+fn run<F: Future>(future: F, ignored_wakers: usize) -> F::Output {
     let parker = Arc::new(Parker::default());
     let waker = Waker::from(parker.clone());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
-    let _outer = Outer(WAIT.take());
+    let _outer = OuterWait(WAIT.take());
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return output;
         }
-        WAIT.with_borrow_mut(|wait| wait.sleep(&parker, patient));
+        WAIT.with_borrow_mut(|wait| wait.sleep(&parker, ignored_wakers));
     }
 }
 
-/// What an outer `block_on` of this thread waited for, which comes back at the end.
-struct Outer(Wait);
+/// What an outer `block_on` of this thread waits for. Dropped, it is restored.
+struct OuterWait(Wait);
 
-impl Drop for Outer {
+impl Drop for OuterWait {
     fn drop(&mut self) {
         WAIT.replace(mem::take(&mut self.0));
     }
@@ -63,117 +62,122 @@ thread_local! {
     static WAIT: RefCell<Wait> = RefCell::default();
 }
 
-/// What this thread's future waits for, as of its last poll.
+/// What this thread's future has begun to wait for in its last poll.
 #[derive(Default)]
 struct Wait {
     sockets: Vec<Awaited>,
     timeout: Option<Duration>,
-    /// Sockets that have nothing to read, as the last sleep or a read since then has found.
-    silent: Vec<RawFd>,
-    /// When the last sleep began, and how many before it were [`QUICK`].
-    slept: Option<SystemInstant>,
-    quick: u32,
-    /// The next read of this socket is the sleep.
-    in_read: Option<RawFd>,
+    /// Sockets without bytes to read, by the last `poll(2)` or a read since then.
+    drained: Vec<RawFd>,
+    /// When the last sleep began.
+    last_sleep: Option<SystemInstant>,
+    /// How many sleeps in a row were short ([`SHORT_SLEEP`]), before the last one.
+    short_sleeps: u32,
+    /// The socket whose next read blocks, instead of a `poll(2)`.
+    blocking_read: Option<RawFd>,
 }
 
 struct Awaited {
-    socket: Arc<dyn AsFd>,
-    what: PollFlags,
-    /// It is awaited by a read, which may as well block.
+    socket: Arc<OwnedFd>,
+    events: PollFlags,
+    /// A read awaits it, which can block instead.
     is_read: bool,
 }
 
 impl Awaited {
     fn fd(&self) -> PollFd<'_> {
-        PollFd::from_borrowed_fd(self.socket.as_fd(), self.what)
+        PollFd::new(&self.socket, self.events)
     }
 }
 
-/// How long a read blocks at most.
+/// The longest time that a read blocks.
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(20);
-/// A sleep that is shorter is quick. Well below [`READ_TIMEOUT`], which the kernel rounds to its
-/// ticks: a read that blocked in vain was not quick.
-const QUICK: Duration = Duration::from_millis(8);
-/// After so many quick sleeps in a row the next one is in a read.
-const BUSY: u32 = 4;
+/// A sleep is short if the next one begins within this time. It is well below [`READ_TIMEOUT`],
+/// which the kernel rounds to its ticks, so a read that times out is not short.
+const SHORT_SLEEP: Duration = Duration::from_millis(8);
+/// After this many short sleeps in a row, a connection is busy: its next sleep is a blocking read.
+const BUSY_SLEEPS: u32 = 4;
 
-/// Has this thread's next sleep end when `socket` is ready for `what`.
-pub(crate) fn wait_for(socket: Arc<dyn AsFd>, what: PollFlags) {
-    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: false }));
+/// Makes this thread's next sleep end when `socket` is ready for `events`.
+pub(crate) fn wait_for(socket: Arc<OwnedFd>, events: PollFlags) {
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, events, is_read: false }));
 }
 
-/// Has this thread's next sleep end when `socket` can be read, or be in that read.
-pub(crate) fn wait_for_read(socket: Arc<dyn AsFd>) {
-    let what = PollFlags::IN;
-    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, what, is_read: true }));
+/// Makes this thread's next sleep end when `socket` is readable. That sleep can be a blocking read.
+pub(crate) fn wait_for_read(socket: Arc<OwnedFd>) {
+    let events = PollFlags::IN;
+    WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, events, is_read: true }));
 }
 
-/// Whether the read of `socket` that is about to be made is to block, for [`READ_TIMEOUT`].
-pub(crate) fn read_blocks(socket: RawFd) -> bool {
-    WAIT.with_borrow_mut(|wait| wait.in_read.take_if(|chosen| *chosen == socket).is_some())
+/// Whether the next read of `socket` has to block, for at most [`READ_TIMEOUT`]. Asked before each
+/// read.
+pub(crate) fn next_read_blocks(socket: RawFd) -> bool {
+    WAIT.with_borrow_mut(|wait| wait.blocking_read.take_if(|chosen| *chosen == socket).is_some())
 }
 
-/// Removes `socket`, which is to be closed, from the sockets that the thread waits for: otherwise
-/// it would stay open during the next sleep.
-pub(crate) fn forget(socket: RawFd) {
-    // While the thread ends, it waits for nothing.
+/// Removes `socket`, which is about to be closed, from the sockets that the thread waits for. The
+/// list shares the descriptor, and would keep it open during the next sleep.
+pub(crate) fn unregister(socket: RawFd) {
+    // A thread whose thread-local data is destroyed waits for nothing.
     let _ = WAIT.try_with(|wait| {
-        let Wait { sockets, silent, .. } = &mut *wait.borrow_mut();
-        sockets.retain(|awaited| awaited.socket.as_fd().as_raw_fd() != socket);
-        silent.retain(|silent| *silent != socket);
+        let Wait { sockets, drained, .. } = &mut *wait.borrow_mut();
+        sockets.retain(|awaited| awaited.socket.as_raw_fd() != socket);
+        drained.retain(|drained| *drained != socket);
     });
 }
 
-/// Takes note that a read has emptied `socket`. It holds until the next sleep.
-pub(crate) fn silence(socket: RawFd) {
-    WAIT.with_borrow_mut(|wait| wait.silent.push(socket));
+/// Notes that a read has emptied `socket`. The note lasts until the next sleep.
+pub(crate) fn mark_drained(socket: RawFd) {
+    WAIT.with_borrow_mut(|wait| wait.drained.push(socket));
 }
 
-/// Whether `socket` is known to have nothing to read. (Where that is wrong, `poll(2)` returns at
-/// once.)
-pub(crate) fn is_silent(socket: RawFd) -> bool {
-    WAIT.with_borrow(|wait| wait.silent.contains(&socket))
+/// Whether `socket` is known to have nothing to read. If bytes have arrived since, the next
+/// `poll(2)` returns at once.
+pub(crate) fn is_drained(socket: RawFd) -> bool {
+    WAIT.with_borrow(|wait| wait.drained.contains(&socket))
 }
 
 impl Wait {
-    fn sleep(&mut self, parker: &Arc<Parker>, patient: usize) {
+    fn sleep(&mut self, parker: &Arc<Parker>, ignored_wakers: usize) {
         let mut sockets = mem::take(&mut self.sockets);
         let timeout = self.timeout.take();
         let now = SystemInstant::now();
-        let quick = self.slept.replace(now).is_some_and(|last| now - last < QUICK);
-        self.quick = if quick { self.quick.saturating_add(1) } else { 0 };
-        self.silent.clear();
-        // A read that was to block and was not made may not be made the next time either.
-        let unused = self.in_read.take().is_some();
-        // The future is polled once more, and its read blocks: a sleep less a request. Not for a
-        // connection that is seldom heard of, which would hold a buffer all the while.
+        let was_short = self.last_sleep.replace(now).is_some_and(|last| now - last < SHORT_SLEEP);
+        self.short_sleeps = if was_short { self.short_sleeps.saturating_add(1) } else { 0 };
+        self.drained.clear();
+        // The future did not make the blocking read that it was polled for: it may not this time.
+        let was_unused = self.blocking_read.take().is_some();
+        // A blocking read: the future is polled again at once, and its read blocks, which saves a
+        // `poll(2)`. Only for a busy connection, since the read holds a buffer while it blocks.
         if let [Awaited { socket, is_read: true, .. }] = &sockets[..]
-            && !unused
-            && self.quick >= BUSY
-            && parker.kept() <= patient
+            && !was_unused
+            && self.short_sleeps >= BUSY_SLEEPS
+            && parker.waker_count() <= ignored_wakers
             && timeout.is_none_or(|timeout| timeout > READ_TIMEOUT)
             && !parker.was_woken()
         {
-            self.in_read = Some(socket.as_fd().as_raw_fd());
+            self.blocking_read = Some(socket.as_raw_fd());
         } else {
-            sleep(parker, &sockets, timeout, &mut self.silent);
+            sleep(parker, &sockets, timeout, &mut self.drained);
         }
-        // Keeps the list's memory for the next round.
+        // Keeps the list's memory for the next sleep.
         sockets.clear();
         self.sockets = sockets;
     }
 }
 
-/// Sleeps in `poll(2)`.
+/// Sleeps in `poll(2)`, and collects the sockets that have nothing to read.
 fn sleep(
     parker: &Arc<Parker>,
     sockets: &[Awaited],
     mut timeout: Option<Duration>,
-    silent: &mut Vec<RawFd>,
+    drained: &mut Vec<RawFd>,
 ) {
-    if parker.kept() > 0 && !parker.can_be_woken() {
-        timeout = Some(timeout.map_or(DEAF, |timeout| timeout.min(DEAF)));
+    if parker.waker_count() > 0 && !parker.ensure_eventfd() {
+        timeout =
+            Some(timeout.map_or(MAX_SLEEP_WITHOUT_EVENTFD, |timeout| {
+                timeout.min(MAX_SLEEP_WITHOUT_EVENTFD)
+            }));
     }
     if !parker.park() {
         return;
@@ -197,26 +201,26 @@ fn sleep(
         }
     };
     match poll(fds, timeout.map(timespec).as_ref()) {
-        // A signal only makes the future look again.
+        // After a signal (EINTR), the future is polled again.
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => panic!("poll(2): {error}"),
     }
     parker.unpark();
     for (awaited, fd) in sockets.iter().zip(&*fds) {
-        if awaited.what == PollFlags::IN && fd.revents().is_empty() {
-            silent.push(awaited.socket.as_fd().as_raw_fd());
+        if awaited.events == PollFlags::IN && fd.revents().is_empty() {
+            drained.push(awaited.socket.as_raw_fd());
         }
     }
     if let (Some(event), Some(fd)) = (event, fds.get(sockets.len()))
         && !fd.revents().is_empty()
     {
-        // Only to empty it: that it could be read has said all there is to say.
+        // Resets the eventfd; its value is of no interest (eventfd(2)).
         let _ = rustix::io::read(event, &mut [0; 8]);
     }
 }
 
-/// How long a thread sleeps that can't be woken, for want of a descriptor.
-const DEAF: Duration = Duration::from_millis(50);
+/// The longest sleep of a thread that cannot be woken, since no descriptor is left for an eventfd.
+const MAX_SLEEP_WITHOUT_EVENTFD: Duration = Duration::from_millis(50);
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec {
@@ -225,7 +229,7 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// What wakes a thread in `poll(2)`: an eventfd, made when somebody keeps the waker.
+/// Wakes a thread in `poll(2)` by an eventfd, which is created once a waker is kept.
 #[derive(Default)]
 struct Parker {
     state: AtomicU8,
@@ -234,19 +238,19 @@ struct Parker {
 
 /// The future is being polled.
 const AWAKE: u8 = 0;
-/// The thread sleeps, or is about to, and whoever wakes it writes to the eventfd.
+/// The thread sleeps, or is about to: a waker writes to the eventfd.
 const PARKED: u8 = 1;
-/// It was woken, and does not go to sleep.
+/// The thread was woken, and does not sleep.
 const WOKEN: u8 = 2;
 
 impl Parker {
-    /// How many others have a waker. `run` itself holds two handles.
-    fn kept(self: &Arc<Self>) -> usize {
+    /// How many wakers are kept, apart from the two handles of [`run`].
+    fn waker_count(self: &Arc<Self>) -> usize {
         Arc::strong_count(self) - 2
     }
 
-    /// Makes the eventfd; false where there is no descriptor left for it.
-    fn can_be_woken(&self) -> bool {
+    /// Creates the eventfd, if it does not exist. False if no descriptor is left for it.
+    fn ensure_eventfd(&self) -> bool {
         if self.event.get().is_none()
             && let Ok(event) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         {
@@ -255,12 +259,12 @@ impl Parker {
         self.event.get().is_some()
     }
 
-    /// The future asks to be polled again at once.
+    /// Whether the future has to be polled again at once.
     fn was_woken(&self) -> bool {
         self.state.load(SeqCst) == WOKEN
     }
 
-    /// False where it was woken already.
+    /// False if the thread was woken already, and must not sleep.
     fn park(&self) -> bool {
         if self.state.compare_exchange(AWAKE, PARKED, SeqCst, SeqCst).is_ok() {
             return true;
@@ -283,7 +287,7 @@ impl Wake for Parker {
         if self.state.swap(WOKEN, SeqCst) == PARKED
             && let Some(event) = self.event.get()
         {
-            // It fails only if 2^64 - 1 wake-ups are pending: then there is one.
+            // It fails only if 2^64 - 2 wake-ups are pending (eventfd(2)): one is enough.
             let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
     }
@@ -307,7 +311,7 @@ impl Clock for ThreadClock {
     }
 
     fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // A deadline beyond the system's time never comes.
+        // A deadline that the system's time cannot represent never comes.
         let Some(deadline) = self.epoch.checked_add(deadline.since_epoch()) else {
             return Poll::Pending;
         };

@@ -1,11 +1,10 @@
 //! Runs Wirestate's machines on the standard library: one thread per connection.
 //!
-//! Each thread runs the same [`Drive`](wirestate_core::drive::Drive) as everywhere else, by
-//! [`block_on`], and sleeps in `poll(2)` on exactly what the drive is waiting for: its socket, its
-//! deadline, and an eventfd where somebody may want to wake it. So a thread notices what is
-//! published, and a reset, at once, where one that is blocked in `read` would not. Only a server's
-//! connection that waits for nothing but a request does so in `read`, for 20 ms at a time at most,
-//! which saves waiting in `poll(2)`.
+//! Each thread runs the same [`Drive`](wirestate_core::drive::Drive) as on every runtime, by
+//! [`block_on`], and sleeps in `poll(2)` on its socket, its deadline, and, if its waker is kept, an
+//! eventfd. So it sees a published message or a reset at once, which a thread that blocks in
+//! `read` does not. Only a busy connection of a server that waits for nothing but its next request
+//! blocks in `read`, for at most 20 ms at a time: that saves a `poll(2)` per request.
 //!
 //! ```
 //! use wirestate_core::{drive::Drive, echo, runtime::{Listener, Runtime}, serve::{self, serve}};
@@ -45,7 +44,9 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use wirestate_core::{message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve}};
+//! use wirestate_core::{
+//!     message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve},
+//! };
 //! use wirestate_std::{Threads, block_on};
 //!
 //! let threads = Threads::new();
@@ -74,46 +75,33 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-mod block_on;
-mod listening;
-pub mod pipe;
-mod polled;
-pub mod socket;
-pub mod stream;
-pub mod tcp;
-mod unix;
+#![forbid(unsafe_code)]
 
-use std::{
-    future::{Future, poll_fn},
-    io,
-    net::SocketAddr,
-    os::fd::OwnedFd,
-    sync::Arc,
-    task::{Poll, Waker},
-    thread,
-    time::Instant as SystemInstant,
-};
+mod block_on;
+mod resolve;
+mod thread_fd;
+
+use std::{future::Future, io, net::SocketAddr, thread, time::Instant as SystemInstant};
 
 pub use wirestate_core;
-use wirestate_core::{
-    runtime::{Address, Runtime},
-    shared::Lock,
+use wirestate_core::runtime::{Address, Runtime};
+use wirestate_sockets::{Socket, SocketListener};
+#[cfg(feature = "command-line")]
+use {
+    std::os::{fd::OwnedFd, unix::net::UnixStream},
+    wirestate_core::command_line::Host,
 };
 
 use self::block_on::block_on_connection;
-use self::socket::{Acceptor, Socket};
 pub use self::{
     block_on::{ThreadClock, block_on},
-    listening::Listening,
-    polled::Polled,
+    thread_fd::ThreadFd,
 };
-#[cfg(feature = "command-line")]
-use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
 /// A connected socket, TCP or Unix. To be used inside [`block_on`].
-pub type ThreadSocket = Socket<Polled<OwnedFd>>;
+pub type ThreadSocket = Socket<ThreadFd>;
 /// A listening socket, TCP or Unix. To be used inside [`block_on`].
-pub type ThreadListener = Acceptor<Polled<Listening>>;
+pub type ThreadListener = SocketListener<ThreadFd>;
 
 /// The runtime: a thread for each task.
 #[derive(Clone, Copy, Debug)]
@@ -134,9 +122,9 @@ impl Default for Threads {
     }
 }
 
-/// A task's stack. It is address space, and becomes memory where it is used; a machine's
-/// turn needs some 4 KiB of it, the rest is for services.
-const STACK: usize = 512 * 1024;
+/// The stack of a task, 512 KiB of address space; pages become memory when they are used. A
+/// machine's turn needs some 4 KiB, the rest is for services.
+const STACK_SIZE: usize = 512 * 1024;
 
 impl Runtime for Threads {
     type Socket = ThreadSocket;
@@ -152,7 +140,7 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        start("task", || drop(block_on(task)))
+        start_thread("task", || drop(block_on(task)))
     }
 
     fn spawn_connection<T>(&self, task: T) -> io::Result<()>
@@ -160,22 +148,18 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        // On its way down a thread's start a task would be moved, and keep a place in each frame.
+        // Each stack frame between here and the thread's main function would hold a copy.
         let task = Box::pin(task);
-        start("connection", || drop(block_on_connection(task)))
+        start_thread("connection", || drop(block_on_connection(task)))
     }
 
     fn listen(&self, address: &str) -> io::Result<ThreadListener> {
-        ThreadListener::new(Listening::new(address)?)
+        ThreadListener::bind(address)
     }
 
-    /// A name is looked up on a thread of its own, so that the caller can give up.
+    /// A name is resolved on a thread of its own.
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
-        // An address that is no name needs no thread.
-        match address.parse() {
-            Ok(address) => Ok(vec![address]),
-            Err(_) => look_up(address.to_owned()).await,
-        }
+        resolve::resolve(address).await
     }
 
     async fn connect(&self, address: &str) -> io::Result<ThreadSocket> {
@@ -197,7 +181,7 @@ impl Host for Threads {
     const FILES_PER_CONNECTION: usize = 2;
 
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
-        ThreadListener::new(Listening::inherited(socket)?)
+        ThreadListener::inherited(socket)
     }
 
     fn adopt(&self, stream: UnixStream) -> io::Result<ThreadSocket> {
@@ -205,31 +189,6 @@ impl Host for Threads {
     }
 }
 
-fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(run).map(drop)
-}
-
-async fn look_up(address: String) -> io::Result<Vec<SocketAddr>> {
-    let shared = Arc::new(Lock::new((None, None::<Waker>)));
-    let found = shared.clone();
-    start("resolver", move || {
-        let addresses = tcp::resolve(&address);
-        let waker = found.with(|(result, waker)| {
-            *result = Some(addresses);
-            waker.take()
-        });
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    })?;
-    poll_fn(|cx| {
-        shared.with(|(result, waker)| {
-            if let Some(addresses) = result.take() {
-                return Poll::Ready(addresses);
-            }
-            *waker = Some(cx.waker().clone());
-            Poll::Pending
-        })
-    })
-    .await
+fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).stack_size(STACK_SIZE).spawn(run).map(drop)
 }

@@ -10,7 +10,7 @@
 //! let listener = tokio.listen("127.0.0.1:0")?;
 //! let address = listener.local_address()?.to_string();
 //!
-//! // An echo server in your program. Yours to keep: the table of connections, and a way to stop.
+//! // An echo server in your program. You keep the table of connections, and a way to stop.
 //! let options = serve::Options::default();
 //! let (table, stop) = (options.table.clone(), options.stop.clone());
 //! let server = tokio::spawn({
@@ -41,7 +41,7 @@ use std::{
     future::Future,
     io, mem,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
@@ -59,11 +59,7 @@ use wirestate_core::{
     drive::Clock,
     runtime::{Address, Runtime},
 };
-use wirestate_std::{
-    Listening,
-    socket::{Acceptor, Registered, Socket},
-    stream,
-};
+use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
 
@@ -109,7 +105,7 @@ impl Runtime for Tokio {
 
     fn listen(&self, address: &str) -> io::Result<TokioListener> {
         let _context = self.handle.enter();
-        TokioListener::new(Listening::new(address)?)
+        TokioListener::bind(address)
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
@@ -133,7 +129,7 @@ impl Runtime for Tokio {
 impl Host for Tokio {
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
         let _context = self.handle.enter();
-        TokioListener::new(Listening::inherited(socket)?)
+        TokioListener::inherited(socket)
     }
 
     fn adopt(&self, stream: UnixStream) -> io::Result<TokioSocket> {
@@ -143,18 +139,19 @@ impl Host for Tokio {
 }
 
 /// A connected socket, TCP or Unix.
-pub type TokioSocket = Socket<TokioFd<OwnedFd>>;
+pub type TokioSocket = Socket<TokioFd>;
 /// A listening socket, TCP or Unix.
-pub type TokioListener = Acceptor<TokioFd<Listening>>;
+pub type TokioListener = SocketListener<TokioFd>;
 
 /// A socket that is registered with tokio's IO driver.
 #[derive(Debug)]
-pub struct TokioFd<T: AsRawFd> {
-    fd: AsyncFd<T>,
+pub struct TokioFd {
+    fd: AsyncFd<OwnedFd>,
     recheck: Recheck,
 }
 
-/// Which of the next calls asks the kernel, whatever tokio knows of the socket's readiness.
+/// Whether the next call in each direction asks the kernel, whatever tokio knows of the socket's
+/// readiness.
 #[derive(Clone, Copy, Debug)]
 struct Recheck {
     read: bool,
@@ -165,53 +162,51 @@ impl Recheck {
     const BOTH: Self = Self { read: true, write: true };
 }
 
-impl<T: AsFd + AsRawFd> TokioFd<T> {
-    /// What a call comes to that was to be made whether tokio takes the socket for ready or not; `None` where
-    /// it was not, or the socket is not ready.
-    fn ask<R>(
+impl TokioFd {
+    /// Makes the call if a recheck is pending in `direction`. `None` if none is pending, or if the
+    /// socket is not ready.
+    fn recheck_now<T>(
         &mut self,
         direction: Direction,
-        call: impl FnOnce(&T) -> io::Result<R>,
-    ) -> Option<io::Result<R>> {
-        let asked = match direction {
+        call: impl FnOnce(&OwnedFd) -> io::Result<T>,
+    ) -> Option<io::Result<T>> {
+        let is_pending = match direction {
             Direction::Read => &mut self.recheck.read,
             Direction::Write => &mut self.recheck.write,
         };
-        if !mem::take(asked) {
+        if !mem::take(is_pending) {
             return None;
         }
-        let done = call(self.fd.get_ref());
-        let is_ready = !matches!(&done, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        is_ready.then_some(done)
+        let result = call(self.fd.get_ref());
+        let is_ready = !matches!(&result, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        is_ready.then_some(result)
     }
 }
 
-impl<T: AsFd + AsRawFd> Registered<T> for TokioFd<T> {
-    type Stream = TokioFd<OwnedFd>;
-
+impl RegisteredFd for TokioFd {
     #[expect(
         deprecated,
-        reason = "unsound only with what closes or changes its descriptor meanwhile"
+        reason = "unsound only for a type that closes or changes its descriptor, unlike OwnedFd"
     )]
-    fn register(socket: T) -> io::Result<Self> {
+    fn register(fd: OwnedFd) -> io::Result<Self> {
         let events = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        let fd = AsyncFd::with_interest(socket, events)?;
+        let fd = AsyncFd::with_interest(fd, events)?;
         // Tokio knows whether the socket is ready only after it has polled the sockets.
         Ok(Self { fd, recheck: Recheck::BOTH })
     }
 
-    fn get_ref(&self) -> &T {
+    fn get_ref(&self) -> &OwnedFd {
         self.fd.get_ref()
     }
 
-    fn poll_io<R>(
+    fn poll_io<T>(
         &mut self,
         cx: &mut Context<'_>,
         direction: Direction,
-        mut call: impl FnMut(&T) -> io::Result<R>,
-    ) -> Poll<io::Result<R>> {
-        if let Some(done) = self.ask(direction, &mut call) {
-            return Poll::Ready(done);
+        mut call: impl FnMut(&OwnedFd) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        if let Some(result) = self.recheck_now(direction, &mut call) {
+            return Poll::Ready(result);
         }
         let interest = match direction {
             Direction::Read => Interest::READABLE,
@@ -219,9 +214,9 @@ impl<T: AsFd + AsRawFd> Registered<T> for TokioFd<T> {
         };
         loop {
             match self.fd.try_io(interest, &mut call) {
-                // It is not ready, which tokio knows from now on.
+                // `try_io` has cleared tokio's readiness.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
+                result => return Poll::Ready(result),
             }
             let ready = match direction {
                 Direction::Read => self.fd.poll_read_ready(cx),
@@ -232,19 +227,19 @@ impl<T: AsFd + AsRawFd> Registered<T> for TokioFd<T> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let Some(read) = self.ask(Direction::Read, |socket| stream::receive(socket, buf)) {
+        if let Some(read) = self.recheck_now(Direction::Read, |socket| receive(socket, buf)) {
             return Poll::Ready(read);
         }
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
-            // A short read has emptied the socket, which saves a read that finds nothing. But a read
-            // also ends at urgent data, whatever is behind that (tcp(7)).
+            // A short read has emptied the socket, so its readiness is cleared, which saves the
+            // next read. But a read also ends at urgent data, with more bytes behind it (tcp(7)).
             let may_be_urgent = self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
             let read = if may_be_urgent {
-                // A read that finds nothing clears this readiness, too, as it was before the read.
-                self.fd.try_io(Interest::PRIORITY, |socket| stream::receive(socket, buf))
+                // If the read would block, this clears the priority readiness as well.
+                self.fd.try_io(Interest::PRIORITY, |socket| receive(socket, buf))
             } else {
-                stream::receive(&self.fd, buf)
+                receive(&self.fd, buf)
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -280,8 +275,8 @@ impl Clock for TokioClock {
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // One that never comes, or lies beyond the system's time, needs no alarm. (Time that is
-        // paused would go on to it.)
+        // No alarm for a deadline that is never, or that the system's time cannot represent.
+        // (Tokio's paused time would advance to it.)
         let at = self.epoch.checked_add(deadline.since_epoch());
         let Some(deadline) = at.filter(|_| deadline < Instant::NEVER) else {
             self.alarm = None;
@@ -291,7 +286,8 @@ impl Clock for TokioClock {
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
-        // With tokio's budget for a task used up it would not be set, and it is not set again.
+        // When the task's budget is used up, tokio would not set the alarm, and this clock does not
+        // set it again.
         pin!(unconstrained(alarm)).poll(cx)
     }
 

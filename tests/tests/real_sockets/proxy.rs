@@ -167,7 +167,7 @@ pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str)
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
         stream.write_all(&vec![7; SIZE]).unwrap();
-        eventually("the proxy has it", || wirestate_std::stream::unacknowledged(&stream) == 0);
+        eventually("the proxy has it", || wirestate_sockets::unacknowledged(&stream) == 0);
         reset(stream);
     };
     let reads = |mut stream: TcpStream| {
@@ -207,7 +207,7 @@ pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
         let mut client = proxy.connect();
         has_shrunk.recv().unwrap();
         client.write_all(&vec![7; size]).unwrap();
-        eventually("the proxy has it", || wirestate_std::stream::unacknowledged(&client) == 0);
+        eventually("the proxy has it", || wirestate_sockets::unacknowledged(&client) == 0);
         reset(client);
         assert_eq!(serving.join().unwrap(), (size, Some(ErrorKind::ConnectionReset)));
         proxy.stop();
@@ -629,7 +629,7 @@ pub(crate) fn whoever_may_not_announce_clients_is_reset(binary: &str) {
 pub(crate) fn a_reset_that_nobody_is_left_to_hear_ends_the_connection(binary: &str) {
     let (address, serving) = upstream(move |mut stream| {
         stream.write_all(&vec![7; 1_000_000]).unwrap();
-        eventually("the proxy has it", || wirestate_std::stream::unacknowledged(&stream) == 0);
+        eventually("the proxy has it", || wirestate_sockets::unacknowledged(&stream) == 0);
         reset(stream);
     });
     let proxy = proxy(binary, &address, &[]);

@@ -1,56 +1,44 @@
-//! TCP sockets with the options that Wirestate's servers and clients set, alike on every runtime.
+//! TCP: listening, dropping SYNs, and connecting, which rejects a connection to itself.
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener},
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use wirestate_core::runtime::BACKLOG;
 
-use crate::stream::reset_on_close;
+use crate::{stream::reset_on_close, tcp_options::set_tcp_options};
 
-/// The addresses of a `host:port`. Blocks while a name is looked up.
-///
-/// # Errors
-/// It has no such form, or the name is unknown.
-pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
-    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
-    if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(addresses)
-}
-
-/// Listens on `address`, without blocking. `[::]` accepts IPv4 as well, whatever
-/// `net.ipv6.bindv6only` says (ipv6(7)).
-///
-/// The connections that it accepts have the options of [`tune`]: they inherit them from the
-/// listening socket.
+/// Listens on `address`, without blocking. `[::]` accepts IPv4 as well.
 ///
 /// # Errors
 /// The address is not this machine's, or is in use.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address)?;
     if address.is_ipv6() {
+        // IPV6_V6ONLY (ipv6(7)): its default is `net.ipv6.bindv6only`, so `[::]` would accept IPv4
+        // on one machine and not on another.
         socket.set_only_v6(false)?;
     }
+    // SO_REUSEADDR (socket(7)): a server can start again at once, although connections of the one
+    // before it are in TIME-WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG.into())?;
     Ok(socket.into())
 }
 
-/// Makes a listening socket drop every SYN, so that its backlog can only shrink. Peers repeat a SYN
-/// that is not answered (after 1 s, on Linux): then another server may listen, or they are refused.
-/// Handshakes that have begun are completed.
+/// Makes a listening socket drop every SYN, so that its backlog can only shrink. Handshakes that
+/// have begun are completed. A peer repeats a SYN that is not answered (after 1 s, on Linux): then
+/// another server may listen, or the peer is refused.
 ///
-/// Otherwise a connection that is made between the last accept(2) and close(2) would be reset. (A
-/// backlog of 0 would still admit one.)
+/// Without it, close(2) resets a connection that was made after the last accept(2). A backlog of 0
+/// does not prevent that: it admits one connection.
 pub(crate) fn drop_syns(listener: &impl AsFd) {
-    // Classic BPF, which sees a segment from the TCP header on: the flags are in byte 13.
+    // Classic BPF, which sees a segment from the TCP header on: the flags are in byte 13 (RFC 9293,
+    // section 3.1).
     const FILTER: [SockFilter; 5] = [
         SockFilter::new(LOAD_BYTE, 0, 0, 13),
         SockFilter::new(AND, 0, 0, SYN | ACK),
@@ -64,20 +52,22 @@ pub(crate) fn drop_syns(listener: &impl AsFd) {
     const RETURN: u16 = 0x06;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
-    // A kernel without such filters closes the socket a moment later.
+    // SO_ATTACH_FILTER (socket(7)): no other option stops new connections and keeps the backlog.
+    // A kernel without such filters resets connections that arrive between accept and close.
     let _ = SockRef::from(listener).attach_filter(&FILTER);
 }
 
-/// A new socket for `address`: close-on-exec, without blocking, and tuned.
+/// A new socket for `address`, close-on-exec, non-blocking, with the options of every TCP socket.
 fn new(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // O_NONBLOCK (fcntl(2)): connect(2) and accept(2) return at once.
     socket.set_nonblocking(true)?;
-    tune(&socket)?;
+    set_tcp_options(&socket)?;
     Ok(socket)
 }
 
-/// Begins to connect to `address`, without blocking. The socket is writable when that is decided,
-/// and `SO_ERROR` says how (connect(2), `EINPROGRESS`).
+/// Begins to connect to `address`, without blocking. When the socket is writable,
+/// [`check_connected`] has the result (connect(2), `EINPROGRESS`).
 ///
 /// # Errors
 /// The operating system's.
@@ -89,18 +79,40 @@ pub(crate) fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-/// `EINPROGRESS` has no kind of its own on stable Rust (errno(3)).
+/// `EINPROGRESS` has no [`io::ErrorKind`] on stable Rust (errno(3)).
 const EINPROGRESS: i32 = 115;
 
-/// Refuses a socket that is connected to itself. If nobody listens on a port of this machine, the
-/// kernel may give that very port to a socket that connects to it. The socket then answers its own
-/// SYN (simultaneous open; RFC 9293, section 3.5).
+/// Checks that a connection that was begun is made.
 ///
-/// It is closed without `TIME-WAIT`, which would block the port for the server that is missing.
+/// # Errors
+/// Why the attempt failed; [`WouldBlock`](io::ErrorKind::WouldBlock) while it lasts.
+pub(crate) fn check_connected(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    // SO_ERROR (socket(7)): connect(2) reports the result of a non-blocking attempt there.
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    // Without an error, the attempt can still last. A connected socket has a peer (getpeername(2)).
+    match socket.peer_addr() {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        peer => peer.map(drop),
+    }
+}
+
+/// Rejects a socket that is connected to itself. If nobody listens on a port of this machine, the
+/// kernel may assign that very port to a socket that connects to it. The socket then answers its
+/// own SYN (simultaneous open; RFC 9293, section 3.5).
+///
+/// It is closed without `TIME-WAIT`, which would block the port for the missing server.
+///
+/// # Errors
+/// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if it is; the operating system's.
 pub(crate) fn reject_self_connection(stream: &impl AsFd, dialled: SocketAddr) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let local = socket.local_addr()?.as_socket();
-    // The address that was dialled may be unspecified (`0.0.0.0`); the peer's is not.
+    // The dialled address can be unspecified (`0.0.0.0`); the peer's is not.
     let is_itself = local.is_some_and(|local| local.port() == dialled.port())
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == local);
     if is_itself {
@@ -111,27 +123,12 @@ pub(crate) fn reject_self_connection(stream: &impl AsFd, dialled: SocketAddr) ->
     Ok(())
 }
 
-/// Sets what every TCP socket here has: no delay of small segments (`TCP_NODELAY`), and keepalive
-/// probes after 60 s of silence, every 10 s, three of them (tcp(7)).
-///
-/// # Errors
-/// The operating system's.
-pub fn tune(socket: &impl AsFd) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(Duration::from_secs(60))
-            .with_interval(Duration::from_secs(10))
-            .with_retries(3),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
+        time::Duration,
     };
 
     use super::*;

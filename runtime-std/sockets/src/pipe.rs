@@ -1,4 +1,4 @@
-//! A pipe that a socket's bytes pass through.
+//! A pipe through which the kernel moves bytes between two sockets.
 
 use std::{
     io,
@@ -11,8 +11,8 @@ use rustix::{
     pipe::{PipeFlags, SpliceFlags, pipe_with, splice},
 };
 
-/// A pipe between two sockets (pipe(7), splice(2)), of the size that the kernel gives it: 64 KiB,
-/// or less where this user's pipes hold more than `/proc/sys/fs/pipe-user-pages-soft` allows.
+/// A pipe between two sockets (pipe(7), splice(2)). It has the kernel's default size: 64 KiB, or
+/// less if this user's pipes exceed `/proc/sys/fs/pipe-user-pages-soft`.
 #[derive(Debug)]
 pub struct Pipe {
     reader: OwnedFd,
@@ -20,21 +20,20 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A new one; `None` for want of descriptors.
-    pub fn new() -> Option<Self> {
+    /// A new pipe; `None` if no descriptor is left.
+    pub(crate) fn new() -> Option<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         Some(Self { reader, writer })
     }
 
-    /// Receives up to `most` bytes into the pipe, which is empty, from a socket that does not
-    /// block; 0 is the peer's FIN. `None`: the kernel can't do that with this socket or may not,
-    /// and nothing has happened.
+    /// Receives up to `most` bytes from a non-blocking socket into the pipe, which must be empty; 0
+    /// is the peer's FIN. `None`: the kernel cannot splice from this socket, and has taken nothing.
     ///
     /// # Errors
-    /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) where there is nothing.
-    pub fn fill(&self, socket: &impl AsFd, most: usize) -> io::Result<Option<usize>> {
+    /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is empty.
+    pub(crate) fn fill(&self, socket: &impl AsFd, most: usize) -> io::Result<Option<usize>> {
         use Errno as E;
-        // What comes between the two calls is there for the second round.
+        // The second round splices bytes that arrive between the two calls of the first.
         for _ in 0..2 {
             match splice(socket, None, &self.writer, None, most, SpliceFlags::NONBLOCK) {
                 Ok(n) if n > 0 => return Ok(Some(n)),
@@ -46,7 +45,8 @@ impl Pipe {
                 }
                 Err(error) => return Err(error.into()),
             }
-            // It stops at urgent data (tcp(7)) for good, and says the same: a read passes that.
+            // 0 or EAGAIN can also mean urgent data (tcp(7)): splice(2) stops there, recv(2) does
+            // not.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             match recv(socket, &mut [0; 1][..], flags) {
                 Ok((0, _)) => return Ok(Some(0)),
@@ -57,22 +57,22 @@ impl Pipe {
         Ok(None)
     }
 
-    /// Sends from the pipe, which has so many bytes, to a socket that does not block: as many as
-    /// there is room for.
+    /// Sends the `held` bytes of the pipe to a non-blocking socket, as many as the send buffer has
+    /// room for, and returns how many.
     ///
-    /// Where the peer is gone the process gets a SIGPIPE, which Rust's programs ignore unless they
-    /// say otherwise: splice(2) can't be told to leave it away, as send(2) can.
+    /// If the connection is closed, the process gets a SIGPIPE, which a Rust program ignores by
+    /// default. splice(2) has no flag to prevent it, as send(2) has.
     ///
     /// # Errors
-    /// The operating system's, also where a part was sent before;
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) where there is no room.
-    pub fn drain(&self, socket: &impl AsFd, held: usize) -> io::Result<usize> {
+    /// The operating system's, even if some bytes were sent before it;
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the send buffer is full.
+    pub(crate) fn drain(&self, socket: &impl AsFd, held: usize) -> io::Result<usize> {
         let mut sent = 0;
         while sent < held {
             match splice(&self.reader, None, socket, None, held - sent, SpliceFlags::NONBLOCK) {
-                // It hides an error that came behind a part, and that is reported only once. So it
-                // is asked again, and has to say that there is no room, or that nothing can be
-                // sent.
+                // splice(2) hides an error that follows a partial transfer, and the kernel reports
+                // each error once. So the loop ends only when it says that the buffer is full, or
+                // that it sends nothing.
                 Ok(n) if n > 0 => sent += n,
                 Ok(_) => break,
                 Err(Errno::AGAIN) if sent > 0 => break,

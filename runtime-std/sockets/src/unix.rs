@@ -1,4 +1,4 @@
-//! Unix sockets, which are files (unix(7)).
+//! Unix sockets: listening, connecting, replacing and removing the socket file (unix(7)).
 
 use std::{
     ffi::OsStr,
@@ -19,12 +19,12 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use wirestate_core::runtime::BACKLOG;
 
-/// Listens on `path`, without blocking; `@NAME` is a name in the abstract namespace (unix(7)),
+/// Listens on `path`, without blocking. `@NAME` is a name in the abstract namespace (unix(7)),
 /// which has no file.
 ///
-/// A file that exists already, to which no socket is bound, was left behind by a process that was
-/// killed, and is replaced. Of several servers that start at once, one succeeds, unless another
-/// program holds a lock on the folder.
+/// A socket file to which no socket is bound was left behind by a process that was killed, and is
+/// replaced. If several servers start at once, one of them succeeds, unless another program holds a
+/// lock on the folder.
 ///
 /// # Errors
 /// The operating system's; [`AddrInUse`](io::ErrorKind::AddrInUse) if a socket is bound to the
@@ -35,7 +35,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<SocketFile>)> {
     match socket.bind(&address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
             let _lock = lock_folder(path);
-            // Another server may have replaced it by now.
+            // Another server may have replaced it before this one had the lock.
             if !is_left_behind(path) {
                 return Err(error);
             }
@@ -51,6 +51,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<SocketFile>)> {
 
 fn new(kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, kind, None)?;
+    // O_NONBLOCK (fcntl(2)): accept(2) returns at once, and connect(2) if the backlog is full.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -68,9 +69,9 @@ fn address(path: &Path) -> io::Result<SockAddr> {
 
 /// Whether `path` is the file of a socket to which no socket is bound.
 ///
-/// A stream socket that fails to connect does not show that: the owner may not listen yet. A
-/// datagram socket can connect to no other kind, and Linux says why: it gets `EPROTOTYPE` if a
-/// stream is bound, in whatever network namespace, and `ECONNREFUSED` if nothing is.
+/// A datagram socket tries to connect to it. Linux refuses with `EPROTOTYPE` if a stream socket is
+/// bound, in any network namespace, and with `ECONNREFUSED` if none is. A stream socket would get
+/// `ECONNREFUSED` also while the owner does not listen yet.
 fn is_left_behind(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket());
     let connect = || new(Type::DGRAM)?.connect(&SockAddr::unix(path)?);
@@ -79,9 +80,9 @@ fn is_left_behind(path: &Path) -> bool {
         && connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-/// Locks the folder of `path` against other servers that replace a file in it, which takes each
-/// well below a millisecond. Another program can hold the lock for any time, so the wait is
-/// limited.
+/// Locks the folder of `path` (flock(2)) against other servers that replace a file in it. `None` if
+/// it is not locked within 200 ms: a server holds the lock for less than 1 ms, but another program
+/// can hold it for any time.
 fn lock_folder(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let folder = File::open(parent.unwrap_or(Path::new("."))).ok()?;
@@ -97,8 +98,7 @@ fn lock_folder(path: &Path) -> Option<File> {
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Connects to `path`. There is nothing to wait for: the kernel does it at once, or not at all
-/// (`EAGAIN`, where the other's backlog is full).
+/// Connects to `path`. The kernel connects at once, or refuses (`EAGAIN` if the backlog is full).
 ///
 /// # Errors
 /// The operating system's (connect(2)).
@@ -108,19 +108,19 @@ pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// The file of a socket that listens, which is removed when this is dropped, unless another one has
-/// taken its place.
+/// The file of a listening socket. Dropped, it removes the file, unless another file has replaced
+/// it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// What it is, wherever it is (stat(2)).
+    /// With `inode`, identifies the file (stat(2)).
     device: u64,
     inode: u64,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
-        // It is to be found also if the process goes elsewhere.
+        // The process may change its working directory.
         let path = std::path::absolute(path)?;
         let there = fs::symlink_metadata(&path)?;
         Ok(Self { path, device: there.dev(), inode: there.ino() })
@@ -132,7 +132,7 @@ impl Drop for SocketFile {
         let is_ours = fs::symlink_metadata(&self.path)
             .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode));
         if is_ours {
-            // What is left behind is removed by whoever listens there next.
+            // If this fails, the next server that listens there replaces the file.
             let _ = fs::remove_file(&self.path);
         }
     }
