@@ -1,59 +1,58 @@
-//! Network protocols as state machines that never touch a socket, and the driver that does
-//! everything but the system call.
+//! Network protocols as state machines without IO, and the driver that moves their bytes.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`machine`] | the contract: [`Machine`], what it wants, what it is told, why it ends |
-//! | [`drive`] | moves bytes between a machine and a socket: [`drive::Seat`] for event loops, [`drive::Drive`] for async runtimes |
-//! | [`echo`] | the echo server's machine and its clients' |
-//! | [`fanout`] | one upstream to all who connect |
-//! | [`message`] | requests and replies with a JSON header: codec, server, client (feature `message`) |
-//! | [`proxy`] | a client relayed to an upstream |
-//! | [`mod@proxy_protocol`] | who a proxy's client is: PROXY headers, read and written |
-//! | [`dial`] | keeping a connection up |
-//! | [`buffer`] | the ring and the pool that machines keep their bytes in |
-//! | [`admission`] | who may connect, and the table of who is connected |
-//! | [`shutdown`] | asking a server to stop |
-//! | [`runtime`] | what a runtime brings to accept, connect and spawn (feature `std`) |
-//! | [`mod@listen`] | listening on every address of a name (feature `std`) |
-//! | [`mod@serve`] | accepting under admission, and the drain (feature `std`) |
+//! | [`machine`] | the contract: [`Machine`], its interest, its events, its reason |
+//! | [`drive`] | moves bytes between a machine and a socket |
+//! | [`echo`] | the machines of the echo server and its client |
+//! | [`fanout`] | one upstream to every subscriber |
+//! | `message` | requests and replies with a JSON header (feature `message`) |
+//! | [`proxy`] | relays a client to an upstream |
+//! | [`mod@proxy_protocol`] | PROXY headers, which name a proxy's client |
+//! | [`dial`] | keeps a connection to an upstream open |
+//! | [`buffer`] | the ring, and the pool of buffers |
+//! | [`admission`] | admits connections, and has the table of open ones |
+//! | [`idle`] | idle connections, which are evicted when a server is full |
+//! | [`shutdown`] | requests the end of servers |
+//! | `runtime` | what a runtime provides: accept, connect, spawn (feature `std`) |
+//! | `listen` | listens on every address of a name (feature `std`) |
+//! | `serve` | accepts connections, and drains them at the end (feature `std`) |
 //! | `status` | the status of a server over HTTP (feature `status`) |
 //!
 //! # Rules
 //!
-//! 1. No IO, clock, randomness, threads or globals: time comes in as an [`Instant`], jitter from a
+//! 1. No IO, clock, randomness, threads or globals. Time comes in as an [`Instant`], jitter from a
 //!    seed. The crate is `no_std` + `alloc` and forbids unsafe code.
-//! 2. Bytes are not copied between kernel and kernel. A proxy's bulk does not leave the kernel
+//! 2. Bytes are not copied between kernel and kernel. A proxy's bulk data stays in the kernel
 //!    ([`drive::Splice`]).
-//! 3. Everything is bounded: each machine states the most memory it can hold, as a formula of its
-//!    configuration. An idle connection holds no buffer.
+//! 3. Everything has a limit. Each machine documents the most memory that it holds, as a formula of
+//!    its configuration. An idle connection holds no buffer.
 //! 4. Backpressure is `interest().read == false`.
-//! 5. Half-close is honoured in both directions; a reset is an input and an output of its own.
-//! 6. [`Machine::poll_timeout`] covers all that a machine waits for.
+//! 5. Half-close works in both directions. A reset is an event and an output of its own.
+//! 6. [`Machine::poll_timeout`] covers everything that a machine waits for.
 //! 7. A [`Reason`] says whose [`Fault`] an end was, with the limit and the figure. A panic is a
 //!    bug, never the result of what a peer sent.
-//! 8. What comes out does not depend on how the input was cut up. (One exception, by definition:
-//!    an echo that answers each chunk it receives, [`echo::Config::prefix`].)
+//! 8. The output does not depend on how the input was cut. (One exception, by definition: an echo
+//!    with a prefix for each received chunk, [`echo::Config::prefix`].)
 //! 9. The same inputs give the same outputs, byte for byte.
-//! 10. What crosses the contract is plain data, so it can be written down, and machines compose by
-//!     wrapping.
+//! 10. Everything that crosses the contract is plain data, so it can be recorded, and machines
+//!     compose by wrapping.
 //!
 //! # Features
 //!
-//! - `std` (default): [`Shared`](shared::Shared) state is behind real locks, so handles may go
-//!   from thread to thread. Without it they stay on one thread. Either way the target needs
-//!   atomic compare-and-swap of pointers. Where it has no 64-bit atomics, counts are behind locks.
-//! - `message` (default): [`message`], with libraries for JSON and character sets.
-//! - `status` (off): the status of a server over HTTP, for people, probes and Prometheus.
-//! - `command-line` (off): the binaries' command line. Never needed to embed the machines.
+//! - `std` (default): [`Shared`](shared::Shared) state uses real locks, so handles can move between
+//!   threads. Without it, handles stay on one thread. The target needs atomic compare-and-swap of
+//!   pointers. On a target without 64-bit atomics, counters are behind locks.
+//! - `message` (default): the module `message`, with libraries for JSON and character sets.
+//! - `status`: the module `status`, with libraries for HTTP heads, JSON and metrics.
 //!
-//! # In an event loop of your own
+//! # In your own event loop
 //!
-//! Implement [`drive::Source`] and [`drive::Sink`] for your socket and give each connection a
-//! [`drive::Seat`]: `core/examples/foreign_loop.rs` does that with `poll(2)`, and `docs/embed.md`
-//! explains it. As the context, pass one whose waker has that connection polled again
+//! Implement [`drive::Source`] and [`drive::Sink`] for your socket, and give each connection a
+//! [`drive::Seat`]. `core/examples/foreign_loop.rs` does that with `poll(2)`, and `docs/embed.md`
+//! explains it. Pass a context whose waker has that connection polled again
 //! ([`Wake`](alloc::task::Wake)). [`Waker::noop`](core::task::Waker::noop) is enough only for
-//! machines that share nothing; asynchronous handlers and subscribers would hang with it.
+//! machines that share nothing: asynchronous services and subscribers would hang with it.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(feature = "std"), no_std)]

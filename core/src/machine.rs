@@ -1,27 +1,25 @@
 //! The contract between a protocol and its driver.
 //!
-//! A [`Machine`] is one side of one connection, without the connection: bytes enter its readable
-//! half, bytes leave its writable half. An echo connects the one to the other; a request/response
-//! server has a decoder, a service and an encoder between them; a fan-out is one machine that
-//! writes a shared log and many that read it; a proxy is two machines, crossed. One trait serves
-//! them all.
+//! A [`Machine`] is one side of one connection, without the socket: bytes enter its readable half,
+//! bytes leave its writable half. An echo connects the two halves. A request/response server has a
+//! decoder, a service and an encoder between them. A fan-out is one machine that writes a shared
+//! log and many that read it. A proxy is two machines, crossed. All implement one trait.
 //!
-//! A driver does four things, over and over:
+//! A driver repeats four steps:
 //!
-//! 1. it asks what has changed in what the machine shares with others:
-//!    [`poll_shared`](Machine::poll_shared);
-//! 2. it asks what the machine wants: [`interest`](Machine::interest),
+//! 1. It lets the machine read shared state: [`poll_shared`](Machine::poll_shared).
+//! 2. It asks what the machine wants: [`interest`](Machine::interest),
 //!    [`write_bufs`](Machine::write_bufs), [`read_buf`](Machine::read_buf),
-//!    [`poll_timeout`](Machine::poll_timeout);
-//! 3. it does that, and says what happened: [`handle`](Machine::handle), with an [`Event`];
-//! 4. it reports: [`status`](Machine::status), [`reason`](Machine::reason).
+//!    [`poll_timeout`](Machine::poll_timeout).
+//! 3. It does that, and reports what happened: [`handle`](Machine::handle), with an [`Event`].
+//! 4. It publishes [`status`](Machine::status) and [`reason`](Machine::reason).
 //!
-//! [`drive::Drive`](crate::drive::Drive) is such a driver on an async runtime, and
-//! [`drive::Seat`](crate::drive::Seat) in an event loop of your own.
+//! [`drive::Drive`](crate::drive::Drive) is the driver for async runtimes,
+//! [`drive::Seat`](crate::drive::Seat) the one for your own event loop.
 //!
 //! # The states of a machine
 //!
-//! For a driver, the state of a machine is its [`Interest`], and each event is legal in some states
+//! To a driver, the state of a machine is its [`Interest`]. Each event is legal in some states
 //! only:
 //!
 //! | event | legal while | afterwards |
@@ -31,76 +29,72 @@
 //! | [`Event::Written`] | `write` is `Flush` | any |
 //! | [`Event::Finished`] | `write` is `Finish` | sends no more |
 //! | | `write` is `Reset` | the machine has ended |
-//! | [`Event::Error`]`(Write, _)` | before [`Event::Finished`], unless `write` is `Reset` | sends no more |
+//! | [`Event::Error`]`(Write, _)` | before [`Event::Finished`], not in `Reset` | sends no more |
 //! | [`Event::Timeout`], [`Event::ShutDown`] | always | any; unchanged once the machine has ended |
 //! | [`Event::Release`] | always | unchanged |
 //! | [`poll_shared`](Machine::poll_shared) | always | any; unchanged if it returns false |
 //!
-//! "Sends no more" means that `write` is `Reset`, `Finished`, or `Idle` without `read`. (The last
-//! is for a machine that goes on reading later: `Finished` without `read` would be its end.)
+//! "Sends no more" means that `write` is `Reset`, `Finished`, or `Idle` without `read`. (A machine
+//! that pauses reading uses `Idle`, because `Finished` without `read` is its end.)
 //!
-//! "Any" has two limits. The output never goes back: behind `Finish` there is no `Flush`, and
-//! nothing but the end behind `Reset`. And behind the end of the input the machine never reads
-//! again. A machine has ended when [`Interest::is_done`] returns true. From then on
-//! [`reason`](Machine::reason) returns why, and [`poll_timeout`](Machine::poll_timeout) nothing.
+//! "Any" has two limits. The output never goes back: `Flush` does not follow `Finish`, and only the
+//! end follows `Reset`. After the end of the input, the machine never reads again.
+//!
+//! A machine has ended when [`Interest::is_done`] returns true. From then on
+//! [`reason`](Machine::reason) is `Some` and [`poll_timeout`](Machine::poll_timeout) is `None`.
 //!
 //! # Rules
 //!
-//! The testkit's `Checked` holds a machine and its driver to the table and to these rules.
+//! The testkit's `Checked` asserts the table and these rules, of a machine and of its driver.
 //!
-//! 1. **All that happens is an [`Event`].** A wrapper is its inner machine's driver: it forwards
-//!    every event and every method, calls the machine through this trait alone, and keeps to the
-//!    table. One that holds input or output back forwards `Eof` and `Error(Read, _)` behind the
-//!    input that it holds, and `Reset` at once. Where it reacts to what the inner machine did, it
-//!    does so after every `&mut` call except `read_buf` and `Release`, and its `poll_shared`
-//!    returns true if that changed anything.
-//! 2. **An offer lasts until the next `&mut` call**, `poll_shared` and `read_buf` included.
-//!    `Written` refers to the last [`write_bufs`](Machine::write_bufs) or
-//!    [`write_owned`](Machine::write_owned) and follows it directly. After a write that would block
-//!    the offer has lapsed. Likewise `Read` refers to the last [`read_buf`](Machine::read_buf) and
-//!    follows it directly. (`read_buf` called again before that returns the same memory, and leaves
-//!    what was written there.) A relay's two sides count as one machine here.
-//! 3. **Owned output is acknowledged at once.** A driver whose writes complete later takes output
-//!    by `write_owned`, reports it by `Written`, and keeps it from then on. `Written` means handed
-//!    over, not sent.
+//! 1. **Everything that happens is an [`Event`].** A wrapper is the driver of its inner machine: it
+//!    forwards every event and every method, calls the machine through this trait alone, and keeps
+//!    to the table. A wrapper that buffers input forwards `Eof` and `Error(Read, _)` after that
+//!    input, and `Reset` at once. If it reacts to the inner machine, it does so after every `&mut`
+//!    call except `read_buf` and `Release`, and its `poll_shared` returns true if that changed
+//!    anything.
+//! 2. **Offered output is valid until the next `&mut` call**, `poll_shared` and `read_buf`
+//!    included. `Written` refers to the last [`write_bufs`](Machine::write_bufs) or
+//!    [`write_owned`](Machine::write_owned) and follows it directly. After a write that would
+//!    block, ask again. Likewise `Read` refers to the last [`read_buf`](Machine::read_buf) and
+//!    follows it directly. (A second `read_buf` before that returns the same memory, with its
+//!    content intact.) The two sides of a relay count as one machine here.
+//! 3. **Owned output is reported at once.** A driver whose writes complete later takes output by
+//!    `write_owned`, reports it by `Written`, and owns it from then on. `Written` means accepted by
+//!    the sink, not sent.
 //! 4. **A failed connection ends by a reset.** After `Error(Write, _)` the driver still reads while
-//!    the machine wants it: the peer may have said why before it reset the connection. Linux
-//!    reports a reset once, to whichever call comes first, and the next read may return 0; so after
-//!    a failed write an end of the input is an `Error(Read, _)`, not an `Eof`. When the machine has
-//!    ended, the driver sends an RST, whether the machine asked for one or not: a FIN would say
-//!    that the output is complete.
+//!    the machine wants it: the peer may have sent an explanation before it reset the connection.
+//!    Linux reports a reset only once, to the first call, and the next read may return 0. So after
+//!    a failed write, the end of the input is an `Error(Read, _)`, not an `Eof`. When the machine
+//!    has ended, the driver sends an RST, because a FIN would mean that the output is complete.
 //! 5. **A sink may hold output** (TLS, completion queues). So `Error(Write, _)` can come while the
-//!    machine has nothing to send, and [`Event::Timeout`] counts held bytes as not acknowledged.
-//! 6. **What depends on shared state is granted by `poll_shared`.** A machine whose room for input
-//!    depends on others withdraws `read` after each `Read`, until the next `poll_shared`. The
-//!    driver calls `poll_shared` at the start of every turn, and sleeps only after it has returned
-//!    false. It returns false only after it has left the waker of `cx` where it is woken by the
-//!    next change.
-//! 7. **Input comes before time.** A driver acts on a deadline only after it has read what arrived,
-//!    unless more arrives without end for 100 ms. Its `now` never goes backwards.
-//! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, and they must not
-//!    delay other connections. After some 50 µs of work a machine withdraws `read` and goes on in
-//!    the next calls, `poll_shared` among them, which then returns true. It counts the work in
-//!    [`work`](Machine::work).
-//! 9. **`Release` changes nothing that a driver sees.** A driver sends it before it sleeps, after a
-//!    read that would block. Wrappers forward it and do nothing else; recordings omit it.
-//! 10. **Questions have no side effects.** `interest`, `poll_timeout`, `status`, `reason` and the
-//!     output offered are the same each time they are asked, until the next `&mut` call. A reason
-//!     never changes once it is given. A second `ShutDown` changes nothing. An event that the table
-//!     forbids is a bug of the driver: the machine may panic.
-//! 11. **Every wait has a deadline** unless configured off: output that is not acknowledged, a FIN
-//!     that is pending (this one leads to a reset), and the lingering close, in which a machine
-//!     that ends first reads and discards what the peer still sends, so that its last output is not
-//!     destroyed by a reset ([`Linger`](crate::Linger)). After a `Timeout`,
-//!     [`poll_timeout`](Machine::poll_timeout) lies beyond `now`; a `Timeout` before the deadline
-//!     changes nothing. [`Instant::NEVER`] is no deadline.
+//!    machine has nothing to send, and [`Event::Timeout`] counts held bytes as unacknowledged.
+//! 6. **`poll_shared` grants what depends on shared state.** A machine whose room for input depends
+//!    on others withdraws `read` after each `Read`, until the next `poll_shared`. The driver calls
+//!    `poll_shared` at the start of every turn, and sleeps only after it has returned false. It
+//!    returns false only after it has registered the waker of `cx` for the next change.
+//! 7. **Input comes before deadlines.** A driver handles a deadline only after it has read what
+//!    arrived, unless input comes without a pause for 100 ms. Its `now` never goes backwards.
+//! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, which must not delay
+//!    other connections. After about 50 µs of work a machine withdraws `read`, and continues in the
+//!    next `poll_shared`, which then returns true. It counts the work in [`work`](Machine::work).
+//! 9. **`Release` changes nothing that a driver can see.** A driver sends it before it sleeps,
+//!    after a read that would block. Wrappers forward it and do nothing else; recordings omit it.
+//! 10. **Getters have no side effects.** `interest`, `poll_timeout`, `status`, `reason` and the
+//!     offered output stay the same until the next `&mut` call. A reason never changes. A second
+//!     `ShutDown` changes nothing. An event that the table forbids is a bug of the driver: the
+//!     machine may panic.
+//! 11. **Every wait has a deadline**, unless it is configured off: for unacknowledged output, for a
+//!     pending FIN (it leads to a reset), and for the lingering close ([`Linger`](crate::Linger)).
+//!     After a `Timeout`, [`poll_timeout`](Machine::poll_timeout) lies beyond `now`. A `Timeout`
+//!     before the deadline changes nothing. [`Instant::NEVER`] is no deadline.
 //! 12. **The output does not depend on how the input was cut**, and the same inputs at the same
 //!     times give the same outputs.
 //!
 //! # A machine of your own
 //!
-//! This one answers what it received in upper case, and ends when the peer does. It has no
-//! deadlines; a server needs them (rule 11).
+//! This one answers in upper case, and closes after the peer's FIN. It has no deadlines; a server
+//! needs them (rule 11).
 //!
 //! ```
 //! use wirestate_core::{
@@ -170,7 +164,7 @@
 //!
 //! # A wrapper
 //!
-//! This one counts what an inner machine receives and sends:
+//! This one counts the bytes that an inner machine receives and sends:
 //!
 //! ```
 //! use std::task::Context;
@@ -225,35 +219,34 @@ use crate::{Instant, drive::MAX_SLICES};
 /// One side of one connection, as a state machine without IO. See the [module
 /// documentation](self) for the contract.
 ///
-/// `Box<M>` and `&mut M` are machines as well; [`Erased`] makes a machine with a reason of its own
-/// a `dyn Machine<Reason = AnyReason>`.
+/// `Box<M>` and `&mut M` are machines too. [`Erased`] turns any machine into one with the reason
+/// [`AnyReason`], for `dyn Machine<Reason = AnyReason>`.
 pub trait Machine {
     /// Why it ended.
     type Reason: Reason;
 
-    /// What it wants now. Pure, and O(1): a driver asks it several times in a turn.
+    /// What the machine wants now. Pure and O(1): a driver calls it several times in a turn.
     fn interest(&self) -> Interest;
 
-    /// Where the next bytes received go; never empty while `interest().read`.
+    /// The buffer for the next received bytes. Never empty while `interest().read`.
     ///
-    /// It may take a buffer from a pool; called twice in a row it answers the same memory. What
-    /// the buffer holds beforehand is of no meaning.
+    /// A machine may take the buffer from a pool here. Two calls in a row return the same memory.
+    /// The driver overwrites the previous content.
     fn read_buf(&mut self) -> &mut [u8];
 
-    /// Fills `out` from its start with what is to be sent next, in order, and answers how many
-    /// slices it filled: at least one, none of them empty, under [`Outbound::Flush`]. `out` has
-    /// room for at least one.
+    /// Fills `out` from its start with the next output, in order, and returns the number of slices:
+    /// under [`Outbound::Flush`] at least one, and none is empty. `out` has room for at least one.
     ///
-    /// All output need not fit: what is left comes the next time.
+    /// Output that does not fit is offered the next time.
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize;
 
-    /// Fills `out` from its start with the first bytes of [`write_bufs`](Self::write_bufs), at most
-    /// `most` of them, as buffers that outlive the next call, and returns how many it filled: at
-    /// least one, none of them empty, under [`Outbound::Flush`]. `out` has room for at least one,
-    /// and `most` is at least 1.
+    /// Fills `out` from its start with the next output as owned buffers, at most `most` bytes, and
+    /// returns the number of buffers: under [`Outbound::Flush`] at least one, and none is empty.
+    /// The bytes are the first of [`write_bufs`](Self::write_bufs). `out` has room for at least
+    /// one, and `most` is at least 1.
     ///
-    /// It is for writes that complete later. Default: one buffer, with a copy. A machine that keeps
-    /// its output as [`Bytes`] hands out clones, which may keep more memory than they show.
+    /// For writes that complete later. Default: one buffer with a copy. A machine that keeps its
+    /// output as [`Bytes`] returns clones; a clone can keep a larger allocation alive.
     fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.write_bufs(&mut bufs);
@@ -266,88 +259,84 @@ pub trait Machine {
         usize::from(count > 0)
     }
 
-    /// Takes note of something that has happened. It may change the answer to every question, so a
-    /// driver asks them again afterwards.
+    /// Handles an event. It may change the result of every getter.
     ///
-    /// Nothing is returned, since the end of a machine is state: a bad frame can be found while
-    /// [`Event::Written`] makes room, and an error reply is still owed then.
+    /// It returns nothing, because the end of a machine is state: it may find a bad frame while
+    /// [`Event::Written`] makes room, and must still send an error reply.
     fn handle(&mut self, now: Instant, event: Event);
 
-    /// The earliest deadline of all that the machine waits for. Default: none.
+    /// The earliest deadline of everything that the machine waits for. Default: `None`.
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
 
-    /// Looks at what the machine shares with others (a log, a queue of commands, futures that it
-    /// holds). True if that changed anything in the machine, be it only what a handle can take
-    /// from it; false only after it left `cx`'s waker where it will be woken when that moves
-    /// again. Default: false, for a machine that shares nothing.
+    /// Reads shared state (a log, a queue of commands, futures that the machine holds). Returns
+    /// true if that changed the machine in any way. Returns false only after it has registered the
+    /// waker of `cx` for the next change. Default: false, for a machine that shares nothing.
     ///
-    /// It may be called on a machine that has ended.
+    /// A driver may call it after the machine has ended.
     fn poll_shared(&mut self, _now: Instant, _cx: &mut Context<'_>) -> bool {
         false
     }
 
-    /// The work done so far beyond moving bytes, in units of about a microsecond of one core:
-    /// requests answered, for example. It never falls. A driver yields to other connections after
-    /// [`Budget::work`](crate::drive::Budget::work) units.
-    ///
-    /// Default: 0, for a machine whose work is proportional to its bytes.
+    /// The total work done beyond moving bytes, such as requests answered, in units of about 1 µs
+    /// of one core. It never falls. A driver yields to other connections after
+    /// [`Budget::work`](crate::drive::Budget::work) units. Default: 0, for a machine whose work is
+    /// proportional to its bytes.
     fn work(&self) -> u64 {
         0
     }
 
-    /// A line for the table of connections. Default: an empty one.
+    /// The status for the table of connections. Default: empty.
     fn status(&self) -> Status {
         Status::default()
     }
 
-    /// Why it ended: `Some` from the moment that [`Interest::is_done`] holds, and possibly before.
-    /// It does not change once it is given.
+    /// Why the machine ended. `Some` once [`Interest::is_done`] returns true, and possibly before.
+    /// It never changes.
     fn reason(&self) -> Option<Self::Reason>;
 }
 
-/// Something that happens to a machine, as plain data of 16 bytes.
+/// Something that happens to a machine. Plain data of 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// So many bytes, at least one, were received into the front of [`Machine::read_buf`].
+    /// This many bytes, at least one, were received at the start of [`Machine::read_buf`].
     Read(usize),
-    /// The peer's FIN: all that it sent has been read. It may still be reading.
+    /// The peer has sent a FIN, and all its data has been read. It may still be reading.
     Eof,
-    /// The first so many bytes, at least one, of [`Machine::write_bufs`] are with the sink, most
-    /// often the kernel.
+    /// The sink has accepted this many bytes, at least one, from the start of
+    /// [`Machine::write_bufs`].
     Written(usize),
-    /// Our FIN is out ([`Outbound::Finish`]), or our RST ([`Outbound::Reset`]).
+    /// The FIN ([`Outbound::Finish`]) or the RST ([`Outbound::Reset`]) was sent.
     Finished,
-    /// Reading or writing has failed. After `Direction::Read` the machine reads no more. After
-    /// `Direction::Write` it writes no more: it ends, wants [`Outbound::Reset`], or goes on reading
-    /// what had arrived, with [`Outbound::Finished`], or [`Outbound::Idle`] while it holds back
-    /// from reading.
+    /// Reading or writing has failed. After `Direction::Read` the machine never reads again. After
+    /// `Direction::Write` it never writes again: it ends, wants [`Outbound::Reset`], or still reads
+    /// what arrived, with [`Outbound::Finished`] (or [`Outbound::Idle`] while it pauses reading).
     Error(Direction, ConnectionError),
-    /// Time has passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before the deadline
-    /// it changes nothing.
+    /// A deadline may have passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before
+    /// the deadline it changes nothing.
     Timeout {
-        /// How many of the bytes that were written the peer has not acknowledged, those that the
-        /// sink holds included ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A
-        /// deadline for a peer that takes nothing follows this figure, not what the kernel has
-        /// taken ([`WriteProgress`](crate::WriteProgress)).
+        /// Bytes written that the peer has not acknowledged, including those that the sink holds
+        /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A write deadline counts
+        /// a fall of this number as progress, not a successful write
+        /// ([`WriteProgress`](crate::WriteProgress)).
         unacknowledged: usize,
     },
-    /// A graceful end is asked for: nothing new is begun, pending output is flushed, then comes the
-    /// FIN. It has no effect on a machine that is ending already. To abort, drop the machine and
-    /// reset the socket.
+    /// A graceful end is requested: the machine starts nothing new, flushes pending output, and
+    /// sends a FIN. It has no effect on a machine that is already ending. To abort, drop the
+    /// driver.
     ShutDown,
-    /// The driver is about to sleep: the machine can give buffers back that hold nothing. No answer
-    /// changes by that.
+    /// The driver is about to sleep: the machine returns empty buffers to their pool. No getter
+    /// changes.
     ///
-    /// Bytes may have arrived all the same: the runtime may not have looked at the socket since.
+    /// Input may have arrived that the runtime has not noticed yet.
     Release,
 }
 
-/// Makes `$wrapper` the machine that `$inner` is, with `$reason` for its reason.
+/// Implements [`Machine`] for `$wrapper` by forwarding to `$inner`, with `$reason` as its reason.
 macro_rules! forward {
     ($wrapper:ty, $self:ident => $inner:expr, $type:ty, $reason:expr) => {
-        #[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+        #[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded is lost")]
         impl<M: Machine + ?Sized> Machine for $wrapper {
             type Reason = $type;
 
@@ -398,8 +387,8 @@ forward!(&mut M, self => (**self), M::Reason, (**self).reason());
 forward!(Box<M>, self => (**self), M::Reason, (**self).reason());
 forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyReason::of));
 
-/// A machine whose reason has no type of its own any more, so that machines of several kinds fit in
-/// one collection, as `Box<dyn Machine<Reason = AnyReason>>`.
+/// A machine with the reason [`AnyReason`], so that machines of several kinds fit in one
+/// collection, as `Box<dyn Machine<Reason = AnyReason>>`.
 ///
 /// ```
 /// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
@@ -413,7 +402,7 @@ forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyR
 #[derive(Clone, Debug)]
 pub struct Erased<M: ?Sized>(pub M);
 
-/// The reason of an [`Erased`] machine: what it displays as, its label, and whose fault it was.
+/// The reason of an [`Erased`] machine: its text, label and fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub struct AnyReason {
@@ -423,7 +412,7 @@ pub struct AnyReason {
 }
 
 impl AnyReason {
-    /// What there is to know of `reason`.
+    /// Converts `reason`.
     pub fn of(reason: &impl Reason) -> Self {
         Self { text: reason.to_string().into(), label: reason.label(), fault: reason.fault() }
     }
@@ -439,12 +428,12 @@ impl Reason for AnyReason {
     }
 }
 
-/// What a machine wants of its driver.
+/// What a machine wants from its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    /// It can take input. False is backpressure: no queue grows because a peer is slow.
+    /// It accepts input. False is backpressure: no queue grows because a peer is slow.
     pub read: bool,
-    /// What it wants of its writable half.
+    /// What it wants to send.
     pub write: Outbound,
 }
 
@@ -452,32 +441,33 @@ impl Interest {
     /// A machine that has ended.
     pub const DONE: Self = Self { read: false, write: Outbound::Finished };
 
-    /// Whether the machine has ended: it reads no more, and its FIN or RST is out (or can't be).
+    /// Whether the machine has ended: it reads no more, and its FIN or RST was sent, or the
+    /// connection is lost.
     pub fn is_done(self) -> bool {
         self == Self::DONE
     }
 }
 
-/// What a machine wants of its writable half.
+/// What a machine wants to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outbound {
-    /// Nothing to send now.
+    /// Nothing now.
     ///
-    /// It is also what a machine wants that has sent its FIN, has not had the peer's, and holds
-    /// back from reading for the moment: with [`Outbound::Finished`] it would have ended.
+    /// Also for a machine that has sent its FIN, awaits the peer's, and pauses reading: with
+    /// [`Outbound::Finished`] it would have ended.
     Idle,
-    /// There is output: [`Machine::write_bufs`].
+    /// The output in [`Machine::write_bufs`].
     Flush,
-    /// All output is with the sink: send a FIN.
+    /// A FIN: the sink has accepted all output.
     Finish,
-    /// No output will come any more: our FIN or RST is out, or the connection is lost. Without
+    /// Nothing any more: the FIN or RST was sent, or the connection is lost. Without
     /// [`Interest::read`] it is the machine's end.
     Finished,
-    /// Break the connection with an RST, so that the peer can't take it for a clean end.
+    /// An RST, so that the peer notices that the end is not clean.
     Reset,
 }
 
-/// One direction of a connection, seen from here.
+/// A direction of a connection, as the local side sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Direction {
     /// From the peer to us.
@@ -488,11 +478,11 @@ pub enum Direction {
     Write,
 }
 
-/// How a connection broke.
+/// Why a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectionError {
-    /// The peer reset it, or it is no more (`ECONNRESET`, `ECONNABORTED`, `EPIPE`, `ENOTCONN`;
-    /// RFC 9293, section 3.5.3).
+    /// The peer reset it, or it no longer exists (`ECONNRESET`, `ECONNABORTED`, `EPIPE`,
+    /// `ENOTCONN`; RFC 9293, section 3.5.3).
     #[error("connection reset by peer")]
     Reset,
     /// The kernel gave up on unacknowledged data or keepalive probes (`ETIMEDOUT`; tcp(7)).
@@ -501,23 +491,23 @@ pub enum ConnectionError {
     /// No route (`EHOSTUNREACH`, `ENETUNREACH`, `ENETDOWN`).
     #[error("peer unreachable")]
     Unreachable,
-    /// A write accepted no byte, although there was output.
-    #[error("a write took no byte")]
+    /// A write accepted no byte although there was output.
+    #[error("a write accepted no byte")]
     WriteZero,
     /// A layer between the machine and the socket has failed, such as TLS. The wrapper's reason
     /// says why.
     #[error("a layer of the connection failed")]
     Layer,
-    /// Any other error of the operating system, by its number (errno(3)); 0 where it has none.
+    /// Any other error of the operating system, by its number (errno(3)); 0 if it has none.
     #[error("system error {errno}")]
     Other {
-        /// The error's number.
+        /// The error number.
         errno: i32,
     },
 }
 
 impl ConnectionError {
-    /// The name under which it is counted.
+    /// The label in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Reset => "reset",
@@ -530,16 +520,16 @@ impl ConnectionError {
     }
 }
 
-/// Why a machine ended. It displays as a sentence with limit and figure, for a log.
+/// Why a machine ended. `Display` gives a sentence with limit and figure, for a log.
 pub trait Reason: Clone + Debug + Display {
-    /// A short name without figures, in `snake_case`: one per way to end, for a metric's label.
+    /// A short name in `snake_case`, without figures, as the label in metrics.
     fn label(&self) -> &'static str;
 
-    /// Whose fault it was.
+    /// Whose fault the end was.
     fn fault(&self) -> Fault;
 }
 
-/// Implements [`Reason`] by one match, whose arms give the label and the fault.
+/// Implements [`Reason`] by one match. Each arm has the label and the fault.
 macro_rules! impl_reason {
     ($reason:ty { $($arms:tt)* }) => {
         impl $crate::Reason for $reason {
@@ -558,30 +548,30 @@ pub(crate) use impl_reason;
 /// Whose fault an end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody's: all was done.
+    /// Nobody's: a clean end.
     None,
     /// The peer broke the protocol.
     Peer,
     /// The peer hit a limit.
     Limit,
-    /// A time ran out.
+    /// A deadline passed.
     Time,
-    /// We were asked to stop.
+    /// The end was requested, by a shutdown or a command.
     Requested,
     /// The connection was lost.
     Lost,
-    /// Ours: a panic. Never the result of what a peer sent.
+    /// A bug of this program: a panic. Never the result of what a peer sent.
     Bug,
 }
 
-/// A machine's line in the table of connections.
+/// A machine's status in the table of connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The state's name.
     pub state: &'static str,
-    /// Bytes that wait to be sent.
+    /// Bytes of pending output.
     pub queued: usize,
-    /// How far behind it is, in what the machine counts (messages, for a subscriber); 0 where
-    /// nothing can lag.
+    /// How far the machine lags behind, in its own unit (messages, for a subscriber). 0 if it
+    /// cannot lag.
     pub lag: u64,
 }

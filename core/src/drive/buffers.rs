@@ -5,13 +5,14 @@ use bytes::Bytes;
 use super::MAX_SLICES;
 use crate::{Event, Instant, Machine, Outbound};
 
-/// Delivers `input` to the machine, until the machine withdraws [`read`](crate::Interest::read), and
-/// advances `input` past the delivered bytes. For wrappers, tests, and IO that owns its buffers.
+/// Delivers `input` to the machine, until the machine withdraws [`read`](crate::Interest::read),
+/// and advances `input` past the delivered bytes. For wrappers, tests, and IO that owns its
+/// buffers.
 ///
 /// If input is left, collect the machine's output ([`collect_into`]), call
-/// [`poll_shared`](Machine::poll_shared) until it returns false, and deliver the rest. A machine whose
-/// room for input depends on others, such as the [upstream](crate::fanout::Upstream) of a fan-out,
-/// accepts one read after each `poll_shared` that grants it, and none before the first.
+/// [`poll_shared`](Machine::poll_shared) until it returns false, and deliver the rest. A machine
+/// whose room for input depends on others, such as the [upstream](crate::fanout::Upstream) of a
+/// fan-out, accepts one read after each `poll_shared` that grants it, and none before the first.
 pub fn deliver<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
     while !input.is_empty() && machine.interest().read {
         let buf = machine.read_buf();
@@ -46,8 +47,8 @@ pub fn collect_into<M: Machine>(machine: &mut M, output: &mut [u8], now: Instant
 }
 
 /// Moves at most `most` bytes of the machine's output to the front of `output`, reports them by
-/// [`Event::Written`], and returns the number of buffers. For writes that complete later: the caller
-/// keeps the buffers until then ([`write_owned`](Machine::write_owned)).
+/// [`Event::Written`], and returns the number of buffers. For writes that complete later: the
+/// caller keeps the buffers until then ([`write_owned`](Machine::write_owned)).
 ///
 /// It stops when the machine has no more output, when `output` is full, or at `most` bytes. If the
 /// machine wants to send a FIN or an RST, the caller does that after these writes.

@@ -12,12 +12,12 @@ use crate::{Event, Instant, Machine, admission::Admitted};
 
 /// Drives a machine on a socket until the machine has ended: a [`Seat`] with a clock.
 ///
-/// As a [`Future`] it returns why the machine ended. [`poll_until`](Self::poll_until) drives until
-/// a closure has found what it wants, and can be called again: a client that is used inline, or an
-/// interface of events, is that call.
+/// As a [`Future`] it returns why the machine ended. [`until`](Self::until) drives only until a
+/// closure returns a value, and can be called again: use it for a client, or to take events from a
+/// server's machine.
 ///
-/// Dropped before its end, it closes the socket: by a reset if output was pending, so that the peer
-/// does not take what it got for all.
+/// If it is dropped before its end, it closes the socket; by a reset if output is pending, so that
+/// the peer notices that output is missing.
 ///
 /// ```no_run
 /// # use wirestate_core::{drive::{Clock, Drive, Sink, Source}, echo, Machine};
@@ -53,11 +53,11 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         self.seat.machine()
     }
 
-    /// Drives until `wanted` returns something, which it is asked at the start and after every
-    /// turn. It may change the machine: queue a request, take a reply.
+    /// Drives the machine until `wanted` returns a value. `wanted` is called at the start and after
+    /// every turn, and may change the machine: queue a request, take a reply.
     ///
     /// # Errors
-    /// The machine ended before, or was aborted.
+    /// The machine ended or was aborted before.
     pub fn poll_until<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -70,7 +70,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// [`poll_until`](Self::poll_until) as a future.
     ///
     /// # Errors
-    /// The machine ended before, or was aborted.
+    /// The machine ended or was aborted before.
     pub async fn until<T>(
         &mut self,
         mut wanted: impl FnMut(&mut M, Instant) -> Option<T>,
@@ -78,7 +78,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         poll_fn(|cx| self.poll_until(cx, &mut wanted)).await
     }
 
-    /// Asks the machine for a graceful end, and drives it to that.
+    /// Asks the machine for a graceful end, and drives it until it has ended.
     pub async fn shut_down(&mut self) -> Ended<M::Reason> {
         let shut_down = |machine: &mut M, now| {
             machine.handle(now, Event::ShutDown);

@@ -1,11 +1,11 @@
-//! The driver: moves bytes between a [`Machine`](crate::Machine) and a socket. It does no IO itself:
-//! the socket is a [`Source`] and a [`Sink`].
+//! The driver: moves bytes between a [`Machine`](crate::Machine) and a socket. It does no IO
+//! itself: the socket is a [`Source`] and a [`Sink`].
 //!
 //! | to drive a machine | use | provide |
 //! |---|---|---|
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
 //! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
-//! | with buffers of your own (`io_uring`) | [`deliver`], [`collect_into`], [`collect_owned`] | nothing |
+//! | with your own buffers (`io_uring`) | [`deliver`], [`collect_into`], [`collect_owned`] | |
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.
 //!
@@ -22,8 +22,8 @@
 //! Deadlines come after the last turn. A process that was suspended for a minute finds both an
 //! expired deadline and the request that arrived in time, and a queue of events may report the
 //! deadline first. So the driver asks the socket again before it handles a deadline
-//! ([`Source::recheck`]). A deadline that has been overdue for 100 ms is handled although input still
-//! comes, so a peer cannot escape it by a flood of input.
+//! ([`Source::recheck`]). A deadline that has been overdue for 100 ms is handled although input
+//! still comes, so a peer cannot escape it by a flood of input.
 
 mod buffers;
 mod future;
@@ -51,29 +51,31 @@ use crate::{ConnectionError, Instant};
 
 /// The readable half of a connection.
 pub trait Source {
-    /// Receives into `buf`, which is not empty, and returns the number of bytes; 0 is the peer's FIN.
+    /// Receives into `buf`, which is not empty, and returns the number of bytes; 0 is the peer's
+    /// FIN.
     ///
     /// # Errors
     /// After [`IoError::Interrupted`], the driver repeats the call. Any other error ends this half.
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>>;
 
-    /// Clears cached readiness: the next read and the next write ask the kernel. A driver calls this
-    /// before it handles a deadline, because a runtime's queue of events may be late. Default: does
-    /// nothing, for sockets that always ask the kernel.
+    /// Clears cached readiness: the next read and the next write ask the kernel. A driver calls
+    /// this before it handles a deadline, because a runtime's queue of events may be late. Default:
+    /// does nothing, for sockets that always ask the kernel.
     fn recheck(&mut self) {}
 }
 
 /// The writable half of a connection.
 pub trait Sink {
-    /// Sends from `bufs` in order, in one vectored write, and returns the number of bytes. There is at
-    /// least one buffer, and none is empty.
+    /// Sends from `bufs` in order, in one vectored write, and returns the number of bytes. There is
+    /// at least one buffer, and none is empty.
     ///
     /// # Errors
     /// After [`IoError::Interrupted`], the driver repeats the call. Any other error ends this half.
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>>;
 
     /// The most bytes that [`poll_write_owned`](Self::poll_write_owned) accepts, for a sink whose
-    /// writes complete later. Default: 0: the driver calls [`poll_write`](Self::poll_write) instead.
+    /// writes complete later. Default: 0: the driver calls [`poll_write`](Self::poll_write)
+    /// instead.
     fn max_owned(&self) -> usize {
         0
     }
@@ -92,11 +94,11 @@ pub trait Sink {
         self.poll_write(cx, &[&bufs[0]])
     }
 
-    /// Sends output that the sink holds (TLS records, queued sends). Ready when it holds none, pending
-    /// while the socket is not writable. Default: ready.
+    /// Sends output that the sink holds (TLS records, queued sends). Ready when it holds none,
+    /// pending while the socket is not writable. Default: ready.
     ///
-    /// The driver calls it in every turn and after every read, since a read can create output too. A
-    /// sink whose buffer is full must not accept new writes.
+    /// The driver calls it in every turn and after every read, since a read can create output too.
+    /// A sink whose buffer is full must not accept new writes.
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -104,8 +106,8 @@ pub trait Sink {
         Poll::Ready(Ok(()))
     }
 
-    /// The number of bytes that [`poll_flush`](Self::poll_flush) has not sent yet. Once the machine has
-    /// ended, the driver resets the connection if the number does not fall for
+    /// The number of bytes that [`poll_flush`](Self::poll_flush) has not sent yet. Once the machine
+    /// has ended, the driver resets the connection if the number does not fall for
     /// [`Seat::flush_timeout`]. Default: 0.
     fn held(&self) -> usize {
         0
@@ -124,11 +126,11 @@ pub trait Sink {
     /// reset, wait until [`unacknowledged`](Self::unacknowledged) is 0.
     fn reset(&mut self);
 
-    /// The number of bytes written that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)), including
-    /// those that the sink [holds](Self::held).
+    /// The number of bytes written that the peer has not acknowledged (`SIOCOUTQ`; tcp(7)),
+    /// including those that the sink [holds](Self::held).
     ///
-    /// No waker is woken when the number changes. Default: 0; deadlines then count the bytes that the
-    /// sink accepts as progress.
+    /// No waker is woken when the number changes. Default: 0; deadlines then count the bytes that
+    /// the sink accepts as progress.
     fn unacknowledged(&self) -> usize {
         0
     }
@@ -136,16 +138,16 @@ pub trait Sink {
 
 /// A clock with one alarm.
 pub trait Clock {
-    /// Whether an alarm stays set until it fires or is set again, and wakes the waker that it was set
-    /// with, not before [`now`](Self::now) reaches the deadline. A driver then sets it again only for
-    /// another deadline or another waker.
+    /// Whether an alarm stays set until it fires or is set again, and wakes the waker that it was
+    /// set with, not before [`now`](Self::now) reaches the deadline. A driver then sets it again
+    /// only for another deadline or another waker.
     const PERSISTENT: bool = false;
 
     /// The current time. All readings of one clock have the same epoch.
     fn now(&self) -> Instant;
 
-    /// Ready once `deadline` is reached. Until then, sets the alarm for `deadline`, which wakes `cx`.
-    /// It replaces an alarm that was set before.
+    /// Ready once `deadline` is reached. Until then, sets the alarm for `deadline`, which wakes
+    /// `cx`. It replaces an alarm that was set before.
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()>;
 
     /// Wakes `cx` after other tasks have run, including those whose sockets became ready meanwhile.

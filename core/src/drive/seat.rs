@@ -1,4 +1,4 @@
-//! A machine on a socket, for an event loop of one's own.
+//! A machine on a socket, for your own event loop.
 
 use core::{convert::Infallible, task::Context, time::Duration};
 
@@ -9,14 +9,14 @@ use super::{
 };
 use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 
-/// A machine on its socket, driven without a clock: for an event loop of your own.
+/// A machine on its socket, driven without a clock, for your own event loop.
 ///
-/// The loop polls it when its socket may be ready, when its waker was woken, and when its deadline
-/// has passed, each time with the time. It answers what it waits for: [`Next`]. All that a driver
-/// has to do is done here: the [`Budget`](super::Budget), the second look at the socket before a
-/// deadline is believed, deadlines that pass during a flood of input, [`Event::Release`], the flush
-/// timeout of a sink that buffers, and the reset when it is dropped before its end with output
-/// pending.
+/// The loop passes the time and polls the seat when its socket may be ready, when its waker was
+/// woken, and when its deadline has passed. [`Next`] says what the seat waits for. The seat does
+/// all that a driver must do: it keeps to the [`Budget`](super::Budget), asks the socket again
+/// before it handles a deadline, handles deadlines during a flood of input, sends
+/// [`Event::Release`], and limits the time of a flush. If it is dropped while output is pending, it
+/// resets the connection.
 ///
 /// ```
 /// # use core::task::{Context, Poll, Waker};
@@ -25,7 +25,9 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 ///
 /// # struct Socket(&'static [u8], Vec<u8>);
 /// # impl Source for Socket {
-/// #     fn poll_read(&mut self, _: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
+/// #     fn poll_read(
+/// #         &mut self, _: &mut Context<'_>, buf: &mut [u8],
+/// #     ) -> Poll<Result<usize, IoError>> {
 /// #         let n = self.0.len();
 /// #         if n == 0 { return Poll::Pending }
 /// #         buf[..n].copy_from_slice(std::mem::take(&mut self.0));
@@ -33,7 +35,9 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 /// #     }
 /// # }
 /// # impl Sink for Socket {
-/// #     fn poll_write(&mut self, _: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
+/// #     fn poll_write(
+/// #         &mut self, _: &mut Context<'_>, bufs: &[&[u8]],
+/// #     ) -> Poll<Result<usize, IoError>> {
 /// #         self.1.extend_from_slice(bufs[0]);
 /// #         Poll::Ready(Ok(bufs[0].len()))
 /// #     }
@@ -61,29 +65,29 @@ pub struct Seat<M: Machine, S: Source + Sink> {
     socket: S,
     readiness: Readiness,
     session: Session,
-    /// What the loop says has become ready; `None`: it does not say.
-    known: Option<(bool, bool)>,
+    /// Readiness that the loop has reported. `None`: the loop has not called
+    /// [`ready`](Self::ready).
+    reported: Option<(bool, bool)>,
 }
 
 /// What a [`Seat`] waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<R> {
-    /// Its budget is used up: poll it again after the others, and do not sleep before.
+    /// Its budget is used up. Poll it again after the other connections, without sleeping.
     Again,
-    /// Nothing can move before one of these happens, or its waker is woken.
+    /// Poll it again once one of these happens, or its waker is woken.
     ///
-    /// With neither `read` nor `write`, remove its descriptor from what the loop waits for:
-    /// `poll(2)` reports `POLLHUP` and `POLLERR` without being asked, again and again.
+    /// If both `read` and `write` are false, remove its descriptor from the set that the loop waits
+    /// for: `poll(2)` reports `POLLHUP` and `POLLERR` even if no event is requested.
     Sleep {
-        /// This time has come.
+        /// This deadline passes. `None`: there is no deadline.
         until: Option<Instant>,
-        /// The socket has become readable: a read was tried, and would have blocked.
+        /// The socket becomes readable: a read was tried and would have blocked.
         read: bool,
-        /// The socket has become writable: a write, a flush or a FIN was tried, and would have
-        /// blocked.
+        /// The socket becomes writable: a write, a flush or a FIN was tried and would have blocked.
         write: bool,
     },
-    /// It has ended: drop it.
+    /// It has ended. Drop it.
     Done(Ended<R>),
 }
 
@@ -91,26 +95,27 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     /// Joins a machine and a socket.
     pub fn new(machine: M, socket: S) -> Self {
         let (readiness, session) = (Readiness::default(), Session::new());
-        Self { machine, socket, readiness, session, known: None }
+        Self { machine, socket, readiness, session, reported: None }
     }
 
-    /// Keeps the connection's line in its table up to date, and applies commands from there. Its
-    /// waker is woken by them.
+    /// Keeps the connection's entry in its table up to date, and applies the table's commands. A
+    /// command wakes the waker of the last poll.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         self.session.set_admitted(admitted);
         self
     }
 
-    /// Limits how long the sink may hold output without progress ([`Sink::held`]) once the machine
-    /// has ended; then the connection is reset. `None`: no limit. Default: 10 s.
+    /// Limits how long the sink may hold output without progress ([`Sink::held`]) after the machine
+    /// has ended. Then the connection is reset. `None`: no limit. Default: 10 s.
     ///
-    /// Until then the machine's own deadlines count what the sink holds as not acknowledged.
+    /// Before that, bytes that the sink holds count as unacknowledged, and the machine's own
+    /// deadlines apply.
     pub fn flush_timeout(mut self, flush_timeout: Option<Duration>) -> Self {
         self.readiness.set_flush_timeout(flush_timeout);
         self
     }
 
-    /// Adds a clock: the future that drives it on an async runtime.
+    /// Adds a clock, which makes a future for an async runtime.
     pub fn with_clock<C: Clock>(self, clock: C) -> Drive<M, S, C> {
         Drive::of(self, clock)
     }
@@ -135,29 +140,28 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         &mut self.socket
     }
 
-    /// Says what has become ready, for a loop that knows: the next poll does not ask again for what
-    /// was found not to be ready, and is not ready here. Without this call, a poll asks for all
-    /// that the machine wants.
+    /// Reports readiness, which saves system calls: the next poll tries again only the calls that
+    /// are ready here. Without this call, a poll tries all that the machine wants.
     ///
-    /// Pass every event that the loop gets, also one that [`Next::Sleep`] did not ask for: an
-    /// edge-triggered loop gets it once. `POLLHUP` and `POLLERR` count as both. When the waker was
-    /// woken or a deadline has passed, neither is ready.
+    /// Report every event, also one that [`Next::Sleep`] did not ask for, because an edge-triggered
+    /// loop gets it only once. `POLLHUP` and `POLLERR` count as both. If only the waker was woken
+    /// or a deadline has passed, report neither. Reports add up until the next poll.
     pub fn ready(&mut self, read: bool, write: bool) {
-        let (reads, writes) = self.known.unwrap_or_default();
-        self.known = Some((reads || read, writes || write));
+        let (reads, writes) = self.reported.unwrap_or_default();
+        self.reported = Some((reads || read, writes || write));
     }
 
-    /// Takes turns until nothing moves any more or the budget is used up.
+    /// Drives the machine until nothing moves any more or the budget is used up.
     pub fn poll(&mut self, now: Instant, cx: &mut Context<'_>) -> Next<M::Reason> {
         let Err(next) = self.poll_until(now, cx, |_, _| None::<Infallible>);
         next
     }
 
-    /// As [`poll`](Self::poll), until `wanted` returns something, which it is asked at the start
-    /// and after every turn. It may change the machine: queue a request, take a reply.
+    /// Drives the machine until `wanted` returns a value. `wanted` is called at the start and after
+    /// every turn, and may change the machine: queue a request, take a reply.
     ///
     /// # Errors
-    /// There is nothing yet: what it waits for.
+    /// There is no value yet: what the seat waits for.
     pub fn poll_until<T>(
         &mut self,
         now: Instant,
@@ -174,9 +178,9 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         was_woken: bool,
         wanted: &mut impl FnMut(&mut M, Instant) -> Option<T>,
     ) -> Result<T, Next<M::Reason>> {
-        let Self { machine, socket, readiness, session, known } = self;
+        let Self { machine, socket, readiness, session, reported } = self;
         if was_woken {
-            let (read, write) = known.take().unwrap_or((true, true));
+            let (read, write) = reported.take().unwrap_or((true, true));
             readiness.ready(read, write);
         }
         let wanted = |seated: &mut Seated<'_, M, S>, now| wanted(seated.machine, now);
@@ -227,7 +231,7 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
         machine.handle(now, Event::Timeout { unacknowledged });
         debug_assert!(
             machine.poll_timeout().is_none_or(|deadline| deadline > now),
-            "after a timeout, the deadline must lie ahead"
+            "after Event::Timeout, the deadline must lie beyond now"
         );
     }
 
@@ -267,7 +271,7 @@ impl<M: Machine, S: Source + Sink> Driven for Seated<'_, M, S> {
     }
 
     fn reason(&self) -> M::Reason {
-        self.machine.reason().expect("the contract: a machine that has ended knows why")
+        self.machine.reason().expect("a machine that has ended has a reason (rule 10)")
     }
 
     fn peer_has_left(&self) -> bool {

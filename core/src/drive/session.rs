@@ -61,8 +61,8 @@ pub(crate) trait Driven {
     fn peer_has_left(&self) -> bool;
 }
 
-/// What a driver keeps of a connection besides its machine and sockets: the budget, and its entry in
-/// the table of connections.
+/// What a driver keeps of a connection besides its machine and sockets: the budget, and its entry
+/// in the table of connections.
 #[derive(Debug)]
 pub(crate) struct Session {
     /// The rest of the budget, after which it yields to other connections.
@@ -178,9 +178,9 @@ impl Session {
         self.admitted.as_ref()
     }
 
-    /// Takes turns until `wanted` returns something, or nothing moves any more. `wanted` is called at
-    /// the start and after every turn. If the task `was_woken` since the last poll, the budget starts
-    /// anew.
+    /// Takes turns until `wanted` returns something, or nothing moves any more. `wanted` is called
+    /// at the start and after every turn. If the task `was_woken` since the last poll, the budget
+    /// starts anew.
     pub(crate) fn poll<D: Driven, T>(
         &mut self,
         driven: &mut D,
@@ -282,8 +282,8 @@ impl Session {
         false
     }
 
-    /// Counts bytes and work against the budget; `work` is the machine's total so far. Returns false
-    /// once the budget is used up.
+    /// Counts bytes and work against the budget; `work` is the machine's total so far. Returns
+    /// false once the budget is used up.
     fn spend(&mut self, read: usize, written: usize, work: u64) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, self.now);
@@ -311,8 +311,8 @@ impl Session {
         self.admitted.as_ref().is_some_and(|admitted| admitted.park(status(), cx, self.applied))
     }
 
-    /// Records the end of the machine. If the peer sent a FIN or a reset and no byte was transferred
-    /// (except for a PROXY header), the end counts as a health check.
+    /// Records the end of the machine. If the peer sent a FIN or a reset and no byte was
+    /// transferred (except for a PROXY header), the end counts as a health check.
     fn end<D: Driven>(&mut self, driven: &D) -> D::Reason {
         let reason = driven.reason();
         self.ended = Some(EndedBy::Machine);

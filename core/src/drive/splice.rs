@@ -7,8 +7,8 @@ use core::{
 
 use super::{IoError, Sink, Source};
 
-/// A connected socket that can move bytes into a pipe, and from a pipe, without copying them through
-/// memory (splice(2)).
+/// A connected socket that can move bytes into a pipe, and from a pipe, without copying them
+/// through memory (splice(2)).
 ///
 /// Filling and draining are separate calls, like a read and a write, and wait for readiness like
 /// them. Only [`proxy::serve`](crate::proxy::serve()) needs such sockets.
@@ -19,9 +19,9 @@ pub trait Splice: Source + Sink {
     /// Creates a pipe. `None` if there is no free descriptor.
     fn pipe() -> Option<Self::Pipe>;
 
-    /// Receives up to `most` bytes into `pipe`, which is empty, and returns their number; `most` is at
-    /// least 1. `Some(0)` is the peer's FIN. `None` means that this socket cannot splice: nothing has
-    /// happened, and the caller reads instead.
+    /// Receives up to `most` bytes into `pipe`, which is empty, and returns their number; `most` is
+    /// at least 1. `Some(0)` is the peer's FIN. `None` means that this socket cannot splice:
+    /// nothing has happened, and the caller reads instead.
     ///
     /// # Errors
     /// As [`poll_read`](Source::poll_read).

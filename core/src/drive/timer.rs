@@ -1,4 +1,4 @@
-//! A driver's clock, whose alarm is set as seldom as possible.
+//! A driver's clock and alarm. The alarm is set as rarely as possible.
 
 use core::task::{Context, Poll, Waker, ready};
 
@@ -7,24 +7,24 @@ use crate::Instant;
 
 /// A clock that never goes backwards, and one alarm.
 ///
-/// Setting a runtime's alarm is expensive (a lock and a tree, with some), and most deadlines are
-/// moved away long before they are reached. So an alarm that is set for an earlier time is left
-/// alone; when it goes off, the deadline of that moment is looked at again. Until then the clock is
-/// not even asked, if its alarm is [persistent](Clock::PERSISTENT).
+/// Setting a runtime's alarm is expensive (some take a lock and update a tree), and most deadlines
+/// move long before they are reached. So an alarm for an earlier time stays set. When it fires, it
+/// is set for the deadline of that moment. If the alarm is [persistent](Clock::PERSISTENT), the
+/// clock is not called until then.
 #[derive(Debug)]
 pub(crate) struct Timer<C> {
     clock: C,
     now: Instant,
-    /// What the alarm is set for.
+    /// The deadline that the alarm is set for.
     alarm: Option<Instant>,
-    /// Whom the alarm wakes, where it is persistent.
-    woken: Option<Waker>,
+    /// The waker that a persistent alarm wakes.
+    waker: Option<Waker>,
 }
 
 impl<C: Clock> Timer<C> {
     pub(crate) fn new(clock: C) -> Self {
         let now = clock.now();
-        Self { clock, now, alarm: None, woken: None }
+        Self { clock, now, alarm: None, waker: None }
     }
 
     /// Runs a driver's `poll`, which needs the time, until it is done or sleeps. Its last argument
@@ -74,13 +74,13 @@ impl<C: Clock> Timer<C> {
 
     /// Ready once the alarm goes off.
     fn poll_alarm(&mut self, cx: &mut Context<'_>, alarm: Instant) -> Poll<()> {
-        let wakes = self.woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let wakes = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         if wakes && alarm > self.now && self.alarm == Some(alarm) {
             return Poll::Pending;
         }
         self.alarm = Some(alarm);
         if C::PERSISTENT && !wakes {
-            self.woken = Some(cx.waker().clone());
+            self.waker = Some(cx.waker().clone());
         }
         self.clock.poll_until(cx, alarm)
     }

@@ -83,8 +83,8 @@ impl Readiness {
         }
     }
 
-    /// After [`Turn::Blocked`]: whether the machine waits for a read, and whether the machine or its
-    /// sink waits for a write.
+    /// After [`Turn::Blocked`]: whether the machine waits for a read, and whether the machine or
+    /// its sink waits for a write.
     pub(crate) fn waits(&self, interest: Interest) -> (bool, bool) {
         let writes = matches!(interest.write, Outbound::Flush | Outbound::Finish);
         (interest.read && self.blocked.read, self.blocked.flush || writes && self.blocked.write)
@@ -95,8 +95,9 @@ impl Readiness {
         self.blocked.read
     }
 
-    /// The deadline of `machine`; once that has ended, the deadline of the flush. (Until then, bytes
-    /// that the sink holds count as unacknowledged, so the machine's own deadlines cover them.)
+    /// The deadline of `machine`; once that has ended, the deadline of the flush. (Until then,
+    /// bytes that the sink holds count as unacknowledged, so the machine's own deadlines cover
+    /// them.)
     pub(crate) fn deadline<M: Machine>(&self, machine: &M) -> Option<Instant> {
         if machine.interest().is_done() { self.flush_deadline() } else { machine.poll_timeout() }
     }
@@ -330,8 +331,8 @@ pub(crate) fn turn(
     Turn::Moved { read: read.unwrap_or(0), written: written.unwrap_or(0) }
 }
 
-/// Ends the connection of a machine that has ended: flushes the sink, or resets a connection that has
-/// failed.
+/// Ends the connection of a machine that has ended: flushes the sink, or resets a connection that
+/// has failed.
 fn end(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
@@ -455,11 +456,11 @@ fn read(
     Some(0)
 }
 
-/// The most slices in one vectored write. Linux accepts 1,024 (`IOV_MAX`); beyond 64 the cost of the
-/// call itself no longer matters.
+/// The most slices in one vectored write. Linux accepts 1,024 (`IOV_MAX`); beyond 64 the cost of
+/// the call itself no longer matters.
 pub const MAX_SLICES: usize = 64;
-/// Most machines write fewer slices than this. A small array is tried first, because clearing one of
-/// [`MAX_SLICES`] costs time.
+/// Most machines write fewer slices than this. A small array is tried first, because clearing one
+/// of [`MAX_SLICES`] costs time.
 const FEW_SLICES: usize = 4;
 /// The default flush timeout.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);

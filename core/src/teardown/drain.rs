@@ -38,10 +38,11 @@ impl Drain {
     }
 }
 
-/// Input that takes longer is not expected. (TCP retransmits later: Linux waits for at least 200 ms.)
+/// Input that takes longer is not expected. (TCP retransmits later: Linux waits for at least 200
+/// ms.)
 const DRAIN_QUIET: Duration = Duration::from_millis(10);
-/// Ends the drain for a peer in lockstep, which always has input on its way. It does not end it for a
-/// peer with megabytes on their way, whose input is hardly ever awaited.
+/// Ends the drain for a peer in lockstep, which always has input on its way. It does not end it for
+/// a peer with megabytes on their way, whose input is hardly ever awaited.
 const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]

@@ -59,8 +59,9 @@ impl<R: Clone> Teardown<R> {
         Self::new(reason, Stage::Closing { linger })
     }
 
-    /// Sends the pending output and a FIN before a fixed deadline ([`FIN_TIMEOUT`], or the machine's
-    /// own), and does not linger. For a machine whose output is not worth a lingering close.
+    /// Sends the pending output and a FIN before a fixed deadline ([`FIN_TIMEOUT`], or the
+    /// machine's own), and does not linger. For a machine whose output is not worth a lingering
+    /// close.
     pub(crate) fn finishing(reason: R, until: Option<Instant>) -> Self {
         Self::new(reason, Stage::Finishing { until })
     }
@@ -136,8 +137,8 @@ impl<R: Clone> Teardown<R> {
         }
     }
 
-    /// Handles a deadline that has passed. Pending output and a pending FIN lead to a reset, with the
-    /// reason `stalled` if it was the write deadline.
+    /// Handles a deadline that has passed. Pending output and a pending FIN lead to a reset, with
+    /// the reason `stalled` if it was the write deadline.
     pub(crate) fn expire(&mut self, stalled: Option<R>) {
         if self.is_closing()
             && let Some(stalled) = stalled
@@ -233,8 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn lingering_ends_by_the_peers_fin_by_an_error_in_time_or_by_its_bytes_and_for_the_reason_known()
-     {
+    fn lingering_ends_by_a_fin_an_error_a_deadline_or_a_limit_of_bytes_for_the_known_reason() {
         let budget = DiscardBudget::default();
         let ends: [fn(&mut Teardown<_>, &DiscardBudget); 4] = [
             |teardown, _| teardown.handle_eof(),
