@@ -13,6 +13,7 @@
 //! | [`buffer`] | the ring, and the pool of buffers |
 //! | [`admission`] | admits connections, and has the table of open ones |
 //! | [`idle`] | idle connections, which are evicted when a server is full |
+//! | [`teardown`] | how a machine ends a connection: FIN, lingering close, reset |
 //! | [`shutdown`] | requests the end of servers |
 //! | `runtime` | what a runtime provides: accept, connect, spawn (feature `std`) |
 //! | `listen` | listens on every address of a name (feature `std`) |
@@ -86,7 +87,7 @@ pub mod shared;
 pub mod shutdown;
 #[cfg(feature = "status")]
 pub mod status;
-mod teardown;
+pub mod teardown;
 mod time;
 mod token_bucket;
 

@@ -95,9 +95,10 @@ impl WriteProgress {
         self.observed = now;
     }
 
-    /// Whether a deadline of `machine` has passed. If it has, the machine's `progress` is
-    /// [observed](Self::observe) first, which can put the deadline off.
-    pub(crate) fn expires<M: Machine>(
+    /// Whether a deadline of `machine` has passed, at an [`Event::Timeout`](crate::Event::Timeout).
+    /// If it has, the machine's `progress` is [observed](Self::observe) first, which can put the
+    /// deadline off.
+    pub fn expires<M: Machine>(
         machine: &mut M,
         progress: impl FnOnce(&mut M) -> &mut Self,
         now: Instant,

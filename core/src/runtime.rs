@@ -121,11 +121,11 @@ fn to_millis(time: Duration) -> Duration {
     }
 }
 
-/// Runs `future` to its end, for `limit` at most; of that, `None` is for as long as it takes.
+/// Runs `future` to its end, for `limit` at most; `None`: without a limit.
 ///
 /// # Errors
 /// The limit, if it ran out; `future` is dropped.
-pub(crate) async fn within<F: Future>(
+pub async fn within<F: Future>(
     clock: &mut impl Clock,
     limit: Option<Duration>,
     future: F,

@@ -31,9 +31,10 @@ impl Default for Linger {
     }
 }
 
-/// The bytes that all lingering connections of one server may discard. Clones share one budget.
+/// The bytes that all lingering connections of one server may discard: 64 MiB at once and 32 MiB a
+/// second in the long run. Clones share one budget.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct DiscardBudget {
+pub struct DiscardBudget {
     bytes: Shared<Lock<TokenBucket>>,
 }
 

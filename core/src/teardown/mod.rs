@@ -1,14 +1,36 @@
 //! The end of a connection: where a machine decides on a FIN, a lingering close or a reset.
 //!
-//! [`drain`] has the wait before it, [`linger`] the limits of the lingering close.
+//! In its last state, a machine delegates to a [`Teardown`]:
+//!
+//! ```
+//! use wirestate_core::{Instant, Interest, Linger, Outbound, WriteProgress};
+//! use wirestate_core::teardown::{DiscardBudget, Teardown};
+//!
+//! let now = Instant::EPOCH;
+//! let mut progress = WriteProgress::new(now);
+//! let budget = DiscardBudget::default(); // one for all connections of a server
+//!
+//! // An error reply is pending. It is sent, then a FIN.
+//! let linger = Some(Linger::default());
+//! let mut teardown = Teardown::closing("malformed request", linger, &mut progress, now);
+//! assert_eq!(teardown.interest(true).write, Outbound::Flush);
+//! assert_eq!(teardown.interest(false).write, Outbound::Finish);
+//! teardown.handle_finished(now);
+//!
+//! // What the peer still sends is discarded until its FIN comes.
+//! assert_eq!(teardown.interest(false), Interest { read: true, write: Outbound::Finished });
+//! teardown.handle_read(now, 1000, &budget);
+//! teardown.handle_eof();
+//! assert_eq!(teardown.reason(), Some("malformed request"));
+//! ```
 
 mod drain;
 mod linger;
 
 use core::{fmt::Debug, time::Duration};
 
-pub use self::linger::Linger;
-pub(crate) use self::{drain::Drain, linger::DiscardBudget};
+pub(crate) use self::drain::Drain;
+pub use self::linger::{DiscardBudget, Linger};
 use crate::{Instant, Interest, Outbound, WriteProgress};
 
 /// How a machine's connection ends, and why: the last state of every machine, which takes interest,
@@ -16,7 +38,7 @@ use crate::{Instant, Interest, Outbound, WriteProgress};
 ///
 /// A machine that loses its connection is [over](Self::over) at once: the driver sends the RST.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Teardown<R> {
+pub struct Teardown<R> {
     reason: R,
     stage: Stage,
     /// Bytes discarded while lingering.
@@ -49,7 +71,7 @@ impl<R: Clone> Teardown<R> {
     /// The FIN counts as output queued at `now`, so the deadline is that of `progress`. While this
     /// [`is_closing`](Self::is_closing), [observe](WriteProgress::observe) `progress` with output
     /// queued.
-    pub(crate) fn closing(
+    pub fn closing(
         reason: R,
         linger: Option<Linger>,
         progress: &mut WriteProgress,
@@ -62,17 +84,17 @@ impl<R: Clone> Teardown<R> {
     /// Sends the pending output and a FIN before a fixed deadline ([`FIN_TIMEOUT`], or the
     /// machine's own), and does not linger. For a machine whose output is not worth a lingering
     /// close.
-    pub(crate) fn finishing(reason: R, until: Option<Instant>) -> Self {
+    pub fn finishing(reason: R, until: Option<Instant>) -> Self {
         Self::new(reason, Stage::Finishing { until })
     }
 
     /// Sends an RST.
-    pub(crate) fn reset(reason: R) -> Self {
+    pub fn reset(reason: R) -> Self {
         Self::new(reason, Stage::Resetting)
     }
 
     /// The connection has ended.
-    pub(crate) fn over(reason: R) -> Self {
+    pub fn over(reason: R) -> Self {
         Self::new(reason, Stage::Ended)
     }
 
@@ -81,7 +103,7 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// What the machine wants. `has_output` says whether output is pending.
-    pub(crate) fn interest(&self, has_output: bool) -> Interest {
+    pub fn interest(&self, has_output: bool) -> Interest {
         let write = match self.stage {
             Stage::Closing { .. } | Stage::Finishing { .. } if has_output => Outbound::Flush,
             Stage::Closing { .. } | Stage::Finishing { .. } => Outbound::Finish,
@@ -92,7 +114,7 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// Discards input, up to the limits of the lingering close and of `budget`.
-    pub(crate) fn handle_read(&mut self, now: Instant, n: usize, budget: &DiscardBudget) {
+    pub fn handle_read(&mut self, now: Instant, n: usize, budget: &DiscardBudget) {
         if let Stage::Lingering { linger, .. } = self.stage
             && !budget.discard(linger, &mut self.discarded, n, now)
         {
@@ -101,7 +123,7 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// Handles the peer's FIN: lingering is over.
-    pub(crate) fn handle_eof(&mut self) {
+    pub fn handle_eof(&mut self) {
         if let Stage::Lingering { .. } = self.stage {
             self.stage = Stage::Ended;
         }
@@ -109,7 +131,7 @@ impl<R: Clone> Teardown<R> {
 
     /// Handles an error of reading or writing. If output was pending under the write deadline, the
     /// reason becomes `lost`.
-    pub(crate) fn handle_error(&mut self, lost: R) {
+    pub fn handle_error(&mut self, lost: R) {
         if self.is_closing() {
             self.reason = lost;
         }
@@ -117,7 +139,7 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// Handles that the FIN or RST was sent.
-    pub(crate) fn handle_finished(&mut self, now: Instant) {
+    pub fn handle_finished(&mut self, now: Instant) {
         self.stage = match self.stage {
             Stage::Closing { linger: Some(linger) } => Stage::Lingering { since: now, linger },
             Stage::Closing { linger: None } | Stage::Finishing { .. } | Stage::Resetting => {
@@ -128,7 +150,7 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// Returns the deadline. `write` is the deadline of pending output; a pending FIN is output.
-    pub(crate) fn poll_timeout(&self, write: Option<Instant>) -> Option<Instant> {
+    pub fn poll_timeout(&self, write: Option<Instant>) -> Option<Instant> {
         match self.stage {
             Stage::Closing { .. } => write,
             Stage::Finishing { until } => until,
@@ -139,7 +161,7 @@ impl<R: Clone> Teardown<R> {
 
     /// Handles a deadline that has passed. Pending output and a pending FIN lead to a reset, with
     /// the reason `stalled` if it was the write deadline.
-    pub(crate) fn expire(&mut self, stalled: Option<R>) {
+    pub fn expire(&mut self, stalled: Option<R>) {
         if self.is_closing()
             && let Some(stalled) = stalled
         {
@@ -152,22 +174,22 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// Whether output, the FIN included, is pending under the machine's write deadline.
-    pub(crate) fn is_closing(&self) -> bool {
+    pub fn is_closing(&self) -> bool {
         matches!(self.stage, Stage::Closing { .. })
     }
 
     /// Since when it lingers, if it does.
-    pub(crate) fn lingers_since(&self) -> Option<Instant> {
+    pub fn lingers_since(&self) -> Option<Instant> {
         if let Stage::Lingering { since, .. } = self.stage { Some(since) } else { None }
     }
 
     /// Bytes discarded while lingering.
-    pub(crate) fn discarded(&self) -> usize {
+    pub fn discarded(&self) -> usize {
         self.discarded
     }
 
     /// The name of the state.
-    pub(crate) fn state(&self) -> &'static str {
+    pub fn state(&self) -> &'static str {
         match self.stage {
             Stage::Closing { .. } | Stage::Finishing { .. } => "closing",
             Stage::Lingering { .. } => "lingering",
@@ -177,18 +199,18 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// The reason so far.
-    pub(crate) fn cause(&self) -> &R {
+    pub fn cause(&self) -> &R {
         &self.reason
     }
 
     /// The reason, once the connection has ended.
-    pub(crate) fn reason(&self) -> Option<R> {
+    pub fn reason(&self) -> Option<R> {
         matches!(self.stage, Stage::Ended).then(|| self.reason.clone())
     }
 }
 
-/// How long a FIN may be pending for a machine without a write deadline.
-pub(crate) const FIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a FIN may be pending for a machine without a write deadline: 10 s.
+pub const FIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
