@@ -62,8 +62,6 @@ extern crate alloc;
 
 pub mod admission;
 pub mod buffer;
-#[cfg(feature = "command-line")]
-pub mod command_line;
 mod config;
 pub mod dial;
 pub mod drive;

@@ -99,7 +99,7 @@ use wirestate_core::{
 };
 use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
-use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
+use {std::os::unix::net::UnixStream, wirestate_command_line::Host};
 
 /// The runtime: an executor, and async-io's reactor.
 #[derive(Clone, Debug)]

@@ -3,11 +3,10 @@
 use std::{future::pending, process::ExitCode, sync::Arc, thread};
 
 use smol::{Executor, block_on};
-use wirestate_core::command_line;
 use wirestate_smol::Smol;
 
 fn main() -> ExitCode {
-    command_line::main("wirestate-smol", |command| {
+    wirestate_command_line::main("wirestate-smol", |command| {
         let executor = Arc::new(Executor::new());
         // This thread works too: with one to spare, tasks run while async-io looks for events, which costs
         // a twentieth less than without it.

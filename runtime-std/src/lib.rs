@@ -89,7 +89,7 @@ use wirestate_sockets::{Socket, SocketListener};
 #[cfg(feature = "command-line")]
 use {
     std::os::{fd::OwnedFd, unix::net::UnixStream},
-    wirestate_core::command_line::Host,
+    wirestate_command_line::Host,
 };
 
 use self::block_on::block_on_connection;

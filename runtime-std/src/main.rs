@@ -2,9 +2,10 @@
 
 use std::process::ExitCode;
 
-use wirestate_core::command_line;
 use wirestate_std::{Threads, block_on};
 
 fn main() -> ExitCode {
-    command_line::main("wirestate-std", |command| Ok(block_on(command.run(Threads::new()))))
+    wirestate_command_line::main("wirestate-std", |command| {
+        Ok(block_on(command.run(Threads::new())))
+    })
 }

@@ -61,7 +61,7 @@ use wirestate_core::{
 };
 use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
-use {std::os::unix::net::UnixStream, wirestate_core::command_line::Host};
+use {std::os::unix::net::UnixStream, wirestate_command_line::Host};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]

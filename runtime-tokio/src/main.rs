@@ -3,11 +3,10 @@
 use std::{process::ExitCode, thread};
 
 use tokio::runtime::Builder;
-use wirestate_core::command_line;
 use wirestate_tokio::Tokio;
 
 fn main() -> ExitCode {
-    command_line::main("wirestate-tokio", |command| {
+    wirestate_command_line::main("wirestate-tokio", |command| {
         // A second thread would make each system call dearer, some hundredths of a round trip, for the table
         // of files that they share; and nothing here blocks.
         let one = thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use crate::shared::{Lock, Shared};
+use wirestate_core::shared::{Lock, Shared};
 
 /// The longest line, in bytes.
 pub(super) const MAX_LINE: usize = 1024 * 1024;

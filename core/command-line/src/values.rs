@@ -6,8 +6,9 @@ use core::{
     time::Duration,
 };
 
-use super::systemd::Passed;
-use crate::runtime::unix_path;
+use wirestate_core::runtime::unix_path;
+
+use crate::systemd::Passed;
 
 /// A time after which something ends: `30s`, `5m`, `1m 30s`; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,15 +8,7 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-
-use super::{
-    Failure, Host, ServerContext,
-    log::{self, LiveLine},
-    server,
-    upstream::{self, SelfCheck},
-    values::{self, Timeout},
-};
-use crate::{
+use wirestate_core::{
     Event, Instant, Machine,
     admission::{ConnectionTable, Limits},
     dial::{Backoff, Dial},
@@ -26,6 +18,14 @@ use crate::{
         Subscriber, Upstream,
     },
     runtime::connect_within,
+};
+
+use crate::{
+    Failure, Host, ServerContext,
+    log::{self, LiveLine},
+    server,
+    upstream::{self, SelfCheck},
+    values::{self, Timeout},
 };
 
 /// Serves fixed-size, numbered messages at a rate, to one client at a time

@@ -30,8 +30,7 @@ use std::{
 };
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
-
-use crate::{
+use wirestate_core::{
     ConfigError,
     drive::Splice,
     runtime::{Address, Runtime},
@@ -71,7 +70,12 @@ pub fn main(name: &'static str, host: impl FnOnce(Command) -> io::Result<ExitCod
 
 /// A command with its flags.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    version,
+    about = "Echo, fan-out, request/response and proxy as state machines that never touch a socket",
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Command {
     #[command(flatten)]
     log: log::Flags,

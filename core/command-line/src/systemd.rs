@@ -20,9 +20,9 @@ use std::{
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tracing::warn;
+use wirestate_core::{drive::Clock, shared::Lock};
 
-use super::{Failure, Host};
-use crate::{drive::Clock, shared::Lock};
+use crate::{Failure, Host};
 
 /// The sockets that were passed and are not taken yet, with their names, in order. `None` is a
 /// descriptor of another kind: a FIFO, a file.

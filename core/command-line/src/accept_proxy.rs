@@ -1,11 +1,10 @@
 //! The flags of servers that stand behind a proxy.
 
-use std::{net::IpAddr, string::String, vec::Vec};
+use std::net::IpAddr;
 
 use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
-
-use crate::{
+use wirestate_core::{
     admission::{ConnectionTable, Limits},
     proxy_protocol::Config,
 };

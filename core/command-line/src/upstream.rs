@@ -1,17 +1,15 @@
 //! Addresses that a server connects to.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    string::String,
-};
+use std::net::{IpAddr, SocketAddr};
 
-use super::{Failure, Host, server, systemd::Passed};
-use crate::{
+use wirestate_core::{
     listen::Listeners,
     runtime::{Address, unix_path},
     shared::{Lock, Shared},
     shutdown::ShutdownHandle,
 };
+
+use crate::{Failure, Host, server, systemd::Passed};
 
 /// Returns an error if `upstream` is this server, which listens on `listen`: it would connect to
 /// itself until it is full. Compares addresses as they are written; names are looked up later.

@@ -20,16 +20,7 @@ use signal_hook::{
     low_level::{pipe, signal_name},
 };
 use tracing::{info, warn};
-
-use super::{
-    Failure, Host, ServerContext,
-    accept_proxy::AcceptProxyFlags,
-    log,
-    standard_error::{LogMetrics, STANDARD_ERROR},
-    systemd,
-    values::{self, Limit, Timeout},
-};
-use crate::{
+use wirestate_core::{
     Instant, Machine,
     admission::{Conn, ConnectionTable, Limits},
     drive::{Clock, Source},
@@ -40,6 +31,15 @@ use crate::{
     shared::Shared,
     shutdown::ShutdownHandle,
     status::{self, AllowedHosts, Metric, MetricsSource, Readiness},
+};
+
+use crate::{
+    Failure, Host, ServerContext,
+    accept_proxy::AcceptProxyFlags,
+    log,
+    standard_error::{LogMetrics, STANDARD_ERROR},
+    systemd,
+    values::{self, Limit, Timeout},
 };
 
 #[derive(Args, Debug)]

@@ -9,16 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use clap::Args;
-
-use super::{
-    Failure, Host, ServerContext, log, server, show,
-    standard_input::{Lines, MAX_LINE},
-    values::{self, Timeout},
-};
-use crate::{
+use wirestate_core::{
     drive::{Clock, Drive, Sink, Source},
     echo::{Client, ClientConfig, Config, Prefix, Server},
     runtime::connect_within,
+};
+
+use crate::{
+    Failure, Host, ServerContext, log, server, show,
+    standard_input::{Lines, MAX_LINE},
+    values::{self, Timeout},
 };
 
 /// Sends every byte back to where it came from
@@ -93,12 +93,10 @@ pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
         .map_err(|error| Failure::Connect { address: address.clone(), error })?;
-    let config = ClientConfig {
-        reply_timeout: reply_timeout.0,
-        // The longest line, and what a server may put in front.
-        max_reply: MAX_LINE + 64 * 1024,
-        ..ClientConfig::default()
-    };
+    // The longest line, and what a server may put in front.
+    let max_reply = MAX_LINE + 64 * 1024;
+    let config =
+        ClientConfig::default().with_reply_timeout(reply_timeout.0).with_max_reply(max_reply);
     let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
     let mut input = Input::new(message)?;
     while let Some(message) = input.next(&mut drive, &address).await?

@@ -5,13 +5,7 @@ use core::{
 };
 use std::future::poll_fn;
 
-use super::{LiveLine, listen, named, say};
-use crate::{
-    command_line::{
-        Failure, Host,
-        fanout::{Inspector, read_upstream, unix_epoch},
-        server::both,
-    },
+use wirestate_core::{
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
     fanout::{Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber},
@@ -19,6 +13,13 @@ use crate::{
     serve::{Options, serve},
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
+};
+
+use super::{LiveLine, listen, named, say};
+use crate::{
+    Failure, Host,
+    fanout::{Inspector, read_upstream, unix_epoch},
+    server::both,
 };
 
 /// Subscribers, and the one that never reads.

@@ -4,18 +4,18 @@ use std::{fs, path::PathBuf};
 
 use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
-
-use super::{
-    Failure, Host, ServerContext, server, show,
-    values::{self, Timeout},
-};
-use crate::{
+use wirestate_core::{
     drive::Drive,
     message::{
         Client, ClientConfig, Config, Limits, Server,
         search::{self, Table},
     },
     runtime::{connect_within, within},
+};
+
+use crate::{
+    Failure, Host, ServerContext, server, show,
+    values::{self, Timeout},
 };
 
 /// Answers requests with a JSON header: searches in a table

@@ -3,9 +3,7 @@
 use core::time::Duration;
 use std::future::poll_fn;
 
-use super::{LiveLine, listen, named, say};
-use crate::{
-    command_line::{Failure, Host, server::both},
+use wirestate_core::{
     drive::{Clock, Drive},
     echo,
     message::{
@@ -17,6 +15,9 @@ use crate::{
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
 };
+
+use super::{LiveLine, listen, named, say};
+use crate::{Failure, Host, server::both};
 
 const CONNECTIONS: usize = 10;
 /// Tasks that share one connection.

@@ -3,19 +3,20 @@
 
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::{LiveLine, listen, named, say};
-use crate::{
-    command_line::{
-        Failure, Host,
-        multiconn::{Progress, Report, Run, pattern},
-        server::both,
-    },
+use wirestate_core::{
     drive::Clock,
     echo::{LoadConfig, Pace, Server},
     proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
     serve::{Options, Served, serve},
     shared::Shared,
     status,
+};
+
+use super::{LiveLine, listen, named, say};
+use crate::{
+    Failure, Host,
+    multiconn::{Progress, Report, Run, pattern},
+    server::both,
 };
 
 /// How many connections echo at once.

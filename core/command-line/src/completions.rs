@@ -6,7 +6,7 @@ use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 
-use super::{Command, Failure};
+use crate::{Command, Failure};
 
 /// Writes a shell's completions of this command line
 ///

@@ -14,8 +14,7 @@ use std::{
 
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
-
-use crate::status::{Metric, MetricsSource, Value};
+use wirestate_core::status::{Metric, MetricsSource, Value};
 
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));

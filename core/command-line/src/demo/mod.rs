@@ -6,14 +6,15 @@ mod fanout;
 
 use std::io::{self, Write};
 
-use super::{
+use wirestate_core::{
+    runtime::{Address, Listener},
+    serve::Options,
+};
+
+use crate::{
     Failure, Host,
     log::LiveLine,
     server::{RESERVED_FILES, open_files},
-};
-use crate::{
-    runtime::{Address, Listener},
-    serve::Options,
 };
 
 pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {

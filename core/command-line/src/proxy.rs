@@ -1,18 +1,16 @@
 //! `proxy`.
 
-use std::{string::String, vec::Vec};
-
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
+use wirestate_core::{
+    proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
+    proxy_protocol::Version,
+};
 
-use super::{
+use crate::{
     Failure, Host, ServerContext, server,
     upstream::{self, SelfCheck},
     values::{self, Timeout},
-};
-use crate::{
-    proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
-    proxy_protocol::Version,
 };
 
 /// Relays TCP connections to an upstream

@@ -16,22 +16,21 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 use serde::Serialize;
-
-use super::{
-    Failure, Host,
-    log::LiveLine,
-    server::{RESERVED_FILES, open_files},
-    values::{self, Timeout},
-};
-use crate::{
+use wirestate_core::{
     Fault, Instant, Reason,
     admission::{Admitted, ConnectionTable, Limits, Peer},
     buffer::Pool,
     drive::{Clock, Drive},
     echo::{Load, LoadConfig, Pace},
-    machine::impl_reason,
     runtime::connect_within,
     shared::{Lock, Shared},
+};
+
+use crate::{
+    Failure, Host,
+    log::LiveLine,
+    server::{RESERVED_FILES, open_files},
+    values::{self, Timeout},
 };
 
 /// Opens many connections at once, sends messages on each, and verifies every byte that comes back
@@ -203,7 +202,15 @@ struct NotConnected {
     error: String,
 }
 
-impl_reason!(NotConnected { _ => ("not_connected", Fault::Lost) });
+impl Reason for NotConnected {
+    fn label(&self) -> &'static str {
+        "not_connected"
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Lost
+    }
+}
 
 impl Tally {
     fn new() -> Self {

@@ -9,9 +9,9 @@ use std::{
 use clap::{ArgAction, Args, ValueEnum};
 use tracing::{Level, error, info, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use wirestate_core::runtime::Address;
 
-use super::standard_error::{Log, STANDARD_ERROR};
-use crate::runtime::Address;
+use crate::standard_error::{Log, STANDARD_ERROR};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Logging")]
