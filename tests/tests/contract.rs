@@ -11,10 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
+use wirestate_command_line::load::{Load, LoadConfig, Pace};
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     buffer::Pool,
-    echo::{Client, ClientConfig, Config, Echo, Load, LoadConfig, Pace, Prefix, Server},
+    echo::{Client, ClientConfig, Config, Echo, Prefix, Server},
     shared::Shared,
 };
 use wirestate_testkit::{

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use wirestate_command_line::load::{Load, LoadConfig};
 use wirestate_core::{
     AnyReason, Erased, Event, Instant, Interest, Machine, Outbound,
     admission::Peer,
@@ -89,8 +90,8 @@ fn request() -> message::Client {
 }
 
 fn load(rounds: u64) -> Any {
-    let config = echo::LoadConfig { rounds, ..echo::LoadConfig::default() };
-    erased(echo::Load::new(config, Pool::new(16, 1), NOW, |_| {}))
+    let config = LoadConfig { rounds, ..LoadConfig::default() };
+    erased(Load::new(config, Pool::new(16, 1), NOW, |_| {}))
 }
 
 fn machines() -> Vec<Row> {

@@ -10,6 +10,7 @@ mod completions;
 mod demo;
 mod echo;
 mod fanout;
+pub mod load;
 mod log;
 mod multiconn;
 mod proxy;

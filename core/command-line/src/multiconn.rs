@@ -21,13 +21,13 @@ use wirestate_core::{
     admission::{Admitted, ConnectionTable, Limits, Peer},
     buffer::Pool,
     drive::{Clock, Drive},
-    echo::{Load, LoadConfig, Pace},
     runtime::connect_within,
     shared::{Lock, Shared},
 };
 
 use crate::{
     Failure, Host,
+    load::{Load, LoadConfig, Pace},
     log::LiveLine,
     server::{RESERVED_FILES, open_files},
     values::{self, Timeout},

@@ -3,8 +3,6 @@
 //! - [`Server`] is what the connections of one server share, and makes an [`Echo`], the machine,
 //!   for each of them.
 //! - [`Client`] is the machine of a client that says something and waits for the reply.
-//! - [`Load`] is the machine of a client that sends many messages, verifies every byte that comes
-//!   back, and measures.
 //!
 //! ```
 //! use wirestate_core::{Event, Instant, Machine, Outbound, drive, echo};
@@ -25,11 +23,9 @@
 //! ```
 
 mod client;
-mod load;
 mod server;
 
 pub use self::{
     client::{Client, ClientConfig, ClientReason},
-    load::{Load, LoadConfig, LoadReason, Pace},
     server::{Config, Echo, EchoReason, Prefix, Server},
 };

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use wirestate_core::{
-    drive::Ended,
-    echo::{Config, LoadConfig, LoadReason},
-    serve::Options,
-};
+use wirestate_command_line::load::{LoadConfig, LoadReason};
+use wirestate_core::{drive::Ended, echo::Config, serve::Options};
 use wirestate_testkit::{
     for_each_seed,
     sim::{Act, World},

@@ -2,10 +2,11 @@
 
 use std::future::poll_fn;
 
+use wirestate_command_line::load::LoadReason;
 use wirestate_core::{
     ConnectionError, Direction, Reason as _,
     drive::{Clock as _, Drive, Ended, Sink as _},
-    echo::{Client, ClientConfig, LoadReason},
+    echo::{Client, ClientConfig},
     runtime::{Listener as _, Runtime as _},
     serve::Options,
 };

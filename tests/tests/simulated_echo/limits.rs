@@ -13,11 +13,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use wirestate_command_line::load::{LoadConfig, LoadReason};
 use wirestate_core::{
     ConnectionError,
     admission::Limits,
     drive::Ended,
-    echo::{Config, LoadConfig, LoadReason, Server},
+    echo::{Config, Server},
     runtime::Runtime,
     serve::{Options, Served, serve},
 };

@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
+use wirestate_command_line::load::{Load, LoadConfig, LoadReason, Pace};
 use wirestate_core::{
     Instant, Machine,
     admission::ConnectionTable,
     buffer::Pool,
     drive::{Clock as _, Drive, Ended},
-    echo::{Config, EchoReason, Load, LoadConfig, LoadReason, Pace, Server},
+    echo::{Config, EchoReason, Server},
     runtime::Runtime,
     serve::{Options, Served, serve},
     shared::Shared,

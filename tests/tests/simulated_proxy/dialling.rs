@@ -2,10 +2,10 @@
 
 use std::{future::poll_fn, time::Duration};
 
+use wirestate_command_line::load::LoadReason;
 use wirestate_core::{
     ConnectionError,
     drive::Ended,
-    echo::LoadReason,
     proxy::{Balance, Config, Proxy, RelayFactory, Upstreams},
     runtime::{Listener as _, Runtime as _},
 };

@@ -1,6 +1,7 @@
 //! Whatever goes wrong, on many seeds: the invariants hold, and what is healthy is served.
 
-use wirestate_core::{drive::Ended, echo::LoadReason};
+use wirestate_command_line::load::LoadReason;
+use wirestate_core::drive::Ended;
 use wirestate_testkit::{
     for_each_seed,
     script::Sent,

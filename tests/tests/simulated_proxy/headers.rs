@@ -6,11 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use wirestate_command_line::load::LoadReason;
 use wirestate_core::{
     ConnectionError,
     admission::{ConnectionTable, Limits, Peer},
     drive::Ended,
-    echo::{self, LoadReason},
+    echo,
     proxy::{self, Balance, Config, MIN_BUFFER, Proxy, RelayFactory, Upstreams},
     proxy_protocol::{self, Version, announce},
     runtime::Runtime as _,

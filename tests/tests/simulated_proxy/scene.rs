@@ -3,12 +3,13 @@
 use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
+use wirestate_command_line::load::{Load, LoadConfig, LoadReason, Pace};
 use wirestate_core::{
     Machine as _,
     admission::ConnectionTable,
     buffer::Pool,
     drive::{Clock as _, Drive, Ended},
-    echo::{self, Load, LoadConfig, LoadReason, Pace},
+    echo,
     proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
     runtime::{Listener as _, Runtime as _},
     serve::{Options, Served, serve},

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use wirestate_command_line::load::{Load, LoadConfig, LoadReason};
 use wirestate_core::{
     ConnectionError,
     admission::Limits,
     drive::{Clock as _, Drive, Ended},
-    echo::{self, Load, LoadConfig, LoadReason},
+    echo,
     runtime::Runtime,
     serve::{Options, serve},
     status::{CONNECTIONS, Config, Server},

@@ -5,7 +5,7 @@ use core::{num::NonZeroUsize, time::Duration};
 
 use wirestate_core::{
     drive::Clock,
-    echo::{LoadConfig, Pace, Server},
+    echo::Server,
     proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
     serve::{Options, Served, serve},
     shared::Shared,
@@ -15,6 +15,7 @@ use wirestate_core::{
 use super::{LiveLine, listen, named, say};
 use crate::{
     Failure, Host,
+    load::{LoadConfig, Pace},
     multiconn::{Progress, Report, Run, pattern},
     server::both,
 };

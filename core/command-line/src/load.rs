@@ -1,13 +1,27 @@
-//! The machine of an echo client that sends many messages, verifies every byte, and measures.
+//! The load generator: the machine of an echo client that sends many messages, verifies every byte
+//! that comes back, and measures.
+//!
+//! ```
+//! use wirestate_command_line::load::{Load, LoadConfig, LoadReason};
+//! use wirestate_core::{Event, Instant, Machine, buffer::Pool, drive};
+//!
+//! let now = Instant::EPOCH;
+//! let mut load = Load::new(LoadConfig::default(), Pool::new(1024, 1), now, |_| {});
+//!
+//! let mut output = [0; 64];
+//! let n = drive::collect_into(&mut load, &mut output, now);
+//! drive::deliver(&mut load, &mut &output[..n], now); // the echo
+//! load.handle(now, Event::Finished);
+//! load.handle(now, Event::Eof); // the server's FIN
+//! assert_eq!(load.reason(), Some(LoadReason::Complete { bytes: n as u64 }));
+//! ```
 
-use alloc::collections::VecDeque;
-use core::{num::NonZeroUsize, time::Duration};
+use std::{collections::VecDeque, mem, num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
-
-use crate::{
-    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
-    WriteProgress, buffer::Pool, machine::impl_reason, shared::Shared, teardown::Teardown,
+use wirestate_core::{
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason, Status,
+    WriteProgress, buffer::Pool, shared::Shared, teardown::Teardown,
 };
 
 /// What one connection sends.
@@ -62,7 +76,7 @@ impl Default for LoadConfig {
 pub struct Load<F> {
     config: LoadConfig,
     pool: Pool,
-    buffer: Option<alloc::boxed::Box<[u8]>>,
+    buffer: Option<Box<[u8]>>,
     on_echo: F,
     /// How many messages there will have been, unless it is asked to stop before.
     total: u64,
@@ -159,14 +173,27 @@ pub enum LoadReason {
     },
 }
 
-impl_reason!(LoadReason {
-    Self::Complete { .. } => ("complete", Fault::None),
-    Self::Mismatch { .. } => ("mismatch", Fault::Peer),
-    Self::Surplus { .. } => ("surplus", Fault::Peer),
-    Self::Closed { .. } => ("closed", Fault::Peer),
-    Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
-    Self::Lost { why, .. } => (why.label(), Fault::Lost),
-});
+impl Reason for LoadReason {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Complete { .. } => "complete",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Surplus { .. } => "surplus",
+            Self::Closed { .. } => "closed",
+            Self::IdleTimeout { .. } => "idle_timeout",
+            Self::Lost { why, .. } => why.label(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Complete { .. } => Fault::None,
+            Self::Mismatch { .. } | Self::Surplus { .. } | Self::Closed { .. } => Fault::Peer,
+            Self::IdleTimeout { .. } => Fault::Time,
+            Self::Lost { .. } => Fault::Lost,
+        }
+    }
+}
 
 impl<F: FnMut(Duration)> Load<F> {
     /// The machine for a connection that was made `now`, which reads into a buffer of `pool`.
@@ -313,7 +340,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         let mut offset = self.sent.offset;
         out.iter_mut()
             .zip(unsent)
-            .map(|(out, index)| *out = &self.message(index)[core::mem::take(&mut offset)..])
+            .map(|(out, index)| *out = &self.message(index)[mem::take(&mut offset)..])
             .count()
     }
 
