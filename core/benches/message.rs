@@ -17,7 +17,6 @@
 //! | `header/read` | [`Header::from_json`] of the 103 bytes |
 //! | `header/write` | [`Header::encode`] of the same: with its two bytes of length, to a vector that has room |
 //! | `server/constant` | one of 16 requests that came in one read is answered with a constant |
-//! | `server/search` | the same, answered by [`search::Table::answer`] |
 //!
 //! A server's machine is fed by [`drive::feed`] and emptied by [`drive::collect_into`], which copy
 //! where a kernel would. Every one is tried once, and what comes out compared, before it is
@@ -30,9 +29,7 @@ use wirestate_core::{
     Instant, Machine,
     buffer::Pool,
     drive,
-    message::{
-        ByteOrder, Config, Decoder, Event, Header, Inbox, Limits, Message, Server, search, service,
-    },
+    message::{ByteOrder, Config, Decoder, Event, Header, Inbox, Limits, Message, Server, service},
 };
 
 const GOLDEN: &[u8; 146] = b"\0g{\"byteorder\": \"little\", \"content-type\": \"text/json\", \
@@ -149,10 +146,6 @@ fn server(criterion: &mut Criterion) {
     });
     let mut pipelined = Pipelined::new(Server::new(Config::default(), constant).machine(NOW));
     group.bench_function("constant", |bencher| bencher.iter(|| pipelined.answer()));
-
-    let search = search::service(search::Table::default());
-    let mut pipelined = Pipelined::new(Server::new(Config::default(), search).machine(NOW));
-    group.bench_function("search", |bencher| bencher.iter(|| pipelined.answer()));
     group.finish();
 }
 

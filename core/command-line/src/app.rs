@@ -6,15 +6,14 @@ use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
 use wirestate_core::{
     drive::Drive,
-    message::{
-        Client, ClientConfig, Config, Limits, Server,
-        search::{self, Table},
-    },
+    message::{Client, ClientConfig, Config, Limits, Server},
     runtime::{connect_within, within},
 };
 
 use crate::{
-    Failure, Host, ServerContext, server, show,
+    Failure, Host, ServerContext,
+    search::{self, Table},
+    server, show,
     values::{self, Timeout},
 };
 

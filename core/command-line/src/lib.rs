@@ -14,6 +14,7 @@ pub mod load;
 mod log;
 mod multiconn;
 mod proxy;
+pub mod search;
 mod server;
 mod standard_error;
 mod standard_input;

@@ -71,8 +71,8 @@ impl<'a> Message<'a> {
         Self::result(&shorten(format!("Error: {error}"), LONGEST_ERROR))
     }
 
-    /// `{"result": …}`
-    pub(super) fn result(result: &str) -> Message<'static> {
+    /// What a server answers with when it can: `{"result": …}`.
+    pub fn result(result: &str) -> Message<'static> {
         // Just as much as there is without escapes: then no byte is moved, here or by `Bytes`.
         let mut json = Vec::with_capacity(br#"{"result": ""}"#.len() + result.len());
         json.extend_from_slice(b"{\"result\": ");

@@ -31,7 +31,6 @@
 //! | [`Inbox`] | whole messages, received where they are used |
 //! | [`Server`], [`Connection`], [`service`] | a server's machine, and what it answers with |
 //! | [`Client`], [`Handle`] | a client's machine: used inline, or by many tasks and threads |
-//! | [`search`] | the application that the binaries run on it |
 //!
 //! ```
 //! use wirestate_core::{Instant, Machine, drive, message::{self, Message, service}};
@@ -73,7 +72,6 @@ mod header;
 mod inbox;
 mod outbox;
 mod reception;
-pub mod search;
 mod server;
 pub mod service;
 pub mod text;

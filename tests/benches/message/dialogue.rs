@@ -6,9 +6,10 @@ use std::{
     net::TcpStream,
 };
 
+use wirestate_command_line::search;
 use wirestate_core::{
     buffer::Pool,
-    message::{ByteOrder, Inbox, Limits, Message, search},
+    message::{ByteOrder, Inbox, Limits, Message},
 };
 
 /// The size of a request, in bytes.

@@ -2,11 +2,9 @@
 
 use std::io;
 
+use wirestate_command_line::search::{self, Table};
 use wirestate_core::{
-    message::{
-        Config, Server,
-        search::{self, Table},
-    },
+    message::{Config, Server},
     runtime::Runtime,
     serve::{self, serve},
 };

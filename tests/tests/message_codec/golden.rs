@@ -1,9 +1,7 @@
 //! The golden frame, which every implementation must read and write.
 
-use wirestate_core::message::{
-    Config, DecodeError, Limits, Message,
-    search::{self, Table},
-};
+use wirestate_command_line::search::{self, Table};
+use wirestate_core::message::{Config, DecodeError, Limits, Message};
 use wirestate_testkit::{
     message::{GOLDEN_CONTENT, GOLDEN_HEADER, frames, golden},
     script::{byte_by_byte, every_cut_in_two, pieces},

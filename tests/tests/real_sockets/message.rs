@@ -11,7 +11,8 @@ use std::{
 };
 
 use rustix::process::Signal;
-use wirestate_core::message::{ByteOrder, DecodeError, Message, search};
+use wirestate_command_line::search;
+use wirestate_core::message::{ByteOrder, DecodeError, Message};
 use wirestate_testkit::message::{GOLDEN_CONTENT, GOLDEN_HEADER, bad_frames, frames, golden};
 
 use crate::{

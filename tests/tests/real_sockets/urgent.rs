@@ -9,7 +9,7 @@ use std::{
 
 use rustix::{io::Errno, process::Signal};
 use socket2::SockRef;
-use wirestate_core::message::search;
+use wirestate_command_line::search;
 
 use crate::{
     process::{HANGS, Server},

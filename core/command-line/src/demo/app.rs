@@ -6,10 +6,7 @@ use std::future::poll_fn;
 use wirestate_core::{
     drive::{Clock, Drive},
     echo,
-    message::{
-        ClientConfig, Config, Handle, Server, connect,
-        search::{self, Table},
-    },
+    message::{ClientConfig, Config, Handle, Server, connect},
     runtime::connect_within,
     serve::serve,
     shared::{Lock, Shared},
@@ -17,7 +14,11 @@ use wirestate_core::{
 };
 
 use super::{LiveLine, listen, named, say};
-use crate::{Failure, Host, server::both};
+use crate::{
+    Failure, Host,
+    search::{self, Table},
+    server::both,
+};
 
 const CONNECTIONS: usize = 10;
 /// Tasks that share one connection.

@@ -1,5 +1,7 @@
-//! The application that tutorials put on this protocol, and `app-server` and `app-client` run: a
-//! search in a table, and the first ten bytes of anything else.
+//! The application that `app-server` and `app-client` run on the
+//! [message protocol](wirestate_core::message): a search in a table, and the first ten bytes of
+//! anything else. It is that of the tutorial
+//! [Socket Programming in Python](https://realpython.com/python-sockets/).
 //!
 //! | request | its content | reply |
 //! |---|---|---|
@@ -8,7 +10,7 @@
 //! | any other action | action and value, nothing between; binary | `First 10 bytes of request: ` and these, binary |
 //!
 //! ```
-//! use wirestate_core::message::search::{self, Table};
+//! use wirestate_command_line::search::{self, Table};
 //!
 //! let table = Table::from_json(br#"{"ring": "one of twenty"}"#)?;
 //! let reply = table.answer(&search::request("search", "ring"));
@@ -20,28 +22,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use alloc::{
-    borrow::ToOwned,
-    collections::BTreeMap,
-    format,
-    string::{String, ToString},
-    vec::Vec,
-};
-use core::fmt;
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use bytes::Bytes;
-use serde_core::{
+use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, Visitor},
 };
-
-use super::{
-    Message,
-    header::{Key, write_string},
-    service,
-    text::TextError,
+use serde_json::Value;
+use wirestate_core::{
+    message::{Message, service, text::TextError},
+    shared::Shared,
 };
-use crate::shared::Shared;
 
 /// What is searched in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,12 +121,7 @@ pub fn request(action: &str, value: &str) -> Message<'static> {
         let content = [action, value].concat();
         return Message::new("binary/custom-client-binary-type", "binary", content);
     }
-    let mut json = Vec::from(b"{\"action\": ");
-    write_string(action, &mut json);
-    json.extend_from_slice(b", \"value\": ");
-    write_string(value, &mut json);
-    json.push(b'}');
-    Message::json(json)
+    Message::json(format!(r#"{{"action": "search", "value": {}}}"#, Value::from(value)))
 }
 
 /// What a reply has to show: the result in one of JSON, else the whole content.
@@ -210,6 +197,10 @@ impl fmt::Display for Shown {
 fn null() -> Shown {
     Shown::Other("None".to_owned())
 }
+
+/// A key, borrowed unless it has escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Reads the values that an object has under these keys.
 struct Fields<const N: usize>([&'static str; N]);
@@ -353,7 +344,7 @@ mod tests {
             \"content-encoding\": \"utf-8\", \"content-length\": 41}\
             {\"action\": \"search\", \"value\": \"morpheus\"}";
         let mut frame = Vec::new();
-        let byteorder = crate::message::ByteOrder::Little;
+        let byteorder = wirestate_core::message::ByteOrder::Little;
         Message { byteorder, ..request("search", "morpheus") }.encode(&mut frame).unwrap();
         assert_eq!(frame.escape_ascii().to_string(), golden.escape_ascii().to_string());
     }
