@@ -37,9 +37,10 @@
 //! # .unwrap();
 //! ```
 //!
-//! A service that takes its time, and one connection to it that tasks share:
+//! A service that takes its time, and one connection to it that tasks share (feature `message`):
 //!
 //! ```
+//! # #[cfg(feature = "message")] {
 //! use std::{sync::Arc, time::Duration};
 //! use wirestate_core::{
 //!     message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve},
@@ -74,6 +75,7 @@
 //!     Ok::<_, Box<dyn std::error::Error>>(())
 //! }))
 //! # .unwrap();
+//! # }
 //! ```
 
 #![forbid(unsafe_code)]

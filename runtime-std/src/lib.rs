@@ -40,9 +40,10 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! A service that is a function, and one connection to it that threads share:
+//! A service that is a function, and one connection to it that threads share (feature `message`):
 //!
 //! ```
+//! # #[cfg(feature = "message")] {
 //! use std::time::Duration;
 //! use wirestate_core::{
 //!     message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve},
@@ -72,6 +73,7 @@
 //!         });
 //!     }
 //! });
+//! # }
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
