@@ -1,8 +1,17 @@
 //! The command line of the three binaries: one set of commands, flags, output and exit codes.
 //!
-//! Each command is written once, over [`Host`]. Standard output is for data, standard error for
-//! logs and prompts. Exit codes: 0 done, 1 failed at run time (one line says how, with the
-//! address), 2 wrong usage.
+//! Each command is written once, over [`Host`], which a runtime implements; its binary calls
+//! [`main`]. A program that embeds the machines does not need this crate.
+//!
+//! Standard output is for data, standard error for logs and prompts. Exit codes: 0 done, 1 failed
+//! at run time (one line says how, with the address), 2 wrong usage.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`load`] | the load generator, for `multiconn-client` and the demo |
+//! | [`search`] | the service of `app-server`: a search in a table |
+
+#![forbid(unsafe_code)]
 
 mod accept_proxy;
 mod app;

@@ -107,7 +107,7 @@ enum State {
     Closing {
         until: Instant,
     },
-    /// Nothing is sent any more: our FIN is out, or a write has failed (`lost`). What comes is still
+    /// Nothing is sent any more: our FIN is out, or a write has failed (`lost`). Input is still
     /// read.
     Awaiting {
         until: Instant,

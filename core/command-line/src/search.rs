@@ -3,11 +3,15 @@
 //! anything else. It is that of the tutorial
 //! [Socket Programming in Python](https://realpython.com/python-sockets/).
 //!
-//! | request | its content | reply |
-//! |---|---|---|
-//! | action `search` | `{"action": "search", "value": V}`, `text/json` | `{"result": S}`: the table's entry, or `No match for 'V'.` |
-//! | JSON with another action | | `{"result": "Error: invalid action 'A'."}` |
-//! | any other action | action and value, nothing between; binary | `First 10 bytes of request: ` and these, binary |
+//! | request | reply |
+//! |---|---|
+//! | JSON `{"action": "search", "value": V}` | `{"result": S}`, S being V's entry in the table |
+//! | the same, without an entry for V | `{"result": "No match for 'V'."}` |
+//! | JSON with another action A | `{"result": "Error: invalid action 'A'."}` |
+//! | anything but JSON | `First 10 bytes of request: ` and these bytes |
+//!
+//! [`request`] sends an action other than `search` as bytes: the action and the value, nothing
+//! between.
 //!
 //! ```
 //! use wirestate_command_line::search::{self, Table};

@@ -71,7 +71,7 @@ impl<'a> Message<'a> {
         Self::result(&shorten(format!("Error: {error}"), LONGEST_ERROR))
     }
 
-    /// What a server answers with when it can: `{"result": …}`.
+    /// A reply: `{"result": …}`, with `result` as a JSON string.
     pub fn result(result: &str) -> Message<'static> {
         // Just as much as there is without escapes: then no byte is moved, here or by `Bytes`.
         let mut json = Vec::with_capacity(br#"{"result": ""}"#.len() + result.len());
