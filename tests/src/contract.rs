@@ -469,18 +469,18 @@ impl<M: Machine> Machine for Checked<M> {
 
 /// A waker that remembers, and wakes another one.
 #[derive(Debug)]
-pub(crate) struct Woken {
+struct Woken {
     woken: AtomicBool,
     waker: Waker,
 }
 
 impl Woken {
-    pub(crate) fn new(waker: Waker) -> Self {
+    fn new(waker: Waker) -> Self {
         Self { woken: AtomicBool::new(false), waker }
     }
 
     /// Whether it was woken since the last time.
-    pub(crate) fn take(&self) -> bool {
+    fn take(&self) -> bool {
         self.woken.swap(false, SeqCst)
     }
 }

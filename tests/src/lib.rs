@@ -4,7 +4,6 @@
 //! |---|---|---|
 //! | [`contract`] | a machine, or a driver, that breaks its part of the contract | [`Checked`](contract::Checked) asserts it at every call |
 //! | [`script`] | what goes wrong at a boundary: a full buffer, a late FIN, a cut in a bad place | drawn or exhaustive lists of what happens, played to one machine |
-//! | [`fuzz`] | what nobody has thought of, in the machines of [`message`](wirestate_core::message) | a function of any bytes for each fuzz target |
 //! | [`message`] | what goes wrong in the JSON-header protocol, or in a variant of it | good and bad frames, drawn and by name |
 //! | [`sim`] | what goes wrong between them: lost wake-ups, stalls, leaks, a reset taken for an end | servers and peers on a simulated network under seeded faults |
 //!
@@ -66,7 +65,6 @@
 #![forbid(unsafe_code)]
 
 pub mod contract;
-pub mod fuzz;
 pub mod message;
 pub mod script;
 mod seeds;

@@ -1,7 +1,198 @@
-//! libFuzzer plays bytes to [`fuzz::decoder`](wirestate_testkit::fuzz::decoder).
-#![no_main]
+//! The decoder and the inbox, however what arrives is cut.
 
-use libfuzzer_sys::fuzz_target;
-use wirestate_testkit::fuzz;
+use arbitrary::Unstructured;
+use wirestate_core::{
+    buffer::Pool,
+    message::{
+        DecodeError, Decoder, Delivery, Event, Header, Inbox, Incoming, Limits, Message, Partial,
+    },
+};
 
-fuzz_target!(|bytes: &[u8]| fuzz::decoder(bytes));
+use crate::frames::{self, Frames, Rest, with_content};
+
+/// Draws limits and four sizes of pieces from `bytes`; the rest of them arrives: whole, byte by
+/// byte, and in pieces of these sizes, over and over.
+///
+/// However it is cut, a [`Decoder`] finds the same frames, and an [`Inbox`] with small buffers the
+/// same messages, whole or streamed; then both the same error, again and again, or the same part
+/// of a frame.
+///
+/// # Panics
+/// If anything of that is not so.
+pub fn decoder(bytes: &[u8]) {
+    let mut u = Unstructured::new(bytes);
+    let Ok(choice) = u.arbitrary::<u8>() else { return };
+    let Ok(sizes) = u.arbitrary::<[u8; 4]>() else { return };
+    let input = u.take_rest();
+
+    let content = [100, 5000, 0, 24][usize::from(choice & 3)];
+    let content = if choice >= 0xf0 { i64::MAX.unsigned_abs() } else { content };
+    let header = [200, 128, 4096, 104][usize::from(choice >> 2 & 3)];
+    let limits = Limits { header, content };
+    // The least that there can be, or somewhat more.
+    let room = [0, 1, 100][usize::from(choice >> 4) % 3];
+    let pool = Pool::new(2 + usize::from(header) + room, 1);
+
+    let expected = frames::read(input, limits, |_| limits.content);
+    let streamed = frames::read(input, limits, |header| longest(header, limits));
+    let sizes = sizes.map(|size| usize::from(size).max(1));
+    for sizes in [&[usize::MAX][..], &[1], &sizes] {
+        assert_eq!(decode(input, sizes, limits), expected, "decoder, {sizes:?}");
+        let inbox = || Inbox::new(limits, pool.clone());
+        assert_eq!(collect(inbox(), input, sizes, None), expected, "inbox, {sizes:?}");
+        assert_eq!(
+            collect(inbox(), input, sizes, Some(limits)),
+            streamed,
+            "inbox that streams, {sizes:?}"
+        );
+    }
+}
+
+/// Contents of some types are streamed.
+fn is_streamed(header: &Header<'_>) -> bool {
+    header.content_type.starts_with("binary/s")
+}
+
+fn longest(header: &Header<'_>, limits: Limits) -> u64 {
+    if is_streamed(header) { LONGEST_STREAM } else { limits.content }
+}
+
+/// `input` in pieces of these sizes, over and over.
+fn pieces<'a>(mut input: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    sizes.iter().cycle().map_while(move |size| {
+        let (piece, rest) = input.split_at((*size).min(input.len()));
+        input = rest;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// What a decoder finds.
+fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Frames {
+    let mut decoder = Decoder::new(limits);
+    let mut messages = Vec::new();
+    let mut begun: Option<(Header<'static>, Vec<u8>)> = None;
+    for mut piece in pieces(input, sizes) {
+        loop {
+            let event = match decoder.decode(&mut piece) {
+                Ok(Some(event)) => event,
+                Ok(None) => break,
+                Err(error) => {
+                    let mut more = &b"\0\x02{}"[..];
+                    assert_eq!(decoder.decode(&mut more), Err(error.clone()), "the second time");
+                    assert_eq!(more.len(), 4, "something was taken");
+                    assert_eq!(decoder.finish(), Err(error.clone()), "at the end");
+                    return Frames { messages, rest: Rest::Wrong(error) };
+                }
+            };
+            match event {
+                Event::Header(header) => {
+                    let before = begun.replace((header.into_owned(), Vec::new()));
+                    assert_eq!(before, None, "a header within a frame");
+                }
+                Event::Content(content) => {
+                    assert!(!content.is_empty(), "a content of no bytes");
+                    let (_, all) = begun.as_mut().expect("a content without a header");
+                    all.extend_from_slice(content);
+                }
+                Event::End => {
+                    let (header, content) = begun.take().expect("an end without a header");
+                    assert_eq!(content.len() as u64, header.content_length);
+                    messages.push(with_content(header, &content));
+                }
+            }
+        }
+        assert_eq!(piece, b"", "nothing is found, but not all is taken");
+    }
+    let begun = begun.map(|(header, content)| with_content(header, &content));
+    let rest = match decoder.finish() {
+        Ok(()) => Rest::Nothing,
+        Err(DecodeError::Truncated { have, need }) => Rest::Part { have, need, begun },
+        Err(error) => Rest::Wrong(error),
+    };
+    Frames { messages, rest }
+}
+
+/// What an inbox finds; some contents are streamed if there are limits for that.
+fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Limits>) -> Frames {
+    let mut messages = Vec::new();
+    let mut pieces_of: Option<Vec<u8>> = None;
+    let mut begun: Option<Header<'static>> = None;
+    for mut piece in pieces(input, sizes) {
+        while !piece.is_empty() {
+            let spare = inbox.spare();
+            assert!(!spare.is_empty(), "no room");
+            assert!(spare.len() <= MOST_ROOM, "room for {} bytes", spare.len());
+            let n = spare.len().min(piece.len());
+            spare[..n].copy_from_slice(&piece[..n]);
+            inbox.commit(n);
+            piece = &piece[n..];
+            loop {
+                let taken = inbox.take_by(|header| {
+                    begun = Some(header.clone().into_owned());
+                    let streamed = streaming.filter(|_| is_streamed(header));
+                    if streamed.is_some() {
+                        pieces_of = Some(Vec::new());
+                        Delivery::Stream { limit: LONGEST_STREAM }
+                    } else {
+                        Delivery::Collect
+                    }
+                });
+                match taken.map(|taken| taken.map(own)) {
+                    Ok(Some(Ok(message))) => {
+                        begun = None;
+                        messages.push(match pieces_of.take() {
+                            None => message,
+                            Some(content) => {
+                                assert!(message.content.is_empty(), "it was streamed");
+                                Message { content: content.into(), ..message }
+                            }
+                        });
+                    }
+                    Ok(Some(Err(piece))) => {
+                        assert!(!piece.is_empty(), "a piece of no bytes");
+                        pieces_of.as_mut().expect("it is not streamed").extend(piece);
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        let again = inbox.take().map(|_| ());
+                        // Which limit holds is asked again.
+                        if streaming.is_none() {
+                            assert_eq!(again, Err(error.clone()), "the second time");
+                        }
+                        return Frames { messages, rest: Rest::Wrong(error) };
+                    }
+                }
+            }
+        }
+        inbox.release();
+    }
+    let rest = match inbox.partial() {
+        None => Rest::Nothing,
+        Some(Partial { have, need, header }) => {
+            assert_eq!(header, begun.is_some(), "whether the header has come");
+            // A content that is collected is not to be seen before it is whole.
+            let begun = begun.map(|header| {
+                let so_far = input.len() - usize::try_from(have).expect("it came");
+                let head = need - header.content_length.min(need);
+                let start = so_far + usize::try_from(head).expect("it came");
+                let content = pieces_of.unwrap_or_else(|| input[start..].to_vec());
+                with_content(header, &content)
+            });
+            Rest::Part { have, need, begun }
+        }
+    };
+    Frames { messages, rest }
+}
+
+/// A message, or a piece of a content.
+fn own(incoming: Incoming<'_>) -> Result<Message<'static>, Vec<u8>> {
+    match incoming {
+        Incoming::Message(message) => Ok(message.into_owned()),
+        Incoming::Piece(piece) => Err(piece.to_vec()),
+    }
+}
+
+/// What is streamed may be longer than what is collected.
+const LONGEST_STREAM: u64 = 1 << 40;
+/// See [`Inbox`].
+const MOST_ROOM: usize = 1 << 20;

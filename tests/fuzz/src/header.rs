@@ -1,7 +1,254 @@
-//! libFuzzer plays bytes to [`fuzz::header`](wirestate_testkit::fuzz::header).
-#![no_main]
+//! The header's reader, against a generic one of JSON.
 
-use libfuzzer_sys::fuzz_target;
-use wirestate_testkit::fuzz;
+use std::fmt;
 
-fuzz_target!(|bytes: &[u8]| fuzz::header(bytes));
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, SeqAccess, Visitor},
+};
+use wirestate_core::message::{ByteOrder, Header, HeaderError, Kind, MAX_DEPTH};
+
+/// Reads `bytes` as a header.
+///
+/// What is accepted is what a generic reader of JSON finds in the same bytes, with no key twice and
+/// no value too deep; and it reads the same once it was written, byte for byte as documented. What
+/// is refused is something else, for the reason that is given, in a message of bounded length.
+///
+/// # Panics
+/// If anything of that is not so.
+pub fn header(bytes: &[u8]) {
+    let read = Header::from_json(bytes);
+    let expected = judge(bytes);
+    match (&read, &expected) {
+        (Ok(header), Ok(expected)) => {
+            assert_eq!(header, expected, "a generic reader finds something else");
+            written(header);
+        }
+        (Err(error), Err(refusal)) => {
+            let message = error.to_string();
+            assert!(message.len() <= LONGEST_MESSAGE, "{} bytes: {message}", message.len());
+            assert!(refusal.explains(error), "{error:?} where it is {refusal:?}");
+        }
+        (read, expected) => panic!("{read:?} where a generic reader comes to {expected:?}"),
+    }
+}
+
+/// It reads the same once it was written, and is written as documented.
+fn written(header: &Header<'_>) {
+    let json = header.to_json();
+    let text = |text: &str| serde_json::to_string(text).expect("a string can be written");
+    let byteorder = match header.byteorder {
+        ByteOrder::Little => "little",
+        ByteOrder::Big => "big",
+    };
+    let expected = format!(
+        "{{\"byteorder\": \"{byteorder}\", \"content-type\": {}, \"content-encoding\": {}, \
+         \"content-length\": {}}}",
+        text(&header.content_type),
+        text(&header.content_encoding),
+        header.content_length,
+    );
+    assert_eq!(String::from_utf8_lossy(&json), expected);
+    assert_eq!(Header::from_json(&json).as_ref(), Ok(header));
+
+    let mut frame = vec![7];
+    match header.encode(&mut frame) {
+        Ok(()) => {
+            let length = u16::try_from(json.len()).expect("it was encoded");
+            assert_eq!(frame, [&[7][..], &length.to_be_bytes(), &json].concat());
+        }
+        Err(error) => {
+            assert!(json.len() > usize::from(u16::MAX), "{error} at {} bytes", json.len());
+            assert_eq!(frame, [7], "something was appended");
+        }
+    }
+}
+
+/// Why bytes are no header, as far as that does not depend on where a reader gives up.
+#[derive(Debug)]
+enum Refusal {
+    NotUtf8 {
+        at: usize,
+    },
+    ByteOrderMark,
+    /// Not JSON, or nested too deeply for the generic reader. A key may be there twice, or a value
+    /// be wrong, before that shows.
+    NotJson,
+    NotAnObject(Kind),
+    /// JSON, and an object, but for at least one of these.
+    Wrong {
+        deep: bool,
+        twice: bool,
+        values: bool,
+    },
+}
+
+impl Refusal {
+    fn explains(&self, error: &HeaderError) -> bool {
+        let is_mark = *error == HeaderError::ByteOrderMark;
+        match self {
+            Self::NotUtf8 { at } => {
+                matches!(error, HeaderError::NotUtf8 { at: found, len: _ } if found == at)
+            }
+            Self::ByteOrderMark => is_mark,
+            // Whatever comes first.
+            Self::NotJson => !is_mark && !matches!(error, HeaderError::NotUtf8 { .. }),
+            Self::NotAnObject(kind) => *error == HeaderError::NotAnObject { found: *kind },
+            Self::Wrong { deep, twice, values } => match error {
+                HeaderError::TooDeep { limit } => *deep && *limit == MAX_DEPTH,
+                HeaderError::DuplicateKey { .. } => *twice,
+                HeaderError::Missing { .. }
+                | HeaderError::ContentLength { .. }
+                | HeaderError::WrongType { .. }
+                | HeaderError::ByteOrder { .. } => *values,
+                HeaderError::NotUtf8 { .. }
+                | HeaderError::ByteOrderMark
+                | HeaderError::NotJson(_)
+                | HeaderError::NotAnObject { .. } => false,
+            },
+        }
+    }
+}
+
+/// What a generic reader makes of the same bytes.
+fn judge(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| Refusal::NotUtf8 { at: error.valid_up_to() })?;
+    if text.starts_with('\u{feff}') {
+        return Err(Refusal::ByteOrderMark);
+    }
+    let json: Json = serde_json::from_str(text).map_err(|_| Refusal::NotJson)?;
+    let Json::Object(pairs) = &json else { return Err(Refusal::NotAnObject(json.kind())) };
+
+    let value = |key| pairs.iter().find(|(found, _)| found == key).map(|(_, value)| value);
+    let string = |key| match value(key) {
+        Some(Json::String(text)) => Some(text.clone()),
+        Some(Json::Other(_) | Json::Integer(_) | Json::Array(_) | Json::Object(_)) | None => None,
+    };
+    let byteorder = match string("byteorder").as_deref() {
+        Some("little") => Some(ByteOrder::Little),
+        Some("big") => Some(ByteOrder::Big),
+        Some(_) | None => None,
+    };
+    let content_length = match value("content-length") {
+        Some(Json::Integer(length)) => Some(*length),
+        Some(Json::Other(_) | Json::String(_) | Json::Array(_) | Json::Object(_)) | None => None,
+    };
+    let (deep, twice) = (json.depth() > MAX_DEPTH, json.has_a_key_twice());
+    match (byteorder, string("content-type"), string("content-encoding"), content_length) {
+        (Some(byteorder), Some(content_type), Some(content_encoding), Some(content_length))
+            if !deep && !twice =>
+        {
+            let (content_type, content_encoding) = (content_type.into(), content_encoding.into());
+            Ok(Header { byteorder, content_type, content_encoding, content_length })
+        }
+        (Some(_), Some(_), Some(_), Some(_)) => Err(Refusal::Wrong { deep, twice, values: false }),
+        _ => Err(Refusal::Wrong { deep, twice, values: true }),
+    }
+}
+
+/// Any JSON value, with all that an object says, in its order.
+#[derive(Debug)]
+enum Json {
+    Other(Kind),
+    Integer(u64),
+    String(String),
+    Array(Vec<Json>),
+    Object(Vec<(String, Json)>),
+}
+
+impl Json {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Other(kind) => *kind,
+            Self::Integer(_) => Kind::Number,
+            Self::String(_) => Kind::String,
+            Self::Array(_) => Kind::Array,
+            Self::Object(_) => Kind::Object,
+        }
+    }
+
+    /// How many arrays and objects are inside one another.
+    fn depth(&self) -> usize {
+        match self {
+            Self::Other(_) | Self::Integer(_) | Self::String(_) => 0,
+            Self::Array(values) => 1 + values.iter().map(Self::depth).max().unwrap_or(0),
+            Self::Object(pairs) => {
+                1 + pairs.iter().map(|(_, value)| value.depth()).max().unwrap_or(0)
+            }
+        }
+    }
+
+    fn has_a_key_twice(&self) -> bool {
+        match self {
+            Self::Other(_) | Self::Integer(_) | Self::String(_) => false,
+            Self::Array(values) => values.iter().any(Self::has_a_key_twice),
+            Self::Object(pairs) => {
+                let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| &**key).collect();
+                keys.sort_unstable();
+                keys.windows(2).any(|pair| pair[0] == pair[1])
+                    || pairs.iter().any(|(_, value)| value.has_a_key_twice())
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(JsonVisitor)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Json, E> {
+        Ok(Json::Other(Kind::Null))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Json, E> {
+        Ok(Json::Other(Kind::Boolean))
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Integer(value))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Json, E> {
+        Ok(Json::Other(Kind::Number))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Json, E> {
+        Ok(Json::Other(Kind::Number))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Json, E> {
+        Ok(Json::String(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Json, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = array.next_element()? {
+            values.push(value);
+        }
+        Ok(Json::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(pair) = map.next_entry()? {
+            pairs.push(pair);
+        }
+        Ok(Json::Object(pairs))
+    }
+}
+
+/// 32 characters of the peer's at most, each of which may take ten bytes (`\u{10ffff}`), and a
+/// sentence around them.
+const LONGEST_MESSAGE: usize = 400;

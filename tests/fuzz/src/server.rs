@@ -1,7 +1,400 @@
-//! libFuzzer plays bytes to [`fuzz::server`](wirestate_testkit::fuzz::server).
-#![no_main]
+//! A server's connection, whatever happens to it.
 
-use libfuzzer_sys::fuzz_target;
-use wirestate_testkit::fuzz;
+use std::{cell::RefCell, num::NonZeroUsize, rc::Rc, time::Duration};
 
-fuzz_target!(|bytes: &[u8]| fuzz::server(bytes));
+use arbitrary::{Result, Unstructured};
+use bytes::Bytes;
+use wirestate_core::{
+    Instant, Linger, Machine,
+    message::{
+        Config, Connection, Delivery, EncodeError, Header, Limits, Message, MessageReason, Server,
+        service::{PendingReply, PendingRequest, Reply, RequestQueue, Service},
+    },
+};
+
+use crate::{
+    frames::{self, Rest},
+    steps::{self, KINDS, Shown, Stage, Step},
+};
+use wirestate_testkit::{
+    contract::Checked,
+    script::{Op, Sent, Transcript},
+};
+
+/// Draws a server's limits from `bytes`, then what happens to a connection: bytes and frames that
+/// arrive, what the kernel accepts, time, and the replies of a service that has some requests wait
+/// for them, and are answered in any order.
+///
+/// The [contract](wirestate_testkit::contract) holds, nobody sleeps through a reply, and the bytes that wait to
+/// be sent stay within what is documented. The service sees the requests that have arrived, in
+/// their order; the peer gets the replies, in the same order, and at most one error reply behind
+/// them, for the reason with which the connection ends. In the end it does end: if the peer closes
+/// and all is answered, without a deadline; and if the peer is gone, by its deadlines.
+///
+/// # Panics
+/// If anything of that is not so.
+pub fn server(bytes: &[u8]) {
+    let Ok(scene) = draw(&mut Unstructured::new(bytes)) else { return };
+    let _shown = Shown(&scene);
+    let Scene { config, streamed, steps, abandoned } = &scene;
+    let (limits, in_flight, streamed) = (config.limits, config.in_flight.get(), *streamed);
+
+    let log = Rc::new(RefCell::new(Log::default()));
+    let service =
+        Scripted { streamed, events: RequestQueue::default(), log: log.clone(), pieces: None };
+    let connection = Server::new(config.clone(), service).machine(Instant::EPOCH);
+    let mut machine = Checked::new(connection, MOST_QUEUED);
+    let mut stage = Stage::new(&mut machine);
+    for step in steps {
+        match step {
+            Turn::Step(step) => stage.play(step),
+            Turn::Answer { which, reply } => log.borrow_mut().answer(*which, Some(reply)),
+            Turn::Forget { which } => log.borrow_mut().answer(*which, None),
+        }
+        let status = stage.player.machine().status();
+        assert!(status.lag <= in_flight as u64, "{} of {in_flight} are in flight", status.lag);
+    }
+    if *abandoned {
+        stage.abandon();
+    } else {
+        heal(&mut stage, &log);
+    }
+    let Stage { player, .. } = stage;
+    let transcript = player.transcript();
+    let reason = machine.reason().expect("it is done");
+    drop(machine);
+    let log = log.borrow();
+    judge(&transcript, &reason, &log, limits, streamed);
+    assert!(!config.one_shot || log.requests.len() <= 1, "one shot, {}", log.requests.len());
+}
+
+/// What is drawn.
+#[derive(Debug)]
+struct Scene {
+    config: Config,
+    /// The longest content that is streamed.
+    streamed: u64,
+    steps: Vec<Turn>,
+    /// In the end the peer is gone.
+    abandoned: bool,
+}
+
+#[derive(Debug)]
+enum Turn {
+    Step(Step),
+    /// A request that waits is answered.
+    Answer {
+        which: u8,
+        reply: Answer,
+    },
+    /// It is dropped.
+    Forget {
+        which: u8,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug)]
+enum Answer {
+    Content(Bytes),
+    /// So large that nothing else fits beside it.
+    Large,
+    /// With a header that can't be sent.
+    Unsendable,
+}
+
+fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
+    let (limits, buffer) = steps::limits(u)?;
+    let choice = usize::from(u.arbitrary::<u8>()?);
+    let config = Config {
+        limits,
+        buffer: NonZeroUsize::new(buffer).unwrap_or(NonZeroUsize::MIN),
+        in_flight: NonZeroUsize::new([1, 2, 4, 32][choice & 3]).unwrap_or(NonZeroUsize::MIN),
+        service_timeout: Some(Duration::from_secs([1, 60][choice >> 2 & 1])),
+        linger: Linger { bytes: 200, ..Linger::default() },
+        one_shot: choice & 0x38 == 0x38,
+        idle_buffers: 1,
+        ..Config::default()
+    };
+    let abandoned = choice & 0x40 != 0;
+    let streamed = if choice & 0x80 == 0 { 1000 } else { 10 };
+    let mut steps = Vec::new();
+    // What takes time is rare: such inputs are few among many.
+    let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MOST_LARGE };
+    while !u.is_empty() && steps.len() < MOST_STEPS {
+        let kind = u.arbitrary::<u8>()? % (KINDS + 6);
+        steps.push(match kind.checked_sub(KINDS) {
+            None => Turn::Step(steps::step(kind, u)?),
+            Some(0) => Turn::Forget { which: u.arbitrary()? },
+            Some(1) if large.next().is_some() => {
+                Turn::Answer { which: u.arbitrary()?, reply: Answer::Large }
+            }
+            Some(2) if large.next().is_some() => {
+                Turn::Answer { which: u.arbitrary()?, reply: Answer::Unsendable }
+            }
+            Some(_) => {
+                let which = u.arbitrary()?;
+                Turn::Answer { which, reply: Answer::Content(steps::content(u)?) }
+            }
+        });
+        // Most often what is sent arrives.
+        if kind == 1 {
+            steps.push(Turn::Step(Step::Deliver(usize::MAX)));
+        }
+    }
+    Ok(Scene { config, streamed, steps, abandoned })
+}
+
+impl Answer {
+    fn message(&self) -> Message<'static> {
+        match self {
+            Self::Content(content) => Message::binary(content.clone()),
+            Self::Large => Message::binary(Bytes::from_static(&LARGE)),
+            Self::Unsendable => {
+                let content_type = "x".repeat(usize::from(u16::MAX)).into();
+                Message { content_type, ..Message::json("{}") }
+            }
+        }
+    }
+}
+
+/// Answers by the type of a request: `binary/n` at once, `binary/s` at once what was streamed, and
+/// all others when it is told to.
+#[derive(Clone, Debug)]
+struct Scripted {
+    streamed: u64,
+    events: RequestQueue,
+    log: Rc<RefCell<Log>>,
+    /// What was streamed of the content that is coming.
+    pieces: Option<Vec<u8>>,
+}
+
+/// What the service has seen and said.
+#[derive(Debug, Default)]
+struct Log {
+    requests: Vec<Message<'static>>,
+    /// The frames of their replies.
+    replies: Vec<Option<Vec<u8>>>,
+    /// Those that wait for one, by their number.
+    asked: Vec<(usize, PendingRequest)>,
+}
+
+impl Log {
+    fn answer(&mut self, which: u8, reply: Option<&Answer>) {
+        if self.asked.is_empty() {
+            return;
+        }
+        let (number, asked) = self.asked.swap_remove(usize::from(which) % self.asked.len());
+        let reply = reply.map(Answer::message);
+        let dropped = || Message::error("the request was dropped");
+        self.replies[number] = Some(frame_of(&reply.clone().unwrap_or_else(dropped)));
+        match reply {
+            None => drop(asked),
+            Some(reply) => asked.reply(reply),
+        }
+    }
+}
+
+/// What is sent of a reply: where it can't be, an error is.
+fn frame_of(reply: &Message<'_>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    match reply.encode(&mut frame) {
+        Ok(()) => frame,
+        Err(error @ EncodeError::HeaderTooLong { .. }) => steps::encoded(&Message::error(error)),
+    }
+}
+
+fn is_streamed(header: &Header<'_>) -> bool {
+    header.content_type == "binary/s"
+}
+
+impl Service for Scripted {
+    type Pending = PendingReply;
+
+    fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
+        let request = match self.pieces.take() {
+            None => request.into_owned(),
+            Some(content) => {
+                assert!(request.content.is_empty(), "it was streamed");
+                Message { content: content.into(), ..request.into_owned() }
+            }
+        };
+        let mut log = self.log.borrow_mut();
+        log.requests.push(request.clone());
+        if matches!(&*request.content_type, "binary/n" | "binary/s") {
+            let reply =
+                Message { byteorder: request.byteorder, ..Message::binary(request.content) };
+            log.replies.push(Some(frame_of(&reply)));
+            return Reply::Now(reply);
+        }
+        let number = log.replies.len();
+        log.replies.push(None);
+        let reply = self.events.call(request);
+        let asked = self.events.take().expect("it was just asked");
+        log.asked.push((number, asked));
+        reply
+    }
+
+    fn delivery(&mut self, header: &Header<'_>) -> Delivery {
+        if !is_streamed(header) {
+            return Delivery::Collect;
+        }
+        self.pieces = Some(Vec::new());
+        Delivery::Stream { limit: self.streamed }
+    }
+
+    fn piece(&mut self, piece: &[u8]) {
+        assert!(!piece.is_empty(), "a piece of no bytes");
+        self.pieces.as_mut().expect("it is not streamed").extend_from_slice(piece);
+    }
+}
+
+type Scripting<'a> = Stage<'a, Checked<Connection<Scripted>>>;
+
+/// The peer reads all and closes its side, and all requests are answered. No time passes.
+fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
+    stage.player.play(&Op::Eof);
+    for _ in 0..MOST_TURNS {
+        log.borrow_mut().answer(0, Some(&Answer::Content(Bytes::from_static(b"healed"))));
+        // It is polled.
+        stage.player.play(&Op::Release);
+        stage.player.play_out();
+        if stage.is_done() {
+            return;
+        }
+    }
+    panic!("all is read and answered, and it is {:?}", stage.player.machine().status());
+}
+
+/// Whether it is as it should be, now that the connection has ended.
+fn judge(
+    transcript: &Transcript,
+    reason: &MessageReason,
+    log: &Log,
+    limits: Limits,
+    streamed: u64,
+) {
+    let longest = |header: &Header<'_>| if is_streamed(header) { streamed } else { limits.content };
+    let arrived = frames::read(&transcript.input, limits, longest);
+    let Log { requests, replies, asked: _ } = log;
+    assert!(arrived.messages.starts_with(requests), "{requests:?} were not all asked");
+
+    let sent = &transcript.output;
+    let answered: Vec<&Vec<u8>> = replies.iter().map_while(Option::as_ref).collect();
+    let owed_nothing = answered.len() == replies.len();
+    let exactly = |replies: &[&Vec<u8>], error: Option<&MessageReason>| {
+        let mut expected =
+            replies.iter().map(|reply| reply.as_slice()).collect::<Vec<_>>().concat();
+        if let Some(error) = error {
+            expected.extend(steps::encoded(&Message::error(error)));
+        }
+        assert!(*sent == expected, "sent {} where it is {}", show(sent), show(&expected));
+        assert_eq!(transcript.sent, Some(Sent::Fin));
+    };
+    // Where the service then took too long, the peer is told of its own fault all the same, behind
+    // the replies that were there.
+    let own_fault = || {
+        let error = steps::encoded(&Message::error(reason));
+        let replies = sent.strip_suffix(error.as_slice()).expect("the error is the last");
+        let mut sizes = answered.iter().scan(0, |size, reply| {
+            *size += reply.len();
+            Some(*size)
+        });
+        let count = if replies.is_empty() {
+            0
+        } else {
+            sizes.position(|size| size == replies.len()).expect("whole replies") + 1
+        };
+        exactly(&answered[..count], Some(reason));
+    };
+    match reason {
+        MessageReason::Finished => {
+            assert_eq!(arrived.rest, Rest::Nothing);
+            assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
+            assert!(owed_nothing);
+            exactly(&answered, None);
+        }
+        MessageReason::Answered | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
+            assert!(owed_nothing);
+            exactly(&answered, None);
+        }
+        MessageReason::Malformed(error) => {
+            assert_eq!(arrived.rest.at_end().as_ref(), Err(error));
+            assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
+            own_fault();
+        }
+        MessageReason::FrameTimeout { have, need, .. } => {
+            assert!(have < need || *need == 2, "{have} of {need} bytes are all");
+            own_fault();
+        }
+        MessageReason::Memory(_) => own_fault(),
+        MessageReason::ServiceTimeout { owed, .. } => {
+            // Those that were there wait behind the one that was not.
+            exactly(&answered[..requests.len() - owed], Some(reason));
+        }
+        MessageReason::WriteStalled { unsent, .. } => {
+            assert_eq!(transcript.sent, Some(Sent::Rst));
+            if *unsent == 0 {
+                // Its FIN alone was pending.
+                let all: usize = answered.iter().map(|reply| reply.len()).sum();
+                assert!(sent.len() >= all, "something was owed");
+            }
+            cut_short(sent, &answered);
+        }
+        MessageReason::Lost { .. } => {
+            assert_ne!(transcript.sent, Some(Sent::Fin), "what was lost looks clean");
+            cut_short(sent, &answered);
+        }
+    }
+}
+
+/// What was sent are replies, and behind the last one at most one error reply; possibly not all of
+/// it.
+fn cut_short(sent: &[u8], answered: &[&Vec<u8>]) {
+    let mut rest = sent;
+    for reply in answered {
+        let Some(after) = rest.strip_prefix(reply.as_slice()) else {
+            let behind = if reply.starts_with(rest) { &[] } else { rest };
+            return is_an_error(behind);
+        };
+        rest = after;
+    }
+    is_an_error(rest);
+}
+
+/// `sent` begins one error reply, or is all of one.
+fn is_an_error(sent: &[u8]) {
+    let limits = Limits { header: u16::MAX, content: u64::MAX };
+    let frames::Frames { messages, rest } = frames::read(sent, limits, |_| u64::MAX);
+    let part = match rest {
+        Rest::Nothing => None,
+        Rest::Part { begun, .. } => begun,
+        Rest::Wrong(error) => panic!("{error} in what was sent"),
+    };
+    assert!(messages.len() <= 1, "{} are no replies", messages.len());
+    let errors = messages.iter().chain(&part);
+    for Message { content, .. } in errors {
+        let n = content.len().min(ERROR.len());
+        assert_eq!(content[..n], ERROR[..n], "no reply to any request, and no error");
+    }
+}
+
+/// Bytes, for an error: not more of them than one can read.
+fn show(bytes: &[u8]) -> String {
+    let first = &bytes[..bytes.len().min(200)];
+    format!("{} bytes, {}", bytes.len(), first.escape_ascii())
+}
+
+const ERROR: &[u8] = b"{\"result\": \"Error: ";
+/// More than fits beside anything else.
+static LARGE: [u8; 80_000] = [b'.'; 80_000];
+/// What is documented of [`Connection`]: 64 KiB, one message and an error reply. The longest message
+/// is large, with a header of this length.
+const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MOST_ERROR;
+/// The longest error reply that may come where there is no room: that of a service timeout.
+const MOST_ERROR: usize = 160;
+const MOST_STEPS: usize = 64;
+/// Enough to fill what waits to be sent, and go beyond.
+const MOST_LARGE: u8 = 3;
+/// Each turn answers a request, of which there are at most 32 that wait, or takes output.
+const MOST_TURNS: usize = 1000;

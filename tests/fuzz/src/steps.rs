@@ -9,7 +9,7 @@ use wirestate_core::{
     message::{ByteOrder, Limits, Message},
 };
 
-use crate::script::{Op, Player};
+use wirestate_testkit::script::{Op, Player};
 
 /// What happens to any of the two sides.
 #[derive(Clone, Debug)]

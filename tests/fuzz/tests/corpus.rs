@@ -1,4 +1,4 @@
-//! What the fuzz targets have found and kept is played again, by the same functions.
+//! Replays the corpus: every kept input, by the function of its fuzz target.
 
 use std::{
     fs, io,
@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use wirestate_testkit::fuzz;
+use wirestate_fuzz::{client, decoder, header, server};
 
-/// Plays all files of the target's folder.
-fn replay(target: &str, play: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+/// Calls `check` with each file of the target's folder.
+fn replay(target: &str, check: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     let files = fs::read_dir(&folder)
         .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>());
     let mut files = files.expect("the corpus can be read");
@@ -18,7 +18,7 @@ fn replay(target: &str, play: fn(&[u8])) {
     files.sort_unstable();
     for file in files {
         let bytes = fs::read(&file).expect("the corpus can be read");
-        if let Err(panic) = catch_unwind(|| play(&bytes)) {
+        if let Err(panic) = catch_unwind(|| check(&bytes)) {
             eprintln!("failed with {}", file.display());
             resume_unwind(panic);
         }
@@ -27,20 +27,20 @@ fn replay(target: &str, play: fn(&[u8])) {
 
 #[test]
 fn headers() {
-    replay("header", fuzz::header);
+    replay("header", header);
 }
 
 #[test]
 fn decoders() {
-    replay("decoder", fuzz::decoder);
+    replay("decoder", decoder);
 }
 
 #[test]
 fn servers() {
-    replay("server", fuzz::server);
+    replay("server", server);
 }
 
 #[test]
 fn clients() {
-    replay("client", fuzz::client);
+    replay("client", client);
 }

@@ -1,0 +1,26 @@
+//! What the fuzz targets check: one function of arbitrary bytes for each target.
+//!
+//! | function | its bytes are |
+//! |---|---|
+//! | [`header`] | a header of [`message`](wirestate_core::message) |
+//! | [`decoder`] | limits, ways to cut the input, then the input |
+//! | [`server`] | limits, then the events of a server's connection |
+//! | [`client`] | limits, then the events of a client's connection, with inline requests and handles |
+//!
+//! Each function panics if a check fails. libFuzzer searches for such bytes (see the README of this
+//! crate); the test `corpus` replays the inputs that are kept in the repository.
+//!
+//! ```
+//! wirestate_fuzz::header(br#"{"byteorder": "little", "content-length": -1}"#);
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod decoder;
+mod frames;
+mod header;
+mod server;
+mod steps;
+
+pub use self::{client::client, decoder::decoder, header::header, server::server};
