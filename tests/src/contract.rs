@@ -1,30 +1,43 @@
-//! The contract of [`Machine`], asserted at every call.
+//! Checks the contract of [`Machine`] at every call.
 //!
-//! [`Checked`] wraps a machine and is one: drive it by a script, in the simulator or on a real
-//! runtime. It panics where the machine or its driver breaks the state table or one of the rules of
-//! [`wirestate_core::machine`]; the message begins with `machine:` or `driver:`.
+//! [`Checked`] wraps a machine and is a machine itself: drive it with a script, in the simulator or
+//! on a real runtime. It panics if the machine or its driver breaks the state table or one of the
+//! rules of [`wirestate_core::machine`]. The message begins with `machine:` or `driver:`.
 //!
-//! | rule | asserted of the machine | asserted of its driver |
-//! |---|---|---|
-//! | table | it reads no more behind the end of its input; its output goes forward only; it wants `Finished` only once its FIN or RST is out, or after an error | each event is legal |
-//! | 2 | `read_buf` and `write_bufs` offer something, and no empty slice; `read_buf` again returns the same memory with its content intact | `Read` follows `read_buf` directly and `Written` an offer of output, with at most as many bytes |
-//! | 3 | `write_owned` offers the first bytes of `write_bufs`, at most `most` | |
-//! | 4, 5 | it sends nothing after `Error(Write, _)` | no `Eof` after a failed write |
-//! | 6 | `poll_shared` that returns false changes nothing; the next one makes the machine read again, or want something else of its output, only after another call, once the waker was woken, or at the deadline | |
-//! | 7 | | `now` never goes backwards |
-//! | 8 | [`work`](Machine::work) never falls; one call raises it by at most [`MAX_WORK`] | |
-//! | 9 | `Release` changes nothing | |
-//! | 10 | its answers change by calls only; it ends with a reason, which never changes | |
-//! | 11 | after `Timeout` the deadline lies beyond `now`; a `Timeout` before the deadline, a second `ShutDown`, and both once it has ended change nothing; if [asked](Checked::with_deadlines), every wait has a deadline | |
+//! Checked in the machine:
 //!
-//! It also holds [`Status::queued`] to a limit. Rule 12 is
+//! - State table: it does not read after the end of its input. Its output state only moves forward.
+//!   It wants `Finished` only after its FIN, its RST or an error.
+//! - Rule 2: `read_buf` and `write_bufs` offer at least one byte and no empty slice. A second
+//!   `read_buf` returns the same memory with the same content.
+//! - Rule 3: `write_owned` offers the first bytes of `write_bufs`, at most `most`.
+//! - Rules 4 and 5: it sends nothing after `Error(Write, _)`.
+//! - Rule 6: if `poll_shared` returns false, nothing changes. Without another call in between, the
+//!   next `poll_shared` may resume reading or change the wanted output only if the waker was woken
+//!   or the deadline has passed.
+//! - Rule 8: [`work`](Machine::work) never decreases. One call adds at most [`MAX_WORK`].
+//! - Rule 9: `Release` changes nothing.
+//! - Rule 10: its observable state changes only by calls. It ends with a reason, and the reason
+//!   never changes.
+//! - Rule 11: after `Timeout` the deadline is later than `now`. A `Timeout` before the deadline and
+//!   a second `ShutDown` change nothing; after the end, no `Timeout` or `ShutDown` does. With
+//!   [`Checked::with_deadlines`], every wait has a deadline.
+//!
+//! Checked in the driver:
+//!
+//! - State table: every event is legal.
+//! - Rule 2: `Read` directly follows `read_buf`, and `Written` an offer of output. Neither exceeds
+//!   the offer.
+//! - Rule 4: there is no `Eof` after a failed write.
+//! - Rule 7: `now` never goes backwards.
+//!
+//! It also checks that [`Status::queued`] stays within a limit. Rule 12 is checked by
 //! [`split_invariant`](crate::script::split_invariant).
 //!
-//! It can't see what a driver leaves out. A driver may take a read after a write without
-//! `poll_shared` in between, as [`drive::Seat`](wirestate_core::drive::Seat) does, and need never
-//! send `Release`; so a driver that sleeps without having called `poll_shared` (rule 6) or that
-//! acts on a deadline before it has read (rule 7) is found by the [simulator](crate::sim) only, as
-//! is one that ends a failed connection by a FIN (rule 4).
+//! `Checked` cannot see calls that a driver omits: `poll_shared` between a write and a read and
+//! `Release` are optional. The [simulator](crate::sim) finds a driver that sleeps without calling
+//! `poll_shared` (rule 6), handles a deadline before it reads (rule 7), or ends a failed connection
+//! with a FIN (rule 4).
 //!
 //! ```should_panic
 //! use wirestate_core::{Event, Instant, Machine, echo};
@@ -33,7 +46,7 @@
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
 //! let mut machine = Checked::new(echo::Server::new(config).unwrap().machine(Instant::EPOCH), limit);
-//! machine.handle(Instant::EPOCH, Event::Written(1)); // there is nothing to write
+//! machine.handle(Instant::EPOCH, Event::Written(1)); // panics: there is no output
 //! ```
 
 use std::{
@@ -51,50 +64,54 @@ use wirestate_core::{
     Direction, Event, Instant, Interest, Machine, Outbound, Reason, Status, drive::MAX_SLICES,
 };
 
-/// The most units of [work](Machine::work) that one call may do: what a driver spends on a
-/// connection before it yields to others, by default
-/// ([`Budget::work`](wirestate_core::drive::Budget::work)).
+/// The most units of [work](Machine::work) that one call may do: the default of
+/// [`Budget::work`](wirestate_core::drive::Budget::work), after which a driver yields to other
+/// connections.
 pub const MAX_WORK: u64 = 64;
 
-/// A machine that is held to the contract, and its driver with it. See the [module](self).
+/// Wraps a machine, and panics if the machine or its driver breaks the contract.
+///
+/// See the [module](self) for the rules that it checks.
 #[derive(Debug)]
 pub struct Checked<M> {
     machine: M,
     history: History,
-    /// What it answered after the last call.
-    seen: Option<Seen>,
-    /// The memory that `read_buf` has offered, as its address and length.
-    room: Option<(usize, usize)>,
-    /// How many bytes of output it has offered.
-    output: Cell<Option<usize>>,
-    /// The waker of the last `poll_shared`, if that found nothing new and no call came since.
-    asleep: Option<Arc<Woken>>,
+    /// The machine's observable state after the last call.
+    last: Option<Snapshot>,
+    /// The memory that `read_buf` has offered: its address and length.
+    read_offer: Option<(usize, usize)>,
+    /// The bytes of output that the machine has offered.
+    write_offer: Cell<Option<usize>>,
+    /// The waker of the last `poll_shared`, if that returned false and no call came since.
+    idle_waker: Option<Arc<RecordingWaker>>,
 }
 
-/// What a [`Checked`] remembers of a machine. It outlives the wrapper where the machine is lent for
-/// a moment only, as a proxy's two sides are: see [`Checked::resume`].
+/// What a [`Checked`] remembers of its machine's past.
+///
+/// [`Checked::history`] and [`Checked::resume`] carry it from one wrapper to the next. A machine
+/// that is borrowed anew for each call, such as a side of a proxy, needs that.
 #[derive(Clone, Debug)]
 pub struct History {
     /// The most bytes that [`Status::queued`] may show.
     limit: usize,
-    deadlines: bool,
+    requires_deadlines: bool,
     now: Instant,
-    input_over: bool,
+    input_ended: bool,
     connection: Connection,
     shut_down: bool,
     output: Output,
-    /// Label and text of the reason, once it was given.
+    /// The reason's label and text, once the machine has one.
     reason: Option<(&'static str, String)>,
 }
 
 impl History {
-    /// Of a machine that nothing has happened to, and which queues `limit` bytes at most.
+    /// The history of a new machine, which may queue at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
-            deadlines: false,
+            requires_deadlines: false,
             now: Instant::EPOCH,
-            input_over: false,
+            input_ended: false,
             connection: Connection::Open,
             shut_down: false,
             output: Output::Open,
@@ -102,40 +119,40 @@ impl History {
         }
     }
 
-    /// As [`Checked::with_deadlines`].
+    /// Requires deadlines, as [`Checked::with_deadlines`] does.
     #[must_use]
     pub fn with_deadlines(self) -> Self {
-        Self { deadlines: true, ..self }
+        Self { requires_deadlines: true, ..self }
     }
 }
 
-/// What has become of the connection: the greatest of what has happened.
+/// The state of the connection. Later variants replace earlier ones, never the reverse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Connection {
     Open,
-    /// A FIN or an RST is out.
+    /// A FIN or an RST was sent.
     Finished,
     ReadFailed,
     WriteFailed,
 }
 
-/// How far the writable half has come. It never goes back.
+/// The state of the writable half. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Output {
     Open,
-    /// A FIN is wanted.
+    /// The machine wants a FIN to be sent.
     Finishing,
-    /// The FIN is out, or writing has failed.
+    /// The FIN was sent, or writing has failed.
     Finished,
-    /// An RST is wanted.
+    /// The machine wants an RST to be sent.
     Resetting,
     /// The machine has ended.
     Done,
 }
 
-/// All of a machine that a driver can see.
+/// The state of a machine that a driver can observe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
+struct Snapshot {
     interest: Interest,
     deadline: Option<Instant>,
     work: u64,
@@ -144,14 +161,10 @@ struct Seen {
     output: Vec<u8>,
 }
 
-impl Seen {
+impl Snapshot {
     fn of<M: Machine>(machine: &M) -> Self {
         let interest = machine.interest();
-        assert_eq!(
-            interest,
-            machine.interest(),
-            "machine: it wants something else at each question"
-        );
+        assert_eq!(interest, machine.interest(), "machine: interest() differs when called twice");
         let flushes = interest.write == Outbound::Flush;
         Self {
             interest,
@@ -159,11 +172,11 @@ impl Seen {
             work: machine.work(),
             status: machine.status(),
             reason: machine.reason().map(|reason| (reason.label(), reason.to_string())),
-            output: if flushes { output(machine) } else { Vec::new() },
+            output: if flushes { offered_output(machine) } else { Vec::new() },
         }
     }
 
-    /// Whether it waits for the peer to acknowledge output or a FIN, or to send its own FIN.
+    /// Whether the machine waits for the peer to acknowledge output or a FIN, or to send its FIN.
     fn waits_for_peer(&self) -> bool {
         match self.interest.write {
             Outbound::Flush | Outbound::Finish => true,
@@ -173,7 +186,7 @@ impl Seen {
     }
 }
 
-fn output<M: Machine>(machine: &M) -> Vec<u8> {
+fn offered_output<M: Machine>(machine: &M) -> Vec<u8> {
     let mut bufs = [&[][..]; MAX_SLICES];
     let n = write_bufs(machine, &mut bufs);
     bufs[..n].concat()
@@ -181,101 +194,108 @@ fn output<M: Machine>(machine: &M) -> Vec<u8> {
 
 fn write_bufs<'a, M: Machine>(machine: &'a M, out: &mut [&'a [u8]]) -> usize {
     let n = machine.write_bufs(out);
-    are_slices(n, out);
+    check_slices(n, out);
     n
 }
 
-/// Asserts that the first `n` of `out` are what a machine may offer.
-fn are_slices(n: usize, out: &[impl AsRef<[u8]>]) {
+/// Checks that the machine filled the first `n` of `out`, at least one, with non-empty slices.
+fn check_slices(n: usize, out: &[impl AsRef<[u8]>]) {
     assert!((1..=out.len()).contains(&n), "machine: it fills {n} of {} slices", out.len());
     let empty = out[..n].iter().any(|slice| slice.as_ref().is_empty());
     assert!(!empty, "machine: it offers an empty slice");
 }
 
 impl<M: Machine> Checked<M> {
-    /// Holds `machine` to the contract, and its [`Status::queued`] to `limit` bytes.
+    /// Wraps a new `machine`, whose [`Status::queued`] may be at most `limit` bytes.
     pub fn new(machine: M, limit: usize) -> Self {
         Self::resume(machine, History::new(limit))
     }
 
-    /// Goes on with a machine whose `history` was kept by [`history`](Self::history).
+    /// Wraps a machine again, with the `history` of its last wrapper.
     pub fn resume(machine: M, history: History) -> Self {
-        let seen = Seen::of(&machine);
-        let (room, output, asleep) = (None, Cell::new(None), None);
-        let mut checked = Self { machine, history, seen: None, room, output, asleep };
-        checked.after(&seen, "the calls before");
+        let now = Snapshot::of(&machine);
+        let mut checked = Self {
+            machine,
+            history,
+            last: None,
+            read_offer: None,
+            write_offer: Cell::new(None),
+            idle_waker: None,
+        };
+        checked.end_call(&now, "the calls before");
         checked
     }
 
-    /// Asserts from now on that the machine has a deadline while it waits for its peer: with output
-    /// that is not acknowledged, with a FIN that is pending, and while it reads after its FIN. For
-    /// machines whose timeouts are all configured.
+    /// Requires a deadline whenever the machine waits for its peer: while output is pending, while
+    /// a FIN is pending, and while it reads after its FIN. For machines that have all timeouts
+    /// configured.
     #[must_use]
     pub fn with_deadlines(self) -> Self {
         Self { history: self.history.with_deadlines(), ..self }
     }
 
-    /// What it remembers of the machine.
+    /// Returns what to [`resume`](Self::resume) with.
     pub fn history(self) -> History {
         self.history
     }
 
-    /// The machine.
+    /// The wrapped machine.
     pub fn machine(&self) -> &M {
         &self.machine
     }
 
-    /// The machine, to call what is beyond [`Machine`]. That counts as a call: offers lapse.
+    /// The wrapped machine, for calls that are not part of [`Machine`]. Offers lapse.
     pub fn machine_mut(&mut self) -> &mut M {
-        (self.seen, self.room, self.asleep) = (None, None, None);
-        self.output.take();
+        (self.last, self.read_offer, self.idle_waker) = (None, None, None);
+        self.write_offer.take();
         &mut self.machine
     }
 
-    /// The machine back.
+    /// Unwraps the machine.
     pub fn into_inner(self) -> M {
         self.machine
     }
 
-    /// Before a call at `now`: what the machine answers. Since the last call only its status may
-    /// have changed, which may follow what it shares.
-    fn before(&mut self, now: Instant) -> Seen {
+    /// Begins a call at `now`, and returns the machine's observable state.
+    ///
+    /// Since the last call only the status may have changed: it may depend on shared state.
+    fn begin_call(&mut self, now: Instant) -> Snapshot {
         let last = self.history.now;
         assert!(now >= last, "driver: time goes back from {last} to {now}");
         self.history.now = now;
-        let seen = Seen::of(&self.machine);
-        if let Some(last) = self.seen.take() {
-            let last = Seen { status: seen.status, ..last };
-            assert_eq!(seen, last, "machine: its answers change between two calls");
+        let current = Snapshot::of(&self.machine);
+        if let Some(last) = self.last.take() {
+            let last = Snapshot { status: current.status, ..last };
+            assert_eq!(current, last, "machine: its observable state changes between two calls");
         }
-        seen
+        current
     }
 
-    /// The table's second column, and rules 2 and 4: whether `event` is legal.
-    fn allow(&mut self, event: Event, interest: Interest, room: usize, output: usize) {
+    /// Checks that `event` is legal: the second column of the state table, and rules 2 and 4.
+    fn check_event(&mut self, event: Event, interest: Interest, readable: usize, writable: usize) {
         let history = &mut self.history;
         let legal = match event {
-            Event::Read(n) => interest.read && (1..=room).contains(&n),
+            Event::Read(n) => interest.read && (1..=readable).contains(&n),
             Event::Eof | Event::Error(Direction::Read, _) => interest.read,
-            Event::Written(n) => interest.write == Outbound::Flush && (1..=output).contains(&n),
+            Event::Written(n) => interest.write == Outbound::Flush && (1..=writable).contains(&n),
             Event::Finished => matches!(interest.write, Outbound::Finish | Outbound::Reset),
             Event::Error(Direction::Write, _) => history.output < Output::Finished,
             Event::Timeout { .. } | Event::ShutDown | Event::Release => true,
         };
         assert!(
             legal,
-            "driver: {event:?}, and the machine wants {interest:?}, with {room} bytes of room and \
-             {output} bytes of output on offer"
+            "driver: {event:?}, but the machine wants {interest:?}; it offers {readable} bytes to \
+             read into and {writable} bytes to write"
         );
         let connection = match event {
             Event::Eof => {
                 let failed = history.connection == Connection::WriteFailed;
                 assert!(!failed, "driver: Eof after a failed write");
-                history.input_over = true;
+                history.input_ended = true;
                 Connection::Open
             }
             Event::Error(Direction::Read, _) => {
-                history.input_over = true;
+                history.input_ended = true;
                 Connection::ReadFailed
             }
             Event::Error(Direction::Write, _) => {
@@ -296,18 +316,18 @@ impl<M: Machine> Checked<M> {
         history.connection = history.connection.max(connection);
     }
 
-    /// What holds after every call, whatever it was. Returns what the machine answers now.
-    fn after(&mut self, before: &Seen, call: impl Debug) -> Seen {
-        let seen = Seen::of(&self.machine);
-        let Seen { interest, work, reason, .. } = &seen;
+    /// Checks what holds after every call, and returns the machine's observable state.
+    fn end_call(&mut self, before: &Snapshot, call: impl Debug) -> Snapshot {
+        let current = Snapshot::of(&self.machine);
+        let Snapshot { interest, work, reason, .. } = &current;
         let history = &mut self.history;
-        let behind_end = history.input_over && interest.read;
-        assert!(!behind_end, "machine: it reads behind the end of its input, after {call:?}");
+        let legal = !history.input_ended || !interest.read;
+        assert!(legal, "machine: it wants to read after the end of its input, after {call:?}");
 
         let was = history.output;
         history.output = match *interest {
             Interest::DONE => Output::Done,
-            // It holds back from reading, and has not ended.
+            // Reading is paused; the machine has not ended.
             Interest { read: false, write: Outbound::Idle } if was == Output::Finished => was,
             Interest { write: Outbound::Idle | Outbound::Flush, .. } => Output::Open,
             Interest { write: Outbound::Finish, .. } => Output::Finishing,
@@ -315,10 +335,10 @@ impl<M: Machine> Checked<M> {
             Interest { write: Outbound::Reset, .. } => Output::Resetting,
         };
         let is = history.output;
-        assert!(is >= was, "machine: its output goes back from {was:?} to {is:?}, after {call:?}");
+        assert!(is >= was, "machine: its output goes from {was:?} to {is:?}, after {call:?}");
         assert!(
             interest.write != Outbound::Finished || history.connection > Connection::Open,
-            "machine: it wants Finished, and has sent neither FIN nor RST, after {call:?}"
+            "machine: it wants Finished, but has sent neither FIN nor RST, after {call:?}"
         );
 
         let done = interest.is_done();
@@ -328,20 +348,26 @@ impl<M: Machine> Checked<M> {
         }
         history.reason.clone_from(reason);
 
-        let (queued, limit) = (seen.status.queued, history.limit);
-        assert!(queued <= limit, "machine: it queues {queued} of {limit} bytes, after {call:?}");
-        let units = work.checked_sub(before.work).expect("machine: its work falls");
-        assert!(units <= MAX_WORK, "machine: {units} units of work are too many for {call:?}");
+        let (queued, limit) = (current.status.queued, history.limit);
         assert!(
-            !history.deadlines || !seen.waits_for_peer() || seen.deadline.is_some(),
+            queued <= limit,
+            "machine: it queues {queued} bytes, the limit is {limit}, after {call:?}"
+        );
+        let units = work.checked_sub(before.work).expect("machine: its work decreases");
+        assert!(
+            units <= MAX_WORK,
+            "machine: {units} units of work in {call:?}, the limit is {MAX_WORK}"
+        );
+        assert!(
+            !history.requires_deadlines || !current.waits_for_peer() || current.deadline.is_some(),
             "machine: it waits for its peer without a deadline, after {call:?}"
         );
-        self.seen = Some(seen.clone());
-        seen
+        self.last = Some(current.clone());
+        current
     }
 }
 
-#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
 impl<M: Machine> Machine for Checked<M> {
     type Reason = M::Reason;
 
@@ -350,66 +376,66 @@ impl<M: Machine> Machine for Checked<M> {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        self.output.take();
-        let before = self.before(self.history.now);
+        self.write_offer.take();
+        let before = self.begin_call(self.history.now);
         let interest = before.interest;
-        assert!(interest.read, "driver: read_buf, and the machine wants {interest:?}");
+        assert!(interest.read, "driver: read_buf, but the machine wants {interest:?}");
         let buf = self.machine.read_buf();
-        assert!(!buf.is_empty(), "machine: it wants to read, and has no room");
-        let room = (buf.as_ptr().addr(), buf.len());
-        if let Some(last) = self.room.replace(room) {
-            assert_eq!(room, last, "machine: read_buf returns other memory the second time");
+        assert!(!buf.is_empty(), "machine: it wants to read, but read_buf is empty");
+        let offer = (buf.as_ptr().addr(), buf.len());
+        if let Some(last) = self.read_offer.replace(offer) {
+            assert_eq!(offer, last, "machine: read_buf returns other memory the second time");
         } else {
             let content = vec![0xa5; buf.len()];
             buf.copy_from_slice(&content);
             let again = self.machine.read_buf();
-            let same = (again.as_ptr().addr(), again.len()) == room;
+            let same = (again.as_ptr().addr(), again.len()) == offer;
             assert!(same, "machine: read_buf returns other memory the second time");
-            assert!(*again == content, "machine: read_buf changes what was received");
+            assert!(*again == content, "machine: read_buf overwrites the content of its memory");
         }
-        let after = self.after(&before, "read_buf");
-        assert_eq!(after, before, "machine: read_buf changes its answers");
+        let after = self.end_call(&before, "read_buf");
+        assert_eq!(after, before, "machine: read_buf changes its observable state");
         self.machine.read_buf()
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let write = self.machine.interest().write;
-        assert_eq!(write, Outbound::Flush, "driver: write_bufs");
+        assert_eq!(write, Outbound::Flush, "driver: write_bufs without output");
         let n = write_bufs(&self.machine, out);
-        self.output.set(Some(out[..n].iter().map(|slice| slice.len()).sum()));
+        self.write_offer.set(Some(out[..n].iter().map(|slice| slice.len()).sum()));
         n
     }
 
     fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
         let write = self.machine.interest().write;
-        assert_eq!(write, Outbound::Flush, "driver: write_owned");
-        assert!(most > 0, "driver: write_owned of nothing");
+        assert_eq!(write, Outbound::Flush, "driver: write_owned without output");
+        assert!(most > 0, "driver: write_owned of at most 0 bytes");
         let n = self.machine.write_owned(out, most);
-        are_slices(n, out);
-        let (owned, output) = (out[..n].concat(), output(&self.machine));
-        assert!(owned.len() <= most, "machine: it offers {} of {most} owned bytes", owned.len());
+        check_slices(n, out);
+        let (owned, output) = (out[..n].concat(), offered_output(&self.machine));
+        assert!(owned.len() <= most, "machine: it offers {} owned bytes of {most}", owned.len());
         let common = owned.len().min(output.len());
         let same = owned[..common] == output[..common];
         assert!(same, "machine: write_owned and write_bufs offer different bytes");
-        self.output.set(Some(owned.len()));
+        self.write_offer.set(Some(owned.len()));
         n
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
-        let room = self.room.take().map_or(0, |(_, len)| len);
-        let output = self.output.take().unwrap_or(0);
-        let before = self.before(now);
-        self.allow(event, before.interest, room, output);
+        let readable = self.read_offer.take().map_or(0, |(_, len)| len);
+        let writable = self.write_offer.take().unwrap_or(0);
+        let before = self.begin_call(now);
+        self.check_event(event, before.interest, readable, writable);
         if event != Event::Release {
-            self.asleep = None;
+            self.idle_waker = None;
         }
         self.machine.handle(now, event);
-        let after = self.after(&before, event);
+        let after = self.end_call(&before, event);
 
-        let (done, again) = (before.interest.is_done(), self.history.shut_down);
+        let (done, repeated) = (before.interest.is_done(), self.history.shut_down);
         let changes_nothing = match event {
             Event::Timeout { .. } => done || before.deadline.is_none_or(|deadline| deadline > now),
-            Event::ShutDown => done || again,
+            Event::ShutDown => done || repeated,
             Event::Release => true,
             Event::Read(_) | Event::Eof | Event::Written(_) | Event::Error(..) => false,
             Event::Finished => {
@@ -419,12 +445,16 @@ impl<M: Machine> Machine for Checked<M> {
             }
         };
         if changes_nothing {
-            assert_eq!(after, before, "machine: {event:?} changes its answers");
+            assert_eq!(after, before, "machine: {event:?} changes its observable state");
         }
         if let (Event::Timeout { .. }, Some(deadline)) = (event, after.deadline) {
-            assert!(deadline > now, "machine: its deadline {deadline} was handled at {now}");
+            assert!(
+                deadline > now,
+                "machine: its deadline {deadline} stays after Timeout at {now}"
+            );
         }
-        if event == Event::ShutDown && !again {
+        if event == Event::ShutDown && !repeated {
+            // A second ShutDown must change nothing.
             self.history.shut_down = true;
             self.handle(now, event);
         }
@@ -435,23 +465,26 @@ impl<M: Machine> Machine for Checked<M> {
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        self.room = None;
-        self.output.take();
-        let before = self.before(now);
+        self.read_offer = None;
+        self.write_offer.take();
+        let before = self.begin_call(now);
         let is_due = before.deadline.is_some_and(|deadline| deadline <= now);
-        let unannounced = self.asleep.take().is_some_and(|waker| !waker.take() && !is_due);
-        let woken = Arc::new(Woken::new(cx.waker().clone()));
-        let waker = Waker::from(woken.clone());
-        let news = self.machine.poll_shared(now, &mut Context::from_waker(&waker));
-        let after = self.after(&before, "poll_shared");
+        let unwoken = self.idle_waker.take().is_some_and(|waker| !waker.take() && !is_due);
+        let recording = Arc::new(RecordingWaker::new(cx.waker().clone()));
+        let waker = Waker::from(recording.clone());
+        let is_new = self.machine.poll_shared(now, &mut Context::from_waker(&waker));
+        let after = self.end_call(&before, "poll_shared");
         let (was, is) = (before.interest, after.interest);
-        let missed = is.write != was.write || (is.read && !was.read);
-        assert!(!(unannounced && missed), "machine: it wants {is:?}, and nobody was woken");
-        if !news {
-            assert_eq!(after, before, "machine: poll_shared returns false and changes its answers");
-            self.asleep = Some(woken);
+        let changed = is.write != was.write || (is.read && !was.read);
+        assert!(!(unwoken && changed), "machine: it wants {is:?}, but its waker was not woken");
+        if !is_new {
+            assert_eq!(
+                after, before,
+                "machine: poll_shared changes its observable state but is false"
+            );
+            self.idle_waker = Some(recording);
         }
-        news
+        is_new
     }
 
     fn work(&self) -> u64 {
@@ -467,25 +500,25 @@ impl<M: Machine> Machine for Checked<M> {
     }
 }
 
-/// A waker that remembers, and wakes another one.
+/// A waker that remembers that it was woken, and wakes another waker.
 #[derive(Debug)]
-struct Woken {
+struct RecordingWaker {
     woken: AtomicBool,
     waker: Waker,
 }
 
-impl Woken {
+impl RecordingWaker {
     fn new(waker: Waker) -> Self {
         Self { woken: AtomicBool::new(false), waker }
     }
 
-    /// Whether it was woken since the last time.
+    /// Whether it was woken since the last call.
     fn take(&self) -> bool {
         self.woken.swap(false, SeqCst)
     }
 }
 
-impl Wake for Woken {
+impl Wake for RecordingWaker {
     fn wake(self: Arc<Self>) {
         self.woken.store(true, SeqCst);
         self.waker.wake_by_ref();

@@ -1,35 +1,38 @@
-//! A simulated network, strategies and invariants to test Wirestate's machines with, and your own.
+//! A simulated network, proptest strategies and contract checks for Wirestate's machines and yours.
 //!
-//! | module | finds | how |
-//! |---|---|---|
-//! | [`contract`] | a machine, or a driver, that breaks its part of the contract | [`Checked`](contract::Checked) asserts it at every call |
-//! | [`script`] | what goes wrong at a boundary: a full buffer, a late FIN, a cut in a bad place | drawn or exhaustive lists of what happens, played to one machine |
-//! | [`message`] | what goes wrong in the JSON-header protocol, or in a variant of it | good and bad frames, drawn and by name |
-//! | [`sim`] | what goes wrong between them: lost wake-ups, stalls, leaks, a reset taken for an end | servers and peers on a simulated network under seeded faults |
+//! - [`contract`]: [`Checked`](contract::Checked) wraps a machine and panics if the machine or its
+//!   driver breaks the contract.
+//! - [`script`] plays lists of events to one machine, hand-written, random or exhaustive. It finds
+//!   errors at boundaries: a full buffer, a late FIN, an unlucky split of the input.
+//! - [`message`] has valid and invalid frames of the JSON-header protocol, random and by name, for
+//!   its decoder or for a variant of your own.
+//! - [`sim`] runs servers and peers on a simulated network under seeded faults. It finds lost
+//!   wake-ups, stalls, leaks, and resets that are mistaken for an end of the stream.
 //!
 //! # Testing a machine of your own
 //!
-//! First alone: any list of events must leave the contract whole, and the output must not depend on
-//! how the input was cut. Then in a world: the same machine as a server, under faults.
+//! Test the machine alone first: it must keep the contract under any list of events, and its output
+//! must not depend on how the input is split. Then run it as a server in a simulated world with
+//! faults.
 //!
 //! ```
 //! use proptest::prelude::*;
 //! use wirestate_core::{Instant, admission::Limits, echo, runtime::Runtime, serve};
 //! use wirestate_testkit::{contract::Checked, for_each_seed, script, sim};
 //!
-//! // Put your own machine here, with the most bytes that it may queue. Small buffers find more.
+//! // Put your machine here, and the most bytes that it may queue. Small buffers find more errors.
 //! let config = echo::Config::default().with_buffer(8.try_into()?);
 //! let limit = config.buffer_size();
 //! let server = echo::Server::new(config).unwrap();
 //! let machine = move |now| Checked::new(server.machine(now), limit);
 //!
 //! // Alone.
-//! script::split_invariant(|| machine(Instant::EPOCH), b"some input of your protocol's");
+//! script::split_invariant(|| machine(Instant::EPOCH), b"some input of your protocol");
 //! proptest!(|(ops in script::ops(50))| {
 //!     script::play(&mut machine(Instant::EPOCH), &ops);
 //! });
 //!
-//! // In a world, where its peer's reads and writes are cut, interrupted, late, and stalled.
+//! // In a world, where reads and writes are short, interrupted, late and stalled.
 //! for_each_seed(4, |seed| {
 //!     let world = sim::World::new(seed);
 //!     let (server, client) = (world.host("server"), world.host("client"));
@@ -58,9 +61,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A failing world says which seed replays it: see [`for_each_seed`]. [`sim::Trace`] says, line by
-//! line, what happened. `tests/planted_bugs.rs` in this crate shows which kinds of bug are found,
-//! and by what.
+//! A failing test names the seed that replays it: see [`for_each_seed`]. [`sim::Trace`] lists what
+//! happened, one line an event. `tests/planted_bugs.rs` in this crate shows which kinds of bug each
+//! module finds.
 
 #![forbid(unsafe_code)]
 
@@ -72,12 +75,12 @@ pub mod sim;
 
 pub use self::seeds::for_each_seed;
 
-/// The README's examples, which run as tests here, where all crates are at hand.
+/// The README's examples, tested here because this crate depends on all the others.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
 
-/// The examples of the page on embedding.
+/// The examples of `docs/embed.md`.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/embed.md")]
 struct Embed;

@@ -1,14 +1,15 @@
-//! How many seeds a test tries, and which one made it fail.
+//! Runs a test with many seeds, and names the seed that fails.
 
 use std::{
     env,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
-/// Calls `test` with `default` seeds, or as many as the environment variable `WIRESTATE_SEEDS`
-/// says, counted from 0; or with the one seed that `WIRESTATE_SEED` names.
+/// Calls `test` with each seed from 0 to `default` − 1.
 ///
-/// Where it panics, the seed that replays it goes to standard error, and the panic on.
+/// The environment variable `WIRESTATE_SEEDS` replaces the number of seeds; `WIRESTATE_SEED`
+/// selects one seed. If `test` panics, its seed is printed to standard error, and the panic
+/// continues.
 ///
 /// ```
 /// wirestate_testkit::for_each_seed(8, |seed| {
@@ -18,7 +19,7 @@ use std::{
 /// ```
 ///
 /// # Panics
-/// As `test` does; and if one of the variables is set, but not to a number.
+/// If `test` panics, or if one of the variables is not a number.
 pub fn for_each_seed(default: u64, test: impl Fn(u64)) {
     let seeds = match (number("WIRESTATE_SEED"), number("WIRESTATE_SEEDS")) {
         (Some(seed), _) => seed..seed.saturating_add(1),
@@ -43,7 +44,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs this test again, with a planted bug that seed 7 finds.
+    /// Starts this test as a child process, with a planted bug that seed 7 finds.
     #[test]
     fn a_failure_names_the_seed_that_replays_it() {
         const PLANTED: &str = "TEST_PLANTED_BUG";
@@ -51,17 +52,19 @@ mod tests {
             return for_each_seed(10, |seed| assert_ne!(seed, 7));
         }
         let run = |variable: &str, value: &str| {
-            let mut test = Command::new(env::current_exe().expect("this test has an executable"));
+            let mut test =
+                Command::new(env::current_exe().expect("the test's executable has a path"));
             test.args(["--exact", "seeds::tests::a_failure_names_the_seed_that_replays_it"]);
             test.arg("--nocapture").env_remove("WIRESTATE_SEED").env_remove("WIRESTATE_SEEDS");
-            let output = test.env(PLANTED, "1").env(variable, value).output().expect("it starts");
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            (output.status.success(), said.contains("WIRESTATE_SEED=7 replays it"))
+            let output =
+                test.env(PLANTED, "1").env(variable, value).output().expect("the test starts");
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success(), stderr.contains("WIRESTATE_SEED=7 replays it"))
         };
         assert_eq!(run("OTHER", ""), (false, true));
         assert_eq!(run("WIRESTATE_SEEDS", "7"), (true, false), "from 0 to 6");
         assert_eq!(run("WIRESTATE_SEEDS", "8"), (false, true));
-        assert_eq!(run("WIRESTATE_SEED", "7"), (false, true), "it replays it");
+        assert_eq!(run("WIRESTATE_SEED", "7"), (false, true), "the failing seed alone");
         assert_eq!(run("WIRESTATE_SEED", "8"), (true, false));
     }
 }

@@ -21,8 +21,10 @@ use wirestate_testkit::{
     contract::Checked,
     for_each_seed,
     message::frames,
-    script::Sent,
-    sim::{Act, Buffering, Faults, Heard, Host, Record, Settings, Side, Socket, What, World, act},
+    script::Ending,
+    sim::{
+        Act, Buffering, Faults, Heard, Host, Record, Settings, Side, Socket, TraceEvent, World, act,
+    },
 };
 
 /// Accepts one connection, and serves it by `machine` on a sink that holds `capacity` bytes, for
@@ -73,7 +75,7 @@ fn hears(world: &World, acts: Vec<Act>) -> Heard {
 /// All that a peer sends comes back to it, and a FIN behind that.
 fn comes_back(world: &World, sent: Vec<u8>) {
     let heard = hears(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
-    assert_eq!((heard.bytes, heard.fin, heard.lost), (sent, true, None));
+    assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
 }
 
 /// A network that holds little, and a server whose calls suffer.
@@ -118,7 +120,7 @@ fn an_echo_arrives_whole_and_the_fin_behind_it() {
         let exchange = |part: &[u8]| [Act::Send(part.to_vec().into()), Act::Receive(part.len())];
         let acts = sent.chunks(16).flat_map(exchange).chain([Act::Finish, Act::ReceiveAll]);
         let heard = hears(&world, acts.collect());
-        assert_eq!((heard.bytes, heard.fin, heard.lost), (sent, true, None));
+        assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
     });
 }
 
@@ -188,7 +190,7 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
             Seat::new(upstream, socket).flush_timeout(Some(LONG)).with_clock(clock).await
         });
         let heard = hears(&world, acts);
-        assert_eq!((heard.bytes, heard.fin, heard.lost), (published, true, None));
+        assert_eq!((heard.bytes, heard.fin, heard.error), (published, true, None));
     });
 }
 
@@ -205,10 +207,10 @@ fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
     serve_one(&server, sink, Duration::MAX, move |now| echo.machine(now));
     let (began, send) = (world.now(), Act::Send(bytes(2000).into()));
     let heard = hears(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);
-    assert_eq!((heard.fin, heard.lost), (false, Some(ConnectionError::Reset)));
-    assert_eq!(server_end(&world).ended, Some(Sent::Rst));
+    assert_eq!((heard.fin, heard.error), (false, Some(ConnectionError::Reset)));
+    assert_eq!(server_end(&world).ending, Some(Ending::Rst));
     let trace = world.trace();
-    let reset = trace.entries().iter().find(|entry| entry.what == What::Reset).unwrap();
+    let reset = trace.entries().iter().find(|entry| entry.event == TraceEvent::Reset).unwrap();
     let after = reset.at.since(began);
     assert!(after < Duration::from_secs(30), "reset after {after:?}");
 }

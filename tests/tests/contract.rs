@@ -20,7 +20,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{self, Op, Player, Sent},
+    script::{self, Ending, Op, Player},
 };
 
 const SIZE: NonZeroUsize = NonZeroUsize::new(16).unwrap();
@@ -59,7 +59,7 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
         prop_assert!(transcript.input.starts_with(&transcript.output), "not what was received");
         if matches!(transcript.label, Some("finished" | "shut_down")) {
-            prop_assert_eq!(transcript.sent, Some(Sent::Fin), "a clean end without a FIN");
+            prop_assert_eq!(transcript.ending, Some(Ending::Fin), "a clean end without a FIN");
         }
         if transcript.label == Some("finished") {
             prop_assert_eq!(&transcript.output, &transcript.input, "not all of it");
@@ -225,7 +225,10 @@ fn a_reason_says_whose_fault_it_was() {
         (vec![Op::ShutDown, Op::Timeout, Op::Release, Op::Finished, Op::Eof], Fault::Requested),
         (vec![Op::Timeout], Fault::Time),
         (
-            vec![Op::Lost(wirestate_core::Direction::Read, wirestate_core::ConnectionError::Reset)],
+            vec![Op::Error(
+                wirestate_core::Direction::Read,
+                wirestate_core::ConnectionError::Reset,
+            )],
             Fault::Lost,
         ),
     ];
@@ -265,7 +268,7 @@ fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Echo>)) {
 
 /// An event after some others.
 fn is_illegal(before: &[Event], event: Event) {
-    is_blamed(&format!("{event:?}, and the machine wants"), |machine| {
+    is_blamed(&format!("{event:?}, but the machine wants"), |machine| {
         for before in before {
             if let Event::Read(n) = before {
                 receive(machine, *n);
@@ -293,7 +296,7 @@ fn the_state_table_holds_for_drivers() {
     // Nothing can be written behind a FIN, on a connection that is lost, or in place of an RST.
     is_illegal(&[Event::Eof, Event::Finished], write_error);
     is_illegal(&[Event::Read(5), write_error], write_error);
-    is_blamed("Error(Write, Reset), and the machine wants", |machine| {
+    is_blamed("Error(Write, Reset), but the machine wants", |machine| {
         receive(machine, 5);
         let mut late = NOW;
         while machine.interest().write == Outbound::Flush {
@@ -335,7 +338,7 @@ fn rule_2_written_follows_an_offer_of_output_directly() {
         }),
     ];
     for (event, between) in between {
-        is_blamed(&format!("{event:?}, and"), |machine| {
+        is_blamed(&format!("{event:?}, but"), |machine| {
             receive(machine, 5);
             assert_eq!(offered(machine), 5);
             between(machine);
@@ -360,7 +363,7 @@ fn rule_2_read_follows_read_buf_directly() {
         (Event::Read(0), |_| {}),
     ];
     for (event, between) in between {
-        is_blamed(&format!("{event:?}, and"), |machine| {
+        is_blamed(&format!("{event:?}, but"), |machine| {
             machine.read_buf();
             between(machine);
             machine.handle(NOW, event);

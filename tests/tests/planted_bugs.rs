@@ -453,7 +453,7 @@ fn alone(bug: Bug) {
             player.play_out();
             let transcript = player.transcript();
             assert!(transcript.input.starts_with(&transcript.output), "not what was received");
-            let broke = ops.iter().any(|op| matches!(op, script::Op::Lost(..)));
+            let broke = ops.iter().any(|op| matches!(op, script::Op::Error(..)));
             let closed = ops.iter().any(|op| matches!(op, script::Op::Eof | script::Op::ShutDown));
             if transcript.label == Some("finished") {
                 assert!(closed || !broke, "a loss is no clean end");
@@ -504,7 +504,7 @@ fn driven(bug: Bug) {
         assert!(world.now().since(Instant::EPOCH) < Duration::from_secs(1_000_030), "too late");
         assert_eq!(heard.take().unwrap().bytes, message);
         let clean = serving.take().unwrap().to_string() == "finished";
-        let reset = |record: &Record| record.side == Side::Server && record.lost.is_some();
+        let reset = |record: &Record| record.side == Side::Server && record.error.is_some();
         assert_ne!(clean, world.records().iter().any(reset), "an end is clean or a loss");
     }
 }
@@ -592,12 +592,12 @@ fn without_a_bug_all_is_well() {
 
 #[test]
 fn the_state_table() {
-    is_found(Bug::NoRoom, "machine: it wants to read, and has no room");
-    is_found(Bug::ReadsBehindEof, "machine: it reads behind the end of its input");
-    is_found(Bug::SecondFin, "machine: its output goes back from Finished to Finishing");
+    is_found(Bug::NoRoom, "machine: it wants to read, but read_buf is empty");
+    is_found(Bug::ReadsBehindEof, "machine: it wants to read after the end of its input");
+    is_found(Bug::SecondFin, "machine: its output goes from Finished to Finishing");
     is_found(Bug::EndsWithoutFin, "has sent neither FIN nor RST");
     is_found(Bug::ResetsBehindFin, "machine: it wants a reset after its FIN");
-    is_found(Bug::ComesBack, "machine: its output goes back from Finished to Open");
+    is_found(Bug::ComesBack, "machine: its output goes from Finished to Open");
     is_found(Bug::EarlyFin, "bytes are lacking");
 }
 
@@ -611,7 +611,7 @@ fn rule_2_an_offer_lasts_until_the_next_call() {
     is_found(Bug::EmptySlice, "machine: it offers an empty slice");
     is_found(Bug::NothingToFlush, "machine: it fills 0 of 64 slices");
     is_found(Bug::OtherMemory, "machine: read_buf returns other memory");
-    is_found(Bug::ClearsMemory, "machine: read_buf changes what was received");
+    is_found(Bug::ClearsMemory, "machine: read_buf overwrites the content of its memory");
 }
 
 #[test]
@@ -623,36 +623,36 @@ fn rule_3_owned_output_is_what_write_bufs_offers() {
 
 #[test]
 fn rule_4_a_machine_writes_no_more_after_a_failed_write() {
-    is_found(Bug::WritesAfterError, "machine: its output goes back from Finished to ");
+    is_found(Bug::WritesAfterError, "machine: its output goes from Finished to ");
 }
 
 #[test]
 fn rule_5_a_write_can_fail_while_there_is_no_output() {
-    is_found(Bug::IdleErrorIgnored, "machine: its output goes back from Finished to Open");
+    is_found(Bug::IdleErrorIgnored, "machine: its output goes from Finished to Open");
 }
 
 #[test]
 fn rule_6_what_is_shared_changes_a_machine_in_poll_shared() {
-    is_found(Bug::Secretive, "machine: poll_shared returns false and changes its answers");
-    is_found(Bug::LostWakeUp, "and nobody was woken");
-    is_found(Bug::RegistersOnce, "and nobody was woken");
+    is_found(Bug::Secretive, "machine: poll_shared changes its observable state but is false");
+    is_found(Bug::LostWakeUp, "but its waker was not woken");
+    is_found(Bug::RegistersOnce, "but its waker was not woken");
 }
 
 #[test]
 fn rule_8_a_call_is_short() {
-    is_found(Bug::WorkFalls, "machine: its work falls");
-    is_found(Bug::LongCall, "units of work are too many for Read");
+    is_found(Bug::WorkFalls, "machine: its work decreases");
+    is_found(Bug::LongCall, "units of work in Read");
 }
 
 #[test]
 fn rule_9_release_changes_nothing() {
-    is_found(Bug::ReleaseChanges, "machine: Release changes its answers");
+    is_found(Bug::ReleaseChanges, "machine: Release changes its observable state");
 }
 
 #[test]
 fn rule_10_questions_have_no_side_effects() {
-    is_found(Bug::Asked, "machine: it wants something else at each question");
-    is_found(Bug::Changes, "machine: its answers change between two calls");
+    is_found(Bug::Asked, "machine: interest() differs when called twice");
+    is_found(Bug::Changes, "machine: its observable state changes between two calls");
     is_found(Bug::NoReason, "machine: it ends without a reason");
     is_found(Bug::OtherReason, "machine: its reason changes");
 }
@@ -662,9 +662,9 @@ fn rule_11_every_wait_has_a_deadline() {
     is_found(Bug::ForgetsTimeout, "machine: it waits for its peer without a deadline");
     is_found(Bug::Never, "machine: it waits for its peer without a deadline");
     is_found(Bug::LateDeadline, "machine: its deadline");
-    is_found(Bug::EarlyDeadline, "changes its answers");
-    is_found(Bug::TimeoutAtEnd, "changes its answers");
-    is_found(Bug::Shutdowns, "machine: ShutDown changes its answers");
+    is_found(Bug::EarlyDeadline, "changes its observable state");
+    is_found(Bug::TimeoutAtEnd, "changes its observable state");
+    is_found(Bug::Shutdowns, "machine: ShutDown changes its observable state");
 }
 
 #[test]

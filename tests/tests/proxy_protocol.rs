@@ -14,7 +14,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{self, Op, Sent},
+    script::{self, Ending, Op},
 };
 
 /// So much may wait in the echo, and so much beside it.
@@ -88,7 +88,7 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
         prop_assert!(transcript.output.is_empty(), "nobody has announced a client");
         if transcript.label == Some("proxy_header_malformed") {
-            prop_assert_eq!(transcript.sent, Some(Sent::Rst));
+            prop_assert_eq!(transcript.ending, Some(Ending::Rst));
         }
     }
 }
@@ -177,7 +177,7 @@ fn whoever_may_not_announce_is_reset_unread() {
     let mut machine = Checked::new(reader, 0);
     let ops = [Op::Receive(header(Version::V1))];
     let transcript = script::play_out(&mut machine, &ops);
-    assert_eq!((transcript.input.len(), transcript.sent), (0, Some(Sent::Rst)));
+    assert_eq!((transcript.input.len(), transcript.ending), (0, Some(Ending::Rst)));
     let reason = machine.reason().unwrap();
     assert_eq!(reason.label(), "proxy_header_untrusted");
     assert!(config.trusts(Peer::Local), "a Unix socket's permissions say who may");

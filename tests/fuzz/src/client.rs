@@ -25,7 +25,7 @@ use crate::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{Op, Sent, Transcript},
+    script::{Ending, Op, Transcript},
 };
 
 /// Draws a client's limits from `bytes`, then what happens to it: requests that are made inline
@@ -387,7 +387,7 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
     let any = Limits { header: u16::MAX, content: u64::MAX };
     let Frames { messages: requests, rest } = frames::read(&transcript.output, any, |_| u64::MAX);
     assert!(!matches!(rest, Rest::Wrong(_)), "{rest:?} was sent");
-    if transcript.sent == Some(Sent::Fin) {
+    if transcript.ending == Some(Ending::Fin) {
         assert_eq!(rest, Rest::Nothing, "a FIN within a request");
     }
     let place: BTreeMap<u32, usize> = requests.iter().map(id).zip(0..).collect();
@@ -421,7 +421,7 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
 
     match reason {
         ClientReason::ShutDown => {
-            assert_eq!(transcript.sent, Some(Sent::Fin));
+            assert_eq!(transcript.ending, Some(Ending::Fin));
             assert_eq!(arrived.messages.len(), requests.len(), "not all were answered");
         }
         ClientReason::Closed => assert_eq!(arrived.rest, Rest::Nothing),
@@ -447,7 +447,7 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
             | ClientReason::WriteStalled { .. }
     );
     if broke {
-        assert_eq!(transcript.sent, Some(Sent::Rst), "{reason}");
+        assert_eq!(transcript.ending, Some(Ending::Rst), "{reason}");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{Op, Sent, Transcript},
+    script::{Ending, Op, Transcript},
 };
 
 /// Draws a server's limits from `bytes`, then what happens to a connection: bytes and frames that
@@ -289,7 +289,7 @@ fn judge(
             expected.extend(steps::encoded(&Message::error(error)));
         }
         assert!(*sent == expected, "sent {} where it is {}", show(sent), show(&expected));
-        assert_eq!(transcript.sent, Some(Sent::Fin));
+        assert_eq!(transcript.ending, Some(Ending::Fin));
     };
     // Where the service then took too long, the peer is told of its own fault all the same, behind
     // the replies that were there.
@@ -333,7 +333,7 @@ fn judge(
             exactly(&answered[..requests.len() - owed], Some(reason));
         }
         MessageReason::WriteStalled { unsent, .. } => {
-            assert_eq!(transcript.sent, Some(Sent::Rst));
+            assert_eq!(transcript.ending, Some(Ending::Rst));
             if *unsent == 0 {
                 // Its FIN alone was pending.
                 let all: usize = answered.iter().map(|reply| reply.len()).sum();
@@ -342,7 +342,7 @@ fn judge(
             cut_short(sent, &answered);
         }
         MessageReason::Lost { .. } => {
-            assert_ne!(transcript.sent, Some(Sent::Fin), "what was lost looks clean");
+            assert_ne!(transcript.ending, Some(Ending::Fin), "what was lost looks clean");
             cut_short(sent, &answered);
         }
     }

@@ -43,8 +43,8 @@ pub(super) fn step(kind: u8, u: &mut Unstructured<'_>) -> Result<Step> {
         11 => Step::Happen(Op::Release),
         12 => Step::Happen(Op::ShutDown),
         13 => Step::Happen(Op::Eof),
-        14 => Step::Happen(Op::Lost(Direction::Read, lost(u)?)),
-        _ => Step::Happen(Op::Lost(Direction::Write, lost(u)?)),
+        14 => Step::Happen(Op::Error(Direction::Read, lost(u)?)),
+        _ => Step::Happen(Op::Error(Direction::Write, lost(u)?)),
     })
 }
 

@@ -1,13 +1,13 @@
-//! Headers, contents and messages to draw.
+//! Proptest strategies for headers, contents and messages.
 
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::select};
 use wirestate_core::message::{ByteOrder, Header, Message};
 
-use super::bad::{BadFrame, bad_frames};
+use super::bad_frames::{BadFrame, bad_frames};
 
-/// Texts as a header may have them: what peers send, what needs escapes, what is not ASCII, nothing
-/// at all, and any other text of up to 24 characters.
+/// Strings for header values: common values, strings that need escapes, non-ASCII strings, the empty
+/// string, and random strings of up to 24 characters.
 pub fn texts() -> impl Strategy<Value = String> {
     const TEXTS: [&str; 16] = [
         "text/json",
@@ -38,7 +38,7 @@ pub fn byteorders() -> impl Strategy<Value = ByteOrder> {
     select(&[ByteOrder::Little, ByteOrder::Big][..])
 }
 
-/// Headers of any texts and any length of content.
+/// Headers with [`texts`] and any content length.
 pub fn headers() -> impl Strategy<Value = Header<'static>> {
     let length = prop_oneof![0..=9_u64, any::<u64>(), Just(u64::MAX)];
     (byteorders(), texts(), texts(), length).prop_map(
@@ -51,19 +51,21 @@ pub fn headers() -> impl Strategy<Value = Header<'static>> {
     )
 }
 
-/// Contents of any bytes, of up to four times `boundary`: often of none, of one, and of just as
-/// many as `boundary`, one less, one more. Take the size of your buffer for it.
+/// Contents of up to four times `boundary` bytes. Lengths of 0, 1 and around `boundary` are frequent.
+///
+/// Use the size of your buffer as `boundary`.
 pub fn contents(boundary: usize) -> impl Strategy<Value = Bytes> {
     let sizes = [0, 1, boundary.saturating_sub(1), boundary, boundary + 1, 2 * boundary];
     let size = prop_oneof![3 => select(sizes.to_vec()), 2 => 0..=4 * boundary];
-    // So many bytes can't each be drawn; the first and the last show where they come to.
+    // Drawing each byte is slow. Consecutive bytes differ by a constant, so that lost or moved
+    // bytes show.
     (size, any::<u8>(), 1..=u8::MAX).prop_map(|(size, first, step)| {
         let next = |byte: &u8| Some(byte.wrapping_add(step));
         std::iter::successors(Some(first), next).take(size).collect()
     })
 }
 
-/// Messages of any texts, with [`contents`].
+/// Messages with [`texts`] and [`contents`].
 pub fn messages(boundary: usize) -> impl Strategy<Value = Message<'static>> {
     (byteorders(), texts(), texts(), contents(boundary)).prop_map(
         |(byteorder, content_type, content_encoding, content)| Message {

@@ -1,6 +1,6 @@
-//! Ways to cut an input up, and the check that they make no difference.
+//! Cuts of an input into pieces, and checks that the result does not depend on the cut.
 //!
-//! A way is the sizes of the pieces, in order; none of them is 0.
+//! A cut is the list of its pieces' sizes, in order. No size is 0.
 
 use std::{fmt::Debug, iter};
 
@@ -11,21 +11,21 @@ use wirestate_core::Machine;
 
 use super::{Op, Transcript, play_out};
 
-/// The `len` bytes in one piece.
+/// The cut of `len` bytes into one piece.
 pub fn whole(len: usize) -> Vec<usize> {
     if len == 0 { Vec::new() } else { vec![len] }
 }
 
-/// The `len` bytes in pieces of one.
+/// The cut of `len` bytes into single bytes.
 pub fn byte_by_byte(len: usize) -> Vec<usize> {
     vec![1; len]
 }
 
-/// Ways to cut `len` bytes, from one piece to many, to draw.
+/// Random cuts of `len` bytes, as a strategy.
 pub fn cuts(len: usize) -> impl Strategy<Value = Vec<usize>> {
     let longest = len.max(1);
-    // Each piece's most is drawn first, so that large and small pieces come together.
-    vec((1..=longest).prop_flat_map(|most| 1..=most), len).prop_map(move |sizes| {
+    // Each piece draws its maximum first, so that a cut has both large and small pieces.
+    vec((1..=longest).prop_flat_map(|max| 1..=max), len).prop_map(move |sizes| {
         let mut left = len;
         let mut cut: Vec<usize> = sizes
             .into_iter()
@@ -40,13 +40,13 @@ pub fn cuts(len: usize) -> impl Strategy<Value = Vec<usize>> {
     })
 }
 
-/// Every way to cut `len` bytes: there are 2^(`len` − 1).
+/// Every cut of `len` bytes: 2^(`len` − 1) cuts.
 ///
 /// # Panics
-/// If `len` is greater than 24: nobody would wait for it.
+/// If `len` is greater than 24.
 pub fn every_cut(len: usize) -> impl Iterator<Item = Vec<usize>> {
-    assert!(len <= 24, "there are 2^{} ways to cut {len} bytes", len - 1);
-    // Bit i of `borders`: there is a cut behind byte i.
+    assert!(len <= 24, "{len} bytes have 2^{} cuts, the limit is 24 bytes", len - 1);
+    // Bit i of `borders` is set if a piece ends behind byte i.
     (0..1_u32 << len.saturating_sub(1)).map(move |borders| {
         let ends = (1..len).filter(|end| borders & (1 << (end - 1)) != 0).chain(iter::once(len));
         let mut start = 0;
@@ -55,13 +55,14 @@ pub fn every_cut(len: usize) -> impl Iterator<Item = Vec<usize>> {
     })
 }
 
-/// Every way to cut `len` bytes once, and not at all.
+/// Every cut of `len` bytes into one or two pieces.
 pub fn every_cut_in_two(len: usize) -> impl Iterator<Item = Vec<usize>> {
     let once = (1..len).map(move |first| vec![first, len - first]);
     iter::once(whole(len)).chain(once)
 }
 
-/// `input` in pieces of the sizes of `cut`, as far as they go.
+/// The pieces of `input` under `cut`. If one of them is shorter than the other, the rest is left
+/// out.
 pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = input;
     cut.iter().map(move |size| {
@@ -71,9 +72,10 @@ pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a
     })
 }
 
-/// Asserts that what `decode` makes of `input` does not depend on how it is cut: whole, byte by byte,
-/// and in 8 ways that are drawn (the same ones each time). Answers what it makes of it. For
-/// decoders that are no machines; for machines there is [`split_invariant`].
+/// Asserts that `decode` returns the same for every cut of `input`, and returns that.
+///
+/// It tries the whole input, single bytes and 8 random cuts, the same at each run. For machines use
+/// [`split_invariant`].
 ///
 /// ```
 /// use wirestate_testkit::script;
@@ -83,14 +85,14 @@ pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a
 /// ```
 ///
 /// # Panics
-/// If it does depend on it, with the way to cut.
+/// If a cut changes the result; the message has the cut.
 pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]]) -> T) -> T {
     let rng = &mut XorShiftRng::seed_from_u64(input.len() as u64);
-    let mut drawn = || {
+    let mut random_cut = || {
         let (mut left, mut cut) = (input.len(), Vec::new());
-        let most = rng.random_range(1..=left.max(1));
+        let max = rng.random_range(1..=left.max(1));
         while left > 0 {
-            let size = rng.random_range(1..=most.min(left));
+            let size = rng.random_range(1..=max.min(left));
             left -= size;
             cut.push(size);
         }
@@ -98,31 +100,32 @@ pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]
     };
     let decode = |cut: &[usize]| decode(&pieces(input, cut).collect::<Vec<_>>());
     let expected = decode(&whole(input.len()));
-    for cut in [byte_by_byte(input.len())].into_iter().chain((0..8).map(|_| drawn())) {
+    for cut in [byte_by_byte(input.len())].into_iter().chain((0..8).map(|_| random_cut())) {
         assert_eq!(decode(&cut), expected, "cut into {cut:?}");
     }
     expected
 }
 
-/// Asserts that what `machine` makes of `input` and a FIN does not depend on how the input is cut:
-/// whole, byte by byte, and in 64 ways that are drawn (the same ones each time). Answers what it
-/// makes of it.
+/// Asserts that `machine` has the same [`Transcript`] for every cut of `input`, which a FIN
+/// follows, and returns it.
+///
+/// It tries the whole input, single bytes and 64 random cuts, the same at each run.
 ///
 /// # Panics
-/// If it does depend on it, with the way to cut.
+/// If a cut changes the transcript; the message has the cut.
 pub fn split_invariant<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Transcript {
     let mut runner = TestRunner::deterministic();
-    let drawn = iter::repeat_with(|| {
+    let random_cuts = iter::repeat_with(|| {
         cuts(input.len()).new_tree(&mut runner).expect("the strategy rejects nothing").current()
     });
-    let cuts = iter::once(byte_by_byte(input.len())).chain(drawn.take(64));
+    let cuts = iter::once(byte_by_byte(input.len())).chain(random_cuts.take(64));
     invariant(machine, input, cuts)
 }
 
-/// [`split_invariant`] for every way to cut `input`.
+/// Like [`split_invariant`], with [`every_cut`] of `input`.
 ///
 /// # Panics
-/// If it does depend on it, with the way to cut; or as [`every_cut`] does.
+/// If a cut changes the transcript, or if `input` is longer than 24 bytes.
 pub fn split_invariant_exhaustive<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Transcript {
     invariant(machine, input, every_cut(input.len()))
 }
@@ -132,19 +135,23 @@ fn invariant<M: Machine>(
     input: &[u8],
     cuts: impl Iterator<Item = Vec<usize>>,
 ) -> Transcript {
-    let played = |cut: &[usize], at_once: bool| {
-        // The output is taken after each piece, or all of it at the end.
-        let taken = (!at_once).then_some(Op::Accept(usize::MAX));
+    let transcript = |cut: &[usize], at_end: bool| {
+        // The kernel accepts the output after each piece, or all of it at the end.
+        let accept = (!at_end).then_some(Op::Accept(usize::MAX));
         let ops: Vec<Op> = pieces(input, cut)
-            .flat_map(|piece| iter::once(Op::Receive(piece.to_vec())).chain(taken.clone()))
+            .flat_map(|piece| iter::once(Op::Receive(piece.to_vec())).chain(accept.clone()))
             .chain([Op::Eof])
             .collect();
         play_out(&mut machine(), &ops)
     };
-    let expected = played(&whole(input.len()), true);
+    let expected = transcript(&whole(input.len()), true);
     for cut in cuts {
-        for at_once in [false, true] {
-            assert_eq!(played(&cut, at_once), expected, "cut into {cut:?}, {at_once}");
+        for at_end in [false, true] {
+            assert_eq!(
+                transcript(&cut, at_end),
+                expected,
+                "cut into {cut:?}, output accepted at the end: {at_end}"
+            );
         }
     }
     expected
@@ -157,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_cut_is_every_cut_once() {
+    fn every_cut_lists_each_cut_once() {
         assert_eq!(every_cut(0).collect::<Vec<_>>(), [[0_usize; 0]]);
         let cuts: BTreeSet<_> = every_cut(5).collect();
         assert_eq!((cuts.len(), every_cut(5).count()), (16, 16));
@@ -166,7 +173,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_are_the_input(input in vec(any::<u8>(), 0..40), cut in (0..40_usize).prop_flat_map(cuts)) {
+        fn pieces_join_to_the_input(
+            input in vec(any::<u8>(), 0..40),
+            cut in (0..40_usize).prop_flat_map(cuts),
+        ) {
             let joined = pieces(&input, &cut).collect::<Vec<_>>().concat();
             prop_assert!(input.starts_with(&joined));
             prop_assert_eq!(joined.len(), input.len().min(cut.iter().sum()));

@@ -1,26 +1,25 @@
-//! What happens to a machine, as plain data: a list of [`Op`]s that [`play`] plays to it.
+//! Scripts: lists of [`Op`]s, what a kernel and a peer may do, that [`play`] plays to a machine.
 //!
-//! A script is what a kernel and a peer might do. Whatever the list, the player keeps to the
-//! driver's part of the contract, so every list is a script: what the machine does not ask for at
-//! that moment waits (bytes, the end of the input) or is passed over. That makes lists easy to draw
-//! ([`ops`]), to shrink and to write down.
+//! Every list is a valid script, because the player keeps the driver's part of the contract: input
+//! that the machine does not want yet waits, and any other op that it does not want is skipped. So
+//! lists are easy to generate ([`ops`]), to shrink and to write by hand.
 //!
 //! ```
 //! use proptest::prelude::*;
 //! use wirestate_core::{Instant, echo};
-//! use wirestate_testkit::{contract::Checked, script::{self, Op, Sent}};
+//! use wirestate_testkit::{contract::Checked, script::{self, Op, Ending}};
 //!
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
 //! let server = echo::Server::new(config).unwrap();
 //! let machine = || Checked::new(server.machine(Instant::EPOCH), limit);
 //!
-//! // One script, written by hand: the peer closes before it reads.
+//! // A script by hand: the peer sends its FIN before it reads.
 //! let ops = [Op::Receive(b"hello".to_vec()), Op::Eof, Op::Accept(4), Op::Accept(4), Op::Finished];
 //! let transcript = script::play(&mut machine(), &ops);
-//! assert_eq!((&*transcript.output, transcript.sent), (&b"hello"[..], Some(Sent::Fin)));
+//! assert_eq!((&*transcript.output, transcript.ending), (&b"hello"[..], Some(Ending::Fin)));
 //!
-//! // Many scripts, drawn: nothing comes out that did not go in.
+//! // Generated scripts: the output is always a prefix of the input.
 //! proptest!(|(ops in script::ops(40))| {
 //!     let transcript = script::play(&mut machine(), &ops);
 //!     prop_assert!(transcript.input.starts_with(&transcript.output));
@@ -50,62 +49,66 @@ pub use self::{
     strategy::ops,
 };
 
-/// Something that happens to a machine.
+/// An operation of a script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// These bytes arrive. The machine gets them in one read, or in as many as its buffer makes
-    /// necessary, as soon as it reads.
+    /// Bytes arrive. The machine reads them as soon as it wants to, in as few reads as its buffer
+    /// allows.
     Receive(Vec<u8>),
-    /// The peer's FIN arrives behind all that has arrived before.
+    /// The peer's FIN arrives, behind the bytes that arrived before.
     Eof,
-    /// Reading or writing fails. Reading does so behind all that has arrived before. Writing does so
-    /// once, before the machine's FIN or RST, also while it has nothing to send (a sink may hold
-    /// output); afterwards the end of the input is an error as well.
-    Lost(Direction, ConnectionError),
-    /// The kernel takes at most this many bytes of output, and the peer acknowledges all that the
-    /// kernel has taken.
+    /// Reading or writing fails.
+    ///
+    /// A read error arrives behind the bytes that arrived before. Only the first write error
+    /// counts, and only before the machine's FIN or RST; the machine may be idle then, since a sink
+    /// may hold output. After a write error, the end of the input is an error too.
+    Error(Direction, ConnectionError),
+    /// The kernel takes at most this many bytes of output, and the peer acknowledges all bytes that
+    /// the kernel has taken so far.
     Accept(usize),
-    /// The sink takes at most this many bytes of output, as buffers of its own
+    /// The sink takes at most this many bytes of output as owned buffers
     /// ([`Machine::write_owned`]), and the peer acknowledges none of them.
     Buffer(usize),
-    /// The FIN or RST that the machine wants is sent.
+    /// The driver sends the FIN or RST that the machine wants.
     Finished,
-    /// Time passes, and the driver has not noticed yet.
+    /// Time passes, without a call to the machine.
     Advance(Duration),
-    /// Advances the time to the machine's deadline, and tells the machine. Repeats this if the
-    /// machine has only observed the acknowledged bytes, which changes nothing that a driver sees.
+    /// Advances the time to the machine's deadline and sends it `Timeout`.
+    ///
+    /// Repeats that while the machine's interest and status stay the same, since a machine may use
+    /// a timeout only to count acknowledged bytes.
     Timeout,
-    /// The driver says that time has passed, whether the deadline has been reached or not.
+    /// The driver sends `Timeout`, whether the deadline has passed or not.
     SpuriousTimeout,
-    /// The driver is about to sleep.
+    /// The driver sends `Release`, as before it sleeps.
     Release,
-    /// The machine is asked for a graceful end.
+    /// The driver asks for a graceful end.
     ShutDown,
 }
 
-/// How the machine has ended its output.
+/// How an end of a connection has ended its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// By a FIN.
+pub enum Ending {
+    /// With a FIN.
     Fin,
-    /// By an RST.
+    /// With an RST.
     Rst,
 }
 
-/// What came of a script.
+/// The result of a script.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
     /// The bytes that the machine was given.
     pub input: Vec<u8>,
-    /// The bytes that it has sent.
+    /// The bytes that the machine has sent.
     pub output: Vec<u8>,
-    /// What it has sent behind them.
-    pub sent: Option<Sent>,
-    /// Whether it has ended.
+    /// How the machine has ended its output, if it has.
+    pub ending: Option<Ending>,
+    /// Whether the machine has ended.
     pub done: bool,
-    /// Why, with all its figures, as soon as it says so.
+    /// Its reason as text, once it has one.
     pub reason: Option<String>,
-    /// The reason's label.
+    /// Its reason's label, once it has one.
     pub label: Option<&'static str>,
 }
 
@@ -118,8 +121,7 @@ pub fn play<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     player.transcript()
 }
 
-/// Plays `ops` to `machine`, then accepts all output and sends what it wants sent, until it wants
-/// no more.
+/// Plays `ops` to `machine`, then accepts all its output and sends its FIN or RST, if it wants one.
 pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     let mut player = Player::new(machine);
     for op in ops {
@@ -129,9 +131,9 @@ pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     player.transcript()
 }
 
-/// Takes all output that `machine` has now, for a test that plays no script.
+/// Takes all output that `machine` has now, for a test without a script.
 ///
-/// A machine whose output has no end fills the memory.
+/// Never returns if the machine's output has no end.
 pub fn collect<M: Machine>(machine: &mut M, now: Instant) -> Vec<u8> {
     let (mut output, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -142,19 +144,20 @@ pub fn collect<M: Machine>(machine: &mut M, now: Instant) -> Vec<u8> {
     }
 }
 
-/// Plays one script to one machine, op by op.
+/// Plays a script to a machine, one op at a time.
 ///
 /// # Panics
-/// All that plays panics if the machine finds something new in what it shares, over and over.
+/// [`play`](Self::play) and [`play_out`](Self::play_out) panic if `poll_shared` keeps returning
+/// true.
 #[derive(Debug)]
 pub struct Player<'a, M> {
     machine: &'a mut M,
     now: Instant,
-    /// What has arrived and is not read.
+    /// Input that has arrived and was not read yet.
     arrived: VecDeque<Arrived>,
-    /// A write failed.
-    broken: Option<ConnectionError>,
-    /// Bytes that the kernel has taken and the peer has not acknowledged.
+    /// The error of a failed write.
+    write_error: Option<ConnectionError>,
+    /// Bytes that the kernel has taken and that the peer has not acknowledged.
     unacknowledged: usize,
     transcript: Transcript,
 }
@@ -163,18 +166,18 @@ pub struct Player<'a, M> {
 enum Arrived {
     Bytes(Vec<u8>),
     Eof,
-    Lost(ConnectionError),
+    Error(ConnectionError),
 }
 
 impl<'a, M: Machine> Player<'a, M> {
-    /// A player at the start of a script.
+    /// Starts a script for `machine`, at [`Instant::EPOCH`].
     pub fn new(machine: &'a mut M) -> Self {
         let transcript = Transcript::default();
         Self {
             machine,
             now: Instant::EPOCH,
             arrived: VecDeque::new(),
-            broken: None,
+            write_error: None,
             unacknowledged: 0,
             transcript,
         }
@@ -185,32 +188,34 @@ impl<'a, M: Machine> Player<'a, M> {
         self.machine
     }
 
-    /// The time.
+    /// The current time of the script.
     pub fn now(&self) -> Instant {
         self.now
     }
 
-    /// What the machine has sent so far.
+    /// The bytes that the machine has sent so far.
     pub fn output(&self) -> &[u8] {
         &self.transcript.output
     }
 
-    /// Plays one op, then lets the machine read what has arrived, as far as it will.
+    /// Plays one op, then lets the machine read the input that has arrived, while it wants to.
     pub fn play(&mut self, op: &Op) {
         let interest = self.machine.interest();
         match op {
             Op::Receive(bytes) if bytes.is_empty() => {}
             Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
             Op::Eof => self.arrived.push_back(Arrived::Eof),
-            Op::Lost(Direction::Read, why) => self.arrived.push_back(Arrived::Lost(*why)),
-            Op::Lost(Direction::Write, why) => {
-                let is_open = match interest.write {
-                    Outbound::Idle => self.transcript.sent.is_none() && self.broken.is_none(),
+            Op::Error(Direction::Read, why) => self.arrived.push_back(Arrived::Error(*why)),
+            Op::Error(Direction::Write, why) => {
+                let can_fail = match interest.write {
+                    Outbound::Idle => {
+                        self.transcript.ending.is_none() && self.write_error.is_none()
+                    }
                     Outbound::Flush | Outbound::Finish => true,
                     Outbound::Finished | Outbound::Reset => false,
                 };
-                if is_open {
-                    self.broken = Some(*why);
+                if can_fail {
+                    self.write_error = Some(*why);
                     self.machine.handle(self.now, Event::Error(Direction::Write, *why));
                 }
             }
@@ -222,14 +227,14 @@ impl<'a, M: Machine> Player<'a, M> {
             Op::Finished => self.finish(),
             Op::Advance(time) => self.now += *time,
             Op::Timeout => {
-                let seen = |machine: &M| (machine.interest(), machine.status());
-                let before = seen(self.machine);
-                for _ in 0..=OBSERVATIONS {
+                let state = |machine: &M| (machine.interest(), machine.status());
+                let before = state(self.machine);
+                for _ in 0..=MAX_OBSERVATIONS {
                     let Some(deadline) = self.machine.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
                     self.machine
                         .handle(self.now, Event::Timeout { unacknowledged: self.unacknowledged });
-                    if seen(self.machine) != before {
+                    if state(self.machine) != before {
                         break;
                     }
                 }
@@ -240,11 +245,11 @@ impl<'a, M: Machine> Player<'a, M> {
             Op::Release => self.machine.handle(self.now, Event::Release),
             Op::ShutDown => self.machine.handle(self.now, Event::ShutDown),
         }
-        self.share();
+        self.poll_shared();
         self.read();
     }
 
-    /// Accepts all output and sends what is wanted, until the machine wants no more.
+    /// Accepts all output and sends the machine's FIN or RST, if it wants one.
     pub fn play_out(&mut self) {
         loop {
             match self.machine.interest().write {
@@ -255,7 +260,7 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
-    /// What has come of it so far.
+    /// Ends the script.
     pub fn transcript(self) -> Transcript {
         let reason = self.machine.reason();
         Transcript {
@@ -266,10 +271,10 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
-    fn share(&mut self) {
+    fn poll_shared(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
-        let news = (0..MOST_NEWS).take_while(|_| self.machine.poll_shared(self.now, cx)).count();
-        assert!(news < MOST_NEWS, "poll_shared finds something new for ever");
+        let polls = (0..MAX_POLLS).take_while(|_| self.machine.poll_shared(self.now, cx)).count();
+        assert!(polls < MAX_POLLS, "poll_shared has returned true {MAX_POLLS} times in a row");
     }
 
     fn read(&mut self) {
@@ -286,15 +291,15 @@ impl<'a, M: Machine> Player<'a, M> {
                     }
                     self.machine.handle(self.now, Event::Read(n));
                 }
-                Some(Arrived::Eof) => match self.broken {
+                Some(Arrived::Eof) => match self.write_error {
                     None => self.machine.handle(self.now, Event::Eof),
                     Some(why) => self.machine.handle(self.now, Event::Error(Direction::Read, why)),
                 },
-                Some(Arrived::Lost(why)) => {
+                Some(Arrived::Error(why)) => {
                     self.machine.handle(self.now, Event::Error(Direction::Read, why));
                 }
             }
-            self.share();
+            self.poll_shared();
         }
     }
 
@@ -309,7 +314,7 @@ impl<'a, M: Machine> Player<'a, M> {
         self.machine.handle(self.now, Event::Written(self.transcript.output.len() - before));
     }
 
-    /// How many bytes were taken.
+    /// Returns how many bytes were taken.
     fn accept_owned(&mut self, n: usize) -> usize {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
             return 0;
@@ -323,17 +328,17 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 
     fn finish(&mut self) {
-        self.transcript.sent = match self.machine.interest().write {
-            Outbound::Finish => Some(Sent::Fin),
-            Outbound::Reset => Some(Sent::Rst),
+        self.transcript.ending = match self.machine.interest().write {
+            Outbound::Finish => Some(Ending::Fin),
+            Outbound::Reset => Some(Ending::Rst),
             Outbound::Idle | Outbound::Flush | Outbound::Finished => return,
         };
         self.machine.handle(self.now, Event::Finished);
     }
 }
 
-/// The most observations of acknowledged bytes before a machine detects a stall
+/// The most timeouts that a machine spends on counting acknowledged bytes before it reports a stall
 /// ([`WriteProgress`](wirestate_core::WriteProgress)).
-const OBSERVATIONS: usize = 8;
-/// So often does what is shared move at most between two things that happen.
-const MOST_NEWS: usize = 10_000;
+const MAX_OBSERVATIONS: usize = 8;
+/// The most times in a row that `poll_shared` may return true.
+const MAX_POLLS: usize = 10_000;

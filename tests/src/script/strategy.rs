@@ -1,4 +1,4 @@
-//! Scripts to draw.
+//! Proptest strategies for scripts.
 
 use std::time::Duration;
 
@@ -7,15 +7,16 @@ use wirestate_core::{ConnectionError, Direction};
 
 use super::Op;
 
-/// Scripts of up to `longest` ops. Bytes that arrive, and what the kernel accepts, come in small
-/// pieces (up to 32 bytes), so give the machine small buffers: what goes wrong goes wrong where
-/// they are full, or wrap.
-pub fn ops(longest: usize) -> impl Strategy<Value = Vec<Op>> {
-    vec(op(), 0..=longest)
+/// Scripts of at most `max_len` ops.
+///
+/// An op receives or accepts at most 32 bytes. Give the machine buffers of that size, so that they
+/// fill up and wrap: most errors are there.
+pub fn ops(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
+    vec(op(), 0..=max_len)
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    // What ends a connection is rare, so that something happens before it.
+    // Ops that end the connection are rare, so that other ops come before them.
     prop_oneof![
         12 => vec(any::<u8>(), 1..=32).prop_map(Op::Receive),
         10 => (1..=32_usize).prop_map(Op::Accept),
@@ -27,15 +28,15 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Timeout),
         1 => Just(Op::Eof),
         1 => Just(Op::ShutDown),
-        1 => (way(), lost()).prop_map(|(way, why)| Op::Lost(way, why)),
+        1 => (direction(), error()).prop_map(|(direction, why)| Op::Error(direction, why)),
     ]
 }
 
-fn way() -> impl Strategy<Value = Direction> {
+fn direction() -> impl Strategy<Value = Direction> {
     prop_oneof![Just(Direction::Read), Just(Direction::Write)]
 }
 
-fn lost() -> impl Strategy<Value = ConnectionError> {
+fn error() -> impl Strategy<Value = ConnectionError> {
     prop_oneof![
         Just(ConnectionError::Reset),
         Just(ConnectionError::TimedOut),

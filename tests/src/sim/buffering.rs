@@ -1,4 +1,4 @@
-//! A sink that holds output, as TLS and completion queues do.
+//! A sink that buffers output, as TLS and completion queues do.
 
 use std::{
     collections::VecDeque,
@@ -11,17 +11,17 @@ use wirestate_core::{
     drive::{IoError, Sink, Source},
 };
 
-/// A socket whose writes go into a buffer, from which [`poll_flush`](Sink::poll_flush) sends them.
+/// A socket with a write buffer, which [`poll_flush`](Sink::poll_flush) sends.
 ///
-/// A full one takes no write until the socket has taken some of its bytes. If it is dropped, the
-/// bytes that it holds are lost, and the peer sees what the socket does when it is dropped.
+/// A full buffer accepts no write until the socket has taken some of its bytes. Dropping it
+/// discards the buffered bytes and drops the socket.
 ///
 /// ```
 /// use wirestate_core::{Machine, drive::Drive};
 /// use wirestate_testkit::sim::{Buffering, Clock, Socket};
 ///
 /// async fn drive(machine: impl Machine + Unpin, socket: Socket, clock: Clock) {
-///     let capacity = 4096.try_into().expect("it is not 0");
+///     let capacity = 4096.try_into().expect("4096 is not 0");
 ///     Drive::new(machine, Buffering::new(socket, capacity), clock).await;
 /// }
 /// ```
@@ -33,14 +33,14 @@ pub struct Buffering<S> {
 }
 
 impl<S> Buffering<S> {
-    /// Holds `capacity` bytes at most for `socket`.
+    /// Wraps `socket` in a buffer of `capacity` bytes.
     pub fn new(socket: S, capacity: NonZeroUsize) -> Self {
         Self { socket, capacity: capacity.get(), held: VecDeque::new() }
     }
 }
 
 impl<S: Sink> Buffering<S> {
-    /// One write of what is held.
+    /// Writes buffered bytes to the socket, once.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
         let (first, second) = self.held.as_slices();
         let bufs = if second.is_empty() { &[first][..] } else { &[first, second] };

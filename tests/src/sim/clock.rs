@@ -1,4 +1,4 @@
-//! A host's clock.
+//! The clock of a simulated host.
 
 use std::task::{Context, Poll};
 
@@ -6,7 +6,7 @@ use wirestate_core::{Instant, drive};
 
 use super::{World, network::Alarm};
 
-/// A clock of a simulated host, with one alarm that goes off exactly when it is set for.
+/// A clock of a simulated host, with one alarm that goes off exactly at its deadline.
 #[derive(Debug)]
 pub struct Clock {
     world: World,

@@ -1,10 +1,14 @@
-//! A TCP connection as the two kernels keep it.
+//! A TCP connection, as the kernels of its two ends see it.
 //!
-//! Modelled on Linux: what arrived before a reset can still be read (tcp(7); `tcp_recvmsg` looks
-//! into the queue first); the reset is then reported once, to whichever call comes first; after
-//! that a read says 0 and a write `EPIPE`. Closing with unread bytes answers with an RST (RFC 9293,
-//! section 3.10.4; RFC 2525, section 2.17), as does data that arrives at a socket that is closed. A reset
-//! throws away what was written before and has not arrived.
+//! It behaves as on Linux:
+//!
+//! - Bytes that arrived before a reset can still be read (tcp(7); `tcp_recvmsg` first reads the
+//!   queue).
+//! - A reset is reported once, to the first call. After that a read returns 0, and a write fails
+//!   with `EPIPE`.
+//! - Closing a socket with unread bytes sends an RST (RFC 9293, section 3.10.4; RFC 2525, section
+//!   2.17), as does data that arrives at a closed socket.
+//! - A reset discards bytes that were written before it and have not arrived.
 
 use std::{
     collections::VecDeque,
@@ -17,12 +21,12 @@ use std::{
 use wirestate_core::{ConnectionError, Direction, Instant, drive::IoError};
 
 use super::{
-    Faults, Side, What,
+    Faults, Side, TraceEvent,
     faults::Dice,
     network::{Event, Network},
     trace::digest,
 };
-use crate::script::Sent;
+use crate::script::Ending;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct EndId {
@@ -30,41 +34,41 @@ pub(super) struct EndId {
     pub(super) side: Side,
 }
 
-/// What one end of a connection has done and seen, every byte of it.
+/// What one end of a connection has sent and received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The name of the host that asked for the connection.
+    /// The name of the host that opened the connection.
     pub client: Arc<str>,
-    /// Which of that host's connections it is, counted from 0.
+    /// The number of the connection among those that this host has opened, from 0.
     pub dial: u64,
-    /// Which end of it this is.
+    /// The end of the connection that this record is of.
     pub side: Side,
     /// This end's address.
     pub local: SocketAddr,
     /// The other end's address.
     pub remote: SocketAddr,
-    /// Bytes that reads have found.
+    /// The bytes that reads have returned.
     pub received: Vec<u8>,
-    /// How many of them went into a pipe.
+    /// How many of them were spliced into a pipe.
     pub piped: usize,
-    /// Bytes that writes have taken.
+    /// The bytes that writes have taken.
     pub sent: Vec<u8>,
-    /// A read has found the other end's FIN.
-    pub heard_fin: bool,
-    /// How it has ended its output: by a FIN (of its own, or the one that closing sends), or by an
-    /// RST, possibly behind a FIN.
-    pub ended: Option<Sent>,
-    /// A call has failed, the first time in this way.
-    pub lost: Option<ConnectionError>,
-    /// It is closed: nobody holds the socket any more.
+    /// Whether a read has returned the other end's FIN.
+    pub received_fin: bool,
+    /// How this end has ended its output. A FIN may be one that closing has sent; an RST may follow
+    /// a FIN.
+    pub ending: Option<Ending>,
+    /// The first error of a call.
+    pub error: Option<ConnectionError>,
+    /// Whether the socket is closed.
     pub closed: bool,
 }
 
 impl Record {
-    /// Whether a call has failed and the connection was closed without an RST: no driver may do
-    /// that.
+    /// Whether the connection was closed without an RST after a failed call, which is an error of
+    /// the driver.
     pub fn hides_failure(&self) -> bool {
-        self.closed && self.lost.is_some() && self.ended != Some(Sent::Rst)
+        self.closed && self.error.is_some() && self.ending != Some(Ending::Rst)
     }
 }
 
@@ -79,23 +83,24 @@ pub(super) struct End {
     pub(super) host: usize,
     pub(super) record: Record,
     dice: Dice,
-    /// Received by the kernel, and not read yet.
+    /// Received by the kernel, but not read yet.
     inbox: VecDeque<u8>,
-    /// On its way here.
-    coming: VecDeque<Segment>,
-    /// Bytes in `coming`.
-    coming_bytes: usize,
-    /// Arrivals that wait until a read opens the window.
-    shut_out: usize,
-    /// How many bytes the send buffer of this end has grown by, and when it may grow again.
-    grown: usize,
-    grows_from: Instant,
-    /// Nothing arrives here before that.
+    /// Segments on their way to this end.
+    in_flight: VecDeque<Segment>,
+    /// The bytes of data in `in_flight`.
+    in_flight_bytes: usize,
+    /// Arrivals that wait for a read to open the window.
+    blocked_arrivals: usize,
+    /// How many bytes were added to the send buffer of this end.
+    send_buffer_growth: usize,
+    /// When the send buffer may grow again.
+    may_grow_at: Instant,
+    /// Nothing arrives at this end before this time.
     stalled_until: Instant,
     fin_arrived: bool,
-    /// The connection is no more; the error is still to be reported.
+    /// The error that the next call reports.
     error: Option<ConnectionError>,
-    /// The connection is no more.
+    /// Whether the connection was reset or has timed out.
     broken: bool,
     input: Readiness,
     output: Readiness,
@@ -107,8 +112,8 @@ enum Segment {
     Rst,
 }
 
-/// What the host's reactor believes, as in tokio: once a call would have blocked, it would block
-/// until a change is reported.
+/// The reactor's view of a socket, as in tokio: after a call has blocked, all calls block until the
+/// reactor reports a change.
 pub(super) struct Readiness {
     ready: bool,
     waker: Option<Waker>,
@@ -141,18 +146,18 @@ impl Connection {
                 received: Vec::new(),
                 piped: 0,
                 sent: Vec::new(),
-                heard_fin: false,
-                ended: None,
-                lost: None,
+                received_fin: false,
+                ending: None,
+                error: None,
                 closed: false,
             },
             dice,
             inbox: VecDeque::new(),
-            coming: VecDeque::new(),
-            coming_bytes: 0,
-            shut_out: 0,
-            grown: 0,
-            grows_from: Instant::EPOCH,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            blocked_arrivals: 0,
+            send_buffer_growth: 0,
+            may_grow_at: Instant::EPOCH,
             stalled_until: Instant::EPOCH,
             fin_arrived: false,
             error: None,
@@ -185,8 +190,8 @@ impl Connection {
 }
 
 impl End {
-    pub(super) fn readiness(&mut self, way: Direction) -> &mut Readiness {
-        match way {
+    pub(super) fn readiness(&mut self, direction: Direction) -> &mut Readiness {
+        match direction {
             Direction::Read => &mut self.input,
             Direction::Write => &mut self.output,
         }
@@ -198,30 +203,30 @@ impl End {
 }
 
 impl End {
-    /// The next segment that arrives; `None` where there is none, or the window is closed to it.
+    /// The next segment that arrives. `None` if there is none, or if the window is full.
     fn next_segment(&mut self, window: usize) -> Option<Segment> {
         let window = window.saturating_sub(self.inbox.len());
-        let first = match self.coming.front()? {
+        let first = match self.in_flight.front()? {
             Segment::Data(data) => data.len(),
-            Segment::Fin | Segment::Rst => return self.coming.pop_front(),
+            Segment::Fin | Segment::Rst => return self.in_flight.pop_front(),
         };
-        // A socket that was closed has no window, and answers by an RST.
+        // A closed socket has no window: it answers data with an RST.
         if first <= window || self.broken || self.record.closed {
-            self.coming_bytes -= first;
-            return self.coming.pop_front();
+            self.in_flight_bytes -= first;
+            return self.in_flight.pop_front();
         }
-        // An RST needs no window, and discards the data that is on its way before it.
-        if let Some(rst) = self.coming.iter().position(|next| matches!(next, Segment::Rst)) {
-            self.coming.drain(..rst);
-            self.coming_bytes = 0;
-            return self.coming.pop_front();
+        // An RST needs no window, and discards the data before it.
+        if let Some(rst) = self.in_flight.iter().position(|next| matches!(next, Segment::Rst)) {
+            self.in_flight.drain(..rst);
+            self.in_flight_bytes = 0;
+            return self.in_flight.pop_front();
         }
-        self.shut_out += 1;
+        self.blocked_arrivals += 1;
         if window == 0 {
             return None;
         }
-        let Some(Segment::Data(data)) = self.coming.front_mut() else { return None };
-        self.coming_bytes -= window;
+        let Some(Segment::Data(data)) = self.in_flight.front_mut() else { return None };
+        self.in_flight_bytes -= window;
         Some(Segment::Data(data.drain(..window).collect()))
     }
 }
@@ -241,10 +246,10 @@ impl Network {
         &self.hosts[self.connections[id.connection].ends[id.side as usize].host].faults
     }
 
-    /// The next calls on `id` ask the kernel, whatever the reactor has reported.
+    /// Makes the next calls on `id` try again, whatever the reactor has reported.
     pub(super) fn recheck(&mut self, id: EndId) {
-        for way in [Direction::Read, Direction::Write] {
-            self.end(id).readiness(way).ready = true;
+        for direction in [Direction::Read, Direction::Write] {
+            self.end(id).readiness(direction).ready = true;
         }
     }
 
@@ -255,18 +260,18 @@ impl Network {
         buf: &mut [u8],
     ) -> Poll<Result<usize, IoError>> {
         assert!(!buf.is_empty(), "the driver reads into an empty buffer");
-        if let Some(answer) = self.interfere(id, Direction::Read, cx) {
-            return answer.map_ok(|()| 0);
+        if let Some(result) = self.inject_fault(id, Direction::Read, cx) {
+            return result.map_ok(|()| 0);
         }
         let short = self.faults(id).short_read;
         let end = self.end(id);
         if end.inbox.is_empty() {
             if let Some(why) = end.error.take() {
-                return Poll::Ready(Err(self.lose(id, why)));
+                return Poll::Ready(Err(self.fail(id, why)));
             }
             if end.fin_arrived || end.broken {
-                end.record.heard_fin |= !end.broken;
-                self.note(id, What::Ended);
+                end.record.received_fin |= !end.broken;
+                self.trace(id, TraceEvent::Eof);
                 return Poll::Ready(Ok(0));
             }
             return self.block(id, Direction::Read, cx);
@@ -277,14 +282,14 @@ impl Network {
         for (to, byte) in buf.iter_mut().zip(end.inbox.drain(..n)) {
             *to = byte;
         }
-        // A read that does not fill its buffer has emptied the queue.
+        // A read that does not fill its buffer has emptied the queue: the next one blocks.
         end.input.ready = !end.inbox.is_empty() || n == buf.len() || end.fin_arrived || end.broken;
         end.record.received.extend_from_slice(&buf[..n]);
-        self.note(id, What::Received { bytes: n as u64, digest: digest(&buf[..n]) });
-        // The other end hears that there is room.
+        self.trace(id, TraceEvent::Received { bytes: n as u64, digest: digest(&buf[..n]) });
+        // The other end learns that the window has grown.
         let latency = self.connections[id.connection].latency;
         self.after(latency, Event::Report(id.other(), Direction::Write));
-        for _ in 0..std::mem::take(&mut self.end(id).shut_out) {
+        for _ in 0..std::mem::take(&mut self.end(id).blocked_arrivals) {
             self.after(latency, Event::Arrive(id));
         }
         Poll::Ready(Ok(n))
@@ -298,26 +303,26 @@ impl Network {
     ) -> Poll<Result<usize, IoError>> {
         assert!(!bufs.is_empty(), "the driver writes nothing");
         assert!(bufs.iter().all(|buf| !buf.is_empty()), "the driver writes an empty slice");
-        assert!(self.end(id).record.ended.is_none(), "the driver writes behind its FIN");
-        if let Some(answer) = self.interfere(id, Direction::Write, cx) {
-            return answer.map_ok(|()| 0);
+        assert!(self.end(id).record.ending.is_none(), "the driver writes after its FIN");
+        if let Some(result) = self.inject_fault(id, Direction::Write, cx) {
+            return result.map_ok(|()| 0);
         }
-        if let Some(why) = self.failure(id) {
-            return Poll::Ready(Err(self.lose(id, why)));
+        if let Some(why) = self.take_write_error(id) {
+            return Poll::Ready(Err(self.fail(id, why)));
         }
         let faults = self.faults(id);
         let (zero, short) = (faults.zero_write, faults.short_write);
-        let mut room = self.room(id);
+        let mut room = self.free_space(id);
         if room == 0 {
-            self.grow(id);
-            room = self.room(id);
+            self.grow_send_buffer(id);
+            room = self.free_space(id);
         }
         if room == 0 {
             return self.block(id, Direction::Write, cx);
         }
         let end = self.end(id);
         if end.dice.strikes(zero) {
-            self.note(id, What::Fault("zero_write"));
+            self.trace(id, TraceEvent::Fault("zero_write"));
             return Poll::Ready(Ok(0));
         }
         let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
@@ -327,71 +332,71 @@ impl Network {
         let data: Vec<u8> = bufs.iter().copied().flatten().copied().take(n).collect();
         end.output.ready = room > n;
         end.record.sent.extend_from_slice(&data);
-        self.note(id, What::Sent { bytes: n as u64, digest: digest(&data) });
+        self.trace(id, TraceEvent::Sent { bytes: n as u64, digest: digest(&data) });
         self.send(id.other(), Segment::Data(data));
         Poll::Ready(Ok(n))
     }
 
     pub(super) fn finish(&mut self, id: EndId, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        assert!(self.end(id).record.ended.is_none(), "the driver sends a second FIN");
-        if let Some(answer) = self.interfere(id, Direction::Write, cx) {
-            return answer;
+        assert!(self.end(id).record.ending.is_none(), "the driver sends a second FIN");
+        if let Some(result) = self.inject_fault(id, Direction::Write, cx) {
+            return result;
         }
-        if let Some(why) = self.failure(id) {
-            return Poll::Ready(Err(self.lose(id, why)));
+        if let Some(why) = self.take_write_error(id) {
+            return Poll::Ready(Err(self.fail(id, why)));
         }
-        self.end(id).record.ended = Some(Sent::Fin);
-        self.note(id, What::Finished);
+        self.end(id).record.ending = Some(Ending::Fin);
+        self.trace(id, TraceEvent::Finished);
         self.send(id.other(), Segment::Fin);
         Poll::Ready(Ok(()))
     }
 
     pub(super) fn reset(&mut self, id: EndId) {
         let end = self.end(id);
-        assert!(!end.record.closed, "the driver resets a socket that is closed");
-        end.record.ended = Some(Sent::Rst);
+        assert!(!end.record.closed, "the driver resets a closed socket");
+        end.record.ending = Some(Ending::Rst);
         end.record.closed = true;
-        // What is on its way stands for what the kernel still keeps.
+        // Data in flight stands for unsent data in the kernel's send buffer.
         let receiver = self.end(id.other());
-        receiver.coming.retain(|segment| !matches!(segment, Segment::Data(_)));
-        receiver.coming_bytes = 0;
-        self.note(id, What::Reset);
+        receiver.in_flight.retain(|segment| !matches!(segment, Segment::Data(_)));
+        receiver.in_flight_bytes = 0;
+        self.trace(id, TraceEvent::Reset);
         if !std::mem::replace(&mut self.end(id).broken, true) {
             self.send(id.other(), Segment::Rst);
         }
     }
 
     pub(super) fn unacknowledged(&mut self, id: EndId) -> usize {
-        // A lost connection has no figure.
-        if self.end(id).broken { 0 } else { self.end(id.other()).coming_bytes }
+        // Linux reports no figure for a failed connection.
+        if self.end(id).broken { 0 } else { self.end(id.other()).in_flight_bytes }
     }
 
-    /// How many bytes fit into a write of `id`, in the buffers of both kernels.
-    fn room(&mut self, id: EndId) -> usize {
+    /// How many bytes a write of `id` can take: the free space in the buffers of both kernels.
+    fn free_space(&mut self, id: EndId) -> usize {
         let receiver = self.end(id.other());
-        let taken = receiver.inbox.len() + receiver.coming_bytes;
-        (self.settings.buffer + self.end(id).grown).saturating_sub(taken)
+        let taken = receiver.inbox.len() + receiver.in_flight_bytes;
+        (self.settings.buffer + self.end(id).send_buffer_growth).saturating_sub(taken)
     }
 
-    /// The kernel enlarges the send buffer of `id`, if the plan of faults says so.
-    fn grow(&mut self, id: EndId) {
+    /// Enlarges the send buffer of `id`, if the plan of faults says so.
+    fn grow_send_buffer(&mut self, id: EndId) {
         let (chance, buffer) = (self.faults(id).send_buffer_grows, self.settings.buffer);
         let now = self.now;
         let end = self.end(id);
-        if end.grows_from <= now && end.dice.strikes(chance) {
-            end.grows_from = now + GROWTH_INTERVAL;
-            end.grown += end.dice.up_to(buffer.div_ceil(8));
-            self.note(id, What::Fault("send_buffer_grows"));
+        if end.may_grow_at <= now && end.dice.strikes(chance) {
+            end.may_grow_at = now + GROWTH_INTERVAL;
+            end.send_buffer_growth += end.dice.up_to(buffer.div_ceil(8));
+            self.trace(id, TraceEvent::Fault("send_buffer_grows"));
         }
     }
 
     pub(super) fn refuses_to_splice(&mut self, id: EndId) -> bool {
         let chance = self.faults(id).no_splice;
         let end = self.end(id);
-        // Only the kernel refuses, and it is asked only where the socket is ready.
+        // The kernel refuses only if it is called, and the driver calls it only on a ready socket.
         let refuses = end.input.ready && end.dice.strikes(chance);
         if refuses {
-            self.note(id, What::Fault("no_splice"));
+            self.trace(id, TraceEvent::Fault("no_splice"));
         }
         refuses
     }
@@ -402,21 +407,21 @@ impl Network {
             return;
         }
         let unread = !end.inbox.is_empty();
-        let (broken, finished) = (end.broken, end.record.ended.is_some());
+        let (broken, finished) = (end.broken, end.record.ending.is_some());
         end.input.waker = None;
         end.output.waker = None;
         if !broken && unread {
             end.broken = true;
-            end.record.ended = Some(Sent::Rst);
+            end.record.ending = Some(Ending::Rst);
             self.send(id.other(), Segment::Rst);
         } else if !broken && !finished {
-            end.record.ended = Some(Sent::Fin);
+            end.record.ending = Some(Ending::Fin);
             self.send(id.other(), Segment::Fin);
         }
-        self.note(id, What::Closed);
+        self.trace(id, TraceEvent::Closed);
     }
 
-    /// The next segment arrives at `id`.
+    /// Delivers the next segment to `id`.
     pub(super) fn arrive(&mut self, id: EndId) {
         let (now, window) = (self.now, self.settings.buffer);
         let sender = self.end(id.other()).host;
@@ -433,7 +438,7 @@ impl Network {
         }
         match segment {
             Segment::Rst if broken => return,
-            // There is nobody any more who would read it.
+            // The connection does not exist any more.
             Segment::Data(_) | Segment::Fin if broken => {
                 return self.send(id.other(), Segment::Rst);
             }
@@ -461,57 +466,57 @@ impl Network {
         let latency = self.connections[to.connection].latency;
         let end = self.end(to);
         if let Segment::Data(data) = &segment {
-            end.coming_bytes += data.len();
+            end.in_flight_bytes += data.len();
         }
-        end.coming.push_back(segment);
+        end.in_flight.push_back(segment);
         let jitter = end.dice.between(&(Duration::ZERO..=latency));
         self.after(delay + latency + jitter, Event::Arrive(to));
     }
 
-    /// Why a write fails, if it does.
-    fn failure(&mut self, id: EndId) -> Option<ConnectionError> {
+    /// The error of a write on a broken connection.
+    fn take_write_error(&mut self, id: EndId) -> Option<ConnectionError> {
         let end = self.end(id);
-        // Without an error that is still to be reported, it is EPIPE.
+        // If the error was reported before, this is EPIPE.
         end.broken.then(|| end.error.take().unwrap_or(ConnectionError::Reset))
     }
 
-    fn lose(&mut self, id: EndId, why: ConnectionError) -> IoError {
-        self.end(id).record.lost.get_or_insert(why);
-        self.note(id, What::Lost(why.label()));
+    fn fail(&mut self, id: EndId, why: ConnectionError) -> IoError {
+        self.end(id).record.error.get_or_insert(why);
+        self.trace(id, TraceEvent::Error(why.label()));
         why.into()
     }
 
-    /// What the plan of faults makes of a call, instead of what it would come to.
-    fn interfere(
+    /// Applies the plan of faults to a call. Returns its result if a fault replaces it.
+    fn inject_fault(
         &mut self,
         id: EndId,
-        way: Direction,
+        direction: Direction,
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<(), IoError>>> {
-        assert!(!self.end(id).record.closed, "the driver uses a socket that is closed");
-        if !self.end(id).readiness(way).ready {
-            self.end(id).readiness(way).waker = Some(cx.waker().clone());
+        assert!(!self.end(id).record.closed, "the driver uses a closed socket");
+        if !self.end(id).readiness(direction).ready {
+            self.end(id).readiness(direction).waker = Some(cx.waker().clone());
             return Some(Poll::Pending);
         }
         let faults = self.faults(id).clone();
         let dice = &mut self.end(id).dice;
         if dice.strikes(faults.would_block) {
             let delay = dice.between(&faults.delay);
-            self.note(id, What::Fault("would_block"));
-            self.after(delay, Event::Report(id, way));
-            return Some(self.block(id, way, cx));
+            self.trace(id, TraceEvent::Fault("would_block"));
+            self.after(delay, Event::Report(id, direction));
+            return Some(self.block(id, direction, cx));
         }
         if dice.strikes(faults.interrupted) {
-            self.note(id, What::Fault("interrupted"));
+            self.trace(id, TraceEvent::Fault("interrupted"));
             return Some(Poll::Ready(Err(IoError::Interrupted)));
         }
         if dice.strikes(faults.stall) {
             let until = dice.between(&faults.delay);
             let until = self.now + until;
-            let receiver = if way == Direction::Read { id } else { id.other() };
+            let receiver = if direction == Direction::Read { id } else { id.other() };
             let receiver = self.end(receiver);
             receiver.stalled_until = receiver.stalled_until.max(until);
-            self.note(id, What::Fault("stall"));
+            self.trace(id, TraceEvent::Fault("stall"));
         }
         let dice = &mut self.end(id).dice;
         let why = match (dice.strikes(faults.reset), dice.strikes(faults.timed_out)) {
@@ -521,18 +526,18 @@ impl Network {
         };
         if !std::mem::replace(&mut self.end(id).broken, true) {
             self.end(id).error = Some(why);
-            self.note(id, What::Fault(why.label()));
-            let silence = if why == ConnectionError::Reset { Duration::ZERO } else { KEEPALIVE };
-            self.send_after(silence, id.other(), Segment::Rst);
+            self.trace(id, TraceEvent::Fault(why.label()));
+            let delay = if why == ConnectionError::Reset { Duration::ZERO } else { KEEPALIVE };
+            self.send_after(delay, id.other(), Segment::Rst);
         }
         None
     }
 
-    /// The call would block; a change will be reported.
-    fn block<T>(&mut self, id: EndId, way: Direction, cx: &mut Context<'_>) -> Poll<T> {
+    /// Blocks a call until a change is reported.
+    fn block<T>(&mut self, id: EndId, direction: Direction, cx: &mut Context<'_>) -> Poll<T> {
         let faults = self.faults(id).clone();
         let end = self.end(id);
-        let readiness = end.readiness(way);
+        let readiness = end.readiness(direction);
         readiness.ready = false;
         readiness.waker = Some(cx.waker().clone());
         if end.dice.strikes(faults.spurious_wake) {
@@ -544,9 +549,9 @@ impl Network {
     }
 }
 
-/// A send buffer grows when the peer answers a probe of its window, which is sent at most this
-/// often (`TCP_RTO_MIN` of Linux).
+/// The shortest time between two growths of a send buffer. It grows when the peer answers a window
+/// probe, and Linux sends one at most once in this time (`TCP_RTO_MIN`).
 const GROWTH_INTERVAL: Duration = Duration::from_millis(200);
-/// When a silent connection is probed (`TCP_KEEPIDLE` as this project sets it; tcp(7)): where the
-/// other end is gone, an RST comes back.
+/// When a silent connection is probed (`TCP_KEEPIDLE` as the runtimes set it; tcp(7)). If the other
+/// end has given up, it answers the probe with an RST.
 const KEEPALIVE: Duration = Duration::from_secs(60);

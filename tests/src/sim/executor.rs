@@ -1,4 +1,4 @@
-//! Tasks, and wakers that mean it: only a task that was woken is polled.
+//! The tasks of a world. Only a task that was woken is polled.
 
 use std::{
     any::Any,
@@ -14,7 +14,7 @@ use wirestate_core::shared::Lock;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The tasks of a world that have not ended.
+/// The unfinished tasks of a world.
 #[derive(Default)]
 pub(super) struct Executor {
     woken: Arc<Lock<Woken>>,
@@ -29,18 +29,18 @@ struct Tasks {
 
 struct Task {
     host: usize,
-    /// Taken out while it is polled.
+    /// `None` while the task is polled.
     work: Option<Work>,
     waker: Waker,
 }
 
-struct Bell {
+struct TaskWaker {
     task: u64,
     woken: Arc<Lock<Woken>>,
 }
 
-/// The tasks that were woken, in the order in which they were spawned: a sorted list, of which any
-/// place is found at once. (Thousands are woken together, and a step chooses one of them.)
+/// The ids of the woken tasks, sorted. A step chooses one of them by index, and thousands may be
+/// woken at the same time.
 #[derive(Default)]
 struct Woken {
     ids: Vec<u64>,
@@ -60,26 +60,26 @@ impl Woken {
     }
 }
 
-impl Wake for Bell {
+impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.woken.with(|woken| woken.insert(self.task));
     }
 }
 
 impl Executor {
-    /// Takes a task on, woken.
+    /// Adds a task and wakes it.
     pub(super) fn spawn(&self, host: usize, work: Work) {
         self.tasks.with(|tasks| {
             let id = tasks.spawned;
             tasks.spawned += 1;
-            let waker = Waker::from(Arc::new(Bell { task: id, woken: self.woken.clone() }));
+            let waker = Waker::from(Arc::new(TaskWaker { task: id, woken: self.woken.clone() }));
             waker.wake_by_ref();
             tasks.by_id.insert(id, Task { host, work: Some(work), waker });
         });
     }
 
-    /// One of the tasks that can run: those that were woken, on hosts that are not in `stopped`.
-    /// `choose` says which, of how many.
+    /// Chooses a task that was woken and whose host is not in `stopped`. `choose` gets the number
+    /// of such tasks and returns an index.
     pub(super) fn choose(
         &self,
         stopped: &BTreeSet<usize>,
@@ -102,7 +102,7 @@ impl Executor {
     /// Polls a task once.
     ///
     /// # Errors
-    /// It panicked, with this. It was dropped while it unwound, as tokio does it.
+    /// The panic of the task. As with tokio, unwinding has dropped the task.
     pub(super) fn poll(&self, id: u64) -> Result<(), Box<dyn Any + Send>> {
         self.woken.with(|woken| woken.remove(id));
         let taken = self.tasks.with(|tasks| {
@@ -129,7 +129,7 @@ impl Executor {
         result
     }
 
-    /// How many tasks were spawned, have ended, and are woken.
+    /// How many tasks were spawned so far, are unfinished, and are woken.
     pub(super) fn counts(&self) -> (u64, usize, usize) {
         let (spawned, unfinished) = self.tasks.with(|tasks| (tasks.spawned, tasks.by_id.len()));
         (spawned, unfinished, self.woken.with(|woken| woken.ids.len()))
@@ -145,7 +145,7 @@ impl Executor {
         self.tasks.with(|tasks| tasks.by_id.get(&id).map(|task| task.host))
     }
 
-    /// The hosts of the tasks that have not ended, by the tasks' numbers.
+    /// The unfinished tasks: their ids and hosts.
     pub(super) fn unfinished(&self) -> Vec<(u64, usize)> {
         self.tasks.with(|tasks| tasks.by_id.iter().map(|(id, task)| (*id, task.host)).collect())
     }
@@ -153,6 +153,6 @@ impl Executor {
     /// Drops all tasks.
     pub(super) fn clear(&self) {
         let tasks = self.tasks.with(|tasks| std::mem::take(&mut tasks.by_id));
-        drop(tasks); // outside the lock: what a task holds may come back here
+        drop(tasks); // without the lock, which the destructors of tasks may take
     }
 }

@@ -1,14 +1,14 @@
-//! What goes wrong, as plain data.
+//! Fault plans: how often which call fails.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
 
-/// How often what goes wrong on the sockets of one [`Host`](super::Host): each fault's chance is in
-/// thousandths, 0 never and 1000 always.
+/// How often faults strike on the sockets of one [`Host`](super::Host).
 ///
-/// All but the last three leave a connection whole: under them, every byte must still arrive.
+/// Each chance is in thousandths: 0 is never, 1000 is always. All faults but the last four are
+/// harmless: every byte must still arrive.
 ///
 /// ```
 /// use wirestate_testkit::sim::Faults;
@@ -17,38 +17,38 @@ use rand_xorshift::XorShiftRng;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
-    /// Per read: it finds only some of the bytes that are there.
+    /// Per read: it returns only some of the available bytes.
     pub short_read: u16,
-    /// Per write: it takes only some of the bytes that there is room for.
+    /// Per write: it takes fewer bytes than fit into the buffer.
     pub short_write: u16,
-    /// Per read, write or FIN: it would block, although it need not. The wake-up follows.
+    /// Per read, write or FIN: it blocks without need. The wake-up follows after a delay.
     pub would_block: u16,
-    /// Per call that would block: a wake-up follows for no reason.
+    /// Per call that blocks: a spurious wake-up follows after a delay.
     pub spurious_wake: u16,
-    /// Per read, write or FIN: a signal comes in between.
+    /// Per read, write or FIN: a signal interrupts it (`EINTR`).
     pub interrupted: u16,
-    /// Per write or read: the network stops delivering in that direction for a while.
+    /// Per read or write: the network stops delivering in that direction for a delay.
     pub stall: u16,
-    /// Per fill of a pipe: the kernel can't, and never could.
+    /// Per fill of a pipe: the kernel does not support splicing on this socket.
     pub no_splice: u16,
-    /// Per write that finds no room: the kernel enlarges the send buffer, and takes up to an eighth
-    /// of a buffer more although the peer takes nothing; at most every 200 ms.
+    /// Per write to a full buffer: the kernel enlarges the send buffer by up to an eighth, so that
+    /// the write succeeds although the peer has read nothing. At most once in 200 ms.
     pub send_buffer_grows: u16,
-    /// How long such a while is, and how late the wake-ups are that faults delay.
+    /// The range of the delays above.
     pub delay: RangeInclusive<Duration>,
-    /// Per accept: the connection was reset in the backlog.
+    /// Per accept: the connection was reset while it waited in the backlog.
     pub accept_aborted: u16,
-    /// Per write: it takes nothing, and calls that a success.
+    /// Per write: it succeeds with 0 bytes.
     pub zero_write: u16,
-    /// Per read or write: something between the two ends resets the connection, at both.
+    /// Per read or write: a middlebox resets the connection at both ends.
     pub reset: u16,
-    /// Per read or write: this end's kernel gives up (`ETIMEDOUT`). The other end hears nothing of
-    /// it, until it sends something or, after a minute, its keepalive probe is answered by an RST.
+    /// Per read or write: this end's kernel gives up the connection (`ETIMEDOUT`). The other end
+    /// receives an RST when it sends, or when it probes the connection after a minute (keepalive).
     pub timed_out: u16,
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub const NONE: Self = Self {
         short_read: 0,
         short_write: 0,
@@ -65,11 +65,12 @@ impl Faults {
         timed_out: 0,
     };
 
-    /// A plan drawn from `seed`, of faults that leave every connection whole. Each fault is in it
-    /// or not with even chance, so that no fault hides behind another in every run.
+    /// A random plan of harmless faults, from `seed`.
+    ///
+    /// It includes each fault with a chance of one half, so that no fault always masks another.
     pub fn harmless(seed: u64) -> Self {
         let rng = &mut XorShiftRng::seed_from_u64(seed);
-        let mut draw = |most: u16| if rng.random() { rng.random_range(1..=most) } else { 0 };
+        let mut draw = |max: u16| if rng.random() { rng.random_range(1..=max) } else { 0 };
         Self {
             short_read: draw(1000),
             short_write: draw(1000),
@@ -83,10 +84,10 @@ impl Faults {
         }
     }
 
-    /// A plan drawn from `seed`, in which connections break as well.
+    /// A random plan from `seed` that also includes faults that break connections.
     pub fn harmful(seed: u64) -> Self {
         let rng = &mut XorShiftRng::seed_from_u64(!seed);
-        let mut draw = |most: u16| if rng.random() { rng.random_range(1..=most) } else { 0 };
+        let mut draw = |max: u16| if rng.random() { rng.random_range(1..=max) } else { 0 };
         Self {
             accept_aborted: draw(200),
             zero_write: draw(30),
@@ -96,7 +97,7 @@ impl Faults {
         }
     }
 
-    /// Whether every connection stays whole under this plan.
+    /// Whether the plan breaks no connection.
     pub fn is_harmless(&self) -> bool {
         self.accept_aborted == 0 && self.zero_write == 0 && self.reset == 0 && self.timed_out == 0
     }
@@ -108,8 +109,8 @@ impl Default for Faults {
     }
 }
 
-/// The dice of one end of one connection. They depend on the seed and on which connection it is,
-/// and on nothing that happens elsewhere.
+/// The random numbers of one end of a connection. They depend on the seed and on the connection
+/// only, not on events elsewhere.
 #[derive(Clone, Debug)]
 pub(super) struct Dice {
     rng: XorShiftRng,
@@ -120,8 +121,8 @@ impl Dice {
         Self { rng: XorShiftRng::seed_from_u64(seed) }
     }
 
-    /// Whether what has a chance of `chance` thousandths comes to pass. A chance of 0 throws no
-    /// die, so that a plan without a fault is the run without it.
+    /// Returns true with a chance of `chance` thousandths. A chance of 0 draws no number, so that
+    /// leaving a fault out of a plan does not change the others.
     pub(super) fn strikes(&mut self, chance: u16) -> bool {
         chance > 0 && self.rng.random_ratio(u32::from(chance.min(1000)), 1000)
     }
@@ -130,8 +131,8 @@ impl Dice {
         self.rng.random_range(range.clone())
     }
 
-    /// One of `1..=most`; `most` is not 0.
-    pub(super) fn up_to(&mut self, most: usize) -> usize {
-        self.rng.random_range(1..=most)
+    /// A number from 1 to `max`, which must not be 0.
+    pub(super) fn up_to(&mut self, max: usize) -> usize {
+        self.rng.random_range(1..=max)
     }
 }

@@ -1,4 +1,4 @@
-//! A simulated host: the runtime that machines run on.
+//! A simulated host: the runtime of its servers and clients.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,27 +17,28 @@ use wirestate_core::{
 };
 
 use super::{
-    Clock, Faults, Side, Socket, What, World,
+    Clock, Faults, Side, Socket, TraceEvent, World,
     connection::EndId,
     network::{Backlog, Event},
 };
 
-/// A host of a [`World`], with a name, an address, a clock and tasks of its own. It is the
-/// [`Runtime`] of what runs there. Clones are the same host.
+/// A host of a [`World`], with its own name, address, clock and tasks. Clones are the same host.
+///
+/// It is the [`Runtime`] of the servers and clients on it.
 #[derive(Clone, Debug)]
 pub struct Host {
     world: World,
     index: usize,
 }
 
-/// A task's result, once there is one.
+/// The future result of a task.
 #[derive(Debug)]
 pub struct Task<T> {
     output: Arc<Lock<Option<T>>>,
 }
 
 impl<T> Task<T> {
-    /// The result, taken out; `None` while there is none.
+    /// Takes the result. `None` if the task has not ended, or the result was taken before.
     pub fn take(&self) -> Option<T> {
         self.output.with(Option::take)
     }
@@ -52,12 +53,12 @@ impl Host {
         Self { world, index }
     }
 
-    /// The world that it is in.
+    /// The world of this host.
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// Runs `task`, and keeps its result. A task that panics has none.
+    /// Spawns `task`, and keeps its result. A task that panics has no result.
     pub fn run<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -72,27 +73,29 @@ impl Host {
         Task { output }
     }
 
-    /// Sleeps, by this host's clock.
+    /// Sleeps for `duration`, by this host's clock.
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
         let mut clock = self.clock();
         let deadline = clock.now() + duration;
         poll_fn(move |cx| clock.poll_until(cx, deadline))
     }
 
-    /// From now on the calls on this host's sockets suffer this plan of faults.
+    /// Replaces the plan of faults for the calls on this host's sockets.
     pub fn set_faults(&self, faults: Faults) {
         self.world.network(|network| network.hosts[self.index].faults = faults);
     }
 
-    /// How many sockets the host can have open (the listening ones don't count); beyond that,
-    /// accepting fails with `EMFILE`, and what waits in the backlog goes on waiting.
-    pub fn set_descriptors(&self, most: usize) {
-        self.world.network(|network| network.hosts[self.index].descriptors = most);
+    /// Limits the number of open sockets, without listeners. Default: no limit.
+    ///
+    /// At the limit, accepting fails with `EMFILE`, and the backlog stays as it is.
+    pub fn set_max_sockets(&self, max: usize) {
+        self.world.network(|network| network.hosts[self.index].max_sockets = max);
     }
 
-    /// Stops the host's processes for a while (`SIGSTOP`, a suspended machine): no task of it runs
-    /// and no alarm goes off, while its clock and its kernel go on. What arrives is reported only
-    /// after the alarms that went off meanwhile.
+    /// Stops the host's processes for `duration`, as `SIGSTOP` or a suspended VM does.
+    ///
+    /// No task runs and no alarm goes off, but the host's clock and kernel go on. Afterwards the
+    /// tasks first see the alarms, then the readiness of their sockets.
     pub fn stop_for(&self, duration: Duration) {
         self.world.network(|network| {
             network.stopped.insert(self.index);
@@ -100,23 +103,25 @@ impl Host {
         });
     }
 
-    /// Cuts the host off (`true`), or connects it again: whatever is to arrive at or from it
-    /// meanwhile is lost, without a word to anybody.
+    /// Disconnects the host from the network (`true`), or connects it again.
+    ///
+    /// Segments to and from a disconnected host are lost silently.
     pub fn set_unplugged(&self, unplugged: bool) {
         self.world.network(|network| network.hosts[self.index].unplugged = unplugged);
     }
 
-    /// The host's clock is set ahead.
+    /// Sets the host's clock ahead.
     pub fn set_clock_ahead(&self, by: Duration) {
         self.world.network(|network| network.hosts[self.index].clock.ahead += by);
     }
 
-    /// The host's clock is set back, which a monotonic clock never is, except where it is.
+    /// Sets the host's clock back, as faulty monotonic clocks do.
     pub fn set_clock_back(&self, by: Duration) {
         self.world.network(|network| network.hosts[self.index].clock.behind += by);
     }
 
-    /// The host's clock stands still for a while, and goes on from where it stood. Alarms go by it.
+    /// Stops the host's clock for `duration`, and with it the alarms. It then continues from the
+    /// same time.
     pub fn freeze_clock(&self, duration: Duration) {
         self.world.network(|network| {
             let shown = network.hosts[self.index].clock.at(network.now);
@@ -190,7 +195,7 @@ impl Runtime for Host {
     }
 }
 
-/// Dropped, it is given up.
+/// A connection attempt. Dropping it abandons the attempt.
 struct Dialling {
     world: World,
     id: u64,
@@ -199,7 +204,7 @@ struct Dialling {
 impl Dialling {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<usize, io::ErrorKind>> {
         self.world.network(|network| {
-            let dial = network.dials.get_mut(&self.id).expect("it is there until it is dropped");
+            let dial = network.dials.get_mut(&self.id).expect("a dial is removed only by its drop");
             let outcome = dial.outcome.take();
             if outcome.is_none() {
                 dial.waker = Some(cx.waker().clone());
@@ -221,7 +226,7 @@ impl Drop for Dialling {
     }
 }
 
-/// A listening socket of a simulated host. Dropping it resets what waits in its backlog.
+/// A listening socket of a simulated host. Dropping it resets the connections in its backlog.
 #[derive(Debug)]
 pub struct Listener {
     world: World,
@@ -237,33 +242,35 @@ impl runtime::Listener for Listener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Socket, Peer), AcceptError>> {
         let accepted = self.world.network(|network| {
-            let backlog =
-                network.listeners.get_mut(&self.address).expect("it listens until it is dropped");
+            let backlog = network
+                .listeners
+                .get_mut(&self.address)
+                .expect("a backlog is removed only by its listener's drop");
             let (host, Some(&connection)) = (backlog.host, backlog.waiting.front()) else {
                 backlog.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             };
-            // Those in the backlog have no descriptor yet.
+            // Connections in the backlog use no descriptor.
             let waiting: usize = network
                 .listeners
                 .values()
                 .filter(|backlog| backlog.host == host)
                 .map(|backlog| backlog.waiting.len())
                 .sum();
-            if network.open_sockets(host) - waiting >= network.hosts[host].descriptors {
+            if network.open_sockets(host) - waiting >= network.hosts[host].max_sockets {
                 return Poll::Ready(Err(io::Error::from_raw_os_error(EMFILE)));
             }
             let aborted = network.hosts[host].faults.accept_aborted;
             let backlog =
-                network.listeners.get_mut(&self.address).expect("it was there a moment ago");
+                network.listeners.get_mut(&self.address).expect("the backlog was found above");
             backlog.waiting.pop_front();
             let end = EndId { connection, side: Side::Server };
             if backlog.dice.strikes(aborted) {
-                network.note(end, What::Fault("accept_aborted"));
+                network.trace(end, TraceEvent::Fault("accept_aborted"));
                 network.reset(end);
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            network.note(end, What::Accepted);
+            network.trace(end, TraceEvent::Accepted);
             Poll::Ready(Ok((end, network.end(end).record.remote)))
         });
         accepted.map(|accepted| match accepted {
@@ -275,7 +282,7 @@ impl runtime::Listener for Listener {
     fn shut_down(&mut self) {
         self.world.network(|network| {
             let backlog = network.listeners.get_mut(&self.address);
-            backlog.expect("it listens until it is dropped").is_shut_down = true;
+            backlog.expect("a backlog is removed only by its listener's drop").is_shut_down = true;
         });
     }
 }

@@ -1,24 +1,22 @@
-//! A world in memory: hosts, a network between them, and a time that only moves when everybody
-//! waits.
+//! A simulated world: hosts, a network between them, and virtual time.
 //!
-//! A [`Host`] is a [`Runtime`](wirestate_core::runtime::Runtime), so a server, a client or a
-//! machine runs there as it does on tokio, not a line of it changed. What differs is what is below:
+//! A [`Host`] is a [`Runtime`](wirestate_core::runtime::Runtime): servers, clients and machines run
+//! on it unchanged. The world simulates the rest:
 //!
-//! - **Time** is virtual. It goes on exactly to the next thing that happens, so a minute's timeout
-//!   takes no time, and a run in which nothing can ever happen again is found:
-//!   [`Halted::Stalled`].
-//! - **Wakers mean it.** A task that was not woken is not polled. A call that would have blocked
-//!   goes on doing so until a change is reported, as with tokio's readiness. Before an alarm, input
-//!   or a spurious wake-up reaches a task, the world polls that task while there is no reason to. If
-//!   it then gets something done, a wake-up was lost: [`Halted::LostWakeUp`]. A task that wakes
-//!   itself over and over is [`Halted::Spinning`].
-//! - **Sockets** behave like Linux's: bounded buffers, a FIN behind what is queued, a reset that is
-//!   reported once, an RST in answer to data that nobody will read. [`Buffering`] makes one hold
-//!   output, as TLS does.
-//! - **Faults** are drawn from a plan, [`Faults`], by a seed. Every end of every connection has
-//!   dice of its own, so a run without the faulty peer is otherwise the same run.
+//! - **Time** jumps to the next event when all tasks wait, so a timeout of a minute costs no real
+//!   time. If no event is left, the run ends with [`Halted::Stalled`].
+//! - **Wake-ups** are exact: a task is polled only after its waker was woken. A call that returned
+//!   `Pending` keeps doing so until the socket reports a change, as with tokio's readiness. Before
+//!   an alarm, input or a spurious wake-up reaches a task, the world polls the task once without a
+//!   reason. If that poll makes progress, a wake-up was lost: [`Halted::LostWakeUp`]. A task that
+//!   wakes itself without end is [`Halted::Spinning`].
+//! - **Sockets** behave as on Linux: buffers are bounded, a FIN follows the queued data, a reset is
+//!   reported once, and data that nobody will read is answered with an RST. [`Buffering`] adds a
+//!   write buffer, as TLS has.
+//! - **Faults** follow a plan, [`Faults`], and a seed. Each end of each connection has its own
+//!   random numbers, so adding a faulty peer does not change the other connections.
 //!
-//! The same seed gives the same run: [`Trace::hash`] says so.
+//! The same seed gives the same run; [`Trace::hash`] identifies it.
 //!
 //! ```
 //! use wirestate_core::{drive::{Clock as _, Drive}, echo, runtime::{Listener as _, Runtime}};
@@ -66,8 +64,8 @@ pub use self::{
     connection::Record,
     faults::Faults,
     host::{Host, Listener, Task},
-    peer::{Act, Heard, act, rude},
+    peer::{Act, Heard, act, misbehaving},
     socket::Socket,
-    trace::{Entry, Side, Trace, What, digest},
+    trace::{Entry, Side, Trace, TraceEvent, digest},
     world::{Halted, Leftovers, Settings, World},
 };

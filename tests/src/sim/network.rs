@@ -1,4 +1,4 @@
-//! The state of a world besides its tasks: what is on its way, and when it arrives.
+//! The state of a world without its tasks: hosts, connections, and the queue of events.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -13,7 +13,7 @@ use std::{
 use wirestate_core::{Direction, Instant};
 
 use super::{
-    Entry, Faults, Settings, Side, Trace, What,
+    Entry, Faults, Settings, Side, Trace, TraceEvent,
     connection::{Connection, EndId},
     faults::Dice,
     trace::Digest,
@@ -25,8 +25,8 @@ pub(super) struct Network {
     pub(super) now: Instant,
     events: BTreeMap<(Instant, u64), Event>,
     scheduled: u64,
-    pub(super) hosts: Vec<Node>,
-    /// The hosts that are stopped.
+    pub(super) hosts: Vec<HostState>,
+    /// Hosts that are stopped ([`Host::stop_for`](super::Host::stop_for)).
     pub(super) stopped: BTreeSet<usize>,
     pub(super) connections: Vec<Connection>,
     pub(super) listeners: BTreeMap<SocketAddr, Backlog>,
@@ -35,29 +35,29 @@ pub(super) struct Network {
     pub(super) alarms: BTreeMap<u64, Alarm>,
     pub(super) clocks: u64,
     pub(super) trace: Trace,
-    /// The ends whose records have changed since somebody looked.
+    /// Ends whose records have changed since the watches were called.
     pub(super) changed: BTreeSet<EndId>,
 }
 
-/// One host.
-pub(super) struct Node {
+/// The state of a host.
+pub(super) struct HostState {
     pub(super) name: Arc<str>,
     pub(super) ip: IpAddr,
     pub(super) faults: Faults,
-    /// The most sockets that it can have open.
-    pub(super) descriptors: usize,
-    /// Connections that it asked for so far.
+    /// The limit on open sockets.
+    pub(super) max_sockets: usize,
+    /// How many connections it has dialled so far.
     pub(super) dials: u64,
     next_port: u16,
     pub(super) unplugged: bool,
-    /// Readiness that could not be reported while it was stopped.
+    /// Readiness to report when the host is resumed.
     unreported: Vec<(EndId, Direction)>,
-    pub(super) clock: Reading,
+    pub(super) clock: ClockState,
 }
 
-/// What a host's clock shows, against the world's own.
+/// The offset of a host's clock from the world's clock.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(super) struct ClockState {
     pub(super) ahead: Duration,
     pub(super) behind: Duration,
     pub(super) frozen: Option<Instant>,
@@ -65,23 +65,23 @@ pub(super) struct Reading {
 
 pub(super) struct Alarm {
     pub(super) host: usize,
-    /// By the host's clock.
+    /// In the time of the host's clock.
     pub(super) deadline: Instant,
     pub(super) waker: Waker,
 }
 
-/// A listening socket.
+/// A listening socket and its backlog.
 pub(super) struct Backlog {
     pub(super) host: usize,
-    /// Connections (their numbers) that nobody has accepted yet.
+    /// Indices of the connections that were not accepted yet.
     pub(super) waiting: VecDeque<usize>,
     pub(super) waker: Option<Waker>,
-    /// It takes no further connections.
+    /// Whether it refuses further connections.
     pub(super) is_shut_down: bool,
     pub(super) dice: Dice,
 }
 
-/// A connection that is asked for.
+/// A connection attempt.
 pub(super) struct Dial {
     pub(super) host: usize,
     pub(super) number: u64,
@@ -94,19 +94,19 @@ pub(super) struct Dial {
 }
 
 pub(super) enum Event {
-    /// The next segment on its way to an end arrives there.
+    /// The next segment arrives at an end.
     Arrive(EndId),
-    /// The reactor of the end's host learns that it is ready.
+    /// The reactor of the end's host learns that the end is ready.
     Report(EndId, Direction),
-    /// The request for a connection reaches the other host.
+    /// The SYN of a dial reaches the other host.
     Request(u64),
-    /// The answer to it is back.
+    /// The answer to a dial reaches the dialling host.
     Answer(u64, Result<usize, io::ErrorKind>),
-    /// A stopped host goes on.
+    /// A stopped host is resumed.
     Resume(usize),
-    /// A clock that stood still goes on from where it stood.
+    /// The frozen clock of a host continues.
     Thaw(usize),
-    /// A task of a host is woken for no reason.
+    /// A spurious wake-up of a host's task.
     Wake(usize, Waker),
 }
 
@@ -132,21 +132,21 @@ impl Network {
     }
 
     pub(super) fn add_host(&mut self, name: &str, ip: IpAddr) -> usize {
-        self.hosts.push(Node {
+        self.hosts.push(HostState {
             name: name.into(),
             ip,
             faults: Faults::NONE,
-            descriptors: usize::MAX,
+            max_sockets: usize::MAX,
             dials: 0,
             next_port: FIRST_PORT,
             unplugged: false,
             unreported: Vec::new(),
-            clock: Reading::default(),
+            clock: ClockState::default(),
         });
         self.hosts.len() - 1
     }
 
-    /// Dice that depend on the seed and on `what` alone.
+    /// Random numbers that depend on the seed and on `what` only.
     pub(super) fn dice(&self, what: impl Hash) -> Dice {
         let mut digest = Digest::default();
         (self.seed, what).hash(&mut digest);
@@ -158,7 +158,7 @@ impl Network {
         self.scheduled += 1;
     }
 
-    /// When something happens next: an event, and an alarm.
+    /// The times of the next event and of the next alarm.
     pub(super) fn next(&self) -> (Option<Instant>, Option<Instant>) {
         let event = self.events.first_key_value().map(|((at, _), _)| *at);
         let due = |alarm: &Alarm| {
@@ -169,7 +169,8 @@ impl Network {
         (event, alarm.map(|alarm| alarm.max(self.now)))
     }
 
-    /// The wakers that may be woken by what happens next, at `at`: an event, or `alarms`.
+    /// The wakers that the next event may wake if it is at `at`, and, if `alarms`, those of the
+    /// alarms at `at`.
     pub(super) fn next_wakers(&self, at: Instant, alarms: bool) -> Vec<Waker> {
         let of_end = |end: &EndId| {
             let end = self.connections[end.connection].peek(end.side);
@@ -195,75 +196,75 @@ impl Network {
         wakers
     }
 
-    /// The first event happens, at its time.
-    pub(super) fn happen(&mut self) {
+    /// Advances the time to the next event, and runs it.
+    pub(super) fn run_event(&mut self) {
         let Some(((at, _), event)) = self.events.pop_first() else { return };
         self.now = self.now.max(at);
         match event {
             Event::Arrive(end) => self.arrive(end),
-            Event::Report(end, way) => self.report(end, way),
+            Event::Report(end, direction) => self.report(end, direction),
             Event::Request(dial) => self.request(dial),
             Event::Answer(dial, outcome) => self.answer(dial, outcome),
             Event::Resume(host) => {
                 self.stopped.remove(&host);
-                for (end, way) in std::mem::take(&mut self.hosts[host].unreported) {
-                    self.after(REPORT, Event::Report(end, way));
+                for (end, direction) in std::mem::take(&mut self.hosts[host].unreported) {
+                    self.after(REPORT_DELAY, Event::Report(end, direction));
                 }
             }
             Event::Thaw(host) => {
                 let now = self.now;
                 let clock = &mut self.hosts[host].clock;
-                if let Some(stood) = clock.frozen.take() {
-                    clock.behind += clock.at(now).since(stood);
+                if let Some(frozen_at) = clock.frozen.take() {
+                    clock.behind += clock.at(now).since(frozen_at);
                 }
             }
             Event::Wake(_, waker) => waker.wake(),
         }
     }
 
-    /// The alarms that are due by `at` go off.
-    pub(super) fn ring(&mut self, at: Instant) {
+    /// Advances the time to `at`, and wakes the tasks of the alarms that are due.
+    pub(super) fn fire_alarms(&mut self, at: Instant) {
         self.now = self.now.max(at);
         let (now, hosts, stopped) = (self.now, &self.hosts, &self.stopped);
         self.alarms.retain(|_, alarm| {
-            let rings = !stopped.contains(&alarm.host)
+            let is_due = !stopped.contains(&alarm.host)
                 && hosts[alarm.host].due(alarm.deadline).is_some_and(|due| due <= now);
-            if rings {
+            if is_due {
                 alarm.waker.wake_by_ref();
             }
-            !rings
+            !is_due
         });
     }
 
-    /// The host's reactor learns that `end` is ready, now or when the host goes on.
-    pub(super) fn report(&mut self, end: EndId, way: Direction) {
+    /// Tells the host's reactor that `end` is ready; a stopped host learns it when it is resumed.
+    pub(super) fn report(&mut self, end: EndId, direction: Direction) {
         let state = self.connections[end.connection].end(end.side);
         let host = &mut self.hosts[state.host];
         if self.stopped.contains(&state.host) {
-            host.unreported.push((end, way));
+            host.unreported.push((end, direction));
         } else {
-            state.readiness(way).report();
+            state.readiness(direction).report();
         }
     }
 
-    pub(super) fn note(&mut self, end: EndId, what: What) {
+    pub(super) fn trace(&mut self, end: EndId, event: TraceEvent) {
         let connection = &self.connections[end.connection];
         let (client, dial) = (connection.client.clone(), connection.dial);
-        self.trace.push(Entry { at: self.now, client, dial, side: end.side, what });
+        self.trace.push(Entry { at: self.now, client, dial, side: end.side, event });
         self.changed.insert(end);
     }
 
-    fn note_dial(&mut self, dial: u64, what: What) {
+    fn trace_dial(&mut self, dial: u64, event: TraceEvent) {
         let Some(Dial { host, number, .. }) = self.dials.get(&dial) else { return };
         let (client, dial) = (self.hosts[*host].name.clone(), *number);
-        self.trace.push(Entry { at: self.now, client, dial, side: Side::Client, what });
+        self.trace.push(Entry { at: self.now, client, dial, side: Side::Client, event });
     }
 
     pub(super) fn open_sockets(&self, host: usize) -> usize {
         self.connections.iter().map(|connection| connection.open_ends(host)).sum()
     }
 
-    /// Asks for a connection; answers the dial's number.
+    /// Starts to connect, and returns the id of the dial.
     pub(super) fn dial(&mut self, host: usize, to: SocketAddr) -> u64 {
         let number = self.hosts[host].dials;
         self.hosts[host].dials += 1;
@@ -274,7 +275,7 @@ impl Network {
         let (outcome, waker) = (None, None);
         let dial = Dial { host, number, to, latency, dice, attempts: 0, outcome, waker };
         self.dials.insert(id, dial);
-        self.note_dial(id, What::Dialled);
+        self.trace_dial(id, TraceEvent::Dialled);
         self.after(latency, Event::Request(id));
         id
     }
@@ -288,15 +289,15 @@ impl Network {
                 Err(io::ErrorKind::HostUnreachable)
             }
             None => Err(io::ErrorKind::ConnectionRefused),
-            // Linux drops a request that finds the backlog full, and one that got lost is repeated.
+            // Linux drops a SYN if the backlog is full, and repeats a SYN without an answer.
             Some(backlog)
                 if backlog.is_shut_down
                     || backlog.waiting.len() >= self.settings.backlog
                     || self.hosts[backlog.host].unplugged
                     || self.hosts[dial.host].unplugged =>
             {
-                if dial.attempts < ATTEMPTS {
-                    self.after(REPEAT, Event::Request(id));
+                if dial.attempts < MAX_ATTEMPTS {
+                    self.after(RETRY_INTERVAL, Event::Request(id));
                     return;
                 }
                 Err(io::ErrorKind::TimedOut)
@@ -325,8 +326,8 @@ impl Network {
     }
 
     fn answer(&mut self, id: u64, outcome: Result<usize, io::ErrorKind>) {
-        let what = if outcome.is_ok() { What::Connected } else { What::Refused };
-        self.note_dial(id, what);
+        let event = if outcome.is_ok() { TraceEvent::Connected } else { TraceEvent::Refused };
+        self.trace_dial(id, event);
         match self.dials.get_mut(&id) {
             Some(dial) => {
                 dial.outcome = Some(outcome);
@@ -334,7 +335,7 @@ impl Network {
                     waker.wake();
                 }
             }
-            // Nobody waits for it any more.
+            // The dial was abandoned.
             None => {
                 if let Ok(connection) = outcome {
                     self.close(EndId { connection, side: Side::Client });
@@ -344,22 +345,22 @@ impl Network {
     }
 }
 
-impl Node {
-    /// A port that nobody asked for by number.
+impl HostState {
+    /// The next ephemeral port.
     pub(super) fn take_port(&mut self) -> u16 {
         let port = self.next_port;
         self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
         port
     }
 
-    /// When, by the world's clock, this host's clock shows `deadline`; `None` if it never does.
+    /// When this host's clock reaches `deadline`, in the world's time; `None` if never.
     fn due(&self, deadline: Instant) -> Option<Instant> {
         let due = self.clock.when(deadline);
         (self.clock.frozen.is_none() && due < Instant::NEVER).then_some(due)
     }
 }
 
-impl Reading {
+impl ClockState {
     pub(super) fn at(&self, now: Instant) -> Instant {
         let running = || (now.since_epoch() + self.ahead).saturating_sub(self.behind);
         self.frozen.unwrap_or_else(|| Instant::from_epoch(running()))
@@ -370,14 +371,14 @@ impl Reading {
     }
 }
 
-/// Worlds begin so long after the epoch, to leave a clock room to go back.
+/// The time at which worlds start, after the epoch: a clock may be set back by as much.
 const START: Duration = Duration::from_secs(1_000_000);
-/// A host that goes on looks at its alarms first, and learns so much later what has arrived: the
-/// worse of the two orders for whoever believes in deadlines.
-const REPORT: Duration = Duration::from_micros(10);
-/// Where the ports that nobody asked for by number begin (RFC 6335, section 6).
+/// How much later a resumed host learns of its sockets' readiness than of its alarms. This order
+/// finds drivers that handle a deadline before they read.
+const REPORT_DELAY: Duration = Duration::from_micros(10);
+/// The first ephemeral port (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49_152;
-/// Linux repeats a request for a connection after 1 s, 3 s, 7 s …, up to 6 times (tcp(7)); evenly
-/// here.
-const REPEAT: Duration = Duration::from_secs(1);
-const ATTEMPTS: u32 = 7;
+/// The interval between SYNs. Linux waits 1 s, then 2 s, 4 s … and repeats up to 6 times (tcp(7));
+/// here the interval is constant.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const MAX_ATTEMPTS: u32 = 7;

@@ -1,4 +1,4 @@
-//! Peers without a machine, that do as they are told: what a well-behaved machine never does.
+//! Scripted peers: they do what a correct machine never does.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use wirestate_core::{ConnectionError, drive::Sink};
 
 use super::{Host, Socket};
 
-/// Something that a peer does.
+/// A step of a scripted peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Sends these bytes, for as long as that takes.
+    /// Sends all of these bytes.
     Send(Bytes),
-    /// Receives so many bytes, or up to the end of the input.
+    /// Receives this many bytes, or fewer if the input ends.
     Receive(usize),
-    /// Receives up to the end of the input.
+    /// Receives until the end of the input.
     ReceiveAll,
-    /// Does nothing for a while: reads nothing either.
+    /// Waits, without reading.
     Wait(Duration),
-    /// Sends a FIN, and can go on receiving.
+    /// Sends a FIN. The peer can still receive.
     Finish,
-    /// Resets the connection. The last act.
+    /// Resets the connection. Later acts are skipped.
     Reset,
 }
 
-/// What a peer has heard by the end of its acts.
+/// What a scripted peer has received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// The bytes.
+    /// The received bytes.
     pub bytes: Vec<u8>,
-    /// The other end's FIN.
+    /// Whether the other end's FIN was received.
     pub fin: bool,
-    /// The connection was lost, and what was still to be done was not done.
-    pub lost: Option<ConnectionError>,
+    /// The error that ended the acts early.
+    pub error: Option<ConnectionError>,
 }
 
-/// Does `acts` on `socket`, one after the other, then closes it.
+/// Performs `acts` on `socket` in order, then closes it.
 pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Heard {
     let mut heard = Heard::default();
     for act in acts {
@@ -56,16 +56,18 @@ pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Heard {
             }
         };
         if let Err(why) = done {
-            heard.lost = Some(why);
+            heard.error = Some(why);
             break;
         }
     }
     heard
 }
 
-/// What a peer without manners does, drawn from `seed`: it sends what it does not read back, reads
-/// what nobody sends, sleeps for up to a minute at a time, closes or resets wherever it stands.
-pub fn rude(seed: u64) -> Vec<Act> {
+/// Random acts of a misbehaving peer, from `seed`.
+///
+/// It sends without reading the replies, waits for bytes that never come, sleeps for up to a minute
+/// at a time, and ends its output or resets at any point.
+pub fn misbehaving(seed: u64) -> Vec<Act> {
     let rng = &mut XorShiftRng::seed_from_u64(seed);
     let mut finished = false;
     let mut acts = Vec::new();

@@ -1,4 +1,4 @@
-//! A connected socket.
+//! A connected socket of a simulated host.
 
 use std::{
     collections::VecDeque,
@@ -14,18 +14,20 @@ use wirestate_core::{
 };
 
 use super::{World, connection::EndId};
-use crate::script::Sent;
+use crate::script::Ending;
 
 /// A connected socket of a simulated host. Dropping it closes it.
 ///
-/// Machines are driven on it like on any other ([`Source`], [`Sink`]). The methods here are for
-/// peers without a machine. A driver that breaks the rules of the seam (an empty buffer, a write
-/// behind a FIN, a second FIN, a FIN behind a failure, a call after a reset) panics.
+/// A driver uses it as a [`Source`] and a [`Sink`]. The methods are for peers without a machine.
+///
+/// # Panics
+/// If a driver reads or writes an empty buffer, writes after its FIN, sends a second FIN, sends a
+/// FIN after an error, or makes a call after a reset.
 #[derive(Debug)]
 pub struct Socket {
     world: World,
     end: EndId,
-    /// A call of a driver's has failed.
+    /// Whether a call of the driver has failed.
     failed: bool,
 }
 
@@ -45,7 +47,7 @@ impl Socket {
     /// Sends all of `bytes`.
     ///
     /// # Errors
-    /// The connection is lost.
+    /// If the connection fails.
     pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
             match poll_fn(|cx| self.world.network(|network| network.write(self.end, cx, &[bytes])))
@@ -59,10 +61,10 @@ impl Socket {
         Ok(())
     }
 
-    /// Receives into `buf`, which is not empty; 0 is the peer's FIN.
+    /// Receives into `buf`, which must not be empty. Returns 0 after the peer's FIN.
     ///
     /// # Errors
-    /// The connection is lost.
+    /// If the connection fails.
     pub async fn receive(&mut self, buf: &mut [u8]) -> Result<usize, ConnectionError> {
         loop {
             match poll_fn(|cx| self.world.network(|network| network.read(self.end, cx, buf))).await
@@ -77,7 +79,7 @@ impl Socket {
     /// Sends a FIN.
     ///
     /// # Errors
-    /// The connection is lost.
+    /// If the connection fails.
     pub async fn finish(&mut self) -> Result<(), ConnectionError> {
         loop {
             match poll_fn(|cx| self.world.network(|network| network.finish(self.end, cx))).await {
@@ -110,8 +112,8 @@ impl Sink for Socket {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
         let finished = self.world.network(|network| network.finish(self.end, cx));
-        let is_false = self.failed && matches!(finished, Poll::Ready(Ok(())));
-        assert!(!is_false, "the driver sends a FIN although a call has failed");
+        let hides_error = self.failed && matches!(finished, Poll::Ready(Ok(())));
+        assert!(!hides_error, "the driver sends a FIN after a failed call");
         self.failed |= matches!(finished, Poll::Ready(Err(IoError::Connection(_))));
         finished
     }
@@ -125,8 +127,11 @@ impl Sink for Socket {
     }
 }
 
-/// A pipe takes 600 bytes at most. What a driver may not do with it panics: to fill one that is not empty,
-/// to drain more than is in it.
+/// Pipes of 600 bytes.
+///
+/// # Panics
+/// If a driver fills a pipe that is not empty, or drains another number of bytes than the pipe
+/// holds.
 impl Splice for Socket {
     type Pipe = VecDeque<u8>;
 
@@ -144,7 +149,7 @@ impl Splice for Socket {
         if self.world.network(|network| network.refuses_to_splice(self.end)) {
             return Poll::Ready(Ok(None));
         }
-        let mut bytes = vec![0; most.min(PIPE)];
+        let mut bytes = vec![0; most.min(PIPE_CAPACITY)];
         let n = ready!(self.poll_read(cx, &mut bytes))?;
         self.world.network(|network| network.end(self.end).record.piped += n);
         pipe.extend(&bytes[..n]);
@@ -157,24 +162,28 @@ impl Splice for Socket {
         pipe: &mut VecDeque<u8>,
         held: usize,
     ) -> Poll<Result<usize, IoError>> {
-        assert_eq!(held, pipe.len(), "the driver keeps account of what is in a pipe");
+        assert_eq!(
+            held,
+            pipe.len(),
+            "the driver drains another number of bytes than the pipe holds"
+        );
         let n = ready!(self.poll_write(cx, &[pipe.make_contiguous()]))?;
         pipe.drain(..n);
         Poll::Ready(Ok(n))
     }
 }
 
-/// The capacity of a pipe, in bytes: more than the smallest buffers of tests, less than others.
-const PIPE: usize = 600;
+/// The capacity of a pipe in bytes: between the smallest and the largest buffers of tests.
+const PIPE_CAPACITY: usize = 600;
 
 impl Drop for Socket {
     fn drop(&mut self) {
         let by_fin = self.world.network(|network| {
-            let before = network.end(self.end).record.ended;
+            let before = network.end(self.end).record.ending;
             network.close(self.end);
-            before.is_none() && network.end(self.end).record.ended == Some(Sent::Fin)
+            before.is_none() && network.end(self.end).record.ending == Some(Ending::Fin)
         });
-        let is_false = by_fin && self.failed && !thread::panicking();
-        assert!(!is_false, "the driver closes a connection on which a call has failed by a FIN");
+        let hides_error = by_fin && self.failed && !thread::panicking();
+        assert!(!hides_error, "the driver closes a connection with a FIN after a failed call");
     }
 }

@@ -1,4 +1,4 @@
-//! What happened in a run, and its hash.
+//! The events of a run, and their hash.
 
 use std::{
     fmt,
@@ -11,14 +11,14 @@ use wirestate_core::Instant;
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The one that connected.
+    /// The end that connected.
     Client,
-    /// The one that accepted.
+    /// The end that accepted.
     Server,
 }
 
 impl Side {
-    /// The other one.
+    /// The other end.
     pub const fn other(self) -> Self {
         match self {
             Self::Client => Self::Server,
@@ -27,61 +27,61 @@ impl Side {
     }
 }
 
-/// Something that happened.
+/// An event of a trace, with its time and its place.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// When, by the world's own clock.
+    /// The time, by the world's clock.
     pub at: Instant,
-    /// The name of the host whose connection it concerns: the one that connected.
+    /// The name of the host that opened the connection.
     pub client: Arc<str>,
-    /// Which of that host's connections, counted from 0.
+    /// The number of the connection among those that this host has opened, from 0.
     pub dial: u64,
-    /// At which end of it.
+    /// The end of the connection at which it happened.
     pub side: Side,
-    /// What.
-    pub what: What,
+    /// What happened.
+    pub event: TraceEvent,
 }
 
-/// What happened at one end of a connection.
+/// An event at one end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum What {
-    /// A connection was asked for.
+pub enum TraceEvent {
+    /// A host started to connect.
     Dialled,
-    /// It came to nothing.
+    /// Connecting failed.
     Refused,
-    /// It was made.
+    /// Connecting succeeded.
     Connected,
-    /// It was accepted.
+    /// The connection was accepted.
     Accepted,
     /// A write took bytes.
     Sent {
-        /// How many.
+        /// The number of bytes.
         bytes: u64,
         /// Their [`digest`].
         digest: u64,
     },
-    /// A read found bytes.
+    /// A read returned bytes.
     Received {
-        /// How many.
+        /// The number of bytes.
         bytes: u64,
         /// Their [`digest`].
         digest: u64,
     },
     /// A read found the end of the input.
-    Ended,
+    Eof,
     /// A FIN was sent.
     Finished,
     /// An RST was sent.
     Reset,
-    /// A call failed, under this [label](wirestate_core::ConnectionError::label).
-    Lost(&'static str),
+    /// A call failed; this is the error's [label](wirestate_core::ConnectionError::label).
+    Error(&'static str),
     /// The socket was closed.
     Closed,
-    /// A fault struck: its name in [`Faults`](super::Faults).
+    /// A fault was injected; this is its name in [`Faults`](super::Faults).
     Fault(&'static str),
 }
 
-/// What happened in a run, in order.
+/// The events of a run, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     entries: Vec<Entry>,
@@ -89,17 +89,17 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// All of it.
+    /// All events.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// A hash of all of it, and of the order in which tasks ran. The same seed gives the same one.
+    /// A hash of all events and of the order in which tasks ran. The same seed gives the same hash.
     pub fn hash(&self) -> u64 {
         self.hash.finish()
     }
 
-    /// What happened on the connections that the host `client` asked for.
+    /// The events of the connections that the host `client` has opened.
     pub fn of<'a>(&'a self, client: &'a str) -> impl Iterator<Item = &'a Entry> {
         self.entries.iter().filter(move |entry| &*entry.client == client)
     }
@@ -109,28 +109,28 @@ impl Trace {
         self.entries.push(entry);
     }
 
-    pub(super) fn polled(&mut self, task: u64, at: Instant) {
+    pub(super) fn trace_poll(&mut self, task: u64, at: Instant) {
         (task, at).hash(&mut self.hash);
     }
 }
 
 impl fmt::Display for Trace {
-    /// A line per entry.
+    /// Writes one line an event.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.entries.iter().try_for_each(|Entry { at, client, dial, side, what }| {
-            writeln!(f, "{at} {client}/{dial} {side:?}: {what:?}")
+        self.entries.iter().try_for_each(|Entry { at, client, dial, side, event }| {
+            writeln!(f, "{at} {client}/{dial} {side:?}: {event:?}")
         })
     }
 }
 
-/// A hash of `bytes` that is the same in every build: FNV-1a of 64 bits.
+/// The 64-bit FNV-1a hash of `bytes`, the same in every build.
 pub fn digest(bytes: &[u8]) -> u64 {
     let mut digest = Digest::default();
     digest.write(bytes);
     digest.finish()
 }
 
-/// FNV-1a of 64 bits. The standard library's hashers promise no value.
+/// 64-bit FNV-1a. The hashers of the standard library may change between releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Digest(u64);
 

@@ -1,4 +1,4 @@
-//! A world: its hosts, its time, and how it is run.
+//! A simulated world: creates hosts, runs tasks and advances the time.
 
 use std::{
     collections::BTreeMap,
@@ -18,19 +18,20 @@ use super::{
     network::Network,
 };
 
-/// What does not change in a world.
+/// The settings of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a segment is on its way. Each connection draws its own from this range, and each
-    /// segment takes up to twice that. Default: 50 µs to 5 ms.
+    /// The range of latencies. Each connection draws one, and each of its segments takes between one
+    /// and two times as long. Default: 50 µs to 5 ms.
     pub latency: RangeInclusive<Duration>,
-    /// Bytes that one direction of a connection holds, on their way and unread; not 0. Default:
-    /// 16 KiB.
+    /// The most bytes that one direction of a connection holds, in flight and unread. Not 0.
+    /// Default: 16 KiB.
     pub buffer: usize,
-    /// Connections that wait to be accepted, at most; further ones are tried again. Default: 128.
+    /// The most connections that wait to be accepted. Dialling retries while the backlog is full.
+    /// Default: 128.
     pub backlog: usize,
-    /// Whether a panic ends its task alone, as on a real runtime, and is counted. Default: false,
-    /// it ends the run.
+    /// Whether a panic ends only its task, as on a real runtime, and is counted. Default: false, a
+    /// panic ends the run.
     pub catch_panics: bool,
 }
 
@@ -47,8 +48,8 @@ impl Default for Settings {
 
 /// A simulated world. Clones are the same world. See the [module](super).
 ///
-/// It keeps its trace and every byte of its [`Record`]s. Tasks hold their world, so one that is
-/// given up while tasks are left is freed by [`clear`](Self::clear).
+/// It keeps its trace and every byte of its [`Record`]s in memory. Tasks own their world: call
+/// [`clear`](Self::clear) to free a world with unfinished tasks.
 #[derive(Clone)]
 pub struct World {
     inner: Arc<Inner>,
@@ -68,69 +69,69 @@ type Watch = Box<dyn FnMut(&Record) + Send>;
 struct Counts {
     polls: u64,
     panics: u64,
-    /// Polls of each task since time last went on.
+    /// Polls of each task since the time last advanced.
     at_once: BTreeMap<u64, u32>,
 }
 
-/// Why a world could not be run any further.
+/// Why a run has halted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Halted {
-    /// Nothing will ever happen again, and tasks have not ended: a wake-up was lost, or they wait
-    /// for one another.
-    #[error("stalled at {at}: unfinished are {tasks:?}")]
+    /// Tasks are unfinished, but no event is left: a wake-up was lost, or tasks wait for each
+    /// other.
+    #[error("stalled at {at}, unfinished tasks: {tasks:?}")]
     Stalled {
-        /// When.
+        /// The time of the halt.
         at: Instant,
-        /// The tasks: their host and number.
+        /// The unfinished tasks: host and number.
         tasks: Vec<String>,
     },
-    /// A task had something to do, and nothing had woken it: the world polled it for no reason.
-    #[error("{task} has missed a wake-up by {at}, seed {seed}: polled for no reason, {did}")]
+    /// A task could make progress, but its waker was not woken. The world's check has found it.
+    #[error("{task} was not woken by {at}, seed {seed}: polled without a wake-up, {did}")]
     LostWakeUp {
-        /// When it was polled.
+        /// When the world polled the task.
         at: Instant,
         /// The world's seed.
         seed: u64,
-        /// The task: its host and number.
+        /// The task: host and number.
         task: String,
-        /// What it then did.
+        /// What the task did.
         did: String,
     },
-    /// A task was polled over and over, and no time passed.
+    /// A task wakes itself without end, while no time passes.
     #[error("{task} spins at {at}")]
     Spinning {
-        /// When.
+        /// The time of the halt.
         at: Instant,
-        /// The task: its host and number.
+        /// The task: host and number.
         task: String,
     },
 }
 
-/// What is left in a world.
+/// The tasks and resources that are left in a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
-    /// Tasks that have not ended.
+    /// Unfinished tasks.
     pub tasks: usize,
-    /// Connected sockets that are not closed.
+    /// Connected sockets that are open.
     pub sockets: usize,
-    /// Sockets that listen.
+    /// Listening sockets.
     pub listeners: usize,
-    /// Alarms that are set.
+    /// Alarms.
     pub alarms: usize,
 }
 
 impl World {
-    /// A world of the default settings. All chance in it comes from `seed`.
+    /// Creates a world with default settings. `seed` determines all its random choices.
     pub fn new(seed: u64) -> Self {
         Self::with(seed, Settings::default())
     }
 
-    /// A world of other settings.
+    /// Creates a world with other settings.
     ///
     /// # Panics
-    /// If a buffer can't hold anything.
+    /// If [`Settings::buffer`] is 0.
     pub fn with(seed: u64, settings: Settings) -> Self {
-        assert!(settings.buffer > 0, "a buffer must hold something");
+        assert!(settings.buffer > 0, "the buffer must be at least 1 byte");
         let network = Network::new(seed, settings);
         let order = network.dice("order");
         Self {
@@ -144,24 +145,27 @@ impl World {
         }
     }
 
-    /// A new host. Others connect to it by `name`, or by its address: the first host has 10.0.0.1,
-    /// the next one 10.0.0.2.
+    /// Adds a host. Its address is its `name` or its IP address: 10.0.0.1 for the first host,
+    /// 10.0.0.2 for the next.
     ///
     /// # Panics
-    /// If there is a host of that name.
+    /// If the world has a host of that name.
     pub fn host(&self, name: &str) -> Host {
         let index = self.network(|network| {
-            assert!(network.hosts.iter().all(|host| &*host.name != name), "a second {name}");
-            let number = u32::try_from(network.hosts.len() + 1).expect("so many fit no memory");
+            assert!(
+                network.hosts.iter().all(|host| &*host.name != name),
+                "the host {name} exists already"
+            );
+            let number = u32::try_from(network.hosts.len() + 1).expect("hosts are fewer than 2^32");
             let ip = IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + number));
             network.add_host(name, ip)
         });
         Host::new(self.clone(), index)
     }
 
-    /// Calls `watch` after every step, with the record of each end of a connection at which the
-    /// step has changed something. It must not come back to the world. The place for what must
-    /// hold at all times; let it panic.
+    /// Calls `watch` after every poll of a task, with each [`Record`] that the poll has changed.
+    ///
+    /// Use it for invariants, and let it panic. It must not call the world.
     pub fn watch(&self, watch: impl FnMut(&Record) + Send + 'static) {
         self.inner.watches.with(|watches| watches.push(Box::new(watch)));
     }
@@ -169,27 +173,27 @@ impl World {
     /// Runs until all tasks have ended.
     ///
     /// # Errors
-    /// They never will.
+    /// If they cannot end.
     pub fn run(&self) -> Result<(), Halted> {
         self.advance(None, || self.inner.executor.is_done())
     }
 
-    /// Runs until `task` has ended, and answers its result.
+    /// Runs until `task` has ended, and returns its result.
     ///
     /// # Errors
-    /// It never will.
+    /// If the task cannot end.
     ///
     /// # Panics
     /// If its result was taken before.
     pub fn run_until<T>(&self, task: &Task<T>) -> Result<T, Halted> {
         self.advance(None, || task.is_finished())?;
-        Ok(task.take().expect("it has just been seen"))
+        Ok(task.take().expect("the task has a result"))
     }
 
-    /// Runs for so long by the world's clock, or until nothing will ever happen again.
+    /// Runs for `duration` by the world's clock, or until no event is left.
     ///
     /// # Errors
-    /// A task spins.
+    /// If a task spins or was not woken.
     pub fn run_for(&self, duration: Duration) -> Result<(), Halted> {
         let until = self.now() + duration;
         match self.advance(Some(until), || false) {
@@ -201,24 +205,24 @@ impl World {
         }
     }
 
-    /// The time by the world's own clock, which no fault touches.
+    /// The time by the world's clock, which faults do not change.
     pub fn now(&self) -> Instant {
         self.network(|network| network.now)
     }
 
-    /// What happened so far.
+    /// The events so far.
     pub fn trace(&self) -> Trace {
         self.network(|network| network.trace.clone())
     }
 
-    /// The records of both ends of every connection that was ever made, the client's first.
+    /// The records of all connections so far: for each, the client's and then the server's.
     pub fn records(&self) -> Vec<Record> {
         self.network(|network| {
             network.connections.iter().flat_map(Connection::records).cloned().collect()
         })
     }
 
-    /// How often a task was polled.
+    /// How many times tasks were polled.
     pub fn polls(&self) -> u64 {
         self.inner.counts.with(|counts| counts.polls)
     }
@@ -228,7 +232,7 @@ impl World {
         self.inner.counts.with(|counts| counts.panics)
     }
 
-    /// What is left now. When a server and all of its peers have ended, nothing is.
+    /// What is left now. After a server and all its peers have ended, nothing should be.
     pub fn leftovers(&self) -> Leftovers {
         let tasks = self.inner.executor.unfinished().len();
         self.network(|network| Leftovers {
@@ -239,7 +243,7 @@ impl World {
         })
     }
 
-    /// Drops all tasks that have not ended, with all that they hold.
+    /// Drops all unfinished tasks.
     pub fn clear(&self) {
         self.inner.executor.clear();
     }
@@ -252,7 +256,7 @@ impl World {
         &self.inner.executor
     }
 
-    /// `name:port` or `address:port`, as `host` sees it.
+    /// Resolves `name:port` or `address:port` on `host`. A loopback address is the host itself.
     pub(super) fn resolve(&self, address: &str, host: usize) -> io::Result<SocketAddr> {
         if let Ok(mut address) = address.parse::<SocketAddr>() {
             if address.ip().is_loopback() {
@@ -261,8 +265,9 @@ impl World {
             return Ok(address);
         }
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
-        let (name, port) = address.rsplit_once(':').ok_or_else(|| invalid("no port"))?;
-        let port = port.parse().map_err(|_| invalid("no such port"))?;
+        let (name, port) =
+            address.rsplit_once(':').ok_or_else(|| invalid("the address has no port"))?;
+        let port = port.parse().map_err(|_| invalid("the port is not a number"))?;
         let ip = self.network(|network| {
             network.hosts.iter().find(|host| &*host.name == name).map(|host| host.ip)
         });
@@ -286,22 +291,22 @@ impl World {
             }
             if next > self.now() {
                 self.inner.counts.with(|counts| counts.at_once.clear());
-                self.disturb(next, alarm == Some(next))?;
+                self.check_wake_ups(next, alarm == Some(next))?;
             }
-            // At one and the same moment either may come first.
+            // If both are due at the same time, either may come first.
             let alarms_first = event != alarm || self.inner.order.with(|order| order.strikes(500));
             self.network(|network| {
                 if alarm == Some(next) && alarms_first {
-                    network.ring(next);
+                    network.fire_alarms(next);
                 } else {
-                    network.happen();
+                    network.run_event();
                 }
             });
         }
         Ok(())
     }
 
-    /// Polls one of the tasks that were woken; false where there is none.
+    /// Polls one of the woken tasks. False if there is none.
     fn step(&self) -> Result<bool, Halted> {
         let stopped = self.network(|network| network.stopped.clone());
         let choose = |count| self.inner.order.with(|order| order.up_to(count)) - 1;
@@ -313,21 +318,22 @@ impl World {
             *polls += 1;
             *polls
         });
-        if polls > MOST_POLLS {
+        if polls > MAX_POLLS {
             let host = self.inner.executor.host(task).unwrap_or_default();
             return Err(Halted::Spinning { at, task: self.task_name(task, host) });
         }
-        self.network(|network| network.trace.polled(task, at));
+        self.network(|network| network.trace.trace_poll(task, at));
         self.poll(task);
         Ok(true)
     }
 
-    /// Polls the tasks that the next event or `alarms`, at `next`, may wake, while there is no
-    /// reason to: no time has passed since all tasks went to sleep. What such a poll gets done, no
-    /// waker has announced, and that event or alarm would hide it.
-    fn disturb(&self, next: Instant, alarms: bool) -> Result<(), Halted> {
+    /// Polls the tasks that the next event, or the alarms if `alarms`, will wake at `next`.
+    ///
+    /// All tasks sleep and no time has passed, so such a poll must do nothing. A task that makes
+    /// progress has missed a wake-up, which the event or the alarm would hide.
+    fn check_wake_ups(&self, next: Instant, alarms: bool) -> Result<(), Halted> {
         let executor = &self.inner.executor;
-        let done = || {
+        let progress = || {
             let (spawned, unfinished, woken) = executor.counts();
             (self.network(|network| network.trace.entries().len()), spawned, unfinished, woken)
         };
@@ -337,15 +343,15 @@ impl World {
             .for_each(Waker::wake_by_ref);
         while let Some(task) = executor.choose(&stopped, |_| 0) {
             let Some(host) = executor.host(task) else {
-                self.poll(task); // it has ended
+                self.poll(task); // a task that has ended
                 continue;
             };
-            let before = done();
+            let before = progress();
             self.poll(task);
-            let after = done();
+            let after = progress();
             let did = if after.0 > before.0 {
                 self.network(|network| {
-                    format!("it did {:?}", network.trace.entries()[before.0].what)
+                    format!("it did {:?}", network.trace.entries()[before.0].event)
                 })
             } else if after.1 > before.1 {
                 "it spawned a task".to_owned()
@@ -393,6 +399,6 @@ impl fmt::Debug for World {
     }
 }
 
-/// A task that is polled more often than that while no time passes spins. (A large transfer within
-/// one moment takes some hundreds of polls.)
-const MOST_POLLS: u32 = 10_000;
+/// A task that is polled more often without time passing is [`Halted::Spinning`]. A large transfer
+/// without latency takes some hundreds of polls.
+const MAX_POLLS: u32 = 10_000;

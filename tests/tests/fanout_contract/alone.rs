@@ -11,7 +11,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{self, Op, Player, Sent},
+    script::{self, Ending, Op, Player},
 };
 
 use crate::{
@@ -106,7 +106,7 @@ proptest! {
             prop_assert_eq!(&message[..n], &expected.as_bytes()[..n]);
             prop_assert!(message.len() < size.get() || message.ends_with(b"\n"));
         }
-        if transcript.sent == Some(Sent::Fin) {
+        if transcript.ending == Some(Ending::Fin) {
             prop_assert_eq!(transcript.output.len() % size, 0, "a message that was begun is finished");
         }
         if transcript.label == Some("finished") {
@@ -167,22 +167,23 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
         let source = Source::new(config, Instant::EPOCH);
         let mut source = Checked::new(source, 64 * 1024).with_deadlines();
         let transcript = script::play(&mut source, &[&[Op::Eof], ops].concat());
-        (transcript.output.len() / size, transcript.sent, transcript.label)
+        (transcript.output.len() / size, transcript.ending, transcript.label)
     };
     let served = [Op::Accept(usize::MAX), Op::Timeout, Op::Accept(usize::MAX)];
     assert_eq!(end(None, &served), (2, None, None));
     assert_eq!(
         end(Some(2), &[&served[..], &[Op::Finished]].concat()),
-        (2, Some(Sent::Fin), Some("finished")),
+        (2, Some(Ending::Fin), Some("finished")),
         "both sides are closed: there is nothing to linger for"
     );
     let stopped = [&served[..], &[Op::ShutDown, Op::Finished]].concat();
-    assert_eq!(end(None, &stopped), (2, Some(Sent::Fin), Some("shut_down")));
+    assert_eq!(end(None, &stopped), (2, Some(Ending::Fin), Some("shut_down")));
     let gone =
-        [&served[..], &[Op::Timeout, Op::Lost(Direction::Write, ConnectionError::Reset)]].concat();
+        [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::Reset)]].concat();
     assert_eq!(end(None, &gone), (2, None, Some("left")), "nothing was wrong with it");
-    let lost = [&served[..], &[Op::Timeout, Op::Lost(Direction::Write, ConnectionError::TimedOut)]]
-        .concat();
+    let lost =
+        [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::TimedOut)]]
+            .concat();
     assert_eq!(end(None, &lost), (2, None, Some("timed_out")));
 }
 
@@ -192,14 +193,14 @@ fn lingers<M: Machine>(machine: impl Fn() -> M) {
         let mut checked = Checked::new(machine(), 64 * 1024);
         let begin = [Op::ShutDown, Op::Accept(usize::MAX), Op::Finished];
         let transcript = script::play(&mut checked, &[&begin, ops].concat());
-        assert_eq!(transcript.sent, Some(Sent::Fin));
+        assert_eq!(transcript.ending, Some(Ending::Fin));
         transcript.label
     };
     let receive = |n| Op::Receive(vec![0; n]);
     assert_eq!(end(&[receive(99)]), None);
     assert_eq!(end(&[receive(99), receive(1)]), Some("shut_down"));
     assert_eq!(end(&[receive(99), Op::Eof]), Some("shut_down"));
-    assert_eq!(end(&[Op::Lost(Direction::Read, ConnectionError::Reset)]), Some("shut_down"));
+    assert_eq!(end(&[Op::Error(Direction::Read, ConnectionError::Reset)]), Some("shut_down"));
     assert_eq!(end(&[Op::Advance(Duration::from_millis(2999)), Op::SpuriousTimeout]), None);
     assert_eq!(end(&[receive(1), Op::Timeout]), Some("shut_down"));
 }
@@ -298,25 +299,25 @@ fn messages_that_are_longer_than_a_block_are_published_whole() {
 fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
     let end = |framing, ops: &[Op]| {
         let mut upstream = upstream(&feed(framing));
-        let sent = script::play_out(&mut upstream, ops).sent;
+        let sent = script::play_out(&mut upstream, ops).ending;
         let reason = upstream.reason().unwrap();
         (reason.fault(), sent, reason.to_string())
     };
     let receive = Op::Receive(b"abcde".to_vec());
     let (fault, sent, text) = end(lines(4), std::slice::from_ref(&receive));
-    assert_eq!((fault, sent), (Fault::Limit, Some(Sent::Rst)));
+    assert_eq!((fault, sent), (Fault::Limit, Some(Ending::Rst)));
     assert!(text.contains('4') && text.contains('6'), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
-    assert_eq!((fault, sent), (Fault::Lost, Some(Sent::Fin)));
+    assert_eq!((fault, sent), (Fault::Lost, Some(Ending::Fin)));
     assert!(text.contains("not whole: 1"), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
-    assert_eq!((fault, sent), (Fault::Time, Some(Sent::Rst)));
+    assert_eq!((fault, sent), (Fault::Time, Some(Ending::Rst)));
     assert!(text.contains("100s"), "{text}");
     let (fault, sent, _) =
-        end(fixed(4), &[receive.clone(), Op::Lost(Direction::Read, ConnectionError::Reset)]);
+        end(fixed(4), &[receive.clone(), Op::Error(Direction::Read, ConnectionError::Reset)]);
     assert_eq!((fault, sent), (Fault::Lost, None));
     let (fault, sent, _) = end(fixed(4), &[receive, Op::ShutDown]);
-    assert_eq!((fault, sent), (Fault::Requested, Some(Sent::Fin)));
+    assert_eq!((fault, sent), (Fault::Requested, Some(Ending::Fin)));
 }
 
 #[test]
@@ -336,7 +337,7 @@ fn the_next_connection_starts_at_a_message_boundary() {
     let feed = feed(Framing::Delimited { delimiter: DELIMITER, max: 10.try_into().unwrap() });
     let mut subscriber = Subscriber::new(&feed, Instant::EPOCH);
     for text in ["one\ntw", "two\nthr", "three\n"] {
-        let ops = [Op::Receive(text.into()), Op::Lost(Direction::Read, ConnectionError::Reset)];
+        let ops = [Op::Receive(text.into()), Op::Error(Direction::Read, ConnectionError::Reset)];
         let mut upstream = upstream(&feed);
         script::play_out(&mut upstream, &ops);
         assert!(matches!(upstream.reason(), Some(UpstreamReason::Lost { .. })));

@@ -9,7 +9,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{self, Op, Player, Sent},
+    script::{self, Ending, Op, Player},
 };
 
 use crate::{
@@ -100,7 +100,7 @@ proptest! {
             } else {
                 prop_assert!(stream.starts_with(&transcript.output), "it has a gap");
             }
-            if transcript.sent == Some(Sent::Fin) {
+            if transcript.ending == Some(Ending::Fin) {
                 prop_assert!(begun.is_empty(), "a message that was begun is finished");
             }
             prop_assert!(on_lag == LagPolicy::Disconnect || transcript.label != Some("lagged"));

@@ -42,7 +42,7 @@ fn each_bad_header_has_its_error() {
     let mut wrong = Vec::new();
     for bad in bad_headers() {
         match Header::from_json(&bad.json) {
-            Err(error) if bad.gives(&error) => {}
+            Err(error) if bad.expects(&error) => {}
             other => wrong.push(format!("{}: {:?}, not {:?}", bad.name, other, bad.error)),
         }
     }
@@ -69,9 +69,9 @@ fn each_bad_input_has_its_error_however_it_is_cut_and_whoever_decodes_it() {
             assert_eq!(read(&pieces), whole, "{}", bad.name);
             whole
         };
-        assert_eq!(messages.len(), bad.good, "{}", bad.name);
+        assert_eq!(messages.len(), bad.frames_before, "{}", bad.name);
         let error = error.unwrap_or_else(|| panic!("{} is read", bad.name));
-        assert!(bad.gives(&error), "{}: {error:?}, not {:?}", bad.name, bad.error);
+        assert!(bad.expects(&error), "{}: {error:?}, not {:?}", bad.name, bad.error);
         assert_eq!(by_streaming_inbox(limits, 9, &[&bad.bytes]).1, Some(error.clone()));
         assert_eq!(by_client(limits, &[&bad.bytes]).1, Some(error), "{}", bad.name);
     }
@@ -88,7 +88,7 @@ fn whoever_sends_a_bad_input_is_told_what_is_wrong_with_it() {
             let served = by_server(&config, pieces);
             assert!(served.fin, "{}", bad.name);
             let (told, owed) = served.replies.split_last().expect(&bad.name);
-            assert_eq!(frames(owed), golden().repeat(bad.good), "{}", bad.name);
+            assert_eq!(frames(owed), golden().repeat(bad.frames_before), "{}", bad.name);
             assert!(told.is_json() && told.byteorder == ByteOrder::NATIVE);
             let text: serde_json::Value = serde_json::from_slice(&told.content).unwrap();
             assert_eq!(text["result"], format!("Error: {expected}"), "{}", bad.name);
@@ -96,7 +96,7 @@ fn whoever_sends_a_bad_input_is_told_what_is_wrong_with_it() {
             let Some(MessageReason::Malformed(error)) = &served.reason else {
                 panic!("{}: {:?}", bad.name, served.reason)
             };
-            assert!(bad.gives(error), "{}: {error:?}", bad.name);
+            assert!(bad.expects(error), "{}: {error:?}", bad.name);
             assert_eq!(served.reason.as_ref().unwrap().fault(), fault(error));
         }
     }
@@ -123,7 +123,7 @@ fn the_error_replies_name_the_limit_and_the_figure() {
     };
     for (name, error) in [
         (
-            "no length: -1",
+            "invalid length: -1",
             r#"the header's \"content-length\" is -1 where a whole number of bytes below 2^64 is expected"#,
         ),
         (
@@ -135,7 +135,7 @@ fn the_error_replies_name_the_limit_and_the_figure() {
             r#"the header's \"content-length\" is a string where a whole number of bytes is expected"#,
         ),
         (
-            "no length: 3.0",
+            "invalid length: 3.0",
             r#"the header's \"content-length\" is 3.0 where a whole number of bytes below 2^64 is expected"#,
         ),
         (
@@ -143,16 +143,16 @@ fn the_error_replies_name_the_limit_and_the_figure() {
             r#"the header's \"content-length\" is null where a whole number of bytes is expected"#,
         ),
         (
-            "no length: 18446744073709551616",
+            "invalid length: 18446744073709551616",
             r#"the header's \"content-length\" is 1.8446744073709552e19 where a whole number of bytes below 2^64 is expected"#,
         ),
-        ("duplicate: a key that nobody reads", r#"the header has the key \"x\" twice"#),
+        ("duplicate: an unknown key", r#"the header has the key \"x\" twice"#),
         (
-            r#"no object: ["little","text/json","utf-8",41]"#,
+            r#"not an object: ["little","text/json","utf-8",41]"#,
             "the header is an array where an object is expected",
         ),
         ("byte-order mark: in front", "the header begins with a byte-order mark"),
-        ("not UTF-8: FF, in a key that nobody reads", "the header is not UTF-8: byte 105 of 111"),
+        ("not UTF-8: FF, in an unknown key", "the header is not UTF-8: byte 105 of 111"),
         (
             r"control character: '\n'",
             r"the header is not JSON: control character (\\u0000-\\u001F) found while parsing a string at line 2 column 0",
@@ -164,7 +164,7 @@ fn the_error_replies_name_the_limit_and_the_figure() {
         ),
         ("header length: 0", "a header of 0 bytes"),
         ("header length: 65535", "a header of 65535 bytes, more than the limit of 4096"),
-        ("end: after 105 bytes", "the input ended after 105 of a frame's 146 bytes"),
+        ("truncated: after 105 bytes", "the input ended after 105 of a frame's 146 bytes"),
     ] {
         assert_eq!(told(name), format!(r#"{{"result": "Error: {error}"}}"#), "{name}");
     }
@@ -244,8 +244,8 @@ proptest! {
         let limits = Limits::default();
         let pieces: Vec<&[u8]> = pieces(&bytes, &cut).collect();
         let whole = by_decoder(limits, &[&bytes]);
-        prop_assert_eq!(whole.0.len(), good.len() + bad.good);
-        prop_assert!(bad.gives(whole.1.as_ref().unwrap()), "{}: {:?}", bad.name, whole.1);
+        prop_assert_eq!(whole.0.len(), good.len() + bad.frames_before);
+        prop_assert!(bad.expects(whole.1.as_ref().unwrap()), "{}: {:?}", bad.name, whole.1);
         prop_assert_eq!(&by_decoder(limits, &pieces), &whole);
         prop_assert_eq!(&by_inbox(limits, 0, &pieces), &whole);
         prop_assert_eq!(&by_streaming_inbox(limits, 500, &pieces), &whole);

@@ -335,7 +335,7 @@ fn a_reply_that_nobody_asked_for_ends_the_connection() {
 fn a_bad_reply_ends_the_connection_by_a_reset() {
     for bad in bad_frames() {
         let mut client = Client::new(ClientConfig::default());
-        for i in 0..=bad.good {
+        for i in 0..=bad.frames_before {
             client.request(&numbered(i, 0), NOW).unwrap();
         }
         let _ = outgoing(&mut client);
@@ -350,9 +350,9 @@ fn a_bad_reply_ends_the_connection_by_a_reset() {
         let Some(ClientReason::Malformed(error)) = client.reason() else {
             panic!("{}: {:?}", bad.name, client.reason())
         };
-        assert!(bad.gives(&error), "{}", bad.name);
+        assert!(bad.expects(&error), "{}", bad.name);
         let replies = std::iter::from_fn(|| client.take_reply()).count();
-        assert_eq!(replies, bad.good, "what came before it can be taken");
+        assert_eq!(replies, bad.frames_before, "what came before it can be taken");
     }
 }
 

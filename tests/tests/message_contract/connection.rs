@@ -17,7 +17,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     message::{bad_frames, frames, golden, messages},
-    script::{self, Op, Player, Sent, Transcript},
+    script::{self, Ending, Op, Player, Transcript},
 };
 
 use crate::{
@@ -60,19 +60,19 @@ fn replies_are_requests(transcript: &Transcript) {
     match transcript.label {
         Some("finished") => {
             assert_eq!(replies, requests, "each has its reply");
-            assert_eq!((error, transcript.sent), (None, Some(Sent::Fin)));
+            assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
         }
         Some("shut_down" | "idle_timeout" | "answered") => {
-            assert_eq!((error, transcript.sent), (None, Some(Sent::Fin)));
+            assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
         }
         Some(
             "empty_header" | "header_too_long" | "bad_header" | "content_too_long" | "truncated"
             | "header_timeout" | "content_timeout" | "service_timeout",
         ) => {
             let told = Message::error(transcript.reason.as_ref().unwrap());
-            assert_eq!((error, transcript.sent), (Some(told), Some(Sent::Fin)));
+            assert_eq!((error, transcript.ending), (Some(told), Some(Ending::Fin)));
         }
-        Some("write_stalled") => assert_eq!(transcript.sent, Some(Sent::Rst)),
+        Some("write_stalled") => assert_eq!(transcript.ending, Some(Ending::Rst)),
         Some("reset" | "timed_out" | "unreachable" | "wrote_zero" | "system_error") | None => {}
         Some(label) => panic!("{label}"),
     }
@@ -357,7 +357,7 @@ fn one_shot_answers_one_request_and_ignores_the_others() {
     let mut machine = checked(one_shot.clone(), echo());
     let ops = [Op::Receive([golden(), golden(), b"\0\0".to_vec()].concat()), Op::Eof];
     let transcript = script::play_out(&mut machine, &ops);
-    assert_eq!((transcript.output, transcript.sent), (golden(), Some(Sent::Fin)));
+    assert_eq!((transcript.output, transcript.ending), (golden(), Some(Ending::Fin)));
     assert_eq!(machine.reason().unwrap().fault(), Fault::None);
 
     // A slow reply is waited for.
@@ -377,7 +377,7 @@ fn a_loss_says_what_was_owed() {
     let mut machine = checked(config(), service);
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden().repeat(3)));
-    player.play(&Op::Lost(Direction::Write, ConnectionError::Reset));
+    player.play(&Op::Error(Direction::Write, ConnectionError::Reset));
     assert_eq!(
         player.machine().reason(),
         Some(MessageReason::Lost {
@@ -403,7 +403,7 @@ fn what_is_asked_to_stop_answers_what_is_on_its_way() {
     player.play_out();
     player.play(&Op::Eof);
     let transcript = player.transcript();
-    assert_eq!((transcript.label, transcript.sent), (Some("shut_down"), Some(Sent::Fin)));
+    assert_eq!((transcript.label, transcript.ending), (Some("shut_down"), Some(Ending::Fin)));
 }
 
 /// One read can hold hundreds of requests, and their sender must not keep others waiting.
@@ -494,7 +494,7 @@ fn a_reason_says_whose_fault_it_was() {
         (vec![Op::Receive(vec![0, 2, b'[', b']'])], "bad_header", Fault::Peer),
         (vec![Op::Receive(vec![0]), Op::Eof], "truncated", Fault::Peer),
         (vec![Op::Receive(vec![255, 255])], "header_too_long", Fault::Limit),
-        (vec![Op::Lost(Direction::Read, ConnectionError::TimedOut)], "timed_out", Fault::Lost),
+        (vec![Op::Error(Direction::Read, ConnectionError::TimedOut)], "timed_out", Fault::Lost),
     ];
     for (mut ops, label, fault) in ends {
         let mut machine = checked(config(), echo());

@@ -1,7 +1,7 @@
 //! Every interleaving of what can end a side, with buffers of one, two and three bytes.
 
 use wirestate_core::{ConnectionError, proxy::Side};
-use wirestate_testkit::script::Sent;
+use wirestate_testkit::script::Ending;
 
 use crate::pair::{Act, Other, Pair};
 
@@ -66,15 +66,17 @@ fn every_interleaving_of_fin_reset_and_timeout() {
             let label = pair.label().unwrap();
             for side in Side::BOTH {
                 let (peer, other) = (pair.peer(side), pair.peer(side.other()));
-                match (label, peer.sent) {
+                match (label, peer.ending) {
                     // There is nobody any more, and nothing to take for an answer.
                     ("no_upstream", None) if side == Side::Upstream => {}
-                    ("no_upstream", Some(Sent::Fin)) => assert!(peer.output.is_empty(), "{list:?}"),
+                    ("no_upstream", Some(Ending::Fin)) => {
+                        assert!(peer.output.is_empty(), "{list:?}");
+                    }
                     // Each FIN answers a FIN, and has all bytes before it: `Pair` looks at that.
-                    ("finished", sent) => assert_eq!(sent, Some(Sent::Fin), "{list:?}"),
+                    ("finished", sent) => assert_eq!(sent, Some(Ending::Fin), "{list:?}"),
                     // A side that broke is beyond help; one that has not must not see a clean end.
-                    (_, Some(Sent::Rst)) => {}
-                    (_, Some(Sent::Fin)) => {
+                    (_, Some(Ending::Rst)) => {}
+                    (_, Some(Ending::Fin)) => {
                         assert!(other.fin || pair.asked, "{list:?}: a FIN out of nothing");
                     }
                     (_, None) => assert!(peer.lost, "{list:?}: the {side} was told nothing"),
@@ -84,7 +86,7 @@ fn every_interleaving_of_fin_reset_and_timeout() {
                     && other.lost
                     && other.broken.is_none()
                     && !peer.lost
-                    && peer.sent == Some(Sent::Rst)
+                    && peer.ending == Some(Ending::Rst)
                     && !list.iter().any(|(_, event)| *event == Act::Timeout)
                 {
                     assert_eq!(pair.relayed(side), other.input, "{list:?}: not flushed");

@@ -11,7 +11,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::{Checked, History},
-    script::Sent,
+    script::Ending,
 };
 
 /// Something that happens to a side of a relay.
@@ -53,7 +53,7 @@ pub(crate) struct Peer {
     /// What it was sent.
     pub(crate) output: Vec<u8>,
     /// Behind that.
-    pub(crate) sent: Option<Sent>,
+    pub(crate) ending: Option<Ending>,
     /// The relay was told of its FIN.
     pub(crate) fin: bool,
     /// The relay was told of a loss.
@@ -83,7 +83,7 @@ impl Peer {
             broken: None,
             input: Vec::new(),
             output: Vec::new(),
-            sent: None,
+            ending: None,
             fin: false,
             lost: false,
             pipe: 0,
@@ -219,7 +219,7 @@ impl Pair {
             Act::LostIn(why) => self.peers[side as usize].arrived.push_back(Arrived::Lost(why)),
             Act::LostOut(why) => self.with(side, |machine, peer, now| {
                 let is_open = match machine.write() {
-                    Outbound::Idle => peer.sent.is_none() && peer.broken.is_none(),
+                    Outbound::Idle => peer.ending.is_none() && peer.broken.is_none(),
                     Outbound::Flush | Outbound::Finish => true,
                     Outbound::Finished | Outbound::Reset => false,
                 };
@@ -306,7 +306,8 @@ impl Pair {
             let (from, to) = (self.peer(side), self.peer(side.other()));
             let relayed = self.relayed(side.other());
             assert!(from.input.starts_with(relayed), "from the {side}: not what was received");
-            if to.sent == Some(Sent::Fin) && !self.asked && self.label() != Some("no_upstream") {
+            if to.ending == Some(Ending::Fin) && !self.asked && self.label() != Some("no_upstream")
+            {
                 let told = self.relay.status().state == "lingering" || from.fin;
                 assert!(told, "the {} was sent a FIN that nobody had sent", side.other());
                 assert_eq!(from.input, relayed, "the {} lacks bytes before a FIN", side.other());
@@ -464,11 +465,11 @@ impl<M: Machine> Held for Checked<M> {
                 self.handle(now, Event::Written(taken));
             }
             Outbound::Finish => {
-                peer.sent = Some(Sent::Fin);
+                peer.ending = Some(Ending::Fin);
                 self.handle(now, Event::Finished);
             }
             Outbound::Reset => {
-                peer.sent = Some(Sent::Rst);
+                peer.ending = Some(Ending::Rst);
                 self.handle(now, Event::Finished);
             }
         }

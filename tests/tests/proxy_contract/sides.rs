@@ -2,7 +2,7 @@
 
 use proptest::{prelude::*, sample::select, test_runner::FileFailurePersistence};
 use wirestate_core::{ConnectionError, Outbound, proxy::Side};
-use wirestate_testkit::script::Sent;
+use wirestate_testkit::script::Ending;
 
 use crate::pair::{Act, Other, Pair};
 
@@ -51,9 +51,9 @@ proptest! {
             pair.happen(side, event);
         }
         pair.play_out();
-        let ended = Side::BOTH.map(|side| pair.peer(side).sent);
+        let ended = Side::BOTH.map(|side| pair.peer(side).ending);
         if pair.label() == Some("finished") {
-            prop_assert_eq!(ended, [Some(Sent::Fin), Some(Sent::Fin)]);
+            prop_assert_eq!(ended, [Some(Ending::Fin), Some(Ending::Fin)]);
         }
     }
 }
@@ -76,12 +76,15 @@ fn a_late_answer_follows_the_clients_fin() {
         (Side::Upstream, Act::Wait(500)),
         (Side::Upstream, Act::Receive(5)),
     ]);
-    assert_eq!(pair.peer(Side::Upstream).sent, Some(Sent::Fin));
+    assert_eq!(pair.peer(Side::Upstream).ending, Some(Ending::Fin));
     assert_eq!(pair.relay.status().state, "client_finished");
     pair.happen(Side::Upstream, Act::Fin);
     pair.play_out();
     assert_eq!(pair.peer(Side::Client).output.len(), 5);
-    assert_eq!((pair.peer(Side::Client).sent, pair.label()), (Some(Sent::Fin), Some("finished")));
+    assert_eq!(
+        (pair.peer(Side::Client).ending, pair.label()),
+        (Some(Ending::Fin), Some("finished"))
+    );
 }
 
 /// What was received first is still flushed.
@@ -97,7 +100,10 @@ fn a_reset_is_passed_on_as_one_in_each_direction() {
         assert!(pair.relay.interest(side).is_done(), "nothing more can be done for it");
         assert_eq!(pair.relay.interest(other).write, Outbound::Flush);
         pair.play_out();
-        assert_eq!((pair.peer(other).output.len(), pair.peer(other).sent), (4, Some(Sent::Rst)));
+        assert_eq!(
+            (pair.peer(other).output.len(), pair.peer(other).ending),
+            (4, Some(Ending::Rst))
+        );
         let reason = pair.relay.reason().unwrap().to_string();
         let said =
             format!("{side} lost while receiving: connection reset by peer; bytes owed to it: 2");
@@ -132,8 +138,8 @@ fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
     pair.play_out();
     assert_eq!(pair.relayed(Side::Upstream), (0..16).collect::<Vec<_>>());
     assert_eq!(
-        (pair.peer(Side::Upstream).sent, pair.peer(Side::Client).piped),
-        (Some(Sent::Fin), 7)
+        (pair.peer(Side::Upstream).ending, pair.peer(Side::Client).piped),
+        (Some(Ending::Fin), 7)
     );
 }
 
@@ -153,14 +159,14 @@ fn a_fin_or_a_reset_follows_the_bytes_in_a_pipe() {
     for side in Side::BOTH {
         let other = side.other();
         for (event, sent) in
-            [(Act::Fin, Sent::Fin), (Act::LostIn(ConnectionError::Reset), Sent::Rst)]
+            [(Act::Fin, Ending::Fin), (Act::LostIn(ConnectionError::Reset), Ending::Rst)]
         {
             let mut pair = piped();
             pair.happen(side, event);
             // It is seen by the next read, and none is due while bytes are in the pipe.
             assert_eq!(pair.relay.interest(other).write, Outbound::Flush);
             pair.play_out();
-            assert_eq!((pair.peer(other).output.len(), pair.peer(other).sent), (14, Some(sent)));
+            assert_eq!((pair.peer(other).output.len(), pair.peer(other).ending), (14, Some(sent)));
         }
     }
 }
@@ -173,7 +179,7 @@ fn bytes_in_a_pipe_to_a_side_that_is_lost_are_discarded() {
         assert_eq!(pair.relay.side(side).in_pipe(), 0);
         pair.play_out();
         let other = pair.peer(side.other());
-        assert_eq!((other.output.len(), other.sent), (14, Some(Sent::Rst)));
+        assert_eq!((other.output.len(), other.ending), (14, Some(Ending::Rst)));
         let reason = pair.relay.reason().unwrap().to_string();
         assert!(reason.ends_with("bytes owed to it: 6"), "{reason}");
     }
@@ -205,7 +211,7 @@ fn a_reset_that_a_write_meets_is_passed_on_behind_a_fin() {
     ]);
     pair.play_out();
     let upstream = pair.peer(Side::Upstream);
-    assert_eq!((upstream.sent, pair.label()), (Some(Sent::Rst), Some("client_lost")));
+    assert_eq!((upstream.ending, pair.label()), (Some(Ending::Rst), Some("client_lost")));
 }
 
 #[test]
@@ -221,7 +227,7 @@ fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
     }
     pair.play_out();
     let upstream = pair.peer(Side::Upstream);
-    assert_eq!((upstream.output.len(), upstream.sent), (5, Some(Sent::Rst)));
+    assert_eq!((upstream.output.len(), upstream.ending), (5, Some(Ending::Rst)));
 }
 
 /// The header as well as the client's bytes, and its FIN: the next one is sent all of it, once.
@@ -242,7 +248,10 @@ fn an_upstream_that_is_lost_untouched_is_replaced() {
     pair.happen(Side::Upstream, Act::Fin);
     pair.play_out();
     assert_eq!(pair.relayed(Side::Upstream), [0, 1, 2, 3]);
-    assert_eq!((pair.peer(Side::Client).sent, pair.label()), (Some(Sent::Fin), Some("finished")));
+    assert_eq!(
+        (pair.peer(Side::Client).ending, pair.label()),
+        (Some(Ending::Fin), Some("finished"))
+    );
 }
 
 /// Its reset is not hidden: there is nobody else whose answer could be waited for.
@@ -257,8 +266,8 @@ fn the_last_upstream_is_not_replaced() {
         pair.play_out();
         assert_eq!(pair.deserters.len(), others.len());
         assert_eq!(
-            (pair.peer(Side::Client).sent, pair.label()),
-            (Some(Sent::Rst), Some("upstream_lost"))
+            (pair.peer(Side::Client).ending, pair.label()),
+            (Some(Ending::Rst), Some("upstream_lost"))
         );
     }
 }
@@ -273,8 +282,8 @@ fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
         pair.play_out();
         assert!(pair.deserters.is_empty());
         assert_eq!(
-            (pair.peer(Side::Client).sent, pair.label()),
-            (Some(Sent::Rst), Some("upstream_lost"))
+            (pair.peer(Side::Client).ending, pair.label()),
+            (Some(Ending::Rst), Some("upstream_lost"))
         );
     }
 }
@@ -293,7 +302,10 @@ fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
     }
     pair.play_out();
     let client = pair.peer(Side::Client);
-    assert_eq!((client.output.len(), client.sent, pair.deserters.len()), (3, Some(Sent::Rst), 0));
+    assert_eq!(
+        (client.output.len(), client.ending, pair.deserters.len()),
+        (3, Some(Ending::Rst), 0)
+    );
 }
 
 /// What it still sends would otherwise be answered by a reset, which may overtake the FIN.
@@ -304,7 +316,7 @@ fn a_client_for_which_there_is_no_upstream_is_listened_to_for_a_while() {
         pair.happen(Side::Upstream, Act::LostIn(ConnectionError::Reset));
         pair.happen(Side::Client, Act::Receive(5));
         pair.play_out();
-        assert_eq!(pair.peer(Side::Client).sent, Some(Sent::Fin));
+        assert_eq!(pair.peer(Side::Client).ending, Some(Ending::Fin));
         assert_eq!((pair.relay.status().state, pair.relay.status().queued), ("lingering", 0));
         for event in events {
             assert!(!pair.relay.is_done());
@@ -332,7 +344,7 @@ fn a_byte_on_any_side_moves_the_one_deadline() {
     pair.happen(Side::Upstream, Act::Wait(600));
     pair.play_out();
     for side in Side::BOTH {
-        assert_eq!(pair.peer(side).sent, Some(Sent::Rst), "a FIN would say that all was said");
+        assert_eq!(pair.peer(side).ending, Some(Ending::Rst), "a FIN would say that all was said");
     }
     let reason = pair.relay.reason().unwrap().to_string();
     assert!(reason.starts_with("no byte moved for 600s; bytes owed to the client: 0"), "{reason}");
@@ -351,7 +363,7 @@ fn a_drain_ends_with_two_fins_when_it_is_quiet() {
     pair.happen(Side::Upstream, Act::Wait(1));
     pair.play_out();
     for side in Side::BOTH {
-        assert_eq!(pair.peer(side).sent, Some(Sent::Fin));
+        assert_eq!(pair.peer(side).ending, Some(Ending::Fin));
     }
     assert_eq!(pair.label(), Some("shut_down"));
 }

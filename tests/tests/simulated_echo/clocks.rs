@@ -54,7 +54,7 @@ fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
         scene.world.run_for(seconds(1)).unwrap();
         scene.server.stop_for(seconds(8));
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (sent.len(), true, None));
+        assert_eq!((heard.bytes.len(), heard.fin, heard.error), (sent.len(), true, None));
         assert_eq!(scene.end().aborted, 0);
     });
 }

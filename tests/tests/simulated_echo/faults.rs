@@ -12,8 +12,8 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    script::Sent,
-    sim::{Act, Entry, Faults, Settings, Side, World, digest, rude},
+    script::Ending,
+    sim::{Act, Entry, Faults, Settings, Side, World, digest, misbehaving},
 };
 
 use crate::{
@@ -54,7 +54,7 @@ fn mayhem(seed: u64) -> Scene {
     let faulty = scene.world.host("faulty");
     faulty.set_faults(Faults::harmful(seed ^ 0xbad));
     for i in 0..5 {
-        peer(&faulty, rude(seed * 100 + i));
+        peer(&faulty, misbehaving(seed * 100 + i));
         load(&faulty, patient(1));
     }
     scene.world.run_for(seconds(10)).unwrap();
@@ -90,9 +90,9 @@ fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
         // An end is clean where the peer's FIN was read, ours was sent, and no call has failed.
         let finished = scene.world.records().into_iter().filter(|record| {
             record.side == Side::Server
-                && record.heard_fin
-                && record.ended == Some(Sent::Fin)
-                && record.lost.is_none()
+                && record.received_fin
+                && record.ending == Some(Ending::Fin)
+                && record.error.is_none()
                 // Without a byte it was a health check.
                 && !record.received.is_empty()
         });
@@ -138,7 +138,7 @@ fn a_faulty_peer_changes_nothing_for_the_others() {
             let host = scene.world.host("faulty");
             host.set_faults(Faults::harmful(seed));
             for i in 0..8 {
-                peer(&host, rude(seed * 1000 + i));
+                peer(&host, misbehaving(seed * 1000 + i));
             }
         }
         for loading in loads {
@@ -156,7 +156,7 @@ fn a_write_that_takes_nothing_is_a_loss_and_not_tried_again() {
     scene.server.set_faults(Faults { zero_write: 1000, ..Faults::NONE });
     let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.lost, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
+    assert_eq!(heard.error, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
     scene.end();
     assert_eq!(scene.ended("wrote_zero"), 1);
 }

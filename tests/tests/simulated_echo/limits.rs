@@ -53,7 +53,7 @@ fn a_peer_that_takes_nothing_is_reset_at_the_deadline() {
     let acts = vec![Act::Send(vec![1; 30_000].into()), Act::Wait(seconds(400)), Act::ReceiveAll];
     let heard = peer(&client, acts);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.lost, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
+    assert_eq!(heard.error, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
     assert_eq!(scene.ended("idle_timeout"), 1);
     scene.end();
 }
@@ -94,7 +94,7 @@ fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
 fn without_descriptors_accepting_pauses_and_open_connections_go_on() {
     let scene = Scene::new(5);
     let client = scene.world.host("client");
-    scene.server.set_descriptors(1);
+    scene.server.set_max_sockets(1);
     let first = load(&client, patient(200));
     scene.world.run_for(Duration::from_millis(30)).unwrap();
     let second = load(&client, LoadConfig::default());
@@ -111,7 +111,7 @@ fn without_descriptors_accepting_pauses_and_open_connections_go_on() {
 fn a_pause_in_accepting_costs_next_to_nothing() {
     let scene = Scene::new(6);
     let client = scene.world.host("client");
-    scene.server.set_descriptors(0);
+    scene.server.set_max_sockets(0);
     peer(&client, vec![Act::ReceiveAll]);
     scene.world.run_for(seconds(10)).unwrap();
     let polls = scene.world.polls();
@@ -131,7 +131,7 @@ fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
     let client = scene.world.host("client");
     scene.server.set_faults(Faults { accept_aborted: 1000, ..Faults::NONE });
     let aborted = peer(&client, vec![Act::ReceiveAll]);
-    assert_eq!(scene.world.run_until(&aborted).unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(scene.world.run_until(&aborted).unwrap().error, Some(ConnectionError::Reset));
     scene.server.set_faults(Faults::NONE);
     scene.world.run_until(&load(&client, LoadConfig::default())).unwrap();
     scene.end();
@@ -216,7 +216,7 @@ fn a_drain_flushes_what_is_owed() {
         let served = scene.end();
         assert_eq!(served, Served { drained: 1, aborted: 0 });
         let heard = heard.take().unwrap();
-        assert_eq!((heard.bytes, heard.fin, heard.lost), (bytes.to_vec(), true, None));
+        assert_eq!((heard.bytes, heard.fin, heard.error), (bytes.to_vec(), true, None));
         assert_eq!(scene.ended("shut_down"), 1);
     });
 }
@@ -273,7 +273,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_is_served() {
         assert_eq!(served, Served { drained: 8, aborted: 0 });
         for heard in heard {
             let heard = heard.take().unwrap();
-            assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"asked"[..], true, None));
+            assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"asked"[..], true, None));
         }
     });
 }
@@ -288,7 +288,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
     scene.stop.abort();
     scene.world.run().unwrap();
     assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 0 }));
-    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
 /// Closing at once would answer what the peer still sends with a reset.
@@ -308,7 +308,7 @@ fn a_drain_lingers_for_who_has_not_heard_of_it_yet() {
     scene.world.run_for(seconds(1)).unwrap();
     scene.end();
     let heard = heard.take().unwrap();
-    assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"hi"[..], true, None));
+    assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"hi"[..], true, None));
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn who_takes_too_long_to_drain_is_reset() {
     scene.world.run_for(seconds(2)).unwrap();
     assert_eq!(scene.ended("aborted"), 1, "after 10 s");
     assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
-    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
 #[test]

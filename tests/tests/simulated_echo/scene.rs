@@ -17,7 +17,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::Sent,
+    script::Ending,
     sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
 };
 
@@ -117,7 +117,7 @@ pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
 /// At a graceful end, the server has sent all of it.
 pub(crate) fn graceful_ends_are_complete(world: &World) {
     for record in world.records() {
-        if record.side == Side::Server && record.ended == Some(Sent::Fin) {
+        if record.side == Side::Server && record.ending == Some(Ending::Fin) {
             assert_eq!(record.sent.len(), record.received.len(), "{} lacks bytes", record.client);
         }
     }

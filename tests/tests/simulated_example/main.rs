@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use wirestate_core::runtime::{Listener as _, Runtime as _};
 use wirestate_testkit::{
     for_each_seed,
-    script::Sent,
+    script::Ending,
     sim::{Act, Faults, Heard, Record, Side, World, act},
 };
 
@@ -61,7 +61,7 @@ fn a_clean_end_has_all_bytes_although_writes_take_none() {
         let (heard, record) = shout_at(seed, faults, &message);
         let complete = heard.bytes == message.to_ascii_uppercase();
         assert!(!heard.fin || complete, "a FIN behind {} of {}", heard.bytes.len(), message.len());
-        assert_eq!(heard.fin, record.ended == Some(Sent::Fin));
+        assert_eq!(heard.fin, record.ending == Some(Ending::Fin));
     });
 }
 
@@ -73,6 +73,6 @@ fn a_clean_end_has_all_bytes_whatever_goes_wrong() {
         let (heard, record) = shout_at(seed, faults, &message);
         let complete = heard.bytes == message.to_ascii_uppercase();
         assert!(!heard.fin || complete, "a FIN behind {} of {}", heard.bytes.len(), message.len());
-        assert!(record.lost.is_none() || record.ended == Some(Sent::Rst), "{record:?}");
+        assert!(record.error.is_none() || record.ending == Some(Ending::Rst), "{record:?}");
     });
 }

@@ -70,7 +70,7 @@ fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<H
 fn nothing_is_missing(scene: &Scene, heard: &[Heard]) {
     let published = scene.published();
     for heard in heard {
-        assert_eq!((heard.fin, heard.lost), (true, None));
+        assert_eq!((heard.fin, heard.error), (true, None));
         assert!(heard.bytes == published, "{:?}", numbers(&heard.bytes));
     }
     // Every epoch begins at a boundary, with its message 0, and has no gap.
@@ -132,7 +132,7 @@ fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
             let (scene, heard) = crowd_of(scene, seed, 10, 24);
             let published = scene.published();
             for heard in heard {
-                assert_eq!((heard.fin, heard.lost), (true, None));
+                assert_eq!((heard.fin, heard.error), (true, None));
                 assert!(heard.bytes == published, "{} of {}", heard.bytes.len(), published.len());
             }
             let sent: usize = scene.epochs().iter().map(Vec::len).sum();
@@ -243,7 +243,7 @@ fn thousands_share_one_feed(on_lag: LagPolicy) {
                 Kind::Healthy => assert!(heard.fin && heard.bytes == published),
                 Kind::Late => assert!(heard.fin && published.ends_with(&heard.bytes)),
                 Kind::Slow => assert!(heard.fin),
-                Kind::Stalled => assert!(heard.fin || heard.lost == Some(ConnectionError::Reset)),
+                Kind::Stalled => assert!(heard.fin || heard.error == Some(ConnectionError::Reset)),
                 Kind::Leaving => assert!(heard.fin && heard.bytes.len() % SIZE == 0),
                 Kind::Resetting => {}
             }

@@ -26,7 +26,7 @@ fn a_dead_subscriber_delays_the_others_by_the_lag_wait_and_is_disconnected() {
     scene.end();
     assert_eq!(numbers(&healthy.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     let dead = dead.take().unwrap();
-    assert_eq!(dead.lost, Some(ConnectionError::Reset), "a FIN would hide the gap");
+    assert_eq!(dead.error, Some(ConnectionError::Reset), "a FIN would hide the gap");
     assert!(numbers(&dead.bytes).iter().copied().eq(0..dead.bytes.len() as u64 / 100));
 }
 
@@ -62,7 +62,7 @@ fn who_is_dead_is_reset_also_where_it_could_skip_for_ever() {
     assert!(scene.counters().held <= millis(1100));
     scene.end();
     assert_eq!(
-        scene.world.run_until(&dead).ok().map(|heard| heard.lost),
+        scene.world.run_until(&dead).ok().map(|heard| heard.error),
         Some(Some(ConnectionError::Reset))
     );
 }
@@ -82,7 +82,7 @@ fn where_the_upstream_is_blocked_a_slow_one_loses_nothing_and_a_dead_one_is_rese
     for heard in [slow, healthy] {
         assert_eq!(numbers(&heard.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     }
-    assert_eq!(dead.take().unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(dead.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
 /// The kernel enlarges its send buffer while the subscriber's window is closed: that is no
@@ -101,7 +101,7 @@ fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
     scene.end();
     assert_eq!(numbers(&healthy.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     assert_eq!(
-        scene.world.run_until(&dead).ok().map(|heard| heard.lost),
+        scene.world.run_until(&dead).ok().map(|heard| heard.error),
         Some(Some(ConnectionError::Reset))
     );
 }
@@ -145,7 +145,7 @@ fn a_dead_subscriber_holds_the_upstream_alone_until_it_is_reset_or_somebody_wait
     assert_eq!(counters.held_waiting, millis(1000), "its connection held a few: it had kept up");
     scene.end();
     assert!(numbers(&late.take().unwrap().bytes).ends_with(&[MANY - 1]));
-    assert_eq!(dead.take().unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(dead.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use wirestate_core::{
     serve::Served,
     shutdown::ShutdownHandle,
 };
-use wirestate_testkit::sim::{Act, Side, What, World, act};
+use wirestate_testkit::sim::{Act, Side, TraceEvent, World, act};
 
 use crate::scene::{Epoch, FIXED, Scene, all, config, cut, message, millis, numbers, whole};
 
@@ -58,7 +58,7 @@ fn a_drain_flushes_what_is_owed() {
     let served = scene.end();
     assert_eq!(served, Served { drained: 1, aborted: 0 });
     let heard = slow.take().unwrap();
-    assert_eq!((heard.fin, heard.lost), (true, None));
+    assert_eq!((heard.fin, heard.error), (true, None));
     assert_eq!(numbers(&heard.bytes), (0..1500).collect::<Vec<_>>());
     assert_eq!(scene.ended("shut_down"), 1);
     assert_eq!(scene.counters().delivered, 1500);
@@ -86,7 +86,7 @@ fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
         let trace = scene.world.trace();
         let of_server = trace.of("talker").filter(|entry| entry.side == Side::Server);
         let pieces = of_server.filter_map(|entry| {
-            let What::Received { bytes, .. } = entry.what else { return None };
+            let TraceEvent::Received { bytes, .. } = entry.event else { return None };
             Some(bytes)
         });
         let pieces: Vec<u64> = pieces.collect();

@@ -10,7 +10,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Entry, Faults, Settings, World, rude},
+    sim::{Act, Entry, Faults, Settings, World, misbehaving},
 };
 
 use crate::scene::{
@@ -51,7 +51,7 @@ fn broken_off(seed: u64) -> Vec<Act> {
         1 => vec![begun, Act::Finish, Act::ReceiveAll],
         2 => vec![begun, Act::Wait(seconds(100)), Act::ReceiveAll],
         3 => vec![begun, Act::Receive(100), Act::Reset],
-        _ => rude(seed),
+        _ => misbehaving(seed),
     }
 }
 

@@ -96,7 +96,7 @@ fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice
     assert_eq!(scene.ended("write_stalled"), 1);
     let heard = scene.world.run_until(&heard).unwrap();
     assert_eq!(
-        heard.lost,
+        heard.error,
         Some(ConnectionError::Reset),
         "a FIN would say that it has had all replies"
     );
@@ -116,7 +116,7 @@ fn a_peer_that_takes_no_replies_is_reset_in_time_whatever_the_kernel_takes() {
     assert_eq!(scene.ended("write_stalled"), 0);
     scene.run_for(seconds(3));
     assert_eq!(scene.ended("write_stalled"), 1);
-    assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
     scene.end();
 }
 
@@ -131,7 +131,7 @@ fn a_peer_that_takes_its_replies_slowly_gets_all_of_them() {
     acts.extend([Act::Finish, Act::ReceiveAll]);
     let heard = peer(&reader, acts);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes == all, heard.lost), (true, None));
+    assert_eq!((heard.bytes == all, heard.error), (true, None));
     scene.end();
 }
 
@@ -166,7 +166,7 @@ fn whoever_sends_what_is_no_frame_can_read_why_although_more_follows() {
         acts.extend([Act::Finish, Act::ReceiveAll]);
         let heard = peer(&client, acts);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.lost, heard.fin), (None, true), "{}", bad.name);
+        assert_eq!((heard.error, heard.fin), (None, true), "{}", bad.name);
         let told = text(&heard.bytes);
         assert!(told.contains(r#"{"result": "Error: "#), "{}: {told}", bad.name);
         scene.end();
@@ -187,7 +187,7 @@ fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame() {
         .collect();
     for heard in told {
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.lost, heard.fin), (None, true));
+        assert_eq!((heard.error, heard.fin), (None, true));
         assert!(text(&heard.bytes).contains("Error: a header of 0 bytes"), "{heard:?}");
     }
     scene.end();
@@ -207,7 +207,7 @@ fn a_drain_answers_what_had_been_asked() {
         let served = scene.end();
         assert_eq!(served, Served { drained: 2, aborted: 0 });
         let heard = heard.take().unwrap();
-        assert_eq!((heard.bytes, heard.fin, heard.lost), (all, true, None));
+        assert_eq!((heard.bytes, heard.fin, heard.error), (all, true, None));
         assert!(nothing.take().unwrap().fin);
         assert_eq!(scene.ended("shut_down"), 2);
     });
@@ -267,7 +267,7 @@ fn one_shot_ends_each_connection_behind_its_reply() {
         let first = bytes(&requests(&[100]));
         let heard = peer(&client, vec![Act::Send(all.into()), Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes, heard.fin, heard.lost), (first, true, None));
+        assert_eq!((heard.bytes, heard.fin, heard.error), (first, true, None));
         scene.end();
         assert_eq!(scene.ended("answered"), 1);
     });
@@ -292,5 +292,5 @@ fn who_takes_too_long_to_drain_is_reset() {
     let heard = peer(&client, vec![Act::Send(golden().into()), Act::ReceiveAll]);
     scene.run_for(seconds(1));
     assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
-    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
+    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }

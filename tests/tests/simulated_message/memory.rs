@@ -40,7 +40,7 @@ fn served(all: &[Heard], expected: &[u8]) -> usize {
         let told = String::from_utf8_lossy(&refused.bytes);
         assert!(told.contains("Error: no memory for a content: "), "{refused:?}");
         assert!(told.contains(" of 160000 are taken"), "{told}");
-        assert_eq!((refused.fin, refused.lost), (true, None));
+        assert_eq!((refused.fin, refused.error), (true, None));
     }
     all.iter().filter(served).count()
 }
@@ -171,7 +171,7 @@ fn memory_is_given_back_however_a_connection_ends() {
     assert_eq!((scene.world.panics(), scene.ended("panicked")), (1, 1));
     scene.stop.abort();
     scene.world.run().unwrap();
-    assert!(stays.take().unwrap().lost.is_some());
+    assert!(stays.take().unwrap().error.is_some());
     assert_eq!(messages.memory(), 0);
 }
 

@@ -21,7 +21,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     message::frames,
-    script::Sent,
+    script::Ending,
     sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
 };
 
@@ -254,9 +254,9 @@ fn frame_length(bytes: &[u8]) -> Option<usize> {
 pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
     let graceful = |record: &Record| {
         record.side == Side::Server
-            && record.heard_fin
-            && record.ended == Some(Sent::Fin)
-            && record.lost.is_none()
+            && record.received_fin
+            && record.ending == Some(Ending::Fin)
+            && record.error.is_none()
     };
     let records: Vec<Record> = world.records().into_iter().filter(graceful).collect();
     for record in &records {

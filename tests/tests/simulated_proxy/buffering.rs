@@ -111,7 +111,7 @@ fn what_the_sinks_hold_is_flushed_both_ways() {
     let asks = vec![Act::Send("ping".into()), Act::Receive(4), Act::Finish, Act::ReceiveAll];
     let answers = vec![Act::Receive(4), Act::Send("pong".into()), Act::ReceiveAll];
     let heard = client_hears(Settings::default(), asks, answers);
-    assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"pong"[..], true, None));
+    assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"pong"[..], true, None));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_reset_that_is_forwarded_comes_behind_what_the_sink_holds() {
     let wait = Act::Wait(Duration::from_secs(3));
     let answers = vec![Act::Send(vec![b'x'; 2000].into()), wait, Act::Reset];
     let heard = client_hears(settings, reads_late, answers);
-    assert_eq!((heard.bytes.len(), heard.lost), (2000, Some(ConnectionError::Reset)));
+    assert_eq!((heard.bytes.len(), heard.error), (2000, Some(ConnectionError::Reset)));
 }
 
 #[test]
@@ -130,5 +130,5 @@ fn a_download_that_pauses_longer_than_a_flush_may_take_goes_on() {
     let pauses = vec![Act::Wait(Duration::from_secs(60)), Act::ReceiveAll];
     let answers = vec![Act::Send(vec![b'x'; 2000].into()), Act::Finish, Act::ReceiveAll];
     let heard = client_hears(settings, [pauses, vec![Act::Finish]].concat(), answers);
-    assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (2000, true, None));
+    assert_eq!((heard.bytes.len(), heard.fin, heard.error), (2000, true, None));
 }

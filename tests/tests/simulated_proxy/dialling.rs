@@ -31,7 +31,7 @@ fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
     let client = scene.world.host("client");
     let heard = peer(&client, hello());
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (0, true, None));
+    assert_eq!((heard.bytes.len(), heard.fin, heard.error), (0, true, None));
     let [upstream] = &scene.counters()[..] else { panic!("there is one") };
     assert_eq!((upstream.failures, upstream.connects, upstream.up), (1, 0, false));
     scene.end();
@@ -49,11 +49,11 @@ fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
         let acts = [&hello()[..], &more, &[Act::Finish, Act::Wait(seconds(1)), Act::ReceiveAll]];
         let polite = peer(&client, acts.concat());
         let heard = scene.world.run_until(&polite).unwrap();
-        assert_eq!((heard.fin, heard.lost), (true, None));
+        assert_eq!((heard.fin, heard.error), (true, None));
         // But not for ever.
         let late = [Act::Wait(seconds(3)), Act::Send("late".into()), Act::Wait(seconds(1))];
         let late = peer(&client, [&hello()[..], &late, &[Act::Send("!".into())]].concat());
-        assert_eq!(scene.world.run_until(&late).unwrap().lost, Some(ConnectionError::Reset));
+        assert_eq!(scene.world.run_until(&late).unwrap().error, Some(ConnectionError::Reset));
         scene.end();
         assert_eq!(scene.ended("no_upstream"), 2);
     });
@@ -181,7 +181,7 @@ fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
         let client = scene.world.host("client");
         let heard = peer(&client, hello());
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.lost, heard.bytes.len()), (Some(ConnectionError::Reset), 0));
+        assert_eq!((heard.error, heard.bytes.len()), (Some(ConnectionError::Reset), 0));
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (1, 1));
     });
@@ -213,7 +213,7 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
             (heard, scene)
         };
         let (heard, scene) = run(&["resets", "serves"]);
-        assert_eq!((&*heard.bytes, heard.fin, heard.lost), (&b"hello"[..], true, None));
+        assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"hello"[..], true, None));
         assert_eq!(heard, run(&["serves"]).0);
         let [resets, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert_eq!((resets.connects, resets.failures, resets.up), (1, 1, false));
@@ -233,7 +233,7 @@ fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(ConnectionError::Reset)));
+        assert_eq!((heard.bytes.len(), heard.error), (0, Some(ConnectionError::Reset)));
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (3, 1));
         assert!(scene.counters().iter().all(|upstream| upstream.failures == 1 && !upstream.up));
@@ -247,7 +247,7 @@ fn a_client_is_told_by_a_close_when_whoever_is_left_refuses() {
     let client = scene.world.host("client");
     let heard = peer(&client, vec![Act::ReceiveAll]);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes.len(), heard.fin, heard.lost), (0, true, None));
+    assert_eq!((heard.bytes.len(), heard.fin, heard.error), (0, true, None));
     scene.end();
     assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (1, 1));
 }
@@ -391,7 +391,7 @@ fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
     for failures in 1..=6 {
         let accepting = upstream_on(&drops, "drops", vec![Act::Receive(2), Act::Reset]);
         let heard = peer(&client, hello());
-        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
+        assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
         scene.world.run_until(&accepting).unwrap();
         let counters = &scene.counters()[0];
         assert_eq!(

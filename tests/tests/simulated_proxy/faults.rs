@@ -4,8 +4,8 @@ use wirestate_command_line::load::LoadReason;
 use wirestate_core::drive::Ended;
 use wirestate_testkit::{
     for_each_seed,
-    script::Sent,
-    sim::{Entry, Faults, World, rude},
+    script::Ending,
+    sim::{Entry, Faults, World, misbehaving},
 };
 
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, small, tight};
@@ -48,7 +48,7 @@ fn mayhem(seed: u64) -> Scene {
     let faulty = scene.world.host("faulty client");
     faulty.set_faults(Faults::harmful(seed ^ 0xbad));
     for i in 0..5 {
-        peer(&faulty, rude(seed * 100 + i));
+        peer(&faulty, misbehaving(seed * 100 + i));
         load(&faulty, patient(1));
     }
     scene.run_for(seconds(15));
@@ -84,7 +84,7 @@ fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
         // Each side that finished was sent all that the other one had sent; the two sets of bytes
         // are those of the connections that finished, whichever upstream each of them had.
         let whole = |record: &&wirestate_testkit::sim::Record| {
-            record.heard_fin && record.ended == Some(Sent::Fin) && record.lost.is_none()
+            record.received_fin && record.ending == Some(Ending::Fin) && record.error.is_none()
         };
         let (clients, dialled) = (scene.clients(), scene.dialled());
         let finished = usize::try_from(scene.ended("finished")).unwrap();
@@ -100,12 +100,12 @@ fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
                 "seed {seed}: nobody sent that"
             );
         }
-        for client in clients.iter().filter(|client| client.ended == Some(Sent::Fin)) {
+        for client in clients.iter().filter(|client| client.ending == Some(Ending::Fin)) {
             assert!(
                 client.sent.is_empty()
-                    || dialled
-                        .iter()
-                        .any(|upstream| { upstream.heard_fin && upstream.received == client.sent }),
+                    || dialled.iter().any(|upstream| {
+                        upstream.received_fin && upstream.received == client.sent
+                    }),
                 "seed {seed}: a FIN without the upstream's"
             );
         }
@@ -135,7 +135,7 @@ fn a_faulty_client_changes_nothing_for_the_others() {
             let host = scene.world.host("faulty");
             host.set_faults(Faults::harmful(seed));
             for i in 0..8 {
-                peer(&host, rude(seed * 1000 + i));
+                peer(&host, misbehaving(seed * 1000 + i));
             }
         }
         assert!(loads.iter().all(|loading| loading.take().is_none()), "they are still busy");

@@ -239,7 +239,7 @@ fn the_limit_for_one_address_is_the_announced_ones() {
         scene.run_for(seconds(1));
         let third = stays("192.0.2.1:3");
         let heard = scene.world.run_until(&third).unwrap();
-        assert_eq!((heard.bytes.len(), heard.lost), (0, Some(ConnectionError::Reset)));
+        assert_eq!((heard.bytes.len(), heard.error), (0, Some(ConnectionError::Reset)));
         let totals = table.totals();
         assert_eq!((totals.accepted, totals.open, totals.refused["per_address"]), (4, 3, 1));
         assert_eq!(totals.ended["announced_refused"], 1);
@@ -284,7 +284,7 @@ fn a_thousand_half_sent_headers_hold_nobody_up() {
     scene.run_for(seconds(5));
     assert_eq!(table.totals().ended["proxy_header_late"], 1000);
     for task in half {
-        assert_eq!(task.take().unwrap().lost, Some(ConnectionError::Reset));
+        assert_eq!(task.take().unwrap().error, Some(ConnectionError::Reset));
     }
     scene.end();
 }
@@ -315,7 +315,7 @@ fn what_is_no_header_ends_that_connection_alone() {
         .collect();
     assert_eq!(scene.world.run_until(&healthy).unwrap().bytes, b"hello");
     for task in told {
-        assert_eq!(task.take().unwrap().lost, Some(ConnectionError::Reset));
+        assert_eq!(task.take().unwrap().error, Some(ConnectionError::Reset));
     }
     assert_eq!(table.totals().ended["proxy_header_malformed"], 4);
     scene.end();
@@ -389,8 +389,8 @@ fn a_proxy_dials_only_for_a_client_that_is_known() {
         };
         let (lost, late) = (peer(&stranger, hello()), peer(&trusted, vec![Act::ReceiveAll]));
         scene.run_for(seconds(6));
-        assert_eq!(lost.take().unwrap().lost, Some(ConnectionError::Reset));
-        assert_eq!(late.take().unwrap().lost, Some(ConnectionError::Reset));
+        assert_eq!(lost.take().unwrap().error, Some(ConnectionError::Reset));
+        assert_eq!(late.take().unwrap().error, Some(ConnectionError::Reset));
         assert_eq!(
             (scene.ended("proxy_header_untrusted"), scene.ended("proxy_header_late")),
             (1, 1)

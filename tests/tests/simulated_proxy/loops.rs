@@ -91,7 +91,7 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
         let is_answered = |name: &str| {
             let heard = peer(&scene.world.host(name), hello());
             let heard = scene.world.run_until(&heard).unwrap();
-            heard == Heard { bytes: b"hello".to_vec(), fin: true, lost: None }
+            heard == Heard { bytes: b"hello".to_vec(), fin: true, error: None }
         };
         let all = (0..20).filter(|i| is_answered(&format!("client {i}"))).count();
         assert!(all >= 19, "{all} of 20 are served, all but who finds out");

@@ -9,8 +9,8 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    script::Sent,
-    sim::{Act, Entry, Faults, What},
+    script::Ending,
+    sim::{Act, Entry, Faults, TraceEvent},
 };
 
 use crate::scene::{Scene, peer, seconds, small, tight};
@@ -87,7 +87,7 @@ fn without_a_pipe_bytes_pass_through_memory() {
         assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
         assert_eq!(piped(&scene), 0);
         let trace = scene.world.trace();
-        let tried = |entry: &&Entry| matches!(entry.what, What::Fault("no_splice"));
+        let tried = |entry: &&Entry| matches!(entry.event, TraceEvent::Fault("no_splice"));
         assert_eq!(trace.entries().iter().filter(tried).count(), pipes, "once is enough");
         scene.end();
     }
@@ -143,7 +143,7 @@ fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
         let acts = vec![Act::Send(pattern(30_000)), Act::Wait(seconds(10)), Act::Reset];
         peer(&client, acts);
         let heard = scene.world.run_until(&slow).unwrap();
-        assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), false));
+        assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), false));
         let received = scene.clients()[0].received.len();
         assert_eq!(heard.bytes, pattern(received));
         scene.end();
@@ -199,7 +199,7 @@ fn a_clients_reset_arrives_at_the_upstream() {
         let acts = vec![Act::Send(pattern(2000)), Act::Wait(seconds(60)), Act::Reset];
         peer(&client, acts);
         let heard = scene.world.run_until(&upstream).unwrap();
-        assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), false));
+        assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), false));
         assert_eq!(heard.bytes, pattern(2000));
         scene.end();
         assert_eq!(scene.ended("client_lost"), 1);
@@ -216,7 +216,7 @@ fn an_upstreams_reset_arrives_at_the_client() {
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), false));
+        assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), false));
         assert_eq!(heard.bytes, pattern(2000));
         scene.end();
         assert_eq!(scene.ended("upstream_lost"), 1);
@@ -231,7 +231,7 @@ fn a_reset_behind_a_fin_reaches_the_upstream_that_still_answers() {
     let client = scene.world.host("client");
     peer(&client, vec![Act::Send("?".into()), Act::Finish, Act::Receive(5), Act::Reset]);
     let heard = scene.world.run_until(&upstream).unwrap();
-    assert_eq!((heard.lost, heard.fin), (Some(ConnectionError::Reset), true));
+    assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), true));
     scene.end();
     assert_eq!(scene.ended("client_lost"), 1);
 }
@@ -248,7 +248,7 @@ fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
     scene.run_for(seconds(20));
     assert_eq!(scene.ended("idle_timeout"), 1);
     for heard in [heard, upstream] {
-        assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
+        assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
     }
     scene.end();
 }
@@ -328,9 +328,9 @@ fn a_drain_lets_what_is_busy_go_on_and_ends_what_is_quiet() {
     scene.run_for(seconds(1));
     scene.stop.drain();
     let quiet = scene.world.run_until(&quiet).unwrap();
-    assert_eq!((&*quiet.bytes, quiet.fin, quiet.lost), (&b"x"[..], true, None));
+    assert_eq!((&*quiet.bytes, quiet.fin, quiet.error), (&b"x"[..], true, None));
     let busy = scene.world.run_until(&busy).unwrap();
-    assert_eq!((busy.bytes.len(), busy.fin, busy.lost), (40, true, None));
+    assert_eq!((busy.bytes.len(), busy.fin, busy.error), (40, true, None));
     assert_eq!(scene.end().aborted, 0);
     assert_eq!((scene.ended("shut_down"), scene.ended("finished")), (1, 1));
 }
@@ -343,9 +343,9 @@ fn what_is_still_open_when_the_drain_is_over_is_reset_on_both_sides() {
     let heard = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
     scene.run_for(seconds(1));
     assert_eq!(scene.end().aborted, 1);
-    assert_eq!(heard.take().unwrap().lost, Some(ConnectionError::Reset));
-    assert_eq!(upstream.take().unwrap().lost, Some(ConnectionError::Reset));
-    assert!(scene.clients().iter().all(|record| record.ended == Some(Sent::Rst)));
+    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
+    assert_eq!(upstream.take().unwrap().error, Some(ConnectionError::Reset));
+    assert!(scene.clients().iter().all(|record| record.ending == Some(Ending::Rst)));
 }
 
 /// The kernel enlarges its send buffer while the client's window is closed, so that a write at the
@@ -365,7 +365,7 @@ fn a_client_that_takes_nothing_is_idle_whatever_the_kernel_takes() {
         scene.run_for(limit / 5);
         assert_eq!(scene.ended("idle_timeout"), 1);
         for heard in [heard, upstream] {
-            assert_eq!(scene.world.run_until(&heard).unwrap().lost, Some(ConnectionError::Reset));
+            assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
         }
         scene.end();
     });
@@ -385,7 +385,7 @@ fn a_client_that_reads_slowly_is_not_idle() {
         let mut acts: Vec<_> = reads.into_iter().cycle().take(40).collect();
         acts.extend([Act::Finish, Act::ReceiveAll]);
         let heard = scene.world.run_until(&peer(&client, acts)).unwrap();
-        assert_eq!((heard.bytes == sent, heard.lost), (true, None));
+        assert_eq!((heard.bytes == sent, heard.error), (true, None));
         scene.end();
     });
 }

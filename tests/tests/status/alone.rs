@@ -19,7 +19,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script::{self, Op, Sent},
+    script::{self, Ending, Op},
 };
 
 pub(crate) const HOST: &str = "Host: localhost\r\n";
@@ -439,17 +439,17 @@ fn deadlines_are_answered_or_closed() {
     assert_eq!(play(&[&in_time[..], &[Op::SpuriousTimeout]].concat()).output, b"");
     let late = play(&[&in_time[..], &[Op::Advance(one), Op::SpuriousTimeout]].concat());
     assert!(late.output.starts_with(b"HTTP/1.1 408 "));
-    assert_eq!((late.label, late.sent), (None, Some(Sent::Fin)), "and then it lingers");
+    assert_eq!((late.label, late.ending), (None, Some(Ending::Fin)), "and then it lingers");
 
     let idle = play(&[Op::Timeout]);
-    assert_eq!((idle.label, idle.sent), (Some("idle_timeout"), Some(Sent::Fin)));
+    assert_eq!((idle.label, idle.ending), (Some("idle_timeout"), Some(Ending::Fin)));
 
     let request = Op::Receive(format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes());
     let slow = [Op::Accept(10), Op::Advance(2 * four), Op::SpuriousTimeout];
     let taken = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
     assert!(taken.output.ends_with(b"alive\n"), "whoever takes a byte in time gets all");
     let stalled = play(&[request, Op::Accept(10), Op::Timeout]);
-    assert_eq!((stalled.label, stalled.sent), (Some("write_timeout"), Some(Sent::Rst)));
+    assert_eq!((stalled.label, stalled.ending), (Some("write_timeout"), Some(Ending::Rst)));
 
     let broken_off = play(&[Op::Receive(b"GET /".to_vec()), Op::Eof]);
     assert_eq!(broken_off.label, Some("truncated"));
@@ -463,7 +463,7 @@ fn asked_to_stop_it_answers_what_was_asked_and_closes() {
     let ops = [Op::Receive(request), Op::ShutDown];
     let transcript = script::play_out(&mut machine(&server), &ops);
     assert!(transcript.output.ends_with(b"\r\n\r\nalive\n"));
-    assert_eq!((transcript.label, transcript.sent), (Some("shut_down"), Some(Sent::Fin)));
+    assert_eq!((transcript.label, transcript.ending), (Some("shut_down"), Some(Ending::Fin)));
     let transcript = script::play_out(&mut machine(&server), &[Op::ShutDown]);
     assert_eq!(transcript.label, Some("shut_down"));
 }

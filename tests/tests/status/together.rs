@@ -149,7 +149,7 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
     assert!(totals.refused.is_empty() && (1..=10).contains(&relieved), "{totals:?}");
     // Those that had waited longest, by a FIN; and connections of the checks that still lingered.
     let ended: Vec<_> =
-        held.iter().map(|task| task.take().map(|heard| (heard.fin, heard.lost))).collect();
+        held.iter().map(|task| task.take().map(|heard| (heard.fin, heard.error))).collect();
     let gone = ended.iter().filter(|ended| ended.is_some()).count();
     assert!((1..=relieved).contains(&gone), "{gone} of {relieved}");
     assert!(ended[..gone].iter().all(|ended| *ended == Some((true, None))), "{ended:?}");
@@ -210,7 +210,7 @@ fn it_answers_under_harmless_faults() {
             let (head, content) = text.split_once("\r\n\r\n").unwrap();
             let length = format!("\r\nContent-Length: {}\r\n", content.len());
             assert!(head.contains(&length), "{head}");
-            assert_eq!((answer.fin, answer.lost), (true, None));
+            assert_eq!((answer.fin, answer.error), (true, None));
         }
         scene.end();
     });
@@ -234,7 +234,7 @@ fn whoever_does_not_take_the_answer_is_given_up() {
     let request = "GET /connections?format=json HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n";
     let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
     let heard = scene.world.run_until(&ask(&client, acts)).unwrap();
-    assert_eq!(heard.lost, Some(ConnectionError::Reset), "not to be taken for all of it");
+    assert_eq!(heard.error, Some(ConnectionError::Reset), "not to be taken for all of it");
     assert_eq!(scene.status.options().table.totals().ended["write_timeout"], 1);
     scene.end();
 }

@@ -1,74 +1,48 @@
-//! What is no frame, by name, and what is wrong with it.
+//! Invalid headers, by name, with the error of each.
 
-use std::iter;
+use wirestate_core::message::{HeaderError, Kind, MAX_DEPTH};
 
-use wirestate_core::message::{DecodeError, HeaderError, Kind, Limits, MAX_DEPTH};
+use super::GOLDEN_HEADER;
 
-use super::{GOLDEN_HEADER, golden};
-
-/// A header that must be refused.
+/// A header that a decoder must refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadHeader {
-    /// What is wrong with it; no other one has this name.
+    /// A unique name that says what is wrong.
     pub name: String,
     /// The header, without the two bytes of its length.
     pub json: Vec<u8>,
-    /// What it must be refused with. Of a [`HeaderError::NotJson`] this is how the text begins: it
-    /// goes on with the place.
+    /// The error that the decoder must return. The text of a [`HeaderError::NotJson`] lacks the
+    /// position, which follows it in the decoder's error.
     pub error: HeaderError,
 }
 
-/// Bytes that must be refused under [`Limits::default`], at the latest at the end of the input
-/// behind them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadFrame {
-    /// What is wrong with them; no other ones have this name.
-    pub name: String,
-    /// The bytes. Whole frames may come before the one that is wrong.
-    pub bytes: Vec<u8>,
-    /// How many whole frames come before it.
-    pub good: usize,
-    /// What they must be refused with, as in [`BadHeader::error`].
-    pub error: DecodeError,
-}
-
 impl BadHeader {
-    /// Whether `error` is what it must be refused with.
-    pub fn gives(&self, error: &HeaderError) -> bool {
-        agree(&self.error, error)
+    /// Whether `error` is the error that the decoder must return.
+    pub fn expects(&self, error: &HeaderError) -> bool {
+        matches(&self.error, error)
     }
 }
 
-impl BadFrame {
-    /// Whether `error` is what it must be refused with.
-    pub fn gives(&self, error: &DecodeError) -> bool {
-        match (&self.error, error) {
-            (DecodeError::Header(expected), DecodeError::Header(found)) => agree(expected, found),
-            (expected, found) => expected == found,
-        }
-    }
-}
-
-fn agree(expected: &HeaderError, found: &HeaderError) -> bool {
+pub(super) fn matches(expected: &HeaderError, found: &HeaderError) -> bool {
     match (expected, found) {
         (HeaderError::NotJson(expected), HeaderError::NotJson(found)) => found
             .strip_prefix(&**expected)
-            .is_some_and(|place| place.is_empty() || place.starts_with(" at line ")),
+            .is_some_and(|position| position.is_empty() || position.starts_with(" at line ")),
         (expected, found) => expected == found,
     }
 }
 
-/// Some hundreds of headers that must be refused, from the traps of JSON to the habits of sloppy
-/// peers. All are short enough for [`Limits::default`].
+/// Some hundreds of invalid headers, from the corner cases of JSON to the errors of sloppy peers.
+/// Each is short enough for [`Limits::default`](wirestate_core::message::Limits::default).
 pub fn bad_headers() -> Vec<BadHeader> {
     let mut bad = Families(Vec::new());
     bad.missing_keys();
     bad.wrong_types();
-    bad.lengths_that_are_none();
-    bad.numbers_that_are_no_lengths();
-    bad.texts_that_are_no_numbers();
+    bad.invalid_lengths();
+    bad.invalid_numbers();
+    bad.invalid_values();
     bad.byte_orders();
-    bad.other_values_than_objects();
+    bad.other_types_than_objects();
     bad.duplicate_keys();
     bad.byte_order_marks();
     bad.invalid_utf_8();
@@ -77,27 +51,6 @@ pub fn bad_headers() -> Vec<BadHeader> {
     bad.nesting();
     bad.syntax();
     bad.0
-}
-
-/// All of [`bad_headers`] in frames, and what is wrong with frames beside their headers: lengths,
-/// limits, ends, other protocols.
-pub fn bad_frames() -> Vec<BadFrame> {
-    let headers = bad_headers().into_iter().map(|BadHeader { name, json, error }| BadFrame {
-        name,
-        bytes: with_length(&json),
-        good: 0,
-        error: error.into(),
-    });
-    let mut bad: Vec<BadFrame> = headers.filter(|bad| bad.bytes.len() > 2).collect();
-    let frames = [header_lengths(), content_lengths(), ends(), other_protocols(), later_frames()];
-    bad.extend(frames.into_iter().flatten());
-    bad
-}
-
-/// `json` behind the two bytes of its length.
-fn with_length(json: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(json.len()).expect("a header of the corpus is short");
-    [&length.to_be_bytes(), json].concat()
 }
 
 const KEYS: [(&str, &str); 4] = [
@@ -113,30 +66,31 @@ fn object(pairs: impl IntoIterator<Item = (&'static str, String)>) -> String {
     format!("{{{}}}", pairs.join(", "))
 }
 
-/// The golden header, with another value under `key`.
-fn with(key: &str, value: &str) -> String {
+/// The golden header with another value under `key`.
+pub(super) fn with_value(key: &str, value: &str) -> String {
     object(KEYS.map(|(k, v)| (k, if k == key { value } else { v }.to_owned())))
 }
 
-/// The golden header, with `more` behind its last value.
-fn and(more: &str) -> String {
+/// The golden header with `more` behind its last value.
+fn with_suffix(more: &str) -> String {
     let all = object(KEYS.map(|(key, value)| (key, value.to_owned())));
     format!("{}{more}}}", &all[..all.len() - 1])
 }
 
-/// As many `open`, what `is` in them, and as many `close`.
-fn nested(levels: usize, open: &str, is: &str, close: &str) -> String {
-    [&*open.repeat(levels), is, &*close.repeat(levels)].concat()
+/// `levels` times `open`, then `inner`, then `levels` times `close`.
+fn nested(levels: usize, open: &str, inner: &str, close: &str) -> String {
+    [&*open.repeat(levels), inner, &*close.repeat(levels)].concat()
 }
 
-fn not_json(text: &str) -> HeaderError {
+pub(super) fn not_json(text: &str) -> HeaderError {
     HeaderError::NotJson(text.into())
 }
 
-fn twice(key: &str) -> HeaderError {
+fn duplicate_key(key: &str) -> HeaderError {
     HeaderError::DuplicateKey { key: key.into() }
 }
 
+/// The list, with one method for each family of invalid headers.
 struct Families(Vec<BadHeader>);
 
 impl Families {
@@ -144,13 +98,13 @@ impl Families {
         self.0.push(BadHeader { name: name.into(), json: json.into(), error });
     }
 
-    /// Every way to lack some of the four; the first that lacks is named.
+    /// Every subset of the required keys; the error names the first missing key.
     fn missing_keys(&mut self) {
-        for lacking in 1..16_u32 {
-            let (there, absent): (Vec<_>, Vec<_>) =
-                (0..4).zip(KEYS).partition(|(i, _)| lacking & (1 << i) == 0);
+        for missing in 1..16_u32 {
+            let (present, absent): (Vec<_>, Vec<_>) =
+                (0..4).zip(KEYS).partition(|(i, _)| missing & (1 << i) == 0);
             let names: Vec<&str> = absent.iter().map(|(_, (key, _))| *key).collect();
-            let json = object(there.into_iter().map(|(_, (key, value))| (key, value.to_owned())));
+            let json = object(present.into_iter().map(|(_, (key, value))| (key, value.to_owned())));
             let error = HeaderError::Missing { key: names[0] };
             self.add(format!("missing: {}", names.join(", ")), json, error);
         }
@@ -158,16 +112,16 @@ impl Families {
             for (how, other) in
                 [("in capitals", key.to_uppercase()), ("with a space", format!("{key} "))]
             {
-                let json = and("").replace(&format!("\"{key}\""), &format!("\"{other}\""));
+                let json = with_suffix("").replace(&format!("\"{key}\""), &format!("\"{other}\""));
                 self.add(format!("missing: {key}, {how}"), json, HeaderError::Missing { key });
             }
         }
-        let underscores = and("").replace('-', "_").replace("utf_8", "utf-8");
+        let underscores = with_suffix("").replace('-', "_").replace("utf_8", "utf-8");
         let error = HeaderError::Missing { key: "content-type" };
         self.add("missing: underscores in the names", underscores, error);
     }
 
-    /// Every kind of JSON where another one is expected.
+    /// Every JSON type where another is expected.
     fn wrong_types(&mut self) {
         let kinds = [
             ("null", Kind::Null),
@@ -196,19 +150,19 @@ impl Families {
             (r#"{"a": 41}"#, Kind::Object),
         ];
         for (key, _) in KEYS {
-            let (wanted, expected) = match key {
+            let (right, expected) = match key {
                 "content-length" => (Kind::Number, "a whole number of bytes"),
                 _string => (Kind::String, "a string"),
             };
-            for (value, found) in kinds.into_iter().filter(|(_, found)| *found != wanted) {
+            for (value, found) in kinds.into_iter().filter(|(_, found)| *found != right) {
                 let error = HeaderError::WrongType { key, expected, found };
-                self.add(format!("wrong type: {key}: {value}"), with(key, value), error);
+                self.add(format!("wrong type: {key}: {value}"), with_value(key, value), error);
             }
         }
     }
 
-    /// Numbers that are no length, and how they are shown.
-    fn lengths_that_are_none(&mut self) {
+    /// Numbers that are not a length, and how the error shows them.
+    fn invalid_lengths(&mut self) {
         for (value, shown) in [
             ("-1", "-1"),
             ("-9223372036854775808", "-9223372036854775808"),
@@ -222,12 +176,16 @@ impl Families {
             ("-9223372036854775809", "-9.223372036854776e18"),
         ] {
             let error = HeaderError::ContentLength { found: shown.into() };
-            self.add(format!("no length: {value}"), with("content-length", value), error);
+            self.add(
+                format!("invalid length: {value}"),
+                with_value("content-length", value),
+                error,
+            );
         }
     }
 
-    /// Texts that some parsers take for a number.
-    fn numbers_that_are_no_lengths(&mut self) {
+    /// Numbers that JSON does not allow, but other formats and lenient parsers do.
+    fn invalid_numbers(&mut self) {
         for (value, error) in [
             ("01", "invalid number"),
             ("-01", "invalid number"),
@@ -259,12 +217,16 @@ impl Families {
             ("(41)", "expected value"),
             ("=41", "expected value"),
         ] {
-            self.add(format!("no number: {value}"), with("content-length", value), not_json(error));
+            self.add(
+                format!("invalid number: {value}"),
+                with_value("content-length", value),
+                not_json(error),
+            );
         }
     }
 
-    /// Texts that some programs write for the other values.
-    fn texts_that_are_no_numbers(&mut self) {
+    /// Values that JSON does not allow, but other languages do.
+    fn invalid_values(&mut self) {
         for (value, error) in [
             ("None", "expected value"),
             ("True", "expected value"),
@@ -281,7 +243,11 @@ impl Families {
             ("“little”", "expected value"),
             ("", "expected value"),
         ] {
-            self.add(format!("no value: {value}"), with("byteorder", value), not_json(error));
+            self.add(
+                format!("invalid value: {value}"),
+                with_value("byteorder", value),
+                not_json(error),
+            );
         }
     }
 
@@ -304,16 +270,16 @@ impl Families {
             "big big",
             "🐶",
         ] {
-            let json = with("byteorder", &format!("\"{}\"", found.replace('\0', "\\u0000")));
+            let json = with_value("byteorder", &format!("\"{}\"", found.replace('\0', "\\u0000")));
             let name = format!("byte order: {found:?}");
             self.add(name, json, HeaderError::ByteOrder { found: found.into() });
         }
-        let json = with("byteorder", &format!("\"{}\"", "x".repeat(2000)));
+        let json = with_value("byteorder", &format!("\"{}\"", "x".repeat(2000)));
         let found = format!("{}…", "x".repeat(32)).into();
-        self.add("byte order: endless", json, HeaderError::ByteOrder { found });
+        self.add("byte order: 2000 characters", json, HeaderError::ByteOrder { found });
     }
 
-    fn other_values_than_objects(&mut self) {
+    fn other_types_than_objects(&mut self) {
         for (json, found) in [
             ("null", Kind::Null),
             ("true", Kind::Boolean),
@@ -329,23 +295,23 @@ impl Families {
             (r#"[["byteorder","little"],["content-length",41]]"#, Kind::Array),
             ("[", Kind::Array),
         ] {
-            self.add(format!("no object: {json}"), json, HeaderError::NotAnObject { found });
+            self.add(format!("not an object: {json}"), json, HeaderError::NotAnObject { found });
         }
         let array = format!("[{GOLDEN_HEADER}]");
         self.add(
-            "no object: one in an array",
+            "not an object: one in an array",
             array,
             HeaderError::NotAnObject { found: Kind::Array },
         );
         let text = format!("\"{}\"", GOLDEN_HEADER.replace('"', "\\\""));
         self.add(
-            "no object: one in a string",
+            "not an object: one in a string",
             text,
             HeaderError::NotAnObject { found: Kind::String },
         );
         let levels = nested(2000, "[", "", "]");
         self.add(
-            "no object: arrays without end",
+            "not an object: 2000 arrays",
             levels,
             HeaderError::NotAnObject { found: Kind::Array },
         );
@@ -353,14 +319,14 @@ impl Families {
             ("a space", " ", "EOF while parsing a value"),
             ("a line", "\r\n", "EOF while parsing a value"),
             ("NUL", "\0", "expected value"),
-            ("a text", "hello", "expected value"),
-            ("a string's beginning", "\"little", "EOF while parsing a string"),
+            ("a bare word", "hello", "expected value"),
+            ("an unterminated string", "\"little", "EOF while parsing a string"),
             ("a form", "byteorder=little&content-length=41", "expected value"),
             ("XML", "<header byteorder='little'/>", "expected value"),
             ("YAML", "byteorder: little", "expected value"),
             ("a no-break space before it", "\u{a0}{}", "expected value"),
         ] {
-            self.add(format!("no value at all: {name}"), json, not_json(error));
+            self.add(format!("not JSON: {name}"), json, not_json(error));
         }
     }
 
@@ -373,14 +339,18 @@ impl Families {
                 ("null", format!(r#", "{key}": null"#)),
                 ("written with an escape", format!(r#", "{escaped}": {value}"#)),
             ] {
-                self.add(format!("duplicate: {key}, {how}"), and(&again), twice(key));
+                self.add(
+                    format!("duplicate: {key}, {how}"),
+                    with_suffix(&again),
+                    duplicate_key(key),
+                );
             }
-            let first = and("").replacen('{', &format!(r#"{{"{key}": {value}, "#), 1);
-            self.add(format!("duplicate: {key}, in front"), first, twice(key));
+            let first = with_suffix("").replacen('{', &format!(r#"{{"{key}": {value}, "#), 1);
+            self.add(format!("duplicate: {key}, in front"), first, duplicate_key(key));
         }
         for (name, more, key) in [
-            ("a key that nobody reads", r#", "x": 1, "x": 1"#, "x"),
-            ("with others between", r#", "x": 1, "y": 2, "z": 3, "x": 1"#, "x"),
+            ("an unknown key", r#", "x": 1, "x": 1"#, "x"),
+            ("with other keys in between", r#", "x": 1, "y": 2, "z": 3, "x": 1"#, "x"),
             ("one of them escaped", r#", "x": 1, "\u0078": 1"#, "x"),
             ("both escaped, differently", r#", "\u006a": 1, "\u006A": 1"#, "j"),
             ("an escaped slash", r#", "/": 1, "\/": 1"#, "/"),
@@ -392,11 +362,15 @@ impl Families {
             ("in an array in an object", r#", "x": {"y": [{"a": 1, "b": 2, "a": 3}]}"#, "a"),
             ("a required one, deeper", r#", "x": {"byteorder": 1, "byteorder": 1}"#, "byteorder"),
         ] {
-            self.add(format!("duplicate: {name}"), and(more), twice(key));
+            self.add(format!("duplicate: {name}"), with_suffix(more), duplicate_key(key));
         }
         let long = "k".repeat(1000);
-        let json = and(&format!(r#", "{long}": 1, "{long}": 2"#));
-        self.add("duplicate: an endless key", json, twice(&format!("{}…", "k".repeat(32))));
+        let json = with_suffix(&format!(r#", "{long}": 1, "{long}": 2"#));
+        self.add(
+            "duplicate: a key of 1000 characters",
+            json,
+            duplicate_key(&format!("{}…", "k".repeat(32))),
+        );
     }
 
     fn byte_order_marks(&mut self) {
@@ -433,14 +407,14 @@ impl Families {
         self.add("UTF-32", utf_32, not_json("expected value"));
     }
 
-    /// Every way not to be UTF-8, wherever bytes can be, be it where nobody reads them.
+    /// Every kind of invalid UTF-8, at every place of a header, unknown keys and values included.
     fn invalid_utf_8(&mut self) {
-        let ways: [(&str, &[u8]); 14] = [
+        let invalid: [(&str, &[u8]); 14] = [
             ("a continuation alone", b"\x80"),
             ("the last continuation alone", b"\xbf"),
-            ("two bytes, the second lacks", b"\xc3"),
-            ("three bytes, the third lacks", b"\xe2\x82"),
-            ("four bytes, the fourth lacks", b"\xf0\x9f\x90"),
+            ("two bytes, the second is missing", b"\xc3"),
+            ("three bytes, the third is missing", b"\xe2\x82"),
+            ("four bytes, the fourth is missing", b"\xf0\x9f\x90"),
             ("overlong in two bytes", b"\xc0\xaf"),
             ("overlong NUL", b"\xc0\x80"),
             ("overlong in three bytes", b"\xe0\x80\xaf"),
@@ -452,22 +426,22 @@ impl Families {
             ("FF", b"\xff"),
         ];
         let places = [
-            ("in a value that nobody reads", and(r#", "x": "@""#)),
-            ("in a key that nobody reads", and(r#", "@": 1"#)),
-            ("deep in what nobody reads", and(r#", "x": [{"y": ["@"]}]"#)),
-            ("in a required value", with("content-type", r#""text/@""#)),
+            ("in an unknown value", with_suffix(r#", "x": "@""#)),
+            ("in an unknown key", with_suffix(r#", "@": 1"#)),
+            ("deep in an unknown value", with_suffix(r#", "x": [{"y": ["@"]}]"#)),
+            ("in a required value", with_value("content-type", r#""text/@""#)),
             ("in a required key", GOLDEN_HEADER.replace("byteorder", "byte@order")),
             ("between tokens", GOLDEN_HEADER.replacen(": ", ":@", 1)),
             ("in front", format!("@{GOLDEN_HEADER}")),
             ("at the end", format!("{GOLDEN_HEADER}@")),
         ];
-        for (way, bytes) in ways {
+        for (kind, bytes) in invalid {
             for (place, template) in &places {
-                let at = template.find('@').expect("each template has a place");
+                let at = template.find('@').expect("each template marks its place by @");
                 let (before, after) = (&template[..at], &template[at + 1..]);
                 let json = [before.as_bytes(), bytes, after.as_bytes()].concat();
                 let error = HeaderError::NotUtf8 { at, len: json.len() };
-                self.add(format!("not UTF-8: {way}, {place}"), json, error);
+                self.add(format!("not UTF-8: {kind}, {place}"), json, error);
             }
         }
     }
@@ -475,13 +449,13 @@ impl Families {
     fn control_characters(&mut self) {
         let error = || not_json("control character (\\u0000-\\u001F) found while parsing a string");
         for control in '\0'..' ' {
-            let json = and(&format!(", \"x\": \"a{control}b\""));
+            let json = with_suffix(&format!(", \"x\": \"a{control}b\""));
             self.add(format!("control character: {control:?}"), json, error());
         }
         for control in ['\0', '\n', '\t', '\x1f'] {
-            let key = and(&format!(", \"a{control}b\": 1"));
+            let key = with_suffix(&format!(", \"a{control}b\": 1"));
             self.add(format!("control character: {control:?} in a key"), key, error());
-            let value = with("content-type", &format!("\"text/json{control}\""));
+            let value = with_value("content-type", &format!("\"text/json{control}\""));
             self.add(format!("control character: {control:?} in a type"), value, error());
         }
         for (name, space) in [
@@ -519,34 +493,36 @@ impl Families {
             (r"\u+041", "invalid escape"),
         ] {
             for (place, json) in [
-                ("in a value", and(&format!(r#", "x": "{escape} ...""#))),
-                ("in a key", and(&format!(r#", "{escape} ...": 1"#))),
-                ("in a type", with("content-type", &format!(r#""{escape} ...""#))),
+                ("in a value", with_suffix(&format!(r#", "x": "{escape} ...""#))),
+                ("in a key", with_suffix(&format!(r#", "{escape} ...": 1"#))),
+                ("in a type", with_value("content-type", &format!(r#""{escape} ...""#))),
             ] {
                 self.add(format!("escape: {escape} {place}"), json, not_json(error));
             }
         }
-        let json = with("content-type", r#""text/json\""#);
+        let json = with_value("content-type", r#""text/json\""#);
         self.add("escape: of the closing quote", json, not_json("expected `,` or `}`"));
     }
 
     fn nesting(&mut self) {
         let deep = || HeaderError::TooDeep { limit: MAX_DEPTH };
         for levels in [MAX_DEPTH, MAX_DEPTH + 1, 128, 1000, 1900] {
-            let arrays = and(&format!(r#", "x": {}"#, nested(levels, "[", "", "]")));
+            let arrays = with_suffix(&format!(r#", "x": {}"#, nested(levels, "[", "", "]")));
             self.add(format!("nesting: {levels} arrays"), arrays, deep());
         }
         for levels in [MAX_DEPTH, MAX_DEPTH + 1, 128, 500] {
-            let objects = and(&format!(r#", "x": {}"#, nested(levels, r#"{"":"#, "0", "}")));
+            let objects =
+                with_suffix(&format!(r#", "x": {}"#, nested(levels, r#"{"":"#, "0", "}")));
             self.add(format!("nesting: {levels} objects"), objects, deep());
         }
-        let both = and(&format!(r#", "x": {}"#, nested(8, r#"[{"":"#, "[]", "}]")));
+        let both = with_suffix(&format!(r#", "x": {}"#, nested(8, r#"[{"":"#, "[]", "}]")));
         self.add("nesting: arrays and objects in turn", both, deep());
-        let open = and(&format!(r#", "x": {}"#, "[".repeat(3000)));
+        let open = with_suffix(&format!(r#", "x": {}"#, "[".repeat(3000)));
         self.add("nesting: never closed", open, deep());
-        let known = with("content-length", &nested(20, "[", "", "]"));
+        let known = with_value("content-length", &nested(20, "[", "", "]"));
         self.add("nesting: under a required key", known, deep());
-        let second = and(&format!(r#", "x": [[], {}]"#, nested(MAX_DEPTH - 1, "[", "", "]")));
+        let second =
+            with_suffix(&format!(r#", "x": [[], {}]"#, nested(MAX_DEPTH - 1, "[", "", "]")));
         self.add("nesting: not in the first element", second, deep());
     }
 
@@ -554,9 +530,9 @@ impl Families {
         let golden = GOLDEN_HEADER;
         let colon = golden.replacen(": ", " ", 1);
         for (name, json, error) in [
-            ("a comma at the end", and(","), "trailing comma"),
-            ("a comma at the end of an array", and(r#", "x": [1,]"#), "trailing comma"),
-            ("a comma in an empty object", and(r#", "x": {,}"#), "key must be a string"),
+            ("a comma at the end", with_suffix(","), "trailing comma"),
+            ("a comma at the end of an array", with_suffix(r#", "x": [1,]"#), "trailing comma"),
+            ("a comma in an empty object", with_suffix(r#", "x": {,}"#), "key must be a string"),
             ("two commas", golden.replacen(',', ",,", 1), "key must be a string"),
             ("a comma in front", golden.replacen('{', "{,", 1), "key must be a string"),
             ("no comma", golden.replacen(',', "", 1), "expected `,` or `}`"),
@@ -566,15 +542,15 @@ impl Families {
             ("an equals sign for a colon", golden.replacen(':', " =", 1), "expected `:`"),
             ("single quotes", golden.replace('"', "'"), "key must be a string"),
             ("bare keys", golden.replace("\"byteorder\"", "byteorder"), "key must be a string"),
-            ("a number for a key", and(", 1: 2"), "key must be a string"),
-            ("null for a key", and(", null: 2"), "key must be a string"),
-            ("an array for a key", and(", []: 2"), "key must be a string"),
-            ("a key without a value", and(r#", "x""#), "expected `:`"),
-            ("a key and a colon", and(r#", "x":"#), "expected value"),
+            ("a number for a key", with_suffix(", 1: 2"), "key must be a string"),
+            ("null for a key", with_suffix(", null: 2"), "key must be a string"),
+            ("an array for a key", with_suffix(", []: 2"), "key must be a string"),
+            ("a key without a value", with_suffix(r#", "x""#), "expected `:`"),
+            ("a key and a colon", with_suffix(r#", "x":"#), "expected value"),
             ("a comment in front", format!("/* */{golden}"), "expected value"),
             ("a comment within", golden.replacen(", ", ", /* */ ", 1), "key must be a string"),
-            ("a comment to the line's end", and(", // x\n"), "key must be a string"),
-            ("a comment of Python's", and(" # x\n"), "expected `,` or `}`"),
+            ("a comment to the line's end", with_suffix(", // x\n"), "key must be a string"),
+            ("a comment of Python", with_suffix(" # x\n"), "expected `,` or `}`"),
             ("a comment behind", format!("{golden}// x"), "trailing characters"),
             ("a letter behind", format!("{golden}x"), "trailing characters"),
             ("a brace behind", format!("{golden}}}"), "trailing characters"),
@@ -583,8 +559,8 @@ impl Families {
             ("a second object", format!("{golden}{golden}"), "trailing characters"),
             ("a second object on a line", format!("{golden}\n{golden}"), "trailing characters"),
             ("closed as an array", golden.replace('}', "]"), "expected `,` or `}`"),
-            ("an array closed as an object", and(r#", "x": [1}"#), "expected `,` or `]`"),
-            ("a string without an end", and(r#", "x": "y"#), "EOF while parsing a string"),
+            ("an array closed as an object", with_suffix(r#", "x": [1}"#), "expected `,` or `]`"),
+            ("a string without an end", with_suffix(r#", "x": "y"#), "EOF while parsing a string"),
             ("a prefix for other parsers", format!(")]}}',\n{golden}"), "expected value"),
             ("a call", format!("callback({golden})"), "expected value"),
             ("a brace", "{".to_owned(), "EOF while parsing an object"),
@@ -594,156 +570,4 @@ impl Families {
             self.add(format!("syntax: {name}"), json, not_json(error));
         }
     }
-}
-
-fn bad_frame(
-    name: impl Into<String>,
-    bytes: impl Into<Vec<u8>>,
-    error: impl Into<DecodeError>,
-) -> BadFrame {
-    BadFrame { name: name.into(), bytes: bytes.into(), good: 0, error: error.into() }
-}
-
-fn header_lengths() -> Vec<BadFrame> {
-    let limit = Limits::default().header;
-    let too_long = |declared| DecodeError::HeaderTooLong { declared, limit };
-    let golden = GOLDEN_HEADER.as_bytes();
-    let mut bad = vec![
-        bad_frame("header length: 0", [0, 0], DecodeError::EmptyHeader),
-        bad_frame(
-            "header length: 0 before a header",
-            [&[0, 0], golden].concat(),
-            DecodeError::EmptyHeader,
-        ),
-    ];
-    for declared in [limit + 1, limit + 2, 0x7fff, 0x8000, 0xff00, 0xfffe, 0xffff] {
-        let name = format!("header length: {declared}");
-        bad.push(bad_frame(name, declared.to_be_bytes(), too_long(declared)));
-    }
-    // Whole and right but for its length.
-    let padded = |length: u16| {
-        let mut json = golden.to_vec();
-        json.resize(usize::from(length), b' ');
-        with_length(&json)
-    };
-    for length in [limit + 1, u16::MAX] {
-        let name = format!("header length: {length}, and so much comes");
-        bad.push(bad_frame(name, padded(length), too_long(length)));
-    }
-    let short = [&102_u16.to_be_bytes(), golden].concat();
-    let error = not_json("EOF while parsing an object");
-    bad.push(bad_frame("header length: one too small", short, error));
-    let long = [&104_u16.to_be_bytes()[..], golden, b"{}"].concat();
-    let error = not_json("trailing characters");
-    bad.push(bad_frame("header length: one too large", long, error));
-    let swapped = [&103_u16.to_le_bytes(), golden].concat();
-    bad.push(bad_frame("header length: little-endian", swapped, too_long(0x6700)));
-    let wide = [&103_u32.to_be_bytes(), golden].concat();
-    bad.push(bad_frame("header length: in four bytes", wide, DecodeError::EmptyHeader));
-    let wide = [&103_u32.to_le_bytes(), golden].concat();
-    let error = too_long(0x6700);
-    bad.push(bad_frame("header length: in four bytes, little-endian", wide, error));
-    bad
-}
-
-fn content_lengths() -> Vec<BadFrame> {
-    let limit = Limits::default().content;
-    let declares = [
-        limit + 1,
-        (1 << 31) - 1,
-        1 << 31,
-        u64::from(u32::MAX),
-        1 << 32,
-        (1 << 53) + 1,
-        4_000_000_000_000,
-        (1 << 63) - 1,
-        1 << 63,
-        u64::MAX - 1,
-        u64::MAX,
-    ];
-    let bad = declares.map(|declared| {
-        let json = with("content-length", &declared.to_string());
-        let error = DecodeError::ContentTooLong { declared, limit };
-        bad_frame(format!("content length: {declared}"), with_length(json.as_bytes()), error)
-    });
-    bad.into()
-}
-
-/// The input ends within a frame.
-fn ends() -> Vec<BadFrame> {
-    let frame = golden();
-    let mut bad: Vec<BadFrame> = [1, 2, 3, 50, 104, 105, 106, 145]
-        .into_iter()
-        .map(|have: usize| {
-            let need = match have {
-                ..2 => 2,
-                2..105 => 105,
-                105.. => 146,
-            };
-            let error = DecodeError::Truncated { have: have as u64, need };
-            bad_frame(format!("end: after {have} bytes"), &frame[..have], error)
-        })
-        .collect();
-    let most = with("content-length", "1048576");
-    let head = with_length(most.as_bytes());
-    let (have, need) = (head.len() as u64, head.len() as u64 + 1_048_576);
-    let error = DecodeError::Truncated { have, need };
-    bad.push(bad_frame("end: before the longest content", &*head, error));
-    let error = DecodeError::Truncated { have: have + 70_000, need };
-    let bytes = [head, vec![b' '; 70_000]].concat();
-    bad.push(bad_frame("end: within the longest content", bytes, error));
-    let error = DecodeError::Truncated { have: 2, need: 2 + 4096 };
-    bad.push(bad_frame("end: before the longest header", 4096_u16.to_be_bytes(), error));
-    bad
-}
-
-/// What else connects to a port.
-fn other_protocols() -> Vec<BadFrame> {
-    let limit = Limits::default().header;
-    let too_long = |declared| DecodeError::HeaderTooLong { declared, limit };
-    let postgres = b"\0\0\0\x08\x04\xd2\x16\x2f";
-    vec![
-        bad_frame("HTTP", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", too_long(0x4745)),
-        bad_frame("HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", too_long(0x5052)),
-        bad_frame("TLS", *b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", too_long(0x1603)),
-        bad_frame("SSH", "SSH-2.0-OpenSSH_9.9\r\n", too_long(0x5353)),
-        bad_frame("PROXY", "PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n", too_long(0x5052)),
-        bad_frame(
-            "PROXY, version 2",
-            *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
-            DecodeError::Truncated { have: 16, need: 2 + 0x0d0a },
-        ),
-        bad_frame("PostgreSQL", *postgres, DecodeError::EmptyHeader),
-        bad_frame("a bare header", GOLDEN_HEADER, too_long(0x7b22)),
-        bad_frame("a line", "\r\n", DecodeError::Truncated { have: 2, need: 2 + 0x0d0a }),
-        bad_frame("a letter", "x", DecodeError::Truncated { have: 1, need: 2 }),
-        bad_frame("zeros", [0; 64], DecodeError::EmptyHeader),
-        bad_frame("ones", [0xff; 64], too_long(0xffff)),
-    ]
-}
-
-/// What is wrong comes behind frames that are not.
-fn later_frames() -> Vec<BadFrame> {
-    let limit = Limits::default().header;
-    let no_colon = with_length(GOLDEN_HEADER.replacen(": ", " ", 1).as_bytes());
-    let bad = [
-        ("a header of 0 bytes", vec![0, 0], DecodeError::EmptyHeader),
-        (
-            "a header too long",
-            vec![255, 255],
-            DecodeError::HeaderTooLong { declared: 65535, limit },
-        ),
-        ("no JSON", no_colon, not_json("expected `:`").into()),
-        ("an end", vec![0, 103, b'{'], DecodeError::Truncated { have: 3, need: 105 }),
-        ("a line's end", vec![b'\n'], DecodeError::Truncated { have: 1, need: 2 }),
-    ];
-    let behind = |good: usize| {
-        bad.iter().map(move |(name, bytes, error)| BadFrame {
-            name: format!("behind {good}: {name}"),
-            bytes: iter::repeat_n(golden(), good).flatten().chain(bytes.iter().copied()).collect(),
-            good,
-            error: error.clone(),
-        })
-    };
-    [1, 3].into_iter().flat_map(behind).collect()
 }
