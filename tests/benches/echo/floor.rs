@@ -1,4 +1,5 @@
-//! The least that an echo server can do: one thread, epoll, one buffer. Below it lies the kernel.
+//! The floor: an echo server with one thread, epoll and one buffer. Its cost is nearly the
+//! kernel's.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -16,7 +17,7 @@ use crate::measure::{
     socket::not_blocked,
 };
 
-/// The size of the buffer; that of `echo::Config` as well.
+/// The size of the buffer: the default of `echo::Config`.
 pub(crate) const BUFFER: usize = 64 * 1024;
 
 /// Echoes until it is killed.
@@ -28,7 +29,7 @@ pub(crate) fn serve() -> io::Result<()> {
     epoll::add(&epoll, &listener, data(listening), EventFlags::IN)?;
     announce(listener.local_addr()?)?;
 
-    // By descriptor.
+    // Indexed by descriptor.
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut buffer = vec![0; BUFFER];
     let mut events: Vec<Event> = Vec::with_capacity(1024);
@@ -72,7 +73,7 @@ fn accept(
 
 struct Connection {
     stream: TcpStream,
-    /// What the socket did not take at once. While there is some, nothing is read.
+    /// Bytes that the socket has not taken yet. Reading is paused while there are any.
     owed: Vec<u8>,
 }
 

@@ -1,5 +1,5 @@
-//! The echo that one would write by hand, on each runtime: a task or thread per connection, which
-//! reads into a buffer of its own and writes all of that.
+//! Hand-written echo servers: on each runtime a task or thread per connection, which reads into its
+//! own buffer and writes all of it.
 
 use std::{
     io::{self, Read, Write},
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// On tokio, until it is killed.
+/// Serves on tokio until it is killed.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -44,7 +44,7 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
     })
 }
 
-/// On smol, until it is killed.
+/// Serves on smol until it is killed.
 pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<()> {
     use smol::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -73,7 +73,7 @@ pub(crate) fn smol(workers: NonZeroUsize) -> io::Result<()> {
     })
 }
 
-/// On threads with blocking calls, until it is killed.
+/// Serves with a thread per connection and blocking calls until it is killed.
 pub(crate) fn threads() -> io::Result<()> {
     use std::net::{TcpListener, TcpStream};
 

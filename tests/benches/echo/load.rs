@@ -1,7 +1,7 @@
-//! The load: one thread, epoll, connections that send and take back.
+//! The load: one thread with epoll, whose connections send bytes and read them back.
 //!
-//! Between two calls here no byte is on its way, so that the server is asleep and its time stands
-//! still.
+//! Between two calls of its methods no byte is in flight, so the server sleeps and its CPU time
+//! does not change.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -25,7 +25,7 @@ use crate::measure::{figures::ratio, process::Process, socket::not_blocked, spen
 /// The size of a message in lockstep, in bytes.
 pub(crate) const MESSAGE: usize = 64;
 
-/// How long the server may say nothing while it owes something.
+/// How long the load waits for expected bytes before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections to one server.
@@ -37,9 +37,9 @@ pub(crate) struct Load {
 
 struct Client {
     stream: TcpStream,
-    /// Bytes sent in all.
+    /// Total bytes sent.
     sent: u64,
-    /// Bytes that came back in all.
+    /// Total bytes received.
     received: u64,
 }
 
@@ -49,12 +49,12 @@ impl Client {
     }
 }
 
-/// What happens to the bytes that come back.
+/// What the load does with the bytes that come back.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Check {
-    /// They are compared with what was sent.
+    /// It compares them with what was sent.
     Bytes,
-    /// They are counted.
+    /// It only counts them.
     Count,
 }
 
@@ -67,14 +67,14 @@ impl Load {
         Ok(load)
     }
 
-    /// Opens `count` more.
+    /// Opens `count` further connections.
     pub(crate) fn add(&mut self, server: SocketAddr, count: usize) -> io::Result<()> {
         for _ in 0..count {
             let stream = TcpStream::connect(server)?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER)?;
-            // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
+            // Closing then leaves no port in TIME_WAIT: there are too few ports.
             sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
             let data = EventData::new_u64(self.clients.len() as u64);
             epoll::add(&self.epoll, &stream, data, EventFlags::IN)?;
@@ -83,8 +83,8 @@ impl Load {
         Ok(())
     }
 
-    /// Each connection sends a message whenever the last one is back, for as long as `window`; but
-    /// at least one. Answers how many there were.
+    /// For `window`, each connection sends a message whenever the last one is back; at least one.
+    /// Returns the number of messages.
     pub(crate) fn lockstep(&mut self, window: Duration) -> io::Result<u64> {
         let end = Instant::now() + window;
         let mut messages = 0;
@@ -111,11 +111,11 @@ impl Load {
         Ok(messages)
     }
 
-    /// A message of the connection, which differs from the one before and from other connections'.
+    /// A message that differs from the last one and from those of other connections.
     fn message(&self, number: usize) -> [u8; MESSAGE] {
         let mut message = [b'.'; MESSAGE];
         message[..8].copy_from_slice(&number.to_be_bytes());
-        // A message that has begun to come back is the same as before.
+        // While a message is in flight this returns the same message.
         let client = &self.clients[number];
         let index = client.received / MESSAGE as u64;
         message[8..16].copy_from_slice(&index.to_be_bytes());
@@ -125,17 +125,17 @@ impl Load {
     fn send_message(&mut self, number: usize) -> io::Result<()> {
         let message = self.message(number);
         let client = &mut self.clients[number];
-        // There is always room for it: nothing else is on its way.
+        // The socket takes all of it: nothing else is in flight.
         client.stream.write_all(&message)?;
         client.sent += MESSAGE as u64;
         Ok(())
     }
 
-    /// True once the message is back as a whole.
+    /// Returns true once the whole message is back.
     fn receive_message(&mut self, number: usize) -> io::Result<bool> {
         let expected = self.message(number);
         let client = &mut self.clients[number];
-        let owed = usize::try_from(client.owed()).expect("at most a message");
+        let owed = usize::try_from(client.owed()).expect("at most one message is in flight");
         let mut buffer = [0; MESSAGE + 1];
         let Some(n) = not_blocked(client.stream.read(&mut buffer))? else { return Ok(false) };
         if n == 0 {
@@ -149,8 +149,8 @@ impl Load {
         Ok(client.owed() == 0)
     }
 
-    /// Each connection sends as much as the socket takes, and takes back what there is, for as long
-    /// as `window`. Answers how many bytes came back, which is what was sent.
+    /// For `window`, each connection sends as much as its socket takes, and reads what has come
+    /// back. Returns the number of bytes that came back, which is the number sent.
     fn streaming(&mut self, window: Duration, check: Check, pattern: &Pattern) -> io::Result<u64> {
         let end = Instant::now() + window;
         let before: u64 = self.clients.iter().map(|client| client.received).sum();
@@ -180,22 +180,22 @@ impl Load {
         Ok(after - before)
     }
 
-    /// What the server spends on `streaming`.
+    /// Measures what the server spends on `streaming`.
     pub(crate) fn stream(
         &mut self,
         server: &Process,
         window: Duration,
         pattern: &Pattern,
     ) -> io::Result<Spent> {
-        // Comparing is dear, so it happens first and by itself.
+        // Comparing costs CPU, so it is done before the measurement.
         self.streaming(window / 10, Check::Bytes, pattern)?;
         Spent::on(server, || self.streaming(window, Check::Count, pattern))
     }
 
-    /// By how many bytes the server's memory grows with each of `count` connections that are silent
-    /// after one message, and whether it sleeps then. All of them are held, and alive at the end.
+    /// Returns by how many bytes the server's memory grows for each of `count` connections that are
+    /// silent after one message, and whether the server then sleeps. All connections stay open.
     pub(crate) fn grow(server: &Process, count: usize) -> io::Result<(f64, bool)> {
-        // What only the first connection takes is the server's, not the connection's.
+        // The memory that only the first connection takes is the server's.
         let mut load = Self::connect(server.address(), 1)?;
         load.lockstep(Duration::ZERO)?;
         thread::sleep(SETTLE);
@@ -223,7 +223,7 @@ impl Load {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let patience = Timespec::try_from(PATIENCE).expect("it fits");
+        let patience = Timespec::try_from(PATIENCE).expect("the time fits");
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&patience)) {
             Ok(0) => {
@@ -234,7 +234,7 @@ impl Load {
         }
     }
 
-    /// The connections that [`wait`](Self::wait) has found ready.
+    /// Handles the connections that [`wait`](Self::wait) has found ready.
     fn ready(&self) -> Vec<usize> {
         self.events.iter().map(|event| usize_of(event.data)).collect()
     }
@@ -271,15 +271,14 @@ fn wrong_bytes() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "what came back is not what was sent")
 }
 
-/// The bytes that are streamed: at each position of a stream another one, in a period that no
-/// buffer's size is a multiple of.
+/// The bytes of a stream. They depend on the position, with a period that divides no buffer's size.
 pub(crate) struct Pattern {
     bytes: Vec<u8>,
 }
 
 impl Pattern {
     pub(crate) fn new() -> Self {
-        // A linear congruential generator (Knuth's MMIX), so that no stretch repeats within.
+        // A linear congruential generator (Knuth's MMIX): no part of a period repeats.
         let mut state = 1_u64;
         let period: Vec<u8> = (0..PERIOD)
             .map(|_| {
@@ -290,23 +289,24 @@ impl Pattern {
         Self { bytes: period.iter().copied().cycle().take(PERIOD + SEND).collect() }
     }
 
-    /// The `n` bytes, at most [`SEND`], from `position` on.
+    /// The `n` bytes from `position` on; at most [`SEND`].
     fn from(&self, position: u64, n: usize) -> &[u8] {
-        let start = usize::try_from(position % PERIOD as u64).expect("below the period");
+        let start =
+            usize::try_from(position % PERIOD as u64).expect("the remainder is below PERIOD");
         &self.bytes[start..start + n]
     }
 }
 
-/// So long the server is left alone before its memory is looked at.
+/// How long the server is idle before its memory is measured.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Connections that are opened at once; std listens with a backlog of 128 at least.
+/// Connections that are opened at the same time. The smallest backlog is that of std, 128.
 const BACKLOG: usize = 100;
 /// The period of the [`Pattern`], a prime.
 const PERIOD: usize = 65_521;
-/// The most that one write sends.
+/// The most bytes of one write.
 const SEND: usize = 128 * 1024;
-/// The most that one read takes back. The memory is not touched while bytes are only counted.
+/// The most bytes of one read. While bytes are only counted, they are not copied into memory.
 const RECEIVE: usize = 1024 * 1024;
-/// The send buffer that each connection asks for, in bytes. With the kernel's own choice 50
-/// connections have 200 MB on their way: then the memory's speed is what is measured, and noise.
+/// The send buffer of each connection, in bytes. With the kernel's default 50 connections have
+/// 200 MB in flight, and the memory's speed would dominate the measurement.
 const SEND_BUFFER: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! Ours: the echo machine with its defaults.
+//! This project's servers: the echo machine with its defaults.
 
 use std::io;
 

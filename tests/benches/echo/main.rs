@@ -1,5 +1,5 @@
-//! What an echo costs the server: each runtime's machine-driven server beside the echo that one
-//! would write by hand on that runtime, and beside a bare epoll loop, the floor.
+//! The cost of an echo for the server: the echo machine on each runtime, compared with a
+//! hand-written echo on the same runtime and with a bare epoll loop, the floor.
 //!
 //! ```text
 //! cargo bench -p wirestate-testkit --bench echo
@@ -9,51 +9,60 @@
 //!
 //! # What is measured
 //!
-//! | workload | load | figure |
-//! |---|---|---|
-//! | `lockstep` | 50 connections, each sends 64 bytes once the last 64 are back | server CPU per request |
-//! | `streaming` | 50 connections, each sends as the sockets take it and reads all back | server CPU per KiB |
-//! | `idle` | 2,000 connections that sent one message each and are silent | server memory per connection |
+//! - `lockstep`: server CPU per request. Each of 50 connections sends 64 bytes whenever the last 64
+//!   are back.
+//! - `streaming`: server CPU per KiB. Each of 50 connections sends as much as its socket takes, and
+//!   reads all of it back.
+//! - `idle`: server memory per connection. Each of 2,000 connections has sent one message and is
+//!   silent.
 //!
 //! CPU is the sum of the first field of `/proc/PID/task/*/schedstat` (nanoseconds on a core, user
-//! and kernel), read while no byte is on its way and every connection is open: no thread of the
-//! server has ended and taken its time along. Memory is the anonymous memory of
-//! `/proc/PID/smaps_rollup`; it counts pages, where the `RssAnon` of `/proc/PID/status` may be off
-//! by the kernel's per-core batches. What the kernel holds for a socket is not in it.
+//! and kernel). It is read while no byte is in flight and every connection is open, so no thread of
+//! the server has ended, which would remove its time from the sum. Memory is the anonymous memory
+//! of `/proc/PID/smaps_rollup`, without the kernel's memory for sockets. It counts pages; the
+//! `RssAnon` of `/proc/PID/status` is less exact, because the kernel updates it in batches per
+//! core.
 //!
 //! # How
 //!
-//! The program runs itself again as the server (`--serve`), a fresh process for each round,
-//! pinned to one core; the load is pinned to another. In each round all servers run side by side
-//! and get the load in turns, a tenth of a second each, back and forth, so a slow minute of the
-//! machine hits all of them; a ratio is that of two servers in one round, and what is reported is
-//! the median of the rounds with the extremes. All servers get the same number of worker threads
-//! (`--workers`, 1) and, for a connection, a buffer of 64 KiB.
+//! The program runs itself again as the server (`--serve`): a new process for each round, pinned to
+//! one core. The load is pinned to another core. In each round all servers run side by side and get
+//! the load in turns of a tenth of a second, in alternating order, so a slow minute of the machine
+//! hits all of them. A ratio compares two servers in the same round. The report has the median of
+//! the rounds and the extremes. All servers have the same number of worker threads (`--workers`, 1)
+//! and a buffer of 64 KiB for a connection.
 //!
-//! Every byte that comes back is compared in `lockstep`, and in `streaming` before the measurement;
-//! during it they are counted, and the load throws them away without a copy (`MSG_TRUNC`; tcp(7)),
-//! so that the server's core is the one that is full: see the column that says so.
+//! In `lockstep` every byte that comes back is compared. In `streaming` bytes are compared before
+//! the measurement; during it the load only counts them and discards them without a copy
+//! (`MSG_TRUNC`; tcp(7)), so that the server's core is the full one. The column "of its core" shows
+//! that.
 //!
-//! If `WIRESTATE_OTHER_BUILD` names the executable of another build of this benchmark (of an
-//! earlier commit, for example; `cargo bench --no-run` prints its path), our servers from that
-//! build run beside those from this one, as `other-tokio` and so on. All four benchmarks do so.
+//! If `WIRESTATE_OTHER_BUILD` is the path of another build of this benchmark (of an earlier commit,
+//! for example; `cargo bench --no-run` prints it), this project's servers from that build are
+//! measured as well, as `other-tokio` and so on. All four benchmarks do so.
 //!
-//! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and
-//! reports only that the bytes came back.
+//! No time makes the benchmark fail. Under `cargo test` it runs one short round and reports only
+//! that the bytes came back.
 //!
-//! Let nothing else run meanwhile. In `lockstep` the column "of its core" says how it went: less
-//! than 90 % means that other programs took the core, or that waking it took longer than an echo,
-//! which happens on virtual machines.
+//! Run nothing else at the same time. In `lockstep` a value below 90 % in the column "of its core"
+//! means that other programs took the core, or that waking it took longer than an echo, as on some
+//! virtual machines.
 //!
-//! # What others reach
+//! # Figures of the other servers
 //!
-//! On a machine with two cores, one of them for the server: the floor took 4.3 µs a request in
-//! lockstep, tokio by hand 4.4 to 5.8, threads 6.3, smol 6.5. Streaming: 330 to 490 ns a KiB for
-//! the floor (it is sensitive to the size of a read), 331 tokio, 330 smol, 356 threads. An idle
-//! connection took 0.7 KB, 9 KB with tokio, 21 KB with a thread; with smol 9 KB where a worker makes its
-//! buffer, and 49 KB where the main thread does, since there calloc(3) clears most of it and so touches
-//! it (`M_TOP_PAD` in mallopt(3)). Such figures differ from machine to machine and from hour to
-//! hour; the ratios hold.
+//! Measured on a machine with two cores, one of them for the server. Absolute figures differ
+//! between machines and hours; ratios are stable.
+//!
+//! | server | `lockstep`, a request | `streaming`, a KiB | `idle`, a connection |
+//! |---|---|---|---|
+//! | floor | 4.3 µs | 330 to 490 ns, depending on the size of a read | 0.7 KB |
+//! | tokio by hand | 4.4 to 5.8 µs | 331 ns | 9 KB |
+//! | smol by hand | 6.5 µs | 330 ns | 9 or 49 KB |
+//! | threads by hand | 6.3 µs | 356 ns | 21 KB |
+//!
+//! An idle connection with smol takes 9 KB if a worker allocates its buffer, and 49 KB if the main
+//! thread does: there calloc(3) clears, and so touches, most of the buffer (`M_TOP_PAD` in
+//! mallopt(3)).
 
 mod floor;
 mod hand_written;
@@ -79,8 +88,8 @@ use self::{
     server::Server,
 };
 
-/// What an echo costs the server, beside the same by hand: CPU per request and per KiB, memory per
-/// idle connection.
+/// Measures the cost of an echo for the server: CPU per request and per KiB, memory per idle
+/// connection. Compares the machine with hand-written servers.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What is planned, and how each figure is taken.
+//! The plan, and how each figure is measured.
 
 use std::io;
 
@@ -16,11 +16,11 @@ use crate::{
     server::Server,
 };
 
-/// What the server is given to do.
+/// A load on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
-    /// 64 bytes, sent once the last 64 are back
+    /// 64 bytes whenever the last 64 are back
     Lockstep,
     /// As many bytes as the sockets take
     Streaming,
@@ -28,7 +28,7 @@ pub(crate) enum Workload {
     Idle,
 }
 
-/// What is to be measured.
+/// The plan of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plan {
     #[serde(flatten)]
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
     pub(crate) idle_connections: usize,
 }
 
-/// Takes all figures.
+/// Measures all figures.
 pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
     let pattern = Pattern::new();
     let mut retakes = RETAKES;

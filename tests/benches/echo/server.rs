@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What is compared. An echo by hand comes right before ours on the same runtime.
+/// A server that is measured. A hand-written server comes right before the machine on its runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
@@ -43,7 +43,7 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// The same by hand, if this is one of ours.
+    /// The hand-written server on the same runtime, for a server of this project.
     pub(crate) fn by_hand(self) -> Option<Self> {
         match self {
             Self::Tokio => Some(Self::TokioHand),
@@ -59,13 +59,13 @@ impl Server {
         }
     }
 
-    /// Starts this program again as that server.
+    /// Starts this program again as this server.
     pub(crate) fn start(self, cores: Cores, workers: NonZeroUsize) -> io::Result<Process> {
         let workers = workers.to_string();
         Process::start(&["--serve", &self.name(), "--workers", &workers], cores)
     }
 
-    /// Is that server until it is killed.
+    /// Runs this server until it is killed.
     pub(crate) fn serve(self, core: Option<usize>, workers: NonZeroUsize) -> io::Result<()> {
         become_server(core)?;
         match self {

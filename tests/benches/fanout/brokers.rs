@@ -1,4 +1,4 @@
-//! The brokers that people install, as they come, with nothing written to a disk.
+//! NATS and Redis with their default settings, but without writes to the disk.
 
 use std::{
     io,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::measure::process::{announce_a_free_port, program};
 
-/// A broker.
+/// A message broker.
 #[derive(Clone, Copy)]
 pub(crate) enum Broker {
     Nats,
@@ -17,7 +17,7 @@ pub(crate) enum Broker {
 }
 
 impl Broker {
-    /// Where its program is, if it is installed.
+    /// The path of its program, if it is installed.
     pub(crate) fn program(self) -> Option<PathBuf> {
         program(match self {
             Self::Nats => "nats-server",
@@ -26,7 +26,7 @@ impl Broker {
     }
 }
 
-/// Becomes that broker: this process keeps its core and its death signal.
+/// Replaces this process by the broker. The process keeps its core and its parent-death signal.
 pub(crate) fn serve(broker: Broker) -> io::Result<()> {
     let program = broker.program().ok_or(io::ErrorKind::NotFound)?;
     let address = announce_a_free_port()?;
@@ -37,7 +37,7 @@ pub(crate) fn serve(broker: Broker) -> io::Result<()> {
         Broker::Nats => command.args(["--addr", &host, "--port", &port]),
         Broker::Redis => {
             command.args(["--bind", &host, "--port", &port, "--save", "", "--appendonly", "no"]);
-            // A subscriber that is behind is not disconnected.
+            // Do not disconnect slow subscribers.
             command.args(["--client-output-buffer-limit", "pubsub 0 0 0"])
         }
     };

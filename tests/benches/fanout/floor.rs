@@ -1,5 +1,5 @@
-//! The least that a fan-out can do: one thread, epoll, one ring that is read into, and written from
-//! to each subscriber's cursor. Below it lies the kernel.
+//! The floor: a fan-out with one thread, epoll, one ring for the input, and a cursor into it for
+//! each subscriber. Its cost is nearly the kernel's.
 
 use std::{
     io::{self, ErrorKind, IoSlice, Read, Write},
@@ -19,11 +19,11 @@ use crate::{
     protocol::MESSAGE,
 };
 
-/// The size of the ring: the window that subscribers may be behind, in bytes.
+/// The size of the ring in bytes: how far a subscriber may be behind.
 const WINDOW: usize = 16 * 1024 * 1024;
-/// The most that is read at once, in bytes.
+/// The most bytes of one read.
 const READ: usize = 64 * 1024;
-/// Reads in a row, if the upstream has as much, before the subscribers have their turn.
+/// The most reads in a row before the subscribers have their turn.
 const READS: usize = 8;
 
 const LISTENER: u64 = u64::MAX;
@@ -38,7 +38,7 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
     upstream.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    // Said once: whoever is told of readiness uses it up, or remembers it.
+    // Edge-triggered: use up readiness when it is reported, or remember it.
     let once = EventFlags::ET;
     epoll::add(&epoll, &upstream, EventData::new_u64(UPSTREAM), EventFlags::IN | once)?;
 
@@ -47,7 +47,7 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
     let mut readable = false;
     let mut events: Vec<Event> = Vec::with_capacity(1024);
     loop {
-        // Without a wait while there is something to read and room for it.
+        // Do not wait while the upstream has bytes and the ring has room.
         let room = if readable { ring.room(&subscribers) } else { 0 };
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = (room > 0).then_some(&now);
@@ -67,7 +67,8 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
                 }
                 UPSTREAM => readable = true,
                 place => {
-                    let place = usize::try_from(place).expect("the place of a subscriber");
+                    let place =
+                        usize::try_from(place).expect("the token of a subscriber is its index");
                     if let Some(subscriber) = &mut subscribers[place]
                         && subscriber.blocked
                     {
@@ -99,14 +100,14 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
 
 struct Ring {
     bytes: Vec<u8>,
-    /// How many bytes have come in all.
+    /// Total bytes read from the upstream.
     head: usize,
-    /// How far all subscribers have come, as of when it was last looked at.
+    /// The position that all subscribers had reached at the last check.
     slowest: usize,
 }
 
 impl Ring {
-    /// How many bytes may be read without overtaking the slowest.
+    /// How many bytes can be read without overwriting bytes of the slowest subscriber.
     fn room(&mut self, subscribers: &[Option<Subscriber>]) -> usize {
         if self.bytes.len() - (self.head - self.slowest) < READ {
             let cursors = subscribers.iter().flatten().map(|subscriber| subscriber.cursor);
@@ -115,7 +116,7 @@ impl Ring {
         self.bytes.len() - (self.head - self.slowest)
     }
 
-    /// Reads what the upstream has; false once that has no more.
+    /// Reads from the upstream. Returns false once it has no more bytes.
     fn fill(&mut self, upstream: &mut TcpStream, mut room: usize) -> io::Result<bool> {
         for _ in 0..READS {
             let start = self.head % self.bytes.len();
@@ -135,7 +136,7 @@ impl Ring {
         Ok(true)
     }
 
-    /// What has come from `cursor` on, in two parts where it lies around the end.
+    /// The bytes from `cursor` on, in two slices if they wrap around the end of the ring.
     fn from(&self, cursor: usize) -> [&[u8]; 2] {
         let start = cursor % self.bytes.len();
         let len = self.head - cursor;
@@ -146,9 +147,9 @@ impl Ring {
 
 struct Subscriber {
     stream: TcpStream,
-    /// The next byte that it gets; at first maybe one that has not come yet.
+    /// The position of its next byte, which may not have arrived yet.
     cursor: usize,
-    /// The socket took less than there was, and has not said since that it has room.
+    /// Whether the socket is full: no readiness was reported since a short write.
     blocked: bool,
 }
 

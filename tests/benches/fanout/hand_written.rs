@@ -1,5 +1,4 @@
-//! The fan-out that one would write by hand: a broadcast channel, a task per subscriber, a write
-//! per message.
+//! A hand-written fan-out: a broadcast channel, a task per subscriber, a write per message.
 
 use std::{io, net::SocketAddr, num::NonZeroUsize};
 
@@ -18,7 +17,7 @@ use crate::{
     protocol::MESSAGE,
 };
 
-/// On tokio, until it is killed.
+/// Serves on tokio until it is killed.
 pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
     runtimes::tokio(workers)?.block_on(async {
         let listener = TcpListener::bind(ANY_PORT).await?;
@@ -38,12 +37,12 @@ async fn publish(upstream: TcpStream, sender: broadcast::Sender<Bytes>) -> io::R
     loop {
         let mut message = vec![0; MESSAGE];
         upstream.read_exact(&mut message).await?;
-        // It fails while there is nobody.
+        // Fails while there is no subscriber.
         drop(sender.send(message.into()));
     }
 }
 
-/// Whoever is a window behind is disconnected.
+/// Disconnects a subscriber that falls a window behind.
 async fn subscribe(
     mut stream: TcpStream,
     mut messages: broadcast::Receiver<Bytes>,
@@ -54,5 +53,5 @@ async fn subscribe(
     Ok(())
 }
 
-/// Messages that a subscriber may be behind.
+/// The most messages that a subscriber may be behind.
 const WINDOW: usize = 16 * 1024;

@@ -1,7 +1,7 @@
-//! The load: one thread, epoll, the upstream and all subscribers.
+//! The load: one thread with epoll, which is the upstream and all subscribers.
 //!
-//! Between two calls here no byte is on its way, so that the server is asleep and its time stands
-//! still.
+//! Between two calls of its methods no byte is in flight, so the server sleeps and its CPU time
+//! does not change.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -34,18 +34,18 @@ pub(crate) struct Load {
     publisher: Publisher,
     subscribers: Vec<Subscriber>,
     buffer: Vec<u8>,
-    /// The time that messages carry is since then.
+    /// The messages carry their time since this instant.
     epoch: Instant,
 }
 
 struct Publisher {
     stream: TcpStream,
     frame: Frame,
-    /// Messages that are with the kernel, or in `batch`.
+    /// Messages that the kernel has taken or that are in `batch`.
     published: u64,
-    /// Messages in their frames.
+    /// Framed messages.
     batch: Vec<u8>,
-    /// How much of the batch is filled and how much of that is with the kernel, in bytes.
+    /// How many bytes of the batch are filled, and how many of those the kernel has taken.
     filled: usize,
     sent: usize,
     watched: EventFlags,
@@ -53,39 +53,39 @@ struct Publisher {
 
 struct Subscriber {
     stream: TcpStream,
-    /// The number of the first message that it got.
+    /// The number of the first message that it has received.
     first: Option<u64>,
-    /// Bytes of messages in their frames.
+    /// Bytes of framed messages.
     received: u64,
-    /// Bytes of what the server said aside.
+    /// Bytes that the server has sent besides messages.
     aside: u64,
-    /// The beginning of a message that is not whole.
+    /// The beginning of an incomplete message.
     begun: Vec<u8>,
 }
 
-/// What happens to the bytes that come.
+/// What the load does with the bytes that arrive.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// They are compared with what was published.
+    /// It compares them with what was published.
     Bytes,
-    /// They are counted.
+    /// It only counts them.
     Count,
 }
 
-/// How long is published.
+/// When publishing ends.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent {
-    /// For that long at most,
+    /// After this time,
     pub(crate) time: Duration,
-    /// and at most so many messages;
+    /// or after this number of messages.
     pub(crate) messages: u64,
-    /// at most so many ahead of the slowest subscriber.
+    /// Publishing pauses when it is this number of messages ahead of the slowest subscriber.
     pub(crate) most_ahead: Option<u64>,
 }
 
 impl Load {
-    /// Opens the connections: to or from `upstream`, as the protocol has it, and to `server`. The
-    /// subscribers have a receive buffer of that size, or of the kernel's choice.
+    /// Opens the connections: to or from `upstream`, depending on the protocol, and to `server`.
+    /// The subscribers have a receive buffer of the given size, or the kernel's default.
     pub(crate) fn connect(
         protocol: Protocol,
         upstream: &TcpListener,
@@ -133,7 +133,7 @@ impl Load {
         Ok(load)
     }
 
-    /// Publishes until everyone gets what is published.
+    /// Publishes until every subscriber receives messages.
     fn join(&mut self) -> io::Result<()> {
         let end = Instant::now() + PATIENCE;
         while self.subscribers.iter().any(|subscriber| subscriber.first.is_none()) {
@@ -152,8 +152,8 @@ impl Load {
         self.drain(Check::Bytes)
     }
 
-    /// Publishes as fast as is taken, and then waits until everyone has everything. Answers how
-    /// many deliveries there were. `before_drain` is called when the last message is published.
+    /// Publishes as fast as the server takes messages, then waits for all deliveries. Calls
+    /// `before_drain` after publishing the last message. Returns the number of deliveries.
     pub(crate) fn saturate(
         &mut self,
         extent: Extent,
@@ -187,8 +187,8 @@ impl Load {
         Ok(self.delivered() - before)
     }
 
-    /// Publishes a message `every` so often, for as long as `time`. Answers how many deliveries
-    /// there were, and adds how long each took.
+    /// For `time`, publishes a message at each interval of `every`. Adds the latency of each
+    /// delivery, and returns their number.
     pub(crate) fn pace(
         &mut self,
         time: Duration,
@@ -206,7 +206,7 @@ impl Load {
                     self.publisher.send()?;
                 }
             }
-            // It does not sleep: to wake would be in the latencies.
+            // Do not sleep: the time to wake up would add to the latencies.
             self.wait(Some(Duration::ZERO))?;
             self.receive(Check::Bytes, latencies)?;
         }
@@ -222,8 +222,8 @@ impl Load {
         Ok(self.delivered() - before)
     }
 
-    /// Publishes a message whenever everyone has the last one, `messages` in all or for as long as
-    /// `time`.
+    /// Publishes a message whenever all subscribers have the last one, until `messages` are
+    /// published or `time` has passed.
     pub(crate) fn drip(&mut self, messages: u64, time: Duration) -> io::Result<u64> {
         let before = self.delivered();
         let end = Instant::now() + time;
@@ -240,13 +240,13 @@ impl Load {
         Ok(self.delivered() - before)
     }
 
-    /// Waits until everyone has everything, and no more than that.
+    /// Waits for all deliveries, and checks that nothing else arrives.
     fn drain(&mut self, check: Check) -> io::Result<()> {
         while self.owing() {
             self.wait(None)?;
             self.receive(check, &mut Vec::new())?;
         }
-        // What should not come, if it comes.
+        // Read once more, to find bytes that should not arrive.
         self.wait(Some(Duration::ZERO))?;
         self.receive(check, &mut Vec::new())?;
         for number in 0..self.subscribers.len() {
@@ -266,7 +266,7 @@ impl Load {
         Ok(())
     }
 
-    /// What a subscriber is to have in all, in bytes.
+    /// The total bytes that a subscriber should have received.
     fn expected(&self, number: usize) -> u64 {
         let first = self.subscribers[number].first.unwrap_or(self.publisher.published);
         (self.publisher.published - first) * self.protocol.delivered.len() as u64
@@ -277,13 +277,13 @@ impl Load {
             .any(|number| self.subscribers[number].received < self.expected(number))
     }
 
-    /// Deliveries in all.
+    /// The total number of deliveries.
     fn delivered(&self) -> u64 {
         let bytes = self.subscribers.iter().map(|subscriber| subscriber.received).sum::<u64>();
         bytes / self.protocol.delivered.len() as u64
     }
 
-    /// The number of the message that the slowest subscriber awaits.
+    /// The number of the message that the slowest subscriber waits for.
     fn slowest(&self) -> u64 {
         let len = self.protocol.delivered.len() as u64;
         let next =
@@ -300,9 +300,9 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for readiness; without a `limit` there has to be some.
+    /// Waits for readiness. Without a `limit` it fails if nothing becomes ready in time.
     fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        let timeout = Timespec::try_from(limit.unwrap_or(PATIENCE)).expect("it fits");
+        let timeout = Timespec::try_from(limit.unwrap_or(PATIENCE)).expect("the time fits");
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(0) if limit.is_none() => Err(silent()),
@@ -311,7 +311,8 @@ impl Load {
         }
     }
 
-    /// Takes what [`wait`](Self::wait) has found; true if the publisher can write.
+    /// Reads from the subscribers that [`wait`](Self::wait) has found ready. Returns true if the
+    /// publisher can write.
     fn receive(&mut self, check: Check, latencies: &mut Vec<Duration>) -> io::Result<bool> {
         let mut writable = false;
         for &Event { flags, data } in &self.events {
@@ -324,7 +325,8 @@ impl Load {
                 }
                 continue;
             }
-            let number = usize::try_from(data.u64()).expect("the number of a subscriber");
+            let number =
+                usize::try_from(data.u64()).expect("the token of a subscriber is its index");
             let subscriber = &mut self.subscribers[number];
             match check {
                 Check::Count => subscriber.count(&mut self.buffer)?,
@@ -359,11 +361,12 @@ impl Publisher {
         self.sent < self.filled
     }
 
-    /// Puts so many messages into the batch, as far as they fit; it is empty.
+    /// Fills the empty batch with up to this number of messages.
     fn fill(&mut self, messages: u64, epoch: Instant) {
         let len = self.frame.len();
         let count = messages.min(BATCH);
-        let now = u64::try_from(epoch.elapsed().as_nanos()).expect("less than centuries");
+        let now =
+            u64::try_from(epoch.elapsed().as_nanos()).expect("the time is less than 500 years");
         for frame in self.batch.chunks_exact_mut(len).zip(0..count).map(|(frame, _)| frame) {
             let message = &mut frame[self.frame.before.len()..];
             message[NUMBER..TIME].copy_from_slice(&self.published.to_be_bytes());
@@ -371,7 +374,7 @@ impl Publisher {
             self.published += 1;
         }
         self.sent = 0;
-        self.filled = usize::try_from(count).expect("it fits") * len;
+        self.filled = usize::try_from(count).expect("the time fits") * len;
     }
 
     /// One write.
@@ -394,7 +397,7 @@ impl Subscriber {
         }
     }
 
-    /// Every message is the one that follows the last, byte for byte.
+    /// Checks that the bytes are the next messages.
     fn compare(
         &mut self,
         bytes: &[u8],
@@ -441,18 +444,18 @@ impl Subscriber {
 }
 
 fn u64_of(bytes: &[u8]) -> u64 {
-    u64::from_be_bytes(bytes.try_into().expect("eight bytes"))
+    u64::from_be_bytes(bytes.try_into().expect("the slice has eight bytes"))
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    // Closing it then leaves no port behind in TIME_WAIT, of which there are too few.
+    // Closing then leaves no port in TIME_WAIT: there are too few ports.
     sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
     Ok(())
 }
 
-/// Tries again until it succeeds, or for some seconds.
+/// Connects, and retries for some seconds.
 fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -471,27 +474,27 @@ fn wrong(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("a subscriber got {what}"))
 }
 
-/// Where a message has its number and its time; behind them it is filled up.
+/// The parts of a message: its number and its time. The rest is filler.
 const NUMBER: usize = 0;
 const TIME: usize = 8;
 const REST: usize = 16;
 
-/// What epoll says of the publisher.
+/// The token of the publisher in epoll.
 const PUBLISHER: u64 = u64::MAX;
-/// Messages that are written at once.
+/// The most messages of one write.
 const BATCH: u64 = 256;
-/// The most that one read takes. The memory is not touched while bytes are only counted.
+/// The most bytes of one read. While bytes are only counted, they are not copied into memory.
 const RECEIVE: usize = 1024 * 1024;
-/// The most that one read takes to be compared.
+/// The most bytes of one read while bytes are compared.
 const COMPARE: usize = 256 * 1024;
-/// The publisher's send buffer, in bytes, so that little is on its way at the end.
+/// The publisher's send buffer in bytes: small, so that little is in flight at the end.
 const PUBLISHER_BUFFER: usize = 256 * 1024;
-/// Connections that are opened at once; std listens with a backlog of 128 at least.
+/// Connections that are opened at the same time. The smallest backlog is that of std, 128.
 const BACKLOG: usize = 100;
 const ACCEPTING: Duration = Duration::from_millis(10);
-/// Between two messages that look whether everyone has joined.
+/// The interval of the messages that test whether all subscribers have joined.
 const JOINING: Duration = Duration::from_millis(20);
-/// How long the server may say nothing while it owes something.
+/// How long the load waits for expected bytes before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a broker may say aside to one subscriber while it runs.
+/// The most bytes that a broker may send to a subscriber besides messages.
 const MOST_ASIDES: u64 = 8;

@@ -1,4 +1,4 @@
-//! Ours: the fan-out machines with their defaults, except that the upstream waits for the slowest.
+//! This project's servers: the fan-out machines with their defaults, but with `LagPolicy::Block`.
 
 use std::{io, net::SocketAddr};
 
@@ -11,7 +11,7 @@ use wirestate_core::{
 
 use crate::measure::runtimes::Ours;
 
-/// The fan-out of what comes from there.
+/// The fan-out of the messages of `upstream`.
 pub(crate) struct FanOut(pub(crate) SocketAddr);
 
 impl Ours for FanOut {

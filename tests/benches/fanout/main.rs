@@ -1,5 +1,5 @@
-//! What a fan-out costs the server: one upstream to many subscribers, on each runtime, beside a
-//! bare epoll loop (the floor), what people write by hand, and the brokers that they install.
+//! The cost of a fan-out for the server: one upstream to many subscribers, on each runtime,
+//! compared with a bare epoll loop (the floor), a hand-written fan-out, NATS and Redis.
 //!
 //! ```text
 //! cargo bench -p wirestate-testkit --bench fanout
@@ -9,43 +9,47 @@
 //!
 //! # What is measured
 //!
-//! | workload | load, messages of 1 KiB | figures |
-//! |---|---|---|
-//! | `saturated` | as fast as they are taken, to 10, 100 and 1,000 subscribers | server CPU per delivery |
-//! | `paced` | 1,000 a second, to 100 subscribers | server CPU per delivery; latency, p50 and p99 |
-//! | `memory` | as fast as they are taken, to 1,000 subscribers, until the window is full | server memory |
-//! | `drip` | each once the last has come, to 10 subscribers, until the window is full | server memory |
+//! Messages have 1 KiB. A delivery is one message to one subscriber.
 //!
-//! A delivery is one message at one subscriber. CPU and memory are taken as the echo benchmark
-//! takes them: the first field of `/proc/PID/task/*/schedstat` while no byte is on its way, and the
-//! anonymous memory of `/proc/PID/smaps_rollup`; of memory, the most that was seen, under load and
-//! after it. Latency is from before the write of a message to behind the read that brought it, by
-//! one clock: the load is publisher and subscribers in one thread.
+//! - `saturated`: server CPU per delivery. Messages are published as fast as the server takes them,
+//!   to 10, 100 and 1,000 subscribers.
+//! - `paced`: server CPU per delivery, and latency (p50 and p99), with 1,000 messages a second to
+//!   100 subscribers.
+//! - `memory`: server memory with 1,000 subscribers. Messages are published as fast as the server
+//!   takes them, until the window is full.
+//! - `drip`: server memory with 10 subscribers. Each message is published when the last one has
+//!   arrived, until the window is full.
+//!
+//! CPU and memory are measured as in the echo benchmark: the first field of
+//! `/proc/PID/task/*/schedstat` while no byte is in flight, and the anonymous memory of
+//! `/proc/PID/smaps_rollup`, of which the report has the maximum during and after the load. Latency
+//! is the time from before the write of a message until after the read that returns it, by one
+//! clock: publisher and subscribers are one thread.
 //!
 //! # How
 //!
-//! The program runs itself again as the server (`--serve`), a fresh process for each round, pinned
-//! to one core; the load is pinned to another. In each round all servers run side by side and get
-//! the load in turns, back and forth; a ratio is that of two servers in one round, and what is
-//! reported is the median of the rounds with the extremes. NATS and Redis are left out where they
-//! are not installed (Debian: `nats-server`, `redis-server`).
+//! The program runs itself again as the server (`--serve`): a new process for each round, pinned to
+//! one core. The load is pinned to another core. In each round all servers run side by side and get
+//! the load in turns, in alternating order. A ratio compares two servers in the same round. The
+//! report has the median of the rounds and the extremes. NATS and Redis are left out if they are
+//! not installed (Debian: `nats-server`, `redis-server`).
 //!
-//! Ours, the floor and the broadcast by hand connect to the load and read from it: ours and the
-//! floor hold it up themselves once the slowest subscriber is a window (16 MiB) behind
-//! (`LagPolicy::Block`). The others have no such way, and drop messages or subscribers; so the load
-//! waits for the slowest subscriber itself, and publishes at most 2 MiB ahead of it.
+//! This project's servers, the floor and the hand-written broadcast connect to the load and read
+//! from it. This project's servers and the floor stop reading while the slowest subscriber is a
+//! window (16 MiB) behind (`LagPolicy::Block`). The others cannot do that, and drop messages or
+//! subscribers; so the load publishes at most 2 MiB ahead of the slowest subscriber.
 //!
-//! Each message carries its number. Every byte is compared in `paced` and `drip`, and in `saturated`
-//! and `memory` before and after the measurement; during it bytes are counted, and thrown away
-//! without a copy (`MSG_TRUNC`; tcp(7)), so that the server's core is the one that is full. At the
-//! end of each turn every subscriber must have been sent exactly what was published since it
-//! joined, or the benchmark fails.
+//! Each message carries its number. In `paced` and `drip` every byte is compared. In `saturated`
+//! and `memory` bytes are compared before and after the measurement; during it the load only counts
+//! them and discards them without a copy (`MSG_TRUNC`; tcp(7)), so that the server's core is the
+//! full one. The benchmark fails if at the end of a turn a subscriber has not received exactly what
+//! was published since it joined.
 //!
-//! Let nothing else run meanwhile, above all for the latencies: with another program on one of the
-//! two cores they are its time slices. Of the CPU figures the ratios hold.
+//! Run nothing else at the same time, above all for the latencies: another program on one of the
+//! two cores adds its time slices to them. The ratios of CPU figures are stable.
 //!
-//! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and reports
-//! only that the messages came.
+//! No time makes the benchmark fail. Under `cargo test` it runs one short round and reports only
+//! that the messages arrived.
 
 mod brokers;
 mod floor;
@@ -73,7 +77,7 @@ use self::{
     server::Server,
 };
 
-/// What a fan-out costs the server: CPU per delivery, latency, memory.
+/// Measures the cost of a fan-out for the server: CPU per delivery, latency, memory.
 #[derive(Debug, Parser)]
 #[command(mut_arg("serve", |serve| serve.requires("upstream")))]
 struct Arguments {
@@ -82,8 +86,8 @@ struct Arguments {
     /// Subscribers of `saturated`, one figure each [default: 10,100,1000]
     #[arg(long, value_delimiter = ',')]
     subscribers: Vec<NonZeroUsize>,
-    /// Each subscriber's receive buffer, in bytes; 0: what the kernel chooses. It chooses so much
-    /// that 1,000 subscribers have gigabytes on their way, which measures the memory's speed
+    /// Each subscriber's receive buffer in bytes; 0: the kernel's default, with which 1,000
+    /// subscribers have gigabytes in flight, so that the memory's speed dominates
     #[arg(long, default_value = "131072")]
     receive_buffer: usize,
     /// With `--serve`: where the messages come from

@@ -1,4 +1,4 @@
-//! What stands around a message on the wire, to the server and from it; and the greetings.
+//! The protocols of the servers: framing and greetings, to the server and from it.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -9,20 +9,21 @@ use std::{
 /// The size of a message, in bytes.
 pub(crate) const MESSAGE: usize = 1024;
 
-/// A protocol for text, of which all that varies here is the message.
+/// A text protocol with constant framing.
 #[derive(Clone, Copy)]
 pub(crate) struct Protocol {
-    /// Whether the load connects to publish. Else the server connects to the load.
+    /// Whether the load connects to the server to publish. Otherwise the server connects to the
+    /// load.
     pub(crate) publisher_connects: bool,
     pub(crate) published: Frame,
     pub(crate) delivered: Frame,
-    /// What the server may say between two messages to a subscriber, at its leisure.
+    /// What the server may send to a subscriber between two messages, at any time.
     pub(crate) aside: &'static [u8],
     publisher: Greeting,
     subscriber: Greeting,
 }
 
-/// What comes before and behind a message.
+/// The bytes before and behind a message.
 #[derive(Clone, Copy)]
 pub(crate) struct Frame {
     pub(crate) before: &'static [u8],
@@ -30,13 +31,13 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The size of a message with it, in bytes.
+    /// The size of a framed message in bytes.
     pub(crate) fn len(&self) -> usize {
         self.before.len() + MESSAGE + self.behind.len()
     }
 }
 
-/// What the client says first, and how the answer to that ends.
+/// What the client sends first, and how the answer ends.
 #[derive(Clone, Copy)]
 struct Greeting {
     says: &'static [u8],
@@ -47,7 +48,7 @@ const NONE: Frame = Frame { before: b"", behind: b"" };
 const SILENCE: Greeting = Greeting { says: b"", answer_ends: b"" };
 
 impl Protocol {
-    /// Messages and nothing else.
+    /// Messages without framing.
     pub(crate) fn raw() -> Self {
         Self {
             publisher_connects: false,
@@ -65,7 +66,7 @@ impl Protocol {
             publisher_connects: true,
             published: Frame { before: b"PUB feed 1024\r\n", behind: b"\r\n" },
             delivered: Frame { before: b"MSG feed 1 1024\r\n", behind: b"\r\n" },
-            // It tolerates two that are not answered, which come minutes apart.
+            // NATS tolerates two unanswered pings, which are minutes apart.
             aside: b"PING\r\n",
             publisher: Greeting {
                 says: b"CONNECT {\"verbose\":false}\r\nPING\r\n",
@@ -99,19 +100,19 @@ impl Protocol {
         }
     }
 
-    /// Says what a publisher says first.
+    /// Sends the publisher's greeting.
     pub(crate) fn greet_as_publisher(&self, stream: &TcpStream) -> io::Result<()> {
         self.publisher.exchange(stream)
     }
 
-    /// Says what a subscriber says first.
+    /// Sends the subscriber's greeting.
     pub(crate) fn greet_as_subscriber(&self, stream: &TcpStream) -> io::Result<()> {
         self.subscriber.exchange(stream)
     }
 }
 
 impl Greeting {
-    /// On a socket that blocks.
+    /// The socket must be blocking.
     fn exchange(&self, mut stream: &TcpStream) -> io::Result<()> {
         stream.write_all(self.says)?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,4 +1,4 @@
-//! What the report says of the figures, and the goals.
+//! The report: texts and goals.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::{
     server::Server,
 };
 
-/// All that was found. It displays as tables for each case.
+/// The result. Its text has tables for each case.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report<'a> {
     plan: &'a Plan,
@@ -24,7 +24,7 @@ pub(crate) struct Report<'a> {
     ratios: Vec<Ratio>,
 }
 
-/// What a server came to.
+/// A figure of a server.
 #[derive(Debug, Serialize)]
 struct Figure {
     #[serde(flatten)]
@@ -33,14 +33,15 @@ struct Figure {
     measure: Measure,
     unit: &'static str,
     spread: Spread,
-    /// Rounds in which it went on running when no byte was on its way. Its CPU means little then.
+    /// Rounds in which the server did not sleep while no byte was in flight. Its CPU is then
+    /// unreliable.
     restless: usize,
-    /// The most that it should be, where the goal is no ratio.
+    /// The goal: the most that it should be, unless the goal is a ratio.
     goal: Option<f64>,
     reached: Option<bool>,
 }
 
-/// What a server of ours came to, in terms of others.
+/// A figure of a server of this project as a multiple of another server's.
 #[derive(Debug, Serialize)]
 struct Ratio {
     #[serde(flatten)]
@@ -49,18 +50,18 @@ struct Ratio {
     measure: Measure,
     to: Yardstick,
     times: Spread,
-    /// The most that it should be.
+    /// The goal: the most that it should be.
     goal: Option<f64>,
     reached: Option<bool>,
 }
 
-/// What ours are compared with.
+/// What this project's servers are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Yardstick {
     Floor,
     TokioHand,
-    /// The better of NATS and Redis, in each round.
+    /// The better of NATS and Redis in each round.
     Brokers,
     /// The same server from another build.
     OtherBuild,
@@ -78,7 +79,8 @@ impl Yardstick {
         }
     }
 
-    /// Its figures by round, beside those of `ours`; of several servers the least of each.
+    /// Its figures by round, beside those of `ours`. For several servers, the smallest of each
+    /// round.
     fn values(self, found: &Found, ours: &Series) -> Option<Vec<f64>> {
         let &Series { case, server, measure, .. } = ours;
         let servers = match self {
@@ -93,7 +95,7 @@ impl Yardstick {
         })
     }
 
-    /// The most that ours may be of it.
+    /// The goal: the most that the ratio may be.
     fn goal(self, workload: Workload, measure: Measure, server: Server) -> Option<f64> {
         match (self, workload, measure) {
             (Self::Floor, Workload::Saturated, Measure::Cpu) => {
@@ -182,7 +184,7 @@ impl Ratio {
     }
 }
 
-/// What has a table.
+/// A figure with a table of its own.
 fn measures(workload: Workload) -> &'static [Measure] {
     match workload {
         Workload::Saturated => &[Measure::Cpu],
@@ -191,7 +193,7 @@ fn measures(workload: Workload) -> &'static [Measure] {
     }
 }
 
-/// What stands beside it in the same table.
+/// The further columns of its table.
 fn second(measure: Measure) -> Option<Measure> {
     match measure {
         Measure::Cpu => Some(Measure::Busy),

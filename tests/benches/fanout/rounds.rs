@@ -1,4 +1,4 @@
-//! What is planned, the rounds, and how each figure is taken.
+//! The plan, the rounds, and how each figure is measured.
 
 use std::{fmt, io, net::TcpListener, num::NonZeroUsize, thread, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
     server::Server,
 };
 
-/// What the server is given to do.
+/// A load on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
-    /// Messages as fast as they are taken
+    /// Messages as fast as the server takes them
     Saturated,
     /// 1,000 messages a second
     Paced,
-    /// Messages as fast as they are taken, until the window is full
+    /// Messages as fast as the server takes them, until the window is full
     Memory,
     /// Messages one by one, until the window is full
     Drip,
@@ -38,25 +38,25 @@ pub(crate) struct Case {
     pub(crate) subscribers: usize,
 }
 
-/// What is measured of a server.
+/// A figure of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Measure {
-    /// Microseconds of its CPU a delivery.
+    /// Microseconds of CPU a delivery.
     Cpu,
-    /// How much of the time it was on its core.
+    /// The share of the time that the server used its core.
     Busy,
-    /// Microseconds from publishing to delivery, half of all.
+    /// Microseconds from publishing to delivery, the median.
     P50,
-    /// The same, 99 of 100.
+    /// Microseconds from publishing to delivery, the 99th percentile.
     P99,
-    /// Its anonymous memory, in MiB.
+    /// Anonymous memory in MiB.
     Memory,
-    /// What was published meanwhile, in MiB.
+    /// What was published in the same time, in MiB.
     Published,
 }
 
-/// What is to be measured.
+/// The plan of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plan {
     #[serde(flatten)]
@@ -65,9 +65,9 @@ pub(crate) struct Plan {
     pub(crate) paced_subscribers: usize,
     pub(crate) memory_subscribers: usize,
     pub(crate) drip_subscribers: usize,
-    /// How many messages are published at most before memory is looked at.
+    /// The most messages that are published before memory is measured.
     pub(crate) memory_messages: u64,
-    /// Each subscriber's receive buffer, in bytes; 0: of the kernel's choice.
+    /// Each subscriber's receive buffer in bytes; 0: the kernel's default.
     pub(crate) receive_buffer: usize,
 }
 
@@ -85,7 +85,7 @@ impl Plan {
         self.basics.workloads.iter().flat_map(cases).collect()
     }
 
-    /// Memory differs little from run to run.
+    /// Fewer rounds for memory, which differs little between rounds.
     pub(crate) fn rounds_of(&self, workload: Workload) -> u32 {
         match workload {
             Workload::Saturated | Workload::Paced => self.basics.rounds,
@@ -94,14 +94,14 @@ impl Plan {
     }
 }
 
-/// One figure of one server, by round.
+/// A figure of a server, one value for each round.
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) case: Case,
     pub(crate) server: Server,
     pub(crate) measure: Measure,
     pub(crate) values: Vec<f64>,
-    /// Rounds in which the server went on running when no byte was on its way.
+    /// Rounds in which the server did not sleep while no byte was in flight.
     pub(crate) restless: usize,
 }
 
@@ -128,7 +128,7 @@ impl Found {
     }
 }
 
-/// Takes all figures.
+/// Measures all figures.
 pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Found> {
     cores.pin_load()?;
     let mut found = Found::default();
@@ -150,7 +150,7 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Found> {
     Ok(found)
 }
 
-/// A load, and how long its deliveries took.
+/// A load, and the latencies of its deliveries.
 type Timed = (Load, Vec<Duration>);
 
 /// Starts a server and connects to it.
@@ -173,7 +173,7 @@ fn take_turn(
     workload: Workload,
     window: Duration,
 ) -> io::Result<Spent> {
-    let Running { whose: server, process, load: (load, latencies), .. } = running;
+    let Running { owner: server, process, load: (load, latencies), .. } = running;
     match workload {
         Workload::Saturated | Workload::Memory | Workload::Drip => {
             let most_ahead = server.most_ahead();
@@ -188,8 +188,8 @@ fn take_turn(
     }
 }
 
-/// One round: all servers run and are connected, and get the load in turns, a slice of the window
-/// at a time.
+/// Measures one round. All servers run and are connected; they get the load in turns, one slice of
+/// the window at a time.
 fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io::Result<()> {
     let slices = if case.subscribers > MANY { SLICES / 2 } else { SLICES };
     let window = plan.basics.window / slices;
@@ -198,14 +198,14 @@ fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io:
         all.push(start(plan, cores, case, server).map_err(explain(case, server))?);
     }
     back_and_forth(&mut all, slices, |running, turn| {
-        // The first one only warms it up.
+        // The first turn only warms up the server.
         let length = if turn == 0 { window / 4 } else { window };
         if turn == 1 {
             running.load.1.clear();
         }
-        take_turn(running, case.workload, length).map_err(explain(case, running.whose))
+        take_turn(running, case.workload, length).map_err(explain(case, running.owner))
     })?;
-    for Running { whose: server, spent, load: (_, mut latencies), .. } in all {
+    for Running { owner: server, spent, load: (_, mut latencies), .. } in all {
         let restless = spent.restless;
         let mut add = |measure, value| found.add(case, server, measure, value, restless);
         add(Measure::Cpu, spent.nanoseconds() * 1e-3);
@@ -219,7 +219,7 @@ fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io:
     Ok(())
 }
 
-/// What the server takes when everyone has been sent more than the window.
+/// Measures the server's memory after each subscriber was sent more than the window.
 fn memory(
     plan: &Plan,
     cores: Cores,

@@ -117,7 +117,7 @@ impl Server {
         Process::start(&arguments, cores)
     }
 
-    /// Is that server until it is killed.
+    /// Runs this server until it is killed.
     pub(crate) fn serve(
         self,
         upstream: SocketAddr,

@@ -1,4 +1,4 @@
-//! What the benchmarks' command lines have in common, and what comes of that.
+//! The command line that all benchmarks share, and the plan that it gives.
 
 use std::{
     fmt::Display,
@@ -25,16 +25,16 @@ pub(crate) fn main<A: Parser>(run: impl FnOnce(&A) -> io::Result<()>) -> ExitCod
     }
 }
 
-/// What every benchmark takes.
+/// The arguments of every benchmark.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Shared<S: Choice, W: Choice> {
-    /// How many times each figure is taken; memory less often [default: 5; fanout: 3]
+    /// Rounds, each of which measures every figure; fewer for memory [default: 5; fanout: 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// How long each server is under load in a round, in seconds [default: 1]
+    /// Seconds of load for each server in a round [default: 1]
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
-    /// Worker threads of the servers that have a number of them
+    /// Worker threads of the servers that have a choice
     #[arg(long, default_value = "1")]
     pub(crate) workers: NonZeroUsize,
     /// Only these servers
@@ -43,27 +43,27 @@ pub(crate) struct Shared<S: Choice, W: Choice> {
     /// Only these workloads
     #[arg(long, value_enum, value_delimiter = ',')]
     workloads: Vec<W>,
-    /// The result as one JSON object
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
-    /// Be that server: says its port on standard output, and serves until it is killed
+    /// Run this server: print its port to standard output, and serve until it is killed
     #[arg(long, value_enum, value_name = "SERVER")]
     pub(crate) serve: Option<S>,
-    /// With `--serve`: the core to stay on
+    /// With `--serve`: the core to run on
     #[arg(long)]
     pub(crate) core: Option<usize>,
-    /// What cargo adds when it benchmarks, and does not when it tests
+    /// Added by `cargo bench`, but not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// What can be chosen on the command line.
+/// A choice on the command line.
 pub(crate) trait Choice:
     ValueEnum + Copy + PartialEq + Serialize + Send + Sync + 'static
 {
     /// The name on the command line.
     fn name(self) -> String {
-        let value = self.to_possible_value().expect("none is hidden");
+        let value = self.to_possible_value().expect("no value is skipped");
         value.get_name().to_owned()
     }
 
@@ -78,16 +78,16 @@ pub(crate) trait Choice:
     }
 }
 
-/// What the names of servers from another build begin with.
+/// The prefix of the names of servers from another build.
 const OTHER_BUILD: &str = "other-";
 
 impl<T: ValueEnum + Copy + PartialEq + Serialize + Send + Sync + 'static> Choice for T {}
 
-/// What every benchmark's plan has.
+/// The part of the plan that all benchmarks share.
 #[derive(Debug, Serialize)]
 pub(crate) struct Basics<S, W> {
     pub(crate) rounds: u32,
-    /// How long one server is under load in a round.
+    /// How long each server is under load in a round.
     #[serde(skip)]
     pub(crate) window: Duration,
     pub(crate) workers: NonZeroUsize,
@@ -96,12 +96,12 @@ pub(crate) struct Basics<S, W> {
 }
 
 impl<S: Choice, W: Choice> Shared<S, W> {
-    /// Whether cargo tests: then one short round is enough.
+    /// Whether this is `cargo test`: one short round is enough.
     pub(crate) fn brief(&self) -> bool {
         !self.bench
     }
 
-    /// The plan, with so many rounds unless it is said how many, and the servers that are here.
+    /// The plan, with `rounds` as the default, and with the installed servers only.
     pub(crate) fn basics(&self, rounds: u32, is_installed: fn(S) -> bool) -> Basics<S, W> {
         let mut servers = or_all(&self.servers);
         servers.retain(|server| server.name_in_other_build().is_none() || other_build::is_given());
@@ -122,14 +122,14 @@ impl<S: Choice, W: Choice> Shared<S, W> {
         }
     }
 
-    /// The report in the form that was asked for; `brief` instead, where cargo tests.
+    /// Prints the report as text or JSON; or `brief`, under `cargo test`.
     pub(crate) fn show(&self, report: &(impl Serialize + Display), brief: &str) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         if self.json {
             serde_json::to_writer_pretty(&mut stdout, report)?;
             writeln!(stdout)
         } else if self.brief() {
-            // Figures of an unoptimized build would mislead.
+            // The figures of an unoptimized build are misleading.
             writeln!(stdout, "{brief}")
         } else {
             write!(stdout, "{report}")
@@ -137,13 +137,13 @@ impl<S: Choice, W: Choice> Shared<S, W> {
     }
 }
 
-/// What was asked for, once and in the order of the report; everything where nothing was.
+/// The chosen values, without duplicates, in the order of the report. Without a choice, all values.
 fn or_all<T: Choice>(asked: &[T]) -> Vec<T> {
     let all = T::value_variants().iter().copied();
     if asked.is_empty() { all.collect() } else { all.filter(|one| asked.contains(one)).collect() }
 }
 
-/// A time of seconds, 0.01 to 60.
+/// Parses a time in seconds, from 0.01 to 60.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|error| format!("{error}"))?;
     let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;

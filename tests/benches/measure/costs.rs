@@ -1,4 +1,4 @@
-//! What servers cost, one figure a workload: how it is taken, and the report.
+//! The costs of servers, one figure for each workload: how to measure them, and the report.
 
 use std::{
     fmt::{self, Debug},
@@ -16,36 +16,36 @@ use super::{
     turns::{Running, back_and_forth},
 };
 
-/// What a benchmark of costs has planned, and what its report says of that.
+/// The plan of a benchmark of costs, and the texts of its report.
 pub(crate) trait Costs: Serialize {
     type Server: Choice;
     type Workload: Choice + Debug;
-    /// What is compared, and what ours are compared with.
+    /// A server that is measured.
     const HEADS: [&'static str; 2];
 
     fn basics(&self) -> &Basics<Self::Server, Self::Workload>;
 
-    /// How many times the workload's figures are taken.
+    /// The number of rounds for a workload.
     fn rounds_of(&self, workload: Self::Workload) -> u32;
 
-    /// What stands above the workload's table.
+    /// The heading of the workload's table.
     fn title(&self, workload: Self::Workload) -> String;
 
     fn unit(workload: Self::Workload) -> Unit;
 
-    /// The most that the server should cost, where the goal is no ratio.
+    /// The goal: the most that the server should cost, unless the goal is a ratio.
     fn most(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
         None
     }
 
-    /// The most times its figure without the other load that the server's figure beside it should
-    /// be, where that is what the workload compares.
+    /// The goal of a workload with a second load: the most that the figure with it should be, as a
+    /// multiple of the figure without it.
     fn most_times_alone(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
         None
     }
 
-    /// What the server is compared with if it is one of ours; and the goal, the most that the ratio
-    /// should be.
+    /// For a server of this project: the servers that it is compared with, and the goal, the most
+    /// that the ratio should be.
     fn yardsticks(
         &self,
         workload: Self::Workload,
@@ -53,27 +53,27 @@ pub(crate) trait Costs: Serialize {
     ) -> Vec<(Self::Server, Option<f64>)>;
 }
 
-/// What a figure is in.
+/// The unit of a figure.
 pub(crate) struct Unit {
     name: &'static str,
-    /// Behind the point.
+    /// Digits behind the decimal point.
     digits: usize,
-    /// What is to be multiplied with it, from nanoseconds of CPU for a unit of work.
+    /// The factor from nanoseconds of CPU a unit of work.
     scale: f64,
 }
 
 impl Unit {
-    /// Microseconds of CPU for a unit of work.
+    /// Microseconds of CPU a unit of work.
     pub(crate) fn microseconds(name: &'static str) -> Self {
         Self { name, digits: 2, scale: 1e-3 }
     }
 
-    /// Nanoseconds of CPU a KiB, where the work is bytes.
+    /// Nanoseconds of CPU a KiB; the unit of work is a byte.
     pub(crate) fn of_a_kib(name: &'static str) -> Self {
         Self { name, digits: 0, scale: 1024.0 }
     }
 
-    /// Microseconds, as they are.
+    /// Microseconds.
     pub(crate) fn latency(name: &'static str) -> Self {
         Self { name, digits: 0, scale: 1.0 }
     }
@@ -84,25 +84,25 @@ impl Unit {
     }
 }
 
-/// One server's figures for one workload, by round.
+/// The figures of one server for one workload, one for each round.
 pub(crate) struct Series<C: Costs> {
     workload: C::Workload,
     server: C::Server,
     samples: Vec<Sample>,
 }
 
-/// What one server came to in one round.
+/// The figure of one server in one round.
 #[derive(Clone, Copy)]
 struct Sample {
     cost: f64,
-    /// How much of the time it was on its core; nothing when it was to be idle.
+    /// The share of the time that the server used its core; `None` for an idle server.
     busy: Option<f64>,
-    /// The cost without the load that it was taken beside, where it was.
+    /// The cost without the second load, if the workload has one.
     alone: Option<f64>,
     restless: bool,
 }
 
-/// Takes all figures: each `round` adds one to each series.
+/// Measures all figures: each `round` adds one to each series.
 pub(crate) fn take<C: Costs>(
     plan: &C,
     cores: Cores,
@@ -122,15 +122,15 @@ pub(crate) fn take<C: Costs>(
     Ok(all)
 }
 
-/// One round of CPU: all servers run and are connected, and get the load in turns, a slice of the
-/// window at a time.
+/// Measures one round of CPU. All servers run and are connected; they get the load in turns, one
+/// slice of the window at a time.
 pub(crate) fn side_by_side<C: Costs, L>(
     plan: &C,
     series: &mut [Series<C>],
     start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
     slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<Spent>,
 ) -> io::Result<()> {
-    for Running { whose: series, spent, .. } in in_slices(plan, series, start, slice)? {
+    for Running { owner: series, spent, .. } in in_slices(plan, series, start, slice)? {
         let cost = spent.nanoseconds() * C::unit(series.workload).scale;
         let busy = Some(spent.busy());
         series.samples.push(Sample { cost, busy, alone: None, restless: spent.restless });
@@ -138,7 +138,7 @@ pub(crate) fn side_by_side<C: Costs, L>(
     Ok(())
 }
 
-/// One round of median latencies, in the same manner: `slice` adds to those of each server.
+/// Measures one round of median latencies in the same way: `slice` adds to those of each server.
 pub(crate) fn medians<C: Costs, L>(
     plan: &C,
     series: &mut [Series<C>],
@@ -152,7 +152,7 @@ pub(crate) fn medians<C: Costs, L>(
     let slice = |process: &_, (load, latencies): &mut (L, _), window| {
         slice(process, load, window, latencies)
     };
-    for Running { whose: series, spent, load, .. } in in_slices(plan, series, start, slice)? {
+    for Running { owner: series, spent, load, .. } in in_slices(plan, series, start, slice)? {
         let Latencies { alone, beside } = load.1;
         let median = |mut all: Vec<_>| {
             all.sort_unstable();
@@ -164,14 +164,14 @@ pub(crate) fn medians<C: Costs, L>(
     Ok(())
 }
 
-/// How long the answers took, without another load and beside it.
+/// The times until the replies, without the second load and with it.
 #[derive(Default)]
 pub(crate) struct Latencies {
     pub(crate) alone: Vec<Duration>,
     pub(crate) beside: Vec<Duration>,
 }
 
-/// All servers with what they have spent.
+/// All servers, and what they have spent.
 fn in_slices<'a, C: Costs, L>(
     plan: &C,
     series: &'a mut [Series<C>],
@@ -185,13 +185,13 @@ fn in_slices<'a, C: Costs, L>(
         all.push(Running::new(series, process, load));
     }
     back_and_forth(&mut all, SLICES, |running, _| {
-        slice(&running.process, &mut running.load, window).map_err(running.whose.explain())
+        slice(&running.process, &mut running.load, window).map_err(running.owner.explain())
     })?;
     Ok(all)
 }
 
-/// One round of memory, each server by itself: `grown` says by how many bytes a connection, and
-/// whether the server sleeps then.
+/// Measures one round of memory, one server after the other. `grown` returns the bytes for each
+/// connection, and whether the server then sleeps.
 pub(crate) fn one_by_one<C: Costs>(
     series: &mut [Series<C>],
     mut start: impl FnMut(C::Server) -> io::Result<Process>,
@@ -206,7 +206,7 @@ pub(crate) fn one_by_one<C: Costs>(
 }
 
 impl<C: Costs> Series<C> {
-    /// Says what an error belongs to.
+    /// Adds the server and the workload to an error.
     fn explain(&self) -> impl FnOnce(io::Error) -> io::Error + use<C> {
         let Self { workload, server, .. } = *self;
         move |error| {
@@ -216,7 +216,7 @@ impl<C: Costs> Series<C> {
     }
 }
 
-/// All that was found. It displays as a table for each workload.
+/// The result. Its text has a table for each workload.
 #[derive(Serialize)]
 #[serde(bound = "")]
 pub(crate) struct Report<'a, C: Costs> {
@@ -227,7 +227,7 @@ pub(crate) struct Report<'a, C: Costs> {
     ratios: Vec<Ratio<C>>,
 }
 
-/// What a server cost.
+/// The cost of a server.
 #[derive(Serialize)]
 #[serde(bound = "")]
 struct Figure<C: Costs> {
@@ -235,27 +235,28 @@ struct Figure<C: Costs> {
     server: C::Server,
     unit: &'static str,
     cost: Spread,
-    /// How full its core was, from 0 to 1.
+    /// The share of the time that it used its core, from 0 to 1.
     busy: Option<Spread>,
-    /// The cost without the load that it was taken beside, in the same unit.
+    /// The cost without the second load, in the same unit.
     alone: Option<Spread>,
-    /// Rounds in which it went on running when no byte was on its way. Its cost means little then.
+    /// Rounds in which the server did not sleep while no byte was in flight. Its cost is then
+    /// unreliable.
     restless: usize,
-    /// The most that it should be, in the same unit.
+    /// The goal: the most that it should be, in the same unit.
     goal: Option<f64>,
     reached: Option<bool>,
 }
 
-/// What a server of ours cost, in terms of another.
+/// The cost of a server of this project as a multiple of another server's.
 #[derive(Serialize)]
 #[serde(bound = "")]
 struct Ratio<C: Costs> {
     workload: C::Workload,
     server: C::Server,
-    /// `None`: itself, without the load that its figure was taken beside.
+    /// `None`: the same server, without the second load.
     to: Option<C::Server>,
     times: Spread,
-    /// The most that it should be.
+    /// The goal: the most that it should be.
     goal: Option<f64>,
     reached: Option<bool>,
 }
@@ -302,7 +303,7 @@ impl<C: Costs> Ratio<C> {
         Some(Self::new(workload, server, Some(other.server), times, goal))
     }
 
-    /// `None` where it was not taken beside anything.
+    /// `None` for a workload without a second load.
     fn to_alone(series: &Series<C>) -> Option<Self> {
         let &Series { workload, server, ref samples } = series;
         let times = |sample: &Sample| Some(sample.cost / sample.alone?);
@@ -353,5 +354,5 @@ impl<C: Costs> fmt::Display for Report<'_, C> {
     }
 }
 
-/// In so many parts each server gets its load of a round.
+/// The number of slices of a server's load in a round.
 const SLICES: u32 = 10;

@@ -1,10 +1,10 @@
-//! What is made of figures: their spread over the rounds, their columns, the goals.
+//! Figures: their spread over the rounds, the columns of a table, goals.
 
 use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-/// A figure over the rounds.
+/// The median and the extremes of a figure over the rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -13,7 +13,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` of nothing.
+    /// `None` without any figure.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<_> = figures.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -28,7 +28,7 @@ impl Spread {
     }
 }
 
-/// What stands above [`Row`]s.
+/// The heading of [`Row`]s.
 pub(crate) fn head(what: &str, last: &str) -> String {
     format!("  {what:<22}{:>9}{:>18}{last:>13}  goal", "median", "least – most")
 }
@@ -37,14 +37,14 @@ pub(crate) fn head(what: &str, last: &str) -> String {
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) spread: Spread,
-    /// Behind the point.
+    /// Digits behind the decimal point.
     pub(crate) digits: usize,
-    /// What else there is to say.
+    /// Remarks.
     pub(crate) beside: String,
-    /// The most that the median should be, and whether it is at most that.
+    /// The goal (the most that the median should be), and whether it is reached.
     pub(crate) goal: Option<f64>,
     pub(crate) reached: Option<bool>,
-    /// Rounds in which the server went on running when no byte was on its way.
+    /// Rounds in which the server did not sleep while no byte was in flight.
     pub(crate) restless: usize,
 }
 
@@ -75,12 +75,12 @@ impl fmt::Display for Row {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "53 bits are more than anything here is exact to")]
+#[expect(clippy::cast_precision_loss, reason = "no figure is exact to 53 bits")]
 pub(crate) fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b as f64
 }
 
-/// The percentile `percent`, in microseconds.
+/// The percentile `percent` in microseconds.
 pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
     let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e6

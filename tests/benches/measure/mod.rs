@@ -1,6 +1,6 @@
-//! What the benchmarks have in common.
+//! The code that the benchmarks share.
 
-#![expect(dead_code, reason = "each of them uses a part")]
+#![expect(dead_code, reason = "each benchmark uses a part")]
 
 pub(crate) mod arguments;
 pub(crate) mod costs;

@@ -1,11 +1,11 @@
-//! The same servers from another build of the benchmark, such as that of an earlier commit, to be
-//! measured side by side with this one.
+//! Servers from another build of the benchmark, of an earlier commit for example, to measure them
+//! side by side with this build's.
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};
 
 use super::arguments::Choice;
 
-/// The variable with the path of the other build's executable.
+/// The environment variable with the path of the other build's executable.
 const VARIABLE: &str = "WIRESTATE_OTHER_BUILD";
 
 /// Whether there is another build to compare with.
@@ -13,8 +13,8 @@ pub(crate) fn is_given() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Replaces this process by the other build's server of which `server` is the name here, with the
-/// same arguments: it keeps its core and its death signal.
+/// Replaces this process by the server of the other build whose name here is `server`, with the
+/// same arguments. The process keeps its core and its parent-death signal.
 pub(crate) fn become_its(server: impl Choice) -> io::Result<()> {
     let server = server.name_in_other_build().ok_or(io::ErrorKind::InvalidInput)?;
     let missing = || io::Error::other(format!("{VARIABLE} does not name another build"));

@@ -1,4 +1,4 @@
-//! A server that is measured: a process of its own on a core of its own.
+//! Measured servers: each is a process with a core of its own.
 
 use std::{
     env, fs,
@@ -16,42 +16,40 @@ use rustix::{
 };
 use serde::Serialize;
 
-/// Where a server listens: any free port.
+/// The address on which a server listens: any free port.
 pub(crate) const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-/// Tells [`Process::start`] that connections are accepted at `address`.
+/// Tells [`Process::start`] that the server accepts connections at `address`.
 pub(crate) fn announce(address: SocketAddr) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{address}")?;
     stdout.flush()
 }
 
-/// Tells of a port that is free now, before anybody listens on it: for a server that does not tell
-/// which one it was given.
+/// Finds a free port and announces it, for a server that does not report the port that it gets.
 pub(crate) fn announce_a_free_port() -> io::Result<SocketAddr> {
     let address = TcpListener::bind(ANY_PORT)?.local_addr()?;
     announce(address)?;
     Ok(address)
 }
 
-/// Where a program is, if it is installed.
+/// The path of a program, if it is installed.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    // Debian installs a server where not everyone's path leads.
+    // Debian installs servers in a folder that is not in every PATH.
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
-/// Makes this process one that is measured: it keeps to the core, and ends with whoever started
-/// it.
+/// Prepares this process for measurement: pins it to `core`, and ends it when its parent ends.
 pub(crate) fn become_server(core: Option<usize>) -> io::Result<()> {
-    // Whoever started it may end without having killed it.
+    // The parent may end without killing this process.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Threads inherit it, so before there are any.
+    // Threads inherit the core, so pin before the first thread is started.
     core.map_or(Ok(()), stay_on)
 }
 
-/// A server that runs; dropped, it is killed.
+/// A running server. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -59,8 +57,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Runs this program again with these arguments, which make it a server that says its address
-    /// by [`announce`]; `--core` comes with them.
+    /// Runs this program again as a server, with `arguments` and `--core`, and waits until it calls
+    /// [`announce`].
     pub(crate) fn start(arguments: &[&str], cores: Cores) -> io::Result<Self> {
         let mut command = Command::new(env::current_exe()?);
         command.args(arguments);
@@ -68,7 +66,7 @@ impl Process {
             command.args(["--core", &core.to_string()]);
         }
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let stdout = child.stdout.take().expect("it is piped");
+        let stdout = child.stdout.take().expect("standard output is piped");
         let mut line = String::new();
         let read = BufReader::new(stdout).read_line(&mut line);
         let address = line.trim().parse();
@@ -83,13 +81,13 @@ impl Process {
         }
     }
 
-    /// Where it accepts connections.
+    /// The address at which it accepts connections.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The time that its threads have spent on a core, user and kernel; of a thread that is
-    /// asleep, to the nanosecond. Threads that have ended are not in it.
+    /// The CPU time of its threads, user and kernel, without threads that have ended. It is exact
+    /// to the nanosecond for a sleeping thread.
     fn cpu_time(&self) -> io::Result<Duration> {
         let mut sum = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -101,8 +99,8 @@ impl Process {
         Ok(sum)
     }
 
-    /// Its CPU time once that stands still, no byte being on its way; or, and then `false`, when it
-    /// has not for a while.
+    /// Waits until the server sleeps while no byte is in flight, and returns its CPU time and true;
+    /// or false, if it still runs after a while.
     pub(crate) fn asleep(&self) -> io::Result<(Duration, bool)> {
         let end = Instant::now() + RESTLESS;
         let mut before = self.cpu_time()?;
@@ -119,12 +117,12 @@ impl Process {
 
     /// Kills it.
     pub(crate) fn end(&mut self) {
-        // It fails only if the server has ended already; then there is only the status to fetch.
+        // Fails only if the server has ended; its status must be fetched then too.
         drop(self.child.kill());
         drop(self.child.wait());
     }
 
-    /// Its anonymous memory (heap and stacks) that is backed by a page, in bytes.
+    /// Its resident anonymous memory (heap and stacks), in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
         let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:"));
@@ -143,16 +141,16 @@ fn unreadable(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{what} has an unknown form"))
 }
 
-/// The core of the server and that of the load.
+/// The cores of the server and of the load.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Cores {
-    /// `None`: wherever the kernel puts it.
+    /// `None`: not pinned.
     server: Option<usize>,
     load: Option<usize>,
 }
 
 impl Cores {
-    /// The first two that this process may use. With only one, nothing is pinned.
+    /// The first two cores that this process may use. With only one core, nothing is pinned.
     pub(crate) fn choose() -> io::Result<Self> {
         let allowed = sched_getaffinity(None)?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
@@ -164,7 +162,7 @@ impl Cores {
         Ok(Self { server: first, load: second })
     }
 
-    /// Keeps this thread to the load's core.
+    /// Pins this thread to the load's core.
     pub(crate) fn pin_load(self) -> io::Result<()> {
         self.load.map_or(Ok(()), stay_on)
     }
@@ -176,13 +174,13 @@ fn stay_on(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &cores)?)
 }
 
-/// Allows as many open files as the hard limit does; servers inherit it.
+/// Raises the limit on open files to the hard limit. Servers inherit it.
 pub(crate) fn raise_open_files() -> io::Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// Whoever uses less than a fifth of that on its core is asleep.
+/// A server that uses less than a fifth of this time on its core sleeps.
 const ASLEEP: Duration = Duration::from_millis(5);
-/// Whoever has not slept for that long does not.
+/// A server that has not slept for this time is taken for one that does not sleep.
 const RESTLESS: Duration = Duration::from_millis(100);

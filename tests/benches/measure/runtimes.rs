@@ -1,4 +1,4 @@
-//! The runtimes as every benchmark starts them, and servers of ours on each.
+//! The runtimes as all benchmarks start them, and this project's servers on each.
 
 use std::{future::pending, io, num::NonZeroUsize, sync::Arc, thread};
 
@@ -13,9 +13,9 @@ use wirestate_tokio::Tokio;
 
 use super::process::{ANY_PORT, announce};
 
-/// A server of ours.
+/// A server of this project.
 pub(crate) trait Ours: Send + Sized + 'static {
-    /// Is it until it is killed.
+    /// Runs the server until it is killed.
     fn serve<R: Runtime<Socket: Splice>>(
         self,
         runtime: R,
@@ -36,7 +36,7 @@ pub(crate) trait Ours: Send + Sized + 'static {
         wirestate_std::block_on(self.serve_on(Threads::new()))
     }
 
-    /// Listens, and says where.
+    /// Listens, and announces the address.
     fn serve_on<R: Runtime<Socket: Splice>>(
         self,
         runtime: R,
@@ -44,13 +44,14 @@ pub(crate) trait Ours: Send + Sized + 'static {
         async move {
             let (host, port) = ANY_PORT;
             let listener = runtime.listen(&format!("{host}:{port}"))?;
-            announce(listener.local_address()?.ip().expect("a port was asked for"))?;
+            announce(listener.local_address()?.ip().expect("the listener is a TCP socket"))?;
             self.serve(runtime, listener).await
         }
     }
 }
 
-/// tokio, with so many workers; one is the calling thread itself, as wirestate-tokio has it on one core.
+/// tokio with this number of workers. A single worker is the calling thread, as in wirestate-tokio
+/// on one core.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime> {
     use tokio::runtime::Builder;
     let mut builder = match workers.get() {
@@ -64,8 +65,8 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime
     builder.enable_all().build()
 }
 
-/// smol, with so many workers beside the calling thread, which works too, as wirestate-smol has it: what
-/// `run` makes of the executor, to its end.
+/// Runs the future of `run` to its end on smol, with `workers` threads and the calling thread, as
+/// in wirestate-smol.
 pub(crate) fn smol<F>(
     workers: NonZeroUsize,
     run: impl FnOnce(Arc<Executor<'static>>) -> F,
@@ -78,7 +79,7 @@ where
         let executor = Arc::clone(&executor);
         thread::Builder::new().spawn(move || block_on(executor.run(pending::<()>())))?;
     }
-    // A task, it is polled when it is woken itself, and not whenever this thread is.
+    // As a task it is polled only when it is woken, not whenever this thread is.
     let task = executor.spawn(run(Arc::clone(&executor)));
     block_on(executor.run(task))
 }

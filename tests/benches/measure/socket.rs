@@ -1,8 +1,8 @@
-//! Sockets that do not block.
+//! Non-blocking sockets.
 
 use std::io::{self, ErrorKind};
 
-/// `None` where a call would have had to wait.
+/// Turns `WouldBlock` into `None`.
 pub(crate) fn not_blocked<T>(moved: io::Result<T>) -> io::Result<Option<T>> {
     match moved {
         Ok(moved) => Ok(Some(moved)),

@@ -1,4 +1,4 @@
-//! What a server spends on a load.
+//! The CPU that a server spends on a load.
 
 use std::{
     io,
@@ -7,19 +7,19 @@ use std::{
 
 use super::{figures::ratio, process::Process};
 
-/// What a server spent.
+/// The CPU that a server has spent.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Spent {
-    /// On how many requests, deliveries, bytes.
+    /// The number of requests, deliveries or bytes.
     pub(crate) work: u64,
     pub(crate) cpu: Duration,
     pub(crate) time: Duration,
-    /// Whether it went on running when no byte was on its way.
+    /// Whether the server did not sleep while no byte was in flight.
     pub(crate) restless: bool,
 }
 
 impl Spent {
-    /// On the work that `load` gives it, and answers the amount of.
+    /// Measures the CPU for the work of `load`, which returns the amount of work.
     pub(crate) fn on(server: &Process, load: impl FnOnce() -> io::Result<u64>) -> io::Result<Self> {
         let (before, _) = server.asleep()?;
         let start = Instant::now();
@@ -29,10 +29,12 @@ impl Spent {
         Ok(Self { work, cpu: after.saturating_sub(before), time, restless: !asleep })
     }
 
-    /// The same. A server whose core is not full has waited for the load: on a virtual machine that
-    /// can tip over, when waking the other core takes longer than serving a request, and then each
-    /// is served alone, at several times the cost. So it is measured again, as long as there are
-    /// `retakes`.
+    /// Like [`on`](Self::on), but measures again while the server's core was not full, at most
+    /// `retakes` times.
+    ///
+    /// A server with a core that is not full has waited for the load. On a virtual machine, waking
+    /// the other core may take longer than serving a request: then each request is served alone, at
+    /// several times the cost.
     pub(crate) fn on_full_core(
         server: &Process,
         retakes: &mut u32,
@@ -54,19 +56,20 @@ impl Spent {
         self.restless |= other.restless;
     }
 
-    /// How full its core was, from 0 to 1.
+    /// The share of the time that the server used its core, from 0 to 1.
     pub(crate) fn busy(&self) -> f64 {
         self.cpu.as_secs_f64() / self.time.as_secs_f64()
     }
 
-    /// The CPU that a unit of work took, in nanoseconds.
+    /// The CPU for a unit of work, in nanoseconds.
     pub(crate) fn nanoseconds(&self) -> f64 {
-        let nanoseconds = u64::try_from(self.cpu.as_nanos()).expect("less than centuries");
+        let nanoseconds =
+            u64::try_from(self.cpu.as_nanos()).expect("the time is less than 500 years");
         ratio(nanoseconds, self.work)
     }
 }
 
-/// How many slices a run measures again at most.
+/// The most slices that a run measures again.
 pub(crate) const RETAKES: u32 = 100;
-/// A core that is fuller than that did not wait for the load.
+/// A core that is fuller than this has not waited for the load.
 const FULL: f64 = 0.9;

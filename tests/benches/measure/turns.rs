@@ -4,24 +4,25 @@ use std::io;
 
 use super::{process::Process, spent::Spent};
 
-/// A server with its load.
+/// A server and its load.
 pub(crate) struct Running<T, L> {
-    /// Whose server it is.
-    pub(crate) whose: T,
+    /// The server, or the series of its figures.
+    pub(crate) owner: T,
     pub(crate) process: Process,
     pub(crate) load: L,
     pub(crate) spent: Spent,
 }
 
 impl<T, L> Running<T, L> {
-    pub(crate) fn new(whose: T, process: Process, load: L) -> Self {
-        Self { whose, process, load, spent: Spent::default() }
+    pub(crate) fn new(owner: T, process: Process, load: L) -> Self {
+        Self { owner, process, load, spent: Spent::default() }
     }
 }
 
-/// All get a turn, so often, back and forth: a slow minute of the machine hits all of them, and
-/// nobody always comes behind the same. The turn's number is handed on; that of the first is 0, and
-/// it is one more than `turns`, to warm up: it does not count.
+/// Gives all servers `turns` turns and a first one to warm up, in alternating order.
+///
+/// So a slow minute of the machine hits all servers, and no server always follows the same other.
+/// `take` gets the number of the turn; 0 is the warm-up, which does not count.
 pub(crate) fn back_and_forth<T, L>(
     all: &mut [Running<T, L>],
     turns: u32,
@@ -38,7 +39,7 @@ pub(crate) fn back_and_forth<T, L>(
                 running.spent.add(&spent);
             }
             if spent.restless {
-                // It would take the core from the others.
+                // It would take the core from the other servers.
                 running.process.end();
             }
         }

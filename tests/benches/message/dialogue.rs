@@ -1,4 +1,4 @@
-//! What is asked, and what a server answers.
+//! The requests, and the replies of a server.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use wirestate_core::{
 /// The size of a request, in bytes.
 pub(crate) const REQUEST: usize = 146;
 
-/// The entries, which are asked for one after the other.
+/// The entries of the table. The requests search for them in this order.
 const ENTRIES: usize = 16;
 
-/// What the servers search in.
+/// The table in which the servers search.
 pub(crate) fn table() -> BTreeMap<String, String> {
     (0..ENTRIES).map(|number| (key(number), entry(number))).collect()
 }
@@ -37,13 +37,12 @@ fn request(number: usize) -> Vec<u8> {
     let mut frame = Vec::new();
     Message { byteorder, ..search::request("search", &key(number)) }
         .encode(&mut frame)
-        .expect("its header is short");
+        .expect("the header is short");
     assert_eq!(frame.len(), REQUEST);
     frame
 }
 
-/// The requests in their order, and one server's replies to them. Behind the last comes the first
-/// again.
+/// The requests in order, and one server's replies to them. The first follows the last.
 pub(crate) struct Dialogue {
     requests: Vec<u8>,
     replies: Vec<u8>,
@@ -52,8 +51,8 @@ pub(crate) struct Dialogue {
 }
 
 impl Dialogue {
-    /// Asks for each entry once, one by one, and looks at the replies closely. At most `longest`
-    /// requests are to be had in one piece.
+    /// Requests each entry once and checks the replies. [`requests`](Self::requests) can then
+    /// return at most `longest` requests.
     pub(crate) fn learn(server: &mut TcpStream, longest: usize) -> io::Result<Self> {
         let exchanges: Vec<_> = (0..ENTRIES)
             .map(|number| {
@@ -79,18 +78,18 @@ impl Dialogue {
         &self.requests[first % ENTRIES * REQUEST..][..count * REQUEST]
     }
 
-    /// How many bytes of requests so many bytes of replies answer, the last one in part.
+    /// How many bytes of requests are answered by this many bytes of replies; the last one in part.
     pub(crate) fn asked(&self, replied: usize) -> usize {
         replied.div_ceil(self.reply) * REQUEST
     }
 
-    /// The replies to these.
+    /// The replies to the same requests.
     pub(crate) fn replies(&self, first: usize, count: usize) -> &[u8] {
         &self.replies[first % ENTRIES * self.reply..][..count * self.reply]
     }
 }
 
-/// The reply as it is on the wire, once it is clear that it is the right one.
+/// Reads a reply, checks it, and returns its bytes.
 fn receive(server: &mut TcpStream, number: usize) -> io::Result<Vec<u8>> {
     let mut inbox = Inbox::new(Limits::default(), Pool::new(8 * 1024, 0));
     let mut frame = Vec::new();

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct Flood {
     clients: Vec<Client>,
     dialogue: Dialogue,
-    /// Whose step is next.
+    /// The connection that has the next step.
     next: usize,
     buffer: Vec<u8>,
 }

@@ -1,5 +1,5 @@
-//! The server that one would write by hand: a task or thread per connection, an exact read of each
-//! part, JSON values, a write per reply.
+//! Hand-written servers: a task or thread per connection, `read_exact` for each part of a frame,
+//! JSON values, a write per reply.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// On tokio, until it is killed.
+/// Serves on tokio until it is killed.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -50,7 +50,7 @@ pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<()> {
     })
 }
 
-/// On threads with blocking calls, until it is killed.
+/// Serves with a thread per connection and blocking calls until it is killed.
 pub(crate) fn threads() -> io::Result<()> {
     use std::{
         io::{Read, Write},
@@ -88,7 +88,7 @@ fn content_length(header: &[u8]) -> io::Result<usize> {
     length.ok_or_else(|| ErrorKind::InvalidData.into())
 }
 
-/// The reply's whole frame.
+/// The frame of the reply.
 fn answer(table: &Table, content: &[u8]) -> io::Result<Vec<u8>> {
     let request: Value = serde_json::from_slice(content)?;
     let result = match (request["action"].as_str(), request["value"].as_str()) {
@@ -106,6 +106,6 @@ fn answer(table: &Table, content: &[u8]) -> io::Result<Vec<u8>> {
         "content-length": content.len(),
     })
     .to_string();
-    let length = u16::try_from(header.len()).expect("it is short");
+    let length = u16::try_from(header.len()).expect("the header is short");
     Ok([&length.to_be_bytes()[..], header.as_bytes(), content.as_bytes()].concat())
 }

@@ -1,7 +1,7 @@
-//! The load: one thread, epoll, connections that ask and compare what they are answered.
+//! The load: one thread with epoll, whose connections send requests and compare the replies.
 //!
-//! Between two calls here no byte is on its way, so that the server is asleep and its time stands
-//! still.
+//! Between two calls of its methods no byte is in flight, so the server sleeps and its CPU time
+//! does not change.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -25,7 +25,7 @@ use crate::{
     measure::socket::not_blocked,
 };
 
-/// How long the server may say nothing while it owes something.
+/// How long the load waits for expected bytes before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Connections to one server.
@@ -34,39 +34,39 @@ pub(crate) struct Load {
     events: Vec<Event>,
     clients: Vec<Client>,
     dialogue: Dialogue,
-    /// Requests that a connection sends at once.
+    /// Requests that a connection sends in one write.
     in_flight: usize,
     buffer: Vec<u8>,
 }
 
 struct Client {
     stream: TcpStream,
-    /// The number of the first request that is not answered, or will be sent next.
+    /// The number of the first request without a reply, or of the next request.
     next: usize,
-    /// Bytes that have come of the replies that it waits for.
+    /// Bytes that have arrived of the replies that it waits for.
     received: usize,
     /// When it sent its requests.
     asked: Instant,
 }
 
-/// A connection that does not block.
+/// Opens a non-blocking connection.
 pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(server)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    // So that closing it leaves no port in TIME_WAIT, of which there are too few.
+    // Closing then leaves no port in TIME_WAIT: there are too few ports.
     sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
     Ok(stream)
 }
 
 impl Load {
-    /// Opens `count` connections, which have `in_flight` requests in flight each.
+    /// Opens `count` connections with `in_flight` requests in flight on each.
     pub(crate) fn connect(server: SocketAddr, count: usize, in_flight: usize) -> io::Result<Self> {
         let mut first = TcpStream::connect(server)?;
         first.set_nodelay(true)?;
         first.set_read_timeout(Some(PATIENCE))?;
         let dialogue = Dialogue::learn(&mut first, in_flight)?;
-        // A byte more than is owed would show.
+        // One byte more than expected, to find surplus bytes.
         let buffer = vec![0; dialogue.replies(0, in_flight).len() + 1];
         drop(first);
 
@@ -81,9 +81,9 @@ impl Load {
         Ok(Self { epoll, events, clients, dialogue, in_flight, buffer })
     }
 
-    /// Each connection sends its requests whenever the last are answered, for as long as `window`;
-    /// but at least once. Meanwhile `flood` sends without pause. Returns the number of requests,
-    /// and how long the replies took.
+    /// For `window`, each connection sends its requests whenever the last are answered; at least
+    /// once. At the same time `flood` sends without pause. Returns the number of requests, and the
+    /// times until their replies.
     pub(crate) fn ask(
         &mut self,
         window: Duration,
@@ -106,7 +106,8 @@ impl Load {
             }
             let going_on = Instant::now() < end;
             for event in 0..self.events.len() {
-                let number = usize::try_from(self.events[event].data.u64()).expect("a client's");
+                let number = usize::try_from(self.events[event].data.u64())
+                    .expect("the token of a client is its index");
                 if !self.receive(number)? {
                     continue;
                 }
@@ -128,11 +129,11 @@ impl Load {
     fn send(&mut self, number: usize) -> io::Result<()> {
         let client = &mut self.clients[number];
         client.asked = Instant::now();
-        // There is always room for it: nothing else is on its way.
+        // The socket takes all of it: nothing else is in flight.
         client.stream.write_all(self.dialogue.requests(client.next, self.in_flight))
     }
 
-    /// True once all that was asked is answered.
+    /// Returns true once all requests are answered.
     fn receive(&mut self, number: usize) -> io::Result<bool> {
         let client = &mut self.clients[number];
         let replies = self.dialogue.replies(client.next, self.in_flight);
@@ -154,7 +155,7 @@ impl Load {
     }
 
     fn wait(&mut self, patience: Duration) -> io::Result<()> {
-        let timeout = Timespec::try_from(patience).expect("it fits");
+        let timeout = Timespec::try_from(patience).expect("the time fits");
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(0) if !patience.is_zero() => {

@@ -1,4 +1,4 @@
-//! Ours: the machine of `app-server` with its defaults.
+//! This project's servers: the machine of `app-server` with its defaults.
 
 use std::io;
 

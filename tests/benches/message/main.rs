@@ -1,50 +1,51 @@
-//! What requests with a JSON header cost the server: `app-server`'s machine on each runtime, beside
-//! a server that one would write by hand on tokio, and the same with threads.
+//! The cost of requests with a JSON header for the server: `app-server`'s machine on each runtime,
+//! compared with hand-written servers on tokio and with threads.
 //!
 //! ```text
 //! cargo bench -p wirestate-testkit --bench message
-//! cargo bench -p wirestate-testkit --bench message -- --workloads pipelined --servers tokio-hand,tokio
+//! cargo bench -p wirestate-testkit --bench message -- --workloads pipelined --servers tokio
 //! cargo bench -p wirestate-testkit --bench message -- --rounds 15 --seconds 2 --json
 //! ```
 //!
 //! # What is measured
 //!
-//! | workload | load | figure |
-//! |---|---|---|
-//! | `lockstep` | 50 connections, each sends a request once the last is answered | server CPU per request |
-//! | `pipelined` | 50 connections, each sends sixteen in one write once the last sixteen are answered | server CPU per request |
-//! | `flood` | as `lockstep`, without and beside 16 connections that send without pause | median time until the reply |
+//! - `lockstep`: server CPU per request. Each of 50 connections sends a request whenever the last one
+//!   is answered.
+//! - `pipelined`: server CPU per request. Each of 50 connections sends sixteen requests in one write
+//!   whenever the last sixteen are answered.
+//! - `flood`: median time until the reply, in `lockstep` alone and beside 16 connections that send
+//!   without pause.
 //!
-//! A request is one of 146 bytes, a `search` in a table of sixteen entries; each next one asks for
-//! the next entry. The servers by hand read length, header and content by `read_exact`, the latter two
-//! as a `serde_json::Value`, and write each reply at once. CPU is taken as the echo
-//! benchmark takes it: the first field of `/proc/PID/task/*/schedstat`, read while no byte is on
-//! its way and every connection is open.
+//! A request has 146 bytes. It is a `search` in a table of sixteen entries, for each entry in turn.
+//! The hand-written servers read length, header and content with `read_exact`, parse header and
+//! content into a `serde_json::Value`, and write each reply at once. CPU is measured as in the echo
+//! benchmark: the first field of `/proc/PID/task/*/schedstat`, read while no byte is in flight and
+//! every connection is open.
 //!
 //! # How
 //!
-//! The program runs itself again as the server (`--serve`), a fresh process for each round,
-//! pinned to one core; the load is pinned to another. In each round all servers run side by side
-//! and get the load in turns, a tenth of a second each, back and forth; a ratio is that of two
-//! servers in one round, and what is reported is the median of the rounds with the extremes. All
-//! servers get the same number of worker threads (`--workers`, 1).
+//! The program runs itself again as the server (`--serve`): a new process for each round, pinned to
+//! one core. The load is pinned to another core. In each round all servers run side by side and get
+//! the load in turns of a tenth of a second, in alternating order. A ratio compares two servers in the
+//! same round. The report has the median of the rounds and the extremes. All servers have the same
+//! number of worker threads (`--workers`, 1).
 //!
 //! A connection of the flood has at most 256 KiB of requests without a reply. All of its replies
 //! have arrived before the next turn; their bytes are counted. The load is one thread: it polls the
 //! other connections after each step of the flood (16 KiB sent, available replies read).
 //!
-//! Of each server the replies to all sixteen requests are read once, decoded and held against the
-//! table; from then on every byte of every reply is compared with these, in their order. The load
-//! builds nothing meanwhile.
+//! The load first requests all sixteen entries from each server, decodes the replies and compares
+//! them with the table. Then it compares every byte of every reply with these, and builds nothing.
 //!
-//! Ours are as `app-server` is, with all deadlines and limits; those by hand have none.
+//! This project's servers have all deadlines and limits of `app-server`; the hand-written ones have
+//! none.
 //!
-//! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and
-//! reports only that the replies came.
+//! No time makes the benchmark fail. Under `cargo test` it runs one short round and reports only
+//! that the replies arrived.
 //!
-//! Let nothing else run meanwhile. The column "of its core" says how it went: less than 90 % means
-//! that other programs took the core, or that waking it took longer than an answer, which happens
-//! on virtual machines.
+//! Run nothing else at the same time. A value below 90 % in the column "of its core" means that
+//! other programs took the core, or that waking it took longer than a reply, as on some virtual
+//! machines.
 
 mod dialogue;
 mod flood;
@@ -71,7 +72,8 @@ use self::{
     server::Server,
 };
 
-/// What requests with a JSON header cost the server, beside the same by hand: CPU per request.
+/// Measures the CPU of a server per request with a JSON header. Compares the machine with
+/// hand-written servers.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -79,7 +81,7 @@ struct Arguments {
     /// Connections
     #[arg(long, default_value = "50")]
     connections: NonZeroUsize,
-    /// Requests of a connection that are in flight in `pipelined`
+    /// Requests in flight on a connection in `pipelined`
     #[arg(long, default_value = "16", value_parser = clap::value_parser!(u16).range(1..=100))]
     in_flight: u16,
     /// Connections that send without pause in `flood`

@@ -1,4 +1,4 @@
-//! What the report says of the figures, and the goals.
+//! The report: texts and goals.
 
 use crate::{
     dialogue::REQUEST,

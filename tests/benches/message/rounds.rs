@@ -1,4 +1,4 @@
-//! What is planned, and how each figure is taken.
+//! The plan, and how each figure is measured.
 
 use std::io;
 
@@ -17,32 +17,32 @@ use crate::{
     server::Server,
 };
 
-/// What the server is given to do.
+/// A load on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
-    /// A request, sent once the last is answered
+    /// A request whenever the last one is answered
     Lockstep,
-    /// Several requests, sent once the last ones are answered
+    /// Several requests whenever the last ones are answered
     Pipelined,
-    /// A request, sent once the last is answered, beside connections that send without pause
+    /// A request whenever the last one is answered, beside connections that send without pause
     Flood,
 }
 
-/// What is to be measured.
+/// The plan of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plan {
     #[serde(flatten)]
     pub(crate) basics: Basics<Server, Workload>,
     pub(crate) connections: usize,
-    /// Of one connection, when it is pipelined.
+    /// Requests in flight on a connection in `pipelined`.
     pub(crate) in_flight: usize,
     /// Connections that send without pause, in the flood.
     pub(crate) flooding: usize,
 }
 
 impl Plan {
-    /// Requests of one connection that are in flight.
+    /// Requests in flight on a connection.
     pub(crate) fn in_flight(&self, workload: Workload) -> usize {
         match workload {
             Workload::Lockstep | Workload::Flood => 1,
@@ -51,7 +51,7 @@ impl Plan {
     }
 }
 
-/// Takes all figures.
+/// Measures all figures.
 pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
     let mut retakes = RETAKES;
     take(plan, cores, |workload, series| {

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What is compared.
+/// A server that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
@@ -39,7 +39,7 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// What it is compared with, if it is one of this project's.
+    /// The server that it is compared with, for a server of this project.
     pub(crate) fn by_hand(self) -> &'static [Self] {
         match self {
             Self::Tokio | Self::Smol => &[Self::TokioHand],
@@ -52,13 +52,13 @@ impl Server {
         }
     }
 
-    /// Starts this program again as that server.
+    /// Starts this program again as this server.
     pub(crate) fn start(self, cores: Cores, workers: NonZeroUsize) -> io::Result<Process> {
         let workers = workers.to_string();
         Process::start(&["--serve", &self.name(), "--workers", &workers], cores)
     }
 
-    /// Is that server until it is killed.
+    /// Runs this server until it is killed.
     pub(crate) fn serve(self, core: Option<usize>, workers: NonZeroUsize) -> io::Result<()> {
         become_server(core)?;
         match self {

@@ -1,4 +1,4 @@
-//! The proxies that one would write by hand, with the buffer that ours have.
+//! Hand-written proxies, with the same buffer size as this project's.
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, thread};
 
@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// On tokio, a task for each connection, until it is killed.
+/// Relays on tokio, with a task for each connection, until it is killed.
 pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<()> {
     use tokio::{
         io::copy_bidirectional_with_sizes,
@@ -34,7 +34,8 @@ pub(crate) fn tokio(upstream: SocketAddr, workers: NonZeroUsize) -> io::Result<(
     })
 }
 
-/// With blocking calls, a thread for each direction of a connection, until it is killed.
+/// Relays with blocking calls, with a thread for each direction of a connection, until it is
+/// killed.
 pub(crate) fn threads(upstream: SocketAddr) -> io::Result<()> {
     use std::{
         io::{Read, Write},

@@ -1,4 +1,4 @@
-//! Ours, with its defaults.
+//! This project's proxies, with their defaults.
 
 use std::{io, net::SocketAddr};
 
@@ -11,7 +11,7 @@ use wirestate_core::{
 
 use crate::measure::runtimes::Ours;
 
-/// The relay to there.
+/// The relays to `upstream`.
 pub(crate) struct Relay(pub(crate) SocketAddr);
 
 impl Ours for Relay {

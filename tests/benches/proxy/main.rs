@@ -1,5 +1,5 @@
-//! What relaying costs the proxy: ours on each runtime, beside nginx's `stream` and `HAProxy`, which
-//! people install, and beside what one would write by hand on tokio and with threads.
+//! The cost of relaying for the proxy: this project's proxy on each runtime, compared with nginx's
+//! `stream`, `HAProxy`, and hand-written proxies on tokio and with threads.
 //!
 //! ```text
 //! cargo bench -p wirestate-testkit --bench proxy
@@ -9,29 +9,30 @@
 //!
 //! # What is measured
 //!
-//! | workload | load | figure |
-//! |---|---|---|
-//! | `lockstep` | 50 connections, each sends 64 bytes once the last 64 are back | proxy CPU per round trip |
-//! | `stream` | 1 connection that sends as the sockets take it and reads all back | proxy CPU per KiB |
-//! | `streams` | 50 of them | proxy CPU per KiB |
-//! | `pairs` | 4,000 connections that sent one message each and are silent, then one each again | proxy memory per pair |
+//! - `lockstep`: proxy CPU per round trip. Each of 50 connections sends 64 bytes whenever the last
+//!   64 are back.
+//! - `stream`: proxy CPU per KiB. One connection sends as much as its socket takes, and reads all
+//!   of it back.
+//! - `streams`: the same with 50 connections.
+//! - `pairs`: proxy memory per pair of connections. Each of 4,000 connections has sent one message
+//!   and is silent; at the end each sends one more.
 //!
-//! Behind the proxy is the echo benchmark's floor, on the load's core; so a KiB that comes back has
-//! passed the proxy twice. CPU and memory are taken as the echo benchmark takes them: the first field
-//! of `/proc/PID/task/*/schedstat` while no byte is on its way, and the anonymous memory of
-//! `/proc/PID/smaps_rollup`. Every byte is compared in `lockstep` and `pairs`, and in the streams
-//! before the measurement; during it they are counted.
+//! The upstream is the floor of the echo benchmark, on the load's core, so a KiB that comes back
+//! has passed the proxy twice. CPU and memory are measured as in the echo benchmark: the first
+//! field of `/proc/PID/task/*/schedstat` while no byte is in flight, and the anonymous memory of
+//! `/proc/PID/smaps_rollup`. In `lockstep` and `pairs` every byte is compared. In the streams bytes
+//! are compared before the measurement and counted during it.
 //!
-//! The program runs itself again as the proxy (`--serve`), a fresh process for each round, pinned to
-//! one core; load and upstream are pinned to another. In each round all proxies run side by side and
-//! get the load in turns, back and forth; a ratio is that of two proxies in one round, and what is
-//! reported is the median of the rounds with the extremes. All have one thread that relays; of ours
-//! tokio and smol have as many as `--workers` says, and std one for each connection. nginx and
-//! `HAProxy` are left out where they are not installed (Debian: `nginx` with `libnginx-mod-stream`,
-//! `haproxy`).
+//! The program runs itself again as the proxy (`--serve`): a new process for each round, pinned to
+//! one core. Load and upstream are pinned to another core. In each round all proxies run side by
+//! side and get the load in turns, in alternating order. A ratio compares two proxies in the same
+//! round. The report has the median of the rounds and the extremes. nginx, `HAProxy` and the
+//! hand-written proxy on tokio relay on one thread, this project's tokio and smol on `--workers`,
+//! and std on one thread for each connection. nginx and `HAProxy` are left out if they are not
+//! installed (Debian: `nginx` with `libnginx-mod-stream`, `haproxy`).
 //!
-//! Nothing here fails because of a time. Run by `cargo test`, it makes one short round and reports
-//! only that the bytes came back. Let nothing else run meanwhile.
+//! No time makes the benchmark fail. Under `cargo test` it runs one short round and reports only
+//! that the bytes came back. Run nothing else at the same time.
 
 #[path = "../echo/floor.rs"]
 mod floor;
@@ -60,7 +61,7 @@ use self::{
     server::Server,
 };
 
-/// What relaying costs the proxy: CPU per round trip and per KiB, memory per pair.
+/// Measures the cost of relaying for the proxy: CPU per round trip and per KiB, memory per pair.
 #[derive(Debug, Parser)]
 #[command(mut_arg("serve", |serve| serve.requires("upstream")))]
 struct Arguments {
@@ -75,7 +76,7 @@ struct Arguments {
     /// With `--serve`: where connections go
     #[arg(long, requires = "serve")]
     upstream: Option<SocketAddr>,
-    /// Be the upstream: says its port on standard output, and echoes until it is killed
+    /// Run the upstream: print its port to standard output, and echo until it is killed
     #[arg(long, conflicts_with = "serve")]
     echo: bool,
 }

@@ -1,4 +1,4 @@
-//! What people install, with one thread and otherwise as it comes.
+//! nginx and `HAProxy`, with one thread and otherwise default settings.
 
 use std::{
     env,
@@ -12,7 +12,7 @@ use std::{
 
 use crate::measure::process::{announce_a_free_port, program};
 
-/// nginx's module that relays TCP, where distributions have it.
+/// The paths at which distributions install nginx's module for TCP.
 pub(crate) fn stream_module() -> Option<&'static Path> {
     let modules = [
         "/usr/lib/nginx/modules/ngx_stream_module.so",
@@ -21,7 +21,7 @@ pub(crate) fn stream_module() -> Option<&'static Path> {
     modules.into_iter().map(Path::new).find(|module| module.is_file())
 }
 
-/// Becomes nginx: this process keeps its core and its death signal.
+/// Replaces this process by nginx. The process keeps its core and its parent-death signal.
 pub(crate) fn nginx(upstream: SocketAddr) -> io::Result<()> {
     let module = stream_module().ok_or(io::ErrorKind::NotFound)?.display();
     let address = announce_a_free_port()?;
@@ -38,7 +38,7 @@ pub(crate) fn nginx(upstream: SocketAddr) -> io::Result<()> {
     become_it(command.args(["-e", "stderr", "-c", "/dev/stdin"]), &configuration)
 }
 
-/// Becomes `HAProxy`, likewise.
+/// Replaces this process by `HAProxy`, in the same way.
 pub(crate) fn haproxy(upstream: SocketAddr) -> io::Result<()> {
     let address = announce_a_free_port()?;
     let configuration = format!(
@@ -58,7 +58,7 @@ pub(crate) fn haproxy(upstream: SocketAddr) -> io::Result<()> {
     become_it(command.args(["-db", "-f", "/dev/stdin"]), &configuration)
 }
 
-/// The configuration is its standard input: a file without a name, of which nothing is left.
+/// Passes the configuration as standard input: an unnamed file, which needs no removal.
 fn become_it(command: &mut Command, configuration: &str) -> io::Result<()> {
     let path = env::temp_dir().join(format!("wirestate-bench-proxy-{}", id()));
     let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;

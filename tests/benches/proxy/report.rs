@@ -1,4 +1,4 @@
-//! What the report says of the figures, and the goals.
+//! The report: texts and goals.
 
 use crate::{
     measure::{
@@ -18,7 +18,7 @@ impl Costs for Plan {
         &self.basics
     }
 
-    /// Memory differs little from run to run.
+    /// Fewer rounds for memory, which differs little between rounds.
     fn rounds_of(&self, workload: Workload) -> u32 {
         match workload {
             Workload::Lockstep | Workload::Stream | Workload::Streams => self.basics.rounds,

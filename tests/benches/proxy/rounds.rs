@@ -1,4 +1,4 @@
-//! What is planned, and how each figure is taken.
+//! The plan, and how each figure is measured.
 
 use std::io;
 
@@ -16,21 +16,21 @@ use crate::{
     server::{Server, start_echo},
 };
 
-/// What the proxy is given to do.
+/// A load on the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
-    /// 64 bytes, sent once the last 64 are back
+    /// 64 bytes whenever the last 64 are back
     Lockstep,
     /// As many bytes as the sockets take, on one connection
     Stream,
-    /// The same on many
+    /// As many bytes as the sockets take, on many connections
     Streams,
     /// Many connections, silent after one message
     Pairs,
 }
 
-/// What is to be measured.
+/// The plan of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Plan {
     #[serde(flatten)]
@@ -49,7 +49,7 @@ impl Plan {
     }
 }
 
-/// Takes all figures.
+/// Measures all figures.
 pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
     let pattern = Pattern::new();
     take(plan, cores, |workload, series| {

@@ -1,4 +1,4 @@
-//! The proxies, and what is behind them.
+//! The proxies, and their upstream.
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use crate::{
     others,
 };
 
-/// What is compared.
+/// A proxy that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
@@ -50,7 +50,7 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Whether it is on this machine.
+    /// Whether it is installed.
     pub(crate) fn is_installed(self) -> bool {
         match self {
             Self::Nginx => program("nginx").is_some() && others::stream_module().is_some(),
@@ -66,7 +66,7 @@ impl Server {
         }
     }
 
-    /// Starts this program again as that proxy to `upstream`, and waits until it listens.
+    /// Starts this program again as this proxy to `upstream`, and waits until it listens.
     pub(crate) fn start(
         self,
         upstream: SocketAddr,
@@ -87,7 +87,7 @@ impl Server {
         Ok(process)
     }
 
-    /// Is that proxy until it is killed.
+    /// Runs this proxy until it is killed.
     pub(crate) fn serve(
         self,
         upstream: SocketAddr,
@@ -108,17 +108,17 @@ impl Server {
     }
 }
 
-/// Starts this program again as the upstream, which stays on the load's core: it has that from the
-/// process that starts it, which has pinned itself.
+/// Starts this program again as the upstream. It inherits the core of the load, to which this
+/// process is pinned.
 pub(crate) fn start_echo(cores: Cores) -> io::Result<Process> {
     Process::start(&["--echo"], cores)
 }
 
-/// Is the upstream until it is killed.
+/// Runs the upstream until it is killed.
 pub(crate) fn echo() -> io::Result<()> {
     become_server(None)?;
     floor::serve()
 }
 
-/// How long a proxy may take until it listens.
+/// How long to wait until a proxy listens.
 const PATIENCE: Duration = Duration::from_secs(5);
