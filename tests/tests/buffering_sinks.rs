@@ -1,6 +1,6 @@
-//! Machines on sockets that hold output: every byte arrives, and the FIN comes behind all of them.
+//! Machines on buffering sinks: every byte arrives, and the FIN follows the last one.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::{
     convert::Infallible,
@@ -27,8 +27,8 @@ use wirestate_testkit::{
     },
 };
 
-/// Accepts one connection, and serves it by `machine` on a sink that holds `capacity` bytes, for
-/// `flush_timeout` without progress. After `shut_down`, the machine is shut down.
+/// Accepts one connection and drives `machine` on it, with a sink that buffers `capacity` bytes and
+/// is reset after `flush_timeout` without progress. Shuts the machine down after `shut_down`.
 fn serve_one<M>(
     host: &Host,
     (capacity, flush_timeout): (usize, Duration),
@@ -60,7 +60,7 @@ fn serve_one<M>(
     });
 }
 
-/// What a peer of the host "server" hears that does `acts`.
+/// Performs `acts` as a peer of the host "server", and returns what it received.
 fn hears(world: &World, acts: Vec<Act>) -> Heard {
     let client = world.host("client");
     let runtime = client.clone();
@@ -72,13 +72,13 @@ fn hears(world: &World, acts: Vec<Act>) -> Heard {
     heard.take().unwrap()
 }
 
-/// All that a peer sends comes back to it, and a FIN behind that.
+/// Asserts that a peer gets back all that it sends, and then a FIN.
 fn comes_back(world: &World, sent: Vec<u8>) {
     let heard = hears(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
     assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
 }
 
-/// A network that holds little, and a server whose calls suffer.
+/// A world with small buffers, and faults on the server.
 fn faulty(seed: u64) -> (World, Host) {
     let settings = Settings { buffer: 16 << (seed % 8), ..Settings::default() };
     let world = World::with(seed, settings);
@@ -115,7 +115,7 @@ fn an_echo_arrives_whole_and_the_fin_behind_it() {
         let echo = echo::Server::new(config).unwrap();
         let machine = move |now| Checked::new(echo.machine(now), limit);
         serve_one(&server, (capacity(seed), LONG), Duration::MAX, machine);
-        // What the network holds is all that can be sent before it is received.
+        // Without reads, a peer can send only what the network holds.
         let sent = bytes(2000);
         let exchange = |part: &[u8]| [Act::Send(part.to_vec().into()), Act::Receive(part.len())];
         let acts = sent.chunks(16).flat_map(exchange).chain([Act::Finish, Act::ReceiveAll]);
@@ -163,7 +163,7 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
             write_timeout: Some(LONG),
             ..fanout::Config::default()
         };
-        // It ends by its server, or leaves when it has all.
+        // It ends with its server, or when it has received everything.
         let (shut_down, acts) = if seed % 2 == 0 {
             (Duration::from_secs(60), vec![Act::ReceiveAll])
         } else {
@@ -194,8 +194,8 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
     });
 }
 
-/// The machine has handed over all of its output, and the FIN waits behind what the sink holds, which
-/// counts as not acknowledged.
+/// The machine has handed over all of its output, and the FIN waits behind what the sink holds,
+/// which counts as not acknowledged.
 #[test]
 fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
     let settings = Settings { buffer: 64, ..Settings::default() };
@@ -215,7 +215,7 @@ fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
     assert!(after < Duration::from_secs(30), "reset after {after:?}");
 }
 
-/// The two ends of a connection: the first one holds 5 bytes, and its network 3.
+/// The two ends of a connection. The first end buffers 5 bytes, and the network 3.
 fn holding<F>(test: impl FnOnce(Host, Buffering<Socket>, Socket) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -232,7 +232,7 @@ where
     world.run_until(&done).unwrap();
 }
 
-/// What a call answers at once.
+/// The result of a call that does not block.
 async fn at_once<T>(mut call: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| {
         Poll::Ready(match call(cx) {

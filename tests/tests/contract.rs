@@ -1,6 +1,6 @@
-//! The echo's machines, alone: whatever happens to them, the contract holds, what comes out is
-//! right, and memory is bounded. Then drivers that break the contract: each is blamed by name.
-//! (Machines that break it are in `planted_bugs.rs`.)
+//! The echo's machines alone keep the contract under any script: their output is right and their
+//! memory is bounded. And drivers that break the contract: `Checked` blames each of them. Machines
+//! that break it are in `planted_bugs.rs`.
 
 use std::{
     num::NonZeroUsize,
@@ -34,7 +34,7 @@ fn prefixed() -> Config {
     config().with_prefix(Some(prefix))
 }
 
-/// `queued` may not go beyond what the documentation says that a connection holds.
+/// An echo whose `queued` is checked against the documented limit.
 fn checked(config: Config) -> Checked<Echo> {
     let limit = config.buffer_size();
     Checked::new(
@@ -44,7 +44,7 @@ fn checked(config: Config) -> Checked<Echo> {
     .with_deadlines()
 }
 
-/// Failures are kept beside the crate's sources.
+/// Keeps failing cases in `proptest-regressions` of this crate.
 fn proptest_config() -> ProptestConfig {
     let file = FileFailurePersistence::Direct("proptest-regressions/contract.txt");
     ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
@@ -84,7 +84,7 @@ proptest! {
         }
     }
 
-    /// Between the ops it is asked for what it is asked for by its user.
+    /// Between the ops, the user sends messages and takes replies.
     #[test]
     fn a_client_keeps_the_contract(
         ops in script::ops(120),
@@ -110,7 +110,7 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
 
-    /// What the script sends is noise to it; or it is given back what it sent.
+    /// The server sends either random bytes or the bytes that it has received.
     #[test]
     fn a_load_keeps_the_contract(
         ops in script::ops(120),
@@ -154,7 +154,7 @@ proptest! {
 #[test]
 fn an_echo_is_the_same_for_every_way_to_cut_16_bytes() {
     let transcript = script::split_invariant_exhaustive(
-        // Smaller than the input, so that it fills up and wraps.
+        // The buffer is smaller than the input, so that it fills up and wraps.
         || checked(config().with_buffer(NonZeroUsize::new(7).unwrap())),
         b"0123456789abcdef",
     );
@@ -203,7 +203,7 @@ fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     let mut machine = checked(config());
     script::play(&mut machine, &ops);
     assert_eq!(machine.status().state, "open");
-    // A byte that only the kernel takes, or that makes the backlog longer, does not.
+    // A byte that only the kernel takes, or that is received behind pending output, does not.
     let backlog = [Op::Receive(vec![1; 2])];
     for more in [Op::Receive(vec![1]), Op::Buffer(1), Op::Buffer(2)] {
         let ops = [&backlog[..], &wait, &[more], &wait].concat();
@@ -216,7 +216,7 @@ fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     assert_eq!(machine.status().state, "closing");
 }
 
-/// Its label and what is said of it agree on who was at fault.
+/// The reason's fault is that of the event that ended the connection.
 #[test]
 fn a_reason_says_whose_fault_it_was() {
     use wirestate_core::Fault;
@@ -247,18 +247,18 @@ fn receive(machine: &mut impl Machine, n: usize) {
     machine.handle(NOW, Event::Read(n));
 }
 
-fn look(machine: &mut impl Machine) -> bool {
+fn poll_shared(machine: &mut impl Machine) -> bool {
     machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop()))
 }
 
-/// How many bytes it offers to write.
+/// How many bytes the machine offers to write.
 fn offered(machine: &impl Machine) -> usize {
     let mut bufs = [&[][..]; 4];
     let n = machine.write_bufs(&mut bufs);
     bufs[..n].iter().map(|buf| buf.len()).sum()
 }
 
-/// Asserts that a driver is blamed for `mistake`, and of the machine nothing is said.
+/// Asserts that `Checked` blames the driver, not the machine, for `mistake`.
 fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Echo>)) {
     let mut machine = checked(config());
     let panic = catch_unwind(AssertUnwindSafe(|| mistake(&mut machine))).expect_err(what);
@@ -266,7 +266,7 @@ fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Echo>)) {
     assert!(message.contains(&format!("driver: {what}")), "{what}: {message}");
 }
 
-/// An event after some others.
+/// Asserts that `event` is illegal after the events in `before`.
 fn is_illegal(before: &[Event], event: Event) {
     is_blamed(&format!("{event:?}, but the machine wants"), |machine| {
         for before in before {
@@ -284,7 +284,7 @@ fn is_illegal(before: &[Event], event: Event) {
 fn the_state_table_holds_for_drivers() {
     let (read_error, write_error) =
         (Event::Error(Direction::Read, RESET), Event::Error(Direction::Write, RESET));
-    // Neither the end of the input nor an error while the machine holds back from reading.
+    // Neither `Eof` nor a read error while reading is paused.
     is_illegal(&[Event::Read(16)], Event::Eof);
     is_illegal(&[Event::Read(16)], read_error);
     is_illegal(&[Event::Eof], Event::Eof);
@@ -293,7 +293,7 @@ fn the_state_table_holds_for_drivers() {
     is_illegal(&[], Event::Finished);
     is_illegal(&[Event::Read(5)], Event::Finished);
     is_illegal(&[Event::Eof, Event::Finished], Event::Finished);
-    // Nothing can be written behind a FIN, on a connection that is lost, or in place of an RST.
+    // No write error after a FIN, after another write error, or while an RST is wanted.
     is_illegal(&[Event::Eof, Event::Finished], write_error);
     is_illegal(&[Event::Read(5), write_error], write_error);
     is_blamed("Error(Write, Reset), but the machine wants", |machine| {
@@ -323,7 +323,7 @@ fn rule_2_written_follows_an_offer_of_output_directly() {
     type Between = fn(&mut Checked<Echo>);
     let between: [(Event, Between); 8] = [
         (Event::Written(5), |machine| {
-            let _ = look(machine);
+            let _ = poll_shared(machine);
         }),
         (Event::Written(5), |machine| {
             let _ = machine.read_buf();
@@ -352,7 +352,7 @@ fn rule_2_read_follows_read_buf_directly() {
     type Between = fn(&mut Checked<Echo>);
     let between: [(Event, Between); 6] = [
         (Event::Read(5), |machine| {
-            let _ = look(machine);
+            let _ = poll_shared(machine);
         }),
         (Event::Read(5), |machine| machine.handle(NOW, Event::Release)),
         (Event::Read(5), |machine| machine.handle(NOW, Event::Read(5))),
@@ -372,7 +372,7 @@ fn rule_2_read_follows_read_buf_directly() {
     is_illegal(&[], Event::Read(1));
 }
 
-/// Questions, and asking for the same again.
+/// Getters and a repeated offer are not calls.
 #[test]
 fn rule_2_an_offer_outlives_what_is_no_call() {
     let mut machine = checked(config());
@@ -388,7 +388,7 @@ fn rule_2_an_offer_outlives_what_is_no_call() {
     assert_eq!(machine.interest(), Interest { read: true, write: Outbound::Idle });
 }
 
-/// Linux reports a reset once.
+/// Linux reports a reset only once.
 #[test]
 fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {
     let load = || {
@@ -423,7 +423,7 @@ fn rule_7_now_never_goes_backwards() {
     type Call = fn(&mut Checked<Echo>);
     let calls: [Call; 4] = [
         |machine| {
-            let _ = look(machine);
+            let _ = poll_shared(machine);
         },
         |machine| machine.handle(NOW, Event::Eof),
         |machine| machine.handle(NOW, Event::Timeout { unacknowledged: 0 }),
@@ -437,7 +437,7 @@ fn rule_7_now_never_goes_backwards() {
     }
 }
 
-/// A driver that never sends it gets the same answers as one that sends it in every state.
+/// A driver that never sends `Release` sees the same as one that sends it in every state.
 #[test]
 fn rule_9_release_is_optional_and_legal_in_every_state() {
     let ops = [

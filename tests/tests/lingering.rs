@@ -1,7 +1,7 @@
-//! How much lingering connections discard: enough for a peer that reads late, and bounded for all
-//! connections of one server together.
+//! How many bytes lingering connections discard: enough for a peer that reads late, and bounded for
+//! all connections of a server together.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use wirestate_core::{
     Event, Instant, Machine, Outbound, drive::deliver, echo, fanout, message, message::service,
@@ -11,11 +11,10 @@ use wirestate_testkit::script;
 
 const NOW: Instant = Instant::EPOCH;
 const MIB: usize = 1024 * 1024;
-/// What each connection may discard in any case, and one read.
+/// What each connection may always discard, plus one read.
 const EACH: usize = 2 * 64 * 1024;
 
-/// Lets the machine finish and send its FIN, while its peer sends without end. Returns how many
-/// bytes are read.
+/// Ends the machine's output while its peer sends without end. Returns how many bytes are read.
 fn flood(mut machine: impl Machine) -> usize {
     script::collect(&mut machine, NOW);
     assert_eq!(machine.interest().write, Outbound::Finish);
@@ -87,7 +86,7 @@ fn subscribers_that_were_asked_to_stop_are_bounded_together() {
     is_bounded(|| flood(stopped(fanout::Subscriber::new(&feed, NOW))));
 }
 
-/// It has one client at a time.
+/// The source has one client at a time.
 #[test]
 fn the_client_of_a_source_is_bounded() {
     let source = fanout::Source::new(fanout::SourceConfig::default(), NOW);

@@ -1,11 +1,11 @@
-//! Memory follows the bytes that arrived, never what was declared: every allocation is counted.
+//! Memory grows with the received bytes, not with declared lengths: every allocation is counted.
 //!
-//! What is held, once a piece has been taken in, is at most the bytes that have come of the frame
-//! and a constant. While a content that is larger than the buffer grows, an allocator that can't
-//! extend it in place holds the old memory and the new one for a moment (the one that counts here
-//! never extends); then it is at most twice the bytes, and the constant.
+//! After each received piece, the allocated memory is at most the received bytes of the frame plus
+//! a constant. While a content that is larger than the buffer grows, the allocator may hold the old
+//! and the new memory for a moment, if it cannot extend in place (the counting one never does). The
+//! limit is then twice the received bytes plus the constant.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use allocation_counter::{AllocationInfo, measure};
 use wirestate_core::{
@@ -18,19 +18,19 @@ use wirestate_core::{
 };
 use wirestate_testkit::message::{bad_frames, frames, golden};
 
-/// What is held beside the bytes that have come, whatever they are, under [`Limits::default`]: the
-/// buffer (64 KiB), room for more of a content (64 KiB), replies that are put together, and what
-/// reading a header of 4 KiB takes (72 bytes for each of its keys, which are 6 bytes at least).
+/// The constant under [`Limits::default`]: the buffer (64 KiB), space for more of a content (64
+/// KiB), replies that are being encoded, and parsing a header of 4 KiB (72 bytes for each key; a
+/// key takes at least 6 bytes).
 const CONSTANT: u64 = 3 * 64 * 1024;
 
-/// Looks, at each step, at what is allocated.
+/// Measures the allocated memory at each step.
 struct Count<'a> {
     name: &'a str,
     constant: u64,
-    /// Bytes that have come.
+    /// Received bytes.
     received: u64,
     held: i64,
-    /// The most that was ever held between two steps.
+    /// The most memory that was allocated between two steps.
     most: u64,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Count<'a> {
     }
 }
 
-/// Who takes bytes in: pieces, and what follows each of them.
+/// A receiver of pieces, and what it does after each of them.
 type Taker = Box<dyn FnMut(&[u8])>;
 
 fn decoder(limits: Limits) -> Taker {
@@ -111,7 +111,7 @@ type NewTaker = fn(Limits) -> Taker;
 const TAKERS: [(&str, NewTaker); 4] =
     [("decoder", decoder), ("inbox", inbox), ("connection", connection), ("client", client)];
 
-/// Cuts `bytes`, and counts.
+/// Feeds `bytes` in pieces, and counts.
 fn count(name: &str, constant: u64, mut taker: Taker, bytes: &[u8], cut: usize) -> u64 {
     let mut count = Count::new(name, constant);
     for piece in bytes.chunks(cut) {
@@ -134,7 +134,7 @@ fn a_bad_input_takes_no_more_memory_than_it_has_bytes_and_a_constant() {
     }
 }
 
-/// The header, then drip by drip what was declared to be terabytes.
+/// The header declares terabytes, and the content arrives slowly.
 #[test]
 fn memory_follows_what_has_come_of_a_content_whatever_was_declared() {
     for declared in [1 << 20, 1 << 30, 4_000_000_000_000, i64::MAX as u64] {
@@ -145,14 +145,14 @@ fn memory_follows_what_has_come_of_a_content_whatever_was_declared() {
         bytes.resize(bytes.len() + 700_000, b'.');
         for (who, taker) in TAKERS {
             let name = format!("{who}, {declared} declared");
-            // With limits this large, room is made for up to 1 MiB more at a time.
+            // With limits this large, memory grows by up to 1 MiB at a time.
             let constant = CONSTANT + 1024 * 1024;
             let at_once = count(&name, constant, taker(limits), &bytes, usize::MAX);
             let drips = count(&name, constant, taker(limits), &bytes, 997);
             if who == "decoder" {
                 assert!(at_once.max(drips) < 10_000, "it holds no content");
             }
-            // The header alone costs next to nothing.
+            // The header alone allocates little.
             let head = &bytes[..bytes.len() - 700_000];
             let most = count(&name, constant, taker(limits), head, usize::MAX);
             assert!(most < 70_000, "{name}: {most} bytes for a header");
@@ -160,7 +160,7 @@ fn memory_follows_what_has_come_of_a_content_whatever_was_declared() {
     }
 }
 
-/// By default, within the limit: held to the smaller constant.
+/// With the default limits, against the smaller constant.
 #[test]
 fn the_longest_content_that_is_allowed_takes_its_bytes_and_a_constant() {
     let request = frames([&Message::binary(vec![7; 1 << 20])]);
@@ -171,7 +171,7 @@ fn the_longest_content_that_is_allowed_takes_its_bytes_and_a_constant() {
     }
 }
 
-/// One byte at a time, up to just before the end: at each length of the header and the content.
+/// One byte at a time, up to the last but one: every length of the header and the content.
 #[test]
 fn a_frame_that_comes_in_drips_takes_the_buffer_and_nothing_more() {
     for (who, taker) in TAKERS {
@@ -194,12 +194,12 @@ fn a_header_of_nothing_but_keys_takes_some_times_its_size() {
     }
 }
 
-/// The service that answers each request with itself.
+/// A service that answers each request with the request itself.
 fn itself(request: Message<'_>) -> Message<'static> {
     request.into_owned()
 }
 
-/// Requests without end, on one connection: it does not grow.
+/// Many requests on one connection do not make it grow.
 #[test]
 fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
     let server =
@@ -227,8 +227,8 @@ fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
     }
 }
 
-/// Connections that have all received most of a large content hold their buffers, and together no
-/// more content than is allowed. Those that are refused hold next to nothing.
+/// Connections that have received most of a large content hold their buffers, and together at most
+/// the allowed content. Refused connections hold little.
 #[test]
 fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
     const CONNECTIONS: u64 = 40;
@@ -255,7 +255,7 @@ fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
     assert_eq!(server.memory(), 0);
 }
 
-/// The counter itself: it sees what is held, and the most that ever was.
+/// The counter itself: the allocated memory, and its maximum.
 #[test]
 fn a_decoder_that_believes_what_is_declared_would_be_found() {
     let mut believed = Vec::<u8>::new();

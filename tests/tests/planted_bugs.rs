@@ -1,28 +1,29 @@
-//! A test that cannot fail proves nothing: machines with a bug each, and the harness that must find
-//! it. The same machine without a bug must pass all of it.
+//! Machines with a planted bug each, which the testkit must find. The same machine without a bug
+//! must pass.
 //!
-//! This is also the list of what each part of the testkit is for, and of what holds a machine to the
-//! state table and the rules of [`wirestate_core::machine`]. Drivers that break them are in
-//! `contract.rs`.
+//! The tests show what each part of the testkit finds, and which check enforces each rule of
+//! [`wirestate_core::machine`]. Drivers that break the rules are in `contract.rs`.
 //!
-//! | rule | machines that break it, by their [`Bug`] | test |
-//! |---|---|---|
-//! | table | `NoRoom`, `ReadsBehindEof`, `EarlyFin`, `SecondFin`, `EndsWithoutFin`, `ResetsBehindFin`, `ComesBack` | `the_state_table` |
-//! | 1 | `ForgetsTimeout` | `rule_1_a_wrapper_forwards_every_method` |
-//! | 2 | `EmptySlice`, `NothingToFlush`, `OtherMemory`, `ClearsMemory` | `rule_2_an_offer_lasts_until_the_next_call` |
-//! | 3 | `OwnedTooMany`, `OwnedOther`, `OwnedEmpty` | `rule_3_owned_output_is_what_write_bufs_offers` |
-//! | 4 | `WritesAfterError` | `rule_4_a_machine_writes_no_more_after_a_failed_write` |
-//! | 5 | `IdleErrorIgnored` | `rule_5_a_write_can_fail_while_there_is_no_output` |
-//! | 6 | `Secretive`, `LostWakeUp`, `RegistersOnce`, `Spins` | `rule_6_what_is_shared_changes_a_machine_in_poll_shared` |
-//! | 7 | none: it is for drivers | `contract.rs` |
-//! | 8 | `WorkFalls`, `LongCall` | `rule_8_a_call_is_short` |
-//! | 9 | `ReleaseChanges` | `rule_9_release_changes_nothing` |
-//! | 10 | `Asked`, `Changes`, `NoReason`, `OtherReason` | `rule_10_questions_have_no_side_effects` |
-//! | 11 | `ForgetsTimeout`, `Never`, `LateDeadline`, `EarlyDeadline`, `TimeoutAtEnd`, `Shutdowns` | `rule_11_every_wait_has_a_deadline` |
-//! | 12 | `Cuts` | `rule_12_the_output_does_not_depend_on_the_cuts` |
+//! The [`Bug`]s by rule:
+//!
+//! - State table: `NoBuffer`, `ReadsAfterEof`, `EarlyFin`, `SecondFin`, `EndsWithoutFin`,
+//!   `ResetsAfterFin`, `Reopens`.
+//! - Rule 1: `ForgetsTimeout`.
+//! - Rule 2: `EmptySlice`, `NothingToFlush`, `OtherMemory`, `ClearsMemory`.
+//! - Rule 3: `OwnedTooMany`, `OwnedOther`, `OwnedEmpty`.
+//! - Rule 4: `WritesAfterError`.
+//! - Rule 5: `IdleErrorIgnored`.
+//! - Rule 6: `SilentChange`, `LostWakeUp`, `RegistersOnce`, `Spins`.
+//! - Rule 7 is for drivers: see `contract.rs`.
+//! - Rule 8: `WorkDecreases`, `LongCall`.
+//! - Rule 9: `ReleaseChanges`.
+//! - Rule 10: `InterestAlternates`, `ChangesBetweenCalls`, `NoReason`, `OtherReason`.
+//! - Rule 11: `ForgetsTimeout`, `Never`, `LateDeadline`, `EarlyDeadline`, `TimeoutAtEnd`,
+//!   `Shutdowns`.
+//! - Rule 12: `Cuts`.
 
-#![expect(clippy::wildcard_enum_match_arm, reason = "each place knows only its own bugs")]
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "each method has its own bugs")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::{
     cell::Cell,
@@ -46,91 +47,91 @@ use wirestate_testkit::{
     sim::{Act, Faults, Record, Settings, Side, World, act},
 };
 
-/// What is wrong with a [`Ring`].
+/// The bug of a [`Ring`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
     None,
     /// Sends the bytes behind the ring's wrap from the wrong place.
     Wrap,
-    /// Takes a write for a complete one.
+    /// Takes a short write for a complete one.
     ShortWrite,
     /// Offers an empty slice behind the wrap.
     EmptySlice,
-    /// Wants to read with a full buffer.
-    NoRoom,
-    /// Forgets that its FIN is out.
+    /// Wants to read although its buffer is full.
+    NoBuffer,
+    /// Forgets that it has sent its FIN.
     SecondFin,
-    /// Sends its FIN before the bytes that it owes.
+    /// Sends its FIN before pending output.
     EarlyFin,
-    /// Takes a reset for an end of the input.
+    /// Handles a reset like the end of the input.
     CleanReset,
-    /// Goes on reading behind the end of the input.
-    ReadsBehindEof,
-    /// Has ended when its output is sent, without a FIN.
+    /// Goes on reading after the end of the input.
+    ReadsAfterEof,
+    /// Ends after its output, without a FIN.
     EndsWithoutFin,
-    /// Wants a reset when its FIN is out.
-    ResetsBehindFin,
-    /// Is open again when its FIN is out.
-    ComesBack,
+    /// Wants a reset after its FIN.
+    ResetsAfterFin,
+    /// Is open again after its FIN.
+    Reopens,
     /// Is a wrapper that does not forward `poll_timeout`.
     ForgetsTimeout,
-    /// Flushes while it has nothing.
+    /// Wants to flush without output.
     NothingToFlush,
     /// Returns other memory at each `read_buf`.
     OtherMemory,
     /// Clears its memory in `read_buf`.
     ClearsMemory,
-    /// Hands out more owned bytes than were asked for.
+    /// Offers more owned bytes than the driver asks for.
     OwnedTooMany,
-    /// Hands out other owned bytes than it has to write.
+    /// Offers other owned bytes than its output.
     OwnedOther,
-    /// Hands out an empty owned buffer.
+    /// Offers an empty owned buffer.
     OwnedEmpty,
     /// Goes on writing after a write has failed.
     WritesAfterError,
-    /// Takes no notice of a failed write while it has nothing to send.
+    /// Ignores a failed write while it has no output.
     IdleErrorIgnored,
-    /// Ends, and does not say why.
+    /// Ends without a reason.
     NoReason,
-    /// Thinks better of its reason.
+    /// Changes its reason.
     OtherReason,
-    /// Leaves its deadline where it was.
+    /// Does not move its deadline after a timeout.
     LateDeadline,
-    /// Believes any call that time has passed.
+    /// Handles a timeout before its deadline.
     EarlyDeadline,
-    /// Has no deadline while it flushes, but `Instant::NEVER`.
+    /// Has the deadline `Instant::NEVER` while it flushes.
     Never,
-    /// Notes a timeout even when it has ended.
+    /// Counts timeouts after its end.
     TimeoutAtEnd,
-    /// Is shut down once more each time.
+    /// Counts each `ShutDown`.
     Shutdowns,
-    /// Keeps a count of all bytes for the bytes that it holds.
+    /// Reports all received bytes as queued.
     Memory,
     /// Wakes itself whenever it is polled.
     Spins,
-    /// Throws away the waker that it is to be woken by.
+    /// Does not register its waker.
     LostWakeUp,
-    /// Keeps the first waker that it is polled with, and no later one.
+    /// Registers only the first waker.
     RegistersOnce,
-    /// Changes by what is shared, and does not say so.
-    Secretive,
-    /// Counts the bytes that it holds as its work.
-    WorkFalls,
+    /// Changes in `poll_shared`, which returns false.
+    SilentChange,
+    /// Reports its queued bytes as its work.
+    WorkDecreases,
     /// Does too much work in one call.
     LongCall,
-    /// Gives its output back with its buffer.
+    /// Drops its output at `Release`.
     ReleaseChanges,
-    /// Wants to read at every second question.
-    Asked,
-    /// Looks at what is shared at every question.
-    Changes,
-    /// Answers differently according to where the input was cut.
+    /// Wants to read at every second call of `interest`.
+    InterestAlternates,
+    /// Reads the shared state in `interest`.
+    ChangesBetweenCalls,
+    /// Its output depends on how the input was cut.
     Cuts,
-    /// Keeps its socket open for ever, once the peer has gone.
+    /// Keeps its socket open after the end.
     NeverEnds,
 }
 
-/// An echo in a ring of 8 bytes, which holds back its output until a gate is opened.
+/// An echo with a ring of 8 bytes, which withholds its output until a gate is opened.
 #[derive(Debug)]
 struct Ring {
     bug: Bug,
@@ -139,23 +140,23 @@ struct Ring {
     len: usize,
     total: usize,
     phase: Phase,
-    moved: Instant,
+    last_activity: Instant,
     shut_downs: u64,
     timeouts: u64,
     gate: Arc<Lock<Gate>>,
     open: bool,
     registered: bool,
-    /// Its deadline comes every second, and changes nothing else.
+    /// Its deadline passes every second, without any effect.
     ticks: bool,
-    asked: Cell<usize>,
+    calls: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Open,
-    Closing(Over),
-    Resetting(Over),
-    Over(Over),
+    Closing(EndReason),
+    Resetting(EndReason),
+    Done(EndReason),
 }
 
 #[derive(Debug, Default)]
@@ -165,7 +166,7 @@ struct Gate {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Over {
+enum EndReason {
     #[error("finished")]
     Finished,
     #[error("idle")]
@@ -174,7 +175,7 @@ enum Over {
     Lost(ConnectionError),
 }
 
-impl Reason for Over {
+impl Reason for EndReason {
     fn label(&self) -> &'static str {
         match self {
             Self::Finished => "finished",
@@ -204,14 +205,14 @@ impl Ring {
             len: 0,
             total: 0,
             phase: Phase::Open,
-            moved: now,
+            last_activity: now,
             shut_downs: 0,
             timeouts: 0,
             gate,
             open: false,
             registered: false,
             ticks: false,
-            asked: Cell::new(0),
+            calls: Cell::new(0),
         }
     }
 
@@ -227,17 +228,20 @@ impl Ring {
 }
 
 impl Machine for Ring {
-    type Reason = Over;
+    type Reason = EndReason;
 
     fn interest(&self) -> Interest {
-        self.asked.set(self.asked.get() + 1);
+        self.calls.set(self.calls.get() + 1);
         let room = match self.bug {
-            Bug::NoRoom => true,
-            Bug::Asked => self.asked.get().is_multiple_of(2),
+            Bug::NoBuffer => true,
+            Bug::InterestAlternates => self.calls.get().is_multiple_of(2),
             _ => self.len < 8,
         };
-        let open =
-            if self.bug == Bug::Changes { self.gate.with(|gate| gate.open) } else { self.open };
+        let open = if self.bug == Bug::ChangesBetweenCalls {
+            self.gate.with(|gate| gate.open)
+        } else {
+            self.open
+        };
         let flushes = match self.bug {
             Bug::NothingToFlush => open,
             _ => open && self.len > 0,
@@ -248,7 +252,7 @@ impl Machine for Ring {
                 write: if flushes { Outbound::Flush } else { Outbound::Idle },
             },
             Phase::Closing(_) => Interest {
-                read: self.bug == Bug::ReadsBehindEof && room,
+                read: self.bug == Bug::ReadsAfterEof && room,
                 write: match self.bug {
                     Bug::EarlyFin => Outbound::Finish,
                     _ if self.len > 0 => Outbound::Flush,
@@ -257,10 +261,10 @@ impl Machine for Ring {
                 },
             },
             Phase::Resetting(_) => Interest { read: false, write: Outbound::Reset },
-            Phase::Over(_) if self.bug == Bug::NeverEnds => {
+            Phase::Done(_) if self.bug == Bug::NeverEnds => {
                 Interest { read: false, write: Outbound::Idle }
             }
-            Phase::Over(_) => Interest::DONE,
+            Phase::Done(_) => Interest::DONE,
         }
     }
 
@@ -271,8 +275,8 @@ impl Machine for Ring {
         match self.bug {
             Bug::ClearsMemory => buf.fill(0),
             Bug::OtherMemory if buf.len() > 1 => {
-                self.asked.set(self.asked.get() + 1);
-                return &mut buf[self.asked.get() % 2..];
+                self.calls.set(self.calls.get() + 1);
+                return &mut buf[self.calls.get() % 2..];
             }
             _ => {}
         }
@@ -311,36 +315,36 @@ impl Machine for Ring {
                 }
                 self.len += n;
                 self.total += n;
-                self.moved = now;
+                self.last_activity = now;
             }
             Event::Eof => {
-                self.phase = Phase::Closing(Over::Finished);
+                self.phase = Phase::Closing(EndReason::Finished);
             }
             Event::Error(direction, why) => match (self.bug, direction) {
                 (Bug::CleanReset, Direction::Read) => self.handle(now, Event::Eof),
                 (Bug::WritesAfterError, Direction::Write) if self.len > 0 => {}
                 (Bug::IdleErrorIgnored, Direction::Write)
                     if self.phase == Phase::Open && self.len == 0 => {}
-                _ => self.phase = Phase::Over(Over::Lost(why)),
+                _ => self.phase = Phase::Done(EndReason::Lost(why)),
             },
             Event::Written(n) => {
                 let n = if self.bug == Bug::ShortWrite { self.len } else { n };
                 self.start = (self.start + n) % 8;
                 self.len -= n;
-                self.moved = now;
+                self.last_activity = now;
             }
             Event::Finished => match (self.bug, self.phase) {
                 (Bug::SecondFin, _) => {}
-                (Bug::ComesBack, _) => self.phase = Phase::Open,
-                (Bug::ResetsBehindFin, Phase::Closing(why)) => self.phase = Phase::Resetting(why),
-                (_, Phase::Closing(why) | Phase::Resetting(why)) => self.phase = Phase::Over(why),
-                (_, Phase::Open | Phase::Over(_)) => {}
+                (Bug::Reopens, _) => self.phase = Phase::Open,
+                (Bug::ResetsAfterFin, Phase::Closing(why)) => self.phase = Phase::Resetting(why),
+                (_, Phase::Closing(why) | Phase::Resetting(why)) => self.phase = Phase::Done(why),
+                (_, Phase::Open | Phase::Done(_)) => {}
             },
             Event::Timeout { .. } => self.handle_timeout(now),
             Event::ShutDown => {
                 self.shut_downs += 1;
                 if self.phase == Phase::Open {
-                    self.phase = Phase::Closing(Over::Finished);
+                    self.phase = Phase::Closing(EndReason::Finished);
                 }
             }
             Event::Release if self.bug == Bug::ReleaseChanges => (self.start, self.len) = (0, 0),
@@ -351,9 +355,9 @@ impl Machine for Ring {
     fn poll_timeout(&self) -> Option<Instant> {
         let wait = if self.ticks { TICK } else { IDLE };
         match (self.bug, self.phase) {
-            (Bug::ForgetsTimeout, _) | (_, Phase::Over(_) | Phase::Resetting(_)) => None,
+            (Bug::ForgetsTimeout, _) | (_, Phase::Done(_) | Phase::Resetting(_)) => None,
             (Bug::Never, _) if self.len > 0 => Some(Instant::NEVER),
-            (_, Phase::Open | Phase::Closing(_)) => Some(self.moved + wait),
+            (_, Phase::Open | Phase::Closing(_)) => Some(self.last_activity + wait),
         }
     }
 
@@ -370,12 +374,12 @@ impl Machine for Ring {
             gate.open
         });
         self.registered = true;
-        was != self.open && self.bug != Bug::Secretive
+        was != self.open && self.bug != Bug::SilentChange
     }
 
     fn work(&self) -> u64 {
         match self.bug {
-            Bug::WorkFalls => self.len as u64,
+            Bug::WorkDecreases => self.len as u64,
             Bug::LongCall => self.total as u64 * 65,
             _ => 0,
         }
@@ -391,10 +395,10 @@ impl Machine for Ring {
         Status { state: "", queued, lag }
     }
 
-    fn reason(&self) -> Option<Over> {
+    fn reason(&self) -> Option<EndReason> {
         match self.phase {
-            Phase::Over(why) if self.bug != Bug::NoReason => Some(why),
-            Phase::Open | Phase::Closing(_) | Phase::Resetting(_) | Phase::Over(_) => None,
+            Phase::Done(why) if self.bug != Bug::NoReason => Some(why),
+            Phase::Open | Phase::Closing(_) | Phase::Resetting(_) | Phase::Done(_) => None,
         }
     }
 }
@@ -402,24 +406,24 @@ impl Machine for Ring {
 impl Ring {
     fn handle_timeout(&mut self, now: Instant) {
         if self.ticks {
-            self.moved = now;
+            self.last_activity = now;
             return;
         }
-        self.timeouts += u64::from(matches!(self.phase, Phase::Over(_)));
+        self.timeouts += u64::from(matches!(self.phase, Phase::Done(_)));
         let due = self.poll_timeout().is_some_and(|deadline| deadline <= now);
         if due && self.bug == Bug::LateDeadline {
             return;
         }
         let believes = self.bug == Bug::EarlyDeadline && self.phase == Phase::Open;
         if due && matches!(self.phase, Phase::Closing(_)) {
-            self.phase = Phase::Resetting(Over::Idle);
+            self.phase = Phase::Resetting(EndReason::Idle);
         } else if due || believes {
-            (self.phase, self.moved) = (Phase::Closing(Over::Idle), now);
+            (self.phase, self.last_activity) = (Phase::Closing(EndReason::Idle), now);
         }
-        if let Phase::Over(why) = &mut self.phase
+        if let Phase::Done(why) = &mut self.phase
             && self.bug == Bug::OtherReason
         {
-            *why = Over::Idle;
+            *why = EndReason::Idle;
         }
     }
 }
@@ -432,7 +436,7 @@ fn open(gate: &Lock<Gate>) {
     waker.into_iter().for_each(Waker::wake);
 }
 
-/// Alone, held to the contract, by drawn scripts and by every cut.
+/// Runs the machine alone, under `Checked`, with random scripts and every cut.
 fn alone(bug: Bug) {
     let machine = |open| {
         let gate = Arc::new(Lock::new(Gate { open, waker: None }));
@@ -456,8 +460,8 @@ fn alone(bug: Bug) {
             let broke = ops.iter().any(|op| matches!(op, script::Op::Error(..)));
             let closed = ops.iter().any(|op| matches!(op, script::Op::Eof | script::Op::ShutDown));
             if transcript.label == Some("finished") {
-                assert!(closed || !broke, "a loss is no clean end");
-                assert_eq!(transcript.input.len(), transcript.output.len(), "bytes are lacking");
+                assert!(closed || !broke, "an error is not a clean end");
+                assert_eq!(transcript.input.len(), transcript.output.len(), "bytes are missing");
             }
             Ok(())
         })
@@ -465,8 +469,8 @@ fn alone(bug: Bug) {
     script::split_invariant_exhaustive(|| machine(true).0, b"0123456789");
 }
 
-/// On a simulated network, as a real driver drives it. The gate is opened when the bytes have
-/// arrived and the machine sleeps.
+/// Runs the machine on a simulated network with the real driver. The gate is opened when the bytes
+/// have arrived and the machine sleeps.
 fn driven(bug: Bug) {
     for seed in 0..18 {
         let settings = Settings { buffer: 32, ..Settings::default() };
@@ -505,23 +509,23 @@ fn driven(bug: Bug) {
         assert_eq!(heard.take().unwrap().bytes, message);
         let clean = serving.take().unwrap().to_string() == "finished";
         let reset = |record: &Record| record.side == Side::Server && record.error.is_some();
-        assert_ne!(clean, world.records().iter().any(reset), "an end is clean or a loss");
+        assert_ne!(clean, world.records().iter().any(reset), "an end is either clean or an error");
     }
 }
 
-/// What wakes a sleeping task besides the waker of what it waits for.
+/// What wakes a sleeping task besides its registered waker.
 #[derive(Clone, Copy, Debug)]
 enum Disturbance {
     /// Its alarm.
     Alarm,
-    /// Nothing at all.
+    /// A spurious wake-up.
     SpuriousWake,
     /// Input.
     Input,
 }
 
-/// On a simulated network, with `disturbance` after the gate was opened. The gate wakes its waker
-/// once before that.
+/// Runs the machine on a simulated network, with `disturbance` after the gate was opened. The gate
+/// wakes its waker once before that.
 fn disturbed(bug: Bug, disturbance: Disturbance) {
     for seed in 0..10 {
         let world = World::new(seed);
@@ -577,28 +581,29 @@ fn finds(harness: fn(Bug), bug: Bug) -> bool {
     catch_unwind(AssertUnwindSafe(|| harness(bug))).is_err()
 }
 
-/// Asserts that drawn scripts and the contract find `bug`, and say `what`.
+/// Asserts that random scripts under `Checked` find `bug`, with a panic message that contains
+/// `what`.
 fn is_found(bug: Bug, what: &str) {
-    let panic = catch_unwind(AssertUnwindSafe(|| alone(bug))).expect_err("it was not found");
+    let panic = catch_unwind(AssertUnwindSafe(|| alone(bug))).expect_err("the bug was not found");
     let message = panic.downcast_ref::<String>().unwrap();
     assert!(message.contains(what), "{bug:?} was found by other means: {message}");
 }
 
 #[test]
-fn without_a_bug_all_is_well() {
+fn without_a_bug_everything_passes() {
     alone(Bug::None);
     driven(Bug::None);
 }
 
 #[test]
 fn the_state_table() {
-    is_found(Bug::NoRoom, "machine: it wants to read, but read_buf is empty");
-    is_found(Bug::ReadsBehindEof, "machine: it wants to read after the end of its input");
+    is_found(Bug::NoBuffer, "machine: it wants to read, but read_buf is empty");
+    is_found(Bug::ReadsAfterEof, "machine: it wants to read after the end of its input");
     is_found(Bug::SecondFin, "machine: its output goes from Finished to Finishing");
     is_found(Bug::EndsWithoutFin, "has sent neither FIN nor RST");
-    is_found(Bug::ResetsBehindFin, "machine: it wants a reset after its FIN");
-    is_found(Bug::ComesBack, "machine: its output goes from Finished to Open");
-    is_found(Bug::EarlyFin, "bytes are lacking");
+    is_found(Bug::ResetsAfterFin, "machine: it wants a reset after its FIN");
+    is_found(Bug::Reopens, "machine: its output goes from Finished to Open");
+    is_found(Bug::EarlyFin, "bytes are missing");
 }
 
 #[test]
@@ -632,15 +637,15 @@ fn rule_5_a_write_can_fail_while_there_is_no_output() {
 }
 
 #[test]
-fn rule_6_what_is_shared_changes_a_machine_in_poll_shared() {
-    is_found(Bug::Secretive, "machine: poll_shared changes its observable state but is false");
+fn rule_6_shared_state_changes_a_machine_only_in_poll_shared() {
+    is_found(Bug::SilentChange, "machine: poll_shared changes its observable state but is false");
     is_found(Bug::LostWakeUp, "but its waker was not woken");
     is_found(Bug::RegistersOnce, "but its waker was not woken");
 }
 
 #[test]
 fn rule_8_a_call_is_short() {
-    is_found(Bug::WorkFalls, "machine: its work decreases");
+    is_found(Bug::WorkDecreases, "machine: its work decreases");
     is_found(Bug::LongCall, "units of work in Read");
 }
 
@@ -650,9 +655,9 @@ fn rule_9_release_changes_nothing() {
 }
 
 #[test]
-fn rule_10_questions_have_no_side_effects() {
-    is_found(Bug::Asked, "machine: interest() differs when called twice");
-    is_found(Bug::Changes, "machine: its observable state changes between two calls");
+fn rule_10_getters_have_no_side_effects() {
+    is_found(Bug::InterestAlternates, "machine: interest() differs when called twice");
+    is_found(Bug::ChangesBetweenCalls, "machine: its observable state changes between two calls");
     is_found(Bug::NoReason, "machine: it ends without a reason");
     is_found(Bug::OtherReason, "machine: its reason changes");
 }
@@ -673,14 +678,14 @@ fn rule_12_the_output_does_not_depend_on_the_cuts() {
 }
 
 #[test]
-fn scripts_and_the_contract_find_what_else_is_wrong_with_a_machine() {
+fn scripts_and_the_contract_find_other_bugs_of_a_machine() {
     for bug in [Bug::Wrap, Bug::ShortWrite, Bug::CleanReset, Bug::Memory] {
         assert!(finds(alone, bug), "{bug:?} was not found");
     }
 }
 
 #[test]
-fn the_world_finds_what_shows_between_a_machine_its_driver_and_its_peers() {
+fn the_world_finds_bugs_between_a_machine_its_driver_and_its_peers() {
     for bug in [
         Bug::Wrap,
         Bug::ShortWrite,

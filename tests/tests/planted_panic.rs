@@ -1,10 +1,11 @@
-//! A panic in one connection's machine ends that connection alone, on every runtime.
+//! A panic in a connection's machine ends only that connection, on every runtime.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
+    pin::Pin,
     sync::Arc,
     thread,
     time::Duration,
@@ -84,10 +85,10 @@ fn exchange(stream: &mut TcpStream, message: &[u8]) {
     assert_eq!(reply, message);
 }
 
-/// `run` drives the server's future to its end, on the runtime.
+/// `run` drives the server's future to its end on the runtime.
 fn ends_its_connection_alone<R: Runtime>(
     runtime: R,
-    run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = Served> + Send>>) -> Served + Send + 'static,
+    run: impl FnOnce(Pin<Box<dyn Future<Output = Served> + Send>>) -> Served + Send + 'static,
 ) {
     let listener = runtime.listen("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().ip().unwrap();

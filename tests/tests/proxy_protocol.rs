@@ -1,7 +1,7 @@
-//! A machine behind a PROXY header, alone: whatever happens to it, the contract holds, and what comes
-//! out does not depend on how header and bytes were cut.
+//! A machine behind a PROXY header keeps the contract under any script, and its output does not
+//! depend on the cut.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::num::NonZeroUsize;
 
@@ -17,7 +17,7 @@ use wirestate_testkit::{
     script::{self, Ending, Op},
 };
 
-/// So much may wait in the echo, and so much beside it.
+/// The most bytes that the echo queues, and that the wrapper queues.
 const BUFFER: usize = 16;
 const MOST: usize = BUFFER + 256;
 
@@ -66,7 +66,7 @@ proptest! {
         at in 0..200_usize,
         prefix: bool,
     ) {
-        // The header comes first, cut somewhere.
+        // The header comes first, cut at a random place.
         let header = header(version);
         let (head, tail) = header.split_at(at.min(header.len()));
         let mut all = vec![Op::Receive(head.to_vec()), Op::Receive(tail.to_vec())];
@@ -93,7 +93,7 @@ proptest! {
     }
 }
 
-/// Also where the machine takes little at a time, so that what came with the header has to wait.
+/// This holds even if the machine reads little at a time, so that the bytes behind the header wait.
 #[test]
 fn what_comes_out_does_not_depend_on_the_cut() {
     let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
@@ -155,7 +155,7 @@ fn each_way_not_to_get_a_header_has_a_name() {
     }
 }
 
-/// Everything within the five seconds counts from the connection, not from the last byte.
+/// The five seconds count from the accept, not from the last byte.
 #[test]
 fn a_slow_sender_does_not_move_the_deadline() {
     let second = std::time::Duration::from_secs(1);
@@ -170,7 +170,7 @@ fn a_slow_sender_does_not_move_the_deadline() {
 }
 
 #[test]
-fn whoever_may_not_announce_is_reset_unread() {
+fn a_header_from_an_untrusted_address_is_reset_unread() {
     let stranger = Peer::Ip("192.0.2.1:4000".parse().unwrap());
     let config = proxy_protocol::Config::default();
     let reader = HeaderReader::new(&config, stranger, Instant::EPOCH);
@@ -186,7 +186,7 @@ fn whoever_may_not_announce_is_reset_unread() {
     }
 }
 
-/// Memory follows what arrives, not what a header says that it will have.
+/// Memory grows with the received bytes, not with the declared length.
 #[test]
 fn a_long_header_is_read_to_its_end_and_no_further() {
     let mut long = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\xf0".to_vec();

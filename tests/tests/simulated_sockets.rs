@@ -1,6 +1,6 @@
-//! The simulated sockets do what Linux's do, where it matters to whoever uses them.
+//! The simulated sockets behave as those of Linux do.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
@@ -11,7 +11,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::sim::{Faults, Halted, Host, Settings, Socket, World};
 
-/// Runs `test` on the two ends of a connection: the one that it gets accepted, and the other.
+/// Runs `test` with the accepting and the connecting end of a connection.
 fn connected<F>(settings: Settings, test: impl FnOnce(Host, Socket, Socket) -> F) -> World
 where
     F: Future<Output = ()> + Send + 'static,
@@ -133,7 +133,7 @@ fn a_call_that_blocked_does_so_until_a_change_is_reported() {
         assert!(blocked(&mut here));
         host.stop_for(Duration::from_secs(60));
         there.send(b"hello").await.unwrap();
-        // Our alarm goes off first, when the process goes on; what arrived is reported then.
+        // When the process continues, its alarm goes off first; then the input is reported.
         host.sleep(Duration::from_secs(30)).await;
         assert!(blocked(&mut here));
         host.sleep(Duration::from_millis(1)).await;

@@ -1,6 +1,6 @@
-//! A peer that takes nothing, on real sockets: the deadline follows what it acknowledges.
+//! A peer that reads nothing, on real sockets: the deadline follows acknowledged bytes.
 //!
-//! The kernel enlarges a send buffer while the peer's window is closed, and takes a few bytes more
+//! The kernel enlarges a send buffer while the peer's window is closed, and takes a few more bytes
 //! at each write. These are no progress.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
@@ -30,7 +30,7 @@ use wirestate_core::{
 use wirestate_testkit::message::frames;
 
 const LIMIT: Duration = Duration::from_secs(3);
-/// After this time a test has hung, however busy the machine is.
+/// A test that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
 #[test]
@@ -55,7 +55,7 @@ fn on_std() {
     every_stall_is_noticed_in_time(&wirestate_std::Threads::new());
 }
 
-/// One peer of each server, all at once.
+/// One peer of each server, all at the same time.
 fn every_stall_is_noticed_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
     let request = frames([&Message::binary(vec![7; 1000])]);
     let peers = [
@@ -70,14 +70,14 @@ fn every_stall_is_noticed_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
     });
     for peer in peers {
         let (label, stalled) = peer.join().unwrap();
-        // The peer's last look at its queue may be slightly older than the queue.
+        // The peer's last check of its queue may be slightly old.
         assert!(stalled > LIMIT * 9 / 10, "{label} after {stalled:?}");
         assert!(stalled <= LIMIT * 12 / 10, "{label} after {stalled:?}");
     }
 }
 
-/// Sends `says` over and over and reads nothing, until it was reset with that label. Returns for
-/// how long nothing had arrived.
+/// Sends `says` repeatedly and reads nothing until it is reset with that label. Returns for how
+/// long nothing had arrived.
 fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &ConnectionTable) -> Duration {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
@@ -94,7 +94,7 @@ fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &ConnectionT
         {
             (arrived, moved) = (queued, now);
         }
-        // It sends whenever its output is read.
+        // The server sends whenever its output is read.
         while !says.is_empty() {
             match peer.write(&says[said..]) {
                 Ok(n) => said = (said + n) % says.len(),
@@ -107,7 +107,7 @@ fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &ConnectionT
     moved.elapsed()
 }
 
-/// A server of a machine: where it listens, and its table.
+/// Serves a machine. Returns the address and the table.
 fn server<R: Runtime, M>(
     runtime: &R,
     mut machine: impl FnMut(wirestate_core::Instant) -> M + Send + 'static,
@@ -138,7 +138,7 @@ fn message<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     server(runtime, move |now| messages.machine(now))
 }
 
-/// The upstream is held by this one subscriber, and the feed has no end.
+/// This one subscriber pauses the upstream, whose feed has no end.
 fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let feed = Feed::new(fanout::Config {
         on_lag: LagPolicy::Block,
@@ -172,7 +172,7 @@ fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, ConnectionTa
     place
 }
 
-/// Accepts one connection, and sends on it until it is lost.
+/// Accepts one connection, and sends on it until it fails.
 fn endless() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,7 +1,7 @@
 //! The end of every machine: each wait has a deadline (rule 11 of
 //! [`machine`](wirestate_core::machine)), and a FIN that stays pending ends in a reset.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::{
     task::{Context, Waker},
@@ -25,20 +25,22 @@ use wirestate_testkit::{message::frames, script};
 type Any = Box<dyn Machine<Reason = AnyReason>>;
 
 const NOW: Instant = Instant::EPOCH;
-/// Beyond every default: the echo's 300 s, and the eighth by which a stall may be noticed late.
+/// Longer than every default: the echo's 300 s, and the eighth by which a stall may be detected
+/// late.
 const MAX_LEN: Duration = Duration::from_secs(338);
 
-/// One machine and how it is brought into the states in which it waits for its peer.
+/// A machine, and how to bring it into the states in which it waits for its peer.
 struct Row {
     name: &'static str,
     make: fn() -> Any,
-    /// With output; `None`: it never has any.
+    /// Gives it output. `None`: it never has any.
     flushes: Option<fn(&mut Any)>,
-    /// Without output, if what it has is taken: what makes it end by a FIN.
+    /// Makes it end with a FIN, once its output is taken.
     finishes: fn(&mut Any),
-    /// It lingers behind that FIN. (Not behind the peer's: then both sides are closed.)
+    /// Whether it lingers after that FIN. It does not linger after the peer's FIN: then both
+    /// directions are closed.
     lingers: bool,
-    /// An acknowledgement puts off the deadline of its FIN.
+    /// Whether an acknowledgement extends the deadline of its FIN.
     counts: bool,
 }
 
@@ -186,7 +188,7 @@ fn machines() -> Vec<Row> {
 }
 
 impl Row {
-    /// With its FIN pending, and when that is.
+    /// The machine with a pending FIN, and the time.
     fn finishing(&self) -> Any {
         let mut machine = (self.make)();
         if let Some(flushes) = self.flushes {
@@ -198,8 +200,8 @@ impl Row {
         machine
     }
 
-    /// Lets time pass, and nothing else, until the machine wants something else. After the n-th
-    /// deadline, `unacknowledged(n)` bytes are not acknowledged. Returns how long that took.
+    /// Lets time pass until the machine wants something else, and returns how long that took. At
+    /// the n-th deadline, `unacknowledged(n)` bytes are not acknowledged.
     fn wait(&self, machine: &mut Any, unacknowledged: impl Fn(usize) -> usize) -> Duration {
         let (before, mut now) = (machine.interest(), NOW);
         for n in 0.. {
@@ -217,7 +219,7 @@ impl Row {
         now.since(NOW)
     }
 
-    /// It ends in a reset, and has a reason.
+    /// Asserts that it ends with a reset, and has a reason.
     fn is_reset(&self, machine: &mut Any) {
         let reset = Interest { read: false, write: Outbound::Reset };
         assert_eq!(machine.interest(), reset, "{}", self.name);
@@ -236,7 +238,7 @@ fn a_peer_that_takes_no_output_is_reset() {
             flushes(&mut machine);
             ends(&mut machine);
             if machine.interest().write != Outbound::Flush {
-                continue; // its output is not sent any more
+                continue; // its output is not sent
             }
             let waited = row.wait(&mut machine, |_| 100);
             assert!(waited <= MAX_LEN, "{}: {waited:?}", row.name);
@@ -257,7 +259,7 @@ fn a_fin_that_stays_pending_ends_in_a_reset() {
     }
 }
 
-/// The FIN waits behind output that a sink holds, and that the peer takes slowly.
+/// The FIN waits behind output that a sink buffers and that the peer reads slowly.
 #[test]
 fn a_fin_is_not_given_up_while_the_peer_acknowledges_output() {
     for row in machines().into_iter().filter(|row| row.counts) {

@@ -9,10 +9,10 @@
 //!
 //! # What is measured
 //!
-//! - `lockstep`: server CPU per request. Each of 50 connections sends a request whenever the last one
-//!   is answered.
-//! - `pipelined`: server CPU per request. Each of 50 connections sends sixteen requests in one write
-//!   whenever the last sixteen are answered.
+//! - `lockstep`: server CPU per request. Each of 50 connections sends a request whenever the last
+//!   one is answered.
+//! - `pipelined`: server CPU per request. Each of 50 connections sends sixteen requests in one
+//!   write whenever the last sixteen are answered.
 //! - `flood`: median time until the reply, in `lockstep` alone and beside 16 connections that send
 //!   without pause.
 //!
@@ -26,9 +26,9 @@
 //!
 //! The program runs itself again as the server (`--serve`): a new process for each round, pinned to
 //! one core. The load is pinned to another core. In each round all servers run side by side and get
-//! the load in turns of a tenth of a second, in alternating order. A ratio compares two servers in the
-//! same round. The report has the median of the rounds and the extremes. All servers have the same
-//! number of worker threads (`--workers`, 1).
+//! the load in turns of a tenth of a second, in alternating order. A ratio compares two servers in
+//! the same round. The report has the median of the rounds and the extremes. All servers have the
+//! same number of worker threads (`--workers`, 1).
 //!
 //! A connection of the flood has at most 256 KiB of requests without a reply. All of its replies
 //! have arrived before the next turn; their bytes are counted. The load is one thread: it polls the

@@ -31,10 +31,11 @@ use wirestate_testkit::{
 /// Draws a client's limits from `bytes`, then what happens to it: requests that are made inline
 /// and by handles, polled and dropped, bytes and frames that arrive, what the kernel accepts, time.
 ///
-/// The [contract](wirestate_testkit::contract) holds, and the bytes that wait to be sent stay within what is
-/// documented. Whole requests go out, each once; each reply that arrives comes to whom it is for;
-/// nobody sleeps through one, or through the connection's end. In the end all is answered, if the
-/// server does that; and if the server is gone, the connection ends by its deadlines.
+/// The [contract](wirestate_testkit::contract) holds, and the bytes that wait to be sent stay
+/// within what is documented. Whole requests go out, each once; each reply that arrives comes to
+/// whom it is for; nobody sleeps through one, or through the connection's end. In the end all is
+/// answered, if the server does that; and if the server is gone, the connection ends by its
+/// deadlines.
 ///
 /// # Panics
 /// If anything of that is not so.

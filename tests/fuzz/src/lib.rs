@@ -5,7 +5,7 @@
 //! | [`header`] | a header of [`message`](wirestate_core::message) |
 //! | [`decoder`] | limits, ways to cut the input, then the input |
 //! | [`server`] | limits, then the events of a server's connection |
-//! | [`client`] | limits, then the events of a client's connection, with inline requests and handles |
+//! | [`client`] | limits, then the events of a client's connection and its users |
 //!
 //! Each function panics if a check fails. libFuzzer searches for such bytes (see the README of this
 //! crate); the test `corpus` replays the inputs that are kept in the repository.

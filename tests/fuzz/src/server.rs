@@ -25,11 +25,11 @@ use wirestate_testkit::{
 /// arrive, what the kernel accepts, time, and the replies of a service that has some requests wait
 /// for them, and are answered in any order.
 ///
-/// The [contract](wirestate_testkit::contract) holds, nobody sleeps through a reply, and the bytes that wait to
-/// be sent stay within what is documented. The service sees the requests that have arrived, in
-/// their order; the peer gets the replies, in the same order, and at most one error reply behind
-/// them, for the reason with which the connection ends. In the end it does end: if the peer closes
-/// and all is answered, without a deadline; and if the peer is gone, by its deadlines.
+/// The [contract](wirestate_testkit::contract) holds, nobody sleeps through a reply, and the bytes
+/// that wait to be sent stay within what is documented. The service sees the requests that have
+/// arrived, in their order; the peer gets the replies, in the same order, and at most one error
+/// reply behind them, for the reason with which the connection ends. In the end it does end: if the
+/// peer closes and all is answered, without a deadline; and if the peer is gone, by its deadlines.
 ///
 /// # Panics
 /// If anything of that is not so.
@@ -388,8 +388,8 @@ fn show(bytes: &[u8]) -> String {
 const ERROR: &[u8] = b"{\"result\": \"Error: ";
 /// More than fits beside anything else.
 static LARGE: [u8; 80_000] = [b'.'; 80_000];
-/// What is documented of [`Connection`]: 64 KiB, one message and an error reply. The longest message
-/// is large, with a header of this length.
+/// What is documented of [`Connection`]: 64 KiB, one message and an error reply. The longest
+/// message is large, with a header of this length.
 const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MOST_ERROR;
 /// The longest error reply that may come where there is no room: that of a service timeout.
 const MOST_ERROR: usize = 160;

@@ -35,8 +35,8 @@ impl BadFrame {
     }
 }
 
-/// The frames of all [`bad_headers`], and frames with other errors: their lengths, truncated frames,
-/// other protocols.
+/// The frames of all [`bad_headers`], and frames with other errors: their lengths, truncated
+/// frames, other protocols.
 pub fn bad_frames() -> Vec<BadFrame> {
     let headers = bad_headers().into_iter().map(|BadHeader { name, json, error }| BadFrame {
         name,

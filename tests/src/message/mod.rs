@@ -1,11 +1,11 @@
 //! Valid and invalid messages of the JSON-header protocol, to test it or a variant of your own.
 //!
-//! - Valid: [`texts`], [`headers`], [`contents`] and [`messages`] are strategies. Test that encoding
-//!   and decoding returns the same message.
+//! - Valid: [`texts`], [`headers`], [`contents`] and [`messages`] are strategies. Test that
+//!   encoding and decoding returns the same message.
 //! - Invalid: [`bad_headers`] and [`bad_frames`] have a name and the error that a decoder must
 //!   return.
-//! - Cuts: [`script::cuts`] and [`script::cut_invariant`] split the input. Test that the result does
-//!   not depend on the cut.
+//! - Cuts: [`script::cuts`] and [`script::cut_invariant`] split the input. Test that the result
+//!   does not depend on the cut.
 //!
 //! # Testing a variant of your own
 //!
@@ -42,7 +42,7 @@
 //!         let Some((json, rest)) = rest.split_at_checked(length) else { return Ok(None) };
 //!         // First the header of the protocol, strictly; then the added key.
 //!         let header = Header::from_json(json).map_err(Error::Header)?;
-//!         let json: serde_json::Value = serde_json::from_slice(json).expect("the header is valid JSON");
+//!         let json: serde_json::Value = serde_json::from_slice(json).expect("it is valid JSON");
 //!         let id = json["id"].as_u64().and_then(|id| id.try_into().ok()).ok_or(Error::NoId)?;
 //!         let content_length = usize::try_from(header.content_length).unwrap();
 //!         let Some(content) = rest.get(..content_length) else { return Ok(None) };

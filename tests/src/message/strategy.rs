@@ -6,8 +6,8 @@ use wirestate_core::message::{ByteOrder, Header, Message};
 
 use super::bad_frames::{BadFrame, bad_frames};
 
-/// Strings for header values: common values, strings that need escapes, non-ASCII strings, the empty
-/// string, and random strings of up to 24 characters.
+/// Strings for header values: common values, strings that need escapes, non-ASCII strings, the
+/// empty string, and random strings of up to 24 characters.
 pub fn texts() -> impl Strategy<Value = String> {
     const TEXTS: [&str; 16] = [
         "text/json",
@@ -51,7 +51,8 @@ pub fn headers() -> impl Strategy<Value = Header<'static>> {
     )
 }
 
-/// Contents of up to four times `boundary` bytes. Lengths of 0, 1 and around `boundary` are frequent.
+/// Contents of up to four times `boundary` bytes. Lengths of 0, 1 and around `boundary` are
+/// frequent.
 ///
 /// Use the size of your buffer as `boundary`.
 pub fn contents(boundary: usize) -> impl Strategy<Value = Bytes> {

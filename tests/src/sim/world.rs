@@ -21,8 +21,8 @@ use super::{
 /// The settings of a world.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The range of latencies. Each connection draws one, and each of its segments takes between one
-    /// and two times as long. Default: 50 µs to 5 ms.
+    /// The range of latencies. Each connection draws one, and each of its segments takes between
+    /// one and two times as long. Default: 50 µs to 5 ms.
     pub latency: RangeInclusive<Duration>,
     /// The most bytes that one direction of a connection holds, in flight and unread. Not 0.
     /// Default: 16 KiB.

@@ -1,10 +1,8 @@
-//! The loop of the example, with `epoll(7)`: edge-triggered, and without a look at connections for
-//! which nothing has happened.
+//! The loop of the example with edge-triggered `epoll(7)`. It polls only connections with an event.
 //!
-//! A socket is registered once, for both directions, and never changed. An edge says that a socket
-//! has become ready since a call on it would have blocked, and a seat asks until a call would
-//! block, so no edge is missed: not those either that come while the machine does not read, since
-//! the seat remembers that it has not asked.
+//! A socket is registered once, for both directions. An edge reports that the socket has become
+//! ready after a call on it has blocked. A seat makes calls until one blocks, so it misses no edge.
+//! While the machine does not read, the seat remembers that no call has blocked.
 
 use std::{
     collections::BTreeMap,
@@ -45,11 +43,11 @@ pub(crate) struct EventLoop {
 
 struct Connection {
     seat: Seat<Protocol, Socket>,
-    /// Polled at this time, whatever else happens.
+    /// When to poll it, even without an event.
     deadline: Option<Instant>,
 }
 
-/// Which connections were woken.
+/// The ids of the woken connections.
 struct WokenIds {
     ids: Mutex<Vec<u64>>,
     /// Readable while `ids` is not empty.
@@ -117,7 +115,7 @@ impl super::EventLoop for EventLoop {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
         let stops =
             stop.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
-        // Once: it wakes every connection each time.
+        // Once is enough: it wakes every connection.
         if stops && !self.listeners.is_empty() {
             self.listeners.clear();
             self.table.shut_down();
@@ -164,7 +162,7 @@ impl super::EventLoop for EventLoop {
 impl EventLoop {
     fn poll(&mut self, id: u64, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        // What has become ready was said before; without that, nothing has.
+        // `ready` has passed on all edges: there is no other readiness.
         connection.seat.ready(false, false);
         let waker = Waker::from(Arc::new(Woken { id, ids: self.woken.clone() }));
         match connection.seat.poll(now, &mut Context::from_waker(&waker)) {

@@ -1,7 +1,7 @@
-//! Event loops of one's own, on real sockets: the loop of `core/examples/foreign_loop.rs`, which is
-//! level-triggered, and one that is edge-triggered.
+//! Custom event loops on real sockets: the level-triggered loop of `core/examples/foreign_loop.rs`,
+//! and an edge-triggered one.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod edge_triggered;
 #[path = "../../../core/examples/foreign_loop.rs"]
@@ -14,20 +14,20 @@ use wirestate_core::{Instant, admission::ConnectionTable, shutdown::ShutdownHand
 
 use crate::level_triggered::Protocol;
 
-/// What the scenarios ask of an event loop.
+/// An event loop, as the scenarios use it.
 trait EventLoop: Sized {
     fn new(table: ConnectionTable) -> io::Result<Self>;
 
-    /// Listens on a port of the loopback device.
+    /// Listens on a free port of the loopback address.
     fn listen(
         &mut self,
         protocol: impl FnMut(Instant) -> Protocol + 'static,
     ) -> io::Result<SocketAddr>;
 
-    /// Applies `stop`. Returns false once the last connection has ended after that.
+    /// Applies `stop`. Returns false once the loop was stopped and its last connection has ended.
     fn goes_on(&mut self, stop: &ShutdownHandle) -> bool;
 
-    /// Waits once, and polls the connections for which something has happened.
+    /// Waits once, and polls the connections that have an event.
     fn round(&mut self) -> io::Result<()>;
 }
 

@@ -1,4 +1,4 @@
-//! What every event loop must do.
+//! The scenarios, which every event loop must pass.
 
 use std::{
     future::pending,
@@ -26,16 +26,16 @@ use wirestate_testkit::message::frames;
 
 use crate::EventLoop;
 
-/// After this time a test has hung, however busy the machine is.
+/// A test that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(60);
 
-/// What clients can see and do besides their sockets.
+/// What clients can see and do without their sockets.
 struct Server {
     table: ConnectionTable,
     stop: ShutdownHandle,
 }
 
-/// However the clients end, the loop does as well.
+/// Stops the loop when the clients end, also by a panic.
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.drain();
@@ -45,8 +45,8 @@ impl Drop for Server {
     }
 }
 
-/// Serves what `listen` has prepared to `clients`, until they and the last connection have ended.
-/// Returns how often the loop has waited.
+/// Runs the loop that `listen` prepares until `clients` and the last connection have ended. Returns
+/// how often the loop has waited.
 fn serve<L: EventLoop, T: Send>(
     listen: impl FnOnce(&mut L) -> io::Result<T>,
     clients: impl FnOnce(T, &Server) + Send,
@@ -87,10 +87,10 @@ fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Reads one byte at a time, so that a peer which floods is always faster.
+/// Reads one byte at a time, so that a flooding peer is always faster.
 struct ByteByByte<M>(M);
 
-#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
 impl<M: Machine> Machine for ByteByByte<M> {
     type Reason = M::Reason;
 
@@ -144,7 +144,7 @@ fn until(mut happened: impl FnMut() -> bool) {
     }
 }
 
-/// All different from one position to the next.
+/// Bytes that differ from their neighbours.
 fn bytes(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from((seed * 31 + i * 7 + i / 251) % 251).unwrap()).collect()
 }
@@ -192,7 +192,7 @@ pub(crate) fn a_client_that_has_finished_sending_gets_all_of_it_back<L: EventLoo
             let (mut writing, mut reading, sent) = (&stream, &stream, &sent);
             let (half, half_sent) = mpsc::channel();
             scope.spawn(move || {
-                // The echo's buffer does not hold this much, the kernels' buffers do.
+                // More than the echo's buffer holds, less than the kernels' buffers hold.
                 writing.write_all(&sent[..100_000]).unwrap();
                 half.send(()).unwrap();
                 writing.write_all(&sent[100_000..]).unwrap();
@@ -255,7 +255,7 @@ pub(crate) fn a_reset_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>
         client.write_all(&frames([&Message::binary("ping")])).unwrap();
         requests.recv_timeout(HANGS).unwrap();
         reset(client);
-        // It has nothing to read or write before the service's time is up.
+        // It has nothing to read or write until the service times out.
         until(|| server.table.totals().open == 0);
     });
     assert!(rounds < 50, "the loop has waited {rounds} times");
@@ -280,7 +280,7 @@ pub(crate) fn connections_that_are_reset_anywhere_end_alone<L: EventLoop>() {
         let mut healthy = connect(address);
         for length in 1..50 {
             let mut client = connect(address);
-            // The long ones are not taken whole.
+            // The long ones are written in parts.
             client.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
             let _ = client.write(&vec![0; (length * length) << 10]);
             let _ = client.read(&mut vec![0; length * 100]);
@@ -315,12 +315,13 @@ pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
             }
         };
         for round in 0..100 {
-            // By another connection of the loop, which must be all of them before the next.
+            // Published by another connection of the loop: every subscriber must get it before the
+            // next.
             let lines: Vec<_> = (0..50).map(|number| format!("{round}: {number}\n")).collect();
             let lines = lines.concat();
             publisher.write_all(lines.as_bytes()).unwrap();
             receive(lines.as_bytes());
-            // By another thread.
+            // Published by another thread.
             let line = format!("{round}\n");
             feed.publish(line.clone().into(), 1, Instant::EPOCH);
             receive(line.as_bytes());

@@ -1,4 +1,4 @@
-//! Each machine by itself.
+//! Each fan-out machine alone.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -28,7 +28,7 @@ fn upstream(feed: &Feed) -> Checked<Upstream> {
     Checked::new(Upstream::new(feed.clone(), idle, Instant::EPOCH), 0).with_deadlines()
 }
 
-/// All that a feed was given since `subscriber` joined it.
+/// All bytes that were published since `subscriber` joined.
 fn published(subscriber: &mut Subscriber) -> Vec<u8> {
     script::play_out(subscriber, &[Op::Release]).output
 }
@@ -75,7 +75,7 @@ proptest! {
         prop_assert_eq!(feed.counters().tail_bytes_dropped, 0);
     }
 
-    /// What it is sent is noise to it.
+    /// A subscriber ignores the bytes that its peer sends.
     #[test]
     fn a_source_keeps_the_contract_and_numbers_its_messages(
         ops in script::ops(120),
@@ -107,7 +107,7 @@ proptest! {
             prop_assert!(message.len() < size.get() || message.ends_with(b"\n"));
         }
         if transcript.ending == Some(Ending::Fin) {
-            prop_assert_eq!(transcript.output.len() % size, 0, "a message that was begun is finished");
+            prop_assert_eq!(transcript.output.len() % size, 0, "the last message is complete");
         }
         if transcript.label == Some("finished") {
             let bytes = usize::try_from(count.unwrap()).unwrap() * size.get();
@@ -150,7 +150,7 @@ fn a_source_makes_1000_messages_a_second_of_1_kib_unless_it_is_told_otherwise() 
         script::play(&mut source, &ops).output.len()
     };
     let default = SourceConfig::default();
-    // The first one is made at once.
+    // The first message is due at once.
     assert_eq!(made(default, 0), 1024);
     assert_eq!(made(default, 1), 2 * 1024);
     assert_eq!(made(default, 1000), 1001 * 1024);
@@ -158,7 +158,7 @@ fn a_source_makes_1000_messages_a_second_of_1_kib_unless_it_is_told_otherwise() 
     assert_eq!([333, 334, 1000].map(|millis| made(slow, millis) / 50), [1, 2, 4]);
 }
 
-/// `nc` without input sends its FIN at once, and reads on.
+/// `nc` without input sends its FIN at once, and goes on reading.
 #[test]
 fn a_source_serves_a_client_that_has_closed_its_side() {
     let size = NonZeroUsize::new(30).unwrap();
@@ -187,7 +187,7 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
     assert_eq!(end(None, &lost), (2, None, Some("timed_out")));
 }
 
-/// The peer's FIN is awaited behind ours, under a limit of time and one of bytes.
+/// After its FIN the machine waits for the peer's, with a limit on time and on bytes.
 fn lingers<M: Machine>(machine: impl Fn() -> M) {
     let end = |ops: &[Op]| {
         let mut checked = Checked::new(machine(), 64 * 1024);
@@ -214,7 +214,7 @@ fn who_was_asked_to_stop_lingers_and_not_for_ever() {
     lingers(|| Subscriber::new(&feed, Instant::EPOCH));
 }
 
-/// What is published of `input`, the same for all ways to cut it, and why the upstream ended.
+/// The messages that `input` publishes under every cut, and the upstream's reason.
 fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u8>, &'static str) {
     let run = |cut: &[usize]| {
         let feed = feed(framing);
@@ -281,7 +281,7 @@ fn a_long_upstream_is_published_whole_across_blocks() {
     assert_eq!(whole, text[..text.len() / 1000 * 1000]);
 }
 
-/// A message of this length fills all but 4 KiB of a block, again and again.
+/// Each message of this length leaves 4 KiB of a block unused.
 #[test]
 fn messages_that_are_longer_than_a_block_are_published_whole() {
     let size = 70_001;

@@ -1,4 +1,4 @@
-//! Drivers that own the buffers: they feed input, and take output that they send later.
+//! Drivers with their own buffers: they feed input, and take owned output to send it later.
 
 use std::{
     collections::VecDeque,
@@ -65,7 +65,7 @@ fn owned_output_lies_where_it_was_published() {
     assert_eq!((&out[0][..], out[0].as_ptr()), (&b"r."[..], published[1][2..].as_ptr()));
 }
 
-/// Here a message is skipped while others are with the sink, and not sent yet.
+/// A message is skipped while the sink still holds earlier ones.
 #[test]
 fn writes_that_complete_late_send_whole_messages_although_others_are_skipped() {
     for (most, slots) in (1..=12).flat_map(|most| [(most, 1), (most, 3)]) {

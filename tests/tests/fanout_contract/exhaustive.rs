@@ -1,8 +1,8 @@
-//! Two subscribers, a window of two, four messages: every order in which it can happen.
+//! Two subscribers, a window of two messages, four messages: every order of events.
 //!
-//! Every state that can be reached is visited once. A state is all that the machines and the feed
-//! hold, as they show it under `Debug`; it is reached again by playing its moves from the start.
-//! In a debug build, where states are many, only one of the two is written to byte by byte, or none.
+//! Every reachable state is visited once. A state is the `Debug` text of the machines and the feed.
+//! To reach a state again, its moves are played from the start. In a debug build, where states are
+//! many, only one of the two is written to byte by byte, or none.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -22,16 +22,16 @@ use crate::messages::fixed;
 const MESSAGES: u64 = 4;
 const STREAM: &[u8] = b"1a2b3c4d";
 
-/// What can happen.
+/// A possible move.
 #[derive(Clone, Copy, Debug)]
 enum Move {
-    /// The upstream publishes what comes next, if it is not held.
+    /// The upstream publishes the next message, if it is not paused.
     Publish,
-    /// The time for which the upstream may be held is over.
+    /// The time for which the upstream may be paused has passed.
     Expire,
-    /// A subscriber looks at the feed.
+    /// A subscriber polls the feed.
     Share(usize),
-    /// The kernel takes all that a subscriber has.
+    /// The kernel takes all output of a subscriber.
     WriteAll(usize),
     /// The kernel takes one byte.
     WriteOne(usize),
@@ -73,7 +73,7 @@ impl Scene {
         self.feed.counters().messages_in
     }
 
-    /// False where this can't happen.
+    /// Plays a move. Returns false if the move is impossible.
     fn play(&mut self, step: Move) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         let now = self.now;
@@ -124,7 +124,7 @@ impl Scene {
         hasher.finish()
     }
 
-    /// What holds in every state.
+    /// Checks what holds in every state.
     fn look(&self) {
         let published = self.published();
         let (mut sum, mut open) = (self.feed.counters().skipped, 0);
@@ -158,9 +158,10 @@ impl Scene {
         assert!((open * published..=open * published + in_chunks).contains(&sum));
     }
 
-    /// What must come of every state: all is delivered, skipped, or its reader reset.
+    /// Checks that every state leads to an end: each message is delivered or skipped, or its
+    /// subscriber is reset.
     fn settle(&mut self) {
-        // A look at the feed that finds nothing may be what the upstream waits for: two rounds.
+        // Two rounds: a poll that finds nothing may let the upstream continue.
         let mut idle = 0;
         while idle < 2 {
             let large = MOVES.iter().filter(|step| !matches!(step, Move::WriteOne(_)));
@@ -181,7 +182,7 @@ impl Scene {
             whole_of_open += whole.len() as u64;
             assert!(!begun, "a message that was begun is finished");
             assert_eq!(subscriber.status().lag, 0);
-            // The subscriber observes that everything is acknowledged.
+            // The subscriber learns that all bytes are acknowledged.
             if let Some(observation) = subscriber.poll_timeout() {
                 subscriber.handle(observation, Event::Timeout { unacknowledged: 0 });
             }
@@ -197,7 +198,7 @@ impl Scene {
     }
 }
 
-/// The numbers of the whole messages in `output`, and whether another one is begun behind them.
+/// The numbers of the whole messages in `output`, and whether an incomplete one follows.
 fn messages(output: &[u8]) -> (Vec<u8>, bool) {
     let (whole, begun) = output.as_chunks::<2>();
     for message in whole {
@@ -215,7 +216,7 @@ fn moves_of(on_lag: LagPolicy, lag_wait: Duration) -> &'static [Move] {
     &MOVES[..MOVES.len() - if cfg!(debug_assertions) { fewer } else { 0 }]
 }
 
-/// Visits every state; answers how many there are.
+/// Visits every state, and returns their number.
 fn visit(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> usize {
     let reach = |moves: &[Move]| {
         let mut scene = Scene::new(on_lag, lag_wait, together);
@@ -229,7 +230,7 @@ fn visit(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> usize {
     while let Some(moves) = queue.pop_front() {
         for &step in moves_of(on_lag, lag_wait) {
             let mut scene = reach(&moves);
-            // A move that comes to nothing may change what the feed knows all the same.
+            // A move without a visible effect may still change the feed's state.
             scene.play(step);
             if seen.insert(scene.key()) {
                 let mut moves = moves.clone();

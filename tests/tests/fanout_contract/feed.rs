@@ -1,4 +1,4 @@
-//! Single scenes: what a subscriber gets, how long the upstream waits, and what that costs.
+//! Single cases: what a subscriber gets, how long the upstream pauses, and at what cost.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use wirestate_testkit::script;
 
 use crate::messages::{fixed, lines};
 
-/// Messages of four bytes, and room for two of them if each comes by itself.
+/// A feed of four-byte messages, with a window of two if each is published alone.
 fn config(on_lag: LagPolicy) -> Config {
     Config { framing: fixed(4), window: 2 * (4 + 128), on_lag, ..Config::default() }
 }
@@ -47,7 +47,7 @@ fn publish(feed: &Feed, message: &'static str, now: Instant) {
     feed.publish(Bytes::from_static(message.as_bytes()), message.len() as u64 / 4, now);
 }
 
-/// All that `subscriber` has to send, which it sends.
+/// Takes all output of `subscriber`.
 fn sent(subscriber: &mut Subscriber, now: Instant) -> String {
     share(subscriber, now);
     let output = script::collect(subscriber, now);
@@ -98,7 +98,7 @@ fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() 
     }
 }
 
-/// The upstream is not held for it until it has caught up: half of the window is its lead.
+/// The upstream is not paused for it until it has caught up: half of the window is its lead.
 #[test]
 fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
     let messages = ["one.", "two.", "thr.", "fou.", "fiv."];
@@ -125,8 +125,8 @@ fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
     }
 }
 
-/// A chunk keeps all of the block that it was cut from. Where each message comes by itself, and a
-/// read finds nothing between them, they must share one all the same.
+/// A chunk keeps its whole block in memory. So messages that arrive one by one must share a block,
+/// even if reads in between find nothing.
 #[test]
 fn messages_that_trickle_in_lie_side_by_side_in_memory() {
     let feed = Feed::new(Config { framing: fixed(4), ..Config::default() });
@@ -153,7 +153,7 @@ fn the_lag_is_that_of_the_slowest() {
         lags.push(feed.counters().lag);
         sent(&mut fast, at(0));
     }
-    // Whoever fell out of the window is no subscriber for long.
+    // A subscriber that falls out of the window is reset soon.
     assert_eq!((lags, feed.counters().lag), (vec![2, 3, 1, 1], 0));
     share(&mut slow, at(0));
     assert_eq!(slow.interest().write, Outbound::Reset);
@@ -196,7 +196,7 @@ fn who_skips_finishes_the_message_that_was_begun() {
     assert_eq!((counters.delivered, counters.skipped), (3, 3));
 }
 
-/// Two readers that have caught up. Then the window is filled, and one of them reads that too.
+/// Two subscribers that have caught up. Then the window is filled, and one of them reads all of it.
 fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
     let feed = Feed::new(config(on_lag));
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
@@ -206,7 +206,7 @@ fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
     (feed, slow, fast)
 }
 
-/// What fills the window is published, and read by `fast`.
+/// Publishes a window of messages, which `fast` reads.
 fn fill(feed: &Feed, fast: &mut Subscriber, now: Instant) {
     publish(feed, "one.", now);
     publish(feed, "two.", now);
@@ -273,7 +273,7 @@ fn only_the_time_in_which_somebody_waits_is_limited() {
     drop(fast);
     assert!(woken.0.load(Relaxed), "nobody waits any more");
     assert_eq!(room(at(1_000_500)), Capacity::Held(None));
-    // One that joins waits for its first message; one that ends does not.
+    // A joining subscriber waits for its first message; an ending one does not.
     let mut fast = Subscriber::new(&feed, at(1_000_700));
     share(&mut fast, at(1_000_700));
     assert!(woken.0.load(Relaxed));
@@ -305,7 +305,7 @@ fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
     }
 }
 
-/// It connects again and again, and each time it catches up before it lags.
+/// It reconnects repeatedly, and each time it catches up before it lags.
 #[test]
 fn all_laggards_share_one_allowance() {
     let (feed, mut slow, mut fast) = one_lags(LagPolicy::Disconnect);
@@ -348,7 +348,7 @@ fn a_blocking_feed_waits_without_limit() {
     assert_eq!(room(&feed, at(1_000_000)), Capacity::Free);
 }
 
-/// Otherwise it would stay at the end of the window, if the source is fast.
+/// Otherwise it would stay at the end of the window of a fast source.
 #[test]
 fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_window() {
     let feed = Feed::new(Config { window: 4 * (4 + 128), ..config(LagPolicy::Disconnect) });
@@ -378,7 +378,7 @@ fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_win
     assert_eq!(reads(at(800)), Capacity::Free);
 }
 
-/// A reader that has skipped has not caught up, and does not wait either.
+/// A subscriber that has skipped has not caught up, and does not wait either.
 #[test]
 fn a_laggard_that_skips_delays_the_upstream_once() {
     let (feed, mut dead, mut fast) = one_lags(LagPolicy::Skip);
@@ -404,7 +404,7 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
     publish(&feed, "mess", now);
     share(&mut other, now);
     assert_eq!(room(&feed, now), Capacity::Held(None), "it does not wait");
-    // It wakes up, and catches up: it is waited for again.
+    // It catches up: the upstream pauses for it again.
     now += Duration::from_secs(1);
     sent(&mut dead, now);
     sent(&mut other, now);
@@ -414,7 +414,7 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
     assert_eq!(room(&feed, now), Capacity::Held(Some(now + Duration::from_secs(1))));
 }
 
-/// A dead subscriber ends also where it may skip for ever.
+/// A dead subscriber ends even if it may skip without limit.
 #[test]
 fn who_takes_no_byte_is_reset_however_much_it_skips() {
     for begun in [0, 1] {
@@ -446,7 +446,7 @@ fn who_has_nothing_to_take_has_no_deadline() {
     share(&mut subscriber, at(0));
     assert!(subscriber.poll_timeout().is_some());
     assert_eq!(sent(&mut subscriber, at(5000)), "mess");
-    // Once it has observed that everything is acknowledged.
+    // After it has learned that all bytes are acknowledged.
     subscriber.handle(at(5000), Event::Timeout { unacknowledged: 0 });
     assert_eq!(subscriber.poll_timeout(), None);
     publish(&feed, "mess", at(6000));
@@ -455,7 +455,7 @@ fn who_has_nothing_to_take_has_no_deadline() {
     assert_eq!(stalled(&mut subscriber), at(16_500));
 }
 
-/// When a subscriber is reset to which no more bytes are written.
+/// When a subscriber is reset that takes no more bytes.
 fn stalled(subscriber: &mut Subscriber) -> Instant {
     loop {
         let now = subscriber.poll_timeout().expect("it has output");
@@ -466,7 +466,7 @@ fn stalled(subscriber: &mut Subscriber) -> Instant {
     }
 }
 
-/// What is published behind the end of a subscription is not for it, and it can't miss it.
+/// Messages behind the end of a subscription are neither delivered nor counted as missed.
 #[test]
 fn who_skips_after_the_end_counts_what_was_published_before() {
     let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
@@ -489,7 +489,7 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
     assert_eq!((counters.delivered, counters.skipped), (1, 1));
 }
 
-/// Of a chunk that was cut by the end of the subscription, too.
+/// This includes a chunk that the end of the subscription cuts.
 #[test]
 fn messages_are_counted_one_by_one_at_the_end() {
     const TEXT: &str = "a
@@ -497,7 +497,7 @@ bb
 ccc
 dddd
 ";
-    // The end comes behind so many bytes, when so many messages are delivered.
+    // The end is behind this number of bytes, and this number of messages is delivered.
     for (sent, delivered) in [(0, 0), (1, 0), (2, 1), (4, 1), (9, 3), (13, 3), (14, 4)] {
         let written = |framing| {
             let feed = Feed::new(Config { framing, ..Config::default() });
@@ -528,7 +528,7 @@ dddd
     }
 }
 
-/// Deliveries are counted wherever the subscription ends, at once.
+/// Deliveries are counted at once, wherever the subscription ends.
 #[test]
 fn what_was_delivered_before_the_end_is_counted() {
     let feed = Feed::new(config(LagPolicy::Disconnect));
@@ -542,7 +542,7 @@ fn what_was_delivered_before_the_end_is_counted() {
     assert_eq!((counters.delivered, counters.latency[0]), (2, 2));
 }
 
-/// A window that is smaller than what an upstream may read at once, and a changed deadline.
+/// A window that is smaller than one read of an upstream, and a changed deadline.
 #[test]
 fn an_upstream_says_when_its_deadline_moves() {
     let feed = Feed::new(config(LagPolicy::Disconnect));

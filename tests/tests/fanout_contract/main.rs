@@ -1,7 +1,7 @@
-//! The fan-out's machines, alone and together on one feed: whatever happens to them, the contract
-//! holds, messages stay whole and in order, and what is counted adds up.
+//! The fan-out's machines, alone and together on one feed. Under any script they keep the contract,
+//! messages stay whole and in order, and the counts are right.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod alone;
 mod by_hand;
@@ -12,7 +12,7 @@ mod together;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 
-/// Failures are kept beside the crate's sources.
+/// Keeps failing cases in `proptest-regressions` of this crate.
 fn proptest_config() -> Config {
     let file = FileFailurePersistence::Direct("proptest-regressions/fanout_contract.txt");
     Config { failure_persistence: Some(Box::new(file)), ..Config::default() }

@@ -1,4 +1,4 @@
-//! What messages are, a second time and as simply as can be: the machines are compared with it.
+//! A second, simple implementation of the framings, to compare the machines with.
 
 use std::num::NonZeroUsize;
 
@@ -32,8 +32,7 @@ pub(crate) fn framing() -> impl Strategy<Value = Framing> {
     ]
 }
 
-/// The whole messages at the beginning of `stream`, up to one that is too long, and what follows
-/// them.
+/// The whole messages at the beginning of `stream`, up to one that is too long, and the rest.
 pub(crate) fn parse(framing: Framing, mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let mut messages = Vec::new();
     loop {
@@ -61,13 +60,13 @@ pub(crate) fn parse(framing: Framing, mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) 
     }
 }
 
-/// Whether `some` are some of `all`, in order.
+/// Whether `some` is a subsequence of `all`.
 pub(crate) fn ascending(some: &[&[u8]], all: &[&[u8]]) -> bool {
     let mut rest = all.iter();
     some.iter().all(|this| rest.any(|that| that == this))
 }
 
-/// Makes bytes that were drawn into ones that hold messages now and then.
+/// Changes random bytes so that they contain messages.
 pub(crate) fn plausible(framing: Framing, bytes: &[u8]) -> Vec<u8> {
     let byte = |byte: &u8| match framing {
         Framing::Delimited { .. } if *byte < 40 => DELIMITER,

@@ -20,8 +20,8 @@ use crate::{
 fn config() -> impl Strategy<Value = Config> {
     let on_lag =
         prop_oneof![Just(LagPolicy::Disconnect), Just(LagPolicy::Skip), Just(LagPolicy::Block)];
-    // An upstream leaves room for the 64 KiB that it may read: windows this small are full with
-    // the first chunk, or with a few.
+    // An upstream reserves the 64 KiB that it may read, so a window this small is full after one
+    // chunk or a few.
     let window = prop_oneof![40..1000_usize, 66_000..67_000_usize];
     (framing(), window, on_lag, 0..3_u64, prop_oneof![Just(0), Just(3), Just(u64::MAX)]).prop_map(
         |(framing, window, on_lag, lag_wait, replay)| Config {
@@ -36,7 +36,7 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
-/// So much may a subscriber of these tests queue: a feed has no more.
+/// The most bytes that a subscriber of these tests may queue: all that the feed has.
 const MOST: usize = 1 << 20;
 
 proptest! {
@@ -72,7 +72,7 @@ proptest! {
                 prop_assert!(lag <= feed.counters().messages_in);
             }
         }
-        // The upstream's part is over: whoever still reads gets the rest of it.
+        // The upstream has ended: subscribers that still read get the rest.
         for reader in &mut readers {
             reader.play(&Op::ShutDown);
             reader.play_out();

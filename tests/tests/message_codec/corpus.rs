@@ -1,5 +1,5 @@
-//! Bad input, by name: each has one error, however it is cut and whoever decodes it, and the peer
-//! is told.
+//! The list of bad inputs: each gives one error for every cut and decoder, and the peer gets an
+//! error reply.
 
 use std::collections::BTreeMap;
 
@@ -49,9 +49,10 @@ fn each_bad_header_has_its_error() {
     assert!(wrong.is_empty(), "{} headers:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// `Decoder` (events) and `Inbox` (messages, streamed or not), whole, byte by byte and cut at random.
+/// `Decoder` (events) and `Inbox` (messages, streamed or not), whole, byte by byte and cut at
+/// random.
 #[test]
-fn each_bad_input_has_its_error_however_it_is_cut_and_whoever_decodes_it() {
+fn each_bad_input_has_its_error_for_every_cut_and_decoder() {
     let limits = Limits::default();
     for bad in bad_frames() {
         let read = |pieces: &[&[u8]]| {
@@ -59,7 +60,7 @@ fn each_bad_input_has_its_error_however_it_is_cut_and_whoever_decodes_it() {
             assert_eq!(by_inbox(limits, 0, pieces), read, "{}", bad.name);
             read
         };
-        // The long ones take long, byte by byte.
+        // Long inputs are slow byte by byte.
         let (messages, error) = if bad.bytes.len() < 250 {
             cut_invariant(&bad.bytes, read)
         } else {
@@ -77,9 +78,9 @@ fn each_bad_input_has_its_error_however_it_is_cut_and_whoever_decodes_it() {
     }
 }
 
-/// The replies that it is owed, one error reply, a FIN; and the connection is over.
+/// The peer gets the replies to its valid requests, one error reply, and a FIN.
 #[test]
-fn whoever_sends_a_bad_input_is_told_what_is_wrong_with_it() {
+fn a_peer_that_sends_bad_input_gets_an_error_reply() {
     for bad in bad_frames() {
         let config = Config::default();
         let expected = by_decoder(config.limits, &[&bad.bytes]).1.unwrap();
@@ -102,7 +103,7 @@ fn whoever_sends_a_bad_input_is_told_what_is_wrong_with_it() {
     }
 }
 
-/// Whose fault it was: a limit's, with the figure, or the peer's.
+/// The expected fault of an error.
 fn fault(error: &DecodeError) -> Fault {
     match error {
         DecodeError::HeaderTooLong { .. } | DecodeError::ContentTooLong { .. } => Fault::Limit,
@@ -112,7 +113,7 @@ fn fault(error: &DecodeError) -> Fault {
     }
 }
 
-/// What a peer of ours is weak at, spelt out: what it would be told.
+/// The text of the most important error replies.
 #[test]
 fn the_error_replies_name_the_limit_and_the_figure() {
     let told = |name: &str| {
@@ -124,27 +125,45 @@ fn the_error_replies_name_the_limit_and_the_figure() {
     for (name, error) in [
         (
             "invalid length: -1",
-            r#"the header's \"content-length\" is -1 where a whole number of bytes below 2^64 is expected"#,
+            concat!(
+                r#"the header's \"content-length\" is -1 where "#,
+                "a whole number of bytes below 2^64 is expected"
+            ),
         ),
         (
             "wrong type: content-length: true",
-            r#"the header's \"content-length\" is a boolean where a whole number of bytes is expected"#,
+            concat!(
+                r#"the header's \"content-length\" is a boolean where "#,
+                "a whole number of bytes is expected"
+            ),
         ),
         (
             r#"wrong type: content-length: "3""#,
-            r#"the header's \"content-length\" is a string where a whole number of bytes is expected"#,
+            concat!(
+                r#"the header's \"content-length\" is a string where "#,
+                "a whole number of bytes is expected"
+            ),
         ),
         (
             "invalid length: 3.0",
-            r#"the header's \"content-length\" is 3.0 where a whole number of bytes below 2^64 is expected"#,
+            concat!(
+                r#"the header's \"content-length\" is 3.0 where "#,
+                "a whole number of bytes below 2^64 is expected"
+            ),
         ),
         (
             "wrong type: content-length: null",
-            r#"the header's \"content-length\" is null where a whole number of bytes is expected"#,
+            concat!(
+                r#"the header's \"content-length\" is null where "#,
+                "a whole number of bytes is expected"
+            ),
         ),
         (
             "invalid length: 18446744073709551616",
-            r#"the header's \"content-length\" is 1.8446744073709552e19 where a whole number of bytes below 2^64 is expected"#,
+            concat!(
+                r#"the header's \"content-length\" is 1.8446744073709552e19 where "#,
+                "a whole number of bytes below 2^64 is expected"
+            ),
         ),
         ("duplicate: an unknown key", r#"the header has the key \"x\" twice"#),
         (
@@ -155,7 +174,10 @@ fn the_error_replies_name_the_limit_and_the_figure() {
         ("not UTF-8: FF, in an unknown key", "the header is not UTF-8: byte 105 of 111"),
         (
             r"control character: '\n'",
-            r"the header is not JSON: control character (\\u0000-\\u001F) found while parsing a string at line 2 column 0",
+            concat!(
+                r"the header is not JSON: control character (\\u0000-\\u001F) found ",
+                "while parsing a string at line 2 column 0"
+            ),
         ),
         ("nesting: 1000 arrays", "the header is nested more than 16 levels deep"),
         (
@@ -170,7 +192,7 @@ fn the_error_replies_name_the_limit_and_the_figure() {
     }
 }
 
-/// What looks bad, and is not.
+/// Inputs that look bad, but are valid.
 #[test]
 fn what_is_strange_but_right_is_read() {
     let header = |json: &str| {
@@ -180,19 +202,70 @@ fn what_is_strange_but_right_is_read() {
         assert_eq!(by_inbox(Limits::default(), 0, &[&bytes]), (messages.clone(), error.clone()));
         (messages, error)
     };
+    let minimal = r#""content-length":0,"byteorder":"big","content-type":"","content-encoding":"""#;
     let deepest = ["[".repeat(15), "]".repeat(15)].concat();
     let keys = (0..300).map(|i| format!(r#""{i}": {i}, "#)).collect::<Vec<_>>().concat();
     for (name, json) in [
-        ("an empty content", r#"{"content-length": 0, "byteorder": "big", "content-type": "text/json", "content-encoding": "utf-8"}"#.to_owned()),
-        ("empty texts", r#"{"content-length": 0, "byteorder": "big", "content-type": "", "content-encoding": ""}"#.to_owned()),
-        ("no space", r#"{"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}"#.to_owned()),
-        ("much space", "\t\r\n {\"content-length\" \t:\n0 ,\"byteorder\": \"big\",\"content-type\":\"\",\"content-encoding\":\"\"\r}\n\n\t ".to_owned()),
-        ("escapes", r#"{"content\u002dlength":0,"byteorder":"\u0062\u0069\u0067","content-type":"\ud83d\udc36\/","content-encoding":"\"\\\b\f\n\r\t"}"#.to_owned()),
-        ("a mark within a text", "{\"content-length\":0,\"byteorder\":\"big\",\"content-type\":\"\u{feff}\",\"content-encoding\":\"\u{7f}\u{2028}\"}".to_owned()),
-        ("noncharacters", "{\"content-length\":0,\"byteorder\":\"big\",\"content-type\":\"\u{fffe}\u{10ffff}\",\"content-encoding\":\"\\uffff\"}".to_owned()),
-        ("further keys of any kind", format!(r#"{{"x":null,"y":[1e5,-0.0,"",{{}}],"Byteorder":1,"deep":{deepest},"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}}"#)),
-        ("the same key at different levels", r#"{"x":{"x":{"x":1},"y":{"x":1}},"y":{"byteorder":"?"},"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}"#.to_owned()),
-        ("hundreds of keys", format!(r#"{{{keys}"content-length":0,"byteorder":"big","content-type":"","content-encoding":""}}"#)),
+        (
+            "an empty content",
+            concat!(
+                r#"{"content-length": 0, "byteorder": "big", "content-type": "text/json", "#,
+                r#""content-encoding": "utf-8"}"#,
+            )
+            .to_owned(),
+        ),
+        (
+            "empty texts",
+            concat!(
+                r#"{"content-length": 0, "byteorder": "big", "content-type": "", "#,
+                r#""content-encoding": ""}"#,
+            )
+            .to_owned(),
+        ),
+        ("no space", format!("{{{minimal}}}")),
+        (
+            "much space",
+            concat!(
+                "\t\r\n {\"content-length\" \t:\n0 ,\"byteorder\": \"big\",",
+                "\"content-type\":\"\",\"content-encoding\":\"\"\r}\n\n\t ",
+            )
+            .to_owned(),
+        ),
+        (
+            "escapes",
+            concat!(
+                r#"{"content\u002dlength":0,"byteorder":"\u0062\u0069\u0067","#,
+                r#""content-type":"\ud83d\udc36\/","content-encoding":"\"\\\b\f\n\r\t"}"#,
+            )
+            .to_owned(),
+        ),
+        (
+            "a mark within a text",
+            concat!(
+                "{\"content-length\":0,\"byteorder\":\"big\",\"content-type\":\"\u{feff}\",",
+                "\"content-encoding\":\"\u{7f}\u{2028}\"}",
+            )
+            .to_owned(),
+        ),
+        (
+            "noncharacters",
+            concat!(
+                "{\"content-length\":0,\"byteorder\":\"big\",",
+                "\"content-type\":\"\u{fffe}\u{10ffff}\",\"content-encoding\":\"\\uffff\"}",
+            )
+            .to_owned(),
+        ),
+        (
+            "further keys of any kind",
+            format!(
+                r#"{{"x":null,"y":[1e5,-0.0,"",{{}}],"Byteorder":1,"deep":{deepest},{minimal}}}"#
+            ),
+        ),
+        (
+            "the same key at different levels",
+            format!(r#"{{"x":{{"x":{{"x":1}},"y":{{"x":1}}}},"y":{{"byteorder":"?"}},{minimal}}}"#),
+        ),
+        ("hundreds of keys", format!("{{{keys}{minimal}}}")),
     ] {
         let (messages, error) = header(&json);
         assert_eq!(error, None, "{name}");
@@ -228,7 +301,7 @@ fn a_limit_is_the_most_that_there_may_be() {
 proptest! {
     #![proptest_config(proptest_config(128))]
 
-    /// Good frames, then a bad one, then whatever follows it.
+    /// Good frames, then a bad one, then random bytes.
     #[test]
     fn the_error_and_what_comes_before_it_do_not_depend_on_the_cut(
         (good, bad, bytes, cut) in
@@ -255,7 +328,7 @@ proptest! {
         prop_assert_eq!(told, &Message::error(whole.1.unwrap()));
     }
 
-    /// Noise, and noise behind a length that fits: an error or not, it is the same one.
+    /// Random bytes, and random bytes behind a valid length, give the same result for all decoders.
     #[test]
     fn whatever_comes_the_decoders_agree(
         json in "[{}\\[\\],:\"\\\\0-9eE+. a-zé]{0,60}",

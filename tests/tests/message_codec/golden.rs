@@ -11,7 +11,7 @@ use crate::reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_in
 
 const LIMITS: Limits = Limits { header: 140, content: 1000 };
 
-/// The golden request, and the replies to it, to a search that finds nothing and to other bytes.
+/// The golden request, and the replies to it, to a search without a result and to binary content.
 fn goldens() -> Vec<Vec<u8>> {
     let table = Table::default();
     let little = |mut message: Message<'static>| {

@@ -1,11 +1,11 @@
-//! All lengths that a header can declare.
+//! All declared lengths of a header, and many of a content.
 
 use wirestate_core::message::{ByteOrder, DecodeError, Limits, Message};
 use wirestate_testkit::message::golden;
 
 use crate::reading::{by_decoder, by_inbox};
 
-/// By both decoders, with nothing behind the two bytes.
+/// The result of both decoders for the two bytes of a length alone.
 fn declared(limits: Limits, length: u16) -> DecodeError {
     let bytes = length.to_be_bytes();
     let (none, error) = by_decoder(limits, &[&bytes]);
@@ -52,7 +52,7 @@ fn a_header_of_each_length_that_fits_is_read() {
     let (header, content) = golden[2..].split_at(103);
     let mut json = header.to_vec();
     let expected = Message { byteorder: ByteOrder::Little, ..Message::json(content) };
-    // Each of the lengths around a power of two, and many others.
+    // The lengths around each power of two, and many others.
     let near = |length: u16| {
         (length + 2).is_power_of_two() || (length + 1).is_power_of_two() || length.is_power_of_two()
     };

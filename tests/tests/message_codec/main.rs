@@ -1,7 +1,7 @@
-//! The codec of the JSON-header protocol: what was encoded is decoded again, and what is no frame
-//! gives one error, however the bytes are cut and whoever decodes them.
+//! The codec of the JSON-header protocol: encoded messages are decoded again, and a bad frame gives
+//! one error, for every cut and every decoder.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod corpus;
 mod golden;
@@ -11,7 +11,7 @@ mod round_trip;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 
-/// Failures are kept beside the crate's sources.
+/// Keeps failing cases in `proptest-regressions` of this crate.
 fn proptest_config(cases: u32) -> Config {
     let file = FileFailurePersistence::Direct("proptest-regressions/message_codec.txt");
     Config { failure_persistence: Some(Box::new(file)), cases, ..Config::default() }

@@ -1,4 +1,4 @@
-//! Those who decode: what each makes of the same bytes.
+//! The decoders: the result of each for the same bytes.
 
 use wirestate_core::{
     Instant, Machine as _,
@@ -11,10 +11,10 @@ use wirestate_core::{
 };
 use wirestate_testkit::script;
 
-/// The messages that came out, and what ended them: nothing, if the input ended between two frames.
+/// The decoded messages, and the error; none if the input ends between two frames.
 pub(crate) type Read = (Vec<Message<'static>>, Option<DecodeError>);
 
-/// A decoder's events, put together.
+/// The messages of a decoder's events.
 pub(crate) fn by_decoder(limits: Limits, pieces: &[&[u8]]) -> Read {
     let mut decoder = Decoder::new(limits);
     let mut messages = Vec::new();
@@ -53,7 +53,7 @@ pub(crate) fn by_inbox(limits: Limits, more: usize, pieces: &[&[u8]]) -> Read {
     through_inbox(limits, more, pieces, |_| Delivery::Collect)
 }
 
-/// An inbox that hands contents out in pieces, those of an even length.
+/// An inbox that streams contents of an even length.
 pub(crate) fn by_streaming_inbox(limits: Limits, more: usize, pieces: &[&[u8]]) -> Read {
     through_inbox(limits, more, pieces, |header| match header.content_length % 2 {
         0 => Delivery::Stream { limit: limits.content },
@@ -112,10 +112,10 @@ fn through_inbox(
 /// A server that answers each request with itself. Its replies are read by [`by_decoder`].
 pub(crate) struct Served {
     pub(crate) replies: Vec<Message<'static>>,
-    /// What it has sent, in all.
+    /// All bytes that it has sent.
     pub(crate) output: Vec<u8>,
     pub(crate) reason: Option<MessageReason>,
-    /// It has sent a FIN behind its output.
+    /// Whether it has sent a FIN behind its output.
     pub(crate) fin: bool,
 }
 
@@ -140,12 +140,12 @@ pub(crate) fn by_server(config: &Config, pieces: &[&[u8]]) -> Served {
     Served { replies, output, reason: machine.reason(), fin }
 }
 
-/// The service that answers each request with itself.
+/// A service that answers each request with the request itself.
 fn itself(request: Message<'_>) -> Message<'static> {
     request.into_owned()
 }
 
-/// The peer closes its side; then whatever the machine wants, up to its end.
+/// Sends the peer's FIN, then does what the machine wants until it ends.
 fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -> bool {
     use wirestate_core::Outbound;
     let now = Instant::EPOCH;
@@ -169,7 +169,7 @@ fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -
     }
 }
 
-/// A client that has asked as often as there can be replies.
+/// A client with as many requests as there can be replies.
 pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
     use wirestate_core::message::ClientReason;
     let now = Instant::EPOCH;

@@ -1,4 +1,4 @@
-//! What was encoded is decoded again.
+//! Encoded messages are decoded again.
 
 use std::borrow::Cow;
 
@@ -14,10 +14,10 @@ use crate::{
     reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox},
 };
 
-/// The drawn headers are 250 bytes at most, but for 24 characters that are six bytes each as
-/// escapes, twice.
+/// Generated headers have at most 250 bytes, plus two strings of 24 characters that take six bytes
+/// each as escapes.
 const LIMITS: Limits = Limits { header: 450, content: 1 << 20 };
-/// What a buffer that just holds the longest header has in all.
+/// The size of a buffer that just holds the longest header.
 const SMALLEST: usize = 452;
 
 /// Up to four messages, with contents around the size of the smallest buffer, and a cut.
@@ -37,11 +37,11 @@ proptest! {
         let json = header.to_json();
         let read = Header::from_json(&json).unwrap();
         prop_assert_eq!(&read, &header);
-        // Nothing is copied that can be borrowed.
+        // Values that can be borrowed are not copied.
         let escaped = |text: &str| text.contains(|c: char| c < ' ' || c == '"' || c == '\\');
         prop_assert_eq!(matches!(read.content_type, Cow::Owned(_)), escaped(&header.content_type));
         prop_assert!(!str::from_utf8(&json).unwrap().contains(|c: char| c < ' '));
-        // As another writer of JSON reads it.
+        // Another JSON parser reads the same.
         let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
         prop_assert_eq!(&value["content-type"], &*header.content_type);
         prop_assert_eq!(&value["content-encoding"], &*header.content_encoding);
@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_decodes_gets_the_messages_that_were_sent_however_the_bytes_are_cut(
+    fn every_decoder_returns_the_messages_that_were_sent_for_every_cut(
         (sent, bytes, cut) in some(),
         more in prop_oneof![Just(0), 0..SMALLEST],
     ) {
@@ -66,15 +66,16 @@ proptest! {
         prop_assert!(served.fin);
     }
 
-    /// The figures too: they tell what is lacking, not how it was received.
+    /// The figures of the error are the same too: they do not depend on the cut.
     #[test]
-    fn an_end_anywhere_is_the_same_error_for_whoever_decodes(
+    fn a_truncated_input_is_the_same_error_for_every_decoder(
         (sent, bytes, cut) in some(),
         at in any::<prop::sample::Index>(),
         more in 0..SMALLEST,
     ) {
         let at = if bytes.is_empty() { 0 } else { at.index(bytes.len()) };
-        let pieces: Vec<&[u8]> = pieces(&bytes[..at], &cut).filter(|piece| !piece.is_empty()).collect();
+        let pieces = pieces(&bytes[..at], &cut).filter(|piece| !piece.is_empty());
+        let pieces: Vec<&[u8]> = pieces.collect();
         let read = by_decoder(LIMITS, &pieces);
         prop_assert!(sent.starts_with(&read.0));
         let early = matches!(read.1, None | Some(DecodeError::Truncated { .. }));
@@ -108,7 +109,7 @@ fn a_content_of_every_size_around_the_buffers_comes_whole() {
 
 #[test]
 fn a_header_that_would_be_longer_than_two_bytes_can_say_is_not_sent() {
-    // 65,535 is the longest.
+    // 65,535 bytes is the longest header.
     let around =
         Message { content_type: "".into(), ..Message::binary("") }.header().to_json().len();
     let longest = "x".repeat(65_535 - around);
@@ -126,7 +127,7 @@ fn a_header_that_would_be_longer_than_two_bytes_can_say_is_not_sent() {
     assert_eq!(bytes, b"before", "nothing was appended");
 }
 
-/// Contents of any length: the figures do not overflow.
+/// No content length makes the figures overflow.
 #[test]
 fn an_end_within_the_longest_content_that_there_can_be_has_its_figures() {
     let limits = Limits { header: 450, content: u64::MAX };

@@ -1,4 +1,4 @@
-//! A client, used inline and by handles.
+//! A client that is used inline and through handles.
 
 use std::{
     num::NonZeroUsize,
@@ -34,16 +34,16 @@ fn config() -> ClientConfig {
 const MOST_QUEUED: usize = 64 * 1024 + 1000;
 const NOW: Instant = Instant::EPOCH;
 
-/// What the server does with what it has been sent.
+/// How the server answers requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Server {
-    /// Answers whole requests, each with itself.
+    /// It answers each whole request with the request itself.
     Answers,
-    /// Sends whatever the script says.
+    /// It sends the bytes of the script.
     Scripted,
 }
 
-/// What is played, and replies to what was sent so far, if they are to be.
+/// Plays an op, then the replies to the requests so far, if the server answers.
 fn play(player: &mut Player<'_, Checked<Client>>, op: &Op, server: Server, answered: &mut usize) {
     if server == Server::Scripted {
         return player.play(op);
@@ -111,7 +111,7 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
 
-    /// Requests are made, polled and dropped by others, whenever.
+    /// Requests are made, polled and dropped at any time.
     #[test]
     fn a_client_that_is_used_by_handles_keeps_the_contract(
         ops in ops_with_frames(100),
@@ -161,7 +161,7 @@ proptest! {
                 Err(error) => panic!("{error}"),
             }
         }
-        // Whatever it comes to, nobody waits for a connection that is no more.
+        // No request waits for a connection that has ended.
         drop(client);
         for (_, request) in &mut requests {
             prop_assert!(matches!(poll(request), Poll::Ready(Ok(_) | Err(RequestError::Ended(_)))));
@@ -200,7 +200,7 @@ fn all_requests_fail_when_the_connection_ends() {
     ];
     for (label, end) in ends {
         let (mut client, handle) = with_handle();
-        // Four are out, six wait, and one is asked too late.
+        // Four are in flight, six wait, and the last one is made too late.
         let mut requests: Vec<_> = (0..10).map(|i| handle.request(numbered(i, 0))).collect();
         for request in &mut requests {
             assert!(poll(request).is_pending());
@@ -219,7 +219,7 @@ fn all_requests_fail_when_the_connection_ends() {
 }
 
 #[test]
-fn whoever_waits_is_woken_when_the_connection_ends() {
+fn waiting_tasks_are_woken_when_the_connection_ends() {
     use std::sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -253,7 +253,7 @@ fn the_reply_to_a_request_that_was_dropped_is_thrown_away_and_the_next_ones_are_
         assert!(poll(request).is_pending());
     }
     settle(&mut client);
-    // 0 to 3 are out, 4 and 5 wait. 1 is out already; 4 is never sent.
+    // 0 to 3 are in flight, 4 and 5 wait. Dropping 1 is too late; 4 is never sent.
     drop(requests.remove(4));
     drop(requests.remove(1));
     let sent = outgoing(&mut client);
@@ -287,7 +287,7 @@ fn a_client_whose_handles_are_all_gone_ends_when_its_replies_have_come() {
     assert_eq!(client.reason(), Some(ClientReason::ShutDown));
 }
 
-/// Nobody is left who would wake it.
+/// No handle is left to wake it.
 #[test]
 fn a_client_ends_as_well_when_the_last_request_was_taken_back() {
     let (mut client, handle) = with_handle();
@@ -330,7 +330,7 @@ fn a_reply_that_nobody_asked_for_ends_the_connection() {
     assert_eq!((reason.clone(), reason.fault()), (ClientReason::Unasked, Fault::Peer));
 }
 
-/// What is no reply resets the connection: whatever would follow is worth nothing.
+/// A bad reply resets the connection: no later reply could be trusted.
 #[test]
 fn a_bad_reply_ends_the_connection_by_a_reset() {
     for bad in bad_frames() {
@@ -356,7 +356,7 @@ fn a_bad_reply_ends_the_connection_by_a_reset() {
     }
 }
 
-/// A server that does not like the request may answer and close while it is still being sent.
+/// A server may answer and close while the request is still being sent.
 #[test]
 fn what_had_arrived_before_a_write_failed_is_still_read() {
     let mut client = Client::new(config());

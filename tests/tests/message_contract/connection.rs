@@ -35,7 +35,7 @@ fn config() -> Config {
     }
 }
 
-/// 64 KiB and one message of replies wait to be sent at most, and the error reply.
+/// The most pending output: 64 KiB, one message and the error reply.
 const MOST_QUEUED: usize = 64 * 1024 + 1000;
 
 fn checked<S: Service + Clone>(config: Config, service: S) -> Checked<Connection<S>> {
@@ -46,8 +46,8 @@ fn echo() -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clo
     service::function(itself)
 }
 
-/// What holds of every connection that answers requests with themselves: replies are requests, in
-/// their order, and at most one error reply comes behind them.
+/// Checks a connection that answers each request with the request itself: replies come in the order
+/// of the requests, followed by at most one error reply.
 fn replies_are_requests(transcript: &Transcript) {
     let requests = well_formed(&transcript.input);
     let mut replies = whole_messages(&transcript.output);
@@ -78,7 +78,7 @@ fn replies_are_requests(transcript: &Transcript) {
     }
 }
 
-/// The good frames that `input` begins with.
+/// The valid frames at the beginning of `input`.
 fn well_formed(input: &[u8]) -> Vec<Message<'static>> {
     use wirestate_core::{buffer::Pool, message::Inbox};
     let mut inbox = Inbox::new(LIMITS, Pool::new(input.len().max(202), 1));
@@ -107,11 +107,12 @@ proptest! {
     #[test]
     fn a_connection_whose_contents_are_streamed_keeps_the_contract(ops in ops_with_frames(100)) {
         let mut machine = checked(config(), Counting::default());
-        // Whatever is bad in it may be of another type.
+        // The bad value may have another type.
         let transcript = script::play_out(&mut machine, &ops[..]);
         let mut replies = whole_messages(&transcript.output);
         replies.retain(|reply| !reply.is_json());
-        for (i, (request, reply)) in well_formed(&transcript.input).iter().zip(replies).enumerate() {
+        let requests = well_formed(&transcript.input);
+        for (i, (request, reply)) in requests.iter().zip(replies).enumerate() {
             prop_assert_eq!(number(&reply), request.content.len(), "{}", i);
         }
     }
@@ -186,7 +187,7 @@ proptest! {
         prop_assert!(transcript.label != Some("finished") || replies.is_empty());
     }
 
-    /// Pipelined, with replies taken as the network pleases.
+    /// Pipelined requests, whose replies are accepted in random pieces.
     #[test]
     fn whatever_was_asked_is_answered_once_and_in_order(
         sizes in prop::collection::vec(0..390_usize, 0..20),
@@ -210,7 +211,7 @@ proptest! {
 }
 
 proptest! {
-    // Each is played in ten ways.
+    // Each is played with ten random scripts.
     #![proptest_config(ProptestConfig { cases: 16, ..proptest_config() })]
 
     #[test]
@@ -230,7 +231,7 @@ proptest! {
     }
 }
 
-/// A reply is longer than all that may wait, and each request has one: reading stops.
+/// Each reply is longer than the limit on pending output, so reading pauses.
 #[test]
 fn a_peer_that_takes_no_replies_is_read_no_more() {
     let big = service::function(|_| Message::binary(vec![7; 50_000]));
@@ -264,7 +265,7 @@ fn requests_beyond_those_in_flight_wait_with_the_kernel() {
     let asked: Vec<PendingRequest> =
         std::iter::from_fn(|| machine.machine_mut().service_mut().take()).collect();
     assert_eq!(asked.len(), 3);
-    // The second one's reply waits for the first one's.
+    // The second reply waits for the first.
     let [first, second, third] = <[PendingRequest; 3]>::try_from(asked).unwrap();
     second.reply(Message::binary("second"));
     player.play(&Op::Release);
@@ -284,8 +285,7 @@ fn requests_beyond_those_in_flight_wait_with_the_kernel() {
     assert_eq!(last, br#"{"result": "Error: the request was dropped"}"#);
 }
 
-/// A function that breaks off in the middle of a connection's requests is the connection's end, so
-/// what it may not do is answer what can't be sent.
+/// A service that panics ends its connection. A reply that cannot be sent must not make it panic.
 #[test]
 fn a_reply_whose_header_is_too_long_is_an_error_reply() {
     let long = service::function(|_| Message {
@@ -317,7 +317,7 @@ fn the_error_reply_comes_behind_the_replies_that_are_owed() {
     assert_eq!(replies[2], Message::error("a header of 0 bytes"));
 }
 
-/// The peer may still send, and must not be answered by an RST before it has read the reply.
+/// The peer may still send, and must not get an RST before it has read the reply.
 #[test]
 fn an_error_reply_is_followed_by_a_lingering_close() {
     for bad in bad_frames().into_iter().filter(|bad| bad.bytes.len() < 300).step_by(17) {
@@ -340,7 +340,7 @@ fn an_error_reply_is_followed_by_a_lingering_close() {
         assert!(player.machine().interest().is_done(), "{}: not more", bad.name);
         assert_eq!(player.output().len(), before, "no output after the close");
     }
-    // Or two seconds.
+    // Or after two seconds.
     let mut machine = checked(config(), echo());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(vec![0, 0]));
@@ -406,7 +406,7 @@ fn what_is_asked_to_stop_answers_what_is_on_its_way() {
     assert_eq!((transcript.label, transcript.ending), (Some("shut_down"), Some(Ending::Fin)));
 }
 
-/// One read can hold hundreds of requests, and their sender must not keep others waiting.
+/// One read can contain hundreds of requests. Their sender must not delay other connections.
 #[test]
 fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
     let input = frames(&(0..300).map(|i| numbered(i, 0)).collect::<Vec<_>>());
@@ -420,7 +420,7 @@ fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
     }
 }
 
-/// The output when at most this many bytes are read and written at once, in a driver's turns.
+/// The output if a driver reads and writes at most this many bytes at a time.
 fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
     let mut machine = checked(Config::default(), echo());
     let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::EPOCH);
@@ -471,7 +471,7 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
     assert_eq!((machine.work(), machine.interest().read), (100, true));
     assert_eq!(script::collect(&mut machine, Instant::EPOCH), input);
 
-    // A reply does not do so either, while more may be pending.
+    // Nor does a reply, while others may be pending.
     let in_flight = NonZeroUsize::new(90).unwrap();
     let service = Later::default();
     let mut machine = checked(Config { in_flight, ..Config::default() }, service.clone());

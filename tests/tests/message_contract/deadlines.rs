@@ -1,4 +1,4 @@
-//! Every deadline, on a clock that is set by hand.
+//! Every deadline, with a manual clock.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ fn take<M: Machine>(machine: &mut M, n: usize, now: Instant) {
     machine.handle(now, Event::Written(n));
 }
 
-/// Nothing happens up to a millisecond before `time`; then it does.
+/// Asserts that the machine's state changes at `time`, and not a millisecond before.
 fn expires_at<M: Machine>(machine: &mut M, time: Duration) {
     let state = machine.status().state;
     machine.handle(at(time.checked_sub(MILLI).unwrap()), Event::Timeout { unacknowledged: 0 });
@@ -83,7 +83,7 @@ fn a_header_must_be_whole_5_s_after_its_first_byte_however_many_come_in_between(
     assert_eq!(machine.interest().write, Outbound::Finish);
 }
 
-/// The header's time is not the content's.
+/// Header and content have separate deadlines.
 #[test]
 fn a_content_has_30_s_or_a_second_for_each_kib_whichever_is_later() {
     let mut machine = echoing();
@@ -91,7 +91,7 @@ fn a_content_has_30_s_or_a_second_for_each_kib_whichever_is_later() {
     let (head, content) = request.split_at(request.len() - 100_000);
     receive(&mut machine, head, secs(1));
     assert_eq!(machine.poll_timeout(), Some(at(secs(31))));
-    // Half of a KiB a second is half of the least rate.
+    // Half a KiB a second is half of the minimum rate.
     let mut have = head.len() as u64;
     let mut pieces = content.chunks(512).zip(2..);
     for (piece, time) in pieces.by_ref().take(29) {
@@ -113,13 +113,13 @@ fn a_content_that_comes_at_the_least_rate_may_take_as_long_as_it_takes() {
         machine.handle(at(secs(time)), Event::Timeout { unacknowledged: 0 });
     }
     assert_eq!(sent(&mut machine, secs(95)), request, "after a minute and a half");
-    // Its deadline follows the bytes: 60 KiB are due in 60 s, and no more come.
+    // The deadline grows with the received bytes: 60 KiB are due in 60 s, and no more arrive.
     let mut machine = echoing();
     receive(&mut machine, &request[..60 * 1024], secs(20));
     expires_at(&mut machine, secs(80));
 }
 
-/// The second frame's time begins with its own first byte, not with the connection.
+/// The deadline of the second frame counts from its own first byte.
 #[test]
 fn each_frame_has_its_own_time() {
     let mut machine = echoing();
@@ -194,7 +194,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     machine.handle(at(secs(11)), Event::Finished);
     assert!(matches!(machine.reason(), Some(MessageReason::WriteStalled { .. })));
 
-    // Not even if the kernel takes all of them at once.
+    // Not even if the kernel takes all bytes at once.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
     let kernel = sent(&mut machine, secs(1)).len();
@@ -206,7 +206,7 @@ fn bytes_that_only_the_kernel_takes_do_not_move_the_deadline() {
     machine.handle(at(secs(11)), Event::Finished);
     assert!(matches!(machine.reason(), Some(MessageReason::WriteStalled { unsent: 146, .. })));
 
-    // One acknowledged byte does.
+    // One acknowledged byte moves the deadline.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
     take(&mut machine, 100, at(secs(1)));
@@ -226,14 +226,14 @@ fn a_connection_that_asks_nothing_is_closed_after_60_s() {
     expires_at(&mut machine, secs(111));
     assert_eq!(machine.interest().write, Outbound::Finish, "nothing is owed");
     machine.handle(at(secs(111)), Event::Finished);
-    // Whoever asks too late is read and not answered, for 2 s.
+    // Later requests are read but not answered, for 2 s.
     receive(&mut machine, &golden(), secs(112));
     assert_eq!(machine.interest().write, Outbound::Finished);
     expires_at(&mut machine, secs(113));
     assert_eq!(machine.reason(), Some(MessageReason::IdleTimeout { limit: secs(60) }));
 }
 
-/// A wait for our own reply is no idleness of the peer's.
+/// The peer is not idle while it waits for a reply.
 #[test]
 fn a_connection_that_is_owed_a_reply_is_not_idle() {
     let mut machine = serving(RequestQueue::default());
@@ -264,8 +264,10 @@ fn a_client_waits_10_s_for_its_request_to_be_taken() {
     let mut client = asking();
     expires_at(&mut client, secs(11));
     client.handle(at(secs(11)), Event::Finished);
+    let reason = client.reason();
     assert!(
-        matches!(client.reason(), Some(ClientReason::WriteStalled { limit, .. }) if limit == secs(10))
+        matches!(reason, Some(ClientReason::WriteStalled { limit, .. }) if limit == secs(10)),
+        "{reason:?}"
     );
 }
 
@@ -275,7 +277,7 @@ fn a_client_waits_30_s_for_each_reply() {
     let _ = sent(&mut client, secs(2));
     let reply = frames([&Message::binary("!")]);
     receive(&mut client, &reply, secs(20));
-    // From the reply before.
+    // It counts from the last reply.
     expires_at(&mut client, secs(50));
     assert_eq!(client.interest().write, Outbound::Reset, "half of an answer is no clean end");
     client.handle(at(secs(50)), Event::Finished);

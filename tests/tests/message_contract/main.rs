@@ -1,7 +1,7 @@
-//! The message machines, alone: whatever happens to them, the contract holds, requests are answered
-//! in their order, and every deadline is kept to the millisecond.
+//! The message machines alone. Under any script they keep the contract, answer requests in order,
+//! and meet every deadline to the millisecond.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod client;
 mod connection;
@@ -16,7 +16,7 @@ use wirestate_testkit::{
     script::{self, Op},
 };
 
-/// Failures are kept beside the crate's sources.
+/// Keeps failing cases in `proptest-regressions` of this crate.
 fn proptest_config() -> ProptestConfig {
     let file = FileFailurePersistence::Direct("proptest-regressions/message_contract.txt");
     ProptestConfig {
@@ -26,10 +26,10 @@ fn proptest_config() -> ProptestConfig {
     }
 }
 
-/// What may come: small, so that the scripts' small pieces have it whole at times.
+/// Small limits, so that the scripts' small pieces contain whole frames.
 const LIMITS: Limits = Limits { header: 200, content: 400 };
 
-/// The number of a request, and in the reply to it.
+/// The number of a request, which its reply repeats.
 fn numbered(number: usize, size: usize) -> Message<'static> {
     let mut content = number.to_string().into_bytes();
     content.resize(content.len() + size, b'.');
@@ -41,8 +41,8 @@ fn number(message: &Message<'_>) -> usize {
     str::from_utf8(&message.content[..digits]).unwrap().parse().unwrap()
 }
 
-/// What a peer sends, and what else happens in between: drawn ops, of which those that bring bytes
-/// bring the next bytes of frames, mostly good ones, numbered from 0.
+/// Random ops whose received bytes are the next bytes of frames. Most frames are valid, and they
+/// are numbered from 0.
 fn ops_with_frames(longest: usize) -> impl Strategy<Value = Vec<Op>> {
     let good = (0..420_usize).prop_map(Some);
     let frame = prop_oneof![12 => good, 1 => Just(None)];
@@ -59,7 +59,7 @@ fn ops_with_frames(longest: usize) -> impl Strategy<Value = Vec<Op>> {
             let mut next = frames.into_iter();
             for op in &mut ops {
                 if let Op::Receive(noise) = op {
-                    // Whole frames, or pieces of them in the noise's size.
+                    // Whole frames, or pieces of them as long as the random bytes.
                     *noise = if whole {
                         next.next().unwrap_or_default()
                     } else {
@@ -76,12 +76,12 @@ fn ops_with_frames(longest: usize) -> impl Strategy<Value = Vec<Op>> {
     )
 }
 
-/// The service that answers each request with itself.
+/// A service that answers each request with the request itself.
 fn itself(request: Message<'_>) -> Message<'static> {
     request.into_owned()
 }
 
-/// The messages that are whole in `bytes`, which are frames but for the last one's end.
+/// The whole messages in `bytes`, which are frames; the last one may be incomplete.
 fn whole_messages(bytes: &[u8]) -> Vec<Message<'static>> {
     use wirestate_core::{buffer::Pool, message::Inbox};
     let limits = Limits { header: 4096, content: 1 << 20 };

@@ -1,4 +1,4 @@
-//! Output that is taken for writes that complete later.
+//! Owned output, for writes that complete later.
 
 use bytes::Bytes;
 use wirestate_core::{

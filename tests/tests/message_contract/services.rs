@@ -1,4 +1,4 @@
-//! Services that take their time, and one that looks at what it is given.
+//! Services that reply later, and one that streams.
 
 use std::{
     collections::VecDeque,
@@ -15,8 +15,8 @@ use wirestate_core::{
     shared::Lock,
 };
 
-/// Answers each request with itself: some at once, some later, as often as [`Later::release`] is
-/// called, in a strange order.
+/// Answers each request with the request itself: some at once, the others when [`Later::release`]
+/// is called, out of order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Later {
     shared: Arc<Lock<Waiting>>,
@@ -25,15 +25,15 @@ pub(crate) struct Later {
 #[derive(Debug, Default)]
 struct Waiting {
     requests: usize,
-    /// Those that are not answered.
+    /// Requests without a reply.
     open: VecDeque<usize>,
-    /// Those that may be.
+    /// Requests whose reply is ready.
     released: Vec<usize>,
     wakers: Vec<Waker>,
 }
 
 impl Later {
-    /// Lets the oldest request be answered, or the newest.
+    /// Answers the oldest or the newest waiting request.
     pub(crate) fn release(&self, oldest: bool) {
         let wakers = self.shared.with(|waiting| {
             let next = if oldest { waiting.open.pop_front() } else { waiting.open.pop_back() };
@@ -92,7 +92,7 @@ impl Future for Answer {
     }
 }
 
-/// Has contents streamed, and answers with how many bytes came.
+/// Streams contents, and answers with the number of bytes received.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counting {
     bytes: u64,

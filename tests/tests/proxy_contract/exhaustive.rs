@@ -1,4 +1,4 @@
-//! Every interleaving of what can end a side, with buffers of one, two and three bytes.
+//! Every order of events that end a side, with buffers of one, two and three bytes.
 
 use wirestate_core::{ConnectionError, proxy::Side};
 use wirestate_testkit::script::Ending;
@@ -34,13 +34,13 @@ fn every_list(length: usize, f: impl Fn(&[(Side, Act)])) -> usize {
     lists
 }
 
-/// How both sides were ended, and why, after `list` and then the idle time.
+/// How both sides ended, and the reason, after `list` and then the idle time.
 fn end(mut pair: Pair, list: &[(Side, Act)]) -> Pair {
     for (side, event) in list {
         pair.happen(*side, *event);
     }
     pair.play_out();
-    // Whatever is left ends by the deadline, and what that leaves to be done.
+    // The deadline ends the rest; play that out as well.
     pair.happen(Side::Client, Act::Timeout);
     pair.play_out();
     pair.happen(Side::Upstream, Act::Timeout);
@@ -67,21 +67,23 @@ fn every_interleaving_of_fin_reset_and_timeout() {
             for side in Side::BOTH {
                 let (peer, other) = (pair.peer(side), pair.peer(side.other()));
                 match (label, peer.ending) {
-                    // There is nobody any more, and nothing to take for an answer.
+                    // The connection to the upstream is gone, and the client gets nothing that
+                    // looks like an answer.
                     ("no_upstream", None) if side == Side::Upstream => {}
                     ("no_upstream", Some(Ending::Fin)) => {
                         assert!(peer.output.is_empty(), "{list:?}");
                     }
-                    // Each FIN answers a FIN, and has all bytes before it: `Pair` looks at that.
+                    // Each FIN follows the other side's FIN and all its bytes: `Pair` checks that.
                     ("finished", sent) => assert_eq!(sent, Some(Ending::Fin), "{list:?}"),
-                    // A side that broke is beyond help; one that has not must not see a clean end.
+                    // A side that has failed gets nothing more. The other side must not see a clean
+                    // end.
                     (_, Some(Ending::Rst)) => {}
                     (_, Some(Ending::Fin)) => {
                         assert!(other.fin || pair.asked, "{list:?}: a FIN out of nothing");
                     }
                     (_, None) => assert!(peer.lost, "{list:?}: the {side} was told nothing"),
                 }
-                // A reset before anything else had ended: all of it, then an RST.
+                // A reset before any other end: all bytes, then an RST.
                 if label == format!("{}_lost", side.other())
                     && other.lost
                     && other.broken.is_none()

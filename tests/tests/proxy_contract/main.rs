@@ -1,7 +1,7 @@
-//! The proxy's machine, alone: whatever happens to its two sides, each keeps the contract, and what
-//! the one is sent is what the other has sent.
+//! The proxy's machine alone. Under any events both sides keep the contract, and each is sent the
+//! bytes of the other.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod exhaustive;
 mod pair;

@@ -14,53 +14,52 @@ use wirestate_testkit::{
     script::Ending,
 };
 
-/// Something that happens to a side of a relay.
+/// An event at a side of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// So many bytes arrive.
+    /// This many bytes arrive.
     Receive(u8),
-    /// A FIN arrives behind all that has arrived before.
+    /// A FIN arrives, behind the bytes that arrived before.
     Fin,
-    /// Reading fails behind all that has arrived before.
+    /// A read error arrives, behind the bytes that arrived before.
     LostIn(ConnectionError),
-    /// Writing fails, once, if neither FIN nor RST was sent.
+    /// Writing fails, if it has not failed before and neither FIN nor RST was sent.
     LostOut(ConnectionError),
-    /// The kernel takes so many bytes at most, or the FIN or RST that is wanted.
+    /// The kernel takes at most this many bytes, or the FIN or RST that the relay wants.
     Take(u8),
-    /// A read finds nothing.
+    /// A read would block.
     Release,
-    /// Time passes up to the deadline, and the driver says so by this side.
+    /// Time passes until the deadline, and the driver sends `Timeout` to this side.
     Timeout,
-    /// So many seconds pass, and the driver says so by this side.
+    /// This many seconds pass, and the driver sends `Timeout` to this side.
     Wait(u16),
-    /// A graceful end is asked for by this side.
+    /// The driver sends `ShutDown` to this side.
     ShutDown,
-    /// From now on bytes from this side that come in bulk go into a pipe of so many bytes; 0: there
-    /// is none.
+    /// From now on bulk data from this side goes into a pipe of this many bytes; 0: no pipe.
     Pipe(u8),
 }
 
-/// What a peer has done, and what it was told.
+/// What a peer has sent, and what it has received.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// None where there is no connection.
+    /// `None` without a connection.
     history: Option<History>,
     arrived: VecDeque<Arrived>,
-    /// Writing to it has failed.
+    /// The error of a failed write to it.
     pub(crate) broken: Option<ConnectionError>,
-    /// What the relay was given.
+    /// The bytes that the relay has read.
     pub(crate) input: Vec<u8>,
-    /// What it was sent.
+    /// The bytes that the relay has sent to it.
     pub(crate) output: Vec<u8>,
-    /// Behind that.
+    /// How the relay has ended its output to it.
     pub(crate) ending: Option<Ending>,
-    /// The relay was told of its FIN.
+    /// Whether the relay has read its FIN.
     pub(crate) fin: bool,
-    /// The relay was told of a loss.
+    /// Whether the relay has seen an error of its connection.
     pub(crate) lost: bool,
-    /// The size of the pipe.
+    /// The size of its pipe.
     pipe: usize,
-    /// What was received from it and is in a pipe.
+    /// The bytes in its pipe.
     in_pipe: Vec<u8>,
     /// How many bytes were received into a pipe.
     pub(crate) piped: usize,
@@ -77,7 +76,7 @@ enum Arrived {
 impl Peer {
     fn new(first: u8, capacity: usize) -> Self {
         Self {
-            // The header comes on top of both buffers.
+            // The header is queued in addition to both buffers.
             history: Some(History::new(2 * capacity + HEADER.len())),
             arrived: VecDeque::new(),
             broken: None,
@@ -94,10 +93,10 @@ impl Peer {
     }
 }
 
-/// What announces the client, where somebody does. None of its bytes are a client's.
+/// The PROXY header in front of the client's bytes, if one is sent.
 const HEADER: &[u8] = &[0xfe; 3];
 
-/// What becomes of an attempt to connect to another upstream.
+/// The result of connecting to another upstream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Other {
     Accepts,
@@ -112,7 +111,7 @@ pub(crate) struct Pair {
     peers: [Peer; 2],
     /// Upstreams that were replaced.
     pub(crate) deserters: Vec<Peer>,
-    /// Who can take a lost one's place, in order.
+    /// The upstreams that can replace a lost one, in order.
     others: &'static [Other],
     header: &'static [u8],
     now: Instant,
@@ -124,7 +123,7 @@ impl Pair {
         Self::with_others(capacity, &[], &[])
     }
 
-    /// With other upstreams, each of which is sent a header.
+    /// With further upstreams, each of which gets a header.
     pub(crate) fn announced(capacity: usize, others: &'static [Other]) -> Self {
         Self::with_others(capacity, others, HEADER)
     }
@@ -145,7 +144,7 @@ impl Pair {
         Self { relay, capacity, peers, deserters, others, header, now, asked: false }
     }
 
-    /// With a pipe of so many bytes from either side.
+    /// With a pipe of this many bytes for either side.
     pub(crate) fn piping(mut self, pipe: usize) -> Self {
         for peer in &mut self.peers {
             peer.pipe = pipe;
@@ -157,7 +156,7 @@ impl Pair {
         &self.peers[side as usize]
     }
 
-    /// Calls `f` with the machine of one side, which is held to the contract.
+    /// Calls `f` with the machine of one side, which `Checked` wraps.
     fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn Held, &mut Peer, Instant)) {
         let [client, upstream] = &mut self.peers;
         let (peer, other) = match side {
@@ -174,7 +173,7 @@ impl Pair {
         }
     }
 
-    /// The upstream was lost untouched: another one takes its place, if one accepts.
+    /// The upstream was lost before a byte was forwarded: the next one that accepts replaces it.
     fn replace(&mut self) {
         let upstream = &mut self.peers[Side::Upstream as usize];
         let deserter = mem::replace(upstream, Peer::new(128, self.capacity));
@@ -193,7 +192,7 @@ impl Pair {
         self.peers[Side::Upstream as usize].history = None;
     }
 
-    /// What `side` was sent of the other one's bytes.
+    /// The bytes of the other side that `side` was sent.
     pub(crate) fn relayed(&self, side: Side) -> &[u8] {
         let output = &self.peer(side).output[..];
         match side {
@@ -240,7 +239,7 @@ impl Pair {
                     (Side::BOTH.map(|side| relay.interest(side)), relay.status(), relay.is_done())
                 };
                 let before = seen(&self.relay);
-                // The first deadline may only observe the acknowledged bytes.
+                // The first timeout may only count acknowledged bytes.
                 for _ in 0..=8 {
                     let Some(deadline) = self.relay.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
@@ -267,7 +266,7 @@ impl Pair {
         self.look();
     }
 
-    /// What has arrived from a side goes into a pipe, if it may.
+    /// Moves arrived bytes of a side into a pipe, if the relay allows it.
     fn fill_pipe(&mut self, side: Side) {
         let peer = &mut self.peers[side as usize];
         let mut machine = self.relay.side(side);
@@ -286,7 +285,7 @@ impl Pair {
         }
     }
 
-    /// All output is taken and all that is wanted is sent, until neither side wants anything.
+    /// Takes all output and sends each wanted FIN or RST, until neither side wants anything.
     pub(crate) fn play_out(&mut self) {
         loop {
             let wants = |side| {
@@ -300,7 +299,7 @@ impl Pair {
         }
     }
 
-    /// What holds at every step, per direction.
+    /// Checks what holds at every step in each direction.
     fn look(&self) {
         for side in Side::BOTH {
             let (from, to) = (self.peer(side), self.peer(side.other()));
@@ -332,8 +331,8 @@ impl Pair {
     }
 }
 
-/// A side of a relay, with the content of the pipe that it sends from: it is a machine whose offer
-/// is in the pipe or in memory.
+/// A side of a relay, with the pipe that it sends from. As a machine it offers the bytes in the
+/// pipe or in memory.
 struct Piped<'a> {
     side: RelaySide<'a>,
     in_pipe: &'a mut Vec<u8>,
@@ -400,7 +399,7 @@ impl Machine for Piped<'_> {
     }
 }
 
-/// A machine that is lent for a moment, under the contract.
+/// A borrowed machine, wrapped in `Checked` for one call.
 trait Held {
     fn reads(&self) -> bool;
     fn write(&self) -> Outbound;

@@ -1,4 +1,4 @@
-//! Whatever happens to the two sides, drawn; and the cases that have a name.
+//! Random events at the two sides, and single cases.
 
 use proptest::{prelude::*, sample::select, test_runner::FileFailurePersistence};
 use wirestate_core::{ConnectionError, Outbound, proxy::Side};
@@ -20,7 +20,7 @@ fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
         1 => Just(ConnectionError::WriteZero),
         1 => any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
     ];
-    // What ends a connection is rare, so that something happens before it.
+    // Events that end a connection are rare, so that others come before them.
     let event = prop_oneof![
         24 => (1..20_u8).prop_map(Act::Receive),
         24 => (1..20_u8).prop_map(Act::Take),
@@ -87,7 +87,7 @@ fn a_late_answer_follows_the_clients_fin() {
     );
 }
 
-/// What was received first is still flushed.
+/// Bytes that were received before it are still flushed.
 #[test]
 fn a_reset_is_passed_on_as_one_in_each_direction() {
     for side in Side::BOTH {
@@ -115,7 +115,7 @@ fn a_reset_is_passed_on_as_one_in_each_direction() {
 fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
     let mut pair = play(&[
         (Side::Client, Act::Pipe(5)),
-        (Side::Client, Act::Receive(8)), // fills the buffer
+        (Side::Client, Act::Receive(8)), // the buffer is full
         (Side::Client, Act::Receive(7)),
         (Side::Upstream, Act::Take(7)),
     ]);
@@ -130,7 +130,7 @@ fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
     assert_eq!(seen(&mut pair), (2, 2, false));
     pair.happen(Side::Upstream, Act::Take(2));
     assert_eq!(seen(&mut pair), (2, 2, false));
-    pair.happen(Side::Client, Act::Pipe(0)); // all are in use
+    pair.happen(Side::Client, Act::Pipe(0)); // all pipes are in use
     pair.happen(Side::Client, Act::Receive(1));
     pair.happen(Side::Upstream, Act::Take(2));
     assert_eq!(seen(&mut pair), (0, 1, true), "one byte is no bulk");
@@ -143,7 +143,7 @@ fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
     );
 }
 
-/// A pair of which each side has sent 8 bytes that have passed, and 6 more that are in a pipe.
+/// A pair with 8 relayed bytes and 6 bytes in a pipe in each direction.
 fn piped() -> Pair {
     let mut pair = Pair::new(8).piping(6);
     for side in Side::BOTH {
@@ -163,7 +163,7 @@ fn a_fin_or_a_reset_follows_the_bytes_in_a_pipe() {
         {
             let mut pair = piped();
             pair.happen(side, event);
-            // It is seen by the next read, and none is due while bytes are in the pipe.
+            // The next read returns it, and there is no read while bytes are in the pipe.
             assert_eq!(pair.relay.interest(other).write, Outbound::Flush);
             pair.play_out();
             assert_eq!((pair.peer(other).output.len(), pair.peer(other).ending), (14, Some(sent)));
@@ -200,7 +200,7 @@ fn a_drain_waits_for_bytes_in_a_pipe() {
     assert_eq!(Side::BOTH.map(|side| pair.peer(side).output.len()), [14, 14]);
 }
 
-/// Also when the other side's FIN was relayed before: it learns of the end of what it waits for.
+/// This holds even if the other side's FIN was relayed before, since that side waits for replies.
 #[test]
 fn a_reset_that_a_write_meets_is_passed_on_behind_a_fin() {
     let mut pair = play(&[
@@ -221,7 +221,7 @@ fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
         (Side::Upstream, Act::Receive(1)),
         (Side::Client, Act::Receive(5)),
         (Side::Client, Act::LostOut(ConnectionError::Reset)),
-        (Side::Client, Act::Fin), // as the kernel says it; it is no FIN
+        (Side::Client, Act::Fin), // the kernel reports a lost connection as 0 bytes
     ] {
         pair.happen(side, event);
     }
@@ -230,12 +230,12 @@ fn what_had_arrived_before_a_failed_write_is_still_forwarded() {
     assert_eq!((upstream.output.len(), upstream.ending), (5, Some(Ending::Rst)));
 }
 
-/// The header as well as the client's bytes, and its FIN: the next one is sent all of it, once.
+/// The next upstream gets the header, the client's bytes and its FIN, once.
 #[test]
 fn an_upstream_that_is_lost_untouched_is_replaced() {
     let mut pair = Pair::announced(8, &[Other::Accepts]);
     for (side, event) in [
-        (Side::Upstream, Act::Take(2)), // of the header
+        (Side::Upstream, Act::Take(2)), // bytes of the header
         (Side::Client, Act::Receive(4)),
         (Side::Client, Act::Fin),
         (Side::Upstream, Act::LostIn(ConnectionError::TimedOut)),
@@ -254,7 +254,7 @@ fn an_upstream_that_is_lost_untouched_is_replaced() {
     );
 }
 
-/// Its reset is not hidden: there is nobody else whose answer could be waited for.
+/// The client gets its reset, since no other upstream is left.
 #[test]
 fn the_last_upstream_is_not_replaced() {
     for others in [&[][..], &[Other::Accepts]] {
@@ -288,7 +288,7 @@ fn no_byte_of_the_clients_is_sent_to_a_second_upstream() {
     }
 }
 
-/// A server that is full says so, and closes: what it said is there to be read behind the failed write.
+/// A full server sends an error and closes. The error can still be read after the failed write.
 #[test]
 fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
     let mut pair = Pair::announced(8, &[Other::Accepts]);
@@ -296,7 +296,7 @@ fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
         (Side::Client, Act::Receive(4)),
         (Side::Upstream, Act::LostOut(ConnectionError::Reset)),
         (Side::Upstream, Act::Receive(3)),
-        (Side::Upstream, Act::Fin), // as the kernel says it; it is no FIN
+        (Side::Upstream, Act::Fin), // the kernel reports a lost connection as 0 bytes
     ] {
         pair.happen(side, event);
     }
@@ -308,7 +308,7 @@ fn what_an_upstream_had_said_before_it_broke_is_its_answer() {
     );
 }
 
-/// What it still sends would otherwise be answered by a reset, which may overtake the FIN.
+/// Otherwise an RST would answer what it still sends, and might overtake the FIN.
 #[test]
 fn a_client_for_which_there_is_no_upstream_is_listened_to_for_a_while() {
     let refused = |events: &[Act]| {

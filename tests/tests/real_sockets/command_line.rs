@@ -1,4 +1,4 @@
-//! Scenarios of the command line: output, exit codes, and what goes where.
+//! Scenarios of the command line: output and exit codes.
 
 use std::{
     fs::File,
@@ -21,7 +21,7 @@ use crate::{
 
 const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
-/// A port on which nobody listens.
+/// A port without a listener.
 fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
@@ -215,7 +215,7 @@ pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
     ];
     for (command, flags) in own.into_iter().chain(clients) {
         let described = described(binary, command);
-        // `fanout-source` has no limits of connections, and takes no PROXY headers.
+        // `fanout-source` has no limits on connections, and accepts no PROXY headers.
         let common = match command {
             "fanout-source" => &common[2..4],
             server if SERVERS.contains(&server) => &common[..],
@@ -262,7 +262,7 @@ pub(crate) fn flags_have_environment_variables(binary: &str) {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
-/// A script that passes its own variables on need not know which of them are set.
+/// An empty variable counts as unset: a script may forward variables that are not set.
 pub(crate) fn an_empty_environment_variable_is_not_set(binary: &str) {
     let mut server = command(binary);
     server.args(["echo-server", "--listen", "127.0.0.1:0"]);
@@ -286,7 +286,7 @@ pub(crate) fn an_empty_environment_variable_is_not_set(binary: &str) {
     stream.read_exact(&mut reply).unwrap();
     assert_eq!((&reply, server.status.as_deref()), (b"hi", None));
 
-    // A flag that is given as nothing is another matter.
+    // An empty flag is an error.
     let output = run(binary, &["echo-server", "--status", ""]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
@@ -305,7 +305,7 @@ pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     }
 }
 
-/// Each of the two numbers its own connections.
+/// Each of the two servers numbers its connections.
 pub(crate) fn the_log_says_which_server_a_connection_is_of(binary: &str) {
     let flags = ["-v", "--status", "127.0.0.1:0", "--max-connections", "1"];
     for format in ["text", "json"] {
@@ -476,7 +476,8 @@ pub(crate) fn a_client_converses_line_by_line(binary: &str) {
 pub(crate) fn a_terminal_is_shown_what_it_would_obey(binary: &str) {
     let echo = Server::start(binary, &[]);
     let app = Server::start_as(binary, "app-server", &[]);
-    // Sets the title, clears the screen (C1's CSI), goes back to the line's beginning.
+    // Sequences that set the title, clear the screen (C1's CSI), and return to the start of the
+    // line.
     let hostile = "\u{1b}]0;ü\u{7}\t\u{9b}2J\r\n\u{7f}";
     let escaped = "\\u{1b}]0;ü\\u{7}\t\\u{9b}2J\\r\n\\u{7f}";
     // The tenth byte is the first of four.
@@ -503,7 +504,7 @@ pub(crate) fn a_terminal_is_shown_what_it_would_obey(binary: &str) {
         let status = command(binary).args(words).stdout(terminal).status().unwrap();
         assert_eq!(status.code(), Some(0));
         let mut bytes = Vec::new();
-        // The end is an error: nobody has the terminal open any more (EIO).
+        // The end is an error (EIO), since no process has the terminal open.
         let _ = File::from(ours).read_to_end(&mut bytes);
         // A terminal's line feed is a carriage return as well (termios(3), ONLCR).
         assert_eq!(text(&bytes).replace("\r\n", "\n"), format!("{shown}\n"));
@@ -516,7 +517,7 @@ pub(crate) fn a_client_notices_that_the_server_is_gone(binary: &str) {
     let mut client = command(binary);
     client.args(["echo-client", &address]).stdin(Stdio::piped());
     let mut client = client.spawn().unwrap();
-    let input = client.stdin.take(); // nobody types anything
+    let input = client.stdin.take(); // no input follows
     drop(listener.accept().unwrap());
     let output = client.wait_with_output().unwrap();
     drop(input);
@@ -532,14 +533,14 @@ pub(crate) fn a_closed_standard_output_ends_a_client_quietly(binary: &str) {
     let output = client.output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 
-    // But a failed verification is one, whether somebody reads the report or not.
+    // A failed verification is an error, whether the report is read or not.
     let server = Server::start(binary, &["--prefix", "> "]);
     let mut client = command(binary);
     client.args(["multiconn-client", &server.address, "2"]).stdout(closed_pipe());
     assert_eq!(client.output().unwrap().status.code(), Some(1));
 }
 
-/// A server that answers once, with something in front, and closes.
+/// A server that echoes once, behind other bytes, and closes.
 pub(crate) fn a_server_that_closes_behind_its_answer_is_fine(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -612,7 +613,7 @@ pub(crate) fn a_byte_that_comes_back_wrong_fails_the_run(binary: &str) {
     assert!(said.contains("2 mismatch: byte 0 came back as 0x53, 0x4d was sent"), "{said}");
 }
 
-/// What did not come back was not verified.
+/// Bytes that did not come back were not verified.
 pub(crate) fn only_what_came_back_is_said_to_be_verified(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -18,7 +18,7 @@ use socket2::SockRef;
 
 use crate::process::{self, Server, eventually, word_behind};
 
-/// Bytes in which a shift, a gap and a repetition show.
+/// Bytes that reveal a shift, a gap or a repetition.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect()
 }
@@ -64,7 +64,7 @@ pub(crate) fn a_half_closed_peer_gets_8_mib_back_to_the_last_byte(binary: &str) 
         writer.write_all(&bytes).unwrap();
         writer.shutdown(Shutdown::Write).unwrap();
     });
-    // Every buffer on the way is full before the first byte is taken.
+    // Every buffer on the path is full before the first byte is read.
     thread::sleep(half);
     assert!(read_to_end(&mut stream) == sent, "all bytes, in order, and then the end");
     writing.join().unwrap();
@@ -137,7 +137,7 @@ pub(crate) fn a_thousand_connections_at_once(binary: &str) {
 pub(crate) fn an_idle_connection_is_closed_after_its_time(binary: &str) {
     let server = Server::start(binary, &["--idle-timeout", "300ms"]);
     let mut stream = server.connect();
-    // Whoever speaks in time is not idle.
+    // A client that sends in time is not idle.
     for _ in 0..4 {
         thread::sleep(Duration::from_millis(100));
         exchange(&mut stream, b"still here");
@@ -157,13 +157,13 @@ pub(crate) fn a_peer_that_does_not_read_is_reset_when_its_time_is_over(binary: &
     stalled.set_nonblocking(true).unwrap();
     let chunk = pattern(1 << 16);
     let mut sent = 0;
-    // Until nothing can be sent any more, and the server holds bytes that it can't send either.
+    // Sends until every buffer on the path is full.
     eventually("the reset", || {
         exchange(&mut healthy, b"not my trouble");
         match stalled.write(&chunk) {
             Ok(n) => sent += n,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // Bytes are owed, so it is no clean end.
+            // Output is pending, so the end is not clean.
             Err(error) => {
                 let kind = error.kind();
                 assert!(
@@ -213,7 +213,7 @@ pub(crate) fn running_out_of_files_leaves_open_connections_alone(binary: &str) {
     let server = Server::start_command(command);
     let mut healthy = server.connect();
     exchange(&mut healthy, b"before");
-    // More than it has descriptors for. Those that it can't accept wait in the backlog.
+    // More connections than descriptors. The rest wait in the backlog.
     let mut crowd: Vec<_> = (0..80).map(|_| server.connect()).collect();
     eventually("accepting pauses", || {
         exchange(&mut healthy, &pattern(1000));
@@ -234,7 +234,7 @@ pub(crate) fn a_prefix_goes_before_each_chunk_and_bytes_pass_unchanged(binary: &
     let server = Server::start(binary, &["--prefix", "Server received: ", "--chunk", "4"]);
     let mut stream = server.connect();
     let mut reply = [0; 21];
-    // Half of a character, and bytes that are no text at all.
+    // Half a character, and bytes that are not UTF-8.
     for chunk in [b"abc\xc3", b"\xa9\xff\x00d"] {
         stream.write_all(chunk).unwrap();
         stream.read_exact(&mut reply).unwrap();
@@ -264,11 +264,11 @@ pub(crate) fn sigterm_flushes_what_is_owed(binary: &str) {
     exchange(&mut idle, b"nothing owed");
     let mut owed = server.connect();
     exchange(&mut owed, b"accepted");
-    // Fits into the buffers on the way, so the kernel takes it although nobody reads.
+    // Fits into the buffers on the path, so the kernel takes it without a reader.
     let sent = pattern(400_000);
     owed.write_all(&sent).unwrap();
     server.signal(Signal::TERM);
-    assert!(read_to_end(&mut idle).is_empty(), "a FIN for whoever is owed nothing");
+    assert!(read_to_end(&mut idle).is_empty(), "a FIN for a client without pending output");
     drop(idle);
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
     assert!(read_to_end(&mut owed) == sent, "every byte, and then a FIN");
@@ -278,7 +278,7 @@ pub(crate) fn sigterm_flushes_what_is_owed(binary: &str) {
     assert!(log.contains("connections=2 drained=2 aborted=0"), "{log}");
 }
 
-/// A connection on which all buffers on the way are full, since nothing is read; and what was sent.
+/// A connection whose buffers are all full, and what was sent on it.
 pub(crate) fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
     let mut stream = server.connect();
     stream.set_nonblocking(true).unwrap();
@@ -305,15 +305,15 @@ pub(crate) fn sigterm_leaves_a_slow_reader_its_time(binary: &str) {
     let (mut owed, sent) = stall(&server);
     assert!(sent.len() > 4 << 20, "megabytes are on their way, most of them not read yet");
     server.signal(Signal::TERM);
-    // Longer than the lingering close would wait.
+    // Longer than the lingering close waits.
     thread::sleep(Duration::from_millis(2500));
     let back = read_to_end(&mut owed);
     drop(owed);
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("drained=1 aborted=0"), "{log}");
-    // What had arrived, and then a FIN. TCP may be slow to send a part again for which there was no
-    // room: that has come later.
+    // What had arrived before, and then a FIN. TCP may retransmit a part late, for which there was
+    // no buffer.
     assert!(sent.starts_with(&back), "every byte, in order");
     let figure = |name| word_behind(name, &log).unwrap().parse::<usize>().unwrap();
     let (received, late) = (figure(" received="), figure("thrown away: "));
@@ -332,7 +332,7 @@ pub(crate) fn the_drain_ends_by_a_reset_when_its_time_is_over(binary: &str) {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not to be taken for a clean end");
 }
 
-/// By the clock the drain is over when the process resumes, but it had no chance to serve any
+/// The drain's deadline has passed when the process resumes, but the process could not serve a
 /// client.
 pub(crate) fn a_drain_goes_on_where_the_process_was_stopped(binary: &str) {
     let server = Server::start(binary, &["--drain-timeout", "3s"]);
@@ -366,7 +366,7 @@ pub(crate) fn what_waits_in_the_backlog_when_it_is_stopped_is_answered(binary: &
     assert!(status.success() && log.contains("drained=8 aborted=0"), "{status}: {log}");
 }
 
-/// A client may be refused, or see a FIN before an answer: then it can try again.
+/// A client may be refused, or get a FIN before an answer. It can then retry.
 pub(crate) fn restarts_under_load_reset_nobody(binary: &str) {
     let mut server = Server::start(binary, &[]);
     let address: SocketAddr = server.address.parse().unwrap();

@@ -15,7 +15,7 @@ use socket2::SockRef;
 
 use crate::process::{HANGS, Server, command, eventually, run, text};
 
-/// The length of the messages here, unless said otherwise.
+/// The default length of messages.
 const SIZE: usize = 64;
 
 /// Message number `number` of epoch `epoch`.
@@ -33,7 +33,7 @@ fn parse(message: &[u8]) -> (u32, u32) {
     (number(0..8), number(9..17))
 }
 
-/// An upstream in the test's hands.
+/// An upstream that the test controls.
 struct Upstream {
     listener: TcpListener,
     address: String,
@@ -72,7 +72,7 @@ pub(crate) fn every_healthy_subscriber_gets_whole_messages_through_upstream_rest
     let server = upstream.serve(binary, &[]);
     let feed = upstream.accept();
     let subscribers: Vec<_> = (0..10).map(|_| server.connect()).collect();
-    // They flood, reset, and never read.
+    // Peers that flood, that reset, and that never read.
     let stalled = server.connect();
     let mut flooding = server.connect();
     let flood = thread::spawn(move || while flooding.write_all(&[0; 4096]).is_ok() {});
@@ -137,7 +137,7 @@ pub(crate) fn a_thousand_subscribers_at_once(binary: &str) {
     assert!(server.stop().contains("delivered=50000 "));
 }
 
-/// Publishes until `enough`, which is asked after each of many rounds.
+/// Publishes until `enough` returns true. Asks it after each round.
 fn publish_until(feed: &mut TcpStream, healthy: &mut TcpStream, mut enough: impl FnMut() -> bool) {
     const BATCH: u32 = 512;
     let mut number = 0;
@@ -177,7 +177,8 @@ pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str
     assert!(log.contains("lagged=1 "), "{log}");
 }
 
-/// Each of them could hold the upstream for a second: together they hold it for a second in ten.
+/// Each of them could pause the upstream for a second. Together they may pause it for one second in
+/// ten.
 pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(binary: &str) {
     const STALLED: usize = 40;
     let upstream = Upstream::new();
@@ -199,8 +200,8 @@ pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(
     assert!(log.contains(&format!("lagged={STALLED} ")), "{log}");
 }
 
-/// It holds the upstream for a while, then reads everything, and is disconnected once it has held
-/// the upstream for the limit in all.
+/// It pauses the upstream for a while, then reads everything. It is disconnected once it has paused
+/// the upstream for the limit in total.
 pub(crate) fn a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever(binary: &str) {
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &["--window", "256KiB"]);
@@ -251,9 +252,9 @@ pub(crate) fn a_subscriber_that_may_skip_goes_on_with_whole_messages(binary: &st
     let mut rounds = 0;
     publish_until(&mut feed, &mut healthy, || {
         rounds += 1;
-        rounds == 20 // 16 MB, which no buffer on the way holds
+        rounds == 20 // 16 MB, more than all buffers on the path hold
     });
-    // What it gets now was published long ago; then comes the gap; then what is published now.
+    // It gets messages from before the gap, then the gap, then the current ones.
     let last = thread::spawn(move || {
         let mut seen = Vec::new();
         loop {
@@ -279,7 +280,7 @@ pub(crate) fn a_subscriber_that_may_skip_goes_on_with_whole_messages(binary: &st
 }
 
 pub(crate) fn subscribers_wait_while_the_upstream_is_away(binary: &str) {
-    // Absent at the start: the port is free, and nobody listens.
+    // The upstream is absent at the start: the port has no listener.
     let upstream = Upstream::new();
     let address = upstream.address.clone();
     drop(upstream);
@@ -289,7 +290,7 @@ pub(crate) fn subscribers_wait_while_the_upstream_is_away(binary: &str) {
     thread::sleep(Duration::from_millis(100));
     let listener = TcpListener::bind(&address).unwrap();
     let upstream = Upstream { listener, address };
-    // Accepts and drops.
+    // Accepts and closes.
     for _ in 0..3 {
         drop(upstream.accept());
     }
@@ -396,7 +397,7 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
     }
 }
 
-/// The next client, with the first message: there is room a moment after the log says so.
+/// The next client, with its first message. The server has room a moment after the log says so.
 fn connect_in_turn(server: &Server) -> (TcpStream, Vec<u8>) {
     let (mut next, mut message) = (None, vec![0; 64]);
     eventually("the next one is served", || {
@@ -419,7 +420,7 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     assert_eq!(bytes.len(), 6400, "all of them, and then a FIN");
     drop(client);
     eventually("it is free again", || server.logged(" closed: ") == 1);
-    // One that is gone is noticed all the same, and makes room for the next.
+    // A closed client is still noticed, and makes room for the next.
     let (mut gone, _) = connect_in_turn(&server);
     gone.shutdown(Shutdown::Write).unwrap();
     gone.read_exact(&mut [0; 20 * 64]).unwrap();
@@ -450,7 +451,7 @@ pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
     client.args(["fanout-client", &server.address, "-q"]);
     let mut client = client.spawn().unwrap();
     server.await_connected(2);
-    drop(client.stdout.take()); // whoever read it has had enough
+    drop(client.stdout.take()); // as `head` does after its last line
     let output = client.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }
@@ -475,7 +476,7 @@ pub(crate) fn a_client_says_how_its_stream_ended(binary: &str) {
             1,
             "the server ended the stream after 17 of a message's 64 bytes",
         ),
-        // As a server does that is full.
+        // As a full server does.
         (0, false, &[], 1, "the server closed the connection before there was a message"),
         (3 * SIZE, true, &[], 1, "connection reset by peer"),
     ];

@@ -1,5 +1,5 @@
-//! A real `HAProxy`: in front of our servers, to say how we read its headers, and behind our proxy, to
-//! say how it reads ours.
+//! A real `HAProxy`: in front of the servers, whose header they read, and behind the proxy, whose
+//! header it reads.
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +25,8 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    /// Starts `HAProxy` with one `listen` section, which listens on a free port and does `what`;
-    /// `bind` is what its `bind` says besides. `None`, and a line that says so, where the machine does
-    /// not have it.
+    /// Starts `HAProxy` with one `listen` section on a free port, with the options `bind` and the
+    /// directives `what`. Prints a line and returns `None` if it is not installed.
     fn start(bind: &str, what: &str) -> Option<Self> {
         if server("haproxy").arg("-v").stdout(Stdio::null()).status().is_err() {
             eprintln!("NOT TESTED: haproxy is absent");
@@ -54,7 +53,7 @@ impl HaProxy {
         Some(haproxy)
     }
 
-    /// In front of `upstream`, which it tells who the client is.
+    /// Starts `HAProxy` in front of `upstream`, with a PROXY header for the client.
     fn in_front_of(upstream: &str, announcing: &str) -> Option<Self> {
         let what = format!("unique-id-format client-%cp\n server it {upstream} {announcing}");
         Self::start("", &what)
@@ -69,7 +68,7 @@ impl Drop for HaProxy {
     }
 }
 
-/// The second version with a checksum, which we verify, and with more TLVs.
+/// Version 2 with a checksum, which is verified, and with further TLVs.
 pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
     let ways = ["send-proxy", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
     for announcing in ways {
@@ -95,8 +94,8 @@ pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
     }
 }
 
-/// A check connects, sends a `LOCAL` header (or one with its own address), and resets, here many
-/// times a second.
+/// A health check connects, sends a `LOCAL` header (or one with its own address), and resets; here
+/// many times a second.
 pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
     let echo = Server::start(binary, &[]);
     let flags = ["--accept-proxy", "--status", "127.0.0.1:0"];
@@ -109,7 +108,7 @@ pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
         ("proxy", &to_echo, "send-proxy"),
     ] {
         let server = Server::start_as(binary, name, &[&flags[..], others].concat());
-        // A check may take as long as the pause between two of them.
+        // A check may take as long as the interval between two checks.
         let announcing = &format!("check inter 200ms {way}");
         let Some(_haproxy) = HaProxy::in_front_of(&server.address, announcing) else { return };
         let ended = || {
@@ -123,7 +122,8 @@ pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
             reasons.collect::<BTreeMap<_, _>>()
         };
         eventually("several were made", || ended().get("health_check") >= Some(&3));
-        // Besides, somebody has connected to see whether HAProxy listens, and it may have reset that one.
+        // The test itself has connected to see whether HAProxy listens, and HAProxy may have reset
+        // that connection.
         let ended = ended();
         let others: u64 = ended
             .iter()
@@ -135,8 +135,7 @@ pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
     }
 }
 
-/// `HAProxy` says what it has read: the client's address and port, and the proxy's, which the client
-/// connected to.
+/// `HAProxy` reports what it has read: the addresses and ports of the client and of the proxy.
 pub(crate) fn haproxy_reads_the_headers_that_we_send(binary: &str) {
     let says = "mode http\n http-request return status 200 content-type text/plain \
                 lf-string \"%[src]:%[src_port] %[dst]:%[dst_port]\"";

@@ -1,5 +1,5 @@
-//! Scenarios of the log and of signals: whether a log that nobody reads blocks a server, how many
-//! lines peers can cause, and what each signal does.
+//! Scenarios of the log and of signals: an unread log does not block a server, peers can cause a
+//! limited number of lines, and what each signal does.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +23,7 @@ use crate::{
     status,
 };
 
-/// A server whose log nobody reads after the line that says that it is ready.
+/// A server whose log is not read after the ready line.
 struct Unread {
     child: Child,
     log: BufReader<ChildStderr>,
@@ -60,7 +60,7 @@ impl Unread {
     }
 }
 
-/// Waits until a process has ended by itself.
+/// Waits for the end of a process.
 fn wait(child: &mut Child) -> ExitStatus {
     let mut status = None;
     eventually("it ends", || {
@@ -105,7 +105,7 @@ fn echoes(stream: &mut (impl Read + Write)) {
     assert_eq!(&reply, b"hello");
 }
 
-/// Connects, sends `says`, and resets.
+/// Connects, sends `says`, then resets.
 fn reset(address: &str, says: &[u8]) {
     let mut stream = connect(address);
     stream.write_all(says).unwrap();
@@ -122,7 +122,7 @@ pub(crate) fn a_log_that_nobody_reads_stops_nothing(binary: &str) {
         }
         echoes(&mut connect(&server.address));
         assert_eq!(status::get_at(&server.status, "/healthz").0, 200);
-        // The log's own, and those of two connections.
+        // The lines of the log itself and of two connections.
         eventually("no thread stays", || server.threads() <= threads + 3);
         server.signal(Signal::TERM);
         let status = wait(&mut server.child);
@@ -130,7 +130,7 @@ pub(crate) fn a_log_that_nobody_reads_stops_nothing(binary: &str) {
     }
 }
 
-/// A drain that lasts, since one peer does not read.
+/// A long drain, since one peer does not read.
 pub(crate) fn a_second_signal_ends_a_server_whose_log_nobody_reads(binary: &str) {
     let mut server = Unread::start(binary, &["-v", "--drain-timeout", "off"]);
     let mut slow = connect(&server.address);
@@ -196,7 +196,7 @@ pub(crate) fn a_full_disk_under_the_log_stops_nothing(binary: &str) {
     fs::remove_dir_all(&folder).unwrap();
 }
 
-/// A full pipe: its reading and its writing end.
+/// The two ends of a full pipe.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
     let mut room = fcntl_setpipe_size(&writer, 4096).unwrap();
@@ -213,7 +213,7 @@ pub(crate) fn a_client_whose_standard_error_nobody_reads_does_its_work(binary: &
         (&["fanout-client", &source.address, "--count", "10"], 0),
         (&["echo-client", &echo.address, "--message", "hello"], 0),
         (&["multiconn-client", &echo.address, "2"], 0),
-        // It can't log why.
+        // It cannot log the reason.
         (&["echo-client", "unix:/nowhere"], 1),
     ];
     for (words, code) in calls {
@@ -224,7 +224,7 @@ pub(crate) fn a_client_whose_standard_error_nobody_reads_does_its_work(binary: &
     }
 }
 
-/// Each reset is counted, and logged by a line or by the `suppressed` field of another.
+/// Each reset is counted, and logged by its own line or by the `suppressed` field of another.
 pub(crate) fn a_client_that_resets_all_the_time_does_not_fill_the_log(binary: &str) {
     let flags = ["--log-format", "json", "--status", "127.0.0.1:0"];
     let server = Server::start(binary, &flags);
@@ -265,7 +265,7 @@ pub(crate) fn with_debug_messages_every_reset_has_its_line(binary: &str) {
     assert!(!server.stop().contains("suppressed"));
 }
 
-/// A source that sends an error and closes: it is dialled again and again.
+/// A source that sends an error and closes is dialled repeatedly.
 pub(crate) fn a_source_that_closes_again_and_again_does_not_fill_the_log(binary: &str) {
     let source = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = source.local_addr().unwrap().to_string();
@@ -279,13 +279,13 @@ pub(crate) fn a_source_that_closes_again_and_again_does_not_fill_the_log(binary:
     let began = Instant::now();
     thread::sleep(Duration::from_millis(1500));
     let log = server.stop();
-    // One line that it connects, and one that the connection has ended.
+    // One line for connecting, and one for the end of the connection.
     let most = 2 * (50 + 10 * (began.elapsed().as_secs() + 1));
     let lines = log.lines().filter(|line| line.contains(&upstream)).count();
     assert!((2..=usize::try_from(most).unwrap()).contains(&lines), "{lines} lines: {log}");
 }
 
-/// A load balancer or a probe connects, and leaves without sending a byte: every server counts that
+/// A load balancer or a probe connects and closes without sending a byte. Every server counts that
 /// as a health check, and logs no line.
 pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
     let upstream = Server::start(binary, &[]);
@@ -324,7 +324,7 @@ pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
     }
 }
 
-/// Started with SIGHUP at its `default`, or `ignore`d, however this process was started.
+/// Starts a program with SIGHUP at its `default` or `ignore`d, whatever this process has.
 fn with_hangup(way: &str, binary: &str, words: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.arg(format!("--{way}-signal=HUP")).arg(path(binary)).args(words);
@@ -350,7 +350,7 @@ pub(crate) fn a_hangup_drains_and_user_signals_are_ignored(binary: &str) {
     assert!(log.contains("SIGHUP: no connection is accepted any more"), "{log}");
 }
 
-/// nohup(1) has it ignored.
+/// nohup(1) ignores SIGHUP.
 pub(crate) fn a_hangup_that_is_ignored_stays_so(binary: &str) {
     let server = Server::start_command(with_hangup("ignore", binary, &ECHO));
     server.signal(Signal::HUP);
@@ -360,7 +360,7 @@ pub(crate) fn a_hangup_that_is_ignored_stays_so(binary: &str) {
 
 pub(crate) fn a_hangup_ends_a_client(binary: &str) {
     let server = Server::start(binary, &[]);
-    // Nothing is sent to it, which it says once a second.
+    // The client gets nothing, and prints that once a second.
     let words = ["fanout-client", &server.address];
     let mut client = with_hangup("default", binary, &words).spawn().unwrap();
     client.stderr.take().unwrap().read_exact(&mut [0]).expect("it runs");

@@ -1,5 +1,5 @@
-//! The binaries, on real loopback sockets: the same scenarios on the three runtimes, and the same
-//! output from all of them.
+//! The binaries on real loopback sockets: the same scenarios with the same output on the three
+//! runtimes.
 
 #![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
 
@@ -19,7 +19,7 @@ mod third_party;
 mod unix;
 mod urgent;
 
-/// Makes of each scenario, a function of the binary's name, a test per runtime.
+/// Makes a test for each runtime of each scenario, which is a function of the binary's name.
 macro_rules! on_every_runtime {
     ($($module:ident: $($scenario:ident),+;)+) => {
         mod tokio { $(mod $module { $(
@@ -103,7 +103,7 @@ on_every_runtime! {
         headers_from_elsewhere_are_wrong_usage_without_being_accepted,
         a_server_behind_a_header_serves_the_bytes_behind_it,
         half_a_header_is_too_late_after_its_time,
-        whoever_may_not_announce_clients_is_reset;
+        a_proxy_header_from_an_untrusted_address_is_reset;
     nginx:
         the_four_checks_and_the_fifth_behind_nginx,
         a_server_knows_the_client_that_nginx_announces,
@@ -124,7 +124,7 @@ on_every_runtime! {
         a_table_that_is_none_is_named,
         text_may_be_in_the_character_set_that_is_named,
         an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_no_reply,
-        whoever_sends_what_is_no_frame_is_told_and_ended_alone,
+        a_client_that_sends_no_frame_gets_an_error_reply_and_only_it_is_closed,
         a_bad_length_is_told_as_documented,
         requests_are_counted_in_the_metrics,
         an_error_reply_outlives_1_mib_that_follows_the_bad_frame,

@@ -25,7 +25,7 @@ fn serve(binary: &str, flags: &[&str]) -> Server {
     Server::start_as(binary, "app-server", flags)
 }
 
-/// The next frame, in all.
+/// Reads the next frame.
 fn receive(stream: &mut TcpStream) -> Vec<u8> {
     let mut frame = vec![0; 2];
     stream.read_exact(&mut frame).unwrap();
@@ -45,11 +45,11 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// A frame of a JSON text, as the peer in wide use writes it on a machine like this one.
+/// A frame with a JSON content, as the client of Real Python's tutorial writes it.
 fn json(content: &str) -> Vec<u8> {
     let header = format!(
-        "{{\"byteorder\": \"{}\", \"content-type\": \"text/json\", \"content-encoding\": \"utf-8\", \
-         \"content-length\": {}}}",
+        "{{\"byteorder\": \"{}\", \"content-type\": \"text/json\", \
+         \"content-encoding\": \"utf-8\", \"content-length\": {}}}",
         if ByteOrder::NATIVE == ByteOrder::Little { "little" } else { "big" },
         content.len()
     );
@@ -61,7 +61,7 @@ fn result(result: &str) -> Vec<u8> {
     json(&format!("{{\"result\": \"{result}\"}}"))
 }
 
-/// The golden request's reply, from the table that is built in.
+/// The reply to the golden request from the built-in table.
 fn golden_reply() -> Vec<u8> {
     result("Shaper of dreams, son of sleep.")
 }
@@ -71,7 +71,7 @@ fn exchange(stream: &mut TcpStream) {
     assert_eq!(receive(stream), golden_reply());
 }
 
-/// A file that is gone when it is dropped.
+/// A file that is removed when it is dropped.
 struct File(PathBuf);
 
 impl File {
@@ -129,7 +129,7 @@ pub(crate) fn requests_may_be_sent_without_waiting_and_cut_anywhere(binary: &str
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(text(&rest(&mut stream)), text(&expected), "cut every {cut} bytes");
     }
-    // A frame that trickles in.
+    // A frame that arrives slowly.
     let mut stream = server.connect();
     for byte in golden() {
         stream.write_all(&[byte]).unwrap();
@@ -163,7 +163,7 @@ pub(crate) fn a_table_of_ones_own_is_searched(binary: &str) {
         assert_eq!(text(&output.stdout), format!("{entry}\n"), "{}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(0));
     }
-    // Beyond ASCII it is raw, not escaped.
+    // Non-ASCII characters are not escaped.
     let mut stream = server.connect();
     stream.write_all(&json(r#"{"action": "search", "value": "gr\u00f6\u00dfe"}"#)).unwrap();
     assert!(receive(&mut stream).ends_with("\"wie groß \u{1f436}\"}".as_bytes()));
@@ -208,7 +208,7 @@ pub(crate) fn text_may_be_in_the_character_set_that_is_named(binary: &str) {
         let expected = result("A dog: four legs, one nose, no questions.");
         assert_eq!(text(&receive(&mut stream)), text(&expected), "{encoding} {byteorder:?}");
     }
-    // What is no text is the application's trouble, not the connection's.
+    // Content that is not text is an application error, not one of the connection.
     for (encoding, error) in [
         ("klingon", r#"the character set \"klingon\" is unknown"#),
         ("utf-8", "the content is not utf-8"),
@@ -221,7 +221,7 @@ pub(crate) fn text_may_be_in_the_character_set_that_is_named(binary: &str) {
     exchange(&mut stream);
 }
 
-/// What a peer in wide use hangs at, or answers by a reset.
+/// Inputs at which the tutorial's server hangs or resets.
 pub(crate) fn an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_no_reply(
     binary: &str,
 ) {
@@ -237,12 +237,12 @@ pub(crate) fn an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_
     assert!(text(&told).contains("a header of 65535 bytes, more than the limit of 4096"));
 }
 
-/// Every bad input that we know, PROTOCOL's and the systematic ones: each connection is told what
-/// is wrong and ended, a healthy one between them does not notice, and memory does not grow.
-pub(crate) fn whoever_sends_what_is_no_frame_is_told_and_ended_alone(binary: &str) {
+/// Every known bad input: each connection gets an error reply and is closed, a healthy connection
+/// notices nothing, and memory does not grow.
+pub(crate) fn a_client_that_sends_no_frame_gets_an_error_reply_and_only_it_is_closed(binary: &str) {
     let server = serve(binary, &["-q"]);
     let mut healthy = server.connect();
-    // Each of three rounds has its third of them.
+    // Each of three rounds has a third of them.
     let mut before = None;
     for round in 0..3 {
         for (i, bad) in bad_frames().into_iter().enumerate().skip(round).step_by(3) {
@@ -262,7 +262,7 @@ pub(crate) fn whoever_sends_what_is_no_frame_is_told_and_ended_alone(binary: &st
             let error = told.split_once(r#"{"result": "Error: "#);
             let (_, error) = error.unwrap_or_else(|| panic!("{}: {told}", bad.name));
             let expected = match &bad.error {
-                // What JSON says of it is tested where it is made.
+                // The text of JSON errors is tested elsewhere.
                 DecodeError::Header(_) => "the header",
                 error @ (DecodeError::EmptyHeader
                 | DecodeError::HeaderTooLong { .. }
@@ -284,7 +284,7 @@ pub(crate) fn whoever_sends_what_is_no_frame_is_told_and_ended_alone(binary: &st
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// The example of the README, behind a header of 106 bytes with its length.
+/// The example of the README, with a header of 106 bytes.
 pub(crate) fn a_bad_length_is_told_as_documented(binary: &str) {
     let server = serve(binary, &[]);
     let mut stream = server.connect();
@@ -304,7 +304,7 @@ pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
     assert!(metrics.lines().any(|line| line == "wirestate_requests_total 2"), "{metrics}");
 }
 
-/// The peer reads nothing before it has sent 1 MiB too much.
+/// The peer reads nothing until it has sent 1 MiB too much.
 pub(crate) fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame(binary: &str) {
     let server = serve(binary, &[]);
     let input = [&[0; 2][..], &vec![b' '; 1 << 20]].concat();
@@ -321,7 +321,8 @@ pub(crate) fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame(binary: &
 }
 
 pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &str) {
-    // Beside its buffer, a connection has room for a sixteenth of the longest content, 1 MiB at most.
+    // In addition to its buffer, a connection allocates a sixteenth of the longest content, at most
+    // 1 MiB.
     for (limit, declared, room) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {
         let server = serve(binary, &["-q", "--max-content", limit]);
         exchange(&mut server.connect());
@@ -335,13 +336,13 @@ pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &st
         }
         thread::sleep(Duration::from_millis(300));
         exchange(&mut server.connect());
-        // And a buffer for each, and on std a thread.
+        // Plus a buffer for each, and on std a thread.
         let resident = server.resident();
         assert!(resident < before + 100 * (room + 128), "{limit}: {before} KiB, then {resident}");
     }
 }
 
-/// Many send most of a large content, and stay.
+/// Many connections send most of a large content, and stay open.
 pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
     let server = serve(binary, &["--max-memory", "8MiB", "-q", "--status", "127.0.0.1:0"]);
     let mut healthy = server.connect();
@@ -354,7 +355,7 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
     for stream in &mut crowd {
         stream.write_all(&begun).unwrap();
     }
-    // The 8 MiB have room for nine of these contents. The other connections are refused.
+    // Nine of these contents fit into the 8 MiB. The other connections are refused.
     let mut told = Vec::new();
     eventually("the others are refused", || {
         crowd.retain_mut(|stream| {
@@ -437,7 +438,7 @@ pub(crate) fn sigterm_answers_what_has_begun_to_come(binary: &str) {
     begun.write_all(&golden()[..100]).unwrap();
     thread::sleep(Duration::from_millis(100));
     server.signal(Signal::TERM);
-    assert!(rest(&mut idle).is_empty(), "a FIN for whoever is owed nothing");
+    assert!(rest(&mut idle).is_empty(), "a FIN for a client without pending output");
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
     begun.write_all(&golden()[100..]).unwrap();
     assert_eq!(rest(&mut begun), golden_reply());
@@ -477,7 +478,7 @@ fn fails(binary: &str, address: &str, flags: &[&str], said: &str) {
     assert!(began.elapsed() < HANGS, "{:?}", began.elapsed());
 }
 
-/// What a server does once it has the request.
+/// What a server does after it has read the request.
 type Answer = fn(TcpStream);
 
 pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
@@ -494,14 +495,14 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
         ),
         (
             |mut stream| {
-                let _ = stream.read(&mut [0; 8]); // until the client has had enough
+                let _ = stream.read(&mut [0; 8]); // until the client gives up
             },
             &["--timeout", "200ms"],
             "no whole reply within 200ms",
         ),
         (
             |mut stream| {
-                // Never silent for long, and never done.
+                // Never silent for long, but never complete.
                 let header = GOLDEN_HEADER.replace("41", "1000000");
                 let length = u16::try_from(header.len()).unwrap().to_be_bytes();
                 let mut trickle = [&length[..], header.as_bytes()].concat();
@@ -561,9 +562,9 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
         fails(binary, &address, flags, said);
     }
     serving.join().unwrap();
-    // Nobody listens any more.
+    // The port has no listener.
     fails(binary, &address, &[], "Connection refused");
-    // Somebody does, and answers nobody: the backlog is full.
+    // The port has a listener with a full backlog.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     silent.listen(0).unwrap();
@@ -610,7 +611,7 @@ def unpack(buffer):
     return header, content, buffer[end:]
 "#;
 
-/// A request for each connection, which the client closes behind the reply.
+/// One request a connection, which the client closes after the reply.
 pub(crate) fn a_blocking_python_client_gets_its_replies(binary: &str) {
     let server = serve(binary, &[]);
     let client = r#"
@@ -638,14 +639,15 @@ _, reply = ask(pack_json({'action': 'search', 'value': 'ring'}, 'utf-16'))
 assert reply['result'].startswith('Bent wire'), reply
 _, reply = ask(pack_json({'action': 'sleep', 'value': 1}))
 assert reply == {'result': "Error: invalid action 'sleep'."}, reply
-header, reply = ask(pack(b'binary' + bytes(range(128, 256)), 'binary/custom-client-binary-type', 'binary'))
+binary = b'binary' + bytes(range(128, 256))
+header, reply = ask(pack(binary, 'binary/custom-client-binary-type', 'binary'))
 assert reply == b'First 10 bytes of request: binary\x80\x81\x82\x83', reply
 assert header['content-type'] == 'binary/custom-server-binary-type', header
 "#;
     python(&format!("{PYTHON_PROTOCOL}{client}"), &server);
 }
 
-/// Many connections on one selector, each with what it has sent and received so far.
+/// Many connections on one selector, each with its sent and received bytes.
 pub(crate) fn a_selectors_based_python_client_gets_its_replies(binary: &str) {
     let server = serve(binary, &[]);
     let client = r"
@@ -679,7 +681,8 @@ for i in range(50):
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     sock.setblocking(False)
     sock.connect_ex((sys.argv[1], int(sys.argv[2])))
-    sel.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, data=Connection(sock, 'value %d' % i))
+    events = selectors.EVENT_READ | selectors.EVENT_WRITE
+    sel.register(sock, events, data=Connection(sock, 'value %d' % i))
 done = 0
 while sel.get_map():
     events = sel.select(timeout=20)
@@ -694,7 +697,7 @@ assert done == 50
     python(&format!("{PYTHON_PROTOCOL}{client}"), &server);
 }
 
-/// It serves one request a connection, and closes behind the reply.
+/// It serves one request a connection, and closes after the reply.
 pub(crate) fn a_python_server_satisfies_our_client(binary: &str) {
     let source = r"
 import selectors, socket

@@ -15,14 +15,14 @@ use crate::{
     unix::Folder,
 };
 
-/// A network and a mount namespace, which end with the last process in them.
+/// A network namespace and a mount namespace, which end with their last process.
 struct Namespace {
     holder: Child,
 }
 
 impl Namespace {
-    /// With a loopback device, after `setup`, a shell script whose `$1` is `folder`. `None` if the
-    /// test lacks the rights for it.
+    /// Creates them with a loopback device, and runs `setup`, a shell script whose `$1` is
+    /// `folder`. `None` if the test lacks the rights.
     fn new(setup: &str, folder: &Path) -> Option<Self> {
         let script = format!("set -e; ip link set lo up; {setup}\necho ready; exec cat");
         let mut unshare = Command::new("unshare");
@@ -42,7 +42,7 @@ impl Namespace {
         None
     }
 
-    /// A command that runs one of our binaries in it.
+    /// A command that runs one of the binaries in it.
     fn command(&self, binary: &str, words: &[&str]) -> Command {
         let ours = command(binary);
         let mut command = Command::new("nsenter");
@@ -122,7 +122,7 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     drop(server);
 }
 
-/// As on most machines: names with both families.
+/// Names with both address families, as on most machines.
 const BOTH_FAMILIES: &str = r#"
 printf '127.0.0.1 localhost\n::1 localhost\n' > "$1/hosts"
 mount --bind "$1/hosts" /etc/hosts
@@ -166,7 +166,7 @@ pub(crate) fn a_name_is_listened_on_with_all_its_addresses(binary: &str) {
     assert!(error.contains(said), "{error}");
     drop(other);
 
-    // Every server, and a family that is missing.
+    // Every server, with one address family missing.
     let no_ipv6 = format!("{BOTH_FAMILIES}\nsysctl -qw net.ipv6.conf.all.disable_ipv6=1");
     let namespace = Namespace::new(&no_ipv6, &folder.path("")).unwrap();
     for name in ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"] {
@@ -177,7 +177,7 @@ pub(crate) fn a_name_is_listened_on_with_all_its_addresses(binary: &str) {
     }
 }
 
-/// A resolver that never answers: packets to it are lost, and the library waits for 30 s.
+/// A resolver that never answers: packets to it are lost, and the C library waits for 30 s.
 const SILENT_RESOLVER: &str = r#"
 ip link add silent type veth peer name other
 ip address add 10.99.99.1/24 dev silent
@@ -188,7 +188,7 @@ printf 'nameserver 10.99.99.53\noptions timeout:30 attempts:1\n' > "$1/resolv.co
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 "#;
 
-/// Well below the library's wait, however busy the machine is.
+/// Well below the library's wait, even on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary: &str) {
@@ -197,7 +197,7 @@ pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary
     let Some(namespace) = Namespace::new(&setup, &folder.path("")) else { return };
     let began = Instant::now();
     let echo = namespace.start(binary, &["echo-server", "--listen", "127.0.0.1:0"]);
-    // The silent name is tried first, and the other upstream after a part of the time.
+    // The silent name is tried first, and the other upstream after its share of the time.
     let words = ["proxy", "--listen", "127.0.0.1:9500", "--connect-timeout", "200ms"];
     let upstreams = ["--upstream", "silent.test:7", "--upstream", &echo.address];
     let proxy = namespace.start(binary, &[&words[..], &upstreams].concat());
@@ -207,7 +207,7 @@ pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary
     drop(fanout.stop());
     drop(proxy.stop());
 
-    // It does not listen yet, and ends when it is asked to.
+    // It does not listen yet, but ends when it is told to.
     let mut waiting = namespace.command(binary, &["echo-server", "--listen", "silent.test:0"]);
     let mut waiting = waiting.spawn().unwrap();
     eventually("signals are handled", || handles_sigterm(waiting.id()));

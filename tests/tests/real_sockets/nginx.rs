@@ -1,5 +1,5 @@
-//! A real nginx: in front of our servers and our proxy, with and without the PROXY protocol, and
-//! behind our proxy, to say how it reads our headers.
+//! A real nginx: in front of the servers and the proxy, with and without the PROXY protocol, and
+//! behind the proxy, whose header it reads.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     third_party::server,
 };
 
-/// The module that relays TCP, where distributions have it.
+/// The paths at which distributions install the module for TCP.
 const MODULES: [&str; 3] = [
     "/usr/lib/nginx/modules/ngx_stream_module.so",
     "/usr/lib64/nginx/modules/ngx_stream_module.so",
@@ -32,8 +32,8 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx with one `server` that listens on a free port and does `what`; `listen` is what
-    /// its `listen` says besides. `None`, and a line that says so, where the machine does not have it.
+    /// Starts nginx with one `server` on a free port, with the options `listen` and the directives
+    /// `what`. Prints a line and returns `None` if it is not installed.
     fn start(listen: &str, what: &str) -> Option<Self> {
         let module = MODULES.into_iter().find(|module| fs::exists(module).unwrap_or(false));
         let is_there = server("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
@@ -66,7 +66,7 @@ impl Nginx {
         Some(nginx)
     }
 
-    /// In front of `upstream`, as such set-ups are written.
+    /// Starts nginx in front of `upstream`, with the usual configuration.
     fn in_front_of(upstream: &str, more: &str) -> Option<Self> {
         let timeouts = "proxy_timeout 600s; proxy_connect_timeout 10s;";
         Self::start("", &format!("proxy_pass {upstream}; {timeouts} {more}"))
@@ -126,7 +126,7 @@ pub(crate) fn a_server_knows_the_client_that_nginx_announces(binary: &str) {
     exchange(&mut client, b"hello");
     let real = client.local_addr().unwrap();
     drop(client);
-    // Whoever comes without a header is not guessed at.
+    // A connection without a header is refused.
     let mut direct = echo.connect();
     direct.write_all(b"hello, it is me\r\n").unwrap();
     assert_eq!(direct.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
@@ -158,7 +158,7 @@ pub(crate) fn subscribers_come_through_nginx_as_well(binary: &str) {
     assert!(fanout.stop().contains(&real));
 }
 
-/// nginx, our proxy, our server: the client is the same to all.
+/// nginx, the proxy and the server all see the same client.
 pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
     for version in ["v1", "v2"] {
         let echo = Server::start(binary, &["--accept-proxy", "-v"]);
@@ -177,8 +177,8 @@ pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
     }
 }
 
-/// nginx takes the client that the proxy in front of it announces as its own, and announces it with
-/// a source address of one family and a destination address of the other.
+/// nginx trusts the header of the proxy in front of it, and sends one with a source address of one
+/// family and a destination address of the other.
 pub(crate) fn a_client_that_nginx_announces_with_mixed_families_is_served(binary: &str) {
     let echo = Server::start(binary, &["--accept-proxy", "-v"]);
     let upstream = proxy(binary, &echo.address, &["--accept-proxy", "--send-proxy", "v2", "-v"]);
@@ -197,8 +197,7 @@ pub(crate) fn a_client_that_nginx_announces_with_mixed_families_is_served(binary
     }
 }
 
-/// nginx says what it has read: the client's address and port, and the proxy's, which the client
-/// connected to.
+/// nginx reports what it has read: the addresses and ports of the client and of the proxy.
 pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
     let says = "return \"$proxy_protocol_addr:$proxy_protocol_port \
                 $proxy_protocol_server_addr:$proxy_protocol_server_port\";";
@@ -216,7 +215,7 @@ pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
     }
 }
 
-/// What nginx itself loses: an answer that comes after the client's FIN.
+/// nginx itself loses an answer that comes after the client's FIN.
 pub(crate) fn a_late_answer_arrives_behind_nginx_where_ours_is_last(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &[]);

@@ -1,4 +1,4 @@
-//! Our binaries as processes.
+//! The binaries as processes.
 
 use std::{
     env, fs,
@@ -13,10 +13,10 @@ use std::{
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
-/// However busy the machine is, what takes longer hangs.
+/// A test that takes longer hangs, even on a busy machine.
 pub(crate) const HANGS: Duration = Duration::from_secs(30);
 
-/// A command that runs one of our binaries, away from this process' environment variables.
+/// A command that runs one of the binaries, without this process' variables for it.
 pub(crate) fn command(binary: &str) -> Command {
     let mut command = Command::new(path(binary));
     for (name, _) in env::vars_os() {
@@ -28,7 +28,7 @@ pub(crate) fn command(binary: &str) -> Command {
     command
 }
 
-/// The binaries lie beside the folder of this test's executable.
+/// The binaries are beside the folder of this test's executable.
 pub(crate) fn path(binary: &str) -> PathBuf {
     let test = env::current_exe().expect("this test has an executable");
     let path = test.parent().and_then(|deps| deps.parent()).expect("it lies in deps").join(binary);
@@ -36,7 +36,7 @@ pub(crate) fn path(binary: &str) -> PathBuf {
     path
 }
 
-/// Runs one of our binaries to its end.
+/// Runs one of the binaries to its end.
 pub(crate) fn run(binary: &str, words: &[&str]) -> Output {
     command(binary).args(words).output().expect("the binary starts")
 }
@@ -49,11 +49,11 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: String,
-    /// Where its status is, if it has one.
+    /// The address of its status server, if it has one.
     pub(crate) status: Option<String>,
-    /// What it has logged so far.
+    /// Its log so far.
     log: Arc<Mutex<String>>,
-    /// Ends when the log does.
+    /// Reads the log, and ends with it.
     reader: Option<JoinHandle<()>>,
 }
 
@@ -106,7 +106,7 @@ impl Server {
         stream
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -116,7 +116,7 @@ impl Server {
         self.log.lock().unwrap().matches(text).count()
     }
 
-    /// Waits until the server has admitted so many, with `-v`: they are served from then on.
+    /// Waits until the server has admitted this many connections. It must log with `-v`.
     pub(crate) fn await_connected(&self, count: usize) {
         eventually("all are admitted", || self.logged(" connected id=") >= count);
     }
@@ -126,7 +126,7 @@ impl Server {
         kill_process(pid, signal).expect("the server runs");
     }
 
-    /// Stops the process, every thread of it, until it gets a SIGCONT.
+    /// Stops all threads of the process until it gets a SIGCONT.
     pub(crate) fn suspend(&self) {
         self.signal(Signal::STOP);
         eventually("all threads are stopped", || {
@@ -138,7 +138,7 @@ impl Server {
         });
     }
 
-    /// From now on it can open so many files more: the limit that it had (prlimit(2)).
+    /// Lets it open only this many more files (prlimit(2)). Returns the limit that it had.
     pub(crate) fn limit_files(&self, more: usize) -> Rlimit {
         let folder = format!("/proc/{}/fd", self.child.id());
         let is_free = |number: &u64| !fs::exists(format!("{folder}/{number}")).unwrap();
@@ -168,7 +168,7 @@ impl Server {
         figure.and_then(|figure| figure.parse().ok()).expect("a figure in kB")
     }
 
-    /// Waits for the process' end: how it was, and all that it has logged.
+    /// Waits for the end of the process. Returns its exit status and its log.
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let began = Instant::now();
         while began.elapsed() < HANGS {
@@ -187,7 +187,7 @@ impl Server {
         panic!("the server does not end");
     }
 
-    /// Stops it by SIGTERM: all that it has logged.
+    /// Stops it with SIGTERM, and returns its log.
     pub(crate) fn stop(self) -> String {
         self.signal(Signal::TERM);
         let (status, log) = self.wait();

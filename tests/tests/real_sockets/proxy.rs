@@ -25,7 +25,7 @@ pub(crate) fn proxy(binary: &str, upstream: &str, flags: &[&str]) -> Server {
     Server::start_as(binary, "proxy", &[&["--upstream", upstream], flags].concat())
 }
 
-/// Who listens on a free port, accepts one connection, and does something with it.
+/// A listener on a free port that accepts one connection and does something with it.
 pub(crate) fn upstream<T: Send + 'static>(
     serve: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> (String, JoinHandle<T>) {
@@ -56,12 +56,12 @@ fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 fn closed_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// The checks that people make of such a set-up, in order, and the one that they forget.
+/// The usual checks of such a set-up, and one that is often forgotten.
 pub(crate) fn the_four_checks_and_the_fifth(binary: &str) {
     let echo = Server::start(binary, &[]);
     let (code, reply, _) = converse(binary, &echo.address);
@@ -161,8 +161,7 @@ pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
     assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
 }
 
-/// A reset discards what the kernel buffers: the proxy's reset waits until a peer that reads late
-/// has made room.
+/// A reset discards what the kernel buffers. So the proxy's reset waits until a slow peer has read.
 pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str) {
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
@@ -214,7 +213,7 @@ pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
     }
 }
 
-/// A close at once would be a reset to a client that is still sending.
+/// An immediate close would reset a client that is still sending.
 pub(crate) fn a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib(binary: &str) {
     let proxy = proxy(binary, &closed_port(), &[]);
     for _ in 0..20 {
@@ -243,11 +242,11 @@ pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     assert!(log.contains(&format!("address={} connects=5 failures=0", echo.address)), "{log}");
 }
 
-/// The client does not notice, since no byte of its own had been sent there.
+/// The client notices nothing, since none of its bytes had been sent there.
 pub(crate) fn another_upstream_is_tried_when_one_accepts_and_resets(binary: &str) {
     let echo = Server::start(binary, &[]);
     let (drops, dropping) = upstream(|stream| {
-        // Sooner, and it would be the connecting that fails.
+        // If it closed sooner, connecting would fail.
         thread::sleep(Duration::from_millis(100));
         reset(stream);
     });
@@ -264,7 +263,7 @@ pub(crate) fn another_upstream_is_tried_when_one_accepts_and_resets(binary: &str
     assert!(log.contains(&format!("address={drops} connects=1 failures=1")), "{log}");
 }
 
-/// It accepts nobody, and its backlog is full: a connection to it stays in the making.
+/// It does not accept, and its backlog is full: connecting to it does not finish.
 pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &str) {
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -278,7 +277,7 @@ pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &s
     assert!(bytes.is_empty() && began.elapsed() >= Duration::from_millis(390));
     let log = proxy.stop();
     assert!(log.contains("no upstream reachable within 400ms"), "{log}");
-    // There is no other upstream to be preferred; and of the time a little had passed.
+    // No other upstream is left, and a little of the time had passed.
     assert!(log.contains("upstream down: no answer within "), "{log}");
     assert!(log.contains(r#"reason="connect_timeout""#), "{log}");
 }
@@ -344,7 +343,7 @@ pub(crate) fn the_metrics_say_how_each_upstream_is(binary: &str) {
     }
 }
 
-/// And a third one, where a thread can be woken. Some are kept for pipes.
+/// And a third one if a thread can be woken. Some are reserved for pipes.
 pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
     let limited_to = |most: u32, flags: &[&str]| {
         let mut command = Command::new("sh");
@@ -372,7 +371,7 @@ pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
         return;
     }
     let log = limited_to(10_000, &[]);
-    let room = (10_000 - 64 - 2 * 256) / files; // and not one for 32 of them
+    let room = (10_000 - 64 - 2 * 256) / files; // without 32 of them
     assert!(log.contains(&format!("the limit of 10000 open files allows {room}")), "{log}");
 }
 
@@ -402,7 +401,7 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 ";
 
-/// Starts a proxy, with more flags; `None` where that is not possible here.
+/// Starts a proxy with further flags; `None` if that is not possible here.
 type Start<'a> = &'a dyn Fn(&[&str]) -> Option<Command>;
 
 /// A loop that the command line does not show: the first connection to itself is detected, and
@@ -458,7 +457,7 @@ pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
     }
 }
 
-/// The client is told by a close, and no upstream is thought the worse of.
+/// The client is closed, and no upstream is marked as failed.
 pub(crate) fn a_lack_of_open_files_is_not_held_against_the_upstream(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &["-v"]);
@@ -466,7 +465,7 @@ pub(crate) fn a_lack_of_open_files_is_not_held_against_the_upstream(binary: &str
     assert_eq!((code, &*reply), (Some(0), "hello\n"));
     eventually("its files are closed", || proxy.logged("closed: finished") == 1);
     thread::sleep(Duration::from_millis(100));
-    // There is a file for the client, and none for the upstream.
+    // One file is left for the client, but none for the upstream.
     let before = proxy.limit_files(1);
     let mut client = proxy.connect();
     assert_eq!(read_to_end(&mut client).0, b"");
@@ -478,7 +477,7 @@ pub(crate) fn a_lack_of_open_files_is_not_held_against_the_upstream(binary: &str
     assert!(log.contains("connects=2 failures=0"), "{log}");
 }
 
-/// And every byte arrives either way, and the FIN behind them.
+/// Every byte arrives in either direction, followed by the FIN.
 pub(crate) fn what_comes_in_bulk_passes_through_pipes(binary: &str) {
     let pattern: Vec<u8> = (0..8_u32 << 20).map(|i| (i * 7 % 251) as u8).collect();
     let echo = Server::start(binary, &[]);
@@ -507,8 +506,8 @@ pub(crate) fn what_comes_in_bulk_passes_through_pipes(binary: &str) {
     }
 }
 
-/// A pipe can't be filled across it (splice(2) stops there for good), which is no end of the input, and
-/// nothing to wait for. The urgent byte itself is left out, as everywhere here (tcp(7)).
+/// splice(2) stops before an urgent byte for good. That is neither the end of the input nor a
+/// reason to wait. The urgent byte itself is skipped, as everywhere here (tcp(7)).
 pub(crate) fn what_follows_urgent_data_arrives(binary: &str) {
     const BEFORE: usize = 1 << 20;
     const BEHIND: usize = 100_000;
@@ -536,7 +535,7 @@ pub(crate) fn what_follows_urgent_data_arrives(binary: &str) {
     }
 }
 
-/// And what it has sent by then arrives.
+/// What it has sent before still arrives.
 pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
     let (address, serving) = upstream(|mut stream| {
         let (mut sent, chunk) = (0_usize, vec![1; 65_536]);
@@ -578,7 +577,7 @@ pub(crate) fn headers_from_elsewhere_are_wrong_usage_without_being_accepted(bina
 
 pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) {
     let mut command = process::command(binary);
-    // The flags by their environment variables.
+    // The flags as environment variables.
     command
         .args(["echo-server", "--listen", "127.0.0.1:0", "-v", "--max-per-address", "1"])
         .env("WIRESTATE_ACCEPT_PROXY", "true")
@@ -616,7 +615,7 @@ pub(crate) fn half_a_header_is_too_late_after_its_time(binary: &str) {
     assert!(log.contains("no whole PROXY header within 5s, but 16 bytes"), "{log}");
 }
 
-pub(crate) fn whoever_may_not_announce_clients_is_reset(binary: &str) {
+pub(crate) fn a_proxy_header_from_an_untrusted_address_is_reset(binary: &str) {
     let flags = ["--accept-proxy", "--proxy-from", "192.0.2.0/24"];
     let server = proxy(binary, &closed_port(), &flags);
     let mut stream = server.connect();
@@ -625,7 +624,7 @@ pub(crate) fn whoever_may_not_announce_clients_is_reset(binary: &str) {
     assert!(log.contains("127.0.0.1 may not announce clients"), "{log}");
 }
 
-/// Linux keeps the figure of what is not acknowledged when a connection is reset.
+/// Linux keeps the number of unacknowledged bytes when a connection is reset.
 pub(crate) fn a_reset_that_nobody_is_left_to_hear_ends_the_connection(binary: &str) {
     let (address, serving) = upstream(move |mut stream| {
         stream.write_all(&vec![7; 1_000_000]).unwrap();

@@ -22,8 +22,7 @@ use crate::{
 
 const STATUS: [&str; 2] = ["--status", "127.0.0.1:0"];
 
-/// An answer: its code, its head, its content. Whoever is refused, since the server is full and nobody has
-/// given way in time, asks again.
+/// An answer: its code, its head, its content. Retries if the full server refuses the connection.
 fn ask(server: &Server, request: &str) -> (u16, String, String) {
     ask_at(server.status.as_ref().unwrap(), request)
 }
@@ -49,7 +48,7 @@ pub(crate) fn get(server: &Server, path: &str) -> (u16, String) {
     (code, content)
 }
 
-/// The same, of a status at `address`.
+/// The same from the status server at `address`.
 pub(crate) fn get_at(address: &str, path: &str) -> (u16, String) {
     let (code, _, content) = ask_at(address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
     (code, content)
@@ -106,7 +105,7 @@ pub(crate) fn curl_and_python_read_every_page(binary: &str) {
         let root = url("/");
         let words = [&code[..], words, &[&root]].concat();
         let Some(output) = program("curl", &words, b"") else { return };
-        // What curl makes of an answer of another HTTP is up to curl.
+        // How curl handles an answer of another HTTP version is up to curl.
         if expected != "505" {
             assert_eq!(text(&output.stdout), expected, "{words:?}");
         }
@@ -149,7 +148,7 @@ for kind in ['style', 'script']:
     );
 }
 
-/// Where Debian's packages of Python can be imported, which a Python of one's own may not do.
+/// Debian's Python, which can import Debian's packages; another one may not.
 fn python_with(module: &str) -> Option<&'static str> {
     let found = ["python3", "/usr/bin/python3"].into_iter().find(|python| {
         let import = Command::new(python).args(["-c", &format!("import {module}")]).output();
@@ -185,10 +184,12 @@ families = {family.name: family for family in read_open(text)}
 kind, older = get('*/*')
 assert kind == 'text/plain; version=0.0.4; charset=utf-8', kind
 others = {family.name: family for family in read_text(older)}
-for name in ['wirestate_connections_accepted', 'wirestate_received_bytes', 'wirestate_upstream_connects']:
+counters = ['connections_accepted', 'received_bytes', 'upstream_connects']
+for name in ['wirestate_' + counter for counter in counters]:
     assert families[name].type == others[name].type == 'counter', name
     assert families[name].samples[0].name == name + '_total'
-for name in ['wirestate_upstream_up', 'wirestate_connections_open', 'wirestate_queued_bytes', 'wirestate_uptime_seconds']:
+gauges = ['upstream_up', 'connections_open', 'queued_bytes', 'uptime_seconds']
+for name in ['wirestate_' + gauge for gauge in gauges]:
     assert families[name].type == others[name].type == 'gauge', name
     assert families[name].documentation == others[name].documentation != ''
 for read in [families, others]:
@@ -231,7 +232,7 @@ pub(crate) fn the_page_renews_itself_in_a_browser(binary: &str) {
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
-        // Its clock is set ahead to when the page has renewed itself.
+        // The browser's clock is set ahead, past the page's refresh.
         "--virtual-time-budget=5000",
         &format!("--user-data-dir={}", profile.0.display()),
         "--dump-dom",
@@ -313,7 +314,7 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     let mut half: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).unwrap();
-            // Those that have given way may be gone before they have sent it.
+            // Connections that gave way may be closed before they have sent it.
             let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.");
             stream
         })
@@ -321,9 +322,9 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     for _ in 0..50 {
         exchange(&mut healthy, b"not touched");
     }
-    // Nor the status itself: those that have waited longest give way.
+    // Nor the status server: the connections that have waited longest give way.
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
-    // The others are told when their time is over.
+    // The others get an answer when their time has passed.
     let mut answer = String::new();
     half[299].set_read_timeout(Some(HANGS)).unwrap();
     half[299].read_to_string(&mut answer).unwrap();
@@ -335,7 +336,7 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
     }
 }
 
-/// As a load balancer, a scraper and a few browsers would, or whoever wants it to be silent.
+/// Connections as of a load balancer, a scraper and a few browsers, or of an attacker.
 pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["-v"]].concat());
     let address = server.status.clone().unwrap();
@@ -358,7 +359,7 @@ pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(bin
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// A health check without retries. Returns whether it is answered within the time that load
+/// A health check without retries. Returns whether the answer comes within the time that load
 /// balancers allow.
 fn is_healthy(server: &Server) -> bool {
     let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
@@ -378,7 +379,7 @@ pub(crate) fn a_burst_of_pages_that_is_over_delays_nobody(binary: &str) {
         let mut stream = TcpStream::connect(&address).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
-    // A client that is refused tries again a second later.
+    // A refused client retries a second later.
     let over = Instant::now();
     eventually("the page is made", || {
         let mut stream = TcpStream::connect(&address).unwrap();
@@ -398,7 +399,7 @@ pub(crate) fn slow_readers_of_pages_take_no_health_check_away(binary: &str) {
     let mut readers: Vec<_> = (0..70)
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            // A peer with small packets, for which the kernel at the other end buffers little.
+            // A peer with small packets, for which the server's kernel buffers little.
             socket.set_tcp_mss(536).unwrap();
             socket.set_recv_buffer_size(2048).unwrap();
             socket.connect(&address.into()).unwrap();
@@ -456,7 +457,7 @@ pub(crate) fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate(bina
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
 }
 
-/// Closing at once would answer it with a reset, and that may overtake the answer.
+/// An immediate close would answer with an RST, which may overtake the answer.
 pub(crate) fn an_answer_survives_the_content_that_nobody_reads(binary: &str) {
     let server = Server::start(binary, &STATUS);
     for size in [50_000, 1 << 20].into_iter().flat_map(|size| [size; 20]) {

@@ -1,4 +1,4 @@
-//! Scenarios of a service manager, and of the command line that says itself.
+//! Scenarios of a service manager, of man pages and of completions.
 
 use std::{
     ffi::OsStr,
@@ -59,7 +59,7 @@ pub(crate) fn sockets_that_are_passed_are_served(binary: &str) {
             assert_eq!(text(&output.stdout), "ready\n", "{}", text(&output.stderr));
         }
         server.stop();
-        assert!(socket.exists(), "whoever made it removes it");
+        assert!(socket.exists(), "the process that made it removes it");
     }
 }
 
@@ -79,7 +79,8 @@ def make(kind):
     elif kind == 'udp':
         made = socket.socket(type=socket.SOCK_DGRAM)
     else:
-        made = socket.create_server((kind, 0), family=socket.AF_INET6 if ':' in kind else socket.AF_INET)
+        family = socket.AF_INET6 if ':' in kind else socket.AF_INET
+        made = socket.create_server((kind, 0), family=family)
     return made.detach()
 kinds, words = sys.argv[1].split(','), sys.argv[2:]
 # First out of the way, since they may be where the others have to go.
@@ -91,7 +92,7 @@ os.environ.update(LISTEN_FDS=str(len(kinds)), LISTEN_PID=str(os.getpid()), LISTE
 os.execv(words[0], words)
 ";
 
-/// A server to which such sockets are passed; `None` without Python.
+/// A server that gets such sockets; `None` without Python.
 fn passed(binary: &str, kinds: &str, listen: &str) -> Option<Command> {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("NOT TESTED: python3 is absent");
@@ -154,7 +155,7 @@ pub(crate) fn what_was_not_passed_is_named(binary: &str) {
     }
 }
 
-/// Of an abstract name is what systemd gives to those in a container.
+/// systemd gives sockets with abstract names to services in a container.
 pub(crate) fn a_service_manager_of_an_abstract_name_is_told(binary: &str) {
     let name = format!("wirestate-{}-{binary}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
@@ -184,7 +185,7 @@ fn is_told(binary: &str, manager: &UnixDatagram, address: &OsStr) {
     }
     let (mut stalled, _) = crate::echo::stall(&server);
     server.signal(Signal::TERM);
-    // What it has said of its life meanwhile comes first.
+    // Its watchdog messages come first.
     let stopping = (0..100).map(|_| heard()).find(|message| message != "WATCHDOG=1");
     assert_eq!(stopping.as_deref(), Some("STOPPING=1"));
     assert_eq!(heard(), "WATCHDOG=1", "it lives for as long as it drains");
@@ -243,7 +244,7 @@ pub(crate) fn shells_get_completions_and_readers_a_manual(binary: &str) {
         for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
             assert!(page.contains(section), "{section}");
         }
-        // Renders without a complaint, where there is a man.
+        // It renders without warnings, if man is installed.
         if Command::new("man").arg("--version").output().is_ok_and(|man| man.status.success()) {
             let mut man = Command::new("man");
             man.args(["--warnings", "-l", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());

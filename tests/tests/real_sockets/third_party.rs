@@ -1,4 +1,4 @@
-//! Programs that are not ours, against ours.
+//! Third-party programs against the binaries.
 
 use std::{
     io::Write,
@@ -8,13 +8,13 @@ use std::{
 
 use crate::process::{Server, run, text};
 
-/// How a server is started: Debian installs them where not everyone's path leads.
+/// The command of a server: Debian installs servers in a folder that is not in every PATH.
 pub(crate) fn server(name: &str) -> Command {
     let path = Path::new("/usr/sbin").join(name);
     if path.is_file() { Command::new(path) } else { Command::new(name) }
 }
 
-/// Runs a program with `input`, or says that the machine does not have it.
+/// Runs a program with `input`, or prints that it is not installed.
 pub(crate) fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output> {
     let mut command = Command::new(name);
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -84,7 +84,8 @@ for connid in range(1, 51):
     sock = socket.socket()
     sock.setblocking(False)
     sock.connect_ex((sys.argv[1], int(sys.argv[2])))
-    data = types.SimpleNamespace(total=sum(map(len, messages)), received=b'', messages=list(messages), out=b'')
+    data = types.SimpleNamespace(
+        total=sum(map(len, messages)), received=b'', messages=list(messages), out=b'')
     sel.register(sock, selectors.EVENT_READ | selectors.EVENT_WRITE, data=data)
 done = 0
 while sel.get_map():

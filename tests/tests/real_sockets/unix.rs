@@ -99,7 +99,7 @@ pub(crate) fn a_socket_left_behind_is_removed_and_a_live_one_is_in_use(binary: &
     let said = text(&output.stderr);
     let named = format!("cannot listen on {address}: Address already in use");
     assert!(said.contains(&named), "{said}");
-    // The umask says who may connect: commonly, whoever runs it and nobody else.
+    // The umask determines who may connect: usually, only the user who runs it.
     let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode & 0o022, 0, "{mode:o}, if the umask is the common 022");
 
@@ -114,12 +114,12 @@ pub(crate) fn a_socket_left_behind_is_removed_and_a_live_one_is_in_use(binary: &
     assert_eq!(text(&output.stdout), "hi\n");
     drop(server);
 
-    // What is no socket stays.
+    // A file that is not a socket stays.
     fs::write(folder.path("file"), "precious").unwrap();
     let output = run(binary, &["echo-server", "--listen", &folder.address("file")]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read(folder.path("file")).unwrap(), b"precious");
-    // Another server's socket does, too.
+    // Another server's socket stays too.
     let other = UnixListener::bind(folder.path("other")).unwrap();
     let output = run(binary, &["echo-server", "--listen", &folder.address("other")]);
     assert_eq!(output.status.code(), Some(1));
@@ -139,7 +139,7 @@ pub(crate) fn the_mode_of_a_socket_is_what_the_umask_leaves(binary: &str) {
     }
 }
 
-/// If all that was sent has been read (unix(7)).
+/// If all sent bytes were read (unix(7)).
 pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     let folder = Folder::new("reset", binary);
     let (address, serving) = upstream(|mut stream| {
@@ -209,7 +209,7 @@ pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {
     assert!(server.address.starts_with("[::1]:"), "{}", server.address);
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.set_read_timeout(Some(HANGS)).unwrap();
-    // No browser comes here, so any host will do.
+    // A browser cannot connect here, so any host is accepted.
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -17,8 +17,8 @@ use crate::{
     unix::Folder,
 };
 
-/// Sends `bytes` with an urgent byte in their middle, while `reader` is suspended, so that it finds
-/// all of it at once. False if this kind of socket has no urgent data.
+/// Sends `bytes` with an urgent byte in their middle while `reader` is suspended, so that it finds
+/// all of them at once. Returns false if this kind of socket has no urgent data.
 fn send(stream: &mut (impl Write + AsFd), bytes: &[u8], reader: &Server) -> bool {
     let (before, behind) = bytes.split_at(bytes.len() / 2);
     reader.suspend();
@@ -38,7 +38,7 @@ fn expect(stream: &mut impl Read, bytes: &[u8]) {
     assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(bytes));
 }
 
-/// It is in the middle of its connection, asleep.
+/// The server sleeps in the middle of the connection.
 fn greet(stream: &mut (impl Read + Write)) {
     stream.write_all(b"hello").unwrap();
     expect(stream, b"hello");
@@ -48,7 +48,7 @@ pub(crate) fn an_echo_comes_back_from_behind_urgent_data(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut stream = server.connect();
     greet(&mut stream);
-    // And again: the readiness for urgent data is cleared, and set again.
+    // Once more: the readiness for urgent data was cleared, and is set again.
     for _ in 0..3 {
         assert!(send(&mut stream, b"abcdef", &server));
         expect(&mut stream, b"abcdef");
@@ -62,7 +62,7 @@ pub(crate) fn an_echo_comes_back_from_behind_urgent_data(binary: &str) {
 
 pub(crate) fn requests_are_answered_from_behind_urgent_data(binary: &str) {
     let server = Server::start_as(binary, "app-server", &["--status", "127.0.0.1:0"]);
-    // Between two requests no deadline is near at which the socket would be read anyway.
+    // Between two requests no deadline is near that would read the socket anyway.
     let mut request = Vec::new();
     search::request("search", "morpheus").encode(&mut request).unwrap();
     answered_twice(&mut server.connect(), &request, &server);
@@ -94,7 +94,7 @@ pub(crate) fn a_proxy_passes_on_what_is_behind_urgent_data_either_way(binary: &s
             assert!(send(&mut server, b"ghijkl", &proxy));
             expect(&mut client, b"ghijkl");
         }
-        // What comes in bulk goes through pipes, if there are any.
+        // Bulk data goes through pipes, if there are any.
         let bulk = vec![b'x'; 200_000];
         client.write_all(&bulk).unwrap();
         expect(&mut server, &bulk);
@@ -117,7 +117,7 @@ pub(crate) fn subscribers_get_what_is_behind_urgent_data(binary: &str) {
     }
 }
 
-/// False if this kind of socket has no urgent data.
+/// Returns false if this kind of socket has no urgent data.
 fn is_fed_from_behind_urgent_data<S: Write + AsFd>(
     binary: &str,
     upstream: &str,

@@ -1,4 +1,4 @@
-//! Time that does not behave.
+//! Clocks that jump, and stopped hosts.
 
 use std::time::Duration;
 
@@ -36,15 +36,15 @@ fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// What arrives while the process is stopped, in a drain that would have ended by the clock, was in
-/// time.
+/// Input that arrives while the process is stopped is in time, even if the drain's deadline has
+/// passed.
 #[test]
 fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
     for_each_seed(10, |seed| {
         let options = Options { drain_timeout: Some(seconds(5)), ..Options::default() };
         let scene = Scene::with(World::new(seed), Config::default(), options);
         let client = scene.world.host("client");
-        // It reads its echo only while the server is stopped.
+        // The client reads its echo only while the server is stopped.
         let sent = vec![7; 40_000];
         let say = [Act::Send(sent.clone().into()), Act::Finish];
         let read = [Act::Wait(seconds(5)), Act::ReceiveAll];

@@ -1,4 +1,4 @@
-//! Whatever goes wrong, on many seeds: the invariants hold, and what is healthy is served.
+//! All faults, on many seeds: the invariants hold, and healthy clients are served.
 
 use std::future::poll_fn;
 
@@ -45,7 +45,7 @@ fn every_byte_comes_back_whatever_the_network_does_short_of_breaking() {
     });
 }
 
-/// What one seed makes of everything at once.
+/// Runs all faults and kinds of clients at once, with one seed.
 fn mayhem(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512), Options::default());
     scene.server.set_faults(Faults::harmful(seed));
@@ -60,7 +60,7 @@ fn mayhem(seed: u64) -> Scene {
     scene.world.run_for(seconds(10)).unwrap();
     graceful_ends_are_complete(&scene.world);
 
-    // Liveness: the faults heal, and who connects then is served within a bound.
+    // Liveness: without further faults, a new client is served within a limit.
     scene.server.set_faults(Faults::NONE);
     faulty.set_faults(Faults::NONE);
     let late = load(&healthy, patient(3));
@@ -68,7 +68,7 @@ fn mayhem(seed: u64) -> Scene {
     let ended = late.take().expect("a healthy connection ends within 5 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 3 * 3723 }));
 
-    // And everybody ends, by their deadlines if not before: half an hour is more than any of them.
+    // All connections end, at the latest by their deadlines, which are below half an hour.
     scene.world.run_for(seconds(1800)).unwrap();
     for loading in loads {
         let ended = loading.take().expect("a load ends");
@@ -87,13 +87,13 @@ fn mayhem(seed: u64) -> Scene {
 fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
     for_each_seed(40, |seed| {
         let scene = mayhem(seed);
-        // An end is clean where the peer's FIN was read, ours was sent, and no call has failed.
+        // An end is clean if the peer's FIN was read, a FIN was sent, and no call has failed.
         let finished = scene.world.records().into_iter().filter(|record| {
             record.side == Side::Server
                 && record.received_fin
                 && record.ending == Some(Ending::Fin)
                 && record.error.is_none()
-                // Without a byte it was a health check.
+                // A connection without a byte is a health check.
                 && !record.received.is_empty()
         });
         assert_eq!(scene.ended("finished"), finished.count() as u64);
@@ -108,8 +108,8 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(mayhem(0).world.trace().hash(), mayhem(1).world.trace().hash());
 }
 
-/// Also in every build: the value is written down. It changes with what the network sees of the
-/// machines, the driver and the world; then copy the new one, after a look at why.
+/// The hash is the same in every build. It changes if the machines, the driver or the world behave
+/// differently; find the reason before you copy the new value.
 #[test]
 fn the_run_of_one_seed_is_known() {
     assert_eq!(digest(quiet_run(7).trace().to_string().as_bytes()), KNOWN_RUN);
@@ -161,7 +161,7 @@ fn a_write_that_takes_nothing_is_a_loss_and_not_tried_again() {
     assert_eq!(scene.ended("wrote_zero"), 1);
 }
 
-/// Linux reports a reset once. Where the write hears of it, the read behind it says 0.
+/// Linux reports a reset only once. If a write reports it, the next read returns 0.
 #[test]
 fn a_reset_that_a_write_has_heard_of_is_no_end_of_the_input() {
     let world = World::new(14);
@@ -174,7 +174,7 @@ fn a_reset_that_a_write_has_heard_of_is_no_end_of_the_input() {
     let runtime = client.clone();
     let talk = client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
-        runtime.sleep(seconds(1)).await; // the reset arrives, and nobody looks
+        runtime.sleep(seconds(1)).await; // the reset arrives, and no call reports it
         let clock = runtime.clock();
         let now = clock.now();
         let mut told = Vec::new();

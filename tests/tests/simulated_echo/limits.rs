@@ -1,4 +1,4 @@
-//! Deadlines, limits, and the end of a server.
+//! Deadlines, limits, and the shutdown of a server.
 
 use std::{
     collections::BTreeMap,
@@ -67,7 +67,7 @@ fn a_peer_that_vanishes_is_ended_by_the_deadline() {
     client.set_unplugged(true);
     scene.world.run_for(seconds(301)).unwrap();
     assert_eq!(scene.ended("idle_timeout"), 1);
-    scene.world.clear(); // it would wait for ever
+    scene.world.clear(); // the connection has no deadline
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn without_descriptors_accepting_pauses_and_open_connections_go_on() {
     let polls = scene.world.polls();
     scene.world.run_until(&first).unwrap();
     assert!(scene.world.polls() > polls && second.take().is_none());
-    // With the first one gone there is a descriptor, and the pause is 1 s at most.
+    // The first client has left, so a descriptor is free; the pause is at most 1 s.
     scene.world.run_for(seconds(2)).unwrap();
     assert!(matches!(second.take(), Some(Ended::Reason(LoadReason::Complete { .. }))));
     scene.end();
@@ -139,7 +139,7 @@ fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
     assert_eq!(scene.table.totals().accept_failures, BTreeMap::from([("aborted", 1)]));
 }
 
-/// A host that has no task for the first connection.
+/// A runtime that fails to spawn the first connection's task.
 #[derive(Clone)]
 struct Busy {
     host: Host,
@@ -233,7 +233,7 @@ fn a_drain_of_an_idle_connection_takes_no_time() {
     assert!(scene.world.now().since(asked) < Duration::from_millis(100));
 }
 
-/// The runtime has not even reported it yet.
+/// The runtime has not reported the connection yet.
 #[test]
 fn what_had_arrived_when_it_was_asked_to_stop_is_served() {
     for_each_seed(10, |seed| {
@@ -291,7 +291,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
     assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
-/// Closing at once would answer what the peer still sends with a reset.
+/// An immediate close would answer further input with an RST.
 #[test]
 fn a_drain_lingers_for_who_has_not_heard_of_it_yet() {
     let scene = Scene::new(16);

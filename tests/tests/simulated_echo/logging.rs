@@ -1,4 +1,4 @@
-//! What is logged of connections that end.
+//! The log of ended connections.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use wirestate_testkit::sim::{Act, Host};
 
 use crate::scene::{Scene, peer, seconds};
 
-/// The lines that are logged, down to a level: the fields of each.
+/// The fields of each logged line, down to a level.
 #[derive(Clone)]
 struct Log {
     level: Level,
@@ -28,7 +28,7 @@ impl Log {
         Self { level, lines: Arc::default() }
     }
 
-    /// How many lines say that a connection has ended by `reason`, and the sum of their field
+    /// The number of lines for connections that ended by `reason`, and the sum of their field
     /// `suppressed`.
     fn ends(&self, reason: &str) -> (u64, u64) {
         let lines = self.lines.lock().unwrap();

@@ -1,13 +1,13 @@
-//! Echo servers and their clients in the simulated world: [`serve`], [`Drive`] and the machines as
-//! they are, under every fault that the world knows.
+//! Echo servers and their clients in the simulated world: [`serve`], [`Drive`] and the machines,
+//! under all faults.
 //!
-//! `WIRESTATE_SEEDS=1000 cargo test --release --test simulated_echo` tries more of it; what fails
-//! says which `WIRESTATE_SEED` replays it.
+//! `WIRESTATE_SEEDS=1000 cargo test --release --test simulated_echo` runs more seeds. A failing
+//! test prints the `WIRESTATE_SEED` that replays it.
 //!
 //! [`serve`]: wirestate_core::serve::serve
 //! [`Drive`]: wirestate_core::drive::Drive
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod clocks;
 mod faults;

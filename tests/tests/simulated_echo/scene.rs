@@ -1,4 +1,4 @@
-//! A server in a world, its clients, and what must hold of them at every step.
+//! A server in a world, its clients, and the invariants at every step.
 
 use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
@@ -59,7 +59,7 @@ impl Scene {
         Self { world, server, table, stop, serving }
     }
 
-    /// Stops the server, and looks at what is left when all has ended: nothing.
+    /// Stops the server, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> Served {
         self.stop.drain();
         self.world.run().unwrap();
@@ -88,7 +88,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
     })
 }
 
-/// A client of the scene's server that does as it is told.
+/// A scripted client of the scene's server.
 pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
@@ -97,7 +97,7 @@ pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-/// At every step: what the server has sent is how what it has received begins.
+/// Checks at every step that the server's output is a prefix of its input.
 pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
     let mut compared = BTreeMap::new();
     move |record| {
@@ -114,7 +114,7 @@ pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
     }
 }
 
-/// At a graceful end, the server has sent all of it.
+/// Checks at a graceful end that the server has echoed all input.
 pub(crate) fn graceful_ends_are_complete(world: &World) {
     for record in world.records() {
         if record.side == Side::Server && record.ending == Some(Ending::Fin) {
@@ -141,7 +141,7 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
     }
 }
 
-/// A buffer small enough to be full and to wrap.
+/// A buffer small enough to fill up and to wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
     Config::default().with_buffer(NonZeroUsize::new(bytes).expect("it is not 0"))

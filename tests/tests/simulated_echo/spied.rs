@@ -1,17 +1,17 @@
-//! A machine that somebody listens in on.
+//! A wrapper that reports the events of a machine.
 
 use std::task::Context;
 
 use bytes::Bytes;
 use wirestate_core::{ConnectionError, Direction, Event, Instant, Interest, Machine, Status};
 
-/// A machine, and who is told what it is told.
+/// A machine, and a callback for its input events.
 pub(crate) struct Spied<M, F> {
     machine: M,
     spy: F,
 }
 
-/// What a machine is told of its input.
+/// An input event.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Told<'a> {
     Read(&'a [u8]),
@@ -29,7 +29,7 @@ impl<M: Machine, F: FnMut(Told<'_>)> Spied<M, F> {
     }
 }
 
-#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
 impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
     type Reason = M::Reason;
 

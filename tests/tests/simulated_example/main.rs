@@ -1,4 +1,4 @@
-//! The example machine on the page of the contract, in the simulated world.
+//! The example machine of the contract's documentation, in the simulated world.
 
 #![allow(unused_imports, reason = "the example is here as it is on the page")]
 
@@ -23,7 +23,7 @@ fn what_is_played_here_is_what_the_page_says() {
     assert!(page.contains(include_str!("shout.rs")), "copy the example to shout.rs");
 }
 
-/// A client sends `message` and a FIN to a server with these faults, and receives to the end.
+/// A client sends `message` and a FIN to a server with these faults, and receives until the end.
 fn shout_at(seed: u64, faults: Faults, message: &[u8]) -> (Heard, Record) {
     let world = World::new(seed);
     let (server, client) = (world.host("server"), world.host("client"));

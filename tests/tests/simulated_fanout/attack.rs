@@ -1,4 +1,4 @@
-//! Subscribers that hold the feed on purpose, over and over, and the cost to those that read.
+//! Subscribers that repeatedly pause the feed on purpose, and the cost to those that read.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -22,10 +22,11 @@ const BEGIN: Duration = millis(1000);
 const AFTER: Duration = millis(2000);
 const LAG_WAIT: Duration = millis(200);
 
-/// Runs `attack` beside two subscribers that read, at two rates. They get all that is published,
-/// which is at least 85 % of the upstream's data. The scene's meter checks how long it is held.
+/// Runs `attack` beside two subscribers that read, at two rates. They get all published messages,
+/// which are at least 85 % of the upstream's data. The scene's meter checks how long the upstream
+/// is paused.
 fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
-    // What the window and a connection hold is less than what comes within the lag wait.
+    // The window and a connection hold less than what arrives within the lag wait.
     let slow = (1000, 16 * 1024, 4096);
     let fast = (20_000, 256 * 1024, 64 * 1024);
     for ((rate, window, buffer), on_lag) in
@@ -53,7 +54,7 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
     }
 }
 
-/// Reads all that arrives during this time; false if the connection is lost.
+/// Reads for this time. Returns false if the connection fails.
 async fn read_for(host: &Host, socket: &mut Socket, duration: Duration) -> bool {
     let mut sleep = pin!(host.sleep(duration));
     let mut buf = vec![0; 64 * 1024];
@@ -69,8 +70,8 @@ async fn read_for(host: &Host, socket: &mut Socket, duration: Duration) -> bool 
     .await
 }
 
-/// An attacker connects `first` after the start, reads nothing for a while, then everything for a
-/// while, a number of times, and connects again; also when the connection is lost.
+/// An attacker that connects `first` after the start. It repeatedly pauses reading for a while and
+/// then reads everything for a while, and connects again at the end or if the connection fails.
 #[derive(Clone, Copy, Debug)]
 struct Attack {
     first: Duration,

@@ -27,7 +27,8 @@ fn flapping() -> Vec<Epoch> {
     ]
 }
 
-/// Healthy subscribers, and as many of other kinds; answers the scene and what the healthy heard.
+/// Runs healthy subscribers and as many of other kinds. Returns the scene and what the healthy ones
+/// received.
 fn crowd(seed: u64, config: Config, healthy: u64, faulty: u64) -> (Scene, Vec<Heard>) {
     crowd_of(Scene::new(seed, config, flapping()), seed, healthy, faulty)
 }
@@ -66,14 +67,14 @@ fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<H
     (scene, heard)
 }
 
-/// A healthy subscriber has heard every whole message of every epoch, and nothing else.
+/// A healthy subscriber receives every whole message of every epoch, and nothing else.
 fn nothing_is_missing(scene: &Scene, heard: &[Heard]) {
     let published = scene.published();
     for heard in heard {
         assert_eq!((heard.fin, heard.error), (true, None));
         assert!(heard.bytes == published, "{:?}", numbers(&heard.bytes));
     }
-    // Every epoch begins at a boundary, with its message 0, and has no gap.
+    // Every epoch begins with its message 0, at a message boundary, and has no gap.
     let numbers = numbers(&published);
     assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1 || two[1] == 0));
     assert_eq!(numbers.len(), 30 + 300 + 200 + 500);
@@ -98,7 +99,7 @@ fn healthy_subscribers_miss_nothing_while_the_upstream_flaps_and_others_misbehav
 fn faulty_subscribers_change_nothing_that_the_healthy_hear() {
     for_each_seed(2, |seed| {
         let (with, without) = (crowd(seed, config(), 10, 24), crowd(seed, config(), 10, 0));
-        // The time of each message is in it, and that may differ.
+        // The messages contain their time, which may differ.
         let numbers = |heard: &[Heard]| -> Vec<Vec<u64>> {
             heard.iter().map(|heard| numbers(&heard.bytes)).collect()
         };
@@ -113,8 +114,8 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(hash(0), hash(1));
 }
 
-/// Lines of every length, and bytes that are no messages: an upstream that is cut inside a line
-/// loses its tail, and where there are no lines nothing.
+/// Lines of every length, and unframed bytes. An upstream that is cut inside a line loses its tail;
+/// without lines nothing is lost.
 #[test]
 fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
     for_each_seed(2, |seed| {
@@ -149,15 +150,15 @@ fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
     });
 }
 
-/// What one of thousands does.
+/// The behaviour of one of thousands of subscribers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Healthy,
-    /// It comes while messages are under way.
+    /// It joins while messages are in flight.
     Late,
-    /// It reads a little at a time for a while.
+    /// It reads slowly for a while.
     Slow,
-    /// It stops reading for longer than it is waited for.
+    /// It stops reading for longer than the lag wait.
     Stalled,
     Leaving,
     Resetting,
@@ -167,7 +168,7 @@ const KINDS: [Kind; 6] =
     [Kind::Healthy, Kind::Late, Kind::Slow, Kind::Stalled, Kind::Leaving, Kind::Resetting];
 
 impl Kind {
-    /// What number `number` of them does, and how long after the start it connects.
+    /// The behaviour of subscriber `number`, and how long after the start it connects.
     fn acts(self, number: usize) -> (Duration, Vec<Act>) {
         let part = number * 177 % 4000;
         let acts = match self {
@@ -185,18 +186,18 @@ impl Kind {
     }
 }
 
-/// Messages that a source sends in `thousands`, twice, each of which is published by itself.
+/// Twice `thousands` thousand messages of a source, each published alone.
 const FEW: u64 = 20;
 
-/// Subscribers of every kind, as many of each, while the upstream flaps; answers what they have
-/// heard.
+/// Runs equal numbers of each kind of subscriber while the upstream flaps. Returns what they
+/// received.
 fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, Heard)>) {
-    // The window holds half of what is sent, and a connection a few messages.
+    // The window holds half of the sent messages, and a connection a few.
     let config = Config { on_lag, window: 6144, lag_wait: millis(100), replay: 3, ..config() };
     let settings = Settings { backlog: 10_000, buffer: 512, ..Settings::default() };
     let epochs = vec![whole(20, FEW), cut(FIXED, SIZE + 1), whole(20, FEW)];
     let scene = Scene::in_world(World::with(seed, settings), config, None, epochs);
-    // At every step, what was received last follows what came before.
+    // At every step, new messages follow the ones before.
     scene.world.watch(move |record| {
         let bytes = &record.received[..record.received.len() / SIZE * SIZE];
         let last = &bytes[bytes.len().saturating_sub(2 * SIZE)..];
@@ -229,7 +230,7 @@ fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, H
     (scene, heard)
 }
 
-/// 2,000 where they run slowly. What each has heard, and what was counted.
+/// With 2,000 in a debug build. What each has received, and the counts.
 fn thousands_share_one_feed(on_lag: LagPolicy) {
     let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
     for_each_seed(1, |seed| {
@@ -255,7 +256,7 @@ fn thousands_share_one_feed(on_lag: LagPolicy) {
         assert_eq!(counters.lagged > 0, on_lag == LagPolicy::Disconnect);
         assert_eq!(counters.skipped > 0, on_lag == LagPolicy::Skip);
         assert_eq!(scene.table.totals().accepted, heard.len() as u64);
-        // Some of what the kernel has taken was lost with a connection.
+        // Some bytes that the kernel has taken were lost with a connection.
         assert!(counters.delivered >= whole as u64);
     });
 }

@@ -1,4 +1,4 @@
-//! Who reads too slowly, or not at all, and what that costs the others.
+//! Subscribers that read too slowly or not at all, and what they cost the others.
 
 use wirestate_core::{
     ConnectionError,
@@ -85,8 +85,8 @@ fn where_the_upstream_is_blocked_a_slow_one_loses_nothing_and_a_dead_one_is_rese
     assert_eq!(dead.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
-/// The kernel enlarges its send buffer while the subscriber's window is closed: that is no
-/// progress, and the upstream is not held for it.
+/// The kernel enlarges its send buffer while the subscriber's window is closed. That is no
+/// progress, and does not pause the upstream.
 #[test]
 fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
     let scene =
@@ -106,7 +106,7 @@ fn a_dead_one_is_reset_in_time_whatever_the_kernel_takes() {
     );
 }
 
-/// No subscriber waits: the upstream goes at their pace, and they lose nothing.
+/// No subscriber waits for data, so the upstream follows their pace, and they lose nothing.
 #[test]
 fn slow_subscribers_get_everything_of_a_source_that_is_faster_than_all_of_them() {
     let scene = Scene::new(6, config(), vec![whole(0, MANY)]);
@@ -123,7 +123,8 @@ fn slow_subscribers_get_everything_of_a_source_that_is_faster_than_all_of_them()
     }
 }
 
-/// While no subscriber waits, the time without a byte is the limit; while one does, the lag wait.
+/// While no subscriber waits for data, the limit is the time without a byte. While one does, it is
+/// the lag wait.
 #[test]
 fn a_dead_subscriber_holds_the_upstream_alone_until_it_is_reset_or_somebody_waits() {
     let scene = Scene::new(7, config(), vec![whole(0, MANY)]);

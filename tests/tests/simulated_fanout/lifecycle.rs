@@ -1,4 +1,4 @@
-//! Joining late, leaving, and the end of the server.
+//! Joining late, leaving, and the shutdown of the server.
 
 use std::{future::poll_fn, num::NonZeroUsize};
 
@@ -74,14 +74,14 @@ fn what_subscribers_say_is_read_and_thrown_away() {
     assert_eq!(numbers(&talker.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
 }
 
-/// It is read in large pieces, no more than 64 KiB and a piece in 100 ms, and up to its end.
+/// The upstream is read in large pieces, at most 64 KiB and a piece in 100 ms, until its end.
 #[test]
 fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
     const BYTES: usize = 2_000_000;
     let scene = Scene::new(9, config(), vec![whole(100, 1000)]);
     let acts = vec![Act::Send(vec![7; BYTES].into()), Act::Finish, Act::ReceiveAll];
     let talker = scene.subscriber("talker", acts);
-    // How often it was read from, and how much.
+    // The number of reads, and their bytes.
     let read = || {
         let trace = scene.world.trace();
         let of_server = trace.of("talker").filter(|entry| entry.side == Side::Server);
@@ -153,9 +153,9 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     world.run_until(&dialling).unwrap();
 }
 
-/// How often a source is dialled within `time` that accepts, sends one line, and ends each
-/// connection after `lasts` by its last act, as a server that is full does (`-ERR max number of
-/// clients reached`).
+/// How often a source is dialled within `time`. The source accepts, sends one line, and ends each
+/// connection after `lasts` by its last act, as a full server does (`-ERR max number of clients
+/// reached`).
 fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let world = World::new(9);
     let (server, source) = (world.host("server"), world.host("upstream"));
@@ -194,7 +194,7 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
 
 #[test]
 fn a_source_that_sends_a_line_and_ends_is_dialled_ever_more_seldom() {
-    // A reset at once would overtake the line.
+    // An immediate reset would discard the line.
     for (lasts, last) in [(0, Act::Finish), (50, Act::Reset)] {
         let dials = dials_within(60_000, lasts, &last);
         assert!((10..50).contains(&dials), "{last:?}: {dials} in a minute");
@@ -212,7 +212,7 @@ fn a_source_whose_connection_has_lasted_is_dialled_soon_again() {
     }
 }
 
-/// It is given up only where it could have said something: not while it is held.
+/// It is given up only while it could have sent something, not while it is paused.
 #[test]
 fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
     let messages = |count| (0..count).flat_map(|number| message(FIXED, number));
@@ -226,7 +226,7 @@ fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
     let idle = Some(millis(3000));
     let scene = Scene::with_idle_timeout(6, config(), idle, epochs);
     let heard = scene.subscriber("healthy", all());
-    // It listens after a second and is dialled every 100 ms.
+    // The source listens after a second, and is dialled every 100 ms.
     scene.run_for(millis(1000 + 2900 + 2900));
     assert_eq!((scene.counters().upstream_up, scene.counters().upstream_connects), (true, 1));
     scene.run_for(millis(400));

@@ -1,5 +1,5 @@
-//! Measures from outside how long the upstream is held while some subscriber waits, and checks the
-//! limit at every step.
+//! Measures from outside how long the upstream is paused while some subscriber waits for data, and
+//! checks the limit at every step.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{Event, Instant, Interest, Machine, Outbound, Status, shared::Lock};
 
-/// At most `limit` in any ten times `limit`; `None`: no limit.
+/// The upstream may be paused for `limit` in any ten times `limit`; `None`: without limit.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     state: Arc<Lock<State>>,
@@ -21,12 +21,12 @@ pub(crate) struct Meter {
 struct State {
     limit: Option<Duration>,
     now: Instant,
-    /// Whether the upstream is held.
+    /// Whether the upstream is paused.
     held: bool,
-    /// The subscribers that have read everything.
+    /// The number of subscribers that have read everything.
     waiting: BTreeSet<u64>,
     subscribers: u64,
-    /// The times during which both were the case, in order.
+    /// The spans of time in which both were true, in order.
     spans: VecDeque<(Instant, Instant)>,
     total: Duration,
 }
@@ -45,12 +45,12 @@ impl Meter {
         Self { state: Arc::new(Lock::new(state)) }
     }
 
-    /// How long the upstream was held while some subscriber waited, in all.
+    /// How long the upstream was paused while some subscriber waited, in total.
     pub(crate) fn total(&self) -> Duration {
         self.state.with(|state| state.total)
     }
 
-    /// Whether the upstream is held from `now` on.
+    /// Records whether the upstream is paused from `now` on.
     pub(crate) fn held(&self, now: Instant, held: bool) {
         self.state.with(|state| {
             state.pass(now);
@@ -58,7 +58,7 @@ impl Meter {
         });
     }
 
-    /// A subscriber that tells the meter whether it waits.
+    /// A subscriber that reports to the meter whether it waits.
     pub(crate) fn subscriber<M: Machine>(&self, machine: M, now: Instant) -> Metered<M> {
         let number = self.state.with(|state| {
             state.subscribers += 1;
@@ -71,7 +71,7 @@ impl Meter {
 }
 
 impl State {
-    /// Time passes, up to `now`.
+    /// Advances the time to `now`.
     fn pass(&mut self, now: Instant) {
         let before = std::mem::replace(&mut self.now, now);
         if now <= before || !self.held || self.waiting.is_empty() {
@@ -93,13 +93,13 @@ impl State {
     }
 }
 
-/// A subscriber's state.
+/// The state of a subscriber.
 #[derive(Debug)]
 pub(crate) struct Metered<M> {
     machine: M,
     meter: Meter,
     number: u64,
-    /// It has fallen behind, and its output since has not caught up: a skip does not count.
+    /// It has fallen behind and has not caught up since. A skip does not count as catching up.
     behind: bool,
 }
 
@@ -126,7 +126,7 @@ impl<M> Drop for Metered<M> {
     }
 }
 
-#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
 impl<M: Machine> Machine for Metered<M> {
     type Reason = M::Reason;
 
@@ -180,7 +180,7 @@ impl<M: Machine> Machine for Metered<M> {
     }
 }
 
-/// Whether a machine that reads is kept from reading.
+/// Whether a machine has paused reading.
 pub(crate) fn is_held<M: Machine>(machine: &M) -> bool {
     machine.interest() == Interest { read: false, write: Outbound::Idle }
 }

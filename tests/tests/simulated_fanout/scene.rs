@@ -1,4 +1,4 @@
-//! An upstream, the server, and who subscribes.
+//! An upstream, the server, and its subscribers.
 
 use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::meter::{Meter, is_held};
 
 /// The length of a message, in bytes.
 pub(crate) const SIZE: usize = 100;
-/// So much may a subscriber queue in these scenes.
+/// The most bytes that a subscriber may queue in these scenes.
 const MOST: usize = 4 << 20;
 
 /// A fan-out server in a world.
@@ -39,9 +39,9 @@ pub(crate) struct Scene {
 /// One connection of the upstream: what it sends, then how it ends.
 #[derive(Clone, Debug)]
 pub(crate) enum Epoch {
-    /// A source serves it to its end.
+    /// A source serves it until its end.
     Source(SourceConfig),
-    /// It does as it is told.
+    /// A scripted peer serves it.
     Acts(Vec<Act>),
 }
 
@@ -54,13 +54,13 @@ pub(crate) fn whole(rate: u64, count: u64) -> Epoch {
     Epoch::Source(source(rate, count))
 }
 
-/// Messages, and after so many bytes, wherever that is in one, a pause and a reset.
+/// Messages up to this number of bytes, which may be inside a message, then a pause and a reset.
 pub(crate) fn cut(framing: Framing, bytes: usize) -> Epoch {
     let bytes: Vec<u8> = (0..).flat_map(|number| message(framing, number)).take(bytes).collect();
     Epoch::Acts(vec![Act::Send(bytes.into()), Act::Wait(millis(1000)), Act::Reset])
 }
 
-/// So many messages, a few at a time, and a FIN.
+/// This number of messages, a few at a time, then a FIN.
 pub(crate) fn trickle(framing: Framing, count: u64) -> Epoch {
     let piece = |first: u64| {
         let numbers = first..count.min(first + 7);
@@ -79,13 +79,12 @@ pub(crate) fn config() -> Config {
 }
 
 impl Scene {
-    /// The upstream begins to listen after a second, so that who is there from the start misses
-    /// nothing.
+    /// The upstream listens after a second, so that subscribers from the start miss nothing.
     pub(crate) fn new(seed: u64, config: Config, epochs: Vec<Epoch>) -> Self {
         Self::with_idle_timeout(seed, config, None, epochs)
     }
 
-    /// And an upstream that says nothing for so long is given up.
+    /// Gives up an upstream that is silent for this time.
     pub(crate) fn with_idle_timeout(
         seed: u64,
         config: Config,
@@ -96,7 +95,7 @@ impl Scene {
         Self::in_world(World::with(seed, settings), config, idle_timeout, epochs)
     }
 
-    /// The same, in a world of its own making.
+    /// Like `new`, in a given world.
     pub(crate) fn in_world(
         world: World,
         config: Config,
@@ -123,7 +122,7 @@ impl Scene {
         Self { world, server, feed, meter, table, stop, serving }
     }
 
-    /// Stops the server, and looks at what is left when all has ended: nothing.
+    /// Stops the server, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> Served {
         self.stop.drain();
         self.world.run().unwrap();
@@ -155,7 +154,7 @@ impl Scene {
         self.world.run_for(duration).unwrap();
     }
 
-    /// All that the upstream has sent, connection by connection.
+    /// The bytes that the upstream has sent on each connection.
     pub(crate) fn epochs(&self) -> Vec<Vec<u8>> {
         let upstreams = self
             .world
@@ -165,7 +164,7 @@ impl Scene {
         upstreams.map(|record| record.received).collect()
     }
 
-    /// What was published: the whole messages of each connection.
+    /// The published messages: the whole ones of each connection.
     pub(crate) fn published(&self) -> Vec<u8> {
         let framing = self.feed.config().framing;
         let whole = |mut epoch: Vec<u8>| {
@@ -176,7 +175,7 @@ impl Scene {
     }
 }
 
-/// Connects again and again, until the server stops.
+/// Reconnects until the server stops.
 async fn reconnect(
     host: Host,
     (feed, meter): (Feed, Meter),
@@ -213,7 +212,7 @@ async fn reconnect(
     }
 }
 
-/// Serves the epochs, one connection each, then listens no more.
+/// Serves each epoch on one connection, then stops listening.
 async fn be_upstream(host: Host, epochs: Vec<Epoch>) {
     host.sleep(Duration::from_secs(1)).await;
     let mut listener = host.listen("upstream:1234").unwrap();
@@ -232,7 +231,7 @@ async fn be_upstream(host: Host, epochs: Vec<Epoch>) {
     }
 }
 
-/// A message begins with its number; a line is as long as that will have it.
+/// Message `number`. It begins with its number, which also determines the length of a line.
 pub(crate) fn message(framing: Framing, number: u64) -> Vec<u8> {
     let mut message = format!("{number:020} ").into_bytes();
     let lines = matches!(framing, Framing::Delimited { .. });
@@ -254,7 +253,7 @@ fn whole_within(framing: Framing, stream: &[u8]) -> usize {
     }
 }
 
-/// A subscriber that does as it is told.
+/// A scripted subscriber.
 pub(crate) fn subscribe(host: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = host.clone();
     host.run(async move {
@@ -263,7 +262,7 @@ pub(crate) fn subscribe(host: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-/// The numbers of the messages in `bytes`, of which the last one may be cut.
+/// The numbers of the messages in `bytes`. The last message may be incomplete.
 pub(crate) fn numbers(bytes: &[u8]) -> Vec<u64> {
     let number = |message: &[u8]| {
         let text = str::from_utf8(&message[..20]).expect("a message begins with its number");

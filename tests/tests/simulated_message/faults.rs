@@ -1,4 +1,4 @@
-//! Whatever goes wrong, on many seeds: the invariants hold, and who is healthy is served.
+//! All faults, on many seeds: the invariants hold, and healthy clients are served.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -34,14 +34,14 @@ fn each_request_has_its_reply_whatever_the_network_does_short_of_breaking() {
             let answers = scene.world.run_until(&asking).unwrap();
             assert!(answers.are_complete(), "{:?}", answers.ended);
         }
-        scene.run_for(seconds(60)); // the servers' sides end as well
+        scene.run_for(seconds(60)); // the servers' ends close too
         assert_eq!(graceful_ends_are_complete(&scene.world), 4);
         scene.end();
         assert_eq!(scene.ended("finished"), 4);
     });
 }
 
-/// Frames, begun and broken off: what a peer that is no machine of ours does.
+/// Complete and truncated frames of a scripted peer.
 fn broken_off(seed: u64) -> Vec<Act> {
     let all = bytes(&requests(&SIZES[..6]));
     let cut = (usize::try_from(seed).unwrap() * 7919) % all.len();
@@ -55,7 +55,7 @@ fn broken_off(seed: u64) -> Vec<Act> {
     }
 }
 
-/// What one seed makes of everything at once.
+/// Runs all faults and kinds of clients at once, with one seed.
 fn mayhem(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512));
     scene.server.set_faults(Faults::harmful(seed));
@@ -70,14 +70,14 @@ fn mayhem(seed: u64) -> Scene {
     scene.run_for(seconds(10));
     graceful_ends_are_complete(&scene.world);
 
-    // Liveness: the faults heal, and who connects then is served within a bound.
+    // Liveness: without further faults, a new client is served within a limit.
     scene.server.set_faults(Faults::NONE);
     faulty.set_faults(Faults::NONE);
     let late = ask(&healthy, requests(&SIZES));
     scene.run_for(seconds(5));
     assert!(late.take().expect("within 5 s").are_complete());
 
-    // And everybody ends, by their deadlines if not before: an hour is more than any of them.
+    // All connections end, at the latest by their deadlines, which are below an hour.
     scene.run_for(seconds(3600));
     for asking in asking {
         assert!(asking.take().expect("a client ends").are_right());
@@ -131,7 +131,7 @@ fn a_reset_anywhere_in_a_frame_is_a_reset_and_nothing_partial_is_answered() {
         let client = scene.world.host("client");
         let send = Act::Send(Bytes::copy_from_slice(&all[..cut]));
         let answered = cut / one * one;
-        // What was answered is read, lest the reset is for that.
+        // Read the replies, so that the reset has no other cause.
         let acts = vec![send, Act::Receive(answered), Act::Wait(seconds(1)), Act::Reset];
         let heard = peer(&client, acts);
         let heard = scene.world.run_until(&heard).unwrap();
@@ -166,7 +166,7 @@ fn a_fin_anywhere_in_a_frame_is_told_with_the_figures() {
     }
 }
 
-/// What had arrived in time is served, before a deadline is believed.
+/// Input that arrived in time is served before a deadline is handled.
 #[test]
 fn a_process_that_was_stopped_serves_what_had_arrived() {
     for_each_seed(10, |seed| {
@@ -190,7 +190,7 @@ fn a_process_that_was_stopped_serves_what_had_arrived() {
     });
 }
 
-/// A test that cannot fail proves nothing: services with a bug, which the scene must find.
+/// Services with planted bugs, which the scene must find.
 #[test]
 fn planted_bugs_are_found() {
     type Answer = fn(&mut Vec<Message<'static>>, Message<'static>) -> Message<'static>;

@@ -1,4 +1,4 @@
-//! Asynchronous handlers, which take their time.
+//! Asynchronous handlers.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::scene::{
     SIZES, Scene, ask, bytes, graceful_ends_are_complete, peer, requests, seconds, small,
 };
 
-/// How many handlers run at once, and how many did at most.
+/// The number of running handlers, and its maximum.
 #[derive(Clone, Default)]
 struct Running {
     now_and_most: Shared<Lock<(usize, usize)>>,
@@ -40,7 +40,7 @@ impl Running {
     }
 }
 
-/// Each request takes as long as `time` says, of its content's length, and is answered with itself.
+/// A handler that takes `time` of the content's length, and answers with the request itself.
 fn scene(world: World, config: Config, running: &Running, time: fn(usize) -> Duration) -> Scene {
     let server: Host = world.host("server");
     let (host, running) = (server.clone(), running.clone());
@@ -60,7 +60,7 @@ fn replies_come_in_order_although_handlers_end_in_another() {
     for_each_seed(20, |seed| {
         let running = Running::default();
         let config = Config { in_flight: 5.try_into().unwrap(), ..small(512) };
-        // The larger, the sooner.
+        // Larger requests are answered sooner.
         let time = |size: usize| Duration::from_millis(100_000 / (size as u64 + 50));
         let scene = scene(World::new(seed), config, &running, time);
         scene.server.set_faults(Faults::harmless(seed));
@@ -81,7 +81,7 @@ fn replies_come_in_order_although_handlers_end_in_another() {
     });
 }
 
-/// Not one behind the other.
+/// The handlers run concurrently.
 #[test]
 fn the_handlers_of_one_connection_run_side_by_side() {
     let running = Running::default();
@@ -125,7 +125,7 @@ fn a_handler_that_takes_more_than_60_s_is_given_up_and_the_peer_is_told() {
     assert_eq!(scene.ended("service_timeout"), 1);
 }
 
-/// They are the connection's, and end with it.
+/// A connection owns its handlers, which end with it.
 #[test]
 fn the_handlers_of_a_connection_that_broke_are_dropped() {
     let scene = scene(World::new(4), small(4096), &Running::default(), |_| seconds(30));

@@ -1,4 +1,4 @@
-//! One connection, shared by many tasks.
+//! One client connection, shared by many tasks.
 
 use std::{
     future::{Future, poll_fn},
@@ -18,7 +18,7 @@ use wirestate_testkit::{
 
 use crate::scene::{SIZES, Scene, patient, requests, seconds, small};
 
-/// A connection of the scene's server, to be shared.
+/// A connection to the scene's server, to share.
 fn connect(world: &World, client: &Host) -> Handle {
     let runtime = client.clone();
     let connecting = client.run(async move {
@@ -27,7 +27,7 @@ fn connect(world: &World, client: &Host) -> Handle {
     world.run_until(&connecting).unwrap()
 }
 
-/// Asks one request after the other, and looks whether each reply is its own.
+/// Makes one request after the other, and checks each reply.
 fn user(client: &Host, handle: &Handle, number: usize) -> Task<Result<(), RequestError>> {
     let handle = handle.clone();
     client.run(async move {
@@ -53,7 +53,7 @@ fn many_tasks_share_a_connection_and_each_gets_its_own_replies() {
         for user in users {
             assert_eq!(scene.world.run_until(&user).unwrap(), Ok(()));
         }
-        // With the last handle gone, the connection ends by itself.
+        // The connection ends when the last handle is dropped.
         scene.run_for(seconds(30));
         assert_eq!((scene.table.totals().accepted, scene.ended("finished")), (1, 1));
         scene.end();
@@ -72,13 +72,13 @@ fn when_the_connection_breaks_all_who_wait_are_told() {
         scene.run_for(seconds(30));
         for user in users {
             match user.take().expect("nobody waits for a connection that is no more") {
-                // It had all of them.
+                // The server has received all of them.
                 Ok(()) => {}
                 Err(RequestError::Ended(reason)) => assert_eq!(reason.label(), "reset"),
                 Err(error) => panic!("{error}"),
             }
         }
-        // And whoever asks now is told at once.
+        // A new request fails at once.
         let asking = client.run(async move { handle.request(Message::binary("?")).await });
         assert!(matches!(scene.world.run_until(&asking).unwrap(), Err(RequestError::Ended(_))));
         scene.end();
@@ -93,7 +93,7 @@ fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
     let host = server.clone();
     server.run(async move {
         let (mut socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-        // All that is asked, so that the close is no reset.
+        // Read all requests, so that closing does not reset.
         let mut buf = [0; 4096];
         socket.receive(&mut buf).await.unwrap();
         host.sleep(seconds(1)).await;
@@ -118,7 +118,7 @@ fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
     world.run().unwrap();
 }
 
-/// Some give up waiting; what comes for them is thrown away, and goes to nobody else.
+/// Some requests are dropped. Their replies are discarded, and no other request gets them.
 #[test]
 fn requests_that_are_dropped_do_not_disturb_the_others() {
     for_each_seed(10, |seed| {
@@ -179,7 +179,7 @@ fn a_drain_answers_what_the_handles_had_asked() {
             })
             .collect();
         drop(handle);
-        // They are sent, and have not arrived.
+        // The requests are sent, but have not arrived.
         scene.run_for(std::time::Duration::from_micros(10));
         let served = scene.end();
         assert_eq!(served.aborted, 0);

@@ -1,4 +1,4 @@
-//! Deadlines, limits, and the end of a server.
+//! Deadlines, limits, and the shutdown of a server.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use wirestate_testkit::{
 
 use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
 
-/// One byte, then a pause, and so on.
+/// Sends one byte, then pauses, and so on.
 fn drips(bytes: &[u8], pause: Duration) -> Vec<Act> {
     let drip = |byte: &u8| [Act::Send(Bytes::copy_from_slice(&[*byte])), Act::Wait(pause)];
     bytes.iter().flat_map(drip).collect()
@@ -63,7 +63,7 @@ fn a_content_that_comes_one_byte_a_second_is_given_up_after_30_s() {
     scene.end();
 }
 
-/// Slow, but at the least rate: nobody is cut off who does what is asked.
+/// A slow peer at the minimum rate is not cut off.
 #[test]
 fn a_content_that_comes_at_the_least_rate_is_answered() {
     let scene = Scene::new(3);
@@ -103,7 +103,7 @@ fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice
     scene.end();
 }
 
-/// The kernel enlarges its send buffer while the peer's window is closed: that is no progress.
+/// The kernel enlarges its send buffer while the peer's window is closed. That is no progress.
 #[test]
 fn a_peer_that_takes_no_replies_is_reset_in_time_whatever_the_kernel_takes() {
     let scene = Scene::new(7);
@@ -150,9 +150,9 @@ fn a_connection_that_asks_nothing_is_closed_after_60_s_and_not_before() {
     assert_eq!(scene.ended("idle_timeout"), 1);
 }
 
-/// With more behind it, which an immediate close would answer by a reset that takes the reply along.
+/// An immediate close would answer further input with an RST, which discards the reply.
 #[test]
-fn whoever_sends_what_is_no_frame_can_read_why_although_more_follows() {
+fn a_peer_can_read_the_error_reply_although_more_input_follows() {
     for bad in bad_frames().into_iter().step_by(9) {
         let scene =
             Scene::with(World::new(7), Config { limits: Config::default().limits, ..small(1) });
@@ -174,7 +174,7 @@ fn whoever_sends_what_is_no_frame_can_read_why_although_more_follows() {
     }
 }
 
-/// A peer that reads no reply before it has sent all of its requests.
+/// A peer that sends all of its requests before it reads a reply.
 #[test]
 fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame() {
     let settings = Settings { buffer: 64 * 1024, ..Settings::default() };
@@ -231,7 +231,7 @@ fn a_drain_waits_for_a_request_that_has_begun_to_come() {
     assert_eq!((heard.bytes, heard.fin), (all, true));
 }
 
-/// So the other tasks run, although there is always more input.
+/// Other tasks run, although there is always more input.
 #[test]
 fn a_task_answers_some_of_a_flood_in_one_poll_and_not_all_that_has_come() {
     let settings = Settings { buffer: 1024 * 1024, ..Settings::default() };

@@ -1,10 +1,10 @@
-//! Message servers and their clients in the simulated world: `serve`, `Drive` and the machines as
-//! they are, under every fault that the world knows.
+//! Message servers and their clients in the simulated world: `serve`, `Drive` and the machines,
+//! under all faults.
 //!
-//! `WIRESTATE_SEEDS=1000 cargo test --release --test simulated_message` tries more of it; what fails
-//! says which `WIRESTATE_SEED` replays it.
+//! `WIRESTATE_SEEDS=1000 cargo test --release --test simulated_message` runs more seeds. A failing
+//! test prints the `WIRESTATE_SEED` that replays it.
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod faults;
 mod handlers;

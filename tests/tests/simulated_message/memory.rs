@@ -1,4 +1,4 @@
-//! Large contents of many connections: their common limit, checked at every step.
+//! The limit on large contents of all connections together, checked at every step.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
 const MEMORY: usize = 160_000;
 const CONTENT: usize = 39_000;
 
-/// A server that holds 160,000 bytes of contents at most, and is watched.
+/// A server that holds at most 160,000 bytes of contents, checked at every step.
 fn serving<S>(world: World, service: S) -> (Scene, Server<S>)
 where
     S: Service + Clone + Send + Unpin + 'static,
@@ -33,7 +33,8 @@ where
     (Scene::of(world, host, messages.clone(), Options::default()), messages)
 }
 
-/// How many of `all` have received what they expect; the others were told that there was no memory.
+/// How many of `all` have received what they expect. The others must have an error reply that names
+/// the memory limit.
 fn served(all: &[Heard], expected: &[u8]) -> usize {
     let served = |heard: &&Heard| heard.bytes == expected;
     for refused in all.iter().filter(|heard| !served(heard)) {
@@ -45,7 +46,7 @@ fn served(all: &[Heard], expected: &[u8]) -> usize {
     all.iter().filter(served).count()
 }
 
-/// In two halves, so that all of them are under way at once.
+/// Contents are sent in two halves, so that all are in flight at the same time.
 #[test]
 fn requests_beyond_the_memory_are_refused_and_the_others_answered() {
     for_each_seed(4, |seed| {
@@ -98,7 +99,7 @@ fn replies_that_nobody_takes_are_bounded_as_well() {
     assert_eq!((scene.ended("memory"), messages.memory()), (16, 0));
 }
 
-/// One content that all replies share is held once.
+/// A content that all replies share is counted once.
 #[test]
 fn a_content_that_is_shared_does_not_count() {
     let shared = Bytes::from(vec![7; CONTENT]);
@@ -116,7 +117,7 @@ fn a_content_that_is_shared_does_not_count() {
     scene.end();
 }
 
-/// Futures hold the requests that they answer.
+/// Handlers hold their requests.
 #[test]
 fn requests_that_wait_for_their_replies_are_bounded_as_well() {
     let world = World::new(7);
@@ -146,7 +147,7 @@ fn requests_that_wait_for_their_replies_are_bounded_as_well() {
     assert_eq!((scene.ended("memory"), messages.memory()), (20 - served as u64, 0));
 }
 
-/// However a connection ends: by a reset, a stop, a panic of the service.
+/// A connection may end by a reset, a stop, or a panic of the service.
 #[test]
 fn memory_is_given_back_however_a_connection_ends() {
     let settings = Settings { catch_panics: true, ..Settings::default() };
@@ -175,7 +176,7 @@ fn memory_is_given_back_however_a_connection_ends() {
     assert_eq!(messages.memory(), 0);
 }
 
-/// At the least rate each would keep its part for 38 s.
+/// At the minimum rate each would keep its memory for 38 s.
 #[test]
 fn slow_senders_do_not_keep_the_memory_from_others() {
     let (scene, messages) = serving(World::new(9), service::function(itself));

@@ -1,4 +1,4 @@
-//! A server in a world, its clients, and what must hold of them at every step.
+//! A server in a world, its clients, and the invariants at every step.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,7 +25,7 @@ use wirestate_testkit::{
     sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
 };
 
-/// So much may a machine queue in these scenes: 64 KiB, and one message.
+/// The most bytes that a machine may queue in these scenes: 64 KiB and one message.
 pub(crate) const MOST: usize = 64 * 1024 + 40_000;
 
 /// A message server in a world.
@@ -37,13 +37,13 @@ pub(crate) struct Scene {
     pub(crate) serving: Task<Served>,
 }
 
-/// The service that answers each request with itself.
+/// A service that answers each request with the request itself.
 pub(crate) fn itself(request: Message<'_>) -> Message<'static> {
     request.into_owned()
 }
 
 impl Scene {
-    /// It answers each request with itself, at once.
+    /// Answers each request with the request itself, at once.
     pub(crate) fn new(seed: u64) -> Self {
         Self::with(World::new(seed), small(4096))
     }
@@ -68,7 +68,7 @@ impl Scene {
         Self::of(world, server, Server::new(config, service), options)
     }
 
-    /// A scene of any service.
+    /// A scene with any service.
     pub(crate) fn of<S>(world: World, server: Host, messages: Server<S>, options: Options) -> Self
     where
         S: service::Service + Clone + Send + Unpin + 'static,
@@ -84,7 +84,7 @@ impl Scene {
         Self { world, server, table, stop, serving }
     }
 
-    /// Stops the server, and looks at what is left when all has ended: nothing.
+    /// Stops the server, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> Served {
         self.stop.drain();
         self.world.run().unwrap();
@@ -106,12 +106,12 @@ impl Scene {
     }
 }
 
-/// What came of asking.
+/// The result of a client's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answers {
     pub(crate) asked: Vec<Message<'static>>,
     pub(crate) replies: Vec<Message<'static>>,
-    /// Why the client ended before it had all of them.
+    /// Why the client ended before it had all replies.
     pub(crate) ended: Option<&'static str>,
 }
 
@@ -120,13 +120,13 @@ impl Answers {
         self.ended.is_none() && self.replies == self.asked
     }
 
-    /// Replies are requests, in their order.
+    /// Checks that the replies are the requests, in order.
     pub(crate) fn are_right(&self) -> bool {
         self.asked.starts_with(&self.replies)
     }
 }
 
-/// A client of the scene's server that is used inline: as many requests as possible are out at once.
+/// A client of the scene's server that is used inline, with as many requests in flight as possible.
 pub(crate) fn ask(client: &Host, asked: Vec<Message<'static>>) -> Task<Answers> {
     let runtime = client.clone();
     client.run(async move {
@@ -160,7 +160,7 @@ pub(crate) fn ask(client: &Host, asked: Vec<Message<'static>>) -> Task<Answers> 
     })
 }
 
-/// A client that waits for ten minutes where it waits.
+/// A client whose timeouts are all ten minutes.
 pub(crate) fn patient() -> ClientConfig {
     let mut config = ClientConfig {
         buffer: 1.try_into().unwrap(),
@@ -174,7 +174,7 @@ pub(crate) fn patient() -> ClientConfig {
     config
 }
 
-/// So is a server, on a network that holds 64 bytes and stalls.
+/// A server whose timeouts are all ten minutes, for a network that holds 64 bytes and stalls.
 pub(crate) fn unhurried(mut config: Config) -> Config {
     config.write_timeout = Some(seconds(600));
     config.frame_timeouts.header = Some(seconds(600));
@@ -182,7 +182,7 @@ pub(crate) fn unhurried(mut config: Config) -> Config {
     config
 }
 
-/// A client of the scene's server that does as it is told.
+/// A scripted client of the scene's server.
 pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
@@ -191,8 +191,8 @@ pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-/// Requests with contents of `sizes` bytes, all different. Their type is none that an error reply
-/// has.
+/// Different requests with contents of `sizes` bytes. Their type differs from that of error
+/// replies.
 pub(crate) fn requests(sizes: &[usize]) -> Vec<Message<'static>> {
     let request = |(i, size): (usize, &usize)| {
         let content: Vec<u8> =
@@ -206,15 +206,15 @@ pub(crate) fn requests(sizes: &[usize]) -> Vec<Message<'static>> {
     sizes.iter().enumerate().map(request).collect()
 }
 
-/// Sizes from nothing to several buffers.
+/// Sizes from 0 to several buffers.
 pub(crate) const SIZES: [usize; 12] = [0, 1, 700, 22, 0, 5000, 4096, 3, 12_000, 30, 30_000, 2];
 
 pub(crate) fn bytes(requests: &[Message<'static>]) -> Vec<u8> {
     frames(requests)
 }
 
-/// At every step: what the server has sent are the requests that it has received, one by one, whole
-/// ones only, and behind them one error reply at most.
+/// Checks at every step that the server has sent only whole requests that it has received, in
+/// order, followed by at most one error reply.
 fn only_answers() -> impl FnMut(&Record) + Send {
     #[derive(Default)]
     struct Compared {
@@ -240,7 +240,7 @@ fn only_answers() -> impl FnMut(&Record) + Send {
     }
 }
 
-/// The length of the frame that `bytes` begin with, if all of it is there.
+/// The length of the first frame in `bytes`, if it is complete.
 fn frame_length(bytes: &[u8]) -> Option<usize> {
     let (length, rest) = bytes.split_first_chunk()?;
     let json = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
@@ -249,8 +249,8 @@ fn frame_length(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= length).then_some(length)
 }
 
-/// Where the peer's FIN was read and ours was sent and no call has failed, every whole request has
-/// its reply.
+/// If the peer's FIN was read, a FIN was sent, and no call has failed, every whole request has its
+/// reply.
 pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
     let graceful = |record: &Record| {
         record.side == Side::Server
@@ -267,7 +267,7 @@ pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
     records.len()
 }
 
-/// A buffer small enough to be full, and to compact.
+/// A buffer small enough to fill up and to compact.
 pub(crate) fn small(buffer: u64) -> Config {
     let buffer = usize::try_from(buffer).unwrap().try_into().unwrap();
     let mut config = Config { buffer, ..Config::default() };

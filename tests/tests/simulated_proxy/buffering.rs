@@ -1,4 +1,4 @@
-//! A proxy on sockets that hold output, which can't splice either.
+//! A proxy on buffering sockets, which cannot splice.
 
 use std::{
     future::{Future, poll_fn},
@@ -17,7 +17,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::sim::{self, Act, Buffering, Heard, Host, Settings, Socket, World, act};
 
-/// A host whose sockets hold up to 4 KiB.
+/// A host whose sockets buffer up to 4 KiB.
 #[derive(Clone)]
 struct Holding(Host);
 
@@ -80,7 +80,7 @@ impl Runtime for Holding {
     }
 }
 
-/// What a client hears that does `acts`, of a proxy whose upstream does `answers`.
+/// What a client that performs `acts` receives from a proxy whose upstream performs `answers`.
 fn client_hears(settings: Settings, acts: Vec<Act>, answers: Vec<Act>) -> Heard {
     let world = World::with(3, settings);
     let hosts = ["proxy", "upstream", "client"].map(|name| world.host(name));

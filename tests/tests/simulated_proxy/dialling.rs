@@ -1,4 +1,4 @@
-//! Upstreams that are away, refuse, are slow, or come and go.
+//! Upstreams that are absent, refuse, are slow, or come and go.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -27,7 +27,7 @@ fn hello() -> Vec<Act> {
 #[test]
 fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
     let scene = Scene::new(1, &["upstream"]);
-    scene.world.host("upstream"); // nobody listens there
+    scene.world.host("upstream"); // without a listener
     let client = scene.world.host("client");
     let heard = peer(&client, hello());
     let heard = scene.world.run_until(&heard).unwrap();
@@ -38,7 +38,7 @@ fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
     assert_eq!(scene.ended("no_upstream"), 1);
 }
 
-/// Bytes that nobody reads any more would be answered by a reset.
+/// An immediate close would answer further input with an RST.
 #[test]
 fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
     for_each_seed(8, |seed| {
@@ -50,7 +50,7 @@ fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
         let polite = peer(&client, acts.concat());
         let heard = scene.world.run_until(&polite).unwrap();
         assert_eq!((heard.fin, heard.error), (true, None));
-        // But not for ever.
+        // But only for a limited time.
         let late = [Act::Wait(seconds(3)), Act::Send("late".into()), Act::Wait(seconds(1))];
         let late = peer(&client, [&hello()[..], &late, &[Act::Send("!".into())]].concat());
         assert_eq!(scene.world.run_until(&late).unwrap().error, Some(ConnectionError::Reset));
@@ -89,7 +89,7 @@ fn another_upstream_is_tried_and_no_byte_is_lost_or_repeated() {
     });
 }
 
-/// Each gets an equal part of the ten seconds; what the client sends meanwhile waits.
+/// Each attempt gets an equal part of the ten seconds. What the client sends waits.
 #[test]
 fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
     let scene = Scene::new(3, &["silent", "serves"]);
@@ -139,7 +139,7 @@ fn a_client_that_resets_cancels_the_attempt() {
     scene.end();
 }
 
-/// More than the buffer holds: the rest waits with the kernels.
+/// More than the buffer holds: the rest waits in the kernels.
 #[test]
 fn a_client_in_a_hurry_is_held_back_while_there_is_no_upstream() {
     let config = Config { buffer: 1024.try_into().unwrap(), ..Config::default() };
@@ -172,7 +172,7 @@ fn a_client_that_has_finished_before_there_is_an_upstream_is_served() {
     assert_eq!(scene.ended("finished"), 1);
 }
 
-/// It accepts and resets: each client learns of it, and the connection is not made a second time.
+/// The upstream accepts and resets. Each client is reset, and the connection is not retried.
 #[test]
 fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
     for_each_seed(8, |seed| {
@@ -187,12 +187,12 @@ fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
     });
 }
 
-/// What a client does that lets the upstream speak first, or be lost.
+/// The acts of a client that lets the upstream send first or be lost.
 fn patiently(message: &'static str) -> Vec<Act> {
     vec![Act::Wait(seconds(1)), Act::Send(message.into()), Act::Finish, Act::ReceiveAll]
 }
 
-/// The client does not notice: it hears what it would have heard from the second one alone.
+/// The client notices nothing: it receives what the second upstream alone would have sent.
 #[test]
 fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
     for_each_seed(20, |seed| {
@@ -222,7 +222,8 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
     });
 }
 
-/// Each is tried once, also by a client that has closed its side. The last one's reset is passed on.
+/// Each upstream is tried once, also for a client that has sent its FIN. The reset of the last one
+/// is forwarded.
 #[test]
 fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
     for_each_seed(8, |seed| {
@@ -241,7 +242,7 @@ fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
 }
 
 #[test]
-fn a_client_is_told_by_a_close_when_whoever_is_left_refuses() {
+fn a_client_is_closed_when_the_remaining_upstreams_refuse() {
     let scene = Scene::new(1, &["resets", "refuses"]);
     scene.upstream("resets", vec![Act::Reset]);
     let client = scene.world.host("client");
@@ -252,7 +253,7 @@ fn a_client_is_told_by_a_close_when_whoever_is_left_refuses() {
     assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (1, 1));
 }
 
-/// Four seconds for all of them, not counting the minute that one stayed.
+/// Four seconds for all attempts, without the minute for which one connection lasted.
 #[test]
 fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
     let upstreams = Upstreams::new(["silent:7", "resets:7", "mute:7"], Balance::RoundRobin, 1);
@@ -277,7 +278,7 @@ fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
     scene.end();
 }
 
-/// A FIN is an answer, if an empty one.
+/// A FIN is an answer without bytes.
 #[test]
 fn an_upstream_that_accepts_and_finishes_is_not_replaced() {
     let scene = Scene::new(6, &["finishes", "serves"]);
@@ -291,8 +292,8 @@ fn an_upstream_that_accepts_and_finishes_is_not_replaced() {
     assert_eq!((scene.dialled().len(), scene.ended("finished")), (1, 1));
 }
 
-/// So do a proxy without upstreams and a server that is full, which would always have the fewest
-/// connections.
+/// The same holds for a proxy without upstreams and for a full server, which would always have the
+/// fewest connections.
 #[test]
 fn an_upstream_that_hangs_up_has_failed() {
     let scene = Scene::new(8, &["hangs up"]);
@@ -305,8 +306,8 @@ fn an_upstream_that_hangs_up_has_failed() {
     scene.end();
 }
 
-/// A server that is full tells each client, and closes. (It resets the connection if it has not
-/// read what the client had sent.) It is no better than one that refuses.
+/// A full server sends an error to each client and closes (with an RST if it has not read the
+/// client's bytes). It counts like one that refuses.
 #[test]
 fn an_upstream_that_sends_a_line_and_ends_is_not_preferred() {
     for (client, last) in [
@@ -344,7 +345,7 @@ fn an_upstream_that_sends_a_line_and_ends_is_not_preferred() {
     }
 }
 
-/// A client that closes its side, and a server that then closes its own: so ports are probed.
+/// A client sends its FIN, and the server then sends its own, as in a port probe.
 #[test]
 fn an_upstream_that_answers_a_fin_by_a_fin_has_not_failed() {
     let scene = Scene::new(9, &["upstream"]);
@@ -357,7 +358,7 @@ fn an_upstream_that_answers_a_fin_by_a_fin_has_not_failed() {
     scene.end();
 }
 
-/// One that holds on for a while and then drops the connection, or is left by a client that gave up.
+/// An upstream that drops the connection after a while, or whose client gives up.
 #[test]
 fn what_ends_an_old_connection_does_not_bring_its_upstream_up() {
     for (upstream, client) in [
@@ -382,7 +383,7 @@ fn what_ends_an_old_connection_does_not_bring_its_upstream_up() {
     }
 }
 
-/// Neither when it is connected to, nor when bytes were forwarded to it.
+/// Neither after connecting nor after bytes were forwarded.
 #[test]
 fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
     let scene = Scene::new(7, &["drops"]);

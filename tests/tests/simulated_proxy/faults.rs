@@ -1,4 +1,4 @@
-//! Whatever goes wrong, on many seeds: the invariants hold, and what is healthy is served.
+//! All faults, on many seeds: the invariants hold, and healthy clients are served.
 
 use wirestate_command_line::load::LoadReason;
 use wirestate_core::drive::Ended;
@@ -28,7 +28,7 @@ fn every_byte_passes_whatever_the_networks_do_short_of_breaking() {
             let ended = scene.world.run_until(&loading).unwrap();
             assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 2 * ROUND }));
         }
-        // Their FINs may still be on their way: a drain ends what is quiet for a second.
+        // Their FINs may still be in flight: a drain ends connections that are quiet for a second.
         scene.run_for(seconds(60));
         scene.end();
         let ended = scene.table.totals().ended;
@@ -36,7 +36,7 @@ fn every_byte_passes_whatever_the_networks_do_short_of_breaking() {
     });
 }
 
-/// What one seed makes of everything at once.
+/// Runs all faults and kinds of clients at once, with one seed.
 fn mayhem(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512), &["sound", "faulty", "nowhere"]);
     scene.proxy.set_faults(Faults::harmful(seed));
@@ -53,7 +53,7 @@ fn mayhem(seed: u64) -> Scene {
     }
     scene.run_for(seconds(15));
 
-    // Liveness: the faults heal, and who connects then is served within a bound.
+    // Liveness: without further faults, a new client is served within a limit.
     for host in [&scene.proxy, &behind, &faulty] {
         host.set_faults(Faults::NONE);
     }
@@ -62,7 +62,7 @@ fn mayhem(seed: u64) -> Scene {
     let ended = late.take().expect("a healthy connection ends within 10 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 3 * ROUND }));
 
-    // And everybody ends, by their deadlines if not before.
+    // All connections end, at the latest by their deadlines.
     scene.run_for(seconds(3600));
     for loading in loads {
         let ended = loading.take().expect("a load ends");
@@ -81,8 +81,8 @@ fn mayhem(seed: u64) -> Scene {
 fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
     for_each_seed(40, |seed| {
         let scene = mayhem(seed);
-        // Each side that finished was sent all that the other one had sent; the two sets of bytes
-        // are those of the connections that finished, whichever upstream each of them had.
+        // Each finished side was sent all bytes of its other side. So both sides have the same set
+        // of streams, whichever upstream each connection had.
         let whole = |record: &&wirestate_testkit::sim::Record| {
             record.received_fin && record.ending == Some(Ending::Fin) && record.error.is_none()
         };
@@ -90,7 +90,7 @@ fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
         let finished = usize::try_from(scene.ended("finished")).unwrap();
         assert!(clients.iter().filter(whole).count() >= finished);
         assert!(dialled.iter().filter(whole).count() >= finished);
-        // What is sent to an upstream is how something begins that a client has sent, and back.
+        // What an upstream is sent is a prefix of what some client has sent, and the reverse.
         for upstream in &dialled {
             assert!(
                 clients.iter().any(|client| {
@@ -127,7 +127,7 @@ fn a_faulty_client_changes_nothing_for_the_others() {
         scene.echo("upstream");
         let healthy = scene.world.host("healthy");
         let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(40))).collect();
-        // They have their upstream by then; which connection of the proxy's that is, is a die.
+        // The clients have their upstreams by then; the order of the proxy's connections is random.
         while scene.counters()[0].connects < 3 {
             scene.run_for(seconds(1) / 1000);
         }

@@ -24,12 +24,12 @@ use wirestate_testkit::{
 
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, upstream_on};
 
-/// Headers from any host of the world.
+/// Accepts headers from any host of the world.
 fn from_all() -> proxy_protocol::Config {
     proxy_protocol::Config { from: vec!["10.0.0.0/8".parse().unwrap()], ..Default::default() }
 }
 
-/// An echo server behind headers, with a table of its own.
+/// An echo server that accepts headers, with its own table.
 fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTable) {
     let host = scene.world.host(name);
     let options = Options {
@@ -48,7 +48,7 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTa
     (host, table)
 }
 
-/// A proxy on that host, with a table of its own.
+/// A proxy on that host, with its own table.
 fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> ConnectionTable {
     let options = Options {
         table: ConnectionTable::behind_proxies(limits),
@@ -74,8 +74,8 @@ fn announces(client: &str) -> Bytes {
     announce(Version::V1, Peer::Ip(client.parse().unwrap()), None).into()
 }
 
-/// A client, a proxy that announces it, another one that believes that and passes it on, and a server
-/// that knows the client in the end.
+/// A client, a proxy that sends a header, a second proxy that trusts it and forwards it, and a
+/// server that sees the client's address.
 #[test]
 fn a_client_is_known_through_two_proxies() {
     for_each_seed(8, |seed| {
@@ -126,9 +126,8 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
-/// A client that sends nothing after its header, if it has one, and leaves: the most frequent
-/// connection behind some proxies, and not a fault. With a byte of its own it is a normal
-/// connection.
+/// A client that sends nothing after its header, if any, and closes is a health check, not a fault.
+/// With one byte it is a normal connection.
 #[test]
 fn a_proxys_look_at_the_server_is_no_lost_connection() {
     let scene = Scene::new(4, &["server"]);
@@ -162,7 +161,7 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
         for header in [
             local(Version::V1),
             local(Version::V2),
-            // HAProxy's own, by `check send-proxy`: it names its address.
+            // HAProxy's `check send-proxy` sends a header with its own address.
             announces("192.0.2.1:1"),
             Bytes::new(),
         ] {
@@ -177,8 +176,8 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
     scene.end();
 }
 
-/// A check finds out that nobody is there, which is said of the upstream; but who is sent something is
-/// somebody, although it has no address and says nothing.
+/// A health check may find no upstream, which is logged of the upstream. A connection that was sent
+/// bytes is no health check, even if it has no address and sends nothing.
 #[test]
 fn who_is_announced_as_nobody_is_a_check_only_while_no_byte_passes() {
     let scene = Scene::new(5, &["server"]);
@@ -205,8 +204,8 @@ fn who_is_announced_as_nobody_is_a_check_only_while_no_byte_passes() {
     scene.end();
 }
 
-/// The announced address, not the proxy's: which sends as many as it likes. Whoever is refused for it
-/// counts among the refused, and as a connection that was accepted and ended.
+/// The limit applies to the address in the header, not to that of the proxy. A connection that
+/// exceeds it is counted as refused, accepted and ended.
 #[test]
 fn the_limit_for_one_address_is_the_announced_ones() {
     let scene = Scene::new(1, &["server"]);
@@ -249,12 +248,12 @@ fn the_limit_for_one_address_is_the_announced_ones() {
         assert_eq!((totals.open, totals.ended["finished"], totals.ended.len()), (0, 3, 2));
     }
     scene.end();
-    // The server has heard of the proxy's clients, and of nobody whom that refused.
+    // The server has seen the proxy's clients, but not those that the proxy has refused.
     assert_eq!(at_server.totals().accepted, 4 + 3);
 }
 
-/// A thousand connections with half a header each: all of them end after five seconds, and whoever
-/// sends a whole one is served meanwhile.
+/// A thousand connections with half a header each end after five seconds. Clients with a whole
+/// header are served at the same time.
 #[test]
 fn a_thousand_half_sent_headers_hold_nobody_up() {
     let settings = Settings { backlog: 2000, ..Settings::default() };
@@ -321,7 +320,7 @@ fn what_is_no_header_ends_that_connection_alone() {
     scene.end();
 }
 
-/// Each connection to an upstream begins with the client's name, so it shows whose bytes it is sent.
+/// Each connection to an upstream begins with the client's name, which identifies its bytes.
 #[test]
 fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
     let replaced = AtomicUsize::new(0);
@@ -342,7 +341,7 @@ fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
                 peer(&client, vec![wait, Act::Send("hello".into()), Act::Finish, Act::ReceiveAll])
             })
             .collect();
-        // A server may have broken down without a word: that is for the idle timeout.
+        // A server may have failed silently: the idle timeout ends that.
         scene.run_for(seconds(660));
         assert!(clients.iter().all(|client| client.take().is_some()), "all attempts are bounded");
         let mut heard: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
@@ -367,7 +366,7 @@ fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
     assert!(replaced.into_inner() > 0, "that happened at all");
 }
 
-/// No upstream is dialled for whom nobody has announced.
+/// A connection without a header dials no upstream.
 #[test]
 fn a_proxy_dials_only_for_a_client_that_is_known() {
     for_each_seed(4, |seed| {

@@ -1,4 +1,4 @@
-//! A proxy that is its own upstream, or one of a ring.
+//! A proxy that is its own upstream, and proxies in a ring.
 
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,7 @@ fn hello() -> Vec<Act> {
     vec![Act::Send("hello".into()), Act::Receive(5), Act::Finish, Act::ReceiveAll]
 }
 
-/// The most connections that were open at once.
+/// The most connections that were open at the same time.
 fn watch(scene: &Scene) -> Arc<Mutex<u64>> {
     let (table, most) = (scene.table.clone(), Arc::new(Mutex::new(0)));
     let shared = most.clone();
@@ -38,7 +38,7 @@ fn watch(scene: &Scene) -> Arc<Mutex<u64>> {
     most
 }
 
-/// Whichever end of a connection to itself is recorded first, with and without headers.
+/// Whichever end of a connection to itself is recorded first. With and without headers.
 #[test]
 fn a_proxy_that_is_its_own_upstream_refuses_itself() {
     let with_headers = |proxy| Proxy {
@@ -101,8 +101,8 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
     });
 }
 
-/// The ring is not detected, and ends at the limit of one of the two. Then all connections end, and
-/// new clients are served by another upstream.
+/// The ring is not detected, and grows up to the limit of one of the proxies. Then all connections
+/// end, and another upstream serves new clients.
 #[test]
 fn a_ring_of_two_ends_at_the_limit_of_connections() {
     for_each_seed(4, |seed| {

@@ -1,9 +1,9 @@
 //! Proxies between clients and echo servers in the simulated world: [`serve`], the relay and the
-//! dialler as they are, under every fault that the world knows.
+//! dialler, under all faults.
 //!
 //! [`serve`]: wirestate_core::proxy::serve
 
-#![expect(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod buffering;
 mod dialling;

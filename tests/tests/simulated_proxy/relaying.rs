@@ -1,4 +1,4 @@
-//! What one side does, and what the other is told.
+//! What one side does, and what the other side sees.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn a_connection_on_which_nothing_moves_holds_no_buffer() {
     });
 }
 
-/// How many bytes of the client's, of those that the proxy has received, went into a pipe.
+/// How many of the client's bytes the proxy has spliced into a pipe.
 fn piped(scene: &Scene) -> usize {
     scene.clients().iter().map(|record| record.piped).sum()
 }
@@ -72,7 +72,7 @@ fn what_comes_in_bulk_passes_through_a_pipe() {
     });
 }
 
-/// Where the kernel can't splice, or all pipes are in use, every byte passes all the same.
+/// If the kernel cannot splice, or all pipes are in use, every byte is still relayed.
 #[test]
 fn without_a_pipe_bytes_pass_through_memory() {
     let no_splice = Faults { no_splice: 1000, ..Faults::NONE };
@@ -114,12 +114,12 @@ fn what_is_small_passes_through_memory_also_behind_a_bulk() {
     }
     assert_eq!(scene.world.run_until(&upstream).unwrap().bytes.len(), 5200);
     assert!(after_bulk > Some(0));
-    // One pipe was ready for more of the kind.
+    // One pipe was kept for further bulk data.
     assert!(piped(&scene) <= after_bulk.unwrap() + 20, "{} {after_bulk:?}", piped(&scene));
     scene.end();
 }
 
-/// What it has sent by then fills the buffer, and what it sends afterwards is thrown away.
+/// What the client has sent before fills the buffer; what it sends afterwards is discarded.
 #[test]
 fn an_upload_without_an_upstream_needs_no_pipe() {
     let scene = Scene::with(tight(9), small(64), &["silent"]);
@@ -132,7 +132,7 @@ fn an_upload_without_an_upstream_needs_no_pipe() {
     assert_eq!(scene.ended("no_upstream"), 1);
 }
 
-/// As much as was received by then; the rest is the sender's to repeat.
+/// The bytes that were received before it; the sender would have to repeat the rest.
 #[test]
 fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
     for_each_seed(20, |seed| {
@@ -151,9 +151,9 @@ fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
     });
 }
 
-/// A slow reader keeps its pipe, and the one that is left serves the others.
+/// A slow reader keeps its pipe. The remaining pipe serves the others.
 #[test]
-fn whoever_stalls_with_a_pipe_holds_up_nobody_else() {
+fn a_stalled_client_with_a_pipe_does_not_delay_others() {
     let config = Config { pipes: 1, ..small(64) };
     let scene = Scene::with(tight(9), config, &["slow", "quick"]);
     let begun = scene.world.now();
@@ -188,7 +188,7 @@ fn an_upstream_that_speaks_first_and_ends_first_is_served() {
     assert_eq!(scene.ended("finished"), 1);
 }
 
-/// What was sent before it arrives first; and it is an RST there as well, never a FIN.
+/// Bytes before it arrive first. It is forwarded as an RST, never as a FIN.
 #[test]
 fn a_clients_reset_arrives_at_the_upstream() {
     for_each_seed(20, |seed| {
@@ -253,7 +253,7 @@ fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
     scene.end();
 }
 
-/// What has come meanwhile, from either side, is no silence; and no runtime has reported it yet.
+/// Bytes that arrived from either side count as activity, even if no runtime has reported them yet.
 #[test]
 fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadline() {
     for_each_seed(10, |seed| {
@@ -288,8 +288,7 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// A paused download is healthy, and so is a paused upload: neither side is read while the other
-/// does not read.
+/// A paused download or upload is healthy: a side is not read while the other does not read.
 #[test]
 fn a_side_that_does_not_read_holds_the_other_one_back() {
     for sender in Side::BOTH {
@@ -371,7 +370,7 @@ fn a_client_that_takes_nothing_is_idle_whatever_the_kernel_takes() {
     });
 }
 
-/// A byte that is acknowledged in time keeps the connection, although none can be written.
+/// A byte that is acknowledged in time keeps the connection, although no byte can be written.
 #[test]
 fn a_client_that_reads_slowly_is_not_idle() {
     for_each_seed(10, |seed| {

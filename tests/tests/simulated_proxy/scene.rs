@@ -1,4 +1,4 @@
-//! Clients, a proxy, and what is behind it.
+//! Clients, a proxy, and its upstreams.
 
 use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
 
@@ -35,7 +35,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// A proxy to the hosts of these names, port 7; what listens there is up to the test.
+    /// A proxy to port 7 of the hosts of these names. The test starts their servers.
     pub(crate) fn new(seed: u64, upstreams: &[&str]) -> Self {
         Self::with(World::new(seed), Config::default(), upstreams)
     }
@@ -84,18 +84,18 @@ impl Scene {
         );
     }
 
-    /// A host of that name that accepts one connection, and does `acts` on it.
+    /// A host of that name that accepts one connection, and performs `acts` on it.
     pub(crate) fn upstream(&self, name: &str, acts: Vec<Act>) -> Task<Heard> {
         upstream_on(&self.world.host(name), name, acts)
     }
 
-    /// Stops it all, and looks at what is left when all has ended: nothing.
+    /// Stops all servers, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> Served {
         self.stop.drain();
         self.behind.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
-        // Other servers of the scene may be peers without a machine.
+        // Other servers of the scene may be scripted peers.
         let mut records = self.clients();
         records.retain(|record| record.local.port() == PORT);
         records.extend(self.dialled());
@@ -134,7 +134,7 @@ impl Scene {
     }
 }
 
-/// Accepts one connection, and does `acts` on it.
+/// Accepts one connection, and performs `acts` on it.
 pub(crate) fn upstream_on(host: &Host, name: &str, acts: Vec<Act>) -> Task<Heard> {
     let mut listener = host.listen(&format!("{name}:7")).unwrap();
     let runtime = host.clone();
@@ -157,7 +157,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
     })
 }
 
-/// A client of the proxy that does as it is told.
+/// A scripted client of the proxy.
 pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
@@ -184,7 +184,7 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
 /// Bytes of each round of [`patient`].
 pub(crate) const ROUND: u64 = 3723;
 
-/// Buffers small enough to be full and to wrap.
+/// Buffers small enough to fill up and to wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
     Config { buffer: NonZeroUsize::new(bytes).expect("it is not 0"), ..Config::default() }
@@ -198,5 +198,5 @@ pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Where the proxy listens.
+/// The address of the proxy.
 const PORT: u16 = 9500;

@@ -1,4 +1,4 @@
-//! What the pages say, and the contract under whatever happens.
+//! The content of the pages, and the contract under random events.
 
 use std::{
     num::NonZeroU32,
@@ -125,7 +125,7 @@ fn the_pages_say_how_the_service_is() {
     assert!(get(&server, "/", "").1.contains("\"fanout-server is stopping\""));
 }
 
-/// Input comes before time, here as well.
+/// Input is read before a deadline is handled.
 #[test]
 fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     let (server, now) = (server(), Instant::EPOCH);
@@ -145,7 +145,7 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     first.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(first.status().state, "idle", "it stays");
 
-    // There is no room still, so the next one is asked, in the midst of a head.
+    // The server is still full, so the next connection is asked to leave, in the middle of a head.
     assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(second.poll_shared(later, &mut cx));
     deliver(&mut second, &mut &request.as_bytes()[..20], later);
@@ -178,7 +178,7 @@ fn request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\n{HOST}\r\n").into_bytes()
 }
 
-/// A server that answers once a second, whose present turn is taken.
+/// A server that makes one page a second, and has just made one.
 fn slow_server() -> Server {
     let mut config = Config::new("echo-server");
     config.answers_per_second = NonZeroU32::MIN;
@@ -275,8 +275,8 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
     }
 }
 
-/// Waiting and sent pages count alike. Other pages go on, and so does a connection whose page was
-/// refused.
+/// Waiting and sent pages count alike. Other pages are served, and a connection whose page was
+/// refused continues.
 #[test]
 fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     let (server, now) = (server(), Instant::EPOCH);
@@ -314,7 +314,8 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     assert!(metrics.lines().any(|other| other == line), "{metrics}");
 }
 
-/// Of a fan-out: in `/metrics` with a line that says what they are, and in `/`, but for the histogram.
+/// The metrics of a fan-out are in `/metrics` with a help line, and in `/`, except for the
+/// histogram.
 #[test]
 fn what_people_ask_for_is_counted() {
     let server = server();
@@ -400,7 +401,7 @@ fn a_head_request_gets_the_head_of_what_get_gets() {
     }
 }
 
-/// Ten come at once, and the eleventh in its turn; a probe never waits.
+/// Ten pages are made at once, and the eleventh later. A probe never waits.
 #[test]
 fn pages_that_cost_something_are_paced() {
     let mut config = Config::new("echo-server");
@@ -423,7 +424,7 @@ fn pages_that_cost_something_are_paced() {
     }
     assert!(ask("/connections").unwrap().starts_with(b"HTTP/1.1 503 "));
     assert!(ask("/readyz").unwrap().starts_with(b"HTTP/1.1 200 "));
-    // A client that leaves gives its turn back.
+    // A client that leaves returns its turn.
     machines.drain(11..20).for_each(drop);
     assert_eq!(machines.len(), 13);
 }
@@ -432,7 +433,7 @@ fn pages_that_cost_something_are_paced() {
 fn deadlines_are_answered_or_closed() {
     let server = server();
     let play = |ops: &[Op]| script::play_out(&mut machine(&server), ops);
-    // However often something of it comes.
+    // However often parts of it arrive.
     let half = Op::Receive(b"GET / HT".to_vec());
     let (four, one) = (Duration::from_secs(4), Duration::from_secs(1));
     let in_time = [half.clone(), Op::Advance(four), half];
@@ -447,7 +448,7 @@ fn deadlines_are_answered_or_closed() {
     let request = Op::Receive(format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes());
     let slow = [Op::Accept(10), Op::Advance(2 * four), Op::SpuriousTimeout];
     let taken = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
-    assert!(taken.output.ends_with(b"alive\n"), "whoever takes a byte in time gets all");
+    assert!(taken.output.ends_with(b"alive\n"), "a client that reads in time gets all bytes");
     let stalled = play(&[request, Op::Accept(10), Op::Timeout]);
     assert_eq!((stalled.label, stalled.ending), (Some("write_timeout"), Some(Ending::Rst)));
 
@@ -487,13 +488,13 @@ fn reasons_have_names_without_figures() {
 }
 
 proptest! {
-    /// Whatever happens, in whatever order, the contract holds.
+    /// The contract holds under any script.
     #[test]
     fn the_contract_holds(ops in script::ops(60)) {
         script::play(&mut machine(&server()), &ops);
     }
 
-    /// The same with what looks like requests.
+    /// The same with input that looks like requests.
     #[test]
     fn the_contract_holds_among_requests(
         mut ops in script::ops(40),

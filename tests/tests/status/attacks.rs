@@ -23,7 +23,7 @@ fn request(path: &str, fields: &str) -> Bytes {
     format!("GET {path} HTTP/1.1\r\nHost: 10.0.0.1\r\n{fields}\r\n").into()
 }
 
-/// Requests `path` on a new connection. Returns whether it is answered by 200 within a second.
+/// Requests `path` on a new connection. Returns whether the answer is 200 within a second.
 fn check(client: &Host, path: &'static str) -> Task<bool> {
     let (runtime, clock) = (client.clone(), client.clock());
     client.run(async move {
@@ -81,7 +81,7 @@ fn a_burst_that_is_over_delays_nobody() {
     scene.end();
 }
 
-/// No connection is closed unanswered while a page can be made or refused.
+/// No connection is closed without an answer while a page can be made or refused.
 #[test]
 fn each_of_a_burst_is_answered_or_told_to_come_again() {
     let scene = Scene::new(2, NO_LIMIT);
@@ -119,7 +119,7 @@ fn slow_readers_of_the_longest_page_take_no_health_check_away() {
         scene.world.run_for(millis(20)).unwrap();
     }
     assert_eq!(health_checks(&scene, 60, millis(200)), 60);
-    // What they hold is bounded.
+    // Their memory is bounded.
     let queued: usize =
         scene.status.options().table.connections().iter().map(|conn| conn.status().queued).sum();
     let most = Config::new("").response_size() * 48;
@@ -127,7 +127,7 @@ fn slow_readers_of_the_longest_page_take_no_health_check_away() {
     scene.end();
 }
 
-/// Pages that no client reads give way to connections, if no other connection can.
+/// Connections with unread pages give way to new ones if no other connection can.
 #[test]
 fn answers_that_nobody_reads_give_way_to_health_checks() {
     let scene = Scene::new(4, NO_LIMIT);
@@ -169,7 +169,7 @@ fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
         let scene = Scene::new(6, NO_LIMIT);
         let attacker = scene.world.host("attacker");
         let ten: Bytes = request(path, "").repeat(10).into();
-        // As many as come back, of one length each.
+        // Repeated pages have the same length.
         let answer = scene.world.run_until(&ask(&attacker, {
             vec![Act::Send(request(path, "")), Act::Finish, Act::ReceiveAll]
         }));
@@ -192,7 +192,7 @@ fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
     }
 }
 
-/// More of them than there is room for, each connecting again as soon as it has its answer.
+/// More clients than the limit, each of which reconnects as soon as it has its answer.
 #[test]
 fn clients_that_come_again_without_pause_take_no_health_check_away() {
     let scene = Scene::new(7, NO_LIMIT);

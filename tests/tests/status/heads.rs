@@ -1,4 +1,4 @@
-//! Requests, good and bad, and that it does not matter how they are cut.
+//! Good and bad requests. The answers do not depend on the cut.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use wirestate_testkit::script::{self, Op};
 
 use crate::alone::{HOST, machine, server};
 
-/// The codes of the answers to `input`, which is cut in every place and in many; and whether the
-/// connection was closed behind them for a reason other than that the peer had finished.
+/// The status codes of the answers to `input` under many cuts, and whether the connection was
+/// closed for a reason other than the peer's FIN.
 fn answers(input: &[u8]) -> (Vec<u16>, bool) {
-    // Each time a server that has made no page yet.
+    // Each time with a new server.
     let fresh = || machine(&server());
     let transcript = if input.len() < 1000 {
         script::split_invariant(fresh, input)
@@ -66,13 +66,13 @@ fn good_requests_are_answered() {
             false,
         ),
         (
-            // What can't be one is refused before it is whole, also behind another.
+            // A head that cannot be valid is refused before it is complete, also behind another.
             with("GET /healthz HTTP/1.1", "") + "GET / HTTP/3.0\r\n",
             &[200, 505],
             true,
         ),
         (
-            // What comes behind the last one is not answered.
+            // Requests behind the last one are not answered.
             with("GET /healthz HTTP/1.1", "Connection: close\r\n") + &with("GET / HTTP/1.1", ""),
             &[200],
             true,
@@ -88,7 +88,7 @@ fn bad_requests_are_refused_by_their_code() {
     let long = "x".repeat(9000);
     let many = "A: b\r\n".repeat(65);
     for (input, code, closed) in [
-        // No such page, or not in this way: the connection goes on.
+        // Unknown pages and methods: the connection continues.
         (with("GET /nowhere HTTP/1.1", ""), 404, false),
         (with("GET /metrics/ HTTP/1.1", ""), 404, false),
         (with("GET /%6detrics HTTP/1.1", ""), 404, false),
@@ -102,12 +102,13 @@ fn bad_requests_are_refused_by_their_code() {
         (with("CONNECT localhost:80 HTTP/1.1", ""), 405, false),
         (with("GET * HTTP/1.1", ""), 404, false),
         (with("GET ?x HTTP/1.1", ""), 404, false),
-        // Hosts that are not us.
+        // Other hosts.
         (b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n".to_vec(), 421, false),
         (b"GET / HTTP/1.1\r\nHost:\r\n\r\n".to_vec(), 421, false),
         (b"GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n".to_vec(), 421, true),
         (with("GET http://evil.example/ HTTP/1.1", ""), 421, false),
-        // Content: where the next request begins is not looked for.
+        // Requests with content: the connection is closed, since the next request is not searched
+        // for.
         (with("GET / HTTP/1.1", "Content-Length: 5\r\n"), 413, true),
         (with("GET / HTTP/1.1", "Transfer-Encoding: chunked\r\n"), 413, true),
         (with("POST / HTTP/1.1", "Content-Length: 5\r\n"), 405, true),
@@ -119,7 +120,7 @@ fn bad_requests_are_refused_by_their_code() {
         (with("GET / HTTP/1.1", "Content-Length: 1\r\nContent-Length: 2\r\n"), 400, true),
         (with("GET / HTTP/1.1", "Content-Length: 1, 2\r\n"), 400, true),
         (with("GET / HTTP/1.1", "Content-Length: 1\r\nTransfer-Encoding: x\r\n"), 400, true),
-        // No requests.
+        // Not requests.
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400, true),
         (b"\x00".to_vec(), 400, true),
         (b" GET / HTTP/1.1\r\n\r\n".to_vec(), 400, true),
@@ -153,12 +154,12 @@ fn bad_requests_are_refused_by_their_code() {
         (with("GET / HTTP/1.1", " folded\r\n"), 400, true),
         (with("GET / HTTP/1.1", "A: \x01\r\n"), 400, true),
         (with("GET / HTTP/1.1", "A: b\rc\r\n"), 400, true),
-        // Another HTTP.
+        // Other versions of HTTP.
         (b"GET / HTTP/2.0\r\n\r\n".to_vec(), 505, true),
         (b"GET / HTTP/1.2\r\n\r\n".to_vec(), 505, true),
         (b"GET / HTTP/0.9\r\n\r\n".to_vec(), 505, true),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 505, true),
-        // Too much.
+        // Too long.
         (with("GET / HTTP/1.1", &format!("A: {long}\r\n")), 431, true),
         (with(&format!("GET /{long} HTTP/1.1"), ""), 431, true),
         (with("GET / HTTP/1.1", &many), 431, true),
@@ -204,7 +205,7 @@ fn no_answer_to_a_head_request_has_content_not_even_a_refusal() {
     assert!(late.starts_with(b"HTTP/1.1 408 ") && late.ends_with(b"\r\n\r\n"));
 }
 
-/// A head of 8 KiB fits, one byte more does not.
+/// A head of 8 KiB is accepted, one byte more is not.
 #[test]
 fn the_limit_of_a_head_is_exact() {
     let of = |len: usize| {
@@ -242,7 +243,7 @@ fn a_head_has_5_s_from_its_first_byte_and_an_idle_connection_30_s() {
     }
 }
 
-/// What requests are made of, good and bad.
+/// Parts of good and bad requests.
 fn fragment() -> impl Strategy<Value = Vec<u8>> {
     let texts = [
         "GET ",
@@ -279,7 +280,7 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// What comes out does not depend on how it was cut, whatever it is.
+    /// The answers to any input do not depend on the cut.
     #[test]
     fn any_mixture_is_answered_alike_however_it_is_cut(
         fragments in prop::collection::vec(fragment(), 1..20),

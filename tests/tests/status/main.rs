@@ -1,6 +1,6 @@
-//! The status server's machine: alone, cut in every way, and in a world beside a service.
+//! The status server's machine: alone, with every cut, and in a world with a service.
 
-#![allow(clippy::unwrap_used, reason = "it is how a test fails, also outside of its function")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod alone;
 mod attacks;

@@ -1,4 +1,4 @@
-//! A service and its status in one world.
+//! A service and its status server in one world.
 
 use std::time::Duration;
 
@@ -100,7 +100,7 @@ fn a_thousand_half_sent_heads_do_not_touch_the_service() {
         let ended = scene.world.run_until(&task).unwrap();
         assert!(is_complete(&ended), "{ended:?}");
     }
-    // Their time is over, and it is worth asking again.
+    // Their time has passed, so a retry succeeds.
     scene.world.run_for(Duration::from_secs(10)).unwrap();
     let answer = scene.world.run_until(&get(&client, "/metrics")).unwrap();
     let text = String::from_utf8(answer.bytes).unwrap();
@@ -119,7 +119,7 @@ fn a_thousand_half_sent_heads_do_not_touch_the_service() {
     scene.end();
 }
 
-/// Without a byte, between requests, and in the head of one: all three wait for a request.
+/// Without a byte, between requests, and inside a head: all three wait for a request.
 #[test]
 fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
     let scene = Scene::new(6, Limits::default());
@@ -147,7 +147,8 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
     let totals = scene.status.options().table.totals();
     let relieved = usize::try_from(totals.ended["evicted"]).unwrap();
     assert!(totals.refused.is_empty() && (1..=10).contains(&relieved), "{totals:?}");
-    // Those that had waited longest, by a FIN; and connections of the checks that still lingered.
+    // The connections that had waited longest end with a FIN, as do lingering connections of the
+    // checks.
     let ended: Vec<_> =
         held.iter().map(|task| task.take().map(|heard| (heard.fin, heard.error))).collect();
     let gone = ended.iter().filter(|ended| ended.is_some()).count();
@@ -177,7 +178,7 @@ fn readiness_fails_while_what_is_owed_is_still_flushed() {
     let scene = Scene::new(3, Limits::default());
     let client = scene.world.host("client");
     let runtime = client.clone();
-    // Megabytes that nobody reads for three seconds.
+    // Megabytes that are not read for three seconds.
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
         let owed = Act::Send(vec![1; 60_000].into());
@@ -217,7 +218,7 @@ fn it_answers_under_harmless_faults() {
 }
 
 #[test]
-fn whoever_does_not_take_the_answer_is_given_up() {
+fn a_client_that_does_not_read_the_answer_is_reset() {
     let scene = Scene::new(5, Limits { per_address: None, ..Limits::default() });
     let client = scene.world.host("client");
     let runtime = client.clone();
