@@ -45,7 +45,8 @@
 //!
 //! let config = echo::Config::default();
 //! let limit = config.buffer_size();
-//! let mut machine = Checked::new(echo::Server::new(config).unwrap().machine(Instant::EPOCH), limit);
+//! let server = echo::Server::new(config).unwrap();
+//! let mut machine = Checked::new(server.machine(Instant::EPOCH), limit);
 //! machine.handle(Instant::EPOCH, Event::Written(1)); // panics: there is no output
 //! ```
 

@@ -62,7 +62,7 @@
 //! ```
 //!
 //! A failing test names the seed that replays it: see [`for_each_seed`]. [`sim::Trace`] lists what
-//! happened, one line an event. `tests/planted_bugs.rs` in this crate shows which kinds of bug each
+//! happened, one line an event. `tests/planted_bugs` in this crate shows which kinds of bug each
 //! module finds.
 
 #![forbid(unsafe_code)]

@@ -1,6 +1,6 @@
 //! The echo's machines alone keep the contract under any script: their output is right and their
 //! memory is bounded. And drivers that break the contract: `Checked` blames each of them. Machines
-//! that break it are in `planted_bugs.rs`.
+//! that break it are in `planted_bugs`.
 
 use std::{
     num::NonZeroUsize,

@@ -271,6 +271,6 @@ const SLICES: u32 = 4;
 const MANY: usize = 100;
 /// Messages that are compared before and after the others are counted.
 const COMPARED: u64 = 16;
-/// So long the server is left alone before its memory is looked at.
+/// How long the server is idle before its memory is measured.
 const SETTLE: Duration = Duration::from_millis(200);
 const MIB: u64 = 1024 * 1024;

@@ -1,4 +1,4 @@
-//! A client, whatever happens to its connection and however it is used.
+//! A client's connection under any steps and uses.
 
 use std::{
     collections::BTreeMap,
@@ -28,17 +28,17 @@ use wirestate_testkit::{
     script::{Ending, Op, Transcript},
 };
 
-/// Draws a client's limits from `bytes`, then what happens to it: requests that are made inline
-/// and by handles, polled and dropped, bytes and frames that arrive, what the kernel accepts, time.
+/// Decodes a client's limits and the steps of its connection from `bytes`: requests that are made
+/// inline and through handles, polled and dropped, received bytes and frames, accepted output,
+/// time.
 ///
-/// The [contract](wirestate_testkit::contract) holds, and the bytes that wait to be sent stay
-/// within what is documented. Whole requests go out, each once; each reply that arrives comes to
-/// whom it is for; nobody sleeps through one, or through the connection's end. In the end all is
-/// answered, if the server does that; and if the server is gone, the connection ends by its
-/// deadlines.
+/// The [contract](wirestate_testkit::contract) holds, and pending output stays within the
+/// documented limit. Each request is sent whole and once. Each reply reaches its request. Waiting
+/// tasks are woken by replies and by the connection's end. All requests are answered if the server
+/// answers them; if the server is gone, the connection ends by its deadlines.
 ///
 /// # Panics
-/// If anything of that is not so.
+/// If a check fails.
 pub fn client(bytes: &[u8]) {
     let Ok(scene) = draw(&mut Unstructured::new(bytes)) else { return };
     let _shown = Shown(&scene);
@@ -63,7 +63,7 @@ pub fn client(bytes: &[u8]) {
         End::Deserted => {
             users.finish(&mut stage);
             users.handles.clear();
-            // It is polled.
+            // `Release` makes the player poll the machine.
             stage.player.play(&Op::Release);
             close(&mut stage);
         }
@@ -79,7 +79,7 @@ pub fn client(bytes: &[u8]) {
     judge(&transcript, &reason, &users, limits);
 }
 
-/// What is drawn.
+/// The decoded case.
 #[derive(Debug)]
 struct Scene {
     config: ClientConfig,
@@ -87,25 +87,25 @@ struct Scene {
     end: End,
 }
 
-/// How it comes to its end.
+/// How the connection ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
-    /// All is answered, then it is asked to end.
+    /// All requests are answered, then the client is shut down.
     ShutDown,
-    /// All is answered, then its handles are dropped.
+    /// All requests are answered, then the handles are dropped.
     Deserted,
-    /// It is asked to end, and the server is gone.
+    /// The client is shut down, and the server is gone.
     Abandoned,
 }
 
 #[derive(Debug)]
 enum Turn {
     Step(Step),
-    /// A request, made inline.
+    /// A request is made inline.
     Inline(Body),
     /// A reply is taken inline.
     Take,
-    /// A request, made by a handle.
+    /// A request is made through a handle.
     Ask {
         handle: u8,
         body: Body,
@@ -114,7 +114,7 @@ enum Turn {
     Poll {
         which: u8,
     },
-    /// It is dropped.
+    /// It is dropped without a reply.
     Forget {
         which: u8,
     },
@@ -124,13 +124,13 @@ enum Turn {
     },
 }
 
-/// What is asked, behind four bytes that tell one request from the others.
+/// The content of a request, behind four bytes that identify the request.
 #[derive(Debug)]
 enum Body {
     Content(Bytes),
-    /// So large that nothing else fits beside it.
+    /// A content so large that nothing else fits beside it.
     Large,
-    /// With a header that can't be sent.
+    /// A header that is too long to be sent.
     Unsendable,
 }
 
@@ -146,7 +146,7 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
     };
     let end = [End::ShutDown, End::Deserted, End::Abandoned][(choice >> 4) % 3];
     let mut steps = Vec::new();
-    // What takes time is rare: such inputs are few among many.
+    // Slow steps are rare: few inputs have them.
     let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MOST_LARGE };
     while !u.is_empty() && steps.len() < MOST_STEPS {
         let kind = u.arbitrary::<u8>()? % (KINDS + 12);
@@ -171,7 +171,7 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
             Some(10) => Turn::CloneHandle,
             Some(_) => Turn::DropHandle { which: u.arbitrary()? },
         });
-        // Most often what is sent arrives.
+        // Usually the sent bytes arrive at once.
         if kind == 1 {
             steps.push(Turn::Step(Step::Deliver(usize::MAX)));
         }
@@ -194,7 +194,7 @@ impl Body {
     }
 }
 
-/// Which request a message is.
+/// The number of a request, from its content.
 fn id(message: &Message<'_>) -> u32 {
     let id = message.content.first_chunk().expect("each begins with its number");
     u32::from_be_bytes(*id)
@@ -202,7 +202,7 @@ fn id(message: &Message<'_>) -> u32 {
 
 type Scripting<'a> = Stage<'a, Checked<Client>>;
 
-/// Those who use the client, and what they have got.
+/// The users of the client, and the replies that they have received.
 #[derive(Debug, Default)]
 struct Users {
     next: u32,
@@ -214,7 +214,7 @@ struct Users {
     outcomes: Vec<(u32, std::result::Result<Message<'static>, RequestError>)>,
 }
 
-/// A request by a handle, and the task that waits for it.
+/// A request through a handle, and the task that waits for its reply.
 #[derive(Debug)]
 struct Call {
     id: u32,
@@ -298,7 +298,7 @@ impl Users {
         }
     }
 
-    /// Polls a request's future. It may be ready only if its task was woken.
+    /// Polls a request's future. Checks that it is ready only if its task was woken.
     fn poll(&mut self, which: usize) {
         let Call { id, request, woken, polled } = &mut self.calls[which];
         let due = woken.take() || !std::mem::replace(polled, true);
@@ -310,7 +310,7 @@ impl Users {
         }
     }
 
-    /// Polls those whose tasks were woken; whether there were any.
+    /// Polls the requests whose tasks were woken. Returns whether there were any.
     fn poll_woken(&mut self) -> bool {
         let mut any = false;
         for which in (0..self.calls.len()).rev() {
@@ -324,17 +324,17 @@ impl Users {
         any
     }
 
-    /// The server reads all and answers all, and all users take what they get.
+    /// The server reads and answers all requests, and the users take all replies.
     fn finish(&mut self, stage: &mut Scripting<'_>) {
         for _ in 0..MOST_TURNS {
             stage.player.play_out();
             self.play(&Turn::Take, stage);
             let mut woken = self.poll_woken();
-            // It is polled.
+            // `Release` makes the player poll the machine.
             stage.player.play(&Op::Release);
             woken |= self.poll_woken();
             let status = stage.player.machine().status();
-            // What can't be sent any more stays.
+            // After a failed write, requests stay queued.
             let sent = status.queued == 0 || status.state == "broken";
             if status.lag == 0 && sent && !woken {
                 if status.state == "idle" {
@@ -351,7 +351,7 @@ impl Users {
         panic!("all is read and answered, and it is {:?}", stage.player.machine().status());
     }
 
-    /// Now that the connection has ended, nobody waits any more.
+    /// Checks that no request waits after the connection's end.
     fn settle(&mut self, stage: &mut Scripting<'_>) {
         self.poll_woken();
         assert!(self.calls.is_empty(), "it has ended, and these wait: {:?}", self.calls);
@@ -365,16 +365,16 @@ impl Users {
     }
 }
 
-/// One of `all`, if there is one.
+/// The index of one of `all`, if there is one.
 fn pick<T>(all: &[T], which: u8) -> Option<usize> {
     usize::from(which).checked_rem(all.len())
 }
 
-/// It is ending, and nothing is owed. No time passes.
+/// Checks that the connection ends without pending output. No time passes.
 fn close(stage: &mut Scripting<'_>) {
     stage.player.play_out();
     if !stage.is_done() {
-        // Only where a write has failed it waits for what had arrived.
+        // Only after a failed write it waits for the rest of the input.
         let status = stage.player.machine().status();
         assert_eq!(status.state, "broken", "nothing is owed");
         stage.player.play(&Op::Eof);
@@ -382,7 +382,7 @@ fn close(stage: &mut Scripting<'_>) {
     assert!(stage.is_done(), "all is over, and it is {:?}", stage.player.machine().status());
 }
 
-/// Whether it is as it should be, now that the connection has ended.
+/// Checks the ended connection.
 fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: Limits) {
     let arrived = frames::read(&transcript.input, limits, |_| limits.content);
     let any = Limits { header: u16::MAX, content: u64::MAX };
@@ -394,23 +394,23 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
     let place: BTreeMap<u32, usize> = requests.iter().map(id).zip(0..).collect();
     assert_eq!(place.len(), requests.len(), "a request was sent twice");
 
-    // Inline requests go out in their order, and their replies are taken in it.
+    // Inline requests are sent in order, and their replies are taken in the same order.
     let inline = requests.iter().map(id).filter(|id| users.inline.contains(id));
     assert!(users.inline.iter().copied().zip(inline).all(|(made, sent)| made == sent));
     assert!(users.taken.len() <= users.inline.len(), "more replies than requests");
     let inline = users.inline.iter().zip(&users.taken);
     let by_handle = users.outcomes.iter().filter_map(|(id, outcome)| {
-        // Why a request failed is the connection's reason, or one before it (it was ending).
+        // The error of a failed request is the connection's reason or an earlier one.
         outcome.as_ref().ok().map(|reply| (id, reply))
     });
     for (id, reply) in inline.chain(by_handle) {
         match place.get(id) {
             Some(place) => assert_eq!(arrived.messages.get(*place), Some(reply), "to {id}"),
-            // The server answered before all of the request was sent.
+            // The server answered before the whole request was sent.
             None => assert!(arrived.messages[requests.len()..].contains(reply), "to {id}"),
         }
     }
-    // Who was answered has the answer.
+    // Every received reply reached its request.
     let answered = &requests[..requests.len().min(arrived.messages.len())];
     let inline = answered.iter().filter(|request| users.inline.contains(&id(request))).count();
     assert!(users.taken.len() >= inline, "{inline} were answered, {} taken", users.taken.len());
@@ -434,7 +434,7 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
         ClientReason::Unasked => assert!(arrived.messages.len() > requests.len()),
         ClientReason::FrameTimeout { have, need, .. } => assert!(have < need),
         ClientReason::WriteStalled { unsent, .. } => {
-            // Or its FIN alone was pending, behind all replies.
+            // Or only its FIN was pending, after all replies.
             assert!(*unsent > 0 || arrived.messages.len() == requests.len());
         }
         ClientReason::NoReply { .. } | ClientReason::Lost { .. } => {}
@@ -453,11 +453,12 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
 }
 
 const LARGE: usize = 80_000;
-/// What is documented of [`Client`]: 64 KiB and one message; the longest one is large, with a
-/// header of this length.
+/// The documented limit of [`Client`]: 64 KiB and one message. The longest message is [`LARGE`],
+/// with a header of 119 bytes.
 const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE;
 const MOST_STEPS: usize = 64;
-/// Enough to fill what waits to be sent, and go beyond.
+/// Enough to exceed the limit on pending output.
 const MOST_LARGE: u8 = 3;
-/// Each turn answers what is out; replies are swallowed by at most one frame that has begun.
+/// Each turn answers the requests in flight. A frame that the script has begun may contain some of
+/// the replies.
 const MOST_TURNS: usize = 1000;

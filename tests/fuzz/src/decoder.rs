@@ -1,4 +1,4 @@
-//! The decoder and the inbox, however what arrives is cut.
+//! The decoder and the inbox, under several cuts of the input.
 
 use arbitrary::Unstructured;
 use wirestate_core::{
@@ -10,15 +10,15 @@ use wirestate_core::{
 
 use crate::frames::{self, Frames, Rest, with_content};
 
-/// Draws limits and four sizes of pieces from `bytes`; the rest of them arrives: whole, byte by
-/// byte, and in pieces of these sizes, over and over.
+/// Decodes limits and four sizes of pieces from `bytes`. The rest is the input: whole, byte by
+/// byte, and in pieces of these sizes in turn.
 ///
-/// However it is cut, a [`Decoder`] finds the same frames, and an [`Inbox`] with small buffers the
-/// same messages, whole or streamed; then both the same error, again and again, or the same part
-/// of a frame.
+/// For every cut, a [`Decoder`] finds the same frames, and an [`Inbox`] with small buffers the same
+/// messages, whole or streamed. Then both find the same part of a frame, or return the same error
+/// at every further call.
 ///
 /// # Panics
-/// If anything of that is not so.
+/// If a check fails.
 pub fn decoder(bytes: &[u8]) {
     let mut u = Unstructured::new(bytes);
     let Ok(choice) = u.arbitrary::<u8>() else { return };
@@ -29,7 +29,7 @@ pub fn decoder(bytes: &[u8]) {
     let content = if choice >= 0xf0 { i64::MAX.unsigned_abs() } else { content };
     let header = [200, 128, 4096, 104][usize::from(choice >> 2 & 3)];
     let limits = Limits { header, content };
-    // The least that there can be, or somewhat more.
+    // The smallest possible buffer, or a slightly larger one.
     let room = [0, 1, 100][usize::from(choice >> 4) % 3];
     let pool = Pool::new(2 + usize::from(header) + room, 1);
 
@@ -48,7 +48,7 @@ pub fn decoder(bytes: &[u8]) {
     }
 }
 
-/// Contents of some types are streamed.
+/// Whether the content is streamed, which depends on its type.
 fn is_streamed(header: &Header<'_>) -> bool {
     header.content_type.starts_with("binary/s")
 }
@@ -57,7 +57,7 @@ fn longest(header: &Header<'_>, limits: Limits) -> u64 {
     if is_streamed(header) { LONGEST_STREAM } else { limits.content }
 }
 
-/// `input` in pieces of these sizes, over and over.
+/// `input` in pieces of these sizes, in turn.
 fn pieces<'a>(mut input: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     sizes.iter().cycle().map_while(move |size| {
         let (piece, rest) = input.split_at((*size).min(input.len()));
@@ -66,7 +66,7 @@ fn pieces<'a>(mut input: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &
     })
 }
 
-/// What a decoder finds.
+/// The frames that a decoder finds.
 fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Frames {
     let mut decoder = Decoder::new(limits);
     let mut messages = Vec::new();
@@ -112,7 +112,7 @@ fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Frames {
     Frames { messages, rest }
 }
 
-/// What an inbox finds; some contents are streamed if there are limits for that.
+/// The frames that an inbox finds. Some contents are streamed if `streaming` has limits.
 fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Limits>) -> Frames {
     let mut messages = Vec::new();
     let mut pieces_of: Option<Vec<u8>> = None;
@@ -155,7 +155,7 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
                     Ok(None) => break,
                     Err(error) => {
                         let again = inbox.take().map(|_| ());
-                        // Which limit holds is asked again.
+                        // Otherwise `take` would use the limit of collected contents.
                         if streaming.is_none() {
                             assert_eq!(again, Err(error.clone()), "the second time");
                         }
@@ -170,7 +170,7 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
         None => Rest::Nothing,
         Some(Partial { have, need, header }) => {
             assert_eq!(header, begun.is_some(), "whether the header has come");
-            // A content that is collected is not to be seen before it is whole.
+            // A collected content is not visible before it is complete.
             let begun = begun.map(|header| {
                 let so_far = input.len() - usize::try_from(have).expect("it came");
                 let head = need - header.content_length.min(need);
@@ -184,7 +184,7 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
     Frames { messages, rest }
 }
 
-/// A message, or a piece of a content.
+/// An owned message, or an owned piece of a content.
 fn own(incoming: Incoming<'_>) -> Result<Message<'static>, Vec<u8>> {
     match incoming {
         Incoming::Message(message) => Ok(message.into_owned()),
@@ -192,7 +192,7 @@ fn own(incoming: Incoming<'_>) -> Result<Message<'static>, Vec<u8>> {
     }
 }
 
-/// What is streamed may be longer than what is collected.
+/// The limit on streamed contents, which is larger than that on collected ones.
 const LONGEST_STREAM: u64 = 1 << 40;
-/// See [`Inbox`].
+/// The most space that an [`Inbox`] offers, as documented.
 const MOST_ROOM: usize = 1 << 20;

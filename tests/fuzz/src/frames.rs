@@ -1,21 +1,21 @@
-//! The frames in bytes, read by the plainest program: all at once, from the start. What machines
-//! make of the same bytes is held against it.
+//! A simple reader of frames, to compare the machines with. It reads all bytes at once, from the
+//! start.
 
 use wirestate_core::message::{Content, DecodeError, Header, Limits, Message};
 
-/// What bytes are.
+/// The frames in some bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Frames {
-    /// The whole frames, up to the first that is none.
+    /// The whole frames, up to the first invalid one.
     pub(super) messages: Vec<Message<'static>>,
     pub(super) rest: Rest,
 }
 
-/// What follows the whole frames.
+/// What follows the whole frames of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rest {
     Nothing,
-    /// A part of a frame, and its content as far as it has come, if its header has.
+    /// A part of a frame. `begun` has its content so far, if its header is complete.
     Part {
         have: u64,
         need: u64,
@@ -25,7 +25,7 @@ pub(super) enum Rest {
 }
 
 impl Rest {
-    /// What an end of the input here comes to.
+    /// The result of a decoder if the input ends here.
     pub(super) fn at_end(&self) -> Result<(), DecodeError> {
         match self {
             Self::Nothing => Ok(()),
@@ -37,7 +37,7 @@ impl Rest {
     }
 }
 
-/// Reads `input`. `longest` is the longest content that may follow a header.
+/// Reads `input`. `longest` returns the limit on the content for a header.
 pub(super) fn read(
     mut input: &[u8],
     limits: Limits,
@@ -94,7 +94,7 @@ fn frame<'i>(
     Ok((message, rest))
 }
 
-/// The message of `header` with this much of its content.
+/// The message of `header` with `content`, which may be incomplete.
 pub(super) fn with_content(header: Header<'static>, content: &[u8]) -> Message<'static> {
     let Header { byteorder, content_type, content_encoding, content_length: _ } = header;
     let content = Content::from(content.to_vec());

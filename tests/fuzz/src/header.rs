@@ -1,4 +1,4 @@
-//! The header's reader, against a generic one of JSON.
+//! Compares the header's reader with a generic JSON reader.
 
 use std::fmt;
 
@@ -8,14 +8,15 @@ use serde::{
 };
 use wirestate_core::message::{ByteOrder, Header, HeaderError, Kind, MAX_DEPTH};
 
-/// Reads `bytes` as a header.
+/// Checks the header's reader with `bytes`.
 ///
-/// What is accepted is what a generic reader of JSON finds in the same bytes, with no key twice and
-/// no value too deep; and it reads the same once it was written, byte for byte as documented. What
-/// is refused is something else, for the reason that is given, in a message of bounded length.
+/// It accepts what a generic JSON reader accepts, without duplicate keys and values that are too
+/// deep, and returns the same header. Encoding the header gives the documented bytes, which are
+/// read back unchanged. It refuses other bytes with the right error, whose text has a bounded
+/// length.
 ///
 /// # Panics
-/// If anything of that is not so.
+/// If a check fails.
 pub fn header(bytes: &[u8]) {
     let read = Header::from_json(bytes);
     let expected = judge(bytes);
@@ -33,7 +34,7 @@ pub fn header(bytes: &[u8]) {
     }
 }
 
-/// It reads the same once it was written, and is written as documented.
+/// Checks that the header is encoded as documented and read back unchanged.
 fn written(header: &Header<'_>) {
     let json = header.to_json();
     let text = |text: &str| serde_json::to_string(text).expect("a string can be written");
@@ -64,18 +65,18 @@ fn written(header: &Header<'_>) {
     }
 }
 
-/// Why bytes are no header, as far as that does not depend on where a reader gives up.
+/// Why bytes are not a header, as far as that does not depend on where a reader stops.
 #[derive(Debug)]
 enum Refusal {
     NotUtf8 {
         at: usize,
     },
     ByteOrderMark,
-    /// Not JSON, or nested too deeply for the generic reader. A key may be there twice, or a value
-    /// be wrong, before that shows.
+    /// Not JSON, or nested too deeply for the generic reader. The header's reader may find a
+    /// duplicate key or a wrong value first.
     NotJson,
     NotAnObject(Kind),
-    /// JSON, and an object, but for at least one of these.
+    /// A JSON object with at least one of these errors.
     Wrong {
         deep: bool,
         twice: bool,
@@ -91,7 +92,7 @@ impl Refusal {
                 matches!(error, HeaderError::NotUtf8 { at: found, len: _ } if found == at)
             }
             Self::ByteOrderMark => is_mark,
-            // Whatever comes first.
+            // Any error may come first.
             Self::NotJson => !is_mark && !matches!(error, HeaderError::NotUtf8 { .. }),
             Self::NotAnObject(kind) => *error == HeaderError::NotAnObject { found: *kind },
             Self::Wrong { deep, twice, values } => match error {
@@ -110,7 +111,7 @@ impl Refusal {
     }
 }
 
-/// What a generic reader makes of the same bytes.
+/// The result of a generic JSON reader for the same bytes.
 fn judge(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
     let text =
         std::str::from_utf8(bytes).map_err(|error| Refusal::NotUtf8 { at: error.valid_up_to() })?;
@@ -147,7 +148,7 @@ fn judge(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
     }
 }
 
-/// Any JSON value, with all that an object says, in its order.
+/// Any JSON value. Objects keep duplicate keys and the order of keys.
 #[derive(Debug)]
 enum Json {
     Other(Kind),
@@ -168,7 +169,7 @@ impl Json {
         }
     }
 
-    /// How many arrays and objects are inside one another.
+    /// The nesting depth of arrays and objects.
     fn depth(&self) -> usize {
         match self {
             Self::Other(_) | Self::Integer(_) | Self::String(_) => 0,
@@ -249,6 +250,6 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 }
 
-/// 32 characters of the peer's at most, each of which may take ten bytes (`\u{10ffff}`), and a
-/// sentence around them.
+/// The limit on the text of an error: at most 32 characters of the peer, each of which may take ten
+/// bytes (`\u{10ffff}`), and a sentence around them.
 const LONGEST_MESSAGE: usize = 400;

@@ -1,4 +1,4 @@
-//! A server's connection, whatever happens to it.
+//! A server's connection under any steps.
 
 use std::{cell::RefCell, num::NonZeroUsize, rc::Rc, time::Duration};
 
@@ -21,18 +21,18 @@ use wirestate_testkit::{
     script::{Ending, Op, Transcript},
 };
 
-/// Draws a server's limits from `bytes`, then what happens to a connection: bytes and frames that
-/// arrive, what the kernel accepts, time, and the replies of a service that has some requests wait
-/// for them, and are answered in any order.
+/// Decodes a server's limits and the steps of a connection from `bytes`: received bytes and frames,
+/// accepted output, time, and replies of a service that answers some requests later and in any
+/// order.
 ///
-/// The [contract](wirestate_testkit::contract) holds, nobody sleeps through a reply, and the bytes
-/// that wait to be sent stay within what is documented. The service sees the requests that have
-/// arrived, in their order; the peer gets the replies, in the same order, and at most one error
-/// reply behind them, for the reason with which the connection ends. In the end it does end: if the
-/// peer closes and all is answered, without a deadline; and if the peer is gone, by its deadlines.
+/// The [contract](wirestate_testkit::contract) holds, no reply is missed by a sleeping task, and
+/// pending output stays within the documented limit. The service gets the received requests in
+/// order. The peer gets the replies in the same order, followed by at most one error reply with the
+/// connection's reason. The connection ends without a deadline if the peer sends its FIN and all
+/// requests are answered, and by its deadlines if the peer is gone.
 ///
 /// # Panics
-/// If anything of that is not so.
+/// If a check fails.
 pub fn server(bytes: &[u8]) {
     let Ok(scene) = draw(&mut Unstructured::new(bytes)) else { return };
     let _shown = Shown(&scene);
@@ -68,38 +68,38 @@ pub fn server(bytes: &[u8]) {
     assert!(!config.one_shot || log.requests.len() <= 1, "one shot, {}", log.requests.len());
 }
 
-/// What is drawn.
+/// The decoded case.
 #[derive(Debug)]
 struct Scene {
     config: Config,
-    /// The longest content that is streamed.
+    /// The limit on streamed contents.
     streamed: u64,
     steps: Vec<Turn>,
-    /// In the end the peer is gone.
+    /// Whether the peer is gone at the end.
     abandoned: bool,
 }
 
 #[derive(Debug)]
 enum Turn {
     Step(Step),
-    /// A request that waits is answered.
+    /// A waiting request is answered.
     Answer {
         which: u8,
         reply: Answer,
     },
-    /// It is dropped.
+    /// It is dropped without a reply.
     Forget {
         which: u8,
     },
 }
 
-/// What is answered.
+/// A reply.
 #[derive(Clone, Debug)]
 enum Answer {
     Content(Bytes),
-    /// So large that nothing else fits beside it.
+    /// A content so large that nothing else fits beside it.
     Large,
-    /// With a header that can't be sent.
+    /// A header that is too long to be sent.
     Unsendable,
 }
 
@@ -119,7 +119,7 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
     let abandoned = choice & 0x40 != 0;
     let streamed = if choice & 0x80 == 0 { 1000 } else { 10 };
     let mut steps = Vec::new();
-    // What takes time is rare: such inputs are few among many.
+    // Slow steps are rare: few inputs have them.
     let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MOST_LARGE };
     while !u.is_empty() && steps.len() < MOST_STEPS {
         let kind = u.arbitrary::<u8>()? % (KINDS + 6);
@@ -137,7 +137,7 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
                 Turn::Answer { which, reply: Answer::Content(steps::content(u)?) }
             }
         });
-        // Most often what is sent arrives.
+        // Usually the sent bytes arrive at once.
         if kind == 1 {
             steps.push(Turn::Step(Step::Deliver(usize::MAX)));
         }
@@ -158,24 +158,24 @@ impl Answer {
     }
 }
 
-/// Answers by the type of a request: `binary/n` at once, `binary/s` at once what was streamed, and
-/// all others when it is told to.
+/// A service that answers `binary/n` at once, `binary/s` at once with the streamed content, and all
+/// other types when the case says so.
 #[derive(Clone, Debug)]
 struct Scripted {
     streamed: u64,
     events: RequestQueue,
     log: Rc<RefCell<Log>>,
-    /// What was streamed of the content that is coming.
+    /// The streamed pieces of the current content.
     pieces: Option<Vec<u8>>,
 }
 
-/// What the service has seen and said.
+/// The requests of the service, and its replies.
 #[derive(Debug, Default)]
 struct Log {
     requests: Vec<Message<'static>>,
-    /// The frames of their replies.
+    /// The frames of the replies.
     replies: Vec<Option<Vec<u8>>>,
-    /// Those that wait for one, by their number.
+    /// The waiting requests and their numbers.
     asked: Vec<(usize, PendingRequest)>,
 }
 
@@ -195,7 +195,7 @@ impl Log {
     }
 }
 
-/// What is sent of a reply: where it can't be, an error is.
+/// The frame that is sent for a reply: an error reply if the reply cannot be sent.
 fn frame_of(reply: &Message<'_>) -> Vec<u8> {
     let mut frame = Vec::new();
     match reply.encode(&mut frame) {
@@ -251,12 +251,12 @@ impl Service for Scripted {
 
 type Scripting<'a> = Stage<'a, Checked<Connection<Scripted>>>;
 
-/// The peer reads all and closes its side, and all requests are answered. No time passes.
+/// The peer reads all output and sends its FIN, and all requests are answered. No time passes.
 fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
     stage.player.play(&Op::Eof);
     for _ in 0..MOST_TURNS {
         log.borrow_mut().answer(0, Some(&Answer::Content(Bytes::from_static(b"healed"))));
-        // It is polled.
+        // `Release` makes the player poll the machine.
         stage.player.play(&Op::Release);
         stage.player.play_out();
         if stage.is_done() {
@@ -266,7 +266,7 @@ fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
     panic!("all is read and answered, and it is {:?}", stage.player.machine().status());
 }
 
-/// Whether it is as it should be, now that the connection has ended.
+/// Checks the ended connection.
 fn judge(
     transcript: &Transcript,
     reason: &MessageReason,
@@ -291,8 +291,8 @@ fn judge(
         assert!(*sent == expected, "sent {} where it is {}", show(sent), show(&expected));
         assert_eq!(transcript.ending, Some(Ending::Fin));
     };
-    // Where the service then took too long, the peer is told of its own fault all the same, behind
-    // the replies that were there.
+    // If the service is then too slow, the peer still gets the error reply for its own fault, after
+    // the replies that were ready.
     let own_fault = || {
         let error = steps::encoded(&Message::error(reason));
         let replies = sent.strip_suffix(error.as_slice()).expect("the error is the last");
@@ -329,13 +329,13 @@ fn judge(
         }
         MessageReason::Memory(_) => own_fault(),
         MessageReason::ServiceTimeout { owed, .. } => {
-            // Those that were there wait behind the one that was not.
+            // The ready replies wait behind the one that is not ready.
             exactly(&answered[..requests.len() - owed], Some(reason));
         }
         MessageReason::WriteStalled { unsent, .. } => {
             assert_eq!(transcript.ending, Some(Ending::Rst));
             if *unsent == 0 {
-                // Its FIN alone was pending.
+                // Only its FIN was pending.
                 let all: usize = answered.iter().map(|reply| reply.len()).sum();
                 assert!(sent.len() >= all, "something was owed");
             }
@@ -348,8 +348,7 @@ fn judge(
     }
 }
 
-/// What was sent are replies, and behind the last one at most one error reply; possibly not all of
-/// it.
+/// Checks output that may be cut anywhere: replies, followed by at most one error reply.
 fn cut_short(sent: &[u8], answered: &[&Vec<u8>]) {
     let mut rest = sent;
     for reply in answered {
@@ -362,7 +361,7 @@ fn cut_short(sent: &[u8], answered: &[&Vec<u8>]) {
     is_an_error(rest);
 }
 
-/// `sent` begins one error reply, or is all of one.
+/// Checks that `sent` is at most one error reply, which may be incomplete.
 fn is_an_error(sent: &[u8]) {
     let limits = Limits { header: u16::MAX, content: u64::MAX };
     let frames::Frames { messages, rest } = frames::read(sent, limits, |_| u64::MAX);
@@ -379,22 +378,22 @@ fn is_an_error(sent: &[u8]) {
     }
 }
 
-/// Bytes, for an error: not more of them than one can read.
+/// The first 200 bytes, for an error message.
 fn show(bytes: &[u8]) -> String {
     let first = &bytes[..bytes.len().min(200)];
     format!("{} bytes, {}", bytes.len(), first.escape_ascii())
 }
 
 const ERROR: &[u8] = b"{\"result\": \"Error: ";
-/// More than fits beside anything else.
+/// A content so large that nothing else fits beside it.
 static LARGE: [u8; 80_000] = [b'.'; 80_000];
-/// What is documented of [`Connection`]: 64 KiB, one message and an error reply. The longest
-/// message is large, with a header of this length.
+/// The documented limit of [`Connection`]: 64 KiB, one message and an error reply. The longest
+/// message is [`LARGE`], with a header of 119 bytes.
 const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MOST_ERROR;
-/// The longest error reply that may come where there is no room: that of a service timeout.
+/// The longest error reply to a full buffer: that of a service timeout.
 const MOST_ERROR: usize = 160;
 const MOST_STEPS: usize = 64;
-/// Enough to fill what waits to be sent, and go beyond.
+/// Enough to exceed the limit on pending output.
 const MOST_LARGE: u8 = 3;
-/// Each turn answers a request, of which there are at most 32 that wait, or takes output.
+/// Each turn answers one of at most 32 waiting requests, or takes output.
 const MOST_TURNS: usize = 1000;

@@ -1,4 +1,4 @@
-//! What happens to a connection, drawn from bytes: of each step the first byte says what it is.
+//! The steps of a connection, decoded from bytes: the first byte of each step is its kind.
 
 use std::{fmt, thread, time::Duration};
 
@@ -11,20 +11,20 @@ use wirestate_core::{
 
 use wirestate_testkit::script::{Op, Player};
 
-/// What happens to any of the two sides.
+/// A step of a server's or a client's connection.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// The peer sends these bytes; they arrive later.
+    /// The peer sends these bytes. They arrive later.
     Send(Bytes),
-    /// So many bytes of what the peer has sent arrive.
+    /// This many bytes that the peer has sent arrive.
     Deliver(usize),
     Happen(Op),
 }
 
-/// So many kinds of steps are here.
+/// The number of kinds of steps.
 pub(super) const KINDS: u8 = 16;
 
-/// A step of this kind.
+/// Decodes a step of this kind.
 pub(super) fn step(kind: u8, u: &mut Unstructured<'_>) -> Result<Step> {
     Ok(match kind {
         0 | 1 => Step::Send(frame(u)?.into()),
@@ -48,7 +48,7 @@ pub(super) fn step(kind: u8, u: &mut Unstructured<'_>) -> Result<Step> {
     })
 }
 
-/// What a step is about a moment later, and long enough for every limit.
+/// The durations of steps: from a moment to longer than every limit.
 const TIMES: [Duration; 6] = [
     Duration::from_nanos(1),
     Duration::from_millis(5),
@@ -68,7 +68,7 @@ fn lost(u: &mut Unstructured<'_>) -> Result<ConnectionError> {
     })
 }
 
-/// A frame, as a peer may send it.
+/// Decodes a frame of the peer.
 fn frame(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let kind = u.arbitrary::<u8>()?;
     let content_type = ["binary/n", "binary/l", "binary/s", "text/json"][usize::from(kind % 4)];
@@ -78,7 +78,7 @@ fn frame(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     Ok(encoded(&message))
 }
 
-/// A content: a drawn byte, with others in between that tell one place from another.
+/// Decodes a content: one byte repeated, with other bytes in between that identify positions.
 pub(super) fn content(u: &mut Unstructured<'_>) -> Result<Bytes> {
     let length = match u.arbitrary::<u8>()? {
         length @ 0..192 => usize::from(length),
@@ -99,7 +99,7 @@ pub(super) fn encoded(message: &Message<'_>) -> Vec<u8> {
     frame
 }
 
-/// Limits on what may arrive, and the size of a receive buffer, drawn.
+/// Decodes the limits on messages, and the size of a receive buffer.
 pub(super) fn limits(u: &mut Unstructured<'_>) -> Result<(Limits, usize)> {
     let choice = usize::from(u.arbitrary::<u8>()?);
     let limits =
@@ -107,11 +107,11 @@ pub(super) fn limits(u: &mut Unstructured<'_>) -> Result<(Limits, usize)> {
     Ok((limits, [1, 200, 8192][(choice >> 3) % 3]))
 }
 
-/// The peer's bytes on their way, and the machine that they arrive at.
+/// A machine, and the bytes of its peer that are in flight.
 #[derive(Debug)]
 pub(super) struct Stage<'a, M> {
     pub(super) player: Player<'a, M>,
-    /// What the peer has sent and has not arrived.
+    /// Bytes that the peer has sent and that have not arrived.
     under_way: Vec<u8>,
 }
 
@@ -136,7 +136,7 @@ impl<'a, M: Machine> Stage<'a, M> {
         self.player.machine().interest().is_done()
     }
 
-    /// The peer is gone without a word: only time passes. The machine must come to an end.
+    /// The peer is gone silently: only time passes. Checks that the machine ends.
     pub(super) fn abandon(&mut self) {
         for _ in 0..MOST_DEADLINES {
             let machine = self.player.machine();
@@ -158,10 +158,10 @@ impl<'a, M: Machine> Stage<'a, M> {
     }
 }
 
-/// More than enough: each of the few deadlines may be moved by a few events.
+/// The most deadlines until a machine ends. There are few deadlines, and few events move them.
 const MOST_DEADLINES: usize = 100;
 
-/// Shows what was drawn where playing it panics.
+/// Prints the decoded steps if playing them panics.
 pub(super) struct Shown<'a>(pub(super) &'a dyn fmt::Debug);
 
 impl Drop for Shown<'_> {

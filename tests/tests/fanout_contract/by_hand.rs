@@ -18,7 +18,7 @@ use crate::messages::{ascending, fixed, parse};
 
 const NOW: Instant = Instant::EPOCH;
 
-fn share<M: Machine>(machine: &mut M) {
+fn poll_shared<M: Machine>(machine: &mut M) {
     while machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop())) {}
 }
 
@@ -37,9 +37,9 @@ fn an_upstream_that_is_fed_by_hand_takes_only_what_the_window_has_room_for() {
             let cx = &mut Context::from_waker(Waker::noop());
             assert!(upstream.poll_shared(NOW, cx) && upstream.interest().read, "all was sent");
             receive(&mut upstream, &mut left, NOW);
-            share(&mut subscriber);
+            poll_shared(&mut subscriber);
             output.extend(script::collect(&mut subscriber, NOW));
-            share(&mut subscriber);
+            poll_shared(&mut subscriber);
             assert_eq!(subscriber.status().state, "open");
         }
         assert!(output == input, "bytes are missing");
@@ -53,7 +53,7 @@ fn owned_output_lies_where_it_was_published() {
     let published = [Bytes::from("one.two.".to_owned()), Bytes::from("thr.".to_owned())];
     feed.publish(published[0].clone(), 2, NOW);
     feed.publish(published[1].clone(), 1, NOW);
-    share(&mut subscriber);
+    poll_shared(&mut subscriber);
     let mut out = [const { Bytes::new() }; 3];
     assert_eq!(subscriber.write_owned(&mut out[..1], 100), 1);
     assert_eq!(out[0], published[0]);
@@ -93,11 +93,11 @@ fn writes_that_complete_late_send_whole_messages_although_others_are_skipped() {
                 feed.publish(message.clone().into(), 1, NOW);
                 messages.push(message.into_bytes());
             }
-            share(&mut subscriber);
+            poll_shared(&mut subscriber);
             submit(&mut subscriber, round % 3);
         }
         while submit(&mut subscriber, usize::MAX) {
-            share(&mut subscriber);
+            poll_shared(&mut subscriber);
         }
         let (sent, begun) = parse(fixed(4), &output);
         let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();

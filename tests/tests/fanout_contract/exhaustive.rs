@@ -168,7 +168,7 @@ impl Scene {
             let moved = large.filter(|step| self.play(**step)).count();
             idle = if moved == 0 { idle + 1 } else { 0 };
         }
-        assert_eq!(self.published(), MESSAGES, "the upstream is held for ever");
+        assert_eq!(self.published(), MESSAGES, "the upstream is paused without end");
         let counters = self.feed.counters();
         let (mut open, mut whole_of_open, mut delivered, mut reset) = (0, 0, 0, 0);
         for (subscriber, output) in &mut self.subscribers {

@@ -28,13 +28,13 @@ fn at(millis: u64) -> Instant {
     Instant::from_epoch(Duration::from_millis(millis))
 }
 
-fn share<M: Machine>(machine: &mut M, now: Instant) {
+fn poll_shared<M: Machine>(machine: &mut M, now: Instant) {
     let cx = &mut Context::from_waker(Waker::noop());
     while machine.poll_shared(now, cx) {}
 }
 
 fn receive(upstream: &mut Upstream, mut bytes: &[u8], now: Instant) {
-    share(upstream, now);
+    poll_shared(upstream, now);
     drive::deliver(upstream, &mut bytes, now);
     assert!(bytes.is_empty(), "there is room");
 }
@@ -49,9 +49,9 @@ fn publish(feed: &Feed, message: &'static str, now: Instant) {
 
 /// Takes all output of `subscriber`.
 fn sent(subscriber: &mut Subscriber, now: Instant) -> String {
-    share(subscriber, now);
+    poll_shared(subscriber, now);
     let output = script::collect(subscriber, now);
-    share(subscriber, now);
+    poll_shared(subscriber, now);
     String::from_utf8(output).unwrap()
 }
 
@@ -77,10 +77,10 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     assert_eq!(first_seen(u64::MAX), "a\nbb\nccc\nd\nee\nfff\n");
 }
 
-/// Capacity that was found before somebody joined is used up after that: what the joiner begins with
-/// must still be there then.
+/// The upstream may use capacity that it was granted before a subscriber joined. The subscriber's
+/// first message must still be in the window then.
 #[test]
-fn who_joins_between_the_look_for_room_and_the_publication_is_not_left_behind() {
+fn a_subscriber_that_joins_between_poll_capacity_and_publishing_is_not_left_behind() {
     for (on_lag, lag_wait) in
         [(LagPolicy::Block, 1), (LagPolicy::Disconnect, 1), (LagPolicy::Skip, 0)]
     {
@@ -136,7 +136,7 @@ fn messages_that_trickle_in_lie_side_by_side_in_memory() {
         receive(&mut upstream, b"abcd", at(0));
         upstream.handle(at(0), Event::Release);
     }
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     let mut bufs = [&[][..]; MAX_SLICES];
     assert_eq!(subscriber.write_bufs(&mut bufs), MAX_SLICES);
     assert!(bufs.windows(2).all(|two| two[0].as_ptr_range().end == two[1].as_ptr()));
@@ -155,7 +155,7 @@ fn the_lag_is_that_of_the_slowest() {
     }
     // A subscriber that falls out of the window is reset soon.
     assert_eq!((lags, feed.counters().lag), (vec![2, 3, 1, 1], 0));
-    share(&mut slow, at(0));
+    poll_shared(&mut slow, at(0));
     assert_eq!(slow.interest().write, Outbound::Reset);
 }
 
@@ -167,7 +167,7 @@ fn who_lags_is_disconnected_with_lag_and_limit() {
         assert_eq!(room(&feed, at(0)), Capacity::Free);
         publish(&feed, message, at(0));
     }
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     assert_eq!(subscriber.interest().write, Outbound::Reset, "a FIN would hide the gap");
     subscriber.handle(at(0), Event::Finished);
     let reason = subscriber.reason().unwrap();
@@ -181,15 +181,15 @@ fn who_skips_finishes_the_message_that_was_begun() {
     let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.two.", at(0));
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     subscriber.handle(at(0), Event::Written(5));
     for message in ["thr.", "fou.", "fiv."] {
         publish(&feed, message, at(0));
     }
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     assert_eq!((feed.counters().skipped, subscriber.status().lag), (3, 1));
     publish(&feed, "six.", at(0));
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     assert_eq!(feed.counters().delivered, 1, "the second one is not whole yet");
     assert_eq!(sent(&mut subscriber, at(0)), "wo.six.");
     let counters = feed.counters();
@@ -227,7 +227,7 @@ fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
         let counters = feed.counters();
         assert_eq!((counters.held, counters.held_waiting), [Duration::from_secs(1); 2].into());
         publish(&feed, "thr.", at(1000));
-        share(&mut slow, at(1000));
+        poll_shared(&mut slow, at(1000));
         let reset = slow.interest().write == Outbound::Reset;
         assert_eq!(
             (reset, feed.counters().skipped),
@@ -275,7 +275,7 @@ fn only_the_time_in_which_somebody_waits_is_limited() {
     assert_eq!(room(at(1_000_500)), Capacity::Held(None));
     // A joining subscriber waits for its first message; an ending one does not.
     let mut fast = Subscriber::new(&feed, at(1_000_700));
-    share(&mut fast, at(1_000_700));
+    poll_shared(&mut fast, at(1_000_700));
     assert!(woken.0.load(Relaxed));
     assert_eq!(room(at(1_000_700)), Capacity::Held(Some(at(1_001_500))));
     fast.handle(at(1_000_800), Event::ShutDown);
@@ -297,7 +297,7 @@ fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
         fill(&feed, &mut fast, at(0));
         assert_eq!(room(&feed, at(0)), Capacity::Free);
         publish(&feed, "thr.", at(0));
-        share(&mut slow, at(0));
+        poll_shared(&mut slow, at(0));
         let counters = feed.counters();
         let expected = if on_lag == LagPolicy::Skip { (0, 3) } else { (1, 0) };
         assert_eq!((counters.lagged, counters.skipped), expected);
@@ -326,7 +326,7 @@ fn all_laggards_share_one_allowance() {
     assert_eq!(room(&feed, at(3000)), Capacity::Held(Some(at(3100))));
     assert_eq!(room(&feed, at(3100)), Capacity::Free);
     publish(&feed, "thr.", at(3100));
-    share(&mut slow, at(3100));
+    poll_shared(&mut slow, at(3100));
     assert_eq!((feed.counters().lagged, feed.counters().never_caught_up), (1, 0));
     assert_eq!(feed.counters().held_waiting, Duration::from_secs(1));
 }
@@ -339,9 +339,9 @@ fn a_blocking_feed_waits_without_limit() {
     publish(&feed, "two.", at(0));
     assert_eq!(room(&feed, at(0)), Capacity::Held(None));
     assert_eq!(room(&feed, at(1_000_000)), Capacity::Held(None));
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     subscriber.handle(at(0), Event::Written(4));
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     assert_eq!(room(&feed, at(1_000_000)), Capacity::Free);
     drop(subscriber);
     publish(&feed, "thr.", at(0));
@@ -361,9 +361,9 @@ fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_win
         }
     }
     let mut reads = |now| {
-        share(&mut slow, now);
+        poll_shared(&mut slow, now);
         slow.handle(now, Event::Written(4));
-        share(&mut slow, now);
+        poll_shared(&mut slow, now);
         room(&feed, now)
     };
     assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
@@ -388,7 +388,7 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
             Capacity::Free => publish(&feed, "mess", now),
             Capacity::Held(until) => now = until.unwrap(),
         }
-        share(&mut dead, now);
+        poll_shared(&mut dead, now);
         sent(&mut fast, now);
     }
     assert_eq!(feed.counters().held, Duration::from_secs(1));
@@ -397,12 +397,12 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
     let mut now = at(1_000_000);
     while feed.counters().skipped == dead.status().lag {
         publish(&feed, "mess", now);
-        share(&mut dead, now);
+        poll_shared(&mut dead, now);
     }
     let mut other = Subscriber::new(&feed, now);
     publish(&feed, "mess", now);
     publish(&feed, "mess", now);
-    share(&mut other, now);
+    poll_shared(&mut other, now);
     assert_eq!(room(&feed, now), Capacity::Held(None), "it does not wait");
     // It catches up: the upstream pauses for it again.
     now += Duration::from_secs(1);
@@ -421,7 +421,7 @@ fn who_takes_no_byte_is_reset_however_much_it_skips() {
         let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
         let mut dead = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
-        share(&mut dead, at(0));
+        poll_shared(&mut dead, at(0));
         if begun > 0 {
             dead.handle(at(0), Event::Written(begun));
         }
@@ -429,9 +429,9 @@ fn who_takes_no_byte_is_reset_however_much_it_skips() {
             for _ in 0..3 {
                 publish(&feed, "mess", at(1000 * second));
             }
-            share(&mut dead, at(1000 * second));
+            poll_shared(&mut dead, at(1000 * second));
             publish(&feed, "mess", at(1000 * second));
-            share(&mut dead, at(1000 * second));
+            poll_shared(&mut dead, at(1000 * second));
         }
         assert_eq!(stalled(&mut dead), at(10_000), "{begun}");
         assert_eq!(dead.interest().write, Outbound::Reset);
@@ -443,14 +443,14 @@ fn who_has_nothing_to_take_has_no_deadline() {
     let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "mess", at(0));
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     assert!(subscriber.poll_timeout().is_some());
     assert_eq!(sent(&mut subscriber, at(5000)), "mess");
     // After it has learned that all bytes are acknowledged.
     subscriber.handle(at(5000), Event::Timeout { unacknowledged: 0 });
     assert_eq!(subscriber.poll_timeout(), None);
     publish(&feed, "mess", at(6000));
-    share(&mut subscriber, at(6000));
+    poll_shared(&mut subscriber, at(6000));
     subscriber.handle(at(6500), Event::Written(1));
     assert_eq!(stalled(&mut subscriber), at(16_500));
 }
@@ -472,7 +472,7 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
     let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.", at(0));
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     subscriber.handle(at(0), Event::Written(1));
     publish(&feed, "two.", at(0));
     subscriber.handle(at(0), Event::ShutDown);
@@ -480,7 +480,7 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
         assert_eq!(subscriber.status().lag, 2);
         publish(&feed, message, at(0));
     }
-    share(&mut subscriber, at(0));
+    poll_shared(&mut subscriber, at(0));
     assert_eq!(subscriber.status().lag, 1, "what was begun is owed");
     assert_eq!(sent(&mut subscriber, at(0)), "ne.");
     assert_eq!(subscriber.interest().write, Outbound::Finish);
@@ -504,7 +504,7 @@ dddd
             let mut upstream = Upstream::new(feed.clone(), None, at(0));
             let mut subscriber = Subscriber::new(&feed, at(0));
             receive(&mut upstream, TEXT.as_bytes(), at(0));
-            share(&mut subscriber, at(0));
+            poll_shared(&mut subscriber, at(0));
             if sent > 0 {
                 subscriber.handle(at(0), Event::Written(sent));
             }
@@ -535,7 +535,7 @@ fn what_was_delivered_before_the_end_is_counted() {
     for _ in 0..2 {
         let mut subscriber = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
-        share(&mut subscriber, at(0));
+        poll_shared(&mut subscriber, at(0));
         subscriber.handle(at(0), Event::Written(4));
     }
     let counters = feed.counters();
@@ -552,7 +552,7 @@ fn an_upstream_says_when_its_deadline_moves() {
     sent(&mut slow, at(0));
     sent(&mut fast, at(0));
     receive(&mut upstream, b"one.", at(0));
-    share(&mut upstream, at(0));
+    poll_shared(&mut upstream, at(0));
     assert!(!upstream.interest().read);
     assert_eq!(upstream.poll_timeout(), None, "nobody waits");
     sent(&mut fast, at(500));
@@ -561,15 +561,15 @@ fn an_upstream_says_when_its_deadline_moves() {
     assert!(!upstream.poll_shared(at(500), cx), "which is the same");
     assert_eq!(upstream.poll_timeout(), Some(at(1500)));
     upstream.handle(at(1500), Event::Timeout { unacknowledged: 0 });
-    share(&mut upstream, at(1500));
+    poll_shared(&mut upstream, at(1500));
     assert!(upstream.interest().read);
     receive(&mut upstream, b"two.", at(1500));
-    share(&mut slow, at(1500));
+    poll_shared(&mut slow, at(1500));
     sent(&mut fast, at(1500));
-    share(&mut upstream, at(1500));
+    poll_shared(&mut upstream, at(1500));
     assert!(upstream.interest().read);
     assert_eq!(slow.interest().write, Outbound::Flush, "it is in the window still");
     receive(&mut upstream, b"thr.", at(1500));
-    share(&mut slow, at(1500));
+    poll_shared(&mut slow, at(1500));
     assert_eq!(slow.interest().write, Outbound::Reset);
 }

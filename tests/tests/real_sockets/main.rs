@@ -9,6 +9,7 @@ mod fanout;
 mod haproxy;
 mod logging;
 mod message;
+mod message_python;
 mod namespace;
 mod nginx;
 mod process;
@@ -135,7 +136,8 @@ on_every_runtime! {
         sigterm_answers_what_has_begun_to_come,
         a_client_shows_the_result,
         a_client_says_in_a_line_why_there_is_no_result,
-        a_client_whose_output_nobody_reads_ends_quietly,
+        a_client_whose_output_nobody_reads_ends_quietly;
+    message_python:
         a_blocking_python_client_gets_its_replies,
         a_selectors_based_python_client_gets_its_replies,
         a_python_server_satisfies_our_client;

@@ -558,7 +558,7 @@ pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
     });
     let proxy = proxy(binary, &address, &[]);
     let mut client = proxy.connect();
-    eventually("the upstream is held back", || serving.is_finished());
+    eventually("the upstream is paused", || serving.is_finished());
     let sent = serving.join().unwrap();
     assert_eq!(read_to_end(&mut client).0.len(), sent);
 }

@@ -306,7 +306,7 @@ fn a_side_that_does_not_read_holds_the_other_one_back() {
             Side::Upstream => (upstream, client),
         };
         scene.run_for(seconds(400));
-        assert!(sending.take().is_none(), "{sender} is held back");
+        assert!(sending.take().is_none(), "{sender} is paused");
         let queued = scene.table.connections()[0].status().queued;
         assert!((32 * 1024..=64 * 1024).contains(&queued), "{queued} bytes in a buffer of 64 KiB");
         assert_eq!(scene.world.run_until(&reading).unwrap().bytes.len(), 1_000_000);

@@ -1,0 +1,324 @@
+//! Machines with a planted bug each, which the testkit must find. The same machine without a bug
+//! must pass.
+//!
+//! The tests show what each part of the testkit finds, and which check enforces each rule of
+//! [`wirestate_core::machine`]. Drivers that break the rules are in `contract.rs`.
+//!
+//! The [`Bug`](ring::Bug)s by rule:
+//!
+//! - State table: `NoBuffer`, `ReadsAfterEof`, `EarlyFin`, `SecondFin`, `EndsWithoutFin`,
+//!   `ResetsAfterFin`, `Reopens`.
+//! - Rule 1: `ForgetsTimeout`.
+//! - Rule 2: `EmptySlice`, `NothingToFlush`, `OtherMemory`, `ClearsMemory`.
+//! - Rule 3: `OwnedTooMany`, `OwnedOther`, `OwnedEmpty`.
+//! - Rule 4: `WritesAfterError`.
+//! - Rule 5: `IdleErrorIgnored`.
+//! - Rule 6: `SilentChange`, `LostWakeUp`, `RegistersOnce`, `Spins`.
+//! - Rule 7 is for drivers: see `contract.rs`.
+//! - Rule 8: `WorkDecreases`, `LongCall`.
+//! - Rule 9: `ReleaseChanges`.
+//! - Rule 10: `InterestAlternates`, `ChangesBetweenCalls`, `NoReason`, `OtherReason`.
+//! - Rule 11: `ForgetsTimeout`, `Never`, `LateDeadline`, `EarlyDeadline`, `TimeoutAtEnd`,
+//!   `Shutdowns`.
+//! - Rule 12: `Cuts`.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+
+mod ring;
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use proptest::test_runner::{Config as Cases, TestRunner};
+use wirestate_core::{
+    Instant,
+    drive::Drive,
+    runtime::{Listener as _, Runtime},
+    shared::Lock,
+};
+use wirestate_testkit::{
+    contract::Checked,
+    script,
+    sim::{Act, Faults, Record, Settings, Side, World, act},
+};
+
+use self::ring::{Bug, Gate, Ring, open};
+
+/// Runs the machine alone, under `Checked`, with random scripts and every cut.
+fn alone(bug: Bug) {
+    let machine = |open| {
+        let gate = Arc::new(Lock::new(Gate { open, waker: None }));
+        let ring = Ring::new(bug, gate.clone(), Instant::EPOCH);
+        (Checked::new(ring, 8).with_deadlines(), gate)
+    };
+    let cases = Cases { failure_persistence: None, ..Cases::with_cases(400) };
+    TestRunner::new_with_rng(cases, TestRunner::deterministic().new_rng())
+        .run(&script::ops(60), |ops| {
+            let (mut machine, gate) = machine(false);
+            let mut player = script::Player::new(&mut machine);
+            for (i, op) in ops.iter().enumerate() {
+                if i == 2 {
+                    open(&gate);
+                }
+                player.play(op);
+            }
+            player.play_out();
+            let transcript = player.transcript();
+            assert!(transcript.input.starts_with(&transcript.output), "not what was received");
+            let broke = ops.iter().any(|op| matches!(op, script::Op::Error(..)));
+            let closed = ops.iter().any(|op| matches!(op, script::Op::Eof | script::Op::ShutDown));
+            if transcript.label == Some("finished") {
+                assert!(closed || !broke, "an error is not a clean end");
+                assert_eq!(transcript.input.len(), transcript.output.len(), "bytes are missing");
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    script::split_invariant_exhaustive(|| machine(true).0, b"0123456789");
+}
+
+/// Runs the machine on a simulated network with the real driver. The gate is opened when the bytes
+/// have arrived and the machine sleeps.
+fn driven(bug: Bug) {
+    for seed in 0..18 {
+        let settings = Settings { buffer: 32, ..Settings::default() };
+        let world = World::with(seed, settings);
+        let (server, client) = (world.host("server"), world.host("client"));
+        server.set_faults(Faults { short_write: 700, ..Faults::NONE });
+        let gate = Arc::new(Lock::new(Gate::default()));
+        let mut listener = server.listen("server:7").unwrap();
+        let (runtime, shared) = (server.clone(), gate.clone());
+        let serving = server.run(async move {
+            let (socket, _peer) =
+                std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            let clock = runtime.clock();
+            let now = wirestate_core::drive::Clock::now(&clock);
+            Drive::new(Ring::new(bug, shared, now), socket, clock).await
+        });
+        let opener = server.clone();
+        server.run(async move {
+            opener.sleep(GATE).await;
+            open(&gate);
+        });
+        let message: Vec<u8> = (0..60).collect();
+        let send = Act::Send(message.clone().into());
+        let acts = match seed % 3 {
+            0 => vec![send, Act::Finish, Act::Wait(2 * GATE), Act::ReceiveAll],
+            1 => vec![send, Act::Receive(60), Act::Finish, Act::ReceiveAll],
+            _ => vec![send, Act::Receive(60), Act::Reset],
+        };
+        let runtime = client.clone();
+        let heard = client.run(async move {
+            let socket = runtime.connect("server:7").await.unwrap();
+            act(runtime, socket, acts).await
+        });
+        world.run().unwrap_or_else(|halted| panic!("{halted}"));
+        assert!(world.now().since(Instant::EPOCH) < Duration::from_secs(1_000_030), "too late");
+        assert_eq!(heard.take().unwrap().bytes, message);
+        let clean = serving.take().unwrap().to_string() == "finished";
+        let reset = |record: &Record| record.side == Side::Server && record.error.is_some();
+        assert_ne!(clean, world.records().iter().any(reset), "an end is either clean or an error");
+    }
+}
+
+/// What wakes a sleeping task besides its registered waker.
+#[derive(Clone, Copy, Debug)]
+enum Disturbance {
+    /// Its alarm.
+    Alarm,
+    /// A spurious wake-up.
+    SpuriousWake,
+    /// Input.
+    Input,
+}
+
+/// Runs the machine on a simulated network, with `disturbance` after the gate was opened. The gate
+/// wakes its waker once before that.
+fn disturbed(bug: Bug, disturbance: Disturbance) {
+    for seed in 0..10 {
+        let world = World::new(seed);
+        let (server, client) = (world.host("server"), world.host("client"));
+        if let Disturbance::SpuriousWake = disturbance {
+            let delay = 2 * GATE..=3 * GATE;
+            server.set_faults(Faults { spurious_wake: 1000, delay, ..Faults::NONE });
+        }
+        let gate = Arc::new(Lock::new(Gate::default()));
+        let mut listener = server.listen("server:7").unwrap();
+        let (runtime, shared) = (server.clone(), gate.clone());
+        server.run(async move {
+            let (socket, _peer) =
+                std::future::poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
+            let clock = runtime.clock();
+            let mut ring = Ring::new(bug, shared, wirestate_core::drive::Clock::now(&clock));
+            ring.ticks = matches!(disturbance, Disturbance::Alarm);
+            Drive::new(ring, socket, clock).await
+        });
+        let opener = server.clone();
+        server.run(async move {
+            for opens in [false, true] {
+                opener.sleep(GATE / 2).await;
+                let waker = gate.with(|gate| {
+                    gate.open = opens;
+                    gate.waker.take()
+                });
+                waker.into_iter().for_each(Waker::wake);
+            }
+        });
+        let acts = vec![
+            Act::Send(b"held".as_slice().into()),
+            Act::Wait(4 * GATE),
+            Act::Send(b"more".as_slice().into()),
+            Act::Receive(8),
+            Act::Finish,
+            Act::ReceiveAll,
+        ];
+        let runtime = client.clone();
+        let heard = client.run(async move {
+            let socket = runtime.connect("server:7").await.unwrap();
+            act(runtime, socket, acts).await
+        });
+        world.run().unwrap_or_else(|halted| panic!("{halted}"));
+        assert_eq!(heard.take().unwrap().bytes, b"heldmore");
+    }
+}
+
+/// When the gate is opened.
+const GATE: Duration = Duration::from_secs(1);
+
+fn finds(harness: fn(Bug), bug: Bug) -> bool {
+    catch_unwind(AssertUnwindSafe(|| harness(bug))).is_err()
+}
+
+/// Asserts that random scripts under `Checked` find `bug`, with a panic message that contains
+/// `what`.
+fn is_found(bug: Bug, what: &str) {
+    let panic = catch_unwind(AssertUnwindSafe(|| alone(bug))).expect_err("the bug was not found");
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.contains(what), "{bug:?} was found by other means: {message}");
+}
+
+#[test]
+fn without_a_bug_everything_passes() {
+    alone(Bug::None);
+    driven(Bug::None);
+}
+
+#[test]
+fn the_state_table() {
+    is_found(Bug::NoBuffer, "machine: it wants to read, but read_buf is empty");
+    is_found(Bug::ReadsAfterEof, "machine: it wants to read after the end of its input");
+    is_found(Bug::SecondFin, "machine: its output goes from Finished to Finishing");
+    is_found(Bug::EndsWithoutFin, "has sent neither FIN nor RST");
+    is_found(Bug::ResetsAfterFin, "machine: it wants a reset after its FIN");
+    is_found(Bug::Reopens, "machine: its output goes from Finished to Open");
+    is_found(Bug::EarlyFin, "bytes are missing");
+}
+
+#[test]
+fn rule_1_a_wrapper_forwards_every_method() {
+    is_found(Bug::ForgetsTimeout, "machine: it waits for its peer without a deadline");
+}
+
+#[test]
+fn rule_2_an_offer_lasts_until_the_next_call() {
+    is_found(Bug::EmptySlice, "machine: it offers an empty slice");
+    is_found(Bug::NothingToFlush, "machine: it fills 0 of 64 slices");
+    is_found(Bug::OtherMemory, "machine: read_buf returns other memory");
+    is_found(Bug::ClearsMemory, "machine: read_buf overwrites the content of its memory");
+}
+
+#[test]
+fn rule_3_owned_output_is_what_write_bufs_offers() {
+    is_found(Bug::OwnedTooMany, "owned bytes");
+    is_found(Bug::OwnedOther, "machine: write_owned and write_bufs offer different bytes");
+    is_found(Bug::OwnedEmpty, "machine: it offers an empty slice");
+}
+
+#[test]
+fn rule_4_a_machine_writes_no_more_after_a_failed_write() {
+    is_found(Bug::WritesAfterError, "machine: its output goes from Finished to ");
+}
+
+#[test]
+fn rule_5_a_write_can_fail_while_there_is_no_output() {
+    is_found(Bug::IdleErrorIgnored, "machine: its output goes from Finished to Open");
+}
+
+#[test]
+fn rule_6_shared_state_changes_a_machine_only_in_poll_shared() {
+    is_found(Bug::SilentChange, "machine: poll_shared changes its observable state but is false");
+    is_found(Bug::LostWakeUp, "but its waker was not woken");
+    is_found(Bug::RegistersOnce, "but its waker was not woken");
+}
+
+#[test]
+fn rule_8_a_call_is_short() {
+    is_found(Bug::WorkDecreases, "machine: its work decreases");
+    is_found(Bug::LongCall, "units of work in Read");
+}
+
+#[test]
+fn rule_9_release_changes_nothing() {
+    is_found(Bug::ReleaseChanges, "machine: Release changes its observable state");
+}
+
+#[test]
+fn rule_10_getters_have_no_side_effects() {
+    is_found(Bug::InterestAlternates, "machine: interest() differs when called twice");
+    is_found(Bug::ChangesBetweenCalls, "machine: its observable state changes between two calls");
+    is_found(Bug::NoReason, "machine: it ends without a reason");
+    is_found(Bug::OtherReason, "machine: its reason changes");
+}
+
+#[test]
+fn rule_11_every_wait_has_a_deadline() {
+    is_found(Bug::ForgetsTimeout, "machine: it waits for its peer without a deadline");
+    is_found(Bug::Never, "machine: it waits for its peer without a deadline");
+    is_found(Bug::LateDeadline, "machine: its deadline");
+    is_found(Bug::EarlyDeadline, "changes its observable state");
+    is_found(Bug::TimeoutAtEnd, "changes its observable state");
+    is_found(Bug::Shutdowns, "machine: ShutDown changes its observable state");
+}
+
+#[test]
+fn rule_12_the_output_does_not_depend_on_the_cuts() {
+    is_found(Bug::Cuts, "not what was received");
+}
+
+#[test]
+fn scripts_and_the_contract_find_other_bugs_of_a_machine() {
+    for bug in [Bug::Wrap, Bug::ShortWrite, Bug::CleanReset, Bug::Memory] {
+        assert!(finds(alone, bug), "{bug:?} was not found");
+    }
+}
+
+#[test]
+fn the_world_finds_bugs_between_a_machine_its_driver_and_its_peers() {
+    for bug in [
+        Bug::Wrap,
+        Bug::ShortWrite,
+        Bug::SecondFin,
+        Bug::EarlyFin,
+        Bug::Spins,
+        Bug::LostWakeUp,
+        Bug::NeverEnds,
+    ] {
+        assert!(finds(driven, bug), "{bug:?} was not found");
+    }
+}
+
+#[test]
+fn the_world_finds_a_lost_wake_up_whatever_else_wakes_the_task() {
+    let disturbances = [Disturbance::Alarm, Disturbance::SpuriousWake, Disturbance::Input];
+    for disturbance in disturbances {
+        disturbed(Bug::None, disturbance);
+        for bug in [Bug::LostWakeUp, Bug::RegistersOnce] {
+            let found = catch_unwind(AssertUnwindSafe(|| disturbed(bug, disturbance))).is_err();
+            assert!(found, "{bug:?} was hidden by {disturbance:?}");
+        }
+    }
+}
