@@ -214,7 +214,7 @@ impl<M: Machine> Checked<M> {
 
     /// Wraps a machine again, with the `history` of its last wrapper.
     pub fn resume(machine: M, history: History) -> Self {
-        let now = Snapshot::of(&machine);
+        let current = Snapshot::of(&machine);
         let mut checked = Self {
             machine,
             history,
@@ -223,7 +223,7 @@ impl<M: Machine> Checked<M> {
             write_offer: Cell::new(None),
             idle_waker: None,
         };
-        checked.end_call(&now, "the calls before");
+        checked.end_call(&current, "the calls before");
         checked
     }
 
@@ -481,7 +481,7 @@ impl<M: Machine> Machine for Checked<M> {
         if !is_new {
             assert_eq!(
                 after, before,
-                "machine: poll_shared changes its observable state but is false"
+                "machine: poll_shared returns false, but changes its observable state"
             );
             self.idle_waker = Some(recording);
         }

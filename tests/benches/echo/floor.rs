@@ -67,14 +67,14 @@ fn accept(
     if connections.len() <= place {
         connections.resize_with(place + 1, || None);
     }
-    connections[place] = Some(Connection { stream, owed: Vec::new() });
+    connections[place] = Some(Connection { stream, unsent: Vec::new() });
     Ok(())
 }
 
 struct Connection {
     stream: TcpStream,
     /// Bytes that the socket has not taken yet. Reading is paused while there are any.
-    owed: Vec<u8>,
+    unsent: Vec<u8>,
 }
 
 enum Next {
@@ -85,10 +85,10 @@ enum Next {
 impl Connection {
     /// One read and one write.
     fn echo(&mut self, buffer: &mut [u8], epoll: &OwnedFd) -> io::Result<Next> {
-        if !self.owed.is_empty() {
-            let n = not_blocked(self.stream.write(&self.owed))?.unwrap_or(0);
-            self.owed.drain(..n);
-            if self.owed.is_empty() {
+        if !self.unsent.is_empty() {
+            let n = not_blocked(self.stream.write(&self.unsent))?.unwrap_or(0);
+            self.unsent.drain(..n);
+            if self.unsent.is_empty() {
                 epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::IN)?;
             }
             return Ok(Next::Read);
@@ -100,7 +100,7 @@ impl Connection {
         };
         let written = not_blocked(self.stream.write(&buffer[..n]))?.unwrap_or(0);
         if written < n {
-            self.owed.extend_from_slice(&buffer[written..n]);
+            self.unsent.extend_from_slice(&buffer[written..n]);
             epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::OUT)?;
         }
         Ok(Next::Read)

@@ -44,7 +44,7 @@ struct Client {
 }
 
 impl Client {
-    fn owed(&self) -> u64 {
+    fn in_flight(&self) -> u64 {
         self.sent - self.received
     }
 }
@@ -135,18 +135,19 @@ impl Load {
     fn receive_message(&mut self, number: usize) -> io::Result<bool> {
         let expected = self.message(number);
         let client = &mut self.clients[number];
-        let owed = usize::try_from(client.owed()).expect("at most one message is in flight");
+        let in_flight =
+            usize::try_from(client.in_flight()).expect("at most one message is in flight");
         let mut buffer = [0; MESSAGE + 1];
         let Some(n) = not_blocked(client.stream.read(&mut buffer))? else { return Ok(false) };
         if n == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        let start = MESSAGE - owed;
+        let start = MESSAGE - in_flight;
         if expected.get(start..start + n) != Some(&buffer[..n]) {
             return Err(wrong_bytes());
         }
         client.received += n as u64;
-        Ok(client.owed() == 0)
+        Ok(client.in_flight() == 0)
     }
 
     /// For `window`, each connection sends as much as its socket takes, and reads what has come
@@ -157,7 +158,7 @@ impl Load {
         let mut buffer = vec![0; RECEIVE];
         self.watch(EventFlags::IN | EventFlags::OUT)?;
         let mut sending = true;
-        while sending || self.clients.iter().any(|client| client.owed() > 0) {
+        while sending || self.clients.iter().any(|client| client.in_flight() > 0) {
             if sending && Instant::now() >= end {
                 sending = false;
                 self.watch(EventFlags::IN)?;

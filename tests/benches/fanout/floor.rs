@@ -159,7 +159,7 @@ impl Subscriber {
         if self.cursor >= ring.head {
             return Ok(());
         }
-        let owed = ring.head - self.cursor;
+        let available = ring.head - self.cursor;
         let [first, second] = ring.from(self.cursor);
         let sent = if second.is_empty() {
             self.stream.write(first)
@@ -168,7 +168,7 @@ impl Subscriber {
         };
         let n = not_blocked(sent)?.unwrap_or(0);
         self.cursor += n;
-        self.blocked = n < owed;
+        self.blocked = n < available;
         Ok(())
     }
 }

@@ -259,7 +259,7 @@ impl Load {
             }
             subscriber.received -= surplus;
             subscriber.aside += surplus;
-            if subscriber.aside > MOST_ASIDES * aside {
+            if subscriber.aside > MAX_ASIDES * aside {
                 return Err(wrong("more than was published"));
             }
         }
@@ -497,4 +497,4 @@ const JOINING: Duration = Duration::from_millis(20);
 /// How long the load waits for expected bytes before it fails.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most bytes that a broker may send to a subscriber besides messages.
-const MOST_ASIDES: u64 = 8;
+const MAX_ASIDES: u64 = 8;

@@ -163,7 +163,7 @@ impl Figure {
     fn of(series: &Series) -> Option<Self> {
         let &Series { case, server, measure, ref values, restless } = series;
         let spread = Spread::of(values.iter().copied())?;
-        let goal = (measure == Measure::Memory && server.is_ours()).then_some(MOST_MEMORY);
+        let goal = (measure == Measure::Memory && server.is_ours()).then_some(MAX_MEMORY);
         let reached = goal.map(|goal| spread.median < goal);
         Some(Self { case, server, measure, unit: unit(measure), spread, restless, goal, reached })
     }
@@ -223,4 +223,4 @@ fn digits(measure: Measure) -> usize {
 }
 
 /// In MiB.
-const MOST_MEMORY: f64 = 32.0;
+const MAX_MEMORY: f64 = 32.0;

@@ -45,7 +45,7 @@ impl Flood {
         self.next = (number + 1) % self.clients.len();
         self.receive(number)?;
         let client = &mut self.clients[number];
-        if client.sent - self.dialogue.asked(client.received) < MOST_UNANSWERED {
+        if client.sent - self.dialogue.asked(client.received) < MAX_UNANSWERED {
             let first = client.sent / REQUEST;
             let requests = &self.dialogue.requests(first, AT_ONCE)[client.sent % REQUEST..];
             client.sent += not_blocked(client.stream.write(requests))?.unwrap_or(0);
@@ -93,4 +93,4 @@ impl Flood {
 /// The most requests in one write.
 const AT_ONCE: usize = 16 * 1024 / REQUEST;
 /// The most bytes of requests without a reply.
-const MOST_UNANSWERED: usize = 256 * 1024;
+const MAX_UNANSWERED: usize = 256 * 1024;

@@ -137,12 +137,12 @@ impl Load {
     fn receive(&mut self, number: usize) -> io::Result<bool> {
         let client = &mut self.clients[number];
         let replies = self.dialogue.replies(client.next, self.in_flight);
-        let owed = &replies[client.received..];
+        let expected = &replies[client.received..];
         let Some(n) = not_blocked(client.stream.read(&mut self.buffer))? else { return Ok(false) };
         if n == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        if owed.get(..n) != Some(&self.buffer[..n]) {
+        if expected.get(..n) != Some(&self.buffer[..n]) {
             return Err(wrong("it is not the same as before"));
         }
         client.received += n;

@@ -46,7 +46,7 @@ pub fn client(bytes: &[u8]) {
     let (limits, in_flight) = (config.limits, config.in_flight.get());
 
     let (client, handle) = Client::with_handle(config.clone());
-    let mut machine = Checked::new(client, MOST_QUEUED);
+    let mut machine = Checked::new(client, MAX_QUEUED);
     let mut stage = Stage::new(&mut machine);
     let mut users = Users { handles: vec![handle], ..Users::default() };
     for turn in steps {
@@ -147,8 +147,8 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
     let end = [End::ShutDown, End::Deserted, End::Abandoned][(choice >> 4) % 3];
     let mut steps = Vec::new();
     // Slow steps are rare: few inputs have them.
-    let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MOST_LARGE };
-    while !u.is_empty() && steps.len() < MOST_STEPS {
+    let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MAX_LARGE };
+    while !u.is_empty() && steps.len() < MAX_STEPS {
         let kind = u.arbitrary::<u8>()? % (KINDS + 12);
         steps.push(match kind.checked_sub(KINDS) {
             None => Turn::Step(steps::step(kind, u)?),
@@ -304,7 +304,7 @@ impl Users {
         let due = woken.take() || !std::mem::replace(polled, true);
         let waker = Waker::from(woken.clone());
         if let Poll::Ready(outcome) = Pin::new(request).poll(&mut Context::from_waker(&waker)) {
-            assert!(due, "request {id} is ready ({outcome:?}), and nobody was woken");
+            assert!(due, "request {id} is ready ({outcome:?}), but its task was not woken");
             self.outcomes.push((*id, outcome));
             drop(self.calls.remove(which));
         }
@@ -326,7 +326,7 @@ impl Users {
 
     /// The server reads and answers all requests, and the users take all replies.
     fn finish(&mut self, stage: &mut Scripting<'_>) {
-        for _ in 0..MOST_TURNS {
+        for _ in 0..MAX_TURNS {
             stage.player.play_out();
             self.play(&Turn::Take, stage);
             let mut woken = self.poll_woken();
@@ -376,7 +376,7 @@ fn close(stage: &mut Scripting<'_>) {
     if !stage.is_done() {
         // Only after a failed write it waits for the rest of the input.
         let status = stage.player.machine().status();
-        assert_eq!(status.state, "broken", "nothing is owed");
+        assert_eq!(status.state, "broken", "no output is pending");
         stage.player.play(&Op::Eof);
     }
     assert!(stage.is_done(), "all is over, and it is {:?}", stage.player.machine().status());
@@ -438,7 +438,7 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
             assert!(*unsent > 0 || arrived.messages.len() == requests.len());
         }
         ClientReason::NoReply { .. } | ClientReason::Lost { .. } => {}
-        ClientReason::Dropped => panic!("nobody has dropped it"),
+        ClientReason::Dropped => panic!("the client was not dropped"),
     }
     let broke = matches!(
         reason,
@@ -455,10 +455,10 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
 const LARGE: usize = 80_000;
 /// The documented limit of [`Client`]: 64 KiB and one message. The longest message is [`LARGE`],
 /// with a header of 119 bytes.
-const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE;
-const MOST_STEPS: usize = 64;
+const MAX_QUEUED: usize = 64 * 1024 + 119 + LARGE;
+const MAX_STEPS: usize = 64;
 /// Enough to exceed the limit on pending output.
-const MOST_LARGE: u8 = 3;
+const MAX_LARGE: u8 = 3;
 /// Each turn answers the requests in flight. A frame that the script has begun may contain some of
 /// the replies.
-const MOST_TURNS: usize = 1000;
+const MAX_TURNS: usize = 1000;

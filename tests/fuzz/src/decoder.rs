@@ -121,7 +121,7 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
         while !piece.is_empty() {
             let spare = inbox.spare();
             assert!(!spare.is_empty(), "no room");
-            assert!(spare.len() <= MOST_ROOM, "room for {} bytes", spare.len());
+            assert!(spare.len() <= MAX_ROOM, "room for {} bytes", spare.len());
             let n = spare.len().min(piece.len());
             spare[..n].copy_from_slice(&piece[..n]);
             inbox.commit(n);
@@ -195,4 +195,4 @@ fn own(incoming: Incoming<'_>) -> Result<Message<'static>, Vec<u8>> {
 /// The limit on streamed contents, which is larger than that on collected ones.
 const LONGEST_STREAM: u64 = 1 << 40;
 /// The most space that an [`Inbox`] offers, as documented.
-const MOST_ROOM: usize = 1 << 20;
+const MAX_ROOM: usize = 1 << 20;

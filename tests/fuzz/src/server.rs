@@ -43,7 +43,7 @@ pub fn server(bytes: &[u8]) {
     let service =
         Scripted { streamed, events: RequestQueue::default(), log: log.clone(), pieces: None };
     let connection = Server::new(config.clone(), service).machine(Instant::EPOCH);
-    let mut machine = Checked::new(connection, MOST_QUEUED);
+    let mut machine = Checked::new(connection, MAX_QUEUED);
     let mut stage = Stage::new(&mut machine);
     for step in steps {
         match step {
@@ -120,8 +120,8 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
     let streamed = if choice & 0x80 == 0 { 1000 } else { 10 };
     let mut steps = Vec::new();
     // Slow steps are rare: few inputs have them.
-    let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MOST_LARGE };
-    while !u.is_empty() && steps.len() < MOST_STEPS {
+    let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MAX_LARGE };
+    while !u.is_empty() && steps.len() < MAX_STEPS {
         let kind = u.arbitrary::<u8>()? % (KINDS + 6);
         steps.push(match kind.checked_sub(KINDS) {
             None => Turn::Step(steps::step(kind, u)?),
@@ -254,7 +254,7 @@ type Scripting<'a> = Stage<'a, Checked<Connection<Scripted>>>;
 /// The peer reads all output and sends its FIN, and all requests are answered. No time passes.
 fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
     stage.player.play(&Op::Eof);
-    for _ in 0..MOST_TURNS {
+    for _ in 0..MAX_TURNS {
         log.borrow_mut().answer(0, Some(&Answer::Content(Bytes::from_static(b"healed"))));
         // `Release` makes the player poll the machine.
         stage.player.play(&Op::Release);
@@ -337,7 +337,7 @@ fn judge(
             if *unsent == 0 {
                 // Only its FIN was pending.
                 let all: usize = answered.iter().map(|reply| reply.len()).sum();
-                assert!(sent.len() >= all, "something was owed");
+                assert!(sent.len() >= all, "output is missing");
             }
             cut_short(sent, &answered);
         }
@@ -389,11 +389,11 @@ const ERROR: &[u8] = b"{\"result\": \"Error: ";
 static LARGE: [u8; 80_000] = [b'.'; 80_000];
 /// The documented limit of [`Connection`]: 64 KiB, one message and an error reply. The longest
 /// message is [`LARGE`], with a header of 119 bytes.
-const MOST_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MOST_ERROR;
+const MAX_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MAX_ERROR;
 /// The longest error reply to a full buffer: that of a service timeout.
-const MOST_ERROR: usize = 160;
-const MOST_STEPS: usize = 64;
+const MAX_ERROR: usize = 160;
+const MAX_STEPS: usize = 64;
 /// Enough to exceed the limit on pending output.
-const MOST_LARGE: u8 = 3;
+const MAX_LARGE: u8 = 3;
 /// Each turn answers one of at most 32 waiting requests, or takes output.
-const MOST_TURNS: usize = 1000;
+const MAX_TURNS: usize = 1000;

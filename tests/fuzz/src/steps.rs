@@ -138,7 +138,7 @@ impl<'a, M: Machine> Stage<'a, M> {
 
     /// The peer is gone silently: only time passes. Checks that the machine ends.
     pub(super) fn abandon(&mut self) {
-        for _ in 0..MOST_DEADLINES {
+        for _ in 0..MAX_DEADLINES {
             let machine = self.player.machine();
             let (interest, status) = (machine.interest(), machine.status());
             let op = match interest.write {
@@ -154,12 +154,12 @@ impl<'a, M: Machine> Stage<'a, M> {
             };
             self.player.play(&op);
         }
-        panic!("nobody is there, and it is not done after {MOST_DEADLINES} deadlines");
+        panic!("the peer is gone, but the machine has not ended after {MAX_DEADLINES} deadlines");
     }
 }
 
 /// The most deadlines until a machine ends. There are few deadlines, and few events move them.
-const MOST_DEADLINES: usize = 100;
+const MAX_DEADLINES: usize = 100;
 
 /// Prints the decoded steps if playing them panics.
 pub(super) struct Shown<'a>(pub(super) &'a dyn fmt::Debug);

@@ -31,7 +31,7 @@ fn config() -> ClientConfig {
     }
 }
 
-const MOST_QUEUED: usize = 64 * 1024 + 1000;
+const MAX_QUEUED: usize = 64 * 1024 + 1000;
 const NOW: Instant = Instant::EPOCH;
 
 /// How the server answers requests.
@@ -76,7 +76,7 @@ proptest! {
         server in servers(),
         takes in any::<bool>(),
     ) {
-        let mut client = Checked::new(Client::new(config()), MOST_QUEUED).with_deadlines();
+        let mut client = Checked::new(Client::new(config()), MAX_QUEUED).with_deadlines();
         let mut player = Player::new(&mut client);
         let (mut asked, mut answered, mut taken) = (0, 0, Vec::new());
         for (op, size) in ops.iter().zip(sizes) {
@@ -119,7 +119,7 @@ proptest! {
         server in servers(),
     ) {
         let (client, handle) = Client::with_handle(config());
-        let mut client = Checked::new(client, MOST_QUEUED).with_deadlines();
+        let mut client = Checked::new(client, MAX_QUEUED).with_deadlines();
         let mut handles = vec![handle.clone(), handle];
         let mut player = Player::new(&mut client);
         let mut requests: Vec<(usize, Request)> = Vec::new();

@@ -36,10 +36,10 @@ fn config() -> Config {
 }
 
 /// The most pending output: 64 KiB, one message and the error reply.
-const MOST_QUEUED: usize = 64 * 1024 + 1000;
+const MAX_QUEUED: usize = 64 * 1024 + 1000;
 
 fn checked<S: Service + Clone>(config: Config, service: S) -> Checked<Connection<S>> {
-    Checked::new(Server::new(config, service).machine(Instant::EPOCH), MOST_QUEUED)
+    Checked::new(Server::new(config, service).machine(Instant::EPOCH), MAX_QUEUED)
 }
 
 fn echo() -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clone> {

@@ -250,7 +250,7 @@ fn rule_5_a_write_can_fail_while_there_is_no_output() {
 
 #[test]
 fn rule_6_shared_state_changes_a_machine_only_in_poll_shared() {
-    is_found(Bug::SilentChange, "machine: poll_shared changes its observable state but is false");
+    is_found(Bug::SilentChange, "machine: poll_shared returns false, but changes its observable");
     is_found(Bug::LostWakeUp, "but its waker was not woken");
     is_found(Bug::RegistersOnce, "but its waker was not woken");
 }
