@@ -128,18 +128,18 @@ impl EventLoop {
     }
 
     /// Runs until a stop is requested and the last connection has ended.
-    pub(crate) fn run(&mut self, stop: &ShutdownHandle) -> io::Result<()> {
-        while self.goes_on(stop) {
+    pub(crate) fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
+        while self.goes_on(shutdown) {
             self.round()?;
         }
         Ok(())
     }
 
     /// Applies `stop`. Returns false once the last connection has ended after that.
-    pub(crate) fn goes_on(&mut self, stop: &ShutdownHandle) -> bool {
+    pub(crate) fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
         let waker = Waker::from(self.interrupt.clone());
         let stops =
-            stop.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
+            shutdown.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
         // Once: it wakes every connection each time.
         if stops && !self.listeners.is_empty() {
             self.listeners.clear();
@@ -297,7 +297,7 @@ impl Wake for Interrupt {
 
 /// An echo, and a fan-out of lines that clients publish, with a few clients of each.
 pub(crate) fn main() -> io::Result<()> {
-    let (table, stop) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
+    let (table, shutdown) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
     let mut event_loop = EventLoop::new(table.clone())?;
 
     let echo = echo::Server::default();
@@ -318,15 +318,15 @@ pub(crate) fn main() -> io::Result<()> {
             .chain((0..3).map(|_| scope.spawn(move || subscribed(subscribe, b"one\ntwo\n"))))
             .chain([scope.spawn(move || TcpStream::connect(publish)?.write_all(b"one\ntwo\n"))])
             .collect();
-        let stop = &stop;
+        let shutdown = &shutdown;
         scope.spawn(move || {
             let served: Vec<_> = clients.into_iter().map(thread::ScopedJoinHandle::join).collect();
-            stop.drain();
+            shutdown.drain();
             for client in served {
                 client.expect("no client panics").expect("every client is served");
             }
         });
-        event_loop.run(stop)
+        event_loop.run(shutdown)
     })?;
     println!("served, and ended: {:?}", table.totals().ended);
     Ok(())

@@ -100,7 +100,7 @@ mod keep {
         /// How long to wait between attempts.
         pub backoff: Backoff,
         /// Ends it: a connection that is open by asking its machine to shut down.
-        pub stop: ShutdownHandle,
+        pub shutdown: ShutdownHandle,
     }
 
     impl Dial {
@@ -123,7 +123,7 @@ mod keep {
             let (mut connects, mut ends) = (LogLimit::default(), LogLimit::default());
             loop {
                 let connect = connect_within(runtime, &self.address, self.connect_timeout);
-                let Some(connected) = self.stop.unless_requested(connect).await else { return };
+                let Some(connected) = self.shutdown.unless_requested(connect).await else { return };
                 let ended = match connected {
                     Err(error) => {
                         failed();
@@ -137,7 +137,7 @@ mod keep {
                         }
                         let mut drive = Drive::new(machine(since), socket, runtime.clock());
                         let ended = poll_fn(|cx| {
-                            let stopped = self.stop.poll_requested(cx) > Shutdown::None;
+                            let stopped = self.shutdown.poll_requested(cx) > Shutdown::None;
                             drive.poll_until(cx, |machine, now| {
                                 if stopped {
                                     machine.handle(now, Event::ShutDown);
@@ -150,7 +150,7 @@ mod keep {
                         ended.to_string()
                     }
                 };
-                if self.stop.requested() > Shutdown::None {
+                if self.shutdown.requested() > Shutdown::None {
                     return;
                 }
                 let wait = self.backoff.next();
@@ -163,7 +163,7 @@ mod keep {
                 }
                 let until = now + wait;
                 let sleep = poll_fn(|cx| clock.poll_until(cx, until));
-                if self.stop.unless_requested(sleep).await.is_none() {
+                if self.shutdown.unless_requested(sleep).await.is_none() {
                     return;
                 }
             }

@@ -1,9 +1,10 @@
 //! Connections that are closed to make room for new ones when their server is full.
 //!
-//! A machine keeps a [`IdleSlot`] and [updates](IdleSlot::update) it whenever its activity changes. In
-//! [`poll_shared`](crate::Machine::poll_shared) it checks whether it is asked to give way.
-//! [`serve`](crate::serve::serve) asks the connections of
-//! [`Options::idle`](crate::serve::Options::idle).
+//! A machine keeps an [`IdleSlot`], and [updates](IdleSlot::update) it when its activity changes.
+//! In [`poll_shared`](crate::Machine::poll_shared) it checks whether it must give way
+//! ([`poll_eviction`](IdleSlot::poll_eviction)), and then ends. A server with
+//! [`with_idle_connections`](crate::serve::Server::with_idle_connections) requests that when it is
+//! full.
 //!
 //! ```
 //! use core::task::{Context, Poll, Waker};
@@ -16,7 +17,7 @@
 //! assert!(idle.poll_evict(&mut cx).is_pending());
 //! assert!(first.poll_eviction(&mut cx) && !second.poll_eviction(&mut cx));
 //!
-//! first.update(Activity::Sending, now); // it has a request to answer
+//! first.update(Activity::Sending, now); // it has received a request
 //! assert!(idle.poll_evict(&mut cx).is_pending());
 //! assert!(!first.poll_eviction(&mut cx) && second.poll_eviction(&mut cx));
 //!
@@ -35,47 +36,49 @@ use crate::{
     shared::{Lock, Shared, register_waker},
 };
 
-/// The connections of one server, in the order in which they give way. Clones are the same ones.
+/// The connections of one server, in the order in which they give way. Clones are the same
+/// connections.
 ///
-/// It holds a few words and a waker for each of them.
+/// It holds some 50 bytes and a waker for each connection.
 #[derive(Clone, Debug, Default)]
 pub struct IdleConnections {
     state: Shared<Lock<State>>,
 }
 
 /// What a connection does. When a server is full, connections give way in the order of these
-/// variants; of several with one activity, the one that has had it longest is first.
+/// variants. Of several with the same activity, the one that has had it longest is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Activity {
     /// It lingers after its last response ([`Linger`](crate::Linger)).
     Lingering,
-    /// It has had an answer, and waits for its next one.
+    /// It waits for its turn to be answered, and has been answered before.
     Queued,
     /// It waits for a request, or for the rest of one.
     Idle,
     /// It sends a response.
     Sending,
-    /// It waits for its first answer. It is not asked before it has that answer, which must come
-    /// soon.
+    /// It waits for its turn to be answered for the first time. Its machine does not give way
+    /// before that answer, and must bound the wait.
     FirstQueued,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// In the order in which the connections give way.
-    places: BTreeMap<Key, Option<Waker>>,
+    slots: BTreeMap<Key, Option<Waker>>,
     /// How many connections have entered so far.
     count: u64,
-    /// The connection that was asked to give way, until its activity changes.
-    asked: Option<Key>,
-    /// Who has asked.
-    asker: Option<Waker>,
+    /// The connection that was requested to give way, until its activity changes.
+    requested: Option<Key>,
+    /// The waker of the task that has requested it.
+    requester: Option<Waker>,
 }
 
-/// A connection's activity, since when, and its number.
+/// A connection's activity, its begin, and the connection's number.
 type Key = (Activity, Instant, u64);
 
-/// A connection's place in the order in which connections give way.
+/// A connection's position in the order in which connections give way.
 #[derive(Debug)]
 pub struct IdleSlot {
     idle: IdleConnections,
@@ -83,38 +86,38 @@ pub struct IdleSlot {
 }
 
 impl IdleConnections {
-    /// Without connections.
+    /// An order without connections.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Enters a connection whose activity is `activity` since `since`. It leaves when the place is
+    /// Enters a connection whose activity is `activity` since `since`. It leaves when the slot is
     /// dropped.
     pub fn enter(&self, activity: Activity, since: Instant) -> IdleSlot {
         let key = self.state.with(|state| {
             state.count += 1;
             let key = (activity, since, state.count);
-            state.places.insert(key, None);
+            state.slots.insert(key, None);
             key
         });
         IdleSlot { idle: self.clone(), key }
     }
 
-    /// Asks the first connection in the order to give way: one at a time. Pending until its place
-    /// is dropped or its activity changes; ask again then, if there is still no room. Ready if
-    /// there is no connection.
+    /// Requests the first connection in the order to give way: one at a time. Pending until its
+    /// slot is dropped or its activity changes; then call this again if the server is still full.
+    /// Ready if there is no connection.
     pub fn poll_evict(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let (mut woken, mut asker) = (None, Some(cx.waker().clone()));
+        let (mut woken, mut requester) = (None, Some(cx.waker().clone()));
         let polled = self.state.with(|state| {
-            let Some(mut first) = state.places.first_entry() else { return Poll::Ready(()) };
-            if state.asked.is_none() {
-                state.asked = Some(*first.key());
+            let Some(mut first) = state.slots.first_entry() else { return Poll::Ready(()) };
+            if state.requested.is_none() {
+                state.requested = Some(*first.key());
                 woken = first.get_mut().take();
             }
-            mem::swap(&mut state.asker, &mut asker);
+            mem::swap(&mut state.requester, &mut requester);
             Poll::Pending
         });
-        drop(asker); // outside the lock: it may be the last handle on a task
+        drop(requester); // outside the lock: it may be the last handle on a task
         if let Some(waker) = woken {
             waker.wake();
         }
@@ -123,54 +126,52 @@ impl IdleConnections {
 }
 
 impl IdleSlot {
-    /// Sets the activity, and since when. If it has changed, the connection is not asked any more.
+    /// Sets the activity and its begin. A change withdraws the request to give way.
     pub fn update(&mut self, activity: Activity, since: Instant) {
         let key = (activity, since, self.key.2);
         if key == self.key {
             return;
         }
         let former = mem::replace(&mut self.key, key);
-        let asker = self.idle.state.with(|state| {
-            let waker = state.places.remove(&former).flatten();
-            state.places.insert(key, waker);
+        let requester = self.idle.state.with(|state| {
+            let waker = state.slots.remove(&former).flatten();
+            state.slots.insert(key, waker);
             state.withdraw(former)
         });
-        if let Some(asker) = asker {
-            asker.wake();
+        if let Some(requester) = requester {
+            requester.wake();
         }
     }
 
-    /// Whether it is asked to give way; until then, `cx` is woken when it is.
+    /// Whether the connection must give way. If not, the waker of `cx` is woken when it must.
     pub fn poll_eviction(&self, cx: &mut Context<'_>) -> bool {
-        let (is_asked, former) = self.idle.state.with(|state| {
-            if state.asked == Some(self.key) {
+        let (is_requested, former) = self.idle.state.with(|state| {
+            if state.requested == Some(self.key) {
                 return (true, None);
             }
-            let slot = state.places.get_mut(&self.key);
+            let slot = state.slots.get_mut(&self.key);
             (false, slot.and_then(|slot| register_waker(slot, cx)))
         });
         drop(former); // outside the lock
-        is_asked
+        is_requested
     }
 }
 
 impl State {
-    /// Withdraws the request if this place was asked. Returns the waker of the asking task.
+    /// Withdraws the request for this slot. Returns the waker of the requesting task.
     fn withdraw(&mut self, key: Key) -> Option<Waker> {
-        self.asked.take_if(|asked| *asked == key)?;
-        self.asker.take()
+        self.requested.take_if(|requested| *requested == key)?;
+        self.requester.take()
     }
 }
 
 impl Drop for IdleSlot {
     fn drop(&mut self) {
-        let (own, asker) = self
-            .idle
-            .state
-            .with(|state| (state.places.remove(&self.key), state.withdraw(self.key)));
+        let (own, requester) =
+            self.idle.state.with(|state| (state.slots.remove(&self.key), state.withdraw(self.key)));
         drop(own); // outside the lock: it may be the last handle on a task
-        if let Some(asker) = asker {
-            asker.wake();
+        if let Some(requester) = requester {
+            requester.wake();
         }
     }
 }
@@ -191,43 +192,43 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_has_waited_longest_is_asked_and_one_at_a_time() {
+    fn the_one_that_has_waited_longest_is_requested_and_one_at_a_time() {
         let mut cx = Context::from_waker(Waker::noop());
         let idle = IdleConnections::new();
         let (late, early, middle) = (enter(&idle, at(3)), enter(&idle, at(1)), enter(&idle, at(2)));
         for _ in 0..2 {
             assert!(idle.poll_evict(&mut cx).is_pending());
-            let asked = [&late, &early, &middle].map(|place| place.poll_eviction(&mut cx));
-            assert_eq!(asked, [false, true, false]);
+            let requested = [&late, &early, &middle].map(|slot| slot.poll_eviction(&mut cx));
+            assert_eq!(requested, [false, true, false]);
         }
         drop(early);
-        assert!(!middle.poll_eviction(&mut cx), "there may be room now");
+        assert!(!middle.poll_eviction(&mut cx), "the server may have room now");
         assert!(idle.poll_evict(&mut cx).is_pending());
         assert!(middle.poll_eviction(&mut cx) && !late.poll_eviction(&mut cx));
     }
 
     #[test]
-    fn those_that_linger_come_first_and_those_that_wait_for_their_first_answer_last() {
+    fn connections_give_way_in_the_order_of_their_activities() {
         use Activity::{FirstQueued, Idle as Silent, Lingering, Queued, Sending};
 
         let mut cx = Context::from_waker(Waker::noop());
         let idle = IdleConnections::new();
         let activities = [FirstQueued, Sending, Silent, Queued, Lingering];
-        let mut places: Vec<_> = (1..).zip(activities).map(|(s, a)| idle.enter(a, at(s))).collect();
-        while let Some(place) = places.pop() {
+        let mut slots: Vec<_> = (1..).zip(activities).map(|(s, a)| idle.enter(a, at(s))).collect();
+        while let Some(slot) = slots.pop() {
             assert!(idle.poll_evict(&mut cx).is_pending());
-            assert!(place.poll_eviction(&mut cx), "{place:?}");
+            assert!(slot.poll_eviction(&mut cx), "{slot:?}");
         }
     }
 
     #[test]
-    fn one_that_does_something_else_is_not_asked_any_more() {
+    fn a_change_of_activity_withdraws_the_request() {
         let mut cx = Context::from_waker(Waker::noop());
         let idle = IdleConnections::new();
         let (mut first, second) = (enter(&idle, at(1)), enter(&idle, at(2)));
         assert!(idle.poll_evict(&mut cx).is_pending());
         first.update(Activity::Idle, at(1));
-        assert!(first.poll_eviction(&mut cx), "it is the same");
+        assert!(first.poll_eviction(&mut cx), "the activity is unchanged");
         first.update(Activity::Idle, at(3));
         assert!(!first.poll_eviction(&mut cx) && !second.poll_eviction(&mut cx));
         assert!(idle.poll_evict(&mut cx).is_pending());
@@ -236,7 +237,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "std")]
-    fn who_is_asked_is_woken_and_so_is_who_asked() {
+    fn a_request_wakes_the_connection_and_its_end_wakes_the_requester() {
         use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
         #[derive(Default)]
@@ -248,17 +249,17 @@ mod tests {
         }
         let counts: [_; 3] = core::array::from_fn(|_| alloc::sync::Arc::new(Count::default()));
         let wakers = counts.each_ref().map(|count| Waker::from(count.clone()));
-        let [mut asker, mut first, mut second] = wakers.each_ref().map(Context::from_waker);
+        let [mut requester, mut first, mut second] = wakers.each_ref().map(Context::from_waker);
         let woken = || counts.each_ref().map(|count| count.0.load(SeqCst));
 
         let idle = IdleConnections::new();
-        let places = (enter(&idle, at(1)), enter(&idle, at(2)));
-        assert!(!places.0.poll_eviction(&mut first) && !places.1.poll_eviction(&mut second));
-        assert!(idle.poll_evict(&mut asker).is_pending());
+        let slots = (enter(&idle, at(1)), enter(&idle, at(2)));
+        assert!(!slots.0.poll_eviction(&mut first) && !slots.1.poll_eviction(&mut second));
+        assert!(idle.poll_evict(&mut requester).is_pending());
         assert_eq!(woken(), [0, 1, 0]);
-        drop(places.1);
-        assert_eq!(woken(), [0, 1, 0], "nobody waits for that one");
-        drop(places.0);
+        drop(slots.1);
+        assert_eq!(woken(), [0, 1, 0], "this slot was not requested");
+        drop(slots.0);
         assert_eq!(woken(), [1, 1, 0]);
     }
 }

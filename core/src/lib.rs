@@ -15,9 +15,8 @@
 //! | [`idle`] | idle connections, which are evicted when a server is full |
 //! | [`teardown`] | how a machine ends a connection: FIN, lingering close, reset |
 //! | [`shutdown`] | requests the end of servers |
-//! | `runtime` | what a runtime provides: accept, connect, spawn (feature `std`) |
-//! | `listen` | listens on every address of a name (feature `std`) |
-//! | `serve` | accepts connections, and drains them at the end (feature `std`) |
+//! | `runtime` | the interface to a runtime: listen, connect, spawn (feature `std`) |
+//! | `serve` | servers: accept connections, and drain them at the end (feature `std`) |
 //! | `status` | the status of a server over HTTP (feature `status`) |
 //!
 //! # Rules
@@ -69,7 +68,7 @@ pub mod echo;
 pub mod fanout;
 pub mod idle;
 #[cfg(feature = "std")]
-pub mod listen;
+mod listen;
 mod log_limit;
 pub mod machine;
 #[cfg(feature = "message")]
@@ -89,6 +88,8 @@ pub mod teardown;
 mod time;
 mod token_bucket;
 
+#[cfg(feature = "std")]
+pub use self::runtime::Runtime;
 pub use self::{
     config::ConfigError,
     machine::{

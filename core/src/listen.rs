@@ -1,17 +1,4 @@
-//! Listening on every address of a name.
-//!
-//! ```no_run
-//! use wirestate_core::{echo, listen::listen, runtime::{Listener, Runtime}};
-//! use wirestate_core::serve::{Options, serve};
-//!
-//! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
-//! let listeners = listen(&runtime, "localhost:7").await?;
-//! println!("listening on {:?}", listeners.addresses()?); // [::1]:7 and 127.0.0.1:7, say
-//! let echo = echo::Server::default();
-//! serve(&runtime, listeners, &Options::default(), |_, now| echo.machine(now)).await;
-//! # Ok(())
-//! # }
-//! ```
+//! Listening on all addresses of a name.
 
 use std::{
     format, io,
@@ -26,18 +13,13 @@ use crate::{
     runtime::{AcceptError, Address, Listener, Runtime, unix_path},
 };
 
-/// Listens on `address`, a `host:port` or a `unix:PATH`; on all addresses of a name.
-///
-/// With port 0, all addresses get the same port. An address whose family this machine does not have
-/// is left out if another one works. `[::]` accepts IPv4 as well, so `0.0.0.0` beside it is left
-/// out.
-///
-/// # Errors
-/// The name is unknown, or it is not possible to listen on one of its addresses, which the error
-/// names.
-pub async fn listen<R: Runtime>(runtime: &R, address: &str) -> io::Result<Listeners<R::Listener>> {
+/// Listens on all addresses of `address`, as [`Runtime::bind`] documents.
+pub(crate) async fn listen<R: Runtime>(
+    runtime: &R,
+    address: &str,
+) -> io::Result<Listeners<R::Listener>> {
     if unix_path(address).is_some() {
-        return runtime.listen(address).map(|listener| Listeners::new([listener]));
+        return Ok(Listeners::new(vec![runtime.listen(address)?]));
     }
     let addresses = runtime.resolve(address).await?;
     if addresses.is_empty() {
@@ -62,7 +44,7 @@ fn listen_on_all<L: Listener>(
     loop {
         let mut listeners: Vec<L> = Vec::new();
         match add_all(&mut listeners, addresses, &listen) {
-            // The port that was free on one address is taken on the next one.
+            // The port that was free on one address is in use on the next one.
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && !listeners.is_empty()
@@ -81,7 +63,7 @@ fn add_all<L: Listener>(
     addresses: &[SocketAddr],
     listen: impl Fn(SocketAddr) -> io::Result<L>,
 ) -> io::Result<()> {
-    // First the address that may cover another one.
+    // The address that may cover another one comes first.
     let mut addresses = addresses.to_vec();
     addresses.sort_by_key(|address| address.ip() != Ipv6Addr::UNSPECIFIED);
     let (mut covers_ipv4, mut missing) = (false, None);
@@ -109,59 +91,50 @@ fn add_all<L: Listener>(
     }
 }
 
-/// Whether the machine does not have such an address: `EADDRNOTAVAIL`, `EAFNOSUPPORT` (bind(2),
+/// Whether this host has no such address: `EADDRNOTAVAIL`, `EAFNOSUPPORT` (bind(2),
 /// socket(2)).
 fn is_missing(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// One or several listeners, as a single one. They accept in turn.
+/// The listeners of one server. They accept in turn.
 #[derive(Debug)]
-pub struct Listeners<L> {
+pub(crate) struct Listeners<L> {
     listeners: Vec<L>,
     /// The index of the listener that is next.
-    turn: usize,
+    next: usize,
+}
+
+impl<L> Listeners<L> {
+    pub(crate) fn new(listeners: Vec<L>) -> Self {
+        Self { listeners, next: 0 }
+    }
+
+    pub(crate) fn push(&mut self, listener: L) {
+        self.listeners.push(listener);
+    }
 }
 
 impl<L: Listener> Listeners<L> {
-    /// Combines listeners.
-    ///
-    /// # Panics
-    /// If there are none.
-    pub fn new(listeners: impl IntoIterator<Item = L>) -> Self {
-        let listeners: Vec<L> = listeners.into_iter().collect();
-        assert!(!listeners.is_empty(), "a server needs a listener");
-        Self { listeners, turn: 0 }
-    }
-}
-
-impl<L: Listener> Listener for Listeners<L> {
-    type Socket = L::Socket;
-
-    /// The address of the first listener.
-    fn local_address(&self) -> io::Result<Address> {
-        self.listeners[0].local_address()
-    }
-
-    fn addresses(&self) -> io::Result<Vec<Address>> {
+    pub(crate) fn addresses(&self) -> io::Result<Vec<Address>> {
         self.listeners.iter().map(Listener::local_address).collect()
     }
 
-    fn poll_accept(
+    pub(crate) fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>> {
+    ) -> Poll<Result<(L::Socket, Peer), AcceptError>> {
         let count = self.listeners.len();
-        for index in (self.turn..self.turn + count).map(|index| index % count) {
+        for index in (self.next..self.next + count).map(|index| index % count) {
             if let Poll::Ready(accepted) = self.listeners[index].poll_accept(cx) {
-                self.turn = index + 1;
+                self.next = index + 1;
                 return Poll::Ready(accepted);
             }
         }
         Poll::Pending
     }
 
-    fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self) {
         for listener in &mut self.listeners {
             listener.shut_down();
         }
@@ -239,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_that_the_machine_does_not_have_is_left_out() {
+    fn an_address_family_that_the_host_lacks_is_left_out() {
         for errno in [97, 99] {
             let missing = || Some(io::Error::from_raw_os_error(errno));
             let both = ["[::1]:0", "127.0.0.1:0"];
@@ -259,9 +232,9 @@ mod tests {
     }
 
     #[test]
-    fn each_listener_has_its_turn() {
+    fn listeners_accept_in_turn() {
         let fake = |port| Fake { address: ([127, 0, 0, 1], port).into(), waiting: 3 };
-        let mut listeners = Listeners::new([fake(1), fake(2)]);
+        let mut listeners = Listeners::new(vec![fake(1), fake(2)]);
         let mut cx = Context::from_waker(Waker::noop());
         let mut accept = || match listeners.poll_accept(&mut cx) {
             Poll::Ready(accepted) => accepted.unwrap().0,

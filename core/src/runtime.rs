@@ -1,8 +1,10 @@
-//! What a runtime brings, besides sockets and a clock for the [driver](crate::drive): it accepts,
-//! connects, spawns.
+//! The interface to a runtime: it listens, connects, spawns, and has a clock.
 //!
-//! All that is built on it is written once: [`serve`](crate::serve::serve) and the commands of the
-//! binaries run on tokio, smol, threads, and on the testkit's simulated network.
+//! Everything above it is written once. [`Server::serve`] and the commands of the binaries run on
+//! tokio, smol, threads, and on the testkit's simulated network.
+//!
+//! [`Runtime`] and [`Listener`] are extension points: implement them, with the traits of
+//! [`drive`](crate::drive) for the socket and the clock, to run machines on another runtime.
 
 use std::{
     fmt,
@@ -18,11 +20,13 @@ use std::{
 use crate::{
     admission::Peer,
     drive::{Clock, Sink, Source},
+    listen::listen,
+    serve::Server,
 };
 
 /// A runtime. Clones are the same runtime.
 pub trait Runtime: Clone + Send + Sync + 'static {
-    /// A connected socket: no delay, and with keepalive probes.
+    /// A connected socket, with `TCP_NODELAY` and keepalive probes.
     type Socket: Source + Sink + Unpin + Send + 'static;
     /// A listening socket.
     type Listener: Listener<Socket = Self::Socket>;
@@ -32,20 +36,21 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// A new clock.
     fn clock(&self) -> Self::Clock;
 
-    /// Runs `task` to its end beside everything else. A panic in it ends that task alone.
+    /// Runs `task` to its end, concurrently. A panic in it ends that task alone.
     ///
-    /// The wakers that a task is polled with must be the same from poll to poll
-    /// ([`will_wake`](std::task::Waker::will_wake)), as they are on all common executors.
+    /// A task must be polled with the same waker each time
+    /// ([`will_wake`](std::task::Waker::will_wake)), as all common executors do.
     ///
     /// # Errors
-    /// There is no room for it (no thread could be started); `task` is dropped.
+    /// The task cannot be started (no thread is available). `task` is dropped.
     fn spawn<T>(&self, task: T) -> io::Result<()>
     where
         T: Future + Send + 'static,
         T::Output: Send + 'static;
 
-    /// Runs the task of a connection that was admitted, as [`spawn`](Self::spawn) does. Commands from
-    /// the table of connections may be noticed up to 20 ms late, which lets a thread wait in a read.
+    /// Runs the task of a connection that was admitted, as [`spawn`](Self::spawn) does. Commands
+    /// from the table of connections may take effect up to 20 ms late, so that a thread can wait
+    /// in a read.
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn).
@@ -57,47 +62,64 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         self.spawn(task)
     }
 
-    /// Listens on `address`, an `IP:PORT` or a `unix:PATH`. (For a name, which can have several
-    /// addresses, use [`listen`](crate::listen::listen).)
+    /// A server that listens on `address`, a `HOST:PORT` or a `unix:PATH`, on all addresses of a
+    /// name. It has the default settings, and accepts once [`Server::serve`] is called.
     ///
-    /// Port 0 takes one that is free. Port and address can be used again at once after an earlier
-    /// server's end (`SO_REUSEADDR`; socket(7)). The file of a Unix socket is removed when the
-    /// listener is dropped. A file that exists already, to which no socket is bound, is replaced.
-    /// Who may connect depends on the file's mode, which is 0777 less the umask (unix(7)).
+    /// With port 0, all addresses get the same free port. An address whose family this host lacks
+    /// is left out if another one works. `[::]` accepts IPv4 as well, so `0.0.0.0` beside it is
+    /// left out. Each address is listened on as [`listen`](Self::listen) does.
     ///
     /// # Errors
-    /// The address has no such form, is not this machine's, or is in use.
+    /// The name is unknown, or listening on one of its addresses fails; the error names the
+    /// address.
+    fn bind(&self, address: &str) -> impl Future<Output = io::Result<Server<Self>>> + Send {
+        async move {
+            let listeners = listen(self, address).await?;
+            Ok(Server::with_listeners(self.clone(), listeners))
+        }
+    }
+
+    /// Listens on one `address`, an `IP:PORT` or a `unix:PATH`. [`bind`](Self::bind) also takes a
+    /// name, and makes a server.
+    ///
+    /// Port 0 takes a free one. Port and address can be used again at once after an earlier
+    /// server's end (`SO_REUSEADDR`; socket(7)). The file of a Unix socket is removed when the
+    /// listener is dropped. An existing file to which no socket is bound is replaced. The file's
+    /// mode decides who may connect; it is 0777 less the umask (unix(7)).
+    ///
+    /// # Errors
+    /// The address has another form, is not this host's, or is in use.
     fn listen(&self, address: &str) -> io::Result<Self::Listener>;
 
-    /// The addresses of a `host:port`, at least one. A name is looked up off the event loop; the
+    /// The addresses of a `HOST:PORT`, at least one. A name is looked up off the event loop. The
     /// resolver determines how long that takes.
     ///
     /// # Errors
     /// The address does not have this form, or the name is unknown.
     fn resolve(&self, address: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 
-    /// Connects to `address`, a `host:port` or a `unix:PATH`. A name is resolved off the event
-    /// loop, and each of its addresses is tried in turn. An attempt fails if the socket connects to
-    /// itself (nobody listens there, and the kernel chose that very port as its own). There is no
-    /// deadline: the caller sets one.
+    /// Connects to `address`, a `HOST:PORT` or a `unix:PATH`. A name is resolved off the event
+    /// loop, and its addresses are tried in turn. An attempt fails if the socket connects to itself
+    /// (no socket listens there, and the kernel chose that port as the local one). It has no
+    /// deadline; [`connect_within`] has.
     ///
     /// # Errors
-    /// The name is unknown, or the last of its addresses' errors.
+    /// The name is unknown, or the error of its last address.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 
-    /// The address at this end of a connection, which for one that was accepted is the one that the
-    /// peer connected to (getsockname(2)); `None` where it has none.
+    /// The local address of a connection (getsockname(2)), which for an accepted one is the address
+    /// that the peer connected to; `None` if it has none.
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
 
-    /// The address to which a connection was made (getpeername(2)); of a Unix socket only if this
-    /// process listens on it (`SO_PEERCRED`; unix(7)). `None`, the default, if it is not known: a
-    /// proxy then does not detect that an upstream is itself.
+    /// The address to which a connection was made (getpeername(2)). For a Unix socket it is known
+    /// only if this process listens on it (`SO_PEERCRED`; unix(7)). `None`, the default, if it is
+    /// unknown: a proxy then does not detect that it is its own upstream.
     fn dialled_address(&self, _socket: &Self::Socket) -> Option<Address> {
         None
     }
 }
 
-/// Connects within `limit`, of which `None` is the operating system's own (some two minutes).
+/// Connects within `limit`; `None`: within the operating system's limit (some two minutes).
 ///
 /// # Errors
 /// As [`Runtime::connect`], or [`io::ErrorKind::TimedOut`].
@@ -112,7 +134,7 @@ pub async fn connect_within<R: Runtime>(
     })
 }
 
-/// Rounded to milliseconds, if it has some: what is left of a time is no round figure.
+/// Rounds a remaining time to milliseconds for an error message, unless it is shorter.
 fn to_millis(time: Duration) -> Duration {
     const HALF: Duration = Duration::from_micros(500);
     match u64::try_from((time + HALF).as_millis()) {
@@ -121,10 +143,10 @@ fn to_millis(time: Duration) -> Duration {
     }
 }
 
-/// Runs `future` to its end, for `limit` at most; `None`: without a limit.
+/// Runs `future` to its end, for at most `limit`; `None`: without a limit.
 ///
 /// # Errors
-/// The limit, if it ran out; `future` is dropped.
+/// The limit, if it has elapsed. `future` is dropped.
 pub async fn within<F: Future>(
     clock: &mut impl Clock,
     limit: Option<Duration>,
@@ -146,12 +168,11 @@ pub async fn within<F: Future>(
     .await
 }
 
-/// Where a server listens. It displays as what [`Runtime::connect`] takes.
+/// The address of a listening socket. It displays in the form that [`Runtime::connect`] takes.
 ///
-/// On a Unix socket, a peer has no address of its own ([`Peer::Local`]), and there are no resets:
-/// the kernel shows a peer that closes as an end of the input, and as `ECONNRESET` only if it left
-/// something unread (unix(7)). So where a machine resets such a connection, its peer may take that
-/// for a clean end.
+/// On a Unix socket, a peer has no address ([`Peer::Local`]), and there are no resets: the kernel
+/// reports the end of the input when the peer closes, and `ECONNRESET` only if the peer left data
+/// unread (unix(7)). So if a machine resets such a connection, its peer may see a clean end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// An IP address and a port.
@@ -162,7 +183,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The IP address and port; `None` where it is a file.
+    /// The IP address and port; `None` for a Unix socket.
     pub fn ip(&self) -> Option<SocketAddr> {
         if let Self::Ip(address) = self { Some(*address) } else { None }
     }
@@ -208,51 +229,43 @@ pub trait Listener: Send + 'static {
     /// The operating system's (getsockname(2)).
     fn local_address(&self) -> io::Result<Address>;
 
-    /// All addresses that it listens on: several for [`Listeners`](crate::listen::Listeners).
-    ///
-    /// # Errors
-    /// The operating system's (getsockname(2)).
-    fn addresses(&self) -> io::Result<Vec<Address>> {
-        Ok(vec![self.local_address()?])
-    }
-
     /// The next connection.
     ///
     /// # Errors
-    /// No connection this time; the listener is as good as before.
+    /// Accepting failed. The listener can still be used.
     fn poll_accept(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Self::Socket, Peer), AcceptError>>;
 
-    /// Takes no further connections, where the operating system can do that. Connections in the
-    /// backlog are still accepted: from now on [`poll_accept`](Self::poll_accept) asks the kernel
-    /// for them, whatever is known of the listener's readiness.
+    /// Closes the backlog for new connections, where the operating system can do that. Connections
+    /// in the backlog are still accepted: from now on, [`poll_accept`](Self::poll_accept) asks the
+    /// kernel for them regardless of the listener's readiness.
     ///
-    /// A TCP peer that connects between now and the listener's drop gets no answer, and tries again
-    /// (after 1 s, on Linux); on a Unix socket it is refused. A listener that another process may
-    /// share goes on taking connections.
+    /// A TCP peer that connects between this call and the listener's drop gets no answer, and tries
+    /// again (after 1 s on Linux). On a Unix socket it is refused. A listener that another process
+    /// may share keeps its backlog open.
     fn shut_down(&mut self);
 }
 
-/// The backlog that is requested: how many connections may wait to be accepted. Linux limits it to
+/// The requested backlog: how many connections may wait to be accepted. Linux limits it to
 /// `net.core.somaxconn` (listen(2)).
 pub const BACKLOG: u16 = 4096;
 
-/// Why accepting came to nothing.
+/// Why accepting failed.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub enum AcceptError {
-    /// That one connection was gone before it was accepted, or a signal came in between. The next
-    /// call goes on with the next connection.
+    /// One connection ended before it was accepted, or a signal interrupted the call. The next call
+    /// goes on with the next connection.
     Aborted(io::Error),
-    /// Something has run out: descriptors, memory (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`). The
-    /// next call would find the same, so wait for a moment before it.
+    /// Descriptors or memory are exhausted (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`). The next call
+    /// would fail likewise, so pause before it.
     Exhausted(io::Error),
 }
 
 impl AcceptError {
-    /// The name under which it is counted.
+    /// The label under which it is counted.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Aborted(_) => "aborted",
@@ -262,8 +275,8 @@ impl AcceptError {
 }
 
 impl From<io::Error> for AcceptError {
-    /// By accept(2), section "Error handling": network errors that are already pending on the new
-    /// socket come out of `accept` and are to be treated like a retry.
+    /// Follows accept(2), section "Error handling": `accept` returns network errors that are
+    /// pending on the new socket, and these are to be treated like `EAGAIN`.
     fn from(error: io::Error) -> Self {
         use io::ErrorKind;
         #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
@@ -276,7 +289,7 @@ impl From<io::Error> for AcceptError {
             | ErrorKind::NetworkUnreachable
             | ErrorKind::NetworkDown => Self::Aborted(error),
             _ if error.raw_os_error() == Some(EPROTO) => Self::Aborted(error),
-            // An error that nobody knows is not worth a busy loop either.
+            // An unknown error must not cause a busy loop either.
             _ => Self::Exhausted(error),
         }
     }

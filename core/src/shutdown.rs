@@ -1,4 +1,4 @@
-//! Asking servers to stop, once or twice.
+//! Requests to shut down: gracefully, or at once.
 
 use alloc::vec::Vec;
 use core::{
@@ -9,17 +9,17 @@ use core::{
 
 use crate::shared::{Lock, Shared};
 
-/// A handle by which one or more servers are asked to stop. Clones are the same handle.
+/// A handle that shuts down one or more servers. Clones are the same handle.
 ///
 /// ```
 /// # use wirestate_core::shutdown::{ShutdownHandle, Shutdown};
-/// let stop = ShutdownHandle::new();
-/// assert_eq!(stop.requested(), Shutdown::None);
-/// stop.drain();
-/// assert_eq!(stop.requested(), Shutdown::Drain);
-/// stop.abort();
-/// stop.drain(); // no way back
-/// assert_eq!(stop.requested(), Shutdown::Immediate);
+/// let shutdown = ShutdownHandle::new();
+/// assert_eq!(shutdown.requested(), Shutdown::None);
+/// shutdown.drain();
+/// assert_eq!(shutdown.requested(), Shutdown::Drain);
+/// shutdown.abort();
+/// shutdown.drain(); // without effect: requests only escalate
+/// assert_eq!(shutdown.requested(), Shutdown::Immediate);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct ShutdownHandle {
@@ -32,40 +32,40 @@ struct State {
     waiting: Vec<Waker>,
 }
 
-/// What was asked.
+/// The shutdown that was requested. It only escalates, in the order of the variants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shutdown {
-    /// Nothing: go on.
+    /// None.
     #[default]
     None,
-    /// Accept the backlog and no more, flush pending output, then end.
+    /// A graceful one: accept the backlog, flush pending output, then end.
     Drain,
-    /// End at once.
+    /// An immediate one: reset all connections.
     Immediate,
 }
 
 impl ShutdownHandle {
-    /// A handle on which nothing was asked yet.
+    /// A handle on which no shutdown was requested.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks for a graceful end.
+    /// Requests a graceful shutdown.
     pub fn drain(&self) {
-        self.ask(Shutdown::Drain);
+        self.request(Shutdown::Drain);
     }
 
-    /// Asks for an end at once: what is owed is given up.
+    /// Requests an immediate shutdown: pending output is discarded.
     pub fn abort(&self) {
-        self.ask(Shutdown::Immediate);
+        self.request(Shutdown::Immediate);
     }
 
-    /// What was asked so far.
+    /// The shutdown that was requested so far.
     pub fn requested(&self) -> Shutdown {
         self.state.with(|state| state.requested)
     }
 
-    /// What was asked so far; `cx` is woken when that changes.
+    /// The shutdown that was requested so far. The waker of `cx` is woken when that changes.
     pub fn poll_requested(&self, cx: &mut Context<'_>) -> Shutdown {
         self.state.with(|state| {
             if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -75,7 +75,7 @@ impl ShutdownHandle {
         })
     }
 
-    /// Returns the output of `future`; `None` if a stop is requested first, which drops `future`.
+    /// Runs `future` to its end. `None` if a shutdown is requested first; `future` is dropped then.
     pub async fn unless_requested<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -87,7 +87,7 @@ impl ShutdownHandle {
         .await
     }
 
-    fn ask(&self, requested: Shutdown) {
+    fn request(&self, requested: Shutdown) {
         let woken = self.state.with(|state| {
             if state.requested >= requested {
                 return Vec::new();

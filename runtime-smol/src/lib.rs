@@ -1,74 +1,72 @@
 //! Runs Wirestate's machines on smol: one task per connection.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//! use wirestate_smol::{Runtime, Smol, echo};
+//!
+//! let executor = Arc::new(smol::Executor::new());
+//! smol::block_on(executor.run(async {
+//!     let server = Smol::new(executor.clone()).bind("127.0.0.1:65432").await?;
+//!     let echo = echo::Server::default();
+//!     server.serve(move |_, now| echo.machine(now)).await;
+//! #   Ok::<_, std::io::Error>(())
+//! }))
+//! # .unwrap();
+//! ```
+//!
+//! A server in the background, a client, and a shutdown:
+//!
 //! ```
 //! use std::sync::Arc;
-//! use wirestate_core::{drive::Drive, echo, runtime::{Listener, Runtime}, serve::{self, serve}};
-//! use wirestate_smol::Smol;
+//! use wirestate_smol::{Runtime, Smol, drive::Drive, echo};
 //!
 //! let executor = Arc::new(smol::Executor::new());
 //! let smol = Smol::new(executor.clone());
 //! smol::block_on(executor.run(async {
-//!     let listener = smol.listen("127.0.0.1:0")?;
-//!     let address = listener.local_address()?.to_string();
+//!     let server = smol.bind("127.0.0.1:0").await?;
+//!     let (address, handle) = (server.addresses()?[0].to_string(), server.handle());
+//!     let echo = echo::Server::default();
+//!     let serving = executor.spawn(server.serve(move |_, now| echo.machine(now)));
 //!
-//!     // An echo server in your program. You keep the table of connections, and a way to stop.
-//!     let options = serve::Options::default();
-//!     let (table, stop) = (options.table.clone(), options.stop.clone());
-//!     let server = executor.spawn({
-//!         let smol = smol.clone();
-//!         async move {
-//!             let echo = echo::Server::default();
-//!             serve(&smol, listener, &options, |_, now| echo.machine(now)).await
-//!         }
-//!     });
-//!
-//!     // A client, inline.
 //!     let client = echo::Client::new(echo::ClientConfig::default());
 //!     let mut drive = Drive::new(client, smol.connect(&address).await?, smol.clock());
 //!     drive.until(|client, now| client.say("hello".into(), now).then_some(())).await?;
 //!     assert_eq!(drive.until(|client, _| client.take_reply()).await?, "hello");
+//!     assert_eq!(handle.table().totals().open, 1);
+//!     drive.shut_down().await;
 //!
-//!     assert_eq!(table.totals().open, 1);
-//!     drop(drive);
-//!     stop.drain();
-//!     server.await;
+//!     handle.drain();
+//!     assert_eq!(serving.await.aborted, 0);
 //!     Ok::<_, Box<dyn std::error::Error>>(())
 //! }))
 //! # .unwrap();
 //! ```
 //!
-//! A service that takes its time, and one connection to it that tasks share (feature `message`):
+//! An async service, and one connection to it that tasks share (feature `message`):
 //!
 //! ```
 //! # #[cfg(feature = "message")] {
 //! use std::{sync::Arc, time::Duration};
-//! use wirestate_core::{
-//!     message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve},
-//! };
-//! use wirestate_smol::Smol;
+//! use wirestate_smol::{Runtime, Smol, message::{self, Message, service}};
 //!
 //! let executor = Arc::new(smol::Executor::new());
 //! let smol = Smol::new(executor.clone());
 //! smol::block_on(executor.run(async {
-//!     let listener = smol.listen("127.0.0.1:0")?;
-//!     let address = listener.local_address()?.to_string();
+//!     let server = smol.bind("127.0.0.1:0").await?;
+//!     let address = server.addresses()?[0].to_string();
 //!
-//!     let slowly = service::asynchronous(async |request: Message<'static>| {
-//!         smol::Timer::after(Duration::from_millis(5)).await;
-//!         request
+//!     let pause = Duration::from_millis(5);
+//!     let slow_echo = service::asynchronous(async move |request: service::Request| {
+//!         smol::Timer::after(pause).await;
+//!         request.into_message()
 //!     });
-//!     let server = message::Server::new(message::Config::default(), slowly);
-//!     let runtime = smol.clone();
-//!     let serving = executor.spawn(async move {
-//!         let options = serve::Options::default();
-//!         serve(&runtime, listener, &options, |_, now| server.machine(now)).await
-//!     });
+//!     let app = message::Server::new(message::Config::default(), slow_echo);
+//!     let serving = executor.spawn(server.serve(move |_, now| app.machine(now)));
 //!
-//!     let timeout = Some(Duration::from_secs(5));
-//!     let config = message::ClientConfig::default();
-//!     let handle = message::connect(&smol, &address, timeout, config).await?;
+//!     let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());
+//!     let handle = message::connect(&smol, &address, Some(timeout), config).await?;
 //!     let ask = |text: &'static str| executor.spawn(handle.request(Message::binary(text)));
-//!     let (one, two) = (ask("one"), ask("two")); // both are on their way
+//!     let (one, two) = (ask("one"), ask("two"));
 //!     assert_eq!(&*two.await?.content, b"two");
 //!     assert_eq!(&*one.await?.content, b"one");
 //!     drop(serving);
@@ -93,12 +91,8 @@ use std::{
 };
 
 use smol::{Async, Executor, Timer, future::FutureExt, net::resolve};
-pub use wirestate_core;
-use wirestate_core::{
-    Direction, Instant,
-    drive::Clock,
-    runtime::{Address, Runtime},
-};
+pub use wirestate_core::{self, *};
+use wirestate_core::{drive::Clock, runtime::Address};
 use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_command_line::Host};

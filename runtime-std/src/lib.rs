@@ -6,37 +6,41 @@
 //! `read` does not. Only a busy connection of a server that waits for nothing but its next request
 //! blocks in `read`, for at most 20 ms at a time: that saves a `poll(2)` per request.
 //!
+//! ```no_run
+//! use wirestate_std::{Runtime, Threads, block_on, echo};
+//!
+//! let server = block_on(Threads::new().bind("127.0.0.1:65432"))?;
+//! let echo = echo::Server::default();
+//! block_on(server.serve(move |_, now| echo.machine(now)));
+//! # Ok::<(), std::io::Error>(())
 //! ```
-//! use wirestate_core::{drive::Drive, echo, runtime::{Listener, Runtime}, serve::{self, serve}};
-//! use wirestate_std::{Threads, block_on};
+//!
+//! A server in the background, a client, and a shutdown:
+//!
+//! ```
+//! use std::thread;
+//! use wirestate_std::{Runtime, Threads, block_on, drive::Drive, echo};
 //!
 //! let threads = Threads::new();
-//! let listener = threads.listen("127.0.0.1:0")?;
-//! let address = listener.local_address()?.to_string();
+//! let server = block_on(threads.bind("127.0.0.1:0"))?;
+//! let (address, handle) = (server.addresses()?[0].to_string(), server.handle());
+//! let echo = echo::Server::default();
+//! let serving = thread::spawn(|| block_on(server.serve(move |_, now| echo.machine(now))));
 //!
-//! // An echo server on a thread of its own, with a thread for each connection.
-//! let options = serve::Options::default();
-//! let stop = options.stop.clone();
-//! let server = std::thread::spawn({
-//!     let threads = threads.clone();
-//!     move || {
-//!         let echo = echo::Server::default();
-//!         block_on(serve(&threads, listener, &options, |_, now| echo.machine(now)))
-//!     }
-//! });
-//!
-//! // A client, inline.
-//! let reply = block_on(async {
-//!     let socket = threads.connect(&address).await?;
+//! block_on(async {
 //!     let client = echo::Client::new(echo::ClientConfig::default());
-//!     let mut drive = Drive::new(client, socket, threads.clock());
+//!     let mut drive = Drive::new(client, threads.connect(&address).await?, threads.clock());
 //!     drive.until(|client, now| client.say("hello".into(), now).then_some(())).await?;
-//!     Ok::<_, Box<dyn std::error::Error>>(drive.until(|client, _| client.take_reply()).await?)
-//! });
-//! assert_eq!(reply.unwrap(), "hello");
+//!     assert_eq!(drive.until(|client, _| client.take_reply()).await?, "hello");
+//!     assert_eq!(handle.table().totals().open, 1);
+//!     drive.shut_down().await;
+//!     Ok::<_, Box<dyn std::error::Error>>(())
+//! })
+//! # .unwrap();
 //!
-//! stop.drain();
-//! server.join().expect("the server has not panicked");
+//! handle.drain();
+//! let report = serving.join().expect("the server does not panic");
+//! assert_eq!(report.aborted, 0);
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
@@ -44,27 +48,19 @@
 //!
 //! ```
 //! # #[cfg(feature = "message")] {
-//! use std::time::Duration;
-//! use wirestate_core::{
-//!     message::{self, Message, service}, runtime::{Listener, Runtime}, serve::{self, serve},
-//! };
-//! use wirestate_std::{Threads, block_on};
+//! use std::{thread, time::Duration};
+//! use wirestate_std::{Runtime, Threads, block_on, message::{self, Message, service}};
 //!
 //! let threads = Threads::new();
-//! let listener = threads.listen("127.0.0.1:0")?;
-//! let address = listener.local_address()?.to_string();
-//!
+//! let server = block_on(threads.bind("127.0.0.1:0"))?;
+//! let address = server.addresses()?[0].to_string();
 //! let echo = service::function(|request| request.into_owned());
-//! let server = message::Server::new(message::Config::default(), echo);
-//! std::thread::spawn(move || {
-//!     let options = serve::Options::default();
-//!     block_on(serve(&threads, listener, &options, |_, now| server.machine(now)))
-//! });
+//! let app = message::Server::new(message::Config::default(), echo);
+//! thread::spawn(|| block_on(server.serve(move |_, now| app.machine(now))));
 //!
-//! let timeout = Some(Duration::from_secs(5));
-//! let config = message::ClientConfig::default();
-//! let handle = block_on(message::connect(&threads, &address, timeout, config))?;
-//! std::thread::scope(|scope| {
+//! let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());
+//! let handle = block_on(message::connect(&threads, &address, Some(timeout), config))?;
+//! thread::scope(|scope| {
 //!     for text in ["one", "two", "three"] {
 //!         let handle = &handle;
 //!         scope.spawn(move || {
@@ -85,8 +81,8 @@ mod thread_fd;
 
 use std::{future::Future, io, net::SocketAddr, thread, time::Instant as SystemInstant};
 
-pub use wirestate_core;
-use wirestate_core::runtime::{Address, Runtime};
+use wirestate_core::runtime::Address;
+pub use wirestate_core::{self, *};
 use wirestate_sockets::{Socket, SocketListener};
 #[cfg(feature = "command-line")]
 use {

@@ -1,38 +1,77 @@
 //! Runs Wirestate's machines on tokio: one task per connection.
 //!
+//! ```no_run
+//! use wirestate_tokio::{Runtime, Tokio, echo};
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let server = Tokio::current().bind("127.0.0.1:65432").await?;
+//! let echo = echo::Server::default();
+//! server.serve(move |_, now| echo.machine(now)).await;
+//! # Ok(())
+//! # }
 //! ```
-//! use wirestate_core::{drive::Drive, echo, runtime::{Listener, Runtime}, serve::{self, serve}};
-//! use wirestate_tokio::Tokio;
+//!
+//! A server in the background, a client, and a shutdown:
+//!
+//! ```
+//! use wirestate_tokio::{Runtime, Tokio, drive::Drive, echo};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tokio = Tokio::current();
-//! let listener = tokio.listen("127.0.0.1:0")?;
-//! let address = listener.local_address()?.to_string();
+//! let server = tokio.bind("127.0.0.1:0").await?;
+//! let (address, handle) = (server.addresses()?[0].to_string(), server.handle());
+//! let echo = echo::Server::default();
+//! let serving = tokio::spawn(server.serve(move |_, now| echo.machine(now)));
 //!
-//! // An echo server in your program. You keep the table of connections, and a way to stop.
-//! let options = serve::Options::default();
-//! let (table, stop) = (options.table.clone(), options.stop.clone());
-//! let server = tokio::spawn({
-//!     let tokio = tokio.clone();
-//!     async move {
-//!         let echo = echo::Server::default();
-//!         serve(&tokio, listener, &options, |_, now| echo.machine(now)).await
-//!     }
-//! });
-//!
-//! // A client, inline.
 //! let client = echo::Client::new(echo::ClientConfig::default());
 //! let mut drive = Drive::new(client, tokio.connect(&address).await?, tokio.clock());
 //! drive.until(|client, now| client.say("hello".into(), now).then_some(())).await?;
 //! assert_eq!(drive.until(|client, _| client.take_reply()).await?, "hello");
+//! assert_eq!(handle.table().totals().open, 1);
+//! drive.shut_down().await;
 //!
-//! assert_eq!(table.totals().open, 1);
-//! drop(drive);
-//! stop.drain(); // or when `tokio::signal::ctrl_c` says so
-//! server.await?;
+//! handle.drain(); // for example when `tokio::signal::ctrl_c` is ready
+//! let report = serving.await?;
+//! assert_eq!(report.aborted, 0);
 //! # Ok(())
 //! # }
+//! ```
+//!
+//! An async service with state of its own, and one connection to it that tasks share (feature
+//! `message`):
+//!
+//! ```
+//! # #[cfg(feature = "message")]
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::{collections::BTreeMap, time::Duration};
+//! use wirestate_tokio::{Runtime, Tokio, message::{self, Message, service}};
+//!
+//! let tokio = Tokio::current();
+//! let server = tokio.bind("127.0.0.1:0").await?;
+//! let address = server.addresses()?[0].to_string();
+//!
+//! let colours = [(r#""grass""#, r#""green""#), (r#""sky""#, r#""blue""#)];
+//! let colours = tokio::sync::RwLock::new(BTreeMap::from(colours)); // shared by all connections
+//! let lookup = service::asynchronous(async move |request| {
+//!     match request.text() {
+//!         Ok(key) => Message::json(colours.read().await.get(&*key).copied().unwrap_or("null")),
+//!         Err(error) => Message::error(error),
+//!     }
+//! });
+//! let app = message::Server::new(message::Config::default(), lookup);
+//! tokio::spawn(server.serve(move |_, now| app.machine(now)));
+//!
+//! let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());
+//! let handle = message::connect(&tokio, &address, Some(timeout), config).await?;
+//! let ask = |key| tokio::spawn(handle.request(Message::json(key)));
+//! let (grass, sky) = (ask(r#""grass""#), ask(r#""sky""#));
+//! assert_eq!(sky.await??.text()?, r#""blue""#);
+//! assert_eq!(grass.await??.text()?, r#""green""#);
+//! # Ok(())
+//! # }
+//! # #[cfg(feature = "message")]
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
 #![forbid(unsafe_code)]
@@ -47,18 +86,14 @@ use std::{
 };
 
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{Interest as TokioInterest, unix::AsyncFd},
     net::lookup_host,
     runtime::Handle,
     task::{coop::unconstrained, yield_now},
     time::{Instant as TokioInstant, Sleep, sleep_until},
 };
-pub use wirestate_core;
-use wirestate_core::{
-    Direction, Instant,
-    drive::Clock,
-    runtime::{Address, Runtime},
-};
+pub use wirestate_core::{self, *};
+use wirestate_core::{drive::Clock, runtime::Address};
 use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_command_line::Host};
@@ -189,7 +224,7 @@ impl RegisteredFd for TokioFd {
         reason = "unsound only for a type that closes or changes its descriptor, unlike OwnedFd"
     )]
     fn register(fd: OwnedFd) -> io::Result<Self> {
-        let events = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        let events = TokioInterest::READABLE | TokioInterest::WRITABLE | TokioInterest::PRIORITY;
         let fd = AsyncFd::with_interest(fd, events)?;
         // Tokio knows whether the socket is ready only after it has polled the sockets.
         Ok(Self { fd, recheck: Recheck::BOTH })
@@ -209,8 +244,8 @@ impl RegisteredFd for TokioFd {
             return Poll::Ready(result);
         }
         let interest = match direction {
-            Direction::Read => Interest::READABLE,
-            Direction::Write => Interest::WRITABLE,
+            Direction::Read => TokioInterest::READABLE,
+            Direction::Write => TokioInterest::WRITABLE,
         };
         loop {
             match self.fd.try_io(interest, &mut call) {
@@ -234,10 +269,10 @@ impl RegisteredFd for TokioFd {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
             // A short read has emptied the socket, so its readiness is cleared, which saves the
             // next read. But a read also ends at urgent data, with more bytes behind it (tcp(7)).
-            let may_be_urgent = self.fd.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
+            let may_be_urgent = self.fd.try_io(TokioInterest::PRIORITY, |_| Ok(())).is_ok();
             let read = if may_be_urgent {
                 // If the read would block, this clears the priority readiness as well.
-                self.fd.try_io(Interest::PRIORITY, |socket| receive(socket, buf))
+                self.fd.try_io(TokioInterest::PRIORITY, |socket| receive(socket, buf))
             } else {
                 receive(&self.fd, buf)
             };

@@ -17,7 +17,7 @@
 //!
 //! ```
 //! use proptest::prelude::*;
-//! use wirestate_core::{Instant, admission::Limits, echo, runtime::Runtime, serve};
+//! use wirestate_core::{Instant, echo, runtime::Runtime, serve};
 //! use wirestate_testkit::{contract::Checked, for_each_seed, script, sim};
 //!
 //! // Put your machine here, and the most bytes that it may queue. Small buffers find more errors.
@@ -39,13 +39,9 @@
 //!     server.set_faults(sim::Faults::harmless(seed));
 //!     client.set_faults(sim::Faults::harmless(seed + 1));
 //!
-//!     let options = serve::Options::new(Limits::default());
-//!     let stop = options.stop.clone();
-//!     let listener = server.listen("server:7").unwrap();
-//!     let (runtime, machine) = (server.clone(), machine.clone());
-//!     server.run(async move {
-//!         serve::serve(&runtime, listener, &options, |_, now| machine(now)).await
-//!     });
+//!     let echo = serve::Server::new(server.clone(), server.listen("server:7").unwrap());
+//!     let (handle, machine) = (echo.handle(), machine.clone());
+//!     server.run(echo.serve(move |_, now| machine(now)));
 //!
 //!     let runtime = client.clone();
 //!     let heard = client.run(async move {
@@ -54,7 +50,7 @@
 //!         sim::act(runtime, socket, acts.into()).await
 //!     });
 //!     assert_eq!(world.run_until(&heard).unwrap().bytes, b"hello");
-//!     stop.drain();
+//!     handle.drain();
 //!     world.run().unwrap();
 //!     assert_eq!(world.leftovers(), sim::Leftovers::default());
 //! });

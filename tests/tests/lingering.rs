@@ -5,7 +5,7 @@
 
 use wirestate_core::{
     Event, Instant, Machine, Outbound, drive::deliver, echo, fanout, message, message::service,
-    proxy, serve::Options, status,
+    proxy, serve::ServerHandle, status,
 };
 use wirestate_testkit::script;
 
@@ -72,7 +72,7 @@ fn messages_behind_bad_frames_are_bounded_together() {
 #[test]
 fn refused_requests_of_the_status_are_bounded_together() {
     let config = status::Config::new("echo-server");
-    let server = status::Server::new(config, &Options::default(), None, NOW);
+    let server = status::Server::new(config, &ServerHandle::default(), None, NOW);
     is_bounded(|| {
         let mut machine = server.machine(NOW);
         deliver(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);

@@ -16,7 +16,7 @@ use wirestate_core::{
     admission::Limits,
     echo::{Config, Echo, EchoReason, Server},
     runtime::{Listener, Runtime},
-    serve::{Options, Served, serve},
+    serve::{self, DrainReport, ServerHandle},
 };
 
 /// An echo that panics when it is sent an exclamation mark.
@@ -88,16 +88,19 @@ fn exchange(stream: &mut TcpStream, message: &[u8]) {
 /// `run` drives the server's future to its end on the runtime.
 fn ends_its_connection_alone<R: Runtime>(
     runtime: R,
-    run: impl FnOnce(Pin<Box<dyn Future<Output = Served> + Send>>) -> Served + Send + 'static,
+    run: impl FnOnce(Pin<Box<dyn Future<Output = DrainReport> + Send>>) -> DrainReport + Send + 'static,
 ) {
     let listener = runtime.listen("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().ip().unwrap();
-    let options = Options::new(Limits::default());
-    let (table, stop) = (options.table.clone(), options.stop.clone());
+    let handle = ServerHandle::new(serve::Config::default().with_limits(Limits::default()));
+    let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
     let server = thread::spawn(move || {
         run(Box::pin(async move {
             let echo = Server::new(Config::default()).unwrap();
-            serve(&runtime, listener, &options, |_, now| Fragile(echo.machine(now))).await
+            serve::Server::new(runtime, listener)
+                .with_handle(&handle)
+                .serve(|_, now| Fragile(echo.machine(now)))
+                .await
         }))
     });
     let connect = || {
@@ -117,7 +120,7 @@ fn ends_its_connection_alone<R: Runtime>(
     }
     healthy.shutdown(Shutdown::Write).unwrap();
     assert_eq!(healthy.read(&mut [0; 8]).unwrap(), 0);
-    stop.drain();
+    shutdown.drain();
     server.join().expect("the server goes on");
     let totals = table.totals();
     assert_eq!((totals.accepted, totals.open), (6, 0));

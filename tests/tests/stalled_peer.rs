@@ -25,7 +25,7 @@ use wirestate_core::{
     message::{self, Message, service},
     proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
     runtime::{Listener as _, Runtime},
-    serve::{Options, serve},
+    serve::{self, ServerHandle},
 };
 use wirestate_testkit::message::frames;
 
@@ -115,10 +115,12 @@ fn server<R: Runtime, M>(
 where
     M: Machine<Reason: Send> + Unpin + Send + 'static,
 {
-    let (options, listener) = (Options::default(), runtime.listen("127.0.0.1:0").unwrap());
-    let place = (listener.local_address().unwrap().ip().unwrap(), options.table.clone());
+    let (handle, listener) = (ServerHandle::default(), runtime.listen("127.0.0.1:0").unwrap());
+    let place = (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
     let on = runtime.clone();
-    let serving = async move { serve(&on, listener, &options, |_, now| machine(now)).await };
+    let serving = async move {
+        serve::Server::new(on, listener).with_handle(&handle).serve(|_, now| machine(now)).await
+    };
     runtime.spawn(serving).unwrap();
     place
 }
@@ -164,10 +166,12 @@ fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, ConnectionTa
     let config = proxy::Config { idle_timeout: Some(LIMIT), ..proxy::Config::default() };
     let upstreams = Upstreams::new([endless().to_string()], Balance::RoundRobin, 1);
     let proxy = Proxy::new(RelayFactory::new(config), upstreams);
-    let (options, listener) = (Options::default(), runtime.listen("127.0.0.1:0").unwrap());
-    let place = (listener.local_address().unwrap().ip().unwrap(), options.table.clone());
+    let (handle, listener) = (ServerHandle::default(), runtime.listen("127.0.0.1:0").unwrap());
+    let place = (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
     let on = runtime.clone();
-    let serving = async move { proxy::serve(&on, listener, &options, &proxy).await };
+    let serving = async move {
+        proxy::serve(serve::Server::new(on, listener).with_handle(&handle), proxy).await
+    };
     runtime.spawn(serving).unwrap();
     place
 }

@@ -17,7 +17,7 @@ use wirestate_core::{
     echo, fanout,
     message::{self, Message, service},
     proxy, proxy_protocol,
-    serve::Options,
+    serve::ServerHandle,
     status,
 };
 use wirestate_testkit::{message::frames, script};
@@ -108,7 +108,7 @@ fn machines() -> Vec<Row> {
     let echo = || erased(echo::Server::default().machine(NOW));
     let status = || {
         let config = status::Config::new("echo-server");
-        erased(status::Server::new(config, &Options::default(), None, NOW).machine(NOW))
+        erased(status::Server::new(config, &ServerHandle::default(), None, NOW).machine(NOW))
     };
     let client = || erased(echo::Client::new(echo::ClientConfig::default()));
     let said = || {

@@ -4,10 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
-use wirestate_core::{
-    admission::{ConnectionTable, Limits},
-    proxy_protocol::Config,
-};
+use wirestate_core::proxy_protocol::Config;
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Behind a proxy")]
@@ -44,13 +41,8 @@ impl AcceptProxyFlags {
         })
     }
 
-    /// The table of a server whose peers may be proxies.
-    pub(super) fn table(&self, limits: Limits) -> ConnectionTable {
-        if self.accept_proxy {
-            ConnectionTable::behind_proxies(limits)
-        } else {
-            ConnectionTable::new(limits)
-        }
+    pub(super) fn behind_proxies(&self) -> bool {
+        self.accept_proxy
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use wirestate_core::{
     Event, Instant, Machine,
-    admission::{ConnectionTable, Limits},
+    admission::Limits,
     dial::{Backoff, Dial},
     drive::{Clock, Drive, Ended},
     fanout::{
@@ -18,6 +18,7 @@ use wirestate_core::{
         Subscriber, Upstream,
     },
     runtime::connect_within,
+    serve,
 };
 
 use crate::{
@@ -75,7 +76,7 @@ pub(super) async fn source<R: Host>(
     let epoch = unix_epoch(runtime);
     let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
     let limits = Limits { connections: 1, per_address: None };
-    let setup = flags.common.setup("fanout-source", &ConnectionTable::new(limits));
+    let setup = flags.common.setup("fanout-source", serve::Config::default().with_limits(limits));
     server::run(runtime, &flags.listen, &setup, around, move |_, now| Source::new(config, now))
         .await
 }
@@ -215,18 +216,18 @@ pub(super) async fn serve<R: Host>(
         address: flags.upstream,
         connect_timeout: flags.connect_timeout.0,
         backoff: Backoff::new(std::process::id().into()),
-        stop: setup.options.stop.clone(),
+        shutdown: setup.handle.shutdown().clone(),
     };
     let subscriber = {
         let feed = feed.clone();
         move |_: &_, now| Subscriber::new(&feed, now)
     };
-    server::listening(runtime, &flags.listen, &setup, around, async |listener| {
-        let (upstreams, stop) = (slice::from_ref(&dial.address), &setup.options.stop);
-        let check = SelfCheck::start(runtime, upstreams, &flags.listen, &listener, stop)?;
+    server::listening(runtime, &flags.listen, &setup, around, async |server| {
+        let (upstreams, shutdown) = (slice::from_ref(&dial.address), setup.handle.shutdown());
+        let check = SelfCheck::start(runtime, upstreams, &flags.listen, &server, shutdown)?;
         let reading = read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0);
         runtime.spawn(reading).map_err(Failure::Spawn)?;
-        let served = server::serve(runtime, listener, &setup, subscriber).await;
+        let report = server::serve(server, &setup, subscriber).await;
         let counters = feed.counters();
         tracing::info!(
             messages = counters.messages_in,
@@ -242,7 +243,7 @@ pub(super) async fn serve<R: Host>(
             "fan-out ended"
         );
         check.verdict()?;
-        Ok(served)
+        Ok(report)
     })
     .await
 }

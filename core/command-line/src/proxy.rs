@@ -125,15 +125,15 @@ pub(super) async fn serve<R: Host>(
         }),
         ..Proxy::new(RelayFactory::new(config), upstreams)
     };
-    server::listening(runtime, &flags.listen, &setup, around, async |listener| {
-        let stop = &setup.options.stop;
-        let check = SelfCheck::start(runtime, &flags.upstream, &flags.listen, &listener, stop)?;
-        let served = proxy::serve(runtime, listener, &setup.options, &proxy).await;
+    server::listening(runtime, &flags.listen, &setup, around, async |server| {
+        let shutdown = setup.handle.shutdown();
+        let check = SelfCheck::start(runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
+        let report = proxy::serve(server, proxy.clone()).await;
         for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams.counters() {
             info!(%address, connects, failures, "upstream");
         }
         check.verdict()?;
-        Ok(served)
+        Ok(report)
     })
     .await
 }

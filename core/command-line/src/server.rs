@@ -22,12 +22,11 @@ use signal_hook::{
 use tracing::{info, warn};
 use wirestate_core::{
     Instant, Machine,
-    admission::{Conn, ConnectionTable, Limits},
+    admission::{Conn, Limits},
     drive::{Clock, Source},
-    listen::{self, Listeners},
     proxy_protocol,
-    runtime::{Address, Listener, unix_path},
-    serve::{self, Options, Served},
+    runtime::{Address, unix_path},
+    serve::{self, DrainReport, Server, ServerHandle},
     shared::Shared,
     shutdown::ShutdownHandle,
     status::{self, AllowedHosts, Metric, MetricsSource, Readiness},
@@ -115,24 +114,24 @@ impl Flags {
         shared_files: u64,
     ) -> Setup {
         let kept = kept_files::<R>(self.common.status.address.is_some()) + shared_files;
-        let table = self.proxied.table(limits(self, files_per_connection as u64, kept));
-        Setup { accept: self.proxied.config(), kept, ..self.common.setup(name, &table) }
+        let config = serve::Config::default()
+            .with_limits(limits(self, files_per_connection as u64, kept))
+            .with_behind_proxies(self.proxied.behind_proxies());
+        Setup { accept: self.proxied.config(), kept, ..self.common.setup(name, config) }
     }
 }
 
 impl CommonFlags {
-    /// For the server that is run by the command `name`, with a table of this kind.
-    pub(super) fn setup(&self, name: &'static str, table: &ConnectionTable) -> Setup {
+    /// For the server that is run by the command `name`, with these settings.
+    pub(super) fn setup(&self, name: &'static str, config: serve::Config) -> Setup {
         if self.drain_timeout.0.is_none() {
             warn!("--drain-timeout off: one connection can keep the server from ending");
         }
         Setup {
             name,
-            options: Options {
-                table: table.named(name),
-                drain_timeout: self.drain_timeout.0,
-                ..Options::default()
-            },
+            handle: ServerHandle::new(
+                config.with_name(name).with_drain_timeout(self.drain_timeout.0),
+            ),
             status: self.status.address.clone().map(|address| (address, self.status.hosts.clone())),
             lame_duck: self.status.lame_duck,
             subject: None,
@@ -153,7 +152,7 @@ pub(super) fn idle_timeout(timeout: Timeout) -> Option<Duration> {
 /// How a server is run.
 pub(super) struct Setup {
     name: &'static str,
-    pub(super) options: Options,
+    pub(super) handle: ServerHandle,
     /// The address of its status, and the names by which that may be asked.
     status: Option<(String, Vec<String>)>,
     lame_duck: Duration,
@@ -180,7 +179,7 @@ impl Setup {
         };
         let config = status::Config { hosts, ..status::Config::new(self.name) };
         let subject = WithLog { server: self.subject.clone() };
-        status::Server::new(config, &self.options, Some(Shared::new(subject)), now)
+        status::Server::new(config, &self.handle, Some(Shared::new(subject)), now)
     }
 }
 
@@ -211,26 +210,24 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    let serve = async |listener| Ok(serve(runtime, listener, setup, machine).await);
+    let serve = async |server| Ok(serve(server, setup, machine).await);
     listening(runtime, address, setup, around, serve).await
 }
 
-/// Serves on `listener` until it is asked to stop.
+/// Serves until a shutdown is requested.
 pub(super) async fn serve<R, M>(
-    runtime: &R,
-    listener: Listeners<R::Listener>,
+    server: Server<R>,
     setup: &Setup,
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
-) -> Served
+) -> DrainReport
 where
     R: Host,
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    let Setup { options, accept, .. } = setup;
-    match accept {
-        None => serve::serve(runtime, listener, options, machine).await,
-        Some(accept) => proxy_protocol::serve(runtime, listener, options, accept, machine).await,
+    match setup.accept.clone() {
+        None => server.serve(machine).await,
+        Some(accept) => proxy_protocol::serve(server, accept, machine).await,
     }
 }
 
@@ -241,57 +238,56 @@ pub(super) async fn listening<R: Host>(
     address: &str,
     setup: &Setup,
     around: &ServerContext,
-    serve: impl AsyncFnOnce(Listeners<R::Listener>) -> Result<Served, Failure>,
+    serve: impl AsyncFnOnce(Server<R>) -> Result<DrainReport, Failure>,
 ) -> Result<(), Failure> {
-    let Setup { options, status, lame_duck, .. } = setup;
+    let Setup { handle, status, lame_duck, .. } = setup;
     let ServerContext { log, sockets } = around;
-    if options.table.limits().connections == 0 {
+    if handle.table().limits().connections == 0 {
         return Err(Failure::NoRoom { files: open_files(), kept: setup.kept });
     }
     let status = status
         .as_ref()
         .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
-    stop_on_signals(runtime, options.stop.clone(), readiness, *lame_duck)?;
+    stop_on_signals(runtime, handle.shutdown().clone(), readiness, *lame_duck)?;
     // A stop also ends the wait for a resolver that does not answer.
     let opening = async {
-        let listener = listen(runtime, address, sockets).await?;
-        let Some((address, status)) = status else { return Ok((listener, None)) };
-        let status_listener = listen(runtime, address, sockets).await?;
-        Ok((listener, Some((status_listener, status))))
+        let server = bind(runtime, address, sockets).await?.with_handle(handle);
+        let Some((address, status)) = status else { return Ok((server, None)) };
+        let status_server = bind(runtime, address, sockets).await?;
+        Ok((server, Some((status_server, status))))
     };
-    let Some(opened) = options.stop.unless_requested(opening).await else {
+    let Some(opened) = handle.shutdown().unless_requested(opening).await else {
         info!("stopped before listening");
         return Ok(());
     };
-    let (listener, status) = opened?;
-    let served = match status {
+    let (server, status) = opened?;
+    let report = match status {
         None => {
-            announce(runtime, log, &listener)?;
-            serve(listener).await
+            announce(log, &server)?;
+            serve(server).await
         }
-        Some((status_listener, status)) => {
-            for address in addresses(&status_listener)? {
+        Some((status_server, status)) => {
+            for address in addresses(&status_server)? {
                 log::status(log, &address);
             }
-            announce(runtime, log, &listener)?;
-            let machine_of_status = |_: &Conn, now| status.machine(now);
-            let answering =
-                serve::serve(runtime, status_listener, status.options(), machine_of_status);
+            announce(log, &server)?;
+            let status_handle = status.handle().clone();
+            let answering = status.serve(status_server);
             // It answers during the drain, and ends when that has.
             let serving = async {
-                let served = serve(listener).await;
-                status.options().stop.drain();
-                served
+                let drained = serve(server).await;
+                status_handle.drain();
+                drained
             };
             both(serving, answering).await.0
         }
     }?;
-    let totals = options.table.totals();
+    let totals = handle.table().totals();
     info!(
         connections = totals.accepted,
-        drained = served.drained,
-        aborted = served.aborted,
+        drained = report.drained,
+        aborted = report.aborted,
         refused = totals.refused.values().sum::<u64>(),
         received = totals.bytes_in,
         sent = totals.bytes_out,
@@ -301,16 +297,12 @@ pub(super) async fn listening<R: Host>(
 }
 
 /// Says that the server can be connected to, and goes on saying that it lives.
-fn announce<R: Host>(
-    runtime: &R,
-    log: &log::Flags,
-    listener: &Listeners<R::Listener>,
-) -> Result<(), Failure> {
-    for address in addresses(listener)? {
+fn announce<R: Host>(log: &log::Flags, server: &Server<R>) -> Result<(), Failure> {
+    for address in addresses(server)? {
         log::ready(log, &address);
     }
     systemd::ready();
-    systemd::keep_watchdog(runtime)
+    systemd::keep_watchdog(server.runtime())
 }
 
 /// Runs two futures side by side.
@@ -333,25 +325,27 @@ pub(super) async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Out
     (first, second)
 }
 
-async fn listen<R: Host>(
+async fn bind<R: Host>(
     runtime: &R,
     address: &str,
     sockets: &systemd::Sockets,
-) -> Result<Listeners<R::Listener>, Failure> {
-    let listener = match systemd::Passed::parse(address) {
+) -> Result<Server<R>, Failure> {
+    let server = match systemd::Passed::parse(address) {
         Some(meant) => sockets.take(meant).and_then(|sockets| {
-            let listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));
-            listeners.collect::<io::Result<Vec<_>>>().map(Listeners::new)
+            let mut listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));
+            let first = listeners.next().expect("`take` returns at least one")?;
+            let server = Server::new(runtime.clone(), first);
+            listeners.try_fold(server, |server, listener| Ok(server.with_listener(listener?)))
         }),
-        None => listen::listen(runtime, address).await,
+        None => runtime.bind(address).await,
     };
-    listener.map_err(|error| Failure::Listen { address: address.to_string(), error })
+    server.map_err(|error| Failure::Listen { address: address.to_string(), error })
 }
 
 /// The addresses that a server listens on.
-pub(super) fn addresses<L: Listener>(listeners: &Listeners<L>) -> Result<Vec<Address>, Failure> {
+pub(super) fn addresses<R: Host>(server: &Server<R>) -> Result<Vec<Address>, Failure> {
     let failed = |error| Failure::Listen { address: "a socket".into(), error };
-    listeners.addresses().map_err(failed)
+    server.addresses().map_err(failed)
 }
 
 /// The limits of a server; without room for a connection, they admit none.
@@ -411,7 +405,7 @@ pub(super) const RESERVED_FILES: u64 = 64;
 /// together count as one: timeout(1) sends its signal twice.
 fn stop_on_signals<R: Host>(
     runtime: &R,
-    stop: ShutdownHandle,
+    shutdown: ShutdownHandle,
     readiness: Option<Readiness>,
     lame_duck: Duration,
 ) -> Result<(), Failure> {
@@ -445,7 +439,7 @@ fn stop_on_signals<R: Host>(
         systemd::stopping();
         if lame_duck.is_zero() {
             info!("{name}: no connection is accepted any more; a second signal ends at once");
-            stop.drain();
+            shutdown.drain();
         } else {
             info!(
                 "{name}: no connection is accepted after {lame_duck:?}; a second signal ends at once"
@@ -454,7 +448,7 @@ fn stop_on_signals<R: Host>(
         poll_fn(|cx| clock.poll_until(cx, now + AT_ONCE)).await;
         then_end.store(true, Ordering::SeqCst);
         poll_fn(|cx| clock.poll_until(cx, now + lame_duck)).await;
-        stop.drain();
+        shutdown.drain();
     };
     runtime.spawn(wait).map_err(Failure::Signals)?;
     if has_threads() {

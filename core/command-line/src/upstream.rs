@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wirestate_core::{
-    listen::Listeners,
     runtime::{Address, unix_path},
+    serve::Server,
     shared::{Lock, Shared},
     shutdown::ShutdownHandle,
 };
@@ -35,10 +35,10 @@ impl SelfCheck {
         runtime: &R,
         upstreams: &[String],
         listen: &str,
-        listeners: &Listeners<R::Listener>,
+        server: &Server<R>,
         stop: &ShutdownHandle,
     ) -> Result<Self, Failure> {
-        let own = server::addresses(listeners)?;
+        let own = server::addresses(server)?;
         let found = Shared::new(Lock::new(None));
         // With a socket that was passed, only names are checked: the proxy detects the other cases.
         let is_passed = Passed::parse(listen).is_some();

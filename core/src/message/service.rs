@@ -4,6 +4,7 @@ use alloc::{boxed::Box, collections::VecDeque};
 use core::{
     fmt,
     future::{Future, Ready},
+    ops::Deref,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -13,41 +14,40 @@ use crate::shared::Shared;
 
 /// Answers requests. Each connection has a clone of its own.
 ///
-/// Most are made of a function: [`function`] of one that answers at once, [`asynchronous`] of one
-/// that takes its time. An event loop that wants to see requests as events takes [`RequestQueue`]. To
-/// implement this is for services that have contents streamed.
+/// [`function`] makes one of a function that answers at once, [`asynchronous`] of an async one. An
+/// event loop that handles requests as events takes [`RequestQueue`]. Implement the trait yourself
+/// for a service that receives contents in pieces.
 pub trait Service {
-    /// A reply that takes its time.
+    /// The future of a reply that is not ready.
     type Pending: Future<Output = Message<'static>> + Unpin;
 
-    /// Answers a request. It borrows from the receive buffer: keep what is needed by
-    /// [`Message::into_owned`].
+    /// Answers a request. It borrows from the receive buffer; [`Message::into_owned`] keeps it.
     fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending>;
 
-    /// How the content that follows `header` is to be delivered. Default: whole, with the request.
+    /// How the content that follows `header` is delivered. Default: whole, with the request.
     fn delivery(&mut self, _header: &Header<'_>) -> Delivery {
         Delivery::Collect
     }
 
-    /// The next piece of a content that is streamed, never empty. Behind the last one,
-    /// [`call`](Self::call) is called with the request, whose content is empty then. A service can't
-    /// hold the sender back, and is dropped where the connection ends before.
+    /// Takes the next piece of a streamed content, which is never empty. After the last one,
+    /// [`call`](Self::call) gets the request, with an empty content. A service cannot delay the
+    /// sender, and is dropped if the connection ends earlier.
     fn piece(&mut self, _piece: &[u8]) {}
 }
 
 /// A service's reply.
 #[derive(Debug)]
 pub enum Reply<P> {
-    /// It is here.
+    /// The reply is ready.
     Now(Message<'static>),
-    /// It comes later; replies are sent in the order of the requests all the same.
+    /// The reply comes later. Replies are sent in the order of the requests regardless.
     Later(P),
 }
 
 /// A service that answers each request at once, by a function.
 ///
-/// The function holds up its connection for as long as it takes, and on an executor the other
-/// connections of that thread as well.
+/// While the function runs, its connection waits, and on an executor the other connections of that
+/// thread as well.
 pub fn function<F>(f: F) -> Function<F>
 where
     F: FnMut(Message<'_>) -> Message<'static>,
@@ -76,24 +76,87 @@ where
     }
 }
 
-/// A service that answers each request by a future.
+/// A service that answers each request by an async closure or function.
+///
+/// All connections share `f`, so the state that it captures needs no `Clone`:
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// use wirestate_core::message::{self, Message, service};
+///
+/// let requests = AtomicU64::new(0);
+/// let shout = service::asynchronous(async move |request| {
+///     let number = requests.fetch_add(1, Relaxed) + 1;
+///     // .await what you like: other requests go on, and replies keep their order
+///     match request.text() {
+///         Ok(text) => Message::json(format!("[{number}, {}]", text.to_uppercase())),
+///         Err(error) => Message::error(error),
+///     }
+/// });
+/// let server = message::Server::new(message::Config::default(), shout);
+/// ```
+///
+/// A closure that returns a future is one as well:
+///
+/// ```
+/// # use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
+/// # use wirestate_core::message::service;
+/// # let requests = Arc::new(AtomicU64::new(0));
+/// let echo = service::asynchronous(move |request: service::Request| {
+///     let requests = requests.clone();
+///     async move {
+///         requests.fetch_add(1, Relaxed);
+///         request.into_message()
+///     }
+/// });
+/// ```
+///
+/// On a runtime with several threads, `f` must be `Send` and `Sync`, and its futures `Send`. State
+/// that changes is behind an atomic or a lock; an async lock if it is held across an `.await`.
 ///
 /// The connection's machine holds the futures, at most
-/// [`Config::in_flight`](super::Config::in_flight) of them, and polls them itself: they run on the
-/// connection's task or thread, side by side, and end with it. In an event loop of your own they
-/// need a waker that has the connection polled again: with
+/// [`Config::in_flight`](super::Config::in_flight) of them, and polls them itself: they run
+/// concurrently on the connection's task or thread, and end with it. In an event loop of your own
+/// they need a waker that has the connection polled again. With
 /// [`Waker::noop`](core::task::Waker::noop) they would hang.
-pub fn asynchronous<F, R>(f: F) -> Asynchronous<F>
+pub fn asynchronous<F>(
+    f: F,
+) -> impl Service<Pending = Pin<Box<impl Future<Output = Message<'static>>>>> + Clone + fmt::Debug
 where
-    F: FnMut(Message<'static>) -> R,
-    R: Future<Output = Message<'static>>,
+    F: AsyncFn(Request) -> Message<'static>,
 {
-    Asynchronous(f)
+    let f = Shared::new(f);
+    Asynchronous(move |request| {
+        let (f, request) = (f.clone(), Request(request));
+        async move { f(request).await }
+    })
+}
+
+/// A request to an [asynchronous] service: a [`Message`] that the service owns.
+///
+/// It is a type of its own because it has no lifetime parameter. With one, the compiler cannot tell
+/// that the future of an async closure is `Send`.
+#[derive(Clone, Debug)]
+pub struct Request(Message<'static>);
+
+impl Request {
+    /// The message.
+    pub fn into_message(self) -> Message<'static> {
+        self.0
+    }
+}
+
+impl Deref for Request {
+    type Target = Message<'static>;
+
+    fn deref(&self) -> &Message<'static> {
+        &self.0
+    }
 }
 
 /// See [`asynchronous`].
 #[derive(Clone, Copy)]
-pub struct Asynchronous<F>(F);
+struct Asynchronous<F>(F);
 
 impl<F> fmt::Debug for Asynchronous<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +176,7 @@ where
     }
 }
 
-/// A service whose requests wait to be taken, and answered from anywhere, in any order.
+/// A service whose requests are taken from a queue, and answered from anywhere, in any order.
 ///
 /// ```
 /// use wirestate_core::{Instant, Machine, drive, message::{self, Message, service::RequestQueue}};
@@ -128,9 +191,9 @@ where
 /// drive::deliver(&mut machine, &mut &input[..], now);
 ///
 /// // On a runtime this is `drive.until(|machine, _| machine.service_mut().take())`.
-/// let asked = machine.service_mut().take().expect("a request has come");
-/// assert_eq!(&*asked.request().content, b"ping");
-/// asked.reply(Message::binary("pong"));
+/// let pending = machine.service_mut().take().expect("a request has arrived");
+/// assert_eq!(&*pending.request().content, b"ping");
+/// pending.reply(Message::binary("pong"));
 ///
 /// machine.poll_shared(now, cx);
 /// let mut output = [0; 1024];
@@ -140,17 +203,17 @@ where
 /// ```
 #[derive(Debug, Default)]
 pub struct RequestQueue {
-    asked: VecDeque<PendingRequest>,
+    requests: VecDeque<PendingRequest>,
 }
 
 impl RequestQueue {
     /// The next request.
     pub fn take(&mut self) -> Option<PendingRequest> {
-        self.asked.pop_front()
+        self.requests.pop_front()
     }
 }
 
-/// What a connection has is its own: a clone starts without requests.
+/// Each connection has a queue of its own: a clone is empty.
 impl Clone for RequestQueue {
     fn clone(&self) -> Self {
         Self::default()
@@ -162,8 +225,8 @@ impl Service for RequestQueue {
 
     fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
         let slot = Shared::new(Slot::default());
-        self.asked
-            .push_back(PendingRequest { request: request.into_owned(), slot: Some(slot.clone()) });
+        let request = PendingRequest { request: request.into_owned(), slot: Some(slot.clone()) };
+        self.requests.push_back(request);
         Reply::Later(PendingReply { slot })
     }
 }
@@ -172,7 +235,7 @@ impl Service for RequestQueue {
 #[derive(Debug)]
 pub struct PendingRequest {
     request: Message<'static>,
-    /// Until it is answered.
+    /// `None` once it is answered.
     slot: Option<Shared<Slot<Message<'static>>>>,
 }
 
@@ -182,7 +245,7 @@ impl PendingRequest {
         &self.request
     }
 
-    /// Answers it. Nothing happens where the connection has ended.
+    /// Answers it. This has no effect if the connection has ended.
     pub fn reply(mut self, reply: Message<'static>) {
         if let Some(slot) = self.slot.take() {
             slot.fulfil(reply);

@@ -27,8 +27,8 @@ use crate::{
         turn,
     },
     proxy_protocol::{self, Header, HeaderReader, Version, announce, identify},
-    runtime::{Listener, Runtime, connect_within},
-    serve::{Options, Served, accept},
+    runtime::{Runtime, connect_within},
+    serve::{DrainReport, Server},
 };
 
 /// A proxy: its connections' limits, and where they go. Clones are the same proxy.
@@ -77,30 +77,29 @@ impl Proxy {
     }
 }
 
-/// Accepts clients and relays each to an upstream, until [`Options::stop`] is asked.
+/// Accepts clients and relays each to an upstream, until a shutdown is requested and all
+/// connections have ended.
 ///
-/// With [`Proxy::accept`], `options.table` is to be
-/// [`behind_proxies`](crate::admission::ConnectionTable::behind_proxies), so that not the proxies' own
-/// addresses are counted.
+/// With [`Proxy::accept`], set
+/// [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
+/// Otherwise the proxies' own addresses count towards the limit per address until the headers have
+/// been read.
 ///
 /// # Panics
 /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`MIN_BUFFER`].
-pub async fn serve<R: Runtime<Socket: Splice>>(
-    runtime: &R,
-    listener: impl Listener<Socket = R::Socket>,
-    options: &Options,
-    proxy: &Proxy,
-) -> Served {
+pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) -> DrainReport {
     proxy.assert_buffer();
     let pipes = Pipes::new(proxy.relays.config().pipes);
-    let listening = listener.addresses().ok();
+    let listening = server.addresses().ok();
     let loops = listening.and_then(|addresses| Loops::new(addresses, &proxy.upstreams));
-    accept(runtime, listener, options, |socket, admitted, clock| {
-        let (peer, loops) = (admitted.peer(), loops.clone());
-        let pipes = Some(pipes.clone());
-        Connection::with(runtime, proxy, socket, peer, clock, loops, pipes).admitted(admitted)
-    })
-    .await
+    let runtime = server.runtime().clone();
+    server
+        .accept(move |socket, admitted, clock| {
+            let (peer, loops) = (admitted.peer(), loops.clone());
+            let pipes = Some(pipes.clone());
+            Connection::with(&runtime, &proxy, socket, peer, clock, loops, pipes).admitted(admitted)
+        })
+        .await
 }
 
 /// Dials an upstream for a client, and relays between them until both sides have ended. An upstream
@@ -112,18 +111,15 @@ pub async fn serve<R: Runtime<Socket: Splice>>(
 /// The bytes that the [`Admitted`] counts are the client's: received from it, and sent to it.
 ///
 /// ```no_run
-/// use wirestate_core::{
-///     proxy::{Connection, Proxy},
-///     runtime::Runtime,
-///     serve::{Options, accept},
-/// };
+/// use wirestate_core::{Runtime, proxy::{Connection, Proxy}};
 ///
 /// # async fn example<R: Runtime>(runtime: R, proxy: Proxy) -> std::io::Result<()> {
-/// let listener = runtime.listen("127.0.0.1:9500")?;
-/// accept(&runtime, listener, &Options::default(), |socket, admitted, clock| {
-///     Connection::new(&runtime, &proxy, socket, admitted.peer(), clock).admitted(admitted)
-/// })
-/// .await;
+/// let server = runtime.bind("127.0.0.1:9500").await?;
+/// server
+///     .accept(|socket, admitted, clock| {
+///         Connection::new(&runtime, &proxy, socket, admitted.peer(), clock).admitted(admitted)
+///     })
+///     .await;
 /// # Ok(())
 /// # }
 /// ```

@@ -16,17 +16,15 @@
 //!
 //! ```no_run
 //! use wirestate_core::{
+//!     Runtime,
 //!     drive::Splice,
 //!     proxy::{self, Balance, Config, Proxy, RelayFactory, Upstreams},
-//!     runtime::Runtime,
-//!     serve::Options,
 //! };
 //!
 //! # async fn example<R: Runtime<Socket: Splice>>(runtime: R) -> std::io::Result<()> {
 //! let upstreams = Upstreams::new(["10.0.0.1:9000", "10.0.0.2:9000"], Balance::RoundRobin, 7);
 //! let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams.clone());
-//! let listener = runtime.listen("127.0.0.1:9500")?;
-//! proxy::serve(&runtime, listener, &Options::default(), &proxy).await;
+//! proxy::serve(runtime.bind("127.0.0.1:9500").await?, proxy).await;
 //! println!("{:?}", upstreams.counters());
 //! # Ok(())
 //! # }

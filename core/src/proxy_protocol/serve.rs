@@ -5,39 +5,42 @@ use crate::{
     Instant, Machine,
     admission::{Conn, ConnectionTable, Peer, Refused},
     drive::{Clock, Drive},
-    runtime::{Listener, Runtime},
-    serve::{Options, Served, accept},
+    runtime::Runtime,
+    serve::{DrainReport, Server},
 };
 
-/// [`serve`](crate::serve::serve) for connections that begin with a PROXY header: `machine` makes the
-/// machine for a client once that has a name, which is the [`peer`](Conn::peer) of its connection
-/// from then on.
+/// [`Server::serve`] for connections that begin with a PROXY header.
 ///
-/// `options.table` is to be [`behind_proxies`](crate::admission::ConnectionTable::behind_proxies), so that not
-/// the proxies' own addresses are counted. A panic of `machine` ends that connection alone.
+/// `machine` makes the machine for a client once its header has been read. From then on, the
+/// [`peer`](Conn::peer) of the connection is the one that the header names. A panic of `machine`
+/// ends that connection alone.
+///
+/// Set [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
+/// Otherwise the proxies' own addresses count towards the limit per address until the headers have
+/// been read.
 pub async fn serve<R, M>(
-    runtime: &R,
-    listener: impl Listener<Socket = R::Socket>,
-    options: &Options,
-    config: &Config,
+    server: Server<R>,
+    config: Config,
     machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
-) -> Served
+) -> DrainReport
 where
     R: Runtime,
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    accept(runtime, listener, options, move |socket, admitted, clock| {
-        let (table, conn) = (options.table.clone(), admitted.handle());
-        let mut machine = machine.clone();
-        let make = move |header, length, now| {
-            identify(&table, &conn, header, length)?;
-            Ok(machine(&conn, now))
-        };
-        let behind = WithProxyHeader::new(config, admitted.peer(), clock.now(), make);
-        Drive::new(behind, socket, clock).admitted(admitted)
-    })
-    .await
+    let handle = server.handle();
+    server
+        .accept(move |socket, admitted, clock| {
+            let (table, conn) = (handle.table().clone(), admitted.handle());
+            let mut machine = machine.clone();
+            let make = move |header, length, now| {
+                identify(&table, &conn, header, length)?;
+                Ok(machine(&conn, now))
+            };
+            let behind = WithProxyHeader::new(&config, admitted.peer(), clock.now(), make);
+            Drive::new(behind, socket, clock).admitted(admitted)
+        })
+        .await
 }
 
 /// Enters the client that a header of `length` bytes names in the table.

@@ -61,21 +61,21 @@
 //!
 //! ```
 //! use wirestate_core::{
-//!     Instant, Machine, drive, serve::Options,
+//!     Instant, Machine, drive, serve::ServerHandle,
 //!     status::{Config, Server},
 //! };
 //!
-//! let service = Options::default(); // with it, `serve` runs the service
+//! let service = ServerHandle::default(); // the handle of the server whose status this is
 //! let now = Instant::EPOCH;
 //! let status = Server::new(Config::new("echo-server"), &service, None, now);
-//! let mut machine = status.machine(now); // and `serve` runs these under `status.options()`
+//! let mut machine = status.machine(now); // `status.serve(server)` runs one on each connection
 //!
 //! let mut output = [0; 1024];
 //! drive::deliver(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].starts_with(b"HTTP/1.1 200 OK\r\n"));
 //!
-//! service.stop.drain();
+//! service.drain();
 //! drive::deliver(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));

@@ -108,7 +108,7 @@ fn root(server: &Inner, now: Instant) -> Response {
     } else {
         ("stopping", format!("{name} is stopping"))
     };
-    let Snapshot { totals, connections } = server.service.table.snapshot();
+    let Snapshot { totals, connections } = server.service.table().snapshot();
     let moved = Moved::new(&connections);
     let figures = server.subject.iter().flat_map(|subject| subject.metrics()).filter_map(figure);
     let content = to_json(&Root {
@@ -119,7 +119,7 @@ fn root(server: &Inner, now: Instant) -> Response {
         uptime_seconds: seconds(now.since(server.started)),
         connections: Counts {
             open: totals.open,
-            limit: server.service.table.limits().connections,
+            limit: server.service.table().limits().connections,
             accepted: totals.accepted,
             refused: totals.refused,
             ended: totals.ended,
@@ -200,10 +200,10 @@ impl Moved {
 }
 
 fn metrics(server: &Inner, now: Instant) -> Vec<Metric> {
-    let Snapshot { totals, connections } = server.service.table.snapshot();
+    let Snapshot { totals, connections } = server.service.table().snapshot();
     let moved = Moved::new(&connections);
-    let limit = server.service.table.limits().connections;
-    let own = server.own.table.totals();
+    let limit = server.service.table().limits().connections;
+    let own = server.own.table().totals();
     let Refused { in_progress, too_late } = server.pages.refused();
     let refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
     let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
@@ -272,7 +272,7 @@ const COLUMNS: [&str; 9] =
 
 impl Listing {
     fn new(server: &Inner, now: Instant) -> Self {
-        let Snapshot { totals, connections } = server.service.table.snapshot();
+        let Snapshot { totals, connections } = server.service.table().snapshot();
         let line = |conn: &Shared<Conn>| {
             let status = conn.status();
             Line {

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     Instant, Linger,
-    admission::{ConnectionTable, Limits},
+    admission::Limits,
     buffer::Pool,
     idle::IdleConnections,
-    serve::Options,
+    runtime::Runtime,
+    serve::{self, DrainReport, ServerHandle},
     shared::Shared,
     shutdown::Shutdown,
     teardown::DiscardBudget,
@@ -84,8 +85,9 @@ pub struct Server {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) config: Config,
-    pub(super) service: Options,
-    pub(super) own: Options,
+    /// The server whose status this is.
+    pub(super) service: ServerHandle,
+    pub(super) own: ServerHandle,
     pub(super) subject: Option<Shared<dyn MetricsSource>>,
     pub(super) readiness: Readiness,
     pub(super) started: Instant,
@@ -112,14 +114,14 @@ impl Readiness {
 }
 
 impl Server {
-    /// The status of the server that is run under the options `service`, which started `now`, and
-    /// which is `subject`, if it has more to say than these.
+    /// The status of the server whose handle is `service`, and which started `now`. `subject` has
+    /// metrics of its own, if there are any.
     ///
     /// # Panics
     /// If a time in `config` is zero: it would have passed before anything could happen.
     pub fn new(
         config: Config,
-        service: &Options,
+        service: &ServerHandle,
         subject: Option<Shared<dyn MetricsSource>>,
         now: Instant,
     ) -> Self {
@@ -129,18 +131,16 @@ impl Server {
         }
         let limits = Limits { connections: CONNECTIONS, per_address: None };
         let idle = IdleConnections::new();
-        let own = Options {
-            table: ConnectionTable::new(limits).named("status"),
-            drain_timeout: Some(DRAIN_TIMEOUT),
-            idle: Some(idle.clone()),
-            ..Options::default()
-        };
+        let own = serve::Config::default()
+            .with_limits(limits)
+            .with_name("status")
+            .with_drain_timeout(DRAIN_TIMEOUT);
         let inner = Inner {
             answers: Pacer::new(config.answers_per_second, ANSWERS_AT_ONCE, now),
             pages: Pacer::new(config.pages_per_second, PAGES_AT_ONCE, now),
             config,
             service: service.clone(),
-            own,
+            own: ServerHandle::new(own),
             subject,
             readiness: Readiness::default(),
             started: now,
@@ -151,11 +151,23 @@ impl Server {
         Self { inner: Shared::new(inner) }
     }
 
-    /// What to [`serve`](crate::serve::serve) it with: a table of its own, of [`CONNECTIONS`], and
-    /// a stop of its own, to be asked when the service has ended. When it is full, a connection
-    /// gives way to a new one, in the order of [`Activity`](crate::idle::Activity).
-    pub fn options(&self) -> &Options {
+    /// The handle on the status server itself. It has a table of its own, of [`CONNECTIONS`]. Shut
+    /// it down after the service has ended.
+    pub fn handle(&self) -> &ServerHandle {
         &self.inner.own
+    }
+
+    /// Its connections, in the order of [`Activity`](crate::idle::Activity) in which they give way
+    /// when it is full.
+    pub fn idle_connections(&self) -> &IdleConnections {
+        &self.inner.idle
+    }
+
+    /// Serves the status on `server`, under its own [`handle`](Self::handle).
+    pub async fn serve<R: Runtime>(self, server: serve::Server<R>) -> DrainReport {
+        let server = server.with_handle(self.handle());
+        let server = server.with_idle_connections(self.idle_connections().clone());
+        server.serve(|_, now| self.machine(now)).await
     }
 
     /// The handle by which readiness ends before the service is asked to stop.
@@ -172,7 +184,7 @@ impl Server {
 impl Inner {
     /// Whether it is worth connecting.
     pub(super) fn is_ready(&self) -> bool {
-        !self.readiness.over.load(Relaxed) && self.service.stop.requested() == Shutdown::None
+        !self.readiness.over.load(Relaxed) && self.service.shutdown().requested() == Shutdown::None
     }
 
     /// The turn of a page that is requested at `now`; `None` if it is refused.

@@ -2,11 +2,7 @@
 
 use std::io;
 
-use wirestate_core::{
-    echo,
-    runtime::Runtime,
-    serve::{self, serve},
-};
+use wirestate_core::{Runtime, echo, serve::Server};
 
 use crate::measure::runtimes::Ours;
 
@@ -14,9 +10,9 @@ use crate::measure::runtimes::Ours;
 pub(crate) struct Echo;
 
 impl Ours for Echo {
-    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
-        let server = echo::Server::default();
-        serve(&runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
+    async fn serve<R: Runtime>(self, server: Server<R>) -> io::Result<()> {
+        let echo = echo::Server::default();
+        server.serve(|_, now| echo.machine(now)).await;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use wirestate_core::{
     drive::{Clock, Drive},
     fanout::{Config, Feed, LagPolicy, Subscriber, Upstream},
     runtime::Runtime,
-    serve::{self, serve},
+    serve::Server,
 };
 
 use crate::measure::runtimes::Ours;
@@ -15,14 +15,14 @@ use crate::measure::runtimes::Ours;
 pub(crate) struct FanOut(pub(crate) SocketAddr);
 
 impl Ours for FanOut {
-    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+    async fn serve<R: Runtime>(self, server: Server<R>) -> io::Result<()> {
         let feed = Feed::new(Config { on_lag: LagPolicy::Block, ..Config::default() });
+        let runtime = server.runtime();
         let socket = runtime.connect(&self.0.to_string()).await?;
         let clock = runtime.clock();
         let machine = Upstream::new(feed.clone(), None, clock.now());
         runtime.spawn(Drive::new(machine, socket, clock))?;
-        let options = serve::Options::default();
-        serve(&runtime, listener, &options, |_, now| Subscriber::new(&feed, now)).await;
+        server.serve(|_, now| Subscriber::new(&feed, now)).await;
         Ok(())
     }
 }

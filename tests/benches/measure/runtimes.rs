@@ -6,6 +6,7 @@ use smol::{Executor, block_on};
 use wirestate_core::{
     drive::Splice,
     runtime::{Listener, Runtime},
+    serve::Server,
 };
 use wirestate_smol::Smol;
 use wirestate_std::Threads;
@@ -18,8 +19,7 @@ pub(crate) trait Ours: Send + Sized + 'static {
     /// Runs the server until it is killed.
     fn serve<R: Runtime<Socket: Splice>>(
         self,
-        runtime: R,
-        listener: R::Listener,
+        server: Server<R>,
     ) -> impl Future<Output = io::Result<()>> + Send;
 
     fn on_tokio(self, workers: NonZeroUsize) -> io::Result<()> {
@@ -45,7 +45,7 @@ pub(crate) trait Ours: Send + Sized + 'static {
             let (host, port) = ANY_PORT;
             let listener = runtime.listen(&format!("{host}:{port}"))?;
             announce(listener.local_address()?.ip().expect("the listener is a TCP socket"))?;
-            self.serve(runtime, listener).await
+            self.serve(Server::new(runtime, listener)).await
         }
     }
 }

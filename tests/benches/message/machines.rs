@@ -6,7 +6,7 @@ use wirestate_command_line::search::{self, Table};
 use wirestate_core::{
     message::{Config, Server},
     runtime::Runtime,
-    serve::{self, serve},
+    serve,
 };
 
 use crate::{dialogue::table, measure::runtimes::Ours};
@@ -15,10 +15,10 @@ use crate::{dialogue::table, measure::runtimes::Ours};
 pub(crate) struct App;
 
 impl Ours for App {
-    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
+    async fn serve<R: Runtime>(self, server: serve::Server<R>) -> io::Result<()> {
         let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
-        let server = Server::new(Config::default(), search::service(table));
-        serve(&runtime, listener, &serve::Options::default(), |_, now| server.machine(now)).await;
+        let app = Server::new(Config::default(), search::service(table));
+        server.serve(|_, now| app.machine(now)).await;
         Ok(())
     }
 }

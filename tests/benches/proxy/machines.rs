@@ -6,7 +6,7 @@ use wirestate_core::{
     drive::Splice,
     proxy::{Balance, Config, Proxy, RelayFactory, Upstreams, serve},
     runtime::Runtime,
-    serve::Options,
+    serve::Server,
 };
 
 use crate::measure::runtimes::Ours;
@@ -15,14 +15,10 @@ use crate::measure::runtimes::Ours;
 pub(crate) struct Relay(pub(crate) SocketAddr);
 
 impl Ours for Relay {
-    async fn serve<R: Runtime<Socket: Splice>>(
-        self,
-        runtime: R,
-        listener: R::Listener,
-    ) -> io::Result<()> {
+    async fn serve<R: Runtime<Socket: Splice>>(self, server: Server<R>) -> io::Result<()> {
         let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
         let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams);
-        serve(&runtime, listener, &Options::default(), &proxy).await;
+        serve(server, proxy).await;
         Ok(())
     }
 }

@@ -111,10 +111,10 @@ impl super::EventLoop for EventLoop {
         Ok(address)
     }
 
-    fn goes_on(&mut self, stop: &ShutdownHandle) -> bool {
+    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
         let stops =
-            stop.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
+            shutdown.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
         // Once is enough: it wakes every connection.
         if stops && !self.listeners.is_empty() {
             self.listeners.clear();

@@ -24,8 +24,9 @@ trait EventLoop: Sized {
         protocol: impl FnMut(Instant) -> Protocol + 'static,
     ) -> io::Result<SocketAddr>;
 
-    /// Applies `stop`. Returns false once the loop was stopped and its last connection has ended.
-    fn goes_on(&mut self, stop: &ShutdownHandle) -> bool;
+    /// Applies `shutdown`. Returns false once the loop was stopped and its last connection has
+    /// ended.
+    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool;
 
     /// Waits once, and polls the connections that have an event.
     fn round(&mut self) -> io::Result<()>;
@@ -43,8 +44,8 @@ impl EventLoop for level_triggered::EventLoop {
         self.listen(protocol)
     }
 
-    fn goes_on(&mut self, stop: &ShutdownHandle) -> bool {
-        self.goes_on(stop)
+    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
+        self.goes_on(shutdown)
     }
 
     fn round(&mut self) -> io::Result<()> {

@@ -32,13 +32,13 @@ const HANGS: Duration = Duration::from_secs(60);
 /// What clients can see and do without their sockets.
 struct Server {
     table: ConnectionTable,
-    stop: ShutdownHandle,
+    shutdown: ShutdownHandle,
 }
 
 /// Stops the loop when the clients end, also by a panic.
 impl Drop for Server {
     fn drop(&mut self) {
-        self.stop.drain();
+        self.shutdown.drain();
         if thread::panicking() {
             self.table.abort();
         }
@@ -51,14 +51,14 @@ fn serve<L: EventLoop, T: Send>(
     listen: impl FnOnce(&mut L) -> io::Result<T>,
     clients: impl FnOnce(T, &Server) + Send,
 ) -> u64 {
-    let (table, stop) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
+    let (table, shutdown) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
     let mut event_loop = L::new(table.clone()).unwrap();
     let listening = listen(&mut event_loop).unwrap();
-    let server = Server { table: table.clone(), stop: stop.clone() };
+    let server = Server { table: table.clone(), shutdown: shutdown.clone() };
     let rounds = thread::scope(|scope| {
         scope.spawn(move || clients(listening, &server));
         let mut rounds = 0;
-        while event_loop.goes_on(&stop) {
+        while event_loop.goes_on(&shutdown) {
             event_loop.round().unwrap();
             rounds += 1;
         }
@@ -267,7 +267,7 @@ pub(crate) fn a_stop_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>(
         let mut client = connect(address);
         client.write_all(&frames([&Message::binary("ping")])).unwrap();
         requests.recv_timeout(HANGS).unwrap();
-        server.stop.drain();
+        server.shutdown.drain();
         let mut reply = Vec::new();
         client.read_to_end(&mut reply).unwrap();
         assert!(!reply.is_empty(), "the service's time is up");
@@ -331,9 +331,9 @@ pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
 
 pub(crate) fn a_reply_from_another_thread_wakes_its_connection<L: EventLoop>() {
     let (ask, asked) = mpsc::channel::<(Message<'static>, oneshot::Sender<Message<'static>>)>();
-    let service = service::asynchronous(move |request| {
+    let service = service::asynchronous(move |request: service::Request| {
         let (reply, replied) = oneshot::channel();
-        ask.send((request, reply)).unwrap();
+        ask.send((request.into_message(), reply)).unwrap();
         async { replied.await.unwrap() }
     });
     let answering = thread::spawn(move || {
@@ -373,7 +373,7 @@ pub(crate) fn a_stop_ends_idle_connections<L: EventLoop>() {
             client.write_all(b"hello").unwrap();
             client.read_exact(&mut [0; 5]).unwrap();
         }
-        server.stop.drain();
+        server.shutdown.drain();
         for client in &mut clients {
             assert_eq!(client.read(&mut [0; 1]).unwrap(), 0, "a FIN");
         }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use wirestate_command_line::load::{LoadConfig, LoadReason};
-use wirestate_core::{drive::Ended, echo::Config, serve::Options};
+use wirestate_core::{
+    drive::Ended,
+    echo::Config,
+    serve::{self, ServerHandle},
+};
 use wirestate_testkit::{
     for_each_seed,
     sim::{Act, World},
@@ -15,7 +19,7 @@ use crate::scene::{Scene, load, patient, peer, seconds};
 fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadline() {
     for_each_seed(10, |seed| {
         let config = Config::default().with_idle_timeout(Some(seconds(30)));
-        let scene = Scene::with(World::new(seed), config, Options::default());
+        let scene = Scene::with(World::new(seed), config, ServerHandle::default());
         let client = scene.world.host("client");
         let acts = vec![
             Act::Send("before".into()),
@@ -41,8 +45,9 @@ fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadl
 #[test]
 fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
     for_each_seed(10, |seed| {
-        let options = Options { drain_timeout: Some(seconds(5)), ..Options::default() };
-        let scene = Scene::with(World::new(seed), Config::default(), options);
+        let config = serve::Config::default().with_drain_timeout(seconds(5));
+        let handle = ServerHandle::new(config);
+        let scene = Scene::with(World::new(seed), Config::default(), handle);
         let client = scene.world.host("client");
         // The client reads its echo only while the server is stopped.
         let sent = vec![7; 40_000];
@@ -50,7 +55,7 @@ fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
         let read = [Act::Wait(seconds(5)), Act::ReceiveAll];
         let heard = peer(&client, [say, read].concat());
         scene.world.run_for(seconds(1)).unwrap();
-        scene.stop.drain();
+        scene.shutdown.drain();
         scene.world.run_for(seconds(1)).unwrap();
         scene.server.stop_for(seconds(8));
         let heard = scene.world.run_until(&heard).unwrap();

@@ -8,7 +8,7 @@ use wirestate_core::{
     drive::{Clock as _, Drive, Ended, Sink as _},
     echo::{Client, ClientConfig},
     runtime::{Listener as _, Runtime as _},
-    serve::Options,
+    serve::ServerHandle,
 };
 use wirestate_testkit::{
     for_each_seed,
@@ -26,7 +26,7 @@ fn every_byte_comes_back_whatever_the_network_does_short_of_breaking() {
     for_each_seed(20, |seed| {
         let settings = Settings { buffer: 1 << (4 + seed % 10), ..Settings::default() };
         let world = World::with(seed, settings);
-        let scene = Scene::with(world, small(1 << (seed % 12)), Options::default());
+        let scene = Scene::with(world, small(1 << (seed % 12)), ServerHandle::default());
         scene.server.set_faults(Faults::harmless(seed));
         let loads: Vec<_> = (0..4)
             .map(|i| {
@@ -47,7 +47,7 @@ fn every_byte_comes_back_whatever_the_network_does_short_of_breaking() {
 
 /// Runs all faults and kinds of clients at once, with one seed.
 fn mayhem(seed: u64) -> Scene {
-    let scene = Scene::with(World::new(seed), small(512), Options::default());
+    let scene = Scene::with(World::new(seed), small(512), ServerHandle::default());
     scene.server.set_faults(Faults::harmful(seed));
     let healthy = scene.world.host("healthy");
     let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(3))).collect();
@@ -118,7 +118,7 @@ fn the_run_of_one_seed_is_known() {
 const KNOWN_RUN: u64 = 607_340_767_142_700_429;
 
 fn quiet_run(seed: u64) -> World {
-    let scene = Scene::with(World::new(seed), small(100), Options::default());
+    let scene = Scene::with(World::new(seed), small(100), ServerHandle::default());
     let client = scene.world.host("client");
     client.set_faults(Faults::harmless(seed));
     let loading = load(&client, patient(1));
@@ -130,7 +130,7 @@ fn quiet_run(seed: u64) -> World {
 #[test]
 fn a_faulty_peer_changes_nothing_for_the_others() {
     let run = |seed: u64, faulty: bool| -> Vec<Entry> {
-        let scene = Scene::with(World::new(seed), small(512), Options::default());
+        let scene = Scene::with(World::new(seed), small(512), ServerHandle::default());
         scene.server.set_faults(Faults::harmless(seed));
         let healthy = scene.world.host("healthy");
         let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(2))).collect();

@@ -20,7 +20,7 @@ use wirestate_core::{
     drive::Ended,
     echo::{Config, Server},
     runtime::Runtime,
-    serve::{Options, Served, serve},
+    serve::{self, DrainReport, ServerHandle},
 };
 use wirestate_testkit::{
     for_each_seed,
@@ -73,7 +73,11 @@ fn a_peer_that_vanishes_is_ended_by_the_deadline() {
 #[test]
 fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
     let limits = Limits { connections: 2, ..Limits::default() };
-    let scene = Scene::with(World::new(4), Config::default(), Options::new(limits));
+    let scene = Scene::with(
+        World::new(4),
+        Config::default(),
+        ServerHandle::new(serve::Config::default().with_limits(limits)),
+    );
     let client = scene.world.host("client");
     let stay = vec![Act::Send("hi".into()), Act::Receive(2), Act::Wait(seconds(5))];
     let stayed = [peer(&client, stay.clone()), peer(&client, stay)];
@@ -121,7 +125,7 @@ fn a_pause_in_accepting_costs_next_to_nothing() {
     scene.world.run_for(seconds(600)).unwrap();
     assert!(scene.world.polls() - polls < 1000, "the longest pause is 1 s");
     assert_eq!(pauses() - before, 600, "and each is counted");
-    scene.stop.drain();
+    scene.shutdown.drain();
     scene.world.run().unwrap();
 }
 
@@ -187,17 +191,21 @@ impl Runtime for Busy {
 fn without_a_task_for_a_connection_accepting_pauses_and_goes_on() {
     let world = World::new(8);
     let (server, client) = (world.host("server"), world.host("client"));
-    let (listener, options) = (server.listen("server:7").unwrap(), Options::default());
-    let (table, stop) = (options.table.clone(), options.stop.clone());
+    let (listener, handle) = (server.listen("server:7").unwrap(), ServerHandle::default());
+    let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
     let runtime = Busy { host: server.clone(), free: Arc::default() };
     let echo = Server::new(Config::default()).unwrap();
-    server
-        .run(async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await });
+    server.run(async move {
+        serve::Server::new(runtime, listener)
+            .with_handle(&handle)
+            .serve(|_, now| echo.machine(now))
+            .await
+    });
     let first = peer(&client, vec![Act::ReceiveAll]);
     world.run_until(&first).unwrap();
     let ended = world.run_until(&load(&client, LoadConfig::default())).unwrap();
     assert!(matches!(ended, Ended::Reason(LoadReason::Complete { .. })), "{ended:?}");
-    stop.drain();
+    shutdown.drain();
     world.run().unwrap();
     let totals = table.totals();
     assert_eq!(totals.accept_failures, BTreeMap::from([("no_task", 1)]));
@@ -214,7 +222,7 @@ fn a_drain_flushes_what_is_owed() {
         let heard = peer(&client, acts);
         scene.world.run_for(seconds(1)).unwrap();
         let served = scene.end();
-        assert_eq!(served, Served { drained: 1, aborted: 0 });
+        assert_eq!(served, DrainReport { drained: 1, aborted: 0 });
         let heard = heard.take().unwrap();
         assert_eq!((heard.bytes, heard.fin, heard.error), (bytes.to_vec(), true, None));
         assert_eq!(scene.ended("shut_down"), 1);
@@ -270,7 +278,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_is_served() {
             .collect();
         scene.world.run_for(seconds(3)).unwrap();
         let served = scene.end();
-        assert_eq!(served, Served { drained: 8, aborted: 0 });
+        assert_eq!(served, DrainReport { drained: 8, aborted: 0 });
         for heard in heard {
             let heard = heard.take().unwrap();
             assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"asked"[..], true, None));
@@ -285,9 +293,9 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
     scene.server.stop_for(seconds(5));
     let heard = peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll]);
     scene.world.run_for(seconds(3)).unwrap();
-    scene.stop.abort();
+    scene.shutdown.abort();
     scene.world.run().unwrap();
-    assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 0 }));
+    assert_eq!(scene.serving.take(), Some(DrainReport { drained: 0, aborted: 0 }));
     assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
@@ -318,12 +326,12 @@ fn who_takes_too_long_to_drain_is_reset() {
     let acts = vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60)), Act::ReceiveAll];
     let heard = peer(&client, acts);
     scene.world.run_for(seconds(1)).unwrap();
-    scene.stop.drain();
+    scene.shutdown.drain();
     scene.world.run_for(seconds(9)).unwrap();
     assert_eq!(scene.ended("aborted"), 0);
     scene.world.run_for(seconds(2)).unwrap();
     assert_eq!(scene.ended("aborted"), 1, "after 10 s");
-    assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
+    assert_eq!(scene.end(), DrainReport { drained: 0, aborted: 1 });
     assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
@@ -333,11 +341,11 @@ fn a_second_request_to_stop_ends_at_once() {
     let client = scene.world.host("client");
     peer(&client, vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60))]);
     scene.world.run_for(seconds(1)).unwrap();
-    scene.stop.drain();
+    scene.shutdown.drain();
     scene.world.run_for(seconds(1)).unwrap();
-    scene.stop.abort();
+    scene.shutdown.abort();
     scene.world.run_for(Duration::ZERO).unwrap();
-    assert_eq!(scene.serving.take(), Some(Served { drained: 0, aborted: 1 }));
+    assert_eq!(scene.serving.take(), Some(DrainReport { drained: 0, aborted: 1 }));
     scene.world.run().unwrap();
 }
 
@@ -345,7 +353,7 @@ fn a_second_request_to_stop_ends_at_once() {
 fn a_machine_that_panics_ends_its_own_connection_only() {
     let world = World::with(11, Settings { catch_panics: true, ..Settings::default() });
     let echo = Server::new(Config::default()).unwrap();
-    let scene = Scene::serving(world, Options::default(), move |now| {
+    let scene = Scene::serving(world, ServerHandle::default(), move |now| {
         let panic_at_a_word = |told: Told<'_>| assert_ne!(told, Told::Read(b"panic"), "planted");
         Spied::new(echo.machine(now), panic_at_a_word)
     });

@@ -11,7 +11,7 @@ use wirestate_core::{
     drive::{Clock as _, Drive, Ended},
     echo::{Config, EchoReason, Server},
     runtime::Runtime,
-    serve::{Options, Served, serve},
+    serve::{self, DrainReport, ServerHandle},
     shared::Shared,
     shutdown::ShutdownHandle,
 };
@@ -26,24 +26,24 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) server: Host,
     pub(crate) table: ConnectionTable,
-    pub(crate) stop: ShutdownHandle,
-    pub(crate) serving: Task<Served>,
+    pub(crate) shutdown: ShutdownHandle,
+    pub(crate) serving: Task<DrainReport>,
 }
 
 impl Scene {
     pub(crate) fn new(seed: u64) -> Self {
-        Self::with(World::new(seed), Config::default(), Options::default())
+        Self::with(World::new(seed), Config::default(), ServerHandle::default())
     }
 
-    pub(crate) fn with(world: World, config: Config, options: Options) -> Self {
+    pub(crate) fn with(world: World, config: Config, handle: ServerHandle) -> Self {
         let limit = config.buffer_size();
         let echo = Server::new(config).unwrap();
-        Self::serving(world, options, move |now| Checked::new(echo.machine(now), limit))
+        Self::serving(world, handle, move |now| Checked::new(echo.machine(now), limit))
     }
 
     pub(crate) fn serving<M>(
         world: World,
-        options: Options,
+        handle: ServerHandle,
         mut machine: impl FnMut(Instant) -> M + Send + 'static,
     ) -> Self
     where
@@ -51,17 +51,21 @@ impl Scene {
     {
         let server = world.host("server");
         world.watch(only_echoes());
-        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = server.listen("server:7").unwrap();
         let runtime = server.clone();
-        let serving = server
-            .run(async move { serve(&runtime, listener, &options, |_, now| machine(now)).await });
-        Self { world, server, table, stop, serving }
+        let serving = server.run(async move {
+            serve::Server::new(runtime, listener)
+                .with_handle(&handle)
+                .serve(|_, now| machine(now))
+                .await
+        });
+        Self { world, server, table, shutdown, serving }
     }
 
     /// Stops the server, and asserts that nothing is left in the world.
-    pub(crate) fn end(&self) -> Served {
-        self.stop.drain();
+    pub(crate) fn end(&self) -> DrainReport {
+        self.shutdown.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
         let mut records = self.world.records();

@@ -41,7 +41,7 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
         attack(&scene);
         scene.run_for(BEGIN + AFTER);
         let (counters, held) = (scene.counters(), scene.meter.total());
-        scene.stop.drain();
+        scene.shutdown.drain();
         for healthy in healthy {
             let heard = numbers(&scene.world.run_until(&healthy).unwrap().bytes);
             assert!(heard.iter().copied().eq(0..heard.len() as u64), "nothing is missing");

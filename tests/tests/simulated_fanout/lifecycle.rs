@@ -6,7 +6,7 @@ use wirestate_core::{
     dial::{Backoff, Dial},
     fanout::{Config, Feed, Framing, LagPolicy, Upstream},
     runtime::{Listener as _, Runtime as _},
-    serve::Served,
+    serve::DrainReport,
     shutdown::ShutdownHandle,
 };
 use wirestate_testkit::sim::{Act, Side, TraceEvent, World, act};
@@ -56,7 +56,7 @@ fn a_drain_flushes_what_is_owed() {
     scene.run_for(millis(2000));
     assert!(scene.counters().delivered < 1500, "the buffers of the network are full");
     let served = scene.end();
-    assert_eq!(served, Served { drained: 1, aborted: 0 });
+    assert_eq!(served, DrainReport { drained: 1, aborted: 0 });
     let heard = slow.take().unwrap();
     assert_eq!((heard.fin, heard.error), (true, None));
     assert_eq!(numbers(&heard.bytes), (0..1500).collect::<Vec<_>>());
@@ -127,12 +127,12 @@ fn while_the_upstream_is_away_the_server_waits_and_retries() {
 fn each_attempt_to_connect_that_fails_is_counted() {
     let world = World::new(8);
     let (server, source) = (world.host("server"), world.host("upstream"));
-    let (feed, stop) = (Feed::new(config()), ShutdownHandle::new());
+    let (feed, shutdown) = (Feed::new(config()), ShutdownHandle::new());
     let dial = Dial {
         address: "upstream:1234".into(),
         connect_timeout: Some(millis(5000)),
         backoff: Backoff::new(8),
-        stop: stop.clone(),
+        shutdown: shutdown.clone(),
     };
     let (runtime, shared) = (server.clone(), feed.clone());
     let dialling = server.run(async move {
@@ -148,7 +148,7 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     assert_eq!((counters.upstream_connects, counters.upstream_up), (1, true));
     let attempts = world.records().iter().filter(|record| &*record.client == "server").count();
     assert_eq!((counters.upstream_failures, attempts), (failures, 2), "both ends of one");
-    stop.drain();
+    shutdown.drain();
     drop(listener);
     world.run_until(&dialling).unwrap();
 }
@@ -161,12 +161,12 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let (server, source) = (world.host("server"), world.host("upstream"));
     let lines = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
     let feed = Feed::new(Config { framing: lines, ..config() });
-    let stop = ShutdownHandle::new();
+    let shutdown = ShutdownHandle::new();
     let dial = Dial {
         address: "upstream:1234".into(),
         connect_timeout: Some(millis(5000)),
         backoff: Backoff::new(9),
-        stop: stop.clone(),
+        shutdown: shutdown.clone(),
     };
     let mut listener = source.listen("upstream:1234").unwrap();
     let (runtime, last) = (source.clone(), last.clone());
@@ -186,7 +186,7 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let counters = feed.counters();
     assert_eq!(counters.upstream_failures, 0);
     assert!(counters.messages_in + 1 >= counters.upstream_connects, "{counters:?}");
-    stop.drain();
+    shutdown.drain();
     world.run_until(&dialling).unwrap();
     world.clear();
     counters.upstream_connects

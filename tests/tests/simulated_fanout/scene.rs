@@ -10,7 +10,7 @@ use wirestate_core::{
         Config, Counters, Feed, Framing, LagPolicy, Source, SourceConfig, Subscriber, Upstream,
     },
     runtime::{Listener as _, Runtime as _},
-    serve::{Options, Served, serve},
+    serve::{self, DrainReport, ServerHandle},
     shutdown::{Shutdown, ShutdownHandle},
 };
 use wirestate_testkit::{
@@ -32,8 +32,8 @@ pub(crate) struct Scene {
     pub(crate) feed: Feed,
     pub(crate) meter: Meter,
     pub(crate) table: ConnectionTable,
-    pub(crate) stop: ShutdownHandle,
-    pub(crate) serving: Task<Served>,
+    pub(crate) shutdown: ShutdownHandle,
+    pub(crate) serving: Task<DrainReport>,
 }
 
 /// One connection of the upstream: what it sends, then how it ends.
@@ -106,25 +106,25 @@ impl Scene {
         let limit = (config.on_lag != LagPolicy::Block).then_some(config.lag_wait);
         let (feed, meter) = (Feed::new(config), Meter::new(limit));
         let limits = Limits { per_address: None, ..Limits::default() };
-        let options = Options::new(limits);
-        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let handle = ServerHandle::new(serve::Config::default().with_limits(limits));
+        let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = server.listen("server:1235").unwrap();
         let (runtime, shared, metering) = (server.clone(), feed.clone(), meter.clone());
         let serving = server.run(async move {
             let subscriber = |_: &_, now| {
                 metering.subscriber(Checked::new(Subscriber::new(&shared, now), MOST), now)
             };
-            serve(&runtime, listener, &options, subscriber).await
+            serve::Server::new(runtime, listener).with_handle(&handle).serve(subscriber).await
         });
         let reading = (feed.clone(), meter.clone());
-        server.run(reconnect(server.clone(), reading, idle_timeout, stop.clone()));
+        server.run(reconnect(server.clone(), reading, idle_timeout, shutdown.clone()));
         upstream.run(be_upstream(upstream.clone(), epochs));
-        Self { world, server, feed, meter, table, stop, serving }
+        Self { world, server, feed, meter, table, shutdown, serving }
     }
 
     /// Stops the server, and asserts that nothing is left in the world.
-    pub(crate) fn end(&self) -> Served {
-        self.stop.drain();
+    pub(crate) fn end(&self) -> DrainReport {
+        self.shutdown.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
         let mut records = self.world.records();
@@ -180,7 +180,7 @@ async fn reconnect(
     host: Host,
     (feed, meter): (Feed, Meter),
     idle_timeout: Option<Duration>,
-    stop: ShutdownHandle,
+    shutdown: ShutdownHandle,
 ) {
     loop {
         if let Ok(socket) = host.connect("upstream:1234").await {
@@ -188,7 +188,7 @@ async fn reconnect(
             let upstream = Upstream::new(feed.clone(), idle_timeout, clock.now());
             let mut drive = Drive::new(Checked::new(upstream, 0), socket, clock);
             poll_fn(|cx| {
-                let stops = stop.poll_requested(cx) > Shutdown::None;
+                let stops = shutdown.poll_requested(cx) > Shutdown::None;
                 drive.poll_until(cx, |upstream, now| {
                     if stops {
                         wirestate_core::Machine::handle(
@@ -205,7 +205,7 @@ async fn reconnect(
             .unwrap_err();
             meter.held(host.clock().now(), false);
         }
-        if stop.requested() > Shutdown::None {
+        if shutdown.requested() > Shutdown::None {
             return;
         }
         host.sleep(Duration::from_millis(100)).await;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use wirestate_core::{
     message::{Message, service},
-    serve::Options,
+    serve::ServerHandle,
     shared::{Lock, Shared},
 };
 use wirestate_testkit::{
@@ -230,7 +230,7 @@ fn planted_bugs_are_found() {
             let wrong = service::function(move |request| {
                 memory.with(|memory| answer(memory, request.into_owned()))
             });
-            let scene = Scene::serving(world, server, small(512), wrong, Options::default());
+            let scene = Scene::serving(world, server, small(512), wrong, ServerHandle::default());
             let clients = [scene.world.host("one"), scene.world.host("two")];
             let asking = clients.map(|client| ask(&client, requests(&SIZES)));
             for asking in asking {

@@ -1,10 +1,13 @@
 //! Asynchronous handlers.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use wirestate_core::{
-    message::{Config, Message, service},
-    serve::Options,
+    message::{self, Config, Message, service},
+    serve::ServerHandle,
     shared::{Lock, Shared},
 };
 use wirestate_testkit::{
@@ -44,15 +47,15 @@ impl Running {
 fn scene(world: World, config: Config, running: &Running, time: fn(usize) -> Duration) -> Scene {
     let server: Host = world.host("server");
     let (host, running) = (server.clone(), running.clone());
-    let service = service::asynchronous(move |request: Message<'static>| {
+    let service = service::asynchronous(move |request: service::Request| {
         let (nap, running) = (host.sleep(time(request.content.len())), running.begin());
         async move {
             nap.await;
             running.end();
-            request
+            request.into_message()
         }
     });
-    Scene::serving(world, server, config, service, Options::default())
+    Scene::serving(world, server, config, service, ServerHandle::default())
 }
 
 #[test]
@@ -79,6 +82,30 @@ fn replies_come_in_order_although_handlers_end_in_another() {
         assert_eq!(graceful_ends_are_complete(&scene.world), 3);
         scene.end();
     });
+}
+
+/// Its state is not `Clone`, and the futures borrow it.
+#[test]
+fn an_async_closure_owns_state_that_all_connections_share() {
+    let world = World::new(5);
+    let server = world.host("server");
+    let (host, replies) = (server.clone(), AtomicU64::new(0));
+    let count = service::asynchronous(async move |_| {
+        host.sleep(seconds(1)).await;
+        let number = replies.fetch_add(1, Relaxed) + 1;
+        Message::json(format!("\"reply {number}\""))
+    });
+    let server_machine = message::Server::new(small(4096), count);
+    let scene = Scene::of(world, server, server_machine, ServerHandle::default());
+    for (name, last) in [("first", "reply 2"), ("second", "reply 4")] {
+        let asks = bytes(&requests(&[10, 20]));
+        let acts = vec![Act::Send(asks.into()), Act::Finish, Act::ReceiveAll];
+        let heard = peer(&scene.world.host(name), acts);
+        let heard = scene.world.run_until(&heard).unwrap();
+        let text = String::from_utf8_lossy(&heard.bytes);
+        assert!(heard.fin && text.contains(last), "{text}");
+    }
+    scene.end();
 }
 
 /// The handlers run concurrently.

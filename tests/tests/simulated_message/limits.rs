@@ -7,7 +7,7 @@ use wirestate_core::{
     ConnectionError,
     drive::Budget,
     message::{Config, service},
-    serve::{Options, Served},
+    serve::{DrainReport, ServerHandle},
     shared::Lock,
 };
 use wirestate_testkit::{
@@ -205,7 +205,7 @@ fn a_drain_answers_what_had_been_asked() {
         let nothing = peer(&idle, vec![Act::ReceiveAll]);
         scene.run_for(seconds(1));
         let served = scene.end();
-        assert_eq!(served, Served { drained: 2, aborted: 0 });
+        assert_eq!(served, DrainReport { drained: 2, aborted: 0 });
         let heard = heard.take().unwrap();
         assert_eq!((heard.bytes, heard.fin, heard.error), (all, true, None));
         assert!(nothing.take().unwrap().fin);
@@ -246,7 +246,7 @@ fn a_task_answers_some_of_a_flood_in_one_poll_and_not_all_that_has_come() {
             itself(request)
         }
     });
-    let scene = Scene::serving(world, server, Config::default(), counting, Options::default());
+    let scene = Scene::serving(world, server, Config::default(), counting, ServerHandle::default());
     let client = scene.world.host("client");
     let flood = bytes(&requests(&[0; 2000]));
     let acts = vec![Act::Send(flood.clone().into()), Act::Finish, Act::ReceiveAll];
@@ -279,18 +279,18 @@ fn who_takes_too_long_to_drain_is_reset() {
     let server = world.host("server");
     let slow = service::asynchronous({
         let host = server.clone();
-        move |request| {
+        move |request: service::Request| {
             let nap = host.sleep(seconds(50));
             async move {
                 nap.await;
-                request
+                request.into_message()
             }
         }
     });
-    let scene = Scene::serving(world, server, small(512), slow, Options::default());
+    let scene = Scene::serving(world, server, small(512), slow, ServerHandle::default());
     let client = scene.world.host("client");
     let heard = peer(&client, vec![Act::Send(golden().into()), Act::ReceiveAll]);
     scene.run_for(seconds(1));
-    assert_eq!(scene.end(), Served { drained: 0, aborted: 1 });
+    assert_eq!(scene.end(), DrainReport { drained: 0, aborted: 1 });
     assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }

@@ -8,7 +8,7 @@ use wirestate_core::{
         Config, Message, Server,
         service::{self, Service},
     },
-    serve::Options,
+    serve::ServerHandle,
 };
 use wirestate_testkit::{
     for_each_seed,
@@ -30,7 +30,7 @@ where
     let watched = messages.clone();
     world.watch(move |_| assert!(watched.memory() <= MEMORY, "{} bytes", watched.memory()));
     let host = world.host("server");
-    (Scene::of(world, host, messages.clone(), Options::default()), messages)
+    (Scene::of(world, host, messages.clone(), ServerHandle::default()), messages)
 }
 
 /// How many of `all` have received what they expect. The others must have an error reply that names
@@ -122,11 +122,11 @@ fn a_content_that_is_shared_does_not_count() {
 fn requests_that_wait_for_their_replies_are_bounded_as_well() {
     let world = World::new(7);
     let clock = world.host("clock");
-    let slow = service::asynchronous(move |request: Message<'static>| {
+    let slow = service::asynchronous(move |request: service::Request| {
         let nap = clock.sleep(seconds(3));
         async move {
             nap.await;
-            request
+            request.into_message()
         }
     });
     let (scene, messages) = serving(world, slow);
@@ -170,7 +170,7 @@ fn memory_is_given_back_however_a_connection_ends() {
     scene.run_for(seconds(2));
     assert!(messages.memory() <= CONTENT, "{} bytes of one", messages.memory());
     assert_eq!((scene.world.panics(), scene.ended("panicked")), (1, 1));
-    scene.stop.abort();
+    scene.shutdown.abort();
     scene.world.run().unwrap();
     assert!(stays.take().unwrap().error.is_some());
     assert_eq!(messages.memory(), 0);

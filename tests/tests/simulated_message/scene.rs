@@ -15,7 +15,7 @@ use wirestate_core::{
         Server, service,
     },
     runtime::Runtime,
-    serve::{Options, Served, serve},
+    serve::{self, DrainReport, ServerHandle},
     shutdown::ShutdownHandle,
 };
 use wirestate_testkit::{
@@ -33,8 +33,8 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) server: Host,
     pub(crate) table: ConnectionTable,
-    pub(crate) stop: ShutdownHandle,
-    pub(crate) serving: Task<Served>,
+    pub(crate) shutdown: ShutdownHandle,
+    pub(crate) serving: Task<DrainReport>,
 }
 
 /// A service that answers each request with the request itself.
@@ -50,7 +50,7 @@ impl Scene {
 
     pub(crate) fn with(world: World, config: Config) -> Self {
         let server = world.host("server");
-        Self::serving(world, server, config, service::function(itself), Options::default())
+        Self::serving(world, server, config, service::function(itself), ServerHandle::default())
     }
 
     pub(crate) fn serving<S>(
@@ -58,35 +58,40 @@ impl Scene {
         server: Host,
         config: Config,
         service: S,
-        options: Options,
+        handle: ServerHandle,
     ) -> Self
     where
         S: service::Service + Clone + Send + Unpin + 'static,
         S::Pending: Send,
     {
         world.watch(only_answers());
-        Self::of(world, server, Server::new(config, service), options)
+        Self::of(world, server, Server::new(config, service), handle)
     }
 
     /// A scene with any service.
-    pub(crate) fn of<S>(world: World, server: Host, messages: Server<S>, options: Options) -> Self
+    pub(crate) fn of<S>(
+        world: World,
+        server: Host,
+        messages: Server<S>,
+        handle: ServerHandle,
+    ) -> Self
     where
         S: service::Service + Clone + Send + Unpin + 'static,
         S::Pending: Send,
     {
-        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = server.listen("server:7").unwrap();
         let runtime = server.clone();
         let serving = server.run(async move {
             let machine = move |_: &_, now| Checked::new(messages.machine(now), MOST);
-            serve(&runtime, listener, &options, machine).await
+            serve::Server::new(runtime, listener).with_handle(&handle).serve(machine).await
         });
-        Self { world, server, table, stop, serving }
+        Self { world, server, table, shutdown, serving }
     }
 
     /// Stops the server, and asserts that nothing is left in the world.
-    pub(crate) fn end(&self) -> Served {
-        self.stop.drain();
+    pub(crate) fn end(&self) -> DrainReport {
+        self.shutdown.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
         let mut records = self.world.records();

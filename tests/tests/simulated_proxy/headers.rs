@@ -15,7 +15,7 @@ use wirestate_core::{
     proxy::{self, Balance, Config, MIN_BUFFER, Proxy, RelayFactory, Upstreams},
     proxy_protocol::{self, Version, announce},
     runtime::Runtime as _,
-    serve::Options,
+    serve::{self, ServerHandle},
 };
 use wirestate_testkit::{
     for_each_seed,
@@ -29,36 +29,37 @@ fn from_all() -> proxy_protocol::Config {
     proxy_protocol::Config { from: vec!["10.0.0.0/8".parse().unwrap()], ..Default::default() }
 }
 
+/// A handle on a server that accepts headers.
+fn behind(scene: &Scene, limits: Limits) -> ServerHandle {
+    let config = serve::Config::default().with_limits(limits).with_behind_proxies(true);
+    ServerHandle::new(config).with_shutdown(scene.shutdown.clone())
+}
+
 /// An echo server that accepts headers, with its own table.
 fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTable) {
     let host = scene.world.host(name);
-    let options = Options {
-        table: ConnectionTable::behind_proxies(limits),
-        stop: scene.stop.clone(),
-        ..Options::default()
-    };
-    let table = options.table.clone();
+    let handle = behind(scene, limits);
+    let table = handle.table().clone();
     let listener = host.listen(&format!("{name}:7")).unwrap();
     let runtime = host.clone();
     host.run(async move {
         let echo = echo::Server::default();
         let machine = move |_: &_, now| echo.machine(now);
-        proxy_protocol::serve(&runtime, listener, &options, &from_all(), machine).await
+        let server = serve::Server::new(runtime, listener).with_handle(&handle);
+        proxy_protocol::serve(server, from_all(), machine).await
     });
     (host, table)
 }
 
 /// A proxy on that host, with its own table.
 fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> ConnectionTable {
-    let options = Options {
-        table: ConnectionTable::behind_proxies(limits),
-        stop: scene.stop.clone(),
-        ..Options::default()
-    };
-    let table = options.table.clone();
+    let handle = behind(scene, limits);
+    let table = handle.table().clone();
     let listener = host.listen("middle:7").unwrap();
     let runtime = host.clone();
-    host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
+    host.run(async move {
+        proxy::serve(serve::Server::new(runtime, listener).with_handle(&handle), proxy).await
+    });
     table
 }
 

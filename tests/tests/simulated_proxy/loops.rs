@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use wirestate_core::{
-    admission::{ConnectionTable, Limits},
+    admission::Limits,
     proxy::{self, Balance, Config, Proxy, RelayFactory, Upstreams},
     proxy_protocol::{self, Version},
     runtime::Runtime as _,
-    serve::Options,
+    serve::{self, ServerHandle},
 };
 use wirestate_testkit::{
     for_each_seed,
@@ -110,12 +110,14 @@ fn a_ring_of_two_ends_at_the_limit_of_connections() {
         let other = scene.world.host("other");
         let listener = other.listen("other:9500").unwrap();
         let limits = Limits { connections: 50, per_address: None };
-        let options = Options { table: ConnectionTable::new(limits), ..Options::default() };
+        let handle = ServerHandle::new(serve::Config::default().with_limits(limits));
         let back = Upstreams::new(["proxy:9500"], Balance::RoundRobin, seed);
-        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let (runtime, proxy) =
             (other.clone(), Proxy::new(RelayFactory::new(Config::default()), back));
-        other.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
+        other.run(async move {
+            proxy::serve(serve::Server::new(runtime, listener).with_handle(&handle), proxy).await
+        });
         let client = scene.world.host("client");
         let heard = peer(&client, vec![Act::Send("hello".into()), Act::ReceiveAll]);
         let begun = scene.world.now();
@@ -125,7 +127,7 @@ fn a_ring_of_two_ends_at_the_limit_of_connections() {
         scene.run_for(seconds(10));
         assert_eq!((scene.table.totals().open, table.totals().open), (0, 0), "all is over");
         assert!(table.totals().refused["connections"] >= 1);
-        stop.drain();
+        shutdown.drain();
         scene.end();
     });
 }

@@ -325,7 +325,7 @@ fn a_drain_lets_what_is_busy_go_on_and_ends_what_is_quiet() {
     acts.extend([Act::Finish, Act::ReceiveAll]);
     let busy = peer(&client, acts);
     scene.run_for(seconds(1));
-    scene.stop.drain();
+    scene.shutdown.drain();
     let quiet = scene.world.run_until(&quiet).unwrap();
     assert_eq!((&*quiet.bytes, quiet.fin, quiet.error), (&b"x"[..], true, None));
     let busy = scene.world.run_until(&busy).unwrap();

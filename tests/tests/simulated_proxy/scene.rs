@@ -12,7 +12,7 @@ use wirestate_core::{
     echo,
     proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
     runtime::{Listener as _, Runtime as _},
-    serve::{Options, Served, serve},
+    serve::{self, DrainReport, ServerHandle},
     shared::Shared,
     shutdown::ShutdownHandle,
 };
@@ -28,8 +28,8 @@ pub(crate) struct Scene {
     pub(crate) table: ConnectionTable,
     pub(crate) upstreams: Upstreams,
     pub(crate) relays: RelayFactory,
-    pub(crate) stop: ShutdownHandle,
-    serving: Task<Served>,
+    pub(crate) shutdown: ShutdownHandle,
+    serving: Task<DrainReport>,
     /// Stops the echo servers behind it.
     behind: ShutdownHandle,
 }
@@ -48,20 +48,21 @@ impl Scene {
 
     pub(crate) fn proxying(world: World, proxy: Proxy) -> Self {
         let host = world.host("proxy");
-        let options = Options::default();
-        let (table, stop) = (options.table.clone(), options.stop.clone());
+        let handle = ServerHandle::default();
+        let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = host.listen("proxy:9500").unwrap();
         let (runtime, upstreams) = (host.clone(), proxy.upstreams.clone());
         let relays = proxy.relays.clone();
-        let serving =
-            host.run(async move { proxy::serve(&runtime, listener, &options, &proxy).await });
+        let serving = host.run(async move {
+            proxy::serve(serve::Server::new(runtime, listener).with_handle(&handle), proxy).await
+        });
         Self {
             world,
             proxy: host,
             table,
             upstreams,
             relays,
-            stop,
+            shutdown,
             serving,
             behind: ShutdownHandle::new(),
         }
@@ -75,13 +76,16 @@ impl Scene {
     }
 
     pub(crate) fn echo_on(&self, host: &Host, name: &str) {
-        let options = Options { stop: self.behind.clone(), ..Options::default() };
+        let handle = ServerHandle::default().with_shutdown(self.behind.clone());
         let listener = host.listen(&format!("{name}:7")).unwrap();
         let echo = echo::Server::default();
         let runtime = host.clone();
-        host.run(
-            async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await },
-        );
+        host.run(async move {
+            serve::Server::new(runtime, listener)
+                .with_handle(&handle)
+                .serve(|_, now| echo.machine(now))
+                .await
+        });
     }
 
     /// A host of that name that accepts one connection, and performs `acts` on it.
@@ -90,8 +94,8 @@ impl Scene {
     }
 
     /// Stops all servers, and asserts that nothing is left in the world.
-    pub(crate) fn end(&self) -> Served {
-        self.stop.drain();
+    pub(crate) fn end(&self) -> DrainReport {
+        self.shutdown.drain();
         self.behind.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());

@@ -14,7 +14,7 @@ use wirestate_core::{
     admission::{Limits, Peer},
     drive::deliver,
     fanout::{Feed, Upstream},
-    serve::Options,
+    serve::{self, ServerHandle},
     status::{CONNECTIONS, Config, Connection, PAGES_IN_PROGRESS, Server, StatusReason},
 };
 use wirestate_testkit::{
@@ -26,10 +26,12 @@ pub(crate) const HOST: &str = "Host: localhost\r\n";
 
 /// A status server for a service with two connections.
 pub(crate) fn server() -> Server {
-    server_of(&Options::new(Limits { connections: 2, per_address: None }))
+    server_of(&ServerHandle::new(
+        serve::Config::default().with_limits(Limits { connections: 2, per_address: None }),
+    ))
 }
 
-pub(crate) fn server_of(service: &Options) -> Server {
+pub(crate) fn server_of(service: &ServerHandle) -> Server {
     let feed = Feed::new(wirestate_core::fanout::Config::default());
     feed.connect_failed();
     let upstream = Upstream::new(feed.clone(), None, Instant::EPOCH);
@@ -55,13 +57,15 @@ fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
 
 #[test]
 fn the_pages_say_how_the_service_is() {
-    let service = Options::new(Limits { connections: 2, per_address: None });
+    let service = ServerHandle::new(
+        serve::Config::default().with_limits(Limits { connections: 2, per_address: None }),
+    );
     let server = server_of(&service);
     let peer = Peer::Ip("[2001:db8::1]:4000".parse().unwrap());
-    let first = service.table.admit(peer, Instant::EPOCH).unwrap();
-    let second = service.table.admit(Peer::Local, Instant::EPOCH).unwrap();
-    service.table.admit(Peer::Local, Instant::EPOCH).unwrap_err();
-    service.table.accept_failed("exhausted");
+    let first = service.table().admit(peer, Instant::EPOCH).unwrap();
+    let second = service.table().admit(Peer::Local, Instant::EPOCH).unwrap();
+    service.table().admit(Peer::Local, Instant::EPOCH).unwrap_err();
+    service.table().accept_failed("exhausted");
     first.count(7, 8, Instant::EPOCH);
     second.count(1, 0, Instant::EPOCH);
     drop(second);
@@ -129,7 +133,7 @@ fn the_pages_say_how_the_service_is() {
 #[test]
 fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     let (server, now) = (server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections wait there");
+    let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let (mut first, mut second) = (machine(&server), machine(&server));
     assert!(!second.poll_shared(now, &mut cx), "nobody is asked");
@@ -164,7 +168,7 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
 #[test]
 fn a_new_connection_has_20_ms_for_its_first_byte_before_it_gives_way() {
     let (server, now) = (server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections are there");
+    let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let mut new = machine(&server);
     assert!(idle.poll_evict(&mut cx).is_pending());
@@ -182,7 +186,7 @@ fn request(path: &str) -> Vec<u8> {
 fn slow_server() -> Server {
     let mut config = Config::new("echo-server");
     config.answers_per_second = NonZeroU32::MIN;
-    let server = Server::new(config, &Options::default(), None, Instant::EPOCH);
+    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH);
     let mut greedy = machine(&server);
     while greedy.status().state != "waiting" {
         deliver(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
@@ -194,7 +198,7 @@ fn slow_server() -> Server {
 #[test]
 fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
     let (server, now) = (server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections are there");
+    let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let requests = request("/metrics").repeat(100);
     let mut greedy = machine(&server);
@@ -216,7 +220,7 @@ fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
 #[test]
 fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
     let (server, now) = (slow_server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections are there");
+    let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let mut first = machine(&server);
     deliver(&mut first, &mut &request("/healthz")[..], now);
@@ -236,7 +240,7 @@ fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
 #[test]
 fn a_connection_that_lingers_gives_way_at_once() {
     let (server, now) = (server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections are there");
+    let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let (mut lingers, _idle) = (machine(&server), machine(&server));
     let last = Op::Receive(b"GET /healthz HTTP/1.0\r\n\r\n".to_vec());
@@ -252,7 +256,7 @@ fn a_connection_that_lingers_gives_way_at_once() {
 #[test]
 fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
     let (server, now) = (server(), Instant::EPOCH);
-    let idle = server.options().idle.clone().expect("its connections are there");
+    let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     for is_taken in [true, false] {
         let mut sends = machine(&server);
@@ -361,18 +365,20 @@ fn what_people_ask_for_is_counted() {
 
 #[test]
 fn readiness_ends_with_the_request_to_stop() {
-    let service = Options::default();
+    let service = ServerHandle::default();
     let server = server_of(&service);
     assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 200 "));
-    service.stop.drain();
+    service.drain();
     assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 503 "));
 }
 
 #[test]
 fn no_more_are_listed_than_may_be() {
-    let service = Options::new(Limits { connections: 5000, per_address: None });
+    let service = ServerHandle::new(
+        serve::Config::default().with_limits(Limits { connections: 5000, per_address: None }),
+    );
     let server = server_of(&service);
-    let admit = |_| service.table.admit(Peer::Local, Instant::EPOCH).unwrap();
+    let admit = |_| service.table().admit(Peer::Local, Instant::EPOCH).unwrap();
     let _open: Vec<_> = (0..1500).map(admit).collect();
     let (_, content) = get(&server, "/connections?format=json", "");
     let listing: serde_json::Value = serde_json::from_str(&content).unwrap();
@@ -406,7 +412,7 @@ fn a_head_request_gets_the_head_of_what_get_gets() {
 fn pages_that_cost_something_are_paced() {
     let mut config = Config::new("echo-server");
     config.pages_per_second = NonZeroU32::new(10).unwrap();
-    let server = Server::new(config, &Options::default(), None, Instant::EPOCH);
+    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH);
     let mut machines = Vec::new();
     let mut ask = |page: &str| {
         let mut machine = server.machine(Instant::EPOCH);

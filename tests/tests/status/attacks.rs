@@ -61,7 +61,7 @@ fn crowd(scene: &Scene, count: usize, time: Duration) {
         });
     }
     scene.world.run_for(millis(500)).unwrap();
-    assert_eq!(scene.service.table.totals().open, count as u64);
+    assert_eq!(scene.service.table().totals().open, count as u64);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn slow_readers_of_the_longest_page_take_no_health_check_away() {
     assert_eq!(health_checks(&scene, 60, millis(200)), 60);
     // Their memory is bounded.
     let queued: usize =
-        scene.status.options().table.connections().iter().map(|conn| conn.status().queued).sum();
+        scene.status.handle().table().connections().iter().map(|conn| conn.status().queued).sum();
     let most = Config::new("").response_size() * 48;
     assert!(queued > most / 20 && queued <= most, "{queued} of {most}");
     scene.end();
@@ -138,7 +138,7 @@ fn answers_that_nobody_reads_give_way_to_health_checks() {
         scene.world.run_for(millis(20)).unwrap();
     }
     assert_eq!(health_checks(&scene, 30, millis(100)), 30);
-    assert!(scene.status.options().table.totals().ended["evicted"] > 0);
+    assert!(scene.status.handle().table().totals().ended["evicted"] > 0);
     scene.end();
 }
 
@@ -179,7 +179,7 @@ fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
             ask(&attacker, round.into_iter().cycle().take(20_000).collect());
         }
         let sent = || {
-            let table = &scene.status.options().table;
+            let table = scene.status.handle().table();
             let open: u64 = table.connections().iter().map(|conn| conn.bytes_out()).sum();
             (table.totals().bytes_out + open) / len as u64
         };

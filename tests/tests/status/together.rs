@@ -10,7 +10,7 @@ use wirestate_core::{
     drive::{Clock as _, Drive, Ended},
     echo,
     runtime::Runtime,
-    serve::{Options, serve},
+    serve::{self, ServerHandle},
     status::{CONNECTIONS, Config, Server},
 };
 use wirestate_testkit::{
@@ -21,7 +21,7 @@ use wirestate_testkit::{
 
 pub(crate) struct Scene {
     pub(crate) world: World,
-    pub(crate) service: Options,
+    pub(crate) service: ServerHandle,
     pub(crate) status: Server,
 }
 
@@ -30,27 +30,33 @@ impl Scene {
         let settings = Settings { backlog: 5000, ..Settings::default() };
         let world = World::with(seed, settings);
         let host = world.host("server");
-        let service = Options::new(limits);
+        let service = ServerHandle::new(serve::Config::default().with_limits(limits));
         let status = Server::new(Config::new("echo-server"), &service, None, host.clock().now());
         let listener = host.listen("server:7").unwrap();
-        let (runtime, options) = (host.clone(), service.clone());
+        let (runtime, handle) = (host.clone(), service.clone());
         let echo = echo::Server::default();
-        host.run(
-            async move { serve(&runtime, listener, &options, |_, now| echo.machine(now)).await },
-        );
+        host.run(async move {
+            serve::Server::new(runtime, listener)
+                .with_handle(&handle)
+                .serve(|_, now| echo.machine(now))
+                .await
+        });
         let listener = host.listen("server:8000").unwrap();
         let (runtime, server) = (host.clone(), status.clone());
         host.run(async move {
             let limit = Config::new("").response_size();
             let machine = |_: &_, now| Checked::new(server.machine(now), limit);
-            serve(&runtime, listener, server.options(), machine).await
+            let handle = server.handle().clone();
+            let idle = server.idle_connections().clone();
+            let http = serve::Server::new(runtime, listener);
+            http.with_handle(&handle).with_idle_connections(idle).serve(machine).await
         });
         Self { world, service, status }
     }
 
     pub(crate) fn end(&self) {
-        self.service.stop.drain();
-        self.status.options().stop.drain();
+        self.service.drain();
+        self.status.handle().drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
     }
@@ -144,7 +150,7 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
         assert!(answer.bytes.starts_with(b"HTTP/1.1 200 OK\r\n"), "{answer:?}");
         assert!(scene.world.now().since(asked) < Duration::from_secs(1), "not at a deadline");
     }
-    let totals = scene.status.options().table.totals();
+    let totals = scene.status.handle().table().totals();
     let relieved = usize::try_from(totals.ended["evicted"]).unwrap();
     assert!(totals.refused.is_empty() && (1..=10).contains(&relieved), "{totals:?}");
     // The connections that had waited longest end with a FIN, as do lingering connections of the
@@ -185,7 +191,7 @@ fn readiness_fails_while_what_is_owed_is_still_flushed() {
         act(runtime, socket, vec![owed, Act::Wait(Duration::from_secs(3)), Act::ReceiveAll]).await
     });
     scene.world.run_for(Duration::from_secs(1)).unwrap();
-    scene.service.stop.drain();
+    scene.service.drain();
     let answer = scene.world.run_until(&get(&client, "/readyz")).unwrap();
     assert!(answer.bytes.starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
     let listed = scene.world.run_until(&get(&client, "/connections")).unwrap();
@@ -236,6 +242,6 @@ fn a_client_that_does_not_read_the_answer_is_reset() {
     let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
     let heard = scene.world.run_until(&ask(&client, acts)).unwrap();
     assert_eq!(heard.error, Some(ConnectionError::Reset), "not to be taken for all of it");
-    assert_eq!(scene.status.options().table.totals().ended["write_timeout"], 1);
+    assert_eq!(scene.status.handle().table().totals().ended["write_timeout"], 1);
     scene.end();
 }

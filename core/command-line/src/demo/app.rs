@@ -8,12 +8,11 @@ use wirestate_core::{
     echo,
     message::{ClientConfig, Config, Handle, Server, connect},
     runtime::connect_within,
-    serve::serve,
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
 };
 
-use super::{LiveLine, listen, named, say};
+use super::{LiveLine, bind, named, say};
 use crate::{
     Failure, Host,
     search::{self, Table},
@@ -47,8 +46,8 @@ struct Board {
 }
 
 pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
-    let (listener, address) = listen(runtime)?;
-    let options = named("app-server");
+    let (server, address) = bind(runtime, named("app-server")).await?;
+    let handle = server.handle();
     let app = Server::new(Config::default(), search::service(Table::default()));
     let address = address.to_string();
     say(&format!(
@@ -56,11 +55,11 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
          verify every reply; {} peers break the rules.",
         BROKEN.len()
     ))?;
-    let serving = serve(runtime, listener, &options, |_, now| app.machine(now));
+    let serving = server.serve(|_, now| app.machine(now));
     let board = Shared::new(Lock::new(Board::default()));
     let asking = async {
         let result = ask_for_a_while(runtime, &address, &board).await;
-        options.stop.drain();
+        handle.drain();
         result
     };
     let (_, answered) = both(serving, asking).await;
@@ -87,18 +86,18 @@ async fn ask_for_a_while<R: Host>(
     address: &str,
     board: &Shared<Lock<Board>>,
 ) -> Result<usize, Failure> {
-    let stop = ShutdownHandle::new();
+    let shutdown = ShutdownHandle::new();
     for connection in 0..CONNECTIONS {
         let handle = connect(runtime, address, CONNECT_TIMEOUT, ClientConfig::default())
             .await
             .map_err(|error| Failure::Connect { address: address.into(), error })?;
         for task in 0..TASKS {
             board.with(|board| board.tasks += 1);
-            let (handle, board, stop) = (handle.clone(), board.clone(), stop.clone());
+            let (handle, board, shutdown) = (handle.clone(), board.clone(), shutdown.clone());
             let name = format!("{connection}.{task}");
             runtime
                 .spawn(async move {
-                    ask(&handle, &name, &board, &stop).await;
+                    ask(&handle, &name, &board, &shutdown).await;
                     board.with(|board| board.tasks -= 1);
                 })
                 .map_err(Failure::Spawn)?;
@@ -113,18 +112,18 @@ async fn ask_for_a_while<R: Host>(
     let began = clock.now();
     let mut next = began;
     while board.with(|board| board.tasks) > 0 {
-        next += if stop.requested() > Shutdown::None { DURATION / 100 } else { SHOW_EVERY };
+        next += if shutdown.requested() > Shutdown::None { DURATION / 100 } else { SHOW_EVERY };
         poll_fn(|cx| clock.poll_until(cx, next)).await;
         let elapsed = clock.now().since(began);
         let replies = board.with(|board| board.replies);
-        if stop.requested() == Shutdown::None {
+        if shutdown.requested() == Shutdown::None {
             line.show(&format!(
                 "{:.1} s  search: {replies} replies verified",
                 elapsed.as_secs_f64()
             ));
         }
         if elapsed >= DURATION {
-            stop.abort();
+            shutdown.abort();
         }
         if elapsed >= DURATION + Duration::from_secs(5) {
             board.with(|board| {
@@ -138,9 +137,9 @@ async fn ask_for_a_while<R: Host>(
 }
 
 /// Asks until it is stopped, or a reply is not what it should be.
-async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, stop: &ShutdownHandle) {
+async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, shutdown: &ShutdownHandle) {
     for number in 0_u64.. {
-        if stop.requested() > Shutdown::None {
+        if shutdown.requested() > Shutdown::None {
             return;
         }
         let value = format!("{name}.{number}");

@@ -7,12 +7,12 @@ use wirestate_core::{
     drive::Clock,
     echo::Server,
     proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
-    serve::{Options, Served, serve},
+    serve::{DrainReport, ServerHandle},
     shared::Shared,
     status,
 };
 
-use super::{LiveLine, listen, named, say};
+use super::{LiveLine, bind, named, say};
 use crate::{
     Failure, Host,
     load::{LoadConfig, Pace},
@@ -28,23 +28,24 @@ const DURATION: Duration = Duration::from_secs(2);
 const MESSAGE: usize = 64;
 
 pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
-    let (listener, address) = listen(runtime)?;
-    let options = named("echo-server");
+    let (server, address) = bind(runtime, named("echo-server")).await?;
+    let handle = server.handle();
     let echo = Server::default();
-    let serving = serve(runtime, listener, &options, |_, now| echo.machine(now));
+    let serving = server.serve(|_, now| echo.machine(now));
 
-    let (listener, through) = listen(runtime)?;
+    let (server, through) = bind(runtime, named("proxy")).await?;
+    let proxy_handle = server.handle();
     let upstreams = Upstreams::new([address.to_string()], Balance::RoundRobin, 0);
     let proxy = Proxy::new(RelayFactory::new(proxy::Config::default()), upstreams);
-    let proxy_options = named("proxy");
-    let proxying = proxy::serve(runtime, listener, &proxy_options, &proxy);
-
-    let (listener, status_address) = listen(runtime)?;
     let upstreams = Shared::new(proxy.upstreams.clone());
+    let proxying = proxy::serve(server, proxy);
+
+    let (server, status_address) = bind(runtime, named("status")).await?;
     let config = status::Config::new("proxy");
     let now = runtime.clock().now();
-    let status = status::Server::new(config, &proxy_options, Some(upstreams), now);
-    let answering = serve(runtime, listener, status.options(), |_, now| status.machine(now));
+    let status = status::Server::new(config, &proxy_handle, Some(upstreams), now);
+    let status_handle = status.handle().clone();
+    let answering = status.serve(server);
 
     say(&format!(
         "An echo server on {address}, a proxy to it on {through}, and {CONNECTIONS} connections \
@@ -54,24 +55,24 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     ))?;
     let clients = async {
         let report = echo_for_a_while(runtime, &through.to_string()).await;
-        proxy_options.stop.drain();
-        options.stop.drain();
-        status.options().stop.drain();
+        proxy_handle.drain();
+        handle.drain();
+        status_handle.drain();
         report
     };
     let servers = both(both(serving, proxying), answering);
-    let (((served, proxied), _), report) = both(servers, clients).await;
+    let (((echoed, proxied), _), report) = both(servers, clients).await;
     let report = report?;
     say(&format!(
         "{report}proxy        {}\nserver       {}",
-        describe_totals(&proxy_options, proxied),
-        describe_totals(&options, served)
+        describe_totals(&proxy_handle, proxied),
+        describe_totals(&handle, echoed)
     ))?;
     report.verdict()
 }
 
-fn describe_totals(options: &Options, served: Served) -> String {
-    let totals = options.table.totals();
+fn describe_totals(handle: &ServerHandle, report: DrainReport) -> String {
+    let totals = handle.table().totals();
     let ended = totals.ended.iter().map(|(reason, count)| format!("{count} {reason}"));
     format!(
         "{} connections accepted: {}; {} bytes in, {} bytes out; {} cut short",
@@ -79,7 +80,7 @@ fn describe_totals(options: &Options, served: Served) -> String {
         ended.collect::<Vec<_>>().join(", "),
         totals.bytes_in,
         totals.bytes_out,
-        served.aborted,
+        report.aborted,
     )
 }
 

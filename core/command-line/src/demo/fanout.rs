@@ -10,12 +10,11 @@ use wirestate_core::{
     drive::{Clock, Drive},
     fanout::{Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber},
     runtime::connect_within,
-    serve::{Options, serve},
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
 };
 
-use super::{LiveLine, listen, named, say};
+use super::{LiveLine, bind, named, say};
 use crate::{
     Failure, Host,
     fanout::{Inspector, read_upstream, unix_epoch},
@@ -49,14 +48,12 @@ struct Board {
 }
 
 pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
-    let (source, source_address) = listen(runtime)?;
-    let (listener, address) = listen(runtime)?;
+    let (source, source_address) = bind(runtime, named("fanout-source")).await?;
+    let config = named("fanout-server").with_drain_timeout(END);
+    let (server, address) = bind(runtime, config).await?;
+    let (source_handle, handle) = (source.handle(), server.handle());
     let feed =
         Feed::new(Config { framing: Framing::Fixed(SIZE), window: WINDOW, ..Config::default() });
-    let options = Options { drain_timeout: Some(END), ..named("fanout-server") };
-    let stop = &options.stop;
-    let source_options = named("fanout-source");
-    let source_stop = &source_options.stop;
     say(&format!(
         "A source of {RATE} messages a second, its fan-out on {address}, and {SUBSCRIBERS} \
          subscribers, of whom one never reads."
@@ -67,39 +64,39 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
         epoch: unix_epoch(runtime),
         ..SourceConfig::default()
     };
-    let sourcing =
-        serve(runtime, source, &source_options, |_, now| Source::new(source_config, now));
-    let serving = serve(runtime, listener, &options, |_, now| Subscriber::new(&feed, now));
+    let sourcing = source.serve(|_, now| Source::new(source_config, now));
+    let serving = server.serve(|_, now| Subscriber::new(&feed, now));
     let board = Shared::new(Lock::new(Board { messages: vec![0; HEALTHY], gaps: 0, ended: 0 }));
     let watching = async {
         let address = address.to_string();
         for number in 0..SUBSCRIBERS {
-            let task = subscribe(runtime.clone(), address.clone(), number, &board, stop);
+            let task =
+                subscribe(runtime.clone(), address.clone(), number, &board, handle.shutdown());
             runtime.spawn(task).map_err(Failure::Spawn)?;
         }
         let dial = Dial {
             address: source_address.to_string(),
             connect_timeout: Some(Duration::from_secs(5)),
             backoff: Backoff::new(0),
-            stop: source_stop.clone(),
+            shutdown: source_handle.shutdown().clone(),
         };
         let all_are_there = || feed.counters().subscribers == SUBSCRIBERS as u64;
         until(runtime, AT_MOST, all_are_there).await;
         let reading = read_upstream(runtime, dial, &feed, None);
         let watching = async {
             watch(runtime, &feed, &board).await;
-            source_stop.drain();
+            source_handle.drain();
         };
         both(reading, watching).await;
         // Nothing is published from here on: all are owed the same.
-        stop.drain();
+        handle.drain();
         until(runtime, END, || board.with(|board| board.ended == SUBSCRIBERS)).await;
         Ok(())
     };
     let (_, (_, watched)) = both(sourcing, both(serving, watching)).await;
     watched?;
     let counters = feed.counters();
-    let ended = options.table.totals().ended.get("lagged").copied().unwrap_or(0);
+    let ended = handle.table().totals().ended.get("lagged").copied().unwrap_or(0);
     let (least, gaps) = board.with(|board| (board.messages.iter().min().copied(), board.gaps));
     let (least, all) = (least.unwrap_or(0), counters.messages_in);
     say(&format!(

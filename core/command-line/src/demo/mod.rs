@@ -7,8 +7,8 @@ mod fanout;
 use std::io::{self, Write};
 
 use wirestate_core::{
-    runtime::{Address, Listener},
-    serve::Options,
+    runtime::Address,
+    serve::{Config, Server, ServerHandle},
 };
 
 use crate::{
@@ -31,19 +31,18 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     fanout::run(runtime).await
 }
 
-/// Listens on a free port.
-fn listen<R: Host>(runtime: &R) -> Result<(R::Listener, Address), Failure> {
+/// A server on a free port.
+async fn bind<R: Host>(runtime: &R, config: Config) -> Result<(Server<R>, Address), Failure> {
     let address = "127.0.0.1:0";
     let failed = |error| Failure::Listen { address: address.into(), error };
-    let listener = runtime.listen(address).map_err(failed)?;
-    let address = listener.local_address().map_err(failed)?;
-    Ok((listener, address))
+    let server = runtime.bind(address).await.map_err(failed)?;
+    let address = server.addresses().map_err(failed)?.swap_remove(0);
+    Ok((server.with_handle(&ServerHandle::new(config)), address))
 }
 
-/// Options of a server whose lines in the log have this name.
-fn named(server: &'static str) -> Options {
-    let options = Options::default();
-    Options { table: options.table.named(server), ..options }
+/// The settings of a server whose lines in the log have this name.
+fn named(name: &'static str) -> Config {
+    Config::default().with_name(name)
 }
 
 fn say(text: &str) -> Result<(), Failure> {

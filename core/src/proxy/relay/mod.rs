@@ -349,7 +349,7 @@ impl Relay {
     /// Asks for a graceful end: where there is no upstream yet, at once; otherwise it goes on until
     /// no byte has moved for [`Config::drain_quiet`] (a proxy can't see where a message ends), and
     /// then sends a FIN both ways. An upstream that is lost meanwhile is not replaced. The caller
-    /// limits that ([`Options::drain_timeout`](crate::serve::Options::drain_timeout)).
+    /// limits that ([`serve::Config::drain_timeout`](crate::serve::Config::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
         match self.stage {
             Stage::Dialling { .. } => self.refuse(ProxyReason::ShutDown, now),

@@ -1,0 +1,308 @@
+//! The accept loop: admission, eviction, pauses, and the backlog at the end.
+
+use std::{
+    future::{Future, poll_fn},
+    io, mem,
+    ops::ControlFlow,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tracing::{debug, warn};
+
+use crate::{
+    Instant,
+    admission::{Admitted, ConnectionTable, Peer},
+    drive::Clock,
+    idle::IdleConnections,
+    listen::Listeners,
+    log_limit::{LogLimit, Verdict},
+    runtime::{AcceptError, BACKLOG, Listener, Runtime, within},
+    shutdown::{Shutdown, ShutdownHandle},
+};
+
+/// The accept loop of a server.
+pub(super) struct Accepting<R: Runtime> {
+    runtime: R,
+    clock: R::Clock,
+    table: ConnectionTable,
+    shutdown: ShutdownHandle,
+    idle: Option<IdleConnections>,
+    pause: Pause,
+    /// Set once a drain is requested.
+    last: Option<LastAccepts>,
+    refusals: LogLimit,
+    evictions: LogLimit,
+    pauses: LogLimit,
+}
+
+impl<R: Runtime> Accepting<R> {
+    pub(super) fn new(
+        runtime: R,
+        table: &ConnectionTable,
+        shutdown: &ShutdownHandle,
+        idle: Option<IdleConnections>,
+    ) -> Self {
+        // One line a second is enough, since they are all alike. With `-v` each connection has its
+        // own.
+        let once_a_second = LogLimit::new(1, Duration::from_secs(1));
+        Self {
+            clock: runtime.clock(),
+            runtime,
+            table: table.clone(),
+            shutdown: shutdown.clone(),
+            idle,
+            pause: Pause::default(),
+            last: None,
+            refusals: once_a_second.clone(),
+            evictions: once_a_second,
+            pauses: LogLimit::default(),
+        }
+    }
+
+    /// Accepts until a shutdown is requested, and then the backlog.
+    pub(super) async fn run<T>(
+        &mut self,
+        mut listeners: Listeners<R::Listener>,
+        task: &mut (impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send),
+    ) where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        for count in (1..=ACCEPTS_IN_A_ROW).cycle() {
+            if count == ACCEPTS_IN_A_ROW {
+                yield_now(&mut self.clock).await;
+            }
+            match poll_fn(|cx| self.poll_accept(&mut listeners, cx)).await {
+                None => break,
+                Some(Ok((socket, peer))) => {
+                    let Some(admitted) = self.admit(peer).await else {
+                        // Dropping the socket closes it, which the peer sees.
+                        continue;
+                    };
+                    let id = admitted.id();
+                    let task = task(socket, admitted, self.runtime.clock());
+                    // This line is logged when the machine exists: readers rely on that.
+                    debug!(id, %peer, server = self.table.name(), "connected");
+                    if let Err(error) = self.runtime.spawn_connection(task) {
+                        self.spawn_failed(peer, &error);
+                    }
+                }
+                Some(Err(error)) => {
+                    if self.accept_failed(&error).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns the clock, and how many connections were open when the shutdown was requested, or
+    /// were admitted since.
+    pub(super) fn end(self) -> (R::Clock, usize) {
+        let open = self.last.map_or_else(|| self.table.connections().len(), |last| last.open);
+        (self.clock, open)
+    }
+
+    /// The next connection; `None` when no more is accepted.
+    fn poll_accept(
+        &mut self,
+        listeners: &mut Listeners<R::Listener>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Accepted<R::Listener>>> {
+        let Self { clock, table, shutdown, pause, last, .. } = self;
+        match shutdown.poll_requested(cx) {
+            Shutdown::None => pause.poll_accept(listeners, clock, cx).map(Some),
+            Shutdown::Drain => last
+                .get_or_insert_with(|| LastAccepts::new(listeners, table, clock))
+                .poll_accept(listeners, clock, cx),
+            Shutdown::Immediate => Poll::Ready(None),
+        }
+    }
+
+    /// Admits a connection, for which an idle one may give way; `None` if it is refused.
+    async fn admit(&mut self, peer: Peer) -> Option<Admitted> {
+        self.evict().await;
+        let now = self.clock.now();
+        match self.table.admit(peer, now) {
+            Ok(admitted) => {
+                if let Some(last) = &mut self.last {
+                    last.open += 1;
+                }
+                Some(admitted)
+            }
+            Err(refused) => {
+                let (reason, server) = (refused.label(), self.table.name());
+                debug!(%peer, reason, server, "connection refused: {refused}");
+                if let Verdict::Log { suppressed } = self.refusals.check(now) {
+                    let refusals = suppressed.unwrap_or_default() + 1;
+                    warn!(refusals, reason, server, "refusing connections: {refused}");
+                }
+                None
+            }
+        }
+    }
+
+    /// If the table is full, asks an idle connection to give way to the one that was accepted.
+    async fn evict(&mut self) {
+        let Self { clock, table, shutdown, idle: Some(idle), evictions, .. } = self else { return };
+        if !table.is_full() {
+            return;
+        }
+        let evicted =
+            poll_fn(|cx| if table.is_full() { idle.poll_evict(cx) } else { Poll::Ready(()) });
+        let _ = within(clock, Some(EVICTION_TIMEOUT), shutdown.unless_requested(evicted)).await;
+        if !table.is_full()
+            && let Verdict::Log { suppressed } = evictions.check(clock.now())
+        {
+            let limit = table.limits().connections;
+            warn!(
+                evicted = suppressed.unwrap_or_default() + 1,
+                server = table.name(),
+                "a connection gives way to a new one: the limit of open connections is \
+                 reached: {limit}"
+            );
+        }
+    }
+
+    /// Pauses after a connection's task could not be spawned.
+    fn spawn_failed(&mut self, peer: Peer, error: &io::Error) {
+        let (now, server) = (self.clock.now(), self.table.name());
+        self.table.accept_failed(NO_TASK);
+        let length = self.pause.begin(now);
+        if let Verdict::Log { suppressed } = self.pauses.check_unless_debugging(now) {
+            warn!(
+                %peer, %error, suppressed, server,
+                "cannot spawn a task for a connection: accepting pauses for {length:?}"
+            );
+        }
+    }
+
+    /// Pauses after a failed accept, if resources are exhausted. During a drain it breaks instead.
+    fn accept_failed(&mut self, error: &AcceptError) -> ControlFlow<()> {
+        let (now, server) = (self.clock.now(), self.table.name());
+        self.table.accept_failed(error.label());
+        match error {
+            AcceptError::Aborted(error) => debug!(%error, server, "accept"),
+            AcceptError::Exhausted(error) if self.last.is_some() => {
+                warn!(%error, server, "accepting failed: the rest of the backlog is reset");
+                return ControlFlow::Break(());
+            }
+            AcceptError::Exhausted(error) => {
+                let length = self.pause.begin(now);
+                if let Verdict::Log { suppressed } = self.pauses.check_unless_debugging(now) {
+                    warn!(%error, suppressed, server, "accepting pauses for {length:?}");
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// What a listener's `poll_accept` returns.
+type Accepted<L> = Result<(<L as Listener>::Socket, Peer), AcceptError>;
+
+/// What is accepted after a drain was requested: the backlog, within bounds.
+struct LastAccepts {
+    left: u16,
+    /// Connections that were open when the drain was requested, or were admitted since.
+    open: usize,
+    /// When handshakes that had begun are assumed to be complete.
+    complete: Instant,
+    deadline: Instant,
+}
+
+impl LastAccepts {
+    /// Closes the backlog for new connections, and asks the open ones to end.
+    fn new<L: Listener>(
+        listeners: &mut Listeners<L>,
+        table: &ConnectionTable,
+        clock: &impl Clock,
+    ) -> Self {
+        listeners.shut_down();
+        let (now, open) = (clock.now(), table.connections().len());
+        table.shut_down();
+        Self {
+            left: BACKLOG,
+            open,
+            complete: now + HANDSHAKE_TIMEOUT,
+            deadline: now + BACKLOG_TIMEOUT,
+        }
+    }
+
+    /// The next connection; `None` when no more is accepted.
+    fn poll_accept<L: Listener>(
+        &mut self,
+        listeners: &mut Listeners<L>,
+        clock: &mut impl Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Accepted<L>>> {
+        if self.left == 0 || clock.now() >= self.deadline {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(accepted) = listeners.poll_accept(cx) {
+            self.left -= 1;
+            return Poll::Ready(Some(accepted));
+        }
+        clock.poll_until(cx, self.complete).map(|()| None)
+    }
+}
+
+/// The pause after resources were exhausted: 10 ms, doubling to 1 s.
+#[derive(Debug, Default)]
+struct Pause {
+    until: Option<Instant>,
+    /// The last pause, halved by each connection that was accepted since.
+    length: Duration,
+}
+
+impl Pause {
+    fn begin(&mut self, now: Instant) -> Duration {
+        self.length = (self.length * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+        self.until = Some(now + self.length);
+        self.length
+    }
+
+    fn poll_accept<L: Listener>(
+        &mut self,
+        listeners: &mut Listeners<L>,
+        clock: &mut impl Clock,
+        cx: &mut Context<'_>,
+    ) -> Poll<Accepted<L>> {
+        if let Some(until) = self.until {
+            ready!(clock.poll_until(cx, until));
+            self.until = None;
+        }
+        let accepted = ready!(listeners.poll_accept(cx));
+        if accepted.is_ok() {
+            self.length /= 2;
+        }
+        Poll::Ready(accepted)
+    }
+}
+
+/// Lets other tasks run.
+async fn yield_now(clock: &mut impl Clock) {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        clock.yield_now(cx);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// The label of a connection for which no task could be spawned.
+const NO_TASK: &str = "no_task";
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How long a new connection waits for an idle one to give way.
+const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long handshakes may take that have begun when a drain is requested.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long the backlog is accepted after a drain was requested.
+const BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);
+/// After this many accepts, other tasks have their turn.
+const ACCEPTS_IN_A_ROW: u32 = 64;

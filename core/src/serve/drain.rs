@@ -1,0 +1,85 @@
+//! The drain: how long connections may take to end after a shutdown was requested.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tracing::{info, warn};
+
+use super::DrainReport;
+use crate::{
+    Instant,
+    admission::ConnectionTable,
+    drive::Clock,
+    runtime::within,
+    shutdown::{Shutdown, ShutdownHandle},
+};
+
+/// Waits until the connections have ended, and resets those that take too long.
+pub(super) async fn drain(
+    clock: &mut impl Clock,
+    table: &ConnectionTable,
+    open: usize,
+    shutdown: &ShutdownHandle,
+    timeout: Option<Duration>,
+) -> DrainReport {
+    if open > 0 && shutdown.requested() == Shutdown::Drain {
+        info!(connections = open, server = table.name(), "draining");
+        table.shut_down();
+        let mut running = timeout.map(|left| RunningTime { left, counted: clock.now() });
+        poll_fn(|cx| {
+            let over = table.poll_empty(cx).is_ready()
+                || shutdown.poll_requested(cx) == Shutdown::Immediate
+                || running.as_mut().is_some_and(|running| running.poll_over(clock, cx).is_ready());
+            if over { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+    let aborted = table.connections().len();
+    if aborted > 0 {
+        warn!(
+            connections = aborted,
+            server = table.name(),
+            "resetting the connections that are still open"
+        );
+        table.abort();
+        // They have only to be polled once more. But a handler may be stuck.
+        let _ = within(clock, Some(ABORT_TIMEOUT), poll_fn(|cx| table.poll_empty(cx))).await;
+    }
+    DrainReport { drained: open.saturating_sub(aborted), aborted }
+}
+
+/// A duration that elapses only while this process runs. Data that arrives while the process is
+/// stopped (SIGSTOP, a suspended machine) is still served in the remaining time.
+#[derive(Debug)]
+struct RunningTime {
+    left: Duration,
+    /// Up to when time was counted.
+    counted: Instant,
+}
+
+impl RunningTime {
+    /// Ready once the duration has elapsed.
+    fn poll_over(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // A late alarm means that the process did not run.
+            let now = clock.now();
+            let passed = now.since(self.counted).min(TICK + MAX_ALARM_DELAY);
+            self.left = self.left.saturating_sub(passed);
+            self.counted = now;
+            if self.left.is_zero() {
+                return Poll::Ready(());
+            }
+            ready!(clock.poll_until(cx, now + self.left.min(TICK)));
+        }
+    }
+}
+
+/// How long the tasks of connections that are reset may take to end.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The interval in which a [`RunningTime`] is counted.
+const TICK: Duration = Duration::from_millis(250);
+/// The longest delay of an alarm in a running process, however busy the machine is.
+const MAX_ALARM_DELAY: Duration = Duration::from_millis(500);

@@ -1,0 +1,260 @@
+//! Serving: accepting connections under limits, and a shutdown that loses no data.
+//!
+//! [`Runtime::bind`] makes a [`Server`]; [`Server::serve`] runs a machine on each connection. A
+//! [`ServerHandle`] observes the server and shuts it down.
+//!
+//! ```no_run
+//! use wirestate_core::{Runtime, admission::Limits, echo, serve};
+//!
+//! # async fn example<R: Runtime>(runtime: R) -> std::io::Result<()> {
+//! let limits = Limits { connections: 100, per_address: None };
+//! let handle = serve::ServerHandle::new(serve::Config::default().with_limits(limits));
+//! let server = runtime.bind("localhost:7").await?.with_handle(&handle);
+//! println!("listening on {:?}", server.addresses()?); // for example [::1]:7 and 127.0.0.1:7
+//!
+//! let echo = echo::Server::default();
+//! runtime.spawn(server.serve(move |_, now| echo.machine(now)))?;
+//! println!("{} connections", handle.table().totals().open);
+//! handle.drain();
+//! # Ok(())
+//! # }
+//! ```
+
+mod accept;
+mod drain;
+
+use std::{fmt, future::Future, io, time::Duration, vec::Vec};
+
+use self::{accept::Accepting, drain::drain};
+use crate::{
+    Instant, Machine,
+    admission::{Admitted, Conn, ConnectionTable, Limits},
+    config::with_setters,
+    drive::{Clock, Drive},
+    idle::IdleConnections,
+    listen::Listeners,
+    runtime::{Address, Runtime},
+    shutdown::ShutdownHandle,
+};
+
+/// The settings of a [`Server`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// How many connections may be open. Default: [`Limits::default`].
+    pub limits: Limits,
+    /// How long connections may take to end after [`ServerHandle::drain`]; then they are reset.
+    /// `None`: no limit. Time in which the process is stopped (SIGSTOP, a suspended machine) does
+    /// not count. Default: 10 s.
+    pub drain_timeout: Option<Duration>,
+    /// The server's name, the field `server` of its log lines. Default: none.
+    pub name: Option<&'static str>,
+    /// Connections come through proxies and begin with a PROXY header. They count towards
+    /// [`Limits::per_address`] under the address that the header names. Default: no.
+    pub behind_proxies: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            drain_timeout: Some(Duration::from_secs(10)),
+            name: None,
+            behind_proxies: false,
+        }
+    }
+}
+
+impl Config {
+    with_setters! {
+        with_limits(limits: Limits);
+        with_drain_timeout(drain_timeout: impl Into<Option<Duration>>);
+        with_name(name: impl Into<Option<&'static str>>);
+        with_behind_proxies(behind_proxies: bool);
+    }
+}
+
+/// A handle on a server: its table of connections, and its shutdown. Clones are handles on the same
+/// server.
+///
+/// It can be made before the server ([`Server::with_handle`]), or taken from it
+/// ([`Server::handle`]).
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    table: ConnectionTable,
+    shutdown: ShutdownHandle,
+    drain_timeout: Option<Duration>,
+}
+
+impl ServerHandle {
+    /// A handle on a server with these settings.
+    pub fn new(config: Config) -> Self {
+        let Config { limits, drain_timeout, name, behind_proxies } = config;
+        let table = if behind_proxies {
+            ConnectionTable::behind_proxies(limits)
+        } else {
+            ConnectionTable::new(limits)
+        };
+        let table = name.map_or_else(|| table.clone(), |name| table.named(name));
+        Self { table, shutdown: ShutdownHandle::new(), drain_timeout }
+    }
+
+    /// The same server, shut down by `shutdown`, which can be shared by several servers.
+    ///
+    /// Call it before the server is made: existing clones keep their own.
+    pub fn with_shutdown(self, shutdown: ShutdownHandle) -> Self {
+        Self { shutdown, ..self }
+    }
+
+    /// The table of open connections, with the counts of all.
+    pub fn table(&self) -> &ConnectionTable {
+        &self.table
+    }
+
+    /// The handle that shuts the server down.
+    pub fn shutdown(&self) -> &ShutdownHandle {
+        &self.shutdown
+    }
+
+    /// Requests a graceful shutdown: the backlog is accepted, pending output is flushed, and
+    /// connections that are still open after [`Config::drain_timeout`] are reset.
+    pub fn drain(&self) {
+        self.shutdown.drain();
+    }
+
+    /// Requests an immediate shutdown: all connections are reset.
+    pub fn abort(&self) {
+        self.shutdown.abort();
+    }
+}
+
+impl Default for ServerHandle {
+    /// A handle on a server with the default settings.
+    fn default() -> Self {
+        Self::new(Config::default())
+    }
+}
+
+/// What became of the connections that were open when the shutdown was requested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Connections that ended by themselves.
+    pub drained: usize,
+    /// Connections that were reset, after [`Config::drain_timeout`] or by an immediate shutdown.
+    pub aborted: usize,
+}
+
+/// A server that listens and is ready to [`serve`](Self::serve).
+///
+/// From its creation on, the kernel completes handshakes; those connections wait in the backlog.
+pub struct Server<R: Runtime> {
+    runtime: R,
+    listeners: Listeners<R::Listener>,
+    handle: ServerHandle,
+    idle: Option<IdleConnections>,
+}
+
+impl<R: Runtime> fmt::Debug for Server<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { runtime: _, listeners, handle, idle } = self;
+        let mut server = f.debug_struct("Server");
+        server.field("addresses", &listeners.addresses()).field("handle", handle);
+        server.field("idle", idle).finish_non_exhaustive()
+    }
+}
+
+impl<R: Runtime> Server<R> {
+    /// A server that accepts from `listener`, with the default settings. [`Runtime::bind`] is the
+    /// way to listen on a name.
+    pub fn new(runtime: R, listener: R::Listener) -> Self {
+        Self::with_listeners(runtime, Listeners::new(vec![listener]))
+    }
+
+    pub(crate) fn with_listeners(runtime: R, listeners: Listeners<R::Listener>) -> Self {
+        Self { runtime, listeners, handle: ServerHandle::default(), idle: None }
+    }
+
+    /// Adds a listener. The server accepts from all of them in turn.
+    pub fn with_listener(mut self, listener: R::Listener) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Sets the handle, and with it the settings.
+    pub fn with_handle(self, handle: &ServerHandle) -> Self {
+        Self { handle: handle.clone(), ..self }
+    }
+
+    /// Lets idle connections give way when [`Limits::connections`] are open: a new connection waits
+    /// for up to 1 s until the first of `idle` has ended. The server's machines enter themselves
+    /// ([`IdleConnections::enter`]). Without this, the new connection is refused.
+    pub fn with_idle_connections(self, idle: IdleConnections) -> Self {
+        Self { idle: Some(idle), ..self }
+    }
+
+    /// A handle on this server.
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// The addresses that it listens on, with their real ports: at least one.
+    ///
+    /// # Errors
+    /// The operating system's (getsockname(2)).
+    pub fn addresses(&self) -> io::Result<Vec<Address>> {
+        self.listeners.addresses()
+    }
+
+    /// The runtime that it runs on.
+    pub fn runtime(&self) -> &R {
+        &self.runtime
+    }
+
+    /// Accepts connections and runs a machine on each, until a shutdown is requested and all
+    /// connections have ended.
+    ///
+    /// `machine` makes the machine for a connection that was admitted. The accept loop calls it: a
+    /// panic in it ends the server.
+    pub async fn serve<M>(self, mut machine: impl FnMut(&Conn, Instant) -> M + Send) -> DrainReport
+    where
+        M: Machine + Unpin + Send + 'static,
+        M::Reason: Send + 'static,
+    {
+        self.accept(|socket, admitted, clock| {
+            let machine = machine(&admitted, clock.now());
+            Drive::new(machine, socket, clock).admitted(admitted)
+        })
+        .await
+    }
+
+    /// Accepts connections and spawns a task for each, until a shutdown is requested and all
+    /// connections have ended. This is the extension point for connections that are more than one
+    /// machine on one socket; otherwise use [`serve`](Self::serve).
+    ///
+    /// `task` makes the future for a connection that was admitted. The future must apply the
+    /// commands that the [`Admitted`] passes on ([`Drive::admitted`] does). Otherwise it does not
+    /// end with the server.
+    ///
+    /// A drain first accepts the backlog, and the connections whose handshakes have begun and end
+    /// within 50 ms, since those peers consider themselves connected: at most
+    /// [`BACKLOG`](crate::runtime::BACKLOG) of them, in at most 1 s. The drain then answers what
+    /// they have sent. A peer whose handshake takes longer is reset. An immediate shutdown resets
+    /// all of them.
+    pub async fn accept<T>(
+        self,
+        mut task: impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send,
+    ) -> DrainReport
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        let Self { runtime, listeners, handle, idle } = self;
+        let ServerHandle { table, shutdown, drain_timeout } = handle;
+        let mut accepting = Accepting::new(runtime, &table, &shutdown, idle);
+        accepting.run(listeners, &mut task).await;
+        let (mut clock, open) = accepting.end();
+        let report = drain(&mut clock, &table, open, &shutdown, drain_timeout).await;
+        table.log_suppressed();
+        report
+    }
+}
