@@ -80,3 +80,13 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/embed.md")]
 struct Embed;
+
+/// The examples of `docs/write-a-machine.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-a-machine.md")]
+struct WriteAMachine;
+
+/// The examples of `docs/test-a-protocol.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/test-a-protocol.md")]
+struct TestAProtocol;
