@@ -85,7 +85,7 @@ mod keep {
     use crate::{
         Event, Instant, Machine,
         drive::{Clock, Drive},
-        log_limit::{LogLimit, Verdict},
+        log_limit::{LogDecision, LogLimit},
         runtime::{Runtime, connect_within},
         shutdown::{Shutdown, ShutdownHandle},
     };
@@ -132,7 +132,7 @@ mod keep {
                     Ok(socket) => {
                         let since = clock.now();
                         let verdict = connects.check_unless_debugging(since);
-                        if let Verdict::Log { suppressed } = verdict {
+                        if let LogDecision::Log { suppressed } = verdict {
                             info!(address = self.address, suppressed, "connected");
                         }
                         let mut drive = Drive::new(machine(since), socket, runtime.clock());
@@ -155,7 +155,7 @@ mod keep {
                 }
                 let wait = self.backoff.next();
                 let now = clock.now();
-                if let Verdict::Log { suppressed } = ends.check_unless_debugging(now) {
+                if let LogDecision::Log { suppressed } = ends.check_unless_debugging(now) {
                     warn!(
                         address = self.address,
                         suppressed, "{ended}; the next attempt is in {wait:.0?}"

@@ -1,4 +1,4 @@
-//! A limit on log lines that peers can cause without end.
+//! A limit on log lines of which peers can cause any number.
 
 use core::{mem, time::Duration};
 
@@ -8,23 +8,23 @@ use crate::{Instant, token_bucket::TokenBucket};
 
 /// Admits a burst of log lines and then a constant rate, and counts the lines that it leaves out.
 ///
-/// The next line that is admitted has that count in the field `suppressed`. The number of lines
-/// plus the sum of these fields is the number of events, but for those left out last.
+/// The next line has that count in the field `suppressed`. So the number of lines plus the sum of
+/// these fields is the number of events, except for the lines left out after the last one.
 #[derive(Clone, Debug)]
 pub(crate) struct LogLimit {
     burst: u32,
     interval: Duration,
     lines: TokenBucket,
-    /// Lines left out since the last one that was admitted.
+    /// Lines left out since the last one that was logged.
     suppressed: u64,
 }
 
-/// What to do with a line.
+/// Whether to log a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It is logged, with the number of lines that were left out before it, if any were.
+pub(crate) enum LogDecision {
+    /// Log it, with the number of lines that were left out before it, if any were.
     Log { suppressed: Option<u64> },
-    /// It is left out, and counted.
+    /// Leave it out. It is counted.
     Suppress,
 }
 
@@ -34,32 +34,32 @@ impl LogLimit {
         Self { burst, interval, lines: TokenBucket::FULL, suppressed: 0 }
     }
 
-    /// Whether a line is logged now.
-    pub(crate) fn check(&mut self, now: Instant) -> Verdict {
+    /// Whether to log a line now.
+    pub(crate) fn check(&mut self, now: Instant) -> LogDecision {
         if !self.lines.take(self.interval, self.interval * self.burst, now) {
             self.suppressed += 1;
-            return Verdict::Suppress;
+            return LogDecision::Suppress;
         }
-        Verdict::Log { suppressed: self.take_suppressed() }
+        LogDecision::Log { suppressed: self.take_suppressed() }
     }
 
-    /// The same, but where debug messages are logged (`-v`) every line is.
-    pub(crate) fn check_unless_debugging(&mut self, now: Instant) -> Verdict {
+    /// As [`check`](Self::check), but logs every line where debug messages are logged (`-v`).
+    pub(crate) fn check_unless_debugging(&mut self, now: Instant) -> LogDecision {
         if tracing::enabled!(Level::DEBUG) {
-            return Verdict::Log { suppressed: self.take_suppressed() };
+            return LogDecision::Log { suppressed: self.take_suppressed() };
         }
         self.check(now)
     }
 
-    /// How many lines were left out since the last one that was admitted, if any were. They count
-    /// as reported then.
+    /// Returns how many lines were left out since the last one that was logged, if any were, and
+    /// resets that count.
     pub(crate) fn take_suppressed(&mut self) -> Option<u64> {
         Some(mem::take(&mut self.suppressed)).filter(|&suppressed| suppressed > 0)
     }
 }
 
 impl Default for LogLimit {
-    /// 50 lines at once, and 10 a second: all of them, unless there is a flood.
+    /// 50 lines at once, and 10 a second: all lines, except in a flood.
     fn default() -> Self {
         Self::new(50, Duration::from_millis(100))
     }
@@ -74,11 +74,11 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_what_was_left_out_are_all_that_has_happened() {
+    fn logged_and_suppressed_lines_add_up_to_all_events() {
         let mut limit = LogLimit::new(3, Duration::from_millis(500));
         let (mut lines, mut suppressed) = (0, 0);
         for millis in 0..2600 {
-            if let Verdict::Log { suppressed: before } = limit.check(at(millis)) {
+            if let LogDecision::Log { suppressed: before } = limit.check(at(millis)) {
                 lines += 1;
                 suppressed += before.unwrap_or_default();
             }
@@ -89,13 +89,16 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_seldom_is_logged_whole_and_a_burst_is_again_after_a_while() {
+    fn rare_lines_are_all_logged_and_a_burst_is_limited() {
         let mut limit = LogLimit::new(2, Duration::from_millis(100));
-        let whole = Verdict::Log { suppressed: None };
+        let logged = LogDecision::Log { suppressed: None };
         for millis in (0..10_000).step_by(100) {
-            assert_eq!(limit.check(at(millis)), whole);
+            assert_eq!(limit.check(at(millis)), logged);
         }
-        assert_eq!([0; 3].map(|_| limit.check(at(10_200))), [whole, whole, Verdict::Suppress]);
-        assert_eq!(limit.check(at(10_300)), Verdict::Log { suppressed: Some(1) });
+        assert_eq!(
+            [0; 3].map(|_| limit.check(at(10_200))),
+            [logged, logged, LogDecision::Suppress]
+        );
+        assert_eq!(limit.check(at(10_300)), LogDecision::Log { suppressed: Some(1) });
     }
 }

@@ -1,12 +1,13 @@
-//! A burst at once, and then a constant rate.
+//! A token bucket: a burst at once, and then a constant rate.
 
 use core::time::Duration;
 
 use crate::Instant;
 
-/// A token bucket, kept as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
+/// A token bucket, stored as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
 ///
-/// Tokens are counted as the time in which they come back. The default is a full one.
+/// Tokens are measured as the time in which they come back: `cost` is that of the tokens taken,
+/// `size` that of a full bucket. The default is a full bucket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TokenBucket {
     /// When the bucket is full again.
@@ -16,14 +17,28 @@ pub(crate) struct TokenBucket {
 impl TokenBucket {
     pub(crate) const FULL: Self = Self { full: Instant::EPOCH };
 
-    /// Takes the tokens that come back within `cost` from a bucket that holds those of `size`, if
-    /// it has so many. Otherwise it takes none.
+    /// Takes `cost` if the bucket holds it, and returns whether it did.
     pub(crate) fn take(&mut self, cost: Duration, size: Duration, now: Instant) -> bool {
-        let full = self.full.max(now) + cost;
-        let has_enough = full.since(now) <= size;
+        let has_enough = self.wait(cost, size, now).is_zero();
         if has_enough {
-            self.full = full;
+            self.borrow(cost, now);
         }
         has_enough
+    }
+
+    /// How long it takes until the bucket holds `cost`.
+    pub(crate) fn wait(&self, cost: Duration, size: Duration, now: Instant) -> Duration {
+        (self.full.max(now) + cost).since(now).saturating_sub(size)
+    }
+
+    /// Takes `cost`, even if the bucket does not hold it yet. Later calls wait longer.
+    pub(crate) fn borrow(&mut self, cost: Duration, now: Instant) {
+        self.full = self.full.max(now) + cost;
+    }
+
+    /// Gives back `cost` that was taken and not used.
+    #[cfg(feature = "status")]
+    pub(crate) fn give_back(&mut self, cost: Duration) {
+        self.full = Instant::from_epoch(self.full.since_epoch().saturating_sub(cost));
     }
 }

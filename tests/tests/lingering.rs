@@ -72,7 +72,7 @@ fn messages_behind_bad_frames_are_bounded_together() {
 #[test]
 fn refused_requests_of_the_status_are_bounded_together() {
     let config = status::Config::new("echo-server");
-    let server = status::Server::new(config, &ServerHandle::default(), None, NOW);
+    let server = status::Server::new(config, &ServerHandle::default(), None, NOW).unwrap();
     is_bounded(|| {
         let mut machine = server.machine(NOW);
         deliver(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);

@@ -108,7 +108,9 @@ fn machines() -> Vec<Row> {
     let echo = || erased(echo::Server::default().machine(NOW));
     let status = || {
         let config = status::Config::new("echo-server");
-        erased(status::Server::new(config, &ServerHandle::default(), None, NOW).machine(NOW))
+        erased(
+            status::Server::new(config, &ServerHandle::default(), None, NOW).unwrap().machine(NOW),
+        )
     };
     let client = || erased(echo::Client::new(echo::ClientConfig::default()));
     let said = || {

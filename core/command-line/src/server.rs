@@ -22,7 +22,7 @@ use signal_hook::{
 use tracing::{info, warn};
 use wirestate_core::{
     Instant, Machine,
-    admission::{Conn, Limits},
+    admission::{ConnectionEntry, Limits},
     drive::{Clock, Source},
     proxy_protocol,
     runtime::{Address, unix_path},
@@ -170,16 +170,25 @@ impl Setup {
         self
     }
 
-    /// The server of its status, to be asked at `address`, or by `hosts`.
-    fn status(&self, address: &str, hosts: &[String], now: Instant) -> status::Server {
+    /// Its status server, to listen on `address` and to answer for `hosts`.
+    ///
+    /// # Errors
+    /// The configuration is invalid.
+    fn status(
+        &self,
+        address: &str,
+        hosts: &[String],
+        now: Instant,
+    ) -> Result<status::Server, Failure> {
         let hosts = match unix_path(address) {
             // No browser comes to a Unix socket, and a request there has to name some host.
             Some(_) => AllowedHosts::Any,
             None => AllowedHosts::Named(hosts.to_vec()),
         };
-        let config = status::Config { hosts, ..status::Config::new(self.name) };
-        let subject = WithLog { server: self.subject.clone() };
-        status::Server::new(config, &self.handle, Some(Shared::new(subject)), now)
+        let config = status::Config::new(self.name).with_hosts(hosts);
+        let source = WithLog { server: self.subject.clone() };
+        status::Server::new(config, &self.handle, Some(Shared::new(source)), now)
+            .map_err(Failure::Config)
     }
 }
 
@@ -203,7 +212,7 @@ pub(super) async fn run<R, M>(
     address: &str,
     setup: &Setup,
     around: &ServerContext,
-    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
+    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
 ) -> Result<(), Failure>
 where
     R: Host,
@@ -218,7 +227,7 @@ where
 pub(super) async fn serve<R, M>(
     server: Server<R>,
     setup: &Setup,
-    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
+    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
 ) -> DrainReport
 where
     R: Host,
@@ -245,9 +254,12 @@ pub(super) async fn listening<R: Host>(
     if handle.table().limits().connections == 0 {
         return Err(Failure::NoRoom { files: open_files(), kept: setup.kept });
     }
-    let status = status
-        .as_ref()
-        .map(|(address, hosts)| (address, setup.status(address, hosts, runtime.clock().now())));
+    let status = match status {
+        Some((address, hosts)) => {
+            Some((address, setup.status(address, hosts, runtime.clock().now())?))
+        }
+        None => None,
+    };
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
     stop_on_signals(runtime, handle.shutdown().clone(), readiness, *lame_duck)?;
     // A stop also ends the wait for a resolver that does not answer.
@@ -381,7 +393,7 @@ fn limits(flags: &Flags, files_per_connection: u64, kept: u64) -> Limits {
 
 /// Open files that are not connections of the service.
 fn kept_files<R: Host>(has_status: bool) -> u64 {
-    let status = if has_status { status::CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
+    let status = if has_status { status::MAX_CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
     RESERVED_FILES + status as u64
 }
 

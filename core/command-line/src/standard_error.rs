@@ -14,7 +14,7 @@ use std::{
 
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
-use wirestate_core::status::{Metric, MetricsSource, Value};
+use wirestate_core::status::{Metric, MetricValue, MetricsSource};
 
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
@@ -173,11 +173,11 @@ pub(super) struct LogMetrics;
 
 impl MetricsSource for LogMetrics {
     fn metrics(&self) -> Vec<Metric> {
-        let dropped = Value::Counter(STANDARD_ERROR.lock().dropped);
-        vec![
-            Metric::new("wirestate_log_dropped_lines", dropped)
-                .help("Log lines dropped: not written in time, or the disk is full."),
-        ]
+        vec![Metric::new(
+            "wirestate_log_dropped_lines",
+            "Log lines dropped: not written in time, or the disk is full.",
+            MetricValue::Counter(STANDARD_ERROR.lock().dropped),
+        )]
     }
 }
 

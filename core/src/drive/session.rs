@@ -113,7 +113,7 @@ pub enum Ended<R> {
     /// The machine ended, for this reason.
     Reason(R),
     /// The connection was aborted and reset before the machine had ended
-    /// ([`Conn::abort`](crate::admission::Conn::abort)).
+    /// ([`ConnectionEntry::abort`](crate::admission::ConnectionEntry::abort)).
     Aborted,
 }
 
@@ -308,7 +308,7 @@ impl Session {
 
     /// Publishes the status, and registers the waker for commands. Returns true if there is one.
     fn park(&self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) -> bool {
-        self.admitted.as_ref().is_some_and(|admitted| admitted.park(status(), cx, self.applied))
+        self.admitted.as_ref().is_some_and(|admitted| admitted.publish(status(), cx, self.applied))
     }
 
     /// Records the end of the machine. If the peer sent a FIN or a reset and no byte was

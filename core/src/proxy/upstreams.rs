@@ -8,7 +8,7 @@ use tracing::{debug, info, warn};
 use crate::{
     Fault, Instant,
     dial::Backoff,
-    log_limit::{LogLimit, Verdict},
+    log_limit::{LogDecision, LogLimit},
     shared::{Lock, Shared},
 };
 
@@ -398,14 +398,14 @@ impl Choice {
                 let was_up = member.down_until.replace(now + wait).is_none();
                 was_up.then(|| {
                     let verdict = member.log_limit.check_unless_debugging(now);
-                    member.is_down_logged = verdict != Verdict::Suppress;
+                    member.is_down_logged = verdict != LogDecision::Suppress;
                     (wait, verdict)
                 })
             })
         });
         let upstream = &self.upstreams.inner.addresses[*member];
         match down.flatten() {
-            Some((wait, Verdict::Log { suppressed })) => {
+            Some((wait, LogDecision::Log { suppressed })) => {
                 if self.upstreams.inner.addresses.len() > 1 {
                     warn!(
                         %upstream, suppressed,
@@ -416,7 +416,9 @@ impl Choice {
                     warn!(%upstream, suppressed, "upstream down: {error}");
                 }
             }
-            Some((_, Verdict::Suppress)) | None => debug!(%upstream, "upstream failed: {error}"),
+            Some((_, LogDecision::Suppress)) | None => {
+                debug!(%upstream, "upstream failed: {error}")
+            }
         }
     }
 

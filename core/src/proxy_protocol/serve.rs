@@ -3,7 +3,7 @@
 use super::{Config, Header, WithProxyHeader};
 use crate::{
     Instant, Machine,
-    admission::{Conn, ConnectionTable, Peer, Refused},
+    admission::{ConnectionEntry, ConnectionTable, Peer, Refused},
     drive::{Clock, Drive},
     runtime::Runtime,
     serve::{DrainReport, Server},
@@ -12,7 +12,7 @@ use crate::{
 /// [`Server::serve`] for connections that begin with a PROXY header.
 ///
 /// `machine` makes the machine for a client once its header has been read. From then on, the
-/// [`peer`](Conn::peer) of the connection is the one that the header names. A panic of `machine`
+/// [`peer`](ConnectionEntry::peer) of the connection is the one that the header names. A panic of `machine`
 /// ends that connection alone.
 ///
 /// Set [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
@@ -21,7 +21,7 @@ use crate::{
 pub async fn serve<R, M>(
     server: Server<R>,
     config: Config,
-    machine: impl FnMut(&Conn, Instant) -> M + Clone + Send + 'static,
+    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
 ) -> DrainReport
 where
     R: Runtime,
@@ -31,7 +31,7 @@ where
     let handle = server.handle();
     server
         .accept(move |socket, admitted, clock| {
-            let (table, conn) = (handle.table().clone(), admitted.handle());
+            let (table, conn) = (handle.table().clone(), admitted.entry());
             let mut machine = machine.clone();
             let make = move |header, length, now| {
                 identify(&table, &conn, header, length)?;
@@ -49,7 +49,7 @@ where
 /// As [`ConnectionTable::identify`].
 pub(crate) fn identify(
     table: &ConnectionTable,
-    conn: &Conn,
+    conn: &ConnectionEntry,
     header: Header,
     length: usize,
 ) -> Result<(), Refused> {

@@ -16,7 +16,7 @@ use crate::{
     drive::Clock,
     idle::IdleConnections,
     listen::Listeners,
-    log_limit::{LogLimit, Verdict},
+    log_limit::{LogDecision, LogLimit},
     runtime::{AcceptError, BACKLOG, Listener, Runtime, within},
     shutdown::{Shutdown, ShutdownHandle},
 };
@@ -134,7 +134,7 @@ impl<R: Runtime> Accepting<R> {
             Err(refused) => {
                 let (reason, server) = (refused.label(), self.table.name());
                 debug!(%peer, reason, server, "connection refused: {refused}");
-                if let Verdict::Log { suppressed } = self.refusals.check(now) {
+                if let LogDecision::Log { suppressed } = self.refusals.check(now) {
                     let refusals = suppressed.unwrap_or_default() + 1;
                     warn!(refusals, reason, server, "refusing connections: {refused}");
                 }
@@ -153,7 +153,7 @@ impl<R: Runtime> Accepting<R> {
             poll_fn(|cx| if table.is_full() { idle.poll_evict(cx) } else { Poll::Ready(()) });
         let _ = within(clock, Some(EVICTION_TIMEOUT), shutdown.unless_requested(evicted)).await;
         if !table.is_full()
-            && let Verdict::Log { suppressed } = evictions.check(clock.now())
+            && let LogDecision::Log { suppressed } = evictions.check(clock.now())
         {
             let limit = table.limits().connections;
             warn!(
@@ -170,7 +170,7 @@ impl<R: Runtime> Accepting<R> {
         let (now, server) = (self.clock.now(), self.table.name());
         self.table.accept_failed(NO_TASK);
         let length = self.pause.begin(now);
-        if let Verdict::Log { suppressed } = self.pauses.check_unless_debugging(now) {
+        if let LogDecision::Log { suppressed } = self.pauses.check_unless_debugging(now) {
             warn!(
                 %peer, %error, suppressed, server,
                 "cannot spawn a task for a connection: accepting pauses for {length:?}"
@@ -190,7 +190,7 @@ impl<R: Runtime> Accepting<R> {
             }
             AcceptError::Exhausted(error) => {
                 let length = self.pause.begin(now);
-                if let Verdict::Log { suppressed } = self.pauses.check_unless_debugging(now) {
+                if let LogDecision::Log { suppressed } = self.pauses.check_unless_debugging(now) {
                     warn!(%error, suppressed, server, "accepting pauses for {length:?}");
                 }
             }

@@ -28,7 +28,7 @@ use std::{fmt, future::Future, io, time::Duration, vec::Vec};
 use self::{accept::Accepting, drain::drain};
 use crate::{
     Instant, Machine,
-    admission::{Admitted, Conn, ConnectionTable, Limits},
+    admission::{Admitted, ConnectionEntry, ConnectionTable, Limits},
     config::with_setters,
     drive::{Clock, Drive},
     idle::IdleConnections,
@@ -215,7 +215,10 @@ impl<R: Runtime> Server<R> {
     ///
     /// `machine` makes the machine for a connection that was admitted. The accept loop calls it: a
     /// panic in it ends the server.
-    pub async fn serve<M>(self, mut machine: impl FnMut(&Conn, Instant) -> M + Send) -> DrainReport
+    pub async fn serve<M>(
+        self,
+        mut machine: impl FnMut(&ConnectionEntry, Instant) -> M + Send,
+    ) -> DrainReport
     where
         M: Machine + Unpin + Send + 'static,
         M::Reason: Send + 'static,

@@ -81,22 +81,21 @@
 //! assert!(output[..n].starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
 //! ```
 
+mod config;
 mod connection;
-mod head;
-mod metric;
-mod negotiate;
-mod pacer;
-mod page;
-mod request;
-mod response;
+mod http;
+mod metrics;
+mod pages;
+mod rate_limiter;
+mod reason;
+mod router;
 mod server;
-mod subject;
 
 pub use self::{
-    connection::{Connection, StatusReason},
-    metric::{Metric, Value},
-    request::AllowedHosts,
-    response::Code,
-    server::{CONNECTIONS, Config, MAX_PAGE_WAIT, PAGES_IN_PROGRESS, Readiness, Server},
-    subject::MetricsSource,
+    config::Config,
+    connection::Connection,
+    http::{AllowedHosts, StatusCode},
+    metrics::{Metric, MetricValue, MetricsSource},
+    reason::StatusReason,
+    server::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, Readiness, Server},
 };

@@ -15,7 +15,7 @@ use wirestate_core::{
     drive::deliver,
     fanout::{Feed, Upstream},
     serve::{self, ServerHandle},
-    status::{CONNECTIONS, Config, Connection, PAGES_IN_PROGRESS, Server, StatusReason},
+    status::{Config, Connection, MAX_CONNECTIONS, MAX_PAGES_IN_PROGRESS, Server, StatusReason},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -37,6 +37,7 @@ pub(crate) fn server_of(service: &ServerHandle) -> Server {
     let upstream = Upstream::new(feed.clone(), None, Instant::EPOCH);
     script::play_out(&mut { upstream }, &[Op::Eof]);
     Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
+        .unwrap()
 }
 
 pub(crate) fn machine(server: &Server) -> Checked<Connection> {
@@ -156,7 +157,7 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     second.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(second.interest().write, Outbound::Finish);
     second.handle(later, Event::Finished);
-    let limit = CONNECTIONS;
+    let limit = MAX_CONNECTIONS;
     assert_eq!(second.reason(), Some(StatusReason::Evicted { waited, limit }));
     assert_eq!(second.reason().unwrap().label(), "evicted");
     assert!(idle.poll_evict(&mut cx).is_pending(), "it is there until it is dropped");
@@ -184,9 +185,8 @@ fn request(path: &str) -> Vec<u8> {
 
 /// A server that makes one page a second, and has just made one.
 fn slow_server() -> Server {
-    let mut config = Config::new("echo-server");
-    config.answers_per_second = NonZeroU32::MIN;
-    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH);
+    let config = Config::new("echo-server").with_answers_per_second(NonZeroU32::MIN);
+    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH).unwrap();
     let mut greedy = machine(&server);
     while greedy.status().state != "waiting" {
         deliver(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
@@ -292,7 +292,7 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
     let answer = |machine: &mut Checked<Connection>| {
         String::from_utf8(script::collect(machine, now)).unwrap()
     };
-    let mut pages: Vec<_> = (0..PAGES_IN_PROGRESS).map(|_| ask("/connections")).collect();
+    let mut pages: Vec<_> = (0..MAX_PAGES_IN_PROGRESS).map(|_| ask("/connections")).collect();
     let states = |state| pages.iter().filter(|page| page.status().state == state).count();
     assert_eq!((states("answering"), states("waiting")), (10, 38));
     let mut refused = ask("/metrics");
@@ -410,9 +410,8 @@ fn a_head_request_gets_the_head_of_what_get_gets() {
 /// Ten pages are made at once, and the eleventh later. A probe never waits.
 #[test]
 fn pages_that_cost_something_are_paced() {
-    let mut config = Config::new("echo-server");
-    config.pages_per_second = NonZeroU32::new(10).unwrap();
-    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH);
+    let config = Config::new("echo-server").with_pages_per_second(NonZeroU32::new(10).unwrap());
+    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH).unwrap();
     let mut machines = Vec::new();
     let mut ask = |page: &str| {
         let mut machine = server.machine(Instant::EPOCH);

@@ -7,7 +7,7 @@ use wirestate_core::{
     admission::Limits,
     drive::Clock as _,
     runtime::Runtime as _,
-    status::{CONNECTIONS, Config},
+    status::{Config, MAX_CONNECTIONS},
 };
 use wirestate_testkit::sim::{Act, Host, Task, act};
 
@@ -132,7 +132,7 @@ fn slow_readers_of_the_longest_page_take_no_health_check_away() {
 fn answers_that_nobody_reads_give_way_to_health_checks() {
     let scene = Scene::new(4, NO_LIMIT);
     let attacker = scene.world.host("attacker");
-    for _ in 0..2 * CONNECTIONS {
+    for _ in 0..2 * MAX_CONNECTIONS {
         let many = request("/nowhere", "").repeat(300);
         ask(&attacker, vec![Act::Send(many.into()), Act::Wait(millis(60_000))]);
         scene.world.run_for(millis(20)).unwrap();
@@ -197,7 +197,7 @@ fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
 fn clients_that_come_again_without_pause_take_no_health_check_away() {
     let scene = Scene::new(7, NO_LIMIT);
     let attacker = scene.world.host("attacker");
-    for _ in 0..2 * CONNECTIONS {
+    for _ in 0..2 * MAX_CONNECTIONS {
         let runtime = attacker.clone();
         attacker.run(async move {
             let clock = runtime.clock();

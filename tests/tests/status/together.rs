@@ -11,7 +11,7 @@ use wirestate_core::{
     echo,
     runtime::Runtime,
     serve::{self, ServerHandle},
-    status::{CONNECTIONS, Config, Server},
+    status::{Config, MAX_CONNECTIONS, Server},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -31,7 +31,8 @@ impl Scene {
         let world = World::with(seed, settings);
         let host = world.host("server");
         let service = ServerHandle::new(serve::Config::default().with_limits(limits));
-        let status = Server::new(Config::new("echo-server"), &service, None, host.clock().now());
+        let status =
+            Server::new(Config::new("echo-server"), &service, None, host.clock().now()).unwrap();
         let listener = host.listen("server:7").unwrap();
         let (runtime, handle) = (host.clone(), service.clone());
         let echo = echo::Server::default();
@@ -137,7 +138,7 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
     let held: Vec<_> = [silent, kept, half]
         .into_iter()
         .cycle()
-        .take(CONNECTIONS)
+        .take(MAX_CONNECTIONS)
         .map(|acts| {
             let task = ask(&holder, acts);
             scene.world.run_for(Duration::from_millis(10)).unwrap();

@@ -43,7 +43,8 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (server, status_address) = bind(runtime, named("status")).await?;
     let config = status::Config::new("proxy");
     let now = runtime.clock().now();
-    let status = status::Server::new(config, &proxy_handle, Some(upstreams), now);
+    let status = status::Server::new(config, &proxy_handle, Some(upstreams), now)
+        .map_err(Failure::Config)?;
     let status_handle = status.handle().clone();
     let answering = status.serve(server);
 

@@ -1,9 +1,8 @@
-//! Which of several representations a client would like best (RFC 9110, section 12.5.1).
+//! Content negotiation by the `Accept` field (RFC 9110, section 12.5.1).
 
-/// The one of `offers`, each with its media type, that `accept` (the values of all `Accept` fields)
-/// ranks highest, of equals the first in `accept`; the first offer, where it has no wish that can
-/// be met.
-pub(super) fn negotiate<'a, T: Copy>(
+/// The offer that the values of all `Accept` fields rank highest; of equals, the first in `accept`.
+/// Each offer has its media type. The first offer is the default if `accept` matches none.
+pub(in crate::status) fn negotiate<'a, T: Copy>(
     accept: impl Iterator<Item = &'a str>,
     offers: &[(&str, T)],
 ) -> T {
@@ -12,13 +11,13 @@ pub(super) fn negotiate<'a, T: Copy>(
         let mut parts = range.split(';').map(str::trim);
         let wanted = parts.next().unwrap_or_default();
         let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(1000, permille);
-        let meets = |offer: &str| {
+        let matches = |offer: &str| {
             let (kind, _) = offer.split_once('/').unwrap_or_default();
             wanted == "*/*"
                 || wanted.eq_ignore_ascii_case(offer)
                 || wanted.strip_suffix("/*").is_some_and(|wanted| wanted.eq_ignore_ascii_case(kind))
         };
-        let offer = offers.iter().find(|(offer, _)| meets(offer));
+        let offer = offers.iter().find(|(offer, _)| matches(offer));
         if let Some((_, value)) = offer
             && quality > best.0
         {
@@ -28,8 +27,7 @@ pub(super) fn negotiate<'a, T: Copy>(
     best.1
 }
 
-/// A quality, `0` to `1` with up to three digits behind the point, in thousandths; what is none
-/// counts as 0.
+/// A quality (`0` to `1`, with up to three decimals) in thousandths. An invalid one counts as 0.
 fn permille(text: &str) -> u32 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     match (whole, fraction.len()) {
@@ -44,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_gets_what_suits_them() {
+    fn the_offer_that_the_client_ranks_highest_wins() {
         let offers = [("text/plain", "table"), ("text/html", "page"), ("application/json", "json")];
         let firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
         for (accept, expected) in [

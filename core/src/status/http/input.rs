@@ -1,59 +1,59 @@
-//! Where one request's head ends in what has come in.
+//! The input of a connection, and where the head of a request ends in it.
 
 use std::mem;
 
 use crate::buffer::Pool;
 
-/// What has come in and was not answered: at most one buffer of the pool, and none while there is
-/// nothing.
+/// Received bytes that were not parsed yet: at most one buffer of the pool, and none while there are
+/// none.
 ///
-/// A head is looked at when its first line is whole, and again when all of it is. So what is made
-/// of it does not depend on how it was cut, and each byte is looked at once.
+/// A head is parsed when its first line is complete, and again when all of it is. So the result does
+/// not depend on how the input was cut. Each byte is scanned for line ends once.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(in crate::status) struct Input {
     pool: Pool,
     buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
-    /// Up to where line ends were looked for.
+    /// Line ends were looked for up to here.
     scanned: usize,
-    /// Where the line begins in which that is.
+    /// The start of the line that contains `scanned`.
     line: usize,
-    /// A line of the head has been seen that is not empty: the request line.
+    /// The request line, the first one that is not empty, has been found.
     begun: bool,
 }
 
-/// What there is at the front of the input.
+/// What [`Input::find`] found at the front of the input.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found<'a> {
-    /// No line that has not been seen before, and room for one.
+pub(in crate::status) enum Found<'a> {
+    /// No complete line beyond those found before.
     Nothing,
-    /// What can't begin a request.
-    Garbage,
-    /// Everything up to the end of the request line. Asked again, it goes on behind that.
+    /// A byte that cannot begin a request.
+    NotHttp,
+    /// Everything up to the end of the request line. The next search continues after it.
     RequestLine(&'a [u8]),
-    /// A whole head, with the empty line at its end.
+    /// A complete head, with the empty line at its end.
     Head(&'a [u8]),
-    /// No end of the head as far as there is room.
+    /// The buffer is full, and the head is incomplete.
     TooLong,
 }
 
 impl Input {
-    pub(super) fn new(pool: Pool) -> Self {
+    pub(in crate::status) fn new(pool: Pool) -> Self {
         Self { pool, buffer: None, start: 0, end: 0, scanned: 0, line: 0, begun: false }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::status) fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// How many bytes there are.
-    pub(super) fn len(&self) -> usize {
+    /// The number of bytes.
+    pub(in crate::status) fn len(&self) -> usize {
         self.end - self.start
     }
 
-    /// Whether they begin with a request whose answer has no content.
-    pub(super) fn is_for_head(&self) -> bool {
+    /// Whether the input begins with a `HEAD` request, whose answer has no content.
+    pub(in crate::status) fn begins_with_head_request(&self) -> bool {
         let mut bytes =
             self.buffer.as_ref().map_or(&[][..], |buffer| &buffer[self.start..self.end]);
         while let Some(rest) = bytes.strip_prefix(b"\r\n").or_else(|| bytes.strip_prefix(b"\n")) {
@@ -62,8 +62,8 @@ impl Input {
         bytes.starts_with(b"HEAD ")
     }
 
-    /// The room behind them, which is not empty unless the head is too long.
-    pub(super) fn spare(&mut self) -> &mut [u8] {
+    /// The free space after the input. It is empty only if the head is too long.
+    pub(in crate::status) fn spare(&mut self) -> &mut [u8] {
         let buffer = self.buffer.get_or_insert_with(|| self.pool.take());
         if self.start > 0 {
             buffer.copy_within(self.start..self.end, 0);
@@ -76,16 +76,16 @@ impl Input {
     }
 
     /// Whether [`spare`](Self::spare) is not empty.
-    pub(super) fn has_room(&self) -> bool {
+    pub(in crate::status) fn has_room(&self) -> bool {
         self.buffer.as_ref().is_none_or(|buffer| self.len() < buffer.len())
     }
 
-    pub(super) fn commit(&mut self, n: usize) {
+    pub(in crate::status) fn commit(&mut self, n: usize) {
         self.end += n;
     }
 
-    /// Drops the head that was found, of `len` bytes.
-    pub(super) fn consume(&mut self, len: usize) {
+    /// Drops the head of `len` bytes that was found.
+    pub(in crate::status) fn consume(&mut self, len: usize) {
         self.start += len;
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
@@ -93,8 +93,8 @@ impl Input {
         (self.scanned, self.line, self.begun) = (self.start, self.start, false);
     }
 
-    /// Gives the buffer back, if there is nothing in it.
-    pub(super) fn release(&mut self) {
+    /// Gives the buffer back if it is empty.
+    pub(in crate::status) fn release(&mut self) {
         if self.is_empty()
             && let Some(buffer) = self.buffer.take()
         {
@@ -102,20 +102,21 @@ impl Input {
         }
     }
 
-    /// Drops all there is.
-    pub(super) fn clear(&mut self) {
+    /// Drops the whole input.
+    pub(in crate::status) fn clear(&mut self) {
         self.consume(self.len());
         self.release();
     }
 
-    pub(super) fn find(&mut self) -> Found<'_> {
+    /// Finds the request line, then the end of the head.
+    pub(in crate::status) fn find(&mut self) -> Found<'_> {
         let Some(buffer) = &self.buffer else { return Found::Nothing };
         while let Some(i) = memchr::memchr(b'\n', &buffer[self.scanned..self.end]) {
             let end = self.scanned + i;
             let line = &buffer[mem::replace(&mut self.line, end + 1)..end];
             self.scanned = end + 1;
             let empty = matches!(line, [] | [b'\r']);
-            // Empty lines before a request are passed over (RFC 9112, section 2.2).
+            // Empty lines before a request are skipped (RFC 9112, section 2.2).
             if !empty && !mem::replace(&mut self.begun, true) {
                 return Found::RequestLine(&buffer[self.start..=end]);
             }
@@ -124,13 +125,13 @@ impl Input {
             }
         }
         self.scanned = self.end;
-        // Where the first line has just begun: a TLS handshake would never come to a line's end.
+        // Checked at the first byte, since a TLS handshake may never contain a line end.
         if !self.begun
             && let Some(first) = buffer[self.line..self.end].first()
             && !first.is_ascii_graphic()
             && *first != b'\r'
         {
-            return Found::Garbage;
+            return Found::NotHttp;
         }
         if self.end - self.start == buffer.len() { Found::TooLong } else { Found::Nothing }
     }
@@ -154,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn one_head_is_found_behind_the_other() {
+    fn one_head_is_found_after_the_other() {
         let mut input = input(b"\r\nGET / HTTP/1.1\r\nA: b\r\n\r\nGET");
         assert_eq!(input.find(), Found::RequestLine(b"\r\nGET / HTTP/1.1\r\n"));
-        let Found::Head(head) = input.find() else { panic!("it is whole") };
+        let Found::Head(head) = input.find() else { panic!("the head is complete") };
         let len = head.len();
         input.consume(len);
         assert_eq!(input.find(), Found::Nothing);
@@ -166,10 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn a_head_without_end_is_too_long_and_a_handshake_is_garbage() {
+    fn a_head_without_end_is_too_long_and_a_handshake_is_not_http() {
         assert_eq!(input(&[b'x'; 64]).find(), Found::TooLong);
         assert_eq!(input(&[b'\n'; 64]).find(), Found::TooLong);
-        assert_eq!(input(b"\x16\x03\x01").find(), Found::Garbage);
+        assert_eq!(input(b"\x16\x03\x01").find(), Found::NotHttp);
         assert_eq!(input(b"\r").find(), Found::Nothing);
     }
 }

@@ -1,0 +1,95 @@
+//! An admitted connection, and the log line of its end.
+
+use core::ops::Deref;
+
+use tracing::{debug, error, info, warn};
+
+use super::{ConnectionEntry, ConnectionTable};
+use crate::{Fault, Instant, Reason, log_limit::LogDecision, shared::Shared};
+
+/// A connection that was admitted. It is open until this is dropped.
+///
+/// Its end is counted in [`Totals::ended`](super::Totals::ended) and logged. [`end`](Self::end)
+/// logs the reason: at `error` for a bug, at `info` for another [fault](Fault), at `debug` if there
+/// is none or the end was requested. A drop without `end` is logged at `warn`, as `aborted`.
+///
+/// A peer can cause any number of ends, so the lines at `info` and above are limited for each
+/// reason and table: 50 at once, and 10 a second. The field `suppressed` of the next line is the
+/// number of lines that were left out. No line is left out where `debug` is logged.
+#[derive(Debug)]
+pub struct Admitted {
+    table: ConnectionTable,
+    entry: Shared<ConnectionEntry>,
+    /// The reason's label, once it has ended.
+    label: Option<&'static str>,
+}
+
+impl Admitted {
+    pub(super) fn new(table: ConnectionTable, entry: Shared<ConnectionEntry>) -> Self {
+        Self { table, entry, label: None }
+    }
+
+    /// The entry, which outlives the connection.
+    pub fn entry(&self) -> Shared<ConnectionEntry> {
+        self.entry.clone()
+    }
+
+    /// The table.
+    pub fn table(&self) -> &ConnectionTable {
+        &self.table
+    }
+
+    /// Ends the connection for a reason: logs it, counts it, and removes the entry from the table.
+    pub fn end(mut self, reason: &impl Reason, now: Instant) {
+        let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
+        let (received, sent) = (self.entry.bytes_in(), self.entry.bytes_out());
+        // In seconds, like the metrics: programs read logs as well.
+        let (label, age) = (reason.label(), now.since(self.entry.since()).as_secs_f64());
+        macro_rules! closed {
+            ($log:ident, $suppressed:expr) => {
+                $log!(
+                    id, %peer, received, sent, age, reason = label, suppressed = $suppressed, server,
+                    "closed: {reason}"
+                )
+            };
+        }
+        let check = || self.table.check_log(label, Some(now));
+        match reason.fault() {
+            Fault::None | Fault::Requested => closed!(debug, None::<u64>),
+            Fault::Peer | Fault::Limit | Fault::Time | Fault::Lost => {
+                if let LogDecision::Log { suppressed } = check() {
+                    closed!(info, suppressed);
+                }
+            }
+            Fault::Bug => {
+                if let LogDecision::Log { suppressed } = check() {
+                    closed!(error, suppressed);
+                }
+            }
+        }
+        self.label = Some(label);
+    }
+}
+
+impl Deref for Admitted {
+    type Target = ConnectionEntry;
+
+    fn deref(&self) -> &ConnectionEntry {
+        &self.entry
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if self.label.is_none()
+            && let LogDecision::Log { suppressed } = self.table.check_log(ABORTED, None)
+        {
+            let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
+            warn!(id, %peer, reason = ABORTED, suppressed, server, "closed: aborted");
+        }
+        self.table.remove(&self.entry, self.label.unwrap_or(ABORTED));
+    }
+}
+
+/// The reason label of a connection that was dropped without a reason.
+pub(crate) const ABORTED: &str = "aborted";

@@ -1,0 +1,222 @@
+//! One connection's entry in the table.
+
+use core::{
+    mem,
+    net::IpAddr,
+    sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
+    task::{Context, Waker},
+};
+
+use super::Peer;
+use crate::{
+    Instant, Status,
+    shared::{AtomicU64, Lock, register_waker},
+};
+
+/// One connection's entry in the [`ConnectionTable`](super::ConnectionTable).
+///
+/// Anyone may read it, and send a [`Command`]. Only the connection's own driver calls
+/// [`count`](Self::count), [`set_header`](Self::set_header) and [`publish`](Self::publish).
+/// [`Drive`](crate::drive::Drive) and [`Seat`](crate::drive::Seat) do so. Call them yourself only
+/// from a driver of your own.
+#[derive(Debug)]
+pub struct ConnectionEntry {
+    id: u64,
+    since: Instant,
+    // Only the connection's own driver writes these three.
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    last_activity: AtomicU64,
+    command: AtomicU8,
+    /// The size of the PROXY header that the received bytes begin with.
+    header_bytes: AtomicUsize,
+    /// Whether it counts under its peer's address.
+    counts_under_address: AtomicBool,
+    state: Lock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    peer: Peer,
+    /// The machine's status when its driver last went to sleep.
+    status: Status,
+    /// Wakes the driver.
+    driver: Option<Waker>,
+}
+
+/// A command to a connection. A later variant overrides an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// No command.
+    None,
+    /// End gracefully: [`Event::ShutDown`](crate::Event::ShutDown).
+    ShutDown,
+    /// End at once, by a reset.
+    Abort,
+}
+
+impl ConnectionEntry {
+    pub(super) fn new(id: u64, peer: Peer, counts_under_address: bool, now: Instant) -> Self {
+        Self {
+            id,
+            since: now,
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            last_activity: AtomicU64::new(now.nanos()),
+            command: AtomicU8::new(Command::None as u8),
+            header_bytes: AtomicUsize::new(0),
+            counts_under_address: AtomicBool::new(counts_under_address),
+            state: Lock::new(State { peer, status: Status::default(), driver: None }),
+        }
+    }
+
+    /// The connection's number in its table, from 1.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The other end. Behind a proxy it is the client that the PROXY header names
+    /// ([`ConnectionTable::identify`](super::ConnectionTable::identify)).
+    pub fn peer(&self) -> Peer {
+        self.state.with(|state| state.peer)
+    }
+
+    /// When the connection was admitted.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Bytes received so far.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
+    }
+
+    /// Bytes sent so far.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Relaxed)
+    }
+
+    /// When a byte was last received or sent; before the first one, when the connection was
+    /// admitted.
+    pub fn last_activity(&self) -> Instant {
+        Instant::from_nanos(self.last_activity.load(Relaxed))
+    }
+
+    /// The machine's status when its driver last went to sleep.
+    pub fn status(&self) -> Status {
+        self.state.with(|state| state.status)
+    }
+
+    /// Requests a graceful end.
+    pub fn shut_down(&self) {
+        self.send(Command::ShutDown);
+    }
+
+    /// Requests an immediate end, by a reset.
+    pub fn abort(&self) {
+        self.send(Command::Abort);
+    }
+
+    /// The strongest command so far.
+    pub fn command(&self) -> Command {
+        match self.command.load(Relaxed) {
+            command if command == Command::None as u8 => Command::None,
+            command if command == Command::ShutDown as u8 => Command::ShutDown,
+            _ => Command::Abort,
+        }
+    }
+
+    /// Counts the bytes that one turn read and wrote.
+    pub fn count(&self, read: usize, written: usize, now: Instant) {
+        if read > 0 {
+            self.bytes_in.store(self.bytes_in().wrapping_add(read as u64), Relaxed);
+        }
+        if written > 0 {
+            self.bytes_out.store(self.bytes_out().wrapping_add(written as u64), Relaxed);
+        }
+        if read + written > 0 {
+            self.last_activity.store(now.nanos(), Relaxed);
+        }
+    }
+
+    /// Records that the first `bytes` bytes received are a PROXY header.
+    pub fn set_header(&self, bytes: usize) {
+        self.header_bytes.store(bytes, Relaxed);
+    }
+
+    /// Publishes the machine's status and registers the waker of `cx`, before the driver sleeps. A
+    /// command wakes it.
+    ///
+    /// Returns true if the [`command`](Self::command) is no longer `applied`, the last one that the
+    /// driver has applied. The driver must then apply it before it sleeps.
+    pub fn publish(&self, status: Status, cx: &mut Context<'_>, applied: Command) -> bool {
+        let (former, is_pending) = self.state.with(|state| {
+            state.status = status;
+            (register_waker(&mut state.driver, cx), self.command() != applied)
+        });
+        drop(former); // outside the lock: it may be the last handle on a task
+        is_pending
+    }
+
+    /// Whether no byte was received or sent, except for a PROXY header.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.bytes_out() == 0 && self.bytes_in() == self.header_bytes.load(Relaxed) as u64
+    }
+
+    /// The network that it counts under.
+    pub(super) fn network(&self) -> Option<IpAddr> {
+        if self.counts_under_address.load(Relaxed) { self.peer().network() } else { None }
+    }
+
+    /// Sets the peer, and counts the connection under its address. Returns the former peer.
+    pub(super) fn set_peer(&self, peer: Peer) -> Peer {
+        self.counts_under_address.store(true, Relaxed);
+        self.state.with(|state| mem::replace(&mut state.peer, peer))
+    }
+
+    /// Drops the driver's waker, at the connection's end.
+    pub(super) fn drop_waker(&self) {
+        let driver = self.state.with(|state| state.driver.take());
+        drop(driver); // outside the lock: it may be the last handle on a task
+    }
+
+    fn send(&self, command: Command) {
+        if self.command.fetch_max(command as u8, Relaxed) >= command as u8 {
+            return;
+        }
+        // The lock orders this after or before `publish`: either `publish` sees the command, or it
+        // has registered the waker.
+        if let Some(driver) = self.state.with(|state| state.driver.take()) {
+            driver.wake();
+        }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+    use crate::admission::{ConnectionTable, Limits};
+
+    #[test]
+    fn a_command_wakes_the_driver_and_is_seen_before_it_sleeps() {
+        #[derive(Default)]
+        struct Count(AtomicUsize);
+        impl alloc::task::Wake for Count {
+            fn wake(self: alloc::sync::Arc<Self>) {
+                self.0.fetch_add(1, SeqCst);
+            }
+        }
+        let count = alloc::sync::Arc::new(Count::default());
+        let waker = Waker::from(count.clone());
+        let table = ConnectionTable::new(Limits::default());
+        let entry = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        let mut cx = Context::from_waker(&waker);
+        let publish = |cx: &mut Context<'_>| entry.publish(Status::default(), cx, Command::None);
+        assert!(!publish(&mut cx));
+        table.shut_down();
+        assert_eq!((entry.command(), count.0.load(SeqCst)), (Command::ShutDown, 1));
+        assert!(publish(&mut cx), "the command is pending");
+    }
+}

@@ -1,0 +1,36 @@
+//! Admission of connections, and the table of those that are open.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `limits` | [`Limits`], and the address that a connection counts under |
+//! | `table` | [`ConnectionTable`]: admits, counts and lists connections |
+//! | `entry` | [`ConnectionEntry`]: the bytes, the status and the pending [`Command`] of one |
+//! | `admitted` | [`Admitted`]: an open connection, and the log line of its end |
+//!
+//! A [`ConnectionTable`] admits connections under its [`Limits`] and holds a [`ConnectionEntry`]
+//! for each open one. [`Drive`](crate::drive::Drive) updates the entry and applies the commands
+//! that it receives through it, so a machine does no accounting.
+//!
+//! ```
+//! use wirestate_core::{Instant, admission::{ConnectionTable, Limits, Peer, Refused}};
+//!
+//! let table = ConnectionTable::new(Limits { connections: 1, ..Limits::default() });
+//! let first = table.admit(Peer::Local, Instant::EPOCH)?;
+//! assert_eq!(table.admit(Peer::Local, Instant::EPOCH).unwrap_err(), Refused::Full { limit: 1 });
+//! drop(first); // its connection has ended
+//! assert!(table.admit(Peer::Local, Instant::EPOCH).is_ok());
+//! # Ok::<(), Refused>(())
+//! ```
+
+mod admitted;
+mod entry;
+mod limits;
+mod table;
+
+pub(crate) use self::admitted::ABORTED;
+pub use self::{
+    admitted::Admitted,
+    entry::{Command, ConnectionEntry},
+    limits::{Limits, Peer, Refused},
+    table::{ConnectionTable, Snapshot, Totals},
+};

@@ -1,0 +1,361 @@
+//! The table of open connections, and the counts of all.
+
+use alloc::{collections::BTreeMap, vec::Vec};
+use core::{
+    mem,
+    net::IpAddr,
+    task::{Context, Poll, Waker},
+};
+
+use tracing::{debug, info};
+
+use super::{Admitted, ConnectionEntry, Limits, Peer, Refused};
+use crate::{
+    Instant,
+    log_limit::{LogDecision, LogLimit},
+    shared::{Lock, Shared},
+};
+
+/// The open connections, and the counts of all. Clones are the same table.
+///
+/// It holds one [`ConnectionEntry`] per open connection, and one count per reason for an end, a
+/// refusal or a failed accept.
+#[derive(Clone, Debug)]
+pub struct ConnectionTable {
+    inner: Shared<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: Option<&'static str>,
+    limits: Limits,
+    /// The peers are proxies, whose own addresses don't count.
+    behind_proxies: bool,
+    state: Lock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: BTreeMap<u64, Shared<ConnectionEntry>>,
+    per_address: BTreeMap<IpAddr, usize>,
+    totals: Totals,
+    /// For each reason label, the limit of the ends that are logged at `info` or above.
+    log_limits: BTreeMap<&'static str, LogLimit>,
+    /// The latest time that a call has passed.
+    now: Instant,
+    /// Wakes the tasks that wait for the table to be empty.
+    waiting: Vec<Waker>,
+}
+
+/// What a table has counted since it was made. `accepted` is always the sum of `open` and `ended`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Connections admitted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Bytes received on connections that have ended.
+    pub bytes_in: u64,
+    /// Bytes sent on connections that have ended.
+    pub bytes_out: u64,
+    /// Connections ended, by [`Reason::label`](crate::Reason::label). Connections without a reason
+    /// count as `aborted`, or as `panicked`.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// Connections refused, by [`Refused::label`]. A client that a PROXY header names
+    /// ([`ConnectionTable::identify`]) is refused on an open connection, which counts as accepted
+    /// and ended as well.
+    pub refused: BTreeMap<&'static str, u64>,
+    /// Failed accepts, by the label that [`ConnectionTable::accept_failed`] was called with.
+    pub accept_failures: BTreeMap<&'static str, u64>,
+}
+
+/// A [`ConnectionTable`] at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The counts.
+    pub totals: Totals,
+    /// The open connections, in the order in which they were admitted.
+    pub connections: Vec<Shared<ConnectionEntry>>,
+}
+
+impl ConnectionTable {
+    /// An empty table.
+    pub fn new(limits: Limits) -> Self {
+        Self::with(None, limits, false)
+    }
+
+    /// An empty table of connections that come through proxies. None of them counts under an
+    /// address before [`identify`](Self::identify) names its client.
+    pub fn behind_proxies(limits: Limits) -> Self {
+        Self::with(None, limits, true)
+    }
+
+    /// An empty table of the same kind and limits, for a server called `name`. Its log lines have
+    /// the name in the field `server`, since each server of a process numbers its own connections.
+    pub fn named(&self, name: &'static str) -> Self {
+        let Inner { limits, behind_proxies, .. } = *self.inner;
+        Self::with(Some(name), limits, behind_proxies)
+    }
+
+    fn with(name: Option<&'static str>, limits: Limits, behind_proxies: bool) -> Self {
+        Self { inner: Shared::new(Inner { name, limits, behind_proxies, state: Lock::default() }) }
+    }
+
+    /// The server's name, if it has one ([`named`](Self::named)).
+    pub fn name(&self) -> Option<&'static str> {
+        self.inner.name
+    }
+
+    /// The limits under which it admits connections.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+
+    /// Whether [`Limits::connections`] are open.
+    pub fn is_full(&self) -> bool {
+        self.inner.state.with(|state| state.check_total(self.inner.limits).is_err())
+    }
+
+    /// Admits a connection. It is open until the [`Admitted`] is dropped.
+    ///
+    /// # Errors
+    /// A limit is reached. The table counts the refusal; close the socket.
+    pub fn admit(&self, peer: Peer, now: Instant) -> Result<Admitted, Refused> {
+        let Inner { limits, behind_proxies, .. } = *self.inner;
+        let network = if behind_proxies { None } else { peer.network() };
+        let entry = self.inner.state.with(|state| {
+            let checked =
+                state.check_total(limits).and_then(|()| state.check_address(limits, network));
+            state.count_refusal(checked)?;
+            state.now = now;
+            state.totals.accepted += 1;
+            state.totals.open += 1;
+            let id = state.totals.accepted;
+            let entry = Shared::new(ConnectionEntry::new(id, peer, !behind_proxies, now));
+            state.open.insert(id, entry.clone());
+            state.count(network);
+            Ok(entry)
+        })?;
+        Ok(Admitted::new(self.clone(), entry))
+    }
+
+    /// Records the client that a PROXY header names. It becomes the [`ConnectionEntry::peer`], also
+    /// in the log, and the connection counts under its address.
+    ///
+    /// # Errors
+    /// [`Limits::per_address`] is reached. The table counts the refusal; end the connection. Until
+    /// then the connection counts under its former address.
+    pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
+        let limits = self.inner.limits;
+        let proxy = self.inner.state.with(|state| {
+            let checked = state.check_address(limits, peer.network());
+            state.count_refusal(checked)?;
+            state.uncount(connection.network());
+            state.count(peer.network());
+            Ok(connection.set_peer(peer))
+        })?;
+        debug!(id = connection.id(), %peer, %proxy, server = self.name(), "announced");
+        Ok(())
+    }
+
+    /// Counts a failed accept under `label`. For the accept loop.
+    pub fn accept_failed(&self, label: &'static str) {
+        self.inner.state.with(|state| {
+            *state.totals.accept_failures.entry(label).or_default() += 1;
+        });
+    }
+
+    /// The counts.
+    pub fn totals(&self) -> Totals {
+        self.inner.state.with(|state| state.totals.clone())
+    }
+
+    /// The open connections, in the order in which they were admitted.
+    pub fn connections(&self) -> Vec<Shared<ConnectionEntry>> {
+        self.inner.state.with(|state| state.open.values().cloned().collect())
+    }
+
+    /// The counts and the open connections at one moment. A connection's bytes are either in its
+    /// [`ConnectionEntry`] or in [`Totals`], so their sum never decreases.
+    pub fn snapshot(&self) -> Snapshot {
+        self.inner.state.with(|state| Snapshot {
+            totals: state.totals.clone(),
+            connections: state.open.values().cloned().collect(),
+        })
+    }
+
+    /// Requests a graceful end of all open connections.
+    pub fn shut_down(&self) {
+        for connection in self.connections() {
+            connection.shut_down();
+        }
+    }
+
+    /// Aborts all open connections.
+    pub fn abort(&self) {
+        for connection in self.connections() {
+            connection.abort();
+        }
+    }
+
+    /// Ready when no connection is open.
+    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.inner.state.with(|state| {
+            if state.open.is_empty() {
+                return Poll::Ready(());
+            }
+            if !state.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                state.waiting.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+
+    /// Logs, for each reason, how many ends were left out of the log and are in no `suppressed`
+    /// field yet. For a server that has stopped accepting.
+    pub fn log_suppressed(&self) {
+        let suppressed: Vec<_> = self.inner.state.with(|state| {
+            let suppressed = |(&reason, limit): (_, &mut LogLimit)| {
+                limit.take_suppressed().map(|suppressed| (reason, suppressed))
+            };
+            state.log_limits.iter_mut().filter_map(suppressed).collect()
+        });
+        for (reason, suppressed) in suppressed {
+            info!(reason, suppressed, server = self.name(), "connections closed, not logged");
+        }
+    }
+
+    /// Whether to log an end with this reason label, at `info` or above. Without `now`, the time of
+    /// the table's last call is used.
+    pub(super) fn check_log(&self, label: &'static str, now: Option<Instant>) -> LogDecision {
+        self.inner.state.with(|state| {
+            state.now = now.unwrap_or(state.now);
+            let limit = state.log_limits.entry(label).or_default();
+            limit.check_unless_debugging(state.now)
+        })
+    }
+
+    /// Removes a connection that has ended, and counts its end under `label`.
+    pub(super) fn remove(&self, connection: &ConnectionEntry, label: &'static str) {
+        let woken = self.inner.state.with(|state| {
+            state.open.remove(&connection.id());
+            state.uncount(connection.network());
+            state.totals.open -= 1;
+            state.totals.bytes_in += connection.bytes_in();
+            state.totals.bytes_out += connection.bytes_out();
+            *state.totals.ended.entry(label).or_default() += 1;
+            if state.open.is_empty() { mem::take(&mut state.waiting) } else { Vec::new() }
+        });
+        connection.drop_waker();
+        for waker in woken {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    fn check_total(&self, limits: Limits) -> Result<(), Refused> {
+        if self.open.len() >= limits.connections {
+            return Err(Refused::Full { limit: limits.connections });
+        }
+        Ok(())
+    }
+
+    fn check_address(&self, limits: Limits, network: Option<IpAddr>) -> Result<(), Refused> {
+        if let (Some(network), Some(limit)) = (network, limits.per_address)
+            && self.per_address.get(&network).is_some_and(|&count| count >= limit)
+        {
+            return Err(Refused::AddressFull { network, limit });
+        }
+        Ok(())
+    }
+
+    fn count_refusal(&mut self, checked: Result<(), Refused>) -> Result<(), Refused> {
+        checked.inspect_err(|refused| {
+            *self.totals.refused.entry(refused.label()).or_default() += 1;
+        })
+    }
+
+    fn count(&mut self, network: Option<IpAddr>) {
+        if let Some(network) = network {
+            *self.per_address.entry(network).or_default() += 1;
+        }
+    }
+
+    fn uncount(&mut self, network: Option<IpAddr>) {
+        if let Some(network) = network
+            && let Some(count) = self.per_address.get_mut(&network)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.per_address.remove(&network);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::{net::SocketAddr, time::Duration};
+
+    use super::*;
+
+    fn peer(address: &str) -> Peer {
+        Peer::Ip(SocketAddr::new(address.parse().unwrap(), 4000))
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_as_one_address_and_loopback_as_none() {
+        let table = ConnectionTable::new(Limits { connections: 100, per_address: Some(1) });
+        let now = Instant::EPOCH;
+        let _first = table.admit(peer("2001:db8::1"), now).unwrap();
+        let refused = table.admit(peer("2001:db8::2"), now).unwrap_err();
+        assert_eq!(
+            refused,
+            Refused::AddressFull { network: "2001:db8::".parse().unwrap(), limit: 1 }
+        );
+        let _other = table.admit(peer("2001:db8:0:1::1"), now).unwrap();
+        let _v4 = table.admit(peer("192.0.2.1"), now).unwrap();
+        table.admit(peer("::ffff:192.0.2.1"), now).expect_err("the same IPv4 address, mapped");
+        let _loopback: Vec<_> =
+            (0..10).map(|_| table.admit(peer("127.0.0.1"), now).unwrap()).collect();
+        assert_eq!(table.totals().refused["per_address"], 2);
+    }
+
+    #[test]
+    fn a_client_named_by_a_proxy_counts_under_its_own_address() {
+        let limits = Limits { connections: 100, per_address: Some(1) };
+        let (table, now) = (ConnectionTable::behind_proxies(limits), Instant::EPOCH);
+        let proxy = || table.admit(peer("10.0.0.1"), now).unwrap();
+        let identify = |admitted: &Admitted, peer| table.identify(admitted, peer);
+        let (first, second, third) = (proxy(), proxy(), proxy());
+        identify(&first, peer("192.0.2.1")).unwrap();
+        assert_eq!(first.peer(), peer("192.0.2.1"));
+        let refused = identify(&second, peer("192.0.2.1")).unwrap_err();
+        assert_eq!(
+            refused,
+            Refused::AddressFull { network: "192.0.2.1".parse().unwrap(), limit: 1 }
+        );
+        assert_eq!(second.peer(), peer("10.0.0.1"));
+        identify(&third, peer("192.0.2.2")).unwrap();
+        drop(first);
+        identify(&second, peer("192.0.2.1")).unwrap();
+        assert_eq!(table.totals().refused["per_address"], 1);
+        drop((second, third));
+        assert!(table.inner.state.with(|state| state.per_address.is_empty()));
+    }
+
+    #[test]
+    fn accepted_is_the_sum_of_open_and_ended() {
+        let table = ConnectionTable::new(Limits::default());
+        let now = Instant::EPOCH + Duration::from_secs(1);
+        let kept = table.admit(Peer::Local, now).unwrap();
+        table.admit(Peer::Local, now).unwrap().end(&crate::echo::EchoReason::Finished, now);
+        drop(table.admit(Peer::Local, now).unwrap());
+        let totals = table.totals();
+        assert_eq!((totals.accepted, totals.open), (3, 1));
+        assert_eq!(totals.ended, BTreeMap::from([("finished", 1), ("aborted", 1)]));
+        assert_eq!(table.connections()[0].id(), kept.id());
+    }
+}

@@ -1,0 +1,108 @@
+//! The configuration of a status server.
+
+use core::{num::NonZeroU32, time::Duration};
+
+use super::AllowedHosts;
+use crate::{
+    ConfigError, Linger,
+    config::{check_timeout, with_setters},
+};
+
+/// How a status server answers, and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The kind of the server, such as `echo-server`.
+    pub name: &'static str,
+    /// The host names that it answers for. Default: `localhost` and addresses.
+    pub hosts: AllowedHosts,
+    /// How long the head of a request may take from its first byte. Non-zero. Default: 5 s.
+    pub head_timeout: Duration,
+    /// How long a connection may be without a request. Non-zero. Default: 30 s.
+    pub idle_timeout: Duration,
+    /// A peer that acknowledges no byte for this long, although a response or a FIN is pending, is
+    /// reset within 1.125 times this. Non-zero. Default: 10 s.
+    pub write_timeout: Duration,
+    /// The lingering close after the last response. Its time is non-zero.
+    pub linger: Linger,
+    /// How many connections `/connections` lists at most. Default: 1,000.
+    pub listed: usize,
+    /// How many of the pages `/`, `/metrics` and `/connections` are made a second at most, for all
+    /// connections together; 10 may be made at once. A page that would wait for more than
+    /// [`MAX_PAGE_WAIT`](super::MAX_PAGE_WAIT) is refused. Default: 100.
+    pub pages_per_second: NonZeroU32,
+    /// How many requests are answered a second at most, for all connections together; 64 may be
+    /// answered at once. The others wait for their turn, at most
+    /// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) times the interval. Default: 5,000.
+    pub answers_per_second: NonZeroU32,
+}
+
+impl Config {
+    /// The default configuration for a server called `name`.
+    pub fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            hosts: AllowedHosts::Named(Vec::new()),
+            head_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(10),
+            linger: Linger::default(),
+            listed: 1000,
+            pages_per_second: const { NonZeroU32::new(100).unwrap() },
+            answers_per_second: const { NonZeroU32::new(5000).unwrap() },
+        }
+    }
+
+    with_setters! {
+        with_hosts(hosts: AllowedHosts);
+        with_head_timeout(head_timeout: Duration);
+        with_idle_timeout(idle_timeout: Duration);
+        with_write_timeout(write_timeout: Duration);
+        with_linger(linger: Linger);
+        with_listed(listed: usize);
+        with_pages_per_second(pages_per_second: NonZeroU32);
+        with_answers_per_second(answers_per_second: NonZeroU32);
+    }
+
+    /// The size of the longest response, in bytes: 64 KiB for the head and the counts, and 512 for
+    /// each connection that is [`listed`](Self::listed). At most
+    /// [`MAX_PAGES_IN_PROGRESS`](super::MAX_PAGES_IN_PROGRESS) connections hold a response of that
+    /// size, the others one of at most 1 KiB. Each connection holds 8 KiB for requests. An idle
+    /// connection holds neither.
+    pub fn response_size(&self) -> usize {
+        MAX_COUNTS_SIZE + self.listed.saturating_mul(MAX_ROW_SIZE)
+    }
+
+    /// Checks that every timeout is non-zero.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        check_timeout("head_timeout", self.head_timeout)?;
+        check_timeout("idle_timeout", self.idle_timeout)?;
+        check_timeout("write_timeout", self.write_timeout)?;
+        check_timeout("linger.time", self.linger.time)
+    }
+}
+
+/// The longest response without listed connections, in bytes.
+const MAX_COUNTS_SIZE: usize = 64 * 1024;
+/// The longest form of one listed connection, in bytes.
+const MAX_ROW_SIZE: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_of_zero_is_an_error_that_names_the_setting() {
+        let config = || Config::new("echo-server");
+        assert_eq!(config().check(), Ok(()));
+        let zero = Duration::ZERO;
+        for (config, setting) in [
+            (config().with_head_timeout(zero), "head_timeout"),
+            (config().with_idle_timeout(zero), "idle_timeout"),
+            (config().with_write_timeout(zero), "write_timeout"),
+            (config().with_linger(Linger { time: zero, ..Linger::default() }), "linger.time"),
+        ] {
+            assert_eq!(config.check(), Err(ConfigError::Zero { setting }));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The metrics of a fan-out: of its upstream, its subscribers and its latency.
+
+use super::{
+    Metric,
+    MetricValue::{Counter, CounterSeconds, Gauge, Histogram},
+    MetricsSource,
+    metric::by_reason,
+};
+use crate::fanout::{Feed, LATENCY_BOUNDS};
+
+impl MetricsSource for Feed {
+    fn metrics(&self) -> Vec<Metric> {
+        let counters = self.counters();
+        vec![
+            Metric::new(
+                "wirestate_upstream_up",
+                "Whether the upstream is connected.",
+                Gauge(counters.upstream_up.into()),
+            ),
+            Metric::new(
+                "wirestate_upstream_connects",
+                "Connections made to the upstream, the first one and reconnects.",
+                Counter(counters.upstream_connects),
+            ),
+            Metric::new(
+                "wirestate_upstream_failures",
+                "Attempts to connect to the upstream that failed.",
+                Counter(counters.upstream_failures),
+            ),
+            Metric::new(
+                "wirestate_upstream_ended",
+                "Connections to the upstream ended, by reason.",
+                by_reason(counters.upstream_ended),
+            ),
+            Metric::new(
+                "wirestate_upstream_messages",
+                "Whole messages received from the upstream.",
+                Counter(counters.messages_in),
+            ),
+            Metric::new(
+                "wirestate_upstream_bytes",
+                "Bytes of messages received from the upstream.",
+                Counter(counters.bytes_in),
+            ),
+            Metric::new(
+                "wirestate_upstream_tail_dropped_bytes",
+                "Bytes of incomplete messages, discarded at the end of an upstream connection.",
+                Counter(counters.tail_bytes_dropped),
+            ),
+            Metric::new(
+                "wirestate_upstream_held_seconds",
+                "Time in which the upstream was not read from, since subscribers lagged.",
+                CounterSeconds(counters.held),
+            ),
+            Metric::new(
+                "wirestate_upstream_held_waiting_seconds",
+                "Part of wirestate_upstream_held_seconds in which a subscriber waited for data \
+                 (--lag-wait).",
+                CounterSeconds(counters.held_waiting),
+            ),
+            Metric::new(
+                "wirestate_fanout_subscribers",
+                "Connected subscribers.",
+                Gauge(counters.subscribers),
+            ),
+            Metric::new(
+                "wirestate_fanout_lag_messages",
+                "Messages that the slowest subscriber is behind.",
+                Gauge(counters.lag),
+            ),
+            Metric::new(
+                "wirestate_fanout_delivered_messages",
+                "Messages delivered to all subscribers together.",
+                Counter(counters.delivered),
+            ),
+            Metric::new(
+                "wirestate_fanout_skipped_messages",
+                "Messages skipped for subscribers that lagged (--on-lag skip).",
+                Counter(counters.skipped),
+            ),
+            Metric::new(
+                "wirestate_fanout_lagged_subscribers",
+                "Subscribers disconnected because they lagged (--on-lag disconnect).",
+                Counter(counters.lagged),
+            ),
+            Metric::new(
+                "wirestate_fanout_never_caught_up",
+                "Times that a subscriber lagged that had not caught up: no reason to hold the \
+                 upstream.",
+                Counter(counters.never_caught_up),
+            ),
+            Metric::new(
+                "wirestate_fanout_latency_seconds",
+                "Time from the last byte received from the upstream to the last byte sent to a \
+                 subscriber.",
+                Histogram {
+                    bounds: LATENCY_BOUNDS.to_vec(),
+                    counts: counters.latency.to_vec(),
+                    sum: counters.latency_sum,
+                },
+            ),
+        ]
+    }
+}

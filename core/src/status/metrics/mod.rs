@@ -1,0 +1,36 @@
+//! The metrics: their names, their help texts, and how Prometheus reads them.
+//!
+//! | file | metrics |
+//! |---|---|
+//! | `server` | of every server: `wirestate_connections_…`, `wirestate_received_bytes`, … |
+//! | `fanout` | `wirestate_upstream_…`, `wirestate_fanout_…` |
+//! | `message` | `wirestate_requests`, `wirestate_content_bytes` |
+//! | `proxy` | `wirestate_proxy_upstream_…` |
+//!
+//! The command line adds those of its log. `metric` has the types, `exposition` Prometheus' text
+//! formats.
+
+mod exposition;
+mod fanout;
+#[cfg(feature = "message")]
+mod message;
+mod metric;
+mod proxy;
+mod server;
+
+use core::fmt::Debug;
+
+pub use self::metric::{Metric, MetricValue};
+pub(super) use self::{
+    exposition::{Exposition, expose},
+    server::{Traffic, VERSION, all},
+};
+
+/// A server with metrics beyond those of its table of connections.
+///
+/// The status calls it at each request for `/` and `/metrics`. So it must return quickly, and a
+/// bounded number of metrics.
+pub trait MetricsSource: Debug + Send + Sync + 'static {
+    /// The metrics at this moment.
+    fn metrics(&self) -> Vec<Metric>;
+}

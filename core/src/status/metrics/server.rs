@@ -1,0 +1,116 @@
+//! The metrics of every server: its connections, its bytes, and its status server.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    super::{rate_limiter::Refusals, server::Inner},
+    Metric,
+    MetricValue::{Counter, Gauge, GaugeSeconds, Info},
+    metric::by_reason,
+};
+use crate::{Instant, admission::Snapshot};
+
+/// All metrics of a server: those below, and those of its [`MetricsSource`](super::MetricsSource).
+pub(in crate::status) fn all(server: &Inner, now: Instant) -> Vec<Metric> {
+    let snapshot = server.service.table().snapshot();
+    let traffic = Traffic::new(&snapshot);
+    let totals = snapshot.totals;
+    let limit = server.service.table().limits().connections as u64;
+    let status = server.own.table().totals();
+    let Refusals { in_progress, too_late } = server.pages.refusals();
+    let pages_refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
+    let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
+    let mut metrics = vec![
+        Metric::new("wirestate_build", "The server and its version.", Info(info)),
+        Metric::new(
+            "wirestate_uptime_seconds",
+            "Time since the start.",
+            GaugeSeconds(now.since(server.started)),
+        ),
+        Metric::new(
+            "wirestate_ready",
+            "Whether connections are accepted and no stop is requested, as /readyz says.",
+            Gauge(server.is_ready().into()),
+        ),
+        Metric::new("wirestate_connections_open", "Open connections.", Gauge(totals.open)),
+        Metric::new("wirestate_connections_limit", "Limit of open connections.", Gauge(limit)),
+        Metric::new(
+            "wirestate_connections_accepted",
+            "Connections accepted.",
+            Counter(totals.accepted),
+        ),
+        Metric::new(
+            "wirestate_connections_refused",
+            "Connections refused, by the limit that was reached.",
+            by_reason(totals.refused),
+        ),
+        Metric::new(
+            "wirestate_connections_ended",
+            "Connections ended, by reason.",
+            by_reason(totals.ended),
+        ),
+        Metric::new(
+            "wirestate_accept_failures",
+            "Failed accepts, by reason: connections that ended in the backlog (aborted), and \
+             pauses in accepting (exhausted, no_task).",
+            by_reason(totals.accept_failures),
+        ),
+        Metric::new(
+            "wirestate_received_bytes",
+            "Bytes received from clients.",
+            Counter(traffic.received),
+        ),
+        Metric::new("wirestate_sent_bytes", "Bytes sent to clients.", Counter(traffic.sent)),
+        Metric::new(
+            "wirestate_queued_bytes",
+            "Bytes that wait to be sent to clients.",
+            Gauge(traffic.queued),
+        ),
+        Metric::new(
+            "wirestate_status_connections_refused",
+            "Connections to the status server refused, by the limit that was reached.",
+            by_reason(status.refused),
+        ),
+        Metric::new(
+            "wirestate_status_connections_ended",
+            "Connections to the status server ended, by reason.",
+            by_reason(status.ended),
+        ),
+        Metric::new(
+            "wirestate_status_pages_refused",
+            "Pages answered by 503, by reason: 48 are in progress (in_progress), or the wait \
+             exceeds 1 s (too_late).",
+            by_reason(pages_refused),
+        ),
+    ];
+    metrics.extend(server.own_metrics());
+    metrics
+}
+
+/// The bytes of a server's connections.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(in crate::status) struct Traffic {
+    received: u64,
+    sent: u64,
+    /// Bytes that wait to be sent.
+    queued: u64,
+}
+
+impl Traffic {
+    /// The bytes of all connections, the ended ones included.
+    pub(in crate::status) fn new(snapshot: &Snapshot) -> Self {
+        let Snapshot { totals, connections } = snapshot;
+        let mut traffic = Self { received: totals.bytes_in, sent: totals.bytes_out, queued: 0 };
+        for connection in connections {
+            traffic.received += connection.bytes_in();
+            traffic.sent += connection.bytes_out();
+            traffic.queued += connection.status().queued as u64;
+        }
+        traffic
+    }
+}
+
+/// The version of this crate.
+pub(in crate::status) const VERSION: &str = env!("CARGO_PKG_VERSION");

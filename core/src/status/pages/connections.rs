@@ -1,0 +1,164 @@
+//! The list of open connections of the page `/connections`, and its form as text.
+
+use core::fmt::{self, Write};
+
+use serde::Serialize;
+
+use super::{super::server::Inner, json::seconds};
+use crate::{Instant, admission::ConnectionEntry};
+
+/// The open connections, the oldest first, at most [`Config::listed`](super::super::Config::listed).
+#[derive(Serialize)]
+pub(super) struct ConnectionList {
+    pub(super) server: &'static str,
+    state: &'static str,
+    uptime_seconds: f64,
+    /// How many are open, the ones included that are not listed.
+    open: u64,
+    pub(super) connections: Vec<Row>,
+}
+
+/// One connection.
+#[derive(Serialize)]
+pub(super) struct Row {
+    id: u64,
+    peer: String,
+    state: &'static str,
+    bytes_in: u64,
+    bytes_out: u64,
+    age_seconds: f64,
+    idle_seconds: f64,
+    lag: u64,
+    queued: usize,
+}
+
+/// The columns' headings, in the order of [`Row::cells`].
+pub(super) const COLUMNS: [&str; 9] =
+    ["id", "peer", "state", "bytes in", "bytes out", "age", "idle", "lag", "queued"];
+
+impl ConnectionList {
+    pub(super) fn new(server: &Inner, now: Instant) -> Self {
+        let snapshot = server.service.table().snapshot();
+        let listed = snapshot.connections.iter().take(server.config.listed);
+        Self {
+            server: server.config.name,
+            state: server.state(),
+            uptime_seconds: seconds(now.since(server.started)),
+            open: snapshot.totals.open,
+            connections: listed.map(|connection| Row::new(connection, now)).collect(),
+        }
+    }
+
+    /// The server's state, in one line.
+    pub(super) fn summary(&self) -> String {
+        let Self { server, state, uptime_seconds, open, connections } = self;
+        let mut summary =
+            format!("{server} is {state}, up for {uptime_seconds:.0} s; open connections: {open}");
+        if connections.len() as u64 != *open {
+            push(&mut summary, format_args!(", of which {} are listed", connections.len()));
+        }
+        summary
+    }
+
+    /// The list as text: the summary, and a table for a terminal.
+    pub(super) fn text(&self) -> String {
+        let mut text = self.summary() + "\n";
+        let mut row = |cells: &[String; 9]| {
+            let [id, peer, state, received, sent, age, idle, lag, queued] = cells;
+            push(
+                &mut text,
+                format_args!(
+                    "{id:>8} {peer:<22} {state:<10} {received:>14} {sent:>14} {age:>10} \
+                     {idle:>10} {lag:>8} {queued:>9}\n"
+                ),
+            );
+        };
+        row(&COLUMNS.map(String::from));
+        for connection in &self.connections {
+            row(&connection.cells());
+        }
+        text
+    }
+}
+
+impl Row {
+    fn new(connection: &ConnectionEntry, now: Instant) -> Self {
+        let status = connection.status();
+        Self {
+            id: connection.id(),
+            peer: connection.peer().to_string(),
+            // A driver publishes the status when it first goes to sleep.
+            state: if status.state.is_empty() { "new" } else { status.state },
+            bytes_in: connection.bytes_in(),
+            bytes_out: connection.bytes_out(),
+            age_seconds: seconds(now.since(connection.since())),
+            idle_seconds: seconds(now.since(connection.last_activity())),
+            lag: status.lag,
+            queued: status.queued,
+        }
+    }
+
+    /// The row's cells, in the order of [`COLUMNS`].
+    pub(super) fn cells(&self) -> [String; 9] {
+        [
+            self.id.to_string(),
+            self.peer.clone(),
+            self.state.to_string(),
+            self.bytes_in.to_string(),
+            self.bytes_out.to_string(),
+            format!("{:.1} s", self.age_seconds),
+            format!("{:.1} s", self.idle_seconds),
+            self.lag.to_string(),
+            self.queued.to_string(),
+        ]
+    }
+}
+
+/// Appends to a text.
+pub(super) fn push(text: &mut String, more: fmt::Arguments<'_>) {
+    text.write_fmt(more).expect("writing to a string does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::{
+        super::{html, json::to_json},
+        *,
+    };
+    use crate::status::Config;
+
+    #[test]
+    fn a_list_in_any_format_is_at_most_as_long_as_the_config_says() {
+        let row = || Row {
+            id: u64::MAX,
+            peer: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".into(),
+            state: "the-longest-name-of-state",
+            bytes_in: u64::MAX,
+            bytes_out: u64::MAX,
+            age_seconds: seconds(Duration::MAX),
+            idle_seconds: seconds(Duration::MAX),
+            lag: u64::MAX,
+            queued: usize::MAX,
+        };
+        let list = |rows| ConnectionList {
+            server: "a-server-of-a-long-name",
+            state: "accepting",
+            uptime_seconds: seconds(Duration::MAX),
+            open: u64::MAX,
+            connections: core::iter::repeat_with(row).take(rows).collect(),
+        };
+        for format in [
+            |list: &ConnectionList| list.text().len(),
+            |list: &ConnectionList| html::page(list).len(),
+            |list: &ConnectionList| to_json(list).len(),
+        ] {
+            for rows in [0, 1000] {
+                let limit = Config::new("x").with_listed(rows).response_size();
+                let len = format(&list(rows));
+                assert!(len <= limit, "{len} of {limit}");
+            }
+        }
+    }
+}
