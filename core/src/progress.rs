@@ -1,19 +1,19 @@
-//! Whether a peer acknowledges its output.
+//! Whether a peer acknowledges our output, for deadlines of writes.
 
 use core::time::Duration;
 
 use crate::{Instant, Machine};
 
-/// When a peer last acknowledged output, for a deadline "no byte taken for this long".
+/// When a peer last acknowledged output, for a deadline such as "no byte acknowledged for 10 s".
 ///
-/// A successful write does not show that the peer takes anything: the kernel enlarges a socket's
-/// send buffer while the peer's window is closed (`net.ipv4.tcp_wmem`; tcp(7)), and takes more
-/// bytes each time. Progress is what the peer has acknowledged (RFC 9293, section 3.4). The driver
-/// passes the number of unacknowledged bytes to each call of
-/// [`Event::Timeout`](crate::Event::Timeout).
+/// A successful write is no progress. While the peer's window is closed, the kernel enlarges the
+/// socket's send buffer (`net.ipv4.tcp_wmem`; tcp(7)) and accepts more bytes each time. Progress is
+/// an acknowledgement by the peer (RFC 9293, section 3.4). The driver passes the number of
+/// unacknowledged bytes with each [`Event::Timeout`](crate::Event::Timeout).
 ///
-/// To notice a stall of length `limit` within 1.125 times `limit`, the figure is observed every
-/// eighth of `limit` while output is outstanding, and never otherwise.
+/// Observe that number every eighth of `limit` while output is outstanding, at
+/// [`deadline`](Self::deadline). A stall of length `limit` is then noticed within 1.125 times
+/// `limit`. Without outstanding output, nothing is observed.
 ///
 /// ```
 /// use core::time::Duration;
@@ -26,9 +26,9 @@ use crate::{Instant, Machine};
 /// progress.written(start, 1000);
 /// assert_eq!(progress.deadline(limit), start + Duration::from_secs(1));
 ///
-/// // The peer has acknowledged 400 of the 1,000 bytes.
+/// // The peer acknowledges 400 of the 1,000 bytes.
 /// progress.observe(start + Duration::from_secs(1), true, 600);
-/// // It acknowledges nothing more. Another 50 bytes in the kernel's buffer are no progress.
+/// // It acknowledges no more. The 50 bytes that the kernel accepts are no progress.
 /// progress.written(start + Duration::from_secs(5), 50);
 /// progress.observe(start + Duration::from_secs(9), true, 650);
 /// assert!(progress.is_stalled(start + Duration::from_secs(9), limit));
@@ -40,64 +40,65 @@ pub struct WriteProgress {
     /// Bytes that were not acknowledged at the last observation.
     unacknowledged: u64,
     /// Output is queued or not acknowledged, as of the last observation.
-    outstanding: bool,
-    /// The last progress that was observed.
-    since: Instant,
-    /// When a byte was last written, or queued behind nothing.
-    moved: Instant,
+    is_outstanding: bool,
+    /// When progress was last observed.
+    last_progress: Instant,
+    /// When a byte was last written, or queued as the first one.
+    last_activity: Instant,
     /// The last observation, or when output became outstanding.
-    observed: Instant,
+    last_observation: Instant,
 }
 
 impl WriteProgress {
-    /// No output yet.
+    /// Without output so far.
     pub fn new(now: Instant) -> Self {
         Self {
             written: 0,
             unacknowledged: 0,
-            outstanding: false,
-            since: now,
-            moved: now,
-            observed: now,
+            is_outstanding: false,
+            last_progress: now,
+            last_activity: now,
+            last_observation: now,
         }
     }
 
-    /// Output is queued where there was none. (Output that is queued behind other output is no
-    /// progress.)
+    /// Records that output was queued where there was none. Do not call it for output that is
+    /// queued after other output, which is no progress.
     pub fn queued(&mut self, now: Instant) {
-        self.moved = now;
-        if !self.outstanding {
-            self.outstanding = true;
-            self.since = now;
-            self.observed = now;
+        self.last_activity = now;
+        if !self.is_outstanding {
+            self.is_outstanding = true;
+            self.last_progress = now;
+            self.last_observation = now;
         }
     }
 
-    /// `n` bytes were written to the kernel.
+    /// Records that `n` bytes were written to the kernel.
     pub fn written(&mut self, now: Instant, n: usize) {
-        self.moved = now;
+        self.last_activity = now;
         self.written += n as u64;
     }
 
-    /// Records the figure of [`Event::Timeout`](crate::Event::Timeout), and whether output
-    /// is still queued.
+    /// Records the number of unacknowledged bytes, from
+    /// [`Event::Timeout`](crate::Event::Timeout), and whether output is queued.
     pub fn observe(&mut self, now: Instant, queued: bool, unacknowledged: usize) {
         let unacknowledged = unacknowledged as u64;
         if unacknowledged < self.unacknowledged + self.written {
-            // Bytes acknowledged within one interval were acknowledged when they were written, or
-            // soon after.
+            // If no byte was unacknowledged before and none is now, all were acknowledged soon
+            // after they were written.
             let at_once = self.unacknowledged == 0 && unacknowledged == 0;
-            self.since = if at_once { self.since.max(self.moved) } else { now };
+            self.last_progress =
+                if at_once { self.last_progress.max(self.last_activity) } else { now };
         }
-        self.outstanding = queued || unacknowledged > 0;
+        self.is_outstanding = queued || unacknowledged > 0;
         self.written = 0;
         self.unacknowledged = unacknowledged;
-        self.observed = now;
+        self.last_observation = now;
     }
 
-    /// Whether a deadline of `machine` has passed, at an [`Event::Timeout`](crate::Event::Timeout).
-    /// If it has, the machine's `progress` is [observed](Self::observe) first, which can put the
-    /// deadline off.
+    /// Whether the deadline of `machine` has passed, at an
+    /// [`Event::Timeout`](crate::Event::Timeout). Before it answers true, it
+    /// [observes](Self::observe) the machine's `progress`, which can postpone the deadline.
     pub fn expires<M: Machine>(
         machine: &mut M,
         progress: impl FnOnce(&mut M) -> &mut Self,
@@ -112,57 +113,59 @@ impl WriteProgress {
         is_due(machine)
     }
 
-    /// Restarts the time at `now`.
+    /// Restarts the time at `now`, as if there was progress.
     pub fn restart(&mut self, now: Instant) {
-        self.since = now;
-        self.moved = now;
-        self.observed = now;
+        self.last_progress = now;
+        self.last_activity = now;
+        self.last_observation = now;
     }
 
     /// Whether a byte is queued or not acknowledged, as of the last observation.
     pub fn is_outstanding(&self) -> bool {
-        self.outstanding
+        self.is_outstanding
     }
 
-    /// The last progress that was observed: an acknowledgement, or, where all was acknowledged at
-    /// once, the write.
-    pub fn since(&self) -> Instant {
-        self.since
+    /// When progress was last observed. If all bytes were acknowledged at once, this is when the
+    /// last one was written.
+    pub fn last_progress(&self) -> Instant {
+        self.last_progress
     }
 
-    /// When the figure is to be observed next, for a deadline of `limit` without progress; `None`
-    /// where nothing is outstanding.
-    pub fn observation(&self, limit: Duration) -> Option<Instant> {
-        self.outstanding.then(|| self.observed + limit / OBSERVATIONS)
+    /// When to observe next, for a deadline of `limit` without progress; `None` if no output is
+    /// outstanding.
+    pub fn next_observation(&self, limit: Duration) -> Option<Instant> {
+        self.is_outstanding.then(|| self.last_observation + limit / OBSERVATIONS)
     }
 
-    /// When `limit` without progress is over, or the figure is to be observed before that.
+    /// When `limit` without progress has passed, or the next observation is due before that.
     pub fn deadline(&self, limit: Duration) -> Instant {
-        self.idle_deadline(self.since, limit)
+        self.idle_deadline(self.last_progress, limit)
     }
 
-    /// The same for output that is `queued` or not acknowledged; `None` where there is none.
+    /// As [`deadline`](Self::deadline), for output that is `queued` or not acknowledged; `None` if
+    /// there is none.
     pub(crate) fn pending_deadline(
         &self,
         queued: bool,
         limit: Option<Duration>,
     ) -> Option<Instant> {
-        limit.filter(|_| queued || self.outstanding).map(|limit| self.deadline(limit))
+        limit.filter(|_| queued || self.is_outstanding).map(|limit| self.deadline(limit))
     }
 
-    /// The same for a deadline that a byte received, at `received`, puts off as well.
+    /// As [`deadline`](Self::deadline), where input is progress as well. `received` is when a byte
+    /// was last received.
     pub fn idle_deadline(&self, received: Instant, limit: Duration) -> Instant {
-        let idle = self.since.max(received) + limit;
-        self.observation(limit).map_or(idle, |observation| observation.min(idle))
+        let idle = self.last_progress.max(received) + limit;
+        self.next_observation(limit).map_or(idle, |observation| observation.min(idle))
     }
 
     /// Whether there was no progress for `limit`, as of the last observation.
     pub fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
-        self.since + limit <= now
+        self.last_progress + limit <= now
     }
 }
 
-/// How often output that is outstanding is observed in the time that it may be so.
+/// How often outstanding output is observed within a limit.
 const OBSERVATIONS: u32 = 8;
 
 #[cfg(test)]
@@ -176,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_only_the_kernel_takes_are_no_progress() {
+    fn bytes_that_only_the_kernel_accepts_are_no_progress() {
         let mut progress = WriteProgress::new(at(0));
         progress.queued(at(1));
         for second in 1..9 {
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_byte_is_progress_although_none_can_be_written() {
+    fn an_acknowledged_byte_is_progress_while_none_can_be_written() {
         let mut progress = WriteProgress::new(at(0));
         progress.queued(at(0));
         progress.written(at(0), 100);
@@ -200,11 +203,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_unobserved_is_progress_of_the_next_observation() {
+    fn an_acknowledgement_between_observations_is_progress_at_the_next_one() {
         let mut progress = WriteProgress::new(at(0));
         progress.queued(at(0));
         progress.written(at(0), 100);
-        // A day later there is output again, and nobody has looked since.
+        // A day later output is queued again. There was no observation since.
         progress.queued(at(86_400));
         progress.written(at(86_400), 100);
         assert!(progress.deadline(LIMIT) <= at(86_400));
@@ -213,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn once_all_is_acknowledged_the_time_runs_from_the_last_byte_and_nothing_is_observed() {
+    fn after_the_last_acknowledgement_time_runs_from_the_last_write_and_observations_stop() {
         let mut progress = WriteProgress::new(at(0));
         progress.queued(at(3));
         progress.written(at(3), 100);
         assert_eq!(progress.deadline(LIMIT), at(4));
         progress.observe(at(4), false, 0);
-        assert_eq!((progress.since(), progress.deadline(LIMIT)), (at(3), at(11)));
+        assert_eq!((progress.last_progress(), progress.deadline(LIMIT)), (at(3), at(11)));
         assert!(!progress.is_outstanding());
     }
 }

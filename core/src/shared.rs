@@ -1,4 +1,4 @@
-//! State that several machines, or a machine and its handle, have in common.
+//! State that machines share with each other, or with their handles.
 
 #[cfg(any(test, not(target_has_atomic = "64")))]
 use core::sync::atomic::Ordering;
@@ -16,10 +16,10 @@ pub type Shared<T> = alloc::sync::Arc<T>;
 #[cfg(not(feature = "std"))]
 pub type Shared<T> = alloc::rc::Rc<T>;
 
-/// A value behind a lock that is only ever held for a moment, and never across IO.
+/// A value behind a lock, which is held only for a short time, and never across IO.
 ///
-/// It survives poisoning: a panic of one connection must not end the others. So whoever changes
-/// the value must leave it whole at every step that can panic.
+/// The lock ignores poisoning, since a panic of one connection must not end the others. A closure
+/// that changes the value must leave it consistent at every step that can panic.
 ///
 /// Without the feature `std` it is a `RefCell`, and stays on one thread.
 #[derive(Debug, Default)]
@@ -41,7 +41,8 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Calls `f` with the value. `f` must not come back to this lock.
+    /// Calls `f` with the value. `f` must not use this lock: that would be a deadlock, or a panic
+    /// without the feature `std`.
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(feature = "std")]
         return f(&mut self.value.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
@@ -50,16 +51,16 @@ impl<T> Lock<T> {
     }
 }
 
-/// Leaves the waker of `cx` in `slot`, unless one is there that wakes the same task. Returns the one
-/// that it replaces, to be dropped outside of locks: it may be the last handle on a task.
+/// Stores the waker of `cx` in `slot`, unless the stored one wakes the same task. Returns the waker
+/// that it replaces. Drop it outside of locks, since it may be the last handle on a task.
 pub(crate) fn register_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
-    let is_there = slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-    if is_there { None } else { slot.replace(cx.waker().clone()) }
+    let is_same = slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+    if is_same { None } else { slot.replace(cx.waker().clone()) }
 }
 
 /// The operations of an `AtomicU64` that the crate uses, for targets without 64-bit atomics.
 ///
-/// The lock orders all accesses, so any [`Ordering`] is met.
+/// The lock orders all accesses, so it satisfies any [`Ordering`].
 #[cfg(any(test, not(target_has_atomic = "64")))]
 #[derive(Debug)]
 pub(crate) struct LockedU64(Lock<u64>);
@@ -78,7 +79,7 @@ impl LockedU64 {
         self.0.with(|value| *value = new);
     }
 
-    /// Adds `more`, wrapping around at 2^64, and returns the value before.
+    /// Adds `more`, wrapping around at 2⁶⁴, and returns the former value.
     #[cfg(any(test, feature = "message"))]
     pub(crate) fn fetch_add(&self, more: u64, _: Ordering) -> u64 {
         self.0.with(|value| core::mem::replace(value, value.wrapping_add(more)))
@@ -91,14 +92,14 @@ mod tests {
 
     use super::*;
 
-    /// The same tests for the atomic and for the locked number.
+    /// The tests of both implementations.
     macro_rules! tests_of {
         ($number:ident, $module:ident) => {
             mod $module {
                 use super::*;
 
                 #[test]
-                fn it_counts_beyond_32_bits_and_wraps_around_at_64() {
+                fn it_counts_beyond_32_bits_and_wraps_around_at_64_bits() {
                     let number = $number::new(u64::from(u32::MAX));
                     assert_eq!(number.fetch_add(1, Relaxed), u64::from(u32::MAX));
                     assert_eq!(number.load(Relaxed), 1 << 32);
@@ -109,7 +110,7 @@ mod tests {
 
                 #[cfg(feature = "std")]
                 #[test]
-                fn what_threads_add_at_once_is_all_counted() {
+                fn concurrent_additions_are_all_counted() {
                     let number = $number::new(u64::from(u32::MAX));
                     std::thread::scope(|scope| {
                         for _ in 0..4 {
@@ -126,6 +127,6 @@ mod tests {
         };
     }
 
-    tests_of!(AtomicU64, of_the_atomic_number);
-    tests_of!(LockedU64, of_the_locked_number);
+    tests_of!(AtomicU64, atomic);
+    tests_of!(LockedU64, locked);
 }

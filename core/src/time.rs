@@ -1,4 +1,4 @@
-//! Time as the machines see it: a number that the driver hands in.
+//! Time: a number that the driver passes to the machines.
 
 use core::{
     fmt,
@@ -9,11 +9,11 @@ use core::{
 
 /// A point in time: nanoseconds since an epoch that the driver chose.
 ///
-/// The core never reads a clock. All instants that one machine is given must come from one clock,
-/// and none may lie before an earlier one; [`Drive`](crate::drive::Drive) sees to the latter.
+/// The core never reads a clock. All instants that one machine receives must come from one clock
+/// and must not go backwards. [`Drive`](crate::drive::Drive) ensures the latter.
 ///
-/// Arithmetic saturates, at the epoch below and 584 years above it, so a deadline of
-/// `now + Duration::MAX` is [`NEVER`](Self::NEVER).
+/// Arithmetic saturates 584 years after the epoch, so `now + Duration::MAX` is
+/// [`NEVER`](Self::NEVER).
 ///
 /// ```
 /// # use wirestate_core::Instant;
@@ -25,37 +25,37 @@ use core::{
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant {
-    /// Nanoseconds since the epoch, and one more: so an `Option` takes no room of its own, of which
-    /// each connection has several.
-    nanos_and_one: NonZeroU64,
+    /// Nanoseconds since the epoch, plus 1. So `Option<Instant>`, of which each connection holds
+    /// several, has the same size.
+    nanos_plus_one: NonZeroU64,
 }
 
 impl Instant {
     /// The epoch itself.
-    pub const EPOCH: Self = Self { nanos_and_one: NonZeroU64::MIN };
+    pub const EPOCH: Self = Self { nanos_plus_one: NonZeroU64::MIN };
 
-    /// The latest instant, which never comes: as a deadline it is none.
-    pub const NEVER: Self = Self { nanos_and_one: NonZeroU64::MAX };
+    /// The latest instant, which is never reached: it means no deadline.
+    pub const NEVER: Self = Self { nanos_plus_one: NonZeroU64::MAX };
 
-    /// The instant that lies `elapsed` after the epoch.
+    /// The instant `elapsed` after the epoch.
     pub fn from_epoch(elapsed: Duration) -> Self {
         Self::from_nanos(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX))
     }
 
     pub(crate) const fn from_nanos(nanos: u64) -> Self {
-        Self { nanos_and_one: NonZeroU64::MIN.saturating_add(nanos) }
+        Self { nanos_plus_one: NonZeroU64::MIN.saturating_add(nanos) }
     }
 
     pub(crate) const fn nanos(self) -> u64 {
-        self.nanos_and_one.get() - 1
+        self.nanos_plus_one.get() - 1
     }
 
-    /// How long after the epoch this is.
+    /// The time since the epoch.
     pub const fn since_epoch(self) -> Duration {
         Duration::from_nanos(self.nanos())
     }
 
-    /// How long after `earlier` this is; zero where `earlier` is the later one.
+    /// The time since `earlier`; zero if `earlier` is later than this.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos().saturating_sub(earlier.nanos()))
     }

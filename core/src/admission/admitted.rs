@@ -48,7 +48,8 @@ impl Admitted {
         macro_rules! closed {
             ($log:ident, $suppressed:expr) => {
                 $log!(
-                    id, %peer, received, sent, age, reason = label, suppressed = $suppressed, server,
+                    id, %peer, received, sent, age,
+                    reason = label, suppressed = $suppressed, server,
                     "closed: {reason}"
                 )
             };

@@ -1,6 +1,8 @@
-//! What machines keep their bytes in: a [`Ring`] that the kernel reads into and writes from, and
-//! the [`Pool`] that idle connections give its memory back to; and the [`Quota`], a common bound on
-//! the memory that several owners hold outside of a pool.
+//! Bounded memory for machines.
+//!
+//! A machine keeps its bytes in a [`Ring`], which the kernel reads into and writes from. The ring's
+//! memory comes from a [`Pool`], and an idle connection gives it back. A [`Quota`] is a common
+//! limit of memory that several owners hold outside of a pool.
 
 mod owned;
 mod pool;

@@ -1,10 +1,12 @@
-//! Output as buffers that outlive the machine's next call.
+//! Output as [`Bytes`], which outlive the machine's next call.
 
 use bytes::Bytes;
 
-/// Fills `out` from its start with `parts`, at most `most` bytes of them, without empty ones, and
-/// returns how many it filled: an implementation of
-/// [`write_owned`](crate::Machine::write_owned) for output that is kept as [`Bytes`].
+/// Fills `out` from its start with at most `most` bytes of `parts`, and returns how many slots it
+/// filled. It leaves out empty parts.
+///
+/// It implements [`write_owned`](crate::Machine::write_owned) for output that is stored as
+/// [`Bytes`].
 pub(crate) fn fill_owned(
     out: &mut [Bytes],
     mut most: usize,

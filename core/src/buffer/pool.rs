@@ -1,13 +1,13 @@
-//! Buffers of one size, shared by connections that seldom need one all at once.
+//! A pool of buffers, shared by connections of which few need one at a time.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
 use crate::shared::{Lock, Shared};
 
-/// Buffers of one size. Clones are the same pool.
+/// A pool of buffers of one size. Clones are the same pool.
 ///
-/// It keeps at most `keep` buffers that nobody uses, so `size × (keep + buffers in use)` bytes are
-/// held at most. How many are in use is bounded by the number of machines.
+/// It keeps at most `max_idle` unused buffers. So it holds at most `size × (max_idle + buffers in
+/// use)` bytes, and each machine uses at most one buffer for each of its rings.
 #[derive(Clone, Debug)]
 pub struct Pool {
     inner: Shared<Inner>,
@@ -16,25 +16,25 @@ pub struct Pool {
 #[derive(Debug)]
 struct Inner {
     size: usize,
-    keep: usize,
+    max_idle: usize,
     state: Lock<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     idle: Vec<Box<[u8]>>,
-    /// How many are out.
+    /// How many were taken and not given back.
     in_use: usize,
 }
 
 impl Pool {
-    /// A pool of buffers of `size` bytes each, that keeps at most `keep` idle ones.
+    /// A pool of buffers of `size` bytes each, which keeps at most `max_idle` unused ones.
     ///
     /// # Panics
     /// If `size` is 0.
-    pub fn new(size: usize, keep: usize) -> Self {
-        assert!(size > 0, "a buffer must hold something");
-        Self { inner: Shared::new(Inner { size, keep, state: Lock::default() }) }
+    pub fn new(size: usize, max_idle: usize) -> Self {
+        assert!(size > 0, "the size of a pool's buffers must be non-zero");
+        Self { inner: Shared::new(Inner { size, max_idle, state: Lock::default() }) }
     }
 
     /// The size of each buffer, in bytes.
@@ -47,7 +47,7 @@ impl Pool {
         self.inner.state.with(|state| state.in_use)
     }
 
-    /// A buffer; what it holds is left over from its last use.
+    /// Takes a buffer: an unused one, or else a new one. Its content is that of its last use.
     pub fn take(&self) -> Box<[u8]> {
         let idle = self.inner.state.with(|state| {
             state.in_use += 1;
@@ -56,12 +56,12 @@ impl Pool {
         idle.unwrap_or_else(|| vec![0; self.inner.size].into_boxed_slice())
     }
 
-    /// Gives a buffer back.
+    /// Gives a buffer back. The pool frees it if it has `max_idle` unused ones already.
     pub fn give(&self, buffer: Box<[u8]>) {
-        debug_assert_eq!(buffer.len(), self.inner.size, "buffers go back where they came from");
+        debug_assert_eq!(buffer.len(), self.inner.size, "a buffer belongs to a pool of its size");
         let surplus = self.inner.state.with(|state| {
             state.in_use -= 1;
-            if state.idle.len() < self.inner.keep {
+            if state.idle.len() < self.inner.max_idle {
                 state.idle.push(buffer);
                 None
             } else {
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_keeps_no_more_than_it_may() {
+    fn it_keeps_at_most_max_idle_buffers() {
         let pool = Pool::new(16, 1);
         let (first, second) = (pool.take(), pool.take());
         let address = first.as_ptr();

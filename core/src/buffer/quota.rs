@@ -1,10 +1,10 @@
-//! A common bound on the memory of several owners.
+//! A common limit of the memory of several owners.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::shared::Shared;
 
-/// A limit on the bytes that all its [`Reservation`]s hold together. Clones are the same quota.
+/// A limit of the bytes of all its [`Reservation`]s together. Clones are the same quota.
 ///
 /// ```
 /// use wirestate_core::buffer::{Quota, Reservation};
@@ -13,25 +13,25 @@ use crate::shared::Shared;
 /// let (mut first, mut second) = (Reservation::default(), Reservation::default());
 /// quota.resize(&mut first, 70)?;
 /// let exceeded = quota.resize(&mut second, 40).unwrap_err();
-/// assert_eq!(exceeded.to_string(), "40 bytes more do not fit: 70 of 100 are taken");
+/// assert_eq!(exceeded.to_string(), "cannot reserve 40 more bytes: 70 of 100 are reserved");
 /// drop(first);
 /// quota.resize(&mut second, 40)?;
-/// assert_eq!(quota.held(), 40);
+/// assert_eq!(quota.reserved(), 40);
 /// # Ok::<(), wirestate_core::buffer::QuotaExceeded>(())
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Quota {
-    /// `None`: there is no limit, and nothing is counted.
+    /// `None`: without a limit, and without counting.
     inner: Option<Shared<Inner>>,
 }
 
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    held: AtomicUsize,
+    reserved: AtomicUsize,
 }
 
-/// Bytes that are reserved under a [`Quota`] until this is dropped. By default 0.
+/// Bytes that are reserved under a [`Quota`] until this is dropped. Default: 0.
 #[derive(Debug, Default)]
 pub struct Reservation {
     quota: Quota,
@@ -40,12 +40,12 @@ pub struct Reservation {
 
 /// A reservation would exceed the limit of its [`Quota`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{wanted} bytes more do not fit: {held} of {limit} are taken")]
+#[error("cannot reserve {requested} more bytes: {reserved} of {limit} are reserved")]
 pub struct QuotaExceeded {
-    /// The bytes that were to be added.
-    pub wanted: usize,
-    /// The bytes that were reserved at that time.
-    pub held: usize,
+    /// The bytes by which the reservation was to grow.
+    pub requested: usize,
+    /// The bytes that were reserved at that time, by all reservations.
+    pub reserved: usize,
     /// The limit.
     pub limit: usize,
 }
@@ -53,41 +53,40 @@ pub struct QuotaExceeded {
 impl Quota {
     /// A quota of `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { inner: Some(Shared::new(Inner { limit, held: AtomicUsize::new(0) })) }
+        Self { inner: Some(Shared::new(Inner { limit, reserved: AtomicUsize::new(0) })) }
     }
 
-    /// A quota without a limit, which counts nothing.
+    /// A quota without a limit. It counts nothing.
     pub const fn unlimited() -> Self {
         Self { inner: None }
     }
 
-    /// The bytes that are reserved now.
-    pub fn held(&self) -> usize {
-        self.inner.as_ref().map_or(0, |inner| inner.held.load(Relaxed))
+    /// The bytes that are reserved now; 0 without a limit.
+    pub fn reserved(&self) -> usize {
+        self.inner.as_ref().map_or(0, |inner| inner.reserved.load(Relaxed))
     }
 
-    /// Sets the size of `reservation`, which is empty or belongs to this quota, to `bytes`.
+    /// Resizes `reservation` to `bytes`. It must be empty or belong to this quota.
     ///
     /// # Errors
-    /// The reservation would exceed the limit. It keeps its size.
+    /// The reservations would exceed the limit. `reservation` keeps its size.
     pub fn resize(&self, reservation: &mut Reservation, bytes: usize) -> Result<(), QuotaExceeded> {
         let Some(inner) = &self.inner else { return Ok(()) };
         if bytes == reservation.bytes {
             return Ok(());
         }
         if bytes > reservation.bytes {
-            let wanted = bytes - reservation.bytes;
-            let add = |held: usize| held.checked_add(wanted).filter(|sum| *sum <= inner.limit);
-            inner.held.fetch_update(Relaxed, Relaxed, add).map_err(|held| QuotaExceeded {
-                wanted,
-                held,
-                limit: inner.limit,
-            })?;
+            let requested = bytes - reservation.bytes;
+            let add = |sum: usize| sum.checked_add(requested).filter(|sum| *sum <= inner.limit);
+            inner
+                .reserved
+                .fetch_update(Relaxed, Relaxed, add)
+                .map_err(|reserved| QuotaExceeded { requested, reserved, limit: inner.limit })?;
             if reservation.bytes == 0 {
                 reservation.quota = self.clone();
             }
         } else {
-            inner.held.fetch_sub(reservation.bytes - bytes, Relaxed);
+            inner.reserved.fetch_sub(reservation.bytes - bytes, Relaxed);
         }
         reservation.bytes = bytes;
         Ok(())
@@ -97,7 +96,7 @@ impl Quota {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(inner) = &self.quota.inner {
-            inner.held.fetch_sub(self.bytes, Relaxed);
+            inner.reserved.fetch_sub(self.bytes, Relaxed);
         }
     }
 }
@@ -107,26 +106,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_reserved_counts_until_it_is_dropped() {
+    fn reserved_bytes_count_until_the_reservation_is_dropped() {
         let quota = Quota::new(10);
         let (mut one, mut other) = (Reservation::default(), Reservation::default());
         quota.resize(&mut one, 6).unwrap();
         quota.resize(&mut other, 4).unwrap();
-        let exceeded = QuotaExceeded { wanted: 1, held: 10, limit: 10 };
+        let exceeded = QuotaExceeded { requested: 1, reserved: 10, limit: 10 };
         assert_eq!(quota.resize(&mut one, 7), Err(exceeded));
         quota.resize(&mut one, 2).unwrap();
-        assert_eq!(quota.held(), 6, "a refused growth has changed nothing");
+        assert_eq!(quota.reserved(), 6, "a growth that fails changes nothing");
         quota.resize(&mut one, 0).unwrap();
         quota.resize(&mut one, 6).unwrap();
-        assert!(quota.resize(&mut other, usize::MAX).is_err(), "a sum that no integer holds");
+        assert!(quota.resize(&mut other, usize::MAX).is_err(), "the sum overflows");
         drop((one, other));
-        assert_eq!(quota.held(), 0);
+        assert_eq!(quota.reserved(), 0);
     }
 
     #[test]
-    fn without_a_limit_nothing_counts() {
+    fn an_unlimited_quota_counts_nothing() {
         let (quota, mut all) = (Quota::unlimited(), Reservation::default());
         quota.resize(&mut all, usize::MAX).unwrap();
-        assert_eq!(quota.held(), 0);
+        assert_eq!(quota.reserved(), 0);
     }
 }

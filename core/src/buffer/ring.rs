@@ -1,42 +1,44 @@
-//! A bounded queue of bytes in one buffer.
+//! A bounded queue of bytes in one buffer of a pool.
 
 use alloc::boxed::Box;
 
 use super::Pool;
 
-/// A bounded queue of bytes that holds a buffer of a [`Pool`] only while it holds bytes, or while
-/// somebody is about to put some in.
+/// A bounded queue of bytes in one buffer of a [`Pool`].
 ///
-/// The kernel reads into [`spare`](Self::spare) and writes from [`slices`](Self::slices): nothing
-/// is copied. An empty ring starts at the front of its buffer again, so a read that follows a
-/// complete write finds the whole of it.
+/// It takes the buffer at the first call of [`spare`](Self::spare). [`release`](Self::release)
+/// gives it back once the ring is empty.
+///
+/// The kernel reads into [`spare`](Self::spare) and writes from [`slices`](Self::slices), so no
+/// byte is copied. A ring that becomes empty starts at the front of its buffer again, so the next
+/// read can fill the whole buffer.
 #[derive(Debug)]
 pub struct Ring {
     pool: Pool,
     buffer: Option<Box<[u8]>>,
-    /// Where the first byte is; below the capacity.
+    /// The position of the first byte; below the capacity.
     start: usize,
-    /// How many bytes there are; at most the capacity.
+    /// The number of bytes; at most the capacity.
     len: usize,
 }
 
 impl Ring {
-    /// An empty ring of the size of `pool`'s buffers.
+    /// An empty ring that takes its buffer from `pool`.
     pub fn new(pool: Pool) -> Self {
         Self { pool, buffer: None, start: 0, len: 0 }
     }
 
-    /// How many bytes it can hold.
+    /// The most bytes that it can hold: the size of the pool's buffers.
     pub fn capacity(&self) -> usize {
         self.pool.size()
     }
 
-    /// How many bytes it holds.
+    /// The number of bytes that it holds.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds nothing.
+    /// Whether it holds no byte.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -47,38 +49,40 @@ impl Ring {
         self.buffer.is_some()
     }
 
-    /// Whether it can take nothing more.
+    /// Whether it holds as many bytes as it can.
     pub fn is_full(&self) -> bool {
         self.len == self.capacity()
     }
 
-    /// The room behind the last byte, as far as it is in one piece; empty only if the ring is full.
+    /// The contiguous free space after the last byte. It is empty only if the ring is full.
     pub fn spare(&mut self) -> &mut [u8] {
         let capacity = self.capacity();
         let end = self.start + self.len;
-        let room = if end < capacity { end..capacity } else { end - capacity..self.start };
+        let free = if end < capacity { end..capacity } else { end - capacity..self.start };
         let buffer = self.buffer.get_or_insert_with(|| self.pool.take());
-        &mut buffer[room]
+        &mut buffer[free]
     }
 
-    /// Takes over `other`'s buffer, if that holds nothing and this ring has none. Both are of one pool.
+    /// Takes the buffer of `other`, which belongs to the same pool, if `other` is empty and this
+    /// ring has no buffer.
     pub(crate) fn take_over(&mut self, other: &mut Self) {
         if self.buffer.is_none() && other.len == 0 {
             self.buffer = other.buffer.take();
         }
     }
 
-    /// The first `n` bytes of [`spare`](Self::spare) now belong to the queue.
+    /// Appends the first `n` bytes of [`spare`](Self::spare) to the queue.
     ///
     /// # Panics
-    /// If that is more than there is room for, or `spare` was not asked for.
+    /// If `n` exceeds the free space, or `spare` was not called before.
     pub fn commit(&mut self, n: usize) {
-        assert!(n == 0 || self.buffer.is_some(), "committed what there was no buffer for");
-        assert!(n <= self.capacity() - self.len, "committed more than there was room for");
+        let free = self.capacity() - self.len;
+        assert!(n == 0 || self.buffer.is_some(), "commit of {n} bytes without a call of spare");
+        assert!(n <= free, "commit of {n} bytes exceeds the free space of {free}");
         self.len += n;
     }
 
-    /// The bytes in order; the second slice is empty unless they wrap around the buffer's end.
+    /// The bytes in order. The second slice is empty unless they wrap around the buffer's end.
     pub fn slices(&self) -> [&[u8]; 2] {
         let Some(buffer) = &self.buffer else { return [&[], &[]] };
         let end = self.start + self.len;
@@ -88,8 +92,8 @@ impl Ring {
         }
     }
 
-    /// Fills `out` with the slices that are not empty, as
-    /// [`Machine::write_bufs`](crate::Machine::write_bufs) wants them.
+    /// Fills `out` with the non-empty slices, and returns how many: an implementation of
+    /// [`Machine::write_bufs`](crate::Machine::write_bufs).
     pub fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let slices = self.slices().into_iter().filter(|slice| !slice.is_empty());
         out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
@@ -98,9 +102,9 @@ impl Ring {
     /// Drops the first `n` bytes.
     ///
     /// # Panics
-    /// If it does not hold as many.
+    /// If it holds fewer than `n` bytes.
     pub fn consume(&mut self, n: usize) {
-        assert!(n <= self.len, "consumed more than there was");
+        assert!(n <= self.len, "consume of {n} bytes exceeds the length of {}", self.len);
         self.len -= n;
         self.start += n;
         if self.start >= self.capacity() {
@@ -111,7 +115,7 @@ impl Ring {
         }
     }
 
-    /// Gives the buffer back if it holds nothing.
+    /// Gives the buffer back to the pool if the ring is empty.
     pub fn release(&mut self) {
         if self.len == 0
             && let Some(buffer) = self.buffer.take()
@@ -137,7 +141,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Against the queue of the standard library, through every wrap of a small buffer.
+        /// It is compared with the standard library's queue, with wraps at every position of a
+        /// small buffer.
         #[test]
         fn it_is_a_bounded_queue(
             capacity in 1_usize..9,

@@ -163,7 +163,7 @@ impl<S> Server<S> {
 
     /// Bytes of large contents that all connections hold now ([`Config::memory`]).
     pub fn memory(&self) -> usize {
-        self.shared.quota.held()
+        self.shared.quota.reserved()
     }
 }
 
@@ -403,7 +403,7 @@ impl<S: Service> Connection<S> {
         }
         let partial = self.is_open() && self.inbox.partial().is_some();
         self.reception.update(partial, self.reads(), now);
-        self.is_scarce = self.shared.quota.held() > self.config().memory / 2;
+        self.is_scarce = self.shared.quota.reserved() > self.config().memory / 2;
         if !self.has_room() {
             // Nothing is read for a while.
             self.inbox.release();

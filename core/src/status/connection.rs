@@ -32,8 +32,8 @@ pub struct Connection {
     eof: bool,
     /// The peer has received an answer.
     is_answered: bool,
-    /// Its slot in the order of eviction. A connection that is being evicted keeps it until it ends,
-    /// since only then the new connection can be admitted.
+    /// Its slot in the order of eviction. A connection that is being evicted keeps it until it
+    /// ends, since only then the new connection can be admitted.
     slot: IdleSlot,
     /// Of the last response, and of the FIN.
     progress: WriteProgress,

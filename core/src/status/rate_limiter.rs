@@ -11,8 +11,8 @@ use crate::{
 /// Gives each request its turn, in the order of arrival: a burst at once, the others at a rate.
 /// Clones are the same limiter.
 ///
-/// A [`Turn`] that is dropped before it is [used](Turn::mark_used) is given back, so a request whose
-/// connection has ended delays no other.
+/// A [`Turn`] that is dropped before it is [used](Turn::mark_used) is given back, so a request
+/// whose connection has ended delays no other.
 #[derive(Clone, Debug)]
 pub(super) struct RateLimiter {
     interval: Duration,

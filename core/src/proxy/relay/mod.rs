@@ -384,8 +384,8 @@ impl Relay {
     /// When the idle timeout is due, or the acknowledged bytes are to be observed before that.
     fn idle_deadline(&self, limit: Duration) -> Instant {
         let Sides { client, upstream } = &self.progress;
-        let idle = client.since().max(upstream.since()) + limit;
-        let observations = [client.observation(limit), upstream.observation(limit)];
+        let idle = client.last_progress().max(upstream.last_progress()) + limit;
+        let observations = [client.next_observation(limit), upstream.next_observation(limit)];
         observations.into_iter().flatten().fold(idle, Instant::min)
     }
 

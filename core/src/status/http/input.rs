@@ -4,11 +4,11 @@ use std::mem;
 
 use crate::buffer::Pool;
 
-/// Received bytes that were not parsed yet: at most one buffer of the pool, and none while there are
-/// none.
+/// Received bytes that were not parsed yet: at most one buffer of the pool, and none while there
+/// are none.
 ///
-/// A head is parsed when its first line is complete, and again when all of it is. So the result does
-/// not depend on how the input was cut. Each byte is scanned for line ends once.
+/// A head is parsed when its first line is complete, and again when all of it is. So the result
+/// does not depend on how the input was cut. Each byte is scanned for line ends once.
 #[derive(Debug)]
 pub(in crate::status) struct Input {
     pool: Pool,

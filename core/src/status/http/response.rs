@@ -35,8 +35,8 @@ impl Response {
     /// The bytes to send; without the content for a `HEAD` request. `closes`: no further request is
     /// answered.
     ///
-    /// There is no `Date`: a server without a clock must not send one (RFC 9110, section 6.6.1), and
-    /// machines have none.
+    /// There is no `Date`: a server without a clock must not send one (RFC 9110, section 6.6.1),
+    /// and machines have none.
     pub(in crate::status) fn into_bytes(self, head_only: bool, closes: bool) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(MAX_HEAD + self.content.len());
         let mut put = |line: fmt::Arguments<'_>| {

@@ -16,7 +16,8 @@ pub enum StatusCode {
     NotFound,
     /// 405: the method is neither `GET` nor `HEAD`.
     MethodNotAllowed,
-    /// 408: the head was incomplete after [`Config::head_timeout`](super::super::Config::head_timeout).
+    /// 408: the head was incomplete after
+    /// [`Config::head_timeout`](super::super::Config::head_timeout).
     RequestTimeout,
     /// 413: the request has content.
     ContentTooLarge,

@@ -58,7 +58,8 @@ pub enum MetricValue {
     Histogram {
         /// The upper bounds of the buckets, ascending.
         bounds: Vec<Duration>,
-        /// How many times are in each bucket, and beyond the last bound: one more than `bounds`.
+        /// The number of measurements in each bucket. One more entry than `bounds`: the last one
+        /// counts those above the last bound.
         counts: Vec<u64>,
         /// The sum of all times.
         sum: Duration,

@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::{super::server::Inner, json::seconds};
 use crate::{Instant, admission::ConnectionEntry};
 
-/// The open connections, the oldest first, at most [`Config::listed`](super::super::Config::listed).
+/// The open connections, the oldest first, at most
+/// [`Config::listed`](super::super::Config::listed).
 #[derive(Serialize)]
 pub(super) struct ConnectionList {
     pub(super) server: &'static str,
