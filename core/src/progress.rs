@@ -62,8 +62,8 @@ impl WriteProgress {
         }
     }
 
-    /// Records that output was queued where there was none. Do not call it for output that is
-    /// queued after other output, which is no progress.
+    /// Records that output was queued and that none was queued before. Output that is queued after
+    /// other output is no progress, so do not call this for it.
     pub fn queued(&mut self, now: Instant) {
         self.last_activity = now;
         if !self.is_outstanding {

@@ -417,7 +417,7 @@ impl Choice {
                 }
             }
             Some((_, LogDecision::Suppress)) | None => {
-                debug!(%upstream, "upstream failed: {error}")
+                debug!(%upstream, "upstream failed: {error}");
             }
         }
     }

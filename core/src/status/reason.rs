@@ -35,7 +35,7 @@ pub enum StatusReason {
     /// It was closed for a new connection, since the server was full, and this connection was the
     /// first in the order of [`Activity`](crate::idle::Activity).
     #[error(
-        "gave way to a new connection after {waited:.1?} in its last state; the limit of open \
+        "evicted for a new connection after {waited:.1?} in its last state; the limit of open \
          connections is {limit}"
     )]
     Evicted {

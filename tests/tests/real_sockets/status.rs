@@ -33,8 +33,8 @@ fn ask_at(address: &str, request: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(HANGS)).unwrap();
         let mut bytes = Vec::new();
-        let asked = stream.write_all(request.as_bytes());
-        let answered = asked.and_then(|()| stream.read_to_end(&mut bytes));
+        let sent = stream.write_all(request.as_bytes());
+        let answered = sent.and_then(|()| stream.read_to_end(&mut bytes));
         answer = text(&bytes);
         answered.is_ok() && !answer.is_empty()
     });
@@ -62,8 +62,8 @@ fn python(source: &str, server: &Server) {
 }
 
 fn assert_succeeded(output: &Output) {
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}{}", said(&output.stdout), said(&output.stderr));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
 pub(crate) fn curl_and_python_read_every_page(binary: &str) {
@@ -135,7 +135,7 @@ ask('GET', '/metrics', 200)
 ask('GET', '/nowhere', 404)
 assert ask('POST', '/metrics', 405)[0].headers['Allow'] == 'GET, HEAD'
 response, content = ask('GET', '/connections', 200, Accept='text/html')
-# The policy names the very style and script that are in the page.
+# The policy has the hashes of the style and the script in the page.
 import base64, hashlib, re
 policy = response.headers['Content-Security-Policy']
 for kind in ['style', 'script']:
@@ -246,20 +246,20 @@ pub(crate) fn the_page_renews_itself_in_a_browser(binary: &str) {
     assert!(page.contains("<body class=\"live\">"), "its script has run and was answered: {page}");
 }
 
-pub(crate) fn readiness_fails_first_and_the_status_is_there_during_the_drain(binary: &str) {
+pub(crate) fn readiness_fails_first_and_the_status_answers_during_a_drain(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["--drain-timeout", "20s"]].concat());
     assert_eq!(get(&server, "/readyz"), (200, "ready\n".into()));
-    let (mut owed, _) = stall(&server);
+    let (mut stalled, _) = stall(&server);
     server.signal(Signal::TERM);
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
     assert_eq!(get(&server, "/readyz"), (503, "stopping\n".into()));
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
-    eventually("the table says so", || {
+    eventually("the table shows it", || {
         let (_, table) = get(&server, "/connections");
         table.contains("echo-server is stopping") && table.contains(" draining ")
     });
-    std::io::copy(&mut owed, &mut std::io::sink()).unwrap();
-    drop(owed);
+    std::io::copy(&mut stalled, &mut std::io::sink()).unwrap();
+    drop(stalled);
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
 }
@@ -274,7 +274,7 @@ pub(crate) fn a_lame_duck_accepts_while_readiness_fails(binary: &str) {
     assert!(log.contains("no connection is accepted after 2s"), "{log}");
 }
 
-pub(crate) fn it_answers_when_the_service_is_full(binary: &str) {
+pub(crate) fn the_status_answers_when_the_service_is_full(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["--max-connections", "1"]].concat());
     let mut only = server.connect();
     exchange(&mut only, b"full");
@@ -284,7 +284,7 @@ pub(crate) fn it_answers_when_the_service_is_full(binary: &str) {
     eventually("the refusal is counted", || get(&server, "/metrics").1.contains(line));
 }
 
-pub(crate) fn it_answers_when_all_files_are_open(binary: &str) {
+pub(crate) fn the_status_answers_when_no_file_can_be_opened(binary: &str) {
     let mut command = Command::new("sh");
     let script = r#"ulimit -n 320; exec "$0" echo-server --listen 127.0.0.1:0 \
         --status 127.0.0.1:0 --max-connections 1000"#;
@@ -307,7 +307,7 @@ pub(crate) fn it_answers_when_all_files_are_open(binary: &str) {
     assert!(!log.contains("Too many open files"), "{log}");
 }
 
-pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
+pub(crate) fn incomplete_heads_do_not_disturb_the_service(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let mut healthy = server.connect();
     let address = server.status.clone().unwrap();
@@ -337,7 +337,7 @@ pub(crate) fn half_sent_heads_do_not_touch_the_service(binary: &str) {
 }
 
 /// Connections as of a load balancer, a scraper and a few browsers, or of an attacker.
-pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(binary: &str) {
+pub(crate) fn the_status_answers_when_it_is_full_of_silent_connections(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["-v"]].concat());
     let address = server.status.clone().unwrap();
     let mut held: Vec<_> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
@@ -346,15 +346,19 @@ pub(crate) fn it_answers_although_it_is_full_of_connections_that_ask_nothing(bin
         assert_eq!(get(&server, path).0, 200, "{path}");
     }
     held[0].set_read_timeout(Some(HANGS)).unwrap();
-    assert_eq!(held[0].read(&mut [0]).unwrap(), 0, "it had waited longest, and got a FIN");
+    assert_eq!(
+        held[0].read(&mut [0]).unwrap(),
+        0,
+        "the one that has waited longest is closed by a FIN"
+    );
     let (_, metrics) = get(&server, "/metrics");
     let line = "wirestate_status_connections_ended_total{reason=\"evicted\"} ";
     assert!(metrics.contains(line), "{metrics}");
     assert!(!metrics.contains("wirestate_status_connections_refused_total{"), "{metrics}");
     let log = server.stop();
-    let said = "a connection gives way to a new one: the limit of open connections is reached: 64 \
+    let line = "a connection gives way to a new one: the limit of open connections is reached: 64 \
                 evicted=1 server=\"status\"";
-    assert!(log.contains(said), "{log}");
+    assert!(log.contains(line), "{log}");
 }
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -365,14 +369,14 @@ fn is_healthy(server: &Server) -> bool {
     let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut answer = String::new();
-    let asked = stream.write_all(HEALTH.as_bytes());
-    let answered = asked.and_then(|()| stream.read_to_string(&mut answer));
+    let sent = stream.write_all(HEALTH.as_bytes());
+    let answered = sent.and_then(|()| stream.read_to_string(&mut answer));
     answered.is_ok() && answer.starts_with("HTTP/1.1 200 OK\r\n")
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub(crate) fn a_burst_of_pages_that_is_over_delays_nobody(binary: &str) {
+pub(crate) fn a_past_burst_of_requests_delays_no_page(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let address = server.status.clone().unwrap();
     for _ in 0..1665 {
@@ -391,7 +395,7 @@ pub(crate) fn a_burst_of_pages_that_is_over_delays_nobody(binary: &str) {
     assert!(over.elapsed() < PATIENCE, "{:?}", over.elapsed());
 }
 
-pub(crate) fn slow_readers_of_pages_take_no_health_check_away(binary: &str) {
+pub(crate) fn slow_readers_of_pages_block_no_health_check(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["-v"]].concat());
     let _crowd: Vec<_> = (0..1000).map(|_| server.connect()).collect();
     server.await_connected(1000);
@@ -418,9 +422,7 @@ pub(crate) fn slow_readers_of_pages_take_no_health_check_away(binary: &str) {
     assert!((40..=48).contains(&pages), "{pages}");
 }
 
-pub(crate) fn connections_that_stay_behind_their_last_answer_take_no_health_check_away(
-    binary: &str,
-) {
+pub(crate) fn lingering_connections_block_no_health_check(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let _stay: Vec<_> = (0..300)
         .map(|i| {
@@ -434,7 +436,7 @@ pub(crate) fn connections_that_stay_behind_their_last_answer_take_no_health_chec
     assert!(get(&server, "/metrics").1.contains(line));
 }
 
-pub(crate) fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate(binary: &str) {
+pub(crate) fn clients_that_request_without_pause_are_answered_at_a_bounded_rate(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let began = Instant::now();
     let many = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
@@ -458,7 +460,7 @@ pub(crate) fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate(bina
 }
 
 /// An immediate close would answer with an RST, which may overtake the answer.
-pub(crate) fn an_answer_survives_the_content_that_nobody_reads(binary: &str) {
+pub(crate) fn an_answer_survives_unread_content(binary: &str) {
     let server = Server::start(binary, &STATUS);
     for size in [50_000, 1 << 20].into_iter().flat_map(|size| [size; 20]) {
         let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
@@ -477,7 +479,7 @@ pub(crate) fn an_answer_survives_the_content_that_nobody_reads(binary: &str) {
     }
 }
 
-pub(crate) fn a_name_has_to_be_allowed(binary: &str) {
+pub(crate) fn a_host_name_must_be_allowed(binary: &str) {
     let flags = [&STATUS[..], &["--status-host", "status.example,other.example"]].concat();
     let server = Server::start(binary, &flags);
     for (host, code) in [
@@ -491,5 +493,5 @@ pub(crate) fn a_name_has_to_be_allowed(binary: &str) {
         assert_eq!(ask(&server, &request).0, code, "{host}");
     }
     let output = process::run(binary, &["echo-server", "--status-host", "a"]);
-    assert_eq!(output.status.code(), Some(2), "it is of no use without --status");
+    assert_eq!(output.status.code(), Some(2), "--status-host requires --status");
 }

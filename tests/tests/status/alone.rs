@@ -57,7 +57,7 @@ fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
 }
 
 #[test]
-fn the_pages_say_how_the_service_is() {
+fn the_pages_show_the_state_of_the_service() {
     let service = ServerHandle::new(
         serve::Config::default().with_limits(Limits { connections: 2, per_address: None }),
     );
@@ -102,7 +102,7 @@ fn the_pages_say_how_the_service_is() {
     ] {
         assert!(content.lines().any(|other| other == line), "{line}: {content}");
     }
-    assert!(!content.contains("2001:db8"), "who a client is is nobody's label");
+    assert!(!content.contains("2001:db8"), "a client's address is in no label");
     let (head, content) = get(&server, "/metrics", "Accept: application/openmetrics-text\r\n");
     assert!(head.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0;"));
     assert!(content.ends_with("# EOF\n"));
@@ -132,12 +132,12 @@ fn the_pages_say_how_the_service_is() {
 
 /// Input is read before a deadline is handled.
 #[test]
-fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
+fn a_request_that_has_arrived_is_answered_before_its_connection_is_evicted() {
     let (server, now) = (server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let (mut first, mut second) = (machine(&server), machine(&server));
-    assert!(!second.poll_shared(now, &mut cx), "nobody is asked");
+    assert!(!second.poll_shared(now, &mut cx), "no connection is asked");
     let waited = Duration::from_secs(7);
     let later = now + waited;
     assert!(idle.poll_evict(&mut cx).is_pending());
@@ -148,7 +148,7 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     let output = script::collect(&mut first, later);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     first.handle(later, Event::Timeout { unacknowledged: 0 });
-    assert_eq!(first.status().state, "idle", "it stays");
+    assert_eq!(first.status().state, "idle", "it is not evicted");
 
     // The server is still full, so the next connection is asked to leave, in the middle of a head.
     assert!(idle.poll_evict(&mut cx).is_pending());
@@ -160,14 +160,14 @@ fn a_request_that_has_come_is_answered_before_its_connection_gives_way() {
     let limit = MAX_CONNECTIONS;
     assert_eq!(second.reason(), Some(StatusReason::Evicted { waited, limit }));
     assert_eq!(second.reason().unwrap().label(), "evicted");
-    assert!(idle.poll_evict(&mut cx).is_pending(), "it is there until it is dropped");
+    assert!(idle.poll_evict(&mut cx).is_pending(), "the connection is there until it is dropped");
     drop((first, second));
     assert!(idle.poll_evict(&mut cx).is_ready());
 }
 
-/// Its request arrives one round trip after the connection.
+/// The first request arrives one round trip after the connection.
 #[test]
-fn a_new_connection_has_20_ms_for_its_first_byte_before_it_gives_way() {
+fn a_new_connection_is_not_evicted_for_20_ms_before_its_first_byte() {
     let (server, now) = (server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
@@ -183,7 +183,7 @@ fn request(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\n{HOST}\r\n").into_bytes()
 }
 
-/// A server that makes one page a second, and has just made one.
+/// A server that answers once a second, and has just answered.
 fn slow_server() -> Server {
     let config = Config::new("echo-server").with_answers_per_second(NonZeroU32::MIN);
     let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH).unwrap();
@@ -196,7 +196,7 @@ fn slow_server() -> Server {
 }
 
 #[test]
-fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
+fn a_connection_that_was_answered_is_evicted_while_it_waits_for_its_next_turn() {
     let (server, now) = (server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
@@ -218,7 +218,7 @@ fn a_connection_that_was_answered_gives_way_when_it_waits_for_its_next_turn() {
 }
 
 #[test]
-fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
+fn a_connection_is_not_evicted_before_its_first_answer() {
     let (server, now) = (slow_server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
@@ -227,18 +227,18 @@ fn a_connection_that_waits_for_its_first_answer_keeps_its_place_until_then() {
     assert_eq!(first.status().state, "waiting");
     assert!(!first.poll_shared(now, &mut cx));
     assert!(idle.poll_evict(&mut cx).is_pending());
-    assert!(!first.poll_shared(now, &mut cx), "it is asked, and goes on");
+    assert!(!first.poll_shared(now, &mut cx), "it is asked, and not evicted");
     let until = first.poll_timeout().unwrap();
     first.handle(until, Event::Timeout { unacknowledged: 0 });
     let output = script::collect(&mut first, until);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    assert!(!first.poll_shared(until, &mut cx), "it does something else now");
+    assert!(!first.poll_shared(until, &mut cx), "its activity has changed");
     assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(first.poll_shared(until, &mut cx));
 }
 
 #[test]
-fn a_connection_that_lingers_gives_way_at_once() {
+fn a_lingering_connection_is_evicted_at_once() {
     let (server, now) = (server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
@@ -254,7 +254,7 @@ fn a_connection_that_lingers_gives_way_at_once() {
 }
 
 #[test]
-fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
+fn a_response_that_the_kernel_accepts_is_sent_before_its_connection_is_evicted() {
     let (server, now) = (server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
@@ -264,7 +264,7 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
         assert!(!sends.poll_shared(now, &mut cx));
         assert!(idle.poll_evict(&mut cx).is_pending());
         assert!(sends.poll_shared(now, &mut cx));
-        assert!(!sends.poll_shared(now, &mut cx), "there is no more to it");
+        assert!(!sends.poll_shared(now, &mut cx), "no more changes");
         assert_eq!((sends.poll_timeout(), sends.interest().write), (Some(now), Outbound::Flush));
         if is_taken {
             script::collect(&mut sends, now);
@@ -282,7 +282,7 @@ fn a_response_that_the_kernel_takes_is_sent_before_its_connection_gives_way() {
 /// Waiting and sent pages count alike. Other pages are served, and a connection whose page was
 /// refused continues.
 #[test]
-fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
+fn beyond_48_pages_in_progress_only_expensive_pages_are_refused() {
     let (server, now) = (server(), Instant::EPOCH);
     let ask = |path: &str| {
         let mut machine = machine(&server);
@@ -321,7 +321,7 @@ fn beyond_48_pages_in_progress_a_page_is_refused_and_others_are_not() {
 /// The metrics of a fan-out are in `/metrics` with a help line, and in `/`, except for the
 /// histogram.
 #[test]
-fn what_people_ask_for_is_counted() {
+fn every_documented_metric_is_exposed() {
     let server = server();
     let (metrics, root) = (get(&server, "/metrics", "").1, get(&server, "/", "").1);
     let root: serde_json::Value = serde_json::from_str(&root).unwrap();
@@ -364,7 +364,7 @@ fn what_people_ask_for_is_counted() {
 }
 
 #[test]
-fn readiness_ends_with_the_request_to_stop() {
+fn readiness_ends_when_a_stop_is_requested() {
     let service = ServerHandle::default();
     let server = server_of(&service);
     assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 200 "));
@@ -373,7 +373,7 @@ fn readiness_ends_with_the_request_to_stop() {
 }
 
 #[test]
-fn no_more_are_listed_than_may_be() {
+fn the_list_of_connections_is_limited() {
     let service = ServerHandle::new(
         serve::Config::default().with_limits(Limits { connections: 5000, per_address: None }),
     );
@@ -391,7 +391,7 @@ fn no_more_are_listed_than_may_be() {
 }
 
 #[test]
-fn a_head_request_gets_the_head_of_what_get_gets() {
+fn the_answer_to_head_is_the_head_of_the_answer_to_get() {
     for path in ["/healthz", "/readyz", "/connections", "/nowhere"] {
         let answer = |method: &str| {
             let server = server();
@@ -409,33 +409,33 @@ fn a_head_request_gets_the_head_of_what_get_gets() {
 
 /// Ten pages are made at once, and the eleventh later. A probe never waits.
 #[test]
-fn pages_that_cost_something_are_paced() {
+fn expensive_pages_are_rate_limited() {
     let config = Config::new("echo-server").with_pages_per_second(NonZeroU32::new(10).unwrap());
     let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH).unwrap();
     let mut machines = Vec::new();
-    let mut ask = |page: &str| {
+    let mut request = |page: &str| {
         let mut machine = server.machine(Instant::EPOCH);
-        let request = format!("GET {page} HTTP/1.0\r\n\r\n");
-        let output = script::play_out(&mut machine, &[Op::Receive(request.into_bytes())]).output;
+        let head = format!("GET {page} HTTP/1.0\r\n\r\n");
+        let output = script::play_out(&mut machine, &[Op::Receive(head.into_bytes())]).output;
         let wait = machine.poll_timeout().map(|until| until.since(Instant::EPOCH));
         machines.push(machine);
         if output.is_empty() { Err(wait.unwrap()) } else { Ok(output) }
     };
     for _ in 0..10 {
-        assert!(ask("/connections").unwrap().starts_with(b"HTTP/1.1 200 "));
+        assert!(request("/connections").unwrap().starts_with(b"HTTP/1.1 200 "));
     }
     for i in 1..=10 {
-        assert_eq!(ask("/connections"), Err(Duration::from_millis(100 * i)));
+        assert_eq!(request("/connections"), Err(Duration::from_millis(100 * i)));
     }
-    assert!(ask("/connections").unwrap().starts_with(b"HTTP/1.1 503 "));
-    assert!(ask("/readyz").unwrap().starts_with(b"HTTP/1.1 200 "));
+    assert!(request("/connections").unwrap().starts_with(b"HTTP/1.1 503 "));
+    assert!(request("/readyz").unwrap().starts_with(b"HTTP/1.1 200 "));
     // A client that leaves returns its turn.
     machines.drain(11..20).for_each(drop);
     assert_eq!(machines.len(), 13);
 }
 
 #[test]
-fn deadlines_are_answered_or_closed() {
+fn a_missed_deadline_is_answered_or_ends_the_connection() {
     let server = server();
     let play = |ops: &[Op]| script::play_out(&mut machine(&server), ops);
     // However often parts of it arrive.
@@ -463,7 +463,7 @@ fn deadlines_are_answered_or_closed() {
 }
 
 #[test]
-fn asked_to_stop_it_answers_what_was_asked_and_closes() {
+fn a_shutdown_answers_pending_requests_and_closes() {
     let server = server();
     let request = format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes();
     let ops = [Op::Receive(request), Op::ShutDown];
@@ -475,7 +475,7 @@ fn asked_to_stop_it_answers_what_was_asked_and_closes() {
 }
 
 #[test]
-fn reasons_have_names_without_figures() {
+fn reasons_have_constant_labels() {
     let server = server();
     for (input, label) in [
         (&b"\x16\x03\x01"[..], "bad_request"),
@@ -501,7 +501,7 @@ proptest! {
 
     /// The same with input that looks like requests.
     #[test]
-    fn the_contract_holds_among_requests(
+    fn the_contract_holds_with_requests(
         mut ops in script::ops(40),
         requests in prop::collection::vec((0..40_usize, 0..5_usize), 1..10),
     ) {

@@ -1,4 +1,4 @@
-//! Clients that try to exhaust the status server. Health checks are answered all the same.
+//! Clients that try to exhaust the status server. Health checks are still answered.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ fn request(path: &str, fields: &str) -> Bytes {
 fn check(client: &Host, path: &'static str) -> Task<bool> {
     let (runtime, clock) = (client.clone(), client.clock());
     client.run(async move {
-        let asked = clock.now();
+        let start = clock.now();
         let acts = vec![Act::Send(request(path, "Connection: close\r\n")), Act::ReceiveAll];
         let Ok(socket) = runtime.connect("server:8000").await else { return false };
         let heard = act(runtime, socket, acts).await;
         let is_ok = heard.bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && heard.fin;
-        is_ok && clock.now().since(asked) < millis(1000)
+        is_ok && clock.now().since(start) < millis(1000)
     })
 }
 
@@ -50,7 +50,7 @@ fn health_checks(scene: &Scene, count: usize, every: Duration) -> usize {
     checks.iter().filter(|check| check.take() == Some(true)).count()
 }
 
-/// Opens connections to the service, for this long.
+/// Opens `count` connections to the service for `time`.
 fn crowd(scene: &Scene, count: usize, time: Duration) {
     let host = scene.world.host("crowd");
     for _ in 0..count {
@@ -65,7 +65,7 @@ fn crowd(scene: &Scene, count: usize, time: Duration) {
 }
 
 #[test]
-fn a_burst_that_is_over_delays_nobody() {
+fn a_past_burst_of_requests_delays_no_page() {
     let scene = Scene::new(1, NO_LIMIT);
     let (client, attacker) = (scene.world.host("client"), scene.world.host("attacker"));
     for _ in 0..1665 {
@@ -73,26 +73,26 @@ fn a_burst_that_is_over_delays_nobody() {
         scene.world.run_for(millis(200) / 1665).unwrap();
     }
     scene.world.run_for(millis(1000)).unwrap();
-    let asked = scene.world.now();
+    let start = scene.world.now();
     let answer = scene.world.run_until(&get(&client, "/")).unwrap();
     assert!(answer.bytes.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    let took = scene.world.now().since(asked);
+    let took = scene.world.now().since(start);
     assert!(took < millis(100), "{took:?}");
     scene.end();
 }
 
 /// No connection is closed without an answer while a page can be made or refused.
 #[test]
-fn each_of_a_burst_is_answered_or_told_to_come_again() {
+fn each_request_of_a_burst_is_answered_or_refused_by_503() {
     let scene = Scene::new(2, NO_LIMIT);
     let attacker = scene.world.host("attacker");
     let ask = |_| {
         scene.world.run_for(millis(1)).unwrap();
         get(&attacker, "/metrics")
     };
-    let asked: Vec<_> = (0..500).map(ask).collect();
+    let tasks: Vec<_> = (0..500).map(ask).collect();
     scene.world.run_for(millis(2000)).unwrap();
-    let answers: Vec<_> = asked.iter().map(|task| task.take().unwrap().bytes).collect();
+    let answers: Vec<_> = tasks.iter().map(|task| task.take().unwrap().bytes).collect();
     let count =
         |code: &str| answers.iter().filter(|bytes| bytes.starts_with(code.as_bytes())).count();
     let (made, refused) = (count("HTTP/1.1 200 "), count("HTTP/1.1 503 "));
@@ -106,7 +106,7 @@ fn each_of_a_burst_is_answered_or_told_to_come_again() {
 }
 
 #[test]
-fn slow_readers_of_the_longest_page_take_no_health_check_away() {
+fn slow_readers_of_the_longest_page_block_no_health_check() {
     let scene = Scene::new(3, NO_LIMIT);
     crowd(&scene, 1000, millis(60_000));
     let attacker = scene.world.host("attacker");
@@ -129,7 +129,7 @@ fn slow_readers_of_the_longest_page_take_no_health_check_away() {
 
 /// Connections with unread pages give way to new ones if no other connection can.
 #[test]
-fn answers_that_nobody_reads_give_way_to_health_checks() {
+fn connections_with_unread_answers_are_evicted_for_health_checks() {
     let scene = Scene::new(4, NO_LIMIT);
     let attacker = scene.world.host("attacker");
     for _ in 0..2 * MAX_CONNECTIONS {
@@ -143,7 +143,7 @@ fn answers_that_nobody_reads_give_way_to_health_checks() {
 }
 
 #[test]
-fn connections_that_stay_behind_their_last_answer_take_no_health_check_away() {
+fn lingering_connections_block_no_health_check() {
     let scene = Scene::new(5, NO_LIMIT);
     let attacker = scene.world.host("attacker");
     let runtime = attacker.clone();
@@ -164,7 +164,7 @@ fn connections_that_stay_behind_their_last_answer_take_no_health_check_away() {
 }
 
 #[test]
-fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
+fn clients_that_request_without_pause_are_answered_at_a_bounded_rate() {
     for path in ["/healthz", "/nowhere"] {
         let scene = Scene::new(6, NO_LIMIT);
         let attacker = scene.world.host("attacker");
@@ -194,7 +194,7 @@ fn clients_that_ask_without_pause_are_answered_at_a_bounded_rate() {
 
 /// More clients than the limit, each of which reconnects as soon as it has its answer.
 #[test]
-fn clients_that_come_again_without_pause_take_no_health_check_away() {
+fn clients_that_reconnect_without_pause_block_no_health_check() {
     let scene = Scene::new(7, NO_LIMIT);
     let attacker = scene.world.host("attacker");
     for _ in 0..2 * MAX_CONNECTIONS {

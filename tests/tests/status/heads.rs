@@ -35,7 +35,7 @@ fn answers(input: &[u8]) -> (Vec<u16>, bool) {
 }
 
 #[test]
-fn good_requests_are_answered() {
+fn valid_requests_are_answered() {
     let with = |line: &str, fields: &str| format!("{line}\r\n{HOST}{fields}\r\n");
     for (input, codes, closed) in [
         (with("GET /healthz HTTP/1.1", ""), &[200][..], false),
@@ -83,7 +83,7 @@ fn good_requests_are_answered() {
 }
 
 #[test]
-fn bad_requests_are_refused_by_their_code() {
+fn invalid_requests_are_refused_by_code() {
     let with = |line: &str, fields: &str| format!("{line}\r\n{HOST}{fields}\r\n").into_bytes();
     let long = "x".repeat(9000);
     let many = "A: b\r\n".repeat(65);
@@ -178,7 +178,7 @@ fn answer(request: &[u8]) -> String {
 }
 
 #[test]
-fn what_can_not_be_done_says_what_can() {
+fn a_refused_method_is_answered_with_the_allowed_ones() {
     for line in ["POST /", "POST /nowhere", "OPTIONS *", "get /"] {
         let text = answer(format!("{line} HTTP/1.1\r\n{HOST}\r\n").as_bytes());
         assert!(text.contains("\r\nAllow: GET, HEAD\r\n"), "{line}: {text}");
@@ -282,7 +282,7 @@ fn fragment() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     /// The answers to any input do not depend on the cut.
     #[test]
-    fn any_mixture_is_answered_alike_however_it_is_cut(
+    fn the_answers_do_not_depend_on_how_the_input_was_cut(
         fragments in prop::collection::vec(fragment(), 1..20),
         size in 1..50_usize,
     ) {

@@ -93,7 +93,7 @@ fn is_complete(ended: &Ended<LoadReason>) -> bool {
 }
 
 #[test]
-fn a_thousand_half_sent_heads_do_not_touch_the_service() {
+fn a_thousand_incomplete_heads_do_not_disturb_the_service() {
     let scene = Scene::new(1, Limits::default());
     let client = scene.world.host("client");
     let attacker = scene.world.host("attacker");
@@ -116,9 +116,9 @@ fn a_thousand_half_sent_heads_do_not_touch_the_service() {
         let line = text.lines().find(|other| other.starts_with(line)).expect(line);
         line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
     };
-    let relieved = count("wirestate_status_connections_ended_total{reason=\"evicted\"}");
+    let evicted = count("wirestate_status_connections_ended_total{reason=\"evicted\"}");
     let late = count("wirestate_status_connections_ended_total{reason=\"head_timeout\"}");
-    assert_eq!((relieved, late), (936, 64));
+    assert_eq!((evicted, late), (936, 64));
     assert!(!text.contains("wirestate_status_connections_refused_total{"), "{text}");
     let answered =
         heard.iter().filter(|task| task.take().unwrap().bytes.starts_with(b"HTTP/1.1 408 "));
@@ -128,7 +128,7 @@ fn a_thousand_half_sent_heads_do_not_touch_the_service() {
 
 /// Without a byte, between requests, and inside a head: all three wait for a request.
 #[test]
-fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
+fn the_status_answers_when_it_is_full_of_silent_connections() {
     let scene = Scene::new(6, Limits::default());
     let (client, holder) = (scene.world.host("client"), scene.world.host("holder"));
     let request = Bytes::from_static(b"GET /healthz HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n");
@@ -146,26 +146,26 @@ fn it_answers_although_it_is_full_of_connections_that_ask_nothing() {
         })
         .collect();
     for _ in 0..10 {
-        let asked = scene.world.now();
+        let start = scene.world.now();
         let answer = scene.world.run_until(&get(&client, "/healthz")).unwrap();
         assert!(answer.bytes.starts_with(b"HTTP/1.1 200 OK\r\n"), "{answer:?}");
-        assert!(scene.world.now().since(asked) < Duration::from_secs(1), "not at a deadline");
+        assert!(scene.world.now().since(start) < Duration::from_secs(1), "not at a deadline");
     }
     let totals = scene.status.handle().table().totals();
-    let relieved = usize::try_from(totals.ended["evicted"]).unwrap();
-    assert!(totals.refused.is_empty() && (1..=10).contains(&relieved), "{totals:?}");
+    let evicted = usize::try_from(totals.ended["evicted"]).unwrap();
+    assert!(totals.refused.is_empty() && (1..=10).contains(&evicted), "{totals:?}");
     // The connections that had waited longest end with a FIN, as do lingering connections of the
     // checks.
     let ended: Vec<_> =
         held.iter().map(|task| task.take().map(|heard| (heard.fin, heard.error))).collect();
     let gone = ended.iter().filter(|ended| ended.is_some()).count();
-    assert!((1..=relieved).contains(&gone), "{gone} of {relieved}");
+    assert!((1..=evicted).contains(&gone), "{gone} of {evicted}");
     assert!(ended[..gone].iter().all(|ended| *ended == Some((true, None))), "{ended:?}");
     scene.end();
 }
 
 #[test]
-fn it_answers_when_the_service_is_full() {
+fn the_status_answers_when_the_service_is_full() {
     let scene = Scene::new(2, Limits { connections: 1, per_address: None });
     let client = scene.world.host("client");
     let runtime = client.clone();
@@ -181,15 +181,16 @@ fn it_answers_when_the_service_is_full() {
 }
 
 #[test]
-fn readiness_fails_while_what_is_owed_is_still_flushed() {
+fn readiness_fails_while_pending_output_is_flushed() {
     let scene = Scene::new(3, Limits::default());
     let client = scene.world.host("client");
     let runtime = client.clone();
     // Megabytes that are not read for three seconds.
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
-        let owed = Act::Send(vec![1; 60_000].into());
-        act(runtime, socket, vec![owed, Act::Wait(Duration::from_secs(3)), Act::ReceiveAll]).await
+        let pending = Act::Send(vec![1; 60_000].into());
+        act(runtime, socket, vec![pending, Act::Wait(Duration::from_secs(3)), Act::ReceiveAll])
+            .await
     });
     scene.world.run_for(Duration::from_secs(1)).unwrap();
     scene.service.drain();
