@@ -95,7 +95,7 @@ pub(super) async fn serve<R: Host>(
         ..Config::default()
     };
     let app = Server::new(config, search::service(table));
-    let setup = flags.server.setup::<R>("app-server").subject(app.clone());
+    let setup = flags.server.setup::<R>("app-server").metrics_source(app.clone());
     let machine = move |_: &_, now| app.machine(now);
     server::run(runtime, &flags.listen, &setup, around, machine).await
 }

@@ -211,7 +211,7 @@ pub(super) async fn serve<R: Host>(
         replay: flags.replay,
         ..Config::default()
     });
-    let setup = flags.server.setup::<R>("fanout-server").subject(feed.clone());
+    let setup = flags.server.setup::<R>("fanout-server").metrics_source(feed.clone());
     let dial = Dial {
         address: flags.upstream,
         connect_timeout: flags.connect_timeout.0,

@@ -115,7 +115,7 @@ pub(super) async fn serve<R: Host>(
     // The socket to the upstream is one more.
     let files = R::FILES_PER_CONNECTION + 1;
     let setup = flags.server.setup_of::<R>("proxy", files, 2 * pipes);
-    let setup = setup.subject(upstreams.clone());
+    let setup = setup.metrics_source(upstreams.clone());
     let proxy = Proxy {
         connect_timeout: flags.connect_timeout.0,
         accept: setup.accept.clone(),

@@ -134,7 +134,7 @@ impl CommonFlags {
             ),
             status: self.status.address.clone().map(|address| (address, self.status.hosts.clone())),
             lame_duck: self.status.lame_duck,
-            subject: None,
+            metrics_source: None,
             accept: None,
             kept: 0,
         }
@@ -156,7 +156,7 @@ pub(super) struct Setup {
     /// The address of its status, and the names by which that may be asked.
     status: Option<(String, Vec<String>)>,
     lame_duck: Duration,
-    subject: Option<Shared<dyn MetricsSource>>,
+    metrics_source: Option<Shared<dyn MetricsSource>>,
     /// Connections begin with a PROXY header.
     pub(super) accept: Option<proxy_protocol::Config>,
     /// Open files that are not for connections.
@@ -164,9 +164,9 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// The server has more to say in its status than its table of connections counts.
-    pub(super) fn subject(mut self, subject: impl MetricsSource) -> Self {
-        self.subject = Some(Shared::new(subject));
+    /// Adds the server's metrics beyond those of its table of connections.
+    pub(super) fn metrics_source(mut self, source: impl MetricsSource) -> Self {
+        self.metrics_source = Some(Shared::new(source));
         self
     }
 
@@ -186,7 +186,7 @@ impl Setup {
             None => AllowedHosts::Named(hosts.to_vec()),
         };
         let config = status::Config::new(self.name).with_hosts(hosts);
-        let source = WithLog { server: self.subject.clone() };
+        let source = WithLog { server: self.metrics_source.clone() };
         status::Server::new(config, &self.handle, Some(Shared::new(source)), now)
             .map_err(Failure::Config)
     }
