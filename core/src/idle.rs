@@ -1,10 +1,9 @@
-//! Connections that are closed to make room for new ones when their server is full.
+//! Idle connections, which a server evicts for new ones when it is full.
 //!
 //! A machine keeps an [`IdleSlot`], and [updates](IdleSlot::update) it when its activity changes.
-//! In [`poll_shared`](crate::Machine::poll_shared) it checks whether it must give way
-//! ([`poll_eviction`](IdleSlot::poll_eviction)), and then ends. A server with
-//! [`with_idle_connections`](crate::serve::Server::with_idle_connections) requests that when it is
-//! full.
+//! In [`poll_shared`](crate::Machine::poll_shared) it checks whether it is evicted
+//! ([`poll_eviction`](IdleSlot::poll_eviction)), and then ends. A full server evicts if it has
+//! [`with_idle_connections`](crate::serve::Server::with_idle_connections).
 //!
 //! ```
 //! use core::task::{Context, Poll, Waker};
@@ -36,17 +35,16 @@ use crate::{
     shared::{Lock, Shared, register_waker},
 };
 
-/// The connections of one server, in the order in which they give way. Clones are the same
-/// connections.
+/// The connections of one server, in the order of their eviction. Clones share one order.
 ///
-/// It holds some 50 bytes and a waker for each connection.
+/// It holds about 50 bytes and a waker for each connection.
 #[derive(Clone, Debug, Default)]
 pub struct IdleConnections {
     state: Shared<Lock<State>>,
 }
 
-/// What a connection does. When a server is full, connections give way in the order of these
-/// variants. Of several with the same activity, the one that has had it longest is first.
+/// What a connection does. A full server evicts connections in the order of these variants. Of
+/// several with the same activity, the one that has had it longest is first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Activity {
@@ -58,27 +56,27 @@ pub enum Activity {
     Idle,
     /// It sends a response.
     Sending,
-    /// It waits for its turn to be answered for the first time. Its machine does not give way
-    /// before that answer, and must bound the wait.
+    /// It waits for its turn to be answered for the first time. Its machine ends
+    /// only after that answer, and must bound the wait.
     FirstQueued,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order in which the connections give way.
+    /// In the order of their eviction.
     slots: BTreeMap<Key, Option<Waker>>,
     /// How many connections have entered so far.
     count: u64,
-    /// The connection that was requested to give way, until its activity changes.
+    /// The connection that is being evicted, until its activity changes.
     requested: Option<Key>,
-    /// The waker of the task that has requested it.
+    /// The waker of the task that evicts.
     requester: Option<Waker>,
 }
 
 /// A connection's activity, its begin, and the connection's number.
 type Key = (Activity, Instant, u64);
 
-/// A connection's position in the order in which connections give way.
+/// A connection's position in the order of eviction.
 #[derive(Debug)]
 pub struct IdleSlot {
     idle: IdleConnections,
@@ -103,7 +101,7 @@ impl IdleConnections {
         IdleSlot { idle: self.clone(), key }
     }
 
-    /// Requests the first connection in the order to give way: one at a time. Pending until its
+    /// Evicts the first connection in the order, one at a time. Pending until its
     /// slot is dropped or its activity changes; then call this again if the server is still full.
     /// Ready if there is no connection.
     pub fn poll_evict(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -126,7 +124,7 @@ impl IdleConnections {
 }
 
 impl IdleSlot {
-    /// Sets the activity and its begin. A change withdraws the request to give way.
+    /// Sets the activity and its begin. A change withdraws an eviction.
     pub fn update(&mut self, activity: Activity, since: Instant) {
         let key = (activity, since, self.key.2);
         if key == self.key {
@@ -143,7 +141,7 @@ impl IdleSlot {
         }
     }
 
-    /// Whether the connection must give way. If not, the waker of `cx` is woken when it must.
+    /// Whether the connection is evicted. If not, registers the waker of `cx` for that.
     pub fn poll_eviction(&self, cx: &mut Context<'_>) -> bool {
         let (is_requested, former) = self.idle.state.with(|state| {
             if state.requested == Some(self.key) {
@@ -158,7 +156,7 @@ impl IdleSlot {
 }
 
 impl State {
-    /// Withdraws the request for this slot. Returns the waker of the requesting task.
+    /// Withdraws the eviction of this slot. Returns the waker of the evicting task.
     fn withdraw(&mut self, key: Key) -> Option<Waker> {
         self.requested.take_if(|requested| *requested == key)?;
         self.requester.take()

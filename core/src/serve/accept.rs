@@ -120,7 +120,7 @@ impl<R: Runtime> Accepting<R> {
         }
     }
 
-    /// Admits a connection, for which an idle one may give way; `None` if it is refused.
+    /// Admits a connection, and evicts an idle one for it if needed. `None` if it is refused.
     async fn admit(&mut self, peer: Peer) -> Option<Admitted> {
         self.evict().await;
         let now = self.clock.now();
@@ -143,7 +143,7 @@ impl<R: Runtime> Accepting<R> {
         }
     }
 
-    /// If the table is full, asks an idle connection to give way to the one that was accepted.
+    /// If the table is full, evicts an idle connection for the one that was accepted.
     async fn evict(&mut self) {
         let Self { clock, table, shutdown, idle: Some(idle), evictions, .. } = self else { return };
         if !table.is_full() {
@@ -159,7 +159,7 @@ impl<R: Runtime> Accepting<R> {
             warn!(
                 evicted = suppressed.unwrap_or_default() + 1,
                 server = table.name(),
-                "a connection gives way to a new one: the limit of open connections is \
+                "an idle connection was evicted for a new one: the limit of open connections is \
                  reached: {limit}"
             );
         }
@@ -298,7 +298,7 @@ async fn yield_now(clock: &mut impl Clock) {
 const NO_TASK: &str = "no_task";
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
-/// How long a new connection waits for an idle one to give way.
+/// How long a new connection waits for the eviction of an idle one.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long handshakes may take that have begun when a drain is requested.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(50);

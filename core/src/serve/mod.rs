@@ -185,8 +185,8 @@ impl<R: Runtime> Server<R> {
         Self { handle: handle.clone(), ..self }
     }
 
-    /// Lets idle connections give way when [`Limits::connections`] are open: a new connection waits
-    /// for up to 1 s until the first of `idle` has ended. The server's machines enter themselves
+    /// Evicts idle connections when [`Limits::connections`] are open: a new connection waits for up
+    /// to 1 s until the first of `idle` has ended. The server's machines enter themselves
     /// ([`IdleConnections::enter`]). Without this, the new connection is refused.
     pub fn with_idle_connections(self, idle: IdleConnections) -> Self {
         Self { idle: Some(idle), ..self }

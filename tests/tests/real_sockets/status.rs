@@ -322,7 +322,7 @@ pub(crate) fn incomplete_heads_do_not_disturb_the_service(binary: &str) {
     for _ in 0..50 {
         exchange(&mut healthy, b"not touched");
     }
-    // Nor the status server: the connections that have waited longest give way.
+    // Nor the status server: the connections that have waited longest are evicted.
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
     // The others get an answer when their time has passed.
     let mut answer = String::new();
@@ -356,7 +356,7 @@ pub(crate) fn the_status_answers_when_it_is_full_of_silent_connections(binary: &
     assert!(metrics.contains(line), "{metrics}");
     assert!(!metrics.contains("wirestate_status_connections_refused_total{"), "{metrics}");
     let log = server.stop();
-    let line = "a connection gives way to a new one: the limit of open connections is reached: 64 \
+    let line = "an idle connection was evicted for a new one: the limit of open connections is reached: 64 \
                 evicted=1 server=\"status\"";
     assert!(log.contains(line), "{log}");
 }

@@ -127,7 +127,7 @@ fn slow_readers_of_the_longest_page_block_no_health_check() {
     scene.end();
 }
 
-/// Connections with unread pages give way to new ones if no other connection can.
+/// Connections with unread pages are evicted if no other connection can be.
 #[test]
 fn connections_with_unread_answers_are_evicted_for_health_checks() {
     let scene = Scene::new(4, NO_LIMIT);
