@@ -46,7 +46,7 @@ enum State {
     Idle { since: Instant },
     /// Within the head of a request.
     Head { since: Instant },
-    /// It was idle or within a head, and is asked to give way. It ends at `until`, unless the rest
+    /// It was idle or within a head, and is evicted. It ends at `until`, unless the rest
     /// of a request has arrived by then.
     Evicting { until: Instant, waited: Duration },
     /// A request waits for its turn.
@@ -64,7 +64,7 @@ enum State {
         response: Vec<u8>,
         sent: usize,
         since: Instant,
-        /// Set when it is asked to give way: when, and how long it had been in this state. It ends
+        /// Set when it is evicted: when, and how long it had been in this state. It ends
         /// when the kernel accepts no more.
         evicting: Option<(Instant, Duration)>,
         /// Why the connection ends after this response, if it does.

@@ -314,7 +314,7 @@ pub(crate) fn incomplete_heads_do_not_disturb_the_service(binary: &str) {
     let mut half: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).unwrap();
-            // Connections that gave way may be closed before they have sent it.
+            // Evicted connections may be closed before they have sent it.
             let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.");
             stream
         })
@@ -356,8 +356,8 @@ pub(crate) fn the_status_answers_when_it_is_full_of_silent_connections(binary: &
     assert!(metrics.contains(line), "{metrics}");
     assert!(!metrics.contains("wirestate_status_connections_refused_total{"), "{metrics}");
     let log = server.stop();
-    let line = "an idle connection was evicted for a new one: the limit of open connections is reached: 64 \
-                evicted=1 server=\"status\"";
+    let line = "an idle connection was evicted for a new one: the limit of open connections is \
+                reached: 64 evicted=1 server=\"status\"";
     assert!(log.contains(line), "{log}");
 }
 
