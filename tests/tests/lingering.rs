@@ -1,7 +1,7 @@
 //! How many bytes lingering connections discard: enough for a peer that reads late, and bounded for
-//! all connections of a server together.
+//! all connections of one server together.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+#![expect(clippy::unwrap_used, reason = "this is how a test fails, also outside of its function")]
 
 use wirestate_core::{
     Event, Instant, Machine, Outbound, drive::deliver, echo, fanout, message, message::service,
@@ -11,10 +11,10 @@ use wirestate_testkit::script;
 
 const NOW: Instant = Instant::EPOCH;
 const MIB: usize = 1024 * 1024;
-/// What each connection may always discard, plus one read.
+/// What each connection may discard regardless of the others, and one read more.
 const EACH: usize = 2 * 64 * 1024;
 
-/// Ends the machine's output while its peer sends without end. Returns how many bytes are read.
+/// Lets the machine send its FIN while its peer sends without end. Returns how many bytes are read.
 fn flood(mut machine: impl Machine) -> usize {
     script::collect(&mut machine, NOW);
     assert_eq!(machine.interest().write, Outbound::Finish);
@@ -34,17 +34,17 @@ fn is_bounded(lingering: impl FnMut() -> usize) {
     let read: Vec<usize> = std::iter::repeat_with(lingering).take(20).collect();
     assert!(read[0] >= 16 * MIB, "enough for a peer that reads late: {read:?}");
     assert!(read.iter().all(|read| *read <= 16 * MIB + EACH), "each: {read:?}");
-    assert!(read.iter().all(|read| *read >= 64 * 1024), "whatever the others do: {read:?}");
+    assert!(read.iter().all(|read| *read >= 64 * 1024), "regardless of the others: {read:?}");
     let all: usize = read.iter().sum();
     assert!(all <= 64 * MIB + 20 * EACH, "all together: {read:?}");
 }
 
-fn stopped<M: Machine>(mut machine: M) -> M {
+fn shut_down<M: Machine>(mut machine: M) -> M {
     machine.handle(NOW, Event::ShutDown);
     machine
 }
 
-/// With nothing more on its way.
+/// After a complete drain.
 fn drained<M: Machine>(mut machine: M) -> M {
     machine.handle(NOW, Event::ShutDown);
     let quiet = machine.poll_timeout().unwrap();
@@ -53,13 +53,13 @@ fn drained<M: Machine>(mut machine: M) -> M {
 }
 
 #[test]
-fn echoes_that_were_asked_to_stop_are_bounded_together() {
+fn echoes_after_a_shutdown_are_bounded_together() {
     let server = echo::Server::default();
     is_bounded(|| flood(drained(server.machine(NOW))));
 }
 
 #[test]
-fn messages_behind_bad_frames_are_bounded_together() {
+fn messages_after_bad_frames_are_bounded_together() {
     let answer = |request: message::Message<'_>| request.into_owned();
     let server = message::Server::new(message::Config::default(), service::function(answer));
     is_bounded(|| {
@@ -70,7 +70,7 @@ fn messages_behind_bad_frames_are_bounded_together() {
 }
 
 #[test]
-fn refused_requests_of_the_status_are_bounded_together() {
+fn bad_requests_to_the_status_are_bounded_together() {
     let config = status::Config::new("echo-server");
     let server = status::Server::new(config, &ServerHandle::default(), None, NOW).unwrap();
     is_bounded(|| {
@@ -81,22 +81,22 @@ fn refused_requests_of_the_status_are_bounded_together() {
 }
 
 #[test]
-fn subscribers_that_were_asked_to_stop_are_bounded_together() {
+fn subscribers_after_a_shutdown_are_bounded_together() {
     let feed = fanout::Feed::new(fanout::Config::default());
-    is_bounded(|| flood(stopped(fanout::Subscriber::new(&feed, NOW))));
+    is_bounded(|| flood(shut_down(fanout::Subscriber::new(&feed, NOW))));
 }
 
-/// The source has one client at a time.
+/// A source has one client at a time.
 #[test]
 fn the_client_of_a_source_is_bounded() {
     let source = fanout::Source::new(fanout::SourceConfig::default(), NOW);
-    let read = flood(stopped(source));
+    let read = flood(shut_down(source));
     assert!((16 * MIB..=16 * MIB + EACH).contains(&read), "{read}");
 }
 
 #[test]
 fn clients_without_an_upstream_are_bounded_together() {
-    let relays = proxy::RelayFactory::new(proxy::Config::default());
+    let relays = proxy::RelayFactory::default();
     is_bounded(|| {
         let mut relay = relays.relay(NOW);
         relay.refuse(proxy::ProxyReason::ShutDown, NOW);

@@ -23,7 +23,7 @@ use wirestate_core::{
     echo,
     fanout::{self, Feed, LagPolicy, Source, SourceConfig, Subscriber, Upstream},
     message::{self, Message, service},
-    proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
+    proxy::{self, Balance, Proxy, Upstreams},
     runtime::{Listener as _, Runtime},
     serve::{self, ServerHandle},
 };
@@ -163,9 +163,9 @@ fn source<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
 }
 
 fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, ConnectionTable) {
-    let config = proxy::Config { idle_timeout: Some(LIMIT), ..proxy::Config::default() };
+    let config = proxy::Config::default().with_idle_timeout(LIMIT);
     let upstreams = Upstreams::new([endless().to_string()], Balance::RoundRobin, 1);
-    let proxy = Proxy::new(RelayFactory::new(config), upstreams);
+    let proxy = Proxy::new(config, upstreams).unwrap();
     let (handle, listener) = (ServerHandle::default(), runtime.listen("127.0.0.1:0").unwrap());
     let place = (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
     let on = runtime.clone();

@@ -1,7 +1,7 @@
-//! The end of every machine: each wait has a deadline (rule 11 of
-//! [`machine`](wirestate_core::machine)), and a FIN that stays pending ends in a reset.
+//! The end of each machine: each wait has a deadline (rule 11 of
+//! [`machine`](wirestate_core::machine)), and a FIN that stays pending becomes a reset.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+#![expect(clippy::unwrap_used, reason = "this is how a test fails, also outside of its function")]
 
 use std::{
     task::{Context, Waker},
@@ -25,23 +25,21 @@ use wirestate_testkit::{message::frames, script};
 type Any = Box<dyn Machine<Reason = AnyReason>>;
 
 const NOW: Instant = Instant::EPOCH;
-/// Longer than every default: the echo's 300 s, and the eighth by which a stall may be detected
-/// late.
-const MAX_LEN: Duration = Duration::from_secs(338);
+/// Above the longest default, the echo's 300 s, by which a stall is noticed after 337.5 s.
+const MAX_WAIT: Duration = Duration::from_secs(338);
 
-/// A machine, and how to bring it into the states in which it waits for its peer.
+/// A machine, and how it gets into the states in which it waits for its peer.
 struct Row {
     name: &'static str,
     make: fn() -> Any,
-    /// Gives it output. `None`: it never has any.
+    /// Makes output pending; `None`: the machine has no output.
     flushes: Option<fn(&mut Any)>,
-    /// Makes it end with a FIN, once its output is taken.
+    /// Makes the machine end by a FIN, once its output is written.
     finishes: fn(&mut Any),
-    /// Whether it lingers after that FIN. It does not linger after the peer's FIN: then both
-    /// directions are closed.
+    /// The machine lingers after its FIN. (Not if the peer has sent a FIN: then both are closed.)
     lingers: bool,
-    /// Whether an acknowledgement extends the deadline of its FIN.
-    counts: bool,
+    /// An acknowledgement extends the deadline of its FIN.
+    extends: bool,
 }
 
 fn erased<M: Machine + 'static>(machine: M) -> Any {
@@ -56,15 +54,15 @@ fn shut_down(machine: &mut Any) {
     machine.handle(NOW, Event::ShutDown);
 }
 
-/// With nothing more on its way.
+/// Completes a drain.
 fn drain(machine: &mut Any) {
     machine.handle(NOW, Event::ShutDown);
     let quiet = machine.poll_timeout().unwrap();
     machine.handle(quiet, Event::Timeout { unacknowledged: 0 });
 }
 
-/// At what it shares.
-fn look(machine: &mut impl Machine) {
+/// Polls the shared state until it is unchanged.
+fn poll_shared(machine: &mut impl Machine) {
     while machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop())) {}
 }
 
@@ -74,7 +72,7 @@ fn subscriber() -> fanout::Subscriber {
     let shared = fanout::Feed::new(fanout::Config::default());
     let subscriber = fanout::Subscriber::new(&shared, NOW);
     let mut upstream = fanout::Upstream::new(shared, None, NOW);
-    look(&mut upstream);
+    poll_shared(&mut upstream);
     deliver(&mut upstream, &mut &[7; 1024][..], NOW);
     subscriber
 }
@@ -85,7 +83,7 @@ fn messages() -> Any {
     erased(server.machine(NOW))
 }
 
-fn request() -> message::Client {
+fn requesting() -> message::Client {
     let mut client = message::Client::new(message::ClientConfig::default());
     client.request(&Message::binary("hello"), NOW).unwrap();
     client
@@ -103,7 +101,7 @@ fn machines() -> Vec<Row> {
         flushes,
         finishes,
         lingers: false,
-        counts: false,
+        extends: false,
     };
     let echo = || erased(echo::Server::default().machine(NOW));
     let status = || {
@@ -113,18 +111,19 @@ fn machines() -> Vec<Row> {
         )
     };
     let client = || erased(echo::Client::new(echo::ClientConfig::default()));
-    let said = || {
+    let request_sent = || {
         let mut client = echo::Client::new(echo::ClientConfig::default());
         client.say("hello".into(), NOW);
         erased(client)
     };
     let header = || {
         let peer = Peer::Ip("127.0.0.1:4000".parse().unwrap());
-        let config = proxy_protocol::Config { timeout: None, ..proxy_protocol::Config::default() };
-        erased(proxy_protocol::HeaderReader::new(&config, peer, NOW))
+        let config = proxy_protocol::Config::default().with_timeout(None);
+        let policy = proxy_protocol::HeaderPolicy::new(config).unwrap();
+        erased(proxy_protocol::HeaderReader::new(&policy, peer, NOW))
     };
     let hello = |machine: &mut Any| deliver(machine, &mut &b"hello"[..], NOW);
-    let asks = |machine: &mut Any| {
+    let request = |machine: &mut Any| {
         deliver(machine, &mut &frames([&Message::binary("hello")])[..], NOW);
     };
     let bad_frame = |machine: &mut Any| deliver(machine, &mut &b"\0\0"[..], NOW);
@@ -135,26 +134,26 @@ fn machines() -> Vec<Row> {
         erased(fanout::Upstream::new(feed, None, NOW))
     };
     vec![
-        Row { counts: true, ..row("echo that finishes", echo, Some(hello), eof) },
-        Row { lingers: true, counts: true, ..row("echo", echo, None, drain) },
-        Row { counts: true, ..row("message server", messages, Some(asks), eof) },
+        Row { extends: true, ..row("echo that finishes", echo, Some(hello), eof) },
+        Row { lingers: true, extends: true, ..row("echo", echo, None, drain) },
+        Row { extends: true, ..row("message server", messages, Some(request), eof) },
         Row {
             lingers: true,
-            counts: true,
+            extends: true,
             ..row("message server, refusing", messages, Some(bad_frame), nothing)
         },
-        Row { lingers: true, counts: true, ..row("status", status, Some(bad_request), nothing) },
-        Row { counts: true, ..row("status without a request", status, None, shut_down) },
-        Row { lingers: true, counts: true, ..row("source", source, Some(nothing), shut_down) },
-        Row { counts: true, ..row("source whose client closed", source, Some(eof), shut_down) },
+        Row { lingers: true, extends: true, ..row("status", status, Some(bad_request), nothing) },
+        Row { extends: true, ..row("status without a request", status, None, shut_down) },
+        Row { lingers: true, extends: true, ..row("source", source, Some(nothing), shut_down) },
+        Row { extends: true, ..row("source whose client closed", source, Some(eof), shut_down) },
         Row {
             lingers: true,
-            counts: true,
-            ..row("subscriber", || erased(subscriber()), Some(look), shut_down)
+            extends: true,
+            ..row("subscriber", || erased(subscriber()), Some(poll_shared), shut_down)
         },
         Row {
-            counts: true,
-            ..row("subscriber that left", || erased(subscriber()), Some(look), eof)
+            extends: true,
+            ..row("subscriber whose peer closed", || erased(subscriber()), Some(poll_shared), eof)
         },
         row("upstream that closed", upstream, None, eof),
         row("upstream", upstream, None, shut_down),
@@ -162,7 +161,7 @@ fn machines() -> Vec<Row> {
         row("receiver", || erased(fanout::Receiver::new()), None, shut_down),
         row("header, truncated", header, None, eof),
         row("header", header, None, shut_down),
-        row("echo client", said, Some(nothing), shut_down),
+        row("echo client", request_sent, Some(nothing), shut_down),
         row("echo client whose server closed", client, None, eof),
         row(
             "message client",
@@ -177,8 +176,8 @@ fn machines() -> Vec<Row> {
             eof,
         ),
         row(
-            "message client that asks",
-            || erased(request()),
+            "message client with a request",
+            || erased(requesting()),
             Some(nothing),
             |client| {
                 script::collect(client, NOW);
@@ -190,7 +189,7 @@ fn machines() -> Vec<Row> {
 }
 
 impl Row {
-    /// The machine with a pending FIN, and the time.
+    /// The machine with its FIN pending.
     fn finishing(&self) -> Any {
         let mut machine = (self.make)();
         if let Some(flushes) = self.flushes {
@@ -202,8 +201,8 @@ impl Row {
         machine
     }
 
-    /// Lets time pass until the machine wants something else, and returns how long that took. At
-    /// the n-th deadline, `unacknowledged(n)` bytes are not acknowledged.
+    /// Lets time pass until the machine's interest changes, and returns how long that took. At the
+    /// n-th deadline, `unacknowledged(n)` bytes are not acknowledged.
     fn wait(&self, machine: &mut Any, unacknowledged: impl Fn(usize) -> usize) -> Duration {
         let (before, mut now) = (machine.interest(), NOW);
         for n in 0.. {
@@ -214,25 +213,25 @@ impl Row {
             machine.handle(now, Event::Timeout { unacknowledged: unacknowledged(n) });
             let next = machine.poll_timeout();
             assert!(next.is_none_or(|next| next > now), "{}: {next:?} at {now}", self.name);
-            if machine.interest() != before || now > NOW + 2 * MAX_LEN {
+            if machine.interest() != before || now > NOW + 2 * MAX_WAIT {
                 break;
             }
         }
         now.since(NOW)
     }
 
-    /// Asserts that it ends with a reset, and has a reason.
-    fn is_reset(&self, machine: &mut Any) {
+    /// Asserts that the machine ends by a reset, and has a reason.
+    fn assert_reset(&self, machine: &mut Any) {
         let reset = Interest { read: false, write: Outbound::Reset };
         assert_eq!(machine.interest(), reset, "{}", self.name);
         assert_eq!(machine.poll_timeout(), None, "{}", self.name);
-        machine.handle(NOW + MAX_LEN, Event::Finished);
+        machine.handle(NOW + MAX_WAIT, Event::Finished);
         assert!(machine.interest().is_done() && machine.reason().is_some(), "{}", self.name);
     }
 }
 
 #[test]
-fn a_peer_that_takes_no_output_is_reset() {
+fn a_peer_that_accepts_no_output_is_reset() {
     for row in machines() {
         let Some(flushes) = row.flushes else { continue };
         for ends in [nothing, row.finishes] {
@@ -240,40 +239,40 @@ fn a_peer_that_takes_no_output_is_reset() {
             flushes(&mut machine);
             ends(&mut machine);
             if machine.interest().write != Outbound::Flush {
-                continue; // its output is not sent
+                continue; // the pending output was discarded
             }
             let waited = row.wait(&mut machine, |_| 100);
-            assert!(waited <= MAX_LEN, "{}: {waited:?}", row.name);
-            row.is_reset(&mut machine);
+            assert!(waited <= MAX_WAIT, "{}: {waited:?}", row.name);
+            row.assert_reset(&mut machine);
         }
     }
 }
 
 #[test]
-fn a_fin_that_stays_pending_ends_in_a_reset() {
+fn a_fin_that_stays_pending_becomes_a_reset() {
     for row in machines() {
         for unacknowledged in [0, 100] {
             let mut machine = row.finishing();
             let waited = row.wait(&mut machine, |_| unacknowledged);
-            assert!(waited <= MAX_LEN, "{}: {waited:?}", row.name);
-            row.is_reset(&mut machine);
+            assert!(waited <= MAX_WAIT, "{}: {waited:?}", row.name);
+            row.assert_reset(&mut machine);
         }
     }
 }
 
-/// The FIN waits behind output that a sink buffers and that the peer reads slowly.
+/// The FIN waits for output that a sink holds and the peer acknowledges slowly.
 #[test]
-fn a_fin_is_not_given_up_while_the_peer_acknowledges_output() {
-    for row in machines().into_iter().filter(|row| row.counts) {
+fn a_pending_fin_stays_while_the_peer_acknowledges_output() {
+    for row in machines().into_iter().filter(|row| row.extends) {
         let mut machine = row.finishing();
         let waited = row.wait(&mut machine, |n| 1_000_000 - n);
-        assert!(waited > MAX_LEN, "{}: {waited:?}", row.name);
+        assert!(waited > MAX_WAIT, "{}: {waited:?}", row.name);
         assert_eq!(machine.interest().write, Outbound::Finish, "{}", row.name);
     }
 }
 
 #[test]
-fn a_machine_that_lingers_ends_in_time() {
+fn a_lingering_machine_ends_within_3_s() {
     for row in machines() {
         let mut machine = row.finishing();
         machine.handle(NOW, Event::Finished);
@@ -292,7 +291,7 @@ fn a_machine_that_lingers_ends_in_time() {
 #[test]
 fn a_client_without_an_upstream_is_reset_when_its_fin_stays_pending() {
     let now = Instant::EPOCH;
-    let mut relay = proxy::RelayFactory::new(proxy::Config::default()).relay(now);
+    let mut relay = proxy::RelayFactory::default().relay(now);
     relay.refuse(proxy::ProxyReason::ShutDown, now);
     assert_eq!(relay.interest(proxy::Side::Client).write, Outbound::Finish);
     let deadline = relay.poll_timeout().unwrap();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
-use wirestate_core::proxy_protocol::Config;
+use wirestate_core::proxy_protocol::{Config, HeaderPolicy};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Behind a proxy")]
@@ -33,11 +33,11 @@ fn range(text: &str) -> Result<IpNet, String> {
 }
 
 impl AcceptProxyFlags {
-    pub(super) fn config(&self) -> Option<Config> {
-        let config = Config::default();
+    pub(super) fn policy(&self) -> Option<HeaderPolicy> {
         self.accept_proxy.then(|| match &self.proxy_from[..] {
-            [] => config,
-            from => Config { from: from.to_vec(), ..config },
+            [] => HeaderPolicy::default(),
+            from => HeaderPolicy::new(Config::default().with_from(from))
+                .expect("the default timeout is non-zero"),
         })
     }
 

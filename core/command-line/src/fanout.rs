@@ -212,12 +212,9 @@ pub(super) async fn serve<R: Host>(
         ..Config::default()
     });
     let setup = flags.server.setup::<R>("fanout-server").metrics_source(feed.clone());
-    let dial = Dial {
-        address: flags.upstream,
-        connect_timeout: flags.connect_timeout.0,
-        backoff: Backoff::new(std::process::id().into()),
-        shutdown: setup.handle.shutdown().clone(),
-    };
+    let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
+        .with_connect_timeout(flags.connect_timeout.0)
+        .with_shutdown(setup.handle.shutdown().clone());
     let subscriber = {
         let feed = feed.clone();
         move |_: &_, now| Subscriber::new(&feed, now)

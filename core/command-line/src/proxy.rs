@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use wirestate_core::{
-    proxy::{self, Balance, Config, Proxy, RelayFactory, UpstreamCounters, Upstreams},
+    proxy::{self, Balance, Config, Proxy, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
 };
 
@@ -44,7 +44,7 @@ pub(super) struct ServerFlags {
     connect_timeout: Timeout,
     /// Tell the upstream who the client is, by a PROXY header of this version
     #[arg(long, value_enum, env = "WIRESTATE_SEND_PROXY")]
-    send_proxy: Option<Announce>,
+    send_proxy: Option<HeaderVersion>,
     /// Pipes at most for bytes that come in bulk, which pass through them without being copied
     /// (splice(2)); each takes two open files; 0: all are copied [default: 256, or one for 32 of the limit
     /// of open files]
@@ -55,7 +55,7 @@ pub(super) struct ServerFlags {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Announce {
+enum HeaderVersion {
     /// A line of text
     V1,
     /// Binary
@@ -106,30 +106,27 @@ pub(super) async fn serve<R: Host>(
         Spread::LeastConnections => Balance::LeastConnections,
     };
     let pipes = pipes(flags.pipes, server::open_files());
-    let config = Config {
-        idle_timeout: server::idle_timeout(flags.idle_timeout),
-        pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
-        ..Config::default()
-    };
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
     // The socket to the upstream is one more.
     let files = R::FILES_PER_CONNECTION + 1;
     let setup = flags.server.setup_of::<R>("proxy", files, 2 * pipes);
     let setup = setup.metrics_source(upstreams.clone());
-    let proxy = Proxy {
-        connect_timeout: flags.connect_timeout.0,
-        accept: setup.accept.clone(),
-        send: flags.send_proxy.map(|version| match version {
-            Announce::V1 => Version::V1,
-            Announce::V2 => Version::V2,
-        }),
-        ..Proxy::new(RelayFactory::new(config), upstreams)
-    };
+    let send_proxy = flags.send_proxy.map(|version| match version {
+        HeaderVersion::V1 => Version::V1,
+        HeaderVersion::V2 => Version::V2,
+    });
+    let config = Config::default()
+        .with_idle_timeout(server::idle_timeout(flags.idle_timeout))
+        .with_pipes(usize::try_from(pipes).unwrap_or(usize::MAX))
+        .with_connect_timeout(flags.connect_timeout.0)
+        .with_accept_proxy(setup.accept.clone())
+        .with_send_proxy(send_proxy);
+    let proxy = Proxy::new(config, upstreams).map_err(Failure::Config)?;
     server::listening(runtime, &flags.listen, &setup, around, async |server| {
         let shutdown = setup.handle.shutdown();
         let check = SelfCheck::start(runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
         let report = proxy::serve(server, proxy.clone()).await;
-        for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams.counters() {
+        for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams().counters() {
             info!(%address, connects, failures, "upstream");
         }
         check.verdict()?;

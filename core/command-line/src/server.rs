@@ -117,7 +117,7 @@ impl Flags {
         let config = serve::Config::default()
             .with_limits(limits(self, files_per_connection as u64, kept))
             .with_behind_proxies(self.proxied.behind_proxies());
-        Setup { accept: self.proxied.config(), kept, ..self.common.setup(name, config) }
+        Setup { accept: self.proxied.policy(), kept, ..self.common.setup(name, config) }
     }
 }
 
@@ -158,7 +158,7 @@ pub(super) struct Setup {
     lame_duck: Duration,
     metrics_source: Option<Shared<dyn MetricsSource>>,
     /// Connections begin with a PROXY header.
-    pub(super) accept: Option<proxy_protocol::Config>,
+    pub(super) accept: Option<proxy_protocol::HeaderPolicy>,
     /// Open files that are not for connections.
     kept: u64,
 }

@@ -1,10 +1,11 @@
 //! A proxied connection on a runtime, as a future.
 
 use std::{
+    boxed::Box,
     convert::Infallible,
     fmt,
     future::Future,
-    io, mem,
+    mem,
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -12,167 +13,93 @@ use std::{
 };
 
 use super::{
-    Choice, NoUpstream, ProxyReason, Relay, RelayFactory, Side, Upstreams,
-    loops::{Loops, Open, SelfConnection},
+    Proxy, ProxyReason, Relay, Side,
+    dialler::{Dialler, Dialling},
+    loop_detection::{LoopDetector, SelfConnection, TrackedConnection},
     pipes::{Directions, Pipes},
 };
 use crate::{
     ConnectionError, Event, Instant, Machine, Status,
     admission::{Admitted, Peer},
     drive::{
-        Clock, Ended, Readiness, Sink, Source, Splice, Transfer, Turn, deliver, flush,
+        Clock, Ended, Readiness, Sink, Source, Transfer, Turn, deliver, flush,
         seat::Seated,
         session::{Driven, Session},
         timer::Timer,
         turn,
     },
-    proxy_protocol::{self, Header, HeaderReader, Version, announce, identify},
-    runtime::{Runtime, connect_within},
-    serve::{DrainReport, Server},
+    proxy_protocol::{self, Header, HeaderReader, identify},
+    runtime::Runtime,
 };
 
-/// A proxy: its connections' limits, and where they go. Clones are the same proxy.
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    /// What its connections share.
-    pub relays: RelayFactory,
-    /// Where they go.
-    pub upstreams: Upstreams,
-    /// How long all attempts to connect one client to an upstream may take together, resolving
-    /// names included: each gets an equal part of what is left. `None`: the operating system's own
-    /// limit for each (some two minutes).
-    pub connect_timeout: Option<Duration>,
-    /// Clients come through another proxy, and their connections begin with a PROXY header, which
-    /// is received before an upstream is dialled. `None`, the default: they have none.
-    pub accept: Option<proxy_protocol::Config>,
-    /// Upstreams are told who the client is, by a PROXY header of this version. `None`, the
-    /// default: they are not.
-    pub send: Option<Version>,
-}
-
-impl Proxy {
-    /// A proxy to `upstreams`, which has 10 s to connect to one of them, and no PROXY headers on
-    /// either side.
-    pub fn new(relays: RelayFactory, upstreams: Upstreams) -> Self {
-        Self {
-            relays,
-            upstreams,
-            connect_timeout: Some(Duration::from_secs(10)),
-            accept: None,
-            send: None,
-        }
-    }
-
-    fn assert_buffer(&self) {
-        assert!(
-            self.accept.is_none() || self.relays.config().buffer.get() >= MIN_BUFFER,
-            "what came behind a PROXY header must fit into a buffer"
-        );
-    }
-
-    /// The way to one of the upstreams.
-    fn dialler<R>(&self, runtime: R, loops: Option<Loops>) -> Dialler<R> {
-        let (choice, limit) = (self.upstreams.choose(), self.connect_timeout);
-        Dialler { runtime, choice, limit, left: limit, loops, open: None }
-    }
-}
-
-/// Accepts clients and relays each to an upstream, until a shutdown is requested and all
-/// connections have ended.
-///
-/// With [`Proxy::accept`], set
-/// [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
-/// Otherwise the proxies' own addresses count towards the limit per address until the headers have
-/// been read.
-///
-/// # Panics
-/// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below [`MIN_BUFFER`].
-pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) -> DrainReport {
-    proxy.assert_buffer();
-    let pipes = Pipes::new(proxy.relays.config().pipes);
-    let listening = server.addresses().ok();
-    let loops = listening.and_then(|addresses| Loops::new(addresses, &proxy.upstreams));
-    let runtime = server.runtime().clone();
-    server
-        .accept(move |socket, admitted, clock| {
-            let (peer, loops) = (admitted.peer(), loops.clone());
-            let pipes = Some(pipes.clone());
-            Connection::with(&runtime, &proxy, socket, peer, clock, loops, pipes).admitted(admitted)
-        })
-        .await
-}
-
 /// Dials an upstream for a client, and relays between them until both sides have ended. An upstream
-/// that is lost before a byte has passed is replaced by one that was not tried yet.
+/// that is lost before a byte was forwarded is replaced by one that was not tried yet.
 ///
-/// As a [`Future`] it returns why. Dropped before its end, it resets both connections, so that
-/// neither peer takes what it got for all.
+/// As a [`Future`], it returns the reason. If it is dropped earlier, it resets both connections, so
+/// that neither peer takes its input for complete.
 ///
-/// The bytes that the [`Admitted`] counts are the client's: received from it, and sent to it.
+/// [`Admitted`] counts the bytes that are received from the client, and those sent to it.
 ///
 /// ```no_run
-/// use wirestate_core::{Runtime, proxy::{Connection, Proxy}};
+/// use wirestate_core::{Runtime, proxy::{ProxiedConnection, Proxy}};
 ///
 /// # async fn example<R: Runtime>(runtime: R, proxy: Proxy) -> std::io::Result<()> {
 /// let server = runtime.bind("127.0.0.1:9500").await?;
 /// server
 ///     .accept(|socket, admitted, clock| {
-///         Connection::new(&runtime, &proxy, socket, admitted.peer(), clock).admitted(admitted)
+///         let peer = admitted.peer();
+///         ProxiedConnection::new(&runtime, &proxy, socket, peer, clock).admitted(admitted)
 ///     })
 ///     .await;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Connection<R: Runtime> {
+pub struct ProxiedConnection<R: Runtime> {
     relaying: Relaying<R>,
     session: Session,
     timer: Timer<R::Clock>,
 }
 
-impl<R: Runtime> Connection<R> {
-    /// A connection of `peer` to `proxy`. All bytes go through memory; [`serve`] has pipes for what
-    /// comes in bulk, and detects connections of the proxy to itself.
-    ///
-    /// # Panics
-    /// With [`Proxy::accept`], if [`Config::buffer`](super::Config::buffer) is below
-    /// [`MIN_BUFFER`].
+impl<R: Runtime> ProxiedConnection<R> {
+    /// A connection of `peer` to `proxy`. All bytes go through memory. Only
+    /// [`serve`](super::serve()) has pipes for bytes that come in bulk, and detects connections of
+    /// the proxy to itself.
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
-        proxy.assert_buffer();
         Self::with(runtime, proxy, client, peer, clock, None, None)
     }
 
-    fn with(
+    pub(super) fn with(
         runtime: &R,
         proxy: &Proxy,
         client: R::Socket,
         peer: Peer,
         clock: R::Clock,
-        loops: Option<Loops>,
+        loops: Option<LoopDetector>,
         pipes: Option<Pipes<R::Socket>>,
     ) -> Self {
         let relaying = Relaying::new(runtime, proxy, client, peer, clock.now(), loops, pipes);
         Self { relaying, session: Session::new(), timer: Timer::new(clock) }
     }
 
-    /// Keeps the connection's line in its table up to date, and applies commands from there.
+    /// Updates the entry in the table of connections, and applies commands from there.
     pub fn admitted(mut self, admitted: Admitted) -> Self {
         self.session.set_admitted(admitted);
         self
     }
 }
 
-/// Nothing in it is pinned: what has to be is in a box.
-impl<R: Runtime> Unpin for Connection<R> {}
+/// The future that is polled inside, that of the dialler, is in a box.
+impl<R: Runtime> Unpin for ProxiedConnection<R> {}
 
-impl<R: Runtime> Future for Connection<R> {
+impl<R: Runtime> Future for ProxiedConnection<R> {
     type Output = Ended<ProxyReason>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { relaying, session, timer } = self.get_mut();
-        while let Upstream::Header(pending) = &mut relaying.upstream {
+        while let Upstream::Header(unidentified) = &mut relaying.upstream {
             let Connected { socket, readiness } = &mut relaying.client;
-            let mut seated = Seated { machine: &mut pending.reader, socket, readiness };
+            let mut seated = Seated { machine: &mut unidentified.reader, socket, readiness };
             let polled = timer.run(cx, |now, cx, was_woken| {
                 if was_woken {
                     seated.readiness.ready(true, true);
@@ -189,7 +116,7 @@ impl<R: Runtime> Future for Connection<R> {
         }
         let polled = timer.run(cx, |now, cx, was_woken| {
             if was_woken {
-                relaying.ready();
+                relaying.mark_ready();
             }
             session.poll(relaying, now, cx, was_woken, |_, _| None::<Infallible>)
         });
@@ -197,7 +124,7 @@ impl<R: Runtime> Future for Connection<R> {
     }
 }
 
-impl<R: Runtime> Drop for Connection<R> {
+impl<R: Runtime> Drop for ProxiedConnection<R> {
     fn drop(&mut self) {
         self.session.dropped(&mut self.relaying);
     }
@@ -206,38 +133,40 @@ impl<R: Runtime> Drop for Connection<R> {
 /// A client's connection, the one to its upstream, and the machine between them.
 struct Relaying<R: Runtime> {
     relay: Relay,
-    /// Before the sockets, so that the entry ends before their addresses can be reused.
-    _open: Option<Box<Open>>,
-    loops: Option<Loops>,
+    /// The client's entry in `loops`. It is declared before the sockets, so that it is removed
+    /// before their addresses can be reused.
+    _tracked: Option<Box<TrackedConnection>>,
+    loops: Option<LoopDetector>,
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
     directions: Directions<R::Socket>,
-    /// A reset that is forwarded waits for what the kernel has to send first.
-    unsent: Option<Unsent>,
-    /// A client that is announced as `LOCAL`: a proxy checks that a server listens.
+    /// A forwarded reset waits until the output before it is acknowledged.
+    reset_wait: Option<ResetWait>,
+    /// The PROXY header names no client: a proxy checks whether this server listens.
     is_local: bool,
-    /// The upstream has closed the connection first, without a byte.
-    hung_up: bool,
-    /// The next turn would find nothing to do.
+    /// The upstream has sent a FIN before the client has.
+    upstream_closed_first: bool,
+    /// The next turn would do nothing.
     is_quiescent: bool,
 }
 
-/// When to look whether it is sent, and how long after that again.
+/// The wait of a forwarded reset. A sink does not report acknowledgements, so they are polled, at
+/// growing intervals.
 #[derive(Clone, Copy, Debug)]
-struct Unsent {
-    look: Instant,
-    pause: Duration,
+struct ResetWait {
+    next_poll: Instant,
+    interval: Duration,
 }
 
-impl Unsent {
-    /// It is not sent, at the time of this look.
-    fn again(now: Instant, last: Option<Self>) -> Self {
-        let pause = last.map_or(MIN_PAUSE, |last| (last.pause * 2).min(MAX_PAUSE));
-        Self { look: now + pause, pause }
+impl ResetWait {
+    /// Output is still unacknowledged at `now`.
+    fn poll_again(now: Instant, last: Option<Self>) -> Self {
+        let interval = last.map_or(MIN_INTERVAL, |last| (last.interval * 2).min(MAX_INTERVAL));
+        Self { next_poll: now + interval, interval }
     }
 }
 
-/// A connected socket, and what is to be remembered of it between turns.
+/// A connected socket, and its state between turns.
 #[derive(Debug)]
 struct Connected<S> {
     socket: S,
@@ -253,27 +182,25 @@ impl<S: Source + Sink> Connected<S> {
         self.readiness.recheck(&mut self.socket);
     }
 
-    /// Resets it if output is owed, or a FIN would not be true.
-    fn reset(&mut self, owes: bool) {
-        if owes || self.readiness.must_reset(&self.socket) {
+    /// Resets the connection if it `is_open`, or if output was lost.
+    fn reset(&mut self, is_open: bool) {
+        if is_open || self.readiness.must_reset(&self.socket) {
             self.readiness.reset(&mut self.socket);
         }
     }
 }
 
-type Dial<R> = dyn Future<Output = Result<(<R as Runtime>::Socket, Dialler<R>), NoUpstream>> + Send;
-
 enum Upstream<R: Runtime> {
-    /// The client has to announce itself first.
-    Header(Box<PendingHeader<R>>),
-    Dialling(Pin<Box<Dial<R>>>),
+    /// No upstream is dialled before the PROXY header of the client is complete.
+    Header(Box<UnidentifiedClient<R>>),
+    Dialling(Dialling<R>),
     Connected(Connected<R::Socket>, Dialler<R>),
-    /// There will be none.
+    /// There will be no upstream.
     Absent,
 }
 
-/// A header that is awaited, and what is needed when it has come.
-struct PendingHeader<R> {
+/// A client whose PROXY header is awaited.
+struct UnidentifiedClient<R> {
     reader: HeaderReader,
     runtime: R,
     proxy: Proxy,
@@ -323,60 +250,67 @@ impl<R: Runtime> Relaying<R> {
         client: R::Socket,
         peer: Peer,
         now: Instant,
-        loops: Option<Loops>,
+        loops: Option<LoopDetector>,
         pipes: Option<Pipes<R::Socket>>,
     ) -> Self {
-        let open = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
-        let (open, itself) = match open.transpose() {
-            Ok(open) => (open.flatten(), None),
-            Err(itself) => (None, Some(itself)),
+        let tracked = loops.as_ref().map(|loops| loops.accepted(runtime, peer, &client));
+        let (tracked, self_connection) = match tracked.transpose() {
+            Ok(tracked) => (tracked.flatten(), None),
+            Err(self_connection) => (None, Some(self_connection)),
         };
         let mut relaying = Self {
-            relay: proxy.relays.relay(now),
-            _open: open,
+            relay: proxy.relays().relay(now),
+            _tracked: tracked,
             loops,
             client: Connected::new(client),
             upstream: Upstream::Absent,
             directions: Directions::new(pipes),
-            unsent: None,
+            reset_wait: None,
             is_local: false,
-            hung_up: false,
+            upstream_closed_first: false,
             is_quiescent: false,
         };
-        if let Some(SelfConnection(upstream)) = itself {
-            let upstream = proxy.upstreams.mark_as_itself(upstream, now);
+        if let Some(SelfConnection(upstream)) = self_connection {
+            let upstream = proxy.upstreams().mark_as_self(upstream, now);
             relaying.relay.refuse(ProxyReason::Loop { upstream }, now);
-        } else if let Some(accept) = &proxy.accept {
-            let reader = HeaderReader::new(accept, peer, now);
+        } else if let Some(policy) = &proxy.relays().config().accept_proxy {
+            let reader = HeaderReader::new(policy, peer, now);
             let (runtime, proxy) = (runtime.clone(), proxy.clone());
-            let pending = PendingHeader { reader, runtime, proxy };
-            relaying.upstream = Upstream::Header(Box::new(pending));
+            let client = UnidentifiedClient { reader, runtime, proxy };
+            relaying.upstream = Upstream::Header(Box::new(client));
         } else {
             let local_address = || runtime.local_address(&relaying.client.socket);
-            let destination = proxy.send.and_then(|_| local_address());
-            relaying.begin(runtime, proxy, peer, destination);
+            let destination = proxy.relays().config().send_proxy.and_then(|_| local_address());
+            relaying.start_dialling(runtime, proxy, peer, destination);
         }
         relaying
     }
 
-    /// The client is known: an upstream is dialled for it.
-    fn begin(&mut self, runtime: &R, proxy: &Proxy, peer: Peer, destination: Option<SocketAddr>) {
-        if let Some(version) = proxy.send {
-            self.relay.announce(announce(version, peer, destination));
+    /// Dials an upstream for the client at `peer`, which has connected to `destination`.
+    fn start_dialling(
+        &mut self,
+        runtime: &R,
+        proxy: &Proxy,
+        peer: Peer,
+        destination: Option<SocketAddr>,
+    ) {
+        if let Some(version) = proxy.relays().config().send_proxy {
+            self.relay.send_proxy_header(proxy_protocol::encode(version, peer, destination));
         }
-        let dialler = proxy.dialler(runtime.clone(), self.loops.clone());
+        let dialler = Dialler::new(runtime.clone(), proxy, self.loops.clone());
         self.upstream = Upstream::Dialling(Box::pin(dialler.dial()));
     }
 
-    /// There is a header: who the client is, and what came behind it.
+    /// The PROXY header is complete: identifies the client, and relays the bytes that were received
+    /// with the header.
     fn identify(&mut self, admitted: Option<&Admitted>, now: Instant) {
-        let Upstream::Header(pending) = &mut self.upstream else { return };
-        let Some((header, rest)) = pending.reader.header() else { return };
-        let length = pending.reader.header_len();
+        let Upstream::Header(unidentified) = &mut self.upstream else { return };
+        let Some((header, rest)) = unidentified.reader.header() else { return };
+        let length = unidentified.reader.header_len();
         if let Some(admitted) = admitted
             && let Err(refused) = identify(admitted.table(), admitted, header, length)
         {
-            pending.reader.refuse(refused);
+            unidentified.reader.refuse(refused);
             return;
         }
         self.is_local = header == Header::Local;
@@ -385,15 +319,15 @@ impl<R: Runtime> Relaying<R> {
             Header::Tcp { source, destination } => (Peer::Ip(source), Some(destination)),
         };
         let rest = rest.to_vec();
-        let (runtime, proxy) = (pending.runtime.clone(), pending.proxy.clone());
-        self.begin(&runtime, &proxy, peer, destination);
+        let (runtime, proxy) = (unidentified.runtime.clone(), unidentified.proxy.clone());
+        self.start_dialling(&runtime, &proxy, peer, destination);
         let mut left = &rest[..];
         deliver(&mut self.relay.side(Side::Client), &mut left, now);
-        debug_assert!(left.is_empty(), "the buffer has room for it");
+        debug_assert!(left.is_empty(), "a buffer of at least MIN_BUFFER has room for it");
     }
 
-    /// The sockets may have become ready.
-    fn ready(&mut self) {
+    /// A waker was woken: either socket may have become ready.
+    fn mark_ready(&mut self) {
         self.client.readiness.ready(true, true);
         if let Some(upstream) = self.upstream.connected_mut() {
             upstream.readiness.ready(true, true);
@@ -402,70 +336,72 @@ impl<R: Runtime> Relaying<R> {
 
     fn dial(&mut self, cx: &mut Context<'_>, now: Instant) {
         let Upstream::Dialling(dial) = &mut self.upstream else { return };
-        if !self.relay.owes(Side::Upstream) {
-            // The client is gone, or we were asked to stop: the attempt is given up.
+        if !self.relay.is_open(Side::Upstream) {
+            // The client is lost, or a shutdown was requested: cancels the attempt.
             self.upstream = Upstream::Absent;
             return;
         }
         match dial.as_mut().poll(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
-                self.relay.connected(now, dialler.has_another());
+                self.relay.handle_connected(now, dialler.has_another());
                 self.upstream = Upstream::Connected(Connected::new(socket), dialler);
             }
-            Poll::Ready(Err(none)) => {
+            Poll::Ready(Err(error)) => {
                 self.upstream = Upstream::Absent;
-                self.relay.refuse(ProxyReason::NoUpstream(none), now);
+                self.relay.refuse(ProxyReason::NoUpstream(error), now);
             }
         }
     }
 
     fn turn_client(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Self { relay, directions, unsent, client, .. } = self;
-        let waits = relay.forwards_reset(Side::Client) && must_wait(unsent, &client.socket, now);
-        let mut transfer = directions.of(Side::Client, relay, &mut client.socket);
-        turn_or_wait(&mut transfer, &mut client.readiness, waits, now, cx)
+        let Self { relay, directions, reset_wait, client, .. } = self;
+        let is_waiting =
+            relay.forwards_reset(Side::Client) && must_wait(reset_wait, &client.socket, now);
+        let mut transfer = directions.side(Side::Client, relay, &mut client.socket);
+        turn_or_wait(&mut transfer, &mut client.readiness, is_waiting, now, cx)
     }
 
     fn turn_upstream(&mut self, cx: &mut Context<'_>, now: Instant) -> Turn {
-        let Self { relay, directions, unsent, upstream, .. } = self;
+        let Self { relay, directions, reset_wait, upstream, .. } = self;
         let Upstream::Connected(Connected { socket, readiness }, dialler) = upstream else {
             return Turn::Blocked;
         };
-        let waits = relay.forwards_reset(Side::Upstream) && must_wait(unsent, socket, now);
+        let is_waiting = relay.forwards_reset(Side::Upstream) && must_wait(reset_wait, socket, now);
         let header = relay.unsent_header();
-        let mut transfer = directions.of(Side::Upstream, relay, socket);
-        let turn = turn_or_wait(&mut transfer, readiness, waits, now, cx);
+        let mut transfer = directions.side(Side::Upstream, relay, socket);
+        let turn = turn_or_wait(&mut transfer, readiness, is_waiting, now, cx);
         if let Turn::Moved { read, written } = turn {
-            let own = header.saturating_sub(self.relay.unsent_header());
-            dialler.choice.moved(read, written - own, now);
+            let header = header.saturating_sub(self.relay.unsent_header());
+            dialler.selection.handle_transfer(read, written - header, now);
         }
         if self.relay.half_closed_by_upstream() {
-            self.hung_up = true;
-            dialler.choice.hung_up(now);
+            self.upstream_closed_first = true;
+            dialler.selection.handle_fin(now);
         }
-        if let Some(why) = self.relay.upstream_lost() {
-            self.dial_another(why, now);
+        if let Some(error) = self.relay.upstream_lost() {
+            self.dial_another(error, now);
         }
         turn
     }
 
-    /// The upstream was lost untouched: that was one more attempt that has failed.
-    fn dial_another(&mut self, why: ConnectionError, now: Instant) {
+    /// The upstream was lost before a byte was forwarded: dials another one.
+    fn dial_another(&mut self, error: ConnectionError, now: Instant) {
         let lost = mem::replace(&mut self.upstream, Upstream::Absent);
         if let Upstream::Connected(mut lost, mut dialler) = lost {
             lost.readiness.reset(&mut lost.socket);
-            dialler.choice.failed(format!("{why}, before a byte had passed"), now);
+            let error = format!("{error}, before a byte was forwarded");
+            dialler.selection.handle_failure(error, now);
             self.upstream = Upstream::Dialling(Box::pin(dialler.dial()));
         }
     }
 
-    /// A loss is held against the upstream.
-    fn blame(&mut self, reason: &ProxyReason, now: Instant) {
+    /// Reports the loss of the upstream to its health check.
+    fn report_loss(&mut self, reason: &ProxyReason, now: Instant) {
         if let Upstream::Connected(_, dialler) = &mut self.upstream
-            && let ProxyReason::Lost { side: Side::Upstream, why, .. } = reason
+            && let ProxyReason::Lost { side: Side::Upstream, error, .. } = reason
         {
-            dialler.choice.blame(&why.to_string(), now);
+            dialler.selection.handle_loss(&error.to_string(), now);
         }
     }
 }
@@ -473,11 +409,12 @@ impl<R: Runtime> Relaying<R> {
 impl<R: Runtime> Driven for Relaying<R> {
     type Reason = ProxyReason;
 
-    /// One of each side. The bytes are the client's.
+    /// A turn of each side. The bytes that it returns are the client's.
     fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
         self.dial(cx, now);
         let client = self.turn_client(cx, now);
-        // A turn of one side changes what the other one wants, and this one comes last.
+        // The upstream's turn is the last one: if it moved bytes, the client's interest may have
+        // changed.
         let upstream = self.turn_upstream(cx, now);
         let upstream_moved = matches!(upstream, Turn::Moved { .. });
         self.is_quiescent = !upstream_moved && self.client.readiness.is_quiescent();
@@ -487,7 +424,7 @@ impl<R: Runtime> Driven for Relaying<R> {
             Turn::Done if upstream == Turn::Done || self.upstream.connected().is_none() => {
                 match self.relay.reason() {
                     Some(reason) => {
-                        self.blame(&reason, now);
+                        self.report_loss(&reason, now);
                         Turn::Done
                     }
                     None => Turn::Blocked,
@@ -504,8 +441,8 @@ impl<R: Runtime> Driven for Relaying<R> {
     fn deadline(&self) -> Option<Instant> {
         let flush = |connected: &Connected<_>| connected.readiness.flush_deadline();
         let flushes = [flush(&self.client), self.upstream.connected().and_then(flush)];
-        let look = self.unsent.map(|unsent| unsent.look);
-        flushes.into_iter().chain([self.relay.poll_timeout(), look]).flatten().min()
+        let reset = self.reset_wait.map(|wait| wait.next_poll);
+        flushes.into_iter().chain([self.relay.poll_timeout(), reset]).flatten().min()
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -520,7 +457,7 @@ impl<R: Runtime> Driven for Relaying<R> {
         relay.handle_timeout(now, to_client, to_upstream);
         debug_assert!(
             relay.poll_timeout().is_none_or(|deadline| deadline > now),
-            "after a timeout, the deadline must lie ahead"
+            "the deadline after a timeout must be later than now"
         );
     }
 
@@ -548,11 +485,11 @@ impl<R: Runtime> Driven for Relaying<R> {
             && !self.upstream.connected().is_some_and(holds)
     }
 
-    /// Resets the sides that are not over: what they got is not all.
+    /// Resets each side that has not ended, since its peer was not sent everything.
     fn reset(&mut self) {
-        self.client.reset(self.relay.owes(Side::Client));
+        self.client.reset(self.relay.is_open(Side::Client));
         if let Some(upstream) = self.upstream.connected_mut() {
-            upstream.reset(self.relay.owes(Side::Upstream));
+            upstream.reset(self.relay.is_open(Side::Upstream));
         }
     }
 
@@ -573,111 +510,41 @@ impl<R: Runtime> Driven for Relaying<R> {
         self.relay.reason().expect("the relay has ended")
     }
 
-    /// Whether the client left by itself, not because of the upstream. The lack of an upstream is
-    /// no failure towards a proxy's health check; it is logged for the upstream.
+    /// Whether the client left first, not because of the upstream. A proxy's health check counts as
+    /// such also if there is no upstream, which is logged for the upstream.
     fn peer_has_left(&self) -> bool {
         match self.relay.reason() {
             Some(ProxyReason::NoUpstream(_)) => self.is_local,
             Some(ProxyReason::Lost { side: Side::Upstream, .. }) => false,
-            Some(_) | None => self.client.readiness.peer_has_left() && !self.hung_up,
+            Some(_) | None => self.client.readiness.peer_has_left() && !self.upstream_closed_first,
         }
     }
 }
 
-/// A turn; only a flush while the reset that comes next `waits` for what was written before.
+/// One turn. While a reset `is_waiting` for the output before it, the turn only flushes.
 fn turn_or_wait(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
-    waits: bool,
+    is_waiting: bool,
     now: Instant,
     cx: &mut Context<'_>,
 ) -> Turn {
-    match waits {
+    match is_waiting {
         false => turn(transfer, readiness, now, cx),
         true if flush(transfer, readiness, now, cx) => Turn::Moved { read: 0, written: 0 },
         true => Turn::Blocked,
     }
 }
 
-/// Whether the reset of `socket` has to wait, for what was written there.
-fn must_wait(unsent: &mut Option<Unsent>, socket: &impl Sink, now: Instant) -> bool {
-    if unsent.is_none_or(|unsent| unsent.look <= now) {
-        *unsent = (socket.unacknowledged() > 0).then(|| Unsent::again(now, *unsent));
+/// Whether the reset of `socket` has to wait until the output before it is acknowledged.
+fn must_wait(wait: &mut Option<ResetWait>, socket: &impl Sink, now: Instant) -> bool {
+    if wait.is_none_or(|wait| wait.next_poll <= now) {
+        *wait = (socket.unacknowledged() > 0).then(|| ResetWait::poll_again(now, *wait));
     }
-    unsent.is_some()
+    wait.is_some()
 }
 
-/// The way to an upstream.
-struct Dialler<R> {
-    runtime: R,
-    choice: Choice,
-    /// The time for all attempts together, and what is left of it.
-    limit: Option<Duration>,
-    left: Option<Duration>,
-    loops: Option<Loops>,
-    /// The entry of the connection to the upstream in `loops`.
-    open: Option<Box<Open>>,
-}
-
-impl<R> Dialler<R> {
-    /// Whether there is another upstream to be tried, and the time for it.
-    fn has_another(&self) -> bool {
-        self.choice.left() > 0 && self.left != Some(Duration::ZERO)
-    }
-}
-
-impl<R: Runtime> Dialler<R> {
-    /// Connects to one upstream after the other, in the time that is left. It comes back with the
-    /// connection, for when that is lost.
-    async fn dial(mut self) -> Result<(R::Socket, Self), NoUpstream> {
-        self.open = None;
-        let clock = self.runtime.clock();
-        let deadline = self.left.map(|left| clock.now() + left);
-        let ran_out = |now| deadline.is_some_and(|deadline| now >= deadline);
-        while !ran_out(clock.now())
-            && let Some(address) = self.choice.next(clock.now())
-        {
-            // An equal part of what is left: one that does not answer must not use up all of it.
-            let parts = u32::try_from(self.choice.left()).unwrap_or(u32::MAX).saturating_add(1);
-            let part = deadline.map(|deadline| deadline.since(clock.now()) / parts);
-            let connected = connect_within(&self.runtime, &address, part).await;
-            let now = clock.now();
-            match connected {
-                Ok(socket) => {
-                    let Ok(open) = self.watch(&socket) else {
-                        self.choice.mark_as_itself(now);
-                        continue;
-                    };
-                    self.open = open;
-                    self.choice.connected(now);
-                    self.left = deadline.map(|deadline| deadline.since(now));
-                    return Ok((socket, self));
-                }
-                Err(error) if is_exhausted(&error) => self.choice.not_made(error.to_string()),
-                Err(error) => self.choice.failed(error.to_string(), now),
-            }
-        }
-        Err(self.choice.give_up(self.limit.filter(|_| ran_out(clock.now()))))
-    }
-
-    /// Checks whether the upstream that was connected to is the proxy itself.
-    fn watch(&self, socket: &R::Socket) -> Result<Option<Box<Open>>, SelfConnection> {
-        match (&self.loops, self.choice.present()) {
-            (Some(loops), Some(upstream)) => loops.dialled(&self.runtime, upstream, socket),
-            (None, _) | (_, None) => Ok(None),
-        }
-    }
-}
-
-/// Whether this process or this machine has run out of something that a connection takes
-/// (socket(2)): `ENOMEM`, `ENFILE`, `EMFILE`, `ENOBUFS`.
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
-}
-
-const MIN_PAUSE: Duration = Duration::from_millis(1);
-const MAX_PAUSE: Duration = Duration::from_millis(100);
-
-/// The smallest [`Config::buffer`](super::Config::buffer) with [`Proxy::accept`], in bytes: it
-/// holds what came behind the header (255 at most).
-pub const MIN_BUFFER: usize = 256;
+/// How long a forwarded reset waits at first before it polls for acknowledgements again.
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
+/// How long it waits at most.
+const MAX_INTERVAL: Duration = Duration::from_millis(100);

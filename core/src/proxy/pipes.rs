@@ -6,15 +6,15 @@ use std::{
     vec::Vec,
 };
 
-use super::{Relay, RelaySide, Side, relay::Sides};
+use super::{Relay, RelaySide, Side, relay::PerSide};
 use crate::{
     Instant,
     drive::{Direct, IoError, Sink, Source, Splice, Transfer},
     shared::{Lock, Shared},
 };
 
-/// A bounded number of pipes for sockets of type `S`, lent to directions that have bytes in them.
-/// Clones are the same ones.
+/// A pool of a bounded number of pipes for sockets of type `S`. A direction borrows one while its
+/// bytes are in it. Clones are the same pool.
 pub(super) struct Pipes<S> {
     inner: Shared<Inner<S>>,
 }
@@ -32,7 +32,7 @@ struct State<S> {
 
 type BoxedPipe<S> = Box<dyn Pipe<S>>;
 
-/// A pipe for sockets of type `S`, which need to be [`Splice`] only where [`Pipes`] are made.
+/// A pipe for sockets of type `S`. Only [`Pipes::new`] requires that they are [`Splice`].
 trait Pipe<S>: Send {
     /// [`Splice::poll_fill`]
     fn poll_fill(
@@ -71,7 +71,7 @@ impl<S: Splice> Pipe<S> for S::Pipe {
     }
 }
 
-/// A pipe that is lent. Dropped, it is closed.
+/// A pipe that is lent. If it is dropped, the pipe is closed.
 struct Lent<S> {
     pipe: BoxedPipe<S>,
     permit: Permit<S>,
@@ -81,7 +81,7 @@ struct Lent<S> {
 struct Permit<S>(Shared<Inner<S>>);
 
 impl<S> Pipes<S> {
-    /// At most `limit` of them.
+    /// A pool of at most `limit` pipes.
     pub(super) fn new(limit: usize) -> Self
     where
         S: Splice,
@@ -91,8 +91,8 @@ impl<S> Pipes<S> {
         Self { inner: Shared::new(Inner { make, limit, state }) }
     }
 
-    /// An empty one; `None` where all are lent, or none can be made.
-    fn take(&self) -> Option<Lent<S>> {
+    /// An empty pipe; `None` if all are lent, or none can be made.
+    fn borrow(&self) -> Option<Lent<S>> {
         let idle = self.inner.state.with(|state| {
             let idle = state.idle.pop();
             if idle.is_none() && state.lent >= self.inner.limit {
@@ -102,7 +102,7 @@ impl<S> Pipes<S> {
             Some(idle)
         })?;
         let permit = Permit(self.inner.clone());
-        // Outside the lock, as it is a system call.
+        // This is a system call, so it is outside the lock.
         let pipe = idle.or_else(self.inner.make)?;
         Some(Lent { pipe, permit })
     }
@@ -115,11 +115,11 @@ impl<S> Clone for Pipes<S> {
 }
 
 impl<S> Lent<S> {
-    /// Makes a pipe available to others. It must be empty.
+    /// Returns the pipe to the pool. It must be empty.
     fn give_back(self) {
         let Self { pipe, permit } = self;
         let surplus = permit.0.state.with(|state| {
-            if state.idle.len() == KEPT {
+            if state.idle.len() == MAX_IDLE {
                 return Some(pipe);
             }
             state.idle.push(pipe);
@@ -137,26 +137,26 @@ impl<S> Drop for Permit<S> {
 
 /// The pipes of one proxied connection's two directions.
 pub(super) struct Directions<S> {
-    /// `None` where all goes through memory.
+    /// `None` if all bytes go through memory.
     pipes: Option<Pipes<S>>,
-    /// Those with bytes that were received from a side.
-    received: Sides<Option<Lent<S>>>,
+    /// The pipe with bytes that were received from each side.
+    received: PerSide<Option<Lent<S>>>,
 }
 
 impl<S> Directions<S> {
     pub(super) fn new(pipes: Option<Pipes<S>>) -> Self {
-        Self { pipes, received: Sides { client: None, upstream: None } }
+        Self { pipes, received: PerSide { client: None, upstream: None } }
     }
 
-    /// One side of `relay` on its socket, for one turn.
-    pub(super) fn of<'a>(
+    /// One side of `relay` and its socket, for one turn.
+    pub(super) fn side<'a>(
         &'a mut self,
         side: Side,
         relay: &'a mut Relay,
         socket: &'a mut S,
     ) -> Spliced<'a, S> {
-        let (received, sent) = self.received.both_mut(side);
-        Spliced { machine: relay.side(side), socket, pipes: &mut self.pipes, received, sent }
+        let (received, pending) = self.received.both_mut(side);
+        Spliced { machine: relay.side(side), socket, pipes: &mut self.pipes, received, pending }
     }
 }
 
@@ -165,9 +165,10 @@ pub(super) struct Spliced<'a, S> {
     machine: RelaySide<'a>,
     socket: &'a mut S,
     pipes: &'a mut Option<Pipes<S>>,
-    /// The pipe with bytes that were received from the socket, and the one with bytes for it.
+    /// The pipe with bytes that were received from the socket.
     received: &'a mut Option<Lent<S>>,
-    sent: &'a mut Option<Lent<S>>,
+    /// The pipe with bytes that are pending for the socket.
+    pending: &'a mut Option<Lent<S>>,
 }
 
 impl<'a, S: Source + Sink> Spliced<'a, S> {
@@ -192,7 +193,7 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
         let limit = self.machine.pipe_limit();
         if limit > 0
             && let Some(pipes) = self.pipes
-            && let Some(mut lent) = pipes.take()
+            && let Some(mut lent) = pipes.borrow()
         {
             let filled = (*lent.pipe).poll_fill(self.socket, cx, limit);
             match filled {
@@ -200,7 +201,7 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
                     *self.received = Some(lent);
                     self.machine.handle_piped(now, n);
                 }
-                // It may hold bytes.
+                // The pipe may hold bytes.
                 Poll::Ready(Err(IoError::Connection(_))) => drop(lent),
                 Poll::Ready(Ok(_) | Err(IoError::Interrupted)) | Poll::Pending => lent.give_back(),
             }
@@ -214,14 +215,14 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
 
     fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
         let held = self.machine.in_pipe();
-        let Some(mut lent) = self.sent.take().filter(|_| held > 0) else {
+        let Some(mut lent) = self.pending.take().filter(|_| held > 0) else {
             return self.memory().write(now, cx);
         };
         let drained = (*lent.pipe).poll_drain(self.socket, cx, held);
         if matches!(drained, Poll::Ready(Ok(n)) if n == held) {
             lent.give_back();
         } else {
-            *self.sent = Some(lent);
+            *self.pending = Some(lent);
         }
         let n = ready!(drained)?;
         if n > 0 {
@@ -231,8 +232,8 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
     }
 }
 
-/// So many pipes are kept open although no byte is in them.
-const KEPT: usize = 16;
+/// How many empty pipes stay open.
+const MAX_IDLE: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -252,7 +253,7 @@ mod tests {
 
     const NOW: Instant = Instant::EPOCH;
 
-    /// What arrives at a socket, and what it was sent.
+    /// A socket that always has input, and records its output.
     #[derive(Debug, Default)]
     struct Endless {
         sent: Vec<u8>,
@@ -314,26 +315,26 @@ mod tests {
         }
     }
 
-    /// Buffers are not cleared between connections.
+    /// Buffers are not cleared between connections, so they must not be offered by mistake.
     #[test]
     fn memory_of_other_connections_is_not_offered_for_bytes_in_a_pipe() {
         let buffer = NonZeroUsize::new(8).unwrap();
-        let relays = RelayFactory::new(Config { buffer, ..Config::default() });
+        let relays = RelayFactory::new(Config::default().with_buffer(buffer)).unwrap();
         let mut relay = relays.relay(NOW);
-        relay.connected(NOW, false);
+        relay.handle_connected(NOW, false);
         deliver(&mut relay.side(Side::Client), &mut &b"12345678"[..], NOW);
         collect_into(&mut relay.side(Side::Upstream), &mut [0; 8], NOW);
         relay.side(Side::Client).handle(NOW, Event::Release);
 
         let mut other = relays.relay(NOW);
-        other.connected(NOW, false);
+        other.handle_connected(NOW, false);
         deliver(&mut other.side(Side::Client), &mut &b"a secret"[..], NOW);
         drop(other);
 
         let mut directions = Directions::new(Some(Pipes::new(1)));
         let mut turn = |relay: &mut Relay, side| {
             let mut socket = Endless::default();
-            let mut transfer = directions.of(side, relay, &mut socket);
+            let mut transfer = directions.side(side, relay, &mut socket);
             let cx = &mut Context::from_waker(Waker::noop());
             drive::turn(&mut transfer, &mut Readiness::default(), NOW, cx);
             socket.sent
@@ -343,49 +344,49 @@ mod tests {
         let mut side = relay.side(Side::Upstream);
         assert_eq!(side.interest().write, Outbound::Flush);
         assert_eq!(side.write_bufs(&mut [&[][..]; 2]), 0);
-        // Nor is memory taken for what is in a pipe, whatever the driver says was written.
+        // `Written` is for memory, so here it is the bug of a driver. It must panic.
         let written = catch_unwind(AssertUnwindSafe(|| side.handle(NOW, Event::Written(8))));
         assert!(written.is_err());
         assert_eq!(turn(&mut relay, Side::Upstream), b"........");
     }
 
-    fn figures(pipes: &Pipes<Endless>) -> (usize, usize) {
+    fn idle_and_lent(pipes: &Pipes<Endless>) -> (usize, usize) {
         pipes.inner.state.with(|state| (state.idle.len(), state.lent))
     }
 
     #[test]
-    fn a_pipe_that_was_given_back_is_lent_again_and_one_that_was_dropped_is_closed() {
+    fn a_returned_pipe_is_lent_again_and_a_dropped_pipe_is_closed() {
         let pipes = Pipes::new(1);
-        let lent = pipes.take().unwrap();
-        assert!(pipes.take().is_none(), "it is lent, and there may be one only");
+        let lent = pipes.borrow().unwrap();
+        assert!(pipes.borrow().is_none(), "the only pipe is lent");
         lent.give_back();
-        assert_eq!(figures(&pipes), (1, 0));
-        let lent = pipes.take().unwrap();
-        assert_eq!(figures(&pipes), (0, 1));
+        assert_eq!(idle_and_lent(&pipes), (1, 0));
+        let lent = pipes.borrow().unwrap();
+        assert_eq!(idle_and_lent(&pipes), (0, 1));
         drop(lent);
-        assert_eq!(figures(&pipes), (0, 0));
-        assert!(pipes.take().is_some());
+        assert_eq!(idle_and_lent(&pipes), (0, 0));
+        assert!(pipes.borrow().is_some());
     }
 
     #[test]
-    fn a_pipe_that_could_not_be_made_leaves_room_for_the_next() {
+    fn a_pipe_that_cannot_be_made_does_not_count_as_lent() {
         let state = Lock::new(State { idle: Vec::new(), lent: 0 });
         let pipes = Pipes { inner: Shared::new(Inner { make: || None, limit: 1, state }) };
-        assert!(pipes.take().is_none());
-        assert_eq!(figures(&pipes), (0, 0));
+        assert!(pipes.borrow().is_none());
+        assert_eq!(idle_and_lent(&pipes), (0, 0));
     }
 
     #[test]
-    fn sixteen_stay_open_when_idle() {
+    fn sixteen_idle_pipes_stay_open() {
         let pipes = Pipes::new(20);
-        let lent: Vec<_> = (0..21).filter_map(|_| pipes.take()).collect();
+        let lent: Vec<_> = (0..21).filter_map(|_| pipes.borrow()).collect();
         assert_eq!(lent.len(), 20);
         lent.into_iter().for_each(Lent::give_back);
-        assert_eq!(figures(&pipes), (16, 0));
+        assert_eq!(idle_and_lent(&pipes), (16, 0));
     }
 
     #[test]
-    fn without_a_limit_above_0_none_is_made() {
-        assert!(Pipes::<Endless>::new(0).take().is_none());
+    fn with_a_limit_of_0_no_pipe_is_made() {
+        assert!(Pipes::<Endless>::new(0).borrow().is_none());
     }
 }

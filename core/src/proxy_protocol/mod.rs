@@ -1,31 +1,34 @@
-//! The PROXY protocol, versions 1 and 2: how a proxy tells a server who its client is
-//! ([proxy-protocol.txt](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt)).
+//! The PROXY protocol, versions 1 and 2: how a proxy tells a server the client's address
+//! ([proxy-protocol.txt](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt), to which
+//! "section" refers in this module).
 //!
-//! - [`parse`] reads a header, [`announce`] writes one.
-//! - [`HeaderReader`] is the machine that receives one: from peers that may send one, whole within a
-//!   time.
-//! - [`WithProxyHeader`] puts it in front of any other machine, which begins with the bytes behind the header.
-//! - [`fn@serve`] does so for a server (feature `std`), and tells its table of connections who the
-//!   client really is.
+//! - [`parse`] reads a header, [`encode`] writes one.
+//! - [`HeaderReader`] is the machine that receives a header. A [`HeaderPolicy`] says from which
+//!   peers, and within which time.
+//! - [`WithProxyHeader`] puts a header before any other machine.
+//! - [`fn@serve`] does so for a server (feature `std`), and enters the client's address in the
+//!   table of connections.
 //!
-//! A header is required where it is accepted at all, and never guessed (section 2: a receiver "must
-//! not try to guess whether the protocol header is present or not"): whoever could choose would be
-//! whoever it likes to be. For the same reason it is accepted only from [`Config::from`].
+//! A server that accepts headers requires one on each connection, and never guesses (section 2: the
+//! receiver "must not try to guess whether the protocol header is present or not"). Otherwise a
+//! client could choose its own address. For the same reason, headers are accepted only from
+//! [`Config::from`].
 //!
-//! | what | is |
-//! |---|---|
-//! | version 1 | one line of at most 107 bytes, carriage return and line feed included (section 2.1) |
-//! | version 2 | at most [`MAX_LEN`] bytes in all |
-//! | … its TLVs | have to end where the header does; a checksum (`PP2_TYPE_CRC32C`, section 2.2.3) has to be right; the others are skipped |
-//! | `TCP4`, `TCP6` | addresses may be of either family, whichever is named (nginx with `realip` mixes them) |
-//! | `LOCAL`, `UNKNOWN`, `UNSPEC`, a Unix address, a datagram | says nothing of a client: the connection stands for itself; what comes with `LOCAL` or `UNSPEC` is discarded unread (sections 2.1 and 2.2) |
+//! Limits and leniency:
 //!
-//! The parser is our own. Of the crates there are, `ppp` (2.3) takes a port of `+80`, never finds the
-//! end of an `UNKNOWN` line of more words than four, and takes datagrams; `proxy-header` (0.1) has one
-//! error for all that can be wrong, waits for more where `POST` is no header already, takes `UNKNOWNS`
-//! for `UNKNOWN`, and datagrams. Both need the standard library.
+//! - A header of version 1 is one line of at most 107 bytes, CR and LF included (section 2.1).
+//! - A header of version 2 has at most [`MAX_LEN`] bytes. Its TLVs must end where the header ends.
+//!   A checksum (`PP2_TYPE_CRC32C`, section 2.2.3) must be correct. Other TLVs are skipped.
+//! - With `TCP4` and `TCP6`, addresses of either family are accepted: nginx with `realip` mixes
+//!   them.
+//! - `LOCAL`, `UNKNOWN`, `UNSPEC`, Unix addresses and datagrams name no TCP client
+//!   ([`Header::Local`]): the table of connections keeps the address of the proxy. The rest of a
+//!   `LOCAL` or `UNSPEC` header is not interpreted (sections 2.1 and 2.2).
 
+mod encode;
 mod header;
+mod parse;
+mod policy;
 mod reader;
 #[cfg(feature = "std")]
 mod serve;
@@ -36,7 +39,10 @@ pub(crate) use self::serve::identify;
 #[cfg(feature = "std")]
 pub use self::serve::serve;
 pub use self::{
-    header::{Field, Header, MAX_LEN, Malformed, Version, announce, parse},
-    reader::{Config, HeaderReader, ProxyHeaderReason},
+    encode::encode,
+    header::{Header, MAX_LEN, Version},
+    parse::{Endpoint, ParseError, parse},
+    policy::{Config, HeaderPolicy},
+    reader::{HeaderReader, ProxyHeaderReason},
     with_header::{WithProxyHeader, WithProxyHeaderReason},
 };

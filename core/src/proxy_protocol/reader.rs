@@ -1,114 +1,86 @@
 //! Receiving a header.
 
-use alloc::{vec, vec::Vec};
+use alloc::vec::Vec;
 use core::{net::IpAddr, time::Duration};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
-use super::{Header, MAX_LEN, Malformed, parse};
+use super::{Header, HeaderPolicy, MAX_LEN, ParseError, parse};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Status,
     admission::{Peer, Refused},
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
-/// From whom headers are accepted, and for how long they are awaited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The addresses that may send one; whoever else connects is reset. Default: the loopback ones,
-    /// `127.0.0.0/8` and `::1`. A peer without an address, on a Unix socket, may: whoever can connect
-    /// to that is for its permissions to say.
-    pub from: Vec<IpNet>,
-    /// A header must be whole so long after the connection was made; `None`: whenever it likes.
-    /// Default: 5 s.
-    pub timeout: Option<Duration>,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let v4 = Ipv4Net::new_assert([127, 0, 0, 0].into(), 8);
-        let v6 = Ipv6Net::new_assert([0, 0, 0, 0, 0, 0, 0, 1].into(), 128);
-        Self { from: vec![v4.into(), v6.into()], timeout: Some(Duration::from_secs(5)) }
-    }
-}
-
-impl Config {
-    /// Whether a header of `peer`'s is believed.
-    pub fn trusts(&self, peer: Peer) -> bool {
-        match peer {
-            Peer::Ip(address) => {
-                let address = address.ip().to_canonical();
-                self.from.iter().any(|range| range.contains(&address))
-            }
-            Peer::Local => true,
-        }
-    }
-}
-
-/// The machine that receives a header, and nothing else: once it has one, it neither reads nor writes,
-/// and waits to be replaced by what the connection is for. If its FIN stays pending for 10 s, it is
-/// reset.
+/// The machine that receives a header.
 ///
-/// It holds at most 256 bytes of a header of version 1, and 4,096 (the longest one) of version 2,
-/// for at most [`Config::timeout`].
+/// Once the [header](Self::header) is complete, it neither reads nor writes: the caller replaces it
+/// by the machine that the connection is for. If it ends with an error, a FIN that stays pending
+/// for 10 s becomes a reset.
+///
+/// It holds at most 256 bytes for a header of version 1, and [`MAX_LEN`] for one of version 2, for
+/// at most [`Config::timeout`](super::Config::timeout).
 #[derive(Debug)]
 pub struct HeaderReader {
     buffer: Vec<u8>,
-    filled: usize,
-    limit: Option<Duration>,
-    until: Option<Instant>,
+    /// How many bytes of the buffer were received.
+    received: usize,
+    timeout: Option<Duration>,
+    deadline: Option<Instant>,
     state: State,
 }
 
 #[derive(Clone, Debug)]
 enum State {
     Reading,
-    /// It is whole, and so long.
-    Read(Header, usize),
+    /// The header is complete.
+    Complete {
+        header: Header,
+        length: usize,
+    },
     Ending(Teardown<ProxyHeaderReason>),
 }
 
-/// Why a connection ended before it had a header, or because of what that said.
+/// Why a connection ended before or because of its header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProxyHeaderReason {
-    /// The peer may not send one.
-    #[error("{peer} may not announce clients: it is in none of the ranges that may")]
+    /// The peer is in none of the ranges of [`Config::from`](super::Config::from).
+    #[error("{peer} is not trusted to send a PROXY header")]
     Untrusted {
-        /// Its address.
+        /// The peer's address.
         peer: IpAddr,
     },
-    /// It sent something else.
+    /// The header is invalid.
     #[error("malformed PROXY header: {0}")]
-    Malformed(Malformed),
-    /// It closed its side before the header was whole.
-    #[error("closed after {have} bytes of a PROXY header")]
+    Malformed(ParseError),
+    /// The peer sent a FIN before the header was complete.
+    #[error("FIN after {received} bytes of a PROXY header")]
     Truncated {
-        /// What it had sent.
-        have: usize,
+        /// Bytes received.
+        received: usize,
     },
-    /// [`Config::timeout`] ran out.
-    #[error("no whole PROXY header within {limit:?}, but {have} bytes")]
+    /// [`Config::timeout`](super::Config::timeout) elapsed.
+    #[error("no complete PROXY header within {limit:?}; bytes received: {received}")]
     Late {
-        /// The limit.
+        /// The timeout.
         limit: Duration,
-        /// What it had sent.
-        have: usize,
+        /// Bytes received.
+        received: usize,
     },
-    /// The client that the header names may not connect.
-    #[error("announced client refused: {0}")]
+    /// The client that the header names was refused.
+    #[error("client named by the PROXY header refused: {0}")]
     Refused(Refused),
-    /// The connection broke.
-    #[error("lost while {way}: {why}; it had sent {have} bytes of a PROXY header")]
+    /// The connection was lost.
+    #[error("lost while {direction}: {error}; bytes of a PROXY header received: {received}")]
     Lost {
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
-        /// What it had sent.
-        have: usize,
+        /// Whether a read or a write failed.
+        direction: Direction,
+        /// How it failed.
+        error: ConnectionError,
+        /// Bytes received.
+        received: usize,
     },
-    /// We were asked to stop.
-    #[error("asked to stop")]
+    /// A shutdown was requested.
+    #[error("shutdown requested")]
     ShutDown,
 }
 
@@ -119,8 +91,8 @@ impl crate::Reason for ProxyHeaderReason {
             Self::Malformed(_) => "proxy_header_malformed",
             Self::Truncated { .. } => "proxy_header_truncated",
             Self::Late { .. } => "proxy_header_late",
-            Self::Refused(_) => "announced_refused",
-            Self::Lost { why, .. } => why.label(),
+            Self::Refused(_) => "proxy_header_refused",
+            Self::Lost { error, .. } => error.label(),
             Self::ShutDown => "shut_down",
         }
     }
@@ -137,42 +109,43 @@ impl crate::Reason for ProxyHeaderReason {
 }
 
 impl HeaderReader {
-    /// Awaits a header from `peer`, which connected `now`.
-    pub fn new(config: &Config, peer: Peer, now: Instant) -> Self {
+    /// Awaits a header from `peer`, which has connected at `now`.
+    pub fn new(policy: &HeaderPolicy, peer: Peer, now: Instant) -> Self {
         let state = match peer {
-            Peer::Ip(address) if !config.trusts(peer) => {
+            Peer::Ip(address) if !policy.trusts(peer) => {
                 State::Ending(Teardown::reset(ProxyHeaderReason::Untrusted { peer: address.ip() }))
             }
             Peer::Ip(_) | Peer::Local => State::Reading,
         };
-        let until = config.timeout.map(|limit| now + limit);
-        Self { buffer: Vec::new(), filled: 0, limit: config.timeout, until, state }
+        let timeout = policy.config().timeout;
+        let deadline = timeout.map(|timeout| now + timeout);
+        Self { buffer: Vec::new(), received: 0, timeout, deadline, state }
     }
 
-    /// What the header says, once it is whole; and what was received behind it, fewer than 256 bytes.
+    /// The header, once it is complete, and the bytes that were received after it, fewer than 256.
     pub fn header(&self) -> Option<(Header, &[u8])> {
-        let State::Read(header, length) = self.state else { return None };
-        Some((header, &self.buffer[length..self.filled]))
+        let State::Complete { header, length } = self.state else { return None };
+        Some((header, &self.buffer[length..self.received]))
     }
 
-    /// The length of the header in bytes, once it is complete.
+    /// The length of the header in bytes, once it is complete; before, 0.
     pub fn header_len(&self) -> usize {
-        if let State::Read(_, length) = self.state { length } else { 0 }
+        if let State::Complete { length, .. } = self.state { length } else { 0 }
     }
 
-    /// The client that the header names may not connect.
+    /// Resets the connection: the client that the header names may not connect.
     pub fn refuse(&mut self, refused: Refused) {
         self.end(Teardown::reset(ProxyHeaderReason::Refused(refused)));
     }
 
-    /// Sends a FIN.
+    /// Ends the connection by a FIN.
     fn close(&mut self, reason: ProxyHeaderReason, now: Instant) {
         self.end(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)));
     }
 
     fn end(&mut self, ending: Teardown<ProxyHeaderReason>) {
         match self.state {
-            State::Reading | State::Read(..) => {
+            State::Reading | State::Complete { .. } => {
                 self.state = State::Ending(ending);
                 self.buffer = Vec::new();
             }
@@ -187,24 +160,24 @@ impl Machine for HeaderReader {
     fn interest(&self) -> Interest {
         match &self.state {
             State::Reading => Interest { read: true, write: Outbound::Idle },
-            State::Read(..) => Interest { read: false, write: Outbound::Idle },
+            State::Complete { .. } => Interest { read: false, write: Outbound::Idle },
             State::Ending(ending) => ending.interest(false),
         }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        // A header that is longer says so in its first bytes: none of what is behind it is read.
+        // If a header is longer than the first read, its length is known. Nothing after it is read.
         let size = match self.buffer.get(14..16) {
-            Some(&[high, low]) if self.filled >= FIRST => {
+            Some(&[high, low]) if self.received >= FIRST_READ => {
                 16 + usize::from(u16::from_be_bytes([high, low]))
             }
-            _ => FIRST,
+            _ => FIRST_READ,
         };
         let size = size.min(MAX_LEN);
         if self.buffer.len() < size {
             self.buffer.resize(size, 0);
         }
-        &mut self.buffer[self.filled..]
+        &mut self.buffer[self.received..]
     }
 
     fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
@@ -214,20 +187,25 @@ impl Machine for HeaderReader {
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Read(n) => {
-                self.filled += n;
-                match parse(&self.buffer[..self.filled]) {
+                self.received += n;
+                match parse(&self.buffer[..self.received]) {
                     Ok(None) => {}
-                    Ok(Some((header, length))) => self.state = State::Read(header, length),
-                    Err(malformed) => {
-                        self.end(Teardown::reset(ProxyHeaderReason::Malformed(malformed)));
+                    Ok(Some((header, length))) => {
+                        self.state = State::Complete { header, length };
+                    }
+                    Err(error) => {
+                        self.end(Teardown::reset(ProxyHeaderReason::Malformed(error)));
                     }
                 }
             }
-            Event::Eof => self.close(ProxyHeaderReason::Truncated { have: self.filled }, now),
-            Event::Error(way, why) => {
-                let lost = ProxyHeaderReason::Lost { way, why, have: self.filled };
+            Event::Eof => {
+                self.close(ProxyHeaderReason::Truncated { received: self.received }, now);
+            }
+            Event::Error(direction, error) => {
+                let received = self.received;
+                let lost = ProxyHeaderReason::Lost { direction, error, received };
                 match &mut self.state {
-                    State::Reading | State::Read(..) => self.end(Teardown::over(lost)),
+                    State::Reading | State::Complete { .. } => self.end(Teardown::over(lost)),
                     State::Ending(ending) => ending.handle_error(lost),
                 }
             }
@@ -238,17 +216,17 @@ impl Machine for HeaderReader {
             }
             Event::Timeout { .. } => {
                 if self.poll_timeout().is_some_and(|deadline| deadline <= now) {
-                    let limit = self.limit.unwrap_or_default();
-                    let late = ProxyHeaderReason::Late { limit, have: self.filled };
+                    let limit = self.timeout.unwrap_or_default();
+                    let late = ProxyHeaderReason::Late { limit, received: self.received };
                     match &mut self.state {
-                        State::Reading | State::Read(..) => self.end(Teardown::reset(late)),
+                        State::Reading | State::Complete { .. } => self.end(Teardown::reset(late)),
                         State::Ending(ending) => ending.expire(None),
                     }
                 }
             }
             Event::ShutDown => self.close(ProxyHeaderReason::ShutDown, now),
             Event::Release => {
-                if self.filled == 0 {
+                if self.received == 0 {
                     self.buffer = Vec::new();
                 }
             }
@@ -258,15 +236,15 @@ impl Machine for HeaderReader {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Reading => self.until,
-            State::Read(..) => None,
+            State::Reading => self.deadline,
+            State::Complete { .. } => None,
             State::Ending(ending) => ending.poll_timeout(None),
         }
     }
 
     fn status(&self) -> Status {
         let state = match &self.state {
-            State::Reading | State::Read(..) => "proxy_header",
+            State::Reading | State::Complete { .. } => "proxy_header",
             State::Ending(ending) => ending.state(),
         };
         Status { state, queued: 0, lag: 0 }
@@ -277,5 +255,6 @@ impl Machine for HeaderReader {
     }
 }
 
-/// How much is read at first: all of a header without TLVs, of either version (107 or 232 bytes).
-const FIRST: usize = 256;
+/// The size of the first read, in bytes. It has room for the longest header without TLVs, of either
+/// version (107 or 232 bytes).
+const FIRST_READ: usize = 256;

@@ -1,6 +1,6 @@
 //! A server whose connections begin with a header.
 
-use super::{Config, Header, WithProxyHeader};
+use super::{Header, HeaderPolicy, WithProxyHeader};
 use crate::{
     Instant, Machine,
     admission::{ConnectionEntry, ConnectionTable, Peer, Refused},
@@ -11,16 +11,16 @@ use crate::{
 
 /// [`Server::serve`] for connections that begin with a PROXY header.
 ///
-/// `machine` makes the machine for a client once its header has been read. From then on, the
-/// [`peer`](ConnectionEntry::peer) of the connection is the one that the header names. A panic of `machine`
-/// ends that connection alone.
+/// `machine` makes the machine for a client once the header is complete. From then on, the
+/// [`peer`](ConnectionEntry::peer) of the connection is the client that the header names. A panic
+/// of `machine` ends that connection alone.
 ///
 /// Set [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
 /// Otherwise the proxies' own addresses count towards the limit per address until the headers have
 /// been read.
 pub async fn serve<R, M>(
     server: Server<R>,
-    config: Config,
+    policy: HeaderPolicy,
     machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
 ) -> DrainReport
 where
@@ -37,13 +37,13 @@ where
                 identify(&table, &conn, header, length)?;
                 Ok(machine(&conn, now))
             };
-            let behind = WithProxyHeader::new(&config, admitted.peer(), clock.now(), make);
-            Drive::new(behind, socket, clock).admitted(admitted)
+            let machine = WithProxyHeader::new(&policy, admitted.peer(), clock.now(), make);
+            Drive::new(machine, socket, clock).admitted(admitted)
         })
         .await
 }
 
-/// Enters the client that a header of `length` bytes names in the table.
+/// Enters the client into the table that `header`, of `length` bytes, names.
 ///
 /// # Errors
 /// As [`ConnectionTable::identify`].

@@ -1,39 +1,41 @@
-//! A machine behind a header.
+//! A machine whose connection begins with a header.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::{fmt, task::Context};
 
 use bytes::Bytes;
 
-use super::{Config, Header, HeaderReader, ProxyHeaderReason};
+use super::{Header, HeaderPolicy, HeaderReader, ProxyHeaderReason};
 use crate::{
     Event, Fault, Instant, Interest, Machine, Status,
     admission::{Peer, Refused},
     drive,
 };
 
-/// A machine that begins behind a PROXY header, and then is the one that `make` made of what the
-/// header says.
+/// A machine whose connection begins with a PROXY header. It receives the header, then becomes the
+/// machine that `make` returns for it.
 ///
-/// What came with the header is fed to the machine as it takes it; until then nothing further is
-/// read. Besides the machine it holds what [`HeaderReader`] does, and nothing once that is done.
+/// Bytes that were received together with the header are delivered to that machine first, before
+/// anything further is read. It holds what [`HeaderReader`] holds, and after the header nothing but
+/// the machine and those bytes.
 ///
 /// ```
 /// use wirestate_core::{Instant, Machine, admission::Peer, drive, echo};
-/// use wirestate_core::proxy_protocol::{WithProxyHeader, Config, Header};
+/// use wirestate_core::proxy_protocol::{Header, HeaderPolicy, WithProxyHeader};
 ///
 /// let (now, proxy) = (Instant::EPOCH, Peer::Ip("127.0.0.1:4000".parse()?));
 /// let server = echo::Server::default();
-/// let mut behind = WithProxyHeader::new(&Config::default(), proxy, now, |header, _length, now| {
-///     let Header::Tcp { source, .. } = header else { panic!("it names a client") };
+/// let make = |header, _length, now| {
+///     let Header::Tcp { source, .. } = header else { panic!("the header names a client") };
 ///     assert_eq!(source.to_string(), "192.0.2.7:50000");
 ///     Ok(server.machine(now))
-/// });
+/// };
+/// let mut machine = WithProxyHeader::new(&HeaderPolicy::default(), proxy, now, make);
 ///
 /// let mut output = [0; 64];
 /// let mut input = &b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\nhello"[..];
-/// drive::deliver(&mut behind, &mut input, now);
-/// let n = drive::collect_into(&mut behind, &mut output, now);
+/// drive::deliver(&mut machine, &mut input, now);
+/// let n = drive::collect_into(&mut machine, &mut output, now);
 /// assert_eq!(&output[..n], b"hello");
 /// # Ok::<(), core::net::AddrParseError>(())
 /// ```
@@ -42,27 +44,27 @@ pub struct WithProxyHeader<M, F> {
 }
 
 enum Phase<M, F> {
-    Header(Box<Awaited<F>>),
+    Header(Box<AwaitedHeader<F>>),
     Inner {
         machine: M,
-        /// What came with the header, as far as the machine has not taken it.
+        /// Bytes that were received together with the header and are pending for the machine.
         rest: Vec<u8>,
     },
 }
 
-struct Awaited<F> {
+struct AwaitedHeader<F> {
     reader: HeaderReader,
-    /// Taken when there is a header.
+    /// Taken when the header is complete.
     make: Option<F>,
 }
 
-/// Why a machine behind a header ended.
+/// Why a [`WithProxyHeader`] ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WithProxyHeaderReason<R> {
-    /// Because of the header.
+    /// Before or because of the header.
     #[error(transparent)]
     Header(ProxyHeaderReason),
-    /// For a reason of its own.
+    /// For a reason of the machine's.
     #[error("{0}")]
     Inner(R),
 }
@@ -88,20 +90,21 @@ where
     M: Machine,
     F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
 {
-    /// Awaits a header from `peer`, which connected at `now`. `make` gets the header and its length
-    /// in bytes; it may refuse the client that the header names, which resets the connection.
-    pub fn new(config: &Config, peer: Peer, now: Instant, make: F) -> Self {
-        let reader = HeaderReader::new(config, peer, now);
-        Self { phase: Phase::Header(Box::new(Awaited { reader, make: Some(make) })) }
+    /// Awaits a header from `peer`, which has connected at `now`. `make` gets the header and its
+    /// length in bytes. An error from `make` refuses the client that the header names: its
+    /// connection is reset.
+    pub fn new(policy: &HeaderPolicy, peer: Peer, now: Instant, make: F) -> Self {
+        let reader = HeaderReader::new(policy, peer, now);
+        Self { phase: Phase::Header(Box::new(AwaitedHeader { reader, make: Some(make) })) }
     }
 
-    /// The machine, once there was a header.
+    /// The machine, once the header is complete.
     pub fn inner(&self) -> Option<&M> {
         if let Phase::Inner { machine, .. } = &self.phase { Some(machine) } else { None }
     }
 
-    /// Goes on to the machine when there is a header, and feeds it what it will take: true if that
-    /// was something.
+    /// Makes the machine when the header is complete, and delivers the pending bytes that it
+    /// accepts. Returns whether anything was delivered, or the client was refused.
     fn pump(&mut self, now: Instant) -> bool {
         if let Phase::Header(awaited) = &mut self.phase {
             let Some((header, rest)) = awaited.reader.header() else { return false };
@@ -120,8 +123,8 @@ where
         }
         let mut left = &rest[..];
         drive::deliver(machine, &mut left, now);
-        let taken = rest.len() - left.len();
-        rest.drain(..taken);
+        let delivered = rest.len() - left.len();
+        rest.drain(..delivered);
         if rest.is_empty() {
             *rest = Vec::new();
         }
@@ -129,7 +132,7 @@ where
     }
 }
 
-/// Calls a method of the machine of this phase.
+/// Calls a method of the header's reader or of the machine, by phase.
 macro_rules! delegate {
     ($phase:expr, $method:ident($($argument:expr),*)) => {
         match $phase {
@@ -139,7 +142,10 @@ macro_rules! delegate {
     };
 }
 
-#[deny(clippy::missing_trait_methods, reason = "what is not forwarded never happens")]
+#[deny(
+    clippy::missing_trait_methods,
+    reason = "a default would hide the inner machine's own method"
+)]
 impl<M, F> Machine for WithProxyHeader<M, F>
 where
     M: Machine,
@@ -148,7 +154,8 @@ where
     type Reason = WithProxyHeaderReason<M::Reason>;
 
     fn interest(&self) -> Interest {
-        // What is left over was received first: then the machine does not read.
+        // While bytes are pending, the machine does not want to read: `pump` delivers all that it
+        // accepts.
         delegate!(&self.phase, interest())
     }
 
@@ -176,8 +183,8 @@ where
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let news = delegate!(&mut self.phase, poll_shared(now, cx));
-        self.pump(now) || news
+        let has_changed = delegate!(&mut self.phase, poll_shared(now, cx));
+        self.pump(now) || has_changed
     }
 
     fn work(&self) -> u64 {
@@ -205,8 +212,12 @@ where
 impl<M: fmt::Debug, F> fmt::Debug for WithProxyHeader<M, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.phase {
-            Phase::Header(awaited) => f.debug_tuple("Behind").field(&awaited.reader).finish(),
-            Phase::Inner { machine, .. } => f.debug_tuple("Behind").field(machine).finish(),
+            Phase::Header(awaited) => {
+                f.debug_tuple("WithProxyHeader").field(&awaited.reader).finish()
+            }
+            Phase::Inner { machine, .. } => {
+                f.debug_tuple("WithProxyHeader").field(machine).finish()
+            }
         }
     }
 }

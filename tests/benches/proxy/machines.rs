@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use wirestate_core::{
     drive::Splice,
-    proxy::{Balance, Config, Proxy, RelayFactory, Upstreams, serve},
+    proxy::{Balance, Config, Proxy, Upstreams, serve},
     runtime::Runtime,
     serve::Server,
 };
@@ -17,7 +17,7 @@ pub(crate) struct Relay(pub(crate) SocketAddr);
 impl Ours for Relay {
     async fn serve<R: Runtime<Socket: Splice>>(self, server: Server<R>) -> io::Result<()> {
         let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
-        let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams);
+        let proxy = Proxy::new(Config::default(), upstreams).expect("the defaults are valid");
         serve(server, proxy).await;
         Ok(())
     }

@@ -1,17 +1,17 @@
-//! Every order of events that end a side, with buffers of one, two and three bytes.
+//! All interleavings of the events that can end a side, with buffers of one, two and three bytes.
 
 use wirestate_core::{ConnectionError, proxy::Side};
 use wirestate_testkit::script::Ending;
 
-use crate::pair::{Act, Other, Pair};
+use crate::pair::{Act, Next, Pair};
 
 const EVENTS: [Act; 8] = [
     Act::Receive(2),
     Act::Take(1),
     Act::Fin,
-    Act::LostIn(ConnectionError::Reset),
-    Act::LostOut(ConnectionError::Reset),
-    Act::LostOut(ConnectionError::TimedOut),
+    Act::ReadError(ConnectionError::Reset),
+    Act::WriteError(ConnectionError::Reset),
+    Act::WriteError(ConnectionError::TimedOut),
     Act::Timeout,
     Act::ShutDown,
 ];
@@ -34,59 +34,59 @@ fn every_list(length: usize, f: impl Fn(&[(Side, Act)])) -> usize {
     lists
 }
 
-/// How both sides ended, and the reason, after `list` and then the idle time.
+/// Plays the events in `list`, then lets the idle timeout elapse.
 fn end(mut pair: Pair, list: &[(Side, Act)]) -> Pair {
     for (side, event) in list {
-        pair.happen(*side, *event);
+        pair.play(*side, *event);
     }
     pair.play_out();
-    // The deadline ends the rest; play that out as well.
-    pair.happen(Side::Client, Act::Timeout);
+    // The timeout may leave a FIN or an RST to be sent, with a deadline of its own.
+    pair.play(Side::Client, Act::Timeout);
     pair.play_out();
-    pair.happen(Side::Upstream, Act::Timeout);
+    pair.play(Side::Upstream, Act::Timeout);
     pair.play_out();
     pair
 }
 
 #[test]
-fn every_interleaving_of_fin_reset_and_timeout() {
+fn after_any_four_events_both_sides_end_as_the_other_side_did() {
     let pairs: [fn() -> Pair; 6] = [
         || Pair::new(1),
         || Pair::new(2).piping(1),
-        || Pair::announced(1, &[Other::Accepts]),
-        || Pair::announced(2, &[]),
-        || Pair::announced(2, &[Other::Refuses]),
-        || Pair::announced(3, &[Other::Refuses, Other::Accepts, Other::Refuses]),
+        || Pair::with_header(1, &[Next::Accepts]),
+        || Pair::with_header(2, &[]),
+        || Pair::with_header(2, &[Next::Refuses]),
+        || Pair::with_header(3, &[Next::Refuses, Next::Accepts, Next::Refuses]),
     ];
     for pair in pairs {
         let lists = every_list(4, |list| {
             let pair = end(pair(), list);
-            assert!(pair.relay.is_done(), "{list:?}: it does not end");
-            assert_eq!(pair.relay.status().queued, 0, "{list:?}: bytes are left");
+            assert!(pair.relay.is_done(), "{list:?}: the relay does not end");
+            assert_eq!(pair.relay.status().queued, 0, "{list:?}: bytes are still pending");
             let label = pair.label().unwrap();
             for side in Side::BOTH {
                 let (peer, other) = (pair.peer(side), pair.peer(side.other()));
                 match (label, peer.ending) {
-                    // The connection to the upstream is gone, and the client gets nothing that
-                    // looks like an answer.
+                    // There is no upstream, and the client gets no byte that looks like a reply.
                     ("no_upstream", None) if side == Side::Upstream => {}
                     ("no_upstream", Some(Ending::Fin)) => {
                         assert!(peer.output.is_empty(), "{list:?}");
                     }
-                    // Each FIN follows the other side's FIN and all its bytes: `Pair` checks that.
+                    // `Pair` checks that each FIN follows a FIN of the other side and all its
+                    // bytes.
                     ("finished", sent) => assert_eq!(sent, Some(Ending::Fin), "{list:?}"),
-                    // A side that has failed gets nothing more. The other side must not see a clean
-                    // end.
+                    // Unless it was lost itself, a side must not get a FIN for the loss of the
+                    // other.
                     (_, Some(Ending::Rst)) => {}
                     (_, Some(Ending::Fin)) => {
-                        assert!(other.fin || pair.asked, "{list:?}: a FIN out of nothing");
+                        assert!(other.fin || pair.is_shut_down, "{list:?}: an unfounded FIN");
                     }
-                    (_, None) => assert!(peer.lost, "{list:?}: the {side} was told nothing"),
+                    (_, None) => assert!(peer.lost, "{list:?}: the {side} got neither FIN nor RST"),
                 }
-                // A reset before any other end: all bytes, then an RST.
+                // A reset that came first is forwarded as an RST, after all bytes.
                 if label == format!("{}_lost", side.other())
                     && other.lost
-                    && other.broken.is_none()
+                    && other.write_error.is_none()
                     && !peer.lost
                     && peer.ending == Some(Ending::Rst)
                     && !list.iter().any(|(_, event)| *event == Act::Timeout)

@@ -1,7 +1,7 @@
-//! The proxy's machine alone. Under any events both sides keep the contract, and each is sent the
-//! bytes of the other.
+//! The proxy's machine without a runtime: after any events, both sides keep the contract, and each
+//! side is sent the bytes that were received from the other.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+#![expect(clippy::unwrap_used, reason = "this is how a test fails, also outside of its function")]
 
 mod exhaustive;
 mod pair;

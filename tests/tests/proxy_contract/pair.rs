@@ -1,4 +1,4 @@
-//! A relay and both of its peers.
+//! A relay and its two peers.
 
 use std::{collections::VecDeque, mem, num::NonZeroUsize, task::Context, time::Duration};
 
@@ -7,61 +7,62 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     Status,
     drive::MAX_SLICES,
-    proxy::{Config, NoUpstream, ProxyReason, Relay, RelayFactory, RelaySide, Side},
+    proxy::{Balance, Config, ProxyReason, Relay, RelayFactory, RelaySide, Side, Upstreams},
 };
 use wirestate_testkit::{
     contract::{Checked, History},
     script::Ending,
 };
 
-/// An event at a side of a relay.
+/// An event on one side of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Act {
     /// This many bytes arrive.
     Receive(u8),
-    /// A FIN arrives, behind the bytes that arrived before.
+    /// A FIN arrives, after all earlier bytes.
     Fin,
-    /// A read error arrives, behind the bytes that arrived before.
-    LostIn(ConnectionError),
-    /// Writing fails, if it has not failed before and neither FIN nor RST was sent.
-    LostOut(ConnectionError),
-    /// The kernel takes at most this many bytes, or the FIN or RST that the relay wants.
+    /// A read fails, after all earlier bytes.
+    ReadError(ConnectionError),
+    /// A write fails, once, if neither FIN nor RST was sent.
+    WriteError(ConnectionError),
+    /// The kernel accepts at most this many bytes, or the FIN or RST that is wanted.
     Take(u8),
     /// A read would block.
     Release,
-    /// Time passes until the deadline, and the driver sends `Timeout` to this side.
+    /// Time passes up to the deadline. This side gets the event.
     Timeout,
-    /// This many seconds pass, and the driver sends `Timeout` to this side.
+    /// This many seconds pass. This side gets the event.
     Wait(u16),
-    /// The driver sends `ShutDown` to this side.
+    /// A shutdown is requested. This side gets the event.
     ShutDown,
-    /// From now on bulk data from this side goes into a pipe of this many bytes; 0: no pipe.
+    /// From now on, bytes that come in bulk from this side go into a pipe of this many bytes; 0: no
+    /// pipe.
     Pipe(u8),
 }
 
-/// What a peer has sent, and what it has received.
+/// What a peer has sent, and what it was sent.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    /// `None` without a connection.
+    /// `None` if there is no connection.
     history: Option<History>,
     arrived: VecDeque<Arrived>,
-    /// The error of a failed write to it.
-    pub(crate) broken: Option<ConnectionError>,
-    /// The bytes that the relay has read.
+    /// The error of the failed write.
+    pub(crate) write_error: Option<ConnectionError>,
+    /// The bytes that the relay has received from it.
     pub(crate) input: Vec<u8>,
-    /// The bytes that the relay has sent to it.
+    /// The bytes that it was sent.
     pub(crate) output: Vec<u8>,
-    /// How the relay has ended its output to it.
+    /// The FIN or RST after them.
     pub(crate) ending: Option<Ending>,
-    /// Whether the relay has read its FIN.
+    /// The relay has received its FIN.
     pub(crate) fin: bool,
-    /// Whether the relay has seen an error of its connection.
+    /// The relay has received an error.
     pub(crate) lost: bool,
-    /// The size of its pipe.
+    /// The size of the pipe for its bytes; 0: no pipe.
     pipe: usize,
-    /// The bytes in its pipe.
+    /// The bytes that were received from it and are in the pipe.
     in_pipe: Vec<u8>,
-    /// How many bytes were received into a pipe.
+    /// How many bytes were received into the pipe.
     pub(crate) piped: usize,
     next: u8,
 }
@@ -70,16 +71,16 @@ pub(crate) struct Peer {
 enum Arrived {
     Byte(u8),
     Fin,
-    Lost(ConnectionError),
+    Error(ConnectionError),
 }
 
 impl Peer {
     fn new(first: u8, capacity: usize) -> Self {
         Self {
-            // The header is queued in addition to both buffers.
+            // Two buffers and the header.
             history: Some(History::new(2 * capacity + HEADER.len())),
             arrived: VecDeque::new(),
-            broken: None,
+            write_error: None,
             input: Vec::new(),
             output: Vec::new(),
             ending: None,
@@ -93,12 +94,12 @@ impl Peer {
     }
 }
 
-/// The PROXY header in front of the client's bytes, if one is sent.
+/// A PROXY header. No peer sends its bytes.
 const HEADER: &[u8] = &[0xfe; 3];
 
-/// The result of connecting to another upstream.
+/// The result of the attempt to connect to the next upstream.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Other {
+pub(crate) enum Next {
     Accepts,
     Refuses,
 }
@@ -109,13 +110,13 @@ pub(crate) struct Pair {
     pub(crate) relay: Relay,
     capacity: usize,
     peers: [Peer; 2],
-    /// Upstreams that were replaced.
-    pub(crate) deserters: Vec<Peer>,
+    /// The upstreams that were replaced.
+    pub(crate) replaced: Vec<Peer>,
     /// The upstreams that can replace a lost one, in order.
-    others: &'static [Other],
+    others: &'static [Next],
     header: &'static [u8],
     now: Instant,
-    pub(crate) asked: bool,
+    pub(crate) is_shut_down: bool,
 }
 
 impl Pair {
@@ -123,28 +124,26 @@ impl Pair {
         Self::with_others(capacity, &[], &[])
     }
 
-    /// With further upstreams, each of which gets a header.
-    pub(crate) fn announced(capacity: usize, others: &'static [Other]) -> Self {
+    /// A pair in which each upstream is sent a PROXY header, and `others` can replace a lost one.
+    pub(crate) fn with_header(capacity: usize, others: &'static [Next]) -> Self {
         Self::with_others(capacity, others, HEADER)
     }
 
-    fn with_others(capacity: usize, others: &'static [Other], header: &'static [u8]) -> Self {
-        let config = Config {
-            buffer: NonZeroUsize::new(capacity).unwrap(),
-            idle_buffers: 0,
-            linger: Linger { bytes: 65_536, ..Linger::default() },
-            ..Config::default()
-        };
+    fn with_others(capacity: usize, others: &'static [Next], header: &'static [u8]) -> Self {
+        let config = Config::default()
+            .with_buffer(NonZeroUsize::new(capacity).unwrap())
+            .with_idle_buffers(0)
+            .with_linger(Linger { bytes: 65_536, ..Linger::default() });
         let now = Instant::EPOCH;
-        let mut relay = RelayFactory::new(config).relay(now);
-        relay.announce(header.to_vec());
-        relay.connected(now, !others.is_empty());
+        let mut relay = RelayFactory::new(config).unwrap().relay(now);
+        relay.send_proxy_header(header.to_vec());
+        relay.handle_connected(now, !others.is_empty());
         let peers = [Peer::new(0, capacity), Peer::new(128, capacity)];
-        let deserters = Vec::new();
-        Self { relay, capacity, peers, deserters, others, header, now, asked: false }
+        let replaced = Vec::new();
+        Self { relay, capacity, peers, replaced, others, header, now, is_shut_down: false }
     }
 
-    /// With a pipe of this many bytes for either side.
+    /// Gives each side a pipe of this many bytes.
     pub(crate) fn piping(mut self, pipe: usize) -> Self {
         for peer in &mut self.peers {
             peer.pipe = pipe;
@@ -156,8 +155,8 @@ impl Pair {
         &self.peers[side as usize]
     }
 
-    /// Calls `f` with the machine of one side, which `Checked` wraps.
-    fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn Held, &mut Peer, Instant)) {
+    /// Calls `f` with the machine of one side, whose contract is checked.
+    fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn Drive, &mut Peer, Instant)) {
         let [client, upstream] = &mut self.peers;
         let (peer, other) = match side {
             Side::Client => (client, upstream),
@@ -173,26 +172,29 @@ impl Pair {
         }
     }
 
-    /// The upstream was lost before a byte was forwarded: the next one that accepts replaces it.
+    /// The upstream was lost before a byte passed: another one replaces it, if one accepts.
     fn replace(&mut self) {
         let upstream = &mut self.peers[Side::Upstream as usize];
-        let deserter = mem::replace(upstream, Peer::new(128, self.capacity));
-        assert!(deserter.input.is_empty(), "it has spoken");
-        assert!(self.header.starts_with(&deserter.output), "the client's bytes are repeated");
-        self.deserters.push(deserter);
+        let lost = mem::replace(upstream, Peer::new(128, self.capacity));
+        assert!(lost.input.is_empty(), "the upstream has sent a byte");
+        assert!(
+            self.header.starts_with(&lost.output),
+            "the upstream was sent a byte of the client's"
+        );
+        self.replaced.push(lost);
         while let Some((next, others)) = self.others.split_first() {
             self.others = others;
             match next {
-                Other::Accepts => return self.relay.connected(self.now, !others.is_empty()),
-                Other::Refuses => {}
+                Next::Accepts => return self.relay.handle_connected(self.now, !others.is_empty()),
+                Next::Refuses => {}
             }
         }
-        let none = NoUpstream { attempts: [].into(), ran_out: None };
+        let none = Upstreams::new([""; 0], Balance::RoundRobin, 1).select().into_error(None);
         self.relay.refuse(ProxyReason::NoUpstream(none), self.now);
         self.peers[Side::Upstream as usize].history = None;
     }
 
-    /// The bytes of the other side that `side` was sent.
+    /// The other side's bytes that `side` was sent.
     pub(crate) fn relayed(&self, side: Side) -> &[u8] {
         let output = &self.peer(side).output[..];
         match side {
@@ -205,7 +207,7 @@ impl Pair {
         }
     }
 
-    pub(crate) fn happen(&mut self, side: Side, event: Act) {
+    pub(crate) fn play(&mut self, side: Side, event: Act) {
         match event {
             Act::Receive(n) => {
                 let peer = &mut self.peers[side as usize];
@@ -215,36 +217,38 @@ impl Pair {
                 }
             }
             Act::Fin => self.peers[side as usize].arrived.push_back(Arrived::Fin),
-            Act::LostIn(why) => self.peers[side as usize].arrived.push_back(Arrived::Lost(why)),
-            Act::LostOut(why) => self.with(side, |machine, peer, now| {
+            Act::ReadError(error) => {
+                self.peers[side as usize].arrived.push_back(Arrived::Error(error));
+            }
+            Act::WriteError(error) => self.with(side, |machine, peer, now| {
                 let is_open = match machine.write() {
-                    Outbound::Idle => peer.ending.is_none() && peer.broken.is_none(),
+                    Outbound::Idle => peer.ending.is_none() && peer.write_error.is_none(),
                     Outbound::Flush | Outbound::Finish => true,
                     Outbound::Finished | Outbound::Reset => false,
                 };
                 if is_open {
-                    peer.broken = Some(why);
+                    peer.write_error = Some(error);
                     peer.lost = true;
-                    machine.lose(now, Direction::Write, why);
+                    machine.fail(now, Direction::Write, error);
                 }
             }),
             Act::Take(n) => self.with(side, |machine, peer, now| machine.take(now, n, peer)),
             Act::Release => self.with(side, |machine, peer, now| {
                 if peer.arrived.is_empty() && machine.reads() {
-                    machine.found_nothing(now);
+                    machine.release(now);
                 }
             }),
             Act::Timeout => {
-                let seen = |relay: &Relay| {
+                let visible = |relay: &Relay| {
                     (Side::BOTH.map(|side| relay.interest(side)), relay.status(), relay.is_done())
                 };
-                let before = seen(&self.relay);
-                // The first timeout may only count acknowledged bytes.
+                let before = visible(&self.relay);
+                // At the first deadlines, the relay may only observe the acknowledged bytes.
                 for _ in 0..=8 {
                     let Some(deadline) = self.relay.poll_timeout() else { break };
                     self.now = self.now.max(deadline);
                     self.with(side, |machine, _, now| machine.expire(now));
-                    if seen(&self.relay) != before {
+                    if visible(&self.relay) != before {
                         break;
                     }
                 }
@@ -254,7 +258,7 @@ impl Pair {
                 self.with(side, |machine, _, now| machine.expire(now));
             }
             Act::ShutDown => {
-                self.asked = true;
+                self.is_shut_down = true;
                 self.with(side, |machine, _, now| machine.stop(now));
             }
             Act::Pipe(limit) => self.peers[side as usize].pipe = limit.into(),
@@ -263,17 +267,17 @@ impl Pair {
             self.fill_pipe(side);
             self.with(side, |machine, peer, now| machine.read(now, peer));
         }
-        self.look();
+        self.check();
     }
 
-    /// Moves arrived bytes of a side into a pipe, if the relay allows it.
+    /// Moves bytes that have arrived from a side into its pipe, as far as the relay allows.
     fn fill_pipe(&mut self, side: Side) {
         let peer = &mut self.peers[side as usize];
         let mut machine = self.relay.side(side);
         let limit = machine.pipe_limit().min(peer.pipe);
         let bytes = peer.arrived.iter().map_while(|arrived| match arrived {
             Arrived::Byte(byte) => Some(*byte),
-            Arrived::Fin | Arrived::Lost(_) => None,
+            Arrived::Fin | Arrived::Error(_) => None,
         });
         let bytes: Vec<_> = bytes.take(limit).collect();
         if !bytes.is_empty() {
@@ -285,7 +289,7 @@ impl Pair {
         }
     }
 
-    /// Takes all output and sends each wanted FIN or RST, until neither side wants anything.
+    /// Accepts all output, and sends each FIN and RST, until neither side wants anything.
     pub(crate) fn play_out(&mut self) {
         loop {
             let wants = |side| {
@@ -295,20 +299,29 @@ impl Pair {
                 )
             };
             let Some(side) = Side::BOTH.into_iter().find(|side| wants(*side)) else { return };
-            self.happen(side, Act::Take(u8::MAX));
+            self.play(side, Act::Take(u8::MAX));
         }
     }
 
-    /// Checks what holds at every step in each direction.
-    fn look(&self) {
+    /// What holds at every step, per direction.
+    fn check(&self) {
         for side in Side::BOTH {
             let (from, to) = (self.peer(side), self.peer(side.other()));
             let relayed = self.relayed(side.other());
-            assert!(from.input.starts_with(relayed), "from the {side}: not what was received");
-            if to.ending == Some(Ending::Fin) && !self.asked && self.label() != Some("no_upstream")
+            assert!(
+                from.input.starts_with(relayed),
+                "the bytes sent are not those received from the {side}"
+            );
+            if to.ending == Some(Ending::Fin)
+                && !self.is_shut_down
+                && self.label() != Some("no_upstream")
             {
-                let told = self.relay.status().state == "lingering" || from.fin;
-                assert!(told, "the {} was sent a FIN that nobody had sent", side.other());
+                let is_founded = self.relay.status().state == "lingering" || from.fin;
+                assert!(
+                    is_founded,
+                    "the {} was sent a FIN that the {side} has not sent",
+                    side.other()
+                );
                 assert_eq!(from.input, relayed, "the {} lacks bytes before a FIN", side.other());
             }
         }
@@ -317,12 +330,12 @@ impl Pair {
         let header = self.header.len().saturating_sub(upstream.output.len());
         let undelivered = unsent(Side::Client) + unsent(Side::Upstream) + header;
         let queued = self.relay.status().queued;
-        assert!(queued <= undelivered, "it holds what it has sent already");
+        assert!(queued <= undelivered, "bytes are still queued that were sent already");
         let discards = client.lost
             || upstream.lost
             || matches!(self.relay.status().state, "closing" | "lingering")
             || self.relay.is_done();
-        assert!(discards || queued == undelivered, "it threw bytes away, and nothing had happened");
+        assert!(discards || queued == undelivered, "bytes were discarded without a cause");
         assert_eq!(self.relay.is_done(), self.relay.reason().is_some());
     }
 
@@ -331,8 +344,8 @@ impl Pair {
     }
 }
 
-/// A side of a relay, with the pipe that it sends from. As a machine it offers the bytes in the
-/// pipe or in memory.
+/// A side of a relay together with the pipe that it sends from. Its output is in the pipe or in
+/// memory.
 struct Piped<'a> {
     side: RelaySide<'a>,
     in_pipe: &'a mut Vec<u8>,
@@ -355,7 +368,7 @@ impl Machine for Piped<'_> {
         match self.side.in_pipe() {
             0 => count,
             len => {
-                assert_eq!(count, 0, "it offers memory for {len} bytes in a pipe");
+                assert_eq!(count, 0, "memory is offered for {len} bytes in a pipe");
                 assert_eq!(self.in_pipe.len(), len);
                 out[0] = self.in_pipe;
                 1
@@ -399,19 +412,19 @@ impl Machine for Piped<'_> {
     }
 }
 
-/// A borrowed machine, wrapped in `Checked` for one call.
-trait Held {
+/// Drives the machine of one side.
+trait Drive {
     fn reads(&self) -> bool;
     fn write(&self) -> Outbound;
     fn read(&mut self, now: Instant, peer: &mut Peer);
     fn take(&mut self, now: Instant, n: u8, peer: &mut Peer);
-    fn lose(&mut self, now: Instant, way: Direction, why: ConnectionError);
-    fn found_nothing(&mut self, now: Instant);
+    fn fail(&mut self, now: Instant, direction: Direction, error: ConnectionError);
+    fn release(&mut self, now: Instant);
     fn expire(&mut self, now: Instant);
     fn stop(&mut self, now: Instant);
 }
 
-impl<M: Machine> Held for Checked<M> {
+impl<M: Machine> Drive for Checked<M> {
     fn reads(&self) -> bool {
         self.interest().read
     }
@@ -424,7 +437,7 @@ impl<M: Machine> Held for Checked<M> {
         while self.interest().read
             && let Some(arrived) = peer.arrived.pop_front()
         {
-            match (arrived, peer.broken) {
+            match (arrived, peer.write_error) {
                 (Arrived::Byte(first), _) => {
                     let buf = self.read_buf();
                     buf[0] = first;
@@ -444,9 +457,9 @@ impl<M: Machine> Held for Checked<M> {
                     peer.fin = true;
                     self.handle(now, Event::Eof);
                 }
-                (Arrived::Fin, Some(why)) | (Arrived::Lost(why), _) => {
+                (Arrived::Fin, Some(error)) | (Arrived::Error(error), _) => {
                     peer.lost = true;
-                    self.handle(now, Event::Error(Direction::Read, why));
+                    self.handle(now, Event::Error(Direction::Read, error));
                 }
             }
         }
@@ -460,8 +473,8 @@ impl<M: Machine> Held for Checked<M> {
                 let count = self.write_bufs(&mut bufs);
                 let before = peer.output.len();
                 peer.output.extend(bufs[..count].iter().copied().flatten().take(n.into()));
-                let taken = peer.output.len() - before;
-                self.handle(now, Event::Written(taken));
+                let written = peer.output.len() - before;
+                self.handle(now, Event::Written(written));
             }
             Outbound::Finish => {
                 peer.ending = Some(Ending::Fin);
@@ -474,11 +487,11 @@ impl<M: Machine> Held for Checked<M> {
         }
     }
 
-    fn lose(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        self.handle(now, Event::Error(way, why));
+    fn fail(&mut self, now: Instant, direction: Direction, error: ConnectionError) {
+        self.handle(now, Event::Error(direction, error));
     }
 
-    fn found_nothing(&mut self, now: Instant) {
+    fn release(&mut self, now: Instant) {
         self.handle(now, Event::Release);
     }
 

@@ -128,12 +128,9 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     let world = World::new(8);
     let (server, source) = (world.host("server"), world.host("upstream"));
     let (feed, shutdown) = (Feed::new(config()), ShutdownHandle::new());
-    let dial = Dial {
-        address: "upstream:1234".into(),
-        connect_timeout: Some(millis(5000)),
-        backoff: Backoff::new(8),
-        shutdown: shutdown.clone(),
-    };
+    let dial = Dial::new("upstream:1234", Backoff::new(8))
+        .with_connect_timeout(millis(5000))
+        .with_shutdown(shutdown.clone());
     let (runtime, shared) = (server.clone(), feed.clone());
     let dialling = server.run(async move {
         let upstream = |now| Upstream::new(shared.clone(), None, now);
@@ -162,12 +159,9 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let lines = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
     let feed = Feed::new(Config { framing: lines, ..config() });
     let shutdown = ShutdownHandle::new();
-    let dial = Dial {
-        address: "upstream:1234".into(),
-        connect_timeout: Some(millis(5000)),
-        backoff: Backoff::new(9),
-        shutdown: shutdown.clone(),
-    };
+    let dial = Dial::new("upstream:1234", Backoff::new(9))
+        .with_connect_timeout(millis(5000))
+        .with_shutdown(shutdown.clone());
     let mut listener = source.listen("upstream:1234").unwrap();
     let (runtime, last) = (source.clone(), last.clone());
     source.run(async move {

@@ -1,4 +1,4 @@
-//! A proxy on buffering sockets, which cannot splice.
+//! A proxy on sockets that hold output and cannot splice.
 
 use std::{
     future::{Future, poll_fn},
@@ -12,7 +12,7 @@ use std::{
 use wirestate_core::{
     ConnectionError,
     admission::Peer,
-    proxy::{Balance, Config, Connection, Proxy, RelayFactory, Upstreams},
+    proxy::{Balance, Config, ProxiedConnection, Proxy, Upstreams},
     runtime::{AcceptError, Address, Listener, Runtime},
 };
 use wirestate_testkit::sim::{self, Act, Buffering, Heard, Host, Settings, Socket, World, act};
@@ -80,23 +80,23 @@ impl Runtime for Holding {
     }
 }
 
-/// What a client that performs `acts` receives from a proxy whose upstream performs `answers`.
-fn client_hears(settings: Settings, acts: Vec<Act>, answers: Vec<Act>) -> Heard {
+/// What a client that plays `acts` receives through a proxy whose upstream plays `replies`.
+fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Heard {
     let world = World::with(3, settings);
     let hosts = ["proxy", "upstream", "client"].map(|name| world.host(name));
     let [host, upstream, client] = hosts;
     let mut listener = upstream.listen("upstream:7").unwrap();
     upstream.clone().run(async move {
         let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-        act(upstream, socket, answers).await
+        act(upstream, socket, replies).await
     });
     let runtime = Holding(host.clone());
     let mut listener = runtime.listen("proxy:7").unwrap();
     let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
-    let proxy = Proxy::new(RelayFactory::new(Config::default()), upstreams);
+    let proxy = Proxy::new(Config::default(), upstreams).unwrap();
     host.run(async move {
         let (socket, peer) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
-        Connection::new(&runtime, &proxy, socket, peer, runtime.clock()).await
+        ProxiedConnection::new(&runtime, &proxy, socket, peer, runtime.clock()).await
     });
     let heard = client.clone().run(async move {
         let socket = client.connect("proxy:7").await.unwrap();
@@ -107,28 +107,28 @@ fn client_hears(settings: Settings, acts: Vec<Act>, answers: Vec<Act>) -> Heard 
 }
 
 #[test]
-fn what_the_sinks_hold_is_flushed_both_ways() {
-    let asks = vec![Act::Send("ping".into()), Act::Receive(4), Act::Finish, Act::ReceiveAll];
-    let answers = vec![Act::Receive(4), Act::Send("pong".into()), Act::ReceiveAll];
-    let heard = client_hears(Settings::default(), asks, answers);
+fn output_that_a_sink_holds_is_flushed_in_both_directions() {
+    let requests = vec![Act::Send("ping".into()), Act::Receive(4), Act::Finish, Act::ReceiveAll];
+    let replies = vec![Act::Receive(4), Act::Send("pong".into()), Act::ReceiveAll];
+    let heard = client_hears(Settings::default(), requests, replies);
     assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"pong"[..], true, None));
 }
 
 #[test]
-fn a_reset_that_is_forwarded_comes_behind_what_the_sink_holds() {
+fn a_forwarded_reset_waits_for_output_that_a_sink_holds() {
     let settings = Settings { buffer: 64, ..Settings::default() };
     let reads_late = vec![Act::Wait(Duration::from_secs(8)), Act::ReceiveAll];
     let wait = Act::Wait(Duration::from_secs(3));
-    let answers = vec![Act::Send(vec![b'x'; 2000].into()), wait, Act::Reset];
-    let heard = client_hears(settings, reads_late, answers);
+    let replies = vec![Act::Send(vec![b'x'; 2000].into()), wait, Act::Reset];
+    let heard = client_hears(settings, reads_late, replies);
     assert_eq!((heard.bytes.len(), heard.error), (2000, Some(ConnectionError::Reset)));
 }
 
 #[test]
-fn a_download_that_pauses_longer_than_a_flush_may_take_goes_on() {
+fn a_download_that_pauses_longer_than_the_flush_timeout_continues() {
     let settings = Settings { buffer: 64, ..Settings::default() };
     let pauses = vec![Act::Wait(Duration::from_secs(60)), Act::ReceiveAll];
-    let answers = vec![Act::Send(vec![b'x'; 2000].into()), Act::Finish, Act::ReceiveAll];
-    let heard = client_hears(settings, [pauses, vec![Act::Finish]].concat(), answers);
+    let replies = vec![Act::Send(vec![b'x'; 2000].into()), Act::Finish, Act::ReceiveAll];
+    let heard = client_hears(settings, [pauses, vec![Act::Finish]].concat(), replies);
     assert_eq!((heard.bytes.len(), heard.fin, heard.error), (2000, true, None));
 }

@@ -1,4 +1,4 @@
-//! Upstreams that are absent, refuse, are slow, or come and go.
+//! Upstreams that refuse, do not answer, or come and go.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -6,7 +6,7 @@ use wirestate_command_line::load::LoadReason;
 use wirestate_core::{
     ConnectionError,
     drive::Ended,
-    proxy::{Balance, Config, Proxy, RelayFactory, Upstreams},
+    proxy::{Balance, Config, Proxy, Upstreams},
     runtime::{Listener as _, Runtime as _},
 };
 use wirestate_testkit::{
@@ -25,9 +25,9 @@ fn hello() -> Vec<Act> {
 }
 
 #[test]
-fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
+fn a_client_gets_a_fin_when_the_upstream_refuses() {
     let scene = Scene::new(1, &["upstream"]);
-    scene.world.host("upstream"); // without a listener
+    scene.world.host("upstream"); // no listener
     let client = scene.world.host("client");
     let heard = peer(&client, hello());
     let heard = scene.world.run_until(&heard).unwrap();
@@ -38,9 +38,9 @@ fn a_client_is_told_by_a_close_when_the_upstream_refuses() {
     assert_eq!(scene.ended("no_upstream"), 1);
 }
 
-/// An immediate close would answer further input with an RST.
+/// Without the lingering close, bytes that the client still sends would be answered by a reset.
 #[test]
-fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
+fn a_refused_client_that_goes_on_sending_gets_a_fin_and_no_reset() {
     for_each_seed(8, |seed| {
         let scene = Scene::with(World::new(seed), small(1 << (seed % 8)), &["nowhere"]);
         scene.proxy.set_faults(Faults::harmless(seed));
@@ -50,7 +50,7 @@ fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
         let polite = peer(&client, acts.concat());
         let heard = scene.world.run_until(&polite).unwrap();
         assert_eq!((heard.fin, heard.error), (true, None));
-        // But only for a limited time.
+        // After the linger time it is reset.
         let late = [Act::Wait(seconds(3)), Act::Send("late".into()), Act::Wait(seconds(1))];
         let late = peer(&client, [&hello()[..], &late, &[Act::Send("!".into())]].concat());
         assert_eq!(scene.world.run_until(&late).unwrap().error, Some(ConnectionError::Reset));
@@ -60,7 +60,7 @@ fn a_client_that_goes_on_sending_sees_a_close_and_no_reset() {
 }
 
 #[test]
-fn an_unknown_host_is_no_different() {
+fn a_client_gets_a_fin_when_the_upstreams_name_is_unknown() {
     let scene = Scene::new(2, &["nowhere"]);
     let client = scene.world.host("client");
     let heard = peer(&client, hello());
@@ -70,7 +70,7 @@ fn an_unknown_host_is_no_different() {
 }
 
 #[test]
-fn another_upstream_is_tried_and_no_byte_is_lost_or_repeated() {
+fn another_upstream_is_tried_and_no_byte_is_lost_or_sent_twice() {
     for_each_seed(8, |seed| {
         let scene = Scene::new(seed, &["refuses", "nowhere", "serves"]);
         scene.world.host("refuses");
@@ -89,7 +89,7 @@ fn another_upstream_is_tried_and_no_byte_is_lost_or_repeated() {
     });
 }
 
-/// Each attempt gets an equal part of the ten seconds. What the client sends waits.
+/// Each attempt gets an equal share of the 10 s. Meanwhile the client's bytes are buffered.
 #[test]
 fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
     let scene = Scene::new(3, &["silent", "serves"]);
@@ -101,9 +101,9 @@ fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
     scene.run_for(seconds(4));
     let connections = scene.table.connections();
     assert_eq!(connections[0].status().state, "dialling");
-    assert!(connections[0].bytes_in() > 0, "the client is listened to");
+    assert!(connections[0].bytes_in() > 0, "the client is read from");
     scene.run_for(seconds(3));
-    let ended = loading.take().expect("it took five seconds and a little");
+    let ended = loading.take().expect("the first attempt took 5 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 20 * ROUND }));
     assert!(!scene.counters()[0].up);
     silent.set_unplugged(false);
@@ -111,7 +111,7 @@ fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
 }
 
 #[test]
-fn the_deadline_is_for_all_attempts() {
+fn the_connect_timeout_is_for_all_attempts_together() {
     let scene = Scene::new(4, &["a", "b", "c"]);
     for name in ["a", "b", "c"] {
         scene.echo(name).set_unplugged(true);
@@ -135,14 +135,14 @@ fn a_client_that_resets_cancels_the_attempt() {
     scene.run_for(seconds(3));
     assert_eq!((scene.ended("client_lost"), scene.table.totals().open), (1, 0));
     let silent = &scene.counters()[0];
-    assert_eq!((silent.open, silent.failures), (0, 0), "it is not to blame");
+    assert_eq!((silent.open, silent.failures), (0, 0), "a cancelled attempt is no failure");
     scene.end();
 }
 
-/// More than the buffer holds: the rest waits in the kernels.
+/// The buffer is filled to half its size; the rest waits in the kernel.
 #[test]
-fn a_client_in_a_hurry_is_held_back_while_there_is_no_upstream() {
-    let config = Config { buffer: 1024.try_into().unwrap(), ..Config::default() };
+fn a_client_is_held_back_while_there_is_no_upstream() {
+    let config = Config::default().with_buffer(1024.try_into().unwrap());
     let scene = Scene::with(World::new(6), config, &["late"]);
     let late = scene.echo("late");
     late.set_unplugged(true);
@@ -158,7 +158,7 @@ fn a_client_in_a_hurry_is_held_back_while_there_is_no_upstream() {
 }
 
 #[test]
-fn a_client_that_has_finished_before_there_is_an_upstream_is_served() {
+fn a_client_that_has_sent_a_fin_before_there_is_an_upstream_is_served() {
     let scene = Scene::new(7, &["late"]);
     let late = scene.echo("late");
     late.set_unplugged(true);
@@ -172,9 +172,9 @@ fn a_client_that_has_finished_before_there_is_an_upstream_is_served() {
     assert_eq!(scene.ended("finished"), 1);
 }
 
-/// The upstream accepts and resets. Each client is reset, and the connection is not retried.
+/// The client is reset as well, and the upstream is not dialled a second time.
 #[test]
-fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
+fn the_only_upstream_that_resets_is_not_dialled_again() {
     for_each_seed(8, |seed| {
         let scene = Scene::new(seed, &["flaps"]);
         scene.upstream("flaps", vec![Act::Receive(2), Act::Reset]);
@@ -187,14 +187,14 @@ fn an_upstream_that_flaps_is_no_reason_to_repeat_a_byte() {
     });
 }
 
-/// The acts of a client that lets the upstream send first or be lost.
+/// A client that waits before it sends, so that the upstream sends first or is lost.
 fn patiently(message: &'static str) -> Vec<Act> {
     vec![Act::Wait(seconds(1)), Act::Send(message.into()), Act::Finish, Act::ReceiveAll]
 }
 
-/// The client notices nothing: it receives what the second upstream alone would have sent.
+/// The client receives the same as from the second upstream alone.
 #[test]
-fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
+fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_was_forwarded() {
     for_each_seed(20, |seed| {
         let run = |upstreams: &[&str]| {
             let scene = Scene::with(tight(seed), small(1 << (seed % 8)), upstreams);
@@ -222,8 +222,7 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_has_passed() {
     });
 }
 
-/// Each upstream is tried once, also for a client that has sent its FIN. The reset of the last one
-/// is forwarded.
+/// So it is also for a client that has sent a FIN. The reset of the last upstream is forwarded.
 #[test]
 fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
     for_each_seed(8, |seed| {
@@ -242,7 +241,7 @@ fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
 }
 
 #[test]
-fn a_client_is_closed_when_the_remaining_upstreams_refuse() {
+fn a_client_gets_a_fin_when_the_last_upstream_refuses() {
     let scene = Scene::new(1, &["resets", "refuses"]);
     scene.upstream("resets", vec![Act::Reset]);
     let client = scene.world.host("client");
@@ -253,14 +252,12 @@ fn a_client_is_closed_when_the_remaining_upstreams_refuse() {
     assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (1, 1));
 }
 
-/// Four seconds for all attempts, without the minute for which one connection lasted.
+/// The timeout is 4 s. The minute for which the second upstream was connected does not count.
 #[test]
-fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
+fn after_a_lost_upstream_the_next_attempts_get_the_rest_of_the_connect_timeout() {
     let upstreams = Upstreams::new(["silent:7", "resets:7", "mute:7"], Balance::RoundRobin, 1);
-    let proxy = Proxy {
-        connect_timeout: Some(seconds(4)),
-        ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
-    };
+    let config = Config::default().with_connect_timeout(seconds(4));
+    let proxy = Proxy::new(config, upstreams).unwrap();
     let scene = Scene::proxying(World::new(5), proxy);
     scene.echo("silent").set_unplugged(true);
     scene.upstream("resets", vec![Act::Wait(seconds(60)), Act::Reset]);
@@ -273,14 +270,14 @@ fn what_is_left_of_the_time_for_all_attempts_is_for_the_next_one() {
     assert!(heard.take().unwrap().fin);
     assert_eq!(scene.ended("connect_timeout"), 1);
     let counters: Vec<_> = scene.counters().iter().map(|one| (one.failures, one.up)).collect();
-    let said = "a minute is not how one fails that accepts and drops";
-    assert_eq!(counters, [(1, false), (1, true), (1, false)], "{said}");
+    // The connection that lasted for a minute does not mark its upstream as down.
+    assert_eq!(counters, [(1, false), (1, true), (1, false)]);
     scene.end();
 }
 
-/// A FIN is an answer without bytes.
+/// A FIN is forwarded like a reply.
 #[test]
-fn an_upstream_that_accepts_and_finishes_is_not_replaced() {
+fn an_upstream_that_accepts_and_sends_a_fin_is_not_replaced() {
     let scene = Scene::new(6, &["finishes", "serves"]);
     scene.upstream("finishes", vec![Act::Finish, Act::ReceiveAll]);
     scene.echo("serves");
@@ -292,12 +289,11 @@ fn an_upstream_that_accepts_and_finishes_is_not_replaced() {
     assert_eq!((scene.dialled().len(), scene.ended("finished")), (1, 1));
 }
 
-/// The same holds for a proxy without upstreams and for a full server, which would always have the
-/// fewest connections.
+/// A server that is full may do so. It would always have the fewest connections.
 #[test]
-fn an_upstream_that_hangs_up_has_failed() {
-    let scene = Scene::new(8, &["hangs up"]);
-    scene.upstream("hangs up", vec![Act::Finish, Act::ReceiveAll]);
+fn a_fin_of_the_upstream_without_a_byte_is_a_failure() {
+    let scene = Scene::new(8, &["finishes"]);
+    scene.upstream("finishes", vec![Act::Finish, Act::ReceiveAll]);
     let client = scene.world.host("client");
     let heard = peer(&client, vec![Act::ReceiveAll]);
     assert!(scene.world.run_until(&heard).unwrap().fin);
@@ -306,10 +302,10 @@ fn an_upstream_that_hangs_up_has_failed() {
     scene.end();
 }
 
-/// A full server sends an error to each client and closes (with an RST if it has not read the
-/// client's bytes). It counts like one that refuses.
+/// A server that is full sends an error to each client and closes. (It resets the connection if it
+/// has not read all bytes of the client.) It counts as down, like a server that refuses.
 #[test]
-fn an_upstream_that_sends_a_line_and_ends_is_not_preferred() {
+fn an_upstream_that_sends_a_line_and_closes_is_down() {
     for (client, last) in [
         (
             vec![Act::Send("hello".into()), Act::Wait(seconds(1)), Act::Reset],
@@ -345,9 +341,9 @@ fn an_upstream_that_sends_a_line_and_ends_is_not_preferred() {
     }
 }
 
-/// A client sends its FIN, and the server then sends its own, as in a port probe.
+/// Port scanners and health checks do so.
 #[test]
-fn an_upstream_that_answers_a_fin_by_a_fin_has_not_failed() {
+fn a_fin_of_the_upstream_after_the_clients_fin_is_no_failure() {
     let scene = Scene::new(9, &["upstream"]);
     scene.echo("upstream");
     let client = scene.world.host("client");
@@ -358,9 +354,9 @@ fn an_upstream_that_answers_a_fin_by_a_fin_has_not_failed() {
     scene.end();
 }
 
-/// An upstream that drops the connection after a while, or whose client gives up.
+/// The upstream resets an old connection, or the client does because it gets no reply.
 #[test]
-fn what_ends_an_old_connection_does_not_bring_its_upstream_up() {
+fn a_reset_after_6_s_without_a_reply_does_not_mark_the_upstream_up() {
     for (upstream, client) in [
         (vec![Act::Wait(seconds(6)), Act::Reset], vec![Act::ReceiveAll]),
         (
@@ -373,7 +369,7 @@ fn what_ends_an_old_connection_does_not_bring_its_upstream_up() {
         let host = scene.world.host("client");
         let heard = peer(&host, hello());
         scene.world.run_until(&heard).unwrap();
-        assert!(!scene.counters()[0].up, "nobody listens");
+        assert!(!scene.counters()[0].up, "there is no listener");
         upstream_on(&holds, "holds", upstream);
         let heard = peer(&host, client);
         scene.world.run_until(&heard).unwrap();
@@ -383,9 +379,9 @@ fn what_ends_an_old_connection_does_not_bring_its_upstream_up() {
     }
 }
 
-/// Neither after connecting nor after bytes were forwarded.
+/// Neither a connect nor forwarded bytes mark it up.
 #[test]
-fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
+fn an_upstream_that_resets_each_connection_is_down_until_it_replies() {
     let scene = Scene::new(7, &["drops"]);
     let drops = scene.world.host("drops");
     let client = scene.world.host("client");
@@ -404,10 +400,10 @@ fn an_upstream_that_drops_what_it_accepts_is_not_up_before_it_has_answered() {
     let heard =
         peer(&client, vec![Act::Wait(seconds(1)), Act::Send("hello".into()), Act::Receive(5)]);
     scene.run_for(seconds(1) / 2);
-    assert!(!scene.counters()[0].up, "it has accepted, as before");
+    assert!(!scene.counters()[0].up, "it has only accepted");
     assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hello");
     scene.run_for(seconds(1));
-    assert!(scene.counters()[0].up, "it has answered, and was not the one to end the connection");
+    assert!(scene.counters()[0].up, "it has replied, and has not ended the connection");
     scene.end();
 }
 
@@ -438,18 +434,18 @@ fn a_drain_ends_an_attempt_at_once() {
     scene.run_for(seconds(1));
     let began = scene.world.now();
     assert_eq!(scene.end().aborted, 0);
-    assert!(scene.world.now().since(began) < seconds(8), "it did not wait for the deadline");
+    assert!(
+        scene.world.now().since(began) < seconds(8),
+        "the drain does not wait for the connect timeout"
+    );
     assert!(heard.take().unwrap().fin);
     assert_eq!(scene.ended("shut_down"), 1);
 }
 
 #[test]
-fn the_one_with_the_fewest_connections_is_next() {
+fn the_upstream_with_the_fewest_connections_is_dialled() {
     let upstreams = Upstreams::new(["a:7", "b:7"], Balance::LeastConnections, 1);
-    let scene = Scene::proxying(
-        World::new(11),
-        Proxy::new(RelayFactory::new(Config::default()), upstreams),
-    );
+    let scene = Scene::proxying(World::new(11), Proxy::new(Config::default(), upstreams).unwrap());
     scene.echo("a");
     scene.echo("b");
     let client = scene.world.host("client");
@@ -462,6 +458,10 @@ fn the_one_with_the_fewest_connections_is_next() {
         scene.run_for(seconds(1));
     }
     let connects: Vec<_> = scene.counters().iter().map(|upstream| upstream.connects).collect();
-    assert_eq!(connects, [1, 4], "one stays on the first: the second has fewer each time");
+    assert_eq!(
+        connects,
+        [1, 4],
+        "one connection stays on the first, so the second has fewer each time"
+    );
     scene.end();
 }

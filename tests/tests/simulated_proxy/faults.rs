@@ -1,4 +1,4 @@
-//! All faults, on many seeds: the invariants hold, and healthy clients are served.
+//! Faults of all kinds, on many seeds: the invariants hold, and healthy clients are served.
 
 use wirestate_command_line::load::LoadReason;
 use wirestate_core::drive::Ended;
@@ -11,7 +11,7 @@ use wirestate_testkit::{
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, small, tight};
 
 #[test]
-fn every_byte_passes_whatever_the_networks_do_short_of_breaking() {
+fn every_byte_is_forwarded_under_all_harmless_faults() {
     for_each_seed(10, |seed| {
         let scene = Scene::with(tight(seed), small(1 << (seed % 12)), &["a", "b"]);
         scene.proxy.set_faults(Faults::harmless(seed));
@@ -28,7 +28,7 @@ fn every_byte_passes_whatever_the_networks_do_short_of_breaking() {
             let ended = scene.world.run_until(&loading).unwrap();
             assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 2 * ROUND }));
         }
-        // Their FINs may still be in flight: a drain ends connections that are quiet for a second.
+        // Lets their FINs arrive: a drain would end connections that are quiet for a second.
         scene.run_for(seconds(60));
         scene.end();
         let ended = scene.table.totals().ended;
@@ -36,8 +36,8 @@ fn every_byte_passes_whatever_the_networks_do_short_of_breaking() {
     });
 }
 
-/// Runs all faults and kinds of clients at once, with one seed.
-fn mayhem(seed: u64) -> Scene {
+/// Harmful faults of proxy, upstream and clients at once.
+fn harmful_faults(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512), &["sound", "faulty", "nowhere"]);
     scene.proxy.set_faults(Faults::harmful(seed));
     scene.echo("sound");
@@ -53,24 +53,24 @@ fn mayhem(seed: u64) -> Scene {
     }
     scene.run_for(seconds(15));
 
-    // Liveness: without further faults, a new client is served within a limit.
+    // Liveness: when the faults are over, a new client is served within 10 s.
     for host in [&scene.proxy, &behind, &faulty] {
         host.set_faults(Faults::NONE);
     }
     let late = load(&healthy, patient(3));
     scene.run_for(seconds(10));
-    let ended = late.take().expect("a healthy connection ends within 10 s");
+    let ended = late.take().expect("a healthy client is served within 10 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 3 * ROUND }));
 
-    // All connections end, at the latest by their deadlines.
+    // All connections end, at their deadlines at the latest.
     scene.run_for(seconds(3600));
     for loading in loads {
         let ended = loading.take().expect("a load ends");
-        let blamed = matches!(
+        let is_corrupted = matches!(
             ended,
             Ended::Reason(LoadReason::Mismatch { .. } | LoadReason::Surplus { .. })
         );
-        assert!(!blamed, "{ended:?}");
+        assert!(!is_corrupted, "{ended:?}");
     }
     assert_eq!(scene.table.totals().open, 0);
     scene.end();
@@ -78,26 +78,25 @@ fn mayhem(seed: u64) -> Scene {
 }
 
 #[test]
-fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
+fn under_harmful_faults_no_byte_is_wrong_and_healthy_clients_are_served() {
     for_each_seed(40, |seed| {
-        let scene = mayhem(seed);
-        // Each finished side was sent all bytes of its other side. So both sides have the same set
-        // of streams, whichever upstream each connection had.
-        let whole = |record: &&wirestate_testkit::sim::Record| {
+        let scene = harmful_faults(seed);
+        // Each connection that finished has a FIN each way on both of its sides.
+        let is_finished = |record: &&wirestate_testkit::sim::Record| {
             record.received_fin && record.ending == Some(Ending::Fin) && record.error.is_none()
         };
         let (clients, dialled) = (scene.clients(), scene.dialled());
         let finished = usize::try_from(scene.ended("finished")).unwrap();
-        assert!(clients.iter().filter(whole).count() >= finished);
-        assert!(dialled.iter().filter(whole).count() >= finished);
-        // What an upstream is sent is a prefix of what some client has sent, and the reverse.
+        assert!(clients.iter().filter(is_finished).count() >= finished);
+        assert!(dialled.iter().filter(is_finished).count() >= finished);
+        // The bytes to an upstream are a prefix of what some client has sent, and vice versa.
         for upstream in &dialled {
             assert!(
                 clients.iter().any(|client| {
                     client.received.starts_with(&upstream.sent)
                         && upstream.received.starts_with(&client.sent)
                 }),
-                "seed {seed}: nobody sent that"
+                "seed {seed}: no client has sent that"
             );
         }
         for client in clients.iter().filter(|client| client.ending == Some(Ending::Fin)) {
@@ -106,28 +105,32 @@ fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
                     || dialled.iter().any(|upstream| {
                         upstream.received_fin && upstream.received == client.sent
                     }),
-                "seed {seed}: a FIN without the upstream's"
+                "seed {seed}: a FIN without one of the upstream"
             );
         }
     });
 }
 
 #[test]
-fn the_same_seed_is_the_same_run() {
+fn the_same_seed_gives_the_same_run() {
     for_each_seed(3, |seed| {
-        assert_eq!(mayhem(seed).world.trace().hash(), mayhem(seed).world.trace().hash());
+        assert_eq!(
+            harmful_faults(seed).world.trace().hash(),
+            harmful_faults(seed).world.trace().hash()
+        );
     });
 }
 
 #[test]
-fn a_faulty_client_changes_nothing_for_the_others() {
+fn a_faulty_client_does_not_affect_the_others() {
     let run = |seed: u64, faulty: bool| -> Vec<Entry> {
         let scene = Scene::with(World::new(seed), small(512), &["upstream"]);
         scene.proxy.set_faults(Faults::harmless(seed));
         scene.echo("upstream");
         let healthy = scene.world.host("healthy");
         let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(40))).collect();
-        // The clients have their upstreams by then; the order of the proxy's connections is random.
+        // All have an upstream before the faulty client comes, since faults depend on the order of
+        // the proxy's connections.
         while scene.counters()[0].connects < 3 {
             scene.run_for(seconds(1) / 1000);
         }
@@ -138,7 +141,7 @@ fn a_faulty_client_changes_nothing_for_the_others() {
                 peer(&host, misbehaving(seed * 1000 + i));
             }
         }
-        assert!(loads.iter().all(|loading| loading.take().is_none()), "they are still busy");
+        assert!(loads.iter().all(|loading| loading.take().is_none()), "the loads are still busy");
         for loading in &loads {
             scene.world.run_until(loading).unwrap();
         }

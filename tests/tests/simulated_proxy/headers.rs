@@ -12,8 +12,8 @@ use wirestate_core::{
     admission::{ConnectionTable, Limits, Peer},
     drive::Ended,
     echo,
-    proxy::{self, Balance, Config, MIN_BUFFER, Proxy, RelayFactory, Upstreams},
-    proxy_protocol::{self, Version, announce},
+    proxy::{self, Balance, Config, MIN_BUFFER, Proxy, Upstreams},
+    proxy_protocol::{self, HeaderPolicy, Version, encode},
     runtime::Runtime as _,
     serve::{self, ServerHandle},
 };
@@ -25,8 +25,14 @@ use wirestate_testkit::{
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, upstream_on};
 
 /// Accepts headers from any host of the world.
-fn from_all() -> proxy_protocol::Config {
-    proxy_protocol::Config { from: vec!["10.0.0.0/8".parse().unwrap()], ..Default::default() }
+fn from_all() -> HeaderPolicy {
+    from("10.0.0.0/8")
+}
+
+/// Accepts headers from hosts in this range.
+fn from(range: &str) -> HeaderPolicy {
+    let config = proxy_protocol::Config::default().with_from([range.parse().unwrap()]);
+    HeaderPolicy::new(config).unwrap()
 }
 
 /// A handle on a server that accepts headers.
@@ -51,7 +57,7 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTa
     (host, table)
 }
 
-/// A proxy on that host, with its own table.
+/// A proxy on `host` whose clients are proxies, with a table of its own.
 fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> ConnectionTable {
     let handle = behind(scene, limits);
     let table = handle.table().clone();
@@ -63,7 +69,7 @@ fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> Con
     table
 }
 
-fn says(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
+fn play(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect(to).await.unwrap();
@@ -71,37 +77,29 @@ fn says(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-fn announces(client: &str) -> Bytes {
-    announce(Version::V1, Peer::Ip(client.parse().unwrap()), None).into()
+fn header(client: &str) -> Bytes {
+    encode(Version::V1, Peer::Ip(client.parse().unwrap()), None).into()
 }
 
-/// A client, a proxy that sends a header, a second proxy that trusts it and forwards it, and a
-/// server that sees the client's address.
+/// The first proxy names the client to a second one, which names it to the server.
 #[test]
-fn a_client_is_known_through_two_proxies() {
+fn two_proxies_pass_on_the_clients_address() {
     for_each_seed(8, |seed| {
         for (first, second) in [(Version::V1, Version::V2), (Version::V2, Version::V1)] {
             let world = World::new(seed);
             let upstreams = Upstreams::new(["middle:7"], Balance::RoundRobin, 1);
-            let outer = Proxy {
-                send: Some(first),
-                ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
-            };
+            let outer = Config::default().with_send_proxy(first);
+            let outer = Proxy::new(outer, upstreams).unwrap();
             let scene = Scene::proxying(world, outer);
             scene.proxy.set_faults(Faults::harmless(seed));
             let middle = scene.world.host("middle");
             middle.set_faults(Faults::harmless(seed + 1));
-            let inner = Proxy {
-                accept: Some(from_all()),
-                send: Some(second),
-                ..Proxy::new(
-                    RelayFactory::new(Config {
-                        buffer: MIN_BUFFER.try_into().unwrap(),
-                        ..Config::default()
-                    }),
-                    Upstreams::new(["server:7"], Balance::RoundRobin, 1),
-                )
-            };
+            let inner = Config::default()
+                .with_accept_proxy(from_all())
+                .with_send_proxy(second)
+                .with_buffer(MIN_BUFFER.try_into().unwrap());
+            let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
+            let inner = Proxy::new(inner, upstreams).unwrap();
             let between = proxy_behind(&scene, &middle, inner, Limits::default());
             let (server, behind) = echo_behind(&scene, "server", Limits::default());
             server.set_faults(Faults::harmless(seed + 2));
@@ -119,7 +117,7 @@ fn a_client_is_known_through_two_proxies() {
             }
             let ended = scene.world.run_until(&talk).unwrap();
             assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 4 * ROUND }));
-            // The last FIN passes both proxies.
+            // Lets the last FIN pass both proxies.
             scene.run_for(seconds(60));
             scene.end();
             assert_eq!(behind.totals().ended, [("finished", 1)].into());
@@ -127,22 +125,19 @@ fn a_client_is_known_through_two_proxies() {
     });
 }
 
-/// A client that sends nothing after its header, if any, and closes is a health check, not a fault.
-/// With one byte it is a normal connection.
+/// A health check sends at most a header, then closes or resets the connection. Behind some proxies
+/// it is the most frequent connection. With one byte more, it is a normal connection.
 #[test]
-fn a_proxys_look_at_the_server_is_no_lost_connection() {
+fn a_proxys_health_check_is_no_lost_connection() {
     let scene = Scene::new(4, &["server"]);
     let (_, at_server) = echo_behind(&scene, "server", Limits::default());
     let middle = scene.world.host("middle");
     let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
-    let inner = Proxy {
-        accept: Some(from_all()),
-        send: Some(Version::V2),
-        ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
-    };
+    let inner = Config::default().with_accept_proxy(from_all()).with_send_proxy(Version::V2);
+    let inner = Proxy::new(inner, upstreams).unwrap();
     let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
-    let looks = |address: &'static str, header: Bytes, payload: &'static str, end: Act| {
+    let check = |address: &'static str, header: Bytes, payload: &'static str, end: Act| {
         let mut acts = Vec::new();
         for bytes in [header, payload.into()] {
             if !bytes.is_empty() {
@@ -150,10 +145,10 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
             }
         }
         acts.push(end);
-        scene.world.run_until(&says(&balancer, address, acts)).unwrap();
+        scene.world.run_until(&play(&balancer, address, acts)).unwrap();
         scene.run_for(seconds(1));
     };
-    let local = |version| Bytes::from(announce(version, Peer::Local, None));
+    let local = |version| Bytes::from(encode(version, Peer::Local, None));
     for (address, table, lost) in
         [("server:7", &at_server, "reset"), ("middle:7", &at_proxy, "client_lost")]
     {
@@ -162,78 +157,71 @@ fn a_proxys_look_at_the_server_is_no_lost_connection() {
         for header in [
             local(Version::V1),
             local(Version::V2),
-            // HAProxy's `check send-proxy` sends a header with its own address.
-            announces("192.0.2.1:1"),
+            // `check send-proxy` of HAProxy names the address of HAProxy.
+            header("192.0.2.1:1"),
             Bytes::new(),
         ] {
-            looks(address, header.clone(), "", Act::Reset);
-            looks(address, header, "", Act::Finish);
+            check(address, header.clone(), "", Act::Reset);
+            check(address, header, "", Act::Finish);
         }
         assert_eq!((ended("health_check"), ended(lost)), (checks + 8, 0));
-        looks(address, local(Version::V2), "x", Act::Reset);
-        looks(address, announces("192.0.2.1:1"), "x", Act::Reset);
+        check(address, local(Version::V2), "x", Act::Reset);
+        check(address, header("192.0.2.1:1"), "x", Act::Reset);
         assert_eq!((ended("health_check"), ended(lost)), (checks + 8, 2));
     }
     scene.end();
 }
 
-/// A health check may find no upstream, which is logged of the upstream. A connection that was sent
-/// bytes is no health check, even if it has no address and sends nothing.
+/// If no upstream is reachable, that is the upstream's failure. If the upstream sends a byte, the
+/// connection is a normal one.
 #[test]
-fn who_is_announced_as_nobody_is_a_check_only_while_no_byte_passes() {
+fn a_connection_whose_header_names_no_client_is_a_health_check_unless_a_byte_passes() {
     let scene = Scene::new(5, &["server"]);
     let middle = scene.world.host("middle");
     let behind = Upstreams::new(["greets:7"], Balance::RoundRobin, 1);
-    let inner = Proxy {
-        accept: Some(from_all()),
-        ..Proxy::new(RelayFactory::new(Config::default()), behind.clone())
-    };
+    let inner = Config::default().with_accept_proxy(from_all());
+    let inner = Proxy::new(inner, behind.clone()).unwrap();
     let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
-    let look = || {
-        let header = announce(Version::V1, Peer::Local, None);
+    let check = || {
+        let header = encode(Version::V1, Peer::Local, None);
         let acts = vec![Act::Send(header.into()), Act::Wait(seconds(3)), Act::Reset];
-        scene.world.run_until(&says(&balancer, "middle:7", acts)).unwrap();
+        scene.world.run_until(&play(&balancer, "middle:7", acts)).unwrap();
         scene.run_for(seconds(3));
         at_proxy.totals().ended
     };
     let greets = scene.world.host("greets");
-    assert_eq!(look(), [("health_check", 1)].into());
+    assert_eq!(check(), [("health_check", 1)].into());
     assert_eq!(behind.counters()[0].failures, 1);
     upstream_on(&greets, "greets", vec![Act::Send("220 hello".into()), Act::ReceiveAll]);
-    assert_eq!(look(), [("client_lost", 1), ("health_check", 1)].into());
+    assert_eq!(check(), [("client_lost", 1), ("health_check", 1)].into());
     scene.end();
 }
 
-/// The limit applies to the address in the header, not to that of the proxy. A connection that
-/// exceeds it is counted as refused, accepted and ended.
+/// The proxy's own address is not limited. A refused client counts as refused, and as a connection
+/// that was accepted and has ended.
 #[test]
-fn the_limit_for_one_address_is_the_announced_ones() {
+fn the_limit_per_address_applies_to_the_address_that_the_header_names() {
     let scene = Scene::new(1, &["server"]);
     let limits = Limits { per_address: Some(2), ..Limits::default() };
     let (_, at_server) = echo_behind(&scene, "server", limits);
     let middle = scene.world.host("middle");
-    let inner = Proxy {
-        accept: Some(from_all()),
-        send: Some(Version::V2),
-        ..Proxy::new(
-            RelayFactory::new(Config::default()),
-            Upstreams::new(["server:7"], Balance::RoundRobin, 1),
-        )
-    };
+    let inner = Config::default().with_accept_proxy(from_all()).with_send_proxy(Version::V2);
+    let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
+    let inner = Proxy::new(inner, upstreams).unwrap();
     let at_proxy = proxy_behind(&scene, &middle, inner, limits);
     let another = scene.world.host("another proxy");
     for (address, table) in [("server:7", &at_server), ("middle:7", &at_proxy)] {
         let stays = |client: &str| {
             let acts = vec![
-                Act::Send(announces(client)),
+                Act::Send(header(client)),
                 Act::Send("x".into()),
                 Act::Receive(1),
                 Act::Wait(seconds(3)),
                 Act::Finish,
                 Act::ReceiveAll,
             ];
-            says(&another, address, acts)
+            play(&another, address, acts)
         };
         let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
         scene.run_for(seconds(1));
@@ -242,43 +230,42 @@ fn the_limit_for_one_address_is_the_announced_ones() {
         assert_eq!((heard.bytes.len(), heard.error), (0, Some(ConnectionError::Reset)));
         let totals = table.totals();
         assert_eq!((totals.accepted, totals.open, totals.refused["per_address"]), (4, 3, 1));
-        assert_eq!(totals.ended["announced_refused"], 1);
+        assert_eq!(totals.ended["proxy_header_refused"], 1);
         scene.run_for(seconds(5));
         assert!(first.iter().all(|task| task.take().unwrap().bytes == b"x"));
         let totals = table.totals();
         assert_eq!((totals.open, totals.ended["finished"], totals.ended.len()), (0, 3, 2));
     }
     scene.end();
-    // The server has seen the proxy's clients, but not those that the proxy has refused.
+    // The client that the proxy has refused did not reach the server.
     assert_eq!(at_server.totals().accepted, 4 + 3);
 }
 
-/// A thousand connections with half a header each end after five seconds. Clients with a whole
-/// header are served at the same time.
+/// They all end after 5 s. Meanwhile a client with a complete header is served.
 #[test]
-fn a_thousand_half_sent_headers_hold_nobody_up() {
+fn a_thousand_incomplete_headers_do_not_delay_another_client() {
     let settings = Settings { backlog: 2000, ..Settings::default() };
     let scene = Scene::with(World::with(2, settings), Config::default(), &["server"]);
     let (_, table) = echo_behind(&scene, "server", Limits::default());
     let rude = scene.world.host("rude");
-    let whole = announces("192.0.2.1:1");
+    let complete = header("192.0.2.1:1");
     let half: Vec<_> = (0..1000)
         .map(|i| {
-            let acts = vec![Act::Send(whole.slice(..i % whole.len())), Act::ReceiveAll];
-            says(&rude, "server:7", acts)
+            let acts = vec![Act::Send(complete.slice(..i % complete.len())), Act::ReceiveAll];
+            play(&rude, "server:7", acts)
         })
         .collect();
     scene.run_for(seconds(1));
     assert_eq!(table.totals().open, 1000);
     let healthy = scene.world.host("healthy");
     let acts = vec![
-        Act::Send(announces("192.0.2.2:1")),
+        Act::Send(header("192.0.2.2:1")),
         Act::Send("hello".into()),
         Act::Receive(5),
         Act::Finish,
         Act::ReceiveAll,
     ];
-    let talk = says(&healthy, "server:7", acts);
+    let talk = play(&healthy, "server:7", acts);
     scene.run_for(seconds(1));
     assert_eq!(talk.take().unwrap().bytes, b"hello");
     scene.run_for(seconds(5));
@@ -290,7 +277,7 @@ fn a_thousand_half_sent_headers_hold_nobody_up() {
 }
 
 #[test]
-fn what_is_no_header_ends_that_connection_alone() {
+fn a_malformed_header_ends_its_connection_alone() {
     let scene = Scene::new(3, &["server"]);
     let (_, table) = echo_behind(&scene, "server", Limits::default());
     let rude = scene.world.host("rude");
@@ -302,35 +289,33 @@ fn what_is_no_header_ends_that_connection_alone() {
         oversized.into(),
     ];
     let good = vec![
-        Act::Send(announces("192.0.2.1:1")),
+        Act::Send(header("192.0.2.1:1")),
         Act::Wait(seconds(2)),
         Act::Send("hello".into()),
         Act::Finish,
         Act::ReceiveAll,
     ];
-    let healthy = says(&scene.world.host("healthy"), "server:7", good);
-    let told: Vec<_> = noise
+    let healthy = play(&scene.world.host("healthy"), "server:7", good);
+    let reset: Vec<_> = noise
         .into_iter()
-        .map(|noise| says(&rude, "server:7", vec![Act::Send(noise), Act::ReceiveAll]))
+        .map(|noise| play(&rude, "server:7", vec![Act::Send(noise), Act::ReceiveAll]))
         .collect();
     assert_eq!(scene.world.run_until(&healthy).unwrap().bytes, b"hello");
-    for task in told {
+    for task in reset {
         assert_eq!(task.take().unwrap().error, Some(ConnectionError::Reset));
     }
     assert_eq!(table.totals().ended["proxy_header_malformed"], 4);
     scene.end();
 }
 
-/// Each connection to an upstream begins with the client's name, which identifies its bytes.
+/// The header at the beginning of each connection to an upstream shows whose bytes follow.
 #[test]
-fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
+fn under_harmful_faults_at_most_one_upstream_gets_the_clients_bytes() {
     let replaced = AtomicUsize::new(0);
     for_each_seed(40, |seed| {
         let upstreams = Upstreams::new(["faulty:7", "sound:7"], Balance::RoundRobin, 1);
-        let proxy = Proxy {
-            send: Some(Version::V1),
-            ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
-        };
+        let config = Config::default().with_send_proxy(Version::V1);
+        let proxy = Proxy::new(config, upstreams).unwrap();
         let scene = Scene::proxying(World::new(seed), proxy);
         let (faulty, _) = echo_behind(&scene, "faulty", Limits::default());
         faulty.set_faults(Faults::harmful(seed));
@@ -342,7 +327,7 @@ fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
                 peer(&client, vec![wait, Act::Send("hello".into()), Act::Finish, Act::ReceiveAll])
             })
             .collect();
-        // A server may have failed silently: the idle timeout ends that.
+        // A host that is unplugged sends neither FIN nor RST, so the idle timeout has to end it.
         scene.run_for(seconds(660));
         assert!(clients.iter().all(|client| client.take().is_some()), "all attempts are bounded");
         let mut heard: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
@@ -354,37 +339,31 @@ fn whatever_breaks_each_upstream_hears_the_header_and_one_at_most_the_client() {
             }
         }
         for (header, bytes) in heard {
-            assert!(header.starts_with(b"PROXY TCP4 10."), "it comes first");
+            assert!(header.starts_with(b"PROXY TCP4 10."), "the header comes first");
             assert!(bytes.len() <= 2, "each upstream is tried once");
             assert!(
                 bytes.iter().filter(|bytes| !bytes.is_empty()).count() <= 1,
-                "a byte was repeated"
+                "a byte was sent to two upstreams"
             );
             replaced.fetch_add(bytes.len() - 1, Relaxed);
         }
         scene.end();
     });
-    assert!(replaced.into_inner() > 0, "that happened at all");
+    assert!(replaced.into_inner() > 0, "some upstream was replaced");
 }
 
-/// A connection without a header dials no upstream.
 #[test]
-fn a_proxy_dials_only_for_a_client_that_is_known() {
+fn a_proxy_dials_no_upstream_before_the_header_is_complete() {
     for_each_seed(4, |seed| {
         let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
-        let proxy = Proxy {
-            accept: Some(proxy_protocol::Config {
-                from: vec!["10.0.0.3".parse::<std::net::IpAddr>().unwrap().into()],
-                ..Default::default()
-            }),
-            ..Proxy::new(RelayFactory::new(Config::default()), upstreams)
-        };
+        let config = Config::default().with_accept_proxy(from("10.0.0.3/32"));
+        let proxy = Proxy::new(config, upstreams).unwrap();
         let scene = Scene::proxying(World::new(seed), proxy);
         scene.echo("upstream"); // 10.0.0.2
         let trusted = scene.world.host("trusted"); // 10.0.0.3
         let stranger = scene.world.host("stranger");
         let hello = || {
-            let bytes = [&announces("192.0.2.1:1")[..], b"hello"].concat();
+            let bytes = [&header("192.0.2.1:1")[..], b"hello"].concat();
             vec![Act::Send(bytes.into()), Act::Finish, Act::ReceiveAll]
         };
         let (lost, late) = (peer(&stranger, hello()), peer(&trusted, vec![Act::ReceiveAll]));

@@ -1,11 +1,11 @@
-//! A proxy that is its own upstream, and proxies in a ring.
+//! A proxy that is its own upstream, directly or through another proxy.
 
 use std::sync::{Arc, Mutex};
 
 use wirestate_core::{
     admission::Limits,
-    proxy::{self, Balance, Config, Proxy, RelayFactory, Upstreams},
-    proxy_protocol::{self, Version},
+    proxy::{self, Balance, Config, Proxy, Upstreams},
+    proxy_protocol::{self, HeaderPolicy, Version},
     runtime::Runtime as _,
     serve::{self, ServerHandle},
 };
@@ -16,19 +16,18 @@ use wirestate_testkit::{
 
 use crate::scene::{Scene, peer, seconds};
 
-/// A proxy to these addresses, one of which may be its own.
-fn proxying(seed: u64, upstreams: &[&str], proxy: impl FnOnce(Proxy) -> Proxy) -> Scene {
+/// A proxy to these addresses, of which one may be its own.
+fn proxying(seed: u64, upstreams: &[&str], config: Config) -> Scene {
     let upstreams = Upstreams::new(upstreams.iter().copied(), Balance::RoundRobin, seed);
-    let plain = Proxy::new(RelayFactory::new(Config::default()), upstreams);
-    Scene::proxying(World::new(seed), proxy(plain))
+    Scene::proxying(World::new(seed), Proxy::new(config, upstreams).unwrap())
 }
 
 fn hello() -> Vec<Act> {
     vec![Act::Send("hello".into()), Act::Receive(5), Act::Finish, Act::ReceiveAll]
 }
 
-/// The most connections that were open at the same time.
-fn watch(scene: &Scene) -> Arc<Mutex<u64>> {
+/// Tracks how many connections were open at once at most.
+fn track_most_open(scene: &Scene) -> Arc<Mutex<u64>> {
     let (table, most) = (scene.table.clone(), Arc::new(Mutex::new(0)));
     let shared = most.clone();
     scene.world.watch(move |_| {
@@ -38,25 +37,20 @@ fn watch(scene: &Scene) -> Arc<Mutex<u64>> {
     most
 }
 
-/// Whichever end of a connection to itself is recorded first. With and without headers.
+/// The seed decides which end of a connection is recorded first, and whether there are headers.
 #[test]
-fn a_proxy_that_is_its_own_upstream_refuses_itself() {
-    let with_headers = |proxy| Proxy {
-        accept: Some(proxy_protocol::Config {
-            from: vec!["0.0.0.0/0".parse().unwrap()],
-            ..proxy_protocol::Config::default()
-        }),
-        send: Some(Version::V2),
-        ..proxy
-    };
+fn a_proxy_that_is_its_own_upstream_detects_it() {
+    let from_anywhere = proxy_protocol::Config::default().with_from(["0.0.0.0/0".parse().unwrap()]);
+    let policy = HeaderPolicy::new(from_anywhere).unwrap();
+    let with_headers = Config::default().with_accept_proxy(policy).with_send_proxy(Version::V2);
     for_each_seed(40, |seed| {
         let has_headers = seed % 4 == 0;
-        let configure = |proxy| if has_headers { with_headers(proxy) } else { proxy };
-        let scene = proxying(seed, &["proxy:9500"], configure);
+        let config = if has_headers { with_headers.clone() } else { Config::default() };
+        let scene = proxying(seed, &["proxy:9500"], config);
         if seed % 2 == 0 {
             scene.proxy.set_faults(Faults::harmless(seed));
         }
-        let most = watch(&scene);
+        let most = track_most_open(&scene);
         for round in 0..3 {
             let clients: Vec<_> = (0..4)
                 .map(|i| {
@@ -86,35 +80,33 @@ fn a_proxy_that_is_its_own_upstream_refuses_itself() {
 #[test]
 fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
     for_each_seed(20, |seed| {
-        let scene = proxying(seed, &["proxy:9500", "serves:7"], |proxy| proxy);
+        let scene = proxying(seed, &["proxy:9500", "serves:7"], Config::default());
         scene.echo("serves");
-        let is_answered = |name: &str| {
+        let is_served = |name: &str| {
             let heard = peer(&scene.world.host(name), hello());
             let heard = scene.world.run_until(&heard).unwrap();
             heard == Heard { bytes: b"hello".to_vec(), fin: true, error: None }
         };
-        let all = (0..20).filter(|i| is_answered(&format!("client {i}"))).count();
-        assert!(all >= 19, "{all} of 20 are served, all but who finds out");
+        let all = (0..20).filter(|i| is_served(&format!("client {i}"))).count();
+        assert!(all >= 19, "{all} of 20 are served; only the first may find the loop");
         let [own, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert!(own.failures <= 3 && !own.up && serves.up, "{own:?}");
         scene.end();
     });
 }
 
-/// The ring is not detected, and grows up to the limit of one of the proxies. Then all connections
-/// end, and another upstream serves new clients.
+/// The ring is not detected. It ends at the limit of one of the two; then all connections end.
 #[test]
-fn a_ring_of_two_ends_at_the_limit_of_connections() {
+fn a_ring_of_two_proxies_ends_at_the_limit_of_connections() {
     for_each_seed(4, |seed| {
-        let scene = proxying(seed, &["other:9500"], |proxy| proxy);
+        let scene = proxying(seed, &["other:9500"], Config::default());
         let other = scene.world.host("other");
         let listener = other.listen("other:9500").unwrap();
         let limits = Limits { connections: 50, per_address: None };
         let handle = ServerHandle::new(serve::Config::default().with_limits(limits));
         let back = Upstreams::new(["proxy:9500"], Balance::RoundRobin, seed);
         let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
-        let (runtime, proxy) =
-            (other.clone(), Proxy::new(RelayFactory::new(Config::default()), back));
+        let (runtime, proxy) = (other.clone(), Proxy::new(Config::default(), back).unwrap());
         other.run(async move {
             proxy::serve(serve::Server::new(runtime, listener).with_handle(&handle), proxy).await
         });
@@ -125,7 +117,11 @@ fn a_ring_of_two_ends_at_the_limit_of_connections() {
         assert!(heard.bytes.is_empty(), "{heard:?}");
         assert!(scene.world.now().since(begun) < seconds(10));
         scene.run_for(seconds(10));
-        assert_eq!((scene.table.totals().open, table.totals().open), (0, 0), "all is over");
+        assert_eq!(
+            (scene.table.totals().open, table.totals().open),
+            (0, 0),
+            "all connections have ended"
+        );
         assert!(table.totals().refused["connections"] >= 1);
         shutdown.drain();
         scene.end();

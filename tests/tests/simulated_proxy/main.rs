@@ -1,9 +1,9 @@
-//! Proxies between clients and echo servers in the simulated world: [`serve`], the relay and the
-//! dialler, under all faults.
+//! Proxies between clients and upstreams in the simulated world: the real [`serve`], relay and
+//! dialler, under all faults of the simulator.
 //!
 //! [`serve`]: wirestate_core::proxy::serve
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+#![expect(clippy::unwrap_used, reason = "this is how a test fails, also outside of its function")]
 
 mod buffering;
 mod dialling;

@@ -1,4 +1,4 @@
-//! What one side does, and what the other side sees.
+//! Bytes, FINs and resets from one side to the other.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn pattern(n: usize) -> Bytes {
 }
 
 #[test]
-fn a_late_answer_arrives_behind_the_clients_fin() {
+fn a_reply_arrives_after_the_clients_fin() {
     for_each_seed(8, |seed| {
         let scene = Scene::with(tight(seed), small(1 << (seed % 8)), &["upstream"]);
         scene.proxy.set_faults(Faults::harmless(seed));
@@ -38,7 +38,7 @@ fn a_late_answer_arrives_behind_the_clients_fin() {
 }
 
 #[test]
-fn a_connection_on_which_nothing_moves_holds_no_buffer() {
+fn an_idle_connection_holds_no_buffer() {
     for_each_seed(8, |seed| {
         let scene = Scene::with(tight(seed), small(512), &["upstream"]);
         scene.proxy.set_faults(Faults::harmless(seed));
@@ -52,13 +52,13 @@ fn a_connection_on_which_nothing_moves_holds_no_buffer() {
     });
 }
 
-/// How many of the client's bytes the proxy has spliced into a pipe.
+/// How many bytes were received from clients into a pipe.
 fn piped(scene: &Scene) -> usize {
     scene.clients().iter().map(|record| record.piped).sum()
 }
 
 #[test]
-fn what_comes_in_bulk_passes_through_a_pipe() {
+fn bulk_passes_through_a_pipe() {
     for_each_seed(8, |seed| {
         let scene = Scene::with(tight(9), small(64), &["upstream"]);
         let upstream = scene.upstream("upstream", vec![Act::ReceiveAll]);
@@ -72,12 +72,12 @@ fn what_comes_in_bulk_passes_through_a_pipe() {
     });
 }
 
-/// If the kernel cannot splice, or all pipes are in use, every byte is still relayed.
+/// There is no pipe, or the kernel cannot splice.
 #[test]
-fn without_a_pipe_bytes_pass_through_memory() {
+fn without_a_pipe_all_bytes_pass_through_memory() {
     let no_splice = Faults { no_splice: 1000, ..Faults::NONE };
     for (pipes, faults) in [(0, Faults::NONE), (1, no_splice)] {
-        let config = Config { pipes, ..small(64) };
+        let config = small(64).with_pipes(pipes);
         let scene = Scene::with(tight(9), config, &["upstream"]);
         scene.proxy.set_faults(faults);
         let upstream = scene.upstream("upstream", vec![Act::ReceiveAll]);
@@ -87,14 +87,18 @@ fn without_a_pipe_bytes_pass_through_memory() {
         assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
         assert_eq!(piped(&scene), 0);
         let trace = scene.world.trace();
-        let tried = |entry: &&Entry| matches!(entry.event, TraceEvent::Fault("no_splice"));
-        assert_eq!(trace.entries().iter().filter(tried).count(), pipes, "once is enough");
+        let is_attempt = |entry: &&Entry| matches!(entry.event, TraceEvent::Fault("no_splice"));
+        assert_eq!(
+            trace.entries().iter().filter(is_attempt).count(),
+            pipes,
+            "splice is tried once"
+        );
         scene.end();
     }
 }
 
 #[test]
-fn what_is_small_passes_through_memory_also_behind_a_bulk() {
+fn small_messages_after_a_bulk_pass_through_memory() {
     let scene = Scene::with(tight(9), small(512), &["upstream"]);
     let answers = (0..10).flat_map(|_| [Act::Receive(20), Act::Send(pattern(20))]);
     let upstream = [Act::Receive(5000), Act::Send("done".into())].into_iter().chain(answers);
@@ -114,14 +118,14 @@ fn what_is_small_passes_through_memory_also_behind_a_bulk() {
     }
     assert_eq!(scene.world.run_until(&upstream).unwrap().bytes.len(), 5200);
     assert!(after_bulk > Some(0));
-    // One pipe was kept for further bulk data.
+    // The first message may still go into the pipe.
     assert!(piped(&scene) <= after_bulk.unwrap() + 20, "{} {after_bulk:?}", piped(&scene));
     scene.end();
 }
 
-/// What the client has sent before fills the buffer; what it sends afterwards is discarded.
+/// The upload fills the buffer; after the refusal, the rest is discarded.
 #[test]
-fn an_upload_without_an_upstream_needs_no_pipe() {
+fn an_upload_without_an_upstream_uses_no_pipe() {
     let scene = Scene::with(tight(9), small(64), &["silent"]);
     scene.echo("silent").set_unplugged(true);
     let client = scene.world.host("client");
@@ -132,9 +136,8 @@ fn an_upload_without_an_upstream_needs_no_pipe() {
     assert_eq!(scene.ended("no_upstream"), 1);
 }
 
-/// The bytes that were received before it; the sender would have to repeat the rest.
 #[test]
-fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
+fn bytes_in_a_pipe_arrive_after_the_client_is_lost() {
     for_each_seed(20, |seed| {
         let scene = Scene::with(tight(9), small(4096), &["slow"]);
         scene.proxy.set_faults(Faults::harmless(seed));
@@ -151,10 +154,10 @@ fn what_a_pipe_holds_when_the_client_is_lost_still_arrives() {
     });
 }
 
-/// A slow reader keeps its pipe. The remaining pipe serves the others.
+/// The stalled connection keeps the only pipe; the other one uses memory.
 #[test]
-fn a_stalled_client_with_a_pipe_does_not_delay_others() {
-    let config = Config { pipes: 1, ..small(64) };
+fn a_stalled_connection_with_a_pipe_does_not_delay_others() {
+    let config = small(64).with_pipes(1);
     let scene = Scene::with(tight(9), config, &["slow", "quick"]);
     let begun = scene.world.now();
     let slow = scene.upstream("slow", vec![Act::Wait(seconds(100)), Act::ReceiveAll]);
@@ -166,8 +169,8 @@ fn a_stalled_client_with_a_pipe_does_not_delay_others() {
     peer(&client, acts);
     assert_eq!(scene.world.run_until(&quick).unwrap().bytes, pattern(50_000));
     let held = scene.clients()[0].piped;
-    assert!((1..50_000).contains(&held), "the slow one has had the pipe, and keeps it: {held}");
-    assert_eq!(piped(&scene), held, "there is no other");
+    assert!((1..50_000).contains(&held), "the slow one holds the pipe: {held}");
+    assert_eq!(piped(&scene), held, "there is no other pipe");
     let elapsed = scene.world.now().since(begun);
     assert!(elapsed < seconds(100), "the slow one still holds the pipe: {elapsed:?}");
     assert_eq!(scene.world.run_until(&slow).unwrap().bytes, pattern(50_000));
@@ -175,7 +178,7 @@ fn a_stalled_client_with_a_pipe_does_not_delay_others() {
 }
 
 #[test]
-fn an_upstream_that_speaks_first_and_ends_first_is_served() {
+fn an_upstream_that_sends_first_and_ends_first_is_relayed() {
     let scene = Scene::new(1, &["upstream"]);
     let acts = [Act::Send("220 hello".into()), Act::Finish, Act::ReceiveAll];
     let upstream = scene.upstream("upstream", acts.into());
@@ -188,7 +191,7 @@ fn an_upstream_that_speaks_first_and_ends_first_is_served() {
     assert_eq!(scene.ended("finished"), 1);
 }
 
-/// Bytes before it arrive first. It is forwarded as an RST, never as a FIN.
+/// It arrives as an RST, not a FIN, after all bytes.
 #[test]
 fn a_clients_reset_arrives_at_the_upstream() {
     for_each_seed(20, |seed| {
@@ -224,7 +227,7 @@ fn an_upstreams_reset_arrives_at_the_client() {
 }
 
 #[test]
-fn a_reset_behind_a_fin_reaches_the_upstream_that_still_answers() {
+fn a_reset_after_a_fin_reaches_an_upstream_that_still_replies() {
     let scene = Scene::new(3, &["upstream"]);
     let endless = vec![Act::ReceiveAll, Act::Send(pattern(300_000)), Act::Send(pattern(300_000))];
     let upstream = scene.upstream("upstream", endless);
@@ -237,7 +240,7 @@ fn a_reset_behind_a_fin_reaches_the_upstream_that_still_answers() {
 }
 
 #[test]
-fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
+fn an_idle_connection_is_reset_on_both_sides() {
     let scene = Scene::new(4, &["upstream"]);
     let upstream = scene.upstream("upstream", vec![Act::Receive(1), Act::ReceiveAll]);
     let client = scene.world.host("client");
@@ -253,30 +256,30 @@ fn a_connection_on_which_nothing_moves_is_reset_on_both_sides() {
     scene.end();
 }
 
-/// Bytes that arrived from either side count as activity, even if no runtime has reported them yet.
+/// The bytes that arrived meanwhile are read before the idle timeout counts as elapsed.
 #[test]
-fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadline() {
+fn a_process_that_was_stopped_relays_what_had_arrived_before_a_deadline_ends_the_connection() {
     for_each_seed(10, |seed| {
-        for speaker in Side::BOTH {
+        for sender in Side::BOTH {
             let scene = Scene::new(seed, &["upstream"]);
             let (mut client_acts, mut upstream_acts) = (vec![], vec![]);
-            let (speaks, listens) = match speaker {
+            let (sends, receives) = match sender {
                 Side::Client => (&mut client_acts, &mut upstream_acts),
                 Side::Upstream => (&mut upstream_acts, &mut client_acts),
             };
-            speaks.extend([
+            sends.extend([
                 Act::Send("before".into()),
                 Act::Wait(seconds(100)),
                 Act::Send(" meanwhile".into()),
                 Act::Finish,
                 Act::ReceiveAll,
             ]);
-            listens.extend([Act::Receive(16), Act::Finish, Act::ReceiveAll]);
+            receives.extend([Act::Receive(16), Act::Finish, Act::ReceiveAll]);
             let upstream = scene.upstream("upstream", upstream_acts);
             let client = peer(&scene.world.host("client"), client_acts);
             scene.run_for(seconds(50));
             scene.proxy.stop_for(seconds(700));
-            let heard = match speaker {
+            let heard = match sender {
                 Side::Client => scene.world.run_until(&upstream),
                 Side::Upstream => scene.world.run_until(&client),
             };
@@ -288,7 +291,7 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// A paused download or upload is healthy: a side is not read while the other does not read.
+/// A paused download and a paused upload are healthy.
 #[test]
 fn a_side_that_does_not_read_holds_the_other_one_back() {
     for sender in Side::BOTH {
@@ -315,7 +318,7 @@ fn a_side_that_does_not_read_holds_the_other_one_back() {
 }
 
 #[test]
-fn a_drain_lets_what_is_busy_go_on_and_ends_what_is_quiet() {
+fn a_drain_ends_quiet_connections_and_lets_busy_ones_continue() {
     let scene = Scene::new(6, &["upstream"]);
     scene.echo("upstream");
     let client = scene.world.host("client");
@@ -335,7 +338,7 @@ fn a_drain_lets_what_is_busy_go_on_and_ends_what_is_quiet() {
 }
 
 #[test]
-fn what_is_still_open_when_the_drain_is_over_is_reset_on_both_sides() {
+fn connections_that_are_open_after_the_drain_timeout_are_reset_on_both_sides() {
     let scene = Scene::new(7, &["upstream"]);
     let upstream = scene.upstream("upstream", vec![Act::Send(pattern(1_000_000))]);
     let client = scene.world.host("client");
@@ -347,13 +350,13 @@ fn what_is_still_open_when_the_drain_is_over_is_reset_on_both_sides() {
     assert!(scene.clients().iter().all(|record| record.ending == Some(Ending::Rst)));
 }
 
-/// The kernel enlarges its send buffer while the client's window is closed, so that a write at the
+/// The kernel enlarges its send buffer while the client's window is closed. So a write at the
 /// deadline succeeds, and makes room for a read from the upstream.
 #[test]
-fn a_client_that_takes_nothing_is_idle_whatever_the_kernel_takes() {
+fn a_client_that_acknowledges_nothing_is_idle_although_writes_succeed() {
     for_each_seed(10, |seed| {
         let limit = seconds(3);
-        let config = Config { idle_timeout: Some(limit), ..Config::default() };
+        let config = Config::default().with_idle_timeout(limit);
         let scene = Scene::with(tight(seed), config, &["upstream"]);
         scene.proxy.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
         let upstream = scene.upstream("upstream", vec![Act::Send(pattern(2_000_000))]);
@@ -370,11 +373,11 @@ fn a_client_that_takes_nothing_is_idle_whatever_the_kernel_takes() {
     });
 }
 
-/// A byte that is acknowledged in time keeps the connection, although no byte can be written.
+/// An acknowledged byte restarts the idle timeout, even if no byte can be written.
 #[test]
 fn a_client_that_reads_slowly_is_not_idle() {
     for_each_seed(10, |seed| {
-        let config = Config { idle_timeout: Some(seconds(3)), ..Config::default() };
+        let config = Config::default().with_idle_timeout(seconds(3));
         let scene = Scene::with(tight(seed), config, &["upstream"]);
         scene.proxy.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
         let sent = pattern(500_000);

@@ -30,12 +30,12 @@ pub(crate) struct Scene {
     pub(crate) relays: RelayFactory,
     pub(crate) shutdown: ShutdownHandle,
     serving: Task<DrainReport>,
-    /// Stops the echo servers behind it.
-    behind: ShutdownHandle,
+    /// Shuts down the echo servers.
+    upstreams_shutdown: ShutdownHandle,
 }
 
 impl Scene {
-    /// A proxy to port 7 of the hosts of these names. The test starts their servers.
+    /// A proxy to port 7 of the hosts of these names. The test decides what listens there.
     pub(crate) fn new(seed: u64, upstreams: &[&str]) -> Self {
         Self::with(World::new(seed), Config::default(), upstreams)
     }
@@ -43,7 +43,7 @@ impl Scene {
     pub(crate) fn with(world: World, config: Config, upstreams: &[&str]) -> Self {
         let addresses = upstreams.iter().map(|name| format!("{name}:7"));
         let upstreams = Upstreams::new(addresses, Balance::RoundRobin, 1);
-        Self::proxying(world, Proxy::new(RelayFactory::new(config), upstreams))
+        Self::proxying(world, Proxy::new(config, upstreams).unwrap())
     }
 
     pub(crate) fn proxying(world: World, proxy: Proxy) -> Self {
@@ -51,8 +51,8 @@ impl Scene {
         let handle = ServerHandle::default();
         let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
         let listener = host.listen("proxy:9500").unwrap();
-        let (runtime, upstreams) = (host.clone(), proxy.upstreams.clone());
-        let relays = proxy.relays.clone();
+        let (runtime, upstreams) = (host.clone(), proxy.upstreams().clone());
+        let relays = proxy.relays().clone();
         let serving = host.run(async move {
             proxy::serve(serve::Server::new(runtime, listener).with_handle(&handle), proxy).await
         });
@@ -64,7 +64,7 @@ impl Scene {
             relays,
             shutdown,
             serving,
-            behind: ShutdownHandle::new(),
+            upstreams_shutdown: ShutdownHandle::new(),
         }
     }
 
@@ -76,7 +76,7 @@ impl Scene {
     }
 
     pub(crate) fn echo_on(&self, host: &Host, name: &str) {
-        let handle = ServerHandle::default().with_shutdown(self.behind.clone());
+        let handle = ServerHandle::default().with_shutdown(self.upstreams_shutdown.clone());
         let listener = host.listen(&format!("{name}:7")).unwrap();
         let echo = echo::Server::default();
         let runtime = host.clone();
@@ -88,7 +88,7 @@ impl Scene {
         });
     }
 
-    /// A host of that name that accepts one connection, and performs `acts` on it.
+    /// A host of that name that accepts one connection and plays `acts` on it.
     pub(crate) fn upstream(&self, name: &str, acts: Vec<Act>) -> Task<Heard> {
         upstream_on(&self.world.host(name), name, acts)
     }
@@ -96,10 +96,10 @@ impl Scene {
     /// Stops all servers, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
-        self.behind.drain();
+        self.upstreams_shutdown.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
-        // Other servers of the scene may be scripted peers.
+        // Other servers of a scene may be scripts, which may reset.
         let mut records = self.clients();
         records.retain(|record| record.local.port() == PORT);
         records.extend(self.dialled());
@@ -138,7 +138,7 @@ impl Scene {
     }
 }
 
-/// Accepts one connection, and performs `acts` on it.
+/// Accepts one connection and plays `acts` on it.
 pub(crate) fn upstream_on(host: &Host, name: &str, acts: Vec<Act>) -> Task<Heard> {
     let mut listener = host.listen(&format!("{name}:7")).unwrap();
     let runtime = host.clone();
@@ -148,7 +148,7 @@ pub(crate) fn upstream_on(host: &Host, name: &str, acts: Vec<Act>) -> Task<Heard
     })
 }
 
-/// A client of the proxy that sends messages and verifies what comes back.
+/// A client of the proxy that sends messages and verifies their echoes.
 pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>> {
     let runtime = client.clone();
     client.run(async move {
@@ -156,12 +156,12 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
         let clock = runtime.clock();
         let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {});
         let load = Checked::new(load, 0);
-        assert!(load.interest().read, "it awaits its echoes");
+        assert!(load.interest().read, "the load waits for its echoes");
         Drive::new(load, socket, clock).await
     })
 }
 
-/// A scripted client of the proxy.
+/// A client of the proxy that plays `acts`.
 pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
@@ -170,6 +170,7 @@ pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
+/// A load of `rounds` rounds, with a long idle timeout.
 pub(crate) fn patient(rounds: u64) -> LoadConfig {
     let message = |(i, size): (usize, &usize)| -> Bytes {
         (0..*size).map(|j| u8::try_from((i * 31 + j * 7) % 251).expect("below 251")).collect()
@@ -185,15 +186,16 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
     }
 }
 
-/// Bytes of each round of [`patient`].
+/// The bytes of each round of [`patient`].
 pub(crate) const ROUND: u64 = 3723;
 
-/// Buffers small enough to fill up and to wrap.
+/// A proxy with small buffers, so that they fill up and wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
-    Config { buffer: NonZeroUsize::new(bytes).expect("it is not 0"), ..Config::default() }
+    Config::default().with_buffer(NonZeroUsize::new(bytes).expect("it is not 0"))
 }
 
+/// A world whose sockets have small buffers.
 pub(crate) fn tight(seed: u64) -> World {
     World::with(seed, Settings { buffer: 1 << (4 + seed % 10), ..Settings::default() })
 }
@@ -202,5 +204,5 @@ pub(crate) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// The address of the proxy.
+/// The port on which the proxy listens.
 const PORT: u16 = 9500;

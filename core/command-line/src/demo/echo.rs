@@ -6,7 +6,7 @@ use core::{num::NonZeroUsize, time::Duration};
 use wirestate_core::{
     drive::Clock,
     echo::Server,
-    proxy::{self, Balance, Proxy, RelayFactory, Upstreams},
+    proxy::{self, Balance, Proxy, Upstreams},
     serve::{DrainReport, ServerHandle},
     shared::Shared,
     status,
@@ -36,8 +36,8 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (server, through) = bind(runtime, named("proxy")).await?;
     let proxy_handle = server.handle();
     let upstreams = Upstreams::new([address.to_string()], Balance::RoundRobin, 0);
-    let proxy = Proxy::new(RelayFactory::new(proxy::Config::default()), upstreams);
-    let upstreams = Shared::new(proxy.upstreams.clone());
+    let proxy = Proxy::new(proxy::Config::default(), upstreams).map_err(Failure::Config)?;
+    let upstreams = Shared::new(proxy.upstreams().clone());
     let proxying = proxy::serve(server, proxy);
 
     let (server, status_address) = bind(runtime, named("status")).await?;

@@ -74,12 +74,9 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
                 subscribe(runtime.clone(), address.clone(), number, &board, handle.shutdown());
             runtime.spawn(task).map_err(Failure::Spawn)?;
         }
-        let dial = Dial {
-            address: source_address.to_string(),
-            connect_timeout: Some(Duration::from_secs(5)),
-            backoff: Backoff::new(0),
-            shutdown: source_handle.shutdown().clone(),
-        };
+        let dial = Dial::new(source_address.to_string(), Backoff::new(0))
+            .with_connect_timeout(Duration::from_secs(5))
+            .with_shutdown(source_handle.shutdown().clone());
         let all_are_there = || feed.counters().subscribers == SUBSCRIBERS as u64;
         until(runtime, AT_MOST, all_are_there).await;
         let reading = read_upstream(runtime, dial, &feed, None);

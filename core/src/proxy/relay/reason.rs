@@ -2,54 +2,55 @@
 
 use core::time::Duration;
 
-use super::{super::NoUpstream, Side};
+use super::{super::DialError, Side};
 use crate::{ConnectionError, Direction, Fault, proxy_protocol, shared::Shared};
 
 /// Why a proxied connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProxyReason {
-    /// Both sides sent a FIN, and each received everything that the other one sent.
+    /// Both sides sent a FIN, and each was sent all bytes of the other.
     #[error("finished")]
     Finished,
-    /// We were asked to stop, and [`drain_quiet`](super::Config::drain_quiet) passed without a
-    /// byte.
-    #[error("asked to stop")]
+    /// A shutdown was requested, and no byte moved for
+    /// [`drain_quiet`](super::Config::drain_quiet).
+    #[error("shutdown requested")]
     ShutDown,
-    /// [`idle_timeout`](super::Config::idle_timeout) ran out.
+    /// [`idle_timeout`](super::Config::idle_timeout) elapsed.
     #[error(
-        "no byte moved for {limit:?}; bytes owed to the client: {to_client}, \
-         to the upstream: {to_upstream}"
+        "no byte moved for {limit:?}; unsent bytes: {to_client} to the client, \
+         {to_upstream} to the upstream"
     )]
     IdleTimeout {
-        /// The limit.
+        /// The timeout.
         limit: Duration,
-        /// Bytes that the client did not take.
+        /// Bytes that were pending for the client.
         to_client: usize,
-        /// Bytes that the upstream did not take.
+        /// Bytes that were pending for the upstream.
         to_upstream: usize,
     },
-    /// The connection to one side broke.
-    #[error("{side} lost while {way}: {why}; bytes owed to it: {unsent}")]
+    /// The connection to one side was lost.
+    #[error("{side} lost while {direction}: {error}; unsent bytes: {unsent}")]
     Lost {
-        /// To which.
+        /// The side that was lost.
         side: Side,
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
-        /// Bytes that were received from the other side, and that it did not take.
+        /// Whether a read or a write failed.
+        direction: Direction,
+        /// How it failed.
+        error: ConnectionError,
+        /// Bytes that were pending for the lost side.
         unsent: usize,
     },
-    /// No upstream could be connected to; nothing of what the client sent was forwarded.
+    /// No upstream could be connected to. None of the client's bytes were forwarded.
     #[error(transparent)]
-    NoUpstream(NoUpstream),
-    /// The client is this proxy itself, which has dialled an upstream.
+    NoUpstream(DialError),
+    /// The client is this proxy itself: an upstream's address leads back to it.
     #[error("the connection is from this proxy to itself, by upstream {upstream}")]
     Loop {
-        /// The upstream's `host:port`.
+        /// The address of the upstream, `host:port` or `unix:PATH`.
         upstream: Shared<str>,
     },
-    /// The client was to announce itself by a PROXY header, and did not.
+    /// The client's connection ended before it had a valid PROXY header.
     #[error(transparent)]
     Header(proxy_protocol::ProxyHeaderReason),
 }
@@ -62,7 +63,7 @@ impl crate::Reason for ProxyReason {
             Self::IdleTimeout { .. } => "idle_timeout",
             Self::Lost { side: Side::Client, .. } => "client_lost",
             Self::Lost { side: Side::Upstream, .. } => "upstream_lost",
-            Self::NoUpstream(none) => none.label(),
+            Self::NoUpstream(error) => error.label(),
             Self::Loop { .. } => "loop",
             Self::Header(reason) => reason.label(),
         }
@@ -74,7 +75,7 @@ impl crate::Reason for ProxyReason {
             Self::ShutDown => Fault::Requested,
             Self::IdleTimeout { .. } => Fault::Time,
             Self::Lost { .. } => Fault::Lost,
-            Self::NoUpstream(none) => none.fault(),
+            Self::NoUpstream(error) => error.fault(),
             Self::Loop { .. } => Fault::Peer,
             Self::Header(reason) => reason.fault(),
         }

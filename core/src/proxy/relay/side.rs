@@ -2,23 +2,23 @@
 
 use core::fmt;
 
-use super::{Input, Over, ProxyReason, Received, Relay, Stage};
+use super::{Buffered, Outcome, ProxyReason, ReadState, Relay, State};
 use crate::{Event, Instant, Interest, Machine, Status};
 
-/// One of the two connections of a proxied one.
+/// One of the two connections of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// The one that the proxy has accepted.
+    /// The connection that the proxy has accepted.
     Client,
-    /// The one that it has made.
+    /// The connection that the proxy has made.
     Upstream,
 }
 
 impl Side {
-    /// Both.
+    /// Both sides, the client first.
     pub const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
 
-    /// The other one.
+    /// The other side.
     pub const fn other(self) -> Self {
         match self {
             Self::Client => Self::Upstream,
@@ -38,16 +38,16 @@ impl fmt::Display for Side {
 
 /// The machine of one side of a [`Relay`].
 ///
-/// A driver that has pipes (splice(2)) can pass bytes through one, instead of through memory. The
-/// driver keeps the pipe, and the relay counts the bytes in it:
+/// A driver that has pipes (splice(2)) can pass bytes through a pipe instead of through memory. The
+/// driver holds the pipe; the relay counts the bytes in it.
 ///
 /// 1. While [`pipe_limit`](Self::pipe_limit) of a side is above 0, the driver may receive into an
 ///    empty pipe. It then calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
 /// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, that side wants
-///    [`Flush`](crate::Outbound::Flush) but offers no memory: the driver sends from the pipe. It
-///    then calls [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
-/// 3. A relay that loses a side discards the bytes for it. `in_pipe` is 0 then, and the driver
-///    closes the pipe.
+///    [`Flush`](crate::Outbound::Flush) but offers no memory. The driver sends from the pipe, and
+///    calls [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
+/// 3. When a side is lost, the relay discards the bytes that are pending for it. Its `in_pipe` is
+///    then 0, and the driver closes the pipe.
 #[derive(Debug)]
 pub struct RelaySide<'a> {
     pub(super) relay: &'a mut Relay,
@@ -62,19 +62,19 @@ impl Machine for RelaySide<'_> {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        match self.relay.received.both_mut(self.side) {
-            // Most often one of the two is empty, and one buffer serves both.
-            (Received::Memory(ring), Received::Memory(other)) => {
+        match self.relay.buffered.both_mut(self.side) {
+            // Usually one of the two is empty: then one buffer serves both.
+            (Buffered::Memory(ring), Buffered::Memory(other)) => {
                 ring.take_over(other);
                 ring.spare()
             }
-            (Received::Memory(ring), Received::Pipe(_)) => ring.spare(),
-            (Received::Pipe(_), _) => &mut [],
+            (Buffered::Memory(ring), Buffered::Pipe(_)) => ring.spare(),
+            (Buffered::Pipe(_), _) => &mut [],
         }
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let Received::Memory(ring) = self.relay.received.of(self.side.other()) else { return 0 };
+        let Buffered::Memory(ring) = &self.relay.buffered[self.side.other()] else { return 0 };
         match (self.side, self.relay.header.unsent()) {
             (Side::Client, _) | (Side::Upstream, []) => ring.write_bufs(out),
             (Side::Upstream, header) => {
@@ -87,29 +87,26 @@ impl Machine for RelaySide<'_> {
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Read(n) => self.handle_read(now, n),
-            Event::Eof => self.handle_eof(),
-            Event::Error(way, why) => {
-                self.relay.lost(self.side, way, why);
+            Event::Eof => self.relay.handle_eof(self.side),
+            Event::Error(direction, error) => {
+                self.relay.handle_error(self.side, direction, error);
                 self.release_buffer();
             }
             Event::Written(n) => self.handle_written(now, n),
-            Event::Finished => {
-                self.relay.finished(self.side);
-            }
-            // The deadline covers both sides, but `unacknowledged` only one: a driver that has both
-            // calls [`Relay::handle_timeout`]. Here the other side counts as having acknowledged
-            // everything.
+            Event::Finished => self.relay.handle_finished(self.side),
+            // The deadline covers both sides, but `unacknowledged` counts the bytes of one. The
+            // other side counts as having acknowledged everything. A driver of both sides calls
+            // `Relay::handle_timeout` with both counts.
             Event::Timeout { unacknowledged } => {
-                if self.relay.owes(self.side) {
+                if self.relay.is_open(self.side) {
                     match self.side {
                         Side::Client => self.relay.handle_timeout(now, unacknowledged, 0),
                         Side::Upstream => self.relay.handle_timeout(now, 0, unacknowledged),
                     }
                 }
             }
-            // [`Relay::shut_down`], by a side that is not over.
             Event::ShutDown => {
-                if self.relay.owes(self.side) {
+                if self.relay.is_open(self.side) {
                     self.relay.shut_down(now);
                 }
             }
@@ -118,37 +115,37 @@ impl Machine for RelaySide<'_> {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        if self.relay.owes(self.side) { self.relay.poll_timeout() } else { None }
+        if self.relay.is_open(self.side) { self.relay.poll_timeout() } else { None }
     }
 
     fn status(&self) -> Status {
         self.relay.status()
     }
 
-    /// This side's own: a side that had all, and was told all, has [`ProxyReason::Finished`], whatever
-    /// becomes of the other.
+    /// Why this side ended. A side that ended by a FIN each way has [`ProxyReason::Finished`],
+    /// even if the other side is lost later.
     fn reason(&self) -> Option<ProxyReason> {
-        if let (Side::Upstream, Stage::Dialling { lost: Some((way, why)) }) =
-            (self.side, self.relay.stage)
+        if let (Side::Upstream, State::Dialling { lost: Some((direction, error)) }) =
+            (self.side, self.relay.state)
         {
-            // What waits is owed to the next one.
-            return Some(ProxyReason::Lost { side: self.side, way, why, unsent: 0 });
+            // The pending bytes are not lost: the next upstream gets them.
+            return Some(ProxyReason::Lost { side: self.side, direction, error, unsent: 0 });
         }
-        match self.relay.ends.of(self.side).over? {
-            Over::Clean => Some(ProxyReason::Finished),
-            Over::Caused => self.relay.cause.clone(),
+        match self.relay.sides[self.side].outcome? {
+            Outcome::Finished => Some(ProxyReason::Finished),
+            Outcome::Caused => self.relay.cause.clone(),
         }
     }
 }
 
 impl RelaySide<'_> {
-    /// How many bytes may be received into a pipe now: [`buffer`](super::Config::buffer) if a read
-    /// is wanted and bytes come in bulk, otherwise 0.
+    /// How many bytes may be received into a pipe now: [`Config::buffer`](super::Config::buffer) if
+    /// a read is wanted and bytes come in bulk, otherwise 0.
     ///
-    /// They come in bulk once a read has filled the buffer, until one receives less than a quarter
-    /// of it or than 8 KiB: copying so few bytes costs less than a pipe.
+    /// A bulk transfer begins with a read that fills the buffer. It ends with a read of less than
+    /// 8 KiB and less than a quarter of the buffer: copying so few bytes costs less than a pipe.
     pub fn pipe_limit(&self) -> usize {
-        let is_bulk = *self.relay.bulk.of(self.side);
+        let is_bulk = self.relay.is_bulk[self.side];
         if is_bulk && self.interest().read { self.relay.pool.size() } else { 0 }
     }
 
@@ -158,64 +155,54 @@ impl RelaySide<'_> {
     /// If `n` is 0 or above [`pipe_limit`](Self::pipe_limit).
     pub fn handle_piped(&mut self, now: Instant, n: usize) {
         let limit = self.pipe_limit();
-        assert!((1..=limit).contains(&n), "received {n} bytes into a pipe, of 1 to {limit}");
-        *self.relay.received.of_mut(self.side) = Received::Pipe(n);
-        self.relay.has_received(self.side, now, n);
+        assert!(
+            (1..=limit).contains(&n),
+            "{n} bytes were received into a pipe, but must be at least 1 and at most {limit}"
+        );
+        self.relay.buffered[self.side] = Buffered::Pipe(n);
+        self.relay.handle_received(self.side, now, n);
     }
 
-    /// How many bytes wait in a pipe to be sent to this side.
+    /// How many bytes in a pipe are pending for this side.
     pub fn in_pipe(&self) -> usize {
-        match self.relay.received.of(self.side.other()) {
-            Received::Memory(_) => 0,
-            Received::Pipe(len) => *len,
+        match &self.relay.buffered[self.side.other()] {
+            Buffered::Memory(_) => 0,
+            Buffered::Pipe(len) => *len,
         }
     }
 
     /// `n` bytes were sent to this side from a pipe.
     ///
     /// # Panics
-    /// If that is more than are [`in_pipe`](Self::in_pipe).
+    /// If `n` is above [`in_pipe`](Self::in_pipe).
     pub fn handle_drained(&mut self, now: Instant, n: usize) {
         let len = self.in_pipe();
-        assert!(n <= len, "sent {n} bytes from a pipe of {len}");
+        assert!(n <= len, "{n} bytes were sent from a pipe, but it held {len}");
         if n == len {
             self.relay.clear(self.side.other());
         } else {
-            *self.relay.received.of_mut(self.side.other()) = Received::Pipe(len - n);
+            self.relay.buffered[self.side.other()] = Buffered::Pipe(len - n);
         }
-        self.relay.has_sent(self.side, now, n, true);
+        self.relay.handle_sent(self.side, now, n, false);
     }
 
-    /// Gives the buffer back if it holds nothing.
+    /// Returns the buffer for this side's input to the pool if it is empty.
     fn release_buffer(&mut self) {
-        self.relay.received.of_mut(self.side).release();
+        self.relay.buffered[self.side].release();
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
-        if let Stage::Refused { discarded, .. } = &mut relay.stage {
+        if let State::Refused { discarded, .. } = &mut relay.state {
             if !relay.discards.discard(relay.config.linger, discarded, n, now) {
-                relay.ends.client.input = Input::Cut;
+                relay.sides.client.read = ReadState::Aborted;
                 self.release_buffer();
                 self.relay.settle();
             }
             return;
         }
         relay.memory_mut(self.side).commit(n);
-        relay.has_received(self.side, now, n);
-    }
-
-    fn handle_eof(&mut self) {
-        if self.side == Side::Upstream {
-            self.relay.engage();
-        }
-        let end = self.relay.ends.of_mut(self.side);
-        if end.input == Input::Open {
-            end.input = Input::Fin;
-        }
-        // The buffer that was taken for the read; no other one will come by to give it back.
-        self.release_buffer();
-        self.relay.settle();
+        relay.handle_received(self.side, now, n);
     }
 
     fn handle_written(&mut self, now: Instant, n: usize) {
@@ -225,6 +212,6 @@ impl RelaySide<'_> {
             Side::Upstream => relay.header.consume(n),
         };
         relay.memory_mut(self.side.other()).consume(relayed);
-        relay.has_sent(self.side, now, n, relayed > 0);
+        relay.handle_sent(self.side, now, n, relayed == 0);
     }
 }

@@ -1,0 +1,68 @@
+//! The wait before the next attempt.
+
+use core::time::Duration;
+
+/// Exponential back-off with full jitter: a random wait below a bound that doubles with every
+/// attempt, from 50 ms to 5 s.
+///
+/// The jitter spreads the attempts of clients that have lost the same peer. The same seed gives the
+/// same waits.
+///
+/// ```
+/// # use wirestate_core::dial::Backoff;
+/// # use std::time::Duration;
+/// let mut backoff = Backoff::new(7);
+/// let waits: Vec<_> = (0..20).map(|_| backoff.next()).collect();
+/// assert!(waits[0] < Duration::from_millis(50));
+/// assert!(waits.iter().all(|wait| *wait < Duration::from_secs(5)));
+/// assert!(waits.iter().any(|wait| *wait > Duration::from_secs(1)));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    random: u64,
+    bound: Duration,
+}
+
+impl Backoff {
+    /// A back-off whose first wait is below 50 ms.
+    pub const fn new(seed: u64) -> Self {
+        Self { random: seed, bound: MIN_BOUND }
+    }
+
+    /// How long to wait before the next attempt.
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it has no end")]
+    pub fn next(&mut self) -> Duration {
+        let bound = self.bound;
+        self.bound = (bound * 2).min(MAX_BOUND);
+        let nanos = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.random() % nanos)
+    }
+
+    /// Restarts the back-off. Call it when the peer has worked, not when it has merely accepted the
+    /// connection: a peer that accepts and closes would be dialled without pause.
+    pub fn reset(&mut self) {
+        self.bound = MIN_BOUND;
+    }
+
+    /// A connection has ended after `duration`. At 10 s or more, the back-off restarts. Data that
+    /// was received makes no difference: a server that is full sends an error, then closes.
+    pub fn handle_end(&mut self, duration: Duration) {
+        if duration >= MIN_LASTING {
+            self.reset();
+        }
+    }
+
+    /// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+const MIN_BOUND: Duration = Duration::from_millis(50);
+const MAX_BOUND: Duration = Duration::from_secs(5);
+/// A connection that lasts for this long restarts the back-off.
+const MIN_LASTING: Duration = Duration::from_secs(10);

@@ -1,0 +1,137 @@
+//! The settings of a proxy.
+
+use core::{num::NonZeroUsize, time::Duration};
+
+use crate::{
+    ConfigError, Linger,
+    config::{check_timeout, with_setters},
+    proxy_protocol::{HeaderPolicy, Version},
+};
+
+/// The settings of a proxy.
+///
+/// A [`RelayFactory`](super::RelayFactory) alone ignores `connect_timeout`, `accept_proxy`,
+/// `send_proxy` and `pipes`: these are for [`Proxy`](super::Proxy).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The size of each of a connection's two buffers while it holds bytes. At least
+    /// [`MIN_BUFFER`] with [`accept_proxy`](Self::accept_proxy). Default: 64 KiB.
+    pub buffer: NonZeroUsize,
+    /// Resets both sides when the connection is idle for this long; `None`: never. Must be
+    /// non-zero. Default: 600 s.
+    ///
+    /// A connection is idle while no byte is received and no byte that was sent is acknowledged. If
+    /// one side has unacknowledged output, bytes received from the other side do not count. An
+    /// idle connection is noticed within 1.125 times this.
+    ///
+    /// A connected relay has no other deadline: a side that reads slowly is healthy. The same
+    /// timeout bounds how long the reset of one side waits for the other side to acknowledge the
+    /// output before it ([`Relay::forwards_reset`](super::Relay::forwards_reset)).
+    pub idle_timeout: Option<Duration>,
+    /// The lingering close of a client for which there is no upstream. `linger.time` must be
+    /// non-zero.
+    pub linger: Linger,
+    /// After [`Relay::shut_down`](super::Relay::shut_down), a connection ends when no byte has
+    /// moved for this long and none is pending. A reply that takes longer is cut off. Must be
+    /// non-zero. Default: 1 s.
+    pub drain_quiet: Duration,
+    /// How many unused buffers the proxy keeps. Default: 64.
+    pub idle_buffers: usize,
+    /// How many pipes each [`serve`](super::serve()) has at most, for bytes that come in bulk
+    /// ([`pipe_limit`](super::RelaySide::pipe_limit)). With 0, or while all are in use, bytes go
+    /// through memory. A [`ProxiedConnection`](super::ProxiedConnection) that you make yourself
+    /// has no pipes. Default: 256.
+    ///
+    /// Each pipe takes two open files. It holds at most 64 KiB (pipe(7)), which count towards the
+    /// limit of the user (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). splice(2) cannot suppress
+    /// SIGPIPE: a process that has restored the default action of that signal is killed by it when
+    /// a peer has closed its connection.
+    pub pipes: usize,
+    /// How long all attempts to connect one client to an upstream may take together, name
+    /// resolution included. Each attempt gets an equal share of the time that is left. `None`: the
+    /// operating system's limit for each attempt (some two minutes). Must be non-zero. Default:
+    /// 10 s.
+    pub connect_timeout: Option<Duration>,
+    /// Clients connect through another proxy, and their connections begin with a PROXY header. An
+    /// upstream is dialled once the header is complete. Default: `None`, no headers.
+    pub accept_proxy: Option<HeaderPolicy>,
+    /// Sends each upstream a PROXY header of this version, which names the client. Default: `None`,
+    /// no headers.
+    pub send_proxy: Option<Version>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            idle_timeout: Some(Duration::from_secs(600)),
+            linger: Linger::default(),
+            drain_quiet: Duration::from_secs(1),
+            idle_buffers: 64,
+            pipes: 256,
+            connect_timeout: Some(Duration::from_secs(10)),
+            accept_proxy: None,
+            send_proxy: None,
+        }
+    }
+}
+
+impl Config {
+    with_setters! {
+        with_buffer(buffer: NonZeroUsize);
+        with_idle_timeout(idle_timeout: impl Into<Option<Duration>>);
+        with_linger(linger: Linger);
+        with_drain_quiet(drain_quiet: Duration);
+        with_idle_buffers(idle_buffers: usize);
+        with_pipes(pipes: usize);
+        with_connect_timeout(connect_timeout: impl Into<Option<Duration>>);
+        with_accept_proxy(accept_proxy: impl Into<Option<HeaderPolicy>>);
+        with_send_proxy(send_proxy: impl Into<Option<Version>>);
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        check_timeout("idle_timeout", self.idle_timeout)?;
+        check_timeout("linger.time", self.linger.time)?;
+        check_timeout("drain_quiet", self.drain_quiet)?;
+        check_timeout("connect_timeout", self.connect_timeout)?;
+        let buffer = self.buffer.get();
+        if self.accept_proxy.is_some() && buffer < MIN_BUFFER {
+            let (value, min) = (buffer as u64, MIN_BUFFER as u64);
+            return Err(ConfigError::TooSmall { setting: "buffer", value, min });
+        }
+        Ok(())
+    }
+}
+
+/// The smallest [`Config::buffer`] with [`Config::accept_proxy`], in bytes. It holds the bytes that
+/// are received together with a header, at most 255.
+pub const MIN_BUFFER: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString as _;
+
+    use super::*;
+    use crate::proxy::RelayFactory;
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_an_error_that_names_the_setting() {
+        let config = Config::default;
+        let linger = Linger { time: Duration::ZERO, ..Linger::default() };
+        let headers = || config().with_accept_proxy(HeaderPolicy::default());
+        for (config, expected) in [
+            (config().with_idle_timeout(Duration::ZERO), "idle_timeout must be non-zero"),
+            (config().with_linger(linger), "linger.time must be non-zero"),
+            (config().with_drain_quiet(Duration::ZERO), "drain_quiet must be non-zero"),
+            (config().with_connect_timeout(Duration::ZERO), "connect_timeout must be non-zero"),
+            (
+                headers().with_buffer(const { NonZeroUsize::new(255).unwrap() }),
+                "buffer is 255, but must be at least 256",
+            ),
+        ] {
+            assert_eq!(RelayFactory::new(config).unwrap_err().to_string(), expected);
+        }
+        assert!(RelayFactory::new(headers()).is_ok());
+    }
+}

@@ -1,0 +1,144 @@
+//! How the two sides end: where a FIN, a reset or a loss of one side is passed on to the other.
+
+use super::{
+    ProxyReason, Relay, Side, State,
+    state::{Outcome, ReadState, SideState, WriteState},
+};
+use crate::{ConnectionError, Direction, Instant, Outbound};
+
+impl Relay {
+    /// There will be no upstream. The client gets a FIN, and a lingering close
+    /// ([`Config::linger`](super::Config::linger)).
+    pub fn refuse(&mut self, reason: ProxyReason, now: Instant) {
+        if !matches!(self.state, State::Dialling { .. }) || self.cause.is_some() {
+            return;
+        }
+        self.state = State::Refused { discarded: 0, until: now + self.config.linger.time };
+        self.cause = Some(reason);
+        self.discard(Side::Client);
+        self.sides.upstream =
+            SideState { read: ReadState::Fin, write: WriteState::Closed, outcome: None };
+        self.settle();
+    }
+
+    /// Requests a graceful end. Without an upstream, the client is refused at once. Otherwise the
+    /// relay goes on until no byte has moved for
+    /// [`Config::drain_quiet`](super::Config::drain_quiet), since a proxy does not know where a
+    /// message ends. It then sends a FIN both ways.
+    ///
+    /// An upstream that is lost meanwhile is not replaced. The caller limits how long this may
+    /// take ([`serve::Config::drain_timeout`](crate::serve::Config::drain_timeout)).
+    pub fn shut_down(&mut self, now: Instant) {
+        match self.state {
+            State::Dialling { .. } => self.refuse(ProxyReason::ShutDown, now),
+            State::Replaceable | State::Relaying if self.cause.is_none() && !self.is_done() => {
+                self.state = State::Draining { since: now };
+            }
+            State::Replaceable
+            | State::Relaying
+            | State::Draining { .. }
+            | State::Refused { .. } => {}
+        }
+    }
+
+    /// Whether an RST follows the output to `side`, because the other side was lost. The driver
+    /// does not drive `side` until the peer has acknowledged that output
+    /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). The deadline stays in force.
+    pub fn forwards_reset(&self, side: Side) -> bool {
+        // This is called in every turn; without a cause, no side was lost.
+        self.cause.is_some()
+            && self.sides[side].write == WriteState::Open
+            && self.interest(side).write == Outbound::Reset
+    }
+
+    /// `side` has sent a FIN.
+    pub(super) fn handle_eof(&mut self, side: Side) {
+        if side == Side::Upstream {
+            self.commit_to_upstream();
+        }
+        let read = &mut self.sides[side].read;
+        if *read == ReadState::Open {
+            *read = ReadState::Fin;
+        }
+        // Takes back the buffer that was lent for this read: no further read follows.
+        self.buffered[side].release();
+        self.settle();
+    }
+
+    /// The FIN or the RST to `side` was sent.
+    pub(super) fn handle_finished(&mut self, side: Side) {
+        let is_reset = self.interest(side).write == Outbound::Reset;
+        let state = &mut self.sides[side];
+        if is_reset {
+            // Input that is still to come is not read: it cannot be sent to the other side.
+            state.read = ReadState::Aborted;
+            state.write = WriteState::Closed;
+        } else {
+            state.write = WriteState::FinSent;
+        }
+        self.settle();
+    }
+
+    /// Reading from or writing to `side` failed.
+    pub(super) fn handle_error(
+        &mut self,
+        side: Side,
+        direction: Direction,
+        error: ConnectionError,
+    ) {
+        if self.sides[side].outcome.is_some() {
+            return;
+        }
+        // After a failed write, the bytes that had arrived before the reset can still be read. Then
+        // the read reports the loss.
+        let may_have_input = direction == Direction::Write
+            && error == ConnectionError::Reset
+            && self.sides[side].read == ReadState::Open;
+        if side == Side::Upstream && self.state == State::Replaceable && self.cause.is_none() {
+            if may_have_input {
+                self.sides.upstream.write = WriteState::Closed;
+            } else {
+                self.sides.upstream = SideState::OPEN;
+                self.header.sent = 0;
+                self.state = State::Dialling { lost: Some((direction, error)) };
+            }
+            return;
+        }
+        let unsent = self.queued(side);
+        self.cause.get_or_insert(ProxyReason::Lost { side, direction, error, unsent });
+        let (state, other) = self.sides.both_mut(side);
+        state.write = WriteState::Closed;
+        if !may_have_input {
+            state.read = ReadState::Aborted;
+            if other.outcome.is_none() && other.write == WriteState::FinSent {
+                other.write = WriteState::Resetting;
+            }
+        }
+        self.stop_reading(side.other());
+        self.settle();
+    }
+
+    /// Reads no more from `side`, and discards what was received from it, since nothing can be sent
+    /// to the other side.
+    fn stop_reading(&mut self, side: Side) {
+        self.discard(side);
+        let state = &mut self.sides[side];
+        if state.outcome.is_none() && state.read == ReadState::Open {
+            state.read = ReadState::Aborted;
+        }
+    }
+
+    /// Records the outcome of each side that wants nothing any more, and discards the bytes that
+    /// are pending for it. An outcome never changes.
+    pub(super) fn settle(&mut self) {
+        let outcome = if self.cause.is_some() { Outcome::Caused } else { Outcome::Finished };
+        for side in Side::BOTH {
+            let is_done = self.sides[side].read != ReadState::Open
+                && self.interest(side).write == Outbound::Finished;
+            if is_done {
+                self.discard(side.other());
+                self.sides[side].outcome.get_or_insert(outcome);
+            }
+        }
+    }
+}

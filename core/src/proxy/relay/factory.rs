@@ -1,0 +1,54 @@
+//! What the relays of one proxy share.
+
+use super::{super::Config, Relay};
+use crate::{ConfigError, Instant, buffer::Pool, shared::Shared, teardown::DiscardBudget};
+
+/// Makes the [`Relay`] for each connection of a proxy, with the settings and the pool of buffers
+/// that they share. Clones share them too.
+///
+/// With `n` connections it holds at most `(2 × n + idle_buffers) × buffer` bytes of buffers.
+#[derive(Clone, Debug)]
+pub struct RelayFactory {
+    pub(super) config: Shared<Config>,
+    pub(super) pool: Pool,
+    pub(super) discards: DiscardBudget,
+}
+
+impl RelayFactory {
+    /// A factory that has made no relay yet.
+    ///
+    /// # Errors
+    /// A timeout in `config` is zero, or [`Config::buffer`] is below
+    /// [`MIN_BUFFER`](super::super::MIN_BUFFER) with [`Config::accept_proxy`].
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self::with_valid(config))
+    }
+
+    fn with_valid(config: Config) -> Self {
+        let pool = Pool::new(config.buffer.get(), config.idle_buffers);
+        Self { config: Shared::new(config), pool, discards: DiscardBudget::default() }
+    }
+
+    /// The machine for a client that was accepted at `now` and has no upstream yet.
+    pub fn relay(&self, now: Instant) -> Relay {
+        Relay::new(self, now)
+    }
+
+    /// How many buffers hold bytes or are being read into. An idle connection has none.
+    pub fn buffers_in_use(&self) -> usize {
+        self.pool.in_use()
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl Default for RelayFactory {
+    /// A factory with the default [`Config`].
+    fn default() -> Self {
+        Self::with_valid(Config::default())
+    }
+}

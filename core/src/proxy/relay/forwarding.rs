@@ -1,0 +1,150 @@
+//! The bytes that were received from one side and are pending for the other.
+
+use alloc::vec::Vec;
+
+use super::{
+    Relay, Side, State,
+    state::{ReadState, WriteState},
+};
+use crate::{ConnectionError, Direction, Instant, buffer::Ring};
+
+/// The bytes of one direction that are pending.
+#[derive(Debug)]
+pub(super) enum Buffered {
+    Memory(Ring),
+    /// This many bytes, at least 1, are in a pipe of the driver's.
+    Pipe(usize),
+}
+
+impl Buffered {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Memory(ring) => ring.len(),
+            Self::Pipe(len) => *len,
+        }
+    }
+
+    /// Returns the buffer to the pool if it is empty.
+    pub(super) fn release(&mut self) {
+        match self {
+            Self::Memory(ring) => ring.release(),
+            Self::Pipe(_) => {}
+        }
+    }
+}
+
+/// The PROXY header that each upstream is sent before the client's bytes.
+#[derive(Debug, Default)]
+pub(super) struct PendingHeader {
+    pub(super) bytes: Vec<u8>,
+    /// How many of its bytes the current upstream was sent.
+    pub(super) sent: usize,
+}
+
+impl PendingHeader {
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// `n` bytes of the header and of what follows were sent. Returns how many followed the header.
+    pub(super) fn consume(&mut self, n: usize) -> usize {
+        let own = n.min(self.unsent().len());
+        self.sent += own;
+        n - own
+    }
+}
+
+impl Relay {
+    /// Whether a read from `side` is worth its system call.
+    pub(super) fn has_room(&self, side: Side) -> bool {
+        match &self.buffered[side] {
+            Buffered::Memory(ring) if self.is_bulk[side] => ring.is_empty(),
+            Buffered::Memory(ring) => ring.len() <= ring.capacity() / 2,
+            Buffered::Pipe(_) => false,
+        }
+    }
+
+    /// How many bytes are pending for `side`.
+    pub(super) fn queued(&self, side: Side) -> usize {
+        match side {
+            Side::Client => self.buffered.upstream.len(),
+            Side::Upstream => self.header.unsent().len() + self.buffered.client.len(),
+        }
+    }
+
+    /// The memory for bytes that are received from `side`.
+    pub(super) fn memory_mut(&mut self, side: Side) -> &mut Ring {
+        match &mut self.buffered[side] {
+            Buffered::Memory(ring) => ring,
+            Buffered::Pipe(len) => panic!("the {side}'s {len} bytes are in a pipe, not in memory"),
+        }
+    }
+
+    /// `n` bytes were received from `side`, and are queued.
+    pub(super) fn handle_received(&mut self, side: Side, now: Instant, n: usize) {
+        let buffered = &self.buffered[side];
+        if buffered.len() == n {
+            self.progress[side.other()].queued(now);
+        }
+        let capacity = self.pool.size();
+        let is_bulk = &mut self.is_bulk[side];
+        *is_bulk = if *is_bulk {
+            n >= MIN_BULK_READ.min(capacity / 4)
+        } else {
+            buffered.len() == capacity
+        };
+        self.last_activity = now;
+        if side == Side::Upstream {
+            self.commit_to_upstream();
+        }
+    }
+
+    /// `n` bytes were sent to `side`, and are not queued any more. `is_header` if all of them were
+    /// bytes of the header.
+    pub(super) fn handle_sent(&mut self, side: Side, now: Instant, n: usize, is_header: bool) {
+        self.last_activity = now;
+        self.progress[side].written(now, n);
+        if !is_header && side == Side::Upstream {
+            self.commit_to_upstream();
+        }
+        if self.sides[side.other()].read != ReadState::Open {
+            // No further read follows, after which the driver would release the buffer.
+            self.buffered[side.other()].release();
+        }
+        self.settle();
+    }
+
+    /// A byte or a FIN has passed between client and upstream: from now on, the upstream cannot be
+    /// replaced.
+    pub(super) fn commit_to_upstream(&mut self) {
+        if self.header.unsent().is_empty() {
+            self.header = PendingHeader::default();
+        }
+        if self.state != State::Replaceable {
+            return;
+        }
+        self.state = State::Relaying;
+        if self.sides.upstream.write == WriteState::Closed {
+            // The upstream sent something before it reset the connection. The client gets that,
+            // then the reset.
+            self.handle_error(Side::Upstream, Direction::Write, ConnectionError::Reset);
+        }
+    }
+
+    /// Discards the bytes that were received from `side`, and the header that precedes them.
+    pub(super) fn discard(&mut self, side: Side) {
+        if side == Side::Client {
+            self.header = PendingHeader::default();
+        }
+        self.is_bulk[side] = false;
+        self.clear(side);
+    }
+
+    /// No byte that was received from `side` is pending any more.
+    pub(super) fn clear(&mut self, side: Side) {
+        self.buffered[side] = Buffered::Memory(Ring::new(self.pool.clone()));
+    }
+}
+
+/// A read of fewer bytes ends a bulk transfer.
+const MIN_BULK_READ: usize = 8 * 1024;

@@ -1,0 +1,80 @@
+//! A proxy as a server.
+
+use super::{
+    Config, ProxiedConnection, RelayFactory, Upstreams, loop_detection::LoopDetector, pipes::Pipes,
+};
+use crate::{
+    ConfigError,
+    drive::Splice,
+    runtime::Runtime,
+    serve::{DrainReport, Server},
+};
+
+/// A proxy: its settings and its upstreams. Clones are the same proxy.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    relays: RelayFactory,
+    upstreams: Upstreams,
+}
+
+impl Proxy {
+    /// A proxy to `upstreams`.
+    ///
+    /// # Errors
+    /// There is no upstream, a timeout in `config` is zero, or [`Config::buffer`] is below
+    /// [`MIN_BUFFER`](super::MIN_BUFFER) with [`Config::accept_proxy`].
+    pub fn new(config: Config, upstreams: Upstreams) -> Result<Self, ConfigError> {
+        if upstreams.addresses().is_empty() {
+            let setting = "the number of upstreams";
+            return Err(ConfigError::TooSmall { setting, value: 0, min: 1 });
+        }
+        Ok(Self { relays: RelayFactory::new(config)?, upstreams })
+    }
+
+    /// What the connections share: the settings, and the pool of buffers.
+    pub fn relays(&self) -> &RelayFactory {
+        &self.relays
+    }
+
+    /// The upstreams.
+    pub fn upstreams(&self) -> &Upstreams {
+        &self.upstreams
+    }
+}
+
+/// Accepts clients and relays each to an upstream, until a shutdown is requested and all
+/// connections have ended.
+///
+/// With [`Config::accept_proxy`], set
+/// [`serve::Config::behind_proxies`](crate::serve::Config::behind_proxies) for the server.
+/// Otherwise the proxies' own addresses count towards the limit per address until the headers have
+/// been read.
+pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) -> DrainReport {
+    let pipes = Pipes::new(proxy.relays.config().pipes);
+    let listening = server.addresses().ok();
+    let loops = listening.and_then(|addresses| LoopDetector::new(addresses, &proxy.upstreams));
+    let runtime = server.runtime().clone();
+    server
+        .accept(move |socket, admitted, clock| {
+            let (peer, loops) = (admitted.peer(), loops.clone());
+            let pipes = Some(pipes.clone());
+            ProxiedConnection::with(&runtime, &proxy, socket, peer, clock, loops, pipes)
+                .admitted(admitted)
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+    use crate::proxy::Balance;
+
+    #[test]
+    fn a_proxy_without_upstreams_is_an_error() {
+        let none = Upstreams::new([""; 0], Balance::RoundRobin, 1);
+        let error = Proxy::new(Config::default(), none).unwrap_err();
+        assert_eq!(error.to_string(), "the number of upstreams is 0, but must be at least 1");
+    }
+}
