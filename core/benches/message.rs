@@ -1,25 +1,25 @@
-//! What the codec and the server's machine of `message` cost by themselves, without a socket.
+//! The time that the codec and the server's machine of `message` take, without a socket.
 //!
 //! ```text
 //! cargo bench -p wirestate-core --bench message
 //! cargo bench -p wirestate-core --bench message -- golden
 //! ```
 //!
-//! The golden request is one of 146 bytes as a client in wide use sends it: 2 of length, a header
-//! of 103, a content of 41.
+//! The golden request has 146 bytes: a length prefix of 2, a header of 103, a content of 41. It is
+//! that of the client in Real Python's tutorial, <https://realpython.com/python-sockets/>.
 //!
-//! | figure | what happens once for each element |
+//! | figure | one element |
 //! |---|---|
-//! | `golden/decoder` | a [`Decoder`] finds header, content and end in the request's bytes |
-//! | `golden/inbox` | the bytes are copied to an [`Inbox`], as a read would, and taken as a message |
+//! | `golden/decoder` | a [`Decoder`] finds header, content and end of the request |
+//! | `golden/inbox` | the request is copied to an [`Inbox`], which returns it as a message |
 //! | `golden/encode` | a [`Message`] is appended to a vector that has room |
-//! | `golden/both` | `inbox`, and the message that came is encoded: **at most 333 ns**, 3 million a second |
+//! | `golden/both` | `inbox`, then that message is encoded; goal: **at most 333 ns** |
 //! | `header/read` | [`Header::from_json`] of the 103 bytes |
-//! | `header/write` | [`Header::encode`] of the same: with its two bytes of length, to a vector that has room |
-//! | `server/constant` | one of 16 requests that came in one read is answered with a constant |
+//! | `header/write` | [`Header::encode`] of the same header to a vector that has room |
+//! | `server/constant` | one of 16 requests in one read is answered with a constant |
 //!
-//! A server's machine is fed by [`drive::feed`] and emptied by [`drive::collect_into`], which copy
-//! where a kernel would. Every one is tried once, and what comes out compared, before it is
+//! [`drive::deliver`] passes input to a server's machine and [`drive::collect_into`] takes its
+//! output. Both copy where a kernel would. The output of each case is checked before it is
 //! measured.
 
 use std::hint::black_box;
@@ -29,15 +29,18 @@ use wirestate_core::{
     Instant, Machine,
     buffer::Pool,
     drive,
-    message::{ByteOrder, Config, Decoder, Event, Header, Inbox, Limits, Message, Server, service},
+    message::{
+        ByteOrder, Config, DecodeEvent, Decoder, FrameLimits, Header, Inbox, Message, Server,
+        service,
+    },
 };
 
 const GOLDEN: &[u8; 146] = b"\0g{\"byteorder\": \"little\", \"content-type\": \"text/json\", \
     \"content-encoding\": \"utf-8\", \"content-length\": 41}\
     {\"action\": \"search\", \"value\": \"morpheus\"}";
-/// Where its header ends and its content begins.
+/// The length of what precedes its content, in bytes.
 const HEAD: usize = 105;
-/// Requests that come in one read.
+/// The number of requests in one read.
 const PIPELINED: usize = 16;
 const REPLY: &str = r#"{"result": "Shaper of dreams, son of sleep."}"#;
 const NOW: Instant = Instant::EPOCH;
@@ -55,7 +58,7 @@ fn golden(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("golden");
     group.throughput(Throughput::Elements(1));
 
-    let mut decoder = Decoder::new(Limits::default());
+    let mut decoder = Decoder::new(FrameLimits::default());
     assert_eq!(events(&mut decoder, GOLDEN), (41, &GOLDEN[HEAD..], 1));
     group.bench_function("decoder", |bencher| {
         bencher.iter(|| events(&mut decoder, black_box(GOLDEN)).1.len());
@@ -83,44 +86,44 @@ fn golden(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The content's length by the header, the content, and how many frames ended.
+/// The content length that the header declares, the content, and the number of ends.
 fn events<'i>(decoder: &mut Decoder, mut input: &'i [u8]) -> (u64, &'i [u8], u32) {
     let whole = input;
     let (mut declared, mut content, mut ends) = (0, &whole[..0], 0);
     loop {
         let before = whole.len() - input.len();
-        match decoder.decode(&mut input).expect("it is a frame") {
-            Some(Event::Header(header)) => declared = header.content_length,
-            Some(Event::Content(bytes)) => content = &whole[before..before + bytes.len()],
-            Some(Event::End) => ends += 1,
+        match decoder.decode(&mut input).expect("the input is a frame") {
+            Some(DecodeEvent::Header(header)) => declared = header.content_length,
+            Some(DecodeEvent::Content(bytes)) => content = &whole[before..before + bytes.len()],
+            Some(DecodeEvent::End) => ends += 1,
             None => return (declared, content, ends),
         }
     }
 }
 
 fn inbox() -> Inbox {
-    let Config { limits, buffer, .. } = Config::default();
-    Inbox::new(limits, Pool::new(buffer.get(), 1))
+    let Config { frame_limits, buffer, .. } = Config::default();
+    Inbox::new(frame_limits, Pool::new(buffer.get(), 1)).expect("the buffer is large enough")
 }
 
 fn receive<'a>(inbox: &'a mut Inbox, bytes: &[u8]) -> Message<'a> {
     inbox.spare()[..bytes.len()].copy_from_slice(bytes);
     inbox.commit(bytes.len());
-    inbox.take().expect("it is a frame").expect("it is whole")
+    inbox.next_message().expect("the input is a frame").expect("the frame is complete")
 }
 
 fn encode(message: &Message<'_>, frame: &mut Vec<u8>) {
     frame.clear();
-    message.encode(frame).expect("its header is short");
+    message.encode(frame).expect("the header is short");
 }
 
 fn header(criterion: &mut Criterion) {
     let json = &GOLDEN[2..HEAD];
-    let header = Header::from_json(json).expect("it is a header");
+    let header = Header::from_json(json).expect("the input is a header");
     let mut group = criterion.benchmark_group("header");
     group.throughput(Throughput::Elements(1));
     group.bench_function("read", |bencher| {
-        bencher.iter(|| Header::from_json(black_box(json)).expect("it is a header"));
+        bencher.iter(|| Header::from_json(black_box(json)).expect("the input is a header"));
     });
     let mut head = Vec::new();
     write(&header, &mut head);
@@ -133,7 +136,7 @@ fn header(criterion: &mut Criterion) {
 
 fn write(header: &Header<'_>, head: &mut Vec<u8>) {
     head.clear();
-    header.encode(head).expect("it is short");
+    header.encode(head).expect("the header is short");
 }
 
 fn server(criterion: &mut Criterion) {
@@ -144,12 +147,12 @@ fn server(criterion: &mut Criterion) {
         black_box(request);
         Message::json(REPLY)
     });
-    let mut pipelined = Pipelined::new(Server::new(Config::default(), constant).machine(NOW));
+    let mut pipelined = Pipelined::new(Server::with_default_config(constant).machine(NOW));
     group.bench_function("constant", |bencher| bencher.iter(|| pipelined.answer()));
     group.finish();
 }
 
-/// A machine that is asked for the same as often as it has answered.
+/// A machine that gets the same requests again and again.
 struct Pipelined<M> {
     machine: M,
     requests: Vec<u8>,
@@ -167,11 +170,11 @@ impl<M: Machine> Pipelined<M> {
         pipelined
     }
 
-    /// Returns how many bytes of replies there are.
+    /// Answers the requests. Returns the length of the replies.
     fn answer(&mut self) -> usize {
         let mut requests = black_box(&self.requests[..]);
         drive::deliver(&mut self.machine, &mut requests, NOW);
-        assert!(requests.is_empty(), "all of it was taken");
+        assert!(requests.is_empty(), "the machine has stopped reading");
         drive::collect_into(&mut self.machine, &mut self.replies, NOW)
     }
 }

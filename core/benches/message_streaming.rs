@@ -1,21 +1,19 @@
-//! A content of 1 GiB in pieces: how much memory is held meanwhile, and how long it takes.
+//! The memory and the time that a streamed content of 1 GiB takes.
 //!
 //! ```text
 //! cargo bench -p wirestate-core --bench message_streaming
 //! ```
 //!
-//! | path | what a content goes through |
+//! | path | what receives the content |
 //! |---|---|
-//! | `decoder` | a [`Decoder`], from a buffer of 64 KiB that a read would fill |
-//! | `connection` | a server's [`Connection`](message::Connection) whose service has it [streamed](Delivery::Stream), fed as by a read |
+//! | `decoder` | a [`Decoder`], from a buffer of 64 KiB |
+//! | `connection` | a server's machine whose service [streams](Delivery::Stream) it |
 //!
-//! Every allocation on the way is counted, that of the buffer included, by an allocator that
-//! stands in for the usual one; where memory grows, the old and the new are counted side by side.
-//! Each piece is compared with what was sent, and **less than 1 MiB** may be held at any time, or
-//! this fails.
+//! The first pass compares the content with what was sent, and counts every allocation, that of
+//! the buffer included. While memory grows, the old and the new memory both count. The benchmark
+//! fails if **1 MiB** or more is held at any time.
 //!
-//! The time is that of a second pass, which compares nothing; it includes one copy of each byte,
-//! which stands for the kernel's.
+//! The second pass is timed, and compares nothing. It copies each byte once, as the kernel would.
 
 use std::{
     process::ExitCode,
@@ -26,41 +24,41 @@ use allocation_counter::{AllocationInfo, measure};
 use wirestate_core::{
     Instant, drive,
     message::{
-        Config, Decoder, Delivery, Event, Header, Limits, Message, Server,
+        DecodeEvent, Decoder, Delivery, FrameLimits, Header, Message, Server,
         service::{Reply, Service},
     },
 };
 
 const CONTENT: u64 = 1024 * 1024 * 1024;
-/// What a read brings at most.
+/// The most bytes that one read returns.
 const READ: usize = 64 * 1024;
-/// The most that may be held, in bytes.
-const MOST: u64 = 1024 * 1024;
-/// The content repeats after so many bytes, a prime: no piece looks like the one before.
+/// The memory that must not be reached, in bytes.
+const MEMORY_LIMIT: u64 = 1024 * 1024;
+/// The content repeats after this many bytes. It is a prime, so consecutive reads differ.
 const PERIOD: usize = 65_521;
 const NOW: Instant = Instant::EPOCH;
 
 fn main() -> ExitCode {
     let pattern = pattern();
-    let mut modest = true;
+    let mut is_within_limit = true;
     for (name, path) in [("decoder", decoder as fn(Received<'_>)), ("connection", connection)] {
         let AllocationInfo { bytes_max, count_total, .. } =
             measure(|| path(Received { pattern: &pattern, bytes: 0, compare: true }));
         let start = Stopwatch::now();
         path(Received { pattern: &pattern, bytes: 0, compare: false });
         let time = start.elapsed();
-        let verdict = if bytes_max < MOST { "reached" } else { "MISSED" };
+        let verdict = if bytes_max < MEMORY_LIMIT { "reached" } else { "MISSED" };
         println!(
             "{name:<12}{bytes_max:>9} bytes held at most, {count_total} allocations, \
-             {:.2} GiB/s  goal: < {MOST} {verdict}",
+             {:.2} GiB/s  goal: < {MEMORY_LIMIT} {verdict}",
             Duration::from_secs(1).div_duration_f64(time),
         );
-        modest &= bytes_max < MOST;
+        is_within_limit &= bytes_max < MEMORY_LIMIT;
     }
-    if modest { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_within_limit { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Two periods, so that a read's worth begins anywhere in the first.
+/// Two periods of the content, so that a read can begin anywhere in the first.
 fn pattern() -> Vec<u8> {
     let period = (0..PERIOD).map(|at| (at * at / 251).to_le_bytes()[0]);
     period.clone().chain(period).collect()
@@ -73,7 +71,7 @@ fn content(pattern: &[u8], position: u64) -> &[u8] {
     &pattern[start..][..READ.min(PERIOD).min(left)]
 }
 
-/// What has come of the content.
+/// The part of the content that was received.
 #[derive(Clone, Copy)]
 struct Received<'p> {
     pattern: &'p [u8],
@@ -82,34 +80,34 @@ struct Received<'p> {
 }
 
 impl Received<'_> {
-    fn piece(&mut self, piece: &[u8]) {
+    fn receive(&mut self, chunk: &[u8]) {
         if self.compare {
             let expected = content(self.pattern, self.bytes);
-            assert!(piece == &expected[..piece.len()], "it differs behind byte {}", self.bytes);
+            assert!(chunk == &expected[..chunk.len()], "it differs after byte {}", self.bytes);
         }
-        self.bytes += piece.len() as u64;
+        self.bytes += chunk.len() as u64;
     }
 }
 
-/// The frame up to its content.
+/// The length prefix and the header of the frame.
 fn head() -> Vec<u8> {
     let Message { byteorder, content_type, content_encoding, .. } = Message::binary("");
     let header = Header { byteorder, content_type, content_encoding, content_length: CONTENT };
     let mut head = Vec::new();
-    header.encode(&mut head).expect("it is short");
+    header.encode(&mut head).expect("the header is short");
     head
 }
 
 fn decoder(mut received: Received<'_>) {
-    let mut decoder = Decoder::new(Limits { content: CONTENT, ..Limits::default() });
+    let mut decoder = Decoder::new(FrameLimits::default().with_max_content(CONTENT));
     let mut buffer = vec![0; READ];
-    let mut over = false;
+    let mut has_ended = false;
     let mut decode = |mut input: &[u8], received: &mut Received<'_>| {
-        while let Some(event) = decoder.decode(&mut input).expect("it is a frame") {
+        while let Some(event) = decoder.decode(&mut input).expect("the input is a frame") {
             match event {
-                Event::Header(header) => assert_eq!(header.content_length, CONTENT),
-                Event::Content(piece) => received.piece(piece),
-                Event::End => over = true,
+                DecodeEvent::Header(header) => assert_eq!(header.content_length, CONTENT),
+                DecodeEvent::Content(chunk) => received.receive(chunk),
+                DecodeEvent::End => has_ended = true,
             }
         }
     };
@@ -120,38 +118,38 @@ fn decoder(mut received: Received<'_>) {
         decode(&buffer[..sent.len()], &mut received);
     }
     decode(&[], &mut received);
-    assert!(over && received.bytes == CONTENT, "all of it has come");
+    assert!(has_ended && received.bytes == CONTENT, "the frame is not complete");
 }
 
 impl Service for Received<'_> {
     type Pending = std::future::Ready<Message<'static>>;
 
     fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
-        assert!(request.content.is_empty(), "its content has come in pieces");
-        Reply::Now(Message::binary(self.bytes.to_be_bytes().to_vec()))
+        assert!(request.content.is_empty(), "the content was not streamed");
+        Reply::Ready(Message::binary(self.bytes.to_be_bytes().to_vec()))
     }
 
     fn delivery(&mut self, _header: &Header<'_>) -> Delivery {
-        Delivery::Stream { limit: CONTENT }
+        Delivery::Stream { max_content: CONTENT }
     }
 
-    fn piece(&mut self, piece: &[u8]) {
-        Received::piece(self, piece);
+    fn chunk(&mut self, chunk: &[u8]) {
+        self.receive(chunk);
     }
 }
 
 fn connection(received: Received<'_>) {
-    let mut machine = Server::new(Config::default(), received).machine(NOW);
+    let mut machine = Server::with_default_config(received).machine(NOW);
     drive::deliver(&mut machine, &mut &head()[..], NOW);
     let mut sent = 0;
     while sent < CONTENT {
-        let piece = content(received.pattern, sent);
-        let mut left = piece;
-        drive::deliver(&mut machine, &mut left, NOW);
-        assert!(left.is_empty(), "nothing is owed that could hold it up");
-        sent += piece.len() as u64;
+        let read = content(received.pattern, sent);
+        let mut rest = read;
+        drive::deliver(&mut machine, &mut rest, NOW);
+        assert!(rest.is_empty(), "the machine has stopped reading");
+        sent += read.len() as u64;
     }
     let mut reply = [0; 1024];
     let n = drive::collect_into(&mut machine, &mut reply, NOW);
-    assert!(reply[..n].ends_with(&CONTENT.to_be_bytes()), "all of it has come");
+    assert!(reply[..n].ends_with(&CONTENT.to_be_bytes()), "the content is not complete");
 }

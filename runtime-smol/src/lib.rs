@@ -60,7 +60,7 @@
 //!         smol::Timer::after(pause).await;
 //!         request.into_message()
 //!     });
-//!     let app = message::Server::new(message::Config::default(), slow_echo);
+//!     let app = message::Server::with_default_config(slow_echo);
 //!     let serving = executor.spawn(server.serve(move |_, now| app.machine(now)));
 //!
 //!     let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());

@@ -55,7 +55,7 @@
 //! let server = block_on(threads.bind("127.0.0.1:0"))?;
 //! let address = server.addresses()?[0].to_string();
 //! let echo = service::function(|request| request.into_owned());
-//! let app = message::Server::new(message::Config::default(), echo);
+//! let app = message::Server::with_default_config(echo);
 //! thread::spawn(|| block_on(server.serve(move |_, now| app.machine(now))));
 //!
 //! let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());

@@ -59,7 +59,7 @@
 //!         Err(error) => Message::error(error),
 //!     }
 //! });
-//! let app = message::Server::new(message::Config::default(), lookup);
+//! let app = message::Server::with_default_config(lookup);
 //! tokio::spawn(server.serve(move |_, now| app.machine(now)));
 //!
 //! let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());

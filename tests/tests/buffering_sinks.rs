@@ -47,9 +47,9 @@ fn serve_one<M>(
         let seat = Seat::new(machine(clock.now()), socket);
         let mut drive = seat.flush_timeout(Some(flush_timeout)).with_clock(clock);
         poll_fn(|cx| {
-            let stops = alarm.poll_until(cx, until).is_ready();
+            let is_due = alarm.poll_until(cx, until).is_ready();
             drive.poll_until(cx, |machine, now| {
-                if stops {
+                if is_due {
                     machine.handle(now, Event::ShutDown);
                 }
                 None::<Infallible>
@@ -61,7 +61,7 @@ fn serve_one<M>(
 }
 
 /// Performs `acts` as a peer of the host "server", and returns what it received.
-fn hears(world: &World, acts: Vec<Act>) -> Heard {
+fn run_peer(world: &World, acts: Vec<Act>) -> Heard {
     let client = world.host("client");
     let runtime = client.clone();
     let heard = client.run(async move {
@@ -73,8 +73,8 @@ fn hears(world: &World, acts: Vec<Act>) -> Heard {
 }
 
 /// Asserts that a peer gets back all that it sends, and then a FIN.
-fn comes_back(world: &World, sent: Vec<u8>) {
-    let heard = hears(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
+fn check_echo(world: &World, sent: Vec<u8>) {
+    let heard = run_peer(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
     assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
 }
 
@@ -107,7 +107,7 @@ fn bytes(count: usize) -> Vec<u8> {
 const LONG: Duration = Duration::from_secs(3600);
 
 #[test]
-fn an_echo_arrives_whole_and_the_fin_behind_it() {
+fn an_echo_arrives_whole_and_then_the_fin() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
         let config = echo::Config::default().with_idle_timeout(Some(LONG));
@@ -119,42 +119,41 @@ fn an_echo_arrives_whole_and_the_fin_behind_it() {
         let sent = bytes(2000);
         let exchange = |part: &[u8]| [Act::Send(part.to_vec().into()), Act::Receive(part.len())];
         let acts = sent.chunks(16).flat_map(exchange).chain([Act::Finish, Act::ReceiveAll]);
-        let heard = hears(&world, acts.collect());
+        let heard = run_peer(&world, acts.collect());
         assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
     });
 }
 
 #[test]
-fn an_echo_that_ends_while_the_sink_holds_output_arrives_whole() {
+fn an_echo_arrives_whole_if_the_machine_ends_while_the_sink_holds_output() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
         let config = echo::Config::default().with_idle_timeout(Some(LONG));
         let echo = echo::Server::new(config).unwrap();
         serve_one(&server, (1 << 20, LONG), Duration::MAX, move |now| echo.machine(now));
-        comes_back(&world, bytes(2000));
+        check_echo(&world, bytes(2000));
     });
 }
 
 #[test]
-fn replies_arrive_whole_and_the_fin_behind_them() {
+fn replies_arrive_whole_and_then_the_fin() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
-        let mut config =
-            message::Config { write_timeout: Some(LONG), ..message::Config::default() };
+        let mut config = message::Config::default().with_write_timeout(Some(LONG));
         config.frame_timeouts.header = Some(LONG);
         config.frame_timeouts.content = Some(LONG);
         let itself = |request: Message<'_>| request.into_owned();
-        let messages = message::Server::new(config, service::function(itself));
+        let messages = message::Server::new(config, service::function(itself)).unwrap();
         let machine = move |now| Checked::new(messages.machine(now), 1 << 20);
         serve_one(&server, (capacity(seed), LONG), Duration::MAX, machine);
         let requests: Vec<_> =
             [0, 1, 700, 22, 3000].map(|size| Message::new("", "binary", bytes(size))).into();
-        comes_back(&world, frames(&requests));
+        check_echo(&world, frames(&requests));
     });
 }
 
 #[test]
-fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
+fn a_subscriber_gets_all_that_is_published_and_then_the_fin() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
         let config = fanout::Config {
@@ -189,7 +188,7 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
             let upstream = Checked::new(Upstream::new(feed, None, clock.now()), 0);
             Seat::new(upstream, socket).flush_timeout(Some(LONG)).with_clock(clock).await
         });
-        let heard = hears(&world, acts);
+        let heard = run_peer(&world, acts);
         assert_eq!((heard.bytes, heard.fin, heard.error), (published, true, None));
     });
 }
@@ -197,7 +196,7 @@ fn a_subscriber_gets_all_that_was_published_and_the_fin_behind_it() {
 /// The machine has handed over all of its output, and the FIN waits behind what the sink holds,
 /// which counts as not acknowledged.
 #[test]
-fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
+fn a_peer_that_does_not_read_is_reset_although_only_the_sink_holds_output() {
     let settings = Settings { buffer: 64, ..Settings::default() };
     let world = World::with(1, settings);
     let server = world.host("server");
@@ -206,7 +205,7 @@ fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
     let sink = (1 << 20, LONG);
     serve_one(&server, sink, Duration::MAX, move |now| echo.machine(now));
     let (began, send) = (world.now(), Act::Send(bytes(2000).into()));
-    let heard = hears(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);
+    let heard = run_peer(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);
     assert_eq!((heard.fin, heard.error), (false, Some(ConnectionError::Reset)));
     assert_eq!(server_end(&world).ending, Some(Ending::Rst));
     let trace = world.trace();
@@ -216,7 +215,7 @@ fn a_peer_that_takes_nothing_of_what_the_sink_holds_is_reset() {
 }
 
 /// The two ends of a connection. The first end buffers 5 bytes, and the network 3.
-fn holding<F>(test: impl FnOnce(Host, Buffering<Socket>, Socket) -> F)
+fn with_buffering_sink<F>(test: impl FnOnce(Host, Buffering<Socket>, Socket) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -233,10 +232,10 @@ where
 }
 
 /// The result of a call that does not block.
-async fn at_once<T>(mut call: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
+async fn poll_once<T>(mut call: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     poll_fn(|cx| {
         Poll::Ready(match call(cx) {
-            Poll::Ready(answer) => Some(answer),
+            Poll::Ready(result) => Some(result),
             Poll::Pending => None,
         })
     })
@@ -244,31 +243,31 @@ async fn at_once<T>(mut call: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Option
 }
 
 #[test]
-fn a_sink_takes_no_more_than_it_holds_and_sends_it_when_it_is_flushed() {
-    holding(|host, mut here, mut there| async move {
-        let write = at_once(|cx| here.poll_write(cx, &[b"abc", b"defg"])).await;
+fn a_sink_accepts_its_capacity_and_sends_it_when_it_is_flushed() {
+    with_buffering_sink(|host, mut here, mut there| async move {
+        let write = poll_once(|cx| here.poll_write(cx, &[b"abc", b"defg"])).await;
         assert_eq!((write, here.held(), here.unacknowledged()), (Some(Ok(5)), 5, 5));
-        assert_eq!(at_once(|cx| here.poll_flush(cx)).await, None);
+        assert_eq!(poll_once(|cx| here.poll_flush(cx)).await, None);
         assert_eq!((here.held(), here.unacknowledged()), (2, 5));
-        assert_eq!(at_once(|cx| here.poll_write(cx, &[b"fghi"])).await, Some(Ok(3)));
-        assert_eq!(at_once(|cx| here.poll_write(cx, &[b"i"])).await, None, "it is full");
-        assert_eq!(at_once(|cx| here.poll_finish(cx)).await, None);
+        assert_eq!(poll_once(|cx| here.poll_write(cx, &[b"fghi"])).await, Some(Ok(3)));
+        assert_eq!(poll_once(|cx| here.poll_write(cx, &[b"i"])).await, None, "the sink is full");
+        assert_eq!(poll_once(|cx| here.poll_finish(cx)).await, None);
         host.sleep(Duration::from_secs(1)).await;
-        assert_eq!(here.unacknowledged(), 5, "the network has delivered three bytes");
-        let mut heard = Vec::new();
+        assert_eq!(here.unacknowledged(), 5, "the network has not delivered three bytes");
+        let mut received = Vec::new();
         let mut finished = None::<Result<(), IoError>>;
         while finished.is_none() {
             let mut buf = [0; 8];
             let n = there.receive(&mut buf).await.unwrap();
-            heard.extend_from_slice(&buf[..n]);
+            received.extend_from_slice(&buf[..n]);
             host.sleep(Duration::from_secs(1)).await;
-            finished = at_once(|cx| here.poll_finish(cx)).await;
+            finished = poll_once(|cx| here.poll_finish(cx)).await;
         }
         assert_eq!((finished, here.held()), (Some(Ok(())), 0));
         let mut buf = [0; 8];
         while let n @ 1.. = there.receive(&mut buf).await.unwrap() {
-            heard.extend_from_slice(&buf[..n]);
+            received.extend_from_slice(&buf[..n]);
         }
-        assert_eq!(heard, b"abcdefgh");
+        assert_eq!(received, b"abcdefgh");
     });
 }

@@ -61,7 +61,7 @@ fn echoes_after_a_shutdown_are_bounded_together() {
 #[test]
 fn messages_after_bad_frames_are_bounded_together() {
     let answer = |request: message::Message<'_>| request.into_owned();
-    let server = message::Server::new(message::Config::default(), service::function(answer));
+    let server = message::Server::with_default_config(service::function(answer));
     is_bounded(|| {
         let mut machine = server.machine(NOW);
         deliver(&mut machine, &mut &b"\0\0"[..], NOW);

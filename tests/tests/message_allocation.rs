@@ -13,18 +13,18 @@ use wirestate_core::{
     buffer::Pool,
     drive::{collect_into, deliver},
     message::{
-        Client, ClientConfig, Config, Decoder, Header, Inbox, Limits, Message, Server, service,
+        Client, ClientConfig, Config, Decoder, FrameLimits, Header, Inbox, Message, Server, service,
     },
 };
 use wirestate_testkit::message::{bad_frames, frames, golden};
 
-/// The constant under [`Limits::default`]: the buffer (64 KiB), space for more of a content (64
-/// KiB), replies that are being encoded, and parsing a header of 4 KiB (72 bytes for each key; a
-/// key takes at least 6 bytes).
+/// The constant under [`FrameLimits::default`]: the buffer (64 KiB), space for more of a content
+/// (64 KiB), replies that are being encoded, and parsing a header of 4 KiB (72 bytes for each key;
+/// a key takes at least 6 bytes).
 const CONSTANT: u64 = 3 * 64 * 1024;
 
 /// Measures the allocated memory at each step.
-struct Count<'a> {
+struct MemoryCheck<'a> {
     name: &'a str,
     constant: u64,
     /// Received bytes.
@@ -34,7 +34,7 @@ struct Count<'a> {
     most: u64,
 }
 
-impl<'a> Count<'a> {
+impl<'a> MemoryCheck<'a> {
     fn new(name: &'a str, constant: u64) -> Self {
         Self { name, constant, received: 0, held: 0, most: 0 }
     }
@@ -47,25 +47,26 @@ impl<'a> Count<'a> {
         self.held += bytes_current;
         let held = u64::try_from(self.held).unwrap();
         self.most = self.most.max(held);
-        assert!(held <= received + constant, "{name}: {held} bytes for {received}");
+        assert!(held <= received + constant, "{name}: {held} bytes are held for {received}");
         assert!(
             peak <= 2 * received + constant,
-            "{name}: for a moment {peak} bytes for {received}"
+            "{name}: for a moment, {peak} bytes are held for {received}"
         );
     }
 }
 
 /// A receiver of pieces, and what it does after each of them.
-type Taker = Box<dyn FnMut(&[u8])>;
+type Receiver = Box<dyn FnMut(&[u8])>;
 
-fn decoder(limits: Limits) -> Taker {
+fn decoder(limits: FrameLimits) -> Receiver {
     let mut decoder = Decoder::new(limits);
     Box::new(move |mut piece| while let Ok(Some(_)) = decoder.decode(&mut piece) {})
 }
 
-fn inbox(limits: Limits) -> Taker {
+fn inbox(limits: FrameLimits) -> Receiver {
     let mut inbox =
-        Inbox::new(limits, Pool::new((64 * 1024).max(2 + usize::from(limits.header)), 1));
+        Inbox::new(limits, Pool::new((64 * 1024).max(2 + usize::from(limits.max_header)), 1))
+            .unwrap();
     let mut failed = false;
     Box::new(move |mut piece| {
         while !piece.is_empty() && !failed {
@@ -74,7 +75,7 @@ fn inbox(limits: Limits) -> Taker {
             spare[..n].copy_from_slice(&piece[..n]);
             piece = &piece[n..];
             inbox.commit(n);
-            while let Some(message) = inbox.take().unwrap_or_else(|_| {
+            while let Some(message) = inbox.next_message().unwrap_or_else(|_| {
                 failed = true;
                 None
             }) {
@@ -84,9 +85,9 @@ fn inbox(limits: Limits) -> Taker {
     })
 }
 
-fn connection(limits: Limits) -> Taker {
-    let config = Config { limits, ..Config::default() };
-    let server = Server::new(config, service::function(|_| Message::binary("")));
+fn connection(limits: FrameLimits) -> Receiver {
+    let config = Config::default().with_frame_limits(limits);
+    let server = Server::new(config, service::function(|_| Message::binary(""))).unwrap();
     let mut machine = server.machine(Instant::EPOCH);
     let mut output = [0; 4096];
     Box::new(move |mut piece| {
@@ -95,9 +96,9 @@ fn connection(limits: Limits) -> Taker {
     })
 }
 
-fn client(limits: Limits) -> Taker {
-    let config = ClientConfig { limits, ..ClientConfig::default() };
-    let mut machine = Client::new(config);
+fn client(limits: FrameLimits) -> Receiver {
+    let config = ClientConfig::default().with_frame_limits(limits);
+    let mut machine = Client::new(config).unwrap();
     machine.request(&Message::binary(""), Instant::EPOCH).unwrap();
     collect_into(&mut machine, &mut [0; 1024], Instant::EPOCH);
     Box::new(move |mut piece| {
@@ -106,28 +107,28 @@ fn client(limits: Limits) -> Taker {
     })
 }
 
-type NewTaker = fn(Limits) -> Taker;
+type NewReceiver = fn(FrameLimits) -> Receiver;
 
-const TAKERS: [(&str, NewTaker); 4] =
+const RECEIVERS: [(&str, NewReceiver); 4] =
     [("decoder", decoder), ("inbox", inbox), ("connection", connection), ("client", client)];
 
 /// Feeds `bytes` in pieces, and counts.
-fn count(name: &str, constant: u64, mut taker: Taker, bytes: &[u8], cut: usize) -> u64 {
-    let mut count = Count::new(name, constant);
+fn most_held(name: &str, constant: u64, mut receiver: Receiver, bytes: &[u8], cut: usize) -> u64 {
+    let mut check = MemoryCheck::new(name, constant);
     for piece in bytes.chunks(cut) {
-        count.step(piece.len(), || taker(piece));
+        check.step(piece.len(), || receiver(piece));
     }
-    count.most
+    check.most
 }
 
 #[test]
-fn a_bad_input_takes_no_more_memory_than_it_has_bytes_and_a_constant() {
+fn invalid_input_takes_at_most_its_size_and_a_constant() {
     for bad in bad_frames() {
-        for (who, taker) in TAKERS {
+        for (name, receiver) in RECEIVERS {
             for cut in [usize::MAX, 100, 1] {
                 if bad.bytes.len() < 10_000 || cut > 1 {
-                    let name = format!("{who}, {}", bad.name);
-                    count(&name, CONSTANT, taker(Limits::default()), &bad.bytes, cut);
+                    let name = format!("{name}, {}", bad.name);
+                    most_held(&name, CONSTANT, receiver(FrameLimits::default()), &bad.bytes, cut);
                 }
             }
         }
@@ -136,61 +137,61 @@ fn a_bad_input_takes_no_more_memory_than_it_has_bytes_and_a_constant() {
 
 /// The header declares terabytes, and the content arrives slowly.
 #[test]
-fn memory_follows_what_has_come_of_a_content_whatever_was_declared() {
+fn memory_follows_the_content_that_has_arrived_whatever_length_is_declared() {
     for declared in [1 << 20, 1 << 30, 4_000_000_000_000, i64::MAX as u64] {
-        let limits = Limits { content: declared, ..Limits::default() };
+        let limits = FrameLimits::default().with_max_content(declared);
         let mut bytes = Vec::new();
         let empty = Message::binary("");
         Header { content_length: declared, ..empty.header() }.encode(&mut bytes).unwrap();
         bytes.resize(bytes.len() + 700_000, b'.');
-        for (who, taker) in TAKERS {
-            let name = format!("{who}, {declared} declared");
+        for (name, receiver) in RECEIVERS {
+            let context = format!("{name}, {declared} declared");
             // With limits this large, memory grows by up to 1 MiB at a time.
             let constant = CONSTANT + 1024 * 1024;
-            let at_once = count(&name, constant, taker(limits), &bytes, usize::MAX);
-            let drips = count(&name, constant, taker(limits), &bytes, 997);
-            if who == "decoder" {
-                assert!(at_once.max(drips) < 10_000, "it holds no content");
+            let at_once = most_held(&context, constant, receiver(limits), &bytes, usize::MAX);
+            let in_parts = most_held(&context, constant, receiver(limits), &bytes, 997);
+            if name == "decoder" {
+                assert!(at_once.max(in_parts) < 10_000, "it holds content");
             }
             // The header alone allocates little.
             let head = &bytes[..bytes.len() - 700_000];
-            let most = count(&name, constant, taker(limits), head, usize::MAX);
-            assert!(most < 70_000, "{name}: {most} bytes for a header");
+            let most = most_held(&context, constant, receiver(limits), head, usize::MAX);
+            assert!(most < 70_000, "{context}: {most} bytes are held for a header");
         }
     }
 }
 
 /// With the default limits, against the smaller constant.
 #[test]
-fn the_longest_content_that_is_allowed_takes_its_bytes_and_a_constant() {
+fn the_longest_content_under_the_default_limit_takes_at_most_its_size_and_a_constant() {
     let request = frames([&Message::binary(vec![7; 1 << 20])]);
-    for (who, taker) in TAKERS {
+    for (name, receiver) in RECEIVERS {
         for cut in [usize::MAX, 64 * 1024, 4099] {
-            count(who, CONSTANT, taker(Limits::default()), &request, cut);
+            most_held(name, CONSTANT, receiver(FrameLimits::default()), &request, cut);
         }
     }
 }
 
 /// One byte at a time, up to the last but one: every length of the header and the content.
 #[test]
-fn a_frame_that_comes_in_drips_takes_the_buffer_and_nothing_more() {
-    for (who, taker) in TAKERS {
-        let most = count(who, CONSTANT, taker(Limits::default()), &golden()[..145], 1);
-        assert!(most < 66_000, "{who}: {most} bytes for 145");
+fn a_frame_that_arrives_byte_by_byte_takes_only_the_buffer() {
+    for (name, receiver) in RECEIVERS {
+        let most = most_held(name, CONSTANT, receiver(FrameLimits::default()), &golden()[..145], 1);
+        assert!(most < 66_000, "{name}: {most} bytes are held for 145");
     }
 }
 
 #[test]
-fn a_header_of_nothing_but_keys_takes_some_times_its_size() {
+fn a_header_of_many_keys_takes_at_most_13_times_its_size_and_a_constant() {
     let keys: Vec<String> = (0..10_000_u32).map(|i| format!("\"{i:x}\":0")).collect();
     let object = format!("{{{}}}", keys.join(","));
     let length = u16::MAX;
     let mut bytes = length.to_be_bytes().to_vec();
     bytes.extend_from_slice(&object.as_bytes()[..usize::from(length)]);
-    let limits = Limits { header: length, ..Limits::default() };
-    for (who, taker) in TAKERS {
-        count(who, CONSTANT + 12 * u64::from(length), taker(limits), &bytes, usize::MAX);
-        count(who, CONSTANT + 12 * u64::from(length), taker(limits), &bytes, 1000);
+    let limits = FrameLimits::default().with_max_header(length);
+    for (name, receiver) in RECEIVERS {
+        most_held(name, CONSTANT + 12 * u64::from(length), receiver(limits), &bytes, usize::MAX);
+        most_held(name, CONSTANT + 12 * u64::from(length), receiver(limits), &bytes, 1000);
     }
 }
 
@@ -201,9 +202,9 @@ fn itself(request: Message<'_>) -> Message<'static> {
 
 /// Many requests on one connection do not make it grow.
 #[test]
-fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
+fn a_connection_holds_nothing_once_it_is_idle() {
     let server =
-        Server::new(Config { idle_buffers: 0, ..Config::default() }, service::function(itself));
+        Server::new(Config::default().with_idle_buffers(0), service::function(itself)).unwrap();
     let mut machine = server.machine(Instant::EPOCH);
     let big = frames([&Message::binary(vec![7; 300_000])]);
     let small = golden().repeat(50);
@@ -230,11 +231,11 @@ fn a_connection_that_was_used_holds_nothing_once_it_is_idle() {
 /// Connections that have received most of a large content hold their buffers, and together at most
 /// the allowed content. Refused connections hold little.
 #[test]
-fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
+fn the_contents_of_many_connections_take_at_most_max_memory() {
     const CONNECTIONS: u64 = 40;
     let memory = 2 * 1024 * 1024;
-    let config = Config { memory, idle_buffers: 0, ..Config::default() };
-    let server = Server::new(config, service::function(itself));
+    let config = Config::default().with_max_memory(memory).with_idle_buffers(0);
+    let server = Server::new(config, service::function(itself)).unwrap();
     let request = frames([&Message::binary(vec![7; 700_000])]);
     let mut machines: Vec<_> = (0..CONNECTIONS).map(|_| server.machine(Instant::EPOCH)).collect();
     let held = measure(|| {
@@ -248,21 +249,21 @@ fn contents_of_many_connections_take_no_more_than_the_memory_for_all() {
     });
     let most = memory as u64 + CONNECTIONS * 66_000;
     let held = u64::try_from(held.bytes_current).unwrap();
-    assert!(held > memory as u64 / 2 && held <= most, "{held} bytes, of {most} that are allowed");
+    assert!(held > memory as u64 / 2 && held <= most, "{held} bytes of at most {most} are held");
     let refused = machines.iter().filter(|machine| machine.status().state != "open").count();
-    assert!((30..40).contains(&refused), "{refused} are refused");
+    assert!((30..40).contains(&refused), "{refused} connections are refused");
     drop(machines);
     assert_eq!(server.memory(), 0);
 }
 
 /// The counter itself: the allocated memory, and its maximum.
 #[test]
-fn a_decoder_that_believes_what_is_declared_would_be_found() {
-    let mut believed = Vec::<u8>::new();
-    let mut count = Count::new("credulous", CONSTANT);
-    count.step(100, || believed.reserve_exact(100_000));
-    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        count.step(1, || believed.reserve_exact(10 << 20));
+fn the_check_fails_for_a_decoder_that_allocates_the_declared_length() {
+    let mut content = Vec::<u8>::new();
+    let mut check = MemoryCheck::new("credulous", CONSTANT);
+    check.step(100, || content.reserve_exact(100_000));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        check.step(1, || content.reserve_exact(10 << 20));
     }));
-    assert!(found.is_err());
+    assert!(result.is_err());
 }

@@ -132,11 +132,12 @@ fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
 }
 
 fn message<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
-    let config = message::Config { write_timeout: Some(LIMIT), ..message::Config::default() };
+    let config = message::Config::default().with_write_timeout(Some(LIMIT));
     let messages = message::Server::new(
         config,
         service::function(|request: Message<'_>| request.into_owned()),
-    );
+    )
+    .unwrap();
     server(runtime, move |now| messages.machine(now))
 }
 

@@ -79,12 +79,12 @@ fn subscriber() -> fanout::Subscriber {
 
 fn messages() -> Any {
     let answer = |request: Message<'_>| request.into_owned();
-    let server = message::Server::new(message::Config::default(), service::function(answer));
+    let server = message::Server::with_default_config(service::function(answer));
     erased(server.machine(NOW))
 }
 
 fn requesting() -> message::Client {
-    let mut client = message::Client::new(message::ClientConfig::default());
+    let mut client = message::Client::default();
     client.request(&Message::binary("hello"), NOW).unwrap();
     client
 }
@@ -163,18 +163,8 @@ fn machines() -> Vec<Row> {
         row("header", header, None, shut_down),
         row("echo client", request_sent, Some(nothing), shut_down),
         row("echo client whose server closed", client, None, eof),
-        row(
-            "message client",
-            || erased(message::Client::new(message::ClientConfig::default())),
-            None,
-            shut_down,
-        ),
-        row(
-            "message client whose server closed",
-            || erased(message::Client::new(message::ClientConfig::default())),
-            None,
-            eof,
-        ),
+        row("message client", || erased(message::Client::default()), None, shut_down),
+        row("message client whose server closed", || erased(message::Client::default()), None, eof),
         row(
             "message client with a request",
             || erased(requesting()),

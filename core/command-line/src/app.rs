@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
 use wirestate_core::{
     drive::Drive,
-    message::{Client, ClientConfig, Config, Limits, Server},
+    message::{Client, ClientConfig, Config, FrameLimits, Server},
     runtime::{connect_within, within},
 };
 
@@ -85,16 +85,14 @@ pub(super) async fn serve<R: Host>(
     around: &ServerContext,
 ) -> Result<(), Failure> {
     let table = flags.table.map_or_else(|| Ok(Table::default()), read_table)?;
-    let limits = Limits { header: flags.max_header, content: flags.max_content as u64 };
-    let memory = flags.max_memory.unwrap_or(Config::default().memory.max(flags.max_content));
-    let config = Config {
-        limits,
-        memory,
-        idle_timeout: server::idle_timeout(flags.idle_timeout),
-        one_shot: flags.one_shot,
-        ..Config::default()
-    };
-    let app = Server::new(config, search::service(table));
+    let limits = FrameLimits::new(flags.max_header, flags.max_content as u64);
+    let default_memory = Config::default().max_memory.max(flags.max_content);
+    let config = Config::default()
+        .with_frame_limits(limits)
+        .with_max_memory(flags.max_memory.unwrap_or(default_memory))
+        .with_idle_timeout(server::idle_timeout(flags.idle_timeout))
+        .with_one_shot(flags.one_shot);
+    let app = Server::new(config, search::service(table)).map_err(Failure::Config)?;
     let setup = flags.server.setup::<R>("app-server").metrics_source(app.clone());
     let machine = move |_: &_, now| app.machine(now);
     server::run(runtime, &flags.listen, &setup, around, machine).await
@@ -152,9 +150,10 @@ async fn request<R: Host>(
     let socket = connect_within(runtime, address, connect_timeout.0)
         .await
         .map_err(|error| Failure::Connect { address: address.clone(), error })?;
-    let limits = Limits { content: flags.max_content as u64, ..Limits::default() };
-    let config = ClientConfig { limits, reply_timeout: None, ..ClientConfig::default() };
-    let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
+    let limits = FrameLimits::default().with_max_content(flags.max_content as u64);
+    let config = ClientConfig::default().with_frame_limits(limits).with_reply_timeout(None);
+    let client = Client::new(config).map_err(Failure::Config)?;
+    let mut drive = Drive::new(client, socket, runtime.clock());
     let mut request = Some(search::request(action, value));
     let reply = drive.until(|client, now| match request.take() {
         Some(request) => client.request(&request, now).err().map(Err),

@@ -268,7 +268,7 @@ mod tests {
         use alloc::vec::Vec;
 
         use super::*;
-        use crate::message::{Config, Message, Server, service};
+        use crate::message::{Message, Server, service};
 
         /// A socket with endless input, one sequence of bytes repeated, that takes all output.
         struct Flood(Vec<u8>);
@@ -308,7 +308,7 @@ mod tests {
             Message::binary("").encode(&mut frames).unwrap();
             let flood = Flood(frames.repeat(1000));
             let echo = service::function(|request: Message<'_>| request.into_owned());
-            let machine = Server::new(Config::default(), echo).machine(Instant::EPOCH);
+            let machine = Server::with_default_config(echo).machine(Instant::EPOCH);
             let clock = clock(Duration::ZERO);
             let mut drive = Drive::new(machine, flood, clock.clone());
             let work = u64::from(Budget::default().work);

@@ -1,63 +1,97 @@
-//! Frames out of bytes, as they come.
+//! An incremental decoder of frames.
 
 use alloc::vec::Vec;
 
-use super::{Header, HeaderError};
+use super::{FrameLimits, Header, HeaderError, frame_limits::LENGTH_PREFIX};
 use crate::Fault;
 
-/// How much a frame may declare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The longest header, in bytes; 65,535 is the longest that there can be. Default: 4 KiB.
-    pub header: u16,
-    /// The longest content, in bytes. Default: 1 MiB.
-    pub content: u64,
+/// Finds frames in a stream of bytes, however the stream is cut up.
+///
+/// It holds no content, so a content may be of any length. It holds the bytes of a header that
+/// arrives in parts until the content has ended: at most 2 × (2 + [`FrameLimits::max_header`])
+/// bytes, because a vector doubles its capacity.
+///
+/// To receive whole messages, use an [`Inbox`](super::Inbox).
+///
+/// ```
+/// use wirestate_core::message::{DecodeEvent, Decoder, FrameLimits, Message};
+///
+/// let mut frame = Vec::new();
+/// Message::binary("hello").encode(&mut frame)?;
+///
+/// let mut decoder = Decoder::new(FrameLimits::default());
+/// let mut content = Vec::new();
+/// for mut input in frame.chunks(7) {
+///     while let Some(event) = decoder.decode(&mut input)? {
+///         match event {
+///             DecodeEvent::Header(header) => assert_eq!(header.content_length, 5),
+///             DecodeEvent::Content(bytes) => content.extend_from_slice(bytes),
+///             DecodeEvent::End => assert_eq!(content, b"hello"),
+///         }
+///     }
+/// }
+/// decoder.finish()?; // the stream did not end within a frame
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    limits: FrameLimits,
+    state: State,
+    /// The length prefix and header of a frame whose header arrived in parts.
+    head: Vec<u8>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { header: 4096, content: 1024 * 1024 }
-    }
+/// What a [`Decoder`] finds, in this order for each frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DecodeEvent<'a> {
+    /// The header of a frame.
+    Header(Header<'a>),
+    /// The next bytes of the content, at least one. An empty content has no such event.
+    Content(&'a [u8]),
+    /// The end of the frame.
+    End,
 }
 
-/// Why bytes are no frame. The same bytes give the same error, however they were cut.
+/// Why input is not a sequence of frames. It does not depend on how the input is cut up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
-    /// A header of no bytes, which can't be an object.
+    /// The length prefix declares a header of 0 bytes, which cannot be a JSON object.
     #[error("a header of 0 bytes")]
     EmptyHeader,
-    /// [`Limits::header`]
+    /// The length prefix declares a header longer than [`FrameLimits::max_header`].
     #[error("a header of {declared} bytes, more than the limit of {limit}")]
     HeaderTooLong {
-        /// What the frame declares.
+        /// The declared length, in bytes.
         declared: u16,
-        /// The limit.
+        /// The limit, in bytes.
         limit: u16,
     },
-    /// The header is wrong.
+    /// The header is invalid.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// [`Limits::content`]
+    /// The header declares a content longer than [`FrameLimits::max_content`], or than
+    /// [`Delivery::Stream::max_content`](super::Delivery::Stream::max_content).
     #[error("a content of {declared} bytes, more than the limit of {limit}")]
     ContentTooLong {
-        /// What the header declares.
+        /// The declared length, in bytes.
         declared: u64,
-        /// The limit.
+        /// The limit, in bytes.
         limit: u64,
     },
     /// The input ended within a frame.
-    #[error("the input ended after {have} of a frame's {need} bytes")]
+    #[error("the input ended after {received} of a frame's {expected} bytes")]
     Truncated {
-        /// Bytes of the frame that have come.
-        have: u64,
-        /// Bytes that the frame has, as far as that is known: 2 while its header's length is not,
-        /// then without the content while the header is not.
-        need: u64,
+        /// Bytes of the frame that have arrived.
+        received: u64,
+        /// The length of the frame as far as it is known, in bytes: 2 until the length prefix has
+        /// arrived, then without the content until the header has arrived.
+        expected: u64,
     },
 }
 
 impl DecodeError {
-    /// A short name, for a metric's label.
+    /// The name of the error in metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::EmptyHeader => "empty_header",
@@ -68,7 +102,7 @@ impl DecodeError {
         }
     }
 
-    /// Whose fault it was: the peer broke the protocol, or it hit a limit.
+    /// Whose fault the error is: the peer broke the protocol, or exceeded a limit.
     pub const fn fault(&self) -> Fault {
         match self {
             Self::EmptyHeader | Self::Header(_) | Self::Truncated { .. } => Fault::Peer,
@@ -77,163 +111,96 @@ impl DecodeError {
     }
 }
 
-impl Limits {
-    /// The length of the header that begins a frame, once its two bytes are there.
-    pub(super) fn header_length(self, frame: &[u8]) -> Result<Option<usize>, DecodeError> {
-        let Some(prefix) = frame.first_chunk::<PREFIX>() else { return Ok(None) };
-        match u16::from_be_bytes(*prefix) {
-            0 => Err(DecodeError::EmptyHeader),
-            declared if declared > self.header => {
-                Err(DecodeError::HeaderTooLong { declared, limit: self.header })
-            }
-            length => Ok(Some(usize::from(length))),
-        }
-    }
-
-    /// Reads a header that is there whole.
-    pub(super) fn read_header(self, json: &[u8]) -> Result<Header<'_>, DecodeError> {
-        let header = Header::from_json(json)?;
-        let (declared, limit) = (header.content_length, self.content);
-        if declared > limit {
-            return Err(DecodeError::ContentTooLong { declared, limit });
-        }
-        Ok(header)
-    }
-}
-
-/// What a [`Decoder`] has found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
-    /// A frame's header.
-    Header(Header<'a>),
-    /// The next bytes of its content, never none.
-    Content(&'a [u8]),
-    /// Its content is over; there need not have been any.
-    End,
-}
-
-/// Finds frames in bytes, wherever these were cut, and holds none but those of a header that was
-/// cut, until its content is over: at most twice 2 + [`Limits::header`] (a vector's growth). So a
-/// content may be of any length.
-///
-/// For whole messages there is [`Inbox`](super::Inbox).
-///
-/// ```
-/// use wirestate_core::message::{Decoder, Event, Limits, Message};
-///
-/// let mut frame = Vec::new();
-/// Message::binary("hello").encode(&mut frame)?;
-///
-/// let mut decoder = Decoder::new(Limits::default());
-/// let mut content = Vec::new();
-/// for mut piece in frame.chunks(7) {
-///     while let Some(event) = decoder.decode(&mut piece)? {
-///         match event {
-///             Event::Header(header) => assert_eq!(header.content_length, 5),
-///             Event::Content(bytes) => content.extend_from_slice(bytes),
-///             Event::End => assert_eq!(content, b"hello"),
-///         }
-///     }
-/// }
-/// decoder.finish()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Decoder {
-    limits: Limits,
-    state: State,
-    /// What has come of a header that was cut, and its two bytes.
-    head: Vec<u8>,
-}
-
 #[derive(Clone, Debug)]
 enum State {
+    /// Before the end of a header.
     Head,
     Content {
-        left: u64,
-        /// The whole content's.
+        /// Bytes of content that have not arrived.
+        remaining: u64,
+        /// The length of the whole content, in bytes.
         length: u64,
-        /// The bytes before it.
+        /// The length of what precedes the content, in bytes.
         head: u64,
     },
     Failed(DecodeError),
 }
 
 impl Decoder {
-    /// A decoder at the beginning of a frame.
-    pub fn new(limits: Limits) -> Self {
+    /// A decoder at the start of a frame.
+    pub fn new(limits: FrameLimits) -> Self {
         Self { limits, state: State::Head, head: Vec::new() }
     }
 
-    /// What comes next in `input`, which is moved past it; `None` once all of `input` was taken.
+    /// Returns the next event in `input`, and advances `input` past it. `None` means that all of
+    /// `input` is consumed and more is needed.
     ///
     /// # Errors
-    /// The input is no frame. It stays so: the same error is answered ever after, and nothing more
-    /// is taken.
+    /// The input is not a frame. Every later call returns the same error and consumes nothing.
     pub fn decode<'d, 'i: 'd>(
         &'d mut self,
         input: &mut &'i [u8],
-    ) -> Result<Option<Event<'d>>, DecodeError> {
+    ) -> Result<Option<DecodeEvent<'d>>, DecodeError> {
         match self.state {
             State::Head => self.decode_head(input),
-            State::Content { left: 0, .. } => {
+            State::Content { remaining: 0, .. } => {
                 self.state = State::Head;
                 self.head = Vec::new();
-                Ok(Some(Event::End))
+                Ok(Some(DecodeEvent::End))
             }
             State::Content { .. } if input.is_empty() => Ok(None),
-            State::Content { ref mut left, .. } => {
-                let n = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
-                *left -= n as u64;
-                Ok(Some(Event::Content(take(input, n))))
+            State::Content { ref mut remaining, .. } => {
+                let n = usize::try_from(*remaining).map_or(input.len(), |n| n.min(input.len()));
+                *remaining -= n as u64;
+                Ok(Some(DecodeEvent::Content(split_off(input, n))))
             }
             State::Failed(ref error) => Err(error.clone()),
         }
     }
 
-    /// The input has ended.
+    /// Checks, at the end of the input, that it does not end within a frame.
     ///
     /// # Errors
-    /// It did so within a frame, or was none before.
+    /// [`DecodeError::Truncated`], or the error that [`decode`](Self::decode) returned before.
     pub fn finish(&self) -> Result<(), DecodeError> {
-        let (have, need) = match &self.state {
+        let (received, expected) = match &self.state {
             State::Failed(error) => return Err(error.clone()),
             State::Head if self.head.is_empty() => return Ok(()),
             State::Head => {
-                // A header that is too long was refused before.
+                // `decode` has refused a header that is too long.
                 let length = self.limits.header_length(&self.head)?.unwrap_or(0);
-                (self.head.len() as u64, (PREFIX + length) as u64)
+                (self.head.len() as u64, (LENGTH_PREFIX + length) as u64)
             }
-            // Its end only was not asked for.
-            State::Content { left: 0, .. } => return Ok(()),
-            State::Content { left, length, head } => {
-                (head.saturating_add(length - left), head.saturating_add(*length))
+            // The frame is complete, although `decode` has not returned its end.
+            State::Content { remaining: 0, .. } => return Ok(()),
+            State::Content { remaining, length, head } => {
+                (head.saturating_add(length - remaining), head.saturating_add(*length))
             }
         };
-        Err(DecodeError::Truncated { have, need })
+        Err(DecodeError::Truncated { received, expected })
     }
 
     fn decode_head<'d, 'i: 'd>(
         &'d mut self,
         input: &mut &'i [u8],
-    ) -> Result<Option<Event<'d>>, DecodeError> {
+    ) -> Result<Option<DecodeEvent<'d>>, DecodeError> {
         let Self { limits, state, head } = self;
         if head.is_empty()
             && let Some(length) = limits.header_length(input).map_err(|error| state.fail(error))?
-            && input.len() >= PREFIX + length
+            && input.len() >= LENGTH_PREFIX + length
         {
-            // Nothing was cut, so nothing is copied.
-            return state.begin(*limits, take(input, PREFIX + length));
+            // The header is whole in `input`, so it is not copied.
+            return state.begin_content(*limits, split_off(input, LENGTH_PREFIX + length));
         }
         loop {
             let length = limits.header_length(head).map_err(|error| state.fail(error))?;
-            let need = PREFIX + length.unwrap_or(0);
-            if length.is_some() && head.len() == need {
-                return state.begin(*limits, head);
+            let expected = LENGTH_PREFIX + length.unwrap_or(0);
+            if length.is_some() && head.len() == expected {
+                return state.begin_content(*limits, head);
             }
-            let missing = need - head.len();
+            let missing = expected - head.len();
             let n = missing.min(input.len());
-            head.extend_from_slice(take(input, n));
+            head.extend_from_slice(split_off(input, n));
             if n < missing {
                 return Ok(None);
             }
@@ -242,16 +209,17 @@ impl Decoder {
 }
 
 impl State {
-    /// A content follows the `head`.
-    fn begin<'a>(
+    /// Parses the header in `head`, which its content follows.
+    fn begin_content<'a>(
         &mut self,
-        limits: Limits,
+        limits: FrameLimits,
         head: &'a [u8],
-    ) -> Result<Option<Event<'a>>, DecodeError> {
-        let header = limits.read_header(&head[PREFIX..]).map_err(|error| self.fail(error))?;
-        let left = header.content_length;
-        *self = Self::Content { left, length: left, head: head.len() as u64 };
-        Ok(Some(Event::Header(header)))
+    ) -> Result<Option<DecodeEvent<'a>>, DecodeError> {
+        let json = &head[LENGTH_PREFIX..];
+        let header = limits.parse_header(json).map_err(|error| self.fail(error))?;
+        let length = header.content_length;
+        *self = Self::Content { remaining: length, length, head: head.len() as u64 };
+        Ok(Some(DecodeEvent::Header(header)))
     }
 
     fn fail(&mut self, error: DecodeError) -> DecodeError {
@@ -260,11 +228,9 @@ impl State {
     }
 }
 
-fn take<'a>(input: &mut &'a [u8], n: usize) -> &'a [u8] {
-    let (taken, rest) = input.split_at(n);
+/// Removes the first `n` bytes from `input`, and returns them.
+fn split_off<'a>(input: &mut &'a [u8], n: usize) -> &'a [u8] {
+    let (first, rest) = input.split_at(n);
     *input = rest;
-    taken
+    first
 }
-
-/// The bytes that say how long a header is.
-pub(super) const PREFIX: usize = 2;

@@ -1,21 +1,21 @@
-//! A message, and its bytes.
+//! A message, and the frame that it is sent as.
 
-use alloc::{borrow::Cow, format, string::String, vec::Vec};
-use core::{fmt, ops::Deref};
-
-use bytes::Bytes;
+use alloc::{borrow::Cow, format, vec::Vec};
+use core::fmt;
 
 use super::{
-    ByteOrder, Header,
+    ByteOrder, Content, Header,
+    frame_limits::LENGTH_PREFIX,
     header::{shorten, write_string},
     text,
     text::TextError,
 };
 
-/// A message: on the wire two bytes that say how long its header is, the header, the content.
+/// A message: its type, its encoding and its content.
 ///
-/// What was received borrows from the buffer that it was received in, as far as it can.
-/// Two messages are equal if their bytes are.
+/// It is sent as a frame: two bytes with the header's length, the header, the content. A received
+/// message borrows from the receive buffer where it can. Messages are compared by value: a borrowed
+/// content equals a shared one with the same bytes.
 ///
 /// ```
 /// # use wirestate_core::message::{ByteOrder, Message};
@@ -33,47 +33,50 @@ use super::{
 pub struct Message<'a> {
     /// The sender's byte order.
     pub byteorder: ByteOrder,
-    /// What the content is.
+    /// The type of the content.
     pub content_type: Cow<'a, str>,
-    /// How the content is encoded: a character set, for text.
+    /// The encoding of the content: for text, its character set.
     pub content_encoding: Cow<'a, str>,
     /// The content.
     pub content: Content<'a>,
 }
 
-/// Why a message can't be sent.
+/// Why a message cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EncodeError {
-    /// Two bytes can't say how long the header is.
+    /// The header's length does not fit into the two bytes of the length prefix.
     #[error("the header would be {length} bytes, more than the limit of {limit}")]
     HeaderTooLong {
-        /// What it would be.
+        /// The header's length, in bytes.
         length: usize,
-        /// The most that there can be.
+        /// The longest header that can be sent, in bytes.
         limit: u16,
     },
 }
 
 impl<'a> Message<'a> {
-    /// A JSON text, in UTF-8.
+    /// A JSON text in UTF-8, of type `text/json`. The text is not checked.
     pub fn json(json: impl Into<Content<'a>>) -> Self {
         Self::new(TEXT_JSON, UTF_8, json)
     }
 
-    /// Bytes without a type of their own: `binary/octet-stream`.
+    /// Bytes of type `binary/octet-stream`.
     pub fn binary(content: impl Into<Content<'a>>) -> Self {
         Self::new("binary/octet-stream", "binary", content)
     }
 
-    /// What a server answers with when it can't: `{"result": "Error: …"}`, of 1,000 characters at
-    /// most: an error may quote what the peer sent.
+    /// An error reply: `{"result": "Error: …"}`.
+    ///
+    /// The text is cut after 1,000 characters, since `error` may quote what the peer sent.
     pub fn error(error: impl fmt::Display) -> Message<'static> {
-        Self::result(&shorten(format!("Error: {error}"), LONGEST_ERROR))
+        Self::result(&shorten(format!("Error: {error}"), MAX_ERROR))
     }
 
     /// A reply: `{"result": …}`, with `result` as a JSON string.
     pub fn result(result: &str) -> Message<'static> {
-        // Just as much as there is without escapes: then no byte is moved, here or by `Bytes`.
+        // The exact capacity for a text without escapes: neither the vector nor `Bytes`
+        // reallocates.
         let mut json = Vec::with_capacity(br#"{"result": ""}"#.len() + result.len());
         json.extend_from_slice(b"{\"result\": ");
         write_string(result, &mut json);
@@ -81,7 +84,7 @@ impl<'a> Message<'a> {
         Message::json(json)
     }
 
-    /// A message of this machine's byte order.
+    /// A message in the byte order of this computer.
     pub fn new(
         content_type: &'static str,
         content_encoding: &'static str,
@@ -95,21 +98,20 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Whether the content is JSON. Types are compared exactly, as peers do: a `Text/JSON`, or one
-    /// with parameters, is not.
+    /// Whether the type is exactly `text/json`. `Text/JSON` and a type with parameters are not.
     pub fn is_json(&self) -> bool {
         self.content_type == TEXT_JSON
     }
 
-    /// The content as text, by the character set that the header names ([`text::decode`]).
+    /// Decodes the content as text in the character set that the header names ([`text::decode`]).
     ///
     /// # Errors
-    /// The character set is unknown, or the content is none of its.
+    /// The character set is unknown, or the content is malformed in it.
     pub fn text(&self) -> Result<Cow<'_, str>, TextError> {
         text::decode(&self.content_encoding, self.byteorder, &self.content)
     }
 
-    /// Its header.
+    /// The header of the message.
     pub fn header(&self) -> Header<'_> {
         Header {
             byteorder: self.byteorder,
@@ -119,18 +121,20 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Appends the whole frame.
+    /// Appends the frame to `frame`.
     ///
     /// # Errors
-    /// The header is too long; nothing is appended.
+    /// The header is too long. Nothing is appended.
     pub fn encode(&self, frame: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.header().encode(frame)?;
         frame.extend_from_slice(&self.content);
         Ok(())
     }
 
-    /// The same, borrowing nothing. A content that was too large for the receive buffer is not
-    /// copied: it was received where it is.
+    /// The same message, which borrows nothing.
+    ///
+    /// A borrowed content is copied. A received content is borrowed only if it fits into the
+    /// receive buffer; a larger one is already in memory of its own.
     pub fn into_owned(self) -> Message<'static> {
         Message {
             byteorder: self.byteorder,
@@ -142,99 +146,25 @@ impl<'a> Message<'a> {
 }
 
 impl Header<'_> {
-    /// Appends its two bytes of length and the header itself: what comes before the content.
+    /// Appends what precedes the content: the length prefix and the header.
     ///
     /// # Errors
-    /// It is too long; nothing is appended.
+    /// The header is too long. Nothing is appended.
     pub fn encode(&self, frame: &mut Vec<u8>) -> Result<(), EncodeError> {
         let start = frame.len();
-        frame.extend_from_slice(&[0, 0]);
+        frame.extend_from_slice(&[0; LENGTH_PREFIX]);
         self.write_json(frame);
-        let length = frame.len() - start - 2;
+        let length = frame.len() - start - LENGTH_PREFIX;
         let Ok(prefix) = u16::try_from(length) else {
             frame.truncate(start);
             return Err(EncodeError::HeaderTooLong { length, limit: u16::MAX });
         };
-        frame[start..start + 2].copy_from_slice(&prefix.to_be_bytes());
+        frame[start..start + LENGTH_PREFIX].copy_from_slice(&prefix.to_be_bytes());
         Ok(())
-    }
-}
-
-/// A message's content: borrowed, or shared.
-#[derive(Clone)]
-pub enum Content<'a> {
-    /// Bytes that belong to somebody else.
-    Slice(&'a [u8]),
-    /// Bytes that belong to all who have a clone.
-    Bytes(Bytes),
-}
-
-impl Content<'_> {
-    /// The bytes; those that were borrowed are copied.
-    pub fn into_bytes(self) -> Bytes {
-        match self {
-            Self::Slice(slice) => Bytes::copy_from_slice(slice),
-            Self::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-impl Deref for Content<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Slice(slice) => slice,
-            Self::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-impl PartialEq for Content<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        **self == **other
-    }
-}
-
-impl Eq for Content<'_> {}
-
-impl fmt::Debug for Content<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.escape_ascii())
-    }
-}
-
-impl<'a> From<&'a [u8]> for Content<'a> {
-    fn from(slice: &'a [u8]) -> Self {
-        Self::Slice(slice)
-    }
-}
-
-impl<'a> From<&'a str> for Content<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Slice(text.as_bytes())
-    }
-}
-
-impl From<Bytes> for Content<'_> {
-    fn from(bytes: Bytes) -> Self {
-        Self::Bytes(bytes)
-    }
-}
-
-impl From<Vec<u8>> for Content<'_> {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::Bytes(bytes.into())
-    }
-}
-
-impl From<String> for Content<'_> {
-    fn from(text: String) -> Self {
-        Self::Bytes(text.into())
     }
 }
 
 const TEXT_JSON: &str = "text/json";
 const UTF_8: &str = "utf-8";
-/// In characters.
-const LONGEST_ERROR: usize = 1000;
+/// The longest text of an error reply, in characters.
+const MAX_ERROR: usize = 1000;

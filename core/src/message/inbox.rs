@@ -1,156 +1,149 @@
-//! Whole messages out of bytes, each received where it is used.
+//! The receive buffer: whole messages out of a stream of bytes.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::mem;
 
-use super::{Content, DecodeError, Header, Limits, Message, decoder::PREFIX};
-use crate::buffer::{Pool, Quota, QuotaExceeded, Reservation};
+use super::{Content, DecodeError, FrameLimits, Header, Message, frame_limits::LENGTH_PREFIX};
+use crate::{
+    ConfigError,
+    buffer::{Pool, Quota, QuotaExceeded, Reservation},
+};
 
-/// Collects whole messages. The kernel reads into [`spare`](Self::spare), and a message borrows
-/// from there; only a content that is larger than the buffer has memory of its own, which the
-/// kernel then reads into.
+/// Receives whole messages.
 ///
-/// It holds one buffer of the pool while it holds bytes, and of a larger content what has arrived
-/// and room for 1 MiB more at most, whatever length was declared. Several inboxes can share a limit
-/// on the memory of such contents ([`under`](Self::under)).
+/// A read fills [`spare`](Self::spare), and a message borrows from there. A content that is larger
+/// than the buffer gets memory of its own, which later reads fill directly.
+///
+/// It holds one buffer of its pool while it holds bytes. Of a content that is larger than the
+/// buffer, it holds the bytes that have arrived and room for at most 1 MiB more, whatever length
+/// the header declares. Several inboxes can share a limit on the memory of such contents
+/// ([`with_quota`](Self::with_quota)).
 ///
 /// ```
-/// use wirestate_core::{buffer::Pool, message::{Inbox, Limits, Message}};
+/// use wirestate_core::{buffer::Pool, message::{FrameLimits, Inbox, Message}};
 ///
 /// let mut frame = Vec::new();
 /// Message::binary("hello").encode(&mut frame)?;
 ///
-/// let mut inbox = Inbox::new(Limits::default(), Pool::new(64 * 1024, 1));
+/// let mut inbox = Inbox::new(FrameLimits::default(), Pool::new(64 * 1024, 1))?;
 /// inbox.spare()[..frame.len()].copy_from_slice(&frame); // a read
 /// inbox.commit(frame.len());
-/// let message = inbox.take()?.expect("all of it is there");
+/// let message = inbox.next_message()?.expect("the whole frame has arrived");
 /// assert_eq!(&*message.content, b"hello");
-/// assert_eq!(inbox.take()?, None);
+/// assert_eq!(inbox.next_message()?, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Inbox {
-    limits: Limits,
+    limits: FrameLimits,
     pool: Pool,
     buffer: Option<Box<[u8]>>,
-    /// The bytes that are not taken yet.
+    /// Where the unread bytes of the buffer begin and end.
     start: usize,
     end: usize,
-    /// The frame whose header was taken.
-    begun: Option<Begun>,
+    /// The frame whose header was parsed, and whose content has not arrived whole.
+    current: Option<CurrentFrame>,
     quota: Quota,
-    /// The memory of a content that is larger than the buffer.
-    memory: Reservation,
+    /// The reservation for a content in memory of its own.
+    reservation: Reservation,
 }
 
 #[derive(Debug)]
-struct Begun {
+struct CurrentFrame {
     header: Header<'static>,
-    /// How long the frame is before its content.
+    /// The length of what precedes the content, in bytes.
     head: usize,
-    content: Where,
+    content: PartialContent,
 }
 
-/// Where a content that has not come whole comes to.
+/// Where a content is received.
 #[derive(Debug)]
-enum Where {
+enum PartialContent {
     /// In the buffer.
-    Buffer { length: usize },
-    /// To memory of its own, of which the first `filled` bytes have come.
-    Own { content: Vec<u8>, filled: usize, length: usize },
-    /// Away, in pieces.
-    Stream { left: u64 },
+    Buffered { length: usize },
+    /// In memory of its own, of which the first `filled` bytes have arrived.
+    Allocated { content: Vec<u8>, filled: usize, length: usize },
+    /// Nowhere: it is passed on in chunks.
+    Streamed { remaining: u64 },
 }
 
-/// How a content is to be delivered.
+/// How a content is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Whole, with its message: at most [`Limits::content`] bytes.
+    /// Whole, with its message. It is at most [`FrameLimits::max_content`] bytes long.
     Collect,
-    /// In pieces, as they come; the message follows without a content.
+    /// In chunks, as they arrive. The message follows with an empty content.
     Stream {
-        /// The most bytes that it may declare, in place of [`Limits::content`].
-        limit: u64,
+        /// The longest content, in bytes, instead of [`FrameLimits::max_content`].
+        max_content: u64,
     },
 }
 
-/// What an [`Inbox`] has.
+/// What an [`Inbox`] delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// A message.
+    /// A message. Its content is empty if it was [streamed](Delivery::Stream).
     Message(Message<'a>),
-    /// A piece of a content that is [streamed](Delivery::Stream). When all pieces have come, the
-    /// message does, without a content.
-    Piece(&'a [u8]),
+    /// The next bytes of a content that is [streamed](Delivery::Stream), at least one.
+    Chunk(&'a [u8]),
 }
 
-/// A frame that has not come whole.
+/// How much of a frame has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Partial {
-    /// Bytes of it that have come.
-    pub have: u64,
-    /// Bytes that it has, as far as that is known ([`DecodeError::Truncated`]).
-    pub need: u64,
-    /// Whether its header has come.
-    pub header: bool,
+#[non_exhaustive]
+pub struct PartialFrame {
+    /// Bytes of the frame that have arrived.
+    pub received: u64,
+    /// The length of the frame in bytes, as far as it is known ([`DecodeError::Truncated`]).
+    pub expected: u64,
+    /// Whether the whole header has arrived.
+    pub has_header: bool,
 }
 
 impl Inbox {
     /// An empty inbox.
     ///
-    /// # Panics
-    /// If a buffer of `pool` can't hold the longest header and its two bytes.
-    pub fn new(limits: Limits, pool: Pool) -> Self {
-        let longest = PREFIX + usize::from(limits.header);
-        assert!(pool.size() >= longest, "a buffer must hold the longest header");
+    /// # Errors
+    /// The buffers of `pool` are smaller than the longest header and its length prefix.
+    pub fn new(limits: FrameLimits, pool: Pool) -> Result<Self, ConfigError> {
+        let (value, min) = (pool.size(), limits.max_head());
+        if value < min {
+            let (value, min) = (value as u64, min as u64);
+            return Err(ConfigError::TooSmall { setting: "pool.size", value, min });
+        }
+        Ok(Self::with_valid(limits, pool))
+    }
+
+    pub(super) fn with_valid(limits: FrameLimits, pool: Pool) -> Self {
         Self {
             limits,
             pool,
             buffer: None,
             start: 0,
             end: 0,
-            begun: None,
+            current: None,
             quota: Quota::unlimited(),
-            memory: Reservation::default(),
+            reservation: Reservation::default(),
         }
     }
 
-    /// Counts contents that are larger than the buffer under `quota`, when memory for them is
-    /// [reserved](Self::reserve).
-    pub fn under(mut self, quota: Quota) -> Self {
+    /// Counts contents that are larger than the buffer under `quota`. Their memory is
+    /// [reserved](Self::reserve) there.
+    pub fn with_quota(mut self, quota: Quota) -> Self {
         self.quota = quota;
         self
     }
 
-    /// Reserves the memory that the next [`spare`](Self::spare) will allocate, if it does. Call it
-    /// when [`take`](Self::take) has returned no message.
-    ///
-    /// # Errors
-    /// The quota has no room for it. The bytes received so far are kept.
-    pub fn reserve(&mut self) -> Result<(), QuotaExceeded> {
-        let Some(Begun { content: Where::Own { content, filled, length }, .. }) = &self.begun
-        else {
-            return Ok(());
-        };
-        if *filled < content.len() {
-            return Ok(());
-        }
-        let size = grown(self.limits, *filled, *length);
-        self.quota.resize(&mut self.memory, size)
-    }
-
-    /// The reservation of the last message's content. Unless it is taken, it ends when the next
-    /// message is asked for.
-    pub(super) fn take_memory(&mut self) -> Reservation {
-        core::mem::take(&mut self.memory)
-    }
-
-    /// Where the next bytes go: never empty once [`take`](Self::take) has answered that there is
-    /// nothing.
+    /// The room for the next read. It is not empty if [`next_message`](Self::next_message) has
+    /// returned `None`.
     pub fn spare(&mut self) -> &mut [u8] {
-        if let Some(Begun { content: Where::Own { content, filled, length }, .. }) = &mut self.begun
+        if let Some(CurrentFrame {
+            content: PartialContent::Allocated { content, filled, length },
+            ..
+        }) = &mut self.current
         {
             if *filled == content.len() {
-                let size = grown(self.limits, *filled, *length);
+                let size = grown_size(self.limits, *filled, *length);
                 content.reserve_exact(size - *filled);
                 content.resize(size, 0);
             }
@@ -166,62 +159,71 @@ impl Inbox {
         &mut buffer[self.end..]
     }
 
-    /// The first `n` bytes of [`spare`](Self::spare) have arrived.
+    /// A read has filled the first `n` bytes of [`spare`](Self::spare).
     ///
     /// # Panics
-    /// If that is more than there was room for.
+    /// `n` exceeds the length of `spare`.
     pub fn commit(&mut self, n: usize) {
-        if let Some(Begun { content: Where::Own { content, filled, .. }, .. }) = &mut self.begun {
-            assert!(n <= content.len() - *filled, "committed more than there was room for");
+        if let Some(CurrentFrame {
+            content: PartialContent::Allocated { content, filled, .. },
+            ..
+        }) = &mut self.current
+        {
+            assert!(n <= content.len() - *filled, "{EXCESS}");
             *filled += n;
         } else {
             let size = self.buffer.as_ref().map_or(0, |buffer| buffer.len());
-            assert!(n <= size - self.end, "committed more than there was room for");
+            assert!(n <= size - self.end, "{EXCESS}");
             self.end += n;
         }
     }
 
-    /// The next message that has come whole.
+    /// The next message that has arrived whole. `None` means that more input is needed.
     ///
     /// # Errors
-    /// The input is no frame. It stays so: the same error is answered ever after.
+    /// The input is not a frame. Every later call returns the same error.
     ///
     /// # Panics
-    /// If a content is being streamed ([`take_by`](Self::take_by)).
-    pub fn take(&mut self) -> Result<Option<Message<'_>>, DecodeError> {
-        match self.take_by(|_| Delivery::Collect)? {
+    /// A content is being streamed: use [`next_incoming`](Self::next_incoming) until it has ended.
+    pub fn next_message(&mut self) -> Result<Option<Message<'_>>, DecodeError> {
+        match self.next_incoming(|_| Delivery::Collect)? {
             Some(Incoming::Message(message)) => Ok(Some(message)),
-            Some(Incoming::Piece(_)) => panic!("a content is being streamed"),
+            Some(Incoming::Chunk(_)) => panic!("next_message was called within a streamed content"),
             None => Ok(None),
         }
     }
 
-    /// The next message, or the next piece of one's content: `delivery` chooses, for each header,
-    /// before what that declares is held to the limit.
+    /// The next message, or the next chunk of a streamed content. `None` means that more input is
+    /// needed.
+    ///
+    /// `delivery` is called once for each header, before the length that it declares is checked.
     ///
     /// # Errors
-    /// The input is no frame, and is left where it is.
-    pub fn take_by(
+    /// The input is not a frame. Every later call returns the same error if `delivery` chooses the
+    /// same.
+    pub fn next_incoming(
         &mut self,
         delivery: impl FnOnce(&Header<'_>) -> Delivery,
     ) -> Result<Option<Incoming<'_>>, DecodeError> {
-        let Self { limits, pool, buffer, start, end, begun, memory, .. } = self;
+        let Self { limits, pool, buffer, start, end, current, reservation, .. } = self;
         let buffer = buffer.as_deref().unwrap_or(&[]);
-        if begun.is_none() {
-            *memory = Reservation::default();
+        if current.is_none() {
+            *reservation = Reservation::default();
             let bytes = &buffer[*start..*end];
             let Some(length) = limits.header_length(bytes)? else { return Ok(None) };
-            let head = PREFIX + length;
+            let head = LENGTH_PREFIX + length;
             if bytes.len() < head {
                 return Ok(None);
             }
             let (header, content) = bytes.split_at(head);
-            let header = Header::from_json(&header[PREFIX..])?;
+            let header = Header::from_json(&header[LENGTH_PREFIX..])?;
             let delivery = delivery(&header);
             let (declared, limit) = match delivery {
-                // What can't be addressed can't be collected, whatever the limit is.
-                Delivery::Collect => (header.content_length, limits.content.min(ADDRESSABLE)),
-                Delivery::Stream { limit } => (header.content_length, limit),
+                // A content that memory cannot address cannot be collected, whatever the limit is.
+                Delivery::Collect => {
+                    (header.content_length, limits.max_content.min(MAX_ADDRESSABLE))
+                }
+                Delivery::Stream { max_content } => (header.content_length, max_content),
             };
             if declared > limit {
                 return Err(DecodeError::ContentTooLong { declared, limit });
@@ -229,72 +231,105 @@ impl Inbox {
             *start += head;
             let length = usize::try_from(declared).unwrap_or(usize::MAX);
             let content = match delivery {
-                Delivery::Stream { .. } => Where::Stream { left: declared },
+                Delivery::Stream { .. } => PartialContent::Streamed { remaining: declared },
                 Delivery::Collect if length <= content.len() => {
                     *start += length;
                     let message = message(header, Content::Slice(&content[..length]));
                     return Ok(Some(Incoming::Message(message)));
                 }
-                Delivery::Collect if length <= pool.size() => Where::Buffer { length },
+                Delivery::Collect if length <= pool.size() => PartialContent::Buffered { length },
                 Delivery::Collect => {
                     *start = *end;
-                    Where::Own { content: content.to_vec(), filled: content.len(), length }
+                    let (content, filled) = (content.to_vec(), content.len());
+                    PartialContent::Allocated { content, filled, length }
                 }
             };
-            *begun = Some(Begun { header: header.into_owned(), head, content });
+            *current = Some(CurrentFrame { header: header.into_owned(), head, content });
         }
         let bytes = &buffer[*start..*end];
-        let whole = match begun.as_mut().map(|begun| &mut begun.content) {
+        let is_complete = match current.as_mut().map(|current| &mut current.content) {
             None => false,
-            Some(Where::Buffer { length }) => bytes.len() >= *length,
-            Some(Where::Own { filled, length, .. }) => filled == length,
-            Some(Where::Stream { left: 0 }) => true,
-            Some(Where::Stream { left }) => {
-                let n = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
-                *left -= n as u64;
+            Some(PartialContent::Buffered { length }) => bytes.len() >= *length,
+            Some(PartialContent::Allocated { filled, length, .. }) => filled == length,
+            Some(PartialContent::Streamed { remaining: 0 }) => true,
+            Some(PartialContent::Streamed { remaining }) => {
+                let n = usize::try_from(*remaining).map_or(bytes.len(), |n| n.min(bytes.len()));
+                *remaining -= n as u64;
                 *start += n;
-                return Ok((n > 0).then(|| Incoming::Piece(&bytes[..n])));
+                return Ok((n > 0).then(|| Incoming::Chunk(&bytes[..n])));
             }
         };
-        let Some(Begun { header, content, .. }) = begun.take_if(|_| whole) else { return Ok(None) };
+        let Some(CurrentFrame { header, content, .. }) = current.take_if(|_| is_complete) else {
+            return Ok(None);
+        };
         let content = match content {
-            Where::Buffer { length } => {
+            PartialContent::Buffered { length } => {
                 *start += length;
                 Content::Slice(&bytes[..length])
             }
-            Where::Own { content, .. } => Content::from(content),
-            Where::Stream { .. } => Content::Slice(&[]),
+            PartialContent::Allocated { content, .. } => Content::from(content),
+            PartialContent::Streamed { .. } => Content::Slice(&[]),
         };
         Ok(Some(Incoming::Message(message(header, content))))
     }
 
-    /// The frame that has not come whole, if its first byte has come. For when
-    /// [`take`](Self::take) has answered that there is nothing.
-    pub fn partial(&self) -> Option<Partial> {
+    /// Reserves, under the [quota](Self::with_quota), the memory that the next call of
+    /// [`spare`](Self::spare) allocates. Call it when [`next_message`](Self::next_message) has
+    /// returned `None`.
+    ///
+    /// # Errors
+    /// The quota has no room for it. The bytes received so far are kept.
+    pub fn reserve(&mut self) -> Result<(), QuotaExceeded> {
+        let Some(CurrentFrame {
+            content: PartialContent::Allocated { content, filled, length },
+            ..
+        }) = &self.current
+        else {
+            return Ok(());
+        };
+        if *filled < content.len() {
+            return Ok(());
+        }
+        let size = grown_size(self.limits, *filled, *length);
+        self.quota.resize(&mut self.reservation, size)
+    }
+
+    /// Takes the reservation of the last message's content. Unless it is taken, the next
+    /// call of [`next_incoming`](Self::next_incoming) ends it.
+    pub(super) fn take_reservation(&mut self) -> Reservation {
+        mem::take(&mut self.reservation)
+    }
+
+    /// How much has arrived of an incomplete frame; `None` between two frames. Call it when
+    /// [`next_message`](Self::next_message) has returned `None`.
+    pub fn partial(&self) -> Option<PartialFrame> {
         let available = self.end - self.start;
-        let Some(Begun { header, head, content }) = &self.begun else {
+        let Some(CurrentFrame { header, head, content }) = &self.current else {
             let buffer = self.buffer.as_ref().filter(|_| available > 0)?;
-            // What can't be a header was refused before.
+            // `next_message` has refused an invalid length.
             let length = self.limits.header_length(&buffer[self.start..self.end]).ok().flatten();
-            let need = (PREFIX + length.unwrap_or(0)) as u64;
-            return Some(Partial { have: available as u64, need, header: false });
+            let expected = (LENGTH_PREFIX + length.unwrap_or(0)) as u64;
+            return Some(PartialFrame { received: available as u64, expected, has_header: false });
         };
-        let have = match content {
-            Where::Buffer { .. } => available as u64,
-            Where::Own { filled, .. } => *filled as u64,
-            Where::Stream { left } => header.content_length - left + available as u64,
+        let content = match content {
+            PartialContent::Buffered { .. } => available as u64,
+            PartialContent::Allocated { filled, .. } => *filled as u64,
+            PartialContent::Streamed { remaining } => {
+                header.content_length - remaining + available as u64
+            }
         };
-        let (head, length) = (*head as u64, header.content_length);
-        Some(Partial { have: head + have, need: head.saturating_add(length), header: true })
+        let head = *head as u64;
+        let expected = head.saturating_add(header.content_length);
+        Some(PartialFrame { received: head + content, expected, has_header: true })
     }
 
-    /// Forgets all that has come.
+    /// Discards all input.
     pub fn clear(&mut self) {
-        (self.start, self.end, self.begun) = (0, 0, None);
-        self.memory = Reservation::default();
+        (self.start, self.end, self.current) = (0, 0, None);
+        self.reservation = Reservation::default();
     }
 
-    /// Gives the buffer back if it holds nothing.
+    /// Returns the buffer to the pool if it is empty.
     pub fn release(&mut self) {
         if self.start == self.end
             && let Some(buffer) = self.buffer.take()
@@ -305,11 +340,6 @@ impl Inbox {
     }
 }
 
-fn message<'a>(header: Header<'a>, content: Content<'a>) -> Message<'a> {
-    let Header { byteorder, content_type, content_encoding, content_length: _ } = header;
-    Message { byteorder, content_type, content_encoding, content }
-}
-
 impl Drop for Inbox {
     fn drop(&mut self) {
         self.clear();
@@ -317,19 +347,41 @@ impl Drop for Inbox {
     }
 }
 
-/// The size to which the memory of a content grows, for a content of `length` bytes that is larger
-/// than the buffer and of which `filled` bytes have arrived. The size doubles, by at least 64 KiB
-/// and at most a sixteenth of the limit (never more than 1 MiB). So the memory that a peer can
-/// claim exceeds what it has sent by a constant. Up to a limit of 16 MiB the content is moved some
-/// sixteen times. (Beyond that, an allocator that can't extend it in place moves it once a MiB:
-/// stream such contents.)
-fn grown(limits: Limits, filled: usize, length: usize) -> usize {
-    const LEAST: usize = 64 * 1024;
-    const MOST: usize = 1024 * 1024;
-    let share = usize::try_from(limits.content / 16).unwrap_or(MOST);
-    let step = filled.clamp(LEAST, share.clamp(LEAST, MOST));
-    filled + step.min(length - filled)
+fn message<'a>(header: Header<'a>, content: Content<'a>) -> Message<'a> {
+    let Header { byteorder, content_type, content_encoding, content_length: _ } = header;
+    Message { byteorder, content_type, content_encoding, content }
 }
 
-/// The longest content that memory has addresses for (a vector's limit).
-const ADDRESSABLE: u64 = isize::MAX as u64;
+/// The size, in bytes, to which the memory of a content grows when it is full.
+///
+/// The content is `length` bytes long, and `filled` bytes have arrived. The size doubles, by at
+/// least 64 KiB and at most a sixteenth of the limit (never more than 1 MiB). So a peer can claim
+/// only a constant more memory than it has sent. With a limit of up to 16 MiB, a content is moved
+/// at most some sixteen times. With a larger limit, it is moved once for each MiB, unless the
+/// allocator extends it in place; stream such contents.
+fn grown_size(limits: FrameLimits, filled: usize, length: usize) -> usize {
+    const MIN_GROWTH: usize = 64 * 1024;
+    const MAX_GROWTH: usize = 1024 * 1024;
+    let share = usize::try_from(limits.max_content / 16).unwrap_or(MAX_GROWTH);
+    let growth = filled.clamp(MIN_GROWTH, share.clamp(MIN_GROWTH, MAX_GROWTH));
+    filled + growth.min(length - filled)
+}
+
+/// The longest content that memory can address: the limit of a vector.
+const MAX_ADDRESSABLE: u64 = isize::MAX as u64;
+const EXCESS: &str = "committed more bytes than there was room for";
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn a_buffer_smaller_than_the_longest_header_is_an_error_with_both_figures() {
+        let limits = FrameLimits::default();
+        let error = Inbox::new(limits, Pool::new(4097, 0)).unwrap_err();
+        assert_eq!(error.to_string(), "pool.size is 4097, but must be at least 4098");
+        assert!(Inbox::new(limits, Pool::new(4098, 0)).is_ok());
+    }
+}

@@ -1,45 +1,47 @@
-//! Requests and replies: a length, a JSON header, a content.
+//! A request/response protocol: frames with a JSON header.
 //!
-//! # On the wire
+//! It is the protocol of the application client and server in Real Python's tutorial
+//! [Socket Programming in Python](https://realpython.com/python-sockets/).
 //!
-//! | bytes | what |
+//! # Wire format
+//!
+//! | part of a frame | size in bytes |
 //! |---|---|
-//! | 2 | the header's length, big-endian, from 1 to 65,535 |
-//! | … | the header: UTF-8, a JSON object |
-//! | … | the content |
+//! | length of the header, an unsigned integer in network byte order | 2 |
+//! | header: a JSON object in UTF-8 | 1 to 65,535 |
+//! | content | as the header declares |
 //!
 //! | header key | value |
 //! |---|---|
-//! | `byteorder` | `"little"` or `"big"`: the sender's; who reads integers out of the content swaps |
-//! | `content-type` | `"text/json"`, or anything else, which is binary |
+//! | `byteorder` | `"little"` or `"big"`: the sender's byte order |
+//! | `content-type` | `"text/json"`; any other type is binary |
 //! | `content-encoding` | the character set of a text, or `"binary"` |
-//! | `content-length` | bytes of content, a whole number |
+//! | `content-length` | the length of the content in bytes, an integer |
 //!
-//! All four are required, in any order; further keys are allowed. What is written is always
-//! `{"byteorder": …, "content-type": …, "content-encoding": …, "content-length": …}`, with a space
-//! behind each `:` and `,` and characters beyond ASCII as they are, as the peer in wide use writes
-//! it.
+//! All four keys are required, in any order. Unknown keys are ignored. [`Header::to_json`] says how
+//! a header is written.
 //!
-//! A request has one reply; requests may be sent without waiting, and are answered in order.
+//! Each request has one reply. A client may send requests without waiting for replies. Replies are
+//! sent in the order of the requests.
 //!
-//! # What is here
+//! # What to use
 //!
-//! | | for |
+//! | item | purpose |
 //! |---|---|
-//! | [`Message`], [`Header`] | what is sent and received, and its bytes |
-//! | [`Decoder`] | frames out of bytes as they come, as events; holds no content |
-//! | [`Inbox`] | whole messages, received where they are used |
-//! | [`Server`], [`Connection`], [`service`] | a server's machine, and what it answers with |
-//! | [`Client`], [`Handle`] | a client's machine: used inline, or by many tasks and threads |
+//! | [`Message`], [`Header`], [`text`] | a message; encoding and decoding it |
+//! | [`Decoder`] | finds frames in a stream of bytes; holds no content |
+//! | [`Inbox`] | a receive buffer that returns whole messages |
+//! | [`Server`], [`Connection`], [`service`] | a server, its machine, what answers requests |
+//! | [`Client`], [`Handle`] | a client's machine: inline, or shared by tasks and threads |
 //!
 //! ```
-//! use wirestate_core::{Instant, Machine, drive, message::{self, Message, service}};
+//! use wirestate_core::{Instant, Machine, drive, message::{Config, Message, Server, service}};
 //!
 //! let shout = service::function(|request| {
 //!     let text = request.text().map(|text| text.to_uppercase());
 //!     text.map_or_else(|error| Message::error(error), Message::json)
 //! });
-//! let server = message::Server::new(message::Config::default(), shout);
+//! let server = Server::new(Config::default().with_max_memory(64 * 1024 * 1024), shout)?;
 //! let now = Instant::EPOCH;
 //! let mut machine = server.machine(now); // one for each connection
 //!
@@ -49,42 +51,88 @@
 //! drive::deliver(&mut machine, &mut &input[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].ends_with(br#""HEAR""#) && n == input.len());
-//! # Ok::<(), message::EncodeError>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # Bad input
+//! # The codec alone
 //!
-//! Each has a typed error ([`DecodeError`], [`HeaderError`]) that names the limit and the figure. A
-//! server answers it with one error reply, `{"result": "Error: …"}`, behind the replies that it
-//! owes, and closes; a client resets the connection. Memory follows the bytes that have arrived,
-//! never what was declared.
+//! [`Message::encode`], [`Decoder`] and [`Inbox`] need no machine, driver or runtime. Here they use
+//! any [`Read`](std::io::Read) and [`Write`](std::io::Write):
 //!
-//! JSON is read by `serde_json`, whose feature `arbitrary_precision` must not be switched on in the
-//! same program: it shows numbers as objects.
+//! ```
+//! use std::io::{self, Read, Write};
+//! use wirestate_core::message::{DecodeEvent, Decoder, FrameLimits, Message};
+//!
+//! fn send(output: &mut impl Write, message: &Message<'_>) -> io::Result<()> {
+//!     let mut frame = Vec::new();
+//!     message.encode(&mut frame).map_err(io::Error::other)?;
+//!     output.write_all(&frame)
+//! }
+//!
+//! /// Returns the contents of all frames up to the end of the input.
+//! fn receive_all(input: &mut impl Read) -> io::Result<Vec<Vec<u8>>> {
+//!     let mut decoder = Decoder::new(FrameLimits::default().with_max_content(1000));
+//!     let (mut contents, mut content, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+//!     loop {
+//!         let mut received = match input.read(&mut buffer)? {
+//!             0 => break,
+//!             n => &buffer[..n],
+//!         };
+//!         while let Some(event) = decoder.decode(&mut received).map_err(io::Error::other)? {
+//!             match event {
+//!                 DecodeEvent::Header(_) => {}
+//!                 DecodeEvent::Content(bytes) => content.extend_from_slice(bytes),
+//!                 DecodeEvent::End => contents.push(core::mem::take(&mut content)),
+//!             }
+//!         }
+//!     }
+//!     decoder.finish().map_err(io::Error::other)?;
+//!     Ok(contents)
+//! }
+//!
+//! let mut stream = Vec::new();
+//! send(&mut stream, &Message::json(r#"{"a": 1}"#))?;
+//! send(&mut stream, &Message::binary("hello"))?;
+//! assert_eq!(receive_all(&mut &stream[..])?, [&br#"{"a": 1}"#[..], b"hello"]);
+//! # Ok::<(), io::Error>(())
+//! ```
+//!
+//! # Invalid input
+//!
+//! Invalid input is a [`DecodeError`], which names the limit and the figure. A server answers it
+//! with one error reply, `{"result": "Error: …"}`, after the replies to earlier requests, and
+//! closes the connection. A client resets the connection. Memory follows the bytes that have
+//! arrived, not the length that a header declares.
+//!
+//! Headers are parsed by `serde_json`. Do not enable its feature `arbitrary_precision` in the same
+//! program: it represents numbers as objects, so `content-length` would be refused.
 
+mod byte_order;
 mod client;
-#[cfg(feature = "std")]
-mod connect;
+mod content;
 mod decoder;
 mod frame;
-mod handle;
+mod frame_limits;
+mod frame_timeouts;
 mod header;
 mod inbox;
 mod outbox;
-mod reception;
+mod reply_slot;
 mod server;
 pub mod service;
 pub mod text;
 
 #[cfg(feature = "std")]
-pub use self::connect::connect;
+pub use self::client::connect;
 pub use self::{
-    client::{Client, ClientConfig, ClientReason, RequestError},
-    decoder::{DecodeError, Decoder, Event, Limits},
-    frame::{Content, EncodeError, Message},
-    handle::{Handle, Request},
-    header::{ByteOrder, Header, HeaderError, Kind, MAX_DEPTH},
-    inbox::{Delivery, Inbox, Incoming, Partial},
-    reception::FrameTimeouts,
+    byte_order::ByteOrder,
+    client::{Client, ClientConfig, ClientReason, Handle, ReplyFuture, RequestError},
+    content::Content,
+    decoder::{DecodeError, DecodeEvent, Decoder},
+    frame::{EncodeError, Message},
+    frame_limits::FrameLimits,
+    frame_timeouts::FrameTimeouts,
+    header::{Header, HeaderError, JsonType, MAX_DEPTH},
+    inbox::{Delivery, Inbox, Incoming, PartialFrame},
     server::{Config, Connection, MessageReason, Server},
 };

@@ -1,4 +1,4 @@
-//! Messages on their way out.
+//! The send queue.
 
 use alloc::{collections::VecDeque, vec::Vec};
 use core::{iter, mem};
@@ -8,29 +8,32 @@ use bytes::{Buf, Bytes};
 use super::{Content, EncodeError, Message};
 use crate::buffer::{Reservation, fill_owned};
 
-/// Frames that wait to be sent: small ones side by side in one piece of memory, so that many go out
-/// in one slice; a large content in memory of its own, which is not copied if it is shared.
+/// Frames that are pending.
 ///
-/// What has been sent of the small ones stays until it is as much as the rest, so with a vector's
-/// growth it takes at most 4 times [`len`](Self::len), and 64 KiB and one message go into that. A
-/// large content takes all of its memory until its last byte is sent.
+/// Short frames are copied into one vector, so that many are written as one slice. A content of
+/// 4 KiB or more is a slice of its own. It is not copied if it is shared.
+///
+/// The copied frames take at most 4 × [`len`](Self::len) bytes: bytes that were written are kept
+/// until they are half of the vector, and a vector doubles its capacity. `len` is at most 64 KiB
+/// and one message. A content with a slice of its own keeps all of its memory until its last byte
+/// is written.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// The frames in their order, and what each part counts under the quota.
+    /// Slices in the order in which they are written, each with its reservation under the quota.
     queue: VecDeque<(Bytes, Reservation)>,
-    /// What goes behind it, and how much of that is sent.
+    /// The copied frames that follow the queue, and how many bytes of them are written.
     tail: Vec<u8>,
-    sent: usize,
-    /// Bytes in all.
+    written: usize,
+    /// Bytes of output that are pending.
     len: usize,
 }
 
 impl Outbox {
-    /// The bytes that count for `content` while it waits to be sent. A content that is copied
-    /// beside others does not count, nor one that is shared with another owner.
-    pub(super) fn counts(content: &Content<'_>) -> usize {
+    /// The bytes that `content` counts under the quota while it is pending. A content that is
+    /// copied counts nothing, nor does one that has another owner.
+    pub(super) fn reserved_for(content: &Content<'_>) -> usize {
         match content {
-            _ if content.len() < WORTH_A_SLICE => 0,
+            _ if content.len() < MIN_SLICE => 0,
             Content::Bytes(bytes) if !bytes.is_unique() => 0,
             Content::Slice(_) | Content::Bytes(_) => content.len(),
         }
@@ -44,44 +47,45 @@ impl Outbox {
         self.len == 0
     }
 
-    /// Whether more may be put in: beyond that bound, one message's length at most.
+    /// Whether another message may be pushed. The message may exceed [`HIGH_WATER_MARK`].
     pub(super) fn has_room(&self) -> bool {
-        self.len < HIGH_WATER
+        self.len < HIGH_WATER_MARK
     }
 
-    /// Appends a message, whose content counts as `memory` until it is sent.
+    /// Appends a message. Its content keeps `reservation` until it is written.
     pub(super) fn push(
         &mut self,
         message: Message<'_>,
-        memory: Reservation,
+        reservation: Reservation,
     ) -> Result<(), EncodeError> {
         let before = self.tail.len();
         message.header().encode(&mut self.tail)?;
         self.len += self.tail.len() - before + message.content.len();
-        if message.content.len() < WORTH_A_SLICE {
+        if message.content.len() < MIN_SLICE {
             self.tail.extend_from_slice(&message.content);
         } else {
             let mut head = Bytes::from(mem::take(&mut self.tail));
-            head.advance(mem::take(&mut self.sent));
+            head.advance(mem::take(&mut self.written));
             let content = message.content.into_bytes();
-            self.queue.extend([(head, Reservation::default()), (content, memory)]);
+            self.queue.extend([(head, Reservation::default()), (content, reservation)]);
         }
         Ok(())
     }
 
     pub(super) fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let tail = Some(&self.tail[self.sent..]).filter(|tail| !tail.is_empty());
+        let tail = Some(&self.tail[self.written..]).filter(|tail| !tail.is_empty());
         let slices = self.queue.iter().map(|(bytes, _)| &bytes[..]).chain(tail);
         out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
     }
 
-    /// Contents of 4 KiB or more are not copied.
+    /// Like `write_bufs`, as [`Bytes`]. Contents of 4 KiB or more are not copied.
     pub(super) fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        let tail = &self.tail[self.sent..];
+        let tail = &self.tail[self.written..];
         let tail = iter::once_with(|| Bytes::copy_from_slice(&tail[..tail.len().min(most)]));
         fill_owned(out, most, self.queue.iter().map(|(bytes, _)| bytes.clone()).chain(tail))
     }
 
+    /// The first `n` bytes are written.
     pub(super) fn consume(&mut self, mut n: usize) {
         self.len -= n;
         while let Some((first, _)) = self.queue.front_mut() {
@@ -92,22 +96,22 @@ impl Outbox {
             n -= first.len();
             self.queue.pop_front();
         }
-        self.sent += n;
-        if self.sent == self.tail.len() {
+        self.written += n;
+        if self.written == self.tail.len() {
             self.tail.clear();
-            self.sent = 0;
-        } else if self.sent >= self.tail.len() - self.sent {
-            // No more is moved than was sent.
-            self.tail.drain(..mem::take(&mut self.sent));
+            self.written = 0;
+        } else if self.written >= self.tail.len() - self.written {
+            // So no more bytes are moved than were written.
+            self.tail.drain(..mem::take(&mut self.written));
         }
     }
 
-    /// Forgets all that was not sent.
+    /// Discards all output.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Gives its memory back if it holds nothing.
+    /// Frees the memory if no output is pending.
     pub(super) fn release(&mut self) {
         if self.is_empty() {
             self.clear();
@@ -115,7 +119,7 @@ impl Outbox {
     }
 }
 
-/// Above this nothing more is begun: enough for a write that is worth its system call.
-pub(super) const HIGH_WATER: usize = 64 * 1024;
-/// From here on a content goes out as a slice of its own: to copy less costs less than the slice.
-const WORTH_A_SLICE: usize = 4096;
+/// From this many pending bytes on, no message is pushed: they are enough for an efficient write.
+pub(super) const HIGH_WATER_MARK: usize = 64 * 1024;
+/// Contents of this many bytes or more are slices of their own: a shorter one is cheaper to copy.
+const MIN_SLICE: usize = 4096;

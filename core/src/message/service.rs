@@ -1,4 +1,4 @@
-//! What a server does with a request.
+//! Services: what a server answers requests with.
 
 use alloc::{boxed::Box, collections::VecDeque};
 use core::{
@@ -9,19 +9,20 @@ use core::{
     task::{Context, Poll},
 };
 
-use super::{Delivery, Header, Message, handle::Slot};
+use super::{Delivery, Header, Message, reply_slot::ReplySlot};
 use crate::shared::Shared;
 
 /// Answers requests. Each connection has a clone of its own.
 ///
-/// [`function`] makes one of a function that answers at once, [`asynchronous`] of an async one. An
-/// event loop that handles requests as events takes [`RequestQueue`]. Implement the trait yourself
-/// for a service that receives contents in pieces.
+/// [`function`] makes a service of a function that answers at once, [`asynchronous`] of an async
+/// one. [`RequestQueue`] hands requests to an event loop. Implement this trait for a service whose
+/// contents are streamed.
 pub trait Service {
     /// The future of a reply that is not ready.
     type Pending: Future<Output = Message<'static>> + Unpin;
 
-    /// Answers a request. It borrows from the receive buffer; [`Message::into_owned`] keeps it.
+    /// Answers a request, which borrows from the receive buffer. To keep it, call
+    /// [`Message::into_owned`].
     fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending>;
 
     /// How the content that follows `header` is delivered. Default: whole, with the request.
@@ -29,25 +30,25 @@ pub trait Service {
         Delivery::Collect
     }
 
-    /// Takes the next piece of a streamed content, which is never empty. After the last one,
-    /// [`call`](Self::call) gets the request, with an empty content. A service cannot delay the
-    /// sender, and is dropped if the connection ends earlier.
-    fn piece(&mut self, _piece: &[u8]) {}
+    /// The next bytes of a streamed content, at least one. After the last ones,
+    /// [`call`](Self::call) gets the request with an empty content. A service cannot pause the
+    /// sender. It is dropped if the connection ends before the content does.
+    fn chunk(&mut self, _chunk: &[u8]) {}
 }
 
 /// A service's reply.
 #[derive(Debug)]
 pub enum Reply<P> {
-    /// The reply is ready.
-    Now(Message<'static>),
-    /// The reply comes later. Replies are sent in the order of the requests regardless.
-    Later(P),
+    /// The reply.
+    Ready(Message<'static>),
+    /// The future of the reply. Replies are sent in the order of the requests all the same.
+    Pending(P),
 }
 
-/// A service that answers each request at once, by a function.
+/// A service that answers each request with the result of a function.
 ///
-/// While the function runs, its connection waits, and on an executor the other connections of that
-/// thread as well.
+/// While the function runs, its connection waits. On an executor, the other connections of the same
+/// thread wait as well.
 pub fn function<F>(f: F) -> Function<F>
 where
     F: FnMut(Message<'_>) -> Message<'static>,
@@ -55,7 +56,7 @@ where
     Function(f)
 }
 
-/// See [`function`].
+/// The service that [`function`] makes.
 #[derive(Clone, Copy)]
 pub struct Function<F>(F);
 
@@ -72,7 +73,7 @@ where
     type Pending = Ready<Message<'static>>;
 
     fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
-        Reply::Now((self.0)(request))
+        Reply::Ready((self.0)(request))
     }
 }
 
@@ -82,7 +83,7 @@ where
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-/// use wirestate_core::message::{self, Message, service};
+/// use wirestate_core::message::{Message, Server, service};
 ///
 /// let requests = AtomicU64::new(0);
 /// let shout = service::asynchronous(async move |request| {
@@ -93,7 +94,7 @@ where
 ///         Err(error) => Message::error(error),
 ///     }
 /// });
-/// let server = message::Server::new(message::Config::default(), shout);
+/// let server = Server::with_default_config(shout);
 /// ```
 ///
 /// A closure that returns a future is one as well:
@@ -115,7 +116,7 @@ where
 /// that changes is behind an atomic or a lock; an async lock if it is held across an `.await`.
 ///
 /// The connection's machine holds the futures, at most
-/// [`Config::in_flight`](super::Config::in_flight) of them, and polls them itself: they run
+/// [`Config::max_in_flight`](super::Config::max_in_flight) of them, and polls them itself: they run
 /// concurrently on the connection's task or thread, and end with it. In an event loop of your own
 /// they need a waker that has the connection polled again. With
 /// [`Waker::noop`](core::task::Waker::noop) they would hang.
@@ -154,7 +155,7 @@ impl Deref for Request {
     }
 }
 
-/// See [`asynchronous`].
+/// The service that [`asynchronous`] makes.
 #[derive(Clone, Copy)]
 struct Asynchronous<F>(F);
 
@@ -172,18 +173,19 @@ where
     type Pending = Pin<Box<R>>;
 
     fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
-        Reply::Later(Box::pin((self.0)(request.into_owned())))
+        Reply::Pending(Box::pin((self.0)(request.into_owned())))
     }
 }
 
-/// A service whose requests are taken from a queue, and answered from anywhere, in any order.
+/// A service that queues its requests. They can be answered from anywhere and in any order.
 ///
 /// ```
-/// use wirestate_core::{Instant, Machine, drive, message::{self, Message, service::RequestQueue}};
+/// use wirestate_core::{Instant, Machine, drive};
+/// use wirestate_core::message::{Message, Server, service::RequestQueue};
 /// # use core::task::{Context, Waker};
 /// # let now = Instant::EPOCH;
 /// # let cx = &mut Context::from_waker(Waker::noop());
-/// let server = message::Server::new(message::Config::default(), RequestQueue::default());
+/// let server = Server::with_default_config(RequestQueue::default());
 /// let mut machine = server.machine(now);
 ///
 /// let mut input = Vec::new();
@@ -199,7 +201,7 @@ where
 /// let mut output = [0; 1024];
 /// let n = drive::collect_into(&mut machine, &mut output, now);
 /// assert!(output[..n].ends_with(b"pong"));
-/// # Ok::<(), message::EncodeError>(())
+/// # Ok::<(), wirestate_core::message::EncodeError>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct RequestQueue {
@@ -207,7 +209,7 @@ pub struct RequestQueue {
 }
 
 impl RequestQueue {
-    /// The next request.
+    /// Takes the next request.
     pub fn take(&mut self) -> Option<PendingRequest> {
         self.requests.pop_front()
     }
@@ -224,19 +226,19 @@ impl Service for RequestQueue {
     type Pending = PendingReply;
 
     fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
-        let slot = Shared::new(Slot::default());
+        let slot = Shared::new(ReplySlot::default());
         let request = PendingRequest { request: request.into_owned(), slot: Some(slot.clone()) };
         self.requests.push_back(request);
-        Reply::Later(PendingReply { slot })
+        Reply::Pending(PendingReply { slot })
     }
 }
 
-/// A request that waits for its reply. Dropping it answers it with an error.
+/// A request that waits for its reply. If it is dropped, it is answered with an error.
 #[derive(Debug)]
 pub struct PendingRequest {
     request: Message<'static>,
-    /// `None` once it is answered.
-    slot: Option<Shared<Slot<Message<'static>>>>,
+    /// `None` once the request is answered.
+    slot: Option<Shared<ReplySlot<Message<'static>>>>,
 }
 
 impl PendingRequest {
@@ -245,7 +247,7 @@ impl PendingRequest {
         &self.request
     }
 
-    /// Answers it. This has no effect if the connection has ended.
+    /// Answers the request. If the connection has ended, the reply is dropped.
     pub fn reply(mut self, reply: Message<'static>) {
         if let Some(slot) = self.slot.take() {
             slot.fulfil(reply);
@@ -261,10 +263,10 @@ impl Drop for PendingRequest {
     }
 }
 
-/// The reply to a request of [`RequestQueue`].
+/// The future of the reply to a request of a [`RequestQueue`].
 #[derive(Debug)]
 pub struct PendingReply {
-    slot: Shared<Slot<Message<'static>>>,
+    slot: Shared<ReplySlot<Message<'static>>>,
 }
 
 impl Future for PendingReply {

@@ -1,4 +1,4 @@
-//! Text out of bytes, by the name of a character set.
+//! Decoding text by the name of its character set.
 
 use alloc::{borrow::Cow, string::String};
 
@@ -6,38 +6,39 @@ use encoding_rs::{DecoderResult, Encoding, UTF_16BE, UTF_16LE};
 
 use super::ByteOrder;
 
-/// Why bytes are no text.
+/// Why text cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TextError {
-    /// Nobody knows the character set.
+    /// The name is not that of a supported character set.
     #[error("the character set {name:?} is unknown")]
     UnknownCharacterSet {
-        /// Its name, or how it begins.
+        /// The name, cut after 32 characters.
         name: String,
     },
-    /// The bytes do not stand for text in the character set.
+    /// The bytes are malformed in the character set.
     #[error("the content is not {name}")]
     Malformed {
-        /// The character set's name.
+        /// The name, cut after 32 characters.
         name: String,
     },
 }
 
-/// The text that `bytes` are in the character set `name`; borrowed where it is the same bytes.
+/// Decodes `bytes` in the character set `name`. A text in UTF-8 or ASCII is borrowed.
 ///
-/// Known are the labels of the [Encoding Standard](https://encoding.spec.whatwg.org/#names-and-labels)
-/// in any case, and the common ones of the names that Python has for the same character sets where
-/// they differ: `utf_8`, `utf-16-le`, `latin-1` and their like. Unlike in that standard, `ascii` and
-/// `latin-1` are what their names say (US-ASCII; ISO 8859-1, whose bytes are the first 256
-/// characters), not windows-1252: who sends is no browser.
+/// Names are compared without regard to case. Supported are the labels of the [Encoding Standard]
+/// and Python's common names for the same character sets, such as `utf_8`, `utf-16-le` and
+/// `latin-1`. Two differ from the standard, which maps them to windows-1252 for the sake of web
+/// pages: `ascii` is US-ASCII, and `latin-1` is ISO 8859-1.
 ///
-/// `utf-16` goes by its byte-order mark, and by `byteorder`, the sender's, without one. (RFC 2781,
-/// section 4.3, would have big-endian then, where nothing says what the sender has; Python takes
-/// the receiver's, and writes a mark.) No other character set asks for the order; `utf-16-le` and
-/// `utf-16-be` name theirs. The mark that a text begins with is not part of it.
+/// `utf-16` is decoded by its byte-order mark, or without one by `byteorder`, the sender's order.
+/// (RFC 2781, section 4.3, says big-endian, but only where the order is not known otherwise.)
+/// `utf-16-le` and `utf-16-be` name their order. A leading byte-order mark is removed.
+///
+/// [Encoding Standard]: https://encoding.spec.whatwg.org/#names-and-labels
 ///
 /// # Errors
-/// The name is unknown, or the bytes are malformed: nothing is replaced.
+/// The name is unknown, or the bytes are malformed. Malformed bytes are never replaced.
 pub fn decode<'a>(
     name: &str,
     byteorder: ByteOrder,
@@ -48,7 +49,7 @@ pub fn decode<'a>(
     {
         return Ok(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)));
     }
-    let malformed = || TextError::Malformed { name: shorten(name) };
+    let malformed = || TextError::Malformed { name: excerpt(name) };
     let label = name.trim_ascii().to_ascii_lowercase();
     let hyphens = label.replace('_', "-");
     let encoding = match &*hyphens {
@@ -75,13 +76,13 @@ pub fn decode<'a>(
         "latin9" => encoding_rs::ISO_8859_15,
         hyphens => Encoding::for_label_no_replacement(label.as_bytes())
             .or_else(|| Encoding::for_label_no_replacement(hyphens.as_bytes()))
-            .ok_or_else(|| TextError::UnknownCharacterSet { name: shorten(name) })?,
+            .ok_or_else(|| TextError::UnknownCharacterSet { name: excerpt(name) })?,
     };
-    strictly(encoding, bytes).ok_or_else(malformed)
+    decode_strictly(encoding, bytes).ok_or_else(malformed)
 }
 
-/// The whole of `bytes`, but for its byte-order mark.
-fn strictly<'a>(encoding: &'static Encoding, bytes: &'a [u8]) -> Option<Cow<'a, str>> {
+/// Decodes `bytes` without their byte-order mark; `None` if they are malformed.
+fn decode_strictly<'a>(encoding: &'static Encoding, bytes: &'a [u8]) -> Option<Cow<'a, str>> {
     if encoding == encoding_rs::UTF_8 {
         let text = core::str::from_utf8(bytes).ok()?;
         return Some(Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)));
@@ -95,8 +96,8 @@ fn strictly<'a>(encoding: &'static Encoding, bytes: &'a [u8]) -> Option<Cow<'a, 
     }
 }
 
-/// What a peer wrote, cut to a length that is fit for an error.
-fn shorten(name: &str) -> String {
+/// The first 32 characters of a name that the peer sent, so that errors stay short.
+fn excerpt(name: &str) -> String {
     name.chars().take(32).collect()
 }
 
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn utf_16_without_a_mark_is_in_the_order_of_the_sender() {
+    fn utf_16_without_a_byte_order_mark_is_in_the_senders_order() {
         let (little, big) = (b"g\0\xfc\0", b"\0g\0\xfc");
         let (marked_little, marked_big) = (b"\xff\xfeg\0\xfc\0", b"\xfe\xff\0g\0\xfc");
         for (name, byteorder, bytes) in [
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn text_comes_out_of_the_character_set_that_is_named() {
+    fn text_is_decoded_in_the_character_set_that_is_named() {
         for (name, bytes) in [
             ("utf-8", "grün 🐶".as_bytes()),
             ("UTF_8", "grün 🐶".as_bytes()),
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_replaced() {
+    fn malformed_bytes_and_unknown_names_are_errors() {
         for (name, bytes) in [
             ("utf-8", &b"\xff"[..]),
             ("utf-16", b"\xff\xfe\x3d\xd8"),

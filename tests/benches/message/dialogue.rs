@@ -9,7 +9,7 @@ use std::{
 use wirestate_command_line::search;
 use wirestate_core::{
     buffer::Pool,
-    message::{ByteOrder, Inbox, Limits, Message},
+    message::{ByteOrder, FrameLimits, Inbox, Message},
 };
 
 /// The size of a request, in bytes.
@@ -91,7 +91,8 @@ impl Dialogue {
 
 /// Reads a reply, checks it, and returns its bytes.
 fn receive(server: &mut TcpStream, number: usize) -> io::Result<Vec<u8>> {
-    let mut inbox = Inbox::new(Limits::default(), Pool::new(8 * 1024, 0));
+    let mut inbox = Inbox::new(FrameLimits::default(), Pool::new(8 * 1024, 0))
+        .expect("the buffer is large enough");
     let mut frame = Vec::new();
     loop {
         let spare = inbox.spare();
@@ -101,7 +102,7 @@ fn receive(server: &mut TcpStream, number: usize) -> io::Result<Vec<u8>> {
         }
         frame.extend_from_slice(&spare[..n]);
         inbox.commit(n);
-        if let Some(reply) = inbox.take().map_err(io::Error::other)? {
+        if let Some(reply) = inbox.next_message().map_err(io::Error::other)? {
             let result = search::result(&reply).map_err(io::Error::other)?;
             let utf_8 = reply.content_encoding == "utf-8" && reply.byteorder == ByteOrder::NATIVE;
             if !reply.is_json() || !utf_8 || result != entry(number) {

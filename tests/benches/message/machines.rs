@@ -3,11 +3,7 @@
 use std::io;
 
 use wirestate_command_line::search::{self, Table};
-use wirestate_core::{
-    message::{Config, Server},
-    runtime::Runtime,
-    serve,
-};
+use wirestate_core::{message::Server, runtime::Runtime, serve};
 
 use crate::{dialogue::table, measure::runtimes::Ours};
 
@@ -17,7 +13,7 @@ pub(crate) struct App;
 impl Ours for App {
     async fn serve<R: Runtime>(self, server: serve::Server<R>) -> io::Result<()> {
         let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
-        let app = Server::new(Config::default(), search::service(table));
+        let app = Server::with_default_config(search::service(table));
         server.serve(|_, now| app.machine(now)).await;
         Ok(())
     }

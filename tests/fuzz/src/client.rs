@@ -16,7 +16,9 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use wirestate_core::{
     Machine,
-    message::{Client, ClientConfig, ClientReason, Handle, Limits, Message, Request, RequestError},
+    message::{
+        Client, ClientConfig, ClientReason, FrameLimits, Handle, Message, ReplyFuture, RequestError,
+    },
 };
 
 use crate::{
@@ -43,9 +45,9 @@ pub fn client(bytes: &[u8]) {
     let Ok(scene) = draw(&mut Unstructured::new(bytes)) else { return };
     let _shown = Shown(&scene);
     let Scene { config, steps, end } = &scene;
-    let (limits, in_flight) = (config.limits, config.in_flight.get());
+    let (limits, in_flight) = (config.frame_limits, config.max_in_flight.get());
 
-    let (client, handle) = Client::with_handle(config.clone());
+    let (client, handle) = Client::with_handle(config.clone()).expect("the configuration is valid");
     let mut machine = Checked::new(client, MAX_QUEUED);
     let mut stage = Stage::new(&mut machine);
     let mut users = Users { handles: vec![handle], ..Users::default() };
@@ -138,12 +140,10 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
     let (limits, buffer) = steps::limits(u)?;
     let choice = usize::from(u.arbitrary::<u8>()?);
     let count = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
-    let config = ClientConfig {
-        limits,
-        buffer: count(buffer),
-        in_flight: count([1, 2, 4, 32][choice & 3]),
-        ..ClientConfig::default()
-    };
+    let config = ClientConfig::default()
+        .with_frame_limits(limits)
+        .with_buffer(count(buffer))
+        .with_max_in_flight(count([1, 2, 4, 32][choice & 3]));
     let end = [End::ShutDown, End::Deserted, End::Abandoned][(choice >> 4) % 3];
     let mut steps = Vec::new();
     // Slow steps are rare: few inputs have them.
@@ -218,7 +218,7 @@ struct Users {
 #[derive(Debug)]
 struct Call {
     id: u32,
-    request: Request,
+    request: ReplyFuture,
     woken: Arc<Woken>,
     polled: bool,
 }
@@ -383,9 +383,9 @@ fn close(stage: &mut Scripting<'_>) {
 }
 
 /// Checks the ended connection.
-fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: Limits) {
-    let arrived = frames::read(&transcript.input, limits, |_| limits.content);
-    let any = Limits { header: u16::MAX, content: u64::MAX };
+fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: FrameLimits) {
+    let arrived = frames::read(&transcript.input, limits, |_| limits.max_content);
+    let any = FrameLimits::new(u16::MAX, u64::MAX);
     let Frames { messages: requests, rest } = frames::read(&transcript.output, any, |_| u64::MAX);
     assert!(!matches!(rest, Rest::Wrong(_)), "{rest:?} was sent");
     if transcript.ending == Some(Ending::Fin) {
@@ -426,24 +426,28 @@ fn judge(transcript: &Transcript, reason: &ClientReason, users: &Users, limits: 
             assert_eq!(arrived.messages.len(), requests.len(), "not all were answered");
         }
         ClientReason::Closed => assert_eq!(arrived.rest, Rest::Nothing),
-        ClientReason::ClosedEarly { owed } => {
+        ClientReason::ClosedEarly { unanswered } => {
             assert_eq!(arrived.rest, Rest::Nothing);
-            assert!(*owed > 0 && arrived.messages.len() + owed >= requests.len(), "{owed}");
+            assert!(
+                *unanswered > 0 && arrived.messages.len() + unanswered >= requests.len(),
+                "{unanswered}"
+            );
         }
         ClientReason::Malformed(error) => assert_eq!(arrived.rest.at_end().as_ref(), Err(error)),
-        ClientReason::Unasked => assert!(arrived.messages.len() > requests.len()),
-        ClientReason::FrameTimeout { have, need, .. } => assert!(have < need),
-        ClientReason::WriteStalled { unsent, .. } => {
+        ClientReason::UnexpectedReply => assert!(arrived.messages.len() > requests.len()),
+        ClientReason::FrameTimeout { received, expected, .. } => assert!(received < expected),
+        ClientReason::WriteStalled { unacknowledged, .. } => {
             // Or only its FIN was pending, after all replies.
-            assert!(*unsent > 0 || arrived.messages.len() == requests.len());
+            assert!(*unacknowledged > 0 || arrived.messages.len() == requests.len());
         }
-        ClientReason::NoReply { .. } | ClientReason::Lost { .. } => {}
+        ClientReason::ReplyTimeout { .. } | ClientReason::Lost { .. } => {}
         ClientReason::Dropped => panic!("the client was not dropped"),
+        _ => panic!("an unknown reason: {reason}"),
     }
     let broke = matches!(
         reason,
-        ClientReason::Unasked
-            | ClientReason::NoReply { .. }
+        ClientReason::UnexpectedReply
+            | ClientReason::ReplyTimeout { .. }
             | ClientReason::FrameTimeout { .. }
             | ClientReason::WriteStalled { .. }
     );

@@ -4,7 +4,8 @@ use arbitrary::Unstructured;
 use wirestate_core::{
     buffer::Pool,
     message::{
-        DecodeError, Decoder, Delivery, Event, Header, Inbox, Incoming, Limits, Message, Partial,
+        DecodeError, DecodeEvent, Decoder, Delivery, FrameLimits, Header, Inbox, Incoming, Message,
+        PartialFrame,
     },
 };
 
@@ -28,17 +29,17 @@ pub fn decoder(bytes: &[u8]) {
     let content = [100, 5000, 0, 24][usize::from(choice & 3)];
     let content = if choice >= 0xf0 { i64::MAX.unsigned_abs() } else { content };
     let header = [200, 128, 4096, 104][usize::from(choice >> 2 & 3)];
-    let limits = Limits { header, content };
+    let limits = FrameLimits::new(header, content);
     // The smallest possible buffer, or a slightly larger one.
     let room = [0, 1, 100][usize::from(choice >> 4) % 3];
     let pool = Pool::new(2 + usize::from(header) + room, 1);
 
-    let expected = frames::read(input, limits, |_| limits.content);
+    let expected = frames::read(input, limits, |_| limits.max_content);
     let streamed = frames::read(input, limits, |header| longest(header, limits));
     let sizes = sizes.map(|size| usize::from(size).max(1));
     for sizes in [&[usize::MAX][..], &[1], &sizes] {
         assert_eq!(decode(input, sizes, limits), expected, "decoder, {sizes:?}");
-        let inbox = || Inbox::new(limits, pool.clone());
+        let inbox = || Inbox::new(limits, pool.clone()).expect("the buffer is large enough");
         assert_eq!(collect(inbox(), input, sizes, None), expected, "inbox, {sizes:?}");
         assert_eq!(
             collect(inbox(), input, sizes, Some(limits)),
@@ -53,8 +54,8 @@ fn is_streamed(header: &Header<'_>) -> bool {
     header.content_type.starts_with("binary/s")
 }
 
-fn longest(header: &Header<'_>, limits: Limits) -> u64 {
-    if is_streamed(header) { LONGEST_STREAM } else { limits.content }
+fn longest(header: &Header<'_>, limits: FrameLimits) -> u64 {
+    if is_streamed(header) { LONGEST_STREAM } else { limits.max_content }
 }
 
 /// `input` in pieces of these sizes, in turn.
@@ -67,7 +68,7 @@ fn pieces<'a>(mut input: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &
 }
 
 /// The frames that a decoder finds.
-fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Frames {
+fn decode(input: &[u8], sizes: &[usize], limits: FrameLimits) -> Frames {
     let mut decoder = Decoder::new(limits);
     let mut messages = Vec::new();
     let mut begun: Option<(Header<'static>, Vec<u8>)> = None;
@@ -85,16 +86,16 @@ fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Frames {
                 }
             };
             match event {
-                Event::Header(header) => {
+                DecodeEvent::Header(header) => {
                     let before = begun.replace((header.into_owned(), Vec::new()));
                     assert_eq!(before, None, "a header within a frame");
                 }
-                Event::Content(content) => {
+                DecodeEvent::Content(content) => {
                     assert!(!content.is_empty(), "a content of no bytes");
                     let (_, all) = begun.as_mut().expect("a content without a header");
                     all.extend_from_slice(content);
                 }
-                Event::End => {
+                DecodeEvent::End => {
                     let (header, content) = begun.take().expect("an end without a header");
                     assert_eq!(content.len() as u64, header.content_length);
                     messages.push(with_content(header, &content));
@@ -106,14 +107,21 @@ fn decode(input: &[u8], sizes: &[usize], limits: Limits) -> Frames {
     let begun = begun.map(|(header, content)| with_content(header, &content));
     let rest = match decoder.finish() {
         Ok(()) => Rest::Nothing,
-        Err(DecodeError::Truncated { have, need }) => Rest::Part { have, need, begun },
+        Err(DecodeError::Truncated { received, expected }) => {
+            Rest::Part { received, expected, begun }
+        }
         Err(error) => Rest::Wrong(error),
     };
     Frames { messages, rest }
 }
 
 /// The frames that an inbox finds. Some contents are streamed if `streaming` has limits.
-fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Limits>) -> Frames {
+fn collect(
+    mut inbox: Inbox,
+    input: &[u8],
+    sizes: &[usize],
+    streaming: Option<FrameLimits>,
+) -> Frames {
     let mut messages = Vec::new();
     let mut pieces_of: Option<Vec<u8>> = None;
     let mut begun: Option<Header<'static>> = None;
@@ -127,12 +135,12 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
             inbox.commit(n);
             piece = &piece[n..];
             loop {
-                let taken = inbox.take_by(|header| {
+                let taken = inbox.next_incoming(|header| {
                     begun = Some(header.clone().into_owned());
                     let streamed = streaming.filter(|_| is_streamed(header));
                     if streamed.is_some() {
                         pieces_of = Some(Vec::new());
-                        Delivery::Stream { limit: LONGEST_STREAM }
+                        Delivery::Stream { max_content: LONGEST_STREAM }
                     } else {
                         Delivery::Collect
                     }
@@ -154,7 +162,7 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
                     }
                     Ok(None) => break,
                     Err(error) => {
-                        let again = inbox.take().map(|_| ());
+                        let again = inbox.next_message().map(|_| ());
                         // Otherwise `take` would use the limit of collected contents.
                         if streaming.is_none() {
                             assert_eq!(again, Err(error.clone()), "the second time");
@@ -168,17 +176,17 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
     }
     let rest = match inbox.partial() {
         None => Rest::Nothing,
-        Some(Partial { have, need, header }) => {
-            assert_eq!(header, begun.is_some(), "whether the header has come");
+        Some(PartialFrame { received, expected, has_header, .. }) => {
+            assert_eq!(has_header, begun.is_some(), "whether the header has come");
             // A collected content is not visible before it is complete.
             let begun = begun.map(|header| {
-                let so_far = input.len() - usize::try_from(have).expect("it came");
-                let head = need - header.content_length.min(need);
+                let so_far = input.len() - usize::try_from(received).expect("it came");
+                let head = expected - header.content_length.min(expected);
                 let start = so_far + usize::try_from(head).expect("it came");
                 let content = pieces_of.unwrap_or_else(|| input[start..].to_vec());
                 with_content(header, &content)
             });
-            Rest::Part { have, need, begun }
+            Rest::Part { received, expected, begun }
         }
     };
     Frames { messages, rest }
@@ -188,7 +196,7 @@ fn collect(mut inbox: Inbox, input: &[u8], sizes: &[usize], streaming: Option<Li
 fn own(incoming: Incoming<'_>) -> Result<Message<'static>, Vec<u8>> {
     match incoming {
         Incoming::Message(message) => Ok(message.into_owned()),
-        Incoming::Piece(piece) => Err(piece.to_vec()),
+        Incoming::Chunk(piece) => Err(piece.to_vec()),
     }
 }
 

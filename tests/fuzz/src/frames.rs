@@ -1,7 +1,7 @@
 //! A simple reader of frames, to compare the machines with. It reads all bytes at once, from the
 //! start.
 
-use wirestate_core::message::{Content, DecodeError, Header, Limits, Message};
+use wirestate_core::message::{Content, DecodeError, FrameLimits, Header, Message};
 
 /// The frames in some bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub(super) enum Rest {
     Nothing,
     /// A part of a frame. `begun` has its content so far, if its header is complete.
     Part {
-        have: u64,
-        need: u64,
+        received: u64,
+        expected: u64,
         begun: Option<Message<'static>>,
     },
     Wrong(DecodeError),
@@ -29,8 +29,8 @@ impl Rest {
     pub(super) fn at_end(&self) -> Result<(), DecodeError> {
         match self {
             Self::Nothing => Ok(()),
-            Self::Part { have, need, begun: _ } => {
-                Err(DecodeError::Truncated { have: *have, need: *need })
+            Self::Part { received, expected, begun: _ } => {
+                Err(DecodeError::Truncated { received: *received, expected: *expected })
             }
             Self::Wrong(error) => Err(error.clone()),
         }
@@ -40,7 +40,7 @@ impl Rest {
 /// Reads `input`. `longest` returns the limit on the content for a header.
 pub(super) fn read(
     mut input: &[u8],
-    limits: Limits,
+    limits: FrameLimits,
     longest: impl Fn(&Header<'_>) -> u64,
 ) -> Frames {
     let mut messages = Vec::new();
@@ -58,11 +58,11 @@ pub(super) fn read(
 
 fn frame<'i>(
     input: &'i [u8],
-    limits: Limits,
+    limits: FrameLimits,
     longest: &impl Fn(&Header<'_>) -> u64,
 ) -> Result<(Message<'static>, &'i [u8]), Rest> {
-    let have = input.len() as u64;
-    let part = |need, begun| Rest::Part { have, need, begun };
+    let received = input.len() as u64;
+    let part = |expected, begun| Rest::Part { received, expected, begun };
     let (first, second) = match input {
         [] => return Err(Rest::Nothing),
         [_] => return Err(part(2, None)),
@@ -72,8 +72,8 @@ fn frame<'i>(
     if declared == 0 {
         return Err(Rest::Wrong(DecodeError::EmptyHeader));
     }
-    if declared > limits.header {
-        return Err(Rest::Wrong(DecodeError::HeaderTooLong { declared, limit: limits.header }));
+    if declared > limits.max_header {
+        return Err(Rest::Wrong(DecodeError::HeaderTooLong { declared, limit: limits.max_header }));
     }
     let head = 2 + usize::from(declared);
     if input.len() < head {

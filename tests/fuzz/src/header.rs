@@ -6,7 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
-use wirestate_core::message::{ByteOrder, Header, HeaderError, Kind, MAX_DEPTH};
+use wirestate_core::message::{ByteOrder, Header, HeaderError, JsonType, MAX_DEPTH};
 
 /// Checks the header's reader with `bytes`.
 ///
@@ -75,7 +75,7 @@ enum Refusal {
     /// Not JSON, or nested too deeply for the generic reader. The header's reader may find a
     /// duplicate key or a wrong value first.
     NotJson,
-    NotAnObject(Kind),
+    NotAnObject(JsonType),
     /// A JSON object with at least one of these errors.
     Wrong {
         deep: bool,
@@ -105,7 +105,8 @@ impl Refusal {
                 HeaderError::NotUtf8 { .. }
                 | HeaderError::ByteOrderMark
                 | HeaderError::NotJson(_)
-                | HeaderError::NotAnObject { .. } => false,
+                | HeaderError::NotAnObject { .. }
+                | _ => false,
             },
         }
     }
@@ -151,7 +152,7 @@ fn judge(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
 /// Any JSON value. Objects keep duplicate keys and the order of keys.
 #[derive(Debug)]
 enum Json {
-    Other(Kind),
+    Other(JsonType),
     Integer(u64),
     String(String),
     Array(Vec<Json>),
@@ -159,13 +160,13 @@ enum Json {
 }
 
 impl Json {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> JsonType {
         match self {
             Self::Other(kind) => *kind,
-            Self::Integer(_) => Kind::Number,
-            Self::String(_) => Kind::String,
-            Self::Array(_) => Kind::Array,
-            Self::Object(_) => Kind::Object,
+            Self::Integer(_) => JsonType::Number,
+            Self::String(_) => JsonType::String,
+            Self::Array(_) => JsonType::Array,
+            Self::Object(_) => JsonType::Object,
         }
     }
 
@@ -210,11 +211,11 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_unit<E: Error>(self) -> Result<Json, E> {
-        Ok(Json::Other(Kind::Null))
+        Ok(Json::Other(JsonType::Null))
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Json, E> {
-        Ok(Json::Other(Kind::Boolean))
+        Ok(Json::Other(JsonType::Boolean))
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {
@@ -222,11 +223,11 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<Json, E> {
-        Ok(Json::Other(Kind::Number))
+        Ok(Json::Other(JsonType::Number))
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Other(Kind::Number))
+        Ok(Json::Other(JsonType::Number))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Json, E> {

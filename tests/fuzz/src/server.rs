@@ -7,7 +7,7 @@ use bytes::Bytes;
 use wirestate_core::{
     Instant, Linger, Machine,
     message::{
-        Config, Connection, Delivery, EncodeError, Header, Limits, Message, MessageReason, Server,
+        Config, Connection, Delivery, FrameLimits, Header, Message, MessageReason, Server,
         service::{PendingReply, PendingRequest, Reply, RequestQueue, Service},
     },
 };
@@ -37,12 +37,15 @@ pub fn server(bytes: &[u8]) {
     let Ok(scene) = draw(&mut Unstructured::new(bytes)) else { return };
     let _shown = Shown(&scene);
     let Scene { config, streamed, steps, abandoned } = &scene;
-    let (limits, in_flight, streamed) = (config.limits, config.in_flight.get(), *streamed);
+    let (limits, in_flight, streamed) =
+        (config.frame_limits, config.max_in_flight.get(), *streamed);
 
     let log = Rc::new(RefCell::new(Log::default()));
     let service =
         Scripted { streamed, events: RequestQueue::default(), log: log.clone(), pieces: None };
-    let connection = Server::new(config.clone(), service).machine(Instant::EPOCH);
+    let connection = Server::new(config.clone(), service)
+        .expect("the configuration is valid")
+        .machine(Instant::EPOCH);
     let mut machine = Checked::new(connection, MAX_QUEUED);
     let mut stage = Stage::new(&mut machine);
     for step in steps {
@@ -106,16 +109,15 @@ enum Answer {
 fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
     let (limits, buffer) = steps::limits(u)?;
     let choice = usize::from(u.arbitrary::<u8>()?);
-    let config = Config {
-        limits,
-        buffer: NonZeroUsize::new(buffer).unwrap_or(NonZeroUsize::MIN),
-        in_flight: NonZeroUsize::new([1, 2, 4, 32][choice & 3]).unwrap_or(NonZeroUsize::MIN),
-        service_timeout: Some(Duration::from_secs([1, 60][choice >> 2 & 1])),
-        linger: Linger { bytes: 200, ..Linger::default() },
-        one_shot: choice & 0x38 == 0x38,
-        idle_buffers: 1,
-        ..Config::default()
-    };
+    let count = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+    let config = Config::default()
+        .with_frame_limits(limits)
+        .with_buffer(count(buffer))
+        .with_max_in_flight(count([1, 2, 4, 32][choice & 3]))
+        .with_service_timeout(Duration::from_secs([1, 60][choice >> 2 & 1]))
+        .with_linger(Linger { bytes: 200, ..Linger::default() })
+        .with_one_shot(choice & 0x38 == 0x38)
+        .with_idle_buffers(1);
     let abandoned = choice & 0x40 != 0;
     let streamed = if choice & 0x80 == 0 { 1000 } else { 10 };
     let mut steps = Vec::new();
@@ -200,7 +202,7 @@ fn frame_of(reply: &Message<'_>) -> Vec<u8> {
     let mut frame = Vec::new();
     match reply.encode(&mut frame) {
         Ok(()) => frame,
-        Err(error @ EncodeError::HeaderTooLong { .. }) => steps::encoded(&Message::error(error)),
+        Err(error) => steps::encoded(&Message::error(error)),
     }
 }
 
@@ -225,7 +227,7 @@ impl Service for Scripted {
             let reply =
                 Message { byteorder: request.byteorder, ..Message::binary(request.content) };
             log.replies.push(Some(frame_of(&reply)));
-            return Reply::Now(reply);
+            return Reply::Ready(reply);
         }
         let number = log.replies.len();
         log.replies.push(None);
@@ -240,10 +242,10 @@ impl Service for Scripted {
             return Delivery::Collect;
         }
         self.pieces = Some(Vec::new());
-        Delivery::Stream { limit: self.streamed }
+        Delivery::Stream { max_content: self.streamed }
     }
 
-    fn piece(&mut self, piece: &[u8]) {
+    fn chunk(&mut self, piece: &[u8]) {
         assert!(!piece.is_empty(), "a piece of no bytes");
         self.pieces.as_mut().expect("it is not streamed").extend_from_slice(piece);
     }
@@ -271,10 +273,11 @@ fn judge(
     transcript: &Transcript,
     reason: &MessageReason,
     log: &Log,
-    limits: Limits,
+    limits: FrameLimits,
     streamed: u64,
 ) {
-    let longest = |header: &Header<'_>| if is_streamed(header) { streamed } else { limits.content };
+    let longest =
+        |header: &Header<'_>| if is_streamed(header) { streamed } else { limits.max_content };
     let arrived = frames::read(&transcript.input, limits, longest);
     let Log { requests, replies, asked: _ } = log;
     assert!(arrived.messages.starts_with(requests), "{requests:?} were not all asked");
@@ -323,18 +326,21 @@ fn judge(
             assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
             own_fault();
         }
-        MessageReason::FrameTimeout { have, need, .. } => {
-            assert!(have < need || *need == 2, "{have} of {need} bytes are all");
+        MessageReason::FrameTimeout { received, expected, .. } => {
+            assert!(
+                received < expected || *expected == 2,
+                "{received} of {expected} bytes are all"
+            );
             own_fault();
         }
         MessageReason::Memory(_) => own_fault(),
-        MessageReason::ServiceTimeout { owed, .. } => {
+        MessageReason::ServiceTimeout { unanswered, .. } => {
             // The ready replies wait behind the one that is not ready.
-            exactly(&answered[..requests.len() - owed], Some(reason));
+            exactly(&answered[..requests.len() - unanswered], Some(reason));
         }
-        MessageReason::WriteStalled { unsent, .. } => {
+        MessageReason::WriteStalled { unacknowledged, .. } => {
             assert_eq!(transcript.ending, Some(Ending::Rst));
-            if *unsent == 0 {
+            if *unacknowledged == 0 {
                 // Only its FIN was pending.
                 let all: usize = answered.iter().map(|reply| reply.len()).sum();
                 assert!(sent.len() >= all, "output is missing");
@@ -345,6 +351,7 @@ fn judge(
             assert_ne!(transcript.ending, Some(Ending::Fin), "what was lost looks clean");
             cut_short(sent, &answered);
         }
+        _ => panic!("an unknown reason: {reason}"),
     }
 }
 
@@ -363,7 +370,7 @@ fn cut_short(sent: &[u8], answered: &[&Vec<u8>]) {
 
 /// Checks that `sent` is at most one error reply, which may be incomplete.
 fn is_an_error(sent: &[u8]) {
-    let limits = Limits { header: u16::MAX, content: u64::MAX };
+    let limits = FrameLimits::new(u16::MAX, u64::MAX);
     let frames::Frames { messages, rest } = frames::read(sent, limits, |_| u64::MAX);
     let part = match rest {
         Rest::Nothing => None,
@@ -391,7 +398,7 @@ static LARGE: [u8; 80_000] = [b'.'; 80_000];
 /// message is [`LARGE`], with a header of 119 bytes.
 const MAX_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MAX_ERROR;
 /// The longest error reply to a full buffer: that of a service timeout.
-const MAX_ERROR: usize = 160;
+const MAX_ERROR: usize = 170;
 const MAX_STEPS: usize = 64;
 /// Enough to exceed the limit on pending output.
 const MAX_LARGE: u8 = 3;

@@ -6,7 +6,7 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use wirestate_core::{
     ConnectionError, Direction, Machine, Outbound,
-    message::{ByteOrder, Limits, Message},
+    message::{ByteOrder, FrameLimits, Message},
 };
 
 use wirestate_testkit::script::{Op, Player};
@@ -100,10 +100,9 @@ pub(super) fn encoded(message: &Message<'_>) -> Vec<u8> {
 }
 
 /// Decodes the limits on messages, and the size of a receive buffer.
-pub(super) fn limits(u: &mut Unstructured<'_>) -> Result<(Limits, usize)> {
+pub(super) fn limits(u: &mut Unstructured<'_>) -> Result<(FrameLimits, usize)> {
     let choice = usize::from(u.arbitrary::<u8>()?);
-    let limits =
-        Limits { header: [120, 4096][choice & 1], content: [300, 4096, 0, 30][choice >> 1 & 3] };
+    let limits = FrameLimits::new([120, 4096][choice & 1], [300, 4096, 0, 30][choice >> 1 & 3]);
     Ok((limits, [1, 200, 8192][(choice >> 3) % 3]))
 }
 

@@ -2,7 +2,7 @@
 
 use std::iter;
 
-use wirestate_core::message::{DecodeError, Limits};
+use wirestate_core::message::{DecodeError, FrameLimits};
 
 use super::{
     GOLDEN_HEADER,
@@ -10,7 +10,7 @@ use super::{
     golden,
 };
 
-/// Bytes that a decoder with [`Limits::default`] must refuse, at the latest when the input ends.
+/// Bytes that a decoder with [`FrameLimits::default`] must refuse, at the latest when the input ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFrame {
     /// A unique name that says what is wrong.
@@ -71,7 +71,7 @@ fn bad_frame(
 }
 
 fn header_lengths() -> Vec<BadFrame> {
-    let limit = Limits::default().header;
+    let limit = FrameLimits::default().max_header;
     let too_long = |declared| DecodeError::HeaderTooLong { declared, limit };
     let golden = GOLDEN_HEADER.as_bytes();
     let mut bad = vec![
@@ -113,7 +113,7 @@ fn header_lengths() -> Vec<BadFrame> {
 }
 
 fn content_lengths() -> Vec<BadFrame> {
-    let limit = Limits::default().content;
+    let limit = FrameLimits::default().max_content;
     let declares = [
         limit + 1,
         (1 << 31) - 1,
@@ -140,32 +140,32 @@ fn truncated_frames() -> Vec<BadFrame> {
     let frame = golden();
     let mut bad: Vec<BadFrame> = [1, 2, 3, 50, 104, 105, 106, 145]
         .into_iter()
-        .map(|have: usize| {
-            let need = match have {
+        .map(|received: usize| {
+            let expected = match received {
                 ..2 => 2,
                 2..105 => 105,
                 105.. => 146,
             };
-            let error = DecodeError::Truncated { have: have as u64, need };
-            bad_frame(format!("truncated: after {have} bytes"), &frame[..have], error)
+            let error = DecodeError::Truncated { received: received as u64, expected };
+            bad_frame(format!("truncated: after {received} bytes"), &frame[..received], error)
         })
         .collect();
     let most = with_value("content-length", "1048576");
     let head = with_length(most.as_bytes());
-    let (have, need) = (head.len() as u64, head.len() as u64 + 1_048_576);
-    let error = DecodeError::Truncated { have, need };
+    let (received, expected) = (head.len() as u64, head.len() as u64 + 1_048_576);
+    let error = DecodeError::Truncated { received, expected };
     bad.push(bad_frame("truncated: before the longest content", &*head, error));
-    let error = DecodeError::Truncated { have: have + 70_000, need };
+    let error = DecodeError::Truncated { received: received + 70_000, expected };
     let bytes = [head, vec![b' '; 70_000]].concat();
     bad.push(bad_frame("truncated: within the longest content", bytes, error));
-    let error = DecodeError::Truncated { have: 2, need: 2 + 4096 };
+    let error = DecodeError::Truncated { received: 2, expected: 2 + 4096 };
     bad.push(bad_frame("truncated: before the longest header", 4096_u16.to_be_bytes(), error));
     bad
 }
 
 /// The first bytes of other protocols.
 fn other_protocols() -> Vec<BadFrame> {
-    let limit = Limits::default().header;
+    let limit = FrameLimits::default().max_header;
     let too_long = |declared| DecodeError::HeaderTooLong { declared, limit };
     let postgres = b"\0\0\0\x08\x04\xd2\x16\x2f";
     vec![
@@ -177,12 +177,12 @@ fn other_protocols() -> Vec<BadFrame> {
         bad_frame(
             "PROXY, version 2",
             *b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c",
-            DecodeError::Truncated { have: 16, need: 2 + 0x0d0a },
+            DecodeError::Truncated { received: 16, expected: 2 + 0x0d0a },
         ),
         bad_frame("PostgreSQL", *postgres, DecodeError::EmptyHeader),
         bad_frame("a bare header", GOLDEN_HEADER, too_long(0x7b22)),
-        bad_frame("a line", "\r\n", DecodeError::Truncated { have: 2, need: 2 + 0x0d0a }),
-        bad_frame("a letter", "x", DecodeError::Truncated { have: 1, need: 2 }),
+        bad_frame("a line", "\r\n", DecodeError::Truncated { received: 2, expected: 2 + 0x0d0a }),
+        bad_frame("a letter", "x", DecodeError::Truncated { received: 1, expected: 2 }),
         bad_frame("zeros", [0; 64], DecodeError::EmptyHeader),
         bad_frame("ones", [0xff; 64], too_long(0xffff)),
     ]
@@ -190,7 +190,7 @@ fn other_protocols() -> Vec<BadFrame> {
 
 /// Invalid frames behind valid ones.
 fn later_frames() -> Vec<BadFrame> {
-    let limit = Limits::default().header;
+    let limit = FrameLimits::default().max_header;
     let no_colon = with_length(GOLDEN_HEADER.replacen(": ", " ", 1).as_bytes());
     let bad = [
         ("an empty header", vec![0, 0], DecodeError::EmptyHeader),
@@ -200,8 +200,12 @@ fn later_frames() -> Vec<BadFrame> {
             DecodeError::HeaderTooLong { declared: 65535, limit },
         ),
         ("not JSON", no_colon, not_json("expected `:`").into()),
-        ("a truncated header", vec![0, 103, b'{'], DecodeError::Truncated { have: 3, need: 105 }),
-        ("a truncated length", vec![b'\n'], DecodeError::Truncated { have: 1, need: 2 }),
+        (
+            "a truncated header",
+            vec![0, 103, b'{'],
+            DecodeError::Truncated { received: 3, expected: 105 },
+        ),
+        ("a truncated length", vec![b'\n'], DecodeError::Truncated { received: 1, expected: 2 }),
     ];
     let after = |frames_before: usize| {
         bad.iter().map(move |(name, bytes, error)| BadFrame {

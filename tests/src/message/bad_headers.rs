@@ -1,6 +1,6 @@
 //! Invalid headers, by name, with the error of each.
 
-use wirestate_core::message::{HeaderError, Kind, MAX_DEPTH};
+use wirestate_core::message::{HeaderError, JsonType, MAX_DEPTH};
 
 use super::GOLDEN_HEADER;
 
@@ -33,7 +33,7 @@ pub(super) fn matches(expected: &HeaderError, found: &HeaderError) -> bool {
 }
 
 /// Some hundreds of invalid headers, from the corner cases of JSON to the errors of sloppy peers.
-/// Each is short enough for [`Limits::default`](wirestate_core::message::Limits::default).
+/// Each is short enough for [`FrameLimits::default`](wirestate_core::message::FrameLimits::default).
 pub fn bad_headers() -> Vec<BadHeader> {
     let mut bad = Families(Vec::new());
     bad.missing_keys();
@@ -124,35 +124,35 @@ impl Families {
     /// Every JSON type where another is expected.
     fn wrong_types(&mut self) {
         let kinds = [
-            ("null", Kind::Null),
-            ("true", Kind::Boolean),
-            ("false", Kind::Boolean),
-            ("0", Kind::Number),
-            ("41", Kind::Number),
-            ("18446744073709551615", Kind::Number),
-            ("-1", Kind::Number),
-            ("-9223372036854775808", Kind::Number),
-            ("-0", Kind::Number),
-            ("1.5", Kind::Number),
-            ("3.0", Kind::Number),
-            ("3e0", Kind::Number),
-            ("1E2", Kind::Number),
-            ("4.1e1", Kind::Number),
-            ("18446744073709551616", Kind::Number),
-            ("-9223372036854775809", Kind::Number),
-            (r#""""#, Kind::String),
-            (r#""3""#, Kind::String),
-            (r#""little""#, Kind::String),
-            ("[]", Kind::Array),
-            ("[41]", Kind::Array),
-            (r#"["little"]"#, Kind::Array),
-            ("{}", Kind::Object),
-            (r#"{"a": 41}"#, Kind::Object),
+            ("null", JsonType::Null),
+            ("true", JsonType::Boolean),
+            ("false", JsonType::Boolean),
+            ("0", JsonType::Number),
+            ("41", JsonType::Number),
+            ("18446744073709551615", JsonType::Number),
+            ("-1", JsonType::Number),
+            ("-9223372036854775808", JsonType::Number),
+            ("-0", JsonType::Number),
+            ("1.5", JsonType::Number),
+            ("3.0", JsonType::Number),
+            ("3e0", JsonType::Number),
+            ("1E2", JsonType::Number),
+            ("4.1e1", JsonType::Number),
+            ("18446744073709551616", JsonType::Number),
+            ("-9223372036854775809", JsonType::Number),
+            (r#""""#, JsonType::String),
+            (r#""3""#, JsonType::String),
+            (r#""little""#, JsonType::String),
+            ("[]", JsonType::Array),
+            ("[41]", JsonType::Array),
+            (r#"["little"]"#, JsonType::Array),
+            ("{}", JsonType::Object),
+            (r#"{"a": 41}"#, JsonType::Object),
         ];
         for (key, _) in KEYS {
             let (right, expected) = match key {
-                "content-length" => (Kind::Number, "a whole number of bytes"),
-                _string => (Kind::String, "a string"),
+                "content-length" => (JsonType::Number, "a whole number of bytes"),
+                _string => (JsonType::String, "a string"),
             };
             for (value, found) in kinds.into_iter().filter(|(_, found)| *found != right) {
                 let error = HeaderError::WrongType { key, expected, found };
@@ -281,19 +281,19 @@ impl Families {
 
     fn other_types_than_objects(&mut self) {
         for (json, found) in [
-            ("null", Kind::Null),
-            ("true", Kind::Boolean),
-            ("false", Kind::Boolean),
-            ("0", Kind::Number),
-            ("-1", Kind::Number),
-            ("1.5", Kind::Number),
-            (r#""""#, Kind::String),
-            (r#""little""#, Kind::String),
-            ("[]", Kind::Array),
-            ("[{}]", Kind::Array),
-            (r#"["little","text/json","utf-8",41]"#, Kind::Array),
-            (r#"[["byteorder","little"],["content-length",41]]"#, Kind::Array),
-            ("[", Kind::Array),
+            ("null", JsonType::Null),
+            ("true", JsonType::Boolean),
+            ("false", JsonType::Boolean),
+            ("0", JsonType::Number),
+            ("-1", JsonType::Number),
+            ("1.5", JsonType::Number),
+            (r#""""#, JsonType::String),
+            (r#""little""#, JsonType::String),
+            ("[]", JsonType::Array),
+            ("[{}]", JsonType::Array),
+            (r#"["little","text/json","utf-8",41]"#, JsonType::Array),
+            (r#"[["byteorder","little"],["content-length",41]]"#, JsonType::Array),
+            ("[", JsonType::Array),
         ] {
             self.add(format!("not an object: {json}"), json, HeaderError::NotAnObject { found });
         }
@@ -301,19 +301,19 @@ impl Families {
         self.add(
             "not an object: one in an array",
             array,
-            HeaderError::NotAnObject { found: Kind::Array },
+            HeaderError::NotAnObject { found: JsonType::Array },
         );
         let text = format!("\"{}\"", GOLDEN_HEADER.replace('"', "\\\""));
         self.add(
             "not an object: one in a string",
             text,
-            HeaderError::NotAnObject { found: Kind::String },
+            HeaderError::NotAnObject { found: JsonType::String },
         );
         let levels = nested(2000, "[", "", "]");
         self.add(
             "not an object: 2000 arrays",
             levels,
-            HeaderError::NotAnObject { found: Kind::Array },
+            HeaderError::NotAnObject { found: JsonType::Array },
         );
         for (name, json, error) in [
             ("a space", " ", "EOF while parsing a value"),

@@ -235,16 +235,14 @@ pub(crate) fn a_subscriber_that_floods_and_takes_nothing_is_reset<L: EventLoop>(
 
 /// A server whose service takes one request at a time and never replies.
 fn silent<L: EventLoop>(asked: mpsc::Sender<()>) -> impl FnOnce(&mut L) -> io::Result<SocketAddr> {
-    let config = message::Config {
-        in_flight: NonZeroUsize::MIN,
-        service_timeout: Some(Duration::from_millis(500)),
-        ..message::Config::default()
-    };
+    let config = message::Config::default()
+        .with_max_in_flight(NonZeroUsize::MIN)
+        .with_service_timeout(Duration::from_millis(500));
     let service = service::asynchronous(move |_| {
         asked.send(()).unwrap();
         pending()
     });
-    let server = message::Server::new(config, service);
+    let server = message::Server::new(config, service).unwrap();
     move |event_loop| event_loop.listen(move |now| Box::new(Erased(server.machine(now))))
 }
 
@@ -342,7 +340,7 @@ pub(crate) fn a_reply_from_another_thread_wakes_its_connection<L: EventLoop>() {
         }
     });
     let listen = move |event_loop: &mut L| {
-        let server = message::Server::new(message::Config::default(), service);
+        let server = message::Server::with_default_config(service);
         event_loop.listen(move |now| Box::new(Erased(server.machine(now))))
     };
     serve(listen, |address, _| {

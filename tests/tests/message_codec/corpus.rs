@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use wirestate_core::{
     Fault, Reason as _,
     message::{
-        ByteOrder, Config, DecodeError, Header, HeaderError, Limits, Message, MessageReason,
+        ByteOrder, Config, DecodeError, FrameLimits, Header, HeaderError, Message, MessageReason,
     },
 };
 use wirestate_testkit::{
@@ -21,24 +21,24 @@ use crate::{
 };
 
 #[test]
-fn there_are_hundreds_of_bad_inputs_each_with_a_name_of_its_own() {
+fn there_are_hundreds_of_different_inputs_with_different_names() {
     let mut names = BTreeMap::new();
     for bad in bad_frames() {
-        let other = names.insert(bad.name.clone(), bad.bytes.clone());
-        assert_eq!(other, None, "two are called {:?}", bad.name);
+        let previous = names.insert(bad.name.clone(), bad.bytes.clone());
+        assert_eq!(previous, None, "two inputs are named {:?}", bad.name);
     }
     assert_eq!((names.len(), bad_headers().len()), (COUNT, HEADERS));
     let mut inputs: Vec<&Vec<u8>> = names.values().collect();
     inputs.sort();
     inputs.dedup();
-    assert_eq!(inputs.len(), COUNT, "each is another input");
+    assert_eq!(inputs.len(), COUNT, "two inputs are equal");
 }
 
 const COUNT: usize = 560;
 const HEADERS: usize = 500;
 
 #[test]
-fn each_bad_header_has_its_error() {
+fn each_invalid_header_gives_its_error() {
     let mut wrong = Vec::new();
     for bad in bad_headers() {
         match Header::from_json(&bad.json) {
@@ -53,7 +53,7 @@ fn each_bad_header_has_its_error() {
 /// random.
 #[test]
 fn each_bad_input_has_its_error_for_every_cut_and_decoder() {
-    let limits = Limits::default();
+    let limits = FrameLimits::default();
     for bad in bad_frames() {
         let read = |pieces: &[&[u8]]| {
             let read = by_decoder(limits, pieces);
@@ -71,7 +71,7 @@ fn each_bad_input_has_its_error_for_every_cut_and_decoder() {
             whole
         };
         assert_eq!(messages.len(), bad.frames_before, "{}", bad.name);
-        let error = error.unwrap_or_else(|| panic!("{} is read", bad.name));
+        let error = error.unwrap_or_else(|| panic!("{} is accepted", bad.name));
         assert!(bad.expects(&error), "{}: {error:?}, not {:?}", bad.name, bad.error);
         assert_eq!(by_streaming_inbox(limits, 9, &[&bad.bytes]).1, Some(error.clone()));
         assert_eq!(by_client(limits, &[&bad.bytes]).1, Some(error), "{}", bad.name);
@@ -83,17 +83,17 @@ fn each_bad_input_has_its_error_for_every_cut_and_decoder() {
 fn a_peer_that_sends_bad_input_gets_an_error_reply() {
     for bad in bad_frames() {
         let config = Config::default();
-        let expected = by_decoder(config.limits, &[&bad.bytes]).1.unwrap();
+        let expected = by_decoder(config.frame_limits, &[&bad.bytes]).1.unwrap();
         let byte_by_byte: Vec<&[u8]> = bad.bytes.chunks(1).collect();
         for pieces in [&[&bad.bytes[..]][..], &byte_by_byte] {
             let served = by_server(&config, pieces);
             assert!(served.fin, "{}", bad.name);
-            let (told, owed) = served.replies.split_last().expect(&bad.name);
-            assert_eq!(frames(owed), golden().repeat(bad.frames_before), "{}", bad.name);
-            assert!(told.is_json() && told.byteorder == ByteOrder::NATIVE);
-            let text: serde_json::Value = serde_json::from_slice(&told.content).unwrap();
+            let (error, replies) = served.replies.split_last().expect(&bad.name);
+            assert_eq!(frames(replies), golden().repeat(bad.frames_before), "{}", bad.name);
+            assert!(error.is_json() && error.byteorder == ByteOrder::NATIVE);
+            let text: serde_json::Value = serde_json::from_slice(&error.content).unwrap();
             assert_eq!(text["result"], format!("Error: {expected}"), "{}", bad.name);
-            assert!(told.content.len() < 300, "what the peer wrote is cut short: {}", bad.name);
+            assert!(error.content.len() < 300, "a long quotation is not cut: {}", bad.name);
             let Some(MessageReason::Malformed(error)) = &served.reason else {
                 panic!("{}: {:?}", bad.name, served.reason)
             };
@@ -110,13 +110,14 @@ fn fault(error: &DecodeError) -> Fault {
         DecodeError::EmptyHeader | DecodeError::Header(_) | DecodeError::Truncated { .. } => {
             Fault::Peer
         }
+        _ => panic!("an unknown error: {error}"),
     }
 }
 
 /// The text of the most important error replies.
 #[test]
-fn the_error_replies_name_the_limit_and_the_figure() {
-    let told = |name: &str| {
+fn error_replies_name_the_limit_and_the_figure() {
+    let error_reply = |name: &str| {
         let bad = bad_frames().into_iter().find(|bad| bad.name == name);
         let bad = bad.unwrap_or_else(|| panic!("no {name}"));
         let served = by_server(&Config::default(), &[&bad.bytes]);
@@ -188,18 +189,21 @@ fn the_error_replies_name_the_limit_and_the_figure() {
         ("header length: 65535", "a header of 65535 bytes, more than the limit of 4096"),
         ("truncated: after 105 bytes", "the input ended after 105 of a frame's 146 bytes"),
     ] {
-        assert_eq!(told(name), format!(r#"{{"result": "Error: {error}"}}"#), "{name}");
+        assert_eq!(error_reply(name), format!(r#"{{"result": "Error: {error}"}}"#), "{name}");
     }
 }
 
 /// Inputs that look bad, but are valid.
 #[test]
-fn what_is_strange_but_right_is_read() {
+fn unusual_but_valid_headers_are_accepted() {
     let header = |json: &str| {
         let mut bytes = u16::try_from(json.len()).unwrap().to_be_bytes().to_vec();
         bytes.extend_from_slice(json.as_bytes());
-        let (messages, error) = by_decoder(Limits::default(), &[&bytes]);
-        assert_eq!(by_inbox(Limits::default(), 0, &[&bytes]), (messages.clone(), error.clone()));
+        let (messages, error) = by_decoder(FrameLimits::default(), &[&bytes]);
+        assert_eq!(
+            by_inbox(FrameLimits::default(), 0, &[&bytes]),
+            (messages.clone(), error.clone())
+        );
         (messages, error)
     };
     let minimal = r#""content-length":0,"byteorder":"big","content-type":"","content-encoding":"""#;
@@ -275,25 +279,25 @@ fn what_is_strange_but_right_is_read() {
 }
 
 #[test]
-fn a_limit_is_the_most_that_there_may_be() {
-    let limits = Limits { header: 110, content: 10 };
+fn a_frame_may_be_exactly_as_long_as_the_limits() {
+    let limits = FrameLimits::new(110, 10);
     let sent = Message { content_encoding: "".into(), ..Message::binary(vec![1; 10]) };
     let bytes = frames([&sent]);
     let header = u16::from_be_bytes([bytes[0], bytes[1]]);
-    let just = Limits { header, ..limits };
-    assert_eq!(by_decoder(just, &[&bytes]), (vec![sent], None));
+    let exact = limits.with_max_header(header);
+    assert_eq!(by_decoder(exact, &[&bytes]), (vec![sent], None));
     for (limits, error) in [
         (
-            Limits { header: header - 1, ..limits },
+            limits.with_max_header(header - 1),
             DecodeError::HeaderTooLong { declared: header, limit: header - 1 },
         ),
-        (Limits { content: 9, ..just }, DecodeError::ContentTooLong { declared: 10, limit: 9 }),
-        (Limits { content: 0, ..just }, DecodeError::ContentTooLong { declared: 10, limit: 0 }),
+        (exact.with_max_content(9), DecodeError::ContentTooLong { declared: 10, limit: 9 }),
+        (exact.with_max_content(0), DecodeError::ContentTooLong { declared: 10, limit: 0 }),
     ] {
         assert_eq!(by_decoder(limits, &[&bytes]), (vec![], Some(error.clone())));
         assert_eq!(by_inbox(limits, 0, &[&bytes]), (vec![], Some(error.clone())));
         assert_eq!(by_client(limits, &[&bytes]), (vec![], Some(error.clone())));
-        let served = by_server(&Config { limits, ..Config::default() }, &[&bytes]);
+        let served = by_server(&Config::default().with_frame_limits(limits), &[&bytes]);
         assert_eq!(served.reason, Some(MessageReason::Malformed(error)));
     }
 }
@@ -303,7 +307,7 @@ proptest! {
 
     /// Good frames, then a bad one, then random bytes.
     #[test]
-    fn the_error_and_what_comes_before_it_do_not_depend_on_the_cut(
+    fn the_error_and_the_messages_before_it_do_not_depend_on_the_cut(
         (good, bad, bytes, cut) in
             (prop::collection::vec(messages(300), 0..3), any_bad_frame(), any::<[u8; 7]>())
                 .prop_flat_map(|(good, bad, more)| {
@@ -314,7 +318,7 @@ proptest! {
                     (Just(good), Just(bad), Just(bytes), cut)
                 }),
     ) {
-        let limits = Limits::default();
+        let limits = FrameLimits::default();
         let pieces: Vec<&[u8]> = pieces(&bytes, &cut).collect();
         let whole = by_decoder(limits, &[&bytes]);
         prop_assert_eq!(whole.0.len(), good.len() + bad.frames_before);
@@ -323,18 +327,18 @@ proptest! {
         prop_assert_eq!(&by_inbox(limits, 0, &pieces), &whole);
         prop_assert_eq!(&by_streaming_inbox(limits, 500, &pieces), &whole);
         let served = by_server(&Config::default(), &pieces);
-        let (told, replies) = served.replies.split_last().unwrap();
+        let (error, replies) = served.replies.split_last().unwrap();
         prop_assert_eq!(replies, &whole.0[..]);
-        prop_assert_eq!(told, &Message::error(whole.1.unwrap()));
+        prop_assert_eq!(error, &Message::error(whole.1.unwrap()));
     }
 
     /// Random bytes, and random bytes behind a valid length, give the same result for all decoders.
     #[test]
-    fn whatever_comes_the_decoders_agree(
+    fn the_decoders_agree_on_arbitrary_input(
         json in "[{}\\[\\],:\"\\\\0-9eE+. a-zé]{0,60}",
         noise in any::<bool>(),
     ) {
-        let limits = Limits { header: 200, content: 20 };
+        let limits = FrameLimits::new(200, 20);
         let length = u16::try_from(json.len()).unwrap().to_be_bytes();
         let bytes =
             if noise { json.into_bytes() } else { [&length[..], json.as_bytes()].concat() };

@@ -1,7 +1,7 @@
-//! The golden frame, which every implementation must read and write.
+//! The golden frames, which every implementation must decode and encode.
 
 use wirestate_command_line::search::{self, Table};
-use wirestate_core::message::{Config, DecodeError, Limits, Message};
+use wirestate_core::message::{Config, DecodeError, FrameLimits, Message};
 use wirestate_testkit::{
     message::{GOLDEN_CONTENT, GOLDEN_HEADER, frames, golden},
     script::{byte_by_byte, every_cut_in_two, pieces},
@@ -9,7 +9,7 @@ use wirestate_testkit::{
 
 use crate::reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox};
 
-const LIMITS: Limits = Limits { header: 140, content: 1000 };
+const LIMITS: FrameLimits = FrameLimits::new(140, 1000);
 
 /// The golden request, and the replies to it, to a search without a result and to binary content.
 fn goldens() -> Vec<Vec<u8>> {
@@ -18,8 +18,8 @@ fn goldens() -> Vec<Vec<u8>> {
         message.byteorder = wirestate_core::message::ByteOrder::Little;
         frames([&message])
     };
-    let asked = [("search", "morpheus"), ("search", "it's"), ("shout", "🐶, and more")];
-    asked
+    let requests = [("search", "morpheus"), ("search", "it's"), ("shout", "🐶, and more")];
+    requests
         .into_iter()
         .flat_map(|(action, value)| {
             let request = search::request(action, value);
@@ -30,7 +30,7 @@ fn goldens() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn the_golden_frames_are_these_bytes() {
+fn the_golden_frames_have_the_expected_bytes() {
     let binary = |kind: &str, content: &str| {
         let header = format!(
             "{{\"byteorder\": \"little\", \"content-type\": \"binary/custom-{kind}-binary-type\", \
@@ -51,7 +51,7 @@ fn the_golden_frames_are_these_bytes() {
 }
 
 #[test]
-fn a_golden_frame_may_be_cut_at_every_offset() {
+fn a_golden_frame_is_decoded_wherever_it_is_cut() {
     for frame in goldens() {
         let expected = by_decoder(LIMITS, &[&frame]);
         assert_eq!((expected.0.len(), &expected.1), (1, &None));
@@ -61,43 +61,43 @@ fn a_golden_frame_may_be_cut_at_every_offset() {
             assert_eq!(by_inbox(LIMITS, 0, &pieces), expected, "{cut:?}");
             assert_eq!(by_streaming_inbox(LIMITS, 0, &pieces), expected, "{cut:?}");
             assert_eq!(by_client(LIMITS, &pieces), expected, "{cut:?}");
-            let served = by_server(&Config { limits: LIMITS, ..Config::default() }, &pieces);
+            let served = by_server(&Config::default().with_frame_limits(LIMITS), &pieces);
             assert_eq!(served.output, frame, "{cut:?}");
         }
     }
 }
 
 #[test]
-fn a_golden_frame_that_ends_early_says_at_which_byte() {
+fn a_truncated_golden_frame_is_an_error_with_both_lengths() {
     for frame in goldens() {
         let head = 2 + usize::from(u16::from_be_bytes([frame[0], frame[1]]));
-        for have in 0..frame.len() {
-            let need = match have {
+        for received in 0..frame.len() {
+            let expected = match received {
                 0..2 => 2,
-                2.. if have < head => head,
+                2.. if received < head => head,
                 2.. => frame.len(),
             };
-            let (have_64, need) = (have as u64, need as u64);
-            let truncated = DecodeError::Truncated { have: have_64, need };
-            let truncated = (have > 0).then_some(truncated);
+            let (received_64, expected) = (received as u64, expected as u64);
+            let truncated = DecodeError::Truncated { received: received_64, expected };
+            let truncated = (received > 0).then_some(truncated);
             for piece in [1, 7, usize::MAX] {
-                let pieces: Vec<&[u8]> = frame[..have].chunks(piece).collect();
+                let pieces: Vec<&[u8]> = frame[..received].chunks(piece).collect();
                 assert_eq!(by_decoder(LIMITS, &pieces), (vec![], truncated.clone()));
                 assert_eq!(by_inbox(LIMITS, 0, &pieces), (vec![], truncated.clone()));
                 assert_eq!(by_streaming_inbox(LIMITS, 0, &pieces), (vec![], truncated.clone()));
                 assert_eq!(by_client(LIMITS, &pieces), (vec![], truncated.clone()));
-                let served = by_server(&Config { limits: LIMITS, ..Config::default() }, &pieces);
-                let told: Vec<Message<'_>> = truncated.iter().map(Message::error).collect();
-                assert_eq!(served.replies, told);
+                let served = by_server(&Config::default().with_frame_limits(LIMITS), &pieces);
+                let errors: Vec<Message<'_>> = truncated.iter().map(Message::error).collect();
+                assert_eq!(served.replies, errors);
                 assert!(served.fin);
             }
         }
     }
 }
 
-/// The next frame begins at exactly 2 + header + content.
+/// The next frame begins exactly 2 + header + content bytes after the last one.
 #[test]
-fn golden_frames_one_behind_the_other_come_one_behind_the_other() {
+fn consecutive_golden_frames_are_decoded_in_order() {
     let bytes = goldens().concat();
     let expected = by_decoder(LIMITS, &[&bytes]);
     assert_eq!(expected.0.len(), 6);

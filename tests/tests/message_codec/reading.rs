@@ -5,8 +5,8 @@ use wirestate_core::{
     buffer::Pool,
     drive::deliver,
     message::{
-        Client, ClientConfig, Config, Connection, DecodeError, Decoder, Delivery, Event, Header,
-        Inbox, Incoming, Limits, Message, MessageReason, Server, service,
+        Client, ClientConfig, Config, Connection, DecodeError, DecodeEvent, Decoder, Delivery,
+        FrameLimits, Header, Inbox, Incoming, Message, MessageReason, Server, service,
     },
 };
 use wirestate_testkit::script;
@@ -15,101 +15,106 @@ use wirestate_testkit::script;
 pub(crate) type Read = (Vec<Message<'static>>, Option<DecodeError>);
 
 /// The messages of a decoder's events.
-pub(crate) fn by_decoder(limits: Limits, pieces: &[&[u8]]) -> Read {
+pub(crate) fn by_decoder(limits: FrameLimits, pieces: &[&[u8]]) -> Read {
     let mut decoder = Decoder::new(limits);
     let mut messages = Vec::new();
-    let mut begun: Option<(Header<'static>, Vec<u8>)> = None;
+    let mut current: Option<(Header<'static>, Vec<u8>)> = None;
     for mut piece in pieces.iter().copied() {
         loop {
             match decoder.decode(&mut piece) {
                 Ok(None) => break,
-                Ok(Some(Event::Header(header))) => {
-                    assert!(begun.is_none(), "a header within a content");
-                    begun = Some((header.into_owned(), Vec::new()));
+                Ok(Some(DecodeEvent::Header(header))) => {
+                    assert!(current.is_none(), "a header within a content");
+                    current = Some((header.into_owned(), Vec::new()));
                 }
-                Ok(Some(Event::Content(bytes))) => {
-                    assert!(!bytes.is_empty(), "a content of nothing");
-                    begun.as_mut().unwrap().1.extend_from_slice(bytes);
+                Ok(Some(DecodeEvent::Content(bytes))) => {
+                    assert!(!bytes.is_empty(), "an empty content event");
+                    current.as_mut().unwrap().1.extend_from_slice(bytes);
                 }
-                Ok(Some(Event::End)) => {
-                    let (header, content) = begun.take().unwrap();
+                Ok(Some(DecodeEvent::End)) => {
+                    let (header, content) = current.take().unwrap();
                     assert_eq!(header.content_length, content.len() as u64);
                     messages.push(message(header, content));
                 }
                 Err(error) => {
-                    assert_eq!(decoder.decode(&mut &b"more"[..]), Err(error.clone()), "it stays");
+                    assert_eq!(
+                        decoder.decode(&mut &b"more"[..]),
+                        Err(error.clone()),
+                        "the error stays"
+                    );
                     assert_eq!(decoder.finish(), Err(error.clone()));
                     return (messages, Some(error));
                 }
             }
         }
-        assert!(piece.is_empty(), "all was taken");
+        assert!(piece.is_empty(), "not all input is consumed");
     }
     (messages, decoder.finish().err())
 }
 
-/// An inbox with the smallest buffer that there can be, or a larger one.
-pub(crate) fn by_inbox(limits: Limits, more: usize, pieces: &[&[u8]]) -> Read {
-    through_inbox(limits, more, pieces, |_| Delivery::Collect)
+/// By an [`Inbox`] whose buffer is `extra` bytes larger than the smallest one.
+pub(crate) fn by_inbox(limits: FrameLimits, extra: usize, pieces: &[&[u8]]) -> Read {
+    through_inbox(limits, extra, pieces, |_| Delivery::Collect)
 }
 
 /// An inbox that streams contents of an even length.
-pub(crate) fn by_streaming_inbox(limits: Limits, more: usize, pieces: &[&[u8]]) -> Read {
-    through_inbox(limits, more, pieces, |header| match header.content_length % 2 {
-        0 => Delivery::Stream { limit: limits.content },
+pub(crate) fn by_streaming_inbox(limits: FrameLimits, extra: usize, pieces: &[&[u8]]) -> Read {
+    through_inbox(limits, extra, pieces, |header| match header.content_length % 2 {
+        0 => Delivery::Stream { max_content: limits.max_content },
         _ => Delivery::Collect,
     })
 }
 
 fn through_inbox(
-    limits: Limits,
-    more: usize,
+    limits: FrameLimits,
+    extra: usize,
     pieces: &[&[u8]],
     delivery: impl Fn(&Header<'_>) -> Delivery,
 ) -> Read {
-    let pool = Pool::new(2 + usize::from(limits.header) + more, 1);
-    let mut inbox = Inbox::new(limits, pool);
+    let pool = Pool::new(2 + usize::from(limits.max_header) + extra, 1);
+    let mut inbox = Inbox::new(limits, pool).unwrap();
     let (mut messages, mut streamed) = (Vec::new(), Vec::new());
     for mut piece in pieces.iter().copied() {
         while !piece.is_empty() {
             let spare = inbox.spare();
-            assert!(!spare.is_empty(), "there is always room when there is nothing to take");
+            assert!(!spare.is_empty(), "there is no room although no message is ready");
             let n = spare.len().min(piece.len());
             spare[..n].copy_from_slice(&piece[..n]);
             piece = &piece[n..];
             inbox.commit(n);
             loop {
-                match inbox.take_by(&delivery) {
+                match inbox.next_incoming(&delivery) {
                     Ok(None) => break,
-                    Ok(Some(Incoming::Piece(bytes))) => {
-                        assert!(!bytes.is_empty(), "a piece of nothing");
+                    Ok(Some(Incoming::Chunk(bytes))) => {
+                        assert!(!bytes.is_empty(), "an empty chunk");
                         streamed.extend_from_slice(bytes);
                     }
                     Ok(Some(Incoming::Message(message))) => {
                         let mut message = message.into_owned();
                         if !streamed.is_empty() {
-                            assert!(message.content.is_empty(), "it was streamed");
+                            assert!(message.content.is_empty(), "the content was not streamed");
                             message.content = std::mem::take(&mut streamed).into();
                         }
                         messages.push(message);
                     }
                     Err(error) => {
-                        let again = inbox.take_by(&delivery).unwrap_err();
-                        assert_eq!(again, error, "it stays");
+                        let again = inbox.next_incoming(&delivery).unwrap_err();
+                        assert_eq!(again, error, "the error stays");
                         return (messages, Some(error));
                     }
                 }
             }
         }
-        inbox.release(); // as a driver does when a read finds nothing
+        inbox.release(); // as a driver does when no input is available
     }
-    let truncated = inbox
-        .partial()
-        .map(|partial| DecodeError::Truncated { have: partial.have, need: partial.need });
+    let truncated = inbox.partial().map(|partial| DecodeError::Truncated {
+        received: partial.received,
+        expected: partial.expected,
+    });
     (messages, truncated)
 }
 
-/// A server that answers each request with itself. Its replies are read by [`by_decoder`].
+/// What a server does that answers each request with itself.
 pub(crate) struct Served {
     pub(crate) replies: Vec<Message<'static>>,
     /// All bytes that it has sent.
@@ -121,7 +126,7 @@ pub(crate) struct Served {
 
 pub(crate) fn by_server(config: &Config, pieces: &[&[u8]]) -> Served {
     let now = Instant::EPOCH;
-    let server = Server::new(config.clone(), service::function(itself));
+    let server = Server::new(config.clone(), service::function(itself)).unwrap();
     let mut machine = server.machine(now);
     let mut output = Vec::new();
     for mut piece in pieces.iter().copied() {
@@ -134,9 +139,9 @@ pub(crate) fn by_server(config: &Config, pieces: &[&[u8]]) -> Served {
         }
     }
     let fin = end(&mut machine, &mut output);
-    let limits = Limits { header: u16::MAX, content: u64::MAX };
+    let limits = FrameLimits::new(u16::MAX, u64::MAX);
     let (replies, error) = by_decoder(limits, &[&output]);
-    assert_eq!(error, None, "what it sends is frames");
+    assert_eq!(error, None, "the output is not a sequence of frames");
     Served { replies, output, reason: machine.reason(), fin }
 }
 
@@ -164,17 +169,18 @@ fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -
                 machine.handle(now, wirestate_core::Event::Eof);
             }
             Outbound::Idle | Outbound::Flush | Outbound::Finished => return fin,
-            Outbound::Reset => panic!("it resets"),
+            Outbound::Reset => panic!("the machine resets the connection"),
         }
     }
 }
 
 /// A client with as many requests as there can be replies.
-pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
+pub(crate) fn by_client(limits: FrameLimits, pieces: &[&[u8]]) -> Read {
     use wirestate_core::message::ClientReason;
     let now = Instant::EPOCH;
     let buffer = 1.try_into().unwrap();
-    let mut client = Client::new(ClientConfig { limits, buffer, ..ClientConfig::default() });
+    let mut client =
+        Client::new(ClientConfig::default().with_frame_limits(limits).with_buffer(buffer)).unwrap();
     for _ in 0..32 {
         client.request(&Message::binary("?"), now).unwrap();
     }
@@ -193,12 +199,13 @@ pub(crate) fn by_client(limits: Limits, pieces: &[&[u8]]) -> Read {
         ClientReason::Malformed(error) => Some(error),
         ClientReason::ClosedEarly { .. } | ClientReason::Closed => None,
         reason @ (ClientReason::ShutDown
-        | ClientReason::Unasked
-        | ClientReason::NoReply { .. }
+        | ClientReason::UnexpectedReply
+        | ClientReason::ReplyTimeout { .. }
         | ClientReason::FrameTimeout { .. }
         | ClientReason::WriteStalled { .. }
         | ClientReason::Lost { .. }
-        | ClientReason::Dropped) => panic!("{reason}"),
+        | ClientReason::Dropped
+        | _) => panic!("{reason}"),
     };
     (replies, error)
 }

@@ -11,7 +11,7 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Fault, Instant, Machine, Outbound, Reason as _,
     drive::deliver,
     message::{
-        Client, ClientConfig, ClientReason, EncodeError, Handle, Message, Request, RequestError,
+        Client, ClientConfig, ClientReason, EncodeError, Handle, Message, ReplyFuture, RequestError,
     },
 };
 use wirestate_testkit::{
@@ -23,12 +23,10 @@ use wirestate_testkit::{
 use crate::{LIMITS, number, numbered, ops_with_frames, proptest_config, whole_messages};
 
 fn config() -> ClientConfig {
-    ClientConfig {
-        limits: LIMITS,
-        buffer: NonZeroUsize::MIN, // so it is that of the longest header
-        in_flight: NonZeroUsize::new(4).unwrap(),
-        ..ClientConfig::default()
-    }
+    ClientConfig::default()
+        .with_frame_limits(LIMITS)
+        .with_buffer(NonZeroUsize::MIN)
+        .with_max_in_flight(NonZeroUsize::new(4).unwrap())
 }
 
 const MAX_QUEUED: usize = 64 * 1024 + 1000;
@@ -62,7 +60,7 @@ fn servers() -> impl Strategy<Value = Server> {
     prop_oneof![Just(Server::Answers), Just(Server::Scripted)]
 }
 
-fn poll(request: &mut Request) -> Poll<Result<Message<'static>, RequestError>> {
+fn poll(request: &mut ReplyFuture) -> Poll<Result<Message<'static>, RequestError>> {
     Pin::new(request).poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -76,7 +74,7 @@ proptest! {
         server in servers(),
         takes in any::<bool>(),
     ) {
-        let mut client = Checked::new(Client::new(config()), MAX_QUEUED).with_deadlines();
+        let mut client = Checked::new(Client::new(config()).unwrap(), MAX_QUEUED).with_deadlines();
         let mut player = Player::new(&mut client);
         let (mut asked, mut answered, mut taken) = (0, 0, Vec::new());
         for (op, size) in ops.iter().zip(sizes) {
@@ -87,7 +85,7 @@ proptest! {
                 Ok(()) => {
                     prop_assert!(!ended);
                     asked += 1;
-                    prop_assert!(asked - taken.len() <= 4, "so many are out at most");
+                    prop_assert!(asked - taken.len() <= 4, "too many are in flight");
                 }
                 Err(RequestError::Busy { limit: 4 } | RequestError::Ended(_)) => {}
                 Err(error) => panic!("{error}"),
@@ -100,14 +98,14 @@ proptest! {
         player.play_out();
         let machine = player.machine().machine_mut();
         taken.extend(std::iter::from_fn(|| machine.take_reply()));
-        prop_assert!(taken.len() <= asked, "replies that nobody asked for");
+        prop_assert!(taken.len() <= asked, "there are more replies than requests");
         if server == Server::Answers {
             let numbers: Vec<usize> = taken.iter().map(number).collect();
-            prop_assert_eq!(numbers, (0..taken.len()).collect::<Vec<_>>(), "in their order");
+            prop_assert_eq!(numbers, (0..taken.len()).collect::<Vec<_>>(), "not in order");
         }
         let transcript = player.transcript();
         let sent = whole_messages(&transcript.output);
-        prop_assert!(sent.iter().map(number).eq(0..sent.len()), "sent once, in order");
+        prop_assert!(sent.iter().map(number).eq(0..sent.len()), "not sent once, in order");
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
 
@@ -118,12 +116,12 @@ proptest! {
         does in prop::collection::vec((0..6_u8, 0..390_usize), 100),
         server in servers(),
     ) {
-        let (client, handle) = Client::with_handle(config());
+        let (client, handle) = Client::with_handle(config()).unwrap();
         let mut client = Checked::new(client, MAX_QUEUED).with_deadlines();
         let mut handles = vec![handle.clone(), handle];
         let mut player = Player::new(&mut client);
-        let mut requests: Vec<(usize, Request)> = Vec::new();
-        let (mut asked, mut answered, mut heard) = (0, 0, Vec::new());
+        let mut requests: Vec<(usize, ReplyFuture)> = Vec::new();
+        let (mut asked, mut answered, mut results) = (0, 0, Vec::new());
         for (op, (what, size)) in ops.iter().zip(does) {
             match what {
                 0..=2 => {
@@ -145,7 +143,7 @@ proptest! {
             requests.retain_mut(|(number, request)| match poll(request) {
                 Poll::Pending => true,
                 Poll::Ready(reply) => {
-                    heard.push((*number, reply));
+                    results.push((*number, reply));
                     false
                 }
             });
@@ -153,8 +151,8 @@ proptest! {
         player.play_out();
         let transcript = player.transcript();
         let sent: Vec<usize> = whole_messages(&transcript.output).iter().map(number).collect();
-        prop_assert!(sent.is_sorted_by(|a, b| a < b), "each once, in order: {:?}", sent);
-        for (asked, reply) in &heard {
+        prop_assert!(sent.is_sorted_by(|a, b| a < b), "not sent once, in order: {:?}", sent);
+        for (asked, reply) in &results {
             match reply {
                 Ok(reply) if server == Server::Answers => prop_assert_eq!(number(reply), *asked),
                 Ok(_) | Err(RequestError::Ended(_)) => {}
@@ -175,7 +173,7 @@ fn settle(client: &mut Client) {
 }
 
 fn with_handle() -> (Client, Handle) {
-    Client::with_handle(config())
+    Client::with_handle(config()).unwrap()
 }
 
 fn outgoing(client: &mut Client) -> Vec<Message<'static>> {
@@ -191,12 +189,12 @@ fn all_requests_fail_when_the_connection_ends() {
         }),
         ("closed_early", |client| client.handle(NOW, Event::Eof)),
         ("empty_header", |client| deliver(client, &mut &[0, 0][..], NOW)),
-        ("no_reply", |client| {
+        ("reply_timeout", |client| {
             while let Some(deadline) = client.poll_timeout() {
                 client.handle(deadline, Event::Timeout { unacknowledged: 0 });
             }
         }),
-        ("dropped", |client| *client = Client::new(config())),
+        ("dropped", |client| *client = Client::new(config()).unwrap()),
     ];
     for (label, end) in ends {
         let (mut client, handle) = with_handle();
@@ -211,7 +209,7 @@ fn all_requests_fail_when_the_connection_ends() {
         requests.push(handle.request(numbered(10, 0)));
         for request in &mut requests {
             let Poll::Ready(Err(RequestError::Ended(reason))) = poll(request) else {
-                panic!("{label}: it waits")
+                panic!("{label}: the request still waits")
             };
             assert_eq!(reason.label(), label);
         }
@@ -241,12 +239,12 @@ fn waiting_tasks_are_woken_when_the_connection_ends() {
     settle(&mut client);
     drop(client);
     for count in counts {
-        assert_eq!(count.0.load(Relaxed), 1, "once");
+        assert_eq!(count.0.load(Relaxed), 1, "it is not woken exactly once");
     }
 }
 
 #[test]
-fn the_reply_to_a_request_that_was_dropped_is_thrown_away_and_the_next_ones_are_right() {
+fn the_reply_to_a_dropped_request_is_discarded_and_the_others_get_their_own() {
     let (mut client, handle) = with_handle();
     let mut requests: Vec<_> = (0..6).map(|i| handle.request(numbered(i, 0))).collect();
     for request in &mut requests {
@@ -269,7 +267,7 @@ fn the_reply_to_a_request_that_was_dropped_is_thrown_away_and_the_next_ones_are_
 }
 
 #[test]
-fn a_client_whose_handles_are_all_gone_ends_when_its_replies_have_come() {
+fn a_client_whose_handles_are_dropped_ends_when_its_replies_have_arrived() {
     let (mut client, handle) = with_handle();
     let mut request = handle.request(numbered(0, 0));
     assert!(poll(&mut request).is_pending());
@@ -289,18 +287,18 @@ fn a_client_whose_handles_are_all_gone_ends_when_its_replies_have_come() {
 
 /// No handle is left to wake it.
 #[test]
-fn a_client_ends_as_well_when_the_last_request_was_taken_back() {
+fn a_client_whose_handles_are_dropped_ends_when_its_last_request_is_withdrawn() {
     let (mut client, handle) = with_handle();
     let mut request = handle.request(numbered(0, 0));
     assert!(poll(&mut request).is_pending());
     drop((request, handle));
     settle(&mut client);
     assert_eq!(client.interest().write, Outbound::Finish);
-    assert!(outgoing(&mut client).is_empty(), "it was taken back");
+    assert!(outgoing(&mut client).is_empty(), "the withdrawn request was sent");
 }
 
 #[test]
-fn a_request_that_cannot_be_sent_fails_alone() {
+fn a_request_that_cannot_be_encoded_fails_alone() {
     let (mut client, handle) = with_handle();
     let long = Message { content_type: "x".repeat(70_000).into(), ..Message::binary("") };
     let mut bad = handle.request(long.clone());
@@ -309,32 +307,32 @@ fn a_request_that_cannot_be_sent_fails_alone() {
     settle(&mut client);
     let Poll::Ready(Err(RequestError::Encode(EncodeError::HeaderTooLong { .. }))) = poll(&mut bad)
     else {
-        panic!("it is too long")
+        panic!("the header is not too long")
     };
     let sent = outgoing(&mut client);
     assert_eq!(sent.iter().map(number).collect::<Vec<_>>(), [1]);
 
-    let mut inline = Client::new(config());
+    let mut inline = Client::new(config()).unwrap();
     assert!(matches!(inline.request(&long, NOW), Err(RequestError::Encode(_))));
     inline.request(&numbered(2, 0), NOW).unwrap();
     assert_eq!(outgoing(&mut inline).len(), 1);
 }
 
 #[test]
-fn a_reply_that_nobody_asked_for_ends_the_connection() {
-    let mut client = Client::new(config());
+fn a_reply_without_a_request_ends_the_connection() {
+    let mut client = Client::new(config()).unwrap();
     deliver(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);
     assert_eq!(client.interest().write, Outbound::Reset);
     client.handle(NOW, Event::Finished);
     let reason = client.reason().unwrap();
-    assert_eq!((reason.clone(), reason.fault()), (ClientReason::Unasked, Fault::Peer));
+    assert_eq!((reason.clone(), reason.fault()), (ClientReason::UnexpectedReply, Fault::Peer));
 }
 
 /// A bad reply resets the connection: no later reply could be trusted.
 #[test]
-fn a_bad_reply_ends_the_connection_by_a_reset() {
+fn a_malformed_reply_resets_the_connection() {
     for bad in bad_frames() {
-        let mut client = Client::new(ClientConfig::default());
+        let mut client = Client::default();
         for i in 0..=bad.frames_before {
             client.request(&numbered(i, 0), NOW).unwrap();
         }
@@ -352,14 +350,14 @@ fn a_bad_reply_ends_the_connection_by_a_reset() {
         };
         assert!(bad.expects(&error), "{}", bad.name);
         let replies = std::iter::from_fn(|| client.take_reply()).count();
-        assert_eq!(replies, bad.frames_before, "what came before it can be taken");
+        assert_eq!(replies, bad.frames_before, "the replies before it were lost");
     }
 }
 
 /// A server may answer and close while the request is still being sent.
 #[test]
-fn what_had_arrived_before_a_write_failed_is_still_read() {
-    let mut client = Client::new(config());
+fn a_reply_that_had_arrived_before_a_write_failed_is_read() {
+    let mut client = Client::new(config()).unwrap();
     client.request(&numbered(0, 0), NOW).unwrap();
     client.handle(NOW, Event::Error(Direction::Write, ConnectionError::Reset));
     deliver(&mut client, &mut &frames([&numbered(0, 0)])[..], NOW);

@@ -27,19 +27,17 @@ use crate::{
 };
 
 fn config() -> Config {
-    Config {
-        limits: LIMITS,
-        buffer: NonZeroUsize::MIN, // so it is that of the longest header
-        in_flight: NonZeroUsize::new(3).unwrap(),
-        ..Config::default()
-    }
+    Config::default()
+        .with_frame_limits(LIMITS)
+        .with_buffer(NonZeroUsize::MIN)
+        .with_max_in_flight(NonZeroUsize::new(3).unwrap())
 }
 
 /// The most pending output: 64 KiB, one message and the error reply.
 const MAX_QUEUED: usize = 64 * 1024 + 1000;
 
 fn checked<S: Service + Clone>(config: Config, service: S) -> Checked<Connection<S>> {
-    Checked::new(Server::new(config, service).machine(Instant::EPOCH), MAX_QUEUED)
+    Checked::new(Server::new(config, service).unwrap().machine(Instant::EPOCH), MAX_QUEUED)
 }
 
 fn echo() -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clone> {
@@ -54,12 +52,12 @@ fn replies_are_requests(transcript: &Transcript) {
     let answers = replies.iter().zip(&requests).take_while(|(reply, request)| reply == request);
     let answers = answers.count();
     let mut others = replies.split_off(answers);
-    assert!(others.len() <= 1, "one error reply at most, behind the replies: {others:?}");
+    assert!(others.len() <= 1, "more than one error reply follows the replies: {others:?}");
     let error = others.pop();
     assert_eq!(transcript.done, transcript.reason.is_some());
     match transcript.label {
         Some("finished") => {
-            assert_eq!(replies, requests, "each has its reply");
+            assert_eq!(replies, requests, "a request has no reply");
             assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
         }
         Some("shut_down" | "idle_timeout" | "answered") => {
@@ -69,8 +67,8 @@ fn replies_are_requests(transcript: &Transcript) {
             "empty_header" | "header_too_long" | "bad_header" | "content_too_long" | "truncated"
             | "header_timeout" | "content_timeout" | "service_timeout",
         ) => {
-            let told = Message::error(transcript.reason.as_ref().unwrap());
-            assert_eq!((error, transcript.ending), (Some(told), Some(Ending::Fin)));
+            let expected = Message::error(transcript.reason.as_ref().unwrap());
+            assert_eq!((error, transcript.ending), (Some(expected), Some(Ending::Fin)));
         }
         Some("write_stalled") => assert_eq!(transcript.ending, Some(Ending::Rst)),
         Some("reset" | "timed_out" | "unreachable" | "wrote_zero" | "system_error") | None => {}
@@ -81,11 +79,11 @@ fn replies_are_requests(transcript: &Transcript) {
 /// The valid frames at the beginning of `input`.
 fn well_formed(input: &[u8]) -> Vec<Message<'static>> {
     use wirestate_core::{buffer::Pool, message::Inbox};
-    let mut inbox = Inbox::new(LIMITS, Pool::new(input.len().max(202), 1));
+    let mut inbox = Inbox::new(LIMITS, Pool::new(input.len().max(202), 1)).unwrap();
     inbox.spare()[..input.len()].copy_from_slice(input);
     inbox.commit(input.len());
     let mut messages = Vec::new();
-    while let Ok(Some(message)) = inbox.take() {
+    while let Ok(Some(message)) = inbox.next_message() {
         messages.push(message.into_owned());
     }
     messages
@@ -118,7 +116,7 @@ proptest! {
     }
 
     #[test]
-    fn a_connection_with_slow_handlers_keeps_the_contract(
+    fn a_connection_with_delayed_replies_keeps_the_contract(
         ops in with_noise(100),
         releases in prop::collection::vec(prop::option::of(any::<bool>()), 100),
     ) {
@@ -130,7 +128,7 @@ proptest! {
                 service.release(oldest);
             }
             player.play(op);
-            prop_assert!(player.machine().status().lag <= 3, "so many are in flight at most");
+            prop_assert!(player.machine().status().lag <= 3, "too many are in flight");
         }
         for _ in 0..service.requests() {
             service.release(false);
@@ -143,31 +141,31 @@ proptest! {
     }
 
     #[test]
-    fn a_connection_that_hands_requests_out_keeps_the_contract(
+    fn a_connection_with_a_request_queue_keeps_the_contract(
         ops in with_noise(100),
-        hands in prop::collection::vec(0..4_u8, 100),
+        actions in prop::collection::vec(0..4_u8, 100),
     ) {
         let mut machine = checked(config(), RequestQueue::default());
         let mut player = Player::new(&mut machine);
-        let mut asked: Vec<PendingRequest> = Vec::new();
-        for (op, hand) in ops.iter().zip(hands) {
-            match hand {
-                0 => asked.extend(player.machine().machine_mut().service_mut().take()),
-                1 if !asked.is_empty() => {
-                    let asked = asked.pop().unwrap();
-                    let reply = asked.request().clone();
-                    asked.reply(reply);
+        let mut requests: Vec<PendingRequest> = Vec::new();
+        for (op, action) in ops.iter().zip(actions) {
+            match action {
+                0 => requests.extend(player.machine().machine_mut().service_mut().take()),
+                1 if !requests.is_empty() => {
+                    let request = requests.pop().unwrap();
+                    let reply = request.request().clone();
+                    request.reply(reply);
                 }
                 _ => {}
             }
             player.play(op);
-            prop_assert!(player.machine().status().lag <= 3, "so many are in flight at most");
+            prop_assert!(player.machine().status().lag <= 3, "too many are in flight");
         }
-        while let Some(asked) = asked.pop().or_else(|| {
+        while let Some(request) = requests.pop().or_else(|| {
             player.machine().machine_mut().service_mut().take()
         }) {
-            let reply = asked.request().clone();
-            asked.reply(reply);
+            let reply = request.request().clone();
+            request.reply(reply);
             player.play(&Op::Release);
         }
         player.play_out();
@@ -175,12 +173,12 @@ proptest! {
     }
 
     #[test]
-    fn a_connection_of_one_shot_keeps_the_contract(ops in with_noise(60)) {
-        let one_shot = Config { one_shot: true, ..config() };
+    fn a_one_shot_connection_keeps_the_contract(ops in with_noise(60)) {
+        let one_shot = config().with_one_shot(true);
         let transcript = script::play_out(&mut checked(one_shot, echo()), &ops);
         replies_are_requests(&transcript);
         let replies = whole_messages(&transcript.output);
-        prop_assert!(replies.len() <= 1, "or an error reply");
+        prop_assert!(replies.len() <= 1, "there is more than one reply");
         if transcript.label == Some("answered") {
             prop_assert_eq!(&replies[..], &well_formed(&transcript.input)[..1]);
         }
@@ -189,7 +187,7 @@ proptest! {
 
     /// Pipelined requests, whose replies are accepted in random pieces.
     #[test]
-    fn whatever_was_asked_is_answered_once_and_in_order(
+    fn pipelined_requests_are_answered_once_and_in_order(
         sizes in prop::collection::vec(0..390_usize, 0..20),
         accepts in prop::collection::vec(1..400_usize, 1..20),
     ) {
@@ -215,15 +213,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, ..proptest_config() })]
 
     #[test]
-    fn what_a_connection_makes_of_its_input_does_not_depend_on_the_cut(
+    fn the_output_does_not_depend_on_how_the_input_is_cut(
         sent in prop::collection::vec(messages(202), 0..3),
         bad in prop::option::of(wirestate_testkit::message::any_bad_frame()),
     ) {
-        let limits = wirestate_core::message::Limits { header: 450, content: 1000 };
+        let limits = wirestate_core::message::FrameLimits::new(450, 1000);
         let mut bytes = frames(&sent);
         bytes.extend(bad.into_iter().filter(|bad| bad.bytes.len() < 600).flat_map(|bad| bad.bytes));
         script::cut_invariant(&bytes, |pieces| {
-            let mut machine = checked(Config { limits, ..config() }, echo());
+            let mut machine = checked(config().with_frame_limits(limits), echo());
             let receive = pieces.iter().map(|piece| Op::Receive(piece.to_vec()));
             let ops: Vec<Op> = receive.chain([Op::Eof]).collect();
             script::play_out(&mut machine, &ops).output
@@ -233,18 +231,24 @@ proptest! {
 
 /// Each reply is longer than the limit on pending output, so reading pauses.
 #[test]
-fn a_peer_that_takes_no_replies_is_read_no_more() {
+fn the_connection_stops_reading_when_the_peer_does_not_read() {
     let big = service::function(|_| Message::binary(vec![7; 50_000]));
-    let mut machine =
-        Checked::new(Server::new(config(), big).machine(Instant::EPOCH), 64 * 1024 + 50_200);
+    let mut machine = Checked::new(
+        Server::new(config(), big).unwrap().machine(Instant::EPOCH),
+        64 * 1024 + 50_200,
+    );
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden().repeat(10)));
     let queued = player.machine().status().queued;
-    assert!((100_000..101_000).contains(&queued), "two replies wait: {queued}");
-    assert!(!player.machine().interest().read, "that is backpressure");
+    assert!((100_000..101_000).contains(&queued), "not two replies are pending: {queued}");
+    assert!(!player.machine().interest().read, "there is no backpressure");
     player.play(&Op::Accept(30_000));
     let left = player.machine().status().queued;
-    assert_eq!(left, queued - 30_000, "nothing more while that is more than 64 KiB");
+    assert_eq!(
+        left,
+        queued - 30_000,
+        "another reply was queued although more than 64 KiB are pending"
+    );
     for _ in 0..100 {
         player.play(&Op::Accept(10_000));
     }
@@ -256,7 +260,7 @@ fn a_peer_that_takes_no_replies_is_read_no_more() {
 }
 
 #[test]
-fn requests_beyond_those_in_flight_wait_with_the_kernel() {
+fn requests_beyond_the_limit_in_flight_are_not_read() {
     let mut machine = checked(config(), RequestQueue::default());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden().repeat(10)));
@@ -277,7 +281,7 @@ fn requests_beyond_those_in_flight_wait_with_the_kernel() {
         whole_messages(bytes).iter().map(|reply| reply.content.to_vec()).collect()
     };
     assert_eq!(contents(player.output()), [&b"first"[..], b"second"]);
-    // A request that is dropped is answered too.
+    // A dropped request is answered with an error.
     drop(third);
     player.play(&Op::Release);
     player.play(&Op::Accept(usize::MAX));
@@ -287,7 +291,7 @@ fn requests_beyond_those_in_flight_wait_with_the_kernel() {
 
 /// A service that panics ends its connection. A reply that cannot be sent must not make it panic.
 #[test]
-fn a_reply_whose_header_is_too_long_is_an_error_reply() {
+fn a_reply_that_cannot_be_encoded_becomes_an_error_reply() {
     let long = service::function(|_| Message {
         content_type: "x".repeat(70_000).into(),
         ..Message::binary("")
@@ -301,12 +305,12 @@ fn a_reply_whose_header_is_too_long_is_an_error_reply() {
 }
 
 #[test]
-fn the_error_reply_comes_behind_the_replies_that_are_owed() {
+fn an_error_reply_follows_the_pending_replies() {
     let mut machine = checked(config(), RequestQueue::default());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive([golden(), golden(), vec![0, 0]].concat()));
     player.play(&Op::Accept(usize::MAX));
-    assert!(player.output().is_empty(), "two replies come first");
+    assert!(player.output().is_empty(), "the error reply precedes the pending replies");
     for _ in 0..2 {
         player.machine().machine_mut().service_mut().take().unwrap().reply(Message::binary("x"));
     }
@@ -321,24 +325,28 @@ fn the_error_reply_comes_behind_the_replies_that_are_owed() {
 #[test]
 fn an_error_reply_is_followed_by_a_lingering_close() {
     for bad in bad_frames().into_iter().filter(|bad| bad.bytes.len() < 300).step_by(17) {
-        let (limits, time) = (Config::default().limits, Linger::default().time);
+        let (limits, time) = (Config::default().frame_limits, Linger::default().time);
         let linger = Linger { bytes: 140_000, time };
-        let mut machine = checked(Config { limits, linger, ..config() }, echo());
+        let mut machine = checked(config().with_frame_limits(limits).with_linger(linger), echo());
         let mut player = Player::new(&mut machine);
         player.play(&Op::Receive(bad.bytes.clone()));
         if bad.error.label() == "truncated" {
-            continue; // its error comes with the end of the input
+            continue; // the error is found at the end of the input
         }
         player.play(&Op::Accept(usize::MAX));
         player.play(&Op::Finished);
         let interest = player.machine().interest();
-        assert!(interest.read && !interest.is_done(), "{}: what still comes is read", bad.name);
+        assert!(interest.read && !interest.is_done(), "{}: it does not linger", bad.name);
         let before = player.output().len();
         player.play(&Op::Receive(vec![0; 70_000]));
-        assert!(player.machine().interest().read, "{}: as much as is allowed", bad.name);
+        assert!(
+            player.machine().interest().read,
+            "{}: it stops reading before the limit",
+            bad.name
+        );
         player.play(&Op::Receive(vec![0; 70_000]));
-        assert!(player.machine().interest().is_done(), "{}: not more", bad.name);
-        assert_eq!(player.output().len(), before, "no output after the close");
+        assert!(player.machine().interest().is_done(), "{}: it reads beyond the limit", bad.name);
+        assert_eq!(player.output().len(), before, "there is output after the FIN");
     }
     // Or after two seconds.
     let mut machine = checked(config(), echo());
@@ -352,15 +360,15 @@ fn an_error_reply_is_followed_by_a_lingering_close() {
 }
 
 #[test]
-fn one_shot_answers_one_request_and_ignores_the_others() {
-    let one_shot = Config { one_shot: true, ..config() };
+fn a_one_shot_connection_answers_one_request_and_ignores_the_others() {
+    let one_shot = config().with_one_shot(true);
     let mut machine = checked(one_shot.clone(), echo());
     let ops = [Op::Receive([golden(), golden(), b"\0\0".to_vec()].concat()), Op::Eof];
     let transcript = script::play_out(&mut machine, &ops);
     assert_eq!((transcript.output, transcript.ending), (golden(), Some(Ending::Fin)));
     assert_eq!(machine.reason().unwrap().fault(), Fault::None);
 
-    // A slow reply is waited for.
+    // A pending reply is awaited.
     let mut machine = checked(one_shot, RequestQueue::default());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(golden()));
@@ -372,7 +380,7 @@ fn one_shot_answers_one_request_and_ignores_the_others() {
 }
 
 #[test]
-fn a_loss_says_what_was_owed() {
+fn the_reason_of_a_failed_connection_counts_what_was_not_sent() {
     let service = Later::default();
     let mut machine = checked(config(), service);
     let mut player = Player::new(&mut machine);
@@ -381,20 +389,20 @@ fn a_loss_says_what_was_owed() {
     assert_eq!(
         player.machine().reason(),
         Some(MessageReason::Lost {
-            way: Direction::Write,
-            why: ConnectionError::Reset,
+            direction: Direction::Write,
+            error: ConnectionError::Reset,
             unsent: 146,
-            owed: 2
+            unanswered: 2
         })
     );
 }
 
 #[test]
-fn what_is_asked_to_stop_answers_what_is_on_its_way() {
+fn a_draining_connection_answers_requests_that_are_on_their_way() {
     let mut machine = checked(config(), echo());
     let mut player = Player::new(&mut machine);
-    let (begun, rest) = (golden()[..50].to_vec(), golden()[50..].to_vec());
-    player.play(&Op::Receive([golden(), begun].concat()));
+    let (first_part, rest) = (golden()[..50].to_vec(), golden()[50..].to_vec());
+    player.play(&Op::Receive([golden(), first_part].concat()));
     player.play(&Op::ShutDown);
     player.play(&Op::Receive(rest));
     player.play(&Op::Accept(usize::MAX));
@@ -408,12 +416,12 @@ fn what_is_asked_to_stop_answers_what_is_on_its_way() {
 
 /// One read can contain hundreds of requests. Their sender must not delay other connections.
 #[test]
-fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
+fn one_call_answers_at_most_32_requests_and_the_next_calls_answer_the_rest() {
     let input = frames(&(0..300).map(|i| numbered(i, 0)).collect::<Vec<_>>());
-    let told = frames([&Message::error(DecodeError::EmptyHeader)]);
-    let wrong = [&input[..], &[0, 0]].concat();
-    let told = [&input[..], &told].concat();
-    for (input, output) in [(&input, &input), (&wrong, &told)] {
+    let error = frames([&Message::error(DecodeError::EmptyHeader)]);
+    let invalid = [&input[..], &[0, 0]].concat();
+    let with_error = [&input[..], &error].concat();
+    for (input, output) in [(&input, &input), (&invalid, &with_error)] {
         for (read, write) in [(usize::MAX, usize::MAX), (usize::MAX, 100), (5000, 1000), (7, 64)] {
             assert_eq!(&answered_in_turns(input, read, write), output, "{read}, {write}");
         }
@@ -424,14 +432,14 @@ fn one_call_answers_32_requests_at_most_and_the_next_ones_go_on() {
 fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
     let mut machine = checked(Config::default(), echo());
     let (mut cx, now) = (Context::from_waker(Waker::noop()), Instant::EPOCH);
-    let (mut output, mut worked) = (Vec::new(), 0);
-    let mut look = |machine: &Checked<Connection<_>>| {
-        let before = std::mem::replace(&mut worked, machine.work());
-        assert!(worked - before <= 32, "one call has answered {}", worked - before);
+    let (mut output, mut answered) = (Vec::new(), 0);
+    let mut check = |machine: &Checked<Connection<_>>| {
+        let before = std::mem::replace(&mut answered, machine.work());
+        assert!(answered - before <= 32, "one call has answered {}", answered - before);
     };
     loop {
-        let news = machine.poll_shared(now, &mut cx);
-        look(&machine);
+        let has_changed = machine.poll_shared(now, &mut cx);
+        check(&machine);
         let Interest { read: reads, write: writes } = machine.interest();
         if writes == Outbound::Flush {
             let mut bufs = [&[][..]];
@@ -439,34 +447,37 @@ fn answered_in_turns(mut input: &[u8], read: usize, write: usize) -> Vec<u8> {
             let n = bufs[0].len().min(write);
             output.extend_from_slice(&bufs[0][..n]);
             machine.handle(now, Event::Written(n));
-            look(&machine);
+            check(&machine);
         }
-        let may_read = machine.interest().read && !input.is_empty();
-        if may_read {
+        let can_read = machine.interest().read && !input.is_empty();
+        if can_read {
             let buf = machine.read_buf();
             let n = buf.len().min(read).min(input.len());
             buf[..n].copy_from_slice(&input[..n]);
             input = &input[n..];
             machine.handle(now, Event::Read(n));
-            look(&machine);
+            check(&machine);
         }
-        if !news && writes != Outbound::Flush && !may_read {
-            assert!(input.is_empty() && (reads || writes == Outbound::Finish), "it hangs");
+        if !has_changed && writes != Outbound::Flush && !can_read {
+            assert!(
+                input.is_empty() && (reads || writes == Outbound::Finish),
+                "the connection hangs"
+            );
             return output;
         }
     }
 }
 
 #[test]
-fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline() {
+fn buffered_requests_are_answered_without_a_write_and_have_no_deadline() {
     let mut cx = Context::from_waker(Waker::noop());
-    let patient = Config { write_timeout: None, ..Config::default() };
-    let mut machine = checked(patient, echo());
+    let config = Config::default().with_write_timeout(None);
+    let mut machine = checked(config, echo());
     let input = frames(&(0..100).map(|i| numbered(i, 0)).collect::<Vec<_>>());
     let mut rest = &input[..];
     drive::deliver(&mut machine, &mut rest, Instant::EPOCH);
     assert!(rest.is_empty() && !machine.interest().read);
-    assert_eq!(machine.poll_timeout(), None, "no frame is late");
+    assert_eq!(machine.poll_timeout(), None, "a frame has a deadline although it has arrived");
     while machine.poll_shared(Instant::EPOCH, &mut cx) {}
     assert_eq!((machine.work(), machine.interest().read), (100, true));
     assert_eq!(script::collect(&mut machine, Instant::EPOCH), input);
@@ -474,10 +485,10 @@ fn requests_that_wait_for_the_next_call_need_no_write_and_run_into_no_deadline()
     // Nor does a reply, while others may be pending.
     let in_flight = NonZeroUsize::new(90).unwrap();
     let service = Later::default();
-    let mut machine = checked(Config { in_flight, ..Config::default() }, service.clone());
+    let mut machine = checked(Config::default().with_max_in_flight(in_flight), service.clone());
     drive::deliver(&mut machine, &mut &input[..], Instant::EPOCH);
     while machine.poll_shared(Instant::EPOCH, &mut cx) {}
-    assert_eq!(service.requests(), 91, "the first one is answered at once");
+    assert_eq!(service.requests(), 91, "90 are in flight, and the first one was answered at once");
     assert!(!machine.interest().read);
 }
 

@@ -10,7 +10,7 @@ mod owned;
 mod services;
 
 use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};
-use wirestate_core::message::{Limits, Message};
+use wirestate_core::message::{FrameLimits, Message};
 use wirestate_testkit::{
     message::{any_bad_frame, frames},
     script::{self, Op},
@@ -27,7 +27,7 @@ fn proptest_config() -> ProptestConfig {
 }
 
 /// Small limits, so that the scripts' small pieces contain whole frames.
-const LIMITS: Limits = Limits { header: 200, content: 400 };
+const LIMITS: FrameLimits = FrameLimits::new(200, 400);
 
 /// The number of a request, which its reply repeats.
 fn numbered(number: usize, size: usize) -> Message<'static> {
@@ -36,6 +36,7 @@ fn numbered(number: usize, size: usize) -> Message<'static> {
     Message::new("n", "", content)
 }
 
+/// The number of a message that [`numbered`] has made.
 fn number(message: &Message<'_>) -> usize {
     let digits = message.content.iter().take_while(|byte| byte.is_ascii_digit()).count();
     str::from_utf8(&message.content[..digits]).unwrap().parse().unwrap()
@@ -84,8 +85,8 @@ fn itself(request: Message<'_>) -> Message<'static> {
 /// The whole messages in `bytes`, which are frames; the last one may be incomplete.
 fn whole_messages(bytes: &[u8]) -> Vec<Message<'static>> {
     use wirestate_core::{buffer::Pool, message::Inbox};
-    let limits = Limits { header: 4096, content: 1 << 20 };
-    let mut inbox = Inbox::new(limits, Pool::new(1 << 16, 1));
+    let limits = FrameLimits::new(4096, 1 << 20);
+    let mut inbox = Inbox::new(limits, Pool::new(1 << 16, 1)).unwrap();
     let mut messages = Vec::new();
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -94,7 +95,7 @@ fn whole_messages(bytes: &[u8]) -> Vec<Message<'static>> {
         spare[..n].copy_from_slice(&rest[..n]);
         rest = &rest[n..];
         inbox.commit(n);
-        while let Some(message) = inbox.take().expect("what is sent is frames") {
+        while let Some(message) = inbox.next_message().expect("the bytes are frames") {
             messages.push(message.into_owned());
         }
     }

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use wirestate_core::{
     Instant, Machine,
     drive::{collect_owned, deliver},
-    message::{Client, ClientConfig, Config, Message, Server, service},
+    message::{Client, Message, Server, service},
 };
 use wirestate_testkit::{contract::Checked, message::frames};
 
 const NOW: Instant = Instant::EPOCH;
 
-/// Takes all output of `machine`, which sends `large` twice.
-fn shares<M: Machine>(machine: M, most: usize, expected: &[u8], large: &Bytes) {
+/// Takes all output of `machine` in parts of at most `most` bytes. It sends `large` twice.
+fn shares_large_contents<M: Machine>(machine: M, most: usize, expected: &[u8], large: &Bytes) {
     let (mut machine, mut output) = (Checked::new(machine, 1 << 20), Vec::new());
     let mut shared = 0;
     loop {
@@ -29,11 +29,11 @@ fn shares<M: Machine>(machine: M, most: usize, expected: &[u8], large: &Bytes) {
         }
     }
     assert!(output == expected, "{most} bytes at once");
-    assert_eq!(shared, 2 * large.len(), "large contents are not copied");
+    assert_eq!(shared, 2 * large.len(), "a large content was copied");
 }
 
 #[test]
-fn owned_output_is_the_same_as_borrowed_output_without_a_copy_of_large_contents() {
+fn owned_output_equals_borrowed_output_and_shares_large_contents() {
     let large = Bytes::from(vec![7; 5000]);
     let messages = [
         Message::binary(large.clone()),
@@ -44,15 +44,15 @@ fn owned_output_is_the_same_as_borrowed_output_without_a_copy_of_large_contents(
     ];
     let expected = frames(&messages);
     for most in [1, 100, 4999, usize::MAX] {
-        let mut client = Client::new(ClientConfig::default());
+        let mut client = Client::default();
         let mut replies = messages.clone().into_iter();
         let reply = service::function(move |_| replies.next().unwrap());
-        let mut server = Server::new(Config::default(), reply).machine(NOW);
+        let mut server = Server::with_default_config(reply).machine(NOW);
         for message in &messages {
             client.request(message, NOW).unwrap();
         }
         deliver(&mut server, &mut &frames(&[(); 5].map(|()| Message::binary("")))[..], NOW);
-        shares(client, most, &expected, &large);
-        shares(server, most, &expected, &large);
+        shares_large_contents(client, most, &expected, &large);
+        shares_large_contents(server, most, &expected, &large);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Later {
 struct Waiting {
     requests: usize,
     /// Requests without a reply.
-    open: VecDeque<usize>,
+    unreleased: VecDeque<usize>,
     /// Requests whose reply is ready.
     released: Vec<usize>,
     wakers: Vec<Waker>,
@@ -36,7 +36,8 @@ impl Later {
     /// Answers the oldest or the newest waiting request.
     pub(crate) fn release(&self, oldest: bool) {
         let wakers = self.shared.with(|waiting| {
-            let next = if oldest { waiting.open.pop_front() } else { waiting.open.pop_back() };
+            let next =
+                if oldest { waiting.unreleased.pop_front() } else { waiting.unreleased.pop_back() };
             waiting.released.extend(next);
             std::mem::take(&mut waiting.wakers)
         });
@@ -58,10 +59,10 @@ impl Service for Later {
         });
         let reply = request.into_owned();
         if number.is_multiple_of(3) {
-            return Reply::Now(reply);
+            return Reply::Ready(reply);
         }
-        self.shared.with(|waiting| waiting.open.push_back(number));
-        Reply::Later(Answer { number, reply: Some(reply), shared: self.shared.clone() })
+        self.shared.with(|waiting| waiting.unreleased.push_back(number));
+        Reply::Pending(Answer { number, reply: Some(reply), shared: self.shared.clone() })
     }
 }
 
@@ -85,7 +86,7 @@ impl Future for Answer {
             released
         });
         if released {
-            Poll::Ready(self.reply.take().expect("it is not polled again"))
+            Poll::Ready(self.reply.take().expect("it is not polled after it has returned"))
         } else {
             Poll::Pending
         }
@@ -102,18 +103,18 @@ impl Service for Counting {
     type Pending = std::future::Ready<Message<'static>>;
 
     fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
-        assert!(request.content.is_empty(), "it was streamed");
+        assert!(request.content.is_empty(), "the content was not streamed");
         let bytes = std::mem::take(&mut self.bytes);
-        Reply::Now(Message::new("n", "", bytes.to_string()))
+        Reply::Ready(Message::new("n", "", bytes.to_string()))
     }
 
     fn delivery(&mut self, _header: &Header<'_>) -> Delivery {
-        assert_eq!(self.bytes, 0, "the content before is over");
-        Delivery::Stream { limit: 400 }
+        assert_eq!(self.bytes, 0, "the last content has not ended");
+        Delivery::Stream { max_content: 400 }
     }
 
-    fn piece(&mut self, piece: &[u8]) {
-        assert!(!piece.is_empty(), "a piece of nothing");
-        self.bytes += piece.len() as u64;
+    fn chunk(&mut self, chunk: &[u8]) {
+        assert!(!chunk.is_empty(), "an empty chunk");
+        self.bytes += chunk.len() as u64;
     }
 }

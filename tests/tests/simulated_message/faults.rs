@@ -14,14 +14,16 @@ use wirestate_testkit::{
 };
 
 use crate::scene::{
-    SIZES, Scene, ask, bytes, graceful_ends_are_complete, peer, requests, seconds, small, unhurried,
+    SIZES, Scene, ask, bytes, graceful_ends_are_complete, patient_server, peer, requests, seconds,
+    small,
 };
 
 #[test]
-fn each_request_has_its_reply_whatever_the_network_does_short_of_breaking() {
+fn each_request_has_its_reply_under_all_harmless_faults() {
     for_each_seed(20, |seed| {
         let settings = Settings { buffer: 1 << (7 + seed % 8), ..Settings::default() };
-        let scene = Scene::with(World::with(seed, settings), unhurried(small(1 << (seed % 13))));
+        let scene =
+            Scene::with(World::with(seed, settings), patient_server(small(1 << (seed % 13))));
         scene.server.set_faults(Faults::harmless(seed));
         let asking: Vec<_> = (0..4)
             .map(|i| {
@@ -45,18 +47,18 @@ fn each_request_has_its_reply_whatever_the_network_does_short_of_breaking() {
 fn broken_off(seed: u64) -> Vec<Act> {
     let all = bytes(&requests(&SIZES[..6]));
     let cut = (usize::try_from(seed).unwrap() * 7919) % all.len();
-    let begun = Act::Send(Bytes::copy_from_slice(&all[..cut]));
+    let part = Act::Send(Bytes::copy_from_slice(&all[..cut]));
     match seed % 5 {
-        0 => vec![begun, Act::Reset],
-        1 => vec![begun, Act::Finish, Act::ReceiveAll],
-        2 => vec![begun, Act::Wait(seconds(100)), Act::ReceiveAll],
-        3 => vec![begun, Act::Receive(100), Act::Reset],
+        0 => vec![part, Act::Reset],
+        1 => vec![part, Act::Finish, Act::ReceiveAll],
+        2 => vec![part, Act::Wait(seconds(100)), Act::ReceiveAll],
+        3 => vec![part, Act::Receive(100), Act::Reset],
         _ => misbehaving(seed),
     }
 }
 
 /// Runs all faults and kinds of clients at once, with one seed.
-fn mayhem(seed: u64) -> Scene {
+fn run_with_all_faults(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512));
     scene.server.set_faults(Faults::harmful(seed));
     let healthy = scene.world.host("healthy");
@@ -80,7 +82,7 @@ fn mayhem(seed: u64) -> Scene {
     // All connections end, at the latest by their deadlines, which are below an hour.
     scene.run_for(seconds(3600));
     for asking in asking {
-        assert!(asking.take().expect("a client ends").are_right());
+        assert!(asking.take().expect("a client ends").are_in_order());
     }
     assert_eq!(scene.table.totals().open, 0);
     scene.end();
@@ -88,20 +90,26 @@ fn mayhem(seed: u64) -> Scene {
 }
 
 #[test]
-fn whatever_breaks_the_invariants_hold_and_who_is_healthy_is_served() {
-    for_each_seed(40, |seed| drop(mayhem(seed)));
+fn under_all_faults_the_invariants_hold_and_healthy_clients_are_served() {
+    for_each_seed(40, |seed| drop(run_with_all_faults(seed)));
 }
 
 #[test]
-fn the_same_seed_is_the_same_run() {
+fn a_seed_always_gives_the_same_run() {
     for_each_seed(4, |seed| {
-        assert_eq!(mayhem(seed).world.trace().hash(), mayhem(seed).world.trace().hash());
+        assert_eq!(
+            run_with_all_faults(seed).world.trace().hash(),
+            run_with_all_faults(seed).world.trace().hash()
+        );
     });
-    assert_ne!(mayhem(0).world.trace().hash(), mayhem(1).world.trace().hash());
+    assert_ne!(
+        run_with_all_faults(0).world.trace().hash(),
+        run_with_all_faults(1).world.trace().hash()
+    );
 }
 
 #[test]
-fn a_faulty_peer_changes_nothing_for_the_others() {
+fn a_faulty_peer_does_not_affect_the_others() {
     let run = |seed: u64, faulty: bool| -> Vec<Entry> {
         let scene = Scene::with(World::new(seed), small(512));
         scene.server.set_faults(Faults::harmless(seed));
@@ -123,7 +131,7 @@ fn a_faulty_peer_changes_nothing_for_the_others() {
 }
 
 #[test]
-fn a_reset_anywhere_in_a_frame_is_a_reset_and_nothing_partial_is_answered() {
+fn a_reset_anywhere_in_a_frame_is_reported_and_no_partial_request_is_answered() {
     let all = bytes(&requests(&[10, 10]));
     let one = bytes(&requests(&[10])).len();
     for cut in (0..all.len()).step_by(5) {
@@ -138,13 +146,13 @@ fn a_reset_anywhere_in_a_frame_is_a_reset_and_nothing_partial_is_answered() {
         assert_eq!(heard.bytes, all[..answered]);
         scene.run_for(seconds(1));
         let label = if cut == 0 { "health_check" } else { "reset" };
-        assert_eq!(scene.ended(label), 1, "not a clean end, after {cut} bytes");
+        assert_eq!(scene.ended(label), 1, "after {cut} bytes");
         scene.end();
     }
 }
 
 #[test]
-fn a_fin_anywhere_in_a_frame_is_told_with_the_figures() {
+fn a_fin_anywhere_in_a_frame_gets_an_error_reply_with_both_lengths() {
     let all = bytes(&requests(&[10, 10]));
     let one = bytes(&requests(&[10])).len();
     for cut in (1..all.len()).step_by(3) {
@@ -153,14 +161,14 @@ fn a_fin_anywhere_in_a_frame_is_told_with_the_figures() {
         let send = Act::Send(Bytes::copy_from_slice(&all[..cut]));
         let heard = peer(&client, vec![send, Act::Finish, Act::ReceiveAll]);
         let heard = scene.world.run_until(&heard).unwrap();
-        assert!(heard.fin, "it is told, and closed");
-        let (answers, told) = heard.bytes.split_at(cut / one * one);
+        assert!(heard.fin, "the connection is not closed");
+        let (answers, error) = heard.bytes.split_at(cut / one * one);
         assert_eq!(answers, &all[..answers.len()]);
-        let have = cut % one;
-        let told = String::from_utf8_lossy(told);
-        let expected = format!("the input ended after {have} of a frame's ");
-        assert_eq!(told.contains(&expected), have > 0, "{cut}: {told}");
-        let label = if have > 0 { "truncated" } else { "finished" };
+        let received = cut % one;
+        let error = String::from_utf8_lossy(error);
+        let expected = format!("the input ended after {received} of a frame's ");
+        assert_eq!(error.contains(&expected), received > 0, "{cut}: {error}");
+        let label = if received > 0 { "truncated" } else { "finished" };
         assert_eq!(scene.ended(label), 1, "after {cut} bytes");
         scene.end();
     }
@@ -168,7 +176,7 @@ fn a_fin_anywhere_in_a_frame_is_told_with_the_figures() {
 
 /// Input that arrived in time is served before a deadline is handled.
 #[test]
-fn a_process_that_was_stopped_serves_what_had_arrived() {
+fn a_process_that_was_stopped_serves_the_requests_that_had_arrived() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         let client = scene.world.host("client");
@@ -197,7 +205,7 @@ fn planted_bugs_are_found() {
     let bugs: [(&str, Answer, bool); 4] = [
         ("none", |_, request| request, false),
         (
-            "answers with the request before",
+            "answers with the previous request",
             |before, request| {
                 before.push(request.clone());
                 if before.len() > 1 { before.remove(0) } else { request }

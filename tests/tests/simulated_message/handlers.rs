@@ -22,12 +22,13 @@ use crate::scene::{
 /// The number of running handlers, and its maximum.
 #[derive(Clone, Default)]
 struct Running {
-    now_and_most: Shared<Lock<(usize, usize)>>,
+    /// How many run, and the most that ever did.
+    counts: Shared<Lock<(usize, usize)>>,
 }
 
 impl Running {
     fn begin(&self) -> Self {
-        self.now_and_most.with(|(now, most)| {
+        self.counts.with(|(now, most)| {
             *now += 1;
             *most = (*most).max(*now);
         });
@@ -35,11 +36,11 @@ impl Running {
     }
 
     fn end(&self) {
-        self.now_and_most.with(|(now, _)| *now -= 1);
+        self.counts.with(|(now, _)| *now -= 1);
     }
 
     fn most(&self) -> usize {
-        self.now_and_most.with(|(_, most)| *most)
+        self.counts.with(|(_, most)| *most)
     }
 }
 
@@ -59,10 +60,10 @@ fn scene(world: World, config: Config, running: &Running, time: fn(usize) -> Dur
 }
 
 #[test]
-fn replies_come_in_order_although_handlers_end_in_another() {
+fn replies_are_in_order_although_handlers_end_out_of_order() {
     for_each_seed(20, |seed| {
         let running = Running::default();
-        let config = Config { in_flight: 5.try_into().unwrap(), ..small(512) };
+        let config = small(512).with_max_in_flight(5.try_into().unwrap());
         // Larger requests are answered sooner.
         let time = |size: usize| Duration::from_millis(100_000 / (size as u64 + 50));
         let scene = scene(World::new(seed), config, &running, time);
@@ -77,7 +78,7 @@ fn replies_come_in_order_although_handlers_end_in_another() {
         for asking in asking {
             assert!(scene.world.run_until(&asking).unwrap().are_complete());
         }
-        assert!(running.most() <= 15, "five on each connection at most: {}", running.most());
+        assert!(running.most() <= 15, "more than five run on a connection: {}", running.most());
         scene.run_for(seconds(60));
         assert_eq!(graceful_ends_are_complete(&scene.world), 3);
         scene.end();
@@ -95,8 +96,8 @@ fn an_async_closure_owns_state_that_all_connections_share() {
         let number = replies.fetch_add(1, Relaxed) + 1;
         Message::json(format!("\"reply {number}\""))
     });
-    let server_machine = message::Server::new(small(4096), count);
-    let scene = Scene::of(world, server, server_machine, ServerHandle::default());
+    let server_machine = message::Server::new(small(4096), count).unwrap();
+    let scene = Scene::unchecked(world, server, server_machine, ServerHandle::default());
     for (name, last) in [("first", "reply 2"), ("second", "reply 4")] {
         let asks = bytes(&requests(&[10, 20]));
         let acts = vec![Act::Send(asks.into()), Act::Finish, Act::ReceiveAll];
@@ -110,7 +111,7 @@ fn an_async_closure_owns_state_that_all_connections_share() {
 
 /// The handlers run concurrently.
 #[test]
-fn the_handlers_of_one_connection_run_side_by_side() {
+fn the_handlers_of_one_connection_run_concurrently() {
     let running = Running::default();
     let scene = scene(World::new(1), small(4096), &running, |_| seconds(10));
     let client = scene.world.host("client");
@@ -119,12 +120,12 @@ fn the_handlers_of_one_connection_run_side_by_side() {
     assert!(scene.world.run_until(&asking).unwrap().are_complete());
     assert_eq!(running.most(), 8);
     let took = scene.world.now().since(began);
-    assert!(took < seconds(11), "{took:?}, and not 80 s");
+    assert!(took < seconds(11), "it took {took:?}");
     scene.end();
 }
 
 #[test]
-fn what_was_asked_before_a_fin_is_answered_however_long_it_takes() {
+fn requests_before_a_fin_are_answered_however_long_their_handlers_take() {
     let scene = scene(World::new(2), small(4096), &Running::default(), |_| seconds(50));
     let client = scene.world.host("client");
     let all = bytes(&requests(&[10, 20, 30]));
@@ -136,7 +137,7 @@ fn what_was_asked_before_a_fin_is_answered_however_long_it_takes() {
 }
 
 #[test]
-fn a_handler_that_takes_more_than_60_s_is_given_up_and_the_peer_is_told() {
+fn a_handler_that_takes_more_than_60_s_is_dropped_and_the_peer_gets_an_error_reply() {
     let time = |size: usize| seconds(if size == 20 { 100 } else { 1 });
     let scene = scene(World::new(3), small(4096), &Running::default(), time);
     let client = scene.world.host("client");
@@ -144,9 +145,9 @@ fn a_handler_that_takes_more_than_60_s_is_given_up_and_the_peer_is_told() {
     let heard = peer(&client, vec![Act::Send(all.clone().into()), Act::ReceiveAll]);
     let heard = scene.world.run_until(&heard).unwrap();
     let first = bytes(&requests(&[10]));
-    assert!(heard.bytes.starts_with(&first), "the reply that was there in time");
-    let told = String::from_utf8_lossy(&heard.bytes[first.len()..]).into_owned();
-    assert!(told.contains("no reply within 60s; replies owed: 2"), "{told}");
+    assert!(heard.bytes.starts_with(&first), "the reply before it is missing");
+    let error = String::from_utf8_lossy(&heard.bytes[first.len()..]).into_owned();
+    assert!(error.contains("no reply within 60s; requests not answered: 2"), "{error}");
     assert!(heard.fin);
     scene.end();
     assert_eq!(scene.ended("service_timeout"), 1);
@@ -154,7 +155,7 @@ fn a_handler_that_takes_more_than_60_s_is_given_up_and_the_peer_is_told() {
 
 /// A connection owns its handlers, which end with it.
 #[test]
-fn the_handlers_of_a_connection_that_broke_are_dropped() {
+fn the_handlers_of_a_reset_connection_are_dropped() {
     let scene = scene(World::new(4), small(4096), &Running::default(), |_| seconds(30));
     let client = scene.world.host("client");
     let all = bytes(&requests(&[10; 5]));

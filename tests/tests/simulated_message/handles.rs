@@ -34,7 +34,11 @@ fn user(client: &Host, handle: &Handle, number: usize) -> Task<Result<(), Reques
         for (i, request) in requests(&SIZES).into_iter().enumerate() {
             let content_type = format!("user {number}, request {i}").into();
             let request = Message { content_type, ..request };
-            assert_eq!(handle.request(request.clone()).await?, request, "another one's reply");
+            assert_eq!(
+                handle.request(request.clone()).await?,
+                request,
+                "it is the reply to another request"
+            );
         }
         Ok(())
     })
@@ -61,7 +65,7 @@ fn many_tasks_share_a_connection_and_each_gets_its_own_replies() {
 }
 
 #[test]
-fn when_the_connection_breaks_all_who_wait_are_told() {
+fn all_requests_fail_when_the_connection_is_reset() {
     for_each_seed(20, |seed| {
         let scene = Scene::with(World::new(seed), small(512));
         let client = scene.world.host("client");
@@ -71,7 +75,7 @@ fn when_the_connection_breaks_all_who_wait_are_told() {
         scene.server.set_faults(Faults { reset: 1000, ..Faults::NONE });
         scene.run_for(seconds(30));
         for user in users {
-            match user.take().expect("nobody waits for a connection that is no more") {
+            match user.take().expect("no request waits for a connection that has ended") {
                 // The server has received all of them.
                 Ok(()) => {}
                 Err(RequestError::Ended(reason)) => assert_eq!(reason.label(), "reset"),
@@ -86,7 +90,7 @@ fn when_the_connection_breaks_all_who_wait_are_told() {
 }
 
 #[test]
-fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
+fn requests_fail_with_their_number_when_the_server_closes() {
     let world = World::new(1);
     let (server, client) = (world.host("server"), world.host("client"));
     let mut listener = server.listen("server:7").unwrap();
@@ -101,17 +105,17 @@ fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
         while socket.receive(&mut buf).await.unwrap_or(0) > 0 {}
     });
     let handle = connect(&world, &client);
-    let asked: Vec<_> = (0..3)
+    let requests: Vec<_> = (0..3)
         .map(|_| {
             let handle = handle.clone();
             client.run(async move { handle.request(Message::binary("?")).await.unwrap_err() })
         })
         .collect();
-    for asked in asked {
-        let error = world.run_until(&asked).unwrap().to_string();
+    for request in requests {
+        let error = world.run_until(&request).unwrap().to_string();
         assert_eq!(
             error,
-            "the server closed the connection before it had replied (replies owed: 3)"
+            "the server closed the connection before it replied (requests not answered: 3)"
         );
     }
     drop(handle);
@@ -120,7 +124,7 @@ fn a_server_that_closes_fails_what_is_owed_and_says_how_much() {
 
 /// Some requests are dropped. Their replies are discarded, and no other request gets them.
 #[test]
-fn requests_that_are_dropped_do_not_disturb_the_others() {
+fn dropped_requests_do_not_affect_the_others() {
     for_each_seed(10, |seed| {
         let scene = Scene::with(World::new(seed), small(512));
         scene.server.set_faults(Faults::harmless(seed));
@@ -157,18 +161,18 @@ fn requests_that_are_dropped_do_not_disturb_the_others() {
             scene.world.run_until(&user).unwrap();
         }
         scene.run_for(seconds(30));
-        assert_eq!(scene.ended("finished"), 1, "it ends when all have gone");
+        assert_eq!(scene.ended("finished"), 1, "it has not ended although all handles are dropped");
         scene.end();
     });
 }
 
 #[test]
-fn a_drain_answers_what_the_handles_had_asked() {
+fn a_drain_answers_the_requests_of_handles() {
     for_each_seed(10, |seed| {
         let scene = Scene::with(World::new(seed), small(512));
         let client = scene.world.host("client");
         let handle = connect(&scene.world, &client);
-        let asked: Vec<_> = requests(&SIZES[..6])
+        let results: Vec<_> = requests(&SIZES[..6])
             .into_iter()
             .map(|request| {
                 let handle = handle.clone();
@@ -183,8 +187,8 @@ fn a_drain_answers_what_the_handles_had_asked() {
         scene.run_for(std::time::Duration::from_micros(10));
         let served = scene.end();
         assert_eq!(served.aborted, 0);
-        for asked in asked {
-            let (request, reply) = asked.take().unwrap();
+        for result in results {
+            let (request, reply) = result.take().unwrap();
             match reply {
                 Ok(reply) => assert_eq!(reply, request),
                 Err(RequestError::Ended(reason)) => {

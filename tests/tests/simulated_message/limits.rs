@@ -29,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_header_that_comes_one_byte_a_second_is_given_up_after_5_s() {
+fn a_header_that_arrives_one_byte_a_second_is_refused_after_5_s() {
     let scene = Scene::new(1);
     let client = scene.world.host("client");
     let mut acts = drips(&golden()[..5], seconds(1));
@@ -44,7 +44,7 @@ fn a_header_that_comes_one_byte_a_second_is_given_up_after_5_s() {
 }
 
 #[test]
-fn a_content_that_comes_one_byte_a_second_is_given_up_after_30_s() {
+fn a_content_that_arrives_one_byte_a_second_is_refused_after_30_s() {
     let scene = Scene::new(2);
     let client = scene.world.host("client");
     let request = bytes(&requests(&[1000]));
@@ -55,7 +55,7 @@ fn a_content_that_comes_one_byte_a_second_is_given_up_after_30_s() {
     acts.push(Act::ReceiveAll);
     let heard = peer(&client, acts);
     scene.run_for(seconds(29));
-    assert_eq!(scene.ended("content_timeout"), 0, "no earlier than it has to be");
+    assert_eq!(scene.ended("content_timeout"), 0, "it is refused too early");
     scene.run_for(seconds(4));
     assert_eq!(scene.ended("content_timeout"), 1);
     let heard = scene.world.run_until(&heard).unwrap();
@@ -65,7 +65,7 @@ fn a_content_that_comes_one_byte_a_second_is_given_up_after_30_s() {
 
 /// A slow peer at the minimum rate is not cut off.
 #[test]
-fn a_content_that_comes_at_the_least_rate_is_answered() {
+fn a_content_that_arrives_at_the_minimum_rate_is_answered() {
     let scene = Scene::new(3);
     let client = scene.world.host("client");
     let request = bytes(&requests(&[60 * 1024]));
@@ -83,7 +83,7 @@ fn a_content_that_comes_at_the_least_rate_is_answered() {
 }
 
 #[test]
-fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice() {
+fn a_peer_that_does_not_read_is_reset_after_10_s_and_the_others_are_not_affected() {
     let scene = Scene::new(4);
     let (client, healthy) = (scene.world.host("client"), scene.world.host("healthy"));
     let many = bytes(&requests(&[20_000; 20]));
@@ -98,14 +98,14 @@ fn a_peer_that_takes_no_replies_is_reset_after_10_s_and_the_others_do_not_notice
     assert_eq!(
         heard.error,
         Some(ConnectionError::Reset),
-        "a FIN would say that it has had all replies"
+        "a FIN would say that all replies were sent"
     );
     scene.end();
 }
 
 /// The kernel enlarges its send buffer while the peer's window is closed. That is no progress.
 #[test]
-fn a_peer_that_takes_no_replies_is_reset_in_time_whatever_the_kernel_takes() {
+fn a_peer_that_does_not_read_is_reset_in_time_although_the_kernel_accepts_bytes() {
     let scene = Scene::new(7);
     scene.server.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
     let client = scene.world.host("client");
@@ -121,7 +121,7 @@ fn a_peer_that_takes_no_replies_is_reset_in_time_whatever_the_kernel_takes() {
 }
 
 #[test]
-fn a_peer_that_takes_its_replies_slowly_gets_all_of_them() {
+fn a_peer_that_reads_slowly_gets_all_replies() {
     let scene = Scene::new(5);
     let reader = scene.world.host("client");
     let all = bytes(&requests(&[20_000; 4]));
@@ -136,7 +136,7 @@ fn a_peer_that_takes_its_replies_slowly_gets_all_of_them() {
 }
 
 #[test]
-fn a_connection_that_asks_nothing_is_closed_after_60_s_and_not_before() {
+fn a_connection_without_a_request_is_closed_after_60_s_and_not_before() {
     let scene = Scene::new(6);
     let client = scene.world.host("client");
     let request = bytes(&requests(&[5]));
@@ -145,7 +145,7 @@ fn a_connection_that_asks_nothing_is_closed_after_60_s_and_not_before() {
     assert_eq!(scene.ended("idle_timeout"), 0);
     scene.run_for(seconds(2));
     let heard = heard.take().unwrap();
-    assert_eq!((heard.bytes, heard.fin), (request, true), "a clean end: nothing was owed");
+    assert_eq!((heard.bytes, heard.fin), (request, true), "it does not end with a FIN");
     scene.end();
     assert_eq!(scene.ended("idle_timeout"), 1);
 }
@@ -155,7 +155,7 @@ fn a_connection_that_asks_nothing_is_closed_after_60_s_and_not_before() {
 fn a_peer_can_read_the_error_reply_although_more_input_follows() {
     for bad in bad_frames().into_iter().step_by(9) {
         let scene =
-            Scene::with(World::new(7), Config { limits: Config::default().limits, ..small(1) });
+            Scene::with(World::new(7), small(1).with_frame_limits(Config::default().frame_limits));
         let client = scene.world.host("client");
         let truncated = bad.error.label() == "truncated";
         let mut acts = vec![Act::Send(bad.bytes.clone().into())];
@@ -167,8 +167,8 @@ fn a_peer_can_read_the_error_reply_although_more_input_follows() {
         let heard = peer(&client, acts);
         let heard = scene.world.run_until(&heard).unwrap();
         assert_eq!((heard.error, heard.fin), (None, true), "{}", bad.name);
-        let told = text(&heard.bytes);
-        assert!(told.contains(r#"{"result": "Error: "#), "{}: {told}", bad.name);
+        let reply = text(&heard.bytes);
+        assert!(reply.contains(r#"{"result": "Error: "#), "{}: {reply}", bad.name);
         scene.end();
         assert_eq!(scene.ended(bad.error.label()), 1, "{}", bad.name);
     }
@@ -176,17 +176,17 @@ fn a_peer_can_read_the_error_reply_although_more_input_follows() {
 
 /// A peer that sends all of its requests before it reads a reply.
 #[test]
-fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame() {
+fn an_error_reply_arrives_although_1_mib_follows_the_invalid_frame() {
     let settings = Settings { buffer: 64 * 1024, ..Settings::default() };
     let scene = Scene::with(World::with(14, settings), Config::default());
     let clients: Vec<_> = (0..20).map(|i| scene.world.host(&format!("client {i}"))).collect();
     let acts = [Act::Send(b"\0\0".as_slice().into()), Act::Send(vec![b' '; 1 << 20].into())];
-    let told: Vec<_> = clients
+    let peers: Vec<_> = clients
         .iter()
         .map(|client| peer(client, [&acts[..], &[Act::ReceiveAll]].concat()))
         .collect();
-    for heard in told {
-        let heard = scene.world.run_until(&heard).unwrap();
+    for peer in peers {
+        let heard = scene.world.run_until(&peer).unwrap();
         assert_eq!((heard.error, heard.fin), (None, true));
         assert!(text(&heard.bytes).contains("Error: a header of 0 bytes"), "{heard:?}");
     }
@@ -195,7 +195,7 @@ fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame() {
 }
 
 #[test]
-fn a_drain_answers_what_had_been_asked() {
+fn a_drain_answers_the_requests_that_were_sent() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         let (client, idle) = (scene.world.host("client"), scene.world.host("idle"));
@@ -214,7 +214,7 @@ fn a_drain_answers_what_had_been_asked() {
 }
 
 #[test]
-fn a_drain_waits_for_a_request_that_has_begun_to_come() {
+fn a_drain_waits_for_a_request_that_has_begun_to_arrive() {
     let scene = Scene::new(8);
     let client = scene.world.host("client");
     let all = bytes(&requests(&[10]));
@@ -233,7 +233,7 @@ fn a_drain_waits_for_a_request_that_has_begun_to_come() {
 
 /// Other tasks run, although there is always more input.
 #[test]
-fn a_task_answers_some_of_a_flood_in_one_poll_and_not_all_that_has_come() {
+fn one_poll_answers_a_bounded_number_of_requests_although_more_have_arrived() {
     let settings = Settings { buffer: 1024 * 1024, ..Settings::default() };
     let world = World::with(10, settings);
     let server = world.host("server");
@@ -259,9 +259,9 @@ fn a_task_answers_some_of_a_flood_in_one_poll_and_not_all_that_has_come() {
 }
 
 #[test]
-fn one_shot_ends_each_connection_behind_its_reply() {
+fn a_one_shot_server_closes_each_connection_after_its_reply() {
     for_each_seed(10, |seed| {
-        let scene = Scene::with(World::new(seed), Config { one_shot: true, ..small(512) });
+        let scene = Scene::with(World::new(seed), small(512).with_one_shot(true));
         let client = scene.world.host("client");
         let all = bytes(&requests(&[100, 200, 300]));
         let first = bytes(&requests(&[100]));
@@ -274,7 +274,7 @@ fn one_shot_ends_each_connection_behind_its_reply() {
 }
 
 #[test]
-fn who_takes_too_long_to_drain_is_reset() {
+fn a_connection_that_exceeds_the_drain_timeout_is_reset() {
     let world = World::new(9);
     let server = world.host("server");
     let slow = service::asynchronous({

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use wirestate_core::{
     message::{
-        Config, Message, Server,
+        Message, Server,
         service::{self, Service},
     },
     serve::ServerHandle,
@@ -17,7 +17,7 @@ use wirestate_testkit::{
 
 use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
 
-const MEMORY: usize = 160_000;
+const MAX_MEMORY: usize = 160_000;
 const CONTENT: usize = 39_000;
 
 /// A server that holds at most 160,000 bytes of contents, checked at every step.
@@ -26,11 +26,11 @@ where
     S: Service + Clone + Send + Unpin + 'static,
     S::Pending: Send,
 {
-    let messages = Server::new(Config { memory: MEMORY, ..small(4096) }, service);
-    let watched = messages.clone();
-    world.watch(move |_| assert!(watched.memory() <= MEMORY, "{} bytes", watched.memory()));
+    let messages = Server::new(small(4096).with_max_memory(MAX_MEMORY), service).unwrap();
+    let server = messages.clone();
+    world.watch(move |_| assert!(server.memory() <= MAX_MEMORY, "{} bytes", server.memory()));
     let host = world.host("server");
-    (Scene::of(world, host, messages.clone(), ServerHandle::default()), messages)
+    (Scene::unchecked(world, host, messages.clone(), ServerHandle::default()), messages)
 }
 
 /// How many of `all` have received what they expect. The others must have an error reply that names
@@ -38,9 +38,9 @@ where
 fn served(all: &[Heard], expected: &[u8]) -> usize {
     let served = |heard: &&Heard| heard.bytes == expected;
     for refused in all.iter().filter(|heard| !served(heard)) {
-        let told = String::from_utf8_lossy(&refused.bytes);
-        assert!(told.contains("Error: no memory for a content: "), "{refused:?}");
-        assert!(told.contains(" of 160000 are taken"), "{told}");
+        let error = String::from_utf8_lossy(&refused.bytes);
+        assert!(error.contains("Error: no memory for a content: "), "{refused:?}");
+        assert!(error.contains(" of 160000 are taken"), "{error}");
         assert_eq!((refused.fin, refused.error), (true, None));
     }
     all.iter().filter(served).count()
@@ -48,7 +48,7 @@ fn served(all: &[Heard], expected: &[u8]) -> usize {
 
 /// Contents are sent in two halves, so that all are in flight at the same time.
 #[test]
-fn requests_beyond_the_memory_are_refused_and_the_others_answered() {
+fn requests_that_exceed_max_memory_are_refused_and_the_others_answered() {
     for_each_seed(4, |seed| {
         let (scene, messages) = serving(World::new(seed), service::function(itself));
         let request = Bytes::from(bytes(&requests(&[CONTENT])));
@@ -64,23 +64,25 @@ fn requests_beyond_the_memory_are_refused_and_the_others_answered() {
             .map(|i| peer(&scene.world.host(&format!("client {i}")), acts.to_vec()))
             .collect();
         scene.run_for(Duration::from_millis(500));
-        assert!(messages.memory() > MEMORY / 2, "{} bytes", messages.memory());
+        assert!(messages.memory() > MAX_MEMORY / 2, "{} bytes", messages.memory());
         let asking = ask(&healthy, requests(&[10, 4000, 10]));
-        assert!(scene.world.run_until(&asking).unwrap().are_complete(), "small ones take none");
+        assert!(
+            scene.world.run_until(&asking).unwrap().are_complete(),
+            "small requests need memory"
+        );
         let heard: Vec<_> =
             clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
         let served = served(&heard, &request);
         assert!((3..20).contains(&served), "{served} of 20");
         let again = ask(&healthy, requests(&[CONTENT; 4]));
-        assert!(scene.world.run_until(&again).unwrap().are_complete(), "it was given back");
+        assert!(scene.world.run_until(&again).unwrap().are_complete(), "memory was not released");
         scene.end();
         assert_eq!((scene.ended("memory"), messages.memory()), (20 - served as u64, 0));
     });
 }
 
-/// Small requests and large replies, which no client reads.
 #[test]
-fn replies_that_nobody_takes_are_bounded_as_well() {
+fn replies_that_no_client_reads_are_bounded_by_max_memory() {
     let answer = |_: Message<'_>| Message::binary(vec![7; CONTENT]);
     let world = World::with(5, Settings { buffer: 4096, ..Settings::default() });
     let (scene, messages) = serving(world, service::function(answer));
@@ -101,7 +103,7 @@ fn replies_that_nobody_takes_are_bounded_as_well() {
 
 /// A content that all replies share is counted once.
 #[test]
-fn a_content_that_is_shared_does_not_count() {
+fn a_content_that_replies_share_does_not_count() {
     let shared = Bytes::from(vec![7; CONTENT]);
     let answer = move |_: Message<'_>| Message::binary(shared.clone());
     let (scene, messages) = serving(World::new(6), service::function(answer));
@@ -119,7 +121,7 @@ fn a_content_that_is_shared_does_not_count() {
 
 /// Handlers hold their requests.
 #[test]
-fn requests_that_wait_for_their_replies_are_bounded_as_well() {
+fn requests_with_pending_replies_are_bounded_by_max_memory() {
     let world = World::new(7);
     let clock = world.host("clock");
     let slow = service::asynchronous(move |request: service::Request| {
@@ -138,7 +140,7 @@ fn requests_that_wait_for_their_replies_are_bounded_as_well() {
         })
         .collect();
     scene.run_for(seconds(2));
-    assert!(messages.memory() > MEMORY / 2, "{} bytes", messages.memory());
+    assert!(messages.memory() > MAX_MEMORY / 2, "{} bytes", messages.memory());
     let heard: Vec<_> =
         clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
     let served = served(&heard, &all);
@@ -149,7 +151,7 @@ fn requests_that_wait_for_their_replies_are_bounded_as_well() {
 
 /// A connection may end by a reset, a stop, or a panic of the service.
 #[test]
-fn memory_is_given_back_however_a_connection_ends() {
+fn memory_is_released_by_a_reset_a_fin_a_shutdown_and_a_panic() {
     let settings = Settings { catch_panics: true, ..Settings::default() };
     let planted = |request: Message<'_>| {
         assert_ne!(request.content.first(), Some(&b'!'), "planted");
@@ -166,9 +168,13 @@ fn memory_is_given_back_however_a_connection_ends() {
     peer(hit, vec![wait, Act::Send(bytes(&[panics]).into()), Act::ReceiveAll]);
     let stays = peer(stays, vec![Act::Send(half), Act::ReceiveAll]);
     scene.run_for(Duration::from_millis(300));
-    assert!(messages.memory() > CONTENT, "{} bytes of three", messages.memory());
+    assert!(
+        messages.memory() > CONTENT,
+        "{} bytes are held by three connections",
+        messages.memory()
+    );
     scene.run_for(seconds(2));
-    assert!(messages.memory() <= CONTENT, "{} bytes of one", messages.memory());
+    assert!(messages.memory() <= CONTENT, "{} bytes are held by one connection", messages.memory());
     assert_eq!((scene.world.panics(), scene.ended("panicked")), (1, 1));
     scene.shutdown.abort();
     scene.world.run().unwrap();
@@ -178,7 +184,7 @@ fn memory_is_given_back_however_a_connection_ends() {
 
 /// At the minimum rate each would keep its memory for 38 s.
 #[test]
-fn slow_senders_do_not_keep_the_memory_from_others() {
+fn slow_senders_do_not_exhaust_the_memory_for_long() {
     let (scene, messages) = serving(World::new(9), service::function(itself));
     let request = bytes(&requests(&[CONTENT]));
     let slowly: Vec<_> = request
@@ -189,7 +195,7 @@ fn slow_senders_do_not_keep_the_memory_from_others() {
     let slow: Vec<_> =
         (0..20).map(|i| peer(&scene.world.host(&format!("slow {i}")), slowly.clone())).collect();
     scene.run_for(seconds(29));
-    assert!(messages.memory() > MEMORY / 2, "{} bytes", messages.memory());
+    assert!(messages.memory() > MAX_MEMORY / 2, "{} bytes", messages.memory());
     scene.run_for(seconds(4));
     assert!(scene.ended("content_timeout") > 0);
     let asking = ask(&scene.world.host("healthy"), requests(&[CONTENT]));

@@ -26,9 +26,9 @@ use wirestate_testkit::{
 };
 
 /// The most bytes that a machine may queue in these scenes: 64 KiB and one message.
-pub(crate) const MOST: usize = 64 * 1024 + 40_000;
+pub(crate) const MAX_QUEUED: usize = 64 * 1024 + 40_000;
 
-/// A message server in a world.
+/// A simulated message server.
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) server: Host,
@@ -64,12 +64,12 @@ impl Scene {
         S: service::Service + Clone + Send + Unpin + 'static,
         S::Pending: Send,
     {
-        world.watch(only_answers());
-        Self::of(world, server, Server::new(config, service), handle)
+        world.watch(output_is_requests());
+        Self::unchecked(world, server, Server::new(config, service).unwrap(), handle)
     }
 
     /// A scene with any service.
-    pub(crate) fn of<S>(
+    pub(crate) fn unchecked<S>(
         world: World,
         server: Host,
         messages: Server<S>,
@@ -83,7 +83,7 @@ impl Scene {
         let listener = server.listen("server:7").unwrap();
         let runtime = server.clone();
         let serving = server.run(async move {
-            let machine = move |_: &_, now| Checked::new(messages.machine(now), MOST);
+            let machine = move |_: &_, now| Checked::new(messages.machine(now), MAX_QUEUED);
             serve::Server::new(runtime, listener).with_handle(&handle).serve(machine).await
         });
         Self { world, server, table, shutdown, serving }
@@ -114,31 +114,32 @@ impl Scene {
 /// The result of a client's requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answers {
-    pub(crate) asked: Vec<Message<'static>>,
+    pub(crate) requests: Vec<Message<'static>>,
     pub(crate) replies: Vec<Message<'static>>,
     /// Why the client ended before it had all replies.
     pub(crate) ended: Option<&'static str>,
 }
 
 impl Answers {
+    /// Whether each request has its reply.
     pub(crate) fn are_complete(&self) -> bool {
-        self.ended.is_none() && self.replies == self.asked
+        self.ended.is_none() && self.replies == self.requests
     }
 
     /// Checks that the replies are the requests, in order.
-    pub(crate) fn are_right(&self) -> bool {
-        self.asked.starts_with(&self.replies)
+    pub(crate) fn are_in_order(&self) -> bool {
+        self.requests.starts_with(&self.replies)
     }
 }
 
 /// A client of the scene's server that is used inline, with as many requests in flight as possible.
-pub(crate) fn ask(client: &Host, asked: Vec<Message<'static>>) -> Task<Answers> {
+pub(crate) fn ask(client: &Host, requests: Vec<Message<'static>>) -> Task<Answers> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
-        let client = Checked::new(Client::new(patient()), MOST);
+        let client = Checked::new(Client::new(patient()).unwrap(), MAX_QUEUED);
         let mut drive = Drive::new(client, socket, runtime.clock());
-        let (mut rest, mut replies) = (VecDeque::from(asked.clone()), Vec::new());
+        let (mut rest, mut replies) = (VecDeque::from(requests.clone()), Vec::new());
         let outcome = drive
             .until(|client, now| {
                 let client = client.machine_mut();
@@ -147,40 +148,38 @@ pub(crate) fn ask(client: &Host, asked: Vec<Message<'static>>) -> Task<Answers> 
                     match client.request(request, now) {
                         Ok(()) => drop(rest.pop_front()),
                         Err(RequestError::Encode(error)) => panic!("{error}"),
-                        Err(_not_now) => break,
+                        Err(_busy_or_ended) => break,
                     }
                 }
-                (replies.len() == asked.len()).then_some(())
+                (replies.len() == requests.len()).then_some(())
             })
             .await;
         let ended: Option<Ended<ClientReason>> = outcome.err();
         if ended.is_none() {
-            let leave = |client: &mut Checked<Client>, now| {
+            let shut_down = |client: &mut Checked<Client>, now| {
                 client.handle(now, wirestate_core::Event::ShutDown);
                 None::<Infallible>
             };
-            drive.until(leave).await.unwrap_err();
+            drive.until(shut_down).await.unwrap_err();
         }
-        Answers { asked, replies, ended: ended.map(|ended| ended.label()) }
+        Answers { requests, replies, ended: ended.map(|ended| ended.label()) }
     })
 }
 
 /// A client whose timeouts are all ten minutes.
 pub(crate) fn patient() -> ClientConfig {
-    let mut config = ClientConfig {
-        buffer: 1.try_into().unwrap(),
-        in_flight: 8.try_into().unwrap(),
-        reply_timeout: Some(seconds(600)),
-        write_timeout: Some(seconds(600)),
-        ..ClientConfig::default()
-    };
+    let mut config = ClientConfig::default()
+        .with_buffer(1.try_into().unwrap())
+        .with_max_in_flight(8.try_into().unwrap())
+        .with_reply_timeout(Some(seconds(600)))
+        .with_write_timeout(Some(seconds(600)));
     config.frame_timeouts.header = Some(seconds(600));
     config.frame_timeouts.content = Some(seconds(600));
     config
 }
 
 /// A server whose timeouts are all ten minutes, for a network that holds 64 bytes and stalls.
-pub(crate) fn unhurried(mut config: Config) -> Config {
+pub(crate) fn patient_server(mut config: Config) -> Config {
     config.write_timeout = Some(seconds(600));
     config.frame_timeouts.header = Some(seconds(600));
     config.frame_timeouts.content = Some(seconds(600));
@@ -220,27 +219,28 @@ pub(crate) fn bytes(requests: &[Message<'static>]) -> Vec<u8> {
 
 /// Checks at every step that the server has sent only whole requests that it has received, in
 /// order, followed by at most one error reply.
-fn only_answers() -> impl FnMut(&Record) + Send {
+fn output_is_requests() -> impl FnMut(&Record) + Send {
     #[derive(Default)]
-    struct Compared {
-        to: usize,
-        told: bool,
+    struct Output {
+        /// How much of the output is checked, in bytes.
+        len: usize,
+        has_error: bool,
     }
-    let mut all: BTreeMap<_, Compared> = BTreeMap::new();
+    let mut all: BTreeMap<_, Output> = BTreeMap::new();
     move |record| {
         if record.side != Side::Server {
             return;
         }
-        let compared = all.entry((record.client.clone(), record.dial)).or_default();
-        while let Some(length) = frame_length(&record.sent[compared.to..]) {
-            assert!(!compared.told, "{record:?} sends more behind an error reply");
-            let reply = compared.to..compared.to + length;
+        let output = all.entry((record.client.clone(), record.dial)).or_default();
+        while let Some(length) = frame_length(&record.sent[output.len..]) {
+            assert!(!output.has_error, "{record:?} has sent more than an error reply");
+            let reply = output.len..output.len + length;
             if record.received.get(reply.clone()) != Some(&record.sent[reply.clone()]) {
                 let text = String::from_utf8_lossy(&record.sent[reply.clone()]);
-                assert!(text.contains(r#"{"result": "Error: "#), "{record:?} sends {text}");
-                compared.told = true;
+                assert!(text.contains(r#"{"result": "Error: "#), "{record:?} has sent {text}");
+                output.has_error = true;
             }
-            compared.to = reply.end;
+            output.len = reply.end;
         }
     }
 }
@@ -249,7 +249,7 @@ fn only_answers() -> impl FnMut(&Record) + Send {
 fn frame_length(bytes: &[u8]) -> Option<usize> {
     let (length, rest) = bytes.split_first_chunk()?;
     let json = rest.get(..usize::from(u16::from_be_bytes(*length)))?;
-    let header = Header::from_json(json).expect("what is sent is a frame");
+    let header = Header::from_json(json).expect("the output is frames");
     let length = 2 + json.len() + usize::try_from(header.content_length).unwrap();
     (bytes.len() >= length).then_some(length)
 }
@@ -265,9 +265,13 @@ pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
     };
     let records: Vec<Record> = world.records().into_iter().filter(graceful).collect();
     for record in &records {
-        let clean = record.received == record.sent;
-        let told = String::from_utf8_lossy(&record.sent).contains(r#"{"result": "Error: "#);
-        assert!(clean || told || record.received.is_empty(), "{} lacks replies", record.client);
+        let is_complete = record.received == record.sent;
+        let has_error = String::from_utf8_lossy(&record.sent).contains(r#"{"result": "Error: "#);
+        assert!(
+            is_complete || has_error || record.received.is_empty(),
+            "{} has not got all replies",
+            record.client
+        );
     }
     records.len()
 }
@@ -275,8 +279,8 @@ pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
 /// A buffer small enough to fill up and to compact.
 pub(crate) fn small(buffer: u64) -> Config {
     let buffer = usize::try_from(buffer).unwrap().try_into().unwrap();
-    let mut config = Config { buffer, ..Config::default() };
-    config.limits.header = 128;
+    let mut config = Config::default().with_buffer(buffer);
+    config.frame_limits.max_header = 128;
     config
 }
 

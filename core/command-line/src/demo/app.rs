@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use wirestate_core::{
     drive::{Clock, Drive},
     echo,
-    message::{ClientConfig, Config, Handle, Server, connect},
+    message::{ClientConfig, Handle, Server, connect},
     runtime::connect_within,
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
@@ -48,7 +48,7 @@ struct Board {
 pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (server, address) = bind(runtime, named("app-server")).await?;
     let handle = server.handle();
-    let app = Server::new(Config::default(), search::service(Table::default()));
+    let app = Server::with_default_config(search::service(Table::default()));
     let address = address.to_string();
     say(&format!(
         "A search server on {address}, and {CONNECTIONS} connections with {TASKS} tasks each that \

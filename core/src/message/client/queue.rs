@@ -1,0 +1,118 @@
+//! The queue between the handles of a connection and its client.
+
+use alloc::collections::BTreeMap;
+use core::{
+    mem,
+    task::{Context, Waker},
+};
+
+use super::{ClientReason, RequestError};
+use crate::{
+    message::{Message, reply_slot::ReplySlot},
+    shared::{Lock, Shared},
+};
+
+/// The result of a request.
+pub(super) type ReplyResult = Result<Message<'static>, RequestError>;
+
+/// Requests that the client has not sent. It holds one for each
+/// [`ReplyFuture`](super::ReplyFuture) that was polled and has no reply, so its size is up to the
+/// users of the handles.
+#[derive(Debug, Default)]
+pub(super) struct HandleQueue {
+    state: Lock<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Requests by their ids, which ascend.
+    requests: BTreeMap<u64, QueuedRequest>,
+    next_id: u64,
+    /// The number of handles and reply futures.
+    handles: usize,
+    /// The client's waker, while the queue is empty.
+    client: Option<Waker>,
+    ended: Option<ClientReason>,
+}
+
+/// A request, and the slot for its reply.
+pub(super) type QueuedRequest = (Message<'static>, Shared<ReplySlot<ReplyResult>>);
+
+/// What the client finds in the queue.
+pub(super) enum NextRequest {
+    Request(QueuedRequest),
+    Empty,
+    /// The queue is empty, and all handles are dropped.
+    NoHandles,
+}
+
+impl HandleQueue {
+    pub(super) fn add_handle(&self) {
+        self.state.with(|state| state.handles += 1);
+    }
+
+    pub(super) fn remove_handle(&self) {
+        let client = self.state.with(|state| {
+            state.handles -= 1;
+            if state.handles == 0 { state.client.take() } else { None }
+        });
+        if let Some(client) = client {
+            client.wake();
+        }
+    }
+
+    /// Appends a request. Returns its id and the slot for its reply.
+    pub(super) fn push(
+        &self,
+        request: Message<'static>,
+    ) -> Result<(u64, Shared<ReplySlot<ReplyResult>>), ClientReason> {
+        let slot = Shared::new(ReplySlot::default());
+        let (id, client) = self.state.with(|state| {
+            if let Some(reason) = &state.ended {
+                return Err(reason.clone());
+            }
+            let id = state.next_id;
+            state.next_id += 1;
+            state.requests.insert(id, (request, slot.clone()));
+            Ok((id, state.client.take()))
+        })?;
+        if let Some(client) = client {
+            client.wake();
+        }
+        Ok((id, slot))
+    }
+
+    /// Removes the request with this `id`, unless it was sent.
+    pub(super) fn remove(&self, id: u64) {
+        // It is dropped outside the lock.
+        drop(self.state.with(|state| state.requests.remove(&id)));
+    }
+
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> NextRequest {
+        let waker = cx.waker().clone();
+        let (next, before) = self.state.with(|state| match state.requests.pop_first() {
+            Some((_, request)) => (NextRequest::Request(request), None),
+            None if state.handles == 0 => (NextRequest::NoHandles, None),
+            None => (NextRequest::Empty, state.client.replace(waker)),
+        });
+        drop(before);
+        next
+    }
+
+    /// Why the connection accepts no more requests; `None` while it does.
+    pub(super) fn reason(&self) -> Option<ClientReason> {
+        self.state.with(|state| state.ended.clone())
+    }
+
+    /// Refuses all further requests, and fails those in the queue.
+    pub(super) fn end(&self, reason: &ClientReason) {
+        let (requests, client) = self.state.with(|state| {
+            state.ended.get_or_insert_with(|| reason.clone());
+            (mem::take(&mut state.requests), state.client.take())
+        });
+        for (_, slot) in requests.into_values() {
+            slot.fulfil(Err(RequestError::Ended(reason.clone())));
+        }
+        drop(client);
+    }
+}

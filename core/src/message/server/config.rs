@@ -1,0 +1,122 @@
+//! The configuration of a server.
+
+use core::{num::NonZeroUsize, time::Duration};
+
+use crate::{
+    ConfigError, Linger,
+    config::{check_timeout, with_setters},
+    message::{FrameLimits, FrameTimeouts},
+};
+
+/// The limits and timeouts of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The longest header and content of a request.
+    pub frame_limits: FrameLimits,
+    /// How long a request may take to arrive.
+    pub frame_timeouts: FrameTimeouts,
+    /// The size of a connection's receive buffer in bytes. It is enlarged to the longest header and
+    /// its length prefix where it is smaller. Default: 64 KiB.
+    pub buffer: NonZeroUsize,
+    /// The most requests of one connection that wait for a
+    /// [`Reply::Pending`](super::super::service::Reply::Pending). All of them are polled when one
+    /// is woken. Default: 32.
+    pub max_in_flight: NonZeroUsize,
+    /// The time for the service to make a reply; `None`: no limit. It must be non-zero.
+    /// Default: 60 s.
+    pub service_timeout: Option<Duration>,
+    /// A connection without a request or a pending reply is closed after this time; `None`: never.
+    /// It must be non-zero. Default: 60 s.
+    pub idle_timeout: Option<Duration>,
+    /// A peer that acknowledges no byte for this time, while output or a FIN is pending, is reset
+    /// within 1.125 × this time; `None`: never. It must be non-zero. Default: 10 s.
+    pub write_timeout: Option<Duration>,
+    /// The lingering close after an error, a timeout or
+    /// [`Event::ShutDown`](crate::Event::ShutDown). Its time must be non-zero.
+    pub linger: Linger,
+    /// Whether a connection is closed after its first reply. Default: no.
+    pub one_shot: bool,
+    /// The most unused receive buffers that the server keeps. Default: 64.
+    pub idle_buffers: usize,
+    /// The most bytes of large contents that all connections hold together ([`Server`] lists them).
+    /// A request or reply that exceeds it is answered by an error, and its connection is closed.
+    /// While more than half of it is in use, [`FrameTimeouts::min_rate`] extends no timeout.
+    /// Default: 256 MiB.
+    ///
+    /// [`Server`]: super::Server
+    pub max_memory: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            frame_limits: FrameLimits::default(),
+            frame_timeouts: FrameTimeouts::default(),
+            buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
+            max_in_flight: const { NonZeroUsize::new(32).unwrap() },
+            service_timeout: Some(Duration::from_secs(60)),
+            idle_timeout: Some(Duration::from_secs(60)),
+            write_timeout: Some(Duration::from_secs(10)),
+            linger: Linger::default(),
+            one_shot: false,
+            idle_buffers: 64,
+            max_memory: 256 * 1024 * 1024,
+        }
+    }
+}
+
+impl Config {
+    with_setters! {
+        with_frame_limits(frame_limits: FrameLimits);
+        with_frame_timeouts(frame_timeouts: FrameTimeouts);
+        with_buffer(buffer: NonZeroUsize);
+        with_max_in_flight(max_in_flight: NonZeroUsize);
+        with_service_timeout(service_timeout: impl Into<Option<Duration>>);
+        with_idle_timeout(idle_timeout: impl Into<Option<Duration>>);
+        with_write_timeout(write_timeout: impl Into<Option<Duration>>);
+        with_linger(linger: Linger);
+        with_one_shot(one_shot: bool);
+        with_idle_buffers(idle_buffers: usize);
+        with_max_memory(max_memory: usize);
+    }
+
+    /// The size of a receive buffer in bytes: [`buffer`](Self::buffer), or the longest header and
+    /// its length prefix where that is more.
+    pub fn buffer_size(&self) -> usize {
+        self.buffer.get().max(self.frame_limits.max_head())
+    }
+
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        self.frame_timeouts.check()?;
+        check_timeout("service_timeout", self.service_timeout)?;
+        check_timeout("idle_timeout", self.idle_timeout)?;
+        check_timeout("write_timeout", self.write_timeout)?;
+        check_timeout("linger.time", self.linger.time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_of_zero_is_an_error_that_names_the_setting() {
+        let (config, zero) = (Config::default, Duration::ZERO);
+        let timeouts = FrameTimeouts::default();
+        let linger = Linger { time: zero, ..Linger::default() };
+        for (config, setting) in [
+            (config().with_frame_timeouts(timeouts.with_header(zero)), "frame_timeouts.header"),
+            (config().with_frame_timeouts(timeouts.with_content(zero)), "frame_timeouts.content"),
+            (config().with_service_timeout(zero), "service_timeout"),
+            (config().with_idle_timeout(zero), "idle_timeout"),
+            (config().with_write_timeout(zero), "write_timeout"),
+            (config().with_linger(linger), "linger.time"),
+        ] {
+            assert_eq!(config.check(), Err(ConfigError::Zero { setting }));
+        }
+        let none = timeouts.with_header(None).with_content(None);
+        let patient = config().with_frame_timeouts(none).with_service_timeout(None);
+        assert_eq!(patient.with_idle_timeout(None).with_write_timeout(None).check(), Ok(()));
+    }
+}
