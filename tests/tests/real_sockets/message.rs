@@ -372,7 +372,7 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
     assert!(!crowd.is_empty(), "none for whom there was room");
     for told in &told {
         assert!(told.contains("Error: no memory for a content: "), "{told}");
-        assert!(told.contains("of 8388608 are taken"), "{told}");
+        assert!(told.contains("of 8388608 are reserved"), "{told}");
     }
     let resident = server.resident();
     // Plus a buffer for each connection, although none uses it now.

@@ -40,7 +40,7 @@ fn served(all: &[Heard], expected: &[u8]) -> usize {
     for refused in all.iter().filter(|heard| !served(heard)) {
         let error = String::from_utf8_lossy(&refused.bytes);
         assert!(error.contains("Error: no memory for a content: "), "{refused:?}");
-        assert!(error.contains(" of 160000 are taken"), "{error}");
+        assert!(error.contains(" of 160000 are reserved"), "{error}");
         assert_eq!((refused.fin, refused.error), (true, None));
     }
     all.iter().filter(served).count()
