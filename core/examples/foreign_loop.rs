@@ -305,10 +305,11 @@ pub(crate) fn main() -> io::Result<()> {
 
     let framing =
         fanout::Framing::Delimited { delimiter: b'\n', max: 100.try_into().expect("not 0") };
-    let feed = fanout::Feed::new(fanout::Config { framing, replay: 2, ..Default::default() });
+    let config = fanout::Config::default().with_framing(framing).with_replay(2);
+    let feed = fanout::Feed::new(config).map_err(io::Error::other)?;
     let upstream = feed.clone();
-    let publish = event_loop
-        .listen(move |now| Box::new(Erased(fanout::Upstream::new(upstream.clone(), None, now))))?;
+    let publish =
+        event_loop.listen(move |now| Box::new(Erased(fanout::Upstream::new(&upstream, now))))?;
     let subscribe =
         event_loop.listen(move |now| Box::new(Erased(fanout::Subscriber::new(&feed, now))))?;
 

@@ -394,7 +394,7 @@ forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyR
 /// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
 ///
 /// let echo = echo::Server::default().machine(Instant::EPOCH);
-/// let source = fanout::Source::new(fanout::SourceConfig::default(), Instant::EPOCH);
+/// let source = fanout::MessageSource::new(fanout::MessageSourceConfig::default(), Instant::EPOCH).unwrap();
 /// let machines: Vec<Box<dyn Machine<Reason = AnyReason>>> =
 ///     vec![Box::new(Erased(echo)), Box::new(Erased(source))];
 /// assert!(machines.iter().all(|machine| machine.reason().is_none()));

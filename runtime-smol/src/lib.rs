@@ -30,7 +30,7 @@
 //!
 //!     let client = echo::Client::new(echo::ClientConfig::default());
 //!     let mut drive = Drive::new(client, smol.connect(&address).await?, smol.clock());
-//!     drive.until(|client, now| client.say("hello".into(), now).then_some(())).await?;
+//!     drive.until(|client, now| client.send("hello".into(), now).then_some(())).await?;
 //!     assert_eq!(drive.until(|client, _| client.take_reply()).await?, "hello");
 //!     assert_eq!(handle.table().totals().open, 1);
 //!     drive.shut_down().await;

@@ -110,7 +110,7 @@ const LONG: Duration = Duration::from_secs(3600);
 fn an_echo_arrives_whole_and_then_the_fin() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
-        let config = echo::Config::default().with_idle_timeout(Some(LONG));
+        let config = echo::Config::default().with_idle_timeout(LONG);
         let limit = config.buffer_size();
         let echo = echo::Server::new(config).unwrap();
         let machine = move |now| Checked::new(echo.machine(now), limit);
@@ -128,7 +128,7 @@ fn an_echo_arrives_whole_and_then_the_fin() {
 fn an_echo_arrives_whole_if_the_machine_ends_while_the_sink_holds_output() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
-        let config = echo::Config::default().with_idle_timeout(Some(LONG));
+        let config = echo::Config::default().with_idle_timeout(LONG);
         let echo = echo::Server::new(config).unwrap();
         serve_one(&server, (1 << 20, LONG), Duration::MAX, move |now| echo.machine(now));
         check_echo(&world, bytes(2000));
@@ -156,19 +156,17 @@ fn replies_arrive_whole_and_then_the_fin() {
 fn a_subscriber_gets_all_that_is_published_and_then_the_fin() {
     for_each_seed(20, |seed| {
         let (world, server) = faulty(seed);
-        let config = fanout::Config {
-            framing: Framing::None,
-            on_lag: LagPolicy::Block,
-            write_timeout: Some(LONG),
-            ..fanout::Config::default()
-        };
+        let config = fanout::Config::default()
+            .with_framing(Framing::None)
+            .with_on_lag(LagPolicy::Block)
+            .with_write_timeout(LONG);
         // It ends with its server, or when it has received everything.
         let (shut_down, acts) = if seed % 2 == 0 {
             (Duration::from_secs(60), vec![Act::ReceiveAll])
         } else {
             (Duration::MAX, vec![Act::Receive(2000), Act::Finish, Act::ReceiveAll])
         };
-        let feed = Feed::new(config);
+        let feed = Feed::new(config).unwrap();
         let subscribed = feed.clone();
         let machine = move |now| Checked::new(Subscriber::new(&subscribed, now), 1 << 20);
         serve_one(&server, (capacity(seed), LONG), shut_down, machine);
@@ -185,7 +183,7 @@ fn a_subscriber_gets_all_that_is_published_and_then_the_fin() {
             let socket = runtime.connect("upstream:7").await.unwrap();
             let socket = Buffering::new(socket, capacity(seed).try_into().unwrap());
             let clock = runtime.clock();
-            let upstream = Checked::new(Upstream::new(feed, None, clock.now()), 0);
+            let upstream = Checked::new(Upstream::new(&feed, clock.now()), 0);
             Seat::new(upstream, socket).flush_timeout(Some(LONG)).with_clock(clock).await
         });
         let heard = run_peer(&world, acts);

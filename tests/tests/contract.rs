@@ -1,6 +1,6 @@
-//! The echo's machines alone keep the contract under any script: their output is right and their
-//! memory is bounded. And drivers that break the contract: `Checked` blames each of them. Machines
-//! that break it are in `planted_bugs`.
+//! The echo's machines, alone: under any input they keep the contract, their output is right, and
+//! their memory is bounded. Then drivers that break the contract: `Checked` names the fault of
+//! each. (Machines that break it are in `planted_bugs.rs`.)
 
 use std::{
     num::NonZeroUsize,
@@ -15,7 +15,7 @@ use wirestate_command_line::load::{Load, LoadConfig, Pace};
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
     buffer::Pool,
-    echo::{Client, ClientConfig, Config, Echo, Prefix, Server},
+    echo::{Client, ClientConfig, Config, Connection, Prefix, Server},
     shared::Shared,
 };
 use wirestate_testkit::{
@@ -34,8 +34,8 @@ fn prefixed() -> Config {
     config().with_prefix(Some(prefix))
 }
 
-/// An echo whose `queued` is checked against the documented limit.
-fn checked(config: Config) -> Checked<Echo> {
+/// `queued` must not exceed the documented memory of a connection.
+fn checked(config: Config) -> Checked<Connection> {
     let limit = config.buffer_size();
     Checked::new(
         Server::new(config).expect("the configuration is valid").machine(Instant::EPOCH),
@@ -44,7 +44,7 @@ fn checked(config: Config) -> Checked<Echo> {
     .with_deadlines()
 }
 
-/// Keeps failing cases in `proptest-regressions` of this crate.
+/// Failing cases are saved next to the crate's sources.
 fn proptest_config() -> ProptestConfig {
     let file = FileFailurePersistence::Direct("proptest-regressions/contract.txt");
     ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
@@ -57,12 +57,12 @@ proptest! {
     fn an_echo_keeps_the_contract(ops in script::ops(120)) {
         let transcript = script::play_out(&mut checked(config()), &ops);
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
-        prop_assert!(transcript.input.starts_with(&transcript.output), "not what was received");
+        prop_assert!(transcript.input.starts_with(&transcript.output), "it is no echo");
         if matches!(transcript.label, Some("finished" | "shut_down")) {
             prop_assert_eq!(transcript.ending, Some(Ending::Fin), "a clean end without a FIN");
         }
         if transcript.label == Some("finished") {
-            prop_assert_eq!(&transcript.output, &transcript.input, "not all of it");
+            prop_assert_eq!(&transcript.output, &transcript.input, "bytes are missing");
         }
     }
 
@@ -84,7 +84,7 @@ proptest! {
         }
     }
 
-    /// Between the ops, the user sends messages and takes replies.
+    /// Between the ops its user sends messages and takes replies.
     #[test]
     fn a_client_keeps_the_contract(
         ops in script::ops(120),
@@ -96,7 +96,7 @@ proptest! {
         let mut player = Player::new(&mut client);
         for op in &ops {
             let now = player.now();
-            player.machine().machine_mut().say(message.clone().into(), now);
+            player.machine().machine_mut().send(message.clone().into(), now);
             player.play(op);
             if echoes && matches!(op, Op::Accept(_)) {
                 player.play(&Op::Receive(message.clone()));
@@ -110,7 +110,7 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
 
-    /// The server sends either random bytes or the bytes that it has received.
+    /// Its input is random, or an echo of its output.
     #[test]
     fn a_load_keeps_the_contract(
         ops in script::ops(120),
@@ -142,19 +142,19 @@ proptest! {
         let transcript = player.transcript();
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
         if transcript.label == Some("complete") {
-            prop_assert_eq!(transcript.input, transcript.output, "it did not look");
+            prop_assert_eq!(transcript.input, transcript.output, "the echo was not verified");
         }
         if echoes {
             let blamed = matches!(transcript.label, Some("mismatch" | "surplus"));
-            prop_assert!(!blamed, "every byte was its own");
+            prop_assert!(!blamed, "every byte was an echo");
         }
     }
 }
 
 #[test]
-fn an_echo_is_the_same_for_every_way_to_cut_16_bytes() {
+fn every_way_to_divide_16_bytes_is_echoed_alike() {
     let transcript = script::split_invariant_exhaustive(
-        // The buffer is smaller than the input, so that it fills up and wraps.
+        // The buffer is smaller than the input, so it fills up and wraps.
         || checked(config().with_buffer(NonZeroUsize::new(7).unwrap())),
         b"0123456789abcdef",
     );
@@ -165,7 +165,7 @@ fn an_echo_is_the_same_for_every_way_to_cut_16_bytes() {
 }
 
 #[test]
-fn an_echo_of_a_long_input_does_not_depend_on_the_cut() {
+fn an_echo_of_a_long_input_does_not_depend_on_how_it_is_divided() {
     let input: Vec<u8> = (0..=255).cycle().take(5000).collect();
     assert_eq!(script::split_invariant(|| checked(config()), &input).output, input);
 }
@@ -177,10 +177,14 @@ fn an_idle_echo_holds_no_buffer_and_a_busy_one_holds_one() {
     let receive = Op::Receive(vec![1; 3 * SIZE.get()]);
     let mut player = Player::new(&mut machine);
     player.play(&receive);
-    assert_eq!(player.machine().status().queued, SIZE.get(), "the rest waits with the kernel");
+    assert_eq!(player.machine().status().queued, SIZE.get(), "the rest stays in the kernel");
     assert!(!player.machine().interest().read, "that is backpressure");
     player.play(&Op::Accept(SIZE.get() - 1));
-    assert_eq!(player.machine().status().queued, SIZE.get(), "and comes when there is room");
+    assert_eq!(
+        player.machine().status().queued,
+        SIZE.get(),
+        "which follows once there is capacity"
+    );
 }
 
 #[test]
@@ -193,7 +197,7 @@ fn by_default_64_kib_are_queued_and_nothing_beyond_them_is_read() {
 }
 
 #[test]
-fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
+fn a_byte_received_or_acknowledged_defers_the_idle_timeout() {
     let limit = Config::default().idle_timeout.unwrap();
     let wait = [Op::Advance(limit * 2 / 3), Op::SpuriousTimeout];
     let receive = [Op::Receive(vec![1])];
@@ -203,7 +207,7 @@ fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     let mut machine = checked(config());
     script::play(&mut machine, &ops);
     assert_eq!(machine.status().state, "open");
-    // A byte that only the kernel takes, or that is received behind pending output, does not.
+    // A byte that only the kernel accepts, or that adds to the backlog, does not.
     let backlog = [Op::Receive(vec![1; 2])];
     for more in [Op::Receive(vec![1]), Op::Buffer(1), Op::Buffer(2)] {
         let ops = [&backlog[..], &wait, &[more], &wait].concat();
@@ -216,9 +220,8 @@ fn a_byte_received_or_acknowledged_moves_an_echos_deadline() {
     assert_eq!(machine.status().state, "closing");
 }
 
-/// The reason's fault is that of the event that ended the connection.
 #[test]
-fn a_reason_says_whose_fault_it_was() {
+fn a_reason_names_the_fault() {
     use wirestate_core::Fault;
     let ends = [
         (vec![Op::Eof], Fault::None),
@@ -259,14 +262,14 @@ fn offered(machine: &impl Machine) -> usize {
 }
 
 /// Asserts that `Checked` blames the driver, not the machine, for `mistake`.
-fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Echo>)) {
+fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Connection>)) {
     let mut machine = checked(config());
     let panic = catch_unwind(AssertUnwindSafe(|| mistake(&mut machine))).expect_err(what);
     let message = panic.downcast_ref::<String>().expect("it is formatted");
     assert!(message.contains(&format!("driver: {what}")), "{what}: {message}");
 }
 
-/// Asserts that `event` is illegal after the events in `before`.
+/// Asserts that `event` is illegal after the events `before`.
 fn is_illegal(before: &[Event], event: Event) {
     is_blamed(&format!("{event:?}, but the machine wants"), |machine| {
         for before in before {
@@ -284,7 +287,7 @@ fn is_illegal(before: &[Event], event: Event) {
 fn the_state_table_holds_for_drivers() {
     let (read_error, write_error) =
         (Event::Error(Direction::Read, RESET), Event::Error(Direction::Write, RESET));
-    // Neither `Eof` nor a read error while reading is paused.
+    // Neither the end of the input nor a read error, while the machine does not read.
     is_illegal(&[Event::Read(16)], Event::Eof);
     is_illegal(&[Event::Read(16)], read_error);
     is_illegal(&[Event::Eof], Event::Eof);
@@ -293,7 +296,7 @@ fn the_state_table_holds_for_drivers() {
     is_illegal(&[], Event::Finished);
     is_illegal(&[Event::Read(5)], Event::Finished);
     is_illegal(&[Event::Eof, Event::Finished], Event::Finished);
-    // No write error after a FIN, after another write error, or while an RST is wanted.
+    // No write can fail after a FIN, after another write has failed, or instead of a reset.
     is_illegal(&[Event::Eof, Event::Finished], write_error);
     is_illegal(&[Event::Read(5), write_error], write_error);
     is_blamed("Error(Write, Reset), but the machine wants", |machine| {
@@ -320,7 +323,7 @@ fn the_state_table_holds_for_drivers() {
 
 #[test]
 fn rule_2_written_follows_an_offer_of_output_directly() {
-    type Between = fn(&mut Checked<Echo>);
+    type Between = fn(&mut Checked<Connection>);
     let between: [(Event, Between); 8] = [
         (Event::Written(5), |machine| {
             let _ = poll_shared(machine);
@@ -349,7 +352,7 @@ fn rule_2_written_follows_an_offer_of_output_directly() {
 
 #[test]
 fn rule_2_read_follows_read_buf_directly() {
-    type Between = fn(&mut Checked<Echo>);
+    type Between = fn(&mut Checked<Connection>);
     let between: [(Event, Between); 6] = [
         (Event::Read(5), |machine| {
             let _ = poll_shared(machine);
@@ -372,9 +375,9 @@ fn rule_2_read_follows_read_buf_directly() {
     is_illegal(&[], Event::Read(1));
 }
 
-/// Getters and a repeated offer are not calls.
+/// Calls with `&self`, and the same call again.
 #[test]
-fn rule_2_an_offer_outlives_what_is_no_call() {
+fn rule_2_an_offer_survives_calls_that_change_nothing() {
     let mut machine = checked(config());
     machine.read_buf()[0] = b'1';
     machine.read_buf()[1] = b'2';
@@ -396,11 +399,11 @@ fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {
         let config = LoadConfig { messages, ..LoadConfig::default() };
         let mut load = Checked::new(Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}), 0);
         load.handle(NOW, Event::Error(Direction::Write, RESET));
-        assert!(load.interest().read, "the server may have said why");
+        assert!(load.interest().read, "the server may have sent the cause");
         load
     };
     let mistake = AssertUnwindSafe(|| load().handle(NOW, Event::Eof));
-    let panic = catch_unwind(mistake).expect_err("a reset is no end");
+    let panic = catch_unwind(mistake).expect_err("a reset is no end of the input");
     assert_eq!(panic.downcast_ref(), Some(&"driver: Eof after a failed write"));
     load().handle(NOW, Event::Error(Direction::Read, RESET));
 }
@@ -420,7 +423,7 @@ fn rule_5_a_write_can_fail_while_there_is_no_output_and_a_fin_is_pending() {
 
 #[test]
 fn rule_7_now_never_goes_backwards() {
-    type Call = fn(&mut Checked<Echo>);
+    type Call = fn(&mut Checked<Connection>);
     let calls: [Call; 4] = [
         |machine| {
             let _ = poll_shared(machine);

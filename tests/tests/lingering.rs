@@ -82,14 +82,14 @@ fn bad_requests_to_the_status_are_bounded_together() {
 
 #[test]
 fn subscribers_after_a_shutdown_are_bounded_together() {
-    let feed = fanout::Feed::new(fanout::Config::default());
+    let feed = fanout::Feed::default();
     is_bounded(|| flood(shut_down(fanout::Subscriber::new(&feed, NOW))));
 }
 
 /// A source has one client at a time.
 #[test]
 fn the_client_of_a_source_is_bounded() {
-    let source = fanout::Source::new(fanout::SourceConfig::default(), NOW);
+    let source = fanout::MessageSource::new(fanout::MessageSourceConfig::default(), NOW).unwrap();
     let read = flood(shut_down(source));
     assert!((16 * MIB..=16 * MIB + EACH).contains(&read), "{read}");
 }

@@ -1,6 +1,6 @@
 //! A panic in a connection's machine ends only that connection, on every runtime.
 
-#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a scenario that cannot continue has failed")]
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -14,13 +14,13 @@ use std::{
 use wirestate_core::{
     Event, Instant, Interest, Machine, Status,
     admission::Limits,
-    echo::{Config, Echo, EchoReason, Server},
+    echo::{Connection, EchoReason, Server},
     runtime::{Listener, Runtime},
     serve::{self, DrainReport, ServerHandle},
 };
 
-/// An echo that panics when it is sent an exclamation mark.
-struct Fragile(Echo);
+/// An echo that panics when it receives an exclamation mark.
+struct Fragile(Connection);
 
 impl Machine for Fragile {
     type Reason = EchoReason;
@@ -28,6 +28,7 @@ impl Machine for Fragile {
     fn interest(&self) -> Interest {
         self.0.interest()
     }
+
     fn read_buf(&mut self) -> &mut [u8] {
         self.0.read_buf()
     }
@@ -37,42 +38,19 @@ impl Machine for Fragile {
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
-        match event {
-            Event::Read(n) => {
-                let panic = self.0.read_buf()[..n].contains(&b'!');
-                self.0.handle(now, Event::Read(n));
-                assert!(!panic, "planted");
-            }
-            Event::Eof => {
-                self.0.handle(now, Event::Eof);
-            }
-            Event::Error(way, why) => {
-                self.0.handle(now, Event::Error(way, why));
-            }
-            Event::Written(n) => {
-                self.0.handle(now, Event::Written(n));
-            }
-            Event::Finished => {
-                self.0.handle(now, Event::Finished);
-            }
-            Event::Timeout { unacknowledged } => {
-                self.0.handle(now, Event::Timeout { unacknowledged });
-            }
-            Event::ShutDown => {
-                self.0.handle(now, Event::ShutDown);
-            }
-            Event::Release => {
-                self.0.handle(now, Event::Release);
-            }
-        }
+        let panics = matches!(event, Event::Read(n) if self.0.read_buf()[..n].contains(&b'!'));
+        self.0.handle(now, event);
+        assert!(!panics, "planted");
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.0.poll_timeout()
     }
+
     fn status(&self) -> Status {
         self.0.status()
     }
+
     fn reason(&self) -> Option<EchoReason> {
         self.0.reason()
     }
@@ -85,10 +63,13 @@ fn exchange(stream: &mut TcpStream, message: &[u8]) {
     assert_eq!(reply, message);
 }
 
-/// `run` drives the server's future to its end on the runtime.
-fn ends_its_connection_alone<R: Runtime>(
+/// The future of a server.
+type Serving = Pin<Box<dyn Future<Output = DrainReport> + Send>>;
+
+/// Asserts that a panic ends one connection. `run` drives the server's future on the runtime.
+fn a_panic_ends_its_connection_alone<R: Runtime>(
     runtime: R,
-    run: impl FnOnce(Pin<Box<dyn Future<Output = DrainReport> + Send>>) -> DrainReport + Send + 'static,
+    run: impl FnOnce(Serving) -> DrainReport + Send + 'static,
 ) {
     let listener = runtime.listen("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap().ip().unwrap();
@@ -96,7 +77,7 @@ fn ends_its_connection_alone<R: Runtime>(
     let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
     let server = thread::spawn(move || {
         run(Box::pin(async move {
-            let echo = Server::new(Config::default()).unwrap();
+            let echo = Server::default();
             serve::Server::new(runtime, listener)
                 .with_handle(&handle)
                 .serve(|_, now| Fragile(echo.machine(now)))
@@ -115,7 +96,7 @@ fn ends_its_connection_alone<R: Runtime>(
         exchange(&mut doomed, b"calm");
         doomed.write_all(b"alas!").unwrap();
         let error = doomed.read(&mut [0; 8]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "bytes were owed");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "output was pending");
         exchange(&mut healthy, b"meanwhile");
     }
     healthy.shutdown(Shutdown::Write).unwrap();
@@ -131,17 +112,17 @@ fn ends_its_connection_alone<R: Runtime>(
 fn on_tokio() {
     let tokio = Arc::new(tokio::runtime::Runtime::new().unwrap());
     let runtime = wirestate_tokio::Tokio::new(tokio.handle().clone());
-    ends_its_connection_alone(runtime, move |server| tokio.block_on(server));
+    a_panic_ends_its_connection_alone(runtime, move |server| tokio.block_on(server));
 }
 
 #[test]
 fn on_smol() {
     let executor = Arc::new(smol::Executor::new());
     let runtime = wirestate_smol::Smol::new(executor.clone());
-    ends_its_connection_alone(runtime, move |server| smol::block_on(executor.run(server)));
+    a_panic_ends_its_connection_alone(runtime, move |server| smol::block_on(executor.run(server)));
 }
 
 #[test]
 fn on_threads() {
-    ends_its_connection_alone(wirestate_std::Threads::new(), wirestate_std::block_on);
+    a_panic_ends_its_connection_alone(wirestate_std::Threads::new(), wirestate_std::block_on);
 }

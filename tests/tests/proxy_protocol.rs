@@ -9,7 +9,7 @@ use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use wirestate_core::{
     Instant, Machine, Reason as _,
     admission::{Peer, Refused},
-    echo::{Config, Echo, Prefix, Server},
+    echo::{Config, Connection, Prefix, Server},
     proxy_protocol::{Header, HeaderPolicy, HeaderReader, Version, WithProxyHeader, encode},
 };
 use wirestate_testkit::{
@@ -39,7 +39,7 @@ fn echo(prefix: bool) -> Config {
 
 fn with_header(config: Config) -> impl Machine {
     let server = Server::new(config).unwrap();
-    let make = move |header, _length, now| -> Result<Echo, Refused> {
+    let make = move |header, _length, now| -> Result<Connection, Refused> {
         if let Header::Tcp { source, .. } = header
             && source.to_string() != "192.0.2.7:50000"
         {

@@ -21,7 +21,7 @@ use wirestate_core::{
     admission::ConnectionTable,
     drive::{Clock as _, Drive, Splice},
     echo,
-    fanout::{self, Feed, LagPolicy, Source, SourceConfig, Subscriber, Upstream},
+    fanout::{self, Feed, LagPolicy, MessageSource, MessageSourceConfig, Subscriber, Upstream},
     message::{self, Message, service},
     proxy::{self, Balance, Proxy, Upstreams},
     runtime::{Listener as _, Runtime},
@@ -126,7 +126,7 @@ where
 }
 
 fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
-    let config = echo::Config::default().with_idle_timeout(Some(LIMIT));
+    let config = echo::Config::default().with_idle_timeout(LIMIT);
     let echo = echo::Server::new(config).unwrap();
     server(runtime, move |now| echo.machine(now))
 }
@@ -143,24 +143,23 @@ fn message<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
 
 /// This one subscriber pauses the upstream, whose feed has no end.
 fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
-    let feed = Feed::new(fanout::Config {
-        on_lag: LagPolicy::Block,
-        write_timeout: Some(LIMIT),
-        ..fanout::Config::default()
-    });
+    let feed = Feed::new(
+        fanout::Config::default().with_on_lag(LagPolicy::Block).with_write_timeout(LIMIT),
+    )
+    .unwrap();
     let (source, shared, on) = (endless(), feed.clone(), runtime.clone());
     let upstream = async move {
         let socket = on.connect(&source.to_string()).await.unwrap();
         let clock = on.clock();
-        Drive::new(Upstream::new(shared, None, clock.now()), socket, clock).await;
+        Drive::new(Upstream::new(&shared, clock.now()), socket, clock).await;
     };
     runtime.spawn(upstream).unwrap();
     server(runtime, move |now| Subscriber::new(&feed, now))
 }
 
 fn source<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
-    let config = SourceConfig { rate: 0, write_timeout: Some(LIMIT), ..SourceConfig::default() };
-    server(runtime, move |now| Source::new(config, now))
+    let config = MessageSourceConfig::default().with_rate(0).with_write_timeout(LIMIT);
+    server(runtime, move |now| MessageSource::new(config, now).unwrap())
 }
 
 fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, ConnectionTable) {

@@ -69,9 +69,9 @@ fn poll_shared(machine: &mut impl Machine) {
 fn nothing(_: &mut Any) {}
 
 fn subscriber() -> fanout::Subscriber {
-    let shared = fanout::Feed::new(fanout::Config::default());
+    let shared = fanout::Feed::default();
     let subscriber = fanout::Subscriber::new(&shared, NOW);
-    let mut upstream = fanout::Upstream::new(shared, None, NOW);
+    let mut upstream = fanout::Upstream::new(&shared, NOW);
     poll_shared(&mut upstream);
     deliver(&mut upstream, &mut &[7; 1024][..], NOW);
     subscriber
@@ -113,7 +113,7 @@ fn machines() -> Vec<Row> {
     let client = || erased(echo::Client::new(echo::ClientConfig::default()));
     let request_sent = || {
         let mut client = echo::Client::new(echo::ClientConfig::default());
-        client.say("hello".into(), NOW);
+        client.send("hello".into(), NOW);
         erased(client)
     };
     let header = || {
@@ -128,10 +128,11 @@ fn machines() -> Vec<Row> {
     };
     let bad_frame = |machine: &mut Any| deliver(machine, &mut &b"\0\0"[..], NOW);
     let bad_request = |machine: &mut Any| deliver(machine, &mut &b"no request\r\n\r\n"[..], NOW);
-    let source = || erased(fanout::Source::new(fanout::SourceConfig::default(), NOW));
+    let source =
+        || erased(fanout::MessageSource::new(fanout::MessageSourceConfig::default(), NOW).unwrap());
     let upstream = || {
-        let feed = fanout::Feed::new(fanout::Config::default());
-        erased(fanout::Upstream::new(feed, None, NOW))
+        let feed = fanout::Feed::default();
+        erased(fanout::Upstream::new(&feed, NOW))
     };
     vec![
         Row { extends: true, ..row("echo that finishes", echo, Some(hello), eof) },
@@ -157,8 +158,8 @@ fn machines() -> Vec<Row> {
         },
         row("upstream that closed", upstream, None, eof),
         row("upstream", upstream, None, shut_down),
-        row("receiver whose server closed", || erased(fanout::Receiver::new()), None, eof),
-        row("receiver", || erased(fanout::Receiver::new()), None, shut_down),
+        row("fan-out client whose server closed", || erased(fanout::Client::new()), None, eof),
+        row("fan-out client", || erased(fanout::Client::new()), None, shut_down),
         row("header, truncated", header, None, eof),
         row("header", header, None, shut_down),
         row("echo client", request_sent, Some(nothing), shut_down),

@@ -108,7 +108,7 @@ pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result
         let mut message = Some(Bytes::from(message));
         let reply = drive.until(|client, now| {
             if let Some(message) = message.take() {
-                client.say(message, now);
+                client.send(message, now);
             }
             client.take_reply()
         });

@@ -14,7 +14,7 @@ use wirestate_core::{
     dial::{Backoff, Dial},
     drive::{Clock, Drive, Ended},
     fanout::{
-        Config, Feed, Framing, LagPolicy, Receiver, ReceiverReason, Source, SourceConfig,
+        Client, ClientReason, Config, Feed, Framing, LagPolicy, MessageSource, MessageSourceConfig,
         Subscriber, Upstream,
     },
     runtime::connect_within,
@@ -74,11 +74,17 @@ pub(super) async fn source<R: Host>(
 ) -> Result<(), Failure> {
     let SourceFlags { size, rate, count, .. } = flags;
     let epoch = unix_epoch(runtime);
-    let config = SourceConfig { size, rate, count, epoch, ..SourceConfig::default() };
+    let config = MessageSourceConfig::default()
+        .with_size(size)
+        .with_rate(rate)
+        .with_count(count)
+        .with_epoch(epoch);
     let limits = Limits { connections: 1, per_address: None };
     let setup = flags.common.setup("fanout-source", serve::Config::default().with_limits(limits));
-    server::run(runtime, &flags.listen, &setup, around, move |_, now| Source::new(config, now))
-        .await
+    server::run(runtime, &flags.listen, &setup, around, move |_, now| {
+        MessageSource::new(config, now).expect("all timeouts are the defaults")
+    })
+    .await
 }
 
 /// How long after Unix' epoch the runtime's is.
@@ -112,16 +118,16 @@ pub(super) struct ServerFlags {
     /// What becomes of a subscriber that falls out of the window
     #[arg(long, value_enum, env = "WIRESTATE_ON_LAG", default_value = "disconnect")]
     on_lag: Policy,
-    /// How long the upstream is held for laggards while another subscriber waits; 0: never
+    /// How long the upstream is paused for laggards while another subscriber waits; 0: never
     ///
     /// This is the limit in any ten times that time, for all subscribers together that are about to
-    /// fall out of the window. The upstream is held only for subscribers that have caught up since
-    /// they connected or skipped. Once the limit is reached, --on-lag applies. While no subscriber
-    /// has read everything and waits, the upstream is held without limit, at the pace of the
-    /// slowest subscriber; one that acknowledges no byte for 10 s is reset. With --on-lag block
-    /// there is no limit. The metric `wirestate_upstream_held_waiting_seconds` shows the time that
-    /// was used, `wirestate_fanout_never_caught_up` how many subscribers lagged without being
-    /// waited for.
+    /// fall out of the window. The upstream is paused only for subscribers that have caught up
+    /// since they connected or skipped. Once the limit is reached, --on-lag applies. While no
+    /// subscriber has read everything and waits, the upstream is paused without limit, at the pace
+    /// of the slowest subscriber; one that acknowledges no byte for 10 s is reset. With --on-lag
+    /// block there is no limit. The metric `wirestate_upstream_paused_waiting_seconds` shows the
+    /// time that was used, `wirestate_fanout_never_caught_up` how many subscribers lagged without
+    /// being waited for.
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
           value_parser = values::time)]
     lag_wait: Duration,
@@ -167,7 +173,7 @@ enum Policy {
     Disconnect,
     /// It goes on with the next message; what it missed is counted
     Skip,
-    /// The upstream is held, without limit
+    /// The upstream is paused, without limit
     Block,
 }
 
@@ -199,18 +205,19 @@ pub(super) async fn serve<R: Host>(
     flags: ServerFlags,
     around: &ServerContext,
 ) -> Result<(), Failure> {
-    let feed = Feed::new(Config {
-        framing: flags.frame,
-        window: flags.window,
-        on_lag: match flags.on_lag {
-            Policy::Disconnect => LagPolicy::Disconnect,
-            Policy::Skip => LagPolicy::Skip,
-            Policy::Block => LagPolicy::Block,
-        },
-        lag_wait: flags.lag_wait,
-        replay: flags.replay,
-        ..Config::default()
-    });
+    let on_lag = match flags.on_lag {
+        Policy::Disconnect => LagPolicy::Disconnect,
+        Policy::Skip => LagPolicy::Skip,
+        Policy::Block => LagPolicy::Block,
+    };
+    let config = Config::default()
+        .with_framing(flags.frame)
+        .with_window(flags.window)
+        .with_on_lag(on_lag)
+        .with_lag_wait(flags.lag_wait)
+        .with_upstream_idle_timeout(flags.upstream_idle_timeout.0)
+        .with_replay(flags.replay);
+    let feed = Feed::new(config).map_err(Failure::Config)?;
     let setup = flags.server.setup::<R>("fanout-server").metrics_source(feed.clone());
     let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
         .with_connect_timeout(flags.connect_timeout.0)
@@ -222,7 +229,7 @@ pub(super) async fn serve<R: Host>(
     server::listening(runtime, &flags.listen, &setup, around, async |server| {
         let (upstreams, shutdown) = (slice::from_ref(&dial.address), setup.handle.shutdown());
         let check = SelfCheck::start(runtime, upstreams, &flags.listen, &server, shutdown)?;
-        let reading = read_upstream(runtime, dial, &feed, flags.upstream_idle_timeout.0);
+        let reading = read_upstream(runtime, dial, &feed);
         runtime.spawn(reading).map_err(Failure::Spawn)?;
         let report = server::serve(server, &setup, subscriber).await;
         let counters = feed.counters();
@@ -235,8 +242,8 @@ pub(super) async fn serve<R: Host>(
             skipped = counters.skipped,
             lagged = counters.lagged,
             never_caught_up = counters.never_caught_up,
-            held = ?counters.held,
-            held_waiting = ?counters.held_waiting,
+            paused = ?counters.paused,
+            paused_waiting = ?counters.paused_waiting,
             "fan-out ended"
         );
         check.verdict()?;
@@ -250,11 +257,10 @@ pub(super) fn read_upstream<R: Host>(
     runtime: &R,
     dial: Dial,
     feed: &Feed,
-    idle_timeout: Option<Duration>,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (runtime, feed) = (runtime.clone(), feed.clone());
     async move {
-        let upstream = |now| Upstream::new(feed.clone(), idle_timeout, now);
+        let upstream = |now| Upstream::new(&feed, now);
         dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
     }
 }
@@ -292,7 +298,7 @@ pub(super) async fn subscribe<R: Host>(
         .await
         .map_err(|error| Failure::Connect { address: address.clone(), error })?;
     let mut clock = runtime.clock();
-    let mut drive = Drive::new(Receiver::new(), socket, runtime.clock());
+    let mut drive = Drive::new(Client::new(), socket, runtime.clock());
     let mut inspector = Inspector::new(frame, unix_epoch(runtime));
     let mut rate = Rate::new(clock.now(), !log.quiet);
     // What is left of --count, in bytes.
@@ -314,7 +320,7 @@ pub(super) async fn subscribe<R: Host>(
                 inspector.look(&bytes, clock.now());
                 io::stdout().lock().write_all(&bytes).map_err(Failure::Output)?;
                 if left == Some(0) {
-                    let shut_down = |receiver: &mut Receiver, now| {
+                    let shut_down = |receiver: &mut Client, now| {
                         receiver.handle(now, Event::ShutDown);
                         None::<()>
                     };
@@ -329,8 +335,8 @@ pub(super) async fn subscribe<R: Host>(
     io::stdout().lock().flush().map_err(Failure::Output)?;
     rate.end(clock.now(), &inspector);
     let reason = match ended {
-        Ended::Reason(ReceiverReason::ShutDown) => return Ok(()),
-        Ended::Reason(ReceiverReason::Closed) => {
+        Ended::Reason(ClientReason::ShutDown) => return Ok(()),
+        Ended::Reason(ClientReason::Closed) => {
             match (inspector.offset, inspector.messages, count) {
                 (0, 0, _) => format!("{ended} before there was a message"),
                 (0, messages, None) => {
@@ -349,7 +355,7 @@ pub(super) async fn subscribe<R: Host>(
                 }
             }
         }
-        Ended::Reason(ReceiverReason::Lost { .. }) | Ended::Aborted => ended.to_string(),
+        Ended::Reason(_) | Ended::Aborted => ended.to_string(),
     };
     Err(Failure::Ended { address, reason })
 }

@@ -240,10 +240,10 @@ mod tests {
 
     #[test]
     fn a_peer_that_always_has_something_when_it_is_looked_for_does_not_escape_its_deadline() {
-        let feed = fanout::Feed::new(fanout::Config {
-            framing: fanout::Framing::Fixed(NonZeroUsize::MIN),
-            ..fanout::Config::default()
-        });
+        let feed = fanout::Feed::new(
+            fanout::Config::default().with_framing(fanout::Framing::Fixed(NonZeroUsize::MIN)),
+        )
+        .unwrap();
         let machine = fanout::Subscriber::new(&feed, Instant::EPOCH);
         feed.publish("m".into(), 1, Instant::EPOCH);
         let socket = Mute { comes: b"x", endless: true, ..Mute::default() };
@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn a_poll_ends_although_a_deadline_passes_again_and_again() {
-        let config = fanout::SourceConfig { rate: 500_000, ..fanout::SourceConfig::default() };
-        let machine = fanout::Source::new(config, Instant::EPOCH);
+        let config = fanout::MessageSourceConfig::default().with_rate(500_000);
+        let machine = fanout::MessageSource::new(config, Instant::EPOCH).unwrap();
         let socket = Mute { takes: true, ..Mute::default() };
         let clock = clock(Duration::from_micros(10));
         let mut drive = Drive::new(machine, socket, clock.clone());

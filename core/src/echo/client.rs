@@ -1,4 +1,4 @@
-//! The machine of an echo client that is used inline: say something, wait for the reply.
+//! The machine of an echo client: it sends a message and waits for the reply.
 
 use alloc::vec::Vec;
 use core::{mem, time::Duration};
@@ -10,17 +10,18 @@ use crate::{
     WriteProgress, config::with_setters, machine::impl_reason, teardown::Teardown,
 };
 
-/// A client's limits.
+/// The limits of a [`Client`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// A reply longer than this ends the connection. Default: 1 MiB.
+    /// The longest reply, in bytes; a longer one ends the connection. Default: 1 MiB.
     pub max_reply: usize,
-    /// While a reply is owed, no byte may be awaited for longer; `None`: for ever. Default: 30 s.
+    /// How long no byte may be received or acknowledged while a reply is awaited; `None`: no limit.
+    /// Default: 30 s.
     pub reply_timeout: Option<Duration>,
-    /// A reply other than the message itself is complete when nothing has followed for this long.
+    /// How long no byte follows a reply that differs from the message, until it counts as complete.
     /// Default: 100 ms.
-    pub quiet: Duration,
+    pub quiet_period: Duration,
 }
 
 impl Default for ClientConfig {
@@ -28,7 +29,7 @@ impl Default for ClientConfig {
         Self {
             max_reply: 1024 * 1024,
             reply_timeout: Some(Duration::from_secs(30)),
-            quiet: Duration::from_millis(100),
+            quiet_period: Duration::from_millis(100),
         }
     }
 }
@@ -37,28 +38,29 @@ impl ClientConfig {
     with_setters! {
         with_max_reply(max_reply: usize);
         with_reply_timeout(reply_timeout: impl Into<Option<Duration>>);
-        with_quiet(quiet: Duration);
+        with_quiet_period(quiet_period: Duration);
     }
 }
 
-/// One connection of a client that sends a message and waits for the reply, over and over.
+/// A client's connection to an echo server: it sends one message at a time and receives its reply.
 ///
-/// An echo has no message boundaries, so what is a reply? Bytes equal to the message are, at once;
-/// while they are only how it begins, the rest is awaited. Other bytes (a server that puts a text
-/// in front, say) are when nothing has followed them for [`ClientConfig::quiet`]. And whatever has
-/// come is when the server closes.
+/// An echo has no message boundaries. A reply is complete
 ///
-/// It is driven only while it is asked something. Bytes that nobody asked for are thrown away, if
-/// they have arrived by the time that the next message is said.
+/// - when it equals the message;
+/// - when it differs from the message (from a server that adds a prefix, say) and no byte has
+///   followed for [`ClientConfig::quiet_period`];
+/// - when the server closes.
 ///
-/// It holds the message, and of the reply at most [`ClientConfig::max_reply`] + 4 KiB, in a buffer
-/// of at most twice that; between a reply and the next message, nothing.
+/// Bytes that are read while no reply is awaited are discarded.
+///
+/// It holds the message, and a buffer for the reply of at most twice
+/// [`ClientConfig::max_reply`] + 4 KiB. While no reply is awaited, it holds no buffer.
 ///
 /// ```
 /// # use wirestate_core::{Instant, drive, echo::{Client, ClientConfig}};
 /// # let now = Instant::EPOCH;
 /// let mut client = Client::new(ClientConfig::default());
-/// client.say("hello".into(), now);
+/// client.send("hello".into(), now);
 ///
 /// let mut sent = [0; 64];
 /// let n = drive::collect_into(&mut client, &mut sent, now);
@@ -68,39 +70,38 @@ impl ClientConfig {
 #[derive(Debug)]
 pub struct Client {
     config: ClientConfig,
-    /// The message, whole.
     message: Bytes,
-    /// How much of it is sent.
+    /// How many bytes of the message are sent.
     sent: usize,
-    /// What has come back, and behind `received` the room for more.
+    /// The reply, and behind its `received` bytes the space for more.
     reply: Vec<u8>,
     received: usize,
     exchange: Exchange,
     progress: WriteProgress,
-    link: Link,
+    state: State,
 }
 
-/// Where a message and its reply are.
+/// The state of a message and its reply.
 #[derive(Clone, Copy, Debug)]
 enum Exchange {
-    /// Nothing is asked.
-    Quiet,
-    /// A message is said, and the reply not complete.
-    Waiting {
-        /// When the connection began, or a byte was last received.
-        moved: Instant,
-        /// What has come back is how the message begins, or nothing.
-        echoing: bool,
+    /// There is no message.
+    Idle,
+    /// The reply is not complete.
+    Awaiting {
+        /// When a byte of the reply was last received, or the message was passed.
+        last_activity: Instant,
+        /// Whether the reply so far is a prefix of the message.
+        is_echo: bool,
     },
-    /// The reply is complete, and waits to be taken.
+    /// The reply is complete and was not taken.
     Replied,
 }
 
-/// Where the connection is.
+/// The state of the connection.
 #[derive(Clone, Debug)]
-enum Link {
+enum State {
     Open,
-    /// Nothing can be sent any more; what had arrived is still read.
+    /// A write has failed. What had arrived before is still read, until `until`.
     Broken {
         reason: ClientReason,
         until: Instant,
@@ -110,11 +111,12 @@ enum Link {
 
 /// Why a client's connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientReason {
-    /// We were asked to end it, and did.
+    /// A shutdown was requested.
     #[error("closed")]
     ShutDown,
-    /// The server closed.
+    /// The server closed its side.
     #[error("the server closed the connection")]
     Closed,
     /// [`ClientConfig::reply_timeout`] ran out.
@@ -129,13 +131,13 @@ pub enum ClientReason {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// The connection broke.
-    #[error("{why} while {way}")]
+    /// The connection failed.
+    #[error("{error} while {direction}")]
     Lost {
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
+        /// The direction of the operation that failed.
+        direction: Direction,
+        /// The error.
+        error: ConnectionError,
     },
 }
 
@@ -144,11 +146,11 @@ impl_reason!(ClientReason {
     Self::Closed => ("closed", Fault::Peer),
     Self::NoReply { .. } => ("no_reply", Fault::Time),
     Self::ReplyTooLong { .. } => ("reply_too_long", Fault::Limit),
-    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+    Self::Lost { error, .. } => (error.label(), Fault::Lost),
 });
 
 impl Client {
-    /// A client on a new connection.
+    /// The machine for a new connection.
     pub fn new(config: ClientConfig) -> Self {
         Self {
             config,
@@ -156,24 +158,24 @@ impl Client {
             sent: 0,
             reply: Vec::new(),
             received: 0,
-            exchange: Exchange::Quiet,
+            exchange: Exchange::Idle,
             progress: WriteProgress::new(Instant::EPOCH),
-            link: Link::Open,
+            state: State::Open,
         }
     }
 
-    /// Sends a message. False, and nothing is sent, where the message is empty (it could have no
-    /// reply), the reply to the last one was not taken yet, or the connection is ending.
-    pub fn say(&mut self, message: Bytes, now: Instant) -> bool {
+    /// Sends a message. Returns false, and sends nothing, if the message is empty (it would have no
+    /// reply), the last reply was not taken yet, or the connection is ending.
+    pub fn send(&mut self, message: Bytes, now: Instant) -> bool {
         if message.is_empty()
-            || !matches!((self.exchange, &self.link), (Exchange::Quiet, Link::Open))
+            || !matches!((self.exchange, &self.state), (Exchange::Idle, State::Open))
         {
             return false;
         }
         self.message = message;
         self.sent = 0;
         self.received = 0;
-        self.exchange = Exchange::Waiting { moved: now, echoing: true };
+        self.exchange = Exchange::Awaiting { last_activity: now, is_echo: true };
         self.progress.queued(now);
         true
     }
@@ -181,7 +183,7 @@ impl Client {
     /// The reply, once it is complete; also after the connection has ended.
     pub fn take_reply(&mut self) -> Option<Bytes> {
         let Exchange::Replied = self.exchange else { return None };
-        self.exchange = Exchange::Quiet;
+        self.exchange = Exchange::Idle;
         self.message.clear();
         self.sent = 0;
         let mut reply = mem::take(&mut self.reply);
@@ -193,9 +195,9 @@ impl Client {
         self.message.len() - self.sent
     }
 
-    /// The reply to a message that is out may be complete.
-    fn settle(&mut self) {
-        if let Exchange::Waiting { echoing: true, .. } = self.exchange
+    /// Completes the reply if it equals the message and the whole message is sent.
+    fn complete_echo(&mut self) {
+        if let Exchange::Awaiting { is_echo: true, .. } = self.exchange
             && self.unsent() == 0
             && self.received == self.message.len()
         {
@@ -203,10 +205,85 @@ impl Client {
         }
     }
 
-    /// Nothing more will come: what has come is the reply.
-    fn end_reply(&mut self) {
-        if let Exchange::Waiting { .. } = self.exchange {
-            self.exchange = if self.received > 0 { Exchange::Replied } else { Exchange::Quiet };
+    /// Completes the reply with the bytes that were received: no more will arrive.
+    fn complete_partial(&mut self) {
+        if let Exchange::Awaiting { .. } = self.exchange {
+            self.exchange = if self.received > 0 { Exchange::Replied } else { Exchange::Idle };
+        }
+    }
+
+    /// Sends the rest of the message, and a FIN.
+    fn close(&mut self, reason: ClientReason, now: Instant) {
+        self.state = State::Ending(Teardown::finishing(reason, Some(now + FINAL_READ_TIMEOUT)));
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let Exchange::Awaiting { is_echo, .. } = self.exchange else { return };
+        let new = self.received..self.received + n;
+        self.received = new.end;
+        let is_echo = is_echo && self.message.get(new.clone()) == Some(&self.reply[new]);
+        self.exchange = Exchange::Awaiting { last_activity: now, is_echo };
+        self.complete_echo();
+        if self.received > self.config.max_reply {
+            self.exchange = Exchange::Idle;
+            let too_long = ClientReason::ReplyTooLong { limit: self.config.max_reply };
+            self.state = State::Ending(Teardown::reset(too_long));
+        }
+    }
+
+    fn handle_eof(&mut self, now: Instant) {
+        self.complete_partial();
+        let unsent = self.unsent();
+        match &mut self.state {
+            // A FIN inside of the message would say that it was complete.
+            State::Open if self.sent > 0 && unsent > 0 => {
+                self.state = State::Ending(Teardown::reset(ClientReason::Closed));
+            }
+            State::Open => {
+                self.message.clear();
+                self.sent = 0;
+                self.close(ClientReason::Closed, now);
+            }
+            State::Broken { reason, .. } => {
+                self.state = State::Ending(Teardown::over(reason.clone()));
+            }
+            State::Ending(teardown) => teardown.handle_eof(),
+        }
+    }
+
+    fn handle_error(&mut self, now: Instant, direction: Direction, error: ConnectionError) {
+        let lost = ClientReason::Lost { direction, error };
+        let reason = match (&mut self.state, direction) {
+            (State::Open, Direction::Write) => {
+                self.state = State::Broken { reason: lost, until: now + FINAL_READ_TIMEOUT };
+                return;
+            }
+            (State::Open, Direction::Read) => lost,
+            (State::Broken { reason, .. }, _) => reason.clone(),
+            (State::Ending(teardown), _) => return teardown.handle_error(lost),
+        };
+        self.state = State::Ending(Teardown::over(reason));
+        self.complete_partial();
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        let queued = self.unsent() > 0;
+        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
+            return;
+        }
+        let unsent = self.unsent();
+        match &mut self.state {
+            State::Open if self.received > 0 && unsent == 0 => self.exchange = Exchange::Replied,
+            State::Open => {
+                self.exchange = Exchange::Idle;
+                let limit = self.config.reply_timeout.unwrap_or_default();
+                self.state = State::Ending(Teardown::reset(ClientReason::NoReply { limit }));
+            }
+            State::Broken { reason, .. } => {
+                self.state = State::Ending(Teardown::over(reason.clone()));
+                self.complete_partial();
+            }
+            State::Ending(teardown) => teardown.expire(None),
         }
     }
 }
@@ -216,20 +293,19 @@ impl Machine for Client {
 
     fn interest(&self) -> Interest {
         let has_output = self.unsent() > 0;
-        match &self.link {
-            // Also while nothing is asked: a server that closes is noticed at once.
-            Link::Open => Interest {
+        match &self.state {
+            // Also without a message, so that a server that closes is noticed at once.
+            State::Open => Interest {
                 read: !matches!(self.exchange, Exchange::Replied),
                 write: if has_output { Outbound::Flush } else { Outbound::Idle },
             },
-            Link::Broken { .. } => Interest { read: true, write: Outbound::Finished },
-            Link::Ending(ending) => ending.interest(has_output),
+            State::Broken { .. } => Interest { read: true, write: Outbound::Finished },
+            State::Ending(teardown) => teardown.interest(has_output),
         }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        let room = self.received + READ;
-        self.reply.resize(room, 0);
+        self.reply.resize(self.received + READ_SIZE, 0);
         &mut self.reply[self.received..]
     }
 
@@ -242,23 +318,23 @@ impl Machine for Client {
         match event {
             Event::Read(n) => self.handle_read(now, n),
             Event::Eof => self.handle_eof(now),
-            Event::Error(way, why) => self.handle_lost(now, way, why),
+            Event::Error(direction, error) => self.handle_error(now, direction, error),
             Event::Written(n) => {
                 self.sent += n;
                 self.progress.queued(now);
                 self.progress.written(now, n);
-                self.settle();
+                self.complete_echo();
             }
             Event::Finished => {
-                if let Link::Ending(ending) = &mut self.link {
-                    ending.handle_finished(now);
+                if let State::Ending(teardown) = &mut self.state {
+                    teardown.handle_finished(now);
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // What is left of the message is sent; its reply is not awaited.
+            // The rest of the message is sent; its reply is not awaited.
             Event::ShutDown => {
-                if let Link::Open = self.link {
-                    self.end_reply();
+                if let State::Open = self.state {
+                    self.complete_partial();
                     self.close(ClientReason::ShutDown, now);
                 }
             }
@@ -271,119 +347,42 @@ impl Machine for Client {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        match (&self.link, self.exchange) {
-            (Link::Open, Exchange::Waiting { moved, echoing }) => {
-                if echoing || self.unsent() > 0 {
-                    self.config.reply_timeout.map(|limit| self.progress.idle_deadline(moved, limit))
+        match (&self.state, self.exchange) {
+            (State::Open, Exchange::Awaiting { last_activity, is_echo }) => {
+                if is_echo || self.unsent() > 0 {
+                    let limit = self.config.reply_timeout;
+                    limit.map(|limit| self.progress.idle_deadline(last_activity, limit))
                 } else {
-                    Some(moved + self.config.quiet)
+                    Some(last_activity + self.config.quiet_period)
                 }
             }
-            (Link::Open, Exchange::Quiet | Exchange::Replied) => None,
-            (Link::Broken { until, .. }, _) => Some(*until),
-            (Link::Ending(ending), _) => ending.poll_timeout(None),
+            (State::Open, Exchange::Idle | Exchange::Replied) => None,
+            (State::Broken { until, .. }, _) => Some(*until),
+            (State::Ending(teardown), _) => teardown.poll_timeout(None),
         }
     }
 
     fn status(&self) -> Status {
-        let state = match (&self.link, self.exchange) {
-            (Link::Open, Exchange::Quiet) => "quiet",
-            (Link::Open, Exchange::Waiting { .. }) => "waiting",
-            (Link::Open, Exchange::Replied) => "replied",
-            (Link::Broken { .. }, _) => "broken",
-            (Link::Ending(ending), _) => ending.state(),
+        let state = match (&self.state, self.exchange) {
+            (State::Open, Exchange::Idle) => "idle",
+            (State::Open, Exchange::Awaiting { .. }) => "waiting",
+            (State::Open, Exchange::Replied) => "replied",
+            (State::Broken { .. }, _) => "broken",
+            (State::Ending(teardown), _) => teardown.state(),
         };
         Status { state, queued: self.unsent(), lag: 0 }
     }
 
     fn reason(&self) -> Option<ClientReason> {
-        match &self.link {
-            Link::Ending(ending) => ending.reason(),
-            Link::Open | Link::Broken { .. } => None,
+        match &self.state {
+            State::Ending(teardown) => teardown.reason(),
+            State::Open | State::Broken { .. } => None,
         }
     }
 }
 
-impl Client {
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        // What nobody asked for is no reply to what will be asked.
-        let Exchange::Waiting { echoing, .. } = self.exchange else { return };
-        let news = self.received..self.received + n;
-        self.received = news.end;
-        let echoing = echoing && self.message.get(news.clone()) == Some(&self.reply[news]);
-        self.exchange = Exchange::Waiting { moved: now, echoing };
-        self.settle();
-        if self.received > self.config.max_reply {
-            self.exchange = Exchange::Quiet;
-            let too_long = ClientReason::ReplyTooLong { limit: self.config.max_reply };
-            self.link = Link::Ending(Teardown::reset(too_long));
-        }
-    }
-
-    /// Sends what is left of the message, and a FIN.
-    fn close(&mut self, reason: ClientReason, now: Instant) {
-        self.link = Link::Ending(Teardown::finishing(reason, Some(now + FINAL_READ_TIMEOUT)));
-    }
-
-    fn handle_eof(&mut self, now: Instant) {
-        self.end_reply();
-        let unsent = self.unsent();
-        match &mut self.link {
-            // A FIN in the middle of a message would say that it was whole.
-            Link::Open if self.sent > 0 && unsent > 0 => {
-                self.link = Link::Ending(Teardown::reset(ClientReason::Closed));
-            }
-            Link::Open => {
-                self.message.clear();
-                self.sent = 0;
-                self.close(ClientReason::Closed, now);
-            }
-            Link::Broken { reason, .. } => self.link = Link::Ending(Teardown::over(reason.clone())),
-            Link::Ending(ending) => ending.handle_eof(),
-        }
-    }
-
-    fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        let lost = ClientReason::Lost { way, why };
-        let reason = match (&mut self.link, way) {
-            (Link::Open, Direction::Write) => {
-                self.link = Link::Broken { reason: lost, until: now + FINAL_READ_TIMEOUT };
-                return;
-            }
-            (Link::Open, Direction::Read) => lost,
-            (Link::Broken { reason, .. }, _) => reason.clone(),
-            (Link::Ending(ending), _) => return ending.handle_error(lost),
-        };
-        self.link = Link::Ending(Teardown::over(reason));
-        self.end_reply();
-    }
-
-    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
-        let queued = self.unsent() > 0;
-        if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
-            return;
-        }
-        let unsent = self.unsent();
-        match &mut self.link {
-            Link::Open if self.received > 0 && unsent == 0 => {
-                self.exchange = Exchange::Replied;
-            }
-            Link::Open => {
-                self.exchange = Exchange::Quiet;
-                let limit = self.config.reply_timeout.unwrap_or_default();
-                self.link = Link::Ending(Teardown::reset(ClientReason::NoReply { limit }));
-            }
-            Link::Broken { reason, .. } => {
-                self.link = Link::Ending(Teardown::over(reason.clone()));
-                self.end_reply();
-            }
-            Link::Ending(ending) => ending.expire(None),
-        }
-    }
-}
-
-/// The room that a read is offered, in bytes.
-const READ: usize = 4096;
-/// How long a connection that is ending is waited for: for a reply that is on its way, or for the
-/// rest of a message to be taken.
+/// The space for one read, in bytes.
+const READ_SIZE: usize = 4096;
+/// How long an ending connection may take to receive a reply that is on its way, or to send the
+/// rest of a message.
 const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(1);

@@ -10,70 +10,77 @@ use crate::Instant;
 /// The input is read into 64 bytes. A read that fills them is followed by reads into 16 KiB, a
 /// buffer that is held until a read finds nothing. When 64 KiB were read within 100 ms, no more is
 /// read until the 100 ms are over. So a peer that floods costs at most 640 KiB a second, and its
-/// FIN or reset is noticed only after all that it had sent before.
+/// FIN or reset is noticed only after all that it sent before.
 #[derive(Debug)]
 pub(super) struct Discard {
     small: [u8; 64],
     large: Option<Box<[u8]>>,
-    /// How much was read in the present period, and when that began.
+    /// How many bytes were read in the present period.
     read: usize,
-    since: Instant,
-    /// Nothing is read before this time.
-    paused: Option<Instant>,
+    period_start: Instant,
+    /// Reading is paused until this time.
+    paused_until: Option<Instant>,
 }
-
-/// The size of the larger buffer, in bytes.
-const LARGE: usize = 16 * 1024;
-/// The bytes after which reading pauses in a [`PERIOD`]; one read may exceed them.
-const MOST: usize = 64 * 1024;
-const PERIOD: Duration = Duration::from_millis(100);
 
 impl Discard {
     pub(super) fn new() -> Self {
-        Self { small: [0; 64], large: None, read: 0, since: Instant::EPOCH, paused: None }
+        Self {
+            small: [0; 64],
+            large: None,
+            read: 0,
+            period_start: Instant::EPOCH,
+            paused_until: None,
+        }
     }
 
-    /// Whether more is to be read now.
+    /// Whether to read now.
     pub(super) fn wants_more(&self) -> bool {
-        self.paused.is_none()
+        self.paused_until.is_none()
     }
 
     pub(super) fn read_buf(&mut self) -> &mut [u8] {
         self.large.as_deref_mut().unwrap_or(&mut self.small)
     }
 
-    /// `n` bytes were read.
+    /// `n` bytes were read into the buffer.
     pub(super) fn handle_read(&mut self, n: usize) {
         if n == self.small.len() {
             self.large.get_or_insert_with(|| vec![0; LARGE].into_boxed_slice());
         }
     }
 
-    /// Counts the `n` bytes that were read towards the limit.
+    /// Counts `n` bytes towards the limit.
     pub(super) fn limit(&mut self, now: Instant, n: usize) {
-        if now.since(self.since) >= PERIOD {
-            (self.read, self.since) = (0, now);
+        if now.since(self.period_start) >= PERIOD {
+            (self.read, self.period_start) = (0, now);
         }
         self.read += n;
-        if self.read >= MOST {
-            self.paused = Some(self.since + PERIOD);
+        if self.read >= MAX_PER_PERIOD {
+            self.paused_until = Some(self.period_start + PERIOD);
             self.release();
         }
     }
 
+    /// Frees the larger buffer.
     pub(super) fn release(&mut self) {
         self.large = None;
     }
 
     /// When reading resumes.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.paused
+        self.paused_until
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.paused = self.paused.filter(|until| *until > now);
+        self.paused_until = self.paused_until.filter(|until| *until > now);
     }
 }
+
+/// The size of the larger buffer, in bytes.
+const LARGE: usize = 16 * 1024;
+/// How many bytes are read in a [`PERIOD`]; the last read may exceed them.
+const MAX_PER_PERIOD: usize = 64 * 1024;
+const PERIOD: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -83,7 +90,7 @@ mod tests {
         Instant::EPOCH + Duration::from_millis(millis)
     }
 
-    /// Reads as much as there is room for, until reading pauses; returns the number of reads.
+    /// Fills the buffer until reading pauses; returns the number of reads.
     fn flood(discard: &mut Discard, now: Instant) -> usize {
         let mut reads = 0;
         while discard.wants_more() {
@@ -109,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_little_is_read_into_little_and_never_paused() {
+    fn a_peer_that_sends_little_is_read_into_the_small_buffer_without_pauses() {
         let mut discard = Discard::new();
         for second in 0..100 {
             for n in [63, 1, 63] {

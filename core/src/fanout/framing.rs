@@ -4,58 +4,56 @@ use core::{mem, num::NonZeroUsize};
 
 use memchr::memchr;
 
-/// How a stream is cut into messages.
+/// How a stream is divided into messages.
 ///
-/// A stream of fixed-size messages can't be re-synchronised from its middle: it has to be read from
-/// its beginning, as it is after each connect.
+/// A stream of fixed-size messages cannot be synchronized in its middle: it has to be read from its
+/// beginning, as it is after each connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Every message is as long as this, in bytes.
+    /// Every message has this length, in bytes.
     Fixed(NonZeroUsize),
-    /// A message ends with this byte, which belongs to it, and is at most `max` bytes long with it.
+    /// A message ends with a delimiter, which is part of it.
     Delimited {
-        /// The last byte of every message, and in no other place.
+        /// The last byte of every message; it occurs nowhere else.
         delimiter: u8,
-        /// The longest message, in bytes.
+        /// The longest message with its delimiter, in bytes.
         max: NonZeroUsize,
     },
-    /// A message begins with its length in four bytes, big-endian, which does not count itself;
-    /// with it, the message is at most `max` bytes long.
+    /// A message begins with its length in four bytes, big-endian, which does not include these
+    /// four bytes.
     LengthPrefixed {
-        /// The longest message, in bytes.
+        /// The longest message with its length, in bytes.
         max: NonZeroUsize,
     },
-    /// There are no messages: bytes are passed on as they come, and each read counts as one.
+    /// There are no messages: bytes are passed on as they arrive, and each read counts as one
+    /// message.
     None,
 }
 
-/// A message is longer than it may be.
+/// A message is longer than its [`Framing`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of {length} bytes or more; the limit is {limit}")]
-pub struct TooLong {
+pub struct MessageTooLong {
     /// The limit, in bytes.
     pub limit: usize,
-    /// How long the message is at least, in bytes.
+    /// The least length that the message can have, in bytes.
     pub length: usize,
 }
 
-/// The whole messages at the beginning of some bytes.
+/// The complete messages at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Whole {
-    /// How many bytes they take.
+pub struct CompleteMessages {
+    /// Their bytes.
     pub bytes: usize,
-    /// How many messages they are.
-    pub messages: u64,
-    /// What follows them is the beginning of a message that is too long.
-    pub too_long: Option<TooLong>,
+    /// Their number.
+    pub count: u64,
+    /// They are followed by the beginning of a message that is too long.
+    pub error: Option<MessageTooLong>,
 }
-
-/// The bytes of a length before a message.
-const PREFIX: usize = 4;
 
 impl Framing {
     /// The longest message, in bytes; `None` where there are no messages.
-    pub fn longest(&self) -> Option<usize> {
+    pub fn max_message_size(&self) -> Option<usize> {
         match *self {
             Self::Fixed(size) => Some(size.get()),
             Self::Delimited { max, .. } | Self::LengthPrefixed { max } => Some(max.get()),
@@ -63,71 +61,45 @@ impl Framing {
         }
     }
 
-    /// The length of the message that `bytes` begins with; `None` where it is not whole. The first
-    /// `seen` bytes were looked at before, and did not hold its end.
-    ///
-    /// # Errors
-    /// It is longer than it may be.
-    fn first(&self, bytes: &[u8], seen: usize) -> Result<Option<usize>, TooLong> {
-        let (length, limit) = match *self {
-            Self::Fixed(size) => (size.get(), size.get()),
-            Self::None => (bytes.len().max(1), usize::MAX),
-            Self::Delimited { delimiter, max } => match memchr(delimiter, &bytes[seen..]) {
-                Some(at) => (seen + at + 1, max.get()),
-                // At least the delimiter is missing.
-                None => (bytes.len() + 1, max.get()),
-            },
-            Self::LengthPrefixed { max } => match bytes.first_chunk::<PREFIX>() {
-                Some(prefix) => {
-                    let content = usize::try_from(u32::from_be_bytes(*prefix));
-                    (content.unwrap_or(usize::MAX).saturating_add(PREFIX), max.get())
-                }
-                None => return Ok(None),
-            },
-        };
-        if length > limit {
-            return Err(TooLong { limit, length });
-        }
-        Ok(Some(length).filter(|&length| length <= bytes.len()))
-    }
-
-    /// The whole messages at the beginning of `bytes`, of which the first `seen` hold no end.
-    pub fn whole(&self, bytes: &[u8], mut seen: usize) -> Whole {
-        let mut whole = Whole::default();
+    /// The complete messages at the beginning of `bytes`. The first `scanned` bytes are known to
+    /// hold no end of a message.
+    pub fn complete_messages(&self, bytes: &[u8], mut scanned: usize) -> CompleteMessages {
+        let mut complete = CompleteMessages::default();
         if let Self::Fixed(size) = self {
-            // No need to go from one to the next.
-            whole.messages = (bytes.len() / size.get()) as u64;
-            whole.bytes = bytes.len() - bytes.len() % size.get();
-            return whole;
+            // A division instead of a loop.
+            complete.count = (bytes.len() / size.get()) as u64;
+            complete.bytes = bytes.len() - bytes.len() % size.get();
+            return complete;
         }
         loop {
-            match self.first(&bytes[whole.bytes..], mem::take(&mut seen)) {
+            match self.first_message_len(&bytes[complete.bytes..], mem::take(&mut scanned)) {
                 Ok(Some(length)) => {
-                    whole.bytes += length;
-                    whole.messages += 1;
+                    complete.bytes += length;
+                    complete.count += 1;
                 }
-                Ok(None) => return whole,
-                Err(too_long) => return Whole { too_long: Some(too_long), ..whole },
+                Ok(None) => return complete,
+                Err(error) => return CompleteMessages { error: Some(error), ..complete },
             }
         }
     }
 
-    /// How many of `messages`, which are whole ones, end within their first `at` bytes.
-    pub fn whole_within(&self, messages: &[u8], at: usize) -> u64 {
+    /// How many of `messages`, all of which are complete, end within the first `len` bytes.
+    pub fn count_within(&self, messages: &[u8], len: usize) -> u64 {
         match self {
-            // All that was read at once is one.
-            Self::None => u64::from(at == messages.len()),
+            // All bytes of one read are one message.
+            Self::None => u64::from(len == messages.len()),
             Self::Fixed(_) | Self::Delimited { .. } | Self::LengthPrefixed { .. } => {
-                self.whole(&messages[..at], 0).messages
+                self.complete_messages(&messages[..len], 0).count
             }
         }
     }
 
-    /// Where the message ends that byte `at` of `messages` belongs to; `messages` are whole ones.
-    pub fn end_of_message(&self, messages: &[u8], at: usize) -> usize {
+    /// The offset behind the message that contains the byte at `offset`. All `messages` are
+    /// complete.
+    pub fn message_end(&self, messages: &[u8], offset: usize) -> usize {
         let mut end = 0;
-        while end <= at {
-            match self.first(&messages[end..], 0) {
+        while end <= offset {
+            match self.first_message_len(&messages[end..], 0) {
                 Ok(Some(length)) => end += length,
                 Ok(None) | Err(_) => return messages.len(),
             }
@@ -135,22 +107,55 @@ impl Framing {
         end
     }
 
-    /// Where message number `count` of `messages` begins, counted from 0.
-    pub fn start_of_message(&self, messages: &[u8], count: u64) -> usize {
+    /// The offset of message `index`, counted from 0; the end of `messages` if there are fewer. All
+    /// `messages` are complete.
+    pub fn message_start(&self, messages: &[u8], index: u64) -> usize {
         if let Self::Fixed(size) = self {
-            let count = usize::try_from(count).unwrap_or(usize::MAX);
-            return size.get().saturating_mul(count).min(messages.len());
+            let index = usize::try_from(index).unwrap_or(usize::MAX);
+            return size.get().saturating_mul(index).min(messages.len());
         }
         let mut start = 0;
-        for _ in 0..count {
+        for _ in 0..index {
             if start == messages.len() {
                 break;
             }
-            start = self.end_of_message(&messages[start..], 0) + start;
+            start += self.message_end(&messages[start..], 0);
         }
         start
     }
+
+    /// The length of the message at the beginning of `bytes`; `None` if it is not complete. The
+    /// first `scanned` bytes are known to hold no end of a message.
+    fn first_message_len(
+        &self,
+        bytes: &[u8],
+        scanned: usize,
+    ) -> Result<Option<usize>, MessageTooLong> {
+        let (length, limit) = match *self {
+            Self::Fixed(size) => (size.get(), size.get()),
+            Self::None => (bytes.len().max(1), usize::MAX),
+            Self::Delimited { delimiter, max } => match memchr(delimiter, &bytes[scanned..]) {
+                Some(index) => (scanned + index + 1, max.get()),
+                // At least the delimiter is missing.
+                None => (bytes.len() + 1, max.get()),
+            },
+            Self::LengthPrefixed { max } => match bytes.first_chunk::<LENGTH_PREFIX>() {
+                Some(prefix) => {
+                    let content = usize::try_from(u32::from_be_bytes(*prefix));
+                    (content.unwrap_or(usize::MAX).saturating_add(LENGTH_PREFIX), max.get())
+                }
+                None => return Ok(None),
+            },
+        };
+        if length > limit {
+            return Err(MessageTooLong { limit, length });
+        }
+        Ok(Some(length).filter(|&length| length <= bytes.len()))
+    }
 }
+
+/// The bytes of the length in front of a message.
+pub(super) const LENGTH_PREFIX: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -162,11 +167,11 @@ mod tests {
     const PREFIXED: Framing = Framing::LengthPrefixed { max: TEN };
 
     #[test]
-    fn whole_messages_are_found_and_the_rest_is_left() {
+    fn complete_messages_are_found_and_the_rest_is_left() {
         let found = |framing: Framing, bytes: &[u8]| {
-            let whole = framing.whole(bytes, 0);
-            assert_eq!(whole.too_long, None);
-            (whole.bytes, whole.messages)
+            let complete = framing.complete_messages(bytes, 0);
+            assert_eq!(complete.error, None);
+            (complete.bytes, complete.count)
         };
         assert_eq!(found(Framing::Fixed(FOUR), b"aaaabbbbc"), (8, 2));
         assert_eq!(found(Framing::Fixed(FOUR), b"aaa"), (0, 0));
@@ -178,31 +183,34 @@ mod tests {
 
     #[test]
     fn a_message_beyond_the_limit_is_refused_with_limit_and_figure() {
-        let too_long = |framing: Framing, bytes: &[u8]| framing.whole(bytes, 0).too_long;
+        let too_long = |framing: Framing, bytes: &[u8]| framing.complete_messages(bytes, 0).error;
         assert_eq!(too_long(LINES, b"abc\n"), None, "the limit itself is fine");
-        assert_eq!(too_long(LINES, b"abcd\n"), Some(TooLong { limit: 4, length: 5 }));
+        assert_eq!(too_long(LINES, b"abcd\n"), Some(MessageTooLong { limit: 4, length: 5 }));
         assert_eq!(too_long(LINES, b"abc"), None);
         assert!(too_long(LINES, b"abcd").is_some(), "its end can only be the fifth byte, or later");
         assert_eq!(too_long(PREFIXED, b"\0\0\0\x06abcdef"), None);
-        assert_eq!(too_long(PREFIXED, b"\0\0\0\x07"), Some(TooLong { limit: 10, length: 11 }));
+        assert_eq!(
+            too_long(PREFIXED, b"\0\0\0\x07"),
+            Some(MessageTooLong { limit: 10, length: 11 })
+        );
         assert!(too_long(PREFIXED, b"\xff\xff\xff\xff").is_some(), "no overflow");
-        let whole = LINES.whole(b"a\nabcdef", 0);
-        assert_eq!((whole.bytes, whole.messages), (2, 1), "what came before it is whole");
-        assert!(whole.too_long.is_some());
+        let complete = LINES.complete_messages(b"a\nabcdef", 0);
+        assert_eq!((complete.bytes, complete.count), (2, 1), "the message before it is complete");
+        assert!(complete.error.is_some());
     }
 
     #[test]
     fn a_message_is_found_by_its_number_or_one_of_its_bytes() {
         let lines = b"a\n\nbc\n";
         assert_eq!(
-            [0, 1, 2, 3, 4, 5].map(|at| LINES.end_of_message(lines, at)),
+            [0, 1, 2, 3, 4, 5].map(|offset| LINES.message_end(lines, offset)),
             [2, 2, 3, 6, 6, 6]
         );
-        assert_eq!([0, 1, 2, 3, 9].map(|n| LINES.start_of_message(lines, n)), [0, 2, 3, 6, 6]);
-        assert_eq!([0, 1, 2, 5, 6].map(|at| LINES.whole_within(lines, at)), [0, 0, 1, 2, 3]);
-        assert_eq!([0, 1, 5, 6].map(|at| Framing::None.whole_within(lines, at)), [0, 0, 0, 1]);
+        assert_eq!([0, 1, 2, 3, 9].map(|n| LINES.message_start(lines, n)), [0, 2, 3, 6, 6]);
+        assert_eq!([0, 1, 2, 5, 6].map(|len| LINES.count_within(lines, len)), [0, 0, 1, 2, 3]);
+        assert_eq!([0, 1, 5, 6].map(|len| Framing::None.count_within(lines, len)), [0, 0, 0, 1]);
         let fixed = Framing::Fixed(FOUR);
-        assert_eq!([0, 3, 4].map(|at| fixed.end_of_message(b"aaaabbbb", at)), [4, 4, 8]);
-        assert_eq!([0, 1, 9].map(|n| fixed.start_of_message(b"aaaabbbb", n)), [0, 4, 8]);
+        assert_eq!([0, 3, 4].map(|offset| fixed.message_end(b"aaaabbbb", offset)), [4, 4, 8]);
+        assert_eq!([0, 1, 9].map(|n| fixed.message_start(b"aaaabbbb", n)), [0, 4, 8]);
     }
 }

@@ -1,4 +1,4 @@
-//! The window of what was published: pure, without readers and locks.
+//! The window of published messages: pure data, without subscribers and locks.
 
 use alloc::collections::VecDeque;
 
@@ -6,52 +6,49 @@ use bytes::Bytes;
 
 use crate::Instant;
 
-/// A bounded window of published chunks, each of which is one or more whole messages.
+/// A bounded window of published chunks, each of which is one or more complete messages.
 ///
-/// Chunks and messages have absolute positions, counted from 0 since the log was made.
+/// Chunks have positions, and messages have numbers. Both are absolute: they count from 0 since the
+/// log was created. The window holds the chunks from [`start`](Self::start) to
+/// [`end`](Self::end).
 #[derive(Debug)]
 pub struct Log {
     window: usize,
     chunks: VecDeque<Chunk>,
-    /// The position of the first chunk that is still here.
-    first: u64,
-    /// What the chunks cost.
+    start: u64,
+    /// How many bytes of the window the chunks use.
     cost: usize,
-    /// Messages published.
     messages: u64,
 }
 
-/// Whole messages that were published together.
+/// Complete messages that were published together.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    /// The messages, one behind the other.
+    /// The messages, one after another.
     pub bytes: Bytes,
-    /// The position of the first message.
-    pub start: u64,
+    /// The number of the first message.
+    pub first_message: u64,
     /// How many messages there are.
     pub messages: u64,
-    /// When the last byte came in.
-    pub at: Instant,
+    /// When the last byte was received.
+    pub received_at: Instant,
 }
 
-/// What a chunk costs of the window beside its bytes, so that a window of tiny chunks is no larger
-/// than one of large chunks. (Its entry here, and its part of the buffer's bookkeeping.)
-const CHUNK: usize = 128;
-
 impl Log {
-    /// An empty log that keeps at most `window` bytes: of messages, plus 128 for each chunk.
+    /// An empty log. Its chunks use at most `window` bytes: those of their messages, and 128 more
+    /// for each chunk.
     pub fn new(window: usize) -> Self {
-        Self { window, chunks: VecDeque::new(), first: 0, cost: 0, messages: 0 }
+        Self { window, chunks: VecDeque::new(), start: 0, cost: 0, messages: 0 }
     }
 
-    /// The position of the first chunk that is still here.
-    pub fn first(&self) -> u64 {
-        self.first
+    /// The position of the oldest chunk in the window.
+    pub fn start(&self) -> u64 {
+        self.start
     }
 
-    /// The position that the next chunk will have.
-    pub fn next(&self) -> u64 {
-        self.first + self.chunks.len() as u64
+    /// The position of the next chunk that is published.
+    pub fn end(&self) -> u64 {
+        self.start + self.chunks.len() as u64
     }
 
     /// How many messages were published.
@@ -59,31 +56,47 @@ impl Log {
         self.messages
     }
 
-    /// The chunk at a position, if it is here.
+    /// The chunk at a position; `None` if it is not in the window.
     pub fn chunk(&self, position: u64) -> Option<&Chunk> {
-        let index = usize::try_from(position.checked_sub(self.first)?).ok()?;
+        let index = usize::try_from(position.checked_sub(self.start)?).ok()?;
         self.chunks.get(index)
     }
 
-    /// Up to which chunk the window would have to move for `bytes` more to fit: the position of the
-    /// first chunk that would still be here.
-    pub fn first_after(&self, bytes: usize) -> u64 {
-        let mut excess = (self.cost + bytes + CHUNK).saturating_sub(self.window);
-        let mut first = self.first;
+    /// Publishes a chunk, and drops the oldest ones until the window's limit is met. A chunk that
+    /// exceeds the window by itself stays until the next one.
+    pub fn push(&mut self, bytes: Bytes, messages: u64, received_at: Instant) {
+        let start = self.start_after(bytes.len());
+        while self.start < start
+            && let Some(chunk) = self.chunks.pop_front()
+        {
+            self.cost -= cost(&chunk);
+            self.start += 1;
+        }
+        let chunk = Chunk { bytes, first_message: self.messages, messages, received_at };
+        self.messages += messages;
+        self.cost += cost(&chunk);
+        self.chunks.push_back(chunk);
+    }
+
+    /// What [`start`](Self::start) would be after a chunk of `bytes` was published.
+    pub fn start_after(&self, bytes: usize) -> u64 {
+        let mut excess = (self.cost + bytes + CHUNK_OVERHEAD).saturating_sub(self.window);
+        let mut start = self.start;
         for chunk in &self.chunks {
             if excess == 0 {
                 break;
             }
             excess = excess.saturating_sub(cost(chunk));
-            first += 1;
+            start += 1;
         }
-        first
+        start
     }
 
-    /// The first position, not before `from`, from which the rest of the log costs at most `bytes`.
-    pub fn newest(&self, from: u64, bytes: usize) -> u64 {
+    /// The first position, not before `from`, from which the rest of the log uses at most `bytes`
+    /// of the window.
+    pub fn newest_within(&self, from: u64, bytes: usize) -> u64 {
         let mut left = bytes;
-        let mut position = self.next();
+        let mut position = self.end();
         for chunk in self.chunks.iter().rev() {
             match left.checked_sub(cost(chunk)) {
                 Some(rest) if position > from => left = rest,
@@ -94,35 +107,25 @@ impl Log {
         position
     }
 
-    /// Publishes a chunk, and moves the window. What is larger than the window by itself stays all
-    /// the same until the next one.
-    pub fn push(&mut self, bytes: Bytes, messages: u64, at: Instant) {
-        let first = self.first_after(bytes.len());
-        while self.first < first
-            && let Some(chunk) = self.chunks.pop_front()
-        {
-            self.cost -= cost(&chunk);
-            self.first += 1;
-        }
-        let chunk = Chunk { bytes, start: self.messages, messages, at };
-        self.messages += messages;
-        self.cost += cost(&chunk);
-        self.chunks.push_back(chunk);
-    }
-
-    /// Where the last `messages` messages begin, as far as they are here: a chunk's position, and
-    /// how many of its messages come before.
-    pub fn last(&self, messages: u64) -> (u64, u64) {
-        let start = self.messages.saturating_sub(messages);
-        let index = self.chunks.partition_point(|chunk| chunk.start + chunk.messages <= start);
-        let before = self.chunks.get(index).map_or(0, |chunk| start.saturating_sub(chunk.start));
-        (self.first + index as u64, before)
+    /// The position of the chunk in which the last `messages` messages begin, and how many of its
+    /// messages precede them. Messages that have left the window do not count.
+    pub fn position_of_last(&self, messages: u64) -> (u64, u64) {
+        let first = self.messages.saturating_sub(messages);
+        let is_before = |chunk: &Chunk| chunk.first_message + chunk.messages <= first;
+        let index = self.chunks.partition_point(is_before);
+        let chunk = self.chunks.get(index);
+        let before = chunk.map_or(0, |chunk| first.saturating_sub(chunk.first_message));
+        (self.start + index as u64, before)
     }
 }
 
 fn cost(chunk: &Chunk) -> usize {
-    chunk.bytes.len() + CHUNK
+    chunk.bytes.len() + CHUNK_OVERHEAD
 }
+
+/// How many bytes of the window a chunk uses beside its messages: its entry here, and its part of
+/// the buffer's bookkeeping. It bounds the memory of a window of tiny chunks.
+const CHUNK_OVERHEAD: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -140,14 +143,14 @@ mod tests {
 
     #[test]
     fn the_window_is_never_exceeded_and_positions_are_absolute() {
-        let log = log(2 * (100 + CHUNK), &[(100, 10), (100, 10), (100, 10)]);
-        assert_eq!((log.first(), log.next(), log.messages()), (1, 3, 30));
+        let log = log(2 * (100 + CHUNK_OVERHEAD), &[(100, 10), (100, 10), (100, 10)]);
+        assert_eq!((log.start(), log.end(), log.messages()), (1, 3, 30));
         assert!(log.chunk(0).is_none());
-        assert_eq!(log.chunk(1).unwrap().start, 10);
+        assert_eq!(log.chunk(1).unwrap().first_message, 10);
         assert!(log.chunk(3).is_none());
-        assert_eq!((log.first_after(100), log.first_after(101)), (2, 3));
-        let cost = 100 + CHUNK;
-        let newest = |from, bytes| log.newest(from, bytes);
+        assert_eq!((log.start_after(100), log.start_after(101)), (2, 3));
+        let cost = 100 + CHUNK_OVERHEAD;
+        let newest = |from, bytes| log.newest_within(from, bytes);
         assert_eq!([newest(0, 0), newest(0, cost), newest(0, 3 * cost)], [3, 2, 1]);
         assert_eq!([newest(2, 3 * cost), newest(3, 3 * cost)], [2, 3]);
     }
@@ -155,18 +158,18 @@ mod tests {
     #[test]
     fn a_chunk_that_is_larger_than_the_window_stands_alone() {
         let mut log = log(500, &[(100, 1), (1000, 1)]);
-        assert_eq!((log.first(), log.next()), (1, 2));
+        assert_eq!((log.start(), log.end()), (1, 2));
         log.push(vec![0; 10].into(), 1, Instant::EPOCH);
-        assert_eq!((log.first(), log.next()), (2, 3));
+        assert_eq!((log.start(), log.end()), (2, 3));
     }
 
     #[test]
     fn the_last_messages_may_begin_inside_a_chunk() {
         let log = log(10_000, &[(100, 10), (100, 10)]);
-        assert_eq!(log.last(0), (2, 0));
-        assert_eq!(log.last(3), (1, 7));
-        assert_eq!(log.last(10), (1, 0));
-        assert_eq!(log.last(11), (0, 9));
-        assert_eq!(log.last(1000), (0, 0));
+        assert_eq!(log.position_of_last(0), (2, 0));
+        assert_eq!(log.position_of_last(3), (1, 7));
+        assert_eq!(log.position_of_last(10), (1, 0));
+        assert_eq!(log.position_of_last(11), (0, 9));
+        assert_eq!(log.position_of_last(1000), (0, 0));
     }
 }

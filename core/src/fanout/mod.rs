@@ -1,52 +1,64 @@
-//! Fan-out: one upstream to all who connect.
+//! Fan-out: one stream of messages from an upstream to many subscribers.
 //!
-//! - [`Upstream`] reads messages from the one server that has them, and publishes them to a
+//! - [`Upstream`] receives messages from the one server that has them, and publishes them to a
 //!   [`Feed`].
-//! - [`Subscriber`] sends them to one of those who have connected; whoever joins late starts with
-//!   the next message, or with the last few.
-//! - [`Source`] is a server of fixed-size messages at a rate, [`Receiver`] a client.
+//! - [`Subscriber`] sends them to one client. It starts with the next message, or with the last
+//!   few.
+//! - [`Client`] is a client of such a server.
+//! - [`MessageSource`] is a server that can be its upstream: it sends numbered messages at a rate.
 //!
-//! Memory is the window and a place in it for each subscriber, however slow they are: nobody has a
-//! queue. A subscriber's backlog goes out in one vectored write of up to 64 chunks, which is what
-//! makes a delivery cheap.
+//! The feed holds a window of the newest messages, and a position in it for each subscriber. There
+//! is no queue per subscriber, so a slow one uses no more memory than a fast one. What happens to
+//! one that falls out of the window is its [`LagPolicy`]. A backlog is sent by vectored writes of
+//! up to 64 chunks.
 //!
 //! ```
 //! use std::task::{Context, Waker};
-//! use wirestate_core::{Instant, Machine, drive, fanout::{Config, Feed, Framing, Subscriber, Upstream}};
+//! use wirestate_core::{
+//!     Instant, Machine, drive,
+//!     fanout::{self, Feed, Framing, Subscriber, Upstream},
+//! };
 //!
 //! let framing = Framing::Fixed(4.try_into()?);
-//! let feed = Feed::new(Config { framing, ..Config::default() });
+//! let feed = Feed::new(fanout::Config::default().with_framing(framing))?;
 //! let now = Instant::EPOCH;
 //! let mut cx = Context::from_waker(Waker::noop());
 //!
-//! let mut upstream = Upstream::new(feed.clone(), None, now);
+//! let mut upstream = Upstream::new(&feed, now);
 //! let mut subscriber = Subscriber::new(&feed, now);
-//! upstream.poll_shared(now, &mut cx); // the feed grants room for one read
+//! upstream.poll_shared(now, &mut cx); // the feed grants capacity for one read
 //! drive::deliver(&mut upstream, &mut &b"one.two.thr"[..], now);
 //!
 //! subscriber.poll_shared(now, &mut cx);
 //! let mut output = [0; 64];
 //! let n = drive::collect_into(&mut subscriber, &mut output, now);
-//! assert_eq!(&output[..n], b"one.two."); // whole messages only
+//! assert_eq!(&output[..n], b"one.two."); // complete messages only
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod allowance;
+mod client;
+mod config;
+mod counters;
+mod cursor;
 mod discard;
 mod feed;
 mod framing;
 mod log;
-mod receiver;
-mod source;
+mod message_source;
+mod pause;
+mod pause_budget;
 mod subscriber;
 mod upstream;
 
 pub use self::{
-    feed::{Capacity, Config, Counters, Feed, LATENCY_BOUNDS, LagPolicy},
-    framing::{Framing, TooLong, Whole},
+    client::{Client, ClientReason},
+    config::{Config, LagPolicy},
+    counters::{Counters, LATENCY_BOUNDS},
+    feed::Feed,
+    framing::{CompleteMessages, Framing, MessageTooLong},
     log::{Chunk, Log},
-    receiver::{Receiver, ReceiverReason},
-    source::{Source, SourceConfig, SourceReason},
+    message_source::{MessageSource, MessageSourceConfig, MessageSourceReason},
+    pause::Capacity,
     subscriber::{Subscriber, SubscriberReason},
     upstream::{Upstream, UpstreamReason},
 };

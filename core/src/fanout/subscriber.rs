@@ -1,52 +1,55 @@
-//! The machine that sends what is published to one of those who have connected.
+//! The machine that sends what is published to one subscriber.
 
 use alloc::collections::VecDeque;
-use core::{task::Context, time::Duration};
+use core::{iter, mem, task::Context, time::Duration};
 
 use bytes::{Buf, Bytes};
 
 use super::{
     Chunk, Config, Feed, LagPolicy,
+    cursor::{Cursor, FetchOutcome},
     discard::Discard,
-    feed::{Cursor, Fetched},
 };
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Status,
     WriteProgress, buffer::fill_owned, machine::impl_reason, teardown::Teardown,
 };
 
-/// One subscriber: a place in the feed, and handles of up to 64 chunks that are being sent.
+/// The connection to one subscriber: a cursor in the feed, and handles of up to 64 chunks that are
+/// being sent.
 ///
-/// What it sends is read and discarded, 64 KiB in 100 ms at most. If it sends more, reading pauses,
+/// The subscriber's input is discarded, at most 64 KiB in 100 ms. If it sends more, reading pauses,
 /// and its FIN or reset is noticed only after the data before it was read. Its FIN ends the
 /// subscription: messages published before are still sent, followed by a FIN.
 ///
 /// It holds 64 bytes for input, and 16 KiB while it reads from a subscriber that sends much at
 /// once. Output that is taken by [`write_owned`](Machine::write_owned) keeps the
-/// [upstream](super::Upstream)'s block that it lies in, beyond the window too.
+/// [upstream](super::Upstream)'s block that it is a part of, also after it has left the window.
 #[derive(Debug)]
 pub struct Subscriber {
     cursor: Cursor,
-    held: VecDeque<Chunk>,
-    /// How many bytes of the first chunk are with the kernel, or were not asked for.
+    /// The chunks that are being sent.
+    chunks: VecDeque<Chunk>,
+    /// How many bytes of the first chunk are sent, or precede the subscription's first message.
     offset: usize,
-    /// The rest of a message that was begun before the ones behind it were skipped.
-    rest: Bytes,
+    /// The rest of a message that had begun to be sent when the messages behind it were skipped.
+    unfinished: Bytes,
     progress: WriteProgress,
-    /// All output has been written. Output that was skipped has not.
-    caught_up: bool,
+    /// Whether all output was sent. Output that was skipped was not.
+    has_sent_all: bool,
     /// `None`: it gets what is published.
-    end: Option<Teardown<SubscriberReason>>,
+    teardown: Option<Teardown<SubscriberReason>>,
     discard: Discard,
 }
 
 /// Why a subscription ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubscriberReason {
-    /// The subscriber closed.
+    /// The subscriber closed its side.
     #[error("the subscriber left")]
     Left,
-    /// We were asked to stop.
+    /// A shutdown was requested.
     #[error("asked to stop")]
     ShutDown,
     /// It fell out of the window ([`LagPolicy::Disconnect`]).
@@ -54,25 +57,25 @@ pub enum SubscriberReason {
     Lagged {
         /// How many messages it is behind.
         lag: u64,
-        /// The window, in bytes.
+        /// [`Config::window`], in bytes.
         window: usize,
     },
-    /// It took no byte for too long.
-    #[error("took no byte for {limit:?}; messages behind: {lag}")]
+    /// It acknowledged no byte for [`Config::write_timeout`].
+    #[error("no byte acknowledged for {limit:?}; messages behind: {lag}")]
     WriteStalled {
         /// The limit.
         limit: Duration,
         /// How many messages it is behind.
         lag: u64,
     },
-    /// The connection broke.
-    #[error("lost while {way}: {why}; messages owed: {lag}")]
+    /// The connection failed.
+    #[error("lost while {direction}: {error}; messages behind: {lag}")]
     Lost {
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
-        /// Messages that were published and not delivered.
+        /// The direction of the operation that failed.
+        direction: Direction,
+        /// The error.
+        error: ConnectionError,
+        /// How many messages it is behind.
         lag: u64,
     },
 }
@@ -82,219 +85,118 @@ impl_reason!(SubscriberReason {
     Self::ShutDown => ("shut_down", Fault::Requested),
     Self::Lagged { .. } => ("lagged", Fault::Limit),
     Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
-    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+    Self::Lost { error, .. } => (error.label(), Fault::Lost),
 });
 
 impl Subscriber {
-    /// The machine for a connection that was made now: it starts with the next message, or with
-    /// the last [`Config::replay`](super::Config::replay).
+    /// The machine for a connection that was made `now`. It starts with the next message, or with
+    /// the last [`Config::replay`].
     pub fn new(feed: &Feed, now: Instant) -> Self {
         let mut cursor = feed.join();
         Self {
             offset: cursor.take_offset(),
             cursor,
-            held: VecDeque::new(),
-            rest: Bytes::new(),
+            chunks: VecDeque::new(),
+            unfinished: Bytes::new(),
             progress: WriteProgress::new(now),
-            caught_up: true,
-            end: None,
+            has_sent_all: true,
+            teardown: None,
             discard: Discard::new(),
         }
     }
 
     fn has_output(&self) -> bool {
-        !self.held.is_empty() || !self.rest.is_empty()
+        !self.chunks.is_empty() || !self.unfinished.is_empty()
     }
 
-    /// Nothing new is begun.
-    fn close(&mut self, reason: SubscriberReason, linger: Option<Linger>, now: Instant) {
-        if self.end.is_none() {
-            self.cursor.close();
-            self.end = Some(Teardown::closing(reason, linger, &mut self.progress, now));
-        }
+    /// How many messages it is behind, an unfinished one included.
+    fn lag(&self) -> u64 {
+        self.cursor.lag() + u64::from(!self.unfinished.is_empty())
     }
 
     fn is_closing(&self) -> bool {
-        self.end.as_ref().is_some_and(Teardown::is_closing)
+        self.teardown.as_ref().is_some_and(Teardown::is_closing)
     }
 
-    /// How many messages it is behind. A message that others were skipped behind is one of them.
-    fn lag(&self) -> u64 {
-        self.cursor.lag() + u64::from(!self.rest.is_empty())
-    }
-
-    /// Has the messages counted that are with the kernel whole although their chunk is not: what
-    /// is left is the [`lag`](Self::lag) to the message. (To do so at every write would be dear.)
-    fn count_partly_sent(&mut self) {
-        if let Some(chunk) = self.held.front() {
-            let whole = self.cursor.config().framing.whole_within(&chunk.bytes, self.offset);
-            self.cursor.finished_to(chunk.start + whole);
+    /// Ends the subscription: what was published is sent, then a FIN.
+    fn close(&mut self, reason: SubscriberReason, linger: Option<Linger>, now: Instant) {
+        if self.teardown.is_none() {
+            self.cursor.close();
+            self.teardown = Some(Teardown::closing(reason, linger, &mut self.progress, now));
         }
     }
 
-    /// Nothing more is sent, and the upstream is not held for this one any more.
-    fn give_up(&mut self) {
-        self.held.clear();
-        self.rest = Bytes::new();
+    /// Drops all output, and leaves the feed.
+    fn leave(&mut self) {
+        self.chunks.clear();
+        self.unfinished = Bytes::new();
         self.cursor.leave();
     }
 
-    /// It fell out of the window.
-    fn fall_behind(&mut self) {
+    /// Counts the messages of the first chunk that are sent although the chunk is not. From then on
+    /// [`lag`](Self::lag) is exact. It would be too expensive at every write.
+    fn count_partly_sent(&mut self) {
+        if let Some(chunk) = self.chunks.front() {
+            let sent = self.cursor.config().framing.count_within(&chunk.bytes, self.offset);
+            self.cursor.deliver_before(chunk.first_message + sent);
+        }
+    }
+
+    /// It fell out of the window: applies the policy.
+    fn handle_lag(&mut self) {
         let Config { on_lag, window, framing, .. } = *self.cursor.config();
         self.count_partly_sent();
         if on_lag != LagPolicy::Skip {
-            self.cursor.disconnect();
+            self.cursor.count_lagged();
             let reason = SubscriberReason::Lagged { lag: self.lag(), window };
-            self.end = Some(Teardown::reset(reason));
-            return self.give_up();
+            self.teardown = Some(Teardown::reset(reason));
+            return self.leave();
         }
-        // The message that was begun is finished; as a copy, so that nothing keeps the block that
-        // it lies in.
-        if let Some(chunk) = self.held.front()
+        // A message that has begun to be sent is completed, from a copy, which does not keep the
+        // block alive.
+        if let Some(chunk) = self.chunks.front()
             && self.offset > 0
         {
-            let end = framing.end_of_message(&chunk.bytes, self.offset - 1);
+            let end = framing.message_end(&chunk.bytes, self.offset - 1);
             if end > self.offset {
-                self.rest = Bytes::copy_from_slice(&chunk.bytes[self.offset..end]);
-                self.cursor.take_message();
+                self.unfinished = Bytes::copy_from_slice(&chunk.bytes[self.offset..end]);
+                self.cursor.detach_message();
             }
         }
-        self.held.clear();
+        self.chunks.clear();
         self.offset = 0;
         self.cursor.skip();
-        // It goes on waiting for the last write: skipping takes no byte.
-    }
-}
-
-impl Machine for Subscriber {
-    type Reason = SubscriberReason;
-
-    fn interest(&self) -> Interest {
-        let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
-        match &self.end {
-            None => Interest { read: self.discard.wants_more(), write },
-            Some(end) if end.is_closing() && self.cursor.has_more() => {
-                Interest { read: false, write }
-            }
-            Some(end) => end.interest(self.has_output()),
-        }
+        // `has_sent_all` stays false: skipped output was not sent, and the write timeout goes on.
     }
 
-    fn read_buf(&mut self) -> &mut [u8] {
-        self.discard.read_buf()
-    }
-
-    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let rest = Some(&self.rest[..]).filter(|rest| !rest.is_empty());
-        let mut offset = self.offset;
-        let chunks = self.held.iter().map(|chunk| &chunk.bytes[core::mem::take(&mut offset)..]);
-        out.iter_mut().zip(rest.into_iter().chain(chunks)).map(|(out, buf)| *out = buf).count()
-    }
-
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        let mut offset = self.offset;
-        let chunks =
-            self.held.iter().map(|chunk| chunk.bytes.slice(core::mem::take(&mut offset)..));
-        fill_owned(out, most, core::iter::once(self.rest.clone()).chain(chunks))
-    }
-
-    fn handle(&mut self, now: Instant, event: Event) {
-        match event {
-            Event::Read(n) => self.handle_read(now, n),
-            Event::Eof => match &mut self.end {
-                None => self.close(SubscriberReason::Left, None, now),
-                Some(end) => end.handle_eof(),
-            },
-            Event::Error(way, why) => self.handle_lost(way, why),
-            Event::Written(all) => self.handle_written(now, all),
-            Event::Finished => {
-                self.cursor.leave();
-                if let Some(end) = &mut self.end {
-                    end.handle_finished(now);
-                }
-            }
-            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // What was published by now is still sent.
-            Event::ShutDown => {
-                let linger = self.cursor.config().linger;
-                self.close(SubscriberReason::ShutDown, Some(linger), now);
-            }
-            Event::Release => {
-                self.discard.release();
-            }
-        }
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        let limit = self.cursor.config().write_timeout;
-        let write = self.progress.pending_deadline(self.has_output(), limit);
-        match &self.end {
-            None => [write, self.discard.poll_timeout()].into_iter().flatten().min(),
-            Some(end) => end.poll_timeout(write),
-        }
-    }
-
-    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        if self.end.is_some() && !self.is_closing() {
-            return false;
-        }
-        match self.cursor.fetch(&mut self.held, now, cx) {
-            Fetched::Nothing => false,
-            Fetched::Chunks => {
-                if core::mem::take(&mut self.caught_up) {
-                    self.progress.queued(now);
-                }
-                true
-            }
-            Fetched::Lagged => {
-                self.fall_behind();
-                true
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        let state = self.end.as_ref().map_or("open", Teardown::state);
-        let queued = self.held.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
-        let queued = self.rest.len() + queued.saturating_sub(self.offset);
-        Status { state, queued, lag: self.lag() }
-    }
-
-    fn reason(&self) -> Option<SubscriberReason> {
-        self.end.as_ref().and_then(Teardown::reason)
-    }
-}
-
-impl Subscriber {
     fn handle_read(&mut self, now: Instant, n: usize) {
         self.discard.handle_read(n);
-        match &mut self.end {
+        match &mut self.teardown {
             None => self.discard.limit(now, n),
-            Some(end) => end.handle_read(now, n, self.cursor.discard_budget()),
+            Some(teardown) => teardown.handle_read(now, n, self.cursor.discard_budget()),
         }
     }
 
-    fn handle_lost(&mut self, way: Direction, why: ConnectionError) {
+    fn handle_error(&mut self, direction: Direction, error: ConnectionError) {
         self.count_partly_sent();
-        let lost = SubscriberReason::Lost { way, why, lag: self.lag() };
-        match &mut self.end {
-            None => self.end = Some(Teardown::over(lost)),
-            Some(end) => end.handle_error(lost),
+        let lost = SubscriberReason::Lost { direction, error, lag: self.lag() };
+        match &mut self.teardown {
+            None => self.teardown = Some(Teardown::over(lost)),
+            Some(teardown) => teardown.handle_error(lost),
         }
-        self.give_up();
+        self.leave();
     }
 
-    fn handle_written(&mut self, now: Instant, all: usize) {
-        let mut n = all;
-        let rest = n.min(self.rest.len());
-        self.rest.advance(rest);
-        n -= rest;
-        if rest > 0 && self.rest.is_empty() {
-            self.cursor.finished_message();
+    fn handle_written(&mut self, now: Instant, written: usize) {
+        let mut n = written;
+        let of_unfinished = n.min(self.unfinished.len());
+        self.unfinished.advance(of_unfinished);
+        n -= of_unfinished;
+        if of_unfinished > 0 && self.unfinished.is_empty() {
+            self.cursor.deliver_detached();
         }
         while n > 0
-            && let Some(chunk) = self.held.front()
+            && let Some(chunk) = self.chunks.front()
         {
             let left = chunk.bytes.len() - self.offset;
             if n < left {
@@ -303,11 +205,12 @@ impl Subscriber {
             }
             n -= left;
             self.offset = 0;
-            self.cursor.finished(chunk.start + chunk.messages, now.since(chunk.at));
-            self.held.pop_front();
+            let next_message = chunk.first_message + chunk.messages;
+            self.cursor.deliver_chunk(next_message, now.since(chunk.received_at));
+            self.chunks.pop_front();
         }
-        self.progress.written(now, all);
-        self.caught_up = !self.has_output();
+        self.progress.written(now, written);
+        self.has_sent_all = !self.has_output();
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
@@ -319,11 +222,107 @@ impl Subscriber {
         self.count_partly_sent();
         let limit = self.cursor.config().write_timeout.unwrap_or_default();
         let stalled = SubscriberReason::WriteStalled { limit, lag: self.lag() };
-        match &mut self.end {
-            None => self.end = Some(Teardown::reset(stalled)),
-            Some(end) => end.expire(Some(stalled)),
+        match &mut self.teardown {
+            None => self.teardown = Some(Teardown::reset(stalled)),
+            Some(teardown) => teardown.expire(Some(stalled)),
         }
-        self.give_up();
+        self.leave();
+    }
+}
+
+impl Machine for Subscriber {
+    type Reason = SubscriberReason;
+
+    fn interest(&self) -> Interest {
+        let write = if self.has_output() { Outbound::Flush } else { Outbound::Idle };
+        match &self.teardown {
+            None => Interest { read: self.discard.wants_more(), write },
+            Some(teardown) if teardown.is_closing() && self.cursor.has_more() => {
+                Interest { read: false, write }
+            }
+            Some(teardown) => teardown.interest(self.has_output()),
+        }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.discard.read_buf()
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let unfinished = Some(&self.unfinished[..]).filter(|bytes| !bytes.is_empty());
+        let mut offset = self.offset;
+        let chunks = self.chunks.iter().map(|chunk| &chunk.bytes[mem::take(&mut offset)..]);
+        let bufs = unfinished.into_iter().chain(chunks);
+        out.iter_mut().zip(bufs).map(|(out, buf)| *out = buf).count()
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+        let mut offset = self.offset;
+        let chunks = self.chunks.iter().map(|chunk| chunk.bytes.slice(mem::take(&mut offset)..));
+        fill_owned(out, most, iter::once(self.unfinished.clone()).chain(chunks))
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Read(n) => self.handle_read(now, n),
+            Event::Eof => match &mut self.teardown {
+                None => self.close(SubscriberReason::Left, None, now),
+                Some(teardown) => teardown.handle_eof(),
+            },
+            Event::Error(direction, error) => self.handle_error(direction, error),
+            Event::Written(n) => self.handle_written(now, n),
+            Event::Finished => {
+                self.cursor.leave();
+                if let Some(teardown) = &mut self.teardown {
+                    teardown.handle_finished(now);
+                }
+            }
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            Event::ShutDown => {
+                let linger = self.cursor.config().linger;
+                self.close(SubscriberReason::ShutDown, Some(linger), now);
+            }
+            Event::Release => self.discard.release(),
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let limit = self.cursor.config().write_timeout;
+        let write = self.progress.pending_deadline(self.has_output(), limit);
+        match &self.teardown {
+            None => [write, self.discard.poll_timeout()].into_iter().flatten().min(),
+            Some(teardown) => teardown.poll_timeout(write),
+        }
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        if self.teardown.is_some() && !self.is_closing() {
+            return false;
+        }
+        match self.cursor.fetch(&mut self.chunks, now, cx) {
+            FetchOutcome::Pending => false,
+            FetchOutcome::Fetched => {
+                if mem::take(&mut self.has_sent_all) {
+                    self.progress.queued(now);
+                }
+                true
+            }
+            FetchOutcome::Lagged => {
+                self.handle_lag();
+                true
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        let state = self.teardown.as_ref().map_or("open", Teardown::state);
+        let queued = self.chunks.iter().map(|chunk| chunk.bytes.len()).sum::<usize>();
+        let queued = self.unfinished.len() + queued.saturating_sub(self.offset);
+        Status { state, queued, lag: self.lag() }
+    }
+
+    fn reason(&self) -> Option<SubscriberReason> {
+        self.teardown.as_ref().and_then(Teardown::reason)
     }
 }
 

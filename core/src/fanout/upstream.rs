@@ -1,10 +1,10 @@
-//! The machine that reads from the upstream and publishes.
+//! The machine that receives messages from the upstream and publishes them.
 
 use core::{task::Context, time::Duration};
 
 use bytes::BytesMut;
 
-use super::{Capacity, Feed, TooLong};
+use super::{Capacity, Feed, MessageTooLong};
 use crate::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason as _,
     Status,
@@ -13,70 +13,73 @@ use crate::{
     teardown::{FIN_TIMEOUT, Teardown},
 };
 
-/// The connection to the upstream. It only reads; the bytes go to the subscribers from where the
-/// kernel put them. If its FIN stays pending for 10 s, it is reset.
+/// The connection to the upstream. It receives, and sends nothing.
 ///
-/// It reads once after each [`poll_shared`](Machine::poll_shared) that finds room in the feed.
+/// Bytes are not copied: subscribers send them from the memory into which the kernel wrote them.
+/// After each read it asks the feed for capacity in [`poll_shared`](Machine::poll_shared) before it
+/// reads again. A FIN that stays pending for 10 s becomes a reset.
 ///
-/// It holds a block of 256 KiB or a quarter of the window, whichever is less, or the longest message
-/// and 4 KiB where that is more; the feed's chunks are parts of such blocks. It keeps the block while
-/// it is idle: with a new one for each message, the window would keep them all.
+/// It holds a block of 256 KiB or a quarter of the window, whichever is less, or the longest
+/// message and 4 KiB where that is more. The feed's chunks are parts of such blocks. An idle
+/// upstream keeps its block: with a new one for each message, the window would hold them all.
 #[derive(Debug)]
 pub struct Upstream {
     feed: Feed,
-    idle_timeout: Option<Duration>,
-    /// The bytes of a message that is not whole, and the room behind them.
+    /// The bytes of an incomplete message, and space behind them.
     block: BytesMut,
-    /// How many bytes there are.
+    /// How many bytes of the block are received.
     filled: usize,
     state: State,
-    /// When a byte last came in, or could have again.
-    moved: Instant,
+    /// When a byte was last received, or a pause last ended.
+    last_activity: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// It reads once the feed has granted room for a block, which one read uses up.
     Open {
-        granted: bool,
+        /// Whether the feed has granted capacity for a block. One read uses it up.
+        has_capacity: bool,
     },
-    /// A subscriber would fall out of the window: nothing is read, until the feed is asked again,
-    /// at the latest at this time.
-    Held(Option<Instant>),
+    /// A subscriber would fall out of the window: nothing is read until the feed grants capacity.
+    Paused {
+        /// When to ask the feed again at the latest.
+        until: Option<Instant>,
+    },
     Ending(Teardown<UpstreamReason>),
 }
 
 /// Why the connection to the upstream ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum UpstreamReason {
-    /// The upstream closed.
-    #[error("the upstream closed; bytes dropped of a message that was not whole: {tail}")]
+    /// The upstream closed its side.
+    #[error("the upstream closed; bytes dropped of an incomplete message: {tail}")]
     Closed {
-        /// Bytes that were no whole message.
+        /// Bytes of an incomplete message, which are dropped.
         tail: usize,
     },
-    /// The upstream sent a message that is longer than it may be.
+    /// The upstream sent a message that is too long.
     #[error(transparent)]
-    TooLong(TooLong),
-    /// Nothing came for too long.
-    #[error("no byte for {limit:?}; bytes dropped of a message that was not whole: {tail}")]
+    TooLong(MessageTooLong),
+    /// No byte arrived for [`Config::upstream_idle_timeout`](super::Config::upstream_idle_timeout).
+    #[error("no byte for {limit:?}; bytes dropped of an incomplete message: {tail}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
-        /// Bytes that were no whole message.
+        /// Bytes of an incomplete message, which are dropped.
         tail: usize,
     },
-    /// We were asked to stop.
+    /// A shutdown was requested.
     #[error("asked to stop")]
     ShutDown,
-    /// The connection broke.
-    #[error("lost while {way}: {why}; bytes dropped of a message that was not whole: {tail}")]
+    /// The connection failed.
+    #[error("lost while {direction}: {error}; bytes dropped of an incomplete message: {tail}")]
     Lost {
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
-        /// Bytes that were no whole message.
+        /// The direction of the operation that failed.
+        direction: Direction,
+        /// The error.
+        error: ConnectionError,
+        /// Bytes of an incomplete message, which are dropped.
         tail: usize,
     },
 }
@@ -86,42 +89,32 @@ impl_reason!(UpstreamReason {
     Self::TooLong(_) => ("message_too_long", Fault::Limit),
     Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
     Self::ShutDown => ("shut_down", Fault::Requested),
-    Self::Lost { why, .. } => (why.label(), Fault::Lost),
+    Self::Lost { error, .. } => (error.label(), Fault::Lost),
 });
 
-/// How much is read at once, in bytes. One publication wakes every subscriber that has caught up,
-/// which is dear where each is a thread: so it should bring much.
-const BLOCK: usize = 256 * 1024;
-/// With less room than this behind the last byte, a new block is begun.
-const LEAST_READ: usize = 4 * 1024;
-
 impl Upstream {
-    /// The machine for a connection that was made `now`. It is given up when no byte comes for
-    /// `idle_timeout`; not while it is held itself.
-    pub fn new(feed: Feed, idle_timeout: Option<Duration>, now: Instant) -> Self {
-        feed.connected();
+    /// The machine for a connection that was made `now`.
+    pub fn new(feed: &Feed, now: Instant) -> Self {
+        feed.upstream_connected();
         Self {
-            feed,
-            idle_timeout,
+            feed: feed.clone(),
             block: BytesMut::new(),
             filled: 0,
-            state: State::Open { granted: false },
-            moved: now,
+            state: State::Open { has_capacity: false },
+            last_activity: now,
         }
     }
 
     fn block_size(&self) -> usize {
         let config = self.feed.config();
-        // What is read at once must find room in the window while others are a little behind.
+        // A read must fit into the window while other subscribers are a little behind.
         let block = BLOCK.min(config.window / 4);
-        // A message that is not whole never fills it.
-        block.max(config.framing.longest().unwrap_or(0) + LEAST_READ)
+        // An incomplete message never fills the block.
+        block.max(config.framing.max_message_size().unwrap_or(0) + MIN_READ)
     }
 
-    fn end(&mut self, ending: Teardown<UpstreamReason>, now: Instant) {
-        self.feed.disconnected(ending.cause().label(), self.filled, now);
-        self.filled = 0;
-        self.state = State::Ending(ending);
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. } | State::Paused { .. })
     }
 
     /// Sends a FIN.
@@ -129,8 +122,43 @@ impl Upstream {
         self.end(Teardown::finishing(reason, Some(now + FIN_TIMEOUT)), now);
     }
 
-    fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. } | State::Held(_))
+    fn end(&mut self, teardown: Teardown<UpstreamReason>, now: Instant) {
+        self.feed.upstream_disconnected(teardown.cause().label(), self.filled, now);
+        self.filled = 0;
+        self.state = State::Ending(teardown);
+    }
+
+    fn handle_read(&mut self, now: Instant, n: usize) {
+        let scanned = self.filled;
+        self.filled += n;
+        self.last_activity = now;
+        self.state = State::Open { has_capacity: false };
+        let framing = self.feed.config().framing;
+        let complete = framing.complete_messages(&self.block[..self.filled], scanned);
+        if complete.bytes > 0 {
+            self.filled -= complete.bytes;
+            let bytes = self.block.split_to(complete.bytes).freeze();
+            self.feed.publish(bytes, complete.count, now);
+        }
+        if let Some(error) = complete.error {
+            self.end(Teardown::reset(UpstreamReason::TooLong(error)), now);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        match &mut self.state {
+            State::Open { .. } => {
+                let limit = self.feed.config().upstream_idle_timeout.unwrap_or_default();
+                let reason = UpstreamReason::IdleTimeout { limit, tail: self.filled };
+                self.end(Teardown::reset(reason), now);
+            }
+            // `poll_shared` follows, and asks the feed again.
+            State::Paused { until } => *until = None,
+            State::Ending(teardown) => teardown.expire(None),
+        }
     }
 }
 
@@ -139,23 +167,20 @@ impl Machine for Upstream {
 
     fn interest(&self) -> Interest {
         match &self.state {
-            State::Open { granted } => Interest { read: *granted, write: Outbound::Idle },
-            State::Held(_) => Interest { read: false, write: Outbound::Idle },
-            State::Ending(ending) => ending.interest(false),
+            State::Open { has_capacity } => Interest { read: *has_capacity, write: Outbound::Idle },
+            State::Paused { .. } => Interest { read: false, write: Outbound::Idle },
+            State::Ending(teardown) => teardown.interest(false),
         }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        if self.block.len() - self.filled < LEAST_READ {
+        if self.block.len() - self.filled < MIN_READ {
             let mut block = BytesMut::zeroed(self.block_size());
             block[..self.filled].copy_from_slice(&self.block[..self.filled]);
             self.block = block;
         }
         &mut self.block[self.filled..]
     }
-
-    // `release` gives nothing back: a chunk keeps the block that it was cut from, so messages that
-    // come one by one must share blocks, or each would keep one of its own.
 
     fn write_bufs<'a>(&'a self, _out: &mut [&'a [u8]]) -> usize {
         0
@@ -169,16 +194,18 @@ impl Machine for Upstream {
                     self.close(UpstreamReason::Closed { tail: self.filled }, now);
                 }
             }
-            Event::Error(way, why) => {
-                let lost = UpstreamReason::Lost { way, why, tail: self.filled };
+            Event::Error(direction, error) => {
+                let lost = UpstreamReason::Lost { direction, error, tail: self.filled };
                 match &mut self.state {
-                    State::Open { .. } | State::Held(_) => self.end(Teardown::over(lost), now),
-                    State::Ending(ending) => ending.handle_error(lost),
+                    State::Open { .. } | State::Paused { .. } => {
+                        self.end(Teardown::over(lost), now);
+                    }
+                    State::Ending(teardown) => teardown.handle_error(lost),
                 }
             }
             Event::Finished => {
-                if let State::Ending(ending) = &mut self.state {
-                    ending.handle_finished(now);
+                if let State::Ending(teardown) = &mut self.state {
+                    teardown.handle_finished(now);
                 }
             }
             Event::Timeout { .. } => self.handle_timeout(now),
@@ -187,15 +214,20 @@ impl Machine for Upstream {
                     self.close(UpstreamReason::ShutDown, now);
                 }
             }
+            // `Release` frees no memory: a chunk keeps the block that it is a part of, so messages
+            // that arrive one by one have to share blocks.
             Event::Written(_) | Event::Release => {}
         }
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Open { .. } => self.idle_timeout.map(|limit| self.moved + limit),
-            State::Held(until) => *until,
-            State::Ending(ending) => ending.poll_timeout(None),
+            State::Open { .. } => {
+                let limit = self.feed.config().upstream_idle_timeout;
+                limit.map(|limit| self.last_activity + limit)
+            }
+            State::Paused { until } => *until,
+            State::Ending(teardown) => teardown.poll_timeout(None),
         }
     }
 
@@ -204,65 +236,33 @@ impl Machine for Upstream {
             return false;
         }
         let state = match self.feed.poll_capacity(now, self.block_size(), cx) {
-            Capacity::Held(until) => State::Held(until),
-            Capacity::Free => {
-                if let State::Held(_) = self.state {
-                    self.moved = now; // while nothing was read, nothing could come
+            Capacity::Paused { until } => State::Paused { until },
+            Capacity::Available => {
+                if let State::Paused { .. } = self.state {
+                    // The upstream could not be heard during the pause.
+                    self.last_activity = now;
                 }
-                State::Open { granted: true }
+                State::Open { has_capacity: true }
             }
         };
-        let news = state != self.state;
+        let has_changed = state != self.state;
         self.state = state;
-        news
+        has_changed
     }
 
     fn status(&self) -> Status {
         let state = match &self.state {
             State::Open { .. } => "open",
-            State::Held(_) => "held",
-            State::Ending(ending) => ending.state(),
+            State::Paused { .. } => "paused",
+            State::Ending(teardown) => teardown.state(),
         };
         Status { state, queued: 0, lag: 0 }
     }
 
     fn reason(&self) -> Option<UpstreamReason> {
         match &self.state {
-            State::Ending(ending) => ending.reason(),
-            State::Open { .. } | State::Held(_) => None,
-        }
-    }
-}
-
-impl Upstream {
-    fn handle_read(&mut self, now: Instant, n: usize) {
-        let seen = self.filled;
-        self.filled += n;
-        self.moved = now;
-        self.state = State::Open { granted: false };
-        let whole = self.feed.config().framing.whole(&self.block[..self.filled], seen);
-        if whole.bytes > 0 {
-            self.filled -= whole.bytes;
-            let bytes = self.block.split_to(whole.bytes).freeze();
-            self.feed.publish(bytes, whole.messages, now);
-        }
-        if let Some(too_long) = whole.too_long {
-            self.end(Teardown::reset(UpstreamReason::TooLong(too_long)), now);
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        if self.poll_timeout().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        match &mut self.state {
-            State::Open { .. } => {
-                let (limit, tail) = (self.idle_timeout.unwrap_or_default(), self.filled);
-                let idle = UpstreamReason::IdleTimeout { limit, tail };
-                self.end(Teardown::reset(idle), now);
-            }
-            State::Held(until) => *until = None, // until the feed is asked again
-            State::Ending(ending) => ending.expire(None),
+            State::Ending(teardown) => teardown.reason(),
+            State::Open { .. } | State::Paused { .. } => None,
         }
     }
 }
@@ -270,7 +270,13 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         if self.is_open() {
-            self.feed.disconnected(ABORTED, self.filled, self.moved);
+            self.feed.upstream_disconnected(ABORTED, self.filled, self.last_activity);
         }
     }
 }
+
+/// The largest block, and the most that one read receives, in bytes. A publication wakes every
+/// subscriber that has caught up, which is expensive on threads, so it should be large.
+const BLOCK: usize = 256 * 1024;
+/// With less space behind the last byte than this, a new block is allocated.
+const MIN_READ: usize = 4 * 1024;

@@ -209,11 +209,10 @@ pub(crate) fn a_client_that_has_finished_sending_gets_all_of_it_back<L: EventLoo
 }
 
 pub(crate) fn a_subscriber_that_floods_and_takes_nothing_is_reset<L: EventLoop>() {
-    let feed = Feed::new(fanout::Config {
-        window: 64 << 20,
-        write_timeout: Some(Duration::from_secs(1)),
-        ..fanout::Config::default()
-    });
+    let feed = Feed::new(
+        fanout::Config::default().with_window(64 << 20).with_write_timeout(Duration::from_secs(1)),
+    )
+    .unwrap();
     let subscribers = feed.clone();
     let listen = |event_loop: &mut L| {
         event_loop
@@ -292,13 +291,13 @@ pub(crate) fn connections_that_are_reset_anywhere_end_alone<L: EventLoop>() {
 
 pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
     let framing = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
-    let feed = Feed::new(fanout::Config { framing, ..fanout::Config::default() });
+    let feed = Feed::new(fanout::Config::default().with_framing(framing)).unwrap();
     let (subscribers, upstreams) = (feed.clone(), feed.clone());
     let listen = |event_loop: &mut L| {
         let subscribe =
             event_loop.listen(move |now| Box::new(Erased(Subscriber::new(&subscribers, now))))?;
-        let publish = event_loop
-            .listen(move |now| Box::new(Erased(Upstream::new(upstreams.clone(), None, now))))?;
+        let publish =
+            event_loop.listen(move |now| Box::new(Erased(Upstream::new(&upstreams, now))))?;
         Ok((subscribe, publish))
     };
     serve(listen, |(subscribe, publish), _| {

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Fault, Instant, Linger, Machine, Reason as _,
     fanout::{
-        Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber, Upstream, UpstreamReason,
+        Client, Config, Feed, Framing, MessageSource, MessageSourceConfig, Subscriber, Upstream,
+        UpstreamReason,
     },
 };
 use wirestate_testkit::{
@@ -20,12 +21,14 @@ use crate::{
 };
 
 fn feed(framing: Framing) -> Feed {
-    Feed::new(Config { framing, ..Config::default() })
+    let config = Config::default()
+        .with_framing(framing)
+        .with_upstream_idle_timeout(Duration::from_secs(100));
+    Feed::new(config).unwrap()
 }
 
 fn upstream(feed: &Feed) -> Checked<Upstream> {
-    let idle = Some(Duration::from_secs(100));
-    Checked::new(Upstream::new(feed.clone(), idle, Instant::EPOCH), 0).with_deadlines()
+    Checked::new(Upstream::new(feed, Instant::EPOCH), 0).with_deadlines()
 }
 
 /// All bytes that were published since `subscriber` joined.
@@ -37,7 +40,7 @@ proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn an_upstream_publishes_what_is_whole_and_counts_the_rest(
+    fn an_upstream_publishes_complete_messages_and_counts_the_rest(
         framing in framing(),
         ops in script::ops(120),
     ) {
@@ -75,7 +78,7 @@ proptest! {
         prop_assert_eq!(feed.counters().tail_bytes_dropped, 0);
     }
 
-    /// A subscriber ignores the bytes that its peer sends.
+    /// Its input is random.
     #[test]
     fn a_source_keeps_the_contract_and_numbers_its_messages(
         ops in script::ops(120),
@@ -84,8 +87,9 @@ proptest! {
         count in prop::option::of(0..200_u64),
     ) {
         let size = NonZeroUsize::new(size).unwrap();
-        let config = SourceConfig { size, rate, count, ..SourceConfig::default() };
-        let source = Source::new(config, Instant::EPOCH);
+        let config =
+            MessageSourceConfig::default().with_size(size).with_rate(rate).with_count(count);
+        let source = MessageSource::new(config, Instant::EPOCH).unwrap();
         let mut source = Checked::new(source, 64 * 1024).with_deadlines();
         let mut player = Player::new(&mut source);
         for op in &ops {
@@ -116,12 +120,12 @@ proptest! {
     }
 
     #[test]
-    fn a_receiver_hands_over_every_byte(
+    fn a_client_returns_every_byte(
         ops in script::ops(120),
         takes in prop::collection::vec(any::<bool>(), 120),
     ) {
-        let mut receiver = Checked::new(Receiver::new(), 0).with_deadlines();
-        let mut player = Player::new(&mut receiver);
+        let mut client = Checked::new(Client::new(), 0).with_deadlines();
+        let mut player = Player::new(&mut client);
         let mut taken = Vec::new();
         for (op, takes) in ops.iter().zip(takes) {
             player.play(op);
@@ -139,32 +143,33 @@ proptest! {
 }
 
 #[test]
-fn a_source_makes_1000_messages_a_second_of_1_kib_unless_it_is_told_otherwise() {
-    let made = |config: SourceConfig, after: u64| {
-        let source = Source::new(config, Instant::EPOCH);
+fn a_source_sends_1000_messages_of_1_kib_a_second_by_default() {
+    let generated = |config: MessageSourceConfig, after: u64| {
+        let source = MessageSource::new(config, Instant::EPOCH).unwrap();
         let mut source = Checked::new(source, 64 * 1024).with_deadlines();
-        let take = Op::Accept(usize::MAX);
-        let mut ops = vec![take.clone(), Op::Advance(Duration::from_millis(after))];
+        let accept = Op::Accept(usize::MAX);
+        let mut ops = vec![accept.clone(), Op::Advance(Duration::from_millis(after))];
         ops.push(Op::SpuriousTimeout);
-        ops.extend(vec![take; 100]); // 64 KiB are made at once
+        ops.extend(vec![accept; 100]); // 64 KiB are generated at once
         script::play(&mut source, &ops).output.len()
     };
-    let default = SourceConfig::default();
-    // The first message is due at once.
-    assert_eq!(made(default, 0), 1024);
-    assert_eq!(made(default, 1), 2 * 1024);
-    assert_eq!(made(default, 1000), 1001 * 1024);
-    let slow = SourceConfig { rate: 3, size: NonZeroUsize::new(50).unwrap(), ..default };
-    assert_eq!([333, 334, 1000].map(|millis| made(slow, millis) / 50), [1, 2, 4]);
+    let default = MessageSourceConfig::default();
+    // The first one is sent at once.
+    assert_eq!(generated(default, 0), 1024);
+    assert_eq!(generated(default, 1), 2 * 1024);
+    assert_eq!(generated(default, 1000), 1001 * 1024);
+    let slow = default.with_rate(3).with_size(NonZeroUsize::new(50).unwrap());
+    assert_eq!([333, 334, 1000].map(|millis| generated(slow, millis) / 50), [1, 2, 4]);
 }
 
-/// `nc` without input sends its FIN at once, and goes on reading.
+/// `nc` without input sends its FIN at once, and still reads.
 #[test]
 fn a_source_serves_a_client_that_has_closed_its_side() {
     let size = NonZeroUsize::new(30).unwrap();
     let end = |count, ops: &[Op]| {
-        let config = SourceConfig { size, rate: 1000, count, ..SourceConfig::default() };
-        let source = Source::new(config, Instant::EPOCH);
+        let config =
+            MessageSourceConfig::default().with_size(size).with_rate(1000).with_count(count);
+        let source = MessageSource::new(config, Instant::EPOCH).unwrap();
         let mut source = Checked::new(source, 64 * 1024).with_deadlines();
         let transcript = script::play(&mut source, &[&[Op::Eof], ops].concat());
         (transcript.output.len() / size, transcript.ending, transcript.label)
@@ -174,20 +179,20 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
     assert_eq!(
         end(Some(2), &[&served[..], &[Op::Finished]].concat()),
         (2, Some(Ending::Fin), Some("finished")),
-        "both sides are closed: there is nothing to linger for"
+        "both sides are closed: there is no input to linger for"
     );
     let stopped = [&served[..], &[Op::ShutDown, Op::Finished]].concat();
     assert_eq!(end(None, &stopped), (2, Some(Ending::Fin), Some("shut_down")));
     let gone =
         [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::Reset)]].concat();
-    assert_eq!(end(None, &gone), (2, None, Some("left")), "nothing was wrong with it");
+    assert_eq!(end(None, &gone), (2, None, Some("left")), "it is no error");
     let lost =
         [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::TimedOut)]]
             .concat();
     assert_eq!(end(None, &lost), (2, None, Some("timed_out")));
 }
 
-/// After its FIN the machine waits for the peer's, with a limit on time and on bytes.
+/// Asserts that the machine awaits the peer's FIN after its own, for at most 3 s and 100 bytes.
 fn lingers<M: Machine>(machine: impl Fn() -> M) {
     let end = |ops: &[Op]| {
         let mut checked = Checked::new(machine(), 64 * 1024);
@@ -206,15 +211,16 @@ fn lingers<M: Machine>(machine: impl Fn() -> M) {
 }
 
 #[test]
-fn who_was_asked_to_stop_lingers_and_not_for_ever() {
+fn a_requested_shutdown_ends_by_a_bounded_lingering_close() {
     let linger = Linger { bytes: 100, time: Duration::from_secs(3) };
-    let config = SourceConfig { linger, ..SourceConfig::default() };
-    lingers(|| Source::new(config, Instant::EPOCH));
-    let feed = Feed::new(Config { linger, ..Config::default() });
+    let config = MessageSourceConfig::default().with_linger(linger);
+    lingers(|| MessageSource::new(config, Instant::EPOCH).unwrap());
+    let feed = Feed::new(Config::default().with_linger(linger)).unwrap();
     lingers(|| Subscriber::new(&feed, Instant::EPOCH));
 }
 
-/// The messages that `input` publishes under every cut, and the upstream's reason.
+/// What is published of `input`, and why the upstream ended. Asserts that both are the same for all
+/// ways to divide the input.
 fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u8>, &'static str) {
     let run = |cut: &[usize]| {
         let feed = feed(framing);
@@ -228,7 +234,7 @@ fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u
     };
     let mut expected = run(&script::whole(input.len()));
     if framing == Framing::None {
-        expected.2.0 = 0; // there, a message is what one read found
+        expected.2.0 = 0; // here, each read is one message
     }
     let check = |cut: Vec<usize>| {
         let mut published = run(&cut);
@@ -248,7 +254,7 @@ fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u
 }
 
 #[test]
-fn what_is_published_is_the_same_for_every_way_to_cut_the_upstream() {
+fn every_way_to_divide_the_input_publishes_the_same() {
     let whole = |framing, input: &[u8]| split_invariant(framing, input, true);
     assert_eq!(whole(fixed(3), b"abcdefghijkl"), (b"abcdefghijkl".to_vec(), "upstream_closed"));
     assert_eq!(whole(fixed(5), b"abcdefghijkl"), (b"abcdefghij".to_vec(), "upstream_closed"));
@@ -262,7 +268,7 @@ fn what_is_published_is_the_same_for_every_way_to_cut_the_upstream() {
 }
 
 #[test]
-fn what_comes_before_a_message_that_is_too_long_is_published_however_it_is_cut() {
+fn messages_before_one_that_is_too_long_are_published() {
     let whole = |framing, input: &[u8]| split_invariant(framing, input, true);
     assert_eq!(whole(lines(4), b"a\nbcd\nefgh\ni\n"), (b"a\nbcd\n".to_vec(), "message_too_long"));
     assert_eq!(whole(lines(4), b"a\nbcd\nefghi"), (b"a\nbcd\n".to_vec(), "message_too_long"));
@@ -271,7 +277,7 @@ fn what_comes_before_a_message_that_is_too_long_is_published_however_it_is_cut()
 }
 
 #[test]
-fn a_long_upstream_is_published_whole_across_blocks() {
+fn a_long_input_is_published_completely_across_blocks() {
     let text: Vec<u8> = (0..30_000_u32)
         .flat_map(|n| format!("{n} {}\n", "x".repeat(n as usize % 9)).into_bytes())
         .collect();
@@ -281,9 +287,9 @@ fn a_long_upstream_is_published_whole_across_blocks() {
     assert_eq!(whole, text[..text.len() / 1000 * 1000]);
 }
 
-/// Each message of this length leaves 4 KiB of a block unused.
+/// A message of this length fills a block except for 4 KiB, each time.
 #[test]
-fn messages_that_are_longer_than_a_block_are_published_whole() {
+fn messages_that_are_longer_than_a_block_are_published_completely() {
     let size = 70_001;
     let text: Vec<u8> = (0..=250).cycle().take(5 * size + 5).collect();
     for piece in [size, 4096, 65_536, 1000] {
@@ -296,7 +302,7 @@ fn messages_that_are_longer_than_a_block_are_published_whole() {
 }
 
 #[test]
-fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
+fn an_upstreams_reason_has_limit_figure_and_fault() {
     let end = |framing, ops: &[Op]| {
         let mut upstream = upstream(&feed(framing));
         let sent = script::play_out(&mut upstream, ops).ending;
@@ -309,7 +315,7 @@ fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
     assert!(text.contains('4') && text.contains('6'), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
     assert_eq!((fault, sent), (Fault::Lost, Some(Ending::Fin)));
-    assert!(text.contains("not whole: 1"), "{text}");
+    assert!(text.contains("incomplete message: 1"), "{text}");
     let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
     assert_eq!((fault, sent), (Fault::Time, Some(Ending::Rst)));
     assert!(text.contains("100s"), "{text}");
@@ -321,7 +327,7 @@ fn an_upstreams_reason_has_limit_and_figure_and_says_whose_fault_it_was() {
 }
 
 #[test]
-fn the_tail_of_an_upstream_that_is_dropped_is_counted_as_well() {
+fn the_tail_is_counted_also_if_the_upstreams_machine_is_dropped() {
     let feed = feed(fixed(4));
     let mut upstream = upstream(&feed);
     script::play(&mut upstream, &[Op::Receive(b"abcdef".to_vec())]);

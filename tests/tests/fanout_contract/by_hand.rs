@@ -1,4 +1,4 @@
-//! Drivers with their own buffers: they feed input, and take owned output to send it later.
+//! Drivers that own the buffers: they deliver input, and take output that they send later.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{contract::Checked, script};
 
-use crate::messages::{ascending, fixed, parse};
+use crate::messages::{fixed, is_subsequence, parse};
 
 const NOW: Instant = Instant::EPOCH;
 
@@ -23,19 +23,21 @@ fn poll_shared<M: Machine>(machine: &mut M) {
 }
 
 #[test]
-fn an_upstream_that_is_fed_by_hand_takes_only_what_the_window_has_room_for() {
+fn an_upstream_that_is_driven_by_hand_accepts_only_what_fits_into_the_window() {
     for on_lag in [LagPolicy::Block, LagPolicy::Disconnect, LagPolicy::Skip] {
-        let feed =
-            Feed::new(Config { framing: fixed(64), window: 8192, on_lag, ..Config::default() });
-        let mut upstream = Checked::new(Upstream::new(feed.clone(), None, NOW), 0);
+        let feed = Feed::new(
+            Config::default().with_framing(fixed(64)).with_window(8192).with_on_lag(on_lag),
+        )
+        .unwrap();
+        let mut upstream = Checked::new(Upstream::new(&feed, NOW), 0);
         let mut subscriber = Subscriber::new(&feed, NOW);
         let input: Vec<u8> = (0..=250).cycle().take(64 * 1024).collect();
         let (mut left, mut output) = (&input[..], Vec::new());
         receive(&mut upstream, &mut left, NOW);
-        assert_eq!(left.len(), input.len(), "the feed was not asked for room");
+        assert_eq!(left.len(), input.len(), "the feed has not granted capacity");
         while !left.is_empty() {
             let cx = &mut Context::from_waker(Waker::noop());
-            assert!(upstream.poll_shared(NOW, cx) && upstream.interest().read, "all was sent");
+            assert!(upstream.poll_shared(NOW, cx) && upstream.interest().read, "all is sent");
             receive(&mut upstream, &mut left, NOW);
             poll_shared(&mut subscriber);
             output.extend(script::collect(&mut subscriber, NOW));
@@ -47,8 +49,8 @@ fn an_upstream_that_is_fed_by_hand_takes_only_what_the_window_has_room_for() {
 }
 
 #[test]
-fn owned_output_lies_where_it_was_published() {
-    let feed = Feed::new(Config { framing: fixed(4), ..Config::default() });
+fn owned_output_is_not_copied() {
+    let feed = Feed::new(Config::default().with_framing(fixed(4))).unwrap();
     let mut subscriber = Checked::new(Subscriber::new(&feed, NOW), 12);
     let published = [Bytes::from("one.two.".to_owned()), Bytes::from("thr.".to_owned())];
     feed.publish(published[0].clone(), 2, NOW);
@@ -65,17 +67,18 @@ fn owned_output_lies_where_it_was_published() {
     assert_eq!((&out[0][..], out[0].as_ptr()), (&b"r."[..], published[1][2..].as_ptr()));
 }
 
-/// A message is skipped while the sink still holds earlier ones.
+/// Messages are skipped while the sink holds others that it has not sent yet.
 #[test]
-fn writes_that_complete_late_send_whole_messages_although_others_are_skipped() {
+fn writes_that_complete_late_send_complete_messages_although_others_are_skipped() {
     for (most, slots) in (1..=12).flat_map(|most| [(most, 1), (most, 3)]) {
-        let feed = Feed::new(Config {
-            framing: fixed(4),
-            window: 3 * (4 + 128),
-            on_lag: LagPolicy::Skip,
-            lag_wait: Duration::ZERO,
-            ..Config::default()
-        });
+        let feed = Feed::new(
+            Config::default()
+                .with_framing(fixed(4))
+                .with_window(3 * (4 + 128))
+                .with_on_lag(LagPolicy::Skip)
+                .with_lag_wait(Duration::ZERO),
+        )
+        .unwrap();
         let mut subscriber = Checked::new(Subscriber::new(&feed, NOW), usize::MAX);
         let (mut messages, mut output) = (Vec::new(), Vec::new());
         let mut in_flight = VecDeque::new();
@@ -101,10 +104,10 @@ fn writes_that_complete_late_send_whole_messages_although_others_are_skipped() {
         }
         let (sent, begun) = parse(fixed(4), &output);
         let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
-        assert!(ascending(&sent, &messages) && begun.is_empty(), "{}", output.escape_ascii());
+        assert!(is_subsequence(&sent, &messages) && begun.is_empty(), "{}", output.escape_ascii());
         let counters = feed.counters();
         assert_eq!(counters.delivered, sent.len() as u64);
         assert_eq!(counters.delivered + counters.skipped, messages.len() as u64);
-        assert!(counters.skipped > 0, "with {most} bytes at once");
+        assert!(counters.skipped > 0, "with {most} bytes per write");
     }
 }

@@ -1,8 +1,8 @@
 //! Two subscribers, a window of two messages, four messages: every order of events.
 //!
 //! Every reachable state is visited once. A state is the `Debug` text of the machines and the feed.
-//! To reach a state again, its moves are played from the start. In a debug build, where states are
-//! many, only one of the two is written to byte by byte, or none.
+//! To reach it again, its moves are played from the start. A debug build leaves out some moves that
+//! write single bytes, because it is slow.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -22,26 +22,26 @@ use crate::messages::fixed;
 const MESSAGES: u64 = 4;
 const STREAM: &[u8] = b"1a2b3c4d";
 
-/// A possible move.
+/// An event.
 #[derive(Clone, Copy, Debug)]
 enum Move {
-    /// The upstream publishes the next message, if it is not paused.
+    /// The upstream publishes the next chunk, unless it is paused.
     Publish,
-    /// The time for which the upstream may be paused has passed.
+    /// The time limit of a pause is reached.
     Expire,
     /// A subscriber polls the feed.
-    Share(usize),
-    /// The kernel takes all output of a subscriber.
+    Poll(usize),
+    /// The kernel accepts all output of a subscriber.
     WriteAll(usize),
-    /// The kernel takes one byte.
+    /// The kernel accepts one byte.
     WriteOne(usize),
 }
 
 const MOVES: [Move; 8] = [
     Move::Publish,
     Move::Expire,
-    Move::Share(0),
-    Move::Share(1),
+    Move::Poll(0),
+    Move::Poll(1),
     Move::WriteAll(0),
     Move::WriteAll(1),
     Move::WriteOne(0),
@@ -51,29 +51,33 @@ const MOVES: [Move; 8] = [
 struct Scene {
     feed: Feed,
     on_lag: LagPolicy,
-    /// Messages in a chunk.
-    together: u64,
+    /// Messages per chunk.
+    per_chunk: u64,
     subscribers: [(Subscriber, Vec<u8>); 2],
     now: Instant,
 }
 
 impl Scene {
-    fn new(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> Self {
-        let len = usize::try_from(together).unwrap() * 2;
-        let chunks = usize::try_from(2 / together).unwrap();
+    fn new(on_lag: LagPolicy, lag_wait: Duration, per_chunk: u64) -> Self {
+        let len = usize::try_from(per_chunk).unwrap() * 2;
+        let chunks = usize::try_from(2 / per_chunk).unwrap();
         let window = chunks * (len + 128);
-        let config = Config { framing: fixed(2), window, on_lag, lag_wait, ..Config::default() };
-        let feed = Feed::new(config);
+        let config = Config::default()
+            .with_framing(fixed(2))
+            .with_window(window)
+            .with_on_lag(on_lag)
+            .with_lag_wait(lag_wait);
+        let feed = Feed::new(config).unwrap();
         let subscriber = || Subscriber::new(&feed, Instant::EPOCH);
         let subscribers = [(); 2].map(|()| (subscriber(), Vec::new()));
-        Self { feed, on_lag, together, subscribers, now: Instant::EPOCH }
+        Self { feed, on_lag, per_chunk, subscribers, now: Instant::EPOCH }
     }
 
     fn published(&self) -> u64 {
         self.feed.counters().messages_in
     }
 
-    /// Plays a move. Returns false if the move is impossible.
+    /// Returns false if this event cannot happen now.
     fn play(&mut self, step: Move) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         let now = self.now;
@@ -83,22 +87,22 @@ impl Scene {
                     return false;
                 }
                 let start = usize::try_from(self.published()).unwrap() * 2;
-                let len = usize::try_from(self.together).unwrap() * 2;
+                let len = usize::try_from(self.per_chunk).unwrap() * 2;
                 match (step, self.feed.poll_capacity(now, len, cx)) {
-                    (Move::Publish, Capacity::Free) => {
+                    (Move::Publish, Capacity::Available) => {
                         let bytes = Bytes::from_static(&STREAM[start..start + len]);
-                        self.feed.publish(bytes, self.together, now);
+                        self.feed.publish(bytes, self.per_chunk, now);
                     }
-                    (Move::Expire, Capacity::Held(Some(until))) => {
-                        assert!(until > now, "nobody is waited for whose time is up");
+                    (Move::Expire, Capacity::Paused { until: Some(until) }) => {
+                        assert!(until > now, "a pause ends at its limit");
                         self.now = until;
-                        let room = self.feed.poll_capacity(until, len, cx);
-                        assert_eq!(room, Capacity::Free, "the time is up");
+                        let capacity = self.feed.poll_capacity(until, len, cx);
+                        assert_eq!(capacity, Capacity::Available, "the limit is reached");
                     }
                     _ => return false,
                 }
             }
-            Move::Share(k) => return self.subscribers[k].0.poll_shared(now, cx),
+            Move::Poll(k) => return self.subscribers[k].0.poll_shared(now, cx),
             Move::WriteAll(k) | Move::WriteOne(k) => {
                 let (subscriber, output) = &mut self.subscribers[k];
                 match subscriber.interest().write {
@@ -124,8 +128,8 @@ impl Scene {
         hasher.finish()
     }
 
-    /// Checks what holds in every state.
-    fn look(&self) {
+    /// Asserts what holds in every state.
+    fn check(&self) {
         let published = self.published();
         let (mut sum, mut open) = (self.feed.counters().skipped, 0);
         for (subscriber, output) in &self.subscribers {
@@ -143,25 +147,24 @@ impl Scene {
             if self.on_lag != LagPolicy::Disconnect {
                 assert_eq!(state, "open");
             } else if state != "open" {
-                let Counters { held_waiting, never_caught_up, .. } = self.feed.counters();
+                let Counters { paused_waiting, never_caught_up, .. } = self.feed.counters();
                 let lag_wait = self.feed.config().lag_wait;
-                let waited = held_waiting == lag_wait;
-                assert!(waited || never_caught_up > 0, "nobody has waited for it");
+                let is_used_up = paused_waiting == lag_wait;
+                assert!(is_used_up || never_caught_up > 0, "the upstream was not paused for it");
             }
             if state == "open" {
                 open += 1;
                 sum += whole.len() as u64 + subscriber.status().lag;
             }
         }
-        // The lag counts a chunk's messages until all of them are delivered.
-        let in_chunks = open * (self.together - 1);
+        // The lag counts all messages of a chunk until the chunk is delivered.
+        let in_chunks = open * (self.per_chunk - 1);
         assert!((open * published..=open * published + in_chunks).contains(&sum));
     }
 
-    /// Checks that every state leads to an end: each message is delivered or skipped, or its
-    /// subscriber is reset.
-    fn settle(&mut self) {
-        // Two rounds: a poll that finds nothing may let the upstream continue.
+    /// Plays the scene to its end. Every message is delivered or skipped, or its subscriber reset.
+    fn play_out(&mut self) {
+        // A poll of the feed that finds nothing may end a pause, so two idle rounds are needed.
         let mut idle = 0;
         while idle < 2 {
             let large = MOVES.iter().filter(|step| !matches!(step, Move::WriteOne(_)));
@@ -180,7 +183,7 @@ impl Scene {
             }
             open += 1;
             whole_of_open += whole.len() as u64;
-            assert!(!begun, "a message that was begun is finished");
+            assert!(!begun, "a message that was begun is completed");
             assert_eq!(subscriber.status().lag, 0);
             // The subscriber learns that all bytes are acknowledged.
             if let Some(observation) = subscriber.poll_timeout() {
@@ -192,34 +195,33 @@ impl Scene {
         assert_eq!(counters.delivered, delivered);
         assert_eq!(whole_of_open + counters.skipped, open * MESSAGES);
         assert_eq!((counters.subscribers, counters.lagged), (open, reset));
-        let most = self.feed.config().lag_wait;
-        let held = counters.held_waiting;
-        assert!(self.on_lag == LagPolicy::Block || held <= most, "held for {held:?} of {most:?}");
+        let (paused, limit) = (counters.paused_waiting, self.feed.config().lag_wait);
+        assert!(self.on_lag == LagPolicy::Block || paused <= limit, "{paused:?} of {limit:?}");
     }
 }
 
-/// The numbers of the whole messages in `output`, and whether an incomplete one follows.
+/// The numbers of the complete messages in `output`, and whether an incomplete one follows.
 fn messages(output: &[u8]) -> (Vec<u8>, bool) {
     let (whole, begun) = output.as_chunks::<2>();
     for message in whole {
-        assert!(STREAM.as_chunks::<2>().0.contains(message), "{message:?} is none");
+        assert!(STREAM.as_chunks::<2>().0.contains(message), "{message:?} is no message");
     }
     (whole.iter().map(|message| message[0]).collect(), !begun.is_empty())
 }
 
 fn moves_of(on_lag: LagPolicy, lag_wait: Duration) -> &'static [Move] {
-    let fewer = match (on_lag, lag_wait) {
+    let left_out = match (on_lag, lag_wait) {
         (LagPolicy::Block, _) => 0,
         (LagPolicy::Disconnect | LagPolicy::Skip, Duration::ZERO) => 1,
         (LagPolicy::Disconnect | LagPolicy::Skip, _) => 2,
     };
-    &MOVES[..MOVES.len() - if cfg!(debug_assertions) { fewer } else { 0 }]
+    &MOVES[..MOVES.len() - if cfg!(debug_assertions) { left_out } else { 0 }]
 }
 
-/// Visits every state, and returns their number.
-fn visit(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> usize {
+/// Visits every state; returns how many there are.
+fn visit(on_lag: LagPolicy, lag_wait: Duration, per_chunk: u64) -> usize {
     let reach = |moves: &[Move]| {
-        let mut scene = Scene::new(on_lag, lag_wait, together);
+        let mut scene = Scene::new(on_lag, lag_wait, per_chunk);
         for step in moves {
             scene.play(*step);
         }
@@ -230,16 +232,16 @@ fn visit(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> usize {
     while let Some(moves) = queue.pop_front() {
         for &step in moves_of(on_lag, lag_wait) {
             let mut scene = reach(&moves);
-            // A move without a visible effect may still change the feed's state.
+            // A move that returns false may have changed the state of the feed.
             scene.play(step);
             if seen.insert(scene.key()) {
                 let mut moves = moves.clone();
                 moves.push(step);
-                let settled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                    scene.look();
-                    scene.settle();
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    scene.check();
+                    scene.play_out();
                 }));
-                assert!(settled.is_ok(), "after {moves:?}");
+                assert!(result.is_ok(), "after {moves:?}");
                 queue.push_back(moves);
             }
         }
@@ -248,26 +250,26 @@ fn visit(on_lag: LagPolicy, lag_wait: Duration, together: u64) -> usize {
 }
 
 #[test]
-fn who_lags_is_reset_and_nobody_else() {
+fn laggards_are_reset_and_no_others() {
     for lag_wait in [Duration::ZERO, Duration::from_secs(1)] {
-        for together in [1, 2] {
-            assert!(visit(LagPolicy::Disconnect, lag_wait, together) > 100);
+        for per_chunk in [1, 2] {
+            assert!(visit(LagPolicy::Disconnect, lag_wait, per_chunk) > 100);
         }
     }
 }
 
 #[test]
-fn who_lags_skips_whole_messages_that_are_counted() {
+fn laggards_skip_complete_messages_that_are_counted() {
     for lag_wait in [Duration::ZERO, Duration::from_secs(1)] {
-        for together in [1, 2] {
-            assert!(visit(LagPolicy::Skip, lag_wait, together) > 100);
+        for per_chunk in [1, 2] {
+            assert!(visit(LagPolicy::Skip, lag_wait, per_chunk) > 100);
         }
     }
 }
 
 #[test]
-fn where_the_upstream_waits_nobody_misses_anything() {
-    for together in [1, 2] {
-        assert!(visit(LagPolicy::Block, Duration::ZERO, together) > 100);
+fn no_subscriber_misses_anything_if_the_upstream_blocks() {
+    for per_chunk in [1, 2] {
+        assert!(visit(LagPolicy::Block, Duration::ZERO, per_chunk) > 100);
     }
 }

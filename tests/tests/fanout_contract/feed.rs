@@ -1,4 +1,4 @@
-//! Single cases: what a subscriber gets, how long the upstream pauses, and at what cost.
+//! Single scenes: what a subscriber gets, and how long the upstream is paused for it.
 
 use std::{
     sync::{
@@ -19,9 +19,9 @@ use wirestate_testkit::script;
 
 use crate::messages::{fixed, lines};
 
-/// A feed of four-byte messages, with a window of two if each is published alone.
+/// Messages of four bytes, and a window of two of them if each is a chunk of its own.
 fn config(on_lag: LagPolicy) -> Config {
-    Config { framing: fixed(4), window: 2 * (4 + 128), on_lag, ..Config::default() }
+    Config::default().with_framing(fixed(4)).with_window(2 * (4 + 128)).with_on_lag(on_lag)
 }
 
 fn at(millis: u64) -> Instant {
@@ -36,18 +36,22 @@ fn poll_shared<M: Machine>(machine: &mut M, now: Instant) {
 fn receive(upstream: &mut Upstream, mut bytes: &[u8], now: Instant) {
     poll_shared(upstream, now);
     drive::deliver(upstream, &mut bytes, now);
-    assert!(bytes.is_empty(), "there is room");
+    assert!(bytes.is_empty(), "the feed has capacity");
 }
 
-fn room(feed: &Feed, now: Instant) -> Capacity {
+fn capacity(feed: &Feed, now: Instant) -> Capacity {
     feed.poll_capacity(now, 4, &mut Context::from_waker(Waker::noop()))
+}
+
+fn paused_until(until: Instant) -> Capacity {
+    Capacity::Paused { until: Some(until) }
 }
 
 fn publish(feed: &Feed, message: &'static str, now: Instant) {
     feed.publish(Bytes::from_static(message.as_bytes()), message.len() as u64 / 4, now);
 }
 
-/// Takes all output of `subscriber`.
+/// Sends all output of `subscriber`, and returns it.
 fn sent(subscriber: &mut Subscriber, now: Instant) -> String {
     poll_shared(subscriber, now);
     let output = script::collect(subscriber, now);
@@ -59,8 +63,8 @@ fn sent(subscriber: &mut Subscriber, now: Instant) -> String {
 fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     let framing = lines(10);
     let first_seen = |replay| {
-        let feed = Feed::new(Config { framing, replay, ..Config::default() });
-        let mut upstream = Upstream::new(feed.clone(), None, at(0));
+        let feed = Feed::new(Config::default().with_framing(framing).with_replay(replay)).unwrap();
+        let mut upstream = Upstream::new(&feed, at(0));
         receive(&mut upstream, b"a\nbb\nccc\n", at(0));
         receive(&mut upstream, b"d\nee\nf", at(0));
         let mut late = Subscriber::new(&feed, at(0));
@@ -77,30 +81,30 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     assert_eq!(first_seen(u64::MAX), "a\nbb\nccc\nd\nee\nfff\n");
 }
 
-/// The upstream may use capacity that it was granted before a subscriber joined. The subscriber's
-/// first message must still be in the window then.
+/// The upstream publishes what it has capacity for after another subscriber joined. The messages
+/// with which that one starts must still be in the window.
 #[test]
-fn a_subscriber_that_joins_between_poll_capacity_and_publishing_is_not_left_behind() {
+fn a_subscriber_that_joins_before_a_reserved_chunk_is_published_does_not_lag() {
     for (on_lag, lag_wait) in
         [(LagPolicy::Block, 1), (LagPolicy::Disconnect, 1), (LagPolicy::Skip, 0)]
     {
         let lag_wait = Duration::from_secs(lag_wait);
-        let feed = Feed::new(Config { replay: u64::MAX, lag_wait, ..config(on_lag) });
+        let feed = Feed::new(config(on_lag).with_replay(u64::MAX).with_lag_wait(lag_wait)).unwrap();
         publish(&feed, "one.", at(0));
         publish(&feed, "two.", at(0));
-        assert_eq!(room(&feed, at(0)), Capacity::Free);
+        assert_eq!(capacity(&feed, at(0)), Capacity::Available);
         let mut late = Subscriber::new(&feed, at(0));
         publish(&feed, "thr.", at(0));
         assert_eq!(sent(&mut late, at(0)), "two.thr.", "{on_lag:?}");
         let mut later = Subscriber::new(&feed, at(0));
         let expected = if on_lag == LagPolicy::Block { "two.thr." } else { "thr." };
-        assert_eq!(sent(&mut later, at(0)), expected, "the room is used up");
+        assert_eq!(sent(&mut later, at(0)), expected, "the capacity is used up");
     }
 }
 
 /// The upstream is not paused for it until it has caught up: half of the window is its lead.
 #[test]
-fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
+fn a_subscriber_that_joins_with_a_replay_starts_where_it_can_catch_up() {
     let messages = ["one.", "two.", "thr.", "fou.", "fiv."];
     for (on_lag, first_seen) in [
         (LagPolicy::Disconnect, "fou.fiv."),
@@ -108,7 +112,7 @@ fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
         (LagPolicy::Block, "two.thr.fou.fiv."),
     ] {
         let window = 4 * (4 + 128);
-        let feed = Feed::new(Config { replay: u64::MAX, window, ..config(on_lag) });
+        let feed = Feed::new(config(on_lag).with_replay(u64::MAX).with_window(window)).unwrap();
         let mut fast = Subscriber::new(&feed, at(0));
         for message in messages {
             publish(&feed, message, at(0));
@@ -117,7 +121,7 @@ fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
         let mut late = Subscriber::new(&feed, at(0));
         if on_lag != LagPolicy::Block {
             for message in ["six.", "sev."] {
-                assert_eq!(room(&feed, at(0)), Capacity::Free);
+                assert_eq!(capacity(&feed, at(0)), Capacity::Available);
                 publish(&feed, message, at(0));
             }
         }
@@ -125,12 +129,12 @@ fn who_joins_with_the_last_messages_begins_where_it_can_catch_up() {
     }
 }
 
-/// A chunk keeps its whole block in memory. So messages that arrive one by one must share a block,
-/// even if reads in between find nothing.
+/// A chunk keeps the whole block that it is a part of. So messages must share a block also where
+/// each one arrives alone and `Release` comes between them.
 #[test]
-fn messages_that_trickle_in_lie_side_by_side_in_memory() {
-    let feed = Feed::new(Config { framing: fixed(4), ..Config::default() });
-    let mut upstream = Upstream::new(feed.clone(), None, at(0));
+fn messages_that_arrive_one_by_one_are_adjacent_in_memory() {
+    let feed = Feed::new(Config::default().with_framing(fixed(4))).unwrap();
+    let mut upstream = Upstream::new(&feed, at(0));
     let mut subscriber = Subscriber::new(&feed, at(0));
     for _ in 0..MAX_SLICES {
         receive(&mut upstream, b"abcd", at(0));
@@ -143,9 +147,10 @@ fn messages_that_trickle_in_lie_side_by_side_in_memory() {
 }
 
 #[test]
-fn the_lag_is_that_of_the_slowest() {
+fn the_lag_is_that_of_the_slowest_subscriber() {
     let (window, lag_wait) = (3 * (4 + 128), Duration::ZERO);
-    let feed = Feed::new(Config { window, lag_wait, ..config(LagPolicy::Disconnect) });
+    let feed = Feed::new(config(LagPolicy::Disconnect).with_window(window).with_lag_wait(lag_wait))
+        .unwrap();
     let (mut fast, mut slow) = (Subscriber::new(&feed, at(0)), Subscriber::new(&feed, at(0)));
     let mut lags = Vec::new();
     for message in ["one.two.", "thr.", "fou.", "fiv."] {
@@ -153,18 +158,18 @@ fn the_lag_is_that_of_the_slowest() {
         lags.push(feed.counters().lag);
         sent(&mut fast, at(0));
     }
-    // A subscriber that falls out of the window is reset soon.
+    // A subscriber that has fallen out of the window does not count.
     assert_eq!((lags, feed.counters().lag), (vec![2, 3, 1, 1], 0));
     poll_shared(&mut slow, at(0));
     assert_eq!(slow.interest().write, Outbound::Reset);
 }
 
 #[test]
-fn who_lags_is_disconnected_with_lag_and_limit() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Disconnect) });
+fn a_laggard_is_disconnected_with_lag_and_limit() {
+    let feed = Feed::new(config(LagPolicy::Disconnect).with_lag_wait(Duration::ZERO)).unwrap();
     let mut subscriber = Subscriber::new(&feed, at(0));
     for message in ["one.", "two.", "thr.", "fou."] {
-        assert_eq!(room(&feed, at(0)), Capacity::Free);
+        assert_eq!(capacity(&feed, at(0)), Capacity::Available);
         publish(&feed, message, at(0));
     }
     poll_shared(&mut subscriber, at(0));
@@ -177,8 +182,8 @@ fn who_lags_is_disconnected_with_lag_and_limit() {
 }
 
 #[test]
-fn who_skips_finishes_the_message_that_was_begun() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
+fn a_subscriber_that_skips_completes_the_message_that_it_has_begun() {
+    let feed = Feed::new(config(LagPolicy::Skip).with_lag_wait(Duration::ZERO)).unwrap();
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.two.", at(0));
     poll_shared(&mut subscriber, at(0));
@@ -190,15 +195,15 @@ fn who_skips_finishes_the_message_that_was_begun() {
     assert_eq!((feed.counters().skipped, subscriber.status().lag), (3, 1));
     publish(&feed, "six.", at(0));
     poll_shared(&mut subscriber, at(0));
-    assert_eq!(feed.counters().delivered, 1, "the second one is not whole yet");
+    assert_eq!(feed.counters().delivered, 1, "the second one is not complete yet");
     assert_eq!(sent(&mut subscriber, at(0)), "wo.six.");
     let counters = feed.counters();
     assert_eq!((counters.delivered, counters.skipped), (3, 3));
 }
 
-/// Two subscribers that have caught up. Then the window is filled, and one of them reads all of it.
+/// Two subscribers that have caught up. Then the window is filled, and one of them reads that too.
 fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
-    let feed = Feed::new(config(on_lag));
+    let feed = Feed::new(config(on_lag)).unwrap();
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     publish(&feed, "nul.", at(0));
     assert_eq!((sent(&mut slow, at(0)), sent(&mut fast, at(0))), ("nul.".into(), "nul.".into()));
@@ -206,7 +211,7 @@ fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
     (feed, slow, fast)
 }
 
-/// Publishes a window of messages, which `fast` reads.
+/// Publishes what fills the window; `fast` reads it.
 fn fill(feed: &Feed, fast: &mut Subscriber, now: Instant) {
     publish(feed, "one.", now);
     publish(feed, "two.", now);
@@ -214,18 +219,18 @@ fn fill(feed: &Feed, fast: &mut Subscriber, now: Instant) {
 }
 
 #[test]
-fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
+fn the_upstream_is_paused_for_a_laggard_up_to_the_limit_and_then_resumes() {
     for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip] {
         let (feed, mut slow, _fast) = one_lags(on_lag);
-        assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
+        assert_eq!(capacity(&feed, at(0)), paused_until(at(1000)));
         assert_eq!(
-            room(&feed, at(400)),
-            Capacity::Held(Some(at(1000))),
-            "asking makes it no longer"
+            capacity(&feed, at(400)),
+            paused_until(at(1000)),
+            "another poll does not extend it"
         );
-        assert_eq!(room(&feed, at(1000)), Capacity::Free);
+        assert_eq!(capacity(&feed, at(1000)), Capacity::Available);
         let counters = feed.counters();
-        assert_eq!((counters.held, counters.held_waiting), [Duration::from_secs(1); 2].into());
+        assert_eq!((counters.paused, counters.paused_waiting), [Duration::from_secs(1); 2].into());
         publish(&feed, "thr.", at(1000));
         poll_shared(&mut slow, at(1000));
         let reset = slow.interest().write == Outbound::Reset;
@@ -240,7 +245,7 @@ fn the_upstream_waits_for_a_laggard_as_long_as_it_may_and_then_goes_on() {
     }
 }
 
-/// Notes that it was woken.
+/// A waker that records whether it was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -251,11 +256,11 @@ impl Wake for Woken {
 }
 
 #[test]
-fn only_the_time_in_which_somebody_waits_is_limited() {
-    let feed = Feed::new(config(LagPolicy::Disconnect));
+fn a_pause_is_limited_only_while_a_subscriber_waits() {
+    let feed = Feed::new(config(LagPolicy::Disconnect)).unwrap();
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
-    let room = |now| {
+    let capacity = |now| {
         woken.0.store(false, Relaxed);
         feed.poll_capacity(now, 4, &mut Context::from_waker(&waker))
     };
@@ -265,93 +270,93 @@ fn only_the_time_in_which_somebody_waits_is_limited() {
     sent(&mut fast, at(0));
     publish(&feed, "one.", at(0));
     publish(&feed, "two.", at(0));
-    assert_eq!(room(at(0)), Capacity::Held(None), "nobody waits");
-    assert_eq!(room(at(1_000_000)), Capacity::Held(None));
+    assert_eq!(capacity(at(0)), Capacity::Paused { until: None }, "none waits");
+    assert_eq!(capacity(at(1_000_000)), Capacity::Paused { until: None });
     sent(&mut fast, at(1_000_300));
-    assert!(woken.0.load(Relaxed), "somebody waits");
-    assert_eq!(room(at(1_000_300)), Capacity::Held(Some(at(1_001_300))));
+    assert!(woken.0.load(Relaxed), "one waits");
+    assert_eq!(capacity(at(1_000_300)), paused_until(at(1_001_300)));
     drop(fast);
-    assert!(woken.0.load(Relaxed), "nobody waits any more");
-    assert_eq!(room(at(1_000_500)), Capacity::Held(None));
-    // A joining subscriber waits for its first message; an ending one does not.
+    assert!(woken.0.load(Relaxed), "none waits any more");
+    assert_eq!(capacity(at(1_000_500)), Capacity::Paused { until: None });
+    // A subscriber that joins waits for its first message; one that ends does not wait.
     let mut fast = Subscriber::new(&feed, at(1_000_700));
     poll_shared(&mut fast, at(1_000_700));
     assert!(woken.0.load(Relaxed));
-    assert_eq!(room(at(1_000_700)), Capacity::Held(Some(at(1_001_500))));
+    assert_eq!(capacity(at(1_000_700)), paused_until(at(1_001_500)));
     fast.handle(at(1_000_800), Event::ShutDown);
     assert!(woken.0.load(Relaxed));
-    assert_eq!(room(at(1_000_800)), Capacity::Held(None));
+    assert_eq!(capacity(at(1_000_800)), Capacity::Paused { until: None });
     let counters = feed.counters();
-    assert_eq!(counters.held, Duration::from_millis(1_000_800));
-    assert_eq!(counters.held_waiting, Duration::from_millis(300));
+    assert_eq!(counters.paused, Duration::from_millis(1_000_800));
+    assert_eq!(counters.paused_waiting, Duration::from_millis(300));
     assert_eq!(sent(&mut slow, at(1_000_900)), "one.two.");
     assert!(woken.0.load(Relaxed), "there is room");
-    assert_eq!(room(at(1_000_900)), Capacity::Free);
+    assert_eq!(capacity(at(1_000_900)), Capacity::Available);
 }
 
 #[test]
-fn who_has_never_caught_up_is_not_waited_for_while_somebody_waits() {
+fn the_upstream_is_not_paused_for_a_subscriber_that_never_caught_up_while_another_waits() {
     for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip] {
-        let feed = Feed::new(config(on_lag));
+        let feed = Feed::new(config(on_lag)).unwrap();
         let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
         fill(&feed, &mut fast, at(0));
-        assert_eq!(room(&feed, at(0)), Capacity::Free);
+        assert_eq!(capacity(&feed, at(0)), Capacity::Available);
         publish(&feed, "thr.", at(0));
         poll_shared(&mut slow, at(0));
         let counters = feed.counters();
         let expected = if on_lag == LagPolicy::Skip { (0, 3) } else { (1, 0) };
         assert_eq!((counters.lagged, counters.skipped), expected);
-        assert_eq!((counters.never_caught_up, counters.held), (1, Duration::ZERO));
+        assert_eq!((counters.never_caught_up, counters.paused), (1, Duration::ZERO));
     }
 }
 
-/// It reconnects repeatedly, and each time it catches up before it lags.
+/// One of them connects again and again, and each time it catches up before it lags.
 #[test]
-fn all_laggards_share_one_allowance() {
+fn all_laggards_share_one_pause_budget() {
     let (feed, mut slow, mut fast) = one_lags(LagPolicy::Disconnect);
-    assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
+    assert_eq!(capacity(&feed, at(0)), paused_until(at(1000)));
     assert_eq!(sent(&mut slow, at(600)), "one.two.", "in time");
-    assert_eq!(room(&feed, at(600)), Capacity::Free);
+    assert_eq!(capacity(&feed, at(600)), Capacity::Available);
     fill(&feed, &mut fast, at(2000));
-    assert_eq!(room(&feed, at(2000)), Capacity::Held(Some(at(2400))));
+    assert_eq!(capacity(&feed, at(2000)), paused_until(at(2400)));
     assert_eq!(sent(&mut slow, at(2300)), "one.two.", "in time");
-    assert_eq!(room(&feed, at(2300)), Capacity::Free);
+    assert_eq!(capacity(&feed, at(2300)), Capacity::Available);
     drop(slow);
-    // Another subscriber gets the rest of the limit.
+    // Another subscriber gets the rest of the budget.
     let mut slow = Subscriber::new(&feed, at(3000));
     publish(&feed, "nul.", at(3000));
     sent(&mut slow, at(3000));
     sent(&mut fast, at(3000));
     fill(&feed, &mut fast, at(3000));
-    assert_eq!(room(&feed, at(3000)), Capacity::Held(Some(at(3100))));
-    assert_eq!(room(&feed, at(3100)), Capacity::Free);
+    assert_eq!(capacity(&feed, at(3000)), paused_until(at(3100)));
+    assert_eq!(capacity(&feed, at(3100)), Capacity::Available);
     publish(&feed, "thr.", at(3100));
     poll_shared(&mut slow, at(3100));
     assert_eq!((feed.counters().lagged, feed.counters().never_caught_up), (1, 0));
-    assert_eq!(feed.counters().held_waiting, Duration::from_secs(1));
+    assert_eq!(feed.counters().paused_waiting, Duration::from_secs(1));
 }
 
 #[test]
-fn a_blocking_feed_waits_without_limit() {
-    let feed = Feed::new(config(LagPolicy::Block));
+fn a_blocking_feed_pauses_the_upstream_without_limit() {
+    let feed = Feed::new(config(LagPolicy::Block)).unwrap();
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.", at(0));
     publish(&feed, "two.", at(0));
-    assert_eq!(room(&feed, at(0)), Capacity::Held(None));
-    assert_eq!(room(&feed, at(1_000_000)), Capacity::Held(None));
+    assert_eq!(capacity(&feed, at(0)), Capacity::Paused { until: None });
+    assert_eq!(capacity(&feed, at(1_000_000)), Capacity::Paused { until: None });
     poll_shared(&mut subscriber, at(0));
     subscriber.handle(at(0), Event::Written(4));
     poll_shared(&mut subscriber, at(0));
-    assert_eq!(room(&feed, at(1_000_000)), Capacity::Free);
+    assert_eq!(capacity(&feed, at(1_000_000)), Capacity::Available);
     drop(subscriber);
     publish(&feed, "thr.", at(0));
-    assert_eq!(room(&feed, at(1_000_000)), Capacity::Free);
+    assert_eq!(capacity(&feed, at(1_000_000)), Capacity::Available);
 }
 
-/// Otherwise it would stay at the end of the window of a fast source.
+/// Otherwise it would stay at the start of the window, if the source is fast.
 #[test]
-fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_window() {
-    let feed = Feed::new(Config { window: 4 * (4 + 128), ..config(LagPolicy::Disconnect) });
+fn once_half_of_the_budget_is_used_up_a_pause_lasts_until_half_of_the_window_is_read() {
+    let feed = Feed::new(config(LagPolicy::Disconnect).with_window(4 * (4 + 128))).unwrap();
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     for message in ["one.", "two.", "thr.", "fou.", "fiv."] {
         publish(&feed, message, at(0));
@@ -364,34 +369,34 @@ fn when_half_of_the_time_is_used_up_a_laggard_is_let_catch_up_by_half_of_the_win
         poll_shared(&mut slow, now);
         slow.handle(now, Event::Written(4));
         poll_shared(&mut slow, now);
-        room(&feed, now)
+        capacity(&feed, now)
     };
-    assert_eq!(room(&feed, at(0)), Capacity::Held(Some(at(1000))));
-    assert_eq!(reads(at(300)), Capacity::Free, "there is room");
+    assert_eq!(capacity(&feed, at(0)), paused_until(at(1000)));
+    assert_eq!(reads(at(300)), Capacity::Available, "there is room");
     publish(&feed, "six.", at(300));
     sent(&mut fast, at(300));
-    assert_eq!(room(&feed, at(300)), Capacity::Held(Some(at(1000))));
-    assert_eq!(room(&feed, at(600)), Capacity::Held(Some(at(1000))));
+    assert_eq!(capacity(&feed, at(300)), paused_until(at(1000)));
+    assert_eq!(capacity(&feed, at(600)), paused_until(at(1000)));
     for millis in [600, 700] {
-        assert_eq!(reads(at(millis)), Capacity::Held(Some(at(1000))));
+        assert_eq!(reads(at(millis)), paused_until(at(1000)));
     }
-    assert_eq!(reads(at(800)), Capacity::Free);
+    assert_eq!(reads(at(800)), Capacity::Available);
 }
 
-/// A subscriber that has skipped has not caught up, and does not wait either.
+/// A subscriber that has skipped has not caught up, and does not count as waiting.
 #[test]
-fn a_laggard_that_skips_delays_the_upstream_once() {
+fn a_laggard_that_skips_pauses_the_upstream_once() {
     let (feed, mut dead, mut fast) = one_lags(LagPolicy::Skip);
     let mut now = at(0);
     for _ in 0..20 {
-        match room(&feed, now) {
-            Capacity::Free => publish(&feed, "mess", now),
-            Capacity::Held(until) => now = until.unwrap(),
+        match capacity(&feed, now) {
+            Capacity::Available => publish(&feed, "mess", now),
+            Capacity::Paused { until } => now = until.unwrap(),
         }
         poll_shared(&mut dead, now);
         sent(&mut fast, now);
     }
-    assert_eq!(feed.counters().held, Duration::from_secs(1));
+    assert_eq!(feed.counters().paused, Duration::from_secs(1));
     assert!(feed.counters().never_caught_up > 3);
     drop(fast);
     let mut now = at(1_000_000);
@@ -403,22 +408,22 @@ fn a_laggard_that_skips_delays_the_upstream_once() {
     publish(&feed, "mess", now);
     publish(&feed, "mess", now);
     poll_shared(&mut other, now);
-    assert_eq!(room(&feed, now), Capacity::Held(None), "it does not wait");
-    // It catches up: the upstream pauses for it again.
+    assert_eq!(capacity(&feed, now), Capacity::Paused { until: None }, "it does not wait");
+    // It reads again, and catches up: the upstream is paused for it again.
     now += Duration::from_secs(1);
     sent(&mut dead, now);
     sent(&mut other, now);
     publish(&feed, "mess", now);
     publish(&feed, "mess", now);
     sent(&mut other, now);
-    assert_eq!(room(&feed, now), Capacity::Held(Some(now + Duration::from_secs(1))));
+    assert_eq!(capacity(&feed, now), paused_until(now + Duration::from_secs(1)));
 }
 
-/// A dead subscriber ends even if it may skip without limit.
+/// A dead subscriber ends although it could skip without end.
 #[test]
-fn who_takes_no_byte_is_reset_however_much_it_skips() {
+fn a_subscriber_that_accepts_no_byte_is_reset_however_much_it_skips() {
     for begun in [0, 1] {
-        let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
+        let feed = Feed::new(config(LagPolicy::Skip).with_lag_wait(Duration::ZERO)).unwrap();
         let mut dead = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
         poll_shared(&mut dead, at(0));
@@ -433,30 +438,30 @@ fn who_takes_no_byte_is_reset_however_much_it_skips() {
             publish(&feed, "mess", at(1000 * second));
             poll_shared(&mut dead, at(1000 * second));
         }
-        assert_eq!(stalled(&mut dead), at(10_000), "{begun}");
+        assert_eq!(time_of_reset(&mut dead), at(10_000), "{begun}");
         assert_eq!(dead.interest().write, Outbound::Reset);
     }
 }
 
 #[test]
-fn who_has_nothing_to_take_has_no_deadline() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
+fn a_subscriber_without_output_has_no_deadline() {
+    let feed = Feed::new(config(LagPolicy::Skip).with_lag_wait(Duration::ZERO)).unwrap();
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "mess", at(0));
     poll_shared(&mut subscriber, at(0));
     assert!(subscriber.poll_timeout().is_some());
     assert_eq!(sent(&mut subscriber, at(5000)), "mess");
-    // After it has learned that all bytes are acknowledged.
+    // The deadline goes once the subscriber observes that everything is acknowledged.
     subscriber.handle(at(5000), Event::Timeout { unacknowledged: 0 });
     assert_eq!(subscriber.poll_timeout(), None);
     publish(&feed, "mess", at(6000));
     poll_shared(&mut subscriber, at(6000));
     subscriber.handle(at(6500), Event::Written(1));
-    assert_eq!(stalled(&mut subscriber), at(16_500));
+    assert_eq!(time_of_reset(&mut subscriber), at(16_500));
 }
 
-/// When a subscriber is reset that takes no more bytes.
-fn stalled(subscriber: &mut Subscriber) -> Instant {
+/// When a subscriber is reset that accepts no more bytes.
+fn time_of_reset(subscriber: &mut Subscriber) -> Instant {
     loop {
         let now = subscriber.poll_timeout().expect("it has output");
         subscriber.handle(now, Event::Timeout { unacknowledged: 0 });
@@ -466,10 +471,10 @@ fn stalled(subscriber: &mut Subscriber) -> Instant {
     }
 }
 
-/// Messages behind the end of a subscription are neither delivered nor counted as missed.
+/// What is published behind the end of a subscription is not for it, so it does not skip it.
 #[test]
-fn who_skips_after_the_end_counts_what_was_published_before() {
-    let feed = Feed::new(Config { lag_wait: Duration::ZERO, ..config(LagPolicy::Skip) });
+fn a_subscriber_that_skips_after_its_end_counts_what_was_published_before() {
+    let feed = Feed::new(config(LagPolicy::Skip).with_lag_wait(Duration::ZERO)).unwrap();
     let mut subscriber = Subscriber::new(&feed, at(0));
     publish(&feed, "one.", at(0));
     poll_shared(&mut subscriber, at(0));
@@ -481,7 +486,7 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
         publish(&feed, message, at(0));
     }
     poll_shared(&mut subscriber, at(0));
-    assert_eq!(subscriber.status().lag, 1, "what was begun is owed");
+    assert_eq!(subscriber.status().lag, 1, "the message that was begun is pending");
     assert_eq!(sent(&mut subscriber, at(0)), "ne.");
     assert_eq!(subscriber.interest().write, Outbound::Finish);
     subscriber.handle(at(0), Event::Finished);
@@ -489,19 +494,19 @@ fn who_skips_after_the_end_counts_what_was_published_before() {
     assert_eq!((counters.delivered, counters.skipped), (1, 1));
 }
 
-/// This includes a chunk that the end of the subscription cuts.
+/// Also those of a chunk that was sent in part.
 #[test]
-fn messages_are_counted_one_by_one_at_the_end() {
+fn messages_are_counted_one_by_one_at_the_end_of_a_subscription() {
     const TEXT: &str = "a
 bb
 ccc
 dddd
 ";
-    // The end is behind this number of bytes, and this number of messages is delivered.
+    // The subscription ends after `sent` bytes, when `delivered` messages are delivered.
     for (sent, delivered) in [(0, 0), (1, 0), (2, 1), (4, 1), (9, 3), (13, 3), (14, 4)] {
         let written = |framing| {
-            let feed = Feed::new(Config { framing, ..Config::default() });
-            let mut upstream = Upstream::new(feed.clone(), None, at(0));
+            let feed = Feed::new(Config::default().with_framing(framing)).unwrap();
+            let mut upstream = Upstream::new(&feed, at(0));
             let mut subscriber = Subscriber::new(&feed, at(0));
             receive(&mut upstream, TEXT.as_bytes(), at(0));
             poll_shared(&mut subscriber, at(0));
@@ -513,9 +518,12 @@ dddd
         let (feed, mut subscriber) = written(lines(10));
         subscriber.handle(at(0), Event::Error(Direction::Read, ConnectionError::Reset));
         let lag = 4 - delivered;
-        let reason =
-            SubscriberReason::Lost { way: Direction::Read, why: ConnectionError::Reset, lag };
-        assert_eq!(subscriber.reason(), Some(reason), "behind {sent} bytes");
+        let reason = SubscriberReason::Lost {
+            direction: Direction::Read,
+            error: ConnectionError::Reset,
+            lag,
+        };
+        assert_eq!(subscriber.reason(), Some(reason), "after {sent} bytes");
         assert_eq!(feed.counters().delivered, delivered);
 
         let (feed, subscriber) = written(lines(10));
@@ -528,10 +536,10 @@ dddd
     }
 }
 
-/// Deliveries are counted at once, wherever the subscription ends.
+/// They are counted as soon as the subscription ends.
 #[test]
-fn what_was_delivered_before_the_end_is_counted() {
-    let feed = Feed::new(config(LagPolicy::Disconnect));
+fn deliveries_before_the_end_are_counted() {
+    let feed = Feed::new(config(LagPolicy::Disconnect)).unwrap();
     for _ in 0..2 {
         let mut subscriber = Subscriber::new(&feed, at(0));
         publish(&feed, "mess", at(0));
@@ -542,11 +550,11 @@ fn what_was_delivered_before_the_end_is_counted() {
     assert_eq!((counters.delivered, counters.latency[0]), (2, 2));
 }
 
-/// A window that is smaller than one read of an upstream, and a changed deadline.
+/// The window is smaller than what an upstream may read at once.
 #[test]
-fn an_upstream_says_when_its_deadline_moves() {
-    let feed = Feed::new(config(LagPolicy::Disconnect));
-    let mut upstream = Upstream::new(feed.clone(), None, at(0));
+fn poll_shared_is_true_when_an_upstreams_deadline_changes() {
+    let feed = Feed::new(config(LagPolicy::Disconnect)).unwrap();
+    let mut upstream = Upstream::new(&feed, at(0));
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
     receive(&mut upstream, b"nul.", at(0));
     sent(&mut slow, at(0));
@@ -554,11 +562,11 @@ fn an_upstream_says_when_its_deadline_moves() {
     receive(&mut upstream, b"one.", at(0));
     poll_shared(&mut upstream, at(0));
     assert!(!upstream.interest().read);
-    assert_eq!(upstream.poll_timeout(), None, "nobody waits");
+    assert_eq!(upstream.poll_timeout(), None, "none waits");
     sent(&mut fast, at(500));
     let cx = &mut Context::from_waker(Waker::noop());
     assert!(upstream.poll_shared(at(500), cx), "there is a deadline");
-    assert!(!upstream.poll_shared(at(500), cx), "which is the same");
+    assert!(!upstream.poll_shared(at(500), cx), "which does not change");
     assert_eq!(upstream.poll_timeout(), Some(at(1500)));
     upstream.handle(at(1500), Event::Timeout { unacknowledged: 0 });
     poll_shared(&mut upstream, at(1500));
@@ -568,7 +576,7 @@ fn an_upstream_says_when_its_deadline_moves() {
     sent(&mut fast, at(1500));
     poll_shared(&mut upstream, at(1500));
     assert!(upstream.interest().read);
-    assert_eq!(slow.interest().write, Outbound::Flush, "it is in the window still");
+    assert_eq!(slow.interest().write, Outbound::Flush, "it is still in the window");
     receive(&mut upstream, b"thr.", at(1500));
     poll_shared(&mut slow, at(1500));
     assert_eq!(slow.interest().write, Outbound::Reset);

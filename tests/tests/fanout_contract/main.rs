@@ -1,5 +1,5 @@
-//! The fan-out's machines, alone and together on one feed. Under any script they keep the contract,
-//! messages stay whole and in order, and the counts are right.
+//! The fan-out's machines, alone and together on one feed. Under any input they keep the contract,
+//! messages stay complete and in order, and the counters add up.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
@@ -12,7 +12,7 @@ mod together;
 
 use proptest::test_runner::{Config, FileFailurePersistence};
 
-/// Keeps failing cases in `proptest-regressions` of this crate.
+/// Failing cases are saved next to the crate's sources.
 fn proptest_config() -> Config {
     let file = FileFailurePersistence::Direct("proptest-regressions/fanout_contract.txt");
     Config { failure_persistence: Some(Box::new(file)), ..Config::default() }

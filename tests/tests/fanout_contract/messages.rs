@@ -1,4 +1,4 @@
-//! A second, simple implementation of the framings, to compare the machines with.
+//! A second, simple implementation of the framings, with which the machines are compared.
 
 use std::num::NonZeroUsize;
 
@@ -32,7 +32,8 @@ pub(crate) fn framing() -> impl Strategy<Value = Framing> {
     ]
 }
 
-/// The whole messages at the beginning of `stream`, up to one that is too long, and the rest.
+/// The complete messages at the beginning of `stream`, up to one that is too long, and the bytes
+/// after them.
 pub(crate) fn parse(framing: Framing, mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) {
     let mut messages = Vec::new();
     loop {
@@ -41,7 +42,7 @@ pub(crate) fn parse(framing: Framing, mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) 
             Framing::Delimited { delimiter, max } => stream
                 .iter()
                 .position(|byte| *byte == delimiter)
-                .map(|at| at + 1)
+                .map(|index| index + 1)
                 .filter(|length| *length <= max.get()),
             Framing::LengthPrefixed { max } => stream
                 .first_chunk()
@@ -61,12 +62,12 @@ pub(crate) fn parse(framing: Framing, mut stream: &[u8]) -> (Vec<&[u8]>, &[u8]) 
 }
 
 /// Whether `some` is a subsequence of `all`.
-pub(crate) fn ascending(some: &[&[u8]], all: &[&[u8]]) -> bool {
+pub(crate) fn is_subsequence(some: &[&[u8]], all: &[&[u8]]) -> bool {
     let mut rest = all.iter();
-    some.iter().all(|this| rest.any(|that| that == this))
+    some.iter().all(|message| rest.any(|other| other == message))
 }
 
-/// Changes random bytes so that they contain messages.
+/// Changes random bytes so that they contain a message now and then.
 pub(crate) fn plausible(framing: Framing, bytes: &[u8]) -> Vec<u8> {
     let byte = |byte: &u8| match framing {
         Framing::Delimited { .. } if *byte < 40 => DELIMITER,

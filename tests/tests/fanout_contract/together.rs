@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use wirestate_core::{
     Instant, Machine,
-    fanout::{Config, Feed, LagPolicy, Log, Subscriber, Upstream},
+    fanout::{Chunk, Config, Feed, LagPolicy, Log, Subscriber, Upstream},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -13,46 +13,45 @@ use wirestate_testkit::{
 };
 
 use crate::{
-    messages::{ascending, framing, parse, plausible},
+    messages::{framing, is_subsequence, parse, plausible},
     proptest_config,
 };
 
 fn config() -> impl Strategy<Value = Config> {
     let on_lag =
         prop_oneof![Just(LagPolicy::Disconnect), Just(LagPolicy::Skip), Just(LagPolicy::Block)];
-    // An upstream reserves the 64 KiB that it may read, so a window this small is full after one
-    // chunk or a few.
+    // Such windows are full after one chunk, or after a few.
     let window = prop_oneof![40..1000_usize, 66_000..67_000_usize];
     (framing(), window, on_lag, 0..3_u64, prop_oneof![Just(0), Just(3), Just(u64::MAX)]).prop_map(
-        |(framing, window, on_lag, lag_wait, replay)| Config {
-            framing,
-            window,
-            on_lag,
-            lag_wait: Duration::from_secs(20 * lag_wait),
-            write_timeout: Some(Duration::from_secs(100)),
-            replay,
-            ..Config::default()
+        |(framing, window, on_lag, lag_wait, replay)| {
+            Config::default()
+                .with_framing(framing)
+                .with_window(window)
+                .with_on_lag(on_lag)
+                .with_lag_wait(Duration::from_secs(20 * lag_wait))
+                .with_write_timeout(Some(Duration::from_secs(100)))
+                .with_replay(replay)
         },
     )
 }
 
-/// The most bytes that a subscriber of these tests may queue: all that the feed has.
-const MOST: usize = 1 << 20;
+/// The most bytes that a subscriber of these tests may queue: a feed has no more.
+const MAX_QUEUED: usize = 1 << 20;
 
 proptest! {
     #![proptest_config(proptest_config())]
 
     #[test]
-    fn subscribers_see_whole_messages_in_order_whatever_happens(
+    fn subscribers_get_complete_messages_in_order_under_any_ops(
         config in config(),
         ops in script::ops(200),
         whose in prop::collection::vec(prop_oneof![3 => Just(0), 2 => Just(1), 1 => Just(2)], 200),
     ) {
         let Config { framing, on_lag, lag_wait, .. } = config;
-        let feed = Feed::new(config);
-        let mut upstream = Checked::new(Upstream::new(feed.clone(), None, Instant::EPOCH), 0);
+        let feed = Feed::new(config).unwrap();
+        let mut upstream = Checked::new(Upstream::new(&feed, Instant::EPOCH), 0);
         let mut subscribers =
-            [(); 2].map(|()| Checked::new(Subscriber::new(&feed, Instant::EPOCH), MOST));
+            [(); 2].map(|()| Checked::new(Subscriber::new(&feed, Instant::EPOCH), MAX_QUEUED));
         let [one, two] = &mut subscribers;
         let mut source = Player::new(&mut upstream);
         let mut readers = [Player::new(one), Player::new(two)];
@@ -72,7 +71,7 @@ proptest! {
                 prop_assert!(lag <= feed.counters().messages_in);
             }
         }
-        // The upstream has ended: subscribers that still read get the rest.
+        // Subscribers that still read get the rest.
         for reader in &mut readers {
             reader.play(&Op::ShutDown);
             reader.play_out();
@@ -85,7 +84,7 @@ proptest! {
         let counters = feed.counters();
         prop_assert_eq!(counters.bytes_in, stream.len() as u64);
         if on_lag != LagPolicy::Block && lag_wait.is_zero() {
-            prop_assert_eq!(counters.held, Duration::ZERO);
+            prop_assert_eq!(counters.paused, Duration::ZERO);
         }
         let mut whole = 0;
         for reader in readers {
@@ -93,7 +92,7 @@ proptest! {
             let (seen, begun) = parse(framing, &transcript.output);
             whole += seen.len() as u64;
             if on_lag == LagPolicy::Skip {
-                prop_assert!(ascending(&seen, &messages), "{:?} of {:?}", seen, messages);
+                prop_assert!(is_subsequence(&seen, &messages), "{:?} of {:?}", seen, messages);
                 prop_assert!(
                     messages.iter().any(|message| message.starts_with(begun)) || begun.is_empty()
                 );
@@ -101,7 +100,7 @@ proptest! {
                 prop_assert!(stream.starts_with(&transcript.output), "it has a gap");
             }
             if transcript.ending == Some(Ending::Fin) {
-                prop_assert!(begun.is_empty(), "a message that was begun is finished");
+                prop_assert!(begun.is_empty(), "a message that was begun is completed");
             }
             prop_assert!(on_lag == LagPolicy::Disconnect || transcript.label != Some("lagged"));
         }
@@ -119,19 +118,21 @@ proptest! {
         let mut log = Log::new(window);
         let mut messages = 0;
         for (len, count) in chunks {
-            let first = log.first_after(len);
+            let start = log.start_after(len);
             log.push(vec![0; len].into(), count, Instant::EPOCH);
             messages += count;
-            prop_assert_eq!(log.first(), first, "it says before what it will do");
-            let kept: Vec<_> = (log.first()..log.next()).map(|at| log.chunk(at).unwrap()).collect();
-            let cost: usize = kept.iter().map(|chunk| chunk.bytes.len() + 128).sum();
+            prop_assert_eq!(log.start(), start, "`start_after` predicts it");
+            let chunks: Vec<_> =
+                (log.start()..log.end()).map(|position| log.chunk(position).unwrap()).collect();
+            let cost: usize = chunks.iter().map(|chunk| chunk.bytes.len() + 128).sum();
             prop_assert!(cost <= window.max(len + 128), "{} of {}", cost, window);
-            prop_assert!(kept.windows(2).all(|two| two[0].start + two[0].messages == two[1].start));
+            let next = |chunk: &Chunk| chunk.first_message + chunk.messages;
+            prop_assert!(chunks.windows(2).all(|two| next(two[0]) == two[1].first_message));
             prop_assert_eq!(log.messages(), messages);
 
-            let (chunk, before) = log.last(last);
-            let start = log.chunk(chunk).map_or(messages, |chunk| chunk.start + before);
-            prop_assert_eq!(start, messages.saturating_sub(last).max(kept[0].start));
+            let (position, before) = log.position_of_last(last);
+            let start = log.chunk(position).map_or(messages, |chunk| chunk.first_message + before);
+            prop_assert_eq!(start, messages.saturating_sub(last).max(chunks[0].first_message));
         }
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn every_healthy_subscriber_gets_whole_messages_through_upstream_rest
     drop(upstream);
     let log = server.stop();
     flood.join().unwrap();
-    assert!(log.contains("bytes dropped of a message that was not whole: 17"), "{log}");
+    assert!(log.contains("bytes dropped of an incomplete message: 17"), "{log}");
     assert!(log.contains(&format!("messages={} upstream_connects=", EPOCHS * MESSAGES)), "{log}");
     assert!(log.contains(&format!("tail_bytes_dropped={}", 17 * EPOCHS)), "{log}");
 }

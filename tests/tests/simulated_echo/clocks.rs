@@ -1,4 +1,4 @@
-//! Clocks that jump, and stopped hosts.
+//! Clocks that jump, stand still or go back, and processes that are stopped.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use wirestate_testkit::{
 use crate::scene::{Scene, load, patient, peer, seconds};
 
 #[test]
-fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadline() {
+fn a_process_that_was_stopped_reads_its_input_before_it_handles_a_deadline() {
     for_each_seed(10, |seed| {
         let config = Config::default().with_idle_timeout(Some(seconds(30)));
         let scene = Scene::with(World::new(seed), config, ServerHandle::default());
@@ -40,10 +40,10 @@ fn a_process_that_was_stopped_serves_what_had_arrived_before_it_believes_a_deadl
     });
 }
 
-/// Input that arrives while the process is stopped is in time, even if the drain's deadline has
+/// Input that arrives while the process is stopped is in time, although the drain timeout has
 /// passed.
 #[test]
-fn a_process_that_was_stopped_during_the_drain_serves_what_had_arrived() {
+fn a_process_that_was_stopped_during_the_drain_serves_the_input_that_has_arrived() {
     for_each_seed(10, |seed| {
         let config = serve::Config::default().with_drain_timeout(seconds(5));
         let handle = ServerHandle::new(config);

@@ -1,4 +1,4 @@
-//! All faults, on many seeds: the invariants hold, and healthy clients are served.
+//! Faults, on many seeds: the invariants hold, and healthy connections are served.
 
 use std::future::poll_fn;
 
@@ -17,12 +17,12 @@ use wirestate_testkit::{
 };
 
 use crate::{
+    observed::{Input, Observed},
     scene::{Scene, graceful_ends_are_complete, load, patient, peer, seconds, small},
-    spied::{Spied, Told},
 };
 
 #[test]
-fn every_byte_comes_back_whatever_the_network_does_short_of_breaking() {
+fn every_byte_comes_back_under_faults_that_break_no_connection() {
     for_each_seed(20, |seed| {
         let settings = Settings { buffer: 1 << (4 + seed % 10), ..Settings::default() };
         let world = World::with(seed, settings);
@@ -45,7 +45,7 @@ fn every_byte_comes_back_whatever_the_network_does_short_of_breaking() {
     });
 }
 
-/// Runs all faults and kinds of clients at once, with one seed.
+/// Runs healthy and faulty clients under all faults.
 fn mayhem(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512), ServerHandle::default());
     scene.server.set_faults(Faults::harmful(seed));
@@ -60,7 +60,7 @@ fn mayhem(seed: u64) -> Scene {
     scene.world.run_for(seconds(10)).unwrap();
     graceful_ends_are_complete(&scene.world);
 
-    // Liveness: without further faults, a new client is served within a limit.
+    // Liveness: once the faults have healed, a new client is served within a bound.
     scene.server.set_faults(Faults::NONE);
     faulty.set_faults(Faults::NONE);
     let late = load(&healthy, patient(3));
@@ -68,15 +68,15 @@ fn mayhem(seed: u64) -> Scene {
     let ended = late.take().expect("a healthy connection ends within 5 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 3 * 3723 }));
 
-    // All connections end, at the latest by their deadlines, which are below half an hour.
+    // All connections end, at the latest by their deadlines, all of which are below half an hour.
     scene.world.run_for(seconds(1800)).unwrap();
     for loading in loads {
         let ended = loading.take().expect("a load ends");
-        let blamed = matches!(
+        let is_wrong = matches!(
             ended,
             Ended::Reason(LoadReason::Mismatch { .. } | LoadReason::Surplus { .. })
         );
-        assert!(!blamed, "{ended:?}");
+        assert!(!is_wrong, "{ended:?}");
     }
     assert_eq!(scene.table.totals().open, 0);
     scene.end();
@@ -84,10 +84,10 @@ fn mayhem(seed: u64) -> Scene {
 }
 
 #[test]
-fn whatever_breaks_the_invariants_hold_and_what_is_healthy_is_served() {
+fn under_all_faults_the_invariants_hold_and_healthy_connections_are_served() {
     for_each_seed(40, |seed| {
         let scene = mayhem(seed);
-        // An end is clean if the peer's FIN was read, a FIN was sent, and no call has failed.
+        // A connection has finished if the peer's FIN was read, ours was sent, and no call failed.
         let finished = scene.world.records().into_iter().filter(|record| {
             record.side == Side::Server
                 && record.received_fin
@@ -108,10 +108,10 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(mayhem(0).world.trace().hash(), mayhem(1).world.trace().hash());
 }
 
-/// The hash is the same in every build. It changes if the machines, the driver or the world behave
-/// differently; find the reason before you copy the new value.
+/// The digest is the same in every build. It changes with the traffic that the machines, the driver
+/// and the world make. Then find out why, and copy the new value.
 #[test]
-fn the_run_of_one_seed_is_known() {
+fn the_run_of_one_seed_has_a_known_digest() {
     assert_eq!(digest(quiet_run(7).trace().to_string().as_bytes()), KNOWN_RUN);
 }
 
@@ -128,7 +128,7 @@ fn quiet_run(seed: u64) -> World {
 }
 
 #[test]
-fn a_faulty_peer_changes_nothing_for_the_others() {
+fn faulty_peers_change_nothing_for_the_others() {
     let run = |seed: u64, faulty: bool| -> Vec<Entry> {
         let scene = Scene::with(World::new(seed), small(512), ServerHandle::default());
         scene.server.set_faults(Faults::harmless(seed));
@@ -150,20 +150,24 @@ fn a_faulty_peer_changes_nothing_for_the_others() {
 }
 
 #[test]
-fn a_write_that_takes_nothing_is_a_loss_and_not_tried_again() {
+fn a_write_that_accepts_nothing_ends_the_connection() {
     let scene = Scene::new(13);
     let client = scene.world.host("client");
     scene.server.set_faults(Faults { zero_write: 1000, ..Faults::NONE });
     let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.error, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
+    assert_eq!(
+        heard.error,
+        Some(ConnectionError::Reset),
+        "a FIN would say that every byte was sent"
+    );
     scene.end();
     assert_eq!(scene.ended("wrote_zero"), 1);
 }
 
-/// Linux reports a reset only once. If a write reports it, the next read returns 0.
+/// Linux reports a reset once. If the write gets it, the next read returns 0.
 #[test]
-fn a_reset_that_a_write_has_heard_of_is_no_end_of_the_input() {
+fn a_reset_that_a_write_has_reported_is_no_end_of_the_input() {
     let world = World::new(14);
     let (server, client) = (world.host("server"), world.host("client"));
     let mut listener = server.listen("server:7").unwrap();
@@ -174,27 +178,27 @@ fn a_reset_that_a_write_has_heard_of_is_no_end_of_the_input() {
     let runtime = client.clone();
     let talk = client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
-        runtime.sleep(seconds(1)).await; // the reset arrives, and no call reports it
+        runtime.sleep(seconds(1)).await; // the reset arrives meanwhile
         let clock = runtime.clock();
         let now = clock.now();
-        let mut told = Vec::new();
+        let mut errors = Vec::new();
         let client =
-            Spied::new(Client::new(ClientConfig::default()), |event: Told<'_>| match event {
-                Told::Read(_) | Told::Eof => panic!("{event:?}"),
-                Told::Lost(way, why) => told.push((way, why)),
+            Observed::new(Client::new(ClientConfig::default()), |event: Input<'_>| match event {
+                Input::Read(_) | Input::Eof => panic!("{event:?}"),
+                Input::Error(direction, error) => errors.push((direction, error)),
             });
-        let mut said = false;
+        let mut is_sent = false;
         let ended = Drive::new(client, socket, clock)
             .until(|client, _| {
-                said = said || client.machine_mut().say("anybody there?".into(), now);
+                is_sent = is_sent || client.machine_mut().send("anybody there?".into(), now);
                 client.machine_mut().take_reply()
             })
             .await;
-        (ended.unwrap_err().label(), told)
+        (ended.unwrap_err().label(), errors)
     });
-    let (label, told) = world.run_until(&talk).unwrap();
+    let (label, errors) = world.run_until(&talk).unwrap();
     assert_eq!(
-        (label, &*told),
+        (label, &*errors),
         (
             "reset",
             &[

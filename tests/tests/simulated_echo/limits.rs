@@ -28,8 +28,8 @@ use wirestate_testkit::{
 };
 
 use crate::{
+    observed::{Input, Observed},
     scene::{Scene, load, patient, peer, seconds},
-    spied::{Spied, Told},
 };
 
 #[test]
@@ -41,19 +41,27 @@ fn a_silent_peer_is_ended_at_the_deadline_and_not_before() {
     assert_eq!((heard.take(), scene.ended("idle_timeout")), (None, 0));
     scene.world.run_for(seconds(2)).unwrap();
     let heard = heard.take().unwrap();
-    assert_eq!((&*heard.bytes, heard.fin), (&b"hi"[..], true), "a clean end: nothing was owed");
+    assert_eq!(
+        (&*heard.bytes, heard.fin),
+        (&b"hi"[..], true),
+        "a clean end: no output was pending"
+    );
     assert_eq!(scene.ended("idle_timeout"), 1);
     scene.end();
 }
 
 #[test]
-fn a_peer_that_takes_nothing_is_reset_at_the_deadline() {
+fn a_peer_that_reads_nothing_is_reset_at_the_deadline() {
     let scene = Scene::new(2);
     let client = scene.world.host("client");
     let acts = vec![Act::Send(vec![1; 30_000].into()), Act::Wait(seconds(400)), Act::ReceiveAll];
     let heard = peer(&client, acts);
     let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.error, Some(ConnectionError::Reset), "a FIN would say that all has been sent");
+    assert_eq!(
+        heard.error,
+        Some(ConnectionError::Reset),
+        "a FIN would say that every byte was sent"
+    );
     assert_eq!(scene.ended("idle_timeout"), 1);
     scene.end();
 }
@@ -67,7 +75,7 @@ fn a_peer_that_vanishes_is_ended_by_the_deadline() {
     client.set_unplugged(true);
     scene.world.run_for(seconds(301)).unwrap();
     assert_eq!(scene.ended("idle_timeout"), 1);
-    scene.world.clear(); // the connection has no deadline
+    scene.world.clear(); // the client waits without end
 }
 
 #[test]
@@ -83,7 +91,7 @@ fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
     let stayed = [peer(&client, stay.clone()), peer(&client, stay)];
     scene.world.run_for(seconds(1)).unwrap();
     let refused = peer(&client, vec![Act::ReceiveAll]);
-    assert!(scene.world.run_until(&refused).unwrap().fin, "it is told");
+    assert!(scene.world.run_until(&refused).unwrap().fin, "a FIN tells it");
     for heard in stayed {
         assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hi");
     }
@@ -95,7 +103,7 @@ fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
 }
 
 #[test]
-fn without_descriptors_accepting_pauses_and_open_connections_go_on() {
+fn without_descriptors_accepting_pauses_and_open_connections_continue() {
     let scene = Scene::new(5);
     let client = scene.world.host("client");
     scene.server.set_max_sockets(1);
@@ -105,14 +113,14 @@ fn without_descriptors_accepting_pauses_and_open_connections_go_on() {
     let polls = scene.world.polls();
     scene.world.run_until(&first).unwrap();
     assert!(scene.world.polls() > polls && second.take().is_none());
-    // The first client has left, so a descriptor is free; the pause is at most 1 s.
+    // The end of the first one frees a descriptor, and the pause is 1 s at most.
     scene.world.run_for(seconds(2)).unwrap();
     assert!(matches!(second.take(), Some(Ended::Reason(LoadReason::Complete { .. }))));
     scene.end();
 }
 
 #[test]
-fn a_pause_in_accepting_costs_next_to_nothing() {
+fn a_pause_in_accepting_costs_at_most_two_polls_a_second() {
     let scene = Scene::new(6);
     let client = scene.world.host("client");
     scene.server.set_max_sockets(0);
@@ -143,7 +151,7 @@ fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
     assert_eq!(scene.table.totals().accept_failures, BTreeMap::from([("aborted", 1)]));
 }
 
-/// A runtime that fails to spawn the first connection's task.
+/// A host that cannot start a task for the first connection.
 #[derive(Clone)]
 struct Busy {
     host: Host,
@@ -188,7 +196,7 @@ impl Runtime for Busy {
 }
 
 #[test]
-fn without_a_task_for_a_connection_accepting_pauses_and_goes_on() {
+fn accepting_pauses_and_resumes_if_a_task_cannot_be_started() {
     let world = World::new(8);
     let (server, client) = (world.host("server"), world.host("client"));
     let (listener, handle) = (server.listen("server:7").unwrap(), ServerHandle::default());
@@ -213,7 +221,7 @@ fn without_a_task_for_a_connection_accepting_pauses_and_goes_on() {
 }
 
 #[test]
-fn a_drain_flushes_what_is_owed() {
+fn a_drain_flushes_pending_output() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         let client = scene.world.host("client");
@@ -235,15 +243,15 @@ fn a_drain_of_an_idle_connection_takes_no_time() {
     let client = scene.world.host("client");
     let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     scene.world.run_for(seconds(1)).unwrap();
-    let asked = scene.world.now();
+    let requested = scene.world.now();
     scene.end();
     assert!(heard.take().unwrap().fin);
-    assert!(scene.world.now().since(asked) < Duration::from_millis(100));
+    assert!(scene.world.now().since(requested) < Duration::from_millis(100));
 }
 
-/// The runtime has not reported the connection yet.
+/// The runtime has not reported it yet.
 #[test]
-fn what_had_arrived_when_it_was_asked_to_stop_is_served() {
+fn input_that_arrived_before_the_request_to_stop_is_served() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         let client = scene.world.host("client");
@@ -266,7 +274,7 @@ fn what_had_arrived_when_it_was_asked_to_stop_is_served() {
 
 /// The server has not accepted it yet, but the client considers itself connected.
 #[test]
-fn what_waits_in_the_backlog_when_it_is_asked_to_stop_is_served() {
+fn connections_in_the_backlog_are_served_by_a_drain() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         scene.server.stop_for(seconds(5));
@@ -287,7 +295,7 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_is_served() {
 }
 
 #[test]
-fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
+fn connections_in_the_backlog_are_reset_by_an_immediate_shutdown() {
     let scene = Scene::new(17);
     let client = scene.world.host("client");
     scene.server.stop_for(seconds(5));
@@ -299,9 +307,9 @@ fn what_waits_in_the_backlog_when_it_is_asked_to_stop_at_once_is_reset() {
     assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
-/// An immediate close would answer further input with an RST.
+/// A close without lingering would answer the input with a reset.
 #[test]
-fn a_drain_lingers_for_who_has_not_heard_of_it_yet() {
+fn a_drain_lingers_for_a_peer_that_still_sends() {
     let scene = Scene::new(16);
     let client = scene.world.host("client");
     let acts = vec![
@@ -320,7 +328,7 @@ fn a_drain_lingers_for_who_has_not_heard_of_it_yet() {
 }
 
 #[test]
-fn who_takes_too_long_to_drain_is_reset() {
+fn a_peer_that_exceeds_the_drain_timeout_is_reset() {
     let scene = Scene::new(8);
     let client = scene.world.host("client");
     let acts = vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60)), Act::ReceiveAll];
@@ -354,8 +362,9 @@ fn a_machine_that_panics_ends_its_own_connection_only() {
     let world = World::with(11, Settings { catch_panics: true, ..Settings::default() });
     let echo = Server::new(Config::default()).unwrap();
     let scene = Scene::serving(world, ServerHandle::default(), move |now| {
-        let panic_at_a_word = |told: Told<'_>| assert_ne!(told, Told::Read(b"panic"), "planted");
-        Spied::new(echo.machine(now), panic_at_a_word)
+        let panic_at_a_word =
+            |input: Input<'_>| assert_ne!(input, Input::Read(b"panic"), "planted");
+        Observed::new(echo.machine(now), panic_at_a_word)
     });
     let client = scene.world.host("client");
     let loading = load(&client, patient(20));
@@ -368,7 +377,7 @@ fn a_machine_that_panics_ends_its_own_connection_only() {
 }
 
 #[test]
-fn where_nobody_listens_the_connection_is_refused() {
+fn without_a_listener_the_connection_is_refused() {
     let world = World::new(12);
     let client = world.host("client");
     let _server = world.host("server");

@@ -1,4 +1,4 @@
-//! The log of ended connections.
+//! The log lines of connections that end.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use wirestate_testkit::sim::{Act, Host};
 
 use crate::scene::{Scene, peer, seconds};
 
-/// The fields of each logged line, down to a level.
+/// The fields of all log lines down to a level.
 #[derive(Clone)]
 struct Log {
     level: Level,
@@ -28,7 +28,7 @@ impl Log {
         Self { level, lines: Arc::default() }
     }
 
-    /// The number of lines for connections that ended by `reason`, and the sum of their field
+    /// How many lines log that a connection ended by `reason`, and the sum of their field
     /// `suppressed`.
     fn ends(&self, reason: &str) -> (u64, u64) {
         let lines = self.lines.lock().unwrap();
@@ -75,26 +75,26 @@ impl Subscriber for Log {
     fn exit(&self, _span: &Id) {}
 }
 
-fn resets(scene: &Scene, client: &Host, says: &'static str) {
+fn resets(scene: &Scene, client: &Host, sends: &'static str) {
     let mut acts = vec![Act::Wait(seconds(1) / 100), Act::Reset];
-    if !says.is_empty() {
-        acts.insert(0, Act::Send(says.into()));
+    if !sends.is_empty() {
+        acts.insert(0, Act::Send(sends.into()));
     }
     scene.world.run_until(&peer(client, acts)).unwrap();
 }
 
 #[test]
-fn a_peer_that_resets_all_the_time_is_counted_and_not_logged_each_time() {
+fn resets_in_quick_succession_are_all_counted_and_not_all_logged() {
     for level in [Level::INFO, Level::DEBUG] {
         let log = Log::new(level);
         with_default(log.clone(), || {
             let scene = Scene::new(1);
             let client = scene.world.host("client");
-            let began = scene.world.now();
+            let started = scene.world.now();
             for _ in 0..500 {
                 resets(&scene, &client, "x");
             }
-            let passed = scene.world.now().since(began).as_secs() + 1;
+            let passed = scene.world.now().since(started).as_secs() + 1;
             scene.end();
             assert_eq!(scene.ended("reset"), 500);
             let (lines, suppressed) = log.ends("reset");
@@ -109,7 +109,7 @@ fn a_peer_that_resets_all_the_time_is_counted_and_not_logged_each_time() {
 }
 
 #[test]
-fn a_peer_that_leaves_without_a_byte_is_a_health_check_and_not_logged() {
+fn a_connection_without_a_byte_is_a_health_check_and_not_logged() {
     let log = Log::new(Level::INFO);
     with_default(log.clone(), || {
         let scene = Scene::new(2);

@@ -1,8 +1,8 @@
-//! Echo servers and their clients in the simulated world: [`serve`], [`Drive`] and the machines,
-//! under all faults.
+//! Echo servers and their clients in the simulated world: the real [`serve`], [`Drive`] and
+//! machines, under every fault of the world.
 //!
-//! `WIRESTATE_SEEDS=1000 cargo test --release --test simulated_echo` runs more seeds. A failing
-//! test prints the `WIRESTATE_SEED` that replays it.
+//! `WIRESTATE_SEEDS=1000 cargo test --release --test simulated_echo` tries more seeds; a failure
+//! names the `WIRESTATE_SEED` that replays it.
 //!
 //! [`serve`]: wirestate_core::serve::serve
 //! [`Drive`]: wirestate_core::drive::Drive
@@ -13,5 +13,5 @@ mod clocks;
 mod faults;
 mod limits;
 mod logging;
+mod observed;
 mod scene;
-mod spied;

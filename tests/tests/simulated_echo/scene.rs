@@ -1,4 +1,4 @@
-//! A server in a world, its clients, and the invariants at every step.
+//! A scene: a server, its clients, and what holds at every step.
 
 use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
@@ -63,7 +63,7 @@ impl Scene {
         Self { world, server, table, shutdown, serving }
     }
 
-    /// Stops the server, and asserts that nothing is left in the world.
+    /// Stops the server, and asserts that nothing is left when all tasks have ended.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
         self.world.run().unwrap();
@@ -92,7 +92,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
     })
 }
 
-/// A scripted client of the scene's server.
+/// A client of the scene's server that performs `acts`.
 pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = client.clone();
     client.run(async move {
@@ -101,24 +101,24 @@ pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-/// Checks at every step that the server's output is a prefix of its input.
+/// Asserts at every step that what the server has sent is a prefix of what it has received.
 pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
     let mut compared = BTreeMap::new();
     move |record| {
         if record.side == Side::Server {
             let from = compared.entry((record.client.clone(), record.dial)).or_insert(0);
-            let news = *from..record.sent.len();
+            let new = *from..record.sent.len();
             assert_eq!(
-                record.received.get(news.clone()),
-                record.sent.get(news.clone()),
+                record.received.get(new.clone()),
+                record.sent.get(new.clone()),
                 "{record:?} sends what it has not received"
             );
-            *from = news.end;
+            *from = new.end;
         }
     }
 }
 
-/// Checks at a graceful end that the server has echoed all input.
+/// Asserts that the server has sent every byte back before it sent a FIN.
 pub(crate) fn graceful_ends_are_complete(world: &World) {
     for record in world.records() {
         if record.side == Side::Server && record.ending == Some(Ending::Fin) {
@@ -145,7 +145,7 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
     }
 }
 
-/// A buffer small enough to fill up and to wrap.
+/// A buffer that is small enough to fill up and wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
     Config::default().with_buffer(NonZeroUsize::new(bytes).expect("it is not 0"))

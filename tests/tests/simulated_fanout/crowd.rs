@@ -27,8 +27,7 @@ fn flapping() -> Vec<Epoch> {
     ]
 }
 
-/// Runs healthy subscribers and as many of other kinds. Returns the scene and what the healthy ones
-/// received.
+/// Runs healthy and faulty subscribers; returns the scene and what the healthy ones received.
 fn crowd(seed: u64, config: Config, healthy: u64, faulty: u64) -> (Scene, Vec<Heard>) {
     crowd_of(Scene::new(seed, config, flapping()), seed, healthy, faulty)
 }
@@ -67,14 +66,15 @@ fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<H
     (scene, heard)
 }
 
-/// A healthy subscriber receives every whole message of every epoch, and nothing else.
+/// Asserts that healthy subscribers received every complete message of every epoch, and nothing
+/// else.
 fn nothing_is_missing(scene: &Scene, heard: &[Heard]) {
     let published = scene.published();
     for heard in heard {
         assert_eq!((heard.fin, heard.error), (true, None));
         assert!(heard.bytes == published, "{:?}", numbers(&heard.bytes));
     }
-    // Every epoch begins with its message 0, at a message boundary, and has no gap.
+    // Every epoch starts at a message boundary, with message 0, and has no gap.
     let numbers = numbers(&published);
     assert!(numbers.windows(2).all(|two| two[1] == two[0] + 1 || two[1] == 0));
     assert_eq!(numbers.len(), 30 + 300 + 200 + 500);
@@ -89,17 +89,17 @@ fn healthy_subscribers_miss_nothing_while_the_upstream_flaps_and_others_misbehav
     let (healthy, faulty) = if cfg!(debug_assertions) { (25, 30) } else { (500, 600) };
     for_each_seed(2, |seed| {
         for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip, LagPolicy::Block] {
-            let (scene, heard) = crowd(seed, Config { on_lag, ..config() }, healthy, faulty);
+            let (scene, heard) = crowd(seed, config().with_on_lag(on_lag), healthy, faulty);
             nothing_is_missing(&scene, &heard);
         }
     });
 }
 
 #[test]
-fn faulty_subscribers_change_nothing_that_the_healthy_hear() {
+fn faulty_subscribers_change_nothing_that_the_healthy_receive() {
     for_each_seed(2, |seed| {
         let (with, without) = (crowd(seed, config(), 10, 24), crowd(seed, config(), 10, 0));
-        // The messages contain their time, which may differ.
+        // A message contains its time, which may differ.
         let numbers = |heard: &[Heard]| -> Vec<Vec<u64>> {
             heard.iter().map(|heard| numbers(&heard.bytes)).collect()
         };
@@ -114,10 +114,10 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(hash(0), hash(1));
 }
 
-/// Lines of every length, and unframed bytes. An upstream that is cut inside a line loses its tail;
-/// without lines nothing is lost.
+/// Lines of every length, and bytes without messages. An upstream that ends inside a line loses the
+/// tail; without messages it loses nothing.
 #[test]
-fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
+fn lines_and_bytes_arrive_completely_while_the_upstream_flaps() {
     for_each_seed(2, |seed| {
         for framing in [LINES, Framing::None] {
             let epochs = || {
@@ -129,7 +129,7 @@ fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
                     trickle(LINES, 300),
                 ]
             };
-            let scene = Scene::new(seed, Config { framing, ..config() }, epochs());
+            let scene = Scene::new(seed, config().with_framing(framing), epochs());
             let (scene, heard) = crowd_of(scene, seed, 10, 24);
             let published = scene.published();
             for heard in heard {
@@ -154,11 +154,11 @@ fn lines_and_bytes_arrive_whole_while_the_upstream_flaps() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Healthy,
-    /// It joins while messages are in flight.
+    /// It connects after the first messages.
     Late,
     /// It reads slowly for a while.
     Slow,
-    /// It stops reading for longer than the lag wait.
+    /// It stops reading for longer than the limit of a pause.
     Stalled,
     Leaving,
     Resetting,
@@ -168,7 +168,7 @@ const KINDS: [Kind; 6] =
     [Kind::Healthy, Kind::Late, Kind::Slow, Kind::Stalled, Kind::Leaving, Kind::Resetting];
 
 impl Kind {
-    /// The behaviour of subscriber `number`, and how long after the start it connects.
+    /// When subscriber `number` of this kind connects, and what it does.
     fn acts(self, number: usize) -> (Duration, Vec<Act>) {
         let part = number * 177 % 4000;
         let acts = match self {
@@ -186,18 +186,19 @@ impl Kind {
     }
 }
 
-/// Twice `thousands` thousand messages of a source, each published alone.
+/// How many messages the upstream sends in each of two epochs of `thousands`; each is a chunk.
 const FEW: u64 = 20;
 
-/// Runs equal numbers of each kind of subscriber while the upstream flaps. Returns what they
+/// Runs equally many subscribers of every kind while the upstream flaps; returns what they
 /// received.
 fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, Heard)>) {
-    // The window holds half of the sent messages, and a connection a few.
-    let config = Config { on_lag, window: 6144, lag_wait: millis(100), replay: 3, ..config() };
+    // The window holds half of the messages, and the buffers of a connection a few.
+    let config =
+        config().with_on_lag(on_lag).with_window(6144).with_lag_wait(millis(100)).with_replay(3);
     let settings = Settings { backlog: 10_000, buffer: 512, ..Settings::default() };
     let epochs = vec![whole(20, FEW), cut(FIXED, SIZE + 1), whole(20, FEW)];
-    let scene = Scene::in_world(World::with(seed, settings), config, None, epochs);
-    // At every step, new messages follow the ones before.
+    let scene = Scene::in_world(World::with(seed, settings), config, epochs);
+    // At every step, the last message received follows the one before.
     scene.world.watch(move |record| {
         let bytes = &record.received[..record.received.len() / SIZE * SIZE];
         let last = &bytes[bytes.len().saturating_sub(2 * SIZE)..];
@@ -230,8 +231,8 @@ fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, H
     (scene, heard)
 }
 
-/// With 2,000 in a debug build. What each has received, and the counts.
-fn thousands_share_one_feed(on_lag: LagPolicy) {
+/// Checks what each of them received, and the counters. A debug build, which is slow, runs 2,000.
+fn check_thousands(on_lag: LagPolicy) {
     let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
     for_each_seed(1, |seed| {
         let (scene, heard) = thousands(seed, on_lag, count);
@@ -256,22 +257,22 @@ fn thousands_share_one_feed(on_lag: LagPolicy) {
         assert_eq!(counters.lagged > 0, on_lag == LagPolicy::Disconnect);
         assert_eq!(counters.skipped > 0, on_lag == LagPolicy::Skip);
         assert_eq!(scene.table.totals().accepted, heard.len() as u64);
-        // Some bytes that the kernel has taken were lost with a connection.
+        // Some bytes that the kernel accepted were lost with a connection.
         assert!(counters.delivered >= whole as u64);
     });
 }
 
 #[test]
-fn thousands_of_whom_the_laggards_are_disconnected() {
-    thousands_share_one_feed(LagPolicy::Disconnect);
+fn thousands_share_a_feed_that_disconnects_laggards() {
+    check_thousands(LagPolicy::Disconnect);
 }
 
 #[test]
-fn thousands_of_whom_the_laggards_skip() {
-    thousands_share_one_feed(LagPolicy::Skip);
+fn thousands_share_a_feed_in_which_laggards_skip() {
+    check_thousands(LagPolicy::Skip);
 }
 
 #[test]
-fn thousands_for_whom_the_upstream_waits() {
-    thousands_share_one_feed(LagPolicy::Block);
+fn thousands_share_a_feed_that_blocks() {
+    check_thousands(LagPolicy::Block);
 }

@@ -4,7 +4,7 @@ use std::{future::poll_fn, num::NonZeroUsize};
 
 use wirestate_core::{
     dial::{Backoff, Dial},
-    fanout::{Config, Feed, Framing, LagPolicy, Upstream},
+    fanout::{Feed, Framing, LagPolicy, Upstream},
     runtime::{Listener as _, Runtime as _},
     serve::DrainReport,
     shutdown::ShutdownHandle,
@@ -16,7 +16,7 @@ use crate::scene::{Epoch, FIXED, Scene, all, config, cut, message, millis, numbe
 #[test]
 fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     let first = |replay| {
-        let scene = Scene::new(1, Config { replay, ..config() }, vec![whole(100, 1000)]);
+        let scene = Scene::new(1, config().with_replay(replay), vec![whole(100, 1000)]);
         scene.run_for(millis(4000));
         let published = scene.counters().messages_in;
         let late = scene.subscriber("late", all());
@@ -49,7 +49,7 @@ fn the_end_of_a_subscriber_is_noticed_without_a_message() {
 }
 
 #[test]
-fn a_drain_flushes_what_is_owed() {
+fn a_drain_flushes_pending_output() {
     let scene = Scene::new(3, config(), vec![whole(0, 1500)]);
     let slow = vec![Act::Receive(100), Act::Wait(millis(5000)), Act::ReceiveAll];
     let slow = scene.subscriber("slow", slow);
@@ -65,7 +65,7 @@ fn a_drain_flushes_what_is_owed() {
 }
 
 #[test]
-fn what_subscribers_say_is_read_and_thrown_away() {
+fn input_of_subscribers_is_discarded() {
     let scene = Scene::new(4, config(), vec![whole(1000, 500)]);
     let talker = scene.subscriber("talker", crate::scene::flood());
     scene.run_for(millis(5000));
@@ -74,7 +74,7 @@ fn what_subscribers_say_is_read_and_thrown_away() {
     assert_eq!(numbers(&talker.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
 }
 
-/// The upstream is read in large pieces, at most 64 KiB and a piece in 100 ms, until its end.
+/// Its input is read in large pieces, at most 64 KiB and one piece in 100 ms, up to its end.
 #[test]
 fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
     const BYTES: usize = 2_000_000;
@@ -106,10 +106,10 @@ fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
 }
 
 #[test]
-fn while_the_upstream_is_away_the_server_waits_and_retries() {
+fn the_server_dials_again_while_the_upstream_is_away() {
     let scene = Scene::new(
         5,
-        Config { on_lag: LagPolicy::Block, ..config() },
+        config().with_on_lag(LagPolicy::Block),
         vec![whole(100, 10), cut(FIXED, 550), whole(100, 10)],
     );
     let heard = scene.subscriber("healthy", all());
@@ -127,13 +127,13 @@ fn while_the_upstream_is_away_the_server_waits_and_retries() {
 fn each_attempt_to_connect_that_fails_is_counted() {
     let world = World::new(8);
     let (server, source) = (world.host("server"), world.host("upstream"));
-    let (feed, shutdown) = (Feed::new(config()), ShutdownHandle::new());
+    let (feed, shutdown) = (Feed::new(config()).unwrap(), ShutdownHandle::new());
     let dial = Dial::new("upstream:1234", Backoff::new(8))
         .with_connect_timeout(millis(5000))
         .with_shutdown(shutdown.clone());
     let (runtime, shared) = (server.clone(), feed.clone());
     let dialling = server.run(async move {
-        let upstream = |now| Upstream::new(shared.clone(), None, now);
+        let upstream = |now| Upstream::new(&shared, now);
         dial.keep_connected(&runtime, || shared.connect_failed(), upstream).await;
     });
     world.run_for(millis(10_000)).unwrap();
@@ -144,20 +144,23 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     let counters = feed.counters();
     assert_eq!((counters.upstream_connects, counters.upstream_up), (1, true));
     let attempts = world.records().iter().filter(|record| &*record.client == "server").count();
-    assert_eq!((counters.upstream_failures, attempts), (failures, 2), "both ends of one");
+    assert_eq!(
+        (counters.upstream_failures, attempts),
+        (failures, 2),
+        "the two ends of one connection"
+    );
     shutdown.drain();
     drop(listener);
     world.run_until(&dialling).unwrap();
 }
 
-/// How often a source is dialled within `time`. The source accepts, sends one line, and ends each
-/// connection after `lasts` by its last act, as a full server does (`-ERR max number of clients
-/// reached`).
+/// How often a source is dialled within `time` that accepts, sends one line, and ends each
+/// connection after `lasts` ms by its last act. A Redis that is full sends such a line.
 fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let world = World::new(9);
     let (server, source) = (world.host("server"), world.host("upstream"));
     let lines = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
-    let feed = Feed::new(Config { framing: lines, ..config() });
+    let feed = Feed::new(config().with_framing(lines)).unwrap();
     let shutdown = ShutdownHandle::new();
     let dial = Dial::new("upstream:1234", Backoff::new(9))
         .with_connect_timeout(millis(5000))
@@ -173,7 +176,7 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     });
     let (runtime, shared) = (server.clone(), feed.clone());
     let dialling = server.run(async move {
-        let upstream = |now| Upstream::new(shared.clone(), None, now);
+        let upstream = |now| Upstream::new(&shared, now);
         dial.keep_connected(&runtime, || shared.connect_failed(), upstream).await;
     });
     world.run_for(millis(time)).unwrap();
@@ -187,8 +190,8 @@ fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
 }
 
 #[test]
-fn a_source_that_sends_a_line_and_ends_is_dialled_ever_more_seldom() {
-    // An immediate reset would discard the line.
+fn a_source_that_sends_a_line_and_ends_is_dialled_with_growing_pauses() {
+    // An immediate reset would overtake the line.
     for (lasts, last) in [(0, Act::Finish), (50, Act::Reset)] {
         let dials = dials_within(60_000, lasts, &last);
         assert!((10..50).contains(&dials), "{last:?}: {dials} in a minute");
@@ -196,7 +199,7 @@ fn a_source_that_sends_a_line_and_ends_is_dialled_ever_more_seldom() {
 }
 
 #[test]
-fn a_source_whose_connection_has_lasted_is_dialled_soon_again() {
+fn a_source_whose_connection_has_lasted_is_dialled_again_soon() {
     for (lasts, most_away) in [(10_001, 50), (9_900, 5000)] {
         let dials = dials_within(600_000, lasts, &Act::Finish);
         let least = 600_000 / (lasts + most_away + 100);
@@ -206,9 +209,9 @@ fn a_source_whose_connection_has_lasted_is_dialled_soon_again() {
     }
 }
 
-/// It is given up only while it could have sent something, not while it is paused.
+/// The silence counts only while the server reads.
 #[test]
-fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
+fn an_upstream_that_falls_silent_inside_a_message_is_reset() {
     let messages = |count| (0..count).flat_map(|number| message(FIXED, number));
     let silent = vec![
         Act::Send(messages(5).chain([b'.'; 30]).collect()),
@@ -217,8 +220,8 @@ fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
         Act::ReceiveAll,
     ];
     let epochs = vec![Epoch::Acts(silent), whole(100, 10)];
-    let idle = Some(millis(3000));
-    let scene = Scene::with_idle_timeout(6, config(), idle, epochs);
+    let config = config().with_upstream_idle_timeout(millis(3000));
+    let scene = Scene::new(6, config, epochs);
     let heard = scene.subscriber("healthy", all());
     // The source listens after a second, and is dialled every 100 ms.
     scene.run_for(millis(1000 + 2900 + 2900));
@@ -234,16 +237,15 @@ fn an_upstream_that_falls_silent_inside_a_message_is_given_up() {
 }
 
 #[test]
-fn an_upstream_that_is_held_is_not_silent() {
-    let config = Config { on_lag: LagPolicy::Block, ..config() };
-    let idle = Some(millis(3000));
+fn a_pause_of_the_upstream_does_not_count_as_silence() {
+    let config = config().with_on_lag(LagPolicy::Block).with_upstream_idle_timeout(millis(3000));
     let epochs = vec![whole(0, 8000)];
-    let scene = Scene::with_idle_timeout(7, config, idle, epochs);
+    let scene = Scene::new(7, config, epochs);
     let slow = vec![Act::Wait(millis(9000)), Act::ReceiveAll];
     let slow = scene.subscriber("slow", slow);
     scene.run_for(millis(30_000));
     let counters = scene.counters();
-    assert!(counters.held > millis(6000), "{:?}", counters.held);
+    assert!(counters.paused > millis(6000), "{:?}", counters.paused);
     assert_eq!((counters.upstream_connects, counters.messages_in), (1, 8000));
     scene.end();
     assert_eq!(numbers(&slow.take().unwrap().bytes), (0..8000).collect::<Vec<_>>());

@@ -1,8 +1,8 @@
-//! A fan-out server in the simulated world: an upstream with numbered messages, the machines on
-//! [`serve`] and [`Drive`], and subscribers of every kind.
+//! A fan-out server in the simulated world: an upstream that numbers its messages, the real
+//! machines, [`serve`] and [`Drive`], and subscribers of every kind.
 //!
-//! `WIRESTATE_SEEDS=100 cargo test --release --test simulated_fanout` runs more seeds. A failing
-//! test prints the `WIRESTATE_SEED` that replays it.
+//! `WIRESTATE_SEEDS=100 cargo test --release --test simulated_fanout` tries more seeds; a
+//! failure names the `WIRESTATE_SEED` that replays it.
 //!
 //! [`serve`]: wirestate_core::serve::serve
 //! [`Drive`]: wirestate_core::drive::Drive

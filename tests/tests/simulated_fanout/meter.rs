@@ -1,5 +1,5 @@
-//! Measures from outside how long the upstream is paused while some subscriber waits for data, and
-//! checks the limit at every step.
+//! Measures from outside how long the upstream is paused while a subscriber waits, and checks the
+//! limit at every step.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use wirestate_core::{Event, Instant, Interest, Machine, Outbound, Status, shared::Lock};
 
-/// The upstream may be paused for `limit` in any ten times `limit`; `None`: without limit.
+/// Asserts that the pauses are at most `limit` in any ten times `limit`; `None`: no limit.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     state: Arc<Lock<State>>,
@@ -21,12 +21,11 @@ pub(crate) struct Meter {
 struct State {
     limit: Option<Duration>,
     now: Instant,
-    /// Whether the upstream is paused.
-    held: bool,
-    /// The number of subscribers that have read everything.
+    is_paused: bool,
+    /// The subscribers that have read everything.
     waiting: BTreeSet<u64>,
     subscribers: u64,
-    /// The spans of time in which both were true, in order.
+    /// The spans of time in which the upstream was paused and a subscriber waited, in order.
     spans: VecDeque<(Instant, Instant)>,
     total: Duration,
 }
@@ -36,7 +35,7 @@ impl Meter {
         let state = State {
             limit,
             now: Instant::EPOCH,
-            held: false,
+            is_paused: false,
             waiting: BTreeSet::new(),
             subscribers: 0,
             spans: VecDeque::new(),
@@ -45,36 +44,36 @@ impl Meter {
         Self { state: Arc::new(Lock::new(state)) }
     }
 
-    /// How long the upstream was paused while some subscriber waited, in total.
+    /// How long the upstream was paused while a subscriber waited, in all.
     pub(crate) fn total(&self) -> Duration {
         self.state.with(|state| state.total)
     }
 
-    /// Records whether the upstream is paused from `now` on.
-    pub(crate) fn held(&self, now: Instant, held: bool) {
+    /// Whether the upstream is paused from `now` on.
+    pub(crate) fn set_paused(&self, now: Instant, is_paused: bool) {
         self.state.with(|state| {
-            state.pass(now);
-            state.held = held;
+            state.advance_to(now);
+            state.is_paused = is_paused;
         });
     }
 
-    /// A subscriber that reports to the meter whether it waits.
+    /// Wraps a subscriber: the meter sees whether it waits.
     pub(crate) fn subscriber<M: Machine>(&self, machine: M, now: Instant) -> Metered<M> {
         let number = self.state.with(|state| {
             state.subscribers += 1;
             state.subscribers
         });
-        let mut metered = Metered { machine, meter: self.clone(), number, behind: false };
-        metered.look(now);
+        let mut metered = Metered { machine, meter: self.clone(), number, is_behind: false };
+        metered.observe(now);
         metered
     }
 }
 
 impl State {
-    /// Advances the time to `now`.
-    fn pass(&mut self, now: Instant) {
+    /// Accounts for the time up to `now`.
+    fn advance_to(&mut self, now: Instant) {
         let before = std::mem::replace(&mut self.now, now);
-        if now <= before || !self.held || self.waiting.is_empty() {
+        if now <= before || !self.is_paused || self.waiting.is_empty() {
             return;
         }
         self.total += now.since(before);
@@ -88,29 +87,29 @@ impl State {
         while self.spans.front().is_some_and(|(_, end)| *end <= since) {
             self.spans.pop_front();
         }
-        let held: Duration = self.spans.iter().map(|(from, to)| to.since((*from).max(since))).sum();
-        assert!(held <= limit, "held for {held:?} of {:?}, at {now}", 10 * limit);
+        let paused: Duration =
+            self.spans.iter().map(|(from, to)| to.since((*from).max(since))).sum();
+        assert!(paused <= limit, "paused for {paused:?} of {:?}, at {now}", 10 * limit);
     }
 }
 
-/// The state of a subscriber.
+/// A subscriber that is observed by a [`Meter`].
 #[derive(Debug)]
 pub(crate) struct Metered<M> {
     machine: M,
     meter: Meter,
     number: u64,
-    /// It has fallen behind and has not caught up since. A skip does not count as catching up.
-    behind: bool,
+    /// It is behind, and its output has not caught up since. A skip does not count.
+    is_behind: bool,
 }
 
 impl<M: Machine> Metered<M> {
-    fn look(&mut self, now: Instant) {
+    fn observe(&mut self, now: Instant) {
         let Status { state, queued, lag } = self.machine.status();
-        let open = state == "open";
-        let waits = open && queued == 0 && lag == 0 && !self.behind;
-        self.behind |= queued > 0 || lag > 0;
+        let waits = state == "open" && queued == 0 && lag == 0 && !self.is_behind;
+        self.is_behind |= queued > 0 || lag > 0;
         self.meter.state.with(|state| {
-            state.pass(now);
+            state.advance_to(now);
             if waits {
                 state.waiting.insert(self.number);
             } else {
@@ -126,7 +125,7 @@ impl<M> Drop for Metered<M> {
     }
 }
 
-#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
+#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded has no effect")]
 impl<M: Machine> Machine for Metered<M> {
     type Reason = M::Reason;
 
@@ -150,10 +149,10 @@ impl<M: Machine> Machine for Metered<M> {
         self.machine.handle(now, event);
         if let Event::Written(_) = event {
             let Status { queued, lag, .. } = self.machine.status();
-            self.behind &= queued > 0 || lag > 0;
+            self.is_behind &= queued > 0 || lag > 0;
         }
         if event != Event::Release {
-            self.look(now);
+            self.observe(now);
         }
     }
 
@@ -162,9 +161,9 @@ impl<M: Machine> Machine for Metered<M> {
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        let news = self.machine.poll_shared(now, cx);
-        self.look(now);
-        news
+        let has_changed = self.machine.poll_shared(now, cx);
+        self.observe(now);
+        has_changed
     }
 
     fn work(&self) -> u64 {
@@ -180,7 +179,7 @@ impl<M: Machine> Machine for Metered<M> {
     }
 }
 
-/// Whether a machine has paused reading.
-pub(crate) fn is_held<M: Machine>(machine: &M) -> bool {
+/// Whether a machine is open, and does not read.
+pub(crate) fn is_paused<M: Machine>(machine: &M) -> bool {
     machine.interest() == Interest { read: false, write: Outbound::Idle }
 }

@@ -1,4 +1,4 @@
-//! An upstream, the server, and its subscribers.
+//! A scene: an upstream, the server, and its subscribers.
 
 use std::{future::poll_fn, num::NonZeroUsize, time::Duration};
 
@@ -7,7 +7,8 @@ use wirestate_core::{
     admission::{ConnectionTable, Limits},
     drive::{Clock as _, Drive},
     fanout::{
-        Config, Counters, Feed, Framing, LagPolicy, Source, SourceConfig, Subscriber, Upstream,
+        Config, Counters, Feed, Framing, LagPolicy, MessageSource, MessageSourceConfig, Subscriber,
+        Upstream,
     },
     runtime::{Listener as _, Runtime as _},
     serve::{self, DrainReport, ServerHandle},
@@ -18,12 +19,12 @@ use wirestate_testkit::{
     sim::{Act, Heard, Host, Leftovers, Settings, Side, Task, World, act},
 };
 
-use crate::meter::{Meter, is_held};
+use crate::meter::{Meter, is_paused};
 
 /// The length of a message, in bytes.
 pub(crate) const SIZE: usize = 100;
-/// The most bytes that a subscriber may queue in these scenes.
-const MOST: usize = 4 << 20;
+/// The most bytes that a subscriber of these scenes may queue.
+const MAX_QUEUED: usize = 4 << 20;
 
 /// A fan-out server in a world.
 pub(crate) struct Scene {
@@ -36,31 +37,31 @@ pub(crate) struct Scene {
     pub(crate) serving: Task<DrainReport>,
 }
 
-/// One connection of the upstream: what it sends, then how it ends.
+/// One connection of the upstream: what it sends, and how it ends.
 #[derive(Clone, Debug)]
 pub(crate) enum Epoch {
-    /// A source serves it until its end.
-    Source(SourceConfig),
-    /// A scripted peer serves it.
+    /// A message source runs to its end.
+    Source(MessageSourceConfig),
+    /// These acts.
     Acts(Vec<Act>),
 }
 
-pub(crate) fn source(rate: u64, count: u64) -> SourceConfig {
+pub(crate) fn source(rate: u64, count: u64) -> MessageSourceConfig {
     let size = NonZeroUsize::new(SIZE).unwrap();
-    SourceConfig { size, rate, count: Some(count), ..SourceConfig::default() }
+    MessageSourceConfig::default().with_size(size).with_rate(rate).with_count(count)
 }
 
 pub(crate) fn whole(rate: u64, count: u64) -> Epoch {
     Epoch::Source(source(rate, count))
 }
 
-/// Messages up to this number of bytes, which may be inside a message, then a pause and a reset.
+/// `bytes` bytes of messages, which may end inside one, then a pause and a reset.
 pub(crate) fn cut(framing: Framing, bytes: usize) -> Epoch {
     let bytes: Vec<u8> = (0..).flat_map(|number| message(framing, number)).take(bytes).collect();
     Epoch::Acts(vec![Act::Send(bytes.into()), Act::Wait(millis(1000)), Act::Reset])
 }
 
-/// This number of messages, a few at a time, then a FIN.
+/// `count` messages, a few at a time, and a FIN.
 pub(crate) fn trickle(framing: Framing, count: u64) -> Epoch {
     let piece = |first: u64| {
         let numbers = first..count.min(first + 7);
@@ -75,36 +76,21 @@ pub(crate) const LINES: Framing =
     Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(SIZE).unwrap() };
 
 pub(crate) fn config() -> Config {
-    Config { framing: FIXED, window: 256 * 1024, ..Config::default() }
+    Config::default().with_framing(FIXED).with_window(256 * 1024)
 }
 
 impl Scene {
-    /// The upstream listens after a second, so that subscribers from the start miss nothing.
+    /// The upstream listens from 1 s on, so that subscribers that connect before miss nothing.
     pub(crate) fn new(seed: u64, config: Config, epochs: Vec<Epoch>) -> Self {
-        Self::with_idle_timeout(seed, config, None, epochs)
-    }
-
-    /// Gives up an upstream that is silent for this time.
-    pub(crate) fn with_idle_timeout(
-        seed: u64,
-        config: Config,
-        idle_timeout: Option<Duration>,
-        epochs: Vec<Epoch>,
-    ) -> Self {
         let settings = Settings { backlog: 10_000, ..Settings::default() };
-        Self::in_world(World::with(seed, settings), config, idle_timeout, epochs)
+        Self::in_world(World::with(seed, settings), config, epochs)
     }
 
-    /// Like `new`, in a given world.
-    pub(crate) fn in_world(
-        world: World,
-        config: Config,
-        idle_timeout: Option<Duration>,
-        epochs: Vec<Epoch>,
-    ) -> Self {
+    /// The same, in the given world.
+    pub(crate) fn in_world(world: World, config: Config, epochs: Vec<Epoch>) -> Self {
         let (server, upstream) = (world.host("server"), world.host("upstream"));
         let limit = (config.on_lag != LagPolicy::Block).then_some(config.lag_wait);
-        let (feed, meter) = (Feed::new(config), Meter::new(limit));
+        let (feed, meter) = (Feed::new(config).unwrap(), Meter::new(limit));
         let limits = Limits { per_address: None, ..Limits::default() };
         let handle = ServerHandle::new(serve::Config::default().with_limits(limits));
         let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
@@ -112,17 +98,16 @@ impl Scene {
         let (runtime, shared, metering) = (server.clone(), feed.clone(), meter.clone());
         let serving = server.run(async move {
             let subscriber = |_: &_, now| {
-                metering.subscriber(Checked::new(Subscriber::new(&shared, now), MOST), now)
+                metering.subscriber(Checked::new(Subscriber::new(&shared, now), MAX_QUEUED), now)
             };
             serve::Server::new(runtime, listener).with_handle(&handle).serve(subscriber).await
         });
-        let reading = (feed.clone(), meter.clone());
-        server.run(reconnect(server.clone(), reading, idle_timeout, shutdown.clone()));
+        server.run(reconnect(server.clone(), feed.clone(), meter.clone(), shutdown.clone()));
         upstream.run(be_upstream(upstream.clone(), epochs));
         Self { world, server, feed, meter, table, shutdown, serving }
     }
 
-    /// Stops the server, and asserts that nothing is left in the world.
+    /// Stops the server, and asserts that nothing is left when all tasks have ended.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
         self.world.run().unwrap();
@@ -154,7 +139,7 @@ impl Scene {
         self.world.run_for(duration).unwrap();
     }
 
-    /// The bytes that the upstream has sent on each connection.
+    /// The bytes that the upstream has sent, by connection.
     pub(crate) fn epochs(&self) -> Vec<Vec<u8>> {
         let upstreams = self
             .world
@@ -164,28 +149,23 @@ impl Scene {
         upstreams.map(|record| record.received).collect()
     }
 
-    /// The published messages: the whole ones of each connection.
+    /// The bytes that were published: the complete messages of each connection.
     pub(crate) fn published(&self) -> Vec<u8> {
         let framing = self.feed.config().framing;
         let whole = |mut epoch: Vec<u8>| {
-            epoch.truncate(whole_within(framing, &epoch));
+            epoch.truncate(complete_len(framing, &epoch));
             epoch
         };
         self.epochs().into_iter().flat_map(whole).collect()
     }
 }
 
-/// Reconnects until the server stops.
-async fn reconnect(
-    host: Host,
-    (feed, meter): (Feed, Meter),
-    idle_timeout: Option<Duration>,
-    shutdown: ShutdownHandle,
-) {
+/// Keeps the upstream connected until the server stops.
+async fn reconnect(host: Host, feed: Feed, meter: Meter, shutdown: ShutdownHandle) {
     loop {
         if let Ok(socket) = host.connect("upstream:1234").await {
             let clock = host.clock();
-            let upstream = Upstream::new(feed.clone(), idle_timeout, clock.now());
+            let upstream = Upstream::new(&feed, clock.now());
             let mut drive = Drive::new(Checked::new(upstream, 0), socket, clock);
             poll_fn(|cx| {
                 let stops = shutdown.poll_requested(cx) > Shutdown::None;
@@ -197,13 +177,13 @@ async fn reconnect(
                             wirestate_core::Event::ShutDown,
                         );
                     }
-                    meter.held(now, is_held(upstream));
+                    meter.set_paused(now, is_paused(upstream));
                     None::<()>
                 })
             })
             .await
             .unwrap_err();
-            meter.held(host.clock().now(), false);
+            meter.set_paused(host.clock().now(), false);
         }
         if shutdown.requested() > Shutdown::None {
             return;
@@ -212,7 +192,7 @@ async fn reconnect(
     }
 }
 
-/// Serves each epoch on one connection, then stops listening.
+/// Serves the epochs, one connection each, then stops listening.
 async fn be_upstream(host: Host, epochs: Vec<Epoch>) {
     host.sleep(Duration::from_secs(1)).await;
     let mut listener = host.listen("upstream:1234").unwrap();
@@ -224,14 +204,14 @@ async fn be_upstream(host: Host, epochs: Vec<Epoch>) {
             }
             Epoch::Source(source) => {
                 let clock = host.clock();
-                let source = Source::new(source, clock.now());
+                let source = MessageSource::new(source, clock.now()).unwrap();
                 Drive::new(Checked::new(source, 64 * 1024), socket, clock).await;
             }
         }
     }
 }
 
-/// Message `number`. It begins with its number, which also determines the length of a line.
+/// A message that begins with its number. The length of a line depends on the number.
 pub(crate) fn message(framing: Framing, number: u64) -> Vec<u8> {
     let mut message = format!("{number:020} ").into_bytes();
     let lines = matches!(framing, Framing::Delimited { .. });
@@ -241,19 +221,19 @@ pub(crate) fn message(framing: Framing, number: u64) -> Vec<u8> {
     message
 }
 
-/// How many bytes of a stream are whole messages.
-fn whole_within(framing: Framing, stream: &[u8]) -> usize {
+/// How many bytes at the beginning of a stream are complete messages.
+fn complete_len(framing: Framing, stream: &[u8]) -> usize {
     match framing {
         Framing::Fixed(size) => stream.len() / size * size.get(),
         Framing::Delimited { delimiter, .. } => {
-            stream.iter().rposition(|byte| *byte == delimiter).map_or(0, |at| at + 1)
+            stream.iter().rposition(|byte| *byte == delimiter).map_or(0, |index| index + 1)
         }
         Framing::LengthPrefixed { .. } => unreachable!("no scene has such messages"),
         Framing::None => stream.len(),
     }
 }
 
-/// A scripted subscriber.
+/// A subscriber that performs `acts`.
 pub(crate) fn subscribe(host: &Host, acts: Vec<Act>) -> Task<Heard> {
     let runtime = host.clone();
     host.run(async move {
@@ -262,7 +242,7 @@ pub(crate) fn subscribe(host: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-/// The numbers of the messages in `bytes`. The last message may be incomplete.
+/// The numbers of the complete messages in `bytes`.
 pub(crate) fn numbers(bytes: &[u8]) -> Vec<u64> {
     let number = |message: &[u8]| {
         let text = str::from_utf8(&message[..20]).expect("a message begins with its number");

@@ -32,9 +32,9 @@ pub(crate) fn server() -> Server {
 }
 
 pub(crate) fn server_of(service: &ServerHandle) -> Server {
-    let feed = Feed::new(wirestate_core::fanout::Config::default());
+    let feed = Feed::default();
     feed.connect_failed();
-    let upstream = Upstream::new(feed.clone(), None, Instant::EPOCH);
+    let upstream = Upstream::new(&feed, Instant::EPOCH);
     script::play_out(&mut { upstream }, &[Op::Eof]);
     Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
         .unwrap()
@@ -341,8 +341,8 @@ fn every_documented_metric_is_exposed() {
         "wirestate_upstream_messages_total",
         "wirestate_upstream_bytes_total",
         "wirestate_upstream_tail_dropped_bytes_total",
-        "wirestate_upstream_held_seconds_total",
-        "wirestate_upstream_held_waiting_seconds_total",
+        "wirestate_upstream_paused_seconds_total",
+        "wirestate_upstream_paused_waiting_seconds_total",
         "wirestate_fanout_subscribers",
         "wirestate_fanout_lag_messages",
         "wirestate_fanout_delivered_messages_total",

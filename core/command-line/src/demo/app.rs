@@ -175,7 +175,7 @@ async fn is_told<R: Host>(runtime: &R, address: &str, frame: &[u8], told: &str) 
     let mut message = Some(bytes::Bytes::copy_from_slice(frame));
     let reply = drive.until(|client, now| {
         if let Some(message) = message.take() {
-            client.say(message, now);
+            client.send(message, now);
         }
         client.take_reply()
     });

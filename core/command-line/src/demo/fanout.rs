@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use wirestate_core::{
     dial::{Backoff, Dial},
     drive::{Clock, Drive},
-    fanout::{Config, Feed, Framing, Receiver, Source, SourceConfig, Subscriber},
+    fanout::{Client, Config, Feed, Framing, MessageSource, MessageSourceConfig, Subscriber},
     runtime::connect_within,
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
@@ -25,11 +25,12 @@ use crate::{
 const SUBSCRIBERS: usize = 100;
 const HEALTHY: usize = SUBSCRIBERS - 1;
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// Messages at least, and a second. Enough for the one that never reads to fill the kernel's buffers
-/// and fall out of the window.
+/// Messages at least, and a second. Enough for the one that never reads to fill the kernel's
+/// buffers and fall out of the window.
 const LEAST: u64 = 2000;
 const RATE: u64 = 400;
-/// What the source owes after it was held for a second fits, or it would be held for the others as well.
+/// It has space for what the source sends after a pause of one second. Otherwise the next pause
+/// would follow at once, for the healthy subscribers.
 const WINDOW: usize = 2 * 1024 * 1024;
 /// How long the messages may take, which are through in six seconds where the machine is quiet: it
 /// ends by itself, whatever happens.
@@ -52,19 +53,19 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let config = named("fanout-server").with_drain_timeout(END);
     let (server, address) = bind(runtime, config).await?;
     let (source_handle, handle) = (source.handle(), server.handle());
-    let feed =
-        Feed::new(Config { framing: Framing::Fixed(SIZE), window: WINDOW, ..Config::default() });
+    let feed = Feed::new(Config::default().with_framing(Framing::Fixed(SIZE)).with_window(WINDOW))
+        .map_err(Failure::Config)?;
     say(&format!(
         "A source of {RATE} messages a second, its fan-out on {address}, and {SUBSCRIBERS} \
          subscribers, of whom one never reads."
     ))?;
-    let source_config = SourceConfig {
-        size: SIZE,
-        rate: RATE,
-        epoch: unix_epoch(runtime),
-        ..SourceConfig::default()
-    };
-    let sourcing = source.serve(|_, now| Source::new(source_config, now));
+    let source_config = MessageSourceConfig::default()
+        .with_size(SIZE)
+        .with_rate(RATE)
+        .with_epoch(unix_epoch(runtime));
+    let sourcing = source.serve(|_, now| {
+        MessageSource::new(source_config, now).expect("all timeouts are the defaults")
+    });
     let serving = server.serve(|_, now| Subscriber::new(&feed, now));
     let board = Shared::new(Lock::new(Board { messages: vec![0; HEALTHY], gaps: 0, ended: 0 }));
     let watching = async {
@@ -79,7 +80,7 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
             .with_shutdown(source_handle.shutdown().clone());
         let all_are_there = || feed.counters().subscribers == SUBSCRIBERS as u64;
         until(runtime, AT_MOST, all_are_there).await;
-        let reading = read_upstream(runtime, dial, &feed, None);
+        let reading = read_upstream(runtime, dial, &feed);
         let watching = async {
             watch(runtime, &feed, &board).await;
             source_handle.drain();
@@ -98,10 +99,10 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
     let (least, all) = (least.unwrap_or(0), counters.messages_in);
     say(&format!(
         "subscribers  {HEALTHY} have at least {least} of {all} messages, {gaps} gaps\n\
-         stalled      {ended} disconnected because it lagged; the upstream was held for it for \
+         stalled      {ended} disconnected because it lagged; the upstream was paused for it for \
          {:.1} s\n\
          server       {} messages delivered, {} bytes of cut messages dropped",
-        counters.held.as_secs_f64(),
+        counters.paused.as_secs_f64(),
         counters.delivered,
         counters.tail_bytes_dropped,
     ))?;
@@ -133,7 +134,7 @@ fn subscribe<R: Host>(
                 return None;
             }
             let mut inspector = Inspector::new(SIZE, Duration::ZERO);
-            let mut drive = Drive::new(Receiver::new(), socket, runtime.clock());
+            let mut drive = Drive::new(Client::new(), socket, runtime.clock());
             loop {
                 let bytes = drive.until(|receiver, _| receiver.take()).await.ok()?;
                 let gaps = inspector.gaps;
@@ -183,7 +184,7 @@ async fn watch<R: Host>(runtime: &R, feed: &Feed, board: &Lock<Board>) {
                 now.since(began).as_secs_f64(),
                 counters.messages_in,
                 match (counters.lagged, news) {
-                    (0, 0) => "holds the upstream",
+                    (0, 0) => "pauses the upstream",
                     (0, _) => "is still connected",
                     (_, _) => "was disconnected",
                 },

@@ -48,15 +48,15 @@ impl MetricsSource for Feed {
                 Counter(counters.tail_bytes_dropped),
             ),
             Metric::new(
-                "wirestate_upstream_held_seconds",
+                "wirestate_upstream_paused_seconds",
                 "Time in which the upstream was not read from, since subscribers lagged.",
-                CounterSeconds(counters.held),
+                CounterSeconds(counters.paused),
             ),
             Metric::new(
-                "wirestate_upstream_held_waiting_seconds",
-                "Part of wirestate_upstream_held_seconds in which a subscriber waited for data \
+                "wirestate_upstream_paused_waiting_seconds",
+                "Part of wirestate_upstream_paused_seconds in which a subscriber waited for data \
                  (--lag-wait).",
-                CounterSeconds(counters.held_waiting),
+                CounterSeconds(counters.paused_waiting),
             ),
             Metric::new(
                 "wirestate_fanout_subscribers",

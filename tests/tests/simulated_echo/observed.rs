@@ -1,27 +1,27 @@
-//! A wrapper that reports the events of a machine.
+//! A machine whose input is observed.
 
 use std::task::Context;
 
 use bytes::Bytes;
 use wirestate_core::{ConnectionError, Direction, Event, Instant, Interest, Machine, Status};
 
-/// A machine, and a callback for its input events.
-pub(crate) struct Spied<M, F> {
+/// A machine, and a function that is called with its input.
+pub(crate) struct Observed<M, F> {
     machine: M,
-    spy: F,
+    observe: F,
 }
 
-/// An input event.
+/// Input of a machine.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Told<'a> {
+pub(crate) enum Input<'a> {
     Read(&'a [u8]),
     Eof,
-    Lost(Direction, ConnectionError),
+    Error(Direction, ConnectionError),
 }
 
-impl<M: Machine, F: FnMut(Told<'_>)> Spied<M, F> {
-    pub(crate) fn new(machine: M, spy: F) -> Self {
-        Self { machine, spy }
+impl<M: Machine, F: FnMut(Input<'_>)> Observed<M, F> {
+    pub(crate) fn new(machine: M, observe: F) -> Self {
+        Self { machine, observe }
     }
 
     pub(crate) fn machine_mut(&mut self) -> &mut M {
@@ -29,8 +29,8 @@ impl<M: Machine, F: FnMut(Told<'_>)> Spied<M, F> {
     }
 }
 
-#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
-impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
+#[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded has no effect")]
+impl<M: Machine, F: FnMut(Input<'_>)> Machine for Observed<M, F> {
     type Reason = M::Reason;
 
     fn interest(&self) -> Interest {
@@ -51,9 +51,9 @@ impl<M: Machine, F: FnMut(Told<'_>)> Machine for Spied<M, F> {
 
     fn handle(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Read(n) => (self.spy)(Told::Read(&self.machine.read_buf()[..n])),
-            Event::Eof => (self.spy)(Told::Eof),
-            Event::Error(way, why) => (self.spy)(Told::Lost(way, why)),
+            Event::Read(n) => (self.observe)(Input::Read(&self.machine.read_buf()[..n])),
+            Event::Eof => (self.observe)(Input::Eof),
+            Event::Error(direction, error) => (self.observe)(Input::Error(direction, error)),
             Event::Written(_)
             | Event::Finished
             | Event::Timeout { .. }

@@ -1,0 +1,163 @@
+//! The configuration of a feed.
+
+use core::{num::NonZeroUsize, time::Duration};
+
+use super::{Framing, framing::LENGTH_PREFIX};
+use crate::{
+    ConfigError, Linger,
+    config::{check_timeout, with_setters},
+};
+
+/// How messages get from the upstream to all subscribers, and the limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where one message ends and the next begins. Default: fixed, 1,024 bytes.
+    pub framing: Framing,
+    /// The size of the window, in bytes: the newest messages are kept in it for subscribers that
+    /// are behind. A chunk uses 128 bytes more than its messages. At least the longest message of
+    /// [`framing`](Self::framing). Default: 16 MiB.
+    pub window: usize,
+    /// What happens to a subscriber that falls out of the window. Default:
+    /// [`LagPolicy::Disconnect`].
+    pub on_lag: LagPolicy,
+    /// The longest pause of the upstream while one subscriber is about to fall out of the window
+    /// and another one has read everything and waits. Zero: no pause. Default: 1 s.
+    ///
+    /// It is the limit in any ten times this time, for all subscribers together. The upstream is
+    /// paused only for subscribers that have caught up since they joined or skipped. Once half of
+    /// the limit is used up, a pause lasts until these have read half of the window. Once all of it
+    /// is used up, `on_lag` applies.
+    ///
+    /// While no subscriber waits, a pause has no limit, and the slowest subscriber sets the pace.
+    /// One that acknowledges no byte is reset after [`write_timeout`](Self::write_timeout).
+    ///
+    /// [`LagPolicy::Block`] ignores this setting.
+    pub lag_wait: Duration,
+    /// A subscriber is reset within 1.125 times this when output or a FIN is pending and it
+    /// acknowledges no byte for this long; `None`: never. Default: 10 s.
+    pub write_timeout: Option<Duration>,
+    /// The connection to the upstream is reset when no byte arrives for this long; `None`: never.
+    /// The time of a pause does not count. Default: `None`.
+    pub upstream_idle_timeout: Option<Duration>,
+    /// The close of a subscription after [`Event::ShutDown`](crate::Event::ShutDown).
+    pub linger: Linger,
+    /// How many of the last messages a new subscriber gets first. Default: none.
+    ///
+    /// It gets only those that are in the newer half of the window, because the upstream is not
+    /// paused for it until it has caught up. With [`LagPolicy::Block`] it gets those that are in
+    /// the window, except for the ones that the chunk that is being read may displace.
+    pub replay: u64,
+}
+
+/// What happens to a subscriber that falls out of the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LagPolicy {
+    /// Its connection is reset: a stream of raw bytes cannot show a gap.
+    Disconnect,
+    /// It completes the message that it has begun and continues with the next one that is
+    /// published. The messages between are counted as skipped.
+    Skip,
+    /// No subscriber falls out of the window: the upstream is paused, without limit.
+    Block,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            framing: Framing::Fixed(const { NonZeroUsize::new(1024).unwrap() }),
+            window: 16 * 1024 * 1024,
+            on_lag: LagPolicy::Disconnect,
+            lag_wait: Duration::from_secs(1),
+            write_timeout: Some(Duration::from_secs(10)),
+            upstream_idle_timeout: None,
+            linger: Linger::default(),
+            replay: 0,
+        }
+    }
+}
+
+impl Config {
+    with_setters! {
+        with_framing(framing: Framing);
+        with_window(window: usize);
+        with_on_lag(on_lag: LagPolicy);
+        with_lag_wait(lag_wait: Duration);
+        with_write_timeout(write_timeout: impl Into<Option<Duration>>);
+        with_upstream_idle_timeout(upstream_idle_timeout: impl Into<Option<Duration>>);
+        with_linger(linger: Linger);
+        with_replay(replay: u64);
+    }
+
+    /// Whether a feed can work with it.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        check_timeout("write_timeout", self.write_timeout)?;
+        check_timeout("upstream_idle_timeout", self.upstream_idle_timeout)?;
+        check_timeout("linger.time", self.linger.time)?;
+        let at_least = |setting, value: usize, min: usize| {
+            let error = ConfigError::TooSmall { setting, value: value as u64, min: min as u64 };
+            if value < min { Err(error) } else { Ok(()) }
+        };
+        if let Framing::LengthPrefixed { max } = self.framing {
+            at_least("framing.max", max.get(), LENGTH_PREFIX)?;
+        }
+        let conflict = |setting| Err(ConfigError::Conflict { setting, with: "framing: None" });
+        match self.framing.max_message_size() {
+            Some(max) => at_least("window", self.window, max),
+            None if self.on_lag == LagPolicy::Skip => conflict("on_lag: Skip"),
+            None if self.replay > 0 => conflict("replay"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(config: &Config) -> alloc::string::String {
+        use alloc::string::ToString as _;
+        config.check().expect_err("it cannot work").to_string()
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_an_error_that_names_the_setting() {
+        let config = Config::default();
+        assert_eq!(
+            error(&config.clone().with_write_timeout(Duration::ZERO)),
+            "write_timeout must be non-zero"
+        );
+        assert_eq!(
+            error(&config.clone().with_upstream_idle_timeout(Duration::ZERO)),
+            "upstream_idle_timeout must be non-zero"
+        );
+        let linger = Linger { time: Duration::ZERO, ..Linger::default() };
+        assert_eq!(error(&config.with_linger(linger)), "linger.time must be non-zero");
+    }
+
+    #[test]
+    fn a_size_below_its_minimum_is_an_error_with_both() {
+        let config = Config::default();
+        assert_eq!(
+            error(&config.clone().with_window(1023)),
+            "window is 1023, but must be at least 1024"
+        );
+        assert_eq!(config.clone().with_window(1024).check(), Ok(()));
+        let framing = Framing::LengthPrefixed { max: const { NonZeroUsize::new(3).unwrap() } };
+        assert_eq!(
+            error(&config.with_framing(framing)),
+            "framing.max is 3, but must be at least 4"
+        );
+    }
+
+    #[test]
+    fn without_messages_none_can_be_skipped_or_replayed() {
+        let config = Config::default().with_framing(Framing::None);
+        assert_eq!(config.clone().with_window(0).check(), Ok(()));
+        assert_eq!(
+            error(&config.clone().with_on_lag(LagPolicy::Skip)),
+            "on_lag: Skip cannot be combined with framing: None"
+        );
+        assert_eq!(error(&config.with_replay(1)), "replay cannot be combined with framing: None");
+    }
+}

@@ -1,0 +1,232 @@
+//! One subscriber's cursor in a feed.
+
+use alloc::collections::VecDeque;
+use core::{mem, sync::atomic::Ordering::Relaxed, task::Context, time::Duration};
+
+use super::{
+    Chunk, Config, Feed,
+    counters::UncountedDeliveries,
+    feed::{CatchUp, wake},
+};
+use crate::{Instant, drive::MAX_SLICES, teardown::DiscardBudget};
+
+/// A subscriber's position in the feed, until it [leaves](Self::leave).
+#[derive(Debug)]
+pub(super) struct Cursor {
+    feed: Feed,
+    /// The key of its [`SubscriberEntry`](super::feed::SubscriberEntry); `None` once it has left.
+    entry: Option<usize>,
+    /// The position of the next chunk to fetch.
+    next_fetch: u64,
+    /// The position of the first chunk that is not delivered.
+    undelivered: u64,
+    /// The number of the first message that is not delivered.
+    next_message: u64,
+    /// How many bytes of the first chunk precede the first message that the subscriber gets.
+    offset: usize,
+    /// Whether anything was delivered since the last fetch.
+    has_delivered: bool,
+    end: EndPosition,
+    uncounted: UncountedDeliveries,
+}
+
+/// The end of a subscription in the log: the subscriber gets what was published before it.
+#[derive(Clone, Copy, Debug)]
+struct EndPosition {
+    /// The position of the first chunk behind the end.
+    chunk: u64,
+    /// The number of the first message behind the end.
+    message: u64,
+}
+
+impl EndPosition {
+    const OPEN: Self = Self { chunk: u64::MAX, message: u64::MAX };
+}
+
+/// The result of [`Cursor::fetch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FetchOutcome {
+    /// Chunks were added.
+    Fetched,
+    /// There are no more. The waker is woken when there is one, or when this subscriber falls out
+    /// of the window.
+    Pending,
+    /// This subscriber fell out of the window.
+    Lagged,
+}
+
+impl Cursor {
+    pub(super) fn new(
+        feed: Feed,
+        entry: usize,
+        position: u64,
+        next_message: u64,
+        offset: usize,
+    ) -> Self {
+        Self {
+            feed,
+            entry: Some(entry),
+            next_fetch: position,
+            undelivered: position,
+            next_message,
+            offset,
+            has_delivered: false,
+            end: EndPosition::OPEN,
+            uncounted: UncountedDeliveries::default(),
+        }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.feed.inner.config
+    }
+
+    pub(super) fn discard_budget(&self) -> &DiscardBudget {
+        &self.feed.inner.discards
+    }
+
+    /// How many bytes of the first chunk to leave out.
+    pub(super) fn take_offset(&mut self) -> usize {
+        mem::take(&mut self.offset)
+    }
+
+    /// How many messages were published before its end and are not delivered. All messages of a
+    /// chunk count until the chunk is delivered, or [`deliver_before`](Self::deliver_before) was
+    /// called.
+    pub(super) fn lag(&self) -> u64 {
+        let published = self.feed.inner.published.load(Relaxed);
+        published.min(self.end.message).saturating_sub(self.next_message)
+    }
+
+    /// Whether there is a chunk before its end that was not fetched.
+    pub(super) fn has_more(&self) -> bool {
+        self.next_fetch < self.end.chunk
+    }
+
+    /// Reports how far this subscriber has come, and fetches the chunks before its end, until
+    /// `chunks` has [`MAX_SLICES`].
+    pub(super) fn fetch(
+        &mut self,
+        chunks: &mut VecDeque<Chunk>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> FetchOutcome {
+        let mut upstream = None;
+        let outcome = self.feed.inner.state.with(|state| {
+            self.uncounted.move_to(&mut state.counters);
+            let entry = self.entry.and_then(|key| state.subscribers.get_mut(key));
+            let Some(entry) = entry else { return FetchOutcome::Pending };
+            entry.position = self.undelivered;
+            if entry.has_lagged {
+                return FetchOutcome::Lagged;
+            }
+            if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                entry.waker = Some(cx.waker().clone());
+            }
+            let before = chunks.len();
+            while chunks.len() < MAX_SLICES
+                && self.next_fetch < self.end.chunk
+                && let Some(chunk) = state.log.chunk(self.next_fetch)
+            {
+                chunks.push_back(chunk.clone());
+                self.next_fetch += 1;
+            }
+            let was_waiting = entry.is_waiting();
+            entry.wants_notify = chunks.is_empty() && self.end.chunk == EndPosition::OPEN.chunk;
+            if mem::take(&mut self.has_delivered) && entry.wants_notify {
+                entry.catch_up = CatchUp::CaughtUp;
+            }
+            let is_waiting = entry.is_waiting();
+            if let Some(pause) = &mut state.pause
+                && self.undelivered >= pause.target
+                && mem::take(&mut entry.pauses_upstream)
+            {
+                upstream = pause.remove_cause();
+            }
+            if is_waiting && !was_waiting {
+                upstream = state.begin_waiting(now).or(upstream.take());
+            }
+            if chunks.len() > before { FetchOutcome::Fetched } else { FetchOutcome::Pending }
+        });
+        wake(upstream);
+        outcome
+    }
+
+    /// The oldest fetched chunk is delivered, `latency` after it was published. `next_message` is
+    /// the first message behind it.
+    pub(super) fn deliver_chunk(&mut self, next_message: u64, latency: Duration) {
+        self.undelivered += 1;
+        self.has_delivered = true;
+        self.deliver_before(next_message);
+        self.uncounted.record_latency(latency);
+    }
+
+    /// The messages before `next_message` are delivered.
+    pub(super) fn deliver_before(&mut self, next_message: u64) {
+        let before = mem::replace(&mut self.next_message, next_message);
+        self.uncounted.messages += next_message - before;
+    }
+
+    /// Takes the first undelivered message out of its chunk, to be completed by itself.
+    pub(super) fn detach_message(&mut self) {
+        self.next_message += 1;
+    }
+
+    /// The detached message is delivered.
+    pub(super) fn deliver_detached(&mut self) {
+        self.has_delivered = true;
+        self.uncounted.messages += 1;
+    }
+
+    /// Counts a subscriber that is disconnected because it fell out of the window.
+    pub(super) fn count_lagged(&self) {
+        self.feed.inner.state.with(|state| state.counters.lagged += 1);
+    }
+
+    /// Skips everything that was published, and continues with the next publication.
+    pub(super) fn skip(&mut self) {
+        self.feed.inner.state.with(|state| {
+            // What was published behind its end is not skipped.
+            let next_message = state.log.messages().min(self.end.message);
+            state.counters.skipped += next_message.saturating_sub(self.next_message);
+            self.next_fetch = state.log.end();
+            self.undelivered = self.next_fetch;
+            self.next_message = next_message;
+            self.offset = 0;
+            self.has_delivered = false;
+            if let Some(entry) = self.entry.and_then(|key| state.subscribers.get_mut(key)) {
+                entry.position = self.next_fetch;
+                entry.has_lagged = false;
+                entry.catch_up = CatchUp::Skipped;
+            }
+        });
+    }
+
+    /// Ends the subscription here: nothing that is published from now on is for this subscriber.
+    pub(super) fn close(&mut self) {
+        let (end, upstream) = self.feed.inner.state.with(|state| {
+            let entry = self.entry.and_then(|key| state.subscribers.get_mut(key));
+            let was_waiting = entry.is_some_and(|entry| {
+                let was_waiting = entry.is_waiting();
+                entry.wants_notify = false;
+                was_waiting
+            });
+            let upstream = if was_waiting { state.end_waiting() } else { None };
+            (EndPosition { chunk: state.log.end(), message: state.log.messages() }, upstream)
+        });
+        self.end = end;
+        wake(upstream);
+    }
+
+    /// Removes the subscriber from the feed.
+    pub(super) fn leave(&mut self) {
+        let Some(key) = self.entry.take() else { return };
+        let upstream = self.feed.inner.state.with(|state| {
+            self.uncounted.move_to(&mut state.counters);
+            let entry = state.subscribers.try_remove(key)?;
+            let upstream = if entry.is_waiting() { state.end_waiting() } else { None };
+            upstream
+                .or_else(|| state.pause.as_mut().filter(|_| entry.pauses_upstream)?.remove_cause())
+        });
+        wake(upstream);
+    }
+}

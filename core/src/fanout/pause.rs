@@ -1,0 +1,125 @@
+//! When the upstream is paused, because of which subscribers, and for how long.
+
+use core::{
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use super::{
+    Config, LagPolicy,
+    feed::{CatchUp, State},
+};
+use crate::Instant;
+
+/// Whether a chunk can be published, as [`Feed::poll_capacity`](super::Feed::poll_capacity)
+/// answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// The chunk can be published.
+    Available,
+    /// The upstream is paused. Ask again when the waker is woken, or at `until`.
+    Paused {
+        /// When the pause reaches its time limit; `None`: it has none now.
+        until: Option<Instant>,
+    },
+}
+
+/// A pause of the upstream: it reads nothing, because a subscriber would fall out of the window.
+#[derive(Debug)]
+pub(super) struct Pause {
+    since: Instant,
+    /// The position up to which a subscriber has to read before it no longer causes the pause.
+    pub(super) target: u64,
+    /// How many subscribers cause the pause.
+    causes: usize,
+    /// When a subscriber first waited during this pause.
+    waiting_since: Option<Instant>,
+    /// The pause has no time limit, even while subscribers wait.
+    is_unlimited: bool,
+    upstream: Option<Waker>,
+}
+
+impl Pause {
+    /// A subscriber that was a cause has read up to the target, or has left. Returns the upstream's
+    /// waker if it was the last one.
+    pub(super) fn remove_cause(&mut self) -> Option<Waker> {
+        self.causes = self.causes.saturating_sub(1);
+        if self.causes == 0 { self.upstream.take() } else { None }
+    }
+}
+
+impl State {
+    pub(super) fn poll_capacity(
+        &mut self,
+        config: &Config,
+        now: Instant,
+        bytes: usize,
+        cx: &mut Context<'_>,
+    ) -> Capacity {
+        let Config { on_lag, lag_wait, window, .. } = *config;
+        if on_lag != LagPolicy::Block && lag_wait.is_zero() {
+            return Capacity::Available;
+        }
+        self.end_pause(now);
+        let new_start = self.log.start_after(bytes);
+        if new_start == self.log.start() {
+            return Capacity::Available;
+        }
+        let is_unlimited = on_lag == LagPolicy::Block;
+        let is_free = is_unlimited || self.waiting == 0;
+        let remaining = if is_free { Duration::MAX } else { self.pause_budget.remaining(now) };
+        if remaining.is_zero() {
+            return Capacity::Available;
+        }
+        // A subscriber that is slower than the source stays at the start of the window, and those
+        // that wait would wait at each message. Let it catch up before the budget is used up.
+        let is_scarce = remaining < lag_wait / 2;
+        let target =
+            if is_scarce { self.log.start_after(bytes.max(window / 2)) } else { new_start };
+        let mut causes = 0;
+        for (_, entry) in &mut self.subscribers {
+            let limit = if entry.pauses_upstream { target } else { new_start };
+            let counts = is_free || entry.catch_up == CatchUp::CaughtUp;
+            entry.pauses_upstream = entry.position < limit && counts && !entry.has_lagged;
+            causes += usize::from(entry.pauses_upstream);
+        }
+        if causes == 0 {
+            return Capacity::Available;
+        }
+        self.pause = Some(Pause {
+            since: now,
+            target,
+            causes,
+            waiting_since: (self.waiting > 0).then_some(now),
+            is_unlimited,
+            upstream: Some(cx.waker().clone()),
+        });
+        Capacity::Paused { until: (!is_free).then(|| now + remaining) }
+    }
+
+    /// Ends the pause, if there is one, and accounts for its time.
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        let Some(pause) = self.pause.take() else { return };
+        self.counters.paused += now.since(pause.since);
+        if let Some(since) = pause.waiting_since {
+            self.counters.paused_waiting += now.since(since);
+            self.pause_budget.spend(since, now);
+        }
+    }
+
+    /// A subscriber has read everything and waits. Returns the upstream's waker if the upstream has
+    /// to ask again: the pause has a time limit from now on.
+    pub(super) fn begin_waiting(&mut self, now: Instant) -> Option<Waker> {
+        self.waiting += 1;
+        let pause = self.pause.as_mut().filter(|_| self.waiting == 1)?;
+        pause.waiting_since.get_or_insert(now);
+        if pause.is_unlimited { None } else { pause.upstream.take() }
+    }
+
+    /// A subscriber waits no longer, although nothing was published. Returns the upstream's waker
+    /// if the upstream has to ask again: the pause has no time limit from now on.
+    pub(super) fn end_waiting(&mut self) -> Option<Waker> {
+        self.waiting -= 1;
+        self.pause.as_mut().filter(|_| self.waiting == 0)?.upstream.take()
+    }
+}
