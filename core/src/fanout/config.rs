@@ -21,13 +21,14 @@ pub struct Config {
     /// What happens to a subscriber that falls out of the window. Default:
     /// [`LagPolicy::Disconnect`].
     pub on_lag: LagPolicy,
-    /// The longest pause of the upstream while one subscriber is about to fall out of the window
-    /// and another one has read everything and waits. Zero: no pause. Default: 1 s.
+    /// Limits the pauses of the upstream because of slow subscribers. Zero: no pauses. Default: 1
+    /// s.
     ///
-    /// It is the limit in any ten times this time, for all subscribers together. The upstream is
-    /// paused only for subscribers that have caught up since they joined or skipped. Once half of
-    /// the limit is used up, a pause lasts until these have read half of the window. Once all of it
-    /// is used up, `on_lag` applies.
+    /// The upstream is paused when a subscriber is about to fall out of the window. While another
+    /// subscriber has read everything and waits, all pauses together last for at most `lag_wait` in
+    /// any ten times `lag_wait`. During that time the upstream is paused only for subscribers that
+    /// have caught up since they joined or skipped. Once half of the limit is used up, a pause
+    /// lasts until these have read half of the window. Once all of it is used up, `on_lag` applies.
     ///
     /// While no subscriber waits, a pause has no limit, and the slowest subscriber sets the pace.
     /// One that acknowledges no byte is reset after [`write_timeout`](Self::write_timeout).

@@ -8,9 +8,9 @@
 //! - [`MessageSource`] is a server that can be its upstream: it sends numbered messages at a rate.
 //!
 //! The feed holds a window of the newest messages, and a position in it for each subscriber. There
-//! is no queue per subscriber, so a slow one uses no more memory than a fast one. What happens to
-//! one that falls out of the window is its [`LagPolicy`]. A backlog is sent by vectored writes of
-//! up to 64 chunks.
+//! is no queue per subscriber, so a slow one uses no more memory than a fast one. The
+//! [`LagPolicy`] decides what happens to a subscriber that falls out of the window. A backlog is
+//! sent by vectored writes of up to 64 chunks.
 //!
 //! ```
 //! use std::task::{Context, Waker};

@@ -71,8 +71,9 @@ impl State {
         if remaining.is_zero() {
             return Capacity::Available;
         }
-        // A subscriber that is slower than the source stays at the start of the window, and those
-        // that wait would wait at each message. Let it catch up before the budget is used up.
+        // If the source is faster than all subscribers, a slow one stays at the start of the
+        // window, and the others wait for it at each message. So let it catch up while budget
+        // remains.
         let is_scarce = remaining < lag_wait / 2;
         let target =
             if is_scarce { self.log.start_after(bytes.max(window / 2)) } else { new_start };

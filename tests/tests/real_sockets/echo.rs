@@ -316,7 +316,7 @@ pub(crate) fn sigterm_leaves_a_slow_reader_its_time(binary: &str) {
     // no buffer.
     assert!(sent.starts_with(&back), "every byte, in order");
     let figure = |name| word_behind(name, &log).unwrap().parse::<usize>().unwrap();
-    let (received, late) = (figure(" received="), figure("thrown away: "));
+    let (received, late) = (figure(" received="), figure("after the FIN: "));
     assert_eq!(received, back.len() + late, "{log}");
     assert!(late < 128 * 1024 && back.len() > 1 << 20, "{log}");
 }

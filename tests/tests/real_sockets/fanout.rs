@@ -427,7 +427,7 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     drop(gone);
     connect_in_turn(&server);
     let log = server.stop();
-    assert!(log.contains("the client left; messages made for it: "), "{log}");
+    assert!(log.contains("the client left; messages generated: "), "{log}");
     assert!(log.contains("all messages are sent: 100"), "{log}");
 }
 
