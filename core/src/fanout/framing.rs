@@ -42,13 +42,13 @@ pub struct MessageTooLong {
 
 /// The complete messages at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CompleteMessages {
+pub(super) struct CompleteMessages {
     /// Their bytes.
-    pub bytes: usize,
+    pub(super) bytes: usize,
     /// Their number.
-    pub count: u64,
+    pub(super) count: u64,
     /// They are followed by the beginning of a message that is too long.
-    pub error: Option<MessageTooLong>,
+    pub(super) error: Option<MessageTooLong>,
 }
 
 impl Framing {
@@ -63,7 +63,7 @@ impl Framing {
 
     /// The complete messages at the beginning of `bytes`. The first `scanned` bytes are known to
     /// hold no end of a message.
-    pub fn complete_messages(&self, bytes: &[u8], mut scanned: usize) -> CompleteMessages {
+    pub(super) fn complete_messages(&self, bytes: &[u8], mut scanned: usize) -> CompleteMessages {
         let mut complete = CompleteMessages::default();
         if let Self::Fixed(size) = self {
             // A division instead of a loop.
@@ -84,7 +84,7 @@ impl Framing {
     }
 
     /// How many of `messages`, all of which are complete, end within the first `len` bytes.
-    pub fn count_within(&self, messages: &[u8], len: usize) -> u64 {
+    pub(super) fn count_within(&self, messages: &[u8], len: usize) -> u64 {
         match self {
             // All bytes of one read are one message.
             Self::None => u64::from(len == messages.len()),
@@ -96,7 +96,7 @@ impl Framing {
 
     /// The offset behind the message that contains the byte at `offset`. All `messages` are
     /// complete.
-    pub fn message_end(&self, messages: &[u8], offset: usize) -> usize {
+    pub(super) fn message_end(&self, messages: &[u8], offset: usize) -> usize {
         let mut end = 0;
         while end <= offset {
             match self.first_message_len(&messages[end..], 0) {
@@ -109,7 +109,7 @@ impl Framing {
 
     /// The offset of message `index`, counted from 0; the end of `messages` if there are fewer. All
     /// `messages` are complete.
-    pub fn message_start(&self, messages: &[u8], index: u64) -> usize {
+    pub(super) fn message_start(&self, messages: &[u8], index: u64) -> usize {
         if let Self::Fixed(size) = self {
             let index = usize::try_from(index).unwrap_or(usize::MAX);
             return size.get().saturating_mul(index).min(messages.len());

@@ -7,6 +7,9 @@
 //! - [`Client`] is a client of such a server.
 //! - [`MessageSource`] is a server that can be its upstream: it sends numbered messages at a rate.
 //!
+//! A feed is a [`Log`] behind a lock. To publish without an upstream, call
+//! [`Feed::poll_capacity`] and [`Feed::publish`].
+//!
 //! The feed holds a window of the newest messages, and a position in it for each subscriber. There
 //! is no queue per subscriber, so a slow one uses no more memory than a fast one. The
 //! [`LagPolicy`] decides what happens to a subscriber that falls out of the window. A backlog is
@@ -55,7 +58,7 @@ pub use self::{
     config::{Config, LagPolicy},
     counters::{Counters, LATENCY_BOUNDS},
     feed::Feed,
-    framing::{CompleteMessages, Framing, MessageTooLong},
+    framing::{Framing, MessageTooLong},
     log::{Chunk, Log},
     message_source::{MessageSource, MessageSourceConfig, MessageSourceReason},
     pause::Capacity,
