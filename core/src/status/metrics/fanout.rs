@@ -49,7 +49,7 @@ impl MetricsSource for Feed {
             ),
             Metric::new(
                 "wirestate_upstream_paused_seconds",
-                "Time in which the upstream was not read from, since subscribers lagged.",
+                "Time for which the upstream was paused because subscribers lagged.",
                 CounterSeconds(counters.paused),
             ),
             Metric::new(
