@@ -424,7 +424,7 @@ impl<F: FnMut(Duration)> Load<F> {
     }
 
     fn end(&mut self, reason: LoadReason) {
-        self.state = State::Ending(Teardown::over(reason));
+        self.state = State::Ending(Teardown::ended(reason));
     }
 
     fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {

@@ -245,7 +245,7 @@ impl Client {
                 self.close(ClientReason::Closed, now);
             }
             State::Broken { reason, .. } => {
-                self.state = State::Ending(Teardown::over(reason.clone()));
+                self.state = State::Ending(Teardown::ended(reason.clone()));
             }
             State::Ending(teardown) => teardown.handle_eof(),
         }
@@ -262,7 +262,7 @@ impl Client {
             (State::Broken { reason, .. }, _) => reason.clone(),
             (State::Ending(teardown), _) => return teardown.handle_error(lost),
         };
-        self.state = State::Ending(Teardown::over(reason));
+        self.state = State::Ending(Teardown::ended(reason));
         self.complete_partial();
     }
 
@@ -280,7 +280,7 @@ impl Client {
                 self.state = State::Ending(Teardown::reset(ClientReason::NoReply { limit }));
             }
             State::Broken { reason, .. } => {
-                self.state = State::Ending(Teardown::over(reason.clone()));
+                self.state = State::Ending(Teardown::ended(reason.clone()));
                 self.complete_partial();
             }
             State::Ending(teardown) => teardown.expire(None),

@@ -41,13 +41,13 @@ pub enum EchoReason {
     #[error("finished")]
     Finished,
     /// A shutdown was requested, and every byte that had arrived by then was sent back.
-    #[error("asked to stop; bytes discarded after the FIN: {discarded}")]
+    #[error("shutdown requested; bytes discarded after the FIN: {discarded}")]
     ShutDown {
         /// Bytes received after our FIN.
         discarded: usize,
     },
     /// [`Config::idle_timeout`] ran out.
-    #[error("no byte moved for {limit:?}; bytes pending: {unsent}")]
+    #[error("no byte moved for {limit:?}; unsent bytes: {unsent}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -55,7 +55,7 @@ pub enum EchoReason {
         unsent: usize,
     },
     /// The connection failed.
-    #[error("lost while {direction}: {error}; bytes pending: {unsent}")]
+    #[error("lost while {direction}: {error}; unsent bytes: {unsent}")]
     Lost {
         /// The direction of the operation that failed.
         direction: Direction,
@@ -115,7 +115,7 @@ impl Connection {
     fn handle_error(&mut self, direction: Direction, error: ConnectionError) {
         let lost = EchoReason::Lost { direction, error, unsent: self.ring.len() };
         match &mut self.state {
-            State::Open | State::Draining(_) => self.state = State::Ending(Teardown::over(lost)),
+            State::Open | State::Draining(_) => self.state = State::Ending(Teardown::ended(lost)),
             State::Ending(teardown) => teardown.handle_error(lost),
         }
     }

@@ -32,7 +32,7 @@ pub enum ClientReason {
     #[error("the server closed the connection")]
     Closed,
     /// A shutdown was requested.
-    #[error("asked to stop")]
+    #[error("shutdown requested")]
     ShutDown,
     /// The connection failed.
     #[error("{error} while {direction}")]
@@ -95,7 +95,7 @@ impl Machine for Client {
             Event::Error(direction, error) => {
                 let lost = ClientReason::Lost { direction, error };
                 match &mut self.teardown {
-                    None => self.teardown = Some(Teardown::over(lost)),
+                    None => self.teardown = Some(Teardown::ended(lost)),
                     Some(teardown) => teardown.handle_error(lost),
                 }
             }

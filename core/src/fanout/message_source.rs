@@ -110,7 +110,7 @@ pub enum MessageSourceReason {
         generated: u64,
     },
     /// A shutdown was requested.
-    #[error("asked to stop")]
+    #[error("shutdown requested")]
     ShutDown,
     /// The client acknowledged no byte for [`MessageSourceConfig::write_timeout`].
     #[error("no byte acknowledged for {limit:?}; bytes not acknowledged: {unsent}")]
@@ -231,7 +231,7 @@ impl MessageSource {
             MessageSourceReason::Lost { direction, error }
         };
         match &mut self.teardown {
-            None => self.teardown = Some(Teardown::over(reason)),
+            None => self.teardown = Some(Teardown::ended(reason)),
             Some(teardown) => teardown.handle_error(reason),
         }
     }

@@ -50,7 +50,7 @@ pub enum SubscriberReason {
     #[error("the subscriber left")]
     Left,
     /// A shutdown was requested.
-    #[error("asked to stop")]
+    #[error("shutdown requested")]
     ShutDown,
     /// It fell out of the window ([`LagPolicy::Disconnect`]).
     #[error("fell out of the window of {window} bytes; messages behind: {lag}")]
@@ -181,7 +181,7 @@ impl Subscriber {
         self.count_partly_sent();
         let lost = SubscriberReason::Lost { direction, error, lag: self.lag() };
         match &mut self.teardown {
-            None => self.teardown = Some(Teardown::over(lost)),
+            None => self.teardown = Some(Teardown::ended(lost)),
             Some(teardown) => teardown.handle_error(lost),
         }
         self.leave();

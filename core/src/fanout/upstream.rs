@@ -70,7 +70,7 @@ pub enum UpstreamReason {
         tail: usize,
     },
     /// A shutdown was requested.
-    #[error("asked to stop")]
+    #[error("shutdown requested")]
     ShutDown,
     /// The connection failed.
     #[error("lost while {direction}: {error}; bytes dropped of an incomplete message: {tail}")]
@@ -198,7 +198,7 @@ impl Machine for Upstream {
                 let lost = UpstreamReason::Lost { direction, error, tail: self.filled };
                 match &mut self.state {
                     State::Open { .. } | State::Paused { .. } => {
-                        self.end(Teardown::over(lost), now);
+                        self.end(Teardown::ended(lost), now);
                     }
                     State::Ending(teardown) => teardown.handle_error(lost),
                 }

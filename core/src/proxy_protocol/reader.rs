@@ -205,7 +205,7 @@ impl Machine for HeaderReader {
                 let received = self.received;
                 let lost = ProxyHeaderReason::Lost { direction, error, received };
                 match &mut self.state {
-                    State::Reading | State::Complete { .. } => self.end(Teardown::over(lost)),
+                    State::Reading | State::Complete { .. } => self.end(Teardown::ended(lost)),
                     State::Ending(ending) => ending.handle_error(lost),
                 }
             }

@@ -311,7 +311,7 @@ impl Machine for Connection {
                 *evicting = Some((now, waited));
                 return true;
             }
-            State::Ending(_) => State::Ending(Teardown::over(evicted(waited))),
+            State::Ending(_) => State::Ending(Teardown::ended(evicted(waited))),
             State::Evicting { .. } | State::Waiting { .. } | State::Answering { .. } => {
                 return false;
             }
@@ -365,7 +365,7 @@ impl Connection {
         if let State::Ending(ending) = &mut self.state {
             ending.handle_error(lost);
         } else {
-            self.state = State::Ending(Teardown::over(lost));
+            self.state = State::Ending(Teardown::ended(lost));
         }
     }
 

@@ -53,7 +53,7 @@ pub enum StatusReason {
         unsent: usize,
     },
     /// The server was asked to stop.
-    #[error("asked to stop")]
+    #[error("shutdown requested")]
     ShutDown,
     /// The connection failed.
     #[error("lost while {direction}: {error}; bytes of the response pending: {unsent}")]

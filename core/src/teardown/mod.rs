@@ -36,7 +36,7 @@ use crate::{Instant, Interest, Outbound, WriteProgress};
 /// How a machine's connection ends, and why: the last state of every machine, which takes interest,
 /// deadline and reason from it.
 ///
-/// A machine that loses its connection is [over](Self::over) at once: the driver sends the RST.
+/// A machine that loses its connection has [ended](Self::ended) at once: the driver sends the RST.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Teardown<R> {
     reason: R,
@@ -94,7 +94,7 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// The connection has ended.
-    pub fn over(reason: R) -> Self {
+    pub fn ended(reason: R) -> Self {
         Self::new(reason, Stage::Ended)
     }
 

@@ -146,7 +146,7 @@ pub(crate) fn an_idle_connection_is_closed_after_its_time(binary: &str) {
     assert!(read_to_end(&mut stream).is_empty(), "a clean end: nothing was owed");
     assert!(silent_since.elapsed() >= Duration::from_millis(290), "{:?}", silent_since.elapsed());
     let log = server.stop();
-    assert!(log.contains("no byte moved for 300ms; bytes pending: 0"), "{log}");
+    assert!(log.contains("no byte moved for 300ms; unsent bytes: 0"), "{log}");
     assert!(log.contains(r#"reason="idle_timeout""#), "{log}");
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn a_peer_that_does_not_read_is_reset_when_its_time_is_over(binary: &
     assert!(sent > 1 << 16);
     let log = server.stop();
     assert!(log.contains(r#"reason="idle_timeout""#), "{log}");
-    assert!(!log.contains("; bytes pending: 0"), "{log}");
+    assert!(!log.contains("; unsent bytes: 0"), "{log}");
 }
 
 pub(crate) fn connections_beyond_the_cap_are_refused_until_there_is_room(binary: &str) {

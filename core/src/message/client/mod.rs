@@ -335,7 +335,7 @@ impl Client {
                 self.end(Teardown::finishing(reason, until));
             }
             State::Broken { reason, .. } => {
-                let ending = Teardown::over(reason.clone());
+                let ending = Teardown::ended(reason.clone());
                 self.end(ending);
             }
             State::Ending(ending) => ending.handle_eof(),
@@ -349,9 +349,9 @@ impl Client {
             (State::Open | State::Closing(_), Direction::Write) => {
                 self.state = State::Broken { reason: lost, until: now + FINAL_READ_TIMEOUT };
             }
-            (State::Open | State::Closing(_), Direction::Read) => self.end(Teardown::over(lost)),
+            (State::Open | State::Closing(_), Direction::Read) => self.end(Teardown::ended(lost)),
             (State::Broken { reason, .. }, _) => {
-                let ending = Teardown::over(reason.clone());
+                let ending = Teardown::ended(reason.clone());
                 self.end(ending);
             }
             (State::Ending(ending), _) => ending.handle_error(lost),
@@ -370,7 +370,7 @@ impl Client {
         match &mut self.state {
             State::Open | State::Closing(_) => {}
             State::Broken { reason, .. } => {
-                let ending = Teardown::over(reason.clone());
+                let ending = Teardown::ended(reason.clone());
                 return self.end(ending);
             }
             State::Ending(ending) => return ending.expire(write_timeout.map(stalled)),
@@ -456,7 +456,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.end(Teardown::over(ClientReason::Dropped));
+        self.end(Teardown::ended(ClientReason::Dropped));
     }
 }
 

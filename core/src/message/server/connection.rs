@@ -264,7 +264,7 @@ impl<S: Service> Connection<S> {
         if let State::Ending(ending) = &mut self.state {
             ending.handle_error(lost);
         } else {
-            self.state = State::Ending(Teardown::over(lost));
+            self.state = State::Ending(Teardown::ended(lost));
         }
         self.clear();
     }

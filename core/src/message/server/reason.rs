@@ -20,7 +20,7 @@ pub enum MessageReason {
     #[error("answered")]
     Answered,
     /// A shutdown was requested.
-    #[error("asked to stop")]
+    #[error("shutdown requested")]
     ShutDown,
     /// There was no request within [`Config::idle_timeout`](super::Config::idle_timeout).
     #[error("no request for {limit:?}")]
@@ -66,7 +66,7 @@ pub enum MessageReason {
     },
     /// The connection failed.
     #[error(
-        "lost while {direction}: {error}; bytes not sent: {unsent}, requests not answered: \
+        "lost while {direction}: {error}; unsent bytes: {unsent}, requests not answered: \
          {unanswered}"
     )]
     Lost {
