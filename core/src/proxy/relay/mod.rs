@@ -224,7 +224,7 @@ impl Relay {
     /// The state and the pending bytes, for the table of connections.
     pub fn status(&self) -> Status {
         let state = match (self.state, &self.cause) {
-            _ if self.is_done() => "over",
+            _ if self.is_done() => "ended",
             (State::Refused { .. }, _) => "lingering",
             (_, Some(_)) => "closing",
             (State::Dialling { .. }, None) => "dialling",
