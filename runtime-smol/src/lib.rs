@@ -95,7 +95,7 @@ pub use wirestate_core::{self, *};
 use wirestate_core::{drive::Clock, runtime::Address};
 use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
-use {std::os::unix::net::UnixStream, wirestate_command_line::Host};
+use {std::os::unix::net::UnixStream, wirestate_command_line::CommandRuntime};
 
 /// The runtime: an executor, and async-io's reactor.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl Runtime for Smol {
 }
 
 #[cfg(feature = "command-line")]
-impl Host for Smol {
+impl CommandRuntime for Smol {
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<SmolListener> {
         SmolListener::inherited(socket)
     }

@@ -87,7 +87,7 @@ use wirestate_sockets::{Socket, SocketListener};
 #[cfg(feature = "command-line")]
 use {
     std::os::{fd::OwnedFd, unix::net::UnixStream},
-    wirestate_command_line::Host,
+    wirestate_command_line::CommandRuntime,
 };
 
 use self::block_on::block_on_connection;
@@ -174,7 +174,7 @@ impl Runtime for Threads {
 }
 
 #[cfg(feature = "command-line")]
-impl Host for Threads {
+impl CommandRuntime for Threads {
     /// The socket, and the eventfd by which its thread is woken.
     const FILES_PER_CONNECTION: usize = 2;
 

@@ -1,4 +1,4 @@
-//! The command line on threads.
+//! The command line on threads, one per connection.
 
 use std::process::ExitCode;
 

@@ -96,7 +96,7 @@ pub use wirestate_core::{self, *};
 use wirestate_core::{drive::Clock, runtime::Address};
 use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
-use {std::os::unix::net::UnixStream, wirestate_command_line::Host};
+use {std::os::unix::net::UnixStream, wirestate_command_line::CommandRuntime};
 
 /// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
 #[derive(Clone, Debug)]
@@ -161,7 +161,7 @@ impl Runtime for Tokio {
 }
 
 #[cfg(feature = "command-line")]
-impl Host for Tokio {
+impl CommandRuntime for Tokio {
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<TokioListener> {
         let _context = self.handle.enter();
         TokioListener::inherited(socket)

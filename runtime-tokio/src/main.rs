@@ -1,4 +1,4 @@
-//! The command line on tokio: with a worker thread per core, or, of one core, on one thread.
+//! The command line on tokio: one worker thread per core. On a single core, the main thread alone.
 
 use std::{process::ExitCode, thread};
 
@@ -7,14 +7,14 @@ use wirestate_tokio::Tokio;
 
 fn main() -> ExitCode {
     wirestate_command_line::main("wirestate-tokio", |command| {
-        // A second thread would make each system call dearer, some hundredths of a round trip, for the table
-        // of files that they share; and nothing here blocks.
-        let one = thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+        // On a single core, a second thread only makes every system call slower, because threads
+        // share the table of open files. No task blocks.
+        let has_one_core = thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
         let mut builder =
-            if one { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+            if has_one_core { Builder::new_current_thread() } else { Builder::new_multi_thread() };
         let runtime = builder.enable_all().build()?;
         let code = runtime.block_on(command.run(Tokio::new(runtime.handle().clone())));
-        // Nothing is waited for that is stuck (a name that is still being looked up).
+        // Does not wait for blocking tasks, for example a host name that is still being resolved.
         runtime.shutdown_background();
         Ok(code)
     })

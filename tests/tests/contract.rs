@@ -123,8 +123,8 @@ proptest! {
     ) {
         let messages: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
         let config =
-            LoadConfig { messages: Shared::from(messages), rounds, pace, ..LoadConfig::default() };
-        let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {});
+            LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds).with_pace(pace);
+        let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
         let mut load = Checked::new(load, 0).with_deadlines();
         let mut player = Player::new(&mut load);
         let mut returned = 0;
@@ -396,8 +396,9 @@ fn rule_2_an_offer_survives_calls_that_change_nothing() {
 fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {
     let load = || {
         let messages = Shared::from(vec![Bytes::from_static(b"hello")]);
-        let config = LoadConfig { messages, ..LoadConfig::default() };
-        let mut load = Checked::new(Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}), 0);
+        let config = LoadConfig::default().with_messages(messages);
+        let mut load =
+            Checked::new(Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap(), 0);
         load.handle(NOW, Event::Error(Direction::Write, RESET));
         assert!(load.interest().read, "the server may have sent the cause");
         load

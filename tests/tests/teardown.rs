@@ -90,8 +90,8 @@ fn requesting() -> message::Client {
 }
 
 fn load(rounds: u64) -> Any {
-    let config = LoadConfig { rounds, ..LoadConfig::default() };
-    erased(Load::new(config, Pool::new(16, 1), NOW, |_| {}))
+    let config = LoadConfig::default().with_rounds(rounds);
+    erased(Load::new(config, Pool::new(16, 1), NOW, |_| {}).unwrap())
 }
 
 fn machines() -> Vec<Row> {

@@ -1,4 +1,4 @@
-//! The flags of servers that stand behind a proxy.
+//! The flags of a server behind a proxy that sends PROXY headers.
 
 use std::net::IpAddr;
 
@@ -9,12 +9,13 @@ use wirestate_core::proxy_protocol::{Config, HeaderPolicy};
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Behind a proxy")]
 pub(super) struct AcceptProxyFlags {
-    /// Every connection begins with a PROXY header, of version 1 or 2, which says who the client is;
-    /// one without is reset. A header has at most 4096 bytes and 5 s
+    /// Require a PROXY header of version 1 or 2, which names the client, at the start of each
+    /// connection; a connection without it is reset. The header has at most 4096 bytes and must be
+    /// complete within 5 s
     #[arg(long, env = "WIRESTATE_ACCEPT_PROXY", value_parser = BoolishValueParser::new())]
     accept_proxy: bool,
-    /// Who may send such a header: an address, or a range as in 10.0.0.0/8; can be given several
-    /// times. Whoever else connects is reset [default: the loopback ones]
+    /// An address, or a range as in 10.0.0.0/8, that may send PROXY headers; can be given several
+    /// times. Connections from other addresses are reset [default: the loopback ones]
     #[arg(long, value_name = "CIDR", env = "WIRESTATE_PROXY_FROM", requires = "accept_proxy",
           value_delimiter = ',', value_parser = range)]
     proxy_from: Vec<IpNet>,
@@ -27,8 +28,8 @@ fn range(text: &str) -> Result<IpNet, String> {
         .or_else(|_| address())
         .map_err(|_| "expected an address, or a range as in 10.0.0.0/8 or 2001:db8::/32")?;
     match range.trunc() {
-        begin if begin == range => Ok(range),
-        begin => Err(format!("a range is written with its first address: {begin}")),
+        first if first == range => Ok(range),
+        first => Err(format!("a range is written with its first address: {first}")),
     }
 }
 

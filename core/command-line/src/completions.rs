@@ -1,4 +1,4 @@
-//! `completions` and `man`: the command line for shells and for readers.
+//! `completions` and `man`.
 
 use std::io::{self, Write};
 
@@ -6,11 +6,11 @@ use clap::{Args, CommandFactory};
 use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 
-use crate::{Command, Failure};
+use crate::{Command, CommandError};
 
-/// Writes a shell's completions of this command line
+/// Writes completions for a shell
 ///
-/// For bash: `source <(wirestate-tokio completions bash)`.
+/// To load them in bash: `source <(wirestate-tokio completions bash)`.
 #[derive(Args, Debug)]
 pub(super) struct CompletionsFlags {
     /// The shell
@@ -18,18 +18,18 @@ pub(super) struct CompletionsFlags {
     shell: Shell,
 }
 
-/// Writes a manual page
+/// Writes the manual page of a command
 ///
-/// To read it: `man <(wirestate-tokio man echo-server)`, or `… | man -l -`.
+/// To read it: `wirestate-tokio man echo-server | man -l -`.
 #[derive(Args, Debug)]
 pub(super) struct ManFlags {
-    /// The command that it is about; without one, about all of it
+    /// The command [default: the page lists all commands]
     #[arg(value_name = "COMMAND")]
     command: Option<String>,
 }
 
 impl ManFlags {
-    /// What does not go together.
+    /// Returns an error if there is no such command.
     pub(super) fn check(&self, all: &clap::Command) -> Result<(), String> {
         match &self.command {
             Some(name) if all.find_subcommand(name).is_none() => {
@@ -40,24 +40,27 @@ impl ManFlags {
     }
 }
 
-pub(super) fn completions(program: &'static str, flags: &CompletionsFlags) -> Result<(), Failure> {
+pub(super) fn completions(
+    program: &'static str,
+    flags: &CompletionsFlags,
+) -> Result<(), CommandError> {
     let mut text = Vec::new();
     generate(flags.shell, &mut Command::command().name(program), program, &mut text);
     write(&text)
 }
 
-pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), Failure> {
+pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), CommandError> {
     let mut all = Command::command().name(program);
-    // Gives each command the flags that are common to all, and its full name.
+    // Gives each command its full name, and the flags that all commands have.
     all.build();
     let named = flags.command.as_ref().and_then(|name| all.find_subcommand(name));
     let page = named.unwrap_or(&all).clone();
     let mut text = Vec::new();
-    Man::new(page).render(&mut text).map_err(Failure::Output)?;
+    Man::new(page).render(&mut text).map_err(CommandError::Output)?;
     write(&text)
 }
 
-fn write(text: &[u8]) -> Result<(), Failure> {
+fn write(text: &[u8]) -> Result<(), CommandError> {
     let mut output = io::stdout().lock();
-    output.write_all(text).and_then(|()| output.flush()).map_err(Failure::Output)
+    output.write_all(text).and_then(|()| output.flush()).map_err(CommandError::Output)
 }

@@ -16,24 +16,21 @@ use wirestate_core::{
 };
 
 use crate::{
-    Failure, Host, ServerContext, log, server, show,
-    standard_input::{Lines, MAX_LINE},
+    CommandError, CommandRuntime, ServerContext, log, output, server,
+    standard_input::{MAX_LINE, StdinLines},
     values::{self, Timeout},
 };
 
-/// Sends every byte back to where it came from
+/// Sends every byte back to the client that sent it
 #[derive(Args, Debug)]
 pub(super) struct ServerFlags {
-    /// Where to listen: HOST:PORT (on all addresses of a name; port 0 takes a free one), unix:PATH
-    /// (unix:@NAME: an abstract one), or systemd[:NAME], the next socket that the service manager
-    /// passes, or all of NAME
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65432",
-          value_parser = values::listen)]
+          value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
-    /// Answer each received chunk with this text in front, for example `Server received: `
+    /// Send this text in front of each received chunk, for example `Server received: `
     #[arg(long, value_name = "TEXT", env = "WIRESTATE_PREFIX")]
     prefix: Option<String>,
-    /// The longest chunk that --prefix answers, in bytes
+    /// With --prefix: the longest chunk, from 1 to 1048576 bytes
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_CHUNK", default_value = "1024",
           value_parser = chunk)]
     chunk: NonZeroUsize,
@@ -45,55 +42,58 @@ pub(super) struct ServerFlags {
 }
 
 fn chunk(text: &str) -> Result<NonZeroUsize, String> {
-    const MOST: usize = 1024 * 1024;
+    const MAX: usize = 1024 * 1024;
     match text.parse::<NonZeroUsize>() {
-        Ok(chunk) if chunk.get() <= MOST => Ok(chunk),
-        _ => Err(format!("expected a number from 1 to {MOST}")),
+        Ok(chunk) if chunk.get() <= MAX => Ok(chunk),
+        _ => Err(format!("expected a number of bytes from 1 to {MAX}")),
     }
 }
 
-pub(super) async fn serve<R: Host>(
+pub(super) async fn serve<R: CommandRuntime>(
     runtime: &R,
     flags: ServerFlags,
-    around: &ServerContext,
-) -> Result<(), Failure> {
+    context: &ServerContext,
+) -> Result<(), CommandError> {
     let chunk = flags.chunk;
     let config = Config::default()
         .with_prefix(flags.prefix.map(|text| Prefix { text: text.into(), chunk }))
         .with_idle_timeout(server::idle_timeout(flags.idle_timeout));
-    let echo = Server::new(config).map_err(Failure::Config)?;
-    let setup = flags.server.setup::<R>("echo-server");
+    let echo = Server::new(config).map_err(CommandError::Config)?;
+    let settings = flags.server.settings::<R>("echo-server");
     let machine = move |_: &_, now| echo.machine(now);
-    server::run(runtime, &flags.listen, &setup, around, machine).await
+    server::run(runtime, &flags.listen, &settings, context, machine).await
 }
 
-/// Sends a line, shows the reply, and asks for the next
+/// Sends lines of standard input, and shows the reply to each
 ///
-/// The line is sent without its end. `exit`, in any case, or the end of the input leaves; an empty
-/// line, to which there could be no reply, is not sent. The same goes for --message. On a terminal,
-/// control characters in a reply are escaped.
+/// A line is sent without its line end. Empty lines are not sent, because an echo server does not
+/// reply to them. The client ends at the end of the input, or at the line `exit`, in upper or lower
+/// case. The same applies to --message. On a terminal, control characters in a reply are escaped.
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
-    /// The server
+    /// The server's address, HOST:PORT or unix:PATH
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:65432", value_parser = values::remote)]
     address: String,
-    /// Send this instead of asking; can be given several times
+    /// Send this instead of reading standard input; can be given several times
     #[arg(long, value_name = "TEXT")]
     message: Vec<String>,
-    /// How long to wait for the connection; or `off`
+    /// How long the connection attempt may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]
     connect_timeout: Timeout,
-    /// How long to wait for a reply; or `off`
+    /// How long a reply may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "30s")]
     reply_timeout: Timeout,
 }
 
-pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result<(), Failure> {
+pub(super) async fn run_client<R: CommandRuntime>(
+    runtime: &R,
+    flags: ClientFlags,
+) -> Result<(), CommandError> {
     let ClientFlags { address, message, connect_timeout, reply_timeout } = flags;
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
-        .map_err(|error| Failure::Connect { address: address.clone(), error })?;
-    // The longest line, and what a server may put in front.
+        .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
+    // The longest line, and the text that a server may send in front.
     let max_reply = MAX_LINE + 64 * 1024;
     let config =
         ClientConfig::default().with_reply_timeout(reply_timeout.0).with_max_reply(max_reply);
@@ -112,34 +112,38 @@ pub(super) async fn converse<R: Host>(runtime: &R, flags: ClientFlags) -> Result
             }
             client.take_reply()
         });
-        show(&reply.await.map_err(|ended| Failure::ended(&address, &ended))?)?;
+        output::write_line(&reply.await.map_err(|ended| CommandError::ended(&address, &ended))?)?;
     }
-    // Our FIN. All was answered, so it does not matter who closes first.
+    // Sends a FIN. No reply is outstanding, so either side may close first.
     drive.shut_down().await;
     Ok(())
 }
 
-/// Where the messages come from.
+/// The source of the messages.
 enum Input {
     Flags(vec::IntoIter<String>),
-    Standard { lines: Lines, prompt: bool },
+    Standard { lines: StdinLines, prompt: bool },
 }
 
 impl Input {
-    fn new(messages: Vec<String>) -> Result<Self, Failure> {
+    fn new(messages: Vec<String>) -> Result<Self, CommandError> {
         if messages.is_empty() {
             let prompt = io::stdin().is_terminal();
-            return Ok(Self::Standard { lines: Lines::new().map_err(Failure::Input)?, prompt });
+            return Ok(Self::Standard {
+                lines: StdinLines::new().map_err(CommandError::Input)?,
+                prompt,
+            });
         }
         Ok(Self::Flags(messages.into_iter()))
     }
 
-    /// The next message, if there is one; meanwhile the connection to `address` is watched.
+    /// The next message, or `None` at the end. Returns an error if the connection to `address` ends
+    /// meanwhile.
     async fn next<S: Source + Sink, C: Clock>(
         &mut self,
         drive: &mut Drive<Client, S, C>,
         address: &str,
-    ) -> Result<Option<Vec<u8>>, Failure> {
+    ) -> Result<Option<Vec<u8>>, CommandError> {
         let (lines, prompt) = match self {
             Self::Flags(messages) => return Ok(messages.next().map(String::into_bytes)),
             Self::Standard { lines, prompt } => (lines, *prompt),
@@ -149,9 +153,9 @@ impl Input {
         }
         poll_fn(|cx| {
             if let Poll::Ready(line) = lines.poll_next(cx) {
-                return Poll::Ready(line.transpose().map_err(Failure::Input));
+                return Poll::Ready(line.transpose().map_err(CommandError::Input));
             }
-            drive.poll_until(cx, |_, _| None).map_err(|ended| Failure::ended(address, &ended))
+            drive.poll_until(cx, |_, _| None).map_err(|ended| CommandError::ended(address, &ended))
         })
         .await
     }

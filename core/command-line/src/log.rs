@@ -1,4 +1,4 @@
-//! Logs, on standard error.
+//! The log, on standard error.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -11,34 +11,34 @@ use tracing::{Level, error, info, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use wirestate_core::runtime::Address;
 
-use crate::standard_error::{Log, STANDARD_ERROR};
+use crate::standard_error::{LogWriter, STANDARD_ERROR};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Logging")]
 pub(super) struct Flags {
-    /// Log more: each connection (-v), everything (-vv)
+    /// Log each connection (-v), or everything (-vv)
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
-    /// Log only what needs attention, and the line that says that a server is ready
+    /// Log only warnings, errors, and the line `listening on`
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
-    /// How to log
+    /// The format of log lines
     #[arg(long, global = true, value_enum, default_value = "text", env = "WIRESTATE_LOG_FORMAT")]
     log_format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Lines for people
+    /// Text, for people
     Text,
-    /// A JSON object per line
+    /// One JSON object per line
     Json,
 }
 
-/// Where the ready line goes, which is never filtered out.
+/// The target of the ready line, which no level filters out.
 const READY: &str = "wirestate::ready";
 
-/// Clients log less than servers: what they have to say goes to standard output.
+/// Starts the log. A client logs from warnings on, a server also what it does.
 pub(super) fn start(flags: &Flags, is_server: bool) {
     let level = match (flags.quiet, flags.verbose) {
         (false, 0) if is_server => LevelFilter::INFO,
@@ -46,15 +46,15 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };
-    // Debug and trace are of interest from ourselves, not from what the runtimes are made of.
+    // Debug and trace lines only from this project's crates, not from their dependencies.
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::INFO))
         .with_target("wirestate", level)
         .with_target(READY, Level::INFO);
     let registry = tracing_subscriber::registry().with(filter);
-    // Its own errors would be written to standard error directly.
-    let layer = fmt::layer().with_writer(Log).with_target(false).log_internal_errors(false);
-    // It fails where a program has set its own logging up already, which then serves.
+    // The layer would write its internal errors to standard error itself, which can block.
+    let layer = fmt::layer().with_writer(LogWriter).with_target(false).log_internal_errors(false);
+    // Fails if the program has set up a log already, which is then used.
     let started = match flags.log_format {
         Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
@@ -64,12 +64,12 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
     }
 }
 
-/// Logs a panic. The standard library's own hook writes to standard error, which blocks while
-/// nobody reads it.
+/// Logs a panic. The standard library's own hook writes to standard error itself, which blocks
+/// while it is not read.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("without a message");
     let at = panic.location().map(tracing::field::display);
-    // A backtrace is taken only if `RUST_BACKTRACE` asks for one.
+    // Captures a backtrace only if `RUST_BACKTRACE` is set.
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured)
         .then(|| tracing::field::display(backtrace));
@@ -77,66 +77,30 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Writes text that is not a log line to standard error.
-pub(super) fn say(text: &str) {
+pub(super) fn write(text: &str) {
     STANDARD_ERROR.push(text);
 }
 
-/// A line on standard error that is overwritten in place. Where that is no terminal, each text is a
-/// line of its own.
-pub(super) struct LiveLine {
-    pub(super) is_terminal: bool,
-}
-
-impl LiveLine {
-    pub(super) fn new() -> Self {
-        Self { is_terminal: io::stderr().is_terminal() }
-    }
-
-    /// Replaces the line by `text`, cut to the terminal's width.
-    pub(super) fn show(&self, text: &str) {
-        if self.is_terminal {
-            // Without wrapping (DECAWM), up to the end of the line (EL), back to its start.
-            say(&format!("\x1b[?7l{text}\x1b[?7h\x1b[K\r"));
-        } else {
-            say(&format!("{text}\n"));
-        }
-    }
-
-    /// Erases the line. Called before something is written to standard output.
-    pub(super) fn clear(&self) {
-        if self.is_terminal {
-            prompt("\x1b[K");
-        }
-    }
-
-    /// Ends the line, so that the next output does not overwrite it.
-    pub(super) fn keep(&self) {
-        if self.is_terminal {
-            say("\n");
-        }
-    }
-}
-
-/// Writes a prompt to standard error, and waits until it is written: standard output must come
-/// after it.
+/// Writes a prompt to standard error, and waits until it is written, so that it comes before later
+/// standard output.
 pub(super) fn prompt(text: &str) {
     STANDARD_ERROR.push(text);
     STANDARD_ERROR.flush();
 }
 
-/// Says that a server can be connected to.
-pub(super) fn ready(flags: &Flags, address: &Address) {
+/// Logs the ready line: a server listens on `address`.
+pub(super) fn report_ready(flags: &Flags, address: &Address) {
     match flags.log_format {
         Format::Text => info!(target: READY, "listening on {address}"),
         Format::Json => info!(target: READY, %address, "listening on {address}"),
     }
 }
 
-/// Says where a server's status is answered.
-pub(super) fn status(flags: &Flags, address: &Address) {
+/// Logs where a server's status is served.
+pub(super) fn report_status(flags: &Flags, address: &Address) {
     let scheme = match address {
         Address::Ip(_) => "http://",
-        // There is no such URL.
+        // No URL names a Unix socket.
         Address::Unix(_) => "",
     };
     match flags.log_format {

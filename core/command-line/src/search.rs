@@ -1,17 +1,16 @@
-//! The application that `app-server` and `app-client` run on the
-//! [message protocol](wirestate_core::message): a search in a table, and the first ten bytes of
-//! anything else. It is that of the tutorial
+//! The service of `app-server`: a search in a table, over the
+//! [message protocol](wirestate_core::message). It is the service of the tutorial
 //! [Socket Programming in Python](https://realpython.com/python-sockets/).
 //!
 //! | request | reply |
 //! |---|---|
-//! | JSON `{"action": "search", "value": V}` | `{"result": S}`, S being V's entry in the table |
-//! | the same, without an entry for V | `{"result": "No match for 'V'."}` |
+//! | JSON `{"action": "search", "value": V}` | `{"result": S}`, S is the table's entry for V |
+//! | the same, if the table has no entry for V | `{"result": "No match for 'V'."}` |
 //! | JSON with another action A | `{"result": "Error: invalid action 'A'."}` |
-//! | anything but JSON | `First 10 bytes of request: ` and these bytes |
+//! | content that is not JSON | `First 10 bytes of request: ` and these bytes |
 //!
-//! [`request`] sends an action other than `search` as bytes: the action and the value, nothing
-//! between.
+//! [`request`] makes JSON for the action `search`. Any other action is sent as bytes: the action,
+//! directly followed by the value.
 //!
 //! ```
 //! use wirestate_command_line::search::{self, Table};
@@ -39,22 +38,23 @@ use wirestate_core::{
     shared::Shared,
 };
 
-/// What is searched in.
+/// A table of strings by key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     entries: BTreeMap<String, String>,
 }
 
-/// Why a text is no table.
+/// Why a text is not a table.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TableError {
-    /// It is not a JSON object whose values are strings.
+    /// The text is not a JSON object whose values are strings.
     #[error("expected a JSON object of strings: {0}")]
     NotAnObjectOfStrings(#[from] serde_json::Error),
 }
 
 impl Default for Table {
-    /// A few entries to try it with.
+    /// A few entries for trials.
     fn default() -> Self {
         let entries = [
             ("morpheus", "Shaper of dreams, son of sleep."),
@@ -67,21 +67,21 @@ impl Default for Table {
 }
 
 impl Table {
-    /// Reads a table: a JSON object whose values are strings, in UTF-8. Of equal keys the last one
-    /// counts.
+    /// Parses a table: a JSON object whose values are strings, in UTF-8. If a key occurs twice, its
+    /// last value is used.
     ///
     /// # Errors
-    /// It is none.
+    /// `json` is not such an object.
     pub fn from_json(json: &[u8]) -> Result<Self, TableError> {
         Ok(Self { entries: serde_json::from_slice(json)? })
     }
 
-    /// How many entries it has.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether it has none.
+    /// Whether the table has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -93,16 +93,16 @@ impl Table {
             let content = [b"First 10 bytes of request: ", first].concat();
             return Message::new("binary/custom-server-binary-type", "binary", content);
         }
-        let [action, value] = match read(request, ["action", "value"]) {
+        let [action, value] = match read_fields(request, ["action", "value"]) {
             Ok(query) => query.map(|value| value.unwrap_or_else(null)),
             Err(error) => return Message::error(error),
         };
-        if !matches!(&action, Shown::Text(action) if action == "search") {
+        if !matches!(&action, DisplayedValue::Text(action) if action == "search") {
             return Message::error(format_args!("invalid action '{action}'."));
         }
         let entry = match &value {
-            Shown::Text(value) => self.entries.get(value),
-            Shown::Other(_) => None,
+            DisplayedValue::Text(value) => self.entries.get(value),
+            DisplayedValue::Other(_) => None,
         };
         match entry {
             Some(entry) => Message::result(entry),
@@ -111,7 +111,7 @@ impl Table {
     }
 }
 
-/// A service that searches in `table`.
+/// The service that searches in `table`.
 pub fn service(
     table: Table,
 ) -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clone> {
@@ -119,7 +119,7 @@ pub fn service(
     service::function(move |request| table.answer(&request))
 }
 
-/// A request. What is sent for `search` is JSON; any other action and its value are bytes.
+/// A request: JSON for the action `search`, bytes for any other action.
 pub fn request(action: &str, value: &str) -> Message<'static> {
     if action != "search" {
         let content = [action, value].concat();
@@ -128,53 +128,55 @@ pub fn request(action: &str, value: &str) -> Message<'static> {
     Message::json(format!(r#"{{"action": "search", "value": {}}}"#, Value::from(value)))
 }
 
-/// What a reply has to show: the result in one of JSON, else the whole content.
+/// The result in a reply: the field `result` of JSON, otherwise the whole content.
 ///
 /// # Errors
-/// It is an error reply, or JSON without a result.
-pub fn result(reply: &Message<'_>) -> Result<Bytes, NoResult> {
+/// The reply reports an error, or is JSON without a result.
+pub fn result(reply: &Message<'_>) -> Result<Bytes, ResultError> {
     if !reply.is_json() {
         return Ok(reply.content.clone().into_bytes());
     }
-    let [result] = read(reply, ["result"])?;
-    let result = result.ok_or(NoResult::Missing)?.to_string();
+    let [result] = read_fields(reply, ["result"])?;
+    let result = result.ok_or(ResultError::Missing)?.to_string();
     match result.strip_prefix("Error: ") {
-        Some(error) => Err(NoResult::Error(error.to_owned())),
+        Some(error) => Err(ResultError::Server(error.to_owned())),
         None => Ok(result.into()),
     }
 }
 
 /// Why a reply has no result.
 #[derive(Debug, thiserror::Error)]
-pub enum NoResult {
-    /// The server says so.
-    #[error("the server says: {0}")]
-    Error(String),
-    /// It is JSON, but has no `result`.
-    #[error("the reply has no \"result\"")]
+#[non_exhaustive]
+pub enum ResultError {
+    /// The server reports an error.
+    #[error("the server reports an error: {0}")]
+    Server(String),
+    /// The reply is JSON without the field `result`.
+    #[error("the reply has no field \"result\"")]
     Missing,
-    /// It is not what its header says.
-    #[error("the reply is wrong: {0}")]
-    Wrong(#[from] ContentError),
+    /// The content is not what its header says.
+    #[error("the reply is invalid: {0}")]
+    Content(#[from] ContentError),
 }
 
-/// Why a content that should be JSON is not.
+/// Why a content cannot be read as JSON.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ContentError {
-    /// It is no text.
+    /// The content is not text in the character set that its header names.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// It is no JSON, or not what is expected of it.
+    /// The text is not JSON, or not of the expected form.
     #[error("the content is wrong: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Reads a content that is a JSON object, in the character set that its header names: the values
-/// that it has under `keys`. Of equal keys the last one counts.
-fn read<const N: usize>(
+/// Parses a content that is a JSON object, and returns the values of `keys`. If a key occurs twice,
+/// its last value is used.
+fn read_fields<const N: usize>(
     message: &Message<'_>,
     keys: [&'static str; N],
-) -> Result<[Option<Shown>; N], ContentError> {
+) -> Result<[Option<DisplayedValue>; N], ContentError> {
     let text = message.text()?;
     let mut deserializer = serde_json::Deserializer::from_str(&text);
     let values = deserializer.deserialize_map(Fields(keys))?;
@@ -182,14 +184,14 @@ fn read<const N: usize>(
     Ok(values)
 }
 
-/// A value as a reply shows it: a peer in wide use, which is written in Python, shows null as
-/// `None`, and true as `True`.
-enum Shown {
+/// A JSON value as a reply shows it: like the tutorial's server, which is written in Python, null
+/// as `None` and true as `True`.
+enum DisplayedValue {
     Text(String),
     Other(String),
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for DisplayedValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) | Self::Other(text) => f.write_str(text),
@@ -197,20 +199,20 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Also what a key counts as that is not there.
-fn null() -> Shown {
-    Shown::Other("None".to_owned())
+/// The value of a key that is missing, or null.
+fn null() -> DisplayedValue {
+    DisplayedValue::Other("None".to_owned())
 }
 
-/// A key, borrowed unless it has escapes.
+/// A key. It is borrowed unless it contains escapes.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Reads the values that an object has under these keys.
+/// Reads the values of these keys from an object.
 struct Fields<const N: usize>([&'static str; N]);
 
 impl<'de, const N: usize> Visitor<'de> for Fields<N> {
-    type Value = [Option<Shown>; N];
+    type Value = [Option<DisplayedValue>; N];
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -228,41 +230,41 @@ impl<'de, const N: usize> Visitor<'de> for Fields<N> {
     }
 }
 
-impl<'de> Deserialize<'de> for Shown {
+impl<'de> Deserialize<'de> for DisplayedValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ShownVisitor;
-        impl Visitor<'_> for ShownVisitor {
-            type Value = Shown;
+        struct ValueVisitor;
+        impl Visitor<'_> for ValueVisitor {
+            type Value = DisplayedValue;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string, a number, a boolean or null")
             }
 
-            fn visit_unit<E: de::Error>(self) -> Result<Shown, E> {
+            fn visit_unit<E: de::Error>(self) -> Result<DisplayedValue, E> {
                 Ok(null())
             }
 
-            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Shown, E> {
-                Ok(Shown::Other(if value { "True" } else { "False" }.to_owned()))
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<DisplayedValue, E> {
+                Ok(DisplayedValue::Other(if value { "True" } else { "False" }.to_owned()))
             }
 
-            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Shown, E> {
-                Ok(Shown::Other(value.to_string()))
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<DisplayedValue, E> {
+                Ok(DisplayedValue::Other(value.to_string()))
             }
 
-            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Shown, E> {
-                Ok(Shown::Other(value.to_string()))
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<DisplayedValue, E> {
+                Ok(DisplayedValue::Other(value.to_string()))
             }
 
-            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Shown, E> {
-                Ok(Shown::Other(format!("{value:?}")))
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<DisplayedValue, E> {
+                Ok(DisplayedValue::Other(format!("{value:?}")))
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Shown, E> {
-                Ok(Shown::Text(text.to_owned()))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<DisplayedValue, E> {
+                Ok(DisplayedValue::Text(text.to_owned()))
             }
         }
-        deserializer.deserialize_any(ShownVisitor)
+        deserializer.deserialize_any(ValueVisitor)
     }
 }
 
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_shows_the_entry_or_says_that_there_is_none() {
+    fn a_search_returns_the_entry_or_says_that_there_is_none() {
         assert!(answer(br#"{"action": "search", "value": "ring"}"#).contains("holds keys"));
         assert!(
             answer(r#"{"value": "🐶", "x": [1], "action": "search"}"#.as_bytes()).contains("dog")
@@ -316,7 +318,7 @@ mod tests {
         let klingon = Message { content_encoding: "klingon".into(), ..Message::json("{}") };
         let reply = Table::default().answer(&klingon);
         let error = result(&reply).unwrap_err().to_string();
-        assert_eq!(error, "the server says: the character set \"klingon\" is unknown");
+        assert_eq!(error, "the server reports an error: the character set \"klingon\" is unknown");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Standard error: a bounded queue, and a thread that writes its lines.
 //!
-//! write(2) blocks on a full pipe, a stopped terminal or a slow disk. So only the queue's own
+//! write(2) blocks on a full pipe, a stopped terminal or a slow disk. Therefore only the queue's
 //! thread writes to standard error.
 
 use std::{
@@ -19,18 +19,17 @@ use wirestate_core::status::{Metric, MetricValue, MetricsSource};
 /// The process' standard error.
 pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_all(line));
 
-/// Lines that wait to be written, 1 MiB at most.
+/// A queue of lines to be written, at most 1 MiB.
 ///
-/// A line for which there is no room is dropped, and so are all others until the queue is empty.
-/// Then a line in the log says how many were dropped at this point.
+/// A line that does not fit is dropped, and so are all lines behind it until the queue is empty. A
+/// log line then says how many were dropped.
 ///
-/// The thread ends after a second without a line. A permanent thread would make each system call of
-/// a process with a single other thread slower, since they share the table of files: by 3 to 4 % of
-/// a proxied round trip.
+/// The thread ends after 1 s without a line. A permanent second thread would make every system call
+/// slower, because threads share the table of open files.
 pub(super) struct Queue<W = fn(&[u8]) -> io::Result<()>> {
     write: W,
     state: Mutex<State>,
-    /// Signalled when a line is pushed, and when the queue has become empty.
+    /// Notified when a line is pushed, and when the queue becomes empty.
     changed: Condvar,
 }
 
@@ -52,7 +51,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         Self { write, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Queues `line` to be written without another in between, or drops it if there is no room.
+    /// Queues `line`, which is written in one piece, or drops it if it does not fit.
     pub(super) fn push(&'static self, line: impl Into<Vec<u8>>) {
         let line = line.into();
         let mut state = self.lock();
@@ -66,7 +65,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         self.wake_writer(state);
     }
 
-    /// Waits until all lines are written, for 1 s at most: if nobody reads, none will be.
+    /// Waits until all lines are written, for at most 1 s.
     pub(super) fn flush(&'static self) {
         let state = self.lock();
         if state.bytes == 0 {
@@ -77,7 +76,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         drop(self.changed.wait_timeout_while(self.lock(), FLUSH_TIMEOUT, is_pending));
     }
 
-    /// Whether the thread runs now.
+    /// Whether the thread is running.
     pub(super) fn has_writer(&self) -> bool {
         self.lock().has_writer
     }
@@ -91,13 +90,13 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
         drop(state);
         let writer = thread::Builder::new().name("log".into()).spawn(|| self.write_lines());
         if writer.is_err() {
-            // No thread could be started: the next line tries again.
+            // The thread could not be started. The next line tries again.
             self.lock().has_writer = false;
         }
     }
 
     fn write_lines(&'static self) {
-        // Lines that could not be written (the disk is full) since the last line that could.
+        // Lines that could not be written, for example to a full disk, since the last one that was.
         let mut failed = 0;
         let mut state = self.lock();
         loop {
@@ -120,7 +119,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
             } else {
                 self.changed.notify_all();
                 let is_empty = |state: &mut State| state.lines.is_empty() && state.unreported == 0;
-                let waited = self.changed.wait_timeout_while(state, LINGER, is_empty);
+                let waited = self.changed.wait_timeout_while(state, IDLE_TIMEOUT, is_empty);
                 let (next, waited) = waited.unwrap_or_else(PoisonError::into_inner);
                 state = next;
                 if waited.timed_out() {
@@ -137,9 +136,9 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
 }
 
 /// Writes log lines to the queue of standard error.
-pub(super) struct Log;
+pub(super) struct LogWriter;
 
-impl MakeWriter<'_> for Log {
+impl MakeWriter<'_> for LogWriter {
     type Writer = Self;
 
     fn make_writer(&self) -> Self {
@@ -147,7 +146,7 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-impl Write for Log {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         STANDARD_ERROR.push(line);
         Ok(line.len())
@@ -158,7 +157,7 @@ impl Write for Log {
     }
 }
 
-/// Flushes standard error when it is dropped, at the end of `main` or by a panic.
+/// Flushes standard error when it is dropped, at the end of `main` or in a panic.
 pub(super) struct FlushOnDrop;
 
 impl Drop for FlushOnDrop {
@@ -182,10 +181,10 @@ impl MetricsSource for LogMetrics {
 }
 
 const MAX_BYTES: usize = 1024 * 1024;
-/// How long a process waits at its end for its log to be written.
+/// How long [`Queue::flush`] waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the thread waits for the next line.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long the thread waits for a line before it ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -198,7 +197,7 @@ mod tests {
 
     type Written = Arc<(Mutex<Vec<Vec<u8>>>, AtomicBool)>;
 
-    /// A queue whose lines are collected, and which blocks while its flag is set.
+    /// A queue that collects its lines, and blocks while its flag is set.
     fn queue() -> (&'static Queue<impl Fn(&[u8]) -> io::Result<()> + Sync>, Written) {
         let written = Written::default();
         let write = {
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_written_in_order_by_a_thread_that_does_not_stay() {
+    fn lines_are_written_in_order_by_a_thread_that_ends_when_idle() {
         let (queue, written) = queue();
         let lines: Vec<Vec<u8>> = (0..1000).map(|i| format!("{i}\n").into_bytes()).collect();
         for line in &lines {
@@ -233,14 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_room_is_dropped_and_counted_until_all_is_written() {
+    fn lines_that_do_not_fit_are_dropped_and_counted_until_the_queue_is_empty() {
         let (queue, written) = queue();
         written.1.store(true, SeqCst);
         for _ in 0..20 {
             queue.push(vec![b'x'; MAX_BYTES / 16]);
         }
         queue.push("short\n");
-        assert_eq!(queue.lock().dropped, 5, "the gap is one");
+        assert_eq!(queue.lock().dropped, 5, "lines behind the first gap are dropped");
         written.1.store(false, SeqCst);
         queue.flush();
         assert_eq!(queue.lock().unreported, 0);
@@ -252,17 +251,17 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_is_stuck_holds_an_end_for_a_second_at_most() {
+    fn a_flush_of_a_stuck_queue_returns_after_a_second() {
         let (queue, written) = queue();
         written.1.store(true, SeqCst);
         queue.push("x");
         queue.flush();
-        assert_eq!(queue.lock().bytes, 1, "it has come back all the same");
+        assert_eq!(queue.lock().bytes, 1, "the flush has returned");
         written.1.store(false, SeqCst);
     }
 
     #[test]
-    fn a_full_disk_is_counted_and_no_reason_to_write_more() {
+    fn lines_that_a_full_disk_refuses_are_counted_without_a_further_line() {
         let queue: &Queue<_> =
             Box::leak(Box::new(Queue::new(|_: &[u8]| Err(io::ErrorKind::StorageFull.into()))));
         for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! Lines of standard input, while something else goes on.
+//! Lines of standard input, read without blocking.
 
 use std::{
     io::{self, BufRead, Read},
@@ -12,37 +12,37 @@ use wirestate_core::shared::{Lock, Shared};
 /// The longest line, in bytes.
 pub(super) const MAX_LINE: usize = 1024 * 1024;
 
-/// Lines of standard input without their ends, read by a thread of its own, one ahead.
+/// The lines of standard input, without their line ends. A thread reads one line ahead.
 ///
-/// A blocking thread serves files, pipes and terminals alike, where readiness would not (epoll(7)
-/// refuses files).
-pub(super) struct Lines {
+/// The thread blocks in read(2), because epoll(7) does not support regular files.
+pub(super) struct StdinLines {
     lines: Receiver<io::Result<Vec<u8>>>,
-    waiting: Shared<Lock<Option<Waker>>>,
+    waker: Shared<Lock<Option<Waker>>>,
 }
 
-impl Lines {
+impl StdinLines {
     pub(super) fn new() -> io::Result<Self> {
         let (sender, lines) = sync_channel(1);
-        let waiting = Shared::new(Lock::new(None::<Waker>));
-        let reader = Reader { waiting: waiting.clone() };
+        let shared_waker = Shared::new(Lock::new(None::<Waker>));
+        let waker = WakeOnDrop { waker: shared_waker.clone() };
         thread::Builder::new().name("standard-input".into()).spawn(move || {
             let mut input = io::stdin().lock();
             while let Some(line) = read_line(&mut input).transpose() {
                 if sender.send(line).is_err() {
                     return;
                 }
-                reader.wake();
+                waker.wake();
             }
-            drop(sender); // before `reader` wakes for the last time
-            drop(reader);
+            // In this order: the last wake-up must find the channel closed.
+            drop(sender);
+            drop(waker);
         })?;
-        Ok(Self { lines, waiting })
+        Ok(Self { lines, waker: shared_waker })
     }
 
-    /// The next line; `None` at the end.
+    /// The next line, or `None` at the end of the input.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Vec<u8>>>> {
-        self.waiting.with(|waiting| *waiting = Some(cx.waker().clone()));
+        self.waker.with(|waker| *waker = Some(cx.waker().clone()));
         match self.lines.try_recv() {
             Ok(line) => Poll::Ready(Some(line)),
             Err(TryRecvError::Disconnected) => Poll::Ready(None),
@@ -51,20 +51,21 @@ impl Lines {
     }
 }
 
-/// Wakes once more when it is dropped: the end is news as well.
-struct Reader {
-    waiting: Shared<Lock<Option<Waker>>>,
+/// Wakes the task that polls. It also does so when it is dropped, since the end of the input is an
+/// event as well.
+struct WakeOnDrop {
+    waker: Shared<Lock<Option<Waker>>>,
 }
 
-impl Reader {
+impl WakeOnDrop {
     fn wake(&self) {
-        if let Some(waker) = self.waiting.with(Option::take) {
+        if let Some(waker) = self.waker.with(Option::take) {
             waker.wake();
         }
     }
 }
 
-impl Drop for Reader {
+impl Drop for WakeOnDrop {
     fn drop(&mut self) {
         self.wake();
     }

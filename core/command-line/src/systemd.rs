@@ -1,5 +1,5 @@
-//! What a service manager gives to a server, and is told by it: sockets that listen already
-//! (`sd_listen_fds(3)`), and how it goes (`sd_notify(3)`).
+//! The service manager: sockets inherited from it (`sd_listen_fds(3)`), and notifications to it
+//! (`sd_notify(3)`).
 
 use core::time::Duration;
 use std::{
@@ -22,53 +22,60 @@ use sd_notify::NotifyState;
 use tracing::warn;
 use wirestate_core::{drive::Clock, shared::Lock};
 
-use crate::{Failure, Host};
+use crate::{CommandError, CommandRuntime};
 
-/// The sockets that were passed and are not taken yet, with their names, in order. `None` is a
-/// descriptor of another kind: a FIFO, a file.
+/// Listening sockets that the process has inherited, with their names, in order. A socket that was
+/// taken is not listed. `None` is a descriptor that is not a socket: a FIFO, a file.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
-    passed: Lock<Vec<(String, Option<OwnedFd>)>>,
+pub(super) struct InheritedSockets {
+    sockets: Lock<Vec<(String, Option<OwnedFd>)>>,
 }
 
-impl Sockets {
-    /// Takes them out of the environment, whose variables are removed: for the start of a program,
-    /// when it has no other thread.
+impl InheritedSockets {
+    /// Reads them from environment variables, which it removes. Call it while the process has a
+    /// single thread.
     pub(super) fn from_environment() -> Self {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
         let mut inherited = ListenFd::from_env();
-        let mut passed = Vec::new();
+        let mut sockets = Vec::new();
         for index in 0..inherited.len() {
             let name = names.next().unwrap_or_default().to_owned();
-            // A descriptor of another kind stays in its place. The listener's error names its kind.
+            // Sockets of other kinds are included: the error of the listener names the kind.
             let socket = owned(inherited.take_tcp_listener(index))
                 .or_else(|_| owned(inherited.take_unix_listener(index)))
                 .or_else(|_| owned(inherited.take_udp_socket(index)))
                 .or_else(|_| owned(inherited.take_unix_datagram(index)))
                 .or_else(|_| inherited.take_custom(index, AF_UNIX, SOCK_SEQPACKET, "seqpacket"));
-            passed.push((name, socket.ok().flatten()));
+            sockets.push((name, socket.ok().flatten()));
         }
-        Self { passed: Lock::new(passed) }
+        Self { sockets: Lock::new(sockets) }
     }
 
-    /// Takes the sockets that `meant` selects, at least one.
-    pub(super) fn take(&self, meant: Passed<'_>) -> io::Result<Vec<OwnedFd>> {
-        let taken: Vec<_> = self.passed.with(|passed| match meant {
-            Passed::Next => passed.drain(..passed.len().min(1)).collect(),
-            Passed::Named(wanted) => passed.extract_if(.., |(name, _)| name == wanted).collect(),
+    /// Takes the sockets that `selector` selects, at least one.
+    ///
+    /// # Errors
+    /// There is none, or a descriptor is not a socket.
+    pub(super) fn take(&self, selector: SocketSelector<'_>) -> io::Result<Vec<OwnedFd>> {
+        let taken: Vec<_> = self.sockets.with(|sockets| match selector {
+            SocketSelector::Next => sockets.drain(..sockets.len().min(1)).collect(),
+            SocketSelector::Named(wanted) => {
+                sockets.extract_if(.., |(name, _)| name == wanted).collect()
+            }
         });
         if taken.is_empty() {
-            let message = match meant {
-                Passed::Next => "no socket was passed (LISTEN_FDS), or all are taken".into(),
-                Passed::Named(name) => {
+            let message = match selector {
+                SocketSelector::Next => {
+                    "no socket was passed (LISTEN_FDS), or all are in use".into()
+                }
+                SocketSelector::Named(name) => {
                     format!("no socket called `{name}` was passed (LISTEN_FDNAMES)")
                 }
             };
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         let sockets = taken.into_iter().map(|(_, socket)| {
-            let message = "the descriptor that was passed is no TCP or Unix socket";
+            let message = "the descriptor that was passed is not a TCP or Unix socket";
             socket.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, message))
         });
         sockets.collect()
@@ -83,18 +90,18 @@ fn owned<S: Into<OwnedFd>>(taken: io::Result<Option<S>>) -> io::Result<Option<Ow
 const AF_UNIX: i32 = 1;
 const SOCK_SEQPACKET: i32 = 5;
 
-/// Selects sockets that were passed.
+/// Which inherited sockets to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Passed<'a> {
-    /// `systemd`: the first one that is not taken.
+pub(super) enum SocketSelector<'a> {
+    /// `systemd`: the first socket that is not taken.
     Next,
-    /// `systemd:NAME`: all sockets of that name (`FileDescriptorName=`), which the sockets of one
-    /// unit share.
+    /// `systemd:NAME`: all sockets of that name (`FileDescriptorName=`). The sockets of one unit
+    /// have the same name.
     Named(&'a str),
 }
 
-impl<'a> Passed<'a> {
-    /// What `address` means, where it means one of them.
+impl<'a> SocketSelector<'a> {
+    /// Parses `address`. Returns `None` if it is another kind of address.
     pub(super) fn parse(address: &'a str) -> Option<Self> {
         match address.strip_prefix("systemd")? {
             "" => Some(Self::Next),
@@ -103,63 +110,66 @@ impl<'a> Passed<'a> {
     }
 }
 
-/// The server can be connected to. A manager that does not hear of it takes the start for failed.
-pub(super) fn ready() {
-    let _ = notify(&NotifyState::Ready, PATIENCE, true);
+/// Notifies the service manager that the server listens. Without this notification, the manager
+/// treats the start as failed.
+pub(super) fn notify_ready() {
+    let _ = notify(&NotifyState::Ready, NOTIFY_TIMEOUT, true);
 }
 
-/// The server was asked to stop.
-pub(super) fn stopping() {
+/// Notifies the service manager that the server shuts down.
+pub(super) fn notify_stopping() {
     if notify(&NotifyState::Stopping, Duration::ZERO, false).is_err() {
-        // The drain does not wait for it, and a second signal is heard.
-        let again = || drop(notify(&NotifyState::Stopping, PATIENCE, true));
-        let _ = thread::Builder::new().name("stopping".into()).spawn(again);
+        // Retries on a thread: the drain does not wait, and a second signal is handled.
+        let retry = || drop(notify(&NotifyState::Stopping, NOTIFY_TIMEOUT, true));
+        let _ = thread::Builder::new().name("stopping".into()).spawn(retry);
     }
 }
 
-/// For what is told once.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a notification that is sent once may take.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Tells the service manager, where there is one; waits for so long at most where it does not take
-/// its messages. (`sd_notify::notify` waits for ever.) Where it can't be told, which is logged if it
-/// `is_news`, the server runs all the same.
-fn notify(state: &NotifyState<'_>, patience: Duration, is_news: bool) -> io::Result<()> {
+/// Notifies the service manager, if there is one. Waits for at most `timeout` if its socket is
+/// full. (`sd_notify::notify` waits without limit.)
+///
+/// # Errors
+/// The notification was not sent. It is logged if `logs_failure`, and the server continues.
+fn notify(state: &NotifyState<'_>, timeout: Duration, logs_failure: bool) -> io::Result<()> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
-    let tell = || {
+    let send = || {
         let address = match socket.as_bytes().strip_prefix(b"@") {
             Some(name) => SocketAddr::from_abstract_name(name),
             None => SocketAddr::from_pathname(&socket),
         }?;
         let manager = UnixDatagram::unbound()?;
-        manager.set_nonblocking(patience.is_zero())?;
-        manager.set_write_timeout(Some(patience).filter(|patience| !patience.is_zero()))?;
+        manager.set_nonblocking(timeout.is_zero())?;
+        manager.set_write_timeout(Some(timeout).filter(|timeout| !timeout.is_zero()))?;
         manager.send_to_addr(state.to_string().as_bytes(), &address).map(drop)
     };
-    tell().inspect_err(|error| {
-        if is_news {
+    send().inspect_err(|error| {
+        if logs_failure {
             let socket = socket.display();
-            warn!(%error, %socket, "cannot tell the service manager {state}");
+            warn!(%error, %socket, "cannot notify the service manager: {state}");
         }
     })
 }
 
-/// Keeps telling the service manager that the server is alive, if it wants to know (`WatchdogSec=`).
-/// It is told by a task among the others: where none is run any more, it is not.
-pub(super) fn keep_watchdog<R: Host>(runtime: &R) -> Result<(), Failure> {
+/// Notifies the service manager's watchdog at intervals, if it is enabled (`WatchdogSec=`). A task
+/// does so: when the runtime no longer runs tasks, the notifications end.
+pub(super) fn keep_watchdog<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
     let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
-    // In half of the time, as sd_watchdog_enabled(3) recommends.
+    // Half of the limit, as sd_watchdog_enabled(3) recommends.
     let interval = (limit / 2).max(Duration::from_millis(1));
     let mut clock = runtime.clock();
-    let telling = async move {
-        let mut is_heard = true;
+    let notifying = async move {
+        let mut was_sent = true;
         loop {
-            is_heard = notify(&NotifyState::Watchdog, Duration::ZERO, is_heard).is_ok();
-            // What was not heard is said again while there is time.
-            let next = clock.now() + if is_heard { interval } else { interval / 4 };
+            was_sent = notify(&NotifyState::Watchdog, Duration::ZERO, was_sent).is_ok();
+            // A notification that was not sent is repeated before the limit.
+            let next = clock.now() + if was_sent { interval } else { interval / 4 };
             poll_fn(|cx| clock.poll_until(cx, next)).await;
         }
     };
-    runtime.spawn(telling).map_err(Failure::Spawn)
+    runtime.spawn(notifying).map_err(CommandError::Spawn)
 }
 
 #[cfg(test)]
@@ -169,23 +179,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_meant_by_name_or_by_order() {
+    fn a_socket_is_selected_by_name_or_by_order() {
         let socket = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
-        let passed = ["a", "b", "b", "a", "c"].map(|name| (name.to_owned(), Some(socket())));
-        let passed = passed.into_iter().chain([("fifo".to_owned(), None)]).collect();
-        let sockets = Sockets { passed: Lock::new(passed) };
-        let nobody = sockets.take(Passed::Named("d")).unwrap_err();
-        assert!(nobody.to_string().contains("`d`"), "{nobody}");
-        let count = |meant| sockets.take(meant).unwrap().len();
-        assert_eq!(count(Passed::Named("b")), 2, "a unit's sockets have one name");
-        assert_eq!(count(Passed::Next), 1);
-        assert_eq!(count(Passed::Named("a")), 1);
-        let fifo = sockets.take(Passed::Named("fifo")).unwrap_err();
-        assert_eq!(fifo.to_string(), "the descriptor that was passed is no TCP or Unix socket");
-        assert_eq!(count(Passed::Next), 1);
-        sockets.take(Passed::Next).unwrap_err();
-        assert_eq!(Passed::parse("systemd"), Some(Passed::Next));
-        assert_eq!(Passed::parse("systemd:web"), Some(Passed::Named("web")));
-        assert_eq!(Passed::parse("systemd.example:80"), None);
+        let sockets = ["a", "b", "b", "a", "c"].map(|name| (name.to_owned(), Some(socket())));
+        let sockets = sockets.into_iter().chain([("fifo".to_owned(), None)]).collect();
+        let sockets = InheritedSockets { sockets: Lock::new(sockets) };
+        let missing = sockets.take(SocketSelector::Named("d")).unwrap_err();
+        assert!(missing.to_string().contains("`d`"), "{missing}");
+        let count = |selector| sockets.take(selector).unwrap().len();
+        assert_eq!(count(SocketSelector::Named("b")), 2, "a unit's sockets have one name");
+        assert_eq!(count(SocketSelector::Next), 1);
+        assert_eq!(count(SocketSelector::Named("a")), 1);
+        let fifo = sockets.take(SocketSelector::Named("fifo")).unwrap_err();
+        assert_eq!(fifo.to_string(), "the descriptor that was passed is not a TCP or Unix socket");
+        assert_eq!(count(SocketSelector::Next), 1);
+        sockets.take(SocketSelector::Next).unwrap_err();
+        assert_eq!(SocketSelector::parse("systemd"), Some(SocketSelector::Next));
+        assert_eq!(SocketSelector::parse("systemd:web"), Some(SocketSelector::Named("web")));
+        assert_eq!(SocketSelector::parse("systemd.example:80"), None);
     }
 }

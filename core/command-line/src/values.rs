@@ -1,4 +1,4 @@
-//! Flags' values.
+//! The values of flags: how they are parsed, and what is wrong with one.
 
 use core::{
     num::{IntErrorKind, NonZeroU64, ParseIntError},
@@ -8,9 +8,9 @@ use core::{
 
 use wirestate_core::runtime::unix_path;
 
-use crate::systemd::Passed;
+use crate::systemd::SocketSelector;
 
-/// A time after which something ends: `30s`, `5m`, `1m 30s`; or `off`.
+/// A timeout: `30s`, `5m`, `1m 30s`; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeout(pub(super) Option<Duration>);
 
@@ -22,7 +22,7 @@ impl FromStr for Timeout {
             return Ok(Self(None));
         }
         match humantime::parse_duration(text) {
-            Ok(Duration::ZERO) => Err("0 would end it at once; `off` is no limit".into()),
+            Ok(Duration::ZERO) => Err("a timeout must be non-zero; `off` means no limit".into()),
             Ok(limit) => Ok(Self(Some(limit))),
             Err(_) => Err(format!("{EXPECTED_TIME}; or `off`")),
         }
@@ -39,22 +39,23 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 
 /// A whole number.
 pub(super) fn number(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|error| no_number(&error, "expected a whole number"))
+    text.parse().map_err(|error| number_error(&error, "expected a whole number"))
 }
 
-/// A whole number from 1 up.
+/// A whole number, at least 1.
 pub(super) fn count<N: TryFrom<NonZeroU64>>(text: &str) -> Result<N, String> {
-    let number: NonZeroU64 =
-        text.parse().map_err(|error| no_number(&error, "expected a whole number from 1 up"))?;
-    N::try_from(number).map_err(|_| TOO_MANY.into())
+    let number: NonZeroU64 = text
+        .parse()
+        .map_err(|error| number_error(&error, "expected a whole number, at least 1"))?;
+    N::try_from(number).map_err(|_| TOO_LARGE.into())
 }
 
-fn no_number(error: &ParseIntError, expected: &str) -> String {
-    let too_many = *error.kind() == IntErrorKind::PosOverflow;
-    if too_many { TOO_MANY } else { expected }.into()
+fn number_error(error: &ParseIntError, expected: &str) -> String {
+    let too_large = *error.kind() == IntErrorKind::PosOverflow;
+    if too_large { TOO_LARGE } else { expected }.into()
 }
 
-/// A number from 1 up; or `off`.
+/// A whole number, at least 1; or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(pub(super) Option<usize>);
 
@@ -66,9 +67,9 @@ impl FromStr for Limit {
             return Ok(Self(None));
         }
         match text.parse() {
-            Ok(0) => Err("0 would admit nobody; `off` is no limit".into()),
+            Ok(0) => Err("a limit must be non-zero; `off` means no limit".into()),
             Ok(limit) => Ok(Self(Some(limit))),
-            Err(error) => Err(no_number(&error, "expected a whole number, or `off`")),
+            Err(error) => Err(number_error(&error, "expected a whole number, or `off`")),
         }
     }
 }
@@ -78,19 +79,18 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let bytes: bytesize::ByteSize =
         text.parse().map_err(|_| "expected a number of bytes, as in 1024, 64KiB or 16MiB")?;
     match usize::try_from(bytes.as_u64()) {
-        Ok(0) => Err("0 bytes hold nothing".into()),
+        Ok(0) => Err("expected at least 1 byte".into()),
         Ok(bytes) => Ok(bytes),
-        Err(_) => Err("more than this machine can address".into()),
+        Err(_) => Err("the number of bytes is too large".into()),
     }
 }
 
-/// A `host:port`, or a `unix:PATH`. Names are looked up later; what can't be an address is refused
-/// here.
+/// A `host:port`, or a `unix:PATH`. Host names are resolved later.
 pub(super) fn address(text: &str) -> Result<String, String> {
     if let Some(path) = unix_path(text) {
         return match path.as_os_str().len() {
             0 => Err("expected a path: unix:/run/echo.sock".into()),
-            // What an address has room for (unix(7)).
+            // The length of `sun_path`, with a terminating NUL (unix(7)).
             108.. => Err("the path of a Unix socket has at most 107 bytes".into()),
             _ => Ok(text.into()),
         };
@@ -99,7 +99,7 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         return Err("expected HOST:PORT or unix:PATH".into());
     };
     if port.parse::<u16>().is_err() {
-        return Err(format!("`{port}` is not a port: expected a number up to 65535"));
+        return Err(format!("`{port}` is not a port: expected a number from 0 to 65535"));
     }
     let bracketed = host.starts_with('[') && host.ends_with(']');
     if host.is_empty() || (host.contains(':') && !bracketed) {
@@ -114,29 +114,34 @@ pub(super) fn remote(text: &str) -> Result<String, String> {
         && let Some((_, port)) = text.rsplit_once(':')
         && port.parse() == Ok(0_u16)
     {
-        return Err("nobody can be connected to on port 0".into());
+        return Err("port 0 cannot be connected to".into());
     }
     address(text)
 }
 
-/// An [`address`], or `systemd` or `systemd:NAME`: a socket that the service manager passes.
+/// An [`address`] to listen on, or `systemd` or `systemd:NAME`: an inherited socket.
 pub(super) fn listen(text: &str) -> Result<String, String> {
-    match Passed::parse(text) {
-        Some(Passed::Named("")) => Err("expected a name: systemd:NAME".into()),
-        Some(Passed::Next | Passed::Named(_)) => Ok(text.into()),
+    match SocketSelector::parse(text) {
+        Some(SocketSelector::Named("")) => Err("expected a name: systemd:NAME".into()),
+        Some(SocketSelector::Next | SocketSelector::Named(_)) => Ok(text.into()),
         None => address(text),
     }
 }
 
+/// Help on a value that [`listen`] parses.
+pub(super) const LISTEN_HELP: &str = "\
+    The address to listen on: HOST:PORT, unix:PATH, unix:@NAME (an abstract socket), systemd (the \
+    next socket that the service manager passes) or systemd:NAME (all passed sockets of that \
+    name). A host name stands for all its addresses. Port 0 selects a free port";
 const EXPECTED_TIME: &str = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
-const TOO_MANY: &str = "more than this machine can count";
+const TOO_LARGE: &str = "the number is too large";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_timeout_is_a_time_or_off_and_never_nothing() {
+    fn a_timeout_is_a_time_or_off_and_never_zero() {
         assert_eq!("1m 30s".parse(), Ok(Timeout(Some(Duration::from_secs(90)))));
         assert_eq!("off".parse(), Ok(Timeout(None)));
         for wrong in ["0", "0s", "-1s", "30", "soon", ""] {
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_expected_is_said_of_every_value() {
+    fn an_error_says_which_value_is_expected() {
         let time = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
         for wrong in ["", "x", "5", "5y5", "-1s", "99999999999999999999s"] {
             assert_eq!(super::time(wrong), Err(format!("{time}; or 0")), "{wrong:?}");
@@ -156,19 +161,19 @@ mod tests {
             assert_eq!(number(wrong).unwrap_err(), "expected a whole number", "{wrong:?}");
         }
         for wrong in ["", "0", "many", "1e3", "-1"] {
-            let said = count::<u64>(wrong).unwrap_err();
-            assert_eq!(said, "expected a whole number from 1 up", "{wrong:?}");
+            let error = count::<u64>(wrong).unwrap_err();
+            assert_eq!(error, "expected a whole number, at least 1", "{wrong:?}");
         }
         for wrong in ["", "x", "-1", "1 KiB B"] {
-            let said = bytes(wrong).unwrap_err();
+            let error = bytes(wrong).unwrap_err();
             let expected = "expected a number of bytes, as in 1024, 64KiB or 16MiB";
-            assert_eq!(said, expected, "{wrong:?}");
+            assert_eq!(error, expected, "{wrong:?}");
         }
         let many = "18446744073709551616";
-        assert_eq!(number(many).unwrap_err(), "more than this machine can count");
-        assert_eq!(count::<u64>(many).unwrap_err(), "more than this machine can count");
+        assert_eq!(number(many).unwrap_err(), "the number is too large");
+        assert_eq!(count::<u64>(many).unwrap_err(), "the number is too large");
         assert_eq!((number("0"), count::<u64>("1")), (Ok(0), Ok(1)));
-        assert_eq!(many.parse::<Limit>().unwrap_err(), "more than this machine can count");
+        assert_eq!(many.parse::<Limit>().unwrap_err(), "the number is too large");
     }
 
     #[test]
@@ -185,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_without_a_port_is_told_what_is_missing() {
+    fn an_ipv6_address_without_a_port_is_an_error_that_asks_for_it() {
         assert_eq!(address("[::1]").unwrap_err(), "expected HOST:PORT or unix:PATH");
     }
 
@@ -193,8 +198,8 @@ mod tests {
     fn port_0_can_be_listened_on_and_not_connected_to() {
         for address in ["127.0.0.1:0", "localhost:00", "[::1]:0"] {
             assert_eq!(listen(address).as_deref(), Ok(address));
-            let said = remote(address).unwrap_err();
-            assert_eq!(said, "nobody can be connected to on port 0", "{address}");
+            let error = remote(address).unwrap_err();
+            assert_eq!(error, "port 0 cannot be connected to", "{address}");
         }
         for right in ["127.0.0.1:7", "localhost:10", "unix:/run/a:0"] {
             assert_eq!(remote(right).as_deref(), Ok(right));

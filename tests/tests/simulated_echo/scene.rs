@@ -87,7 +87,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
         let clock = runtime.clock();
-        let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {});
+        let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {}).unwrap();
         Drive::new(Checked::new(load, 0), socket, clock).await
     })
 }
@@ -136,13 +136,11 @@ pub(crate) fn messages(sizes: &[usize]) -> Shared<[Bytes]> {
 }
 
 pub(crate) fn patient(rounds: u64) -> LoadConfig {
-    LoadConfig {
-        messages: messages(&[1, 700, 22, 3000]),
-        rounds,
-        pace: Pace::Pipelined(NonZeroUsize::new(5).unwrap()),
-        idle_timeout: Some(Duration::from_secs(600)),
-        ..LoadConfig::default()
-    }
+    LoadConfig::default()
+        .with_messages(messages(&[1, 700, 22, 3000]))
+        .with_rounds(rounds)
+        .with_pace(Pace::Pipelined(NonZeroUsize::new(5).unwrap()))
+        .with_idle_timeout(Some(Duration::from_secs(600)))
 }
 
 /// A buffer that is small enough to fill up and wrap.

@@ -154,7 +154,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
     client.run(async move {
         let socket = runtime.connect("proxy:9500").await.unwrap();
         let clock = runtime.clock();
-        let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {});
+        let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {}).unwrap();
         let load = Checked::new(load, 0);
         assert!(load.interest().read, "the load waits for its echoes");
         Drive::new(load, socket, clock).await
@@ -177,13 +177,11 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
     };
     let messages: Shared<[Bytes]> =
         [1_usize, 700, 22, 3000].iter().enumerate().map(message).collect();
-    LoadConfig {
-        messages,
-        rounds,
-        pace: Pace::Pipelined(NonZeroUsize::new(5).unwrap()),
-        idle_timeout: Some(Duration::from_secs(600)),
-        ..LoadConfig::default()
-    }
+    LoadConfig::default()
+        .with_messages(messages)
+        .with_rounds(rounds)
+        .with_pace(Pace::Pipelined(NonZeroUsize::new(5).unwrap()))
+        .with_idle_timeout(Some(Duration::from_secs(600)))
 }
 
 /// The bytes of each round of [`patient`].

@@ -81,9 +81,10 @@ fn load(client: &Host, rounds: u64) -> Task<Ended<LoadReason>> {
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
         let clock = runtime.clock();
-        let config = LoadConfig { rounds, ..LoadConfig::default() };
+        let config = LoadConfig::default().with_rounds(rounds);
         let load =
-            Load::new(config, wirestate_core::buffer::Pool::new(512, 1), clock.now(), |_| {});
+            Load::new(config, wirestate_core::buffer::Pool::new(512, 1), clock.now(), |_| {})
+                .unwrap();
         Drive::new(load, socket, clock).await
     })
 }

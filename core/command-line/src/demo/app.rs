@@ -1,8 +1,9 @@
-//! The JSON-header protocol: handles that tasks share, and peers that break the rules.
+//! The JSON-header protocol: tasks that share connections, and peers that send invalid frames.
 
 use core::time::Duration;
 use std::future::poll_fn;
 
+use bytes::Bytes;
 use wirestate_core::{
     drive::{Clock, Drive},
     echo,
@@ -12,22 +13,24 @@ use wirestate_core::{
     shutdown::{Shutdown, ShutdownHandle},
 };
 
-use super::{LiveLine, bind, named, say};
+use super::{CONNECT_TIMEOUT, SHOW_INTERVAL, bind, named, print};
 use crate::{
-    Failure, Host,
+    CommandError, CommandRuntime,
+    join::join,
+    progress_line::ProgressLine,
     search::{self, Table},
-    server::both,
 };
 
 const CONNECTIONS: usize = 10;
 /// Tasks that share one connection.
 const TASKS: usize = 10;
+/// How long they send requests.
 const DURATION: Duration = Duration::from_millis(1500);
-const SHOW_EVERY: Duration = Duration::from_millis(250);
-const CONNECT_TIMEOUT: Option<Duration> = Some(Duration::from_secs(5));
+/// How long the last replies may take.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What breaks the rules, and what the peer is told of it.
-const BROKEN: [(&[u8], &str); 4] = [
+/// Invalid frames, and a part of the error reply to each.
+const INVALID_FRAMES: [(&[u8], &str); 4] = [
     (b"\0\0", "a header of 0 bytes"),
     (b"\xff\xff", "a header of 65535 bytes, more than the limit of 4096"),
     (b"\0\x02[]", "the header is an array where an object is expected"),
@@ -37,85 +40,89 @@ const BROKEN: [(&[u8], &str); 4] = [
     ),
 ];
 
+/// What the tasks have counted together.
 #[derive(Debug, Default)]
-struct Board {
+struct Counts {
+    /// Replies that were verified.
     replies: u64,
-    /// What went wrong first.
-    wrong: Option<String>,
+    /// The first error.
+    error: Option<String>,
+    /// Tasks that are running.
     tasks: usize,
 }
 
-pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
+pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
     let (server, address) = bind(runtime, named("app-server")).await?;
     let handle = server.handle();
     let app = Server::with_default_config(search::service(Table::default()));
     let address = address.to_string();
-    say(&format!(
-        "A search server on {address}, and {CONNECTIONS} connections with {TASKS} tasks each that \
-         verify every reply; {} peers break the rules.",
-        BROKEN.len()
+    let frames = INVALID_FRAMES.len();
+    print(&format!(
+        "Search: {} tasks on {CONNECTIONS} connections send requests for {:.1} s\n\
+         listening    app-server {address}",
+        TASKS * CONNECTIONS,
+        DURATION.as_secs_f64(),
     ))?;
     let serving = server.serve(|_, now| app.machine(now));
-    let board = Shared::new(Lock::new(Board::default()));
-    let asking = async {
-        let result = ask_for_a_while(runtime, &address, &board).await;
+    let counts = Shared::new(Lock::new(Counts::default()));
+    let clients = async {
+        let result = run_clients(runtime, &address, &counts).await;
         handle.drain();
         result
     };
-    let (_, answered) = both(serving, asking).await;
-    let answered = answered?;
-    let (replies, wrong) = board.with(|board| (board.replies, board.wrong.take()));
-    say(&format!(
+    let (_, rejected) = join(serving, clients).await;
+    let rejected = rejected?;
+    let (replies, error) = counts.with(|counts| (counts.replies, counts.error.take()));
+    print(&format!(
         "replies      {replies} verified, of {} requests\n\
-         broken       {answered} of {} peers were told what was wrong, and closed",
+         bad frames   {rejected} of {frames} answered by an error that names the fault",
         app.requests(),
-        BROKEN.len(),
     ))?;
-    match wrong {
-        None if answered == BROKEN.len() && replies > 0 => Ok(()),
-        wrong => {
-            let reason = wrong.unwrap_or_else(|| "a broken frame was not answered".into());
-            Err(Failure::Ended { address, reason })
+    match error {
+        None if rejected == frames && replies > 0 => Ok(()),
+        error => {
+            let reason = error.unwrap_or_else(|| "an invalid frame was not answered".into());
+            Err(CommandError::Ended { address, reason })
         }
     }
 }
 
-/// How many of those that break the rules were told so.
-async fn ask_for_a_while<R: Host>(
+/// Returns how many invalid frames were answered by the expected error.
+async fn run_clients<R: CommandRuntime>(
     runtime: &R,
     address: &str,
-    board: &Shared<Lock<Board>>,
-) -> Result<usize, Failure> {
+    counts: &Shared<Lock<Counts>>,
+) -> Result<usize, CommandError> {
     let shutdown = ShutdownHandle::new();
     for connection in 0..CONNECTIONS {
-        let handle = connect(runtime, address, CONNECT_TIMEOUT, ClientConfig::default())
+        let handle = connect(runtime, address, Some(CONNECT_TIMEOUT), ClientConfig::default())
             .await
-            .map_err(|error| Failure::Connect { address: address.into(), error })?;
+            .map_err(|error| CommandError::Connect { address: address.into(), error })?;
         for task in 0..TASKS {
-            board.with(|board| board.tasks += 1);
-            let (handle, board, shutdown) = (handle.clone(), board.clone(), shutdown.clone());
+            counts.with(|counts| counts.tasks += 1);
+            let (handle, counts, shutdown) = (handle.clone(), counts.clone(), shutdown.clone());
             let name = format!("{connection}.{task}");
             runtime
                 .spawn(async move {
-                    ask(&handle, &name, &board, &shutdown).await;
-                    board.with(|board| board.tasks -= 1);
+                    send_requests(&handle, &name, &counts, &shutdown).await;
+                    counts.with(|counts| counts.tasks -= 1);
                 })
-                .map_err(Failure::Spawn)?;
+                .map_err(CommandError::Spawn)?;
         }
     }
-    let mut answered = 0;
-    for (frame, told) in BROKEN {
-        answered += usize::from(is_told(runtime, address, frame, told).await);
+    let mut rejected = 0;
+    for (frame, error) in INVALID_FRAMES {
+        rejected += usize::from(is_rejected(runtime, address, frame, error).await);
     }
-    let line = LiveLine::new();
+    let line = ProgressLine::new();
     let mut clock = runtime.clock();
     let began = clock.now();
     let mut next = began;
-    while board.with(|board| board.tasks) > 0 {
-        next += if shutdown.requested() > Shutdown::None { DURATION / 100 } else { SHOW_EVERY };
+    while counts.with(|counts| counts.tasks) > 0 {
+        next += if shutdown.requested() > Shutdown::None { DURATION / 100 } else { SHOW_INTERVAL };
         poll_fn(|cx| clock.poll_until(cx, next)).await;
         let elapsed = clock.now().since(began);
-        let replies = board.with(|board| board.replies);
+        let replies = counts.with(|counts| counts.replies);
         if shutdown.requested() == Shutdown::None {
             line.show(&format!(
                 "{:.1} s  search: {replies} replies verified",
@@ -125,19 +132,25 @@ async fn ask_for_a_while<R: Host>(
         if elapsed >= DURATION {
             shutdown.abort();
         }
-        if elapsed >= DURATION + Duration::from_secs(5) {
-            board.with(|board| {
-                board.wrong.get_or_insert_with(|| "a task waits for ever".into()).len()
+        if elapsed >= DURATION + REPLY_TIMEOUT {
+            let error = || format!("a task has waited for its reply for {REPLY_TIMEOUT:?}");
+            counts.with(|counts| {
+                counts.error.get_or_insert_with(error);
             });
             break;
         }
     }
     line.clear();
-    Ok(answered)
+    Ok(rejected)
 }
 
-/// Asks until it is stopped, or a reply is not what it should be.
-async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, shutdown: &ShutdownHandle) {
+/// Sends requests until a shutdown is requested or a reply is wrong.
+async fn send_requests(
+    handle: &Handle,
+    name: &str,
+    counts: &Lock<Counts>,
+    shutdown: &ShutdownHandle,
+) {
     for number in 0_u64.. {
         if shutdown.requested() > Shutdown::None {
             return;
@@ -152,27 +165,35 @@ async fn ask(handle: &Handle, name: &str, board: &Lock<Board>, shutdown: &Shutdo
         let reply = reply.map_err(|error| error.to_string());
         let result =
             reply.and_then(|reply| search::result(&reply).map_err(|error| error.to_string()));
-        let wrong = match result {
+        let error = match result {
             Ok(result) if result == expected.as_bytes() => {
-                board.with(|board| board.replies += 1);
+                counts.with(|counts| counts.replies += 1);
                 continue;
             }
-            Ok(result) => format!("\"{}\" in place of {expected:?}", result.escape_ascii()),
+            Ok(result) => {
+                format!("the reply is \"{}\" instead of {expected:?}", result.escape_ascii())
+            }
             Err(error) => error,
         };
-        board.with(|board| {
-            board.wrong.get_or_insert(wrong);
+        counts.with(|counts| {
+            counts.error.get_or_insert(error);
         });
         return;
     }
 }
 
-/// Sends bytes as they are, and looks whether the reply says so.
-async fn is_told<R: Host>(runtime: &R, address: &str, frame: &[u8], told: &str) -> bool {
-    let Ok(socket) = connect_within(runtime, address, CONNECT_TIMEOUT).await else { return false };
+/// Sends `frame` as it is. Returns whether the reply contains `error`.
+async fn is_rejected<R: CommandRuntime>(
+    runtime: &R,
+    address: &str,
+    frame: &[u8],
+    error: &str,
+) -> bool {
+    let connected = connect_within(runtime, address, Some(CONNECT_TIMEOUT)).await;
+    let Ok(socket) = connected else { return false };
     let config = echo::ClientConfig::default();
     let mut drive = Drive::new(echo::Client::new(config), socket, runtime.clock());
-    let mut message = Some(bytes::Bytes::copy_from_slice(frame));
+    let mut message = Some(Bytes::copy_from_slice(frame));
     let reply = drive.until(|client, now| {
         if let Some(message) = message.take() {
             client.send(message, now);
@@ -180,7 +201,7 @@ async fn is_told<R: Host>(runtime: &R, address: &str, frame: &[u8], told: &str) 
         client.take_reply()
     });
     match reply.await {
-        Ok(reply) => reply.windows(told.len()).any(|text| text == told.as_bytes()),
+        Ok(reply) => reply.windows(error.len()).any(|text| text == error.as_bytes()),
         Err(_ended) => false,
     }
 }

@@ -1,7 +1,8 @@
-//! A source, the fan-out of its messages, and subscribers, of whom one never reads.
+//! A source, the fan-out of its messages, and subscribers, one of which never reads.
 
 use core::{
-    convert::Infallible, future::Future, mem, num::NonZeroUsize, task::Poll, time::Duration,
+    convert::Infallible, future::Future, mem, num::NonZeroUsize, pin::pin, task::Poll,
+    time::Duration,
 };
 use std::future::poll_fn;
 
@@ -10,54 +11,73 @@ use wirestate_core::{
     drive::{Clock, Drive},
     fanout::{Client, Config, Feed, Framing, MessageSource, MessageSourceConfig, Subscriber},
     runtime::connect_within,
+    serve::ServerHandle,
     shared::{Lock, Shared},
     shutdown::{Shutdown, ShutdownHandle},
 };
 
-use super::{LiveLine, bind, named, say};
+use super::{CONNECT_TIMEOUT, SHOW_INTERVAL, bind, named, print};
 use crate::{
-    Failure, Host,
-    fanout::{Inspector, read_upstream, unix_epoch},
-    server::both,
+    CommandError, CommandRuntime,
+    fanout::{MessageInspector, server::read_upstream, unix_epoch},
+    join::join,
+    progress_line::ProgressLine,
 };
 
-/// Subscribers, and the one that never reads.
+/// All subscribers, and those of them that read.
 const SUBSCRIBERS: usize = 100;
 const HEALTHY: usize = SUBSCRIBERS - 1;
+/// The size of a message, in bytes.
 const SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// Messages at least, and a second. Enough for the one that never reads to fill the kernel's
-/// buffers and fall out of the window.
-const LEAST: u64 = 2000;
+/// How many messages are sent at least. For the subscriber that never reads, they fill the kernel's
+/// buffers and then the window.
+const MIN_MESSAGES: u64 = 2000;
+/// Messages a second.
 const RATE: u64 = 400;
-/// It has space for what the source sends after a pause of one second. Otherwise the next pause
-/// would follow at once, for the healthy subscribers.
+/// In bytes: 512 messages.
 const WINDOW: usize = 2 * 1024 * 1024;
-/// How long the messages may take, which are through in six seconds where the machine is quiet: it
-/// ends by itself, whatever happens.
-const AT_MOST: Duration = Duration::from_secs(30);
-/// How long the subscribers may take for what they are still owed at the end.
-const END: Duration = Duration::from_secs(10);
-const SHOW_EVERY: Duration = Duration::from_millis(250);
+/// How many messages a healthy subscriber may be behind while the upstream is read: a quarter of
+/// the window. A poll of the upstream reads another quarter at most.
+const MAX_LAG: u64 = 128;
+/// How long the messages may take. On a quiet machine they take six seconds.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// How long subscribers may take to receive the last messages.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the healthy subscribers have received.
+/// What the subscribers have received.
 #[derive(Debug)]
-struct Board {
-    messages: Vec<u64>,
+struct Received {
+    /// Messages of each healthy subscriber.
+    messages: [u64; HEALTHY],
+    /// Gaps in the messages of all healthy subscribers.
     gaps: u64,
-    /// How many subscribers are through, the one that never reads among them.
+    /// Subscribers that have ended. Until the server is shut down, only failed ones have.
     ended: usize,
 }
 
-pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
+impl Received {
+    /// The messages of the healthy subscriber that has received the fewest.
+    fn min(&self) -> u64 {
+        self.messages.iter().copied().min().unwrap_or(0)
+    }
+}
+
+pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
     let (source, source_address) = bind(runtime, named("fanout-source")).await?;
-    let config = named("fanout-server").with_drain_timeout(END);
+    let config = named("fanout-server").with_drain_timeout(DRAIN_TIMEOUT);
     let (server, address) = bind(runtime, config).await?;
     let (source_handle, handle) = (source.handle(), server.handle());
-    let feed = Feed::new(Config::default().with_framing(Framing::Fixed(SIZE)).with_window(WINDOW))
-        .map_err(Failure::Config)?;
-    say(&format!(
-        "A source of {RATE} messages a second, its fan-out on {address}, and {SUBSCRIBERS} \
-         subscribers, of whom one never reads."
+    let feed_config = Config::default()
+        .with_framing(Framing::Fixed(SIZE))
+        .with_window(WINDOW)
+        // On a loaded machine, the subscriber that never reads may take long to fall out of the
+        // window. It must not be reset for its stalled write before that.
+        .with_write_timeout(TIME_LIMIT);
+    let feed = Feed::new(feed_config).map_err(CommandError::Config)?;
+    print(&format!(
+        "Fan-out: {RATE} messages/s to {SUBSCRIBERS} subscribers, one of which never reads\n\
+         listening    fanout-source {source_address}, fanout-server {address}"
     ))?;
     let source_config = MessageSourceConfig::default()
         .with_size(SIZE)
@@ -67,133 +87,179 @@ pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
         MessageSource::new(source_config, now).expect("all timeouts are the defaults")
     });
     let serving = server.serve(|_, now| Subscriber::new(&feed, now));
-    let board = Shared::new(Lock::new(Board { messages: vec![0; HEALTHY], gaps: 0, ended: 0 }));
-    let watching = async {
-        let address = address.to_string();
-        for number in 0..SUBSCRIBERS {
-            let task =
-                subscribe(runtime.clone(), address.clone(), number, &board, handle.shutdown());
-            runtime.spawn(task).map_err(Failure::Spawn)?;
-        }
-        let dial = Dial::new(source_address.to_string(), Backoff::new(0))
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_shutdown(source_handle.shutdown().clone());
-        let all_are_there = || feed.counters().subscribers == SUBSCRIBERS as u64;
-        until(runtime, AT_MOST, all_are_there).await;
-        let reading = read_upstream(runtime, dial, &feed);
-        let watching = async {
-            watch(runtime, &feed, &board).await;
-            source_handle.drain();
-        };
-        both(reading, watching).await;
-        // Nothing is published from here on: all are owed the same.
+    let received = Shared::new(Lock::new(Received { messages: [0; HEALTHY], gaps: 0, ended: 0 }));
+    let dial = Dial::new(source_address.to_string(), Backoff::new(0))
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_shutdown(source_handle.shutdown().clone());
+    let subscribing = async {
+        let result = transfer(runtime, &address.to_string(), dial, &feed, &received, &handle).await;
+        source_handle.drain();
         handle.drain();
-        until(runtime, END, || board.with(|board| board.ended == SUBSCRIBERS)).await;
+        result?;
+        let all_ended = || received.with(|received| received.ended == SUBSCRIBERS);
+        wait_until(runtime, DRAIN_TIMEOUT, all_ended).await;
         Ok(())
     };
-    let (_, (_, watched)) = both(sourcing, both(serving, watching)).await;
-    watched?;
+    let (_, (_, result)) = join(sourcing, join(serving, subscribing)).await;
+    result?;
     let counters = feed.counters();
-    let ended = handle.table().totals().ended.get("lagged").copied().unwrap_or(0);
-    let (least, gaps) = board.with(|board| (board.messages.iter().min().copied(), board.gaps));
-    let (least, all) = (least.unwrap_or(0), counters.messages_in);
-    say(&format!(
-        "subscribers  {HEALTHY} have at least {least} of {all} messages, {gaps} gaps\n\
-         stalled      {ended} disconnected because it lagged; the upstream was paused for it for \
-         {:.1} s\n\
-         server       {} messages delivered, {} bytes of cut messages dropped",
+    let lagged = handle.table().totals().ended.get("lagged").copied().unwrap_or(0);
+    let (min, gaps) = received.with(|received| (received.min(), received.gaps));
+    let published = counters.messages_in;
+    print(&format!(
+        "subscribers  {HEALTHY} received at least {min} of {published} messages each, {gaps} gaps\n\
+         stalled      {lagged} disconnected because it lagged; upstream paused for {:.1} s\n\
+         delivered    {} messages; {} bytes of incomplete messages dropped",
         counters.paused.as_secs_f64(),
         counters.delivered,
         counters.tail_bytes_dropped,
     ))?;
-    if least == all && all >= LEAST && gaps == 0 {
+    if min == published && published >= MIN_MESSAGES && gaps == 0 {
         return Ok(());
     }
-    let reason = format!("a healthy subscriber has {least} of {all} messages, {gaps} gaps");
-    Err(Failure::Ended { address: address.to_string(), reason })
+    let reason = format!("a subscriber received {min} of {published} messages, {gaps} gaps");
+    Err(CommandError::Ended { address: address.to_string(), reason })
 }
 
-/// One subscriber; the last one never reads.
-fn subscribe<R: Host>(
-    runtime: R,
-    address: String,
-    number: usize,
-    board: &Shared<Lock<Board>>,
-    stop: &ShutdownHandle,
-) -> impl Future<Output = ()> + Send + 'static {
-    let (board, stop) = (board.clone(), stop.clone());
-    async move {
-        let receiving = async {
-            let connect_timeout = Some(Duration::from_secs(5));
-            let socket = connect_within(&runtime, &address, connect_timeout).await.ok()?;
-            if number >= HEALTHY {
-                let stopped =
-                    |asked| if asked > Shutdown::None { Poll::Ready(()) } else { Poll::Pending };
-                poll_fn(|cx| stopped(stop.poll_requested(cx))).await;
-                drop(socket);
-                return None;
-            }
-            let mut inspector = Inspector::new(SIZE, Duration::ZERO);
-            let mut drive = Drive::new(Client::new(), socket, runtime.clock());
-            loop {
-                let bytes = drive.until(|receiver, _| receiver.take()).await.ok()?;
-                let gaps = inspector.gaps;
-                inspector.look(&bytes, runtime.clock().now());
-                board.with(|board| {
-                    board.messages[number] = inspector.messages;
-                    board.gaps += inspector.gaps - gaps;
-                });
-            }
-        };
-        let _over: Option<Infallible> = receiving.await;
-        board.with(|board| board.ended += 1);
+/// Connects all subscribers and then the upstream, and returns when enough messages were published.
+async fn transfer<R: CommandRuntime>(
+    runtime: &R,
+    address: &str,
+    dial: Dial,
+    feed: &Feed,
+    received: &Shared<Lock<Received>>,
+    handle: &ServerHandle,
+) -> Result<(), CommandError> {
+    for number in 0..SUBSCRIBERS {
+        let task = subscribe(runtime.clone(), address.into(), number, received, handle.shutdown());
+        runtime.spawn(task).map_err(CommandError::Spawn)?;
     }
+    let all_connected = || feed.counters().subscribers == SUBSCRIBERS as u64;
+    wait_until(runtime, TIME_LIMIT, all_connected).await;
+    let shutdown = dial.shutdown.clone();
+    let reading = read_upstream(runtime, dial, feed);
+    let reading = while_subscribers_keep_up(runtime, reading, feed, received);
+    let watching = async {
+        watch(runtime, feed, received).await;
+        shutdown.drain();
+    };
+    join(reading, watching).await;
+    Ok(())
 }
 
-/// Looks every now and then whether a condition holds, for as long as that may take.
-async fn until<R: Host>(runtime: &R, at_most: Duration, condition: impl Fn() -> bool) {
+/// Runs `reading`, which reads the upstream, and pauses while a healthy subscriber is more than
+/// [`MAX_LAG`] behind. So healthy subscribers stay within the window on a loaded machine too, where
+/// messages at a fixed rate would be too many.
+async fn while_subscribers_keep_up<R: CommandRuntime>(
+    runtime: &R,
+    reading: impl Future<Output = ()>,
+    feed: &Feed,
+    received: &Lock<Received>,
+) {
+    let mut reading = pin!(reading);
     let mut clock = runtime.clock();
     let began = clock.now();
     let mut next = began;
-    while !condition() && next.since(began) <= at_most {
-        next += Duration::from_millis(10);
+    poll_fn(|cx| {
+        loop {
+            let (min, has_failed) = received.with(|received| (received.min(), received.ended > 0));
+            let keeps_up = min + MAX_LAG >= feed.counters().messages_in;
+            if keeps_up || has_failed || next.since(began) > TIME_LIMIT {
+                return reading.as_mut().poll(cx);
+            }
+            if clock.poll_until(cx, next).is_pending() {
+                return Poll::Pending;
+            }
+            next = clock.now() + CHECK_INTERVAL;
+        }
+    })
+    .await;
+}
+
+/// One subscriber. The last one never reads.
+fn subscribe<R: CommandRuntime>(
+    runtime: R,
+    address: String,
+    number: usize,
+    received: &Shared<Lock<Received>>,
+    shutdown: &ShutdownHandle,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (received, shutdown) = (received.clone(), shutdown.clone());
+    async move {
+        let receiving = async {
+            let socket = connect_within(&runtime, &address, Some(CONNECT_TIMEOUT)).await.ok()?;
+            if number >= HEALTHY {
+                poll_fn(|cx| match shutdown.poll_requested(cx) {
+                    Shutdown::None => Poll::Pending,
+                    Shutdown::Drain | Shutdown::Immediate => Poll::Ready(()),
+                })
+                .await;
+                drop(socket);
+                return None;
+            }
+            let mut inspector = MessageInspector::new(SIZE, Duration::ZERO);
+            let mut drive = Drive::new(Client::new(), socket, runtime.clock());
+            loop {
+                let bytes = drive.until(|client, _| client.take()).await.ok()?;
+                let gaps = inspector.gaps;
+                inspector.inspect(&bytes, runtime.clock().now());
+                received.with(|received| {
+                    received.messages[number] = inspector.messages;
+                    received.gaps += inspector.gaps - gaps;
+                });
+            }
+        };
+        let _ended: Option<Infallible> = receiving.await;
+        received.with(|received| received.ended += 1);
+    }
+}
+
+/// Waits until `condition` is true, for at most `timeout`.
+async fn wait_until<R: CommandRuntime>(
+    runtime: &R,
+    timeout: Duration,
+    condition: impl Fn() -> bool,
+) {
+    let mut clock = runtime.clock();
+    let began = clock.now();
+    let mut next = began;
+    while !condition() && next.since(began) <= timeout {
+        next += CHECK_INTERVAL;
         poll_fn(|cx| clock.poll_until(cx, next)).await;
     }
 }
 
-/// Shows how it goes until enough has come.
-async fn watch<R: Host>(runtime: &R, feed: &Feed, board: &Lock<Board>) {
-    let line = LiveLine::new();
+/// Shows progress, and returns when enough messages were published and the stalled subscriber was
+/// disconnected, when a subscriber has failed, or after [`TIME_LIMIT`].
+async fn watch<R: CommandRuntime>(runtime: &R, feed: &Feed, received: &Lock<Received>) {
+    let line = ProgressLine::new();
     let mut clock = runtime.clock();
     let began = clock.now();
     let mut next = began;
-    let mut shown = 0;
+    let mut last_published = 0;
     loop {
         poll_fn(|cx| clock.poll_until(cx, next)).await;
         let now = clock.now();
         let counters = feed.counters();
-        let (least, gaps) = board.with(|board| {
-            let least = board.messages.iter().min().copied().unwrap_or(0);
-            (least, board.gaps)
-        });
-        let news = counters.messages_in - mem::replace(&mut shown, counters.messages_in);
-        if counters.messages_in > 0 {
+        let published = counters.messages_in;
+        let (min, has_failed) = received.with(|received| (received.min(), received.ended > 0));
+        let has_progress = published > mem::replace(&mut last_published, published);
+        if published > 0 {
             line.show(&format!(
-                "{:.1} s  fan-out: {} messages in; {HEALTHY} subscribers have at least {least}, \
-                 {gaps} gaps; the one that never reads {}",
+                "{:.1} s  fan-out: {published} in, {min} received by all {HEALTHY}; stalled one {}",
                 now.since(began).as_secs_f64(),
-                counters.messages_in,
-                match (counters.lagged, news) {
-                    (0, 0) => "pauses the upstream",
-                    (0, _) => "is still connected",
-                    (_, _) => "was disconnected",
+                match (counters.lagged, has_progress) {
+                    (0, false) => "pauses upstream",
+                    (0, true) => "connected",
+                    (_, _) => "disconnected",
                 },
             ));
         }
-        if counters.messages_in >= LEAST || now.since(began) > AT_MOST {
+        let is_complete = published >= MIN_MESSAGES && counters.lagged > 0;
+        if is_complete || has_failed || now.since(began) > TIME_LIMIT {
             line.clear();
             return;
         }
-        next = now + SHOW_EVERY;
+        next = now + SHOW_INTERVAL;
     }
 }

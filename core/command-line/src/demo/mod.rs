@@ -1,9 +1,12 @@
-//! `demo`: everything in one process, on real sockets.
+//! `demo`: all servers and clients in one process, on real sockets. Every byte is verified.
+//!
+//! Each part prints a heading, a live line while it runs, and its results.
 
 mod app;
 mod echo;
 mod fanout;
 
+use core::time::Duration;
 use std::io::{self, Write};
 
 use wirestate_core::{
@@ -12,39 +15,47 @@ use wirestate_core::{
 };
 
 use crate::{
-    Failure, Host,
-    log::LiveLine,
-    server::{RESERVED_FILES, open_files},
+    CommandError, CommandRuntime,
+    open_files::{self, RESERVED_FILES},
 };
 
-pub(super) async fn run<R: Host>(runtime: &R) -> Result<(), Failure> {
-    let (wanted, limit) = (echo::CONNECTIONS, open_files());
-    // Of the client, of the server, and two of the proxy between them: nothing else here has as many.
-    let files = (4 * wanted * R::FILES_PER_CONNECTION) as u64 + RESERVED_FILES;
+pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
+    let (connections, limit) = (echo::CONNECTIONS, open_files::raise_limit());
+    // The echo part has the most connections: each is one of the client, two of the proxy and one
+    // of the server.
+    let files = (4 * connections * R::FILES_PER_CONNECTION) as u64 + RESERVED_FILES;
     if files > limit {
-        return Err(Failure::OpenFiles { wanted, files, limit });
+        return Err(CommandError::TooManyConnections { connections, files, limit });
     }
     echo::run(runtime).await?;
-    say("")?;
+    print("")?;
     app::run(runtime).await?;
-    say("")?;
+    print("")?;
     fanout::run(runtime).await
 }
 
 /// A server on a free port.
-async fn bind<R: Host>(runtime: &R, config: Config) -> Result<(Server<R>, Address), Failure> {
+async fn bind<R: CommandRuntime>(
+    runtime: &R,
+    config: Config,
+) -> Result<(Server<R>, Address), CommandError> {
     let address = "127.0.0.1:0";
-    let failed = |error| Failure::Listen { address: address.into(), error };
+    let failed = |error| CommandError::Listen { address: address.into(), error };
     let server = runtime.bind(address).await.map_err(failed)?;
     let address = server.addresses().map_err(failed)?.swap_remove(0);
     Ok((server.with_handle(&ServerHandle::new(config)), address))
 }
 
-/// The settings of a server whose lines in the log have this name.
+/// The settings of a server whose log lines have this name.
 fn named(name: &'static str) -> Config {
     Config::default().with_name(name)
 }
 
-fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)
+/// Writes a line to standard output.
+fn print(text: &str) -> Result<(), CommandError> {
+    writeln!(io::stdout().lock(), "{text}").map_err(CommandError::Output)
 }
+
+/// Generous, since the machine may be heavily loaded.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const SHOW_INTERVAL: Duration = Duration::from_millis(250);

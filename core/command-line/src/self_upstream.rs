@@ -1,4 +1,4 @@
-//! Addresses that a server connects to.
+//! Servers whose upstream would be themselves.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,10 +9,10 @@ use wirestate_core::{
     shutdown::ShutdownHandle,
 };
 
-use crate::{Failure, Host, server, systemd::Passed};
+use crate::{CommandError, CommandRuntime, server, systemd::SocketSelector};
 
-/// Returns an error if `upstream` is this server, which listens on `listen`: it would connect to
-/// itself until it is full. Compares addresses as they are written; names are looked up later.
+/// Returns an error if `upstream` is the server that listens on `listen`. Such a server connects to
+/// itself until it is full. Host names are not resolved here, but by [`SelfUpstreamCheck`].
 pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     let is_itself = match (upstream.parse(), listen.parse()) {
         (Ok(upstream), Ok(own)) => reaches(upstream, own),
@@ -24,51 +24,53 @@ pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks in the background whether an upstream is the server itself, and stops the server if so.
-/// It looks up names, which can take long.
-pub(super) struct SelfCheck {
-    found: Shared<Lock<Option<Failure>>>,
+/// A check in the background whether an upstream is the server itself, which then shuts the server
+/// down. It resolves host names, which can take long.
+pub(super) struct SelfUpstreamCheck {
+    found: Shared<Lock<Option<CommandError>>>,
 }
 
-impl SelfCheck {
-    pub(super) fn start<R: Host>(
+impl SelfUpstreamCheck {
+    pub(super) fn start<R: CommandRuntime>(
         runtime: &R,
         upstreams: &[String],
         listen: &str,
         server: &Server<R>,
-        stop: &ShutdownHandle,
-    ) -> Result<Self, Failure> {
+        shutdown: &ShutdownHandle,
+    ) -> Result<Self, CommandError> {
         let own = server::addresses(server)?;
         let found = Shared::new(Lock::new(None));
-        // With a socket that was passed, only names are checked: the proxy detects the other cases.
-        let is_passed = Passed::parse(listen).is_some();
+        // With an inherited socket, only host names are checked: the proxy detects the other cases.
+        let is_inherited = SocketSelector::parse(listen).is_some();
         let is_name = |upstream: &&String| {
             unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
         };
-        for upstream in upstreams.iter().filter(|upstream| !is_passed || is_name(upstream)) {
-            let (other, upstream, own) = (runtime.clone(), upstream.clone(), own.clone());
-            let (found, stop) = (found.clone(), stop.clone());
+        for upstream in upstreams.iter().filter(|upstream| !is_inherited || is_name(upstream)) {
+            let (checker_runtime, upstream, own) = (runtime.clone(), upstream.clone(), own.clone());
+            let (found, shutdown) = (found.clone(), shutdown.clone());
             let check = async move {
-                let addresses = addresses(&other, &upstream).await;
+                let addresses = addresses(&checker_runtime, &upstream).await;
                 let is_upstream = |own: &Address| addresses.iter().any(|one| is_same(one, own));
                 if let Some(address) = own.into_iter().find(is_upstream) {
-                    found.with(|found| *found = Some(Failure::Itself { upstream, address }));
-                    stop.abort();
+                    found.with(|found| {
+                        *found = Some(CommandError::SelfUpstream { upstream, address });
+                    });
+                    shutdown.abort();
                 }
             };
-            runtime.spawn(check).map_err(Failure::Spawn)?;
+            runtime.spawn(check).map_err(CommandError::Spawn)?;
         }
         Ok(Self { found })
     }
 
-    /// The result, once the server has ended.
-    pub(super) fn verdict(self) -> Result<(), Failure> {
+    /// Returns an error if an upstream is the server itself. Call it after the server has ended.
+    pub(super) fn finish(self) -> Result<(), CommandError> {
         self.found.with(Option::take).map_or(Ok(()), Err)
     }
 }
 
-/// The addresses of `upstream`; none if it is a name that can't be looked up.
-async fn addresses<R: Host>(runtime: &R, upstream: &str) -> Vec<Address> {
+/// The addresses of `upstream`. There are none if its name cannot be resolved.
+async fn addresses<R: CommandRuntime>(runtime: &R, upstream: &str) -> Vec<Address> {
     if let Some(path) = unix_path(upstream) {
         return vec![Address::Unix(path.to_owned())];
     }
@@ -84,14 +86,16 @@ fn is_same(upstream: &Address, own: &Address) -> bool {
     }
 }
 
-/// Whether connecting to `upstream` reaches who listens on `own`.
+/// Whether a connection to `upstream` reaches a socket that listens on `own`.
 fn reaches(upstream: SocketAddr, own: SocketAddr) -> bool {
-    // Connecting to the unspecified address is connecting to this machine (ip(7)); listening on it is
-    // listening on all of this machine's, of which the loopback ones are known here.
-    let here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    // A connection to the unspecified address reaches this machine (ip(7)). A socket that listens
+    // on it listens on all addresses of this machine, of which only loopback ones are known here.
+    let is_local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let (from, to) = (upstream.ip().to_canonical(), own.ip().to_canonical());
     upstream.port() == own.port()
-        && (from == to || from.is_unspecified() && here(to) || to.is_unspecified() && here(from))
+        && (from == to
+            || from.is_unspecified() && is_local(to)
+            || to.is_unspecified() && is_local(from))
 }
 
 #[cfg(test)]
@@ -99,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_that_is_its_own_upstream_is_found_out() {
+    fn a_server_that_is_its_own_upstream_is_detected() {
         for (upstream, listen) in [
             ("127.0.0.1:9500", "127.0.0.1:9500"),
             ("127.0.0.1:9500", "0.0.0.0:9500"),
@@ -118,7 +122,7 @@ mod tests {
             ("127.0.0.1:9500", "127.0.0.1:0"),
             ("192.0.2.1:9500", "0.0.0.0:9500"),
             ("unix:/run/a.sock", "127.0.0.1:9500"),
-            // Names are looked up later.
+            // Host names are resolved later.
             ("localhost:9500", "localhost:9500"),
         ] {
             assert_eq!(check(upstream, listen), Ok(()), "{upstream} from {listen}");

@@ -1,95 +1,40 @@
-//! The load generator: the machine of an echo client that sends many messages, verifies every byte
-//! that comes back, and measures.
-//!
-//! ```
-//! use wirestate_command_line::load::{Load, LoadConfig, LoadReason};
-//! use wirestate_core::{Event, Instant, Machine, buffer::Pool, drive};
-//!
-//! let now = Instant::EPOCH;
-//! let mut load = Load::new(LoadConfig::default(), Pool::new(1024, 1), now, |_| {});
-//!
-//! let mut output = [0; 64];
-//! let n = drive::collect_into(&mut load, &mut output, now);
-//! drive::deliver(&mut load, &mut &output[..n], now); // the echo
-//! load.handle(now, Event::Finished);
-//! load.handle(now, Event::Eof); // the server's FIN
-//! assert_eq!(load.reason(), Some(LoadReason::Complete { bytes: n as u64 }));
-//! ```
+//! The machine of one connection of the load generator.
 
-use std::{collections::VecDeque, mem, num::NonZeroUsize, time::Duration};
+use std::{collections::VecDeque, mem, time::Duration};
 
 use bytes::Bytes;
 use wirestate_core::{
-    ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound, Reason, Status,
-    WriteProgress, buffer::Pool, shared::Shared, teardown::Teardown,
+    ConfigError, ConnectionError, Direction, Event, Fault, Instant, Interest, Machine, Outbound,
+    Reason, Status, WriteProgress, buffer::Pool, teardown::Teardown,
 };
 
-/// What one connection sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadConfig {
-    /// The messages of one round; empty ones are passed over.
-    pub messages: Shared<[Bytes]>,
-    /// How many rounds.
-    pub rounds: u64,
-    /// Whether the next message waits for the last one's echo.
-    pub pace: Pace,
-    /// The connection is given up when no byte moves for this long; `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// How long our FIN may be pending; then the connection is reset. And how long the server's FIN
-    /// is awaited behind it; then the connection is closed all the same.
-    pub close_timeout: Duration,
-}
+use super::{LoadConfig, Pace};
 
-/// Whether the next message waits for the last one's echo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// It does: one message is under way.
-    Lockstep,
-    /// Messages follow one another until so many are under way.
-    Pipelined(NonZeroUsize),
-}
-
-impl Default for LoadConfig {
-    /// One round of the two messages that a common tutorial's client sends.
-    fn default() -> Self {
-        Self {
-            messages: Shared::new([
-                Bytes::from_static(b"Message 1 from client."),
-                Bytes::from_static(b"Message 2 from client."),
-            ]),
-            rounds: 1,
-            pace: Pace::Pipelined(const { NonZeroUsize::new(1024).unwrap() }),
-            idle_timeout: Some(Duration::from_secs(30)),
-            close_timeout: Duration::from_secs(2),
-        }
-    }
-}
-
-/// One connection that sends messages to an echo server, and closes its side when as many bytes
-/// have come back as it sent. Each byte is compared with what was sent.
+/// One connection of an echo client: it sends messages, compares each byte that comes back with the
+/// byte that it sent, and sends its FIN when all bytes have come back.
 ///
-/// `on_echo` is called with each message's round-trip time: from the write that held its first
-/// byte to the read that held its last.
+/// After [`Event::ShutDown`] it begins no further message, and completes those in flight.
 ///
-/// It holds one buffer of its pool while it reads, and one [`Instant`] per message under way.
+/// It holds one buffer of its pool while it reads, and one [`Instant`] per message in flight.
 #[derive(Debug)]
 pub struct Load<F> {
     config: LoadConfig,
     pool: Pool,
     buffer: Option<Box<[u8]>>,
     on_echo: F,
-    /// How many messages there will have been, unless it is asked to stop before.
+    /// How many messages it sends in all.
     total: u64,
     sent: Position,
     received: Position,
-    /// When the messages under way were sent.
-    under_way: VecDeque<Instant>,
+    /// When the messages in flight were sent.
+    in_flight: VecDeque<Instant>,
     state: State,
-    moved: Instant,
+    /// When a byte last came in.
+    last_activity: Instant,
     progress: WriteProgress,
 }
 
-/// A place in the stream of messages.
+/// A position in the stream of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
     /// Whole messages before it.
@@ -103,54 +48,55 @@ struct Position {
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// All has come back: our FIN, then the server's, unless that one came first.
+    /// All bytes have come back. The FIN is pending.
     Closing {
         until: Instant,
     },
-    /// Nothing is sent any more: our FIN is out, or a write has failed (`lost`). Input is still
-    /// read.
+    /// The FIN was sent, or a write has failed (`error`). Input is still read, up to the server's
+    /// FIN.
     Awaiting {
         until: Instant,
-        lost: Option<(Direction, ConnectionError)>,
+        error: Option<(Direction, ConnectionError)>,
     },
     Ending(Teardown<LoadReason>),
 }
 
-/// Why a load's connection ended.
+/// Why a connection of the load generator ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoadReason {
-    /// Every byte came back, and both sides are closed.
-    #[error("every byte came back: {bytes}")]
+    /// All bytes came back, and both sides are closed.
+    #[error("all bytes came back: {bytes}")]
     Complete {
-        /// Bytes sent, and received.
+        /// Bytes sent, which are as many as were received.
         bytes: u64,
     },
-    /// A byte came back that is not the one that was sent.
-    #[error("byte {position} came back as {found:#04x}, {sent:#04x} was sent")]
+    /// A byte that came back differs from the byte that was sent.
+    #[error("byte {position} came back as {received:#04x}, {sent:#04x} was sent")]
     Mismatch {
-        /// Counted from 0.
+        /// The byte's position in the stream, counted from 0.
         position: u64,
-        /// What was sent.
+        /// The byte that was sent.
         sent: u8,
-        /// What came back.
-        found: u8,
+        /// The byte that came back.
+        received: u8,
     },
-    /// More came back than was sent.
-    #[error("more came back than was sent; bytes sent: {sent}")]
+    /// More bytes came back than were sent.
+    #[error("more bytes came back than were sent; sent: {sent}")]
     Surplus {
         /// Bytes sent.
         sent: u64,
     },
-    /// The server closed too early.
-    #[error("the server closed; bytes that had come back: {received} of {sent}")]
+    /// The server closed before all bytes had come back.
+    #[error("the server closed; bytes echoed: {received} of {sent}")]
     Closed {
         /// Bytes sent.
         sent: u64,
         /// Bytes received.
         received: u64,
     },
-    /// [`LoadConfig::idle_timeout`] ran out.
-    #[error("nothing moved for {limit:?}; bytes that had come back: {received} of {sent}")]
+    /// [`LoadConfig::idle_timeout`] elapsed.
+    #[error("no byte moved for {limit:?}; bytes echoed: {received} of {sent}")]
     IdleTimeout {
         /// The limit.
         limit: Duration,
@@ -159,13 +105,13 @@ pub enum LoadReason {
         /// Bytes received.
         received: u64,
     },
-    /// The connection broke.
-    #[error("{why} while {way}; bytes that had come back: {received} of {sent}")]
+    /// A read or a write failed.
+    #[error("{error} while {direction}; bytes echoed: {received} of {sent}")]
     Lost {
-        /// At a read or a write.
-        way: Direction,
-        /// How.
-        why: ConnectionError,
+        /// Whether a read or a write failed.
+        direction: Direction,
+        /// The error.
+        error: ConnectionError,
         /// Bytes sent.
         sent: u64,
         /// Bytes received.
@@ -181,7 +127,7 @@ impl Reason for LoadReason {
             Self::Surplus { .. } => "surplus",
             Self::Closed { .. } => "closed",
             Self::IdleTimeout { .. } => "idle_timeout",
-            Self::Lost { why, .. } => why.label(),
+            Self::Lost { error, .. } => error.label(),
         }
     }
 
@@ -196,15 +142,27 @@ impl Reason for LoadReason {
 }
 
 impl<F: FnMut(Duration)> Load<F> {
-    /// The machine for a connection that was made `now`, which reads into a buffer of `pool`.
-    pub fn new(mut config: LoadConfig, pool: Pool, now: Instant, on_echo: F) -> Self {
+    /// The machine of a connection that was made `now` and reads into a buffer of `pool`.
+    ///
+    /// It calls `on_echo` with each message's round-trip time, from the write of its first byte to
+    /// the read of its last.
+    ///
+    /// # Errors
+    /// A timeout of `config` is zero.
+    pub fn new(
+        mut config: LoadConfig,
+        pool: Pool,
+        now: Instant,
+        on_echo: F,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
         if config.messages.iter().any(Bytes::is_empty) {
             config.messages =
                 config.messages.iter().filter(|message| !message.is_empty()).cloned().collect();
         }
         let until = now + config.close_timeout;
         let total = config.rounds.saturating_mul(config.messages.len() as u64);
-        Self {
+        Ok(Self {
             config,
             pool,
             buffer: None,
@@ -212,11 +170,11 @@ impl<F: FnMut(Duration)> Load<F> {
             total,
             sent: Position::default(),
             received: Position::default(),
-            under_way: VecDeque::new(),
+            in_flight: VecDeque::new(),
             state: if total == 0 { State::Closing { until } } else { State::Open },
-            moved: now,
+            last_activity: now,
             progress: WriteProgress::new(now),
-        }
+        })
     }
 
     /// Bytes sent so far.
@@ -224,29 +182,29 @@ impl<F: FnMut(Duration)> Load<F> {
         self.sent.bytes
     }
 
-    /// Bytes that have come back so far.
+    /// Bytes received so far.
     pub fn received(&self) -> u64 {
         self.received.bytes
     }
 
-    /// Messages that have come back whole so far.
+    /// Messages that have come back completely so far.
     pub fn echoed(&self) -> u64 {
         self.received.messages
     }
 
     fn message(&self, index: u64) -> &Bytes {
         let round = self.config.messages.len() as u64;
-        let index = usize::try_from(index % round).expect("below a length, which is a usize");
+        let index = usize::try_from(index % round).expect("the index is below a length");
         &self.config.messages[index]
     }
 
-    /// Up to which message may be sent now.
-    fn horizon(&self) -> u64 {
-        let under_way = match self.config.pace {
+    /// How many messages, from the first one, may be sent by now.
+    fn send_limit(&self) -> u64 {
+        let in_flight = match self.config.pace {
             Pace::Lockstep => 1,
             Pace::Pipelined(messages) => messages.get() as u64,
         };
-        self.total.min(self.received.messages.saturating_add(under_way))
+        self.total.min(self.received.messages.saturating_add(in_flight))
     }
 
     fn advance(&self, position: &mut Position, bytes: usize) {
@@ -258,10 +216,9 @@ impl<F: FnMut(Duration)> Load<F> {
         }
     }
 
-    /// Compares `n` bytes of `buffer` with what was sent.
-    fn verify(&mut self, now: Instant, buffer: &[u8]) -> Result<(), LoadReason> {
-        let mut found = buffer;
-        while !found.is_empty() {
+    /// Compares `received` with the bytes that were sent.
+    fn verify(&mut self, now: Instant, mut received: &[u8]) -> Result<(), LoadReason> {
+        while !received.is_empty() {
             let mut position = self.received;
             let unanswered = self.sent.bytes - position.bytes;
             if unanswered == 0 {
@@ -270,20 +227,20 @@ impl<F: FnMut(Duration)> Load<F> {
             let message = &self.message(position.messages)[position.offset..];
             let n = message
                 .len()
-                .min(found.len())
+                .min(received.len())
                 .min(usize::try_from(unanswered).unwrap_or(usize::MAX));
-            if message[..n] != found[..n] {
-                let differs = message.iter().zip(found).take_while(|(a, b)| a == b).count();
+            if message[..n] != received[..n] {
+                let equal = message.iter().zip(received).take_while(|(a, b)| a == b).count();
                 return Err(LoadReason::Mismatch {
-                    position: position.bytes + differs as u64,
-                    sent: message[differs],
-                    found: found[differs],
+                    position: position.bytes + equal as u64,
+                    sent: message[equal],
+                    received: received[equal],
                 });
             }
-            found = &found[n..];
+            received = &received[n..];
             self.advance(&mut position, n);
             if position.messages > self.received.messages
-                && let Some(sent) = self.under_way.pop_front()
+                && let Some(sent) = self.in_flight.pop_front()
             {
                 (self.on_echo)(now.since(sent));
             }
@@ -296,12 +253,12 @@ impl<F: FnMut(Duration)> Load<F> {
         LoadReason::Closed { sent: self.sent.bytes, received: self.received.bytes }
     }
 
-    /// The reason where nothing is sent any more.
-    fn outcome(&self, lost: Option<(Direction, ConnectionError)>) -> LoadReason {
+    /// The reason of a connection that is complete, or failed with `error`.
+    fn outcome(&self, error: Option<(Direction, ConnectionError)>) -> LoadReason {
         let (sent, received) = (self.sent.bytes, self.received.bytes);
-        match lost {
+        match error {
             None => LoadReason::Complete { bytes: received },
-            Some((way, why)) => LoadReason::Lost { way, why, sent, received },
+            Some((direction, error)) => LoadReason::Lost { direction, error, sent, received },
         }
     }
 
@@ -319,7 +276,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         match &self.state {
             State::Open => Interest {
                 read: true,
-                write: if self.sent.messages < self.horizon() {
+                write: if self.sent.messages < self.send_limit() {
                     Outbound::Flush
                 } else {
                     Outbound::Idle
@@ -327,7 +284,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             },
             State::Closing { .. } => Interest { read: true, write: Outbound::Finish },
             State::Awaiting { .. } => Interest { read: true, write: Outbound::Finished },
-            State::Ending(ending) => ending.interest(false),
+            State::Ending(teardown) => teardown.interest(false),
         }
     }
 
@@ -336,7 +293,7 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        let unsent = self.sent.messages..self.horizon();
+        let unsent = self.sent.messages..self.send_limit();
         let mut offset = self.sent.offset;
         out.iter_mut()
             .zip(unsent)
@@ -350,24 +307,23 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
             Event::Eof => match &mut self.state {
                 State::Open => self.state = State::Ending(Teardown::reset(self.closed())),
                 &mut State::Closing { until } => {
-                    let ending = Teardown::finishing(self.outcome(None), Some(until));
-                    self.state = State::Ending(ending);
+                    let teardown = Teardown::finishing(self.outcome(None), Some(until));
+                    self.state = State::Ending(teardown);
                 }
-                &mut State::Awaiting { lost, .. } => self.end(self.outcome(lost)),
-                State::Ending(ending) => ending.handle_eof(),
+                &mut State::Awaiting { error, .. } => self.end(self.outcome(error)),
+                State::Ending(teardown) => teardown.handle_eof(),
             },
-            Event::Error(way, why) => self.handle_lost(now, way, why),
-            Event::Written(all) => self.handle_written(now, all),
+            Event::Error(direction, error) => self.handle_error(now, direction, error),
+            Event::Written(n) => self.handle_written(now, n),
             Event::Finished => match &mut self.state {
                 State::Closing { .. } => {
                     let until = now + self.config.close_timeout;
-                    self.state = State::Awaiting { until, lost: None };
+                    self.state = State::Awaiting { until, error: None };
                 }
-                State::Ending(ending) => ending.handle_finished(now),
+                State::Ending(teardown) => teardown.handle_finished(now),
                 State::Open | State::Awaiting { .. } => {}
             },
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // Begins no further message; those under way are finished and awaited.
             Event::ShutDown => {
                 if let State::Open = self.state {
                     self.total = self.sent.messages + u64::from(self.sent.offset > 0);
@@ -384,11 +340,12 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
 
     fn poll_timeout(&self) -> Option<Instant> {
         match &self.state {
-            State::Open => {
-                self.config.idle_timeout.map(|limit| self.progress.idle_deadline(self.moved, limit))
-            }
+            State::Open => self
+                .config
+                .idle_timeout
+                .map(|limit| self.progress.idle_deadline(self.last_activity, limit)),
             State::Closing { until } | State::Awaiting { until, .. } => Some(*until),
-            State::Ending(ending) => ending.poll_timeout(None),
+            State::Ending(teardown) => teardown.poll_timeout(None),
         }
     }
 
@@ -396,16 +353,16 @@ impl<F: FnMut(Duration)> Machine for Load<F> {
         let state = match &self.state {
             State::Open => "open",
             State::Closing { .. } => "closing",
-            State::Awaiting { lost: None, .. } => "awaiting",
-            State::Awaiting { lost: Some(_), .. } => "broken",
-            State::Ending(ending) => ending.state(),
+            State::Awaiting { error: None, .. } => "awaiting",
+            State::Awaiting { error: Some(_), .. } => "broken",
+            State::Ending(teardown) => teardown.state(),
         };
         Status { state, queued: 0, lag: self.sent.messages - self.received.messages }
     }
 
     fn reason(&self) -> Option<LoadReason> {
         match &self.state {
-            State::Ending(ending) => ending.reason(),
+            State::Ending(teardown) => teardown.reason(),
             State::Open | State::Closing { .. } | State::Awaiting { .. } => None,
         }
     }
@@ -416,7 +373,7 @@ impl<F: FnMut(Duration)> Load<F> {
         let Some(buffer) = self.buffer.take() else { return };
         let verified = self.verify(now, &buffer[..n]);
         self.buffer = Some(buffer);
-        self.moved = now;
+        self.last_activity = now;
         match verified {
             Ok(()) => self.close_if_complete(now),
             Err(reason) => self.state = State::Ending(Teardown::reset(reason)),
@@ -427,27 +384,27 @@ impl<F: FnMut(Duration)> Load<F> {
         self.state = State::Ending(Teardown::ended(reason));
     }
 
-    fn handle_lost(&mut self, now: Instant, way: Direction, why: ConnectionError) {
-        let lost = Some((way, why));
-        let reason = self.outcome(lost);
-        match (&mut self.state, way) {
+    fn handle_error(&mut self, now: Instant, direction: Direction, error: ConnectionError) {
+        let error = Some((direction, error));
+        let reason = self.outcome(error);
+        match (&mut self.state, direction) {
             (State::Open, Direction::Write) => {
-                self.state = State::Awaiting { until: now + self.config.close_timeout, lost };
+                self.state = State::Awaiting { until: now + self.config.close_timeout, error };
             }
             (State::Open, Direction::Read) => self.end(reason),
-            // Every byte had come back.
+            // All bytes had come back.
             (State::Closing { .. }, _) => self.end(self.outcome(None)),
-            (&mut State::Awaiting { lost, .. }, _) => self.end(self.outcome(lost)),
-            (State::Ending(ending), _) => ending.handle_error(reason),
+            (&mut State::Awaiting { error, .. }, _) => self.end(self.outcome(error)),
+            (State::Ending(teardown), _) => teardown.handle_error(reason),
         }
     }
 
-    fn handle_written(&mut self, now: Instant, all: usize) {
-        let mut n = all;
+    fn handle_written(&mut self, now: Instant, written: usize) {
+        let mut n = written;
         let mut position = self.sent;
         while n > 0 {
             if position.offset == 0 {
-                self.under_way.push_back(now);
+                self.in_flight.push_back(now);
             }
             let bytes = n.min(self.message(position.messages).len() - position.offset);
             self.advance(&mut position, bytes);
@@ -455,7 +412,7 @@ impl<F: FnMut(Duration)> Load<F> {
         }
         self.sent = position;
         self.progress.queued(now);
-        self.progress.written(now, all);
+        self.progress.written(now, written);
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
@@ -473,8 +430,8 @@ impl<F: FnMut(Duration)> Load<F> {
             State::Closing { .. } => {
                 self.state = State::Ending(Teardown::reset(self.outcome(None)));
             }
-            &mut State::Awaiting { lost, .. } => self.end(self.outcome(lost)),
-            State::Ending(ending) => ending.expire(None),
+            &mut State::Awaiting { error, .. } => self.end(self.outcome(error)),
+            State::Ending(teardown) => teardown.expire(None),
         }
     }
 }

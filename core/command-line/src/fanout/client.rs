@@ -1,0 +1,157 @@
+//! `fanout-client`.
+
+use core::{num::NonZeroUsize, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io::{self, Write},
+};
+
+use clap::Args;
+use wirestate_core::{
+    Event, Instant, Machine,
+    drive::{Clock, Drive, Ended},
+    fanout::{Client, ClientReason},
+    runtime::connect_within,
+};
+
+use super::{MessageInspector, message_size, unix_epoch};
+use crate::{
+    CommandError, CommandRuntime, log,
+    progress_line::ProgressLine,
+    values::{self, Timeout},
+};
+
+/// Subscribes: writes messages to standard output, and a live rate to standard error
+///
+/// The messages of a fanout-source carry a number and a time; for them, gaps and lag are shown.
+///
+/// The exit code is 0 when --count is reached or, without --count, when the server ends the stream
+/// behind a complete message. It is 1 when the stream ends by a reset, within a message, or before
+/// the first message, as it does when the server is full.
+#[derive(Args, Debug)]
+pub(crate) struct Flags {
+    /// The server's address, HOST:PORT or unix:PATH
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::remote)]
+    address: String,
+    /// The length of a message in bytes, at most 1MiB
+    #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = message_size)]
+    frame: NonZeroUsize,
+    /// End after this many messages [default: no limit]
+    #[arg(long, value_name = "N", value_parser = values::count::<u64>)]
+    count: Option<u64>,
+    /// How long the connection attempt may take; or `off`
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    connect_timeout: Timeout,
+}
+
+pub(crate) async fn run<R: CommandRuntime>(
+    runtime: &R,
+    flags: Flags,
+    log: &log::Flags,
+) -> Result<(), CommandError> {
+    let Flags { address, frame, count, connect_timeout } = flags;
+    let socket = connect_within(runtime, &address, connect_timeout.0)
+        .await
+        .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
+    let mut clock = runtime.clock();
+    let mut drive = Drive::new(Client::new(), socket, runtime.clock());
+    let mut inspector = MessageInspector::new(frame, unix_epoch(runtime));
+    let mut rate = RateLine::new(clock.now(), !log.quiet);
+    // How many bytes of --count remain.
+    let mut remaining = count.map(|count| count.saturating_mul(frame.get() as u64));
+    let ended = loop {
+        let next = poll_fn(|cx| {
+            if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
+                return Poll::Ready(None);
+            }
+            drive.poll_until(cx, |client, _| client.take()).map(Some)
+        });
+        match next.await {
+            None => rate.show(clock.now(), &inspector),
+            Some(Ok(mut bytes)) => {
+                if let Some(remaining) = &mut remaining {
+                    bytes.truncate(usize::try_from(*remaining).unwrap_or(usize::MAX));
+                    *remaining -= bytes.len() as u64;
+                }
+                inspector.inspect(&bytes, clock.now());
+                io::stdout().lock().write_all(&bytes).map_err(CommandError::Output)?;
+                if remaining == Some(0) {
+                    let shut_down = |client: &mut Client, now| {
+                        client.handle(now, Event::ShutDown);
+                        None::<()>
+                    };
+                    if let Err(ended) = drive.until(shut_down).await {
+                        break ended;
+                    }
+                }
+            }
+            Some(Err(ended)) => break ended,
+        }
+    };
+    io::stdout().lock().flush().map_err(CommandError::Output)?;
+    rate.end(clock.now(), &inspector);
+    let reason = match ended {
+        Ended::Reason(ClientReason::ShutDown) => return Ok(()),
+        Ended::Reason(ClientReason::Closed) => {
+            match (inspector.offset(), inspector.messages, count) {
+                (0, 0, _) => format!("{ended} before the first message"),
+                (0, messages, None) => {
+                    if rate.is_shown {
+                        log::write(&format!(
+                            "the server ended the stream; messages received: {messages}\n"
+                        ));
+                    }
+                    return Ok(());
+                }
+                (0, messages, Some(count)) => {
+                    format!("the server ended the stream; messages received: {messages} of {count}")
+                }
+                (received, ..) => format!(
+                    "the server ended the stream after {received} of a message's {frame} bytes"
+                ),
+            }
+        }
+        Ended::Reason(_) | Ended::Aborted => ended.to_string(),
+    };
+    Err(CommandError::Ended { address, reason })
+}
+
+/// The rate of messages, on standard error, once a second.
+struct RateLine {
+    is_shown: bool,
+    line: ProgressLine,
+    /// When it was shown last, and how many messages had been received by then.
+    last: Instant,
+    last_messages: u64,
+    next: Instant,
+}
+
+impl RateLine {
+    fn new(now: Instant, is_shown: bool) -> Self {
+        let line = ProgressLine::new();
+        Self { is_shown, line, last: now, last_messages: 0, next: now + SHOW_INTERVAL }
+    }
+
+    fn show(&mut self, now: Instant, inspector: &MessageInspector) {
+        if !self.is_shown {
+            return;
+        }
+        let elapsed = now.since(self.last).as_nanos().max(1);
+        let MessageInspector { messages, gaps, lag, .. } = inspector;
+        let rate = u128::from(messages - self.last_messages) * 1_000_000_000 / elapsed;
+        let lag = lag.map_or_else(String::new, |lag| format!(", lag {lag:.0?}"));
+        self.line.show(&format!("{messages} messages, {rate}/s, {gaps} gaps{lag}"));
+        (self.last, self.last_messages) = (now, *messages);
+        self.next = now + SHOW_INTERVAL;
+    }
+
+    /// Shows the line once more and ends it, so that later output does not overwrite it.
+    fn end(&mut self, now: Instant, inspector: &MessageInspector) {
+        self.show(now, inspector);
+        if self.is_shown {
+            self.line.end();
+        }
+    }
+}
+
+const SHOW_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,188 @@
+//! `fanout-server`.
+
+use core::{future::Future, num::NonZeroUsize, slice, time::Duration};
+
+use clap::{Args, ValueEnum};
+use wirestate_core::{
+    dial::{Backoff, Dial},
+    fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
+};
+
+use super::{MAX_MESSAGE, message_size};
+use crate::{
+    CommandError, CommandRuntime, ServerContext,
+    self_upstream::{self, SelfUpstreamCheck},
+    server,
+    values::{self, Timeout},
+};
+
+/// Reads messages from one upstream and sends them to all subscribers
+///
+/// A subscriber gets complete messages, in order, beginning with the next one that arrives. While
+/// the upstream is away, it is dialled again with growing pauses, and subscribers stay connected.
+/// If the upstream ends within a message, that message is dropped. With a fixed message size, the
+/// upstream must begin each connection with a complete message.
+#[derive(Args, Debug)]
+pub(crate) struct ServerFlags {
+    /// The address that the messages come from, HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
+          value_parser = values::remote)]
+    upstream: String,
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
+          value_parser = values::listen, help = values::LISTEN_HELP)]
+    listen: String,
+    /// What a message is: this many bytes, at most 1MiB; or a line (`lines`). `bytes`: the stream
+    /// has no messages
+    #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024",
+          value_parser = framing)]
+    frame: Framing,
+    /// What happens to a subscriber that falls out of the window
+    #[arg(long, value_enum, env = "WIRESTATE_ON_LAG", default_value = "disconnect")]
+    on_lag: OnLag,
+    /// How long the upstream is paused for slow subscribers while another one waits; 0: never
+    ///
+    /// Before a subscriber falls out of the window, the server pauses: it stops reading the
+    /// upstream. This flag limits the pauses within any ten times its value, for all subscribers
+    /// together. The upstream is paused only for subscribers that have caught up since they
+    /// connected or skipped. After the limit, --on-lag applies. While no subscriber has read
+    /// everything and waits, the upstream is paused without limit. A subscriber that acknowledges
+    /// no byte for 10 s is reset. With --on-lag block there is no limit. The metric
+    /// `wirestate_upstream_paused_waiting_seconds` is the time that was used. The metric
+    /// `wirestate_fanout_never_caught_up` counts subscribers that lagged without such a pause.
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
+          value_parser = values::time)]
+    lag_wait: Duration,
+    /// The window: how many bytes of messages are kept for slow subscribers
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
+          value_parser = values::bytes)]
+    window: usize,
+    /// Send a new subscriber the last K messages first, as far as they lie in the newer half of the
+    /// window (with --on-lag block: in the whole window); 0: none
+    #[arg(long, value_name = "K", env = "WIRESTATE_REPLAY", default_value = "0",
+          value_parser = values::number)]
+    replay: u64,
+    /// Reconnect to the upstream when it sends no byte for this long; or `off`
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "WIRESTATE_UPSTREAM_IDLE_TIMEOUT",
+        default_value = "off"
+    )]
+    upstream_idle_timeout: Timeout,
+    /// How long an attempt to connect to the upstream may take; or `off`
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
+    connect_timeout: Timeout,
+    #[command(flatten)]
+    server: server::Flags,
+}
+
+fn framing(text: &str) -> Result<Framing, String> {
+    let max = const { NonZeroUsize::new(MAX_MESSAGE).unwrap() };
+    match text {
+        "lines" => Ok(Framing::Delimited { delimiter: b'\n', max }),
+        "bytes" => Ok(Framing::None),
+        size if size.starts_with(|first: char| first.is_ascii_digit()) => {
+            message_size(size).map(Framing::Fixed)
+        }
+        _ => Err("expected a number of bytes, `lines` or `bytes`".into()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnLag {
+    /// Disconnect it: a stream of bytes cannot show a gap
+    Disconnect,
+    /// Continue with the next message, and count the messages that it missed
+    Skip,
+    /// Pause the upstream without limit, so that no subscriber falls out of the window
+    Block,
+}
+
+impl ServerFlags {
+    /// Returns an error if flags contradict each other.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Self { listen, frame, on_lag, window, replay, .. } = self;
+        let longest = match frame {
+            Framing::Fixed(size) => size.get(),
+            Framing::Delimited { .. } | Framing::LengthPrefixed { .. } => MAX_MESSAGE,
+            Framing::None if *on_lag == OnLag::Skip => {
+                return Err("--on-lag skip needs messages, and --frame bytes has none".into());
+            }
+            Framing::None if *replay > 0 => {
+                return Err("--replay needs messages, and --frame bytes has none".into());
+            }
+            Framing::None => 1,
+        };
+        if *window < longest {
+            return Err(format!(
+                "--window {window} is smaller than a message, which may have {longest} bytes"
+            ));
+        }
+        self_upstream::check(&self.upstream, listen)
+    }
+}
+
+pub(crate) async fn serve<R: CommandRuntime>(
+    runtime: &R,
+    flags: ServerFlags,
+    context: &ServerContext,
+) -> Result<(), CommandError> {
+    let on_lag = match flags.on_lag {
+        OnLag::Disconnect => LagPolicy::Disconnect,
+        OnLag::Skip => LagPolicy::Skip,
+        OnLag::Block => LagPolicy::Block,
+    };
+    let config = Config::default()
+        .with_framing(flags.frame)
+        .with_window(flags.window)
+        .with_on_lag(on_lag)
+        .with_lag_wait(flags.lag_wait)
+        .with_upstream_idle_timeout(flags.upstream_idle_timeout.0)
+        .with_replay(flags.replay);
+    let feed = Feed::new(config).map_err(CommandError::Config)?;
+    let settings = flags.server.settings::<R>("fanout-server").with_metrics(feed.clone());
+    let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
+        .with_connect_timeout(flags.connect_timeout.0)
+        .with_shutdown(settings.handle.shutdown().clone());
+    let subscriber = {
+        let feed = feed.clone();
+        move |_: &_, now| Subscriber::new(&feed, now)
+    };
+    server::listen_and_serve(runtime, &flags.listen, &settings, context, async |server| {
+        let (upstreams, shutdown) = (slice::from_ref(&dial.address), settings.handle.shutdown());
+        let check = SelfUpstreamCheck::start(runtime, upstreams, &flags.listen, &server, shutdown)?;
+        let reading = read_upstream(runtime, dial, &feed);
+        runtime.spawn(reading).map_err(CommandError::Spawn)?;
+        let report = server::serve(server, &settings, subscriber).await;
+        let counters = feed.counters();
+        tracing::info!(
+            messages = counters.messages_in,
+            upstream_connects = counters.upstream_connects,
+            upstream_failures = counters.upstream_failures,
+            tail_bytes_dropped = counters.tail_bytes_dropped,
+            delivered = counters.delivered,
+            skipped = counters.skipped,
+            lagged = counters.lagged,
+            never_caught_up = counters.never_caught_up,
+            paused = ?counters.paused,
+            paused_waiting = ?counters.paused_waiting,
+            "fan-out ended"
+        );
+        check.finish()?;
+        Ok(report)
+    })
+    .await
+}
+
+/// Publishes the upstream's messages, and reconnects to it, until a shutdown is requested.
+pub(crate) fn read_upstream<R: CommandRuntime>(
+    runtime: &R,
+    dial: Dial,
+    feed: &Feed,
+) -> impl Future<Output = ()> + Send + 'static {
+    let (runtime, feed) = (runtime.clone(), feed.clone());
+    async move {
+        let upstream = |now| Upstream::new(&feed, now);
+        dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
+    }
+}

@@ -1,0 +1,58 @@
+//! `fanout-source`.
+
+use core::num::NonZeroUsize;
+
+use clap::Args;
+use wirestate_core::{
+    admission::Limits,
+    fanout::{MessageSource, MessageSourceConfig},
+    serve,
+};
+
+use super::{message_size, unix_epoch};
+use crate::{CommandError, CommandRuntime, ServerContext, server, values};
+
+/// Sends numbered messages of a fixed size, at a rate, to one client at a time
+///
+/// A message is text: its number, the time at which it was made in nanoseconds since 1970, dots,
+/// and a line feed. Each client gets the messages from number 0 on. A client may send a FIN and
+/// continue to read. While a client is connected, further connections are closed at once.
+#[derive(Args, Debug)]
+pub(crate) struct Flags {
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
+          value_parser = values::listen, help = values::LISTEN_HELP)]
+    listen: String,
+    /// The length of a message in bytes, at most 1MiB
+    #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1024",
+          value_parser = message_size)]
+    size: NonZeroUsize,
+    /// How many messages to send a second; 0: as many as the client accepts
+    #[arg(long, value_name = "N", env = "WIRESTATE_RATE", default_value = "1000",
+          value_parser = values::number)]
+    rate: u64,
+    /// End a client's stream after this many messages [default: no limit]
+    #[arg(long, value_name = "N", env = "WIRESTATE_COUNT", value_parser = values::number)]
+    count: Option<u64>,
+    #[command(flatten)]
+    common: server::CommonFlags,
+}
+
+pub(crate) async fn serve<R: CommandRuntime>(
+    runtime: &R,
+    flags: Flags,
+    context: &ServerContext,
+) -> Result<(), CommandError> {
+    let Flags { size, rate, count, .. } = flags;
+    let epoch = unix_epoch(runtime);
+    let config = MessageSourceConfig::default()
+        .with_size(size)
+        .with_rate(rate)
+        .with_count(count)
+        .with_epoch(epoch);
+    let limits = Limits { connections: 1, per_address: None };
+    let settings =
+        flags.common.settings("fanout-source", serve::Config::default().with_limits(limits));
+    let machine =
+        move |_: &_, now| MessageSource::new(config, now).expect("all timeouts are the defaults");
+    server::run(runtime, &flags.listen, &settings, context, machine).await
+}

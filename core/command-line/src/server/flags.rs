@@ -1,0 +1,130 @@
+//! The flags that all servers have.
+
+use core::time::Duration;
+
+use clap::{Args, builder::NonEmptyStringValueParser};
+use tracing::warn;
+use wirestate_core::serve::{self, ServerHandle};
+
+use super::{
+    ServerSettings, StatusSettings,
+    limits::{limits, reserved_files},
+};
+use crate::{
+    CommandRuntime,
+    accept_proxy::AcceptProxyFlags,
+    signals,
+    values::{self, Limit, Timeout},
+};
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct Flags {
+    /// How many connections may be open [default: 10000, or what the limit of open files allows]
+    #[arg(long, value_name = "N", env = "WIRESTATE_MAX_CONNECTIONS",
+          value_parser = values::count::<u64>)]
+    pub(super) max_connections: Option<u64>,
+    /// How many connections may be open from one IPv4 address or IPv6 /64, except from loopback; or
+    /// `off`
+    #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
+    pub(super) max_per_address: Limit,
+    #[command(flatten)]
+    proxied: AcceptProxyFlags,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// The flags that also a server has that serves one client at a time.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits", after_help = signals::HELP)]
+pub(crate) struct CommonFlags {
+    /// How long connections may take to end after SIGTERM, SIGINT or SIGHUP; then they are reset.
+    /// `off`: no limit
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
+    drain_timeout: Timeout,
+    #[command(flatten)]
+    status: StatusFlags,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Operation")]
+struct StatusFlags {
+    /// Serve the status by HTTP on this address: /, /healthz, /readyz, /metrics, /connections
+    #[arg(long = "status", value_name = "ADDR", env = "WIRESTATE_STATUS",
+          value_parser = values::listen)]
+    address: Option<String>,
+    /// A host name that requests for the status may use, besides localhost and IP addresses; can be
+    /// given several times
+    #[arg(
+        long = "status-host",
+        value_name = "NAME",
+        env = "WIRESTATE_STATUS_HOST",
+        value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new(),
+        requires = "address"
+    )]
+    hosts: Vec<String>,
+    /// After SIGTERM, SIGINT or SIGHUP, continue to accept for this long while /readyz fails, so
+    /// that load balancers send new connections elsewhere
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
+          value_parser = values::time)]
+    lame_duck: Duration,
+}
+
+impl Flags {
+    /// The settings of the server that the command `name` runs.
+    pub(crate) fn settings<R: CommandRuntime>(&self, name: &'static str) -> ServerSettings {
+        self.settings_with_files::<R>(name, R::FILES_PER_CONNECTION, 0)
+    }
+
+    /// The settings of a server that needs `files_per_connection` open files for each connection,
+    /// and `shared_files` for all connections together.
+    pub(crate) fn settings_with_files<R: CommandRuntime>(
+        &self,
+        name: &'static str,
+        files_per_connection: usize,
+        shared_files: u64,
+    ) -> ServerSettings {
+        let reserved_files = reserved_files::<R>(self.has_status()) + shared_files;
+        let config = serve::Config::default()
+            .with_limits(limits(self, files_per_connection as u64, reserved_files))
+            .with_behind_proxies(self.proxied.behind_proxies());
+        ServerSettings {
+            accept_proxy: self.proxied.policy(),
+            reserved_files,
+            ..self.common.settings(name, config)
+        }
+    }
+
+    pub(super) fn has_status(&self) -> bool {
+        self.common.status.address.is_some()
+    }
+}
+
+impl CommonFlags {
+    /// The settings of the server that the command `name` runs with `config`.
+    pub(crate) fn settings(&self, name: &'static str, config: serve::Config) -> ServerSettings {
+        if self.drain_timeout.0.is_none() {
+            warn!("--drain-timeout off: one open connection can keep the server from ending");
+        }
+        let config = config.with_name(name).with_drain_timeout(self.drain_timeout.0);
+        let StatusFlags { address, hosts, lame_duck } = &self.status;
+        ServerSettings {
+            name,
+            handle: ServerHandle::new(config),
+            status: address.clone().map(|address| StatusSettings { address, hosts: hosts.clone() }),
+            lame_duck: *lame_duck,
+            metrics: None,
+            accept_proxy: None,
+            reserved_files: 0,
+        }
+    }
+}
+
+/// The idle timeout of a server's connections. Warns if there is none.
+pub(crate) fn idle_timeout(timeout: Timeout) -> Option<Duration> {
+    if timeout.0.is_none() {
+        warn!("--idle-timeout off: connections whose peer has vanished may stay open");
+    }
+    timeout.0
+}

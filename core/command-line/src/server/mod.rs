@@ -1,0 +1,230 @@
+//! Running a server: listening, its status, the ready line, the drain.
+
+mod flags;
+mod limits;
+
+use core::time::Duration;
+use std::io;
+
+use tracing::info;
+use wirestate_core::{
+    Instant, Machine,
+    admission::ConnectionEntry,
+    drive::Clock,
+    proxy_protocol,
+    runtime::{Address, unix_path},
+    serve::{DrainReport, Server, ServerHandle},
+    shared::Shared,
+    status::{self, AllowedHosts, Metric, MetricsSource},
+};
+
+pub(super) use self::flags::{CommonFlags, Flags, idle_timeout};
+use crate::{
+    CommandError, CommandRuntime, ServerContext,
+    join::join,
+    log, open_files,
+    signals::shut_down_on_signals,
+    standard_error::LogMetrics,
+    systemd::{self, InheritedSockets, SocketSelector},
+};
+
+/// How a server is run.
+pub(super) struct ServerSettings {
+    name: &'static str,
+    pub(super) handle: ServerHandle,
+    status: Option<StatusSettings>,
+    /// How long connections are still accepted after a signal.
+    lame_duck: Duration,
+    /// The server's own metrics, besides those of its table of connections.
+    metrics: Option<Shared<dyn MetricsSource>>,
+    /// Connections begin with a PROXY header.
+    pub(super) accept_proxy: Option<proxy_protocol::HeaderPolicy>,
+    /// Open files that are not for connections.
+    reserved_files: u64,
+}
+
+/// Where a server's status is served.
+struct StatusSettings {
+    address: String,
+    /// The host names that requests may use.
+    hosts: Vec<String>,
+}
+
+impl ServerSettings {
+    /// Adds the server's own metrics to its status.
+    pub(super) fn with_metrics(self, metrics: impl MetricsSource) -> Self {
+        Self { metrics: Some(Shared::new(metrics)), ..self }
+    }
+
+    fn status_server(
+        &self,
+        settings: &StatusSettings,
+        now: Instant,
+    ) -> Result<status::Server, CommandError> {
+        let hosts = match unix_path(&settings.address) {
+            // A browser cannot connect to a Unix socket, and a request may name any host.
+            Some(_) => AllowedHosts::Any,
+            None => AllowedHosts::Named(settings.hosts.clone()),
+        };
+        let config = status::Config::new(self.name).with_hosts(hosts);
+        let metrics = WithLogMetrics { server: self.metrics.clone() };
+        status::Server::new(config, &self.handle, Some(Shared::new(metrics)), now)
+            .map_err(CommandError::Config)
+    }
+}
+
+/// The metrics of the log and those of a server.
+#[derive(Debug)]
+struct WithLogMetrics {
+    server: Option<Shared<dyn MetricsSource>>,
+}
+
+impl MetricsSource for WithLogMetrics {
+    fn metrics(&self) -> Vec<Metric> {
+        let mut metrics = LogMetrics.metrics();
+        metrics.extend(self.server.iter().flat_map(|server| server.metrics()));
+        metrics
+    }
+}
+
+/// Listens on `address`, logs the ready line, and runs a machine on each connection until a signal
+/// shuts the server down.
+pub(super) async fn run<R, M>(
+    runtime: &R,
+    address: &str,
+    settings: &ServerSettings,
+    context: &ServerContext,
+    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
+) -> Result<(), CommandError>
+where
+    R: CommandRuntime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    let serve = async |server| Ok(serve(server, settings, machine).await);
+    listen_and_serve(runtime, address, settings, context, serve).await
+}
+
+/// Runs a machine on each connection until a shutdown is requested.
+pub(super) async fn serve<R, M>(
+    server: Server<R>,
+    settings: &ServerSettings,
+    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
+) -> DrainReport
+where
+    R: CommandRuntime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    match settings.accept_proxy.clone() {
+        None => server.serve(machine).await,
+        Some(accept) => proxy_protocol::serve(server, accept, machine).await,
+    }
+}
+
+/// Listens on `address`, logs the ready line, and then calls `serve`, which accepts until a signal
+/// shuts the server down. Serves the status meanwhile, if there is one.
+pub(super) async fn listen_and_serve<R: CommandRuntime>(
+    runtime: &R,
+    address: &str,
+    settings: &ServerSettings,
+    context: &ServerContext,
+    serve: impl AsyncFnOnce(Server<R>) -> Result<DrainReport, CommandError>,
+) -> Result<(), CommandError> {
+    let ServerSettings { handle, lame_duck, reserved_files: reserved, .. } = settings;
+    let ServerContext { log, sockets } = context;
+    if handle.table().limits().connections == 0 {
+        let limit = open_files::raise_limit();
+        return Err(CommandError::NoFilesLeft { limit, reserved: *reserved });
+    }
+    let status = match &settings.status {
+        Some(status) => {
+            Some((&status.address, settings.status_server(status, runtime.clock().now())?))
+        }
+        None => None,
+    };
+    let readiness = status.as_ref().map(|(_, server)| server.readiness());
+    shut_down_on_signals(runtime, handle.shutdown().clone(), readiness, *lame_duck)?;
+    // A signal also ends the wait for a resolver that does not answer.
+    let binding = async {
+        let server = bind(runtime, address, sockets).await?.with_handle(handle);
+        let Some((address, status)) = status else { return Ok((server, None)) };
+        let status_server = bind(runtime, address, sockets).await?;
+        Ok((server, Some((status_server, status))))
+    };
+    let Some(bound) = handle.shutdown().unless_requested(binding).await else {
+        info!("stopped before listening");
+        return Ok(());
+    };
+    let (server, status) = bound?;
+    let report = match status {
+        None => {
+            report_ready(log, &server)?;
+            serve(server).await
+        }
+        Some((status_server, status)) => {
+            for address in addresses(&status_server)? {
+                log::report_status(log, &address);
+            }
+            report_ready(log, &server)?;
+            let status_handle = status.handle().clone();
+            let serving_status = status.serve(status_server);
+            // The status is served during the drain, and ends after it.
+            let serving = async {
+                let report = serve(server).await;
+                status_handle.drain();
+                report
+            };
+            join(serving, serving_status).await.0
+        }
+    }?;
+    let totals = handle.table().totals();
+    info!(
+        connections = totals.accepted,
+        drained = report.drained,
+        aborted = report.aborted,
+        refused = totals.refused.values().sum::<u64>(),
+        received = totals.bytes_in,
+        sent = totals.bytes_out,
+        "stopped"
+    );
+    Ok(())
+}
+
+/// Reports that the server listens, to the log and to the service manager, and starts to notify
+/// the service manager's watchdog.
+fn report_ready<R: CommandRuntime>(
+    log: &log::Flags,
+    server: &Server<R>,
+) -> Result<(), CommandError> {
+    for address in addresses(server)? {
+        log::report_ready(log, &address);
+    }
+    systemd::notify_ready();
+    systemd::keep_watchdog(server.runtime())
+}
+
+async fn bind<R: CommandRuntime>(
+    runtime: &R,
+    address: &str,
+    sockets: &InheritedSockets,
+) -> Result<Server<R>, CommandError> {
+    let server = match SocketSelector::parse(address) {
+        Some(selector) => sockets.take(selector).and_then(|sockets| {
+            let mut listeners = sockets.into_iter().map(|socket| runtime.listen_inherited(socket));
+            let first = listeners.next().expect("`take` returns at least one")?;
+            let server = Server::new(runtime.clone(), first);
+            listeners.try_fold(server, |server, listener| Ok(server.with_listener(listener?)))
+        }),
+        None => runtime.bind(address).await,
+    };
+    server.map_err(|error: io::Error| CommandError::Listen { address: address.to_string(), error })
+}
+
+/// The addresses that a server listens on.
+pub(super) fn addresses<R: CommandRuntime>(
+    server: &Server<R>,
+) -> Result<Vec<Address>, CommandError> {
+    let failed = |error| CommandError::Listen { address: "a socket".into(), error };
+    server.addresses().map_err(failed)
+}
