@@ -28,7 +28,7 @@ fn unused_address() -> String {
 }
 
 #[test]
-fn the_three_binaries_say_the_same() {
+fn the_three_binaries_have_the_same_output() {
     let unused = unused_address();
     let calls: [&[&str]; 22] = [
         &[],
@@ -57,8 +57,8 @@ fn the_three_binaries_say_the_same() {
     for words in calls {
         let [first, others @ ..] = BINARIES.map(|binary| {
             let output = run(binary, words);
-            let said = |bytes: &[u8]| text(bytes).replace(binary, "wirestate");
-            (said(&output.stdout), said(&output.stderr), output.status.code())
+            let expected = |bytes: &[u8]| text(bytes).replace(binary, "wirestate");
+            (expected(&output.stdout), expected(&output.stderr), output.status.code())
         });
         for other in others {
             assert_eq!(first, other, "{words:?}");
@@ -73,11 +73,11 @@ pub(crate) fn a_port_in_use_is_named(binary: &str) {
         let output = run(binary, &[server, "--listen", &address]);
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty());
-        let said = text(&output.stderr);
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let output_text = text(&output.stderr);
+        assert_eq!(output_text.lines().count(), 1, "{output_text}");
         assert!(
-            said.contains(&format!("cannot listen on {address}: Address already in use")),
-            "{said}"
+            output_text.contains(&format!("cannot listen on {address}: Address already in use")),
+            "{output_text}"
         );
     }
 }
@@ -87,10 +87,10 @@ pub(crate) fn a_refused_connection_is_named(binary: &str) {
     for words in [&["echo-client", &address][..], &["multiconn-client", &address, "100"]] {
         let output = run(binary, words);
         assert_eq!(output.status.code(), Some(1));
-        let said = text(&output.stderr);
+        let error = text(&output.stderr);
         let named = format!("cannot connect to {address}: Connection refused");
-        assert!(said.contains(&named), "{words:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(error.contains(&named), "{words:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
     }
     let output = run(binary, &["multiconn-client", &address, "18446744073709551615"]);
     assert_eq!(output.status.code(), Some(1));
@@ -99,18 +99,18 @@ pub(crate) fn a_refused_connection_is_named(binary: &str) {
 
 pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
     let calls: [(&[&str], &str); 18] = [
-        (&["echo-server", "--idle-timeout", "0"], "`off` is no limit"),
+        (&["echo-server", "--idle-timeout", "0"], "`off` means no limit"),
         (&["echo-server", "--idle-timeout", "x"], "expected a time with its unit, as in 500ms"),
         (&["echo-server", "--lame-duck", "x"], "expected a time with its unit, as in 500ms"),
-        (&["echo-server", "--max-per-address", "0"], "`off` is no limit"),
-        (&["echo-server", "--max-connections", "0"], "expected a whole number from 1 up"),
-        (&["echo-server", "--max-connections", "1e3"], "expected a whole number from 1 up"),
+        (&["echo-server", "--max-per-address", "0"], "`off` means no limit"),
+        (&["echo-server", "--max-connections", "0"], "expected a whole number, at least 1"),
+        (&["echo-server", "--max-connections", "1e3"], "expected a whole number, at least 1"),
         (&["fanout-server", "--frame", "x"], "expected a number of bytes, `lines` or `bytes`"),
         (&["fanout-server", "--window", "x"], "expected a number of bytes, as in 1024, 64KiB"),
-        (&["fanout-server", "--upstream", "127.0.0.1:0"], "connected to on port 0"),
-        (&["proxy", "--upstream", "127.0.0.1:1,127.0.0.1:0"], "connected to on port 0"),
-        (&["fanout-client", "127.0.0.1:0"], "connected to on port 0"),
-        (&["echo-server", "--chunk", "0"], "expected a number from 1"),
+        (&["fanout-server", "--upstream", "127.0.0.1:0"], "port 0 cannot be connected to"),
+        (&["proxy", "--upstream", "127.0.0.1:1,127.0.0.1:0"], "port 0 cannot be connected to"),
+        (&["fanout-client", "127.0.0.1:0"], "port 0 cannot be connected to"),
+        (&["echo-server", "--chunk", "0"], "expected a number of bytes from 1"),
         (&["echo-server", "--listen", "127.0.0.1"], "expected HOST:PORT"),
         (&["echo-server", "--status", "127.0.0.1:0", "--status-host", ""], "a value is required"),
         (
@@ -118,15 +118,15 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
             "a range is written with its first address: 10.0.0.0/8",
         ),
         (&["echo-client", "127.0.0.1:65536"], "`65536` is not a port"),
-        (&["multiconn-client", "127.0.0.1:1", "0"], "expected a whole number from 1 up"),
+        (&["multiconn-client", "127.0.0.1:1", "0"], "expected a whole number, at least 1"),
         (&["multiconn-client", "--size", "5", "--message", "x"], "cannot be used with"),
     ];
-    for (words, said) in calls {
+    for (words, wanted) in calls {
         let output = run(binary, words);
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         assert!(output.stdout.is_empty());
         let error = text(&output.stderr);
-        assert!(error.contains(said), "{words:?}: {error}");
+        assert!(error.contains(wanted), "{words:?}: {error}");
     }
 }
 
@@ -150,9 +150,9 @@ fn described(binary: &str, command: &str) -> Vec<(String, String)> {
                 described.push((begin.to_owned(), String::new()));
             }
             (more, _) => {
-                if let Some((_, said)) = described.last_mut() {
-                    *said += more;
-                    said.push(' ');
+                if let Some((_, expected)) = described.last_mut() {
+                    *expected += more;
+                    expected.push(' ');
                 }
             }
         }
@@ -161,7 +161,7 @@ fn described(binary: &str, command: &str) -> Vec<(String, String)> {
 }
 
 /// The defaults in the README.
-pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
+pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
     let common = [
         ("--max-connections", "10000, or what the limit of open files allows"),
         ("--max-per-address", "64"),
@@ -204,7 +204,7 @@ pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
                 ("--balance", "round-robin"),
                 ("--connect-timeout", "10s"),
                 ("--idle-timeout", "600s"),
-                ("--pipes", "256, or one for 32 of the limit of open files"),
+                ("--pipes", "256, or one per 32 open files if that is fewer"),
             ],
         ),
     ];
@@ -222,9 +222,13 @@ pub(crate) fn the_defaults_are_those_that_are_documented(binary: &str) {
             _ => &[],
         };
         for (flag, default) in flags.iter().chain(common) {
-            let said = described.iter().find(|(name, _)| name == flag).map(|(_, said)| said);
-            let said = said.unwrap_or_else(|| panic!("{command} {flag}: {described:?}"));
-            assert!(said.contains(&format!("[default: {default}]")), "{command} {flag}: {said}");
+            let expected =
+                described.iter().find(|(name, _)| name == flag).map(|(_, expected)| expected);
+            let expected = expected.unwrap_or_else(|| panic!("{command} {flag}: {described:?}"));
+            assert!(
+                expected.contains(&format!("[default: {default}]")),
+                "{command} {flag}: {expected}"
+            );
         }
     }
 }
@@ -234,13 +238,13 @@ pub(crate) fn each_flag_of_a_server_has_its_environment_variable(binary: &str) {
         let described = described(binary, server);
         let flags = described.iter().filter(|(name, _)| name.starts_with("--"));
         let mut count = 0;
-        for (flag, said) in flags {
+        for (flag, expected) in flags {
             if ["--help", "--version", "--verbose", "--quiet"].contains(&flag.as_str()) {
                 continue;
             }
             let variable = flag[2..].to_uppercase().replace('-', "_");
-            let named = said.contains(&format!("[env: WIRESTATE_{variable}="));
-            assert!(named, "{server} {flag}: {said}");
+            let named = expected.contains(&format!("[env: WIRESTATE_{variable}="));
+            assert!(named, "{server} {flag}: {expected}");
             count += 1;
         }
         assert!(count >= 9, "{server}: {described:?}");
@@ -300,13 +304,13 @@ pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     exchange(&mut server.connect(), b"hello");
     eventually("it is closed", || server.logged("closed: ") > 0);
     let log = server.stop();
-    for said in ["connected", "closed: finished", r#"reason="finished""#, "stopped"] {
-        assert!(log.contains(said), "{said}: {log}");
+    for expected in ["connected", "closed: finished", r#"reason="finished""#, "stopped"] {
+        assert!(log.contains(expected), "{expected}: {log}");
     }
 }
 
 /// Each of the two servers numbers its connections.
-pub(crate) fn the_log_says_which_server_a_connection_is_of(binary: &str) {
+pub(crate) fn the_log_names_the_server_of_a_connection(binary: &str) {
     let flags = ["-v", "--status", "127.0.0.1:0", "--max-connections", "1"];
     for format in ["text", "json"] {
         let server = Server::start(binary, &[&flags[..], &["--log-format", format]].concat());
@@ -320,17 +324,17 @@ pub(crate) fn the_log_says_which_server_a_connection_is_of(binary: &str) {
             "text" => format!(r#"server="{name}""#),
             _ => format!(r#""server":"{name}""#),
         };
-        let said = |what: &str, of: &str| {
+        let expected = |what: &str, of: &str| {
             log.lines().any(|line| line.contains(what) && line.contains(&named(of)))
         };
-        assert!(said("refusing connections", "echo-server"), "{log}");
+        assert!(expected("refusing connections", "echo-server"), "{log}");
         for of in ["echo-server", "status"] {
-            assert!(said("connected", of) && said("closed: ", of), "{of}: {log}");
+            assert!(expected("connected", of) && expected("closed: ", of), "{of}: {log}");
         }
     }
 }
 
-pub(crate) fn what_the_log_says_is_a_field_in_json(binary: &str) {
+pub(crate) fn log_fields_are_fields_of_the_json_line(binary: &str) {
     let server = Server::start(binary, &["--log-format", "json", "-v"]);
     let address = server.address.clone();
     exchange(&mut server.connect(), b"hello");
@@ -348,9 +352,7 @@ pub(crate) fn what_the_log_says_is_a_field_in_json(binary: &str) {
     assert_eq!(lines.last().unwrap()["message"], "stopped");
 }
 
-pub(crate) fn a_server_that_connects_says_first_that_it_listens_and_last_that_it_stopped(
-    binary: &str,
-) {
+pub(crate) fn the_first_log_line_is_listening_and_the_last_is_stopped(binary: &str) {
     let unused = unused_address();
     for server in ["fanout-server", "proxy"] {
         let server = Server::start_as(binary, server, &["--upstream", &unused]);
@@ -377,7 +379,7 @@ fn limited(binary: &str, files: u32, flags: &[&str]) -> Command {
     command
 }
 
-pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str) {
+pub(crate) fn a_warning_shows_how_many_connections_the_limit_of_open_files_allows(binary: &str) {
     // The std runtime has two files for a connection.
     let files = if binary == "wirestate-std" { 2 } else { 1 };
     let status = ["--status", "127.0.0.1:0"];
@@ -389,8 +391,9 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
     for (limit, flags, left) in calls {
         let log = Server::start_command(limited(binary, limit, flags)).stop();
         let allows = left / files;
-        let said = format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
-        assert!(log.contains(&said), "{flags:?}: {log}");
+        let expected =
+            format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
+        assert!(log.contains(&expected), "{flags:?}: {log}");
     }
     // Half of the default causes no warning, one less does.
     let half = 64 + 5000 * files;
@@ -412,11 +415,11 @@ pub(crate) fn a_low_limit_of_open_files_is_said_with_what_it_allows(binary: &str
     for (limit, flags, kept) in calls {
         let output = limited(binary, limit, flags).output().unwrap();
         let log = text(&output.stderr);
-        let said = format!(
-            "no room for a connection: the limit of open files is {limit} (ulimit -n), and {kept} \
-             are kept for all else"
+        let expected = format!(
+            "no connection is possible: the limit of open files is {limit} (ulimit -n), and {kept} \
+             are reserved for other uses"
         );
-        assert!(output.status.code() == Some(1) && log.contains(&said), "{flags:?}: {log}");
+        assert!(output.status.code() == Some(1) && log.contains(&expected), "{flags:?}: {log}");
         assert_eq!(log.lines().count(), 1, "{log}");
     }
 }
@@ -435,16 +438,19 @@ pub(crate) fn the_limit_of_open_files_is_raised_at_the_start(binary: &str) {
     assert_eq!(page["connections"]["limit"], room.min(10_000), "{page}");
 }
 
-pub(crate) fn a_demo_that_can_not_open_enough_files_says_so(binary: &str) {
+pub(crate) fn the_demo_reports_a_too_low_limit_of_open_files(binary: &str) {
     let output = Command::new("sh")
         .args(["-c", r#"ulimit -n 400; exec "$0" demo"#])
         .arg(path(binary))
         .output()
         .unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("100 connections need ") && said.contains("the limit is 400"), "{said}");
-    assert_eq!((said.lines().count(), output.stdout.len()), (1, 0), "{said}");
+    let output_text = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output_text}");
+    assert!(
+        output_text.contains("100 connections need ") && output_text.contains("the limit is 400"),
+        "{output_text}"
+    );
+    assert_eq!((output_text.lines().count(), output.stdout.len()), (1, 0), "{output_text}");
 }
 
 fn converse(binary: &str, address: &str, input: &str) -> std::process::Output {
@@ -473,7 +479,7 @@ pub(crate) fn a_client_converses_line_by_line(binary: &str) {
     assert_eq!(text(&output.stdout), "Server received: a\n");
 }
 
-pub(crate) fn a_terminal_is_shown_what_it_would_obey(binary: &str) {
+pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
     let echo = Server::start(binary, &[]);
     let app = Server::start_as(binary, "app-server", &[]);
     // Sequences that set the title, clear the screen (C1's CSI), and return to the start of the
@@ -522,8 +528,8 @@ pub(crate) fn a_client_notices_that_the_server_is_gone(binary: &str) {
     let output = client.wait_with_output().unwrap();
     drop(input);
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(said.contains(&format!("{address}: the server closed the connection")), "{said}");
+    let error = text(&output.stderr);
+    assert!(error.contains(&format!("{address}: the server closed the connection")), "{error}");
 }
 
 pub(crate) fn a_closed_standard_output_ends_a_client_quietly(binary: &str) {
@@ -541,7 +547,7 @@ pub(crate) fn a_closed_standard_output_ends_a_client_quietly(binary: &str) {
 }
 
 /// A server that echoes once, behind other bytes, and closes.
-pub(crate) fn a_server_that_closes_behind_its_answer_is_fine(binary: &str) {
+pub(crate) fn a_server_may_close_after_its_reply(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = thread::spawn(move || {
@@ -568,8 +574,8 @@ pub(crate) fn names_and_ipv6_addresses_are_addresses(binary: &str) {
     }
     let output = run(binary, &["echo-client", "no-such-host.invalid:1", "--message", "hi"]);
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
-    assert!(said.contains("cannot connect to no-such-host.invalid:1"), "{said}");
+    let output_text = text(&output.stderr);
+    assert!(output_text.contains("cannot connect to no-such-host.invalid:1"), "{output_text}");
 }
 
 fn closed_pipe() -> Stdio {
@@ -600,21 +606,24 @@ pub(crate) fn many_connections_verify_every_byte(binary: &str) {
         assert!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{report}");
     }
     let output = run(binary, &["multiconn-client", &server.address, "3"]);
-    let said = text(&output.stdout);
-    assert!(said.contains("3 of 3 complete, every byte verified"), "{said}");
+    let output_text = text(&output.stdout);
+    assert!(output_text.contains("3 of 3 complete, every byte verified"), "{output_text}");
 }
 
 pub(crate) fn a_byte_that_comes_back_wrong_fails_the_run(binary: &str) {
     let server = Server::start(binary, &["--prefix", "Server received: "]);
     let output = run(binary, &["multiconn-client", &server.address, "2"]);
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stdout);
-    assert!(said.contains("0 of 2 complete\n"), "no byte was verified: {said}");
-    assert!(said.contains("2 mismatch: byte 0 came back as 0x53, 0x4d was sent"), "{said}");
+    let output_text = text(&output.stdout);
+    assert!(output_text.contains("0 of 2 complete\n"), "no byte was verified: {output_text}");
+    assert!(
+        output_text.contains("2 mismatch: byte 0 came back as 0x53, 0x4d was sent"),
+        "{output_text}"
+    );
 }
 
 /// Bytes that did not come back were not verified.
-pub(crate) fn only_what_came_back_is_said_to_be_verified(binary: &str) {
+pub(crate) fn only_connections_that_are_complete_are_reported_as_verified(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = thread::spawn(move || {
@@ -627,30 +636,37 @@ pub(crate) fn only_what_came_back_is_said_to_be_verified(binary: &str) {
     let output = run(binary, &["multiconn-client", &address, "2"]);
     server.join().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stdout);
-    assert!(said.contains("1 of 2 complete, every byte of these verified\n"), "{said}");
+    let output_text = text(&output.stdout);
+    assert!(
+        output_text.contains("1 of 2 complete, every byte of these verified\n"),
+        "{output_text}"
+    );
 }
 
 pub(crate) fn the_demo_ends_by_itself(binary: &str) {
     let output = run(binary, &["demo"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let said = text(&output.stdout);
-    assert!(said.contains("100 of 100 complete, every byte verified"), "{said}");
-    for relayed in ["proxy ", "server"] {
-        let line = format!("{relayed}       100 connections accepted: 100 finished");
-        assert!(said.contains(&line), "{said}");
+    let report = text(&output.stdout);
+    assert!(report.contains("100 of 100 complete, every byte verified"), "{report}");
+    for server in ["proxy        ", "echo-server  "] {
+        let line = format!("\n{server}100 connections: 100 finished; bytes ");
+        assert!(report.contains(&line), "{report}");
     }
-    assert!(said.contains("10 connections with 10 tasks each that verify every reply"), "{said}");
+    assert!(report.contains("100 tasks on 10 connections send requests"), "{report}");
+    assert!(report.contains("bad frames   4 of 4 answered by an error"), "{report}");
     let (_, fan_out) =
-        said.split_once("subscribers  99 have at least ").expect("the fan-out's part");
+        report.split_once("subscribers  99 received at least ").expect("the fan-out's part");
     let mut words = fan_out.split_whitespace();
-    let (least, all) = (words.next(), words.nth(1));
-    assert_eq!(least, all, "the others lose nothing: {said}");
-    assert!(fan_out.contains(" messages, 0 gaps"), "{said}");
-    assert!(fan_out.contains("stalled      1 disconnected because it lagged"), "{said}");
+    let (min, published) = (words.next(), words.nth(1));
+    assert_eq!(min, published, "the other subscribers lose nothing: {report}");
+    assert!(fan_out.contains(" messages each, 0 gaps"), "{report}");
+    assert!(fan_out.contains("stalled      1 disconnected because it lagged"), "{report}");
     let shown = text(&output.stderr);
     for line in shown.lines() {
         assert!(["echo", "search", "fan-out"].iter().any(|part| line.contains(part)), "{line}");
-        assert!(!line.contains("fan-out: 0 messages in"), "before there is an upstream: {shown}");
+        assert!(!line.contains("fan-out: 0 in"), "before there is an upstream: {shown}");
+    }
+    for line in report.lines().chain(shown.lines()) {
+        assert!(line.chars().count() <= 80, "it fits into a terminal: {line}");
     }
 }

@@ -65,7 +65,7 @@ fn read_message(stream: &mut TcpStream) -> (u32, u32) {
     parse(&bytes)
 }
 
-pub(crate) fn every_healthy_subscriber_gets_whole_messages_through_upstream_restarts(binary: &str) {
+pub(crate) fn healthy_subscribers_get_complete_messages_across_upstream_restarts(binary: &str) {
     const EPOCHS: u32 = 4;
     const MESSAGES: u32 = 3000;
     let upstream = Upstream::new();
@@ -179,7 +179,7 @@ pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str
 
 /// Each of them could pause the upstream for a second. Together they may pause it for one second in
 /// ten.
-pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(binary: &str) {
+pub(crate) fn many_subscribers_that_do_not_read_do_not_stall_the_others(binary: &str) {
     const STALLED: usize = 40;
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &["--window", "256KiB"]);
@@ -202,7 +202,7 @@ pub(crate) fn subscribers_that_do_not_read_and_come_again_leave_others_the_feed(
 
 /// It pauses the upstream for a while, then reads everything. It is disconnected once it has paused
 /// the upstream for the limit in total.
-pub(crate) fn a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever(binary: &str) {
+pub(crate) fn a_subscriber_that_keeps_pausing_is_disconnected_in_the_end(binary: &str) {
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &["--window", "256KiB"]);
     let mut feed = upstream.accept();
@@ -242,7 +242,7 @@ pub(crate) fn a_subscriber_that_sleeps_and_catches_up_in_time_does_not_for_ever(
     assert!(log.contains("lagged=1 never_caught_up=0 "), "{log}");
 }
 
-pub(crate) fn a_subscriber_that_may_skip_goes_on_with_whole_messages(binary: &str) {
+pub(crate) fn a_subscriber_that_skips_continues_with_complete_messages(binary: &str) {
     let upstream = Upstream::new();
     let flags = ["--window", "256KiB", "--lag-wait", "0", "--on-lag", "skip"];
     let server = upstream.serve(binary, &flags);
@@ -343,7 +343,7 @@ pub(crate) fn a_late_subscriber_gets_the_last_messages_first(binary: &str) {
     assert_eq!(read_message(&mut late), (0, 10));
 }
 
-pub(crate) fn without_messages_each_byte_is_passed_on_as_it_comes(binary: &str) {
+pub(crate) fn without_framing_bytes_are_passed_on_at_once(binary: &str) {
     let upstream = Upstream::new();
     let flags = ["--upstream", &upstream.address, "--frame", "bytes", "-v"];
     let server = Server::start_as(binary, "fanout-server", &flags);
@@ -385,7 +385,7 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
         let (mut first, mut bytes) = connect_in_turn(&server);
         bytes.resize(64_000, 0);
         let mut second = server.connect();
-        assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "it is told so by a close");
+        assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "it is closed");
         first.read_exact(&mut bytes[64..]).unwrap();
         assert_eq!(first.read(&mut [0; 1]).unwrap(), 0, "that was all");
         for (number, message) in bytes.chunks(64).enumerate() {
@@ -431,7 +431,7 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     assert!(log.contains("all messages are sent: 100"), "{log}");
 }
 
-pub(crate) fn a_client_shows_messages_and_ends_after_so_many(binary: &str) {
+pub(crate) fn a_client_writes_messages_and_ends_after_its_count(binary: &str) {
     let source = Server::start_as(binary, "fanout-source", &["--rate", "5000"]);
     let flags = ["--upstream", &source.address, "-v"];
     let server = Server::start_as(binary, "fanout-server", &flags);
@@ -477,10 +477,10 @@ pub(crate) fn a_client_says_how_its_stream_ended(binary: &str) {
             "the server ended the stream after 17 of a message's 64 bytes",
         ),
         // As a full server does.
-        (0, false, &[], 1, "the server closed the connection before there was a message"),
+        (0, false, &[], 1, "the server closed the connection before the first message"),
         (3 * SIZE, true, &[], 1, "connection reset by peer"),
     ];
-    for (sent, reset, flags, code, said) in ends {
+    for (sent, reset, flags, code, expected) in ends {
         let mut client = command(binary);
         client.args(["fanout-client", &address, "--frame", "64"]).args(flags);
         let mut client = client.spawn().unwrap();
@@ -495,12 +495,12 @@ pub(crate) fn a_client_says_how_its_stream_ended(binary: &str) {
         let output = client.wait_with_output().unwrap();
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{error}");
-        assert!(error.contains(said), "{said}: {error}");
+        assert!(error.contains(expected), "{expected}: {error}");
         assert!(reset || output.stdout == bytes[..sent], "{}", text(&output.stdout));
     }
 }
 
-pub(crate) fn a_client_ends_well_with_a_server_that_is_stopped(binary: &str) {
+pub(crate) fn a_client_exits_with_0_when_the_server_is_shut_down(binary: &str) {
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &[]);
     let mut feed = upstream.accept();
@@ -515,23 +515,23 @@ pub(crate) fn a_client_ends_well_with_a_server_that_is_stopped(binary: &str) {
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }
 
-pub(crate) fn what_does_not_go_together_is_wrong_usage(binary: &str) {
+pub(crate) fn contradicting_flags_are_wrong_usage(binary: &str) {
     let calls: [(&[&str], &str); 6] = [
-        (&["--frame", "0"], "0 bytes hold nothing"),
-        (&["--frame", "bytes", "--on-lag", "skip"], "skips whole messages"),
-        (&["--frame", "bytes", "--replay", "1"], "counts messages"),
+        (&["--frame", "0"], "expected at least 1 byte"),
+        (&["--frame", "bytes", "--on-lag", "skip"], "--on-lag skip needs messages"),
+        (&["--frame", "bytes", "--replay", "1"], "--replay needs messages"),
         (&["--window", "1000"], "--window 1000 is smaller than a message"),
         (&["--upstream", "127.0.0.1:1235"], "is this server itself"),
         (&["--upstream", "0.0.0.0:4", "--listen", "127.0.0.1:4"], "is this server itself"),
     ];
-    for (flags, said) in calls {
+    for (flags, expected) in calls {
         let output = run(binary, &[&["fanout-server"], flags].concat());
         assert_eq!(output.status.code(), Some(2), "{flags:?}");
-        assert!(text(&output.stderr).contains(said), "{flags:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(expected), "{flags:?}: {}", text(&output.stderr));
     }
 }
 
-pub(crate) fn what_was_published_is_flushed_on_sigterm(binary: &str) {
+pub(crate) fn published_messages_are_flushed_on_sigterm(binary: &str) {
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &[]);
     let mut feed = upstream.accept();

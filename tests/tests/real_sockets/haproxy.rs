@@ -69,7 +69,7 @@ impl Drop for HaProxy {
 }
 
 /// Version 2 with a checksum, which is verified, and with further TLVs.
-pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
+pub(crate) fn a_server_learns_the_client_from_haproxys_header(binary: &str) {
     let ways = ["send-proxy", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
     for announcing in ways {
         let echo = Server::start(binary, &["--accept-proxy", "-v", "--status", "127.0.0.1:0"]);
@@ -85,10 +85,10 @@ pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
         assert!(table.contains(&real), "{announcing}: {table}");
         drop((client, haproxy));
         let log = echo.stop();
-        for said in ["announced", "closed: "] {
+        for expected in ["announced", "closed: "] {
             let real = format!("peer={real}");
-            let line = log.lines().find(|line| line.contains(said) && line.contains(&real));
-            assert!(line.is_some(), "{announcing}: `{said}` names the client: {log}");
+            let line = log.lines().find(|line| line.contains(expected) && line.contains(&real));
+            assert!(line.is_some(), "{announcing}: `{expected}` names the client: {log}");
         }
         assert!(!log.contains("proxy_header_malformed"), "{announcing}: {log}");
     }
@@ -96,7 +96,7 @@ pub(crate) fn a_server_knows_the_client_that_haproxy_announces(binary: &str) {
 
 /// A health check connects, sends a `LOCAL` header (or one with its own address), and resets; here
 /// many times a second.
-pub(crate) fn haproxys_health_checks_are_no_faults(binary: &str) {
+pub(crate) fn health_checks_of_haproxy_are_not_counted_as_failures(binary: &str) {
     let echo = Server::start(binary, &[]);
     let flags = ["--accept-proxy", "--status", "127.0.0.1:0"];
     let to_echo = ["--upstream", &echo.address];
@@ -144,9 +144,9 @@ pub(crate) fn haproxy_reads_the_headers_that_we_send(binary: &str) {
         let proxy = proxy(binary, &haproxy.address, &["--send-proxy", version]);
         let mut client = proxy.connect();
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        let mut said = String::new();
-        client.read_to_string(&mut said).unwrap();
-        let told = format!("\r\n\r\n{} {}", client.local_addr().unwrap(), proxy.address);
-        assert!(said.ends_with(&told), "{version}: {said}");
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).unwrap();
+        let expected = format!("\r\n\r\n{} {}", client.local_addr().unwrap(), proxy.address);
+        assert!(reply.ends_with(&expected), "{version}: {reply}");
     }
 }

@@ -113,7 +113,7 @@ fn reset(address: &str, says: &[u8]) {
 }
 
 /// A pipe is full after 64 KiB.
-pub(crate) fn a_log_that_nobody_reads_stops_nothing(binary: &str) {
+pub(crate) fn a_log_that_is_not_read_blocks_nothing(binary: &str) {
     for flags in [&[][..], &["-v"], &["--log-format", "json", "-v"]] {
         let mut server = Unread::start(binary, flags);
         let threads = server.threads();
@@ -131,7 +131,7 @@ pub(crate) fn a_log_that_nobody_reads_stops_nothing(binary: &str) {
 }
 
 /// A long drain, since one peer does not read.
-pub(crate) fn a_second_signal_ends_a_server_whose_log_nobody_reads(binary: &str) {
+pub(crate) fn a_second_signal_ends_a_server_whose_log_is_not_read(binary: &str) {
     let mut server = Unread::start(binary, &["-v", "--drain-timeout", "off"]);
     let mut slow = connect(&server.address);
     slow.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -149,7 +149,7 @@ pub(crate) fn a_second_signal_ends_a_server_whose_log_nobody_reads(binary: &str)
     assert_eq!(wait(&mut server.child).signal(), Some(Signal::TERM.as_raw()));
 }
 
-pub(crate) fn a_log_that_is_read_again_says_how_much_is_missing(binary: &str) {
+pub(crate) fn a_log_that_is_read_again_reports_dropped_lines(binary: &str) {
     let mut server = Unread::start(binary, &["-v"]);
     assert_eq!(server.dropped(), 0);
     while server.dropped() == 0 {
@@ -178,7 +178,7 @@ pub(crate) fn a_log_that_is_read_again_says_how_much_is_missing(binary: &str) {
     }
 }
 
-pub(crate) fn a_full_disk_under_the_log_stops_nothing(binary: &str) {
+pub(crate) fn a_full_disk_under_the_log_blocks_nothing(binary: &str) {
     let folder = std::env::temp_dir().join(format!("{binary}-full-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     let socket = folder.join("echo.sock");
@@ -206,7 +206,7 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     (reader, writer)
 }
 
-pub(crate) fn a_client_whose_standard_error_nobody_reads_does_its_work(binary: &str) {
+pub(crate) fn a_client_whose_standard_error_is_not_read_completes(binary: &str) {
     let source = Server::start_as(binary, "fanout-source", &["--rate", "0"]);
     let echo = Server::start(binary, &[]);
     let calls: [(&[&str], i32); 4] = [
@@ -225,7 +225,7 @@ pub(crate) fn a_client_whose_standard_error_nobody_reads_does_its_work(binary: &
 }
 
 /// Each reset is counted, and logged by its own line or by the `suppressed` field of another.
-pub(crate) fn a_client_that_resets_all_the_time_does_not_fill_the_log(binary: &str) {
+pub(crate) fn repeated_resets_do_not_fill_the_log(binary: &str) {
     let flags = ["--log-format", "json", "--status", "127.0.0.1:0"];
     let server = Server::start(binary, &flags);
     let began = Instant::now();
@@ -256,7 +256,7 @@ pub(crate) fn a_client_that_resets_all_the_time_does_not_fill_the_log(binary: &s
     assert!((50..=50 + 10 * seconds).contains(&lines), "{lines} lines in {seconds} s");
 }
 
-pub(crate) fn with_debug_messages_every_reset_has_its_line(binary: &str) {
+pub(crate) fn with_verbose_every_reset_is_logged(binary: &str) {
     let server = Server::start(binary, &["-v"]);
     for _ in 0..100 {
         reset(&server.address, b"x");
@@ -266,7 +266,7 @@ pub(crate) fn with_debug_messages_every_reset_has_its_line(binary: &str) {
 }
 
 /// A source that sends an error and closes is dialled repeatedly.
-pub(crate) fn a_source_that_closes_again_and_again_does_not_fill_the_log(binary: &str) {
+pub(crate) fn an_upstream_that_keeps_closing_does_not_fill_the_log(binary: &str) {
     let source = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = source.local_addr().unwrap().to_string();
     thread::spawn(move || {
@@ -325,9 +325,9 @@ pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
 }
 
 /// Starts a program with SIGHUP at its `default` or `ignore`d, whatever this process has.
-fn with_hangup(way: &str, binary: &str, words: &[&str]) -> Command {
+fn with_hangup(disposition: &str, binary: &str, words: &[&str]) -> Command {
     let mut command = Command::new("env");
-    command.arg(format!("--{way}-signal=HUP")).arg(path(binary)).args(words);
+    command.arg(format!("--{disposition}-signal=HUP")).arg(path(binary)).args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -351,7 +351,7 @@ pub(crate) fn a_hangup_drains_and_user_signals_are_ignored(binary: &str) {
 }
 
 /// nohup(1) ignores SIGHUP.
-pub(crate) fn a_hangup_that_is_ignored_stays_so(binary: &str) {
+pub(crate) fn a_hangup_that_is_ignored_at_the_start_stays_ignored(binary: &str) {
     let server = Server::start_command(with_hangup("ignore", binary, &ECHO));
     server.signal(Signal::HUP);
     echoes(&mut server.connect());

@@ -114,7 +114,7 @@ pub(crate) fn the_golden_request_is_answered_byte_for_byte(binary: &str) {
     assert!(log.contains("connections=1 "), "{log}");
 }
 
-pub(crate) fn requests_may_be_sent_without_waiting_and_cut_anywhere(binary: &str) {
+pub(crate) fn pipelined_requests_in_any_chunks_are_answered_in_order(binary: &str) {
     let server = serve(binary, &[]);
     let requests: Vec<Vec<u8>> =
         (0..300).map(|i| frames([&search::request("search", &format!("number {i}"))])).collect();
@@ -137,7 +137,7 @@ pub(crate) fn requests_may_be_sent_without_waiting_and_cut_anywhere(binary: &str
     assert_eq!(receive(&mut stream), golden_reply());
 }
 
-pub(crate) fn one_shot_closes_behind_the_first_reply(binary: &str) {
+pub(crate) fn one_shot_closes_after_the_first_reply(binary: &str) {
     let server = serve(binary, &["--one-shot"]);
     let mut stream = server.connect();
     stream.write_all(&golden().repeat(3)).unwrap();
@@ -147,7 +147,7 @@ pub(crate) fn one_shot_closes_behind_the_first_reply(binary: &str) {
     assert_eq!(output.status.code(), Some(0));
 }
 
-pub(crate) fn a_table_of_ones_own_is_searched(binary: &str) {
+pub(crate) fn a_table_from_a_file_is_searched(binary: &str) {
     let content =
         "{\"größe\": \"wie groß \u{1f436}\", \"quote\": \"say \\\"hi\\\"\", \"\": \"nothing\"}";
     let table = File::new(&format!("{binary}-table.json"), content.as_bytes());
@@ -168,7 +168,7 @@ pub(crate) fn a_table_of_ones_own_is_searched(binary: &str) {
     assert!(receive(&mut stream).ends_with("\"wie groß \u{1f436}\"}".as_bytes()));
 }
 
-pub(crate) fn a_table_that_is_none_is_named(binary: &str) {
+pub(crate) fn an_error_names_the_invalid_table(binary: &str) {
     let absent = env::temp_dir().join(format!("wirestate-{}-absent.json", id()));
     let bad: Vec<File> = [&b"[]"[..], b"{\"a\": 1}", b"{\"a\"", b"", b"\xff", b"{} {}"]
         .iter()
@@ -178,10 +178,10 @@ pub(crate) fn a_table_that_is_none_is_named(binary: &str) {
     let paths = bad.iter().map(File::path).chain([absent.to_str().unwrap()]);
     for path in paths {
         let output = run(binary, &["app-server", "--listen", "127.0.0.1:0", "--table", path]);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(&format!("cannot read the table {path}: ")), "{said}");
+        let output_text = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{output_text}");
+        assert_eq!(output_text.lines().count(), 1, "{output_text}");
+        assert!(output_text.contains(&format!("cannot read the table {path}: ")), "{output_text}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -221,9 +221,7 @@ pub(crate) fn text_may_be_in_the_character_set_that_is_named(binary: &str) {
 }
 
 /// Inputs at which the tutorial's server hangs or resets.
-pub(crate) fn an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_no_reply(
-    binary: &str,
-) {
+pub(crate) fn a_reply_is_not_lost_to_invalid_bytes_after_its_request(binary: &str) {
     let server = serve(binary, &[]);
     let mut stream = server.connect();
     stream.write_all(&frames([&Message::binary(""), &Message::json("")])).unwrap();
@@ -232,13 +230,13 @@ pub(crate) fn an_empty_content_is_answered_and_more_bytes_behind_a_request_cost_
     assert!(text(&reply).contains("Error: the content is wrong: EOF"), "{}", text(&reply));
     stream.write_all(&[&golden()[..], b"\xff\xffand more"].concat()).unwrap();
     assert_eq!(receive(&mut stream), golden_reply());
-    let told = rest(&mut stream);
-    assert!(text(&told).contains("a header of 65535 bytes, more than the limit of 4096"));
+    let error_reply = rest(&mut stream);
+    assert!(text(&error_reply).contains("a header of 65535 bytes, more than the limit of 4096"));
 }
 
 /// Every known bad input: each connection gets an error reply and is closed, a healthy connection
 /// notices nothing, and memory does not grow.
-pub(crate) fn a_client_that_sends_no_frame_gets_an_error_reply_and_only_it_is_closed(binary: &str) {
+pub(crate) fn an_invalid_frame_gets_an_error_reply_and_closes_one_connection(binary: &str) {
     let server = serve(binary, &["-q"]);
     let mut healthy = server.connect();
     // Each of three rounds has a third of them.
@@ -250,16 +248,16 @@ pub(crate) fn a_client_that_sends_no_frame_gets_an_error_reply_and_only_it_is_cl
             if bad.error.label() == "truncated" {
                 stream.shutdown(Shutdown::Write).unwrap();
             }
-            let told = rest(&mut stream); // up to the FIN: an RST would be an error
-            let told = String::from_utf8(told).unwrap();
+            let error_reply = rest(&mut stream); // up to the FIN: an RST would be an error
+            let error_reply = String::from_utf8(error_reply).unwrap();
             assert_eq!(
-                told.matches("\"byteorder\"").count(),
+                error_reply.matches("\"byteorder\"").count(),
                 bad.frames_before + 1,
                 "{}",
                 bad.name
             );
-            let error = told.split_once(r#"{"result": "Error: "#);
-            let (_, error) = error.unwrap_or_else(|| panic!("{}: {told}", bad.name));
+            let error = error_reply.split_once(r#"{"result": "Error: "#);
+            let (_, error) = error.unwrap_or_else(|| panic!("{}: {error_reply}", bad.name));
             let expected = match &bad.error {
                 // The text of JSON errors is tested elsewhere.
                 DecodeError::Header(_) => "the header",
@@ -285,14 +283,14 @@ pub(crate) fn a_client_that_sends_no_frame_gets_an_error_reply_and_only_it_is_cl
 }
 
 /// The example of the README, with a header of 106 bytes.
-pub(crate) fn a_bad_length_is_told_as_documented(binary: &str) {
+pub(crate) fn an_invalid_length_gets_the_documented_error(binary: &str) {
     let server = serve(binary, &[]);
     let mut stream = server.connect();
     stream.write_all(b"\0\x16{\"content-length\": -1}").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    let told = r#"{"result": "Error: the header's \"content-length\" is -1 where "#;
-    let told = format!("{told}a whole number of bytes below 2^64 is expected\"}}");
-    assert_eq!(text(&rest(&mut stream)[106..]), told);
+    let error_reply = r#"{"result": "Error: the header's \"content-length\" is -1 where "#;
+    let error_reply = format!("{error_reply}a whole number of bytes below 2^64 is expected\"}}");
+    assert_eq!(text(&rest(&mut stream)[106..]), error_reply);
 }
 
 pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
@@ -305,7 +303,7 @@ pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
 }
 
 /// The peer reads nothing until it has sent 1 MiB too much.
-pub(crate) fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame(binary: &str) {
+pub(crate) fn an_error_reply_arrives_despite_1_mib_after_the_invalid_frame(binary: &str) {
     let server = serve(binary, &[]);
     let input = [&[0; 2][..], &vec![b' '; 1 << 20]].concat();
     for _ in 0..20 {
@@ -313,14 +311,14 @@ pub(crate) fn an_error_reply_outlives_1_mib_that_follows_the_bad_frame(binary: &
         for piece in input.chunks(1000) {
             stream.write_all(piece).unwrap();
         }
-        let told = text(&rest(&mut stream));
-        assert!(told.contains("Error: a header of 0 bytes"), "{told}");
+        let error_reply = text(&rest(&mut stream));
+        assert!(error_reply.contains("Error: a header of 0 bytes"), "{error_reply}");
     }
     let log = server.stop();
     assert_eq!(log.matches(r#"reason="empty_header""#).count(), 20, "{log}");
 }
 
-pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &str) {
+pub(crate) fn memory_grows_with_received_bytes_not_with_declared_lengths(binary: &str) {
     // In addition to its buffer, a connection allocates a sixteenth of the longest content, at most
     // 1 MiB.
     for (limit, declared, room) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {
@@ -343,7 +341,7 @@ pub(crate) fn memory_follows_what_has_come_and_not_what_was_declared(binary: &st
 }
 
 /// Many connections send most of a large content, and stay open.
-pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
+pub(crate) fn the_contents_of_all_connections_share_max_memory(binary: &str) {
     let server = serve(binary, &["--max-memory", "8MiB", "-q", "--status", "127.0.0.1:0"]);
     let mut healthy = server.connect();
     exchange(&mut healthy);
@@ -356,23 +354,23 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
         stream.write_all(&begun).unwrap();
     }
     // Nine of these contents fit into the 8 MiB. The other connections are refused.
-    let mut told = Vec::new();
+    let mut error_replies = Vec::new();
     eventually("the others are refused", || {
         crowd.retain_mut(|stream| {
             stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
-            let is_told = stream.peek(&mut [0]).is_ok();
-            if is_told {
+            let is_answered = stream.peek(&mut [0]).is_ok();
+            if is_answered {
                 stream.set_read_timeout(Some(HANGS)).unwrap();
-                told.push(text(&rest(stream)));
+                error_replies.push(text(&rest(stream)));
             }
-            !is_told
+            !is_answered
         });
         crowd.len() <= 9
     });
     assert!(!crowd.is_empty(), "none for whom there was room");
-    for told in &told {
-        assert!(told.contains("Error: no memory for a content: "), "{told}");
-        assert!(told.contains("of 8388608 are reserved"), "{told}");
+    for error_reply in &error_replies {
+        assert!(error_reply.contains("Error: no memory for a content: "), "{error_reply}");
+        assert!(error_reply.contains("of 8388608 are reserved"), "{error_reply}");
     }
     let resident = server.resident();
     // Plus a buffer for each connection, although none uses it now.
@@ -388,13 +386,13 @@ pub(crate) fn contents_take_no_more_than_the_memory_for_all(binary: &str) {
 
 pub(crate) fn limits_are_flags(binary: &str) {
     let server = serve(binary, &["--max-header", "128", "--max-content", "40"]);
-    let told = |frame: &[u8]| {
+    let error_reply = |frame: &[u8]| {
         let mut stream = server.connect();
         stream.write_all(frame).unwrap();
         text(&rest(&mut stream))
     };
-    assert!(told(&golden()).contains("a content of 41 bytes, more than the limit of 40"));
-    assert!(told(&[0, 129]).contains("a header of 129 bytes, more than the limit of 128"));
+    assert!(error_reply(&golden()).contains("a content of 41 bytes, more than the limit of 40"));
+    assert!(error_reply(&[0, 129]).contains("a header of 129 bytes, more than the limit of 128"));
     let server = serve(binary, &["--max-header", "65535"]);
     let mut stream = server.connect();
     let header = format!("{GOLDEN_HEADER:65535}");
@@ -430,7 +428,7 @@ pub(crate) fn an_idle_connection_is_closed_by_a_fin(binary: &str) {
     assert!(log.contains(r#"reason="idle_timeout""#), "{log}");
 }
 
-pub(crate) fn sigterm_answers_what_has_begun_to_come(binary: &str) {
+pub(crate) fn sigterm_answers_requests_that_have_begun_to_arrive(binary: &str) {
     let server = serve(binary, &[]);
     let (mut idle, mut begun) = (server.connect(), server.connect());
     exchange(&mut idle);
@@ -466,7 +464,7 @@ pub(crate) fn a_client_shows_the_result(binary: &str) {
 }
 
 /// Exit 1, one line, nothing on standard output.
-fn fails(binary: &str, address: &str, flags: &[&str], said: &str) {
+fn fails(binary: &str, address: &str, flags: &[&str], expected: &str) {
     let began = Instant::now();
     let words = [&["app-client", address, "search", "morpheus"], flags].concat();
     let output = run(binary, &words);
@@ -474,14 +472,14 @@ fn fails(binary: &str, address: &str, flags: &[&str], said: &str) {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     assert_eq!(error.lines().count(), 1, "{error}");
-    assert!(error.contains(address) && error.contains(said), "{error}");
+    assert!(error.contains(address) && error.contains(expected), "{error}");
     assert!(began.elapsed() < HANGS, "{:?}", began.elapsed());
 }
 
 /// What a server does after it has read the request.
 type Answer = fn(TcpStream);
 
-pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
+pub(crate) fn a_client_reports_in_one_line_why_there_is_no_result(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let answers: [(Answer, &[&str], &str); 10] = [
@@ -521,7 +519,7 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
         (
             |mut stream| stream.write_all(&result("Error: not today")).unwrap(),
             &[],
-            "the server says: not today",
+            "the server reports an error: not today",
         ),
         (
             |mut stream| stream.write_all(&golden_reply()[..120]).unwrap(),
@@ -551,7 +549,11 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
             &["--max-content", "10"],
             "a content of 45 bytes, more than the limit of 10",
         ),
-        (|mut stream| stream.write_all(&json("{}")).unwrap(), &[], "the reply has no \"result\""),
+        (
+            |mut stream| stream.write_all(&json("{}")).unwrap(),
+            &[],
+            "the reply has no field \"result\"",
+        ),
     ];
     let serving = thread::spawn(move || {
         for (answer, _, _) in answers {
@@ -562,8 +564,8 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
             answer(stream);
         }
     });
-    for (_, flags, said) in answers {
-        fails(binary, &address, flags, said);
+    for (_, flags, wanted) in answers {
+        fails(binary, &address, flags, wanted);
     }
     serving.join().unwrap();
     // The port has no listener.
@@ -580,7 +582,7 @@ pub(crate) fn a_client_says_in_a_line_why_there_is_no_result(binary: &str) {
 }
 
 /// A closed standard output ends the client quietly.
-pub(crate) fn a_client_whose_output_nobody_reads_ends_quietly(binary: &str) {
+pub(crate) fn a_client_with_a_closed_standard_output_exits_with_0(binary: &str) {
     let server = serve(binary, &[]);
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

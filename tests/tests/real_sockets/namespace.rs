@@ -32,9 +32,9 @@ impl Namespace {
             eprintln!("NOT TESTED: unshare is absent");
             return None;
         };
-        let mut said = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        if said == "ready\n" {
+        let mut received = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut received).unwrap();
+        if received == "ready\n" {
             return Some(Self { holder });
         }
         let output = holder.wait_with_output().unwrap();
@@ -95,10 +95,10 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     let folder = Folder::new("itself", binary);
     let Some(namespace) = Namespace::new(ONE_PORT, &folder.path("")) else { return };
     let upstream = "127.0.0.1:40002";
-    let said = format!("nobody listens on {upstream}: the connection has reached itself");
+    let expected = format!("nobody listens on {upstream}: the connection has reached itself");
     let (code, reply, error) = namespace.run(binary, &["echo-client", upstream, "--message", "hi"]);
     assert_eq!((code, &*reply), (Some(1), ""), "{error}");
-    assert!(error.contains(&format!("cannot connect to {upstream}: {said}")), "{error}");
+    assert!(error.contains(&format!("cannot connect to {upstream}: {expected}")), "{error}");
 
     // The client is closed, not answered with its own bytes.
     let words = ["proxy", "--listen", "127.0.0.1:9500", "--upstream", upstream];
@@ -107,12 +107,12 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     let (code, reply, error) = namespace.run(binary, &words);
     assert_eq!((code, &*reply), (Some(1), ""), "{error}");
     let log = proxy.stop();
-    assert!(log.contains(&said) && log.contains("connects=0"), "{log}");
+    assert!(log.contains(&expected) && log.contains("connects=0"), "{log}");
 
     // The port stays free for the source, which is reached as soon as it listens.
     let words = ["fanout-server", "--listen", "127.0.0.1:1235", "--upstream", upstream];
     let server = namespace.start(binary, &words);
-    eventually("it has dialled itself", || server.logged(&said) > 0);
+    eventually("it has dialled itself", || server.logged(&expected) > 0);
     eventually("no socket holds the port", || !namespace.has_itself());
     let source = namespace.start(binary, &["fanout-source", "--listen", upstream]);
     let words = ["fanout-client", "127.0.0.1:1235", "--count", "3"];
@@ -132,15 +132,15 @@ fn ports(addresses: &[&str]) -> Vec<u16> {
     addresses.iter().map(|one| one.rsplit_once(':').unwrap().1.parse().unwrap()).collect()
 }
 
-pub(crate) fn a_name_is_listened_on_with_all_its_addresses(binary: &str) {
+pub(crate) fn a_server_listens_on_all_addresses_of_a_name(binary: &str) {
     let folder = Folder::new("families", binary);
     let Some(namespace) = Namespace::new(BOTH_FAMILIES, &folder.path("")) else { return };
     let words = ["echo-server", "--listen", "localhost:0", "--status", "localhost:0"];
     let server = namespace.start(binary, &words);
-    eventually("both are said", || server.logged("listening on") == 2);
+    eventually("both are expected", || server.logged("listening on") == 2);
     let log = server.stop();
-    let said = |what| log.lines().filter_map(|line| Some(line.split_once(what)?.1)).collect();
-    for addresses in [said("listening on "), said("status on http://")] {
+    let expected = |what| log.lines().filter_map(|line| Some(line.split_once(what)?.1)).collect();
+    for addresses in [expected("listening on "), expected("status on http://")] {
         let addresses: Vec<&str> = addresses;
         assert_eq!(addresses.len(), 2, "{log}");
         assert!(addresses.iter().any(|address| address.starts_with("127.0.0.1:")), "{log}");
@@ -162,8 +162,8 @@ pub(crate) fn a_name_is_listened_on_with_all_its_addresses(binary: &str) {
     let other = namespace.start(binary, &["echo-server", "--listen", "127.0.0.1:7000"]);
     let (code, _, error) = namespace.run(binary, &name);
     assert_eq!(code, Some(1));
-    let said = "cannot listen on localhost:7000: 127.0.0.1:7000: Address already in use";
-    assert!(error.contains(said), "{error}");
+    let expected = "cannot listen on localhost:7000: 127.0.0.1:7000: Address already in use";
+    assert!(error.contains(expected), "{error}");
     drop(other);
 
     // Every server, with one address family missing.
@@ -191,7 +191,7 @@ mount --bind "$1/resolv.conf" /etc/resolv.conf
 /// Well below the library's wait, even on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
-pub(crate) fn a_resolver_that_does_not_answer_delays_nothing_but_its_dial(binary: &str) {
+pub(crate) fn a_resolver_that_does_not_answer_delays_only_its_dial(binary: &str) {
     let folder = Folder::new("resolver", binary);
     let setup = format!("{BOTH_FAMILIES}{SILENT_RESOLVER}");
     let Some(namespace) = Namespace::new(&setup, &folder.path("")) else { return };
@@ -226,7 +226,7 @@ fn handles_sigterm(pid: u32) -> bool {
     mask >> (Signal::TERM.as_raw() - 1) & 1 == 1
 }
 
-pub(crate) fn a_server_that_is_its_own_upstream_by_name_ends(binary: &str) {
+pub(crate) fn a_server_whose_upstream_name_is_its_own_exits(binary: &str) {
     let folder = Folder::new("by-name", binary);
     let Some(namespace) = Namespace::new(BOTH_FAMILIES, &folder.path("")) else { return };
     for (name, listen, upstream) in [
@@ -238,7 +238,7 @@ pub(crate) fn a_server_that_is_its_own_upstream_by_name_ends(binary: &str) {
         let server = namespace.start(binary, &words);
         let (status, log) = server.wait();
         assert_eq!(status.code(), Some(1), "{name} from {listen} to {upstream}");
-        let said = format!("--upstream {upstream} is this server itself");
-        assert!(log.contains(&said), "{log}");
+        let expected = format!("--upstream {upstream} is this server itself");
+        assert!(log.contains(&expected), "{log}");
     }
 }

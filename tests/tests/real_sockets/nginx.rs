@@ -99,7 +99,7 @@ fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-pub(crate) fn the_four_checks_and_the_fifth_behind_nginx(binary: &str) {
+pub(crate) fn clients_reach_an_echo_server_through_nginx_or_get_an_error(binary: &str) {
     let echo = Server::start(binary, &[]);
     let Some(nginx) = Nginx::in_front_of(&echo.address, "") else { return };
     assert_eq!(converse(binary, &echo.address).1, "hello\n", "direct");
@@ -119,7 +119,7 @@ pub(crate) fn the_four_checks_and_the_fifth_behind_nginx(binary: &str) {
     assert!(error.contains(&format!("cannot connect to {address}: Connection refused")), "{error}");
 }
 
-pub(crate) fn a_server_knows_the_client_that_nginx_announces(binary: &str) {
+pub(crate) fn a_server_learns_the_client_from_nginxs_header(binary: &str) {
     let echo = Server::start(binary, &["--accept-proxy", "-v"]);
     let Some(nginx) = Nginx::in_front_of(&echo.address, "proxy_protocol on;") else { return };
     let mut client = nginx.connect();
@@ -132,10 +132,10 @@ pub(crate) fn a_server_knows_the_client_that_nginx_announces(binary: &str) {
     assert_eq!(direct.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     drop(nginx);
     let log = echo.stop();
-    for said in ["announced", "closed: finished"] {
+    for expected in ["announced", "closed: finished"] {
         let real = format!("peer={real}");
-        let line = log.lines().find(|line| line.contains(said) && line.contains(&real));
-        assert!(line.is_some(), "`{said}` names the client: {log}");
+        let line = log.lines().find(|line| line.contains(expected) && line.contains(&real));
+        assert!(line.is_some(), "`{expected}` names the client: {log}");
     }
     assert!(log.contains(r#"reason="proxy_header_malformed""#), "{log}");
 }
@@ -159,7 +159,7 @@ pub(crate) fn subscribers_come_through_nginx_as_well(binary: &str) {
 }
 
 /// nginx, the proxy and the server all see the same client.
-pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
+pub(crate) fn a_header_from_nginx_names_the_client_behind_the_proxy(binary: &str) {
     for version in ["v1", "v2"] {
         let echo = Server::start(binary, &["--accept-proxy", "-v"]);
         let flags = ["--accept-proxy", "--proxy-from", "127.0.0.1", "--send-proxy", version, "-v"];
@@ -179,7 +179,7 @@ pub(crate) fn a_client_is_announced_from_nginx_through_our_proxy(binary: &str) {
 
 /// nginx trusts the header of the proxy in front of it, and sends one with a source address of one
 /// family and a destination address of the other.
-pub(crate) fn a_client_that_nginx_announces_with_mixed_families_is_served(binary: &str) {
+pub(crate) fn a_header_of_nginx_with_mixed_address_families_is_accepted(binary: &str) {
     let echo = Server::start(binary, &["--accept-proxy", "-v"]);
     let upstream = proxy(binary, &echo.address, &["--accept-proxy", "--send-proxy", "v2", "-v"]);
     for behind in [&echo.address, &upstream.address] {
@@ -205,10 +205,10 @@ pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
         let Some(nginx) = Nginx::start("proxy_protocol", says) else { return };
         let proxy = proxy(binary, &nginx.address, &["--send-proxy", version]);
         let mut client = proxy.connect();
-        let mut said = String::new();
-        client.read_to_string(&mut said).unwrap();
+        let mut reply = String::new();
+        client.read_to_string(&mut reply).unwrap();
         assert_eq!(
-            said,
+            reply,
             format!("{} {}", client.local_addr().unwrap(), proxy.address),
             "{version}"
         );
@@ -216,7 +216,7 @@ pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
 }
 
 /// nginx itself loses an answer that comes after the client's FIN.
-pub(crate) fn a_late_answer_arrives_behind_nginx_where_ours_is_last(binary: &str) {
+pub(crate) fn a_late_reply_arrives_through_nginx_and_then_the_proxy(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &[]);
     let Some(nginx) = Nginx::in_front_of(&proxy.address, "proxy_half_close on;") else { return };

@@ -61,8 +61,8 @@ fn closed_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// The usual checks of such a set-up, and one that is often forgotten.
-pub(crate) fn the_four_checks_and_the_fifth(binary: &str) {
+/// With the server alone, a wrong port, the proxy, a server that is down, and a proxy that is down.
+pub(crate) fn clients_reach_the_upstream_through_the_proxy_or_get_an_error(binary: &str) {
     let echo = Server::start(binary, &[]);
     let (code, reply, _) = converse(binary, &echo.address);
     assert_eq!((code, &*reply), (Some(0), "hello\n"), "direct");
@@ -82,10 +82,10 @@ pub(crate) fn the_four_checks_and_the_fifth(binary: &str) {
     let (code, _, error) = converse(binary, &through);
     assert_eq!(code, Some(1), "the backend is down");
     let closed = error.contains("the server closed the connection") || error.contains("reset");
-    assert!(closed, "the client is told by a close: {error}");
+    assert!(closed, "the client's connection is closed: {error}");
     let log = proxy.stop();
-    let said = format!("no upstream reachable: {behind}: Connection refused");
-    assert!(log.contains(&said), "the log names the attempt and its reason: {log}");
+    let expected = format!("no upstream reachable: {behind}: Connection refused");
+    assert!(log.contains(&expected), "the log names the attempt and its reason: {log}");
     assert!(log.contains(r#"reason="no_upstream""#), "{log}");
 
     let (code, _, error) = converse(binary, &through);
@@ -108,7 +108,7 @@ pub(crate) fn many_connections_verify_every_byte_through_it(binary: &str) {
     assert!(log.contains("connects=100 failures=0"), "{log}");
 }
 
-pub(crate) fn a_late_answer_arrives_behind_the_clients_fin(binary: &str) {
+pub(crate) fn a_reply_arrives_after_the_clients_fin(binary: &str) {
     let (address, serving) = upstream(|mut stream| {
         let (asked, error) = read_to_end(&mut stream);
         assert_eq!((&*asked, error), (&b"anybody?"[..], None), "the FIN is relayed");
@@ -162,7 +162,7 @@ pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
 }
 
 /// A reset discards what the kernel buffers. So the proxy's reset waits until a slow peer has read.
-pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str) {
+pub(crate) fn a_reset_waits_until_a_slow_reader_has_read_all(binary: &str) {
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
         stream.write_all(&vec![7; SIZE]).unwrap();
@@ -192,7 +192,7 @@ pub(crate) fn a_reset_waits_for_what_a_slow_reader_has_no_room_for(binary: &str)
 
 /// A kernel drops segments for which it has no memory (here, since its receive buffer was made
 /// smaller), and they have to be sent again. The reset waits until they are acknowledged.
-pub(crate) fn a_reset_waits_for_what_a_receiver_has_thrown_away(binary: &str) {
+pub(crate) fn a_reset_waits_for_bytes_that_the_receiver_must_get_again(binary: &str) {
     for size in [44_000, 50_000, 56_000] {
         let (shrunk, has_shrunk) = mpsc::channel();
         let (address, serving) = upstream(move |mut stream| {
@@ -258,13 +258,13 @@ pub(crate) fn another_upstream_is_tried_when_one_accepts_and_resets(binary: &str
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut client), (b"hello".to_vec(), None));
     let log = proxy.stop();
-    let said = "connection reset by peer, before a byte was forwarded";
-    assert!(log.contains(&format!("{said} upstream={drops}")), "{log}");
+    let expected = "connection reset by peer, before a byte was forwarded";
+    assert!(log.contains(&format!("{expected} upstream={drops}")), "{log}");
     assert!(log.contains(&format!("address={drops} connects=1 failures=1")), "{log}");
 }
 
 /// It does not accept, and its backlog is full: connecting to it does not finish.
-pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &str) {
+pub(crate) fn a_dial_without_an_answer_ends_at_the_connect_timeout(binary: &str) {
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     silent.bind(&any.into()).unwrap();
@@ -282,7 +282,7 @@ pub(crate) fn an_upstream_that_does_not_answer_runs_into_the_deadline(binary: &s
     assert!(log.contains(r#"reason="connect_timeout""#), "{log}");
 }
 
-pub(crate) fn a_connection_on_which_nothing_moves_is_reset(binary: &str) {
+pub(crate) fn an_idle_connection_is_reset(binary: &str) {
     let (address, serving) = upstream(|mut stream| read_to_end(&mut stream));
     let proxy = proxy(binary, &address, &["--idle-timeout", "300ms"]);
     let mut client = proxy.connect();
@@ -291,13 +291,13 @@ pub(crate) fn a_connection_on_which_nothing_moves_is_reset(binary: &str) {
         client.write_all(b"x").unwrap();
     }
     assert_eq!(read_to_end(&mut client), (vec![], Some(ErrorKind::ConnectionReset)));
-    let heard = serving.join().unwrap();
-    assert_eq!(heard, (b"xxxx".to_vec(), Some(ErrorKind::ConnectionReset)));
+    let received = serving.join().unwrap();
+    assert_eq!(received, (b"xxxx".to_vec(), Some(ErrorKind::ConnectionReset)));
     let log = proxy.stop();
     assert!(log.contains("no byte moved for 300ms"), "{log}");
 }
 
-pub(crate) fn sigterm_ends_what_is_quiet_and_lets_the_rest_go_on(binary: &str) {
+pub(crate) fn sigterm_ends_quiet_connections_and_lets_busy_ones_continue(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &["--drain-timeout", "20s"]);
     let (mut quiet, mut busy) = (proxy.connect(), proxy.connect());
@@ -312,7 +312,7 @@ pub(crate) fn sigterm_ends_what_is_quiet_and_lets_the_rest_go_on(binary: &str) {
         thread::sleep(Duration::from_millis(100));
         exchange(&mut busy);
     }
-    assert_eq!(read_to_end(&mut quiet), (vec![], None), "a FIN: nothing was owed");
+    assert_eq!(read_to_end(&mut quiet), (vec![], None), "a FIN: no output was pending");
     busy.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut busy), (vec![], None));
     let (status, log) = proxy.wait();
@@ -320,7 +320,7 @@ pub(crate) fn sigterm_ends_what_is_quiet_and_lets_the_rest_go_on(binary: &str) {
     assert!(log.contains("connections=2 drained=2 aborted=0"), "{log}");
 }
 
-pub(crate) fn the_metrics_say_how_each_upstream_is(binary: &str) {
+pub(crate) fn the_metrics_show_each_upstream(binary: &str) {
     let echo = Server::start(binary, &[]);
     let away = closed_port();
     let flags = ["--upstream", &away, "--status", "127.0.0.1:0"];
@@ -383,8 +383,8 @@ pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str
         let output = run(binary, &[&words[..], &["--upstream", upstream]].concat());
         assert_eq!(output.status.code(), Some(2), "{listen} to {upstream}");
         let error = text(&output.stderr);
-        let said = format!("--upstream {upstream} is this server itself (--listen {listen})");
-        assert!(error.contains(&said), "{error}");
+        let expected = format!("--upstream {upstream} is this server itself (--listen {listen})");
+        assert!(error.contains(&expected), "{error}");
     }
     let twice = ["proxy", "--upstream", "127.0.0.1:1", "--upstream", "127.0.0.1:1"];
     let output = run(binary, &twice);
@@ -440,8 +440,8 @@ pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
             assert_eq!(code, Some(1), "{error}");
         }
         let log = proxy.stop();
-        let said = "upstream down, not tried for 5s: it is this proxy itself";
-        assert_eq!(log.matches(said).count(), 1, "{log}");
+        let expected = "upstream down, not tried for 5s: it is this proxy itself";
+        assert_eq!(log.matches(expected).count(), 1, "{log}");
         let connections = log.rsplit_once(" connections=").unwrap().1;
         let connections: u32 = connections.split_whitespace().next().unwrap().parse().unwrap();
         assert!(connections < 50, "{connections} for 5 clients: {log}");
@@ -458,7 +458,7 @@ pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
 }
 
 /// The client is closed, and no upstream is marked as failed.
-pub(crate) fn a_lack_of_open_files_is_not_held_against_the_upstream(binary: &str) {
+pub(crate) fn an_upstream_is_not_down_because_open_files_ran_out(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &["-v"]);
     let (code, reply, _) = converse(binary, &proxy.address);
@@ -478,7 +478,7 @@ pub(crate) fn a_lack_of_open_files_is_not_held_against_the_upstream(binary: &str
 }
 
 /// Every byte arrives in either direction, followed by the FIN.
-pub(crate) fn what_comes_in_bulk_passes_through_pipes(binary: &str) {
+pub(crate) fn bulk_data_passes_through_pipes(binary: &str) {
     let pattern: Vec<u8> = (0..8_u32 << 20).map(|i| (i * 7 % 251) as u8).collect();
     let echo = Server::start(binary, &[]);
     let folder = Folder::new("bulk", binary);
@@ -508,7 +508,7 @@ pub(crate) fn what_comes_in_bulk_passes_through_pipes(binary: &str) {
 
 /// splice(2) stops before an urgent byte for good. That is neither the end of the input nor a
 /// reason to wait. The urgent byte itself is skipped, as everywhere here (tcp(7)).
-pub(crate) fn what_follows_urgent_data_arrives(binary: &str) {
+pub(crate) fn bytes_after_urgent_data_are_relayed(binary: &str) {
     const BEFORE: usize = 1 << 20;
     const BEHIND: usize = 100_000;
     for finish in [true, false] {
@@ -552,7 +552,7 @@ pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
                 }
                 Err(error) => panic!("{error}"),
             }
-            assert!(sent < 64 << 20, "nobody reads, and it goes on and on");
+            assert!(sent < 64 << 20, "the proxy must stop reading while the client does not");
         }
         sent
     });
@@ -563,7 +563,7 @@ pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
     assert_eq!(read_to_end(&mut client).0.len(), sent);
 }
 
-pub(crate) fn headers_from_elsewhere_are_wrong_usage_without_being_accepted(binary: &str) {
+pub(crate) fn proxy_from_without_accept_proxy_is_wrong_usage(binary: &str) {
     for server in ["proxy", "echo-server", "fanout-server"] {
         let output = run(binary, &[server, "--proxy-from", "10.0.0.0/8"]);
         assert_eq!(output.status.code(), Some(2), "{server}");
@@ -604,7 +604,7 @@ pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) 
     assert!(log.contains(refused), "{log}");
 }
 
-pub(crate) fn half_a_header_is_too_late_after_its_time(binary: &str) {
+pub(crate) fn an_incomplete_proxy_header_is_reset_after_its_timeout(binary: &str) {
     let server = Server::start(binary, &["--accept-proxy"]);
     let mut stream = server.connect();
     stream.write_all(b"PROXY TCP4 192.0").unwrap();
@@ -625,7 +625,7 @@ pub(crate) fn a_proxy_header_from_an_untrusted_address_is_reset(binary: &str) {
 }
 
 /// Linux keeps the number of unacknowledged bytes when a connection is reset.
-pub(crate) fn a_reset_that_nobody_is_left_to_hear_ends_the_connection(binary: &str) {
+pub(crate) fn a_pending_reset_ends_when_the_other_side_resets_as_well(binary: &str) {
     let (address, serving) = upstream(move |mut stream| {
         stream.write_all(&vec![7; 1_000_000]).unwrap();
         eventually("the proxy has it", || wirestate_sockets::unacknowledged(&stream) == 0);

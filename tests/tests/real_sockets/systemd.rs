@@ -27,7 +27,7 @@ main = socket.create_server(('127.0.0.1', 0))
 status = socket.socket(socket.AF_UNIX)
 status.bind(sys.argv[1])
 status.listen()
-# First out of the way, since they may be where the others have to go.
+# Moved first, because their numbers may be those that the others need.
 main, status = os.dup2(main.fileno(), 60), os.dup2(status.fileno(), 61)
 os.dup2(main, 3, inheritable=True)
 os.dup2(status, 4, inheritable=True)
@@ -35,7 +35,7 @@ os.environ.update(LISTEN_FDS='2', LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES='m
 os.execv(sys.argv[2], sys.argv[2:])
 ";
 
-pub(crate) fn sockets_that_are_passed_are_served(binary: &str) {
+pub(crate) fn inherited_sockets_are_served(binary: &str) {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("NOT TESTED: python3 is absent");
         assert!(std::env::var_os("CI").is_none(), "CI installs python3");
@@ -83,7 +83,7 @@ def make(kind):
         made = socket.create_server((kind, 0), family=family)
     return made.detach()
 kinds, words = sys.argv[1].split(','), sys.argv[2:]
-# First out of the way, since they may be where the others have to go.
+# Moved first, because their numbers may be those that the others need.
 made = [os.dup2(make(kind), 60 + i) for i, kind in enumerate(kinds)]
 for i, fd in enumerate(made):
     os.dup2(fd, 3 + i, inheritable=True)
@@ -105,13 +105,13 @@ fn passed(binary: &str, kinds: &str, listen: &str) -> Option<Command> {
     Some(command)
 }
 
-pub(crate) fn what_can_not_be_listened_on_is_named(binary: &str) {
+pub(crate) fn an_error_names_the_socket_that_does_not_listen(binary: &str) {
     for (kind, what) in [
         ("dgram", "is a datagram socket"),
         ("udp", "is a datagram socket"),
         ("seqpacket", "is a seqpacket socket"),
         ("connected", "is a stream socket that does not listen"),
-        ("fifo", "is no TCP or Unix socket"),
+        ("fifo", "is not a TCP or Unix socket"),
     ] {
         let Some(mut server) = passed(binary, kind, "systemd") else { return };
         let output = server.output().unwrap();
@@ -130,10 +130,10 @@ pub(crate) fn what_can_not_be_listened_on_is_named(binary: &str) {
     server.stop();
 }
 
-pub(crate) fn the_sockets_of_one_name_are_served_together(binary: &str) {
+pub(crate) fn all_inherited_sockets_of_one_name_are_served(binary: &str) {
     let Some(server) = passed(binary, "127.0.0.1,::1,abstract", "systemd:web") else { return };
     let server = Server::start_command(server);
-    eventually("each is said", || server.logged("listening on") == 3);
+    eventually("each is expected", || server.logged("listening on") == 3);
     let log = server.log();
     let addresses = log.lines().filter_map(|line| Some(line.split_once("listening on ")?.1));
     for address in addresses {
@@ -143,58 +143,62 @@ pub(crate) fn the_sockets_of_one_name_are_served_together(binary: &str) {
     server.stop();
 }
 
-pub(crate) fn what_was_not_passed_is_named(binary: &str) {
-    for (address, said) in [
+pub(crate) fn an_error_names_the_socket_that_was_not_inherited(binary: &str) {
+    for (address, expected) in [
         ("systemd", "cannot listen on systemd: no socket was passed"),
         ("systemd:web", "cannot listen on systemd:web: no socket called `web` was passed"),
     ] {
         let output = run(binary, &["echo-server", "--listen", address]);
         assert_eq!(output.status.code(), Some(1));
         let error = text(&output.stderr);
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
 }
 
 /// systemd gives sockets with abstract names to services in a container.
-pub(crate) fn a_service_manager_of_an_abstract_name_is_told(binary: &str) {
+pub(crate) fn a_service_manager_on_an_abstract_socket_is_notified(binary: &str) {
     let name = format!("wirestate-{}-{binary}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
-    is_told(binary, &UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}").as_ref());
+    assert_notified(
+        binary,
+        &UnixDatagram::bind_addr(&address).unwrap(),
+        format!("@{name}").as_ref(),
+    );
 }
 
-pub(crate) fn the_service_manager_is_told(binary: &str) {
+pub(crate) fn the_service_manager_is_notified(binary: &str) {
     let folder = Folder::new("notify", binary);
     let path = folder.path("notify");
-    is_told(binary, &UnixDatagram::bind(&path).unwrap(), path.as_os_str());
+    assert_notified(binary, &UnixDatagram::bind(&path).unwrap(), path.as_os_str());
 }
 
-fn is_told(binary: &str, manager: &UnixDatagram, address: &OsStr) {
+fn assert_notified(binary: &str, manager: &UnixDatagram, address: &OsStr) {
     manager.set_read_timeout(Some(HANGS)).unwrap();
-    let heard = || {
+    let notification = || {
         let mut message = [0; 1024];
-        let n = manager.recv(&mut message).expect("the manager is told in time");
+        let n = manager.recv(&mut message).expect("the manager is notified in time");
         text(&message[..n]).trim().to_owned()
     };
     let mut server = command(binary);
     server.args(["echo-server", "--listen", "127.0.0.1:0"]);
     server.env("NOTIFY_SOCKET", address).env("WATCHDOG_USEC", "100000");
     let server = Server::start_command(server);
-    assert_eq!(heard(), "READY=1");
+    assert_eq!(notification(), "READY=1");
     for _ in 0..3 {
-        assert_eq!(heard(), "WATCHDOG=1");
+        assert_eq!(notification(), "WATCHDOG=1");
     }
     let (mut stalled, _) = crate::echo::stall(&server);
     server.signal(Signal::TERM);
     // Its watchdog messages come first.
-    let stopping = (0..100).map(|_| heard()).find(|message| message != "WATCHDOG=1");
+    let stopping = (0..100).map(|_| notification()).find(|message| message != "WATCHDOG=1");
     assert_eq!(stopping.as_deref(), Some("STOPPING=1"));
-    assert_eq!(heard(), "WATCHDOG=1", "it lives for as long as it drains");
+    assert_eq!(notification(), "WATCHDOG=1", "the watchdog is notified during the drain");
     std::io::copy(&mut stalled, &mut std::io::sink()).unwrap();
     drop(stalled);
     server.wait();
 }
 
-pub(crate) fn a_service_manager_that_does_not_listen_holds_nobody(binary: &str) {
+pub(crate) fn a_service_manager_that_does_not_read_delays_nothing(binary: &str) {
     let folder = Folder::new("deaf", binary);
     let path = folder.path("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -214,15 +218,15 @@ pub(crate) fn a_service_manager_that_does_not_listen_holds_nobody(binary: &str) 
         exchange(&mut server.connect(), b"served");
         let log = server.stop();
         for unheard in ["READY=1", "WATCHDOG=1"] {
-            let said = format!("cannot tell the service manager {unheard}");
-            assert_eq!(log.matches(&said).count(), 1, "{said}: {log}");
+            let expected = format!("cannot notify the service manager: {unheard}");
+            assert_eq!(log.matches(&expected).count(), 1, "{expected}: {log}");
         }
         assert!(log.contains(&format!("socket={}", socket.display())), "{log}");
     }
     drop(manager);
 }
 
-pub(crate) fn shells_get_completions_and_readers_a_manual(binary: &str) {
+pub(crate) fn completions_and_manual_pages_are_written(binary: &str) {
     for shell in ["bash", "zsh", "fish"] {
         let output = run(binary, &["completions", shell]);
         assert_eq!(output.status.code(), Some(0));

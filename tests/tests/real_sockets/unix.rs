@@ -90,25 +90,28 @@ pub(crate) fn a_fan_out_goes_from_one_unix_socket_to_another(binary: &str) {
     assert_eq!(output.status.code(), Some(2), "that would be itself");
 }
 
-pub(crate) fn a_socket_left_behind_is_removed_and_a_live_one_is_in_use(binary: &str) {
+pub(crate) fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not(binary: &str) {
     let folder = Folder::new("stale", binary);
     let (address, path) = (folder.address("socket"), folder.path("socket"));
     let server = start(binary, &["echo-server", "--listen", &address]);
     let output = run(binary, &["echo-server", "--listen", &address]);
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
+    let output_text = text(&output.stderr);
     let named = format!("cannot listen on {address}: Address already in use");
-    assert!(said.contains(&named), "{said}");
+    assert!(output_text.contains(&named), "{output_text}");
     // The umask determines who may connect: usually, only the user who runs it.
     let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode & 0o022, 0, "{mode:o}, if the umask is the common 022");
 
     server.signal(Signal::KILL);
     let _ = server.wait();
-    assert!(path.exists(), "nobody could remove it");
+    assert!(path.exists(), "the socket file cannot be removed");
     let refused = run(binary, &["echo-client", &address, "--message", "hi"]);
-    let said = text(&refused.stderr);
-    assert!(said.contains(&format!("cannot connect to {address}: Connection refused")), "{said}");
+    let output_text = text(&refused.stderr);
+    assert!(
+        output_text.contains(&format!("cannot connect to {address}: Connection refused")),
+        "{output_text}"
+    );
     let server = start(binary, &["echo-server", "--listen", &address]);
     let output = run(binary, &["echo-client", &address, "--message", "hi"]);
     assert_eq!(text(&output.stdout), "hi\n");
@@ -126,7 +129,7 @@ pub(crate) fn a_socket_left_behind_is_removed_and_a_live_one_is_in_use(binary: &
     drop(other);
 }
 
-pub(crate) fn the_mode_of_a_socket_is_what_the_umask_leaves(binary: &str) {
+pub(crate) fn the_umask_determines_the_mode_of_a_unix_socket(binary: &str) {
     let folder = Folder::new("umask", binary);
     for (umask, left) in [("027", 0o750), ("117", 0o660)] {
         let mut command = Command::new("sh");
@@ -161,7 +164,7 @@ pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     assert!(log.contains(r#"reason="upstream_lost""#), "the log says so: {log}");
 }
 
-pub(crate) fn a_lock_on_the_folder_does_not_hold_the_start(binary: &str) {
+pub(crate) fn a_locked_folder_does_not_delay_the_start(binary: &str) {
     let folder = Folder::new("locked", binary);
     let (address, path) = (folder.address("socket"), folder.path("socket"));
     let locked = fs::File::open(folder.path("")).unwrap();
@@ -177,17 +180,17 @@ pub(crate) fn a_lock_on_the_folder_does_not_hold_the_start(binary: &str) {
     }
 }
 
-pub(crate) fn a_socket_that_does_not_listen_yet_is_in_use(binary: &str) {
+pub(crate) fn a_unix_socket_that_is_bound_but_does_not_listen_is_in_use(binary: &str) {
     let folder = Folder::new("bound", binary);
     let (address, path) = (folder.address("socket"), folder.path("socket"));
     // A datagram socket never listens.
     let bound = UnixDatagram::bind(&path).unwrap();
     let output = run(binary, &["echo-server", "--listen", &address]);
     assert_eq!(output.status.code(), Some(1));
-    let said = text(&output.stderr);
+    let error = text(&output.stderr);
     assert!(
-        said.contains(&format!("cannot listen on {address}: Address already in use")),
-        "{said}"
+        error.contains(&format!("cannot listen on {address}: Address already in use")),
+        "{error}"
     );
     drop(bound);
     fs::remove_file(&path).unwrap();

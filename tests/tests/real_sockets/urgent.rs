@@ -44,7 +44,7 @@ fn greet(stream: &mut (impl Read + Write)) {
     expect(stream, b"hello");
 }
 
-pub(crate) fn an_echo_comes_back_from_behind_urgent_data(binary: &str) {
+pub(crate) fn bytes_after_urgent_data_are_echoed(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut stream = server.connect();
     greet(&mut stream);
@@ -60,7 +60,7 @@ pub(crate) fn an_echo_comes_back_from_behind_urgent_data(binary: &str) {
     expect(&mut stream, b"abcdef");
 }
 
-pub(crate) fn requests_are_answered_from_behind_urgent_data(binary: &str) {
+pub(crate) fn requests_after_urgent_data_are_answered(binary: &str) {
     let server = Server::start_as(binary, "app-server", &["--status", "127.0.0.1:0"]);
     // Between two requests no deadline is near that would read the socket anyway.
     let mut request = Vec::new();
@@ -80,7 +80,7 @@ fn answered_twice(stream: &mut TcpStream, request: &[u8], server: &Server) {
     expect(stream, &reply[..length].repeat(2));
 }
 
-pub(crate) fn a_proxy_passes_on_what_is_behind_urgent_data_either_way(binary: &str) {
+pub(crate) fn bytes_after_urgent_data_pass_the_proxy_in_both_directions(binary: &str) {
     for flags in [&[][..], &["--pipes", "0"]] {
         let (address, serving) = upstream(|stream| stream);
         let proxy = proxy(binary, &address, flags);
@@ -103,7 +103,7 @@ pub(crate) fn a_proxy_passes_on_what_is_behind_urgent_data_either_way(binary: &s
     }
 }
 
-pub(crate) fn subscribers_get_what_is_behind_urgent_data(binary: &str) {
+pub(crate) fn messages_after_urgent_data_reach_subscribers(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = listener.local_addr().unwrap().to_string();
     let accept = || listener.accept().unwrap().0;
