@@ -22,12 +22,12 @@ use crate::{
 /// A peer that is dialled again whenever the connection to it has ended.
 ///
 /// ```no_run
-/// use wirestate_core::{dial::{Backoff, Dial}, fanout::Receiver, runtime::Runtime};
+/// use wirestate_core::{dial::{Backoff, Dial}, fanout::Client, runtime::Runtime};
 ///
 /// # async fn example<R: Runtime>(runtime: R) {
 /// let dial = Dial::new("10.0.0.1:1234", Backoff::new(7));
 /// let mut failures = 0;
-/// dial.keep_connected(&runtime, || failures += 1, |_now| Receiver::new()).await;
+/// dial.keep_connected(&runtime, || failures += 1, |_now| Client::new()).await;
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -35,8 +35,7 @@ use crate::{
 pub struct Dial {
     /// The peer's address, `host:port` or `unix:PATH`.
     pub address: String,
-    /// How long one attempt may take; `None`: the operating system's limit. With zero, each attempt
-    /// fails. Default: 10 s.
+    /// How long one attempt may take. `None`: the operating system's limit. Default: 10 s.
     pub connect_timeout: Option<Duration>,
     /// How long to wait between attempts.
     pub backoff: Backoff,
