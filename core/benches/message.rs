@@ -1,14 +1,14 @@
-//! The time that the codec and the server's machine of `message` take, without a socket.
+//! The time that the codec and the server machine of `message` take, without a socket.
 //!
 //! ```text
 //! cargo bench -p wirestate-core --bench message
 //! cargo bench -p wirestate-core --bench message -- golden
 //! ```
 //!
-//! The golden request has 146 bytes: a length prefix of 2, a header of 103, a content of 41. It is
-//! that of the client in Real Python's tutorial, <https://realpython.com/python-sockets/>.
+//! The golden request has 146 bytes: a length prefix of 2, a header of 103, a content of 41. The
+//! client in Real Python's tutorial sends it, <https://realpython.com/python-sockets/>.
 //!
-//! | figure | one element |
+//! | benchmark | one iteration |
 //! |---|---|
 //! | `golden/decoder` | a [`Decoder`] finds header, content and end of the request |
 //! | `golden/inbox` | the request is copied to an [`Inbox`], which returns it as a message |
@@ -38,7 +38,7 @@ use wirestate_core::{
 const GOLDEN: &[u8; 146] = b"\0g{\"byteorder\": \"little\", \"content-type\": \"text/json\", \
     \"content-encoding\": \"utf-8\", \"content-length\": 41}\
     {\"action\": \"search\", \"value\": \"morpheus\"}";
-/// The length of what precedes its content, in bytes.
+/// The length of its length prefix and its header, in bytes.
 const HEAD: usize = 105;
 /// The number of requests in one read.
 const PIPELINED: usize = 16;
@@ -152,7 +152,7 @@ fn server(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A machine that gets the same requests again and again.
+/// A machine that answers the same requests repeatedly.
 struct Pipelined<M> {
     machine: M,
     requests: Vec<u8>,

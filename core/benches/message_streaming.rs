@@ -9,11 +9,11 @@
 //! | `decoder` | a [`Decoder`], from a buffer of 64 KiB |
 //! | `connection` | a server's machine whose service [streams](Delivery::Stream) it |
 //!
-//! The first pass compares the content with what was sent, and counts every allocation, that of
-//! the buffer included. While memory grows, the old and the new memory both count. The benchmark
-//! fails if **1 MiB** or more is held at any time.
+//! The first pass compares the received content with the sent one, and counts every allocation,
+//! including the buffer. While an allocation grows, its old and its new memory both count. The
+//! benchmark fails if **1 MiB** or more is held at any time.
 //!
-//! The second pass is timed, and compares nothing. It copies each byte once, as the kernel would.
+//! The second pass is timed, and compares nothing. Like the kernel, it copies each byte once.
 
 use std::{
     process::ExitCode,
@@ -32,7 +32,7 @@ use wirestate_core::{
 const CONTENT: u64 = 1024 * 1024 * 1024;
 /// The most bytes that one read returns.
 const READ: usize = 64 * 1024;
-/// The memory that must not be reached, in bytes.
+/// The memory held must stay below this, in bytes.
 const MEMORY_LIMIT: u64 = 1024 * 1024;
 /// The content repeats after this many bytes. It is a prime, so consecutive reads differ.
 const PERIOD: usize = 65_521;
@@ -67,8 +67,8 @@ fn pattern() -> Vec<u8> {
 /// The bytes of the content from `position` on, at most [`READ`].
 fn content(pattern: &[u8], position: u64) -> &[u8] {
     let start = usize::try_from(position % PERIOD as u64).expect("below the period");
-    let left = usize::try_from(CONTENT - position).unwrap_or(usize::MAX);
-    &pattern[start..][..READ.min(PERIOD).min(left)]
+    let remaining = usize::try_from(CONTENT - position).unwrap_or(usize::MAX);
+    &pattern[start..][..READ.min(PERIOD).min(remaining)]
 }
 
 /// The part of the content that was received.

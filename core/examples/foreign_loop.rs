@@ -1,13 +1,12 @@
-//! The machines in an event loop of your own: any number of servers on one thread, with `poll(2)`
-//! and nothing else.
+//! An event loop of your own: any number of servers on one thread, with `poll(2)` and no runtime.
 //!
-//! [`Socket`] is what the loop brings, besides the time. [`EventLoop`] polls each connection's
-//! [`Seat`] when its socket is ready, its deadline has passed, or its waker was woken, and waits
-//! for what [`Next`] says. A connection that waits for nothing of its socket is not in the set of
-//! descriptors: `poll(2)` reports `POLLHUP` and `POLLERR` without being asked, again and again.
+//! The loop provides a [`Socket`] and the time. [`EventLoop`] polls each connection's [`Seat`] when
+//! its socket is ready, its deadline has passed, or its waker was woken. Then it waits for what
+//! [`Next`] says. A connection that does not wait for its socket is left out of the set of
+//! descriptors, because `poll(2)` would report `POLLHUP` and `POLLERR` for it again and again.
 //!
-//! `cargo run -p wirestate-core --example foreign_loop` serves an echo and a fan-out to clients of
-//! its own, and ends. The page `docs/embed.md` explains the loop.
+//! `cargo run -p wirestate-core --example foreign_loop` serves an echo and a fan-out to a few
+//! clients of its own, and ends. The page `docs/embed.md` explains the loop.
 
 use std::{
     io::{self, ErrorKind, IoSlice, Read, Write},
@@ -35,7 +34,7 @@ use wirestate_core::{
     shutdown::{self, ShutdownHandle},
 };
 
-/// A socket that does not block.
+/// A non-blocking socket.
 pub(crate) struct Socket(pub(crate) TcpStream);
 
 impl Socket {
@@ -73,8 +72,8 @@ impl Sink for Socket {
     }
 
     fn reset(&mut self) {
-        // The kernel sends the RST when the socket is closed: the seat returns `Next::Done` next,
-        // and the loop drops it.
+        // The kernel sends the RST when the socket is closed. The seat returns `Next::Done` next,
+        // and the loop drops the socket.
         let _ = set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 }
@@ -89,7 +88,7 @@ pub(crate) struct EventLoop {
     epoch: SystemInstant,
     table: ConnectionTable,
     listeners: Vec<(TcpListener, Factory)>,
-    /// Nothing is accepted before this.
+    /// When the present pause of accepting ends.
     accepts_from: Instant,
     connections: Vec<Connection>,
     /// Readable once `interrupt` was woken.
@@ -114,8 +113,8 @@ impl EventLoop {
         })
     }
 
-    /// Listens on a port of the loopback device, whose connections get their machines from
-    /// `protocol`.
+    /// Listens on a free port of the loopback interface. `protocol` makes the machine of each
+    /// connection.
     pub(crate) fn listen(
         &mut self,
         protocol: impl FnMut(Instant) -> Protocol + 'static,
@@ -127,7 +126,7 @@ impl EventLoop {
         Ok(address)
     }
 
-    /// Runs until a stop is requested and the last connection has ended.
+    /// Runs until a shutdown is requested and the last connection has ended.
     pub(crate) fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
         while self.goes_on(shutdown) {
             self.round()?;
@@ -135,28 +134,29 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Applies `stop`. Returns false once the last connection has ended after that.
+    /// Applies `shutdown`. Returns false once a shutdown is requested and the last connection has
+    /// ended.
     pub(crate) fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
         let waker = Waker::from(self.interrupt.clone());
-        let stops =
+        let is_requested =
             shutdown.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
-        // Once: it wakes every connection each time.
-        if stops && !self.listeners.is_empty() {
+        // Only once, because `shut_down` wakes every connection.
+        if is_requested && !self.listeners.is_empty() {
             self.listeners.clear();
             self.table.shut_down();
         }
         !self.listeners.is_empty() || !self.connections.is_empty()
     }
 
-    /// Waits until something happens that a connection waits for, and polls that connection.
+    /// Waits for events, and polls the connections that they concern.
     pub(crate) fn round(&mut self) -> io::Result<()> {
         let events = self.wait()?;
         let now = self.now();
         if !events[0].is_empty() {
             let _ = self.interrupted.read(&mut [0; 64]);
         }
-        // Before the flags of the connections are read: a flag that is set later interrupts the
-        // next wait.
+        // Reset this before the connections' flags are read: a flag that is set later then
+        // interrupts the next wait.
         self.interrupt.pending.swap(false, Ordering::AcqRel);
 
         let mut events = events[1..].iter();
@@ -186,7 +186,7 @@ impl EventLoop {
         }
         let deadlines = self.connections.iter().filter_map(Connection::deadline);
         let deadline = deadlines.chain((!accepts).then_some(self.accepts_from)).min();
-        // A deadline that is too far away for `poll(2)` is none.
+        // A deadline that is too late for `poll(2)` counts as none.
         let timeout = deadline.and_then(|at| Timespec::try_from(at.since(now)).ok());
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(fds.iter().map(PollFd::revents).collect()),
@@ -202,7 +202,7 @@ impl EventLoop {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
                     Err(error) => {
-                        // Without a free descriptor, the next try would fail as well.
+                        // If no descriptor is free, the next call would fail as well.
                         eprintln!("cannot accept: {error}");
                         self.accepts_from = now + ACCEPT_PAUSE;
                         break;
@@ -226,13 +226,13 @@ impl EventLoop {
 
 struct Connection {
     seat: Seat<Protocol, Socket>,
-    /// What its last poll has returned; [`Next::Again`] before the first one.
+    /// The result of its last poll; [`Next::Again`] before the first one.
     next: Next<AnyReason>,
     woken: Arc<Woken>,
 }
 
 impl Connection {
-    /// What its descriptor is polled for; if empty, it is not polled.
+    /// The events to wait for; if empty, the socket is left out of `poll(2)`.
     fn events(&self) -> PollFlags {
         let mut events = PollFlags::empty();
         if let Next::Sleep { read, write, .. } = self.next {
@@ -242,7 +242,7 @@ impl Connection {
         events
     }
 
-    /// When it is polled, whatever else happens.
+    /// When to poll it at the latest.
     fn deadline(&self) -> Option<Instant> {
         match self.next {
             Next::Again => Some(Instant::EPOCH),
@@ -282,7 +282,7 @@ impl Wake for Woken {
 
 /// The waker of the loop: it interrupts `poll(2)`, from any thread, by one byte.
 struct Interrupt {
-    /// The byte was written, and the flags of the connections have not been read since.
+    /// Whether the byte was written and the flags of the connections were not read since.
     pending: AtomicBool,
     stream: UnixStream,
 }
@@ -295,7 +295,7 @@ impl Wake for Interrupt {
     }
 }
 
-/// An echo, and a fan-out of lines that clients publish, with a few clients of each.
+/// Serves an echo and a fan-out of lines, with a few clients of each.
 pub(crate) fn main() -> io::Result<()> {
     let (table, shutdown) = (ConnectionTable::new(Limits::default()), ShutdownHandle::new());
     let mut event_loop = EventLoop::new(table.clone())?;
@@ -329,11 +329,11 @@ pub(crate) fn main() -> io::Result<()> {
         });
         event_loop.run(shutdown)
     })?;
-    println!("served, and ended: {:?}", table.totals().ended);
+    println!("connections ended, by reason: {:?}", table.totals().ended);
     Ok(())
 }
 
-/// Sends `message`, and gets it back.
+/// Sends `message`, and checks that the reply equals it.
 fn echoed(address: SocketAddr, message: &[u8]) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(message)?;
@@ -344,7 +344,7 @@ fn echoed(address: SocketAddr, message: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives `messages`, then leaves.
+/// Receives `messages`, then closes the connection.
 fn subscribed(address: SocketAddr, messages: &[u8]) -> io::Result<()> {
     let mut received = vec![0; messages.len()];
     TcpStream::connect(address)?.read_exact(&mut received)?;
@@ -352,8 +352,7 @@ fn subscribed(address: SocketAddr, messages: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// So many connections of one listener are accepted in one round, so that the others have their
-/// turn.
+/// How many connections of one listener are accepted in one round, before other sockets are served.
 const ACCEPTS_IN_A_ROW: usize = 64;
-/// How long nothing is accepted after a failure.
+/// How long accepting pauses after a failure.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

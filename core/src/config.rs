@@ -1,10 +1,10 @@
-//! Configurations: how they are set, and what is wrong with one.
+//! The setters of configurations, and the error for a setting that cannot work.
 
-/// A configuration that cannot work. Constructors return it; nothing has been started.
+/// A setting that cannot work. A constructor that returns this has started nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The setting must be non-zero. To switch off a timeout, set it to `None`.
+    /// The setting is zero. To switch off a timeout, set it to `None`.
     #[error("{setting} must be non-zero")]
     Zero {
         /// The field's name.
@@ -15,9 +15,9 @@ pub enum ConfigError {
     TooSmall {
         /// The field's name.
         setting: &'static str,
-        /// What it was set to.
+        /// Its value.
         value: u64,
-        /// The least that works.
+        /// The minimum.
         min: u64,
     },
     /// The setting is above its maximum.
@@ -25,9 +25,9 @@ pub enum ConfigError {
     TooLarge {
         /// The field's name.
         setting: &'static str,
-        /// What it was set to.
+        /// Its value.
         value: u64,
-        /// The most that works.
+        /// The maximum.
         max: u64,
     },
     /// Two settings exclude each other.
@@ -40,7 +40,7 @@ pub enum ConfigError {
     },
 }
 
-/// A timeout must be `None` or non-zero: zero would elapse before anything could happen.
+/// Checks that a timeout is `None` or non-zero. A timeout of zero would have passed from the start.
 pub(crate) fn check_timeout(
     setting: &'static str,
     timeout: impl Into<Option<core::time::Duration>>,
@@ -51,7 +51,7 @@ pub(crate) fn check_timeout(
     }
 }
 
-/// Defines a method `with_…` for each field that is named.
+/// Defines a setter `with_…` for each field that is named.
 macro_rules! with_setters {
     ($($with:ident($field:ident: $type:ty);)+) => {
         $(

@@ -1,4 +1,4 @@
-//! Idle connections, which a server evicts for new ones when it is full.
+//! Eviction: a full server ends an idle connection for each new one.
 //!
 //! A machine keeps an [`IdleSlot`], and [updates](IdleSlot::update) it when its activity changes.
 //! In [`poll_shared`](crate::Machine::poll_shared) it checks whether it is evicted
@@ -21,7 +21,7 @@
 //! assert!(!first.poll_eviction(&mut cx) && second.poll_eviction(&mut cx));
 //!
 //! drop((first, second));
-//! assert_eq!(idle.poll_evict(&mut cx), Poll::Ready(()), "no connection is left");
+//! assert_eq!(idle.poll_evict(&mut cx), Poll::Ready(()), "there is no connection");
 //! ```
 
 use alloc::collections::BTreeMap;
@@ -43,8 +43,8 @@ pub struct IdleConnections {
     state: Shared<Lock<State>>,
 }
 
-/// What a connection does. A full server evicts connections in the order of these variants. Of
-/// several with the same activity, the one that has had it longest is first.
+/// What a connection is doing. A full server evicts connections in the order of these variants.
+/// Among connections with the same activity, it evicts the one that began it first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Activity {
@@ -56,8 +56,8 @@ pub enum Activity {
     Idle,
     /// It sends a response.
     Sending,
-    /// It waits for its turn to be answered for the first time. Its machine ends
-    /// only after that answer, and must bound the wait.
+    /// It waits for its turn to be answered for the first time. If it is evicted, its machine ends
+    /// only after that answer, and must limit the wait.
     FirstQueued,
 }
 
@@ -68,12 +68,12 @@ struct State {
     /// How many connections have entered so far.
     count: u64,
     /// The connection that is being evicted, until its activity changes.
-    requested: Option<Key>,
-    /// The waker of the task that evicts.
-    requester: Option<Waker>,
+    evicted: Option<Key>,
+    /// The waker of the server that evicts it.
+    server: Option<Waker>,
 }
 
-/// A connection's activity, its begin, and the connection's number.
+/// A connection's activity, when it began, and the connection's number.
 type Key = (Activity, Instant, u64);
 
 /// A connection's position in the order of eviction.
@@ -89,8 +89,8 @@ impl IdleConnections {
         Self::default()
     }
 
-    /// Enters a connection whose activity is `activity` since `since`. It leaves when the slot is
-    /// dropped.
+    /// Enters a connection, with its activity and when that began. The connection leaves when the
+    /// slot is dropped.
     pub fn enter(&self, activity: Activity, since: Instant) -> IdleSlot {
         let key = self.state.with(|state| {
             state.count += 1;
@@ -101,21 +101,22 @@ impl IdleConnections {
         IdleSlot { idle: self.clone(), key }
     }
 
-    /// Evicts the first connection in the order, one at a time. Pending until its
-    /// slot is dropped or its activity changes; then call this again if the server is still full.
-    /// Ready if there is no connection.
+    /// Evicts the first connection in the order, one at a time.
+    ///
+    /// Pending until the connection's slot is dropped or its activity changes. Then call this again
+    /// if the server is still full. Ready if there is no connection.
     pub fn poll_evict(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let (mut woken, mut requester) = (None, Some(cx.waker().clone()));
+        let (mut woken, mut server) = (None, Some(cx.waker().clone()));
         let polled = self.state.with(|state| {
             let Some(mut first) = state.slots.first_entry() else { return Poll::Ready(()) };
-            if state.requested.is_none() {
-                state.requested = Some(*first.key());
+            if state.evicted.is_none() {
+                state.evicted = Some(*first.key());
                 woken = first.get_mut().take();
             }
-            mem::swap(&mut state.requester, &mut requester);
+            mem::swap(&mut state.server, &mut server);
             Poll::Pending
         });
-        drop(requester); // outside the lock: it may be the last handle on a task
+        drop(server); // outside the lock: it may be the last handle on a task
         if let Some(waker) = woken {
             waker.wake();
         }
@@ -124,52 +125,52 @@ impl IdleConnections {
 }
 
 impl IdleSlot {
-    /// Sets the activity and its begin. A change withdraws an eviction.
+    /// Sets the activity, and when it began. A change withdraws an eviction of this connection.
     pub fn update(&mut self, activity: Activity, since: Instant) {
         let key = (activity, since, self.key.2);
         if key == self.key {
             return;
         }
-        let former = mem::replace(&mut self.key, key);
-        let requester = self.idle.state.with(|state| {
-            let waker = state.slots.remove(&former).flatten();
+        let previous = mem::replace(&mut self.key, key);
+        let server = self.idle.state.with(|state| {
+            let waker = state.slots.remove(&previous).flatten();
             state.slots.insert(key, waker);
-            state.withdraw(former)
+            state.withdraw(previous)
         });
-        if let Some(requester) = requester {
-            requester.wake();
+        if let Some(server) = server {
+            server.wake();
         }
     }
 
-    /// Whether the connection is evicted. If not, registers the waker of `cx` for that.
+    /// Whether the connection is evicted. If not, an eviction will wake `cx`.
     pub fn poll_eviction(&self, cx: &mut Context<'_>) -> bool {
-        let (is_requested, former) = self.idle.state.with(|state| {
-            if state.requested == Some(self.key) {
+        let (is_evicted, previous) = self.idle.state.with(|state| {
+            if state.evicted == Some(self.key) {
                 return (true, None);
             }
             let slot = state.slots.get_mut(&self.key);
             (false, slot.and_then(|slot| register_waker(slot, cx)))
         });
-        drop(former); // outside the lock
-        is_requested
+        drop(previous); // outside the lock
+        is_evicted
     }
 }
 
 impl State {
-    /// Withdraws the eviction of this slot. Returns the waker of the evicting task.
+    /// Withdraws the eviction of this connection, if there is one. Returns the server's waker.
     fn withdraw(&mut self, key: Key) -> Option<Waker> {
-        self.requested.take_if(|requested| *requested == key)?;
-        self.requester.take()
+        self.evicted.take_if(|evicted| *evicted == key)?;
+        self.server.take()
     }
 }
 
 impl Drop for IdleSlot {
     fn drop(&mut self) {
-        let (own, requester) =
+        let (own, server) =
             self.idle.state.with(|state| (state.slots.remove(&self.key), state.withdraw(self.key)));
         drop(own); // outside the lock: it may be the last handle on a task
-        if let Some(requester) = requester {
-            requester.wake();
+        if let Some(server) = server {
+            server.wake();
         }
     }
 }
@@ -190,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_has_waited_longest_is_requested_and_one_at_a_time() {
+    fn the_connection_that_is_idle_for_the_longest_time_is_evicted_and_one_at_a_time() {
         let mut cx = Context::from_waker(Waker::noop());
         let idle = IdleConnections::new();
         let (late, early, middle) = (enter(&idle, at(3)), enter(&idle, at(1)), enter(&idle, at(2)));
         for _ in 0..2 {
             assert!(idle.poll_evict(&mut cx).is_pending());
-            let requested = [&late, &early, &middle].map(|slot| slot.poll_eviction(&mut cx));
-            assert_eq!(requested, [false, true, false]);
+            let evicted = [&late, &early, &middle].map(|slot| slot.poll_eviction(&mut cx));
+            assert_eq!(evicted, [false, true, false]);
         }
         drop(early);
         assert!(!middle.poll_eviction(&mut cx), "the server may have room now");
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_give_way_in_the_order_of_their_activities() {
+    fn connections_are_evicted_in_the_order_of_their_activities() {
         use Activity::{FirstQueued, Idle as Silent, Lingering, Queued, Sending};
 
         let mut cx = Context::from_waker(Waker::noop());
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_activity_withdraws_the_request() {
+    fn a_change_of_activity_withdraws_the_eviction() {
         let mut cx = Context::from_waker(Waker::noop());
         let idle = IdleConnections::new();
         let (mut first, second) = (enter(&idle, at(1)), enter(&idle, at(2)));
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "std")]
-    fn a_request_wakes_the_connection_and_its_end_wakes_the_requester() {
+    fn an_eviction_wakes_the_connection_and_its_end_wakes_the_server() {
         use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
         #[derive(Default)]
@@ -247,16 +248,16 @@ mod tests {
         }
         let counts: [_; 3] = core::array::from_fn(|_| alloc::sync::Arc::new(Count::default()));
         let wakers = counts.each_ref().map(|count| Waker::from(count.clone()));
-        let [mut requester, mut first, mut second] = wakers.each_ref().map(Context::from_waker);
+        let [mut server, mut first, mut second] = wakers.each_ref().map(Context::from_waker);
         let woken = || counts.each_ref().map(|count| count.0.load(SeqCst));
 
         let idle = IdleConnections::new();
         let slots = (enter(&idle, at(1)), enter(&idle, at(2)));
         assert!(!slots.0.poll_eviction(&mut first) && !slots.1.poll_eviction(&mut second));
-        assert!(idle.poll_evict(&mut requester).is_pending());
+        assert!(idle.poll_evict(&mut server).is_pending());
         assert_eq!(woken(), [0, 1, 0]);
         drop(slots.1);
-        assert_eq!(woken(), [0, 1, 0], "this slot was not requested");
+        assert_eq!(woken(), [0, 1, 0], "this connection was not evicted");
         drop(slots.0);
         assert_eq!(woken(), [1, 1, 0]);
     }

@@ -8,32 +8,33 @@
 //! | [`fanout`] | one upstream to every subscriber |
 //! | `message` | requests and replies with a JSON header (feature `message`) |
 //! | [`proxy`] | relays a client to an upstream |
-//! | [`mod@proxy_protocol`] | PROXY headers, which name a proxy's client |
+//! | [`mod@proxy_protocol`] | PROXY headers, in which a proxy names its client |
 //! | [`dial`] | keeps a connection to an upstream open |
-//! | [`buffer`] | the ring, and the pool of buffers |
-//! | [`admission`] | admits connections, and has the table of open ones |
-//! | [`idle`] | idle connections, which are evicted when a server is full |
+//! | [`buffer`] | bounded memory: a ring, a pool of buffers, a quota |
+//! | [`admission`] | admits connections, counts them, and lists the open ones |
+//! | [`idle`] | evicts idle connections when a server is full |
 //! | [`teardown`] | how a machine ends a connection: FIN, lingering close, reset |
-//! | [`shutdown`] | requests the end of servers |
+//! | [`shutdown`] | requests the shutdown of servers, graceful or immediate |
+//! | [`shared`] | state that machines share with each other, or with their handles |
 //! | `runtime` | the interface to a runtime: listen, connect, spawn (feature `std`) |
-//! | `serve` | servers: accept connections, and drain them at the end (feature `std`) |
+//! | `serve` | servers: accept connections, and drain them at shutdown (feature `std`) |
 //! | `status` | the status of a server over HTTP (feature `status`) |
 //!
 //! # Rules
 //!
 //! 1. No IO, clock, randomness, threads or globals. Time comes in as an [`Instant`], jitter from a
 //!    seed. The crate is `no_std` + `alloc` and forbids unsafe code.
-//! 2. Bytes are not copied between kernel and kernel. A proxy's bulk data stays in the kernel
-//!    ([`drive::Splice`]).
+//! 2. Bytes are not copied in memory on their way from one socket to another. A proxy's bulk data
+//!    stays in the kernel ([`drive::Splice`]).
 //! 3. Everything has a limit. Each machine documents the most memory that it holds, as a formula of
 //!    its configuration. An idle connection holds no buffer.
 //! 4. Backpressure is `interest().read == false`.
 //! 5. Half-close works in both directions. A reset is an event and an output of its own.
 //! 6. [`Machine::poll_timeout`] covers everything that a machine waits for.
-//! 7. A [`Reason`] says whose [`Fault`] an end was, with the limit and the figure. A panic is a
-//!    bug, never the result of what a peer sent.
-//! 8. The output does not depend on how the input was cut. (One exception, by definition: an echo
-//!    with a prefix for each received chunk, [`echo::Config::prefix`].)
+//! 7. A [`Reason`] says why a connection ended, with the limit and the figure, and whose [`Fault`]
+//!    that was. A panic is a bug, never the result of what a peer sent.
+//! 8. The output does not depend on how the input is divided into reads. The only exception is an
+//!    echo that sends a prefix for each received chunk ([`echo::Config::prefix`]).
 //! 9. The same inputs give the same outputs, byte for byte.
 //! 10. Everything that crosses the contract is plain data, so it can be recorded, and machines
 //!     compose by wrapping.
@@ -50,9 +51,9 @@
 //!
 //! Implement [`drive::Source`] and [`drive::Sink`] for your socket, and give each connection a
 //! [`drive::Seat`]. `core/examples/foreign_loop.rs` does that with `poll(2)`, and `docs/embed.md`
-//! explains it. Pass a context whose waker has that connection polled again
-//! ([`Wake`](alloc::task::Wake)). [`Waker::noop`](core::task::Waker::noop) is enough only for
-//! machines that share nothing: asynchronous services and subscribers would hang with it.
+//! explains it. Poll each seat with a waker that makes the loop poll it again
+//! ([`Wake`](alloc::task::Wake)). With [`Waker::noop`](core::task::Waker::noop), machines that wait
+//! for shared state hang: asynchronous services and subscribers do.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(feature = "std"), no_std)]

@@ -25,48 +25,53 @@ pub(crate) async fn listen<R: Runtime>(
     if addresses.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }
-    let listeners = listen_on_all(&addresses, |one| {
-        let text = one.to_string();
-        runtime.listen(&text).map_err(|error| {
-            let is_named = text == address;
-            if is_named { error } else { io::Error::new(error.kind(), format!("{text}: {error}")) }
+    let listeners = listen_on_all(&addresses, |resolved| {
+        let resolved = resolved.to_string();
+        runtime.listen(&resolved).map_err(|error| {
+            // The caller's own error names `address`.
+            if resolved == address {
+                return error;
+            }
+            io::Error::new(error.kind(), format!("{resolved}: {error}"))
         })
     })?;
     Ok(Listeners::new(listeners))
 }
 
-/// Listens on the same port of each address.
+/// Listens on the same port of each address. If the kernel chooses the port, tries up to
+/// [`PORT_ATTEMPTS`] more.
 fn listen_on_all<L: Listener>(
     addresses: &[SocketAddr],
     listen: impl Fn(SocketAddr) -> io::Result<L>,
 ) -> io::Result<Vec<L>> {
-    let mut tried = 0;
+    let mut attempts = 0;
     loop {
         let mut listeners: Vec<L> = Vec::new();
         match add_all(&mut listeners, addresses, &listen) {
-            // The port that was free on one address is in use on the next one.
+            // The kernel chose a port that is free on the first address and in use on another one.
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && !listeners.is_empty()
                     && addresses.iter().any(|address| address.port() == 0)
-                    && tried < PORT_ATTEMPTS =>
+                    && attempts < PORT_ATTEMPTS =>
             {
-                tried += 1;
+                attempts += 1;
             }
             listened => return listened.map(|()| listeners),
         }
     }
 }
 
+/// Listens on each address once, and adds the listeners, on the port of the first one.
 fn add_all<L: Listener>(
     listeners: &mut Vec<L>,
     addresses: &[SocketAddr],
     listen: impl Fn(SocketAddr) -> io::Result<L>,
 ) -> io::Result<()> {
-    // The address that may cover another one comes first.
+    // `[::]` comes first, because it may cover `0.0.0.0`.
     let mut addresses = addresses.to_vec();
     addresses.sort_by_key(|address| address.ip() != Ipv6Addr::UNSPECIFIED);
-    let (mut covers_ipv4, mut missing) = (false, None);
+    let (mut covers_ipv4, mut unavailable) = (false, None);
     for (index, address) in addresses.iter().enumerate() {
         let is_covered = covers_ipv4 && address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         if is_covered || addresses[..index].contains(address) {
@@ -81,19 +86,19 @@ fn add_all<L: Listener>(
                 covers_ipv4 |= address.ip() == Ipv6Addr::UNSPECIFIED;
                 listeners.push(listener);
             }
-            Err(error) if is_missing(&error) => missing = Some(error),
+            Err(error) if is_unavailable(&error) => unavailable = Some(error),
             Err(error) => return Err(error),
         }
     }
-    match missing {
+    match unavailable {
         Some(error) if listeners.is_empty() => Err(error),
         Some(_) | None => Ok(()),
     }
 }
 
-/// Whether this host has no such address: `EADDRNOTAVAIL`, `EAFNOSUPPORT` (bind(2),
+/// Whether this host lacks the address or its family: `EADDRNOTAVAIL`, `EAFNOSUPPORT` (bind(2),
 /// socket(2)).
-fn is_missing(error: &io::Error) -> bool {
+fn is_unavailable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
@@ -141,9 +146,9 @@ impl<L: Listener> Listeners<L> {
     }
 }
 
-/// How many free ports are tried until one is free on every address.
+/// How many more ports are attempts until one is free on every address.
 const PORT_ATTEMPTS: usize = 16;
-/// `EAFNOSUPPORT` has no kind of its own (errno(3)).
+/// `EAFNOSUPPORT` on Linux (errno(3)). [`io::ErrorKind`] has no variant for it.
 const EAFNOSUPPORT: i32 = 97;
 
 #[cfg(test)]
@@ -152,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Accepts this many connections, whose sockets are its port.
+    /// A listener with `waiting` connections. Each of their sockets is the listener's port.
     struct Fake {
         address: SocketAddr,
         waiting: usize,

@@ -1,4 +1,4 @@
-//! A limit on log lines of which peers can cause any number.
+//! A limit on log lines that peers can cause in any number.
 
 use core::{mem, time::Duration};
 
@@ -8,8 +8,8 @@ use crate::{Instant, token_bucket::TokenBucket};
 
 /// Admits a burst of log lines and then a constant rate, and counts the lines that it leaves out.
 ///
-/// The next line has that count in the field `suppressed`. So the number of lines plus the sum of
-/// these fields is the number of events, except for the lines left out after the last one.
+/// The next logged line has that count in the field `suppressed`. So the logged lines and these
+/// fields add up to the number of events, except for lines that are left out after the last one.
 #[derive(Clone, Debug)]
 pub(crate) struct LogLimit {
     burst: u32,
@@ -29,7 +29,7 @@ pub(crate) enum LogDecision {
 }
 
 impl LogLimit {
-    /// `burst` lines at once, and one more each `interval`.
+    /// A limit of `burst` lines at once, and one more each `interval`.
     pub(crate) const fn new(burst: u32, interval: Duration) -> Self {
         Self { burst, interval, lines: TokenBucket::FULL, suppressed: 0 }
     }
@@ -59,7 +59,7 @@ impl LogLimit {
 }
 
 impl Default for LogLimit {
-    /// 50 lines at once, and 10 a second: all lines, except in a flood.
+    /// 50 lines at once, and 10 a second.
     fn default() -> Self {
         Self::new(50, Duration::from_millis(100))
     }

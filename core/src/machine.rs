@@ -3,7 +3,8 @@
 //! A [`Machine`] is one side of one connection, without the socket: bytes enter its readable half,
 //! bytes leave its writable half. An echo connects the two halves. A request/response server has a
 //! decoder, a service and an encoder between them. A fan-out is one machine that writes a shared
-//! log and many that read it. A proxy is two machines, crossed. All implement one trait.
+//! log and many that read it. A proxy is two machines, each of which sends what the other receives.
+//! All implement one trait.
 //!
 //! A driver repeats four steps:
 //!
@@ -50,9 +51,9 @@
 //! 1. **Everything that happens is an [`Event`].** A wrapper is the driver of its inner machine: it
 //!    forwards every event and every method, calls the machine through this trait alone, and keeps
 //!    to the table. A wrapper that buffers input forwards `Eof` and `Error(Read, _)` after that
-//!    input, and `Reset` at once. If it reacts to the inner machine, it does so after every `&mut`
-//!    call except `read_buf` and `Release`, and its `poll_shared` returns true if that changed
-//!    anything.
+//!    input, and the inner machine's `Reset` at once. A wrapper that reacts to the inner machine's
+//!    state does so after every `&mut` call except `read_buf` and `Release`. If that reaction
+//!    changes anything in `poll_shared`, `poll_shared` returns true.
 //! 2. **Offered output is valid until the next `&mut` call**, `poll_shared` and `read_buf`
 //!    included. `Written` refers to the last [`write_bufs`](Machine::write_bufs) or
 //!    [`write_owned`](Machine::write_owned) and follows it directly. After a write that would
@@ -63,16 +64,18 @@
 //!    `write_owned`, reports it by `Written`, and owns it from then on. `Written` means accepted by
 //!    the sink, not sent.
 //! 4. **A failed connection ends by a reset.** After `Error(Write, _)` the driver still reads while
-//!    the machine wants it: the peer may have sent an explanation before it reset the connection.
-//!    Linux reports a reset only once, to the first call, and the next read may return 0. So after
-//!    a failed write, the end of the input is an `Error(Read, _)`, not an `Eof`. When the machine
-//!    has ended, the driver sends an RST, because a FIN would mean that the output is complete.
+//!    the machine wants input: the peer may have sent an explanation before it reset the
+//!    connection. Linux reports a reset only once, to the first call, and the next read may return
+//!    0. So after a failed write, the end of the input is an `Error(Read, _)`, not an `Eof`. When
+//!    the machine has ended, the driver sends an RST, because a FIN would mean that the output is
+//!    complete.
 //! 5. **A sink may hold output** (TLS, completion queues). So `Error(Write, _)` can come while the
 //!    machine has nothing to send, and [`Event::Timeout`] counts held bytes as unacknowledged.
-//! 6. **`poll_shared` grants what depends on shared state.** A machine whose room for input depends
-//!    on others withdraws `read` after each `Read`, until the next `poll_shared`. The driver calls
-//!    `poll_shared` at the start of every turn, and sleeps only after it has returned false. It
-//!    returns false only after it has registered the waker of `cx` for the next change.
+//! 6. **`poll_shared` grants what depends on shared state.** A machine whose capacity for input
+//!    depends on other machines withdraws `read` after each `Read`, until the next `poll_shared`.
+//!    The driver calls `poll_shared` at the start of every turn, and sleeps only after it has
+//!    returned false. It returns false only after it has registered the waker of `cx` for the next
+//!    change.
 //! 7. **Input comes before deadlines.** A driver handles a deadline only after it has read what
 //!    arrived, unless input comes without a pause for 100 ms. Its `now` never goes backwards.
 //! 8. **A call is short.** One read of 64 KiB can hold thousands of messages, which must not delay
@@ -88,8 +91,8 @@
 //!     pending FIN (it leads to a reset), and for the lingering close ([`Linger`](crate::Linger)).
 //!     After a `Timeout`, [`poll_timeout`](Machine::poll_timeout) lies beyond `now`. A `Timeout`
 //!     before the deadline changes nothing. [`Instant::NEVER`] is no deadline.
-//! 12. **The output does not depend on how the input was cut**, and the same inputs at the same
-//!     times give the same outputs.
+//! 12. **The output does not depend on how the input is divided into reads**, and the same inputs
+//!     at the same times give the same outputs.
 //!
 //! # A machine of your own
 //!
@@ -101,29 +104,41 @@
 //!     ConnectionError, Event, Fault, Instant, Interest, Machine, Outbound, Reason, drive,
 //! };
 //!
-//! struct Shout { buffer: [u8; 64], start: usize, end: usize, closing: bool, over: Option<Over> }
+//! struct Shout {
+//!     buffer: [u8; 64],
+//!     start: usize,
+//!     end: usize,
+//!     closing: bool,
+//!     reason: Option<ShoutReason>,
+//! }
 //!
 //! #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-//! enum Over {
-//!     #[error("all answered")]
+//! enum ShoutReason {
+//!     #[error("all input is answered")]
 //!     Finished,
 //!     #[error("lost: {0}")]
 //!     Lost(ConnectionError),
 //! }
-//! impl Reason for Over {
+//! impl Reason for ShoutReason {
 //!     fn label(&self) -> &'static str {
-//!         match self { Over::Finished => "finished", Over::Lost(why) => why.label() }
+//!         match self {
+//!             Self::Finished => "finished",
+//!             Self::Lost(error) => error.label(),
+//!         }
 //!     }
 //!     fn fault(&self) -> Fault {
-//!         match self { Over::Finished => Fault::None, Over::Lost(_) => Fault::Lost }
+//!         match self {
+//!             Self::Finished => Fault::None,
+//!             Self::Lost(_) => Fault::Lost,
+//!         }
 //!     }
 //! }
 //!
 //! impl Machine for Shout {
-//!     type Reason = Over;
+//!     type Reason = ShoutReason;
 //!     fn interest(&self) -> Interest {
 //!         let write = match () {
-//!             () if self.over.is_some() => Outbound::Finished,
+//!             () if self.reason.is_some() => Outbound::Finished,
 //!             () if self.start < self.end => Outbound::Flush,
 //!             () if self.closing => Outbound::Finish,
 //!             () => Outbound::Idle,
@@ -145,17 +160,21 @@
 //!             }
 //!             Event::Written(n) => self.start += n,
 //!             Event::Eof | Event::ShutDown => self.closing = true,
-//!             Event::Error(_, why) => { self.over.get_or_insert(Over::Lost(why)); }
-//!             Event::Finished => { self.over.get_or_insert(Over::Finished); }
+//!             Event::Error(_, error) => {
+//!                 self.reason.get_or_insert(ShoutReason::Lost(error));
+//!             }
+//!             Event::Finished => {
+//!                 self.reason.get_or_insert(ShoutReason::Finished);
+//!             }
 //!             Event::Timeout { .. } | Event::Release => {}
 //!         }
 //!     }
-//!     fn reason(&self) -> Option<Over> {
-//!         self.over.clone()
+//!     fn reason(&self) -> Option<ShoutReason> {
+//!         self.reason.clone()
 //!     }
 //! }
 //!
-//! let mut shout = Shout { buffer: [0; 64], start: 0, end: 0, closing: false, over: None };
+//! let mut shout = Shout { buffer: [0; 64], start: 0, end: 0, closing: false, reason: None };
 //! let (mut input, mut output) = (&b"hear, hear"[..], [0; 64]);
 //! drive::deliver(&mut shout, &mut input, Instant::EPOCH);
 //! let n = drive::collect_into(&mut shout, &mut output, Instant::EPOCH);
@@ -173,14 +192,14 @@
 //!
 //! struct Counted<M> { inner: M, received: usize, sent: usize }
 //!
-//! #[deny(clippy::missing_trait_methods)] // a deadline that is not forwarded never fires
+//! #[deny(clippy::missing_trait_methods)] // without `poll_timeout`, no deadline would ever fire
 //! impl<M: Machine> Machine for Counted<M> {
 //!     type Reason = M::Reason;
 //!     fn interest(&self) -> Interest { self.inner.interest() }
 //!     fn read_buf(&mut self) -> &mut [u8] { self.inner.read_buf() }
 //!     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize { self.inner.write_bufs(out) }
-//!     fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-//!         self.inner.write_owned(out, most)
+//!     fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+//!         self.inner.write_owned(out, max)
 //!     }
 //!     fn handle(&mut self, now: Instant, event: Event) {
 //!         match event {
@@ -222,7 +241,7 @@ use crate::{Instant, drive::MAX_SLICES};
 /// `Box<M>` and `&mut M` are machines too. [`Erased`] turns any machine into one with the reason
 /// [`AnyReason`], for `dyn Machine<Reason = AnyReason>`.
 pub trait Machine {
-    /// Why it ended.
+    /// Why the machine ended.
     type Reason: Reason;
 
     /// What the machine wants now. Pure and O(1): a driver calls it several times in a turn.
@@ -234,23 +253,25 @@ pub trait Machine {
     /// The driver overwrites the previous content.
     fn read_buf(&mut self) -> &mut [u8];
 
-    /// Fills `out` from its start with the next output, in order, and returns the number of slices:
-    /// under [`Outbound::Flush`] at least one, and none is empty. `out` has room for at least one.
+    /// Fills `out` from its start with the next output, in order, and returns the number of slices.
     ///
-    /// Output that does not fit is offered the next time.
+    /// Under [`Outbound::Flush`] there is at least one slice, and none is empty. `out` has room for
+    /// at least one. Output that does not fit is offered by a later call.
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize;
 
-    /// Fills `out` from its start with the next output as owned buffers, at most `most` bytes, and
-    /// returns the number of buffers: under [`Outbound::Flush`] at least one, and none is empty.
-    /// The bytes are the first of [`write_bufs`](Self::write_bufs). `out` has room for at least
-    /// one, and `most` is at least 1.
+    /// Fills `out` from its start with the next output as owned buffers, at most `max` bytes, and
+    /// returns the number of buffers. For writes that complete later.
     ///
-    /// For writes that complete later. Default: one buffer with a copy. A machine that keeps its
+    /// Under [`Outbound::Flush`] there is at least one buffer, and none is empty. The bytes are the
+    /// first ones of [`write_bufs`](Self::write_bufs). `out` has room for at least one buffer, and
+    /// `max` is at least 1.
+    ///
+    /// Default: one buffer with a copy. A machine that keeps its
     /// output as [`Bytes`] returns clones; a clone can keep a larger allocation alive.
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.write_bufs(&mut bufs);
-        let len = bufs[..count].iter().map(|buf| buf.len()).sum::<usize>().min(most);
+        let len = bufs[..count].iter().map(|buf| buf.len()).sum::<usize>().min(max);
         let mut copy = Vec::with_capacity(len);
         for buf in &bufs[..count] {
             copy.extend_from_slice(&buf[..buf.len().min(len - copy.len())]);
@@ -261,8 +282,8 @@ pub trait Machine {
 
     /// Handles an event. It may change the result of every getter.
     ///
-    /// It returns nothing, because the end of a machine is state: it may find a bad frame while
-    /// [`Event::Written`] makes room, and must still send an error reply.
+    /// It returns no error, because a machine does not end at once: one that finds a malformed
+    /// frame must still send an error reply. Its [`reason`](Self::reason) says why it ended.
     fn handle(&mut self, now: Instant, event: Event);
 
     /// The earliest deadline of everything that the machine waits for. Default: `None`.
@@ -336,7 +357,7 @@ pub enum Event {
 /// Implements [`Machine`] for `$wrapper` by forwarding to `$inner`, with `$reason` as its reason.
 macro_rules! forward {
     ($wrapper:ty, $self:ident => $inner:expr, $type:ty, $reason:expr) => {
-        #[deny(clippy::missing_trait_methods, reason = "a method that is not forwarded is lost")]
+        #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
         impl<M: Machine + ?Sized> Machine for $wrapper {
             type Reason = $type;
 
@@ -352,8 +373,8 @@ macro_rules! forward {
                 $inner.write_bufs(out)
             }
 
-            fn write_owned(&$self, out: &mut [Bytes], most: usize) -> usize {
-                $inner.write_owned(out, most)
+            fn write_owned(&$self, out: &mut [Bytes], max: usize) -> usize {
+                $inner.write_owned(out, max)
             }
 
             fn handle(&mut $self, now: Instant, event: Event) {
@@ -394,10 +415,12 @@ forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyR
 /// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
 ///
 /// let echo = echo::Server::default().machine(Instant::EPOCH);
-/// let source = fanout::MessageSource::new(fanout::MessageSourceConfig::default(), Instant::EPOCH).unwrap();
+/// let config = fanout::MessageSourceConfig::default();
+/// let source = fanout::MessageSource::new(config, Instant::EPOCH)?;
 /// let machines: Vec<Box<dyn Machine<Reason = AnyReason>>> =
 ///     vec![Box::new(Erased(echo)), Box::new(Erased(source))];
 /// assert!(machines.iter().all(|machine| machine.reason().is_none()));
+/// # Ok::<(), wirestate_core::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Erased<M: ?Sized>(pub M);
@@ -431,7 +454,7 @@ impl Reason for AnyReason {
 /// What a machine wants from its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    /// It accepts input. False is backpressure: no queue grows because a peer is slow.
+    /// Whether it accepts input. False is backpressure: no queue grows because a peer is slow.
     pub read: bool,
     /// What it wants to send.
     pub write: Outbound,
@@ -458,10 +481,10 @@ pub enum Outbound {
     Idle,
     /// The output in [`Machine::write_bufs`].
     Flush,
-    /// A FIN: the sink has accepted all output.
+    /// A FIN. The sink has accepted all output.
     Finish,
-    /// Nothing any more: the FIN or RST was sent, or the connection is lost. Without
-    /// [`Interest::read`] it is the machine's end.
+    /// Nothing any more: the FIN or RST was sent, or the connection is lost. If the machine does
+    /// not [`read`](Interest::read) either, it has ended.
     Finished,
     /// An RST, so that the peer notices that the end is not clean.
     Reset,
@@ -494,8 +517,8 @@ pub enum ConnectionError {
     /// A write accepted no byte although there was output.
     #[error("a write accepted no byte")]
     WriteZero,
-    /// A layer between the machine and the socket has failed, such as TLS. The wrapper's reason
-    /// says why.
+    /// A layer between the machine and the socket has failed, such as TLS. The reason of the
+    /// machine that implements the layer says why.
     #[error("a layer of the connection failed")]
     Layer,
     /// Any other error of the operating system, by its number (errno(3)); 0 if it has none.

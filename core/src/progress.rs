@@ -4,16 +4,17 @@ use core::time::Duration;
 
 use crate::{Instant, Machine};
 
-/// When a peer last acknowledged output, for a deadline such as "no byte acknowledged for 10 s".
+/// Tracks when a peer last acknowledged output, for a deadline such as "no byte acknowledged for
+/// 10 s".
 ///
 /// A successful write is no progress. While the peer's window is closed, the kernel enlarges the
 /// socket's send buffer (`net.ipv4.tcp_wmem`; tcp(7)) and accepts more bytes each time. Progress is
 /// an acknowledgement by the peer (RFC 9293, section 3.4). The driver passes the number of
 /// unacknowledged bytes with each [`Event::Timeout`](crate::Event::Timeout).
 ///
-/// Observe that number every eighth of `limit` while output is outstanding, at
-/// [`deadline`](Self::deadline). A stall of length `limit` is then noticed within 1.125 times
-/// `limit`. Without outstanding output, nothing is observed.
+/// [Observe](Self::observe) that number at each [`deadline`](Self::deadline). While output is
+/// outstanding, there is one at least every eighth of `limit`, so a stall of length `limit` is
+/// noticed within 1.125 times `limit`.
 ///
 /// ```
 /// use core::time::Duration;
@@ -50,7 +51,7 @@ pub struct WriteProgress {
 }
 
 impl WriteProgress {
-    /// Without output so far.
+    /// Progress on a connection without output so far.
     pub fn new(now: Instant) -> Self {
         Self {
             written: 0,
@@ -62,8 +63,9 @@ impl WriteProgress {
         }
     }
 
-    /// Records that output was queued and that none was queued before. Output that is queued after
-    /// other output is no progress, so do not call this for it.
+    /// Records that output was queued while none was queued.
+    ///
+    /// Do not call it for output that is queued behind other output: that is no progress.
     pub fn queued(&mut self, now: Instant) {
         self.last_activity = now;
         if !self.is_outstanding {
@@ -86,9 +88,9 @@ impl WriteProgress {
         if unacknowledged < self.unacknowledged + self.written {
             // If no byte was unacknowledged before and none is now, all were acknowledged soon
             // after they were written.
-            let at_once = self.unacknowledged == 0 && unacknowledged == 0;
+            let all_acknowledged = self.unacknowledged == 0 && unacknowledged == 0;
             self.last_progress =
-                if at_once { self.last_progress.max(self.last_activity) } else { now };
+                if all_acknowledged { self.last_progress.max(self.last_activity) } else { now };
         }
         self.is_outstanding = queued || unacknowledged > 0;
         self.written = 0;
@@ -97,8 +99,10 @@ impl WriteProgress {
     }
 
     /// Whether the deadline of `machine` has passed, at an
-    /// [`Event::Timeout`](crate::Event::Timeout). Before it answers true, it
-    /// [observes](Self::observe) the machine's `progress`, which can postpone the deadline.
+    /// [`Event::Timeout`](crate::Event::Timeout).
+    ///
+    /// If it has, this [observes](Self::observe) the machine's `progress`, which can postpone the
+    /// deadline, and checks again.
     pub fn expires<M: Machine>(
         machine: &mut M,
         progress: impl FnOnce(&mut M) -> &mut Self,
@@ -113,7 +117,7 @@ impl WriteProgress {
         is_due(machine)
     }
 
-    /// Restarts the time at `now`, as if there was progress.
+    /// Restarts the deadlines at `now`, as if there was progress.
     pub fn restart(&mut self, now: Instant) {
         self.last_progress = now;
         self.last_activity = now;
@@ -137,7 +141,8 @@ impl WriteProgress {
         self.is_outstanding.then(|| self.last_observation + limit / OBSERVATIONS)
     }
 
-    /// When `limit` without progress has passed, or the next observation is due before that.
+    /// When `limit` without progress has passed, or when the next observation is due, if that is
+    /// earlier.
     pub fn deadline(&self, limit: Duration) -> Instant {
         self.idle_deadline(self.last_progress, limit)
     }
@@ -152,8 +157,8 @@ impl WriteProgress {
         limit.filter(|_| queued || self.is_outstanding).map(|limit| self.deadline(limit))
     }
 
-    /// As [`deadline`](Self::deadline), where input is progress as well. `received` is when a byte
-    /// was last received.
+    /// As [`deadline`](Self::deadline), for a limit without a byte in either direction. `received`
+    /// is when a byte was last received.
     pub fn idle_deadline(&self, received: Instant, limit: Duration) -> Instant {
         let idle = self.last_progress.max(received) + limit;
         self.next_observation(limit).map_or(idle, |observation| observation.min(idle))
@@ -165,7 +170,7 @@ impl WriteProgress {
     }
 }
 
-/// How often outstanding output is observed within a limit.
+/// How often outstanding output is observed within the limit of a deadline.
 const OBSERVATIONS: u32 = 8;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The interface to a runtime: it listens, connects, spawns, and has a clock.
 //!
-//! Everything above it is written once. [`Server::serve`] and the commands of the binaries run on
-//! tokio, smol, threads, and on the testkit's simulated network.
+//! Code above this interface is the same for all runtimes: [`Server::serve`] and the commands of
+//! the binaries run on tokio, smol, threads, and the testkit's simulated network.
 //!
 //! [`Runtime`] and [`Listener`] are extension points: implement them, with the traits of
 //! [`drive`](crate::drive) for the socket and the clock, to run machines on another runtime.
@@ -48,9 +48,10 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         T: Future + Send + 'static,
         T::Output: Send + 'static;
 
-    /// Runs the task of a connection that was admitted, as [`spawn`](Self::spawn) does. Commands
-    /// from the table of connections may take effect up to 20 ms late, so that a thread can wait
-    /// in a read.
+    /// Runs the task of an admitted connection. Default: as [`spawn`](Self::spawn).
+    ///
+    /// A [`Command`](crate::admission::Command) to the connection may take effect up to 20 ms late:
+    /// a runtime of threads may block that long in a read.
     ///
     /// # Errors
     /// As [`spawn`](Self::spawn).
@@ -62,12 +63,12 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         self.spawn(task)
     }
 
-    /// A server that listens on `address`, a `HOST:PORT` or a `unix:PATH`, on all addresses of a
-    /// name. It has the default settings, and accepts once [`Server::serve`] is called.
+    /// Makes a server that listens on `address`: a `HOST:PORT`, on all addresses of a name, or a
+    /// `unix:PATH`. It has the default settings, and accepts once [`Server::serve`] is called.
     ///
     /// With port 0, all addresses get the same free port. An address whose family this host lacks
     /// is left out if another one works. `[::]` accepts IPv4 as well, so `0.0.0.0` beside it is
-    /// left out. Each address is listened on as [`listen`](Self::listen) does.
+    /// left out. [`listen`](Self::listen) makes each listener.
     ///
     /// # Errors
     /// The name is unknown, or listening on one of its addresses fails; the error names the
@@ -100,15 +101,15 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Connects to `address`, a `HOST:PORT` or a `unix:PATH`. A name is resolved off the event
     /// loop, and its addresses are tried in turn. An attempt fails if the socket connects to itself
-    /// (no socket listens there, and the kernel chose that port as the local one). It has no
-    /// deadline; [`connect_within`] has.
+    /// (no socket listens there, and the kernel chose that port as the local one). There is
+    /// no deadline: for one, use [`connect_within`].
     ///
     /// # Errors
-    /// The name is unknown, or the error of its last address.
+    /// The name is unknown, or no address can be connected to: the error is that of the last one.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 
-    /// The local address of a connection (getsockname(2)), which for an accepted one is the address
-    /// that the peer connected to; `None` if it has none.
+    /// The local address of a connection (getsockname(2)); `None` if it has none. For an accepted
+    /// connection, it is the address that the peer connected to.
     fn local_address(&self, socket: &Self::Socket) -> Option<SocketAddr>;
 
     /// The address to which a connection was made (getpeername(2)). For a Unix socket it is known
@@ -119,53 +120,77 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     }
 }
 
-/// Connects within `limit`; `None`: within the operating system's limit (some two minutes).
-///
-/// # Errors
-/// As [`Runtime::connect`], or [`io::ErrorKind::TimedOut`].
-pub async fn connect_within<R: Runtime>(
-    runtime: &R,
-    address: &str,
-    limit: Option<Duration>,
-) -> io::Result<R::Socket> {
-    within(&mut runtime.clock(), limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
-        let message = format!("no answer within {:?}", to_millis(limit));
-        Err(io::Error::new(io::ErrorKind::TimedOut, message))
-    })
+/// A listening socket.
+pub trait Listener: Send + 'static {
+    /// The accepted sockets.
+    type Socket;
+
+    /// The address that it listens on, with the real port.
+    ///
+    /// # Errors
+    /// The operating system cannot report the address (getsockname(2)).
+    fn local_address(&self) -> io::Result<Address>;
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// Accepting failed. The listener can still be used.
+    fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>>;
+
+    /// Closes the backlog for new connections, where the operating system can do that. Connections
+    /// in the backlog are still accepted: from now on, [`poll_accept`](Self::poll_accept) asks the
+    /// kernel for them regardless of the listener's readiness.
+    ///
+    /// A TCP peer that connects between this call and the listener's drop gets no answer, and tries
+    /// again (after 1 s on Linux). On a Unix socket it is refused. A listener that another process
+    /// may share keeps its backlog open.
+    fn shut_down(&mut self);
 }
 
-/// Rounds a remaining time to milliseconds for an error message, unless it is shorter.
-fn to_millis(time: Duration) -> Duration {
-    const HALF: Duration = Duration::from_micros(500);
-    match u64::try_from((time + HALF).as_millis()) {
-        Ok(0) | Err(_) => time,
-        Ok(millis) => Duration::from_millis(millis),
+/// Why accepting failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub enum AcceptError {
+    /// One connection ended before it was accepted, or a signal interrupted the call. The next call
+    /// goes on with the next connection.
+    Aborted(io::Error),
+    /// Descriptors or memory are exhausted (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`). The next call
+    /// would fail likewise, so pause before it.
+    Exhausted(io::Error),
+}
+
+impl AcceptError {
+    /// The label under which it is counted.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Aborted(_) => "aborted",
+            Self::Exhausted(_) => "exhausted",
+        }
     }
 }
 
-/// Runs `future` to its end, for at most `limit`; `None`: without a limit.
-///
-/// # Errors
-/// The limit, if it has elapsed. `future` is dropped.
-pub async fn within<F: Future>(
-    clock: &mut impl Clock,
-    limit: Option<Duration>,
-    future: F,
-) -> Result<F::Output, Duration> {
-    let deadline = limit.map(|limit| (limit, clock.now() + limit));
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
+impl From<io::Error> for AcceptError {
+    /// Classifies the error by accept(2), section "Error handling": network errors that were
+    /// pending on the new socket concern that connection only, so the caller tries again.
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
+        match error.kind() {
+            ErrorKind::Interrupted
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::ConnectionReset
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown => Self::Aborted(error),
+            _ if error.raw_os_error() == Some(EPROTO) => Self::Aborted(error),
+            // An unknown error must not cause a busy loop either.
+            _ => Self::Exhausted(error),
         }
-        if let Some((limit, deadline)) = deadline
-            && clock.poll_until(cx, deadline).is_ready()
-        {
-            return Poll::Ready(Err(limit));
-        }
-        Poll::Pending
-    })
-    .await
+    }
 }
 
 /// The address of a listening socket. It displays in the form that [`Runtime::connect`] takes.
@@ -204,6 +229,56 @@ impl fmt::Display for Address {
     }
 }
 
+/// Connects within `limit`; `None`: within the operating system's limit (about two minutes on
+/// Linux).
+///
+/// # Errors
+/// As [`Runtime::connect`], or [`io::ErrorKind::TimedOut`].
+pub async fn connect_within<R: Runtime>(
+    runtime: &R,
+    address: &str,
+    limit: Option<Duration>,
+) -> io::Result<R::Socket> {
+    within(&mut runtime.clock(), limit, runtime.connect(address)).await.unwrap_or_else(|limit| {
+        let message = format!("no answer within {:?}", to_millis(limit));
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
+    })
+}
+
+/// Rounds `time` to milliseconds, for an error message. A time below 0.5 ms stays as it is.
+fn to_millis(time: Duration) -> Duration {
+    const HALF: Duration = Duration::from_micros(500);
+    match u64::try_from((time + HALF).as_millis()) {
+        Ok(0) | Err(_) => time,
+        Ok(millis) => Duration::from_millis(millis),
+    }
+}
+
+/// Runs `future` to its end, for at most `limit`; `None`: without a limit.
+///
+/// # Errors
+/// The limit, if it has elapsed. `future` is dropped.
+pub async fn within<F: Future>(
+    clock: &mut impl Clock,
+    limit: Option<Duration>,
+    future: F,
+) -> Result<F::Output, Duration> {
+    let deadline = limit.map(|limit| (limit, clock.now() + limit));
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if let Some((limit, deadline)) = deadline
+            && clock.poll_until(cx, deadline).is_ready()
+        {
+            return Poll::Ready(Err(limit));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// The path, if `address` is a `unix:PATH`. A `unix:@NAME` is in the abstract namespace.
 ///
 /// ```
@@ -216,84 +291,10 @@ pub fn unix_path(address: &str) -> Option<&Path> {
     address.strip_prefix(UNIX).map(Path::new)
 }
 
-const UNIX: &str = "unix:";
-
-/// A listening socket.
-pub trait Listener: Send + 'static {
-    /// What it accepts.
-    type Socket;
-
-    /// The address that it listens on, with the real port.
-    ///
-    /// # Errors
-    /// The operating system's (getsockname(2)).
-    fn local_address(&self) -> io::Result<Address>;
-
-    /// The next connection.
-    ///
-    /// # Errors
-    /// Accepting failed. The listener can still be used.
-    fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(Self::Socket, Peer), AcceptError>>;
-
-    /// Closes the backlog for new connections, where the operating system can do that. Connections
-    /// in the backlog are still accepted: from now on, [`poll_accept`](Self::poll_accept) asks the
-    /// kernel for them regardless of the listener's readiness.
-    ///
-    /// A TCP peer that connects between this call and the listener's drop gets no answer, and tries
-    /// again (after 1 s on Linux). On a Unix socket it is refused. A listener that another process
-    /// may share keeps its backlog open.
-    fn shut_down(&mut self);
-}
-
 /// The requested backlog: how many connections may wait to be accepted. Linux limits it to
 /// `net.core.somaxconn` (listen(2)).
 pub const BACKLOG: u16 = 4096;
-
-/// Why accepting failed.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub enum AcceptError {
-    /// One connection ended before it was accepted, or a signal interrupted the call. The next call
-    /// goes on with the next connection.
-    Aborted(io::Error),
-    /// Descriptors or memory are exhausted (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`). The next call
-    /// would fail likewise, so pause before it.
-    Exhausted(io::Error),
-}
-
-impl AcceptError {
-    /// The label under which it is counted.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Aborted(_) => "aborted",
-            Self::Exhausted(_) => "exhausted",
-        }
-    }
-}
-
-impl From<io::Error> for AcceptError {
-    /// Follows accept(2), section "Error handling": `accept` returns network errors that are
-    /// pending on the new socket, and these are to be treated like `EAGAIN`.
-    fn from(error: io::Error) -> Self {
-        use io::ErrorKind;
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
-        match error.kind() {
-            ErrorKind::Interrupted
-            | ErrorKind::ConnectionAborted
-            | ErrorKind::ConnectionReset
-            | ErrorKind::TimedOut
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable
-            | ErrorKind::NetworkDown => Self::Aborted(error),
-            _ if error.raw_os_error() == Some(EPROTO) => Self::Aborted(error),
-            // An unknown error must not cause a busy loop either.
-            _ => Self::Exhausted(error),
-        }
-    }
-}
-
-/// `EPROTO` has no kind of its own (errno(3)).
+/// The prefix of the address of a Unix socket.
+const UNIX: &str = "unix:";
+/// `EPROTO` on Linux (errno(3)). [`io::ErrorKind`] has no variant for it.
 const EPROTO: i32 = 71;

@@ -9,10 +9,10 @@ pub(crate) use LockedU64 as AtomicU64;
 #[cfg(target_has_atomic = "64")]
 pub(crate) use core::sync::atomic::AtomicU64;
 
-/// A counted handle: an `Arc`, or an `Rc` without the feature `std`.
+/// A reference-counted handle: an `Arc`, or an `Rc` without the feature `std`.
 #[cfg(feature = "std")]
 pub type Shared<T> = alloc::sync::Arc<T>;
-/// A counted handle: an `Arc`, or an `Rc` without the feature `std`.
+/// A reference-counted handle: an `Arc`, or an `Rc` without the feature `std`.
 #[cfg(not(feature = "std"))]
 pub type Shared<T> = alloc::rc::Rc<T>;
 
@@ -79,10 +79,10 @@ impl LockedU64 {
         self.0.with(|value| *value = new);
     }
 
-    /// Adds `more`, wrapping around at 2⁶⁴, and returns the former value.
+    /// Adds `increment`, wrapping around at 2⁶⁴, and returns the previous value.
     #[cfg(any(test, feature = "message"))]
-    pub(crate) fn fetch_add(&self, more: u64, _: Ordering) -> u64 {
-        self.0.with(|value| core::mem::replace(value, value.wrapping_add(more)))
+    pub(crate) fn fetch_add(&self, increment: u64, _: Ordering) -> u64 {
+        self.0.with(|value| core::mem::replace(value, value.wrapping_add(increment)))
     }
 }
 

@@ -45,7 +45,7 @@ pub enum Shutdown {
 }
 
 impl ShutdownHandle {
-    /// A handle on which no shutdown was requested.
+    /// A handle without a request.
     pub fn new() -> Self {
         Self::default()
     }
@@ -75,7 +75,7 @@ impl ShutdownHandle {
         })
     }
 
-    /// Runs `future` to its end. `None` if a shutdown is requested first; `future` is dropped then.
+    /// Runs `future` to its end. If a shutdown is requested first, drops it and returns `None`.
     pub async fn unless_requested<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {

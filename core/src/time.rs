@@ -25,8 +25,8 @@ use core::{
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant {
-    /// Nanoseconds since the epoch, plus 1. So `Option<Instant>`, of which each connection holds
-    /// several, has the same size.
+    /// Nanoseconds since the epoch, plus 1: a non-zero number gives `Option<Instant>` the same
+    /// size. Each connection holds several of these.
     nanos_plus_one: NonZeroU64,
 }
 
@@ -55,7 +55,7 @@ impl Instant {
         Duration::from_nanos(self.nanos())
     }
 
-    /// The time since `earlier`; zero if `earlier` is later than this.
+    /// The time since `earlier`; zero if `earlier` is later than this instant.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos().saturating_sub(earlier.nanos()))
     }

@@ -6,8 +6,8 @@ use crate::Instant;
 
 /// A token bucket, stored as one time: the generic cell rate algorithm (ITU-T I.371, annex A).
 ///
-/// Tokens are measured as the time in which they come back: `cost` is that of the tokens taken,
-/// `size` that of a full bucket. The default is a full bucket.
+/// Tokens are measured by the time in which the bucket regains them: `cost` for the tokens to take,
+/// `size` for a full bucket. The default is a full bucket.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TokenBucket {
     /// When the bucket is full again.
@@ -15,6 +15,7 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
+    /// A full bucket.
     pub(crate) const FULL: Self = Self { full: Instant::EPOCH };
 
     /// Takes `cost` if the bucket holds it, and returns whether it did.

@@ -20,7 +20,7 @@ use crate::{Fault, Instant, Reason, log_limit::LogDecision, shared::Shared};
 pub struct Admitted {
     table: ConnectionTable,
     entry: Shared<ConnectionEntry>,
-    /// The reason's label, once it has ended.
+    /// The label of the reason, once the connection has ended.
     label: Option<&'static str>,
 }
 
@@ -43,7 +43,7 @@ impl Admitted {
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
         let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
         let (received, sent) = (self.entry.bytes_in(), self.entry.bytes_out());
-        // In seconds, like the metrics: programs read logs as well.
+        // In seconds, as in the metrics, for programs that read the log.
         let (label, age) = (reason.label(), now.since(self.entry.since()).as_secs_f64());
         macro_rules! closed {
             ($log:ident, $suppressed:expr) => {

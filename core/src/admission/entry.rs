@@ -30,7 +30,7 @@ pub struct ConnectionEntry {
     command: AtomicU8,
     /// The size of the PROXY header that the received bytes begin with.
     header_bytes: AtomicUsize,
-    /// Whether it counts under its peer's address.
+    /// Whether the connection counts under its peer's address.
     counts_under_address: AtomicBool,
     state: Lock<State>,
 }
@@ -75,7 +75,7 @@ impl ConnectionEntry {
         self.id
     }
 
-    /// The other end. Behind a proxy it is the client that the PROXY header names
+    /// The peer. Behind a proxy, it is the client that the PROXY header names
     /// ([`ConnectionTable::identify`](super::ConnectionTable::identify)).
     pub fn peer(&self) -> Peer {
         self.state.with(|state| state.peer)
@@ -144,17 +144,17 @@ impl ConnectionEntry {
         self.header_bytes.store(bytes, Relaxed);
     }
 
-    /// Publishes the machine's status and registers the waker of `cx`, before the driver sleeps. A
-    /// command wakes it.
+    /// Publishes the machine's status before the driver sleeps, and registers the waker of `cx`,
+    /// which a command wakes.
     ///
-    /// Returns true if the [`command`](Self::command) is no longer `applied`, the last one that the
-    /// driver has applied. The driver must then apply it before it sleeps.
+    /// `applied` is the last command that the driver has applied. Returns true if there is a new
+    /// [`command`](Self::command): the driver must apply it before it sleeps.
     pub fn publish(&self, status: Status, cx: &mut Context<'_>, applied: Command) -> bool {
-        let (former, is_pending) = self.state.with(|state| {
+        let (previous, is_pending) = self.state.with(|state| {
             state.status = status;
             (register_waker(&mut state.driver, cx), self.command() != applied)
         });
-        drop(former); // outside the lock: it may be the last handle on a task
+        drop(previous); // outside the lock: it may be the last handle on a task
         is_pending
     }
 
@@ -163,12 +163,12 @@ impl ConnectionEntry {
         self.bytes_out() == 0 && self.bytes_in() == self.header_bytes.load(Relaxed) as u64
     }
 
-    /// The network that it counts under.
+    /// The network that the connection counts under; `None` if it counts under none.
     pub(super) fn network(&self) -> Option<IpAddr> {
         if self.counts_under_address.load(Relaxed) { self.peer().network() } else { None }
     }
 
-    /// Sets the peer, and counts the connection under its address. Returns the former peer.
+    /// Sets the peer, and counts the connection under its address. Returns the previous peer.
     pub(super) fn set_peer(&self, peer: Peer) -> Peer {
         self.counts_under_address.store(true, Relaxed);
         self.state.with(|state| mem::replace(&mut state.peer, peer))

@@ -45,7 +45,7 @@ impl Peer {
 /// How many connections may be open at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// In all. Default: 10,000.
+    /// From all addresses together. Default: 10,000.
     pub connections: usize,
     /// From one IPv4 address or one IPv6 /64 network, the size of one subscriber's network
     /// (RFC 6177). `None`: no limit. Loopback addresses have no limit. Default: 64.

@@ -1,4 +1,4 @@
-//! The table of open connections, and the counts of all.
+//! The table of open connections, and the counters of all connections.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::{
@@ -16,7 +16,7 @@ use crate::{
     shared::{Lock, Shared},
 };
 
-/// The open connections, and the counts of all. Clones are the same table.
+/// The table of open connections, and the counters of all connections. Clones are the same table.
 ///
 /// It holds one [`ConnectionEntry`] per open connection, and one count per reason for an end, a
 /// refusal or a failed accept.
@@ -29,7 +29,7 @@ pub struct ConnectionTable {
 struct Inner {
     name: Option<&'static str>,
     limits: Limits,
-    /// The peers are proxies, whose own addresses don't count.
+    /// Whether the peers are proxies. Their own addresses do not count.
     behind_proxies: bool,
     state: Lock<State>,
 }
@@ -41,13 +41,13 @@ struct State {
     totals: Totals,
     /// For each reason label, the limit of the ends that are logged at `info` or above.
     log_limits: BTreeMap<&'static str, LogLimit>,
-    /// The latest time that a call has passed.
+    /// The latest time that was passed to a call.
     now: Instant,
     /// Wakes the tasks that wait for the table to be empty.
     waiting: Vec<Waker>,
 }
 
-/// What a table has counted since it was made. `accepted` is always the sum of `open` and `ended`.
+/// The counters of a table since it was made. `accepted` is always the sum of `open` and `ended`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Totals {
@@ -159,7 +159,7 @@ impl ConnectionTable {
         Ok(())
     }
 
-    /// Counts a failed accept under `label`. For the accept loop.
+    /// Counts a failed accept under `label`.
     pub fn accept_failed(&self, label: &'static str) {
         self.inner.state.with(|state| {
             *state.totals.accept_failures.entry(label).or_default() += 1;
@@ -213,7 +213,7 @@ impl ConnectionTable {
     }
 
     /// Logs, for each reason, how many ends were left out of the log and are in no `suppressed`
-    /// field yet. For a server that has stopped accepting.
+    /// field yet. Call it when a server has ended.
     pub fn log_suppressed(&self) {
         let suppressed: Vec<_> = self.inner.state.with(|state| {
             let suppressed = |(&reason, limit): (_, &mut LogLimit)| {
@@ -226,8 +226,8 @@ impl ConnectionTable {
         }
     }
 
-    /// Whether to log an end with this reason label, at `info` or above. Without `now`, the time of
-    /// the table's last call is used.
+    /// Whether to log an end with this reason label, at `info` or above. `now` defaults to the
+    /// latest time that was passed to a call.
     pub(super) fn check_log(&self, label: &'static str, now: Option<Instant>) -> LogDecision {
         self.inner.state.with(|state| {
             state.now = now.unwrap_or(state.now);

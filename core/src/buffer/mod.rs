@@ -1,8 +1,8 @@
 //! Bounded memory for machines.
 //!
 //! A machine keeps its bytes in a [`Ring`], which the kernel reads into and writes from. The ring's
-//! memory comes from a [`Pool`], and an idle connection gives it back. A [`Quota`] is a common
-//! limit of memory that several owners hold outside of a pool.
+//! memory comes from a [`Pool`], and an idle connection gives it back. A [`Quota`] limits the
+//! memory that several owners hold together, outside of a pool.
 
 mod owned;
 mod pool;

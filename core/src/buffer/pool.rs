@@ -1,4 +1,4 @@
-//! A pool of buffers, shared by connections of which few need one at a time.
+//! A pool of buffers for many connections, few of which need a buffer at a time.
 
 use alloc::{boxed::Box, vec, vec::Vec};
 
@@ -23,7 +23,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     idle: Vec<Box<[u8]>>,
-    /// How many were taken and not given back.
+    /// How many buffers were taken and not given back.
     in_use: usize,
 }
 
@@ -47,7 +47,7 @@ impl Pool {
         self.inner.state.with(|state| state.in_use)
     }
 
-    /// Takes a buffer: an unused one, or else a new one. Its content is that of its last use.
+    /// Takes an unused buffer, or allocates one. Its content may be that of an earlier use.
     pub fn take(&self) -> Box<[u8]> {
         let idle = self.inner.state.with(|state| {
             state.in_use += 1;
@@ -58,7 +58,11 @@ impl Pool {
 
     /// Gives a buffer back. The pool frees it if it has `max_idle` unused ones already.
     pub fn give(&self, buffer: Box<[u8]>) {
-        debug_assert_eq!(buffer.len(), self.inner.size, "a buffer belongs to a pool of its size");
+        debug_assert_eq!(
+            buffer.len(),
+            self.inner.size,
+            "the buffer must have the size of the pool's buffers"
+        );
         let surplus = self.inner.state.with(|state| {
             state.in_use -= 1;
             if state.idle.len() < self.inner.max_idle {

@@ -1,4 +1,4 @@
-//! A common limit of the memory of several owners.
+//! A limit of the memory that several owners hold together.
 
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -21,7 +21,7 @@ use crate::shared::Shared;
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Quota {
-    /// `None`: without a limit, and without counting.
+    /// `None`: there is no limit, and nothing is counted.
     inner: Option<Shared<Inner>>,
 }
 
@@ -42,7 +42,7 @@ pub struct Reservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot reserve {requested} more bytes: {reserved} of {limit} are reserved")]
 pub struct QuotaExceeded {
-    /// The bytes by which the reservation was to grow.
+    /// The bytes that were requested beyond the reservation's size.
     pub requested: usize,
     /// The bytes that were reserved at that time, by all reservations.
     pub reserved: usize,

@@ -49,7 +49,7 @@ impl Ring {
         self.buffer.is_some()
     }
 
-    /// Whether it holds as many bytes as it can.
+    /// Whether it holds [`capacity`](Self::capacity) bytes.
     pub fn is_full(&self) -> bool {
         self.len == self.capacity()
     }
@@ -92,7 +92,7 @@ impl Ring {
         }
     }
 
-    /// Fills `out` with the non-empty slices, and returns how many: an implementation of
+    /// Fills `out` with the non-empty slices, and returns their number. It implements
     /// [`Machine::write_bufs`](crate::Machine::write_bufs).
     pub fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let slices = self.slices().into_iter().filter(|slice| !slice.is_empty());
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// It is compared with the standard library's queue, with wraps at every position of a
+        /// Compares a ring with the standard library's queue, with wraps at every position of a
         /// small buffer.
         #[test]
         fn it_is_a_bounded_queue(

@@ -1,4 +1,4 @@
-//! The wait before the next attempt.
+//! The back-off: how long to wait before the next attempt to connect.
 
 use core::time::Duration;
 
@@ -29,7 +29,7 @@ impl Backoff {
         Self { random: seed, bound: MIN_BOUND }
     }
 
-    /// How long to wait before the next attempt.
+    /// How long to wait before the next attempt. Doubles the bound of the following wait.
     #[expect(clippy::should_implement_trait, reason = "it is no iterator: it has no end")]
     pub fn next(&mut self) -> Duration {
         let bound = self.bound;
@@ -38,14 +38,18 @@ impl Backoff {
         Duration::from_nanos(self.random() % nanos)
     }
 
-    /// Restarts the back-off. Call it when the peer has worked, not when it has merely accepted the
-    /// connection: a peer that accepts and closes would be dialled without pause.
+    /// Restarts the back-off at 50 ms.
+    ///
+    /// Call it when the peer has served a request. An accepted connection is not enough: a peer that
+    /// accepts and closes would be dialled without pause.
     pub fn reset(&mut self) {
         self.bound = MIN_BOUND;
     }
 
-    /// A connection has ended after `duration`. At 10 s or more, the back-off restarts. Data that
-    /// was received makes no difference: a server that is full sends an error, then closes.
+    /// Handles the end of a connection that lasted for `duration`: at 10 s or more, the back-off
+    /// restarts.
+    ///
+    /// Received data does not restart it, because a full server may send an error before it closes.
     pub fn handle_end(&mut self, duration: Duration) {
         if duration >= MIN_LASTING {
             self.reset();

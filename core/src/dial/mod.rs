@@ -1,4 +1,4 @@
-//! Keeping a connection up: when to dial again.
+//! Keeping a connection open: when to dial again.
 //!
 //! - [`Backoff`] says how long to wait before the next attempt.
 //! - [`Dial`] runs a machine on a connection, and dials again when it has ended (feature `std`).

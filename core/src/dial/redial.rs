@@ -33,7 +33,7 @@ use crate::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Dial {
-    /// The peer's address, `host:port` or `unix:PATH`.
+    /// The peer's address, `HOST:PORT` or `unix:PATH`.
     pub address: String,
     /// How long one attempt may take. `None`: the operating system's limit. Default: 10 s.
     pub connect_timeout: Option<Duration>,
@@ -79,7 +79,7 @@ impl Dial {
         loop {
             let connect = connect_within(runtime, &self.address, self.connect_timeout);
             let Some(connected) = self.shutdown.unless_requested(connect).await else { return };
-            let ended = match connected {
+            let outcome = match connected {
                 Err(error) => {
                     on_failure();
                     format!("cannot connect: {error}")
@@ -113,7 +113,7 @@ impl Dial {
             if let LogDecision::Log { suppressed } = end_log.check_unless_debugging(now) {
                 warn!(
                     address = self.address,
-                    suppressed, "{ended}; the next attempt is in {wait:.0?}"
+                    suppressed, "{outcome}; the next attempt is in {wait:.0?}"
                 );
             }
             let until = now + wait;

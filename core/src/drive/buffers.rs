@@ -9,14 +9,14 @@ use crate::{Event, Instant, Machine, Outbound};
 /// and advances `input` past the delivered bytes. For wrappers, tests, and IO that owns its
 /// buffers.
 ///
-/// If input is left, collect the machine's output ([`collect_into`]), call
+/// If input remains, collect the machine's output ([`collect_into`]), call
 /// [`poll_shared`](Machine::poll_shared) until it returns false, and deliver the rest. A machine
-/// whose room for input depends on others, such as the [upstream](crate::fanout::Upstream) of a
+/// whose capacity for input depends on others, such as the [upstream](crate::fanout::Upstream) of a
 /// fan-out, accepts one read after each `poll_shared` that grants it, and none before the first.
 pub fn deliver<M: Machine>(machine: &mut M, input: &mut &[u8], now: Instant) {
     while !input.is_empty() && machine.interest().read {
         let buf = machine.read_buf();
-        debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
+        debug_assert!(!buf.is_empty(), "a machine that wants to read must offer a buffer");
         let n = buf.len().min(input.len());
         let (delivered, rest) = input.split_at(n);
         buf[..n].copy_from_slice(delivered);
@@ -46,19 +46,19 @@ pub fn collect_into<M: Machine>(machine: &mut M, output: &mut [u8], now: Instant
     filled
 }
 
-/// Moves at most `most` bytes of the machine's output to the front of `output`, reports them by
+/// Moves at most `max` bytes of the machine's output to the front of `output`, reports them by
 /// [`Event::Written`], and returns the number of buffers. For writes that complete later: the
 /// caller keeps the buffers until then ([`write_owned`](Machine::write_owned)).
 ///
-/// It stops when the machine has no more output, when `output` is full, or at `most` bytes. If the
+/// It stops when the machine has no more output, when `output` is full, or at `max` bytes. If the
 /// machine wants to send a FIN or an RST, the caller does that after these writes.
 pub fn collect_owned<M: Machine>(
     machine: &mut M,
     output: &mut [Bytes],
-    most: usize,
+    max: usize,
     now: Instant,
 ) -> usize {
-    let (mut count, mut remaining) = (0, most);
+    let (mut count, mut remaining) = (0, max);
     while count < output.len() && remaining > 0 && machine.interest().write == Outbound::Flush {
         let new = machine.write_owned(&mut output[count..], remaining);
         let bytes: usize = output[count..count + new].iter().map(Bytes::len).sum();

@@ -16,8 +16,8 @@ use crate::{Event, Instant, Machine, admission::Admitted};
 /// closure returns a value, and can be called again: use it for a client, or to take events from a
 /// server's machine.
 ///
-/// If it is dropped before its end, it closes the socket; by a reset if output is pending, so that
-/// the peer notices that output is missing.
+/// If it is dropped before the machine has ended, it closes the socket. If output is pending, it
+/// resets the connection, so that the peer notices that output is missing.
 ///
 /// ```no_run
 /// # use wirestate_core::{drive::{Clock, Drive, Sink, Source}, echo, Machine};
@@ -36,11 +36,7 @@ pub struct Drive<M: Machine, S: Source + Sink, C: Clock> {
 impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
     /// Joins a machine, a socket and a clock.
     pub fn new(machine: M, socket: S, clock: C) -> Self {
-        Self::of(Seat::new(machine, socket), clock)
-    }
-
-    pub(super) fn of(seat: Seat<M, S>, clock: C) -> Self {
-        Self { seat, timer: Timer::new(clock) }
+        Seat::new(machine, socket).with_clock(clock)
     }
 
     /// As [`Seat::admitted`].
@@ -78,7 +74,7 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         poll_fn(|cx| self.poll_until(cx, &mut wanted)).await
     }
 
-    /// Asks the machine for a graceful end, and drives it until it has ended.
+    /// Requests a graceful end of the machine, and drives it until it has ended.
     pub async fn shut_down(&mut self) -> Ended<M::Reason> {
         let shut_down = |machine: &mut M, now| {
             machine.handle(now, Event::ShutDown);
@@ -86,6 +82,13 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         };
         let Err(ended) = self.until(shut_down).await;
         ended
+    }
+}
+
+impl<M: Machine, S: Source + Sink> Seat<M, S> {
+    /// Adds a clock, which makes a future for an async runtime.
+    pub fn with_clock<C: Clock>(self, clock: C) -> Drive<M, S, C> {
+        Drive { seat: self, timer: Timer::new(clock) }
     }
 }
 
@@ -115,16 +118,16 @@ mod tests {
         echo, fanout,
     };
 
-    /// A socket whose queue of events tells nothing: only whoever looks finds what has come.
+    /// A socket without readiness events: only the first read after `recheck` finds its input.
     #[derive(Default)]
     struct Mute {
-        /// Asked to shut down by the first read, behind which `comes` has come.
+        /// The first read shuts this table down. The input arrives after that read.
         table: Option<ConnectionTable>,
-        comes: &'static [u8],
-        /// It comes again and again.
+        input: &'static [u8],
+        /// Whether the input arrives again and again.
         endless: bool,
-        looks: bool,
-        takes: bool,
+        rechecked: bool,
+        accepts_writes: bool,
         written: usize,
     }
 
@@ -137,19 +140,19 @@ mod tests {
             if let Some(table) = self.table.take() {
                 table.shut_down();
             }
-            if !core::mem::take(&mut self.looks) || self.comes.is_empty() {
+            if !core::mem::take(&mut self.rechecked) || self.input.is_empty() {
                 return Poll::Pending;
             }
-            let n = self.comes.len();
-            buf[..n].copy_from_slice(self.comes);
+            let n = self.input.len();
+            buf[..n].copy_from_slice(self.input);
             if !self.endless {
-                self.comes = b"";
+                self.input = b"";
             }
             Poll::Ready(Ok(n))
         }
 
         fn recheck(&mut self) {
-            self.looks = true;
+            self.rechecked = true;
         }
     }
 
@@ -159,7 +162,7 @@ mod tests {
             _cx: &mut Context<'_>,
             bufs: &[&[u8]],
         ) -> Poll<Result<usize, IoError>> {
-            if !self.takes {
+            if !self.accepts_writes {
                 return Poll::Pending;
             }
             self.written += bufs[0].len();
@@ -173,7 +176,7 @@ mod tests {
         fn reset(&mut self) {}
     }
 
-    /// A clock that goes on by so much with each reading.
+    /// A clock that advances by `step` with each reading.
     #[derive(Clone)]
     struct Steps {
         now: Rc<Cell<Instant>>,
@@ -209,22 +212,23 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_asked_once_more_when_the_machine_was_asked_to_shut_down() {
+    fn the_socket_is_read_once_more_after_a_shutdown_was_requested() {
         let table = ConnectionTable::new(Limits::default());
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let machine = echo::Server::default().machine(Instant::EPOCH);
-        let socket = Mute { table: Some(table), comes: b"hello", takes: true, ..Mute::default() };
+        let socket =
+            Mute { table: Some(table), input: b"hello", accepts_writes: true, ..Mute::default() };
         let mut drive = Drive::new(machine, socket, clock(Duration::ZERO)).admitted(admitted);
         assert!(poll(&mut drive).is_pending());
         assert_eq!(drive.seat.socket().written, 5);
     }
 
     #[test]
-    fn the_socket_is_asked_once_more_before_a_deadline_is_believed() {
+    fn the_socket_is_read_once_more_before_a_deadline_is_handled() {
         let config = echo::Config::default();
         let idle_timeout = config.idle_timeout.unwrap();
         let machine = echo::Server::default().machine(Instant::EPOCH);
-        let socket = Mute { comes: b"hello", takes: true, ..Mute::default() };
+        let socket = Mute { input: b"hello", accepts_writes: true, ..Mute::default() };
         let clock = clock(Duration::ZERO);
         let mut drive = Drive::new(machine, socket, clock.clone());
         assert!(poll(&mut drive).is_pending());
@@ -239,28 +243,28 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_always_has_something_when_it_is_looked_for_does_not_escape_its_deadline() {
+    fn a_peer_whose_input_never_ends_does_not_escape_its_deadline() {
         let feed = fanout::Feed::new(
             fanout::Config::default().with_framing(fanout::Framing::Fixed(NonZeroUsize::MIN)),
         )
         .unwrap();
         let machine = fanout::Subscriber::new(&feed, Instant::EPOCH);
         feed.publish("m".into(), 1, Instant::EPOCH);
-        let socket = Mute { comes: b"x", endless: true, ..Mute::default() };
+        let socket = Mute { input: b"x", endless: true, ..Mute::default() };
         let mut drive = Drive::new(machine, socket, clock(Duration::from_millis(20)));
         let ended = (0..1000).any(|_| poll(&mut drive).is_ready());
-        assert!(ended, "it took no byte for 10 s");
+        assert!(ended, "the subscriber acknowledged no byte for 10 s");
     }
 
     #[test]
     fn a_poll_ends_although_a_deadline_passes_again_and_again() {
         let config = fanout::MessageSourceConfig::default().with_rate(500_000);
         let machine = fanout::MessageSource::new(config, Instant::EPOCH).unwrap();
-        let socket = Mute { takes: true, ..Mute::default() };
+        let socket = Mute { accepts_writes: true, ..Mute::default() };
         let clock = clock(Duration::from_micros(10));
         let mut drive = Drive::new(machine, socket, clock.clone());
         assert!(poll(&mut drive).is_pending());
-        assert_eq!(clock.yields.get(), 1, "others have their turn");
+        assert_eq!(clock.yields.get(), 1, "it yields to other tasks");
     }
 
     #[cfg(feature = "message")]
@@ -270,7 +274,7 @@ mod tests {
         use super::*;
         use crate::message::{Message, Server, service};
 
-        /// A socket with endless input, one sequence of bytes repeated, that takes all output.
+        /// A socket that repeats these bytes as its input forever, and accepts all output.
         struct Flood(Vec<u8>);
 
         impl Source for Flood {
@@ -303,7 +307,7 @@ mod tests {
         }
 
         #[test]
-        fn a_poll_ends_after_so_much_work_although_there_is_more() {
+        fn a_poll_ends_once_its_budget_of_work_is_used_up() {
             let mut frames = Vec::new();
             Message::binary("").encode(&mut frames).unwrap();
             let flood = Flood(frames.repeat(1000));
@@ -316,7 +320,7 @@ mod tests {
             for polls in 1..100 {
                 let mut cx = Context::from_waker(Waker::noop());
                 assert!(drive.poll_until(&mut cx, |_, _| None::<()>).is_pending());
-                assert_eq!(clock.yields.get(), polls, "others have their turn");
+                assert_eq!(clock.yields.get(), polls, "it yields to other tasks");
                 let done = drive.machine().work() - before;
                 before += done;
                 assert!((work..2 * work).contains(&done), "{done} in poll {polls}");

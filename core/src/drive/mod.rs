@@ -15,7 +15,7 @@
 //!
 //! 1. `poll_shared`;
 //! 2. a write;
-//! 3. **the machine's interest again**: a machine that ended in the write must not get input;
+//! 3. a second look at the machine's interest, because the write may have ended the machine;
 //! 4. a read;
 //! 5. a flush of the sink.
 //!
@@ -42,8 +42,8 @@ pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, flush, turn};
 pub use self::{
     buffers::{collect_into, collect_owned, deliver},
     future::Drive,
-    seat::{Next, Seat},
-    session::{Budget, Ended},
+    seat::Seat,
+    session::{Budget, Ended, Next},
     splice::Splice,
     turn::MAX_SLICES,
 };
@@ -74,15 +74,16 @@ pub trait Sink {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>>;
 
     /// The most bytes that [`poll_write_owned`](Self::poll_write_owned) accepts, for a sink whose
-    /// writes complete later. Default: 0: the driver calls [`poll_write`](Self::poll_write)
-    /// instead.
+    /// writes complete later. Default: 0, for a sink that is written to by
+    /// [`poll_write`](Self::poll_write) only.
     fn max_owned(&self) -> usize {
         0
     }
 
     /// Accepts `bufs` in order and returns the number of bytes, which the sink owns from then on.
     /// There is at least one buffer, none is empty, and together they have at most
-    /// [`max_owned`](Self::max_owned) bytes.
+    /// [`max_owned`](Self::max_owned) bytes. Default: writes the first buffer with
+    /// [`poll_write`](Self::poll_write).
     ///
     /// # Errors
     /// As [`poll_write`](Self::poll_write).
@@ -138,9 +139,11 @@ pub trait Sink {
 
 /// A clock with one alarm.
 pub trait Clock {
-    /// Whether an alarm stays set until it fires or is set again, and wakes the waker that it was
-    /// set with, not before [`now`](Self::now) reaches the deadline. A driver then sets it again
-    /// only for another deadline or another waker.
+    /// Whether an alarm stays set until it fires or is replaced. Default: false.
+    ///
+    /// If true, the alarm wakes the waker that it was set with, and not before [`now`](Self::now)
+    /// reaches the deadline. A driver sets such an alarm again only for another deadline or another
+    /// waker.
     const PERSISTENT: bool = false;
 
     /// The current time. All readings of one clock have the same epoch.

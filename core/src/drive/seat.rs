@@ -3,8 +3,8 @@
 use core::{convert::Infallible, task::Context, time::Duration};
 
 use super::{
-    Clock, Drive, Ended, Sink, Source,
-    session::{Driven, Session},
+    Sink, Source,
+    session::{Driven, Next, Session},
     turn::{Direct, Readiness, Turn, turn},
 };
 use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
@@ -13,7 +13,7 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 ///
 /// The loop passes the time and polls the seat when its socket may be ready, when its waker was
 /// woken, and when its deadline has passed. [`Next`] says what the seat waits for. The seat does
-/// all that a driver must do: it keeps to the [`Budget`](super::Budget), asks the socket again
+/// all that a driver must do: it respects the [`Budget`](super::Budget), asks the socket again
 /// before it handles a deadline, handles deadlines during a flood of input, sends
 /// [`Event::Release`], and limits the time of a flush. If it is dropped while output is pending, it
 /// resets the connection.
@@ -70,27 +70,6 @@ pub struct Seat<M: Machine, S: Source + Sink> {
     reported: Option<(bool, bool)>,
 }
 
-/// What a [`Seat`] waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next<R> {
-    /// Its budget is used up. Poll it again after the other connections, without sleeping.
-    Again,
-    /// Poll it again once one of these happens, or its waker is woken.
-    ///
-    /// If both `read` and `write` are false, remove its descriptor from the set that the loop waits
-    /// for: `poll(2)` reports `POLLHUP` and `POLLERR` even if no event is requested.
-    Sleep {
-        /// This deadline passes. `None`: there is no deadline.
-        until: Option<Instant>,
-        /// The socket becomes readable: a read was tried and would have blocked.
-        read: bool,
-        /// The socket becomes writable: a write, a flush or a FIN was tried and would have blocked.
-        write: bool,
-    },
-    /// It has ended. Drop it.
-    Done(Ended<R>),
-}
-
 impl<M: Machine, S: Source + Sink> Seat<M, S> {
     /// Joins a machine and a socket.
     pub fn new(machine: M, socket: S) -> Self {
@@ -113,11 +92,6 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     pub fn flush_timeout(mut self, flush_timeout: Option<Duration>) -> Self {
         self.readiness.set_flush_timeout(flush_timeout);
         self
-    }
-
-    /// Adds a clock, which makes a future for an async runtime.
-    pub fn with_clock<C: Clock>(self, clock: C) -> Drive<M, S, C> {
-        Drive::of(self, clock)
     }
 
     /// The machine.
@@ -143,7 +117,7 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     /// Reports readiness, which saves system calls: the next poll tries again only the calls that
     /// are ready here. Without this call, a poll tries all that the machine wants.
     ///
-    /// Report every event, also one that [`Next::Sleep`] did not ask for, because an edge-triggered
+    /// Report every event, also one that [`Next::Sleep`] did not request, because an edge-triggered
     /// loop gets it only once. `POLLHUP` and `POLLERR` count as both. If only the waker was woken
     /// or a deadline has passed, report neither. Reports add up until the next poll.
     pub fn ready(&mut self, read: bool, write: bool) {
@@ -161,7 +135,7 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     /// every turn, and may change the machine: queue a request, take a reply.
     ///
     /// # Errors
-    /// There is no value yet: what the seat waits for.
+    /// There is no value yet. The error says what the seat waits for.
     pub fn poll_until<T>(
         &mut self,
         now: Instant,
@@ -187,7 +161,7 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         session.poll(&mut Seated { machine, socket, readiness }, now, cx, was_woken, wanted)
     }
 
-    /// Asks the machine for a graceful end. Poll the seat afterwards.
+    /// Requests a graceful end of the machine. Poll the seat afterwards.
     pub fn shut_down(&mut self, now: Instant) {
         self.machine.handle(self.session.clamp(now), Event::ShutDown);
         self.readiness.recheck(&mut self.socket);
@@ -292,18 +266,18 @@ mod tests {
     use crate::{
         ConnectionError, Direction, Fault, Interest, Reason,
         admission::{ConnectionTable, Limits, Peer},
-        drive::IoError,
+        drive::{Ended, IoError},
         echo,
     };
 
-    /// A socket whose sink holds what it takes.
+    /// The state of a socket whose sink holds the output that it accepts.
     #[derive(Default)]
     struct Kernel {
-        /// Received next; then it would block, or the input ends.
+        /// The results of the next reads. Further reads would block.
         input: Vec<Result<&'static [u8], IoError>>,
-        /// Bytes held that can be sent now.
+        /// How many of the held bytes can be sent now.
         window: usize,
-        /// A flush fails.
+        /// Whether a flush fails.
         flush_fails: bool,
         writes_block: bool,
         held: usize,
@@ -322,7 +296,7 @@ mod tests {
     struct Socket(Rc<RefCell<Kernel>>);
 
     impl Socket {
-        /// What was called since it was last asked, except for flushes.
+        /// The calls since the last call of this function, except for flushes.
         fn calls(&self) -> Vec<Call> {
             core::mem::take(&mut self.0.borrow_mut().calls)
         }
@@ -388,24 +362,24 @@ mod tests {
         }
     }
 
-    /// Sends back what it receives, and keeps what it was told.
+    /// Sends back what it receives, and records its events, except for [`Event::Release`].
     #[derive(Default)]
     struct Repeater {
         interest: Option<Interest>,
         output: usize,
-        told: Rc<RefCell<Vec<Event>>>,
-        /// It sends a FIN when its input has ended in whatever way.
+        events: Rc<RefCell<Vec<Event>>>,
+        /// Whether it sends a FIN after the end of its input, also after an error.
         finishes: bool,
         buffer: [u8; 16],
     }
 
     #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-    #[error("over")]
-    struct Over;
+    #[error("ended")]
+    struct RepeaterReason;
 
-    impl Reason for Over {
+    impl Reason for RepeaterReason {
         fn label(&self) -> &'static str {
-            "over"
+            "ended"
         }
 
         fn fault(&self) -> Fault {
@@ -414,7 +388,7 @@ mod tests {
     }
 
     impl Machine for Repeater {
-        type Reason = Over;
+        type Reason = RepeaterReason;
 
         fn interest(&self) -> Interest {
             let write = if self.output > 0 { Outbound::Flush } else { Outbound::Idle };
@@ -446,18 +420,18 @@ mod tests {
                 Event::Timeout { .. } => {}
                 Event::Release => return,
             }
-            self.told.borrow_mut().push(event);
+            self.events.borrow_mut().push(event);
         }
 
-        fn reason(&self) -> Option<Over> {
-            (self.interest == Some(Interest::DONE)).then_some(Over)
+        fn reason(&self) -> Option<RepeaterReason> {
+            (self.interest == Some(Interest::DONE)).then_some(RepeaterReason)
         }
     }
 
     fn seat(socket: &Socket) -> (Seat<Repeater, Socket>, Rc<RefCell<Vec<Event>>>) {
         let machine = Repeater { finishes: true, ..Repeater::default() };
-        let told = machine.told.clone();
-        (Seat::new(machine, socket.clone()), told)
+        let events = machine.events.clone();
+        (Seat::new(machine, socket.clone()), events)
     }
 
     fn poll<M: Machine>(seat: &mut Seat<M, Socket>, seconds: u64) -> Next<M::Reason> {
@@ -472,23 +446,23 @@ mod tests {
         Next::Sleep { until: until.map(at), read, write }
     }
 
-    /// Ends at the end of its input, without a FIN, when its sink holds five bytes.
+    /// A seat whose machine ends at its first poll, without a FIN, while the sink holds five bytes.
     fn ended(socket: &Socket) -> Seat<Repeater, Socket> {
         socket.0.borrow_mut().input.extend([Ok(&b"hello"[..]), Ok(b"")]);
         Seat::new(Repeater::default(), socket.clone())
     }
 
     #[test]
-    fn what_the_sink_of_an_ended_machine_holds_for_too_long_is_reset() {
+    fn an_ended_connection_is_reset_if_its_sink_holds_output_for_too_long() {
         let socket = Socket::default();
         let mut seat = ended(&socket).flush_timeout(Some(Duration::from_secs(3)));
         assert_eq!(poll(&mut seat, 1), sleep(Some(4), false, true));
-        // It makes progress, and has as long again.
+        // After progress, the timeout starts again.
         socket.0.borrow_mut().window = 2;
         assert_eq!(poll(&mut seat, 3), sleep(Some(6), false, true));
         assert_eq!(poll(&mut seat, 5), sleep(Some(6), false, true));
         socket.calls();
-        assert_eq!(poll(&mut seat, 6), Next::Done(Ended::Reason(Over)));
+        assert_eq!(poll(&mut seat, 6), Next::Done(Ended::Reason(RepeaterReason)));
         assert_eq!(socket.calls(), [Call::Reset]);
     }
 
@@ -501,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_resets_what_the_sink_of_an_ended_machine_holds() {
+    fn an_abort_resets_an_ended_connection_whose_sink_holds_output() {
         let table = ConnectionTable::new(Limits::default());
         let socket = Socket::default();
         let admitted = table.admit(Peer::Local, Instant::EPOCH).unwrap();
@@ -513,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_is_flushed_again_after_a_read_since_it_may_have_waited_for_that() {
+    fn a_sink_is_flushed_again_after_a_read_because_it_may_have_waited_for_input() {
         let socket = Socket::default();
         let (mut seat, _) = seat(&socket);
         socket.0.borrow_mut().input.push(Ok(b"hello"));
@@ -533,39 +507,39 @@ mod tests {
         assert!(seat.machine().interest().is_done());
         socket.0.borrow_mut().window = 5;
         seat.ready(false, true);
-        assert_eq!(poll(&mut seat, 2), Next::Done(Ended::Reason(Over)));
+        assert_eq!(poll(&mut seat, 2), Next::Done(Ended::Reason(RepeaterReason)));
         drop(seat);
-        assert!(!socket.calls().contains(&Call::Reset), "all was sent");
+        assert!(!socket.calls().contains(&Call::Reset), "all output was sent");
     }
 
     #[test]
-    fn a_flush_that_fails_while_nothing_is_to_be_sent_is_an_error() {
+    fn a_failed_flush_is_an_error_although_the_machine_has_no_output() {
         let socket = Socket::default();
-        let (mut seat, told) = seat(&socket);
+        let (mut seat, events) = seat(&socket);
         socket.0.borrow_mut().input.push(Ok(b"hello"));
         assert_eq!(poll(&mut seat, 1), sleep(None, true, true));
         assert_eq!(seat.machine().interest().write, Outbound::Idle);
         socket.0.borrow_mut().flush_fails = true;
         seat.ready(false, true);
-        assert_eq!(poll(&mut seat, 2), Next::Done(Ended::Reason(Over)));
+        assert_eq!(poll(&mut seat, 2), Next::Done(Ended::Reason(RepeaterReason)));
         let failed = Event::Error(Direction::Write, ConnectionError::Reset);
-        assert_eq!(told.borrow().last(), Some(&failed));
+        assert_eq!(events.borrow().last(), Some(&failed));
         assert_eq!(socket.calls().last(), Some(&Call::Reset));
     }
 
     #[test]
-    fn a_fin_behind_a_read_that_failed_is_a_reset() {
+    fn a_fin_after_a_failed_read_is_sent_as_a_reset() {
         let socket = Socket::default();
-        let (mut seat, told) = seat(&socket);
+        let (mut seat, events) = seat(&socket);
         socket.0.borrow_mut().input.push(Err(ConnectionError::TimedOut.into()));
-        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Reason(Over)));
+        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Reason(RepeaterReason)));
         let failed = Event::Error(Direction::Read, ConnectionError::TimedOut);
-        assert_eq!(*told.borrow(), [failed, Event::Finished]);
+        assert_eq!(*events.borrow(), [failed, Event::Finished]);
         assert_eq!(socket.calls(), [Call::Read, Call::Reset]);
     }
 
     #[test]
-    fn the_socket_is_asked_for_what_is_ready_alone() {
+    fn only_calls_that_are_reported_as_ready_are_tried() {
         let socket = Socket::default();
         let (mut seat, _) = seat(&socket);
         socket.0.borrow_mut().writes_block = true;
@@ -583,7 +557,7 @@ mod tests {
             assert_eq!(poll(&mut seat, 1), blocked);
             assert_eq!(socket.calls(), calls, "{read} {write}");
         }
-        // What is said adds up until the next poll, and without it all is asked.
+        // Reports add up until the next poll. Without a report, all calls are tried.
         seat.ready(true, false);
         seat.ready(false, true);
         poll(&mut seat, 1);
@@ -593,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_wanted_is_not_waited_for() {
+    fn a_seat_does_not_wait_for_what_its_machine_does_not_want() {
         let socket = Socket::default();
         let (mut seat, _) = seat(&socket);
         assert_eq!(poll(&mut seat, 1), sleep(None, true, false));
@@ -602,19 +576,19 @@ mod tests {
     }
 
     #[test]
-    fn a_shut_down_asks_the_socket_again() {
+    fn a_shutdown_is_handled_although_no_readiness_is_reported() {
         let socket = Socket::default();
-        let (mut seat, told) = seat(&socket);
+        let (mut seat, events) = seat(&socket);
         poll(&mut seat, 1);
         seat.shut_down(at(1));
         seat.ready(false, false);
-        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Reason(Over)));
-        assert_eq!(*told.borrow(), [Event::ShutDown, Event::Finished]);
+        assert_eq!(poll(&mut seat, 1), Next::Done(Ended::Reason(RepeaterReason)));
+        assert_eq!(*events.borrow(), [Event::ShutDown, Event::Finished]);
         assert_eq!(socket.calls(), [Call::Read, Call::Finish]);
     }
 
     #[test]
-    fn a_seat_that_is_dropped_with_output_resets_and_without_does_not() {
+    fn a_dropped_seat_resets_the_connection_only_if_it_has_output() {
         // Nothing to send, pending output, and output that the sink holds.
         for (input, writes_block, resets) in
             [(&b""[..], false, false), (b"hello", true, true), (b"hello", false, true)]

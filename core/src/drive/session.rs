@@ -2,7 +2,7 @@
 
 use core::{fmt, mem, task::Context, time::Duration};
 
-use super::{Next, turn::Turn};
+use super::turn::Turn;
 use crate::{
     Fault, Instant, Reason, Status,
     admission::{Admitted, Command},
@@ -23,7 +23,7 @@ pub(crate) trait Driven {
     /// The earliest deadline.
     fn deadline(&self) -> Option<Instant>;
 
-    /// Whether it waits for a read, and for a write.
+    /// Whether it waits until its sockets are readable, and until they are writable.
     fn waits(&self) -> (bool, bool) {
         (true, true)
     }
@@ -31,7 +31,7 @@ pub(crate) trait Driven {
     /// Handles a deadline that has passed.
     fn handle_timeout(&mut self, now: Instant);
 
-    /// Asks for a graceful end.
+    /// Requests a graceful end.
     fn shut_down(&mut self, now: Instant);
 
     /// Clears all readiness, so that the next turn asks the kernel.
@@ -40,7 +40,7 @@ pub(crate) trait Driven {
     /// Returns empty buffers.
     fn release(&mut self, now: Instant);
 
-    /// Whether its machine has ended and the sink holds nothing.
+    /// Whether its machine has ended and the sink holds no output.
     fn has_ended(&self) -> bool;
 
     /// Resets the connection, whatever its machine wants.
@@ -61,11 +61,11 @@ pub(crate) trait Driven {
     fn peer_has_left(&self) -> bool;
 }
 
-/// What a driver keeps of a connection besides its machine and sockets: the budget, and its entry
-/// in the table of connections.
+/// The state of a driven connection besides its machine and sockets: the budget, and its entry in
+/// the table of connections.
 #[derive(Debug)]
 pub(crate) struct Session {
-    /// The rest of the budget, after which it yields to other connections.
+    /// The unused part of the budget, after which the connection yields to others.
     remaining: Budget,
     /// The machine's [`work`](crate::Machine::work) as of the last turn.
     work: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Session {
     overdue: Option<Instant>,
     /// The time of the last poll.
     now: Instant,
-    /// A poll has begun and not returned: when the driver is dropped, a panic has ended it.
+    /// Whether a poll is running. If it still is when the driver is dropped, the poll has panicked.
     polling: bool,
     ended: Option<EndedBy>,
 }
@@ -105,6 +105,27 @@ impl Default for Budget {
     fn default() -> Self {
         Self { turns: 64, bytes: 512 * 1024, work: 64 }
     }
+}
+
+/// What a [`Seat`](super::Seat) waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next<R> {
+    /// Its budget is used up. Poll it again after the other connections, without sleeping.
+    Again,
+    /// Poll it again once one of these happens, or its waker is woken.
+    ///
+    /// If both `read` and `write` are false, remove its descriptor from the set that the loop waits
+    /// for: `poll(2)` reports `POLLHUP` and `POLLERR` even if no event is requested.
+    Sleep {
+        /// This deadline passes. `None`: there is no deadline.
+        until: Option<Instant>,
+        /// The socket becomes readable: a read was tried and would have blocked.
+        read: bool,
+        /// The socket becomes writable: a write, a flush or a FIN was tried and would have blocked.
+        write: bool,
+    },
+    /// It has ended. Drop it.
+    Done(Ended<R>),
 }
 
 /// The end of a driven machine.
@@ -282,15 +303,15 @@ impl Session {
         false
     }
 
-    /// Counts bytes and work against the budget; `work` is the machine's total so far. Returns
-    /// false once the budget is used up.
+    /// Counts bytes and work against the budget; `work` is the machine's total. Returns false once
+    /// the budget is used up.
     fn spend(&mut self, read: usize, written: usize, work: u64) -> bool {
         if let Some(admitted) = &self.admitted {
             admitted.count(read, written, self.now);
         }
-        let new = work.saturating_sub(self.work);
+        let added = work.saturating_sub(self.work);
         self.work = work;
-        self.remaining.spend(read + written, new)
+        self.remaining.spend(read + written, added)
     }
 
     /// Yields to other connections, because the budget is used up. Handles a deadline that has been
@@ -306,7 +327,8 @@ impl Session {
         Next::Again
     }
 
-    /// Publishes the status, and registers the waker for commands. Returns true if there is one.
+    /// Publishes the status, and registers the waker for commands. Returns true if a command is
+    /// pending.
     fn park(&self, cx: &mut Context<'_>, status: impl FnOnce() -> Status) -> bool {
         self.admitted.as_ref().is_some_and(|admitted| admitted.publish(status(), cx, self.applied))
     }
@@ -317,12 +339,12 @@ impl Session {
         let reason = driven.reason();
         self.ended = Some(EndedBy::Machine);
         if let Some(admitted) = self.admitted.take() {
-            let may_be_check = match reason.fault() {
+            let may_be_health_check = match reason.fault() {
                 // Without a byte, the only protocol error is the FIN itself.
                 Fault::None | Fault::Lost | Fault::Peer => driven.peer_has_left(),
                 Fault::Limit | Fault::Time | Fault::Requested | Fault::Bug => false,
             };
-            if may_be_check && admitted.is_untouched() {
+            if may_be_health_check && admitted.is_untouched() {
                 admitted.end(&DriverReason::HealthCheck, self.now);
             } else {
                 admitted.end(&reason, self.now);
@@ -354,7 +376,7 @@ impl Session {
 }
 
 impl Budget {
-    /// Returns false once the budget is used up.
+    /// Subtracts one turn, these bytes and this work. Returns false once the budget is used up.
     fn spend(&mut self, bytes: usize, work: u64) -> bool {
         self.turns = self.turns.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));

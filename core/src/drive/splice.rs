@@ -19,7 +19,7 @@ pub trait Splice: Source + Sink {
     /// Creates a pipe. `None` if there is no free descriptor.
     fn pipe() -> Option<Self::Pipe>;
 
-    /// Receives up to `most` bytes into `pipe`, which is empty, and returns their number; `most` is
+    /// Receives up to `max` bytes into `pipe`, which is empty, and returns their number; `max` is
     /// at least 1. `Some(0)` is the peer's FIN. `None` means that this socket cannot splice:
     /// nothing has happened, and the caller reads instead.
     ///
@@ -29,7 +29,7 @@ pub trait Splice: Source + Sink {
         &mut self,
         cx: &mut Context<'_>,
         pipe: &mut Self::Pipe,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Option<usize>, IoError>>;
 
     /// Sends the first of the `held` bytes in `pipe`, at least one, and returns how many were sent.

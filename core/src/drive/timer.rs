@@ -9,8 +9,8 @@ use crate::Instant;
 ///
 /// Setting a runtime's alarm is expensive (some take a lock and update a tree), and most deadlines
 /// move long before they are reached. So an alarm for an earlier time stays set. When it fires, it
-/// is set for the deadline of that moment. If the alarm is [persistent](Clock::PERSISTENT), the
-/// clock is not called until then.
+/// is set again, for the deadline of that moment. Until then, a clock whose alarm is
+/// [persistent](Clock::PERSISTENT) is not called.
 #[derive(Debug)]
 pub(crate) struct Timer<C> {
     clock: C,
@@ -27,8 +27,8 @@ impl<C: Clock> Timer<C> {
         Self { clock, now, alarm: None, waker: None }
     }
 
-    /// Runs a driver's `poll`, which needs the time, until it is done or sleeps. Its last argument
-    /// says whether the task was woken, so that the sockets may have become ready.
+    /// Calls a driver's `poll` with the time, until it is done or sleeps. The last argument of
+    /// `poll` says whether the task was woken: then the sockets may have become ready.
     pub(crate) fn run<T, R>(
         &mut self,
         cx: &mut Context<'_>,
@@ -93,11 +93,11 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is asked.
+    /// A clock that counts the calls of `poll_until`.
     #[derive(Default)]
     struct Counting<const PERSISTENT: bool> {
         now: Cell<u64>,
-        asked: u32,
+        calls: u32,
     }
 
     impl<const PERSISTENT: bool> Clock for Counting<PERSISTENT> {
@@ -108,20 +108,20 @@ mod tests {
         }
 
         fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-            self.asked += 1;
+            self.calls += 1;
             if self.now() >= deadline { Poll::Ready(()) } else { Poll::Pending }
         }
     }
 
-    struct Nobody;
-    impl Wake for Nobody {
+    struct NoopWake;
+    impl Wake for NoopWake {
         fn wake(self: Arc<Self>) {}
     }
 
-    /// Is polled at these times, each by the first or the second of two wakers: how often the clock
-    /// was asked after each.
-    fn asked<const PERSISTENT: bool>(polls: &[(u64, usize, u64)]) -> Vec<u32> {
-        let wakers = [Waker::from(Arc::new(Nobody)), Waker::from(Arc::new(Nobody))];
+    /// Polls a timer. Each poll has a time, one of two wakers, and a deadline. Returns the number
+    /// of calls of the clock after each poll.
+    fn calls<const PERSISTENT: bool>(polls: &[(u64, usize, u64)]) -> Vec<u32> {
+        let wakers = [Waker::from(Arc::new(NoopWake)), Waker::from(Arc::new(NoopWake))];
         let mut timer = Timer::new(Counting::<PERSISTENT>::default());
         let poll = |&(now, waker, deadline): &(u64, usize, u64)| {
             timer.clock.now.set(now);
@@ -129,23 +129,23 @@ mod tests {
             let mut cx = Context::from_waker(&wakers[waker]);
             let polled = timer.poll(&mut cx, Instant::from_nanos(deadline));
             assert_eq!(polled.is_ready(), now >= deadline, "at {now}");
-            timer.clock.asked
+            timer.clock.calls
         };
         polls.iter().map(poll).collect()
     }
 
     #[test]
-    fn an_alarm_that_stays_is_set_again_only_for_another_time_or_waker() {
+    fn a_persistent_alarm_is_set_again_only_for_another_time_or_waker() {
         let polls =
             [(0, 0, 10), (1, 0, 10), (2, 0, 20), (3, 1, 20), (4, 1, 20), (5, 1, 8), (6, 1, 8)];
-        assert_eq!(asked::<true>(&polls), [1, 1, 1, 2, 2, 3, 3]);
-        assert_eq!(asked::<false>(&polls), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(calls::<true>(&polls), [1, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(calls::<false>(&polls), [1, 2, 3, 4, 5, 6, 7]);
     }
 
     #[test]
-    fn an_alarm_that_has_gone_off_is_noticed_and_set_for_the_deadline_of_that_moment() {
-        // At 10 it goes off for a deadline that has moved to 20.
+    fn an_alarm_that_fires_is_set_for_the_deadline_of_that_moment() {
+        // At 10 it fires, although the deadline has moved to 20.
         let polls = [(0, 0, 10), (9, 0, 20), (10, 0, 20), (19, 0, 20), (21, 0, 30)];
-        assert_eq!(asked::<true>(&polls), [1, 1, 2, 2, 3], "an alarm that has passed is not asked");
+        assert_eq!(calls::<true>(&polls), [1, 1, 2, 2, 3], "a passed alarm needs no call");
     }
 }

@@ -15,7 +15,8 @@ use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbo
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     blocked: Blocked,
-    /// After the last turn that moved something, nothing more can move before the waker is woken.
+    /// Whether nothing more can move until the waker is woken, as of the last turn that moved
+    /// something.
     quiescent: bool,
     /// The error of a write or read that failed.
     failed: Option<ConnectionError>,
@@ -33,7 +34,7 @@ struct Flush {
     timeout: Option<Duration>,
     /// The bytes that the sink held when it last made progress.
     held: usize,
-    /// When it must have made progress again.
+    /// When it must have made progress again. `None`: it holds nothing, or there is no timeout.
     deadline: Option<Instant>,
 }
 
@@ -53,7 +54,7 @@ struct Blocked {
     flush: bool,
 }
 
-/// The end of the output.
+/// Whether the output has ended, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Output {
     #[default]
@@ -95,14 +96,14 @@ impl Readiness {
         self.blocked.read
     }
 
-    /// The deadline of `machine`; once that has ended, the deadline of the flush. (Until then,
-    /// bytes that the sink holds count as unacknowledged, so the machine's own deadlines cover
-    /// them.)
+    /// The deadline of `machine`, or, once it has ended, the deadline of the flush. (Before, bytes
+    /// that the sink holds count as unacknowledged, so the machine's own deadlines cover them.)
     pub(crate) fn deadline<M: Machine>(&self, machine: &M) -> Option<Instant> {
         if machine.interest().is_done() { self.flush_deadline() } else { machine.poll_timeout() }
     }
 
-    /// When the sink of an ended machine must have made progress. `None` while it holds nothing.
+    /// When the sink of an ended machine must have made progress. `None`: it holds nothing, or
+    /// there is no timeout.
     pub(crate) fn flush_deadline(&self) -> Option<Instant> {
         self.flush.as_ref()?.deadline
     }
@@ -152,7 +153,8 @@ impl Readiness {
         }
     }
 
-    /// The bytes that a write, flush or FIN has moved. `None` if it would block.
+    /// Handles the outcome of a write, flush or FIN. Returns the bytes that it moved; `None` if it
+    /// would block.
     fn progress<M: Machine>(
         &mut self,
         machine: &mut M,
@@ -174,8 +176,8 @@ impl Readiness {
     fn fail<M: Machine>(&mut self, machine: &mut M, now: Instant, error: ConnectionError) {
         self.failed = Some(error);
         self.blocked.flush = false;
-        let wants = machine.interest();
-        if self.output == Output::Open && !wants.is_done() && wants.write != Outbound::Reset {
+        let interest = machine.interest();
+        if self.output == Output::Open && !interest.is_done() && interest.write != Outbound::Reset {
             machine.handle(now, Event::Error(Direction::Write, error));
             debug_assert!(sends_no_more(machine), "a machine must not send after a failed write");
         }
@@ -234,7 +236,7 @@ impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
 
     fn read(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
         let buf = self.machine.read_buf();
-        debug_assert!(!buf.is_empty(), "a machine that wants to read must have room");
+        debug_assert!(!buf.is_empty(), "a machine that wants to read must offer a buffer");
         let n = ready!(self.socket.poll_read(cx, buf))?;
         if n > 0 {
             self.machine.handle(now, Event::Read(n));
@@ -243,10 +245,10 @@ impl<M: Machine, S: Source + Sink> Transfer for Direct<'_, M, S> {
     }
 
     fn write(&mut self, now: Instant, cx: &mut Context<'_>) -> Poll<Result<usize, IoError>> {
-        let most = self.socket.max_owned();
-        let n = if most > 0 {
+        let max = self.socket.max_owned();
+        let n = if max > 0 {
             let mut bufs = [const { Bytes::new() }; MAX_SLICES];
-            let count = self.machine.write_owned(&mut bufs, most);
+            let count = self.machine.write_owned(&mut bufs, max);
             ready!(self.socket.poll_write_owned(cx, &mut bufs[..count]))?
         } else {
             let mut few = [&[][..]; FEW_SLICES];
@@ -367,13 +369,14 @@ fn write(
         return None;
     }
     // A write of 0 bytes must not be repeated: that would spin.
-    let some = |n| if n > 0 { Ok(n) } else { Err(ConnectionError::WriteZero.into()) };
-    let written = transfer.write(now, cx).map(|written| written.and_then(some));
+    let non_zero = |n| if n > 0 { Ok(n) } else { Err(ConnectionError::WriteZero.into()) };
+    let written = transfer.write(now, cx).map(|written| written.and_then(non_zero));
     let written = readiness.progress(transfer.machine(), now, written);
     readiness.blocked.write = written.is_none();
     written
 }
 
+/// Sends a FIN, if the socket may be writable. `None` if nothing happened.
 fn finish(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,

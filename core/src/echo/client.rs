@@ -16,10 +16,10 @@ use crate::{
 pub struct ClientConfig {
     /// The longest reply, in bytes; a longer one ends the connection. Default: 1 MiB.
     pub max_reply: usize,
-    /// How long no byte may be received or acknowledged while a reply is awaited; `None`: no limit.
-    /// Default: 30 s.
+    /// How long to wait for a reply while no byte is received or acknowledged; `None`: no limit.
+    /// Then the bytes received are the reply. Without any, the connection is reset. Default: 30 s.
     pub reply_timeout: Option<Duration>,
-    /// How long no byte follows a reply that differs from the message, until it counts as complete.
+    /// A reply that differs from the message is complete when no byte has followed for this long.
     /// Default: 100 ms.
     pub quiet_period: Duration,
 }
@@ -71,9 +71,9 @@ impl ClientConfig {
 pub struct Client {
     config: ClientConfig,
     message: Bytes,
-    /// How many bytes of the message are sent.
+    /// How many bytes of the message were sent.
     sent: usize,
-    /// The reply, and behind its `received` bytes the space for more.
+    /// The first `received` bytes are the reply; the rest is space for more.
     reply: Vec<u8>,
     received: usize,
     exchange: Exchange,
@@ -88,7 +88,8 @@ enum Exchange {
     Idle,
     /// The reply is not complete.
     Awaiting {
-        /// When a byte of the reply was last received, or the message was passed.
+        /// When a byte of the reply was last received; before the first one, when the message was
+        /// passed to `send`.
         last_activity: Instant,
         /// Whether the reply so far is a prefix of the message.
         is_echo: bool,
@@ -101,7 +102,7 @@ enum Exchange {
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// A write has failed. What had arrived before is still read, until `until`.
+    /// A write has failed. Input that arrived before is still read, until `until`.
     Broken {
         reason: ClientReason,
         until: Instant,
@@ -114,7 +115,7 @@ enum State {
 #[non_exhaustive]
 pub enum ClientReason {
     /// A shutdown was requested.
-    #[error("closed")]
+    #[error("shutdown requested")]
     ShutDown,
     /// The server closed its side.
     #[error("the server closed the connection")]
@@ -195,7 +196,7 @@ impl Client {
         self.message.len() - self.sent
     }
 
-    /// Completes the reply if it equals the message and the whole message is sent.
+    /// Completes the reply if it equals the message and the whole message was sent.
     fn complete_echo(&mut self) {
         if let Exchange::Awaiting { is_echo: true, .. } = self.exchange
             && self.unsent() == 0
@@ -235,7 +236,7 @@ impl Client {
         self.complete_partial();
         let unsent = self.unsent();
         match &mut self.state {
-            // A FIN inside of the message would say that it was complete.
+            // A FIN inside the message would mean that the message is complete.
             State::Open if self.sent > 0 && unsent > 0 => {
                 self.state = State::Ending(Teardown::reset(ClientReason::Closed));
             }
@@ -294,7 +295,7 @@ impl Machine for Client {
     fn interest(&self) -> Interest {
         let has_output = self.unsent() > 0;
         match &self.state {
-            // Also without a message, so that a server that closes is noticed at once.
+            // It also reads without a message, to notice at once when the server closes.
             State::Open => Interest {
                 read: !matches!(self.exchange, Exchange::Replied),
                 write: if has_output { Outbound::Flush } else { Outbound::Idle },
@@ -331,7 +332,7 @@ impl Machine for Client {
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // The rest of the message is sent; its reply is not awaited.
+            // The rest of the message is sent, but its reply is not awaited.
             Event::ShutDown => {
                 if let State::Open = self.state {
                     self.complete_partial();

@@ -14,7 +14,8 @@ use crate::{
 
 /// One connection of an echo server. [`Server::machine`](super::Server::machine) makes it.
 ///
-/// It holds at most [`Config::buffer_size`] bytes, and none while no byte waits to be sent back.
+/// It holds a buffer of [`Config::buffer_size`] bytes, and none while no byte waits to be sent
+/// back.
 #[derive(Debug)]
 pub struct Connection {
     config: Shared<Config>,
@@ -84,9 +85,10 @@ impl Connection {
         Self { config, discards, ring, state: State::Open, progress }
     }
 
+    /// Whether to read more input.
     fn has_capacity(&self) -> bool {
         match self.config.prefix {
-            // Enough for a read that is worth its system call.
+            // A read into less than half of the buffer is not worth its system call.
             None => self.ring.len() <= self.ring.capacity() / 2,
             // The reply to one chunk is sent before the next chunk is read.
             Some(_) => self.ring.is_empty(),
@@ -134,7 +136,7 @@ impl Connection {
         let idle = EchoReason::IdleTimeout { limit: limit.unwrap_or_default(), unsent };
         match &mut self.state {
             State::Ending(teardown) => teardown.expire(Some(idle)),
-            // A FIN would tell the peer that it has every byte.
+            // A FIN would mean that the output is complete.
             State::Open | State::Draining(_) if is_stalled => {
                 self.state = State::Ending(Teardown::reset(idle));
             }

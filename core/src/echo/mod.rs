@@ -1,7 +1,7 @@
 //! Echo: every byte is sent back, in order, also after the peer's FIN.
 //!
-//! - [`Server`] is what the connections of one server share. It makes a [`Connection`], the
-//!   machine, for each of them.
+//! - [`Server`] has the configuration and the buffers of one server. It makes the machine of each
+//!   connection, a [`Connection`].
 //! - [`Client`] is the machine of a client that sends a message and waits for the reply.
 //!
 //! ```
@@ -13,7 +13,7 @@
 //!
 //! let mut output = [0; 64];
 //! drive::deliver(&mut connection, &mut &b"hello"[..], now);
-//! connection.handle(now, Event::Eof); // the peer has closed its side; it still gets its bytes
+//! connection.handle(now, Event::Eof); // the peer has closed its side; it still gets its reply
 //! let n = drive::collect_into(&mut connection, &mut output, now);
 //! assert_eq!(&output[..n], b"hello");
 //! assert_eq!(connection.interest().write, Outbound::Finish);

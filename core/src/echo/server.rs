@@ -1,4 +1,4 @@
-//! The echo server: its configuration, and what its connections share.
+//! The echo server: its configuration, and the state that its connections share.
 
 use core::{num::NonZeroUsize, time::Duration};
 
@@ -21,14 +21,14 @@ pub struct Config {
     ///
     /// With a [`prefix`](Self::prefix) the buffer has the size of one reply instead.
     pub buffer: NonZeroUsize,
-    /// A text to send in front of every chunk that was received; `None`: the bytes alone. Default:
-    /// `None`.
+    /// A text to send in front of every received chunk; `None`: no text. Default: `None`.
     pub prefix: Option<Prefix>,
-    /// A connection is closed within 1.125 times this when no byte is received or acknowledged for
-    /// this long, and reset if output or a FIN is pending; `None`: never. Default: 300 s.
+    /// A connection is closed when no byte was received or acknowledged for this long; `None`:
+    /// never. Default: 300 s.
     ///
-    /// While output is pending, only acknowledged bytes count. There is no other deadline except
-    /// that of the lingering close: a peer may read slowly.
+    /// It is reset instead if output or a FIN is pending; then only acknowledged bytes count. The
+    /// end may come late, within 1.125 times this duration. There is no other deadline, except for
+    /// the lingering close, so a peer may read slowly.
     pub idle_timeout: Option<Duration>,
     /// The close after [`Event::ShutDown`](crate::Event::ShutDown).
     pub linger: Linger,
@@ -38,9 +38,9 @@ pub struct Config {
 
 /// A text that is sent in front of every chunk.
 ///
-/// A chunk is what one read returns, so the network and the kernel decide where it ends. This is
-/// the one machine whose output depends on how its input was divided. Bytes pass unchanged, whether
-/// they are text or not.
+/// A chunk is what one read returns, so the network and the kernel decide where it ends. With a
+/// prefix, an echo is the only machine whose output depends on how its input is divided into reads.
+/// Bytes pass unchanged, whether they are text or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix {
     /// The text.
@@ -148,6 +148,6 @@ mod tests {
         collect_into(&mut connection, &mut [0; 64], Instant::EPOCH);
         connection.handle(Instant::EPOCH, Event::Release);
         let pooled = server.pool.take();
-        assert_eq!(pooled.as_ptr(), buffer, "the pool has it");
+        assert_eq!(pooled.as_ptr(), buffer, "the pool has the buffer");
     }
 }

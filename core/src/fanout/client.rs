@@ -15,12 +15,12 @@ use crate::{
 /// [`take`](Self::take) returns what was received. Until then no more is read. A FIN that stays
 /// pending for 10 s becomes a reset.
 ///
-/// It holds a block of 256 KiB. Bytes that were taken are a part of it.
+/// It holds a block of 256 KiB. Bytes that [`take`](Self::take) returns keep the whole block alive.
 #[derive(Debug, Default)]
 pub struct Client {
     block: BytesMut,
     filled: usize,
-    /// `None`: it receives.
+    /// `None`: the connection is open.
     teardown: Option<Teardown<ClientReason>>,
 }
 

@@ -8,35 +8,36 @@ use crate::{
     config::{check_timeout, with_setters},
 };
 
-/// How messages get from the upstream to all subscribers, and the limits.
+/// The configuration of a feed: how messages reach all subscribers, and the limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// Where one message ends and the next begins. Default: fixed, 1,024 bytes.
     pub framing: Framing,
-    /// The size of the window, in bytes: the newest messages are kept in it for subscribers that
-    /// are behind. A chunk uses 128 bytes more than its messages. At least the longest message of
+    /// The size of the window, in bytes. It keeps the newest messages for subscribers that are
+    /// behind. A chunk uses 128 bytes more than its messages. Minimum: the longest message of
     /// [`framing`](Self::framing). Default: 16 MiB.
     pub window: usize,
     /// What happens to a subscriber that falls out of the window. Default:
     /// [`LagPolicy::Disconnect`].
     pub on_lag: LagPolicy,
-    /// Limits the pauses of the upstream because of slow subscribers. Zero: no pauses. Default: 1
-    /// s.
+    /// How long the upstream may be paused for slow subscribers while others wait. Zero: it is
+    /// never paused. Default: 1 s.
     ///
     /// The upstream is paused when a subscriber is about to fall out of the window. While another
     /// subscriber has read everything and waits, all pauses together last for at most `lag_wait` in
-    /// any ten times `lag_wait`. During that time the upstream is paused only for subscribers that
-    /// have caught up since they joined or skipped. Once half of the limit is used up, a pause
-    /// lasts until these have read half of the window. Once all of it is used up, `on_lag` applies.
+    /// any ten times `lag_wait`, and the upstream is paused only for subscribers that have caught
+    /// up since they joined or skipped. Once half of the limit is used up, a pause lasts until
+    /// these have read half of the window. Once all of it is used up, `on_lag` applies.
     ///
-    /// While no subscriber waits, a pause has no limit, and the slowest subscriber sets the pace.
-    /// One that acknowledges no byte is reset after [`write_timeout`](Self::write_timeout).
+    /// While no subscriber waits, a pause has no limit, and the slowest subscriber sets the pace. A
+    /// subscriber that acknowledges no byte is reset after [`write_timeout`](Self::write_timeout).
     ///
     /// [`LagPolicy::Block`] ignores this setting.
     pub lag_wait: Duration,
-    /// A subscriber is reset within 1.125 times this when output or a FIN is pending and it
-    /// acknowledges no byte for this long; `None`: never. Default: 10 s.
+    /// A subscriber is reset when output or a FIN is pending and it has acknowledged no byte for
+    /// this long; `None`: never. The reset may come late, within 1.125 times this duration.
+    /// Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The connection to the upstream is reset when no byte arrives for this long; `None`: never.
     /// The time of a pause does not count. Default: `None`.
@@ -45,9 +46,9 @@ pub struct Config {
     pub linger: Linger,
     /// How many of the last messages a new subscriber gets first. Default: none.
     ///
-    /// It gets only those that are in the newer half of the window, because the upstream is not
-    /// paused for it until it has caught up. With [`LagPolicy::Block`] it gets those that are in
-    /// the window, except for the ones that the chunk that is being read may displace.
+    /// It gets only messages in the newer half of the window, because the upstream is not paused
+    /// for it until it has caught up. With [`LagPolicy::Block`] it gets all messages in the window,
+    /// except for those that the chunk being read may displace.
     pub replay: u64,
 }
 
@@ -56,8 +57,8 @@ pub struct Config {
 pub enum LagPolicy {
     /// Its connection is reset: a stream of raw bytes cannot show a gap.
     Disconnect,
-    /// It completes the message that it has begun and continues with the next one that is
-    /// published. The messages between are counted as skipped.
+    /// It gets the rest of a partly sent message, and continues with the next publication. The
+    /// messages between are counted as skipped.
     Skip,
     /// No subscriber falls out of the window: the upstream is paused, without limit.
     Block,
@@ -90,7 +91,7 @@ impl Config {
         with_replay(replay: u64);
     }
 
-    /// Whether a feed can work with it.
+    /// Checks that a feed can work with this configuration.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_timeout("write_timeout", self.write_timeout)?;
         check_timeout("upstream_idle_timeout", self.upstream_idle_timeout)?;

@@ -1,4 +1,4 @@
-//! What a feed counts. Metrics get their values from here, their names in the status module.
+//! The counters of a feed. The status module gives them their names as metrics.
 
 use alloc::collections::BTreeMap;
 use core::{mem, time::Duration};
@@ -40,33 +40,18 @@ pub struct Counters {
     /// Subscribers that were disconnected because they fell out of the window
     /// ([`LagPolicy::Disconnect`](super::LagPolicy::Disconnect)).
     pub lagged: u64,
-    /// How often a subscriber fell out of the window that had not caught up since it joined or
+    /// How often a subscriber fell out of the window before it had caught up since it joined or
     /// skipped. The upstream is not paused for such a subscriber while others wait.
     pub never_caught_up: u64,
-    /// A histogram of delivery latencies, from the last byte in to the last byte out, per chunk.
+    /// A histogram of delivery latencies: for each chunk and subscriber, the time from the receipt
+    /// of its last byte until the kernel accepts it for the subscriber.
     ///
-    /// Element `i` counts those below bound `i` of [`LATENCY_BOUNDS`] and not below the bound
-    /// before it; the last element counts the rest.
+    /// Element `i` counts latencies below bound `i` of [`LATENCY_BOUNDS`], and not below the
+    /// previous bound. The last element counts all others.
     pub latency: [u64; LATENCY_BOUNDS.len() + 1],
     /// The sum of all delivery latencies.
     pub latency_sum: Duration,
 }
-
-/// The bounds of [`Counters::latency`].
-pub const LATENCY_BOUNDS: [Duration; 12] = [
-    Duration::from_micros(50),
-    Duration::from_micros(100),
-    Duration::from_micros(250),
-    Duration::from_micros(500),
-    Duration::from_millis(1),
-    Duration::from_micros(2500),
-    Duration::from_millis(5),
-    Duration::from_millis(10),
-    Duration::from_millis(25),
-    Duration::from_millis(100),
-    Duration::from_secs(1),
-    Duration::from_secs(10),
-];
 
 /// Deliveries to one subscriber that are not in the feed's counters yet.
 ///
@@ -99,3 +84,19 @@ impl UncountedDeliveries {
         }
     }
 }
+
+/// The bounds of [`Counters::latency`].
+pub const LATENCY_BOUNDS: [Duration; 12] = [
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(10),
+];

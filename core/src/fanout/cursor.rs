@@ -30,12 +30,12 @@ pub(super) struct Cursor {
     uncounted: UncountedDeliveries,
 }
 
-/// The end of a subscription in the log: the subscriber gets what was published before it.
+/// The end of a subscription in the log: the subscriber gets everything before it.
 #[derive(Clone, Copy, Debug)]
 struct EndPosition {
-    /// The position of the first chunk behind the end.
+    /// The position of the first chunk after the end.
     chunk: u64,
-    /// The number of the first message behind the end.
+    /// The number of the first message after the end.
     message: u64,
 }
 
@@ -48,8 +48,8 @@ impl EndPosition {
 pub(super) enum FetchOutcome {
     /// Chunks were added.
     Fetched,
-    /// There are no more. The waker is woken when there is one, or when this subscriber falls out
-    /// of the window.
+    /// There are no more chunks. The waker is woken by the next one, or when this subscriber falls
+    /// out of the window.
     Pending,
     /// This subscriber fell out of the window.
     Lagged,
@@ -84,26 +84,25 @@ impl Cursor {
         &self.feed.inner.discards
     }
 
-    /// How many bytes of the first chunk to leave out.
+    /// Returns how many bytes of the first chunk to leave out, once.
     pub(super) fn take_offset(&mut self) -> usize {
         mem::take(&mut self.offset)
     }
 
-    /// How many messages were published before its end and are not delivered. All messages of a
-    /// chunk count until the chunk is delivered, or [`deliver_before`](Self::deliver_before) was
-    /// called.
+    /// How many published messages of this subscription are not delivered. All messages of a chunk
+    /// count until the chunk is delivered, or [`deliver_before`](Self::deliver_before) was called.
     pub(super) fn lag(&self) -> u64 {
         let published = self.feed.inner.published.load(Relaxed);
         published.min(self.end.message).saturating_sub(self.next_message)
     }
 
-    /// Whether there is a chunk before its end that was not fetched.
+    /// Whether a chunk before the end of the subscription was not fetched.
     pub(super) fn has_more(&self) -> bool {
         self.next_fetch < self.end.chunk
     }
 
-    /// Reports how far this subscriber has come, and fetches the chunks before its end, until
-    /// `chunks` has [`MAX_SLICES`].
+    /// Updates this subscriber's position in the feed, and fetches chunks before the end of the
+    /// subscription, until `chunks` has [`MAX_SLICES`].
     pub(super) fn fetch(
         &mut self,
         chunks: &mut VecDeque<Chunk>,
@@ -151,8 +150,8 @@ impl Cursor {
         outcome
     }
 
-    /// The oldest fetched chunk is delivered, `latency` after it was published. `next_message` is
-    /// the first message behind it.
+    /// Records that the oldest fetched chunk is delivered, `latency` after it was published.
+    /// `next_message` is the first message after it.
     pub(super) fn deliver_chunk(&mut self, next_message: u64, latency: Duration) {
         self.undelivered += 1;
         self.has_delivered = true;
@@ -160,18 +159,18 @@ impl Cursor {
         self.uncounted.record_latency(latency);
     }
 
-    /// The messages before `next_message` are delivered.
+    /// Records that the messages before `next_message` are delivered.
     pub(super) fn deliver_before(&mut self, next_message: u64) {
         let before = mem::replace(&mut self.next_message, next_message);
         self.uncounted.messages += next_message - before;
     }
 
-    /// Takes the first undelivered message out of its chunk, to be completed by itself.
+    /// Detaches the first undelivered message from its chunk, to be sent separately.
     pub(super) fn detach_message(&mut self) {
         self.next_message += 1;
     }
 
-    /// The detached message is delivered.
+    /// Records that the detached message is delivered.
     pub(super) fn deliver_detached(&mut self) {
         self.has_delivered = true;
         self.uncounted.messages += 1;
@@ -185,7 +184,7 @@ impl Cursor {
     /// Skips everything that was published, and continues with the next publication.
     pub(super) fn skip(&mut self) {
         self.feed.inner.state.with(|state| {
-            // What was published behind its end is not skipped.
+            // Messages after the end of the subscription do not count as skipped.
             let next_message = state.log.messages().min(self.end.message);
             state.counters.skipped += next_message.saturating_sub(self.next_message);
             self.next_fetch = state.log.end();
@@ -201,7 +200,7 @@ impl Cursor {
         });
     }
 
-    /// Ends the subscription here: nothing that is published from now on is for this subscriber.
+    /// Ends the subscription: the subscriber gets nothing that is published from now on.
     pub(super) fn close(&mut self) {
         let (end, upstream) = self.feed.inner.state.with(|state| {
             let entry = self.entry.and_then(|key| state.subscribers.get_mut(key));

@@ -7,10 +7,10 @@ use crate::Instant;
 
 /// Reads and discards a peer's input, and limits its rate.
 ///
-/// The input is read into 64 bytes. A read that fills them is followed by reads into 16 KiB, a
-/// buffer that is held until a read finds nothing. When 64 KiB were read within 100 ms, no more is
-/// read until the 100 ms are over. So a peer that floods costs at most 640 KiB a second, and its
-/// FIN or reset is noticed only after all that it sent before.
+/// Reads go into a buffer of 64 bytes. After a read that fills it, reads go into one of 16 KiB,
+/// which is freed when no input is left. Once 64 KiB were read within 100 ms, reading pauses until
+/// the end of these 100 ms. So a flood costs at most 640 KiB a second, and the peer's FIN or reset
+/// is noticed only after all input before it.
 #[derive(Debug)]
 pub(super) struct Discard {
     small: [u8; 64],
@@ -38,11 +38,12 @@ impl Discard {
         self.paused_until.is_none()
     }
 
+    /// The buffer for the next read.
     pub(super) fn read_buf(&mut self) -> &mut [u8] {
         self.large.as_deref_mut().unwrap_or(&mut self.small)
     }
 
-    /// `n` bytes were read into the buffer.
+    /// Handles a read of `n` bytes. A small buffer that is full is replaced by the larger one.
     pub(super) fn handle_read(&mut self, n: usize) {
         if n == self.small.len() {
             self.large.get_or_insert_with(|| vec![0; LARGE].into_boxed_slice());
@@ -71,6 +72,7 @@ impl Discard {
         self.paused_until
     }
 
+    /// Resumes reading, if the pause is over.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.paused_until = self.paused_until.filter(|until| *until > now);
     }

@@ -1,4 +1,4 @@
-//! The feed: the log, as the upstream and all subscribers share it.
+//! The feed: a log that the upstream and all subscribers share.
 
 use alloc::vec::Vec;
 use core::{
@@ -48,22 +48,22 @@ pub(super) struct State {
     pub(super) waiting: usize,
     /// For how long the upstream may be paused while subscribers wait.
     pub(super) pause_budget: PauseBudget,
-    /// How many bytes the upstream may publish without asking for capacity again.
+    /// The size of the chunk that the upstream may publish: the last capacity granted.
     reserved: Option<usize>,
     pub(super) counters: Counters,
 }
 
-/// What the feed knows of one subscriber.
+/// The state of one subscriber in the feed.
 #[derive(Debug, Default)]
 pub(super) struct SubscriberEntry {
     /// The position of the first chunk that is not delivered.
     pub(super) position: u64,
-    /// It fell out of the window, and its machine has not noticed yet.
+    /// Whether it fell out of the window and its machine has not handled that yet.
     pub(super) has_lagged: bool,
-    /// It has read everything and is to be woken by the next publication.
+    /// Whether it has read everything, so that the next publication wakes it.
     pub(super) wants_notify: bool,
     pub(super) catch_up: CatchUp,
-    /// It is a cause of the present [`Pause`].
+    /// Whether it is a cause of the present [`Pause`].
     pub(super) pauses_upstream: bool,
     pub(super) waker: Option<Waker>,
 }
@@ -124,8 +124,8 @@ impl Feed {
         self.inner.state.with(|state| {
             let subscribers = state.subscribers.len() as u64;
             let in_window = state.subscribers.iter().filter(|(_, entry)| !entry.has_lagged);
-            let slowest = in_window.map(|(_, entry)| entry.position).min();
-            let oldest = slowest.and_then(|position| state.log.chunk(position));
+            let slowest_position = in_window.map(|(_, entry)| entry.position).min();
+            let oldest = slowest_position.and_then(|position| state.log.chunk(position));
             let lag = oldest.map_or(0, |chunk| state.log.messages() - chunk.first_message);
             Counters { subscribers, lag, ..state.counters.clone() }
         })
@@ -136,10 +136,10 @@ impl Feed {
         self.inner.state.with(|state| state.counters.upstream_failures += 1);
     }
 
-    /// Asks whether a chunk of up to `bytes` can be published without displacing messages for which
-    /// the upstream may still be paused. Ask before each publication.
+    /// Whether a chunk of up to `bytes` bytes can be published now, or the upstream is paused, so
+    /// that the chunk does not displace messages that slow subscribers need ([`Config::lag_wait`]).
     ///
-    /// `cx` is woken when the answer may have changed.
+    /// Call it before each publication. `cx` is woken when the result may have changed.
     pub fn poll_capacity(&self, now: Instant, bytes: usize, cx: &mut Context<'_>) -> Capacity {
         self.inner.state.with(|state| {
             let capacity = state.poll_capacity(&self.inner.config, now, bytes, cx);
@@ -148,9 +148,8 @@ impl Feed {
         })
     }
 
-    /// Publishes a chunk: one or more complete messages.
-    ///
-    /// It has at most as many bytes as [`poll_capacity`](Self::poll_capacity) was asked about.
+    /// Publishes a chunk: one or more complete messages, with at most as many bytes as the last
+    /// call of [`poll_capacity`](Self::poll_capacity) has granted.
     pub fn publish(&self, bytes: Bytes, messages: u64, now: Instant) {
         let wakers = self.inner.state.with(|state| {
             state.reserved = None;
@@ -199,8 +198,9 @@ impl Feed {
         let Config { on_lag, window, framing, replay, .. } = self.inner.config;
         self.inner.state.with(|state| {
             let (mut position, mut before) = state.log.position_of_last(replay);
-            // What a reserved chunk will displace counts as displaced. And half of the window is
-            // the subscriber's lead: the upstream is not paused for it until it has caught up.
+            // Chunks that the reserved one will displace count as displaced. The older half of the
+            // window is left out, because the upstream is not paused for the subscriber until it
+            // has caught up.
             let mut start = state.reserved.map_or(0, |bytes| state.log.start_after(bytes));
             if on_lag != LagPolicy::Block {
                 start = start.max(state.log.newest_within(position, window / 2));

@@ -6,8 +6,8 @@ use memchr::memchr;
 
 /// How a stream is divided into messages.
 ///
-/// A stream of fixed-size messages cannot be synchronized in its middle: it has to be read from its
-/// beginning, as it is after each connect.
+/// In a stream of fixed-size messages, nothing marks the start of a message. So a new connection to
+/// the upstream must begin with the start of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// Every message has this length, in bytes.
@@ -22,7 +22,7 @@ pub enum Framing {
     /// A message begins with its length in four bytes, big-endian, which does not include these
     /// four bytes.
     LengthPrefixed {
-        /// The longest message with its length, in bytes.
+        /// The longest message with its length prefix, in bytes.
         max: NonZeroUsize,
     },
     /// There are no messages: bytes are passed on as they arrive, and each read counts as one
@@ -36,18 +36,18 @@ pub enum Framing {
 pub struct MessageTooLong {
     /// The limit, in bytes.
     pub limit: usize,
-    /// The least length that the message can have, in bytes.
+    /// The minimum length of the message, as far as it was received, in bytes.
     pub length: usize,
 }
 
 /// The complete messages at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CompleteMessages {
-    /// Their bytes.
+    /// Their total length, in bytes.
     pub(super) bytes: usize,
     /// Their number.
     pub(super) count: u64,
-    /// They are followed by the beginning of a message that is too long.
+    /// The error, if the beginning of a message that is too long follows them.
     pub(super) error: Option<MessageTooLong>,
 }
 
@@ -94,7 +94,7 @@ impl Framing {
         }
     }
 
-    /// The offset behind the message that contains the byte at `offset`. All `messages` are
+    /// The offset after the message that contains the byte at `offset`. All `messages` are
     /// complete.
     pub(super) fn message_end(&self, messages: &[u8], offset: usize) -> usize {
         let mut end = 0;
@@ -154,7 +154,7 @@ impl Framing {
     }
 }
 
-/// The bytes of the length in front of a message.
+/// The size of a length prefix, in bytes.
 pub(super) const LENGTH_PREFIX: usize = 4;
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ pub struct Chunk {
 }
 
 impl Log {
-    /// An empty log. Its chunks use at most `window` bytes: those of their messages, and 128 more
-    /// for each chunk.
+    /// An empty log. Its chunks use at most `window` bytes: their messages, and 128 bytes for each
+    /// chunk.
     pub fn new(window: usize) -> Self {
         Self { window, chunks: VecDeque::new(), start: 0, cost: 0, messages: 0 }
     }
@@ -78,7 +78,7 @@ impl Log {
         self.chunks.push_back(chunk);
     }
 
-    /// What [`start`](Self::start) would be after a chunk of `bytes` was published.
+    /// The value of [`start`](Self::start) after a publication of a chunk of `bytes` bytes.
     pub fn start_after(&self, bytes: usize) -> u64 {
         let mut excess = (self.cost + bytes + CHUNK_OVERHEAD).saturating_sub(self.window);
         let mut start = self.start;
@@ -92,14 +92,14 @@ impl Log {
         start
     }
 
-    /// The first position, not before `from`, from which the rest of the log uses at most `bytes`
-    /// of the window.
+    /// The first position, at least `from`, from which the chunks to the end of the log use at most
+    /// `bytes` of the window.
     pub fn newest_within(&self, from: u64, bytes: usize) -> u64 {
-        let mut left = bytes;
+        let mut available = bytes;
         let mut position = self.end();
         for chunk in self.chunks.iter().rev() {
-            match left.checked_sub(cost(chunk)) {
-                Some(rest) if position > from => left = rest,
+            match available.checked_sub(cost(chunk)) {
+                Some(rest) if position > from => available = rest,
                 Some(_) | None => break,
             }
             position -= 1;
@@ -119,6 +119,7 @@ impl Log {
     }
 }
 
+/// How many bytes of the window a chunk uses.
 fn cost(chunk: &Chunk) -> usize {
     chunk.bytes.len() + CHUNK_OVERHEAD
 }

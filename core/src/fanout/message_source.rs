@@ -22,15 +22,16 @@ pub struct MessageSourceConfig {
     pub rate: u64,
     /// How many messages to send before the FIN; `None`: no end. Default: `None`.
     pub count: Option<u64>,
-    /// The time from Unix' epoch to the driver's: it is added to the driver's time to make the time
-    /// in a message. Default: 0.
+    /// The driver's epoch, as the time since the Unix epoch. The time in a message is the sum of
+    /// this and the driver's time. Default: 0.
     pub epoch: Duration,
-    /// The client is reset within 1.125 times this when output or a FIN is pending and it
-    /// acknowledges no byte for this long; `None`: never. Default: 30 s.
+    /// The client is reset when output or a FIN is pending and it has acknowledged no byte for this
+    /// long; `None`: never. The reset may come late, within 1.125 times this duration. Default: 30
+    /// s.
     ///
     /// Where the client is a fan-out server, set it to more than 1.125 times
-    /// [`Config::write_timeout`](super::Config::write_timeout): for that long a subscriber that
-    /// reads nothing can pause the server's reading.
+    /// [`Config::write_timeout`](super::Config::write_timeout), because a subscriber that reads
+    /// nothing can pause the server's reading for that long.
     pub write_timeout: Option<Duration>,
     /// The close after the last message, or after
     /// [`Event::ShutDown`](crate::Event::ShutDown).
@@ -64,8 +65,9 @@ impl MessageSourceConfig {
 /// One connection of a server that sends numbered messages of a fixed size at a rate.
 ///
 /// A message is text: its number in twenty digits, counted from 0, a space, the time at which it
-/// was generated in twenty digits (nanoseconds since Unix' epoch), a space, dots, and a line feed.
-/// A shorter message is this text cut off, with a line feed as its last byte.
+/// was generated in twenty digits (nanoseconds since the Unix epoch), a space, dots, and a line
+/// feed. If [`size`](MessageSourceConfig::size) is too small for that, the text is cut off, and the
+/// last byte is a line feed.
 ///
 /// The client's input is discarded, at most 64 KiB in 100 ms. Its FIN does not end the connection:
 /// `nc` sends one when its standard input ends, and still reads. A client that has closed both
@@ -81,7 +83,7 @@ pub struct MessageSource {
     now: Instant,
     /// How many messages were generated.
     generated: u64,
-    /// Output; the bytes before `sent` are written.
+    /// Output. The bytes before `sent` were written.
     block: Vec<u8>,
     sent: usize,
     fin_received: bool,
@@ -89,7 +91,7 @@ pub struct MessageSource {
     /// `None`: messages are generated.
     teardown: Option<Teardown<MessageSourceReason>>,
     discard: Discard,
-    /// It is not shared, because such a server has one client at a time.
+    /// The budget of this connection alone: such a server has one client at a time.
     discard_budget: DiscardBudget,
 }
 
@@ -97,10 +99,10 @@ pub struct MessageSource {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageSourceReason {
-    /// All messages are sent.
+    /// [`MessageSourceConfig::count`] messages were sent.
     #[error("all messages are sent: {count}")]
     Finished {
-        /// How many they are.
+        /// Their number.
         count: u64,
     },
     /// The client closed: it sent a FIN, and later a reset.
@@ -306,7 +308,7 @@ impl Machine for MessageSource {
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // Messages that were generated are sent.
+            // Generated messages are still sent.
             Event::ShutDown => self.close(MessageSourceReason::ShutDown, now),
             Event::Release => self.discard.release(),
         }

@@ -1,19 +1,18 @@
 //! Fan-out: one stream of messages from an upstream to many subscribers.
 //!
-//! - [`Upstream`] receives messages from the one server that has them, and publishes them to a
-//!   [`Feed`].
-//! - [`Subscriber`] sends them to one client. It starts with the next message, or with the last
-//!   few.
-//! - [`Client`] is a client of such a server.
-//! - [`MessageSource`] is a server that can be its upstream: it sends numbered messages at a rate.
+//! - [`Upstream`] receives messages from a server, and publishes them to a [`Feed`].
+//! - [`Subscriber`] sends them to one client, from the next message on, or from an earlier one
+//!   ([`Config::replay`]).
+//! - [`Client`] is the subscriber's side: it receives the messages.
+//! - [`MessageSource`] can be the upstream's server: it sends numbered messages at a rate.
 //!
 //! A feed is a [`Log`] behind a lock. To publish without an upstream, call
 //! [`Feed::poll_capacity`] and [`Feed::publish`].
 //!
 //! The feed holds a window of the newest messages, and a position in it for each subscriber. There
-//! is no queue per subscriber, so a slow one uses no more memory than a fast one. The
-//! [`LagPolicy`] decides what happens to a subscriber that falls out of the window. A backlog is
-//! sent by vectored writes of up to 64 chunks.
+//! is no queue per subscriber, so a slow one uses no more memory than a fast one. The [`LagPolicy`]
+//! decides what happens to a subscriber that falls out of the window. A subscriber that is behind
+//! gets up to 64 chunks in one vectored write.
 //!
 //! ```
 //! use std::task::{Context, Waker};

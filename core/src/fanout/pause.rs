@@ -1,4 +1,4 @@
-//! When the upstream is paused, because of which subscribers, and for how long.
+//! Pauses of the upstream: when, for which subscribers, and for how long.
 
 use core::{
     task::{Context, Waker},
@@ -11,15 +11,15 @@ use super::{
 };
 use crate::Instant;
 
-/// Whether a chunk can be published, as [`Feed::poll_capacity`](super::Feed::poll_capacity)
-/// answers.
+/// The result of [`Feed::poll_capacity`](super::Feed::poll_capacity): whether a chunk can be
+/// published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
     /// The chunk can be published.
     Available,
-    /// The upstream is paused. Ask again when the waker is woken, or at `until`.
+    /// The upstream is paused. Call `poll_capacity` again when the waker is woken, or at `until`.
     Paused {
-        /// When the pause reaches its time limit; `None`: it has none now.
+        /// When the pause reaches its time limit; `None`: there is none while no subscriber waits.
         until: Option<Instant>,
     },
 }
@@ -34,14 +34,14 @@ pub(super) struct Pause {
     causes: usize,
     /// When a subscriber first waited during this pause.
     waiting_since: Option<Instant>,
-    /// The pause has no time limit, even while subscribers wait.
+    /// Whether the pause has no time limit even while subscribers wait.
     is_unlimited: bool,
     upstream: Option<Waker>,
 }
 
 impl Pause {
-    /// A subscriber that was a cause has read up to the target, or has left. Returns the upstream's
-    /// waker if it was the last one.
+    /// Removes a subscriber that has read up to the target, or has left. Returns the upstream's
+    /// waker if it was the last cause.
     pub(super) fn remove_cause(&mut self) -> Option<Waker> {
         self.causes = self.causes.saturating_sub(1);
         if self.causes == 0 { self.upstream.take() } else { None }
@@ -49,6 +49,7 @@ impl Pause {
 }
 
 impl State {
+    /// Whether a chunk of `bytes` bytes can be published, or the upstream is paused.
     pub(super) fn poll_capacity(
         &mut self,
         config: &Config,
@@ -66,21 +67,21 @@ impl State {
             return Capacity::Available;
         }
         let is_unlimited = on_lag == LagPolicy::Block;
-        let is_free = is_unlimited || self.waiting == 0;
-        let remaining = if is_free { Duration::MAX } else { self.pause_budget.remaining(now) };
+        let has_no_limit = is_unlimited || self.waiting == 0;
+        let remaining = if has_no_limit { Duration::MAX } else { self.pause_budget.remaining(now) };
         if remaining.is_zero() {
             return Capacity::Available;
         }
-        // If the source is faster than all subscribers, a slow one stays at the start of the
-        // window, and the others wait for it at each message. So let it catch up while budget
-        // remains.
-        let is_scarce = remaining < lag_wait / 2;
+        // If the upstream is faster than all subscribers, a slow one stays at the start of the
+        // window, and the others wait for it at each message. So the last half of the budget lets
+        // it catch up.
+        let is_half_spent = remaining < lag_wait / 2;
         let target =
-            if is_scarce { self.log.start_after(bytes.max(window / 2)) } else { new_start };
+            if is_half_spent { self.log.start_after(bytes.max(window / 2)) } else { new_start };
         let mut causes = 0;
         for (_, entry) in &mut self.subscribers {
             let limit = if entry.pauses_upstream { target } else { new_start };
-            let counts = is_free || entry.catch_up == CatchUp::CaughtUp;
+            let counts = has_no_limit || entry.catch_up == CatchUp::CaughtUp;
             entry.pauses_upstream = entry.position < limit && counts && !entry.has_lagged;
             causes += usize::from(entry.pauses_upstream);
         }
@@ -95,7 +96,7 @@ impl State {
             is_unlimited,
             upstream: Some(cx.waker().clone()),
         });
-        Capacity::Paused { until: (!is_free).then(|| now + remaining) }
+        Capacity::Paused { until: (!has_no_limit).then(|| now + remaining) }
     }
 
     /// Ends the pause, if there is one, and accounts for its time.
@@ -108,8 +109,9 @@ impl State {
         }
     }
 
-    /// A subscriber has read everything and waits. Returns the upstream's waker if the upstream has
-    /// to ask again: the pause has a time limit from now on.
+    /// Records that a subscriber has read everything and waits. If it is the first one, the pause
+    /// has a time limit from now on: returns the upstream's waker, so that it polls the capacity
+    /// again.
     pub(super) fn begin_waiting(&mut self, now: Instant) -> Option<Waker> {
         self.waiting += 1;
         let pause = self.pause.as_mut().filter(|_| self.waiting == 1)?;
@@ -117,8 +119,9 @@ impl State {
         if pause.is_unlimited { None } else { pause.upstream.take() }
     }
 
-    /// A subscriber waits no longer, although nothing was published. Returns the upstream's waker
-    /// if the upstream has to ask again: the pause has no time limit from now on.
+    /// Records that a subscriber no longer waits, although nothing was published. If it was the
+    /// last one, the pause has no time limit from now on: returns the upstream's waker, so that it
+    /// polls the capacity again.
     pub(super) fn end_waiting(&mut self) -> Option<Waker> {
         self.waiting -= 1;
         self.pause.as_mut().filter(|_| self.waiting == 0)?.upstream.take()

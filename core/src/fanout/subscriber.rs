@@ -1,4 +1,4 @@
-//! The machine that sends what is published to one subscriber.
+//! The machine that sends published messages to one subscriber.
 
 use alloc::collections::VecDeque;
 use core::{iter, mem, task::Context, time::Duration};
@@ -15,29 +15,29 @@ use crate::{
     WriteProgress, buffer::fill_owned, machine::impl_reason, teardown::Teardown,
 };
 
-/// The connection to one subscriber: a cursor in the feed, and handles of up to 64 chunks that are
-/// being sent.
+/// The connection to one subscriber. It has a cursor in the feed, and handles of up to 64 chunks
+/// that are being sent.
 ///
 /// The subscriber's input is discarded, at most 64 KiB in 100 ms. If it sends more, reading pauses,
 /// and its FIN or reset is noticed only after the data before it was read. Its FIN ends the
 /// subscription: messages published before are still sent, followed by a FIN.
 ///
 /// It holds 64 bytes for input, and 16 KiB while it reads from a subscriber that sends much at
-/// once. Output that is taken by [`write_owned`](Machine::write_owned) keeps the
-/// [upstream](super::Upstream)'s block that it is a part of, also after it has left the window.
+/// once. A buffer from [`write_owned`](Machine::write_owned) keeps the whole block of the
+/// [upstream](super::Upstream) alive, also after its chunk has left the window.
 #[derive(Debug)]
 pub struct Subscriber {
     cursor: Cursor,
     /// The chunks that are being sent.
     chunks: VecDeque<Chunk>,
-    /// How many bytes of the first chunk are sent, or precede the subscription's first message.
+    /// How many bytes of the first chunk were sent, or precede the subscription's first message.
     offset: usize,
-    /// The rest of a message that had begun to be sent when the messages behind it were skipped.
+    /// The rest of a partly sent message, if the messages after it were skipped.
     unfinished: Bytes,
     progress: WriteProgress,
-    /// Whether all output was sent. Output that was skipped was not.
+    /// Whether all output was sent. Skipped output does not count as sent.
     has_sent_all: bool,
-    /// `None`: it gets what is published.
+    /// `None`: the subscription is open.
     teardown: Option<Teardown<SubscriberReason>>,
     discard: Discard,
 }
@@ -109,7 +109,7 @@ impl Subscriber {
         !self.chunks.is_empty() || !self.unfinished.is_empty()
     }
 
-    /// How many messages it is behind, an unfinished one included.
+    /// How many messages it is behind, including an unfinished one.
     fn lag(&self) -> u64 {
         self.cursor.lag() + u64::from(!self.unfinished.is_empty())
     }
@@ -118,7 +118,7 @@ impl Subscriber {
         self.teardown.as_ref().is_some_and(Teardown::is_closing)
     }
 
-    /// Ends the subscription: what was published is sent, then a FIN.
+    /// Ends the subscription: messages published so far are sent, then a FIN.
     fn close(&mut self, reason: SubscriberReason, linger: Option<Linger>, now: Instant) {
         if self.teardown.is_none() {
             self.cursor.close();
@@ -133,8 +133,8 @@ impl Subscriber {
         self.cursor.leave();
     }
 
-    /// Counts the messages of the first chunk that are sent although the chunk is not. From then on
-    /// [`lag`](Self::lag) is exact. It would be too expensive at every write.
+    /// Counts the messages of the first chunk that were sent, although the chunk is not complete.
+    /// This makes [`lag`](Self::lag) exact, but is too expensive for every write.
     fn count_partly_sent(&mut self) {
         if let Some(chunk) = self.chunks.front() {
             let sent = self.cursor.config().framing.count_within(&chunk.bytes, self.offset);
@@ -142,7 +142,7 @@ impl Subscriber {
         }
     }
 
-    /// It fell out of the window: applies the policy.
+    /// Applies the [`LagPolicy`], because the subscriber fell out of the window.
     fn handle_lag(&mut self) {
         let Config { on_lag, window, framing, .. } = *self.cursor.config();
         self.count_partly_sent();
@@ -152,8 +152,7 @@ impl Subscriber {
             self.teardown = Some(Teardown::reset(reason));
             return self.leave();
         }
-        // A message that has begun to be sent is completed, from a copy, which does not keep the
-        // block alive.
+        // A partly sent message is completed from a copy, which does not keep the block alive.
         if let Some(chunk) = self.chunks.front()
             && self.offset > 0
         {
@@ -166,7 +165,7 @@ impl Subscriber {
         self.chunks.clear();
         self.offset = 0;
         self.cursor.skip();
-        // `has_sent_all` stays false: skipped output was not sent, and the write timeout goes on.
+        // `has_sent_all` stays false: skipped output was not sent, and the write timeout continues.
     }
 
     fn handle_read(&mut self, now: Instant, n: usize) {
@@ -189,21 +188,21 @@ impl Subscriber {
 
     fn handle_written(&mut self, now: Instant, written: usize) {
         let mut n = written;
-        let of_unfinished = n.min(self.unfinished.len());
-        self.unfinished.advance(of_unfinished);
-        n -= of_unfinished;
-        if of_unfinished > 0 && self.unfinished.is_empty() {
+        let unfinished_sent = n.min(self.unfinished.len());
+        self.unfinished.advance(unfinished_sent);
+        n -= unfinished_sent;
+        if unfinished_sent > 0 && self.unfinished.is_empty() {
             self.cursor.deliver_detached();
         }
         while n > 0
             && let Some(chunk) = self.chunks.front()
         {
-            let left = chunk.bytes.len() - self.offset;
-            if n < left {
+            let unsent = chunk.bytes.len() - self.offset;
+            if n < unsent {
                 self.offset += n;
                 break;
             }
-            n -= left;
+            n -= unsent;
             self.offset = 0;
             let next_message = chunk.first_message + chunk.messages;
             self.cursor.deliver_chunk(next_message, now.since(chunk.received_at));
@@ -256,10 +255,10 @@ impl Machine for Subscriber {
         out.iter_mut().zip(bufs).map(|(out, buf)| *out = buf).count()
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let mut offset = self.offset;
         let chunks = self.chunks.iter().map(|chunk| chunk.bytes.slice(mem::take(&mut offset)..));
-        fill_owned(out, most, iter::once(self.unfinished.clone()).chain(chunks))
+        fill_owned(out, max, iter::once(self.unfinished.clone()).chain(chunks))
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

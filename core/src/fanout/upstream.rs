@@ -16,18 +16,19 @@ use crate::{
 /// The connection to the upstream. It receives, and sends nothing.
 ///
 /// Bytes are not copied: subscribers send them from the memory into which the kernel wrote them.
-/// After each read it asks the feed for capacity in [`poll_shared`](Machine::poll_shared) before it
-/// reads again. A FIN that stays pending for 10 s becomes a reset.
+/// Each read needs capacity, which [`poll_shared`](Machine::poll_shared) gets from the feed. A FIN
+/// that stays pending for 10 s becomes a reset.
 ///
 /// It holds a block of 256 KiB or a quarter of the window, whichever is less, or the longest
 /// message and 4 KiB where that is more. The feed's chunks are parts of such blocks. An idle
-/// upstream keeps its block: with a new one for each message, the window would hold them all.
+/// upstream keeps its block. If each message had a block of its own, the window would keep all of
+/// these blocks alive.
 #[derive(Debug)]
 pub struct Upstream {
     feed: Feed,
     /// The bytes of an incomplete message, and space behind them.
     block: BytesMut,
-    /// How many bytes of the block are received.
+    /// How many bytes of the block were received.
     filled: usize,
     state: State,
     /// When a byte was last received, or a pause last ended.
@@ -42,7 +43,7 @@ enum State {
     },
     /// A subscriber would fall out of the window: nothing is read until the feed grants capacity.
     Paused {
-        /// When to ask the feed again at the latest.
+        /// When to ask the feed again at the latest; `None`: only when the waker is woken.
         until: Option<Instant>,
     },
     Ending(Teardown<UpstreamReason>),
@@ -107,7 +108,7 @@ impl Upstream {
 
     fn block_size(&self) -> usize {
         let config = self.feed.config();
-        // A read must fit into the window while other subscribers are a little behind.
+        // A read must not displace subscribers that are only a little behind.
         let block = BLOCK.min(config.window / 4);
         // An incomplete message never fills the block.
         block.max(config.framing.max_message_size().unwrap_or(0) + MIN_READ)
@@ -214,8 +215,8 @@ impl Machine for Upstream {
                     self.close(UpstreamReason::ShutDown, now);
                 }
             }
-            // `Release` frees no memory: a chunk keeps the block that it is a part of, so messages
-            // that arrive one by one have to share blocks.
+            // `Release` frees no memory: a chunk keeps its whole block alive, so messages that
+            // arrive one by one must share blocks.
             Event::Written(_) | Event::Release => {}
         }
     }
@@ -239,7 +240,7 @@ impl Machine for Upstream {
             Capacity::Paused { until } => State::Paused { until },
             Capacity::Available => {
                 if let State::Paused { .. } = self.state {
-                    // The upstream could not be heard during the pause.
+                    // Input that arrived during the pause was not read.
                     self.last_activity = now;
                 }
                 State::Open { has_capacity: true }

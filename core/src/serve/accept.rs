@@ -29,8 +29,8 @@ pub(super) struct Accepting<R: Runtime> {
     shutdown: ShutdownHandle,
     idle: Option<IdleConnections>,
     pause: Pause,
-    /// Set once a drain is requested.
-    last: Option<LastAccepts>,
+    /// `None` until a drain is requested.
+    backlog: Option<Backlog>,
     refusals: LogLimit,
     evictions: LogLimit,
     pauses: LogLimit,
@@ -43,8 +43,8 @@ impl<R: Runtime> Accepting<R> {
         shutdown: &ShutdownHandle,
         idle: Option<IdleConnections>,
     ) -> Self {
-        // One line a second is enough, since they are all alike. With `-v` each connection has its
-        // own.
+        // One line a second is enough, because the lines are all alike. With debug messages (`-v`),
+        // each connection has its own line.
         let once_a_second = LogLimit::new(1, Duration::from_secs(1));
         Self {
             clock: runtime.clock(),
@@ -53,14 +53,14 @@ impl<R: Runtime> Accepting<R> {
             shutdown: shutdown.clone(),
             idle,
             pause: Pause::default(),
-            last: None,
+            backlog: None,
             refusals: once_a_second.clone(),
             evictions: once_a_second,
             pauses: LogLimit::default(),
         }
     }
 
-    /// Accepts until a shutdown is requested, and then the backlog.
+    /// Accepts connections until a shutdown is requested, and then the backlog.
     pub(super) async fn run<T>(
         &mut self,
         mut listeners: Listeners<R::Listener>,
@@ -77,12 +77,12 @@ impl<R: Runtime> Accepting<R> {
                 None => break,
                 Some(Ok((socket, peer))) => {
                     let Some(admitted) = self.admit(peer).await else {
-                        // Dropping the socket closes it, which the peer sees.
+                        // The socket is dropped, which closes the connection.
                         continue;
                     };
                     let id = admitted.id();
                     let task = task(socket, admitted, self.runtime.clock());
-                    // This line is logged when the machine exists: readers rely on that.
+                    // Log this only after the machine exists: readers of the log rely on that.
                     debug!(id, %peer, server = self.table.name(), "connected");
                     if let Err(error) = self.runtime.spawn_connection(task) {
                         self.spawn_failed(peer, &error);
@@ -97,10 +97,11 @@ impl<R: Runtime> Accepting<R> {
         }
     }
 
-    /// Returns the clock, and how many connections were open when the shutdown was requested, or
-    /// were admitted since.
+    /// Returns the clock, and the number of connections that were open when the shutdown was
+    /// requested, or were admitted since.
     pub(super) fn end(self) -> (R::Clock, usize) {
-        let open = self.last.map_or_else(|| self.table.connections().len(), |last| last.open);
+        let open =
+            self.backlog.map_or_else(|| self.table.connections().len(), |backlog| backlog.open);
         (self.clock, open)
     }
 
@@ -110,11 +111,11 @@ impl<R: Runtime> Accepting<R> {
         listeners: &mut Listeners<R::Listener>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Accepted<R::Listener>>> {
-        let Self { clock, table, shutdown, pause, last, .. } = self;
+        let Self { clock, table, shutdown, pause, backlog, .. } = self;
         match shutdown.poll_requested(cx) {
             Shutdown::None => pause.poll_accept(listeners, clock, cx).map(Some),
-            Shutdown::Drain => last
-                .get_or_insert_with(|| LastAccepts::new(listeners, table, clock))
+            Shutdown::Drain => backlog
+                .get_or_insert_with(|| Backlog::new(listeners, table, clock))
                 .poll_accept(listeners, clock, cx),
             Shutdown::Immediate => Poll::Ready(None),
         }
@@ -126,8 +127,8 @@ impl<R: Runtime> Accepting<R> {
         let now = self.clock.now();
         match self.table.admit(peer, now) {
             Ok(admitted) => {
-                if let Some(last) = &mut self.last {
-                    last.open += 1;
+                if let Some(backlog) = &mut self.backlog {
+                    backlog.open += 1;
                 }
                 Some(admitted)
             }
@@ -184,7 +185,7 @@ impl<R: Runtime> Accepting<R> {
         self.table.accept_failed(error.label());
         match error {
             AcceptError::Aborted(error) => debug!(%error, server, "accept"),
-            AcceptError::Exhausted(error) if self.last.is_some() => {
+            AcceptError::Exhausted(error) if self.backlog.is_some() => {
                 warn!(%error, server, "accepting failed: the rest of the backlog is reset");
                 return ControlFlow::Break(());
             }
@@ -202,18 +203,20 @@ impl<R: Runtime> Accepting<R> {
 /// What a listener's `poll_accept` returns.
 type Accepted<L> = Result<(<L as Listener>::Socket, Peer), AcceptError>;
 
-/// What is accepted after a drain was requested: the backlog, within bounds.
-struct LastAccepts {
-    left: u16,
+/// The backlog that is accepted after a drain was requested: at most [`BACKLOG`] connections within
+/// [`BACKLOG_TIMEOUT`].
+struct Backlog {
+    /// How many more connections may be accepted.
+    remaining: u16,
     /// Connections that were open when the drain was requested, or were admitted since.
     open: usize,
-    /// When handshakes that had begun are assumed to be complete.
-    complete: Instant,
+    /// When handshakes that had begun before the drain are assumed to be complete.
+    handshakes_end: Instant,
     deadline: Instant,
 }
 
-impl LastAccepts {
-    /// Closes the backlog for new connections, and asks the open ones to end.
+impl Backlog {
+    /// Closes the backlog for new connections, and requests a graceful end of the open ones.
     fn new<L: Listener>(
         listeners: &mut Listeners<L>,
         table: &ConnectionTable,
@@ -223,9 +226,9 @@ impl LastAccepts {
         let (now, open) = (clock.now(), table.connections().len());
         table.shut_down();
         Self {
-            left: BACKLOG,
+            remaining: BACKLOG,
             open,
-            complete: now + HANDSHAKE_TIMEOUT,
+            handshakes_end: now + HANDSHAKE_TIMEOUT,
             deadline: now + BACKLOG_TIMEOUT,
         }
     }
@@ -237,32 +240,34 @@ impl LastAccepts {
         clock: &mut impl Clock,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Accepted<L>>> {
-        if self.left == 0 || clock.now() >= self.deadline {
+        if self.remaining == 0 || clock.now() >= self.deadline {
             return Poll::Ready(None);
         }
         if let Poll::Ready(accepted) = listeners.poll_accept(cx) {
-            self.left -= 1;
+            self.remaining -= 1;
             return Poll::Ready(Some(accepted));
         }
-        clock.poll_until(cx, self.complete).map(|()| None)
+        clock.poll_until(cx, self.handshakes_end).map(|()| None)
     }
 }
 
-/// The pause after resources were exhausted: 10 ms, doubling to 1 s.
+/// The pause of the accept loop after resources were exhausted: from 10 ms, doubling, to 1 s.
 #[derive(Debug, Default)]
 struct Pause {
     until: Option<Instant>,
-    /// The last pause, halved by each connection that was accepted since.
+    /// The length of the last pause, halved by each accepted connection since.
     length: Duration,
 }
 
 impl Pause {
+    /// Begins a pause, and returns its length.
     fn begin(&mut self, now: Instant) -> Duration {
         self.length = (self.length * 2).clamp(MIN_PAUSE, MAX_PAUSE);
         self.until = Some(now + self.length);
         self.length
     }
 
+    /// The next connection, once the pause is over.
     fn poll_accept<L: Listener>(
         &mut self,
         listeners: &mut Listeners<L>,
@@ -294,15 +299,15 @@ async fn yield_now(clock: &mut impl Clock) {
     .await;
 }
 
-/// The label of a connection for which no task could be spawned.
+/// The label of a failed accept whose connection got no task.
 const NO_TASK: &str = "no_task";
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How long a new connection waits for the eviction of an idle one.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long handshakes may take that have begun when a drain is requested.
+/// How long a drain waits for handshakes that have begun.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long the backlog is accepted after a drain was requested.
 const BACKLOG_TIMEOUT: Duration = Duration::from_secs(1);
-/// After this many accepts, other tasks have their turn.
+/// How many accepts may follow each other before other tasks run.
 const ACCEPTS_IN_A_ROW: u32 = 64;

@@ -17,7 +17,8 @@ use crate::{
     shutdown::{Shutdown, ShutdownHandle},
 };
 
-/// Waits until the connections have ended, and resets those that take too long.
+/// Waits until the connections have ended, and resets those that are open after `timeout`. `open`
+/// is the number of connections to drain.
 pub(super) async fn drain(
     clock: &mut impl Clock,
     table: &ConnectionTable,
@@ -28,12 +29,15 @@ pub(super) async fn drain(
     if open > 0 && shutdown.requested() == Shutdown::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
-        let mut running = timeout.map(|left| RunningTime { left, counted: clock.now() });
+        let mut running =
+            timeout.map(|timeout| RunningTime { remaining: timeout, counted: clock.now() });
         poll_fn(|cx| {
-            let over = table.poll_empty(cx).is_ready()
+            let is_over = table.poll_empty(cx).is_ready()
                 || shutdown.poll_requested(cx) == Shutdown::Immediate
-                || running.as_mut().is_some_and(|running| running.poll_over(clock, cx).is_ready());
-            if over { Poll::Ready(()) } else { Poll::Pending }
+                || running
+                    .as_mut()
+                    .is_some_and(|running| running.poll_elapsed(clock, cx).is_ready());
+            if is_over { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -45,41 +49,41 @@ pub(super) async fn drain(
             "resetting the connections that are still open"
         );
         table.abort();
-        // They have only to be polled once more. But a handler may be stuck.
+        // Each task ends at its next poll, unless a handler blocks it.
         let _ = within(clock, Some(ABORT_TIMEOUT), poll_fn(|cx| table.poll_empty(cx))).await;
     }
     DrainReport { drained: open.saturating_sub(aborted), aborted }
 }
 
-/// A duration that elapses only while this process runs. Data that arrives while the process is
-/// stopped (SIGSTOP, a suspended machine) is still served in the remaining time.
+/// A duration that elapses only while this process runs. So data that arrives while the process is
+/// stopped (SIGSTOP, a suspended machine) is still served.
 #[derive(Debug)]
 struct RunningTime {
-    left: Duration,
-    /// Up to when time was counted.
+    remaining: Duration,
+    /// The time up to which the elapsed time was subtracted.
     counted: Instant,
 }
 
 impl RunningTime {
     /// Ready once the duration has elapsed.
-    fn poll_over(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_elapsed(&mut self, clock: &mut impl Clock, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            // A late alarm means that the process did not run.
+            // If the alarm is later than a running process can be, the process was stopped.
             let now = clock.now();
-            let passed = now.since(self.counted).min(TICK + MAX_ALARM_DELAY);
-            self.left = self.left.saturating_sub(passed);
+            let elapsed = now.since(self.counted).min(TICK + MAX_ALARM_DELAY);
+            self.remaining = self.remaining.saturating_sub(elapsed);
             self.counted = now;
-            if self.left.is_zero() {
+            if self.remaining.is_zero() {
                 return Poll::Ready(());
             }
-            ready!(clock.poll_until(cx, now + self.left.min(TICK)));
+            ready!(clock.poll_until(cx, now + self.remaining.min(TICK)));
         }
     }
 }
 
 /// How long the tasks of connections that are reset may take to end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The interval in which a [`RunningTime`] is counted.
+/// The interval at which a [`RunningTime`] subtracts the elapsed time.
 const TICK: Duration = Duration::from_millis(250);
 /// The longest delay of an alarm in a running process, however busy the machine is.
 const MAX_ALARM_DELAY: Duration = Duration::from_millis(500);

@@ -49,8 +49,8 @@ pub struct Config {
     pub drain_timeout: Option<Duration>,
     /// The server's name, the field `server` of its log lines. Default: none.
     pub name: Option<&'static str>,
-    /// Connections come through proxies and begin with a PROXY header. They count towards
-    /// [`Limits::per_address`] under the address that the header names. Default: no.
+    /// Whether connections come through proxies and begin with a PROXY header. They count towards
+    /// [`Limits::per_address`] under the address that the header names. Default: false.
     pub behind_proxies: bool,
 }
 
@@ -74,8 +74,8 @@ impl Config {
     }
 }
 
-/// A handle on a server: its table of connections, and its shutdown. Clones are handles on the same
-/// server.
+/// A handle on a server: its settings, its table of connections, and its shutdown. Clones are
+/// handles on the same server.
 ///
 /// It can be made before the server ([`Server::with_handle`]), or taken from it
 /// ([`Server::handle`]).
@@ -106,7 +106,7 @@ impl ServerHandle {
         Self { shutdown, ..self }
     }
 
-    /// The table of open connections, with the counts of all.
+    /// The table of open connections, with the counters of all connections.
     pub fn table(&self) -> &ConnectionTable {
         &self.table
     }
@@ -135,10 +135,10 @@ impl Default for ServerHandle {
     }
 }
 
-/// What became of the connections that were open when the shutdown was requested.
+/// How the connections ended that were open when the shutdown was requested, or accepted since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainReport {
-    /// Connections that ended by themselves.
+    /// Connections that ended before they were reset.
     pub drained: usize,
     /// Connections that were reset, after [`Config::drain_timeout`] or by an immediate shutdown.
     pub aborted: usize,
@@ -164,8 +164,8 @@ impl<R: Runtime> fmt::Debug for Server<R> {
 }
 
 impl<R: Runtime> Server<R> {
-    /// A server that accepts from `listener`, with the default settings. [`Runtime::bind`] is the
-    /// way to listen on a name.
+    /// A server that accepts from `listener`, with the default settings. To listen on a name, use
+    /// [`Runtime::bind`].
     pub fn new(runtime: R, listener: R::Listener) -> Self {
         Self::with_listeners(runtime, Listeners::new(vec![listener]))
     }
@@ -185,9 +185,9 @@ impl<R: Runtime> Server<R> {
         Self { handle: handle.clone(), ..self }
     }
 
-    /// Evicts idle connections when [`Limits::connections`] are open: a new connection waits for up
-    /// to 1 s until the first of `idle` has ended. The server's machines enter themselves
-    /// ([`IdleConnections::enter`]). Without this, the new connection is refused.
+    /// Evicts an idle connection for each new one when [`Limits::connections`] are open. The new
+    /// connection waits for up to 1 s until the first of `idle` has ended. The server's machines
+    /// must enter `idle` ([`IdleConnections::enter`]). Default: the new connection is refused.
     pub fn with_idle_connections(self, idle: IdleConnections) -> Self {
         Self { idle: Some(idle), ..self }
     }
@@ -200,7 +200,7 @@ impl<R: Runtime> Server<R> {
     /// The addresses that it listens on, with their real ports: at least one.
     ///
     /// # Errors
-    /// The operating system's (getsockname(2)).
+    /// The operating system cannot report an address (getsockname(2)).
     pub fn addresses(&self) -> io::Result<Vec<Address>> {
         self.listeners.addresses()
     }
@@ -231,18 +231,17 @@ impl<R: Runtime> Server<R> {
     }
 
     /// Accepts connections and spawns a task for each, until a shutdown is requested and all
-    /// connections have ended. This is the extension point for connections that are more than one
-    /// machine on one socket; otherwise use [`serve`](Self::serve).
+    /// connections have ended. For connections that are more than one machine on one socket;
+    /// otherwise use [`serve`](Self::serve).
     ///
     /// `task` makes the future for a connection that was admitted. The future must apply the
-    /// commands that the [`Admitted`] passes on ([`Drive::admitted`] does). Otherwise it does not
-    /// end with the server.
+    /// [commands](ConnectionEntry::command) to the connection, as [`Drive::admitted`] does.
+    /// Otherwise a shutdown does not end it.
     ///
-    /// A drain first accepts the backlog, and the connections whose handshakes have begun and end
-    /// within 50 ms, since those peers consider themselves connected: at most
-    /// [`BACKLOG`](crate::runtime::BACKLOG) of them, in at most 1 s. The drain then answers what
-    /// they have sent. A peer whose handshake takes longer is reset. An immediate shutdown resets
-    /// all of them.
+    /// A drain first accepts the backlog, and connections whose handshakes have begun and end
+    /// within 50 ms, because their peers consider themselves connected. It accepts at most
+    /// [`BACKLOG`](crate::runtime::BACKLOG) of them, for at most 1 s, and answers their requests. A
+    /// peer whose handshake takes longer is reset. An immediate shutdown resets all of them.
     pub async fn accept<T>(
         self,
         mut task: impl FnMut(R::Socket, Admitted, R::Clock) -> T + Send,

@@ -1,14 +1,14 @@
-//! The drain: how long a machine that was asked to end waits for requests that are on their way.
+//! The drain: how long a machine waits for requests in flight after a shutdown was requested.
 
 use core::time::Duration;
 
 use crate::Instant;
 
-/// The drain after [`Event::ShutDown`](crate::Event::ShutDown): a request that is on its way is
-/// still answered. It ends after 10 ms without input, or after 200 ms of waiting for input in all.
+/// The drain after [`Event::ShutDown`](crate::Event::ShutDown): requests in flight are still
+/// answered. It ends after 10 ms without input, or after 200 ms of waiting for input in total.
 ///
-/// It does not end for a peer that sends without pause, or does not read: the server's
-/// limit for that is its drain timeout ([`serve`](crate::serve)).
+/// A peer that sends without pause, or that does not read, can prolong it. The server's drain
+/// timeout limits that ([`serve`](crate::serve)).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drain {
     /// When the wait for input began, while no output is pending.
@@ -27,22 +27,22 @@ impl Drain {
         self.since = now;
     }
 
-    /// Handles input that came during the wait.
+    /// Handles input that arrived during the wait.
     pub(crate) fn handle_read(&mut self, now: Instant) {
         self.remaining = self.remaining.saturating_sub(now.since(self.since));
     }
 
-    /// When the drain ends, unless input comes before.
+    /// When the drain ends, unless input arrives before.
     pub(crate) fn deadline(&self) -> Instant {
         self.since + self.remaining.min(DRAIN_QUIET)
     }
 }
 
-/// Input that takes longer is not expected. (TCP retransmits later: Linux waits for at least 200
-/// ms.)
+/// How long without input ends the drain. (It does not wait for a lost segment, which Linux
+/// retransmits after 200 ms or more.)
 const DRAIN_QUIET: Duration = Duration::from_millis(10);
-/// Ends the drain for a peer in lockstep, which always has input on its way. It does not end it for
-/// a peer with megabytes on their way, whose input is hardly ever awaited.
+/// The longest wait for input in total. It ends the drain for a peer that sends a request after
+/// each reply. It hardly counts for a peer with megabytes in flight, whose input is already there.
 const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
@@ -58,10 +58,10 @@ mod tests {
         let mut drain = Drain::new(at(0));
         assert_eq!(drain.deadline(), at(10));
         for round in 0..22 {
-            drain.handle_read(at(100 * round + 9)); // 9 ms after it waited
-            drain.wait(at(100 * round + 100)); // the answer took long, which does not count
+            drain.handle_read(at(100 * round + 9)); // after 9 ms of waiting
+            drain.wait(at(100 * round + 100)); // the time for the reply does not count
         }
-        assert_eq!(drain.deadline(), at(2202), "2 ms of 200 are left");
+        assert_eq!(drain.deadline(), at(2202), "2 ms of 200 remain");
         drain.handle_read(at(2202));
         drain.wait(at(2300));
         assert_eq!(drain.deadline(), at(2300));

@@ -1,4 +1,4 @@
-//! The lingering close, and what all lingering connections of a server may discard together.
+//! The limits of the lingering close, for one connection and for all connections of a server.
 
 use core::time::Duration;
 
@@ -9,13 +9,13 @@ use crate::{
 };
 
 /// The limits of a lingering close: after its FIN, a machine reads and discards what the peer still
-/// sends. If it closed the socket at once, the kernel would answer these bytes with a reset, and a
-/// reset may destroy output that the peer has not read yet (RFC 9112, section 9.6).
+/// sends. If it closed the socket at once, the kernel would answer these bytes with a reset. That
+/// may destroy output that the peer has not read yet (RFC 9112, section 9.6).
 ///
 /// Each connection may discard 64 KiB in any case. Beyond that, all connections of one server, feed
 /// or proxy share a budget: they may discard 64 MiB at once and 32 MiB a second in the long run.
-/// When it is used up, a connection whose peer goes on sending is closed at once, and the peer may
-/// get a reset.
+/// When it is used up, a connection whose peer still sends is closed at once, and the peer may get
+/// a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linger {
     /// The most bytes that one connection discards. Default: 16 MiB.

@@ -17,7 +17,7 @@
 //! assert_eq!(teardown.interest(false).write, Outbound::Finish);
 //! teardown.handle_finished(now);
 //!
-//! // What the peer still sends is discarded until its FIN comes.
+//! // Further input is discarded until the peer's FIN.
 //! assert_eq!(teardown.interest(false), Interest { read: true, write: Outbound::Finished });
 //! teardown.handle_read(now, 1000, &budget);
 //! teardown.handle_eof();
@@ -82,8 +82,8 @@ impl<R: Clone> Teardown<R> {
     }
 
     /// Sends the pending output and a FIN before a fixed deadline ([`FIN_TIMEOUT`], or the
-    /// machine's own), and does not linger. For a machine whose output is not worth a lingering
-    /// close.
+    /// machine's own), and does not linger: a peer that still sends may lose output by a reset. For
+    /// a machine whose output can be lost.
     pub fn finishing(reason: R, until: Option<Instant>) -> Self {
         Self::new(reason, Stage::Finishing { until })
     }
@@ -93,7 +93,7 @@ impl<R: Clone> Teardown<R> {
         Self::new(reason, Stage::Resetting)
     }
 
-    /// The connection has ended.
+    /// A connection that has ended.
     pub fn ended(reason: R) -> Self {
         Self::new(reason, Stage::Ended)
     }
@@ -102,7 +102,7 @@ impl<R: Clone> Teardown<R> {
         Self { reason, stage, discarded: 0 }
     }
 
-    /// What the machine wants. `has_output` says whether output is pending.
+    /// The machine's interest. `has_output` says whether output is pending.
     pub fn interest(&self, has_output: bool) -> Interest {
         let write = match self.stage {
             Stage::Closing { .. } | Stage::Finishing { .. } if has_output => Outbound::Flush,
@@ -122,7 +122,7 @@ impl<R: Clone> Teardown<R> {
         }
     }
 
-    /// Handles the peer's FIN: lingering is over.
+    /// Handles the peer's FIN, which ends the lingering close.
     pub fn handle_eof(&mut self) {
         if let Stage::Lingering { .. } = self.stage {
             self.stage = Stage::Ended;
@@ -138,7 +138,7 @@ impl<R: Clone> Teardown<R> {
         self.stage = Stage::Ended;
     }
 
-    /// Handles that the FIN or RST was sent.
+    /// Handles [`Event::Finished`](crate::Event::Finished): the FIN or RST was sent.
     pub fn handle_finished(&mut self, now: Instant) {
         self.stage = match self.stage {
             Stage::Closing { linger: Some(linger) } => Stage::Lingering { since: now, linger },
@@ -178,7 +178,7 @@ impl<R: Clone> Teardown<R> {
         matches!(self.stage, Stage::Closing { .. })
     }
 
-    /// Since when it lingers, if it does.
+    /// When the lingering close began; `None` if there is none now.
     pub fn lingers_since(&self) -> Option<Instant> {
         if let Stage::Lingering { since, .. } = self.stage { Some(since) } else { None }
     }
@@ -198,7 +198,7 @@ impl<R: Clone> Teardown<R> {
         }
     }
 
-    /// The reason so far.
+    /// The reason as known so far. An error of pending output can replace it.
     pub fn cause(&self) -> &R {
         &self.reason
     }
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn pending_output_comes_before_the_fin_and_lingering_behind_it() {
+    fn pending_output_comes_before_the_fin_and_lingering_after_it() {
         for mut teardown in [closing(Some(LINGER)), closing(None), finishing()] {
             let lingers = matches!(teardown.stage, Stage::Closing { linger: Some(_) });
             let flush = Interest { read: false, write: Outbound::Flush };
@@ -272,7 +272,7 @@ mod tests {
             end(&mut teardown, &budget);
             assert_eq!(teardown.interest(false), Interest::DONE);
             assert_eq!(teardown.reason(), Some("known"));
-            assert!(teardown.discarded() >= LINGER.bytes - 1, "it goes on counting");
+            assert!(teardown.discarded() >= LINGER.bytes - 1, "bytes are still counted");
         }
     }
 
@@ -303,15 +303,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_counts_as_output_behind_what_is_pending() {
-        // Nothing was pending: its time begins with it.
+    fn a_fin_counts_as_output_after_pending_output() {
+        // Nothing was pending: the deadline counts from the FIN.
         let mut progress = WriteProgress::new(at(0));
         let _ = Teardown::closing("known", None, &mut progress, at(7000));
         progress.observe(at(7999), true, 0);
         assert!(progress.is_outstanding() && !progress.is_stalled(at(14_999), LIMIT));
         assert!(progress.is_stalled(at(15_000), LIMIT));
 
-        // The peer stalls: the FIN is no progress.
+        // Output is pending and the peer stalls: the FIN is no progress.
         let mut progress = WriteProgress::new(at(0));
         progress.queued(at(0));
         progress.written(at(0), 10);

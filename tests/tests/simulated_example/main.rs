@@ -33,7 +33,7 @@ fn shout_at(seed: u64, faults: Faults, message: &[u8]) -> (Heard, Record) {
     server.run(async move {
         let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.expect("a client connects");
         let buffer = [0; 64];
-        let shout = Shout { buffer, start: 0, end: 0, closing: false, over: None };
+        let shout = Shout { buffer, start: 0, end: 0, closing: false, reason: None };
         drive::Drive::new(shout, socket, runtime.clock()).await
     });
     let (runtime, message) = (client.clone(), message.to_vec().into());

@@ -2,29 +2,41 @@ use wirestate_core::{
     ConnectionError, Event, Fault, Instant, Interest, Machine, Outbound, Reason, drive,
 };
 
-struct Shout { buffer: [u8; 64], start: usize, end: usize, closing: bool, over: Option<Over> }
+struct Shout {
+    buffer: [u8; 64],
+    start: usize,
+    end: usize,
+    closing: bool,
+    reason: Option<ShoutReason>,
+}
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-enum Over {
-    #[error("all answered")]
+enum ShoutReason {
+    #[error("all input is answered")]
     Finished,
     #[error("lost: {0}")]
     Lost(ConnectionError),
 }
-impl Reason for Over {
+impl Reason for ShoutReason {
     fn label(&self) -> &'static str {
-        match self { Over::Finished => "finished", Over::Lost(why) => why.label() }
+        match self {
+            Self::Finished => "finished",
+            Self::Lost(error) => error.label(),
+        }
     }
     fn fault(&self) -> Fault {
-        match self { Over::Finished => Fault::None, Over::Lost(_) => Fault::Lost }
+        match self {
+            Self::Finished => Fault::None,
+            Self::Lost(_) => Fault::Lost,
+        }
     }
 }
 
 impl Machine for Shout {
-    type Reason = Over;
+    type Reason = ShoutReason;
     fn interest(&self) -> Interest {
         let write = match () {
-            () if self.over.is_some() => Outbound::Finished,
+            () if self.reason.is_some() => Outbound::Finished,
             () if self.start < self.end => Outbound::Flush,
             () if self.closing => Outbound::Finish,
             () => Outbound::Idle,
@@ -46,12 +58,16 @@ impl Machine for Shout {
             }
             Event::Written(n) => self.start += n,
             Event::Eof | Event::ShutDown => self.closing = true,
-            Event::Error(_, why) => { self.over.get_or_insert(Over::Lost(why)); }
-            Event::Finished => { self.over.get_or_insert(Over::Finished); }
+            Event::Error(_, error) => {
+                self.reason.get_or_insert(ShoutReason::Lost(error));
+            }
+            Event::Finished => {
+                self.reason.get_or_insert(ShoutReason::Finished);
+            }
             Event::Timeout { .. } | Event::Release => {}
         }
     }
-    fn reason(&self) -> Option<Over> {
-        self.over.clone()
+    fn reason(&self) -> Option<ShoutReason> {
+        self.reason.clone()
     }
 }
