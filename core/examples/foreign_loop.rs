@@ -88,7 +88,7 @@ pub(crate) struct EventLoop {
     epoch: SystemInstant,
     table: ConnectionTable,
     listeners: Vec<(TcpListener, Factory)>,
-    /// When the present pause of accepting ends.
+    /// Accepting is paused until this time.
     accepts_from: Instant,
     connections: Vec<Connection>,
     /// Readable once `interrupt` was woken.

@@ -146,7 +146,7 @@ impl<L: Listener> Listeners<L> {
     }
 }
 
-/// How many more ports are attempts until one is free on every address.
+/// How many more ports are tried until one is free on every address.
 const PORT_ATTEMPTS: usize = 16;
 /// `EAFNOSUPPORT` on Linux (errno(3)). [`io::ErrorKind`] has no variant for it.
 const EAFNOSUPPORT: i32 = 97;

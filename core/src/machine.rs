@@ -233,7 +233,7 @@ use core::{
 
 use bytes::Bytes;
 
-use crate::{Instant, drive::MAX_SLICES};
+use crate::Instant;
 
 /// One side of one connection, as a state machine without IO. See the [module
 /// documentation](self) for the contract.
@@ -266,8 +266,8 @@ pub trait Machine {
     /// first ones of [`write_bufs`](Self::write_bufs). `out` has room for at least one buffer, and
     /// `max` is at least 1.
     ///
-    /// Default: one buffer with a copy. A machine that keeps its
-    /// output as [`Bytes`] returns clones; a clone can keep a larger allocation alive.
+    /// Default: one buffer with a copy. A machine that keeps its output as [`Bytes`] returns clones;
+    /// a clone can keep a larger allocation alive.
     fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.write_bufs(&mut bufs);
@@ -318,139 +318,6 @@ pub trait Machine {
     fn reason(&self) -> Option<Self::Reason>;
 }
 
-/// Something that happens to a machine. Plain data of 16 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// This many bytes, at least one, were received at the start of [`Machine::read_buf`].
-    Read(usize),
-    /// The peer has sent a FIN, and all its data has been read. It may still be reading.
-    Eof,
-    /// The sink has accepted this many bytes, at least one, from the start of
-    /// [`Machine::write_bufs`].
-    Written(usize),
-    /// The FIN ([`Outbound::Finish`]) or the RST ([`Outbound::Reset`]) was sent.
-    Finished,
-    /// Reading or writing has failed. After `Direction::Read` the machine never reads again. After
-    /// `Direction::Write` it never writes again: it ends, wants [`Outbound::Reset`], or still reads
-    /// what arrived, with [`Outbound::Finished`] (or [`Outbound::Idle`] while it pauses reading).
-    Error(Direction, ConnectionError),
-    /// A deadline may have passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before
-    /// the deadline it changes nothing.
-    Timeout {
-        /// Bytes written that the peer has not acknowledged, including those that the sink holds
-        /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A write deadline counts
-        /// a fall of this number as progress, not a successful write
-        /// ([`WriteProgress`](crate::WriteProgress)).
-        unacknowledged: usize,
-    },
-    /// A graceful end is requested: the machine starts nothing new, flushes pending output, and
-    /// sends a FIN. It has no effect on a machine that is already ending. To abort, drop the
-    /// driver.
-    ShutDown,
-    /// The driver is about to sleep: the machine returns empty buffers to their pool. No getter
-    /// changes.
-    ///
-    /// Input may have arrived that the runtime has not noticed yet.
-    Release,
-}
-
-/// Implements [`Machine`] for `$wrapper` by forwarding to `$inner`, with `$reason` as its reason.
-macro_rules! forward {
-    ($wrapper:ty, $self:ident => $inner:expr, $type:ty, $reason:expr) => {
-        #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
-        impl<M: Machine + ?Sized> Machine for $wrapper {
-            type Reason = $type;
-
-            fn interest(&$self) -> Interest {
-                $inner.interest()
-            }
-
-            fn read_buf(&mut $self) -> &mut [u8] {
-                $inner.read_buf()
-            }
-
-            fn write_bufs<'a>(&'a $self, out: &mut [&'a [u8]]) -> usize {
-                $inner.write_bufs(out)
-            }
-
-            fn write_owned(&$self, out: &mut [Bytes], max: usize) -> usize {
-                $inner.write_owned(out, max)
-            }
-
-            fn handle(&mut $self, now: Instant, event: Event) {
-                $inner.handle(now, event);
-            }
-
-            fn poll_timeout(&$self) -> Option<Instant> {
-                $inner.poll_timeout()
-            }
-
-            fn poll_shared(&mut $self, now: Instant, cx: &mut Context<'_>) -> bool {
-                $inner.poll_shared(now, cx)
-            }
-
-            fn work(&$self) -> u64 {
-                $inner.work()
-            }
-
-            fn status(&$self) -> Status {
-                $inner.status()
-            }
-
-            fn reason(&$self) -> Option<$type> {
-                $reason
-            }
-        }
-    };
-}
-
-forward!(&mut M, self => (**self), M::Reason, (**self).reason());
-forward!(Box<M>, self => (**self), M::Reason, (**self).reason());
-forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyReason::of));
-
-/// A machine with the reason [`AnyReason`], so that machines of several kinds fit in one
-/// collection, as `Box<dyn Machine<Reason = AnyReason>>`.
-///
-/// ```
-/// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
-///
-/// let echo = echo::Server::default().machine(Instant::EPOCH);
-/// let config = fanout::MessageSourceConfig::default();
-/// let source = fanout::MessageSource::new(config, Instant::EPOCH)?;
-/// let machines: Vec<Box<dyn Machine<Reason = AnyReason>>> =
-///     vec![Box::new(Erased(echo)), Box::new(Erased(source))];
-/// assert!(machines.iter().all(|machine| machine.reason().is_none()));
-/// # Ok::<(), wirestate_core::ConfigError>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Erased<M: ?Sized>(pub M);
-
-/// The reason of an [`Erased`] machine: its text, label and fault.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct AnyReason {
-    text: Arc<str>,
-    label: &'static str,
-    fault: Fault,
-}
-
-impl AnyReason {
-    /// Converts `reason`.
-    pub fn of(reason: &impl Reason) -> Self {
-        Self { text: reason.to_string().into(), label: reason.label(), fault: reason.fault() }
-    }
-}
-
-impl Reason for AnyReason {
-    fn label(&self) -> &'static str {
-        self.label
-    }
-
-    fn fault(&self) -> Fault {
-        self.fault
-    }
-}
-
 /// What a machine wants from its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
@@ -488,6 +355,42 @@ pub enum Outbound {
     Finished,
     /// An RST, so that the peer notices that the end is not clean.
     Reset,
+}
+
+/// Something that happens to a machine. Plain data of 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This many bytes, at least one, were received at the start of [`Machine::read_buf`].
+    Read(usize),
+    /// The peer has sent a FIN, and all its data has been read. It may still be reading.
+    Eof,
+    /// The sink has accepted this many bytes, at least one, from the start of
+    /// [`Machine::write_bufs`].
+    Written(usize),
+    /// The FIN ([`Outbound::Finish`]) or the RST ([`Outbound::Reset`]) was sent.
+    Finished,
+    /// Reading or writing has failed. After `Direction::Read` the machine never reads again. After
+    /// `Direction::Write` it never writes again: it ends, wants [`Outbound::Reset`], or still reads
+    /// what arrived, with [`Outbound::Finished`] (or [`Outbound::Idle`] while it pauses reading).
+    Error(Direction, ConnectionError),
+    /// A deadline may have passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before
+    /// the deadline it changes nothing.
+    Timeout {
+        /// Bytes written that the peer has not acknowledged, including those that the sink holds
+        /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A write deadline counts
+        /// a fall of this number as progress, not a successful write
+        /// ([`WriteProgress`](crate::WriteProgress)).
+        unacknowledged: usize,
+    },
+    /// A graceful end is requested: the machine starts nothing new, flushes pending output, and
+    /// sends a FIN. It has no effect on a machine that is already ending. To abort, drop the
+    /// driver.
+    ShutDown,
+    /// The driver is about to sleep: the machine returns empty buffers to their pool. No getter
+    /// changes.
+    ///
+    /// Input may have arrived that the runtime has not noticed yet.
+    Release,
 }
 
 /// A direction of a connection, as the local side sees it.
@@ -552,22 +455,6 @@ pub trait Reason: Clone + Debug + Display {
     fn fault(&self) -> Fault;
 }
 
-/// Implements [`Reason`] by one match. Each arm has the label and the fault.
-macro_rules! impl_reason {
-    ($reason:ty { $($arms:tt)* }) => {
-        impl $crate::Reason for $reason {
-            fn label(&self) -> &'static str {
-                match self { $($arms)* }.0
-            }
-
-            fn fault(&self) -> $crate::Fault {
-                match self { $($arms)* }.1
-            }
-        }
-    };
-}
-pub(crate) use impl_reason;
-
 /// Whose fault an end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -598,3 +485,120 @@ pub struct Status {
     /// cannot lag.
     pub lag: u64,
 }
+
+/// A machine with the reason [`AnyReason`], so that machines of several kinds fit in one
+/// collection, as `Box<dyn Machine<Reason = AnyReason>>`.
+///
+/// ```
+/// use wirestate_core::{AnyReason, Erased, Instant, Machine, echo, fanout};
+///
+/// let echo = echo::Server::default().machine(Instant::EPOCH);
+/// let config = fanout::MessageSourceConfig::default();
+/// let source = fanout::MessageSource::new(config, Instant::EPOCH)?;
+/// let machines: Vec<Box<dyn Machine<Reason = AnyReason>>> =
+///     vec![Box::new(Erased(echo)), Box::new(Erased(source))];
+/// assert!(machines.iter().all(|machine| machine.reason().is_none()));
+/// # Ok::<(), wirestate_core::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Erased<M: ?Sized>(pub M);
+
+/// The reason of an [`Erased`] machine: its text, label and fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct AnyReason {
+    text: Arc<str>,
+    label: &'static str,
+    fault: Fault,
+}
+
+impl AnyReason {
+    /// Converts `reason`.
+    pub fn of(reason: &impl Reason) -> Self {
+        Self { text: reason.to_string().into(), label: reason.label(), fault: reason.fault() }
+    }
+}
+
+impl Reason for AnyReason {
+    fn label(&self) -> &'static str {
+        self.label
+    }
+
+    fn fault(&self) -> Fault {
+        self.fault
+    }
+}
+
+/// Implements [`Machine`] for `$wrapper` by forwarding to `$inner`, with `$reason` as its reason.
+macro_rules! forward {
+    ($wrapper:ty, $self:ident => $inner:expr, $type:ty, $reason:expr) => {
+        #[deny(clippy::missing_trait_methods, reason = "a wrapper forwards every method")]
+        impl<M: Machine + ?Sized> Machine for $wrapper {
+            type Reason = $type;
+
+            fn interest(&$self) -> Interest {
+                $inner.interest()
+            }
+
+            fn read_buf(&mut $self) -> &mut [u8] {
+                $inner.read_buf()
+            }
+
+            fn write_bufs<'a>(&'a $self, out: &mut [&'a [u8]]) -> usize {
+                $inner.write_bufs(out)
+            }
+
+            fn write_owned(&$self, out: &mut [Bytes], max: usize) -> usize {
+                $inner.write_owned(out, max)
+            }
+
+            fn handle(&mut $self, now: Instant, event: Event) {
+                $inner.handle(now, event);
+            }
+
+            fn poll_timeout(&$self) -> Option<Instant> {
+                $inner.poll_timeout()
+            }
+
+            fn poll_shared(&mut $self, now: Instant, cx: &mut Context<'_>) -> bool {
+                $inner.poll_shared(now, cx)
+            }
+
+            fn work(&$self) -> u64 {
+                $inner.work()
+            }
+
+            fn status(&$self) -> Status {
+                $inner.status()
+            }
+
+            fn reason(&$self) -> Option<$type> {
+                $reason
+            }
+        }
+    };
+}
+
+forward!(&mut M, self => (**self), M::Reason, (**self).reason());
+forward!(Box<M>, self => (**self), M::Reason, (**self).reason());
+forward!(Erased<M>, self => self.0, AnyReason, self.0.reason().as_ref().map(AnyReason::of));
+
+/// Implements [`Reason`] by one match. Each arm has the label and the fault.
+macro_rules! impl_reason {
+    ($reason:ty { $($arms:tt)* }) => {
+        impl $crate::Reason for $reason {
+            fn label(&self) -> &'static str {
+                match self { $($arms)* }.0
+            }
+
+            fn fault(&self) -> $crate::Fault {
+                match self { $($arms)* }.1
+            }
+        }
+    };
+}
+pub(crate) use impl_reason;
+
+/// The most slices that a driver passes to [`Machine::write_bufs`], and so the most in one vectored
+/// write. Linux accepts 1,024 (`IOV_MAX`); beyond 64 the cost of the call itself no longer matters.
+pub const MAX_SLICES: usize = 64;

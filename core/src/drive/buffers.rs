@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 
-use super::MAX_SLICES;
-use crate::{Event, Instant, Machine, Outbound};
+use crate::{Event, Instant, Machine, Outbound, machine::MAX_SLICES};
 
 /// Delivers `input` to the machine, until the machine withdraws [`read`](crate::Interest::read),
 /// and advances `input` past the delivered bytes. For wrappers, tests, and IO that owns its

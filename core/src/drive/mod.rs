@@ -45,8 +45,8 @@ pub use self::{
     seat::Seat,
     session::{Budget, Ended, Next},
     splice::Splice,
-    turn::MAX_SLICES,
 };
+pub use crate::machine::MAX_SLICES;
 use crate::{ConnectionError, Instant};
 
 /// The readable half of a connection.

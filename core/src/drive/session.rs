@@ -110,9 +110,9 @@ impl Default for Budget {
 /// What a [`Seat`](super::Seat) waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<R> {
-    /// Its budget is used up. Poll it again after the other connections, without sleeping.
+    /// Nothing: its budget is used up. Poll it again after the other connections, without sleeping.
     Again,
-    /// Poll it again once one of these happens, or its waker is woken.
+    /// One of these. Poll it again once one happens, or its waker is woken.
     ///
     /// If both `read` and `write` are false, remove its descriptor from the set that the loop waits
     /// for: `poll(2)` reports `POLLHUP` and `POLLERR` even if no event is requested.
@@ -124,7 +124,7 @@ pub enum Next<R> {
         /// The socket becomes writable: a write, a flush or a FIN was tried and would have blocked.
         write: bool,
     },
-    /// It has ended. Drop it.
+    /// Nothing: the connection has ended. Drop the seat.
     Done(Ended<R>),
 }
 

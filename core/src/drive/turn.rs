@@ -9,7 +9,9 @@ use core::{
 use bytes::Bytes;
 
 use super::{IoError, Sink, Source};
-use crate::{ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound};
+use crate::{
+    ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, machine::MAX_SLICES,
+};
 
 /// What a driver remembers of one connection between turns.
 #[derive(Debug, Default)]
@@ -459,9 +461,6 @@ fn read(
     Some(0)
 }
 
-/// The most slices in one vectored write. Linux accepts 1,024 (`IOV_MAX`); beyond 64 the cost of
-/// the call itself no longer matters.
-pub const MAX_SLICES: usize = 64;
 /// Most machines write fewer slices than this. A small array is tried first, because clearing one
 /// of [`MAX_SLICES`] costs time.
 const FEW_SLICES: usize = 4;

@@ -4,9 +4,10 @@ use alloc::collections::VecDeque;
 use core::{mem, sync::atomic::Ordering::Relaxed, task::Context, time::Duration};
 
 use super::{
-    Chunk, Config, Feed,
+    Chunk, Config, Feed, LagPolicy,
     counters::UncountedDeliveries,
-    feed::{CatchUp, wake},
+    feed::wake,
+    state::{CatchUp, SubscriberEntry},
 };
 use crate::{Instant, drive::MAX_SLICES, teardown::DiscardBudget};
 
@@ -14,7 +15,7 @@ use crate::{Instant, drive::MAX_SLICES, teardown::DiscardBudget};
 #[derive(Debug)]
 pub(super) struct Cursor {
     feed: Feed,
-    /// The key of its [`SubscriberEntry`](super::feed::SubscriberEntry); `None` once it has left.
+    /// The key of its [`SubscriberEntry`]; `None` once it has left.
     entry: Option<usize>,
     /// The position of the next chunk to fetch.
     next_fetch: u64,
@@ -56,24 +57,40 @@ pub(super) enum FetchOutcome {
 }
 
 impl Cursor {
-    pub(super) fn new(
-        feed: Feed,
-        entry: usize,
-        position: u64,
-        next_message: u64,
-        offset: usize,
-    ) -> Self {
-        Self {
-            feed,
-            entry: Some(entry),
-            next_fetch: position,
-            undelivered: position,
-            next_message,
-            offset,
-            has_delivered: false,
-            end: EndPosition::OPEN,
-            uncounted: UncountedDeliveries::default(),
-        }
+    /// Adds a subscriber, which starts with the next message, or with the last
+    /// [`Config::replay`].
+    pub(super) fn join(feed: &Feed) -> Self {
+        let Config { on_lag, window, framing, replay, .. } = feed.inner.config;
+        feed.inner.state.with(|state| {
+            let (mut position, mut before) = state.log.position_of_last(replay);
+            // Chunks that the reserved one will displace count as displaced. The older half of the
+            // window is left out, because the upstream is not paused for the subscriber until it
+            // has caught up.
+            let mut start = state.reserved.map_or(0, |bytes| state.log.start_after(bytes));
+            if on_lag != LagPolicy::Block {
+                start = start.max(state.log.newest_within(position, window / 2));
+            }
+            if position < start {
+                (position, before) = (start, 0);
+            }
+            let chunk = state.log.chunk(position);
+            let offset = chunk.map_or(0, |chunk| framing.message_start(&chunk.bytes, before));
+            let next_message =
+                chunk.map_or(state.log.messages(), |chunk| chunk.first_message + before);
+            let entry = SubscriberEntry { position, ..SubscriberEntry::default() };
+            let key = state.subscribers.insert(entry);
+            Self {
+                feed: feed.clone(),
+                entry: Some(key),
+                next_fetch: position,
+                undelivered: position,
+                next_message,
+                offset,
+                has_delivered: false,
+                end: EndPosition::OPEN,
+                uncounted: UncountedDeliveries::default(),
+            }
+        })
     }
 
     pub(super) fn config(&self) -> &Config {

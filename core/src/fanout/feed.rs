@@ -10,10 +10,7 @@ use core::{
 use bytes::Bytes;
 use slab::Slab;
 
-use super::{
-    Capacity, Config, Counters, LagPolicy, Log, cursor::Cursor, pause::Pause,
-    pause_budget::PauseBudget,
-};
+use super::{Capacity, Config, Counters, Log, pause_budget::PauseBudget, state::State};
 use crate::{
     ConfigError, Instant,
     shared::{AtomicU64, Lock, Shared},
@@ -37,54 +34,6 @@ pub(super) struct Inner {
     /// [`Log::messages`], to be read without the lock.
     pub(super) published: AtomicU64,
     pub(super) state: Lock<State>,
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) log: Log,
-    pub(super) subscribers: Slab<SubscriberEntry>,
-    pub(super) pause: Option<Pause>,
-    /// How many subscribers have read everything and wait.
-    pub(super) waiting: usize,
-    /// For how long the upstream may be paused while subscribers wait.
-    pub(super) pause_budget: PauseBudget,
-    /// The size of the chunk that the upstream may publish: the last capacity granted.
-    reserved: Option<usize>,
-    pub(super) counters: Counters,
-}
-
-/// The state of one subscriber in the feed.
-#[derive(Debug, Default)]
-pub(super) struct SubscriberEntry {
-    /// The position of the first chunk that is not delivered.
-    pub(super) position: u64,
-    /// Whether it fell out of the window and its machine has not handled that yet.
-    pub(super) has_lagged: bool,
-    /// Whether it has read everything, so that the next publication wakes it.
-    pub(super) wants_notify: bool,
-    pub(super) catch_up: CatchUp,
-    /// Whether it is a cause of the present [`Pause`].
-    pub(super) pauses_upstream: bool,
-    pub(super) waker: Option<Waker>,
-}
-
-/// Whether a subscriber has caught up: delivered everything that was published.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum CatchUp {
-    /// Not since it joined.
-    #[default]
-    Joined,
-    /// At least once.
-    CaughtUp,
-    /// Not since it skipped.
-    Skipped,
-}
-
-impl SubscriberEntry {
-    /// Whether it has read everything and waits. One that has skipped has not read everything.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.wants_notify && self.catch_up != CatchUp::Skipped
-    }
 }
 
 impl Feed {
@@ -191,53 +140,12 @@ impl Feed {
             state.end_pause(now);
         });
     }
-
-    /// Adds a subscriber, which starts with the next message, or with the last
-    /// [`Config::replay`].
-    pub(super) fn join(&self) -> Cursor {
-        let Config { on_lag, window, framing, replay, .. } = self.inner.config;
-        self.inner.state.with(|state| {
-            let (mut position, mut before) = state.log.position_of_last(replay);
-            // Chunks that the reserved one will displace count as displaced. The older half of the
-            // window is left out, because the upstream is not paused for the subscriber until it
-            // has caught up.
-            let mut start = state.reserved.map_or(0, |bytes| state.log.start_after(bytes));
-            if on_lag != LagPolicy::Block {
-                start = start.max(state.log.newest_within(position, window / 2));
-            }
-            if position < start {
-                (position, before) = (start, 0);
-            }
-            let chunk = state.log.chunk(position);
-            let offset = chunk.map_or(0, |chunk| framing.message_start(&chunk.bytes, before));
-            let next_message =
-                chunk.map_or(state.log.messages(), |chunk| chunk.first_message + before);
-            let entry = SubscriberEntry { position, ..SubscriberEntry::default() };
-            let key = state.subscribers.insert(entry);
-            Cursor::new(self.clone(), key, position, next_message, offset)
-        })
-    }
 }
 
 impl Default for Feed {
     /// A feed with the default [`Config`].
     fn default() -> Self {
         Self::with_valid(Config::default())
-    }
-}
-
-impl State {
-    /// Marks the subscribers that have fallen out of the window. Returns their wakers.
-    fn mark_lagged(&mut self) -> Vec<Waker> {
-        let mut wakers = Vec::new();
-        for (_, entry) in &mut self.subscribers {
-            if entry.position < self.log.start() && !entry.has_lagged {
-                entry.has_lagged = true;
-                self.counters.never_caught_up += u64::from(entry.catch_up != CatchUp::CaughtUp);
-                wakers.extend(entry.waker.take());
-            }
-        }
-        wakers
     }
 }
 

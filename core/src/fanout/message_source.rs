@@ -26,8 +26,8 @@ pub struct MessageSourceConfig {
     /// this and the driver's time. Default: 0.
     pub epoch: Duration,
     /// The client is reset when output or a FIN is pending and it has acknowledged no byte for this
-    /// long; `None`: never. The reset may come late, within 1.125 times this duration. Default: 30
-    /// s.
+    /// long; `None`: never. The reset may come late, within 1.125 times this duration.
+    /// Default: 30 s.
     ///
     /// Where the client is a fan-out server, set it to more than 1.125 times
     /// [`Config::write_timeout`](super::Config::write_timeout), because a subscriber that reads

@@ -49,6 +49,7 @@ mod log;
 mod message_source;
 mod pause;
 mod pause_budget;
+mod state;
 mod subscriber;
 mod upstream;
 

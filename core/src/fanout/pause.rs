@@ -7,7 +7,7 @@ use core::{
 
 use super::{
     Config, LagPolicy,
-    feed::{CatchUp, State},
+    state::{CatchUp, Pause, State},
 };
 use crate::Instant;
 
@@ -22,21 +22,6 @@ pub enum Capacity {
         /// When the pause reaches its time limit; `None`: there is none while no subscriber waits.
         until: Option<Instant>,
     },
-}
-
-/// A pause of the upstream: it reads nothing, because a subscriber would fall out of the window.
-#[derive(Debug)]
-pub(super) struct Pause {
-    since: Instant,
-    /// The position up to which a subscriber has to read before it no longer causes the pause.
-    pub(super) target: u64,
-    /// How many subscribers cause the pause.
-    causes: usize,
-    /// When a subscriber first waited during this pause.
-    waiting_since: Option<Instant>,
-    /// Whether the pause has no time limit even while subscribers wait.
-    is_unlimited: bool,
-    upstream: Option<Waker>,
 }
 
 impl Pause {

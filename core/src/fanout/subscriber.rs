@@ -92,7 +92,7 @@ impl Subscriber {
     /// The machine for a connection that was made `now`. It starts with the next message, or with
     /// the last [`Config::replay`].
     pub fn new(feed: &Feed, now: Instant) -> Self {
-        let mut cursor = feed.join();
+        let mut cursor = Cursor::join(feed);
         Self {
             offset: cursor.take_offset(),
             cursor,

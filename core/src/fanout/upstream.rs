@@ -108,7 +108,7 @@ impl Upstream {
 
     fn block_size(&self) -> usize {
         let config = self.feed.config();
-        // A read must not displace subscribers that are only a little behind.
+        // A read must not push a subscriber out of the window that is only a little behind.
         let block = BLOCK.min(config.window / 4);
         // An incomplete message never fills the block.
         block.max(config.framing.max_message_size().unwrap_or(0) + MIN_READ)

@@ -135,7 +135,8 @@ impl Default for ServerHandle {
     }
 }
 
-/// How the connections ended that were open when the shutdown was requested, or accepted since.
+/// The outcome of a shutdown, for the connections that were open when it was requested, or were
+/// accepted since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainReport {
     /// Connections that ended before they were reset.

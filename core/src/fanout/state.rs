@@ -1,0 +1,88 @@
+//! The state of a feed, behind its lock.
+
+use alloc::vec::Vec;
+use core::task::Waker;
+
+use slab::Slab;
+
+use super::{Counters, Log, pause_budget::PauseBudget};
+use crate::Instant;
+
+/// The state of a feed: the log, its subscribers, and the pause of the upstream.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) log: Log,
+    pub(super) subscribers: Slab<SubscriberEntry>,
+    pub(super) pause: Option<Pause>,
+    /// How many subscribers have read everything and wait.
+    pub(super) waiting: usize,
+    /// For how long the upstream may be paused while subscribers wait.
+    pub(super) pause_budget: PauseBudget,
+    /// The size of the chunk that the upstream may publish: the last capacity granted.
+    pub(super) reserved: Option<usize>,
+    pub(super) counters: Counters,
+}
+
+/// The state of one subscriber in the feed.
+#[derive(Debug, Default)]
+pub(super) struct SubscriberEntry {
+    /// The position of the first chunk that is not delivered.
+    pub(super) position: u64,
+    /// Whether it fell out of the window and its machine has not handled that yet.
+    pub(super) has_lagged: bool,
+    /// Whether it has read everything, so that the next publication wakes it.
+    pub(super) wants_notify: bool,
+    pub(super) catch_up: CatchUp,
+    /// Whether it is a cause of the present [`Pause`].
+    pub(super) pauses_upstream: bool,
+    pub(super) waker: Option<Waker>,
+}
+
+/// Whether a subscriber has caught up: delivered everything that was published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum CatchUp {
+    /// Not since it joined.
+    #[default]
+    Joined,
+    /// At least once.
+    CaughtUp,
+    /// Not since it skipped.
+    Skipped,
+}
+
+impl SubscriberEntry {
+    /// Whether it has read everything and waits. One that has skipped has not read everything.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.wants_notify && self.catch_up != CatchUp::Skipped
+    }
+}
+
+/// A pause of the upstream: it reads nothing, because a subscriber would fall out of the window.
+#[derive(Debug)]
+pub(super) struct Pause {
+    pub(super) since: Instant,
+    /// The position up to which a subscriber has to read before it no longer causes the pause.
+    pub(super) target: u64,
+    /// How many subscribers cause the pause.
+    pub(super) causes: usize,
+    /// When a subscriber first waited during this pause.
+    pub(super) waiting_since: Option<Instant>,
+    /// Whether the pause has no time limit even while subscribers wait.
+    pub(super) is_unlimited: bool,
+    pub(super) upstream: Option<Waker>,
+}
+
+impl State {
+    /// Marks the subscribers that have fallen out of the window. Returns their wakers.
+    pub(super) fn mark_lagged(&mut self) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for (_, entry) in &mut self.subscribers {
+            if entry.position < self.log.start() && !entry.has_lagged {
+                entry.has_lagged = true;
+                self.counters.never_caught_up += u64::from(entry.catch_up != CatchUp::CaughtUp);
+                wakers.extend(entry.waker.take());
+            }
+        }
+        wakers
+    }
+}
