@@ -65,7 +65,7 @@ pub enum Activity {
 struct State {
     /// In the order of their eviction.
     slots: BTreeMap<Key, Option<Waker>>,
-    /// How many connections have entered so far.
+    /// How many connections have entered so far: the number of the last one.
     count: u64,
     /// The connection that is being evicted, until its activity changes.
     evicted: Option<Key>,

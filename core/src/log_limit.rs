@@ -15,14 +15,14 @@ pub(crate) struct LogLimit {
     burst: u32,
     interval: Duration,
     lines: TokenBucket,
-    /// Lines left out since the last one that was logged.
+    /// Lines left out since the last logged line.
     suppressed: u64,
 }
 
 /// Whether to log a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogDecision {
-    /// Log it, with the number of lines that were left out before it, if any were.
+    /// Log it, with the number of lines left out before it, if any were.
     Log { suppressed: Option<u64> },
     /// Leave it out. It is counted.
     Suppress,
@@ -51,8 +51,8 @@ impl LogLimit {
         self.check(now)
     }
 
-    /// Returns how many lines were left out since the last one that was logged, if any were, and
-    /// resets that count.
+    /// Returns how many lines were left out since the last logged line, if any were, and resets
+    /// that count.
     pub(crate) fn take_suppressed(&mut self) -> Option<u64> {
         Some(mem::take(&mut self.suppressed)).filter(|&suppressed| suppressed > 0)
     }

@@ -12,7 +12,8 @@
 //! 2. It asks what the machine wants: [`interest`](Machine::interest),
 //!    [`write_bufs`](Machine::write_bufs), [`read_buf`](Machine::read_buf),
 //!    [`poll_timeout`](Machine::poll_timeout).
-//! 3. It does that, and reports what happened: [`handle`](Machine::handle), with an [`Event`].
+//! 3. It reads and writes, and reports what happened: [`handle`](Machine::handle), with an
+//!    [`Event`].
 //! 4. It publishes [`status`](Machine::status) and [`reason`](Machine::reason).
 //!
 //! [`drive::Drive`](crate::drive::Drive) is the driver for async runtimes,
@@ -49,8 +50,8 @@
 //! The testkit's `Checked` asserts the table and these rules, of a machine and of its driver.
 //!
 //! 1. **Everything that happens is an [`Event`].** A wrapper is the driver of its inner machine: it
-//!    forwards every event and every method, calls the machine through this trait alone, and keeps
-//!    to the table. A wrapper that buffers input forwards `Eof` and `Error(Read, _)` after that
+//!    forwards every event and every method, calls the machine only through this trait, and obeys
+//!    the table. A wrapper that buffers input forwards `Eof` and `Error(Read, _)` after that
 //!    input, and the inner machine's `Reset` at once. A wrapper that reacts to the inner machine's
 //!    state does so after every `&mut` call except `read_buf` and `Release`. If that reaction
 //!    changes anything in `poll_shared`, `poll_shared` returns true.
@@ -266,8 +267,8 @@ pub trait Machine {
     /// first ones of [`write_bufs`](Self::write_bufs). `out` has room for at least one buffer, and
     /// `max` is at least 1.
     ///
-    /// Default: one buffer with a copy. A machine that keeps its output as [`Bytes`] returns clones;
-    /// a clone can keep a larger allocation alive.
+    /// Default: one buffer with a copy. A machine that keeps its output as [`Bytes`] returns
+    /// clones; a clone can keep a larger allocation alive.
     fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let mut bufs = [&[][..]; MAX_SLICES];
         let count = self.write_bufs(&mut bufs);
@@ -328,7 +329,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// A machine that has ended.
+    /// The interest of a machine that has ended.
     pub const DONE: Self = Self { read: false, write: Outbound::Finished };
 
     /// Whether the machine has ended: it reads no more, and its FIN or RST was sent, or the
@@ -362,7 +363,7 @@ pub enum Outbound {
 pub enum Event {
     /// This many bytes, at least one, were received at the start of [`Machine::read_buf`].
     Read(usize),
-    /// The peer has sent a FIN, and all its data has been read. It may still be reading.
+    /// The peer has sent a FIN, and all its data has been read. The peer may still read.
     Eof,
     /// The sink has accepted this many bytes, at least one, from the start of
     /// [`Machine::write_bufs`].
@@ -373,8 +374,8 @@ pub enum Event {
     /// `Direction::Write` it never writes again: it ends, wants [`Outbound::Reset`], or still reads
     /// what arrived, with [`Outbound::Finished`] (or [`Outbound::Idle`] while it pauses reading).
     Error(Direction, ConnectionError),
-    /// A deadline may have passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. Before
-    /// the deadline it changes nothing.
+    /// A deadline may have passed. Afterwards [`Machine::poll_timeout`] lies beyond `now`. If the
+    /// deadline has not passed, the machine does not change.
     Timeout {
         /// Bytes written that the peer has not acknowledged, including those that the sink holds
         /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). A write deadline counts
@@ -407,8 +408,8 @@ pub enum Direction {
 /// Why a connection failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectionError {
-    /// The peer reset it, or it no longer exists (`ECONNRESET`, `ECONNABORTED`, `EPIPE`,
-    /// `ENOTCONN`; RFC 9293, section 3.5.3).
+    /// The peer reset the connection, or it no longer exists (`ECONNRESET`, `ECONNABORTED`,
+    /// `EPIPE`, `ENOTCONN`; RFC 9293, section 3.5.3).
     #[error("connection reset by peer")]
     Reset,
     /// The kernel gave up on unacknowledged data or keepalive probes (`ETIMEDOUT`; tcp(7)).

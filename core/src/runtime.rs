@@ -36,7 +36,7 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// A new clock.
     fn clock(&self) -> Self::Clock;
 
-    /// Runs `task` to its end, concurrently. A panic in it ends that task alone.
+    /// Runs `task` to its end, concurrently. A panic in it ends only that task.
     ///
     /// A task must be polled with the same waker each time
     /// ([`will_wake`](std::task::Waker::will_wake)), as all common executors do.
@@ -80,8 +80,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
         }
     }
 
-    /// Listens on one `address`, an `IP:PORT` or a `unix:PATH`. [`bind`](Self::bind) also takes a
-    /// name, and makes a server.
+    /// Listens on one `address`, an `IP:PORT` or a `unix:PATH`. For a name, use
+    /// [`bind`](Self::bind).
     ///
     /// Port 0 takes a free one. Port and address can be used again at once after an earlier
     /// server's end (`SO_REUSEADDR`; socket(7)). The file of a Unix socket is removed when the
@@ -101,8 +101,8 @@ pub trait Runtime: Clone + Send + Sync + 'static {
 
     /// Connects to `address`, a `HOST:PORT` or a `unix:PATH`. A name is resolved off the event
     /// loop, and its addresses are tried in turn. An attempt fails if the socket connects to itself
-    /// (no socket listens there, and the kernel chose that port as the local one). There is
-    /// no deadline: for one, use [`connect_within`].
+    /// (no socket listens there, and the kernel chose that port as the local one). For a
+    /// deadline, use [`connect_within`].
     ///
     /// # Errors
     /// The name is unknown, or no address can be connected to: the error is that of the last one.
@@ -125,7 +125,7 @@ pub trait Listener: Send + 'static {
     /// The accepted sockets.
     type Socket;
 
-    /// The address that it listens on, with the real port.
+    /// The address that it listens on, with the port that the kernel chose for port 0.
     ///
     /// # Errors
     /// The operating system cannot report the address (getsockname(2)).
@@ -155,7 +155,7 @@ pub trait Listener: Send + 'static {
 #[error(transparent)]
 pub enum AcceptError {
     /// One connection ended before it was accepted, or a signal interrupted the call. The next call
-    /// goes on with the next connection.
+    /// accepts the next connection.
     Aborted(io::Error),
     /// Descriptors or memory are exhausted (`EMFILE`, `ENFILE`, `ENOBUFS`, `ENOMEM`). The next call
     /// would fail likewise, so pause before it.
@@ -163,7 +163,7 @@ pub enum AcceptError {
 }
 
 impl AcceptError {
-    /// The label under which it is counted.
+    /// The label under which the failure is counted.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Aborted(_) => "aborted",

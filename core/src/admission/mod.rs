@@ -2,7 +2,8 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `limits` | [`Limits`], and the address that a connection counts under |
+//! | `limits` | [`Limits`], in total and per address |
+//! | `peer` | [`Peer`], and the network that its connections count under |
 //! | `table` | [`ConnectionTable`]: admits, counts and lists connections |
 //! | `entry` | [`ConnectionEntry`]: the bytes, the status and the pending [`Command`] of one |
 //! | `admitted` | [`Admitted`]: an open connection, and the log line of its end |
@@ -25,12 +26,14 @@
 mod admitted;
 mod entry;
 mod limits;
+mod peer;
 mod table;
 
 pub(crate) use self::admitted::ABORTED;
 pub use self::{
     admitted::Admitted,
     entry::{Command, ConnectionEntry},
-    limits::{Limits, Peer, Refused},
+    limits::{Limits, Refused},
+    peer::Peer,
     table::{ConnectionTable, Snapshot, Totals},
 };

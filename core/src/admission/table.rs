@@ -155,7 +155,7 @@ impl ConnectionTable {
             state.count(peer.network());
             Ok(connection.set_peer(peer))
         })?;
-        debug!(id = connection.id(), %peer, %proxy, server = self.name(), "announced");
+        debug!(id = connection.id(), %peer, %proxy, server = self.name(), "client identified");
         Ok(())
     }
 

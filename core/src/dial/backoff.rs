@@ -40,8 +40,8 @@ impl Backoff {
 
     /// Restarts the back-off at 50 ms.
     ///
-    /// Call it when the peer has served a request. An accepted connection is not enough: a peer that
-    /// accepts and closes would be dialled without pause.
+    /// Call it when the peer has served a request. An accepted connection is not enough: a peer
+    /// that accepts and closes would be dialled without pause.
     pub fn reset(&mut self) {
         self.bound = MIN_BOUND;
     }

@@ -39,7 +39,7 @@ pub struct Dial {
     pub connect_timeout: Option<Duration>,
     /// How long to wait between attempts.
     pub backoff: Backoff,
-    /// Ends the connection gracefully, and stops dialling. Default: a handle of its own.
+    /// Ends the connection gracefully, and stops dialling. Default: a new handle.
     pub shutdown: ShutdownHandle,
 }
 

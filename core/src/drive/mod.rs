@@ -15,15 +15,15 @@
 //!
 //! 1. `poll_shared`;
 //! 2. a write;
-//! 3. a second look at the machine's interest, because the write may have ended the machine;
+//! 3. the machine's interest once more, because the write may have ended the machine;
 //! 4. a read;
 //! 5. a flush of the sink.
 //!
 //! Deadlines come after the last turn. A process that was suspended for a minute finds both an
 //! expired deadline and the request that arrived in time, and a queue of events may report the
-//! deadline first. So the driver asks the socket again before it handles a deadline
+//! deadline first. So the driver tries to read again before it handles a deadline
 //! ([`Source::recheck`]). A deadline that has been overdue for 100 ms is handled although input
-//! still comes, so a peer cannot escape it by a flood of input.
+//! still arrives, so a peer cannot escape it by a flood of input.
 
 mod buffers;
 mod future;

@@ -13,7 +13,7 @@ use crate::{Event, Instant, Machine, Outbound, Status, admission::Admitted};
 ///
 /// The loop passes the time and polls the seat when its socket may be ready, when its waker was
 /// woken, and when its deadline has passed. [`Next`] says what the seat waits for. The seat does
-/// all that a driver must do: it respects the [`Budget`](super::Budget), asks the socket again
+/// all that a driver must do: it respects the [`Budget`](super::Budget), tries to read again
 /// before it handles a deadline, handles deadlines during a flood of input, sends
 /// [`Event::Release`], and limits the time of a flush. If it is dropped while output is pending, it
 /// resets the connection.

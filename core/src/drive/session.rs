@@ -72,7 +72,7 @@ pub(crate) struct Session {
     admitted: Option<Admitted>,
     /// The command from the table that was applied last.
     applied: Command,
-    /// Since when a deadline is overdue although input still comes.
+    /// Since when a deadline is overdue although input still arrives.
     overdue: Option<Instant>,
     /// The time of the last poll.
     now: Instant,
@@ -315,7 +315,7 @@ impl Session {
     }
 
     /// Yields to other connections, because the budget is used up. Handles a deadline that has been
-    /// overdue for [`MAX_OVERDUE`] although input still comes.
+    /// overdue for [`MAX_OVERDUE`] although input still arrives.
     fn yield_now<D: Driven>(&mut self, driven: &mut D, cx: &mut Context<'_>) -> Next<D::Reason> {
         if driven.deadline().is_none_or(|deadline| deadline > self.now) {
             self.overdue = None;
@@ -412,5 +412,5 @@ impl Reason for DriverReason {
     }
 }
 
-/// How long a deadline may be overdue while input still comes.
+/// How long a deadline may be overdue while input still arrives.
 const MAX_OVERDUE: Duration = Duration::from_millis(100);

@@ -132,5 +132,5 @@ impl Machine for Client {
 
 /// The size of a block, and the most that one read receives, in bytes.
 const BLOCK: usize = 256 * 1024;
-/// With less space left than this, a new block is allocated.
+/// A new block is allocated when less space than this remains.
 const MIN_READ: usize = 16 * 1024;

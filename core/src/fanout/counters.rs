@@ -55,8 +55,8 @@ pub struct Counters {
 
 /// Deliveries to one subscriber that are not in the feed's counters yet.
 ///
-/// A subscriber adds them when it takes the feed's lock for another reason, so that a delivery
-/// needs no lock of its own.
+/// A subscriber adds them when it locks the feed for another reason, so that a delivery takes no
+/// lock.
 #[derive(Debug, Default)]
 pub(super) struct UncountedDeliveries {
     pub(super) messages: u64,

@@ -41,8 +41,8 @@ impl Feed {
     ///
     /// # Errors
     /// A timeout in `config` is zero; the window is smaller than the longest message; a
-    /// length-prefixed message has no space for its prefix; or messages are to be skipped or
-    /// replayed although [`Framing::None`](super::Framing::None) has none.
+    /// length-prefixed message has no space for its prefix; or [`Config::on_lag`] or
+    /// [`Config::replay`] needs messages, but [`Framing::None`](super::Framing::None) has none.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         config.check()?;
         Ok(Self::with_valid(config))

@@ -83,7 +83,7 @@ impl Framing {
         }
     }
 
-    /// How many of `messages`, all of which are complete, end within the first `len` bytes.
+    /// How many of `messages` end within the first `len` bytes. All `messages` are complete.
     pub(super) fn count_within(&self, messages: &[u8], len: usize) -> u64 {
         match self {
             // All bytes of one read are one message.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::Instant;
 
-/// A bounded window of published chunks, each of which is one or more complete messages.
+/// A bounded window of published chunks. A chunk is one or more complete messages.
 ///
 /// Chunks have positions, and messages have numbers. Both are absolute: they count from 0 since the
 /// log was created. The window holds the chunks from [`start`](Self::start) to
@@ -62,8 +62,8 @@ impl Log {
         self.chunks.get(index)
     }
 
-    /// Publishes a chunk, and drops the oldest ones until the window's limit is met. A chunk that
-    /// exceeds the window by itself stays until the next one.
+    /// Publishes a chunk, and drops the oldest ones until the window's limit is met. A chunk
+    /// that is larger than the window stays until the next publication.
     pub fn push(&mut self, bytes: Bytes, messages: u64, received_at: Instant) {
         let start = self.start_after(bytes.len());
         while self.start < start

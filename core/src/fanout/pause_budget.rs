@@ -34,7 +34,7 @@ impl PauseBudget {
         Self { limit, slot: 0, spent: [Duration::ZERO; SLOTS] }
     }
 
-    /// How much may be spent from `now` on, without a break.
+    /// How much time may be spent from `now` on, without a break.
     pub(super) fn remaining(&mut self, now: Instant) -> Duration {
         self.advance_to(now);
         self.limit.saturating_sub(self.spent.iter().sum())
@@ -99,7 +99,7 @@ mod tests {
     }
 
     proptest! {
-        /// Breaks, each followed by a request for time, of which as much is spent as remains.
+        /// Each request follows a break, and spends as much of its time as remains.
         #[test]
         fn no_more_than_the_limit_is_spent_in_any_ten_times_the_limit(
             limit in 1_u64..50,

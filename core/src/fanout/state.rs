@@ -51,7 +51,7 @@ pub(super) enum CatchUp {
 }
 
 impl SubscriberEntry {
-    /// Whether it has read everything and waits. One that has skipped has not read everything.
+    /// Whether it has read everything and waits. A subscriber that has skipped has not.
     pub(super) fn is_waiting(&self) -> bool {
         self.wants_notify && self.catch_up != CatchUp::Skipped
     }

@@ -108,7 +108,7 @@ impl Upstream {
 
     fn block_size(&self) -> usize {
         let config = self.feed.config();
-        // A read must not push a subscriber out of the window that is only a little behind.
+        // Subscribers that are only a little behind must stay in the window after one read.
         let block = BLOCK.min(config.window / 4);
         // An incomplete message never fills the block.
         block.max(config.framing.max_message_size().unwrap_or(0) + MIN_READ)
@@ -156,7 +156,7 @@ impl Upstream {
                 let reason = UpstreamReason::IdleTimeout { limit, tail: self.filled };
                 self.end(Teardown::reset(reason), now);
             }
-            // `poll_shared` follows, and asks the feed again.
+            // The next `poll_shared` asks the feed again.
             State::Paused { until } => *until = None,
             State::Ending(teardown) => teardown.expire(None),
         }
@@ -277,7 +277,7 @@ impl Drop for Upstream {
 }
 
 /// The largest block, and the most that one read receives, in bytes. A publication wakes every
-/// subscriber that has caught up, which is expensive on threads, so it should be large.
+/// subscriber that has caught up, which is expensive on threads, so large reads are better.
 const BLOCK: usize = 256 * 1024;
-/// With less space behind the last byte than this, a new block is allocated.
+/// A new block is allocated when less space than this follows the last byte.
 const MIN_READ: usize = 4 * 1024;

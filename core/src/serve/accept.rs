@@ -144,7 +144,7 @@ impl<R: Runtime> Accepting<R> {
         }
     }
 
-    /// If the table is full, evicts an idle connection for the one that was accepted.
+    /// If the table is full, evicts an idle connection to admit the accepted one.
     async fn evict(&mut self) {
         let Self { clock, table, shutdown, idle: Some(idle), evictions, .. } = self else { return };
         if !table.is_full() {
@@ -299,7 +299,7 @@ async fn yield_now(clock: &mut impl Clock) {
     .await;
 }
 
-/// The label of a failed accept whose connection got no task.
+/// The label of a failed accept: no task could be spawned for the connection.
 const NO_TASK: &str = "no_task";
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);

@@ -198,7 +198,8 @@ impl<R: Runtime> Server<R> {
         self.handle.clone()
     }
 
-    /// The addresses that it listens on, with their real ports: at least one.
+    /// The addresses that it listens on, at least one, with the ports that the kernel chose for
+    /// port 0.
     ///
     /// # Errors
     /// The operating system cannot report an address (getsockname(2)).
@@ -206,7 +207,7 @@ impl<R: Runtime> Server<R> {
         self.listeners.addresses()
     }
 
-    /// The runtime that it runs on.
+    /// The runtime that the server runs on.
     pub fn runtime(&self) -> &R {
         &self.runtime
     }

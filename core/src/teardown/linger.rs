@@ -73,7 +73,7 @@ const PER_SECOND: usize = 32 * MIB;
 mod tests {
     use super::*;
 
-    /// Reads 64 KiB at a time until it has to close; returns the bytes discarded.
+    /// Discards 64 KiB at a time up to a limit. Returns the bytes discarded.
     fn flood(budget: &DiscardBudget, now: Instant) -> usize {
         let mut discarded = 0;
         while budget.discard(Linger::default(), &mut discarded, FREE, now) {}

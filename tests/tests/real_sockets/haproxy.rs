@@ -85,7 +85,7 @@ pub(crate) fn a_server_learns_the_client_from_haproxys_header(binary: &str) {
         assert!(table.contains(&real), "{announcing}: {table}");
         drop((client, haproxy));
         let log = echo.stop();
-        for expected in ["announced", "closed: "] {
+        for expected in ["client identified", "closed: "] {
             let real = format!("peer={real}");
             let line = log.lines().find(|line| line.contains(expected) && line.contains(&real));
             assert!(line.is_some(), "{announcing}: `{expected}` names the client: {log}");

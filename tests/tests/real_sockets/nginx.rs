@@ -132,7 +132,7 @@ pub(crate) fn a_server_learns_the_client_from_nginxs_header(binary: &str) {
     assert_eq!(direct.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     drop(nginx);
     let log = echo.stop();
-    for expected in ["announced", "closed: finished"] {
+    for expected in ["client identified", "closed: finished"] {
         let real = format!("peer={real}");
         let line = log.lines().find(|line| line.contains(expected) && line.contains(&real));
         assert!(line.is_some(), "`{expected}` names the client: {log}");
@@ -190,7 +190,7 @@ pub(crate) fn a_header_of_nginx_with_mixed_address_families_is_accepted(binary: 
         exchange(&mut client, b"hello");
     }
     for (log, count) in [(upstream.stop(), 1), (echo.stop(), 2)] {
-        let lines = log.lines().filter(|line| line.contains(" announced "));
+        let lines = log.lines().filter(|line| line.contains(" client identified "));
         let named = lines.filter(|line| line.contains("peer=[2001:db8::7]:50000")).count();
         assert_eq!(named, count, "{log}");
         assert!(!log.contains("malformed"), "{log}");
