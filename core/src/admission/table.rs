@@ -43,7 +43,7 @@ struct State {
     log_limits: BTreeMap<&'static str, LogLimit>,
     /// The latest time that was passed to a call.
     now: Instant,
-    /// Wakes the tasks that wait for the table to be empty.
+    /// The wakers of tasks that wait for the table to be empty.
     waiting: Vec<Waker>,
 }
 
@@ -73,7 +73,7 @@ pub struct Totals {
 /// A [`ConnectionTable`] at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The counts.
+    /// The counters.
     pub totals: Totals,
     /// The open connections, in the order in which they were admitted.
     pub connections: Vec<Shared<ConnectionEntry>>,
@@ -145,7 +145,7 @@ impl ConnectionTable {
     ///
     /// # Errors
     /// [`Limits::per_address`] is reached. The table counts the refusal; end the connection. Until
-    /// then the connection counts under its former address.
+    /// then the connection counts under its previous address.
     pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
         let limits = self.inner.limits;
         let proxy = self.inner.state.with(|state| {
@@ -166,7 +166,7 @@ impl ConnectionTable {
         });
     }
 
-    /// The counts.
+    /// The counters.
     pub fn totals(&self) -> Totals {
         self.inner.state.with(|state| state.totals.clone())
     }
@@ -176,7 +176,7 @@ impl ConnectionTable {
         self.inner.state.with(|state| state.open.values().cloned().collect())
     }
 
-    /// The counts and the open connections at one moment. A connection's bytes are either in its
+    /// The counters and the open connections at one moment. A connection's bytes are either in its
     /// [`ConnectionEntry`] or in [`Totals`], so their sum never decreases.
     pub fn snapshot(&self) -> Snapshot {
         self.inner.state.with(|state| Snapshot {

@@ -388,7 +388,7 @@ impl Budget {
 /// A reason that the driver gives instead of the machine.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 enum DriverReason {
-    /// The peer connected and left, as load balancers and probes do.
+    /// The peer connected and closed, as load balancers and probes do.
     #[error("health check: the peer closed the connection without a byte sent or received")]
     HealthCheck,
     /// A bug in the machine or in what it calls.

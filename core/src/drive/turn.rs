@@ -20,9 +20,9 @@ pub(crate) struct Readiness {
     /// Whether nothing more can move until the waker is woken, as of the last turn that moved
     /// something.
     quiescent: bool,
-    /// The error of a write or read that failed.
+    /// The error of a failed write or read.
     failed: Option<ConnectionError>,
-    /// The peer has sent a FIN.
+    /// Whether the peer has sent a FIN.
     eof: bool,
     /// Whether a FIN or an RST was sent.
     output: Output,
@@ -110,7 +110,8 @@ impl Readiness {
         self.flush.as_ref()?.deadline
     }
 
-    /// Handles a deadline that has passed, and returns the number of unacknowledged bytes.
+    /// Handles a passed deadline of the flush, and returns the number of unacknowledged bytes for
+    /// [`Event::Timeout`].
     pub(crate) fn handle_timeout(
         &mut self,
         machine: &mut impl Machine,

@@ -14,7 +14,7 @@ pub(super) struct State {
     pub(super) log: Log,
     pub(super) subscribers: Slab<SubscriberEntry>,
     pub(super) pause: Option<Pause>,
-    /// How many subscribers have read everything and wait.
+    /// How many subscribers have read everything and wait for the next message.
     pub(super) waiting: usize,
     /// For how long the upstream may be paused while subscribers wait.
     pub(super) pause_budget: PauseBudget,
