@@ -9,7 +9,7 @@ use crate::{
     buffer::{Pool, Ring},
     machine::impl_reason,
     shared::Shared,
-    teardown::{DiscardBudget, Drain, Teardown},
+    teardown::{DiscardBudget, InFlightWait, Teardown},
 };
 
 /// One connection of an echo server. [`Server::machine`](super::Server::machine) makes it.
@@ -29,7 +29,7 @@ pub struct Connection {
 enum State {
     Open,
     /// A shutdown was requested: input that is on its way is still echoed.
-    Draining(Drain),
+    Draining(InFlightWait),
     /// It lingers only after a requested shutdown.
     Ending(Teardown<EchoReason>),
 }
@@ -200,7 +200,7 @@ impl Machine for Connection {
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             Event::ShutDown => {
                 if let State::Open = self.state {
-                    self.state = State::Draining(Drain::new(now));
+                    self.state = State::Draining(InFlightWait::new(now));
                 }
             }
             Event::Release => {

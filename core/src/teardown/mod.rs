@@ -24,12 +24,12 @@
 //! assert_eq!(teardown.reason(), Some("malformed request"));
 //! ```
 
-mod drain;
+mod in_flight_wait;
 mod linger;
 
 use core::{fmt::Debug, time::Duration};
 
-pub(crate) use self::drain::Drain;
+pub(crate) use self::in_flight_wait::InFlightWait;
 pub use self::linger::{DiscardBudget, Linger};
 use crate::{Instant, Interest, Outbound, WriteProgress};
 

@@ -22,7 +22,7 @@ use crate::{
         service::{Reply, Service},
     },
     shared::Shared,
-    teardown::{Drain, Teardown},
+    teardown::{InFlightWait, Teardown},
 };
 
 /// One connection of a server.
@@ -82,7 +82,7 @@ struct QueuedReply<P> {
 enum State {
     Open,
     /// A shutdown was requested: requests that are on their way are answered.
-    Draining(Drain),
+    Draining(InFlightWait),
     /// Reading has ended: the pending replies are sent, then an error reply if the reason has one.
     Answering(MessageReason),
     Ending(Teardown<MessageReason>),
@@ -157,7 +157,7 @@ impl<S: Service> Machine for Connection<S> {
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             Event::ShutDown => {
                 if let State::Open = self.state {
-                    self.state = State::Draining(Drain::new(now));
+                    self.state = State::Draining(InFlightWait::new(now));
                 }
             }
             Event::Release => {
