@@ -102,13 +102,9 @@ fn closing_with_unread_bytes_resets_and_without_sends_a_fin() {
         drop(there);
         host.sleep(MOMENT).await;
         assert_eq!(read(&mut here).await, Ok(0));
-        assert_eq!(write(&mut here).await, Ok(3), "the reset has not arrived");
+        assert_eq!(write(&mut here).await, Ok(3), "the peer has not reset yet");
         host.sleep(MOMENT).await;
-        assert_eq!(
-            read(&mut here).await,
-            Err(RESET),
-            "the peer resets when bytes arrive after its close"
-        );
+        assert_eq!(read(&mut here).await, Err(RESET), "the answer to bytes after the close");
     });
 }
 

@@ -57,8 +57,8 @@ pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), Command
     let page = named.unwrap_or(&all).clone();
     let mut text = Vec::new();
     Man::new(page).render(&mut text).map_err(CommandError::Output)?;
-    // `clap_mangen` titles the help on signals EXTRA.
-    let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\nSignals:\n", ".SH SIGNALS\n");
+    // `clap_mangen` puts the help on signals under the title EXTRA.
+    let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\nSignals: on", ".SH SIGNALS\nOn");
     write(text.as_bytes())
 }
 

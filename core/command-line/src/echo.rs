@@ -94,7 +94,7 @@ pub(super) async fn run_client<R: CommandRuntime>(
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
         .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
-    // The longest line, after a prefix of at most 64 KiB (`echo-server --prefix`).
+    // The longest line, and 64 KiB for a prefix (`echo-server --prefix`).
     let max_reply = MAX_LINE + 64 * 1024;
     let config =
         ClientConfig::default().with_reply_timeout(reply_timeout.0).with_max_reply(max_reply);

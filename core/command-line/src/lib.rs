@@ -59,7 +59,7 @@ pub trait CommandRuntime: Runtime<Socket: Splice> {
     /// How many open files a connection takes. Default: 1.
     const FILES_PER_CONNECTION: usize = 1;
 
-    /// Makes a listener from an inherited listening socket, for example one of systemd
+    /// Makes a listener from a listening socket that was inherited, for example from systemd
     /// (`sd_listen_fds(3)`).
     ///
     /// # Errors
@@ -210,7 +210,7 @@ impl Command {
     }
 }
 
-/// An empty environment variable counts as one that is not set.
+/// Makes an empty environment variable count as unset.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_returns_the_entry_or_that_there_is_none() {
+    fn a_search_returns_the_entry_or_no_match() {
         assert!(answer(br#"{"action": "search", "value": "ring"}"#).contains("holds keys"));
         assert!(
             answer(r#"{"value": "🐶", "x": [1], "action": "search"}"#.as_bytes()).contains("dog")

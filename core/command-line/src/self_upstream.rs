@@ -89,7 +89,8 @@ fn is_same(upstream: &Address, own: &Address) -> bool {
 /// Whether a connection to `upstream` reaches a socket that listens on `own`.
 fn reaches(upstream: SocketAddr, own: SocketAddr) -> bool {
     // A connection to the unspecified address reaches this machine (ip(7)). A socket that listens
-    // on it listens on all addresses of this machine, of which only loopback ones are known here.
+    // on the unspecified address accepts on all addresses of this machine. Only loopback addresses
+    // are known here.
     let is_local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let (from, to) = (upstream.ip().to_canonical(), own.ip().to_canonical());
     upstream.port() == own.port()

@@ -29,11 +29,9 @@ use crate::{CommandError, CommandRuntime, standard_error::STANDARD_ERROR, system
 
 /// Help on signals, for servers.
 pub(super) const HELP: &str = "\
-Signals:
-  SIGTERM, SIGINT, SIGHUP  stop accepting, let open connections end, then exit; a second signal
-                           ends the process at once. If SIGHUP is ignored at the start (nohup),
-                           it stays ignored
-  SIGUSR1, SIGUSR2         are ignored";
+Signals: on SIGTERM, SIGINT or SIGHUP, the server stops accepting, lets open connections end, and \
+exits. A second signal ends the process at once. If SIGHUP is ignored at the start (nohup), it \
+stays ignored. SIGUSR1 and SIGUSR2 are ignored.";
 
 /// Handles signals until the process ends: the first SIGTERM, SIGINT or SIGHUP starts a graceful
 /// shutdown, the second one ends the process. SIGUSR1 and SIGUSR2 are ignored. If SIGHUP is ignored

@@ -41,7 +41,7 @@ pub(crate) enum Bug {
     ResetsAfterFin,
     /// Is open again after its FIN.
     Reopens,
-    /// Has no `poll_timeout`, like a wrapper that does not forward it.
+    /// Has no deadline, like a wrapper that does not forward `poll_timeout`.
     ForgetsTimeout,
     /// Wants to flush without output.
     NothingToFlush,

@@ -506,7 +506,7 @@ pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
         let status = command(binary).args(words).stdout(terminal).status().unwrap();
         assert_eq!(status.code(), Some(0));
         let mut bytes = Vec::new();
-        // The end is an error (EIO), since no process has the terminal open.
+        // At the end, the read fails (EIO), because no process has the terminal open.
         let _ = File::from(ours).read_to_end(&mut bytes);
         // A terminal's line feed is a carriage return as well (termios(3), ONLCR).
         assert_eq!(text(&bytes).replace("\r\n", "\n"), format!("{shown}\n"));

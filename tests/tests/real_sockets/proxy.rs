@@ -278,8 +278,7 @@ pub(crate) fn a_dial_without_an_answer_ends_at_the_connect_timeout(binary: &str)
     assert!(bytes.is_empty() && began.elapsed() >= Duration::from_millis(390));
     let log = proxy.stop();
     assert!(log.contains("no upstream reachable within 400ms"), "{log}");
-    // The upstream is the last one, so its dial has all of the remaining time, a little under 400
-    // ms.
+    // The dial of the last upstream has the remaining time, which is slightly less than 400 ms.
     assert!(log.contains("upstream down: no answer within "), "{log}");
     assert!(log.contains(r#"reason="connect_timeout""#), "{log}");
 }
@@ -598,11 +597,7 @@ pub(crate) fn a_server_serves_the_bytes_after_a_proxy_header(binary: &str) {
     first.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"hello");
     let (bytes, error) = read_to_end(&mut connect_as("192.0.2.1"));
-    assert_eq!(
-        (bytes.len(), error),
-        (0, Some(ErrorKind::ConnectionReset)),
-        "the limit is one connection"
-    );
+    assert_eq!((bytes.len(), error), (0, Some(ErrorKind::ConnectionReset)), "over the limit");
     let mut other = connect_as("192.0.2.2");
     other.read_exact(&mut reply).unwrap();
     drop((first, other));

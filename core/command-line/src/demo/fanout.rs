@@ -27,7 +27,7 @@ use crate::{
 /// What the subscribers have received so far.
 #[derive(Debug)]
 struct Received {
-    /// Messages, by healthy subscriber.
+    /// How many messages each healthy subscriber has received.
     messages: [u64; HEALTHY],
     /// Gaps in the messages of all healthy subscribers.
     gaps: u64,

@@ -58,7 +58,7 @@ pub(crate) async fn run<R: CommandRuntime>(
     let mut drive = Drive::new(Client::new(), socket, runtime.clock());
     let mut inspector = MessageInspector::new(frame, unix_epoch(runtime));
     let mut rate = RateLine::new(clock.now(), !log.quiet);
-    // How many bytes are missing to --count.
+    // How many more bytes --count allows.
     let mut remaining = count.map(|count| count.saturating_mul(frame.get() as u64));
     let ended = loop {
         let next = poll_fn(|cx| {

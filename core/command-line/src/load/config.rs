@@ -14,7 +14,7 @@ pub struct LoadConfig {
     pub messages: Shared<[Bytes]>,
     /// How many rounds of messages the connection sends. With 0, it closes at once. Default: 1.
     pub rounds: u64,
-    /// How many messages are in flight. Default: at most 1,024.
+    /// How many messages may be in flight. Default: 1,024.
     pub pace: Pace,
     /// The connection is reset when no byte moves for this long; `None`: never. Must be non-zero.
     /// Default: 30 s.
@@ -24,12 +24,12 @@ pub struct LoadConfig {
     pub close_timeout: Duration,
 }
 
-/// How many messages of a connection are in flight at most.
+/// How many messages of a connection may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// One: each message waits for the echo of the message before it.
     Lockstep,
-    /// This many: messages are sent without waiting for echoes.
+    /// This many. A message does not wait for the echo of the message before it.
     Pipelined(NonZeroUsize),
 }
 
