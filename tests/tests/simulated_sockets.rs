@@ -1,4 +1,4 @@
-//! The simulated sockets behave as those of Linux do.
+//! The simulated sockets behave like those of Linux.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
@@ -11,7 +11,8 @@ use wirestate_core::{
 };
 use wirestate_testkit::sim::{Faults, Halted, Host, Settings, Socket, World};
 
-/// Runs `test` with the accepting and the connecting end of a connection.
+/// Connects two sockets of one host, and runs `test` with the accepted and the dialled one. Returns
+/// the world.
 fn connected<F>(settings: Settings, test: impl FnOnce(Host, Socket, Socket) -> F) -> World
 where
     F: Future<Output = ()> + Send + 'static,
@@ -41,7 +42,7 @@ const RESET: IoError = IoError::Connection(ConnectionError::Reset);
 const MOMENT: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_fin_comes_behind_the_bytes_and_leaves_the_other_direction_open() {
+fn a_fin_arrives_after_the_bytes_and_leaves_the_other_direction_open() {
     connected(Settings::default(), |_, mut here, mut there| async move {
         here.send(b"hello").await.unwrap();
         here.finish().await.unwrap();
@@ -52,7 +53,7 @@ fn a_fin_comes_behind_the_bytes_and_leaves_the_other_direction_open() {
 }
 
 #[test]
-fn a_reset_is_reported_once_and_behind_what_had_arrived() {
+fn a_reset_is_reported_once_and_after_the_bytes_that_had_arrived() {
     connected(Settings::default(), |host, mut here, mut there| async move {
         there.send(b"hello").await.unwrap();
         host.sleep(MOMENT).await;
@@ -61,12 +62,12 @@ fn a_reset_is_reported_once_and_behind_what_had_arrived() {
         host.sleep(MOMENT).await;
         let reads = [read(&mut here).await, read(&mut here).await, read(&mut here).await];
         assert_eq!(reads, [Ok(5), Err(RESET), Ok(0)]);
-        assert_eq!(write(&mut here).await, Err(RESET), "EPIPE, as often as you like");
+        assert_eq!(write(&mut here).await, Err(RESET), "EPIPE, at each write");
     });
 }
 
 #[test]
-fn a_reset_throws_away_what_has_not_arrived() {
+fn a_reset_discards_bytes_that_have_not_arrived() {
     connected(Settings::default(), |host, mut here, mut there| async move {
         there.send(b"hello").await.unwrap();
         assert_eq!(there.unacknowledged(), 5);
@@ -77,13 +78,13 @@ fn a_reset_throws_away_what_has_not_arrived() {
 }
 
 #[test]
-fn a_write_may_be_the_one_that_hears_of_the_reset() {
+fn a_write_may_report_the_reset() {
     connected(Settings::default(), |host, mut here, there| async move {
         let mut there = there;
         there.reset();
         host.sleep(MOMENT).await;
         assert_eq!(write(&mut here).await, Err(RESET));
-        assert_eq!(read(&mut here).await, Ok(0), "no FIN, but it looks like one");
+        assert_eq!(read(&mut here).await, Ok(0), "after the error, the end of the input");
         assert_eq!(poll_fn(|cx| here.poll_finish(cx)).await, Err(RESET));
     });
 }
@@ -101,9 +102,9 @@ fn closing_with_unread_bytes_resets_and_without_sends_a_fin() {
         drop(there);
         host.sleep(MOMENT).await;
         assert_eq!(read(&mut here).await, Ok(0));
-        assert_eq!(write(&mut here).await, Ok(3), "nobody knows yet");
+        assert_eq!(write(&mut here).await, Ok(3), "the peer has not reset yet");
         host.sleep(MOMENT).await;
-        assert_eq!(read(&mut here).await, Err(RESET), "the answer to bytes that nobody reads");
+        assert_eq!(read(&mut here).await, Err(RESET), "the answer to bytes after the close");
     });
 }
 
@@ -124,7 +125,7 @@ fn a_full_buffer_blocks_the_writer_until_the_reader_has_made_room() {
 }
 
 #[test]
-fn a_call_that_blocked_does_so_until_a_change_is_reported() {
+fn a_read_blocks_until_a_change_is_reported() {
     connected(Settings::default(), |host, mut here, mut there| async move {
         let blocked = |here: &mut Socket| {
             let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
@@ -133,7 +134,7 @@ fn a_call_that_blocked_does_so_until_a_change_is_reported() {
         assert!(blocked(&mut here));
         host.stop_for(Duration::from_secs(60));
         there.send(b"hello").await.unwrap();
-        // When the process continues, its alarm goes off first; then the input is reported.
+        // When the process continues, its alarm fires before the input is reported.
         host.sleep(Duration::from_secs(30)).await;
         assert!(blocked(&mut here));
         host.sleep(Duration::from_millis(1)).await;
@@ -142,18 +143,18 @@ fn a_call_that_blocked_does_so_until_a_change_is_reported() {
 }
 
 #[test]
-fn a_kernel_that_gives_up_leaves_the_other_end_to_find_out() {
+fn after_a_timeout_the_other_end_is_reset_by_its_keepalive_probe() {
     let world = connected(Settings::default(), |host, mut here, mut there| async move {
         host.set_faults(Faults { timed_out: 1000, ..Faults::NONE });
         assert_eq!(read(&mut here).await, Err(IoError::Connection(ConnectionError::TimedOut)));
         host.set_faults(Faults::NONE);
-        assert_eq!(read(&mut there).await, Err(RESET), "by the keepalive probe");
+        assert_eq!(read(&mut there).await, Err(RESET), "the answer to the keepalive probe");
     });
     assert!(world.trace().entries().last().unwrap().at.since_epoch().as_secs() >= 1_000_060);
 }
 
 #[test]
-fn who_waits_for_nothing_is_found() {
+fn a_task_that_waits_for_nothing_or_spins_is_found() {
     let world = World::new(1);
     let host = world.host("host");
     host.run(std::future::pending::<()>());
@@ -167,7 +168,7 @@ fn who_waits_for_nothing_is_found() {
 }
 
 #[test]
-fn an_alarm_that_never_comes_is_none() {
+fn a_deadline_that_is_never_reached_sets_no_alarm() {
     let world = World::new(1);
     let host = world.host("host");
     host.set_clock_back(Duration::from_secs(1));

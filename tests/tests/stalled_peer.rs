@@ -1,9 +1,9 @@
 //! A peer that reads nothing, on real sockets: the deadline follows acknowledged bytes.
 //!
-//! The kernel enlarges a send buffer while the peer's window is closed, and takes a few more bytes
-//! at each write. These are no progress.
+//! While the peer's window is closed, the kernel enlarges the send buffer and accepts a few more
+//! bytes at each write. Such writes must not count as progress.
 
-#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 use std::{
     future::pending,
@@ -30,13 +30,13 @@ use wirestate_core::{
 use wirestate_testkit::message::frames;
 
 const LIMIT: Duration = Duration::from_secs(3);
-/// A test that takes longer hangs.
-const HANGS: Duration = Duration::from_secs(60);
+/// How long a test waits for an event. Longer than it takes on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[test]
 fn on_tokio() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    every_stall_is_noticed_in_time(&wirestate_tokio::Tokio::new(runtime.handle().clone()));
+    every_stalled_peer_is_reset_in_time(&wirestate_tokio::Tokio::new(runtime.handle().clone()));
     runtime.shutdown_background();
 }
 
@@ -47,16 +47,16 @@ fn on_smol() {
         let executor = executor.clone();
         move || smol::block_on(executor.run(pending::<()>()))
     });
-    every_stall_is_noticed_in_time(&wirestate_smol::Smol::new(executor));
+    every_stalled_peer_is_reset_in_time(&wirestate_smol::Smol::new(executor));
 }
 
 #[test]
 fn on_std() {
-    every_stall_is_noticed_in_time(&wirestate_std::Threads::new());
+    every_stalled_peer_is_reset_in_time(&wirestate_std::Threads::new());
 }
 
-/// One peer of each server, all at the same time.
-fn every_stall_is_noticed_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
+/// Runs one peer for each server, all at the same time.
+fn every_stalled_peer_is_reset_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
     let request = frames([&Message::binary(vec![7; 1000])]);
     let peers = [
         ("idle_timeout", echo(runtime), request.clone()),
@@ -65,49 +65,54 @@ fn every_stall_is_noticed_in_time<R: Runtime<Socket: Splice>>(runtime: &R) {
         ("write_stalled", source(runtime), Vec::new()),
         ("idle_timeout", proxied(runtime), Vec::new()),
     ];
-    let peers = peers.map(|(label, (address, table), says)| {
-        thread::spawn(move || (label, stalls_for(address, &says, label, &table)))
+    let peers = peers.map(|(label, (address, table), output)| {
+        thread::spawn(move || (label, stalls_for(address, &output, label, &table)))
     });
     for peer in peers {
         let (label, stalled) = peer.join().unwrap();
-        // The peer's last check of its queue may be slightly old.
+        // The peer may notice the last bytes slightly late.
         assert!(stalled > LIMIT * 9 / 10, "{label} after {stalled:?}");
         assert!(stalled <= LIMIT * 12 / 10, "{label} after {stalled:?}");
     }
 }
 
-/// Sends `says` repeatedly and reads nothing until it is reset with that label. Returns for how
-/// long nothing had arrived.
-fn stalls_for(address: SocketAddr, says: &[u8], label: &str, table: &ConnectionTable) -> Duration {
+/// Connects, sends `output` repeatedly, and reads nothing until the connection ends with this
+/// label. Returns the time since the last bytes arrived.
+fn stalls_for(
+    address: SocketAddr,
+    output: &[u8],
+    label: &str,
+    table: &ConnectionTable,
+) -> Duration {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(64 * 1024).unwrap();
     socket.connect(&address.into()).unwrap();
     socket.set_nonblocking(true).unwrap();
     let mut peer = TcpStream::from(socket);
     let began = SystemInstant::now();
-    let (mut arrived, mut moved, mut said) = (0, began, 0);
+    let (mut arrived, mut last_arrival, mut sent) = (0, began, 0);
     while !table.totals().ended.contains_key(label) {
-        assert!(began.elapsed() < HANGS, "{label}: {:?}", table.totals());
+        assert!(began.elapsed() < TEST_TIMEOUT, "{label}: {:?}", table.totals());
         let now = SystemInstant::now();
         if let Ok(queued) = ioctl_fionread(&peer)
             && queued > arrived
         {
-            (arrived, moved) = (queued, now);
+            (arrived, last_arrival) = (queued, now);
         }
-        // The server sends whenever its output is read.
-        while !says.is_empty() {
-            match peer.write(&says[said..]) {
-                Ok(n) => said = (said + n) % says.len(),
+        // Sends requests, so that the server always has output.
+        while !output.is_empty() {
+            match peer.write(&output[sent..]) {
+                Ok(n) => sent = (sent + n) % output.len(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => break, // it was reset
+                Err(_) => break, // the server has reset the connection
             }
         }
         thread::sleep(Duration::from_millis(2));
     }
-    moved.elapsed()
+    last_arrival.elapsed()
 }
 
-/// Serves a machine. Returns the address and the table.
+/// Serves a machine. Returns the server's address and its table of connections.
 fn server<R: Runtime, M>(
     runtime: &R,
     mut machine: impl FnMut(wirestate_core::Instant) -> M + Send + 'static,
@@ -116,13 +121,14 @@ where
     M: Machine<Reason: Send> + Unpin + Send + 'static,
 {
     let (handle, listener) = (ServerHandle::default(), runtime.listen("127.0.0.1:0").unwrap());
-    let place = (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
+    let address_and_table =
+        (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
     let on = runtime.clone();
     let serving = async move {
         serve::Server::new(on, listener).with_handle(&handle).serve(|_, now| machine(now)).await
     };
     runtime.spawn(serving).unwrap();
-    place
+    address_and_table
 }
 
 fn echo<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
@@ -141,7 +147,7 @@ fn message<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     server(runtime, move |now| messages.machine(now))
 }
 
-/// This one subscriber pauses the upstream, whose feed has no end.
+/// The subscriber pauses the upstream, which sends without end.
 fn subscription<R: Runtime>(runtime: &R) -> (SocketAddr, ConnectionTable) {
     let feed = Feed::new(
         fanout::Config::default().with_on_lag(LagPolicy::Block).with_write_timeout(LIMIT),
@@ -167,16 +173,17 @@ fn proxied<R: Runtime<Socket: Splice>>(runtime: &R) -> (SocketAddr, ConnectionTa
     let upstreams = Upstreams::new([endless().to_string()], Balance::RoundRobin, 1);
     let proxy = Proxy::new(config, upstreams).unwrap();
     let (handle, listener) = (ServerHandle::default(), runtime.listen("127.0.0.1:0").unwrap());
-    let place = (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
+    let address_and_table =
+        (listener.local_address().unwrap().ip().unwrap(), handle.table().clone());
     let on = runtime.clone();
     let serving = async move {
         proxy::serve(serve::Server::new(on, listener).with_handle(&handle), proxy).await
     };
     runtime.spawn(serving).unwrap();
-    place
+    address_and_table
 }
 
-/// Accepts one connection, and sends on it until it fails.
+/// Listens, accepts one connection, and sends until a write fails. Returns the address.
 fn endless() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

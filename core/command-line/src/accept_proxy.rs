@@ -15,12 +15,13 @@ pub(super) struct AcceptProxyFlags {
     #[arg(long, env = "WIRESTATE_ACCEPT_PROXY", value_parser = BoolishValueParser::new())]
     accept_proxy: bool,
     /// An address, or a range as in 10.0.0.0/8, that may send PROXY headers; can be given several
-    /// times. Connections from other addresses are reset [default: the loopback ones]
+    /// times. Connections from other addresses are reset [default: loopback addresses]
     #[arg(long, value_name = "CIDR", env = "WIRESTATE_PROXY_FROM", requires = "accept_proxy",
           value_delimiter = ',', value_parser = range)]
     proxy_from: Vec<IpNet>,
 }
 
+/// Parses an address, or a range of addresses (CIDR, RFC 4632).
 fn range(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
     let range: IpNet = text
@@ -53,18 +54,19 @@ mod tests {
 
     #[test]
     fn a_range_is_an_address_or_a_network() {
-        for (text, holds) in [
+        for (text, member) in [
             ("10.0.0.0/8", "10.1.2.3"),
             ("192.0.2.7", "192.0.2.7"),
             ("2001:db8::/32", "2001:db8::7"),
             ("0.0.0.0/0", "203.0.113.1"),
         ] {
             let range = range(text).unwrap();
-            assert!(range.contains(&holds.parse::<IpAddr>().unwrap()), "{holds} in {text}");
+            assert!(range.contains(&member.parse::<IpAddr>().unwrap()), "{member} in {text}");
         }
-        for wrong in ["", "10.1.2.3/8", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.1:80", "*"]
+        for invalid in
+            ["", "10.1.2.3/8", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.1:80", "*"]
         {
-            assert!(range(wrong).is_err(), "{wrong:?}");
+            assert!(range(invalid).is_err(), "{invalid:?}");
         }
     }
 }

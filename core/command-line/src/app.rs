@@ -1,4 +1,4 @@
-//! `app-server` and `app-client`.
+//! The commands `app-server` and `app-client`.
 
 use std::{fs, path::PathBuf};
 
@@ -65,9 +65,6 @@ impl ServerFlags {
         }
     }
 }
-
-/// Suffices for the four keys with the longest common names of character sets, in bytes.
-const MIN_HEADER: u16 = 128;
 
 fn header_limit(text: &str) -> Result<u16, String> {
     match u16::try_from(values::bytes(text)?) {
@@ -165,3 +162,7 @@ async fn request<R: CommandRuntime>(
     let result = search::result(&reply).map_err(|error| CommandError::ended(address, &error))?;
     Ok((drive, result))
 }
+
+/// The lowest limit of a header, in bytes. A header with the four required keys and a common
+/// character set is shorter.
+const MIN_HEADER: u16 = 128;

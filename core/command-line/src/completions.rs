@@ -1,4 +1,4 @@
-//! `completions` and `man`.
+//! The commands `completions` and `man`.
 
 use std::io::{self, Write};
 
@@ -57,7 +57,9 @@ pub(super) fn man(program: &'static str, flags: &ManFlags) -> Result<(), Command
     let page = named.unwrap_or(&all).clone();
     let mut text = Vec::new();
     Man::new(page).render(&mut text).map_err(CommandError::Output)?;
-    write(&text)
+    // `clap_mangen` puts the help on signals under the title EXTRA.
+    let text = String::from_utf8_lossy(&text).replace(".SH EXTRA\nSignals: on", ".SH SIGNALS\nOn");
+    write(text.as_bytes())
 }
 
 fn write(text: &[u8]) -> Result<(), CommandError> {

@@ -1,4 +1,4 @@
-//! `echo-server` and `echo-client`.
+//! The commands `echo-server` and `echo-client`.
 
 use core::{num::NonZeroUsize, task::Poll};
 use std::{
@@ -68,7 +68,8 @@ pub(super) async fn serve<R: CommandRuntime>(
 ///
 /// A line is sent without its line end. Empty lines are not sent, because an echo server does not
 /// reply to them. The client ends at the end of the input, or at the line `exit`, in upper or lower
-/// case. The same applies to --message. On a terminal, control characters in a reply are escaped.
+/// case. Each --message is treated like a line. On a terminal, control characters in a reply are
+/// escaped.
 #[derive(Args, Debug)]
 pub(super) struct ClientFlags {
     /// The server's address, HOST:PORT or unix:PATH
@@ -93,7 +94,7 @@ pub(super) async fn run_client<R: CommandRuntime>(
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
         .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
-    // The longest line, and the text that a server may send in front.
+    // The longest line, and 64 KiB for a prefix (`echo-server --prefix`).
     let max_reply = MAX_LINE + 64 * 1024;
     let config =
         ClientConfig::default().with_reply_timeout(reply_timeout.0).with_max_reply(max_reply);
@@ -137,8 +138,8 @@ impl Input {
         Ok(Self::Flags(messages.into_iter()))
     }
 
-    /// The next message, or `None` at the end. Returns an error if the connection to `address` ends
-    /// meanwhile.
+    /// Returns the next message, or `None` at the end of the input. Returns an error if the
+    /// connection to `address` ends meanwhile.
     async fn next<S: Source + Sink, C: Clock>(
         &mut self,
         drive: &mut Drive<Client, S, C>,

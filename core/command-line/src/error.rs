@@ -1,10 +1,10 @@
-//! Why a command failed at run time.
+//! Failures of commands at run time.
 
 use std::{error::Error, io, path::PathBuf};
 
 use wirestate_core::{ConfigError, runtime::Address};
 
-/// Why a command failed at run time: one line that names the address or file.
+/// Why a command failed at run time. Its text is one line with the address or the file.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CommandError {
     #[error("invalid configuration: {0}")]

@@ -1,10 +1,10 @@
-//! The exit code: 0 done, 1 failed at run time. Wrong usage is clap's, with 2.
+//! The exit codes: 0 success, 1 failure at run time. clap exits with 2 after wrong usage.
 
 use std::{io, process::ExitCode};
 
 use crate::CommandError;
 
-/// The exit code of a command that has returned `result`. Logs an error.
+/// Returns the exit code of a command, and logs its error.
 pub(super) fn exit_code(result: Result<(), CommandError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,

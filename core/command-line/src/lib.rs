@@ -3,10 +3,10 @@
 //! Each command is written once, for any [`CommandRuntime`]. A binary implements that trait for its
 //! runtime and calls [`main`]. A program that embeds the machines does not need this crate.
 //!
-//! Standard output is for data, standard error for logs and prompts. Exit codes: 0 done, 1 failed
-//! at run time (one line says how, with the address), 2 wrong usage.
+//! Data goes to standard output, logs and prompts to standard error. Exit codes: 0 success, 1
+//! failure at run time (a log line has the reason and the address), 2 wrong usage.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
 //! | [`load`] | the load generator of `multiconn-client` and the demo |
 //! | [`search`] | the service of `app-server`: a search in a table |
@@ -56,17 +56,17 @@ use self::error::CommandError;
 
 /// A runtime that commands can run on.
 pub trait CommandRuntime: Runtime<Socket: Splice> {
-    /// How many open files a connection takes.
+    /// How many open files a connection takes. Default: 1.
     const FILES_PER_CONNECTION: usize = 1;
 
-    /// Makes a listener of a listening socket that was inherited, for example from systemd
+    /// Makes a listener from a listening socket that was inherited, for example from systemd
     /// (`sd_listen_fds(3)`).
     ///
     /// # Errors
     /// `socket` is not a listening stream socket.
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<Self::Listener>;
 
-    /// Makes a socket of a connected stream (socketpair(2)).
+    /// Makes a socket from a connected stream (socketpair(2)).
     ///
     /// # Errors
     /// The runtime cannot register `stream`.
@@ -76,7 +76,8 @@ pub trait CommandRuntime: Runtime<Socket: Splice> {
 /// A binary's `main` function: parses the command line, and calls `run` with the command. `run`
 /// starts a runtime and calls [`Command::run`] on it.
 ///
-/// Wrong usage ends the process with exit code 2 and a message that shows the correct usage.
+/// Wrong usage ends the process with exit code 2 and a message that shows the correct usage. If
+/// `run` returns an error, it is written to standard error, and the exit code is 1.
 pub fn main(name: &'static str, run: impl FnOnce(Command) -> io::Result<ExitCode>) -> ExitCode {
     let mut command =
         Command::parse(name, std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -92,7 +93,7 @@ pub fn main(name: &'static str, run: impl FnOnce(Command) -> io::Result<ExitCode
 #[derive(Debug, Parser)]
 #[command(
     version,
-    about = "Echo, fan-out, request/response and proxy as state machines that never touch a socket",
+    about = "Servers and clients: echo, fan-out, request/response, and a proxy",
     propagate_version = true,
     arg_required_else_help = true
 )]
@@ -209,7 +210,7 @@ impl Command {
     }
 }
 
-/// An empty environment variable counts as one that is not set.
+/// Makes an empty environment variable count as unset.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
     command

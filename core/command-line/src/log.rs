@@ -23,7 +23,14 @@ pub(super) struct Flags {
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
     /// The format of log lines
-    #[arg(long, global = true, value_enum, default_value = "text", env = "WIRESTATE_LOG_FORMAT")]
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "WIRESTATE_LOG_FORMAT"
+    )]
     log_format: Format,
 }
 
@@ -35,10 +42,7 @@ enum Format {
     Json,
 }
 
-/// The target of the ready line, which no level filters out.
-const READY: &str = "wirestate::ready";
-
-/// Starts the log. A client logs from warnings on, a server also what it does.
+/// Starts the log. Without flags, a server logs from INFO on, and a client from WARN on.
 pub(super) fn start(flags: &Flags, is_server: bool) {
     let level = match (flags.quiet, flags.verbose) {
         (false, 0) if is_server => LevelFilter::INFO,
@@ -46,7 +50,7 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };
-    // Debug and trace lines only from this project's crates, not from their dependencies.
+    // Dependencies log from INFO on at most.
     let filter = Targets::new()
         .with_default(level.min(LevelFilter::INFO))
         .with_target("wirestate", level)
@@ -54,7 +58,7 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
     let registry = tracing_subscriber::registry().with(filter);
     // The layer would write its internal errors to standard error itself, which can block.
     let layer = fmt::layer().with_writer(LogWriter).with_target(false).log_internal_errors(false);
-    // Fails if the program has set up a log already, which is then used.
+    // Fails if the program has set up a log already. That log is used then.
     let started = match flags.log_format {
         Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
@@ -64,8 +68,8 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
     }
 }
 
-/// Logs a panic. The standard library's own hook writes to standard error itself, which blocks
-/// while it is not read.
+/// Logs a panic. The standard library's hook writes to standard error itself, which blocks while no
+/// process reads it.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("without a message");
     let at = panic.location().map(tracing::field::display);
@@ -96,11 +100,11 @@ pub(super) fn report_ready(flags: &Flags, address: &Address) {
     }
 }
 
-/// Logs where a server's status is served.
+/// Logs the address at which a server's status is served.
 pub(super) fn report_status(flags: &Flags, address: &Address) {
     let scheme = match address {
         Address::Ip(_) => "http://",
-        // No URL names a Unix socket.
+        // There are no URLs of Unix sockets.
         Address::Unix(_) => "",
     };
     match flags.log_format {
@@ -108,3 +112,6 @@ pub(super) fn report_status(flags: &Flags, address: &Address) {
         Format::Json => info!(status = %address, "status on {scheme}{address}"),
     }
 }
+
+/// The target of the ready line, which is logged at every level.
+const READY: &str = "wirestate::ready";

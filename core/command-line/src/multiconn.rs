@@ -1,4 +1,4 @@
-//! `multiconn-client`: many connections at once, every byte verified.
+//! The command `multiconn-client`: many connections at once, every byte verified.
 
 use core::num::NonZeroUsize;
 use std::io::{self, Write};
@@ -111,7 +111,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<
     };
     let mut output = io::stdout().lock();
     let written = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-    // A failed verification is reported by the exit code even if standard output is closed.
+    // If the verification has failed, the exit code is 1 even if standard output is closed.
     report.check()?;
     written.map_err(CommandError::Output)
 }

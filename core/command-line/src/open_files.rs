@@ -5,5 +5,5 @@ pub(super) fn raise_limit() -> u64 {
     rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024)
 }
 
-/// Open files that are not connections: standard streams, listeners, the runtime's own.
+/// Open files that are not for connections: standard streams, listeners, and those of the runtime.
 pub(super) const RESERVED_FILES: u64 = 64;

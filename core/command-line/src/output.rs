@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::CommandError;
 
-/// Writes a line of data to standard output. On a terminal, control characters are escaped, since
-/// the terminal would obey them.
+/// Writes a line of data to standard output. On a terminal, control characters are escaped, because
+/// a terminal executes them.
 pub(super) fn write_line(line: &[u8]) -> Result<(), CommandError> {
     let mut output = io::stdout().lock();
     let written = if output.is_terminal() {

@@ -1,11 +1,11 @@
-//! A line on standard error that shows progress and is overwritten in place.
+//! Progress on standard error.
 
 use std::io::{self, IsTerminal};
 
 use crate::log;
 
 /// A line on standard error that is overwritten in place. If standard error is not a terminal, each
-/// text is a line of its own.
+/// text is written as a new line.
 pub(super) struct ProgressLine {
     pub(super) is_terminal: bool,
 }

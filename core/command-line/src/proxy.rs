@@ -1,4 +1,4 @@
-//! `proxy`.
+//! The command `proxy`.
 
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
@@ -26,22 +26,28 @@ pub(super) struct ServerFlags {
     listen: String,
     /// An upstream's address, HOST:PORT or unix:PATH; can be given several times. A host name is
     /// resolved for each connection. An upstream that is this proxy itself is detected and not
-    /// used. Two proxies that are each other's upstream are not detected: a client's connection
-    /// passes between them until one of them reaches --max-connections, and is then closed
+    /// used. Two proxies that are each other's upstreams are not detected: they pass a connection
+    /// on between them until one of them reaches --max-connections
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:9000",
           value_delimiter = ',', value_parser = values::remote)]
     upstream: Vec<String>,
     /// How an upstream is chosen for a connection
-    #[arg(long, value_enum, env = "WIRESTATE_BALANCE", default_value = "round-robin")]
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_enum,
+        env = "WIRESTATE_BALANCE",
+        default_value = "round-robin"
+    )]
     balance: Balancing,
     /// Reset a connection on which no byte moves, on either side, for this long; or `off`
-    #[arg(long, value_name = "TIME", env = "WIRESTATE_IDLE_TIMEOUT", default_value = "600s")]
+    #[arg(long, value_name = "TIME", env = "WIRESTATE_IDLE_TIMEOUT", default_value = "10m")]
     idle_timeout: Timeout,
-    /// How long the attempts to connect a client may take, for all upstreams together; or `off`
+    /// How long connecting may take, for all upstreams together; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
     connect_timeout: Timeout,
     /// Send the upstream a PROXY header of this version, which names the client
-    #[arg(long, value_enum, env = "WIRESTATE_SEND_PROXY")]
+    #[arg(long, value_name = "VERSION", value_enum, env = "WIRESTATE_SEND_PROXY")]
     send_proxy: Option<HeaderVersion>,
     /// How many pipes may relay bulk data without copying it (splice(2)); 0: all data is copied. A
     /// pipe takes two open files [default: 256, or one per 32 open files if that is fewer]
@@ -61,9 +67,9 @@ enum HeaderVersion {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Balancing {
-    /// One after the other, in turn
+    /// Each upstream in turn
     RoundRobin,
-    /// The one with the fewest open connections
+    /// The upstream with the fewest open connections
     LeastConnections,
 }
 
@@ -80,16 +86,16 @@ impl ServerFlags {
     }
 }
 
-/// How many pipes there may be with a limit of `files` open files. Warns if that is fewer than
-/// `wanted`.
-fn pipes(wanted: Option<u64>, files: u64) -> u64 {
+/// Returns how many pipes there may be, with a limit of `files` open files. Warns if that is fewer
+/// than `requested`.
+fn pipes(requested: Option<u64>, files: u64) -> u64 {
     let max = files / 8;
-    match wanted {
-        Some(wanted) if wanted > max => {
-            warn!("--pipes {wanted}: the limit of {files} open files allows {max}");
+    match requested {
+        Some(requested) if requested > max => {
+            warn!("--pipes {requested}: the limit of {files} open files allows {max}");
             max
         }
-        Some(wanted) => wanted,
+        Some(requested) => requested,
         None => (files / 32).min(Config::default().pipes as u64),
     }
 }
@@ -105,7 +111,7 @@ pub(super) async fn serve<R: CommandRuntime>(
     };
     let pipes = pipes(flags.pipes, open_files::raise_limit());
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
-    // The socket to the upstream takes one more.
+    // One more for the socket to the upstream.
     let files = R::FILES_PER_CONNECTION + 1;
     let settings = flags.server.settings_with_files::<R>("proxy", files, 2 * pipes);
     let settings = settings.with_metrics(upstreams.clone());

@@ -1,5 +1,5 @@
 //! The service of `app-server`: a search in a table, over the
-//! [message protocol](wirestate_core::message). It is the service of the tutorial
+//! [JSON-header protocol](wirestate_core::message). It is the service of the tutorial
 //! [Socket Programming in Python](https://realpython.com/python-sockets/).
 //!
 //! | request | reply |
@@ -44,7 +44,7 @@ pub struct Table {
     entries: BTreeMap<String, String>,
 }
 
-/// Why a text is not a table.
+/// The error of [`Table::from_json`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
@@ -144,7 +144,7 @@ pub fn result(reply: &Message<'_>) -> Result<Bytes, ResultError> {
     }
 }
 
-/// Why a reply has no result.
+/// The error of [`result`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResultError {
@@ -154,12 +154,12 @@ pub enum ResultError {
     /// The reply is JSON without the field `result`.
     #[error("the reply has no field \"result\"")]
     Missing,
-    /// The content is not what its header says.
+    /// The content is not the text that its header declares.
     #[error("the reply is invalid: {0}")]
     Content(#[from] ContentError),
 }
 
-/// Why a content cannot be read as JSON.
+/// Why a content cannot be read as a JSON object.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContentError {
@@ -184,8 +184,8 @@ fn read_fields<const N: usize>(
     Ok(values)
 }
 
-/// A JSON value as a reply shows it: like the tutorial's server, which is written in Python, null
-/// as `None` and true as `True`.
+/// A JSON value in the form of Python, as the tutorial's server shows it: null is `None`, true is
+/// `True`.
 enum DisplayedValue {
     Text(String),
     Other(String),
@@ -204,7 +204,7 @@ fn null() -> DisplayedValue {
     DisplayedValue::Other("None".to_owned())
 }
 
-/// A key. It is borrowed unless it contains escapes.
+/// A key of an object. It is borrowed unless it contains escapes.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_search_returns_the_entry_or_says_that_there_is_none() {
+    fn a_search_returns_the_entry_or_no_match() {
         assert!(answer(br#"{"action": "search", "value": "ring"}"#).contains("holds keys"));
         assert!(
             answer(r#"{"value": "🐶", "x": [1], "action": "search"}"#.as_bytes()).contains("dog")
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_search_is_an_error_reply() {
+    fn an_invalid_search_gets_an_error_reply() {
         for (content, error) in [
             (&br#"{"action": "dance", "value": 1}"#[..], "invalid action 'dance'."),
             (b"{}", "invalid action 'None'."),
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn of_anything_else_the_first_ten_bytes_come_back() {
+    fn content_that_is_not_json_is_answered_by_its_first_ten_bytes() {
         for (content, first) in
             [(&b""[..], &b""[..]), (b"\xff\0", b"\xff\0"), (b"0123456789ab", b"0123456789")]
         {
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_what_peers_send() {
+    fn a_request_has_the_bytes_of_the_tutorials_client() {
         let golden = b"\0g{\"byteorder\": \"little\", \"content-type\": \"text/json\", \
             \"content-encoding\": \"utf-8\", \"content-length\": 41}\
             {\"action\": \"search\", \"value\": \"morpheus\"}";

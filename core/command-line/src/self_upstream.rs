@@ -1,4 +1,4 @@
-//! Servers whose upstream would be themselves.
+//! Detection of a server that is its own upstream.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,7 +12,7 @@ use wirestate_core::{
 use crate::{CommandError, CommandRuntime, server, systemd::SocketSelector};
 
 /// Returns an error if `upstream` is the server that listens on `listen`. Such a server connects to
-/// itself until it is full. Host names are not resolved here, but by [`SelfUpstreamCheck`].
+/// itself until it is full. [`SelfUpstreamCheck`] resolves host names; this function does not.
 pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     let is_itself = match (upstream.parse(), listen.parse()) {
         (Ok(upstream), Ok(own)) => reaches(upstream, own),
@@ -24,8 +24,8 @@ pub(super) fn check(upstream: &str, listen: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A check in the background whether an upstream is the server itself, which then shuts the server
-/// down. It resolves host names, which can take long.
+/// A check in the background that shuts the server down if an upstream is the server itself. It
+/// resolves host names, which can take seconds.
 pub(super) struct SelfUpstreamCheck {
     found: Shared<Lock<Option<CommandError>>>,
 }
@@ -89,7 +89,8 @@ fn is_same(upstream: &Address, own: &Address) -> bool {
 /// Whether a connection to `upstream` reaches a socket that listens on `own`.
 fn reaches(upstream: SocketAddr, own: SocketAddr) -> bool {
     // A connection to the unspecified address reaches this machine (ip(7)). A socket that listens
-    // on it listens on all addresses of this machine, of which only loopback ones are known here.
+    // on the unspecified address accepts on all addresses of this machine. Only loopback addresses
+    // are known here.
     let is_local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     let (from, to) = (upstream.ip().to_canonical(), own.ip().to_canonical());
     upstream.port() == own.port()
@@ -113,8 +114,8 @@ mod tests {
             ("[::ffff:127.0.0.1]:9500", "127.0.0.1:9500"),
             ("unix:/run/a.sock", "unix:/run/a.sock"),
         ] {
-            let wrong = check(upstream, listen).unwrap_err();
-            assert!(wrong.contains("is this server itself"), "{wrong}");
+            let error = check(upstream, listen).unwrap_err();
+            assert!(error.contains("is this server itself"), "{error}");
         }
         for (upstream, listen) in [
             ("127.0.0.1:9000", "127.0.0.1:9500"),

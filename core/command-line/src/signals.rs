@@ -29,15 +29,13 @@ use crate::{CommandError, CommandRuntime, standard_error::STANDARD_ERROR, system
 
 /// Help on signals, for servers.
 pub(super) const HELP: &str = "\
-Signals:
-  SIGTERM, SIGINT, SIGHUP  stop accepting, let open connections end, then exit; a second signal
-                           ends the process at once. A SIGHUP that is ignored at the start, as
-                           nohup does, stays ignored
-  SIGUSR1, SIGUSR2         are ignored";
+Signals: on SIGTERM, SIGINT or SIGHUP, the server stops accepting, lets open connections end, and \
+exits. A second signal ends the process at once. If SIGHUP is ignored at the start (nohup), it \
+stays ignored. SIGUSR1 and SIGUSR2 are ignored.";
 
 /// Handles signals until the process ends: the first SIGTERM, SIGINT or SIGHUP starts a graceful
-/// shutdown, the second one ends the process. SIGUSR1 and SIGUSR2 are ignored. A SIGHUP that is
-/// ignored at the start stays ignored (nohup(1)).
+/// shutdown, the second one ends the process. SIGUSR1 and SIGUSR2 are ignored. If SIGHUP is ignored
+/// at the start (nohup(1)), it stays ignored.
 ///
 /// On the first signal, `readiness` ends at once, and the drain begins after `lame_duck`. Signals
 /// within 100 ms count as one: timeout(1) sends its signal twice.
@@ -67,7 +65,7 @@ pub(super) fn shut_down_on_signals<R: CommandRuntime>(
     let receivers = signals.iter().map(register).collect::<io::Result<Vec<_>>>();
     let mut receivers = receivers.map_err(CommandError::Signals)?;
     let mut clock = runtime.clock();
-    let arms_second = ends_process.clone();
+    let ends_process_later = ends_process.clone();
     let wait = async move {
         let name = poll_fn(|cx| {
             let mut has_signal = |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
@@ -91,19 +89,19 @@ pub(super) fn shut_down_on_signals<R: CommandRuntime>(
             );
         }
         poll_fn(|cx| clock.poll_until(cx, now + SAME_SIGNAL)).await;
-        arms_second.store(true, Ordering::SeqCst);
+        ends_process_later.store(true, Ordering::SeqCst);
         poll_fn(|cx| clock.poll_until(cx, now + lame_duck)).await;
         shutdown.drain();
     };
     runtime.spawn(wait).map_err(CommandError::Signals)?;
     if has_threads() {
-        arm_on_thread(signals, ends_process).map_err(CommandError::Signals)?;
+        set_on_thread(signals, ends_process).map_err(CommandError::Signals)?;
     }
     Ok(())
 }
 
-/// Arms the second signal from a thread, for a runtime that is stuck when the first one arrives.
-fn arm_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
+/// Starts a thread that sets `ends_process` after the first signal, even if the runtime is stuck.
+fn set_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result<()> {
     let (mut receiver, sender) = UnixStream::pair()?;
     for &signal in signals {
         pipe::register(signal, sender.try_clone()?)?;
@@ -120,8 +118,8 @@ fn arm_on_thread(signals: &[c_int], ends_process: Arc<AtomicBool>) -> io::Result
 /// Whether this process has more than one thread (proc(5)). The log's thread, which is temporary,
 /// does not count.
 fn has_threads() -> bool {
-    let of_log = usize::from(STANDARD_ERROR.has_writer());
-    fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1 + of_log)
+    let log_threads = usize::from(STANDARD_ERROR.has_writer());
+    fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1 + log_threads)
 }
 
 /// Whether this process was started with SIGHUP ignored (`SigIgn`, a mask; proc(5)).
@@ -145,7 +143,7 @@ mod tests {
     fn the_second_signal_ends_the_process_although_the_runtime_has_not_seen_the_first() {
         let ends_process = Arc::new(AtomicBool::new(false));
         // A signal that nothing else sends to this process.
-        arm_on_thread(&[SIGUSR2], ends_process.clone()).unwrap();
+        set_on_thread(&[SIGUSR2], ends_process.clone()).unwrap();
         assert!(!ends_process.load(Ordering::SeqCst));
         raise(SIGUSR2).unwrap();
         while !ends_process.load(Ordering::SeqCst) {

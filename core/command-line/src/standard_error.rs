@@ -21,8 +21,8 @@ pub(super) static STANDARD_ERROR: Queue = Queue::new(|line| io::stderr().write_a
 
 /// A queue of lines to be written, at most 1 MiB.
 ///
-/// A line that does not fit is dropped, and so are all lines behind it until the queue is empty. A
-/// log line then says how many were dropped.
+/// A line that does not fit is dropped, and so are all later lines until the queue is empty. Then a
+/// log line reports how many were dropped.
 ///
 /// The thread ends after 1 s without a line. A permanent second thread would make every system call
 /// slower, because threads share the table of open files.
@@ -96,7 +96,7 @@ impl<W: Fn(&[u8]) -> io::Result<()> + Sync> Queue<W> {
     }
 
     fn write_lines(&'static self) {
-        // Lines that could not be written, for example to a full disk, since the last one that was.
+        // Failed writes since the last successful one, for example to a full disk.
         let mut failed = 0;
         let mut state = self.lock();
         loop {
@@ -239,15 +239,15 @@ mod tests {
             queue.push(vec![b'x'; MAX_BYTES / 16]);
         }
         queue.push("short\n");
-        assert_eq!(queue.lock().dropped, 5, "lines behind the first gap are dropped");
+        assert_eq!(queue.lock().dropped, 5, "lines after the first gap are dropped");
         written.1.store(false, SeqCst);
         queue.flush();
         assert_eq!(queue.lock().unreported, 0);
-        queue.push("behind the gap\n");
+        queue.push("after the gap\n");
         queue.flush();
         let written = written.0.lock().unwrap();
         assert_eq!(written.len(), 17);
-        assert_eq!(written[16], b"behind the gap\n");
+        assert_eq!(written[16], b"after the gap\n");
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_a_full_disk_refuses_are_counted_without_a_further_line() {
+    fn failed_writes_are_counted_and_not_reported_by_a_log_line() {
         let queue: &Queue<_> =
             Box::leak(Box::new(Queue::new(|_: &[u8]| Err(io::ErrorKind::StorageFull.into()))));
         for _ in 0..10 {

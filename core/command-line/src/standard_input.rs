@@ -33,7 +33,7 @@ impl StdinLines {
                 }
                 waker.wake();
             }
-            // In this order: the last wake-up must find the channel closed.
+            // In this order, so that the last wake-up finds the channel closed.
             drop(sender);
             drop(waker);
         })?;
@@ -51,8 +51,7 @@ impl StdinLines {
     }
 }
 
-/// Wakes the task that polls. It also does so when it is dropped, since the end of the input is an
-/// event as well.
+/// Wakes the polling task. Dropping it wakes the task as well, for the end of the input.
 struct WakeOnDrop {
     waker: Shared<Lock<Option<Waker>>>,
 }
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_refused() {
+    fn a_line_beyond_the_limit_is_an_error() {
         let endless = vec![b'x'; MAX_LINE + 1];
         let error = read_line(&mut &endless[..]).unwrap_err();
         assert!(error.to_string().contains("1048576"), "{error}");

@@ -24,16 +24,17 @@ use wirestate_core::{drive::Clock, shared::Lock};
 
 use crate::{CommandError, CommandRuntime};
 
-/// Listening sockets that the process has inherited, with their names, in order. A socket that was
-/// taken is not listed. `None` is a descriptor that is not a socket: a FIFO, a file.
+/// Listening sockets that the process has inherited, with their names, in order. [`Self::take`]
+/// removes the sockets that it returns. `None` is a descriptor that is not a socket: a FIFO, a
+/// file.
 #[derive(Debug, Default)]
 pub(super) struct InheritedSockets {
     sockets: Lock<Vec<(String, Option<OwnedFd>)>>,
 }
 
 impl InheritedSockets {
-    /// Reads them from environment variables, which it removes. Call it while the process has a
-    /// single thread.
+    /// Reads the sockets from environment variables, and removes these variables. Call it while the
+    /// process has a single thread.
     pub(super) fn from_environment() -> Self {
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
@@ -52,15 +53,15 @@ impl InheritedSockets {
         Self { sockets: Lock::new(sockets) }
     }
 
-    /// Takes the sockets that `selector` selects, at least one.
+    /// Takes the sockets that `selector` selects. Returns at least one.
     ///
     /// # Errors
-    /// There is none, or a descriptor is not a socket.
+    /// No socket is selected, or a descriptor is not a socket.
     pub(super) fn take(&self, selector: SocketSelector<'_>) -> io::Result<Vec<OwnedFd>> {
         let taken: Vec<_> = self.sockets.with(|sockets| match selector {
             SocketSelector::Next => sockets.drain(..sockets.len().min(1)).collect(),
-            SocketSelector::Named(wanted) => {
-                sockets.extract_if(.., |(name, _)| name == wanted).collect()
+            SocketSelector::Named(selected) => {
+                sockets.extract_if(.., |(name, _)| name == selected).collect()
             }
         });
         if taken.is_empty() {
@@ -86,14 +87,10 @@ fn owned<S: Into<OwnedFd>>(taken: io::Result<Option<S>>) -> io::Result<Option<Ow
     taken.map(|socket| socket.map(Into::into))
 }
 
-/// The values of Linux (socket(2)).
-const AF_UNIX: i32 = 1;
-const SOCK_SEQPACKET: i32 = 5;
-
 /// Which inherited sockets to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketSelector<'a> {
-    /// `systemd`: the first socket that is not taken.
+    /// `systemd`: the first socket that was not taken yet.
     Next,
     /// `systemd:NAME`: all sockets of that name (`FileDescriptorName=`). The sockets of one unit
     /// have the same name.
@@ -125,9 +122,6 @@ pub(super) fn notify_stopping() {
     }
 }
 
-/// How long a notification that is sent once may take.
-const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Notifies the service manager, if there is one. Waits for at most `timeout` if its socket is
 /// full. (`sd_notify::notify` waits without limit.)
 ///
@@ -153,8 +147,8 @@ fn notify(state: &NotifyState<'_>, timeout: Duration, logs_failure: bool) -> io:
     })
 }
 
-/// Notifies the service manager's watchdog at intervals, if it is enabled (`WatchdogSec=`). A task
-/// does so: when the runtime no longer runs tasks, the notifications end.
+/// Starts a task that notifies the service manager's watchdog at intervals, if the watchdog is
+/// enabled (`WatchdogSec=`). If the runtime no longer runs tasks, the notifications end.
 pub(super) fn keep_watchdog<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
     let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
     // Half of the limit, as sd_watchdog_enabled(3) recommends.
@@ -164,13 +158,20 @@ pub(super) fn keep_watchdog<R: CommandRuntime>(runtime: &R) -> Result<(), Comman
         let mut was_sent = true;
         loop {
             was_sent = notify(&NotifyState::Watchdog, Duration::ZERO, was_sent).is_ok();
-            // A notification that was not sent is repeated before the limit.
+            // After a failure, notifies again before the watchdog's limit.
             let next = clock.now() + if was_sent { interval } else { interval / 4 };
             poll_fn(|cx| clock.poll_until(cx, next)).await;
         }
     };
     runtime.spawn(notifying).map_err(CommandError::Spawn)
 }
+
+/// How long a notification may take that is sent only once.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The values of Linux (socket(2)).
+const AF_UNIX: i32 = 1;
+const SOCK_SEQPACKET: i32 = 5;
 
 #[cfg(test)]
 mod tests {

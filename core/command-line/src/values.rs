@@ -1,4 +1,4 @@
-//! The values of flags: how they are parsed, and what is wrong with one.
+//! Parsers of the values of flags.
 
 use core::{
     num::{IntErrorKind, NonZeroU64, ParseIntError},
@@ -108,7 +108,7 @@ pub(super) fn address(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-/// An [`address`] that can be connected to.
+/// The [`address`] of a server to connect to.
 pub(super) fn remote(text: &str) -> Result<String, String> {
     if unix_path(text).is_none()
         && let Some((_, port)) = text.rsplit_once(':')
@@ -144,30 +144,30 @@ mod tests {
     fn a_timeout_is_a_time_or_off_and_never_zero() {
         assert_eq!("1m 30s".parse(), Ok(Timeout(Some(Duration::from_secs(90)))));
         assert_eq!("off".parse(), Ok(Timeout(None)));
-        for wrong in ["0", "0s", "-1s", "30", "soon", ""] {
-            assert!(wrong.parse::<Timeout>().is_err(), "{wrong:?}");
+        for invalid in ["0", "0s", "-1s", "30", "soon", ""] {
+            assert!(invalid.parse::<Timeout>().is_err(), "{invalid:?}");
         }
     }
 
     #[test]
     fn an_error_says_which_value_is_expected() {
         let time = "expected a time with its unit, as in 500ms, 30s or 1m 30s";
-        for wrong in ["", "x", "5", "5y5", "-1s", "99999999999999999999s"] {
-            assert_eq!(super::time(wrong), Err(format!("{time}; or 0")), "{wrong:?}");
-            let timeout = wrong.parse::<Timeout>();
-            assert_eq!(timeout, Err(format!("{time}; or `off`")), "{wrong:?}");
+        for invalid in ["", "x", "5", "5y5", "-1s", "99999999999999999999s"] {
+            assert_eq!(super::time(invalid), Err(format!("{time}; or 0")), "{invalid:?}");
+            let timeout = invalid.parse::<Timeout>();
+            assert_eq!(timeout, Err(format!("{time}; or `off`")), "{invalid:?}");
         }
-        for wrong in ["", "x", "1e3", "-1", "1.0"] {
-            assert_eq!(number(wrong).unwrap_err(), "expected a whole number", "{wrong:?}");
+        for invalid in ["", "x", "1e3", "-1", "1.0"] {
+            assert_eq!(number(invalid).unwrap_err(), "expected a whole number", "{invalid:?}");
         }
-        for wrong in ["", "0", "many", "1e3", "-1"] {
-            let error = count::<u64>(wrong).unwrap_err();
-            assert_eq!(error, "expected a whole number, at least 1", "{wrong:?}");
+        for invalid in ["", "0", "many", "1e3", "-1"] {
+            let error = count::<u64>(invalid).unwrap_err();
+            assert_eq!(error, "expected a whole number, at least 1", "{invalid:?}");
         }
-        for wrong in ["", "x", "-1", "1 KiB B"] {
-            let error = bytes(wrong).unwrap_err();
+        for invalid in ["", "x", "-1", "1 KiB B"] {
+            let error = bytes(invalid).unwrap_err();
             let expected = "expected a number of bytes, as in 1024, 64KiB or 16MiB";
-            assert_eq!(error, expected, "{wrong:?}");
+            assert_eq!(error, expected, "{invalid:?}");
         }
         let many = "18446744073709551616";
         assert_eq!(number(many).unwrap_err(), "the number is too large");
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn an_address_has_a_host_and_a_port() {
-        for right in ["127.0.0.1:7", "localhost:0", "[::1]:65535", "unix:/run/a:b", "unix:x"] {
-            assert_eq!(address(right).as_deref(), Ok(right));
+        for valid in ["127.0.0.1:7", "localhost:0", "[::1]:65535", "unix:/run/a:b", "unix:x"] {
+            assert_eq!(address(valid).as_deref(), Ok(valid));
         }
         let long = format!("unix:/{}", "x".repeat(107));
-        for wrong in
+        for invalid in
             ["", "localhost", ":7", "localhost:", "localhost:65536", "::1:7", "a:b", "unix:", &long]
         {
-            assert!(address(wrong).is_err(), "{wrong:?}");
+            assert!(address(invalid).is_err(), "{invalid:?}");
         }
     }
 
@@ -201,8 +201,8 @@ mod tests {
             let error = remote(address).unwrap_err();
             assert_eq!(error, "port 0 cannot be connected to", "{address}");
         }
-        for right in ["127.0.0.1:7", "localhost:10", "unix:/run/a:0"] {
-            assert_eq!(remote(right).as_deref(), Ok(right));
+        for valid in ["127.0.0.1:7", "localhost:10", "unix:/run/a:0"] {
+            assert_eq!(remote(valid).as_deref(), Ok(valid));
         }
         assert!(remote("localhost").unwrap_err().contains("expected HOST:PORT"));
     }

@@ -1,8 +1,9 @@
-//! The loop of the example with edge-triggered `epoll(7)`. It polls only connections with an event.
+//! The event loop of the example with edge-triggered `epoll(7)`. It polls only connections that
+//! have an event.
 //!
-//! A socket is registered once, for both directions. An edge reports that the socket has become
-//! ready after a call on it has blocked. A seat makes calls until one blocks, so it misses no edge.
-//! While the machine does not read, the seat remembers that no call has blocked.
+//! A socket is registered once, for both directions. An edge reports that a socket has become ready
+//! since a call on it blocked. A seat makes calls until one blocks, so it misses no edge. If the
+//! machine stops reading before a read blocks, the seat remembers that the socket is ready.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +44,7 @@ pub(crate) struct EventLoop {
 
 struct Connection {
     seat: Seat<Protocol, Socket>,
-    /// When to poll it, even without an event.
+    /// When the connection is polled without an event.
     deadline: Option<Instant>,
 }
 
@@ -72,6 +73,7 @@ impl WokenIds {
     }
 }
 
+/// Wakes a connection, or the loop itself (`LOOP`).
 struct Woken {
     id: u64,
     ids: Arc<WokenIds>,
@@ -115,7 +117,7 @@ impl super::EventLoop for EventLoop {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
         let stops =
             shutdown.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
-        // Once is enough: it wakes every connection.
+        // Once, because it wakes every connection.
         if stops && !self.listeners.is_empty() {
             self.listeners.clear();
             self.table.shut_down();
@@ -162,13 +164,13 @@ impl super::EventLoop for EventLoop {
 impl EventLoop {
     fn poll(&mut self, id: u64, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        // `ready` has passed on all edges: there is no other readiness.
+        // `round` has reported all edges. Other readiness has not changed.
         connection.seat.ready(false, false);
         let waker = Waker::from(Arc::new(Woken { id, ids: self.woken.clone() }));
         match connection.seat.poll(now, &mut Context::from_waker(&waker)) {
             Next::Again => connection.deadline = Some(Instant::EPOCH),
             Next::Sleep { until, .. } => connection.deadline = until,
-            // Closing the socket removes it from the set.
+            // epoll(7) forgets a socket that is closed.
             Next::Done(_) => drop(self.connections.remove(&id)),
         }
     }
@@ -203,5 +205,5 @@ impl EventLoop {
     }
 }
 
-/// The number of what is not a connection.
+/// The id of the loop's own events: those of listeners and of `WokenIds`.
 const LOOP: u64 = u64::MAX;

@@ -1,5 +1,5 @@
-//! Custom event loops on real sockets: the level-triggered loop of `core/examples/foreign_loop.rs`,
-//! and an edge-triggered one.
+//! Event loops without a runtime, on real sockets: the level-triggered loop of
+//! `core/examples/foreign_loop.rs`, and an edge-triggered one.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
@@ -14,7 +14,7 @@ use wirestate_core::{Instant, admission::ConnectionTable, shutdown::ShutdownHand
 
 use crate::level_triggered::Protocol;
 
-/// An event loop, as the scenarios use it.
+/// An event loop that the scenarios run.
 trait EventLoop: Sized {
     fn new(table: ConnectionTable) -> io::Result<Self>;
 
@@ -24,7 +24,7 @@ trait EventLoop: Sized {
         protocol: impl FnMut(Instant) -> Protocol + 'static,
     ) -> io::Result<SocketAddr>;
 
-    /// Applies `shutdown`. Returns false once the loop was stopped and its last connection has
+    /// Applies `shutdown`. Returns false once a shutdown was requested and the last connection has
     /// ended.
     fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool;
 
@@ -75,13 +75,13 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    every_byte_comes_back_however_it_was_cut
-    a_client_that_has_finished_sending_gets_all_of_it_back
-    a_subscriber_that_floods_and_takes_nothing_is_reset
+    every_byte_comes_back_in_any_chunks
+    a_half_closed_client_gets_all_bytes_back
+    a_subscriber_that_sends_without_pause_and_reads_nothing_is_reset
     a_reset_during_a_request_does_not_keep_the_loop_busy
-    a_stop_during_a_request_does_not_keep_the_loop_busy
-    connections_that_are_reset_anywhere_end_alone
-    what_is_published_reaches_every_subscriber
+    a_shutdown_during_a_request_does_not_keep_the_loop_busy
+    connections_that_are_reset_at_any_time_end_alone
+    published_messages_reach_every_subscriber
     a_reply_from_another_thread_wakes_its_connection
-    a_stop_ends_idle_connections
+    a_shutdown_ends_idle_connections
 }

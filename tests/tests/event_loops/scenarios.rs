@@ -1,4 +1,4 @@
-//! The scenarios, which every event loop must pass.
+//! Scenarios that every event loop must pass.
 
 use std::{
     future::pending,
@@ -26,16 +26,13 @@ use wirestate_testkit::message::frames;
 
 use crate::EventLoop;
 
-/// A test that takes longer hangs.
-const HANGS: Duration = Duration::from_secs(60);
-
-/// What clients can see and do without their sockets.
+/// The server's parts that clients use without a socket.
 struct Server {
     table: ConnectionTable,
     shutdown: ShutdownHandle,
 }
 
-/// Stops the loop when the clients end, also by a panic.
+/// Shuts the loop down when the clients end or panic.
 impl Drop for Server {
     fn drop(&mut self) {
         self.shutdown.drain();
@@ -45,8 +42,8 @@ impl Drop for Server {
     }
 }
 
-/// Runs the loop that `listen` prepares until `clients` and the last connection have ended. Returns
-/// how often the loop has waited.
+/// Calls `listen` with a new loop, and runs the loop until `clients` and the last connection have
+/// ended. Returns how often the loop has waited.
 fn serve<L: EventLoop, T: Send>(
     listen: impl FnOnce(&mut L) -> io::Result<T>,
     clients: impl FnOnce(T, &Server) + Send,
@@ -76,8 +73,8 @@ fn echo<L: EventLoop>(buffer: usize) -> impl FnOnce(&mut L) -> io::Result<Socket
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(HANGS)).unwrap();
-    stream.set_write_timeout(Some(HANGS)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
@@ -87,7 +84,7 @@ fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Reads one byte at a time, so that a flooding peer is always faster.
+/// A machine that reads one byte at a time, so that its peer sends faster than it reads.
 struct ByteByByte<M>(M);
 
 #[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
@@ -106,8 +103,8 @@ impl<M: Machine> Machine for ByteByByte<M> {
         self.0.write_bufs(out)
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.0.write_owned(out, most)
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.0.write_owned(out, max)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
@@ -135,16 +132,16 @@ impl<M: Machine> Machine for ByteByByte<M> {
     }
 }
 
-/// Waits until `happened` returns true.
-fn until(mut happened: impl FnMut() -> bool) {
+/// Waits until `condition` returns true.
+fn until(mut condition: impl FnMut() -> bool) {
     let began = SystemInstant::now();
-    while !happened() {
-        assert!(began.elapsed() < HANGS, "it never happens");
+    while !condition() {
+        assert!(began.elapsed() < TEST_TIMEOUT, "the condition is false after {TEST_TIMEOUT:?}");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Bytes that differ from their neighbours.
+/// A pattern in which neighbouring bytes differ.
 fn bytes(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from((seed * 31 + i * 7 + i / 251) % 251).unwrap()).collect()
 }
@@ -153,24 +150,24 @@ fn ended(table: &ConnectionTable, label: &str) -> u64 {
     table.totals().ended.get(label).copied().unwrap_or(0)
 }
 
-pub(crate) fn every_byte_comes_back_however_it_was_cut<L: EventLoop>() {
+pub(crate) fn every_byte_comes_back_in_any_chunks<L: EventLoop>() {
     serve::<L, _>(echo(100), |address, server| {
         thread::scope(|scope| {
             for seed in 0..100 {
                 scope.spawn(move || {
                     let mut stream = connect(address);
                     let sent = bytes(seed, 5_000);
-                    let (mut received, mut to) = (Vec::new(), 0);
-                    for piece in (1_usize..).map(|i| 1 + (seed + i * i) % 97) {
-                        let next = sent.len().min(to + piece);
-                        stream.write_all(&sent[to..next]).unwrap();
-                        to = next;
-                        if piece % 3 == 0 || to == sent.len() {
-                            let mut news = vec![0; to - received.len()];
-                            stream.read_exact(&mut news).unwrap();
-                            received.extend(news);
+                    let (mut received, mut end) = (Vec::new(), 0);
+                    for size in (1_usize..).map(|i| 1 + (seed + i * i) % 97) {
+                        let next = sent.len().min(end + size);
+                        stream.write_all(&sent[end..next]).unwrap();
+                        end = next;
+                        if size % 3 == 0 || end == sent.len() {
+                            let mut chunk = vec![0; end - received.len()];
+                            stream.read_exact(&mut chunk).unwrap();
+                            received.extend(chunk);
                         }
-                        if to == sent.len() {
+                        if end == sent.len() {
                             break;
                         }
                     }
@@ -184,21 +181,21 @@ pub(crate) fn every_byte_comes_back_however_it_was_cut<L: EventLoop>() {
     });
 }
 
-pub(crate) fn a_client_that_has_finished_sending_gets_all_of_it_back<L: EventLoop>() {
+pub(crate) fn a_half_closed_client_gets_all_bytes_back<L: EventLoop>() {
     serve::<L, _>(echo(16 * 1024), |address, server| {
         let stream = connect(address);
         let sent = bytes(1, 8 << 20);
         let received = thread::scope(|scope| {
             let (mut writing, mut reading, sent) = (&stream, &stream, &sent);
-            let (half, half_sent) = mpsc::channel();
+            let (sender, part_is_sent) = mpsc::channel();
             scope.spawn(move || {
-                // More than the echo's buffer holds, less than the kernels' buffers hold.
+                // More than the echo's buffer holds, less than the kernel's buffers hold.
                 writing.write_all(&sent[..100_000]).unwrap();
-                half.send(()).unwrap();
+                sender.send(()).unwrap();
                 writing.write_all(&sent[100_000..]).unwrap();
                 writing.shutdown(Shutdown::Write).unwrap();
             });
-            half_sent.recv().unwrap();
+            part_is_sent.recv().unwrap();
             let mut received = Vec::new();
             reading.read_to_end(&mut received).unwrap();
             received
@@ -208,7 +205,7 @@ pub(crate) fn a_client_that_has_finished_sending_gets_all_of_it_back<L: EventLoo
     });
 }
 
-pub(crate) fn a_subscriber_that_floods_and_takes_nothing_is_reset<L: EventLoop>() {
+pub(crate) fn a_subscriber_that_sends_without_pause_and_reads_nothing_is_reset<L: EventLoop>() {
     let feed = Feed::new(
         fanout::Config::default().with_window(64 << 20).with_write_timeout(Duration::from_secs(1)),
     )
@@ -221,24 +218,27 @@ pub(crate) fn a_subscriber_that_floods_and_takes_nothing_is_reset<L: EventLoop>(
     serve(listen, |address, server| {
         let mut subscriber = connect(address);
         until(|| feed.counters().subscribers == 1);
-        // More than the kernels' buffers hold.
+        // More than the kernel's buffers hold.
         feed.publish(vec![0; 48 << 20].into(), 48 << 10, Instant::EPOCH);
         let began = SystemInstant::now();
         let flood = vec![1; 1 << 20];
         while subscriber.write_all(&flood).is_ok() {
-            assert!(began.elapsed() < HANGS / 3, "it is not reset");
+            assert!(began.elapsed() < TEST_TIMEOUT / 3, "the subscriber is not reset");
         }
         until(|| ended(&server.table, "write_stalled") == 1);
     });
 }
 
 /// A server whose service takes one request at a time and never replies.
-fn silent<L: EventLoop>(asked: mpsc::Sender<()>) -> impl FnOnce(&mut L) -> io::Result<SocketAddr> {
+/// It notifies `requests` of each request.
+fn silent<L: EventLoop>(
+    requests: mpsc::Sender<()>,
+) -> impl FnOnce(&mut L) -> io::Result<SocketAddr> {
     let config = message::Config::default()
         .with_max_in_flight(NonZeroUsize::MIN)
         .with_service_timeout(Duration::from_millis(500));
     let service = service::asynchronous(move |_| {
-        asked.send(()).unwrap();
+        requests.send(()).unwrap();
         pending()
     });
     let server = message::Server::new(config, service).unwrap();
@@ -246,38 +246,38 @@ fn silent<L: EventLoop>(asked: mpsc::Sender<()>) -> impl FnOnce(&mut L) -> io::R
 }
 
 pub(crate) fn a_reset_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
-    let (asked, requests) = mpsc::channel();
-    let rounds = serve::<L, _>(silent(asked), move |address, server| {
+    let (sender, requests) = mpsc::channel();
+    let rounds = serve::<L, _>(silent(sender), move |address, server| {
         let mut client = connect(address);
         client.write_all(&frames([&Message::binary("ping")])).unwrap();
-        requests.recv_timeout(HANGS).unwrap();
+        requests.recv_timeout(TEST_TIMEOUT).unwrap();
         reset(client);
-        // It has nothing to read or write until the service times out.
+        // The connection neither reads nor writes until the service times out.
         until(|| server.table.totals().open == 0);
     });
     assert!(rounds < 50, "the loop has waited {rounds} times");
 }
 
-pub(crate) fn a_stop_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
-    let (asked, requests) = mpsc::channel();
-    let rounds = serve::<L, _>(silent(asked), move |address, server| {
+pub(crate) fn a_shutdown_during_a_request_does_not_keep_the_loop_busy<L: EventLoop>() {
+    let (sender, requests) = mpsc::channel();
+    let rounds = serve::<L, _>(silent(sender), move |address, server| {
         let mut client = connect(address);
         client.write_all(&frames([&Message::binary("ping")])).unwrap();
-        requests.recv_timeout(HANGS).unwrap();
+        requests.recv_timeout(TEST_TIMEOUT).unwrap();
         server.shutdown.drain();
         let mut reply = Vec::new();
         client.read_to_end(&mut reply).unwrap();
-        assert!(!reply.is_empty(), "the service's time is up");
+        assert!(!reply.is_empty(), "the service timeout has an error reply");
     });
     assert!(rounds < 50, "the loop has waited {rounds} times");
 }
 
-pub(crate) fn connections_that_are_reset_anywhere_end_alone<L: EventLoop>() {
+pub(crate) fn connections_that_are_reset_at_any_time_end_alone<L: EventLoop>() {
     serve::<L, _>(echo(100), |address, server| {
         let mut healthy = connect(address);
         for length in 1..50 {
             let mut client = connect(address);
-            // The long ones are written in parts.
+            // With this timeout, a long message is written only partly.
             client.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
             let _ = client.write(&vec![0; (length * length) << 10]);
             let _ = client.read(&mut vec![0; length * 100]);
@@ -289,7 +289,7 @@ pub(crate) fn connections_that_are_reset_anywhere_end_alone<L: EventLoop>() {
     });
 }
 
-pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
+pub(crate) fn published_messages_reach_every_subscriber<L: EventLoop>() {
     let framing = Framing::Delimited { delimiter: b'\n', max: NonZeroUsize::new(100).unwrap() };
     let feed = Feed::new(fanout::Config::default().with_framing(framing)).unwrap();
     let (subscribers, upstreams) = (feed.clone(), feed.clone());
@@ -308,12 +308,12 @@ pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
             for subscriber in &mut subscribers {
                 let mut received = vec![0; expected.len()];
                 subscriber.read_exact(&mut received).unwrap();
-                assert!(received == expected, "the messages as they were published");
+                assert!(received == expected, "the messages differ from the published ones");
             }
         };
         for round in 0..100 {
-            // Published by another connection of the loop: every subscriber must get it before the
-            // next.
+            // Published by another connection of the loop. Every subscriber gets the messages
+            // before the next publication.
             let lines: Vec<_> = (0..50).map(|number| format!("{round}: {number}\n")).collect();
             let lines = lines.concat();
             publisher.write_all(lines.as_bytes()).unwrap();
@@ -327,14 +327,15 @@ pub(crate) fn what_is_published_reaches_every_subscriber<L: EventLoop>() {
 }
 
 pub(crate) fn a_reply_from_another_thread_wakes_its_connection<L: EventLoop>() {
-    let (ask, asked) = mpsc::channel::<(Message<'static>, oneshot::Sender<Message<'static>>)>();
+    let (requests, received) =
+        mpsc::channel::<(Message<'static>, oneshot::Sender<Message<'static>>)>();
     let service = service::asynchronous(move |request: service::Request| {
         let (reply, replied) = oneshot::channel();
-        ask.send((request.into_message(), reply)).unwrap();
+        requests.send((request.into_message(), reply)).unwrap();
         async { replied.await.unwrap() }
     });
     let answering = thread::spawn(move || {
-        for (request, reply) in asked {
+        for (request, reply) in received {
             let _ = reply.send(request);
         }
     });
@@ -354,7 +355,7 @@ pub(crate) fn a_reply_from_another_thread_wakes_its_connection<L: EventLoop>() {
                         client.write_all(&requests).unwrap();
                         let mut replies = vec![0; requests.len()];
                         client.read_exact(&mut replies).unwrap();
-                        assert!(replies == requests, "the replies, in order");
+                        assert!(replies == requests, "the replies differ from the requests");
                     }
                 });
             }
@@ -363,7 +364,7 @@ pub(crate) fn a_reply_from_another_thread_wakes_its_connection<L: EventLoop>() {
     answering.join().unwrap();
 }
 
-pub(crate) fn a_stop_ends_idle_connections<L: EventLoop>() {
+pub(crate) fn a_shutdown_ends_idle_connections<L: EventLoop>() {
     serve::<L, _>(echo(100), |address, server| {
         let mut clients: Vec<_> = (0..10).map(|_| connect(address)).collect();
         for client in &mut clients {
@@ -376,3 +377,6 @@ pub(crate) fn a_stop_ends_idle_connections<L: EventLoop>() {
         }
     });
 }
+
+/// How long a test waits for an event. Longer than it takes on a busy machine.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,8 +1,7 @@
-//! Machines with a planted bug each, which the testkit must find. The same machine without a bug
-//! must pass.
+//! A machine with planted bugs, which the testkit must find. Without a bug, the machine must pass.
 //!
-//! The tests show what each part of the testkit finds, and which check enforces each rule of
-//! [`wirestate_core::machine`]. Drivers that break the rules are in `contract.rs`.
+//! The tests show which bugs each part of the testkit finds, and which check enforces each rule of
+//! [`wirestate_core::machine`]. `contract.rs` has the drivers that break the rules.
 //!
 //! The [`Bug`](ring::Bug)s by rule:
 //!
@@ -48,7 +47,7 @@ use wirestate_testkit::{
 
 use self::ring::{Bug, Gate, Ring, open};
 
-/// Runs the machine alone, under `Checked`, with random scripts and every cut.
+/// Runs the machine without a network, under `Checked`, with random scripts and every cut.
 fn alone(bug: Bug) {
     let machine = |open| {
         let gate = Arc::new(Lock::new(Gate { open, waker: None }));
@@ -69,10 +68,10 @@ fn alone(bug: Bug) {
             player.play_out();
             let transcript = player.transcript();
             assert!(transcript.input.starts_with(&transcript.output), "not what was received");
-            let broke = ops.iter().any(|op| matches!(op, script::Op::Error(..)));
+            let has_error = ops.iter().any(|op| matches!(op, script::Op::Error(..)));
             let closed = ops.iter().any(|op| matches!(op, script::Op::Eof | script::Op::ShutDown));
             if transcript.label == Some("finished") {
-                assert!(closed || !broke, "an error is not a clean end");
+                assert!(closed || !has_error, "an error is not a clean end");
                 assert_eq!(transcript.input.len(), transcript.output.len(), "bytes are missing");
             }
             Ok(())
@@ -81,8 +80,8 @@ fn alone(bug: Bug) {
     script::split_invariant_exhaustive(|| machine(true).0, b"0123456789");
 }
 
-/// Runs the machine on a simulated network with the real driver. The gate is opened when the bytes
-/// have arrived and the machine sleeps.
+/// Runs the machine on a simulated network with the real driver. The gate opens when the bytes have
+/// arrived and the machine sleeps.
 fn driven(bug: Bug) {
     for seed in 0..18 {
         let settings = Settings { buffer: 32, ..Settings::default() };
@@ -119,16 +118,17 @@ fn driven(bug: Bug) {
         world.run().unwrap_or_else(|halted| panic!("{halted}"));
         assert!(world.now().since(Instant::EPOCH) < Duration::from_secs(1_000_030), "too late");
         assert_eq!(heard.take().unwrap().bytes, message);
-        let clean = serving.take().unwrap().to_string() == "finished";
-        let reset = |record: &Record| record.side == Side::Server && record.error.is_some();
-        assert_ne!(clean, world.records().iter().any(reset), "an end is either clean or an error");
+        let is_clean = serving.take().unwrap().to_string() == "finished";
+        let has_error = |record: &Record| record.side == Side::Server && record.error.is_some();
+        let is_error = world.records().iter().any(has_error);
+        assert_ne!(is_clean, is_error, "an end is either clean or an error");
     }
 }
 
-/// What wakes a sleeping task besides its registered waker.
+/// A cause that wakes a sleeping task besides its registered waker.
 #[derive(Clone, Copy, Debug)]
 enum Disturbance {
-    /// Its alarm.
+    /// The task's alarm.
     Alarm,
     /// A spurious wake-up.
     SpuriousWake,
@@ -136,8 +136,8 @@ enum Disturbance {
     Input,
 }
 
-/// Runs the machine on a simulated network, with `disturbance` after the gate was opened. The gate
-/// wakes its waker once before that.
+/// Runs the machine on a simulated network, with `disturbance` after the gate has opened. Before it
+/// opens, the gate wakes its registered waker once.
 fn disturbed(bug: Bug, disturbance: Disturbance) {
     for seed in 0..10 {
         let world = World::new(seed);
@@ -186,19 +186,19 @@ fn disturbed(bug: Bug, disturbance: Disturbance) {
     }
 }
 
-/// When the gate is opened.
+/// When the gate opens.
 const GATE: Duration = Duration::from_secs(1);
 
+/// Returns whether `harness` panics with `bug`.
 fn finds(harness: fn(Bug), bug: Bug) -> bool {
     catch_unwind(AssertUnwindSafe(|| harness(bug))).is_err()
 }
 
-/// Asserts that random scripts under `Checked` find `bug`, with a panic message that contains
-/// `what`.
-fn is_found(bug: Bug, what: &str) {
+/// Asserts that random scripts under `Checked` find `bug`, with `expected` in the panic's message.
+fn is_found(bug: Bug, expected: &str) {
     let panic = catch_unwind(AssertUnwindSafe(|| alone(bug))).expect_err("the bug was not found");
     let message = panic.downcast_ref::<String>().unwrap();
-    assert!(message.contains(what), "{bug:?} was found by other means: {message}");
+    assert!(message.contains(expected), "{bug:?} was found by another check: {message}");
 }
 
 #[test]

@@ -19,29 +19,29 @@ use wirestate_core::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
     None,
-    /// Sends the bytes behind the ring's wrap from the wrong place.
+    /// Sends the bytes after the ring's wrap from the wrong position.
     Wrap,
-    /// Takes a short write for a complete one.
+    /// Handles a short write like a complete one.
     ShortWrite,
-    /// Offers an empty slice behind the wrap.
+    /// Offers an empty slice after the wrap.
     EmptySlice,
     /// Wants to read although its buffer is full.
     NoBuffer,
-    /// Forgets that it has sent its FIN.
+    /// Sends a second FIN.
     SecondFin,
     /// Sends its FIN before pending output.
     EarlyFin,
     /// Handles a reset like the end of the input.
     CleanReset,
-    /// Goes on reading after the end of the input.
+    /// Continues to read after the end of the input.
     ReadsAfterEof,
-    /// Ends after its output, without a FIN.
+    /// Ends without a FIN after its output.
     EndsWithoutFin,
     /// Wants a reset after its FIN.
     ResetsAfterFin,
     /// Is open again after its FIN.
     Reopens,
-    /// Is a wrapper that does not forward `poll_timeout`.
+    /// Has no deadline, like a wrapper that does not forward `poll_timeout`.
     ForgetsTimeout,
     /// Wants to flush without output.
     NothingToFlush,
@@ -49,13 +49,13 @@ pub(crate) enum Bug {
     OtherMemory,
     /// Clears its memory in `read_buf`.
     ClearsMemory,
-    /// Offers more owned bytes than the driver asks for.
+    /// Offers more owned bytes than the limit of the call.
     OwnedTooMany,
     /// Offers other owned bytes than its output.
     OwnedOther,
     /// Offers an empty owned buffer.
     OwnedEmpty,
-    /// Goes on writing after a write has failed.
+    /// Continues to write after a write has failed.
     WritesAfterError,
     /// Ignores a failed write while it has no output.
     IdleErrorIgnored,
@@ -93,7 +93,7 @@ pub(crate) enum Bug {
     InterestAlternates,
     /// Reads the shared state in `interest`.
     ChangesBetweenCalls,
-    /// Its output depends on how the input was cut.
+    /// Changes its output if a read has three bytes.
     Cuts,
     /// Keeps its socket open after the end.
     NeverEnds,
@@ -114,7 +114,7 @@ pub(crate) struct Ring {
     gate: Arc<Lock<Gate>>,
     open: bool,
     registered: bool,
-    /// Its deadline passes every second, without any effect.
+    /// Has a deadline every second that has no effect.
     pub(crate) ticks: bool,
     calls: Cell<usize>,
 }
@@ -127,6 +127,7 @@ enum Phase {
     Done(EndReason),
 }
 
+/// Shared state that a machine observes in `poll_shared`.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     pub(crate) open: bool,
@@ -148,7 +149,7 @@ impl Reason for EndReason {
         match self {
             Self::Finished => "finished",
             Self::Idle => "idle",
-            Self::Lost(why) => why.label(),
+            Self::Lost(error) => error.label(),
         }
     }
 
@@ -160,9 +161,6 @@ impl Reason for EndReason {
         }
     }
 }
-
-const IDLE: Duration = Duration::from_secs(60);
-const TICK: Duration = Duration::from_secs(1);
 
 impl Ring {
     pub(crate) fn new(bug: Bug, gate: Arc<Lock<Gate>>, now: Instant) -> Self {
@@ -186,11 +184,11 @@ impl Ring {
 
     fn slices(&self) -> [&[u8]; 2] {
         let end = self.start + self.len;
-        let wrong = usize::from(self.bug == Bug::Wrap);
+        let offset = usize::from(self.bug == Bug::Wrap);
         match end.checked_sub(8) {
             None | Some(0) => [&self.buffer[self.start..end], &[]],
             Some(8) => [&self.buffer, &[]],
-            Some(wrapped) => [&self.buffer[self.start..], &self.buffer[wrong..wrapped + wrong]],
+            Some(wrapped) => [&self.buffer[self.start..], &self.buffer[offset..wrapped + offset]],
         }
     }
 }
@@ -261,7 +259,7 @@ impl Machine for Ring {
         }
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let mut bytes = self.slices().concat();
         match self.bug {
             Bug::OwnedOther => bytes.fill(b'?'),
@@ -269,7 +267,7 @@ impl Machine for Ring {
             _ => {}
         }
         if self.bug != Bug::OwnedTooMany {
-            bytes.truncate(most);
+            bytes.truncate(max);
         }
         out[0] = bytes.into();
         1
@@ -288,12 +286,12 @@ impl Machine for Ring {
             Event::Eof => {
                 self.phase = Phase::Closing(EndReason::Finished);
             }
-            Event::Error(direction, why) => match (self.bug, direction) {
+            Event::Error(direction, error) => match (self.bug, direction) {
                 (Bug::CleanReset, Direction::Read) => self.handle(now, Event::Eof),
                 (Bug::WritesAfterError, Direction::Write) if self.len > 0 => {}
                 (Bug::IdleErrorIgnored, Direction::Write)
                     if self.phase == Phase::Open && self.len == 0 => {}
-                _ => self.phase = Phase::Done(EndReason::Lost(why)),
+                _ => self.phase = Phase::Done(EndReason::Lost(error)),
             },
             Event::Written(n) => {
                 let n = if self.bug == Bug::ShortWrite { self.len } else { n };
@@ -304,8 +302,12 @@ impl Machine for Ring {
             Event::Finished => match (self.bug, self.phase) {
                 (Bug::SecondFin, _) => {}
                 (Bug::Reopens, _) => self.phase = Phase::Open,
-                (Bug::ResetsAfterFin, Phase::Closing(why)) => self.phase = Phase::Resetting(why),
-                (_, Phase::Closing(why) | Phase::Resetting(why)) => self.phase = Phase::Done(why),
+                (Bug::ResetsAfterFin, Phase::Closing(reason)) => {
+                    self.phase = Phase::Resetting(reason);
+                }
+                (_, Phase::Closing(reason) | Phase::Resetting(reason)) => {
+                    self.phase = Phase::Done(reason);
+                }
                 (_, Phase::Open | Phase::Done(_)) => {}
             },
             Event::Timeout { .. } => self.handle_timeout(now),
@@ -321,11 +323,11 @@ impl Machine for Ring {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let wait = if self.ticks { TICK } else { IDLE };
+        let limit = if self.ticks { TICK } else { IDLE_TIMEOUT };
         match (self.bug, self.phase) {
             (Bug::ForgetsTimeout, _) | (_, Phase::Done(_) | Phase::Resetting(_)) => None,
             (Bug::Never, _) if self.len > 0 => Some(Instant::NEVER),
-            (_, Phase::Open | Phase::Closing(_)) => Some(self.last_activity + wait),
+            (_, Phase::Open | Phase::Closing(_)) => Some(self.last_activity + limit),
         }
     }
 
@@ -365,7 +367,7 @@ impl Machine for Ring {
 
     fn reason(&self) -> Option<EndReason> {
         match self.phase {
-            Phase::Done(why) if self.bug != Bug::NoReason => Some(why),
+            Phase::Done(reason) if self.bug != Bug::NoReason => Some(reason),
             Phase::Open | Phase::Closing(_) | Phase::Resetting(_) | Phase::Done(_) => None,
         }
     }
@@ -382,20 +384,21 @@ impl Ring {
         if due && self.bug == Bug::LateDeadline {
             return;
         }
-        let believes = self.bug == Bug::EarlyDeadline && self.phase == Phase::Open;
+        let is_early = self.bug == Bug::EarlyDeadline && self.phase == Phase::Open;
         if due && matches!(self.phase, Phase::Closing(_)) {
             self.phase = Phase::Resetting(EndReason::Idle);
-        } else if due || believes {
+        } else if due || is_early {
             (self.phase, self.last_activity) = (Phase::Closing(EndReason::Idle), now);
         }
-        if let Phase::Done(why) = &mut self.phase
+        if let Phase::Done(reason) = &mut self.phase
             && self.bug == Bug::OtherReason
         {
-            *why = EndReason::Idle;
+            *reason = EndReason::Idle;
         }
     }
 }
 
+/// Opens the gate, and wakes the waker that is registered with it.
 pub(crate) fn open(gate: &Lock<Gate>) {
     let waker = gate.with(|gate| {
         gate.open = true;
@@ -403,3 +406,6 @@ pub(crate) fn open(gate: &Lock<Gate>) {
     });
     waker.into_iter().for_each(Waker::wake);
 }
+
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use crate::{
 
 const BINARIES: [&str; 3] = ["wirestate-tokio", "wirestate-smol", "wirestate-std"];
 
-/// A port without a listener.
+/// An address on which no socket listens.
 fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
@@ -57,8 +57,8 @@ fn the_three_binaries_have_the_same_output() {
     for words in calls {
         let [first, others @ ..] = BINARIES.map(|binary| {
             let output = run(binary, words);
-            let expected = |bytes: &[u8]| text(bytes).replace(binary, "wirestate");
-            (expected(&output.stdout), expected(&output.stderr), output.status.code())
+            let generic = |bytes: &[u8]| text(bytes).replace(binary, "wirestate");
+            (generic(&output.stdout), generic(&output.stderr), output.status.code())
         });
         for other in others {
             assert_eq!(first, other, "{words:?}");
@@ -121,12 +121,12 @@ pub(crate) fn wrong_usage_exits_with_2(binary: &str) {
         (&["multiconn-client", "127.0.0.1:1", "0"], "expected a whole number, at least 1"),
         (&["multiconn-client", "--size", "5", "--message", "x"], "cannot be used with"),
     ];
-    for (words, wanted) in calls {
+    for (words, expected) in calls {
         let output = run(binary, words);
         assert_eq!(output.status.code(), Some(2), "{words:?}");
         assert!(output.stdout.is_empty());
         let error = text(&output.stderr);
-        assert!(error.contains(wanted), "{words:?}: {error}");
+        assert!(error.contains(expected), "{words:?}: {error}");
     }
 }
 
@@ -150,9 +150,9 @@ fn described(binary: &str, command: &str) -> Vec<(String, String)> {
                 described.push((begin.to_owned(), String::new()));
             }
             (more, _) => {
-                if let Some((_, expected)) = described.last_mut() {
-                    *expected += more;
-                    expected.push(' ');
+                if let Some((_, help)) = described.last_mut() {
+                    *help += more;
+                    help.push(' ');
                 }
             }
         }
@@ -160,14 +160,14 @@ fn described(binary: &str, command: &str) -> Vec<(String, String)> {
     described
 }
 
-/// The defaults in the README.
+/// The defaults in docs/operate.md and docs/fan-out.md.
 pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
     let common = [
         ("--max-connections", "10000, or what the limit of open files allows"),
         ("--max-per-address", "64"),
         ("--drain-timeout", "10s"),
         ("--lame-duck", "0"),
-        ("--proxy-from", "the loopback ones"),
+        ("--proxy-from", "loopback addresses"),
     ];
     let own: [(&str, &[(&str, &str)]); 5] = [
         ("echo-server", &[("--listen", "127.0.0.1:65432"), ("--idle-timeout", "5m")]),
@@ -203,7 +203,7 @@ pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
                 ("--upstream", "127.0.0.1:9000"),
                 ("--balance", "round-robin"),
                 ("--connect-timeout", "10s"),
-                ("--idle-timeout", "600s"),
+                ("--idle-timeout", "10m"),
                 ("--pipes", "256, or one per 32 open files if that is fewer"),
             ],
         ),
@@ -222,13 +222,9 @@ pub(crate) fn the_help_shows_the_documented_defaults(binary: &str) {
             _ => &[],
         };
         for (flag, default) in flags.iter().chain(common) {
-            let expected =
-                described.iter().find(|(name, _)| name == flag).map(|(_, expected)| expected);
-            let expected = expected.unwrap_or_else(|| panic!("{command} {flag}: {described:?}"));
-            assert!(
-                expected.contains(&format!("[default: {default}]")),
-                "{command} {flag}: {expected}"
-            );
+            let help = described.iter().find(|(name, _)| name == flag).map(|(_, help)| help);
+            let help = help.unwrap_or_else(|| panic!("{command} {flag}: {described:?}"));
+            assert!(help.contains(&format!("[default: {default}]")), "{command} {flag}: {help}");
         }
     }
 }
@@ -238,13 +234,13 @@ pub(crate) fn each_flag_of_a_server_has_its_environment_variable(binary: &str) {
         let described = described(binary, server);
         let flags = described.iter().filter(|(name, _)| name.starts_with("--"));
         let mut count = 0;
-        for (flag, expected) in flags {
+        for (flag, help) in flags {
             if ["--help", "--version", "--verbose", "--quiet"].contains(&flag.as_str()) {
                 continue;
             }
             let variable = flag[2..].to_uppercase().replace('-', "_");
-            let named = expected.contains(&format!("[env: WIRESTATE_{variable}="));
-            assert!(named, "{server} {flag}: {expected}");
+            let is_named = help.contains(&format!("[env: WIRESTATE_{variable}="));
+            assert!(is_named, "{server} {flag}: {help}");
             count += 1;
         }
         assert!(count >= 9, "{server}: {described:?}");
@@ -295,7 +291,7 @@ pub(crate) fn an_empty_environment_variable_is_not_set(binary: &str) {
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
-pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
+pub(crate) fn quiet_logs_only_the_ready_line(binary: &str) {
     let log = Server::start(binary, &["-q"]).stop();
     assert_eq!(log.lines().count(), 1, "{log}");
     assert!(log.contains("listening on 127.0.0.1:"), "{log}");
@@ -309,7 +305,7 @@ pub(crate) fn quiet_keeps_the_ready_line_alone(binary: &str) {
     }
 }
 
-/// Each of the two servers numbers its connections.
+/// The server and its status number their connections independently.
 pub(crate) fn the_log_names_the_server_of_a_connection(binary: &str) {
     let flags = ["-v", "--status", "127.0.0.1:0", "--max-connections", "1"];
     for format in ["text", "json"] {
@@ -324,12 +320,12 @@ pub(crate) fn the_log_names_the_server_of_a_connection(binary: &str) {
             "text" => format!(r#"server="{name}""#),
             _ => format!(r#""server":"{name}""#),
         };
-        let expected = |what: &str, of: &str| {
-            log.lines().any(|line| line.contains(what) && line.contains(&named(of)))
+        let is_logged = |text: &str, server: &str| {
+            log.lines().any(|line| line.contains(text) && line.contains(&named(server)))
         };
-        assert!(expected("refusing connections", "echo-server"), "{log}");
-        for of in ["echo-server", "status"] {
-            assert!(expected("connected", of) && expected("closed: ", of), "{of}: {log}");
+        assert!(is_logged("refusing connections", "echo-server"), "{log}");
+        for name in ["echo-server", "status"] {
+            assert!(is_logged("connected", name) && is_logged("closed: ", name), "{name}: {log}");
         }
     }
 }
@@ -357,7 +353,7 @@ pub(crate) fn the_first_log_line_is_listening_and_the_last_is_stopped(binary: &s
     for server in ["fanout-server", "proxy"] {
         let server = Server::start_as(binary, server, &["--upstream", &unused]);
         drop(server.connect());
-        eventually("the upstream is missed", || server.logged("refused") > 0);
+        eventually("the upstream refuses", || server.logged("refused") > 0);
         let log = server.stop();
         let lines: Vec<&str> = log.lines().collect();
         assert!(lines[0].contains("listening on "), "{log}");
@@ -365,8 +361,8 @@ pub(crate) fn the_first_log_line_is_listening_and_the_last_is_stopped(binary: &s
     }
 }
 
-/// The highest limit of open files that can be set.
-pub(crate) fn most_files() -> u64 {
+/// The hard limit of open files.
+pub(crate) fn max_files() -> u64 {
     getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
@@ -380,7 +376,7 @@ fn limited(binary: &str, files: u32, flags: &[&str]) -> Command {
 }
 
 pub(crate) fn a_warning_shows_how_many_connections_the_limit_of_open_files_allows(binary: &str) {
-    // The std runtime has two files for a connection.
+    // On the std runtime, a connection takes two files.
     let files = if binary == "wirestate-std" { 2 } else { 1 };
     let status = ["--status", "127.0.0.1:0"];
     let calls: [(u32, &[&str], u32); 3] = [
@@ -388,36 +384,36 @@ pub(crate) fn a_warning_shows_how_many_connections_the_limit_of_open_files_allow
         (64 + files, &[], files),
         (64 + 64 * files + 7 * files, &status, 7 * files),
     ];
-    for (limit, flags, left) in calls {
+    for (limit, flags, available) in calls {
         let log = Server::start_command(limited(binary, limit, flags)).stop();
-        let allows = left / files;
+        let possible = available / files;
         let expected =
-            format!("the limit of {limit} open files (ulimit -n) allows {allows} of them");
+            format!("the limit of {limit} open files (ulimit -n) allows {possible} connections");
         assert!(log.contains(&expected), "{flags:?}: {log}");
     }
     // Half of the default causes no warning, one less does.
     let half = 64 + 5000 * files;
-    if most_files() < half.into() {
+    if max_files() < half.into() {
         eprintln!("NOT TESTED: there may not be {half} open files");
     } else {
         for (limit, warns) in [(half, false), (half - files, true)] {
             let log = Server::start_command(limited(binary, limit, &[])).stop();
-            assert_eq!(log.contains("(ulimit -n) allows 4999 of them"), warns, "{log}");
+            assert_eq!(log.contains("(ulimit -n) allows 4999 connections"), warns, "{log}");
             assert_eq!(log.contains("WARN"), warns, "{log}");
         }
     }
-    let kept = 64 + 64 * files;
+    let reserved = 64 + 64 * files;
     let calls: [(u32, &[&str], u32); 3] = [
         (64, &[], 64),
-        (kept, &status, kept),
-        (kept, &["--status", "127.0.0.1:0", "--max-connections", "5"], kept),
+        (reserved, &status, reserved),
+        (reserved, &["--status", "127.0.0.1:0", "--max-connections", "5"], reserved),
     ];
-    for (limit, flags, kept) in calls {
+    for (limit, flags, reserved) in calls {
         let output = limited(binary, limit, flags).output().unwrap();
         let log = text(&output.stderr);
         let expected = format!(
-            "no connection is possible: the limit of open files is {limit} (ulimit -n), and {kept} \
-             are reserved for other uses"
+            "no connection is possible: the limit of open files is {limit} (ulimit -n), and \
+             {reserved} are reserved for other uses"
         );
         assert!(output.status.code() == Some(1) && log.contains(&expected), "{flags:?}: {log}");
         assert_eq!(log.lines().count(), 1, "{log}");
@@ -432,10 +428,10 @@ pub(crate) fn the_limit_of_open_files_is_raised_at_the_start(binary: &str) {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let server = Server::start_command(command);
     let files = if binary == "wirestate-std" { 2 } else { 1 };
-    let room = (most_files() - 64 - 64 * files) / files;
+    let possible = (max_files() - 64 - 64 * files) / files;
     let (_, content) = status::get(&server, "/");
     let page: serde_json::Value = serde_json::from_str(&content).unwrap();
-    assert_eq!(page["connections"]["limit"], room.min(10_000), "{page}");
+    assert_eq!(page["connections"]["limit"], possible.min(10_000), "{page}");
 }
 
 pub(crate) fn the_demo_reports_a_too_low_limit_of_open_files(binary: &str) {
@@ -482,7 +478,7 @@ pub(crate) fn a_client_converses_line_by_line(binary: &str) {
 pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
     let echo = Server::start(binary, &[]);
     let app = Server::start_as(binary, "app-server", &[]);
-    // Sequences that set the title, clear the screen (C1's CSI), and return to the start of the
+    // Sequences that set the title, clear the screen (CSI of C1), and return to the start of the
     // line.
     let hostile = "\u{1b}]0;ü\u{7}\t\u{9b}2J\r\n\u{7f}";
     let escaped = "\\u{1b}]0;ü\\u{7}\t\\u{9b}2J\\r\n\\u{7f}";
@@ -502,7 +498,7 @@ pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
         ),
     ];
     for (words, piped, shown) in calls {
-        assert_eq!(run(binary, words).stdout, [piped, b"\n"].concat(), "data is left alone");
+        assert_eq!(run(binary, words).stdout, [piped, b"\n"].concat(), "data is not changed");
 
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         unlockpt(&ours).unwrap();
@@ -510,7 +506,7 @@ pub(crate) fn control_characters_are_escaped_on_a_terminal(binary: &str) {
         let status = command(binary).args(words).stdout(terminal).status().unwrap();
         assert_eq!(status.code(), Some(0));
         let mut bytes = Vec::new();
-        // The end is an error (EIO), since no process has the terminal open.
+        // At the end, the read fails (EIO), because no process has the terminal open.
         let _ = File::from(ours).read_to_end(&mut bytes);
         // A terminal's line feed is a carriage return as well (termios(3), ONLCR).
         assert_eq!(text(&bytes).replace("\r\n", "\n"), format!("{shown}\n"));
@@ -539,14 +535,14 @@ pub(crate) fn a_closed_standard_output_ends_a_client_quietly(binary: &str) {
     let output = client.output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 
-    // A failed verification is an error, whether the report is read or not.
+    // A failed verification is an error, even if the report cannot be written.
     let server = Server::start(binary, &["--prefix", "> "]);
     let mut client = command(binary);
     client.args(["multiconn-client", &server.address, "2"]).stdout(closed_pipe());
     assert_eq!(client.output().unwrap().status.code(), Some(1));
 }
 
-/// A server that echoes once, behind other bytes, and closes.
+/// The server sends other bytes, echoes once, and closes.
 pub(crate) fn a_server_may_close_after_its_reply(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -664,7 +660,7 @@ pub(crate) fn the_demo_ends_by_itself(binary: &str) {
     let shown = text(&output.stderr);
     for line in shown.lines() {
         assert!(["echo", "search", "fan-out"].iter().any(|part| line.contains(part)), "{line}");
-        assert!(!line.contains("fan-out: 0 in"), "before there is an upstream: {shown}");
+        assert!(!line.contains("fan-out: 0 in"), "shown before the first message: {shown}");
     }
     for line in report.lines().chain(shown.lines()) {
         assert!(line.chars().count() <= 80, "it fits into a terminal: {line}");

@@ -16,9 +16,9 @@ use std::{
 use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::process::{self, Server, eventually, word_behind};
+use crate::process::{self, Server, eventually, word_after};
 
-/// Bytes that reveal a shift, a gap or a repetition.
+/// Bytes in which a shift, a gap or a repetition shows.
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(31) ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect()
 }
@@ -59,13 +59,13 @@ pub(crate) fn a_half_closed_peer_gets_8_mib_back_to_the_last_byte(binary: &str) 
     let mut stream = server.connect();
     let sent = pattern(8 << 20);
     let mut writer = stream.try_clone().unwrap();
-    let (bytes, half) = (sent.clone(), Duration::from_millis(100));
+    let bytes = sent.clone();
     let writing = thread::spawn(move || {
         writer.write_all(&bytes).unwrap();
         writer.shutdown(Shutdown::Write).unwrap();
     });
-    // Every buffer on the path is full before the first byte is read.
-    thread::sleep(half);
+    // All buffers are full before the first byte is read.
+    thread::sleep(Duration::from_millis(100));
     assert!(read_to_end(&mut stream) == sent, "all bytes, in order, and then the end");
     writing.join().unwrap();
     let (log, bytes) = (server.stop(), sent.len());
@@ -94,7 +94,7 @@ pub(crate) fn peers_that_reset_end_alone(binary: &str) {
     assert!(log.contains("connection reset by peer"), "{log}");
 }
 
-pub(crate) fn a_reset_behind_a_fin_is_a_reset(binary: &str) {
+pub(crate) fn a_reset_after_a_fin_is_a_reset(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut peer = server.connect();
     exchange(&mut peer, b"before");
@@ -157,9 +157,9 @@ pub(crate) fn a_peer_that_does_not_read_is_reset_after_the_idle_timeout(binary: 
     stalled.set_nonblocking(true).unwrap();
     let chunk = pattern(1 << 16);
     let mut sent = 0;
-    // Sends until every buffer on the path is full.
+    // Sends until all buffers are full.
     eventually("the reset", || {
-        exchange(&mut healthy, b"not my trouble");
+        exchange(&mut healthy, b"not affected");
         match stalled.write(&chunk) {
             Ok(n) => sent += n,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -188,9 +188,9 @@ pub(crate) fn connections_beyond_the_limit_are_refused(binary: &str) {
     exchange(&mut second, b"second");
     let mut third = server.connect();
     assert_eq!(third.read(&mut [0; 8]).unwrap_or(0), 0, "it is closed");
-    exchange(&mut first, b"the others do not notice");
+    exchange(&mut first, b"not affected");
     drop(second);
-    eventually("room for another one", || {
+    eventually("another one is accepted", || {
         let mut another = server.connect();
         let _ = another.write_all(b"x");
         matches!(another.read(&mut [0; 8]), Ok(1))
@@ -213,7 +213,7 @@ pub(crate) fn running_out_of_files_leaves_open_connections_alone(binary: &str) {
     let server = Server::start_command(command);
     let mut healthy = server.connect();
     exchange(&mut healthy, b"before");
-    // More connections than descriptors. The rest wait in the backlog.
+    // More connections than open files. The others wait in the backlog.
     let mut crowd: Vec<_> = (0..80).map(|_| server.connect()).collect();
     eventually("accepting pauses", || {
         exchange(&mut healthy, &pattern(1000));
@@ -221,7 +221,7 @@ pub(crate) fn running_out_of_files_leaves_open_connections_alone(binary: &str) {
     });
     let mut last = crowd.pop().unwrap();
     drop(crowd);
-    exchange(&mut last, b"accepted once there is room");
+    exchange(&mut last, b"accepted later");
     exchange(&mut healthy, b"after");
     drop((healthy, last));
     let log = server.stop();
@@ -268,7 +268,7 @@ pub(crate) fn sigterm_flushes_pending_output(binary: &str) {
     let sent = pattern(400_000);
     pending.write_all(&sent).unwrap();
     server.signal(Signal::TERM);
-    assert!(read_to_end(&mut idle).is_empty(), "a FIN for a client without pending output");
+    assert!(read_to_end(&mut idle).is_empty(), "a FIN, because no output is pending");
     drop(idle);
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
     assert!(read_to_end(&mut pending) == sent, "every byte, and then a FIN");
@@ -278,7 +278,7 @@ pub(crate) fn sigterm_flushes_pending_output(binary: &str) {
     assert!(log.contains("connections=2 drained=2 aborted=0"), "{log}");
 }
 
-/// A connection whose buffers are all full, and what was sent on it.
+/// Fills all buffers of a connection. Returns the connection and the sent bytes.
 pub(crate) fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
     let mut stream = server.connect();
     stream.set_nonblocking(true).unwrap();
@@ -303,7 +303,7 @@ pub(crate) fn stall(server: &Server) -> (TcpStream, Vec<u8>) {
 pub(crate) fn sigterm_waits_for_a_slow_reader(binary: &str) {
     let server = Server::start(binary, &["-v"]);
     let (mut pending, sent) = stall(&server);
-    assert!(sent.len() > 4 << 20, "megabytes are on their way, most of them not read yet");
+    assert!(sent.len() > 4 << 20, "megabytes are in flight, most of them unread");
     server.signal(Signal::TERM);
     // Longer than the lingering close waits.
     thread::sleep(Duration::from_millis(2500));
@@ -312,10 +312,9 @@ pub(crate) fn sigterm_waits_for_a_slow_reader(binary: &str) {
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("drained=1 aborted=0"), "{log}");
-    // What had arrived before, and then a FIN. TCP may retransmit a part late, for which there was
-    // no buffer.
+    // The server echoes what it has received before its FIN. TCP may retransmit the rest after it.
     assert!(sent.starts_with(&back), "every byte, in order");
-    let figure = |name| word_behind(name, &log).unwrap().parse::<usize>().unwrap();
+    let figure = |name| word_after(name, &log).unwrap().parse::<usize>().unwrap();
     let (received, late) = (figure(" received="), figure("after the FIN: "));
     assert_eq!(received, back.len() + late, "{log}");
     assert!(late < 128 * 1024 && back.len() > 1 << 20, "{log}");
@@ -329,11 +328,10 @@ pub(crate) fn a_connection_that_outlasts_the_drain_timeout_is_reset(binary: &str
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("connections=1 drained=0 aborted=1"), "{log}");
     let error = std::io::copy(&mut stalled, &mut std::io::sink()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not to be taken for a clean end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "the end is not clean");
 }
 
-/// The drain's deadline has passed when the process resumes, but the process could not serve a
-/// client.
+/// The drain's deadline passes while the process is stopped and cannot serve its client.
 pub(crate) fn time_in_which_the_process_is_suspended_does_not_count_for_the_drain(binary: &str) {
     let server = Server::start(binary, &["--drain-timeout", "3s"]);
     let (mut pending, sent) = stall(&server);
@@ -349,18 +347,18 @@ pub(crate) fn time_in_which_the_process_is_suspended_does_not_count_for_the_drai
     assert!(log.contains("drained=1 aborted=0"), "{log}");
 }
 
-/// These peers consider themselves connected, and have sent a request.
+/// The clients are connected and have sent their requests before the server accepts them.
 pub(crate) fn requests_in_the_backlog_are_answered_before_the_server_ends(binary: &str) {
     let server = Server::start(binary, &[]);
     server.suspend();
     let mut waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
     for stream in &mut waiting {
-        stream.write_all(b"asked").unwrap();
+        stream.write_all(b"request").unwrap();
     }
     server.signal(Signal::TERM);
     server.signal(Signal::CONT);
     for stream in &mut waiting {
-        assert_eq!(read_to_end(stream), b"asked");
+        assert_eq!(read_to_end(stream), b"request");
     }
     let (status, log) = server.wait();
     assert!(status.success() && log.contains("drained=8 aborted=0"), "{status}: {log}");
@@ -411,12 +409,13 @@ pub(crate) fn restarts_under_load_reset_no_client(binary: &str) {
     assert!(unexpected.is_empty(), "of {answered:?}: {unexpected:?}, and late: {late:?}");
 }
 
-/// Connects and sends one request. Returns false if it was refused, or closed before an answer.
+/// Connects and sends one request. Returns false if the connection is refused, or closed before an
+/// answer.
 fn ping(address: SocketAddr) -> std::io::Result<bool> {
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, process::HANGS) else {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, process::TEST_TIMEOUT) else {
         return Ok(false);
     };
-    stream.set_read_timeout(Some(process::HANGS))?;
+    stream.set_read_timeout(Some(process::TEST_TIMEOUT))?;
     stream.write_all(b"ping")?;
     let mut reply = Vec::new();
     (&stream).take(4).read_to_end(&mut reply)?;
@@ -437,7 +436,7 @@ pub(crate) fn a_second_signal_ends_the_process(binary: &str) {
     drop(stalled);
 }
 
-/// As timeout(1) sends it.
+/// timeout(1) sends its signal twice.
 pub(crate) fn two_signals_at_once_count_as_one(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut pending = server.connect();

@@ -13,9 +13,9 @@ use std::{
 
 use socket2::SockRef;
 
-use crate::process::{HANGS, Server, command, eventually, run, text};
+use crate::process::{Server, TEST_TIMEOUT, command, eventually, run, text};
 
-/// The default length of messages.
+/// The size of a message, in bytes.
 const SIZE: usize = 64;
 
 /// Message number `number` of epoch `epoch`.
@@ -28,8 +28,7 @@ fn message(epoch: u32, number: u32) -> Vec<u8> {
 
 fn parse(message: &[u8]) -> (u32, u32) {
     assert!(message.len() == SIZE && message.ends_with(b".\n"), "{}", text(message));
-    let number =
-        |range| text(&message[range]).parse().expect("digits, or the message is not whole");
+    let number = |range| text(&message[range]).parse().expect("a complete message has digits");
     (number(0..8), number(9..17))
 }
 
@@ -49,7 +48,7 @@ impl Upstream {
     fn accept(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_write_timeout(Some(HANGS)).unwrap();
+        stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 
@@ -137,8 +136,12 @@ pub(crate) fn a_thousand_subscribers_at_once(binary: &str) {
     assert!(server.stop().contains("delivered=50000 "));
 }
 
-/// Publishes until `enough` returns true. Asks it after each round.
-fn publish_until(feed: &mut TcpStream, healthy: &mut TcpStream, mut enough: impl FnMut() -> bool) {
+/// Publishes in rounds, and calls `is_enough` after each one until it returns true.
+fn publish_until(
+    feed: &mut TcpStream,
+    healthy: &mut TcpStream,
+    mut is_enough: impl FnMut() -> bool,
+) {
     const BATCH: u32 = 512;
     let mut number = 0;
     eventually("enough is published", || {
@@ -148,10 +151,10 @@ fn publish_until(feed: &mut TcpStream, healthy: &mut TcpStream, mut enough: impl
             feed.write_all(&bytes).unwrap();
             let mut received = vec![0; bytes.len()];
             healthy.read_exact(&mut received).unwrap();
-            assert!(received == bytes, "the healthy one loses nothing: from message {number} on");
+            assert!(received == bytes, "the healthy subscriber has a gap after message {number}");
             number += BATCH;
         }
-        enough()
+        is_enough()
     });
 }
 
@@ -177,8 +180,7 @@ pub(crate) fn a_subscriber_that_does_not_read_is_disconnected_alone(binary: &str
     assert!(log.contains("lagged=1 "), "{log}");
 }
 
-/// Each of them could pause the upstream for a second. Together they may pause it for one second in
-/// ten.
+/// All stalled subscribers together may pause the upstream for one second in ten.
 pub(crate) fn many_subscribers_that_do_not_read_do_not_stall_the_others(binary: &str) {
     const STALLED: usize = 40;
     let upstream = Upstream::new();
@@ -186,22 +188,22 @@ pub(crate) fn many_subscribers_that_do_not_read_do_not_stall_the_others(binary: 
     let mut feed = upstream.accept();
     let mut healthy = server.connect();
     server.await_connected(1);
-    let (mut came, mut stalled) = (0, Vec::new());
+    let (mut connected, mut stalled) = (0, Vec::new());
     publish_until(&mut feed, &mut healthy, || {
-        if came < STALLED {
-            came += 1;
+        if connected < STALLED {
+            connected += 1;
             stalled.push(server.connect());
         }
         stalled.retain(|stream| SockRef::from(stream).take_error().unwrap().is_none());
-        came == STALLED && stalled.is_empty()
+        connected == STALLED && stalled.is_empty()
     });
     drop(upstream);
     let log = server.stop();
     assert!(log.contains(&format!("lagged={STALLED} ")), "{log}");
 }
 
-/// It pauses the upstream for a while, then reads everything. It is disconnected once it has paused
-/// the upstream for the limit in total.
+/// The subscriber pauses the upstream for a while, then reads everything, and repeats this. It is
+/// disconnected once its pauses together reach the limit.
 pub(crate) fn a_subscriber_that_keeps_pausing_is_disconnected_in_the_end(binary: &str) {
     let upstream = Upstream::new();
     let server = upstream.serve(binary, &["--window", "256KiB"]);
@@ -252,9 +254,9 @@ pub(crate) fn a_subscriber_that_skips_continues_with_complete_messages(binary: &
     let mut rounds = 0;
     publish_until(&mut feed, &mut healthy, || {
         rounds += 1;
-        rounds == 20 // 16 MB, more than all buffers on the path hold
+        rounds == 20 // 16 MB, more than all buffers hold
     });
-    // It gets messages from before the gap, then the gap, then the current ones.
+    // It gets messages from before the gap, and then the current ones.
     let last = thread::spawn(move || {
         let mut seen = Vec::new();
         loop {
@@ -272,7 +274,7 @@ pub(crate) fn a_subscriber_that_skips_continues_with_complete_messages(binary: &
     }
     let seen = last.join().unwrap();
     let gaps = seen.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
-    assert!((1..=3).contains(&gaps), "{gaps} gaps, among them the one before the new epoch");
+    assert!((1..=3).contains(&gaps), "{gaps} gaps, including the one before the new epoch");
     drop((upstream, healthy));
     let log = server.stop();
     assert!(!log.contains("skipped=0 "), "{log}");
@@ -280,7 +282,7 @@ pub(crate) fn a_subscriber_that_skips_continues_with_complete_messages(binary: &
 }
 
 pub(crate) fn subscribers_wait_while_the_upstream_is_away(binary: &str) {
-    // The upstream is absent at the start: the port has no listener.
+    // At the start, no socket listens on the upstream's address.
     let upstream = Upstream::new();
     let address = upstream.address.clone();
     drop(upstream);
@@ -316,7 +318,7 @@ pub(crate) fn a_subscriber_that_leaves_is_noticed_without_a_message(binary: &str
     assert_eq!(leaving.read(&mut [0; 1]).unwrap(), 0, "a FIN is answered by one");
     SockRef::from(&resetting).set_linger(Some(Duration::ZERO)).unwrap();
     drop(resetting);
-    eventually("both are gone", || server.logged(" closed: ") == 2);
+    eventually("both have ended", || server.logged(" closed: ") == 2);
     drop(upstream);
     let log = server.stop();
     assert!(log.contains("closed: the subscriber left"), "{log}");
@@ -358,7 +360,7 @@ pub(crate) fn without_framing_bytes_are_passed_on_at_once(binary: &str) {
     }
 }
 
-pub(crate) fn a_line_beyond_the_limit_drops_the_upstream(binary: &str) {
+pub(crate) fn a_line_beyond_the_limit_ends_the_upstreams_connection(binary: &str) {
     let upstream = Upstream::new();
     let flags = ["--upstream", &upstream.address, "--frame", "lines", "-v"];
     let server = Server::start_as(binary, "fanout-server", &flags);
@@ -385,22 +387,23 @@ pub(crate) fn a_source_serves_one_client_at_a_time(binary: &str) {
         let (mut first, mut bytes) = connect_in_turn(&server);
         bytes.resize(64_000, 0);
         let mut second = server.connect();
-        assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "it is closed");
+        assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0, "the second client is closed");
         first.read_exact(&mut bytes[64..]).unwrap();
-        assert_eq!(first.read(&mut [0; 1]).unwrap(), 0, "that was all");
+        assert_eq!(first.read(&mut [0; 1]).unwrap(), 0, "a FIN after the last message");
         for (number, message) in bytes.chunks(64).enumerate() {
             assert!(message.starts_with(format!("{number:020} ").as_bytes()), "{}", text(message));
             assert!(message.ends_with(b".\n"));
         }
         drop(first);
-        eventually("it is free again", || server.logged(" closed: ") == turn);
+        eventually("the first client has ended", || server.logged(" closed: ") == turn);
     }
 }
 
-/// The next client, with its first message. The server has room a moment after the log says so.
+/// Connects the next client, and reads its first message. Retries, because the server logs the end
+/// of a client slightly before it accepts the next one.
 fn connect_in_turn(server: &Server) -> (TcpStream, Vec<u8>) {
     let (mut next, mut message) = (None, vec![0; 64]);
-    eventually("the next one is served", || {
+    eventually("the next client is served", || {
         let mut client = server.connect();
         let is_served = client.read_exact(&mut message).is_ok();
         next = Some(client);
@@ -409,7 +412,7 @@ fn connect_in_turn(server: &Server) -> (TcpStream, Vec<u8>) {
     (next.unwrap(), message)
 }
 
-/// As `nc ADDR 1234 </dev/null` does where it sends a FIN at the end of its input.
+/// `nc` sends its FIN at the end of its input, if it is called with `-N`.
 pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     let flags = ["--size", "64", "--rate", "1000", "--count", "100", "-v"];
     let server = Server::start_as(binary, "fanout-source", &flags);
@@ -417,14 +420,14 @@ pub(crate) fn a_source_serves_a_client_that_has_closed_its_side(binary: &str) {
     client.shutdown(Shutdown::Write).unwrap();
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes.len(), 6400, "all of them, and then a FIN");
+    assert_eq!(bytes.len(), 6400, "all messages, and then a FIN");
     drop(client);
-    eventually("it is free again", || server.logged(" closed: ") == 1);
-    // A closed client is still noticed, and makes room for the next.
-    let (mut gone, _) = connect_in_turn(&server);
-    gone.shutdown(Shutdown::Write).unwrap();
-    gone.read_exact(&mut [0; 20 * 64]).unwrap();
-    drop(gone);
+    eventually("the client has ended", || server.logged(" closed: ") == 1);
+    // The server notices that such a client is closed, and accepts the next one.
+    let (mut closed, _) = connect_in_turn(&server);
+    closed.shutdown(Shutdown::Write).unwrap();
+    closed.read_exact(&mut [0; 20 * 64]).unwrap();
+    drop(closed);
     connect_in_turn(&server);
     let log = server.stop();
     assert!(log.contains("the client left; messages generated: "), "{log}");
@@ -451,12 +454,12 @@ pub(crate) fn a_client_writes_messages_and_ends_after_its_count(binary: &str) {
     client.args(["fanout-client", &server.address, "-q"]);
     let mut client = client.spawn().unwrap();
     server.await_connected(2);
-    drop(client.stdout.take()); // as `head` does after its last line
+    drop(client.stdout.take()); // `head` does so after its last line
     let output = client.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
 }
 
-pub(crate) fn a_client_says_how_its_stream_ended(binary: &str) {
+pub(crate) fn a_client_reports_how_its_stream_ended(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let ends: [(usize, bool, &[&str], i32, &str); 6] = [
@@ -476,7 +479,7 @@ pub(crate) fn a_client_says_how_its_stream_ended(binary: &str) {
             1,
             "the server ended the stream after 17 of a message's 64 bytes",
         ),
-        // As a full server does.
+        // A full server does so.
         (0, false, &[], 1, "the server closed the connection before the first message"),
         (3 * SIZE, true, &[], 1, "connection reset by peer"),
     ];

@@ -1,5 +1,5 @@
-//! A real `HAProxy`: in front of the servers, whose header they read, and behind the proxy, whose
-//! header it reads.
+//! A real `HAProxy`. In front of the servers, it sends PROXY headers. Behind the proxy, it reads
+//! them.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    process::{HANGS, Server, eventually},
+    process::{Server, TEST_TIMEOUT, eventually},
     proxy::proxy,
     status,
     third_party::server,
@@ -25,9 +25,10 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    /// Starts `HAProxy` with one `listen` section on a free port, with the options `bind` and the
-    /// directives `what`. Prints a line and returns `None` if it is not installed.
-    fn start(bind: &str, what: &str) -> Option<Self> {
+    /// Starts `HAProxy` with one `listen` section on a free port: `bind` are options of its
+    /// address, `directives` its other lines. Prints a line and returns `None` if it is not
+    /// installed.
+    fn start(bind: &str, directives: &str) -> Option<Self> {
         if server("haproxy").arg("-v").stdout(Stdio::null()).status().is_err() {
             eprintln!("NOT TESTED: haproxy is absent");
             assert!(std::env::var_os("CI").is_none(), "CI installs haproxy");
@@ -39,7 +40,7 @@ impl HaProxy {
         let configuration = std::env::temp_dir().join(name);
         let section = format!(
             "listen it\n bind {address} {bind}\n timeout connect 10s\n timeout client 600s\n \
-             timeout server 600s\n {what}\n"
+             timeout server 600s\n {directives}\n"
         );
         fs::write(&configuration, section).unwrap();
         let child = server("haproxy")
@@ -53,10 +54,9 @@ impl HaProxy {
         Some(haproxy)
     }
 
-    /// Starts `HAProxy` in front of `upstream`, with a PROXY header for the client.
-    fn in_front_of(upstream: &str, announcing: &str) -> Option<Self> {
-        let what = format!("unique-id-format client-%cp\n server it {upstream} {announcing}");
-        Self::start("", &what)
+    /// Starts `HAProxy` in front of `upstream`. `options` make it send PROXY headers.
+    fn in_front_of(upstream: &str, options: &str) -> Option<Self> {
+        Self::start("", &format!("unique-id-format client-%cp\n server it {upstream} {options}"))
     }
 }
 
@@ -68,39 +68,38 @@ impl Drop for HaProxy {
     }
 }
 
-/// Version 2 with a checksum, which is verified, and with further TLVs.
+/// Version 1, and version 2 with a checksum, which is verified, and with further TLVs.
 pub(crate) fn a_server_learns_the_client_from_haproxys_header(binary: &str) {
-    let ways = ["send-proxy", "send-proxy-v2 proxy-v2-options crc32c,unique-id"];
-    for announcing in ways {
+    for options in ["send-proxy", "send-proxy-v2 proxy-v2-options crc32c,unique-id"] {
         let echo = Server::start(binary, &["--accept-proxy", "-v", "--status", "127.0.0.1:0"]);
-        let Some(haproxy) = HaProxy::in_front_of(&echo.address, announcing) else { return };
+        let Some(haproxy) = HaProxy::in_front_of(&echo.address, options) else { return };
         let mut client = TcpStream::connect(&haproxy.address).unwrap();
-        client.set_read_timeout(Some(HANGS)).unwrap();
+        client.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let mut reply = [0; 5];
         client.write_all(b"hello").unwrap();
         client.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, b"hello");
         let real = client.local_addr().unwrap().to_string();
         let (_, table) = status::get(&echo, "/connections");
-        assert!(table.contains(&real), "{announcing}: {table}");
+        assert!(table.contains(&real), "{options}: {table}");
         drop((client, haproxy));
         let log = echo.stop();
         for expected in ["client identified", "closed: "] {
             let real = format!("peer={real}");
             let line = log.lines().find(|line| line.contains(expected) && line.contains(&real));
-            assert!(line.is_some(), "{announcing}: `{expected}` names the client: {log}");
+            assert!(line.is_some(), "{options}: `{expected}` names the client: {log}");
         }
-        assert!(!log.contains("proxy_header_malformed"), "{announcing}: {log}");
+        assert!(!log.contains("proxy_header_malformed"), "{options}: {log}");
     }
 }
 
-/// A health check connects, sends a `LOCAL` header (or one with its own address), and resets; here
-/// many times a second.
+/// A health check connects, sends a `LOCAL` header (or one with the address of `HAProxy`), and
+/// resets.
 pub(crate) fn health_checks_of_haproxy_are_not_counted_as_failures(binary: &str) {
     let echo = Server::start(binary, &[]);
     let flags = ["--accept-proxy", "--status", "127.0.0.1:0"];
     let to_echo = ["--upstream", &echo.address];
-    for (name, others, way) in [
+    for (name, others, options) in [
         ("echo-server", &[][..], "check-send-proxy send-proxy-v2"),
         ("echo-server", &[], "send-proxy"),
         ("app-server", &[], "check-send-proxy send-proxy-v2"),
@@ -109,8 +108,8 @@ pub(crate) fn health_checks_of_haproxy_are_not_counted_as_failures(binary: &str)
     ] {
         let server = Server::start_as(binary, name, &[&flags[..], others].concat());
         // A check may take as long as the interval between two checks.
-        let announcing = &format!("check inter 200ms {way}");
-        let Some(_haproxy) = HaProxy::in_front_of(&server.address, announcing) else { return };
+        let options = format!("check inter 200ms {options}");
+        let Some(_haproxy) = HaProxy::in_front_of(&server.address, &options) else { return };
         let ended = || {
             let (_, metrics) = status::get(&server, "/metrics");
             let reasons = metrics.lines().filter_map(|line| {
@@ -121,9 +120,9 @@ pub(crate) fn health_checks_of_haproxy_are_not_counted_as_failures(binary: &str)
             });
             reasons.collect::<BTreeMap<_, _>>()
         };
-        eventually("several were made", || ended().get("health_check") >= Some(&3));
-        // The test itself has connected to see whether HAProxy listens, and HAProxy may have reset
-        // that connection.
+        eventually("three checks are counted", || ended().get("health_check") >= Some(&3));
+        // `HaProxy::start` has connected to see whether HAProxy listens, and HAProxy may have reset
+        // its connection to the server.
         let ended = ended();
         let others: u64 = ended
             .iter()
@@ -135,12 +134,12 @@ pub(crate) fn health_checks_of_haproxy_are_not_counted_as_failures(binary: &str)
     }
 }
 
-/// `HAProxy` reports what it has read: the addresses and ports of the client and of the proxy.
+/// `HAProxy` answers with the addresses and ports of the client and of the proxy.
 pub(crate) fn haproxy_reads_the_headers_that_we_send(binary: &str) {
-    let says = "mode http\n http-request return status 200 content-type text/plain \
+    let directives = "mode http\n http-request return status 200 content-type text/plain \
                 lf-string \"%[src]:%[src_port] %[dst]:%[dst_port]\"";
     for version in ["v1", "v2"] {
-        let Some(haproxy) = HaProxy::start("accept-proxy", says) else { return };
+        let Some(haproxy) = HaProxy::start("accept-proxy", directives) else { return };
         let proxy = proxy(binary, &haproxy.address, &["--send-proxy", version]);
         let mut client = proxy.connect();
         client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();

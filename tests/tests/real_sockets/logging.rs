@@ -1,5 +1,5 @@
-//! Scenarios of the log and of signals: an unread log does not block a server, peers can cause a
-//! limited number of lines, and what each signal does.
+//! Scenarios of the log and of signals. An unread log does not block a server, and peers can cause
+//! only a limited number of lines.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use rustix::{
 use socket2::SockRef;
 
 use crate::{
-    process::{HANGS, Server, command, eventually, path, word_behind},
+    process::{Server, TEST_TIMEOUT, command, eventually, path, word_after},
     status,
 };
 
 /// A server whose log is not read after the ready line.
-struct Unread {
+struct UnreadServer {
     child: Child,
     log: BufReader<ChildStderr>,
     address: String,
     status: String,
 }
 
-impl Unread {
+impl UnreadServer {
     fn start(binary: &str, flags: &[&str]) -> Self {
         let mut command = command(binary);
         command.args(["echo-server", "--listen", "127.0.0.1:0", "--status", "127.0.0.1:0"]);
@@ -42,8 +42,8 @@ impl Unread {
             let n = log.read_line(&mut before).expect("the log is UTF-8");
             assert!(n > 0, "the server ended before it was ready: {before}");
         }
-        let address = word_behind("listening on ", &before).unwrap();
-        let status = word_behind("status on http://", &before).unwrap();
+        let address = word_after("listening on ", &before).unwrap();
+        let status = word_after("status on http://", &before).unwrap();
         Self { child, log, address, status }
     }
 
@@ -60,7 +60,7 @@ impl Unread {
     }
 }
 
-/// Waits for the end of a process.
+/// Waits for the end of a process, and returns its status.
 fn wait(child: &mut Child) -> ExitStatus {
     let mut status = None;
     eventually("it ends", || {
@@ -70,20 +70,20 @@ fn wait(child: &mut Child) -> ExitStatus {
     status.unwrap()
 }
 
-impl Drop for Unread {
+impl Drop for UnreadServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The value of a metric without labels.
+/// Returns the value of a metric without labels.
 fn metric(page: &str, name: &str) -> u64 {
     let figure = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     figure.unwrap_or_else(|| panic!("no {name}: {page}")).parse().unwrap()
 }
 
-/// Connections ended, by reason.
+/// Returns the numbers of ended connections by reason.
 fn ended(address: &str) -> BTreeMap<String, u64> {
     let (code, page) = status::get_at(address, "/");
     assert_eq!(code, 200);
@@ -93,8 +93,8 @@ fn ended(address: &str) -> BTreeMap<String, u64> {
 
 fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the server is listening");
-    stream.set_read_timeout(Some(HANGS)).unwrap();
-    stream.set_write_timeout(Some(HANGS)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 
@@ -105,34 +105,34 @@ fn echoes(stream: &mut (impl Read + Write)) {
     assert_eq!(&reply, b"hello");
 }
 
-/// Connects, sends `says`, then resets.
-fn reset(address: &str, says: &[u8]) {
+/// Connects, sends `bytes`, and resets.
+fn reset(address: &str, bytes: &[u8]) {
     let mut stream = connect(address);
-    stream.write_all(says).unwrap();
+    stream.write_all(bytes).unwrap();
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
-/// A pipe is full after 64 KiB.
+/// The log is a pipe, which is full after 64 KiB.
 pub(crate) fn a_log_that_is_not_read_blocks_nothing(binary: &str) {
     for flags in [&[][..], &["-v"], &["--log-format", "json", "-v"]] {
-        let mut server = Unread::start(binary, flags);
+        let mut server = UnreadServer::start(binary, flags);
         let threads = server.threads();
         for _ in 0..400 {
             reset(&server.address, b"x");
         }
         echoes(&mut connect(&server.address));
         assert_eq!(status::get_at(&server.status, "/healthz").0, 200);
-        // The lines of the log itself and of two connections.
-        eventually("no thread stays", || server.threads() <= threads + 3);
+        // The threads of the log and of two connections may remain.
+        eventually("the connections' threads have ended", || server.threads() <= threads + 3);
         server.signal(Signal::TERM);
         let status = wait(&mut server.child);
         assert!(status.success(), "{flags:?}: {status}");
     }
 }
 
-/// A long drain, since one peer does not read.
+/// The drain is long, because one peer does not read.
 pub(crate) fn a_second_signal_ends_a_server_whose_log_is_not_read(binary: &str) {
-    let mut server = Unread::start(binary, &["-v", "--drain-timeout", "off"]);
+    let mut server = UnreadServer::start(binary, &["-v", "--drain-timeout", "off"]);
     let mut slow = connect(&server.address);
     slow.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     while slow.write_all(&[0; 8 * 1024]).is_ok() {}
@@ -150,7 +150,7 @@ pub(crate) fn a_second_signal_ends_a_server_whose_log_is_not_read(binary: &str) 
 }
 
 pub(crate) fn a_log_that_is_read_again_reports_dropped_lines(binary: &str) {
-    let mut server = Unread::start(binary, &["-v"]);
+    let mut server = UnreadServer::start(binary, &["-v"]);
     assert_eq!(server.dropped(), 0);
     while server.dropped() == 0 {
         for _ in 0..500 {
@@ -164,12 +164,12 @@ pub(crate) fn a_log_that_is_read_again_reports_dropped_lines(binary: &str) {
         assert!(log.read_line(&mut line).unwrap() > 0, "the log ends");
         lines.push(line);
     }
-    let dropped: u64 = word_behind("dropped=", lines.last().unwrap()).unwrap().parse().unwrap();
+    let dropped: u64 = word_after("dropped=", lines.last().unwrap()).unwrap().parse().unwrap();
     assert_eq!(
         dropped,
         metric(&status::get_at(&server.status, "/metrics").1, "wirestate_log_dropped_lines_total")
     );
-    // Logging goes on after the gap.
+    // Later lines are logged.
     reset(&server.address, b"x");
     let mut line = String::new();
     while !line.contains("reason=\"reset\"") {
@@ -199,9 +199,9 @@ pub(crate) fn a_full_disk_under_the_log_blocks_nothing(binary: &str) {
 /// The two ends of a full pipe.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().unwrap();
-    let mut room = fcntl_setpipe_size(&writer, 4096).unwrap();
-    while room > 0 {
-        room -= writer.write(&vec![b'.'; room]).unwrap();
+    let mut free = fcntl_setpipe_size(&writer, 4096).unwrap();
+    while free > 0 {
+        free -= writer.write(&vec![b'.'; free]).unwrap();
     }
     (reader, writer)
 }
@@ -213,7 +213,7 @@ pub(crate) fn a_client_whose_standard_error_is_not_read_completes(binary: &str) 
         (&["fanout-client", &source.address, "--count", "10"], 0),
         (&["echo-client", &echo.address, "--message", "hello"], 0),
         (&["multiconn-client", &echo.address, "2"], 0),
-        // It cannot log the reason.
+        // The client cannot log the reason.
         (&["echo-client", "unix:/nowhere"], 1),
     ];
     for (words, code) in calls {
@@ -235,8 +235,7 @@ pub(crate) fn repeated_resets_do_not_fill_the_log(binary: &str) {
         resets += 1;
     }
     let status = server.status.clone().unwrap();
-    let is_over = || ended(&status).values().sum::<u64>() == resets;
-    eventually("all have ended", is_over);
+    eventually("all have ended", || ended(&status).values().sum::<u64>() == resets);
     let counts = ended(&status);
     let seconds = began.elapsed().as_secs() + 1;
     let log = server.stop();
@@ -280,51 +279,52 @@ pub(crate) fn an_upstream_that_keeps_closing_does_not_fill_the_log(binary: &str)
     thread::sleep(Duration::from_millis(1500));
     let log = server.stop();
     // One line for connecting, and one for the end of the connection.
-    let most = 2 * (50 + 10 * (began.elapsed().as_secs() + 1));
+    let max = 2 * (50 + 10 * (began.elapsed().as_secs() + 1));
     let lines = log.lines().filter(|line| line.contains(&upstream)).count();
-    assert!((2..=usize::try_from(most).unwrap()).contains(&lines), "{lines} lines: {log}");
+    assert!((2..=usize::try_from(max).unwrap()).contains(&lines), "{lines} lines: {log}");
 }
 
-/// A load balancer or a probe connects and closes without sending a byte. Every server counts that
-/// as a health check, and logs no line.
+/// A health check connects, and closes or resets before any byte is sent in either direction. Every
+/// server counts it, and logs no line.
 pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
     let upstream = Server::start(binary, &[]);
-    let with_proxy: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\n";
+    let proxy_header: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 7\r\n";
     let header = ["--accept-proxy"];
     let to_echo = ["--upstream", &upstream.address];
-    let behind = [&to_echo[..], &header].concat();
+    let to_echo_with_header = [&to_echo[..], &header].concat();
     let servers: [(&str, &[&str], &[u8]); 9] = [
         ("echo-server", &[], b""),
         ("echo-server", &header, b""),
-        ("echo-server", &header, with_proxy),
+        ("echo-server", &header, proxy_header),
         ("app-server", &[], b""),
-        ("app-server", &header, with_proxy),
+        ("app-server", &header, proxy_header),
         ("fanout-server", &to_echo, b""),
         ("proxy", &to_echo, b""),
-        ("proxy", &behind, b""),
-        ("proxy", &behind, with_proxy),
+        ("proxy", &to_echo_with_header, b""),
+        ("proxy", &to_echo_with_header, proxy_header),
     ];
-    for (name, flags, says) in servers {
+    for (name, flags, bytes) in servers {
         let flags = [flags, &["--status", "127.0.0.1:0"]].concat();
         let server = Server::start_as(binary, name, &flags);
         let status = server.status.clone().unwrap();
         for _ in 0..5 {
-            reset(&server.address, says);
-            let mut finishes = connect(&server.address);
-            finishes.write_all(says).unwrap();
-            drop(finishes);
+            reset(&server.address, bytes);
+            let mut closed = connect(&server.address);
+            closed.write_all(bytes).unwrap();
+            drop(closed);
         }
         eventually("all have ended", || ended(&status).values().sum::<u64>() >= 10);
         assert_eq!(ended(&status), [("health_check".to_owned(), 10)].into(), "{name} {flags:?}");
         reset(&status, b"");
-        let own = || status::get_at(&status, "/metrics").1;
         let count = "wirestate_status_connections_ended_total{reason=\"health_check\"} 1\n";
-        eventually("so does the status", || own().contains(count));
+        eventually("the status has counted its own health check", || {
+            status::get_at(&status, "/metrics").1.contains(count)
+        });
         assert_eq!(server.logged("closed: "), 0);
     }
 }
 
-/// Starts a program with SIGHUP at its `default` or `ignore`d, whatever this process has.
+/// A command that runs a program with this disposition of SIGHUP: `default` or `ignore` (env(1)).
 fn with_hangup(disposition: &str, binary: &str, words: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.arg(format!("--{disposition}-signal=HUP")).arg(path(binary)).args(words);
@@ -360,10 +360,10 @@ pub(crate) fn a_hangup_that_is_ignored_at_the_start_stays_ignored(binary: &str) 
 
 pub(crate) fn a_hangup_ends_a_client(binary: &str) {
     let server = Server::start(binary, &[]);
-    // The client gets nothing, and prints that once a second.
+    // The client gets no message, and shows a rate of 0 once a second.
     let words = ["fanout-client", &server.address];
     let mut client = with_hangup("default", binary, &words).spawn().unwrap();
-    client.stderr.take().unwrap().read_exact(&mut [0]).expect("it runs");
+    client.stderr.take().unwrap().read_exact(&mut [0]).expect("the client shows the rate");
     kill_process(Pid::from_child(&client), Signal::HUP).unwrap();
     assert_eq!(client.wait().unwrap().signal(), Some(Signal::HUP.as_raw()));
 }

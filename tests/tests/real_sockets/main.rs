@@ -1,7 +1,7 @@
 //! The binaries on real loopback sockets: the same scenarios with the same output on the three
 //! runtimes.
 
-#![allow(clippy::unwrap_used, reason = "a scenario that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod command_line;
 mod echo;
@@ -43,7 +43,7 @@ on_every_runtime! {
         bytes_come_back_in_order_in_any_chunks,
         a_half_closed_peer_gets_8_mib_back_to_the_last_byte,
         peers_that_reset_end_alone,
-        a_reset_behind_a_fin_is_a_reset,
+        a_reset_after_a_fin_is_a_reset,
         a_thousand_connections_at_once,
         an_idle_connection_is_closed_after_the_idle_timeout,
         a_peer_that_does_not_read_is_reset_after_the_idle_timeout,
@@ -70,11 +70,11 @@ on_every_runtime! {
         a_subscriber_that_leaves_is_noticed_without_a_message,
         a_late_subscriber_gets_the_last_messages_first,
         without_framing_bytes_are_passed_on_at_once,
-        a_line_beyond_the_limit_drops_the_upstream,
+        a_line_beyond_the_limit_ends_the_upstreams_connection,
         a_source_serves_one_client_at_a_time,
         a_source_serves_a_client_that_has_closed_its_side,
         a_client_writes_messages_and_ends_after_its_count,
-        a_client_says_how_its_stream_ended,
+        a_client_reports_how_its_stream_ended,
         a_client_exits_with_0_when_the_server_is_shut_down,
         contradicting_flags_are_wrong_usage,
         published_messages_are_flushed_on_sigterm;
@@ -85,7 +85,7 @@ on_every_runtime! {
         a_clients_reset_arrives_at_the_upstream,
         an_upstreams_reset_arrives_at_the_client,
         a_reset_waits_until_a_slow_reader_has_read_all,
-        a_reset_waits_for_bytes_that_the_receiver_must_get_again,
+        a_reset_waits_for_retransmitted_bytes,
         a_pending_reset_ends_when_the_other_side_resets_as_well,
         a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib,
         another_upstream_is_tried_when_one_refuses,
@@ -98,11 +98,11 @@ on_every_runtime! {
         bytes_after_urgent_data_are_relayed,
         sigterm_ends_quiet_connections_and_lets_busy_ones_continue,
         the_metrics_show_each_upstream,
-        a_pair_counts_two_open_files,
+        a_proxied_connection_counts_as_two_open_files,
         a_proxy_that_would_be_its_own_upstream_is_wrong_usage,
-        a_proxy_that_reaches_itself_refuses_itself,
+        a_proxy_that_reaches_itself_rejects_the_connection,
         proxy_from_without_accept_proxy_is_wrong_usage,
-        a_server_behind_a_header_serves_the_bytes_behind_it,
+        a_server_serves_the_bytes_after_a_proxy_header,
         an_incomplete_proxy_header_is_reset_after_its_timeout,
         a_proxy_header_from_an_untrusted_address_is_reset;
     nginx:
@@ -149,7 +149,7 @@ on_every_runtime! {
         each_flag_of_a_server_has_its_environment_variable,
         flags_have_environment_variables,
         an_empty_environment_variable_is_not_set,
-        quiet_keeps_the_ready_line_alone,
+        quiet_logs_only_the_ready_line,
         log_fields_are_fields_of_the_json_line,
         the_log_names_the_server_of_a_connection,
         the_first_log_line_is_listening_and_the_last_is_stopped,
@@ -169,7 +169,7 @@ on_every_runtime! {
     status:
         curl_and_python_read_every_page,
         prometheus_reads_the_metrics_in_both_formats,
-        the_page_renews_itself_in_a_browser,
+        the_page_reloads_itself_in_a_browser,
         readiness_fails_first_and_the_status_answers_during_a_drain,
         a_lame_duck_accepts_while_readiness_fails,
         the_status_answers_when_the_service_is_full,

@@ -16,7 +16,7 @@ use wirestate_core::message::{ByteOrder, DecodeError, Message};
 use wirestate_testkit::message::{GOLDEN_CONTENT, GOLDEN_HEADER, bad_frames, frames, golden};
 
 use crate::{
-    process::{HANGS, Server, command, eventually, run, text},
+    process::{Server, TEST_TIMEOUT, command, eventually, run, text},
     status,
 };
 
@@ -38,6 +38,7 @@ fn receive(stream: &mut TcpStream) -> Vec<u8> {
     frame
 }
 
+/// Reads to the FIN.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
@@ -105,11 +106,11 @@ pub(crate) fn the_golden_request_is_answered_byte_for_byte(binary: &str) {
     assert!(reply.ends_with(b"First 10 bytes of request: \xff\0 and mor"));
     let mut expected = Vec::new();
     let bytes = &b"First 10 bytes of request: \xff\0 and mor"[..];
-    let kind = "binary/custom-server-binary-type";
-    Message::new(kind, "binary", bytes).encode(&mut expected).unwrap();
+    let content_type = "binary/custom-server-binary-type";
+    Message::new(content_type, "binary", bytes).encode(&mut expected).unwrap();
     assert_eq!(reply, expected);
     stream.shutdown(Shutdown::Write).unwrap();
-    assert!(rest(&mut stream).is_empty(), "the connection was kept, up to here");
+    assert!(rest(&mut stream).is_empty(), "the connection stays open until the client's FIN");
     let log = server.stop();
     assert!(log.contains("connections=1 "), "{log}");
 }
@@ -120,13 +121,13 @@ pub(crate) fn pipelined_requests_in_any_chunks_are_answered_in_order(binary: &st
         (0..300).map(|i| frames([&search::request("search", &format!("number {i}"))])).collect();
     let expected: Vec<u8> =
         (0..300).flat_map(|i| result(&format!("No match for 'number {i}'."))).collect();
-    for cut in [usize::MAX, 1000, 147, 3] {
+    for size in [usize::MAX, 1000, 147, 3] {
         let mut stream = server.connect();
-        for piece in requests.concat().chunks(cut) {
+        for piece in requests.concat().chunks(size) {
             stream.write_all(piece).unwrap();
         }
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(text(&rest(&mut stream)), text(&expected), "cut every {cut} bytes");
+        assert_eq!(text(&rest(&mut stream)), text(&expected), "in pieces of {size} bytes");
     }
     // A frame that arrives slowly.
     let mut stream = server.connect();
@@ -141,7 +142,7 @@ pub(crate) fn one_shot_closes_after_the_first_reply(binary: &str) {
     let server = serve(binary, &["--one-shot"]);
     let mut stream = server.connect();
     stream.write_all(&golden().repeat(3)).unwrap();
-    assert_eq!(rest(&mut stream), golden_reply(), "one reply, and a FIN that does not cost it");
+    assert_eq!(rest(&mut stream), golden_reply(), "one reply, and then a FIN");
     let output = run(binary, &["app-client", &server.address, "search", "morpheus"]);
     assert_eq!(text(&output.stdout), "Shaper of dreams, son of sleep.\n");
     assert_eq!(output.status.code(), Some(0));
@@ -162,7 +163,7 @@ pub(crate) fn a_table_from_a_file_is_searched(binary: &str) {
         assert_eq!(text(&output.stdout), format!("{entry}\n"), "{}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(0));
     }
-    // Non-ASCII characters are not escaped.
+    // The reply does not escape characters beyond ASCII.
     let mut stream = server.connect();
     stream.write_all(&json(r#"{"action": "search", "value": "gr\u00f6\u00dfe"}"#)).unwrap();
     assert!(receive(&mut stream).ends_with("\"wie groß \u{1f436}\"}".as_bytes()));
@@ -220,7 +221,7 @@ pub(crate) fn text_may_be_in_the_character_set_that_is_named(binary: &str) {
     exchange(&mut stream);
 }
 
-/// Inputs at which the tutorial's server hangs or resets.
+/// With these inputs, the tutorial's server hangs or resets.
 pub(crate) fn a_reply_is_not_lost_to_invalid_bytes_after_its_request(binary: &str) {
     let server = serve(binary, &[]);
     let mut stream = server.connect();
@@ -234,12 +235,12 @@ pub(crate) fn a_reply_is_not_lost_to_invalid_bytes_after_its_request(binary: &st
     assert!(text(&error_reply).contains("a header of 65535 bytes, more than the limit of 4096"));
 }
 
-/// Every known bad input: each connection gets an error reply and is closed, a healthy connection
-/// notices nothing, and memory does not grow.
+/// With each known bad input, the connection gets an error reply and is closed. A healthy
+/// connection is not affected, and memory does not grow.
 pub(crate) fn an_invalid_frame_gets_an_error_reply_and_closes_one_connection(binary: &str) {
     let server = serve(binary, &["-q"]);
     let mut healthy = server.connect();
-    // Each of three rounds has a third of them.
+    // Each of three rounds sends a third of the inputs.
     let mut before = None;
     for round in 0..3 {
         for (i, bad) in bad_frames().into_iter().enumerate().skip(round).step_by(3) {
@@ -248,8 +249,7 @@ pub(crate) fn an_invalid_frame_gets_an_error_reply_and_closes_one_connection(bin
             if bad.error.label() == "truncated" {
                 stream.shutdown(Shutdown::Write).unwrap();
             }
-            let error_reply = rest(&mut stream); // up to the FIN: an RST would be an error
-            let error_reply = String::from_utf8(error_reply).unwrap();
+            let error_reply = text(&rest(&mut stream));
             assert_eq!(
                 error_reply.matches("\"byteorder\"").count(),
                 bad.frames_before + 1,
@@ -282,7 +282,7 @@ pub(crate) fn an_invalid_frame_gets_an_error_reply_and_closes_one_connection(bin
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// The example of the README, with a header of 106 bytes.
+/// The error reply has 106 bytes before its content.
 pub(crate) fn an_invalid_length_gets_the_documented_error(binary: &str) {
     let server = serve(binary, &[]);
     let mut stream = server.connect();
@@ -302,7 +302,7 @@ pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
     assert!(metrics.lines().any(|line| line == "wirestate_requests_total 2"), "{metrics}");
 }
 
-/// The peer reads nothing until it has sent 1 MiB too much.
+/// The client sends 1 MiB after the invalid frame before it reads.
 pub(crate) fn an_error_reply_arrives_despite_1_mib_after_the_invalid_frame(binary: &str) {
     let server = serve(binary, &[]);
     let input = [&[0; 2][..], &vec![b' '; 1 << 20]].concat();
@@ -321,37 +321,40 @@ pub(crate) fn an_error_reply_arrives_despite_1_mib_after_the_invalid_frame(binar
 pub(crate) fn memory_grows_with_received_bytes_not_with_declared_lengths(binary: &str) {
     // In addition to its buffer, a connection allocates a sixteenth of the longest content, at most
     // 1 MiB.
-    for (limit, declared, room) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {
+    for (limit, declared, allocated) in [("1MiB", "1000000", 64), ("1GiB", "1000000000", 1024)] {
         let server = serve(binary, &["-q", "--max-content", limit]);
         exchange(&mut server.connect());
         let header = GOLDEN_HEADER.replace("41", declared);
         let length = u16::try_from(header.len()).unwrap().to_be_bytes();
-        let begun = [&length[..], header.as_bytes(), &[b' '; 1000]].concat();
+        let incomplete = [&length[..], header.as_bytes(), &[b' '; 1000]].concat();
         let before = server.resident();
         let mut crowd: Vec<TcpStream> = (0..100).map(|_| server.connect()).collect();
         for stream in &mut crowd {
-            stream.write_all(&begun).unwrap();
+            stream.write_all(&incomplete).unwrap();
         }
         thread::sleep(Duration::from_millis(300));
         exchange(&mut server.connect());
-        // Plus a buffer for each, and on std a thread.
+        // In addition, each connection has a buffer, and on std a thread.
         let resident = server.resident();
-        assert!(resident < before + 100 * (room + 128), "{limit}: {before} KiB, then {resident}");
+        assert!(
+            resident < before + 100 * (allocated + 128),
+            "{limit}: {before} KiB, then {resident}"
+        );
     }
 }
 
-/// Many connections send most of a large content, and stay open.
+/// Many connections send a large content incompletely, and stay open.
 pub(crate) fn the_contents_of_all_connections_share_max_memory(binary: &str) {
     let server = serve(binary, &["--max-memory", "8MiB", "-q", "--status", "127.0.0.1:0"]);
     let mut healthy = server.connect();
     exchange(&mut healthy);
     let header = GOLDEN_HEADER.replace("41", "1000000");
     let length = u16::try_from(header.len()).unwrap().to_be_bytes();
-    let begun = [&length[..], header.as_bytes(), &vec![b' '; 900_000]].concat();
+    let incomplete = [&length[..], header.as_bytes(), &vec![b' '; 900_000]].concat();
     let before = server.resident();
     let mut crowd: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
     for stream in &mut crowd {
-        stream.write_all(&begun).unwrap();
+        stream.write_all(&incomplete).unwrap();
     }
     // Nine of these contents fit into the 8 MiB. The other connections are refused.
     let mut error_replies = Vec::new();
@@ -360,25 +363,25 @@ pub(crate) fn the_contents_of_all_connections_share_max_memory(binary: &str) {
             stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
             let is_answered = stream.peek(&mut [0]).is_ok();
             if is_answered {
-                stream.set_read_timeout(Some(HANGS)).unwrap();
+                stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
                 error_replies.push(text(&rest(stream)));
             }
             !is_answered
         });
         crowd.len() <= 9
     });
-    assert!(!crowd.is_empty(), "none for whom there was room");
+    assert!(!crowd.is_empty(), "all are refused");
     for error_reply in &error_replies {
         assert!(error_reply.contains("Error: no memory for a content: "), "{error_reply}");
         assert!(error_reply.contains("of 8388608 are reserved"), "{error_reply}");
     }
     let resident = server.resident();
-    // Plus a buffer for each connection, although none uses it now.
+    // In addition, each connection has had a buffer.
     assert!(resident < before + 2 * 8 * 1024 + 40 * 64, "{before} KiB, then {resident}");
     exchange(&mut healthy);
     drop(crowd);
     let large = frames([&Message::binary(vec![b'x'; 1 << 20])]);
-    eventually("it was given back", || {
+    eventually("the memory is free again", || {
         let mut stream = server.connect();
         stream.write_all(&large).is_ok() && text(&receive(&mut stream)).contains("xxxxxxxxxx")
     });
@@ -430,17 +433,17 @@ pub(crate) fn an_idle_connection_is_closed_by_a_fin(binary: &str) {
 
 pub(crate) fn sigterm_answers_requests_that_have_begun_to_arrive(binary: &str) {
     let server = serve(binary, &[]);
-    let (mut idle, mut begun) = (server.connect(), server.connect());
+    let (mut idle, mut busy) = (server.connect(), server.connect());
     exchange(&mut idle);
-    exchange(&mut begun);
-    begun.write_all(&golden()[..100]).unwrap();
+    exchange(&mut busy);
+    busy.write_all(&golden()[..100]).unwrap();
     thread::sleep(Duration::from_millis(100));
     server.signal(Signal::TERM);
-    assert!(rest(&mut idle).is_empty(), "a FIN for a client without pending output");
+    assert!(rest(&mut idle).is_empty(), "a FIN, because no output is pending");
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
-    begun.write_all(&golden()[100..]).unwrap();
-    assert_eq!(rest(&mut begun), golden_reply());
-    drop((idle, begun));
+    busy.write_all(&golden()[100..]).unwrap();
+    assert_eq!(rest(&mut busy), golden_reply());
+    drop((idle, busy));
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("drained=2 aborted=0"), "{log}");
@@ -463,8 +466,8 @@ pub(crate) fn a_client_shows_the_result(binary: &str) {
     assert_eq!(log.matches(r#"reason="finished""#).count(), 5, "the client closes cleanly: {log}");
 }
 
-/// Exit 1, one line, nothing on standard output.
-fn fails(binary: &str, address: &str, flags: &[&str], expected: &str) {
+/// Asserts that `app-client` exits with 1, with `expected` in its only line on standard error.
+fn assert_fails(binary: &str, address: &str, flags: &[&str], expected: &str) {
     let began = Instant::now();
     let words = [&["app-client", address, "search", "morpheus"], flags].concat();
     let output = run(binary, &words);
@@ -473,10 +476,10 @@ fn fails(binary: &str, address: &str, flags: &[&str], expected: &str) {
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     assert_eq!(error.lines().count(), 1, "{error}");
     assert!(error.contains(address) && error.contains(expected), "{error}");
-    assert!(began.elapsed() < HANGS, "{:?}", began.elapsed());
+    assert!(began.elapsed() < TEST_TIMEOUT, "{:?}", began.elapsed());
 }
 
-/// What a server does after it has read the request.
+/// The behaviour of a server after it has read the request.
 type Answer = fn(TcpStream);
 
 pub(crate) fn a_client_reports_in_one_line_why_there_is_no_result(binary: &str) {
@@ -504,7 +507,7 @@ pub(crate) fn a_client_reports_in_one_line_why_there_is_no_result(binary: &str) 
         ),
         (
             |mut stream| {
-                // Never silent for long, but never complete.
+                // Sends a byte every 20 ms, but never a complete reply.
                 let header = GOLDEN_HEADER.replace("41", "1000000");
                 let length = u16::try_from(header.len()).unwrap().to_be_bytes();
                 let mut trickle = [&length[..], header.as_bytes()].concat();
@@ -558,18 +561,18 @@ pub(crate) fn a_client_reports_in_one_line_why_there_is_no_result(binary: &str) 
     let serving = thread::spawn(move || {
         for (answer, _, _) in answers {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(HANGS)).unwrap();
+            stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             let expected = frames([&search::request("search", "morpheus")]);
             assert_eq!(receive(&mut stream), expected);
             answer(stream);
         }
     });
-    for (_, flags, wanted) in answers {
-        fails(binary, &address, flags, wanted);
+    for (_, flags, expected) in answers {
+        assert_fails(binary, &address, flags, expected);
     }
     serving.join().unwrap();
     // The port has no listener.
-    fails(binary, &address, &[], "Connection refused");
+    assert_fails(binary, &address, &[], "Connection refused");
     // The port has a listener with a full backlog.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
@@ -577,11 +580,10 @@ pub(crate) fn a_client_reports_in_one_line_why_there_is_no_result(binary: &str) 
     let address = silent.local_addr().unwrap().as_socket().unwrap();
     let _full = TcpStream::connect(address).unwrap();
     let address = address.to_string();
-    fails(binary, &address, &["--timeout", "300ms"], "no whole reply within 300ms");
-    fails(binary, &address, &["--connect-timeout", "300ms"], "no answer within 300ms");
+    assert_fails(binary, &address, &["--timeout", "300ms"], "no whole reply within 300ms");
+    assert_fails(binary, &address, &["--connect-timeout", "300ms"], "no answer within 300ms");
 }
 
-/// A closed standard output ends the client quietly.
 pub(crate) fn a_client_with_a_closed_standard_output_exits_with_0(binary: &str) {
     let server = serve(binary, &[]);
     let (reader, writer) = std::io::pipe().unwrap();

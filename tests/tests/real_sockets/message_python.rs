@@ -46,7 +46,7 @@ def unpack(buffer):
     return header, content, buffer[end:]
 "#;
 
-/// One request a connection, which the client closes after the reply.
+/// The client sends one request per connection, and closes it after the reply.
 pub(crate) fn a_blocking_python_client_gets_its_replies(binary: &str) {
     let server = Server::start_as(binary, "app-server", &[]);
     let client = r#"
@@ -82,7 +82,7 @@ assert header['content-type'] == 'binary/custom-server-binary-type', header
     python(&format!("{PYTHON_PROTOCOL}{client}"), &server);
 }
 
-/// Many connections on one selector, each with its sent and received bytes.
+/// The client has many connections on one selector.
 pub(crate) fn a_selectors_based_python_client_gets_its_replies(binary: &str) {
     let server = Server::start_as(binary, "app-server", &[]);
     let client = r"
@@ -132,7 +132,7 @@ assert done == 50
     python(&format!("{PYTHON_PROTOCOL}{client}"), &server);
 }
 
-/// It serves one request a connection, and closes after the reply.
+/// The server answers one request per connection, and closes it after the reply.
 pub(crate) fn a_python_server_satisfies_our_client(binary: &str) {
     let source = r"
 import selectors, socket

@@ -21,8 +21,8 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// Creates them with a loopback device, and runs `setup`, a shell script whose `$1` is
-    /// `folder`. `None` if the test lacks the rights.
+    /// Creates both namespaces with a loopback device, and runs the shell script `setup` in them,
+    /// with `folder` as `$1`. Returns `None` if the test lacks the rights.
     fn new(setup: &str, folder: &Path) -> Option<Self> {
         let script = format!("set -e; ip link set lo up; {setup}\necho ready; exec cat");
         let mut unshare = Command::new("unshare");
@@ -42,7 +42,7 @@ impl Namespace {
         None
     }
 
-    /// A command that runs one of the binaries in it.
+    /// A command that runs one of the binaries in the namespaces.
     fn command(&self, binary: &str, words: &[&str]) -> Command {
         let ours = command(binary);
         let mut command = Command::new("nsenter");
@@ -71,8 +71,8 @@ impl Namespace {
         assert_eq!((code, &*reply), (Some(0), "hi\n"), "{address}: {error}");
     }
 
-    /// Whether there is a TCP socket that is connected to itself, in any state (proc(5)).
-    fn has_itself(&self) -> bool {
+    /// Whether a TCP socket is connected to itself, in any state (proc(5)).
+    fn has_self_connection(&self) -> bool {
         let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", self.holder.id())).unwrap();
         sockets.lines().skip(1).any(|line| {
             let mut words = line.split_whitespace().skip(1);
@@ -88,7 +88,7 @@ impl Drop for Namespace {
     }
 }
 
-/// The first local port that the kernel tries is the one that is dialled.
+/// The kernel tries port 40002, which is dialled, as the first local port.
 const ONE_PORT: &str = "sysctl -qw net.ipv4.ip_local_port_range='40002 40003'";
 
 pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
@@ -100,7 +100,7 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     assert_eq!((code, &*reply), (Some(1), ""), "{error}");
     assert!(error.contains(&format!("cannot connect to {upstream}: {expected}")), "{error}");
 
-    // The client is closed, not answered with its own bytes.
+    // The client's connection is closed, and its bytes are not sent back.
     let words = ["proxy", "--listen", "127.0.0.1:9500", "--upstream", upstream];
     let proxy = namespace.start(binary, &words);
     let words = ["echo-client", "127.0.0.1:9500", "--message", "hi"];
@@ -109,11 +109,11 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     let log = proxy.stop();
     assert!(log.contains(&expected) && log.contains("connects=0"), "{log}");
 
-    // The port stays free for the source, which is reached as soon as it listens.
+    // The port stays free for the source, which the server reaches once it listens.
     let words = ["fanout-server", "--listen", "127.0.0.1:1235", "--upstream", upstream];
     let server = namespace.start(binary, &words);
     eventually("it has dialled itself", || server.logged(&expected) > 0);
-    eventually("no socket holds the port", || !namespace.has_itself());
+    eventually("no socket holds the port", || !namespace.has_self_connection());
     let source = namespace.start(binary, &["fanout-source", "--listen", upstream]);
     let words = ["fanout-client", "127.0.0.1:1235", "--count", "3"];
     let (code, messages, error) = namespace.run(binary, &words);
@@ -122,14 +122,15 @@ pub(crate) fn a_dial_that_reaches_itself_is_a_failed_attempt(binary: &str) {
     drop(server);
 }
 
-/// Names with both address families, as on most machines.
+/// `localhost` has an address of both families, as on most machines.
 const BOTH_FAMILIES: &str = r#"
 printf '127.0.0.1 localhost\n::1 localhost\n' > "$1/hosts"
 mount --bind "$1/hosts" /etc/hosts
 "#;
 
 fn ports(addresses: &[&str]) -> Vec<u16> {
-    addresses.iter().map(|one| one.rsplit_once(':').unwrap().1.parse().unwrap()).collect()
+    let port = |address: &&str| address.rsplit_once(':').unwrap().1.parse().unwrap();
+    addresses.iter().map(port).collect()
 }
 
 pub(crate) fn a_server_listens_on_all_addresses_of_a_name(binary: &str) {
@@ -137,10 +138,10 @@ pub(crate) fn a_server_listens_on_all_addresses_of_a_name(binary: &str) {
     let Some(namespace) = Namespace::new(BOTH_FAMILIES, &folder.path("")) else { return };
     let words = ["echo-server", "--listen", "localhost:0", "--status", "localhost:0"];
     let server = namespace.start(binary, &words);
-    eventually("both are expected", || server.logged("listening on") == 2);
+    eventually("both addresses are logged", || server.logged("listening on") == 2);
     let log = server.stop();
-    let expected = |what| log.lines().filter_map(|line| Some(line.split_once(what)?.1)).collect();
-    for addresses in [expected("listening on "), expected("status on http://")] {
+    let logged = |prefix| log.lines().filter_map(|line| Some(line.split_once(prefix)?.1)).collect();
+    for addresses in [logged("listening on "), logged("status on http://")] {
         let addresses: Vec<&str> = addresses;
         assert_eq!(addresses.len(), 2, "{log}");
         assert!(addresses.iter().any(|address| address.starts_with("127.0.0.1:")), "{log}");
@@ -153,7 +154,7 @@ pub(crate) fn a_server_listens_on_all_addresses_of_a_name(binary: &str) {
     let server = namespace.start(binary, &name);
     namespace.echoes(binary, "127.0.0.1:7000");
     namespace.echoes(binary, "[::1]:7000");
-    eventually("both are fields", || {
+    eventually("both addresses are fields", || {
         server.logged(r#""address":"127.0.0.1:7000""#) + server.logged(r#""address":"[::1]:7000""#)
             == 2
     });
@@ -166,7 +167,7 @@ pub(crate) fn a_server_listens_on_all_addresses_of_a_name(binary: &str) {
     assert!(error.contains(expected), "{error}");
     drop(other);
 
-    // Every server, with one address family missing.
+    // Every server, without IPv6.
     let no_ipv6 = format!("{BOTH_FAMILIES}\nsysctl -qw net.ipv6.conf.all.disable_ipv6=1");
     let namespace = Namespace::new(&no_ipv6, &folder.path("")).unwrap();
     for name in ["echo-server", "app-server", "fanout-source", "fanout-server", "proxy"] {
@@ -177,7 +178,7 @@ pub(crate) fn a_server_listens_on_all_addresses_of_a_name(binary: &str) {
     }
 }
 
-/// A resolver that never answers: packets to it are lost, and the C library waits for 30 s.
+/// The resolver never answers: packets to it are lost, and the C library waits for 30 s.
 const SILENT_RESOLVER: &str = r#"
 ip link add silent type veth peer name other
 ip address add 10.99.99.1/24 dev silent
@@ -188,7 +189,7 @@ printf 'nameserver 10.99.99.53\noptions timeout:30 attempts:1\n' > "$1/resolv.co
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 "#;
 
-/// Well below the library's wait, even on a busy machine.
+/// Well below the wait of the C library, and enough on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn a_resolver_that_does_not_answer_delays_only_its_dial(binary: &str) {
@@ -197,7 +198,7 @@ pub(crate) fn a_resolver_that_does_not_answer_delays_only_its_dial(binary: &str)
     let Some(namespace) = Namespace::new(&setup, &folder.path("")) else { return };
     let began = Instant::now();
     let echo = namespace.start(binary, &["echo-server", "--listen", "127.0.0.1:0"]);
-    // The silent name is tried first, and the other upstream after its share of the time.
+    // The proxy dials the name first, and the other upstream after half of the connect timeout.
     let words = ["proxy", "--listen", "127.0.0.1:9500", "--connect-timeout", "200ms"];
     let upstreams = ["--upstream", "silent.test:7", "--upstream", &echo.address];
     let proxy = namespace.start(binary, &[&words[..], &upstreams].concat());
@@ -207,7 +208,7 @@ pub(crate) fn a_resolver_that_does_not_answer_delays_only_its_dial(binary: &str)
     drop(fanout.stop());
     drop(proxy.stop());
 
-    // It does not listen yet, but ends when it is told to.
+    // The server does not listen yet, but ends on SIGTERM.
     let mut waiting = namespace.command(binary, &["echo-server", "--listen", "silent.test:0"]);
     let mut waiting = waiting.spawn().unwrap();
     eventually("signals are handled", || handles_sigterm(waiting.id()));
@@ -218,7 +219,8 @@ pub(crate) fn a_resolver_that_does_not_answer_delays_only_its_dial(binary: &str)
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
 }
 
-/// By `SigCgt` of proc(5), a mask whose lowest bit is signal 1.
+/// Whether the process handles SIGTERM (`SigCgt` in proc(5), a mask with signal 1 in its lowest
+/// bit).
 fn handles_sigterm(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();

@@ -1,5 +1,5 @@
-//! A real nginx: in front of the servers and the proxy, with and without the PROXY protocol, and
-//! behind the proxy, whose header it reads.
+//! A real nginx: in front of the servers and the proxy, with and without PROXY headers, and behind
+//! the proxy, where it reads them.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    process::{HANGS, Server, eventually, run, text},
+    process::{Server, TEST_TIMEOUT, eventually, run, text},
     proxy::proxy,
     third_party::server,
 };
@@ -32,12 +32,12 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Starts nginx with one `server` on a free port, with the options `listen` and the directives
-    /// `what`. Prints a line and returns `None` if it is not installed.
-    fn start(listen: &str, what: &str) -> Option<Self> {
+    /// Starts nginx with one `server` on a free port: `listen` are options of its address,
+    /// `directives` its other directives. Prints a line and returns `None` if it is not installed.
+    fn start(listen: &str, directives: &str) -> Option<Self> {
         let module = MODULES.into_iter().find(|module| fs::exists(module).unwrap_or(false));
-        let is_there = server("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
-        let Some(module) = module.filter(|_| is_there) else {
+        let is_installed = server("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
+        let Some(module) = module.filter(|_| is_installed) else {
             eprintln!("NOT TESTED: nginx or its stream module is absent");
             assert!(std::env::var_os("CI").is_none(), "CI installs nginx and libnginx-mod-stream");
             return None;
@@ -50,7 +50,7 @@ impl Nginx {
             "load_module {module};
             daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;
             events {{}}
-            stream {{ server {{ listen {address} {listen}; {what} }} }}",
+            stream {{ server {{ listen {address} {listen}; {directives} }} }}",
             folder.display()
         );
         fs::write(folder.join("nginx.conf"), configuration).unwrap();
@@ -66,15 +66,15 @@ impl Nginx {
         Some(nginx)
     }
 
-    /// Starts nginx in front of `upstream`, with the usual configuration.
-    fn in_front_of(upstream: &str, more: &str) -> Option<Self> {
+    /// Starts nginx in front of `upstream`, with further `directives`.
+    fn in_front_of(upstream: &str, directives: &str) -> Option<Self> {
         let timeouts = "proxy_timeout 600s; proxy_connect_timeout 10s;";
-        Self::start("", &format!("proxy_pass {upstream}; {timeouts} {more}"))
+        Self::start("", &format!("proxy_pass {upstream}; {timeouts} {directives}"))
     }
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).expect("nginx listens");
-        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 }
@@ -128,7 +128,7 @@ pub(crate) fn a_server_learns_the_client_from_nginxs_header(binary: &str) {
     drop(client);
     // A connection without a header is refused.
     let mut direct = echo.connect();
-    direct.write_all(b"hello, it is me\r\n").unwrap();
+    direct.write_all(b"hello, no header\r\n").unwrap();
     assert_eq!(direct.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     drop(nginx);
     let log = echo.stop();
@@ -150,7 +150,7 @@ pub(crate) fn subscribers_come_through_nginx_as_well(binary: &str) {
         let mut message = [0; 1024];
         for _ in 0..100 {
             subscriber.read_exact(&mut message).unwrap();
-            assert!(message.ends_with(b".\n"), "a whole message");
+            assert!(message.ends_with(b".\n"), "a complete message");
         }
     }
     let real = subscribers[0].local_addr().unwrap().to_string();
@@ -182,9 +182,10 @@ pub(crate) fn a_header_from_nginx_names_the_client_behind_the_proxy(binary: &str
 pub(crate) fn a_header_of_nginx_with_mixed_address_families_is_accepted(binary: &str) {
     let echo = Server::start(binary, &["--accept-proxy", "-v"]);
     let upstream = proxy(binary, &echo.address, &["--accept-proxy", "--send-proxy", "v2", "-v"]);
-    for behind in [&echo.address, &upstream.address] {
-        let what = format!("proxy_pass {behind}; proxy_protocol on; set_real_ip_from 127.0.0.1;");
-        let Some(nginx) = Nginx::start("proxy_protocol", &what) else { return };
+    for address in [&echo.address, &upstream.address] {
+        let directives =
+            format!("proxy_pass {address}; proxy_protocol on; set_real_ip_from 127.0.0.1;");
+        let Some(nginx) = Nginx::start("proxy_protocol", &directives) else { return };
         let mut client = nginx.connect();
         client.write_all(b"PROXY TCP6 2001:db8::7 2001:db8::1 50000 443\r\n").unwrap();
         exchange(&mut client, b"hello");
@@ -197,12 +198,12 @@ pub(crate) fn a_header_of_nginx_with_mixed_address_families_is_accepted(binary: 
     }
 }
 
-/// nginx reports what it has read: the addresses and ports of the client and of the proxy.
+/// nginx answers with the addresses and ports of the client and of the proxy.
 pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
-    let says = "return \"$proxy_protocol_addr:$proxy_protocol_port \
+    let directives = "return \"$proxy_protocol_addr:$proxy_protocol_port \
                 $proxy_protocol_server_addr:$proxy_protocol_server_port\";";
     for version in ["v1", "v2"] {
-        let Some(nginx) = Nginx::start("proxy_protocol", says) else { return };
+        let Some(nginx) = Nginx::start("proxy_protocol", directives) else { return };
         let proxy = proxy(binary, &nginx.address, &["--send-proxy", version]);
         let mut client = proxy.connect();
         let mut reply = String::new();
@@ -215,7 +216,7 @@ pub(crate) fn nginx_reads_the_headers_that_we_send(binary: &str) {
     }
 }
 
-/// nginx itself loses an answer that comes after the client's FIN.
+/// Without `proxy_half_close on`, nginx loses an answer that comes after the client's FIN.
 pub(crate) fn a_late_reply_arrives_through_nginx_and_then_the_proxy(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &[]);

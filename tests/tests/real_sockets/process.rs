@@ -13,8 +13,8 @@ use std::{
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
-/// A test that takes longer hangs, even on a busy machine.
-pub(crate) const HANGS: Duration = Duration::from_secs(30);
+/// How long a test waits for an event. Longer than it takes on a busy machine.
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A command that runs one of the binaries, without this process' variables for it.
 pub(crate) fn command(binary: &str) -> Command {
@@ -28,10 +28,11 @@ pub(crate) fn command(binary: &str) -> Command {
     command
 }
 
-/// The binaries are beside the folder of this test's executable.
+/// The path of a binary. The binaries are beside the folder of this test's executable.
 pub(crate) fn path(binary: &str) -> PathBuf {
     let test = env::current_exe().expect("this test has an executable");
-    let path = test.parent().and_then(|deps| deps.parent()).expect("it lies in deps").join(binary);
+    let path =
+        test.parent().and_then(|deps| deps.parent()).expect("its folder is `deps`").join(binary);
     assert!(path.exists(), "{} is not built: run `cargo build --workspace`", path.display());
     path
 }
@@ -53,23 +54,24 @@ pub(crate) struct Server {
     pub(crate) status: Option<String>,
     /// Its log so far.
     log: Arc<Mutex<String>>,
-    /// Reads the log, and ends with it.
+    /// Reads the log to its end.
     reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts `binary echo-server` on a free port, and waits until it says that it is ready.
+    /// Starts `binary echo-server` on a free port, and waits for its ready line.
     pub(crate) fn start(binary: &str, flags: &[&str]) -> Self {
         Self::start_as(binary, "echo-server", flags)
     }
 
-    /// Starts one of `binary`'s servers on a free port, and waits until it says that it is ready.
+    /// Starts one of `binary`'s servers on a free port, and waits for its ready line.
     pub(crate) fn start_as(binary: &str, name: &str, flags: &[&str]) -> Self {
         let mut command = command(binary);
         command.args([name, "--listen", "127.0.0.1:0"]).args(flags);
         Self::start_command(command)
     }
 
+    /// Starts a server, and waits for its ready line.
     pub(crate) fn start_command(mut command: Command) -> Self {
         let mut child = command.spawn().expect("the binary starts");
         let mut log = BufReader::new(child.stderr.take().expect("standard error is piped"));
@@ -79,12 +81,12 @@ impl Server {
             let n = log.read_line(&mut line).expect("the log is UTF-8");
             assert!(n > 0, "the server ended before it was ready: {before}");
             before += &line;
-            if let Some(address) = word_behind("listening on ", &line) {
+            if let Some(address) = word_after("listening on ", &line) {
                 break address;
             }
         };
-        let status = word_behind("status on http://", &before)
-            .or_else(|| word_behind("status on ", &before));
+        let status =
+            word_after("status on http://", &before).or_else(|| word_after("status on ", &before));
         let shared = Arc::new(Mutex::new(before));
         let reader = thread::spawn({
             let shared = shared.clone();
@@ -101,17 +103,17 @@ impl Server {
     pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).expect("the server is listening");
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(HANGS)).unwrap();
-        stream.set_write_timeout(Some(HANGS)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream
     }
 
-    /// Its log so far.
+    /// Returns its log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// How often it has logged `text` so far.
+    /// Returns how often its log has `text` so far.
     pub(crate) fn logged(&self, text: &str) -> usize {
         self.log.lock().unwrap().matches(text).count()
     }
@@ -138,7 +140,7 @@ impl Server {
         });
     }
 
-    /// Lets it open only this many more files (prlimit(2)). Returns the limit that it had.
+    /// Limits its open files to this many more than now (prlimit(2)). Returns the limit before.
     pub(crate) fn limit_files(&self, more: usize) -> Rlimit {
         let folder = format!("/proc/{}/fd", self.child.id());
         let is_free = |number: &u64| !fs::exists(format!("{folder}/{number}")).unwrap();
@@ -149,17 +151,17 @@ impl Server {
 
     pub(crate) fn set_file_limit(&self, limit: Rlimit) -> Rlimit {
         let pid = Some(Pid::from_child(&self.child));
-        prlimit(pid, Resource::Nofile, limit).expect("it is ours")
+        prlimit(pid, Resource::Nofile, limit).expect("the process is a child")
     }
 
-    /// How many ends of pipes it has open (proc(5)).
+    /// Returns how many ends of pipes it has open (proc(5)).
     pub(crate) fn open_pipes(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
         let kinds = files.filter_map(|file| fs::read_link(file.unwrap().path()).ok());
         kinds.filter(|kind| kind.to_string_lossy().starts_with("pipe:")).count()
     }
 
-    /// Its memory, in KiB (`VmRSS`; see proc(5)).
+    /// Returns its memory, in KiB (`VmRSS`; proc(5)).
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("the server runs");
@@ -171,20 +173,20 @@ impl Server {
     /// Waits for the end of the process. Returns its exit status and its log.
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let began = Instant::now();
-        while began.elapsed() < HANGS {
+        while began.elapsed() < TEST_TIMEOUT {
             if let Some(status) = self.child.try_wait().unwrap() {
                 let mut data = String::new();
                 if let Some(mut output) = self.child.stdout.take() {
                     output.read_to_string(&mut data).expect("our output is UTF-8");
                 }
-                assert_eq!(data, "", "a server has nothing to say on standard output");
-                let reader = self.reader.take().expect("it is taken once");
+                assert_eq!(data, "", "a server writes nothing to standard output");
+                let reader = self.reader.take().expect("`wait` consumes the server");
                 reader.join().expect("the log was read");
                 return (status, self.log.lock().unwrap().clone());
             }
             thread::sleep(Duration::from_millis(5));
         }
-        panic!("the server does not end");
+        panic!("the server does not end within {TEST_TIMEOUT:?}");
     }
 
     /// Stops it with SIGTERM, and returns its log.
@@ -203,18 +205,18 @@ impl Drop for Server {
     }
 }
 
-/// The word that follows `what`.
-pub(crate) fn word_behind(what: &str, text: &str) -> Option<String> {
-    let (_, rest) = text.split_once(what)?;
+/// Returns the word after `prefix`.
+pub(crate) fn word_after(prefix: &str, text: &str) -> Option<String> {
+    let (_, rest) = text.split_once(prefix)?;
     let end = rest.find(|c: char| c == '"' || c.is_whitespace());
     Some(rest[..end.unwrap_or(rest.len())].to_owned())
 }
 
-/// Tries `condition` until it holds.
+/// Waits until `condition` returns true.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
     while !condition() {
-        assert!(began.elapsed() < HANGS, "never happened: {what}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "never happened: {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }

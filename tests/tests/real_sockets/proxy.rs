@@ -14,8 +14,8 @@ use rustix::process::Signal;
 use socket2::SockRef;
 
 use crate::{
-    command_line::most_files,
-    process::{self, HANGS, Server, eventually, run, text},
+    command_line::max_files,
+    process::{self, Server, TEST_TIMEOUT, eventually, run, text},
     status,
     unix::Folder,
 };
@@ -25,7 +25,7 @@ pub(crate) fn proxy(binary: &str, upstream: &str, flags: &[&str]) -> Server {
     Server::start_as(binary, "proxy", &[&["--upstream", upstream], flags].concat())
 }
 
-/// A listener on a free port that accepts one connection and does something with it.
+/// Listens on a free port, accepts one connection, and calls `serve` with it on a thread.
 pub(crate) fn upstream<T: Send + 'static>(
     serve: impl FnOnce(TcpStream) -> T + Send + 'static,
 ) -> (String, JoinHandle<T>) {
@@ -33,8 +33,8 @@ pub(crate) fn upstream<T: Send + 'static>(
     let address = listener.local_addr().unwrap().to_string();
     let serving = thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(HANGS)).unwrap();
-        stream.set_write_timeout(Some(HANGS)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         serve(stream)
     });
     (address, serving)
@@ -56,12 +56,13 @@ fn converse(binary: &str, address: &str) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// A port without a listener.
+/// An address on which no socket listens.
 fn closed_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// With the server alone, a wrong port, the proxy, a server that is down, and a proxy that is down.
+/// Connects to the server, to a wrong port, and to the proxy: with the server running, with the
+/// server stopped, and with the proxy stopped.
 pub(crate) fn clients_reach_the_upstream_through_the_proxy_or_get_an_error(binary: &str) {
     let echo = Server::start(binary, &[]);
     let (code, reply, _) = converse(binary, &echo.address);
@@ -77,14 +78,14 @@ pub(crate) fn clients_reach_the_upstream_through_the_proxy_or_get_an_error(binar
     let (code, reply, _) = converse(binary, &through);
     assert_eq!((code, &*reply), (Some(0), "hello\n"), "through the proxy");
 
-    let behind = echo.address.clone();
+    let upstream = echo.address.clone();
     echo.stop();
     let (code, _, error) = converse(binary, &through);
     assert_eq!(code, Some(1), "the backend is down");
     let closed = error.contains("the server closed the connection") || error.contains("reset");
     assert!(closed, "the client's connection is closed: {error}");
     let log = proxy.stop();
-    let expected = format!("no upstream reachable: {behind}: Connection refused");
+    let expected = format!("no upstream reachable: {upstream}: Connection refused");
     assert!(log.contains(&expected), "the log names the attempt and its reason: {log}");
     assert!(log.contains(r#"reason="no_upstream""#), "{log}");
 
@@ -110,32 +111,32 @@ pub(crate) fn many_connections_verify_every_byte_through_it(binary: &str) {
 
 pub(crate) fn a_reply_arrives_after_the_clients_fin(binary: &str) {
     let (address, serving) = upstream(|mut stream| {
-        let (asked, error) = read_to_end(&mut stream);
-        assert_eq!((&*asked, error), (&b"anybody?"[..], None), "the FIN is relayed");
+        let (request, error) = read_to_end(&mut stream);
+        assert_eq!((&*request, error), (&b"request"[..], None), "the FIN is relayed");
         thread::sleep(Duration::from_millis(300));
-        stream.write_all(b"late, but here").unwrap();
+        stream.write_all(b"late reply").unwrap();
     });
     let proxy = proxy(binary, &address, &[]);
     let mut client = proxy.connect();
-    client.write_all(b"anybody?").unwrap();
+    client.write_all(b"request").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(&mut client), (b"late, but here".to_vec(), None));
+    assert_eq!(read_to_end(&mut client), (b"late reply".to_vec(), None));
     serving.join().unwrap();
     let log = proxy.stop();
     assert!(log.contains("connections=1 ") && log.contains("aborted=0"), "{log}");
 }
 
 pub(crate) fn a_clients_reset_arrives_at_the_upstream(binary: &str) {
-    let (has_all, all) = mpsc::channel();
+    let (received, is_received) = mpsc::channel();
     let (address, serving) = upstream(move |mut stream| {
         stream.read_exact(&mut vec![0; 100_000]).unwrap();
-        has_all.send(()).unwrap();
+        received.send(()).unwrap();
         read_to_end(&mut stream)
     });
     let proxy = proxy(binary, &address, &[]);
     let mut client = proxy.connect();
     client.write_all(&vec![7; 100_000]).unwrap();
-    all.recv().unwrap();
+    is_received.recv().unwrap();
     reset(client);
     assert_eq!(serving.join().unwrap(), (vec![], Some(ErrorKind::ConnectionReset)));
     let log = proxy.stop();
@@ -144,16 +145,16 @@ pub(crate) fn a_clients_reset_arrives_at_the_upstream(binary: &str) {
 }
 
 pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
-    let (has_all, all) = mpsc::channel();
+    let (received, is_received) = mpsc::channel();
     let (address, serving) = upstream(move |mut stream| {
         stream.write_all(&vec![7; 100_000]).unwrap();
-        all.recv().unwrap();
+        is_received.recv().unwrap();
         reset(stream);
     });
     let proxy = proxy(binary, &address, &[]);
     let mut client = proxy.connect();
     client.read_exact(&mut vec![0; 100_000]).unwrap();
-    has_all.send(()).unwrap();
+    received.send(()).unwrap();
     assert_eq!(read_to_end(&mut client), (vec![], Some(ErrorKind::ConnectionReset)));
     serving.join().unwrap();
     let log = proxy.stop();
@@ -161,12 +162,12 @@ pub(crate) fn an_upstreams_reset_arrives_at_the_client(binary: &str) {
     assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
 }
 
-/// A reset discards what the kernel buffers. So the proxy's reset waits until a slow peer has read.
+/// A reset discards data in the kernel's buffers, so the proxy resets only after the peer has read.
 pub(crate) fn a_reset_waits_until_a_slow_reader_has_read_all(binary: &str) {
     const SIZE: usize = 1_000_000;
     let sends = |mut stream: TcpStream| {
         stream.write_all(&vec![7; SIZE]).unwrap();
-        eventually("the proxy has it", || wirestate_sockets::unacknowledged(&stream) == 0);
+        eventually("the proxy has received it", || wirestate_sockets::unacknowledged(&stream) == 0);
         reset(stream);
     };
     let reads = |mut stream: TcpStream| {
@@ -190,9 +191,9 @@ pub(crate) fn a_reset_waits_until_a_slow_reader_has_read_all(binary: &str) {
     }
 }
 
-/// A kernel drops segments for which it has no memory (here, since its receive buffer was made
-/// smaller), and they have to be sent again. The reset waits until they are acknowledged.
-pub(crate) fn a_reset_waits_for_bytes_that_the_receiver_must_get_again(binary: &str) {
+/// The receiver's kernel drops segments for which it has no memory (here, because its receive
+/// buffer was made smaller). The reset waits until they are retransmitted and acknowledged.
+pub(crate) fn a_reset_waits_for_retransmitted_bytes(binary: &str) {
     for size in [44_000, 50_000, 56_000] {
         let (shrunk, has_shrunk) = mpsc::channel();
         let (address, serving) = upstream(move |mut stream| {
@@ -206,7 +207,7 @@ pub(crate) fn a_reset_waits_for_bytes_that_the_receiver_must_get_again(binary: &
         let mut client = proxy.connect();
         has_shrunk.recv().unwrap();
         client.write_all(&vec![7; size]).unwrap();
-        eventually("the proxy has it", || wirestate_sockets::unacknowledged(&client) == 0);
+        eventually("the proxy has received it", || wirestate_sockets::unacknowledged(&client) == 0);
         reset(client);
         assert_eq!(serving.join().unwrap(), (size, Some(ErrorKind::ConnectionReset)));
         proxy.stop();
@@ -228,42 +229,42 @@ pub(crate) fn a_client_without_an_upstream_gets_a_fin_although_it_sends_1_mib(bi
 
 pub(crate) fn another_upstream_is_tried_when_one_refuses(binary: &str) {
     let echo = Server::start(binary, &[]);
-    let away = closed_port();
+    let closed = closed_port();
     let upstreams = ["--upstream", "no-such-host.invalid:9", "--upstream", &echo.address];
-    let proxy = proxy(binary, &away, &upstreams);
+    let proxy = proxy(binary, &closed, &upstreams);
     for _ in 0..5 {
         let (code, reply, error) = converse(binary, &proxy.address);
         assert_eq!((code, &*reply), (Some(0), "hello\n"), "{error}");
     }
     let log = proxy.stop();
-    assert!(log.contains(&format!("Connection refused (os error 111) upstream={away}")), "{log}");
+    assert!(log.contains(&format!("Connection refused (os error 111) upstream={closed}")), "{log}");
     assert!(log.contains("upstream=no-such-host.invalid:9"), "{log}");
     assert!(log.contains("upstream down, not preferred for "), "{log}");
     assert!(log.contains(&format!("address={} connects=5 failures=0", echo.address)), "{log}");
 }
 
-/// The client notices nothing, since none of its bytes had been sent there.
+/// The client is served, because no byte had been forwarded to the first upstream.
 pub(crate) fn another_upstream_is_tried_when_one_accepts_and_resets(binary: &str) {
     let echo = Server::start(binary, &[]);
-    let (drops, dropping) = upstream(|stream| {
-        // If it closed sooner, connecting would fail.
+    let (resets, resetting) = upstream(|stream| {
+        // With an immediate reset, the dial would fail.
         thread::sleep(Duration::from_millis(100));
         reset(stream);
     });
-    let proxy = proxy(binary, &drops, &["--upstream", &echo.address]);
+    let proxy = proxy(binary, &resets, &["--upstream", &echo.address]);
     let mut client = proxy.connect();
-    dropping.join().unwrap();
-    eventually("the next one is connected to", || proxy.logged("upstream down") > 0);
+    resetting.join().unwrap();
+    eventually("the next upstream is tried", || proxy.logged("upstream down") > 0);
     client.write_all(b"hello").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut client), (b"hello".to_vec(), None));
     let log = proxy.stop();
     let expected = "connection reset by peer, before a byte was forwarded";
-    assert!(log.contains(&format!("{expected} upstream={drops}")), "{log}");
-    assert!(log.contains(&format!("address={drops} connects=1 failures=1")), "{log}");
+    assert!(log.contains(&format!("{expected} upstream={resets}")), "{log}");
+    assert!(log.contains(&format!("address={resets} connects=1 failures=1")), "{log}");
 }
 
-/// It does not accept, and its backlog is full: connecting to it does not finish.
+/// The upstream does not accept, and its backlog is full, so connecting to it does not finish.
 pub(crate) fn a_dial_without_an_answer_ends_at_the_connect_timeout(binary: &str) {
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -277,7 +278,7 @@ pub(crate) fn a_dial_without_an_answer_ends_at_the_connect_timeout(binary: &str)
     assert!(bytes.is_empty() && began.elapsed() >= Duration::from_millis(390));
     let log = proxy.stop();
     assert!(log.contains("no upstream reachable within 400ms"), "{log}");
-    // No other upstream is left, and a little of the time had passed.
+    // The dial of the last upstream has the remaining time, which is slightly less than 400 ms.
     assert!(log.contains("upstream down: no answer within "), "{log}");
     assert!(log.contains(r#"reason="connect_timeout""#), "{log}");
 }
@@ -322,8 +323,8 @@ pub(crate) fn sigterm_ends_quiet_connections_and_lets_busy_ones_continue(binary:
 
 pub(crate) fn the_metrics_show_each_upstream(binary: &str) {
     let echo = Server::start(binary, &[]);
-    let away = closed_port();
-    let flags = ["--upstream", &away, "--status", "127.0.0.1:0"];
+    let closed = closed_port();
+    let flags = ["--upstream", &closed, "--status", "127.0.0.1:0"];
     let proxy = proxy(binary, &echo.address, &flags);
     for _ in 0..2 {
         let (code, reply, error) = converse(binary, &proxy.address);
@@ -334,21 +335,22 @@ pub(crate) fn the_metrics_show_each_upstream(binary: &str) {
         ("up", &echo.address, 1),
         ("connects_total", &echo.address, 2),
         ("failures_total", &echo.address, 0),
-        ("up", &away, 0),
-        ("connects_total", &away, 0),
-        ("failures_total", &away, 1),
+        ("up", &closed, 0),
+        ("connects_total", &closed, 0),
+        ("failures_total", &closed, 1),
     ] {
         let line = format!("wirestate_proxy_upstream_{name}{{upstream=\"{upstream}\"}} {figure}");
         assert!(metrics.lines().any(|other| other == line), "{line}: {metrics}");
     }
 }
 
-/// And a third one if a thread can be woken. Some are reserved for pipes.
-pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
-    let limited_to = |most: u32, flags: &[&str]| {
+/// On the std runtime it counts as three, because its thread has one for wake-ups. Further files
+/// are reserved for pipes.
+pub(crate) fn a_proxied_connection_counts_as_two_open_files(binary: &str) {
+    let limited_to = |files: u32, flags: &[&str]| {
         let mut command = Command::new("sh");
         command
-            .args(["-c", &format!(r#"ulimit -n {most} && exec "$0" "$@""#)])
+            .args(["-c", &format!(r#"ulimit -n {files} && exec "$0" "$@""#)])
             .arg(process::path(binary))
             .args(["proxy", "--listen", "127.0.0.1:0", "--max-connections", "10000"])
             .args(flags)
@@ -357,7 +359,7 @@ pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
         Server::start_command(command).stop()
     };
     let allows =
-        |flag: &str, room: u32| format!("{flag}: the limit of 164 open files allows {room}");
+        |flag: &str, count: u32| format!("{flag}: the limit of 164 open files allows {count}");
     let limited = |flags: &[&str]| limited_to(164, flags);
     let files = if binary == "wirestate-std" { 3 } else { 2 };
     let log = limited(&[]);
@@ -366,13 +368,13 @@ pub(crate) fn a_pair_counts_two_open_files(binary: &str) {
     let log = limited(&["--pipes", &many]);
     assert!(log.contains(&allows(&format!("--pipes {many}"), 20)), "{log}");
     assert!(log.contains(&allows("--max-connections 10000", 60 / files)), "{log}");
-    if most_files() < 10_000 {
+    if max_files() < 10_000 {
         eprintln!("NOT TESTED: there may not be 10,000 open files");
         return;
     }
     let log = limited_to(10_000, &[]);
-    let room = (10_000 - 64 - 2 * 256) / files; // without 32 of them
-    assert!(log.contains(&format!("the limit of 10000 open files allows {room}")), "{log}");
+    let possible = (10_000 - 64 - 2 * 256) / files;
+    assert!(log.contains(&format!("the limit of 10000 open files allows {possible}")), "{log}");
 }
 
 pub(crate) fn a_proxy_that_would_be_its_own_upstream_is_wrong_usage(binary: &str) {
@@ -401,12 +403,12 @@ os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))
 os.execv(sys.argv[2], sys.argv[2:])
 ";
 
-/// Starts a proxy with further flags; `None` if that is not possible here.
+/// Returns the command of a proxy with further flags, or `None` without Python.
 type Start<'a> = &'a dyn Fn(&[&str]) -> Option<Command>;
 
-/// A loop that the command line does not show: the first connection to itself is detected, and
-/// clients are closed at once, or served by another upstream.
-pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
+/// The command line does not show the loop. The proxy detects its first connection to itself, and
+/// then closes clients at once, or serves them with another upstream.
+pub(crate) fn a_proxy_that_reaches_itself_rejects_the_connection(binary: &str) {
     let echo = Server::start(binary, &[]);
     let folder = Folder::new("loop", binary);
     let (real, link) = (folder.path("real"), folder.path("link"));
@@ -448,7 +450,8 @@ pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
 
         let Some(command) = start(&["--upstream", &echo.address]) else { continue };
         let proxy = Server::start_command(command);
-        let _finds_out = converse(binary, &proxy.address);
+        // The first client may be closed.
+        let _ = converse(binary, &proxy.address);
         for _ in 0..5 {
             let (code, reply, error) = converse(binary, &proxy.address);
             assert_eq!((code, &*reply), (Some(0), "hello\n"), "{error}");
@@ -457,15 +460,15 @@ pub(crate) fn a_proxy_that_reaches_itself_refuses_itself(binary: &str) {
     }
 }
 
-/// The client is closed, and no upstream is marked as failed.
+/// The client is closed, and no upstream counts as failed.
 pub(crate) fn an_upstream_is_not_down_because_open_files_ran_out(binary: &str) {
     let echo = Server::start(binary, &[]);
     let proxy = proxy(binary, &echo.address, &["-v"]);
     let (code, reply, _) = converse(binary, &proxy.address);
     assert_eq!((code, &*reply), (Some(0), "hello\n"));
-    eventually("its files are closed", || proxy.logged("closed: finished") == 1);
+    eventually("the connection is closed", || proxy.logged("closed: finished") == 1);
     thread::sleep(Duration::from_millis(100));
-    // One file is left for the client, but none for the upstream.
+    // The proxy can open a file for the client, but none for the upstream.
     let before = proxy.limit_files(1);
     let mut client = proxy.connect();
     assert_eq!(read_to_end(&mut client).0, b"");
@@ -506,26 +509,26 @@ pub(crate) fn bulk_data_passes_through_pipes(binary: &str) {
     }
 }
 
-/// splice(2) stops before an urgent byte for good. That is neither the end of the input nor a
-/// reason to wait. The urgent byte itself is skipped, as everywhere here (tcp(7)).
+/// splice(2) does not read beyond an urgent byte. The proxy then reads by another call, which skips
+/// the urgent byte (tcp(7)).
 pub(crate) fn bytes_after_urgent_data_are_relayed(binary: &str) {
     const BEFORE: usize = 1 << 20;
-    const BEHIND: usize = 100_000;
+    const AFTER: usize = 100_000;
     for finish in [true, false] {
-        let (go, gone) = mpsc::channel();
+        let (start, started) = mpsc::channel();
         let (address, serving) = upstream(move |mut stream| {
-            gone.recv().unwrap();
-            let mut bytes = vec![0; BEFORE + BEHIND];
+            started.recv().unwrap();
+            let mut bytes = vec![0; BEFORE + AFTER];
             stream.read_exact(&mut bytes).unwrap();
             bytes
         });
         let proxy = proxy(binary, &address, &[]);
         let mut client = proxy.connect();
-        client.set_write_timeout(Some(HANGS)).unwrap();
+        client.set_write_timeout(Some(TEST_TIMEOUT)).unwrap();
         client.write_all(&vec![b'a'; BEFORE]).unwrap();
-        go.send(()).unwrap();
+        start.send(()).unwrap();
         SockRef::from(&client).send_out_of_band(b"!").unwrap();
-        client.write_all(&vec![b'b'; BEHIND]).unwrap();
+        client.write_all(&vec![b'b'; AFTER]).unwrap();
         if finish {
             client.shutdown(Shutdown::Write).unwrap();
         }
@@ -535,7 +538,7 @@ pub(crate) fn bytes_after_urgent_data_are_relayed(binary: &str) {
     }
 }
 
-/// What it has sent before still arrives.
+/// Bytes that the upstream has sent before still arrive.
 pub(crate) fn a_paused_download_holds_the_upstream_back(binary: &str) {
     let (address, serving) = upstream(|mut stream| {
         let (mut sent, chunk) = (0_usize, vec![1; 65_536]);
@@ -575,7 +578,7 @@ pub(crate) fn proxy_from_without_accept_proxy_is_wrong_usage(binary: &str) {
     }
 }
 
-pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) {
+pub(crate) fn a_server_serves_the_bytes_after_a_proxy_header(binary: &str) {
     let mut command = process::command(binary);
     // The flags as environment variables.
     command
@@ -583,19 +586,19 @@ pub(crate) fn a_server_behind_a_header_serves_the_bytes_behind_it(binary: &str) 
         .env("WIRESTATE_ACCEPT_PROXY", "true")
         .env("WIRESTATE_PROXY_FROM", "127.0.0.1,10.0.0.0/8");
     let server = Server::start_command(command);
-    let announce = |client: &str| {
+    let connect_as = |client: &str| {
         let mut stream = server.connect();
         let header = format!("PROXY TCP4 {client} 198.51.100.1 50000 443\r\nhello");
         stream.write_all(header.as_bytes()).unwrap();
         stream
     };
-    let mut first = announce("192.0.2.1");
+    let mut first = connect_as("192.0.2.1");
     let mut reply = [0; 5];
     first.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"hello");
-    let (bytes, error) = read_to_end(&mut announce("192.0.2.1"));
-    assert_eq!((bytes.len(), error), (0, Some(ErrorKind::ConnectionReset)), "one is the limit");
-    let mut other = announce("192.0.2.2");
+    let (bytes, error) = read_to_end(&mut connect_as("192.0.2.1"));
+    assert_eq!((bytes.len(), error), (0, Some(ErrorKind::ConnectionReset)), "over the limit");
+    let mut other = connect_as("192.0.2.2");
     other.read_exact(&mut reply).unwrap();
     drop((first, other));
     let log = server.stop();
@@ -624,19 +627,19 @@ pub(crate) fn a_proxy_header_from_an_untrusted_address_is_reset(binary: &str) {
     assert!(log.contains("127.0.0.1 is not trusted to send a PROXY header"), "{log}");
 }
 
-/// Linux keeps the number of unacknowledged bytes when a connection is reset.
+/// Linux does not clear the number of unacknowledged bytes when a connection is reset.
 pub(crate) fn a_pending_reset_ends_when_the_other_side_resets_as_well(binary: &str) {
     let (address, serving) = upstream(move |mut stream| {
         stream.write_all(&vec![7; 1_000_000]).unwrap();
-        eventually("the proxy has it", || wirestate_sockets::unacknowledged(&stream) == 0);
+        eventually("the proxy has received it", || wirestate_sockets::unacknowledged(&stream) == 0);
         reset(stream);
     });
     let proxy = proxy(binary, &address, &[]);
     let client = proxy.connect();
     serving.join().unwrap();
-    // Most of it is still in the proxy's kernel, and the proxy waits for its acknowledgement.
+    // The proxy's kernel holds most of the data, and the proxy waits for its acknowledgement.
     thread::sleep(Duration::from_millis(200));
     reset(client);
-    eventually("it has ended", || proxy.logged("upstream lost while receiving") == 1);
+    eventually("the connection has ended", || proxy.logged("upstream lost while receiving") == 1);
     proxy.stop();
 }

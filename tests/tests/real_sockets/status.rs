@@ -16,22 +16,23 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     echo::{exchange, stall},
-    process::{self, HANGS, Server, eventually, text},
+    process::{self, Server, TEST_TIMEOUT, eventually, text},
     third_party::program,
 };
 
 const STATUS: [&str; 2] = ["--status", "127.0.0.1:0"];
 
-/// An answer: its code, its head, its content. Retries if the full server refuses the connection.
-fn ask(server: &Server, request: &str) -> (u16, String, String) {
-    ask_at(server.status.as_ref().unwrap(), request)
+/// Sends a request. Returns the answer's code, head and content. Retries if the server is full and
+/// refuses the connection.
+fn request(server: &Server, request: &str) -> (u16, String, String) {
+    request_at(server.status.as_ref().unwrap(), request)
 }
 
-fn ask_at(address: &str, request: &str) -> (u16, String, String) {
+fn request_at(address: &str, request: &str) -> (u16, String, String) {
     let mut answer = String::new();
-    eventually("it is answered", || {
+    eventually("the request is answered", || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let mut bytes = Vec::new();
         let sent = stream.write_all(request.as_bytes());
         let answered = sent.and_then(|()| stream.read_to_end(&mut bytes));
@@ -43,14 +44,15 @@ fn ask_at(address: &str, request: &str) -> (u16, String, String) {
     (code, head.to_owned(), content.to_owned())
 }
 
+/// Gets a page of a server's status. Returns the answer's code and content.
 pub(crate) fn get(server: &Server, path: &str) -> (u16, String) {
-    let (code, _, content) = ask(server, &format!("GET {path} HTTP/1.0\r\n\r\n"));
+    let (code, _, content) = request(server, &format!("GET {path} HTTP/1.0\r\n\r\n"));
     (code, content)
 }
 
-/// The same from the status server at `address`.
+/// Gets a page of the status server at `address`. Returns the answer's code and content.
 pub(crate) fn get_at(address: &str, path: &str) -> (u16, String) {
-    let (code, _, content) = ask_at(address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
+    let (code, _, content) = request_at(address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
     (code, content)
 }
 
@@ -69,7 +71,9 @@ fn assert_succeeded(output: &Output) {
 pub(crate) fn curl_and_python_read_every_page(binary: &str) {
     let server = Server::start_as(binary, "fanout-server", &STATUS);
     let _subscriber = server.connect();
-    eventually("it is listed", || get(&server, "/connections").1.contains(" 127.0.0.1:"));
+    eventually("the subscriber is listed", || {
+        get(&server, "/connections").1.contains(" 127.0.0.1:")
+    });
     let url = |path: &str| format!("http://{}{path}", server.status.as_ref().unwrap());
     let curl = |words: &[&str]| {
         let words = [&["-sS", "--max-time", "20"], words].concat();
@@ -105,7 +109,7 @@ pub(crate) fn curl_and_python_read_every_page(binary: &str) {
         let root = url("/");
         let words = [&code[..], words, &[&root]].concat();
         let Some(output) = program("curl", &words, b"") else { return };
-        // How curl handles an answer of another HTTP version is up to curl.
+        // Versions of curl differ in how they handle an answer of another HTTP version.
         if expected != "505" {
             assert_eq!(text(&output.stdout), expected, "{words:?}");
         }
@@ -148,7 +152,7 @@ for kind in ['style', 'script']:
     );
 }
 
-/// Debian's Python, which can import Debian's packages; another one may not.
+/// Returns a Python that has this module. Only Debian's Python imports Debian's packages.
 fn python_with(module: &str) -> Option<&'static str> {
     let found = ["python3", "/usr/bin/python3"].into_iter().find(|python| {
         let import = Command::new(python).args(["-c", &format!("import {module}")]).output();
@@ -210,7 +214,7 @@ for family in families.values():
     }
 }
 
-/// Removed when it is dropped.
+/// A folder that is removed when it is dropped.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -219,7 +223,7 @@ impl Drop for Folder {
     }
 }
 
-pub(crate) fn the_page_renews_itself_in_a_browser(binary: &str) {
+pub(crate) fn the_page_reloads_itself_in_a_browser(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let _open = server.connect();
     let name = format!("wirestate-chromium-{binary}-{}", std::process::id());
@@ -254,7 +258,7 @@ pub(crate) fn readiness_fails_first_and_the_status_answers_during_a_drain(binary
     eventually("no connection is accepted", || TcpStream::connect(&server.address).is_err());
     assert_eq!(get(&server, "/readyz"), (503, "stopping\n".into()));
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
-    eventually("the table shows it", || {
+    eventually("the table shows the drain", || {
         let (_, table) = get(&server, "/connections");
         table.contains("echo-server is stopping") && table.contains(" draining ")
     });
@@ -267,8 +271,8 @@ pub(crate) fn readiness_fails_first_and_the_status_answers_during_a_drain(binary
 pub(crate) fn a_lame_duck_accepts_while_readiness_fails(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["--lame-duck", "2s"]].concat());
     server.signal(Signal::TERM);
-    eventually("it is not ready", || get(&server, "/readyz").0 == 503);
-    exchange(&mut server.connect(), b"still there");
+    eventually("the server is not ready", || get(&server, "/readyz").0 == 503);
+    exchange(&mut server.connect(), b"accepted");
     let (status, log) = server.wait();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.contains("no connection is accepted after 2s"), "{log}");
@@ -279,7 +283,7 @@ pub(crate) fn the_status_answers_when_the_service_is_full(binary: &str) {
     let mut only = server.connect();
     exchange(&mut only, b"full");
     let mut refused = server.connect();
-    assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "it is closed");
+    assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "the connection is closed");
     let line = "wirestate_connections_refused_total{reason=\"connections\"} 1";
     eventually("the refusal is counted", || get(&server, "/metrics").1.contains(line));
 }
@@ -311,46 +315,42 @@ pub(crate) fn incomplete_heads_do_not_disturb_the_service(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let mut healthy = server.connect();
     let address = server.status.clone().unwrap();
-    let mut half: Vec<_> = (0..300)
+    let mut incomplete: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).unwrap();
-            // Evicted connections may be closed before they have sent it.
+            // The server may evict the connection before it has sent its head.
             let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.");
             stream
         })
         .collect();
     for _ in 0..50 {
-        exchange(&mut healthy, b"not touched");
+        exchange(&mut healthy, b"not affected");
     }
-    // Nor the status server: the connections that have waited longest are evicted.
+    // The status server evicts the connections that have waited longest.
     assert_eq!(get(&server, "/healthz"), (200, "alive\n".into()));
-    // The others get an answer when their time has passed.
+    // The other connections are answered after the timeout of a head.
     let mut answer = String::new();
-    half[299].set_read_timeout(Some(HANGS)).unwrap();
-    half[299].read_to_string(&mut answer).unwrap();
+    incomplete[299].set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    incomplete[299].read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
-    drop(half);
+    drop(incomplete);
     for reason in ["evicted", "head_timeout"] {
         let line = format!("wirestate_status_connections_ended_total{{reason=\"{reason}\"}} ");
         eventually(&line, || get(&server, "/metrics").1.contains(&line));
     }
 }
 
-/// Connections as of a load balancer, a scraper and a few browsers, or of an attacker.
+/// A load balancer, a scraper and a few browsers, or an attacker, can hold 64 connections.
 pub(crate) fn the_status_answers_when_it_is_full_of_silent_connections(binary: &str) {
     let server = Server::start(binary, &[&STATUS[..], &["-v"]].concat());
     let address = server.status.clone().unwrap();
-    let mut held: Vec<_> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let mut silent: Vec<_> = (0..64).map(|_| TcpStream::connect(&address).unwrap()).collect();
     eventually("all are admitted", || server.logged(" connected id=") >= 64);
     for path in ["/healthz", "/readyz", "/metrics", "/connections"] {
         assert_eq!(get(&server, path).0, 200, "{path}");
     }
-    held[0].set_read_timeout(Some(HANGS)).unwrap();
-    assert_eq!(
-        held[0].read(&mut [0]).unwrap(),
-        0,
-        "the one that has waited longest is closed by a FIN"
-    );
+    silent[0].set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "the oldest one is closed by a FIN");
     let (_, metrics) = get(&server, "/metrics");
     let line = "wirestate_status_connections_ended_total{reason=\"evicted\"} ";
     assert!(metrics.contains(line), "{metrics}");
@@ -363,18 +363,19 @@ pub(crate) fn the_status_answers_when_it_is_full_of_silent_connections(binary: &
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/// A health check without retries. Returns whether the answer comes within the time that load
-/// balancers allow.
+/// Makes a health check without retries. Returns whether it is answered within the timeout of load
+/// balancers.
 fn is_healthy(server: &Server) -> bool {
     let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(HEALTH_TIMEOUT)).unwrap();
     let mut answer = String::new();
     let sent = stream.write_all(HEALTH.as_bytes());
     let answered = sent.and_then(|()| stream.read_to_string(&mut answer));
     answered.is_ok() && answer.starts_with("HTTP/1.1 200 OK\r\n")
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The usual timeout of a load balancer.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn a_past_burst_of_requests_delays_no_page(binary: &str) {
     let server = Server::start(binary, &STATUS);
@@ -383,16 +384,16 @@ pub(crate) fn a_past_burst_of_requests_delays_no_page(binary: &str) {
         let mut stream = TcpStream::connect(&address).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
-    // A refused client retries a second later.
-    let over = Instant::now();
+    // A client whose SYN is dropped retries after 1 s.
+    let after_burst = Instant::now();
     eventually("the page is made", || {
         let mut stream = TcpStream::connect(&address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(HEALTH_TIMEOUT)).unwrap();
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).is_ok() && answer.starts_with(b"HTTP/1.1 200 OK\r\n")
     });
-    assert!(over.elapsed() < PATIENCE, "{:?}", over.elapsed());
+    assert!(after_burst.elapsed() < HEALTH_TIMEOUT, "{:?}", after_burst.elapsed());
 }
 
 pub(crate) fn slow_readers_of_pages_block_no_health_check(binary: &str) {
@@ -403,12 +404,12 @@ pub(crate) fn slow_readers_of_pages_block_no_health_check(binary: &str) {
     let mut readers: Vec<_> = (0..70)
         .map(|_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            // A peer with small packets, for which the server's kernel buffers little.
+            // With small packets, the server's kernel buffers little.
             socket.set_tcp_mss(536).unwrap();
             socket.set_recv_buffer_size(2048).unwrap();
             socket.connect(&address.into()).unwrap();
             let mut stream = TcpStream::from(socket);
-            stream.set_read_timeout(Some(HANGS)).unwrap();
+            stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             let request = "GET /connections?format=json HTTP/1.1\r\nHost: localhost\r\n\r\n";
             stream.write_all(request.as_bytes()).unwrap();
             stream
@@ -424,11 +425,11 @@ pub(crate) fn slow_readers_of_pages_block_no_health_check(binary: &str) {
 
 pub(crate) fn lingering_connections_block_no_health_check(binary: &str) {
     let server = Server::start(binary, &STATUS);
-    let _stay: Vec<_> = (0..300)
+    let _lingering: Vec<_> = (0..300)
         .map(|i| {
             let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
             stream.write_all(HEALTH.as_bytes()).unwrap();
-            assert!(i % 10 > 0 || is_healthy(&server), "behind {i}");
+            assert!(i % 10 > 0 || is_healthy(&server), "after {i}");
             stream
         })
         .collect();
@@ -439,13 +440,13 @@ pub(crate) fn lingering_connections_block_no_health_check(binary: &str) {
 pub(crate) fn clients_that_request_without_pause_are_answered_at_a_bounded_rate(binary: &str) {
     let server = Server::start(binary, &STATUS);
     let began = Instant::now();
-    let many = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
+    let requests = "GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(500);
     let mut clients: Vec<_> = (0..16)
         .map(|_| {
             let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
-            stream.write_all(many.as_bytes()).unwrap();
+            stream.write_all(requests.as_bytes()).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            stream.set_read_timeout(Some(HANGS)).unwrap();
+            stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
             stream
         })
         .collect();
@@ -459,12 +460,12 @@ pub(crate) fn clients_that_request_without_pause_are_answered_at_a_bounded_rate(
     assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
 }
 
-/// An immediate close would answer with an RST, which may overtake the answer.
+/// An immediate close would send an RST, and the client could lose the answer.
 pub(crate) fn an_answer_survives_unread_content(binary: &str) {
     let server = Server::start(binary, &STATUS);
     for size in [50_000, 1 << 20].into_iter().flat_map(|size| [size; 20]) {
         let mut stream = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
-        stream.set_read_timeout(Some(HANGS)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let head = "POST /metrics HTTP/1.1\r\nHost: localhost";
         let head = format!("{head}\r\nContent-Length: {size}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
@@ -489,8 +490,8 @@ pub(crate) fn a_host_name_must_be_allowed(binary: &str) {
         ("[::1]", 200),
         ("evil.example", 421),
     ] {
-        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        assert_eq!(ask(&server, &request).0, code, "{host}");
+        let text = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(request(&server, &text).0, code, "{host}");
     }
     let output = process::run(binary, &["echo-server", "--status-host", "a"]);
     assert_eq!(output.status.code(), Some(2), "--status-host requires --status");

@@ -1,4 +1,4 @@
-//! Scenarios of a service manager, of man pages and of completions.
+//! Scenarios of the service manager, manual pages and completions.
 
 use std::{
     ffi::OsStr,
@@ -14,20 +14,20 @@ use rustix::process::Signal;
 
 use crate::{
     echo::exchange,
-    process::{HANGS, Server, command, eventually, path, run, text},
+    process::{Server, TEST_TIMEOUT, command, eventually, path, run, text},
     third_party::program,
     unix::Folder,
 };
 
 /// Passes a listening TCP socket called `main` and a Unix socket called `status`, as systemd does,
-/// and becomes the program.
+/// and executes the program.
 const LAUNCHER: &str = r"
 import os, socket, sys
 main = socket.create_server(('127.0.0.1', 0))
 status = socket.socket(socket.AF_UNIX)
 status.bind(sys.argv[1])
 status.listen()
-# Moved first, because their numbers may be those that the others need.
+# Duplicated twice, because they may have the numbers 3 and 4 themselves.
 main, status = os.dup2(main.fileno(), 60), os.dup2(status.fileno(), 61)
 os.dup2(main, 3, inheritable=True)
 os.dup2(status, 4, inheritable=True)
@@ -52,18 +52,18 @@ pub(crate) fn inherited_sockets_are_served(binary: &str) {
         command.args(["-c", LAUNCHER]).arg(&socket).arg(path(binary)).arg("echo-server");
         command.args(*flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let server = Server::start_command(command);
-        assert_eq!(server.status, Some(folder.address("status")), "as it was bound");
+        assert_eq!(server.status, Some(folder.address("status")));
         exchange(&mut server.connect(), b"passed");
         let words = ["-sS", "--unix-socket", socket.to_str().unwrap(), "http://localhost/readyz"];
         if let Some(output) = program("curl", &words, b"") {
             assert_eq!(text(&output.stdout), "ready\n", "{}", text(&output.stderr));
         }
         server.stop();
-        assert!(socket.exists(), "the process that made it removes it");
+        assert!(socket.exists(), "only the process that made the file removes it");
     }
 }
 
-/// Passes a socket for each kind in its first argument, all called `web`, and becomes the program.
+/// Passes a socket for each kind in its first argument, all called `web`, and executes the program.
 const PASS: &str = r"
 import os, socket, sys
 def make(kind):
@@ -83,7 +83,7 @@ def make(kind):
         made = socket.create_server((kind, 0), family=family)
     return made.detach()
 kinds, words = sys.argv[1].split(','), sys.argv[2:]
-# Moved first, because their numbers may be those that the others need.
+# Duplicated twice, because they may have the numbers from 3 on themselves.
 made = [os.dup2(make(kind), 60 + i) for i, kind in enumerate(kinds)]
 for i, fd in enumerate(made):
     os.dup2(fd, 3 + i, inheritable=True)
@@ -92,7 +92,7 @@ os.environ.update(LISTEN_FDS=str(len(kinds)), LISTEN_PID=str(os.getpid()), LISTE
 os.execv(words[0], words)
 ";
 
-/// A server that gets such sockets; `None` without Python.
+/// The command of a server that inherits sockets of these kinds, or `None` without Python.
 fn passed(binary: &str, kinds: &str, listen: &str) -> Option<Command> {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("NOT TESTED: python3 is absent");
@@ -106,7 +106,7 @@ fn passed(binary: &str, kinds: &str, listen: &str) -> Option<Command> {
 }
 
 pub(crate) fn an_error_names_the_socket_that_does_not_listen(binary: &str) {
-    for (kind, what) in [
+    for (kind, expected) in [
         ("dgram", "is a datagram socket"),
         ("udp", "is a datagram socket"),
         ("seqpacket", "is a seqpacket socket"),
@@ -118,13 +118,16 @@ pub(crate) fn an_error_names_the_socket_that_does_not_listen(binary: &str) {
         assert_eq!(output.status.code(), Some(1), "{kind}");
         let error = text(&output.stderr);
         assert!(error.contains("cannot listen on systemd: "), "{error}");
-        assert!(error.contains(what), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
     let Some(server) = passed(binary, "abstract", "systemd") else { return };
     let server = Server::start_command(server);
-    let name = server.address.strip_prefix("unix:@wirestate/").expect("as systemd writes it");
+    let name = server
+        .address
+        .strip_prefix("unix:@wirestate/")
+        .expect("systemd's notation of an abstract name");
     assert!(name.ends_with("/abstract"), "{name}");
-    // And a client can connect to that name.
+    // A client can connect to this address.
     let output = run(binary, &["echo-client", &server.address, "--message", "hi"]);
     assert_eq!(text(&output.stdout), "hi\n", "{}", text(&output.stderr));
     server.stop();
@@ -133,7 +136,7 @@ pub(crate) fn an_error_names_the_socket_that_does_not_listen(binary: &str) {
 pub(crate) fn all_inherited_sockets_of_one_name_are_served(binary: &str) {
     let Some(server) = passed(binary, "127.0.0.1,::1,abstract", "systemd:web") else { return };
     let server = Server::start_command(server);
-    eventually("each is expected", || server.logged("listening on") == 3);
+    eventually("each address is logged", || server.logged("listening on") == 3);
     let log = server.log();
     let addresses = log.lines().filter_map(|line| Some(line.split_once("listening on ")?.1));
     for address in addresses {
@@ -155,7 +158,7 @@ pub(crate) fn an_error_names_the_socket_that_was_not_inherited(binary: &str) {
     }
 }
 
-/// systemd gives sockets with abstract names to services in a container.
+/// systemd passes abstract socket names to services in a container.
 pub(crate) fn a_service_manager_on_an_abstract_socket_is_notified(binary: &str) {
     let name = format!("wirestate-{}-{binary}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
@@ -173,7 +176,7 @@ pub(crate) fn the_service_manager_is_notified(binary: &str) {
 }
 
 fn assert_notified(binary: &str, manager: &UnixDatagram, address: &OsStr) {
-    manager.set_read_timeout(Some(HANGS)).unwrap();
+    manager.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let notification = || {
         let mut message = [0; 1024];
         let n = manager.recv(&mut message).expect("the manager is notified in time");
@@ -189,7 +192,7 @@ fn assert_notified(binary: &str, manager: &UnixDatagram, address: &OsStr) {
     }
     let (mut stalled, _) = crate::echo::stall(&server);
     server.signal(Signal::TERM);
-    // Its watchdog messages come first.
+    // Further notifications of the watchdog may come first.
     let stopping = (0..100).map(|_| notification()).find(|message| message != "WATCHDOG=1");
     assert_eq!(stopping.as_deref(), Some("STOPPING=1"));
     assert_eq!(notification(), "WATCHDOG=1", "the watchdog is notified during the drain");
@@ -199,7 +202,7 @@ fn assert_notified(binary: &str, manager: &UnixDatagram, address: &OsStr) {
 }
 
 pub(crate) fn a_service_manager_that_does_not_read_delays_nothing(binary: &str) {
-    let folder = Folder::new("deaf", binary);
+    let folder = Folder::new("unread", binary);
     let path = folder.path("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     let fill = || {
@@ -214,11 +217,11 @@ pub(crate) fn a_service_manager_that_does_not_read_delays_nothing(binary: &str) 
         server.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "20000");
         let server = Server::start_command(server);
         exchange(&mut server.connect(), b"served");
-        eventually("it has tried to say that it lives", || server.logged("WATCHDOG=1") > 0);
+        eventually("a notification of the watchdog has failed", || server.logged("WATCHDOG=1") > 0);
         exchange(&mut server.connect(), b"served");
         let log = server.stop();
-        for unheard in ["READY=1", "WATCHDOG=1"] {
-            let expected = format!("cannot notify the service manager: {unheard}");
+        for notification in ["READY=1", "WATCHDOG=1"] {
+            let expected = format!("cannot notify the service manager: {notification}");
             assert_eq!(log.matches(&expected).count(), 1, "{expected}: {log}");
         }
         assert!(log.contains(&format!("socket={}", socket.display())), "{log}");
@@ -248,6 +251,7 @@ pub(crate) fn completions_and_manual_pages_are_written(binary: &str) {
         for section in [".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
             assert!(page.contains(section), "{section}");
         }
+        assert_eq!(page.contains(".SH SIGNALS"), words.contains(&"fanout-server"), "{page}");
         // It renders without warnings, if man is installed.
         if Command::new("man").arg("--version").output().is_ok_and(|man| man.status.success()) {
             let mut man = Command::new("man");

@@ -8,13 +8,13 @@ use std::{
 
 use crate::process::{Server, run, text};
 
-/// The command of a server: Debian installs servers in a folder that is not in every PATH.
+/// The command of a server. Debian installs servers in a folder that is not in every PATH.
 pub(crate) fn server(name: &str) -> Command {
     let path = Path::new("/usr/sbin").join(name);
     if path.is_file() { Command::new(path) } else { Command::new(name) }
 }
 
-/// Runs a program with `input`, or prints that it is not installed.
+/// Runs a program with `input`. Prints a line and returns `None` if it is not installed.
 pub(crate) fn program(name: &str, words: &[&str], input: &[u8]) -> Option<Output> {
     let mut command = Command::new(name);
     command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -45,7 +45,7 @@ pub(crate) fn netcat_gets_its_bytes_back(binary: &str) {
     let server = Server::start(binary, &[]);
     let (host, port) = server.address.rsplit_once(':').unwrap();
     let input: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    // -N: shut the socket down at the end of the input, and go on reading.
+    // -N: send a FIN at the end of the input, and continue to read.
     if let Some(output) = program("nc", &["-N", host, port], &input) {
         assert!(output.status.success(), "{}", text(&output.stderr));
         assert!(output.stdout == input, "{} of {} bytes", output.stdout.len(), input.len());

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{
-    process::{HANGS, Server, command, eventually, path, run, text},
+    process::{Server, TEST_TIMEOUT, command, eventually, path, run, text},
     proxy::upstream,
     third_party::program,
 };
@@ -57,7 +57,7 @@ pub(crate) fn an_echo_on_a_unix_socket_serves_netcat_and_our_clients(binary: &st
     let folder = Folder::new("echo", binary);
     let address = folder.address("socket");
     let server = start(binary, &["echo-server", "--listen", &address]);
-    assert_eq!(server.address, address, "as the ready line says");
+    assert_eq!(server.address, address, "the ready line has the address");
     let path = folder.path("socket");
     let input: Vec<u8> = (0..500_000_u32).flat_map(u32::to_le_bytes).collect();
     let words = ["-N", "-U", path.to_str().unwrap()];
@@ -87,7 +87,7 @@ pub(crate) fn a_fan_out_goes_from_one_unix_socket_to_another(binary: &str) {
     drop((server, source));
 
     let output = run(binary, &["fanout-server", "--upstream", &address, "--listen", &address]);
-    assert_eq!(output.status.code(), Some(2), "that would be itself");
+    assert_eq!(output.status.code(), Some(2), "the upstream is the server itself");
 }
 
 pub(crate) fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not(binary: &str) {
@@ -99,13 +99,13 @@ pub(crate) fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not(binary: &str
     let output_text = text(&output.stderr);
     let named = format!("cannot listen on {address}: Address already in use");
     assert!(output_text.contains(&named), "{output_text}");
-    // The umask determines who may connect: usually, only the user who runs it.
+    // With the usual umask of 022, only the server's user may connect.
     let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode & 0o022, 0, "{mode:o}, if the umask is the common 022");
+    assert_eq!(mode & 0o022, 0, "{mode:o}, with an umask of 022");
 
     server.signal(Signal::KILL);
     let _ = server.wait();
-    assert!(path.exists(), "the socket file cannot be removed");
+    assert!(path.exists(), "a killed server leaves its file");
     let refused = run(binary, &["echo-client", &address, "--message", "hi"]);
     let output_text = text(&refused.stderr);
     assert!(
@@ -122,7 +122,7 @@ pub(crate) fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not(binary: &str
     let output = run(binary, &["echo-server", "--listen", &folder.address("file")]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read(folder.path("file")).unwrap(), b"precious");
-    // Another server's socket stays too.
+    // The socket of another server stays as well.
     let other = UnixListener::bind(folder.path("other")).unwrap();
     let output = run(binary, &["echo-server", "--listen", &folder.address("other")]);
     assert_eq!(output.status.code(), Some(1));
@@ -131,18 +131,18 @@ pub(crate) fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not(binary: &str
 
 pub(crate) fn the_umask_determines_the_mode_of_a_unix_socket(binary: &str) {
     let folder = Folder::new("umask", binary);
-    for (umask, left) in [("027", 0o750), ("117", 0o660)] {
+    for (umask, expected) in [("027", 0o750), ("117", 0o660)] {
         let mut command = Command::new("sh");
         let script = r#"umask "$1"; exec "$0" echo-server --listen "$2""#;
         command.args(["-c", script]).arg(path(binary)).args([umask, &folder.address(umask)]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let _server = Server::start_command(command);
         let mode = fs::metadata(folder.path(umask)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode, left, "{mode:o} with umask {umask}");
+        assert_eq!(mode, expected, "{mode:o} with umask {umask}");
     }
 }
 
-/// If all sent bytes were read (unix(7)).
+/// A reset of a Unix socket is visible only if sent bytes were unread (unix(7)).
 pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     let folder = Folder::new("reset", binary);
     let (address, serving) = upstream(|mut stream| {
@@ -153,15 +153,15 @@ pub(crate) fn a_reset_looks_like_an_end_on_a_unix_socket(binary: &str) {
     let own = folder.address("socket");
     let server = start(binary, &["proxy", "--listen", &own, "--upstream", &address]);
     let mut client = UnixStream::connect(folder.path("socket")).unwrap();
-    client.set_read_timeout(Some(HANGS)).unwrap();
+    client.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     client.write_all(b"hello").unwrap();
     let mut answer = Vec::new();
-    client.read_to_end(&mut answer).expect("there is no reset to be seen");
+    client.read_to_end(&mut answer).expect("the end looks clean");
     assert_eq!(answer, b"half of an ans");
     serving.join().unwrap();
     drop(client);
     let log = server.stop();
-    assert!(log.contains(r#"reason="upstream_lost""#), "the log says so: {log}");
+    assert!(log.contains(r#"reason="upstream_lost""#), "{log}");
 }
 
 pub(crate) fn a_locked_folder_does_not_delay_the_start(binary: &str) {
@@ -198,9 +198,9 @@ pub(crate) fn a_unix_socket_that_is_bound_but_does_not_listen_is_in_use(binary: 
     let bound = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
     bound.bind(&SockAddr::unix(&path).unwrap()).unwrap();
     let output = run(binary, &["echo-server", "--listen", &address]);
-    assert_eq!(output.status.code(), Some(1), "it may be about to listen");
+    assert_eq!(output.status.code(), Some(1), "the bound socket may listen later");
     bound.listen(1).unwrap();
-    UnixStream::connect(&path).expect("its file is its own still");
+    UnixStream::connect(&path).expect("its file was not replaced");
 }
 
 pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {
@@ -211,7 +211,7 @@ pub(crate) fn a_status_on_a_unix_socket_or_ipv6_is_answered(binary: &str) {
     assert_eq!(server.status.as_ref(), Some(&address));
     assert!(server.address.starts_with("[::1]:"), "{}", server.address);
     let mut stream = UnixStream::connect(&path).unwrap();
-    stream.set_read_timeout(Some(HANGS)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     // A browser cannot connect here, so any host is accepted.
     stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -1,5 +1,5 @@
-//! Scenarios of urgent data (tcp(7)): a read ends before it, and the next read skips it. The data
-//! after it must be served although nothing follows.
+//! Scenarios of urgent data (tcp(7)): a read ends before an urgent byte, and the next read skips
+//! it. Servers must serve the data after it, although no further event reports that data.
 
 use std::{
     io::{Read, Write},
@@ -12,19 +12,19 @@ use socket2::SockRef;
 use wirestate_command_line::search;
 
 use crate::{
-    process::{HANGS, Server},
+    process::{Server, TEST_TIMEOUT},
     proxy::{proxy, upstream},
     unix::Folder,
 };
 
-/// Sends `bytes` with an urgent byte in their middle while `reader` is suspended, so that it finds
-/// all of them at once. Returns false if this kind of socket has no urgent data.
+/// Sends `bytes` with an urgent byte in their middle while `reader` is suspended, so that all bytes
+/// have arrived before it reads. Returns false if this kind of socket has no urgent data.
 fn send(stream: &mut (impl Write + AsFd), bytes: &[u8], reader: &Server) -> bool {
-    let (before, behind) = bytes.split_at(bytes.len() / 2);
+    let (before, after) = bytes.split_at(bytes.len() / 2);
     reader.suspend();
     stream.write_all(before).unwrap();
     let urgent = SockRef::from(&*stream).send_out_of_band(b"!");
-    stream.write_all(behind).unwrap();
+    stream.write_all(after).unwrap();
     reader.signal(Signal::CONT);
     if let Err(error) = &urgent {
         assert_eq!(error.raw_os_error(), Some(Errno::OPNOTSUPP.raw_os_error()), "{error}");
@@ -32,13 +32,14 @@ fn send(stream: &mut (impl Write + AsFd), bytes: &[u8], reader: &Server) -> bool
     urgent.is_ok()
 }
 
+/// Reads, and asserts that the bytes are `bytes`.
 fn expect(stream: &mut impl Read, bytes: &[u8]) {
     let mut received = vec![0; bytes.len()];
     stream.read_exact(&mut received).unwrap();
     assert_eq!(String::from_utf8_lossy(&received), String::from_utf8_lossy(bytes));
 }
 
-/// The server sleeps in the middle of the connection.
+/// Exchanges a message, so that the server then waits for input.
 fn greet(stream: &mut (impl Read + Write)) {
     stream.write_all(b"hello").unwrap();
     expect(stream, b"hello");
@@ -48,7 +49,7 @@ pub(crate) fn bytes_after_urgent_data_are_echoed(binary: &str) {
     let server = Server::start(binary, &[]);
     let mut stream = server.connect();
     greet(&mut stream);
-    // Once more: the readiness for urgent data was cleared, and is set again.
+    // Repeated, because the server has to clear the readiness for urgent data.
     for _ in 0..3 {
         assert!(send(&mut stream, b"abcdef", &server));
         expect(&mut stream, b"abcdef");
@@ -62,13 +63,13 @@ pub(crate) fn bytes_after_urgent_data_are_echoed(binary: &str) {
 
 pub(crate) fn requests_after_urgent_data_are_answered(binary: &str) {
     let server = Server::start_as(binary, "app-server", &["--status", "127.0.0.1:0"]);
-    // Between two requests no deadline is near that would read the socket anyway.
+    // Between two requests, no deadline makes the server read.
     let mut request = Vec::new();
     search::request("search", "morpheus").encode(&mut request).unwrap();
     answered_twice(&mut server.connect(), &request, &server);
 
     let mut status = TcpStream::connect(server.status.as_ref().unwrap()).unwrap();
-    status.set_read_timeout(Some(HANGS)).unwrap();
+    status.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     answered_twice(&mut status, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", &server);
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn bytes_after_urgent_data_pass_the_proxy_in_both_directions(binary: 
             assert!(send(&mut server, b"ghijkl", &proxy));
             expect(&mut client, b"ghijkl");
         }
-        // Bulk data goes through pipes, if there are any.
+        // Bulk data goes through pipes, unless they are disabled.
         let bulk = vec![b'x'; 200_000];
         client.write_all(&bulk).unwrap();
         expect(&mut server, &bulk);
@@ -107,18 +108,19 @@ pub(crate) fn messages_after_urgent_data_reach_subscribers(binary: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = listener.local_addr().unwrap().to_string();
     let accept = || listener.accept().unwrap().0;
-    assert!(is_fed_from_behind_urgent_data(binary, &upstream, accept));
+    assert!(subscribers_get_messages_after_urgent_data(binary, &upstream, accept));
 
     let folder = Folder::new("urgent", binary);
     let listener = UnixListener::bind(folder.path("feed")).unwrap();
     let accept = || listener.accept().unwrap().0;
-    if !is_fed_from_behind_urgent_data(binary, &folder.address("feed"), accept) {
+    if !subscribers_get_messages_after_urgent_data(binary, &folder.address("feed"), accept) {
         eprintln!("NOT TESTED: this kernel has no urgent data on Unix sockets");
     }
 }
 
-/// Returns false if this kind of socket has no urgent data.
-fn is_fed_from_behind_urgent_data<S: Write + AsFd>(
+/// Asserts that a subscriber gets the messages after urgent data. Returns false if this kind of
+/// socket has no urgent data.
+fn subscribers_get_messages_after_urgent_data<S: Write + AsFd>(
     binary: &str,
     upstream: &str,
     accept: impl FnOnce() -> S,

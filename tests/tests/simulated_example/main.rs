@@ -1,6 +1,6 @@
-//! The example machine of the contract's documentation, in the simulated world.
+//! The example machine of the contract's documentation, on a simulated network.
 
-#![allow(unused_imports, reason = "the example is here as it is on the page")]
+#![allow(unused_imports, reason = "the example is unchanged")]
 
 use std::future::poll_fn;
 
@@ -14,13 +14,13 @@ use wirestate_testkit::{
 include!("shout.rs");
 
 #[test]
-fn what_is_played_here_is_what_the_page_says() {
+fn the_machine_is_the_example_of_the_page() {
     let page: String = include_str!("../../../core/src/machine.rs")
         .lines()
         .filter_map(|line| line.strip_prefix("//!"))
         .flat_map(|line| [line.strip_prefix(' ').unwrap_or(line), "\n"])
         .collect();
-    assert!(page.contains(include_str!("shout.rs")), "copy the example to shout.rs");
+    assert!(page.contains(include_str!("shout.rs")), "shout.rs differs from the example: copy it");
 }
 
 /// A client sends `message` and a FIN to a server with these faults, and receives until the end.
@@ -54,25 +54,35 @@ fn message(seed: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_clean_end_has_all_bytes_although_writes_take_none() {
+fn a_clean_end_has_all_bytes_despite_short_writes() {
     for_each_seed(300, |seed| {
         let (faults, message) =
             (Faults { short_write: 500, zero_write: 200, ..Faults::NONE }, message(seed));
         let (heard, record) = shout_at(seed, faults, &message);
         let complete = heard.bytes == message.to_ascii_uppercase();
-        assert!(!heard.fin || complete, "a FIN behind {} of {}", heard.bytes.len(), message.len());
+        assert!(
+            !heard.fin || complete,
+            "a FIN after {} of {} bytes",
+            heard.bytes.len(),
+            message.len()
+        );
         assert_eq!(heard.fin, record.ending == Some(Ending::Fin));
     });
 }
 
 #[test]
-fn a_clean_end_has_all_bytes_whatever_goes_wrong() {
+fn a_clean_end_has_all_bytes_despite_any_fault() {
     for_each_seed(300, |seed| {
         let message = message(seed);
         let faults = Faults { accept_aborted: 0, ..Faults::harmful(seed) };
         let (heard, record) = shout_at(seed, faults, &message);
         let complete = heard.bytes == message.to_ascii_uppercase();
-        assert!(!heard.fin || complete, "a FIN behind {} of {}", heard.bytes.len(), message.len());
+        assert!(
+            !heard.fin || complete,
+            "a FIN after {} of {} bytes",
+            heard.bytes.len(),
+            message.len()
+        );
         assert!(record.error.is_none() || record.ending == Some(Ending::Rst), "{record:?}");
     });
 }

@@ -21,29 +21,10 @@ use crate::{
     search::{self, Table},
 };
 
-const CONNECTIONS: usize = 10;
-/// Tasks that share one connection.
-const TASKS: usize = 10;
-/// How long they send requests.
-const DURATION: Duration = Duration::from_millis(1500);
-/// How long the last replies may take.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Invalid frames, and a part of the error reply to each.
-const INVALID_FRAMES: [(&[u8], &str); 4] = [
-    (b"\0\0", "a header of 0 bytes"),
-    (b"\xff\xff", "a header of 65535 bytes, more than the limit of 4096"),
-    (b"\0\x02[]", "the header is an array where an object is expected"),
-    (
-        b"\0\x16{\"content-length\": -1}",
-        "is -1 where a whole number of bytes below 2^64 is expected",
-    ),
-];
-
-/// What the tasks have counted together.
+/// The totals of all tasks.
 #[derive(Debug, Default)]
 struct Counts {
-    /// Replies that were verified.
+    /// Verified replies.
     replies: u64,
     /// The first error.
     error: Option<String>,
@@ -56,7 +37,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let handle = server.handle();
     let app = Server::with_default_config(search::service(Table::default()));
     let address = address.to_string();
-    let frames = INVALID_FRAMES.len();
+    let invalid_frames = INVALID_FRAMES.len();
     print(&format!(
         "Search: {} tasks on {CONNECTIONS} connections send requests for {:.1} s\n\
          listening    app-server {address}",
@@ -75,11 +56,11 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let (replies, error) = counts.with(|counts| (counts.replies, counts.error.take()));
     print(&format!(
         "replies      {replies} verified, of {} requests\n\
-         bad frames   {rejected} of {frames} answered by an error that names the fault",
+         bad frames   {rejected} of {invalid_frames} answered by an error that names the fault",
         app.requests(),
     ))?;
     match error {
-        None if rejected == frames && replies > 0 => Ok(()),
+        None if rejected == invalid_frames && replies > 0 => Ok(()),
         error => {
             let reason = error.unwrap_or_else(|| "an invalid frame was not answered".into());
             Err(CommandError::Ended { address, reason })
@@ -87,7 +68,8 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     }
 }
 
-/// Returns how many invalid frames were answered by the expected error.
+/// Runs all tasks to their end. Returns how many invalid frames were answered by the expected
+/// error.
 async fn run_clients<R: CommandRuntime>(
     runtime: &R,
     address: &str,
@@ -182,7 +164,7 @@ async fn send_requests(
     }
 }
 
-/// Sends `frame` as it is. Returns whether the reply contains `error`.
+/// Sends `frame` unchanged. Returns whether the reply contains `error`.
 async fn is_rejected<R: CommandRuntime>(
     runtime: &R,
     address: &str,
@@ -205,3 +187,22 @@ async fn is_rejected<R: CommandRuntime>(
         Err(_ended) => false,
     }
 }
+
+const CONNECTIONS: usize = 10;
+/// Tasks that share one connection.
+const TASKS: usize = 10;
+/// How long the tasks send requests.
+const DURATION: Duration = Duration::from_millis(1500);
+/// How long the tasks may wait for their last replies.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Invalid frames, and a part of the error reply to each.
+const INVALID_FRAMES: [(&[u8], &str); 4] = [
+    (b"\0\0", "a header of 0 bytes"),
+    (b"\xff\xff", "a header of 65535 bytes, more than the limit of 4096"),
+    (b"\0\x02[]", "the header is an array where an object is expected"),
+    (
+        b"\0\x16{\"content-length\": -1}",
+        "is -1 where a whole number of bytes below 2^64 is expected",
+    ),
+];

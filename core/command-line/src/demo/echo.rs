@@ -20,15 +20,6 @@ use crate::{
     progress_line::ProgressLine,
 };
 
-/// How many connections send messages at once.
-pub(super) const CONNECTIONS: usize = 100;
-/// How long they send.
-const DURATION: Duration = Duration::from_secs(2);
-/// The size of their messages, in bytes.
-const MESSAGE: usize = 64;
-/// Generous, since the machine may be heavily loaded.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
-
 pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
     let (server, address) = bind(runtime, named("echo-server")).await?;
     let handle = server.handle();
@@ -116,3 +107,12 @@ fn describe_progress(progress: &Progress) -> String {
         elapsed.as_secs_f64(),
     )
 }
+
+/// How many connections send messages at the same time.
+pub(super) const CONNECTIONS: usize = 100;
+/// How long the connections send messages.
+const DURATION: Duration = Duration::from_secs(2);
+/// The size of a message, in bytes.
+const MESSAGE: usize = 64;
+/// Long, because the machine may be heavily loaded.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);

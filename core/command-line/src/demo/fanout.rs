@@ -24,40 +24,19 @@ use crate::{
     progress_line::ProgressLine,
 };
 
-/// All subscribers, and those of them that read.
-const SUBSCRIBERS: usize = 100;
-const HEALTHY: usize = SUBSCRIBERS - 1;
-/// The size of a message, in bytes.
-const SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-/// How many messages are sent at least. For the subscriber that never reads, they fill the kernel's
-/// buffers and then the window.
-const MIN_MESSAGES: u64 = 2000;
-/// Messages a second.
-const RATE: u64 = 400;
-/// In bytes: 512 messages.
-const WINDOW: usize = 2 * 1024 * 1024;
-/// How many messages a healthy subscriber may be behind while the upstream is read: a quarter of
-/// the window. A poll of the upstream reads another quarter at most.
-const MAX_LAG: u64 = 128;
-/// How long the messages may take. On a quiet machine they take six seconds.
-const TIME_LIMIT: Duration = Duration::from_secs(120);
-/// How long subscribers may take to receive the last messages.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-const CHECK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// What the subscribers have received.
+/// What the subscribers have received so far.
 #[derive(Debug)]
 struct Received {
-    /// Messages of each healthy subscriber.
+    /// How many messages each healthy subscriber has received.
     messages: [u64; HEALTHY],
     /// Gaps in the messages of all healthy subscribers.
     gaps: u64,
-    /// Subscribers that have ended. Until the server is shut down, only failed ones have.
+    /// Subscribers that have ended. Before the server is shut down, these are failed ones.
     ended: usize,
 }
 
 impl Received {
-    /// The messages of the healthy subscriber that has received the fewest.
+    /// The number of messages that each healthy subscriber has received at least.
     fn min(&self) -> u64 {
         self.messages.iter().copied().min().unwrap_or(0)
     }
@@ -71,8 +50,8 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let feed_config = Config::default()
         .with_framing(Framing::Fixed(SIZE))
         .with_window(WINDOW)
-        // On a loaded machine, the subscriber that never reads may take long to fall out of the
-        // window. It must not be reset for its stalled write before that.
+        // The subscriber that never reads must fall out of the window before its write timeout,
+        // also on a loaded machine.
         .with_write_timeout(TIME_LIMIT);
     let feed = Feed::new(feed_config).map_err(CommandError::Config)?;
     print(&format!(
@@ -84,7 +63,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
         .with_rate(RATE)
         .with_epoch(unix_epoch(runtime));
     let sourcing = source.serve(|_, now| {
-        MessageSource::new(source_config, now).expect("all timeouts are the defaults")
+        MessageSource::new(source_config, now).expect("the default timeouts are non-zero")
     });
     let serving = server.serve(|_, now| Subscriber::new(&feed, now));
     let received = Shared::new(Lock::new(Received { messages: [0; HEALTHY], gaps: 0, ended: 0 }));
@@ -147,9 +126,8 @@ async fn transfer<R: CommandRuntime>(
     Ok(())
 }
 
-/// Runs `reading`, which reads the upstream, and pauses while a healthy subscriber is more than
-/// [`MAX_LAG`] behind. So healthy subscribers stay within the window on a loaded machine too, where
-/// messages at a fixed rate would be too many.
+/// Polls `reading`, which reads the upstream, except while a healthy subscriber is more than
+/// [`MAX_LAG`] messages behind.
 async fn while_subscribers_keep_up<R: CommandRuntime>(
     runtime: &R,
     reading: impl Future<Output = ()>,
@@ -176,7 +154,7 @@ async fn while_subscribers_keep_up<R: CommandRuntime>(
     .await;
 }
 
-/// One subscriber. The last one never reads.
+/// Runs a subscriber to its end. The subscriber with the last number never reads.
 fn subscribe<R: CommandRuntime>(
     runtime: R,
     address: String,
@@ -263,3 +241,25 @@ async fn watch<R: CommandRuntime>(runtime: &R, feed: &Feed, received: &Lock<Rece
         next = now + SHOW_INTERVAL;
     }
 }
+
+/// All subscribers.
+const SUBSCRIBERS: usize = 100;
+/// The subscribers that read.
+const HEALTHY: usize = SUBSCRIBERS - 1;
+/// The size of a message, in bytes.
+const SIZE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
+/// The minimum number of messages. It is large enough that the subscriber that never reads fills
+/// the kernel's buffers and then falls out of the window.
+const MIN_MESSAGES: u64 = 2000;
+/// Messages a second.
+const RATE: u64 = 400;
+/// The window in bytes: 512 messages.
+const WINDOW: usize = 2 * 1024 * 1024;
+/// How many messages a healthy subscriber may be behind while the upstream is read: a quarter of
+/// the window (docs/decisions.md).
+const MAX_LAG: u64 = 128;
+/// How long the transfer may take. On an idle machine it takes about 6 s.
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// How long subscribers may take to receive the last messages and to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);

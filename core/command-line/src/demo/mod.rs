@@ -21,8 +21,8 @@ use crate::{
 
 pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandError> {
     let (connections, limit) = (echo::CONNECTIONS, open_files::raise_limit());
-    // The echo part has the most connections: each is one of the client, two of the proxy and one
-    // of the server.
+    // The echo part needs the most files: four sockets for each connection, one of the client, two
+    // of the proxy and one of the server.
     let files = (4 * connections * R::FILES_PER_CONNECTION) as u64 + RESERVED_FILES;
     if files > limit {
         return Err(CommandError::TooManyConnections { connections, files, limit });
@@ -34,7 +34,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     fanout::run(runtime).await
 }
 
-/// A server on a free port.
+/// Listens on a free port. Returns the server and its address.
 async fn bind<R: CommandRuntime>(
     runtime: &R,
     config: Config,
@@ -46,7 +46,7 @@ async fn bind<R: CommandRuntime>(
     Ok((server.with_handle(&ServerHandle::new(config)), address))
 }
 
-/// The settings of a server whose log lines have this name.
+/// The settings of a server with this name in its log lines.
 fn named(name: &'static str) -> Config {
     Config::default().with_name(name)
 }
@@ -56,6 +56,6 @@ fn print(text: &str) -> Result<(), CommandError> {
     writeln!(io::stdout().lock(), "{text}").map_err(CommandError::Output)
 }
 
-/// Generous, since the machine may be heavily loaded.
+/// Long, because the machine may be heavily loaded.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const SHOW_INTERVAL: Duration = Duration::from_millis(250);

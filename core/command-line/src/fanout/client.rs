@@ -1,4 +1,4 @@
-//! `fanout-client`.
+//! The command `fanout-client`.
 
 use core::{num::NonZeroUsize, task::Poll, time::Duration};
 use std::{
@@ -21,19 +21,20 @@ use crate::{
     values::{self, Timeout},
 };
 
-/// Subscribes: writes messages to standard output, and a live rate to standard error
+/// Writes the messages of a fan-out server to standard output, and shows their rate
 ///
-/// The messages of a fanout-source carry a number and a time; for them, gaps and lag are shown.
+/// The rate is shown on standard error, once a second. The messages of a fanout-source have a
+/// number and a time, so that gaps and lag are shown as well.
 ///
 /// The exit code is 0 when --count is reached or, without --count, when the server ends the stream
-/// behind a complete message. It is 1 when the stream ends by a reset, within a message, or before
-/// the first message, as it does when the server is full.
+/// after a complete message. It is 1 when the stream ends by a reset, within a message, or before
+/// the first message. A full server ends it before the first message.
 #[derive(Args, Debug)]
 pub(crate) struct Flags {
     /// The server's address, HOST:PORT or unix:PATH
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:1235", value_parser = values::remote)]
     address: String,
-    /// The length of a message in bytes, at most 1MiB
+    /// The size of a message, at most 1MiB
     #[arg(long, value_name = "BYTES", default_value = "1024", value_parser = message_size)]
     frame: NonZeroUsize,
     /// End after this many messages [default: no limit]
@@ -57,7 +58,7 @@ pub(crate) async fn run<R: CommandRuntime>(
     let mut drive = Drive::new(Client::new(), socket, runtime.clock());
     let mut inspector = MessageInspector::new(frame, unix_epoch(runtime));
     let mut rate = RateLine::new(clock.now(), !log.quiet);
-    // How many bytes of --count remain.
+    // How many more bytes --count allows.
     let mut remaining = count.map(|count| count.saturating_mul(frame.get() as u64));
     let ended = loop {
         let next = poll_fn(|cx| {
@@ -116,13 +117,15 @@ pub(crate) async fn run<R: CommandRuntime>(
     Err(CommandError::Ended { address, reason })
 }
 
-/// The rate of messages, on standard error, once a second.
+/// Shows the rate of messages on standard error, once a second.
 struct RateLine {
     is_shown: bool,
     line: ProgressLine,
-    /// When it was shown last, and how many messages had been received by then.
+    /// When the line was last shown.
     last: Instant,
+    /// How many messages had been received when the line was last shown.
     last_messages: u64,
+    /// When the line is shown next.
     next: Instant,
 }
 

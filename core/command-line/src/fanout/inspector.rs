@@ -1,4 +1,4 @@
-//! Checking the numbers and times that a source's messages carry.
+//! The numbers and times in a source's messages.
 
 use core::{num::NonZeroUsize, ops::Range, str, time::Duration};
 
@@ -7,18 +7,21 @@ use wirestate_core::Instant;
 /// Counts the messages of a `fanout-source`, and checks their numbers and times.
 #[derive(Debug)]
 pub(crate) struct MessageInspector {
+    /// The size of a message, in bytes.
     frame: usize,
+    /// The time from Unix' epoch to the clock's.
     epoch: Duration,
-    /// How many bytes of the current message have been received, and the first of them.
+    /// How many bytes of the current message have been received.
     offset: usize,
+    /// The first bytes of the current message.
     head: [u8; HEAD],
     /// Complete messages.
     pub(crate) messages: u64,
     /// The number of the last message that has one.
     last: Option<u64>,
-    /// How many times a number did not follow the number before it.
+    /// How many times a number was not the number before it plus one.
     pub(crate) gaps: u64,
-    /// The age of the last message when its last byte was received.
+    /// How old the last message was when its last byte was received.
     pub(crate) lag: Option<Duration>,
 }
 

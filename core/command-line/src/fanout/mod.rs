@@ -1,4 +1,4 @@
-//! `fanout-source`, `fanout-server` and `fanout-client`.
+//! The commands `fanout-source`, `fanout-server` and `fanout-client`.
 
 pub(super) mod client;
 mod inspector;
@@ -13,9 +13,6 @@ use wirestate_core::drive::Clock;
 pub(super) use self::inspector::MessageInspector;
 use crate::{CommandRuntime, values};
 
-/// The longest message, in bytes.
-const MAX_MESSAGE: usize = 1024 * 1024;
-
 fn message_size(text: &str) -> Result<NonZeroUsize, String> {
     let size = values::bytes(text)?;
     NonZeroUsize::new(size)
@@ -23,8 +20,11 @@ fn message_size(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("a message has at most {MAX_MESSAGE} bytes"))
 }
 
-/// The time from Unix' epoch to the epoch of the runtime's clock.
+/// Returns the time from Unix' epoch to the epoch of the runtime's clock.
 pub(super) fn unix_epoch<R: CommandRuntime>(runtime: &R) -> Duration {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     unix.saturating_sub(runtime.clock().now().since_epoch())
 }
+
+/// The largest message, in bytes.
+const MAX_MESSAGE: usize = 1024 * 1024;

@@ -1,4 +1,4 @@
-//! `fanout-server`.
+//! The command `fanout-server`.
 
 use core::{future::Future, num::NonZeroUsize, slice, time::Duration};
 
@@ -19,9 +19,9 @@ use crate::{
 /// Reads messages from one upstream and sends them to all subscribers
 ///
 /// A subscriber gets complete messages, in order, beginning with the next one that arrives. While
-/// the upstream is away, it is dialled again with growing pauses, and subscribers stay connected.
-/// If the upstream ends within a message, that message is dropped. With a fixed message size, the
-/// upstream must begin each connection with a complete message.
+/// the upstream is away, subscribers stay connected, and the server dials again after a growing
+/// delay. If the upstream ends within a message, that message is dropped. With a fixed message
+/// size, the upstream must begin each connection with a complete message.
 #[derive(Args, Debug)]
 pub(crate) struct ServerFlags {
     /// The address that the messages come from, HOST:PORT or unix:PATH
@@ -31,28 +31,35 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1235",
           value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
-    /// What a message is: this many bytes, at most 1MiB; or a line (`lines`). `bytes`: the stream
-    /// has no messages
+    /// What a message is: this many bytes, at most 1MiB; or a line (`lines`). With `bytes`, the
+    /// stream has no messages, and bytes are passed on as they arrive
     #[arg(long, value_name = "N|lines|bytes", env = "WIRESTATE_FRAME", default_value = "1024",
           value_parser = framing)]
     frame: Framing,
     /// What happens to a subscriber that falls out of the window
-    #[arg(long, value_enum, env = "WIRESTATE_ON_LAG", default_value = "disconnect")]
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_enum,
+        env = "WIRESTATE_ON_LAG",
+        default_value = "disconnect"
+    )]
     on_lag: OnLag,
     /// How long the upstream is paused for slow subscribers while another one waits; 0: never
     ///
-    /// Before a subscriber falls out of the window, the server pauses: it stops reading the
-    /// upstream. This flag limits the pauses within any ten times its value, for all subscribers
-    /// together. The upstream is paused only for subscribers that have caught up since they
-    /// connected or skipped. After the limit, --on-lag applies. While no subscriber has read
-    /// everything and waits, the upstream is paused without limit. A subscriber that acknowledges
-    /// no byte for 10 s is reset. With --on-lag block there is no limit. The metric
-    /// `wirestate_upstream_paused_waiting_seconds` is the time that was used. The metric
-    /// `wirestate_fanout_never_caught_up` counts subscribers that lagged without such a pause.
+    /// A subscriber that is about to fall out of the window pauses the upstream: the server stops
+    /// reading from it. While another subscriber has read everything and waits, this flag limits
+    /// the pauses within any ten times its value, for all subscribers together. Only subscribers
+    /// that have caught up since they connected or skipped can pause the upstream then. After the
+    /// limit, --on-lag applies. While no subscriber waits, and with --on-lag block, there is no
+    /// limit. A subscriber that acknowledges no byte for 10 s is reset. The metric
+    /// `wirestate_upstream_paused_waiting_seconds_total` is the time that this flag limits. The
+    /// metric `wirestate_fanout_never_caught_up_total` counts how often a subscriber fell out of
+    /// the window without a pause because it had not caught up.
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAG_WAIT", default_value = "1s",
           value_parser = values::time)]
     lag_wait: Duration,
-    /// The window: how many bytes of messages are kept for slow subscribers
+    /// The window: how many bytes of messages the server holds for slow subscribers
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_WINDOW", default_value = "16MiB",
           value_parser = values::bytes)]
     window: usize,

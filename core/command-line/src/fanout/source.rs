@@ -1,4 +1,4 @@
-//! `fanout-source`.
+//! The command `fanout-source`.
 
 use core::num::NonZeroUsize;
 
@@ -15,14 +15,14 @@ use crate::{CommandError, CommandRuntime, ServerContext, server, values};
 /// Sends numbered messages of a fixed size, at a rate, to one client at a time
 ///
 /// A message is text: its number, the time at which it was made in nanoseconds since 1970, dots,
-/// and a line feed. Each client gets the messages from number 0 on. A client may send a FIN and
-/// continue to read. While a client is connected, further connections are closed at once.
+/// and a line feed. Each client gets the messages from number 0 on. A client that has sent its FIN
+/// still gets messages. While a client is connected, further connections are closed at once.
 #[derive(Args, Debug)]
 pub(crate) struct Flags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
           value_parser = values::listen, help = values::LISTEN_HELP)]
     listen: String,
-    /// The length of a message in bytes, at most 1MiB
+    /// The size of a message, at most 1MiB
     #[arg(long, value_name = "BYTES", env = "WIRESTATE_SIZE", default_value = "1024",
           value_parser = message_size)]
     size: NonZeroUsize,
@@ -52,7 +52,8 @@ pub(crate) async fn serve<R: CommandRuntime>(
     let limits = Limits { connections: 1, per_address: None };
     let settings =
         flags.common.settings("fanout-source", serve::Config::default().with_limits(limits));
-    let machine =
-        move |_: &_, now| MessageSource::new(config, now).expect("all timeouts are the defaults");
+    let machine = move |_: &_, now| {
+        MessageSource::new(config, now).expect("the default timeouts are non-zero")
+    };
     server::run(runtime, &flags.listen, &settings, context, machine).await
 }

@@ -1,21 +1,20 @@
-//! What one connection of the load generator sends, and its deadlines.
+//! The configuration of a connection of the load generator.
 
 use std::{num::NonZeroUsize, time::Duration};
 
 use bytes::Bytes;
 use wirestate_core::{ConfigError, shared::Shared};
 
-/// What one connection sends, and its deadlines.
+/// The messages of a connection, their pace, and its deadlines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadConfig {
     /// The messages of one round. Empty messages are not sent. Default: two messages of 22 bytes,
     /// `Message 1 from client.` and `Message 2 from client.`.
     pub messages: Shared<[Bytes]>,
-    /// How many rounds the connection sends. With 0, it closes at once. Default: 1.
+    /// How many rounds of messages the connection sends. With 0, it closes at once. Default: 1.
     pub rounds: u64,
-    /// Whether a message waits for the echo of the message before it. Default: 1,024 messages in
-    /// flight.
+    /// How many messages may be in flight. Default: 1,024.
     pub pace: Pace,
     /// The connection is reset when no byte moves for this long; `None`: never. Must be non-zero.
     /// Default: 30 s.
@@ -25,12 +24,12 @@ pub struct LoadConfig {
     pub close_timeout: Duration,
 }
 
-/// How many messages of a connection are in flight.
+/// How many messages of a connection may be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// One: each message waits for the echo of the message before it.
     Lockstep,
-    /// Up to this many.
+    /// This many. A message does not wait for the echo of the message before it.
     Pipelined(NonZeroUsize),
 }
 

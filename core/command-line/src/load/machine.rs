@@ -22,14 +22,14 @@ pub struct Load<F> {
     pool: Pool,
     buffer: Option<Box<[u8]>>,
     on_echo: F,
-    /// How many messages it sends in all.
+    /// How many messages the connection sends in all.
     total: u64,
     sent: Position,
     received: Position,
     /// When the messages in flight were sent.
     in_flight: VecDeque<Instant>,
     state: State,
-    /// When a byte last came in.
+    /// When bytes were last received.
     last_activity: Instant,
     progress: WriteProgress,
 }
@@ -37,11 +37,11 @@ pub struct Load<F> {
 /// A position in the stream of messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
-    /// Whole messages before it.
+    /// Complete messages before this position.
     messages: u64,
-    /// Bytes of the next message before it; fewer than the message has.
+    /// The offset in the next message, less than the message's length.
     offset: usize,
-    /// Bytes before it in all.
+    /// All bytes before this position.
     bytes: u64,
 }
 
@@ -142,7 +142,7 @@ impl Reason for LoadReason {
 }
 
 impl<F: FnMut(Duration)> Load<F> {
-    /// The machine of a connection that was made `now` and reads into a buffer of `pool`.
+    /// Creates the machine of a connection that was made `now` and reads into a buffer of `pool`.
     ///
     /// It calls `on_echo` with each message's round-trip time, from the write of its first byte to
     /// the read of its last.
@@ -194,11 +194,11 @@ impl<F: FnMut(Duration)> Load<F> {
 
     fn message(&self, index: u64) -> &Bytes {
         let round = self.config.messages.len() as u64;
-        let index = usize::try_from(index % round).expect("the index is below a length");
+        let index = usize::try_from(index % round).expect("an index below a length is a usize");
         &self.config.messages[index]
     }
 
-    /// How many messages, from the first one, may be sent by now.
+    /// The number of messages, from the first one, that may be sent by now.
     fn send_limit(&self) -> u64 {
         let in_flight = match self.config.pace {
             Pace::Lockstep => 1,
@@ -253,7 +253,7 @@ impl<F: FnMut(Duration)> Load<F> {
         LoadReason::Closed { sent: self.sent.bytes, received: self.received.bytes }
     }
 
-    /// The reason of a connection that is complete, or failed with `error`.
+    /// The reason of a connection that has failed with `error` or, without one, is complete.
     fn outcome(&self, error: Option<(Direction, ConnectionError)>) -> LoadReason {
         let (sent, received) = (self.sent.bytes, self.received.bytes);
         match error {
@@ -392,7 +392,7 @@ impl<F: FnMut(Duration)> Load<F> {
                 self.state = State::Awaiting { until: now + self.config.close_timeout, error };
             }
             (State::Open, Direction::Read) => self.end(reason),
-            // All bytes had come back.
+            // All bytes have come back, so the error is no failure.
             (State::Closing { .. }, _) => self.end(self.outcome(None)),
             (&mut State::Awaiting { error, .. }, _) => self.end(self.outcome(error)),
             (State::Ending(teardown), _) => teardown.handle_error(reason),

@@ -1,4 +1,4 @@
-//! Many connections of the load generator at once.
+//! A run of the load generator: many connections at the same time.
 
 use core::{
     task::{Poll, Waker},
@@ -37,13 +37,13 @@ pub(crate) struct LoadRun {
     began: Instant,
 }
 
-/// What the connections have counted together.
+/// The totals of all connections.
 struct Tally {
     /// The round-trip times of all messages that came back completely, in nanoseconds.
     round_trips: Histogram<u64>,
     complete: u64,
     failures: BTreeMap<&'static str, FailureCount>,
-    /// Connections whose task has finished, also by a panic.
+    /// Connections whose task has finished or panicked.
     finished: usize,
     /// Woken when a task finishes.
     waker: Option<Waker>,
@@ -52,19 +52,7 @@ struct Tally {
 /// Counts a connection's task as finished when it is dropped.
 struct TaskGuard(Shared<Lock<Tally>>);
 
-impl Drop for TaskGuard {
-    fn drop(&mut self) {
-        let waker = self.0.with(|tally| {
-            tally.finished += 1;
-            tally.waker.take()
-        });
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// How far a [`LoadRun`] is.
+/// The progress of a [`LoadRun`].
 pub(crate) struct Progress {
     /// Connections that are open or being opened.
     pub(crate) open: u64,
@@ -81,6 +69,18 @@ pub(crate) struct Progress {
 struct NotConnected {
     address: String,
     error: String,
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        let waker = self.0.with(|tally| {
+            tally.finished += 1;
+            tally.waker.take()
+        });
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 impl Reason for NotConnected {
@@ -180,7 +180,7 @@ impl LoadRun {
                         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
                         round_trips.with(|tally| tally.round_trips.saturating_record(nanos));
                     });
-                    let load = load.expect("the command line refuses timeouts of 0");
+                    let load = load.expect("the command line rejects timeouts of 0");
                     let ended = Drive::new(load, socket, clock).admitted(admitted).await;
                     tally.with(|tally| tally.ended(&ended));
                 }

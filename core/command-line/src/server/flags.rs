@@ -1,4 +1,4 @@
-//! The flags that all servers have.
+//! Flags of servers.
 
 use core::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::{
     values::{self, Limit, Timeout},
 };
 
+/// The flags of a server of many clients.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Flags {
@@ -29,17 +30,17 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "N", env = "WIRESTATE_MAX_PER_ADDRESS", default_value = "64")]
     pub(super) max_per_address: Limit,
     #[command(flatten)]
-    proxied: AcceptProxyFlags,
+    accept_proxy: AcceptProxyFlags,
     #[command(flatten)]
     common: CommonFlags,
 }
 
-/// The flags that also a server has that serves one client at a time.
+/// The flags of every server, including a server of one client at a time (`fanout-source`).
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits", after_help = signals::HELP)]
 pub(crate) struct CommonFlags {
-    /// How long connections may take to end after SIGTERM, SIGINT or SIGHUP; then they are reset.
-    /// `off`: no limit
+    /// How long connections may take to end after SIGTERM, SIGINT or SIGHUP; then they are reset;
+    /// or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
     #[command(flatten)]
@@ -88,9 +89,9 @@ impl Flags {
         let reserved_files = reserved_files::<R>(self.has_status()) + shared_files;
         let config = serve::Config::default()
             .with_limits(limits(self, files_per_connection as u64, reserved_files))
-            .with_behind_proxies(self.proxied.behind_proxies());
+            .with_behind_proxies(self.accept_proxy.behind_proxies());
         ServerSettings {
-            accept_proxy: self.proxied.policy(),
+            accept_proxy: self.accept_proxy.policy(),
             reserved_files,
             ..self.common.settings(name, config)
         }
@@ -121,7 +122,7 @@ impl CommonFlags {
     }
 }
 
-/// The idle timeout of a server's connections. Warns if there is none.
+/// Returns the idle timeout of a server's connections. Warns if there is none.
 pub(crate) fn idle_timeout(timeout: Timeout) -> Option<Duration> {
     if timeout.0.is_none() {
         warn!("--idle-timeout off: connections whose peer has vanished may stay open");

@@ -9,31 +9,32 @@ use crate::{
     open_files::{self, RESERVED_FILES},
 };
 
-/// The limits of a server. They admit no connection if open files do not suffice for one.
+/// Returns the limits of a server. With too few open files for one connection, they admit none.
 pub(super) fn limits(flags: &Flags, files_per_connection: u64, reserved_files: u64) -> Limits {
     let files = open_files::raise_limit();
     let has_status = flags.has_status();
-    let room = files.saturating_sub(reserved_files) / files_per_connection;
+    let possible = files.saturating_sub(reserved_files) / files_per_connection;
     let default = Limits::default().connections as u64;
-    let connections = if let Some(wanted) = flags.max_connections {
+    let connections = if let Some(requested) = flags.max_connections {
         let note = if has_status { ", some of which are kept for --status," } else { "" };
-        if wanted > room && (room > 0 || !has_status) {
+        if requested > possible && (possible > 0 || !has_status) {
             warn!(
-                "--max-connections {wanted}: the limit of {files} open files{note} allows {room}"
+                "--max-connections {requested}: the limit of {files} open files{note} allows \
+                 {possible}"
             );
         }
-        // With a status, the limit keeps files free: the status must answer when all connections
-        // are open.
-        if has_status { wanted.min(room) } else { wanted }
+        // With a status, some files stay free, so that the status answers when all connections are
+        // open.
+        if has_status { requested.min(possible) } else { requested }
     } else {
-        // Slightly fewer than the default is not worth a warning.
-        if (1..default / 2).contains(&room) {
+        // With half of the default or more, there is no warning.
+        if (1..default / 2).contains(&possible) {
             warn!(
-                "{default} connections is the default; the limit of {files} open files \
-                 (ulimit -n) allows {room} of them"
+                "the limit of {files} open files (ulimit -n) allows {possible} connections; the \
+                 default is {default}"
             );
         }
-        room.min(default)
+        possible.min(default)
     };
     Limits {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
@@ -41,7 +42,7 @@ pub(super) fn limits(flags: &Flags, files_per_connection: u64, reserved_files: u
     }
 }
 
-/// Open files that are not connections of the service.
+/// Returns how many open files are not for the server's connections.
 pub(super) fn reserved_files<R: CommandRuntime>(has_status: bool) -> u64 {
     let status = if has_status { status::MAX_CONNECTIONS * R::FILES_PER_CONNECTION } else { 0 };
     RESERVED_FILES + status as u64

@@ -1,4 +1,4 @@
-//! Running a server: listening, its status, the ready line, the drain.
+//! Runs a server: listens, serves its status, logs the ready line, and drains.
 
 mod flags;
 mod limits;
@@ -37,7 +37,7 @@ pub(super) struct ServerSettings {
     lame_duck: Duration,
     /// The server's own metrics, besides those of its table of connections.
     metrics: Option<Shared<dyn MetricsSource>>,
-    /// Connections begin with a PROXY header.
+    /// For connections that begin with a PROXY header.
     pub(super) accept_proxy: Option<proxy_protocol::HeaderPolicy>,
     /// Open files that are not for connections.
     reserved_files: u64,
@@ -62,7 +62,7 @@ impl ServerSettings {
         now: Instant,
     ) -> Result<status::Server, CommandError> {
         let hosts = match unix_path(&settings.address) {
-            // A browser cannot connect to a Unix socket, and a request may name any host.
+            // A browser cannot connect to a Unix socket, so no web page can misuse the status.
             Some(_) => AllowedHosts::Any,
             None => AllowedHosts::Named(settings.hosts.clone()),
         };
@@ -73,7 +73,7 @@ impl ServerSettings {
     }
 }
 
-/// The metrics of the log and those of a server.
+/// The metrics of the log, and of a server.
 #[derive(Debug)]
 struct WithLogMetrics {
     server: Option<Shared<dyn MetricsSource>>,
@@ -122,8 +122,8 @@ where
     }
 }
 
-/// Listens on `address`, logs the ready line, and then calls `serve`, which accepts until a signal
-/// shuts the server down. Serves the status meanwhile, if there is one.
+/// Listens on `address`, logs the ready line, and calls `serve`, which accepts until a signal shuts
+/// the server down. Meanwhile it serves the status, if there is one.
 pub(super) async fn listen_and_serve<R: CommandRuntime>(
     runtime: &R,
     address: &str,
