@@ -1,4 +1,4 @@
-//! Byte orders.
+//! The byte order of integers.
 
 /// The order of the bytes of an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ impl ByteOrder {
     /// The byte order of this computer.
     pub const NATIVE: Self = if cfg!(target_endian = "little") { Self::Little } else { Self::Big };
 
-    /// Reads the integer in `bytes`.
+    /// Decodes an unsigned integer of 16 bits.
     pub const fn u16(self, bytes: [u8; 2]) -> u16 {
         match self {
             Self::Little => u16::from_le_bytes(bytes),
@@ -21,7 +21,7 @@ impl ByteOrder {
         }
     }
 
-    /// Reads the integer in `bytes`.
+    /// Decodes an unsigned integer of 32 bits.
     pub const fn u32(self, bytes: [u8; 4]) -> u32 {
         match self {
             Self::Little => u32::from_le_bytes(bytes),
@@ -29,7 +29,7 @@ impl ByteOrder {
         }
     }
 
-    /// Reads the integer in `bytes`.
+    /// Decodes an unsigned integer of 64 bits.
     pub const fn u64(self, bytes: [u8; 8]) -> u64 {
         match self {
             Self::Little => u64::from_le_bytes(bytes),
@@ -37,7 +37,7 @@ impl ByteOrder {
         }
     }
 
-    /// The value of the header's `byteorder`.
+    /// The name of the byte order in a header.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Little => "little",

@@ -5,7 +5,7 @@ use core::{fmt, ops::Deref};
 
 use bytes::Bytes;
 
-/// A message's content: borrowed, or shared.
+/// The content of a message: borrowed, or shared by reference counting.
 #[derive(Clone)]
 pub enum Content<'a> {
     /// Borrowed bytes.

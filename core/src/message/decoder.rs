@@ -5,11 +5,13 @@ use alloc::vec::Vec;
 use super::{FrameLimits, Header, HeaderError, frame_limits::LENGTH_PREFIX};
 use crate::Fault;
 
-/// Finds frames in a stream of bytes, however the stream is cut up.
+/// Splits a stream of bytes into frames.
 ///
-/// It holds no content, so a content may be of any length. It holds the bytes of a header that
-/// arrives in parts until the content has ended: at most 2 × (2 + [`FrameLimits::max_header`])
-/// bytes, because a vector doubles its capacity.
+/// The frames do not depend on how the stream is split into reads.
+///
+/// A decoder does not store contents, so a content may be of any length. If a header arrives in
+/// parts, the decoder holds the header until the frame ends: at most
+/// 2 × (2 + [`FrameLimits::max_header`]) bytes, because a vector doubles its capacity.
 ///
 /// To receive whole messages, use an [`Inbox`](super::Inbox).
 ///
@@ -41,18 +43,20 @@ pub struct Decoder {
     head: Vec<u8>,
 }
 
-/// What a [`Decoder`] finds, in this order for each frame.
+/// An event of a [`Decoder`]. Each frame has its events in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecodeEvent<'a> {
     /// The header of a frame.
     Header(Header<'a>),
-    /// The next bytes of the content, at least one. An empty content has no such event.
+    /// The next bytes of the content, at least one. An empty content has no event of this kind.
     Content(&'a [u8]),
     /// The end of the frame.
     End,
 }
 
-/// Why input is not a sequence of frames. It does not depend on how the input is cut up.
+/// Why input is not a sequence of frames.
+///
+/// The error does not depend on how the input is split into reads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -113,14 +117,14 @@ impl DecodeError {
 
 #[derive(Clone, Debug)]
 enum State {
-    /// Before the end of a header.
+    /// Within a length prefix or a header.
     Head,
     Content {
         /// Bytes of content that have not arrived.
         remaining: u64,
         /// The length of the whole content, in bytes.
         length: u64,
-        /// The length of what precedes the content, in bytes.
+        /// The length of the length prefix and the header, in bytes.
         head: u64,
     },
     Failed(DecodeError),
@@ -133,7 +137,7 @@ impl Decoder {
     }
 
     /// Returns the next event in `input`, and advances `input` past it. `None` means that all of
-    /// `input` is consumed and more is needed.
+    /// `input` is consumed and the next event needs more.
     ///
     /// # Errors
     /// The input is not a frame. Every later call returns the same error and consumes nothing.
@@ -158,7 +162,7 @@ impl Decoder {
         }
     }
 
-    /// Checks, at the end of the input, that it does not end within a frame.
+    /// Checks that the last frame is complete. Call this at the end of the input.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`], or the error that [`decode`](Self::decode) returned before.
@@ -209,7 +213,7 @@ impl Decoder {
 }
 
 impl State {
-    /// Parses the header in `head`, which its content follows.
+    /// Parses the header in `head`. The content is expected next.
     fn begin_content<'a>(
         &mut self,
         limits: FrameLimits,

@@ -1,4 +1,4 @@
-//! A message, and the frame that it is sent as.
+//! A message, and its encoding as a frame.
 
 use alloc::{borrow::Cow, format, vec::Vec};
 use core::fmt;
@@ -13,9 +13,10 @@ use super::{
 
 /// A message: its type, its encoding and its content.
 ///
-/// It is sent as a frame: two bytes with the header's length, the header, the content. A received
-/// message borrows from the receive buffer where it can. Messages are compared by value: a borrowed
-/// content equals a shared one with the same bytes.
+/// It is sent as a frame: two bytes with the length of the header, the header, the content.
+///
+/// A received message borrows from the receive buffer if its content fits into that buffer.
+/// Messages are compared by value: a borrowed content equals a shared one with the same bytes.
 ///
 /// ```
 /// # use wirestate_core::message::{ByteOrder, Message};
@@ -68,7 +69,7 @@ impl<'a> Message<'a> {
 
     /// An error reply: `{"result": "Error: …"}`.
     ///
-    /// The text is cut after 1,000 characters, since `error` may quote what the peer sent.
+    /// The text is cut after 1,000 characters, since `error` may quote a text that the peer sent.
     pub fn error(error: impl fmt::Display) -> Message<'static> {
         Self::result(&shorten(format!("Error: {error}"), MAX_ERROR))
     }
@@ -131,10 +132,10 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    /// The same message, which borrows nothing.
+    /// Converts the message to one that borrows nothing.
     ///
     /// A borrowed content is copied. A received content is borrowed only if it fits into the
-    /// receive buffer; a larger one is already in memory of its own.
+    /// receive buffer; a larger one has an allocation of its own already.
     pub fn into_owned(self) -> Message<'static> {
         Message {
             byteorder: self.byteorder,
@@ -146,7 +147,7 @@ impl<'a> Message<'a> {
 }
 
 impl Header<'_> {
-    /// Appends what precedes the content: the length prefix and the header.
+    /// Appends the length prefix and the header to `frame`.
     ///
     /// # Errors
     /// The header is too long. Nothing is appended.

@@ -1,4 +1,4 @@
-//! What a frame may declare.
+//! The limits of a frame.
 
 use super::{DecodeError, Header};
 use crate::config::with_setters;
@@ -30,13 +30,13 @@ impl FrameLimits {
         with_max_content(max_content: u64);
     }
 
-    /// The most bytes that precede a content: the length prefix and the longest header.
+    /// The length of the length prefix and the longest header, in bytes.
     pub(super) fn max_head(self) -> usize {
         LENGTH_PREFIX + usize::from(self.max_header)
     }
 
-    /// The length of the header of a frame that begins with `bytes`, once both bytes of the length
-    /// prefix are there.
+    /// Decodes the length prefix at the start of `bytes`: the length of the header, in bytes.
+    /// `None` if the length prefix is incomplete.
     pub(super) fn header_length(self, bytes: &[u8]) -> Result<Option<usize>, DecodeError> {
         let Some(prefix) = bytes.first_chunk::<LENGTH_PREFIX>() else { return Ok(None) };
         match u16::from_be_bytes(*prefix) {
@@ -59,5 +59,5 @@ impl FrameLimits {
     }
 }
 
-/// The size of the header length that begins a frame, in bytes.
+/// The size of the length prefix, in bytes. It begins a frame, and holds the length of the header.
 pub(super) const LENGTH_PREFIX: usize = 2;

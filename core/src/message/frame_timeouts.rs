@@ -8,20 +8,21 @@ use crate::{
     config::{check_timeout, with_setters},
 };
 
-/// How long a frame may take to arrive, from its first byte on.
+/// How long a frame may take to arrive, from its first byte to its last.
 ///
-/// An idle timeout does not bound that: a peer that sends one byte at a time is never idle. The
-/// time during which the machine itself does not read does not count.
+/// An idle timeout is not enough: a peer that sends one byte at a time is never idle. Time in which
+/// the machine does not read does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameTimeouts {
-    /// The time for the header; `None`: no limit. It must be non-zero. Default: 5 s.
+    /// The time for the header; `None`: no limit. Must be non-zero. Default: 5 s.
     pub header: Option<Duration>,
-    /// The time for the whole frame; `None`: no limit. It must be non-zero. A frame that arrives at
+    /// The time for the whole frame; `None`: no limit. Must be non-zero. A frame that arrives at
     /// [`min_rate`](Self::min_rate) or faster may take longer. Default: 30 s.
     pub content: Option<Duration>,
-    /// The rate that extends the time for the whole frame, in bytes a second: a frame of which `n`
-    /// bytes have arrived has at least `n / min_rate` seconds. Default: 1 KiB a second.
+    /// The slowest rate at which a long frame may arrive, in bytes per second. After `n` bytes, a
+    /// frame may have taken `n / min_rate` seconds, even if [`content`](Self::content) is shorter.
+    /// Default: 1 KiB per second.
     pub min_rate: NonZeroU32,
 }
 
@@ -47,7 +48,7 @@ impl FrameTimeouts {
         check_timeout("frame_timeouts.content", self.content)
     }
 
-    /// How long `frame` may take, by what has arrived of it.
+    /// How long `frame` may take. The limit grows with the bytes received.
     pub(super) fn limit(&self, frame: PartialFrame) -> Option<Duration> {
         if !frame.has_header {
             return self.header;
@@ -57,21 +58,22 @@ impl FrameTimeouts {
     }
 }
 
-/// When the frame began that is being received. It stands still while the machine does not read.
+/// Measures how long the current frame has taken. It is paused while the machine does not read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FrameTimer {
+    /// When the frame began, plus the time of all pauses.
     started: Option<Instant>,
-    /// Since when the machine does not read.
+    /// When the current pause began.
     paused: Option<Instant>,
 }
 
 impl FrameTimer {
-    /// The frame is complete.
+    /// Stops the timer, since the frame is complete.
     pub(super) fn stop(&mut self) {
         self.started = None;
     }
 
-    /// Starts, pauses, resumes or stops the timer. `is_partial`: a frame is partly received.
+    /// Starts, pauses, resumes or stops the timer. `is_partial`: a part of a frame has arrived.
     pub(super) fn update(&mut self, is_partial: bool, is_reading: bool, now: Instant) {
         if !is_partial {
             *self = Self::default();

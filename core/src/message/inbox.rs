@@ -1,4 +1,4 @@
-//! The receive buffer: whole messages out of a stream of bytes.
+//! The receive buffer, which returns whole messages.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::mem;
@@ -12,11 +12,11 @@ use crate::{
 /// Receives whole messages.
 ///
 /// A read fills [`spare`](Self::spare), and a message borrows from there. A content that is larger
-/// than the buffer gets memory of its own, which later reads fill directly.
+/// than the buffer gets an allocation of its own, and later reads fill that directly.
 ///
-/// It holds one buffer of its pool while it holds bytes. Of a content that is larger than the
-/// buffer, it holds the bytes that have arrived and room for at most 1 MiB more, whatever length
-/// the header declares. Several inboxes can share a limit on the memory of such contents
+/// An inbox holds one buffer of its pool while it holds bytes. A content that is larger than the
+/// buffer takes memory for the bytes received and at most 1 MiB more, whatever length the header
+/// declares. Several inboxes can share a limit on the memory of large contents
 /// ([`with_quota`](Self::with_quota)).
 ///
 /// ```
@@ -41,29 +41,29 @@ pub struct Inbox {
     /// Where the unread bytes of the buffer begin and end.
     start: usize,
     end: usize,
-    /// The frame whose header was parsed, and whose content has not arrived whole.
+    /// The frame whose header is parsed and whose content is incomplete.
     current: Option<CurrentFrame>,
     quota: Quota,
-    /// The reservation for a content in memory of its own.
+    /// The reservation for a content in an allocation of its own.
     reservation: Reservation,
 }
 
 #[derive(Debug)]
 struct CurrentFrame {
     header: Header<'static>,
-    /// The length of what precedes the content, in bytes.
+    /// The length of the length prefix and the header, in bytes.
     head: usize,
     content: PartialContent,
 }
 
-/// Where a content is received.
+/// The content of a frame that is being received.
 #[derive(Debug)]
 enum PartialContent {
     /// In the buffer.
     Buffered { length: usize },
-    /// In memory of its own, of which the first `filled` bytes have arrived.
+    /// In an allocation of its own. Its first `filled` bytes have arrived.
     Allocated { content: Vec<u8>, filled: usize, length: usize },
-    /// Nowhere: it is passed on in chunks.
+    /// Not stored: it is delivered in chunks.
     Streamed { remaining: u64 },
 }
 
@@ -79,7 +79,7 @@ pub enum Delivery {
     },
 }
 
-/// What an [`Inbox`] delivers.
+/// A message, or a part of one, that an [`Inbox`] delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
     /// A message. Its content is empty if it was [streamed](Delivery::Stream).
@@ -159,7 +159,8 @@ impl Inbox {
         &mut buffer[self.end..]
     }
 
-    /// A read has filled the first `n` bytes of [`spare`](Self::spare).
+    /// Adds the first `n` bytes of [`spare`](Self::spare) to the input, after a read has filled
+    /// them.
     ///
     /// # Panics
     /// `n` exceeds the length of `spare`.
@@ -178,7 +179,7 @@ impl Inbox {
         }
     }
 
-    /// The next message that has arrived whole. `None` means that more input is needed.
+    /// The next complete message. `None` means that more input is needed.
     ///
     /// # Errors
     /// The input is not a frame. Every later call returns the same error.
@@ -199,8 +200,8 @@ impl Inbox {
     /// `delivery` is called once for each header, before the length that it declares is checked.
     ///
     /// # Errors
-    /// The input is not a frame. Every later call returns the same error if `delivery` chooses the
-    /// same.
+    /// The input is not a frame. Every later call returns the same error if `delivery` makes the
+    /// same choice.
     pub fn next_incoming(
         &mut self,
         delivery: impl FnOnce(&Header<'_>) -> Delivery,
@@ -294,13 +295,13 @@ impl Inbox {
         self.quota.resize(&mut self.reservation, size)
     }
 
-    /// Takes the reservation of the last message's content. Unless it is taken, the next
+    /// Removes and returns the reservation for the content of the last message. Otherwise the next
     /// call of [`next_incoming`](Self::next_incoming) ends it.
     pub(super) fn take_reservation(&mut self) -> Reservation {
         mem::take(&mut self.reservation)
     }
 
-    /// How much has arrived of an incomplete frame; `None` between two frames. Call it when
+    /// How much of the current frame has arrived; `None` between two frames. Call it when
     /// [`next_message`](Self::next_message) has returned `None`.
     pub fn partial(&self) -> Option<PartialFrame> {
         let available = self.end - self.start;
@@ -352,13 +353,13 @@ fn message<'a>(header: Header<'a>, content: Content<'a>) -> Message<'a> {
     Message { byteorder, content_type, content_encoding, content }
 }
 
-/// The size, in bytes, to which the memory of a content grows when it is full.
+/// The size, in bytes, to which the allocation of a content grows when it is full.
 ///
 /// The content is `length` bytes long, and `filled` bytes have arrived. The size doubles, by at
 /// least 64 KiB and at most a sixteenth of the limit (never more than 1 MiB). So a peer can claim
-/// only a constant more memory than it has sent. With a limit of up to 16 MiB, a content is moved
-/// at most some sixteen times. With a larger limit, it is moved once for each MiB, unless the
-/// allocator extends it in place; stream such contents.
+/// at most 1 MiB more memory than it has sent. With a limit of up to 16 MiB, a content is copied at
+/// most about 16 times. With a larger limit, it is copied once for each MiB, unless the allocator
+/// extends it in place: stream contents of that size.
 fn grown_size(limits: FrameLimits, filled: usize, length: usize) -> usize {
     const MIN_GROWTH: usize = 64 * 1024;
     const MAX_GROWTH: usize = 1024 * 1024;
@@ -369,7 +370,7 @@ fn grown_size(limits: FrameLimits, filled: usize, length: usize) -> usize {
 
 /// The longest content that memory can address: the limit of a vector.
 const MAX_ADDRESSABLE: u64 = isize::MAX as u64;
-const EXCESS: &str = "committed more bytes than there was room for";
+const EXCESS: &str = "committed more bytes than `spare` has";
 
 #[cfg(test)]
 mod tests {

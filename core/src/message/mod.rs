@@ -18,8 +18,8 @@
 //! | `content-encoding` | the character set of a text, or `"binary"` |
 //! | `content-length` | the length of the content in bytes, an integer |
 //!
-//! All four keys are required, in any order. Unknown keys are ignored. [`Header::to_json`] says how
-//! a header is written.
+//! All four keys are required, in any order. Unknown keys are ignored. [`Header::to_json`]
+//! documents the format in which a header is written.
 //!
 //! Each request has one reply. A client may send requests without waiting for replies. Replies are
 //! sent in the order of the requests.
@@ -31,7 +31,7 @@
 //! | [`Message`], [`Header`], [`text`] | a message; encoding and decoding it |
 //! | [`Decoder`] | finds frames in a stream of bytes; holds no content |
 //! | [`Inbox`] | a receive buffer that returns whole messages |
-//! | [`Server`], [`Connection`], [`service`] | a server, its machine, what answers requests |
+//! | [`Server`], [`Connection`], [`service`] | a server, its machine, the services that answer |
 //! | [`Client`], [`Handle`] | a client's machine: inline, or shared by tasks and threads |
 //!
 //! ```
@@ -101,8 +101,8 @@
 //!
 //! Invalid input is a [`DecodeError`], which names the limit and the figure. A server answers it
 //! with one error reply, `{"result": "Error: …"}`, after the replies to earlier requests, and
-//! closes the connection. A client resets the connection. Memory follows the bytes that have
-//! arrived, not the length that a header declares.
+//! closes the connection. A client resets the connection. Memory is allocated for the bytes
+//! received, not for the length that a header declares.
 //!
 //! Headers are parsed by `serde_json`. Do not enable its feature `arbitrary_precision` in the same
 //! program: it represents numbers as objects, so `content-length` would be refused.

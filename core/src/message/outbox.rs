@@ -8,10 +8,10 @@ use bytes::{Buf, Bytes};
 use super::{Content, EncodeError, Message};
 use crate::buffer::{Reservation, fill_owned};
 
-/// Frames that are pending.
+/// The frames that are not written yet.
 ///
 /// Short frames are copied into one vector, so that many are written as one slice. A content of
-/// 4 KiB or more is a slice of its own. It is not copied if it is shared.
+/// 4 KiB or more is a slice of its own, and is not copied if it is shared.
 ///
 /// The copied frames take at most 4 × [`len`](Self::len) bytes: bytes that were written are kept
 /// until they are half of the vector, and a vector doubles its capacity. `len` is at most 64 KiB
@@ -21,7 +21,7 @@ use crate::buffer::{Reservation, fill_owned};
 pub(super) struct Outbox {
     /// Slices in the order in which they are written, each with its reservation under the quota.
     queue: VecDeque<(Bytes, Reservation)>,
-    /// The copied frames that follow the queue, and how many bytes of them are written.
+    /// The copied frames that follow the queue. The first `written` bytes are written.
     tail: Vec<u8>,
     written: usize,
     /// Bytes of output that are pending.
@@ -29,8 +29,8 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// The bytes that `content` counts under the quota while it is pending. A content that is
-    /// copied counts nothing, nor does one that has another owner.
+    /// How many bytes of the quota `content` takes while it is pending. A content that is copied
+    /// takes none, and neither does one that has another owner.
     pub(super) fn reserved_for(content: &Content<'_>) -> usize {
         match content {
             _ if content.len() < MIN_SLICE => 0,
@@ -47,7 +47,8 @@ impl Outbox {
         self.len == 0
     }
 
-    /// Whether another message may be pushed. The message may exceed [`HIGH_WATER_MARK`].
+    /// Whether another message may be pushed, of any length: fewer than [`HIGH_WATER_MARK`] bytes
+    /// are pending.
     pub(super) fn has_room(&self) -> bool {
         self.len < HIGH_WATER_MARK
     }
@@ -58,9 +59,9 @@ impl Outbox {
         message: Message<'_>,
         reservation: Reservation,
     ) -> Result<(), EncodeError> {
-        let before = self.tail.len();
+        let old_len = self.tail.len();
         message.header().encode(&mut self.tail)?;
-        self.len += self.tail.len() - before + message.content.len();
+        self.len += self.tail.len() - old_len + message.content.len();
         if message.content.len() < MIN_SLICE {
             self.tail.extend_from_slice(&message.content);
         } else {
@@ -79,13 +80,13 @@ impl Outbox {
     }
 
     /// Like `write_bufs`, as [`Bytes`]. Contents of 4 KiB or more are not copied.
-    pub(super) fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+    pub(super) fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let tail = &self.tail[self.written..];
-        let tail = iter::once_with(|| Bytes::copy_from_slice(&tail[..tail.len().min(most)]));
-        fill_owned(out, most, self.queue.iter().map(|(bytes, _)| bytes.clone()).chain(tail))
+        let tail = iter::once_with(|| Bytes::copy_from_slice(&tail[..tail.len().min(max)]));
+        fill_owned(out, max, self.queue.iter().map(|(bytes, _)| bytes.clone()).chain(tail))
     }
 
-    /// The first `n` bytes are written.
+    /// Removes the first `n` bytes, which were written.
     pub(super) fn consume(&mut self, mut n: usize) {
         self.len -= n;
         while let Some((first, _)) = self.queue.front_mut() {
@@ -101,7 +102,7 @@ impl Outbox {
             self.tail.clear();
             self.written = 0;
         } else if self.written >= self.tail.len() - self.written {
-            // So no more bytes are moved than were written.
+            // This moves no more bytes than were written.
             self.tail.drain(..mem::take(&mut self.written));
         }
     }
@@ -119,7 +120,8 @@ impl Outbox {
     }
 }
 
-/// From this many pending bytes on, no message is pushed: they are enough for an efficient write.
+/// The number of pending bytes at which no further message is pushed: enough for an efficient
+/// write.
 pub(super) const HIGH_WATER_MARK: usize = 64 * 1024;
-/// Contents of this many bytes or more are slices of their own: a shorter one is cheaper to copy.
+/// The shortest content, in bytes, that is a slice of its own. Shorter ones are cheaper to copy.
 const MIN_SLICE: usize = 4096;

@@ -1,4 +1,4 @@
-//! Where a reply is stored until the future that waits for it is polled.
+//! A slot that stores a reply until the future that waits for it is polled.
 
 use core::{
     mem,
@@ -7,7 +7,7 @@ use core::{
 
 use crate::shared::Lock;
 
-/// A reply that one side stores and the other waits for.
+/// A slot for a reply: one side stores the reply, the other waits for it.
 #[derive(Debug)]
 pub(super) struct ReplySlot<R> {
     state: Lock<State<R>>,
@@ -30,31 +30,31 @@ impl<R> Default for ReplySlot<R> {
 impl<R> ReplySlot<R> {
     /// Stores the reply and wakes the future. If the slot is abandoned, the reply is dropped.
     pub(super) fn fulfil(&self, reply: R) {
-        // What is replaced or refused is dropped outside the lock.
-        let before = self.state.with(|state| match state {
+        // The replaced state, or the refused reply, is dropped outside the lock.
+        let old = self.state.with(|state| match state {
             State::Waiting(_) => mem::replace(state, State::Ready(reply)),
             State::Ready(_) | State::Abandoned => State::Ready(reply),
         });
-        if let State::Waiting(Some(waker)) = before {
+        if let State::Waiting(Some(waker)) = old {
             waker.wake();
         }
     }
 
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<R> {
         let waker = cx.waker().clone();
-        let before = self.state.with(|state| match state {
+        let old = self.state.with(|state| match state {
             State::Ready(_) => mem::replace(state, State::Abandoned),
             State::Waiting(_) | State::Abandoned => {
                 mem::replace(state, State::Waiting(Some(waker)))
             }
         });
-        match before {
+        match old {
             State::Ready(reply) => Poll::Ready(reply),
             State::Waiting(_) | State::Abandoned => Poll::Pending,
         }
     }
 
-    /// Nothing waits for the reply any more.
+    /// Marks the slot as abandoned: nothing waits for the reply any more.
     pub(super) fn abandon(&self) {
         drop(self.state.with(|state| mem::replace(state, State::Abandoned)));
     }

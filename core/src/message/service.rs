@@ -1,4 +1,4 @@
-//! Services: what a server answers requests with.
+//! Services, which answer the requests of a server.
 
 use alloc::{boxed::Box, collections::VecDeque};
 use core::{
@@ -14,9 +14,9 @@ use crate::shared::Shared;
 
 /// Answers requests. Each connection has a clone of its own.
 ///
-/// [`function`] makes a service of a function that answers at once, [`asynchronous`] of an async
-/// one. [`RequestQueue`] hands requests to an event loop. Implement this trait for a service whose
-/// contents are streamed.
+/// [`function`] makes a service of a function, and [`asynchronous`] of an async function.
+/// [`RequestQueue`] hands requests to an event loop. Implement this trait for a service that
+/// streams the contents of requests.
 pub trait Service {
     /// The future of a reply that is not ready.
     type Pending: Future<Output = Message<'static>> + Unpin;
@@ -32,7 +32,7 @@ pub trait Service {
 
     /// The next bytes of a streamed content, at least one. After the last ones,
     /// [`call`](Self::call) gets the request with an empty content. A service cannot pause the
-    /// sender. It is dropped if the connection ends before the content does.
+    /// sender. If the connection ends within the content, the service is dropped.
     fn chunk(&mut self, _chunk: &[u8]) {}
 }
 
@@ -41,7 +41,8 @@ pub trait Service {
 pub enum Reply<P> {
     /// The reply.
     Ready(Message<'static>),
-    /// The future of the reply. Replies are sent in the order of the requests all the same.
+    /// The future of the reply. It delays later replies, which are sent in the order of the
+    /// requests.
     Pending(P),
 }
 
@@ -115,11 +116,11 @@ where
 /// On a runtime with several threads, `f` must be `Send` and `Sync`, and its futures `Send`. State
 /// that changes is behind an atomic or a lock; an async lock if it is held across an `.await`.
 ///
-/// The connection's machine holds the futures, at most
-/// [`Config::max_in_flight`](super::Config::max_in_flight) of them, and polls them itself: they run
-/// concurrently on the connection's task or thread, and end with it. In an event loop of your own
-/// they need a waker that has the connection polled again. With
-/// [`Waker::noop`](core::task::Waker::noop) they would hang.
+/// The connection's machine holds and polls the futures, at most
+/// [`Config::max_in_flight`](super::Config::max_in_flight) at once. So they run concurrently on the
+/// connection's task or thread, and end with it. In an event loop of your own, pass a waker that
+/// makes the loop poll the connection again. With [`Waker::noop`](core::task::Waker::noop) the
+/// futures would hang.
 pub fn asynchronous<F>(
     f: F,
 ) -> impl Service<Pending = Pin<Box<impl Future<Output = Message<'static>>>>> + Clone + fmt::Debug
@@ -135,7 +136,7 @@ where
 
 /// A request to an [asynchronous] service: a [`Message`] that the service owns.
 ///
-/// It is a type of its own because it has no lifetime parameter. With one, the compiler cannot tell
+/// The type has no lifetime parameter, unlike [`Message`]. With one, the compiler could not tell
 /// that the future of an async closure is `Send`.
 #[derive(Clone, Debug)]
 pub struct Request(Message<'static>);
@@ -177,7 +178,7 @@ where
     }
 }
 
-/// A service that queues its requests. They can be answered from anywhere and in any order.
+/// A service that queues its requests. You can answer them from any thread and in any order.
 ///
 /// ```
 /// use wirestate_core::{Instant, Machine, drive};
@@ -209,7 +210,7 @@ pub struct RequestQueue {
 }
 
 impl RequestQueue {
-    /// Takes the next request.
+    /// Removes and returns the next request.
     pub fn take(&mut self) -> Option<PendingRequest> {
         self.requests.pop_front()
     }

@@ -27,9 +27,9 @@ pub enum TextError {
 /// Decodes `bytes` in the character set `name`. A text in UTF-8 or ASCII is borrowed.
 ///
 /// Names are compared without regard to case. Supported are the labels of the [Encoding Standard]
-/// and Python's common names for the same character sets, such as `utf_8`, `utf-16-le` and
-/// `latin-1`. Two differ from the standard, which maps them to windows-1252 for the sake of web
-/// pages: `ascii` is US-ASCII, and `latin-1` is ISO 8859-1.
+/// and Python's common names for the same character sets, for example `utf_8`, `utf-16-le` and
+/// `latin-1`. Two labels differ from the standard, which maps both to windows-1252: `ascii` is
+/// US-ASCII, and `latin-1` is ISO 8859-1.
 ///
 /// `utf-16` is decoded by its byte-order mark, or without one by `byteorder`, the sender's order.
 /// (RFC 2781, section 4.3, says big-endian, but only where the order is not known otherwise.)

@@ -15,19 +15,19 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The size of each of a connection's two buffers while it holds bytes. At least
-    /// [`MIN_BUFFER`] with [`accept_proxy`](Self::accept_proxy). Default: 64 KiB.
+    /// The size of a buffer, in bytes. A connection holds a buffer for each direction with pending
+    /// bytes. At least [`MIN_BUFFER`] with [`accept_proxy`](Self::accept_proxy). Default: 64 KiB.
     pub buffer: NonZeroUsize,
     /// Resets both sides when the connection is idle for this long; `None`: never. Must be
     /// non-zero. Default: 600 s.
     ///
-    /// A connection is idle while no byte is received and no byte that was sent is acknowledged. If
-    /// one side has unacknowledged output, bytes received from the other side do not count. An
-    /// idle connection is noticed within 1.125 times this.
+    /// A connection is idle while no byte is received and no sent byte is acknowledged. If one side
+    /// has unacknowledged output, bytes received from the other side do not count. The reset comes
+    /// within 1.125 times this.
     ///
-    /// A connected relay has no other deadline: a side that reads slowly is healthy. The same
-    /// timeout bounds how long the reset of one side waits for the other side to acknowledge the
-    /// output before it ([`Relay::forwards_reset`](super::Relay::forwards_reset)).
+    /// A connected relay has no other deadline, since a side may read slowly. The same timeout
+    /// limits how long a forwarded reset waits until the output before it is acknowledged
+    /// ([`Relay::forwards_reset`](super::Relay::forwards_reset)).
     pub idle_timeout: Option<Duration>,
     /// The lingering close of a client for which there is no upstream. `linger.time` must be
     /// non-zero.
@@ -36,21 +36,21 @@ pub struct Config {
     /// moved for this long and none is pending. A reply that takes longer is cut off. Must be
     /// non-zero. Default: 1 s.
     pub drain_quiet: Duration,
-    /// How many unused buffers the proxy keeps. Default: 64.
+    /// The most unused buffers that the proxy keeps. Default: 64.
     pub idle_buffers: usize,
-    /// How many pipes each [`serve`](super::serve()) has at most, for bytes that come in bulk
+    /// The most pipes of each [`serve`](super::serve()), for bulk transfers
     /// ([`pipe_limit`](super::RelaySide::pipe_limit)). With 0, or while all are in use, bytes go
     /// through memory. A [`ProxiedConnection`](super::ProxiedConnection) that you make yourself
     /// has no pipes. Default: 256.
     ///
     /// Each pipe takes two open files. It holds at most 64 KiB (pipe(7)), which count towards the
     /// limit of the user (`/proc/sys/fs/pipe-user-pages-soft`, 64 MiB). splice(2) cannot suppress
-    /// SIGPIPE: a process that has restored the default action of that signal is killed by it when
-    /// a peer has closed its connection.
+    /// SIGPIPE. If your process has restored the default action of that signal, the signal kills it
+    /// when a peer has closed its connection.
     pub pipes: usize,
     /// How long all attempts to connect one client to an upstream may take together, name
-    /// resolution included. Each attempt gets an equal share of the time that is left. `None`: the
-    /// operating system's limit for each attempt (some two minutes). Must be non-zero. Default:
+    /// resolution included. Each attempt gets an equal share of the remaining time. `None`: the
+    /// operating system's limit for each attempt (about two minutes). Must be non-zero. Default:
     /// 10 s.
     pub connect_timeout: Option<Duration>,
     /// Clients connect through another proxy, and their connections begin with a PROXY header. An

@@ -32,8 +32,9 @@ use crate::{
     runtime::Runtime,
 };
 
-/// Dials an upstream for a client, and relays between them until both sides have ended. An upstream
-/// that is lost before a byte was forwarded is replaced by one that was not tried yet.
+/// Dials an upstream for a client, and relays between them until both sides have ended.
+///
+/// An upstream that is lost before a byte was forwarded is replaced by one that was not tried yet.
 ///
 /// As a [`Future`], it returns the reason. If it is dropped earlier, it resets both connections, so
 /// that neither peer takes its input for complete.
@@ -63,8 +64,8 @@ pub struct ProxiedConnection<R: Runtime> {
 
 impl<R: Runtime> ProxiedConnection<R> {
     /// A connection of `peer` to `proxy`. All bytes go through memory. Only
-    /// [`serve`](super::serve()) has pipes for bytes that come in bulk, and detects connections of
-    /// the proxy to itself.
+    /// [`serve`](super::serve()) has pipes for bulk transfers, and detects connections of the proxy
+    /// to itself.
     pub fn new(runtime: &R, proxy: &Proxy, client: R::Socket, peer: Peer, clock: R::Clock) -> Self {
         Self::with(runtime, proxy, client, peer, clock, None, None)
     }
@@ -89,7 +90,7 @@ impl<R: Runtime> ProxiedConnection<R> {
     }
 }
 
-/// The future that is polled inside, that of the dialler, is in a box.
+/// The only future within, the dialler's, is pinned in a box.
 impl<R: Runtime> Unpin for ProxiedConnection<R> {}
 
 impl<R: Runtime> Future for ProxiedConnection<R> {
@@ -140,9 +141,9 @@ struct Relaying<R: Runtime> {
     client: Connected<R::Socket>,
     upstream: Upstream<R>,
     directions: Directions<R::Socket>,
-    /// A forwarded reset waits until the output before it is acknowledged.
+    /// Set while a forwarded reset waits until the output before it is acknowledged.
     reset_wait: Option<ResetWait>,
-    /// The PROXY header names no client: a proxy checks whether this server listens.
+    /// The PROXY header names no client. It is the health check of another proxy.
     is_local: bool,
     /// The upstream has sent a FIN before the client has.
     upstream_closed_first: bool,
@@ -150,7 +151,7 @@ struct Relaying<R: Runtime> {
     is_quiescent: bool,
 }
 
-/// The wait of a forwarded reset. A sink does not report acknowledgements, so they are polled, at
+/// The wait of a forwarded reset. A sink does not report acknowledgements, so they are polled at
 /// growing intervals.
 #[derive(Clone, Copy, Debug)]
 struct ResetWait {
@@ -195,7 +196,7 @@ enum Upstream<R: Runtime> {
     Header(Box<UnidentifiedClient<R>>),
     Dialling(Dialling<R>),
     Connected(Connected<R::Socket>, Dialler<R>),
-    /// There will be no upstream.
+    /// No upstream is connected, and none will be.
     Absent,
 }
 
@@ -321,9 +322,9 @@ impl<R: Runtime> Relaying<R> {
         let rest = rest.to_vec();
         let (runtime, proxy) = (unidentified.runtime.clone(), unidentified.proxy.clone());
         self.start_dialling(&runtime, &proxy, peer, destination);
-        let mut left = &rest[..];
-        deliver(&mut self.relay.side(Side::Client), &mut left, now);
-        debug_assert!(left.is_empty(), "a buffer of at least MIN_BUFFER has room for it");
+        let mut undelivered = &rest[..];
+        deliver(&mut self.relay.side(Side::Client), &mut undelivered, now);
+        debug_assert!(undelivered.is_empty(), "a buffer of at least MIN_BUFFER has room for it");
     }
 
     /// A waker was woken: either socket may have become ready.
@@ -409,7 +410,7 @@ impl<R: Runtime> Relaying<R> {
 impl<R: Runtime> Driven for Relaying<R> {
     type Reason = ProxyReason;
 
-    /// A turn of each side. The bytes that it returns are the client's.
+    /// Runs a turn of each side. The byte counts that it returns are those of the client's side.
     fn turn(&mut self, now: Instant, cx: &mut Context<'_>) -> Turn {
         self.dial(cx, now);
         let client = self.turn_client(cx, now);
@@ -485,7 +486,7 @@ impl<R: Runtime> Driven for Relaying<R> {
             && !self.upstream.connected().is_some_and(holds)
     }
 
-    /// Resets each side that has not ended, since its peer was not sent everything.
+    /// Resets each side that has not ended, so that its peer does not take its input for complete.
     fn reset(&mut self) {
         self.client.reset(self.relay.is_open(Side::Client));
         if let Some(upstream) = self.upstream.connected_mut() {
@@ -510,8 +511,10 @@ impl<R: Runtime> Driven for Relaying<R> {
         self.relay.reason().expect("the relay has ended")
     }
 
-    /// Whether the client left first, not because of the upstream. A proxy's health check counts as
-    /// such also if there is no upstream, which is logged for the upstream.
+    /// Whether the client closed its connection first, and not because of the upstream.
+    ///
+    /// If there is no upstream, this is true only for the health check of another proxy. The
+    /// failure is logged for the upstream.
     fn peer_has_left(&self) -> bool {
         match self.relay.reason() {
             Some(ProxyReason::NoUpstream(_)) => self.is_local,
@@ -521,7 +524,8 @@ impl<R: Runtime> Driven for Relaying<R> {
     }
 }
 
-/// One turn. While a reset `is_waiting` for the output before it, the turn only flushes.
+/// Runs one turn of a side. It only flushes if `is_waiting`: a reset waits for the output before
+/// it.
 fn turn_or_wait(
     transfer: &mut impl Transfer,
     readiness: &mut Readiness,
@@ -544,7 +548,7 @@ fn must_wait(wait: &mut Option<ResetWait>, socket: &impl Sink, now: Instant) -> 
     wait.is_some()
 }
 
-/// How long a forwarded reset waits at first before it polls for acknowledgements again.
+/// The first interval at which a forwarded reset polls for acknowledgements. It doubles each time.
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
-/// How long it waits at most.
+/// The longest interval at which a forwarded reset polls for acknowledgements.
 const MAX_INTERVAL: Duration = Duration::from_millis(100);

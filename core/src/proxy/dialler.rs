@@ -1,4 +1,4 @@
-//! Connects a client to one of the upstreams, within a time.
+//! Dials the upstreams for one client, one after the other, within a timeout.
 
 use std::{boxed::Box, future::Future, io, pin::Pin, string::ToString, time::Duration};
 
@@ -17,8 +17,8 @@ pub(super) struct Dialler<R> {
     pub(super) selection: Selection,
     /// The time for all attempts together.
     timeout: Option<Duration>,
-    /// The part of it that is left.
-    left: Option<Duration>,
+    /// The remaining part of `timeout`.
+    remaining: Option<Duration>,
     loops: Option<LoopDetector>,
     /// The entry of the connection to the upstream in `loops`.
     tracked: Option<Box<TrackedConnection>>,
@@ -32,28 +32,28 @@ impl<R> Dialler<R> {
     pub(super) fn new(runtime: R, proxy: &Proxy, loops: Option<LoopDetector>) -> Self {
         let timeout = proxy.relays().config().connect_timeout;
         let selection = proxy.upstreams().select();
-        Self { runtime, selection, timeout, left: timeout, loops, tracked: None }
+        Self { runtime, selection, timeout, remaining: timeout, loops, tracked: None }
     }
 
     /// Whether another upstream can be tried, and there is time for it.
     pub(super) fn has_another(&self) -> bool {
-        self.selection.remaining() > 0 && self.left != Some(Duration::ZERO)
+        self.selection.remaining() > 0 && self.remaining != Some(Duration::ZERO)
     }
 }
 
 impl<R: Runtime> Dialler<R> {
-    /// Tries one upstream after the other, in the time that is left. Returns the connection, and
-    /// itself for the case that the connection is lost.
+    /// Tries one upstream after the other, within the remaining time. Returns the connection, and
+    /// the dialler, which can dial again if the connection is lost.
     pub(super) async fn dial(mut self) -> Result<(R::Socket, Self), DialError> {
         self.tracked = None;
         let clock = self.runtime.clock();
-        let deadline = self.left.map(|left| clock.now() + left);
+        let deadline = self.remaining.map(|remaining| clock.now() + remaining);
         let has_elapsed = |now| deadline.is_some_and(|deadline| now >= deadline);
         while !has_elapsed(clock.now())
             && let Some(address) = self.selection.next_address(clock.now())
         {
-            // Each attempt gets an equal share, so that an upstream that does not answer leaves
-            // time for the others.
+            // Each attempt gets an equal share of the time. So an upstream that does not answer
+            // leaves time for the others.
             let shares = u32::try_from(self.selection.remaining()).unwrap_or(u32::MAX);
             let shares = shares.saturating_add(1);
             let share = deadline.map(|deadline| deadline.since(clock.now()) / shares);
@@ -67,7 +67,7 @@ impl<R: Runtime> Dialler<R> {
                     };
                     self.tracked = tracked;
                     self.selection.handle_connected(now);
-                    self.left = deadline.map(|deadline| deadline.since(now));
+                    self.remaining = deadline.map(|deadline| deadline.since(now));
                     return Ok((socket, self));
                 }
                 Err(error) if is_exhausted(&error) => {
@@ -80,7 +80,7 @@ impl<R: Runtime> Dialler<R> {
         Err(self.selection.into_error(timeout))
     }
 
-    /// Detects whether the upstream that was connected to is the proxy itself.
+    /// Tracks the new connection, and detects whether its upstream is the proxy itself.
     fn track(&self, socket: &R::Socket) -> Result<Option<Box<TrackedConnection>>, SelfConnection> {
         match (&self.loops, self.selection.current()) {
             (Some(loops), Some(upstream)) => loops.dialled(&self.runtime, upstream, socket),
@@ -89,7 +89,7 @@ impl<R: Runtime> Dialler<R> {
     }
 }
 
-/// Whether this process or this machine lacks what a connection takes (socket(2)): `ENOMEM`,
+/// Whether this process or machine has no memory or open files left (socket(2)): `ENOMEM`,
 /// `ENFILE`, `EMFILE`, `ENOBUFS`.
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))

@@ -9,14 +9,16 @@ use crate::{
     shared::{Lock, Shared},
 };
 
-/// Detects connections of one proxy to itself, among those that it has accepted and dialled. Each
-/// would cause another one, until the limit of connections is reached. Clones are the same
-/// detector.
+/// Detects connections of one proxy to itself. Clones are the same detector.
+///
+/// Each connection of a proxy to itself makes the proxy dial another one, until the limit of
+/// connections is reached. The detector compares the connections that the proxy has accepted with
+/// those that it has dialled.
 ///
 /// A TCP connection is identified by the addresses of its two ends, so it does not matter which of
 /// the proxy's addresses was dialled. A Unix socket is identified by its path and by the process
-/// that listens on it. A proxy that reaches itself through others (two in a ring, an address that
-/// is translated) is not detected.
+/// that listens on it. Indirect loops are not detected: through another proxy, or through an
+/// address that is translated.
 ///
 /// It holds an entry for each open connection.
 #[derive(Clone, Debug)]
@@ -44,15 +46,15 @@ type Endpoints = (SocketAddr, SocketAddr);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     Accepted,
-    /// To the upstream of this index.
+    /// To the upstream with this index.
     Dialled(usize),
 }
 
-/// A connection of the proxy to itself, by the upstream of this index.
+/// A connection of the proxy to itself, through the upstream with this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SelfConnection(pub(super) usize);
 
-/// The entry of an open connection, which is removed when this is dropped.
+/// The entry of an open connection. It is removed on drop.
 #[derive(Debug)]
 pub(super) struct TrackedConnection {
     detector: LoopDetector,
@@ -61,8 +63,8 @@ pub(super) struct TrackedConnection {
 }
 
 impl LoopDetector {
-    /// For a proxy that listens on `listening`. `None` if, by their ports or kinds, none of
-    /// `upstreams` can be the proxy.
+    /// A detector for a proxy that listens on `listening`. `None` if the port or the kind of each
+    /// upstream's address shows that it is not the proxy.
     pub(super) fn new(listening: Vec<Address>, upstreams: &Upstreams) -> Option<Self> {
         let can_be_self = |own: &Address, upstream: &str| match (own, unix_path(upstream)) {
             (Address::Ip(own), None) => {
@@ -123,8 +125,8 @@ impl LoopDetector {
             | (Some(&(Origin::Dialled(upstream), _)), Origin::Accepted) => {
                 Err(SelfConnection(upstream))
             }
-            // If there is an entry of the same origin, its connection has ended: the endpoints are
-            // in use again.
+            // An entry of the same origin belongs to a connection that has ended, since its
+            // endpoints are in use again.
             (Some((Origin::Accepted, _)) | None, Origin::Accepted)
             | (Some((Origin::Dialled(_), _)) | None, Origin::Dialled(_)) => {
                 open.count += 1;

@@ -1,4 +1,4 @@
-//! Proxy: relays the connections of clients to upstreams.
+//! A proxy, which relays the connections of clients to upstreams.
 //!
 //! - [`Proxy`] and [`fn@serve`] are the whole proxy on a runtime (feature `std`): accepting,
 //!   dialling, PROXY headers ([`crate::proxy_protocol`]) on either side.
@@ -10,10 +10,9 @@
 //! is lost, the attempt is cancelled. Each upstream is tried once, all of them together within
 //! [`Config::connect_timeout`].
 //!
-//! An upstream can be lost before a byte of the client's was forwarded to it and before it has sent
-//! a byte. Then the next upstream is tried, if there is one. After the first byte, or if it is the
-//! last one to try, the upstream is not replaced, and no byte is sent twice: if its connection is
-//! lost, the client's connection is reset.
+//! If an upstream is lost before it has sent a byte and before a byte of the client was forwarded
+//! to it, the next upstream is tried. After the first byte, or if no other upstream remains, the
+//! loss of the upstream resets the client's connection. No byte is forwarded to two upstreams.
 //!
 //! ```no_run
 //! use wirestate_core::{
@@ -40,19 +39,19 @@
 //! It ends that connection ([`ProxyReason::Loop`], or a failed attempt), and does not try that
 //! upstream for the next 5 s.
 //!
-//! A proxy that reaches itself indirectly is not detected: two proxies that are each other's
-//! upstreams, an address that is translated on the way, a Unix socket on which the service manager
-//! listens. Each client then takes up connections until
+//! Indirect loops are not detected: two proxies that are each other's upstreams, an address that is
+//! translated on the way, a Unix socket on which the service manager listens. Each client then
+//! causes connections until
 //! [`Limits::connections`](crate::admission::Limits) of one proxy are open. The next connection is
 //! refused, which is logged, and the client's connection is closed. The others end when the client
 //! closes its side, or after [`Config::idle_timeout`].
 //!
 //! # Resources
 //!
-//! A proxied connection takes two open files, and on the thread runtime an eventfd more. In
-//! [`fn@serve`], bytes that come in bulk pass through pipes and are not copied
-//! ([`Splice`](crate::drive::Splice)). [`Config::pipes`] limits their number; each takes two open
-//! files. For a runtime without such sockets, use [`ProxiedConnection`].
+//! A proxied connection takes two open files, and on the thread runtime also an eventfd. In
+//! [`fn@serve`], bulk transfers pass through pipes and are not copied
+//! ([`Splice`](crate::drive::Splice)). [`Config::pipes`] limits the number of pipes; each takes two
+//! open files. For a runtime whose sockets cannot splice, use [`ProxiedConnection`].
 
 mod config;
 #[cfg(feature = "std")]

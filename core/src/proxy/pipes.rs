@@ -1,4 +1,4 @@
-//! The pipes that bytes in bulk pass through.
+//! Pipes, through which the kernel moves bulk transfers.
 
 use std::{
     boxed::Box,
@@ -34,15 +34,15 @@ type BoxedPipe<S> = Box<dyn Pipe<S>>;
 
 /// A pipe for sockets of type `S`. Only [`Pipes::new`] requires that they are [`Splice`].
 trait Pipe<S>: Send {
-    /// [`Splice::poll_fill`]
+    /// Calls [`Splice::poll_fill`].
     fn poll_fill(
         &mut self,
         socket: &mut S,
         cx: &mut Context<'_>,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Option<usize>, IoError>>;
 
-    /// [`Splice::poll_drain`]
+    /// Calls [`Splice::poll_drain`].
     fn poll_drain(
         &mut self,
         socket: &mut S,
@@ -56,9 +56,9 @@ impl<S: Splice> Pipe<S> for S::Pipe {
         &mut self,
         socket: &mut S,
         cx: &mut Context<'_>,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Option<usize>, IoError>> {
-        socket.poll_fill(cx, self, most)
+        socket.poll_fill(cx, self, max)
     }
 
     fn poll_drain(
@@ -71,13 +71,13 @@ impl<S: Splice> Pipe<S> for S::Pipe {
     }
 }
 
-/// A pipe that is lent. If it is dropped, the pipe is closed.
+/// A pipe that is lent. It is closed on drop.
 struct Lent<S> {
     pipe: BoxedPipe<S>,
     permit: Permit<S>,
 }
 
-/// Counts one pipe as lent.
+/// Counts one pipe as lent, until it is dropped.
 struct Permit<S>(Shared<Inner<S>>);
 
 impl<S> Pipes<S> {
@@ -160,7 +160,7 @@ impl<S> Directions<S> {
     }
 }
 
-/// A side of a relay and its socket, for one turn: bytes in bulk go through a pipe.
+/// A side of a relay and its socket, for one turn. Bulk transfers go through a pipe.
 pub(super) struct Spliced<'a, S> {
     machine: RelaySide<'a>,
     socket: &'a mut S,
@@ -232,7 +232,7 @@ impl<'a, S: Source + Sink> Transfer for Spliced<'a, S> {
     }
 }
 
-/// How many empty pipes stay open.
+/// The most empty pipes that stay open.
 const MAX_IDLE: usize = 16;
 
 #[cfg(test)]
@@ -298,10 +298,10 @@ mod tests {
             &mut self,
             _: &mut Context<'_>,
             pipe: &mut VecDeque<u8>,
-            most: usize,
+            max: usize,
         ) -> Poll<Result<Option<usize>, IoError>> {
-            pipe.resize(most, b'.');
-            Poll::Ready(Ok(Some(most)))
+            pipe.resize(max, b'.');
+            Poll::Ready(Ok(Some(max)))
         }
 
         fn poll_drain(

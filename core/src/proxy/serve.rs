@@ -1,4 +1,4 @@
-//! A proxy as a server.
+//! A proxy, and serving it on a runtime.
 
 use super::{
     Config, ProxiedConnection, RelayFactory, Upstreams, loop_detection::LoopDetector, pipes::Pipes,
@@ -31,7 +31,7 @@ impl Proxy {
         Ok(Self { relays: RelayFactory::new(config)?, upstreams })
     }
 
-    /// What the connections share: the settings, and the pool of buffers.
+    /// The factory of the connections' relays, with the settings and the pool of buffers.
     pub fn relays(&self) -> &RelayFactory {
         &self.relays
     }

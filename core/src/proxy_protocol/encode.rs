@@ -1,4 +1,4 @@
-//! Writing a header.
+//! Encodes a header.
 
 use alloc::{format, vec::Vec};
 use core::{

@@ -1,8 +1,8 @@
-//! What a header says.
+//! A header, and the limits of its length.
 
 use core::net::SocketAddr;
 
-/// What a header says about the client.
+/// The client that a header names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
     /// The header names no TCP client: the proxy has connected for itself (a health check), or does
@@ -26,12 +26,12 @@ pub enum Version {
     V2,
 }
 
-/// The longest header of version 2 that is accepted, in bytes. Addresses take at most 232 of them;
-/// the rest is for TLVs (a certificate, the names of a cloud). nginx accepts as much.
+/// The longest header of version 2 that is accepted, in bytes; nginx has the same limit. The fixed
+/// part and the addresses take at most 232 bytes. The rest is for TLVs, for example a certificate.
 pub const MAX_LEN: usize = 4096;
 /// The longest line of version 1, in bytes (section 2.1).
 pub(super) const MAX_LINE: usize = 107;
-/// How a header of version 1 begins (section 2.1).
+/// The first bytes of a header of version 1 (section 2.1).
 pub(super) const V1_PREFIX: &[u8] = b"PROXY ";
-/// How a header of version 2 begins. No line of a text protocol does (section 2.2).
+/// The first bytes of a header of version 2. No text protocol begins with them (section 2.2).
 pub(super) const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";

@@ -1,13 +1,14 @@
-//! The PROXY protocol, versions 1 and 2: how a proxy tells a server the client's address
-//! ([proxy-protocol.txt](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt), to which
-//! "section" refers in this module).
+//! The PROXY protocol, versions 1 and 2, by which a proxy sends the client's address to a server.
+//!
+//! In this module, "section" refers to the specification,
+//! [proxy-protocol.txt](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt).
 //!
 //! - [`parse`] reads a header, [`encode`] writes one.
-//! - [`HeaderReader`] is the machine that receives a header. A [`HeaderPolicy`] says from which
+//! - [`HeaderReader`] is the machine that receives a header. A [`HeaderPolicy`] decides from which
 //!   peers, and within which time.
-//! - [`WithProxyHeader`] puts a header before any other machine.
-//! - [`fn@serve`] does so for a server (feature `std`), and enters the client's address in the
-//!   table of connections.
+//! - [`WithProxyHeader`] is a machine that receives a header, and then becomes another machine.
+//! - [`fn@serve`] serves connections that begin with a header (feature `std`), and enters the
+//!   client's address in the table of connections.
 //!
 //! A server that accepts headers requires one on each connection, and never guesses (section 2: the
 //! receiver "must not try to guess whether the protocol header is present or not"). Otherwise a

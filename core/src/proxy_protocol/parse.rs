@@ -1,4 +1,4 @@
-//! Parsing a header.
+//! Parses a header.
 
 use core::{
     array, mem,
@@ -13,7 +13,7 @@ use super::{
     header::{MAX_LINE, V1_PREFIX, V2_SIGNATURE},
 };
 
-/// What is wrong with a header. It stays wrong, whatever bytes follow.
+/// Why a header is invalid. Further bytes do not change the error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseError {
@@ -45,7 +45,7 @@ pub enum ParseError {
     /// Version 1: a port is invalid.
     #[error("{0} port is not a number from 0 to 65535 without leading zeroes")]
     Port(Endpoint),
-    /// Another version after the signature of version 2.
+    /// The version after the signature of version 2 is not 2.
     #[error("version is {0}, expected 2")]
     Version(u8),
     /// Version 2: the command is neither `LOCAL` nor `PROXY`.
@@ -78,7 +78,7 @@ pub enum ParseError {
         at: usize,
         /// Its size: type, length and value.
         required: usize,
-        /// The bytes that are left in the header.
+        /// The remaining bytes of the header.
         available: usize,
     },
     /// Version 2: the checksum does not have 4 bytes.
@@ -248,7 +248,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, ParseError> {
     if required > 0 {
         check_tlvs(header, 16 + required)?;
     }
-    // A datagram or a Unix socket falls back to `UNSPEC`.
+    // A datagram or a Unix socket is treated as `UNSPEC`.
     let header = match (family, transport) {
         (1, STREAM) => parse_addresses::<4>(&header[16..]),
         (2, STREAM) => parse_addresses::<16>(&header[16..]),
@@ -261,15 +261,15 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, ParseError> {
 /// lengths, and the checksum if there is one.
 fn check_tlvs(header: &[u8], mut at: usize) -> Result<(), ParseError> {
     let mut has_checksum = false;
-    while let left @ [kind, ..] = &header[at..] {
-        let length = match *left {
+    while let rest @ [kind, ..] = &header[at..] {
+        let length = match *rest {
             [_, high, low, ..] => usize::from(u16::from_be_bytes([high, low])),
             _ => 0,
         };
-        let (required, available) = (3 + length, left.len());
-        let value = left.get(3..required).ok_or(ParseError::Tlv { at, required, available })?;
+        let (required, available) = (3 + length, rest.len());
+        let value = rest.get(3..required).ok_or(ParseError::Tlv { at, required, available })?;
         if *kind == TYPE_CRC32C {
-            // Each checksum would cover the other.
+            // Two checksums cannot both be computed: each covers the other.
             if mem::replace(&mut has_checksum, true) {
                 return Err(ParseError::DuplicateChecksum { at });
             }
@@ -310,7 +310,7 @@ const TOO_LONG: ParseError = ParseError::LineTooLong { limit: MAX_LINE };
 const TYPE_CRC32C: u8 = 0x03;
 /// `SOCK_STREAM`, as a transport protocol (section 2.2).
 const STREAM: u8 = 1;
-/// RFC 4960, appendix B.
+/// CRC32C (RFC 4960, appendix B).
 static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 #[cfg(test)]

@@ -17,11 +17,12 @@ use crate::{
 #[non_exhaustive]
 pub struct Config {
     /// The address ranges from which headers are accepted. A connection from another address is
-    /// reset. A peer on a Unix socket is always accepted: the permissions of the socket decide who
-    /// can connect. Default: the loopback addresses, `127.0.0.0/8` and `::1`.
+    /// reset. A peer on a Unix socket is always accepted, since the permissions of the socket
+    /// decide which processes can connect. Default: the loopback addresses, `127.0.0.0/8` and
+    /// `::1`.
     pub from: Vec<IpNet>,
-    /// The time from the connection to the end of the header; `None`: no limit. Must be non-zero.
-    /// Default: 5 s.
+    /// The time from accepting the connection to the end of the header; `None`: no limit. Must be
+    /// non-zero. Default: 5 s.
     pub timeout: Option<Duration>,
 }
 

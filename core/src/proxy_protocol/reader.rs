@@ -1,4 +1,4 @@
-//! Receiving a header.
+//! Receives a header.
 
 use alloc::vec::Vec;
 use core::{net::IpAddr, time::Duration};
@@ -13,15 +13,15 @@ use crate::{
 /// The machine that receives a header.
 ///
 /// Once the [header](Self::header) is complete, it neither reads nor writes: the caller replaces it
-/// by the machine that the connection is for. If it ends with an error, a FIN that stays pending
-/// for 10 s becomes a reset.
+/// by the machine that serves the client. If it closes the connection, a FIN that stays pending for
+/// 10 s becomes a reset.
 ///
 /// It holds at most 256 bytes for a header of version 1, and [`MAX_LEN`] for one of version 2, for
 /// at most [`Config::timeout`](super::Config::timeout).
 #[derive(Debug)]
 pub struct HeaderReader {
     buffer: Vec<u8>,
-    /// How many bytes of the buffer were received.
+    /// The number of received bytes in the buffer.
     received: usize,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
@@ -39,7 +39,7 @@ enum State {
     Ending(Teardown<ProxyHeaderReason>),
 }
 
-/// Why a connection ended before or because of its header.
+/// Why a connection ended before its header was complete, or because of the header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyHeaderReason {
@@ -74,7 +74,7 @@ pub enum ProxyHeaderReason {
     Lost {
         /// Whether a read or a write failed.
         direction: Direction,
-        /// How it failed.
+        /// The error.
         error: ConnectionError,
         /// Bytes received.
         received: usize,
@@ -109,7 +109,7 @@ impl crate::Reason for ProxyHeaderReason {
 }
 
 impl HeaderReader {
-    /// Awaits a header from `peer`, which has connected at `now`.
+    /// A machine that awaits a header from `peer`, which has connected at `now`.
     pub fn new(policy: &HeaderPolicy, peer: Peer, now: Instant) -> Self {
         let state = match peer {
             Peer::Ip(address) if !policy.trusts(peer) => {
@@ -122,13 +122,14 @@ impl HeaderReader {
         Self { buffer: Vec::new(), received: 0, timeout, deadline, state }
     }
 
-    /// The header, once it is complete, and the bytes that were received after it, fewer than 256.
+    /// The header and the bytes that were received after it, fewer than 256; `None` until the
+    /// header is complete.
     pub fn header(&self) -> Option<(Header, &[u8])> {
         let State::Complete { header, length } = self.state else { return None };
         Some((header, &self.buffer[length..self.received]))
     }
 
-    /// The length of the header in bytes, once it is complete; before, 0.
+    /// The length of the header in bytes; 0 until it is complete.
     pub fn header_len(&self) -> usize {
         if let State::Complete { length, .. } = self.state { length } else { 0 }
     }
@@ -166,7 +167,8 @@ impl Machine for HeaderReader {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        // If a header is longer than the first read, its length is known. Nothing after it is read.
+        // The length of a header that is longer than the first read is known. No byte after the
+        // header is read.
         let size = match self.buffer.get(14..16) {
             Some(&[high, low]) if self.received >= FIRST_READ => {
                 16 + usize::from(u16::from_be_bytes([high, low]))

@@ -31,11 +31,11 @@ where
     let handle = server.handle();
     server
         .accept(move |socket, admitted, clock| {
-            let (table, conn) = (handle.table().clone(), admitted.entry());
+            let (table, entry) = (handle.table().clone(), admitted.entry());
             let mut machine = machine.clone();
             let make = move |header, length, now| {
-                identify(&table, &conn, header, length)?;
-                Ok(machine(&conn, now))
+                identify(&table, &entry, header, length)?;
+                Ok(machine(&entry, now))
             };
             let machine = WithProxyHeader::new(&policy, admitted.peer(), clock.now(), make);
             Drive::new(machine, socket, clock).admitted(admitted)
@@ -43,19 +43,20 @@ where
         .await
 }
 
-/// Enters the client into the table that `header`, of `length` bytes, names.
+/// Enters the client that `header` names into the table of connections. `length` is the length of
+/// the header in bytes.
 ///
 /// # Errors
 /// As [`ConnectionTable::identify`].
 pub(crate) fn identify(
     table: &ConnectionTable,
-    conn: &ConnectionEntry,
+    entry: &ConnectionEntry,
     header: Header,
     length: usize,
 ) -> Result<(), Refused> {
-    conn.set_header(length);
+    entry.set_header(length);
     match header {
         Header::Local => Ok(()),
-        Header::Tcp { source, .. } => table.identify(conn, Peer::Ip(source)),
+        Header::Tcp { source, .. } => table.identify(entry, Peer::Ip(source)),
     }
 }

@@ -15,9 +15,9 @@ use crate::{
 /// A machine whose connection begins with a PROXY header. It receives the header, then becomes the
 /// machine that `make` returns for it.
 ///
-/// Bytes that were received together with the header are delivered to that machine first, before
-/// anything further is read. It holds what [`HeaderReader`] holds, and after the header nothing but
-/// the machine and those bytes.
+/// Bytes that were received together with the header are delivered to that machine before any
+/// further byte is read. Until the header is complete, it holds as much as [`HeaderReader`]; after
+/// that, only the machine and those bytes.
 ///
 /// ```
 /// use wirestate_core::{Instant, Machine, admission::Peer, drive, echo};
@@ -54,7 +54,7 @@ enum Phase<M, F> {
 
 struct AwaitedHeader<F> {
     reader: HeaderReader,
-    /// Taken when the header is complete.
+    /// `None` once the header is complete.
     make: Option<F>,
 }
 
@@ -64,7 +64,7 @@ pub enum WithProxyHeaderReason<R> {
     /// Before or because of the header.
     #[error(transparent)]
     Header(ProxyHeaderReason),
-    /// For a reason of the machine's.
+    /// For a reason of the inner machine.
     #[error("{0}")]
     Inner(R),
 }
@@ -90,15 +90,15 @@ where
     M: Machine,
     F: FnOnce(Header, usize, Instant) -> Result<M, Refused>,
 {
-    /// Awaits a header from `peer`, which has connected at `now`. `make` gets the header and its
-    /// length in bytes. An error from `make` refuses the client that the header names: its
-    /// connection is reset.
+    /// A machine that awaits a header from `peer`, which has connected at `now`. `make` gets the
+    /// header and its length in bytes. An error from `make` refuses the client that the header
+    /// names: its connection is reset.
     pub fn new(policy: &HeaderPolicy, peer: Peer, now: Instant, make: F) -> Self {
         let reader = HeaderReader::new(policy, peer, now);
         Self { phase: Phase::Header(Box::new(AwaitedHeader { reader, make: Some(make) })) }
     }
 
-    /// The machine, once the header is complete.
+    /// The inner machine; `None` until the header is complete.
     pub fn inner(&self) -> Option<&M> {
         if let Phase::Inner { machine, .. } = &self.phase { Some(machine) } else { None }
     }
@@ -121,9 +121,9 @@ where
         if rest.is_empty() || !machine.interest().read {
             return false;
         }
-        let mut left = &rest[..];
-        drive::deliver(machine, &mut left, now);
-        let delivered = rest.len() - left.len();
+        let mut undelivered = &rest[..];
+        drive::deliver(machine, &mut undelivered, now);
+        let delivered = rest.len() - undelivered.len();
         rest.drain(..delivered);
         if rest.is_empty() {
             *rest = Vec::new();
@@ -154,7 +154,7 @@ where
     type Reason = WithProxyHeaderReason<M::Reason>;
 
     fn interest(&self) -> Interest {
-        // While bytes are pending, the machine does not want to read: `pump` delivers all that it
+        // While bytes are pending, the machine does not read: `pump` delivers all bytes that it
         // accepts.
         delegate!(&self.phase, interest())
     }
@@ -167,8 +167,8 @@ where
         delegate!(&self.phase, write_bufs(out))
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        delegate!(&self.phase, write_owned(out, most))
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        delegate!(&self.phase, write_owned(out, max))
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

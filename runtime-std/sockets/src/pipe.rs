@@ -26,16 +26,16 @@ impl Pipe {
         Some(Self { reader, writer })
     }
 
-    /// Receives up to `most` bytes from a non-blocking socket into the pipe, which must be empty; 0
+    /// Receives up to `max` bytes from a non-blocking socket into the pipe, which must be empty; 0
     /// is the peer's FIN. `None`: the kernel cannot splice from this socket, and has taken nothing.
     ///
     /// # Errors
     /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is empty.
-    pub(crate) fn fill(&self, socket: &impl AsFd, most: usize) -> io::Result<Option<usize>> {
+    pub(crate) fn fill(&self, socket: &impl AsFd, max: usize) -> io::Result<Option<usize>> {
         use Errno as E;
         // The second round splices bytes that arrive between the two calls of the first.
         for _ in 0..2 {
-            match splice(socket, None, &self.writer, None, most, SpliceFlags::NONBLOCK) {
+            match splice(socket, None, &self.writer, None, max, SpliceFlags::NONBLOCK) {
                 Ok(n) if n > 0 => return Ok(Some(n)),
                 Ok(_) | Err(E::AGAIN) => {}
                 Err(

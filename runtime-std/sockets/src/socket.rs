@@ -146,9 +146,9 @@ impl<F: RegisteredFd> Splice for Socket<F> {
         &mut self,
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Option<usize>, IoError>> {
-        self.poll_io(cx, Direction::Read, |socket| pipe.fill(socket, most))
+        self.poll_io(cx, Direction::Read, |socket| pipe.fill(socket, max))
     }
 
     fn poll_drain(

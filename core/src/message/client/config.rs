@@ -14,18 +14,21 @@ use crate::{
 pub struct ClientConfig {
     /// The longest header and content of a reply.
     pub frame_limits: FrameLimits,
-    /// How long a reply may take to arrive, from its first byte on.
+    /// How long a reply may take to arrive, from its first byte to its last.
     pub frame_timeouts: FrameTimeouts,
-    /// The size of the receive buffer in bytes. It is enlarged to the longest header and its length
-    /// prefix where it is smaller. Default: 16 KiB.
+    /// The size of the receive buffer in bytes, or the longest header with its length prefix if
+    /// that is longer. Default: 16 KiB.
     pub buffer: NonZeroUsize,
-    /// The most requests that are in flight: sent, with a reply that was not taken. Default: 32.
+    /// The most requests in flight: requests that were sent and have no reply. A reply to an inline
+    /// request counts until [`Client::take_reply`](super::Client::take_reply) returns it.
+    /// Default: 32.
     pub max_in_flight: NonZeroUsize,
-    /// The time between a request, or the reply before, and the first byte of its reply; `None`: no
-    /// limit. It must be non-zero. Default: 30 s.
+    /// The longest wait for the first byte of a reply; `None`: no limit. The wait starts again
+    /// whenever output is written and whenever a reply arrives. Must be non-zero. Default: 30 s.
     pub reply_timeout: Option<Duration>,
-    /// A server that acknowledges no byte for this time, while output or a FIN is pending, is reset
-    /// within 1.125 × this time; `None`: never. It must be non-zero. Default: 10 s.
+    /// Resets the connection if the server acknowledges no byte for this long while output or a FIN
+    /// is pending; `None`: never. The reset comes within 1.125 times this. Must be non-zero.
+    /// Default: 10 s.
     pub write_timeout: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! Connecting a client that many tasks share, on any runtime.
+//! Connects a client that several tasks share, on any runtime.
 
 use std::{io, time::Duration};
 
@@ -8,13 +8,15 @@ use crate::{
     runtime::{Runtime, connect_within},
 };
 
-/// Connects to `address`, a `host:port`, within `timeout`.
+/// Connects to `address`, a `host:port`, within `timeout`; `None`: no limit.
 ///
 /// A new task or thread drives the connection until all handles are dropped.
 ///
 /// # Errors
-/// Those of [`connect_within`]; an invalid `config`, as [`io::ErrorKind::InvalidInput`] around the
-/// [`ConfigError`](crate::ConfigError); the runtime cannot spawn the task.
+/// - `config` is invalid: [`io::ErrorKind::InvalidInput`], with the
+///   [`ConfigError`](crate::ConfigError) as its source.
+/// - The connection cannot be made: the error of [`connect_within`].
+/// - The runtime cannot spawn the task.
 pub async fn connect<R: Runtime>(
     runtime: &R,
     address: &str,

@@ -1,4 +1,4 @@
-//! A handle by which many tasks share a connection.
+//! The handle through which several tasks share a connection.
 
 use core::{
     fmt,
@@ -17,10 +17,10 @@ use crate::{
     shared::Shared,
 };
 
-/// A handle by which many tasks or threads share one connection. Clones use the same connection.
+/// A handle through which tasks or threads share one connection. Clones use the same connection.
 ///
-/// A task or thread of its own drives the connection's [`Client`](super::Client). The connection
-/// ends when all handles are dropped and all their requests have replies.
+/// A separate task or thread drives the connection's [`Client`](super::Client). The connection ends
+/// when all handles are dropped and all their requests have replies.
 #[derive(Debug)]
 pub struct Handle {
     queue: Shared<HandleQueue>,
@@ -32,7 +32,7 @@ impl Handle {
         Self { queue }
     }
 
-    /// Makes a request when the future is first polled. The future returns the reply.
+    /// Returns a future that makes the request when it is first polled, and returns the reply.
     ///
     /// While [`ClientConfig::max_in_flight`](super::ClientConfig::max_in_flight) requests are in
     /// flight, further ones wait in the order in which they were made. If the future is dropped, a
@@ -40,8 +40,8 @@ impl Handle {
     /// discarded.
     ///
     /// # Errors
-    /// The request cannot be sent, or the connection ended without a reply. A request that may have
-    /// been sent is never sent again.
+    /// The request cannot be encoded, or the connection ended before the reply. No request is sent
+    /// twice.
     pub fn request(&self, request: Message<'static>) -> ReplyFuture {
         ReplyFuture { handle: self.clone(), state: State::New(request) }
     }
@@ -64,7 +64,7 @@ impl Drop for Handle {
     }
 }
 
-/// The reply to a request that was made by a [`Handle`]. Like a handle, it keeps the connection
+/// The future of the reply to a request of a [`Handle`]. Like a handle, it keeps the connection
 /// open.
 pub struct ReplyFuture {
     handle: Handle,

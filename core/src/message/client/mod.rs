@@ -1,4 +1,4 @@
-//! The client: its machine.
+//! The machine of a client's connection.
 
 mod config;
 #[cfg(feature = "std")]
@@ -37,18 +37,22 @@ use crate::{
 /// One connection of a client. Several requests may be in flight. Replies arrive in the order of
 /// the requests.
 ///
-/// A client is used inline, or by handles. Inline, call [`request`](Self::request) and
-/// [`take_reply`](Self::take_reply) between two turns of the driver. To use it from many tasks or
-/// threads, drive it on one of them and call a [`Handle`].
+/// There are two ways to use a client:
+///
+/// - inline: call [`request`](Self::request) and [`take_reply`](Self::take_reply) between two turns
+///   of the driver;
+/// - from several tasks or threads: drive the client on one of them, and use a [`Handle`] on the
+///   others.
 ///
 /// It holds at most
 ///
 /// - one receive buffer, a header, and a content that is larger than the buffer ([`Inbox`]);
 /// - 4 × 64 KiB and one message of pending output;
-/// - [`ClientConfig::max_in_flight`] replies that were not taken.
+/// - [`ClientConfig::max_in_flight`] replies that [`take_reply`](Self::take_reply) has not
+///   returned.
 ///
-/// Requests that wait in the queue of the handles are not bounded: each belongs to a
-/// [`ReplyFuture`].
+/// The queue of the handles' requests has no limit: each request belongs to a [`ReplyFuture`] of
+/// the caller.
 ///
 /// ```
 /// # use wirestate_core::{Instant, drive, message::{self, Client, Message, service}};
@@ -71,34 +75,34 @@ pub struct Client {
     config: ClientConfig,
     inbox: Inbox,
     outbox: Outbox,
-    /// Where the replies to the requests in flight go, in the order of the requests.
+    /// The receiver of each awaited reply, in the order of the requests.
     in_flight: VecDeque<ReplyTo>,
-    /// Replies to inline requests that were not taken.
+    /// Replies to inline requests that [`Client::take_reply`] has not returned.
     replies: VecDeque<Message<'static>>,
-    /// The queue of the handles, until the connection ends.
+    /// The queue of the handles' requests. `None` without handles, and once the connection ends.
     queue: Option<Shared<HandleQueue>>,
-    /// Replies that were received.
+    /// The number of replies received.
     received: u64,
     frame_timer: FrameTimer,
-    /// Since when the next reply is awaited.
+    /// When the wait for the next reply began.
     awaited_since: Instant,
     progress: WriteProgress,
     state: State,
 }
 
-/// Where a reply is delivered.
+/// The receiver of a reply.
 #[derive(Debug)]
 enum ReplyTo {
-    /// To [`Client::replies`].
+    /// [`Client::replies`], for an inline request.
     Inline,
-    /// To a [`ReplyFuture`].
+    /// A [`ReplyFuture`].
     Future(Shared<ReplySlot<ReplyResult>>),
 }
 
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// Writing has failed. Input that has arrived is read until the deadline.
+    /// Writing has failed. Input that arrived before the failure is read until `until`.
     Broken {
         reason: ClientReason,
         until: Instant,
@@ -110,7 +114,7 @@ enum State {
 }
 
 impl Client {
-    /// A client on a new connection, to be used inline.
+    /// A client for inline use, on a new connection.
     ///
     /// # Errors
     /// A timeout in `config` is zero.
@@ -119,8 +123,8 @@ impl Client {
         Ok(Self::with_valid(config, None))
     }
 
-    /// A client on a new connection, to be driven by one task or thread, and a handle for others.
-    /// It shuts down when all handles are dropped.
+    /// A client on a new connection, and a handle for other tasks or threads. The client shuts down
+    /// when all handles are dropped.
     ///
     /// # Errors
     /// A timeout in `config` is zero.
@@ -173,7 +177,7 @@ impl Client {
         Ok(())
     }
 
-    /// Takes the next reply to an inline request. Replies can be taken after the connection has
+    /// Removes and returns the next reply to an inline request, even after the connection has
     /// ended.
     pub fn take_reply(&mut self) -> Option<Message<'static>> {
         self.replies.pop_front()
@@ -181,7 +185,7 @@ impl Client {
 }
 
 impl Default for Client {
-    /// A client with the default [`ClientConfig`], to be used inline.
+    /// A client for inline use, with the default [`ClientConfig`].
     fn default() -> Self {
         Self::with_valid(ClientConfig::default(), None)
     }
@@ -193,8 +197,8 @@ impl Machine for Client {
     fn interest(&self) -> Interest {
         match &self.state {
             State::Broken { .. } => Interest { read: true, write: Outbound::Finished },
-            // It reads also while no request is in flight, to notice at once that the server
-            // closes.
+            // The client reads even while no request is in flight, so that it notices at once that
+            // the server closes the connection.
             State::Open | State::Closing(_) => {
                 let write = if self.outbox.is_empty() { Outbound::Idle } else { Outbound::Flush };
                 Interest { read: true, write }
@@ -211,8 +215,8 @@ impl Machine for Client {
         self.outbox.write_bufs(out)
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.outbox.write_owned(out, most)
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.outbox.write_owned(out, max)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
@@ -235,8 +239,8 @@ impl Machine for Client {
                 }
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
-            // Requests in flight are sent, and their replies are awaited. Requests that wait in the
-            // queue of the handles fail.
+            // Requests in flight are sent, and their replies are awaited. Requests in the queue of
+            // the handles fail.
             Event::ShutDown => {
                 if let State::Open = self.state {
                     self.state = State::Closing(ClientReason::ShutDown);
@@ -317,7 +321,7 @@ impl Machine for Client {
     }
 }
 
-/// What happens to the connection.
+/// Event handlers.
 impl Client {
     fn handle_eof(&mut self, now: Instant) {
         let reason = match (self.inbox.partial(), self.in_flight.len()) {
@@ -328,7 +332,7 @@ impl Client {
             (None, unanswered) => ClientReason::ClosedEarly { unanswered },
         };
         match &mut self.state {
-            // A FIN within a request would say that the request is whole.
+            // A FIN after a part of a request would mark the request as complete.
             State::Open | State::Closing(_) if !self.outbox.is_empty() => self.reset(reason),
             State::Open | State::Closing(_) => {
                 let until = self.config.write_timeout.map(|limit| now + limit);
@@ -345,7 +349,7 @@ impl Client {
     fn handle_error(&mut self, now: Instant, direction: Direction, error: ConnectionError) {
         let lost = ClientReason::Lost { direction, error };
         match (&mut self.state, direction) {
-            // What has arrived may be an error reply that explains the failure.
+            // Input that has arrived may be an error reply that explains the failure.
             (State::Open | State::Closing(_), Direction::Write) => {
                 self.state = State::Broken { reason: lost, until: now + FINAL_READ_TIMEOUT };
             }
@@ -388,9 +392,9 @@ impl Client {
     }
 }
 
-/// Requests, replies and the end.
+/// Requests, replies and the end of the connection.
 impl Client {
-    /// Requests in flight, and replies that were not taken.
+    /// The number of requests in flight and of replies that `take_reply` has not returned.
     fn unfinished(&self) -> usize {
         self.in_flight.len() + self.replies.len()
     }
@@ -413,7 +417,7 @@ impl Client {
         Ok(())
     }
 
-    /// Delivers the replies that have arrived whole.
+    /// Delivers the complete replies in the inbox.
     fn deliver_replies(&mut self, now: Instant) {
         loop {
             let reply = match self.inbox.next_message() {
@@ -437,7 +441,7 @@ impl Client {
         self.end(Teardown::reset(reason));
     }
 
-    /// Fails all requests without a reply. Then `ending` ends the connection.
+    /// Fails all requests that have no reply, and ends the connection as `ending` specifies.
     fn end(&mut self, ending: Teardown<ClientReason>) {
         let reason = ending.cause();
         for reply_to in mem::take(&mut self.in_flight) {
@@ -460,5 +464,5 @@ impl Drop for Client {
     }
 }
 
-/// How long input that has arrived is awaited after a write has failed.
+/// How long the client continues to read after a write has failed.
 const FINAL_READ_TIMEOUT: Duration = Duration::from_secs(1);

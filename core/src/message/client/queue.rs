@@ -15,9 +15,10 @@ use crate::{
 /// The result of a request.
 pub(super) type ReplyResult = Result<Message<'static>, RequestError>;
 
-/// Requests that the client has not sent. It holds one for each
-/// [`ReplyFuture`](super::ReplyFuture) that was polled and has no reply, so its size is up to the
-/// users of the handles.
+/// The queue of requests that the client has not sent.
+///
+/// It has no limit: each request belongs to a [`ReplyFuture`](super::ReplyFuture) that waits for
+/// its reply.
 #[derive(Debug, Default)]
 pub(super) struct HandleQueue {
     state: Lock<State>,
@@ -25,7 +26,7 @@ pub(super) struct HandleQueue {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Requests by their ids, which ascend.
+    /// The requests by id, in the order in which they were made.
     requests: BTreeMap<u64, QueuedRequest>,
     next_id: u64,
     /// The number of handles and reply futures.
@@ -38,7 +39,7 @@ struct State {
 /// A request, and the slot for its reply.
 pub(super) type QueuedRequest = (Message<'static>, Shared<ReplySlot<ReplyResult>>);
 
-/// What the client finds in the queue.
+/// The result of [`HandleQueue::poll_next`].
 pub(super) enum NextRequest {
     Request(QueuedRequest),
     Empty,
@@ -84,22 +85,24 @@ impl HandleQueue {
 
     /// Removes the request with this `id`, unless it was sent.
     pub(super) fn remove(&self, id: u64) {
-        // It is dropped outside the lock.
+        // The request is dropped outside the lock.
         drop(self.state.with(|state| state.requests.remove(&id)));
     }
 
+    /// Removes the next request. If there is none, wakes `cx` when one is pushed or the last handle
+    /// is dropped.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> NextRequest {
         let waker = cx.waker().clone();
-        let (next, before) = self.state.with(|state| match state.requests.pop_first() {
+        let (next, old_waker) = self.state.with(|state| match state.requests.pop_first() {
             Some((_, request)) => (NextRequest::Request(request), None),
             None if state.handles == 0 => (NextRequest::NoHandles, None),
             None => (NextRequest::Empty, state.client.replace(waker)),
         });
-        drop(before);
+        drop(old_waker);
         next
     }
 
-    /// Why the connection accepts no more requests; `None` while it does.
+    /// Why the connection accepts no more requests; `None` while it accepts some.
     pub(super) fn reason(&self) -> Option<ClientReason> {
         self.state.with(|state| state.ended.clone())
     }

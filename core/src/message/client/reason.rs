@@ -12,7 +12,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientReason {
-    /// A shutdown was requested, and all requests were answered.
+    /// A shutdown was requested, and all requests that were sent have replies.
     #[error("closed")]
     ShutDown,
     /// The server closed the connection while no request was in flight.
@@ -23,7 +23,7 @@ pub enum ClientReason {
         "the server closed the connection before it replied (requests not answered: {unanswered})"
     )]
     ClosedEarly {
-        /// Requests that are not answered.
+        /// The number of requests without a reply.
         unanswered: usize,
     },
     /// The input is not a sequence of frames.
@@ -43,11 +43,13 @@ pub enum ClientReason {
     FrameTimeout {
         /// Bytes of the frame that have arrived.
         received: u64,
-        /// The length of the frame in bytes, as far as it is known.
+        /// The length of the frame in bytes, as far as it is known
+        /// ([`DecodeError::Truncated::expected`]).
         expected: u64,
         /// Whether the whole header has arrived.
         has_header: bool,
-        /// The limit for a frame of which that much has arrived.
+        /// The limit, which depends on the bytes received
+        /// ([`FrameTimeouts::min_rate`](crate::message::FrameTimeouts::min_rate)).
         limit: Duration,
     },
     /// The server acknowledged no output within

@@ -1,4 +1,6 @@
-//! The JSON header of a frame. It is parsed strictly, and written byte for byte as Python's
+//! The JSON header of a frame.
+//!
+//! It is parsed strictly, and written byte for byte as Python's
 //! `json.dumps(header, ensure_ascii=False)` writes it.
 
 mod parse;
@@ -24,8 +26,8 @@ use super::ByteOrder;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// The sender's byte order. It is that of a text in `utf-16` without a byte-order mark, and of
-    /// integers in the content, which [`ByteOrder::u32`] and its like read.
+    /// The sender's byte order. It applies to a text in `utf-16` without a byte-order mark, and to
+    /// integers in the content ([`ByteOrder::u32`] decodes one).
     pub byteorder: ByteOrder,
     /// The type of the content. Types are compared exactly: `Text/JSON` is not `text/json`.
     pub content_type: Cow<'a, str>,
@@ -39,7 +41,7 @@ pub struct Header<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// It is not UTF-8. Unknown keys and their values are checked as well.
+    /// The header is not UTF-8. Unknown keys and their values are checked as well.
     #[error("the header is not UTF-8: byte {at} of {len}")]
     NotUtf8 {
         /// The position of the first invalid byte, from 0.
@@ -47,13 +49,13 @@ pub enum HeaderError {
         /// The header's length, in bytes.
         len: usize,
     },
-    /// It begins with a byte-order mark, which RFC 8259, section 8.1, forbids.
+    /// The header begins with a byte-order mark, which RFC 8259, section 8.1, forbids.
     #[error("the header begins with a byte-order mark")]
     ByteOrderMark,
-    /// It is not JSON (RFC 8259), or escapes a lone surrogate (RFC 7493, section 2.1).
+    /// The header is not JSON (RFC 8259), or escapes a lone surrogate (RFC 7493, section 2.1).
     #[error("the header is not JSON: {0}")]
     NotJson(Box<str>),
-    /// It is JSON, but not an object.
+    /// The header is JSON, but not an object.
     #[error("the header is {found} where an object is expected")]
     NotAnObject {
         /// The type of the value.
@@ -133,8 +135,8 @@ impl<'a> Header<'a> {
     ///
     /// Keys may come in any order. Unknown keys are allowed, with any JSON value. A number that
     /// exceeds the range of a 64-bit float is refused (RFC 8259, section 6, allows such a limit).
-    /// Texts without escapes are borrowed from `json`. While it parses, it holds at most 72 bytes
-    /// for each unknown key.
+    /// Texts without escapes are borrowed from `json`. The parser holds at most 72 bytes for each
+    /// unknown key.
     ///
     /// # Errors
     /// See [`HeaderError`].
@@ -170,7 +172,7 @@ impl<'a> Header<'a> {
         json.push(b'}');
     }
 
-    /// The same header, which borrows nothing.
+    /// Converts the header to one that borrows nothing.
     pub fn into_owned(self) -> Header<'static> {
         Header {
             byteorder: self.byteorder,
@@ -202,7 +204,7 @@ pub(super) fn shorten(mut text: String, max: usize) -> String {
     text
 }
 
-/// How deeply a header may be nested. The header's own object is the first level.
+/// The most levels of objects and arrays in a header. The header itself is the first level.
 pub const MAX_DEPTH: usize = 16;
 
 const BYTEORDER: &str = "byteorder";
@@ -210,7 +212,7 @@ const CONTENT_TYPE: &str = "content-type";
 const CONTENT_ENCODING: &str = "content-encoding";
 const CONTENT_LENGTH: &str = "content-length";
 
-/// The most bytes that [`Header::to_json`] writes besides the two texts, if these need no escapes.
+/// The most bytes that [`Header::to_json`] writes in addition to the two texts, without escapes.
 const MAX_FIXED_JSON: usize = 110;
 
 #[cfg(test)]

@@ -48,13 +48,13 @@ impl Parsed<'_> {
     }
 }
 
-/// A value that was visited.
+/// A parsed value.
 enum Value<'de> {
     String(Cow<'de, str>),
     Integer(u64),
     /// An integer from −2⁶³ to −1.
     Negative(i64),
-    /// Any other number: with a fraction or an exponent, −0, or one that exceeds 64 bits.
+    /// Any other number: one with a fraction or an exponent, −0, or one that exceeds 64 bits.
     Float(f64),
     /// Any other value.
     Other(JsonType),
@@ -86,10 +86,10 @@ impl Value<'_> {
     }
 }
 
-/// Parses any value, and checks the depth and the keys of all that it contains. It returns strings
-/// and numbers, and stores the header in `parsed`.
+/// A visitor that parses any value, and checks the depth and the keys of all values within it. It
+/// returns strings and numbers, and stores the header in `parsed`.
 struct AnyValue<'o, 'de> {
-    /// The depth of the value. That of the header is 1.
+    /// The depth of the value. The depth of the header is 1.
     depth: usize,
     parsed: &'o Parsed<'de>,
 }

@@ -14,35 +14,36 @@ use crate::{
 pub struct Config {
     /// The longest header and content of a request.
     pub frame_limits: FrameLimits,
-    /// How long a request may take to arrive.
+    /// How long a request may take to arrive, from its first byte to its last.
     pub frame_timeouts: FrameTimeouts,
-    /// The size of a connection's receive buffer in bytes. It is enlarged to the longest header and
-    /// its length prefix where it is smaller. Default: 64 KiB.
+    /// The size of a connection's receive buffer in bytes, or the longest header with its length
+    /// prefix if that is longer. Default: 64 KiB.
     pub buffer: NonZeroUsize,
     /// The most requests of one connection that wait for a
     /// [`Reply::Pending`](super::super::service::Reply::Pending). All of them are polled when one
     /// is woken. Default: 32.
     pub max_in_flight: NonZeroUsize,
-    /// The time for the service to make a reply; `None`: no limit. It must be non-zero.
+    /// How long the service may take for a reply; `None`: no limit. Must be non-zero.
     /// Default: 60 s.
     pub service_timeout: Option<Duration>,
-    /// A connection without a request or a pending reply is closed after this time; `None`: never.
-    /// It must be non-zero. Default: 60 s.
+    /// Closes a connection that has had no request and no pending reply for this long; `None`:
+    /// never. Must be non-zero. Default: 60 s.
     pub idle_timeout: Option<Duration>,
-    /// A peer that acknowledges no byte for this time, while output or a FIN is pending, is reset
-    /// within 1.125 × this time; `None`: never. It must be non-zero. Default: 10 s.
+    /// Resets a connection whose peer acknowledges no byte for this long while output or a FIN is
+    /// pending; `None`: never. The reset comes within 1.125 times this. Must be non-zero.
+    /// Default: 10 s.
     pub write_timeout: Option<Duration>,
     /// The lingering close after an error, a timeout or
-    /// [`Event::ShutDown`](crate::Event::ShutDown). Its time must be non-zero.
+    /// [`Event::ShutDown`](crate::Event::ShutDown). `linger.time` must be non-zero.
     pub linger: Linger,
     /// Whether a connection is closed after its first reply. Default: no.
     pub one_shot: bool,
     /// The most unused receive buffers that the server keeps. Default: 64.
     pub idle_buffers: usize,
-    /// The most bytes of large contents that all connections hold together ([`Server`] lists them).
-    /// A request or reply that exceeds it is answered by an error, and its connection is closed.
-    /// While more than half of it is in use, [`FrameTimeouts::min_rate`] extends no timeout.
-    /// Default: 256 MiB.
+    /// The most bytes of large contents ([`Server`] defines them) that all connections hold
+    /// together. A request or reply that exceeds this limit is answered by an error, and its
+    /// connection is closed. While more than half of it is in use, [`FrameTimeouts::min_rate`]
+    /// extends no timeout. Default: 256 MiB.
     ///
     /// [`Server`]: super::Server
     pub max_memory: usize,
@@ -81,8 +82,8 @@ impl Config {
         with_max_memory(max_memory: usize);
     }
 
-    /// The size of a receive buffer in bytes: [`buffer`](Self::buffer), or the longest header and
-    /// its length prefix where that is more.
+    /// The size of a receive buffer in bytes: [`buffer`](Self::buffer), or the longest header with
+    /// its length prefix if that is longer.
     pub fn buffer_size(&self) -> usize {
         self.buffer.get().max(self.frame_limits.max_head())
     }

@@ -30,9 +30,9 @@ use crate::{
 /// The peer may send requests without waiting for replies. Replies are sent in the order of the
 /// requests.
 ///
-/// One call answers at most 32 requests, however many one read has received. While more requests
-/// may be buffered, the connection does not read. It continues at [`Event::Written`] and in
-/// [`poll_shared`](Machine::poll_shared).
+/// One call of a method answers at most 32 requests, even if more are buffered. While more may be
+/// buffered, the connection does not read. [`Event::Written`] and
+/// [`poll_shared`](Machine::poll_shared) continue with the next ones.
 ///
 /// Invalid input, an end of the input within a frame, and a frame that does not arrive in time are
 /// answered by one error reply, after the replies to earlier requests. A lingering close follows.
@@ -53,13 +53,13 @@ pub struct Connection<S: Service> {
     outbox: Outbox,
     /// Replies that are not in the outbox yet, in the order of their requests.
     replies: VecDeque<QueuedReply<S::Pending>>,
-    /// The last call has answered [`MAX_REQUESTS`], and the inbox may hold more.
+    /// The last call has answered [`MAX_REQUESTS`] requests, and the inbox may hold more.
     may_have_requests: bool,
-    /// Requests that were passed to the service.
+    /// The number of requests that were passed to the service.
     requests: u64,
     frame_timer: FrameTimer,
-    /// More than half of [`Config::max_memory`] was in use at the last call. A deadline depends on
-    /// it, so it must not change between calls.
+    /// More than half of [`Config::max_memory`] was in use at the last call. It is stored because a
+    /// deadline depends on it and must not change between calls.
     is_memory_scarce: bool,
     /// When a byte was last received or written.
     last_activity: Instant,
@@ -74,16 +74,16 @@ struct QueuedReply<P> {
     /// When the request was passed to the service.
     since: Instant,
     reply: Reply<P>,
-    /// The reservation of the request's content, and of the reply's once that is ready.
+    /// The reservation for the request's content or, once the reply is ready, for the reply's.
     reservation: Reservation,
 }
 
 #[derive(Clone, Debug)]
 enum State {
     Open,
-    /// A shutdown was requested: requests that are on their way are answered.
+    /// A shutdown was requested. Requests that are already on their way are answered.
     Draining(InFlightWait),
-    /// Reading has ended: the pending replies are sent, then an error reply if the reason has one.
+    /// Reading has ended. The pending replies are sent, then an error reply if the reason has one.
     Answering(MessageReason),
     Ending(Teardown<MessageReason>),
 }
@@ -133,8 +133,8 @@ impl<S: Service> Machine for Connection<S> {
         self.outbox.write_bufs(out)
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.outbox.write_owned(out, most)
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.outbox.write_owned(out, max)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
@@ -227,7 +227,7 @@ impl<S: Service> Machine for Connection<S> {
     }
 }
 
-/// What happens to the connection.
+/// Event handlers.
 impl<S: Service> Connection<S> {
     fn handle_read(&mut self, now: Instant, n: usize) {
         if let State::Ending(ending) = &mut self.state {
@@ -301,7 +301,7 @@ impl<S: Service> Connection<S> {
         self.pump(now);
     }
 
-    /// The deadline of a reply or a frame has passed.
+    /// Handles the deadline of a reply or a frame.
     fn expire(&mut self, now: Instant) {
         if self.reply_deadline().is_some_and(|deadline| deadline <= now) {
             let limit = self.config().service_timeout.unwrap_or_default();
@@ -318,8 +318,8 @@ impl<S: Service> Connection<S> {
 
 /// Requests and replies.
 impl<S: Service> Connection<S> {
-    /// Passes at most [`MAX_REQUESTS`] to the service and sends replies, while there is room. Then
-    /// updates the state that depends on them. It is called after every event.
+    /// Passes at most [`MAX_REQUESTS`] requests to the service and sends replies, while there is
+    /// room. Then updates the state that depends on them. It is called after every event.
     fn pump(&mut self, now: Instant) {
         let max_requests = self.requests + MAX_REQUESTS;
         self.may_have_requests = false;
@@ -376,7 +376,7 @@ impl<S: Service> Connection<S> {
         self.frame_timer.update(is_partial, self.is_reading(), now);
         self.is_memory_scarce = self.server.quota.reserved() > self.config().max_memory / 2;
         if !self.has_room() {
-            // Nothing is read before output is written or a reply is ready.
+            // No read follows before output is written or a reply is ready.
             self.inbox.release();
         }
     }
@@ -392,7 +392,7 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Sends a reply. `reservation` is that of its request's content.
+    /// Sends a reply. `reservation` is for the content of its request.
     fn send(&mut self, reply: Message<'_>, mut reservation: Reservation, now: Instant) {
         let size = Outbox::reserved_for(&reply.content);
         match self.server.quota.resize(&mut reservation, size) {
@@ -406,13 +406,13 @@ impl<S: Service> Connection<S> {
             self.progress.queued(now);
         }
         if let Err(error) = self.outbox.push(reply, reservation) {
-            // The service's reply cannot be sent. Its request is answered all the same.
+            // The service's reply cannot be sent, so its request is answered by an error reply.
             let pushed = self.outbox.push(Message::error(error), Reservation::default());
             debug_assert!(pushed.is_ok(), "the header of an error reply is short");
         }
     }
 
-    /// Queues a reply. While it is not ready, its request's content is reserved with `size`.
+    /// Queues a reply. Until it is ready, it reserves `size` bytes for the content of its request.
     fn queue(&mut self, mut queued: QueuedReply<S::Pending>, size: usize) {
         let size = match &queued.reply {
             Reply::Ready(reply) => Outbox::reserved_for(&reply.content),
@@ -427,13 +427,13 @@ impl<S: Service> Connection<S> {
     /// Drops the replies that are not in the outbox, and ends the connection with `reason`.
     fn abandon_replies(&mut self, reason: MessageReason) {
         self.replies.clear();
-        // If the peer has made an error before, that error is sent to it.
+        // An earlier error of the peer stays the reason, so that the peer is sent that error.
         if !matches!(&self.state, State::Answering(reason) if reason.error_reply().is_some()) {
             self.stop_reading(reason);
         }
     }
 
-    /// Stops reading. Replies to the requests so far are still sent.
+    /// Stops reading. Replies to earlier requests are still sent.
     fn stop_reading(&mut self, reason: MessageReason) {
         self.inbox.clear();
         self.inbox.release();
@@ -447,7 +447,7 @@ impl<S: Service> Connection<S> {
         self.replies.clear();
     }
 
-    /// While the connection drains, the wait for input restarts when nothing is pending any more.
+    /// Restarts the wait for input if the connection drains and nothing is pending any more.
     fn restart_drain(&mut self, now: Instant) {
         if self.is_idle()
             && let State::Draining(drain) = &mut self.state
@@ -488,8 +488,8 @@ impl<S: Service> Connection<S> {
         self.frame_timer.deadline(self.frame_limit(self.inbox.partial()?))
     }
 
-    /// How long `frame` may take. While memory is scarce, slow senders must not keep it: the
-    /// minimum rate does not extend the time for a content.
+    /// How long `frame` may take. While memory is scarce, the minimum rate does not extend the time
+    /// for a content, so that slow senders do not occupy the memory.
     fn frame_limit(&self, frame: PartialFrame) -> Option<Duration> {
         let timeouts = &self.config().frame_timeouts;
         let limit = timeouts.limit(frame)?;

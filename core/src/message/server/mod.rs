@@ -1,4 +1,4 @@
-//! The server: what its connections share.
+//! A server: the state that its connections share.
 
 mod config;
 mod connection;
@@ -19,16 +19,16 @@ use crate::{
 /// the same server.
 ///
 /// With `n` connections it holds at most `(n + idle_buffers) × buffer_size` bytes of receive
-/// buffers, and [`Config::max_memory`] bytes of large contents, which are
+/// buffers, and [`Config::max_memory`] bytes of large contents. Large contents are
 ///
-/// - of a request that is being received, what does not fit into the receive buffer;
+/// - the content of a request that is larger than the receive buffer, while it is being received;
 /// - the content of a request of 4 KiB or more that waits for a
 ///   [`Reply::Pending`](super::service::Reply::Pending);
 /// - the content of a reply of 4 KiB or more that is pending, unless it is shared
-///   ([`Bytes`](bytes::Bytes) of which there is a clone, or that are static).
+///   ([`Bytes`](bytes::Bytes) that are static or have a clone).
 ///
-/// While the memory of a content grows, the old and the new memory may both be held for a moment,
-/// in each thread. [`Connection`] lists the other memory of a connection.
+/// While the allocation of a content grows, each thread may hold the old and the new one for a
+/// moment. [`Connection`] lists the other memory of a connection.
 #[derive(Clone, Debug)]
 pub struct Server<S> {
     inner: Shared<Inner>,

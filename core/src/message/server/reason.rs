@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageReason {
-    /// The peer closed its side, and got all replies.
+    /// The peer sent a FIN, and was sent all replies.
     #[error("finished")]
     Finished,
     /// The only request was answered ([`Config::one_shot`](super::Config::one_shot)).
@@ -36,11 +36,13 @@ pub enum MessageReason {
     FrameTimeout {
         /// Bytes of the frame that have arrived.
         received: u64,
-        /// The length of the frame in bytes, as far as it is known.
+        /// The length of the frame in bytes, as far as it is known
+        /// ([`DecodeError::Truncated::expected`]).
         expected: u64,
         /// Whether the whole header has arrived.
         has_header: bool,
-        /// The limit for a frame of which that much has arrived.
+        /// The limit, which depends on the bytes received
+        /// ([`FrameTimeouts::min_rate`](crate::message::FrameTimeouts::min_rate)).
         limit: Duration,
     },
     /// A content exceeds [`Config::max_memory`](super::Config::max_memory).
@@ -52,7 +54,7 @@ pub enum MessageReason {
     ServiceTimeout {
         /// The limit.
         limit: Duration,
-        /// Requests that are not answered.
+        /// The number of requests without a reply.
         unanswered: usize,
     },
     /// The peer acknowledged no output within
@@ -76,7 +78,7 @@ pub enum MessageReason {
         error: ConnectionError,
         /// Bytes of output that were not written.
         unsent: usize,
-        /// Requests whose replies were not made.
+        /// The number of requests without a reply.
         unanswered: usize,
     },
 }
@@ -96,7 +98,7 @@ impl_reason!(MessageReason {
 });
 
 impl MessageReason {
-    /// The error reply that the peer gets, if it gets one.
+    /// The error reply for the peer; `None` if this reason has none.
     pub(super) fn error_reply(&self) -> Option<Message<'static>> {
         let is_sent = matches!(
             self,

@@ -1,4 +1,4 @@
-//! The deadline that both sides share: idle timeout, drain, lingering close.
+//! The deadline that both sides share: of the idle timeout, the drain or the lingering close.
 
 use core::time::Duration;
 
@@ -47,8 +47,8 @@ impl Relay {
         self.progress.upstream.restart(now);
     }
 
-    /// The deadline may have passed. `to_client` and `to_upstream` are the bytes that were sent to
-    /// each side and that it has not acknowledged ([`Timeout`](crate::Event::Timeout)). A call
+    /// Handles the deadline if it has passed. `to_client` and `to_upstream` are the bytes that were
+    /// sent to each side and are not acknowledged ([`Timeout`](crate::Event::Timeout)). A call
     /// before the deadline changes nothing.
     pub fn handle_timeout(&mut self, now: Instant, to_client: usize, to_upstream: usize) {
         let is_due = |relay: &Self| relay.poll_timeout().is_some_and(|deadline| deadline <= now);
@@ -70,7 +70,7 @@ impl Relay {
             | State::Relaying
             | State::Draining { .. } => self.reset_idle(),
         }
-        // The FINs and RSTs that are pending now get the whole timeout.
+        // The FINs and RSTs that are now pending have the whole timeout.
         self.restart_idle_timeout(now);
         self.settle();
     }
@@ -80,7 +80,7 @@ impl Relay {
         self.cause.is_none() && Side::BOTH.iter().all(|side| self.queued(*side) == 0)
     }
 
-    /// The drain is complete: sends a FIN to each side that has none yet.
+    /// Ends a complete drain: sends a FIN to each side that was sent none.
     fn finish_drain(&mut self) {
         self.cause = Some(ProxyReason::ShutDown);
         for side in Side::BOTH {
@@ -91,7 +91,7 @@ impl Relay {
         }
     }
 
-    /// The lingering close of a refused client is over.
+    /// Ends the lingering close of a refused client.
     fn finish_linger(&mut self) {
         let client = &mut self.sides.client;
         client.read = ReadState::Aborted;
@@ -100,7 +100,7 @@ impl Relay {
         }
     }
 
-    /// The idle timeout has elapsed: resets both sides.
+    /// Resets both sides, since the idle timeout has elapsed.
     fn reset_idle(&mut self) {
         let limit = self.config.idle_timeout.unwrap_or_default();
         let (to_client, to_upstream) = (self.queued(Side::Client), self.queued(Side::Upstream));

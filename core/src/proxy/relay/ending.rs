@@ -1,4 +1,4 @@
-//! How the two sides end: where a FIN, a reset or a loss of one side is passed on to the other.
+//! The end of the two sides: a FIN, a reset or a loss of one side is forwarded to the other.
 
 use super::{
     ProxyReason, Relay, Side, State,
@@ -7,8 +7,9 @@ use super::{
 use crate::{ConnectionError, Direction, Instant, Outbound};
 
 impl Relay {
-    /// There will be no upstream. The client gets a FIN, and a lingering close
-    /// ([`Config::linger`](super::Config::linger)).
+    /// Closes the client's connection, because it gets no upstream: sends a FIN, and lingers
+    /// ([`Config::linger`](super::Config::linger)). It has no effect if an upstream is connected or
+    /// the client is lost.
     pub fn refuse(&mut self, reason: ProxyReason, now: Instant) {
         if !matches!(self.state, State::Dialling { .. }) || self.cause.is_some() {
             return;
@@ -22,12 +23,12 @@ impl Relay {
     }
 
     /// Requests a graceful end. Without an upstream, the client is refused at once. Otherwise the
-    /// relay goes on until no byte has moved for
+    /// relay continues until no byte has moved for
     /// [`Config::drain_quiet`](super::Config::drain_quiet), since a proxy does not know where a
     /// message ends. It then sends a FIN both ways.
     ///
-    /// An upstream that is lost meanwhile is not replaced. The caller limits how long this may
-    /// take ([`serve::Config::drain_timeout`](crate::serve::Config::drain_timeout)).
+    /// An upstream that is lost meanwhile is not replaced. The caller limits the duration
+    /// ([`serve::Config::drain_timeout`](crate::serve::Config::drain_timeout)).
     pub fn shut_down(&mut self, now: Instant) {
         match self.state {
             State::Dialling { .. } => self.refuse(ProxyReason::ShutDown, now),
@@ -45,13 +46,13 @@ impl Relay {
     /// does not drive `side` until the peer has acknowledged that output
     /// ([`Sink::unacknowledged`](crate::drive::Sink::unacknowledged)). The deadline stays in force.
     pub fn forwards_reset(&self, side: Side) -> bool {
-        // This is called in every turn; without a cause, no side was lost.
+        // This is called in every turn. Without a cause, no side was lost.
         self.cause.is_some()
             && self.sides[side].write == WriteState::Open
             && self.interest(side).write == Outbound::Reset
     }
 
-    /// `side` has sent a FIN.
+    /// Handles the FIN of `side`.
     pub(super) fn handle_eof(&mut self, side: Side) {
         if side == Side::Upstream {
             self.commit_to_upstream();
@@ -65,12 +66,12 @@ impl Relay {
         self.settle();
     }
 
-    /// The FIN or the RST to `side` was sent.
+    /// Handles that the FIN or the RST to `side` was sent.
     pub(super) fn handle_finished(&mut self, side: Side) {
         let is_reset = self.interest(side).write == Outbound::Reset;
         let state = &mut self.sides[side];
         if is_reset {
-            // Input that is still to come is not read: it cannot be sent to the other side.
+            // Further input is not read, since it cannot be sent to the other side.
             state.read = ReadState::Aborted;
             state.write = WriteState::Closed;
         } else {
@@ -79,7 +80,7 @@ impl Relay {
         self.settle();
     }
 
-    /// Reading from or writing to `side` failed.
+    /// Handles that reading from or writing to `side` failed.
     pub(super) fn handle_error(
         &mut self,
         side: Side,
@@ -118,8 +119,8 @@ impl Relay {
         self.settle();
     }
 
-    /// Reads no more from `side`, and discards what was received from it, since nothing can be sent
-    /// to the other side.
+    /// Stops reading from `side`, and discards the bytes that were received from it, since nothing
+    /// can be sent to the other side.
     fn stop_reading(&mut self, side: Side) {
         self.discard(side);
         let state = &mut self.sides[side];
@@ -128,8 +129,8 @@ impl Relay {
         }
     }
 
-    /// Records the outcome of each side that wants nothing any more, and discards the bytes that
-    /// are pending for it. An outcome never changes.
+    /// Records the outcome of each side that neither reads nor writes any more, and discards the
+    /// bytes that are pending for it. An outcome never changes.
     pub(super) fn settle(&mut self) {
         let outcome = if self.cause.is_some() { Outcome::Caused } else { Outcome::Finished };
         for side in Side::BOTH {

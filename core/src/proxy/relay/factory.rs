@@ -1,10 +1,10 @@
-//! What the relays of one proxy share.
+//! The state that the relays of one proxy share.
 
 use super::{super::Config, Relay};
 use crate::{ConfigError, Instant, buffer::Pool, shared::Shared, teardown::DiscardBudget};
 
-/// Makes the [`Relay`] for each connection of a proxy, with the settings and the pool of buffers
-/// that they share. Clones share them too.
+/// Makes the [`Relay`] for each connection of a proxy. The relays share its settings and its pool
+/// of buffers. Clones are the same factory.
 ///
 /// With `n` connections it holds at most `(2 × n + idle_buffers) × buffer` bytes of buffers.
 #[derive(Clone, Debug)]
@@ -15,7 +15,7 @@ pub struct RelayFactory {
 }
 
 impl RelayFactory {
-    /// A factory that has made no relay yet.
+    /// A factory with these settings.
     ///
     /// # Errors
     /// A timeout in `config` is zero, or [`Config::buffer`] is below
@@ -35,7 +35,7 @@ impl RelayFactory {
         Relay::new(self, now)
     }
 
-    /// How many buffers hold bytes or are being read into. An idle connection has none.
+    /// The number of buffers that hold bytes or are being read into. An idle connection has none.
     pub fn buffers_in_use(&self) -> usize {
         self.pool.in_use()
     }

@@ -1,4 +1,4 @@
-//! The bytes that were received from one side and are pending for the other.
+//! Forwarding: the bytes that were received from one side and are pending for the other.
 
 use alloc::vec::Vec;
 
@@ -12,7 +12,7 @@ use crate::{ConnectionError, Direction, Instant, buffer::Ring};
 #[derive(Debug)]
 pub(super) enum Buffered {
     Memory(Ring),
-    /// This many bytes, at least 1, are in a pipe of the driver's.
+    /// The driver holds this many bytes, at least 1, in a pipe.
     Pipe(usize),
 }
 
@@ -33,11 +33,11 @@ impl Buffered {
     }
 }
 
-/// The PROXY header that each upstream is sent before the client's bytes.
+/// The PROXY header that is sent to each upstream before the client's bytes.
 #[derive(Debug, Default)]
 pub(super) struct PendingHeader {
     pub(super) bytes: Vec<u8>,
-    /// How many of its bytes the current upstream was sent.
+    /// How many of its bytes were sent to the current upstream.
     pub(super) sent: usize,
 }
 
@@ -46,16 +46,17 @@ impl PendingHeader {
         &self.bytes[self.sent..]
     }
 
-    /// `n` bytes of the header and of what follows were sent. Returns how many followed the header.
+    /// Handles that `n` bytes, from the header on, were sent. Returns how many of them followed the
+    /// header.
     pub(super) fn consume(&mut self, n: usize) -> usize {
-        let own = n.min(self.unsent().len());
-        self.sent += own;
-        n - own
+        let of_header = n.min(self.unsent().len());
+        self.sent += of_header;
+        n - of_header
     }
 }
 
 impl Relay {
-    /// Whether a read from `side` is worth its system call.
+    /// Whether there is enough room for a read from `side` to be worth its system call.
     pub(super) fn has_room(&self, side: Side) -> bool {
         match &self.buffered[side] {
             Buffered::Memory(ring) if self.is_bulk[side] => ring.is_empty(),
@@ -80,7 +81,7 @@ impl Relay {
         }
     }
 
-    /// `n` bytes were received from `side`, and are queued.
+    /// Handles that `n` bytes were received from `side` and queued.
     pub(super) fn handle_received(&mut self, side: Side, now: Instant, n: usize) {
         let buffered = &self.buffered[side];
         if buffered.len() == n {
@@ -99,8 +100,8 @@ impl Relay {
         }
     }
 
-    /// `n` bytes were sent to `side`, and are not queued any more. `is_header` if all of them were
-    /// bytes of the header.
+    /// Handles that `n` bytes were sent to `side` and removed from the queue. `is_header`: all of
+    /// them were bytes of the header.
     pub(super) fn handle_sent(&mut self, side: Side, now: Instant, n: usize, is_header: bool) {
         self.last_activity = now;
         self.progress[side].written(now, n);
@@ -114,8 +115,8 @@ impl Relay {
         self.settle();
     }
 
-    /// A byte or a FIN has passed between client and upstream: from now on, the upstream cannot be
-    /// replaced.
+    /// Handles that a byte or a FIN has passed between client and upstream: from now on, the
+    /// upstream cannot be replaced.
     pub(super) fn commit_to_upstream(&mut self) {
         if self.header.unsent().is_empty() {
             self.header = PendingHeader::default();
@@ -125,13 +126,13 @@ impl Relay {
         }
         self.state = State::Relaying;
         if self.sides.upstream.write == WriteState::Closed {
-            // The upstream sent something before it reset the connection. The client gets that,
-            // then the reset.
+            // The upstream sent bytes or a FIN before it reset the connection. They are forwarded
+            // to the client, then the reset.
             self.handle_error(Side::Upstream, Direction::Write, ConnectionError::Reset);
         }
     }
 
-    /// Discards the bytes that were received from `side`, and the header that precedes them.
+    /// Discards the bytes that were received from `side`, and a header that precedes them.
     pub(super) fn discard(&mut self, side: Side) {
         if side == Side::Client {
             self.header = PendingHeader::default();
@@ -140,11 +141,12 @@ impl Relay {
         self.clear(side);
     }
 
-    /// No byte that was received from `side` is pending any more.
+    /// Empties the buffer of the bytes that were received from `side`, or forgets the pipe with
+    /// them.
     pub(super) fn clear(&mut self, side: Side) {
         self.buffered[side] = Buffered::Memory(Ring::new(self.pool.clone()));
     }
 }
 
-/// A read of fewer bytes ends a bulk transfer.
+/// The fewest bytes of a read that continues a bulk transfer.
 const MIN_BULK_READ: usize = 8 * 1024;

@@ -28,31 +28,31 @@ use crate::{
     teardown::DiscardBudget,
 };
 
-/// Two connections, crossed: bytes received from one side are sent to the other.
+/// The machine of a proxied connection. It forwards bytes between two connections, its sides.
 ///
 /// A relay is not a [`Machine`](crate::Machine); [`side`](Self::side) lends the machine of each
 /// side. Both sides share one deadline, and an event on one side changes the interest of the other.
-/// So a driver asks both sides again after every turn of either.
+/// So a driver checks the interest of both sides after each turn of either.
 ///
 /// | event on one side | the other side |
 /// |---|---|
 /// | bytes are received | is sent the same bytes, in order |
 /// | FIN | is sent a FIN after all bytes; the opposite direction stays open |
 /// | a read fails | is sent all bytes received before, then an RST |
-/// | a write fails | the same; after a reset, the input that had arrived is read first |
-/// | it does not read | is not read while the buffer is half full or [bulk] is pending |
+/// | a write fails | the same; after a reset, input that has already arrived is read first |
+/// | it stops reading | is not read while the buffer is half full or a [bulk] read is pending |
 ///
 /// [bulk]: RelaySide::pipe_limit
 ///
-/// A lost connection is never shown to the other side as a FIN: RFC 9293, section 3.5.3, makes a
-/// reset an error for the user, so it is forwarded as one. The RST waits until the peer has
-/// acknowledged the output before it ([`forwards_reset`](Self::forwards_reset)), since the kernel
-/// would discard that output. [`Config::idle_timeout`] without an acknowledgement ends the wait.
+/// A lost connection is forwarded as a reset, never as a FIN: RFC 9293, section 3.5.3, makes a
+/// reset an error for the user. The RST waits until the peer has acknowledged the output before it
+/// ([`forwards_reset`](Self::forwards_reset)), since the kernel would discard that output. The wait
+/// ends after [`Config::idle_timeout`] without an acknowledgement.
 ///
-/// An upstream is lost untouched if it was sent none of the client's bytes and nothing was
-/// received from it. If there is another upstream to try, the client is not affected: the next one
-/// can take its place ([`upstream_lost`](Self::upstream_lost)), and is sent everything from the
-/// first byte on.
+/// An upstream is replaceable until it was sent a byte of the client or has sent a byte or a FIN,
+/// provided that there is another upstream to try. If a replaceable upstream is lost
+/// ([`upstream_lost`](Self::upstream_lost)), the client is not affected: the next upstream is sent
+/// all bytes of the client from the first one on.
 ///
 /// It holds at most `2 × Config::buffer` bytes and the [PROXY header](Self::send_proxy_header).
 /// A direction holds no buffer while none of its bytes are pending, or while they are in a pipe.
@@ -91,7 +91,7 @@ pub struct Relay {
     header: PendingHeader,
     state: State,
     sides: PerSide<SideState>,
-    /// Why the relay ends, unless by two FINs. The first cause stays.
+    /// Why the relay ends; `None` if by two FINs. The first cause stays.
     cause: Option<ProxyReason>,
     /// Whether each side acknowledges its output.
     progress: PerSide<WriteProgress>,
@@ -120,7 +120,7 @@ impl Relay {
         }
     }
 
-    /// Sends each upstream `header` before the client's bytes: a PROXY header
+    /// Sends `header`, a PROXY header, to each upstream before the client's bytes
     /// ([`proxy_protocol::encode`](crate::proxy_protocol::encode)). Call it before
     /// [`handle_connected`](Self::handle_connected).
     pub fn send_proxy_header(&mut self, header: Vec<u8>) {
@@ -132,8 +132,8 @@ impl Relay {
         self.header = PendingHeader { bytes: header, sent: 0 };
     }
 
-    /// An upstream is connected. `has_another`: if it is lost untouched, there is another one to
-    /// try. Before this call, drive the client's side only.
+    /// Handles that an upstream is connected. `has_another`: there is another one to try if this
+    /// one is lost while it is replaceable. Before this call, drive the client's side only.
     pub fn handle_connected(&mut self, now: Instant, has_another: bool) {
         self.restart_idle_timeout(now);
         if matches!(self.state, State::Dialling { .. }) {
@@ -141,9 +141,9 @@ impl Relay {
         }
     }
 
-    /// The error by which an upstream was lost untouched, while there is another one to try. Reset
-    /// its socket, and then call [`handle_connected`](Self::handle_connected) for the next upstream
-    /// or [`refuse`](Self::refuse).
+    /// The error that lost a replaceable upstream. Reset its socket, and then call
+    /// [`handle_connected`](Self::handle_connected) for the next upstream, or
+    /// [`refuse`](Self::refuse).
     pub fn upstream_lost(&self) -> Option<ConnectionError> {
         match self.state {
             State::Dialling { lost } => lost.map(|(_, error)| error),
@@ -154,7 +154,7 @@ impl Relay {
         }
     }
 
-    /// How many bytes of the header are still pending for the current upstream.
+    /// The number of bytes of the header that are pending for the current upstream.
     #[cfg(feature = "std")]
     pub(super) fn unsent_header(&self) -> usize {
         self.header.unsent().len()
@@ -174,18 +174,19 @@ impl Relay {
         RelaySide { relay: self, side }
     }
 
-    /// What a side wants.
+    /// The interest of a side.
     pub fn interest(&self, side: Side) -> Interest {
-        // Of all methods, this is called most often. Each call of `wanted` is inlined for its side.
+        // This method is called more often than any other. Each call of `connected_interest` is
+        // inlined for its side.
         match side {
             Side::Upstream if matches!(self.state, State::Dialling { .. }) => Interest::DONE,
-            Side::Upstream => self.wanted(Side::Upstream),
-            Side::Client => self.wanted(Side::Client),
+            Side::Upstream => self.connected_interest(Side::Upstream),
+            Side::Client => self.connected_interest(Side::Client),
         }
     }
 
     #[inline]
-    fn wanted(&self, side: Side) -> Interest {
+    fn connected_interest(&self, side: Side) -> Interest {
         let state = &self.sides[side];
         let read = state.read == ReadState::Open && self.has_room(side);
         let write = match state.write {
@@ -205,7 +206,7 @@ impl Relay {
         Interest { read, write }
     }
 
-    /// Whether the connection to `side` has not ended: if its socket were closed now, the peer
+    /// Whether the connection to `side` has not ended. If its socket were closed now, the peer
     /// would miss bytes, a FIN or an RST.
     pub fn is_open(&self, side: Side) -> bool {
         self.sides[side].outcome.is_none()
@@ -216,7 +217,7 @@ impl Relay {
         Side::BOTH.iter().all(|side| !self.is_open(*side))
     }
 
-    /// Why the relay ended, once it has.
+    /// Why the relay ended; `None` before its end.
     pub fn reason(&self) -> Option<ProxyReason> {
         self.is_done().then(|| self.cause.clone().unwrap_or(ProxyReason::Finished))
     }

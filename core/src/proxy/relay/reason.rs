@@ -36,7 +36,7 @@ pub enum ProxyReason {
         side: Side,
         /// Whether a read or a write failed.
         direction: Direction,
-        /// How it failed.
+        /// The error.
         error: ConnectionError,
         /// Bytes that were pending for the lost side.
         unsent: usize,
@@ -44,8 +44,8 @@ pub enum ProxyReason {
     /// No upstream could be connected to. None of the client's bytes were forwarded.
     #[error(transparent)]
     NoUpstream(DialError),
-    /// The client is this proxy itself: an upstream's address leads back to it.
-    #[error("the connection is from this proxy to itself, by upstream {upstream}")]
+    /// The client is this proxy itself: the address of an upstream leads to this proxy.
+    #[error("the connection is from this proxy to itself, through upstream {upstream}")]
     Loop {
         /// The address of the upstream, `host:port` or `unix:PATH`.
         upstream: Shared<str>,

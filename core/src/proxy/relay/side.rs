@@ -63,7 +63,8 @@ impl Machine for RelaySide<'_> {
 
     fn read_buf(&mut self) -> &mut [u8] {
         match self.relay.buffered.both_mut(self.side) {
-            // Usually one of the two is empty: then one buffer serves both.
+            // If the buffer of the other direction is empty, which is the usual case, this
+            // direction takes it over. So both need only one.
             (Buffered::Memory(ring), Buffered::Memory(other)) => {
                 ring.take_over(other);
                 ring.spare()
@@ -140,7 +141,7 @@ impl Machine for RelaySide<'_> {
 
 impl RelaySide<'_> {
     /// How many bytes may be received into a pipe now: [`Config::buffer`](super::Config::buffer) if
-    /// a read is wanted and bytes come in bulk, otherwise 0.
+    /// the side reads and a bulk transfer is in progress, otherwise 0.
     ///
     /// A bulk transfer begins with a read that fills the buffer. It ends with a read of less than
     /// 8 KiB and less than a quarter of the buffer: copying so few bytes costs less than a pipe.
@@ -149,7 +150,7 @@ impl RelaySide<'_> {
         if is_bulk && self.interest().read { self.relay.pool.size() } else { 0 }
     }
 
-    /// `n` bytes were received from this side into a pipe.
+    /// Handles that `n` bytes were received from this side into a pipe.
     ///
     /// # Panics
     /// If `n` is 0 or above [`pipe_limit`](Self::pipe_limit).
@@ -171,7 +172,7 @@ impl RelaySide<'_> {
         }
     }
 
-    /// `n` bytes were sent to this side from a pipe.
+    /// Handles that `n` bytes were sent to this side from a pipe.
     ///
     /// # Panics
     /// If `n` is above [`in_pipe`](Self::in_pipe).
@@ -207,11 +208,11 @@ impl RelaySide<'_> {
 
     fn handle_written(&mut self, now: Instant, n: usize) {
         let relay = &mut *self.relay;
-        let relayed = match self.side {
+        let forwarded = match self.side {
             Side::Client => n,
             Side::Upstream => relay.header.consume(n),
         };
-        relay.memory_mut(self.side.other()).consume(relayed);
-        relay.handle_sent(self.side, now, n, relayed == 0);
+        relay.memory_mut(self.side.other()).consume(forwarded);
+        relay.handle_sent(self.side, now, n, forwarded == 0);
     }
 }

@@ -5,19 +5,19 @@ use core::ops::{Index, IndexMut};
 use super::Side;
 use crate::{ConnectionError, Direction, Instant};
 
-/// What a relay is doing, both sides together.
+/// The state of a relay, both sides together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// There is no upstream. If there was one, `lost` says how the connection to it broke.
+    /// There is no upstream. If one was lost, `lost` has the direction and the error.
     Dialling { lost: Option<(Direction, ConnectionError)> },
-    /// There is an upstream that can be replaced by another one: it was sent none of the client's
-    /// bytes, and nothing was received from it.
+    /// The upstream can be replaced by another one: it was sent none of the client's bytes, and
+    /// nothing was received from it.
     Replaceable,
-    /// The upstream is the client's only one.
+    /// The upstream cannot be replaced.
     Relaying,
-    /// A shutdown was requested at `since`. The relay goes on until no byte moves any more.
+    /// A shutdown was requested at `since`. The relay continues until no byte moves any more.
     Draining { since: Instant },
-    /// There will be no upstream. The client gets a FIN, and its input is discarded: `discarded`
+    /// There will be no upstream. The client is sent a FIN, and its input is discarded: `discarded`
     /// bytes so far, until the time `until` at the latest.
     Refused { discarded: usize, until: Instant },
 }

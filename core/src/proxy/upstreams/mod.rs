@@ -1,4 +1,4 @@
-//! Which upstream is dialled next, and the health of each.
+//! The upstreams of a proxy: the selection of the next one to dial, and the health of each.
 
 mod error;
 mod selection;
@@ -23,7 +23,8 @@ use crate::{
 ///
 /// Health checks are passive. A failed attempt marks an upstream as down for a back-off time with
 /// jitter ([`Backoff`]), in which others are preferred. After that, one connection tries it again,
-/// and others keep preferring the rest for 5 s. If all upstreams are down, they are tried anyway.
+/// while the others prefer other upstreams for 5 s more. If all upstreams are down, they are tried
+/// anyway.
 ///
 /// Neither a successful connect nor a first reply shows that an upstream works: a server that is
 /// full may send an error message to each client. So a connection counts as failed if the upstream
@@ -37,7 +38,7 @@ use crate::{
 /// byte ends in any other way, or when bytes move on a connection that has lasted for 5 s. (The
 /// latter covers services that only receive.)
 ///
-/// It holds a few words for each upstream, and nothing for each connection.
+/// It holds a small, fixed state for each upstream, and nothing for each connection.
 ///
 /// ```
 /// use wirestate_core::{Instant, proxy::{Balance, Upstreams}};
@@ -90,7 +91,7 @@ struct UpstreamState {
     failures: u64,
     open: u64,
     backoff: Backoff,
-    /// The upstream is down, and not preferred before this time.
+    /// If the upstream is down: the time before which it is not preferred.
     down_until: Option<Instant>,
     /// The last connection reached the proxy itself: the upstream is not tried before `down_until`.
     is_self: bool,
@@ -112,7 +113,7 @@ pub struct UpstreamCounters {
     pub failures: u64,
     /// Connections that are open or being made.
     pub open: u64,
-    /// The upstream has not failed since it last worked.
+    /// Whether the upstream is up: it has not failed since it last worked.
     pub up: bool,
 }
 
@@ -182,7 +183,7 @@ impl Upstreams {
     }
 
     /// Counts a failure, and logs it. The upstream is marked as down if the connection `is_young`
-    /// and either `is_probe` or the upstream was up.
+    /// (younger than [`PROBATION`]) and either `is_probe` or the upstream was up.
     fn mark_failed(&self, index: usize, is_young: bool, is_probe: bool, error: &str, now: Instant) {
         let down = self.with(index, |upstream| {
             upstream.failures += 1;
@@ -241,7 +242,7 @@ impl Upstreams {
     }
 }
 
-/// For this long, an upstream that was down is left to the one connection that tries it again. A
-/// connection that the upstream ends earlier than this counts as failed.
+/// A connection that the upstream ends within this time counts as failed. An upstream that was down
+/// is tried again by only one connection within this time.
 const PROBATION: Duration = Duration::from_secs(5);
 const IS_SELF: &str = "it is this proxy itself";

@@ -1,4 +1,4 @@
-//! The upstream of one connection: the attempts to find one, and the verdict on it.
+//! The selection of an upstream for one connection, and the report of its health.
 
 use alloc::{string::String, vec::Vec};
 use core::{mem, time::Duration};
@@ -23,7 +23,7 @@ pub struct Selection {
 /// The upstream that is being tried or is connected to.
 #[derive(Clone, Copy, Debug)]
 struct Current {
-    /// In [`Upstreams::addresses`].
+    /// The index in [`Upstreams::addresses`].
     index: usize,
     /// The upstream was down, and this connection tries whether it is up again.
     is_probe: bool,
@@ -40,8 +40,8 @@ enum Progress {
         /// The upstream was sent a byte of the client's.
         has_sent: bool,
     },
-    /// The connection counts as failed, or has marked the upstream as up.
-    Judged,
+    /// The connection was counted as failed, or has marked the upstream as up.
+    Reported,
 }
 
 impl Selection {
@@ -77,7 +77,7 @@ impl Selection {
         self.upstreams.inner.addresses.len() - tried
     }
 
-    /// The attempt succeeded.
+    /// Handles that the attempt succeeded.
     pub fn handle_connected(&mut self, now: Instant) {
         if let Some(current) = &mut self.current {
             current.progress =
@@ -91,20 +91,21 @@ impl Selection {
         }
     }
 
-    /// `received` bytes came from the upstream, and `sent` bytes of the client's were sent to it.
+    /// Handles that `received` bytes came from the upstream, and that `sent` bytes of the client
+    /// were sent to it.
     pub fn handle_transfer(&mut self, received: usize, sent: usize, now: Instant) {
         let Some(Current { index, progress, .. }) = &mut self.current else { return };
         let Progress::Connected { since, has_received, has_sent } = progress else { return };
         *has_received |= received > 0;
         *has_sent |= sent > 0;
         if received + sent > 0 && now.since(*since) >= PROBATION {
-            *progress = Progress::Judged;
+            *progress = Progress::Reported;
             self.upstreams.mark_up(*index);
         }
     }
 
-    /// The upstream has sent a FIN, and the client has not. That is a
-    /// [failure](Self::handle_loss), unless bytes have moved both ways.
+    /// Handles a FIN of the upstream, before a FIN of the client. That is a
+    /// [failure](Self::handle_loss), unless bytes have moved in both directions.
     pub fn handle_fin(&mut self, now: Instant) {
         let Some(Current { progress, .. }) = self.current else { return };
         let Progress::Connected { has_received, has_sent, .. } = progress else { return };
@@ -115,9 +116,9 @@ impl Selection {
         }
     }
 
-    /// The upstream has broken the connection, or the attempt to connect. The connection counts as
-    /// failed, unless it has lasted for 5 s and the upstream has sent a byte. The upstream is
-    /// marked as down, unless the connection has lasted for 5 s.
+    /// Handles the loss of the connection, or a failed attempt. The connection counts as failed,
+    /// unless it has lasted for 5 s and the upstream has sent a byte. The upstream is marked as
+    /// down, unless the connection has lasted for 5 s.
     pub fn handle_loss(&mut self, error: &str, now: Instant) {
         let Some(Current { index, is_probe, progress }) = &mut self.current else { return };
         let is_young = match *progress {
@@ -129,22 +130,22 @@ impl Selection {
                 }
                 is_young
             }
-            Progress::Judged => return,
+            Progress::Reported => return,
         };
-        *progress = Progress::Judged;
+        *progress = Progress::Reported;
         self.upstreams.mark_failed(*index, is_young, *is_probe, error, now);
     }
 
-    /// The attempt failed, or the connection was [lost](Self::handle_loss). The upstream is not
-    /// tried again.
+    /// Handles that the attempt failed or the connection was [lost](Self::handle_loss). This
+    /// selection does not try the upstream again.
     pub fn handle_failure(&mut self, error: impl Into<String>, now: Instant) {
         let error = error.into();
         self.handle_loss(&error, now);
         self.handle_local_failure(error);
     }
 
-    /// The attempt failed for a reason on our side, for example a lack of open files. The upstream
-    /// is not tried again, but this is not its failure.
+    /// Handles that the attempt failed for a local reason, for example a lack of open files. This
+    /// selection does not try the upstream again, but it does not count as failed.
     pub fn handle_local_failure(&mut self, error: impl Into<String>) {
         if let Some(Current { index, .. }) = self.finish_current() {
             let upstream = self.upstreams.inner.addresses[index].clone();
@@ -152,7 +153,7 @@ impl Selection {
         }
     }
 
-    /// All attempts have failed, or `timeout`, the time for all of them, has elapsed.
+    /// The error with all failed attempts. `timeout`: the time for all attempts, if it has elapsed.
     pub fn into_error(mut self, timeout: Option<Duration>) -> DialError {
         let failed = mem::take(&mut self.failed);
         DialError { attempts: failed.into_iter().map(|(_, attempt)| attempt).collect(), timeout }
@@ -165,7 +166,7 @@ impl Selection {
         self.current.map(|current| current.index)
     }
 
-    /// The upstream that was connected to is the proxy itself.
+    /// Marks the current upstream as the proxy itself.
     #[cfg(feature = "std")]
     pub(in super::super) fn mark_as_self(&mut self, now: Instant) {
         if let Some(index) = self.current() {
@@ -190,7 +191,7 @@ impl Selection {
         });
     }
 
-    /// The current attempt or connection is over.
+    /// Ends the current attempt or connection.
     fn finish_current(&mut self) -> Option<Current> {
         let current = self.current.take()?;
         self.upstreams.with(current.index, |upstream| upstream.open -= 1);
