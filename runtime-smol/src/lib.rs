@@ -65,8 +65,8 @@
 //!
 //!     let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());
 //!     let handle = message::connect(&smol, &address, Some(timeout), config).await?;
-//!     let ask = |text: &'static str| executor.spawn(handle.request(Message::binary(text)));
-//!     let (one, two) = (ask("one"), ask("two"));
+//!     let send = |text: &'static str| executor.spawn(handle.request(Message::binary(text)));
+//!     let (one, two) = (send("one"), send("two"));
 //!     assert_eq!(&*two.await?.content, b"two");
 //!     assert_eq!(&*one.await?.content, b"one");
 //!     drop(serving);
@@ -97,7 +97,7 @@ use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_command_line::CommandRuntime};
 
-/// The runtime: an executor, and async-io's reactor.
+/// The runtime: a smol executor, and async-io's reactor.
 #[derive(Clone, Debug)]
 pub struct Smol {
     executor: Arc<Executor<'static>>,
@@ -105,7 +105,7 @@ pub struct Smol {
 }
 
 impl Smol {
-    /// A runtime that spawns on `executor`, with the present as epoch.
+    /// A runtime that spawns tasks on `executor`. The time of its clocks starts now.
     pub fn new(executor: Arc<Executor<'static>>) -> Self {
         Self { executor, epoch: SystemInstant::now() }
     }
@@ -125,7 +125,7 @@ impl Runtime for Smol {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        // The executor would propagate a panic to the thread that runs it, and end all its tasks.
+        // Otherwise a panic would reach the thread that runs the executor, and end all tasks.
         self.executor.spawn(AssertUnwindSafe(task).catch_unwind()).detach();
         Ok(())
     }
@@ -171,7 +171,7 @@ pub type SmolListener = SocketListener<SmolFd>;
 #[derive(Debug)]
 pub struct SmolFd {
     fd: Async<OwnedFd>,
-    /// The last read has emptied the socket, so the next one waits for readiness first.
+    /// The last read has emptied the socket, so the next read waits for readiness first.
     is_drained: bool,
 }
 
@@ -222,11 +222,11 @@ impl RegisteredFd for SmolFd {
     }
 }
 
-/// The system's monotonic clock, with an alarm of async-io's.
+/// The system's monotonic clock, with an alarm of async-io.
 #[derive(Debug)]
 pub struct SmolClock {
     epoch: SystemInstant,
-    /// The alarm and its deadline; made when it is first set.
+    /// The alarm and its deadline. It is created when it is first set.
     alarm: Option<(Instant, Timer)>,
 }
 

@@ -1,4 +1,4 @@
-//! Runs one future on a thread. The thread sleeps in `poll(2)`, or in a blocking read.
+//! Runs one future on a thread. The thread sleeps in poll(2) or in a blocking read.
 
 use std::{
     cell::RefCell,
@@ -17,24 +17,26 @@ use std::{
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use wirestate_core::{Instant, drive::Clock};
 
-/// Runs `future` on this thread until it is done.
+/// Runs `future` on this thread until it is done, and returns its output.
 ///
-/// Sockets and clocks of this crate work only inside it. Any other future is woken by its waker, as
+/// Sockets and clocks of this crate work only inside it. Other futures are woken by their waker, as
 /// on every executor.
 ///
 /// # Panics
-/// If `poll(2)` fails, which it does only if the kernel has no memory left.
+/// If poll(2) fails: only if the kernel has no memory left.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     run(future, 0)
 }
 
-/// [`block_on`] for the task of an admitted connection. It may block in a read although the table
-/// of connections keeps its waker: the table's commands then take effect up to [`READ_TIMEOUT`]
-/// late.
+/// [`block_on`] for the task of an admitted connection.
+///
+/// The task may block in a read although the table of connections holds its waker. The table's
+/// commands then take effect up to [`READ_TIMEOUT`] late.
 pub(crate) fn block_on_connection<F: Future>(future: F) -> F::Output {
     run(future, 1)
 }
 
+/// Runs `future`. The thread may block in a read while at most `ignored_wakers` wakers exist.
 fn run<F: Future>(future: F, ignored_wakers: usize) -> F::Output {
     let parker = Arc::new(Parker::default());
     let waker = Waker::from(parker.clone());
@@ -49,7 +51,7 @@ fn run<F: Future>(future: F, ignored_wakers: usize) -> F::Output {
     }
 }
 
-/// What an outer `block_on` of this thread waits for. Dropped, it is restored.
+/// The [`WAIT`] of an outer `block_on` on this thread. It is restored on drop.
 struct OuterWait(Wait);
 
 impl Drop for OuterWait {
@@ -59,28 +61,32 @@ impl Drop for OuterWait {
 }
 
 thread_local! {
+    /// The wait of the innermost `block_on` on this thread.
     static WAIT: RefCell<Wait> = RefCell::default();
 }
 
-/// What this thread's future has begun to wait for in its last poll.
+/// The sockets and the deadline that a thread's future waits for, and how its thread sleeps.
 #[derive(Default)]
 struct Wait {
+    /// The sockets that the last poll of the future has begun to wait for.
     sockets: Vec<Awaited>,
+    /// The time until the earliest deadline.
     timeout: Option<Duration>,
-    /// Sockets without bytes to read, by the last `poll(2)` or a read since then.
+    /// The sockets without bytes to read, as the last poll(2) or a later read has found.
     drained: Vec<RawFd>,
     /// When the last sleep began.
     last_sleep: Option<SystemInstant>,
-    /// How many sleeps in a row were short ([`SHORT_SLEEP`]), before the last one.
+    /// The number of short sleeps in a row ([`SHORT_SLEEP`]), the last sleep excluded.
     short_sleeps: u32,
-    /// The socket whose next read blocks, instead of a `poll(2)`.
+    /// The socket whose next read blocks, in place of a poll(2).
     blocking_read: Option<RawFd>,
 }
 
+/// A socket that the future waits for.
 struct Awaited {
     socket: Arc<OwnedFd>,
     events: PollFlags,
-    /// A read awaits it, which can block instead.
+    /// The future waits for a read, which can block in place of a poll(2).
     is_read: bool,
 }
 
@@ -89,14 +95,6 @@ impl Awaited {
         PollFd::new(&self.socket, self.events)
     }
 }
-
-/// The longest time that a read blocks.
-pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(20);
-/// A sleep is short if the next one begins within this time. It is well below [`READ_TIMEOUT`],
-/// which the kernel rounds to its ticks, so a read that times out is not short.
-const SHORT_SLEEP: Duration = Duration::from_millis(8);
-/// After this many short sleeps in a row, a connection is busy: its next sleep is a blocking read.
-const BUSY_SLEEPS: u32 = 4;
 
 /// Makes this thread's next sleep end when `socket` is ready for `events`.
 pub(crate) fn wait_for(socket: Arc<OwnedFd>, events: PollFlags) {
@@ -109,14 +107,14 @@ pub(crate) fn wait_for_read(socket: Arc<OwnedFd>) {
     WAIT.with_borrow_mut(|wait| wait.sockets.push(Awaited { socket, events, is_read: true }));
 }
 
-/// Whether the next read of `socket` has to block, for at most [`READ_TIMEOUT`]. Asked before each
-/// read.
+/// Whether the next read of `socket` must block, for at most [`READ_TIMEOUT`]. Call it before each
+/// read: it returns true once.
 pub(crate) fn next_read_blocks(socket: RawFd) -> bool {
     WAIT.with_borrow_mut(|wait| wait.blocking_read.take_if(|chosen| *chosen == socket).is_some())
 }
 
-/// Removes `socket`, which is about to be closed, from the sockets that the thread waits for. The
-/// list shares the descriptor, and would keep it open during the next sleep.
+/// Removes `socket`, which is about to be closed, from the sockets that the thread waits for.
+/// Otherwise the list, which shares the descriptor, would keep it open during the next sleep.
 pub(crate) fn unregister(socket: RawFd) {
     // A thread whose thread-local data is destroyed waits for nothing.
     let _ = WAIT.try_with(|wait| {
@@ -126,13 +124,13 @@ pub(crate) fn unregister(socket: RawFd) {
     });
 }
 
-/// Notes that a read has emptied `socket`. The note lasts until the next sleep.
+/// Records, until the next sleep, that a read has emptied `socket`.
 pub(crate) fn mark_drained(socket: RawFd) {
     WAIT.with_borrow_mut(|wait| wait.drained.push(socket));
 }
 
-/// Whether `socket` is known to have nothing to read. If bytes have arrived since, the next
-/// `poll(2)` returns at once.
+/// Whether `socket` is recorded to have no bytes to read. If bytes have arrived since, the next
+/// poll(2) returns at once.
 pub(crate) fn is_drained(socket: RawFd) -> bool {
     WAIT.with_borrow(|wait| wait.drained.contains(&socket))
 }
@@ -145,10 +143,10 @@ impl Wait {
         let was_short = self.last_sleep.replace(now).is_some_and(|last| now - last < SHORT_SLEEP);
         self.short_sleeps = if was_short { self.short_sleeps.saturating_add(1) } else { 0 };
         self.drained.clear();
-        // The future did not make the blocking read that it was polled for: it may not this time.
+        // If the future did not make the last blocking read, it may not make this one either.
         let was_unused = self.blocking_read.take().is_some();
-        // A blocking read: the future is polled again at once, and its read blocks, which saves a
-        // `poll(2)`. Only for a busy connection, since the read holds a buffer while it blocks.
+        // A blocking read saves a poll(2): the future is polled again at once, and its read blocks.
+        // Only a busy connection does so, since the read holds a buffer while it blocks.
         if let [Awaited { socket, is_read: true, .. }] = &sockets[..]
             && !was_unused
             && self.short_sleeps >= BUSY_SLEEPS
@@ -166,7 +164,7 @@ impl Wait {
     }
 }
 
-/// Sleeps in `poll(2)`, and collects the sockets that have nothing to read.
+/// Sleeps in poll(2), and adds the sockets that have no bytes to read to `drained`.
 fn sleep(
     parker: &Arc<Parker>,
     sockets: &[Awaited],
@@ -214,13 +212,10 @@ fn sleep(
     if let (Some(event), Some(fd)) = (event, fds.get(sockets.len()))
         && !fd.revents().is_empty()
     {
-        // Resets the eventfd; its value is of no interest (eventfd(2)).
+        // The read resets the eventfd (eventfd(2)). Its value does not matter.
         let _ = rustix::io::read(event, &mut [0; 8]);
     }
 }
-
-/// The longest sleep of a thread that cannot be woken, since no descriptor is left for an eventfd.
-const MAX_SLEEP_WITHOUT_EVENTFD: Duration = Duration::from_millis(50);
 
 fn timespec(duration: Duration) -> Timespec {
     Timespec {
@@ -229,27 +224,22 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// Wakes a thread in `poll(2)` by an eventfd, which is created once a waker is kept.
+/// Wakes a thread that sleeps in poll(2), by an eventfd. The eventfd is created before the first
+/// sleep in which a waker exists.
 #[derive(Default)]
 struct Parker {
+    /// [`AWAKE`], [`PARKED`] or [`WOKEN`].
     state: AtomicU8,
     event: OnceLock<OwnedFd>,
 }
 
-/// The future is being polled.
-const AWAKE: u8 = 0;
-/// The thread sleeps, or is about to: a waker writes to the eventfd.
-const PARKED: u8 = 1;
-/// The thread was woken, and does not sleep.
-const WOKEN: u8 = 2;
-
 impl Parker {
-    /// How many wakers are kept, apart from the two handles of [`run`].
+    /// The number of wakers, without the two handles that [`run`] holds.
     fn waker_count(self: &Arc<Self>) -> usize {
         Arc::strong_count(self) - 2
     }
 
-    /// Creates the eventfd, if it does not exist. False if no descriptor is left for it.
+    /// Creates the eventfd if it does not exist. False if no descriptor is free.
     fn ensure_eventfd(&self) -> bool {
         if self.event.get().is_none()
             && let Ok(event) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -259,12 +249,12 @@ impl Parker {
         self.event.get().is_some()
     }
 
-    /// Whether the future has to be polled again at once.
+    /// Whether a waker was used, so that the future must be polled again at once.
     fn was_woken(&self) -> bool {
         self.state.load(SeqCst) == WOKEN
     }
 
-    /// False if the thread was woken already, and must not sleep.
+    /// Prepares a sleep. False if the thread was already woken and must not sleep.
     fn park(&self) -> bool {
         if self.state.compare_exchange(AWAKE, PARKED, SeqCst, SeqCst).is_ok() {
             return true;
@@ -287,13 +277,13 @@ impl Wake for Parker {
         if self.state.swap(WOKEN, SeqCst) == PARKED
             && let Some(event) = self.event.get()
         {
-            // It fails only if 2^64 - 2 wake-ups are pending (eventfd(2)): one is enough.
+            // The write fails only if 2^64 - 2 wake-ups are pending (eventfd(2)). One is enough.
             let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
     }
 }
 
-/// The clock of [`Threads`](crate::Threads): the system's monotonic one.
+/// The clock of [`Threads`](crate::Threads): the system's monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct ThreadClock {
     epoch: SystemInstant,
@@ -325,6 +315,24 @@ impl Clock for ThreadClock {
         Poll::Pending
     }
 }
+
+/// The longest time that a read blocks.
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_millis(20);
+/// A sleep is short if the next one begins within this time. It is well below [`READ_TIMEOUT`],
+/// which the kernel rounds to its ticks, so a read that times out is not short.
+const SHORT_SLEEP: Duration = Duration::from_millis(8);
+/// The number of short sleeps in a row after which a connection is busy: its next sleep is a
+/// blocking read.
+const BUSY_SLEEPS: u32 = 4;
+/// The longest sleep of a thread that cannot be woken, since no descriptor is free for an eventfd.
+const MAX_SLEEP_WITHOUT_EVENTFD: Duration = Duration::from_millis(50);
+
+/// The future is being polled.
+const AWAKE: u8 = 0;
+/// The thread sleeps, or is about to: a waker writes to the eventfd.
+const PARKED: u8 = 1;
+/// The thread was woken, and does not sleep.
+const WOKEN: u8 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,10 @@
 //! Runs Wirestate's machines on the standard library: one thread per connection.
 //!
-//! Each thread runs the same [`Drive`](wirestate_core::drive::Drive) as on every runtime, by
-//! [`block_on`], and sleeps in `poll(2)` on its socket, its deadline, and, if its waker is kept, an
-//! eventfd. So it sees a published message or a reset at once, which a thread that blocks in
-//! `read` does not. Only a busy connection of a server that waits for nothing but its next request
-//! blocks in `read`, for at most 20 ms at a time: that saves a `poll(2)` per request.
+//! Each thread runs a [`Drive`](wirestate_core::drive::Drive), as on every runtime, in
+//! [`block_on`]. It sleeps in poll(2) until its socket is ready, its deadline has passed, or its
+//! waker writes to an eventfd. So a published message or a reset wakes it at once, unlike a thread
+//! that blocks in recv(2). Only a busy connection that waits for nothing except its next request
+//! blocks in recv(2), for at most 20 ms at a time. That saves a poll(2) for each request.
 //!
 //! ```no_run
 //! use wirestate_std::{Runtime, Threads, block_on, echo};
@@ -96,9 +96,9 @@ pub use self::{
     thread_fd::ThreadFd,
 };
 
-/// A connected socket, TCP or Unix. To be used inside [`block_on`].
+/// A connected socket, TCP or Unix. Use it inside [`block_on`].
 pub type ThreadSocket = Socket<ThreadFd>;
-/// A listening socket, TCP or Unix. To be used inside [`block_on`].
+/// A listening socket, TCP or Unix. Use it inside [`block_on`].
 pub type ThreadListener = SocketListener<ThreadFd>;
 
 /// The runtime: a thread for each task.
@@ -108,7 +108,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// A runtime whose epoch is now.
+    /// A runtime. The time of its clocks starts now.
     pub fn new() -> Self {
         Self { epoch: SystemInstant::now() }
     }
@@ -119,10 +119,6 @@ impl Default for Threads {
         Self::new()
     }
 }
-
-/// The stack of a task, 512 KiB of address space; pages become memory when they are used. A
-/// machine's turn needs some 4 KiB, the rest is for services.
-const STACK_SIZE: usize = 512 * 1024;
 
 impl Runtime for Threads {
     type Socket = ThreadSocket;
@@ -146,7 +142,8 @@ impl Runtime for Threads {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        // Each stack frame between here and the thread's main function would hold a copy.
+        // Boxed: otherwise each stack frame from here to the thread's main function would hold a
+        // copy of the task.
         let task = Box::pin(task);
         start_thread("connection", || drop(block_on_connection(task)))
     }
@@ -155,7 +152,7 @@ impl Runtime for Threads {
         ThreadListener::bind(address)
     }
 
-    /// A name is resolved on a thread of its own.
+    /// Resolves a name on a separate thread.
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
         resolve::resolve(address).await
     }
@@ -175,7 +172,7 @@ impl Runtime for Threads {
 
 #[cfg(feature = "command-line")]
 impl CommandRuntime for Threads {
-    /// The socket, and the eventfd by which its thread is woken.
+    /// The socket, and the eventfd that wakes its thread.
     const FILES_PER_CONNECTION: usize = 2;
 
     fn listen_inherited(&self, socket: OwnedFd) -> io::Result<ThreadListener> {
@@ -190,3 +187,7 @@ impl CommandRuntime for Threads {
 fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.into()).stack_size(STACK_SIZE).spawn(run).map(drop)
 }
+
+/// The size of a thread's stack in bytes of address space; pages take memory once they are used. A
+/// turn of a machine needs about 4 KiB, the rest is for services.
+const STACK_SIZE: usize = 512 * 1024;

@@ -1,4 +1,4 @@
-//! Resolves a `host:port` on a thread of its own, so that the caller can give up.
+//! Resolves a `host:port` on a separate thread, so that the caller can stop waiting.
 
 use std::{
     future::poll_fn,
@@ -24,11 +24,12 @@ pub(crate) async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
 }
 
 async fn resolve_on_thread(address: String) -> io::Result<Vec<SocketAddr>> {
+    // The result, and the waker of the caller.
     let shared = Arc::new(Lock::new((None, None::<Waker>)));
-    let resolved = shared.clone();
+    let on_thread = shared.clone();
     start_thread("resolver", move || {
         let addresses = look_up(&address);
-        let waker = resolved.with(|(result, waker)| {
+        let waker = on_thread.with(|(result, waker)| {
             *result = Some(addresses);
             waker.take()
         });
@@ -48,7 +49,7 @@ async fn resolve_on_thread(address: String) -> io::Result<Vec<SocketAddr>> {
     .await
 }
 
-/// Asks the system's resolver (getaddrinfo(3)), and blocks until it answers.
+/// Resolves `address` by the system's resolver (getaddrinfo(3)). Blocks until it answers.
 fn look_up(address: &str) -> io::Result<Vec<SocketAddr>> {
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
     if addresses.is_empty() {

@@ -1,4 +1,4 @@
-//! Sockets whose readiness a thread awaits in `poll(2)`.
+//! Sockets whose readiness a thread awaits in poll(2).
 
 use std::{
     io, mem,
@@ -22,15 +22,17 @@ use crate::block_on::{
     READ_TIMEOUT, is_drained, mark_drained, next_read_blocks, unregister, wait_for, wait_for_read,
 };
 
-/// A socket that a thread awaits in `poll(2)`. To be used inside [`block_on`](crate::block_on).
+/// A socket whose readiness a thread awaits in poll(2). Use it inside
+/// [`block_on`](crate::block_on()).
 #[derive(Debug)]
 pub struct ThreadFd {
     /// Shared with the list of sockets that the thread waits for.
     socket: Arc<OwnedFd>,
-    /// The next read asks the kernel, whatever the last sleep has found.
+    /// The next read asks the kernel, even if the last sleep has found no bytes to read.
     recheck: bool,
-    /// The socket is in blocking mode, for reads: each of them lasts at most [`READ_TIMEOUT`].
+    /// The socket is in blocking mode, for reads of at most [`READ_TIMEOUT`].
     is_blocking: bool,
+    /// [`READ_TIMEOUT`] is set as the socket's receive timeout.
     has_timeout: bool,
 }
 
@@ -38,18 +40,17 @@ impl ThreadFd {
     /// Receives into `buf`, and blocks until there are bytes, or for [`READ_TIMEOUT`].
     fn receive_blocking(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if !mem::replace(&mut self.has_timeout, true) {
-            // SO_RCVTIMEO (socket(7)): while a read blocks, the thread cannot be woken by anything
-            // else.
+            // SO_RCVTIMEO (socket(7)): while a read blocks, the thread's waker cannot wake it.
             set_socket_timeout(&self.socket, Timeout::Recv, Some(READ_TIMEOUT))?;
         }
         if !mem::replace(&mut self.is_blocking, true) {
-            // FIONBIO (ioctl(2)) clears O_NONBLOCK: recv(2) has no flag that makes it block.
+            // FIONBIO (ioctl(2)) clears O_NONBLOCK, since recv(2) has no flag to block.
             ioctl_fionbio(&self.socket, false)?;
         }
         Ok(recv(&self.socket, buf, RecvFlags::empty())?.0)
     }
 
-    /// Waits for `direction` if `result` is [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// Waits for readiness in `direction` if `result` is [`WouldBlock`](io::ErrorKind::WouldBlock).
     fn poll_result<T>(&self, direction: Direction, result: io::Result<T>) -> Poll<io::Result<T>> {
         match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -120,9 +121,9 @@ impl RegisteredFd for ThreadFd {
     }
 }
 
-/// The thread may have begun to wait for the socket in this poll.
 impl Drop for ThreadFd {
     fn drop(&mut self) {
+        // The thread may have begun to wait for the socket in this poll.
         unregister(self.socket.as_raw_fd());
     }
 }

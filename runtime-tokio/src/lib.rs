@@ -64,8 +64,8 @@
 //!
 //! let (timeout, config) = (Duration::from_secs(5), message::ClientConfig::default());
 //! let handle = message::connect(&tokio, &address, Some(timeout), config).await?;
-//! let ask = |key| tokio::spawn(handle.request(Message::json(key)));
-//! let (grass, sky) = (ask(r#""grass""#), ask(r#""sky""#));
+//! let send = |key| tokio::spawn(handle.request(Message::json(key)));
+//! let (grass, sky) = (send(r#""grass""#), send(r#""sky""#));
 //! assert_eq!(sky.await??.text()?, r#""blue""#);
 //! assert_eq!(grass.await??.text()?, r#""green""#);
 //! # Ok(())
@@ -98,7 +98,7 @@ use wirestate_sockets::{RegisteredFd, Socket, SocketListener, receive};
 #[cfg(feature = "command-line")]
 use {std::os::unix::net::UnixStream, wirestate_command_line::CommandRuntime};
 
-/// The runtime: a handle on a tokio runtime whose IO and time drivers are enabled.
+/// The runtime: a handle of a tokio runtime. Its IO and time drivers must be enabled.
 #[derive(Clone, Debug)]
 pub struct Tokio {
     handle: Handle,
@@ -106,15 +106,15 @@ pub struct Tokio {
 }
 
 impl Tokio {
-    /// The runtime that `handle` belongs to, with the present as epoch.
+    /// The runtime that `handle` belongs to. The time of its clocks starts now.
     pub fn new(handle: Handle) -> Self {
         Self { handle, epoch: TokioInstant::now() }
     }
 
-    /// The runtime that the caller runs on.
+    /// The tokio runtime that the caller runs on.
     ///
     /// # Panics
-    /// If the caller does not run on one.
+    /// If the caller does not run on a tokio runtime.
     pub fn current() -> Self {
         Self::new(Handle::current())
     }
@@ -185,8 +185,8 @@ pub struct TokioFd {
     recheck: Recheck,
 }
 
-/// Whether the next call in each direction asks the kernel, whatever tokio knows of the socket's
-/// readiness.
+/// Whether the next call in each direction asks the kernel, regardless of the readiness that tokio
+/// has stored.
 #[derive(Clone, Copy, Debug)]
 struct Recheck {
     read: bool,
@@ -198,8 +198,8 @@ impl Recheck {
 }
 
 impl TokioFd {
-    /// Makes the call if a recheck is pending in `direction`. `None` if none is pending, or if the
-    /// socket is not ready.
+    /// Makes the call if a recheck is pending in `direction`. `None` if no recheck is pending, or
+    /// if the socket is not ready.
     fn recheck_now<T>(
         &mut self,
         direction: Direction,
@@ -267,8 +267,9 @@ impl RegisteredFd for TokioFd {
         }
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
-            // A short read has emptied the socket, so its readiness is cleared, which saves the
-            // next read. But a read also ends at urgent data, with more bytes behind it (tcp(7)).
+            // A short read has emptied the socket. Its readiness is cleared, which saves the next
+            // system call. But a read also ends at urgent data, which more bytes may follow
+            // (tcp(7)).
             let may_be_urgent = self.fd.try_io(TokioInterest::PRIORITY, |_| Ok(())).is_ok();
             let read = if may_be_urgent {
                 // If the read would block, this clears the priority readiness as well.
@@ -298,7 +299,7 @@ impl RegisteredFd for TokioFd {
 #[derive(Debug)]
 pub struct TokioClock {
     epoch: TokioInstant,
-    /// Made when it is first set.
+    /// The alarm. It is created when it is first set.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -310,8 +311,8 @@ impl Clock for TokioClock {
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // No alarm for a deadline that is never, or that the system's time cannot represent.
-        // (Tokio's paused time would advance to it.)
+        // `Instant::NEVER`, and a deadline that the system's time cannot represent, get no alarm:
+        // tokio's paused time would advance to it.
         let at = self.epoch.checked_add(deadline.since_epoch());
         let Some(deadline) = at.filter(|_| deadline < Instant::NEVER) else {
             self.alarm = None;
@@ -321,13 +322,13 @@ impl Clock for TokioClock {
         if alarm.deadline() != deadline {
             alarm.as_mut().reset(deadline);
         }
-        // When the task's budget is used up, tokio would not set the alarm, and this clock does not
-        // set it again.
+        // Unconstrained: once the task's budget is used up, tokio would not set the alarm, and this
+        // clock does not set it again.
         pin!(unconstrained(alarm)).poll(cx)
     }
 
-    /// Tokio polls the sockets once in 61 tasks (`event_interval`), so a task that is woken at once
-    /// may run many times before that. This task is woken after the sockets were polled.
+    /// Wakes the task after tokio has polled the sockets. Tokio polls them once in 61 tasks
+    /// (`event_interval`), so a task that is woken at once may run many times before that.
     fn yield_now(&mut self, cx: &mut Context<'_>) {
         if pin!(yield_now()).poll(cx).is_ready() {
             cx.waker().wake_by_ref();
@@ -369,7 +370,7 @@ mod tests {
         });
         let patience = Duration::from_secs(10);
         tokio::time::timeout(patience, woken).await.unwrap();
-        assert!(clock.now().since(began) < patience / 2, "only the timeout has woken it");
+        assert!(clock.now().since(began) < patience / 2, "only the timeout has woken the task");
     }
 
     #[tokio::test]
@@ -387,11 +388,11 @@ mod tests {
         assert!(clock.alarm.is_none());
     }
 
-    /// A task that is woken at once runs some sixty times before tokio polls the sockets.
+    /// A task that is woken at once runs about sixty times before tokio polls the sockets.
     #[tokio::test]
     async fn a_task_that_yields_runs_again_behind_those_whose_sockets_became_ready() {
-        let (mut there, here) = UnixStream::pair().unwrap();
-        let mut socket = TokioSocket::new(here).unwrap();
+        let (mut peer, stream) = UnixStream::pair().unwrap();
+        let mut socket = TokioSocket::new(stream).unwrap();
         let waits = Arc::new(AtomicBool::new(false));
         let reading = tokio::spawn({
             let waits = waits.clone();
@@ -407,7 +408,7 @@ mod tests {
         while !waits.load(Relaxed) {
             yield_now().await;
         }
-        there.write_all(b"!").unwrap();
+        peer.write_all(b"!").unwrap();
         let (mut clock, mut polls) = (Tokio::current().clock(), 0);
         poll_fn(|cx| {
             polls += 1;

@@ -8,32 +8,34 @@ use crate::{
     config::{check_timeout, with_setters},
 };
 
-/// How a status server answers, and its limits.
+/// The settings and limits of a status server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The kind of the server, such as `echo-server`.
+    /// The kind of the server, for example `echo-server`.
     pub name: &'static str,
-    /// The host names that it answers for. Default: `localhost` and addresses.
+    /// The host names that the server answers for. Default: `localhost` and all addresses.
     pub hosts: AllowedHosts,
-    /// How long the head of a request may take from its first byte. Non-zero. Default: 5 s.
+    /// How long the head of a request may take, from its first byte to its last. Must be non-zero.
+    /// Default: 5 s.
     pub head_timeout: Duration,
-    /// How long a connection may be without a request. Non-zero. Default: 30 s.
+    /// How long a connection may be without a request. Must be non-zero. Default: 30 s.
     pub idle_timeout: Duration,
-    /// A peer that acknowledges no byte for this long, although a response or a FIN is pending, is
-    /// reset within 1.125 times this. Non-zero. Default: 10 s.
+    /// Resets a connection whose peer acknowledges no byte for this long while a response or a FIN
+    /// is pending. The reset comes within 1.125 times this. Must be non-zero. Default: 10 s.
     pub write_timeout: Duration,
-    /// The lingering close after the last response. Its time is non-zero.
+    /// The lingering close after the last response. `linger.time` must be non-zero.
     pub linger: Linger,
-    /// How many connections `/connections` lists at most. Default: 1,000.
+    /// The most connections that `/connections` lists. Default: 1,000.
     pub listed: usize,
-    /// How many of the pages `/`, `/metrics` and `/connections` are made a second at most, for all
-    /// connections together; 10 may be made at once. A page that would wait for more than
+    /// The most pages `/`, `/metrics` and `/connections` per second, for all connections together,
+    /// with a burst of 10. A page that would wait for more than
     /// [`MAX_PAGE_WAIT`](super::MAX_PAGE_WAIT) is refused. Default: 100.
     pub pages_per_second: NonZeroU32,
-    /// How many requests are answered a second at most, for all connections together; 64 may be
-    /// answered at once. The others wait for their turn, at most
-    /// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) times the interval. Default: 5,000.
+    /// The most requests that are answered per second, for all connections together, with a burst
+    /// of
+    /// 64. Further requests wait, at most [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) divided by
+    ///     this rate. Default: 5,000.
     pub answers_per_second: NonZeroU32,
 }
 
@@ -64,11 +66,12 @@ impl Config {
         with_answers_per_second(answers_per_second: NonZeroU32);
     }
 
-    /// The size of the longest response, in bytes: 64 KiB for the head and the counts, and 512 for
-    /// each connection that is [`listed`](Self::listed). At most
-    /// [`MAX_PAGES_IN_PROGRESS`](super::MAX_PAGES_IN_PROGRESS) connections hold a response of that
-    /// size, the others one of at most 1 KiB. Each connection holds 8 KiB for requests. An idle
-    /// connection holds neither.
+    /// The size of the longest response, in bytes: 64 KiB for the head and the counts, and
+    /// 512 bytes for each connection that is [`listed`](Self::listed).
+    ///
+    /// At most [`MAX_PAGES_IN_PROGRESS`](super::MAX_PAGES_IN_PROGRESS) connections hold a response
+    /// of that size. The others hold one of at most 1 KiB. Each connection holds 8 KiB for
+    /// requests. An idle connection holds neither.
     pub fn response_size(&self) -> usize {
         MAX_COUNTS_SIZE + self.listed.saturating_mul(MAX_ROW_SIZE)
     }
@@ -84,7 +87,7 @@ impl Config {
 
 /// The longest response without listed connections, in bytes.
 const MAX_COUNTS_SIZE: usize = 64 * 1024;
-/// The longest form of one listed connection, in bytes.
+/// The longest row for one listed connection in any format, in bytes.
 const MAX_ROW_SIZE: usize = 512;
 
 #[cfg(test)]

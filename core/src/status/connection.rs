@@ -28,14 +28,14 @@ use crate::{
 pub struct Connection {
     server: Shared<Inner>,
     input: Input,
-    /// The peer has closed its side. Requests that arrived before are answered.
-    eof: bool,
-    /// The peer has received an answer.
+    /// The peer's FIN has arrived. Requests that arrived before it are answered.
+    has_eof: bool,
+    /// A request of this connection was answered.
     is_answered: bool,
-    /// Its slot in the order of eviction. A connection that is being evicted keeps it until it
-    /// ends, since only then the new connection can be admitted.
+    /// The connection's slot in the order of eviction. An evicted connection keeps its slot until
+    /// it ends, since the new connection can be admitted only then.
     slot: IdleSlot,
-    /// Of the last response, and of the FIN.
+    /// Whether the peer acknowledges the last response and the FIN.
     progress: WriteProgress,
     state: State,
 }
@@ -46,8 +46,8 @@ enum State {
     Idle { since: Instant },
     /// Within the head of a request.
     Head { since: Instant },
-    /// It was idle or within a head, and is evicted. It ends at `until`, unless the rest
-    /// of a request has arrived by then.
+    /// The connection was idle or within a head, and is being evicted. It ends at `until`, unless a
+    /// complete request has arrived by then.
     Evicting { until: Instant, waited: Duration },
     /// A request waits for its turn.
     Waiting {
@@ -64,8 +64,8 @@ enum State {
         response: Vec<u8>,
         sent: usize,
         since: Instant,
-        /// Set when it is evicted: when, and how long it had been in this state. It ends
-        /// when the kernel accepts no more.
+        /// If the connection is being evicted: when that began, and how long the connection had
+        /// been in this state before. It ends when the kernel accepts no more output.
         evicting: Option<(Instant, Duration)>,
         /// Why the connection ends after this response, if it does.
         last: Option<StatusReason>,
@@ -73,7 +73,7 @@ enum State {
         #[expect(dead_code, reason = "its drop has the effect")]
         page_turn: Option<Turn>,
     },
-    /// It has ended, or ends. It lingers only after a response.
+    /// The connection has ended, or ends. It lingers only after a response.
     Ending(Teardown<StatusReason>),
 }
 
@@ -83,7 +83,7 @@ impl Connection {
         Self {
             server,
             input,
-            eof: false,
+            has_eof: false,
             is_answered: false,
             slot,
             progress: WriteProgress::new(now),
@@ -91,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Finds the next request in the input, and begins to answer it.
+    /// Finds the next request in the input, and gets its turn.
     fn proceed(&mut self, now: Instant) {
         let request = loop {
             match self.input.find() {
@@ -117,7 +117,7 @@ impl Connection {
         self.wait_for_turn(request, now);
     }
 
-    /// Answers the request once its turn has come.
+    /// Gets the request's turn, and answers the request if the turn is now.
     fn wait_for_turn(&mut self, mut request: Result<Request, Refusal>, now: Instant) {
         let mut page_turn = None;
         if let Ok(request) = &mut request
@@ -138,7 +138,7 @@ impl Connection {
 
     /// Waits for the next request, or ends if the peer has closed its side.
     fn wait(&mut self, now: Instant) {
-        if self.eof {
+        if self.has_eof {
             let reason = match self.input.len() {
                 0 => StatusReason::Finished,
                 received => StatusReason::Truncated { received },
@@ -206,14 +206,16 @@ impl Connection {
     /// Sends a FIN, and lingers after a response.
     fn close(&mut self, reason: StatusReason, now: Instant) {
         self.input.clear();
-        // A reset could destroy a response. Without one, there is nothing to lose.
-        let lingers =
-            !self.eof && matches!(reason, StatusReason::Finished | StatusReason::Refused { .. });
+        // The lingering close protects a response from a reset (RFC 9112, section 9.6). With
+        // another reason, there is no response to protect.
+        let lingers = !self.has_eof
+            && matches!(reason, StatusReason::Finished | StatusReason::Refused { .. });
         let linger = lingers.then_some(self.server.config.linger);
         self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 
-    /// Its activity and since when; `None` if it is about to end or to change its activity.
+    /// The connection's activity and when it began; `None` if an eviction is in progress or the
+    /// connection has ended.
     fn activity(&self) -> Option<(Activity, Instant)> {
         Some(match &self.state {
             State::Idle { since } | State::Head { since } => (Activity::Idle, *since),
@@ -239,8 +241,8 @@ impl Machine for Connection {
             State::Idle { .. } | State::Head { .. } | State::Evicting { .. } => {
                 (true, Outbound::Idle)
             }
-            // It reads, to notice a peer that has left. Then others can have its turn.
-            State::Waiting { .. } => (!self.eof && self.input.has_room(), Outbound::Idle),
+            // It reads in order to notice that the peer has left, and then gives its turn back.
+            State::Waiting { .. } => (!self.has_eof && self.input.has_room(), Outbound::Idle),
             State::Answering { .. } => (false, Outbound::Flush),
             State::Ending(ending) => return ending.interest(false),
         };
@@ -297,7 +299,7 @@ impl Machine for Connection {
         }
         let waited = now.since(since);
         self.state = match &mut self.state {
-            // Not an immediate end but a deadline: input that has arrived is read first.
+            // A deadline instead of an immediate end: input that has arrived is read first.
             State::Idle { since } if !self.is_answered => {
                 State::Evicting { until: now.max(*since + FIRST_BYTE_TIME), waited }
             }
@@ -352,7 +354,7 @@ impl Connection {
     }
 
     fn handle_eof(&mut self, now: Instant) {
-        self.eof = true;
+        self.has_eof = true;
         match &mut self.state {
             State::Idle { .. } | State::Head { .. } | State::Evicting { .. } => self.wait(now),
             State::Ending(ending) => ending.handle_eof(),
@@ -412,7 +414,7 @@ impl Connection {
         }
     }
 
-    /// Closes, after the answer to a request that has arrived.
+    /// Closes the connection. A request that has arrived is answered first.
     fn shut_down(&mut self, now: Instant) {
         match &mut self.state {
             State::Idle { .. } | State::Head { .. } | State::Evicting { .. } => {
@@ -431,14 +433,15 @@ impl Connection {
     }
 }
 
+fn evicted(waited: Duration) -> StatusReason {
+    StatusReason::Evicted { waited, limit: MAX_CONNECTIONS }
+}
+
 const TOO_MANY_PAGES: Refusal = Refusal::new(
     StatusCode::ServiceUnavailable,
     "too many pages are requested; try again in a second",
 );
 
-/// How long a new connection is not evicted before its first byte, which is one round trip away.
+/// How long a new connection is not evicted, so that its first byte, one round trip away, can
+/// arrive.
 const FIRST_BYTE_TIME: Duration = Duration::from_millis(20);
-
-fn evicted(waited: Duration) -> StatusReason {
-    StatusReason::Evicted { waited, limit: MAX_CONNECTIONS }
-}

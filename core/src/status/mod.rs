@@ -4,22 +4,22 @@
 //! |---|---|
 //! | `/` | JSON: a `message`, the state, the connections and the counts |
 //! | `/healthz` | 200 while the process answers |
-//! | `/readyz` | 200 while connections are accepted; 503 once a stop is requested |
+//! | `/readyz` | 200 while connections are accepted; 503 once a shutdown is requested |
 //! | `/metrics` | all metrics, for Prometheus |
 //! | `/connections` | the open connections |
 //!
 //! `/readyz` fails before the server stops accepting. `/metrics` is Prometheus' text format
 //! (`text/plain; version=0.0.4`), or `OpenMetrics` if the request accepts that. `/connections` is a
-//! table as text, JSON (`Accept: application/json` or `?format=json`), or a web page that renews
-//! itself (`Accept: text/html` or `?format=html`).
+//! table as text, JSON (`Accept: application/json` or `?format=json`), or a web page that refreshes
+//! itself every 2 s (`Accept: text/html` or `?format=html`).
 //!
-//! A [`Server`] has what the connections of one status server share; a [`Connection`] is the
-//! machine of one. A service with metrics beyond those of its
-//! [connection table](crate::admission::ConnectionTable) implements [`MetricsSource`]. The names of
-//! all metrics are in the folder `metrics`.
+//! A [`Server`] is the state that the connections of one status server share. A [`Connection`] is
+//! the machine of one connection. A service with metrics beyond those of its [connection
+//! table](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source folder
+//! `metrics` has the names of all metrics.
 //!
-//! A fan-out server whose upstream is away is ready. Subscribers can wait for the upstream, and a
-//! load balancer that removed all replicas at once would help nobody. Alert on
+//! A fan-out server without a connection to its upstream is ready: subscribers can wait for the
+//! upstream, and otherwise a load balancer would remove all replicas at once. Alert on
 //! `wirestate_upstream_up` instead.
 //!
 //! ```
@@ -47,13 +47,13 @@
 //!
 //! # Limits
 //!
-//! The status has its own table of connections, so it answers when the service is full. Its limits:
+//! The status server has its own table of connections, so it answers when the service is full.
 //!
 //! | what | limit |
 //! |---|---|
 //! | open connections | 64 ([`MAX_CONNECTIONS`]) |
-//! | answers | 5,000 a second, 64 at once ([`Config::answers_per_second`]) |
-//! | expensive pages: `/`, `/metrics`, `/connections` | 100 a second, 10 at once |
+//! | answers | 5,000 per second, a burst of 64 ([`Config::answers_per_second`]) |
+//! | expensive pages: `/`, `/metrics`, `/connections` | 100 per second, a burst of 10 |
 //! | expensive pages that wait for their turn or are being sent | 48 ([`MAX_PAGES_IN_PROGRESS`]) |
 //! | wait for an expensive page ([`Config::pages_per_second`]) | 1 s ([`MAX_PAGE_WAIT`]) |
 //! | head of a request | 8 KiB, 64 fields, 5 s ([`Config::head_timeout`]) |
@@ -63,31 +63,32 @@
 //!
 //! Expensive pages beyond their limits are answered by 503 with `Retry-After: 1`, and counted in
 //! `wirestate_status_pages_refused_total`. The connection stays usable. Other answers beyond the
-//! rate wait for their turn. A connection waits for one turn at a time, so a client that requests
-//! without pause delays the others by one answer. A client that leaves gives its turn back.
+//! rate wait for their turn. A connection waits for one turn at a time, so a client that sends
+//! requests without pause delays the others by one answer. If a client leaves, its turn is given
+//! back.
 //!
 //! When all 64 connections are open, one of them is closed for a new one
-//! ([`StatusReason::Evicted`], counted as `evicted`). It is the first in this order
-//! ([`Activity`](crate::idle::Activity)); of several with the same activity, the one that has had
-//! it longest:
+//! ([`StatusReason::Evicted`], counted as `evicted`). The first in this order is closed
+//! ([`Activity`](crate::idle::Activity)). Of several with the same activity, the one that has had
+//! that activity longest is closed.
 //!
 //! 1. a connection that lingers;
 //! 2. one that was answered before and waits for its next answer;
 //! 3. one without a complete request;
-//! 4. one that sends a response: by a reset, if the kernel accepts no more of it.
+//! 4. one that sends a response. It is reset once the kernel accepts no more of the response.
 //!
-//! A connection that waits for its first answer is not evicted. Neither is a new one in the first
-//! 20 ms before its first byte. Expensive pages occupy at most 48 of the 64 connections, and the
-//! others are answered within 13 ms or can be evicted. So `/healthz` and `/readyz` are answered
+//! A connection that waits for its first answer is not evicted. Neither is a new one within 20 ms,
+//! in which its first byte can arrive. Expensive pages occupy at most 48 of the 64 connections, and
+//! the others are answered within 13 ms or can be evicted. So `/healthz` and `/readyz` are answered
 //! whatever other clients do.
 //!
 //! A status server holds at most 64 × 9 KiB (a head and a short answer each) + 48 ×
 //! [`Config::response_size`] (577,536 bytes by default) = 28.3 MB, and 4 × 8 KiB of idle buffers.
-//! Content of a request is not read: the request is answered, and the connection closed.
+//! The content of a request is not read: the request is answered, and the connection is closed.
 //!
 //! # Security
 //!
-//! The status is not for the public: do not let it listen on a public address. A web site can make
+//! The status is not for the public. Do not listen on a public address. A web site can make
 //! a browser request a page from a server on the browser's own machine, by a name of its own domain
 //! that resolves to that machine (DNS rebinding). So a request is refused if its `Host` is a name
 //! other than `localhost` and those in [`AllowedHosts`]. Addresses are always allowed.

@@ -1,4 +1,4 @@
-//! The rate at which requests are answered.
+//! Limits the rate at which requests are answered.
 
 use core::{num::NonZeroU32, time::Duration};
 
@@ -8,15 +8,15 @@ use crate::{
     token_bucket::TokenBucket,
 };
 
-/// Gives each request its turn, in the order of arrival: a burst at once, the others at a rate.
+/// Gives each request its turn, in the order of arrival: a burst at once, further ones at a rate.
 /// Clones are the same limiter.
 ///
-/// A [`Turn`] that is dropped before it is [used](Turn::mark_used) is given back, so a request
-/// whose connection has ended delays no other.
+/// A [`Turn`] that is dropped before it is [used](Turn::mark_used) is given back. So a request
+/// whose connection has ended delays no other request.
 #[derive(Clone, Debug)]
 pub(super) struct RateLimiter {
     interval: Duration,
-    /// The time in which a whole burst comes back.
+    /// The time after which a whole burst is available again.
     burst: Duration,
     state: Shared<Lock<State>>,
 }
@@ -24,7 +24,7 @@ pub(super) struct RateLimiter {
 #[derive(Debug)]
 struct State {
     bucket: TokenBucket,
-    /// How many turns exist.
+    /// The number of turns that exist.
     open: usize,
     refusals: Refusals,
 }
@@ -47,11 +47,11 @@ pub(super) struct Turn {
 }
 
 impl RateLimiter {
-    /// A limiter to `per_second` turns, of which `at_once` may come at once.
-    pub(super) fn new(per_second: NonZeroU32, at_once: u32) -> Self {
+    /// A limiter to `per_second` turns per second, with a burst of `burst` turns.
+    pub(super) fn new(per_second: NonZeroU32, burst: u32) -> Self {
         let interval = Duration::from_secs(1) / per_second.get();
         let state = State { bucket: TokenBucket::FULL, open: 0, refusals: Refusals::default() };
-        Self { interval, burst: interval * at_once, state: Shared::new(Lock::new(state)) }
+        Self { interval, burst: interval * burst, state: Shared::new(Lock::new(state)) }
     }
 
     /// The turn of a request that arrives at `now`.
@@ -59,8 +59,9 @@ impl RateLimiter {
         self.turn_within(now, Duration::MAX, usize::MAX).expect("there is no limit to exceed")
     }
 
-    /// As [`turn`](Self::turn), if fewer than `max_open` turns exist and the wait is at most
-    /// `max_wait`. Otherwise `None`, which is counted in [`refusals`](Self::refusals).
+    /// The turn of a request that arrives at `now`, if fewer than `max_open` turns exist and the
+    /// wait is at most `max_wait`. Otherwise `None`, which is counted in
+    /// [`refusals`](Self::refusals).
     pub(super) fn turn_within(
         &self,
         now: Instant,
@@ -91,7 +92,7 @@ impl RateLimiter {
 }
 
 impl Turn {
-    /// When the turn comes.
+    /// The time of the turn.
     pub(super) fn at(&self) -> Instant {
         self.at
     }
@@ -123,7 +124,7 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    /// Ten a second, two at once.
+    /// Ten turns per second, with a burst of two.
     fn limiter() -> RateLimiter {
         RateLimiter::new(const { NonZeroU32::new(10).unwrap() }, 2)
     }

@@ -9,7 +9,7 @@ use crate::{ConnectionError, Direction, Fault, machine::impl_reason};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StatusReason {
-    /// Its requests were answered, and the peer closed it or asked for that.
+    /// All requests were answered, and the peer closed the connection or requested its close.
     #[error("finished")]
     Finished,
     /// A request was refused in a way that ends the connection.
@@ -32,19 +32,19 @@ pub enum StatusReason {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
         limit: Duration,
     },
-    /// It was closed for a new connection, since the server was full, and this connection was the
-    /// first in the order of [`Activity`](crate::idle::Activity).
+    /// The server was full, and closed this connection for a new one. It was the first in the order
+    /// of [`Activity`](crate::idle::Activity).
     #[error(
         "evicted for a new connection after {waited:.1?} in its last state; the limit of open \
          connections is {limit}"
     )]
     Evicted {
-        /// How long it had been in its last activity.
+        /// How long the connection had been in its last activity.
         waited: Duration,
         /// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS).
         limit: usize,
     },
-    /// The peer acknowledged no byte of a response, or not the FIN, in time.
+    /// The peer acknowledged neither a byte of a response nor the FIN in time.
     #[error("the peer acknowledged no byte for {limit:?}; bytes of the response pending: {unsent}")]
     WriteTimeout {
         /// [`Config::write_timeout`](super::Config::write_timeout).
@@ -52,7 +52,7 @@ pub enum StatusReason {
         /// Bytes of the response that the peer did not acknowledge.
         unsent: usize,
     },
-    /// The server was asked to stop.
+    /// A shutdown was requested.
     #[error("shutdown requested")]
     ShutDown,
     /// The connection failed.
@@ -60,7 +60,7 @@ pub enum StatusReason {
     Lost {
         /// Whether a read or a write failed.
         direction: Direction,
-        /// How it failed.
+        /// The error.
         error: ConnectionError,
         /// Bytes of the response that were not sent.
         unsent: usize,

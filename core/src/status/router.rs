@@ -1,4 +1,4 @@
-//! Which page a request is for.
+//! Finds the page that a request is for.
 
 use super::{
     http::{AllowedHosts, Refusal, RequestHead, StatusCode, negotiate},
@@ -6,19 +6,19 @@ use super::{
     pages::{ListFormat, Page},
 };
 
-/// What a request asks for.
+/// A request for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// The page, or why it is refused.
+    /// The page, or why the request is refused.
     pub(super) page: Result<Page, Refusal>,
-    /// The response has no content: it answers `HEAD`.
+    /// The method is `HEAD`, so the response has no content.
     pub(super) head_only: bool,
     /// Further requests may follow.
     pub(super) keep_alive: bool,
 }
 
 impl Request {
-    /// What the request with this head asks for.
+    /// The request with this head.
     pub(super) fn new(head: &RequestHead<'_>, hosts: &AllowedHosts) -> Self {
         Self {
             page: find(head, hosts),

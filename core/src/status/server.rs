@@ -1,4 +1,4 @@
-//! What the connections of one status server share.
+//! A status server: the state that its connections share.
 
 use core::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -31,9 +31,9 @@ pub struct Server {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) config: Config,
-    /// The handle on the server whose status this is.
+    /// The handle of the server whose status this is.
     pub(super) service: ServerHandle,
-    /// The handle on the status server itself.
+    /// The handle of the status server itself.
     pub(super) own: ServerHandle,
     metrics_source: Option<Shared<dyn MetricsSource>>,
     readiness: Readiness,
@@ -48,7 +48,7 @@ pub(super) struct Inner {
     pool: Pool,
 }
 
-/// A handle by which `/readyz` fails before the service is asked to stop. Clones are the same
+/// A handle that makes `/readyz` fail before the shutdown of the service. Clones are the same
 /// handle.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
@@ -56,7 +56,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Lets `/readyz` fail from now on. The service still accepts connections, so a load balancer
+    /// Makes `/readyz` fail from now on. The service still accepts connections, so a load balancer
     /// has time to notice.
     pub fn end(&self) {
         self.ended.store(true, Relaxed);
@@ -64,8 +64,8 @@ impl Readiness {
 }
 
 impl Server {
-    /// The status of the server whose handle is `service`, and which started `now`.
-    /// `metrics_source` has its metrics beyond those of its table of connections.
+    /// The status server of the server that has the handle `service` and started at `now`.
+    /// `metrics_source` adds metrics to those of that server's table of connections.
     ///
     /// # Errors
     /// A timeout in `config` is zero.
@@ -82,8 +82,8 @@ impl Server {
             .with_name("status")
             .with_drain_timeout(DRAIN_TIMEOUT);
         let inner = Inner {
-            answers: RateLimiter::new(config.answers_per_second, ANSWERS_AT_ONCE),
-            pages: RateLimiter::new(config.pages_per_second, PAGES_AT_ONCE),
+            answers: RateLimiter::new(config.answers_per_second, ANSWER_BURST),
+            pages: RateLimiter::new(config.pages_per_second, PAGE_BURST),
             config,
             service: service.clone(),
             own: ServerHandle::new(own),
@@ -97,14 +97,14 @@ impl Server {
         Ok(Self { inner: Shared::new(inner) })
     }
 
-    /// The handle on the status server itself. It has a table of its own, of [`MAX_CONNECTIONS`].
-    /// Shut it down after the service has ended.
+    /// The handle of the status server itself. It has its own table, of [`MAX_CONNECTIONS`]. Shut
+    /// the status server down after the service has ended.
     pub fn handle(&self) -> &ServerHandle {
         &self.inner.own
     }
 
-    /// Its connections, in the order of [`Activity`](crate::idle::Activity) in which they are
-    /// evicted when it is full.
+    /// The connections of the status server, in the order of eviction
+    /// ([`Activity`](crate::idle::Activity)).
     pub fn idle_connections(&self) -> &IdleConnections {
         &self.inner.idle
     }
@@ -116,12 +116,12 @@ impl Server {
         server.serve(|_, now| self.machine(now)).await
     }
 
-    /// The handle by which readiness ends before the service is asked to stop.
+    /// The handle that makes `/readyz` fail before the shutdown of the service.
     pub fn readiness(&self) -> Readiness {
         self.inner.readiness.clone()
     }
 
-    /// The machine for a connection that was accepted `now`.
+    /// The machine for a connection that was accepted at `now`.
     pub fn machine(&self, now: Instant) -> Connection {
         Connection::new(self.inner.clone(), Input::new(self.inner.pool.clone()), now)
     }
@@ -149,20 +149,22 @@ impl Inner {
     }
 }
 
-/// How many connections a status server has at most.
+/// The most connections of a status server.
 pub const MAX_CONNECTIONS: usize = 64;
-/// How many of the [`MAX_CONNECTIONS`] may wait for an expensive page or send one: `/`, `/metrics`
-/// and `/connections`.
+/// The most of the [`MAX_CONNECTIONS`] that wait for an expensive page or send one: `/`, `/metrics`
+/// or `/connections`.
 pub const MAX_PAGES_IN_PROGRESS: usize = 48;
-/// How long a page waits for its turn at most.
+/// The longest wait of a page for its turn.
 pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);
 
-/// The longest head of a request, in bytes. [`TOO_LONG`](super::http::TOO_LONG) says so.
+/// The longest head of a request, in bytes. The message of [`TOO_LONG`](super::http::TOO_LONG) has
+/// the same number.
 const MAX_HEAD: usize = 8 * 1024;
+/// The most unused buffers that the status server keeps.
 const IDLE_BUFFERS: usize = 4;
-/// The service has ended before the status drains. Responses that no peer takes within this time
-/// are not worth waiting for.
+/// The longest drain. It is short, since the service has ended before the status server drains.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-const PAGES_AT_ONCE: u32 = 10;
-/// One for each connection.
-const ANSWERS_AT_ONCE: u32 = 64;
+/// The burst of expensive pages.
+const PAGE_BURST: u32 = 10;
+/// The burst of answers: one for each connection.
+const ANSWER_BURST: u32 = 64;

@@ -1,4 +1,4 @@
-//! What a runtime over Unix descriptors needs: sockets, listeners, and their options.
+//! Sockets and listeners for runtimes over Unix file descriptors.
 //!
 //! [`Socket`] and [`SocketListener`] implement the traits of `wirestate_core` for TCP and for Unix
 //! sockets: [`Source`](wirestate_core::drive::Source), [`Sink`](wirestate_core::drive::Sink),
@@ -8,7 +8,7 @@
 //! [`Runtime::Socket`](wirestate_core::runtime::Runtime::Socket) and
 //! [`Runtime::Listener`](wirestate_core::runtime::Runtime::Listener).
 //!
-//! This one does not wait: it polls its task again at once.
+//! The runtime in this example does not wait: it polls its task again at once.
 //!
 //! ```
 //! use std::{future::poll_fn, io, os::fd::OwnedFd, task::{Context, Poll}};

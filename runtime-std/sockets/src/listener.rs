@@ -31,11 +31,12 @@ use crate::{
     unix::{self, SocketFile},
 };
 
-/// A listening socket, TCP or Unix. Dropped, it removes its socket file, if it has created one.
+/// A listening socket, TCP or Unix. On drop, it removes the socket file that it has created, if
+/// any.
 #[derive(Debug)]
 pub struct SocketListener<F> {
-    /// Dropped, and the file removed, before the socket is closed. Another server replaces a file
-    /// to which no socket is bound; that server's file must not be removed.
+    /// Declared first, so that the file is removed before the socket is closed. After that, another
+    /// server could replace the file, and its file must not be removed.
     _file: Option<SocketFile>,
     fd: F,
     address: Address,
@@ -47,12 +48,12 @@ pub struct SocketListener<F> {
 /// How connections are accepted.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// When the socket is ready.
+    /// As soon as the socket is ready.
     Open,
-    /// After a shutdown: every accept asks the kernel, since the backlog has to be emptied.
+    /// After a shutdown: every accept asks the kernel, in order to empty the backlog.
     ShutDown,
-    /// After shutdown(2) of a Unix socket, as in `ShutDown`, but nothing waits for readiness: the
-    /// socket stays readable, and no connection can arrive.
+    /// After shutdown(2) of a Unix socket: every accept asks the kernel, and none waits for
+    /// readiness, since the socket stays readable and no further connection can arrive.
     Refusing,
 }
 
@@ -61,8 +62,8 @@ impl<F: RegisteredFd> SocketListener<F> {
     /// [`Runtime::listen`](wirestate_core::runtime::Runtime::listen).
     ///
     /// # Errors
-    /// The address has no such form, is not this machine's, or is in use; or the runtime does not
-    /// accept the socket.
+    /// The address is malformed, is not an address of this machine, or is in use; or the runtime
+    /// does not accept the socket.
     ///
     /// # Panics
     /// As [`RegisteredFd::register`].
@@ -80,12 +81,12 @@ impl<F: RegisteredFd> SocketListener<F> {
         Ok(Self { _file: file, fd, address, is_inherited: false, state: State::Open })
     }
 
-    /// Takes over a socket that listens already, and that another process may share (systemd's
-    /// socket activation). Its file, if it has one, is not removed.
+    /// Takes over a socket that already listens and that another process may share (systemd's
+    /// socket activation). Its socket file, if any, is not removed.
     ///
     /// # Errors
-    /// It is not a stream socket that listens: the error says what it is. Or the runtime does not
-    /// accept it.
+    /// The socket is not a stream socket that listens (the error names its kind), or the runtime
+    /// does not accept it.
     ///
     /// # Panics
     /// As [`RegisteredFd::register`].
@@ -94,8 +95,8 @@ impl<F: RegisteredFd> SocketListener<F> {
         if let Address::Ip(_) = address {
             set_tcp_options(&socket)?;
         }
-        // FIONBIO (ioctl(2)) sets O_NONBLOCK: another process may accept first, and accept(2) would
-        // then wait for the next connection.
+        // FIONBIO (ioctl(2)) sets O_NONBLOCK. Without it, accept(2) would block if another process
+        // has accepted the connection first.
         ioctl_fionbio(&socket, true)?;
         let fd = F::register(socket)?;
         Ok(Self { _file: None, fd, address, is_inherited: true, state: State::Open })
@@ -128,7 +129,8 @@ impl<F: RegisteredFd + Send + 'static> Listener for SocketListener<F> {
         fd.poll_io(cx, Direction::Read, accept).map_err(AcceptError::from)
     }
 
-    /// An inherited socket continues to take connections: the process that passed it may use it.
+    /// An inherited socket continues to queue connections, since the process that passed it may use
+    /// them.
     fn shut_down(&mut self) {
         let socket = self.fd.get_ref();
         self.state = match self.address {
@@ -137,7 +139,7 @@ impl<F: RegisteredFd + Send + 'static> Listener for SocketListener<F> {
                 tcp::drop_syns(socket);
                 State::ShutDown
             }
-            // Linux then refuses new connections, and keeps the backlog.
+            // After shutdown(2), Linux refuses new connections and keeps the backlog.
             Address::Unix(_) => match SockRef::from(socket).shutdown(Shutdown::Read) {
                 Ok(()) => State::Refusing,
                 Err(_) => State::ShutDown,
@@ -146,7 +148,7 @@ impl<F: RegisteredFd + Send + 'static> Listener for SocketListener<F> {
     }
 }
 
-/// The next connection, non-blocking and close-on-exec.
+/// Accepts the next connection, non-blocking and close-on-exec.
 ///
 /// # Errors
 /// The operating system's (accept(2)), or the runtime does not accept the socket.
@@ -163,14 +165,14 @@ fn accept<F: RegisteredFd>(listener: &OwnedFd, address: &Address) -> io::Result<
 /// The address of a stream socket that listens (getsockname(2)).
 ///
 /// # Errors
-/// `socket` is something else; the error says what.
+/// `socket` is of another kind. The error names the kind.
 fn inherited_address(socket: &OwnedFd) -> io::Result<Address> {
-    let refused = |what| {
+    let refused = |kind| {
         let expected = "a stream socket that listens (TCP or Unix)";
-        invalid(&format!("the socket that was passed is {what}: expected {expected}"))
+        invalid(&format!("the inherited socket is {kind}, expected {expected}"))
     };
-    // SO_TYPE, SO_ACCEPTCONN, SO_DOMAIN (socket(7)): a unit file can pass a socket of any kind, and
-    // accept(2) would fail for it again and again.
+    // SO_TYPE, SO_ACCEPTCONN, SO_DOMAIN (socket(7)): a unit file can pass a socket of any kind.
+    // Every accept(2) on a socket of another kind would fail.
     match socket_type(socket)? {
         SocketType::STREAM if socket_acceptconn(socket)? => {}
         SocketType::STREAM => return Err(refused("a stream socket that does not listen")),
@@ -213,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// Never polled again once it is not ready.
+    /// A socket without a runtime: a task that waits for it is never woken.
     #[derive(Debug)]
     struct UnregisteredFd(OwnedFd);
 
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_listens_can_be_inherited_and_nothing_else() {
+    fn only_a_stream_socket_that_listens_can_be_inherited() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let address = listener.local_addr().unwrap();
         let mut inherited = TestListener::inherited(listener.into()).unwrap();
@@ -268,7 +270,7 @@ mod tests {
         assert_eq!(name, format!("unix:@wirestate-{address}"));
 
         let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-        for (other, what) in [
+        for (other, kind) in [
             (OwnedFd::from(client), "a stream socket that does not listen"),
             (UdpSocket::bind("127.0.0.1:0").unwrap().into(), "a datagram socket"),
             (UnixDatagram::unbound().unwrap().into(), "a datagram socket"),
@@ -277,14 +279,15 @@ mod tests {
         ] {
             let refused = TestListener::inherited(other).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
-            let said = refused.to_string();
-            assert!(said.contains(what) && said.contains("expected a stream socket"), "{said}");
+            let message = refused.to_string();
+            let is_clear = message.contains(kind) && message.contains("expected a stream socket");
+            assert!(is_clear, "{message}");
         }
         TestListener::inherited(std::fs::File::open("/dev/null").unwrap().into()).unwrap_err();
     }
 
     #[test]
-    fn an_abstract_name_is_listened_on_and_connected_to() {
+    fn a_listener_binds_an_abstract_name_and_accepts_from_it() {
         let address = format!("unix:@wirestate-abstract-{}", std::process::id());
         let mut listener = TestListener::bind(&address).unwrap();
         assert_eq!(listener.local_address().unwrap().to_string(), address);
@@ -295,13 +298,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_not_listened_on() {
+    fn a_host_name_is_not_a_valid_address_to_listen_on() {
         let error = TestListener::bind("localhost:0").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
     }
 
     #[test]
-    fn after_its_shut_down_a_unix_socket_accepts_what_is_in_the_backlog_and_no_more() {
+    fn a_unix_socket_that_is_shut_down_accepts_only_its_backlog() {
         let address = format!("unix:@wirestate-shut-down-{}", std::process::id());
         let mut listener = TestListener::bind(&address).unwrap();
         let path = unix_path(&address).unwrap();
@@ -313,7 +316,7 @@ mod tests {
         assert_eq!(accept(&mut listener), None);
     }
 
-    /// The service manager owns it, and starts the next server for the next connection.
+    /// The service manager owns the socket, and starts the next server for the next connection.
     #[test]
     fn an_inherited_socket_is_not_shut_down() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -20,20 +20,21 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A new pipe; `None` if no descriptor is left.
+    /// A new pipe; `None` if no descriptor is free.
     pub(crate) fn new() -> Option<Self> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         Some(Self { reader, writer })
     }
 
-    /// Receives up to `max` bytes from a non-blocking socket into the pipe, which must be empty; 0
-    /// is the peer's FIN. `None`: the kernel cannot splice from this socket, and has taken nothing.
+    /// Receives up to `max` bytes from a non-blocking socket into the pipe, which must be empty. 0
+    /// is the peer's FIN. `None`: the kernel cannot splice from this socket, and has received no
+    /// byte.
     ///
     /// # Errors
     /// The operating system's; [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is empty.
     pub(crate) fn fill(&self, socket: &impl AsFd, max: usize) -> io::Result<Option<usize>> {
         use Errno as E;
-        // The second round splices bytes that arrive between the two calls of the first.
+        // The second round splices bytes that arrived between splice(2) and recv(2) of the first.
         for _ in 0..2 {
             match splice(socket, None, &self.writer, None, max, SpliceFlags::NONBLOCK) {
                 Ok(n) if n > 0 => return Ok(Some(n)),
@@ -45,8 +46,7 @@ impl Pipe {
                 }
                 Err(error) => return Err(error.into()),
             }
-            // 0 or EAGAIN can also mean urgent data (tcp(7)): splice(2) stops there, recv(2) does
-            // not.
+            // 0 or EAGAIN can also mean urgent data (tcp(7)). It stops splice(2), but not recv(2).
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             match recv(socket, &mut [0; 1][..], flags) {
                 Ok((0, _)) => return Ok(Some(0)),
@@ -57,11 +57,11 @@ impl Pipe {
         Ok(None)
     }
 
-    /// Sends the `held` bytes of the pipe to a non-blocking socket, as many as the send buffer has
-    /// room for, and returns how many.
+    /// Sends as many of the `held` bytes in the pipe to a non-blocking socket as its send buffer
+    /// has room for. Returns the number of bytes sent.
     ///
     /// If the connection is closed, the process gets a SIGPIPE, which a Rust program ignores by
-    /// default. splice(2) has no flag to prevent it, as send(2) has.
+    /// default. Unlike send(2), splice(2) has no flag to prevent it.
     ///
     /// # Errors
     /// The operating system's, even if some bytes were sent before it;
@@ -71,8 +71,8 @@ impl Pipe {
         while sent < held {
             match splice(&self.reader, None, socket, None, held - sent, SpliceFlags::NONBLOCK) {
                 // splice(2) hides an error that follows a partial transfer, and the kernel reports
-                // each error once. So the loop ends only when it says that the buffer is full, or
-                // that it sends nothing.
+                // each error once. So the loop ends only when splice(2) reports a full buffer or
+                // sends nothing.
                 Ok(n) if n > 0 => sent += n,
                 Ok(_) => break,
                 Err(Errno::AGAIN) if sent > 0 => break,
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_pass_and_their_end_is_told_from_their_absence() {
+    fn bytes_pass_and_a_fin_differs_from_an_empty_socket() {
         let ((from, mut peer), (to, mut other)) = (connected(), connected());
         let pipe = Pipe::new().unwrap();
         assert_eq!(pipe.fill(&from, 100).unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn urgent_data_is_neither_an_end_nor_nothing() {
+    fn urgent_data_is_neither_a_fin_nor_an_empty_socket() {
         for fin in [false, true] {
             let (from, mut peer) = connected();
             SockRef::from(&peer).send_out_of_band(b"!").unwrap();
@@ -140,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_socket_that_could_be_spliced_from() {
+    fn a_directory_cannot_be_spliced_from() {
         let directory = std::fs::File::open("/").unwrap();
         assert_eq!(Pipe::new().unwrap().fill(&directory, 100).unwrap(), None);
     }
 
     #[test]
-    fn what_there_is_no_room_for_stays_in_the_pipe() {
+    fn bytes_without_room_in_the_send_buffer_stay_in_the_pipe() {
         let ((from, mut peer), (to, other)) = (connected(), connected());
         SockRef::from(&to).set_send_buffer_size(65_536).unwrap();
         let pipe = Pipe::new().unwrap();

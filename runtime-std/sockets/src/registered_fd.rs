@@ -1,4 +1,4 @@
-//! How a runtime waits until a descriptor is ready.
+//! The trait by which a runtime waits until a descriptor is ready.
 
 use std::{
     io,
@@ -12,12 +12,13 @@ use crate::stream::{receive, send};
 
 /// A non-blocking socket that is registered with a runtime, which reports when it is ready.
 ///
-/// On tokio that is an `AsyncFd`, on smol an `Async`. Runtimes differ in this and in nothing else.
+/// On tokio it wraps an `AsyncFd`, on smol an `Async`. The sockets of the runtimes differ only in
+/// this.
 pub trait RegisteredFd: Sized {
     /// Registers a non-blocking socket.
     ///
     /// # Errors
-    /// The runtime does not accept it.
+    /// The runtime does not accept the socket.
     ///
     /// # Panics
     /// If the caller does not run on the runtime (tokio).
@@ -30,7 +31,7 @@ pub trait RegisteredFd: Sized {
     /// returns anything except [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
-    /// The call's.
+    /// The error of `call`.
     fn poll_io<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -55,7 +56,7 @@ pub trait RegisteredFd: Sized {
         self.poll_io(cx, Direction::Write, |socket| send(socket, bufs))
     }
 
-    /// Makes the next call in each direction ask the kernel, whatever the runtime knows of the
-    /// socket's readiness: see [`Source::recheck`](wirestate_core::drive::Source::recheck).
+    /// Makes the next call in each direction ask the kernel, regardless of the readiness that the
+    /// runtime has stored: see [`Source::recheck`](wirestate_core::drive::Source::recheck).
     fn recheck(&mut self);
 }

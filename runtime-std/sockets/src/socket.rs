@@ -27,8 +27,8 @@ pub struct Socket<F> {
 }
 
 impl<F: RegisteredFd> Socket<F> {
-    /// Takes over a connected stream (`TcpStream` or `UnixStream` of the standard library), and
-    /// keeps its options.
+    /// Takes over a connected stream, for example a `TcpStream` or `UnixStream` of the standard
+    /// library. The options of the stream stay as they are.
     ///
     /// # Errors
     /// The socket cannot be made non-blocking, or the runtime does not accept it.
@@ -37,8 +37,8 @@ impl<F: RegisteredFd> Socket<F> {
     /// As [`RegisteredFd::register`].
     pub fn new(stream: impl Into<OwnedFd>) -> io::Result<Self> {
         let stream = stream.into();
-        // FIONBIO (ioctl(2)) sets O_NONBLOCK, in one system call where fcntl(2) takes two. recv(2)
-        // and send(2) have a flag for it, but splice(2) has none that applies to the socket.
+        // FIONBIO (ioctl(2)) sets O_NONBLOCK in one system call; fcntl(2) needs two. recv(2) and
+        // send(2) have a flag for a single call, but splice(2) has none that applies to the socket.
         ioctl_fionbio(&stream, true)?;
         Self::from_nonblocking(stream)
     }
@@ -47,11 +47,13 @@ impl<F: RegisteredFd> Socket<F> {
         F::register(stream).map(|fd| Self { fd: Some(fd) })
     }
 
-    /// Connects as [`Runtime::connect`](wirestate_core::runtime::Runtime::connect) does. `resolve`
-    /// looks `address` up; it is not polled if `address` is a `unix:PATH`.
+    /// Connects to `address`, as [`Runtime::connect`](wirestate_core::runtime::Runtime::connect)
+    /// does. `resolve` returns the addresses of `address`; it is not polled if `address` is a
+    /// `unix:PATH`.
     ///
     /// # Errors
-    /// The name is unknown, or the error of the last address that was tried.
+    /// The error of `resolve`, or of the last address that was tried;
+    /// [`NotFound`](io::ErrorKind::NotFound) if there is no address.
     ///
     /// # Panics
     /// As [`RegisteredFd::register`].
@@ -78,7 +80,7 @@ impl<F: RegisteredFd> Socket<F> {
         Err(last_error)
     }
 
-    /// The address at this end (getsockname(2)); `None` if it is no IP address.
+    /// The local address (getsockname(2)); `None` if it is not an IP address.
     pub fn local_address(&self) -> Option<SocketAddr> {
         stream::local_address(self.fd.as_ref()?.get_ref())
     }

@@ -14,7 +14,7 @@ use rustix::net::{
 use socket2::SockRef;
 use wirestate_core::{drive::MAX_SLICES, runtime::Address};
 
-/// Receives into `buf`, without blocking; 0 is the peer's FIN.
+/// Receives into `buf`, without blocking, and returns the number of bytes; 0 is the peer's FIN.
 ///
 /// # Errors
 /// The operating system's (recv(2)); [`WouldBlock`](io::ErrorKind::WouldBlock) if the socket is
@@ -23,14 +23,15 @@ pub fn receive(socket: &impl AsFd, buf: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket, buf, RecvFlags::DONTWAIT)?.0)
 }
 
-/// Sends from `bufs`, without blocking, and without a SIGPIPE if the connection is closed.
+/// Sends from `bufs`, without blocking, and returns the number of bytes. A closed connection causes
+/// no SIGPIPE. Only the first [`MAX_SLICES`] buffers are sent.
 ///
 /// # Errors
 /// The operating system's (send(2)); [`WouldBlock`](io::ErrorKind::WouldBlock) if the send buffer
 /// is full.
 pub fn send(socket: &impl AsFd, bufs: &[&[u8]]) -> io::Result<usize> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    // The common case: send(2) costs less than sendmsg(2).
+    // One buffer is the common case, for which send(2) costs less than sendmsg(2).
     if let [buf] = bufs {
         return Ok(send_one(socket, buf, flags)?);
     }
@@ -51,18 +52,18 @@ pub(crate) fn finish(socket: &impl AsFd) -> io::Result<()> {
 /// Makes close(2) of the socket's last descriptor send an RST. On a Unix socket it has no effect:
 /// see [`Address`].
 pub(crate) fn reset_on_close(socket: &impl AsFd) {
-    // SO_LINGER with a time of 0 (socket(7)): discards unsent data and resets the connection, so
-    // that the peer does not take an abort for a clean end (RFC 9293, section 3.10.5).
-    // It fails only if the socket is no longer connected; then there is no peer to reset.
+    // SO_LINGER with a time of 0 (socket(7)): close(2) discards unsent data and resets the
+    // connection, so that the peer does not take an abort for a clean end (RFC 9293, section
+    // 3.10.5). It fails only if the socket is no longer connected: then there is no peer to reset.
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// The address at this end (getsockname(2)); `None` if it is no IP address.
+/// The local address (getsockname(2)); `None` if it is not an IP address.
 pub(crate) fn local_address(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).local_addr().ok()?.as_socket()
 }
 
-/// The address to which a connection was made (getpeername(2)); of a Unix socket only if this
+/// The address to which a connection was made (getpeername(2)). For a Unix socket, only if this
 /// process listens on it: in another process, the same relative path can name another file.
 pub(crate) fn dialled_address(socket: &impl AsFd) -> Option<Address> {
     let peer = SockRef::from(socket).peer_addr().ok()?;

@@ -1,4 +1,4 @@
-//! TCP: listening, dropping SYNs, and connecting, which rejects a connection to itself.
+//! TCP sockets: listening, dropping SYNs, connecting, and rejecting a connection to itself.
 
 use std::{
     io,
@@ -11,10 +11,10 @@ use wirestate_core::runtime::BACKLOG;
 
 use crate::{stream::reset_on_close, tcp_options::set_tcp_options};
 
-/// Listens on `address`, without blocking. `[::]` accepts IPv4 as well.
+/// A non-blocking socket that listens on `address`. `[::]` accepts IPv4 as well.
 ///
 /// # Errors
-/// The address is not this machine's, or is in use.
+/// The address is not an address of this machine, or is in use.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address)?;
     if address.is_ipv6() {
@@ -22,8 +22,8 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         // on one machine and not on another.
         socket.set_only_v6(false)?;
     }
-    // SO_REUSEADDR (socket(7)): a server can start again at once, although connections of the one
-    // before it are in TIME-WAIT.
+    // SO_REUSEADDR (socket(7)): a server can restart at once, although connections of the previous
+    // one are in TIME-WAIT.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG.into())?;
@@ -31,14 +31,14 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Makes a listening socket drop every SYN, so that its backlog can only shrink. Handshakes that
-/// have begun are completed. A peer repeats a SYN that is not answered (after 1 s, on Linux): then
-/// another server may listen, or the peer is refused.
+/// have begun are completed. A peer repeats a SYN that is not answered (after 1 s on Linux). By
+/// then, another server may listen; otherwise the peer is refused.
 ///
-/// Without it, close(2) resets a connection that was made after the last accept(2). A backlog of 0
-/// does not prevent that: it admits one connection.
+/// Without this filter, close(2) resets a connection that was made after the last accept(2). A
+/// backlog of 0 does not prevent that, since it admits one connection.
 pub(crate) fn drop_syns(listener: &impl AsFd) {
-    // Classic BPF, which sees a segment from the TCP header on: the flags are in byte 13 (RFC 9293,
-    // section 3.1).
+    // Classic BPF. The filter gets each segment from its TCP header on, and the flags are in byte
+    // 13 (RFC 9293, section 3.1).
     const FILTER: [SockFilter; 5] = [
         SockFilter::new(LOAD_BYTE, 0, 0, 13),
         SockFilter::new(AND, 0, 0, SYN | ACK),
@@ -53,7 +53,8 @@ pub(crate) fn drop_syns(listener: &impl AsFd) {
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
     // SO_ATTACH_FILTER (socket(7)): no other option stops new connections and keeps the backlog.
-    // A kernel without such filters resets connections that arrive between accept and close.
+    // The error is ignored: a kernel without filters resets connections that arrive between the
+    // last accept(2) and close(2).
     let _ = SockRef::from(listener).attach_filter(&FILTER);
 }
 
@@ -79,20 +80,18 @@ pub(crate) fn begin_connect(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-/// `EINPROGRESS` has no [`io::ErrorKind`] on stable Rust (errno(3)).
-const EINPROGRESS: i32 = 115;
-
-/// Checks that a connection that was begun is made.
+/// Checks that the connection attempt of [`begin_connect`] has succeeded.
 ///
 /// # Errors
-/// Why the attempt failed; [`WouldBlock`](io::ErrorKind::WouldBlock) while it lasts.
+/// Why the attempt failed; [`WouldBlock`](io::ErrorKind::WouldBlock) while it is in progress.
 pub(crate) fn check_connected(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     // SO_ERROR (socket(7)): connect(2) reports the result of a non-blocking attempt there.
     if let Some(error) = socket.take_error()? {
         return Err(error);
     }
-    // Without an error, the attempt can still last. A connected socket has a peer (getpeername(2)).
+    // Without an error, the attempt can still be in progress. Only a connected socket has a peer
+    // (getpeername(2)).
     match socket.peer_addr() {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => {
             Err(io::ErrorKind::WouldBlock.into())
@@ -105,14 +104,15 @@ pub(crate) fn check_connected(socket: &impl AsFd) -> io::Result<()> {
 /// kernel may assign that very port to a socket that connects to it. The socket then answers its
 /// own SYN (simultaneous open; RFC 9293, section 3.5).
 ///
-/// It is closed without `TIME-WAIT`, which would block the port for the missing server.
+/// Such a socket is closed without `TIME-WAIT`, which would block the port for the missing server.
 ///
 /// # Errors
-/// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if it is; the operating system's.
+/// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) if the socket is connected to itself;
+/// the operating system's.
 pub(crate) fn reject_self_connection(stream: &impl AsFd, dialled: SocketAddr) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let local = socket.local_addr()?.as_socket();
-    // The dialled address can be unspecified (`0.0.0.0`); the peer's is not.
+    // The dialled address can be unspecified (`0.0.0.0`); the address of the peer is not.
     let is_itself = local.is_some_and(|local| local.port() == dialled.port())
         && socket.peer_addr().is_ok_and(|peer| peer.as_socket() == local);
     if is_itself {
@@ -122,6 +122,9 @@ pub(crate) fn reject_self_connection(stream: &impl AsFd, dialled: SocketAddr) ->
     }
     Ok(())
 }
+
+/// `EINPROGRESS` has no [`io::ErrorKind`] on stable Rust (errno(3)).
+const EINPROGRESS: i32 = 115;
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +150,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
     }
 
-    /// Forces what happens by chance when the kernel chooses the port.
+    /// Binds the port explicitly, since the kernel chooses that port only by chance.
     #[test]
     fn a_socket_that_is_connected_to_itself_is_a_failed_attempt_and_frees_its_port() {
         for host in ["127.0.0.1", "0.0.0.0", "[::1]"] {
@@ -168,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_drops_syns_accepts_what_is_in_its_backlog_and_no_more() {
+    fn a_listener_that_drops_syns_accepts_only_its_backlog() {
         let listener = listen("[::1]:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let waiting = TcpStream::connect(address).unwrap();

@@ -19,11 +19,11 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use wirestate_core::runtime::BACKLOG;
 
-/// Listens on `path`, without blocking. `@NAME` is a name in the abstract namespace (unix(7)),
-/// which has no file.
+/// A non-blocking socket that listens on `path`. `@NAME` is a name in the abstract namespace
+/// (unix(7)), which has no file.
 ///
-/// A socket file to which no socket is bound was left behind by a process that was killed, and is
-/// replaced. If several servers start at once, one of them succeeds, unless another program holds a
+/// A stale socket file is replaced: one to which no socket is bound, because its process was
+/// killed. If several servers start at once, one of them succeeds, unless another program holds a
 /// lock on the folder.
 ///
 /// # Errors
@@ -33,10 +33,10 @@ pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<SocketFile>)> {
     let socket = new(Type::STREAM)?;
     let address = address(path)?;
     match socket.bind(&address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path) => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             let _lock = lock_folder(path);
-            // Another server may have replaced it before this one had the lock.
-            if !is_left_behind(path) {
+            // Another server may have replaced the file before this one had the lock.
+            if !is_stale(path) {
                 return Err(error);
             }
             fs::remove_file(path)?;
@@ -51,7 +51,8 @@ pub(crate) fn listen(path: &Path) -> io::Result<(OwnedFd, Option<SocketFile>)> {
 
 fn new(kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, kind, None)?;
-    // O_NONBLOCK (fcntl(2)): accept(2) returns at once, and connect(2) if the backlog is full.
+    // O_NONBLOCK (fcntl(2)): accept(2) returns at once, and so does connect(2) if the backlog is
+    // full.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
@@ -67,13 +68,13 @@ fn address(path: &Path) -> io::Result<SockAddr> {
     }
 }
 
-/// Whether `path` is the file of a socket to which no socket is bound.
+/// Whether `path` is a socket file to which no socket is bound.
 ///
 /// A datagram socket tries to connect to it. Linux refuses with `EPROTOTYPE` if a stream socket is
 /// bound, in any network namespace, and with `ECONNREFUSED` if none is. A stream socket would get
-/// `ECONNREFUSED` also while the owner does not listen yet.
-fn is_left_behind(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|there| there.file_type().is_socket());
+/// `ECONNREFUSED` even while the owner is bound but does not listen yet.
+fn is_stale(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let connect = || new(Type::DGRAM)?.connect(&SockAddr::unix(path)?);
     is_socket
         && !is_abstract(path)
@@ -81,7 +82,7 @@ fn is_left_behind(path: &Path) -> bool {
 }
 
 /// Locks the folder of `path` (flock(2)) against other servers that replace a file in it. `None` if
-/// it is not locked within 200 ms: a server holds the lock for less than 1 ms, but another program
+/// the lock is not free within 200 ms: a server holds it for less than 1 ms, but another program
 /// can hold it for any time.
 fn lock_folder(path: &Path) -> Option<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -95,9 +96,6 @@ fn lock_folder(path: &Path) -> Option<File> {
     None
 }
 
-const LOCK_ATTEMPTS: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
 /// Connects to `path`. The kernel connects at once, or refuses (`EAGAIN` if the backlog is full).
 ///
 /// # Errors
@@ -108,35 +106,40 @@ pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// The file of a listening socket. Dropped, it removes the file, unless another file has replaced
+/// The file of a listening socket. On drop, it removes the file, unless another file has replaced
 /// it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// With `inode`, identifies the file (stat(2)).
+    /// Identifies the file, together with `inode` (stat(2)).
     device: u64,
     inode: u64,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<Self> {
-        // The process may change its working directory.
+        // Absolute, since the process may change its working directory.
         let path = std::path::absolute(path)?;
-        let there = fs::symlink_metadata(&path)?;
-        Ok(Self { path, device: there.dev(), inode: there.ino() })
+        let file = fs::symlink_metadata(&path)?;
+        Ok(Self { path, device: file.dev(), inode: file.ino() })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|there| (there.dev(), there.ino()) == (self.device, self.inode));
+            .is_ok_and(|file| (file.dev(), file.ino()) == (self.device, self.inode));
         if is_ours {
-            // If this fails, the next server that listens there replaces the file.
+            // If this fails, the next server that listens on the path replaces the file.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
+
+/// How often a server tries to lock a folder.
+const LOCK_ATTEMPTS: u32 = 20;
+/// The time between two attempts to lock a folder.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
@@ -162,17 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_was_left_behind_is_removed_and_a_live_one_is_not() {
-        let folder = Folder::new("left-behind");
+    fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
+        let folder = Folder::new("stale");
         let path = folder.0.join("socket");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(path.exists(), "the standard library leaves it behind");
+        assert!(path.exists(), "the standard library does not remove the file");
 
         let (socket, file) = listen(&path).unwrap();
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         UnixStream::connect(&path).unwrap();
         drop((socket, file));
-        assert!(!path.exists(), "removed at the end");
+        assert!(!path.exists(), "the file is removed on drop");
     }
 
     #[test]
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_on_the_folder_that_others_hold_does_not_hold_a_server() {
+    fn a_server_starts_although_another_program_locks_the_folder() {
         let folder = Folder::new("locked");
         let path = folder.0.join("socket");
         let locked = File::open(&folder.0).unwrap();
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn of_servers_that_start_at_once_one_replaces_what_was_left_behind() {
+    fn one_of_several_servers_that_start_at_once_replaces_a_stale_file() {
         let folder = Folder::new("at-once");
         for round in 0..50 {
             let path = folder.0.join(round.to_string());
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_stays() {
+    fn a_file_of_another_program_is_not_removed() {
         let folder = Folder::new("not-ours");
         let path = folder.0.join("socket");
         fs::write(&path, "precious").unwrap();
@@ -242,6 +245,6 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(ours);
-        assert!(path.exists(), "another one has taken its place");
+        assert!(path.exists(), "another socket has taken the path");
     }
 }

@@ -1,7 +1,8 @@
 //! Content negotiation by the `Accept` field (RFC 9110, section 12.5.1).
 
-/// The offer that the values of all `Accept` fields rank highest; of equals, the first in `accept`.
-/// Each offer has its media type. The first offer is the default if `accept` matches none.
+/// Selects the offer with the highest quality in `accept`, the values of all `Accept` fields. Of
+/// equals, the first one in `accept` wins. `offers` are media types with their results. The first
+/// offer is the default if `accept` matches none.
 pub(in crate::status) fn negotiate<'a, T: Copy>(
     accept: impl Iterator<Item = &'a str>,
     offers: &[(&str, T)],

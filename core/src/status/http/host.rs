@@ -1,4 +1,4 @@
-//! The host that a request is for, and the hosts that the server answers for.
+//! The host that a request names, and the hosts that the server answers for.
 
 use core::net::{IpAddr, Ipv6Addr};
 

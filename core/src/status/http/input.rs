@@ -1,32 +1,33 @@
-//! The input of a connection, and where the head of a request ends in it.
+//! The input of a connection, divided into the heads of requests.
 
 use std::mem;
 
 use crate::buffer::Pool;
 
-/// Received bytes that were not parsed yet: at most one buffer of the pool, and none while there
-/// are none.
+/// The received bytes that are not parsed yet. It holds at most one buffer of the pool, and no
+/// buffer while it is empty.
 ///
-/// A head is parsed when its first line is complete, and again when all of it is. So the result
-/// does not depend on how the input was cut. Each byte is scanned for line ends once.
+/// A head is parsed when its first line is complete, and again when the whole head is. So the
+/// result does not depend on how the input is split into reads. Each byte is scanned for line ends
+/// once.
 #[derive(Debug)]
 pub(in crate::status) struct Input {
     pool: Pool,
     buffer: Option<Box<[u8]>>,
     start: usize,
     end: usize,
-    /// Line ends were looked for up to here.
+    /// The position up to which the buffer is scanned for line ends.
     scanned: usize,
     /// The start of the line that contains `scanned`.
     line: usize,
-    /// The request line, the first one that is not empty, has been found.
-    begun: bool,
+    /// The request line, the first line that is not empty, was found.
+    has_request_line: bool,
 }
 
-/// What [`Input::find`] found at the front of the input.
+/// The result of [`Input::find`]: the front of the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::status) enum Found<'a> {
-    /// No complete line beyond those found before.
+    /// No further complete line.
     Nothing,
     /// A byte that cannot begin a request.
     NotHttp,
@@ -40,7 +41,7 @@ pub(in crate::status) enum Found<'a> {
 
 impl Input {
     pub(in crate::status) fn new(pool: Pool) -> Self {
-        Self { pool, buffer: None, start: 0, end: 0, scanned: 0, line: 0, begun: false }
+        Self { pool, buffer: None, start: 0, end: 0, scanned: 0, line: 0, has_request_line: false }
     }
 
     pub(in crate::status) fn is_empty(&self) -> bool {
@@ -84,16 +85,16 @@ impl Input {
         self.end += n;
     }
 
-    /// Drops the head of `len` bytes that was found.
+    /// Discards the head of `len` bytes that was found.
     pub(in crate::status) fn consume(&mut self, len: usize) {
         self.start += len;
         if self.is_empty() {
             (self.start, self.end) = (0, 0);
         }
-        (self.scanned, self.line, self.begun) = (self.start, self.start, false);
+        (self.scanned, self.line, self.has_request_line) = (self.start, self.start, false);
     }
 
-    /// Gives the buffer back if it is empty.
+    /// Returns the buffer to the pool if it is empty.
     pub(in crate::status) fn release(&mut self) {
         if self.is_empty()
             && let Some(buffer) = self.buffer.take()
@@ -102,7 +103,7 @@ impl Input {
         }
     }
 
-    /// Drops the whole input.
+    /// Discards the whole input.
     pub(in crate::status) fn clear(&mut self) {
         self.consume(self.len());
         self.release();
@@ -117,16 +118,16 @@ impl Input {
             self.scanned = end + 1;
             let empty = matches!(line, [] | [b'\r']);
             // Empty lines before a request are skipped (RFC 9112, section 2.2).
-            if !empty && !mem::replace(&mut self.begun, true) {
+            if !empty && !mem::replace(&mut self.has_request_line, true) {
                 return Found::RequestLine(&buffer[self.start..=end]);
             }
-            if empty && self.begun {
+            if empty && self.has_request_line {
                 return Found::Head(&buffer[self.start..=end]);
             }
         }
         self.scanned = self.end;
-        // Checked at the first byte, since a TLS handshake may never contain a line end.
-        if !self.begun
+        // The first byte is enough to refuse a TLS handshake, which may never contain a line end.
+        if !self.has_request_line
             && let Some(first) = buffer[self.line..self.end].first()
             && !first.is_ascii_graphic()
             && *first != b'\r'

@@ -1,4 +1,4 @@
-//! The part of HTTP/1.1 that the status needs (RFC 9112): heads of requests, and responses.
+//! The part of HTTP/1.1 that the status server needs (RFC 9112): heads of requests, and responses.
 
 mod accept;
 mod host;

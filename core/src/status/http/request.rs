@@ -14,7 +14,7 @@ pub(in crate::status) struct RequestHead<'a> {
     pub(in crate::status) method: &'a str,
     pub(in crate::status) path: &'a str,
     pub(in crate::status) query: &'a str,
-    /// The host that it is for, without a port. None in HTTP/1.0 without a `Host` field.
+    /// The host that the request names, without a port; `None` in HTTP/1.0 without a `Host` field.
     pub(in crate::status) host: Option<&'a str>,
     /// The values of all `Accept` fields.
     pub(in crate::status) accept: Vec<&'a str>,
@@ -74,7 +74,7 @@ impl<'a> RequestHead<'a> {
 /// It is not a request line of HTTP/1.0 or HTTP/1.1. Close the connection after the response.
 pub(in crate::status) fn check_line(line: &[u8]) -> Result<(), Refusal> {
     match httparse::Request::new(&mut []).parse(line) {
-        // With room for no field, the parser stops behind the line.
+        // Without room for a field, the parser stops after the request line.
         Ok(_) | Err(httparse::Error::TooManyHeaders) => Ok(()),
         Err(httparse::Error::Version) if is_other_version(line) => {
             Err(Refusal::new(StatusCode::VersionNotSupported, "this server speaks HTTP/1.1"))
@@ -151,5 +151,5 @@ const fn bad_request(message: &'static str) -> Refusal {
 
 const BAD_HOST: Refusal = bad_request("the host is invalid");
 
-/// The most header fields that a head may have. [`TOO_LONG`] says so.
+/// The most header fields of a head. The message of [`TOO_LONG`] has the same number.
 const MAX_FIELDS: usize = 64;

@@ -13,8 +13,8 @@ pub(in crate::status) struct Response {
     content: Vec<u8>,
     /// `Content-Security-Policy`, for pages that a browser shows.
     pub(in crate::status) policy: Option<&'static str>,
-    /// `Retry-After`: after how many seconds the same request may be answered (RFC 9110, section
-    /// 10.2.3).
+    /// `Retry-After`: the number of seconds after which the client may repeat the request (RFC
+    /// 9110, section 10.2.3).
     retry_after: Option<u32>,
 }
 
@@ -32,8 +32,8 @@ impl Response {
         Self { code, content_type, content, policy: None, retry_after: None }
     }
 
-    /// The bytes to send; without the content for a `HEAD` request. `closes`: no further request is
-    /// answered.
+    /// Encodes the response. `head_only`: without the content, for a `HEAD` request. `closes`: with
+    /// `Connection: close`, since no further request is answered.
     ///
     /// There is no `Date`: a server without a clock must not send one (RFC 9110, section 6.6.1),
     /// and machines have none.
@@ -100,5 +100,5 @@ pub(in crate::status) const TOO_LATE: Refusal =
 
 pub(in crate::status) const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// More than the longest head of a response, in bytes.
+/// A bound of the length of a response's head, in bytes.
 const MAX_HEAD: usize = 1024;

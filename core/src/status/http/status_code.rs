@@ -25,14 +25,14 @@ pub enum StatusCode {
     MisdirectedRequest,
     /// 431: the head is too long, or has too many fields (RFC 6585, section 5).
     HeadTooLarge,
-    /// 503: the service is not ready, or too many pages are requested.
+    /// 503: the server is not ready, or too many pages are requested.
     ServiceUnavailable,
     /// 505: a version of HTTP that is neither 1.0 nor 1.1.
     VersionNotSupported,
 }
 
 impl StatusCode {
-    /// The number: 200.
+    /// The number, for example 200.
     pub const fn number(self) -> u16 {
         self.row().0
     }

@@ -45,11 +45,11 @@ pub(in crate::status) fn expose(metrics: Vec<Metric>, exposition: Exposition) ->
     }
 }
 
-/// Converts a line of `OpenMetrics` to Prometheus' text format, version 0.0.4; `None` for the mark
-/// of the end.
+/// Converts a line of `OpenMetrics` to Prometheus' text format, version 0.0.4; `None` for the end
+/// marker `# EOF`.
 ///
-/// There, the comments on a metric name its samples, with `_total` or `_info`, and there is no type
-/// `info`.
+/// In the text format, the comments on a metric use the name of its samples, with `_total` or
+/// `_info`, and the type `info` does not exist.
 fn to_text_format(line: &str, suffixes: &BTreeMap<&str, &str>) -> Option<String> {
     let Some(comment) = line.strip_prefix("# ") else { return Some(format!("{line}\n")) };
     let (keyword, rest) = comment.split_once(' ')?;

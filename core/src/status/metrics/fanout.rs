@@ -85,8 +85,8 @@ impl MetricsSource for Feed {
             ),
             Metric::new(
                 "wirestate_fanout_never_caught_up",
-                "Times that a subscriber lagged that had not caught up: no reason to hold the \
-                 upstream.",
+                "Times that the upstream was not paused for a subscriber that lagged, because the \
+                 subscriber had not caught up.",
                 Counter(counters.never_caught_up),
             ),
             Metric::new(

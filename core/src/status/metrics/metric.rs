@@ -11,9 +11,9 @@ use prometheus_client::metrics::MetricType;
 /// label. Clients belong in the log and in the list of connections.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
-    /// The name, in base units and with the unit at its end, as Prometheus wants it
-    /// (`wirestate_fanout_latency_seconds`). The exposition appends `_total` for a counter and
-    /// `_info` for an info.
+    /// The name, in base units and with the unit at its end (`wirestate_fanout_latency_seconds`),
+    /// by Prometheus' convention. The exposition appends `_total` for a counter and `_info` for an
+    /// info.
     pub name: &'static str,
     /// What it measures, in one line.
     pub help: &'static str,

@@ -1,4 +1,4 @@
-//! The metrics: their names, their help texts, and how Prometheus reads them.
+//! The metrics: their names, their help texts, and the formats for Prometheus.
 //!
 //! | file | metrics |
 //! |---|---|
@@ -7,8 +7,8 @@
 //! | `message` | `wirestate_requests`, `wirestate_content_bytes` |
 //! | `proxy` | `wirestate_proxy_upstream_…` |
 //!
-//! The command line adds those of its log. `metric` has the types, `exposition` Prometheus' text
-//! formats.
+//! The command line adds the metrics of its log. The file `metric` has the types, and `exposition`
+//! has Prometheus' text formats.
 
 mod exposition;
 mod fanout;
@@ -28,8 +28,8 @@ pub(super) use self::{
 
 /// A server with metrics beyond those of its table of connections.
 ///
-/// The status calls it at each request for `/` and `/metrics`. So it must return quickly, and a
-/// bounded number of metrics.
+/// The status server calls it at each request for `/` and `/metrics`. So it must return quickly,
+/// and return a bounded number of metrics.
 pub trait MetricsSource: Debug + Send + Sync + 'static {
     /// The metrics at this moment.
     fn metrics(&self) -> Vec<Metric>;

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{Instant, admission::Snapshot};
 
-/// All metrics of a server: those below, and those of its [`MetricsSource`](super::MetricsSource).
+/// All metrics of a server: the common ones, and those of its
+/// [`MetricsSource`](super::MetricsSource).
 pub(in crate::status) fn all(server: &Inner, now: Instant) -> Vec<Metric> {
     let snapshot = server.service.table().snapshot();
     let traffic = Traffic::new(&snapshot);
@@ -31,7 +32,7 @@ pub(in crate::status) fn all(server: &Inner, now: Instant) -> Vec<Metric> {
         ),
         Metric::new(
             "wirestate_ready",
-            "Whether connections are accepted and no stop is requested, as /readyz says.",
+            "Whether connections are accepted and no shutdown is requested, as /readyz reports.",
             Gauge(server.is_ready().into()),
         ),
         Metric::new("wirestate_connections_open", "Open connections.", Gauge(totals.open)),

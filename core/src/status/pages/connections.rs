@@ -1,4 +1,4 @@
-//! The list of open connections of the page `/connections`, and its form as text.
+//! The list of open connections of the page `/connections`, and its text format.
 
 use core::fmt::{self, Write};
 
@@ -14,7 +14,7 @@ pub(super) struct ConnectionList {
     pub(super) server: &'static str,
     state: &'static str,
     uptime_seconds: f64,
-    /// How many are open, the ones included that are not listed.
+    /// The number of open connections, listed or not.
     open: u64,
     pub(super) connections: Vec<Row>,
 }
@@ -33,7 +33,7 @@ pub(super) struct Row {
     queued: usize,
 }
 
-/// The columns' headings, in the order of [`Row::cells`].
+/// The headings of the columns, in the order of [`Row::cells`].
 pub(super) const COLUMNS: [&str; 9] =
     ["id", "peer", "state", "bytes in", "bytes out", "age", "idle", "lag", "queued"];
 
@@ -88,7 +88,7 @@ impl Row {
         Self {
             id: connection.id(),
             peer: connection.peer().to_string(),
-            // A driver publishes the status when it first goes to sleep.
+            // A driver first publishes the status when it first sleeps.
             state: if status.state.is_empty() { "new" } else { status.state },
             bytes_in: connection.bytes_in(),
             bytes_out: connection.bytes_out(),

@@ -1,4 +1,4 @@
-//! The list of open connections as a page for browsers, which renews itself.
+//! The list of open connections as a page for browsers, which refreshes itself.
 
 use core::fmt::{self, Write};
 
@@ -54,7 +54,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// The head's first lines. The empty icon keeps browsers from requesting one.
+/// The first lines of the page. The empty icon prevents a request for one.
 const PAGE_TOP: &str = r#"<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -72,7 +72,7 @@ body.lost main { opacity: .4 }
 body.lost::before { content: "The server does not answer." }
 "#;
 
-/// Replaces the table by that of a new page, every two seconds.
+/// Loads the page again every two seconds, and replaces its content.
 const SCRIPT: &str = r"
 const renew = async () => {
   try {
@@ -88,8 +88,8 @@ const renew = async () => {
 setTimeout(renew, 2000);
 ";
 
-/// `Content-Security-Policy`: allows only this style and this script, which it names by their
-/// SHA-256 (Content Security Policy, level 2).
+/// `Content-Security-Policy`: allows only [`STYLE`] and [`SCRIPT`], by their SHA-256 hashes
+/// (Content Security Policy, level 2).
 const POLICY: &str = "default-src 'none'; connect-src 'self'; img-src data:; \
     script-src 'sha256-hKtcjNMwwzU3f6gVgD6Zc7LMKB7Ijcwk6Fa2FwS//Y8='; \
     style-src 'sha256-flLVMQUPJccU0Pw/ZB+Moekvyp+1C8kr5qvve85L7/A='; \

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::super::http::{Response, StatusCode};
 
-/// The response with `value`, pretty-printed.
+/// A response with `value` as indented JSON.
 pub(super) fn respond(value: &impl Serialize) -> Response {
     Response::new(StatusCode::Ok, "application/json", to_json(value))
 }

@@ -1,4 +1,4 @@
-//! The pages, and the response with each of them.
+//! The pages, and their responses.
 
 mod connections;
 mod html;
@@ -16,13 +16,13 @@ use crate::Instant;
 /// A page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {
-    /// `/`: what the server is, its state and its counts.
+    /// `/`: the server's name, state and counts.
     Overview,
     /// `/healthz`: the server answers.
     Health,
-    /// `/readyz`: whether connections are accepted and no stop is requested.
+    /// `/readyz`: whether connections are accepted and no shutdown is requested.
     Ready,
-    /// `/metrics`: all counts.
+    /// `/metrics`: all metrics.
     Metrics(Exposition),
     /// `/connections`: the open connections.
     Connections(ListFormat),
@@ -33,14 +33,14 @@ pub(super) enum Page {
 pub(super) enum ListFormat {
     /// A table for a terminal.
     Text,
-    /// For programs.
+    /// JSON, for programs.
     Json,
-    /// For a browser. The page renews itself.
+    /// A page for a browser, which refreshes itself.
     Html,
 }
 
 impl Page {
-    /// Whether making and sending the page is expensive, so that it is limited.
+    /// Whether the page is expensive to make and to send, and therefore limited.
     pub(super) fn is_expensive(self) -> bool {
         match self {
             Self::Overview | Self::Metrics(_) | Self::Connections(_) => true,

@@ -1,4 +1,4 @@
-//! The page `/`: the server, its state and its counts, in JSON.
+//! The page `/`: the server's name, state and counts, in JSON.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ struct Overview {
     uptime_seconds: f64,
     connections: ConnectionCounts,
     bytes: Traffic,
-    /// What the server counts beyond these, by the metric's name.
+    /// The metrics of the server's [`MetricsSource`](crate::status::MetricsSource), by name.
     figures: Map<String, Value>,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn respond(server: &Inner, now: Instant) -> Response {
     })
 }
 
-/// A metric's name and value; `None` for those with a structure, which only `/metrics` shows.
+/// A metric's name and value; `None` for a histogram or an info, which only `/metrics` shows.
 fn figure(metric: Metric) -> Option<(String, Value)> {
     let value = match metric.value {
         MetricValue::Counter(count) | MetricValue::Gauge(count) => json!(count),
