@@ -22,7 +22,7 @@ use tracing::info;
 use wirestate_core::{
     drive::{Clock, Source},
     shutdown::ShutdownHandle,
-    status::Readiness,
+    status::ReadinessHandle,
 };
 
 use crate::{CommandError, CommandRuntime, standard_error::STANDARD_ERROR, systemd};
@@ -47,7 +47,7 @@ stays ignored. SIGUSR1 and SIGUSR2 are ignored.";
 pub(super) fn shut_down_on_signals<R: CommandRuntime>(
     runtime: &R,
     shutdown: ShutdownHandle,
-    readiness: Option<Readiness>,
+    readiness: Option<ReadinessHandle>,
     lame_duck: Duration,
 ) -> Result<(), CommandError> {
     for signal in [SIGUSR1, SIGUSR2] {

@@ -109,5 +109,5 @@ pub use self::{
     http::{AllowedHosts, StatusCode},
     metrics::{Metric, MetricValue, MetricsSource},
     reason::StatusReason,
-    server::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, Readiness, Server},
+    server::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, ReadinessHandle, Server},
 };

@@ -36,7 +36,7 @@ pub(super) struct Inner {
     /// The handle of the status server itself.
     pub(super) own: ServerHandle,
     metrics_source: Option<Shared<dyn MetricsSource>>,
-    readiness: Readiness,
+    readiness: ReadinessHandle,
     pub(super) started: Instant,
     /// All connections, in the order in which they are evicted.
     pub(super) idle: IdleConnections,
@@ -51,11 +51,11 @@ pub(super) struct Inner {
 /// A handle that makes `/readyz` fail before the shutdown of the service. Clones are the same
 /// handle.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness {
+pub struct ReadinessHandle {
     ended: Shared<AtomicBool>,
 }
 
-impl Readiness {
+impl ReadinessHandle {
     /// Makes `/readyz` fail from now on. The service still accepts connections, so a load balancer
     /// has time to notice.
     pub fn end(&self) {
@@ -88,7 +88,7 @@ impl Server {
             service: service.clone(),
             own: ServerHandle::new(own),
             metrics_source,
-            readiness: Readiness::default(),
+            readiness: ReadinessHandle::default(),
             started: now,
             idle: IdleConnections::new(),
             discards: DiscardBudget::default(),
@@ -117,7 +117,7 @@ impl Server {
     }
 
     /// The handle that makes `/readyz` fail before the shutdown of the service.
-    pub fn readiness(&self) -> Readiness {
+    pub fn readiness(&self) -> ReadinessHandle {
         self.inner.readiness.clone()
     }
 
