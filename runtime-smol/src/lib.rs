@@ -238,7 +238,7 @@ impl Clock for SmolClock {
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // A deadline that the system's time cannot represent never comes.
+        // A deadline that the system's time cannot represent is never reached.
         let Some(at) = self.epoch.checked_add(deadline.since_epoch()) else {
             return Poll::Pending;
         };

@@ -23,7 +23,7 @@ use wirestate_core::{Instant, drive::Clock};
 /// on every executor.
 ///
 /// # Panics
-/// If poll(2) fails: only if the kernel has no memory left.
+/// If poll(2) fails, which happens only if the kernel is out of memory.
 pub fn block_on<F: Future>(future: F) -> F::Output {
     run(future, 0)
 }
@@ -301,7 +301,7 @@ impl Clock for ThreadClock {
     }
 
     fn poll_until(&mut self, _cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        // A deadline that the system's time cannot represent never comes.
+        // A deadline that the system's time cannot represent is never reached.
         let Some(deadline) = self.epoch.checked_add(deadline.since_epoch()) else {
             return Poll::Pending;
         };

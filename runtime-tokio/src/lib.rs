@@ -38,7 +38,7 @@
 //! # }
 //! ```
 //!
-//! An async service with state of its own, and one connection to it that tasks share (feature
+//! An async service with state, and one connection to it that tasks share (feature
 //! `message`):
 //!
 //! ```
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_alarm_that_never_comes_is_none() {
+    async fn a_deadline_of_never_sets_no_alarm() {
         let mut clock = Tokio::current().clock();
         let deadlines = [clock.now() + Duration::from_secs(3600), Instant::NEVER];
         poll_fn(|cx| {

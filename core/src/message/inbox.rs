@@ -15,8 +15,8 @@ use crate::{
 /// than the buffer gets an allocation of its own, and later reads fill that directly.
 ///
 /// An inbox holds one buffer of its pool while it holds bytes. A content that is larger than the
-/// buffer takes memory for the bytes received and at most 1 MiB more, whatever length the header
-/// declares. Several inboxes can share a limit on the memory of large contents
+/// buffer takes memory for the bytes received and at most 1 MiB more, even if the header declares a
+/// greater length. Several inboxes can share a limit on the memory of large contents
 /// ([`with_quota`](Self::with_quota)).
 ///
 /// ```
@@ -38,7 +38,7 @@ pub struct Inbox {
     limits: FrameLimits,
     pool: Pool,
     buffer: Option<Box<[u8]>>,
-    /// Where the unread bytes of the buffer begin and end.
+    /// The unread bytes of the buffer are at `start..end`.
     start: usize,
     end: usize,
     /// The frame whose header is parsed and whose content is incomplete.
@@ -220,7 +220,8 @@ impl Inbox {
             let header = Header::from_json(&header[LENGTH_PREFIX..])?;
             let delivery = delivery(&header);
             let (declared, limit) = match delivery {
-                // A content that memory cannot address cannot be collected, whatever the limit is.
+                // A content that exceeds the address space cannot be collected, even if the limit
+                // allows it.
                 Delivery::Collect => {
                     (header.content_length, limits.max_content.min(MAX_ADDRESSABLE))
                 }
@@ -279,7 +280,7 @@ impl Inbox {
     /// returned `None`.
     ///
     /// # Errors
-    /// The quota has no room for it. The bytes received so far are kept.
+    /// The memory would exceed the quota. The inbox still holds the bytes received.
     pub fn reserve(&mut self) -> Result<(), QuotaExceeded> {
         let Some(CurrentFrame {
             content: PartialContent::Allocated { content, filled, length },
@@ -368,7 +369,7 @@ fn grown_size(limits: FrameLimits, filled: usize, length: usize) -> usize {
     filled + growth.min(length - filled)
 }
 
-/// The longest content that memory can address: the limit of a vector.
+/// The longest content that fits into a vector, in bytes.
 const MAX_ADDRESSABLE: u64 = isize::MAX as u64;
 const EXCESS: &str = "committed more bytes than `spare` has";
 

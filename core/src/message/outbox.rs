@@ -13,8 +13,8 @@ use crate::buffer::{Reservation, fill_owned};
 /// Short frames are copied into one vector, so that many are written as one slice. A content of
 /// 4 KiB or more is a slice of its own, and is not copied if it is shared.
 ///
-/// The copied frames take at most 4 × [`len`](Self::len) bytes: bytes that were written are kept
-/// until they are half of the vector, and a vector doubles its capacity. `len` is at most 64 KiB
+/// The copied frames take at most 4 × [`len`](Self::len) bytes: written bytes stay in the vector
+/// until they are half of it, and a vector doubles its capacity. `len` is at most 64 KiB
 /// and one message. A content with a slice of its own keeps all of its memory until its last byte
 /// is written.
 #[derive(Debug, Default)]

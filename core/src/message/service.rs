@@ -12,7 +12,7 @@ use core::{
 use super::{Delivery, Header, Message, reply_slot::ReplySlot};
 use crate::shared::Shared;
 
-/// Answers requests. Each connection has a clone of its own.
+/// Answers requests. Each connection has its own clone.
 ///
 /// [`function`] makes a service of a function, and [`asynchronous`] of an async function.
 /// [`RequestQueue`] hands requests to an event loop. Implement this trait for a service that
@@ -89,7 +89,7 @@ where
 /// let requests = AtomicU64::new(0);
 /// let shout = service::asynchronous(async move |request| {
 ///     let number = requests.fetch_add(1, Relaxed) + 1;
-///     // .await what you like: other requests go on, and replies keep their order
+///     // you can .await here: other requests continue, and replies keep their order
 ///     match request.text() {
 ///         Ok(text) => Message::json(format!("[{number}, {}]", text.to_uppercase())),
 ///         Err(error) => Message::error(error),
@@ -114,7 +114,7 @@ where
 /// ```
 ///
 /// On a runtime with several threads, `f` must be `Send` and `Sync`, and its futures `Send`. State
-/// that changes is behind an atomic or a lock; an async lock if it is held across an `.await`.
+/// that changes needs an atomic or a lock: an async lock if it is held across an `.await`.
 ///
 /// The connection's machine holds and polls the futures, at most
 /// [`Config::max_in_flight`](super::Config::max_in_flight) at once. So they run concurrently on the
@@ -216,7 +216,7 @@ impl RequestQueue {
     }
 }
 
-/// Each connection has a queue of its own: a clone is empty.
+/// Each connection has its own queue, so a clone is empty.
 impl Clone for RequestQueue {
     fn clone(&self) -> Self {
         Self::default()

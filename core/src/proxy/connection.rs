@@ -9,7 +9,6 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use super::{
@@ -17,6 +16,7 @@ use super::{
     dialler::{Dialler, Dialling},
     loop_detection::{LoopDetector, SelfConnection, TrackedConnection},
     pipes::{Directions, Pipes},
+    reset_wait::{ResetWait, must_wait},
 };
 use crate::{
     ConnectionError, Event, Instant, Machine, Status,
@@ -151,27 +151,28 @@ struct Relaying<R: Runtime> {
     is_quiescent: bool,
 }
 
-/// The wait of a forwarded reset. A sink does not report acknowledgements, so they are polled at
-/// growing intervals.
-#[derive(Clone, Copy, Debug)]
-struct ResetWait {
-    next_poll: Instant,
-    interval: Duration,
-}
-
-impl ResetWait {
-    /// Output is still unacknowledged at `now`.
-    fn poll_again(now: Instant, last: Option<Self>) -> Self {
-        let interval = last.map_or(MIN_INTERVAL, |last| (last.interval * 2).min(MAX_INTERVAL));
-        Self { next_poll: now + interval, interval }
-    }
-}
-
 /// A connected socket, and its state between turns.
 #[derive(Debug)]
 struct Connected<S> {
     socket: S,
     readiness: Readiness,
+}
+
+/// The state of the connection to an upstream.
+enum Upstream<R: Runtime> {
+    /// No upstream is dialled before the PROXY header of the client is complete.
+    Header(Box<UnidentifiedClient<R>>),
+    Dialling(Dialling<R>),
+    Connected(Connected<R::Socket>, Dialler<R>),
+    /// No upstream is connected, and none will be.
+    Absent,
+}
+
+/// A client whose PROXY header is awaited.
+struct UnidentifiedClient<R> {
+    reader: HeaderReader,
+    runtime: R,
+    proxy: Proxy,
 }
 
 impl<S: Source + Sink> Connected<S> {
@@ -189,22 +190,6 @@ impl<S: Source + Sink> Connected<S> {
             self.readiness.reset(&mut self.socket);
         }
     }
-}
-
-enum Upstream<R: Runtime> {
-    /// No upstream is dialled before the PROXY header of the client is complete.
-    Header(Box<UnidentifiedClient<R>>),
-    Dialling(Dialling<R>),
-    Connected(Connected<R::Socket>, Dialler<R>),
-    /// No upstream is connected, and none will be.
-    Absent,
-}
-
-/// A client whose PROXY header is awaited.
-struct UnidentifiedClient<R> {
-    reader: HeaderReader,
-    runtime: R,
-    proxy: Proxy,
 }
 
 impl<R: Runtime> Upstream<R> {
@@ -539,16 +524,3 @@ fn turn_or_wait(
         true => Turn::Blocked,
     }
 }
-
-/// Whether the reset of `socket` has to wait until the output before it is acknowledged.
-fn must_wait(wait: &mut Option<ResetWait>, socket: &impl Sink, now: Instant) -> bool {
-    if wait.is_none_or(|wait| wait.next_poll <= now) {
-        *wait = (socket.unacknowledged() > 0).then(|| ResetWait::poll_again(now, *wait));
-    }
-    wait.is_some()
-}
-
-/// The first interval at which a forwarded reset polls for acknowledgements. It doubles each time.
-const MIN_INTERVAL: Duration = Duration::from_millis(1);
-/// The longest interval at which a forwarded reset polls for acknowledgements.
-const MAX_INTERVAL: Duration = Duration::from_millis(100);

@@ -89,7 +89,7 @@ impl<R: Runtime> Dialler<R> {
     }
 }
 
-/// Whether this process or machine has no memory or open files left (socket(2)): `ENOMEM`,
+/// Whether this process or machine has run out of memory or open files (socket(2)): `ENOMEM`,
 /// `ENFILE`, `EMFILE`, `ENOBUFS`.
 fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))

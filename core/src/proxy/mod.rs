@@ -35,7 +35,7 @@
 //! # Loops
 //!
 //! A proxy whose upstream is the proxy itself would dial itself for each connection that it has
-//! dialled. [`fn@serve`] detects the first such connection, whatever address or path was dialled.
+//! dialled. [`fn@serve`] detects the first such connection, for any address or path.
 //! It ends that connection ([`ProxyReason::Loop`], or a failed attempt), and does not try that
 //! upstream for the next 5 s.
 //!
@@ -63,6 +63,8 @@ mod loop_detection;
 #[cfg(feature = "std")]
 mod pipes;
 mod relay;
+#[cfg(feature = "std")]
+mod reset_wait;
 #[cfg(feature = "std")]
 mod serve;
 mod upstreams;

@@ -193,7 +193,7 @@ fn parse_fields(line: &[u8]) -> Result<Header, ParseError> {
     })
 }
 
-/// Parses an address of either family, whatever the protocol field says.
+/// Parses an address of either family, regardless of the protocol field.
 ///
 /// nginx writes the family of the client's address, then that address and its own. With the
 /// `realip` module, the two can be of different families
@@ -524,7 +524,7 @@ mod tests {
     /// of them fall back to `UNSPEC`.
     #[test]
     fn each_version_command_family_and_transport_protocol_is_parsed_as_specified() {
-        // Two addresses, then empty TLVs, whatever the family.
+        // Two addresses, then empty TLVs, for each family.
         let mut body = [0; 216];
         body[..12].copy_from_slice(&[192, 0, 2, 7, 198, 51, 100, 1, 0xc3, 0x50, 0x01, 0xbb]);
         for (first, second) in (0..=u8::MAX).flat_map(|a| (0..=u8::MAX).map(move |b| (a, b))) {

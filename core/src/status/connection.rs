@@ -91,7 +91,7 @@ impl Connection {
         }
     }
 
-    /// Finds the next request in the input, and gets its turn.
+    /// Finds the next request in the input, and takes a turn for it.
     fn proceed(&mut self, now: Instant) {
         let request = loop {
             match self.input.find() {
@@ -117,7 +117,7 @@ impl Connection {
         self.wait_for_turn(request, now);
     }
 
-    /// Gets the request's turn, and answers the request if the turn is now.
+    /// Takes a turn for the request, and answers the request if the turn is now.
     fn wait_for_turn(&mut self, mut request: Result<Request, Refusal>, now: Instant) {
         let mut page_turn = None;
         if let Ok(request) = &mut request
@@ -151,7 +151,7 @@ impl Connection {
         }
     }
 
-    /// Answers the waiting request. Its turn has come.
+    /// Answers the waiting request in its turn.
     fn answer(&mut self, now: Instant) {
         let waiting = mem::replace(&mut self.state, State::Idle { since: now });
         let State::Waiting { request, mut answer_turn, mut page_turn, .. } = waiting else {

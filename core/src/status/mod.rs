@@ -80,7 +80,7 @@
 //! A connection that waits for its first answer is not evicted. Neither is a new one within 20 ms,
 //! in which its first byte can arrive. Expensive pages occupy at most 48 of the 64 connections, and
 //! the others are answered within 13 ms or can be evicted. So `/healthz` and `/readyz` are answered
-//! whatever other clients do.
+//! regardless of other clients.
 //!
 //! A status server holds at most 64 × 9 KiB (a head and a short answer each) + 48 ×
 //! [`Config::response_size`] (577,536 bytes by default) = 28.3 MB, and 4 × 8 KiB of idle buffers.
@@ -89,7 +89,7 @@
 //! # Security
 //!
 //! The status is not for the public. Do not listen on a public address. A web site can make
-//! a browser request a page from a server on the browser's own machine, by a name of its own domain
+//! a browser request a page from a server on the browser's machine, by a name in the site's domain
 //! that resolves to that machine (DNS rebinding). So a request is refused if its `Host` is a name
 //! other than `localhost` and those in [`AllowedHosts`]. Addresses are always allowed.
 

@@ -513,6 +513,6 @@ impl<S: Service> Connection<S> {
     }
 }
 
-/// The most requests that one call answers: enough to spread the cost of a write over many replies,
-/// and some 30 µs of CPU time where the service is quick.
+/// The most requests that one call answers. They spread the cost of a write over many replies, and
+/// take about 30 µs of CPU time with a quick service.
 const MAX_REQUESTS: u64 = 32;

@@ -7,7 +7,7 @@ use super::{
 use crate::{ConnectionError, Direction, Instant, Outbound};
 
 impl Relay {
-    /// Closes the client's connection, because it gets no upstream: sends a FIN, and lingers
+    /// Closes the client's connection, because there is no upstream: sends a FIN, and lingers
     /// ([`Config::linger`](super::Config::linger)). It has no effect if an upstream is connected or
     /// the client is lost.
     pub fn refuse(&mut self, reason: ProxyReason, now: Instant) {

@@ -74,7 +74,7 @@ use crate::{
 /// assert_eq!(relay.side(Side::Upstream).interest().write, Outbound::Finish);
 /// relay.side(Side::Upstream).handle(now, Event::Finished);
 ///
-/// // The reply comes after the FIN, and is forwarded.
+/// // The reply arrives after the FIN, and is forwarded.
 /// drive::deliver(&mut relay.side(Side::Upstream), &mut &b"hello."[..], now);
 /// let n = drive::collect_into(&mut relay.side(Side::Client), &mut sent, now);
 /// assert_eq!(&sent[..n], b"hello.");
@@ -86,7 +86,8 @@ pub struct Relay {
     discards: DiscardBudget,
     /// The bytes that were received from each side and are pending for the other.
     buffered: PerSide<Buffered>,
-    /// Whether bytes from each side come in bulk. If so, the next read waits until all are sent.
+    /// Whether a bulk transfer from each side is in progress. Then the next read waits until all
+    /// bytes are sent.
     is_bulk: PerSide<bool>,
     header: PendingHeader,
     state: State,

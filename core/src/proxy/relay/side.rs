@@ -43,9 +43,9 @@ impl fmt::Display for Side {
 ///
 /// 1. While [`pipe_limit`](Self::pipe_limit) of a side is above 0, the driver may receive into an
 ///    empty pipe. It then calls [`handle_piped`](Self::handle_piped) in place of [`Event::Read`].
-/// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, that side wants
-///    [`Flush`](crate::Outbound::Flush) but offers no memory. The driver sends from the pipe, and
-///    calls [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
+/// 2. While [`in_pipe`](Self::in_pipe) of the other side is above 0, the interest of that side is
+///    [`Flush`](crate::Outbound::Flush), but it offers no memory. The driver sends from the pipe,
+///    and calls [`handle_drained`](Self::handle_drained) in place of [`Event::Written`].
 /// 3. When a side is lost, the relay discards the bytes that are pending for it. Its `in_pipe` is
 ///    then 0, and the driver closes the pipe.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Machine for RelaySide<'_> {
         if let (Side::Upstream, State::Dialling { lost: Some((direction, error)) }) =
             (self.side, self.relay.state)
         {
-            // The pending bytes are not lost: the next upstream gets them.
+            // The pending bytes are not lost: they are sent to the next upstream.
             return Some(ProxyReason::Lost { side: self.side, direction, error, unsent: 0 });
         }
         match self.relay.sides[self.side].outcome? {

@@ -29,7 +29,7 @@ use crate::{
 /// Neither a successful connect nor a first reply shows that an upstream works: a server that is
 /// full may send an error message to each client. So a connection counts as failed if the upstream
 /// ends it within 5 s
-/// - by a reset, whatever the upstream has sent before;
+/// - by a reset, even if the upstream has sent bytes before;
 /// - by a FIN before the client's FIN, unless the upstream has both sent a byte and been sent a
 ///   byte of the client's. (A service that sends first and closes at once is therefore always down.
 ///   It is still tried when all others are down.)

@@ -71,7 +71,7 @@ impl Selection {
         Some(addresses[current.index].clone())
     }
 
-    /// How many upstreams have not been tried yet, the current one excluded.
+    /// The number of upstreams that were not tried yet, without the current one.
     pub fn remaining(&self) -> usize {
         let tried = self.failed.len() + usize::from(self.current.is_some());
         self.upstreams.inner.addresses.len() - tried

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv6Addr};
 /// The host names that a status server answers for, besides `localhost` and all addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AllowedHosts {
-    /// All names. For a listener that no browser reaches, such as a Unix socket.
+    /// All names. For a listener that no browser can reach, for example a Unix socket.
     Any,
     /// These names, in any case, without a port.
     Named(Vec<String>),
