@@ -8,7 +8,7 @@ use super::{
     pages::Page,
     rate_limiter::Turn,
     router::Request,
-    server::Inner,
+    state::ServerState,
 };
 use crate::{
     ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Status, WriteProgress,
@@ -26,7 +26,7 @@ use crate::{
 /// ([`Config::response_size`](super::Config::response_size)), and neither while it is idle.
 #[derive(Debug)]
 pub struct Connection {
-    server: Shared<Inner>,
+    server: Shared<ServerState>,
     input: Input,
     /// The peer's FIN has arrived. Requests that arrived before it are answered.
     has_eof: bool,
@@ -78,7 +78,7 @@ enum State {
 }
 
 impl Connection {
-    pub(super) fn new(server: Shared<Inner>, input: Input, now: Instant) -> Self {
+    pub(super) fn new(server: Shared<ServerState>, input: Input, now: Instant) -> Self {
         let slot = server.idle.enter(Activity::Idle, now);
         Self {
             server,

@@ -102,6 +102,7 @@ mod rate_limiter;
 mod reason;
 mod router;
 mod server;
+mod state;
 
 pub use self::{
     config::Config,
@@ -109,5 +110,6 @@ pub use self::{
     http::{AllowedHosts, StatusCode},
     metrics::{Metric, MetricValue, MetricsSource},
     reason::StatusReason,
-    server::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, ReadinessHandle, Server},
+    server::Server,
+    state::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, ReadinessHandle},
 };

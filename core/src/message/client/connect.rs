@@ -14,7 +14,7 @@ use crate::{
 ///
 /// # Errors
 /// - `config` is invalid: [`io::ErrorKind::InvalidInput`], with the
-///   [`ConfigError`](crate::ConfigError) as its source.
+///   [`ConfigError`](crate::ConfigError) inside.
 /// - The connection cannot be made: the error of [`connect_within`].
 /// - The runtime cannot spawn the task.
 pub async fn connect<R: Runtime>(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    super::{rate_limiter::Refusals, server::Inner},
+    super::{rate_limiter::Refusals, state::ServerState},
     Metric,
     MetricValue::{Counter, Gauge, GaugeSeconds, Info},
     metric::by_reason,
@@ -14,12 +14,12 @@ use crate::{Instant, admission::Snapshot};
 
 /// All metrics of a server: the common ones, and those of its
 /// [`MetricsSource`](super::MetricsSource).
-pub(in crate::status) fn all(server: &Inner, now: Instant) -> Vec<Metric> {
+pub(in crate::status) fn all(server: &ServerState, now: Instant) -> Vec<Metric> {
     let snapshot = server.service.table().snapshot();
     let traffic = Traffic::new(&snapshot);
     let totals = snapshot.totals;
     let limit = server.service.table().limits().connections as u64;
-    let status = server.own.table().totals();
+    let status = server.own_handle.table().totals();
     let Refusals { in_progress, too_late } = server.pages.refusals();
     let pages_refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
     let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
@@ -86,7 +86,7 @@ pub(in crate::status) fn all(server: &Inner, now: Instant) -> Vec<Metric> {
             by_reason(pages_refused),
         ),
     ];
-    metrics.extend(server.own_metrics());
+    metrics.extend(server.service_metrics());
     metrics
 }
 

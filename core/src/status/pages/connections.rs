@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::{super::server::Inner, json::seconds};
+use super::{super::state::ServerState, json::seconds};
 use crate::{Instant, admission::ConnectionEntry};
 
 /// The open connections, the oldest first, at most
@@ -38,7 +38,7 @@ pub(super) const COLUMNS: [&str; 9] =
     ["id", "peer", "state", "bytes in", "bytes out", "age", "idle", "lag", "queued"];
 
 impl ConnectionList {
-    pub(super) fn new(server: &Inner, now: Instant) -> Self {
+    pub(super) fn new(server: &ServerState, now: Instant) -> Self {
         let snapshot = server.service.table().snapshot();
         let listed = snapshot.connections.iter().take(server.config.listed);
         Self {

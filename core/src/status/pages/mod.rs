@@ -9,7 +9,7 @@ use self::connections::ConnectionList;
 use super::{
     http::{PLAIN, Response, StatusCode},
     metrics::{self, Exposition},
-    server::Inner,
+    state::ServerState,
 };
 use crate::Instant;
 
@@ -49,7 +49,7 @@ impl Page {
     }
 
     /// The response with the page.
-    pub(super) fn respond(self, server: &Inner, now: Instant) -> Response {
+    pub(super) fn respond(self, server: &ServerState, now: Instant) -> Response {
         match self {
             Self::Health => Response::text(StatusCode::Ok, "alive"),
             Self::Ready if server.is_ready() => Response::text(StatusCode::Ok, "ready"),

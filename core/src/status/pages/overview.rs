@@ -9,7 +9,7 @@ use super::{
     super::{
         http::Response,
         metrics::{Metric, MetricValue, Traffic, VERSION},
-        server::Inner,
+        state::ServerState,
     },
     json::{self, seconds},
 };
@@ -38,7 +38,7 @@ struct ConnectionCounts {
     accept_failures: BTreeMap<&'static str, u64>,
 }
 
-pub(super) fn respond(server: &Inner, now: Instant) -> Response {
+pub(super) fn respond(server: &ServerState, now: Instant) -> Response {
     let name = server.config.name;
     let state = server.state();
     let message = match state {
@@ -63,7 +63,7 @@ pub(super) fn respond(server: &Inner, now: Instant) -> Response {
             accept_failures: totals.accept_failures,
         },
         bytes: traffic,
-        figures: server.own_metrics().into_iter().filter_map(figure).collect(),
+        figures: server.service_metrics().into_iter().filter_map(figure).collect(),
     })
 }
 

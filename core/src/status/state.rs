@@ -1,0 +1,127 @@
+//! The state that the connections of one status server share.
+
+use core::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::{
+    Config, Metric, MetricsSource,
+    rate_limiter::{RateLimiter, Turn},
+};
+use crate::{
+    Instant,
+    admission::Limits,
+    buffer::Pool,
+    idle::IdleConnections,
+    serve::{self, ServerHandle},
+    shared::Shared,
+    shutdown::Shutdown,
+    teardown::DiscardBudget,
+};
+
+/// The state that the connections of one status server share.
+#[derive(Debug)]
+pub(super) struct ServerState {
+    pub(super) config: Config,
+    /// The handle of the server whose status this is.
+    pub(super) service: ServerHandle,
+    /// The handle of the status server itself.
+    pub(super) own_handle: ServerHandle,
+    /// The metrics of the service, beyond those of its table of connections.
+    metrics_source: Option<Shared<dyn MetricsSource>>,
+    pub(super) readiness: ReadinessHandle,
+    pub(super) started: Instant,
+    /// All connections, in the order in which they are evicted.
+    pub(super) idle: IdleConnections,
+    /// The rate of all answers.
+    pub(super) answers: RateLimiter,
+    /// The rate of expensive pages.
+    pub(super) pages: RateLimiter,
+    pub(super) discards: DiscardBudget,
+    /// The buffers for input.
+    pub(super) pool: Pool,
+}
+
+/// A handle that makes `/readyz` fail before the shutdown of the service. Clones are the same
+/// handle.
+#[derive(Clone, Debug, Default)]
+pub struct ReadinessHandle {
+    ended: Shared<AtomicBool>,
+}
+
+impl ReadinessHandle {
+    /// Makes `/readyz` fail from now on. The service still accepts connections, so a load balancer
+    /// has time to notice.
+    pub fn end(&self) {
+        self.ended.store(true, Relaxed);
+    }
+}
+
+impl ServerState {
+    pub(super) fn new(
+        config: Config,
+        service: ServerHandle,
+        metrics_source: Option<Shared<dyn MetricsSource>>,
+        now: Instant,
+    ) -> Self {
+        let limits = Limits { connections: MAX_CONNECTIONS, per_address: None };
+        let own_config = serve::Config::default()
+            .with_limits(limits)
+            .with_name("status")
+            .with_drain_timeout(DRAIN_TIMEOUT);
+        Self {
+            answers: RateLimiter::new(config.answers_per_second, ANSWER_BURST),
+            pages: RateLimiter::new(config.pages_per_second, PAGE_BURST),
+            config,
+            service,
+            own_handle: ServerHandle::new(own_config),
+            metrics_source,
+            readiness: ReadinessHandle::default(),
+            started: now,
+            idle: IdleConnections::new(),
+            discards: DiscardBudget::default(),
+            pool: Pool::new(MAX_HEAD, IDLE_BUFFERS),
+        }
+    }
+
+    /// Whether the service accepts connections, and its readiness has not ended.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.readiness.ended.load(Relaxed) && self.service.shutdown().requested() == Shutdown::None
+    }
+
+    /// The state of the service, for the pages.
+    pub(super) fn state(&self) -> &'static str {
+        if self.is_ready() { "accepting" } else { "stopping" }
+    }
+
+    /// The metrics of the service's [`MetricsSource`].
+    pub(super) fn service_metrics(&self) -> Vec<Metric> {
+        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics())
+    }
+
+    /// The turn of an expensive page that is requested at `now`; `None` if it is refused.
+    pub(super) fn page_turn(&self, now: Instant) -> Option<Turn> {
+        self.pages.turn_within(now, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS)
+    }
+}
+
+/// The most connections of a status server.
+pub const MAX_CONNECTIONS: usize = 64;
+/// The most of the [`MAX_CONNECTIONS`] that wait for an expensive page or send one: `/`, `/metrics`
+/// or `/connections`.
+pub const MAX_PAGES_IN_PROGRESS: usize = 48;
+/// The longest wait of a page for its turn.
+pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest head of a request, in bytes. The message of [`TOO_LONG`](super::http::TOO_LONG) has
+/// the same number.
+const MAX_HEAD: usize = 8 * 1024;
+/// The most unused buffers that the status server keeps.
+const IDLE_BUFFERS: usize = 4;
+/// The longest drain. It is short, since the service has ended before the status server drains.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// The burst of expensive pages.
+const PAGE_BURST: u32 = 10;
+/// The burst of answers: one for each connection.
+const ANSWER_BURST: u32 = 64;
