@@ -143,7 +143,7 @@ impl Wait {
         let was_short = self.last_sleep.replace(now).is_some_and(|last| now - last < SHORT_SLEEP);
         self.short_sleeps = if was_short { self.short_sleeps.saturating_add(1) } else { 0 };
         self.drained.clear();
-        // If the future did not make the last blocking read, it may not make this one either.
+        // If the future did not make the blocking read of the last sleep, this sleep is a poll(2).
         let was_unused = self.blocking_read.take().is_some();
         // A blocking read saves a poll(2): the future is polled again at once, and its read blocks.
         // Only a busy connection does so, since the read holds a buffer while it blocks.

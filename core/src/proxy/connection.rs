@@ -90,7 +90,7 @@ impl<R: Runtime> ProxiedConnection<R> {
     }
 }
 
-/// The only future within, the dialler's, is pinned in a box.
+/// The only inner future, the dialler's, is pinned in a box.
 impl<R: Runtime> Unpin for ProxiedConnection<R> {}
 
 impl<R: Runtime> Future for ProxiedConnection<R> {
@@ -143,7 +143,7 @@ struct Relaying<R: Runtime> {
     directions: Directions<R::Socket>,
     /// Set while a forwarded reset waits until the output before it is acknowledged.
     reset_wait: Option<ResetWait>,
-    /// The PROXY header names no client. It is the health check of another proxy.
+    /// The PROXY header names no client, for example in the health check of another proxy.
     is_local: bool,
     /// The upstream has sent a FIN before the client has.
     upstream_closed_first: bool,
@@ -498,8 +498,8 @@ impl<R: Runtime> Driven for Relaying<R> {
 
     /// Whether the client closed its connection first, and not because of the upstream.
     ///
-    /// If there is no upstream, this is true only for the health check of another proxy. The
-    /// failure is logged for the upstream.
+    /// If there is no upstream, this is true only if the PROXY header names no client, for example
+    /// in the health check of another proxy. The failure is logged for the upstream.
     fn peer_has_left(&self) -> bool {
         match self.relay.reason() {
             Some(ProxyReason::NoUpstream(_)) => self.is_local,

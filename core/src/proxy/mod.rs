@@ -41,10 +41,9 @@
 //!
 //! Indirect loops are not detected: two proxies that are each other's upstreams, an address that is
 //! translated on the way, a Unix socket on which the service manager listens. Each client then
-//! causes connections until
-//! [`Limits::connections`](crate::admission::Limits) of one proxy are open. The next connection is
-//! refused, which is logged, and the client's connection is closed. The others end when the client
-//! closes its side, or after [`Config::idle_timeout`].
+//! causes connections until [`Limits::connections`](crate::admission::Limits) of one proxy are
+//! open. The next connection is refused, which is logged, and the client's connection is closed.
+//! The others end when the client closes its side, or after [`Config::idle_timeout`].
 //!
 //! # Resources
 //!

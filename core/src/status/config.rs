@@ -32,10 +32,9 @@ pub struct Config {
     /// with a burst of 10. A page that would wait for more than
     /// [`MAX_PAGE_WAIT`](super::MAX_PAGE_WAIT) is refused. Default: 100.
     pub pages_per_second: NonZeroU32,
-    /// The most requests that are answered per second, for all connections together, with a burst
-    /// of
-    /// 64. Further requests wait, at most [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS) divided by
-    ///     this rate. Default: 5,000.
+    /// The most requests that are answered per second, for all connections together. 64 of them may
+    /// be answered at once. A request waits at most [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS)
+    /// divided by this rate. Default: 5,000.
     pub answers_per_second: NonZeroU32,
 }
 

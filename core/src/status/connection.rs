@@ -214,8 +214,8 @@ impl Connection {
         self.state = State::Ending(Teardown::closing(reason, linger, &mut self.progress, now));
     }
 
-    /// The connection's activity and when it began; `None` if an eviction is in progress or the
-    /// connection has ended.
+    /// The connection's activity and when it began; `None` while it is being evicted, and at its
+    /// end unless it lingers.
     fn activity(&self) -> Option<(Activity, Instant)> {
         Some(match &self.state {
             State::Idle { since } | State::Head { since } => (Activity::Idle, *since),

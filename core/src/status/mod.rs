@@ -14,9 +14,9 @@
 //! itself every 2 s (`Accept: text/html` or `?format=html`).
 //!
 //! A [`Server`] is the state that the connections of one status server share. A [`Connection`] is
-//! the machine of one connection. A service with metrics beyond those of its [connection
-//! table](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source folder
-//! `metrics` has the names of all metrics.
+//! the machine of one connection. A service with metrics beyond those of its
+//! [`ConnectionTable`](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source
+//! folder `metrics` has the names of all metrics.
 //!
 //! A fan-out server without a connection to its upstream is ready: subscribers can wait for the
 //! upstream, and otherwise a load balancer would remove all replicas at once. Alert on

@@ -32,8 +32,8 @@ pub enum StatusReason {
         /// [`Config::idle_timeout`](super::Config::idle_timeout).
         limit: Duration,
     },
-    /// The server was full, and closed this connection for a new one. It was the first in the order
-    /// of [`Activity`](crate::idle::Activity).
+    /// The server was full, and closed this connection for a new one: the first in the order of
+    /// [`Activity`](crate::idle::Activity).
     #[error(
         "evicted for a new connection after {waited:.1?} in its last state; the limit of open \
          connections is {limit}"

@@ -108,8 +108,8 @@ impl ServerState {
 
 /// The most connections of a status server.
 pub const MAX_CONNECTIONS: usize = 64;
-/// The most of the [`MAX_CONNECTIONS`] that wait for an expensive page or send one: `/`, `/metrics`
-/// or `/connections`.
+/// The most connections, out of [`MAX_CONNECTIONS`], that wait for an expensive page or send one:
+/// `/`, `/metrics` or `/connections`.
 pub const MAX_PAGES_IN_PROGRESS: usize = 48;
 /// The longest wait of a page for its turn.
 pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);

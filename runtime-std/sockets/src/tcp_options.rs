@@ -18,8 +18,10 @@ pub(crate) fn set_tcp_options(socket: &impl AsFd) -> io::Result<()> {
     // sections 3.7.4 and 3.8.6.3). Machines already gather their output for one vectored write.
     socket.set_tcp_nodelay(true)?;
     // SO_KEEPALIVE (socket(7); RFC 9293, section 3.8.4): a peer that vanishes without a FIN or an
-    // RST is detected after 90 s, even if the machine has no timeout. TCP_KEEPIDLE, TCP_KEEPINTVL,
-    // TCP_KEEPCNT (tcp(7)): with Linux's defaults, detection takes more than two hours.
+    // RST is detected after 90 s, even if the machine has no timeout.
+    //
+    // TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT (tcp(7)): with Linux's defaults, detection takes
+    // more than two hours.
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(Duration::from_secs(60))

@@ -66,7 +66,7 @@ impl Relay {
         self.settle();
     }
 
-    /// Handles that the FIN or the RST to `side` was sent.
+    /// Records that the FIN or the RST to `side` was sent.
     pub(super) fn handle_finished(&mut self, side: Side) {
         let is_reset = self.interest(side).write == Outbound::Reset;
         let state = &mut self.sides[side];
@@ -80,7 +80,7 @@ impl Relay {
         self.settle();
     }
 
-    /// Handles that reading from or writing to `side` failed.
+    /// Records that reading from or writing to `side` failed.
     pub(super) fn handle_error(
         &mut self,
         side: Side,

@@ -46,7 +46,7 @@ impl PendingHeader {
         &self.bytes[self.sent..]
     }
 
-    /// Handles that `n` bytes, from the header on, were sent. Returns how many of them followed the
+    /// Records that `n` bytes, from the header on, were sent. Returns how many of them followed the
     /// header.
     pub(super) fn consume(&mut self, n: usize) -> usize {
         let of_header = n.min(self.unsent().len());
@@ -81,7 +81,7 @@ impl Relay {
         }
     }
 
-    /// Handles that `n` bytes were received from `side` and queued.
+    /// Records that `n` bytes were received from `side` and queued.
     pub(super) fn handle_received(&mut self, side: Side, now: Instant, n: usize) {
         let buffered = &self.buffered[side];
         if buffered.len() == n {
@@ -100,7 +100,7 @@ impl Relay {
         }
     }
 
-    /// Handles that `n` bytes were sent to `side` and removed from the queue. `is_header`: all of
+    /// Records that `n` bytes were sent to `side` and removed from the queue. `is_header`: all of
     /// them were bytes of the header.
     pub(super) fn handle_sent(&mut self, side: Side, now: Instant, n: usize, is_header: bool) {
         self.last_activity = now;
@@ -115,7 +115,7 @@ impl Relay {
         self.settle();
     }
 
-    /// Handles that a byte or a FIN has passed between client and upstream: from now on, the
+    /// Records that a byte or a FIN has passed between client and upstream: from now on, the
     /// upstream cannot be replaced.
     pub(super) fn commit_to_upstream(&mut self) {
         if self.header.unsent().is_empty() {
@@ -141,12 +141,13 @@ impl Relay {
         self.clear(side);
     }
 
-    /// Empties the buffer of the bytes that were received from `side`, or forgets the pipe with
-    /// them.
+    /// Replaces the buffer or pipe with the bytes that were received from `side` by an empty
+    /// buffer.
     pub(super) fn clear(&mut self, side: Side) {
         self.buffered[side] = Buffered::Memory(Ring::new(self.pool.clone()));
     }
 }
 
-/// The fewest bytes of a read that continues a bulk transfer.
+/// The fewest bytes of a read that continues a bulk transfer; a quarter of the buffer, if that is
+/// less.
 const MIN_BULK_READ: usize = 8 * 1024;

@@ -133,7 +133,7 @@ impl Relay {
         self.header = PendingHeader { bytes: header, sent: 0 };
     }
 
-    /// Handles that an upstream is connected. `has_another`: there is another one to try if this
+    /// Records that an upstream is connected. `has_another`: there is another one to try if this
     /// one is lost while it is replaceable. Before this call, drive the client's side only.
     pub fn handle_connected(&mut self, now: Instant, has_another: bool) {
         self.restart_idle_timeout(now);

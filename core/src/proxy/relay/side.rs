@@ -150,7 +150,7 @@ impl RelaySide<'_> {
         if is_bulk && self.interest().read { self.relay.pool.size() } else { 0 }
     }
 
-    /// Handles that `n` bytes were received from this side into a pipe.
+    /// Records that `n` bytes were received from this side into a pipe.
     ///
     /// # Panics
     /// If `n` is 0 or above [`pipe_limit`](Self::pipe_limit).
@@ -172,7 +172,7 @@ impl RelaySide<'_> {
         }
     }
 
-    /// Handles that `n` bytes were sent to this side from a pipe.
+    /// Records that `n` bytes were sent to this side from a pipe.
     ///
     /// # Panics
     /// If `n` is above [`in_pipe`](Self::in_pipe).

@@ -77,7 +77,7 @@ impl Selection {
         self.upstreams.inner.addresses.len() - tried
     }
 
-    /// Handles that the attempt succeeded.
+    /// Records that the attempt succeeded.
     pub fn handle_connected(&mut self, now: Instant) {
         if let Some(current) = &mut self.current {
             current.progress =
@@ -91,7 +91,7 @@ impl Selection {
         }
     }
 
-    /// Handles that `received` bytes came from the upstream, and that `sent` bytes of the client
+    /// Records that `received` bytes came from the upstream, and that `sent` bytes of the client
     /// were sent to it.
     pub fn handle_transfer(&mut self, received: usize, sent: usize, now: Instant) {
         let Some(Current { index, progress, .. }) = &mut self.current else { return };
@@ -136,7 +136,7 @@ impl Selection {
         self.upstreams.mark_failed(*index, is_young, *is_probe, error, now);
     }
 
-    /// Handles that the attempt failed or the connection was [lost](Self::handle_loss). This
+    /// Records that the attempt failed or the connection was [lost](Self::handle_loss). This
     /// selection does not try the upstream again.
     pub fn handle_failure(&mut self, error: impl Into<String>, now: Instant) {
         let error = error.into();
@@ -144,7 +144,7 @@ impl Selection {
         self.handle_local_failure(error);
     }
 
-    /// Handles that the attempt failed for a local reason, for example a lack of open files. This
+    /// Records that the attempt failed for a local reason, for example a lack of open files. This
     /// selection does not try the upstream again, but it does not count as failed.
     pub fn handle_local_failure(&mut self, error: impl Into<String>) {
         if let Some(Current { index, .. }) = self.finish_current() {
