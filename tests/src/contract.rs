@@ -87,7 +87,7 @@ pub struct Checked<M> {
     idle_waker: Option<Arc<RecordingWaker>>,
 }
 
-/// What a [`Checked`] remembers of its machine's past.
+/// The past of a [`Checked`] machine, as far as the rules need it.
 ///
 /// [`Checked::history`] and [`Checked::resume`] carry it from one wrapper to the next. A machine
 /// that is borrowed anew for each call, such as a side of a proxy, needs that.
@@ -235,7 +235,7 @@ impl<M: Machine> Checked<M> {
         Self { history: self.history.with_deadlines(), ..self }
     }
 
-    /// Returns what to [`resume`](Self::resume) with.
+    /// Unwraps the machine and returns its history, for [`resume`](Self::resume).
     pub fn history(self) -> History {
         self.history
     }
@@ -245,7 +245,8 @@ impl<M: Machine> Checked<M> {
         &self.machine
     }
 
-    /// The wrapped machine, for calls that are not part of [`Machine`]. Offers lapse.
+    /// The wrapped machine, for calls that are not part of [`Machine`]. Earlier offers of
+    /// `read_buf` and `write_bufs` lapse.
     pub fn machine_mut(&mut self) -> &mut M {
         (self.last, self.read_offer, self.idle_waker) = (None, None, None);
         self.write_offer.take();

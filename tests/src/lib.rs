@@ -44,12 +44,12 @@
 //!     server.run(echo.serve(move |_, now| machine(now)));
 //!
 //!     let runtime = client.clone();
-//!     let heard = client.run(async move {
+//!     let received = client.run(async move {
 //!         let socket = runtime.connect("server:7").await.unwrap();
 //!         let acts = [sim::Act::Send("hello".into()), sim::Act::Finish, sim::Act::ReceiveAll];
 //!         sim::act(runtime, socket, acts.into()).await
 //!     });
-//!     assert_eq!(world.run_until(&heard).unwrap().bytes, b"hello");
+//!     assert_eq!(world.run_until(&received).unwrap().bytes, b"hello");
 //!     handle.drain();
 //!     world.run().unwrap();
 //!     assert_eq!(world.leftovers(), sim::Leftovers::default());

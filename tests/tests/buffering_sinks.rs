@@ -23,7 +23,8 @@ use wirestate_testkit::{
     message::frames,
     script::Ending,
     sim::{
-        Act, Buffering, Faults, Heard, Host, Record, Settings, Side, Socket, TraceEvent, World, act,
+        Act, Buffering, Faults, Host, Received, Record, Settings, Side, Socket, TraceEvent, World,
+        act,
     },
 };
 
@@ -61,21 +62,22 @@ fn serve_one<M>(
 }
 
 /// Performs `acts` as a peer of the host "server", and returns what it received.
-fn run_peer(world: &World, acts: Vec<Act>) -> Heard {
+fn run_peer(world: &World, acts: Vec<Act>) -> Received {
     let client = world.host("client");
     let runtime = client.clone();
-    let heard = client.run(async move {
+    let received = client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
         act(runtime, socket, acts).await
     });
     world.run().unwrap();
-    heard.take().unwrap()
+    received.take().unwrap()
 }
 
 /// Asserts that a peer gets back all that it sends, and then a FIN.
 fn check_echo(world: &World, sent: Vec<u8>) {
-    let heard = run_peer(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
-    assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
+    let received =
+        run_peer(world, vec![Act::Send(sent.clone().into()), Act::Finish, Act::ReceiveAll]);
+    assert_eq!((received.bytes, received.fin, received.error), (sent, true, None));
 }
 
 /// A world with small buffers, and faults on the server.
@@ -119,8 +121,8 @@ fn an_echo_arrives_whole_and_then_the_fin() {
         let sent = bytes(2000);
         let exchange = |part: &[u8]| [Act::Send(part.to_vec().into()), Act::Receive(part.len())];
         let acts = sent.chunks(16).flat_map(exchange).chain([Act::Finish, Act::ReceiveAll]);
-        let heard = run_peer(&world, acts.collect());
-        assert_eq!((heard.bytes, heard.fin, heard.error), (sent, true, None));
+        let received = run_peer(&world, acts.collect());
+        assert_eq!((received.bytes, received.fin, received.error), (sent, true, None));
     });
 }
 
@@ -186,8 +188,8 @@ fn a_subscriber_gets_all_that_is_published_and_then_the_fin() {
             let upstream = Checked::new(Upstream::new(&feed, clock.now()), 0);
             Seat::new(upstream, socket).flush_timeout(Some(LONG)).with_clock(clock).await
         });
-        let heard = run_peer(&world, acts);
-        assert_eq!((heard.bytes, heard.fin, heard.error), (published, true, None));
+        let received = run_peer(&world, acts);
+        assert_eq!((received.bytes, received.fin, received.error), (published, true, None));
     });
 }
 
@@ -203,8 +205,8 @@ fn a_peer_that_does_not_read_is_reset_although_only_the_sink_holds_output() {
     let sink = (1 << 20, LONG);
     serve_one(&server, sink, Duration::MAX, move |now| echo.machine(now));
     let (began, send) = (world.now(), Act::Send(bytes(2000).into()));
-    let heard = run_peer(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);
-    assert_eq!((heard.fin, heard.error), (false, Some(ConnectionError::Reset)));
+    let received = run_peer(&world, vec![send, Act::Finish, Act::Wait(LONG), Act::ReceiveAll]);
+    assert_eq!((received.fin, received.error), (false, Some(ConnectionError::Reset)));
     assert_eq!(server_end(&world).ending, Some(Ending::Rst));
     let trace = world.trace();
     let reset = trace.entries().iter().find(|entry| entry.event == TraceEvent::Reset).unwrap();

@@ -10,7 +10,7 @@ use super::{
     golden,
 };
 
-/// Bytes that a decoder with [`FrameLimits::default`] must refuse, at the latest when the input ends.
+/// Bytes that a decoder with [`FrameLimits::default`] must refuse when the input ends, or before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadFrame {
     /// A unique name that says what is wrong.
@@ -58,7 +58,7 @@ pub fn bad_frames() -> Vec<BadFrame> {
 
 /// `json` behind the two bytes of its length.
 fn with_length(json: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(json.len()).expect("each header has at most 65,535 bytes");
+    let length = u16::try_from(json.len()).expect("each header has at longest 65,535 bytes");
     [&length.to_be_bytes(), json].concat()
 }
 
@@ -150,8 +150,8 @@ fn truncated_frames() -> Vec<BadFrame> {
             bad_frame(format!("truncated: after {received} bytes"), &frame[..received], error)
         })
         .collect();
-    let most = with_value("content-length", "1048576");
-    let head = with_length(most.as_bytes());
+    let longest = with_value("content-length", "1048576");
+    let head = with_length(longest.as_bytes());
     let (received, expected) = (head.len() as u64, head.len() as u64 + 1_048_576);
     let error = DecodeError::Truncated { received, expected };
     bad.push(bad_frame("truncated: before the longest content", &*head, error));

@@ -32,8 +32,8 @@ pub(super) fn matches(expected: &HeaderError, found: &HeaderError) -> bool {
     }
 }
 
-/// Some hundreds of invalid headers, from the corner cases of JSON to the errors of sloppy peers.
-/// Each is short enough for [`FrameLimits::default`](wirestate_core::message::FrameLimits::default).
+/// Some hundreds of invalid headers, from the corner cases of JSON to common errors of clients.
+/// Each is within [`FrameLimits::default`](wirestate_core::message::FrameLimits::default).
 pub fn bad_headers() -> Vec<BadHeader> {
     let mut bad = Families(Vec::new());
     bad.missing_keys();

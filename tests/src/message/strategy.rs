@@ -58,8 +58,8 @@ pub fn headers() -> impl Strategy<Value = Header<'static>> {
 pub fn contents(boundary: usize) -> impl Strategy<Value = Bytes> {
     let sizes = [0, 1, boundary.saturating_sub(1), boundary, boundary + 1, 2 * boundary];
     let size = prop_oneof![3 => select(sizes.to_vec()), 2 => 0..=4 * boundary];
-    // Drawing each byte is slow. Consecutive bytes differ by a constant, so that lost or moved
-    // bytes show.
+    // Drawing each byte is slow. Consecutive bytes differ by a constant, so that a test
+    // finds lost or moved bytes.
     (size, any::<u8>(), 1..=u8::MAX).prop_map(|(size, first, step)| {
         let next = |byte: &u8| Some(byte.wrapping_add(step));
         std::iter::successors(Some(first), next).take(size).collect()

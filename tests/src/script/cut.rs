@@ -23,19 +23,19 @@ pub fn byte_by_byte(len: usize) -> Vec<usize> {
 
 /// Random cuts of `len` bytes, as a strategy.
 pub fn cuts(len: usize) -> impl Strategy<Value = Vec<usize>> {
-    let longest = len.max(1);
+    let max_size = len.max(1);
     // Each piece draws its maximum first, so that a cut has both large and small pieces.
-    vec((1..=longest).prop_flat_map(|max| 1..=max), len).prop_map(move |sizes| {
-        let mut left = len;
+    vec((1..=max_size).prop_flat_map(|max| 1..=max), len).prop_map(move |sizes| {
+        let mut remaining = len;
         let mut cut: Vec<usize> = sizes
             .into_iter()
             .map_while(|size| {
-                let size = size.min(left);
-                left -= size;
+                let size = size.min(remaining);
+                remaining -= size;
                 (size > 0).then_some(size)
             })
             .collect();
-        cut.extend((left > 0).then_some(left));
+        cut.extend((remaining > 0).then_some(remaining));
         cut
     })
 }
@@ -61,8 +61,8 @@ pub fn every_cut_in_two(len: usize) -> impl Iterator<Item = Vec<usize>> {
     iter::once(whole(len)).chain(once)
 }
 
-/// The pieces of `input` under `cut`. If one of them is shorter than the other, the rest is left
-/// out.
+/// The pieces of `input` under `cut`. If `input` and `cut` differ in length, the rest of the longer
+/// one is ignored.
 pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = input;
     cut.iter().map(move |size| {
@@ -72,10 +72,10 @@ pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a
     })
 }
 
-/// Asserts that `decode` returns the same for every cut of `input`, and returns that.
+/// Asserts that `decode` returns the same for every cut of `input`, and returns the result.
 ///
-/// It tries the whole input, single bytes and 8 random cuts, the same at each run. For machines use
-/// [`split_invariant`].
+/// It tries the whole input, single bytes and 8 random cuts, which are the same in each run. For
+/// machines use [`split_invariant`].
 ///
 /// ```
 /// use wirestate_testkit::script;
@@ -89,11 +89,11 @@ pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a
 pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]]) -> T) -> T {
     let rng = &mut XorShiftRng::seed_from_u64(input.len() as u64);
     let mut random_cut = || {
-        let (mut left, mut cut) = (input.len(), Vec::new());
-        let max = rng.random_range(1..=left.max(1));
-        while left > 0 {
-            let size = rng.random_range(1..=max.min(left));
-            left -= size;
+        let (mut remaining, mut cut) = (input.len(), Vec::new());
+        let max = rng.random_range(1..=remaining.max(1));
+        while remaining > 0 {
+            let size = rng.random_range(1..=max.min(remaining));
+            remaining -= size;
             cut.push(size);
         }
         cut
@@ -106,10 +106,10 @@ pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]
     expected
 }
 
-/// Asserts that `machine` has the same [`Transcript`] for every cut of `input`, which a FIN
-/// follows, and returns it.
+/// Asserts that `machine` has the same [`Transcript`] for every cut of `input`, and returns it. A
+/// FIN follows the input.
 ///
-/// It tries the whole input, single bytes and 64 random cuts, the same at each run.
+/// It tries the whole input, single bytes and 64 random cuts, which are the same in each run.
 ///
 /// # Panics
 /// If a cut changes the transcript; the message has the cut.

@@ -1,8 +1,9 @@
-//! Scripts: lists of [`Op`]s, what a kernel and a peer may do, that [`play`] plays to a machine.
+//! Scripts: lists of [`Op`]s that [`play`] plays to a machine. An op is an action of the kernel,
+//! the peer, the driver or the clock.
 //!
-//! Every list is a valid script, because the player keeps the driver's part of the contract: input
-//! that the machine does not want yet waits, and any other op that it does not want is skipped. So
-//! lists are easy to generate ([`ops`]), to shrink and to write by hand.
+//! Every list is a valid script, because the player keeps the driver's part of the contract. Input
+//! waits until the machine reads. Any other op that the machine does not allow is skipped. So lists
+//! are easy to generate ([`ops`]), to shrink and to write by hand.
 //!
 //! ```
 //! use proptest::prelude::*;
@@ -82,7 +83,7 @@ pub enum Op {
     SpuriousTimeout,
     /// The driver sends `Release`, as before it sleeps.
     Release,
-    /// The driver asks for a graceful end.
+    /// The driver sends `ShutDown`: a graceful end is requested.
     ShutDown,
 }
 
@@ -98,7 +99,7 @@ pub enum Ending {
 /// The result of a script.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
-    /// The bytes that the machine was given.
+    /// The bytes that the machine has read.
     pub input: Vec<u8>,
     /// The bytes that the machine has sent.
     pub output: Vec<u8>,
@@ -205,8 +206,8 @@ impl<'a, M: Machine> Player<'a, M> {
             Op::Receive(bytes) if bytes.is_empty() => {}
             Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
             Op::Eof => self.arrived.push_back(Arrived::Eof),
-            Op::Error(Direction::Read, why) => self.arrived.push_back(Arrived::Error(*why)),
-            Op::Error(Direction::Write, why) => {
+            Op::Error(Direction::Read, error) => self.arrived.push_back(Arrived::Error(*error)),
+            Op::Error(Direction::Write, error) => {
                 let can_fail = match interest.write {
                     Outbound::Idle => {
                         self.transcript.ending.is_none() && self.write_error.is_none()
@@ -215,8 +216,8 @@ impl<'a, M: Machine> Player<'a, M> {
                     Outbound::Finished | Outbound::Reset => false,
                 };
                 if can_fail {
-                    self.write_error = Some(*why);
-                    self.machine.handle(self.now, Event::Error(Direction::Write, *why));
+                    self.write_error = Some(*error);
+                    self.machine.handle(self.now, Event::Error(Direction::Write, *error));
                 }
             }
             Op::Accept(n) => {
@@ -293,10 +294,12 @@ impl<'a, M: Machine> Player<'a, M> {
                 }
                 Some(Arrived::Eof) => match self.write_error {
                     None => self.machine.handle(self.now, Event::Eof),
-                    Some(why) => self.machine.handle(self.now, Event::Error(Direction::Read, why)),
+                    Some(error) => {
+                        self.machine.handle(self.now, Event::Error(Direction::Read, error))
+                    }
                 },
-                Some(Arrived::Error(why)) => {
-                    self.machine.handle(self.now, Event::Error(Direction::Read, why));
+                Some(Arrived::Error(error)) => {
+                    self.machine.handle(self.now, Event::Error(Direction::Read, error));
                 }
             }
             self.poll_shared();

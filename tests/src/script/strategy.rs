@@ -28,7 +28,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Timeout),
         1 => Just(Op::Eof),
         1 => Just(Op::ShutDown),
-        1 => (direction(), error()).prop_map(|(direction, why)| Op::Error(direction, why)),
+        1 => (direction(), error()).prop_map(|(direction, error)| Op::Error(direction, error)),
     ]
 }
 

@@ -29,23 +29,23 @@ use wirestate_core::{
 pub struct Buffering<S> {
     socket: S,
     capacity: usize,
-    held: VecDeque<u8>,
+    buffered: VecDeque<u8>,
 }
 
 impl<S> Buffering<S> {
     /// Wraps `socket` in a buffer of `capacity` bytes.
     pub fn new(socket: S, capacity: NonZeroUsize) -> Self {
-        Self { socket, capacity: capacity.get(), held: VecDeque::new() }
+        Self { socket, capacity: capacity.get(), buffered: VecDeque::new() }
     }
 }
 
 impl<S: Sink> Buffering<S> {
     /// Writes buffered bytes to the socket, once.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        let (first, second) = self.held.as_slices();
+        let (first, second) = self.buffered.as_slices();
         let bufs = if second.is_empty() { &[first][..] } else { &[first, second] };
         let sent = ready!(self.socket.poll_write(cx, bufs))?;
-        self.held.drain(..sent);
+        self.buffered.drain(..sent);
         Poll::Ready(if sent > 0 { Ok(()) } else { Err(ConnectionError::WriteZero.into()) })
     }
 }
@@ -62,24 +62,24 @@ impl<S: Source> Source for Buffering<S> {
 
 impl<S: Sink> Sink for Buffering<S> {
     fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        if self.held.len() == self.capacity {
+        if self.buffered.len() == self.capacity {
             ready!(self.poll_send(cx))?;
         }
-        let before = self.held.len();
-        let room = self.capacity - before;
-        self.held.extend(bufs.iter().copied().flatten().take(room));
-        Poll::Ready(Ok(self.held.len() - before))
+        let before = self.buffered.len();
+        let space = self.capacity - before;
+        self.buffered.extend(bufs.iter().copied().flatten().take(space));
+        Poll::Ready(Ok(self.buffered.len() - before))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        while !self.held.is_empty() {
+        while !self.buffered.is_empty() {
             ready!(self.poll_send(cx))?;
         }
         self.socket.poll_flush(cx)
     }
 
     fn held(&self) -> usize {
-        self.held.len() + self.socket.held()
+        self.buffered.len() + self.socket.held()
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
@@ -92,6 +92,6 @@ impl<S: Sink> Sink for Buffering<S> {
     }
 
     fn unacknowledged(&self) -> usize {
-        self.held.len() + self.socket.unacknowledged()
+        self.buffered.len() + self.socket.unacknowledged()
     }
 }

@@ -91,7 +91,7 @@ pub(super) struct End {
     in_flight_bytes: usize,
     /// Arrivals that wait for a read to open the window.
     blocked_arrivals: usize,
-    /// How many bytes were added to the send buffer of this end.
+    /// The bytes by which the send buffer of this end has grown.
     send_buffer_growth: usize,
     /// When the send buffer may grow again.
     may_grow_at: Instant,
@@ -200,9 +200,7 @@ impl End {
     pub(super) fn wakers(&self) -> impl Iterator<Item = &Waker> {
         [&self.input, &self.output].into_iter().filter_map(|readiness| readiness.waker.as_ref())
     }
-}
 
-impl End {
     /// The next segment that arrives. `None` if there is none, or if the window is full.
     fn next_segment(&mut self, window: usize) -> Option<Segment> {
         let window = window.saturating_sub(self.inbox.len());
@@ -266,8 +264,8 @@ impl Network {
         let short = self.faults(id).short_read;
         let end = self.end(id);
         if end.inbox.is_empty() {
-            if let Some(why) = end.error.take() {
-                return Poll::Ready(Err(self.fail(id, why)));
+            if let Some(error) = end.error.take() {
+                return Poll::Ready(Err(self.fail(id, error)));
             }
             if end.fin_arrived || end.broken {
                 end.record.received_fin |= !end.broken;
@@ -276,9 +274,9 @@ impl Network {
             }
             return self.block(id, Direction::Read, cx);
         }
-        let found = end.inbox.len().min(buf.len());
-        let cut = end.dice.strikes(short);
-        let n = if cut { end.dice.up_to(found) } else { found };
+        let available = end.inbox.len().min(buf.len());
+        let is_short = end.dice.strikes(short);
+        let n = if is_short { end.dice.up_to(available) } else { available };
         for (to, byte) in buf.iter_mut().zip(end.inbox.drain(..n)) {
             *to = byte;
         }
@@ -307,17 +305,17 @@ impl Network {
         if let Some(result) = self.inject_fault(id, Direction::Write, cx) {
             return result.map_ok(|()| 0);
         }
-        if let Some(why) = self.take_write_error(id) {
-            return Poll::Ready(Err(self.fail(id, why)));
+        if let Some(error) = self.take_write_error(id) {
+            return Poll::Ready(Err(self.fail(id, error)));
         }
         let faults = self.faults(id);
         let (zero, short) = (faults.zero_write, faults.short_write);
-        let mut room = self.free_space(id);
-        if room == 0 {
+        let mut space = self.free_space(id);
+        if space == 0 {
             self.grow_send_buffer(id);
-            room = self.free_space(id);
+            space = self.free_space(id);
         }
-        if room == 0 {
+        if space == 0 {
             return self.block(id, Direction::Write, cx);
         }
         let end = self.end(id);
@@ -326,11 +324,11 @@ impl Network {
             return Poll::Ready(Ok(0));
         }
         let offered: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let fits = offered.min(room);
-        let cut = end.dice.strikes(short);
-        let n = if cut { end.dice.up_to(fits) } else { fits };
+        let fits = offered.min(space);
+        let is_short = end.dice.strikes(short);
+        let n = if is_short { end.dice.up_to(fits) } else { fits };
         let data: Vec<u8> = bufs.iter().copied().flatten().copied().take(n).collect();
-        end.output.ready = room > n;
+        end.output.ready = space > n;
         end.record.sent.extend_from_slice(&data);
         self.trace(id, TraceEvent::Sent { bytes: n as u64, digest: digest(&data) });
         self.send(id.other(), Segment::Data(data));
@@ -342,8 +340,8 @@ impl Network {
         if let Some(result) = self.inject_fault(id, Direction::Write, cx) {
             return result;
         }
-        if let Some(why) = self.take_write_error(id) {
-            return Poll::Ready(Err(self.fail(id, why)));
+        if let Some(error) = self.take_write_error(id) {
+            return Poll::Ready(Err(self.fail(id, error)));
         }
         self.end(id).record.ending = Some(Ending::Fin);
         self.trace(id, TraceEvent::Finished);
@@ -374,8 +372,8 @@ impl Network {
     /// How many bytes a write of `id` can take: the free space in the buffers of both kernels.
     fn free_space(&mut self, id: EndId) -> usize {
         let receiver = self.end(id.other());
-        let taken = receiver.inbox.len() + receiver.in_flight_bytes;
-        (self.settings.buffer + self.end(id).send_buffer_growth).saturating_sub(taken)
+        let used = receiver.inbox.len() + receiver.in_flight_bytes;
+        (self.settings.buffer + self.end(id).send_buffer_growth).saturating_sub(used)
     }
 
     /// Enlarges the send buffer of `id`, if the plan of faults says so.
@@ -480,10 +478,10 @@ impl Network {
         end.broken.then(|| end.error.take().unwrap_or(ConnectionError::Reset))
     }
 
-    fn fail(&mut self, id: EndId, why: ConnectionError) -> IoError {
-        self.end(id).record.error.get_or_insert(why);
-        self.trace(id, TraceEvent::Error(why.label()));
-        why.into()
+    fn fail(&mut self, id: EndId, error: ConnectionError) -> IoError {
+        self.end(id).record.error.get_or_insert(error);
+        self.trace(id, TraceEvent::Error(error.label()));
+        error.into()
     }
 
     /// Applies the plan of faults to a call. Returns its result if a fault replaces it.
@@ -519,15 +517,15 @@ impl Network {
             self.trace(id, TraceEvent::Fault("stall"));
         }
         let dice = &mut self.end(id).dice;
-        let why = match (dice.strikes(faults.reset), dice.strikes(faults.timed_out)) {
+        let error = match (dice.strikes(faults.reset), dice.strikes(faults.timed_out)) {
             (true, _) => ConnectionError::Reset,
             (false, true) => ConnectionError::TimedOut,
             (false, false) => return None,
         };
         if !std::mem::replace(&mut self.end(id).broken, true) {
-            self.end(id).error = Some(why);
-            self.trace(id, TraceEvent::Fault(why.label()));
-            let delay = if why == ConnectionError::Reset { Duration::ZERO } else { KEEPALIVE };
+            self.end(id).error = Some(error);
+            self.trace(id, TraceEvent::Fault(error.label()));
+            let delay = if error == ConnectionError::Reset { Duration::ZERO } else { KEEPALIVE };
             self.send_after(delay, id.other(), Segment::Rst);
         }
         None

@@ -48,14 +48,14 @@ struct Woken {
 
 impl Woken {
     fn insert(&mut self, id: u64) {
-        if let Err(place) = self.ids.binary_search(&id) {
-            self.ids.insert(place, id);
+        if let Err(index) = self.ids.binary_search(&id) {
+            self.ids.insert(index, id);
         }
     }
 
     fn remove(&mut self, id: u64) {
-        if let Ok(place) = self.ids.binary_search(&id) {
-            self.ids.remove(place);
+        if let Ok(index) = self.ids.binary_search(&id) {
+            self.ids.remove(index);
         }
     }
 }
@@ -105,11 +105,11 @@ impl Executor {
     /// The panic of the task. As with tokio, unwinding has dropped the task.
     pub(super) fn poll(&self, id: u64) -> Result<(), Box<dyn Any + Send>> {
         self.woken.with(|woken| woken.remove(id));
-        let taken = self.tasks.with(|tasks| {
+        let task = self.tasks.with(|tasks| {
             let task = tasks.by_id.get_mut(&id)?;
             Some((task.work.take()?, task.waker.clone()))
         });
-        let Some((mut work, waker)) = taken else { return Ok(()) };
+        let Some((mut work, waker)) = task else { return Ok(()) };
         let polled = catch_unwind(AssertUnwindSafe(move || {
             match work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Pending => Some(work),

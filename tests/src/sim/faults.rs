@@ -12,8 +12,8 @@ use rand_xorshift::XorShiftRng;
 ///
 /// ```
 /// use wirestate_testkit::sim::Faults;
-/// let slow_disk_fast_network = Faults { short_read: 500, interrupted: 10, ..Faults::NONE };
-/// assert!(slow_disk_fast_network.is_harmless());
+/// let busy_host = Faults { short_read: 500, interrupted: 10, ..Faults::NONE };
+/// assert!(busy_host.is_harmless());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
@@ -67,7 +67,8 @@ impl Faults {
 
     /// A random plan of harmless faults, from `seed`.
     ///
-    /// It includes each fault with a chance of one half, so that no fault always masks another.
+    /// It includes each fault with a chance of one half, so that no fault hides another in
+    /// every plan.
     pub fn harmless(seed: u64) -> Self {
         let rng = &mut XorShiftRng::seed_from_u64(seed);
         let mut draw = |max: u16| if rng.random() { rng.random_range(1..=max) } else { 0 };
@@ -109,8 +110,8 @@ impl Default for Faults {
     }
 }
 
-/// The random numbers of one end of a connection. They depend on the seed and on the connection
-/// only, not on events elsewhere.
+/// The random numbers of one end of a connection. They depend only on the seed and the connection,
+/// not on other connections.
 #[derive(Clone, Debug)]
 pub(super) struct Dice {
     rng: XorShiftRng,

@@ -5,8 +5,9 @@
 //!
 //! - **Time** jumps to the next event when all tasks wait, so a timeout of a minute costs no real
 //!   time. If no event is left, the run ends with [`Halted::Stalled`].
-//! - **Wake-ups** are exact: a task is polled only after its waker was woken. A call that returned
-//!   `Pending` keeps doing so until the socket reports a change, as with tokio's readiness. Before
+//! - **Wake-ups** are exact: a task is polled only after its waker was woken. A socket call
+//!   that returned `Pending` returns it again until the socket reports a change, as with tokio's
+//!   readiness. Before
 //!   an alarm, input or a spurious wake-up reaches a task, the world polls the task once without a
 //!   reason. If that poll makes progress, a wake-up was lost: [`Halted::LostWakeUp`]. A task that
 //!   wakes itself without end is [`Halted::Spinning`].
@@ -34,13 +35,13 @@
 //! });
 //!
 //! let runtime = client.clone();
-//! let heard = client.run(async move {
+//! let received = client.run(async move {
 //!     let socket = runtime.connect("server:7").await.unwrap();
 //!     act(runtime, socket, vec![Act::Send("hello".into()), Act::Finish, Act::ReceiveAll]).await
 //! });
 //!
 //! world.run()?;
-//! assert_eq!(heard.take().unwrap().bytes, b"hello");
+//! assert_eq!(received.take().unwrap().bytes, b"hello");
 //! assert_eq!(served.take().unwrap(), "finished");
 //! assert_eq!(world.leftovers(), Leftovers::default());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -64,7 +65,7 @@ pub use self::{
     connection::Record,
     faults::Faults,
     host::{Host, Listener, Task},
-    peer::{Act, Heard, act, misbehaving},
+    peer::{Act, Received, act, misbehaving},
     socket::Socket,
     trace::{Entry, Side, Trace, TraceEvent, digest},
     world::{Halted, Leftovers, Settings, World},

@@ -146,10 +146,10 @@ impl Network {
         self.hosts.len() - 1
     }
 
-    /// Random numbers that depend on the seed and on `what` only.
-    pub(super) fn dice(&self, what: impl Hash) -> Dice {
+    /// Random numbers that depend only on the seed and `key`.
+    pub(super) fn dice(&self, key: impl Hash) -> Dice {
         let mut digest = Digest::default();
-        (self.seed, what).hash(&mut digest);
+        (self.seed, key).hash(&mut digest);
         Dice::new(digest.finish())
     }
 
@@ -169,8 +169,8 @@ impl Network {
         (event, alarm.map(|alarm| alarm.max(self.now)))
     }
 
-    /// The wakers that the next event may wake if it is at `at`, and, if `alarms`, those of the
-    /// alarms at `at`.
+    /// The wakers that the next event may wake, if it is due at `at`. If `alarms`, also the wakers
+    /// of the alarms that are due at `at`.
     pub(super) fn next_wakers(&self, at: Instant, alarms: bool) -> Vec<Waker> {
         let of_end = |end: &EndId| {
             let end = self.connections[end.connection].peek(end.side);
@@ -236,7 +236,8 @@ impl Network {
         });
     }
 
-    /// Tells the host's reactor that `end` is ready; a stopped host learns it when it is resumed.
+    /// Reports to the host's reactor that `end` is ready. A stopped host gets the report when it is
+    /// resumed.
     pub(super) fn report(&mut self, end: EndId, direction: Direction) {
         let state = self.connections[end.connection].end(end.side);
         let host = &mut self.hosts[state.host];
@@ -371,14 +372,15 @@ impl ClockState {
     }
 }
 
-/// The time at which worlds start, after the epoch: a clock may be set back by as much.
+/// The time after the epoch at which worlds start. A clock can be set back by at most this much.
 const START: Duration = Duration::from_secs(1_000_000);
-/// How much later a resumed host learns of its sockets' readiness than of its alarms. This order
-/// finds drivers that handle a deadline before they read.
+/// The time from a resumed host's alarms to the reports of its sockets' readiness. This order finds
+/// drivers that handle a deadline before they read.
 const REPORT_DELAY: Duration = Duration::from_micros(10);
 /// The first ephemeral port (RFC 6335, section 6).
 const FIRST_PORT: u16 = 49_152;
 /// The interval between SYNs. Linux waits 1 s, then 2 s, 4 s … and repeats up to 6 times (tcp(7));
 /// here the interval is constant.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The most SYNs of a dial.
 const MAX_ATTEMPTS: u32 = 7;

@@ -1,4 +1,4 @@
-//! Scripted peers: they do what a correct machine never does.
+//! Scripted peers, which may do what a correct machine never does.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub enum Act {
 
 /// What a scripted peer has received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Received {
     /// The received bytes.
     pub bytes: Vec<u8>,
     /// Whether the other end's FIN was received.
@@ -38,13 +38,13 @@ pub struct Heard {
 }
 
 /// Performs `acts` on `socket` in order, then closes it.
-pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Heard {
-    let mut heard = Heard::default();
+pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Received {
+    let mut received = Received::default();
     for act in acts {
-        let done = match act {
+        let result = match act {
             Act::Send(bytes) => socket.send(&bytes).await,
-            Act::Receive(n) => receive(&mut socket, n, &mut heard).await,
-            Act::ReceiveAll => receive(&mut socket, usize::MAX, &mut heard).await,
+            Act::Receive(n) => receive(&mut socket, n, &mut received).await,
+            Act::ReceiveAll => receive(&mut socket, usize::MAX, &mut received).await,
             Act::Wait(duration) => {
                 host.sleep(duration).await;
                 Ok(())
@@ -55,12 +55,12 @@ pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Heard {
                 break;
             }
         };
-        if let Err(why) = done {
-            heard.error = Some(why);
+        if let Err(error) = result {
+            received.error = Some(error);
             break;
         }
     }
-    heard
+    received
 }
 
 /// Random acts of a misbehaving peer, from `seed`.
@@ -95,16 +95,16 @@ pub fn misbehaving(seed: u64) -> Vec<Act> {
 
 async fn receive(
     socket: &mut Socket,
-    mut n: usize,
-    heard: &mut Heard,
+    mut max: usize,
+    received: &mut Received,
 ) -> Result<(), ConnectionError> {
     let mut buf = [0; 4096];
-    while n > 0 && !heard.fin {
-        let room = buf.len().min(n);
-        let received = socket.receive(&mut buf[..room]).await?;
-        heard.bytes.extend_from_slice(&buf[..received]);
-        heard.fin = received == 0;
-        n -= received;
+    while max > 0 && !received.fin {
+        let space = buf.len().min(max);
+        let n = socket.receive(&mut buf[..space]).await?;
+        received.bytes.extend_from_slice(&buf[..n]);
+        received.fin = n == 0;
+        max -= n;
     }
     Ok(())
 }

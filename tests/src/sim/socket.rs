@@ -55,7 +55,7 @@ impl Socket {
             {
                 Ok(n) => bytes = &bytes[n..],
                 Err(IoError::Interrupted) => {}
-                Err(IoError::Connection(why)) => return Err(why),
+                Err(IoError::Connection(error)) => return Err(error),
             }
         }
         Ok(())
@@ -71,7 +71,7 @@ impl Socket {
             {
                 Ok(n) => return Ok(n),
                 Err(IoError::Interrupted) => {}
-                Err(IoError::Connection(why)) => return Err(why),
+                Err(IoError::Connection(error)) => return Err(error),
             }
         }
     }
@@ -85,7 +85,7 @@ impl Socket {
             match poll_fn(|cx| self.world.network(|network| network.finish(self.end, cx))).await {
                 Ok(()) => return Ok(()),
                 Err(IoError::Interrupted) => {}
-                Err(IoError::Connection(why)) => return Err(why),
+                Err(IoError::Connection(error)) => return Err(error),
             }
         }
     }
@@ -127,7 +127,7 @@ impl Sink for Socket {
     }
 }
 
-/// Pipes of 600 bytes.
+/// Splices through pipes of 600 bytes.
 ///
 /// # Panics
 /// If a driver fills a pipe that is not empty, or drains another number of bytes than the pipe
@@ -173,17 +173,17 @@ impl Splice for Socket {
     }
 }
 
-/// The capacity of a pipe in bytes: between the smallest and the largest buffers of tests.
-const PIPE_CAPACITY: usize = 600;
-
 impl Drop for Socket {
     fn drop(&mut self) {
-        let by_fin = self.world.network(|network| {
+        let closed_by_fin = self.world.network(|network| {
             let before = network.end(self.end).record.ending;
             network.close(self.end);
             before.is_none() && network.end(self.end).record.ending == Some(Ending::Fin)
         });
-        let hides_error = by_fin && self.failed && !thread::panicking();
+        let hides_error = closed_by_fin && self.failed && !thread::panicking();
         assert!(!hides_error, "the driver closes a connection with a FIN after a failed call");
     }
 }
+
+/// The capacity of a pipe in bytes: between the smallest and the largest buffers of tests.
+const PIPE_CAPACITY: usize = 600;

@@ -27,7 +27,7 @@ impl Side {
     }
 }
 
-/// An event of a trace, with its time and its place.
+/// An event of a trace, with its time and the end of the connection at which it happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The time, by the world's clock.

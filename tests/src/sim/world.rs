@@ -70,7 +70,7 @@ struct Counts {
     polls: u64,
     panics: u64,
     /// Polls of each task since the time last advanced.
-    at_once: BTreeMap<u64, u32>,
+    since_advance: BTreeMap<u64, u32>,
 }
 
 /// Why a run has halted.
@@ -85,8 +85,8 @@ pub enum Halted {
         /// The unfinished tasks: host and number.
         tasks: Vec<String>,
     },
-    /// A task could make progress, but its waker was not woken. The world's check has found it.
-    #[error("{task} was not woken by {at}, seed {seed}: polled without a wake-up, {did}")]
+    /// A task could make progress, but its waker was not woken.
+    #[error("{task} was not woken by {at}, seed {seed}: polled without a wake-up, {progress}")]
     LostWakeUp {
         /// When the world polled the task.
         at: Instant,
@@ -94,8 +94,8 @@ pub enum Halted {
         seed: u64,
         /// The task: host and number.
         task: String,
-        /// What the task did.
-        did: String,
+        /// The progress that the task made.
+        progress: String,
     },
     /// A task wakes itself without end, while no time passes.
     #[error("{task} spins at {at}")]
@@ -165,7 +165,7 @@ impl World {
 
     /// Calls `watch` after every poll of a task, with each [`Record`] that the poll has changed.
     ///
-    /// Use it for invariants, and let it panic. It must not call the world.
+    /// `watch` checks invariants by panicking. It must not call the world.
     pub fn watch(&self, watch: impl FnMut(&Record) + Send + 'static) {
         self.inner.watches.with(|watches| watches.push(Box::new(watch)));
     }
@@ -173,7 +173,7 @@ impl World {
     /// Runs until all tasks have ended.
     ///
     /// # Errors
-    /// If they cannot end.
+    /// If the tasks cannot end.
     pub fn run(&self) -> Result<(), Halted> {
         self.advance(None, || self.inner.executor.is_done())
     }
@@ -232,7 +232,8 @@ impl World {
         self.inner.counts.with(|counts| counts.panics)
     }
 
-    /// What is left now. After a server and all its peers have ended, nothing should be.
+    /// The tasks and resources that are left. After a server and all its peers have ended, there
+    /// should be none.
     pub fn leftovers(&self) -> Leftovers {
         let tasks = self.inner.executor.unfinished().len();
         self.network(|network| Leftovers {
@@ -264,7 +265,7 @@ impl World {
             }
             return Ok(address);
         }
-        let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+        let invalid = |text| io::Error::new(io::ErrorKind::InvalidInput, text);
         let (name, port) =
             address.rsplit_once(':').ok_or_else(|| invalid("the address has no port"))?;
         let port = port.parse().map_err(|_| invalid("the port is not a number"))?;
@@ -290,7 +291,7 @@ impl World {
                 return Ok(());
             }
             if next > self.now() {
-                self.inner.counts.with(|counts| counts.at_once.clear());
+                self.inner.counts.with(|counts| counts.since_advance.clear());
                 self.check_wake_ups(next, alarm == Some(next))?;
             }
             // If both are due at the same time, either may come first.
@@ -314,7 +315,7 @@ impl World {
         let at = self.now();
         let polls = self.inner.counts.with(|counts| {
             counts.polls += 1;
-            let polls = counts.at_once.entry(task).or_default();
+            let polls = counts.since_advance.entry(task).or_default();
             *polls += 1;
             *polls
         });
@@ -349,7 +350,7 @@ impl World {
             let before = progress();
             self.poll(task);
             let after = progress();
-            let did = if after.0 > before.0 {
+            let made = if after.0 > before.0 {
                 self.network(|network| {
                     format!("it did {:?}", network.trace.entries()[before.0].event)
                 })
@@ -364,7 +365,7 @@ impl World {
             };
             let (at, task) = (self.now(), self.task_name(task, host));
             let seed = self.network(|network| network.seed);
-            return Err(Halted::LostWakeUp { at, seed, task, did });
+            return Err(Halted::LostWakeUp { at, seed, task, progress: made });
         }
         Ok(())
     }

@@ -30,11 +30,11 @@ fn a_process_that_was_stopped_reads_its_input_before_it_handles_a_deadline() {
             Act::Finish,
             Act::ReceiveAll,
         ];
-        let heard = peer(&client, acts);
+        let received = peer(&client, acts);
         scene.world.run_for(seconds(5)).unwrap();
         scene.server.stop_for(seconds(60));
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((&*heard.bytes, heard.fin), (&b"beforemeanwhile"[..], true));
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((&*received.bytes, received.fin), (&b"beforemeanwhile"[..], true));
         scene.end();
         assert_eq!(scene.ended("finished"), 1);
     });
@@ -53,13 +53,13 @@ fn a_process_that_was_stopped_during_the_drain_serves_the_input_that_has_arrived
         let sent = vec![7; 40_000];
         let say = [Act::Send(sent.clone().into()), Act::Finish];
         let read = [Act::Wait(seconds(5)), Act::ReceiveAll];
-        let heard = peer(&client, [say, read].concat());
+        let received = peer(&client, [say, read].concat());
         scene.world.run_for(seconds(1)).unwrap();
         scene.shutdown.drain();
         scene.world.run_for(seconds(1)).unwrap();
         scene.server.stop_for(seconds(8));
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes.len(), heard.fin, heard.error), (sent.len(), true, None));
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.bytes.len(), received.fin, received.error), (sent.len(), true, None));
         assert_eq!(scene.end().aborted, 0);
     });
 }
@@ -85,13 +85,13 @@ fn a_clock_may_stand_still_or_go_back() {
 fn a_clock_that_jumps_ahead_fires_each_deadline_once() {
     let scene = Scene::new(10);
     let client = scene.world.host("client");
-    let heard: Vec<_> =
+    let received: Vec<_> =
         (0..3).map(|_| peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll])).collect();
     scene.world.run_for(seconds(1)).unwrap();
     scene.server.set_clock_ahead(seconds(3600));
     scene.world.run_for(seconds(1)).unwrap();
-    for heard in heard {
-        assert!(heard.take().unwrap().fin);
+    for received in received {
+        assert!(received.take().unwrap().fin);
     }
     assert_eq!(scene.ended("idle_timeout"), 3);
     let loading = load(&client, LoadConfig::default());

@@ -154,10 +154,10 @@ fn a_write_that_accepts_nothing_ends_the_connection() {
     let scene = Scene::new(13);
     let client = scene.world.host("client");
     scene.server.set_faults(Faults { zero_write: 1000, ..Faults::NONE });
-    let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
-    let heard = scene.world.run_until(&heard).unwrap();
+    let received = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
+    let received = scene.world.run_until(&received).unwrap();
     assert_eq!(
-        heard.error,
+        received.error,
         Some(ConnectionError::Reset),
         "a FIN would say that every byte was sent"
     );

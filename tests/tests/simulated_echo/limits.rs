@@ -36,13 +36,13 @@ use crate::{
 fn a_silent_peer_is_ended_at_the_deadline_and_not_before() {
     let scene = Scene::new(1);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     scene.world.run_for(seconds(299)).unwrap();
-    assert_eq!((heard.take(), scene.ended("idle_timeout")), (None, 0));
+    assert_eq!((received.take(), scene.ended("idle_timeout")), (None, 0));
     scene.world.run_for(seconds(2)).unwrap();
-    let heard = heard.take().unwrap();
+    let received = received.take().unwrap();
     assert_eq!(
-        (&*heard.bytes, heard.fin),
+        (&*received.bytes, received.fin),
         (&b"hi"[..], true),
         "a clean end: no output was pending"
     );
@@ -55,10 +55,10 @@ fn a_peer_that_reads_nothing_is_reset_at_the_deadline() {
     let scene = Scene::new(2);
     let client = scene.world.host("client");
     let acts = vec![Act::Send(vec![1; 30_000].into()), Act::Wait(seconds(400)), Act::ReceiveAll];
-    let heard = peer(&client, acts);
-    let heard = scene.world.run_until(&heard).unwrap();
+    let received = peer(&client, acts);
+    let received = scene.world.run_until(&received).unwrap();
     assert_eq!(
-        heard.error,
+        received.error,
         Some(ConnectionError::Reset),
         "a FIN would say that every byte was sent"
     );
@@ -92,8 +92,8 @@ fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
     scene.world.run_for(seconds(1)).unwrap();
     let refused = peer(&client, vec![Act::ReceiveAll]);
     assert!(scene.world.run_until(&refused).unwrap().fin, "a FIN tells it");
-    for heard in stayed {
-        assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hi");
+    for received in stayed {
+        assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hi");
     }
     scene.world.run_for(seconds(1)).unwrap();
     let ended = scene.world.run_until(&load(&client, LoadConfig::default())).unwrap();
@@ -227,12 +227,12 @@ fn a_drain_flushes_pending_output() {
         let client = scene.world.host("client");
         let bytes: Bytes = (0..=255).cycle().take(20_000).collect();
         let acts = vec![Act::Send(bytes.clone()), Act::Wait(seconds(3)), Act::ReceiveAll];
-        let heard = peer(&client, acts);
+        let received = peer(&client, acts);
         scene.world.run_for(seconds(1)).unwrap();
         let served = scene.end();
         assert_eq!(served, DrainReport { drained: 1, aborted: 0 });
-        let heard = heard.take().unwrap();
-        assert_eq!((heard.bytes, heard.fin, heard.error), (bytes.to_vec(), true, None));
+        let received = received.take().unwrap();
+        assert_eq!((received.bytes, received.fin, received.error), (bytes.to_vec(), true, None));
         assert_eq!(scene.ended("shut_down"), 1);
     });
 }
@@ -241,11 +241,11 @@ fn a_drain_flushes_pending_output() {
 fn a_drain_of_an_idle_connection_takes_no_time() {
     let scene = Scene::new(15);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     scene.world.run_for(seconds(1)).unwrap();
     let requested = scene.world.now();
     scene.end();
-    assert!(heard.take().unwrap().fin);
+    assert!(received.take().unwrap().fin);
     assert!(scene.world.now().since(requested) < Duration::from_millis(100));
 }
 
@@ -262,12 +262,12 @@ fn input_that_arrived_before_the_request_to_stop_is_served() {
             Act::Send("stop?".into()),
             Act::ReceiveAll,
         ];
-        let heard = peer(&client, acts);
+        let received = peer(&client, acts);
         scene.world.run_for(seconds(2)).unwrap();
         scene.server.stop_for(seconds(5));
         scene.world.run_for(seconds(3)).unwrap();
         scene.end();
-        assert_eq!(heard.take().unwrap().bytes, b"histop?");
+        assert_eq!(received.take().unwrap().bytes, b"histop?");
         assert_eq!(scene.ended("shut_down"), 1);
     });
 }
@@ -278,7 +278,7 @@ fn connections_in_the_backlog_are_served_by_a_drain() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         scene.server.stop_for(seconds(5));
-        let heard: Vec<_> = (0..8)
+        let received: Vec<_> = (0..8)
             .map(|number| {
                 let client = scene.world.host(&format!("client {number}"));
                 peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll])
@@ -287,9 +287,12 @@ fn connections_in_the_backlog_are_served_by_a_drain() {
         scene.world.run_for(seconds(3)).unwrap();
         let served = scene.end();
         assert_eq!(served, DrainReport { drained: 8, aborted: 0 });
-        for heard in heard {
-            let heard = heard.take().unwrap();
-            assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"asked"[..], true, None));
+        for received in received {
+            let received = received.take().unwrap();
+            assert_eq!(
+                (&*received.bytes, received.fin, received.error),
+                (&b"asked"[..], true, None)
+            );
         }
     });
 }
@@ -299,12 +302,12 @@ fn connections_in_the_backlog_are_reset_by_an_immediate_shutdown() {
     let scene = Scene::new(17);
     let client = scene.world.host("client");
     scene.server.stop_for(seconds(5));
-    let heard = peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Send("asked".into()), Act::ReceiveAll]);
     scene.world.run_for(seconds(3)).unwrap();
     scene.shutdown.abort();
     scene.world.run().unwrap();
     assert_eq!(scene.serving.take(), Some(DrainReport { drained: 0, aborted: 0 }));
-    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
+    assert_eq!(received.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
 /// A close without lingering would answer the input with a reset.
@@ -320,11 +323,11 @@ fn a_drain_lingers_for_a_peer_that_still_sends() {
         Act::Wait(Duration::from_millis(500)),
         Act::ReceiveAll,
     ];
-    let heard = peer(&client, acts);
+    let received = peer(&client, acts);
     scene.world.run_for(seconds(1)).unwrap();
     scene.end();
-    let heard = heard.take().unwrap();
-    assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"hi"[..], true, None));
+    let received = received.take().unwrap();
+    assert_eq!((&*received.bytes, received.fin, received.error), (&b"hi"[..], true, None));
 }
 
 #[test]
@@ -332,7 +335,7 @@ fn a_peer_that_exceeds_the_drain_timeout_is_reset() {
     let scene = Scene::new(8);
     let client = scene.world.host("client");
     let acts = vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60)), Act::ReceiveAll];
-    let heard = peer(&client, acts);
+    let received = peer(&client, acts);
     scene.world.run_for(seconds(1)).unwrap();
     scene.shutdown.drain();
     scene.world.run_for(seconds(9)).unwrap();
@@ -340,7 +343,7 @@ fn a_peer_that_exceeds_the_drain_timeout_is_reset() {
     scene.world.run_for(seconds(2)).unwrap();
     assert_eq!(scene.ended("aborted"), 1, "after 10 s");
     assert_eq!(scene.end(), DrainReport { drained: 0, aborted: 1 });
-    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
+    assert_eq!(received.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
 #[test]

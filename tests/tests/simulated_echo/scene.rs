@@ -18,7 +18,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     script::Ending,
-    sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
+    sim::{Act, Host, Leftovers, Received, Record, Side, Task, World, act},
 };
 
 /// An echo server in a world.
@@ -93,7 +93,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
 }
 
 /// A client of the scene's server that performs `acts`.
-pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Received> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();

@@ -8,7 +8,7 @@ use wirestate_core::runtime::{Listener as _, Runtime as _};
 use wirestate_testkit::{
     for_each_seed,
     script::Ending,
-    sim::{Act, Faults, Heard, Record, Side, World, act},
+    sim::{Act, Faults, Received, Record, Side, World, act},
 };
 
 include!("shout.rs");
@@ -24,7 +24,7 @@ fn the_machine_is_the_example_of_the_page() {
 }
 
 /// A client sends `message` and a FIN to a server with these faults, and receives until the end.
-fn shout_at(seed: u64, faults: Faults, message: &[u8]) -> (Heard, Record) {
+fn shout_at(seed: u64, faults: Faults, message: &[u8]) -> (Received, Record) {
     let world = World::new(seed);
     let (server, client) = (world.host("server"), world.host("client"));
     server.set_faults(faults);

@@ -39,9 +39,9 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
         let (counters, paused) = (scene.counters(), scene.meter.total());
         scene.shutdown.drain();
         for healthy in healthy {
-            let heard = numbers(&scene.world.run_until(&healthy).unwrap().bytes);
-            assert!(heard.iter().copied().eq(0..heard.len() as u64), "nothing is missing");
-            assert!(heard.len() as u64 >= counters.messages_in);
+            let received = numbers(&scene.world.run_until(&healthy).unwrap().bytes);
+            assert!(received.iter().copied().eq(0..received.len() as u64), "nothing is missing");
+            assert!(received.len() as u64 >= counters.messages_in);
         }
         scene.world.clear();
         let share = counters.messages_in * 100 / due;

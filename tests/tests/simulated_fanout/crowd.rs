@@ -9,7 +9,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Faults, Heard, Settings, Side, Task, World, act},
+    sim::{Act, Faults, Received, Settings, Side, Task, World, act},
 };
 
 use crate::scene::{
@@ -28,14 +28,14 @@ fn flapping() -> Vec<Epoch> {
 }
 
 /// Runs healthy and faulty subscribers; returns the scene and what the healthy ones received.
-fn crowd(seed: u64, config: Config, healthy: u64, faulty: u64) -> (Scene, Vec<Heard>) {
+fn crowd(seed: u64, config: Config, healthy: u64, faulty: u64) -> (Scene, Vec<Received>) {
     crowd_of(Scene::new(seed, config, flapping()), seed, healthy, faulty)
 }
 
-fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<Heard>) {
+fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<Received>) {
     let late = |faults| Faults { stall: 0, delay: millis(0)..=millis(2), ..faults };
     scene.server.set_faults(late(Faults::harmless(seed)));
-    let healthy: Vec<Task<Heard>> = (0..healthy)
+    let healthy: Vec<Task<Received>> = (0..healthy)
         .map(|i| {
             let host = scene.world.host(&format!("healthy {i}"));
             host.set_faults(late(Faults::harmless(seed * 1000 + i)));
@@ -62,17 +62,17 @@ fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<H
     }
     scene.run_for(millis(30_000));
     scene.end();
-    let heard = healthy.iter().map(|task| task.take().unwrap()).collect();
-    (scene, heard)
+    let received = healthy.iter().map(|task| task.take().unwrap()).collect();
+    (scene, received)
 }
 
 /// Asserts that healthy subscribers received every complete message of every epoch, and nothing
 /// else.
-fn nothing_is_missing(scene: &Scene, heard: &[Heard]) {
+fn nothing_is_missing(scene: &Scene, received: &[Received]) {
     let published = scene.published();
-    for heard in heard {
-        assert_eq!((heard.fin, heard.error), (true, None));
-        assert!(heard.bytes == published, "{:?}", numbers(&heard.bytes));
+    for received in received {
+        assert_eq!((received.fin, received.error), (true, None));
+        assert!(received.bytes == published, "{:?}", numbers(&received.bytes));
     }
     // Every epoch starts at a message boundary, with message 0, and has no gap.
     let numbers = numbers(&published);
@@ -89,8 +89,8 @@ fn healthy_subscribers_miss_nothing_while_the_upstream_flaps_and_others_misbehav
     let (healthy, faulty) = if cfg!(debug_assertions) { (25, 30) } else { (500, 600) };
     for_each_seed(2, |seed| {
         for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip, LagPolicy::Block] {
-            let (scene, heard) = crowd(seed, config().with_on_lag(on_lag), healthy, faulty);
-            nothing_is_missing(&scene, &heard);
+            let (scene, received) = crowd(seed, config().with_on_lag(on_lag), healthy, faulty);
+            nothing_is_missing(&scene, &received);
         }
     });
 }
@@ -100,8 +100,8 @@ fn faulty_subscribers_change_nothing_that_the_healthy_receive() {
     for_each_seed(2, |seed| {
         let (with, without) = (crowd(seed, config(), 10, 24), crowd(seed, config(), 10, 0));
         // A message contains its time, which may differ.
-        let numbers = |heard: &[Heard]| -> Vec<Vec<u64>> {
-            heard.iter().map(|heard| numbers(&heard.bytes)).collect()
+        let numbers = |received: &[Received]| -> Vec<Vec<u64>> {
+            received.iter().map(|received| numbers(&received.bytes)).collect()
         };
         assert_eq!(numbers(&with.1), numbers(&without.1));
     });
@@ -130,11 +130,16 @@ fn lines_and_bytes_arrive_completely_while_the_upstream_flaps() {
                 ]
             };
             let scene = Scene::new(seed, config().with_framing(framing), epochs());
-            let (scene, heard) = crowd_of(scene, seed, 10, 24);
+            let (scene, received) = crowd_of(scene, seed, 10, 24);
             let published = scene.published();
-            for heard in heard {
-                assert_eq!((heard.fin, heard.error), (true, None));
-                assert!(heard.bytes == published, "{} of {}", heard.bytes.len(), published.len());
+            for received in received {
+                assert_eq!((received.fin, received.error), (true, None));
+                assert!(
+                    received.bytes == published,
+                    "{} of {}",
+                    received.bytes.len(),
+                    published.len()
+                );
             }
             let sent: usize = scene.epochs().iter().map(Vec::len).sum();
             let counters = scene.counters();
@@ -191,7 +196,7 @@ const FEW: u64 = 20;
 
 /// Runs equally many subscribers of every kind while the upstream flaps; returns what they
 /// received.
-fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, Heard)>) {
+fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, Received)>) {
     // The window holds half of the messages, and the buffers of a connection a few.
     let config =
         config().with_on_lag(on_lag).with_window(6144).with_lag_wait(millis(100)).with_replay(3);
@@ -216,47 +221,50 @@ fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, H
             (0..count / KINDS.len()).map(move |number| {
                 let (late, acts) = kind.acts(number);
                 let runtime = host.clone();
-                let heard = host.run(async move {
+                let received = host.run(async move {
                     runtime.sleep(late).await;
                     let socket = runtime.connect("server:1235").await.unwrap();
                     act(runtime, socket, acts).await
                 });
-                (kind, heard)
+                (kind, received)
             })
         })
         .collect();
     scene.run_for(millis(60_000));
     scene.end();
-    let heard = tasks.into_iter().map(|(kind, heard)| (kind, heard.take().unwrap())).collect();
-    (scene, heard)
+    let received =
+        tasks.into_iter().map(|(kind, received)| (kind, received.take().unwrap())).collect();
+    (scene, received)
 }
 
 /// Checks what each of them received, and the counters. A debug build, which is slow, runs 2,000.
 fn check_thousands(on_lag: LagPolicy) {
     let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
     for_each_seed(1, |seed| {
-        let (scene, heard) = thousands(seed, on_lag, count);
+        let (scene, received) = thousands(seed, on_lag, count);
         let (counters, published) = (scene.counters(), scene.published());
         assert_eq!(counters.messages_in, 2 * FEW + 1);
         let mut whole = 0;
-        for (kind, heard) in &heard {
-            whole += heard.bytes.len() / SIZE;
+        for (kind, received) in &received {
+            whole += received.bytes.len() / SIZE;
             match kind {
-                Kind::Healthy => assert!(heard.fin && heard.bytes == published),
-                Kind::Late => assert!(heard.fin && published.ends_with(&heard.bytes)),
-                Kind::Slow => assert!(heard.fin),
-                Kind::Stalled => assert!(heard.fin || heard.error == Some(ConnectionError::Reset)),
-                Kind::Leaving => assert!(heard.fin && heard.bytes.len() % SIZE == 0),
+                Kind::Healthy => assert!(received.fin && received.bytes == published),
+                Kind::Late => assert!(received.fin && published.ends_with(&received.bytes)),
+                Kind::Slow => assert!(received.fin),
+                Kind::Stalled => {
+                    assert!(received.fin || received.error == Some(ConnectionError::Reset))
+                }
+                Kind::Leaving => assert!(received.fin && received.bytes.len() % SIZE == 0),
                 Kind::Resetting => {}
             }
             if on_lag != LagPolicy::Skip && *kind != Kind::Late {
-                assert!(published.starts_with(&heard.bytes), "{kind:?} has a gap");
+                assert!(published.starts_with(&received.bytes), "{kind:?} has a gap");
             }
         }
         assert_eq!(counters.lagged, scene.ended("lagged"));
         assert_eq!(counters.lagged > 0, on_lag == LagPolicy::Disconnect);
         assert_eq!(counters.skipped > 0, on_lag == LagPolicy::Skip);
-        assert_eq!(scene.table.totals().accepted, heard.len() as u64);
+        assert_eq!(scene.table.totals().accepted, received.len() as u64);
         // Some bytes that the kernel accepted were lost with a connection.
         assert!(counters.delivered >= whole as u64);
     });

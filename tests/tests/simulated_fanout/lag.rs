@@ -39,12 +39,12 @@ fn a_subscriber_that_stalls_skips_complete_messages_that_are_counted() {
     assert_eq!(numbers(&healthy.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     let slow = slow.take().unwrap();
     assert_eq!((slow.fin, slow.bytes.len() % 100), (true, 0));
-    let heard = numbers(&slow.bytes);
-    assert!(heard.is_sorted_by(|a, b| a < b) && heard.last() == Some(&(MANY - 1)));
+    let received = numbers(&slow.bytes);
+    assert!(received.is_sorted_by(|a, b| a < b) && received.last() == Some(&(MANY - 1)));
     let counters = scene.counters();
     assert!(counters.skipped > 0);
-    assert_eq!(counters.skipped, MANY - heard.len() as u64, "the gaps are counted");
-    assert_eq!(counters.delivered, MANY + heard.len() as u64);
+    assert_eq!(counters.skipped, MANY - received.len() as u64, "the gaps are counted");
+    assert_eq!(counters.delivered, MANY + received.len() as u64);
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn a_dead_subscriber_is_reset_although_it_could_skip_without_end() {
     assert!(scene.counters().paused <= millis(1100));
     scene.end();
     assert_eq!(
-        scene.world.run_until(&dead).ok().map(|heard| heard.error),
+        scene.world.run_until(&dead).ok().map(|received| received.error),
         Some(Some(ConnectionError::Reset))
     );
 }
@@ -73,8 +73,8 @@ fn with_block_a_slow_subscriber_misses_nothing_and_a_dead_one_is_reset() {
     let paused = scene.counters().paused;
     assert!(paused > millis(9000) && paused < millis(12_000), "{paused:?}");
     scene.end();
-    for heard in [slow, healthy] {
-        assert_eq!(numbers(&heard.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
+    for received in [slow, healthy] {
+        assert_eq!(numbers(&received.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     }
     assert_eq!(dead.take().unwrap().error, Some(ConnectionError::Reset));
 }
@@ -94,7 +94,7 @@ fn a_dead_subscriber_is_reset_in_time_although_the_kernel_accepts_output() {
     scene.end();
     assert_eq!(numbers(&healthy.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     assert_eq!(
-        scene.world.run_until(&dead).ok().map(|heard| heard.error),
+        scene.world.run_until(&dead).ok().map(|received| received.error),
         Some(Some(ConnectionError::Reset))
     );
 }
@@ -111,8 +111,8 @@ fn slow_subscribers_get_everything_of_a_source_that_is_faster_than_all_of_them()
     assert!(counters.paused > millis(3000), "{:?}", counters.paused);
     assert!(counters.paused_waiting < millis(1000), "{:?}", counters.paused_waiting);
     scene.end();
-    for heard in slow {
-        assert_eq!(numbers(&heard.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
+    for received in slow {
+        assert_eq!(numbers(&received.take().unwrap().bytes), (0..MANY).collect::<Vec<_>>());
     }
 }
 

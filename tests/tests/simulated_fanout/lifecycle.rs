@@ -22,9 +22,9 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
         let late = scene.subscriber("late", all());
         scene.run_for(millis(1000));
         scene.end();
-        let heard = numbers(&late.take().unwrap().bytes);
-        assert!(heard.windows(2).all(|two| two[1] == two[0] + 1));
-        published.abs_diff(heard[0])
+        let received = numbers(&late.take().unwrap().bytes);
+        assert!(received.windows(2).all(|two| two[1] == two[0] + 1));
+        published.abs_diff(received[0])
     };
     assert!(first(0) <= 3, "some are published while it connects");
     assert!((97..=100).contains(&first(100)));
@@ -57,9 +57,9 @@ fn a_drain_flushes_pending_output() {
     assert!(scene.counters().delivered < 1500, "the buffers of the network are full");
     let served = scene.end();
     assert_eq!(served, DrainReport { drained: 1, aborted: 0 });
-    let heard = slow.take().unwrap();
-    assert_eq!((heard.fin, heard.error), (true, None));
-    assert_eq!(numbers(&heard.bytes), (0..1500).collect::<Vec<_>>());
+    let received = slow.take().unwrap();
+    assert_eq!((received.fin, received.error), (true, None));
+    assert_eq!(numbers(&received.bytes), (0..1500).collect::<Vec<_>>());
     assert_eq!(scene.ended("shut_down"), 1);
     assert_eq!(scene.counters().delivered, 1500);
 }
@@ -112,14 +112,14 @@ fn the_server_dials_again_while_the_upstream_is_away() {
         config().with_on_lag(LagPolicy::Block),
         vec![whole(100, 10), cut(FIXED, 550), whole(100, 10)],
     );
-    let heard = scene.subscriber("healthy", all());
+    let received = scene.subscriber("healthy", all());
     scene.run_for(millis(900));
     assert_eq!((scene.counters().upstream_connects, scene.counters().subscribers), (0, 1));
     scene.run_for(millis(20_000));
     assert!(!scene.counters().upstream_up);
     scene.end();
     let expected: Vec<u64> = (0..10).chain(0..5).chain(0..10).collect();
-    assert_eq!(numbers(&heard.take().unwrap().bytes), expected);
+    assert_eq!(numbers(&received.take().unwrap().bytes), expected);
     assert_eq!(scene.counters().tail_bytes_dropped, 50);
 }
 
@@ -222,7 +222,7 @@ fn an_upstream_that_falls_silent_inside_a_message_is_reset() {
     let epochs = vec![Epoch::Acts(silent), whole(100, 10)];
     let config = config().with_upstream_idle_timeout(millis(3000));
     let scene = Scene::new(6, config, epochs);
-    let heard = scene.subscriber("healthy", all());
+    let received = scene.subscriber("healthy", all());
     // The source listens after a second, and is dialled every 100 ms.
     scene.run_for(millis(1000 + 2900 + 2900));
     assert_eq!((scene.counters().upstream_up, scene.counters().upstream_connects), (true, 1));
@@ -233,7 +233,7 @@ fn an_upstream_that_falls_silent_inside_a_message_is_reset() {
     assert_eq!(scene.counters().upstream_connects, 2);
     scene.end();
     let expected: Vec<u64> = (0..5).chain(0..10).collect();
-    assert_eq!(numbers(&heard.take().unwrap().bytes), expected);
+    assert_eq!(numbers(&received.take().unwrap().bytes), expected);
 }
 
 #[test]

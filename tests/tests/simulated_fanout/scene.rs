@@ -16,7 +16,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    sim::{Act, Heard, Host, Leftovers, Settings, Side, Task, World, act},
+    sim::{Act, Host, Leftovers, Received, Settings, Side, Task, World, act},
 };
 
 use crate::meter::{Meter, is_paused};
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     /// A subscriber on a host of its own.
-    pub(crate) fn subscriber(&self, name: &str, acts: Vec<Act>) -> Task<Heard> {
+    pub(crate) fn subscriber(&self, name: &str, acts: Vec<Act>) -> Task<Received> {
         subscribe(&self.world.host(name), acts)
     }
 
@@ -234,7 +234,7 @@ fn complete_len(framing: Framing, stream: &[u8]) -> usize {
 }
 
 /// A subscriber that performs `acts`.
-pub(crate) fn subscribe(host: &Host, acts: Vec<Act>) -> Task<Heard> {
+pub(crate) fn subscribe(host: &Host, acts: Vec<Act>) -> Task<Received> {
     let runtime = host.clone();
     host.run(async move {
         let socket = runtime.connect("server:1235").await.unwrap();

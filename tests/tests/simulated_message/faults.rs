@@ -141,9 +141,9 @@ fn a_reset_anywhere_in_a_frame_is_reported_and_no_partial_request_is_answered() 
         let answered = cut / one * one;
         // Read the replies, so that the reset has no other cause.
         let acts = vec![send, Act::Receive(answered), Act::Wait(seconds(1)), Act::Reset];
-        let heard = peer(&client, acts);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!(heard.bytes, all[..answered]);
+        let received = peer(&client, acts);
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!(received.bytes, all[..answered]);
         scene.run_for(seconds(1));
         let label = if cut == 0 { "health_check" } else { "reset" };
         assert_eq!(scene.ended(label), 1, "after {cut} bytes");
@@ -159,16 +159,16 @@ fn a_fin_anywhere_in_a_frame_gets_an_error_reply_with_both_lengths() {
         let scene = Scene::new(cut as u64);
         let client = scene.world.host("client");
         let send = Act::Send(Bytes::copy_from_slice(&all[..cut]));
-        let heard = peer(&client, vec![send, Act::Finish, Act::ReceiveAll]);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert!(heard.fin, "the connection is not closed");
-        let (answers, error) = heard.bytes.split_at(cut / one * one);
+        let received = peer(&client, vec![send, Act::Finish, Act::ReceiveAll]);
+        let received = scene.world.run_until(&received).unwrap();
+        assert!(received.fin, "the connection is not closed");
+        let (answers, error) = received.bytes.split_at(cut / one * one);
         assert_eq!(answers, &all[..answers.len()]);
-        let received = cut % one;
+        let frame_bytes = cut % one;
         let error = String::from_utf8_lossy(error);
-        let expected = format!("the input ended after {received} of a frame's ");
-        assert_eq!(error.contains(&expected), received > 0, "{cut}: {error}");
-        let label = if received > 0 { "truncated" } else { "finished" };
+        let expected = format!("the input ended after {frame_bytes} of a frame's ");
+        assert_eq!(error.contains(&expected), frame_bytes > 0, "{cut}: {error}");
+        let label = if frame_bytes > 0 { "truncated" } else { "finished" };
         assert_eq!(scene.ended(label), 1, "after {cut} bytes");
         scene.end();
     }
@@ -189,10 +189,10 @@ fn a_process_that_was_stopped_serves_the_requests_that_had_arrived() {
             Act::Finish,
             Act::ReceiveAll,
         ];
-        let heard = peer(&client, acts);
+        let received = peer(&client, acts);
         scene.run_for(seconds(2));
         scene.server.stop_for(seconds(120));
-        assert_eq!(scene.world.run_until(&heard).unwrap().bytes, all);
+        assert_eq!(scene.world.run_until(&received).unwrap().bytes, all);
         scene.end();
         assert_eq!(scene.ended("finished"), 1);
     });

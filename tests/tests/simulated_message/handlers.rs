@@ -101,10 +101,10 @@ fn an_async_closure_owns_state_that_all_connections_share() {
     for (name, last) in [("first", "reply 2"), ("second", "reply 4")] {
         let asks = bytes(&requests(&[10, 20]));
         let acts = vec![Act::Send(asks.into()), Act::Finish, Act::ReceiveAll];
-        let heard = peer(&scene.world.host(name), acts);
-        let heard = scene.world.run_until(&heard).unwrap();
-        let text = String::from_utf8_lossy(&heard.bytes);
-        assert!(heard.fin && text.contains(last), "{text}");
+        let received = peer(&scene.world.host(name), acts);
+        let received = scene.world.run_until(&received).unwrap();
+        let text = String::from_utf8_lossy(&received.bytes);
+        assert!(received.fin && text.contains(last), "{text}");
     }
     scene.end();
 }
@@ -129,9 +129,9 @@ fn requests_before_a_fin_are_answered_however_long_their_handlers_take() {
     let scene = scene(World::new(2), small(4096), &Running::default(), |_| seconds(50));
     let client = scene.world.host("client");
     let all = bytes(&requests(&[10, 20, 30]));
-    let heard = peer(&client, vec![Act::Send(all.clone().into()), Act::Finish, Act::ReceiveAll]);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes, heard.fin), (all, true));
+    let received = peer(&client, vec![Act::Send(all.clone().into()), Act::Finish, Act::ReceiveAll]);
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((received.bytes, received.fin), (all, true));
     scene.end();
     assert_eq!(scene.ended("finished"), 1);
 }
@@ -142,13 +142,13 @@ fn a_handler_that_takes_more_than_60_s_is_dropped_and_the_peer_gets_an_error_rep
     let scene = scene(World::new(3), small(4096), &Running::default(), time);
     let client = scene.world.host("client");
     let all = bytes(&requests(&[10, 20, 30]));
-    let heard = peer(&client, vec![Act::Send(all.clone().into()), Act::ReceiveAll]);
-    let heard = scene.world.run_until(&heard).unwrap();
+    let received = peer(&client, vec![Act::Send(all.clone().into()), Act::ReceiveAll]);
+    let received = scene.world.run_until(&received).unwrap();
     let first = bytes(&requests(&[10]));
-    assert!(heard.bytes.starts_with(&first), "the reply before it is missing");
-    let error = String::from_utf8_lossy(&heard.bytes[first.len()..]).into_owned();
+    assert!(received.bytes.starts_with(&first), "the reply before it is missing");
+    let error = String::from_utf8_lossy(&received.bytes[first.len()..]).into_owned();
     assert!(error.contains("no reply within 60s; requests not answered: 2"), "{error}");
-    assert!(heard.fin);
+    assert!(received.fin);
     scene.end();
     assert_eq!(scene.ended("service_timeout"), 1);
 }

@@ -34,11 +34,11 @@ fn a_header_that_arrives_one_byte_a_second_is_refused_after_5_s() {
     let client = scene.world.host("client");
     let mut acts = drips(&golden()[..5], seconds(1));
     acts.push(Act::ReceiveAll);
-    let heard = peer(&client, acts);
+    let received = peer(&client, acts);
     scene.run_for(Duration::from_millis(4900));
     assert_eq!(scene.ended("header_timeout"), 0);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert!(text(&heard.bytes).contains("of a frame's 105 bytes within 5s"), "{heard:?}");
+    let received = scene.world.run_until(&received).unwrap();
+    assert!(text(&received.bytes).contains("of a frame's 105 bytes within 5s"), "{received:?}");
     scene.end();
     assert_eq!(scene.ended("header_timeout"), 1);
 }
@@ -53,13 +53,13 @@ fn a_content_that_arrives_one_byte_a_second_is_refused_after_30_s() {
     acts.extend(drips(&request[content..], seconds(1)));
     acts.truncate(60);
     acts.push(Act::ReceiveAll);
-    let heard = peer(&client, acts);
+    let received = peer(&client, acts);
     scene.run_for(seconds(29));
     assert_eq!(scene.ended("content_timeout"), 0, "it is refused too early");
     scene.run_for(seconds(4));
     assert_eq!(scene.ended("content_timeout"), 1);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert!(text(&heard.bytes).contains("bytes within 30s"), "{heard:?}");
+    let received = scene.world.run_until(&received).unwrap();
+    assert!(text(&received.bytes).contains("bytes within 30s"), "{received:?}");
     scene.end();
 }
 
@@ -75,9 +75,9 @@ fn a_content_that_arrives_at_the_minimum_rate_is_answered() {
         .collect();
     acts.extend([Act::Finish, Act::ReceiveAll]);
     let began = scene.world.now();
-    let heard = peer(&client, acts);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!(heard.bytes, request);
+    let received = peer(&client, acts);
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!(received.bytes, request);
     assert!(scene.world.now().since(began) > seconds(50));
     scene.end();
 }
@@ -87,16 +87,16 @@ fn a_peer_that_does_not_read_is_reset_after_10_s_and_the_others_are_not_affected
     let scene = Scene::new(4);
     let (client, healthy) = (scene.world.host("client"), scene.world.host("healthy"));
     let many = bytes(&requests(&[20_000; 20]));
-    let heard =
+    let received =
         peer(&client, vec![Act::Send(many.into()), Act::Wait(seconds(60)), Act::ReceiveAll]);
     scene.run_for(seconds(5));
     let asking = ask(&healthy, requests(&[10, 20_000, 10]));
     assert!(scene.world.run_until(&asking).unwrap().are_complete());
     scene.run_for(seconds(15));
     assert_eq!(scene.ended("write_stalled"), 1);
-    let heard = scene.world.run_until(&heard).unwrap();
+    let received = scene.world.run_until(&received).unwrap();
     assert_eq!(
-        heard.error,
+        received.error,
         Some(ConnectionError::Reset),
         "a FIN would say that all replies were sent"
     );
@@ -110,13 +110,13 @@ fn a_peer_that_does_not_read_is_reset_in_time_although_the_kernel_accepts_bytes(
     scene.server.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
     let client = scene.world.host("client");
     let many = bytes(&requests(&[20_000; 200]));
-    let heard =
+    let received =
         peer(&client, vec![Act::Send(many.into()), Act::Wait(seconds(60)), Act::ReceiveAll]);
     scene.run_for(seconds(9));
     assert_eq!(scene.ended("write_stalled"), 0);
     scene.run_for(seconds(3));
     assert_eq!(scene.ended("write_stalled"), 1);
-    assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
+    assert_eq!(scene.world.run_until(&received).unwrap().error, Some(ConnectionError::Reset));
     scene.end();
 }
 
@@ -129,9 +129,9 @@ fn a_peer_that_reads_slowly_gets_all_replies() {
     acts.extend([Act::Wait(seconds(5)), Act::Receive(10_000)].into_iter().cycle().take(8));
     acts.extend([Act::Send(Bytes::copy_from_slice(&all[60_000..])), Act::Wait(seconds(5))]);
     acts.extend([Act::Finish, Act::ReceiveAll]);
-    let heard = peer(&reader, acts);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes == all, heard.error), (true, None));
+    let received = peer(&reader, acts);
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((received.bytes == all, received.error), (true, None));
     scene.end();
 }
 
@@ -140,12 +140,12 @@ fn a_connection_without_a_request_is_closed_after_60_s_and_not_before() {
     let scene = Scene::new(6);
     let client = scene.world.host("client");
     let request = bytes(&requests(&[5]));
-    let heard = peer(&client, vec![Act::Send(request.clone().into()), Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Send(request.clone().into()), Act::ReceiveAll]);
     scene.run_for(seconds(59));
     assert_eq!(scene.ended("idle_timeout"), 0);
     scene.run_for(seconds(2));
-    let heard = heard.take().unwrap();
-    assert_eq!((heard.bytes, heard.fin), (request, true), "it does not end with a FIN");
+    let received = received.take().unwrap();
+    assert_eq!((received.bytes, received.fin), (request, true), "it does not end with a FIN");
     scene.end();
     assert_eq!(scene.ended("idle_timeout"), 1);
 }
@@ -164,10 +164,10 @@ fn a_peer_can_read_the_error_reply_although_more_input_follows() {
             acts.push(Act::Send(vec![b' '; 20_000].into()));
         }
         acts.extend([Act::Finish, Act::ReceiveAll]);
-        let heard = peer(&client, acts);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.error, heard.fin), (None, true), "{}", bad.name);
-        let reply = text(&heard.bytes);
+        let received = peer(&client, acts);
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.error, received.fin), (None, true), "{}", bad.name);
+        let reply = text(&received.bytes);
         assert!(reply.contains(r#"{"result": "Error: "#), "{}: {reply}", bad.name);
         scene.end();
         assert_eq!(scene.ended(bad.error.label()), 1, "{}", bad.name);
@@ -186,9 +186,9 @@ fn an_error_reply_arrives_although_1_mib_follows_the_invalid_frame() {
         .map(|client| peer(client, [&acts[..], &[Act::ReceiveAll]].concat()))
         .collect();
     for peer in peers {
-        let heard = scene.world.run_until(&peer).unwrap();
-        assert_eq!((heard.error, heard.fin), (None, true));
-        assert!(text(&heard.bytes).contains("Error: a header of 0 bytes"), "{heard:?}");
+        let received = scene.world.run_until(&peer).unwrap();
+        assert_eq!((received.error, received.fin), (None, true));
+        assert!(text(&received.bytes).contains("Error: a header of 0 bytes"), "{received:?}");
     }
     scene.end();
     assert_eq!(scene.ended("empty_header"), 20);
@@ -201,13 +201,13 @@ fn a_drain_answers_the_requests_that_were_sent() {
         let (client, idle) = (scene.world.host("client"), scene.world.host("idle"));
         let all = bytes(&requests(&[3000, 3000, 10]));
         let acts = vec![Act::Send(all.clone().into()), Act::Wait(seconds(3)), Act::ReceiveAll];
-        let heard = peer(&client, acts);
+        let received = peer(&client, acts);
         let nothing = peer(&idle, vec![Act::ReceiveAll]);
         scene.run_for(seconds(1));
         let served = scene.end();
         assert_eq!(served, DrainReport { drained: 2, aborted: 0 });
-        let heard = heard.take().unwrap();
-        assert_eq!((heard.bytes, heard.fin, heard.error), (all, true, None));
+        let received = received.take().unwrap();
+        assert_eq!((received.bytes, received.fin, received.error), (all, true, None));
         assert!(nothing.take().unwrap().fin);
         assert_eq!(scene.ended("shut_down"), 2);
     });
@@ -224,11 +224,11 @@ fn a_drain_waits_for_a_request_that_has_begun_to_arrive() {
         Act::Send(Bytes::copy_from_slice(&all[60..])),
         Act::ReceiveAll,
     ];
-    let heard = peer(&client, acts);
+    let received = peer(&client, acts);
     scene.run_for(seconds(1));
     scene.end();
-    let heard = heard.take().unwrap();
-    assert_eq!((heard.bytes, heard.fin), (all, true));
+    let received = received.take().unwrap();
+    assert_eq!((received.bytes, received.fin), (all, true));
 }
 
 /// Other tasks run, although there is always more input.
@@ -250,8 +250,8 @@ fn one_poll_answers_a_bounded_number_of_requests_although_more_have_arrived() {
     let client = scene.world.host("client");
     let flood = bytes(&requests(&[0; 2000]));
     let acts = vec![Act::Send(flood.clone().into()), Act::Finish, Act::ReceiveAll];
-    let heard = peer(&client, acts);
-    assert_eq!(scene.world.run_until(&heard).unwrap().bytes, flood);
+    let received = peer(&client, acts);
+    assert_eq!(scene.world.run_until(&received).unwrap().bytes, flood);
     scene.end();
     let most = answered.with(|answered| answered.values().copied().max());
     let work = Budget::default().work;
@@ -265,9 +265,9 @@ fn a_one_shot_server_closes_each_connection_after_its_reply() {
         let client = scene.world.host("client");
         let all = bytes(&requests(&[100, 200, 300]));
         let first = bytes(&requests(&[100]));
-        let heard = peer(&client, vec![Act::Send(all.into()), Act::ReceiveAll]);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes, heard.fin, heard.error), (first, true, None));
+        let received = peer(&client, vec![Act::Send(all.into()), Act::ReceiveAll]);
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.bytes, received.fin, received.error), (first, true, None));
         scene.end();
         assert_eq!(scene.ended("answered"), 1);
     });
@@ -289,8 +289,8 @@ fn a_connection_that_exceeds_the_drain_timeout_is_reset() {
     });
     let scene = Scene::serving(world, server, small(512), slow, ServerHandle::default());
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Send(golden().into()), Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Send(golden().into()), Act::ReceiveAll]);
     scene.run_for(seconds(1));
     assert_eq!(scene.end(), DrainReport { drained: 0, aborted: 1 });
-    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
+    assert_eq!(received.take().unwrap().error, Some(ConnectionError::Reset));
 }

@@ -12,7 +12,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Heard, Settings, World},
+    sim::{Act, Received, Settings, World},
 };
 
 use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
@@ -35,9 +35,9 @@ where
 
 /// How many of `all` have received what they expect. The others must have an error reply that names
 /// the memory limit.
-fn served(all: &[Heard], expected: &[u8]) -> usize {
-    let served = |heard: &&Heard| heard.bytes == expected;
-    for refused in all.iter().filter(|heard| !served(heard)) {
+fn served(all: &[Received], expected: &[u8]) -> usize {
+    let served = |received: &&Received| received.bytes == expected;
+    for refused in all.iter().filter(|received| !served(received)) {
         let error = String::from_utf8_lossy(&refused.bytes);
         assert!(error.contains("Error: no memory for a content: "), "{refused:?}");
         assert!(error.contains(" of 160000 are reserved"), "{error}");
@@ -70,9 +70,9 @@ fn requests_that_exceed_max_memory_are_refused_and_the_others_answered() {
             scene.world.run_until(&asking).unwrap().are_complete(),
             "small requests need memory"
         );
-        let heard: Vec<_> =
+        let received: Vec<_> =
             clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
-        let served = served(&heard, &request);
+        let served = served(&received, &request);
         assert!((3..20).contains(&served), "{served} of 20");
         let again = ask(&healthy, requests(&[CONTENT; 4]));
         assert!(scene.world.run_until(&again).unwrap().are_complete(), "memory was not released");
@@ -92,11 +92,11 @@ fn replies_that_no_client_reads_are_bounded_by_max_memory() {
         (0..20).map(|i| peer(&scene.world.host(&format!("client {i}")), acts.to_vec())).collect();
     scene.run_for(seconds(1));
     assert_eq!(messages.memory(), 4 * CONTENT);
-    let heard: Vec<_> =
+    let received: Vec<_> =
         clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
     let mut reply = Vec::new();
     answer(Message::binary("")).encode(&mut reply).unwrap();
-    assert_eq!(served(&heard, &reply), 4);
+    assert_eq!(served(&received, &reply), 4);
     scene.end();
     assert_eq!((scene.ended("memory"), messages.memory()), (16, 0));
 }
@@ -141,9 +141,9 @@ fn requests_with_pending_replies_are_bounded_by_max_memory() {
         .collect();
     scene.run_for(seconds(2));
     assert!(messages.memory() > MAX_MEMORY / 2, "{} bytes", messages.memory());
-    let heard: Vec<_> =
+    let received: Vec<_> =
         clients.iter().map(|client| scene.world.run_until(client).unwrap()).collect();
-    let served = served(&heard, &all);
+    let served = served(&received, &all);
     assert!((1..20).contains(&served), "{served} of 20");
     scene.end();
     assert_eq!((scene.ended("memory"), messages.memory()), (20 - served as u64, 0));

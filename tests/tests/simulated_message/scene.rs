@@ -22,7 +22,7 @@ use wirestate_testkit::{
     contract::Checked,
     message::frames,
     script::Ending,
-    sim::{Act, Heard, Host, Leftovers, Record, Side, Task, World, act},
+    sim::{Act, Host, Leftovers, Received, Record, Side, Task, World, act},
 };
 
 /// The most bytes that a machine may queue in these scenes: 64 KiB and one message.
@@ -187,7 +187,7 @@ pub(crate) fn patient_server(mut config: Config) -> Config {
 }
 
 /// A scripted client of the scene's server.
-pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Received> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();

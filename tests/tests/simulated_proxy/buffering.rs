@@ -15,7 +15,7 @@ use wirestate_core::{
     proxy::{Balance, Config, ProxiedConnection, Proxy, Upstreams},
     runtime::{AcceptError, Address, Listener, Runtime},
 };
-use wirestate_testkit::sim::{self, Act, Buffering, Heard, Host, Settings, Socket, World, act};
+use wirestate_testkit::sim::{self, Act, Buffering, Host, Received, Settings, Socket, World, act};
 
 /// A host whose sockets buffer up to 4 KiB.
 #[derive(Clone)]
@@ -81,7 +81,7 @@ impl Runtime for Holding {
 }
 
 /// What a client that plays `acts` receives through a proxy whose upstream plays `replies`.
-fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Heard {
+fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Received {
     let world = World::with(3, settings);
     let hosts = ["proxy", "upstream", "client"].map(|name| world.host(name));
     let [host, upstream, client] = hosts;
@@ -98,20 +98,20 @@ fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Heard 
         let (socket, peer) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
         ProxiedConnection::new(&runtime, &proxy, socket, peer, runtime.clock()).await
     });
-    let heard = client.clone().run(async move {
+    let received = client.clone().run(async move {
         let socket = client.connect("proxy:7").await.unwrap();
         act(client, socket, acts).await
     });
     world.run().unwrap();
-    heard.take().unwrap()
+    received.take().unwrap()
 }
 
 #[test]
 fn output_that_a_sink_holds_is_flushed_in_both_directions() {
     let requests = vec![Act::Send("ping".into()), Act::Receive(4), Act::Finish, Act::ReceiveAll];
     let replies = vec![Act::Receive(4), Act::Send("pong".into()), Act::ReceiveAll];
-    let heard = client_hears(Settings::default(), requests, replies);
-    assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"pong"[..], true, None));
+    let received = client_hears(Settings::default(), requests, replies);
+    assert_eq!((&*received.bytes, received.fin, received.error), (&b"pong"[..], true, None));
 }
 
 #[test]
@@ -120,8 +120,8 @@ fn a_forwarded_reset_waits_for_output_that_a_sink_holds() {
     let reads_late = vec![Act::Wait(Duration::from_secs(8)), Act::ReceiveAll];
     let wait = Act::Wait(Duration::from_secs(3));
     let replies = vec![Act::Send(vec![b'x'; 2000].into()), wait, Act::Reset];
-    let heard = client_hears(settings, reads_late, replies);
-    assert_eq!((heard.bytes.len(), heard.error), (2000, Some(ConnectionError::Reset)));
+    let received = client_hears(settings, reads_late, replies);
+    assert_eq!((received.bytes.len(), received.error), (2000, Some(ConnectionError::Reset)));
 }
 
 #[test]
@@ -129,6 +129,6 @@ fn a_download_that_pauses_longer_than_the_flush_timeout_continues() {
     let settings = Settings { buffer: 64, ..Settings::default() };
     let pauses = vec![Act::Wait(Duration::from_secs(60)), Act::ReceiveAll];
     let replies = vec![Act::Send(vec![b'x'; 2000].into()), Act::Finish, Act::ReceiveAll];
-    let heard = client_hears(settings, [pauses, vec![Act::Finish]].concat(), replies);
-    assert_eq!((heard.bytes.len(), heard.fin, heard.error), (2000, true, None));
+    let received = client_hears(settings, [pauses, vec![Act::Finish]].concat(), replies);
+    assert_eq!((received.bytes.len(), received.fin, received.error), (2000, true, None));
 }

@@ -29,9 +29,9 @@ fn a_client_gets_a_fin_when_the_upstream_refuses() {
     let scene = Scene::new(1, &["upstream"]);
     scene.world.host("upstream"); // no listener
     let client = scene.world.host("client");
-    let heard = peer(&client, hello());
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes.len(), heard.fin, heard.error), (0, true, None));
+    let received = peer(&client, hello());
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((received.bytes.len(), received.fin, received.error), (0, true, None));
     let [upstream] = &scene.counters()[..] else { panic!("there is one") };
     assert_eq!((upstream.failures, upstream.connects, upstream.up), (1, 0, false));
     scene.end();
@@ -48,8 +48,8 @@ fn a_refused_client_that_goes_on_sending_gets_a_fin_and_no_reset() {
         let more = [Act::Wait(seconds(1) / 2), Act::Send(vec![7; 100].into())];
         let acts = [&hello()[..], &more, &[Act::Finish, Act::Wait(seconds(1)), Act::ReceiveAll]];
         let polite = peer(&client, acts.concat());
-        let heard = scene.world.run_until(&polite).unwrap();
-        assert_eq!((heard.fin, heard.error), (true, None));
+        let received = scene.world.run_until(&polite).unwrap();
+        assert_eq!((received.fin, received.error), (true, None));
         // After the linger time it is reset.
         let late = [Act::Wait(seconds(3)), Act::Send("late".into()), Act::Wait(seconds(1))];
         let late = peer(&client, [&hello()[..], &late, &[Act::Send("!".into())]].concat());
@@ -63,8 +63,8 @@ fn a_refused_client_that_goes_on_sending_gets_a_fin_and_no_reset() {
 fn a_client_gets_a_fin_when_the_upstreams_name_is_unknown() {
     let scene = Scene::new(2, &["nowhere"]);
     let client = scene.world.host("client");
-    let heard = peer(&client, hello());
-    assert!(scene.world.run_until(&heard).unwrap().fin);
+    let received = peer(&client, hello());
+    assert!(scene.world.run_until(&received).unwrap().fin);
     scene.end();
     assert_eq!(scene.ended("no_upstream"), 1);
 }
@@ -117,11 +117,11 @@ fn the_connect_timeout_is_for_all_attempts_together() {
         scene.echo(name).set_unplugged(true);
     }
     let client = scene.world.host("client");
-    let heard = peer(&client, hello());
+    let received = peer(&client, hello());
     scene.run_for(seconds(9));
     assert_eq!(scene.table.totals().open, 1);
     scene.run_for(seconds(2));
-    assert!(heard.take().unwrap().fin);
+    assert!(received.take().unwrap().fin);
     assert_eq!(scene.ended("connect_timeout"), 1);
     scene.end();
 }
@@ -163,11 +163,11 @@ fn a_client_that_has_sent_a_fin_before_there_is_an_upstream_is_served() {
     let late = scene.echo("late");
     late.set_unplugged(true);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Send("hello".into()), Act::Finish, Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Send("hello".into()), Act::Finish, Act::ReceiveAll]);
     scene.run_for(seconds(3));
     late.set_unplugged(false);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((&*heard.bytes, heard.fin), (&b"hello"[..], true));
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((&*received.bytes, received.fin), (&b"hello"[..], true));
     scene.end();
     assert_eq!(scene.ended("finished"), 1);
 }
@@ -179,9 +179,9 @@ fn the_only_upstream_that_resets_is_not_dialled_again() {
         let scene = Scene::new(seed, &["flaps"]);
         scene.upstream("flaps", vec![Act::Receive(2), Act::Reset]);
         let client = scene.world.host("client");
-        let heard = peer(&client, hello());
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.error, heard.bytes.len()), (Some(ConnectionError::Reset), 0));
+        let received = peer(&client, hello());
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.error, received.bytes.len()), (Some(ConnectionError::Reset), 0));
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (1, 1));
     });
@@ -206,15 +206,15 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_was_forwarded()
                 }
             }
             let client = scene.world.host("client");
-            let heard = peer(&client, patiently("hello"));
-            let heard = scene.world.run_until(&heard).unwrap();
+            let received = peer(&client, patiently("hello"));
+            let received = scene.world.run_until(&received).unwrap();
             scene.end();
             assert_eq!(scene.ended("finished"), 1);
-            (heard, scene)
+            (received, scene)
         };
-        let (heard, scene) = run(&["resets", "serves"]);
-        assert_eq!((&*heard.bytes, heard.fin, heard.error), (&b"hello"[..], true, None));
-        assert_eq!(heard, run(&["serves"]).0);
+        let (received, scene) = run(&["resets", "serves"]);
+        assert_eq!((&*received.bytes, received.fin, received.error), (&b"hello"[..], true, None));
+        assert_eq!(received, run(&["serves"]).0);
         let [resets, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert_eq!((resets.connects, resets.failures, resets.up), (1, 1, false));
         assert_eq!((serves.connects, serves.failures, serves.up), (1, 0, true));
@@ -231,9 +231,9 @@ fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
             scene.upstream(name, vec![Act::Wait(seconds(seed % 2)), Act::Reset]);
         }
         let client = scene.world.host("client");
-        let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes.len(), heard.error), (0, Some(ConnectionError::Reset)));
+        let received = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.bytes.len(), received.error), (0, Some(ConnectionError::Reset)));
         scene.end();
         assert_eq!((scene.dialled().len(), scene.ended("upstream_lost")), (3, 1));
         assert!(scene.counters().iter().all(|upstream| upstream.failures == 1 && !upstream.up));
@@ -245,9 +245,9 @@ fn a_client_gets_a_fin_when_the_last_upstream_refuses() {
     let scene = Scene::new(1, &["resets", "refuses"]);
     scene.upstream("resets", vec![Act::Reset]);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::ReceiveAll]);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes.len(), heard.fin, heard.error), (0, true, None));
+    let received = peer(&client, vec![Act::ReceiveAll]);
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((received.bytes.len(), received.fin, received.error), (0, true, None));
     scene.end();
     assert_eq!((scene.dialled().len(), scene.ended("no_upstream")), (1, 1));
 }
@@ -263,11 +263,11 @@ fn after_a_lost_upstream_the_next_attempts_get_the_rest_of_the_connect_timeout()
     scene.upstream("resets", vec![Act::Wait(seconds(60)), Act::Reset]);
     scene.echo("mute").set_unplugged(true);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::ReceiveAll]);
     scene.run_for(seconds(63));
     assert_eq!(scene.table.connections()[0].status().state, "dialling");
     scene.run_for(seconds(2));
-    assert!(heard.take().unwrap().fin);
+    assert!(received.take().unwrap().fin);
     assert_eq!(scene.ended("connect_timeout"), 1);
     let counters: Vec<_> = scene.counters().iter().map(|one| (one.failures, one.up)).collect();
     // The connection that lasted for a minute does not mark its upstream as down.
@@ -282,9 +282,9 @@ fn an_upstream_that_accepts_and_sends_a_fin_is_not_replaced() {
     scene.upstream("finishes", vec![Act::Finish, Act::ReceiveAll]);
     scene.echo("serves");
     let client = scene.world.host("client");
-    let heard = peer(&client, patiently("hello"));
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((heard.bytes.len(), heard.fin), (0, true));
+    let received = peer(&client, patiently("hello"));
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((received.bytes.len(), received.fin), (0, true));
     scene.end();
     assert_eq!((scene.dialled().len(), scene.ended("finished")), (1, 1));
 }
@@ -295,8 +295,8 @@ fn a_fin_of_the_upstream_without_a_byte_is_a_failure() {
     let scene = Scene::new(8, &["finishes"]);
     scene.upstream("finishes", vec![Act::Finish, Act::ReceiveAll]);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::ReceiveAll]);
-    assert!(scene.world.run_until(&heard).unwrap().fin);
+    let received = peer(&client, vec![Act::ReceiveAll]);
+    assert!(scene.world.run_until(&received).unwrap().fin);
     let counters = &scene.counters()[0];
     assert_eq!((counters.failures, counters.up), (1, false));
     scene.end();
@@ -347,8 +347,8 @@ fn a_fin_of_the_upstream_after_the_clients_fin_is_no_failure() {
     let scene = Scene::new(9, &["upstream"]);
     scene.echo("upstream");
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
-    assert!(scene.world.run_until(&heard).unwrap().fin);
+    let received = peer(&client, vec![Act::Finish, Act::ReceiveAll]);
+    assert!(scene.world.run_until(&received).unwrap().fin);
     let counters = &scene.counters()[0];
     assert_eq!((counters.failures, counters.up), (0, true));
     scene.end();
@@ -367,12 +367,12 @@ fn a_reset_after_6_s_without_a_reply_does_not_mark_the_upstream_up() {
         let scene = Scene::new(10, &["holds"]);
         let holds = scene.world.host("holds");
         let host = scene.world.host("client");
-        let heard = peer(&host, hello());
-        scene.world.run_until(&heard).unwrap();
+        let received = peer(&host, hello());
+        scene.world.run_until(&received).unwrap();
         assert!(!scene.counters()[0].up, "there is no listener");
         upstream_on(&holds, "holds", upstream);
-        let heard = peer(&host, client);
-        scene.world.run_until(&heard).unwrap();
+        let received = peer(&host, client);
+        scene.world.run_until(&received).unwrap();
         scene.run_for(seconds(1));
         assert!(!scene.counters()[0].up);
         scene.end();
@@ -387,8 +387,8 @@ fn an_upstream_that_resets_each_connection_is_down_until_it_replies() {
     let client = scene.world.host("client");
     for failures in 1..=6 {
         let accepting = upstream_on(&drops, "drops", vec![Act::Receive(2), Act::Reset]);
-        let heard = peer(&client, hello());
-        assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
+        let received = peer(&client, hello());
+        assert_eq!(scene.world.run_until(&received).unwrap().error, Some(ConnectionError::Reset));
         scene.world.run_until(&accepting).unwrap();
         let counters = &scene.counters()[0];
         assert_eq!(
@@ -397,11 +397,11 @@ fn an_upstream_that_resets_each_connection_is_down_until_it_replies() {
         );
     }
     scene.echo_on(&drops, "drops");
-    let heard =
+    let received =
         peer(&client, vec![Act::Wait(seconds(1)), Act::Send("hello".into()), Act::Receive(5)]);
     scene.run_for(seconds(1) / 2);
     assert!(!scene.counters()[0].up, "it has only accepted");
-    assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hello");
+    assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hello");
     scene.run_for(seconds(1));
     assert!(scene.counters()[0].up, "it has replied, and has not ended the connection");
     scene.end();
@@ -413,8 +413,8 @@ fn an_upstream_that_comes_back_is_used_again() {
     let upstream = scene.world.host("upstream");
     let client = scene.world.host("client");
     for _ in 0..5 {
-        let heard = peer(&client, hello());
-        assert!(scene.world.run_until(&heard).unwrap().fin);
+        let received = peer(&client, hello());
+        assert!(scene.world.run_until(&received).unwrap().fin);
     }
     scene.echo_on(&upstream, "upstream");
     let loading = load(&client, patient(1));
@@ -430,7 +430,7 @@ fn a_drain_ends_an_attempt_at_once() {
     let scene = Scene::new(10, &["silent"]);
     scene.echo("silent").set_unplugged(true);
     let client = scene.world.host("client");
-    let heard = peer(&client, hello());
+    let received = peer(&client, hello());
     scene.run_for(seconds(1));
     let began = scene.world.now();
     assert_eq!(scene.end().aborted, 0);
@@ -438,7 +438,7 @@ fn a_drain_ends_an_attempt_at_once() {
         scene.world.now().since(began) < seconds(8),
         "the drain does not wait for the connect timeout"
     );
-    assert!(heard.take().unwrap().fin);
+    assert!(received.take().unwrap().fin);
     assert_eq!(scene.ended("shut_down"), 1);
 }
 

@@ -19,7 +19,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Faults, Heard, Host, Settings, Task, World, act},
+    sim::{Act, Faults, Host, Received, Settings, Task, World, act},
 };
 
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, upstream_on};
@@ -69,7 +69,7 @@ fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> Con
     table
 }
 
-fn play(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Heard> {
+fn play(client: &Host, to: &'static str, acts: Vec<Act>) -> Task<Received> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect(to).await.unwrap();
@@ -226,8 +226,8 @@ fn the_limit_per_address_applies_to_the_address_that_the_header_names() {
         let first = [stays("192.0.2.1:1"), stays("192.0.2.1:2"), stays("192.0.2.2:1")];
         scene.run_for(seconds(1));
         let third = stays("192.0.2.1:3");
-        let heard = scene.world.run_until(&third).unwrap();
-        assert_eq!((heard.bytes.len(), heard.error), (0, Some(ConnectionError::Reset)));
+        let received = scene.world.run_until(&third).unwrap();
+        assert_eq!((received.bytes.len(), received.error), (0, Some(ConnectionError::Reset)));
         let totals = table.totals();
         assert_eq!((totals.accepted, totals.open, totals.refused["per_address"]), (4, 3, 1));
         assert_eq!(totals.ended["proxy_header_refused"], 1);
@@ -330,15 +330,18 @@ fn under_harmful_faults_at_most_one_upstream_gets_the_clients_bytes() {
         // A host that is unplugged sends neither FIN nor RST, so the idle timeout has to end it.
         scene.run_for(seconds(660));
         assert!(clients.iter().all(|client| client.take().is_some()), "all attempts are bounded");
-        let mut heard: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut received: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         for record in scene.dialled() {
             let mut sent = record.sent.split_inclusive(|byte| *byte == b'\n');
             let header = sent.next().unwrap_or_default();
             if header.ends_with(b"\n") {
-                heard.entry(header.to_vec()).or_default().push(sent.collect::<Vec<_>>().concat());
+                received
+                    .entry(header.to_vec())
+                    .or_default()
+                    .push(sent.collect::<Vec<_>>().concat());
             }
         }
-        for (header, bytes) in heard {
+        for (header, bytes) in received {
             assert!(header.starts_with(b"PROXY TCP4 10."), "the header comes first");
             assert!(bytes.len() <= 2, "each upstream is tried once");
             assert!(
@@ -375,8 +378,8 @@ fn a_proxy_dials_no_upstream_before_the_header_is_complete() {
             (1, 1)
         );
         assert_eq!(scene.dialled().len(), 0);
-        let heard = peer(&trusted, hello());
-        assert_eq!(scene.world.run_until(&heard).unwrap().bytes, b"hello");
+        let received = peer(&trusted, hello());
+        assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hello");
         scene.end();
         assert_eq!(scene.ended("finished"), 1);
     });

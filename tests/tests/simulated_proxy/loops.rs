@@ -11,7 +11,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     for_each_seed,
-    sim::{Act, Faults, Heard, World},
+    sim::{Act, Faults, Received, World},
 };
 
 use crate::scene::{Scene, peer, seconds};
@@ -61,8 +61,8 @@ fn a_proxy_that_is_its_own_upstream_detects_it() {
                 })
                 .collect();
             for client in clients {
-                let heard = scene.world.run_until(&client).unwrap();
-                assert!(heard.bytes.is_empty(), "{heard:?}");
+                let received = scene.world.run_until(&client).unwrap();
+                assert!(received.bytes.is_empty(), "{received:?}");
             }
             scene.run_for(seconds(10));
         }
@@ -83,9 +83,9 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
         let scene = proxying(seed, &["proxy:9500", "serves:7"], Config::default());
         scene.echo("serves");
         let is_served = |name: &str| {
-            let heard = peer(&scene.world.host(name), hello());
-            let heard = scene.world.run_until(&heard).unwrap();
-            heard == Heard { bytes: b"hello".to_vec(), fin: true, error: None }
+            let received = peer(&scene.world.host(name), hello());
+            let received = scene.world.run_until(&received).unwrap();
+            received == Received { bytes: b"hello".to_vec(), fin: true, error: None }
         };
         let all = (0..20).filter(|i| is_served(&format!("client {i}"))).count();
         assert!(all >= 19, "{all} of 20 are served; only the first may find the loop");
@@ -111,10 +111,10 @@ fn a_ring_of_two_proxies_ends_at_the_limit_of_connections() {
             proxy::serve(serve::Server::new(runtime, listener).with_handle(&handle), proxy).await
         });
         let client = scene.world.host("client");
-        let heard = peer(&client, vec![Act::Send("hello".into()), Act::ReceiveAll]);
+        let received = peer(&client, vec![Act::Send("hello".into()), Act::ReceiveAll]);
         let begun = scene.world.now();
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert!(heard.bytes.is_empty(), "{heard:?}");
+        let received = scene.world.run_until(&received).unwrap();
+        assert!(received.bytes.is_empty(), "{received:?}");
         assert!(scene.world.now().since(begun) < seconds(10));
         scene.run_for(seconds(10));
         assert_eq!(

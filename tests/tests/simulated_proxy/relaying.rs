@@ -27,9 +27,9 @@ fn a_reply_arrives_after_the_clients_fin() {
         let answer = [Act::ReceiveAll, Act::Wait(seconds(120)), Act::Send(pattern(5000))];
         let upstream = scene.upstream("upstream", answer.into());
         let client = scene.world.host("client");
-        let heard = peer(&client, vec![Act::Send(pattern(3000)), Act::Finish, Act::ReceiveAll]);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
+        let received = peer(&client, vec![Act::Send(pattern(3000)), Act::Finish, Act::ReceiveAll]);
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.bytes, received.fin), (pattern(5000).to_vec(), true));
         let asked = scene.world.run_until(&upstream).unwrap();
         assert_eq!((asked.bytes, asked.fin), (pattern(3000).to_vec(), true));
         scene.end();
@@ -65,8 +65,8 @@ fn bulk_passes_through_a_pipe() {
         let client = scene.world.host("client");
         let size = 5000 + usize::try_from(seed).expect("it is small");
         peer(&client, vec![Act::Send(pattern(size)), Act::Finish, Act::ReceiveAll]);
-        let heard = scene.world.run_until(&upstream).unwrap();
-        assert_eq!((heard.bytes, heard.fin), (pattern(size).to_vec(), true));
+        let received = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((received.bytes, received.fin), (pattern(size).to_vec(), true));
         assert!(piped(&scene) > size / 2, "{} of {size}", piped(&scene));
         scene.end();
     });
@@ -83,8 +83,8 @@ fn without_a_pipe_all_bytes_pass_through_memory() {
         let upstream = scene.upstream("upstream", vec![Act::ReceiveAll]);
         let client = scene.world.host("client");
         peer(&client, vec![Act::Send(pattern(5000)), Act::Finish, Act::ReceiveAll]);
-        let heard = scene.world.run_until(&upstream).unwrap();
-        assert_eq!((heard.bytes, heard.fin), (pattern(5000).to_vec(), true));
+        let received = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((received.bytes, received.fin), (pattern(5000).to_vec(), true));
         assert_eq!(piped(&scene), 0);
         let trace = scene.world.trace();
         let is_attempt = |entry: &&Entry| matches!(entry.event, TraceEvent::Fault("no_splice"));
@@ -105,12 +105,12 @@ fn small_messages_after_a_bulk_pass_through_memory() {
     let upstream = scene.upstream("upstream", upstream.collect());
     let client = scene.world.host("client");
     let questions = (0..10).flat_map(|_| [Act::Send(pattern(20)), Act::Receive(20)]);
-    let heard = peer(
+    let received = peer(
         &client,
         [Act::Send(pattern(5000)), Act::Receive(4)].into_iter().chain(questions).collect(),
     );
     let mut after_bulk = None;
-    while heard.take().is_none() {
+    while received.take().is_none() {
         scene.run_for(Duration::from_millis(1));
         if scene.dialled().iter().any(|record| record.received.starts_with(b"done")) {
             after_bulk.get_or_insert_with(|| piped(&scene));
@@ -129,8 +129,8 @@ fn an_upload_without_an_upstream_uses_no_pipe() {
     let scene = Scene::with(tight(9), small(64), &["silent"]);
     scene.echo("silent").set_unplugged(true);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Send(pattern(20_000)), Act::ReceiveAll]);
-    assert!(scene.world.run_until(&heard).unwrap().fin);
+    let received = peer(&client, vec![Act::Send(pattern(20_000)), Act::ReceiveAll]);
+    assert!(scene.world.run_until(&received).unwrap().fin);
     assert_eq!(piped(&scene), 0);
     scene.end();
     assert_eq!(scene.ended("no_upstream"), 1);
@@ -145,10 +145,10 @@ fn bytes_in_a_pipe_arrive_after_the_client_is_lost() {
         let client = scene.world.host("client");
         let acts = vec![Act::Send(pattern(30_000)), Act::Wait(seconds(10)), Act::Reset];
         peer(&client, acts);
-        let heard = scene.world.run_until(&slow).unwrap();
-        assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), false));
-        let received = scene.clients()[0].received.len();
-        assert_eq!(heard.bytes, pattern(received));
+        let received = scene.world.run_until(&slow).unwrap();
+        assert_eq!((received.error, received.fin), (Some(ConnectionError::Reset), false));
+        let forwarded = scene.clients()[0].received.len();
+        assert_eq!(received.bytes, pattern(forwarded));
         scene.end();
         assert_eq!(scene.ended("client_lost"), 1);
     });
@@ -183,9 +183,9 @@ fn an_upstream_that_sends_first_and_ends_first_is_relayed() {
     let acts = [Act::Send("220 hello".into()), Act::Finish, Act::ReceiveAll];
     let upstream = scene.upstream("upstream", acts.into());
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::ReceiveAll, Act::Send(pattern(70_000)), Act::Finish]);
-    let heard = scene.world.run_until(&heard).unwrap();
-    assert_eq!((&*heard.bytes, heard.fin), (&b"220 hello"[..], true));
+    let received = peer(&client, vec![Act::ReceiveAll, Act::Send(pattern(70_000)), Act::Finish]);
+    let received = scene.world.run_until(&received).unwrap();
+    assert_eq!((&*received.bytes, received.fin), (&b"220 hello"[..], true));
     assert_eq!(scene.world.run_until(&upstream).unwrap().bytes, pattern(70_000));
     scene.end();
     assert_eq!(scene.ended("finished"), 1);
@@ -201,9 +201,9 @@ fn a_clients_reset_arrives_at_the_upstream() {
         let client = scene.world.host("client");
         let acts = vec![Act::Send(pattern(2000)), Act::Wait(seconds(60)), Act::Reset];
         peer(&client, acts);
-        let heard = scene.world.run_until(&upstream).unwrap();
-        assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), false));
-        assert_eq!(heard.bytes, pattern(2000));
+        let received = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((received.error, received.fin), (Some(ConnectionError::Reset), false));
+        assert_eq!(received.bytes, pattern(2000));
         scene.end();
         assert_eq!(scene.ended("client_lost"), 1);
     });
@@ -217,10 +217,10 @@ fn an_upstreams_reset_arrives_at_the_client() {
         let acts = vec![Act::Send(pattern(2000)), Act::Wait(seconds(60)), Act::Reset];
         scene.upstream("upstream", acts);
         let client = scene.world.host("client");
-        let heard = peer(&client, vec![Act::ReceiveAll]);
-        let heard = scene.world.run_until(&heard).unwrap();
-        assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), false));
-        assert_eq!(heard.bytes, pattern(2000));
+        let received = peer(&client, vec![Act::ReceiveAll]);
+        let received = scene.world.run_until(&received).unwrap();
+        assert_eq!((received.error, received.fin), (Some(ConnectionError::Reset), false));
+        assert_eq!(received.bytes, pattern(2000));
         scene.end();
         assert_eq!(scene.ended("upstream_lost"), 1);
     });
@@ -233,8 +233,8 @@ fn a_reset_after_a_fin_reaches_an_upstream_that_still_replies() {
     let upstream = scene.upstream("upstream", endless);
     let client = scene.world.host("client");
     peer(&client, vec![Act::Send("?".into()), Act::Finish, Act::Receive(5), Act::Reset]);
-    let heard = scene.world.run_until(&upstream).unwrap();
-    assert_eq!((heard.error, heard.fin), (Some(ConnectionError::Reset), true));
+    let received = scene.world.run_until(&upstream).unwrap();
+    assert_eq!((received.error, received.fin), (Some(ConnectionError::Reset), true));
     scene.end();
     assert_eq!(scene.ended("client_lost"), 1);
 }
@@ -244,14 +244,14 @@ fn an_idle_connection_is_reset_on_both_sides() {
     let scene = Scene::new(4, &["upstream"]);
     let upstream = scene.upstream("upstream", vec![Act::Receive(1), Act::ReceiveAll]);
     let client = scene.world.host("client");
-    let heard =
+    let received =
         peer(&client, vec![Act::Wait(seconds(590)), Act::Send("x".into()), Act::ReceiveAll]);
     scene.run_for(seconds(1180));
     assert_eq!(scene.table.totals().open, 1, "a byte moved after 590 s");
     scene.run_for(seconds(20));
     assert_eq!(scene.ended("idle_timeout"), 1);
-    for heard in [heard, upstream] {
-        assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
+    for received in [received, upstream] {
+        assert_eq!(scene.world.run_until(&received).unwrap().error, Some(ConnectionError::Reset));
     }
     scene.end();
 }
@@ -279,12 +279,12 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_a_deadline_ends_the
             let client = peer(&scene.world.host("client"), client_acts);
             scene.run_for(seconds(50));
             scene.proxy.stop_for(seconds(700));
-            let heard = match sender {
+            let received = match sender {
                 Side::Client => scene.world.run_until(&upstream),
                 Side::Upstream => scene.world.run_until(&client),
             };
-            let heard = heard.unwrap();
-            assert_eq!((&*heard.bytes, heard.fin), (&b"before meanwhile"[..], true));
+            let received = received.unwrap();
+            assert_eq!((&*received.bytes, received.fin), (&b"before meanwhile"[..], true));
             scene.end();
             assert_eq!(scene.ended("finished"), 1);
         }
@@ -342,10 +342,10 @@ fn connections_that_are_open_after_the_drain_timeout_are_reset_on_both_sides() {
     let scene = Scene::new(7, &["upstream"]);
     let upstream = scene.upstream("upstream", vec![Act::Send(pattern(1_000_000))]);
     let client = scene.world.host("client");
-    let heard = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
+    let received = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
     scene.run_for(seconds(1));
     assert_eq!(scene.end().aborted, 1);
-    assert_eq!(heard.take().unwrap().error, Some(ConnectionError::Reset));
+    assert_eq!(received.take().unwrap().error, Some(ConnectionError::Reset));
     assert_eq!(upstream.take().unwrap().error, Some(ConnectionError::Reset));
     assert!(scene.clients().iter().all(|record| record.ending == Some(Ending::Rst)));
 }
@@ -361,13 +361,16 @@ fn a_client_that_acknowledges_nothing_is_idle_although_writes_succeed() {
         scene.proxy.set_faults(Faults { send_buffer_grows: 1000, ..Faults::NONE });
         let upstream = scene.upstream("upstream", vec![Act::Send(pattern(2_000_000))]);
         let client = scene.world.host("client");
-        let heard = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
+        let received = peer(&client, vec![Act::Wait(seconds(60)), Act::ReceiveAll]);
         scene.run_for(limit);
         assert_eq!(scene.ended("idle_timeout"), 0);
         scene.run_for(limit / 5);
         assert_eq!(scene.ended("idle_timeout"), 1);
-        for heard in [heard, upstream] {
-            assert_eq!(scene.world.run_until(&heard).unwrap().error, Some(ConnectionError::Reset));
+        for received in [received, upstream] {
+            assert_eq!(
+                scene.world.run_until(&received).unwrap().error,
+                Some(ConnectionError::Reset)
+            );
         }
         scene.end();
     });
@@ -386,8 +389,8 @@ fn a_client_that_reads_slowly_is_not_idle() {
         let reads = [Act::Receive(1), Act::Wait(seconds(2))];
         let mut acts: Vec<_> = reads.into_iter().cycle().take(40).collect();
         acts.extend([Act::Finish, Act::ReceiveAll]);
-        let heard = scene.world.run_until(&peer(&client, acts)).unwrap();
-        assert_eq!((heard.bytes == sent, heard.error), (true, None));
+        let received = scene.world.run_until(&peer(&client, acts)).unwrap();
+        assert_eq!((received.bytes == sent, received.error), (true, None));
         scene.end();
     });
 }

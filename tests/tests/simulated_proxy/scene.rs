@@ -18,7 +18,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    sim::{Act, Heard, Host, Leftovers, Record, Settings, Side, Task, World, act},
+    sim::{Act, Host, Leftovers, Received, Record, Settings, Side, Task, World, act},
 };
 
 /// A proxy in a world.
@@ -89,7 +89,7 @@ impl Scene {
     }
 
     /// A host of that name that accepts one connection and plays `acts` on it.
-    pub(crate) fn upstream(&self, name: &str, acts: Vec<Act>) -> Task<Heard> {
+    pub(crate) fn upstream(&self, name: &str, acts: Vec<Act>) -> Task<Received> {
         upstream_on(&self.world.host(name), name, acts)
     }
 
@@ -139,7 +139,7 @@ impl Scene {
 }
 
 /// Accepts one connection and plays `acts` on it.
-pub(crate) fn upstream_on(host: &Host, name: &str, acts: Vec<Act>) -> Task<Heard> {
+pub(crate) fn upstream_on(host: &Host, name: &str, acts: Vec<Act>) -> Task<Received> {
     let mut listener = host.listen(&format!("{name}:7")).unwrap();
     let runtime = host.clone();
     host.run(async move {
@@ -162,7 +162,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
 }
 
 /// A client of the proxy that plays `acts`.
-pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Received> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect("proxy:9500").await.unwrap();

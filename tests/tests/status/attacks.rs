@@ -30,8 +30,8 @@ fn check(client: &Host, path: &'static str) -> Task<bool> {
         let start = clock.now();
         let acts = vec![Act::Send(request(path, "Connection: close\r\n")), Act::ReceiveAll];
         let Ok(socket) = runtime.connect("server:8000").await else { return false };
-        let heard = act(runtime, socket, acts).await;
-        let is_ok = heard.bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && heard.fin;
+        let received = act(runtime, socket, acts).await;
+        let is_ok = received.bytes.starts_with(b"HTTP/1.1 200 OK\r\n") && received.fin;
         is_ok && clock.now().since(start) < millis(1000)
     })
 }

@@ -16,7 +16,7 @@ use wirestate_core::{
 use wirestate_testkit::{
     contract::Checked,
     for_each_seed,
-    sim::{Act, Faults, Heard, Host, Leftovers, Settings, Task, World, act},
+    sim::{Act, Faults, Host, Leftovers, Received, Settings, Task, World, act},
 };
 
 pub(crate) struct Scene {
@@ -63,7 +63,7 @@ impl Scene {
     }
 }
 
-pub(crate) fn ask(client: &Host, acts: Vec<Act>) -> Task<Heard> {
+pub(crate) fn ask(client: &Host, acts: Vec<Act>) -> Task<Received> {
     let runtime = client.clone();
     client.run(async move {
         let socket = runtime.connect("server:8000").await.unwrap();
@@ -71,7 +71,7 @@ pub(crate) fn ask(client: &Host, acts: Vec<Act>) -> Task<Heard> {
     })
 }
 
-pub(crate) fn get(client: &Host, path: &str) -> Task<Heard> {
+pub(crate) fn get(client: &Host, path: &str) -> Task<Received> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: 10.0.0.1\r\nConnection: close\r\n\r\n");
     ask(client, vec![Act::Send(request.into()), Act::ReceiveAll])
 }
@@ -100,7 +100,7 @@ fn a_thousand_incomplete_heads_do_not_disturb_the_service() {
     let attacker = scene.world.host("attacker");
     let before = load(&client, 200);
     let half = Bytes::from_static(b"GET /metrics HTTP/1.1\r\nHost: 10.0.");
-    let heard: Vec<_> =
+    let received: Vec<_> =
         (0..1000).map(|_| ask(&attacker, vec![Act::Send(half.clone()), Act::ReceiveAll])).collect();
     scene.world.run_for(Duration::from_secs(1)).unwrap();
     let during = load(&client, 200);
@@ -122,7 +122,7 @@ fn a_thousand_incomplete_heads_do_not_disturb_the_service() {
     assert_eq!((evicted, late), (936, 64));
     assert!(!text.contains("wirestate_status_connections_refused_total{"), "{text}");
     let answered =
-        heard.iter().filter(|task| task.take().unwrap().bytes.starts_with(b"HTTP/1.1 408 "));
+        received.iter().filter(|task| task.take().unwrap().bytes.starts_with(b"HTTP/1.1 408 "));
     assert_eq!(answered.count(), 64);
     scene.end();
 }
@@ -157,8 +157,10 @@ fn the_status_answers_when_it_is_full_of_silent_connections() {
     assert!(totals.refused.is_empty() && (1..=10).contains(&evicted), "{totals:?}");
     // The connections that had waited longest end with a FIN, as do lingering connections of the
     // checks.
-    let ended: Vec<_> =
-        held.iter().map(|task| task.take().map(|heard| (heard.fin, heard.error))).collect();
+    let ended: Vec<_> = held
+        .iter()
+        .map(|task| task.take().map(|received| (received.fin, received.error)))
+        .collect();
     let gone = ended.iter().filter(|ended| ended.is_some()).count();
     assert!((1..=evicted).contains(&gone), "{gone} of {evicted}");
     assert!(ended[..gone].iter().all(|ended| *ended == Some((true, None))), "{ended:?}");
@@ -243,8 +245,8 @@ fn a_client_that_does_not_read_the_answer_is_reset() {
     scene.world.run_for(Duration::from_secs(1)).unwrap();
     let request = "GET /connections?format=json HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n";
     let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
-    let heard = scene.world.run_until(&ask(&client, acts)).unwrap();
-    assert_eq!(heard.error, Some(ConnectionError::Reset), "not to be taken for all of it");
+    let received = scene.world.run_until(&ask(&client, acts)).unwrap();
+    assert_eq!(received.error, Some(ConnectionError::Reset), "not to be taken for all of it");
     assert_eq!(scene.status.handle().table().totals().ended["write_timeout"], 1);
     scene.end();
 }
