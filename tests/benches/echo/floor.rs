@@ -25,7 +25,7 @@ pub(crate) fn serve() -> io::Result<()> {
     let listener = TcpListener::bind(ANY_PORT)?;
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    let listening = place(&listener);
+    let listening = index(&listener);
     epoll::add(&epoll, &listener, data(listening), EventFlags::IN)?;
     announce(listener.local_addr()?)?;
 
@@ -37,13 +37,13 @@ pub(crate) fn serve() -> io::Result<()> {
         events.clear();
         epoll::wait(&epoll, spare_capacity(&mut events), None)?;
         for event in &events {
-            let place = usize::try_from(event.data.u64()).expect("a descriptor fits");
-            if place == listening {
+            let index = usize::try_from(event.data.u64()).expect("a descriptor fits");
+            if index == listening {
                 accept(&listener, &epoll, &mut connections)?;
-            } else if let Some(connection) = &mut connections[place] {
+            } else if let Some(connection) = &mut connections[index] {
                 match connection.echo(&mut buffer, &epoll) {
                     Ok(Next::Read) => {}
-                    Ok(Next::Close) | Err(_) => connections[place] = None,
+                    Ok(Next::Close) | Err(_) => connections[index] = None,
                 }
             }
         }
@@ -62,18 +62,18 @@ fn accept(
     };
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let place = place(&stream);
-    epoll::add(epoll, &stream, data(place), EventFlags::IN)?;
-    if connections.len() <= place {
-        connections.resize_with(place + 1, || None);
+    let index = index(&stream);
+    epoll::add(epoll, &stream, data(index), EventFlags::IN)?;
+    if connections.len() <= index {
+        connections.resize_with(index + 1, || None);
     }
-    connections[place] = Some(Connection { stream, unsent: Vec::new() });
+    connections[index] = Some(Connection { stream, unsent: Vec::new() });
     Ok(())
 }
 
 struct Connection {
     stream: TcpStream,
-    /// Bytes that the socket has not taken yet. Reading is paused while there are any.
+    /// Bytes that the socket has not accepted yet. Reading is paused while there are any.
     unsent: Vec<u8>,
 }
 
@@ -83,13 +83,13 @@ enum Next {
 }
 
 impl Connection {
-    /// One read and one write.
+    /// Does one read and one write.
     fn echo(&mut self, buffer: &mut [u8], epoll: &OwnedFd) -> io::Result<Next> {
         if !self.unsent.is_empty() {
             let n = not_blocked(self.stream.write(&self.unsent))?.unwrap_or(0);
             self.unsent.drain(..n);
             if self.unsent.is_empty() {
-                epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::IN)?;
+                epoll::modify(epoll, &self.stream, data(index(&self.stream)), EventFlags::IN)?;
             }
             return Ok(Next::Read);
         }
@@ -101,16 +101,16 @@ impl Connection {
         let written = not_blocked(self.stream.write(&buffer[..n]))?.unwrap_or(0);
         if written < n {
             self.unsent.extend_from_slice(&buffer[written..n]);
-            epoll::modify(epoll, &self.stream, data(place(&self.stream)), EventFlags::OUT)?;
+            epoll::modify(epoll, &self.stream, data(index(&self.stream)), EventFlags::OUT)?;
         }
         Ok(Next::Read)
     }
 }
 
-fn place(socket: &impl AsRawFd) -> usize {
+fn index(socket: &impl AsRawFd) -> usize {
     usize::try_from(socket.as_raw_fd()).expect("an open descriptor is not negative")
 }
 
-fn data(place: usize) -> EventData {
-    EventData::new_u64(place as u64)
+fn data(index: usize) -> EventData {
+    EventData::new_u64(index as u64)
 }

@@ -1,4 +1,4 @@
-//! The load: one thread with epoll, whose connections send bytes and read them back.
+//! The load: one thread with epoll. Its connections send bytes and read them back.
 //!
 //! Between two calls of its methods no byte is in flight, so the server sleeps and its CPU time
 //! does not change.
@@ -20,13 +20,13 @@ use rustix::{
     net::{RecvFlags, recv, sockopt},
 };
 
-use crate::measure::{figures::ratio, process::Process, socket::not_blocked, spent::Spent};
+use crate::measure::{cpu::CpuUsage, figures::ratio, process::Process, socket::not_blocked};
 
 /// The size of a message in lockstep, in bytes.
 pub(crate) const MESSAGE: usize = 64;
 
-/// How long the load waits for expected bytes before it fails.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait for expected bytes, after which the load fails.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections to one server.
 pub(crate) struct Load {
@@ -49,10 +49,10 @@ impl Client {
     }
 }
 
-/// What the load does with the bytes that come back.
+/// How the load checks received bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Check {
-    /// It compares them with what was sent.
+    /// It compares them with the bytes that were sent.
     Bytes,
     /// It only counts them.
     Count,
@@ -83,8 +83,8 @@ impl Load {
         Ok(())
     }
 
-    /// For `window`, each connection sends a message whenever the last one is back; at least one.
-    /// Returns the number of messages.
+    /// For `window`, each connection sends a message whenever the last one is back. It sends at
+    /// least one. Returns the number of messages.
     pub(crate) fn lockstep(&mut self, window: Duration) -> io::Result<u64> {
         let end = Instant::now() + window;
         let mut messages = 0;
@@ -95,12 +95,12 @@ impl Load {
         let mut waiting = self.clients.len();
         while waiting > 0 {
             self.wait()?;
-            let going_on = Instant::now() < end;
+            let in_window = Instant::now() < end;
             for number in self.ready() {
                 if !self.receive_message(number)? {
                     continue;
                 }
-                if going_on {
+                if in_window {
                     self.send_message(number)?;
                     messages += 1;
                 } else {
@@ -125,7 +125,7 @@ impl Load {
     fn send_message(&mut self, number: usize) -> io::Result<()> {
         let message = self.message(number);
         let client = &mut self.clients[number];
-        // The socket takes all of it: nothing else is in flight.
+        // The socket accepts the whole message, since no other is in flight.
         client.stream.write_all(&message)?;
         client.sent += MESSAGE as u64;
         Ok(())
@@ -150,8 +150,8 @@ impl Load {
         Ok(client.in_flight() == 0)
     }
 
-    /// For `window`, each connection sends as much as its socket takes, and reads what has come
-    /// back. Returns the number of bytes that came back, which is the number sent.
+    /// For `window`, each connection sends as many bytes as its socket accepts, and reads them
+    /// back. Returns the number of bytes received, which is the number sent.
     fn streaming(&mut self, window: Duration, check: Check, pattern: &Pattern) -> io::Result<u64> {
         let end = Instant::now() + window;
         let before: u64 = self.clients.iter().map(|client| client.received).sum();
@@ -169,7 +169,7 @@ impl Load {
                 let Event { flags, data, .. } = self.events[event];
                 let client = &mut self.clients[usize_of(data)];
                 if flags.contains(EventFlags::IN) {
-                    client.take_back(&mut buffer, check, pattern)?;
+                    client.receive(&mut buffer, check, pattern)?;
                 }
                 if sending && flags.contains(EventFlags::OUT) {
                     let sent = client.stream.write(pattern.from(client.sent, SEND));
@@ -181,36 +181,36 @@ impl Load {
         Ok(after - before)
     }
 
-    /// Measures what the server spends on `streaming`.
+    /// Measures the server's CPU for `streaming`.
     pub(crate) fn stream(
         &mut self,
         server: &Process,
         window: Duration,
         pattern: &Pattern,
-    ) -> io::Result<Spent> {
+    ) -> io::Result<CpuUsage> {
         // Comparing costs CPU, so it is done before the measurement.
         self.streaming(window / 10, Check::Bytes, pattern)?;
-        Spent::on(server, || self.streaming(window, Check::Count, pattern))
+        CpuUsage::on(server, || self.streaming(window, Check::Count, pattern))
     }
 
-    /// Returns by how many bytes the server's memory grows for each of `count` connections that are
-    /// silent after one message, and whether the server then sleeps. All connections stay open.
-    pub(crate) fn grow(server: &Process, count: usize) -> io::Result<(f64, bool)> {
-        // The memory that only the first connection takes is the server's.
+    /// Opens `count` connections, which send one message each and stay open. Returns the server's
+    /// memory for each of them in bytes, and whether the server then sleeps.
+    pub(crate) fn memory_per_connection(server: &Process, count: usize) -> io::Result<(f64, bool)> {
+        // Memory that only the first connection needs is not counted.
         let mut load = Self::connect(server.address(), 1)?;
         load.lockstep(Duration::ZERO)?;
         thread::sleep(SETTLE);
         let before = server.memory()?;
-        let mut left = count;
-        while left > 0 {
-            let some = left.min(BACKLOG);
-            load.add(server.address(), some)?;
+        let mut remaining = count;
+        while remaining > 0 {
+            let batch = remaining.min(BACKLOG);
+            load.add(server.address(), batch)?;
             load.lockstep(Duration::ZERO)?;
-            left -= some;
+            remaining -= batch;
         }
         thread::sleep(SETTLE);
         let grown = server.memory()?.saturating_sub(before);
-        let (_, asleep) = server.asleep()?;
+        let (_, asleep) = server.wait_until_asleep()?;
         load.lockstep(Duration::ZERO)?;
         Ok((ratio(grown, count as u64), asleep))
     }
@@ -224,25 +224,25 @@ impl Load {
     }
 
     fn wait(&mut self) -> io::Result<()> {
-        let patience = Timespec::try_from(PATIENCE).expect("the time fits");
+        let timeout = Timespec::try_from(RECEIVE_TIMEOUT).expect("the time fits");
         self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&patience)) {
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(0) => {
-                Err(io::Error::new(ErrorKind::TimedOut, "the server owes bytes and is silent"))
+                Err(io::Error::new(ErrorKind::TimedOut, "bytes are missing, and no more arrive"))
             }
             Ok(_) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Handles the connections that [`wait`](Self::wait) has found ready.
+    /// The numbers of the connections that [`wait`](Self::wait) has found ready.
     fn ready(&self) -> Vec<usize> {
         self.events.iter().map(|event| usize_of(event.data)).collect()
     }
 }
 
 impl Client {
-    fn take_back(&mut self, buffer: &mut [u8], check: Check, pattern: &Pattern) -> io::Result<()> {
+    fn receive(&mut self, buffer: &mut [u8], check: Check, pattern: &Pattern) -> io::Result<()> {
         let received = match check {
             Check::Bytes => self.stream.read(&mut buffer[..SEND]),
             Check::Count => recv(&self.stream, &mut *buffer, RecvFlags::TRUNC)
@@ -269,10 +269,10 @@ fn usize_of(data: EventData) -> usize {
 }
 
 fn wrong_bytes() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "what came back is not what was sent")
+    io::Error::new(ErrorKind::InvalidData, "the received bytes are not those that were sent")
 }
 
-/// The bytes of a stream. They depend on the position, with a period that divides no buffer's size.
+/// The bytes of a stream. They repeat with a prime period, which divides no buffer's size.
 pub(crate) struct Pattern {
     bytes: Vec<u8>,
 }
@@ -298,7 +298,7 @@ impl Pattern {
     }
 }
 
-/// How long the server is idle before its memory is measured.
+/// The time without load before the server's memory is measured.
 const SETTLE: Duration = Duration::from_millis(200);
 /// Connections that are opened at the same time. The smallest backlog is that of std, 128.
 const BACKLOG: usize = 100;

@@ -4,12 +4,12 @@ use std::io;
 
 use wirestate_core::{Runtime, echo, serve::Server};
 
-use crate::measure::runtimes::Ours;
+use crate::measure::runtimes::ProjectServer;
 
 /// The echo server.
 pub(crate) struct Echo;
 
-impl Ours for Echo {
+impl ProjectServer for Echo {
     async fn serve<R: Runtime>(self, server: Server<R>) -> io::Result<()> {
         let echo = echo::Server::default();
         server.serve(|_, now| echo.machine(now)).await;

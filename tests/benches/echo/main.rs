@@ -11,8 +11,8 @@
 //!
 //! - `lockstep`: server CPU per request. Each of 50 connections sends 64 bytes whenever the last 64
 //!   are back.
-//! - `streaming`: server CPU per KiB. Each of 50 connections sends as much as its socket takes, and
-//!   reads all of it back.
+//! - `streaming`: server CPU per KiB. Each of 50 connections sends as many bytes as its socket
+//!   accepts, and reads them back.
 //! - `idle`: server memory per connection. Each of 2,000 connections has sent one message and is
 //!   silent.
 //!
@@ -50,15 +50,15 @@
 //!
 //! # Figures of the other servers
 //!
-//! Measured on a machine with two cores, one of them for the server. Absolute figures differ
-//! between machines and hours; ratios are stable.
+//! The figures were measured on a machine with two cores, one of them for the server. Absolute figures
+//! differ between machines and from hour to hour; ratios are stable.
 //!
 //! | server | `lockstep`, a request | `streaming`, a KiB | `idle`, a connection |
 //! |---|---|---|---|
 //! | floor | 4.3 µs | 330 to 490 ns, depending on the size of a read | 0.7 KB |
-//! | tokio by hand | 4.4 to 5.8 µs | 331 ns | 9 KB |
-//! | smol by hand | 6.5 µs | 330 ns | 9 or 49 KB |
-//! | threads by hand | 6.3 µs | 356 ns | 21 KB |
+//! | tokio, hand-written | 4.4 to 5.8 µs | 331 ns | 9 KB |
+//! | smol, hand-written | 6.5 µs | 330 ns | 9 or 49 KB |
+//! | threads, hand-written | 6.3 µs | 356 ns | 21 KB |
 //!
 //! An idle connection with smol takes 9 KB if a worker allocates its buffer, and 49 KB if the main
 //! thread does: there calloc(3) clears, and so touches, most of the buffer (`M_TOP_PAD` in
@@ -118,7 +118,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         idle_connections: arguments.idle_connections.map_or(idle_connections, NonZeroUsize::get),
     };
     let cores = Cores::choose()?;
-    let found = rounds::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &found);
+    let results = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &results);
     shared.show(&report, "echo: every byte came back from every server")
 }

@@ -1,4 +1,4 @@
-//! The report: texts and goals.
+//! The texts and goals of the report.
 
 use crate::{
     measure::{
@@ -12,7 +12,7 @@ use crate::{
 impl Costs for Plan {
     type Server = Server;
     type Workload = Workload;
-    const HEADS: [&'static str; 2] = ["server", "ours to by hand"];
+    const HEADS: [&'static str; 2] = ["server", "ratio to hand-written"];
 
     fn basics(&self) -> &Basics<Server, Workload> {
         &self.basics
@@ -27,13 +27,13 @@ impl Costs for Plan {
     }
 
     fn title(&self, workload: Workload) -> String {
-        let (what, connections) = match workload {
+        let (load, connections) = match workload {
             Workload::Lockstep => ("64 bytes there and back", self.connections),
-            Workload::Streaming => ("as many bytes as the sockets take", self.connections),
+            Workload::Streaming => ("as many bytes as the sockets accept", self.connections),
             Workload::Idle => ("silent after one message", self.idle_connections),
         };
         let (workers, rounds) = (self.basics.workers, self.rounds_of(workload));
-        format!("{what}; {connections} connections, workers: {workers}, rounds: {rounds}")
+        format!("{load}; {connections} connections, workers: {workers}, rounds: {rounds}")
     }
 
     fn unit(workload: Workload) -> Unit {
@@ -44,21 +44,21 @@ impl Costs for Plan {
         }
     }
 
-    fn most(workload: Workload, server: Server) -> Option<f64> {
+    fn max_cost(workload: Workload, server: Server) -> Option<f64> {
         match (workload, server) {
             (Workload::Idle, Server::Tokio | Server::Smol) => Some(1.2 * 1024.0),
             (Workload::Lockstep | Workload::Streaming | Workload::Idle, _) => None,
         }
     }
 
-    fn yardsticks(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
+    fn references(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
         let goal = match (workload, server) {
             (Workload::Lockstep, Server::Std) => Some(1.2),
             (Workload::Lockstep, _) => Some(1.05),
             (Workload::Streaming, _) => Some(1.0),
             (Workload::Idle, _) => None,
         };
-        let by_hand = server.by_hand().map(|by_hand| (by_hand, goal));
-        by_hand.into_iter().chain(server.in_other_build().map(|other| (other, None))).collect()
+        let hand_written = server.hand_written().map(|hand_written| (hand_written, goal));
+        hand_written.into_iter().chain(server.in_other_build().map(|other| (other, None))).collect()
     }
 }

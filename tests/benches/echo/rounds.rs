@@ -1,4 +1,4 @@
-//! The plan, and how each figure is measured.
+//! The plan of a run, and the measurement of each figure.
 
 use std::io;
 
@@ -9,9 +9,9 @@ use crate::{
     load::{Load, Pattern},
     measure::{
         arguments::Basics,
-        costs::{Series, one_by_one, side_by_side, take},
+        costs::{Series, measure, one_by_one, side_by_side},
+        cpu::{CpuUsage, RETAKES},
         process::Cores,
-        spent::{RETAKES, Spent},
     },
     server::Server,
 };
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) enum Workload {
     /// 64 bytes whenever the last 64 are back
     Lockstep,
-    /// As many bytes as the sockets take
+    /// As many bytes as the sockets accept
     Streaming,
     /// Silence, after one message
     Idle,
@@ -47,15 +47,15 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
         let load = Load::connect(process.address(), plan.connections)?;
         Ok((process, load))
     };
-    take(plan, cores, |workload, series| match workload {
+    measure(plan, cores, |workload, series| match workload {
         Workload::Lockstep => side_by_side(plan, series, connect, |server, load, window| {
-            Spent::on_full_core(server, &mut retakes, || load.lockstep(window))
+            CpuUsage::on_full_core(server, &mut retakes, || load.lockstep(window))
         }),
         Workload::Streaming => side_by_side(plan, series, connect, |server, load, window| {
             load.stream(server, window, &pattern)
         }),
-        Workload::Idle => {
-            one_by_one(series, start, |server| Load::grow(server, plan.idle_connections))
-        }
+        Workload::Idle => one_by_one(series, start, |server| {
+            Load::memory_per_connection(server, plan.idle_connections)
+        }),
     })
 }

@@ -1,4 +1,4 @@
-//! The servers.
+//! The servers that are measured.
 
 use std::{io, num::NonZeroUsize};
 
@@ -12,39 +12,39 @@ use crate::{
         arguments::Choice,
         other_build,
         process::{Cores, Process, become_server},
-        runtimes::Ours,
+        runtimes::ProjectServer,
     },
 };
 
-/// A server that is measured. A hand-written server comes right before the machine on its runtime.
+/// A server that is measured. Each hand-written server precedes the machine on its runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
     /// One thread, epoll, one buffer
     Floor,
-    /// tokio, a task per connection
+    /// Hand-written on tokio, a task per connection
     TokioHand,
     /// The echo machine on wirestate-tokio
     Tokio,
-    /// smol, a task per connection
+    /// Hand-written on smol, a task per connection
     SmolHand,
     /// The echo machine on wirestate-smol
     Smol,
-    /// A thread per connection, blocking calls
+    /// Hand-written, a thread per connection, blocking calls
     StdHand,
     /// The echo machine on wirestate-std
     Std,
-    /// The same from another build
+    /// The same as `tokio`, from another build
     OtherTokio,
-    /// The same from another build
+    /// The same as `smol`, from another build
     OtherSmol,
-    /// The same from another build
+    /// The same as `std`, from another build
     OtherStd,
 }
 
 impl Server {
     /// The hand-written server on the same runtime, for a server of this project.
-    pub(crate) fn by_hand(self) -> Option<Self> {
+    pub(crate) fn hand_written(self) -> Option<Self> {
         match self {
             Self::Tokio => Some(Self::TokioHand),
             Self::Smol => Some(Self::SmolHand),
@@ -76,7 +76,7 @@ impl Server {
             Self::Tokio => Echo.on_tokio(workers),
             Self::Smol => Echo.on_smol(workers),
             Self::Std => Echo.on_threads(),
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::exec(self),
         }
     }
 }

@@ -19,11 +19,11 @@ use crate::{
     protocol::MESSAGE,
 };
 
-/// The size of the ring in bytes: how far a subscriber may be behind.
+/// The size of the ring in bytes: the most that a subscriber may be behind.
 const WINDOW: usize = 16 * 1024 * 1024;
 /// The most bytes of one read.
 const READ: usize = 64 * 1024;
-/// The most reads in a row before the subscribers have their turn.
+/// The most reads in a row before output is sent to the subscribers.
 const READS: usize = 8;
 
 const LISTENER: u64 = u64::MAX;
@@ -38,19 +38,19 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
     upstream.set_nonblocking(true)?;
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
-    // Edge-triggered: use up readiness when it is reported, or remember it.
-    let once = EventFlags::ET;
-    epoll::add(&epoll, &upstream, EventData::new_u64(UPSTREAM), EventFlags::IN | once)?;
+    // Edge-triggered: readiness is reported once, so it is used or remembered.
+    let edge = EventFlags::ET;
+    epoll::add(&epoll, &upstream, EventData::new_u64(UPSTREAM), EventFlags::IN | edge)?;
 
     let mut ring = Ring { bytes: vec![0; WINDOW], head: 0, slowest: 0 };
     let mut subscribers: Vec<Option<Subscriber>> = Vec::new();
     let mut readable = false;
     let mut events: Vec<Event> = Vec::with_capacity(1024);
     loop {
-        // Do not wait while the upstream has bytes and the ring has room.
-        let room = if readable { ring.room(&subscribers) } else { 0 };
+        // Do not wait while the upstream has bytes and the ring has space.
+        let space = if readable { ring.space(&subscribers) } else { 0 };
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let timeout = (room > 0).then_some(&now);
+        let timeout = (space > 0).then_some(&now);
         events.clear();
         epoll::wait(&epoll, spare_capacity(&mut events), timeout)?;
         for event in &events {
@@ -59,22 +59,22 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
                     if let Some((stream, _)) = not_blocked(listener.accept())? {
                         stream.set_nonblocking(true)?;
                         stream.set_nodelay(true)?;
-                        let place = EventData::new_u64(subscribers.len() as u64);
-                        epoll::add(&epoll, &stream, place, EventFlags::OUT | once)?;
+                        let slot = EventData::new_u64(subscribers.len() as u64);
+                        epoll::add(&epoll, &stream, slot, EventFlags::OUT | edge)?;
                         let cursor = ring.head.next_multiple_of(MESSAGE);
                         subscribers.push(Some(Subscriber { stream, cursor, blocked: false }));
                     }
                 }
                 UPSTREAM => readable = true,
-                place => {
-                    let place =
-                        usize::try_from(place).expect("the token of a subscriber is its index");
-                    if let Some(subscriber) = &mut subscribers[place]
+                slot => {
+                    let slot =
+                        usize::try_from(slot).expect("the token of a subscriber is its index");
+                    if let Some(subscriber) = &mut subscribers[slot]
                         && subscriber.blocked
                     {
                         subscriber.blocked = false;
                         if subscriber.send(&ring).is_err() {
-                            subscribers[place] = None;
+                            subscribers[slot] = None;
                         }
                     }
                 }
@@ -82,15 +82,15 @@ pub(crate) fn serve(upstream: SocketAddr) -> io::Result<()> {
         }
         if readable {
             let before = ring.head;
-            let room = ring.room(&subscribers);
-            readable = ring.fill(&mut upstream, room)?;
+            let space = ring.space(&subscribers);
+            readable = ring.fill(&mut upstream, space)?;
             if ring.head > before {
-                for place in &mut subscribers {
-                    if let Some(subscriber) = place
+                for slot in &mut subscribers {
+                    if let Some(subscriber) = slot
                         && !subscriber.blocked
                         && subscriber.send(&ring).is_err()
                     {
-                        *place = None;
+                        *slot = None;
                     }
                 }
             }
@@ -108,7 +108,7 @@ struct Ring {
 
 impl Ring {
     /// How many bytes can be read without overwriting bytes of the slowest subscriber.
-    fn room(&mut self, subscribers: &[Option<Subscriber>]) -> usize {
+    fn space(&mut self, subscribers: &[Option<Subscriber>]) -> usize {
         if self.bytes.len() - (self.head - self.slowest) < READ {
             let cursors = subscribers.iter().flatten().map(|subscriber| subscriber.cursor);
             self.slowest = cursors.min().unwrap_or(self.head).min(self.head);
@@ -117,10 +117,10 @@ impl Ring {
     }
 
     /// Reads from the upstream. Returns false once it has no more bytes.
-    fn fill(&mut self, upstream: &mut TcpStream, mut room: usize) -> io::Result<bool> {
+    fn fill(&mut self, upstream: &mut TcpStream, mut space: usize) -> io::Result<bool> {
         for _ in 0..READS {
             let start = self.head % self.bytes.len();
-            let end = self.bytes.len().min(start + READ.min(room));
+            let end = self.bytes.len().min(start + READ.min(space));
             if start == end {
                 break;
             }
@@ -131,7 +131,7 @@ impl Ring {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
             self.head += n;
-            room -= n;
+            space -= n;
         }
         Ok(true)
     }
@@ -154,7 +154,7 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    /// One write.
+    /// Does one write.
     fn send(&mut self, ring: &Ring) -> io::Result<()> {
         if self.cursor >= ring.head {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The load: one thread with epoll, which is the upstream and all subscribers.
+//! The load: one thread with epoll, the upstream and all subscribers in one.
 //!
 //! Between two calls of its methods no byte is in flight, so the server sleeps and its CPU time
 //! does not change.
@@ -34,18 +34,18 @@ pub(crate) struct Load {
     publisher: Publisher,
     subscribers: Vec<Subscriber>,
     buffer: Vec<u8>,
-    /// The messages carry their time since this instant.
+    /// Each message contains the time since this instant.
     epoch: Instant,
 }
 
 struct Publisher {
     stream: TcpStream,
     frame: Frame,
-    /// Messages that the kernel has taken or that are in `batch`.
+    /// Messages that the kernel has accepted or that are in `batch`.
     published: u64,
     /// Framed messages.
     batch: Vec<u8>,
-    /// How many bytes of the batch are filled, and how many of those the kernel has taken.
+    /// The bytes of the batch that are filled, and how many of them the kernel has accepted.
     filled: usize,
     sent: usize,
     watched: EventFlags,
@@ -57,30 +57,30 @@ struct Subscriber {
     first: Option<u64>,
     /// Bytes of framed messages.
     received: u64,
-    /// Bytes that the server has sent besides messages.
-    aside: u64,
+    /// Bytes that the server has sent between messages ([`Protocol::ping`]).
+    pings: u64,
     /// The beginning of an incomplete message.
-    begun: Vec<u8>,
+    partial: Vec<u8>,
 }
 
-/// What the load does with the bytes that arrive.
+/// How the load checks received bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// It compares them with what was published.
+    /// It compares them with the published messages.
     Bytes,
     /// It only counts them.
     Count,
 }
 
-/// When publishing ends.
+/// The limits of publishing. It ends at the first limit that is reached.
 #[derive(Clone, Copy)]
 pub(crate) struct Extent {
-    /// After this time,
+    /// The longest time.
     pub(crate) time: Duration,
-    /// or after this number of messages.
+    /// The most messages.
     pub(crate) messages: u64,
-    /// Publishing pauses when it is this number of messages ahead of the slowest subscriber.
-    pub(crate) most_ahead: Option<u64>,
+    /// The most messages ahead of the slowest subscriber, at which publishing pauses.
+    pub(crate) max_ahead: Option<u64>,
 }
 
 impl Load {
@@ -95,12 +95,12 @@ impl Load {
     ) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let stream = if protocol.publisher_connects {
-            let stream = patiently(|| TcpStream::connect(server))?;
+            let stream = retry(|| TcpStream::connect(server))?;
             protocol.greet_as_publisher(&stream)?;
             stream
         } else {
             upstream.set_nonblocking(true)?;
-            patiently(|| upstream.accept())?.0
+            retry(|| upstream.accept())?.0
         };
         prepare(&stream)?;
         sockopt::set_socket_send_buffer_size(&stream, PUBLISHER_BUFFER)?;
@@ -114,10 +114,10 @@ impl Load {
                 sockopt::set_socket_recv_buffer_size(&stream, size.get())?;
             }
             epoll::add(&epoll, &stream, EventData::new_u64(number as u64), EventFlags::IN)?;
-            let begun = Vec::new();
-            subscribers.push(Subscriber { stream, first: None, received: 0, aside: 0, begun });
+            let partial = Vec::new();
+            subscribers.push(Subscriber { stream, first: None, received: 0, pings: 0, partial });
             if (number + 1) % BACKLOG == 0 {
-                thread::sleep(ACCEPTING);
+                thread::sleep(ACCEPT_TIME);
             }
         }
         let mut load = Self {
@@ -135,15 +135,15 @@ impl Load {
 
     /// Publishes until every subscriber receives messages.
     fn join(&mut self) -> io::Result<()> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + RECEIVE_TIMEOUT;
         while self.subscribers.iter().any(|subscriber| subscriber.first.is_none()) {
             if Instant::now() >= end {
-                let message = "a subscriber gets nothing of what is published";
+                let message = "a subscriber receives no published message";
                 return Err(io::Error::new(ErrorKind::TimedOut, message));
             }
             self.publisher.fill(1, self.epoch);
             self.publisher.send()?;
-            let pause = Instant::now() + JOINING;
+            let pause = Instant::now() + JOIN_INTERVAL;
             while Instant::now() < pause {
                 self.wait(Some(Duration::from_millis(1)))?;
                 self.receive(Check::Bytes, &mut Vec::new())?;
@@ -152,7 +152,7 @@ impl Load {
         self.drain(Check::Bytes)
     }
 
-    /// Publishes as fast as the server takes messages, then waits for all deliveries. Calls
+    /// Publishes as fast as the server reads messages, then waits for all deliveries. Calls
     /// `before_drain` after publishing the last message. Returns the number of deliveries.
     pub(crate) fn saturate(
         &mut self,
@@ -164,19 +164,19 @@ impl Load {
         let last = self.publisher.published + extent.messages;
         let before = self.delivered();
         loop {
-            let going_on = Instant::now() < end && self.publisher.published < last;
-            if !going_on && !self.publisher.owes() {
+            let publishes = Instant::now() < end && self.publisher.published < last;
+            if !publishes && !self.publisher.has_unsent() {
                 break;
             }
-            let most = extent.most_ahead.map_or(last, |ahead| last.min(self.slowest() + ahead));
-            let room = most.saturating_sub(self.publisher.published);
-            let can = self.publisher.owes() || (going_on && room > 0);
-            self.watch(if can { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN })?;
+            let limit = extent.max_ahead.map_or(last, |ahead| last.min(self.slowest() + ahead));
+            let space = limit.saturating_sub(self.publisher.published);
+            let can_send = self.publisher.has_unsent() || (publishes && space > 0);
+            self.watch(if can_send { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN })?;
             self.wait(None)?;
             let writable = self.receive(check, &mut Vec::new())?;
             if writable {
-                if going_on && !self.publisher.owes() {
-                    self.publisher.fill(room, self.epoch);
+                if publishes && !self.publisher.has_unsent() {
+                    self.publisher.fill(space, self.epoch);
                 }
                 self.publisher.send()?;
             }
@@ -202,7 +202,7 @@ impl Load {
             if Instant::now() >= next {
                 next += every;
                 self.publisher.fill(1, self.epoch);
-                while self.publisher.owes() {
+                while self.publisher.has_unsent() {
                     self.publisher.send()?;
                 }
             }
@@ -210,10 +210,10 @@ impl Load {
             self.wait(Some(Duration::ZERO))?;
             self.receive(Check::Bytes, latencies)?;
         }
-        let end = Instant::now() + PATIENCE;
-        while self.owing() {
+        let end = Instant::now() + RECEIVE_TIMEOUT;
+        while self.is_incomplete() {
             if Instant::now() >= end {
-                return Err(silent());
+                return Err(timed_out());
             }
             self.wait(Some(Duration::ZERO))?;
             self.receive(Check::Bytes, latencies)?;
@@ -231,7 +231,7 @@ impl Load {
         while self.publisher.published < last && Instant::now() < end {
             self.publisher.fill(1, self.epoch);
             self.publisher.send()?;
-            while self.owing() {
+            while self.is_incomplete() {
                 self.wait(None)?;
                 self.receive(Check::Bytes, &mut Vec::new())?;
             }
@@ -242,7 +242,7 @@ impl Load {
 
     /// Waits for all deliveries, and checks that nothing else arrives.
     fn drain(&mut self, check: Check) -> io::Result<()> {
-        while self.owing() {
+        while self.is_incomplete() {
             self.wait(None)?;
             self.receive(check, &mut Vec::new())?;
         }
@@ -253,26 +253,26 @@ impl Load {
             let expected = self.expected(number);
             let subscriber = &mut self.subscribers[number];
             let surplus = subscriber.received - expected;
-            let aside = self.protocol.aside.len() as u64;
-            if surplus > 0 && (aside == 0 || !surplus.is_multiple_of(aside)) {
+            let ping = self.protocol.ping.len() as u64;
+            if surplus > 0 && (ping == 0 || !surplus.is_multiple_of(ping)) {
                 return Err(wrong(&format!("{surplus} bytes more than were published")));
             }
             subscriber.received -= surplus;
-            subscriber.aside += surplus;
-            if subscriber.aside > MAX_ASIDES * aside {
-                return Err(wrong("more than was published"));
+            subscriber.pings += surplus;
+            if subscriber.pings > MAX_PINGS * ping {
+                return Err(wrong("bytes besides messages and pings"));
             }
         }
         Ok(())
     }
 
-    /// The total bytes that a subscriber should have received.
+    /// The number of bytes that a subscriber should have received.
     fn expected(&self, number: usize) -> u64 {
         let first = self.subscribers[number].first.unwrap_or(self.publisher.published);
         (self.publisher.published - first) * self.protocol.delivered.len() as u64
     }
 
-    fn owing(&self) -> bool {
+    fn is_incomplete(&self) -> bool {
         (0..self.subscribers.len())
             .any(|number| self.subscribers[number].received < self.expected(number))
     }
@@ -300,12 +300,13 @@ impl Load {
         Ok(())
     }
 
-    /// Waits for readiness. Without a `limit` it fails if nothing becomes ready in time.
+    /// Waits for readiness, for at most `limit`. Without a `limit` it fails if no socket becomes
+    /// ready for 5 s.
     fn wait(&mut self, limit: Option<Duration>) -> io::Result<()> {
-        let timeout = Timespec::try_from(limit.unwrap_or(PATIENCE)).expect("the time fits");
+        let timeout = Timespec::try_from(limit.unwrap_or(RECEIVE_TIMEOUT)).expect("the time fits");
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
-            Ok(0) if limit.is_none() => Err(silent()),
+            Ok(0) if limit.is_none() => Err(timed_out()),
             Ok(_) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -357,11 +358,11 @@ impl Publisher {
         Self { stream, frame, published: 0, batch, filled: 0, sent: 0, watched }
     }
 
-    fn owes(&self) -> bool {
+    fn has_unsent(&self) -> bool {
         self.sent < self.filled
     }
 
-    /// Fills the empty batch with up to this number of messages.
+    /// Fills the empty batch with at most `messages` messages.
     fn fill(&mut self, messages: u64, epoch: Instant) {
         let len = self.frame.len();
         let count = messages.min(BATCH);
@@ -370,14 +371,14 @@ impl Publisher {
         for frame in self.batch.chunks_exact_mut(len).zip(0..count).map(|(frame, _)| frame) {
             let message = &mut frame[self.frame.before.len()..];
             message[NUMBER..TIME].copy_from_slice(&self.published.to_be_bytes());
-            message[TIME..REST].copy_from_slice(&now.to_be_bytes());
+            message[TIME..FILLER].copy_from_slice(&now.to_be_bytes());
             self.published += 1;
         }
         self.sent = 0;
         self.filled = usize::try_from(count).expect("the time fits") * len;
     }
 
-    /// One write.
+    /// Does one write.
     fn send(&mut self) -> io::Result<()> {
         let sent = self.stream.write(&self.batch[self.sent..self.filled]);
         self.sent += not_blocked(sent)?.unwrap_or(0);
@@ -405,40 +406,41 @@ impl Subscriber {
         now: Duration,
         latencies: &mut Vec<Duration>,
     ) -> io::Result<()> {
-        let mut begun = std::mem::take(&mut self.begun);
-        let mut left = bytes;
-        if !begun.is_empty() {
-            begun.extend_from_slice(bytes);
-            left = &begun;
+        let mut partial = std::mem::take(&mut self.partial);
+        let mut rest = bytes;
+        if !partial.is_empty() {
+            partial.extend_from_slice(bytes);
+            rest = &partial;
         }
         let frame = protocol.delivered;
         loop {
-            if !protocol.aside.is_empty()
-                && let Some(rest) = left.strip_prefix(protocol.aside)
+            if !protocol.ping.is_empty()
+                && let Some(after) = rest.strip_prefix(protocol.ping)
             {
-                self.aside += protocol.aside.len() as u64;
-                left = rest;
+                self.pings += protocol.ping.len() as u64;
+                rest = after;
                 continue;
             }
-            let Some((next, rest)) = left.split_at_checked(frame.len()) else { break };
+            let Some((next, after)) = rest.split_at_checked(frame.len()) else { break };
             let message = next
                 .strip_prefix(frame.before)
                 .and_then(|next| next.strip_suffix(frame.behind))
-                .ok_or_else(|| wrong("no message"))?;
+                .ok_or_else(|| wrong("bytes that are no message"))?;
             let number = u64_of(&message[NUMBER..TIME]);
             let first = *self.first.get_or_insert(number);
             let expected = first + self.received / frame.len() as u64;
             if number != expected {
                 return Err(wrong(&format!("message {number} instead of {expected}")));
             }
-            if message[REST..] != [b'.'; MESSAGE - REST] {
+            if message[FILLER..] != [b'.'; MESSAGE - FILLER] {
                 return Err(wrong(&format!("message {number} is damaged")));
             }
-            latencies.push(now.saturating_sub(Duration::from_nanos(u64_of(&message[TIME..REST]))));
+            latencies
+                .push(now.saturating_sub(Duration::from_nanos(u64_of(&message[TIME..FILLER]))));
             self.received += frame.len() as u64;
-            left = rest;
+            rest = after;
         }
-        self.begun = left.to_vec();
+        self.partial = rest.to_vec();
         Ok(())
     }
 }
@@ -455,9 +457,9 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects, and retries for some seconds.
-fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    let end = Instant::now() + PATIENCE;
+/// Calls `attempt` until it succeeds, for at most 5 s.
+fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + RECEIVE_TIMEOUT;
     loop {
         match attempt() {
             Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
@@ -466,20 +468,20 @@ fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn silent() -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, "the server owes messages and is silent")
+fn timed_out() -> io::Error {
+    io::Error::new(ErrorKind::TimedOut, "messages are missing, and no more arrive")
 }
 
-fn wrong(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("a subscriber got {what}"))
+fn wrong(received: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("a subscriber received {received}"))
 }
 
-/// The parts of a message: its number and its time. The rest is filler.
+/// The positions of a message's parts: its number, its time and the filler.
 const NUMBER: usize = 0;
 const TIME: usize = 8;
-const REST: usize = 16;
+const FILLER: usize = 16;
 
-/// The token of the publisher in epoll.
+/// The publisher's token in epoll.
 const PUBLISHER: u64 = u64::MAX;
 /// The most messages of one write.
 const BATCH: u64 = 256;
@@ -487,14 +489,15 @@ const BATCH: u64 = 256;
 const RECEIVE: usize = 1024 * 1024;
 /// The most bytes of one read while bytes are compared.
 const COMPARE: usize = 256 * 1024;
-/// The publisher's send buffer in bytes: small, so that little is in flight at the end.
+/// The publisher's send buffer in bytes: small, so that few bytes are in flight at the end.
 const PUBLISHER_BUFFER: usize = 256 * 1024;
 /// Connections that are opened at the same time. The smallest backlog is that of std, 128.
 const BACKLOG: usize = 100;
-const ACCEPTING: Duration = Duration::from_millis(10);
-/// The interval of the messages that test whether all subscribers have joined.
-const JOINING: Duration = Duration::from_millis(20);
-/// How long the load waits for expected bytes before it fails.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes that a broker may send to a subscriber besides messages.
-const MAX_ASIDES: u64 = 8;
+/// The time in which the server accepts these connections.
+const ACCEPT_TIME: Duration = Duration::from_millis(10);
+/// The interval at which messages are published until all subscribers have joined.
+const JOIN_INTERVAL: Duration = Duration::from_millis(20);
+/// The longest wait for expected bytes, after which the load fails.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most pings that a broker may send to a subscriber.
+const MAX_PINGS: u64 = 8;

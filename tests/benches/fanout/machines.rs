@@ -9,12 +9,12 @@ use wirestate_core::{
     serve::Server,
 };
 
-use crate::measure::runtimes::Ours;
+use crate::measure::runtimes::ProjectServer;
 
 /// The fan-out of the messages of `upstream`.
 pub(crate) struct FanOut(pub(crate) SocketAddr);
 
-impl Ours for FanOut {
+impl ProjectServer for FanOut {
     async fn serve<R: Runtime>(self, server: Server<R>) -> io::Result<()> {
         let feed = Feed::new(Config::default().with_on_lag(LagPolicy::Block))
             .expect("the configuration is valid");

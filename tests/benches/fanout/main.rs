@@ -11,12 +11,12 @@
 //!
 //! Messages have 1 KiB. A delivery is one message to one subscriber.
 //!
-//! - `saturated`: server CPU per delivery. Messages are published as fast as the server takes them,
+//! - `saturated`: server CPU per delivery. Messages are published as fast as the server reads them,
 //!   to 10, 100 and 1,000 subscribers.
 //! - `paced`: server CPU per delivery, and latency (p50 and p99), with 1,000 messages a second to
 //!   100 subscribers.
 //! - `memory`: server memory with 1,000 subscribers. Messages are published as fast as the server
-//!   takes them, until the window is full.
+//!   reads them, until the window is full.
 //! - `drip`: server memory with 10 subscribers. Each message is published when the last one has
 //!   arrived, until the window is full.
 //!
@@ -90,7 +90,7 @@ struct Arguments {
     /// subscribers have gigabytes in flight, so that the memory's speed dominates
     #[arg(long, default_value = "131072")]
     receive_buffer: usize,
-    /// With `--serve`: where the messages come from
+    /// With `--serve`: the address that the messages come from
     #[arg(long, requires = "serve")]
     upstream: Option<SocketAddr>,
 }
@@ -106,18 +106,23 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     }
     let brief = shared.brief();
     let subscribers: Vec<_> = arguments.subscribers.iter().map(|count| count.get()).collect();
-    let (fewest, most) = if brief { (&[10][..], 50) } else { (&[10, 100, 1000][..], 1000) };
+    let (default_subscribers, max_subscribers) =
+        if brief { (&[10][..], 50) } else { (&[10, 100, 1000][..], 1000) };
     let plan = Plan {
         basics: shared.basics(3, Server::is_installed),
-        saturated_subscribers: if subscribers.is_empty() { fewest.to_vec() } else { subscribers },
-        paced_subscribers: most.min(100),
-        memory_subscribers: most,
+        saturated_subscribers: if subscribers.is_empty() {
+            default_subscribers.to_vec()
+        } else {
+            subscribers
+        },
+        paced_subscribers: max_subscribers.min(100),
+        memory_subscribers: max_subscribers,
         drip_subscribers: 10,
         memory_messages: if brief { 100 } else { 20 * 1024 },
         receive_buffer: arguments.receive_buffer,
     };
     let cores = Cores::choose()?;
-    let found = rounds::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &found);
-    shared.show(&report, "fanout: every message came to every subscriber of every server")
+    let results = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &results);
+    shared.show(&report, "fanout: every subscriber of every server received every message")
 }

@@ -1,4 +1,4 @@
-//! The protocols of the servers: framing and greetings, to the server and from it.
+//! The protocols of the servers: the framing of messages and the greetings.
 
 use std::{
     io::{self, ErrorKind, Read, Write},
@@ -17,8 +17,8 @@ pub(crate) struct Protocol {
     pub(crate) publisher_connects: bool,
     pub(crate) published: Frame,
     pub(crate) delivered: Frame,
-    /// What the server may send to a subscriber between two messages, at any time.
-    pub(crate) aside: &'static [u8],
+    /// Bytes that the server may send to a subscriber between two messages.
+    pub(crate) ping: &'static [u8],
     publisher: Greeting,
     subscriber: Greeting,
 }
@@ -37,15 +37,15 @@ impl Frame {
     }
 }
 
-/// What the client sends first, and how the answer ends.
+/// The first bytes of a client, and the end of the server's answer.
 #[derive(Clone, Copy)]
 struct Greeting {
-    says: &'static [u8],
-    answer_ends: &'static [u8],
+    request: &'static [u8],
+    answer_suffix: &'static [u8],
 }
 
 const NONE: Frame = Frame { before: b"", behind: b"" };
-const SILENCE: Greeting = Greeting { says: b"", answer_ends: b"" };
+const SILENCE: Greeting = Greeting { request: b"", answer_suffix: b"" };
 
 impl Protocol {
     /// Messages without framing.
@@ -54,7 +54,7 @@ impl Protocol {
             publisher_connects: false,
             published: NONE,
             delivered: NONE,
-            aside: b"",
+            ping: b"",
             publisher: SILENCE,
             subscriber: SILENCE,
         }
@@ -67,14 +67,14 @@ impl Protocol {
             published: Frame { before: b"PUB feed 1024\r\n", behind: b"\r\n" },
             delivered: Frame { before: b"MSG feed 1 1024\r\n", behind: b"\r\n" },
             // NATS tolerates two unanswered pings, which are minutes apart.
-            aside: b"PING\r\n",
+            ping: b"PING\r\n",
             publisher: Greeting {
-                says: b"CONNECT {\"verbose\":false}\r\nPING\r\n",
-                answer_ends: b"PONG\r\n",
+                request: b"CONNECT {\"verbose\":false}\r\nPING\r\n",
+                answer_suffix: b"PONG\r\n",
             },
             subscriber: Greeting {
-                says: b"CONNECT {\"verbose\":false}\r\nSUB feed 1\r\nPING\r\n",
-                answer_ends: b"PONG\r\n",
+                request: b"CONNECT {\"verbose\":false}\r\nSUB feed 1\r\nPING\r\n",
+                answer_suffix: b"PONG\r\n",
             },
         }
     }
@@ -91,11 +91,11 @@ impl Protocol {
                 before: b"*3\r\n$7\r\nmessage\r\n$4\r\nfeed\r\n$1024\r\n",
                 behind: b"\r\n",
             },
-            aside: b"",
+            ping: b"",
             publisher: SILENCE,
             subscriber: Greeting {
-                says: b"*2\r\n$9\r\nSUBSCRIBE\r\n$4\r\nfeed\r\n",
-                answer_ends: b"*3\r\n$9\r\nsubscribe\r\n$4\r\nfeed\r\n:1\r\n",
+                request: b"*2\r\n$9\r\nSUBSCRIBE\r\n$4\r\nfeed\r\n",
+                answer_suffix: b"*3\r\n$9\r\nsubscribe\r\n$4\r\nfeed\r\n:1\r\n",
             },
         }
     }
@@ -112,16 +112,19 @@ impl Protocol {
 }
 
 impl Greeting {
-    /// The socket must be blocking.
+    /// Sends the request and reads the answer. `stream` must be blocking.
     fn exchange(&self, mut stream: &TcpStream) -> io::Result<()> {
-        stream.write_all(self.says)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(self.request)?;
+        stream.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
         let mut answer = Vec::new();
-        while !answer.ends_with(self.answer_ends) {
+        while !answer.ends_with(self.answer_suffix) {
             let mut buffer = [0; 4096];
             let n = stream.read(&mut buffer)?;
-            if n == 0 || answer.len() > LONGEST_ANSWER {
-                return Err(io::Error::new(ErrorKind::InvalidData, "not the answer to a greeting"));
+            if n == 0 || answer.len() > MAX_ANSWER {
+                return Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    "the server does not answer the greeting as expected",
+                ));
             }
             answer.extend_from_slice(&buffer[..n]);
         }
@@ -129,5 +132,7 @@ impl Greeting {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(5);
-const LONGEST_ANSWER: usize = 64 * 1024;
+/// The longest wait for a part of an answer.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;

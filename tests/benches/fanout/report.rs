@@ -1,4 +1,4 @@
-//! The report: texts and goals.
+//! The texts and goals of the report.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{
         figures::{Row, Spread, head},
         process::Cores,
     },
-    rounds::{Case, Found, Measure, Plan, Series, Workload},
+    rounds::{Case, Measure, Plan, Results, Series, Workload},
     server::Server,
 };
 
@@ -33,10 +33,10 @@ struct Figure {
     measure: Measure,
     unit: &'static str,
     spread: Spread,
-    /// Rounds in which the server did not sleep while no byte was in flight. Its CPU is then
+    /// Rounds in which the server did not sleep while no byte was in flight. Then its CPU figure is
     /// unreliable.
-    restless: usize,
-    /// The goal: the most that it should be, unless the goal is a ratio.
+    spinning_rounds: usize,
+    /// The goal: the highest acceptable median, unless the goal is a ratio.
     goal: Option<f64>,
     reached: Option<bool>,
 }
@@ -48,17 +48,17 @@ struct Ratio {
     case: Case,
     server: Server,
     measure: Measure,
-    to: Yardstick,
+    to: Reference,
     times: Spread,
-    /// The goal: the most that it should be.
+    /// The goal: the highest acceptable median.
     goal: Option<f64>,
     reached: Option<bool>,
 }
 
-/// What this project's servers are compared with.
+/// A server that this project's servers are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Yardstick {
+enum Reference {
     Floor,
     TokioHand,
     /// The better of NATS and Redis in each round.
@@ -67,7 +67,7 @@ enum Yardstick {
     OtherBuild,
 }
 
-impl Yardstick {
+impl Reference {
     const ALL: [Self; 4] = [Self::Floor, Self::TokioHand, Self::Brokers, Self::OtherBuild];
 
     fn name(self) -> &'static str {
@@ -79,9 +79,8 @@ impl Yardstick {
         }
     }
 
-    /// Its figures by round, beside those of `ours`. For several servers, the smallest of each
-    /// round.
-    fn values(self, found: &Found, ours: &Series) -> Option<Vec<f64>> {
+    /// Its figures in the rounds of `ours`. If it is several servers, the smallest of each round.
+    fn values(self, results: &Results, ours: &Series) -> Option<Vec<f64>> {
         let &Series { case, server, measure, .. } = ours;
         let servers = match self {
             Self::Floor => vec![Server::Floor],
@@ -89,13 +88,13 @@ impl Yardstick {
             Self::Brokers => vec![Server::Nats, Server::Redis],
             Self::OtherBuild => server.in_other_build().into_iter().collect(),
         };
-        let series = servers.into_iter().filter_map(|server| found.of(case, server, measure));
+        let series = servers.into_iter().filter_map(|server| results.of(case, server, measure));
         series.map(|series| series.values.clone()).reduce(|one, other| {
             one.into_iter().zip(other).map(|(one, other)| one.min(other)).collect()
         })
     }
 
-    /// The goal: the most that the ratio may be.
+    /// The goal: the highest acceptable ratio.
     fn goal(self, workload: Workload, measure: Measure, server: Server) -> Option<f64> {
         match (self, workload, measure) {
             (Self::Floor, Workload::Saturated, Measure::Cpu) => {
@@ -109,17 +108,17 @@ impl Yardstick {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(plan: &'a Plan, cores: Cores, found: &Found) -> Self {
+    pub(crate) fn new(plan: &'a Plan, cores: Cores, results: &Results) -> Self {
         let mut ratios = Vec::new();
-        for to in Yardstick::ALL {
-            let ours = found.0.iter().filter(|series| series.server.is_ours());
-            ratios.extend(ours.filter_map(|series| Ratio::of(series, to, found)));
+        for to in Reference::ALL {
+            let ours = results.0.iter().filter(|series| series.server.is_ours());
+            ratios.extend(ours.filter_map(|series| Ratio::of(series, to, results)));
         }
         Self {
             plan,
             seconds: plan.basics.window.as_secs_f64(),
             cores,
-            figures: found.0.iter().filter_map(Figure::of).collect(),
+            figures: results.0.iter().filter_map(Figure::of).collect(),
             ratios,
         }
     }
@@ -131,18 +130,18 @@ impl fmt::Display for Report<'_> {
             let (rounds, workers) = (self.plan.rounds_of(case.workload), self.plan.basics.workers);
             writeln!(f, "{case}; rounds: {rounds}, workers: {workers}\n")?;
             for &measure in measures(case.workload) {
-                writeln!(f, "{}", head(unit(measure), second(measure).map_or("", unit)))?;
+                writeln!(f, "{}", head(unit(measure), last_column(measure).map_or("", unit)))?;
                 let all = self.figures.iter().filter(|figure| figure.case == case);
                 for figure in all.clone().filter(|figure| figure.measure == measure) {
-                    let &Figure { server, spread, goal, reached, restless, .. } = figure;
-                    let beside = all.clone().find(|other| {
-                        other.server == server && Some(other.measure) == second(measure)
+                    let &Figure { server, spread, goal, reached, spinning_rounds, .. } = figure;
+                    let note = all.clone().find(|other| {
+                        other.server == server && Some(other.measure) == last_column(measure)
                     });
-                    let beside = beside.map_or(String::new(), |other| {
+                    let note = note.map_or(String::new(), |other| {
                         format!("{:.*}", digits(other.measure), other.spread.median)
                     });
                     let (name, digits) = (server.name(), digits(measure));
-                    let row = Row { name, spread, digits, beside, goal, reached, restless };
+                    let row = Row { name, spread, digits, note, goal, reached, spinning_rounds };
                     writeln!(f, "{row}")?;
                 }
                 for ratio in &self.ratios {
@@ -161,22 +160,31 @@ impl fmt::Display for Report<'_> {
 
 impl Figure {
     fn of(series: &Series) -> Option<Self> {
-        let &Series { case, server, measure, ref values, restless } = series;
+        let &Series { case, server, measure, ref values, spinning_rounds } = series;
         let spread = Spread::of(values.iter().copied())?;
         let goal = (measure == Measure::Memory && server.is_ours()).then_some(MAX_MEMORY);
         let reached = goal.map(|goal| spread.median < goal);
-        Some(Self { case, server, measure, unit: unit(measure), spread, restless, goal, reached })
+        Some(Self {
+            case,
+            server,
+            measure,
+            unit: unit(measure),
+            spread,
+            spinning_rounds,
+            goal,
+            reached,
+        })
     }
 }
 
 impl Ratio {
-    fn of(ours: &Series, to: Yardstick, found: &Found) -> Option<Self> {
+    fn of(ours: &Series, to: Reference, results: &Results) -> Option<Self> {
         let &Series { case, server, measure, ref values, .. } = ours;
-        let interesting = match measure {
+        let has_ratio = match measure {
             Measure::Cpu | Measure::P50 | Measure::P99 => true,
             Measure::Busy | Measure::Memory | Measure::Published => false,
         };
-        let others = to.values(found, ours).filter(|_| interesting)?;
+        let others = to.values(results, ours).filter(|_| has_ratio)?;
         let times = Spread::of(values.iter().zip(others).map(|(ours, other)| ours / other))?;
         let goal = to.goal(case.workload, measure, server);
         let reached = goal.map(|goal| times.median <= goal);
@@ -184,7 +192,7 @@ impl Ratio {
     }
 }
 
-/// A figure with a table of its own.
+/// The figures of a workload that have a table of their own.
 fn measures(workload: Workload) -> &'static [Measure] {
     match workload {
         Workload::Saturated => &[Measure::Cpu],
@@ -193,8 +201,8 @@ fn measures(workload: Workload) -> &'static [Measure] {
     }
 }
 
-/// The further columns of its table.
-fn second(measure: Measure) -> Option<Measure> {
+/// The figure in the last column of a table.
+fn last_column(measure: Measure) -> Option<Measure> {
     match measure {
         Measure::Cpu => Some(Measure::Busy),
         Measure::Memory => Some(Measure::Published),
@@ -209,7 +217,7 @@ fn unit(measure: Measure) -> &'static str {
         Measure::P50 => "latency p50, µs",
         Measure::P99 => "latency p99, µs",
         Measure::Memory => "memory, MiB",
-        Measure::Published => "of so many",
+        Measure::Published => "published, MiB",
     }
 }
 
@@ -222,5 +230,5 @@ fn digits(measure: Measure) -> usize {
     }
 }
 
-/// In MiB.
+/// The goal for memory, in MiB.
 const MAX_MEMORY: f64 = 32.0;

@@ -1,4 +1,4 @@
-//! The plan, the rounds, and how each figure is measured.
+//! The plan of a run, its rounds, and the measurement of each figure.
 
 use std::{fmt, io, net::TcpListener, num::NonZeroUsize, thread, time::Duration};
 
@@ -9,10 +9,10 @@ use crate::{
     load::{Check, Extent, Load},
     measure::{
         arguments::{Basics, Choice},
+        cpu::CpuUsage,
         figures::{percentile, ratio},
         process::{ANY_PORT, Cores},
-        spent::Spent,
-        turns::{Running, back_and_forth},
+        turns::{Running, alternate},
     },
     server::Server,
 };
@@ -21,11 +21,11 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Workload {
-    /// Messages as fast as the server takes them
+    /// Messages as fast as the server reads them
     Saturated,
     /// 1,000 messages a second
     Paced,
-    /// Messages as fast as the server takes them, until the window is full
+    /// Messages as fast as the server reads them, until the window is full
     Memory,
     /// Messages one by one, until the window is full
     Drip,
@@ -52,7 +52,7 @@ pub(crate) enum Measure {
     P99,
     /// Anonymous memory in MiB.
     Memory,
-    /// What was published in the same time, in MiB.
+    /// The messages that were published in the same time, in MiB.
     Published,
 }
 
@@ -102,52 +102,52 @@ pub(crate) struct Series {
     pub(crate) measure: Measure,
     pub(crate) values: Vec<f64>,
     /// Rounds in which the server did not sleep while no byte was in flight.
-    pub(crate) restless: usize,
+    pub(crate) spinning_rounds: usize,
 }
 
 /// All series.
 #[derive(Debug, Default)]
-pub(crate) struct Found(pub(crate) Vec<Series>);
+pub(crate) struct Results(pub(crate) Vec<Series>);
 
-impl Found {
+impl Results {
     pub(crate) fn of(&self, case: Case, server: Server, measure: Measure) -> Option<&Series> {
         let is = |one: &&Series| (one.case, one.server, one.measure) == (case, server, measure);
         self.0.iter().find(is)
     }
 
-    fn add(&mut self, case: Case, server: Server, measure: Measure, value: f64, restless: bool) {
+    fn add(&mut self, case: Case, server: Server, measure: Measure, value: f64, spins: bool) {
         let is = |one: &Series| (one.case, one.server, one.measure) == (case, server, measure);
-        let place = self.0.iter().position(is).unwrap_or_else(|| {
-            let (values, restless) = (Vec::new(), 0);
-            self.0.push(Series { case, server, measure, values, restless });
+        let index = self.0.iter().position(is).unwrap_or_else(|| {
+            let (values, spinning_rounds) = (Vec::new(), 0);
+            self.0.push(Series { case, server, measure, values, spinning_rounds });
             self.0.len() - 1
         });
-        let series = &mut self.0[place];
+        let series = &mut self.0[index];
         series.values.push(value);
-        series.restless += usize::from(restless);
+        series.spinning_rounds += usize::from(spins);
     }
 }
 
 /// Measures all figures.
-pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Found> {
+pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Results> {
     cores.pin_load()?;
-    let mut found = Found::default();
+    let mut results = Results::default();
     for case in plan.cases() {
         for _ in 0..plan.rounds_of(case.workload) {
             match case.workload {
                 Workload::Saturated | Workload::Paced => {
-                    side_by_side(plan, cores, case, &mut found)?;
+                    side_by_side(plan, cores, case, &mut results)?;
                 }
                 Workload::Memory | Workload::Drip => {
                     for &server in &plan.basics.servers {
                         let explain = explain(case, server);
-                        memory(plan, cores, case, server, &mut found).map_err(explain)?;
+                        memory(plan, cores, case, server, &mut results).map_err(explain)?;
                     }
                 }
             }
         }
     }
-    Ok(found)
+    Ok(results)
 }
 
 /// A load, and the latencies of its deliveries.
@@ -172,32 +172,32 @@ fn take_turn(
     running: &mut Running<Server, Timed>,
     workload: Workload,
     window: Duration,
-) -> io::Result<Spent> {
+) -> io::Result<CpuUsage> {
     let Running { owner: server, process, load: (load, latencies), .. } = running;
     match workload {
         Workload::Saturated | Workload::Memory | Workload::Drip => {
-            let most_ahead = server.most_ahead();
-            let few = Extent { time: window / 10, messages: COMPARED, most_ahead };
-            load.saturate(few, Check::Bytes, || ())?;
-            let extent = Extent { time: window, messages: u64::MAX / 2, most_ahead };
-            let spent = Spent::on(process, || load.saturate(extent, Check::Count, || ()))?;
-            load.saturate(few, Check::Bytes, || ())?;
-            Ok(spent)
+            let max_ahead = server.max_ahead();
+            let compared = Extent { time: window / 10, messages: COMPARED, max_ahead };
+            load.saturate(compared, Check::Bytes, || ())?;
+            let extent = Extent { time: window, messages: u64::MAX / 2, max_ahead };
+            let usage = CpuUsage::on(process, || load.saturate(extent, Check::Count, || ()))?;
+            load.saturate(compared, Check::Bytes, || ())?;
+            Ok(usage)
         }
-        Workload::Paced => Spent::on(process, || load.pace(window, EVERY, latencies)),
+        Workload::Paced => CpuUsage::on(process, || load.pace(window, EVERY, latencies)),
     }
 }
 
 /// Measures one round. All servers run and are connected; they get the load in turns, one slice of
 /// the window at a time.
-fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io::Result<()> {
+fn side_by_side(plan: &Plan, cores: Cores, case: Case, results: &mut Results) -> io::Result<()> {
     let slices = if case.subscribers > MANY { SLICES / 2 } else { SLICES };
     let window = plan.basics.window / slices;
     let mut all = Vec::new();
     for &server in &plan.basics.servers {
         all.push(start(plan, cores, case, server).map_err(explain(case, server))?);
     }
-    back_and_forth(&mut all, slices, |running, turn| {
+    alternate(&mut all, slices, |running, turn| {
         // The first turn only warms up the server.
         let length = if turn == 0 { window / 4 } else { window };
         if turn == 1 {
@@ -205,11 +205,11 @@ fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io:
         }
         take_turn(running, case.workload, length).map_err(explain(case, running.owner))
     })?;
-    for Running { owner: server, spent, load: (_, mut latencies), .. } in all {
-        let restless = spent.restless;
-        let mut add = |measure, value| found.add(case, server, measure, value, restless);
-        add(Measure::Cpu, spent.nanoseconds() * 1e-3);
-        add(Measure::Busy, spent.busy());
+    for Running { owner: server, usage, load: (_, mut latencies), .. } in all {
+        let spins = usage.spins;
+        let mut add = |measure, value| results.add(case, server, measure, value, spins);
+        add(Measure::Cpu, usage.nanoseconds() * 1e-3);
+        add(Measure::Busy, usage.busy());
         if case.workload == Workload::Paced {
             latencies.sort_unstable();
             add(Measure::P50, percentile(&latencies, 50));
@@ -219,39 +219,39 @@ fn side_by_side(plan: &Plan, cores: Cores, case: Case, found: &mut Found) -> io:
     Ok(())
 }
 
-/// Measures the server's memory after each subscriber was sent more than the window.
+/// Measures the server's memory after it has sent more than the window to each subscriber.
 fn memory(
     plan: &Plan,
     cores: Cores,
     case: Case,
     server: Server,
-    found: &mut Found,
+    results: &mut Results,
 ) -> io::Result<()> {
     let Running { process, load: (mut load, _), .. } = start(plan, cores, case, server)?;
-    let mut most = Ok(0);
+    let mut peak = Ok(0);
     let deliveries = if case.workload == Workload::Drip {
         load.drip(plan.memory_messages, plan.basics.window * 12)?
     } else {
-        let most_ahead = server.most_ahead();
-        // Who waits for the slowest by themselves are done when the window is full.
-        let time = plan.basics.window * if most_ahead.is_some() { 2 } else { 12 };
-        let extent = Extent { time, messages: plan.memory_messages, most_ahead };
-        let deliveries = load.saturate(extent, Check::Count, || most = process.memory())?;
+        let max_ahead = server.max_ahead();
+        // A server that waits for the slowest subscriber stops reading when the window is full.
+        let time = plan.basics.window * if max_ahead.is_some() { 2 } else { 12 };
+        let extent = Extent { time, messages: plan.memory_messages, max_ahead };
+        let deliveries = load.saturate(extent, Check::Count, || peak = process.memory())?;
         load.saturate(Extent { messages: COMPARED, ..extent }, Check::Bytes, || ())?;
         deliveries
     };
     thread::sleep(SETTLE);
-    let (_, asleep) = process.asleep()?;
-    let most = most?.max(process.memory()?);
+    let (_, asleep) = process.wait_until_asleep()?;
+    let peak = peak?.max(process.memory()?);
     let messages = deliveries / case.subscribers as u64;
-    found.add(case, server, Measure::Memory, ratio(most, MIB), !asleep);
-    found.add(case, server, Measure::Published, ratio(messages, 1024), !asleep);
-    // Before its upstream is gone, of which it would complain.
+    results.add(case, server, Measure::Memory, ratio(peak, MIB), !asleep);
+    results.add(case, server, Measure::Published, ratio(messages, 1024), !asleep);
+    // End the server before its upstream, whose end it would report.
     drop(process);
     Ok(())
 }
 
-/// Says what an error belongs to.
+/// Adds the server and the case to an error.
 fn explain(case: Case, server: Server) -> impl FnOnce(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{case} with {}: {error}", server.name()))
 }
@@ -263,14 +263,14 @@ impl fmt::Display for Case {
     }
 }
 
-/// Between two messages of `paced`.
+/// The interval of the messages of `paced`.
 const EVERY: Duration = Duration::from_millis(1);
-/// In so many parts each server gets its load of a round; in half as many with more than [`MANY`]
-/// subscribers, where what is on its way at the end of each part is more.
+/// The number of slices of a server's load in a round. With more than [`MANY`] subscribers it is
+/// half of that, because more bytes are in flight at the end of each slice.
 const SLICES: u32 = 4;
 const MANY: usize = 100;
 /// Messages that are compared before and after the others are counted.
 const COMPARED: u64 = 16;
-/// How long the server is idle before its memory is measured.
+/// The time without load before the server's memory is measured.
 const SETTLE: Duration = Duration::from_millis(200);
 const MIB: u64 = 1024 * 1024;

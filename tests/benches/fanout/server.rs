@@ -1,4 +1,4 @@
-//! The servers.
+//! The servers that are measured.
 
 use std::{io, net::SocketAddr, num::NonZeroUsize};
 
@@ -13,18 +13,18 @@ use crate::{
         arguments::Choice,
         other_build,
         process::{Cores, Process, become_server},
-        runtimes::Ours,
+        runtimes::ProjectServer,
     },
     protocol::Protocol,
 };
 
-/// What is compared.
+/// A server that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
     /// One thread, epoll, one ring buffer
     Floor,
-    /// tokio, a broadcast channel, a task per subscriber
+    /// Hand-written on tokio, a broadcast channel, a task per subscriber
     TokioHand,
     /// The fan-out machines on wirestate-tokio
     Tokio,
@@ -32,11 +32,11 @@ pub(crate) enum Server {
     Smol,
     /// The fan-out machines on wirestate-std
     Std,
-    /// The same from another build
+    /// The same as `tokio`, from another build
     OtherTokio,
-    /// The same from another build
+    /// The same as `smol`, from another build
     OtherSmol,
-    /// The same from another build
+    /// The same as `std`, from another build
     OtherStd,
     /// nats-server
     Nats,
@@ -45,7 +45,7 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Whether it is one of this project's.
+    /// Whether it is a server of this project, in this build.
     pub(crate) fn is_ours(self) -> bool {
         match self {
             Self::Tokio | Self::Smol | Self::Std => true,
@@ -74,12 +74,12 @@ impl Server {
         }
     }
 
-    /// Whether it is on this machine.
+    /// Whether it is installed.
     pub(crate) fn is_installed(self) -> bool {
         self.broker().is_none_or(|broker| broker.program().is_some())
     }
 
-    /// What it speaks.
+    /// Its protocol.
     pub(crate) fn protocol(self) -> Protocol {
         self.broker().map_or_else(Protocol::raw, |broker| match broker {
             Broker::Nats => Protocol::nats(),
@@ -87,9 +87,9 @@ impl Server {
         })
     }
 
-    /// How many messages the load may be ahead of the slowest subscriber, where the server does
-    /// not see to that by itself.
-    pub(crate) fn most_ahead(self) -> Option<u64> {
+    /// The most messages that the load may be ahead of the slowest subscriber. `None` if the server
+    /// itself stops reading when that subscriber is a window behind.
+    pub(crate) fn max_ahead(self) -> Option<u64> {
         match self {
             Self::Floor
             | Self::Tokio
@@ -98,13 +98,13 @@ impl Server {
             | Self::OtherTokio
             | Self::OtherSmol
             | Self::OtherStd => None,
-            // At some 4 µs a delivery, 1,000 subscribers take a second for so many.
+            // At about 4 µs a delivery, 1,000 subscribers take a second for 256 messages.
             Self::TokioHand => Some(256),
             Self::Nats | Self::Redis => Some(2048),
         }
     }
 
-    /// Starts this program again as that server, with its messages from `upstream`.
+    /// Starts this program again as this server, which gets its messages from `upstream`.
     pub(crate) fn start(
         self,
         upstream: SocketAddr,
@@ -131,7 +131,7 @@ impl Server {
             Self::Tokio => FanOut(upstream).on_tokio(workers),
             Self::Smol => FanOut(upstream).on_smol(workers),
             Self::Std => FanOut(upstream).on_threads(),
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::exec(self),
             Self::Nats => brokers::serve(Broker::Nats),
             Self::Redis => brokers::serve(Broker::Redis),
         }

@@ -34,7 +34,7 @@ pub(crate) struct Shared<S: Choice, W: Choice> {
     /// Seconds of load for each server in a round [default: 1]
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
-    /// Worker threads of the servers that have a choice
+    /// Worker threads of the servers that can have several
     #[arg(long, default_value = "1")]
     pub(crate) workers: NonZeroUsize,
     /// Only these servers
@@ -52,7 +52,7 @@ pub(crate) struct Shared<S: Choice, W: Choice> {
     /// With `--serve`: the core to run on
     #[arg(long)]
     pub(crate) core: Option<usize>,
-    /// Added by `cargo bench`, but not by `cargo test`
+    /// Set by `cargo bench`, but not by `cargo test`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -96,7 +96,7 @@ pub(crate) struct Basics<S, W> {
 }
 
 impl<S: Choice, W: Choice> Shared<S, W> {
-    /// Whether this is `cargo test`: one short round is enough.
+    /// Whether `cargo test` runs the benchmark, which needs only one short round.
     pub(crate) fn brief(&self) -> bool {
         !self.bench
     }
@@ -108,7 +108,7 @@ impl<S: Choice, W: Choice> Shared<S, W> {
         servers.retain(|&server| {
             let installed = is_installed(server);
             if !installed {
-                eprintln!("{}: not installed, and left out", server.name());
+                eprintln!("{} is not installed and is left out", server.name());
             }
             installed
         });
@@ -138,9 +138,9 @@ impl<S: Choice, W: Choice> Shared<S, W> {
 }
 
 /// The chosen values, without duplicates, in the order of the report. Without a choice, all values.
-fn or_all<T: Choice>(asked: &[T]) -> Vec<T> {
+fn or_all<T: Choice>(chosen: &[T]) -> Vec<T> {
     let all = T::value_variants().iter().copied();
-    if asked.is_empty() { all.collect() } else { all.filter(|one| asked.contains(one)).collect() }
+    if chosen.is_empty() { all.collect() } else { all.filter(|one| chosen.contains(one)).collect() }
 }
 
 /// Parses a time in seconds, from 0.01 to 60.
@@ -148,5 +148,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().map_err(|error| format!("{error}"))?;
     let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
     let allowed = Duration::from_millis(10)..=Duration::from_mins(1);
-    if allowed.contains(&duration) { Ok(duration) } else { Err("not within 0.01 to 60".into()) }
+    if allowed.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("the time must be from 0.01 to 60 seconds".into())
+    }
 }

@@ -1,4 +1,4 @@
-//! The costs of servers, one figure for each workload: how to measure them, and the report.
+//! The costs of servers, one figure for each workload: their measurement and the report.
 
 use std::{
     fmt::{self, Debug},
@@ -10,17 +10,17 @@ use serde::Serialize;
 
 use super::{
     arguments::{Basics, Choice},
+    cpu::CpuUsage,
     figures::{Row, Spread, head, percentile},
     process::{Cores, Process},
-    spent::Spent,
-    turns::{Running, back_and_forth},
+    turns::{Running, alternate},
 };
 
 /// The plan of a benchmark of costs, and the texts of its report.
 pub(crate) trait Costs: Serialize {
     type Server: Choice;
     type Workload: Choice + Debug;
-    /// A server that is measured.
+    /// The headings of the first column: of the figures, and of the ratios.
     const HEADS: [&'static str; 2];
 
     fn basics(&self) -> &Basics<Self::Server, Self::Workload>;
@@ -33,20 +33,20 @@ pub(crate) trait Costs: Serialize {
 
     fn unit(workload: Self::Workload) -> Unit;
 
-    /// The goal: the most that the server should cost, unless the goal is a ratio.
-    fn most(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
+    /// The goal: the highest acceptable cost of the server, unless the goal is a ratio.
+    fn max_cost(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
         None
     }
 
-    /// The goal of a workload with a second load: the most that the figure with it should be, as a
-    /// multiple of the figure without it.
-    fn most_times_alone(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
+    /// The goal of a workload with a second load: the highest acceptable ratio of the figure with
+    /// the second load to the figure without it.
+    fn max_ratio_to_alone(_workload: Self::Workload, _server: Self::Server) -> Option<f64> {
         None
     }
 
-    /// For a server of this project: the servers that it is compared with, and the goal, the most
-    /// that the ratio should be.
-    fn yardsticks(
+    /// For a server of this project: the servers that it is compared with, each with the goal, the
+    /// highest acceptable ratio.
+    fn references(
         &self,
         workload: Self::Workload,
         server: Self::Server,
@@ -58,7 +58,7 @@ pub(crate) struct Unit {
     name: &'static str,
     /// Digits behind the decimal point.
     digits: usize,
-    /// The factor from nanoseconds of CPU a unit of work.
+    /// The figure for one nanosecond of CPU a unit of work.
     scale: f64,
 }
 
@@ -99,11 +99,11 @@ struct Sample {
     busy: Option<f64>,
     /// The cost without the second load, if the workload has one.
     alone: Option<f64>,
-    restless: bool,
+    spins: bool,
 }
 
 /// Measures all figures: each `round` adds one to each series.
-pub(crate) fn take<C: Costs>(
+pub(crate) fn measure<C: Costs>(
     plan: &C,
     cores: Cores,
     mut round: impl FnMut(C::Workload, &mut [Series<C>]) -> io::Result<()>,
@@ -128,22 +128,22 @@ pub(crate) fn side_by_side<C: Costs, L>(
     plan: &C,
     series: &mut [Series<C>],
     start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
-    slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<Spent>,
+    slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<CpuUsage>,
 ) -> io::Result<()> {
-    for Running { owner: series, spent, .. } in in_slices(plan, series, start, slice)? {
-        let cost = spent.nanoseconds() * C::unit(series.workload).scale;
-        let busy = Some(spent.busy());
-        series.samples.push(Sample { cost, busy, alone: None, restless: spent.restless });
+    for Running { owner: series, usage, .. } in in_slices(plan, series, start, slice)? {
+        let cost = usage.nanoseconds() * C::unit(series.workload).scale;
+        let busy = Some(usage.busy());
+        series.samples.push(Sample { cost, busy, alone: None, spins: usage.spins });
     }
     Ok(())
 }
 
-/// Measures one round of median latencies in the same way: `slice` adds to those of each server.
+/// Measures one round of median latencies in the same way. `slice` adds the latencies of a server.
 pub(crate) fn medians<C: Costs, L>(
     plan: &C,
     series: &mut [Series<C>],
     mut start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
-    mut slice: impl FnMut(&Process, &mut L, Duration, &mut Latencies) -> io::Result<Spent>,
+    mut slice: impl FnMut(&Process, &mut L, Duration, &mut Latencies) -> io::Result<CpuUsage>,
 ) -> io::Result<()> {
     let start = |server| {
         let (process, load) = start(server)?;
@@ -152,31 +152,31 @@ pub(crate) fn medians<C: Costs, L>(
     let slice = |process: &_, (load, latencies): &mut (L, _), window| {
         slice(process, load, window, latencies)
     };
-    for Running { owner: series, spent, load, .. } in in_slices(plan, series, start, slice)? {
-        let Latencies { alone, beside } = load.1;
+    for Running { owner: series, usage, load, .. } in in_slices(plan, series, start, slice)? {
+        let Latencies { alone, with_second_load } = load.1;
         let median = |mut all: Vec<_>| {
             all.sort_unstable();
             percentile(&all, 50) * C::unit(series.workload).scale
         };
-        let (cost, alone) = (median(beside), Some(median(alone)));
-        series.samples.push(Sample { cost, busy: None, alone, restless: spent.restless });
+        let (cost, alone) = (median(with_second_load), Some(median(alone)));
+        series.samples.push(Sample { cost, busy: None, alone, spins: usage.spins });
     }
     Ok(())
 }
 
-/// The times until the replies, without the second load and with it.
+/// The times until the replies: without the second load, and with it.
 #[derive(Default)]
 pub(crate) struct Latencies {
     pub(crate) alone: Vec<Duration>,
-    pub(crate) beside: Vec<Duration>,
+    pub(crate) with_second_load: Vec<Duration>,
 }
 
-/// All servers, and what they have spent.
+/// Gives all servers their load in slices. Returns them with the CPU that they have used.
 fn in_slices<'a, C: Costs, L>(
     plan: &C,
     series: &'a mut [Series<C>],
     mut start: impl FnMut(C::Server) -> io::Result<(Process, L)>,
-    mut slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<Spent>,
+    mut slice: impl FnMut(&Process, &mut L, Duration) -> io::Result<CpuUsage>,
 ) -> io::Result<Vec<Running<&'a mut Series<C>, L>>> {
     let window = plan.basics().window / SLICES;
     let mut all = Vec::new();
@@ -184,23 +184,23 @@ fn in_slices<'a, C: Costs, L>(
         let (process, load) = start(series.server).map_err(series.explain())?;
         all.push(Running::new(series, process, load));
     }
-    back_and_forth(&mut all, SLICES, |running, _| {
+    alternate(&mut all, SLICES, |running, _| {
         slice(&running.process, &mut running.load, window).map_err(running.owner.explain())
     })?;
     Ok(all)
 }
 
-/// Measures one round of memory, one server after the other. `grown` returns the bytes for each
-/// connection, and whether the server then sleeps.
+/// Measures one round of memory, one server after the other. `memory` returns the bytes for
+/// each connection, and whether the server then sleeps.
 pub(crate) fn one_by_one<C: Costs>(
     series: &mut [Series<C>],
     mut start: impl FnMut(C::Server) -> io::Result<Process>,
-    mut grown: impl FnMut(&Process) -> io::Result<(f64, bool)>,
+    mut memory: impl FnMut(&Process) -> io::Result<(f64, bool)>,
 ) -> io::Result<()> {
     for series in series {
         let process = start(series.server).map_err(series.explain())?;
-        let (cost, asleep) = grown(&process).map_err(series.explain())?;
-        series.samples.push(Sample { cost, busy: None, alone: None, restless: !asleep });
+        let (cost, asleep) = memory(&process).map_err(series.explain())?;
+        series.samples.push(Sample { cost, busy: None, alone: None, spins: !asleep });
     }
     Ok(())
 }
@@ -239,10 +239,10 @@ struct Figure<C: Costs> {
     busy: Option<Spread>,
     /// The cost without the second load, in the same unit.
     alone: Option<Spread>,
-    /// Rounds in which the server did not sleep while no byte was in flight. Its cost is then
+    /// Rounds in which the server did not sleep while no byte was in flight. Then its cost is
     /// unreliable.
-    restless: usize,
-    /// The goal: the most that it should be, in the same unit.
+    spinning_rounds: usize,
+    /// The goal: the highest acceptable median, in the same unit.
     goal: Option<f64>,
     reached: Option<bool>,
 }
@@ -256,7 +256,7 @@ struct Ratio<C: Costs> {
     /// `None`: the same server, without the second load.
     to: Option<C::Server>,
     times: Spread,
-    /// The goal: the most that it should be.
+    /// The goal: the highest acceptable median.
     goal: Option<f64>,
     reached: Option<bool>,
 }
@@ -265,7 +265,7 @@ impl<'a, C: Costs> Report<'a, C> {
     pub(crate) fn new(plan: &'a C, cores: Cores, all: &[Series<C>]) -> Self {
         let mut ratios = Vec::new();
         for ours in all {
-            for (to, goal) in plan.yardsticks(ours.workload, ours.server) {
+            for (to, goal) in plan.references(ours.workload, ours.server) {
                 let is = |one: &&Series<C>| one.workload == ours.workload && one.server == to;
                 ratios.extend(all.iter().find(is).and_then(|other| Ratio::of(ours, other, goal)));
             }
@@ -280,7 +280,7 @@ impl<C: Costs> Figure<C> {
     fn of(series: &Series<C>) -> Option<Self> {
         let &Series { workload, server, ref samples } = series;
         let cost = Spread::of(samples.iter().map(|sample| sample.cost))?;
-        let goal = C::most(workload, server);
+        let goal = C::max_cost(workload, server);
         Some(Self {
             workload,
             server,
@@ -288,7 +288,7 @@ impl<C: Costs> Figure<C> {
             cost,
             busy: Spread::of(samples.iter().filter_map(|sample| sample.busy)),
             alone: Spread::of(samples.iter().filter_map(|sample| sample.alone)),
-            restless: samples.iter().filter(|sample| sample.restless).count(),
+            spinning_rounds: samples.iter().filter(|sample| sample.spins).count(),
             goal,
             reached: goal.map(|goal| cost.median <= goal),
         })
@@ -308,7 +308,7 @@ impl<C: Costs> Ratio<C> {
         let &Series { workload, server, ref samples } = series;
         let times = |sample: &Sample| Some(sample.cost / sample.alone?);
         let times = Spread::of(samples.iter().filter_map(times))?;
-        Some(Self::new(workload, server, None, times, C::most_times_alone(workload, server)))
+        Some(Self::new(workload, server, None, times, C::max_ratio_to_alone(workload, server)))
     }
 
     fn new(
@@ -330,21 +330,22 @@ impl<C: Costs> fmt::Display for Report<'_, C> {
             let Unit { name, digits, .. } = C::unit(workload);
             writeln!(f, "{workload:?}: {}; {name}\n", self.plan.title(workload))?;
             let figures = || self.figures.iter().filter(|figure| figure.workload == workload);
-            let is_beside = figures().any(|figure| figure.alone.is_some());
-            let last = if is_beside { "without" } else { "of its core" };
+            let has_second_load = figures().any(|figure| figure.alone.is_some());
+            let last = if has_second_load { "alone" } else { "of its core" };
             writeln!(f, "{}", head(compared, last))?;
             for figure in figures() {
-                let &Figure { server, cost, busy, alone, restless, goal, reached, .. } = figure;
+                let &Figure { server, cost, busy, alone, spinning_rounds, goal, reached, .. } =
+                    figure;
                 let busy = busy.map(|busy| format!("{:.0} %", busy.median * 100.0));
                 let alone = alone.map(|alone| format!("{:.digits$}", alone.median));
-                let (name, beside) = (server.name(), busy.or(alone).unwrap_or_default());
-                let row = Row { name, spread: cost, digits, beside, goal, reached, restless };
+                let (name, note) = (server.name(), busy.or(alone).unwrap_or_default());
+                let row = Row { name, spread: cost, digits, note, goal, reached, spinning_rounds };
                 writeln!(f, "{row}")?;
             }
             writeln!(f, "{}", head(ours, ""))?;
             for ratio in self.ratios.iter().filter(|ratio| ratio.workload == workload) {
                 let &Ratio { server, to, times, goal, reached, .. } = ratio;
-                let to = to.map_or_else(|| "without".to_owned(), Choice::name);
+                let to = to.map_or_else(|| "alone".to_owned(), Choice::name);
                 let name = format!("{} : {to}", server.name());
                 writeln!(f, "{}", Row::of_ratio(name, times, goal, reached))?;
             }

@@ -13,7 +13,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` without any figure.
+    /// The spread of `figures`; `None` if there are none.
     pub(crate) fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<_> = figures.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -29,8 +29,8 @@ impl Spread {
 }
 
 /// The heading of [`Row`]s.
-pub(crate) fn head(what: &str, last: &str) -> String {
-    format!("  {what:<22}{:>9}{:>18}{last:>13}  goal", "median", "least – most")
+pub(crate) fn head(first: &str, last: &str) -> String {
+    format!("  {first:<22}{:>9}{:>18}{last:>13}  goal", "median", "min – max")
 }
 
 /// A line of a table.
@@ -39,13 +39,13 @@ pub(crate) struct Row {
     pub(crate) spread: Spread,
     /// Digits behind the decimal point.
     pub(crate) digits: usize,
-    /// Remarks.
-    pub(crate) beside: String,
-    /// The goal (the most that the median should be), and whether it is reached.
+    /// The last column.
+    pub(crate) note: String,
+    /// The goal, the highest acceptable median, and whether it is reached.
     pub(crate) goal: Option<f64>,
     pub(crate) reached: Option<bool>,
     /// Rounds in which the server did not sleep while no byte was in flight.
-    pub(crate) restless: usize,
+    pub(crate) spinning_rounds: usize,
 }
 
 impl Row {
@@ -55,21 +55,21 @@ impl Row {
         goal: Option<f64>,
         reached: Option<bool>,
     ) -> Self {
-        Self { name, spread, digits: 2, beside: String::new(), goal, reached, restless: 0 }
+        Self { name, spread, digits: 2, note: String::new(), goal, reached, spinning_rounds: 0 }
     }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, digits, beside, restless, .. } = self;
+        let Self { name, digits, note, spinning_rounds, .. } = self;
         let Spread { median, min, max } = self.spread;
         let extremes = format!("{min:.digits$} – {max:.digits$}");
-        write!(f, "  {name:<22}{median:>9.digits$}{extremes:>18}{beside:>13}  ")?;
+        write!(f, "  {name:<22}{median:>9.digits$}{extremes:>18}{note:>13}  ")?;
         if let Some((goal, reached)) = self.goal.zip(self.reached) {
             write!(f, "≤ {goal:.digits$} {}", if reached { "reached" } else { "MISSED" })?;
         }
-        if *restless > 0 {
-            write!(f, "RUNS ON with nothing to do, rounds: {restless}")?;
+        if *spinning_rounds > 0 {
+            write!(f, "DOES NOT SLEEP without load, rounds: {spinning_rounds}")?;
         }
         Ok(())
     }
@@ -80,8 +80,8 @@ pub(crate) fn ratio(a: u64, b: u64) -> f64 {
     a as f64 / b as f64
 }
 
-/// The percentile `percent` in microseconds.
+/// The `percent`th percentile of the sorted times, in microseconds.
 pub(crate) fn percentile(sorted: &[Duration], percent: usize) -> f64 {
-    let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e6
+    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(index).copied().unwrap_or_default().as_secs_f64() * 1e6
 }

@@ -4,10 +4,11 @@
 
 pub(crate) mod arguments;
 pub(crate) mod costs;
+pub(crate) mod cpu;
 pub(crate) mod figures;
 pub(crate) mod other_build;
 pub(crate) mod process;
 pub(crate) mod runtimes;
 pub(crate) mod socket;
-pub(crate) mod spent;
+
 pub(crate) mod turns;

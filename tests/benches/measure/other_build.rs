@@ -8,16 +8,16 @@ use super::arguments::Choice;
 /// The environment variable with the path of the other build's executable.
 const VARIABLE: &str = "WIRESTATE_OTHER_BUILD";
 
-/// Whether there is another build to compare with.
+/// Whether the environment names another build.
 pub(crate) fn is_given() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Replaces this process by the server of the other build whose name here is `server`, with the
-/// same arguments. The process keeps its core and its parent-death signal.
-pub(crate) fn become_its(server: impl Choice) -> io::Result<()> {
+/// Replaces this process by `server` of the other build, with the same arguments. The process keeps
+/// its core and its parent-death signal.
+pub(crate) fn exec(server: impl Choice) -> io::Result<()> {
     let server = server.name_in_other_build().ok_or(io::ErrorKind::InvalidInput)?;
-    let missing = || io::Error::other(format!("{VARIABLE} does not name another build"));
+    let missing = || io::Error::other(format!("{VARIABLE} is not set"));
     let mut command = Command::new(env::var_os(VARIABLE).ok_or_else(missing)?);
     let mut arguments = env::args_os().skip(1);
     while let Some(argument) = arguments.next() {

@@ -1,4 +1,4 @@
-//! Measured servers: each is a process with a core of its own.
+//! The processes of measured servers. Each is pinned to one core.
 
 use std::{
     env, fs,
@@ -19,7 +19,7 @@ use serde::Serialize;
 /// The address on which a server listens: any free port.
 pub(crate) const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-/// Tells [`Process::start`] that the server accepts connections at `address`.
+/// Prints `address`, at which the server accepts connections, for [`Process::start`].
 pub(crate) fn announce(address: SocketAddr) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{address}")?;
@@ -46,7 +46,7 @@ pub(crate) fn become_server(core: Option<usize>) -> io::Result<()> {
     // The parent may end without killing this process.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // Threads inherit the core, so pin before the first thread is started.
-    core.map_or(Ok(()), stay_on)
+    core.map_or(Ok(()), pin_to)
 }
 
 /// A running server. Dropping it kills it.
@@ -76,7 +76,7 @@ impl Process {
             (Ok(_), Err(_)) => {
                 let status = child.wait()?;
                 let arguments = arguments.join(" ");
-                Err(io::Error::other(format!("{arguments}: it did not start ({status})")))
+                Err(io::Error::other(format!("the server did not start ({status}): {arguments}")))
             }
         }
     }
@@ -86,8 +86,8 @@ impl Process {
         self.address
     }
 
-    /// The CPU time of its threads, user and kernel, without threads that have ended. It is exact
-    /// to the nanosecond for a sleeping thread.
+    /// The CPU time of the server's threads, user and kernel, without threads that have ended. For
+    /// sleeping threads it is exact to the nanosecond.
     fn cpu_time(&self) -> io::Result<Duration> {
         let mut sum = Duration::ZERO;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -99,15 +99,15 @@ impl Process {
         Ok(sum)
     }
 
-    /// Waits until the server sleeps while no byte is in flight, and returns its CPU time and true;
-    /// or false, if it still runs after a while.
-    pub(crate) fn asleep(&self) -> io::Result<(Duration, bool)> {
-        let end = Instant::now() + RESTLESS;
+    /// Waits until the server sleeps, for at most 100 ms. Returns its CPU time, and whether it
+    /// sleeps. No byte may be in flight.
+    pub(crate) fn wait_until_asleep(&self) -> io::Result<(Duration, bool)> {
+        let end = Instant::now() + SLEEP_TIMEOUT;
         let mut before = self.cpu_time()?;
         loop {
-            thread::sleep(ASLEEP);
+            thread::sleep(SLEEP_CHECK);
             let after = self.cpu_time()?;
-            let sleeps = after.saturating_sub(before) < ASLEEP / 5;
+            let sleeps = after.saturating_sub(before) < SLEEP_CHECK / 5;
             if sleeps || Instant::now() >= end {
                 return Ok((after, sleeps));
             }
@@ -115,9 +115,9 @@ impl Process {
         }
     }
 
-    /// Kills it.
+    /// Kills the server, and waits for its end.
     pub(crate) fn end(&mut self) {
-        // Fails only if the server has ended; its status must be fetched then too.
+        // Killing fails only if the server has ended. Its status must be fetched in any case.
         drop(self.child.kill());
         drop(self.child.wait());
     }
@@ -137,8 +137,8 @@ impl Drop for Process {
     }
 }
 
-fn unreadable(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{what} has an unknown form"))
+fn unreadable(file: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{file} has an unknown format"))
 }
 
 /// The cores of the server and of the load.
@@ -156,7 +156,7 @@ impl Cores {
         let mut cores = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
         let (first, second) = (cores.next(), cores.next());
         if second.is_none() {
-            eprintln!("there is one core only: server and load are in each other's way");
+            eprintln!("there is only one core, which the server and the load share");
             return Ok(Self { server: None, load: None });
         }
         Ok(Self { server: first, load: second })
@@ -164,11 +164,11 @@ impl Cores {
 
     /// Pins this thread to the load's core.
     pub(crate) fn pin_load(self) -> io::Result<()> {
-        self.load.map_or(Ok(()), stay_on)
+        self.load.map_or(Ok(()), pin_to)
     }
 }
 
-fn stay_on(core: usize) -> io::Result<()> {
+fn pin_to(core: usize) -> io::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core);
     Ok(sched_setaffinity(None, &cores)?)
@@ -180,7 +180,7 @@ pub(crate) fn raise_open_files() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// A server that uses less than a fifth of this time on its core sleeps.
-const ASLEEP: Duration = Duration::from_millis(5);
-/// A server that has not slept for this time is taken for one that does not sleep.
-const RESTLESS: Duration = Duration::from_millis(100);
+/// The time of one check. A server that uses less than a fifth of it on its core sleeps.
+const SLEEP_CHECK: Duration = Duration::from_millis(5);
+/// The longest wait for a server to sleep.
+const SLEEP_TIMEOUT: Duration = Duration::from_millis(100);

@@ -1,4 +1,5 @@
-//! The runtimes as all benchmarks start them, and this project's servers on each.
+//! Starts tokio, smol and threads in the same way for all benchmarks, and this project's servers on
+//! them.
 
 use std::{future::pending, io, num::NonZeroUsize, sync::Arc, thread};
 
@@ -15,7 +16,7 @@ use wirestate_tokio::Tokio;
 use super::process::{ANY_PORT, announce};
 
 /// A server of this project.
-pub(crate) trait Ours: Send + Sized + 'static {
+pub(crate) trait ProjectServer: Send + Sized + 'static {
     /// Runs the server until it is killed.
     fn serve<R: Runtime<Socket: Splice>>(
         self,
@@ -50,15 +51,15 @@ pub(crate) trait Ours: Send + Sized + 'static {
     }
 }
 
-/// tokio with this number of workers. A single worker is the calling thread, as in wirestate-tokio
-/// on one core.
+/// Starts tokio with this number of workers. A single worker is the calling thread, as in
+/// wirestate-tokio on one core.
 pub(crate) fn tokio(workers: NonZeroUsize) -> io::Result<tokio::runtime::Runtime> {
     use tokio::runtime::Builder;
     let mut builder = match workers.get() {
         1 => Builder::new_current_thread(),
-        many => {
+        count => {
             let mut builder = Builder::new_multi_thread();
-            builder.worker_threads(many);
+            builder.worker_threads(count);
             builder
         }
     };
@@ -79,7 +80,7 @@ where
         let executor = Arc::clone(&executor);
         thread::Builder::new().spawn(move || block_on(executor.run(pending::<()>())))?;
     }
-    // As a task it is polled only when it is woken, not whenever this thread is.
+    // A task is polled only when it is woken; a future in `block_on`, whenever this thread is.
     let task = executor.spawn(run(Arc::clone(&executor)));
     block_on(executor.run(task))
 }

@@ -2,10 +2,10 @@
 
 use std::io::{self, ErrorKind};
 
-/// Turns `WouldBlock` into `None`.
-pub(crate) fn not_blocked<T>(moved: io::Result<T>) -> io::Result<Option<T>> {
-    match moved {
-        Ok(moved) => Ok(Some(moved)),
+/// The value of a non-blocking call; `None` if it would block.
+pub(crate) fn not_blocked<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
         Err(error) => Err(error),
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{process::Process, spent::Spent};
+use super::{cpu::CpuUsage, process::Process};
 
 /// A server and its load.
 pub(crate) struct Running<T, L> {
@@ -10,36 +10,36 @@ pub(crate) struct Running<T, L> {
     pub(crate) owner: T,
     pub(crate) process: Process,
     pub(crate) load: L,
-    pub(crate) spent: Spent,
+    pub(crate) usage: CpuUsage,
 }
 
 impl<T, L> Running<T, L> {
     pub(crate) fn new(owner: T, process: Process, load: L) -> Self {
-        Self { owner, process, load, spent: Spent::default() }
+        Self { owner, process, load, usage: CpuUsage::default() }
     }
 }
 
-/// Gives all servers `turns` turns and a first one to warm up, in alternating order.
+/// Gives each server a turn to warm up and then `turns` turns, in alternating order.
 ///
-/// So a slow minute of the machine hits all servers, and no server always follows the same other.
-/// `take` gets the number of the turn; 0 is the warm-up, which does not count.
-pub(crate) fn back_and_forth<T, L>(
+/// So a slow minute of the machine affects all servers, and no server always follows the same other
+/// one. `take` gets the number of the turn; 0 is the warm-up, which does not count.
+pub(crate) fn alternate<T, L>(
     all: &mut [Running<T, L>],
     turns: u32,
-    mut take: impl FnMut(&mut Running<T, L>, u32) -> io::Result<Spent>,
+    mut take: impl FnMut(&mut Running<T, L>, u32) -> io::Result<CpuUsage>,
 ) -> io::Result<()> {
     for turn in 0..=turns {
-        let mut order: Vec<_> = all.iter_mut().filter(|one| !one.spent.restless).collect();
+        let mut order: Vec<_> = all.iter_mut().filter(|one| !one.usage.spins).collect();
         if turn % 2 == 1 {
             order.reverse();
         }
         for running in order {
-            let spent = take(running, turn)?;
-            if turn > 0 || spent.restless {
-                running.spent.add(&spent);
+            let usage = take(running, turn)?;
+            if turn > 0 || usage.spins {
+                running.usage.add(&usage);
             }
-            if spent.restless {
-                // It would take the core from the other servers.
+            if usage.spins {
+                // A server that does not sleep would take the core from the others.
                 running.process.end();
             }
         }

@@ -32,7 +32,7 @@ fn entry(number: usize) -> String {
 }
 
 fn request(number: usize) -> Vec<u8> {
-    // The size is that of the word.
+    // The same word on every machine, so that all requests have the same size.
     let byteorder = ByteOrder::Little;
     let mut frame = Vec::new();
     Message { byteorder, ..search::request("search", &key(number)) }
@@ -42,7 +42,8 @@ fn request(number: usize) -> Vec<u8> {
     frame
 }
 
-/// The requests in order, and one server's replies to them. The first follows the last.
+/// The requests in order, and one server's replies to them. After the last request the first
+/// follows.
 pub(crate) struct Dialogue {
     requests: Vec<u8>,
     replies: Vec<u8>,
@@ -52,8 +53,8 @@ pub(crate) struct Dialogue {
 
 impl Dialogue {
     /// Requests each entry once and checks the replies. [`requests`](Self::requests) can then
-    /// return at most `longest` requests.
-    pub(crate) fn learn(server: &mut TcpStream, longest: usize) -> io::Result<Self> {
+    /// return at most `max` requests.
+    pub(crate) fn learn(server: &mut TcpStream, max: usize) -> io::Result<Self> {
         let exchanges: Vec<_> = (0..ENTRIES)
             .map(|number| {
                 let request = request(number);
@@ -63,10 +64,10 @@ impl Dialogue {
             .collect::<io::Result<_>>()?;
         let reply = exchanges[0].1.len();
         if exchanges.iter().any(|(_, other)| other.len() != reply) {
-            return Err(wrong("replies differ in size"));
+            return Err(wrong("the replies differ in size"));
         }
         let mut dialogue = Self { requests: Vec::new(), replies: Vec::new(), reply };
-        for (request, reply) in exchanges.iter().cycle().take(ENTRIES + longest) {
+        for (request, reply) in exchanges.iter().cycle().take(ENTRIES + max) {
             dialogue.requests.extend_from_slice(request);
             dialogue.replies.extend_from_slice(reply);
         }
@@ -78,8 +79,9 @@ impl Dialogue {
         &self.requests[first % ENTRIES * REQUEST..][..count * REQUEST]
     }
 
-    /// How many bytes of requests are answered by this many bytes of replies; the last one in part.
-    pub(crate) fn asked(&self, replied: usize) -> usize {
+    /// The size in bytes of the requests that the first `replied` bytes of replies answer. A
+    /// partial reply counts as a reply.
+    pub(crate) fn answered(&self, replied: usize) -> usize {
         replied.div_ceil(self.reply) * REQUEST
     }
 
@@ -106,17 +108,17 @@ fn receive(server: &mut TcpStream, number: usize) -> io::Result<Vec<u8>> {
             let result = search::result(&reply).map_err(io::Error::other)?;
             let utf_8 = reply.content_encoding == "utf-8" && reply.byteorder == ByteOrder::NATIVE;
             if !reply.is_json() || !utf_8 || result != entry(number) {
-                return Err(wrong("it is not what the table has"));
+                return Err(wrong("the result is not the entry of the table"));
             }
             break;
         }
     }
     if inbox.partial().is_some() {
-        return Err(wrong("more came than was asked for"));
+        return Err(wrong("bytes follow the reply"));
     }
     Ok(frame)
 }
 
-pub(crate) fn wrong(what: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("a wrong reply: {what}"))
+pub(crate) fn wrong(fault: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("a wrong reply: {fault}"))
 }

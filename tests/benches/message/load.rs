@@ -1,4 +1,4 @@
-//! The load: one thread with epoll, whose connections send requests and compare the replies.
+//! The load: one thread with epoll. Its connections send requests and compare the replies.
 //!
 //! Between two calls of its methods no byte is in flight, so the server sleeps and its CPU time
 //! does not change.
@@ -25,8 +25,8 @@ use crate::{
     measure::socket::not_blocked,
 };
 
-/// How long the load waits for expected bytes before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait for expected bytes, after which the load fails.
+pub(crate) const RECEIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connections to one server.
 pub(crate) struct Load {
@@ -43,10 +43,10 @@ struct Client {
     stream: TcpStream,
     /// The number of the first request without a reply, or of the next request.
     next: usize,
-    /// Bytes that have arrived of the replies that it waits for.
+    /// The received bytes of the replies that it waits for.
     received: usize,
     /// When it sent its requests.
-    asked: Instant,
+    sent_at: Instant,
 }
 
 /// Opens a non-blocking connection.
@@ -64,7 +64,7 @@ impl Load {
     pub(crate) fn connect(server: SocketAddr, count: usize, in_flight: usize) -> io::Result<Self> {
         let mut first = TcpStream::connect(server)?;
         first.set_nodelay(true)?;
-        first.set_read_timeout(Some(PATIENCE))?;
+        first.set_read_timeout(Some(RECEIVE_TIMEOUT))?;
         let dialogue = Dialogue::learn(&mut first, in_flight)?;
         // One byte more than expected, to find surplus bytes.
         let buffer = vec![0; dialogue.replies(0, in_flight).len() + 1];
@@ -75,20 +75,20 @@ impl Load {
         for number in 0..count {
             let stream = connect(server)?;
             epoll::add(&epoll, &stream, EventData::new_u64(number as u64), EventFlags::IN)?;
-            clients.push(Client { stream, next: number, received: 0, asked: Instant::now() });
+            clients.push(Client { stream, next: number, received: 0, sent_at: Instant::now() });
         }
         let events = Vec::with_capacity(1024);
         Ok(Self { epoll, events, clients, dialogue, in_flight, buffer })
     }
 
-    /// For `window`, each connection sends its requests whenever the last are answered; at least
-    /// once. At the same time `flood` sends without pause. Returns the number of requests, and the
-    /// times until their replies.
-    pub(crate) fn ask(
+    /// For `window`, each connection sends its requests whenever the last ones are answered. It
+    /// sends them at least once. At the same time `flood` sends without pause. Returns the number
+    /// of requests. `latency` gets the times until the replies.
+    pub(crate) fn request(
         &mut self,
         window: Duration,
         mut flood: Option<&mut Flood>,
-        took: &mut dyn FnMut(Duration),
+        latency: &mut dyn FnMut(Duration),
     ) -> io::Result<u64> {
         let end = Instant::now() + window;
         for number in 0..self.clients.len() {
@@ -102,17 +102,17 @@ impl Load {
                     flood.step()?;
                     self.wait(Duration::ZERO)?;
                 }
-                None => self.wait(PATIENCE)?,
+                None => self.wait(RECEIVE_TIMEOUT)?,
             }
-            let going_on = Instant::now() < end;
+            let in_window = Instant::now() < end;
             for event in 0..self.events.len() {
                 let number = usize::try_from(self.events[event].data.u64())
                     .expect("the token of a client is its index");
                 if !self.receive(number)? {
                     continue;
                 }
-                took(self.clients[number].asked.elapsed());
-                if going_on {
+                latency(self.clients[number].sent_at.elapsed());
+                if in_window {
                     self.send(number)?;
                     batches += 1;
                 } else {
@@ -128,8 +128,8 @@ impl Load {
 
     fn send(&mut self, number: usize) -> io::Result<()> {
         let client = &mut self.clients[number];
-        client.asked = Instant::now();
-        // The socket takes all of it: nothing else is in flight.
+        client.sent_at = Instant::now();
+        // The socket accepts all requests, since no others are in flight.
         client.stream.write_all(self.dialogue.requests(client.next, self.in_flight))
     }
 
@@ -143,7 +143,7 @@ impl Load {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         if expected.get(..n) != Some(&self.buffer[..n]) {
-            return Err(wrong("it is not the same as before"));
+            return Err(wrong("it differs from the first reply to the same request"));
         }
         client.received += n;
         if client.received < replies.len() {
@@ -154,12 +154,12 @@ impl Load {
         Ok(true)
     }
 
-    fn wait(&mut self, patience: Duration) -> io::Result<()> {
-        let timeout = Timespec::try_from(patience).expect("the time fits");
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let limit = Timespec::try_from(timeout).expect("the time fits");
         self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
-            Ok(0) if !patience.is_zero() => {
-                Err(io::Error::new(ErrorKind::TimedOut, "the server owes replies and is silent"))
+        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&limit)) {
+            Ok(0) if !timeout.is_zero() => {
+                Err(io::Error::new(ErrorKind::TimedOut, "replies are missing, and no more arrive"))
             }
             Ok(_) => Ok(()),
             Err(error) => Err(error.into()),

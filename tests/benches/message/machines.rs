@@ -5,12 +5,12 @@ use std::io;
 use wirestate_command_line::search::{self, Table};
 use wirestate_core::{message::Server, runtime::Runtime, serve};
 
-use crate::{dialogue::table, measure::runtimes::Ours};
+use crate::{dialogue::table, measure::runtimes::ProjectServer};
 
 /// The server that answers requests.
 pub(crate) struct App;
 
-impl Ours for App {
+impl ProjectServer for App {
     async fn serve<R: Runtime>(self, server: serve::Server<R>) -> io::Result<()> {
         let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
         let app = Server::with_default_config(search::service(table));

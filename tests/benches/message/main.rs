@@ -16,7 +16,8 @@
 //! - `flood`: median time until the reply, in `lockstep` alone and beside 16 connections that send
 //!   without pause.
 //!
-//! A request has 146 bytes. It is a `search` in a table of sixteen entries, for each entry in turn.
+//! A request has 146 bytes. It is a `search` in a table of sixteen entries, which are requested in
+//! turn.
 //! The hand-written servers read length, header and content with `read_exact`, parse header and
 //! content into a `serde_json::Value`, and write each reply at once. CPU is measured as in the echo
 //! benchmark: the first field of `/proc/PID/task/*/schedstat`, read while no byte is in flight and
@@ -78,7 +79,7 @@ use self::{
 struct Arguments {
     #[command(flatten)]
     shared: Shared<Server, Workload>,
-    /// Connections
+    /// Connections of all workloads, without those of `--flooding`
     #[arg(long, default_value = "50")]
     connections: NonZeroUsize,
     /// Requests in flight on a connection in `pipelined`
@@ -105,7 +106,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         flooding: arguments.flooding.get(),
     };
     let cores = Cores::choose()?;
-    let found = rounds::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &found);
-    shared.show(&report, "message: every reply came from every server, in its order")
+    let results = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &results);
+    shared.show(&report, "message: every server sent every reply, in order")
 }

@@ -1,4 +1,4 @@
-//! The report: texts and goals.
+//! The texts and goals of the report.
 
 use crate::{
     dialogue::REQUEST,
@@ -13,7 +13,7 @@ use crate::{
 impl Costs for Plan {
     type Server = Server;
     type Workload = Workload;
-    const HEADS: [&'static str; 2] = ["server", "ours to by hand"];
+    const HEADS: [&'static str; 2] = ["server", "ratio to hand-written"];
 
     fn basics(&self) -> &Basics<Server, Workload> {
         &self.basics
@@ -45,21 +45,22 @@ impl Costs for Plan {
         }
     }
 
-    fn most_times_alone(workload: Workload, server: Server) -> Option<f64> {
-        let is_ours = !server.by_hand().is_empty();
+    fn max_ratio_to_alone(workload: Workload, server: Server) -> Option<f64> {
+        let is_ours = !server.hand_written().is_empty();
         (workload == Workload::Flood && is_ours).then_some(10.0)
     }
 
-    fn yardsticks(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
+    fn references(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
         if workload == Workload::Flood {
             return Vec::new();
         }
-        let goal = |by_hand| match (by_hand, self.in_flight(workload)) {
+        let goal = |hand_written| match (hand_written, self.in_flight(workload)) {
             (Server::TokioHand, 1) => Some(0.9),
             (Server::TokioHand, 16..) => Some(0.3),
             (_, _) => None,
         };
-        let by_hand = server.by_hand().iter().map(|&by_hand| (by_hand, goal(by_hand)));
-        by_hand.chain(server.in_other_build().map(|other| (other, None))).collect()
+        let hand_written =
+            server.hand_written().iter().map(|&hand_written| (hand_written, goal(hand_written)));
+        hand_written.chain(server.in_other_build().map(|other| (other, None))).collect()
     }
 }

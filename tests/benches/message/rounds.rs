@@ -1,4 +1,4 @@
-//! The plan, and how each figure is measured.
+//! The plan of a run, and the measurement of each figure.
 
 use std::io;
 
@@ -10,9 +10,9 @@ use crate::{
     load::Load,
     measure::{
         arguments::Basics,
-        costs::{Series, medians, side_by_side, take},
+        costs::{Series, measure, medians, side_by_side},
+        cpu::{CpuUsage, RETAKES},
         process::Cores,
-        spent::{RETAKES, Spent},
     },
     server::Server,
 };
@@ -54,7 +54,7 @@ impl Plan {
 /// Measures all figures.
 pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
     let mut retakes = RETAKES;
-    take(plan, cores, |workload, series| {
+    measure(plan, cores, |workload, series| {
         let connect = |server: Server| {
             let process = server.start(cores, plan.basics.workers)?;
             let in_flight = plan.in_flight(workload);
@@ -68,14 +68,18 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
                 Ok((process, (load, flood)))
             };
             medians(plan, series, connect, |server, (load, flood), window, latencies| {
-                load.ask(window, None, &mut |latency| latencies.alone.push(latency))?;
-                Spent::on(server, || {
-                    load.ask(window, Some(flood), &mut |latency| latencies.beside.push(latency))
+                load.request(window, None, &mut |latency| latencies.alone.push(latency))?;
+                CpuUsage::on(server, || {
+                    load.request(window, Some(flood), &mut |latency| {
+                        latencies.with_second_load.push(latency)
+                    })
                 })
             })
         } else {
             side_by_side(plan, series, connect, |server, load, window| {
-                Spent::on_full_core(server, &mut retakes, || load.ask(window, None, &mut |_| ()))
+                CpuUsage::on_full_core(server, &mut retakes, || {
+                    load.request(window, None, &mut |_| ())
+                })
             })
         }
     })

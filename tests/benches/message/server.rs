@@ -1,4 +1,4 @@
-//! The servers.
+//! The servers that are measured.
 
 use std::{io, num::NonZeroUsize};
 
@@ -12,7 +12,7 @@ use crate::{
         arguments::Choice,
         other_build,
         process::{Cores, Process, become_server},
-        runtimes::Ours,
+        runtimes::ProjectServer,
     },
 };
 
@@ -20,27 +20,27 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
-    /// tokio, a task per connection, exact reads, JSON values, a write per reply
+    /// Hand-written on tokio, a task per connection, exact reads, JSON values, a write per reply
     TokioHand,
     /// The machine on wirestate-tokio
     Tokio,
     /// The machine on wirestate-smol
     Smol,
-    /// A thread per connection, blocking calls, and else as by hand on tokio
+    /// Hand-written, a thread per connection, blocking calls, otherwise like `tokio-hand`
     StdHand,
     /// The machine on wirestate-std
     Std,
-    /// The same from another build
+    /// The same as `tokio`, from another build
     OtherTokio,
-    /// The same from another build
+    /// The same as `smol`, from another build
     OtherSmol,
-    /// The same from another build
+    /// The same as `std`, from another build
     OtherStd,
 }
 
 impl Server {
-    /// The server that it is compared with, for a server of this project.
-    pub(crate) fn by_hand(self) -> &'static [Self] {
+    /// The hand-written servers that a server of this project is compared with.
+    pub(crate) fn hand_written(self) -> &'static [Self] {
         match self {
             Self::Tokio | Self::Smol => &[Self::TokioHand],
             Self::Std => &[Self::TokioHand, Self::StdHand],
@@ -67,7 +67,7 @@ impl Server {
             Self::Smol => App.on_smol(workers),
             Self::StdHand => hand_written::threads(),
             Self::Std => App.on_threads(),
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::exec(self),
         }
     }
 }

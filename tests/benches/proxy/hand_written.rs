@@ -60,9 +60,9 @@ pub(crate) fn threads(upstream: SocketAddr) -> io::Result<()> {
         let pair = Arc::new((client?, TcpStream::connect(upstream)?));
         pair.0.set_nodelay(true)?;
         pair.1.set_nodelay(true)?;
-        let back = Arc::clone(&pair);
+        let reverse = Arc::clone(&pair);
         thread::Builder::new().spawn(move || relay(&pair.0, &pair.1))?;
-        thread::Builder::new().spawn(move || relay(&back.1, &back.0))?;
+        thread::Builder::new().spawn(move || relay(&reverse.1, &reverse.0))?;
     }
     Ok(())
 }

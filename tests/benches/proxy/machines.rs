@@ -9,12 +9,12 @@ use wirestate_core::{
     serve::Server,
 };
 
-use crate::measure::runtimes::Ours;
+use crate::measure::runtimes::ProjectServer;
 
 /// The relays to `upstream`.
 pub(crate) struct Relay(pub(crate) SocketAddr);
 
-impl Ours for Relay {
+impl ProjectServer for Relay {
     async fn serve<R: Runtime<Socket: Splice>>(self, server: Server<R>) -> io::Result<()> {
         let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
         let proxy = Proxy::new(Config::default(), upstreams).expect("the defaults are valid");

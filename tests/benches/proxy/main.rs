@@ -11,8 +11,8 @@
 //!
 //! - `lockstep`: proxy CPU per round trip. Each of 50 connections sends 64 bytes whenever the last
 //!   64 are back.
-//! - `stream`: proxy CPU per KiB. One connection sends as much as its socket takes, and reads all
-//!   of it back.
+//! - `stream`: proxy CPU per KiB. One connection sends as many bytes as its socket accepts, and
+//!   reads them back.
 //! - `streams`: the same with 50 connections.
 //! - `pairs`: proxy memory per pair of connections. Each of 4,000 connections has sent one message
 //!   and is silent; at the end each sends one more.
@@ -73,7 +73,7 @@ struct Arguments {
     /// Connections of `pairs` [default: 4000]
     #[arg(long)]
     pairs: Option<NonZeroUsize>,
-    /// With `--serve`: where connections go
+    /// With `--serve`: the address that connections are relayed to
     #[arg(long, requires = "serve")]
     upstream: Option<SocketAddr>,
     /// Run the upstream: print its port to standard output, and echo until it is killed
@@ -100,7 +100,7 @@ fn run(arguments: &Arguments) -> io::Result<()> {
         pairs: arguments.pairs.map_or(pairs, NonZeroUsize::get),
     };
     let cores = Cores::choose()?;
-    let found = rounds::run(&plan, cores)?;
-    let report = Report::new(&plan, cores, &found);
+    let results = rounds::run(&plan, cores)?;
+    let report = Report::new(&plan, cores, &results);
     shared.show(&report, "proxy: every byte came back through every proxy")
 }

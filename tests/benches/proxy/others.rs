@@ -12,7 +12,7 @@ use std::{
 
 use crate::measure::process::{announce_a_free_port, program};
 
-/// The paths at which distributions install nginx's module for TCP.
+/// The path of nginx's module for TCP, if it is installed.
 pub(crate) fn stream_module() -> Option<&'static Path> {
     let modules = [
         "/usr/lib/nginx/modules/ngx_stream_module.so",
@@ -35,10 +35,10 @@ pub(crate) fn nginx(upstream: SocketAddr) -> io::Result<()> {
         }} }}\n"
     );
     let mut command = Command::new(program("nginx").ok_or(io::ErrorKind::NotFound)?);
-    become_it(command.args(["-e", "stderr", "-c", "/dev/stdin"]), &configuration)
+    exec_with(command.args(["-e", "stderr", "-c", "/dev/stdin"]), &configuration)
 }
 
-/// Replaces this process by `HAProxy`, in the same way.
+/// Replaces this process by `HAProxy`. The process keeps its core and its parent-death signal.
 pub(crate) fn haproxy(upstream: SocketAddr) -> io::Result<()> {
     let address = announce_a_free_port()?;
     let configuration = format!(
@@ -55,11 +55,12 @@ pub(crate) fn haproxy(upstream: SocketAddr) -> io::Result<()> {
             server upstream {upstream}\n"
     );
     let mut command = Command::new(program("haproxy").ok_or(io::ErrorKind::NotFound)?);
-    become_it(command.args(["-db", "-f", "/dev/stdin"]), &configuration)
+    exec_with(command.args(["-db", "-f", "/dev/stdin"]), &configuration)
 }
 
-/// Passes the configuration as standard input: an unnamed file, which needs no removal.
-fn become_it(command: &mut Command, configuration: &str) -> io::Result<()> {
+/// Replaces this process by `command`. Its standard input is the configuration, in a file that is
+/// removed already.
+fn exec_with(command: &mut Command, configuration: &str) -> io::Result<()> {
     let path = env::temp_dir().join(format!("wirestate-bench-proxy-{}", id()));
     let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
     fs::remove_file(path)?;

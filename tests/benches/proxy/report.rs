@@ -1,4 +1,4 @@
-//! The report: texts and goals.
+//! The texts and goals of the report.
 
 use crate::{
     measure::{
@@ -12,7 +12,7 @@ use crate::{
 impl Costs for Plan {
     type Server = Server;
     type Workload = Workload;
-    const HEADS: [&'static str; 2] = ["proxy", "to nginx, and by hand"];
+    const HEADS: [&'static str; 2] = ["proxy", "ratio to another"];
 
     fn basics(&self) -> &Basics<Server, Workload> {
         &self.basics
@@ -27,13 +27,13 @@ impl Costs for Plan {
     }
 
     fn title(&self, workload: Workload) -> String {
-        let what = match workload {
+        let load = match workload {
             Workload::Lockstep => "64 bytes there and back",
-            Workload::Stream | Workload::Streams => "as many bytes as the sockets take, and back",
-            Workload::Pairs => "silent after one message, and all alive",
+            Workload::Stream | Workload::Streams => "as many bytes as the sockets accept, and back",
+            Workload::Pairs => "silent after one message",
         };
         let (connections, rounds) = (self.connections_of(workload), self.rounds_of(workload));
-        format!("{what}; connections: {connections}, rounds: {rounds}")
+        format!("{load}; connections: {connections}, rounds: {rounds}")
     }
 
     fn unit(workload: Workload) -> Unit {
@@ -44,7 +44,7 @@ impl Costs for Plan {
         }
     }
 
-    fn yardsticks(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
+    fn references(&self, workload: Workload, server: Server) -> Vec<(Server, Option<f64>)> {
         let goal = match workload {
             Workload::Lockstep => Some(1.0),
             Workload::Stream | Workload::Streams => Some(0.6),

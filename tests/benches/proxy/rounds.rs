@@ -1,4 +1,4 @@
-//! The plan, and how each figure is measured.
+//! The plan of a run, and the measurement of each figure.
 
 use std::io;
 
@@ -9,9 +9,9 @@ use crate::{
     load::{Load, Pattern},
     measure::{
         arguments::Basics,
-        costs::{Series, one_by_one, side_by_side, take},
+        costs::{Series, measure, one_by_one, side_by_side},
+        cpu::CpuUsage,
         process::Cores,
-        spent::Spent,
     },
     server::{Server, start_echo},
 };
@@ -22,9 +22,9 @@ use crate::{
 pub(crate) enum Workload {
     /// 64 bytes whenever the last 64 are back
     Lockstep,
-    /// As many bytes as the sockets take, on one connection
+    /// As many bytes as the sockets accept, on one connection
     Stream,
-    /// As many bytes as the sockets take, on many connections
+    /// As many bytes as the sockets accept, on many connections
     Streams,
     /// Many connections, silent after one message
     Pairs,
@@ -52,7 +52,7 @@ impl Plan {
 /// Measures all figures.
 pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
     let pattern = Pattern::new();
-    take(plan, cores, |workload, series| {
+    measure(plan, cores, |workload, series| {
         let echo = start_echo(cores)?;
         let connections = plan.connections_of(workload);
         let start = |server: Server| server.start(echo.address(), cores, plan.basics.workers);
@@ -63,14 +63,16 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
         };
         match workload {
             Workload::Lockstep => side_by_side(plan, series, connect, |proxy, load, window| {
-                Spent::on(proxy, || load.lockstep(window))
+                CpuUsage::on(proxy, || load.lockstep(window))
             }),
             Workload::Stream | Workload::Streams => {
                 side_by_side(plan, series, connect, |proxy, load, window| {
                     load.stream(proxy, window, &pattern)
                 })
             }
-            Workload::Pairs => one_by_one(series, start, |proxy| Load::grow(proxy, connections)),
+            Workload::Pairs => {
+                one_by_one(series, start, |proxy| Load::memory_per_connection(proxy, connections))
+            }
         }
     })
 }

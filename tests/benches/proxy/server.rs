@@ -18,7 +18,7 @@ use crate::{
         arguments::Choice,
         other_build,
         process::{Cores, Process, become_server, program},
-        runtimes::Ours,
+        runtimes::ProjectServer,
     },
     others,
 };
@@ -31,9 +31,9 @@ pub(crate) enum Server {
     Nginx,
     /// `HAProxy` in TCP mode
     Haproxy,
-    /// By hand on tokio
+    /// Hand-written on tokio
     TokioHand,
-    /// By hand with threads
+    /// Hand-written with threads
     StdHand,
     /// The relay on wirestate-tokio
     Tokio,
@@ -41,11 +41,11 @@ pub(crate) enum Server {
     Smol,
     /// The relay on wirestate-std
     Std,
-    /// The same from another build
+    /// The same as `tokio`, from another build
     OtherTokio,
-    /// The same from another build
+    /// The same as `smol`, from another build
     OtherSmol,
-    /// The same from another build
+    /// The same as `std`, from another build
     OtherStd,
 }
 
@@ -77,10 +77,13 @@ impl Server {
         let (upstream, workers) = (upstream.to_string(), workers.to_string());
         let arguments = ["--serve", &name, "--workers", &workers, "--upstream", &upstream];
         let process = Process::start(&arguments, cores)?;
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + LISTEN_TIMEOUT;
         while let Err(error) = TcpStream::connect(process.address()) {
             if Instant::now() >= end {
-                return Err(io::Error::new(error.kind(), format!("{name} does not listen")));
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("{name} does not listen: {error}"),
+                ));
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -103,7 +106,7 @@ impl Server {
             Self::Tokio => Relay(upstream).on_tokio(workers),
             Self::Smol => Relay(upstream).on_smol(workers),
             Self::Std => Relay(upstream).on_threads(),
-            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::become_its(self),
+            Self::OtherTokio | Self::OtherSmol | Self::OtherStd => other_build::exec(self),
         }
     }
 }
@@ -120,5 +123,5 @@ pub(crate) fn echo() -> io::Result<()> {
     floor::serve()
 }
 
-/// How long to wait until a proxy listens.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait until a proxy listens.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! The CPU that a server spends on a load.
+//! The CPU that a server uses for a load.
 
 use std::{
     io,
@@ -7,32 +7,32 @@ use std::{
 
 use super::{figures::ratio, process::Process};
 
-/// The CPU that a server has spent.
+/// The CPU that a server has used for a load.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Spent {
+pub(crate) struct CpuUsage {
     /// The number of requests, deliveries or bytes.
     pub(crate) work: u64,
     pub(crate) cpu: Duration,
     pub(crate) time: Duration,
-    /// Whether the server did not sleep while no byte was in flight.
-    pub(crate) restless: bool,
+    /// Whether the server did not sleep after the load, while no byte was in flight.
+    pub(crate) spins: bool,
 }
 
-impl Spent {
+impl CpuUsage {
     /// Measures the CPU for the work of `load`, which returns the amount of work.
     pub(crate) fn on(server: &Process, load: impl FnOnce() -> io::Result<u64>) -> io::Result<Self> {
-        let (before, _) = server.asleep()?;
+        let (before, _) = server.wait_until_asleep()?;
         let start = Instant::now();
         let work = load()?;
         let time = start.elapsed();
-        let (after, asleep) = server.asleep()?;
-        Ok(Self { work, cpu: after.saturating_sub(before), time, restless: !asleep })
+        let (after, asleep) = server.wait_until_asleep()?;
+        Ok(Self { work, cpu: after.saturating_sub(before), time, spins: !asleep })
     }
 
     /// Like [`on`](Self::on), but measures again while the server's core was not full, at most
     /// `retakes` times.
     ///
-    /// A server with a core that is not full has waited for the load. On a virtual machine, waking
+    /// A server whose core is not full has waited for the load. On a virtual machine, waking
     /// the other core may take longer than serving a request: then each request is served alone, at
     /// several times the cost.
     pub(crate) fn on_full_core(
@@ -41,9 +41,9 @@ impl Spent {
         mut load: impl FnMut() -> io::Result<u64>,
     ) -> io::Result<Self> {
         loop {
-            let spent = Self::on(server, &mut load)?;
-            if spent.busy() >= FULL || *retakes == 0 {
-                return Ok(spent);
+            let usage = Self::on(server, &mut load)?;
+            if usage.busy() >= FULL || *retakes == 0 {
+                return Ok(usage);
             }
             *retakes -= 1;
         }
@@ -53,7 +53,7 @@ impl Spent {
         self.work += other.work;
         self.cpu += other.cpu;
         self.time += other.time;
-        self.restless |= other.restless;
+        self.spins |= other.spins;
     }
 
     /// The share of the time that the server used its core, from 0 to 1.
@@ -69,7 +69,7 @@ impl Spent {
     }
 }
 
-/// The most slices that a run measures again.
+/// The most slices that one run measures again.
 pub(crate) const RETAKES: u32 = 100;
-/// A core that is fuller than this has not waited for the load.
+/// The share of its core above which a server has not waited for the load.
 const FULL: f64 = 0.9;
