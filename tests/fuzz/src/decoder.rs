@@ -1,4 +1,4 @@
-//! The decoder and the inbox, under several cuts of the input.
+//! Runs the decoder and the inbox on several cuts of the input.
 
 use arbitrary::Unstructured;
 use wirestate_core::{
@@ -31,11 +31,11 @@ pub fn decoder(bytes: &[u8]) {
     let header = [200, 128, 4096, 104][usize::from(choice >> 2 & 3)];
     let limits = FrameLimits::new(header, content);
     // The smallest possible buffer, or a slightly larger one.
-    let room = [0, 1, 100][usize::from(choice >> 4) % 3];
-    let pool = Pool::new(2 + usize::from(header) + room, 1);
+    let extra = [0, 1, 100][usize::from(choice >> 4) % 3];
+    let pool = Pool::new(2 + usize::from(header) + extra, 1);
 
     let expected = frames::read(input, limits, |_| limits.max_content);
-    let streamed = frames::read(input, limits, |header| longest(header, limits));
+    let streamed = frames::read(input, limits, |header| max_content(header, limits));
     let sizes = sizes.map(|size| usize::from(size).max(1));
     for sizes in [&[usize::MAX][..], &[1], &sizes] {
         assert_eq!(decode(input, sizes, limits), expected, "decoder, {sizes:?}");
@@ -54,8 +54,8 @@ fn is_streamed(header: &Header<'_>) -> bool {
     header.content_type.starts_with("binary/s")
 }
 
-fn longest(header: &Header<'_>, limits: FrameLimits) -> u64 {
-    if is_streamed(header) { LONGEST_STREAM } else { limits.max_content }
+fn max_content(header: &Header<'_>, limits: FrameLimits) -> u64 {
+    if is_streamed(header) { MAX_STREAMED } else { limits.max_content }
 }
 
 /// `input` in pieces of these sizes, in turn.
@@ -71,7 +71,7 @@ fn pieces<'a>(mut input: &'a [u8], sizes: &'a [usize]) -> impl Iterator<Item = &
 fn decode(input: &[u8], sizes: &[usize], limits: FrameLimits) -> Frames {
     let mut decoder = Decoder::new(limits);
     let mut messages = Vec::new();
-    let mut begun: Option<(Header<'static>, Vec<u8>)> = None;
+    let mut partial: Option<(Header<'static>, Vec<u8>)> = None;
     for mut piece in pieces(input, sizes) {
         loop {
             let event = match decoder.decode(&mut piece) {
@@ -80,37 +80,37 @@ fn decode(input: &[u8], sizes: &[usize], limits: FrameLimits) -> Frames {
                 Err(error) => {
                     let mut more = &b"\0\x02{}"[..];
                     assert_eq!(decoder.decode(&mut more), Err(error.clone()), "the second time");
-                    assert_eq!(more.len(), 4, "something was taken");
+                    assert_eq!(more.len(), 4, "a byte was consumed after an error");
                     assert_eq!(decoder.finish(), Err(error.clone()), "at the end");
-                    return Frames { messages, rest: Rest::Wrong(error) };
+                    return Frames { messages, rest: Rest::Invalid(error) };
                 }
             };
             match event {
                 DecodeEvent::Header(header) => {
-                    let before = begun.replace((header.into_owned(), Vec::new()));
+                    let before = partial.replace((header.into_owned(), Vec::new()));
                     assert_eq!(before, None, "a header within a frame");
                 }
                 DecodeEvent::Content(content) => {
-                    assert!(!content.is_empty(), "a content of no bytes");
-                    let (_, all) = begun.as_mut().expect("a content without a header");
+                    assert!(!content.is_empty(), "an empty content event");
+                    let (_, all) = partial.as_mut().expect("a content without a header");
                     all.extend_from_slice(content);
                 }
                 DecodeEvent::End => {
-                    let (header, content) = begun.take().expect("an end without a header");
+                    let (header, content) = partial.take().expect("an end without a header");
                     assert_eq!(content.len() as u64, header.content_length);
                     messages.push(with_content(header, &content));
                 }
             }
         }
-        assert_eq!(piece, b"", "nothing is found, but not all is taken");
+        assert_eq!(piece, b"", "the decoder waits for input, but has not consumed all bytes");
     }
-    let begun = begun.map(|(header, content)| with_content(header, &content));
+    let partial = partial.map(|(header, content)| with_content(header, &content));
     let rest = match decoder.finish() {
         Ok(()) => Rest::Nothing,
         Err(DecodeError::Truncated { received, expected }) => {
-            Rest::Part { received, expected, begun }
+            Rest::Incomplete { received, expected, partial }
         }
-        Err(error) => Rest::Wrong(error),
+        Err(error) => Rest::Invalid(error),
     };
     Frames { messages, rest }
 }
@@ -123,51 +123,54 @@ fn collect(
     streaming: Option<FrameLimits>,
 ) -> Frames {
     let mut messages = Vec::new();
-    let mut pieces_of: Option<Vec<u8>> = None;
-    let mut begun: Option<Header<'static>> = None;
+    let mut streamed_content: Option<Vec<u8>> = None;
+    let mut partial: Option<Header<'static>> = None;
     for mut piece in pieces(input, sizes) {
         while !piece.is_empty() {
             let spare = inbox.spare();
-            assert!(!spare.is_empty(), "no room");
-            assert!(spare.len() <= MAX_ROOM, "room for {} bytes", spare.len());
+            assert!(!spare.is_empty(), "the inbox has no space");
+            assert!(spare.len() <= MAX_SPARE, "space for {} bytes", spare.len());
             let n = spare.len().min(piece.len());
             spare[..n].copy_from_slice(&piece[..n]);
             inbox.commit(n);
             piece = &piece[n..];
             loop {
-                let taken = inbox.next_incoming(|header| {
-                    begun = Some(header.clone().into_owned());
+                let incoming = inbox.next_incoming(|header| {
+                    partial = Some(header.clone().into_owned());
                     let streamed = streaming.filter(|_| is_streamed(header));
                     if streamed.is_some() {
-                        pieces_of = Some(Vec::new());
-                        Delivery::Stream { max_content: LONGEST_STREAM }
+                        streamed_content = Some(Vec::new());
+                        Delivery::Stream { max_content: MAX_STREAMED }
                     } else {
                         Delivery::Collect
                     }
                 });
-                match taken.map(|taken| taken.map(own)) {
+                match incoming.map(|incoming| incoming.map(own)) {
                     Ok(Some(Ok(message))) => {
-                        begun = None;
-                        messages.push(match pieces_of.take() {
+                        partial = None;
+                        messages.push(match streamed_content.take() {
                             None => message,
                             Some(content) => {
-                                assert!(message.content.is_empty(), "it was streamed");
+                                assert!(
+                                    message.content.is_empty(),
+                                    "a streamed message has content"
+                                );
                                 Message { content: content.into(), ..message }
                             }
                         });
                     }
                     Ok(Some(Err(piece))) => {
-                        assert!(!piece.is_empty(), "a piece of no bytes");
-                        pieces_of.as_mut().expect("it is not streamed").extend(piece);
+                        assert!(!piece.is_empty(), "an empty piece");
+                        streamed_content.as_mut().expect("the content is streamed").extend(piece);
                     }
                     Ok(None) => break,
                     Err(error) => {
                         let again = inbox.next_message().map(|_| ());
-                        // Otherwise `take` would use the limit of collected contents.
+                        // `next_message` uses the limit of collected contents. Streamed ones may exceed it.
                         if streaming.is_none() {
                             assert_eq!(again, Err(error.clone()), "the second time");
                         }
-                        return Frames { messages, rest: Rest::Wrong(error) };
+                        return Frames { messages, rest: Rest::Invalid(error) };
                     }
                 }
             }
@@ -177,16 +180,21 @@ fn collect(
     let rest = match inbox.partial() {
         None => Rest::Nothing,
         Some(PartialFrame { received, expected, has_header, .. }) => {
-            assert_eq!(has_header, begun.is_some(), "whether the header has come");
+            assert_eq!(
+                has_header,
+                partial.is_some(),
+                "the inbox and its callback disagree on the header"
+            );
             // A collected content is not visible before it is complete.
-            let begun = begun.map(|header| {
-                let so_far = input.len() - usize::try_from(received).expect("it came");
+            let partial = partial.map(|header| {
+                let frame_start =
+                    input.len() - usize::try_from(received).expect("the bytes are in memory");
                 let head = expected - header.content_length.min(expected);
-                let start = so_far + usize::try_from(head).expect("it came");
-                let content = pieces_of.unwrap_or_else(|| input[start..].to_vec());
+                let start = frame_start + usize::try_from(head).expect("the bytes are in memory");
+                let content = streamed_content.unwrap_or_else(|| input[start..].to_vec());
                 with_content(header, &content)
             });
-            Rest::Part { received, expected, begun }
+            Rest::Incomplete { received, expected, partial }
         }
     };
     Frames { messages, rest }
@@ -201,6 +209,6 @@ fn own(incoming: Incoming<'_>) -> Result<Message<'static>, Vec<u8>> {
 }
 
 /// The limit on streamed contents, which is larger than that on collected ones.
-const LONGEST_STREAM: u64 = 1 << 40;
+const MAX_STREAMED: u64 = 1 << 40;
 /// The most space that an [`Inbox`] offers, as documented.
-const MAX_ROOM: usize = 1 << 20;
+const MAX_SPARE: usize = 1 << 20;

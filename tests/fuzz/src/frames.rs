@@ -14,14 +14,12 @@ pub(super) struct Frames {
 /// What follows the whole frames of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rest {
+    /// No byte.
     Nothing,
-    /// A part of a frame. `begun` has its content so far, if its header is complete.
-    Part {
-        received: u64,
-        expected: u64,
-        begun: Option<Message<'static>>,
-    },
-    Wrong(DecodeError),
+    /// A part of a frame. `partial` has the received content, if the header is complete.
+    Incomplete { received: u64, expected: u64, partial: Option<Message<'static>> },
+    /// An invalid frame.
+    Invalid(DecodeError),
 }
 
 impl Rest {
@@ -29,23 +27,23 @@ impl Rest {
     pub(super) fn at_end(&self) -> Result<(), DecodeError> {
         match self {
             Self::Nothing => Ok(()),
-            Self::Part { received, expected, begun: _ } => {
+            Self::Incomplete { received, expected, partial: _ } => {
                 Err(DecodeError::Truncated { received: *received, expected: *expected })
             }
-            Self::Wrong(error) => Err(error.clone()),
+            Self::Invalid(error) => Err(error.clone()),
         }
     }
 }
 
-/// Reads `input`. `longest` returns the limit on the content for a header.
+/// Reads `input`. `max_content` returns the limit on the content of a frame, by its header.
 pub(super) fn read(
     mut input: &[u8],
     limits: FrameLimits,
-    longest: impl Fn(&Header<'_>) -> u64,
+    max_content: impl Fn(&Header<'_>) -> u64,
 ) -> Frames {
     let mut messages = Vec::new();
     let rest = loop {
-        match frame(input, limits, &longest) {
+        match frame(input, limits, &max_content) {
             Ok((message, rest)) => {
                 messages.push(message);
                 input = rest;
@@ -59,37 +57,40 @@ pub(super) fn read(
 fn frame<'i>(
     input: &'i [u8],
     limits: FrameLimits,
-    longest: &impl Fn(&Header<'_>) -> u64,
+    max_content: &impl Fn(&Header<'_>) -> u64,
 ) -> Result<(Message<'static>, &'i [u8]), Rest> {
     let received = input.len() as u64;
-    let part = |expected, begun| Rest::Part { received, expected, begun };
+    let incomplete = |expected, partial| Rest::Incomplete { received, expected, partial };
     let (first, second) = match input {
         [] => return Err(Rest::Nothing),
-        [_] => return Err(part(2, None)),
+        [_] => return Err(incomplete(2, None)),
         [first, second, ..] => (*first, *second),
     };
     let declared = u16::from_be_bytes([first, second]);
     if declared == 0 {
-        return Err(Rest::Wrong(DecodeError::EmptyHeader));
+        return Err(Rest::Invalid(DecodeError::EmptyHeader));
     }
     if declared > limits.max_header {
-        return Err(Rest::Wrong(DecodeError::HeaderTooLong { declared, limit: limits.max_header }));
+        return Err(Rest::Invalid(DecodeError::HeaderTooLong {
+            declared,
+            limit: limits.max_header,
+        }));
     }
     let head = 2 + usize::from(declared);
     if input.len() < head {
-        return Err(part(head as u64, None));
+        return Err(incomplete(head as u64, None));
     }
     let (json, rest) = (&input[2..head], &input[head..]);
-    let header = Header::from_json(json).map_err(|error| Rest::Wrong(error.into()))?;
-    let (declared, limit) = (header.content_length, longest(&header));
+    let header = Header::from_json(json).map_err(|error| Rest::Invalid(error.into()))?;
+    let (declared, limit) = (header.content_length, max_content(&header));
     if declared > limit {
-        return Err(Rest::Wrong(DecodeError::ContentTooLong { declared, limit }));
+        return Err(Rest::Invalid(DecodeError::ContentTooLong { declared, limit }));
     }
     let length = usize::try_from(declared).unwrap_or(usize::MAX);
     let (content, rest) = rest.split_at(length.min(rest.len()));
     let message = with_content(header.into_owned(), content);
     if content.len() < length {
-        return Err(part(declared.saturating_add(head as u64), Some(message)));
+        return Err(incomplete(declared.saturating_add(head as u64), Some(message)));
     }
     Ok((message, rest))
 }

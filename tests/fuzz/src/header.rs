@@ -10,7 +10,7 @@ use wirestate_core::message::{ByteOrder, Header, HeaderError, JsonType, MAX_DEPT
 
 /// Checks the header's reader with `bytes`.
 ///
-/// It accepts what a generic JSON reader accepts, without duplicate keys and values that are too
+/// It accepts what a generic JSON reader accepts, except for duplicate keys and values that are too
 /// deep, and returns the same header. Encoding the header gives the documented bytes, which are
 /// read back unchanged. It refuses other bytes with the right error, whose text has a bounded
 /// length.
@@ -19,25 +19,27 @@ use wirestate_core::message::{ByteOrder, Header, HeaderError, JsonType, MAX_DEPT
 /// If a check fails.
 pub fn header(bytes: &[u8]) {
     let read = Header::from_json(bytes);
-    let expected = judge(bytes);
+    let expected = generic_result(bytes);
     match (&read, &expected) {
         (Ok(header), Ok(expected)) => {
-            assert_eq!(header, expected, "a generic reader finds something else");
-            written(header);
+            assert_eq!(header, expected, "a generic reader returns another header");
+            check_encoding(header);
         }
         (Err(error), Err(refusal)) => {
             let message = error.to_string();
-            assert!(message.len() <= LONGEST_MESSAGE, "{} bytes: {message}", message.len());
-            assert!(refusal.explains(error), "{error:?} where it is {refusal:?}");
+            assert!(message.len() <= MAX_MESSAGE, "{} bytes: {message}", message.len());
+            assert!(refusal.explains(error), "the error is {error:?}, the cause {refusal:?}");
         }
-        (read, expected) => panic!("{read:?} where a generic reader comes to {expected:?}"),
+        (read, expected) => {
+            panic!("the header's reader returns {read:?}, a generic reader {expected:?}")
+        }
     }
 }
 
 /// Checks that the header is encoded as documented and read back unchanged.
-fn written(header: &Header<'_>) {
+fn check_encoding(header: &Header<'_>) {
     let json = header.to_json();
-    let text = |text: &str| serde_json::to_string(text).expect("a string can be written");
+    let text = |text: &str| serde_json::to_string(text).expect("a string can be encoded");
     let byteorder = match header.byteorder {
         ByteOrder::Little => "little",
         ByteOrder::Big => "big",
@@ -55,17 +57,19 @@ fn written(header: &Header<'_>) {
     let mut frame = vec![7];
     match header.encode(&mut frame) {
         Ok(()) => {
-            let length = u16::try_from(json.len()).expect("it was encoded");
+            let length =
+                u16::try_from(json.len()).expect("an encoded header has at most 65,535 bytes");
             assert_eq!(frame, [&[7][..], &length.to_be_bytes(), &json].concat());
         }
         Err(error) => {
             assert!(json.len() > usize::from(u16::MAX), "{error} at {} bytes", json.len());
-            assert_eq!(frame, [7], "something was appended");
+            assert_eq!(frame, [7], "bytes were appended although encoding failed");
         }
     }
 }
 
-/// Why bytes are not a header, as far as that does not depend on where a reader stops.
+/// The cause for which bytes are not a header, as far as it does not depend on where a reader
+/// stops.
 #[derive(Debug)]
 enum Refusal {
     NotUtf8 {
@@ -78,9 +82,11 @@ enum Refusal {
     NotAnObject(JsonType),
     /// A JSON object with at least one of these errors.
     Wrong {
-        deep: bool,
-        twice: bool,
-        values: bool,
+        /// Nested more deeply than [`MAX_DEPTH`].
+        too_deep: bool,
+        duplicate_key: bool,
+        /// A key is missing, or a value is wrong.
+        bad_value: bool,
     },
 }
 
@@ -92,16 +98,16 @@ impl Refusal {
                 matches!(error, HeaderError::NotUtf8 { at: found, len: _ } if found == at)
             }
             Self::ByteOrderMark => is_mark,
-            // Any error may come first.
+            // The header's reader may find another error first.
             Self::NotJson => !is_mark && !matches!(error, HeaderError::NotUtf8 { .. }),
             Self::NotAnObject(kind) => *error == HeaderError::NotAnObject { found: *kind },
-            Self::Wrong { deep, twice, values } => match error {
-                HeaderError::TooDeep { limit } => *deep && *limit == MAX_DEPTH,
-                HeaderError::DuplicateKey { .. } => *twice,
+            Self::Wrong { too_deep, duplicate_key, bad_value } => match error {
+                HeaderError::TooDeep { limit } => *too_deep && *limit == MAX_DEPTH,
+                HeaderError::DuplicateKey { .. } => *duplicate_key,
                 HeaderError::Missing { .. }
                 | HeaderError::ContentLength { .. }
                 | HeaderError::WrongType { .. }
-                | HeaderError::ByteOrder { .. } => *values,
+                | HeaderError::ByteOrder { .. } => *bad_value,
                 HeaderError::NotUtf8 { .. }
                 | HeaderError::ByteOrderMark
                 | HeaderError::NotJson(_)
@@ -113,7 +119,7 @@ impl Refusal {
 }
 
 /// The result of a generic JSON reader for the same bytes.
-fn judge(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
+fn generic_result(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
     let text =
         std::str::from_utf8(bytes).map_err(|error| Refusal::NotUtf8 { at: error.valid_up_to() })?;
     if text.starts_with('\u{feff}') {
@@ -136,16 +142,18 @@ fn judge(bytes: &[u8]) -> Result<Header<'static>, Refusal> {
         Some(Json::Integer(length)) => Some(*length),
         Some(Json::Other(_) | Json::String(_) | Json::Array(_) | Json::Object(_)) | None => None,
     };
-    let (deep, twice) = (json.depth() > MAX_DEPTH, json.has_a_key_twice());
+    let (too_deep, duplicate_key) = (json.depth() > MAX_DEPTH, json.has_duplicate_key());
     match (byteorder, string("content-type"), string("content-encoding"), content_length) {
         (Some(byteorder), Some(content_type), Some(content_encoding), Some(content_length))
-            if !deep && !twice =>
+            if !too_deep && !duplicate_key =>
         {
             let (content_type, content_encoding) = (content_type.into(), content_encoding.into());
             Ok(Header { byteorder, content_type, content_encoding, content_length })
         }
-        (Some(_), Some(_), Some(_), Some(_)) => Err(Refusal::Wrong { deep, twice, values: false }),
-        _ => Err(Refusal::Wrong { deep, twice, values: true }),
+        (Some(_), Some(_), Some(_), Some(_)) => {
+            Err(Refusal::Wrong { too_deep, duplicate_key, bad_value: false })
+        }
+        _ => Err(Refusal::Wrong { too_deep, duplicate_key, bad_value: true }),
     }
 }
 
@@ -181,15 +189,15 @@ impl Json {
         }
     }
 
-    fn has_a_key_twice(&self) -> bool {
+    fn has_duplicate_key(&self) -> bool {
         match self {
             Self::Other(_) | Self::Integer(_) | Self::String(_) => false,
-            Self::Array(values) => values.iter().any(Self::has_a_key_twice),
+            Self::Array(values) => values.iter().any(Self::has_duplicate_key),
             Self::Object(pairs) => {
                 let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| &**key).collect();
                 keys.sort_unstable();
                 keys.windows(2).any(|pair| pair[0] == pair[1])
-                    || pairs.iter().any(|(_, value)| value.has_a_key_twice())
+                    || pairs.iter().any(|(_, value)| value.has_duplicate_key())
             }
         }
     }
@@ -253,4 +261,4 @@ impl<'de> Visitor<'de> for JsonVisitor {
 
 /// The limit on the text of an error: at most 32 characters of the peer, each of which may take ten
 /// bytes (`\u{10ffff}`), and a sentence around them.
-const LONGEST_MESSAGE: usize = 400;
+const MAX_MESSAGE: usize = 400;

@@ -1,4 +1,4 @@
-//! What the fuzz targets check: one function of arbitrary bytes for each target.
+//! The checks of the fuzz targets: for each target a function of arbitrary bytes.
 //!
 //! | function | its bytes are |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | [`client`] | limits, then the events of a client's connection and its users |
 //!
 //! Each function panics if a check fails. libFuzzer searches for such bytes (see the README of this
-//! crate); the test `corpus` replays the inputs that are kept in the repository.
+//! crate). The test `corpus` calls the functions with the inputs in the repository.
 //!
 //! ```
 //! wirestate_fuzz::header(br#"{"byteorder": "little", "content-length": -1}"#);

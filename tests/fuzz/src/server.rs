@@ -1,4 +1,4 @@
-//! A server's connection under any steps.
+//! Runs a server's connection with any steps.
 
 use std::{cell::RefCell, num::NonZeroUsize, rc::Rc, time::Duration};
 
@@ -14,7 +14,7 @@ use wirestate_core::{
 
 use crate::{
     frames::{self, Rest},
-    steps::{self, KINDS, Shown, Stage, Step},
+    steps::{self, KINDS, PrintOnPanic, Stage, Step},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -25,74 +25,83 @@ use wirestate_testkit::{
 /// accepted output, time, and replies of a service that answers some requests later and in any
 /// order.
 ///
-/// The [contract](wirestate_testkit::contract) holds, no reply is missed by a sleeping task, and
-/// pending output stays within the documented limit. The service gets the received requests in
-/// order. The peer gets the replies in the same order, followed by at most one error reply with the
-/// connection's reason. The connection ends without a deadline if the peer sends its FIN and all
-/// requests are answered, and by its deadlines if the peer is gone.
+/// Checks the [contract](wirestate_testkit::contract), and the documented limit on pending output.
+/// A reply wakes a sleeping task. The service gets the received requests in order. The peer gets
+/// the replies in the same order, followed by at most one error reply with the connection's reason.
+/// If the peer sends its FIN and all requests are answered, the connection ends without a deadline.
+/// If the peer is gone, it ends by its deadlines.
 ///
 /// # Panics
 /// If a check fails.
 pub fn server(bytes: &[u8]) {
-    let Ok(scene) = draw(&mut Unstructured::new(bytes)) else { return };
-    let _shown = Shown(&scene);
-    let Scene { config, streamed, steps, abandoned } = &scene;
+    let Ok(case) = decode(&mut Unstructured::new(bytes)) else { return };
+    let _shown = PrintOnPanic(&case);
+    let Case { config, streamed, steps, peer_gone } = &case;
     let (limits, in_flight, streamed) =
         (config.frame_limits, config.max_in_flight.get(), *streamed);
 
     let log = Rc::new(RefCell::new(Log::default()));
     let service =
-        Scripted { streamed, events: RequestQueue::default(), log: log.clone(), pieces: None };
+        Scripted { streamed, queue: RequestQueue::default(), log: log.clone(), pieces: None };
     let connection = Server::new(config.clone(), service)
         .expect("the configuration is valid")
         .machine(Instant::EPOCH);
     let mut machine = Checked::new(connection, MAX_QUEUED);
     let mut stage = Stage::new(&mut machine);
-    for step in steps {
-        match step {
-            Turn::Step(step) => stage.play(step),
-            Turn::Answer { which, reply } => log.borrow_mut().answer(*which, Some(reply)),
-            Turn::Forget { which } => log.borrow_mut().answer(*which, None),
+    for action in steps {
+        match action {
+            Action::Step(step) => stage.play(step),
+            Action::Answer { index, reply } => log.borrow_mut().answer(*index, Some(reply)),
+            Action::Drop { index } => log.borrow_mut().answer(*index, None),
         }
         let status = stage.player.machine().status();
-        assert!(status.lag <= in_flight as u64, "{} of {in_flight} are in flight", status.lag);
+        assert!(
+            status.lag <= in_flight as u64,
+            "requests in flight: {}, limit: {in_flight}",
+            status.lag
+        );
     }
-    if *abandoned {
+    if *peer_gone {
         stage.abandon();
     } else {
-        heal(&mut stage, &log);
+        finish(&mut stage, &log);
     }
     let Stage { player, .. } = stage;
     let transcript = player.transcript();
-    let reason = machine.reason().expect("it is done");
+    let reason = machine.reason().expect("the connection has ended");
     drop(machine);
     let log = log.borrow();
-    judge(&transcript, &reason, &log, limits, streamed);
-    assert!(!config.one_shot || log.requests.len() <= 1, "one shot, {}", log.requests.len());
+    check_ended(&transcript, &reason, &log, limits, streamed);
+    assert!(
+        !config.one_shot || log.requests.len() <= 1,
+        "requests of a one-shot connection: {}",
+        log.requests.len()
+    );
 }
 
-/// The decoded case.
+/// A decoded case.
 #[derive(Debug)]
-struct Scene {
+struct Case {
     config: Config,
     /// The limit on streamed contents.
     streamed: u64,
-    steps: Vec<Turn>,
+    steps: Vec<Action>,
     /// Whether the peer is gone at the end.
-    abandoned: bool,
+    peer_gone: bool,
 }
 
+/// A step of the connection or of the service.
 #[derive(Debug)]
-enum Turn {
+enum Action {
     Step(Step),
     /// A waiting request is answered.
     Answer {
-        which: u8,
+        index: u8,
         reply: Answer,
     },
-    /// It is dropped without a reply.
-    Forget {
-        which: u8,
+    /// A waiting request is dropped without a reply.
+    Drop {
+        index: u8,
     },
 }
 
@@ -100,13 +109,13 @@ enum Turn {
 #[derive(Clone, Debug)]
 enum Answer {
     Content(Bytes),
-    /// A content so large that nothing else fits beside it.
+    /// A content that fills the limit on pending output alone.
     Large,
     /// A header that is too long to be sent.
     Unsendable,
 }
 
-fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
+fn decode(u: &mut Unstructured<'_>) -> Result<Case> {
     let (limits, buffer) = steps::limits(u)?;
     let choice = usize::from(u.arbitrary::<u8>()?);
     let count = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
@@ -118,33 +127,33 @@ fn draw(u: &mut Unstructured<'_>) -> Result<Scene> {
         .with_linger(Linger { bytes: 200, ..Linger::default() })
         .with_one_shot(choice & 0x38 == 0x38)
         .with_idle_buffers(1);
-    let abandoned = choice & 0x40 != 0;
+    let peer_gone = choice & 0x40 != 0;
     let streamed = if choice & 0x80 == 0 { 1000 } else { 10 };
     let mut steps = Vec::new();
-    // Slow steps are rare: few inputs have them.
+    // Only few inputs may have these steps, because they are slow.
     let mut large = if u.arbitrary::<u8>()? < 0xf0 { 0..0 } else { 0..MAX_LARGE };
     while !u.is_empty() && steps.len() < MAX_STEPS {
         let kind = u.arbitrary::<u8>()? % (KINDS + 6);
         steps.push(match kind.checked_sub(KINDS) {
-            None => Turn::Step(steps::step(kind, u)?),
-            Some(0) => Turn::Forget { which: u.arbitrary()? },
+            None => Action::Step(steps::step(kind, u)?),
+            Some(0) => Action::Drop { index: u.arbitrary()? },
             Some(1) if large.next().is_some() => {
-                Turn::Answer { which: u.arbitrary()?, reply: Answer::Large }
+                Action::Answer { index: u.arbitrary()?, reply: Answer::Large }
             }
             Some(2) if large.next().is_some() => {
-                Turn::Answer { which: u.arbitrary()?, reply: Answer::Unsendable }
+                Action::Answer { index: u.arbitrary()?, reply: Answer::Unsendable }
             }
             Some(_) => {
-                let which = u.arbitrary()?;
-                Turn::Answer { which, reply: Answer::Content(steps::content(u)?) }
+                let index = u.arbitrary()?;
+                Action::Answer { index, reply: Answer::Content(steps::content(u)?) }
             }
         });
         // Usually the sent bytes arrive at once.
         if kind == 1 {
-            steps.push(Turn::Step(Step::Deliver(usize::MAX)));
+            steps.push(Action::Step(Step::Deliver(usize::MAX)));
         }
     }
-    Ok(Scene { config, streamed, steps, abandoned })
+    Ok(Case { config, streamed, steps, peer_gone })
 }
 
 impl Answer {
@@ -160,12 +169,12 @@ impl Answer {
     }
 }
 
-/// A service that answers `binary/n` at once, `binary/s` at once with the streamed content, and all
-/// other types when the case says so.
+/// A service that answers `binary/n` at once, and `binary/s` at once with the streamed content. It
+/// answers other types when the case says so.
 #[derive(Clone, Debug)]
 struct Scripted {
     streamed: u64,
-    events: RequestQueue,
+    queue: RequestQueue,
     log: Rc<RefCell<Log>>,
     /// The streamed pieces of the current content.
     pieces: Option<Vec<u8>>,
@@ -178,21 +187,21 @@ struct Log {
     /// The frames of the replies.
     replies: Vec<Option<Vec<u8>>>,
     /// The waiting requests and their numbers.
-    asked: Vec<(usize, PendingRequest)>,
+    pending: Vec<(usize, PendingRequest)>,
 }
 
 impl Log {
-    fn answer(&mut self, which: u8, reply: Option<&Answer>) {
-        if self.asked.is_empty() {
+    fn answer(&mut self, index: u8, reply: Option<&Answer>) {
+        if self.pending.is_empty() {
             return;
         }
-        let (number, asked) = self.asked.swap_remove(usize::from(which) % self.asked.len());
+        let (number, request) = self.pending.swap_remove(usize::from(index) % self.pending.len());
         let reply = reply.map(Answer::message);
         let dropped = || Message::error("the request was dropped");
         self.replies[number] = Some(frame_of(&reply.clone().unwrap_or_else(dropped)));
         match reply {
-            None => drop(asked),
-            Some(reply) => asked.reply(reply),
+            None => drop(request),
+            Some(reply) => request.reply(reply),
         }
     }
 }
@@ -217,7 +226,7 @@ impl Service for Scripted {
         let request = match self.pieces.take() {
             None => request.into_owned(),
             Some(content) => {
-                assert!(request.content.is_empty(), "it was streamed");
+                assert!(request.content.is_empty(), "a streamed message has content");
                 Message { content: content.into(), ..request.into_owned() }
             }
         };
@@ -231,9 +240,9 @@ impl Service for Scripted {
         }
         let number = log.replies.len();
         log.replies.push(None);
-        let reply = self.events.call(request);
-        let asked = self.events.take().expect("it was just asked");
-        log.asked.push((number, asked));
+        let reply = self.queue.call(request);
+        let request = self.queue.take().expect("`call` has added a request");
+        log.pending.push((number, request));
         reply
     }
 
@@ -246,18 +255,18 @@ impl Service for Scripted {
     }
 
     fn chunk(&mut self, piece: &[u8]) {
-        assert!(!piece.is_empty(), "a piece of no bytes");
-        self.pieces.as_mut().expect("it is not streamed").extend_from_slice(piece);
+        assert!(!piece.is_empty(), "an empty piece");
+        self.pieces.as_mut().expect("the content is streamed").extend_from_slice(piece);
     }
 }
 
-type Scripting<'a> = Stage<'a, Checked<Connection<Scripted>>>;
+type ServerStage<'a> = Stage<'a, Checked<Connection<Scripted>>>;
 
 /// The peer reads all output and sends its FIN, and all requests are answered. No time passes.
-fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
+fn finish(stage: &mut ServerStage<'_>, log: &RefCell<Log>) {
     stage.player.play(&Op::Eof);
-    for _ in 0..MAX_TURNS {
-        log.borrow_mut().answer(0, Some(&Answer::Content(Bytes::from_static(b"healed"))));
+    for _ in 0..MAX_ROUNDS {
+        log.borrow_mut().answer(0, Some(&Answer::Content(Bytes::from_static(b"finished"))));
         // `Release` makes the player poll the machine.
         stage.player.play(&Op::Release);
         stage.player.play_out();
@@ -265,40 +274,46 @@ fn heal(stage: &mut Scripting<'_>, log: &RefCell<Log>) {
             return;
         }
     }
-    panic!("all is read and answered, and it is {:?}", stage.player.machine().status());
+    panic!(
+        "all requests are answered, but the connection is {:?}",
+        stage.player.machine().status()
+    );
 }
 
 /// Checks the ended connection.
-fn judge(
+fn check_ended(
     transcript: &Transcript,
     reason: &MessageReason,
     log: &Log,
     limits: FrameLimits,
     streamed: u64,
 ) {
-    let longest =
+    let max_content =
         |header: &Header<'_>| if is_streamed(header) { streamed } else { limits.max_content };
-    let arrived = frames::read(&transcript.input, limits, longest);
-    let Log { requests, replies, asked: _ } = log;
-    assert!(arrived.messages.starts_with(requests), "{requests:?} were not all asked");
+    let received = frames::read(&transcript.input, limits, max_content);
+    let Log { requests, replies, pending: _ } = log;
+    assert!(
+        received.messages.starts_with(requests),
+        "the service got {requests:?}, which the peer has not sent"
+    );
 
     let sent = &transcript.output;
     let answered: Vec<&Vec<u8>> = replies.iter().map_while(Option::as_ref).collect();
-    let owed_nothing = answered.len() == replies.len();
-    let exactly = |replies: &[&Vec<u8>], error: Option<&MessageReason>| {
+    let all_answered = answered.len() == replies.len();
+    let assert_output = |replies: &[&Vec<u8>], error: Option<&MessageReason>| {
         let mut expected =
             replies.iter().map(|reply| reply.as_slice()).collect::<Vec<_>>().concat();
         if let Some(error) = error {
             expected.extend(steps::encoded(&Message::error(error)));
         }
-        assert!(*sent == expected, "sent {} where it is {}", show(sent), show(&expected));
+        assert!(*sent == expected, "the output is {}, not {}", show(sent), show(&expected));
         assert_eq!(transcript.ending, Some(Ending::Fin));
     };
-    // If the service is then too slow, the peer still gets the error reply for its own fault, after
-    // the replies that were ready.
-    let own_fault = || {
+    // After the peer's fault the service may be too slow. Then the error reply follows the replies
+    // that were ready.
+    let assert_last_is_error = || {
         let error = steps::encoded(&Message::error(reason));
-        let replies = sent.strip_suffix(error.as_slice()).expect("the error is the last");
+        let replies = sent.strip_suffix(error.as_slice()).expect("the error reply comes last");
         let mut sizes = answered.iter().scan(0, |size, reply| {
             *size += reply.len();
             Some(*size)
@@ -306,37 +321,48 @@ fn judge(
         let count = if replies.is_empty() {
             0
         } else {
-            sizes.position(|size| size == replies.len()).expect("whole replies") + 1
+            sizes
+                .position(|size| size == replies.len())
+                .expect("whole replies precede the error reply")
+                + 1
         };
-        exactly(&answered[..count], Some(reason));
+        assert_output(&answered[..count], Some(reason));
     };
     match reason {
         MessageReason::Finished => {
-            assert_eq!(arrived.rest, Rest::Nothing);
-            assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
-            assert!(owed_nothing);
-            exactly(&answered, None);
+            assert_eq!(received.rest, Rest::Nothing);
+            assert_eq!(
+                requests.len(),
+                received.messages.len(),
+                "the service did not get all requests"
+            );
+            assert!(all_answered);
+            assert_output(&answered, None);
         }
         MessageReason::Answered | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
-            assert!(owed_nothing);
-            exactly(&answered, None);
+            assert!(all_answered);
+            assert_output(&answered, None);
         }
         MessageReason::Malformed(error) => {
-            assert_eq!(arrived.rest.at_end().as_ref(), Err(error));
-            assert_eq!(requests.len(), arrived.messages.len(), "not all were asked");
-            own_fault();
+            assert_eq!(received.rest.at_end().as_ref(), Err(error));
+            assert_eq!(
+                requests.len(),
+                received.messages.len(),
+                "the service did not get all requests"
+            );
+            assert_last_is_error();
         }
         MessageReason::FrameTimeout { received, expected, .. } => {
             assert!(
                 received < expected || *expected == 2,
-                "{received} of {expected} bytes are all"
+                "the frame has {received} of {expected} bytes"
             );
-            own_fault();
+            assert_last_is_error();
         }
-        MessageReason::Memory(_) => own_fault(),
+        MessageReason::Memory(_) => assert_last_is_error(),
         MessageReason::ServiceTimeout { unanswered, .. } => {
-            // The ready replies wait behind the one that is not ready.
-            exactly(&answered[..requests.len() - unanswered], Some(reason));
+            // Replies behind the first one that is not ready are not sent.
+            assert_output(&answered[..requests.len() - unanswered], Some(reason));
         }
         MessageReason::WriteStalled { unacknowledged, .. } => {
             assert_eq!(transcript.ending, Some(Ending::Rst));
@@ -345,43 +371,43 @@ fn judge(
                 let all: usize = answered.iter().map(|reply| reply.len()).sum();
                 assert!(sent.len() >= all, "output is missing");
             }
-            cut_short(sent, &answered);
+            check_truncated_output(sent, &answered);
         }
         MessageReason::Lost { .. } => {
-            assert_ne!(transcript.ending, Some(Ending::Fin), "what was lost looks clean");
-            cut_short(sent, &answered);
+            assert_ne!(transcript.ending, Some(Ending::Fin), "a lost connection ends with a FIN");
+            check_truncated_output(sent, &answered);
         }
         _ => panic!("an unknown reason: {reason}"),
     }
 }
 
 /// Checks output that may be cut anywhere: replies, followed by at most one error reply.
-fn cut_short(sent: &[u8], answered: &[&Vec<u8>]) {
+fn check_truncated_output(sent: &[u8], answered: &[&Vec<u8>]) {
     let mut rest = sent;
     for reply in answered {
         let Some(after) = rest.strip_prefix(reply.as_slice()) else {
-            let behind = if reply.starts_with(rest) { &[] } else { rest };
-            return is_an_error(behind);
+            let remainder = if reply.starts_with(rest) { &[] } else { rest };
+            return check_error_reply(remainder);
         };
         rest = after;
     }
-    is_an_error(rest);
+    check_error_reply(rest);
 }
 
 /// Checks that `sent` is at most one error reply, which may be incomplete.
-fn is_an_error(sent: &[u8]) {
+fn check_error_reply(sent: &[u8]) {
     let limits = FrameLimits::new(u16::MAX, u64::MAX);
     let frames::Frames { messages, rest } = frames::read(sent, limits, |_| u64::MAX);
     let part = match rest {
         Rest::Nothing => None,
-        Rest::Part { begun, .. } => begun,
-        Rest::Wrong(error) => panic!("{error} in what was sent"),
+        Rest::Incomplete { partial, .. } => partial,
+        Rest::Invalid(error) => panic!("the output has an invalid frame: {error}"),
     };
-    assert!(messages.len() <= 1, "{} are no replies", messages.len());
+    assert!(messages.len() <= 1, "messages that are no replies: {}", messages.len());
     let errors = messages.iter().chain(&part);
     for Message { content, .. } in errors {
         let n = content.len().min(ERROR.len());
-        assert_eq!(content[..n], ERROR[..n], "no reply to any request, and no error");
+        assert_eq!(content[..n], ERROR[..n], "neither a reply to a request nor an error reply");
     }
 }
 
@@ -391,16 +417,19 @@ fn show(bytes: &[u8]) -> String {
     format!("{} bytes, {}", bytes.len(), first.escape_ascii())
 }
 
+/// The beginning of an error reply's content.
 const ERROR: &[u8] = b"{\"result\": \"Error: ";
-/// A content so large that nothing else fits beside it.
+/// A content that fills the limit on pending output alone.
 static LARGE: [u8; 80_000] = [b'.'; 80_000];
 /// The documented limit of [`Connection`]: 64 KiB, one message and an error reply. The longest
 /// message is [`LARGE`], with a header of 119 bytes.
 const MAX_QUEUED: usize = 64 * 1024 + 119 + LARGE.len() + MAX_ERROR;
 /// The longest error reply to a full buffer: that of a service timeout.
 const MAX_ERROR: usize = 170;
+/// The most steps of a case.
 const MAX_STEPS: usize = 64;
-/// Enough to exceed the limit on pending output.
+/// The most large contents of a case: enough to exceed the limit on pending output.
 const MAX_LARGE: u8 = 3;
-/// Each turn answers one of at most 32 waiting requests, or takes output.
-const MAX_TURNS: usize = 1000;
+/// The most rounds until the connection ends. Each answers one of at most 32 waiting requests, or
+/// accepts output.
+const MAX_ROUNDS: usize = 1000;

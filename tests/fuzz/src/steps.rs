@@ -16,9 +16,10 @@ use wirestate_testkit::script::{Op, Player};
 pub(super) enum Step {
     /// The peer sends these bytes. They arrive later.
     Send(Bytes),
-    /// This many bytes that the peer has sent arrive.
+    /// At most this many of the bytes that the peer has sent arrive.
     Deliver(usize),
-    Happen(Op),
+    /// An op of a script.
+    Op(Op),
 }
 
 /// The number of kinds of steps.
@@ -34,21 +35,21 @@ pub(super) fn step(kind: u8, u: &mut Unstructured<'_>) -> Result<Step> {
         }
         3 => Step::Deliver(usize::from(u.arbitrary::<u8>()?)),
         4 => Step::Deliver(usize::MAX),
-        5 => Step::Happen(Op::Accept(usize::from(u.arbitrary::<u8>()?))),
-        6 => Step::Happen(Op::Accept(usize::MAX)),
-        7 => Step::Happen(Op::Finished),
-        8 => Step::Happen(Op::Advance(TIMES[usize::from(u.arbitrary::<u8>()?) % TIMES.len()])),
-        9 => Step::Happen(Op::Timeout),
-        10 => Step::Happen(Op::SpuriousTimeout),
-        11 => Step::Happen(Op::Release),
-        12 => Step::Happen(Op::ShutDown),
-        13 => Step::Happen(Op::Eof),
-        14 => Step::Happen(Op::Error(Direction::Read, lost(u)?)),
-        _ => Step::Happen(Op::Error(Direction::Write, lost(u)?)),
+        5 => Step::Op(Op::Accept(usize::from(u.arbitrary::<u8>()?))),
+        6 => Step::Op(Op::Accept(usize::MAX)),
+        7 => Step::Op(Op::Finished),
+        8 => Step::Op(Op::Advance(TIMES[usize::from(u.arbitrary::<u8>()?) % TIMES.len()])),
+        9 => Step::Op(Op::Timeout),
+        10 => Step::Op(Op::SpuriousTimeout),
+        11 => Step::Op(Op::Release),
+        12 => Step::Op(Op::ShutDown),
+        13 => Step::Op(Op::Eof),
+        14 => Step::Op(Op::Error(Direction::Read, error(u)?)),
+        _ => Step::Op(Op::Error(Direction::Write, error(u)?)),
     })
 }
 
-/// The durations of steps: from a moment to longer than every limit.
+/// The durations of steps, from a nanosecond to more than every time limit.
 const TIMES: [Duration; 6] = [
     Duration::from_nanos(1),
     Duration::from_millis(5),
@@ -58,7 +59,7 @@ const TIMES: [Duration; 6] = [
     Duration::from_secs(100),
 ];
 
-fn lost(u: &mut Unstructured<'_>) -> Result<ConnectionError> {
+fn error(u: &mut Unstructured<'_>) -> Result<ConnectionError> {
     Ok(match u.arbitrary::<u8>()? % 5 {
         0 => ConnectionError::Reset,
         1 => ConnectionError::TimedOut,
@@ -111,23 +112,23 @@ pub(super) fn limits(u: &mut Unstructured<'_>) -> Result<(FrameLimits, usize)> {
 pub(super) struct Stage<'a, M> {
     pub(super) player: Player<'a, M>,
     /// Bytes that the peer has sent and that have not arrived.
-    under_way: Vec<u8>,
+    in_flight: Vec<u8>,
 }
 
 impl<'a, M: Machine> Stage<'a, M> {
     pub(super) fn new(machine: &'a mut M) -> Self {
-        Self { player: Player::new(machine), under_way: Vec::new() }
+        Self { player: Player::new(machine), in_flight: Vec::new() }
     }
 
     pub(super) fn play(&mut self, step: &Step) {
         match step {
-            Step::Send(bytes) => self.under_way.extend_from_slice(bytes),
+            Step::Send(bytes) => self.in_flight.extend_from_slice(bytes),
             Step::Deliver(n) => {
-                let n = self.under_way.len().min(*n);
-                let arrived = self.under_way.drain(..n).collect();
+                let n = self.in_flight.len().min(*n);
+                let arrived = self.in_flight.drain(..n).collect();
                 self.player.play(&Op::Receive(arrived));
             }
-            Step::Happen(op) => self.player.play(op),
+            Step::Op(op) => self.player.play(op),
         }
     }
 
@@ -135,7 +136,7 @@ impl<'a, M: Machine> Stage<'a, M> {
         self.player.machine().interest().is_done()
     }
 
-    /// The peer is gone silently: only time passes. Checks that the machine ends.
+    /// Lets only time pass, as if the peer were gone. Checks that the machine ends.
     pub(super) fn abandon(&mut self) {
         for _ in 0..MAX_DEADLINES {
             let machine = self.player.machine();
@@ -147,7 +148,7 @@ impl<'a, M: Machine> Stage<'a, M> {
                         return;
                     }
                     let deadline = self.player.machine().poll_timeout();
-                    assert!(deadline.is_some(), "it waits without a deadline: {status:?}");
+                    assert!(deadline.is_some(), "the machine waits without a deadline: {status:?}");
                     Op::Timeout
                 }
             };
@@ -157,16 +158,16 @@ impl<'a, M: Machine> Stage<'a, M> {
     }
 }
 
-/// The most deadlines until a machine ends. There are few deadlines, and few events move them.
+/// The most deadlines until a machine ends.
 const MAX_DEADLINES: usize = 100;
 
-/// Prints the decoded steps if playing them panics.
-pub(super) struct Shown<'a>(pub(super) &'a dyn fmt::Debug);
+/// Prints a decoded case if the thread panics while it is played.
+pub(super) struct PrintOnPanic<'a>(pub(super) &'a dyn fmt::Debug);
 
-impl Drop for Shown<'_> {
+impl Drop for PrintOnPanic<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!("played: {:#?}", self.0);
+            eprintln!("the decoded case: {:#?}", self.0);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Replays the corpus: every kept input, by the function of its fuzz target.
+//! Replays the corpus: calls the function of each fuzz target with every file of its folder.
 
 use std::{
     fs, io,
@@ -26,21 +26,21 @@ fn replay(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
-fn headers() {
+fn the_header_target_accepts_its_corpus() {
     replay("header", header);
 }
 
 #[test]
-fn decoders() {
+fn the_decoder_target_accepts_its_corpus() {
     replay("decoder", decoder);
 }
 
 #[test]
-fn servers() {
+fn the_server_target_accepts_its_corpus() {
     replay("server", server);
 }
 
 #[test]
-fn clients() {
+fn the_client_target_accepts_its_corpus() {
     replay("client", client);
 }

@@ -58,7 +58,7 @@ pub fn bad_frames() -> Vec<BadFrame> {
 
 /// `json` behind the two bytes of its length.
 fn with_length(json: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(json.len()).expect("each header has at longest 65,535 bytes");
+    let length = u16::try_from(json.len()).expect("each header has at most 65,535 bytes");
     [&length.to_be_bytes(), json].concat()
 }
 
