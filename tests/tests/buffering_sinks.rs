@@ -162,7 +162,7 @@ fn a_subscriber_gets_all_that_is_published_and_then_the_fin() {
             .with_framing(Framing::None)
             .with_on_lag(LagPolicy::Block)
             .with_write_timeout(LONG);
-        // It ends with its server, or when it has received everything.
+        // The subscriber ends with its server, or when it has received everything.
         let (shut_down, acts) = if seed % 2 == 0 {
             (Duration::from_secs(60), vec![Act::ReceiveAll])
         } else {
@@ -193,8 +193,8 @@ fn a_subscriber_gets_all_that_is_published_and_then_the_fin() {
     });
 }
 
-/// The machine has handed over all of its output, and the FIN waits behind what the sink holds,
-/// which counts as not acknowledged.
+/// The sink holds the machine's output, and the FIN waits behind it. Held bytes count as not
+/// acknowledged.
 #[test]
 fn a_peer_that_does_not_read_is_reset_although_only_the_sink_holds_output() {
     let settings = Settings { buffer: 64, ..Settings::default() };
@@ -225,9 +225,9 @@ where
     let accepted = host.run(async move { poll_fn(|cx| listener.poll_accept(cx)).await.unwrap().0 });
     let runtime = host.clone();
     let dialled = host.run(async move { runtime.connect("host:7").await.unwrap() });
-    let here = Buffering::new(world.run_until(&accepted).unwrap(), 5.try_into().unwrap());
-    let there = world.run_until(&dialled).unwrap();
-    let done = host.run(test(host.clone(), here, there));
+    let sink = Buffering::new(world.run_until(&accepted).unwrap(), 5.try_into().unwrap());
+    let peer = world.run_until(&dialled).unwrap();
+    let done = host.run(test(host.clone(), sink, peer));
     world.run_until(&done).unwrap();
 }
 
@@ -244,28 +244,28 @@ async fn poll_once<T>(mut call: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Opti
 
 #[test]
 fn a_sink_accepts_its_capacity_and_sends_it_when_it_is_flushed() {
-    with_buffering_sink(|host, mut here, mut there| async move {
-        let write = poll_once(|cx| here.poll_write(cx, &[b"abc", b"defg"])).await;
-        assert_eq!((write, here.held(), here.unacknowledged()), (Some(Ok(5)), 5, 5));
-        assert_eq!(poll_once(|cx| here.poll_flush(cx)).await, None);
-        assert_eq!((here.held(), here.unacknowledged()), (2, 5));
-        assert_eq!(poll_once(|cx| here.poll_write(cx, &[b"fghi"])).await, Some(Ok(3)));
-        assert_eq!(poll_once(|cx| here.poll_write(cx, &[b"i"])).await, None, "the sink is full");
-        assert_eq!(poll_once(|cx| here.poll_finish(cx)).await, None);
+    with_buffering_sink(|host, mut sink, mut peer| async move {
+        let write = poll_once(|cx| sink.poll_write(cx, &[b"abc", b"defg"])).await;
+        assert_eq!((write, sink.held(), sink.unacknowledged()), (Some(Ok(5)), 5, 5));
+        assert_eq!(poll_once(|cx| sink.poll_flush(cx)).await, None);
+        assert_eq!((sink.held(), sink.unacknowledged()), (2, 5));
+        assert_eq!(poll_once(|cx| sink.poll_write(cx, &[b"fghi"])).await, Some(Ok(3)));
+        assert_eq!(poll_once(|cx| sink.poll_write(cx, &[b"i"])).await, None, "the sink is full");
+        assert_eq!(poll_once(|cx| sink.poll_finish(cx)).await, None);
         host.sleep(Duration::from_secs(1)).await;
-        assert_eq!(here.unacknowledged(), 5, "the network has not delivered three bytes");
+        assert_eq!(sink.unacknowledged(), 5, "the network has not delivered three bytes");
         let mut received = Vec::new();
         let mut finished = None::<Result<(), IoError>>;
         while finished.is_none() {
             let mut buf = [0; 8];
-            let n = there.receive(&mut buf).await.unwrap();
+            let n = peer.receive(&mut buf).await.unwrap();
             received.extend_from_slice(&buf[..n]);
             host.sleep(Duration::from_secs(1)).await;
-            finished = poll_once(|cx| here.poll_finish(cx)).await;
+            finished = poll_once(|cx| sink.poll_finish(cx)).await;
         }
-        assert_eq!((finished, here.held()), (Some(Ok(())), 0));
+        assert_eq!((finished, sink.held()), (Some(Ok(())), 0));
         let mut buf = [0; 8];
-        while let n @ 1.. = there.receive(&mut buf).await.unwrap() {
+        while let n @ 1.. = peer.receive(&mut buf).await.unwrap() {
             received.extend_from_slice(&buf[..n]);
         }
         assert_eq!(received, b"abcdefgh");

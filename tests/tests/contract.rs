@@ -1,6 +1,6 @@
-//! The echo's machines, alone: under any input they keep the contract, their output is right, and
-//! their memory is bounded. Then drivers that break the contract: `Checked` names the fault of
-//! each. (Machines that break it are in `planted_bugs.rs`.)
+//! The echo's machines without a runtime: under any input they keep the contract, their output is
+//! right, and their memory is bounded. Drivers that break the contract: `Checked` names the fault
+//! of each. Machines that break the contract are in `planted_bugs`.
 
 use std::{
     num::NonZeroUsize,
@@ -57,7 +57,7 @@ proptest! {
     fn an_echo_keeps_the_contract(ops in script::ops(120)) {
         let transcript = script::play_out(&mut checked(config()), &ops);
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
-        prop_assert!(transcript.input.starts_with(&transcript.output), "it is no echo");
+        prop_assert!(transcript.input.starts_with(&transcript.output), "it is not the input");
         if matches!(transcript.label, Some("finished" | "shut_down")) {
             prop_assert_eq!(transcript.ending, Some(Ending::Fin), "a clean end without a FIN");
         }
@@ -84,7 +84,7 @@ proptest! {
         }
     }
 
-    /// Between the ops its user sends messages and takes replies.
+    /// Between the ops, the client's user sends messages and takes replies.
     #[test]
     fn a_client_keeps_the_contract(
         ops in script::ops(120),
@@ -110,7 +110,7 @@ proptest! {
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
     }
 
-    /// Its input is random, or an echo of its output.
+    /// The load's input is random, or an echo of its output.
     #[test]
     fn a_load_keeps_the_contract(
         ops in script::ops(120),
@@ -146,13 +146,13 @@ proptest! {
         }
         if echoes {
             let blamed = matches!(transcript.label, Some("mismatch" | "surplus"));
-            prop_assert!(!blamed, "every byte was an echo");
+            prop_assert!(!blamed, "it blames the server, which has echoed every byte");
         }
     }
 }
 
 #[test]
-fn every_way_to_divide_16_bytes_is_echoed_alike() {
+fn the_echo_of_16_bytes_does_not_depend_on_the_cut() {
     let transcript = script::split_invariant_exhaustive(
         // The buffer is smaller than the input, so it fills up and wraps.
         || checked(config().with_buffer(NonZeroUsize::new(7).unwrap())),
@@ -165,7 +165,7 @@ fn every_way_to_divide_16_bytes_is_echoed_alike() {
 }
 
 #[test]
-fn an_echo_of_a_long_input_does_not_depend_on_how_it_is_divided() {
+fn the_echo_of_a_long_input_does_not_depend_on_the_cut() {
     let input: Vec<u8> = (0..=255).cycle().take(5000).collect();
     assert_eq!(script::split_invariant(|| checked(config()), &input).output, input);
 }
@@ -178,12 +178,12 @@ fn an_idle_echo_holds_no_buffer_and_a_busy_one_holds_one() {
     let mut player = Player::new(&mut machine);
     player.play(&receive);
     assert_eq!(player.machine().status().queued, SIZE.get(), "the rest stays in the kernel");
-    assert!(!player.machine().interest().read, "that is backpressure");
+    assert!(!player.machine().interest().read, "it reads although its buffer is full");
     player.play(&Op::Accept(SIZE.get() - 1));
     assert_eq!(
         player.machine().status().queued,
         SIZE.get(),
-        "which follows once there is capacity"
+        "it does not read although its buffer has space"
     );
 }
 
@@ -207,7 +207,7 @@ fn a_byte_received_or_acknowledged_defers_the_idle_timeout() {
     let mut machine = checked(config());
     script::play(&mut machine, &ops);
     assert_eq!(machine.status().state, "open");
-    // A byte that only the kernel accepts, or that adds to the backlog, does not.
+    // A byte that only the kernel accepts, or that adds to the pending output, does not defer it.
     let backlog = [Op::Receive(vec![1; 2])];
     for more in [Op::Receive(vec![1]), Op::Buffer(1), Op::Buffer(2)] {
         let ops = [&backlog[..], &wait, &[more], &wait].concat();
@@ -262,16 +262,16 @@ fn offered(machine: &impl Machine) -> usize {
 }
 
 /// Asserts that `Checked` blames the driver, not the machine, for `mistake`.
-fn is_blamed(what: &str, mistake: impl FnOnce(&mut Checked<Connection>)) {
+fn assert_blamed(fault: &str, mistake: impl FnOnce(&mut Checked<Connection>)) {
     let mut machine = checked(config());
-    let panic = catch_unwind(AssertUnwindSafe(|| mistake(&mut machine))).expect_err(what);
-    let message = panic.downcast_ref::<String>().expect("it is formatted");
-    assert!(message.contains(&format!("driver: {what}")), "{what}: {message}");
+    let panic = catch_unwind(AssertUnwindSafe(|| mistake(&mut machine))).expect_err(fault);
+    let message = panic.downcast_ref::<String>().expect("the message is formatted");
+    assert!(message.contains(&format!("driver: {fault}")), "{fault}: {message}");
 }
 
 /// Asserts that `event` is illegal after the events `before`.
-fn is_illegal(before: &[Event], event: Event) {
-    is_blamed(&format!("{event:?}, but the machine wants"), |machine| {
+fn assert_illegal(before: &[Event], event: Event) {
+    assert_blamed(&format!("{event:?}, but the machine wants"), |machine| {
         for before in before {
             if let Event::Read(n) = before {
                 receive(machine, *n);
@@ -288,18 +288,18 @@ fn the_state_table_holds_for_drivers() {
     let (read_error, write_error) =
         (Event::Error(Direction::Read, RESET), Event::Error(Direction::Write, RESET));
     // Neither the end of the input nor a read error, while the machine does not read.
-    is_illegal(&[Event::Read(16)], Event::Eof);
-    is_illegal(&[Event::Read(16)], read_error);
-    is_illegal(&[Event::Eof], Event::Eof);
-    is_illegal(&[Event::Eof], read_error);
-    is_illegal(&[], Event::Written(1));
-    is_illegal(&[], Event::Finished);
-    is_illegal(&[Event::Read(5)], Event::Finished);
-    is_illegal(&[Event::Eof, Event::Finished], Event::Finished);
+    assert_illegal(&[Event::Read(16)], Event::Eof);
+    assert_illegal(&[Event::Read(16)], read_error);
+    assert_illegal(&[Event::Eof], Event::Eof);
+    assert_illegal(&[Event::Eof], read_error);
+    assert_illegal(&[], Event::Written(1));
+    assert_illegal(&[], Event::Finished);
+    assert_illegal(&[Event::Read(5)], Event::Finished);
+    assert_illegal(&[Event::Eof, Event::Finished], Event::Finished);
     // No write can fail after a FIN, after another write has failed, or instead of a reset.
-    is_illegal(&[Event::Eof, Event::Finished], write_error);
-    is_illegal(&[Event::Read(5), write_error], write_error);
-    is_blamed("Error(Write, Reset), but the machine wants", |machine| {
+    assert_illegal(&[Event::Eof, Event::Finished], write_error);
+    assert_illegal(&[Event::Read(5), write_error], write_error);
+    assert_blamed("Error(Write, Reset), but the machine wants", |machine| {
         receive(machine, 5);
         let mut late = NOW;
         while machine.interest().write == Outbound::Flush {
@@ -309,14 +309,14 @@ fn the_state_table_holds_for_drivers() {
         assert_eq!(machine.interest().write, Outbound::Reset);
         machine.handle(late, write_error);
     });
-    is_blamed("read_buf", |machine| {
+    assert_blamed("read_buf", |machine| {
         receive(machine, 16);
         machine.read_buf();
     });
-    is_blamed("write_bufs", |machine| {
+    assert_blamed("write_bufs", |machine| {
         let _ = offered(machine);
     });
-    is_blamed("write_owned", |machine| {
+    assert_blamed("write_owned", |machine| {
         machine.write_owned(&mut [Bytes::new()], 1);
     });
 }
@@ -341,7 +341,7 @@ fn rule_2_written_follows_an_offer_of_output_directly() {
         }),
     ];
     for (event, between) in between {
-        is_blamed(&format!("{event:?}, but"), |machine| {
+        assert_blamed(&format!("{event:?}, but"), |machine| {
             receive(machine, 5);
             assert_eq!(offered(machine), 5);
             between(machine);
@@ -366,16 +366,16 @@ fn rule_2_read_follows_read_buf_directly() {
         (Event::Read(0), |_| {}),
     ];
     for (event, between) in between {
-        is_blamed(&format!("{event:?}, but"), |machine| {
+        assert_blamed(&format!("{event:?}, but"), |machine| {
             machine.read_buf();
             between(machine);
             machine.handle(NOW, event);
         });
     }
-    is_illegal(&[], Event::Read(1));
+    assert_illegal(&[], Event::Read(1));
 }
 
-/// Calls with `&self`, and the same call again.
+/// The calls take `&self`, or repeat the call that has made the offer.
 #[test]
 fn rule_2_an_offer_survives_calls_that_change_nothing() {
     let mut machine = checked(config());
@@ -434,14 +434,14 @@ fn rule_7_now_never_goes_backwards() {
         |machine| machine.handle(NOW, Event::Release),
     ];
     for call in calls {
-        is_blamed("time goes back", |machine| {
+        assert_blamed("time goes back", |machine| {
             machine.handle(NOW + Duration::from_nanos(1), Event::Release);
             call(machine);
         });
     }
 }
 
-/// A driver that never sends `Release` sees the same as one that sends it in every state.
+/// A driver that sends `Release` in every state gets the same output as one that never sends it.
 #[test]
 fn rule_9_release_is_optional_and_legal_in_every_state() {
     let ops = [

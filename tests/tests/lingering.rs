@@ -11,7 +11,7 @@ use wirestate_testkit::script;
 
 const NOW: Instant = Instant::EPOCH;
 const MIB: usize = 1024 * 1024;
-/// What each connection may discard regardless of the others, and one read more.
+/// The bytes that each connection may discard regardless of the others, plus one read.
 const EACH: usize = 2 * 64 * 1024;
 
 /// Lets the machine send its FIN while its peer sends without end. Returns how many bytes are read.
@@ -29,8 +29,8 @@ fn flood(mut machine: impl Machine) -> usize {
     read
 }
 
-/// Each call of `lingering` floods another lingering connection of one server.
-fn is_bounded(lingering: impl FnMut() -> usize) {
+/// Asserts the limits. Each call of `lingering` floods another lingering connection of one server.
+fn assert_bounded(lingering: impl FnMut() -> usize) {
     let read: Vec<usize> = std::iter::repeat_with(lingering).take(20).collect();
     assert!(read[0] >= 16 * MIB, "enough for a peer that reads late: {read:?}");
     assert!(read.iter().all(|read| *read <= 16 * MIB + EACH), "each: {read:?}");
@@ -44,25 +44,25 @@ fn shut_down<M: Machine>(mut machine: M) -> M {
     machine
 }
 
-/// After a complete drain.
+/// Completes a drain.
 fn drained<M: Machine>(mut machine: M) -> M {
     machine.handle(NOW, Event::ShutDown);
-    let quiet = machine.poll_timeout().unwrap();
-    machine.handle(quiet, Event::Timeout { unacknowledged: 0 });
+    let deadline = machine.poll_timeout().unwrap();
+    machine.handle(deadline, Event::Timeout { unacknowledged: 0 });
     machine
 }
 
 #[test]
 fn echoes_after_a_shutdown_are_bounded_together() {
     let server = echo::Server::default();
-    is_bounded(|| flood(drained(server.machine(NOW))));
+    assert_bounded(|| flood(drained(server.machine(NOW))));
 }
 
 #[test]
 fn messages_after_bad_frames_are_bounded_together() {
     let answer = |request: message::Message<'_>| request.into_owned();
     let server = message::Server::with_default_config(service::function(answer));
-    is_bounded(|| {
+    assert_bounded(|| {
         let mut machine = server.machine(NOW);
         deliver(&mut machine, &mut &b"\0\0"[..], NOW);
         flood(machine)
@@ -73,7 +73,7 @@ fn messages_after_bad_frames_are_bounded_together() {
 fn bad_requests_to_the_status_are_bounded_together() {
     let config = status::Config::new("echo-server");
     let server = status::Server::new(config, &ServerHandle::default(), None, NOW).unwrap();
-    is_bounded(|| {
+    assert_bounded(|| {
         let mut machine = server.machine(NOW);
         deliver(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);
         flood(machine)
@@ -83,7 +83,7 @@ fn bad_requests_to_the_status_are_bounded_together() {
 #[test]
 fn subscribers_after_a_shutdown_are_bounded_together() {
     let feed = fanout::Feed::default();
-    is_bounded(|| flood(shut_down(fanout::Subscriber::new(&feed, NOW))));
+    assert_bounded(|| flood(shut_down(fanout::Subscriber::new(&feed, NOW))));
 }
 
 /// A source has one client at a time.
@@ -97,7 +97,7 @@ fn the_client_of_a_source_is_bounded() {
 #[test]
 fn clients_without_an_upstream_are_bounded_together() {
     let relays = proxy::RelayFactory::default();
-    is_bounded(|| {
+    assert_bounded(|| {
         let mut relay = relays.relay(NOW);
         relay.refuse(proxy::ProxyReason::ShutDown, NOW);
         flood(relay.side(proxy::Side::Client))

@@ -29,14 +29,15 @@ struct MemoryCheck<'a> {
     constant: u64,
     /// Received bytes.
     received: u64,
+    /// Allocated bytes.
     held: i64,
-    /// The most memory that was allocated between two steps.
-    most: u64,
+    /// The most memory that was allocated after a step, in bytes.
+    max_held: u64,
 }
 
 impl<'a> MemoryCheck<'a> {
     fn new(name: &'a str, constant: u64) -> Self {
-        Self { name, constant, received: 0, held: 0, most: 0 }
+        Self { name, constant, received: 0, held: 0, max_held: 0 }
     }
 
     fn step(&mut self, received: usize, step: impl FnOnce()) {
@@ -46,7 +47,7 @@ impl<'a> MemoryCheck<'a> {
         let peak = u64::try_from(self.held).unwrap() + bytes_max;
         self.held += bytes_current;
         let held = u64::try_from(self.held).unwrap();
-        self.most = self.most.max(held);
+        self.max_held = self.max_held.max(held);
         assert!(held <= received + constant, "{name}: {held} bytes are held for {received}");
         assert!(
             peak <= 2 * received + constant,
@@ -55,7 +56,7 @@ impl<'a> MemoryCheck<'a> {
     }
 }
 
-/// A receiver of pieces, and what it does after each of them.
+/// A function that gets the received pieces, one at a time.
 type Receiver = Box<dyn FnMut(&[u8])>;
 
 fn decoder(limits: FrameLimits) -> Receiver {
@@ -112,13 +113,13 @@ type NewReceiver = fn(FrameLimits) -> Receiver;
 const RECEIVERS: [(&str, NewReceiver); 4] =
     [("decoder", decoder), ("inbox", inbox), ("connection", connection), ("client", client)];
 
-/// Feeds `bytes` in pieces, and counts.
-fn most_held(name: &str, constant: u64, mut receiver: Receiver, bytes: &[u8], cut: usize) -> u64 {
+/// Feeds `bytes` in pieces of `cut` bytes. Returns the most memory that was held after a piece.
+fn max_held(name: &str, constant: u64, mut receiver: Receiver, bytes: &[u8], cut: usize) -> u64 {
     let mut check = MemoryCheck::new(name, constant);
     for piece in bytes.chunks(cut) {
         check.step(piece.len(), || receiver(piece));
     }
-    check.most
+    check.max_held
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn invalid_input_takes_at_most_its_size_and_a_constant() {
             for cut in [usize::MAX, 100, 1] {
                 if bad.bytes.len() < 10_000 || cut > 1 {
                     let name = format!("{name}, {}", bad.name);
-                    most_held(&name, CONSTANT, receiver(FrameLimits::default()), &bad.bytes, cut);
+                    max_held(&name, CONSTANT, receiver(FrameLimits::default()), &bad.bytes, cut);
                 }
             }
         }
@@ -148,36 +149,36 @@ fn memory_follows_the_content_that_has_arrived_whatever_length_is_declared() {
             let context = format!("{name}, {declared} declared");
             // With limits this large, memory grows by up to 1 MiB at a time.
             let constant = CONSTANT + 1024 * 1024;
-            let at_once = most_held(&context, constant, receiver(limits), &bytes, usize::MAX);
-            let in_parts = most_held(&context, constant, receiver(limits), &bytes, 997);
+            let at_once = max_held(&context, constant, receiver(limits), &bytes, usize::MAX);
+            let in_parts = max_held(&context, constant, receiver(limits), &bytes, 997);
             if name == "decoder" {
                 assert!(at_once.max(in_parts) < 10_000, "it holds content");
             }
             // The header alone allocates little.
             let head = &bytes[..bytes.len() - 700_000];
-            let most = most_held(&context, constant, receiver(limits), head, usize::MAX);
-            assert!(most < 70_000, "{context}: {most} bytes are held for a header");
+            let max = max_held(&context, constant, receiver(limits), head, usize::MAX);
+            assert!(max < 70_000, "{context}: {max} bytes are held for a header");
         }
     }
 }
 
-/// With the default limits, against the smaller constant.
+/// The default limits allow the smaller constant.
 #[test]
 fn the_longest_content_under_the_default_limit_takes_at_most_its_size_and_a_constant() {
     let request = frames([&Message::binary(vec![7; 1 << 20])]);
     for (name, receiver) in RECEIVERS {
         for cut in [usize::MAX, 64 * 1024, 4099] {
-            most_held(name, CONSTANT, receiver(FrameLimits::default()), &request, cut);
+            max_held(name, CONSTANT, receiver(FrameLimits::default()), &request, cut);
         }
     }
 }
 
-/// One byte at a time, up to the last but one: every length of the header and the content.
+/// All bytes but the last arrive, one at a time.
 #[test]
 fn a_frame_that_arrives_byte_by_byte_takes_only_the_buffer() {
     for (name, receiver) in RECEIVERS {
-        let most = most_held(name, CONSTANT, receiver(FrameLimits::default()), &golden()[..145], 1);
-        assert!(most < 66_000, "{name}: {most} bytes are held for 145");
+        let max = max_held(name, CONSTANT, receiver(FrameLimits::default()), &golden()[..145], 1);
+        assert!(max < 66_000, "{name}: {max} bytes are held for 145");
     }
 }
 
@@ -190,8 +191,8 @@ fn a_header_of_many_keys_takes_at_most_13_times_its_size_and_a_constant() {
     bytes.extend_from_slice(&object.as_bytes()[..usize::from(length)]);
     let limits = FrameLimits::default().with_max_header(length);
     for (name, receiver) in RECEIVERS {
-        most_held(name, CONSTANT + 12 * u64::from(length), receiver(limits), &bytes, usize::MAX);
-        most_held(name, CONSTANT + 12 * u64::from(length), receiver(limits), &bytes, 1000);
+        max_held(name, CONSTANT + 12 * u64::from(length), receiver(limits), &bytes, usize::MAX);
+        max_held(name, CONSTANT + 12 * u64::from(length), receiver(limits), &bytes, 1000);
     }
 }
 
@@ -247,16 +248,16 @@ fn the_contents_of_many_connections_take_at_most_max_memory() {
             }
         }
     });
-    let most = memory as u64 + CONNECTIONS * 66_000;
+    let max = memory as u64 + CONNECTIONS * 66_000;
     let held = u64::try_from(held.bytes_current).unwrap();
-    assert!(held > memory as u64 / 2 && held <= most, "{held} bytes of at most {most} are held");
+    assert!(held > memory as u64 / 2 && held <= max, "{held} bytes of at most {max} are held");
     let refused = machines.iter().filter(|machine| machine.status().state != "open").count();
     assert!((30..40).contains(&refused), "{refused} connections are refused");
     drop(machines);
     assert_eq!(server.memory(), 0);
 }
 
-/// The counter itself: the allocated memory, and its maximum.
+/// Tests [`MemoryCheck`] itself.
 #[test]
 fn the_check_fails_for_a_decoder_that_allocates_the_declared_length() {
     let mut content = Vec::<u8>::new();

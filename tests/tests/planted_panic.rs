@@ -93,16 +93,16 @@ fn a_panic_ends_its_connection_alone<R: Runtime>(
     exchange(&mut healthy, b"before");
     for _ in 0..5 {
         let mut doomed = connect();
-        exchange(&mut doomed, b"calm");
-        doomed.write_all(b"alas!").unwrap();
+        exchange(&mut doomed, b"hello");
+        doomed.write_all(b"panic!").unwrap();
         let error = doomed.read(&mut [0; 8]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "output was pending");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "a FIN would hide the panic");
         exchange(&mut healthy, b"meanwhile");
     }
     healthy.shutdown(Shutdown::Write).unwrap();
     assert_eq!(healthy.read(&mut [0; 8]).unwrap(), 0);
     shutdown.drain();
-    server.join().expect("the server goes on");
+    server.join().expect("the server does not panic");
     let totals = table.totals();
     assert_eq!((totals.accepted, totals.open), (6, 0));
     assert_eq!(totals.ended.into_iter().collect::<Vec<_>>(), [("finished", 1), ("panicked", 5)]);

@@ -19,7 +19,7 @@ use wirestate_testkit::{
 
 /// The size of the echo's buffer.
 const BUFFER: usize = 16;
-/// The most that the machine may hold: that buffer, and bytes that were received with the header.
+/// The most bytes that the machine may hold: that buffer, and bytes received with the header.
 const MAX_HELD: usize = BUFFER + 256;
 
 fn proxy() -> Peer {
@@ -87,7 +87,7 @@ proptest! {
     fn noise_in_place_of_a_header_keeps_the_contract(ops in script::ops(120)) {
         let transcript = script::play_out(&mut with_header(echo(false)), &ops);
         prop_assert_eq!(transcript.done, transcript.reason.is_some());
-        prop_assert!(transcript.output.is_empty(), "there is no client to reply to");
+        prop_assert!(transcript.output.is_empty(), "there is output without a client");
         if transcript.label == Some("proxy_header_malformed") {
             prop_assert_eq!(transcript.ending, Some(Ending::Rst));
         }
@@ -172,9 +172,9 @@ fn a_slow_sender_does_not_extend_the_timeout() {
 
 #[test]
 fn an_untrusted_peer_is_reset_without_being_read() {
-    let stranger = Peer::Ip("192.0.2.1:4000".parse().unwrap());
+    let untrusted = Peer::Ip("192.0.2.1:4000".parse().unwrap());
     let policy = HeaderPolicy::default();
-    let reader = HeaderReader::new(&policy, stranger, Instant::EPOCH);
+    let reader = HeaderReader::new(&policy, untrusted, Instant::EPOCH);
     let mut machine = Checked::new(reader, 0);
     let ops = [Op::Receive(header(Version::V1))];
     let transcript = script::play_out(&mut machine, &ops);

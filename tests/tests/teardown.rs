@@ -25,10 +25,11 @@ use wirestate_testkit::{message::frames, script};
 type Any = Box<dyn Machine<Reason = AnyReason>>;
 
 const NOW: Instant = Instant::EPOCH;
-/// Above the longest default, the echo's 300 s, by which a stall is noticed after 337.5 s.
+/// More than the longest wait: with its default timeout of 300 s, the echo notices a stall after at
+/// most 337.5 s.
 const MAX_WAIT: Duration = Duration::from_secs(338);
 
-/// A machine, and how it gets into the states in which it waits for its peer.
+/// A machine, and the calls after which it waits for its peer.
 struct Row {
     name: &'static str,
     make: fn() -> Any,
@@ -36,9 +37,9 @@ struct Row {
     flushes: Option<fn(&mut Any)>,
     /// Makes the machine end by a FIN, once its output is written.
     finishes: fn(&mut Any),
-    /// The machine lingers after its FIN. (Not if the peer has sent a FIN: then both are closed.)
+    /// Whether the machine lingers after its FIN. It does not if the peer has sent a FIN.
     lingers: bool,
-    /// An acknowledgement extends the deadline of its FIN.
+    /// Whether an acknowledgement extends the deadline of the machine's FIN.
     extends: bool,
 }
 
@@ -57,8 +58,8 @@ fn shut_down(machine: &mut Any) {
 /// Completes a drain.
 fn drain(machine: &mut Any) {
     machine.handle(NOW, Event::ShutDown);
-    let quiet = machine.poll_timeout().unwrap();
-    machine.handle(quiet, Event::Timeout { unacknowledged: 0 });
+    let deadline = machine.poll_timeout().unwrap();
+    machine.handle(deadline, Event::Timeout { unacknowledged: 0 });
 }
 
 /// Polls the shared state until it is unchanged.
@@ -192,8 +193,8 @@ impl Row {
         machine
     }
 
-    /// Lets time pass until the machine's interest changes, and returns how long that took. At the
-    /// n-th deadline, `unacknowledged(n)` bytes are not acknowledged.
+    /// Lets time pass until the machine's interest changes, and returns that time. At the n-th
+    /// deadline, `unacknowledged(n)` bytes are not acknowledged.
     fn wait(&self, machine: &mut Any, unacknowledged: impl Fn(usize) -> usize) -> Duration {
         let (before, mut now) = (machine.interest(), NOW);
         for n in 0.. {

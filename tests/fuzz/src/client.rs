@@ -36,8 +36,8 @@ use wirestate_testkit::{
 ///
 /// Checks the [contract](wirestate_testkit::contract), and the documented limit on pending output.
 /// Each request is sent whole and once. Each reply reaches its request. Replies and the
-/// connection's end wake the waiting tasks. If the server answers, all requests are answered. If the
-/// server is gone, the connection ends by its deadlines.
+/// connection's end wake the waiting tasks. If the server answers, all requests are answered. If
+/// the server is gone, the connection ends by its deadlines.
 ///
 /// # Panics
 /// If a check fails.
@@ -427,7 +427,7 @@ fn check_ended(transcript: &Transcript, reason: &ClientReason, users: &Users, li
     for (id, reply) in inline.chain(by_handle) {
         match index_of.get(id) {
             Some(index) => {
-                assert_eq!(received.messages.get(*index), Some(reply), "the reply to request {id}")
+                assert_eq!(received.messages.get(*index), Some(reply), "the reply to request {id}");
             }
             // The server answered before the whole request was sent.
             None => assert!(

@@ -166,7 +166,7 @@ fn collect(
                     Ok(None) => break,
                     Err(error) => {
                         let again = inbox.next_message().map(|_| ());
-                        // `next_message` uses the limit of collected contents. Streamed ones may exceed it.
+                        // `next_message` has the limit of collected contents, not of streamed ones.
                         if streaming.is_none() {
                             assert_eq!(again, Err(error.clone()), "the second time");
                         }

@@ -295,7 +295,7 @@ impl<'a, M: Machine> Player<'a, M> {
                 Some(Arrived::Eof) => match self.write_error {
                     None => self.machine.handle(self.now, Event::Eof),
                     Some(error) => {
-                        self.machine.handle(self.now, Event::Error(Direction::Read, error))
+                        self.machine.handle(self.now, Event::Error(Direction::Read, error));
                     }
                 },
                 Some(Arrived::Error(error)) => {

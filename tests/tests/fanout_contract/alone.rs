@@ -54,7 +54,7 @@ proptest! {
             } else {
                 player.play(&op);
             }
-            prop_assert!(player.output().is_empty(), "it only reads");
+            prop_assert!(player.output().is_empty(), "an upstream has output");
         }
         player.play_out();
         let transcript = player.transcript();
@@ -78,7 +78,7 @@ proptest! {
         prop_assert_eq!(feed.counters().tail_bytes_dropped, 0);
     }
 
-    /// Its input is random.
+    /// The source's input is random.
     #[test]
     fn a_source_keeps_the_contract_and_numbers_its_messages(
         ops in script::ops(120),
@@ -185,7 +185,7 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
     assert_eq!(end(None, &stopped), (2, Some(Ending::Fin), Some("shut_down")));
     let gone =
         [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::Reset)]].concat();
-    assert_eq!(end(None, &gone), (2, None, Some("left")), "it is no error");
+    assert_eq!(end(None, &gone), (2, None, Some("left")), "a client that leaves is an error");
     let lost =
         [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::TimedOut)]]
             .concat();
@@ -193,7 +193,7 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
 }
 
 /// Asserts that the machine awaits the peer's FIN after its own, for at most 3 s and 100 bytes.
-fn lingers<M: Machine>(machine: impl Fn() -> M) {
+fn assert_lingers<M: Machine>(machine: impl Fn() -> M) {
     let end = |ops: &[Op]| {
         let mut checked = Checked::new(machine(), 64 * 1024);
         let begin = [Op::ShutDown, Op::Accept(usize::MAX), Op::Finished];
@@ -214,13 +214,13 @@ fn lingers<M: Machine>(machine: impl Fn() -> M) {
 fn a_requested_shutdown_ends_by_a_bounded_lingering_close() {
     let linger = Linger { bytes: 100, time: Duration::from_secs(3) };
     let config = MessageSourceConfig::default().with_linger(linger);
-    lingers(|| MessageSource::new(config, Instant::EPOCH).unwrap());
+    assert_lingers(|| MessageSource::new(config, Instant::EPOCH).unwrap());
     let feed = Feed::new(Config::default().with_linger(linger)).unwrap();
-    lingers(|| Subscriber::new(&feed, Instant::EPOCH));
+    assert_lingers(|| Subscriber::new(&feed, Instant::EPOCH));
 }
 
-/// What is published of `input`, and why the upstream ended. Asserts that both are the same for all
-/// ways to divide the input.
+/// Returns the bytes that are published for `input`, and the label of the upstream's reason.
+/// Asserts that both are the same for all cuts of the input.
 fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u8>, &'static str) {
     let run = |cut: &[usize]| {
         let feed = feed(framing);
@@ -254,7 +254,7 @@ fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u
 }
 
 #[test]
-fn every_way_to_divide_the_input_publishes_the_same() {
+fn the_published_bytes_do_not_depend_on_the_cut_of_the_input() {
     let whole = |framing, input: &[u8]| split_invariant(framing, input, true);
     assert_eq!(whole(fixed(3), b"abcdefghijkl"), (b"abcdefghijkl".to_vec(), "upstream_closed"));
     assert_eq!(whole(fixed(5), b"abcdefghijkl"), (b"abcdefghij".to_vec(), "upstream_closed"));
@@ -287,7 +287,7 @@ fn a_long_input_is_published_completely_across_blocks() {
     assert_eq!(whole, text[..text.len() / 1000 * 1000]);
 }
 
-/// A message of this length fills a block except for 4 KiB, each time.
+/// Each message of this length fills a block except for 4 KiB.
 #[test]
 fn messages_that_are_longer_than_a_block_are_published_completely() {
     let size = 70_001;
@@ -305,25 +305,25 @@ fn messages_that_are_longer_than_a_block_are_published_completely() {
 fn an_upstreams_reason_has_limit_figure_and_fault() {
     let end = |framing, ops: &[Op]| {
         let mut upstream = upstream(&feed(framing));
-        let sent = script::play_out(&mut upstream, ops).ending;
+        let ending = script::play_out(&mut upstream, ops).ending;
         let reason = upstream.reason().unwrap();
-        (reason.fault(), sent, reason.to_string())
+        (reason.fault(), ending, reason.to_string())
     };
     let receive = Op::Receive(b"abcde".to_vec());
-    let (fault, sent, text) = end(lines(4), std::slice::from_ref(&receive));
-    assert_eq!((fault, sent), (Fault::Limit, Some(Ending::Rst)));
+    let (fault, ending, text) = end(lines(4), std::slice::from_ref(&receive));
+    assert_eq!((fault, ending), (Fault::Limit, Some(Ending::Rst)));
     assert!(text.contains('4') && text.contains('6'), "{text}");
-    let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
-    assert_eq!((fault, sent), (Fault::Lost, Some(Ending::Fin)));
+    let (fault, ending, text) = end(fixed(4), &[receive.clone(), Op::Eof]);
+    assert_eq!((fault, ending), (Fault::Lost, Some(Ending::Fin)));
     assert!(text.contains("incomplete message: 1"), "{text}");
-    let (fault, sent, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
-    assert_eq!((fault, sent), (Fault::Time, Some(Ending::Rst)));
+    let (fault, ending, text) = end(fixed(4), &[receive.clone(), Op::Timeout]);
+    assert_eq!((fault, ending), (Fault::Time, Some(Ending::Rst)));
     assert!(text.contains("100s"), "{text}");
-    let (fault, sent, _) =
+    let (fault, ending, _) =
         end(fixed(4), &[receive.clone(), Op::Error(Direction::Read, ConnectionError::Reset)]);
-    assert_eq!((fault, sent), (Fault::Lost, None));
-    let (fault, sent, _) = end(fixed(4), &[receive, Op::ShutDown]);
-    assert_eq!((fault, sent), (Fault::Requested, Some(Ending::Fin)));
+    assert_eq!((fault, ending), (Fault::Lost, None));
+    let (fault, ending, _) = end(fixed(4), &[receive, Op::ShutDown]);
+    assert_eq!((fault, ending), (Fault::Requested, Some(Ending::Fin)));
 }
 
 #[test]
@@ -351,5 +351,5 @@ fn the_next_connection_starts_at_a_message_boundary() {
     assert_eq!(published(&mut subscriber), b"one\ntwo\nthree\n");
     assert_eq!(feed.counters().tail_bytes_dropped, 5);
     assert_eq!(feed.counters().upstream_connects, 3);
-    assert_eq!(feed.counters().upstream_ended, [("reset", 3)].into(), "each once");
+    assert_eq!(feed.counters().upstream_ended, [("reset", 3)].into(), "an end was counted twice");
 }

@@ -1,4 +1,4 @@
-//! Two subscribers, a window of two messages, four messages: every order of events.
+//! Every order of events with two subscribers, a window of two messages, and four messages.
 //!
 //! Every reachable state is visited once. A state is the `Debug` text of the machines and the feed.
 //! To reach it again, its moves are played from the start. A debug build leaves out some moves that
@@ -94,10 +94,14 @@ impl Scene {
                         self.feed.publish(bytes, self.per_chunk, now);
                     }
                     (Move::Expire, Capacity::Paused { until: Some(until) }) => {
-                        assert!(until > now, "a pause ends at its limit");
+                        assert!(until > now, "the limit of a pause has passed");
                         self.now = until;
                         let capacity = self.feed.poll_capacity(until, len, cx);
-                        assert_eq!(capacity, Capacity::Available, "the limit is reached");
+                        assert_eq!(
+                            capacity,
+                            Capacity::Available,
+                            "the pause continues at its limit"
+                        );
                     }
                     _ => return false,
                 }
@@ -140,7 +144,7 @@ impl Scene {
                     assert_eq!(self.feed.counters().skipped, 0);
                 }
                 LagPolicy::Skip => {
-                    assert!(whole.is_sorted_by(|a, b| a < b), "not ascending");
+                    assert!(whole.is_sorted_by(|a, b| a < b), "messages are out of order");
                 }
             }
             let state = subscriber.status().state;
@@ -218,7 +222,7 @@ fn moves_of(on_lag: LagPolicy, lag_wait: Duration) -> &'static [Move] {
     &MOVES[..MOVES.len() - if cfg!(debug_assertions) { left_out } else { 0 }]
 }
 
-/// Visits every state; returns how many there are.
+/// Visits every state. Returns the number of states.
 fn visit(on_lag: LagPolicy, lag_wait: Duration, per_chunk: u64) -> usize {
     let reach = |moves: &[Move]| {
         let mut scene = Scene::new(on_lag, lag_wait, per_chunk);

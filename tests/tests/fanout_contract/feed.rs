@@ -1,4 +1,4 @@
-//! Single scenes: what a subscriber gets, and how long the upstream is paused for it.
+//! Single cases: which messages a subscriber gets, and how long the upstream is paused for it.
 
 use std::{
     sync::{
@@ -36,7 +36,7 @@ fn poll_shared<M: Machine>(machine: &mut M, now: Instant) {
 fn receive(upstream: &mut Upstream, mut bytes: &[u8], now: Instant) {
     poll_shared(upstream, now);
     drive::deliver(upstream, &mut bytes, now);
-    assert!(bytes.is_empty(), "the feed has capacity");
+    assert!(bytes.is_empty(), "the feed has no capacity");
 }
 
 fn capacity(feed: &Feed, now: Instant) -> Capacity {
@@ -81,8 +81,8 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
     assert_eq!(first_seen(u64::MAX), "a\nbb\nccc\nd\nee\nfff\n");
 }
 
-/// The upstream publishes what it has capacity for after another subscriber joined. The messages
-/// with which that one starts must still be in the window.
+/// The upstream has capacity for a chunk, and a subscriber joins before the chunk is published. The
+/// messages with which the subscriber starts must stay in the window.
 #[test]
 fn a_subscriber_that_joins_before_a_reserved_chunk_is_published_does_not_lag() {
     for (on_lag, lag_wait) in
@@ -98,11 +98,12 @@ fn a_subscriber_that_joins_before_a_reserved_chunk_is_published_does_not_lag() {
         assert_eq!(sent(&mut late, at(0)), "two.thr.", "{on_lag:?}");
         let mut later = Subscriber::new(&feed, at(0));
         let expected = if on_lag == LagPolicy::Block { "two.thr." } else { "thr." };
-        assert_eq!(sent(&mut later, at(0)), expected, "the capacity is used up");
+        assert_eq!(sent(&mut later, at(0)), expected, "the reserved capacity is not used up");
     }
 }
 
-/// The upstream is not paused for it until it has caught up: half of the window is its lead.
+/// The upstream is not paused for the subscriber until it has caught up. So it starts at most half
+/// a window behind.
 #[test]
 fn a_subscriber_that_joins_with_a_replay_starts_where_it_can_catch_up() {
     let messages = ["one.", "two.", "thr.", "fou.", "fiv."];
@@ -129,8 +130,8 @@ fn a_subscriber_that_joins_with_a_replay_starts_where_it_can_catch_up() {
     }
 }
 
-/// A chunk keeps the whole block that it is a part of. So messages must share a block also where
-/// each one arrives alone and `Release` comes between them.
+/// A chunk keeps its whole block in memory. So messages must share a block even if each arrives
+/// alone and `Release` comes between them.
 #[test]
 fn messages_that_arrive_one_by_one_are_adjacent_in_memory() {
     let feed = Feed::new(Config::default().with_framing(fixed(4))).unwrap();
@@ -195,13 +196,14 @@ fn a_subscriber_that_skips_completes_the_message_that_it_has_begun() {
     assert_eq!((feed.counters().skipped, subscriber.status().lag), (3, 1));
     publish(&feed, "six.", at(0));
     poll_shared(&mut subscriber, at(0));
-    assert_eq!(feed.counters().delivered, 1, "the second one is not complete yet");
+    assert_eq!(feed.counters().delivered, 1, "an incomplete message counts as delivered");
     assert_eq!(sent(&mut subscriber, at(0)), "wo.six.");
     let counters = feed.counters();
     assert_eq!((counters.delivered, counters.skipped), (3, 3));
 }
 
-/// Two subscribers that have caught up. Then the window is filled, and one of them reads that too.
+/// A feed with a full window and two subscribers that had caught up before. The second one has read
+/// the messages in the window.
 fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
     let feed = Feed::new(config(on_lag)).unwrap();
     let [mut slow, mut fast] = [(); 2].map(|()| Subscriber::new(&feed, at(0)));
@@ -211,7 +213,7 @@ fn one_lags(on_lag: LagPolicy) -> (Feed, Subscriber, Subscriber) {
     (feed, slow, fast)
 }
 
-/// Publishes what fills the window; `fast` reads it.
+/// Fills the window with messages, which `fast` reads.
 fn fill(feed: &Feed, fast: &mut Subscriber, now: Instant) {
     publish(feed, "one.", now);
     publish(feed, "two.", now);
@@ -270,13 +272,17 @@ fn a_pause_is_limited_only_while_a_subscriber_waits() {
     sent(&mut fast, at(0));
     publish(&feed, "one.", at(0));
     publish(&feed, "two.", at(0));
-    assert_eq!(capacity(at(0)), Capacity::Paused { until: None }, "none waits");
+    assert_eq!(
+        capacity(at(0)),
+        Capacity::Paused { until: None },
+        "the pause has a limit although no subscriber waits"
+    );
     assert_eq!(capacity(at(1_000_000)), Capacity::Paused { until: None });
     sent(&mut fast, at(1_000_300));
-    assert!(woken.0.load(Relaxed), "one waits");
+    assert!(woken.0.load(Relaxed), "the waker was not woken although a subscriber waits");
     assert_eq!(capacity(at(1_000_300)), paused_until(at(1_001_300)));
     drop(fast);
-    assert!(woken.0.load(Relaxed), "none waits any more");
+    assert!(woken.0.load(Relaxed), "the waker was not woken although no subscriber waits");
     assert_eq!(capacity(at(1_000_500)), Capacity::Paused { until: None });
     // A subscriber that joins waits for its first message; one that ends does not wait.
     let mut fast = Subscriber::new(&feed, at(1_000_700));
@@ -290,7 +296,7 @@ fn a_pause_is_limited_only_while_a_subscriber_waits() {
     assert_eq!(counters.paused, Duration::from_millis(1_000_800));
     assert_eq!(counters.paused_waiting, Duration::from_millis(300));
     assert_eq!(sent(&mut slow, at(1_000_900)), "one.two.");
-    assert!(woken.0.load(Relaxed), "there is room");
+    assert!(woken.0.load(Relaxed), "the waker was not woken although there is capacity");
     assert_eq!(capacity(at(1_000_900)), Capacity::Available);
 }
 
@@ -310,16 +316,16 @@ fn the_upstream_is_not_paused_for_a_subscriber_that_never_caught_up_while_anothe
     }
 }
 
-/// One of them connects again and again, and each time it catches up before it lags.
+/// One laggard connects repeatedly. Each time it catches up before it lags.
 #[test]
 fn all_laggards_share_one_pause_budget() {
     let (feed, mut slow, mut fast) = one_lags(LagPolicy::Disconnect);
     assert_eq!(capacity(&feed, at(0)), paused_until(at(1000)));
-    assert_eq!(sent(&mut slow, at(600)), "one.two.", "in time");
+    assert_eq!(sent(&mut slow, at(600)), "one.two.", "it was reset although it has read in time");
     assert_eq!(capacity(&feed, at(600)), Capacity::Available);
     fill(&feed, &mut fast, at(2000));
     assert_eq!(capacity(&feed, at(2000)), paused_until(at(2400)));
-    assert_eq!(sent(&mut slow, at(2300)), "one.two.", "in time");
+    assert_eq!(sent(&mut slow, at(2300)), "one.two.", "it was reset although it has read in time");
     assert_eq!(capacity(&feed, at(2300)), Capacity::Available);
     drop(slow);
     // Another subscriber gets the rest of the budget.
@@ -353,7 +359,7 @@ fn a_blocking_feed_pauses_the_upstream_without_limit() {
     assert_eq!(capacity(&feed, at(1_000_000)), Capacity::Available);
 }
 
-/// Otherwise it would stay at the start of the window, if the source is fast.
+/// Otherwise a laggard would stay at the start of the window if the source is fast.
 #[test]
 fn once_half_of_the_budget_is_used_up_a_pause_lasts_until_half_of_the_window_is_read() {
     let feed = Feed::new(config(LagPolicy::Disconnect).with_window(4 * (4 + 128))).unwrap();
@@ -372,7 +378,7 @@ fn once_half_of_the_budget_is_used_up_a_pause_lasts_until_half_of_the_window_is_
         capacity(&feed, now)
     };
     assert_eq!(capacity(&feed, at(0)), paused_until(at(1000)));
-    assert_eq!(reads(at(300)), Capacity::Available, "there is room");
+    assert_eq!(reads(at(300)), Capacity::Available, "it is paused although there is capacity");
     publish(&feed, "six.", at(300));
     sent(&mut fast, at(300));
     assert_eq!(capacity(&feed, at(300)), paused_until(at(1000)));
@@ -408,7 +414,11 @@ fn a_laggard_that_skips_pauses_the_upstream_once() {
     publish(&feed, "mess", now);
     publish(&feed, "mess", now);
     poll_shared(&mut other, now);
-    assert_eq!(capacity(&feed, now), Capacity::Paused { until: None }, "it does not wait");
+    assert_eq!(
+        capacity(&feed, now),
+        Capacity::Paused { until: None },
+        "a subscriber that has skipped counts as waiting"
+    );
     // It reads again, and catches up: the upstream is paused for it again.
     now += Duration::from_secs(1);
     sent(&mut dead, now);
@@ -460,7 +470,7 @@ fn a_subscriber_without_output_has_no_deadline() {
     assert_eq!(time_of_reset(&mut subscriber), at(16_500));
 }
 
-/// When a subscriber is reset that accepts no more bytes.
+/// The time at which a subscriber that accepts no more bytes is reset.
 fn time_of_reset(subscriber: &mut Subscriber) -> Instant {
     loop {
         let now = subscriber.poll_timeout().expect("it has output");
@@ -471,7 +481,7 @@ fn time_of_reset(subscriber: &mut Subscriber) -> Instant {
     }
 }
 
-/// What is published behind the end of a subscription is not for it, so it does not skip it.
+/// Messages that are published after the end of a subscription do not count as skipped.
 #[test]
 fn a_subscriber_that_skips_after_its_end_counts_what_was_published_before() {
     let feed = Feed::new(config(LagPolicy::Skip).with_lag_wait(Duration::ZERO)).unwrap();
@@ -494,7 +504,7 @@ fn a_subscriber_that_skips_after_its_end_counts_what_was_published_before() {
     assert_eq!((counters.delivered, counters.skipped), (1, 1));
 }
 
-/// Also those of a chunk that was sent in part.
+/// The messages of a partially sent chunk are counted as well.
 #[test]
 fn messages_are_counted_one_by_one_at_the_end_of_a_subscription() {
     const TEXT: &str = "a
@@ -536,7 +546,7 @@ dddd
     }
 }
 
-/// They are counted as soon as the subscription ends.
+/// Deliveries are counted as soon as the subscription ends.
 #[test]
 fn deliveries_before_the_end_are_counted() {
     let feed = Feed::new(config(LagPolicy::Disconnect)).unwrap();
@@ -550,7 +560,7 @@ fn deliveries_before_the_end_are_counted() {
     assert_eq!((counters.delivered, counters.latency[0]), (2, 2));
 }
 
-/// The window is smaller than what an upstream may read at once.
+/// The window is smaller than the most that an upstream reads at once.
 #[test]
 fn poll_shared_is_true_when_an_upstreams_deadline_changes() {
     let feed = Feed::new(config(LagPolicy::Disconnect)).unwrap();
@@ -562,11 +572,11 @@ fn poll_shared_is_true_when_an_upstreams_deadline_changes() {
     receive(&mut upstream, b"one.", at(0));
     poll_shared(&mut upstream, at(0));
     assert!(!upstream.interest().read);
-    assert_eq!(upstream.poll_timeout(), None, "none waits");
+    assert_eq!(upstream.poll_timeout(), None, "it has a deadline although no subscriber waits");
     sent(&mut fast, at(500));
     let cx = &mut Context::from_waker(Waker::noop());
-    assert!(upstream.poll_shared(at(500), cx), "there is a deadline");
-    assert!(!upstream.poll_shared(at(500), cx), "which does not change");
+    assert!(upstream.poll_shared(at(500), cx), "a new deadline is not reported");
+    assert!(!upstream.poll_shared(at(500), cx), "an unchanged deadline is reported");
     assert_eq!(upstream.poll_timeout(), Some(at(1500)));
     upstream.handle(at(1500), Event::Timeout { unacknowledged: 0 });
     poll_shared(&mut upstream, at(1500));
@@ -576,7 +586,7 @@ fn poll_shared_is_true_when_an_upstreams_deadline_changes() {
     sent(&mut fast, at(1500));
     poll_shared(&mut upstream, at(1500));
     assert!(upstream.interest().read);
-    assert_eq!(slow.interest().write, Outbound::Flush, "it is still in the window");
+    assert_eq!(slow.interest().write, Outbound::Flush, "it was reset although it is in the window");
     receive(&mut upstream, b"thr.", at(1500));
     poll_shared(&mut slow, at(1500));
     assert_eq!(slow.interest().write, Outbound::Reset);

@@ -67,7 +67,7 @@ pub(crate) fn is_subsequence(some: &[&[u8]], all: &[&[u8]]) -> bool {
     some.iter().all(|message| rest.any(|other| other == message))
 }
 
-/// Changes random bytes so that they contain a message now and then.
+/// Changes random bytes so that some of them form messages.
 pub(crate) fn plausible(framing: Framing, bytes: &[u8]) -> Vec<u8> {
     let byte = |byte: &u8| match framing {
         Framing::Delimited { .. } if *byte < 40 => DELIMITER,

@@ -35,7 +35,7 @@ fn config() -> impl Strategy<Value = Config> {
     )
 }
 
-/// The most bytes that a subscriber of these tests may queue: a feed has no more.
+/// The most bytes that a subscriber of these tests may queue: more than a feed holds.
 const MAX_QUEUED: usize = 1 << 20;
 
 proptest! {
@@ -45,7 +45,8 @@ proptest! {
     fn subscribers_get_complete_messages_in_order_under_any_ops(
         config in config(),
         ops in script::ops(200),
-        whose in prop::collection::vec(prop_oneof![3 => Just(0), 2 => Just(1), 1 => Just(2)], 200),
+        targets in
+            prop::collection::vec(prop_oneof![3 => Just(0), 2 => Just(1), 1 => Just(2)], 200),
     ) {
         let Config { framing, on_lag, lag_wait, .. } = config;
         let feed = Feed::new(config).unwrap();
@@ -55,13 +56,13 @@ proptest! {
         let [one, two] = &mut subscribers;
         let mut source = Player::new(&mut upstream);
         let mut readers = [Player::new(one), Player::new(two)];
-        for (op, whose) in ops.iter().zip(whose) {
+        for (op, target) in ops.iter().zip(targets) {
             let now = [source.now(), readers[0].now(), readers[1].now()].into_iter().max().unwrap();
             source.play(&Op::Advance(now.since(source.now())));
             for reader in &mut readers {
                 reader.play(&Op::Advance(now.since(reader.now())));
             }
-            match (whose, op) {
+            match (target, op) {
                 (0, Op::Receive(bytes)) => source.play(&Op::Receive(plausible(framing, bytes))),
                 (0, op) => source.play(op),
                 (reader, op) => readers[reader - 1].play(op),
@@ -121,7 +122,7 @@ proptest! {
             let start = log.start_after(len);
             log.push(vec![0; len].into(), count, Instant::EPOCH);
             messages += count;
-            prop_assert_eq!(log.start(), start, "`start_after` predicts it");
+            prop_assert_eq!(log.start(), start, "`start_after` has predicted another start");
             let chunks: Vec<_> =
                 (log.start()..log.end()).map(|position| log.chunk(position).unwrap()).collect();
             let cost: usize = chunks.iter().map(|chunk| chunk.bytes.len() + 128).sum();

@@ -49,8 +49,7 @@ fn each_invalid_header_gives_its_error() {
     assert!(wrong.is_empty(), "{} headers:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// `Decoder` (events) and `Inbox` (messages, streamed or not), whole, byte by byte and cut at
-/// random.
+/// Compares `Decoder` with `Inbox`: on the whole input, byte by byte, and with random cuts.
 #[test]
 fn each_bad_input_has_its_error_for_every_cut_and_decoder() {
     let limits = FrameLimits::default();
@@ -119,7 +118,7 @@ fn fault(error: &DecodeError) -> Fault {
 fn error_replies_name_the_limit_and_the_figure() {
     let error_reply = |name: &str| {
         let bad = bad_frames().into_iter().find(|bad| bad.name == name);
-        let bad = bad.unwrap_or_else(|| panic!("no {name}"));
+        let bad = bad.unwrap_or_else(|| panic!("no bad frame is named {name}"));
         let served = by_server(&Config::default(), &[&bad.bytes]);
         String::from_utf8(served.replies.last().unwrap().content.to_vec()).unwrap()
     };

@@ -5,7 +5,7 @@ use wirestate_testkit::message::golden;
 
 use crate::reading::{by_decoder, by_inbox};
 
-/// The result of both decoders for the two bytes of a length alone.
+/// The error of a decoder whose input is only the two bytes of a header length.
 fn error_of_prefix(limits: FrameLimits, length: u16) -> DecodeError {
     let bytes = length.to_be_bytes();
     let (messages, error) = by_decoder(limits, &[&bytes]);

@@ -1,4 +1,4 @@
-//! The decoders: the result of each for the same bytes.
+//! The results of the decoders for the same bytes.
 
 use wirestate_core::{
     Instant, Machine as _,
@@ -40,7 +40,7 @@ pub(crate) fn by_decoder(limits: FrameLimits, pieces: &[&[u8]]) -> Read {
                     assert_eq!(
                         decoder.decode(&mut &b"more"[..]),
                         Err(error.clone()),
-                        "the error stays"
+                        "the second call returns another result"
                     );
                     assert_eq!(decoder.finish(), Err(error.clone()));
                     return (messages, Some(error));
@@ -52,12 +52,12 @@ pub(crate) fn by_decoder(limits: FrameLimits, pieces: &[&[u8]]) -> Read {
     (messages, decoder.finish().err())
 }
 
-/// By an [`Inbox`] whose buffer is `extra` bytes larger than the smallest one.
+/// The messages of an [`Inbox`] whose buffer is `extra` bytes larger than the smallest one.
 pub(crate) fn by_inbox(limits: FrameLimits, extra: usize, pieces: &[&[u8]]) -> Read {
     through_inbox(limits, extra, pieces, |_| Delivery::Collect)
 }
 
-/// An inbox that streams contents of an even length.
+/// The messages of an [`Inbox`] that streams contents of an even length.
 pub(crate) fn by_streaming_inbox(limits: FrameLimits, extra: usize, pieces: &[&[u8]]) -> Read {
     through_inbox(limits, extra, pieces, |header| match header.content_length % 2 {
         0 => Delivery::Stream { max_content: limits.max_content },
@@ -99,7 +99,7 @@ fn through_inbox(
                     }
                     Err(error) => {
                         let again = inbox.next_incoming(&delivery).unwrap_err();
-                        assert_eq!(again, error, "the error stays");
+                        assert_eq!(again, error, "the second call returns another result");
                         return (messages, Some(error));
                     }
                 }
@@ -114,10 +114,10 @@ fn through_inbox(
     (messages, truncated)
 }
 
-/// What a server does that answers each request with itself.
+/// The output of a server that answers each request with the request itself.
 pub(crate) struct Served {
     pub(crate) replies: Vec<Message<'static>>,
-    /// All bytes that it has sent.
+    /// All bytes of its output.
     pub(crate) output: Vec<u8>,
     pub(crate) reason: Option<MessageReason>,
     /// Whether it has sent a FIN behind its output.
@@ -150,7 +150,8 @@ fn itself(request: Message<'_>) -> Message<'static> {
     request.into_owned()
 }
 
-/// Sends the peer's FIN, then does what the machine wants until it ends.
+/// Sends the peer's FIN, then accepts output and FINs until the machine ends. Returns whether the
+/// machine has sent a FIN.
 fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -> bool {
     use wirestate_core::Outbound;
     let now = Instant::EPOCH;
@@ -174,7 +175,7 @@ fn end<S: service::Service>(machine: &mut Connection<S>, output: &mut Vec<u8>) -
     }
 }
 
-/// A client with as many requests as there can be replies.
+/// The replies to a client with 32 requests.
 pub(crate) fn by_client(limits: FrameLimits, pieces: &[&[u8]]) -> Read {
     use wirestate_core::message::ClientReason;
     let now = Instant::EPOCH;

@@ -21,7 +21,7 @@ const LIMITS: FrameLimits = FrameLimits::new(450, 1 << 20);
 const MIN_BUFFER: usize = 452;
 
 /// Up to four messages with contents around the size of the smallest buffer, their frames, and a
-/// way to cut these up.
+/// cut of the frames.
 fn messages_and_cut() -> impl Strategy<Value = (Vec<Message<'static>>, Vec<u8>, Vec<usize>)> {
     vec(messages(MIN_BUFFER), 0..=4).prop_flat_map(|sent| {
         let bytes = frames(&sent);
@@ -63,7 +63,7 @@ proptest! {
         let config = Config::default().with_frame_limits(LIMITS).with_buffer(buffer);
         let served = by_server(&config, &pieces);
         prop_assert_eq!(&served.replies, &sent);
-        prop_assert_eq!(&served.output, &bytes, "byte for byte");
+        prop_assert_eq!(&served.output, &bytes, "the output differs from the input");
         prop_assert_eq!(served.reason.unwrap().to_string(), "finished");
         prop_assert!(served.fin);
     }
@@ -86,7 +86,7 @@ proptest! {
             let figures = (received, expected);
             prop_assert!(received < expected || figures == (2, 2), "{figures:?}");
             let whole = frames(&read.0).len() as u64;
-            prop_assert_eq!(whole + received, at as u64, "the figure is exact");
+            prop_assert_eq!(whole + received, at as u64, "the figure is not exact");
         }
         prop_assert_eq!(&by_inbox(LIMITS, extra, &pieces), &read);
         prop_assert_eq!(&by_streaming_inbox(LIMITS, extra, &pieces), &read);
@@ -94,7 +94,7 @@ proptest! {
         let served = by_server(&Config::default().with_frame_limits(LIMITS), &pieces);
         let error = read.1.into_iter().map(Message::error);
         let expected: Vec<Message<'_>> = read.0.into_iter().chain(error).collect();
-        prop_assert_eq!(served.replies, expected, "a partial message is answered");
+        prop_assert_eq!(served.replies, expected, "a truncated message gets another reply");
     }
 }
 
@@ -127,7 +127,7 @@ fn a_header_of_more_than_65535_bytes_is_not_encoded() {
     let mut bytes = b"before".to_vec();
     let error = message.encode(&mut bytes).unwrap_err();
     assert_eq!(error.to_string(), "the header would be 65536 bytes, more than the limit of 65535");
-    assert_eq!(bytes, b"before", "something was appended");
+    assert_eq!(bytes, b"before", "bytes were appended although encoding failed");
 }
 
 /// No content length makes the figures overflow.

@@ -76,16 +76,16 @@ proptest! {
     ) {
         let mut client = Checked::new(Client::new(config()).unwrap(), MAX_QUEUED).with_deadlines();
         let mut player = Player::new(&mut client);
-        let (mut asked, mut answered, mut taken) = (0, 0, Vec::new());
+        let (mut requested, mut answered, mut taken) = (0, 0, Vec::new());
         for (op, size) in ops.iter().zip(sizes) {
             let now = player.now();
             let machine = player.machine().machine_mut();
             let ended = machine.interest().is_done();
-            match machine.request(&numbered(asked, size), now) {
+            match machine.request(&numbered(requested, size), now) {
                 Ok(()) => {
                     prop_assert!(!ended);
-                    asked += 1;
-                    prop_assert!(asked - taken.len() <= 4, "too many are in flight");
+                    requested += 1;
+                    prop_assert!(requested - taken.len() <= 4, "too many are in flight");
                 }
                 Err(RequestError::Busy { limit: 4 } | RequestError::Ended(_)) => {}
                 Err(error) => panic!("{error}"),
@@ -98,7 +98,7 @@ proptest! {
         player.play_out();
         let machine = player.machine().machine_mut();
         taken.extend(std::iter::from_fn(|| machine.take_reply()));
-        prop_assert!(taken.len() <= asked, "there are more replies than requests");
+        prop_assert!(taken.len() <= requested, "there are more replies than requests");
         if server == Server::Answers {
             let numbers: Vec<usize> = taken.iter().map(number).collect();
             prop_assert_eq!(numbers, (0..taken.len()).collect::<Vec<_>>(), "not in order");
@@ -113,7 +113,7 @@ proptest! {
     #[test]
     fn a_client_that_is_used_by_handles_keeps_the_contract(
         ops in ops_with_frames(100),
-        does in prop::collection::vec((0..6_u8, 0..390_usize), 100),
+        actions in prop::collection::vec((0..6_u8, 0..390_usize), 100),
         server in servers(),
     ) {
         let (client, handle) = Client::with_handle(config()).unwrap();
@@ -121,16 +121,16 @@ proptest! {
         let mut handles = vec![handle.clone(), handle];
         let mut player = Player::new(&mut client);
         let mut requests: Vec<(usize, ReplyFuture)> = Vec::new();
-        let (mut asked, mut answered, mut results) = (0, 0, Vec::new());
-        for (op, (what, size)) in ops.iter().zip(does) {
-            match what {
+        let (mut requested, mut answered, mut results) = (0, 0, Vec::new());
+        for (op, (action, size)) in ops.iter().zip(actions) {
+            match action {
                 0..=2 => {
                     if let Some(handle) = handles.last() {
-                        let mut request = handle.request(numbered(asked, size));
+                        let mut request = handle.request(numbered(requested, size));
                         if poll(&mut request).is_pending() {
-                            requests.push((asked, request));
+                            requests.push((requested, request));
                         }
-                        asked += 1;
+                        requested += 1;
                     }
                 }
                 3 if size > 300 => drop(handles.pop()),
@@ -152,9 +152,11 @@ proptest! {
         let transcript = player.transcript();
         let sent: Vec<usize> = whole_messages(&transcript.output).iter().map(number).collect();
         prop_assert!(sent.is_sorted_by(|a, b| a < b), "not sent once, in order: {:?}", sent);
-        for (asked, reply) in &results {
+        for (requested, reply) in &results {
             match reply {
-                Ok(reply) if server == Server::Answers => prop_assert_eq!(number(reply), *asked),
+                Ok(reply) if server == Server::Answers => {
+                    prop_assert_eq!(number(reply), *requested);
+                }
                 Ok(_) | Err(RequestError::Ended(_)) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -167,7 +169,7 @@ proptest! {
     }
 }
 
-fn settle(client: &mut Client) {
+fn poll_shared(client: &mut Client) {
     let cx = &mut Context::from_waker(Waker::noop());
     while client.poll_shared(NOW, cx) {}
 }
@@ -203,7 +205,7 @@ fn all_requests_fail_when_the_connection_ends() {
         for request in &mut requests {
             assert!(poll(request).is_pending());
         }
-        settle(&mut client);
+        poll_shared(&mut client);
         assert_eq!(outgoing(&mut client).len(), 4);
         end(&mut client);
         requests.push(handle.request(numbered(10, 0)));
@@ -236,7 +238,7 @@ fn waiting_tasks_are_woken_when_the_connection_ends() {
         let waker = Waker::from(count.clone());
         assert!(Pin::new(request).poll(&mut Context::from_waker(&waker)).is_pending());
     }
-    settle(&mut client);
+    poll_shared(&mut client);
     drop(client);
     for count in counts {
         assert_eq!(count.0.load(Relaxed), 1, "it is not woken exactly once");
@@ -250,13 +252,13 @@ fn the_reply_to_a_dropped_request_is_discarded_and_the_others_get_their_own() {
     for request in &mut requests {
         assert!(poll(request).is_pending());
     }
-    settle(&mut client);
+    poll_shared(&mut client);
     // 0 to 3 are in flight, 4 and 5 wait. Dropping 1 is too late; 4 is never sent.
     drop(requests.remove(4));
     drop(requests.remove(1));
     let sent = outgoing(&mut client);
     deliver(&mut client, &mut &frames(&sent)[..], NOW);
-    settle(&mut client);
+    poll_shared(&mut client);
     let sent = outgoing(&mut client);
     assert_eq!(sent.iter().map(number).collect::<Vec<_>>(), [5]);
     deliver(&mut client, &mut &frames(&sent)[..], NOW);
@@ -273,26 +275,26 @@ fn a_client_whose_handles_are_dropped_ends_when_its_replies_have_arrived() {
     assert!(poll(&mut request).is_pending());
     drop(handle.clone());
     drop(handle);
-    settle(&mut client);
+    poll_shared(&mut client);
     let sent = outgoing(&mut client);
     deliver(&mut client, &mut &frames(&sent)[..], NOW);
-    let Poll::Ready(Ok(reply)) = poll(&mut request) else { panic!("no reply") };
+    let Poll::Ready(Ok(reply)) = poll(&mut request) else { panic!("the request has no reply") };
     assert_eq!(number(&reply), 0);
     drop(request);
-    settle(&mut client);
+    poll_shared(&mut client);
     assert_eq!(client.interest().write, Outbound::Finish);
     client.handle(NOW, Event::Finished);
     assert_eq!(client.reason(), Some(ClientReason::ShutDown));
 }
 
-/// No handle is left to wake it.
+/// No handle can wake the client.
 #[test]
 fn a_client_whose_handles_are_dropped_ends_when_its_last_request_is_withdrawn() {
     let (mut client, handle) = with_handle();
     let mut request = handle.request(numbered(0, 0));
     assert!(poll(&mut request).is_pending());
     drop((request, handle));
-    settle(&mut client);
+    poll_shared(&mut client);
     assert_eq!(client.interest().write, Outbound::Finish);
     assert!(outgoing(&mut client).is_empty(), "the withdrawn request was sent");
 }
@@ -304,7 +306,7 @@ fn a_request_that_cannot_be_encoded_fails_alone() {
     let mut bad = handle.request(long.clone());
     let mut good = handle.request(numbered(1, 0));
     assert!(poll(&mut bad).is_pending() && poll(&mut good).is_pending());
-    settle(&mut client);
+    poll_shared(&mut client);
     let Poll::Ready(Err(RequestError::Encode(EncodeError::HeaderTooLong { .. }))) = poll(&mut bad)
     else {
         panic!("the header is not too long")

@@ -46,7 +46,7 @@ fn echo() -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clo
 
 /// Checks a connection that answers each request with the request itself: replies come in the order
 /// of the requests, followed by at most one error reply.
-fn replies_are_requests(transcript: &Transcript) {
+fn assert_replies_are_requests(transcript: &Transcript) {
     let requests = well_formed(&transcript.input);
     let mut replies = whole_messages(&transcript.output);
     let answers = replies.iter().zip(&requests).take_while(|(reply, request)| reply == request);
@@ -89,8 +89,8 @@ fn well_formed(input: &[u8]) -> Vec<Message<'static>> {
     messages
 }
 
-fn with_noise(longest: usize) -> impl Strategy<Value = Vec<Op>> {
-    prop_oneof![5 => ops_with_frames(longest), 1 => script::ops(longest)]
+fn with_noise(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
+    prop_oneof![5 => ops_with_frames(max_len), 1 => script::ops(max_len)]
 }
 
 proptest! {
@@ -99,15 +99,15 @@ proptest! {
     #[test]
     fn a_connection_with_a_function_keeps_the_contract(ops in with_noise(100)) {
         let transcript = script::play_out(&mut checked(config(), echo()), &ops);
-        replies_are_requests(&transcript);
+        assert_replies_are_requests(&transcript);
     }
 
     #[test]
     fn a_connection_whose_contents_are_streamed_keeps_the_contract(ops in ops_with_frames(100)) {
         let mut machine = checked(config(), Counting::default());
-        // The bad value may have another type.
         let transcript = script::play_out(&mut machine, &ops[..]);
         let mut replies = whole_messages(&transcript.output);
+        // Error replies are JSON.
         replies.retain(|reply| !reply.is_json());
         let requests = well_formed(&transcript.input);
         for (i, (request, reply)) in requests.iter().zip(replies).enumerate() {
@@ -136,7 +136,7 @@ proptest! {
         }
         player.play_out();
         let transcript = player.transcript();
-        replies_are_requests(&transcript);
+        assert_replies_are_requests(&transcript);
         prop_assert!(whole_messages(&transcript.output).len() <= service.requests() + 1);
     }
 
@@ -169,14 +169,14 @@ proptest! {
             player.play(&Op::Release);
         }
         player.play_out();
-        replies_are_requests(&player.transcript());
+        assert_replies_are_requests(&player.transcript());
     }
 
     #[test]
     fn a_one_shot_connection_keeps_the_contract(ops in with_noise(60)) {
         let one_shot = config().with_one_shot(true);
         let transcript = script::play_out(&mut checked(one_shot, echo()), &ops);
-        replies_are_requests(&transcript);
+        assert_replies_are_requests(&transcript);
         let replies = whole_messages(&transcript.output);
         prop_assert!(replies.len() <= 1, "there is more than one reply");
         if transcript.label == Some("answered") {
@@ -243,9 +243,9 @@ fn the_connection_stops_reading_when_the_peer_does_not_read() {
     assert!((100_000..101_000).contains(&queued), "not two replies are pending: {queued}");
     assert!(!player.machine().interest().read, "there is no backpressure");
     player.play(&Op::Accept(30_000));
-    let left = player.machine().status().queued;
+    let rest = player.machine().status().queued;
     assert_eq!(
-        left,
+        rest,
         queued - 30_000,
         "another reply was queued although more than 64 KiB are pending"
     );
@@ -266,11 +266,11 @@ fn requests_beyond_the_limit_in_flight_are_not_read() {
     player.play(&Op::Receive(golden().repeat(10)));
     let machine = player.machine();
     assert_eq!((machine.status().lag, machine.interest().read), (3, false));
-    let asked: Vec<PendingRequest> =
+    let pending: Vec<PendingRequest> =
         std::iter::from_fn(|| machine.machine_mut().service_mut().take()).collect();
-    assert_eq!(asked.len(), 3);
+    assert_eq!(pending.len(), 3);
     // The second reply waits for the first.
-    let [first, second, third] = <[PendingRequest; 3]>::try_from(asked).unwrap();
+    let [first, second, third] = <[PendingRequest; 3]>::try_from(pending).unwrap();
     second.reply(Message::binary("second"));
     player.play(&Op::Release);
     assert_eq!(player.machine().status().queued, 0);
@@ -298,7 +298,7 @@ fn a_reply_that_cannot_be_encoded_becomes_an_error_reply() {
     });
     let mut machine = checked(config(), long);
     let transcript = script::play_out(&mut machine, &[Op::Receive(golden()), Op::Eof]);
-    let [reply] = &whole_messages(&transcript.output)[..] else { panic!("one reply") };
+    let [reply] = &whole_messages(&transcript.output)[..] else { panic!("there is not one reply") };
     let text = reply.text().unwrap();
     assert!(text.starts_with(r#"{"result": "Error: the header would be 70"#), "{text}");
     assert_eq!(transcript.label, Some("finished"));
@@ -348,7 +348,7 @@ fn an_error_reply_is_followed_by_a_lingering_close() {
         assert!(player.machine().interest().is_done(), "{}: it reads beyond the limit", bad.name);
         assert_eq!(player.output().len(), before, "there is output after the FIN");
     }
-    // Or after two seconds.
+    // It lingers for at most two seconds.
     let mut machine = checked(config(), echo());
     let mut player = Player::new(&mut machine);
     player.play(&Op::Receive(vec![0, 0]));
@@ -482,7 +482,7 @@ fn buffered_requests_are_answered_without_a_write_and_have_no_deadline() {
     assert_eq!((machine.work(), machine.interest().read), (100, true));
     assert_eq!(script::collect(&mut machine, Instant::EPOCH), input);
 
-    // Nor does a reply, while others may be pending.
+    // Requests are taken from the buffer while replies are pending, up to the limit in flight.
     let in_flight = NonZeroUsize::new(90).unwrap();
     let service = Later::default();
     let mut machine = checked(Config::default().with_max_in_flight(in_flight), service.clone());
@@ -493,7 +493,7 @@ fn buffered_requests_are_answered_without_a_write_and_have_no_deadline() {
 }
 
 #[test]
-fn a_reason_says_whose_fault_it_was() {
+fn a_reason_names_the_fault() {
     let ends = [
         (vec![Op::Eof], "finished", Fault::None),
         (vec![Op::ShutDown, Op::Timeout, Op::Finished, Op::Eof], "shut_down", Fault::Requested),

@@ -122,7 +122,7 @@ fn a_content_that_arrives_at_the_minimum_rate_has_no_time_limit() {
     expires_at(&mut machine, secs(80));
 }
 
-/// The deadline of the second frame counts from its own first byte.
+/// The deadline of the second frame counts from the first byte of that frame.
 #[test]
 fn the_time_of_a_frame_begins_with_its_first_byte() {
     let mut machine = echoing();
@@ -191,12 +191,12 @@ fn a_peer_must_acknowledge_a_byte_within_10_s() {
 fn bytes_that_only_the_kernel_accepts_do_not_extend_the_deadline() {
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
-    let mut kernel = 0;
+    let mut unacknowledged = 0;
     while machine.status().state == "open" {
         let now = machine.poll_timeout().unwrap();
         accept(&mut machine, 10, now);
-        kernel += 10;
-        machine.handle(now, Event::Timeout { unacknowledged: kernel });
+        unacknowledged += 10;
+        machine.handle(now, Event::Timeout { unacknowledged });
         assert!(now <= at(secs(11)));
     }
     machine.handle(at(secs(11)), Event::Finished);
@@ -205,10 +205,10 @@ fn bytes_that_only_the_kernel_accepts_do_not_extend_the_deadline() {
     // Not even if the kernel takes all bytes at once.
     let mut machine = echoing();
     receive(&mut machine, &golden(), secs(1));
-    let kernel = sent(&mut machine, secs(1)).len();
+    let unacknowledged = sent(&mut machine, secs(1)).len();
     while machine.status().state == "idle" {
         let now = machine.poll_timeout().unwrap();
-        machine.handle(now, Event::Timeout { unacknowledged: kernel });
+        machine.handle(now, Event::Timeout { unacknowledged });
         assert!(now <= at(secs(11)));
     }
     machine.handle(at(secs(11)), Event::Finished);
@@ -292,7 +292,7 @@ fn a_client_waits_30_s_for_each_reply() {
     let _ = sent(&mut client, secs(2));
     let reply = frames([&Message::binary("!")]);
     receive(&mut client, &reply, secs(20));
-    // It counts from the last reply.
+    // The time counts from the last reply.
     expires_at(&mut client, secs(50));
     assert_eq!(
         client.interest().write,

@@ -44,10 +44,10 @@ fn number(message: &Message<'_>) -> usize {
 
 /// Random ops whose received bytes are the next bytes of frames. Most frames are valid, and they
 /// are numbered from 0.
-fn ops_with_frames(longest: usize) -> impl Strategy<Value = Vec<Op>> {
+fn ops_with_frames(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
     let good = (0..420_usize).prop_map(Some);
     let frame = prop_oneof![12 => good, 1 => Just(None)];
-    (script::ops(longest), vec(frame, 0..12), any_bad_frame(), any::<bool>()).prop_map(
+    (script::ops(max_len), vec(frame, 0..12), any_bad_frame(), any::<bool>()).prop_map(
         |(mut ops, sizes, bad, whole)| {
             let sizes = sizes.into_iter().enumerate();
             let frames: Vec<Vec<u8>> = sizes

@@ -7,7 +7,7 @@ use crate::pair::{Act, Next, Pair};
 
 const EVENTS: [Act; 8] = [
     Act::Receive(2),
-    Act::Take(1),
+    Act::Accept(1),
     Act::Fin,
     Act::ReadError(ConnectionError::Reset),
     Act::WriteError(ConnectionError::Reset),
@@ -74,12 +74,12 @@ fn after_any_four_events_both_sides_end_as_the_other_side_did() {
                     }
                     // `Pair` checks that each FIN follows a FIN of the other side and all its
                     // bytes.
-                    ("finished", sent) => assert_eq!(sent, Some(Ending::Fin), "{list:?}"),
+                    ("finished", ending) => assert_eq!(ending, Some(Ending::Fin), "{list:?}"),
                     // Unless it was lost itself, a side must not get a FIN for the loss of the
                     // other.
                     (_, Some(Ending::Rst)) => {}
                     (_, Some(Ending::Fin)) => {
-                        assert!(other.fin || pair.is_shut_down, "{list:?}: an unfounded FIN");
+                        assert!(other.fin || pair.is_shut_down, "{list:?}: a FIN without a cause");
                     }
                     (_, None) => assert!(peer.lost, "{list:?}: the {side} got neither FIN nor RST"),
                 }

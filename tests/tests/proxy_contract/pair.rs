@@ -26,7 +26,7 @@ pub(crate) enum Act {
     /// A write fails, once, if neither FIN nor RST was sent.
     WriteError(ConnectionError),
     /// The kernel accepts at most this many bytes, or the FIN or RST that is wanted.
-    Take(u8),
+    Accept(u8),
     /// A read would block.
     Release,
     /// Time passes up to the deadline. This side gets the event.
@@ -35,12 +35,11 @@ pub(crate) enum Act {
     Wait(u16),
     /// A shutdown is requested. This side gets the event.
     ShutDown,
-    /// From now on, bytes that come in bulk from this side go into a pipe of this many bytes; 0: no
-    /// pipe.
+    /// From now on, bulk bytes from this side go into a pipe of this many bytes; 0: no pipe.
     Pipe(u8),
 }
 
-/// What a peer has sent, and what it was sent.
+/// A peer: the bytes, FINs and errors from it and to it.
 #[derive(Debug)]
 pub(crate) struct Peer {
     /// `None` if there is no connection.
@@ -50,13 +49,13 @@ pub(crate) struct Peer {
     pub(crate) write_error: Option<ConnectionError>,
     /// The bytes that the relay has received from it.
     pub(crate) input: Vec<u8>,
-    /// The bytes that it was sent.
+    /// The bytes that the relay has sent to it.
     pub(crate) output: Vec<u8>,
-    /// The FIN or RST after them.
+    /// The FIN or RST that the relay has sent to it.
     pub(crate) ending: Option<Ending>,
-    /// The relay has received its FIN.
+    /// Whether the relay has received its FIN.
     pub(crate) fin: bool,
-    /// The relay has received an error.
+    /// Whether the relay has received an error.
     pub(crate) lost: bool,
     /// The size of the pipe for its bytes; 0: no pipe.
     pipe: usize,
@@ -156,7 +155,7 @@ impl Pair {
     }
 
     /// Calls `f` with the machine of one side, whose contract is checked.
-    fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn Drive, &mut Peer, Instant)) {
+    fn with(&mut self, side: Side, f: impl FnOnce(&mut dyn SideDriver, &mut Peer, Instant)) {
         let [client, upstream] = &mut self.peers;
         let (peer, other) = match side {
             Side::Client => (client, upstream),
@@ -172,14 +171,15 @@ impl Pair {
         }
     }
 
-    /// The upstream was lost before a byte passed: another one replaces it, if one accepts.
+    /// Replaces a lost upstream to which no byte of the client was relayed. The next one that accepts
+    /// takes its place.
     fn replace(&mut self) {
         let upstream = &mut self.peers[Side::Upstream as usize];
         let lost = mem::replace(upstream, Peer::new(128, self.capacity));
         assert!(lost.input.is_empty(), "the upstream has sent a byte");
         assert!(
             self.header.starts_with(&lost.output),
-            "the upstream was sent a byte of the client's"
+            "a byte of the client was sent to the upstream"
         );
         self.replaced.push(lost);
         while let Some((next, others)) = self.others.split_first() {
@@ -194,7 +194,7 @@ impl Pair {
         self.peers[Side::Upstream as usize].history = None;
     }
 
-    /// The other side's bytes that `side` was sent.
+    /// The bytes of the other side that were sent to `side`.
     pub(crate) fn relayed(&self, side: Side) -> &[u8] {
         let output = &self.peer(side).output[..];
         match side {
@@ -232,7 +232,7 @@ impl Pair {
                     machine.fail(now, Direction::Write, error);
                 }
             }),
-            Act::Take(n) => self.with(side, |machine, peer, now| machine.take(now, n, peer)),
+            Act::Accept(n) => self.with(side, |machine, peer, now| machine.accept(now, n, peer)),
             Act::Release => self.with(side, |machine, peer, now| {
                 if peer.arrived.is_empty() && machine.reads() {
                     machine.release(now);
@@ -299,11 +299,11 @@ impl Pair {
                 )
             };
             let Some(side) = Side::BOTH.into_iter().find(|side| wants(*side)) else { return };
-            self.play(side, Act::Take(u8::MAX));
+            self.play(side, Act::Accept(u8::MAX));
         }
     }
 
-    /// What holds at every step, per direction.
+    /// Asserts what holds at every step, for each direction.
     fn check(&self) {
         for side in Side::BOTH {
             let (from, to) = (self.peer(side), self.peer(side.other()));
@@ -316,9 +316,9 @@ impl Pair {
                 && !self.is_shut_down
                 && self.label() != Some("no_upstream")
             {
-                let is_founded = self.relay.status().state == "lingering" || from.fin;
+                let has_cause = self.relay.status().state == "lingering" || from.fin;
                 assert!(
-                    is_founded,
+                    has_cause,
                     "the {} was sent a FIN that the {side} has not sent",
                     side.other()
                 );
@@ -330,7 +330,7 @@ impl Pair {
         let header = self.header.len().saturating_sub(upstream.output.len());
         let undelivered = unsent(Side::Client) + unsent(Side::Upstream) + header;
         let queued = self.relay.status().queued;
-        assert!(queued <= undelivered, "bytes are still queued that were sent already");
+        assert!(queued <= undelivered, "bytes that were sent are still queued");
         let discards = client.lost
             || upstream.lost
             || matches!(self.relay.status().state, "closing" | "lingering")
@@ -413,18 +413,18 @@ impl Machine for Piped<'_> {
 }
 
 /// Drives the machine of one side.
-trait Drive {
+trait SideDriver {
     fn reads(&self) -> bool;
     fn write(&self) -> Outbound;
     fn read(&mut self, now: Instant, peer: &mut Peer);
-    fn take(&mut self, now: Instant, n: u8, peer: &mut Peer);
+    fn accept(&mut self, now: Instant, n: u8, peer: &mut Peer);
     fn fail(&mut self, now: Instant, direction: Direction, error: ConnectionError);
     fn release(&mut self, now: Instant);
     fn expire(&mut self, now: Instant);
     fn stop(&mut self, now: Instant);
 }
 
-impl<M: Machine> Drive for Checked<M> {
+impl<M: Machine> SideDriver for Checked<M> {
     fn reads(&self) -> bool {
         self.interest().read
     }
@@ -465,7 +465,7 @@ impl<M: Machine> Drive for Checked<M> {
         }
     }
 
-    fn take(&mut self, now: Instant, n: u8, peer: &mut Peer) {
+    fn accept(&mut self, now: Instant, n: u8, peer: &mut Peer) {
         match self.interest().write {
             Outbound::Idle | Outbound::Finished => {}
             Outbound::Flush => {

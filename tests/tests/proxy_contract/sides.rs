@@ -14,7 +14,7 @@ fn proptest_config() -> ProptestConfig {
 const OTHERS: [&[Next]; 3] = [&[], &[Next::Refuses], &[Next::Accepts, Next::Refuses]];
 
 fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
-    let lost = prop_oneof![
+    let error = prop_oneof![
         3 => Just(ConnectionError::Reset),
         1 => Just(ConnectionError::TimedOut),
         1 => Just(ConnectionError::WriteZero),
@@ -23,13 +23,13 @@ fn events() -> impl Strategy<Value = Vec<(Side, Act)>> {
     // Events that end a connection are rare, so that others come before them.
     let event = prop_oneof![
         24 => (1..20_u8).prop_map(Act::Receive),
-        24 => (1..20_u8).prop_map(Act::Take),
+        24 => (1..20_u8).prop_map(Act::Accept),
         8 => Just(Act::Release),
         4 => (0..400_u16).prop_map(Act::Wait),
         1 => Just(Act::Timeout),
         2 => Just(Act::Fin),
-        1 => lost.clone().prop_map(Act::ReadError),
-        1 => lost.prop_map(Act::WriteError),
+        1 => error.clone().prop_map(Act::ReadError),
+        1 => error.prop_map(Act::WriteError),
         1 => Just(Act::ShutDown),
         4 => (0..20_u8).prop_map(Act::Pipe),
     ];
@@ -71,8 +71,8 @@ fn a_reply_after_the_clients_fin_is_forwarded() {
     let mut pair = play(&[
         (Side::Client, Act::Receive(3)),
         (Side::Client, Act::Fin),
-        (Side::Upstream, Act::Take(9)),
-        (Side::Upstream, Act::Take(9)),
+        (Side::Upstream, Act::Accept(9)),
+        (Side::Upstream, Act::Accept(9)),
         (Side::Upstream, Act::Wait(500)),
         (Side::Upstream, Act::Receive(5)),
     ]);
@@ -117,22 +117,22 @@ fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
         (Side::Client, Act::Pipe(5)),
         (Side::Client, Act::Receive(8)), // the buffer is full
         (Side::Client, Act::Receive(7)),
-        (Side::Upstream, Act::Take(7)),
+        (Side::Upstream, Act::Accept(7)),
     ]);
     let figures = |pair: &mut Pair| {
         let in_pipe = pair.relay.side(Side::Upstream).in_pipe();
         (in_pipe, pair.relay.status().queued, pair.relay.interest(Side::Client).read)
     };
     assert_eq!(figures(&mut pair), (0, 1, false));
-    pair.play(Side::Upstream, Act::Take(1));
+    pair.play(Side::Upstream, Act::Accept(1));
     assert_eq!(figures(&mut pair), (5, 5, false));
-    pair.play(Side::Upstream, Act::Take(3));
+    pair.play(Side::Upstream, Act::Accept(3));
     assert_eq!(figures(&mut pair), (2, 2, false));
-    pair.play(Side::Upstream, Act::Take(2));
+    pair.play(Side::Upstream, Act::Accept(2));
     assert_eq!(figures(&mut pair), (2, 2, false));
     pair.play(Side::Client, Act::Pipe(0)); // all pipes are in use
     pair.play(Side::Client, Act::Receive(1));
-    pair.play(Side::Upstream, Act::Take(2));
+    pair.play(Side::Upstream, Act::Accept(2));
     assert_eq!(figures(&mut pair), (0, 1, true), "a read of one byte ends the bulk");
     pair.play(Side::Client, Act::Fin);
     pair.play_out();
@@ -143,13 +143,12 @@ fn bytes_keep_their_order_from_memory_to_a_pipe_and_back() {
     );
 }
 
-/// A pair of which each side has sent 8 bytes, which were forwarded, and 6 more, which are in a
-/// pipe.
+/// A pair whose sides have each sent 14 bytes. 8 of them were forwarded, and 6 are in a pipe.
 fn piped() -> Pair {
     let mut pair = Pair::new(8).piping(6);
     for side in Side::BOTH {
         pair.play(side, Act::Receive(14));
-        pair.play(side.other(), Act::Take(8));
+        pair.play(side.other(), Act::Accept(8));
     }
     assert_eq!(Side::BOTH.map(|side| pair.relay.side(side).in_pipe()), [6, 6]);
     pair
@@ -159,15 +158,18 @@ fn piped() -> Pair {
 fn a_fin_or_a_reset_follows_the_bytes_in_a_pipe() {
     for side in Side::BOTH {
         let other = side.other();
-        for (event, sent) in
+        for (event, ending) in
             [(Act::Fin, Ending::Fin), (Act::ReadError(ConnectionError::Reset), Ending::Rst)]
         {
             let mut pair = piped();
             pair.play(side, event);
-            // The next read reports the end, and there is none while bytes are in the pipe.
+            // The next read reports the end. The relay does not read while bytes are in the pipe.
             assert_eq!(pair.relay.interest(other).write, Outbound::Flush);
             pair.play_out();
-            assert_eq!((pair.peer(other).output.len(), pair.peer(other).ending), (14, Some(sent)));
+            assert_eq!(
+                (pair.peer(other).output.len(), pair.peer(other).ending),
+                (14, Some(ending))
+            );
         }
     }
 }
@@ -193,7 +195,7 @@ fn a_drain_waits_for_bytes_in_a_pipe() {
     pair.play(Side::Client, Act::Wait(5));
     assert_eq!((pair.relay.status().state, pair.relay.status().queued), ("draining", 12));
     for side in Side::BOTH {
-        pair.play(side, Act::Take(6));
+        pair.play(side, Act::Accept(6));
     }
     pair.play(Side::Client, Act::Wait(1));
     pair.play_out();
@@ -201,12 +203,13 @@ fn a_drain_waits_for_bytes_in_a_pipe() {
     assert_eq!(Side::BOTH.map(|side| pair.peer(side).output.len()), [14, 14]);
 }
 
-/// The upstream has had the client's FIN, and learns by the RST that nobody reads its reply.
+/// The upstream has received the client's FIN. The RST reports that the client does not read the
+/// reply.
 #[test]
 fn a_failed_write_to_the_client_resets_the_upstream_also_after_a_fin() {
     let mut pair = play(&[
         (Side::Client, Act::Fin),
-        (Side::Upstream, Act::Take(1)),
+        (Side::Upstream, Act::Accept(1)),
         (Side::Upstream, Act::Receive(6)),
         (Side::Client, Act::WriteError(ConnectionError::Reset)),
     ]);
@@ -236,7 +239,7 @@ fn bytes_that_had_arrived_before_a_failed_write_are_forwarded() {
 fn an_upstream_that_is_lost_before_a_byte_passed_is_replaced() {
     let mut pair = Pair::with_header(8, &[Next::Accepts]);
     for (side, event) in [
-        (Side::Upstream, Act::Take(2)), // bytes of the header
+        (Side::Upstream, Act::Accept(2)), // bytes of the header
         (Side::Client, Act::Receive(4)),
         (Side::Client, Act::Fin),
         (Side::Upstream, Act::ReadError(ConnectionError::TimedOut)),
@@ -275,7 +278,7 @@ fn the_last_upstream_is_not_replaced() {
 
 #[test]
 fn an_upstream_is_not_replaced_after_a_byte_in_either_direction() {
-    for (side, event) in [(Side::Upstream, Act::Take(4)), (Side::Upstream, Act::Receive(1))] {
+    for (side, event) in [(Side::Upstream, Act::Accept(4)), (Side::Upstream, Act::Receive(1))] {
         let mut pair = Pair::with_header(8, &[Next::Accepts]);
         pair.play(Side::Client, Act::Receive(4));
         pair.play(side, event);
@@ -337,9 +340,9 @@ fn the_input_of_a_refused_client_is_read_for_a_while() {
 #[test]
 fn a_byte_on_either_side_restarts_the_idle_timeout() {
     let mut pair = Pair::new(8);
-    for event in [Act::Receive(1), Act::Take(1), Act::Receive(1), Act::Take(1)] {
+    for event in [Act::Receive(1), Act::Accept(1), Act::Receive(1), Act::Accept(1)] {
         pair.play(Side::Client, Act::Wait(400));
-        let side = if event == Act::Take(1) { Side::Upstream } else { Side::Client };
+        let side = if event == Act::Accept(1) { Side::Upstream } else { Side::Client };
         pair.play(side, event);
     }
     assert_eq!(pair.relay.status().state, "open");
@@ -356,7 +359,7 @@ fn a_byte_on_either_side_restarts_the_idle_timeout() {
 }
 
 #[test]
-fn a_drain_ends_by_a_fin_each_way_when_no_byte_moves() {
+fn a_drain_ends_by_a_fin_on_each_side_when_no_byte_moves() {
     let mut pair = play(&[
         (Side::Client, Act::ShutDown),
         (Side::Client, Act::Wait(0)),
@@ -364,7 +367,7 @@ fn a_drain_ends_by_a_fin_each_way_when_no_byte_moves() {
         (Side::Upstream, Act::Wait(5)),
     ]);
     assert_eq!(pair.relay.status().state, "draining", "bytes are pending");
-    pair.play(Side::Upstream, Act::Take(3));
+    pair.play(Side::Upstream, Act::Accept(3));
     pair.play(Side::Upstream, Act::Wait(1));
     pair.play_out();
     for side in Side::BOTH {

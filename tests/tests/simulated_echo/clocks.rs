@@ -40,8 +40,7 @@ fn a_process_that_was_stopped_reads_its_input_before_it_handles_a_deadline() {
     });
 }
 
-/// Input that arrives while the process is stopped is in time, although the drain timeout has
-/// passed.
+/// Input that arrives while the process is stopped is served although the drain timeout has passed.
 #[test]
 fn a_process_that_was_stopped_during_the_drain_serves_the_input_that_has_arrived() {
     for_each_seed(10, |seed| {
@@ -51,9 +50,9 @@ fn a_process_that_was_stopped_during_the_drain_serves_the_input_that_has_arrived
         let client = scene.world.host("client");
         // The client reads its echo only while the server is stopped.
         let sent = vec![7; 40_000];
-        let say = [Act::Send(sent.clone().into()), Act::Finish];
-        let read = [Act::Wait(seconds(5)), Act::ReceiveAll];
-        let received = peer(&client, [say, read].concat());
+        let sends = [Act::Send(sent.clone().into()), Act::Finish];
+        let reads = [Act::Wait(seconds(5)), Act::ReceiveAll];
+        let received = peer(&client, [sends, reads].concat());
         scene.world.run_for(seconds(1)).unwrap();
         scene.shutdown.drain();
         scene.world.run_for(seconds(1)).unwrap();

@@ -46,7 +46,7 @@ fn every_byte_comes_back_under_faults_that_break_no_connection() {
 }
 
 /// Runs healthy and faulty clients under all faults.
-fn mayhem(seed: u64) -> Scene {
+fn run_with_all_faults(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512), ServerHandle::default());
     scene.server.set_faults(Faults::harmful(seed));
     let healthy = scene.world.host("healthy");
@@ -68,15 +68,15 @@ fn mayhem(seed: u64) -> Scene {
     let ended = late.take().expect("a healthy connection ends within 5 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 3 * 3723 }));
 
-    // All connections end, at the latest by their deadlines, all of which are below half an hour.
+    // All connections end, at the latest by their deadlines, which are below half an hour.
     scene.world.run_for(seconds(1800)).unwrap();
     for loading in loads {
         let ended = loading.take().expect("a load ends");
-        let is_wrong = matches!(
+        let is_corrupted = matches!(
             ended,
             Ended::Reason(LoadReason::Mismatch { .. } | LoadReason::Surplus { .. })
         );
-        assert!(!is_wrong, "{ended:?}");
+        assert!(!is_corrupted, "{ended:?}");
     }
     assert_eq!(scene.table.totals().open, 0);
     scene.end();
@@ -86,8 +86,8 @@ fn mayhem(seed: u64) -> Scene {
 #[test]
 fn under_all_faults_the_invariants_hold_and_healthy_connections_are_served() {
     for_each_seed(40, |seed| {
-        let scene = mayhem(seed);
-        // A connection has finished if the peer's FIN was read, ours was sent, and no call failed.
+        let scene = run_with_all_faults(seed);
+        // A connection has finished if the peer's FIN was read, a FIN was sent, and no call failed.
         let finished = scene.world.records().into_iter().filter(|record| {
             record.side == Side::Server
                 && record.received_fin
@@ -101,15 +101,21 @@ fn under_all_faults_the_invariants_hold_and_healthy_connections_are_served() {
 }
 
 #[test]
-fn the_same_seed_is_the_same_run() {
+fn the_same_seed_gives_the_same_run() {
     for_each_seed(4, |seed| {
-        assert_eq!(mayhem(seed).world.trace().hash(), mayhem(seed).world.trace().hash());
+        assert_eq!(
+            run_with_all_faults(seed).world.trace().hash(),
+            run_with_all_faults(seed).world.trace().hash()
+        );
     });
-    assert_ne!(mayhem(0).world.trace().hash(), mayhem(1).world.trace().hash());
+    assert_ne!(
+        run_with_all_faults(0).world.trace().hash(),
+        run_with_all_faults(1).world.trace().hash()
+    );
 }
 
-/// The digest is the same in every build. It changes with the traffic that the machines, the driver
-/// and the world make. Then find out why, and copy the new value.
+/// The digest is the same in every build. It depends on the traffic of the machines, the driver and
+/// the world. If the test fails, find the change of traffic, then update the digest.
 #[test]
 fn the_run_of_one_seed_has_a_known_digest() {
     assert_eq!(digest(quiet_run(7).trace().to_string().as_bytes()), KNOWN_RUN);
@@ -156,11 +162,7 @@ fn a_write_that_accepts_nothing_ends_the_connection() {
     scene.server.set_faults(Faults { zero_write: 1000, ..Faults::NONE });
     let received = peer(&client, vec![Act::Send("hi".into()), Act::ReceiveAll]);
     let received = scene.world.run_until(&received).unwrap();
-    assert_eq!(
-        received.error,
-        Some(ConnectionError::Reset),
-        "a FIN would say that every byte was sent"
-    );
+    assert_eq!(received.error, Some(ConnectionError::Reset), "a FIN would hide the lost bytes");
     scene.end();
     assert_eq!(scene.ended("wrote_zero"), 1);
 }
@@ -176,7 +178,7 @@ fn a_reset_that_a_write_has_reported_is_no_end_of_the_input() {
         accepted.unwrap().0.reset();
     });
     let runtime = client.clone();
-    let talk = client.run(async move {
+    let talking = client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
         runtime.sleep(seconds(1)).await; // the reset arrives meanwhile
         let clock = runtime.clock();
@@ -196,7 +198,7 @@ fn a_reset_that_a_write_has_reported_is_no_end_of_the_input() {
             .await;
         (ended.unwrap_err().label(), errors)
     });
-    let (label, errors) = world.run_until(&talk).unwrap();
+    let (label, errors) = world.run_until(&talking).unwrap();
     assert_eq!(
         (label, &*errors),
         (

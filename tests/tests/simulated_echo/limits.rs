@@ -44,7 +44,7 @@ fn a_silent_peer_is_ended_at_the_deadline_and_not_before() {
     assert_eq!(
         (&*received.bytes, received.fin),
         (&b"hi"[..], true),
-        "a clean end: no output was pending"
+        "the connection does not end cleanly"
     );
     assert_eq!(scene.ended("idle_timeout"), 1);
     scene.end();
@@ -57,11 +57,7 @@ fn a_peer_that_reads_nothing_is_reset_at_the_deadline() {
     let acts = vec![Act::Send(vec![1; 30_000].into()), Act::Wait(seconds(400)), Act::ReceiveAll];
     let received = peer(&client, acts);
     let received = scene.world.run_until(&received).unwrap();
-    assert_eq!(
-        received.error,
-        Some(ConnectionError::Reset),
-        "a FIN would say that every byte was sent"
-    );
+    assert_eq!(received.error, Some(ConnectionError::Reset), "a FIN would hide the lost bytes");
     assert_eq!(scene.ended("idle_timeout"), 1);
     scene.end();
 }
@@ -91,7 +87,7 @@ fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
     let stayed = [peer(&client, stay.clone()), peer(&client, stay)];
     scene.world.run_for(seconds(1)).unwrap();
     let refused = peer(&client, vec![Act::ReceiveAll]);
-    assert!(scene.world.run_until(&refused).unwrap().fin, "a FIN tells it");
+    assert!(scene.world.run_until(&refused).unwrap().fin, "a refused connection gets no FIN");
     for received in stayed {
         assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hi");
     }
@@ -113,7 +109,7 @@ fn without_descriptors_accepting_pauses_and_open_connections_continue() {
     let polls = scene.world.polls();
     scene.world.run_until(&first).unwrap();
     assert!(scene.world.polls() > polls && second.take().is_none());
-    // The end of the first one frees a descriptor, and the pause is 1 s at most.
+    // The end of the first connection frees a descriptor, and a pause lasts at most 1 s.
     scene.world.run_for(seconds(2)).unwrap();
     assert!(matches!(second.take(), Some(Ended::Reason(LoadReason::Complete { .. }))));
     scene.end();
@@ -131,8 +127,8 @@ fn a_pause_in_accepting_costs_at_most_two_polls_a_second() {
     let before = pauses();
     assert_eq!(before, 7 + 9, "10 ms, doubled six times: 1.27 s; and then 1 s each");
     scene.world.run_for(seconds(600)).unwrap();
-    assert!(scene.world.polls() - polls < 1000, "the longest pause is 1 s");
-    assert_eq!(pauses() - before, 600, "and each is counted");
+    assert!(scene.world.polls() - polls < 1000, "accepting pauses for less than 1 s at a time");
+    assert_eq!(pauses() - before, 600, "a pause is not counted");
     scene.shutdown.drain();
     scene.world.run().unwrap();
 }
@@ -155,7 +151,7 @@ fn a_connection_that_is_aborted_in_the_backlog_does_not_end_the_server() {
 #[derive(Clone)]
 struct Busy {
     host: Host,
-    free: Arc<AtomicBool>,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Runtime for Busy {
@@ -172,7 +168,7 @@ impl Runtime for Busy {
         T: Future + Send + 'static,
         T::Output: Send + 'static,
     {
-        if self.free.swap(true, Relaxed) {
+        if self.has_failed.swap(true, Relaxed) {
             return self.host.spawn(task);
         }
         Err(io::ErrorKind::WouldBlock.into())
@@ -201,7 +197,7 @@ fn accepting_pauses_and_resumes_if_a_task_cannot_be_started() {
     let (server, client) = (world.host("server"), world.host("client"));
     let (listener, handle) = (server.listen("server:7").unwrap(), ServerHandle::default());
     let (table, shutdown) = (handle.table().clone(), handle.shutdown().clone());
-    let runtime = Busy { host: server.clone(), free: Arc::default() };
+    let runtime = Busy { host: server.clone(), has_failed: Arc::default() };
     let echo = Server::new(Config::default()).unwrap();
     server.run(async move {
         serve::Server::new(runtime, listener)
@@ -229,8 +225,8 @@ fn a_drain_flushes_pending_output() {
         let acts = vec![Act::Send(bytes.clone()), Act::Wait(seconds(3)), Act::ReceiveAll];
         let received = peer(&client, acts);
         scene.world.run_for(seconds(1)).unwrap();
-        let served = scene.end();
-        assert_eq!(served, DrainReport { drained: 1, aborted: 0 });
+        let report = scene.end();
+        assert_eq!(report, DrainReport { drained: 1, aborted: 0 });
         let received = received.take().unwrap();
         assert_eq!((received.bytes, received.fin, received.error), (bytes.to_vec(), true, None));
         assert_eq!(scene.ended("shut_down"), 1);
@@ -249,9 +245,9 @@ fn a_drain_of_an_idle_connection_takes_no_time() {
     assert!(scene.world.now().since(requested) < Duration::from_millis(100));
 }
 
-/// The runtime has not reported it yet.
+/// The runtime has not reported the input when the shutdown is requested.
 #[test]
-fn input_that_arrived_before_the_request_to_stop_is_served() {
+fn input_that_arrived_before_a_shutdown_is_requested_is_served() {
     for_each_seed(10, |seed| {
         let scene = Scene::new(seed);
         let client = scene.world.host("client");
@@ -272,7 +268,7 @@ fn input_that_arrived_before_the_request_to_stop_is_served() {
     });
 }
 
-/// The server has not accepted it yet, but the client considers itself connected.
+/// The server has not accepted the connections, but the clients are connected.
 #[test]
 fn connections_in_the_backlog_are_served_by_a_drain() {
     for_each_seed(10, |seed| {
@@ -285,8 +281,8 @@ fn connections_in_the_backlog_are_served_by_a_drain() {
             })
             .collect();
         scene.world.run_for(seconds(3)).unwrap();
-        let served = scene.end();
-        assert_eq!(served, DrainReport { drained: 8, aborted: 0 });
+        let report = scene.end();
+        assert_eq!(report, DrainReport { drained: 8, aborted: 0 });
         for received in received {
             let received = received.take().unwrap();
             assert_eq!(
@@ -310,7 +306,7 @@ fn connections_in_the_backlog_are_reset_by_an_immediate_shutdown() {
     assert_eq!(received.take().unwrap().error, Some(ConnectionError::Reset));
 }
 
-/// A close without lingering would answer the input with a reset.
+/// Without the lingering close, a reset would answer the input.
 #[test]
 fn a_drain_lingers_for_a_peer_that_still_sends() {
     let scene = Scene::new(16);
@@ -347,7 +343,7 @@ fn a_peer_that_exceeds_the_drain_timeout_is_reset() {
 }
 
 #[test]
-fn a_second_request_to_stop_ends_at_once() {
+fn an_immediate_shutdown_ends_a_drain_at_once() {
     let scene = Scene::new(9);
     let client = scene.world.host("client");
     peer(&client, vec![Act::Send(vec![1; 40_000].into()), Act::Wait(seconds(60))]);
@@ -371,8 +367,8 @@ fn a_machine_that_panics_ends_its_own_connection_only() {
     });
     let client = scene.world.host("client");
     let loading = load(&client, patient(20));
-    let hit = peer(&client, vec![Act::Send("panic".into()), Act::ReceiveAll]);
-    assert!(scene.world.run_until(&hit).unwrap().bytes.is_empty());
+    let panicking = peer(&client, vec![Act::Send("panic".into()), Act::ReceiveAll]);
+    assert!(scene.world.run_until(&panicking).unwrap().bytes.is_empty());
     let ended = scene.world.run_until(&loading).unwrap();
     assert!(matches!(ended, Ended::Reason(LoadReason::Complete { .. })), "{ended:?}");
     scene.end();

@@ -75,7 +75,8 @@ impl Subscriber for Log {
     fn exit(&self, _span: &Id) {}
 }
 
-fn resets(scene: &Scene, client: &Host, sends: &'static str) {
+/// Opens a connection, sends `sends`, and resets the connection.
+fn reset_one(scene: &Scene, client: &Host, sends: &'static str) {
     let mut acts = vec![Act::Wait(seconds(1) / 100), Act::Reset];
     if !sends.is_empty() {
         acts.insert(0, Act::Send(sends.into()));
@@ -92,9 +93,9 @@ fn resets_in_quick_succession_are_all_counted_and_not_all_logged() {
             let client = scene.world.host("client");
             let started = scene.world.now();
             for _ in 0..500 {
-                resets(&scene, &client, "x");
+                reset_one(&scene, &client, "x");
             }
-            let passed = scene.world.now().since(started).as_secs() + 1;
+            let elapsed = scene.world.now().since(started).as_secs() + 1;
             scene.end();
             assert_eq!(scene.ended("reset"), 500);
             let (lines, suppressed) = log.ends("reset");
@@ -102,7 +103,7 @@ fn resets_in_quick_succession_are_all_counted_and_not_all_logged() {
                 assert_eq!((lines, suppressed), (500, 0));
             } else {
                 assert_eq!(lines + suppressed, 500);
-                assert!((50..=50 + 10 * passed).contains(&lines), "{lines} in {passed} s");
+                assert!((50..=50 + 10 * elapsed).contains(&lines), "{lines} in {elapsed} s");
             }
         });
     }
@@ -115,11 +116,11 @@ fn a_connection_without_a_byte_is_a_health_check_and_not_logged() {
         let scene = Scene::new(2);
         let client = scene.world.host("client");
         for _ in 0..5 {
-            resets(&scene, &client, "");
+            reset_one(&scene, &client, "");
             let acts = vec![Act::Finish, Act::ReceiveAll];
             scene.world.run_until(&peer(&client, acts)).unwrap();
         }
-        resets(&scene, &client, "x");
+        reset_one(&scene, &client, "x");
         scene.end();
         assert_eq!((scene.ended("health_check"), scene.ended("reset")), (10, 1));
         assert_eq!((log.ends("health_check").0, log.ends("reset").0), (0, 1));

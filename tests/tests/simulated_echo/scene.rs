@@ -1,4 +1,4 @@
-//! A scene: a server, its clients, and what holds at every step.
+//! A scene: a server, its clients, and the invariants at every step.
 
 use std::{collections::BTreeMap, num::NonZeroUsize, time::Duration};
 
@@ -63,7 +63,7 @@ impl Scene {
         Self { world, server, table, shutdown, serving }
     }
 
-    /// Stops the server, and asserts that nothing is left when all tasks have ended.
+    /// Drains the server, and asserts that nothing is left when all tasks have ended.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
         self.world.run().unwrap();
@@ -76,12 +76,13 @@ impl Scene {
         self.serving.take().expect("all tasks have ended")
     }
 
+    /// How many connections have ended with the reason `label`.
     pub(crate) fn ended(&self, label: &str) -> u64 {
         self.table.totals().ended.get(label).copied().unwrap_or(0)
     }
 }
 
-/// A client of the scene's server that sends messages and verifies what comes back.
+/// A client of the scene's server that sends messages and verifies their echoes.
 pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>> {
     let runtime = client.clone();
     client.run(async move {
@@ -101,7 +102,7 @@ pub(crate) fn peer(client: &Host, acts: Vec<Act>) -> Task<Received> {
     })
 }
 
-/// Asserts at every step that what the server has sent is a prefix of what it has received.
+/// Asserts at every step that the server has sent a prefix of the bytes that it has received.
 pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
     let mut compared = BTreeMap::new();
     move |record| {
@@ -111,7 +112,7 @@ pub(crate) fn only_echoes() -> impl FnMut(&Record) + Send {
             assert_eq!(
                 record.received.get(new.clone()),
                 record.sent.get(new.clone()),
-                "{record:?} sends what it has not received"
+                "{record:?} has sent bytes that it has not received"
             );
             *from = new.end;
         }
@@ -135,6 +136,7 @@ pub(crate) fn messages(sizes: &[usize]) -> Shared<[Bytes]> {
     sizes.iter().enumerate().map(message).collect()
 }
 
+/// A load of `rounds` rounds, with an idle timeout of ten minutes.
 pub(crate) fn patient(rounds: u64) -> LoadConfig {
     LoadConfig::default()
         .with_messages(messages(&[1, 700, 22, 3000]))
@@ -143,7 +145,7 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
         .with_idle_timeout(Some(Duration::from_secs(600)))
 }
 
-/// A buffer that is small enough to fill up and wrap.
+/// A configuration with a buffer that is small enough to fill up and wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
     Config::default().with_buffer(NonZeroUsize::new(bytes).expect("it is not 0"))

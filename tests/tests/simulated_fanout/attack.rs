@@ -1,4 +1,4 @@
-//! Subscribers that pause the upstream on purpose, over and over, and the cost to those that read.
+//! Subscribers that pause the upstream repeatedly on purpose, and the cost to those that read.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -12,14 +12,14 @@ use wirestate_testkit::sim::{Host, Settings, Socket, World};
 
 use crate::scene::{Scene, all, config, millis, numbers, whole};
 
-/// The upstream begins to send after this.
+/// The time after which the upstream begins to send.
 const BEGIN: Duration = millis(1000);
-/// How long after that the published data is checked.
-const AFTER: Duration = millis(2000);
+/// The time from then until the published messages are checked.
+const DURATION: Duration = millis(2000);
 const LAG_WAIT: Duration = millis(200);
 
-/// Runs `attack` beside two subscribers that read, at two rates. They get all that is published,
-/// which is at least 85 % of the upstream's data. The scene's meter checks the length of the
+/// Runs `attack` beside two subscribers that read, at two rates. They get all published messages,
+/// which are at least 85 % of the upstream's. The scene's meter checks the length of the
 /// pauses.
 fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
     // The window and the buffers of a connection hold less than arrives within the lag wait.
@@ -28,25 +28,25 @@ fn healthy_subscribers_get_the_feed(attack: impl Fn(&Scene)) {
     for ((rate, window, buffer), on_lag) in
         [(slow, LagPolicy::Disconnect), (slow, LagPolicy::Skip), (fast, LagPolicy::Disconnect)]
     {
-        let due = rate * AFTER.as_secs();
+        let offered = rate * DURATION.as_secs();
         let config = config().with_on_lag(on_lag).with_window(window).with_lag_wait(LAG_WAIT);
         let latency = Duration::from_micros(50)..=Duration::from_micros(500);
         let world = World::with(1, Settings { buffer, latency, ..Settings::default() });
-        let scene = Scene::in_world(world, config, vec![whole(rate, 2 * due)]);
+        let scene = Scene::in_world(world, config, vec![whole(rate, 2 * offered)]);
         let healthy = ["healthy", "healthy too"].map(|name| scene.subscriber(name, all()));
         attack(&scene);
-        scene.run_for(BEGIN + AFTER);
+        scene.run_for(BEGIN + DURATION);
         let (counters, paused) = (scene.counters(), scene.meter.total());
         scene.shutdown.drain();
         for healthy in healthy {
             let received = numbers(&scene.world.run_until(&healthy).unwrap().bytes);
-            assert!(received.iter().copied().eq(0..received.len() as u64), "nothing is missing");
+            assert!(received.iter().copied().eq(0..received.len() as u64), "a message is missing");
             assert!(received.len() as u64 >= counters.messages_in);
         }
         scene.world.clear();
-        let share = counters.messages_in * 100 / due;
+        let share = counters.messages_in * 100 / offered;
         assert!(share >= 85, "{share} % at {rate}/s, paused for {paused:?} ({on_lag:?})");
-        assert!(paused > Duration::ZERO, "none has lagged");
+        assert!(paused > Duration::ZERO, "no subscriber has lagged");
     }
 }
 
@@ -107,7 +107,7 @@ fn subscribers_that_do_not_read_and_reconnect_do_not_stop_the_feed_for_others() 
 }
 
 #[test]
-fn a_subscriber_that_sleeps_and_catches_up_over_and_over_does_not_stop_the_feed_for_others() {
+fn a_subscriber_that_sleeps_and_catches_up_repeatedly_does_not_stop_the_feed_for_others() {
     healthy_subscribers_get_the_feed(|scene| {
         let (sleeps, reads) = (millis(250), millis(50));
         Attack { first: BEGIN, sleeps, reads, rounds: usize::MAX }.begin(scene, "sleeping");

@@ -33,12 +33,12 @@ fn crowd(seed: u64, config: Config, healthy: u64, faulty: u64) -> (Scene, Vec<Re
 }
 
 fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<Received>) {
-    let late = |faults| Faults { stall: 0, delay: millis(0)..=millis(2), ..faults };
-    scene.server.set_faults(late(Faults::harmless(seed)));
+    let without_stalls = |faults| Faults { stall: 0, delay: millis(0)..=millis(2), ..faults };
+    scene.server.set_faults(without_stalls(Faults::harmless(seed)));
     let healthy: Vec<Task<Received>> = (0..healthy)
         .map(|i| {
             let host = scene.world.host(&format!("healthy {i}"));
-            host.set_faults(late(Faults::harmless(seed * 1000 + i)));
+            host.set_faults(without_stalls(Faults::harmless(seed * 1000 + i)));
             crate::scene::subscribe(&host, all())
         })
         .collect();
@@ -68,7 +68,7 @@ fn crowd_of(scene: Scene, seed: u64, healthy: u64, faulty: u64) -> (Scene, Vec<R
 
 /// Asserts that healthy subscribers received every complete message of every epoch, and nothing
 /// else.
-fn nothing_is_missing(scene: &Scene, received: &[Received]) {
+fn assert_nothing_is_missing(scene: &Scene, received: &[Received]) {
     let published = scene.published();
     for received in received {
         assert_eq!((received.fin, received.error), (true, None));
@@ -90,13 +90,13 @@ fn healthy_subscribers_miss_nothing_while_the_upstream_flaps_and_others_misbehav
     for_each_seed(2, |seed| {
         for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip, LagPolicy::Block] {
             let (scene, received) = crowd(seed, config().with_on_lag(on_lag), healthy, faulty);
-            nothing_is_missing(&scene, &received);
+            assert_nothing_is_missing(&scene, &received);
         }
     });
 }
 
 #[test]
-fn faulty_subscribers_change_nothing_that_the_healthy_receive() {
+fn faulty_subscribers_do_not_change_what_the_healthy_receive() {
     for_each_seed(2, |seed| {
         let (with, without) = (crowd(seed, config(), 10, 24), crowd(seed, config(), 10, 0));
         // A message contains its time, which may differ.
@@ -108,7 +108,7 @@ fn faulty_subscribers_change_nothing_that_the_healthy_receive() {
 }
 
 #[test]
-fn the_same_seed_is_the_same_run() {
+fn the_same_seed_gives_the_same_run() {
     let hash = |seed| crowd(seed, config(), 5, 12).0.world.trace().hash();
     for_each_seed(2, |seed| assert_eq!(hash(seed), hash(seed)));
     assert_ne!(hash(0), hash(1));
@@ -165,7 +165,9 @@ enum Kind {
     Slow,
     /// It stops reading for longer than the limit of a pause.
     Stalled,
+    /// It sends a FIN.
     Leaving,
+    /// It resets the connection.
     Resetting,
 }
 
@@ -192,7 +194,7 @@ impl Kind {
 }
 
 /// How many messages the upstream sends in each of two epochs of `thousands`; each is a chunk.
-const FEW: u64 = 20;
+const MESSAGES: u64 = 20;
 
 /// Runs equally many subscribers of every kind while the upstream flaps; returns what they
 /// received.
@@ -201,7 +203,7 @@ fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, R
     let config =
         config().with_on_lag(on_lag).with_window(6144).with_lag_wait(millis(100)).with_replay(3);
     let settings = Settings { backlog: 10_000, buffer: 512, ..Settings::default() };
-    let epochs = vec![whole(20, FEW), cut(FIXED, SIZE + 1), whole(20, FEW)];
+    let epochs = vec![whole(20, MESSAGES), cut(FIXED, SIZE + 1), whole(20, MESSAGES)];
     let scene = Scene::in_world(World::with(seed, settings), config, epochs);
     // At every step, the last message received follows the one before.
     scene.world.watch(move |record| {
@@ -237,13 +239,14 @@ fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, R
     (scene, received)
 }
 
-/// Checks what each of them received, and the counters. A debug build, which is slow, runs 2,000.
+/// Checks what each of 10,000 subscribers has received, and the counters. A debug build is slow and
+/// runs 2,000.
 fn check_thousands(on_lag: LagPolicy) {
     let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
     for_each_seed(1, |seed| {
         let (scene, received) = thousands(seed, on_lag, count);
         let (counters, published) = (scene.counters(), scene.published());
-        assert_eq!(counters.messages_in, 2 * FEW + 1);
+        assert_eq!(counters.messages_in, 2 * MESSAGES + 1);
         let mut whole = 0;
         for (kind, received) in &received {
             whole += received.bytes.len() / SIZE;
@@ -265,7 +268,7 @@ fn check_thousands(on_lag: LagPolicy) {
         assert_eq!(counters.lagged > 0, on_lag == LagPolicy::Disconnect);
         assert_eq!(counters.skipped > 0, on_lag == LagPolicy::Skip);
         assert_eq!(scene.table.totals().accepted, received.len() as u64);
-        // Some bytes that the kernel accepted were lost with a connection.
+        // Bytes that the kernel has accepted may be lost with a connection.
         assert!(counters.delivered >= whole as u64);
     });
 }

@@ -1,13 +1,14 @@
-//! Subscribers that read too slowly or not at all, and what that costs the others.
+//! Subscribers that read too slowly or not at all, and their cost to the others.
 
 use wirestate_core::{ConnectionError, fanout::LagPolicy};
 use wirestate_testkit::sim::{Act, Faults};
 
 use crate::scene::{Scene, all, config, millis, numbers, whole};
 
-/// Messages that fill the window and the kernel's buffers several times.
+/// A number of messages that fill the window and the kernel's buffers several times.
 const MANY: u64 = 20_000;
 
+/// A subscriber that reads nothing for two minutes.
 fn dead() -> Vec<Act> {
     vec![Act::Wait(millis(120_000)), Act::ReceiveAll]
 }
@@ -43,7 +44,7 @@ fn a_subscriber_that_stalls_skips_complete_messages_that_are_counted() {
     assert!(received.is_sorted_by(|a, b| a < b) && received.last() == Some(&(MANY - 1)));
     let counters = scene.counters();
     assert!(counters.skipped > 0);
-    assert_eq!(counters.skipped, MANY - received.len() as u64, "the gaps are counted");
+    assert_eq!(counters.skipped, MANY - received.len() as u64, "skipped messages are not counted");
     assert_eq!(counters.delivered, MANY + received.len() as u64);
 }
 
@@ -124,7 +125,7 @@ fn a_dead_subscriber_pauses_the_upstream_until_it_is_reset_or_another_one_waits(
     scene.run_for(millis(60_000));
     let paused = scene.counters().paused;
     assert!(paused > millis(9000) && paused < millis(11_000), "{paused:?}");
-    assert_eq!(first.take(), None, "it still sleeps");
+    assert_eq!(first.take(), None, "the dead subscriber has ended");
     assert_eq!((scene.ended("write_stalled"), scene.counters().messages_in), (1, MANY));
     scene.end();
 
@@ -138,7 +139,7 @@ fn a_dead_subscriber_pauses_the_upstream_until_it_is_reset_or_another_one_waits(
     assert_eq!(
         counters.paused_waiting,
         millis(1000),
-        "its buffers took the first messages: it had caught up"
+        "the upstream is not paused for the dead subscriber, which had caught up"
     );
     scene.end();
     assert!(numbers(&late.take().unwrap().bytes).ends_with(&[MANY - 1]));

@@ -26,7 +26,7 @@ fn a_late_joiner_starts_with_the_next_message_or_the_last_few() {
         assert!(received.windows(2).all(|two| two[1] == two[0] + 1));
         published.abs_diff(received[0])
     };
-    assert!(first(0) <= 3, "some are published while it connects");
+    assert!(first(0) <= 3, "messages that were published before are received");
     assert!((97..=100).contains(&first(100)));
 }
 
@@ -54,9 +54,9 @@ fn a_drain_flushes_pending_output() {
     let slow = vec![Act::Receive(100), Act::Wait(millis(5000)), Act::ReceiveAll];
     let slow = scene.subscriber("slow", slow);
     scene.run_for(millis(2000));
-    assert!(scene.counters().delivered < 1500, "the buffers of the network are full");
-    let served = scene.end();
-    assert_eq!(served, DrainReport { drained: 1, aborted: 0 });
+    assert!(scene.counters().delivered < 1500, "the network's buffers are not full");
+    let report = scene.end();
+    assert_eq!(report, DrainReport { drained: 1, aborted: 0 });
     let received = slow.take().unwrap();
     assert_eq!((received.fin, received.error), (true, None));
     assert_eq!(numbers(&received.bytes), (0..1500).collect::<Vec<_>>());
@@ -67,24 +67,25 @@ fn a_drain_flushes_pending_output() {
 #[test]
 fn input_of_subscribers_is_discarded() {
     let scene = Scene::new(4, config(), vec![whole(1000, 500)]);
-    let talker = scene.subscriber("talker", crate::scene::flood());
+    let sender = scene.subscriber("sender", crate::scene::flood());
     scene.run_for(millis(5000));
     scene.end();
     assert_eq!(scene.table.totals().bytes_in, 100_000);
-    assert_eq!(numbers(&talker.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
+    assert_eq!(numbers(&sender.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
 }
 
-/// Its input is read in large pieces, at most 64 KiB and one piece in 100 ms, up to its end.
+/// The subscriber's input is read to its end in large pieces: in 100 ms at most 64 KiB and one more
+/// piece.
 #[test]
 fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
     const BYTES: usize = 2_000_000;
     let scene = Scene::new(9, config(), vec![whole(100, 1000)]);
     let acts = vec![Act::Send(vec![7; BYTES].into()), Act::Finish, Act::ReceiveAll];
-    let talker = scene.subscriber("talker", acts);
+    let sender = scene.subscriber("sender", acts);
     // The number of reads, and their bytes.
     let read = || {
         let trace = scene.world.trace();
-        let of_server = trace.of("talker").filter(|entry| entry.side == Side::Server);
+        let of_server = trace.of("sender").filter(|entry| entry.side == Side::Server);
         let pieces = of_server.filter_map(|entry| {
             let TraceEvent::Received { bytes, .. } = entry.event else { return None };
             Some(bytes)
@@ -93,16 +94,16 @@ fn a_subscriber_that_floods_costs_little_and_its_end_is_noticed() {
         (pieces.len(), pieces.iter().sum::<u64>())
     };
     scene.run_for(millis(1500));
-    let most = 15 * 80 * 1024;
+    let max = 15 * 80 * 1024;
     let (_, bytes) = read();
-    assert!(bytes > most / 2 && bytes <= most, "{bytes}");
+    assert!(bytes > max / 2 && bytes <= max, "{bytes}");
     scene.run_for(millis(4000));
     let (reads, bytes) = read();
     assert_eq!(bytes, BYTES as u64);
     assert!(reads < BYTES / 2000, "{reads} reads");
     assert_eq!((scene.ended("left"), scene.counters().subscribers), (1, 0));
     scene.end();
-    assert!(talker.take().unwrap().fin);
+    assert!(sender.take().unwrap().fin);
 }
 
 #[test]
@@ -147,15 +148,15 @@ fn each_attempt_to_connect_that_fails_is_counted() {
     assert_eq!(
         (counters.upstream_failures, attempts),
         (failures, 2),
-        "the two ends of one connection"
+        "there is not one connection"
     );
     shutdown.drain();
     drop(listener);
     world.run_until(&dialling).unwrap();
 }
 
-/// How often a source is dialled within `time` that accepts, sends one line, and ends each
-/// connection after `lasts` ms by its last act. A Redis that is full sends such a line.
+/// How often a source is dialled within `time` ms. The source accepts, sends a line, and ends each
+/// connection after `lasts` ms with the act `last`. A Redis server that is full does this.
 fn dials_within(time: u64, lasts: u64, last: &Act) -> u64 {
     let world = World::new(9);
     let (server, source) = (world.host("server"), world.host("upstream"));
@@ -200,16 +201,16 @@ fn a_source_that_sends_a_line_and_ends_is_dialled_with_growing_pauses() {
 
 #[test]
 fn a_source_whose_connection_has_lasted_is_dialled_again_soon() {
-    for (lasts, most_away) in [(10_001, 50), (9_900, 5000)] {
+    for (lasts, max_pause) in [(10_001, 50), (9_900, 5000)] {
         let dials = dials_within(600_000, lasts, &Act::Finish);
-        let least = 600_000 / (lasts + most_away + 100);
-        assert!(dials >= least, "{dials} of {least}");
+        let min = 600_000 / (lasts + max_pause + 100);
+        assert!(dials >= min, "{dials} dials, at least {min} expected");
         let is_soon = dials >= 600_000 / (lasts + 50 + 100);
-        assert_eq!(is_soon, most_away == 50, "{dials} with connections of {lasts} ms");
+        assert_eq!(is_soon, max_pause == 50, "{dials} with connections of {lasts} ms");
     }
 }
 
-/// The silence counts only while the server reads.
+/// The time of silence counts only while the server reads.
 #[test]
 fn an_upstream_that_falls_silent_inside_a_message_is_reset() {
     let messages = |count| (0..count).flat_map(|number| message(FIXED, number));

@@ -44,12 +44,12 @@ impl Meter {
         Self { state: Arc::new(Lock::new(state)) }
     }
 
-    /// How long the upstream was paused while a subscriber waited, in all.
+    /// The total time in which the upstream was paused while a subscriber waited.
     pub(crate) fn total(&self) -> Duration {
         self.state.with(|state| state.total)
     }
 
-    /// Whether the upstream is paused from `now` on.
+    /// Sets whether the upstream is paused from `now` on.
     pub(crate) fn set_paused(&self, now: Instant, is_paused: bool) {
         self.state.with(|state| {
             state.advance_to(now);
@@ -57,7 +57,7 @@ impl Meter {
         });
     }
 
-    /// Wraps a subscriber: the meter sees whether it waits.
+    /// Wraps a subscriber, so that the meter observes whether it waits.
     pub(crate) fn subscriber<M: Machine>(&self, machine: M, now: Instant) -> Metered<M> {
         let number = self.state.with(|state| {
             state.subscribers += 1;
@@ -99,7 +99,7 @@ pub(crate) struct Metered<M> {
     machine: M,
     meter: Meter,
     number: u64,
-    /// It is behind, and its output has not caught up since. A skip does not count.
+    /// Whether it has fallen behind, and has not caught up by output since. A skip does not count.
     is_behind: bool,
 }
 

@@ -42,20 +42,22 @@ pub(crate) struct Scene {
 pub(crate) enum Epoch {
     /// A message source runs to its end.
     Source(MessageSourceConfig),
-    /// These acts.
+    /// A script of acts.
     Acts(Vec<Act>),
 }
 
+/// The configuration of a source of `count` messages at `rate` a second.
 pub(crate) fn source(rate: u64, count: u64) -> MessageSourceConfig {
     let size = NonZeroUsize::new(SIZE).unwrap();
     MessageSourceConfig::default().with_size(size).with_rate(rate).with_count(count)
 }
 
+/// `count` messages at `rate` a second, and a FIN.
 pub(crate) fn whole(rate: u64, count: u64) -> Epoch {
     Epoch::Source(source(rate, count))
 }
 
-/// `bytes` bytes of messages, which may end inside one, then a pause and a reset.
+/// `bytes` bytes of messages, then a pause and a reset. The last message may be incomplete.
 pub(crate) fn cut(framing: Framing, bytes: usize) -> Epoch {
     let bytes: Vec<u8> = (0..).flat_map(|number| message(framing, number)).take(bytes).collect();
     Epoch::Acts(vec![Act::Send(bytes.into()), Act::Wait(millis(1000)), Act::Reset])
@@ -103,11 +105,11 @@ impl Scene {
             serve::Server::new(runtime, listener).with_handle(&handle).serve(subscriber).await
         });
         server.run(reconnect(server.clone(), feed.clone(), meter.clone(), shutdown.clone()));
-        upstream.run(be_upstream(upstream.clone(), epochs));
+        upstream.run(serve_epochs(upstream.clone(), epochs));
         Self { world, server, feed, meter, table, shutdown, serving }
     }
 
-    /// Stops the server, and asserts that nothing is left when all tasks have ended.
+    /// Drains the server, and asserts that nothing is left when all tasks have ended.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
         self.world.run().unwrap();
@@ -122,6 +124,7 @@ impl Scene {
         self.serving.take().expect("all tasks have ended")
     }
 
+    /// How many subscribers have ended with the reason `label`.
     pub(crate) fn ended(&self, label: &str) -> u64 {
         self.table.totals().ended.get(label).copied().unwrap_or(0)
     }
@@ -193,7 +196,7 @@ async fn reconnect(host: Host, feed: Feed, meter: Meter, shutdown: ShutdownHandl
 }
 
 /// Serves the epochs, one connection each, then stops listening.
-async fn be_upstream(host: Host, epochs: Vec<Epoch>) {
+async fn serve_epochs(host: Host, epochs: Vec<Epoch>) {
     host.sleep(Duration::from_secs(1)).await;
     let mut listener = host.listen("upstream:1234").unwrap();
     for epoch in epochs {

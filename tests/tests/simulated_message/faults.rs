@@ -36,15 +36,15 @@ fn each_request_has_its_reply_under_all_harmless_faults() {
             let answers = scene.world.run_until(&asking).unwrap();
             assert!(answers.are_complete(), "{:?}", answers.ended);
         }
-        scene.run_for(seconds(60)); // the servers' ends close too
+        scene.run_for(seconds(60)); // the server's ends close as well
         assert_eq!(graceful_ends_are_complete(&scene.world), 4);
         scene.end();
         assert_eq!(scene.ended("finished"), 4);
     });
 }
 
-/// Complete and truncated frames of a scripted peer.
-fn broken_off(seed: u64) -> Vec<Act> {
+/// A scripted peer that sends complete frames and a truncated one.
+fn truncated_requests(seed: u64) -> Vec<Act> {
     let all = bytes(&requests(&SIZES[..6]));
     let cut = (usize::try_from(seed).unwrap() * 7919) % all.len();
     let part = Act::Send(Bytes::copy_from_slice(&all[..cut]));
@@ -66,7 +66,7 @@ fn run_with_all_faults(seed: u64) -> Scene {
     let faulty = scene.world.host("faulty");
     faulty.set_faults(Faults::harmful(seed ^ 0xbad));
     for i in 0..5 {
-        peer(&faulty, broken_off(seed * 100 + i));
+        peer(&faulty, truncated_requests(seed * 100 + i));
         ask(&faulty, requests(&SIZES));
     }
     scene.run_for(seconds(10));
@@ -119,7 +119,7 @@ fn a_faulty_peer_does_not_affect_the_others() {
             let host = scene.world.host("faulty");
             host.set_faults(Faults::harmful(seed));
             for i in 0..8 {
-                peer(&host, broken_off(seed * 1000 + i));
+                peer(&host, truncated_requests(seed * 1000 + i));
             }
         }
         for asking in asking {
@@ -198,7 +198,7 @@ fn a_process_that_was_stopped_serves_the_requests_that_had_arrived() {
     });
 }
 
-/// Services with planted bugs, which the scene must find.
+/// The scene's checks find services with planted bugs.
 #[test]
 fn planted_bugs_are_found() {
     type Answer = fn(&mut Vec<Message<'static>>, Message<'static>) -> Message<'static>;

@@ -22,15 +22,15 @@ use crate::scene::{
 /// The number of running handlers, and its maximum.
 #[derive(Clone, Default)]
 struct Running {
-    /// How many run, and the most that ever did.
+    /// The number of running handlers, and the maximum so far.
     counts: Shared<Lock<(usize, usize)>>,
 }
 
 impl Running {
     fn begin(&self) -> Self {
-        self.counts.with(|(now, most)| {
+        self.counts.with(|(now, max)| {
             *now += 1;
-            *most = (*most).max(*now);
+            *max = (*max).max(*now);
         });
         self.clone()
     }
@@ -39,8 +39,8 @@ impl Running {
         self.counts.with(|(now, _)| *now -= 1);
     }
 
-    fn most(&self) -> usize {
-        self.counts.with(|(_, most)| *most)
+    fn max(&self) -> usize {
+        self.counts.with(|(_, max)| *max)
     }
 }
 
@@ -49,9 +49,9 @@ fn scene(world: World, config: Config, running: &Running, time: fn(usize) -> Dur
     let server: Host = world.host("server");
     let (host, running) = (server.clone(), running.clone());
     let service = service::asynchronous(move |request: service::Request| {
-        let (nap, running) = (host.sleep(time(request.content.len())), running.begin());
+        let (sleep, running) = (host.sleep(time(request.content.len())), running.begin());
         async move {
-            nap.await;
+            sleep.await;
             running.end();
             request.into_message()
         }
@@ -78,14 +78,14 @@ fn replies_are_in_order_although_handlers_end_out_of_order() {
         for asking in asking {
             assert!(scene.world.run_until(&asking).unwrap().are_complete());
         }
-        assert!(running.most() <= 15, "more than five run on a connection: {}", running.most());
+        assert!(running.max() <= 15, "more than five run on a connection: {}", running.max());
         scene.run_for(seconds(60));
         assert_eq!(graceful_ends_are_complete(&scene.world), 3);
         scene.end();
     });
 }
 
-/// Its state is not `Clone`, and the futures borrow it.
+/// The closure's state is not `Clone`, and the futures borrow it.
 #[test]
 fn an_async_closure_owns_state_that_all_connections_share() {
     let world = World::new(5);
@@ -99,8 +99,8 @@ fn an_async_closure_owns_state_that_all_connections_share() {
     let server_machine = message::Server::new(small(4096), count).unwrap();
     let scene = Scene::unchecked(world, server, server_machine, ServerHandle::default());
     for (name, last) in [("first", "reply 2"), ("second", "reply 4")] {
-        let asks = bytes(&requests(&[10, 20]));
-        let acts = vec![Act::Send(asks.into()), Act::Finish, Act::ReceiveAll];
+        let sent = bytes(&requests(&[10, 20]));
+        let acts = vec![Act::Send(sent.into()), Act::Finish, Act::ReceiveAll];
         let received = peer(&scene.world.host(name), acts);
         let received = scene.world.run_until(&received).unwrap();
         let text = String::from_utf8_lossy(&received.bytes);
@@ -109,7 +109,6 @@ fn an_async_closure_owns_state_that_all_connections_share() {
     scene.end();
 }
 
-/// The handlers run concurrently.
 #[test]
 fn the_handlers_of_one_connection_run_concurrently() {
     let running = Running::default();
@@ -118,7 +117,7 @@ fn the_handlers_of_one_connection_run_concurrently() {
     let began = scene.world.now();
     let asking = ask(&client, requests(&[10; 8]));
     assert!(scene.world.run_until(&asking).unwrap().are_complete());
-    assert_eq!(running.most(), 8);
+    assert_eq!(running.max(), 8);
     let took = scene.world.now().since(began);
     assert!(took < seconds(11), "it took {took:?}");
     scene.end();

@@ -18,7 +18,7 @@ use wirestate_testkit::{
 
 use crate::scene::{SIZES, Scene, patient, requests, seconds, small};
 
-/// A connection to the scene's server, to share.
+/// A handle to a connection to the scene's server.
 fn connect(world: &World, client: &Host) -> Handle {
     let runtime = client.clone();
     let connecting = client.run(async move {
@@ -139,14 +139,14 @@ fn dropped_requests_do_not_affect_the_others() {
                         let request = Message::binary(format!("impatient {i}, {j}"));
                         let mut request = pin!(handle.request(request));
                         let millis = std::time::Duration::from_millis((i * 7 + j) % 20);
-                        let mut nap = pin!(host.sleep(millis));
+                        let mut sleep = pin!(host.sleep(millis));
                         poll_fn(|cx| {
                             if let Poll::Ready(reply) = request.as_mut().poll(cx) {
                                 let expected = format!("impatient {i}, {j}");
                                 assert_eq!(&*reply.unwrap().content, expected.as_bytes());
                                 return Poll::Ready(());
                             }
-                            nap.as_mut().poll(cx)
+                            sleep.as_mut().poll(cx)
                         })
                         .await;
                     }
@@ -185,8 +185,8 @@ fn a_drain_answers_the_requests_of_handles() {
         drop(handle);
         // The requests are sent, but have not arrived.
         scene.run_for(std::time::Duration::from_micros(10));
-        let served = scene.end();
-        assert_eq!(served.aborted, 0);
+        let report = scene.end();
+        assert_eq!(report.aborted, 0);
         for result in results {
             let (request, reply) = result.take().unwrap();
             match reply {

@@ -18,10 +18,10 @@ use wirestate_testkit::{
 
 use crate::scene::{Scene, ask, bytes, itself, peer, requests, seconds, small};
 
-/// Sends one byte, then pauses, and so on.
-fn drips(bytes: &[u8], pause: Duration) -> Vec<Act> {
-    let drip = |byte: &u8| [Act::Send(Bytes::copy_from_slice(&[*byte])), Act::Wait(pause)];
-    bytes.iter().flat_map(drip).collect()
+/// Sends `bytes` one by one, with a pause after each.
+fn byte_by_byte(bytes: &[u8], pause: Duration) -> Vec<Act> {
+    let send_one = |byte: &u8| [Act::Send(Bytes::copy_from_slice(&[*byte])), Act::Wait(pause)];
+    bytes.iter().flat_map(send_one).collect()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -32,7 +32,7 @@ fn text(bytes: &[u8]) -> String {
 fn a_header_that_arrives_one_byte_a_second_is_refused_after_5_s() {
     let scene = Scene::new(1);
     let client = scene.world.host("client");
-    let mut acts = drips(&golden()[..5], seconds(1));
+    let mut acts = byte_by_byte(&golden()[..5], seconds(1));
     acts.push(Act::ReceiveAll);
     let received = peer(&client, acts);
     scene.run_for(Duration::from_millis(4900));
@@ -50,7 +50,7 @@ fn a_content_that_arrives_one_byte_a_second_is_refused_after_30_s() {
     let request = bytes(&requests(&[1000]));
     let content = request.len() - 1000;
     let mut acts = vec![Act::Send(Bytes::copy_from_slice(&request[..content]))];
-    acts.extend(drips(&request[content..], seconds(1)));
+    acts.extend(byte_by_byte(&request[content..], seconds(1)));
     acts.truncate(60);
     acts.push(Act::ReceiveAll);
     let received = peer(&client, acts);
@@ -95,11 +95,7 @@ fn a_peer_that_does_not_read_is_reset_after_10_s_and_the_others_are_not_affected
     scene.run_for(seconds(15));
     assert_eq!(scene.ended("write_stalled"), 1);
     let received = scene.world.run_until(&received).unwrap();
-    assert_eq!(
-        received.error,
-        Some(ConnectionError::Reset),
-        "a FIN would say that all replies were sent"
-    );
+    assert_eq!(received.error, Some(ConnectionError::Reset), "a FIN would hide the lost replies");
     scene.end();
 }
 
@@ -174,7 +170,7 @@ fn a_peer_can_read_the_error_reply_although_more_input_follows() {
     }
 }
 
-/// A peer that sends all of its requests before it reads a reply.
+/// The peer sends all of its requests before it reads a reply.
 #[test]
 fn an_error_reply_arrives_although_1_mib_follows_the_invalid_frame() {
     let settings = Settings { buffer: 64 * 1024, ..Settings::default() };
@@ -204,8 +200,8 @@ fn a_drain_answers_the_requests_that_were_sent() {
         let received = peer(&client, acts);
         let nothing = peer(&idle, vec![Act::ReceiveAll]);
         scene.run_for(seconds(1));
-        let served = scene.end();
-        assert_eq!(served, DrainReport { drained: 2, aborted: 0 });
+        let report = scene.end();
+        assert_eq!(report, DrainReport { drained: 2, aborted: 0 });
         let received = received.take().unwrap();
         assert_eq!((received.bytes, received.fin, received.error), (all, true, None));
         assert!(nothing.take().unwrap().fin);
@@ -253,9 +249,9 @@ fn one_poll_answers_a_bounded_number_of_requests_although_more_have_arrived() {
     let received = peer(&client, acts);
     assert_eq!(scene.world.run_until(&received).unwrap().bytes, flood);
     scene.end();
-    let most = answered.with(|answered| answered.values().copied().max());
+    let max = answered.with(|answered| answered.values().copied().max());
     let work = Budget::default().work;
-    assert!(most.is_some_and(|most| most < 3 * work), "{most:?} with a budget of {work}");
+    assert!(max.is_some_and(|max| max < 3 * work), "{max:?} with a budget of {work}");
 }
 
 #[test]
@@ -280,9 +276,9 @@ fn a_connection_that_exceeds_the_drain_timeout_is_reset() {
     let slow = service::asynchronous({
         let host = server.clone();
         move |request: service::Request| {
-            let nap = host.sleep(seconds(50));
+            let sleep = host.sleep(seconds(50));
             async move {
-                nap.await;
+                sleep.await;
                 request.into_message()
             }
         }

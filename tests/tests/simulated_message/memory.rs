@@ -33,8 +33,8 @@ where
     (Scene::unchecked(world, host, messages.clone(), ServerHandle::default()), messages)
 }
 
-/// How many of `all` have received what they expect. The others must have an error reply that names
-/// the memory limit.
+/// How many of `all` have received `expected`. Asserts that the others have received an error reply
+/// that names the memory limit.
 fn served(all: &[Received], expected: &[u8]) -> usize {
     let served = |received: &&Received| received.bytes == expected;
     for refused in all.iter().filter(|received| !served(received)) {
@@ -125,9 +125,9 @@ fn requests_with_pending_replies_are_bounded_by_max_memory() {
     let world = World::new(7);
     let clock = world.host("clock");
     let slow = service::asynchronous(move |request: service::Request| {
-        let nap = clock.sleep(seconds(3));
+        let sleep = clock.sleep(seconds(3));
         async move {
-            nap.await;
+            sleep.await;
             request.into_message()
         }
     });
@@ -149,7 +149,7 @@ fn requests_with_pending_replies_are_bounded_by_max_memory() {
     assert_eq!((scene.ended("memory"), messages.memory()), (20 - served as u64, 0));
 }
 
-/// A connection may end by a reset, a stop, or a panic of the service.
+/// A connection may end by a reset, a FIN, a shutdown, or a panic of the service.
 #[test]
 fn memory_is_released_by_a_reset_a_fin_a_shutdown_and_a_panic() {
     let settings = Settings { catch_panics: true, ..Settings::default() };
@@ -162,10 +162,10 @@ fn memory_is_released_by_a_reset_a_fin_a_shutdown_and_a_panic() {
     let panics = Message::binary(vec![b'!'; CONTENT]);
     let wait = Act::Wait(Duration::from_millis(500));
     let hosts: Vec<_> = (0..4).map(|i| scene.world.host(&format!("client {i}"))).collect();
-    let [reset, left, stays, hit] = &hosts[..] else { panic!("there are four") };
+    let [reset, left, stays, panicking] = &hosts[..] else { panic!("there are four") };
     peer(reset, vec![Act::Send(half.clone()), wait.clone(), Act::Reset]);
     peer(left, vec![Act::Send(half.clone()), wait.clone(), Act::Finish, Act::ReceiveAll]);
-    peer(hit, vec![wait, Act::Send(bytes(&[panics]).into()), Act::ReceiveAll]);
+    peer(panicking, vec![wait, Act::Send(bytes(&[panics]).into()), Act::ReceiveAll]);
     let stays = peer(stays, vec![Act::Send(half), Act::ReceiveAll]);
     scene.run_for(Duration::from_millis(300));
     assert!(
@@ -182,7 +182,7 @@ fn memory_is_released_by_a_reset_a_fin_a_shutdown_and_a_panic() {
     assert_eq!(messages.memory(), 0);
 }
 
-/// At the minimum rate each would keep its memory for 38 s.
+/// At the minimum rate, each connection would keep its memory for 38 s.
 #[test]
 fn slow_senders_do_not_exhaust_the_memory_for_long() {
     let (scene, messages) = serving(World::new(9), service::function(itself));

@@ -68,7 +68,7 @@ impl Scene {
         Self::unchecked(world, server, Server::new(config, service).unwrap(), handle)
     }
 
-    /// A scene with any service.
+    /// A scene without invariants on the output, for any service.
     pub(crate) fn unchecked<S>(
         world: World,
         server: Host,
@@ -89,7 +89,7 @@ impl Scene {
         Self { world, server, table, shutdown, serving }
     }
 
-    /// Stops the server, and asserts that nothing is left in the world.
+    /// Drains the server, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
         self.world.run().unwrap();
@@ -102,6 +102,7 @@ impl Scene {
         self.serving.take().expect("all tasks have ended")
     }
 
+    /// How many connections have ended with the reason `label`.
     pub(crate) fn ended(&self, label: &str) -> u64 {
         self.table.totals().ended.get(label).copied().unwrap_or(0)
     }
@@ -126,7 +127,7 @@ impl Answers {
         self.ended.is_none() && self.replies == self.requests
     }
 
-    /// Checks that the replies are the requests, in order.
+    /// Whether the replies are those to the first requests, in order.
     pub(crate) fn are_in_order(&self) -> bool {
         self.requests.starts_with(&self.replies)
     }
@@ -254,8 +255,9 @@ fn frame_length(bytes: &[u8]) -> Option<usize> {
     (bytes.len() >= length).then_some(length)
 }
 
-/// If the peer's FIN was read, a FIN was sent, and no call has failed, every whole request has its
-/// reply.
+/// Asserts that every whole request has its reply on each connection that has ended gracefully: the
+/// peer's FIN was read, a FIN was sent, and no call has failed. Returns the number of these
+/// connections.
 pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
     let graceful = |record: &Record| {
         record.side == Side::Server
@@ -269,14 +271,14 @@ pub(crate) fn graceful_ends_are_complete(world: &World) -> usize {
         let has_error = String::from_utf8_lossy(&record.sent).contains(r#"{"result": "Error: "#);
         assert!(
             is_complete || has_error || record.received.is_empty(),
-            "{} has not got all replies",
+            "{} lacks replies",
             record.client
         );
     }
     records.len()
 }
 
-/// A buffer small enough to fill up and to compact.
+/// A configuration with a buffer that is small enough to fill up and to be compacted.
 pub(crate) fn small(buffer: u64) -> Config {
     let buffer = usize::try_from(buffer).unwrap().try_into().unwrap();
     let mut config = Config::default().with_buffer(buffer);

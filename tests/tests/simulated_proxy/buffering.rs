@@ -1,4 +1,4 @@
-//! A proxy on sockets that hold output and cannot splice.
+//! A proxy on sockets that buffer output and cannot splice.
 
 use std::{
     future::{Future, poll_fn},
@@ -19,15 +19,15 @@ use wirestate_testkit::sim::{self, Act, Buffering, Host, Received, Settings, Soc
 
 /// A host whose sockets buffer up to 4 KiB.
 #[derive(Clone)]
-struct Holding(Host);
+struct BufferingHost(Host);
 
-struct HoldingListener(sim::Listener);
+struct BufferingListener(sim::Listener);
 
-fn hold(socket: Socket) -> Buffering<Socket> {
+fn buffered(socket: Socket) -> Buffering<Socket> {
     Buffering::new(socket, const { NonZeroUsize::new(4096).unwrap() })
 }
 
-impl Listener for HoldingListener {
+impl Listener for BufferingListener {
     type Socket = Buffering<Socket>;
 
     fn local_address(&self) -> io::Result<Address> {
@@ -38,7 +38,7 @@ impl Listener for HoldingListener {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(Self::Socket, Peer), AcceptError>> {
-        self.0.poll_accept(cx).map_ok(|(socket, peer)| (hold(socket), peer))
+        self.0.poll_accept(cx).map_ok(|(socket, peer)| (buffered(socket), peer))
     }
 
     fn shut_down(&mut self) {
@@ -46,9 +46,9 @@ impl Listener for HoldingListener {
     }
 }
 
-impl Runtime for Holding {
+impl Runtime for BufferingHost {
     type Socket = Buffering<Socket>;
-    type Listener = HoldingListener;
+    type Listener = BufferingListener;
     type Clock = <Host as Runtime>::Clock;
 
     fn clock(&self) -> Self::Clock {
@@ -63,8 +63,8 @@ impl Runtime for Holding {
         self.0.spawn(task)
     }
 
-    fn listen(&self, address: &str) -> io::Result<HoldingListener> {
-        self.0.listen(address).map(HoldingListener)
+    fn listen(&self, address: &str) -> io::Result<BufferingListener> {
+        self.0.listen(address).map(BufferingListener)
     }
 
     async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
@@ -72,7 +72,7 @@ impl Runtime for Holding {
     }
 
     async fn connect(&self, address: &str) -> io::Result<Self::Socket> {
-        self.0.connect(address).await.map(hold)
+        self.0.connect(address).await.map(buffered)
     }
 
     fn local_address(&self, _socket: &Self::Socket) -> Option<SocketAddr> {
@@ -80,8 +80,8 @@ impl Runtime for Holding {
     }
 }
 
-/// What a client that plays `acts` receives through a proxy whose upstream plays `replies`.
-fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Received {
+/// The input of a client that plays `acts`, through a proxy whose upstream plays `replies`.
+fn received_by_client(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Received {
     let world = World::with(3, settings);
     let hosts = ["proxy", "upstream", "client"].map(|name| world.host(name));
     let [host, upstream, client] = hosts;
@@ -90,7 +90,7 @@ fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Receiv
         let (socket, _) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
         act(upstream, socket, replies).await
     });
-    let runtime = Holding(host.clone());
+    let runtime = BufferingHost(host.clone());
     let mut listener = runtime.listen("proxy:7").unwrap();
     let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
     let proxy = Proxy::new(Config::default(), upstreams).unwrap();
@@ -110,7 +110,7 @@ fn client_hears(settings: Settings, acts: Vec<Act>, replies: Vec<Act>) -> Receiv
 fn output_that_a_sink_holds_is_flushed_in_both_directions() {
     let requests = vec![Act::Send("ping".into()), Act::Receive(4), Act::Finish, Act::ReceiveAll];
     let replies = vec![Act::Receive(4), Act::Send("pong".into()), Act::ReceiveAll];
-    let received = client_hears(Settings::default(), requests, replies);
+    let received = received_by_client(Settings::default(), requests, replies);
     assert_eq!((&*received.bytes, received.fin, received.error), (&b"pong"[..], true, None));
 }
 
@@ -120,7 +120,7 @@ fn a_forwarded_reset_waits_for_output_that_a_sink_holds() {
     let reads_late = vec![Act::Wait(Duration::from_secs(8)), Act::ReceiveAll];
     let wait = Act::Wait(Duration::from_secs(3));
     let replies = vec![Act::Send(vec![b'x'; 2000].into()), wait, Act::Reset];
-    let received = client_hears(settings, reads_late, replies);
+    let received = received_by_client(settings, reads_late, replies);
     assert_eq!((received.bytes.len(), received.error), (2000, Some(ConnectionError::Reset)));
 }
 
@@ -129,6 +129,6 @@ fn a_download_that_pauses_longer_than_the_flush_timeout_continues() {
     let settings = Settings { buffer: 64, ..Settings::default() };
     let pauses = vec![Act::Wait(Duration::from_secs(60)), Act::ReceiveAll];
     let replies = vec![Act::Send(vec![b'x'; 2000].into()), Act::Finish, Act::ReceiveAll];
-    let received = client_hears(settings, [pauses, vec![Act::Finish]].concat(), replies);
+    let received = received_by_client(settings, [pauses, vec![Act::Finish]].concat(), replies);
     assert_eq!((received.bytes.len(), received.fin, received.error), (2000, true, None));
 }

@@ -101,9 +101,9 @@ fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
     scene.run_for(seconds(4));
     let connections = scene.table.connections();
     assert_eq!(connections[0].status().state, "dialling");
-    assert!(connections[0].bytes_in() > 0, "the client is read from");
+    assert!(connections[0].bytes_in() > 0, "the client's bytes are not read");
     scene.run_for(seconds(3));
-    let ended = loading.take().expect("the first attempt took 5 s");
+    let ended = loading.take().expect("the first attempt takes longer than 5 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 20 * ROUND }));
     assert!(!scene.counters()[0].up);
     silent.set_unplugged(false);
@@ -135,13 +135,13 @@ fn a_client_that_resets_cancels_the_attempt() {
     scene.run_for(seconds(3));
     assert_eq!((scene.ended("client_lost"), scene.table.totals().open), (1, 0));
     let silent = &scene.counters()[0];
-    assert_eq!((silent.open, silent.failures), (0, 0), "a cancelled attempt is no failure");
+    assert_eq!((silent.open, silent.failures), (0, 0), "a cancelled attempt counts as a failure");
     scene.end();
 }
 
 /// The buffer is filled to half its size; the rest waits in the kernel.
 #[test]
-fn a_client_is_held_back_while_there_is_no_upstream() {
+fn the_input_of_a_client_is_bounded_while_there_is_no_upstream() {
     let config = Config::default().with_buffer(1024.try_into().unwrap());
     let scene = Scene::with(World::new(6), config, &["late"]);
     let late = scene.echo("late");
@@ -188,7 +188,7 @@ fn the_only_upstream_that_resets_is_not_dialled_again() {
 }
 
 /// A client that waits before it sends, so that the upstream sends first or is lost.
-fn patiently(message: &'static str) -> Vec<Act> {
+fn delayed(message: &'static str) -> Vec<Act> {
     vec![Act::Wait(seconds(1)), Act::Send(message.into()), Act::Finish, Act::ReceiveAll]
 }
 
@@ -206,7 +206,7 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_was_forwarded()
                 }
             }
             let client = scene.world.host("client");
-            let received = peer(&client, patiently("hello"));
+            let received = peer(&client, delayed("hello"));
             let received = scene.world.run_until(&received).unwrap();
             scene.end();
             assert_eq!(scene.ended("finished"), 1);
@@ -218,11 +218,11 @@ fn an_upstream_that_accepts_and_resets_is_replaced_before_a_byte_was_forwarded()
         let [resets, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert_eq!((resets.connects, resets.failures, resets.up), (1, 1, false));
         assert_eq!((serves.connects, serves.failures, serves.up), (1, 0, true));
-        assert!(scene.dialled()[0].sent.is_empty(), "no byte is sent twice");
+        assert!(scene.dialled()[0].sent.is_empty(), "a byte was sent twice");
     });
 }
 
-/// So it is also for a client that has sent a FIN. The reset of the last upstream is forwarded.
+/// The client has sent a FIN before. The reset of the last upstream is forwarded.
 #[test]
 fn upstreams_that_all_accept_and_reset_are_each_tried_once() {
     for_each_seed(8, |seed| {
@@ -282,14 +282,14 @@ fn an_upstream_that_accepts_and_sends_a_fin_is_not_replaced() {
     scene.upstream("finishes", vec![Act::Finish, Act::ReceiveAll]);
     scene.echo("serves");
     let client = scene.world.host("client");
-    let received = peer(&client, patiently("hello"));
+    let received = peer(&client, delayed("hello"));
     let received = scene.world.run_until(&received).unwrap();
     assert_eq!((received.bytes.len(), received.fin), (0, true));
     scene.end();
     assert_eq!((scene.dialled().len(), scene.ended("finished")), (1, 1));
 }
 
-/// A server that is full may do so. It would always have the fewest connections.
+/// A full server may do this. If it stayed up, it would always have the fewest connections.
 #[test]
 fn a_fin_of_the_upstream_without_a_byte_is_a_failure() {
     let scene = Scene::new(8, &["finishes"]);
@@ -341,7 +341,7 @@ fn an_upstream_that_sends_a_line_and_closes_is_down() {
     }
 }
 
-/// Port scanners and health checks do so.
+/// Port scanners and health checks do this.
 #[test]
 fn a_fin_of_the_upstream_after_the_clients_fin_is_no_failure() {
     let scene = Scene::new(9, &["upstream"]);
@@ -379,7 +379,7 @@ fn a_reset_after_6_s_without_a_reply_does_not_mark_the_upstream_up() {
     }
 }
 
-/// Neither a connect nor forwarded bytes mark it up.
+/// Neither a connect nor forwarded bytes mark the upstream as up.
 #[test]
 fn an_upstream_that_resets_each_connection_is_down_until_it_replies() {
     let scene = Scene::new(7, &["drops"]);
@@ -400,10 +400,10 @@ fn an_upstream_that_resets_each_connection_is_down_until_it_replies() {
     let received =
         peer(&client, vec![Act::Wait(seconds(1)), Act::Send("hello".into()), Act::Receive(5)]);
     scene.run_for(seconds(1) / 2);
-    assert!(!scene.counters()[0].up, "it has only accepted");
+    assert!(!scene.counters()[0].up, "it is up although it has only accepted");
     assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hello");
     scene.run_for(seconds(1));
-    assert!(scene.counters()[0].up, "it has replied, and has not ended the connection");
+    assert!(scene.counters()[0].up, "it is down although it has replied");
     scene.end();
 }
 
@@ -432,12 +432,9 @@ fn a_drain_ends_an_attempt_at_once() {
     let client = scene.world.host("client");
     let received = peer(&client, hello());
     scene.run_for(seconds(1));
-    let began = scene.world.now();
+    let start = scene.world.now();
     assert_eq!(scene.end().aborted, 0);
-    assert!(
-        scene.world.now().since(began) < seconds(8),
-        "the drain does not wait for the connect timeout"
-    );
+    assert!(scene.world.now().since(start) < seconds(8), "the drain waits for the connect timeout");
     assert!(received.take().unwrap().fin);
     assert_eq!(scene.ended("shut_down"), 1);
 }
@@ -458,10 +455,6 @@ fn the_upstream_with_the_fewest_connections_is_dialled() {
         scene.run_for(seconds(1));
     }
     let connects: Vec<_> = scene.counters().iter().map(|upstream| upstream.connects).collect();
-    assert_eq!(
-        connects,
-        [1, 4],
-        "one connection stays on the first, so the second has fewer each time"
-    );
+    assert_eq!(connects, [1, 4], "the upstream with more connections was dialled");
     scene.end();
 }

@@ -36,13 +36,13 @@ fn every_byte_is_forwarded_under_all_harmless_faults() {
     });
 }
 
-/// Harmful faults of proxy, upstream and clients at once.
-fn harmful_faults(seed: u64) -> Scene {
+/// Runs harmful faults of the proxy, an upstream and clients at once.
+fn run_with_harmful_faults(seed: u64) -> Scene {
     let scene = Scene::with(World::new(seed), small(512), &["sound", "faulty", "nowhere"]);
     scene.proxy.set_faults(Faults::harmful(seed));
     scene.echo("sound");
-    let behind = scene.echo("faulty");
-    behind.set_faults(Faults::harmful(seed ^ 0xfa17));
+    let upstream = scene.echo("faulty");
+    upstream.set_faults(Faults::harmful(seed ^ 0xfa17));
     let healthy = scene.world.host("healthy");
     let loads: Vec<_> = (0..3).map(|_| load(&healthy, patient(3))).collect();
     let faulty = scene.world.host("faulty client");
@@ -54,7 +54,7 @@ fn harmful_faults(seed: u64) -> Scene {
     scene.run_for(seconds(15));
 
     // Liveness: when the faults are over, a new client is served within 10 s.
-    for host in [&scene.proxy, &behind, &faulty] {
+    for host in [&scene.proxy, &upstream, &faulty] {
         host.set_faults(Faults::NONE);
     }
     let late = load(&healthy, patient(3));
@@ -80,8 +80,8 @@ fn harmful_faults(seed: u64) -> Scene {
 #[test]
 fn under_harmful_faults_no_byte_is_wrong_and_healthy_clients_are_served() {
     for_each_seed(40, |seed| {
-        let scene = harmful_faults(seed);
-        // Each connection that finished has a FIN each way on both of its sides.
+        let scene = run_with_harmful_faults(seed);
+        // Each connection that finished has sent and received a FIN on both of its sides.
         let is_finished = |record: &&wirestate_testkit::sim::Record| {
             record.received_fin && record.ending == Some(Ending::Fin) && record.error.is_none()
         };
@@ -96,7 +96,7 @@ fn under_harmful_faults_no_byte_is_wrong_and_healthy_clients_are_served() {
                     client.received.starts_with(&upstream.sent)
                         && upstream.received.starts_with(&client.sent)
                 }),
-                "seed {seed}: no client has sent that"
+                "seed {seed}: no client has sent these bytes"
             );
         }
         for client in clients.iter().filter(|client| client.ending == Some(Ending::Fin)) {
@@ -105,7 +105,7 @@ fn under_harmful_faults_no_byte_is_wrong_and_healthy_clients_are_served() {
                     || dialled.iter().any(|upstream| {
                         upstream.received_fin && upstream.received == client.sent
                     }),
-                "seed {seed}: a FIN without one of the upstream"
+                "seed {seed}: the client got a FIN, but no upstream has sent one"
             );
         }
     });
@@ -115,8 +115,8 @@ fn under_harmful_faults_no_byte_is_wrong_and_healthy_clients_are_served() {
 fn the_same_seed_gives_the_same_run() {
     for_each_seed(3, |seed| {
         assert_eq!(
-            harmful_faults(seed).world.trace().hash(),
-            harmful_faults(seed).world.trace().hash()
+            run_with_harmful_faults(seed).world.trace().hash(),
+            run_with_harmful_faults(seed).world.trace().hash()
         );
     });
 }
@@ -141,7 +141,7 @@ fn a_faulty_client_does_not_affect_the_others() {
                 peer(&host, misbehaving(seed * 1000 + i));
             }
         }
-        assert!(loads.iter().all(|loading| loading.take().is_none()), "the loads are still busy");
+        assert!(loads.iter().all(|loading| loading.take().is_none()), "a load has ended too early");
         for loading in &loads {
             scene.world.run_until(loading).unwrap();
         }

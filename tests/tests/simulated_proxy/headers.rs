@@ -25,26 +25,26 @@ use wirestate_testkit::{
 use crate::scene::{ROUND, Scene, load, patient, peer, seconds, upstream_on};
 
 /// Accepts headers from any host of the world.
-fn from_all() -> HeaderPolicy {
-    from("10.0.0.0/8")
+fn any_sender() -> HeaderPolicy {
+    senders_in("10.0.0.0/8")
 }
 
 /// Accepts headers from hosts in this range.
-fn from(range: &str) -> HeaderPolicy {
+fn senders_in(range: &str) -> HeaderPolicy {
     let config = proxy_protocol::Config::default().with_from([range.parse().unwrap()]);
     HeaderPolicy::new(config).unwrap()
 }
 
-/// A handle on a server that accepts headers.
-fn behind(scene: &Scene, limits: Limits) -> ServerHandle {
+/// The handle of a server that accepts headers.
+fn accepting_headers(scene: &Scene, limits: Limits) -> ServerHandle {
     let config = serve::Config::default().with_limits(limits).with_behind_proxies(true);
     ServerHandle::new(config).with_shutdown(scene.shutdown.clone())
 }
 
 /// An echo server that accepts headers, with its own table.
-fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTable) {
+fn echo_with_headers(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTable) {
     let host = scene.world.host(name);
-    let handle = behind(scene, limits);
+    let handle = accepting_headers(scene, limits);
     let table = handle.table().clone();
     let listener = host.listen(&format!("{name}:7")).unwrap();
     let runtime = host.clone();
@@ -52,14 +52,14 @@ fn echo_behind(scene: &Scene, name: &str, limits: Limits) -> (Host, ConnectionTa
         let echo = echo::Server::default();
         let machine = move |_: &_, now| echo.machine(now);
         let server = serve::Server::new(runtime, listener).with_handle(&handle);
-        proxy_protocol::serve(server, from_all(), machine).await
+        proxy_protocol::serve(server, any_sender(), machine).await
     });
     (host, table)
 }
 
-/// A proxy on `host` whose clients are proxies, with a table of its own.
-fn proxy_behind(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> ConnectionTable {
-    let handle = behind(scene, limits);
+/// A proxy on `host` that accepts headers, with its own table.
+fn proxy_with_headers(scene: &Scene, host: &Host, proxy: Proxy, limits: Limits) -> ConnectionTable {
+    let handle = accepting_headers(scene, limits);
     let table = handle.table().clone();
     let listener = host.listen("middle:7").unwrap();
     let runtime = host.clone();
@@ -83,7 +83,7 @@ fn header(client: &str) -> Bytes {
 
 /// The first proxy names the client to a second one, which names it to the server.
 #[test]
-fn two_proxies_pass_on_the_clients_address() {
+fn two_proxies_forward_the_clients_address() {
     for_each_seed(8, |seed| {
         for (first, second) in [(Version::V1, Version::V2), (Version::V2, Version::V1)] {
             let world = World::new(seed);
@@ -95,32 +95,32 @@ fn two_proxies_pass_on_the_clients_address() {
             let middle = scene.world.host("middle");
             middle.set_faults(Faults::harmless(seed + 1));
             let inner = Config::default()
-                .with_accept_proxy(from_all())
+                .with_accept_proxy(any_sender())
                 .with_send_proxy(second)
                 .with_buffer(MIN_BUFFER.try_into().unwrap());
             let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
             let inner = Proxy::new(inner, upstreams).unwrap();
-            let between = proxy_behind(&scene, &middle, inner, Limits::default());
-            let (server, behind) = echo_behind(&scene, "server", Limits::default());
+            let at_middle = proxy_with_headers(&scene, &middle, inner, Limits::default());
+            let (server, at_server) = echo_with_headers(&scene, "server", Limits::default());
             server.set_faults(Faults::harmless(seed + 2));
 
             let client = scene.world.host("client");
-            let talk = load(&client, patient(4));
-            while behind.totals().open == 0
-                || behind.connections()[0].status().state == "proxy_header"
+            let talking = load(&client, patient(4));
+            while at_server.totals().open == 0
+                || at_server.connections()[0].status().state == "proxy_header"
             {
                 scene.run_for(seconds(1) / 1000);
             }
             let real = scene.clients()[0].remote;
-            for table in [&scene.table, &between, &behind] {
+            for table in [&scene.table, &at_middle, &at_server] {
                 assert_eq!(table.connections()[0].peer(), Peer::Ip(real));
             }
-            let ended = scene.world.run_until(&talk).unwrap();
+            let ended = scene.world.run_until(&talking).unwrap();
             assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 4 * ROUND }));
             // Lets the last FIN pass both proxies.
             scene.run_for(seconds(60));
             scene.end();
-            assert_eq!(behind.totals().ended, [("finished", 1)].into());
+            assert_eq!(at_server.totals().ended, [("finished", 1)].into());
         }
     });
 }
@@ -130,12 +130,12 @@ fn two_proxies_pass_on_the_clients_address() {
 #[test]
 fn a_proxys_health_check_is_no_lost_connection() {
     let scene = Scene::new(4, &["server"]);
-    let (_, at_server) = echo_behind(&scene, "server", Limits::default());
+    let (_, at_server) = echo_with_headers(&scene, "server", Limits::default());
     let middle = scene.world.host("middle");
     let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
-    let inner = Config::default().with_accept_proxy(from_all()).with_send_proxy(Version::V2);
+    let inner = Config::default().with_accept_proxy(any_sender()).with_send_proxy(Version::V2);
     let inner = Proxy::new(inner, upstreams).unwrap();
-    let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
+    let at_proxy = proxy_with_headers(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
     let check = |address: &'static str, header: Bytes, payload: &'static str, end: Act| {
         let mut acts = Vec::new();
@@ -172,16 +172,16 @@ fn a_proxys_health_check_is_no_lost_connection() {
     scene.end();
 }
 
-/// If no upstream is reachable, that is the upstream's failure. If the upstream sends a byte, the
+/// If no upstream is reachable, the upstream has failed. If the upstream sends a byte, the
 /// connection is a normal one.
 #[test]
 fn a_connection_whose_header_names_no_client_is_a_health_check_unless_a_byte_passes() {
     let scene = Scene::new(5, &["server"]);
     let middle = scene.world.host("middle");
-    let behind = Upstreams::new(["greets:7"], Balance::RoundRobin, 1);
-    let inner = Config::default().with_accept_proxy(from_all());
-    let inner = Proxy::new(inner, behind.clone()).unwrap();
-    let at_proxy = proxy_behind(&scene, &middle, inner, Limits::default());
+    let upstreams = Upstreams::new(["greets:7"], Balance::RoundRobin, 1);
+    let inner = Config::default().with_accept_proxy(any_sender());
+    let inner = Proxy::new(inner, upstreams.clone()).unwrap();
+    let at_proxy = proxy_with_headers(&scene, &middle, inner, Limits::default());
     let balancer = scene.world.host("balancer");
     let check = || {
         let header = encode(Version::V1, Peer::Local, None);
@@ -192,7 +192,7 @@ fn a_connection_whose_header_names_no_client_is_a_health_check_unless_a_byte_pas
     };
     let greets = scene.world.host("greets");
     assert_eq!(check(), [("health_check", 1)].into());
-    assert_eq!(behind.counters()[0].failures, 1);
+    assert_eq!(upstreams.counters()[0].failures, 1);
     upstream_on(&greets, "greets", vec![Act::Send("220 hello".into()), Act::ReceiveAll]);
     assert_eq!(check(), [("client_lost", 1), ("health_check", 1)].into());
     scene.end();
@@ -204,12 +204,12 @@ fn a_connection_whose_header_names_no_client_is_a_health_check_unless_a_byte_pas
 fn the_limit_per_address_applies_to_the_address_that_the_header_names() {
     let scene = Scene::new(1, &["server"]);
     let limits = Limits { per_address: Some(2), ..Limits::default() };
-    let (_, at_server) = echo_behind(&scene, "server", limits);
+    let (_, at_server) = echo_with_headers(&scene, "server", limits);
     let middle = scene.world.host("middle");
-    let inner = Config::default().with_accept_proxy(from_all()).with_send_proxy(Version::V2);
+    let inner = Config::default().with_accept_proxy(any_sender()).with_send_proxy(Version::V2);
     let upstreams = Upstreams::new(["server:7"], Balance::RoundRobin, 1);
     let inner = Proxy::new(inner, upstreams).unwrap();
-    let at_proxy = proxy_behind(&scene, &middle, inner, limits);
+    let at_proxy = proxy_with_headers(&scene, &middle, inner, limits);
     let another = scene.world.host("another proxy");
     for (address, table) in [("server:7", &at_server), ("middle:7", &at_proxy)] {
         let stays = |client: &str| {
@@ -241,18 +241,18 @@ fn the_limit_per_address_applies_to_the_address_that_the_header_names() {
     assert_eq!(at_server.totals().accepted, 4 + 3);
 }
 
-/// They all end after 5 s. Meanwhile a client with a complete header is served.
+/// The incomplete ones end after 5 s. Meanwhile a client with a complete header is served.
 #[test]
 fn a_thousand_incomplete_headers_do_not_delay_another_client() {
     let settings = Settings { backlog: 2000, ..Settings::default() };
     let scene = Scene::with(World::with(2, settings), Config::default(), &["server"]);
-    let (_, table) = echo_behind(&scene, "server", Limits::default());
-    let rude = scene.world.host("rude");
+    let (_, table) = echo_with_headers(&scene, "server", Limits::default());
+    let attacker = scene.world.host("attacker");
     let complete = header("192.0.2.1:1");
     let half: Vec<_> = (0..1000)
         .map(|i| {
             let acts = vec![Act::Send(complete.slice(..i % complete.len())), Act::ReceiveAll];
-            play(&rude, "server:7", acts)
+            play(&attacker, "server:7", acts)
         })
         .collect();
     scene.run_for(seconds(1));
@@ -265,9 +265,9 @@ fn a_thousand_incomplete_headers_do_not_delay_another_client() {
         Act::Finish,
         Act::ReceiveAll,
     ];
-    let talk = play(&healthy, "server:7", acts);
+    let talking = play(&healthy, "server:7", acts);
     scene.run_for(seconds(1));
-    assert_eq!(talk.take().unwrap().bytes, b"hello");
+    assert_eq!(talking.take().unwrap().bytes, b"hello");
     scene.run_for(seconds(5));
     assert_eq!(table.totals().ended["proxy_header_late"], 1000);
     for task in half {
@@ -279,8 +279,8 @@ fn a_thousand_incomplete_headers_do_not_delay_another_client() {
 #[test]
 fn a_malformed_header_ends_its_connection_alone() {
     let scene = Scene::new(3, &["server"]);
-    let (_, table) = echo_behind(&scene, "server", Limits::default());
-    let rude = scene.world.host("rude");
+    let (_, table) = echo_with_headers(&scene, "server", Limits::default());
+    let attacker = scene.world.host("attacker");
     let oversized = [b"PROXY UNKNOWN ".as_slice(), &[b'x'; 5000]].concat();
     let noise: [Bytes; 4] = [
         "GET / HTTP/1.1\r\n\r\n".into(),
@@ -298,7 +298,7 @@ fn a_malformed_header_ends_its_connection_alone() {
     let healthy = play(&scene.world.host("healthy"), "server:7", good);
     let reset: Vec<_> = noise
         .into_iter()
-        .map(|noise| play(&rude, "server:7", vec![Act::Send(noise), Act::ReceiveAll]))
+        .map(|noise| play(&attacker, "server:7", vec![Act::Send(noise), Act::ReceiveAll]))
         .collect();
     assert_eq!(scene.world.run_until(&healthy).unwrap().bytes, b"hello");
     for task in reset {
@@ -317,9 +317,9 @@ fn under_harmful_faults_at_most_one_upstream_gets_the_clients_bytes() {
         let config = Config::default().with_send_proxy(Version::V1);
         let proxy = Proxy::new(config, upstreams).unwrap();
         let scene = Scene::proxying(World::new(seed), proxy);
-        let (faulty, _) = echo_behind(&scene, "faulty", Limits::default());
+        let (faulty, _) = echo_with_headers(&scene, "faulty", Limits::default());
         faulty.set_faults(Faults::harmful(seed));
-        echo_behind(&scene, "sound", Limits::default());
+        echo_with_headers(&scene, "sound", Limits::default());
         let client = scene.world.host("client");
         let clients: Vec<_> = (0..10)
             .map(|i| {
@@ -329,7 +329,7 @@ fn under_harmful_faults_at_most_one_upstream_gets_the_clients_bytes() {
             .collect();
         // A host that is unplugged sends neither FIN nor RST, so the idle timeout has to end it.
         scene.run_for(seconds(660));
-        assert!(clients.iter().all(|client| client.take().is_some()), "all attempts are bounded");
+        assert!(clients.iter().all(|client| client.take().is_some()), "a client still waits");
         let mut received: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
         for record in scene.dialled() {
             let mut sent = record.sent.split_inclusive(|byte| *byte == b'\n');
@@ -342,8 +342,8 @@ fn under_harmful_faults_at_most_one_upstream_gets_the_clients_bytes() {
             }
         }
         for (header, bytes) in received {
-            assert!(header.starts_with(b"PROXY TCP4 10."), "the header comes first");
-            assert!(bytes.len() <= 2, "each upstream is tried once");
+            assert!(header.starts_with(b"PROXY TCP4 10."), "bytes precede the header");
+            assert!(bytes.len() <= 2, "an upstream was tried twice");
             assert!(
                 bytes.iter().filter(|bytes| !bytes.is_empty()).count() <= 1,
                 "a byte was sent to two upstreams"
@@ -352,26 +352,26 @@ fn under_harmful_faults_at_most_one_upstream_gets_the_clients_bytes() {
         }
         scene.end();
     });
-    assert!(replaced.into_inner() > 0, "some upstream was replaced");
+    assert!(replaced.into_inner() > 0, "no upstream was replaced");
 }
 
 #[test]
 fn a_proxy_dials_no_upstream_before_the_header_is_complete() {
     for_each_seed(4, |seed| {
         let upstreams = Upstreams::new(["upstream:7"], Balance::RoundRobin, 1);
-        let config = Config::default().with_accept_proxy(from("10.0.0.3/32"));
+        let config = Config::default().with_accept_proxy(senders_in("10.0.0.3/32"));
         let proxy = Proxy::new(config, upstreams).unwrap();
         let scene = Scene::proxying(World::new(seed), proxy);
         scene.echo("upstream"); // 10.0.0.2
         let trusted = scene.world.host("trusted"); // 10.0.0.3
-        let stranger = scene.world.host("stranger");
+        let untrusted = scene.world.host("untrusted");
         let hello = || {
             let bytes = [&header("192.0.2.1:1")[..], b"hello"].concat();
             vec![Act::Send(bytes.into()), Act::Finish, Act::ReceiveAll]
         };
-        let (lost, late) = (peer(&stranger, hello()), peer(&trusted, vec![Act::ReceiveAll]));
+        let (refused, late) = (peer(&untrusted, hello()), peer(&trusted, vec![Act::ReceiveAll]));
         scene.run_for(seconds(6));
-        assert_eq!(lost.take().unwrap().error, Some(ConnectionError::Reset));
+        assert_eq!(refused.take().unwrap().error, Some(ConnectionError::Reset));
         assert_eq!(late.take().unwrap().error, Some(ConnectionError::Reset));
         assert_eq!(
             (scene.ended("proxy_header_untrusted"), scene.ended("proxy_header_late")),

@@ -26,15 +26,15 @@ fn hello() -> Vec<Act> {
     vec![Act::Send("hello".into()), Act::Receive(5), Act::Finish, Act::ReceiveAll]
 }
 
-/// Tracks how many connections were open at once at most.
-fn track_most_open(scene: &Scene) -> Arc<Mutex<u64>> {
-    let (table, most) = (scene.table.clone(), Arc::new(Mutex::new(0)));
-    let shared = most.clone();
+/// Tracks the maximum number of open connections.
+fn track_max_open(scene: &Scene) -> Arc<Mutex<u64>> {
+    let (table, max) = (scene.table.clone(), Arc::new(Mutex::new(0)));
+    let shared = max.clone();
     scene.world.watch(move |_| {
-        let mut most = shared.lock().unwrap();
-        *most = (*most).max(table.totals().open);
+        let mut max = shared.lock().unwrap();
+        *max = (*max).max(table.totals().open);
     });
-    most
+    max
 }
 
 /// The seed decides which end of a connection is recorded first, and whether there are headers.
@@ -50,7 +50,7 @@ fn a_proxy_that_is_its_own_upstream_detects_it() {
         if seed % 2 == 0 {
             scene.proxy.set_faults(Faults::harmless(seed));
         }
-        let most = track_most_open(&scene);
+        let max = track_max_open(&scene);
         for round in 0..3 {
             let clients: Vec<_> = (0..4)
                 .map(|i| {
@@ -66,8 +66,8 @@ fn a_proxy_that_is_its_own_upstream_detects_it() {
             }
             scene.run_for(seconds(10));
         }
-        let most = *most.lock().unwrap();
-        assert!(most <= 16, "{most} connections for four clients at a time");
+        let max = *max.lock().unwrap();
+        assert!(max <= 16, "{max} connections for four clients at a time");
         let totals = scene.table.totals();
         assert!(totals.accepted <= 3 * 16, "{totals:?}");
         let [upstream] = &scene.counters()[..] else { panic!("there is one") };
@@ -78,7 +78,7 @@ fn a_proxy_that_is_its_own_upstream_detects_it() {
 }
 
 #[test]
-fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
+fn the_other_upstreams_serve_if_one_is_the_proxy_itself() {
     for_each_seed(20, |seed| {
         let scene = proxying(seed, &["proxy:9500", "serves:7"], Config::default());
         scene.echo("serves");
@@ -87,15 +87,18 @@ fn the_other_upstreams_serve_where_one_is_the_proxy_itself() {
             let received = scene.world.run_until(&received).unwrap();
             received == Received { bytes: b"hello".to_vec(), fin: true, error: None }
         };
-        let all = (0..20).filter(|i| is_served(&format!("client {i}"))).count();
-        assert!(all >= 19, "{all} of 20 are served; only the first may find the loop");
+        let served = (0..20).filter(|i| is_served(&format!("client {i}"))).count();
+        assert!(
+            served >= 19,
+            "{served} of 20 are served, although only the first may find the loop"
+        );
         let [own, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert!(own.failures <= 3 && !own.up && serves.up, "{own:?}");
         scene.end();
     });
 }
 
-/// The ring is not detected. It ends at the limit of one of the two; then all connections end.
+/// The ring is not detected. It ends at the limit of one proxy; then all connections end.
 #[test]
 fn a_ring_of_two_proxies_ends_at_the_limit_of_connections() {
     for_each_seed(4, |seed| {
@@ -112,10 +115,10 @@ fn a_ring_of_two_proxies_ends_at_the_limit_of_connections() {
         });
         let client = scene.world.host("client");
         let received = peer(&client, vec![Act::Send("hello".into()), Act::ReceiveAll]);
-        let begun = scene.world.now();
+        let start = scene.world.now();
         let received = scene.world.run_until(&received).unwrap();
         assert!(received.bytes.is_empty(), "{received:?}");
-        assert!(scene.world.now().since(begun) < seconds(10));
+        assert!(scene.world.now().since(start) < seconds(10));
         scene.run_for(seconds(10));
         assert_eq!(
             (scene.table.totals().open, table.totals().open),

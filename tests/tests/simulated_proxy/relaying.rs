@@ -30,8 +30,8 @@ fn a_reply_arrives_after_the_clients_fin() {
         let received = peer(&client, vec![Act::Send(pattern(3000)), Act::Finish, Act::ReceiveAll]);
         let received = scene.world.run_until(&received).unwrap();
         assert_eq!((received.bytes, received.fin), (pattern(5000).to_vec(), true));
-        let asked = scene.world.run_until(&upstream).unwrap();
-        assert_eq!((asked.bytes, asked.fin), (pattern(3000).to_vec(), true));
+        let request = scene.world.run_until(&upstream).unwrap();
+        assert_eq!((request.bytes, request.fin), (pattern(3000).to_vec(), true));
         scene.end();
         assert_eq!(scene.ended("finished"), 1);
     });
@@ -91,7 +91,7 @@ fn without_a_pipe_all_bytes_pass_through_memory() {
         assert_eq!(
             trace.entries().iter().filter(is_attempt).count(),
             pipes,
-            "splice is tried once"
+            "splice was not tried exactly once for each pipe"
         );
         scene.end();
     }
@@ -159,7 +159,7 @@ fn bytes_in_a_pipe_arrive_after_the_client_is_lost() {
 fn a_stalled_connection_with_a_pipe_does_not_delay_others() {
     let config = small(64).with_pipes(1);
     let scene = Scene::with(tight(9), config, &["slow", "quick"]);
-    let begun = scene.world.now();
+    let start = scene.world.now();
     let slow = scene.upstream("slow", vec![Act::Wait(seconds(100)), Act::ReceiveAll]);
     let quick = scene.upstream("quick", vec![Act::ReceiveAll]);
     let client = scene.world.host("client");
@@ -169,10 +169,10 @@ fn a_stalled_connection_with_a_pipe_does_not_delay_others() {
     peer(&client, acts);
     assert_eq!(scene.world.run_until(&quick).unwrap().bytes, pattern(50_000));
     let held = scene.clients()[0].piped;
-    assert!((1..50_000).contains(&held), "the slow one holds the pipe: {held}");
-    assert_eq!(piped(&scene), held, "there is no other pipe");
-    let elapsed = scene.world.now().since(begun);
-    assert!(elapsed < seconds(100), "the slow one still holds the pipe: {elapsed:?}");
+    assert!((1..50_000).contains(&held), "the slow connection does not hold the pipe: {held}");
+    assert_eq!(piped(&scene), held, "another connection has a pipe");
+    let elapsed = scene.world.now().since(start);
+    assert!(elapsed < seconds(100), "the slow connection has ended: {elapsed:?}");
     assert_eq!(scene.world.run_until(&slow).unwrap().bytes, pattern(50_000));
     scene.end();
 }
@@ -191,7 +191,7 @@ fn an_upstream_that_sends_first_and_ends_first_is_relayed() {
     assert_eq!(scene.ended("finished"), 1);
 }
 
-/// It arrives as an RST, not a FIN, after all bytes.
+/// The reset arrives as an RST, not a FIN, after all bytes.
 #[test]
 fn a_clients_reset_arrives_at_the_upstream() {
     for_each_seed(20, |seed| {
@@ -247,7 +247,7 @@ fn an_idle_connection_is_reset_on_both_sides() {
     let received =
         peer(&client, vec![Act::Wait(seconds(590)), Act::Send("x".into()), Act::ReceiveAll]);
     scene.run_for(seconds(1180));
-    assert_eq!(scene.table.totals().open, 1, "a byte moved after 590 s");
+    assert_eq!(scene.table.totals().open, 1, "the byte after 590 s has not restarted the timeout");
     scene.run_for(seconds(20));
     assert_eq!(scene.ended("idle_timeout"), 1);
     for received in [received, upstream] {
@@ -293,7 +293,7 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_a_deadline_ends_the
 
 /// A paused download and a paused upload are healthy.
 #[test]
-fn a_side_that_does_not_read_holds_the_other_one_back() {
+fn a_side_that_does_not_read_pauses_the_other_one() {
     for sender in Side::BOTH {
         let scene = Scene::new(5, &["upstream"]);
         let sends = vec![Act::Send(pattern(1_000_000))];

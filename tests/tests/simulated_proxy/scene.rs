@@ -35,7 +35,7 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// A proxy to port 7 of the hosts of these names. The test decides what listens there.
+    /// A proxy to port 7 of the hosts with these names. The test starts the listeners.
     pub(crate) fn new(seed: u64, upstreams: &[&str]) -> Self {
         Self::with(World::new(seed), Config::default(), upstreams)
     }
@@ -93,13 +93,13 @@ impl Scene {
         upstream_on(&self.world.host(name), name, acts)
     }
 
-    /// Stops all servers, and asserts that nothing is left in the world.
+    /// Drains all servers, and asserts that nothing is left in the world.
     pub(crate) fn end(&self) -> DrainReport {
         self.shutdown.drain();
         self.upstreams_shutdown.drain();
         self.world.run().unwrap();
         assert_eq!(self.world.leftovers(), Leftovers::default());
-        // Other servers of a scene may be scripts, which may reset.
+        // The other servers of a scene may be scripts that reset.
         let mut records = self.clients();
         records.retain(|record| record.local.port() == PORT);
         records.extend(self.dialled());
@@ -111,6 +111,7 @@ impl Scene {
         self.serving.take().expect("all tasks have ended")
     }
 
+    /// How many connections have ended with the reason `label`.
     pub(crate) fn ended(&self, label: &str) -> u64 {
         self.table.totals().ended.get(label).copied().unwrap_or(0)
     }
@@ -156,7 +157,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
         let clock = runtime.clock();
         let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {}).unwrap();
         let load = Checked::new(load, 0);
-        assert!(load.interest().read, "the load waits for its echoes");
+        assert!(load.interest().read, "the load does not read its echoes");
         Drive::new(load, socket, clock).await
     })
 }
@@ -187,7 +188,7 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
 /// The bytes of each round of [`patient`].
 pub(crate) const ROUND: u64 = 3723;
 
-/// A proxy with small buffers, so that they fill up and wrap.
+/// A configuration with buffers that are small enough to fill up and wrap.
 pub(crate) fn small(bytes: u64) -> Config {
     let bytes = usize::try_from(bytes).expect("it is small");
     Config::default().with_buffer(NonZeroUsize::new(bytes).expect("it is not 0"))

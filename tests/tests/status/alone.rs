@@ -137,7 +137,7 @@ fn a_request_that_has_arrived_is_answered_before_its_connection_is_evicted() {
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
     let (mut first, mut second) = (machine(&server), machine(&server));
-    assert!(!second.poll_shared(now, &mut cx), "no connection is asked");
+    assert!(!second.poll_shared(now, &mut cx), "a connection is to be evicted");
     let waited = Duration::from_secs(7);
     let later = now + waited;
     assert!(idle.poll_evict(&mut cx).is_pending());
@@ -150,7 +150,7 @@ fn a_request_that_has_arrived_is_answered_before_its_connection_is_evicted() {
     first.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(first.status().state, "idle", "it is not evicted");
 
-    // The server is still full, so the next connection is asked to leave, in the middle of a head.
+    // The server is still full, so the next connection is evicted, in the middle of a head.
     assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(second.poll_shared(later, &mut cx));
     deliver(&mut second, &mut &request.as_bytes()[..20], later);
@@ -160,7 +160,10 @@ fn a_request_that_has_arrived_is_answered_before_its_connection_is_evicted() {
     let limit = MAX_CONNECTIONS;
     assert_eq!(second.reason(), Some(StatusReason::Evicted { waited, limit }));
     assert_eq!(second.reason().unwrap().label(), "evicted");
-    assert!(idle.poll_evict(&mut cx).is_pending(), "the connection is there until it is dropped");
+    assert!(
+        idle.poll_evict(&mut cx).is_pending(),
+        "a connection frees its place before it is dropped"
+    );
     drop((first, second));
     assert!(idle.poll_evict(&mut cx).is_ready());
 }
@@ -208,10 +211,10 @@ fn a_connection_that_was_answered_is_evicted_while_it_waits_for_its_next_turn() 
         script::collect(&mut greedy, now);
     }
     let _idle = machine(&server);
-    assert!(!greedy.poll_shared(now, &mut cx), "no connection is asked");
+    assert!(!greedy.poll_shared(now, &mut cx), "a connection is to be evicted");
     assert!(idle.poll_evict(&mut cx).is_pending());
     let later = now + Duration::from_millis(1);
-    assert!(greedy.poll_shared(later, &mut cx), "before an idle one");
+    assert!(greedy.poll_shared(later, &mut cx), "an idle connection is evicted first");
     assert_eq!(greedy.interest().write, Outbound::Finish);
     greedy.handle(later, Event::Finished);
     assert_eq!(greedy.reason().unwrap().label(), "evicted");
@@ -227,12 +230,12 @@ fn a_connection_is_not_evicted_before_its_first_answer() {
     assert_eq!(first.status().state, "waiting");
     assert!(!first.poll_shared(now, &mut cx));
     assert!(idle.poll_evict(&mut cx).is_pending());
-    assert!(!first.poll_shared(now, &mut cx), "it is asked, and not evicted");
+    assert!(!first.poll_shared(now, &mut cx), "it is evicted");
     let until = first.poll_timeout().unwrap();
     first.handle(until, Event::Timeout { unacknowledged: 0 });
     let output = script::collect(&mut first, until);
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    assert!(!first.poll_shared(until, &mut cx), "its activity has changed");
+    assert!(!first.poll_shared(until, &mut cx), "its old activity counts");
     assert!(idle.poll_evict(&mut cx).is_pending());
     assert!(first.poll_shared(until, &mut cx));
 }
@@ -258,15 +261,15 @@ fn a_response_that_the_kernel_accepts_is_sent_before_its_connection_is_evicted()
     let (server, now) = (server(), Instant::EPOCH);
     let idle = server.idle_connections();
     let mut cx = Context::from_waker(Waker::noop());
-    for is_taken in [true, false] {
+    for is_accepted in [true, false] {
         let mut sends = machine(&server);
         deliver(&mut sends, &mut &request("/metrics")[..], now);
         assert!(!sends.poll_shared(now, &mut cx));
         assert!(idle.poll_evict(&mut cx).is_pending());
         assert!(sends.poll_shared(now, &mut cx));
-        assert!(!sends.poll_shared(now, &mut cx), "no more changes");
+        assert!(!sends.poll_shared(now, &mut cx), "it changes twice");
         assert_eq!((sends.poll_timeout(), sends.interest().write), (Some(now), Outbound::Flush));
-        if is_taken {
+        if is_accepted {
             script::collect(&mut sends, now);
             sends.handle(now, Event::Timeout { unacknowledged: 0 });
             assert_eq!(sends.status().state, "idle");
@@ -307,7 +310,11 @@ fn beyond_48_pages_in_progress_only_expensive_pages_are_refused() {
 
     answer(&mut pages[0]);
     deliver(&mut refused, &mut &request("/metrics")[..], now);
-    assert_eq!(refused.status().state, "waiting", "one page is no longer in progress");
+    assert_eq!(
+        refused.status().state,
+        "waiting",
+        "the end of a page has not made room for another"
+    );
     pages.clear();
     drop(refused);
     let mut last = ask("/metrics");
@@ -364,7 +371,7 @@ fn every_documented_metric_is_exposed() {
 }
 
 #[test]
-fn readiness_ends_when_a_stop_is_requested() {
+fn readiness_ends_when_a_shutdown_is_requested() {
     let service = ServerHandle::default();
     let server = server_of(&service);
     assert!(get(&server, "/readyz", "").0.starts_with("HTTP/1.1 200 "));
@@ -385,7 +392,7 @@ fn the_list_of_connections_is_limited() {
     assert_eq!(listing["open"], 1500);
     let listed = listing["connections"].as_array().unwrap();
     let ids = listed.iter().map(|line| line["id"].as_u64().unwrap());
-    assert!(ids.eq(1..=1000), "the oldest ones: {content}");
+    assert!(ids.eq(1..=1000), "not the oldest ones: {content}");
     let (_, table) = get(&server, "/connections", "");
     assert!(table.contains("open connections: 1500, of which 1000 are listed"));
 }
@@ -438,22 +445,22 @@ fn expensive_pages_are_rate_limited() {
 fn a_missed_deadline_is_answered_or_ends_the_connection() {
     let server = server();
     let play = |ops: &[Op]| script::play_out(&mut machine(&server), ops);
-    // However often parts of it arrive.
+    // Parts of a head do not extend its deadline.
     let half = Op::Receive(b"GET / HT".to_vec());
     let (four, one) = (Duration::from_secs(4), Duration::from_secs(1));
     let in_time = [half.clone(), Op::Advance(four), half];
     assert_eq!(play(&[&in_time[..], &[Op::SpuriousTimeout]].concat()).output, b"");
     let late = play(&[&in_time[..], &[Op::Advance(one), Op::SpuriousTimeout]].concat());
     assert!(late.output.starts_with(b"HTTP/1.1 408 "));
-    assert_eq!((late.label, late.ending), (None, Some(Ending::Fin)), "and then it lingers");
+    assert_eq!((late.label, late.ending), (None, Some(Ending::Fin)), "it does not linger");
 
     let idle = play(&[Op::Timeout]);
     assert_eq!((idle.label, idle.ending), (Some("idle_timeout"), Some(Ending::Fin)));
 
     let request = Op::Receive(format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes());
     let slow = [Op::Accept(10), Op::Advance(2 * four), Op::SpuriousTimeout];
-    let taken = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
-    assert!(taken.output.ends_with(b"alive\n"), "a client that reads in time gets all bytes");
+    let read = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
+    assert!(read.output.ends_with(b"alive\n"), "a client that reads in time lacks bytes");
     let stalled = play(&[request, Op::Accept(10), Op::Timeout]);
     assert_eq!((stalled.label, stalled.ending), (Some("write_timeout"), Some(Ending::Rst)));
 

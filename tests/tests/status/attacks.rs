@@ -36,13 +36,14 @@ fn check(client: &Host, path: &'static str) -> Task<bool> {
     })
 }
 
-/// Makes `count` health checks, one in `every`; returns how many are answered within a second.
-fn health_checks(scene: &Scene, count: usize, every: Duration) -> usize {
+/// Makes `count` health checks, one in each `interval`. Returns how many are answered within a
+/// second.
+fn health_checks(scene: &Scene, count: usize, interval: Duration) -> usize {
     let client = scene.world.host("load balancer");
     let checks: Vec<_> = (0..count)
         .map(|i| {
             let check = check(&client, if i % 2 == 0 { "/healthz" } else { "/readyz" });
-            scene.world.run_for(every).unwrap();
+            scene.world.run_for(interval).unwrap();
             check
         })
         .collect();
@@ -119,11 +120,11 @@ fn slow_readers_of_the_longest_page_block_no_health_check() {
         scene.world.run_for(millis(20)).unwrap();
     }
     assert_eq!(health_checks(&scene, 60, millis(200)), 60);
-    // Their memory is bounded.
+    // The memory of their pages is bounded.
     let queued: usize =
         scene.status.handle().table().connections().iter().map(|conn| conn.status().queued).sum();
-    let most = Config::new("").response_size() * 48;
-    assert!(queued > most / 20 && queued <= most, "{queued} of {most}");
+    let max = Config::new("").response_size() * 48;
+    assert!(queued > max / 20 && queued <= max, "{queued} of {max}");
     scene.end();
 }
 

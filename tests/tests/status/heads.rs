@@ -11,7 +11,7 @@ use crate::alone::{HOST, machine, server};
 /// The status codes of the answers to `input` under many cuts, and whether the connection was
 /// closed for a reason other than the peer's FIN.
 fn answers(input: &[u8]) -> (Vec<u16>, bool) {
-    // Each time with a new server.
+    // Each transcript is that of a new server.
     let fresh = || machine(&server());
     let transcript = if input.len() < 1000 {
         script::split_invariant(fresh, input)

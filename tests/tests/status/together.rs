@@ -108,7 +108,7 @@ fn a_thousand_incomplete_heads_do_not_disturb_the_service() {
         let ended = scene.world.run_until(&task).unwrap();
         assert!(is_complete(&ended), "{ended:?}");
     }
-    // Their time has passed, so a retry succeeds.
+    // The deadlines of the incomplete heads have passed.
     scene.world.run_for(Duration::from_secs(10)).unwrap();
     let answer = scene.world.run_until(&get(&client, "/metrics")).unwrap();
     let text = String::from_utf8(answer.bytes).unwrap();
@@ -127,7 +127,7 @@ fn a_thousand_incomplete_heads_do_not_disturb_the_service() {
     scene.end();
 }
 
-/// Without a byte, between requests, and inside a head: all three wait for a request.
+/// The connections wait for a request: without a byte, after a request, and inside a head.
 #[test]
 fn the_status_answers_when_it_is_full_of_silent_connections() {
     let scene = Scene::new(6, Limits::default());
@@ -150,7 +150,7 @@ fn the_status_answers_when_it_is_full_of_silent_connections() {
         let start = scene.world.now();
         let answer = scene.world.run_until(&get(&client, "/healthz")).unwrap();
         assert!(answer.bytes.starts_with(b"HTTP/1.1 200 OK\r\n"), "{answer:?}");
-        assert!(scene.world.now().since(start) < Duration::from_secs(1), "not at a deadline");
+        assert!(scene.world.now().since(start) < Duration::from_secs(1), "the answer is late");
     }
     let totals = scene.status.handle().table().totals();
     let evicted = usize::try_from(totals.ended["evicted"]).unwrap();
@@ -161,9 +161,9 @@ fn the_status_answers_when_it_is_full_of_silent_connections() {
         .iter()
         .map(|task| task.take().map(|received| (received.fin, received.error)))
         .collect();
-    let gone = ended.iter().filter(|ended| ended.is_some()).count();
-    assert!((1..=evicted).contains(&gone), "{gone} of {evicted}");
-    assert!(ended[..gone].iter().all(|ended| *ended == Some((true, None))), "{ended:?}");
+    let evicted_silent = ended.iter().filter(|ended| ended.is_some()).count();
+    assert!((1..=evicted).contains(&evicted_silent), "{evicted_silent} of {evicted}");
+    assert!(ended[..evicted_silent].iter().all(|ended| *ended == Some((true, None))), "{ended:?}");
     scene.end();
 }
 
@@ -188,7 +188,7 @@ fn readiness_fails_while_pending_output_is_flushed() {
     let scene = Scene::new(3, Limits::default());
     let client = scene.world.host("client");
     let runtime = client.clone();
-    // Megabytes that are not read for three seconds.
+    // 60,000 bytes that are not read for three seconds.
     client.run(async move {
         let socket = runtime.connect("server:7").await.unwrap();
         let pending = Act::Send(vec![1; 60_000].into());
@@ -206,7 +206,7 @@ fn readiness_fails_while_pending_output_is_flushed() {
 }
 
 #[test]
-fn it_answers_under_harmless_faults() {
+fn the_status_is_answered_under_harmless_faults() {
     for_each_seed(20, |seed| {
         let scene = Scene::new(seed, Limits::default());
         let client = scene.world.host("client");
@@ -246,7 +246,7 @@ fn a_client_that_does_not_read_the_answer_is_reset() {
     let request = "GET /connections?format=json HTTP/1.1\r\nHost: 10.0.0.1\r\n\r\n";
     let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
     let received = scene.world.run_until(&ask(&client, acts)).unwrap();
-    assert_eq!(received.error, Some(ConnectionError::Reset), "not to be taken for all of it");
+    assert_eq!(received.error, Some(ConnectionError::Reset), "a FIN would hide the missing bytes");
     assert_eq!(scene.status.handle().table().totals().ended["write_timeout"], 1);
     scene.end();
 }

@@ -1,4 +1,4 @@
-//! Drivers that own the buffers: they deliver input, and take output that they send later.
+//! Drivers that own the buffers: they deliver received input, and send owned output later.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ fn poll_shared<M: Machine>(machine: &mut M) {
 }
 
 #[test]
-fn an_upstream_that_is_driven_by_hand_accepts_only_what_fits_into_the_window() {
+fn an_upstream_accepts_only_bytes_that_fit_into_the_window() {
     for on_lag in [LagPolicy::Block, LagPolicy::Disconnect, LagPolicy::Skip] {
         let feed = Feed::new(
             Config::default().with_framing(fixed(64)).with_window(8192).with_on_lag(on_lag),
@@ -32,13 +32,16 @@ fn an_upstream_that_is_driven_by_hand_accepts_only_what_fits_into_the_window() {
         let mut upstream = Checked::new(Upstream::new(&feed, NOW), 0);
         let mut subscriber = Subscriber::new(&feed, NOW);
         let input: Vec<u8> = (0..=250).cycle().take(64 * 1024).collect();
-        let (mut left, mut output) = (&input[..], Vec::new());
-        receive(&mut upstream, &mut left, NOW);
-        assert_eq!(left.len(), input.len(), "the feed has not granted capacity");
-        while !left.is_empty() {
+        let (mut rest, mut output) = (&input[..], Vec::new());
+        receive(&mut upstream, &mut rest, NOW);
+        assert_eq!(rest.len(), input.len(), "bytes are read before the feed has granted capacity");
+        while !rest.is_empty() {
             let cx = &mut Context::from_waker(Waker::noop());
-            assert!(upstream.poll_shared(NOW, cx) && upstream.interest().read, "all is sent");
-            receive(&mut upstream, &mut left, NOW);
+            assert!(
+                upstream.poll_shared(NOW, cx) && upstream.interest().read,
+                "it does not read although all output is sent"
+            );
+            receive(&mut upstream, &mut rest, NOW);
             poll_shared(&mut subscriber);
             output.extend(script::collect(&mut subscriber, NOW));
             poll_shared(&mut subscriber);
@@ -70,7 +73,7 @@ fn owned_output_is_not_copied() {
 /// Messages are skipped while the sink holds others that it has not sent yet.
 #[test]
 fn writes_that_complete_late_send_complete_messages_although_others_are_skipped() {
-    for (most, slots) in (1..=12).flat_map(|most| [(most, 1), (most, 3)]) {
+    for (max, slots) in (1..=12).flat_map(|max| [(max, 1), (max, 3)]) {
         let feed = Feed::new(
             Config::default()
                 .with_framing(fixed(4))
@@ -84,7 +87,7 @@ fn writes_that_complete_late_send_complete_messages_although_others_are_skipped(
         let mut in_flight = VecDeque::new();
         let mut submit = |subscriber: &mut Checked<_>, completed: usize| {
             let mut bufs = vec![Bytes::new(); slots];
-            let n = collect_owned(subscriber, &mut bufs, most, NOW);
+            let n = collect_owned(subscriber, &mut bufs, max, NOW);
             in_flight.extend(bufs.into_iter().take(n));
             let n = completed.min(in_flight.len());
             output.extend(in_flight.drain(..n).flatten());
@@ -108,6 +111,6 @@ fn writes_that_complete_late_send_complete_messages_although_others_are_skipped(
         let counters = feed.counters();
         assert_eq!(counters.delivered, sent.len() as u64);
         assert_eq!(counters.delivered + counters.skipped, messages.len() as u64);
-        assert!(counters.skipped > 0, "with {most} bytes per write");
+        assert!(counters.skipped > 0, "no message was skipped with {max} bytes per write");
     }
 }
