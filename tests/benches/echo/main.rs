@@ -39,7 +39,7 @@
 //!
 //! If `WIRESTATE_OTHER_BUILD` is the path of another build of this benchmark (of an earlier commit,
 //! for example; `cargo bench --no-run` prints it), this project's servers from that build are
-//! measured as well, as `other-tokio` and so on. All four benchmarks do so.
+//! measured as well, as `other-tokio` and so on. That holds for all four benchmarks.
 //!
 //! No time makes the benchmark fail. Under `cargo test` it runs one short round and reports only
 //! that the bytes came back.
@@ -50,8 +50,8 @@
 //!
 //! # Figures of the other servers
 //!
-//! The figures were measured on a machine with two cores, one of them for the server. Absolute figures
-//! differ between machines and from hour to hour; ratios are stable.
+//! The figures were measured on a machine with two cores, one of them for the server. Absolute
+//! figures differ between machines and from hour to hour; ratios are stable.
 //!
 //! | server | `lockstep`, a request | `streaming`, a KiB | `idle`, a connection |
 //! |---|---|---|---|

@@ -22,7 +22,7 @@
 //!
 //! CPU and memory are measured as in the echo benchmark: the first field of
 //! `/proc/PID/task/*/schedstat` while no byte is in flight, and the anonymous memory of
-//! `/proc/PID/smaps_rollup`, of which the report has the maximum during and after the load. Latency
+//! `/proc/PID/smaps_rollup`. The report has the maximum during and after the load. Latency
 //! is the time from before the write of a message until after the read that returns it, by one
 //! clock: publisher and subscribers are one thread.
 //!

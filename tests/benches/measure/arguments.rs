@@ -28,7 +28,7 @@ pub(crate) fn main<A: Parser>(run: impl FnOnce(&A) -> io::Result<()>) -> ExitCod
 /// The arguments of every benchmark.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Shared<S: Choice, W: Choice> {
-    /// Rounds, each of which measures every figure; fewer for memory [default: 5; fanout: 3]
+    /// Rounds; each measures every figure, but memory has fewer rounds [default: 5; fanout: 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
     /// Seconds of load for each server in a round [default: 1]

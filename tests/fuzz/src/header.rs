@@ -259,6 +259,6 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 }
 
-/// The limit on the text of an error: at most 32 characters of the peer, each of which may take ten
-/// bytes (`\u{10ffff}`), and a sentence around them.
+/// The limit on the text of an error: at most 32 characters of the peer, at up to ten bytes each
+/// (`\u{10ffff}`), and a sentence around them.
 const MAX_MESSAGE: usize = 400;

@@ -39,7 +39,7 @@ pub(super) struct EndId {
 pub struct Record {
     /// The name of the host that opened the connection.
     pub client: Arc<str>,
-    /// The number of the connection among those that this host has opened, from 0.
+    /// The number of the connection, counted from 0 by the host that opened it.
     pub dial: u64,
     /// The end of the connection that this record is of.
     pub side: Side,
@@ -55,8 +55,8 @@ pub struct Record {
     pub sent: Vec<u8>,
     /// Whether a read has returned the other end's FIN.
     pub received_fin: bool,
-    /// How this end has ended its output. A FIN may be one that closing has sent; an RST may follow
-    /// a FIN.
+    /// How this end has ended its output. Closing the socket may have sent the FIN. An RST may
+    /// follow a FIN.
     pub ending: Option<Ending>,
     /// The first error of a call.
     pub error: Option<ConnectionError>,

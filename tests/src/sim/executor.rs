@@ -78,8 +78,8 @@ impl Executor {
         });
     }
 
-    /// Chooses a task that was woken and whose host is not in `stopped`. `choose` gets the number
-    /// of such tasks and returns an index.
+    /// Chooses a woken task of a host that is not in `stopped`. `choose` gets the number of these
+    /// tasks and returns an index.
     pub(super) fn choose(
         &self,
         stopped: &BTreeSet<usize>,

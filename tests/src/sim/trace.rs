@@ -34,7 +34,7 @@ pub struct Entry {
     pub at: Instant,
     /// The name of the host that opened the connection.
     pub client: Arc<str>,
-    /// The number of the connection among those that this host has opened, from 0.
+    /// The number of the connection, counted from 0 by the host that opened it.
     pub dial: u64,
     /// The end of the connection at which it happened.
     pub side: Side,

@@ -183,9 +183,9 @@ fn a_source_serves_a_client_that_has_closed_its_side() {
     );
     let stopped = [&served[..], &[Op::ShutDown, Op::Finished]].concat();
     assert_eq!(end(None, &stopped), (2, Some(Ending::Fin), Some("shut_down")));
-    let gone =
+    let reset =
         [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::Reset)]].concat();
-    assert_eq!(end(None, &gone), (2, None, Some("left")), "a client that leaves is an error");
+    assert_eq!(end(None, &reset), (2, None, Some("left")), "a client that leaves is an error");
     let lost =
         [&served[..], &[Op::Timeout, Op::Error(Direction::Write, ConnectionError::TimedOut)]]
             .concat();

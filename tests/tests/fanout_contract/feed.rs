@@ -19,7 +19,7 @@ use wirestate_testkit::script;
 
 use crate::messages::{fixed, lines};
 
-/// Messages of four bytes, and a window of two of them if each is a chunk of its own.
+/// Messages of four bytes. The window holds two of them if each message is a chunk.
 fn config(on_lag: LagPolicy) -> Config {
     Config::default().with_framing(fixed(4)).with_window(2 * (4 + 128)).with_on_lag(on_lag)
 }

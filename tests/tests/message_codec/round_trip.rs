@@ -17,7 +17,7 @@ use crate::{
 /// Generated headers have at most 250 bytes, plus two strings of 24 characters that take six bytes
 /// each as escapes.
 const LIMITS: FrameLimits = FrameLimits::new(450, 1 << 20);
-/// The size of a buffer that just holds the longest header.
+/// The size of the smallest buffer that holds the longest header.
 const MIN_BUFFER: usize = 452;
 
 /// Up to four messages with contents around the size of the smallest buffer, their frames, and a

@@ -171,8 +171,8 @@ impl Pair {
         }
     }
 
-    /// Replaces a lost upstream to which no byte of the client was relayed. The next one that accepts
-    /// takes its place.
+    /// Replaces an upstream that was lost before it got a byte of the client. Uses the next one
+    /// that accepts.
     fn replace(&mut self) {
         let upstream = &mut self.peers[Side::Upstream as usize];
         let lost = mem::replace(upstream, Peer::new(128, self.capacity));

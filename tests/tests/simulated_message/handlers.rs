@@ -118,8 +118,8 @@ fn the_handlers_of_one_connection_run_concurrently() {
     let asking = ask(&client, requests(&[10; 8]));
     assert!(scene.world.run_until(&asking).unwrap().are_complete());
     assert_eq!(running.max(), 8);
-    let took = scene.world.now().since(began);
-    assert!(took < seconds(11), "it took {took:?}");
+    let elapsed = scene.world.now().since(began);
+    assert!(elapsed < seconds(11), "the handlers took {elapsed:?}");
     scene.end();
 }
 

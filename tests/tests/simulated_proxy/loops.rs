@@ -16,7 +16,7 @@ use wirestate_testkit::{
 
 use crate::scene::{Scene, peer, seconds};
 
-/// A proxy to these addresses, of which one may be its own.
+/// A proxy to these addresses. One of them may be its own address.
 fn proxying(seed: u64, upstreams: &[&str], config: Config) -> Scene {
     let upstreams = Upstreams::new(upstreams.iter().copied(), Balance::RoundRobin, seed);
     Scene::proxying(World::new(seed), Proxy::new(config, upstreams).unwrap())
@@ -87,11 +87,8 @@ fn the_other_upstreams_serve_if_one_is_the_proxy_itself() {
             let received = scene.world.run_until(&received).unwrap();
             received == Received { bytes: b"hello".to_vec(), fin: true, error: None }
         };
-        let served = (0..20).filter(|i| is_served(&format!("client {i}"))).count();
-        assert!(
-            served >= 19,
-            "{served} of 20 are served, although only the first may find the loop"
-        );
+        let count = (0..20).filter(|i| is_served(&format!("client {i}"))).count();
+        assert!(count >= 19, "{count} of 20 are served, although only the first may find the loop");
         let [own, serves] = &scene.counters()[..] else { panic!("there are two") };
         assert!(own.failures <= 3 && !own.up && serves.up, "{own:?}");
         scene.end();

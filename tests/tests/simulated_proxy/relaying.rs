@@ -263,7 +263,7 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_a_deadline_ends_the
         for sender in Side::BOTH {
             let scene = Scene::new(seed, &["upstream"]);
             let (mut client_acts, mut upstream_acts) = (vec![], vec![]);
-            let (sends, receives) = match sender {
+            let (sends, reads) = match sender {
                 Side::Client => (&mut client_acts, &mut upstream_acts),
                 Side::Upstream => (&mut upstream_acts, &mut client_acts),
             };
@@ -274,7 +274,7 @@ fn a_process_that_was_stopped_relays_what_had_arrived_before_a_deadline_ends_the
                 Act::Finish,
                 Act::ReceiveAll,
             ]);
-            receives.extend([Act::Receive(16), Act::Finish, Act::ReceiveAll]);
+            reads.extend([Act::Receive(16), Act::Finish, Act::ReceiveAll]);
             let upstream = scene.upstream("upstream", upstream_acts);
             let client = peer(&scene.world.host("client"), client_acts);
             scene.run_for(seconds(50));

@@ -77,8 +77,8 @@ fn a_past_burst_of_requests_delays_no_page() {
     let start = scene.world.now();
     let answer = scene.world.run_until(&get(&client, "/")).unwrap();
     assert!(answer.bytes.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    let took = scene.world.now().since(start);
-    assert!(took < millis(100), "{took:?}");
+    let elapsed = scene.world.now().since(start);
+    assert!(elapsed < millis(100), "{elapsed:?}");
     scene.end();
 }
 
@@ -193,7 +193,7 @@ fn clients_that_request_without_pause_are_answered_at_a_bounded_rate() {
     }
 }
 
-/// More clients than the limit, each of which reconnects as soon as it has its answer.
+/// More clients than the limit reconnect, each as soon as it has its answer.
 #[test]
 fn clients_that_reconnect_without_pause_block_no_health_check() {
     let scene = Scene::new(7, NO_LIMIT);
