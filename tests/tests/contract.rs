@@ -123,7 +123,8 @@ proptest! {
     ) {
         let messages: Vec<Bytes> = messages.into_iter().map(Bytes::from).collect();
         let config =
-            LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds).with_pace(pace);
+            LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds);
+        let config = config.with_pace(pace);
         let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
         let mut load = Checked::new(load, 0).with_deadlines();
         let mut player = Player::new(&mut load);

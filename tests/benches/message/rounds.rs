@@ -71,7 +71,7 @@ pub(crate) fn run(plan: &Plan, cores: Cores) -> io::Result<Vec<Series<Plan>>> {
                 load.request(window, None, &mut |latency| latencies.alone.push(latency))?;
                 CpuUsage::on(server, || {
                     load.request(window, Some(flood), &mut |latency| {
-                        latencies.with_second_load.push(latency)
+                        latencies.with_second_load.push(latency);
                     })
                 })
             })

@@ -255,7 +255,7 @@ fn check_thousands(on_lag: LagPolicy) {
                 Kind::Late => assert!(received.fin && published.ends_with(&received.bytes)),
                 Kind::Slow => assert!(received.fin),
                 Kind::Stalled => {
-                    assert!(received.fin || received.error == Some(ConnectionError::Reset))
+                    assert!(received.fin || received.error == Some(ConnectionError::Reset));
                 }
                 Kind::Leaving => assert!(received.fin && received.bytes.len() % SIZE == 0),
                 Kind::Resetting => {}
