@@ -111,13 +111,13 @@ fn driven(bug: Bug) {
             _ => vec![send, Act::Receive(60), Act::Reset],
         };
         let runtime = client.clone();
-        let heard = client.run(async move {
+        let received = client.run(async move {
             let socket = runtime.connect("server:7").await.unwrap();
             act(runtime, socket, acts).await
         });
         world.run().unwrap_or_else(|halted| panic!("{halted}"));
         assert!(world.now().since(Instant::EPOCH) < Duration::from_secs(1_000_030), "too late");
-        assert_eq!(heard.take().unwrap().bytes, message);
+        assert_eq!(received.take().unwrap().bytes, message);
         let is_clean = serving.take().unwrap().to_string() == "finished";
         let has_error = |record: &Record| record.side == Side::Server && record.error.is_some();
         let is_error = world.records().iter().any(has_error);
@@ -177,12 +177,12 @@ fn disturbed(bug: Bug, disturbance: Disturbance) {
             Act::ReceiveAll,
         ];
         let runtime = client.clone();
-        let heard = client.run(async move {
+        let received = client.run(async move {
             let socket = runtime.connect("server:7").await.unwrap();
             act(runtime, socket, acts).await
         });
         world.run().unwrap_or_else(|halted| panic!("{halted}"));
-        assert_eq!(heard.take().unwrap().bytes, b"heldmore");
+        assert_eq!(received.take().unwrap().bytes, b"heldmore");
     }
 }
 

@@ -37,15 +37,15 @@ fn shout_at(seed: u64, faults: Faults, message: &[u8]) -> (Received, Record) {
         drive::Drive::new(shout, socket, runtime.clock()).await
     });
     let (runtime, message) = (client.clone(), message.to_vec().into());
-    let heard = client.run(async move {
+    let received = client.run(async move {
         let socket = runtime.connect("server:7").await.expect("the server listens");
         act(runtime, socket, vec![Act::Send(message), Act::Finish, Act::ReceiveAll]).await
     });
-    let heard = world.run_until(&heard).expect("the client ends");
+    let received = world.run_until(&received).expect("the client ends");
     world.run().expect("all ends");
     let is_served = |record: &Record| record.side == Side::Server;
     let record = world.records().into_iter().find(is_served).expect("there was a connection");
-    (heard, record)
+    (received, record)
 }
 
 fn message(seed: u64) -> Vec<u8> {
@@ -58,15 +58,15 @@ fn a_clean_end_has_all_bytes_despite_short_writes() {
     for_each_seed(300, |seed| {
         let (faults, message) =
             (Faults { short_write: 500, zero_write: 200, ..Faults::NONE }, message(seed));
-        let (heard, record) = shout_at(seed, faults, &message);
-        let complete = heard.bytes == message.to_ascii_uppercase();
+        let (received, record) = shout_at(seed, faults, &message);
+        let complete = received.bytes == message.to_ascii_uppercase();
         assert!(
-            !heard.fin || complete,
+            !received.fin || complete,
             "a FIN after {} of {} bytes",
-            heard.bytes.len(),
+            received.bytes.len(),
             message.len()
         );
-        assert_eq!(heard.fin, record.ending == Some(Ending::Fin));
+        assert_eq!(received.fin, record.ending == Some(Ending::Fin));
     });
 }
 
@@ -75,12 +75,12 @@ fn a_clean_end_has_all_bytes_despite_any_fault() {
     for_each_seed(300, |seed| {
         let message = message(seed);
         let faults = Faults { accept_aborted: 0, ..Faults::harmful(seed) };
-        let (heard, record) = shout_at(seed, faults, &message);
-        let complete = heard.bytes == message.to_ascii_uppercase();
+        let (received, record) = shout_at(seed, faults, &message);
+        let complete = received.bytes == message.to_ascii_uppercase();
         assert!(
-            !heard.fin || complete,
+            !received.fin || complete,
             "a FIN after {} of {} bytes",
-            heard.bytes.len(),
+            received.bytes.len(),
             message.len()
         );
         assert!(record.error.is_none() || record.ending == Some(Ending::Rst), "{record:?}");
