@@ -202,6 +202,7 @@ impl RegisteredFd for SmolFd {
         }
     }
 
+    #[inline] // into the driver, which is compiled in the user's crate
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             if self.is_drained {

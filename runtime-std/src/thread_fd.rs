@@ -90,10 +90,12 @@ impl RegisteredFd for ThreadFd {
     }
 
     /// [`send`] does not block, even if the socket is in blocking mode.
+    #[inline] // into the driver, which is compiled in the user's crate
     fn poll_write(&mut self, _cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<io::Result<usize>> {
         self.poll_result(Direction::Write, send(&self.socket, bufs))
     }
 
+    #[inline] // into the driver, which is compiled in the user's crate
     fn poll_read(&mut self, _cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let recheck = mem::take(&mut self.recheck);
         if recheck || !is_drained(self.socket.as_raw_fd()) {

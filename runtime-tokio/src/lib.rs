@@ -261,6 +261,7 @@ impl RegisteredFd for TokioFd {
         }
     }
 
+    #[inline] // into the driver, which is compiled in the user's crate
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if let Some(read) = self.recheck_now(Direction::Read, |socket| receive(socket, buf)) {
             return Poll::Ready(read);
