@@ -56,7 +56,7 @@
 //! for shared state hang: asynchronous services and subscribers do.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 extern crate alloc;
 

@@ -4,7 +4,7 @@ use super::{
     Metric,
     MetricValue::{Counter, CounterSeconds, Gauge, Histogram},
     MetricsSource,
-    metric::by_reason,
+    value::by_reason,
 };
 use crate::fanout::{Feed, LATENCY_BOUNDS};
 

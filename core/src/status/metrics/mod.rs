@@ -7,20 +7,20 @@
 //! | `message` | `wirestate_requests`, `wirestate_content_bytes` |
 //! | `proxy` | `wirestate_proxy_upstream_…` |
 //!
-//! The command line adds the metrics of its log. The file `metric` has the types, and `exposition`
+//! The command line adds the metrics of its log. The file `value` has the types, and `exposition`
 //! has Prometheus' text formats.
 
 mod exposition;
 mod fanout;
 #[cfg(feature = "message")]
 mod message;
-mod metric;
 mod proxy;
 mod server;
+mod value;
 
 use core::fmt::Debug;
 
-pub use self::metric::{Metric, MetricValue};
+pub use self::value::{Metric, MetricValue};
 pub(super) use self::{
     exposition::{Exposition, expose},
     server::{Traffic, VERSION, all},

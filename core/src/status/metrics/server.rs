@@ -8,7 +8,7 @@ use super::{
     super::{rate_limiter::Refusals, state::ServerState},
     Metric,
     MetricValue::{Counter, Gauge, GaugeSeconds, Info},
-    metric::by_reason,
+    value::by_reason,
 };
 use crate::{Instant, admission::Snapshot};
 

@@ -1,4 +1,4 @@
-//! A metric as plain data.
+//! A metric as plain data: the types. The names are in `server`, `fanout`, `message` and `proxy`.
 
 use core::time::Duration;
 use std::{borrow::Cow, collections::BTreeMap};
