@@ -42,7 +42,7 @@ impl Admitted {
     /// Ends the connection for a reason: logs it, counts it, and removes the entry from the table.
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
         let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
-        let (received, sent) = (self.entry.bytes_in(), self.entry.bytes_out());
+        let (received, sent) = (self.entry.bytes_received(), self.entry.bytes_sent());
         // In seconds, as in the metrics, for programs that read the log.
         let (label, age) = (reason.label(), now.since(self.entry.since()).as_secs_f64());
         macro_rules! closed {

@@ -24,8 +24,8 @@ pub struct ConnectionEntry {
     id: u64,
     since: Instant,
     // Only the connection's own driver writes these three.
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
+    bytes_received: AtomicU64,
+    bytes_sent: AtomicU64,
     last_activity: AtomicU64,
     command: AtomicU8,
     /// The size of the PROXY header that the received bytes begin with.
@@ -60,8 +60,8 @@ impl ConnectionEntry {
         Self {
             id,
             since: now,
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
+            bytes_received: AtomicU64::new(0),
+            bytes_sent: AtomicU64::new(0),
             last_activity: AtomicU64::new(now.nanos()),
             command: AtomicU8::new(Command::None as u8),
             header_bytes: AtomicUsize::new(0),
@@ -87,13 +87,13 @@ impl ConnectionEntry {
     }
 
     /// Bytes received so far.
-    pub fn bytes_in(&self) -> u64 {
-        self.bytes_in.load(Relaxed)
+    pub fn bytes_received(&self) -> u64 {
+        self.bytes_received.load(Relaxed)
     }
 
     /// Bytes sent so far.
-    pub fn bytes_out(&self) -> u64 {
-        self.bytes_out.load(Relaxed)
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent.load(Relaxed)
     }
 
     /// When a byte was last received or sent; before the first one, when the connection was
@@ -129,10 +129,10 @@ impl ConnectionEntry {
     /// Counts the bytes that one turn read and wrote.
     pub fn count(&self, read: usize, written: usize, now: Instant) {
         if read > 0 {
-            self.bytes_in.store(self.bytes_in().wrapping_add(read as u64), Relaxed);
+            self.bytes_received.store(self.bytes_received().wrapping_add(read as u64), Relaxed);
         }
         if written > 0 {
-            self.bytes_out.store(self.bytes_out().wrapping_add(written as u64), Relaxed);
+            self.bytes_sent.store(self.bytes_sent().wrapping_add(written as u64), Relaxed);
         }
         if read + written > 0 {
             self.last_activity.store(now.nanos(), Relaxed);
@@ -160,7 +160,7 @@ impl ConnectionEntry {
 
     /// Whether no byte was received or sent, except for a PROXY header.
     pub(crate) fn is_untouched(&self) -> bool {
-        self.bytes_out() == 0 && self.bytes_in() == self.header_bytes.load(Relaxed) as u64
+        self.bytes_sent() == 0 && self.bytes_received() == self.header_bytes.load(Relaxed) as u64
     }
 
     /// The network that the connection counts under; `None` if it counts under none.

@@ -56,9 +56,9 @@ pub struct Totals {
     /// Connections open now.
     pub open: u64,
     /// Bytes received on connections that have ended.
-    pub bytes_in: u64,
+    pub bytes_received: u64,
     /// Bytes sent on connections that have ended.
-    pub bytes_out: u64,
+    pub bytes_sent: u64,
     /// Connections ended, by [`Reason::label`](crate::Reason::label). Connections without a reason
     /// count as `aborted`, or as `panicked`.
     pub ended: BTreeMap<&'static str, u64>,
@@ -242,8 +242,8 @@ impl ConnectionTable {
             state.open.remove(&connection.id());
             state.uncount(connection.network());
             state.totals.open -= 1;
-            state.totals.bytes_in += connection.bytes_in();
-            state.totals.bytes_out += connection.bytes_out();
+            state.totals.bytes_received += connection.bytes_received();
+            state.totals.bytes_sent += connection.bytes_sent();
             *state.totals.ended.entry(label).or_default() += 1;
             if state.open.is_empty() { mem::take(&mut state.waiting) } else { Vec::new() }
         });

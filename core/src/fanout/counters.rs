@@ -10,7 +10,7 @@ pub struct Counters {
     /// Messages published.
     pub messages_in: u64,
     /// Bytes of messages published.
-    pub bytes_in: u64,
+    pub bytes_received: u64,
     /// Bytes of incomplete messages that were dropped when the upstream's connection ended.
     pub tail_bytes_dropped: u64,
     /// Whether the upstream is connected.

@@ -103,7 +103,7 @@ impl Feed {
         let wakers = self.inner.state.with(|state| {
             state.reserved = None;
             state.counters.messages_in += messages;
-            state.counters.bytes_in += bytes.len() as u64;
+            state.counters.bytes_received += bytes.len() as u64;
             let start = state.log.start();
             state.log.push(bytes, messages, now);
             self.inner.published.store(state.log.messages(), Relaxed);

@@ -229,7 +229,7 @@ fn split_invariant(framing: Framing, input: &[u8], exhaustively: bool) -> (Vec<u
         let ops: Vec<Op> = pieces.chain([Op::Eof]).collect();
         let transcript = script::play_out(&mut upstream(&feed), &ops);
         let counters = feed.counters();
-        let counted = (counters.messages_in, counters.bytes_in);
+        let counted = (counters.messages_in, counters.bytes_received);
         (published(&mut subscriber), transcript.label.unwrap(), counted)
     };
     let mut expected = run(&script::whole(input.len()));

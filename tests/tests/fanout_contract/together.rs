@@ -83,7 +83,7 @@ proptest! {
         let (messages, _) = parse(framing, &input);
         let stream = messages.concat();
         let counters = feed.counters();
-        prop_assert_eq!(counters.bytes_in, stream.len() as u64);
+        prop_assert_eq!(counters.bytes_received, stream.len() as u64);
         if on_lag != LagPolicy::Block && lag_wait.is_zero() {
             prop_assert_eq!(counters.paused, Duration::ZERO);
         }

@@ -144,7 +144,7 @@ fn lines_and_bytes_arrive_completely_while_the_upstream_flaps() {
             let sent: usize = scene.epochs().iter().map(Vec::len).sum();
             let counters = scene.counters();
             assert_eq!(counters.upstream_connects, 5);
-            assert_eq!(counters.bytes_in, published.len() as u64);
+            assert_eq!(counters.bytes_received, published.len() as u64);
             assert_eq!(counters.tail_bytes_dropped, (sent - published.len()) as u64);
             assert_eq!(framing == Framing::None, counters.tail_bytes_dropped == 0);
             if framing == LINES {

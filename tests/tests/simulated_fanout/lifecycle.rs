@@ -70,7 +70,7 @@ fn input_of_subscribers_is_discarded() {
     let sender = scene.subscriber("sender", crate::scene::flood());
     scene.run_for(millis(5000));
     scene.end();
-    assert_eq!(scene.table.totals().bytes_in, 100_000);
+    assert_eq!(scene.table.totals().bytes_received, 100_000);
     assert_eq!(numbers(&sender.take().unwrap().bytes), (0..500).collect::<Vec<_>>());
 }
 

@@ -101,7 +101,7 @@ fn an_upstream_that_does_not_answer_leaves_time_for_the_next() {
     scene.run_for(seconds(4));
     let connections = scene.table.connections();
     assert_eq!(connections[0].status().state, "dialling");
-    assert!(connections[0].bytes_in() > 0, "the client's bytes are not read");
+    assert!(connections[0].bytes_received() > 0, "the client's bytes are not read");
     scene.run_for(seconds(3));
     let ended = loading.take().expect("the first attempt takes longer than 5 s");
     assert_eq!(ended, Ended::Reason(LoadReason::Complete { bytes: 20 * ROUND }));

@@ -117,7 +117,10 @@ fn the_pages_show_the_state_of_the_service() {
         let listing: serde_json::Value = serde_json::from_str(&content).unwrap();
         assert_eq!(listing["open"], 1);
         let line = &listing["connections"][0];
-        assert_eq!((&line["peer"], &line["bytes_in"]), (&"[2001:db8::1]:4000".into(), &7.into()));
+        assert_eq!(
+            (&line["peer"], &line["bytes_received"]),
+            (&"[2001:db8::1]:4000".into(), &7.into())
+        );
     }
     let (head, page) = get(&server, "/connections", "Accept: text/html,*/*;q=0.8\r\n");
     assert!(head.contains("\r\nContent-Security-Policy: default-src 'none'; "), "{head}");

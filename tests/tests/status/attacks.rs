@@ -181,8 +181,8 @@ fn clients_that_request_without_pause_are_answered_at_a_bounded_rate() {
         }
         let sent = || {
             let table = scene.status.handle().table();
-            let open: u64 = table.connections().iter().map(|conn| conn.bytes_out()).sum();
-            (table.totals().bytes_out + open) / len as u64
+            let open: u64 = table.connections().iter().map(|conn| conn.bytes_sent()).sum();
+            (table.totals().bytes_sent + open) / len as u64
         };
         scene.world.run_for(millis(200)).unwrap();
         let before = sent();

@@ -72,8 +72,8 @@ fn describe_totals(handle: &ServerHandle) -> String {
         "{} connections: {}; bytes {} in, {} out",
         totals.accepted,
         ended.collect::<Vec<_>>().join(", "),
-        totals.bytes_in,
-        totals.bytes_out,
+        totals.bytes_received,
+        totals.bytes_sent,
     )
 }
 

@@ -246,8 +246,8 @@ impl LoadRun {
                 complete: tally.complete,
                 failures: tally.failures.clone(),
                 messages: tally.round_trips.len(),
-                bytes_sent: totals.bytes_out,
-                bytes_received: totals.bytes_in,
+                bytes_sent: totals.bytes_sent,
+                bytes_received: totals.bytes_received,
                 seconds: elapsed.as_secs_f64(),
                 latency_us: Latency {
                     p50: quantile(0.5),

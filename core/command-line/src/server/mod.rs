@@ -184,8 +184,8 @@ pub(super) async fn listen_and_serve<R: CommandRuntime>(
         drained = report.drained,
         aborted = report.aborted,
         refused = totals.refused.values().sum::<u64>(),
-        received = totals.bytes_in,
-        sent = totals.bytes_out,
+        received = totals.bytes_received,
+        sent = totals.bytes_sent,
         "stopped"
     );
     Ok(())

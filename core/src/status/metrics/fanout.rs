@@ -40,7 +40,7 @@ impl MetricsSource for Feed {
             Metric::new(
                 "wirestate_upstream_bytes",
                 "Bytes of messages received from the upstream.",
-                Counter(counters.bytes_in),
+                Counter(counters.bytes_received),
             ),
             Metric::new(
                 "wirestate_upstream_tail_dropped_bytes",

@@ -103,10 +103,11 @@ impl Traffic {
     /// The bytes of all connections, the ended ones included.
     pub(in crate::status) fn new(snapshot: &Snapshot) -> Self {
         let Snapshot { totals, connections } = snapshot;
-        let mut traffic = Self { received: totals.bytes_in, sent: totals.bytes_out, queued: 0 };
+        let mut traffic =
+            Self { received: totals.bytes_received, sent: totals.bytes_sent, queued: 0 };
         for connection in connections {
-            traffic.received += connection.bytes_in();
-            traffic.sent += connection.bytes_out();
+            traffic.received += connection.bytes_received();
+            traffic.sent += connection.bytes_sent();
             traffic.queued += connection.status().queued as u64;
         }
         traffic

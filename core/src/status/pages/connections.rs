@@ -25,8 +25,8 @@ pub(super) struct Row {
     id: u64,
     peer: String,
     state: &'static str,
-    bytes_in: u64,
-    bytes_out: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
     age_seconds: f64,
     idle_seconds: f64,
     lag: u64,
@@ -35,7 +35,7 @@ pub(super) struct Row {
 
 /// The headings of the columns, in the order of [`Row::cells`].
 pub(super) const COLUMNS: [&str; 9] =
-    ["id", "peer", "state", "bytes in", "bytes out", "age", "idle", "lag", "queued"];
+    ["id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued"];
 
 impl ConnectionList {
     pub(super) fn new(server: &ServerState, now: Instant) -> Self {
@@ -90,8 +90,8 @@ impl Row {
             peer: connection.peer().to_string(),
             // A driver first publishes the status when it first sleeps.
             state: if status.state.is_empty() { "new" } else { status.state },
-            bytes_in: connection.bytes_in(),
-            bytes_out: connection.bytes_out(),
+            bytes_received: connection.bytes_received(),
+            bytes_sent: connection.bytes_sent(),
             age_seconds: seconds(now.since(connection.since())),
             idle_seconds: seconds(now.since(connection.last_activity())),
             lag: status.lag,
@@ -105,8 +105,8 @@ impl Row {
             self.id.to_string(),
             self.peer.clone(),
             self.state.to_string(),
-            self.bytes_in.to_string(),
-            self.bytes_out.to_string(),
+            self.bytes_received.to_string(),
+            self.bytes_sent.to_string(),
             format!("{:.1} s", self.age_seconds),
             format!("{:.1} s", self.idle_seconds),
             self.lag.to_string(),
@@ -136,8 +136,8 @@ mod tests {
             id: u64::MAX,
             peer: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".into(),
             state: "the-longest-name-of-state",
-            bytes_in: u64::MAX,
-            bytes_out: u64::MAX,
+            bytes_received: u64::MAX,
+            bytes_sent: u64::MAX,
             age_seconds: seconds(Duration::MAX),
             idle_seconds: seconds(Duration::MAX),
             lag: u64::MAX,
