@@ -69,7 +69,7 @@ fn describe_totals(handle: &ServerHandle) -> String {
     let totals = handle.table().totals();
     let ended = totals.ended.iter().map(|(reason, count)| format!("{count} {reason}"));
     format!(
-        "{} connections: {}; bytes {} in, {} out",
+        "{} connections: {}; received {}, sent {}",
         totals.accepted,
         ended.collect::<Vec<_>>().join(", "),
         totals.bytes_received,
