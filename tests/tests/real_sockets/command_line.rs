@@ -645,7 +645,7 @@ pub(crate) fn the_demo_ends_by_itself(binary: &str) {
     let report = text(&output.stdout);
     assert!(report.contains("100 of 100 complete, every byte verified"), "{report}");
     for server in ["proxy        ", "echo-server  "] {
-        let line = format!("\n{server}100 connections: 100 finished; bytes ");
+        let line = format!("\n{server}100 connections: 100 finished; received ");
         assert!(report.contains(&line), "{report}");
     }
     assert!(report.contains("100 tasks on 10 connections send requests"), "{report}");
