@@ -105,7 +105,7 @@ pub trait Runtime: Clone + Send + Sync + 'static {
     /// deadline, use [`connect_within`].
     ///
     /// # Errors
-    /// The name is unknown, or no address can be connected to: the error is that of the last one.
+    /// The name is unknown, or every address failed. Then it is the error of the last address.
     fn connect(&self, address: &str) -> impl Future<Output = io::Result<Self::Socket>> + Send;
 
     /// The local address of a connection (getsockname(2)); `None` if it has none. For an accepted

@@ -10,7 +10,7 @@
 //!   It wants `Finished` only after its FIN, its RST or an error.
 //! - Rule 2: `read_buf` and `write_bufs` offer at least one byte and no empty slice. A second
 //!   `read_buf` returns the same memory with the same content.
-//! - Rule 3: `write_owned` offers the first bytes of `write_bufs`, at most `most`.
+//! - Rule 3: `write_owned` offers the first bytes of `write_bufs`, at most `max`.
 //! - Rules 4 and 5: it sends nothing after `Error(Write, _)`.
 //! - Rule 6: if `poll_shared` returns false, nothing changes. Without another call in between, the
 //!   next `poll_shared` may resume reading or change the wanted output only if the waker was woken
@@ -408,14 +408,14 @@ impl<M: Machine> Machine for Checked<M> {
         n
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let write = self.machine.interest().write;
         assert_eq!(write, Outbound::Flush, "driver: write_owned without output");
-        assert!(most > 0, "driver: write_owned of at most 0 bytes");
-        let n = self.machine.write_owned(out, most);
+        assert!(max > 0, "driver: write_owned of at most 0 bytes");
+        let n = self.machine.write_owned(out, max);
         check_slices(n, out);
         let (owned, output) = (out[..n].concat(), offered_output(&self.machine));
-        assert!(owned.len() <= most, "machine: it offers {} owned bytes of {most}", owned.len());
+        assert!(owned.len() <= max, "machine: it offers {} owned bytes of {max}", owned.len());
         let common = owned.len().min(output.len());
         let same = owned[..common] == output[..common];
         assert!(same, "machine: write_owned and write_bufs offer different bytes");

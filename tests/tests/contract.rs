@@ -405,7 +405,7 @@ fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {
         load
     };
     let mistake = AssertUnwindSafe(|| load().handle(NOW, Event::Eof));
-    let panic = catch_unwind(mistake).expect_err("a reset is no end of the input");
+    let panic = catch_unwind(mistake).expect_err("an Eof after a failed write must panic");
     assert_eq!(panic.downcast_ref(), Some(&"driver: Eof after a failed write"));
     load().handle(NOW, Event::Error(Direction::Read, RESET));
 }

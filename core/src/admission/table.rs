@@ -98,7 +98,7 @@ impl ConnectionTable {
         Self::with(Some(name), limits, behind_proxies)
     }
 
-    fn with(name: Option<&'static str>, limits: Limits, behind_proxies: bool) -> Self {
+    pub(crate) fn with(name: Option<&'static str>, limits: Limits, behind_proxies: bool) -> Self {
         Self { inner: Shared::new(Inner { name, limits, behind_proxies, state: Lock::default() }) }
     }
 

@@ -78,7 +78,7 @@ impl Readiness {
         self.blocked.flush &= !write;
     }
 
-    /// Clears all readiness, also that of the socket's runtime.
+    /// Clears all readiness, here and in the socket's runtime: the next turn asks the kernel.
     pub(crate) fn recheck(&mut self, socket: &mut impl Source) {
         if self.output != Output::Reset {
             socket.recheck();

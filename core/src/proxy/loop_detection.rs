@@ -40,7 +40,7 @@ struct Entries {
     count: u64,
 }
 
-/// The address of the dialling end, and that of the accepting end.
+/// The addresses of the two ends of a connection: the dialling end, then the accepting end.
 type Endpoints = (SocketAddr, SocketAddr);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

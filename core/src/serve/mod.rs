@@ -90,12 +90,7 @@ impl ServerHandle {
     /// A handle on a server with these settings.
     pub fn new(config: Config) -> Self {
         let Config { limits, drain_timeout, name, behind_proxies } = config;
-        let table = if behind_proxies {
-            ConnectionTable::behind_proxies(limits)
-        } else {
-            ConnectionTable::new(limits)
-        };
-        let table = name.map_or_else(|| table.clone(), |name| table.named(name));
+        let table = ConnectionTable::with(name, limits, behind_proxies);
         Self { table, shutdown: ShutdownHandle::new(), drain_timeout }
     }
 

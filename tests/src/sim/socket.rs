@@ -143,13 +143,13 @@ impl Splice for Socket {
         &mut self,
         cx: &mut Context<'_>,
         pipe: &mut VecDeque<u8>,
-        most: usize,
+        max: usize,
     ) -> Poll<Result<Option<usize>, IoError>> {
         assert!(pipe.is_empty(), "the driver fills a pipe that is not empty");
         if self.world.network(|network| network.refuses_to_splice(self.end)) {
             return Poll::Ready(Ok(None));
         }
-        let mut bytes = vec![0; most.min(PIPE_CAPACITY)];
+        let mut bytes = vec![0; max.min(PIPE_CAPACITY)];
         let n = ready!(self.poll_read(cx, &mut bytes))?;
         self.world.network(|network| network.end(self.end).record.piped += n);
         pipe.extend(&bytes[..n]);

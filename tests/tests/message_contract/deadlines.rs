@@ -252,7 +252,7 @@ fn a_connection_with_a_pending_reply_is_not_idle() {
     assert_eq!(
         machine.poll_timeout(),
         Some(at(secs(110))),
-        "the deadline is not that of the reply"
+        "the deadline must be that of the pending reply"
     );
 }
 

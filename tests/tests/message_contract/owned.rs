@@ -10,17 +10,17 @@ use wirestate_testkit::{contract::Checked, message::frames};
 
 const NOW: Instant = Instant::EPOCH;
 
-/// Takes all output of `machine` in parts of at most `most` bytes. It sends `large` twice.
-fn shares_large_contents<M: Machine>(machine: M, most: usize, expected: &[u8], large: &Bytes) {
+/// Takes all output of `machine` in parts of at most `max` bytes. It sends `large` twice.
+fn shares_large_contents<M: Machine>(machine: M, max: usize, expected: &[u8], large: &Bytes) {
     let (mut machine, mut output) = (Checked::new(machine, 1 << 20), Vec::new());
     let mut shared = 0;
     loop {
         let mut bufs = [const { Bytes::new() }; 3];
-        let n = collect_owned(&mut machine, &mut bufs, most, NOW);
+        let n = collect_owned(&mut machine, &mut bufs, max, NOW);
         if n == 0 {
             break;
         }
-        assert!(bufs[..n].iter().map(Bytes::len).sum::<usize>() <= most);
+        assert!(bufs[..n].iter().map(Bytes::len).sum::<usize>() <= max);
         for buf in &bufs[..n] {
             output.extend_from_slice(buf);
             if large.as_ptr_range().contains(&buf.as_ptr()) {
@@ -28,7 +28,7 @@ fn shares_large_contents<M: Machine>(machine: M, most: usize, expected: &[u8], l
             }
         }
     }
-    assert!(output == expected, "{most} bytes at once");
+    assert!(output == expected, "{max} bytes at once");
     assert_eq!(shared, 2 * large.len(), "a large content was copied");
 }
 
@@ -43,7 +43,7 @@ fn owned_output_equals_borrowed_output_and_shares_large_contents() {
         Message::binary("c"),
     ];
     let expected = frames(&messages);
-    for most in [1, 100, 4999, usize::MAX] {
+    for max in [1, 100, 4999, usize::MAX] {
         let mut client = Client::default();
         let mut replies = messages.clone().into_iter();
         let reply = service::function(move |_| replies.next().unwrap());
@@ -52,7 +52,7 @@ fn owned_output_equals_borrowed_output_and_shares_large_contents() {
             client.request(message, NOW).unwrap();
         }
         deliver(&mut server, &mut &frames(&[(); 5].map(|()| Message::binary("")))[..], NOW);
-        shares_large_contents(client, most, &expected, &large);
-        shares_large_contents(server, most, &expected, &large);
+        shares_large_contents(client, max, &expected, &large);
+        shares_large_contents(server, max, &expected, &large);
     }
 }

@@ -376,8 +376,8 @@ impl Machine for Piped<'_> {
         }
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.side.write_owned(out, most)
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.side.write_owned(out, max)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

@@ -45,8 +45,8 @@ impl<M: Machine, F: FnMut(Input<'_>)> Machine for Observed<M, F> {
         self.machine.write_bufs(out)
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.machine.write_owned(out, most)
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.machine.write_owned(out, max)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {

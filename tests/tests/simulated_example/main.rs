@@ -53,19 +53,20 @@ fn message(seed: u64) -> Vec<u8> {
     (b'a'..=b'z').cycle().take(usize::try_from(length).expect("it is small")).collect()
 }
 
+/// Asserts that a client which got a FIN got the whole answer to `message`.
+fn assert_complete_at_fin(received: &Received, message: &[u8]) {
+    let complete = received.bytes == message.to_ascii_uppercase();
+    let (length, expected) = (received.bytes.len(), message.len());
+    assert!(!received.fin || complete, "a FIN after {length} of {expected} bytes");
+}
+
 #[test]
 fn a_clean_end_has_all_bytes_despite_short_writes() {
     for_each_seed(300, |seed| {
         let (faults, message) =
             (Faults { short_write: 500, zero_write: 200, ..Faults::NONE }, message(seed));
         let (received, record) = shout_at(seed, faults, &message);
-        let complete = received.bytes == message.to_ascii_uppercase();
-        assert!(
-            !received.fin || complete,
-            "a FIN after {} of {} bytes",
-            received.bytes.len(),
-            message.len()
-        );
+        assert_complete_at_fin(&received, &message);
         assert_eq!(received.fin, record.ending == Some(Ending::Fin));
     });
 }
@@ -76,13 +77,7 @@ fn a_clean_end_has_all_bytes_despite_any_fault() {
         let message = message(seed);
         let faults = Faults { accept_aborted: 0, ..Faults::harmful(seed) };
         let (received, record) = shout_at(seed, faults, &message);
-        let complete = received.bytes == message.to_ascii_uppercase();
-        assert!(
-            !received.fin || complete,
-            "a FIN after {} of {} bytes",
-            received.bytes.len(),
-            message.len()
-        );
+        assert_complete_at_fin(&received, &message);
         assert!(record.error.is_none() || record.ending == Some(Ending::Rst), "{record:?}");
     });
 }

@@ -141,8 +141,8 @@ impl<M: Machine> Machine for Metered<M> {
         self.machine.write_bufs(out)
     }
 
-    fn write_owned(&self, out: &mut [Bytes], most: usize) -> usize {
-        self.machine.write_owned(out, most)
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.machine.write_owned(out, max)
     }
 
     fn handle(&mut self, now: Instant, event: Event) {
