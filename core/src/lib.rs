@@ -7,6 +7,7 @@
 //! | [`echo`] | the machines of the echo server and its client |
 //! | [`fanout`] | one upstream to every subscriber |
 //! | `message` | requests and replies with a JSON header (feature `message`) |
+//! | [`protocol`] | makes a machine of a framed protocol: requests and replies |
 //! | [`proxy`] | relays a client to an upstream |
 //! | [`mod@proxy_protocol`] | PROXY headers, in which a proxy names its client |
 //! | [`dial`] | keeps a connection to an upstream open |
@@ -75,6 +76,7 @@ pub mod machine;
 #[cfg(feature = "message")]
 pub mod message;
 mod progress;
+pub mod protocol;
 pub mod proxy;
 pub mod proxy_protocol;
 #[cfg(feature = "std")]

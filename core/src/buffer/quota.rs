@@ -93,6 +93,13 @@ impl Quota {
     }
 }
 
+impl Reservation {
+    /// Whether no byte is reserved.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(inner) = &self.quota.inner {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::{FrameLimits, Header, HeaderError, frame_limits::LENGTH_PREFIX};
-use crate::Fault;
+use crate::{Fault, machine::impl_reason};
 
 /// Splits a stream of bytes into frames.
 ///
@@ -94,26 +94,13 @@ pub enum DecodeError {
     },
 }
 
-impl DecodeError {
-    /// The name of the error in metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::EmptyHeader => "empty_header",
-            Self::HeaderTooLong { .. } => "header_too_long",
-            Self::Header(_) => "bad_header",
-            Self::ContentTooLong { .. } => "content_too_long",
-            Self::Truncated { .. } => "truncated",
-        }
-    }
-
-    /// Whose fault the error is: the peer broke the protocol, or exceeded a limit.
-    pub const fn fault(&self) -> Fault {
-        match self {
-            Self::EmptyHeader | Self::Header(_) | Self::Truncated { .. } => Fault::Peer,
-            Self::HeaderTooLong { .. } | Self::ContentTooLong { .. } => Fault::Limit,
-        }
-    }
-}
+impl_reason!(DecodeError {
+    Self::EmptyHeader => ("empty_header", Fault::Peer),
+    Self::HeaderTooLong { .. } => ("header_too_long", Fault::Limit),
+    Self::Header(_) => ("bad_header", Fault::Peer),
+    Self::ContentTooLong { .. } => ("content_too_long", Fault::Limit),
+    Self::Truncated { .. } => ("truncated", Fault::Peer),
+});
 
 #[derive(Clone, Debug)]
 enum State {

@@ -10,6 +10,7 @@ use super::{
     text,
     text::TextError,
 };
+use crate::protocol::{MIN_SLICE, Output};
 
 /// A message: its type, its encoding and its content.
 ///
@@ -129,6 +130,20 @@ impl<'a> Message<'a> {
     pub fn encode(&self, frame: &mut Vec<u8>) -> Result<(), EncodeError> {
         self.header().encode(frame)?;
         frame.extend_from_slice(&self.content);
+        Ok(())
+    }
+
+    /// Appends the frame to `output`. A content of 4 KiB or more is not copied if it is shared.
+    ///
+    /// # Errors
+    /// The header is too long. Nothing is appended.
+    pub(super) fn append_to(self, output: &mut Output) -> Result<(), EncodeError> {
+        self.header().encode(output.tail())?;
+        if self.content.len() < MIN_SLICE {
+            output.extend(&self.content);
+        } else {
+            output.push(self.content.into_bytes());
+        }
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use super::{Content, DecodeError, FrameLimits, Header, Message, frame_limits::LE
 use crate::{
     ConfigError,
     buffer::{Pool, Quota, QuotaExceeded, Reservation},
+    protocol::{Input, NoSpace, PartialFrame},
 };
 
 /// Receives whole messages.
@@ -86,18 +87,6 @@ pub enum Incoming<'a> {
     Message(Message<'a>),
     /// The next bytes of a content that is [streamed](Delivery::Stream), at least one.
     Chunk(&'a [u8]),
-}
-
-/// How much of a frame has arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PartialFrame {
-    /// Bytes of the frame that have arrived.
-    pub received: u64,
-    /// The length of the frame in bytes, as far as it is known ([`DecodeError::Truncated`]).
-    pub expected: u64,
-    /// Whether the whole header has arrived.
-    pub has_header: bool,
 }
 
 impl Inbox {
@@ -311,7 +300,7 @@ impl Inbox {
             // `next_message` has refused an invalid length.
             let length = self.limits.header_length(&buffer[self.start..self.end]).ok().flatten();
             let expected = (LENGTH_PREFIX + length.unwrap_or(0)) as u64;
-            return Some(PartialFrame { received: available as u64, expected, has_header: false });
+            return Some(PartialFrame::new(available as u64, expected, false));
         };
         let content = match content {
             PartialContent::Buffered { .. } => available as u64,
@@ -322,7 +311,7 @@ impl Inbox {
         };
         let head = *head as u64;
         let expected = head.saturating_add(header.content_length);
-        Some(PartialFrame { received: head + content, expected, has_header: true })
+        Some(PartialFrame::new(head + content, expected, true))
     }
 
     /// Discards all input.
@@ -339,6 +328,37 @@ impl Inbox {
             (self.start, self.end) = (0, 0);
             self.pool.give(buffer);
         }
+    }
+}
+
+impl Input for Inbox {
+    fn spare(&mut self) -> &mut [u8] {
+        self.spare()
+    }
+
+    fn commit(&mut self, n: usize) {
+        self.commit(n);
+    }
+
+    /// Always: the buffer is longer than a header, and a content has an allocation of its own.
+    fn has_space(&self) -> bool {
+        true
+    }
+
+    fn partial(&self) -> Option<PartialFrame> {
+        self.partial()
+    }
+
+    fn reserve(&mut self, _length: Option<usize>) -> Result<(), NoSpace> {
+        Ok(self.reserve()?)
+    }
+
+    fn clear(&mut self) {
+        self.clear();
+    }
+
+    fn release(&mut self) {
+        self.release();
     }
 }
 

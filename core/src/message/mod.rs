@@ -113,10 +113,8 @@ mod content;
 mod decoder;
 mod frame;
 mod frame_limits;
-mod frame_timeouts;
 mod header;
 mod inbox;
-mod outbox;
 mod reply_slot;
 mod server;
 pub mod service;
@@ -131,8 +129,8 @@ pub use self::{
     decoder::{DecodeError, DecodeEvent, Decoder},
     frame::{EncodeError, Message},
     frame_limits::FrameLimits,
-    frame_timeouts::FrameTimeouts,
     header::{Header, HeaderError, JsonType, MAX_DEPTH},
-    inbox::{Delivery, Inbox, Incoming, PartialFrame},
-    server::{Config, Connection, MessageReason, Server},
+    inbox::{Delivery, Inbox, Incoming},
+    server::{Config, Connection, MessageReason, PendingReply, Server, ServiceProtocol},
 };
+pub use crate::protocol::{FrameTimeouts, PartialFrame};

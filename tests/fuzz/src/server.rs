@@ -7,7 +7,8 @@ use bytes::Bytes;
 use wirestate_core::{
     Instant, Linger, Machine,
     message::{
-        Config, Connection, Delivery, FrameLimits, Header, Message, MessageReason, Server,
+        Config, Connection, DecodeError, Delivery, FrameLimits, Header, Message, MessageReason,
+        Server,
         service::{PendingReply, PendingRequest, Reply, RequestQueue, Service},
     },
 };
@@ -339,7 +340,7 @@ fn check_ended(
             assert!(all_answered);
             assert_output(&answered, None);
         }
-        MessageReason::Answered | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
+        MessageReason::Closed | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
             assert!(all_answered);
             assert_output(&answered, None);
         }
@@ -350,6 +351,12 @@ fn check_ended(
                 received.messages.len(),
                 "the service did not get all requests"
             );
+            assert_last_is_error();
+        }
+        MessageReason::Truncated { received: bytes, expected } => {
+            let truncated = DecodeError::Truncated { received: *bytes, expected: *expected };
+            assert_eq!(received.rest.at_end().as_ref(), Err(&truncated));
+            assert_eq!(requests.len(), received.messages.len());
             assert_last_is_error();
         }
         MessageReason::FrameTimeout { received, expected, .. } => {
@@ -377,7 +384,7 @@ fn check_ended(
             assert_ne!(transcript.ending, Some(Ending::Fin), "a lost connection ends with a FIN");
             check_truncated_output(sent, &answered);
         }
-        _ => panic!("an unknown reason: {reason}"),
+        MessageReason::FrameTooLong { .. } | _ => panic!("an unknown reason: {reason}"),
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
 
 use rustix::process::Signal;
 use wirestate_command_line::search;
-use wirestate_core::message::{ByteOrder, DecodeError, Message};
+use wirestate_core::{
+    Reason as _,
+    message::{ByteOrder, DecodeError, Message},
+};
 use wirestate_testkit::message::{GOLDEN_CONTENT, GOLDEN_HEADER, bad_frames, frames, golden};
 
 use crate::{

@@ -20,16 +20,12 @@ pub use self::{
     handle::{Handle, ReplyFuture},
     reason::{ClientReason, RequestError},
 };
-use super::{
-    DecodeError, EncodeError, Inbox, Message, PartialFrame,
-    frame_timeouts::FrameTimer,
-    outbox::{HIGH_WATER_MARK, Outbox},
-    reply_slot::ReplySlot,
-};
+use super::{DecodeError, EncodeError, Inbox, Message, reply_slot::ReplySlot};
 use crate::{
     ConfigError, ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
-    buffer::{Pool, Reservation},
+    buffer::Pool,
+    protocol::{FrameTimer, HIGH_WATER_MARK, Output, PartialFrame},
     shared::Shared,
     teardown::Teardown,
 };
@@ -74,7 +70,7 @@ use crate::{
 pub struct Client {
     config: ClientConfig,
     inbox: Inbox,
-    outbox: Outbox,
+    outbox: Output,
     /// The receiver of each awaited reply, in the order of the requests.
     in_flight: VecDeque<ReplyTo>,
     /// Replies to inline requests that [`Client::take_reply`] has not returned.
@@ -140,7 +136,7 @@ impl Client {
         Self {
             inbox: Inbox::with_valid(config.frame_limits, pool),
             config,
-            outbox: Outbox::default(),
+            outbox: Output::default(),
             in_flight: VecDeque::new(),
             replies: VecDeque::new(),
             queue,
@@ -406,7 +402,7 @@ impl Client {
         now: Instant,
     ) -> Result<(), EncodeError> {
         let was_empty = self.outbox.is_empty();
-        self.outbox.push(request, Reservation::default())?;
+        request.append_to(&mut self.outbox)?;
         if was_empty {
             self.progress.queued(now);
         }

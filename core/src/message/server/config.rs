@@ -4,8 +4,9 @@ use core::{num::NonZeroUsize, time::Duration};
 
 use crate::{
     ConfigError, Linger,
-    config::{check_timeout, with_setters},
+    config::with_setters,
     message::{FrameLimits, FrameTimeouts},
+    protocol as framed,
 };
 
 /// The limits and timeouts of a server.
@@ -89,35 +90,25 @@ impl Config {
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        self.frame_timeouts.check()?;
-        check_timeout("service_timeout", self.service_timeout)?;
-        check_timeout("idle_timeout", self.idle_timeout)?;
-        check_timeout("write_timeout", self.write_timeout)?;
-        check_timeout("linger.time", self.linger.time)
+        self.clone().into_connection().check()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeout_of_zero_is_an_error_that_names_the_setting() {
-        let (config, zero) = (Config::default, Duration::ZERO);
-        let timeouts = FrameTimeouts::default();
-        let linger = Linger { time: zero, ..Linger::default() };
-        for (config, setting) in [
-            (config().with_frame_timeouts(timeouts.with_header(zero)), "frame_timeouts.header"),
-            (config().with_frame_timeouts(timeouts.with_content(zero)), "frame_timeouts.content"),
-            (config().with_service_timeout(zero), "service_timeout"),
-            (config().with_idle_timeout(zero), "idle_timeout"),
-            (config().with_write_timeout(zero), "write_timeout"),
-            (config().with_linger(linger), "linger.time"),
-        ] {
-            assert_eq!(config.check(), Err(ConfigError::Zero { setting }));
-        }
-        let none = timeouts.with_header(None).with_content(None);
-        let patient = config().with_frame_timeouts(none).with_service_timeout(None);
-        assert_eq!(patient.with_idle_timeout(None).with_write_timeout(None).check(), Ok(()));
+    /// The settings of the layer below.
+    pub(super) fn into_connection(self) -> framed::Config {
+        let buffer = self
+            .frame_limits
+            .max_head()
+            .try_into()
+            .map_or(self.buffer, |head| self.buffer.max(head));
+        framed::Config::default()
+            .with_buffer(buffer)
+            .with_frame_timeouts(self.frame_timeouts)
+            .with_max_in_flight(self.max_in_flight)
+            .with_service_timeout(self.service_timeout)
+            .with_idle_timeout(self.idle_timeout)
+            .with_write_timeout(self.write_timeout)
+            .with_linger(self.linger)
+            .with_idle_buffers(self.idle_buffers)
+            .with_max_memory(self.max_memory)
     }
 }

@@ -1,18 +1,18 @@
 //! A server: the state that its connections share.
 
 mod config;
-mod connection;
-mod reason;
+mod protocol;
 
 use core::sync::atomic::Ordering::Relaxed;
 
-pub use self::{config::Config, connection::Connection, reason::MessageReason};
-use super::service::Service;
+pub use self::{
+    config::Config,
+    protocol::{Connection, MessageReason, PendingReply, ServiceProtocol},
+};
+use super::{FrameLimits, Inbox, service::Service};
 use crate::{
-    ConfigError, Instant,
-    buffer::{Pool, Quota},
+    ConfigError, Instant, protocol as framed,
     shared::{AtomicU64, Shared},
-    teardown::DiscardBudget,
 };
 
 /// A server: the configuration, the service and the buffers that its connections share. Clones are
@@ -31,16 +31,15 @@ use crate::{
 /// moment. [`Connection`] lists the other memory of a connection.
 #[derive(Clone, Debug)]
 pub struct Server<S> {
-    inner: Shared<Inner>,
+    inner: framed::Server,
+    shared: Shared<ServerState>,
     service: S,
 }
 
 #[derive(Debug)]
-struct Inner {
-    config: Config,
-    pool: Pool,
-    quota: Quota,
-    discards: DiscardBudget,
+struct ServerState {
+    frame_limits: FrameLimits,
+    one_shot: bool,
     requests: AtomicU64,
 }
 
@@ -60,30 +59,29 @@ impl<S: Service + Clone> Server<S> {
     }
 
     fn with_valid(config: Config, service: S) -> Self {
-        let inner = Inner {
-            pool: Pool::new(config.buffer_size(), config.idle_buffers),
-            quota: Quota::new(config.max_memory),
-            discards: DiscardBudget::default(),
-            requests: AtomicU64::new(0),
-            config,
-        };
-        Self { inner: Shared::new(inner), service }
+        let Config { frame_limits, one_shot, .. } = config;
+        let state = ServerState { frame_limits, one_shot, requests: AtomicU64::new(0) };
+        let inner = framed::Server::with_valid(config.into_connection());
+        Self { inner, shared: Shared::new(state), service }
     }
 
     /// The machine for a connection that was accepted at `now`.
     pub fn machine(&self, now: Instant) -> Connection<S> {
-        Connection::new(self.inner.clone(), self.service.clone(), now)
+        let inbox = Inbox::with_valid(self.shared.frame_limits, self.inner.pool().clone());
+        let inbox = inbox.with_quota(self.inner.quota().clone());
+        let protocol = ServiceProtocol::new(self.shared.clone(), self.service.clone());
+        self.inner.machine_with(protocol, inbox, now)
     }
 }
 
 impl<S> Server<S> {
     /// The number of requests, on all connections, that were passed to the service.
     pub fn requests(&self) -> u64 {
-        self.inner.requests.load(Relaxed)
+        self.shared.requests.load(Relaxed)
     }
 
     /// Bytes of large contents that all connections hold now ([`Config::max_memory`]).
     pub fn memory(&self) -> usize {
-        self.inner.quota.reserved()
+        self.inner.quota().reserved()
     }
 }

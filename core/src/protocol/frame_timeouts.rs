@@ -15,7 +15,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameTimeouts {
-    /// The time for the header; `None`: no limit. Must be non-zero. Default: 5 s.
+    /// The time for the header: until the length of the frame is known. `None`: no limit. Must be
+    /// non-zero. Default: 5 s.
     pub header: Option<Duration>,
     /// The time for the whole frame; `None`: no limit. Must be non-zero. A frame that arrives at
     /// [`min_rate`](Self::min_rate) or faster may take longer. Default: 30 s.
@@ -43,13 +44,13 @@ impl FrameTimeouts {
         with_min_rate(min_rate: NonZeroU32);
     }
 
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         check_timeout("frame_timeouts.header", self.header)?;
         check_timeout("frame_timeouts.content", self.content)
     }
 
     /// How long `frame` may take. The limit grows with the bytes received.
-    pub(super) fn limit(&self, frame: PartialFrame) -> Option<Duration> {
+    pub(crate) fn limit(&self, frame: PartialFrame) -> Option<Duration> {
         if !frame.has_header {
             return self.header;
         }
@@ -60,7 +61,7 @@ impl FrameTimeouts {
 
 /// Measures how long the current frame has taken. It is paused while the machine does not read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FrameTimer {
+pub(crate) struct FrameTimer {
     /// When the frame began, plus the time of all pauses.
     started: Option<Instant>,
     /// When the current pause began.
@@ -69,12 +70,12 @@ pub(super) struct FrameTimer {
 
 impl FrameTimer {
     /// Stops the timer, since the frame is complete.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.started = None;
     }
 
     /// Starts, pauses, resumes or stops the timer. `is_partial`: a part of a frame has arrived.
-    pub(super) fn update(&mut self, is_partial: bool, is_reading: bool, now: Instant) {
+    pub(crate) fn update(&mut self, is_partial: bool, is_reading: bool, now: Instant) {
         if !is_partial {
             *self = Self::default();
             return;
@@ -90,7 +91,7 @@ impl FrameTimer {
     }
 
     /// When a frame that may take `limit` must be complete; `None` while the timer is paused.
-    pub(super) fn deadline(&self, limit: Option<Duration>) -> Option<Instant> {
+    pub(crate) fn deadline(&self, limit: Option<Duration>) -> Option<Instant> {
         if self.paused.is_some() {
             return None;
         }

@@ -1,0 +1,200 @@
+//! The send queue.
+
+use alloc::{collections::VecDeque, vec::Vec};
+use core::{fmt, iter, mem};
+
+use bytes::{Buf, Bytes};
+
+use crate::buffer::{Quota, QuotaExceeded, Reservation, fill_owned};
+
+/// Output that is not written yet.
+///
+/// Short pieces are copied into one vector, so that many are written as one slice. [`Bytes`] of
+/// 4 KiB or more are a slice of their own, and are not copied.
+///
+/// ```
+/// use core::fmt::Write as _;
+/// use wirestate_core::protocol::Output;
+///
+/// let mut output = Output::default();
+/// output.extend(b"$5\r\n");
+/// output.push("hello");
+/// write!(output, "\r\n:{}\r\n", 42)?;
+/// assert_eq!(output.len(), 16);
+/// # Ok::<(), core::fmt::Error>(())
+/// ```
+///
+/// The copied pieces take at most 4 × [`len`](Self::len) bytes: written bytes stay in the vector
+/// until they are half of it, and a vector doubles its capacity. A slice of its own keeps all of
+/// its memory until its last byte is written.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Slices in the order in which they are written, each with its reservation under the quota.
+    queue: VecDeque<(Bytes, Reservation)>,
+    /// The copied pieces that follow the queue. The first `written` bytes are written.
+    tail: Vec<u8>,
+    written: usize,
+    /// The bytes of the queue.
+    queued: usize,
+    /// What the slices of the queue are reserved under.
+    quota: Quota,
+    exceeded: Option<QuotaExceeded>,
+}
+
+impl Output {
+    pub(crate) fn with_quota(quota: Quota) -> Self {
+        Self { quota, ..Self::default() }
+    }
+
+    /// How many bytes of a quota `bytes` takes while it is pending. Bytes that are copied take
+    /// none, and neither do bytes that have another owner.
+    pub(crate) fn reserved_for(bytes: &Bytes) -> usize {
+        if bytes.len() < MIN_SLICE || !bytes.is_unique() { 0 } else { bytes.len() }
+    }
+
+    /// The number of pending bytes.
+    pub fn len(&self) -> usize {
+        self.queued + self.tail.len() - self.written
+    }
+
+    /// Whether no byte is pending.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether more may be appended, of any length: fewer than [`HIGH_WATER_MARK`] bytes are
+    /// pending.
+    pub fn has_room(&self) -> bool {
+        self.len() < HIGH_WATER_MARK
+    }
+
+    /// Appends a copy of `bytes`.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.tail.extend_from_slice(bytes);
+    }
+
+    /// Appends `bytes`. If they are shorter than 4 KiB, they are copied.
+    ///
+    /// Longer ones that have no other owner count towards
+    /// [`Config::max_memory`](super::Config::max_memory) until they are written. If they exceed it,
+    /// the connection ends with [`ProtocolReason::Memory`](super::ProtocolReason::Memory).
+    pub fn push(&mut self, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        if bytes.len() < MIN_SLICE {
+            return self.extend(&bytes);
+        }
+        let mut reservation = Reservation::default();
+        match self.quota.resize(&mut reservation, Self::reserved_for(&bytes)) {
+            Ok(()) => self.push_reserved(bytes, reservation),
+            Err(exceeded) => self.exceeded = Some(exceeded),
+        }
+    }
+
+    fn push_reserved(&mut self, bytes: Bytes, reservation: Reservation) {
+        if self.written < self.tail.len() {
+            let mut head = Bytes::from(mem::take(&mut self.tail));
+            head.advance(mem::take(&mut self.written));
+            self.queued += head.len();
+            self.queue.push_back((head, Reservation::default()));
+        }
+        self.queued += bytes.len();
+        self.queue.push_back((bytes, reservation));
+    }
+
+    /// The vector of copied pieces, to append to.
+    #[cfg(feature = "message")]
+    pub(crate) fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    /// Appends the whole of `other`.
+    pub(super) fn append(&mut self, other: Self) {
+        let Self { queue, tail, written, exceeded, .. } = other;
+        for (bytes, reservation) in queue {
+            if reservation.is_empty() {
+                // It was made without this quota.
+                self.push(bytes);
+            } else {
+                self.push_reserved(bytes, reservation);
+            }
+        }
+        self.extend(&tail[written..]);
+        self.exceeded = self.exceeded.or(exceeded);
+    }
+
+    /// Returns the error if output has exceeded the quota.
+    pub(super) fn take_exceeded(&mut self) -> Option<QuotaExceeded> {
+        self.exceeded.take()
+    }
+
+    /// The offer of [`Machine::write_bufs`](crate::Machine::write_bufs).
+    pub(crate) fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let tail = Some(&self.tail[self.written..]).filter(|tail| !tail.is_empty());
+        let slices = self.queue.iter().map(|(bytes, _)| &bytes[..]).chain(tail);
+        out.iter_mut().zip(slices).map(|(out, slice)| *out = slice).count()
+    }
+
+    /// Like `write_bufs`, as [`Bytes`]. Slices of their own are not copied.
+    pub(crate) fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        let tail = &self.tail[self.written..];
+        let tail = iter::once_with(|| Bytes::copy_from_slice(&tail[..tail.len().min(max)]));
+        fill_owned(out, max, self.queue.iter().map(|(bytes, _)| bytes.clone()).chain(tail))
+    }
+
+    /// Removes the first `n` bytes, which were written.
+    pub(crate) fn consume(&mut self, mut n: usize) {
+        while let Some((first, _)) = self.queue.front_mut() {
+            if n < first.len() {
+                first.advance(n);
+                self.queued -= n;
+                return;
+            }
+            n -= first.len();
+            self.queued -= first.len();
+            self.queue.pop_front();
+        }
+        self.written += n;
+        if self.written == self.tail.len() {
+            self.tail.clear();
+            self.written = 0;
+        } else if self.written >= self.tail.len() - self.written {
+            // This moves no more bytes than were written.
+            self.tail.drain(..mem::take(&mut self.written));
+        }
+    }
+
+    /// Discards all output.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::with_quota(mem::take(&mut self.quota));
+    }
+
+    /// Frees the memory if no output is pending.
+    pub(crate) fn release(&mut self) {
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+}
+
+/// The output of one piece, for a future's answer ([`Replies::defer`](super::Replies::defer)).
+impl<T: Into<Bytes>> From<T> for Output {
+    fn from(bytes: T) -> Self {
+        let mut output = Self::default();
+        output.push(bytes);
+        output
+    }
+}
+
+/// `write!` appends text. It never fails.
+impl fmt::Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.extend(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The number of pending bytes at which no further frame is answered: enough for an efficient
+/// write.
+pub const HIGH_WATER_MARK: usize = 64 * 1024;
+/// The shortest piece, in bytes, that is a slice of its own. Shorter ones are cheaper to copy.
+pub(crate) const MIN_SLICE: usize = 4096;

@@ -1,0 +1,171 @@
+//! Why a connection of a framed protocol ended.
+
+use core::time::Duration;
+
+use super::NoSpace;
+use crate::{ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded};
+
+/// Why a connection of a framed protocol ended. `E` is the protocol's own
+/// [`Error`](super::Protocol::Error).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolReason<E: Reason> {
+    /// The peer sent a FIN, and was sent all replies.
+    #[error("finished")]
+    Finished,
+    /// The protocol closed the connection ([`Replies::close`](super::Replies::close)).
+    #[error("closed")]
+    Closed,
+    /// A shutdown was requested.
+    #[error("shutdown requested")]
+    ShutDown,
+    /// There was no frame within [`Config::idle_timeout`](super::Config::idle_timeout).
+    #[error("no request for {limit:?}")]
+    IdleTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The protocol has failed: the input is not a sequence of frames.
+    #[error("{0}")]
+    Malformed(E),
+    /// The input ended within a frame.
+    #[error("the input ended after {received} of a frame's {expected} bytes")]
+    Truncated {
+        /// Bytes of the frame that have arrived.
+        received: u64,
+        /// The length of the frame in bytes, as far as it is known.
+        expected: u64,
+    },
+    /// A frame exceeds [`Config::max_frame`](super::Config::max_frame).
+    #[error("a frame of {length} bytes or more, above the limit of {limit}")]
+    FrameTooLong {
+        /// The length in bytes, or a lower bound of it.
+        length: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// A frame did not arrive in time ([`FrameTimeouts`](super::FrameTimeouts)).
+    #[error("received {received} of a frame's {expected} bytes within {limit:?}")]
+    FrameTimeout {
+        /// Bytes of the frame that have arrived.
+        received: u64,
+        /// The length of the frame in bytes, as far as it is known.
+        expected: u64,
+        /// Whether the whole header has arrived.
+        has_header: bool,
+        /// The limit, which depends on the bytes received
+        /// ([`FrameTimeouts::min_rate`](super::FrameTimeouts::min_rate)).
+        limit: Duration,
+    },
+    /// A frame or reply exceeds [`Config::max_memory`](super::Config::max_memory).
+    #[error("no memory for a content: {0}")]
+    Memory(#[from] QuotaExceeded),
+    /// An answer was not ready within
+    /// [`Config::service_timeout`](super::Config::service_timeout).
+    #[error("no reply within {limit:?}; requests not answered: {unanswered}")]
+    ServiceTimeout {
+        /// The limit.
+        limit: Duration,
+        /// The number of requests without a reply.
+        unanswered: usize,
+    },
+    /// The peer acknowledged no output within
+    /// [`Config::write_timeout`](super::Config::write_timeout).
+    #[error("no byte acknowledged for {limit:?}; bytes not acknowledged: {unacknowledged}")]
+    WriteStalled {
+        /// The limit.
+        limit: Duration,
+        /// Bytes of output that the peer has not acknowledged.
+        unacknowledged: usize,
+    },
+    /// The connection failed.
+    #[error(
+        "lost while {direction}: {error}; unsent bytes: {unsent}, requests not answered: \
+         {unanswered}"
+    )]
+    Lost {
+        /// Whether a read or a write failed.
+        direction: Direction,
+        /// The error.
+        error: ConnectionError,
+        /// Bytes of output that were not written.
+        unsent: usize,
+        /// The number of requests without a reply.
+        unanswered: usize,
+    },
+}
+
+impl<E: Reason> ProtocolReason<E> {
+    /// Whether the input, the service or a deadline failed, so that a protocol with error replies
+    /// sends one: [`Malformed`](Self::Malformed), [`Truncated`](Self::Truncated),
+    /// [`FrameTooLong`](Self::FrameTooLong), [`FrameTimeout`](Self::FrameTimeout),
+    /// [`Memory`](Self::Memory), [`ServiceTimeout`](Self::ServiceTimeout).
+    pub fn is_error(&self) -> bool {
+        match self {
+            Self::Malformed(_)
+            | Self::Truncated { .. }
+            | Self::FrameTooLong { .. }
+            | Self::FrameTimeout { .. }
+            | Self::Memory(_)
+            | Self::ServiceTimeout { .. } => true,
+            Self::Finished
+            | Self::Closed
+            | Self::ShutDown
+            | Self::IdleTimeout { .. }
+            | Self::WriteStalled { .. }
+            | Self::Lost { .. } => false,
+        }
+    }
+
+    fn label_and_fault(&self) -> (&'static str, Fault) {
+        match self {
+            Self::Finished => ("finished", Fault::None),
+            Self::Closed => ("closed", Fault::None),
+            Self::ShutDown => ("shut_down", Fault::Requested),
+            Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+            Self::Malformed(error) => (error.label(), error.fault()),
+            Self::Truncated { .. } => ("truncated", Fault::Peer),
+            Self::FrameTooLong { .. } => ("frame_too_long", Fault::Limit),
+            Self::FrameTimeout { has_header: false, .. } => ("header_timeout", Fault::Time),
+            Self::FrameTimeout { has_header: true, .. } => ("content_timeout", Fault::Time),
+            Self::Memory(_) => ("memory", Fault::Limit),
+            Self::ServiceTimeout { .. } => ("service_timeout", Fault::Time),
+            Self::WriteStalled { .. } => ("write_stalled", Fault::Time),
+            Self::Lost { error, .. } => (error.label(), Fault::Lost),
+        }
+    }
+}
+
+impl<E: Reason> Reason for ProtocolReason<E> {
+    fn label(&self) -> &'static str {
+        self.label_and_fault().0
+    }
+
+    fn fault(&self) -> Fault {
+        self.label_and_fault().1
+    }
+}
+
+impl<E: Reason> From<NoSpace> for ProtocolReason<E> {
+    fn from(error: NoSpace) -> Self {
+        match error {
+            NoSpace::TooLong { length, limit } => Self::FrameTooLong { length, limit },
+            NoSpace::Memory(exceeded) => Self::Memory(exceeded),
+        }
+    }
+}
+
+/// An error of a protocol that needs no more than a text: the peer broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+impl Reason for Malformed {
+    fn label(&self) -> &'static str {
+        "malformed"
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Peer
+    }
+}

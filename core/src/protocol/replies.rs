@@ -1,0 +1,228 @@
+//! The replies of a connection, in the order of their requests.
+
+use alloc::collections::VecDeque;
+use core::{
+    future::Future,
+    mem,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use super::Output;
+#[cfg(feature = "message")]
+use crate::buffer::Reservation;
+use crate::{
+    Instant,
+    buffer::{Quota, QuotaExceeded},
+};
+
+/// The replies that are not written yet, in the order of their requests.
+///
+/// `A` is the future of an answer that is not ready. Without any, the replies are one [`Output`].
+#[derive(Debug)]
+pub struct Replies<A> {
+    /// What may be written.
+    output: Output,
+    /// What follows the output: nothing, or first an answer that is pending.
+    slots: VecDeque<Slot<A>>,
+    /// The next reply has begun in the last slot.
+    has_begun: bool,
+    quota: Quota,
+    now: Instant,
+    is_closing: bool,
+    /// An answer that became ready has exceeded the quota.
+    exceeded: Option<QuotaExceeded>,
+}
+
+#[derive(Debug)]
+enum Slot<A> {
+    Pending { since: Instant, answer: A },
+    Ready(Output),
+}
+
+impl<A> Replies<A> {
+    pub(super) fn new(quota: Quota, now: Instant) -> Self {
+        let output = Output::with_quota(quota.clone());
+        Self {
+            output,
+            slots: VecDeque::new(),
+            has_begun: false,
+            quota,
+            now,
+            is_closing: false,
+            exceeded: None,
+        }
+    }
+
+    /// The output behind all replies so far, for the next reply.
+    pub fn output(&mut self) -> &mut Output {
+        if self.slots.is_empty() {
+            return &mut self.output;
+        }
+        if !self.has_begun {
+            self.has_begun = true;
+            self.slots.push_back(Slot::Ready(Output::with_quota(self.quota.clone())));
+        }
+        match self.slots.back_mut() {
+            Some(Slot::Ready(output)) => output,
+            Some(Slot::Pending { .. }) | None => &mut self.output,
+        }
+    }
+
+    /// Defers the next reply until `answer` is ready. Later replies wait behind it.
+    ///
+    /// The connection holds and polls the future, at most
+    /// [`Config::max_in_flight`](super::Config::max_in_flight) at once.
+    pub fn defer(&mut self, answer: A) {
+        self.has_begun = false;
+        self.slots.push_back(Slot::Pending { since: self.now, answer });
+    }
+
+    /// Closes the connection after the replies so far. The rest of the input is discarded.
+    pub fn close(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// The time of the present call.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Whether all replies are written.
+    pub fn is_empty(&self) -> bool {
+        self.output.is_empty() && self.slots.is_empty()
+    }
+
+    /// Resizes `reservation` under the quota. If that exceeds it, the connection ends.
+    #[cfg(feature = "message")]
+    pub(crate) fn reserve(&mut self, reservation: &mut Reservation, bytes: usize) {
+        if let Err(exceeded) = self.quota.resize(reservation, bytes) {
+            self.exceeded = Some(exceeded);
+        }
+    }
+
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// What may be written.
+    pub(super) fn writable(&self) -> &Output {
+        &self.output
+    }
+
+    /// As [`writable`](Self::writable).
+    pub(super) fn writable_mut(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// Whether all that is not written may be written.
+    pub(super) fn are_writable(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether another reply may be appended: less than the high-water mark is pending.
+    pub(super) fn has_room(&self) -> bool {
+        if self.slots.is_empty() {
+            return self.output.has_room();
+        }
+        let ready = self.slots.iter().map(|slot| match slot {
+            Slot::Ready(output) => output.len(),
+            Slot::Pending { .. } => 0,
+        });
+        self.output.len() + ready.sum::<usize>() < super::HIGH_WATER_MARK
+    }
+
+    /// When the first pending answer was deferred.
+    pub(super) fn pending_since(&self) -> Option<Instant> {
+        match self.slots.front()? {
+            Slot::Pending { since, .. } => Some(*since),
+            Slot::Ready(_) => None,
+        }
+    }
+
+    /// Begins the next reply.
+    pub(super) fn begin(&mut self) {
+        self.has_begun = false;
+    }
+
+    /// How many replies are not writable: answers that are pending, and the replies behind them.
+    pub(super) fn unanswered(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Makes the slots that are ready writable, up to the first one that is not, while there is
+    /// room.
+    pub(super) fn write_ready(&mut self) {
+        let is_ready = |slot: &mut Slot<A>| matches!(slot, Slot::Ready(_));
+        while self.output.has_room()
+            && let Some(Slot::Ready(output)) = self.slots.pop_front_if(is_ready)
+        {
+            self.output.append(output);
+        }
+    }
+
+    /// Returns the error if output has exceeded the quota.
+    pub(super) fn take_exceeded(&mut self) -> Option<QuotaExceeded> {
+        let last = match self.slots.back_mut() {
+            Some(Slot::Ready(output)) => output.take_exceeded(),
+            Some(Slot::Pending { .. }) | None => None,
+        };
+        self.exceeded.take().or(last).or(self.output.take_exceeded())
+    }
+
+    /// Drops the replies that are not writable yet.
+    pub(super) fn abandon(&mut self) {
+        self.slots.clear();
+    }
+
+    /// Discards everything.
+    pub(super) fn clear(&mut self) {
+        self.output.clear();
+        self.abandon();
+    }
+
+    pub(super) fn release(&mut self) {
+        self.output.release();
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+        }
+    }
+}
+
+impl<A, E> Replies<A>
+where
+    A: Future<Output = Result<Output, E>> + Unpin,
+{
+    /// Polls all pending answers. Returns whether one became ready.
+    ///
+    /// # Errors
+    /// An answer has failed. The others stay.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Result<bool, E> {
+        let mut has_changed = false;
+        for slot in &mut self.slots {
+            if let Slot::Pending { answer, .. } = slot
+                && let Poll::Ready(output) = Pin::new(answer).poll(cx)
+            {
+                has_changed = true;
+                let mut reserved = Output::with_quota(self.quota.clone());
+                let output = match output {
+                    Ok(output) => output,
+                    Err(error) => {
+                        drop(mem::replace(slot, Slot::Ready(reserved)));
+                        return Err(error);
+                    }
+                };
+                // The slot's future is dropped first: it may hold a reservation for the request.
+                drop(mem::replace(slot, Slot::Ready(Output::default())));
+                reserved.append(output);
+                self.exceeded = self.exceeded.or(reserved.take_exceeded());
+                *slot = Slot::Ready(reserved);
+            }
+        }
+        Ok(has_changed)
+    }
+}

@@ -1,0 +1,89 @@
+//! The state that the connections of a server share.
+
+use super::{Buffer, Config, Connection, Protocol};
+use crate::{
+    ConfigError, Instant,
+    buffer::{Pool, Quota},
+    shared::Shared,
+    teardown::DiscardBudget,
+};
+
+/// A server of a framed protocol: the limits and the buffers that its connections share. Clones are
+/// the same server.
+///
+/// With `n` connections it holds at most `(n + idle_buffers) × buffer` bytes of receive buffers,
+/// and [`Config::max_memory`] bytes of long frames and replies. [`Connection`] lists the other
+/// memory of a connection.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(super) inner: Shared<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: Config,
+    pub(super) pool: Pool,
+    pub(super) quota: Quota,
+    pub(super) discards: DiscardBudget,
+}
+
+impl Server {
+    /// A server without connections.
+    ///
+    /// # Errors
+    /// A timeout in `config` is zero.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self::with_valid(config))
+    }
+
+    pub(crate) fn with_valid(config: Config) -> Self {
+        let inner = Inner {
+            pool: Pool::new(config.buffer.get(), config.idle_buffers),
+            quota: Quota::new(config.max_memory),
+            discards: DiscardBudget::default(),
+            config,
+        };
+        Self { inner: Shared::new(inner) }
+    }
+
+    /// The machine of `protocol` for a connection that was accepted at `now`.
+    pub fn machine<P>(&self, protocol: P, now: Instant) -> Connection<P>
+    where
+        P: Protocol<Input = Buffer>,
+    {
+        let Inner { config, pool, quota, .. } = &*self.inner;
+        let input = Buffer::new(pool.clone(), quota.clone(), config.max_frame.get());
+        self.machine_with(protocol, input, now)
+    }
+
+    /// As [`machine`](Self::machine), for a protocol with an [`Input`](super::Input) of its own.
+    pub fn machine_with<P>(&self, protocol: P, input: P::Input, now: Instant) -> Connection<P>
+    where
+        P: Protocol,
+    {
+        Connection::new(self.clone(), protocol, input, now)
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The pool of the receive buffers.
+    pub fn pool(&self) -> &Pool {
+        &self.inner.pool
+    }
+
+    /// The quota of [`Config::max_memory`].
+    pub fn quota(&self) -> &Quota {
+        &self.inner.quota
+    }
+}
+
+impl Default for Server {
+    /// A server with the default [`Config`].
+    fn default() -> Self {
+        Self::with_valid(Config::default())
+    }
+}
