@@ -164,7 +164,7 @@ impl Input for Buffer {
             }
             Some(_) | None => {}
         }
-        self.length = length;
+        self.length = length.or(self.length);
         let size = self.memory.bytes().len();
         if received == 0 || received < size {
             return Ok(()); // `spare` makes the space

@@ -1,5 +1,6 @@
 //! Why a connection of a framed protocol ended.
 
+use alloc::{format, string::String};
 use core::time::Duration;
 
 use super::NoSpace;
@@ -29,11 +30,11 @@ pub enum ProtocolReason<E: Reason> {
     #[error("{0}")]
     Malformed(E),
     /// The input ended within a frame.
-    #[error("the input ended after {received} of a frame's {expected} bytes")]
+    #[error("the input ended after {}", of_frame(*received, *expected))]
     Truncated {
         /// Bytes of the frame that have arrived.
         received: u64,
-        /// The length of the frame in bytes, as far as it is known.
+        /// The length of the frame in bytes, as far as it is known; 0 if it is not.
         expected: u64,
     },
     /// A frame exceeds [`Config::max_frame`](super::Config::max_frame).
@@ -45,11 +46,11 @@ pub enum ProtocolReason<E: Reason> {
         limit: usize,
     },
     /// A frame did not arrive in time ([`FrameTimeouts`](super::FrameTimeouts)).
-    #[error("received {received} of a frame's {expected} bytes within {limit:?}")]
+    #[error("received {} within {limit:?}", of_frame(*received, *expected))]
     FrameTimeout {
         /// Bytes of the frame that have arrived.
         received: u64,
-        /// The length of the frame in bytes, as far as it is known.
+        /// The length of the frame in bytes, as far as it is known; 0 if it is not.
         expected: u64,
         /// Whether the whole header has arrived.
         has_header: bool,
@@ -58,7 +59,7 @@ pub enum ProtocolReason<E: Reason> {
         limit: Duration,
     },
     /// A frame or reply exceeds [`Config::max_memory`](super::Config::max_memory).
-    #[error("no memory for a content: {0}")]
+    #[error("no memory for a frame: {0}")]
     Memory(#[from] QuotaExceeded),
     /// An answer was not ready within
     /// [`Config::service_timeout`](super::Config::service_timeout).
@@ -152,6 +153,15 @@ impl<E: Reason> From<NoSpace> for ProtocolReason<E> {
             NoSpace::TooLong { length, limit } => Self::FrameTooLong { length, limit },
             NoSpace::Memory(exceeded) => Self::Memory(exceeded),
         }
+    }
+}
+
+/// The text for a frame that is incomplete.
+fn of_frame(received: u64, expected: u64) -> String {
+    if expected == 0 {
+        format!("{received} bytes of a frame")
+    } else {
+        format!("{received} of a frame's {expected} bytes")
     }
 }
 

@@ -1,0 +1,59 @@
+//! The memory of all connections together.
+
+use wirestate_core::{Instant, Machine, Reason, drive, protocol::Server};
+use wirestate_testkit::script;
+
+use crate::{Orders, small};
+
+#[test]
+fn long_frames_of_all_connections_share_a_limit() {
+    let config = small().with_max_memory(150);
+    let server = Server::new(config).unwrap();
+    let input = format!("raw 90\n{}", "x".repeat(60));
+    let mut machines: Vec<_> =
+        (0..3).map(|_| server.machine(Orders::default(), Instant::EPOCH)).collect();
+    for machine in &mut machines {
+        drive::deliver(machine, &mut input.as_bytes(), Instant::EPOCH);
+        assert!(server.quota().reserved() <= 150);
+    }
+    let output = String::from_utf8(script::collect(&mut machines[1], Instant::EPOCH)).unwrap();
+    assert!(output.starts_with("error: no memory for a frame: cannot reserve"), "{output}");
+
+    // The first one is not affected, and its memory is free again afterwards.
+    drive::deliver(&mut machines[0], &mut "y".repeat(30).as_bytes(), Instant::EPOCH);
+    assert_eq!(script::collect(&mut machines[0], Instant::EPOCH), b"90\n");
+    drop(machines);
+    assert_eq!((server.quota().reserved(), server.pool().in_use()), (0, 0));
+}
+
+#[test]
+fn an_allocation_for_a_long_frame_follows_the_bytes_received() {
+    let config = small().with_max_frame(100_000.try_into().unwrap());
+    let server = Server::new(config).unwrap();
+    let mut machine = server.machine(Orders::default(), Instant::EPOCH);
+    drive::deliver(&mut machine, &mut &b"raw 90000\n"[..], Instant::EPOCH);
+    for sent in 1..=90 {
+        drive::deliver(&mut machine, &mut &[b'x'; 1000][..], Instant::EPOCH);
+        let reserved = server.quota().reserved();
+        assert!(reserved <= 2 * (1000 * sent + 10), "{reserved} bytes for {sent} KB");
+    }
+    assert_eq!(script::collect(&mut machine, Instant::EPOCH), b"90000\n");
+    machine.handle(Instant::EPOCH, wirestate_core::Event::Release);
+    assert_eq!(server.quota().reserved(), 0);
+}
+
+#[test]
+fn large_replies_of_all_connections_share_a_limit() {
+    let server = Server::new(small().with_max_memory(10_000)).unwrap();
+    let mut first = server.machine(Orders::default(), Instant::EPOCH);
+    let mut second = server.machine(Orders::default(), Instant::EPOCH);
+    drive::deliver(&mut first, &mut &b"big 6000\n"[..], Instant::EPOCH);
+    drive::deliver(&mut second, &mut &b"say a\nbig 6000\n"[..], Instant::EPOCH);
+    let output = String::from_utf8(script::collect(&mut second, Instant::EPOCH)).unwrap();
+    assert!(output.starts_with("a\nerror: no memory"), "{output}");
+    assert_eq!(script::collect(&mut first, Instant::EPOCH).len(), 6000);
+    assert_eq!(server.quota().reserved(), 0);
+    second.handle(Instant::EPOCH, wirestate_core::Event::Finished);
+    second.handle(Instant::EPOCH, wirestate_core::Event::Eof);
+    assert_eq!(second.reason().map(|reason| reason.label()), Some("memory"));
+}
