@@ -190,7 +190,13 @@ proptest! {
                         shared.answer(index);
                     }
                 }
-                _ => {}
+                Op::Eof
+                | Op::Error(..)
+                | Op::Buffer(_)
+                | Op::Finished
+                | Op::Advance(_)
+                | Op::Timeout
+                | Op::ShutDown => {}
             }
             player.play(&op);
         }
