@@ -32,7 +32,7 @@ use core::{
 
 use crate::{
     Instant,
-    shared::{Lock, Shared, register_waker},
+    shared::{Lock, Shared, register_waker, wake},
 };
 
 /// The connections of one server, in the order of their eviction. Clones share one order.
@@ -117,9 +117,7 @@ impl IdleConnections {
             Poll::Pending
         });
         drop(server); // outside the lock: it may be the last handle on a task
-        if let Some(waker) = woken {
-            waker.wake();
-        }
+        wake(woken);
         polled
     }
 }
@@ -137,9 +135,7 @@ impl IdleSlot {
             state.slots.insert(key, waker);
             state.withdraw(previous)
         });
-        if let Some(server) = server {
-            server.wake();
-        }
+        wake(server);
     }
 
     /// Whether the connection is evicted. If not, an eviction will wake `cx`.
@@ -169,9 +165,7 @@ impl Drop for IdleSlot {
         let (own, server) =
             self.idle.state.with(|state| (state.slots.remove(&self.key), state.withdraw(self.key)));
         drop(own); // outside the lock: it may be the last handle on a task
-        if let Some(server) = server {
-            server.wake();
-        }
+        wake(server);
     }
 }
 
@@ -181,6 +175,7 @@ mod tests {
     use core::time::Duration;
 
     use super::*;
+    use crate::shared::WakeCount;
 
     fn enter(idle: &IdleConnections, since: Instant) -> IdleSlot {
         idle.enter(Activity::Idle, since)
@@ -235,21 +230,11 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "std")]
     fn an_eviction_wakes_the_connection_and_its_end_wakes_the_server() {
-        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
-        #[derive(Default)]
-        struct Count(AtomicUsize);
-        impl alloc::task::Wake for Count {
-            fn wake(self: alloc::sync::Arc<Self>) {
-                self.0.fetch_add(1, SeqCst);
-            }
-        }
-        let counts: [_; 3] = core::array::from_fn(|_| alloc::sync::Arc::new(Count::default()));
-        let wakers = counts.each_ref().map(|count| Waker::from(count.clone()));
-        let [mut server, mut first, mut second] = wakers.each_ref().map(Context::from_waker);
-        let woken = || counts.each_ref().map(|count| count.0.load(SeqCst));
+        let counts: [_; 3] = core::array::from_fn(|_| WakeCount::new());
+        let [mut server, mut first, mut second] =
+            counts.each_ref().map(|(_, waker)| Context::from_waker(waker));
+        let woken = || counts.each_ref().map(|(count, _)| count.get());
 
         let idle = IdleConnections::new();
         let slots = (enter(&idle, at(1)), enter(&idle, at(2)));

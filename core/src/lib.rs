@@ -16,7 +16,7 @@
 //! | [`idle`] | evicts idle connections when a server is full |
 //! | [`teardown`] | how a machine ends a connection: FIN, lingering close, reset |
 //! | [`shutdown`] | requests the shutdown of servers, graceful or immediate |
-//! | [`shared`] | state that machines share with each other, or with their handles |
+//! | [`shared`] | state that machines share with each other, or with their handles, and wake-ups |
 //! | `runtime` | the interface to a runtime: listen, connect, spawn (feature `std`) |
 //! | `serve` | servers: accept connections, and drain them at shutdown (feature `std`) |
 //! | `status` | the status of a server over HTTP (feature `status`) |

@@ -7,7 +7,7 @@ use core::{
     task::{Context, Poll, Waker},
 };
 
-use crate::shared::{Lock, Shared};
+use crate::shared::{Lock, Shared, wake};
 
 /// A handle that shuts down one or more servers. Clones are the same handle.
 ///
@@ -95,8 +95,6 @@ impl ShutdownHandle {
             state.requested = requested;
             core::mem::take(&mut state.waiting)
         });
-        for waker in woken {
-            waker.wake();
-        }
+        wake(woken);
     }
 }

@@ -10,7 +10,7 @@ use core::{
 use super::Peer;
 use crate::{
     Instant, Status,
-    shared::{AtomicU64, Lock, register_waker},
+    shared::{AtomicU64, Lock, register_waker, wake},
 };
 
 /// One connection's entry in the [`ConnectionTable`](super::ConnectionTable).
@@ -186,37 +186,28 @@ impl ConnectionEntry {
         }
         // The lock orders this after or before `publish`: either `publish` sees the command, or it
         // has registered the waker.
-        if let Some(driver) = self.state.with(|state| state.driver.take()) {
-            driver.wake();
-        }
+        wake(self.state.with(|state| state.driver.take()));
     }
 }
 
-#[cfg(all(test, feature = "std"))]
+#[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-
     use super::*;
-    use crate::admission::{ConnectionTable, Limits};
+    use crate::{
+        admission::{ConnectionTable, Limits},
+        shared::WakeCount,
+    };
 
     #[test]
     fn a_command_wakes_the_driver_and_is_seen_before_it_sleeps() {
-        #[derive(Default)]
-        struct Count(AtomicUsize);
-        impl alloc::task::Wake for Count {
-            fn wake(self: alloc::sync::Arc<Self>) {
-                self.0.fetch_add(1, SeqCst);
-            }
-        }
-        let count = alloc::sync::Arc::new(Count::default());
-        let waker = Waker::from(count.clone());
+        let (count, waker) = WakeCount::new();
         let table = ConnectionTable::new(Limits::default());
         let entry = table.admit(Peer::Local, Instant::EPOCH).unwrap();
         let mut cx = Context::from_waker(&waker);
         let publish = |cx: &mut Context<'_>| entry.publish(Status::default(), cx, Command::None);
         assert!(!publish(&mut cx));
         table.shut_down();
-        assert_eq!((entry.command(), count.0.load(SeqCst)), (Command::ShutDown, 1));
+        assert_eq!((entry.command(), count.get()), (Command::ShutDown, 1));
         assert!(publish(&mut cx), "the command is pending");
     }
 }

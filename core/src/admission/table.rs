@@ -13,7 +13,7 @@ use super::{Admitted, ConnectionEntry, Limits, Peer, Refused};
 use crate::{
     Instant,
     log_limit::{LogDecision, LogLimit},
-    shared::{Lock, Shared},
+    shared::{Lock, Shared, wake},
 };
 
 /// The table of open connections, and the counters of all connections. Clones are the same table.
@@ -248,9 +248,7 @@ impl ConnectionTable {
             if state.open.is_empty() { mem::take(&mut state.waiting) } else { Vec::new() }
         });
         connection.drop_waker();
-        for waker in woken {
-            waker.wake();
-        }
+        wake(woken);
     }
 }
 

@@ -6,10 +6,9 @@ use core::{mem, sync::atomic::Ordering::Relaxed, task::Context, time::Duration};
 use super::{
     Chunk, Config, Feed, LagPolicy,
     counters::UncountedDeliveries,
-    feed::wake,
     state::{CatchUp, SubscriberEntry},
 };
-use crate::{Instant, drive::MAX_SLICES, teardown::DiscardBudget};
+use crate::{Instant, drive::MAX_SLICES, shared::wake, teardown::DiscardBudget};
 
 /// A subscriber's position in the feed, until it [leaves](Self::leave).
 #[derive(Debug)]

@@ -1,11 +1,7 @@
 //! The feed: a log that the upstream and all subscribers share.
 
 use alloc::vec::Vec;
-use core::{
-    mem,
-    sync::atomic::Ordering::Relaxed,
-    task::{Context, Waker},
-};
+use core::{mem, sync::atomic::Ordering::Relaxed, task::Context};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -13,7 +9,7 @@ use slab::Slab;
 use super::{Capacity, Config, Counters, Log, pause_budget::PauseBudget, state::State};
 use crate::{
     ConfigError, Instant,
-    shared::{AtomicU64, Lock, Shared},
+    shared::{AtomicU64, Lock, Shared, wake},
     teardown::DiscardBudget,
 };
 
@@ -147,9 +143,4 @@ impl Default for Feed {
     fn default() -> Self {
         Self::with_valid(Config::default())
     }
-}
-
-/// Wakes `wakers`, outside of the feed's lock.
-pub(super) fn wake(wakers: impl IntoIterator<Item = Waker>) {
-    wakers.into_iter().for_each(Waker::wake);
 }

@@ -9,7 +9,7 @@ use core::{
 use super::{ClientReason, RequestError};
 use crate::{
     message::{Message, reply_slot::ReplySlot},
-    shared::{Lock, Shared},
+    shared::{Lock, Shared, wake},
 };
 
 /// The result of a request.
@@ -57,9 +57,7 @@ impl HandleQueue {
             state.handles -= 1;
             if state.handles == 0 { state.client.take() } else { None }
         });
-        if let Some(client) = client {
-            client.wake();
-        }
+        wake(client);
     }
 
     /// Appends a request. Returns its id and the slot for its reply.
@@ -77,9 +75,7 @@ impl HandleQueue {
             state.requests.insert(id, (request, slot.clone()));
             Ok((id, state.client.take()))
         })?;
-        if let Some(client) = client {
-            client.wake();
-        }
+        wake(client);
         Ok((id, slot))
     }
 

@@ -1,71 +1,15 @@
-//! State that machines share with each other, or with their handles.
+//! Counters for targets without 64-bit atomics.
 
-#[cfg(any(test, not(target_has_atomic = "64")))]
 use core::sync::atomic::Ordering;
-use core::task::{Context, Waker};
 
-#[cfg(not(target_has_atomic = "64"))]
-pub(crate) use LockedU64 as AtomicU64;
-#[cfg(target_has_atomic = "64")]
-pub(crate) use core::sync::atomic::AtomicU64;
-
-/// A reference-counted handle: an `Arc`, or an `Rc` without the feature `std`.
-#[cfg(feature = "std")]
-pub type Shared<T> = alloc::sync::Arc<T>;
-/// A reference-counted handle: an `Arc`, or an `Rc` without the feature `std`.
-#[cfg(not(feature = "std"))]
-pub type Shared<T> = alloc::rc::Rc<T>;
-
-/// A value behind a lock, which is held only for a short time, and never across IO.
-///
-/// The lock ignores poisoning, since a panic of one connection must not end the others. A closure
-/// that changes the value must leave it consistent at every step that can panic.
-///
-/// Without the feature `std` it is a `RefCell`, and stays on one thread.
-#[derive(Debug, Default)]
-pub struct Lock<T> {
-    #[cfg(feature = "std")]
-    value: std::sync::Mutex<T>,
-    #[cfg(not(feature = "std"))]
-    value: core::cell::RefCell<T>,
-}
-
-impl<T> Lock<T> {
-    /// Puts `value` behind a lock.
-    pub const fn new(value: T) -> Self {
-        Self {
-            #[cfg(feature = "std")]
-            value: std::sync::Mutex::new(value),
-            #[cfg(not(feature = "std"))]
-            value: core::cell::RefCell::new(value),
-        }
-    }
-
-    /// Calls `f` with the value. `f` must not use this lock: that would be a deadlock, or a panic
-    /// without the feature `std`.
-    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
-        #[cfg(feature = "std")]
-        return f(&mut self.value.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-        #[cfg(not(feature = "std"))]
-        return f(&mut self.value.borrow_mut());
-    }
-}
-
-/// Stores the waker of `cx` in `slot`, unless the stored one wakes the same task. Returns the waker
-/// that it replaces. Drop it outside of locks, since it may be the last handle on a task.
-pub(crate) fn register_waker(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
-    let is_same = slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-    if is_same { None } else { slot.replace(cx.waker().clone()) }
-}
+use super::Lock;
 
 /// The operations of an `AtomicU64` that the crate uses, for targets without 64-bit atomics.
 ///
 /// The lock orders all accesses, so it satisfies any [`Ordering`].
-#[cfg(any(test, not(target_has_atomic = "64")))]
 #[derive(Debug)]
 pub(crate) struct LockedU64(Lock<u64>);
 
-#[cfg(any(test, not(target_has_atomic = "64")))]
 impl LockedU64 {
     pub(crate) const fn new(value: u64) -> Self {
         Self(Lock::new(value))
@@ -91,6 +35,7 @@ mod tests {
     use core::sync::atomic::Ordering::Relaxed;
 
     use super::*;
+    use crate::shared::AtomicU64;
 
     /// The tests of both implementations.
     macro_rules! tests_of {
