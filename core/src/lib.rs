@@ -17,6 +17,7 @@
 //! | [`teardown`] | how a machine ends a connection: FIN, lingering close, reset |
 //! | [`shutdown`] | requests the shutdown of servers, graceful or immediate |
 //! | [`shared`] | state that machines share with each other, or with their handles, and wake-ups |
+//! | [`topic`] | items that machines publish and every subscriber gets |
 //! | `runtime` | the interface to a runtime: listen, connect, spawn (feature `std`) |
 //! | `serve` | servers: accept connections, and drain them at shutdown (feature `std`) |
 //! | `status` | the status of a server over HTTP (feature `status`) |
@@ -90,6 +91,7 @@ pub mod status;
 pub mod teardown;
 mod time;
 mod token_bucket;
+pub mod topic;
 
 #[cfg(feature = "std")]
 pub use self::runtime::Runtime;
