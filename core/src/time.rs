@@ -23,7 +23,7 @@ use core::{
 /// assert_eq!(deadline.since(start), Duration::from_millis(250));
 /// assert_eq!(start.since(deadline), Duration::ZERO);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant {
     /// Nanoseconds since the epoch, plus 1: a non-zero number gives `Option<Instant>` the same
     /// size. Each connection holds several of these.
@@ -78,6 +78,13 @@ impl Add<Duration> for Instant {
 impl AddAssign<Duration> for Instant {
     fn add_assign(&mut self, duration: Duration) {
         *self = *self + duration;
+    }
+}
+
+/// As `Display`: the time since the epoch, such as `1.5s`.
+impl fmt::Debug for Instant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -31,7 +31,7 @@
 //! - Rule 4: there is no `Eof` after a failed write.
 //! - Rule 7: `now` never goes backwards.
 //!
-//! It also checks that [`Status::queued`] stays within a limit. Rule 12 is checked by
+//! It also checks that the offered output and [`Status::queued`] stay within a limit. Rule 12 is checked by
 //! [`split_invariant`](crate::script::split_invariant).
 //!
 //! `Checked` cannot see calls that a driver omits: `poll_shared` between a write and a read and
@@ -93,7 +93,7 @@ pub struct Checked<M> {
 /// that is borrowed anew for each call, such as a side of a proxy, needs that.
 #[derive(Clone, Debug)]
 pub struct History {
-    /// The most bytes that [`Status::queued`] may show.
+    /// The most bytes of offered output, and of [`Status::queued`].
     limit: usize,
     requires_deadlines: bool,
     now: Instant,
@@ -163,6 +163,7 @@ struct Snapshot {
 }
 
 impl Snapshot {
+    #[track_caller]
     fn of<M: Machine>(machine: &M) -> Self {
         let interest = machine.interest();
         assert_eq!(interest, machine.interest(), "machine: interest() differs when called twice");
@@ -187,12 +188,19 @@ impl Snapshot {
     }
 }
 
+/// All output that the machine offers, however many slices it takes.
+#[track_caller]
 fn offered_output<M: Machine>(machine: &M) -> Vec<u8> {
-    let mut bufs = [&[][..]; MAX_SLICES];
-    let n = write_bufs(machine, &mut bufs);
+    let mut bufs = vec![&[][..]; MAX_SLICES];
+    let mut n = write_bufs(machine, &mut bufs);
+    while n == bufs.len() {
+        bufs.resize(2 * n, &[]);
+        n = write_bufs(machine, &mut bufs);
+    }
     bufs[..n].concat()
 }
 
+#[track_caller]
 fn write_bufs<'a, M: Machine>(machine: &'a M, out: &mut [&'a [u8]]) -> usize {
     let n = machine.write_bufs(out);
     check_slices(n, out);
@@ -200,6 +208,7 @@ fn write_bufs<'a, M: Machine>(machine: &'a M, out: &mut [&'a [u8]]) -> usize {
 }
 
 /// Checks that the machine filled the first `n` of `out`, at least one, with non-empty slices.
+#[track_caller]
 fn check_slices(n: usize, out: &[impl AsRef<[u8]>]) {
     assert!((1..=out.len()).contains(&n), "machine: it fills {n} of {} slices", out.len());
     let empty = out[..n].iter().any(|slice| slice.as_ref().is_empty());
@@ -207,12 +216,15 @@ fn check_slices(n: usize, out: &[impl AsRef<[u8]>]) {
 }
 
 impl<M: Machine> Checked<M> {
-    /// Wraps a new `machine`, whose [`Status::queued`] may be at most `limit` bytes.
+    /// Wraps a new `machine`. The output that it offers, in any number of slices, and its
+    /// [`Status::queued`] may be at most `limit` bytes.
+    #[track_caller]
     pub fn new(machine: M, limit: usize) -> Self {
         Self::resume(machine, History::new(limit))
     }
 
     /// Wraps a machine again, with the `history` of its last wrapper.
+    #[track_caller]
     pub fn resume(machine: M, history: History) -> Self {
         let current = Snapshot::of(&machine);
         let mut checked = Self {
@@ -261,6 +273,7 @@ impl<M: Machine> Checked<M> {
     /// Begins a call at `now`, and returns the machine's observable state.
     ///
     /// Since the last call only the status may have changed: it may depend on shared state.
+    #[track_caller]
     fn begin_call(&mut self, now: Instant) -> Snapshot {
         let last = self.history.now;
         assert!(now >= last, "driver: time goes back from {last} to {now}");
@@ -274,6 +287,7 @@ impl<M: Machine> Checked<M> {
     }
 
     /// Checks that `event` is legal: the second column of the state table, and rules 2 and 4.
+    #[track_caller]
     fn check_event(&mut self, event: Event, interest: Interest, readable: usize, writable: usize) {
         let history = &mut self.history;
         let legal = match event {
@@ -319,6 +333,7 @@ impl<M: Machine> Checked<M> {
     }
 
     /// Checks what holds after every call, and returns the machine's observable state.
+    #[track_caller]
     fn end_call(&mut self, before: &Snapshot, call: impl Debug) -> Snapshot {
         let current = Snapshot::of(&self.machine);
         let Snapshot { interest, work, reason, .. } = &current;
@@ -350,7 +365,11 @@ impl<M: Machine> Checked<M> {
         }
         history.reason.clone_from(reason);
 
-        let (queued, limit) = (current.status.queued, history.limit);
+        let (offered, queued, limit) = (current.output.len(), current.status.queued, history.limit);
+        assert!(
+            offered <= limit,
+            "machine: it offers {offered} bytes of output, the limit is {limit}, after {call:?}"
+        );
         assert!(
             queued <= limit,
             "machine: it queues {queued} bytes, the limit is {limit}, after {call:?}"
@@ -377,6 +396,7 @@ impl<M: Machine> Machine for Checked<M> {
         self.machine.interest()
     }
 
+    #[track_caller]
     fn read_buf(&mut self) -> &mut [u8] {
         self.write_offer.take();
         let before = self.begin_call(self.history.now);
@@ -400,6 +420,7 @@ impl<M: Machine> Machine for Checked<M> {
         self.machine.read_buf()
     }
 
+    #[track_caller]
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
         let write = self.machine.interest().write;
         assert_eq!(write, Outbound::Flush, "driver: write_bufs without output");
@@ -408,6 +429,7 @@ impl<M: Machine> Machine for Checked<M> {
         n
     }
 
+    #[track_caller]
     fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
         let write = self.machine.interest().write;
         assert_eq!(write, Outbound::Flush, "driver: write_owned without output");
@@ -423,6 +445,7 @@ impl<M: Machine> Machine for Checked<M> {
         n
     }
 
+    #[track_caller]
     fn handle(&mut self, now: Instant, event: Event) {
         let readable = self.read_offer.take().map_or(0, |(_, len)| len);
         let writable = self.write_offer.take().unwrap_or(0);
@@ -466,6 +489,7 @@ impl<M: Machine> Machine for Checked<M> {
         self.machine.poll_timeout()
     }
 
+    #[track_caller]
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         self.read_offer = None;
         self.write_offer.take();

@@ -4,6 +4,7 @@
 //!   driver breaks the contract.
 //! - [`script`] plays lists of events to one machine, hand-written, random or exhaustive. It finds
 //!   errors at boundaries: a full buffer, a late FIN, an unlucky split of the input.
+//!   [`script::check`] compares the output with a model of your protocol.
 //! - [`message`] has valid and invalid frames of the JSON-header protocol, random and by name, for
 //!   its decoder or for a variant of your own.
 //! - [`sim`] runs servers and peers on a simulated network under seeded faults. It finds lost
@@ -27,8 +28,9 @@
 //! let machine = move |now| Checked::new(server.machine(now), limit);
 //!
 //! // Alone.
-//! script::split_invariant(|| machine(Instant::EPOCH), b"some input of your protocol");
-//! proptest!(|(ops in script::ops(50))| {
+//! let frames = || "[a-z]{0,12}\r\n".prop_map(String::into_bytes);
+//! script::check(|| machine(Instant::EPOCH), frames(), |frames| frames.concat());
+//! proptest!(|(ops in script::ops_of(frames(), 50))| {
 //!     script::play(&mut machine(Instant::EPOCH), &ops);
 //! });
 //!
@@ -57,7 +59,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A failing test names the seed that replays it: see [`for_each_seed`]. [`sim::Trace`] lists what
+//! A failing world names the seed that replays it: see [`for_each_seed`]. A failing script is saved
+//! beside the test: see [`proptest_config`]. [`sim::Trace`] lists what
 //! happened, one line an event. `tests/planted_bugs` in this crate shows which kinds of bug each
 //! module finds.
 
@@ -65,11 +68,12 @@
 
 pub mod contract;
 pub mod message;
+mod regressions;
 pub mod script;
 mod seeds;
 pub mod sim;
 
-pub use self::seeds::for_each_seed;
+pub use self::{regressions::proptest_config, seeds::for_each_seed};
 
 /// The README's examples, tested here because this crate depends on all the others.
 #[cfg(doctest)]

@@ -20,6 +20,7 @@ use std::{
 ///
 /// # Panics
 /// If `test` panics, or if one of the variables is not a number.
+#[track_caller]
 pub fn for_each_seed(default: u64, test: impl Fn(u64)) {
     let seeds = match (number("WIRESTATE_SEED"), number("WIRESTATE_SEEDS")) {
         (Some(seed), _) => seed..seed.saturating_add(1),
@@ -33,9 +34,11 @@ pub fn for_each_seed(default: u64, test: impl Fn(u64)) {
     }
 }
 
+#[track_caller]
 fn number(variable: &str) -> Option<u64> {
     let value = env::var(variable).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {value:?}")))
+    let Ok(number) = value.parse() else { panic!("{variable} must be a number, not {value:?}") };
+    Some(number)
 }
 
 #[cfg(test)]

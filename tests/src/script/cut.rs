@@ -44,6 +44,7 @@ pub fn cuts(len: usize) -> impl Strategy<Value = Vec<usize>> {
 ///
 /// # Panics
 /// If `len` is greater than 24.
+#[track_caller]
 pub fn every_cut(len: usize) -> impl Iterator<Item = Vec<usize>> {
     assert!(len <= 24, "{len} bytes have 2^{} cuts, the limit is 24 bytes", len - 1);
     // Bit i of `borders` is set if a piece ends behind byte i.
@@ -86,6 +87,7 @@ pub fn pieces<'a>(input: &'a [u8], cut: &'a [usize]) -> impl Iterator<Item = &'a
 ///
 /// # Panics
 /// If a cut changes the result; the message has the cut.
+#[track_caller]
 pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]]) -> T) -> T {
     let rng = &mut XorShiftRng::seed_from_u64(input.len() as u64);
     let mut random_cut = || {
@@ -106,13 +108,19 @@ pub fn cut_invariant<T: PartialEq + Debug>(input: &[u8], decode: impl Fn(&[&[u8]
     expected
 }
 
-/// Asserts that `machine` has the same [`Transcript`] for every cut of `input`, and returns it. A
-/// FIN follows the input.
+/// Asserts that the result of `machine` is the same for every cut of `input`, and returns the
+/// [`Transcript`] of the whole input. A FIN follows the input.
+///
+/// The result is what a peer or a log can see: the output, the ending and the reason, not how much
+/// of the input was read. So `input` may have a frame that ends the connection, and bytes behind
+/// it.
 ///
 /// It tries the whole input, single bytes and 64 random cuts, which are the same in each run.
 ///
 /// # Panics
-/// If a cut changes the transcript; the message has the cut.
+/// If a cut changes the result; the message has the first difference, and the cut with as few
+/// pieces as were found.
+#[track_caller]
 pub fn split_invariant<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Transcript {
     let mut runner = TestRunner::deterministic();
     let random_cuts = iter::repeat_with(|| {
@@ -125,11 +133,13 @@ pub fn split_invariant<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Tra
 /// Like [`split_invariant`], with [`every_cut`] of `input`.
 ///
 /// # Panics
-/// If a cut changes the transcript, or if `input` is longer than 24 bytes.
+/// As [`split_invariant`], or if `input` is longer than 24 bytes.
+#[track_caller]
 pub fn split_invariant_exhaustive<M: Machine>(machine: impl Fn() -> M, input: &[u8]) -> Transcript {
     invariant(machine, input, every_cut(input.len()))
 }
 
+#[track_caller]
 fn invariant<M: Machine>(
     machine: impl Fn() -> M,
     input: &[u8],
@@ -145,16 +155,42 @@ fn invariant<M: Machine>(
         play_out(&mut machine(), &ops)
     };
     let expected = transcript(&whole(input.len()), true);
-    for cut in cuts {
+    for mut cut in cuts {
         for at_end in [false, true] {
-            assert_eq!(
-                transcript(&cut, at_end),
-                expected,
-                "cut into {cut:?}, output accepted at the end: {at_end}"
-            );
+            let difference = |cut: &[usize]| transcript(cut, at_end).difference(&expected);
+            if let Some(mut first) = difference(&cut) {
+                join_pieces(&mut cut, |cut| match difference(cut) {
+                    None => false,
+                    Some(difference) => {
+                        first = difference;
+                        true
+                    }
+                });
+                panic!("cut into {cut:?}, output accepted at the end: {at_end}\n{first}");
+            }
         }
     }
     expected
+}
+
+/// Joins neighbouring pieces of `cut`, many at first, while `fails` returns true for the result.
+fn join_pieces(cut: &mut Vec<usize>, mut fails: impl FnMut(&[usize]) -> bool) {
+    let mut count = cut.len();
+    while count > 1 {
+        let mut at = 0;
+        while at + 1 < cut.len() {
+            let end = cut.len().min(at + count);
+            let mut joined = cut.clone();
+            let size = joined[at..end].iter().sum();
+            joined.splice(at..end, [size]);
+            if fails(&joined) {
+                *cut = joined;
+            } else {
+                at += 1;
+            }
+        }
+        count = count.div_ceil(2).min(count - 1);
+    }
 }
 
 #[cfg(test)]

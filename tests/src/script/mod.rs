@@ -3,7 +3,8 @@
 //!
 //! Every list is a valid script, because the player keeps the driver's part of the contract. Input
 //! waits until the machine reads. Any other op that the machine does not allow is skipped. So lists
-//! are easy to generate ([`ops`]), to shrink and to write by hand.
+//! are easy to generate ([`ops_of`]), to shrink and to write by hand. [`check`] compares the output
+//! with a model of a protocol.
 //!
 //! ```
 //! use proptest::prelude::*;
@@ -27,11 +28,13 @@
 //! });
 //! ```
 
+mod check;
 mod cut;
 mod strategy;
 
 use std::{
     collections::VecDeque,
+    fmt,
     task::{Context, Waker},
     time::Duration,
 };
@@ -43,15 +46,16 @@ use wirestate_core::{
 };
 
 pub use self::{
+    check::{Check, check},
     cut::{
         byte_by_byte, cut_invariant, cuts, every_cut, every_cut_in_two, pieces, split_invariant,
         split_invariant_exhaustive, whole,
     },
-    strategy::ops,
+    strategy::{garbage, ops, ops_of, truncated},
 };
 
-/// An operation of a script.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An operation of a script. `Debug` prints it as in code, and bytes as `b"…"`.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     /// Bytes arrive. The machine reads them as soon as it wants to, in as few reads as its buffer
     /// allows.
@@ -87,6 +91,28 @@ pub enum Op {
     ShutDown,
 }
 
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Receive(bytes) => f.debug_tuple("Receive").field(&shown(bytes)).finish(),
+            Self::Eof => f.write_str("Eof"),
+            Self::Error(direction, error) => {
+                f.debug_tuple("Error").field(direction).field(error).finish()
+            }
+            Self::Accept(usize::MAX) => f.write_str("Accept(usize::MAX)"),
+            Self::Accept(n) => f.debug_tuple("Accept").field(n).finish(),
+            Self::Buffer(usize::MAX) => f.write_str("Buffer(usize::MAX)"),
+            Self::Buffer(n) => f.debug_tuple("Buffer").field(n).finish(),
+            Self::Finished => f.write_str("Finished"),
+            Self::Advance(time) => f.debug_tuple("Advance").field(time).finish(),
+            Self::Timeout => f.write_str("Timeout"),
+            Self::SpuriousTimeout => f.write_str("SpuriousTimeout"),
+            Self::Release => f.write_str("Release"),
+            Self::ShutDown => f.write_str("ShutDown"),
+        }
+    }
+}
+
 /// How an end of a connection has ended its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -96,8 +122,8 @@ pub enum Ending {
     Rst,
 }
 
-/// The result of a script.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The result of a script. `Debug` prints bytes as `b"…"`.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Transcript {
     /// The bytes that the machine has read.
     pub input: Vec<u8>,
@@ -113,7 +139,54 @@ pub struct Transcript {
     pub label: Option<&'static str>,
 }
 
+impl Transcript {
+    /// The differences from `expected` that a peer or a log can see: the first one of the output,
+    /// the ending and the reason. `None` if there is none.
+    fn difference(&self, expected: &Self) -> Option<String> {
+        let mut lines = Vec::new();
+        let (is, should) = (&self.output, &expected.output);
+        if is != should {
+            let at = is.iter().zip(should).take_while(|(is, should)| is == should).count();
+            let around = |bytes: &[u8]| {
+                let near = at.saturating_sub(CONTEXT)..bytes.len().min(at + CONTEXT);
+                format!("{:?} of {} bytes", shown(&bytes[near]), bytes.len())
+            };
+            lines.push(format!("the output differs at byte {at}"));
+            lines.push(format!("  expected: {}", around(should)));
+            lines.push(format!("    actual: {}", around(is)));
+        }
+        let end = |transcript: &Self| (transcript.ending, transcript.reason.clone());
+        let (is, should) = (end(self), end(expected));
+        if is != should {
+            lines.push("the ending differs".into());
+            lines.push(format!("  expected: {should:?}"));
+            lines.push(format!("    actual: {is:?}"));
+        }
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+}
+
+impl fmt::Debug for Transcript {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { input, output, ending, done, reason, label } = self;
+        f.debug_struct("Transcript")
+            .field("input", &shown(input))
+            .field("output", &shown(output))
+            .field("ending", ending)
+            .field("done", done)
+            .field("reason", reason)
+            .field("label", label)
+            .finish()
+    }
+}
+
+/// `bytes` with the `Debug` of [`Bytes`]: `b"…"`.
+fn shown(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
+
 /// Plays `ops` to `machine`. The clock starts at [`Instant::EPOCH`].
+#[track_caller]
 pub fn play<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     let mut player = Player::new(machine);
     for op in ops {
@@ -123,6 +196,7 @@ pub fn play<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
 }
 
 /// Plays `ops` to `machine`, then accepts all its output and sends its FIN or RST, if it wants one.
+#[track_caller]
 pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
     let mut player = Player::new(machine);
     for op in ops {
@@ -135,6 +209,7 @@ pub fn play_out<M: Machine>(machine: &mut M, ops: &[Op]) -> Transcript {
 /// Takes all output that `machine` has now, for a test without a script.
 ///
 /// Never returns if the machine's output has no end.
+#[track_caller]
 pub fn collect<M: Machine>(machine: &mut M, now: Instant) -> Vec<u8> {
     let (mut output, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -165,7 +240,7 @@ pub struct Player<'a, M> {
 
 #[derive(Debug)]
 enum Arrived {
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     Eof,
     Error(ConnectionError),
 }
@@ -200,11 +275,12 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 
     /// Plays one op, then lets the machine read the input that has arrived, while it wants to.
+    #[track_caller]
     pub fn play(&mut self, op: &Op) {
         let interest = self.machine.interest();
         match op {
             Op::Receive(bytes) if bytes.is_empty() => {}
-            Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(bytes.clone())),
+            Op::Receive(bytes) => self.arrived.push_back(Arrived::Bytes(shown(bytes))),
             Op::Eof => self.arrived.push_back(Arrived::Eof),
             Op::Error(Direction::Read, error) => self.arrived.push_back(Arrived::Error(*error)),
             Op::Error(Direction::Write, error) => {
@@ -251,6 +327,7 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 
     /// Accepts all output and sends the machine's FIN or RST, if it wants one.
+    #[track_caller]
     pub fn play_out(&mut self) {
         loop {
             match self.machine.interest().write {
@@ -272,12 +349,18 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
+    #[track_caller]
     fn poll_shared(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
-        let polls = (0..MAX_POLLS).take_while(|_| self.machine.poll_shared(self.now, cx)).count();
-        assert!(polls < MAX_POLLS, "poll_shared has returned true {MAX_POLLS} times in a row");
+        for _ in 0..MAX_POLLS {
+            if !self.machine.poll_shared(self.now, cx) {
+                return;
+            }
+        }
+        panic!("poll_shared has returned true {MAX_POLLS} times in a row");
     }
 
+    #[track_caller]
     fn read(&mut self) {
         while self.machine.interest().read {
             match self.arrived.pop_front() {
@@ -285,8 +368,9 @@ impl<'a, M: Machine> Player<'a, M> {
                 Some(Arrived::Bytes(mut bytes)) => {
                     let buf = self.machine.read_buf();
                     let n = buf.len().min(bytes.len());
-                    buf[..n].copy_from_slice(&bytes[..n]);
-                    self.transcript.input.extend(bytes.drain(..n));
+                    let piece = bytes.split_to(n);
+                    buf[..n].copy_from_slice(&piece);
+                    self.transcript.input.extend(piece);
                     if !bytes.is_empty() {
                         self.arrived.push_front(Arrived::Bytes(bytes));
                     }
@@ -306,6 +390,7 @@ impl<'a, M: Machine> Player<'a, M> {
         }
     }
 
+    #[track_caller]
     fn accept(&mut self, n: usize) {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
             return;
@@ -318,6 +403,7 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 
     /// Returns how many bytes were taken.
+    #[track_caller]
     fn accept_owned(&mut self, n: usize) -> usize {
         if n == 0 || self.machine.interest().write != Outbound::Flush {
             return 0;
@@ -330,6 +416,7 @@ impl<'a, M: Machine> Player<'a, M> {
         owned.len()
     }
 
+    #[track_caller]
     fn finish(&mut self) {
         self.transcript.ending = match self.machine.interest().write {
             Outbound::Finish => Some(Ending::Fin),
@@ -345,3 +432,5 @@ impl<'a, M: Machine> Player<'a, M> {
 const MAX_OBSERVATIONS: usize = 8;
 /// The most times in a row that `poll_shared` may return true.
 const MAX_POLLS: usize = 10_000;
+/// The most bytes shown before and after a difference.
+const CONTEXT: usize = 24;

@@ -1,24 +1,142 @@
 //! Proptest strategies for scripts.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use proptest::{collection::vec, prelude::*};
 use wirestate_core::{ConnectionError, Direction};
 
 use super::Op;
 
-/// Scripts of at most `max_len` ops.
+/// Scripts of at most `max_len` ops that receive [`garbage`].
 ///
-/// An op receives or accepts at most 32 bytes. Give the machine buffers of that size, so that they
-/// fill up and wrap: most errors are there.
+/// An op accepts at most 32 bytes. Give the machine buffers of that size, so that they fill up and
+/// wrap: most errors are there.
 pub fn ops(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
-    vec(op(), 0..=max_len)
+    ops_of(garbage(), max_len)
+}
+
+/// Scripts of at most `max_len` ops that receive `frames` of your protocol.
+///
+/// Most frames arrive whole. The others are cut: the rest of a frame arrives later, alone or with
+/// the next frames. The end of the last one may never arrive. A failing script shrinks to few ops
+/// with whole frames.
+///
+/// For other inputs mix your strategy with [`garbage`] and [`truncated`] frames:
+///
+/// ```
+/// use proptest::prelude::*;
+/// use wirestate_core::{Instant, echo};
+/// use wirestate_testkit::{contract::Checked, script};
+///
+/// let config = echo::Config::default().with_buffer(8.try_into()?);
+/// let limit = config.buffer_size();
+/// let server = echo::Server::new(config)?;
+///
+/// let commands = || "(GET|SET) [a-z]{1,8}\r\n".prop_map(String::into_bytes);
+/// let input = prop_oneof![
+///     8 => commands(),
+///     1 => script::truncated(commands()),
+///     1 => script::garbage(),
+/// ];
+/// proptest!(|(ops in script::ops_of(input, 50))| {
+///     script::play(&mut Checked::new(server.machine(Instant::EPOCH), limit), &ops);
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn ops_of<F: Clone + Debug + Into<Vec<u8>>>(
+    frames: impl Strategy<Value = F>,
+    max_len: usize,
+) -> impl Strategy<Value = Vec<Op>> {
+    steps(frames, op(), max_len).prop_map(|steps| {
+        let mut cutter = Cutter::default();
+        steps.into_iter().filter_map(|step| cutter.op(step.into_bytes())).collect()
+    })
+}
+
+/// Random bytes, 1 to 32.
+pub fn garbage() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 1..=32)
+}
+
+/// `frames` that are cut off at any byte, before their last one. An empty frame stays empty.
+pub fn truncated<F: Debug + Into<Vec<u8>>>(
+    frames: impl Strategy<Value = F>,
+) -> impl Strategy<Value = Vec<u8>> {
+    (frames, any::<prop::sample::Index>()).prop_map(|(frame, at)| {
+        let mut frame: Vec<u8> = frame.into();
+        frame.truncate(at.index(frame.len().max(1)));
+        frame
+    })
+}
+
+/// A step of a script: an op, or input whose cut depends on the steps before.
+#[derive(Clone, Debug)]
+pub(super) enum Step<F> {
+    /// This frame arrives, behind all bytes held back, but for the last bytes of both.
+    Frame {
+        frame: F,
+        held: usize,
+    },
+    /// The next bytes of those held back arrive.
+    More(usize),
+    Op(Op),
+}
+
+impl<F> Step<F> {
+    /// The same step with its frame as bytes.
+    pub(super) fn into_bytes(self) -> Step<Vec<u8>>
+    where
+        F: Into<Vec<u8>>,
+    {
+        match self {
+            Self::Frame { frame, held } => Step::Frame { frame: frame.into(), held },
+            Self::More(n) => Step::More(n),
+            Self::Op(op) => Step::Op(op),
+        }
+    }
+}
+
+/// At most `max_len` steps: three of ten are frames, if `op` has the weight of all other ops.
+pub(super) fn steps<F: Clone + Debug>(
+    frames: impl Strategy<Value = F>,
+    op: impl Strategy<Value = Op>,
+    max_len: usize,
+) -> impl Strategy<Value = Vec<Step<F>>> {
+    // The first alternatives are those that a failing script shrinks to.
+    let held =
+        prop_oneof![6 => Just(0), 2 => 1..=3_usize, 1 => 1..=64_usize, 1 => Just(usize::MAX)];
+    let step = prop_oneof![
+        12 => (frames, held).prop_map(|(frame, held)| Step::Frame { frame, held }),
+        25 => op.prop_map(Step::Op),
+        3 => (1..=8_usize).prop_map(Step::More),
+    ];
+    vec(step, 0..=max_len)
+}
+
+/// Cuts frames: holds back the bytes that arrive later.
+#[derive(Debug, Default)]
+pub(super) struct Cutter {
+    held: Vec<u8>,
+}
+
+impl Cutter {
+    /// The op of `step`, if anything happens now.
+    pub(super) fn op(&mut self, step: Step<Vec<u8>>) -> Option<Op> {
+        let n = match step {
+            Step::Frame { frame, held } => {
+                self.held.extend(frame);
+                self.held.len().saturating_sub(held)
+            }
+            Step::More(n) => n.min(self.held.len()),
+            Step::Op(op) => return Some(op),
+        };
+        (n > 0).then(|| Op::Receive(self.held.drain(..n).collect()))
+    }
 }
 
 fn op() -> impl Strategy<Value = Op> {
     // Ops that end the connection are rare, so that other ops come before them.
     prop_oneof![
-        12 => vec(any::<u8>(), 1..=32).prop_map(Op::Receive),
         10 => (1..=32_usize).prop_map(Op::Accept),
         4 => (1..=32_usize).prop_map(Op::Buffer),
         4 => Just(Op::Release),

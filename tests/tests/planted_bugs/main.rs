@@ -1,9 +1,19 @@
-//! A machine with planted bugs, which the testkit must find. Without a bug, the machine must pass.
+//! Machines with planted bugs, which the testkit must find. Without a bug, the machines must pass.
 //!
 //! The tests show which bugs each part of the testkit finds, and which check enforces each rule of
 //! [`wirestate_core::machine`]. `contract.rs` has the drivers that break the rules.
 //!
-//! The [`Bug`](ring::Bug)s by rule:
+//! The [`LineBug`]s, which [`script::check`] finds against a model of the protocol:
+//!
+//! | bug | kind | what finds it |
+//! |---|---|---|
+//! | `ReplyLostWhenFull` | queueing | a peer that does not read |
+//! | `SplitDelimiter` | framing | cut frames |
+//! | `RepliesDroppedAtFin` | end | a FIN behind the last frame |
+//! | `WriteMovesNoDeadline`, `ReadMovesNoDeadline` | deadline | `Check::with_pauses` |
+//! | `Unbounded` | memory | `Checked`, a peer that does not read |
+//!
+//! The [`Bug`]s of an echo by rule of the contract, which `Checked` finds in random scripts:
 //!
 //! - State table: `NoBuffer`, `ReadsAfterEof`, `EarlyFin`, `SecondFin`, `EndsWithoutFin`,
 //!   `ResetsAfterFin`, `Reopens`.
@@ -20,9 +30,16 @@
 //! - Rule 11: `ForgetsTimeout`, `Never`, `LateDeadline`, `EarlyDeadline`, `TimeoutAtEnd`,
 //!   `Shutdowns`.
 //! - Rule 12: `Cuts`.
+//!
+//! Other [`Bug`]s:
+//!
+//! - Found by random scripts: `Wrap`, `ShortWrite`, `CleanReset`, `Memory`.
+//! - Found on the simulated network: `Wrap`, `ShortWrite`, `SecondFin`, `EarlyFin`, `Spins`,
+//!   `LostWakeUp`, `RegistersOnce`, `NeverEnds`.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
+mod lines;
 mod ring;
 
 use std::{
@@ -32,7 +49,10 @@ use std::{
     time::Duration,
 };
 
-use proptest::test_runner::{Config as Cases, TestRunner};
+use proptest::{
+    prelude::*,
+    test_runner::{Config as Cases, RngSeed, TestRunner},
+};
 use wirestate_core::{
     Instant,
     drive::Drive,
@@ -41,11 +61,14 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
-    script,
+    script::{self, Check},
     sim::{Act, Faults, Record, Settings, Side, World, act},
 };
 
-use self::ring::{Bug, Gate, Ring, open};
+use self::{
+    lines::{HIGH_WATER, IDLE_TIMEOUT, LineBug, Lines, MAX_LINE},
+    ring::{Bug, Gate, Ring, open},
+};
 
 /// Runs the machine without a network, under `Checked`, with random scripts and every cut.
 fn alone(bug: Bug) {
@@ -320,5 +343,46 @@ fn the_world_finds_a_lost_wake_up_whatever_else_wakes_the_task() {
             let found = catch_unwind(AssertUnwindSafe(|| disturbed(bug, disturbance))).is_err();
             assert!(found, "{bug:?} was hidden by {disturbance:?}");
         }
+    }
+}
+
+/// Checks the line protocol against a model: the first script that fails, or `None`.
+fn check_lines(bug: LineBug) -> Option<String> {
+    let cases =
+        Cases { failure_persistence: None, rng_seed: RngSeed::Fixed(0), ..Cases::with_cases(256) };
+    let lines = prop_oneof![19 => "[a-z\r]{0,8}[a-z]{0,14}\r\n", 1 => "[a-z]{23,40}\r\n"];
+    let too_long = "too long\r\n";
+    let replies = |lines: &[String]| {
+        let mut replies = Vec::new();
+        for line in lines {
+            if line.len() > MAX_LINE {
+                replies.extend(too_long.bytes());
+                break;
+            }
+            replies.extend(format!("{}\r\n", line.len() - 2).bytes());
+        }
+        replies
+    };
+    let limit = HIGH_WATER + 4 + too_long.len();
+    let machine = || Checked::new(Lines::new(bug), limit).with_deadlines();
+    let check = Check::new().with_config(cases).with_pauses(IDLE_TIMEOUT);
+    catch_unwind(AssertUnwindSafe(|| check.run(machine, lines, replies)))
+        .err()
+        .map(|panic| *panic.downcast::<String>().unwrap())
+}
+
+#[test]
+fn a_check_against_a_model_finds_bugs_of_framing_queueing_and_deadlines() {
+    assert_eq!(check_lines(LineBug::None), None);
+    for (bug, expected) in [
+        (LineBug::ReplyLostWhenFull, "the output differs"),
+        (LineBug::SplitDelimiter, "the output differs"),
+        (LineBug::RepliesDroppedAtFin, "the output differs"),
+        (LineBug::WriteMovesNoDeadline, "idle for 60s"),
+        (LineBug::ReadMovesNoDeadline, "idle for 60s"),
+        (LineBug::Unbounded, "machine: it offers"),
+    ] {
+        let message = check_lines(bug).unwrap_or_else(|| panic!("{bug:?} was not found"));
+        assert!(message.contains(expected), "{bug:?} was found by another check: {message}");
     }
 }

@@ -1,0 +1,333 @@
+//! Checks the output of a machine against a model of its protocol.
+
+use std::{
+    cell::RefCell,
+    fmt::Debug,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, TestError, TestRunner},
+};
+use wirestate_core::{Instant, Machine, Outbound};
+
+use super::{
+    Op, Player, Transcript, play_out,
+    strategy::{Cutter, Step, steps},
+};
+use crate::proptest_config;
+
+/// Asserts that the output of `machine` for any list of `frames` is the one that `reference`
+/// returns. As [`Check::run`], with the defaults of [`Check`].
+///
+/// # Panics
+/// As [`Check::run`].
+#[track_caller]
+pub fn check<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
+    machine: impl Fn() -> M,
+    frames: impl Strategy<Value = F>,
+    reference: impl Fn(&[F]) -> Vec<u8>,
+) {
+    Check::new().run(machine, frames, reference);
+}
+
+/// A check of a machine against a model of its protocol, with options.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use proptest::prelude::*;
+/// use wirestate_core::{Instant, echo};
+/// use wirestate_testkit::{contract::Checked, script::Check};
+///
+/// let idle = Duration::from_secs(10);
+/// let config = echo::Config::default().with_buffer(8.try_into()?).with_idle_timeout(Some(idle));
+/// let limit = config.buffer_size();
+/// let server = echo::Server::new(config)?;
+///
+/// Check::new().with_pauses(idle).run(
+///     || Checked::new(server.machine(Instant::EPOCH), limit).with_deadlines(),
+///     "[a-z]{0,12}\r\n",
+///     |lines| lines.concat().into_bytes(),
+/// );
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Check {
+    config: Config,
+    pauses: Option<Duration>,
+}
+
+impl Check {
+    /// 256 random scripts (`PROPTEST_CASES`) without pauses. A failing script is saved beside the
+    /// file of the caller ([`proptest_config`]).
+    #[expect(clippy::new_without_default, reason = "the place of the caller is its input")]
+    #[track_caller]
+    pub fn new() -> Self {
+        Self { config: proptest_config(), pauses: None }
+    }
+
+    /// Replaces the configuration of proptest.
+    #[must_use]
+    pub fn with_config(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// Lets time pass. The peer is slow, but stays active: less than `limit` passes
+    ///
+    /// - from the first byte of a frame to its last one;
+    /// - from one sign of life to the next: a whole frame, or output that it accepts;
+    /// - while output is pending, until the peer accepts some of it.
+    ///
+    /// So a machine whose deadlines are all at least `limit` must not time out. Pass the shortest
+    /// one.
+    #[must_use]
+    pub fn with_pauses(self, limit: Duration) -> Self {
+        Self { pauses: Some(limit), ..self }
+    }
+
+    /// Asserts that the output of `machine` for any list of `frames` is the one that `reference`
+    /// returns, the model of your protocol.
+    ///
+    /// The frames arrive whole, cut and joined, then a FIN. Meanwhile the kernel accepts much of
+    /// the output, little, or none until after the FIN; the driver sends `Release` and spurious
+    /// timeouts. At the end the rest of the output is accepted. The ending and the reason must be
+    /// those of the same frames without cuts and delays.
+    ///
+    /// Give the machine small buffers, so that they fill up, and wrap it in
+    /// [`Checked`](crate::contract::Checked), which asserts the contract. A frame that ends the
+    /// connection is fine if `reference` returns no reply to the frames behind it.
+    ///
+    /// # Panics
+    /// If the output, the ending or the reason differs, or if the machine panics. The message has
+    /// the smallest script that was found, as a list of [`Op`]s for [`play_out`].
+    #[track_caller]
+    pub fn run<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
+        self,
+        machine: impl Fn() -> M,
+        frames: impl Strategy<Value = F>,
+        reference: impl Fn(&[F]) -> Vec<u8>,
+    ) {
+        let Self { config, pauses } = self;
+        let played = RefCell::new(Vec::new());
+        let run = |script: &Script<F>| {
+            // Without cuts and delays first.
+            let frames = script.frames();
+            let output = reference(&frames);
+            let receive = |frame: F| [Op::Receive(frame.into()), Op::Accept(usize::MAX)];
+            played.replace(frames.into_iter().flat_map(receive).chain([Op::Eof]).collect());
+            let transcript = play_out(&mut machine(), &played.borrow());
+            let expected = Transcript { output, ..transcript.clone() };
+            let difference = transcript.difference(&expected).or_else(|| {
+                let (mut machine, mut ops) = (machine(), played.borrow_mut());
+                ops.clear();
+                let run = Run::new(&mut machine, pauses, script.max_accept, &mut ops);
+                run.play(script).difference(&expected)
+            });
+            difference.map_or(Ok(()), |text| Err(TestCaseError::fail(text)))
+        };
+        let result = TestRunner::new(config).run(&scripts(frames, pauses), |script| run(&script));
+        match result {
+            Ok(()) => {}
+            Err(TestError::Abort(reason)) => panic!("no script can be drawn: {reason}"),
+            Err(TestError::Fail(reason, script)) => {
+                // The script that was played last is not always the smallest one.
+                let _ = catch_unwind(AssertUnwindSafe(|| run(&script)));
+                let ops: Vec<String> =
+                    played.take().iter().map(|op| format!("\n  {op:?}")).collect();
+                panic!("{reason}\nafter these ops, and all pending output:{}", ops.concat());
+            }
+        }
+    }
+}
+
+/// A script for [`Check::run`].
+#[derive(Clone, Debug)]
+struct Script<F> {
+    /// The input and what happens meanwhile.
+    steps: Vec<Step<F>>,
+    /// The most bytes that the kernel accepts at once.
+    max_accept: usize,
+    /// Whether the FIN follows the input at once, or after its output and `last`.
+    early_fin: bool,
+    /// What happens after the input.
+    last: Vec<Op>,
+}
+
+impl<F: Clone> Script<F> {
+    fn frames(&self) -> Vec<F> {
+        let frames = self.steps.iter().filter_map(|step| match step {
+            Step::Frame { frame, .. } => Some(frame.clone()),
+            Step::More(_) | Step::Op(_) => None,
+        });
+        frames.collect()
+    }
+}
+
+fn scripts<F: Clone + Debug>(
+    frames: impl Strategy<Value = F>,
+    pauses: Option<Duration>,
+) -> impl Strategy<Value = Script<F>> {
+    let max_accept = prop_oneof![Just(usize::MAX), Just(32), Just(3), Just(0)];
+    let steps = steps(frames, op(pauses), MAX_STEPS);
+    (steps, max_accept, any::<bool>(), vec(op(pauses), 0..=MAX_STEPS / 4)).prop_map(
+        |(steps, max_accept, early_fin, last)| Script { steps, max_accept, early_fin, last },
+    )
+}
+
+/// What happens besides the input.
+fn op(pauses: Option<Duration>) -> impl Strategy<Value = Op> {
+    let (weight, limit) = pauses.map_or((0, Duration::ZERO), |limit| (8, limit));
+    prop_oneof![
+        8 => prop_oneof![Just(usize::MAX), 1..=32_usize].prop_map(Op::Accept),
+        2 => (1..=32_usize).prop_map(Op::Buffer),
+        2 => Just(Op::Release),
+        2 => Just(Op::SpuriousTimeout),
+        1 => Just(Op::Finished),
+        weight => (0..=1000_u32).prop_map(move |share| Op::Advance(limit / 1000 * share)),
+    ]
+}
+
+/// Plays a [`Script`].
+struct Run<'a, 'm, M> {
+    player: Player<'m, M>,
+    pauses: Option<Duration>,
+    max_accept: usize,
+    /// The ops that were played.
+    ops: &'a mut Vec<Op>,
+    /// Where each frame ends in the input.
+    ends: Vec<usize>,
+    /// The bytes and whole frames that have arrived.
+    arrived: (usize, usize),
+    /// The last sign of life of the peer.
+    alive: Instant,
+    /// When the first byte of a frame arrived whose last one has not.
+    frame_since: Option<Instant>,
+    /// Since when output is pending, or when the peer last accepted some of it.
+    output_since: Option<Instant>,
+}
+
+impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
+    fn new(
+        machine: &'m mut M,
+        pauses: Option<Duration>,
+        max_accept: usize,
+        ops: &'a mut Vec<Op>,
+    ) -> Self {
+        Self {
+            player: Player::new(machine),
+            pauses,
+            max_accept,
+            ops,
+            ends: Vec::new(),
+            arrived: (0, 0),
+            alive: Instant::EPOCH,
+            frame_since: None,
+            output_since: None,
+        }
+    }
+
+    fn play<F: Clone + Into<Vec<u8>>>(mut self, script: &Script<F>) -> Transcript {
+        let mut cutter = Cutter::default();
+        for step in &script.steps {
+            let step = step.clone().into_bytes();
+            if let Step::Frame { frame, .. } = &step {
+                self.ends.push(self.ends.last().unwrap_or(&0) + frame.len());
+            }
+            if let Some(op) = cutter.op(step) {
+                self.play_op(&op);
+            }
+        }
+        if let Some(op) = cutter.op(Step::More(usize::MAX)) {
+            self.play_op(&op);
+        }
+        if script.early_fin {
+            self.play_op(&Op::Eof);
+        }
+        for op in &script.last {
+            self.play_op(op);
+        }
+        if !script.early_fin {
+            while self.player.machine().interest().write == Outbound::Flush {
+                self.play_and_record(&Op::Accept(usize::MAX));
+            }
+            self.play_op(&Op::Eof);
+        }
+        self.player.play_out();
+        self.player.transcript()
+    }
+
+    fn play_op(&mut self, op: &Op) {
+        if let Op::Advance(time) = op {
+            self.pause(*time);
+        } else if let Op::Accept(n) = op {
+            self.play_and_record(&Op::Accept(self.max_accept.min(*n)));
+        } else if let Op::Buffer(n) = op {
+            self.play_and_record(&Op::Buffer(self.max_accept.min(*n)));
+        } else {
+            self.play_and_record(op);
+        }
+    }
+
+    fn play_and_record(&mut self, op: &Op) {
+        if matches!(op, Op::Accept(0) | Op::Buffer(0)) {
+            return;
+        }
+        let sent = self.player.output().len();
+        self.ops.push(op.clone());
+        self.player.play(op);
+        let now = self.player.now;
+
+        let accepts = matches!(op, Op::Accept(_)) && self.player.output().len() > sent;
+        let (mut bytes, frames) = self.arrived;
+        if let Op::Receive(received) = op {
+            bytes += received.len();
+        }
+        let whole = self.ends.partition_point(|end| *end <= bytes);
+        let has_frame = whole > frames;
+        self.arrived = (bytes, whole);
+        if accepts || has_frame {
+            self.alive = now;
+        }
+        let restart = |since: &mut Option<Instant>, is_open: bool, restarts: bool| {
+            *since = is_open.then(|| since.filter(|_| !restarts).unwrap_or(now));
+        };
+        let in_frame = bytes > whole.checked_sub(1).map_or(0, |last| self.ends[last]);
+        restart(&mut self.frame_since, in_frame, has_frame);
+        let waits = match self.player.machine().interest().write {
+            Outbound::Flush | Outbound::Finish | Outbound::Reset => true,
+            Outbound::Idle | Outbound::Finished => self.player.unacknowledged > 0,
+        };
+        restart(&mut self.output_since, waits, accepts);
+    }
+
+    /// Lets `time` pass, or what is left of the limit. As a driver does, sends `Timeout` at each
+    /// deadline.
+    fn pause(&mut self, time: Duration) {
+        let Some(limit) = self.pauses else { return };
+        let since = [self.frame_since, self.output_since].into_iter().flatten();
+        let since = since.fold(self.alive, Instant::min);
+        let spent = self.player.now.since(since) + Duration::from_nanos(1);
+        let until = self.player.now + time.min(limit.saturating_sub(spent));
+        for _ in 0..MAX_TIMEOUTS {
+            let deadline = self.player.machine().poll_timeout().filter(|at| *at <= until);
+            let time = deadline.unwrap_or(until).since(self.player.now);
+            if time > Duration::ZERO {
+                self.play_and_record(&Op::Advance(time));
+            }
+            if deadline.is_none() {
+                return;
+            }
+            self.play_and_record(&Op::SpuriousTimeout);
+        }
+        panic!("machine: it has more than {MAX_TIMEOUTS} deadlines within {time:?}");
+    }
+}
+
+/// The most steps of a script.
+const MAX_STEPS: usize = 80;
+/// The most deadlines of a machine in one pause.
+const MAX_TIMEOUTS: usize = 1000;
