@@ -201,6 +201,16 @@ impl End {
         [&self.input, &self.output].into_iter().filter_map(|readiness| readiness.waker.as_ref())
     }
 
+    /// How many bytes of the queue complete `delimiter`, of which `before` may have the first bytes.
+    /// All of the queue if they do not.
+    pub(super) fn len_until(&self, delimiter: &[u8], before: &[u8]) -> usize {
+        let begun = before.len().min(delimiter.len().saturating_sub(1));
+        let before = &before[before.len() - begun..];
+        let bytes: Vec<u8> = before.iter().chain(&self.inbox).copied().collect();
+        let ends = bytes.windows(delimiter.len()).position(|window| window == delimiter);
+        ends.map_or(self.inbox.len(), |start| start + delimiter.len() - begun)
+    }
+
     /// The next segment that arrives. `None` if there is none, or if the window is full.
     fn next_segment(&mut self, window: usize) -> Option<Segment> {
         let window = window.saturating_sub(self.inbox.len());

@@ -47,6 +47,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod barrier;
 mod buffering;
 mod clock;
 mod connection;
@@ -60,6 +61,7 @@ mod trace;
 mod world;
 
 pub use self::{
+    barrier::Barrier,
     buffering::Buffering,
     clock::Clock,
     connection::Record,

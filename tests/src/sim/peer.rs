@@ -1,13 +1,13 @@
 //! Scripted peers, which may do what a correct machine never does.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_xorshift::XorShiftRng;
 use wirestate_core::{ConnectionError, drive::Sink};
 
-use super::{Host, Socket};
+use super::{Barrier, Host, Socket};
 
 /// A step of a scripted peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,8 +16,16 @@ pub enum Act {
     Send(Bytes),
     /// Receives this many bytes, or fewer if the input ends.
     Receive(usize),
+    /// Receives up to and including the next occurrence of these bytes, or less if the input ends.
+    /// Bytes that an earlier act has received do not count.
+    ReceiveUntil(Bytes),
+    /// Receives this many lines, each up to and including `\n`, or fewer if the input ends.
+    ReceiveLines(usize),
     /// Receives until the end of the input.
     ReceiveAll,
+    /// Waits until all peers of the barrier have reached it. A peer whose acts end early counts as
+    /// one that has reached all its barriers.
+    Barrier(Barrier),
     /// Waits, without reading.
     Wait(Duration),
     /// Sends a FIN. The peer can still receive.
@@ -27,7 +35,7 @@ pub enum Act {
 }
 
 /// What a scripted peer has received.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Received {
     /// The received bytes.
     pub bytes: Vec<u8>,
@@ -37,14 +45,33 @@ pub struct Received {
     pub error: Option<ConnectionError>,
 }
 
+impl fmt::Debug for Received {
+    /// Shows the bytes as `b"…"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes, fin, error } = self;
+        f.debug_struct("Received")
+            .field("bytes", &format_args!("b\"{}\"", bytes.escape_ascii()))
+            .field("fin", fin)
+            .field("error", error)
+            .finish()
+    }
+}
+
 /// Performs `acts` on `socket` in order, then closes it.
 pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Received {
     let mut received = Received::default();
-    for act in acts {
+    let mut acts = acts.into_iter();
+    for act in acts.by_ref() {
         let result = match act {
             Act::Send(bytes) => socket.send(&bytes).await,
             Act::Receive(n) => receive(&mut socket, n, &mut received).await,
+            Act::ReceiveUntil(bytes) => receive_until(&mut socket, &bytes, 1, &mut received).await,
+            Act::ReceiveLines(n) => receive_until(&mut socket, b"\n", n, &mut received).await,
             Act::ReceiveAll => receive(&mut socket, usize::MAX, &mut received).await,
+            Act::Barrier(barrier) => {
+                barrier.wait().await;
+                Ok(())
+            }
             Act::Wait(duration) => {
                 host.sleep(duration).await;
                 Ok(())
@@ -58,6 +85,11 @@ pub async fn act(host: Host, mut socket: Socket, acts: Vec<Act>) -> Received {
         if let Err(error) = result {
             received.error = Some(error);
             break;
+        }
+    }
+    for act in acts {
+        if let Act::Barrier(barrier) = act {
+            barrier.arrive();
         }
     }
     received
@@ -105,6 +137,22 @@ async fn receive(
         received.bytes.extend_from_slice(&buf[..n]);
         received.fin = n == 0;
         max -= n;
+    }
+    Ok(())
+}
+
+/// Receives up to and including the `count`th occurrence of `delimiter`.
+async fn receive_until(
+    socket: &mut Socket,
+    delimiter: &[u8],
+    count: usize,
+    received: &mut Received,
+) -> Result<(), ConnectionError> {
+    for _ in 0..count {
+        if received.fin {
+            break;
+        }
+        received.fin = !socket.receive_until(delimiter, &mut received.bytes).await?;
     }
     Ok(())
 }

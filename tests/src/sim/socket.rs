@@ -13,7 +13,7 @@ use wirestate_core::{
     drive::{IoError, Sink, Source, Splice},
 };
 
-use super::{World, connection::EndId};
+use super::{World, connection::EndId, network::Network};
 use crate::script::Ending;
 
 /// A connected socket of a simulated host. Dropping it closes it.
@@ -50,13 +50,8 @@ impl Socket {
     /// If the connection fails.
     pub async fn send(&mut self, mut bytes: &[u8]) -> Result<(), ConnectionError> {
         while !bytes.is_empty() {
-            match poll_fn(|cx| self.world.network(|network| network.write(self.end, cx, &[bytes])))
-                .await
-            {
-                Ok(n) => bytes = &bytes[n..],
-                Err(IoError::Interrupted) => {}
-                Err(IoError::Connection(error)) => return Err(error),
-            }
+            let n = self.call(|network, end, cx| network.write(end, cx, &[bytes])).await?;
+            bytes = &bytes[n..];
         }
         Ok(())
     }
@@ -66,14 +61,40 @@ impl Socket {
     /// # Errors
     /// If the connection fails.
     pub async fn receive(&mut self, buf: &mut [u8]) -> Result<usize, ConnectionError> {
-        loop {
-            match poll_fn(|cx| self.world.network(|network| network.read(self.end, cx, buf))).await
-            {
-                Ok(n) => return Ok(n),
-                Err(IoError::Interrupted) => {}
-                Err(IoError::Connection(error)) => return Err(error),
+        self.call(|network, end, cx| network.read(end, cx, buf)).await
+    }
+
+    /// Receives up to and including the next occurrence of `delimiter`, and appends that to
+    /// `received`. Returns false if the peer's FIN comes first.
+    ///
+    /// Nothing behind the delimiter is read. If `delimiter` is empty, nothing is read.
+    ///
+    /// # Errors
+    /// If the connection fails. `received` has what came before.
+    pub async fn receive_until(
+        &mut self,
+        delimiter: &[u8],
+        received: &mut Vec<u8>,
+    ) -> Result<bool, ConnectionError> {
+        let start = received.len();
+        while !received[start..].ends_with(delimiter) {
+            let new = &received[start..];
+            let bytes = self
+                .call(|network, end, cx| {
+                    let mut buf = vec![0; network.end(end).len_until(delimiter, new).max(1)];
+                    let read = network.read(end, cx, &mut buf);
+                    read.map_ok(|n| {
+                        buf.truncate(n);
+                        buf
+                    })
+                })
+                .await?;
+            if bytes.is_empty() {
+                return Ok(false);
             }
+            received.extend_from_slice(&bytes);
         }
+        Ok(true)
     }
 
     /// Sends a FIN.
@@ -81,9 +102,17 @@ impl Socket {
     /// # Errors
     /// If the connection fails.
     pub async fn finish(&mut self) -> Result<(), ConnectionError> {
+        self.call(Network::finish).await
+    }
+
+    /// Repeats a call until it is neither blocked nor interrupted.
+    async fn call<T>(
+        &self,
+        mut call: impl FnMut(&mut Network, EndId, &mut Context<'_>) -> Poll<Result<T, IoError>>,
+    ) -> Result<T, ConnectionError> {
         loop {
-            match poll_fn(|cx| self.world.network(|network| network.finish(self.end, cx))).await {
-                Ok(()) => return Ok(()),
+            match poll_fn(|cx| self.world.network(|network| call(network, self.end, cx))).await {
+                Ok(value) => return Ok(value),
                 Err(IoError::Interrupted) => {}
                 Err(IoError::Connection(error)) => return Err(error),
             }
