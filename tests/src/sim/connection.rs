@@ -21,7 +21,7 @@ use std::{
 use wirestate_core::{ConnectionError, Direction, Instant, drive::IoError};
 
 use super::{
-    Faults, Side, TraceEvent,
+    Excerpt, Faults, Side, TraceEvent,
     faults::Dice,
     network::{Event, Network},
     trace::digest,
@@ -81,6 +81,8 @@ pub(super) struct Connection {
 
 pub(super) struct End {
     pub(super) host: usize,
+    /// The task that last called it.
+    pub(super) task: Option<u64>,
     pub(super) record: Record,
     dice: Dice,
     /// Received by the kernel, but not read yet.
@@ -137,6 +139,7 @@ impl Connection {
     ) -> Self {
         let end = |side, (host, local): (usize, SocketAddr), remote, dice| End {
             host,
+            task: None,
             record: Record {
                 client: client.clone(),
                 dial,
@@ -178,6 +181,10 @@ impl Connection {
 
     pub(super) fn peek(&self, side: Side) -> &End {
         &self.ends[side as usize]
+    }
+
+    pub(super) fn ends(&self) -> &[End; 2] {
+        &self.ends
     }
 
     pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
@@ -293,7 +300,8 @@ impl Network {
         // A read that does not fill its buffer has emptied the queue: the next one blocks.
         end.input.ready = !end.inbox.is_empty() || n == buf.len() || end.fin_arrived || end.broken;
         end.record.received.extend_from_slice(&buf[..n]);
-        self.trace(id, TraceEvent::Received { bytes: n as u64, digest: digest(&buf[..n]) });
+        let (bytes, digest, excerpt) = (n as u64, digest(&buf[..n]), Excerpt::of(&buf[..n]));
+        self.trace(id, TraceEvent::Received { bytes, digest, excerpt });
         // The other end learns that the window has grown.
         let latency = self.connections[id.connection].latency;
         self.after(latency, Event::Report(id.other(), Direction::Write));
@@ -340,7 +348,8 @@ impl Network {
         let data: Vec<u8> = bufs.iter().copied().flatten().copied().take(n).collect();
         end.output.ready = space > n;
         end.record.sent.extend_from_slice(&data);
-        self.trace(id, TraceEvent::Sent { bytes: n as u64, digest: digest(&data) });
+        let (bytes, digest, excerpt) = (n as u64, digest(&data), Excerpt::of(&data));
+        self.trace(id, TraceEvent::Sent { bytes, digest, excerpt });
         self.send(id.other(), Segment::Data(data));
         Poll::Ready(Ok(n))
     }
@@ -502,6 +511,7 @@ impl Network {
         cx: &mut Context<'_>,
     ) -> Option<Poll<Result<(), IoError>>> {
         assert!(!self.end(id).record.closed, "the driver uses a closed socket");
+        self.end(id).task = self.running;
         if !self.end(id).readiness(direction).ready {
             self.end(id).readiness(direction).waker = Some(cx.waker().clone());
             return Some(Poll::Pending);

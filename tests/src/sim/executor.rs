@@ -28,10 +28,18 @@ struct Tasks {
 }
 
 struct Task {
-    host: usize,
+    info: TaskInfo,
     /// `None` while the task is polled.
     work: Option<Work>,
     waker: Waker,
+}
+
+/// A task's number, host and name.
+#[derive(Clone)]
+pub(super) struct TaskInfo {
+    pub(super) id: u64,
+    pub(super) host: usize,
+    pub(super) name: Option<Arc<str>>,
 }
 
 struct TaskWaker {
@@ -68,13 +76,14 @@ impl Wake for TaskWaker {
 
 impl Executor {
     /// Adds a task and wakes it.
-    pub(super) fn spawn(&self, host: usize, work: Work) {
+    pub(super) fn spawn(&self, host: usize, name: Option<&str>, work: Work) {
         self.tasks.with(|tasks| {
             let id = tasks.spawned;
             tasks.spawned += 1;
             let waker = Waker::from(Arc::new(TaskWaker { task: id, woken: self.woken.clone() }));
             waker.wake_by_ref();
-            tasks.by_id.insert(id, Task { host, work: Some(work), waker });
+            let info = TaskInfo { id, host, name: name.map(Arc::from) };
+            tasks.by_id.insert(id, Task { info, work: Some(work), waker });
         });
     }
 
@@ -93,7 +102,9 @@ impl Executor {
         }
         let mut ids = self.woken.with(|woken| woken.ids.clone());
         self.tasks.with(|tasks| {
-            ids.retain(|id| tasks.by_id.get(id).is_some_and(|task| !stopped.contains(&task.host)));
+            ids.retain(|id| {
+                tasks.by_id.get(id).is_some_and(|task| !stopped.contains(&task.info.host))
+            });
         });
         let count = Some(ids.len()).filter(|count| *count > 0)?;
         Some(ids[choose(count)])
@@ -102,14 +113,14 @@ impl Executor {
     /// Polls a task once.
     ///
     /// # Errors
-    /// The panic of the task. As with tokio, unwinding has dropped the task.
-    pub(super) fn poll(&self, id: u64) -> Result<(), Box<dyn Any + Send>> {
+    /// The task and its panic. As with tokio, unwinding has dropped the task.
+    pub(super) fn poll(&self, id: u64) -> Result<(), (TaskInfo, Box<dyn Any + Send>)> {
         self.woken.with(|woken| woken.remove(id));
         let task = self.tasks.with(|tasks| {
             let task = tasks.by_id.get_mut(&id)?;
-            Some((task.work.take()?, task.waker.clone()))
+            Some((task.work.take()?, task.waker.clone(), task.info.clone()))
         });
-        let Some((mut work, waker)) = task else { return Ok(()) };
+        let Some((mut work, waker, info)) = task else { return Ok(()) };
         let polled = catch_unwind(AssertUnwindSafe(move || {
             match work.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Pending => Some(work),
@@ -118,7 +129,7 @@ impl Executor {
         }));
         let (work, result) = match polled {
             Ok(work) => (work, Ok(())),
-            Err(panic) => (None, Err(panic)),
+            Err(panic) => (None, Err((info, panic))),
         };
         self.tasks.with(|tasks| match (work, tasks.by_id.get_mut(&id)) {
             (Some(work), Some(task)) => task.work = Some(work),
@@ -140,14 +151,14 @@ impl Executor {
         self.tasks.with(|tasks| tasks.by_id.is_empty())
     }
 
-    /// The host of a task; `None` if it has ended.
-    pub(super) fn host(&self, id: u64) -> Option<usize> {
-        self.tasks.with(|tasks| tasks.by_id.get(&id).map(|task| task.host))
+    /// A task; `None` if it has ended.
+    pub(super) fn task(&self, id: u64) -> Option<TaskInfo> {
+        self.tasks.with(|tasks| tasks.by_id.get(&id).map(|task| task.info.clone()))
     }
 
-    /// The unfinished tasks: their ids and hosts.
-    pub(super) fn unfinished(&self) -> Vec<(u64, usize)> {
-        self.tasks.with(|tasks| tasks.by_id.iter().map(|(id, task)| (*id, task.host)).collect())
+    /// The unfinished tasks.
+    pub(super) fn unfinished(&self) -> Vec<TaskInfo> {
+        self.tasks.with(|tasks| tasks.by_id.values().map(|task| task.info.clone()).collect())
     }
 
     /// Drops all tasks.

@@ -63,13 +63,30 @@ impl Host {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
+        self.spawn_task(None, task)
+    }
+
+    /// As [`run`](Self::run), with a name for messages about the task ([`Halted`](super::Halted)).
+    pub fn run_named<T: Send + 'static>(
+        &self,
+        name: &str,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
+        self.spawn_task(Some(name), task)
+    }
+
+    fn spawn_task<T: Send + 'static>(
+        &self,
+        name: Option<&str>,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
         let output = Arc::new(Lock::new(None));
         let slot = output.clone();
         let work = async move {
             let value = task.await;
             slot.with(|slot| *slot = Some(value));
         };
-        self.world.executor().spawn(self.index, Box::pin(work));
+        self.world.executor().spawn(self.index, name, Box::pin(work));
         Task { output }
     }
 
@@ -146,7 +163,7 @@ impl Runtime for Host {
         T::Output: Send + 'static,
     {
         let work = async move { drop(task.await) };
-        self.world.executor().spawn(self.index, Box::pin(work));
+        self.world.executor().spawn(self.index, None, Box::pin(work));
         Ok(())
     }
 
@@ -183,7 +200,9 @@ impl Runtime for Host {
         let id = self.world.network(|network| network.dial(self.index, address));
         let dialling = Dialling { world: self.world.clone(), id };
         let connection = poll_fn(|cx| dialling.poll(cx)).await?;
-        Ok(Socket::new(self.world.clone(), EndId { connection, side: Side::Client }))
+        let end = EndId { connection, side: Side::Client };
+        self.world.network(|network| network.end(end).task = network.running);
+        Ok(Socket::new(self.world.clone(), end))
     }
 
     fn local_address(&self, socket: &Socket) -> Option<SocketAddr> {
@@ -270,6 +289,7 @@ impl runtime::Listener for Listener {
                 network.reset(end);
                 return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
+            network.end(end).task = network.running;
             network.trace(end, TraceEvent::Accepted);
             Poll::Ready(Ok((end, network.end(end).record.remote)))
         });

@@ -19,6 +19,11 @@
 //!
 //! The same seed gives the same run; [`Trace::hash`] identifies it.
 //!
+//! A run that fails shows the last 20 events of the connections involved: [`Halted`] has them in its
+//! text, and a panic, of a task or of the test, prints them to standard error. A task is named by
+//! its host, its number, and its name ([`Host::run_named`]) or connection, such as `server#3
+//! (connection from client/0)`.
+//!
 //! ```
 //! use wirestate_core::{drive::{Clock as _, Drive}, echo, runtime::{Listener as _, Runtime}};
 //! use wirestate_testkit::sim::{Act, Faults, Leftovers, World, act};
@@ -56,6 +61,7 @@ mod faults;
 mod host;
 mod network;
 mod peer;
+mod report;
 mod socket;
 mod trace;
 mod world;
@@ -69,6 +75,6 @@ pub use self::{
     host::{Host, Listener, Task},
     peer::{Act, Received, act, misbehaving},
     socket::Socket,
-    trace::{Entry, Side, Trace, TraceEvent, digest},
+    trace::{Entry, Excerpt, Side, Trace, TraceEvent, digest},
     world::{Halted, Leftovers, Settings, World},
 };

@@ -37,6 +37,8 @@ pub(super) struct Network {
     pub(super) trace: Trace,
     /// Ends whose records have changed since the watches were called.
     pub(super) changed: BTreeSet<EndId>,
+    /// The task that is being polled.
+    pub(super) running: Option<u64>,
 }
 
 /// The state of a host.
@@ -128,6 +130,7 @@ impl Network {
             clocks: 0,
             trace: Trace::default(),
             changed: BTreeSet::new(),
+            running: None,
         }
     }
 

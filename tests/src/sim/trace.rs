@@ -59,6 +59,8 @@ pub enum TraceEvent {
         bytes: u64,
         /// Their [`digest`].
         digest: u64,
+        /// The first of them.
+        excerpt: Excerpt,
     },
     /// A read returned bytes.
     Received {
@@ -66,6 +68,8 @@ pub enum TraceEvent {
         bytes: u64,
         /// Their [`digest`].
         digest: u64,
+        /// The first of them.
+        excerpt: Excerpt,
     },
     /// A read found the end of the input.
     Eof,
@@ -79,6 +83,71 @@ pub enum TraceEvent {
     Closed,
     /// A fault was injected; this is its name in [`Faults`](super::Faults).
     Fault(&'static str),
+}
+
+/// The first bytes of a read or a write, at most 24.
+///
+/// It does not count in a hash, since the digest of all bytes does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Excerpt {
+    bytes: [u8; MAX_EXCERPT],
+    len: u8,
+    is_cut: bool,
+}
+
+impl Excerpt {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let len = bytes.len().min(MAX_EXCERPT);
+        let mut first = [0; MAX_EXCERPT];
+        first[..len].copy_from_slice(&bytes[..len]);
+        let is_cut = len < bytes.len();
+        Self { bytes: first, len: u8::try_from(len).expect("it is at most 24"), is_cut }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for Excerpt {
+    /// Writes `b"…"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rest = if self.is_cut { "…" } else { "" };
+        write!(f, "b\"{}{rest}\"", self.bytes().escape_ascii())
+    }
+}
+
+impl Hash for Excerpt {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl fmt::Display for TraceEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (verb, bytes, digest, excerpt) = match self {
+            Self::Sent { bytes, digest, excerpt } => ("Sent", bytes, digest, excerpt),
+            Self::Received { bytes, digest, excerpt } => ("Received", bytes, digest, excerpt),
+            Self::Error(text) => return write!(f, "Error {text}"),
+            Self::Fault(text) => return write!(f, "Fault {text}"),
+            Self::Dialled
+            | Self::Refused
+            | Self::Connected
+            | Self::Accepted
+            | Self::Eof
+            | Self::Finished
+            | Self::Reset
+            | Self::Closed => return write!(f, "{self:?}"),
+        };
+        write!(f, "{verb} {bytes} bytes {excerpt:?}, digest {digest:016x}")
+    }
+}
+
+impl fmt::Display for Entry {
+    /// Writes one line, without its end. The connection is `client/dial`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, client, dial, side, event } = self;
+        write!(f, "{at} {client}/{dial} {side:?}: {event}")
+    }
 }
 
 /// The events of a run, in order.
@@ -117,9 +186,7 @@ impl Trace {
 impl fmt::Display for Trace {
     /// Writes one line an event.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.entries.iter().try_for_each(|Entry { at, client, dial, side, event }| {
-            writeln!(f, "{at} {client}/{dial} {side:?}: {event:?}")
-        })
+        self.entries.iter().try_for_each(|entry| writeln!(f, "{entry}"))
     }
 }
 
@@ -151,3 +218,6 @@ impl Hasher for Digest {
         self.0
     }
 }
+
+/// The most bytes of an excerpt.
+const MAX_EXCERPT: usize = 24;

@@ -6,16 +6,24 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     panic::resume_unwind,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::Waker,
+    thread,
     time::Duration,
 };
 
 use wirestate_core::{Instant, shared::Lock};
 
 use super::{
-    Host, Record, Task, Trace, connection::Connection, executor::Executor, faults::Dice,
+    Entry, Host, Record, Task, Trace,
+    connection::Connection,
+    executor::{Executor, TaskInfo},
+    faults::Dice,
     network::Network,
+    report::lines,
 };
 
 /// The settings of a world.
@@ -61,6 +69,9 @@ struct Inner {
     watches: Lock<Vec<Watch>>,
     order: Lock<Dice>,
     counts: Lock<Counts>,
+    /// Whether [`World`]'s drop is to report a panic. Not while a task is polled, and not after a
+    /// run has failed, since its error or panic has shown the last events.
+    reports: AtomicBool,
 }
 
 type Watch = Box<dyn FnMut(&Record) + Send>;
@@ -73,38 +84,55 @@ struct Counts {
     since_advance: BTreeMap<u64, u32>,
 }
 
-/// Why a run has halted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a run has halted. Its text, which `unwrap` shows too, ends with the last events of the
+/// connections of its tasks, or of all connections if the tasks use none.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Halted {
     /// Tasks are unfinished, but no event is left: a wake-up was lost, or tasks wait for each
     /// other.
-    #[error("stalled at {at}, unfinished tasks: {tasks:?}")]
+    #[error("stalled at {at}, unfinished tasks: {}{}", tasks.join(", "), lines(last))]
     Stalled {
         /// The time of the halt.
         at: Instant,
-        /// The unfinished tasks: host and number.
+        /// The names of the unfinished tasks.
         tasks: Vec<String>,
+        /// The last events, at most 20.
+        last: Vec<Entry>,
     },
     /// A task could make progress, but its waker was not woken.
-    #[error("{task} was not woken by {at}, seed {seed}: polled without a wake-up, {progress}")]
+    #[error(
+        "{task} was not woken by {at}, seed {seed}: polled without a wake-up, {progress}{}",
+        lines(last)
+    )]
     LostWakeUp {
         /// When the world polled the task.
         at: Instant,
         /// The world's seed.
         seed: u64,
-        /// The task: host and number.
+        /// The name of the task.
         task: String,
         /// The progress that the task made.
         progress: String,
+        /// The last events, at most 20.
+        last: Vec<Entry>,
     },
     /// A task wakes itself without end, while no time passes.
-    #[error("{task} spins at {at}")]
+    #[error("{task} spins at {at}{}", lines(last))]
     Spinning {
         /// The time of the halt.
         at: Instant,
-        /// The task: host and number.
+        /// The name of the task.
         task: String,
+        /// The last events, at most 20.
+        last: Vec<Entry>,
     },
+}
+
+impl fmt::Debug for Halted {
+    /// Writes the same text as `Display`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The tasks and resources that are left in a world.
@@ -130,6 +158,7 @@ impl World {
     ///
     /// # Panics
     /// If [`Settings::buffer`] is 0.
+    #[track_caller]
     pub fn with(seed: u64, settings: Settings) -> Self {
         assert!(settings.buffer > 0, "the buffer must be at least 1 byte");
         let network = Network::new(seed, settings);
@@ -141,6 +170,7 @@ impl World {
                 watches: Lock::default(),
                 order: Lock::new(order),
                 counts: Lock::default(),
+                reports: AtomicBool::new(true),
             }),
         }
     }
@@ -150,6 +180,7 @@ impl World {
     ///
     /// # Panics
     /// If the world has a host of that name.
+    #[track_caller]
     pub fn host(&self, name: &str) -> Host {
         let index = self.network(|network| {
             assert!(
@@ -185,6 +216,7 @@ impl World {
     ///
     /// # Panics
     /// If its result was taken before.
+    #[track_caller]
     pub fn run_until<T>(&self, task: &Task<T>) -> Result<T, Halted> {
         self.advance(None, || task.is_finished())?;
         Ok(task.take().expect("the task has a result"))
@@ -196,13 +228,9 @@ impl World {
     /// If a task spins or was not woken.
     pub fn run_for(&self, duration: Duration) -> Result<(), Halted> {
         let until = self.now() + duration;
-        match self.advance(Some(until), || false) {
-            Ok(()) | Err(Halted::Stalled { .. }) => {
-                self.network(|network| network.now = network.now.max(until));
-                Ok(())
-            }
-            Err(halted @ (Halted::LostWakeUp { .. } | Halted::Spinning { .. })) => Err(halted),
-        }
+        self.advance(Some(until), || false)?;
+        self.network(|network| network.now = network.now.max(until));
+        Ok(())
     }
 
     /// The time by the world's clock, which faults do not change.
@@ -277,19 +305,21 @@ impl World {
     }
 
     fn advance(&self, until: Option<Instant>, ended: impl Fn() -> bool) -> Result<(), Halted> {
+        self.inner.reports.store(true, Relaxed);
         while !ended() {
             if self.step()? {
                 continue;
             }
             let (event, alarm) = self.network(|network| network.next());
-            let Some(next) = event.into_iter().chain(alarm).min() else {
-                let name = |(task, host)| self.task_name(task, host);
-                let tasks = self.inner.executor.unfinished().into_iter().map(name).collect();
-                return Err(Halted::Stalled { at: self.now(), tasks });
-            };
-            if until.is_some_and(|until| next > until) {
+            let next = event.into_iter().chain(alarm).min();
+            if until.is_some_and(|until| next.is_none_or(|next| next > until)) {
                 return Ok(());
             }
+            let Some(next) = next else {
+                let unfinished = self.inner.executor.unfinished();
+                let (tasks, last) = self.describe(&unfinished);
+                return Err(Halted::Stalled { at: self.now(), tasks, last });
+            };
             if next > self.now() {
                 self.inner.counts.with(|counts| counts.since_advance.clear());
                 self.check_wake_ups(next, alarm == Some(next))?;
@@ -320,8 +350,8 @@ impl World {
             *polls
         });
         if polls > MAX_POLLS {
-            let host = self.inner.executor.host(task).unwrap_or_default();
-            return Err(Halted::Spinning { at, task: self.task_name(task, host) });
+            let (task, last) = self.describe(self.inner.executor.task(task).as_slice());
+            return Err(Halted::Spinning { at, task: task.concat(), last });
         }
         self.network(|network| network.trace.trace_poll(task, at));
         self.poll(task);
@@ -343,7 +373,7 @@ impl World {
             .iter()
             .for_each(Waker::wake_by_ref);
         while let Some(task) = executor.choose(&stopped, |_| 0) {
-            let Some(host) = executor.host(task) else {
+            let Some(info) = executor.task(task) else {
                 self.poll(task); // a task that has ended
                 continue;
             };
@@ -363,22 +393,30 @@ impl World {
             } else {
                 continue;
             };
-            let (at, task) = (self.now(), self.task_name(task, host));
-            let seed = self.network(|network| network.seed);
-            return Err(Halted::LostWakeUp { at, seed, task, progress: made });
+            let (task, last) = self.describe(&[info]);
+            let (at, seed) = self.network(|network| (network.now, network.seed));
+            let task = task.concat();
+            return Err(Halted::LostWakeUp { at, seed, task, progress: made, last });
         }
         Ok(())
     }
 
     fn poll(&self, task: u64) {
-        if let Err(panic) = self.inner.executor.poll(task) {
+        self.network(|network| network.running = Some(task));
+        let reports = self.inner.reports.swap(false, Relaxed);
+        let polled = self.inner.executor.poll(task);
+        if let Err((task, panic)) = polled {
             if !self.network(|network| network.settings.catch_panics) {
+                let (name, last) = self.describe(&[task]);
+                self.report(&format!("{} has panicked", name.concat()), &last);
                 resume_unwind(panic);
             }
             self.inner.counts.with(|counts| counts.panics += 1);
         }
+        self.inner.reports.store(reports, Relaxed);
         self.inner.watches.with(|watches| {
             self.network(|network| {
+                network.running = None;
                 for end in std::mem::take(&mut network.changed) {
                     let record = &network.end(end).record;
                     for watch in watches.iter_mut() {
@@ -389,8 +427,31 @@ impl World {
         });
     }
 
-    fn task_name(&self, task: u64, host: usize) -> String {
-        self.network(|network| format!("{}#{task}", network.hosts[host].name))
+    /// The names of `tasks`, and the last events of their connections.
+    fn describe(&self, tasks: &[TaskInfo]) -> (Vec<String>, Vec<Entry>) {
+        // The caller's error or panic has them.
+        self.inner.reports.store(false, Relaxed);
+        self.network(|network| {
+            let names = tasks.iter().map(|task| network.task_name(task)).collect();
+            (names, network.last_events(tasks))
+        })
+    }
+
+    fn report(&self, what: &str, last: &[Entry]) {
+        let (now, seed) = self.network(|network| (network.now, network.seed));
+        eprintln!("{what} at {now}, seed {seed}{}", lines(last));
+    }
+}
+
+impl Drop for World {
+    /// Reports the last events if the test panics, once for all clones.
+    ///
+    /// A task's panic drops its clones, but [`World::poll`] reports that.
+    fn drop(&mut self) {
+        if thread::panicking() && self.inner.reports.swap(false, Relaxed) {
+            let last = self.network(|network| network.last_events(&[]));
+            self.report("the test has panicked", &last);
+        }
     }
 }
 
