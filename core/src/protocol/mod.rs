@@ -6,7 +6,6 @@
 //! This one answers each line with its length:
 //!
 //! ```
-//! use core::{fmt::Write as _, future};
 //! use wirestate_core::{Instant, drive, protocol::*};
 //!
 //! struct Length;
@@ -27,13 +26,13 @@
 //!         if !line.is_ascii() {
 //!             return Err(Malformed("not ASCII"));
 //!         }
-//!         let _ = writeln!(replies.output(), "{}", line.len());
+//!         writeln!(replies.output(), "{}", line.len());
 //!         Ok(Step::Taken)
 //!     }
 //!
 //!     fn error_reply(&mut self, reason: &ProtocolReason<Malformed>, output: &mut Output) {
 //!         if reason.is_error() {
-//!             let _ = writeln!(output, "error: {reason}");
+//!             writeln!(output, "error: {reason}");
 //!         }
 //!     }
 //! }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fmt::Write as _,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -120,7 +119,7 @@ impl Protocol for Orders {
         let number = || argument.parse::<u32>().map_err(|_| Malformed("not a number"));
         let mut length = end + 1;
         match order {
-            "say" => writeln!(replies.output(), "{argument}").unwrap(),
+            "say" => writeln!(replies.output(), "{argument}"),
             "later" => replies.defer(self.defer(Ok(argument.to_owned()))),
             "fail" => replies.defer(self.defer(Err(Malformed("the answer failed")))),
             "wait" if !self.waiting => {
@@ -130,7 +129,7 @@ impl Protocol for Orders {
             }
             "wait" => {
                 self.waiting = false;
-                writeln!(replies.output(), "waited").unwrap();
+                writeln!(replies.output(), "waited");
             }
             "big" => replies.output().push(vec![b'.'; number()? as usize]),
             "raw" => {
@@ -138,10 +137,10 @@ impl Protocol for Orders {
                 if bytes.len() < length {
                     return Ok(Step::Incomplete { length: Some(length) });
                 }
-                writeln!(replies.output(), "{argument}").unwrap();
+                writeln!(replies.output(), "{argument}");
             }
             "bye" => {
-                writeln!(replies.output(), "bye").unwrap();
+                writeln!(replies.output(), "bye");
                 replies.close();
             }
             "subscribe" => self.is_subscribed = true,
@@ -167,13 +166,13 @@ impl Protocol for Orders {
         if line == "fail" {
             return Poll::Ready(Err(Malformed("the news failed")));
         }
-        writeln!(replies.output(), "news: {line}").unwrap();
+        writeln!(replies.output(), "news: {line}");
         Poll::Ready(Ok(()))
     }
 
     fn error_reply(&mut self, reason: &ProtocolReason<Malformed>, output: &mut Output) {
         if reason.is_error() {
-            writeln!(output, "error: {reason}").unwrap();
+            writeln!(output, "error: {reason}");
         }
     }
 
