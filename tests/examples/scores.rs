@@ -31,8 +31,7 @@ use std::{
 use wirestate_core::{
     ConfigError,
     protocol::{
-        Buffer, Config, Immediate, Malformed, Output, Protocol, ProtocolReason, Replies, Server,
-        Step,
+        Buffer, Config, Immediate, Malformed, Output, Protocol, ProtocolReason, Replies, Step,
     },
     shared::{Lock, Shared},
     topic::{self, Subscription, Topic},
@@ -155,6 +154,6 @@ const MAX_NAMES: usize = 10_000;
 
 #[cfg(not(test))]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let (server, board) = (Server::new(config())?, Board::new()?);
+    let (server, board) = (wirestate_core::protocol::Server::new(config())?, Board::new()?);
     runtimes::serve(move |_, now| server.machine(Scores::new(board.clone()), now))
 }

@@ -97,3 +97,8 @@ struct WriteAMachine;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/test-a-protocol.md")]
 struct TestAProtocol;
+
+/// The complete examples of `docs/write-a-protocol.md`. The test `scores` has the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/write-a-protocol.md")]
+struct WriteAProtocol;
