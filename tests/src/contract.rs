@@ -70,6 +70,10 @@ use wirestate_core::{
 /// connections.
 pub const MAX_WORK: u64 = 64;
 
+/// The most slices of output that [`Checked`] adds up: 1,024. A driver offers [`MAX_SLICES`] at
+/// once, but a machine can hold more small ones.
+pub const MAX_COUNTED_SLICES: usize = 16 * MAX_SLICES;
+
 /// Wraps a machine, and panics if the machine or its driver breaks the contract.
 ///
 /// See the [module](self) for the rules that it checks.
@@ -188,12 +192,12 @@ impl Snapshot {
     }
 }
 
-/// All output that the machine offers, however many slices it takes.
+/// The output that the machine offers, in at most [`MAX_COUNTED_SLICES`].
 #[track_caller]
 fn offered_output<M: Machine>(machine: &M) -> Vec<u8> {
     let mut bufs = vec![&[][..]; MAX_SLICES];
     let mut n = write_bufs(machine, &mut bufs);
-    while n == bufs.len() {
+    while n == bufs.len() && n < MAX_COUNTED_SLICES {
         bufs.resize(2 * n, &[]);
         n = write_bufs(machine, &mut bufs);
     }
@@ -216,8 +220,8 @@ fn check_slices(n: usize, out: &[impl AsRef<[u8]>]) {
 }
 
 impl<M: Machine> Checked<M> {
-    /// Wraps a new `machine`. The output that it offers, in any number of slices, and its
-    /// [`Status::queued`] may be at most `limit` bytes.
+    /// Wraps a new `machine`. The output that it offers in [`MAX_COUNTED_SLICES`] and its
+    /// [`Status::queued`] may each be at most `limit` bytes.
     #[track_caller]
     pub fn new(machine: M, limit: usize) -> Self {
         Self::resume(machine, History::new(limit))

@@ -34,3 +34,56 @@ pub fn proptest_config() -> Config {
         ..config
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env, fs,
+        path::Path,
+        process::{self, Command},
+    };
+
+    use proptest::prelude::*;
+    use wirestate_core::{Instant, echo};
+
+    use crate::script;
+
+    /// Starts this test as a child process, with a planted failure, in a directory that has a file
+    /// of this name.
+    #[test]
+    fn a_failing_script_is_saved_beside_the_test_and_tried_first() {
+        const PLANTED: &str = "TEST_PLANTED_BUG";
+        if let Some(bug) = env::var_os(PLANTED) {
+            let server = echo::Server::default();
+            let max = if bug == "1" { 2 } else { usize::MAX };
+            let bytes = any::<u8>().prop_map(|byte| [byte]);
+            return script::check(
+                || server.machine(Instant::EPOCH),
+                bytes,
+                |frames| frames[..frames.len().min(max)].concat(),
+            );
+        }
+        let source = Path::new(file!());
+        assert!(source.is_relative(), "the sources of this crate are not written to");
+        let dir = env::temp_dir().join(format!("wirestate-regressions-{}", process::id()));
+        let saved = dir.join(source).with_extension("regressions");
+        fs::create_dir_all(saved.parent().unwrap()).unwrap();
+        fs::write(dir.join(source), "").unwrap();
+
+        let run = |bug: &str, cases: &str| {
+            let mut test = Command::new(env::current_exe().unwrap());
+            let name = "a_failing_script_is_saved_beside_the_test_and_tried_first";
+            test.args(["--exact", &format!("regressions::tests::{name}"), "--nocapture"]);
+            test.env_remove("PROPTEST_DISABLE_FAILURE_PERSISTENCE").current_dir(&dir);
+            let output = test.env(PLANTED, bug).env("PROPTEST_CASES", cases).output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        assert_eq!((run("0", "64").0, saved.exists()), (true, false), "nothing has failed");
+        let (passed, message) = run("1", "64");
+        assert!(!passed && saved.exists(), "{message}");
+        assert!(message.contains(&format!("panicked at {}", file!())), "{message}");
+        let (passed, again) = run("1", "0");
+        assert!(!passed && again.contains("the output differs at byte 2"), "{again}");
+        fs::remove_dir_all(dir).unwrap();
+    }
+}

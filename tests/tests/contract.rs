@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use proptest::{prelude::*, test_runner::FileFailurePersistence};
+use proptest::prelude::*;
 use wirestate_command_line::load::{Load, LoadConfig, Pace};
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Linger, Machine, Outbound, Reason as _,
@@ -20,6 +20,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    proptest_config,
     script::{self, Ending, Op, Player},
 };
 
@@ -42,12 +43,6 @@ fn checked(config: Config) -> Checked<Connection> {
         limit,
     )
     .with_deadlines()
-}
-
-/// Failing cases are saved next to the crate's sources.
-fn proptest_config() -> ProptestConfig {
-    let file = FileFailurePersistence::Direct("proptest-regressions/contract.txt");
-    ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
 }
 
 proptest! {
@@ -126,7 +121,8 @@ proptest! {
             LoadConfig::default().with_messages(Shared::from(messages)).with_rounds(rounds);
         let config = config.with_pace(pace);
         let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
-        let mut load = Checked::new(load, 0).with_deadlines();
+        let limit = 12 * 20; // all rounds of all messages
+        let mut load = Checked::new(load, limit).with_deadlines();
         let mut player = Player::new(&mut load);
         let mut returned = 0;
         for op in &ops {
@@ -398,8 +394,8 @@ fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {
     let load = || {
         let messages = Shared::from(vec![Bytes::from_static(b"hello")]);
         let config = LoadConfig::default().with_messages(messages);
-        let mut load =
-            Checked::new(Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap(), 0);
+        let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
+        let mut load = Checked::new(load, b"hello".len());
         load.handle(NOW, Event::Error(Direction::Write, RESET));
         assert!(load.interest().read, "the server may have sent the cause");
         load

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroUsize;
 
-use proptest::{prelude::*, test_runner::FileFailurePersistence};
+use proptest::prelude::*;
 use wirestate_core::{
     Instant, Machine, Reason as _,
     admission::{Peer, Refused},
@@ -14,6 +14,7 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    proptest_config,
     script::{self, Ending, Op},
 };
 
@@ -50,11 +51,6 @@ fn with_header(config: Config) -> impl Machine {
     };
     let policy = HeaderPolicy::default();
     Checked::new(WithProxyHeader::new(&policy, proxy(), Instant::EPOCH, make), MAX_HELD)
-}
-
-fn proptest_config() -> ProptestConfig {
-    let file = FileFailurePersistence::Direct("proptest-regressions/proxy_protocol.txt");
-    ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
 }
 
 proptest! {

@@ -163,3 +163,55 @@ fn error() -> impl Strategy<Value = ConnectionError> {
         any::<i32>().prop_map(|errno| ConnectionError::Other { errno }),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{
+        strategy::ValueTree as _,
+        test_runner::{TestError, TestRunner},
+    };
+
+    use super::*;
+
+    fn received(ops: &[Op]) -> Vec<&[u8]> {
+        ops.iter()
+            .filter_map(|op| if let Op::Receive(bytes) = op { Some(&bytes[..]) } else { None })
+            .collect()
+    }
+
+    #[test]
+    fn frames_arrive_whole_cut_and_joined() {
+        let (mut whole, mut cut, mut joined) = (0, 0, 0);
+        let mut runner = TestRunner::deterministic();
+        for _ in 0..100 {
+            let ops = ops_of("<[a-z]{3}>", 50).new_tree(&mut runner).unwrap().current();
+            for piece in received(&ops) {
+                match (piece.first(), piece.last()) {
+                    (Some(b'<'), Some(b'>')) if piece.len() == 5 => whole += 1,
+                    (Some(b'<'), Some(b'>')) => joined += 1,
+                    _ => cut += 1,
+                }
+            }
+            let input = received(&ops).concat();
+            assert!(input.chunks(5).all(|frame| frame[0] == b'<'), "{ops:?}");
+        }
+        assert!(whole > 200 && cut > 200 && joined > 20, "{whole} {cut} {joined}");
+    }
+
+    #[test]
+    fn a_failing_script_shrinks_to_few_ops_with_whole_frames() {
+        let result = TestRunner::deterministic().run(&ops_of("<[a-z]{0,3}>", 50), |ops| {
+            prop_assert!(received(&ops).len() < 2);
+            Ok(())
+        });
+        let Err(TestError::Fail(_, ops)) = result else { panic!("{result:?}") };
+        assert_eq!(ops, [Op::Receive(b"<>".into()), Op::Receive(b"<>".into())]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_truncated_frame_lacks_its_end(frame in truncated("[a-z]{0,9}!")) {
+            prop_assert!(!frame.contains(&b'!'));
+        }
+    }
+}

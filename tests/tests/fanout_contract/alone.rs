@@ -12,13 +12,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    proptest_config,
     script::{self, Ending, Op, Player},
 };
 
-use crate::{
-    messages::{DELIMITER, fixed, framing, lines, parse, plausible, prefixed},
-    proptest_config,
-};
+use crate::messages::{DELIMITER, fixed, framing, lines, parse, plausible, prefixed};
 
 fn feed(framing: Framing) -> Feed {
     let config = Config::default()

@@ -9,11 +9,3 @@ mod feed;
 mod messages;
 mod owned_buffers;
 mod together;
-
-use proptest::test_runner::{Config, FileFailurePersistence};
-
-/// Failing cases are saved next to the crate's sources.
-fn proptest_config() -> Config {
-    let file = FileFailurePersistence::Direct("proptest-regressions/fanout_contract.txt");
-    Config { failure_persistence: Some(Box::new(file)), ..Config::default() }
-}

@@ -9,13 +9,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     contract::Checked,
+    proptest_config,
     script::{self, Ending, Op, Player},
 };
 
-use crate::{
-    messages::{framing, is_subsequence, parse, plausible},
-    proptest_config,
-};
+use crate::messages::{framing, is_subsequence, parse, plausible};
 
 fn config() -> impl Strategy<Value = Config> {
     let on_lag =

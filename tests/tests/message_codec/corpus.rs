@@ -12,13 +12,11 @@ use wirestate_core::{
 };
 use wirestate_testkit::{
     message::{any_bad_frame, bad_frames, bad_headers, frames, golden, messages},
+    proptest_config,
     script::{cut_invariant, cuts, pieces},
 };
 
-use crate::{
-    proptest_config,
-    reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox},
-};
+use crate::reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox};
 
 #[test]
 fn there_are_hundreds_of_different_inputs_with_different_names() {
@@ -303,7 +301,7 @@ fn a_frame_may_be_exactly_as_long_as_the_limits() {
 }
 
 proptest! {
-    #![proptest_config(proptest_config(128))]
+    #![proptest_config(ProptestConfig { cases: 128, ..proptest_config() })]
 
     /// Good frames, then a bad one, then random bytes.
     #[test]

@@ -8,11 +8,3 @@ mod golden;
 mod lengths;
 mod reading;
 mod round_trip;
-
-use proptest::test_runner::{Config, FileFailurePersistence};
-
-/// Keeps failing cases in `proptest-regressions` of this crate.
-fn proptest_config(cases: u32) -> Config {
-    let file = FileFailurePersistence::Direct("proptest-regressions/message_codec.txt");
-    Config { failure_persistence: Some(Box::new(file)), cases, ..Config::default() }
-}

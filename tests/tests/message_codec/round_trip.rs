@@ -6,13 +6,11 @@ use proptest::{collection::vec, prelude::*};
 use wirestate_core::message::{Config, DecodeError, FrameLimits, Header, Message};
 use wirestate_testkit::{
     message::{frames, headers, messages},
+    proptest_config,
     script::{cuts, pieces},
 };
 
-use crate::{
-    proptest_config,
-    reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox},
-};
+use crate::reading::{by_client, by_decoder, by_inbox, by_server, by_streaming_inbox};
 
 /// Generated headers have at most 250 bytes, plus two strings of 24 characters that take six bytes
 /// each as escapes.
@@ -31,7 +29,7 @@ fn messages_and_cut() -> impl Strategy<Value = (Vec<Message<'static>>, Vec<u8>, 
 }
 
 proptest! {
-    #![proptest_config(proptest_config(48))]
+    #![proptest_config(ProptestConfig { cases: 48, ..proptest_config() })]
 
     #[test]
     fn a_header_is_parsed_as_it_was_written(header in headers()) {

@@ -93,6 +93,20 @@ fn with_noise(max_len: usize) -> impl Strategy<Value = Vec<Op>> {
     prop_oneof![5 => ops_with_frames(max_len), 1 => script::ops(max_len)]
 }
 
+/// An active peer is never timed out. The shortest timeout is that of a header.
+#[test]
+fn a_connection_repeats_any_requests_and_does_not_time_out() {
+    let config = config().with_max_in_flight(NonZeroUsize::MIN);
+    let limit = Config::default().frame_timeouts.header.unwrap();
+    let requests = messages(50).prop_map(|message| frames([&message]));
+    let cases = ProptestConfig { cases: 64, ..proptest_config() };
+    script::Check::new().with_config(cases).with_pauses(limit).run(
+        || checked(config.clone(), echo()).with_deadlines(),
+        requests,
+        <[Vec<u8>]>::concat,
+    );
+}
+
 proptest! {
     #![proptest_config(proptest_config())]
 

@@ -9,21 +9,16 @@ mod deadlines;
 mod owned;
 mod services;
 
-use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};
+use proptest::{collection::vec, prelude::*};
 use wirestate_core::message::{FrameLimits, Message};
 use wirestate_testkit::{
     message::{any_bad_frame, frames},
     script::{self, Op},
 };
 
-/// Keeps failing cases in `proptest-regressions` of this crate.
+/// 128 cases.
 fn proptest_config() -> ProptestConfig {
-    let file = FileFailurePersistence::Direct("proptest-regressions/message_contract.txt");
-    ProptestConfig {
-        failure_persistence: Some(Box::new(file)),
-        cases: 128,
-        ..ProptestConfig::default()
-    }
+    ProptestConfig { cases: 128, ..wirestate_testkit::proptest_config() }
 }
 
 /// Small limits, so that the scripts' small pieces contain whole frames.

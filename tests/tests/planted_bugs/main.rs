@@ -386,3 +386,20 @@ fn a_check_against_a_model_finds_bugs_of_framing_queueing_and_deadlines() {
         assert!(message.contains(expected), "{bug:?} was found by another check: {message}");
     }
 }
+
+#[test]
+fn a_cut_that_changes_the_result_is_reported_with_few_pieces() {
+    let split = || script::split_invariant(|| Lines::new(LineBug::SplitDelimiter), INPUT);
+    let panic = catch_unwind(split).expect_err("the bug was not found");
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.starts_with("cut into [4, 32], output accepted at the end: "), "{message}");
+    assert!(message.contains("expected: b\"3\\r\\n"), "{message}");
+
+    // The second line ends the connection, however much of the rest was read.
+    let transcript = script::split_invariant(|| Lines::new(LineBug::None), INPUT);
+    assert_eq!((&*transcript.output, transcript.done), (&b"3\r\ntoo long\r\n"[..], true));
+    assert!(transcript.input.len() < INPUT.len());
+}
+
+/// A line, a line that is too long, and one more.
+const INPUT: &[u8] = b"abc\r\nabcdefghijklmnopqrstuvwxyz\r\nabc";

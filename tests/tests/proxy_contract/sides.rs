@@ -1,15 +1,10 @@
 //! Random events on the two sides, and single cases.
 
-use proptest::{prelude::*, sample::select, test_runner::FileFailurePersistence};
+use proptest::{prelude::*, sample::select};
 use wirestate_core::{ConnectionError, Outbound, proxy::Side};
-use wirestate_testkit::script::Ending;
+use wirestate_testkit::{proptest_config, script::Ending};
 
 use crate::pair::{Act, Next, Pair};
-
-fn proptest_config() -> ProptestConfig {
-    let file = FileFailurePersistence::Direct("proptest-regressions/proxy_contract.txt");
-    ProptestConfig { failure_persistence: Some(Box::new(file)), ..ProptestConfig::default() }
-}
 
 const OTHERS: [&[Next]; 3] = [&[], &[Next::Refuses], &[Next::Accepts, Next::Refuses]];
 

@@ -89,7 +89,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
         let socket = runtime.connect("server:7").await.unwrap();
         let clock = runtime.clock();
         let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {}).unwrap();
-        Drive::new(Checked::new(load, 0), socket, clock).await
+        Drive::new(Checked::new(load, PATIENT_OUTPUT), socket, clock).await
     })
 }
 
@@ -135,6 +135,9 @@ pub(crate) fn messages(sizes: &[usize]) -> Shared<[Bytes]> {
     };
     sizes.iter().enumerate().map(message).collect()
 }
+
+/// The most bytes that a load offers at once: five messages of [`patient`].
+const PATIENT_OUTPUT: usize = 3000 + 1 + 700 + 22 + 3000;
 
 /// A load of `rounds` rounds, with an idle timeout of ten minutes.
 pub(crate) fn patient(rounds: u64) -> LoadConfig {

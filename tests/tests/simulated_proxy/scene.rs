@@ -156,7 +156,7 @@ pub(crate) fn load(client: &Host, config: LoadConfig) -> Task<Ended<LoadReason>>
         let socket = runtime.connect("proxy:9500").await.unwrap();
         let clock = runtime.clock();
         let load = Load::new(config, Pool::new(512, 1), clock.now(), |_| {}).unwrap();
-        let load = Checked::new(load, 0);
+        let load = Checked::new(load, PATIENT_OUTPUT);
         assert!(load.interest().read, "the load does not read its echoes");
         Drive::new(load, socket, clock).await
     })
@@ -184,6 +184,9 @@ pub(crate) fn patient(rounds: u64) -> LoadConfig {
         .with_pace(Pace::Pipelined(NonZeroUsize::new(5).unwrap()))
         .with_idle_timeout(Some(Duration::from_secs(600)))
 }
+
+/// The most bytes that a load offers at once: five messages of [`patient`].
+const PATIENT_OUTPUT: usize = 3000 + 1 + 700 + 22 + 3000;
 
 /// The bytes of each round of [`patient`].
 pub(crate) const ROUND: u64 = 3723;
