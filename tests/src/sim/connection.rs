@@ -12,6 +12,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -35,7 +36,7 @@ pub(super) struct EndId {
 }
 
 /// What one end of a connection has sent and received.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// The name of the host that opened the connection.
     pub client: Arc<str>,
@@ -69,6 +70,27 @@ impl Record {
     /// the driver.
     pub fn hides_failure(&self) -> bool {
         self.closed && self.error.is_some() && self.ending != Some(Ending::Rst)
+    }
+}
+
+impl fmt::Debug for Record {
+    /// Shows the bytes as `b"…"`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client, dial, side, local, remote, received, piped, sent, .. } = self;
+        f.debug_struct("Record")
+            .field("client", client)
+            .field("dial", dial)
+            .field("side", side)
+            .field("local", local)
+            .field("remote", remote)
+            .field("received", &format_args!("b\"{}\"", received.escape_ascii()))
+            .field("piped", piped)
+            .field("sent", &format_args!("b\"{}\"", sent.escape_ascii()))
+            .field("received_fin", &self.received_fin)
+            .field("ending", &self.ending)
+            .field("error", &self.error)
+            .field("closed", &self.closed)
+            .finish()
     }
 }
 

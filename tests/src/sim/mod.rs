@@ -10,7 +10,8 @@
 //!   readiness. Before
 //!   an alarm, input or a spurious wake-up reaches a task, the world polls the task once without a
 //!   reason. If that poll makes progress, a wake-up was lost: [`Halted::LostWakeUp`]. A task that
-//!   wakes itself without end is [`Halted::Spinning`].
+//!   wakes itself without end is [`Halted::Spinning`]. To find a lost wake-up of a machine without a
+//!   network, use a [`stage`](crate::stage).
 //! - **Sockets** behave as on Linux: buffers are bounded, a FIN follows the queued data, a reset is
 //!   reported once, and data that nobody will read is answered with an RST. [`Buffering`] adds a
 //!   write buffer, as TLS has.

@@ -215,11 +215,11 @@ impl World {
     /// If the task cannot end.
     ///
     /// # Panics
-    /// If its result was taken before.
+    /// If the task has panicked ([`Settings::catch_panics`]), or its result was taken before.
     #[track_caller]
     pub fn run_until<T>(&self, task: &Task<T>) -> Result<T, Halted> {
         self.advance(None, || task.is_finished())?;
-        Ok(task.take().expect("the task has a result"))
+        Ok(task.take().expect("the task has panicked, or its result was taken before"))
     }
 
     /// Runs for `duration` by the world's clock, or until no event is left.
@@ -339,10 +339,9 @@ impl World {
 
     /// Polls one of the woken tasks. False if there is none.
     fn step(&self) -> Result<bool, Halted> {
-        let stopped = self.network(|network| network.stopped.clone());
+        let (at, stopped) = self.network(|network| (network.now, network.stopped.clone()));
         let choose = |count| self.inner.order.with(|order| order.up_to(count)) - 1;
         let Some(task) = self.inner.executor.choose(&stopped, choose) else { return Ok(false) };
-        let at = self.now();
         let polls = self.inner.counts.with(|counts| {
             counts.polls += 1;
             let polls = counts.since_advance.entry(task).or_default();
