@@ -22,6 +22,7 @@ use core::{
 /// let deadline = start + Duration::from_millis(250);
 /// assert_eq!(deadline.since(start), Duration::from_millis(250));
 /// assert_eq!(start.since(deadline), Duration::ZERO);
+/// assert_eq!(format!("{deadline:?}"), "5.25s");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant {

@@ -15,7 +15,7 @@ use proptest::{
 use wirestate_core::{Instant, Machine, Outbound};
 
 use super::{
-    Op, Player, Transcript, play_out,
+    Op, Player, Transcript,
     strategy::{Cutter, Step, steps},
 };
 use crate::proptest_config;
@@ -94,8 +94,9 @@ impl Check {
     ///
     /// The frames arrive whole, cut and joined, then a FIN. Meanwhile the kernel accepts much of
     /// the output, little, or none until after the FIN; the driver sends `Release` and spurious
-    /// timeouts. At the end the rest of the output is accepted. The ending and the reason must be
-    /// those of the same frames without cuts and delays.
+    /// timeouts. At the end the rest of the output is accepted. The ending, the reason and the
+    /// number of bytes sent before the FIN must be those of the same frames without cuts and
+    /// delays.
     ///
     /// Give the machine small buffers, so that they fill up, and wrap it in
     /// [`Checked`](crate::contract::Checked), which asserts the contract. A frame that ends the
@@ -119,13 +120,13 @@ impl Check {
             let output = reference(&frames);
             let receive = |frame: F| [Op::Receive(frame.into()), Op::Accept(usize::MAX)];
             played.replace(frames.into_iter().flat_map(receive).chain([Op::Eof]).collect());
-            let transcript = play_out(&mut machine(), &played.borrow());
+            let (answered, transcript) = play_undisturbed(&mut machine(), &played.borrow());
             let expected = Transcript { output, ..transcript.clone() };
             let difference = transcript.difference(&expected).or_else(|| {
                 let (mut machine, mut ops) = (machine(), played.borrow_mut());
                 ops.clear();
                 let run = Run::new(&mut machine, pauses, script.max_accept, &mut ops);
-                run.play(script).difference(&expected)
+                run.play(script, answered).difference(&expected)
             });
             difference.map_or(Ok(()), |text| Err(TestCaseError::fail(text)))
         };
@@ -142,6 +143,18 @@ impl Check {
             }
         }
     }
+}
+
+/// Plays `ops`, the last of which is `Eof`. Also returns the number of bytes sent before that.
+fn play_undisturbed<M: Machine>(machine: &mut M, ops: &[Op]) -> (usize, Transcript) {
+    let mut player = Player::new(machine);
+    let mut answered = 0;
+    for op in ops {
+        answered = player.output().len();
+        player.play(op);
+    }
+    player.play_out();
+    (answered, player.transcript())
 }
 
 /// A script for [`Check::run`].
@@ -230,7 +243,8 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         }
     }
 
-    fn play<F: Clone + Into<Vec<u8>>>(mut self, script: &Script<F>) -> Transcript {
+    /// A late FIN does not arrive if there are fewer than `answered` bytes of output.
+    fn play<F: Clone + Into<Vec<u8>>>(mut self, script: &Script<F>, answered: usize) -> Transcript {
         let mut cutter = Cutter::default();
         for step in &script.steps {
             let step = step.clone().into_bytes();
@@ -254,7 +268,9 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
             while self.player.machine().interest().write == Outbound::Flush {
                 self.play_and_record(&Op::Accept(usize::MAX));
             }
-            self.play_op(&Op::Eof);
+            if self.player.output().len() >= answered {
+                self.play_op(&Op::Eof);
+            }
         }
         self.player.play_out();
         self.player.transcript()

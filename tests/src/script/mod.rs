@@ -54,7 +54,15 @@ pub use self::{
     strategy::{garbage, ops, ops_of, truncated},
 };
 
-/// An operation of a script. `Debug` prints it as in code, and bytes as `b"…"`.
+/// An operation of a script. `Debug` prints bytes as `b"…"`.
+///
+/// ```
+/// use std::time::Duration;
+/// use wirestate_testkit::script::Op;
+///
+/// let ops = [Op::Receive(b"a\r\n".to_vec()), Op::Advance(Duration::from_millis(1500))];
+/// assert_eq!(format!("{ops:?}"), r#"[Receive(b"a\r\n"), Advance(1.5s)]"#);
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub enum Op {
     /// Bytes arrive. The machine reads them as soon as it wants to, in as few reads as its buffer

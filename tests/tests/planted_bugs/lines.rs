@@ -16,6 +16,8 @@ pub(crate) enum LineBug {
     SplitDelimiter,
     /// Drops pending replies at the peer's FIN.
     RepliesDroppedAtFin,
+    /// Answers lines that it holds back at the high-water mark after the next read or the FIN.
+    StallsWhenFull,
     /// Does not move its deadline after a write.
     WriteMovesNoDeadline,
     /// Does not move its deadline after a read.
@@ -159,10 +161,15 @@ impl Machine for Lines {
                     self.last_activity = now;
                 }
                 self.output.drain(..n);
-                self.answer(0);
+                if self.bug != LineBug::StallsWhenFull {
+                    self.answer(0);
+                }
             }
             Event::Eof | Event::ShutDown if self.state == State::Open => {
                 let is_fin = event == Event::Eof;
+                if is_fin && self.bug == LineBug::StallsWhenFull {
+                    self.answer(0);
+                }
                 if is_fin && self.bug == LineBug::RepliesDroppedAtFin {
                     self.output.clear();
                 }
