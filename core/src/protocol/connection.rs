@@ -308,7 +308,7 @@ impl<P: Protocol> Connection<P> {
     /// Takes at most [`MAX_FRAMES`] frames and sends replies, while there is room. Then updates the
     /// state that depends on them. It is called after every event.
     fn pump(&mut self, now: Instant) {
-        let max_frames = self.frames + MAX_FRAMES;
+        let mut steps = 0;
         let had_output = !self.replies.writable().is_empty();
         self.replies.set_now(now);
         self.may_have_frames = false;
@@ -318,10 +318,11 @@ impl<P: Protocol> Connection<P> {
             if !self.is_open() || !self.has_room() || self.wait_until.is_some() {
                 break;
             }
-            if self.frames == max_frames {
+            if steps == MAX_FRAMES {
                 self.may_have_frames = true;
                 break;
             }
+            steps += 1;
             self.replies.begin();
             let received = if self.input.is_incomplete() {
                 Ok(Step::Incomplete { length: None })
@@ -366,12 +367,13 @@ impl<P: Protocol> Connection<P> {
         }
     }
 
-    /// Appends the protocol's news, while there is room. Returns whether there was any.
+    /// Appends the protocol's news, while there is room. Returns whether there was any. A shutdown
+    /// ends them, since they could go on for ever.
     fn poll_news(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let had_output = !self.replies.writable().is_empty();
         let mut has_news = false;
         for _ in 0..MAX_FRAMES {
-            if !self.is_open() || !self.has_room() {
+            if !matches!(self.state, State::Open) || !self.has_room() {
                 break;
             }
             self.replies.begin();

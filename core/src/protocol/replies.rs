@@ -125,6 +125,7 @@ impl<A> Replies<A> {
     }
 
     /// Whether another reply may be appended: less than the high-water mark is pending.
+    #[inline]
     pub(super) fn has_room(&self) -> bool {
         if self.slots.is_empty() {
             return self.output.has_room();

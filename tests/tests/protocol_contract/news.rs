@@ -1,5 +1,7 @@
 //! News: output that no request has asked for.
 
+use std::time::Duration;
+
 use wirestate_core::{Interest, Machine, Outbound};
 use wirestate_testkit::script::{Op, Player};
 
@@ -53,4 +55,22 @@ fn news_that_fail_end_the_connection_with_an_error_reply() {
     let transcript = player.transcript();
     assert_eq!(str::from_utf8(&transcript.output), Ok("news: one\nerror: the news failed\n"));
     assert_eq!(transcript.label, Some("malformed"));
+}
+
+#[test]
+fn news_without_end_do_not_delay_a_shutdown() {
+    let orders = Orders::default();
+    let mut machine = machine(small(), orders.clone());
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::ShutDown);
+    for _ in 0..3 {
+        orders.publish("more");
+        player.play(&Op::Accept(usize::MAX));
+        player.play(&Op::Advance(Duration::from_millis(5)));
+    }
+    player.play(&Op::SpuriousTimeout); // 15 ms have passed, the wait is 10 ms
+    player.play_out();
+    player.play(&Op::Eof);
+    let transcript = player.transcript();
+    assert_eq!((&*transcript.output, transcript.label), (&b""[..], Some("shut_down")));
 }
