@@ -8,7 +8,12 @@ use super::{
     counters::UncountedDeliveries,
     state::{CatchUp, SubscriberEntry},
 };
-use crate::{Instant, drive::MAX_SLICES, shared::wake, teardown::DiscardBudget};
+use crate::{
+    Instant,
+    drive::MAX_SLICES,
+    shared::{register_waker, wake},
+    teardown::DiscardBudget,
+};
 
 /// A subscriber's position in the feed, until it [leaves](Self::leave).
 #[derive(Debug)]
@@ -125,7 +130,7 @@ impl Cursor {
         now: Instant,
         cx: &mut Context<'_>,
     ) -> FetchOutcome {
-        let mut upstream = None;
+        let (mut upstream, mut previous) = (None, None);
         let outcome = self.feed.inner.state.with(|state| {
             self.uncounted.move_to(&mut state.counters);
             let entry = self.entry.and_then(|key| state.subscribers.get_mut(key));
@@ -134,9 +139,7 @@ impl Cursor {
             if entry.has_lagged {
                 return FetchOutcome::Lagged;
             }
-            if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                entry.waker = Some(cx.waker().clone());
-            }
+            previous = register_waker(&mut entry.waker, cx);
             let before = chunks.len();
             while chunks.len() < MAX_SLICES
                 && self.next_fetch < self.end.chunk
@@ -162,6 +165,7 @@ impl Cursor {
             }
             if chunks.len() > before { FetchOutcome::Fetched } else { FetchOutcome::Pending }
         });
+        drop(previous); // outside the lock: it may be the last handle on a task
         wake(upstream);
         outcome
     }
