@@ -11,109 +11,65 @@
 //! on one path. (A machine with pending output may queue more without a wake-up: its driver polls it
 //! again when the sink has accepted output.)
 //!
-//! In this chat, each machine sends what any of them receives:
+//! In this chat, each member gets the lines of all:
 //!
 //! ```
-//! use std::{mem, task::{Context, Waker}};
+//! use std::task::{Context, Poll, ready};
 //! use proptest::prelude::*;
-//! use wirestate_core::{Event, Fault, Instant, Interest, Machine, Outbound, Reason};
-//! use wirestate_core::shared::{Lock, Shared};
+//! use wirestate_core::{Instant, protocol::*, topic::{self, Subscription, Topic}};
 //! use wirestate_testkit::{script::{self, Op}, stage::{self, Stage, Staged}};
 //!
-//! #[derive(Default)]
-//! struct Room {
-//!     text: Vec<u8>,
-//!     wakers: Vec<Waker>,
-//! }
+//! struct Member(Subscription<Vec<u8>>);
 //!
-//! struct Member {
-//!     room: Shared<Lock<Room>>,
-//!     buffer: [u8; 32],
-//!     seen: usize,
-//!     pending: Vec<u8>,
-//!     phase: Phase,
-//! }
+//! impl Protocol for Member {
+//!     type Input = Buffer;
+//!     type Error = Malformed;
+//!     type Answer = Immediate<Malformed>;
 //!
-//! # #[derive(Clone, Copy, Debug, PartialEq)]
-//! # enum Phase { Open, Closing, Ended }
-//! # impl std::fmt::Display for Phase {
-//! #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-//! #         f.write_str(self.label())
-//! #     }
-//! # }
-//! # impl Reason for Phase {
-//! #     fn label(&self) -> &'static str { "ended" }
-//! #     fn fault(&self) -> Fault { Fault::None }
-//! # }
-//! impl Machine for Member {
-//! #   type Reason = Phase;
-//! #   fn interest(&self) -> Interest {
-//! #       Interest {
-//! #           read: self.phase == Phase::Open,
-//! #           write: match self.phase {
-//! #               Phase::Ended => Outbound::Finished,
-//! #               Phase::Open | Phase::Closing if !self.pending.is_empty() => Outbound::Flush,
-//! #               Phase::Open => Outbound::Idle,
-//! #               Phase::Closing => Outbound::Finish,
-//! #           },
-//! #       }
-//! #   }
-//! #   fn read_buf(&mut self) -> &mut [u8] { &mut self.buffer }
-//! #   fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-//! #       out[0] = &self.pending;
-//! #       1
-//! #   }
-//! #   fn reason(&self) -> Option<Phase> { (self.phase == Phase::Ended).then_some(self.phase) }
-//!     fn handle(&mut self, _now: Instant, event: Event) {
-//!         match event {
-//!             Event::Read(n) => {
-//!                 let wakers = self.room.with(|room| {
-//!                     room.text.extend_from_slice(&self.buffer[..n]);
-//!                     mem::take(&mut room.wakers)
-//!                 });
-//!                 wakers.into_iter().for_each(Waker::wake);
-//!             }
-//!             Event::Written(n) => drop(self.pending.drain(..n)),
-//!             Event::Eof | Event::ShutDown if self.phase == Phase::Open => {
-//!                 self.phase = Phase::Closing;
-//!             }
-//!             Event::Error(..) | Event::Finished => self.phase = Phase::Ended,
-//!             Event::Eof | Event::ShutDown | Event::Timeout { .. } | Event::Release => {}
+//!     fn receive(
+//!         &mut self,
+//!         input: &mut Buffer,
+//!         _replies: &mut Replies<Self::Answer>,
+//!     ) -> Result<Step, Malformed> {
+//!         let Some(line) = input.take_until(b'\n') else {
+//!             return Ok(Step::Incomplete { length: None });
+//!         };
+//!         self.0.topic().publish([line, b"\n"].concat());
+//!         Ok(Step::Taken)
+//!     }
+//!
+//!     // A bug here, such as a poll that registers no waker, makes the stage panic.
+//!     fn poll_news(
+//!         &mut self,
+//!         replies: &mut Replies<Self::Answer>,
+//!         cx: &mut Context<'_>,
+//!     ) -> Poll<Result<(), Malformed>> {
+//!         match ready!(self.0.poll_next(cx)) {
+//!             Ok(line) => replies.output().extend(&line),
+//!             Err(_) => return Poll::Ready(Err(Malformed("too slow"))),
 //!         }
+//!         Poll::Ready(Ok(()))
 //!     }
-//!
-//!     fn poll_shared(&mut self, _now: Instant, cx: &mut Context<'_>) -> bool {
-//!         self.room.with(|room| {
-//!             let new = &room.text[self.seen..];
-//!             if new.is_empty() || self.phase != Phase::Open {
-//!                 room.wakers.push(cx.waker().clone()); // without this line, the stage panics
-//!                 return false;
-//!             }
-//!             self.pending.extend_from_slice(new);
-//!             self.seen = room.text.len();
-//!             true
-//!         })
-//!     }
-//!     // interest, read_buf, write_bufs and reason
 //! }
 //!
+//! let server = Server::new(Config::default()).unwrap();
 //! let chat = || {
-//!     let room = Shared::new(Lock::new(Room::default()));
-//!     [room.clone(), room].map(|room| Member {
-//!         room, buffer: [0; 32], seen: 0, pending: Vec::new(), phase: Phase::Open,
-//!     })
+//!     let topic = Topic::new(topic::Config::default(), Vec::len).unwrap();
+//!     [(); 2].map(|()| server.machine(Member(topic.subscribe()), Instant::EPOCH))
 //! };
 //!
 //! // A script by hand.
 //! let mut machines = chat().map(Staged::new);
 //! let mut stage = Stage::new(&mut machines);
-//! stage.play(0, &Op::Receive(b"hello ".to_vec()));
-//! stage.play(1, &Op::Receive(b"you".to_vec()));
+//! stage.play(0, &Op::Receive(b"hello\n".to_vec()));
+//! stage.play(1, &Op::Receive(b"you\n".to_vec()));
 //! stage.play(1, &Op::Accept(100));
-//! assert_eq!((stage.output(0), stage.output(1)), (&b""[..], &b"hello you"[..]));
+//! assert_eq!((stage.output(0), stage.output(1)), (&b""[..], &b"hello\nyou\n"[..]));
 //!
-//! // Generated scripts, interleaved: both send the same text, as far as they get.
-//! proptest!(|(ops in stage::interleaved([script::ops(20), script::ops(20)]))| {
+//! // Generated scripts, interleaved: both get the same lines, as far as they read.
+//! let lines = || "[a-z]{0,9}\n".prop_map(String::into_bytes);
+//! let scripts = [script::ops_of(lines(), 20), script::ops_of(lines(), 20)];
+//! proptest!(|(ops in stage::interleaved(scripts))| {
 //!     let transcripts = stage::play_out(chat(), &ops);
 //!     let [a, b] = [&transcripts[0].output, &transcripts[1].output];
 //!     prop_assert!(a.starts_with(b) || b.starts_with(a));

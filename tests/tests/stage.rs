@@ -6,7 +6,7 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::{Context, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use wirestate_core::{
     AnyReason, ConnectionError, Erased, Event, Fault, Instant, Interest, Machine, Outbound, Reason,
     Status,
     fanout::{self, Feed, Framing, LagPolicy, Subscriber, Upstream},
+    protocol::{self, Buffer, Immediate, Malformed, Protocol, Replies, Step},
     shared::Lock,
 };
 use wirestate_testkit::{
@@ -239,9 +240,9 @@ fn panic_of<T>(f: impl FnOnce() -> T) -> String {
     *panic.downcast::<String>().unwrap()
 }
 
-/// 100 cases, the same in each run, without shrinking.
+/// 64 cases, the same in each run, without shrinking.
 fn runner() -> TestRunner {
-    let cases = Cases { failure_persistence: None, max_shrink_iters: 0, ..Cases::with_cases(100) };
+    let cases = Cases { failure_persistence: None, max_shrink_iters: 0, ..Cases::with_cases(64) };
     TestRunner::new_with_rng(cases, TestRunner::deterministic().new_rng())
 }
 
@@ -362,6 +363,72 @@ fn the_machines_have_one_clock_and_their_timeouts_come_in_time() {
     assert_eq!(stage.now(), now + Duration::from_secs(1));
     stage.play_out();
     assert_eq!((stage.output(0), stage.output(1)), (&b"ab"[..], &b"ab"[..]));
+}
+
+/// A framed protocol whose members get the lines of all, with wakers of its own.
+struct Chat {
+    registers_once: bool,
+    room: Arc<Lock<Room>>,
+    seen: usize,
+    polls: u32,
+}
+
+impl Protocol for Chat {
+    type Input = Buffer;
+    type Error = Malformed;
+    type Answer = Immediate<Malformed>;
+
+    fn receive(
+        &mut self,
+        input: &mut Buffer,
+        _replies: &mut Replies<Self::Answer>,
+    ) -> Result<Step, Malformed> {
+        let Some(line) = input.take_until(b'\n') else {
+            return Ok(Step::Incomplete { length: None });
+        };
+        say(&self.room, line, true);
+        Ok(Step::Taken)
+    }
+
+    fn poll_news(
+        &mut self,
+        replies: &mut Replies<Self::Answer>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Malformed>> {
+        self.polls += 1;
+        self.room.with(|room| {
+            if self.seen == room.text.len() {
+                if !self.registers_once || self.polls == 1 {
+                    room.wakers.push(cx.waker().clone());
+                }
+                return Poll::Pending;
+            }
+            replies.output().extend(&room.text[self.seen..]);
+            self.seen = room.text.len();
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+#[test]
+fn a_waker_that_a_protocol_registers_once_is_found() {
+    let lines = || "[a-z]{0,9}\n".prop_map(String::into_bytes);
+    let server = protocol::Server::new(protocol::Config::default()).unwrap();
+    let run = |registers_once| {
+        let scripts = stage::interleaved((0..2).map(|_| script::ops_of(lines(), 20)));
+        runner().run(&scripts, |ops| {
+            let room = Arc::new(Lock::new(Room::default()));
+            let machines = (0..2).map(|_| {
+                let chat = Chat { registers_once, room: room.clone(), seen: 0, polls: 0 };
+                Checked::new(server.machine(chat, Instant::EPOCH), 1 << 20)
+            });
+            stage::play_out(machines, &ops);
+            Ok(())
+        })
+    };
+    run(false).unwrap();
+    let error = run(true).unwrap_err().to_string();
+    assert!(error.contains("its waker was not woken"), "{error}");
 }
 
 /// The machines of a fan-out lose no wake-up.

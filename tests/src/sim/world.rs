@@ -445,7 +445,7 @@ impl World {
 impl Drop for World {
     /// Reports the last events if the test panics, once for all clones.
     ///
-    /// A task's panic drops its clones, but [`World::poll`] reports that.
+    /// A panic of a task drops its clones, too, but is reported with the task's name.
     fn drop(&mut self) {
         if thread::panicking() && self.inner.reports.swap(false, Relaxed) {
             let last = self.network(|network| network.last_events(&[]));
