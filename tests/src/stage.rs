@@ -1,15 +1,15 @@
 //! A stage: several machines that share state, without sockets.
 //!
 //! A [`Stage`] plays each [`Op`] to one of its machines. It then gives a turn to each machine that
-//! the op has woken, and to no other, as an executor does. At last it polls each machine that had no
-//! turn. That poll must not resume reading and not change the wanted output; if it returns false, it
-//! must change nothing. Otherwise a wake-up was **lost**: in production the machine would sleep
-//! until its peer or a deadline happened to wake it. The panic names the machine, its interest and
-//! the last ops.
+//! the op has woken, and to no other, as an executor does. At last it polls each machine that had
+//! no turn. That poll must not resume reading and not change the wanted output; if it returns
+//! false, it must change nothing. Otherwise a wake-up was **lost**: in production the machine would
+//! sleep until its peer or a deadline happened to wake it. The panic names the machine, its
+//! interest and the last ops.
 //!
 //! That finds a waker that is registered only once, dropped after its first wake-up, or forgotten
-//! on one path. (A machine with pending output may queue more without a wake-up: its driver polls it
-//! again when the sink has accepted output.)
+//! on one path. (A machine with pending output may queue more without a wake-up: its driver polls
+//! it again when the sink has accepted output.)
 //!
 //! In this chat, each member gets the lines of all:
 //!
@@ -171,22 +171,24 @@ impl<M: Machine> Staged<M> {
         (self.interest(), self.poll_timeout(), self.work(), self.status(), is_ended)
     }
 
-    /// Polls a machine that sleeps.
+    /// Polls a machine that sleeps, until `poll_shared` returns false.
     ///
     /// # Panics
     /// If it should have been woken.
     fn check_wake_up(&mut self, now: Instant) {
         let before = self.observe();
         let Some(machine) = &mut self.machine else { return };
-        let is_new = machine.poll_shared(now, &mut Context::from_waker(&self.waker));
+        let cx = &mut Context::from_waker(&self.waker);
+        let news = (0..MAX_ROUNDS).take_while(|_| machine.poll_shared(now, cx)).count();
         let after = self.observe();
         let (was, is) = (before.0, after.0);
         let wants_more = is.write != was.write || (is.read && !was.read);
         assert!(!wants_more, "it wants {is:?} instead of {was:?}, but its waker was not woken");
         assert!(
-            is_new || after == before,
+            news > 0 || after == before,
             "poll_shared returns false, but changes what it shows from {before:?} to {after:?}"
         );
+        assert!(news < MAX_ROUNDS, "poll_shared has returned true {MAX_ROUNDS} times in a row");
     }
 }
 
@@ -269,6 +271,7 @@ impl<'a, M: Machine> Stage<'a, M> {
     /// If there is no machine `index`.
     #[track_caller]
     pub fn machine(&mut self, index: usize) -> Option<&mut M> {
+        self.check_index(index);
         self.players[index].machine().machine.as_mut()
     }
 
@@ -278,6 +281,7 @@ impl<'a, M: Machine> Stage<'a, M> {
     /// If there is no machine `index`.
     #[track_caller]
     pub fn output(&self, index: usize) -> &[u8] {
+        self.check_index(index);
         self.players[index].output()
     }
 
@@ -311,28 +315,36 @@ impl<'a, M: Machine> Stage<'a, M> {
         self.settle();
     }
 
-    /// Gives turns to the machines that are due, until none is, and checks the others. Call it after
-    /// the shared state was changed through a handle.
+    /// Gives turns to the machines that are due, until none is, and checks the others. Call it
+    /// after the shared state was changed through a handle.
     ///
     /// # Panics
-    /// If a wake-up was lost, if machines wake each other without end, or if a machine panics.
+    /// If a wake-up was lost, if machines wake each other without end, if a deadline stays in the
+    /// past after `Timeout`, or if a machine panics.
     #[track_caller]
     pub fn settle(&mut self) {
         let now = self.now;
-        let mut rounds = 0;
-        while self.turns() {
-            rounds += 1;
-            let is_endless = rounds == MAX_ROUNDS;
-            assert!(!is_endless, "machines wake each other without end{}", self.last_ops());
+        for _ in 0..MAX_ROUNDS {
+            if self.turns() {
+                continue;
+            }
+            for index in 0..self.players.len() {
+                self.with(index, |player| {
+                    let staged = player.machine();
+                    if !std::mem::take(&mut staged.polled) {
+                        staged.check_wake_up(now);
+                    }
+                });
+            }
+            // A check that finds news may have woken others.
+            if !self.players.iter_mut().any(|player| player.machine().is_due(now)) {
+                return;
+            }
         }
-        for index in 0..self.players.len() {
-            self.with(index, |player| {
-                let staged = player.machine();
-                if !std::mem::take(&mut staged.polled) {
-                    staged.check_wake_up(now);
-                }
-            });
-        }
+        panic!(
+            "machines wake each other without end, or a deadline stays in the past{}",
+            self.last_ops()
+        );
     }
 
     /// Accepts all output of all machines and sends their FIN or RST, if they want one.
@@ -371,8 +383,7 @@ impl<'a, M: Machine> Stage<'a, M> {
     /// Calls `f` with the player `index`. A panic of `f` continues with the index and the last ops.
     #[track_caller]
     fn with<T>(&mut self, index: usize, f: impl FnOnce(&mut Player<'a, Staged<M>>) -> T) -> T {
-        let count = self.players.len();
-        assert!(index < count, "machine {index} does not exist, the stage has {count}");
+        self.check_index(index);
         let player = &mut self.players[index];
         catch_unwind(AssertUnwindSafe(|| f(player))).unwrap_or_else(|panic| {
             let message = panic.downcast_ref::<String>().map(String::as_str);
@@ -383,6 +394,12 @@ impl<'a, M: Machine> Stage<'a, M> {
                 None => resume_unwind(panic),
             }
         })
+    }
+
+    #[track_caller]
+    fn check_index(&self, index: usize) {
+        let count = self.players.len();
+        assert!(index < count, "machine {index} does not exist, the stage has {count}");
     }
 
     /// Gives one turn to each machine that is due. False if none is.

@@ -292,15 +292,17 @@ fn a_panic_names_the_machine_its_interest_and_the_last_ops() {
         stage::play(chat(Bug::LosesWaker, 2).0, &ops)
     });
     let interest = |write| Interest { read: true, write };
-    let expected = format!(
-        "machine 1 at 0ns: it wants {:?} instead of {:?}, but its waker was not woken\nthe last ops:\n  machine 0: {:?}\n  machine 1: \
-         Accept(1)\n  machine 0: {:?}",
-        interest(Outbound::Flush),
-        interest(Outbound::Idle),
-        receive("a"),
-        receive("b")
-    );
-    assert_eq!(message, expected);
+    let (is, was) = (interest(Outbound::Flush), interest(Outbound::Idle));
+    let expected = [
+        format!(
+            "machine 1 at 0ns: it wants {is:?} instead of {was:?}, but its waker was not woken"
+        ),
+        "the last ops:".into(),
+        format!("  machine 0: {:?}", receive("a")),
+        "  machine 1: Accept(1)".into(),
+        format!("  machine 0: {:?}", receive("b")),
+    ];
+    assert_eq!(message, expected.join("\n"));
 }
 
 #[test]

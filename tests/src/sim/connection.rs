@@ -77,6 +77,7 @@ impl fmt::Debug for Record {
     /// Shows the bytes as `b"…"`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client, dial, side, local, remote, received, piped, sent, .. } = self;
+        let Self { received_fin, ending, error, closed, .. } = self;
         f.debug_struct("Record")
             .field("client", client)
             .field("dial", dial)
@@ -86,10 +87,10 @@ impl fmt::Debug for Record {
             .field("received", &format_args!("b\"{}\"", received.escape_ascii()))
             .field("piped", piped)
             .field("sent", &format_args!("b\"{}\"", sent.escape_ascii()))
-            .field("received_fin", &self.received_fin)
-            .field("ending", &self.ending)
-            .field("error", &self.error)
-            .field("closed", &self.closed)
+            .field("received_fin", received_fin)
+            .field("ending", ending)
+            .field("error", error)
+            .field("closed", closed)
             .finish()
     }
 }
@@ -230,8 +231,8 @@ impl End {
         [&self.input, &self.output].into_iter().filter_map(|readiness| readiness.waker.as_ref())
     }
 
-    /// How many bytes of the queue complete `delimiter`, of which `before` may have the first bytes.
-    /// All of the queue if they do not.
+    /// How many bytes of the queue complete `delimiter`, of which `before` may have the first
+    /// bytes. All of the queue if they do not.
     pub(super) fn len_until(&self, delimiter: &[u8], before: &[u8]) -> usize {
         let begun = before.len().min(delimiter.len().saturating_sub(1));
         let before = &before[before.len() - begun..];

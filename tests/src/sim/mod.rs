@@ -10,8 +10,8 @@
 //!   readiness. Before
 //!   an alarm, input or a spurious wake-up reaches a task, the world polls the task once without a
 //!   reason. If that poll makes progress, a wake-up was lost: [`Halted::LostWakeUp`]. A task that
-//!   wakes itself without end is [`Halted::Spinning`]. To find a lost wake-up of a machine without a
-//!   network, use a [`stage`](crate::stage).
+//!   wakes itself without end is [`Halted::Spinning`]. To find a lost wake-up of a machine without
+//!   a network, use a [`stage`](crate::stage).
 //! - **Sockets** behave as on Linux: buffers are bounded, a FIN follows the queued data, a reset is
 //!   reported once, and data that nobody will read is answered with an RST. [`Buffering`] adds a
 //!   write buffer, as TLS has.
@@ -20,9 +20,9 @@
 //!
 //! The same seed gives the same run; [`Trace::hash`] identifies it.
 //!
-//! A run that fails shows the last 20 events of the connections involved: [`Halted`] has them in its
-//! text, and a panic, of a task or of the test, prints them to standard error. A task is named by
-//! its host, its number, and its name ([`Host::run_named`]) or connection, such as `server#3
+//! A run that fails shows the last 20 events of the connections involved: [`Halted`] has them in
+//! its text, and a panic, of a task or of the test, prints them to standard error. A task is named
+//! by its host, its number, and its name ([`Host::run_named`]) or connection, such as `server#3
 //! (connection from client/0)`.
 //!
 //! ```
