@@ -56,7 +56,7 @@ impl Board {
     fn win(&self, name: &str) -> Result<u64, Malformed> {
         let (wins, published) = self.wins.with(|wins| {
             if wins.len() == MAX_NAMES && !wins.contains_key(name) {
-                return Err(Malformed("too many names"));
+                return Err(Malformed::from("too many names"));
             }
             let wins = wins.entry(name.to_owned()).or_default();
             *wins += 1;
@@ -82,17 +82,13 @@ impl Scores {
 impl Protocol for Scores {
     type Input = Buffer;
     type Error = Malformed;
-    type Answer = Immediate<Malformed>;
+    type Answer = Immediate;
 
-    fn receive(
-        &mut self,
-        input: &mut Buffer,
-        replies: &mut Replies<Self::Answer>,
-    ) -> Result<Step, Malformed> {
+    fn receive(&mut self, input: &mut Buffer, replies: &mut Replies) -> Result<Step, Malformed> {
         let Some(line) = input.take_until(b'\n') else {
             return Ok(Step::Incomplete { length: None });
         };
-        let line = str::from_utf8(line).map_err(|_| Malformed("unknown request"))?;
+        let line = str::from_utf8(line).map_err(|_| "unknown request")?;
         let (request, name) = line.split_once(' ').unwrap_or((line, ""));
         let wins = match request {
             "win" => self.board.win(checked(name)?)?,
@@ -107,13 +103,13 @@ impl Protocol for Scores {
                 replies.close();
                 return Ok(Step::Taken);
             }
-            _ => return Err(Malformed("unknown request")),
+            _ => return Err("unknown request".into()),
         };
         writeln!(replies.output(), "{name} {wins}");
         Ok(Step::Taken)
     }
 
-    fn error_reply(&mut self, reason: &ProtocolReason<Malformed>, output: &mut Output) {
+    fn error_reply(&mut self, reason: &ProtocolReason, output: &mut Output) {
         if reason.is_error() {
             writeln!(output, "error: {reason}");
         }
@@ -121,7 +117,7 @@ impl Protocol for Scores {
 
     fn poll_news(
         &mut self,
-        replies: &mut Replies<Self::Answer>,
+        replies: &mut Replies,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Malformed>> {
         let Some(watch) = &mut self.watch else { return Poll::Pending };
@@ -139,7 +135,7 @@ impl Protocol for Scores {
 
 fn checked(name: &str) -> Result<&str, Malformed> {
     let is_valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic());
-    if is_valid { Ok(name) } else { Err(Malformed("a name has letters only")) }
+    if is_valid { Ok(name) } else { Err("a name has letters only".into()) }
 }
 
 /// Small limits: a line is short.

@@ -13,24 +13,20 @@
 //! impl Protocol for Length {
 //!     type Input = Buffer;
 //!     type Error = Malformed;
-//!     type Answer = Immediate<Malformed>;
+//!     type Answer = Immediate;
 //!
-//!     fn receive(
-//!         &mut self,
-//!         input: &mut Buffer,
-//!         replies: &mut Replies<Self::Answer>,
-//!     ) -> Result<Step, Malformed> {
+//!     fn receive(&mut self, input: &mut Buffer, replies: &mut Replies) -> Result<Step, Malformed> {
 //!         let Some(line) = input.take_until(b'\n') else {
 //!             return Ok(Step::Incomplete { length: None });
 //!         };
 //!         if !line.is_ascii() {
-//!             return Err(Malformed("not ASCII"));
+//!             return Err("not ASCII".into());
 //!         }
 //!         writeln!(replies.output(), "{}", line.len());
 //!         Ok(Step::Taken)
 //!     }
 //!
-//!     fn error_reply(&mut self, reason: &ProtocolReason<Malformed>, output: &mut Output) {
+//!     fn error_reply(&mut self, reason: &ProtocolReason, output: &mut Output) {
 //!         if reason.is_error() {
 //!             writeln!(output, "error: {reason}");
 //!         }
@@ -159,7 +155,7 @@ pub enum Step {
 
 /// The [`Protocol::Answer`] of a protocol that answers each request at once. It has no value.
 #[derive(Clone, Copy, Debug)]
-pub struct Immediate<E> {
+pub struct Immediate<E = Malformed> {
     never: Infallible,
     error: PhantomData<fn() -> E>,
 }

@@ -94,6 +94,17 @@ impl Output {
         }
     }
 
+    /// Appends `bytes` of which the caller remains an owner. If they are shorter than 4 KiB, they
+    /// are copied. Longer ones do not count towards
+    /// [`Config::max_memory`](super::Config::max_memory).
+    pub fn push_shared(&mut self, bytes: &Bytes) {
+        if bytes.len() < MIN_SLICE {
+            self.extend(bytes);
+        } else {
+            self.push_reserved(bytes.clone(), Reservation::default());
+        }
+    }
+
     fn push_reserved(&mut self, bytes: Bytes, reservation: Reservation) {
         if self.written < self.tail.len() {
             let mut head = Bytes::from(mem::take(&mut self.tail));

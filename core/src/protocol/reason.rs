@@ -1,6 +1,6 @@
 //! Why a connection of a framed protocol ended.
 
-use alloc::{format, string::String};
+use alloc::{borrow::Cow, format, string::String};
 use core::time::Duration;
 
 use super::NoSpace;
@@ -10,7 +10,7 @@ use crate::{ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded};
 /// [`Error`](super::Protocol::Error).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProtocolReason<E: Reason> {
+pub enum ProtocolReason<E: Reason = Malformed> {
     /// The peer sent a FIN, and was sent all replies.
     #[error("finished")]
     Finished,
@@ -166,9 +166,17 @@ fn of_frame(received: u64, expected: u64) -> String {
 }
 
 /// An error of a protocol that needs no more than a text: the peer broke the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+///
+/// `?` and `into` make it of a text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Malformed(pub &'static str);
+pub struct Malformed(pub Cow<'static, str>);
+
+impl<T: Into<Cow<'static, str>>> From<T> for Malformed {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
 
 impl Reason for Malformed {
     fn label(&self) -> &'static str {

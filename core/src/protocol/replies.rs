@@ -8,7 +8,7 @@ use core::{
     task::{Context, Poll},
 };
 
-use super::Output;
+use super::{Immediate, Output};
 #[cfg(feature = "message")]
 use crate::buffer::Reservation;
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 ///
 /// `A` is the future of an answer that is not ready. Without any, the replies are one [`Output`].
 #[derive(Debug)]
-pub struct Replies<A> {
+pub struct Replies<A = Immediate> {
     /// What may be written.
     output: Output,
     /// What follows the output: nothing, or first an answer that is pending.

@@ -114,14 +114,14 @@ impl Protocol for Orders {
         let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
             return Ok(Step::Incomplete { length: None });
         };
-        let line = str::from_utf8(&bytes[..end]).map_err(|_| Malformed("not UTF-8"))?;
+        let line = str::from_utf8(&bytes[..end]).map_err(|_| "not UTF-8")?;
         let (order, argument) = line.split_once(' ').unwrap_or((line, ""));
-        let number = || argument.parse::<u32>().map_err(|_| Malformed("not a number"));
+        let number = || argument.parse::<u32>().map_err(|_| Malformed::from("not a number"));
         let mut length = end + 1;
         match order {
             "say" => writeln!(replies.output(), "{argument}"),
             "later" => replies.defer(self.defer(Ok(argument.to_owned()))),
-            "fail" => replies.defer(self.defer(Err(Malformed("the answer failed")))),
+            "fail" => replies.defer(self.defer(Err("the answer failed".into()))),
             "wait" if !self.waiting => {
                 let time = Duration::from_millis(number()?.into());
                 self.waiting = true;
@@ -144,7 +144,7 @@ impl Protocol for Orders {
                 replies.close();
             }
             "subscribe" => self.is_subscribed = true,
-            _ => return Err(Malformed("an unknown order")),
+            _ => return Err("an unknown order".into()),
         }
         input.take(length);
         Ok(Step::Taken)
@@ -164,13 +164,13 @@ impl Protocol for Orders {
         });
         let Some(line) = line else { return Poll::Pending };
         if line == "fail" {
-            return Poll::Ready(Err(Malformed("the news failed")));
+            return Poll::Ready(Err("the news failed".into()));
         }
         writeln!(replies.output(), "news: {line}");
         Poll::Ready(Ok(()))
     }
 
-    fn error_reply(&mut self, reason: &ProtocolReason<Malformed>, output: &mut Output) {
+    fn error_reply(&mut self, reason: &ProtocolReason, output: &mut Output) {
         if reason.is_error() {
             writeln!(output, "error: {reason}");
         }
