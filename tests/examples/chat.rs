@@ -75,16 +75,16 @@ impl Room {
     /// Adds a member. Returns its state, and the names of the others.
     fn enter(&self, name: &str) -> Result<(State, String), Malformed> {
         if !(1..=16).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err(Malformed("a name has 1 to 16 letters and digits"));
+            return Err("a name has 1 to 16 letters and digits".into());
         }
         let name: Shared<str> = name.into();
         let (published, entered) = self.names.with(|names| {
             if names.len() == MAX_MEMBERS {
-                return Err(Malformed("the room is full"));
+                return Err("the room is full");
             }
             let others = names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
             if !names.insert(name.clone()) {
-                return Err(Malformed("the name is in use"));
+                return Err("the name is in use");
             }
             // Under the lock, so that it gets each later change of the names, and no earlier one.
             let published = self.announce(&name, "entered");
@@ -127,7 +127,7 @@ impl Chat {
         check_length(line)?;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let text = str::from_utf8(line).ok().filter(|text| !text.contains(char::is_control));
-        let text = text.ok_or(Malformed("a line is text without control characters"))?;
+        let text = text.ok_or("a line is text without control characters")?;
         if let State::Member(name, _) = &self.state {
             self.room.lines.publish((name.clone(), format!("[{name}] {text}\n").into()));
         } else {
@@ -157,13 +157,9 @@ impl Drop for Chat {
 impl Protocol for Chat {
     type Input = Buffer;
     type Error = Malformed;
-    type Answer = Immediate<Malformed>;
+    type Answer = Immediate;
 
-    fn receive(
-        &mut self,
-        input: &mut Buffer,
-        replies: &mut Replies<Self::Answer>,
-    ) -> Result<Step, Malformed> {
+    fn receive(&mut self, input: &mut Buffer, replies: &mut Replies) -> Result<Step, Malformed> {
         let Some(line) = input.take_until(b'\n') else {
             check_length(input.bytes())?;
             return Ok(Step::Incomplete { length: None });
@@ -174,7 +170,7 @@ impl Protocol for Chat {
 
     fn poll_news(
         &mut self,
-        replies: &mut Replies<Self::Answer>,
+        replies: &mut Replies,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Malformed>> {
         match &mut self.state {
@@ -193,7 +189,7 @@ impl Protocol for Chat {
         Poll::Ready(Ok(()))
     }
 
-    fn error_reply(&mut self, reason: &ProtocolReason<Malformed>, output: &mut Output) {
+    fn error_reply(&mut self, reason: &ProtocolReason, output: &mut Output) {
         self.leave();
         if reason.is_error() {
             writeln!(output, "* error: {reason}");
@@ -208,7 +204,7 @@ impl Protocol for Chat {
 /// Checks the length of a line, or of a part of one.
 fn check_length(line: &[u8]) -> Result<(), Malformed> {
     if line.strip_suffix(b"\r").unwrap_or(line).len() > 1000 {
-        return Err(Malformed("a line has at most 1000 bytes"));
+        return Err("a line has at most 1000 bytes".into());
     }
     Ok(())
 }
