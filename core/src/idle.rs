@@ -3,7 +3,9 @@
 //! A machine keeps an [`IdleSlot`], and [updates](IdleSlot::update) it when its activity changes.
 //! In [`poll_shared`](crate::Machine::poll_shared) it checks whether it is evicted
 //! ([`poll_eviction`](IdleSlot::poll_eviction)), and then ends. A full server evicts if it has
-//! [`with_idle_connections`](crate::serve::Server::with_idle_connections).
+//! [`with_idle_connections`](crate::serve::Server::with_idle_connections). The machine of a framed
+//! protocol does its part with
+//! [`protocol::Server::with_idle_connections`](crate::protocol::Server::with_idle_connections).
 //!
 //! ```
 //! use core::task::{Context, Poll, Waker};
@@ -50,14 +52,14 @@ pub struct IdleConnections {
 pub enum Activity {
     /// It lingers after its last response ([`Linger`](crate::Linger)).
     Lingering,
-    /// It waits for its turn to be answered, and has been answered before.
+    /// It waits for its next answer, and has been answered before.
     Queued,
     /// It waits for a request, or for the rest of one.
     Idle,
     /// It sends a response.
     Sending,
-    /// It waits for its turn to be answered for the first time. If it is evicted, its machine ends
-    /// only after that answer, and must limit the wait.
+    /// It waits for its first answer. If it is evicted, its machine ends only after that answer,
+    /// and must limit the wait.
     FirstQueued,
 }
 

@@ -2,7 +2,7 @@
 
 use core::{num::NonZeroUsize, time::Duration};
 
-use super::FrameTimeouts;
+use super::{FrameTimeouts, HIGH_WATER_MARK};
 use crate::{
     ConfigError, Linger,
     config::{check_timeout, with_setters},
@@ -17,6 +17,10 @@ pub struct Config {
     /// The longest frame in bytes, if the protocol receives in a [`Buffer`](super::Buffer).
     /// Default: 1 MiB.
     pub max_frame: NonZeroUsize,
+    /// The number of pending bytes of output at which no further frame is answered. With 1, each
+    /// reply is written before the next frame is answered. Default: 64 KiB
+    /// ([`HIGH_WATER_MARK`]).
+    pub high_water_mark: NonZeroUsize,
     /// How long a frame may take to arrive, from its first byte to its last.
     pub frame_timeouts: FrameTimeouts,
     /// The most answers of one connection that are pending ([`Replies::defer`]), with the replies
@@ -52,6 +56,7 @@ impl Default for Config {
         Self {
             buffer: const { NonZeroUsize::new(64 * 1024).unwrap() },
             max_frame: const { NonZeroUsize::new(1024 * 1024).unwrap() },
+            high_water_mark: const { NonZeroUsize::new(HIGH_WATER_MARK).unwrap() },
             frame_timeouts: FrameTimeouts::default(),
             max_in_flight: const { NonZeroUsize::new(32).unwrap() },
             service_timeout: Some(Duration::from_secs(60)),
@@ -68,6 +73,7 @@ impl Config {
     with_setters! {
         with_buffer(buffer: NonZeroUsize);
         with_max_frame(max_frame: NonZeroUsize);
+        with_high_water_mark(high_water_mark: NonZeroUsize);
         with_frame_timeouts(frame_timeouts: FrameTimeouts);
         with_max_in_flight(max_in_flight: NonZeroUsize);
         with_service_timeout(service_timeout: impl Into<Option<Duration>>);

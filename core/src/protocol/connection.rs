@@ -1,5 +1,6 @@
 //! The machine of a connection.
 
+use alloc::boxed::Box;
 use core::{
     task::{Context, Poll},
     time::Duration,
@@ -9,10 +10,13 @@ use bytes::Bytes;
 
 use super::{
     Config, Input as _, PartialFrame, Protocol, ProtocolReason, Replies, Server, Step,
+    eviction::{Eviction, EvictionSlot, Phase},
     frame_timeouts::FrameTimer,
+    server::Inner,
 };
 use crate::{
     ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Status, WriteProgress,
+    idle::Activity,
     teardown::{InFlightWait, Teardown},
 };
 
@@ -22,9 +26,9 @@ use crate::{
 /// requests, as many as possible in one vectored write.
 ///
 /// One call of a method answers at most 32 frames, even if more are buffered. While more may be
-/// buffered, and while [`HIGH_WATER_MARK`](super::HIGH_WATER_MARK) bytes of output are pending, the
-/// connection does not read. [`Event::Written`] and [`poll_shared`](Machine::poll_shared) continue
-/// with the next ones.
+/// buffered, and while [`Config::high_water_mark`] bytes of output are pending, the connection does
+/// not read. [`Event::Written`] and [`poll_shared`](Machine::poll_shared) continue with the next
+/// ones.
 ///
 /// Invalid input, an end of the input within a frame, and a frame that does not arrive in time are
 /// answered by [`Protocol::error_reply`], after the replies to earlier requests. A lingering close
@@ -33,9 +37,9 @@ use crate::{
 /// It holds at most
 ///
 /// - one receive buffer, or a frame of up to [`Config::max_frame`] bytes;
-/// - 4 × 64 KiB, one reply and an error reply of pending output;
-/// - [`Config::max_in_flight`] pending answers and replies behind them, the latter of 64 KiB and one
-///   reply.
+/// - 4 × [`Config::high_water_mark`], one reply and an error reply of pending output;
+/// - [`Config::max_in_flight`] pending answers and replies behind them, the latter of the high-water
+///   mark and one reply.
 ///
 /// [`Config::max_memory`] bounds the long frames and replies of all connections together. An idle
 /// connection holds none of these.
@@ -60,6 +64,8 @@ pub struct Connection<P: Protocol> {
     progress: WriteProgress,
     /// The peer's FIN has arrived.
     has_eof: bool,
+    /// `None` if the server evicts no connection.
+    slot: Option<Box<EvictionSlot>>,
     state: State<ProtocolReason<P::Error>>,
 }
 
@@ -75,8 +81,11 @@ enum State<R> {
 
 impl<P: Protocol> Connection<P> {
     pub(super) fn new(server: Server, protocol: P, input: P::Input, now: Instant) -> Self {
+        let Inner { config, quota, idle, .. } = &*server.inner;
+        let slot = idle.as_ref().map(|(idle, limit)| EvictionSlot::new(idle, *limit, now));
         Self {
-            replies: Replies::new(server.inner.quota.clone(), now),
+            replies: Replies::new(quota.clone(), config.high_water_mark.get(), now),
+            slot: slot.map(Box::new),
             server,
             protocol,
             input,
@@ -148,6 +157,7 @@ impl<P: Protocol> Machine for Connection<P> {
             Event::ShutDown => {
                 if let State::Open = self.state {
                     self.state = State::Draining(InFlightWait::new(now));
+                    self.replies.drain();
                 }
             }
             Event::Release => {
@@ -172,9 +182,10 @@ impl<P: Protocol> Machine for Connection<P> {
             State::Open | State::Draining(_) | State::Answering(_) => {
                 [write, self.frame_deadline(), self.reply_deadline()]
             }
-            State::Ending(ending) => return ending.poll_timeout(write),
+            State::Ending(ending) => [ending.poll_timeout(write), None, None],
         };
-        deadlines.into_iter().flatten().min()
+        let eviction = self.eviction().map(|eviction| eviction.until);
+        deadlines.into_iter().flatten().chain(eviction).min()
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -190,7 +201,7 @@ impl<P: Protocol> Machine for Connection<P> {
         if has_changed {
             self.pump(now);
         }
-        has_changed | self.poll_news(now, cx)
+        has_changed | self.poll_news(now, cx) | self.poll_eviction(now, cx)
     }
 
     fn work(&self) -> u64 {
@@ -200,6 +211,7 @@ impl<P: Protocol> Machine for Connection<P> {
     fn status(&self) -> Status {
         let state = match &self.state {
             State::Open if self.is_idle() => "idle",
+            State::Open if self.wait_until.is_some() => "waiting",
             State::Open => "open",
             State::Draining(_) => "draining",
             State::Answering(_) => "answering",
@@ -240,7 +252,8 @@ impl<P: Protocol> Connection<P> {
     }
 
     fn handle_error(&mut self, direction: Direction, error: ConnectionError) {
-        let (unsent, unanswered) = (self.replies.writable().len(), self.replies.unanswered());
+        let unsent = self.replies.writable().len();
+        let unanswered = self.replies.unanswered() + usize::from(self.wait_until.is_some());
         let lost = ProtocolReason::Lost { direction, error, unsent, unanswered };
         if let State::Ending(ending) = &mut self.state {
             ending.handle_error(lost);
@@ -255,6 +268,9 @@ impl<P: Protocol> Connection<P> {
         let queued = is_closing || !self.replies.writable().is_empty();
         if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
+        }
+        if let Some(eviction) = self.eviction().filter(|eviction| eviction.until <= now) {
+            return self.end_evicted(eviction, now);
         }
         let unacknowledged = self.replies.writable().len() + unacknowledged;
         let stalled = |limit| ProtocolReason::WriteStalled { limit, unacknowledged };
@@ -280,6 +296,7 @@ impl<P: Protocol> Connection<P> {
             }
         }
         self.pump(now);
+        self.restart_drain(now);
     }
 
     /// Handles the deadline of a reply or a frame.
@@ -415,7 +432,9 @@ impl<P: Protocol> Connection<P> {
         {
             let reason = reason.clone();
             self.protocol.error_reply(&reason, self.replies.writable_mut());
-            let linger = (!self.has_eof).then_some(self.config().linger);
+            // The new connection waits for the end of an evicted one.
+            let lingers = !self.has_eof && !matches!(reason, ProtocolReason::Evicted { .. });
+            let linger = lingers.then_some(self.config().linger);
             let closing = Teardown::closing(reason, linger, &mut self.progress, now);
             self.state = State::Ending(closing);
         }
@@ -454,6 +473,66 @@ impl<P: Protocol> Connection<P> {
     }
 }
 
+/// Eviction.
+impl<P: Protocol> Connection<P> {
+    /// Updates the slot in the order of eviction. Returns whether the connection is evicted.
+    fn poll_eviction(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let Some(phase) = self.phase() else { return false };
+        let Some(slot) = &mut self.slot else { return false };
+        let Some(eviction) = slot.poll(phase, now, cx) else { return false };
+        match phase.activity {
+            // It ends after its first reply.
+            Activity::FirstQueued => return false,
+            Activity::Idle | Activity::Sending => slot.begin(eviction),
+            Activity::Queued => {
+                self.abandon_replies(eviction.reason());
+                self.pump(now);
+            }
+            Activity::Lingering => self.state = State::Ending(Teardown::ended(eviction.reason())),
+        }
+        true
+    }
+
+    /// The eviction that ends the connection at its deadline.
+    fn eviction(&self) -> Option<Eviction> {
+        let slot = self.slot.as_ref()?;
+        slot.eviction(self.phase()?)
+    }
+
+    /// Ends an evicted connection.
+    fn end_evicted(&mut self, eviction: Eviction, now: Instant) {
+        if self.replies.writable().is_empty() {
+            self.stop_reading(eviction.reason());
+            self.pump(now);
+        } else {
+            self.state = State::Ending(Teardown::reset(eviction.reason()));
+            self.clear();
+        }
+    }
+
+    /// What the connection does, for the order of eviction; `None` if it ends in any case, or the
+    /// server evicts no connection.
+    fn phase(&self) -> Option<Phase> {
+        self.slot.as_ref()?;
+        let has_output = !self.replies.writable().is_empty();
+        let unanswered = self.replies.unanswered() as u64;
+        let is_waiting = self.wait_until.is_some() || unanswered > 0;
+        let activity = match &self.state {
+            State::Ending(ending) if ending.lingers_since().is_some() => Activity::Lingering,
+            State::Ending(ending) if !ending.is_closing() || !has_output => return None,
+            State::Open | State::Draining(_) | State::Answering(_) | State::Ending(_) => match () {
+                () if has_output => Activity::Sending,
+                () if is_waiting && self.frames > unanswered => Activity::Queued,
+                () if is_waiting => Activity::FirstQueued,
+                () if self.protocol.is_idle() => Activity::Idle,
+                () => Activity::Sending,
+            },
+        };
+        let is_partial = activity == Activity::Idle && self.input.partial().is_some();
+        Some(Phase { activity, frames: self.frames, is_partial })
+    }
+}
+
 /// States and deadlines.
 impl<P: Protocol> Connection<P> {
     fn config(&self) -> &Config {
@@ -470,9 +549,9 @@ impl<P: Protocol> Connection<P> {
         self.replies.has_room() && self.replies.unanswered() < self.config().max_in_flight.get()
     }
 
-    /// Whether no reply is pending and no frame has begun to arrive.
+    /// Whether no frame waits, no reply is pending, and no frame has begun to arrive.
     fn is_idle(&self) -> bool {
-        self.replies.is_empty() && self.input.partial().is_none()
+        self.wait_until.is_none() && self.replies.is_empty() && self.input.partial().is_none()
     }
 
     /// Whether an open connection reads.

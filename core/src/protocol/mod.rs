@@ -49,6 +49,7 @@
 mod buffer;
 mod config;
 mod connection;
+mod eviction;
 mod frame_timeouts;
 mod input;
 mod output;

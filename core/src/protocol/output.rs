@@ -84,8 +84,16 @@ impl Output {
     /// the connection ends with [`ProtocolReason::Memory`](super::ProtocolReason::Memory).
     pub fn push(&mut self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
-        if bytes.len() < MIN_SLICE {
-            return self.extend(&bytes);
+        if bytes.len() < MIN_SLICE { self.extend(&bytes) } else { self.push_slice(bytes) }
+    }
+
+    /// As [`push`](Self::push), but bytes of any length are a slice of their own, and not copied.
+    ///
+    /// Use it for bytes with an owner whose drop has an effect ([`Bytes::from_owner`]). The owner
+    /// is dropped when its last byte is written, or the connection ends.
+    pub fn push_slice(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            return; // no slice of an offer is empty
         }
         let mut reservation = Reservation::default();
         match self.quota.resize(&mut reservation, Self::reserved_for(&bytes)) {
@@ -128,7 +136,7 @@ impl Output {
         for (bytes, reservation) in queue {
             if reservation.is_empty() {
                 // It was made without this quota.
-                self.push(bytes);
+                self.push_slice(bytes);
             } else {
                 self.push_reserved(bytes, reservation);
             }
@@ -210,8 +218,51 @@ impl fmt::Write for Text<'_> {
     }
 }
 
-/// The number of pending bytes at which no further frame is answered: enough for an efficient
-/// write.
+/// The number of pending bytes at which no further frame is answered, unless
+/// [`Config::high_water_mark`](super::Config::high_water_mark) says otherwise: enough for an
+/// efficient write.
 pub const HIGH_WATER_MARK: usize = 64 * 1024;
 /// The shortest piece, in bytes, that is a slice of its own. Shorter ones are cheaper to copy.
 pub(crate) const MIN_SLICE: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::Shared;
+
+    /// Bytes whose owner has a clone of `owner`.
+    fn owned(bytes: &'static [u8], owner: &Shared<()>) -> Bytes {
+        struct Owner(&'static [u8], #[expect(dead_code, reason = "it is counted")] Shared<()>);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                self.0
+            }
+        }
+        Bytes::from_owner(Owner(bytes, owner.clone()))
+    }
+
+    #[test]
+    fn the_owner_of_a_slice_is_dropped_when_its_last_byte_is_written() {
+        let owner = Shared::new(());
+        let mut output = Output::default();
+        output.extend(b"a");
+        output.push_slice(owned(b"bc", &owner));
+        output.extend(b"d");
+        let mut appended = Output::default();
+        appended.append(output);
+        appended.push_slice(Bytes::new());
+        let mut bufs = [&[][..]; 8];
+        let count = appended.write_bufs(&mut bufs);
+        assert_eq!(bufs[..count], [&b"a"[..], b"bc", b"d"]);
+        appended.consume(2);
+        assert_eq!(Shared::strong_count(&owner), 2);
+        appended.consume(1);
+        assert_eq!((Shared::strong_count(&owner), appended.len()), (1, 1));
+
+        appended.push_slice(owned(b"e", &owner));
+        appended.clear();
+        assert_eq!(Shared::strong_count(&owner), 1);
+        appended.push(owned(b"f", &owner));
+        assert_eq!(Shared::strong_count(&owner), 1, "short bytes are copied");
+    }
+}

@@ -26,6 +26,18 @@ pub enum ProtocolReason<E: Reason = Malformed> {
         /// The limit.
         limit: Duration,
     },
+    /// The server was full, and closed this connection for a new one
+    /// ([`Server::with_idle_connections`](super::Server::with_idle_connections)).
+    #[error(
+        "evicted for a new connection after {waited:.1?} in its last state; the limit of open \
+         connections is {limit}"
+    )]
+    Evicted {
+        /// How long the connection had been in its last [`Activity`](crate::idle::Activity).
+        waited: Duration,
+        /// The limit of open connections.
+        limit: usize,
+    },
     /// The protocol has failed: the input is not a sequence of frames.
     #[error("{0}")]
     Malformed(E),
@@ -113,6 +125,7 @@ impl<E: Reason> ProtocolReason<E> {
             | Self::Closed
             | Self::ShutDown
             | Self::IdleTimeout { .. }
+            | Self::Evicted { .. }
             | Self::WriteStalled { .. }
             | Self::Lost { .. } => false,
         }
@@ -124,6 +137,7 @@ impl<E: Reason> ProtocolReason<E> {
             Self::Closed => ("closed", Fault::None),
             Self::ShutDown => ("shut_down", Fault::Requested),
             Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+            Self::Evicted { .. } => ("evicted", Fault::None),
             Self::Malformed(error) => (error.label(), error.fault()),
             Self::Truncated { .. } => ("truncated", Fault::Peer),
             Self::FrameTooLong { .. } => ("frame_too_long", Fault::Limit),

@@ -28,8 +28,10 @@ pub struct Replies<A = Immediate> {
     /// The next reply has begun in the last slot.
     has_begun: bool,
     quota: Quota,
+    high_water_mark: usize,
     now: Instant,
     is_closing: bool,
+    is_draining: bool,
     /// An answer that became ready has exceeded the quota.
     exceeded: Option<QuotaExceeded>,
 }
@@ -41,15 +43,17 @@ enum Slot<A> {
 }
 
 impl<A> Replies<A> {
-    pub(super) fn new(quota: Quota, now: Instant) -> Self {
+    pub(super) fn new(quota: Quota, high_water_mark: usize, now: Instant) -> Self {
         let output = Output::with_quota(quota.clone());
         Self {
             output,
             slots: VecDeque::new(),
             has_begun: false,
             quota,
+            high_water_mark,
             now,
             is_closing: false,
+            is_draining: false,
             exceeded: None,
         }
     }
@@ -88,6 +92,13 @@ impl<A> Replies<A> {
         self.now
     }
 
+    /// Whether a shutdown was requested: the connection closes after the requests that are already
+    /// on their way. A protocol can announce that in its replies, or [`close`](Self::close) the
+    /// connection after one of them.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
     /// Whether all replies are written.
     pub fn is_empty(&self) -> bool {
         self.output.is_empty() && self.slots.is_empty()
@@ -103,6 +114,10 @@ impl<A> Replies<A> {
 
     pub(super) fn set_now(&mut self, now: Instant) {
         self.now = now;
+    }
+
+    pub(super) fn drain(&mut self) {
+        self.is_draining = true;
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -128,13 +143,13 @@ impl<A> Replies<A> {
     #[inline]
     pub(super) fn has_room(&self) -> bool {
         if self.slots.is_empty() {
-            return self.output.has_room();
+            return self.output.len() < self.high_water_mark;
         }
         let ready = self.slots.iter().map(|slot| match slot {
             Slot::Ready(output) => output.len(),
             Slot::Pending { .. } => 0,
         });
-        self.output.len() + ready.sum::<usize>() < super::HIGH_WATER_MARK
+        self.output.len() + ready.sum::<usize>() < self.high_water_mark
     }
 
     /// When the first pending answer was deferred.
@@ -159,7 +174,7 @@ impl<A> Replies<A> {
     /// room.
     pub(super) fn write_ready(&mut self) {
         let is_ready = |slot: &mut Slot<A>| matches!(slot, Slot::Ready(_));
-        while self.output.has_room()
+        while self.output.len() < self.high_water_mark
             && let Some(Slot::Ready(output)) = self.slots.pop_front_if(is_ready)
         {
             self.output.append(output);

@@ -4,6 +4,7 @@ use super::{Buffer, Config, Connection, Protocol};
 use crate::{
     ConfigError, Instant,
     buffer::{Pool, Quota},
+    idle::IdleConnections,
     shared::Shared,
     teardown::DiscardBudget,
 };
@@ -19,12 +20,14 @@ pub struct Server {
     pub(super) inner: Shared<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) pool: Pool,
     pub(super) quota: Quota,
     pub(super) discards: DiscardBudget,
+    /// The order of eviction, and the limit of open connections.
+    pub(super) idle: Option<(IdleConnections, usize)>,
 }
 
 impl Server {
@@ -42,8 +45,28 @@ impl Server {
             pool: Pool::new(config.buffer.get(), config.idle_buffers),
             quota: Quota::new(config.max_memory),
             discards: DiscardBudget::default(),
+            idle: None,
             config,
         };
+        Self { inner: Shared::new(inner) }
+    }
+
+    /// Enters the connections into `idle`, so that a full server can evict one for each new one
+    /// ([`serve::Server::with_idle_connections`]). `limit` is the server's limit of open
+    /// connections, for [`ProtocolReason::Evicted`]. Default: no connection is evicted.
+    ///
+    /// An evicted connection first reads the input that has arrived, and stays if that completes a
+    /// frame. A new connection has 20 ms for its first byte. A connection with output stays if the
+    /// kernel accepts all of it, and otherwise is reset. One whose next reply is pending is closed
+    /// at once, unless it is its first reply.
+    ///
+    /// A connection that is not idle by [`Protocol::is_idle`] is evicted after those that are, as
+    /// if it had output.
+    ///
+    /// [`serve::Server::with_idle_connections`]: crate::serve::Server::with_idle_connections
+    /// [`ProtocolReason::Evicted`]: super::ProtocolReason::Evicted
+    pub fn with_idle_connections(self, idle: IdleConnections, limit: usize) -> Self {
+        let inner = Inner { idle: Some((idle, limit)), ..Inner::clone(&self.inner) };
         Self { inner: Shared::new(inner) }
     }
 

@@ -3,10 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod answers;
+mod eviction;
 mod frames;
 mod memory;
 mod news;
 mod orders;
+mod turns;
 
 use wirestate_core::{
     Instant,
