@@ -145,7 +145,11 @@ fn machines() -> Vec<Row> {
             ..row("message server, refusing", messages, Some(bad_frame), nothing)
         },
         Row { lingers: true, extends: true, ..row("status", status, Some(bad_request), nothing) },
-        Row { extends: true, ..row("status without a request", status, None, shut_down) },
+        Row {
+            lingers: true,
+            extends: true,
+            ..row("status without a request", status, None, drain)
+        },
         Row { lingers: true, extends: true, ..row("source", source, Some(nothing), shut_down) },
         Row { extends: true, ..row("source whose client closed", source, Some(eof), shut_down) },
         Row {

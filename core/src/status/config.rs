@@ -1,11 +1,15 @@
 //! The configuration of a status server.
 
-use core::{num::NonZeroU32, time::Duration};
+use core::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
-use super::AllowedHosts;
+use super::{AllowedHosts, state::MAX_HEAD};
 use crate::{
     ConfigError, Linger,
     config::{check_timeout, with_setters},
+    protocol::{self, FrameTimeouts},
 };
 
 /// The settings and limits of a status server.
@@ -24,7 +28,8 @@ pub struct Config {
     /// Resets a connection whose peer acknowledges no byte for this long while a response or a FIN
     /// is pending. The reset comes within 1.125 times this. Must be non-zero. Default: 10 s.
     pub write_timeout: Duration,
-    /// The lingering close after the last response. `linger.time` must be non-zero.
+    /// The lingering close after the last response, a timeout or
+    /// [`Event::ShutDown`](crate::Event::ShutDown). `linger.time` must be non-zero.
     pub linger: Linger,
     /// The most connections that `/connections` lists. Default: 1,000.
     pub listed: usize,
@@ -75,6 +80,21 @@ impl Config {
         MAX_COUNTS_SIZE + self.listed.saturating_mul(MAX_ROW_SIZE)
     }
 
+    /// The settings of the layer below. Each response is written before the next request is
+    /// answered, so that a connection holds one.
+    pub(super) fn connection(&self) -> protocol::Config {
+        const HEAD: NonZeroUsize = NonZeroUsize::new(MAX_HEAD).unwrap();
+        protocol::Config::default()
+            .with_buffer(HEAD)
+            .with_max_frame(HEAD)
+            .with_high_water_mark(NonZeroUsize::MIN)
+            .with_frame_timeouts(FrameTimeouts::default().with_header(self.head_timeout))
+            .with_idle_timeout(self.idle_timeout)
+            .with_write_timeout(self.write_timeout)
+            .with_linger(self.linger)
+            .with_idle_buffers(IDLE_BUFFERS)
+    }
+
     /// Checks that every timeout is non-zero.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         check_timeout("head_timeout", self.head_timeout)?;
@@ -84,6 +104,8 @@ impl Config {
     }
 }
 
+/// The most unused buffers that the status server keeps.
+const IDLE_BUFFERS: usize = 4;
 /// The longest response without listed connections, in bytes.
 const MAX_COUNTS_SIZE: usize = 64 * 1024;
 /// The longest row for one listed connection in any format, in bytes.

@@ -94,22 +94,20 @@
 //! other than `localhost` and those in [`AllowedHosts`]. Addresses are always allowed.
 
 mod config;
-mod connection;
 mod http;
 mod metrics;
 mod pages;
+mod protocol;
 mod rate_limiter;
-mod reason;
 mod router;
 mod server;
 mod state;
 
 pub use self::{
     config::Config,
-    connection::Connection,
-    http::{AllowedHosts, StatusCode},
+    http::{AllowedHosts, Refusal, StatusCode},
     metrics::{Metric, MetricValue, MetricsSource},
-    reason::StatusReason,
+    protocol::{Connection, StatusProtocol, StatusReason},
     server::Server,
     state::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, ReadinessHandle},
 };

@@ -11,20 +11,21 @@ use super::{
 pub(super) struct Request {
     /// The page, or why the request is refused.
     pub(super) page: Result<Page, Refusal>,
-    /// The method is `HEAD`, so the response has no content.
-    pub(super) head_only: bool,
     /// Further requests may follow.
     pub(super) keep_alive: bool,
 }
 
 impl Request {
     /// The request with this head.
-    pub(super) fn new(head: &RequestHead<'_>, hosts: &AllowedHosts) -> Self {
-        Self {
-            page: find(head, hosts),
-            head_only: head.method == "HEAD",
-            keep_alive: head.keep_alive,
+    ///
+    /// # Errors
+    /// It has content, which is not read, and so does not say where the next request begins.
+    pub(super) fn new(head: &RequestHead<'_>, hosts: &AllowedHosts) -> Result<Self, Refusal> {
+        let page = find(head, hosts);
+        if page.is_ok() && head.has_content {
+            return Err(CONTENT);
         }
+        Ok(Self { page, keep_alive: head.keep_alive })
     }
 }
 
@@ -38,11 +39,7 @@ fn find(head: &RequestHead<'_>, hosts: &AllowedHosts) -> Result<Page, Refusal> {
     if !matches!(head.method, "GET" | "HEAD") {
         return Err(Refusal::new(StatusCode::MethodNotAllowed, "the methods are GET and HEAD"));
     }
-    let page = page(head)?;
-    if head.has_content {
-        return Err(Refusal::new(StatusCode::ContentTooLarge, "a request must not have content"));
-    }
-    Ok(page)
+    page(head)
 }
 
 fn page(head: &RequestHead<'_>) -> Result<Page, Refusal> {
@@ -84,3 +81,6 @@ fn page(head: &RequestHead<'_>) -> Result<Page, Refusal> {
         }
     })
 }
+
+const CONTENT: Refusal =
+    Refusal::new(StatusCode::ContentTooLarge, "a request must not have content");

@@ -1,13 +1,13 @@
 //! A status server.
 
 use super::{
-    Config, Connection, MetricsSource,
-    http::Input,
+    Config, Connection, MAX_CONNECTIONS, MetricsSource, StatusProtocol,
     state::{ReadinessHandle, ServerState},
 };
 use crate::{
     ConfigError, Instant,
     idle::IdleConnections,
+    protocol,
     runtime::Runtime,
     serve::{self, DrainReport, ServerHandle},
     shared::Shared,
@@ -17,6 +17,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Server {
     state: Shared<ServerState>,
+    /// All connections, in the order in which they are evicted.
+    idle: IdleConnections,
+    connections: protocol::Server,
 }
 
 impl Server {
@@ -32,8 +35,11 @@ impl Server {
         now: Instant,
     ) -> Result<Self, ConfigError> {
         config.check()?;
+        let idle = IdleConnections::new();
+        let connections = protocol::Server::with_valid(config.connection())
+            .with_idle_connections(idle.clone(), MAX_CONNECTIONS);
         let state = ServerState::new(config, service.clone(), metrics_source, now);
-        Ok(Self { state: Shared::new(state) })
+        Ok(Self { state: Shared::new(state), idle, connections })
     }
 
     /// The handle of the status server itself. It has its own table, of
@@ -46,7 +52,7 @@ impl Server {
     /// The connections of the status server, in the order of eviction
     /// ([`Activity`](crate::idle::Activity)).
     pub fn idle_connections(&self) -> &IdleConnections {
-        &self.state.idle
+        &self.idle
     }
 
     /// Serves the status on `server`, under its own [`handle`](Self::handle).
@@ -63,6 +69,6 @@ impl Server {
 
     /// The machine for a connection that was accepted at `now`.
     pub fn machine(&self, now: Instant) -> Connection {
-        Connection::new(self.state.clone(), Input::new(self.state.pool.clone()), now)
+        self.connections.machine(StatusProtocol::new(self.state.clone()), now)
     }
 }

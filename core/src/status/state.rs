@@ -12,12 +12,9 @@ use super::{
 use crate::{
     Instant,
     admission::Limits,
-    buffer::Pool,
-    idle::IdleConnections,
     serve::{self, ServerHandle},
     shared::Shared,
     shutdown::Shutdown,
-    teardown::DiscardBudget,
 };
 
 /// The state that the connections of one status server share.
@@ -32,15 +29,10 @@ pub(super) struct ServerState {
     metrics_source: Option<Shared<dyn MetricsSource>>,
     pub(super) readiness: ReadinessHandle,
     pub(super) started: Instant,
-    /// All connections, in the order in which they are evicted.
-    pub(super) idle: IdleConnections,
     /// The rate of all answers.
     pub(super) answers: RateLimiter,
     /// The rate of expensive pages.
     pub(super) pages: RateLimiter,
-    pub(super) discards: DiscardBudget,
-    /// The buffers for input.
-    pub(super) pool: Pool,
 }
 
 /// A handle that makes `/readyz` fail before the shutdown of the service. Clones are the same
@@ -79,9 +71,6 @@ impl ServerState {
             metrics_source,
             readiness: ReadinessHandle::default(),
             started: now,
-            idle: IdleConnections::new(),
-            discards: DiscardBudget::default(),
-            pool: Pool::new(MAX_HEAD, IDLE_BUFFERS),
         }
     }
 
@@ -116,9 +105,7 @@ pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest head of a request, in bytes. The message of [`TOO_LONG`](super::http::TOO_LONG) has
 /// the same number.
-const MAX_HEAD: usize = 8 * 1024;
-/// The most unused buffers that the status server keeps.
-const IDLE_BUFFERS: usize = 4;
+pub(super) const MAX_HEAD: usize = 8 * 1024;
 /// The longest drain. It is short, since the service has ended before the status server drains.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The burst of expensive pages.

@@ -334,7 +334,7 @@ pub(crate) fn incomplete_heads_do_not_disturb_the_service(binary: &str) {
     incomplete[299].read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{answer}");
     drop(incomplete);
-    for reason in ["evicted", "head_timeout"] {
+    for reason in ["evicted", "header_timeout"] {
         let line = format!("wirestate_status_connections_ended_total{{reason=\"{reason}\"}} ");
         eventually(&line, || get(&server, "/metrics").1.contains(&line));
     }

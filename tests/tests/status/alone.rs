@@ -152,6 +152,7 @@ fn a_request_that_has_arrived_is_answered_before_its_connection_is_evicted() {
     assert!(output.starts_with(b"HTTP/1.1 200 OK\r\n"));
     first.handle(later, Event::Timeout { unacknowledged: 0 });
     assert_eq!(first.status().state, "idle", "it is not evicted");
+    assert!(!first.poll_shared(later, &mut cx), "its old activity counts");
 
     // The server is still full, so the next connection is evicted, in the middle of a head.
     assert!(idle.poll_evict(&mut cx).is_pending());
@@ -300,7 +301,7 @@ fn beyond_48_pages_in_progress_only_expensive_pages_are_refused() {
     };
     let mut pages: Vec<_> = (0..MAX_PAGES_IN_PROGRESS).map(|_| ask("/connections")).collect();
     let states = |state| pages.iter().filter(|page| page.status().state == state).count();
-    assert_eq!((states("answering"), states("waiting")), (10, 38));
+    assert_eq!((states("open"), states("waiting")), (10, 38));
     let mut refused = ask("/metrics");
     let text = answer(&mut refused);
     let (head, content) = text.split_once("\r\n\r\n").unwrap();
@@ -457,15 +458,16 @@ fn a_missed_deadline_is_answered_or_ends_the_connection() {
     assert!(late.output.starts_with(b"HTTP/1.1 408 "));
     assert_eq!((late.label, late.ending), (None, Some(Ending::Fin)), "it does not linger");
 
-    let idle = play(&[Op::Timeout]);
+    let idle = play(&[Op::Timeout, Op::Eof]);
     assert_eq!((idle.label, idle.ending), (Some("idle_timeout"), Some(Ending::Fin)));
+    assert_eq!(idle.output, b"");
 
     let request = Op::Receive(format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes());
     let slow = [Op::Accept(10), Op::Advance(2 * four), Op::SpuriousTimeout];
     let read = play(&[slice::from_ref(&request), &slow, &slow, &slow].concat());
     assert!(read.output.ends_with(b"alive\n"), "a client that reads in time lacks bytes");
     let stalled = play(&[request, Op::Accept(10), Op::Timeout]);
-    assert_eq!((stalled.label, stalled.ending), (Some("write_timeout"), Some(Ending::Rst)));
+    assert_eq!((stalled.label, stalled.ending), (Some("write_stalled"), Some(Ending::Rst)));
 
     let broken_off = play(&[Op::Receive(b"GET /".to_vec()), Op::Eof]);
     assert_eq!(broken_off.label, Some("truncated"));
@@ -475,13 +477,30 @@ fn a_missed_deadline_is_answered_or_ends_the_connection() {
 #[test]
 fn a_shutdown_answers_pending_requests_and_closes() {
     let server = server();
-    let request = format!("GET /healthz HTTP/1.1\r\n{HOST}\r\n").into_bytes();
-    let ops = [Op::Receive(request), Op::ShutDown];
+    let written = [Op::Accept(1000), Op::Timeout, Op::Eof];
+    let ops = [&[Op::Receive(request("/healthz")), Op::ShutDown], &written[..]].concat();
     let transcript = script::play_out(&mut machine(&server), &ops);
     assert!(transcript.output.ends_with(b"\r\n\r\nalive\n"));
     assert_eq!((transcript.label, transcript.ending), (Some("shut_down"), Some(Ending::Fin)));
-    let transcript = script::play_out(&mut machine(&server), &[Op::ShutDown]);
-    assert_eq!(transcript.label, Some("shut_down"));
+    let ops = [Op::ShutDown, Op::Timeout, Op::Eof];
+    let transcript = script::play_out(&mut machine(&server), &ops);
+    assert_eq!((transcript.output, transcript.label), (vec![], Some("shut_down")));
+}
+
+/// It arrives, or waits for its turn. Requests behind it are not answered.
+#[test]
+fn a_request_during_a_shutdown_is_answered_as_the_last_one() {
+    let both = Op::Receive([request("/healthz"), request("/healthz")].concat());
+    let late = [Op::ShutDown, both.clone(), Op::Eof];
+    let waiting = [both, Op::ShutDown, Op::Timeout, Op::Eof];
+    for (server, ops) in [(server(), &late[..]), (slow_server(), &waiting)] {
+        let transcript = script::play_out(&mut machine(&server), ops);
+        let text = String::from_utf8(transcript.output).unwrap();
+        let (head, content) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\nConnection: close"), "{head}");
+        assert_eq!(content, "alive\n");
+        assert_eq!((transcript.label, transcript.ending), (Some("closed"), Some(Ending::Fin)));
+    }
 }
 
 #[test]
@@ -492,7 +511,7 @@ fn reasons_have_constant_labels() {
         (b"GET / HTTP/3.0\r\n", "version"),
         (&[b'x'; 9000], "head_too_large"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", "content"),
-        (b"GET / HTTP/1.0\r\n\r\n", "finished"),
+        (b"GET / HTTP/1.0\r\n\r\n", "closed"),
     ] {
         let mut machine = machine(&server);
         script::play_out(&mut machine, &[Op::Receive(input.to_vec())]);

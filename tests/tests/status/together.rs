@@ -118,7 +118,7 @@ fn a_thousand_incomplete_heads_do_not_disturb_the_service() {
         line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
     };
     let evicted = count("wirestate_status_connections_ended_total{reason=\"evicted\"}");
-    let late = count("wirestate_status_connections_ended_total{reason=\"head_timeout\"}");
+    let late = count("wirestate_status_connections_ended_total{reason=\"header_timeout\"}");
     assert_eq!((evicted, late), (936, 64));
     assert!(!text.contains("wirestate_status_connections_refused_total{"), "{text}");
     let answered =
@@ -247,6 +247,6 @@ fn a_client_that_does_not_read_the_answer_is_reset() {
     let acts = vec![Act::Send(request.into()), Act::Wait(Duration::from_secs(30)), Act::ReceiveAll];
     let received = scene.world.run_until(&ask(&client, acts)).unwrap();
     assert_eq!(received.error, Some(ConnectionError::Reset), "a FIN would hide the missing bytes");
-    assert_eq!(scene.status.handle().table().totals().ended["write_timeout"], 1);
+    assert_eq!(scene.status.handle().table().totals().ended["write_stalled"], 1);
     scene.end();
 }

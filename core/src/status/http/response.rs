@@ -4,6 +4,7 @@ use core::fmt;
 use std::io::Write;
 
 use super::StatusCode;
+use crate::{Fault, Reason};
 
 /// A response.
 #[derive(Debug)]
@@ -71,11 +72,24 @@ impl Response {
 }
 
 /// Why a request is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::status) struct Refusal {
-    pub(in crate::status) code: StatusCode,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("refused: {code}: {message}")]
+#[non_exhaustive]
+pub struct Refusal {
+    /// The response's status code.
+    pub code: StatusCode,
     /// The response's content.
-    pub(in crate::status) message: &'static str,
+    pub message: &'static str,
+}
+
+impl Reason for Refusal {
+    fn label(&self) -> &'static str {
+        self.code.reason().0
+    }
+
+    fn fault(&self) -> Fault {
+        self.code.reason().1
+    }
 }
 
 impl Refusal {

@@ -51,7 +51,7 @@ impl StatusCode {
             Self::BadRequest => (400, "Bad Request", "bad_request", Peer),
             Self::NotFound => (404, "Not Found", "bad_request", Peer),
             Self::MethodNotAllowed => (405, "Method Not Allowed", "bad_request", Peer),
-            Self::RequestTimeout => (408, "Request Timeout", "head_timeout", Time),
+            Self::RequestTimeout => (408, "Request Timeout", "header_timeout", Time),
             Self::ContentTooLarge => (413, "Content Too Large", "content", Limit),
             Self::MisdirectedRequest => (421, "Misdirected Request", "bad_request", Peer),
             Self::HeadTooLarge => (431, "Request Header Fields Too Large", "head_too_large", Limit),
