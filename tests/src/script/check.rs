@@ -79,11 +79,11 @@ impl Check {
     /// Lets time pass. The peer is slow, but stays active: less than `limit` passes
     ///
     /// - from the first byte of a frame to its last one;
-    /// - from one sign of life to the next: a whole frame, or output that it accepts;
+    /// - from one activity to the next: a whole frame, or output that it accepts;
     /// - while output is pending, until the peer accepts some of it.
     ///
-    /// So a machine whose deadlines are all at least `limit` must not time out. Pass the shortest
-    /// one.
+    /// So a machine whose timeouts are all at least `limit` must not time out. Set all of them to
+    /// `limit`: a script seldom lasts until a longer one.
     #[must_use]
     pub fn with_pauses(self, limit: Duration) -> Self {
         Self { pauses: Some(limit), ..self }
@@ -98,13 +98,14 @@ impl Check {
     /// number of bytes sent before the FIN must be those of the same frames without cuts and
     /// delays.
     ///
-    /// Give the machine small buffers, so that they fill up, and wrap it in
-    /// [`Checked`](crate::contract::Checked), which asserts the contract. A frame that ends the
-    /// connection is fine if `reference` returns no reply to the frames behind it.
+    /// Give the machine small buffers or draw frames with long replies, so that its queue fills up.
+    /// Wrap it in [`Checked`](crate::contract::Checked), which asserts the contract. A frame that
+    /// ends the connection is fine if `reference` returns no reply to the frames behind it.
     ///
     /// # Panics
     /// If the output, the ending or the reason differs, or if the machine panics. The message has
-    /// the smallest script that was found, as a list of [`Op`]s for [`play_out`].
+    /// the smallest script that was found, as a list of [`Op`]s for
+    /// [`play_out`](super::play_out).
     #[track_caller]
     pub fn run<M: Machine, F: Clone + Debug + Into<Vec<u8>>>(
         self,
@@ -115,6 +116,7 @@ impl Check {
         let Self { config, pauses } = self;
         let played = RefCell::new(Vec::new());
         let run = |script: &Script<F>| {
+            played.borrow_mut().clear();
             // Without cuts and delays first.
             let frames = script.frames();
             let output = reference(&frames);
@@ -215,8 +217,8 @@ struct Run<'a, 'm, M> {
     ends: Vec<usize>,
     /// The bytes and whole frames that have arrived.
     arrived: (usize, usize),
-    /// The last sign of life of the peer.
-    alive: Instant,
+    /// When the peer last sent a whole frame or accepted output.
+    last_activity: Instant,
     /// When the first byte of a frame arrived whose last one has not.
     frame_since: Option<Instant>,
     /// Since when output is pending, or when the peer last accepted some of it.
@@ -237,7 +239,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
             ops,
             ends: Vec::new(),
             arrived: (0, 0),
-            alive: Instant::EPOCH,
+            last_activity: Instant::EPOCH,
             frame_since: None,
             output_since: None,
         }
@@ -306,7 +308,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         let has_frame = whole > frames;
         self.arrived = (bytes, whole);
         if accepts || has_frame {
-            self.alive = now;
+            self.last_activity = now;
         }
         let restart = |since: &mut Option<Instant>, is_open: bool, restarts: bool| {
             *since = is_open.then(|| since.filter(|_| !restarts).unwrap_or(now));
@@ -325,7 +327,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
     fn pause(&mut self, time: Duration) {
         let Some(limit) = self.pauses else { return };
         let since = [self.frame_since, self.output_since].into_iter().flatten();
-        let since = since.fold(self.alive, Instant::min);
+        let since = since.fold(self.last_activity, Instant::min);
         let spent = self.player.now.since(since) + Duration::from_nanos(1);
         let until = self.player.now + time.min(limit.saturating_sub(spent));
         for _ in 0..MAX_TIMEOUTS {

@@ -58,7 +58,7 @@ pub fn garbage() -> impl Strategy<Value = Vec<u8>> {
     vec(any::<u8>(), 1..=32)
 }
 
-/// `frames` that are cut off at any byte, before their last one. An empty frame stays empty.
+/// `frames` without their end: at least the last byte is missing. An empty frame stays empty.
 pub fn truncated<F: Debug + Into<Vec<u8>>>(
     frames: impl Strategy<Value = F>,
 ) -> impl Strategy<Value = Vec<u8>> {
@@ -72,7 +72,7 @@ pub fn truncated<F: Debug + Into<Vec<u8>>>(
 /// A step of a script: an op, or input whose cut depends on the steps before.
 #[derive(Clone, Debug)]
 pub(super) enum Step<F> {
-    /// This frame arrives, behind all bytes held back, but for the last bytes of both.
+    /// This frame arrives, behind all bytes held back. The last `held` bytes of all are held back.
     Frame {
         frame: F,
         held: usize,
@@ -103,14 +103,18 @@ pub(super) fn steps<F: Clone + Debug>(
     max_len: usize,
 ) -> impl Strategy<Value = Vec<Step<F>>> {
     // The first alternatives are those that a failing script shrinks to.
-    let held =
-        prop_oneof![6 => Just(0), 2 => 1..=3_usize, 1 => 1..=64_usize, 1 => Just(usize::MAX)];
+    let held = prop_oneof![8 => Just(0), 2 => 1..=3_usize, 2 => size(), 1 => Just(usize::MAX)];
     let step = prop_oneof![
         12 => (frames, held).prop_map(|(frame, held)| Step::Frame { frame, held }),
         25 => op.prop_map(Step::Op),
-        3 => (1..=8_usize).prop_map(Step::More),
+        3 => size().prop_map(Step::More),
     ];
     vec(step, 0..=max_len)
+}
+
+/// Sizes below 64 KiB. Each order of magnitude is equally frequent.
+fn size() -> impl Strategy<Value = usize> {
+    (any::<u16>(), 0..u16::BITS).prop_map(|(size, shift)| usize::from(size >> shift))
 }
 
 /// Cuts frames: holds back the bytes that arrive later.

@@ -6,6 +6,7 @@ mod answers;
 mod eviction;
 mod frames;
 mod memory;
+mod model;
 mod news;
 mod orders;
 mod turns;
