@@ -31,7 +31,8 @@
 //! - Rule 4: there is no `Eof` after a failed write.
 //! - Rule 7: `now` never goes backwards.
 //!
-//! It also checks that the offered output and [`Status::queued`] stay within a limit. Rule 12 is checked by
+//! It also checks that the offered output and [`Status::queued`] stay within a limit. Rule 12 is
+//! checked by [`check`](crate::script::check) and
 //! [`split_invariant`](crate::script::split_invariant).
 //!
 //! `Checked` cannot see calls that a driver omits: `poll_shared` between a write and a read and

@@ -388,6 +388,21 @@ fn rule_2_an_offer_survives_calls_that_change_nothing() {
     assert_eq!(machine.interest(), Interest { read: true, write: Outbound::Idle });
 }
 
+/// A driver offers 64 slices at once. The machine has more.
+#[test]
+fn offered_output_is_bounded_in_any_number_of_slices() {
+    let checked = |limit| {
+        let messages = Shared::from(vec![Bytes::from_static(b"!")]);
+        let config = LoadConfig::default().with_messages(messages).with_rounds(200);
+        let load = Load::new(config, Pool::new(16, 1), Instant::EPOCH, |_| {}).unwrap();
+        catch_unwind(AssertUnwindSafe(|| drop(Checked::new(load, limit))))
+    };
+    checked(200).unwrap();
+    let panic = checked(199).expect_err("one byte more than the limit must panic");
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert!(message.starts_with("machine: it offers 200 bytes of output, the limit is 199"));
+}
+
 /// Linux reports a reset only once.
 #[test]
 fn rule_4_the_end_of_the_input_after_a_failed_write_is_an_error() {

@@ -131,6 +131,7 @@ pub fn golden() -> Vec<u8> {
 ///
 /// # Panics
 /// If a header is longer than 65,535 bytes.
+#[track_caller]
 pub fn frames<'a>(messages: impl IntoIterator<Item = &'a Message<'a>>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for message in messages {
