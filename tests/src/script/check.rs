@@ -63,11 +63,12 @@ pub struct Check {
 
 impl Check {
     /// 256 random scripts (`PROPTEST_CASES`) without pauses. A failing script is saved beside the
-    /// file of the caller ([`proptest_config`]).
+    /// file of the caller ([`proptest_config`]). The search for a smaller one ends after 20 s.
     #[expect(clippy::new_without_default, reason = "the place of the caller is its input")]
     #[track_caller]
     pub fn new() -> Self {
-        Self { config: proptest_config(), pauses: None }
+        let config = Config { max_shrink_time: 20_000, ..proptest_config() };
+        Self { config, pauses: None }
     }
 
     /// Replaces the configuration of proptest.
@@ -94,11 +95,12 @@ impl Check {
     ///
     /// The frames arrive whole, cut and joined, then a FIN. Meanwhile the kernel accepts much of
     /// the output, little, or none until after the FIN; the driver sends `Release` and spurious
-    /// timeouts. At the end the rest of the output is accepted. The ending, the reason and the
+    /// timeouts. One script in 40 begins with a flood: frames arrive, up to 32,767, until the
+    /// machine stops reading because its queue is full. At the end the rest of the output is accepted. The ending, the reason and the
     /// number of bytes sent before the FIN must be those of the same frames without cuts and
     /// delays.
     ///
-    /// Give the machine small buffers or draw frames with long replies, so that its queue fills up.
+    /// `machine` returns a new machine each time, with state of its own. Give it small buffers.
     /// Wrap it in [`Checked`](crate::contract::Checked), which asserts the contract. A frame that
     /// ends the connection is fine if `reference` returns no reply to the frames behind it.
     ///
@@ -117,34 +119,47 @@ impl Check {
         let played = RefCell::new(Vec::new());
         let run = |script: &Script<F>| {
             played.borrow_mut().clear();
-            // Without cuts and delays first.
-            let frames = script.frames();
+            let mut machine_under_test = machine();
+            let mut run = Run::new(&mut machine_under_test, pauses, script.max_accept, &played);
+            let frames = run.play_input(script);
             let output = reference(&frames);
-            let receive = |frame: F| [Op::Receive(frame.into()), Op::Accept(usize::MAX)];
-            played.replace(frames.into_iter().flat_map(receive).chain([Op::Eof]).collect());
+
+            // The same frames without cuts and delays. Those of a flood are joined, to save time.
+            let joined = if script.flood.is_empty() { 1 } else { 64 };
+            let receive = |frames: &[F]| {
+                let bytes = frames.iter().cloned().flat_map(Into::into).collect();
+                [Op::Receive(bytes), Op::Accept(usize::MAX)]
+            };
+            let undisturbed = frames.chunks(joined).flat_map(receive).chain([Op::Eof]).collect();
+            let disturbed = played.replace(undisturbed);
             let (answered, transcript) = play_undisturbed(&mut machine(), &played.borrow());
             let expected = Transcript { output, ..transcript.clone() };
             let difference = transcript.difference(&expected).or_else(|| {
-                let (mut machine, mut ops) = (machine(), played.borrow_mut());
-                ops.clear();
-                let run = Run::new(&mut machine, pauses, script.max_accept, &mut ops);
-                run.play(script, answered).difference(&expected)
+                played.replace(disturbed);
+                run.play_end(script, answered).difference(&expected)
             });
             difference.map_or(Ok(()), |text| Err(TestCaseError::fail(text)))
         };
-        let result = TestRunner::new(config).run(&scripts(frames, pauses), |script| run(&script));
+        let result = TestRunner::new(config).run(&scripts(&frames, pauses), |script| run(&script));
         match result {
             Ok(()) => {}
             Err(TestError::Abort(reason)) => panic!("no script can be drawn: {reason}"),
             Err(TestError::Fail(reason, script)) => {
                 // The script that was played last is not always the smallest one.
                 let _ = catch_unwind(AssertUnwindSafe(|| run(&script)));
-                let ops: Vec<String> =
-                    played.take().iter().map(|op| format!("\n  {op:?}")).collect();
+                let ops: Vec<String> = played.take().iter().map(line).collect();
                 panic!("{reason}\nafter these ops, and all pending output:{}", ops.concat());
             }
         }
     }
+}
+
+/// `op` as a line of a report. A long one is cut off.
+fn line(op: &Op) -> String {
+    let text = format!("{op:?}");
+    let line = format!("\n  {text:.MAX_LINE$}");
+    let rest = text.len().saturating_sub(MAX_LINE);
+    if rest == 0 { line } else { format!("{line}… and {rest} more characters") }
 }
 
 /// Plays `ops`, the last of which is `Eof`. Also returns the number of bytes sent before that.
@@ -162,6 +177,8 @@ fn play_undisturbed<M: Machine>(machine: &mut M, ops: &[Op]) -> (usize, Transcri
 /// A script for [`Check::run`].
 #[derive(Clone, Debug)]
 struct Script<F> {
+    /// Frames that arrive first, again and again, until the machine stops reading.
+    flood: Vec<F>,
     /// The input and what happens meanwhile.
     steps: Vec<Step<F>>,
     /// The most bytes that the kernel accepts at once.
@@ -172,24 +189,22 @@ struct Script<F> {
     last: Vec<Op>,
 }
 
-impl<F: Clone> Script<F> {
-    fn frames(&self) -> Vec<F> {
-        let frames = self.steps.iter().filter_map(|step| match step {
-            Step::Frame { frame, .. } => Some(frame.clone()),
-            Step::More(_) | Step::Op(_) => None,
-        });
-        frames.collect()
-    }
-}
-
 fn scripts<F: Clone + Debug>(
-    frames: impl Strategy<Value = F>,
+    frames: &impl Strategy<Value = F>,
     pauses: Option<Duration>,
 ) -> impl Strategy<Value = Script<F>> {
-    let max_accept = prop_oneof![Just(usize::MAX), Just(32), Just(3), Just(0)];
+    // A flood takes as long as 40 other scripts.
+    let flood = prop_oneof![39 => Just(Vec::new()), 1 => vec(frames, 1..=4)];
     let steps = steps(frames, op(pauses), MAX_STEPS);
-    (steps, max_accept, any::<bool>(), vec(op(pauses), 0..=MAX_STEPS / 4)).prop_map(
-        |(steps, max_accept, early_fin, last)| Script { steps, max_accept, early_fin, last },
+    let max_accept = prop_oneof![Just(usize::MAX), Just(32), Just(3), Just(0)];
+    (flood, steps, max_accept, any::<bool>(), vec(op(pauses), 0..=MAX_STEPS / 4)).prop_map(
+        |(flood, steps, max_accept, early_fin, last)| Script {
+            flood,
+            steps,
+            max_accept,
+            early_fin,
+            last,
+        },
     )
 }
 
@@ -212,7 +227,7 @@ struct Run<'a, 'm, M> {
     pauses: Option<Duration>,
     max_accept: usize,
     /// The ops that were played.
-    ops: &'a mut Vec<Op>,
+    ops: &'a RefCell<Vec<Op>>,
     /// Where each frame ends in the input.
     ends: Vec<usize>,
     /// The bytes and whole frames that have arrived.
@@ -230,7 +245,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         machine: &'m mut M,
         pauses: Option<Duration>,
         max_accept: usize,
-        ops: &'a mut Vec<Op>,
+        ops: &'a RefCell<Vec<Op>>,
     ) -> Self {
         Self {
             player: Player::new(machine),
@@ -245,21 +260,45 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
         }
     }
 
-    /// A late FIN does not arrive if there are fewer than `answered` bytes of output.
-    fn play<F: Clone + Into<Vec<u8>>>(mut self, script: &Script<F>, answered: usize) -> Transcript {
+    /// Plays all input, and returns its frames.
+    fn play_input<F: Clone + Into<Vec<u8>>>(&mut self, script: &Script<F>) -> Vec<F> {
+        let mut frames = Vec::new();
+        let mut flood = script.flood.iter().cycle();
+        let mut count = 1;
+        while self.player.machine().interest().read && frames.len() + count <= MAX_FLOOD {
+            let sent: Vec<F> = flood.by_ref().take(count).cloned().collect();
+            if sent.is_empty() {
+                break;
+            }
+            let mut bytes = Vec::new();
+            for frame in &sent {
+                bytes.extend(frame.clone().into());
+                self.ends.push(self.arrived.0 + bytes.len());
+            }
+            frames.extend(sent);
+            self.play_op(&Op::Receive(bytes));
+            count *= 2;
+        }
         let mut cutter = Cutter::default();
         for step in &script.steps {
-            let step = step.clone().into_bytes();
-            if let Step::Frame { frame, .. } = &step {
-                self.ends.push(self.ends.last().unwrap_or(&0) + frame.len());
+            if let Step::Frame { frame, .. } = step {
+                let len = frame.clone().into().len();
+                self.ends.push(self.ends.last().unwrap_or(&0) + len);
+                frames.push(frame.clone());
             }
-            if let Some(op) = cutter.op(step) {
+            if let Some(op) = cutter.op(step.clone().into_bytes()) {
                 self.play_op(&op);
             }
         }
         if let Some(op) = cutter.op(Step::More(usize::MAX)) {
             self.play_op(&op);
         }
+        frames
+    }
+
+    /// Plays what follows the input. A late FIN does not arrive if there are fewer than `answered`
+    /// bytes of output.
+    fn play_end<F>(mut self, script: &Script<F>, answered: usize) -> Transcript {
         if script.early_fin {
             self.play_op(&Op::Eof);
         }
@@ -295,7 +334,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
             return;
         }
         let sent = self.player.output().len();
-        self.ops.push(op.clone());
+        self.ops.borrow_mut().push(op.clone());
         self.player.play(op);
         let now = self.player.now;
 
@@ -345,6 +384,10 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
     }
 }
 
+/// The most frames of a flood, for 64 KiB of replies of 2 bytes.
+const MAX_FLOOD: usize = 1 << 15;
+/// The most characters of a line in a report.
+const MAX_LINE: usize = 400;
 /// The most steps of a script.
 const MAX_STEPS: usize = 80;
 /// The most deadlines of a machine in one pause.

@@ -1,5 +1,7 @@
 //! A small line protocol with a planted bug of framing, queueing or deadlines.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "each method has its own bugs")]
+
 use std::time::Duration;
 
 use wirestate_core::{
@@ -12,6 +14,8 @@ pub(crate) enum LineBug {
     None,
     /// Drops a reply that does not fit below the high-water mark.
     ReplyLostWhenFull,
+    /// The same, but the high-water mark is [`FLOOD`].
+    ReplyLostInFlood,
     /// Looks for the delimiter in the last read only.
     SplitDelimiter,
     /// Drops pending replies at the peer's FIN.
@@ -104,8 +108,12 @@ impl Lines {
             let found = self.input[from..self.filled].windows(2).position(|two| two == b"\r\n");
             let Some(len) = found.map(|at| from + at) else { break };
             let reply = format!("{len}\r\n");
-            let fits = self.output.len() + reply.len() <= HIGH_WATER;
-            if fits || self.bug != LineBug::ReplyLostWhenFull {
+            let drops = match self.bug {
+                LineBug::ReplyLostWhenFull => self.output.len() + reply.len() > HIGH_WATER,
+                LineBug::ReplyLostInFlood => self.output.len() + reply.len() > FLOOD,
+                _ => false,
+            };
+            if !drops {
                 self.output.extend(reply.as_bytes());
             }
             self.input.copy_within(len + 2..self.filled, 0);
@@ -119,8 +127,13 @@ impl Lines {
     }
 
     fn has_space(&self) -> bool {
-        let ignores_limit = matches!(self.bug, LineBug::ReplyLostWhenFull | LineBug::Unbounded);
-        self.state == State::Open && (ignores_limit || self.output.len() < HIGH_WATER)
+        let limit = match self.bug {
+            LineBug::ReplyLostWhenFull | LineBug::ReplyLostInFlood | LineBug::Unbounded => {
+                usize::MAX
+            }
+            _ => HIGH_WATER,
+        };
+        self.state == State::Open && self.output.len() < limit
     }
 }
 
@@ -220,4 +233,6 @@ impl Machine for Lines {
 pub(crate) const MAX_LINE: usize = 24;
 /// The machine answers no line while its output has at least this many bytes.
 pub(crate) const HIGH_WATER: usize = 32;
+/// More output than the replies to one of the testkit's random scripts without a flood.
+pub(crate) const FLOOD: usize = 4096;
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,6 +8,7 @@
 //! | bug | kind | what finds it |
 //! |---|---|---|
 //! | `ReplyLostWhenFull`, `StallsWhenFull` | queueing | a peer that does not read |
+//! | `ReplyLostInFlood` | queueing | a flood of frames, until the queue is full |
 //! | `SplitDelimiter` | framing | cut frames |
 //! | `RepliesDroppedAtFin` | end | a FIN behind the last frame |
 //! | `WriteMovesNoDeadline`, `ReadMovesNoDeadline` | deadline | `Check::with_pauses` |
@@ -66,7 +67,7 @@ use wirestate_testkit::{
 };
 
 use self::{
-    lines::{HIGH_WATER, IDLE_TIMEOUT, LineBug, Lines, MAX_LINE},
+    lines::{FLOOD, HIGH_WATER, IDLE_TIMEOUT, LineBug, Lines, MAX_LINE},
     ring::{Bug, Gate, Ring, open},
 };
 
@@ -348,8 +349,6 @@ fn the_world_finds_a_lost_wake_up_whatever_else_wakes_the_task() {
 
 /// Checks the line protocol against a model: the first script that fails, or `None`.
 fn check_lines(bug: LineBug) -> Option<String> {
-    let cases =
-        Cases { failure_persistence: None, rng_seed: RngSeed::Fixed(0), ..Cases::with_cases(128) };
     let lines = prop_oneof![19 => "[a-z\r]{0,8}[a-z]{0,14}\r\n", 1 => "[a-z]{23,40}\r\n"];
     let too_long = "too long\r\n";
     let replies = |lines: &[String]| {
@@ -363,7 +362,14 @@ fn check_lines(bug: LineBug) -> Option<String> {
         }
         replies
     };
-    let limit = HIGH_WATER + 4 + too_long.len();
+    let is_flood = bug == LineBug::ReplyLostInFlood;
+    let limit = if is_flood { FLOOD } else { HIGH_WATER } + 4 + too_long.len();
+    let cases = Cases {
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(0),
+        max_shrink_iters: if is_flood { 0 } else { 1000 },
+        ..Cases::with_cases(128)
+    };
     let machine = || Checked::new(Lines::new(bug), limit).with_deadlines();
     let check = Check::new().with_config(cases).with_pauses(IDLE_TIMEOUT);
     catch_unwind(AssertUnwindSafe(|| check.run(machine, lines, replies)))
@@ -376,6 +382,7 @@ fn a_check_against_a_model_finds_bugs_of_framing_queueing_and_deadlines() {
     assert_eq!(check_lines(LineBug::None), None);
     for (bug, expected) in [
         (LineBug::ReplyLostWhenFull, "the output differs"),
+        (LineBug::ReplyLostInFlood, "the output differs"),
         (LineBug::SplitDelimiter, "the output differs"),
         (LineBug::StallsWhenFull, "the output differs"),
         (LineBug::RepliesDroppedAtFin, "the output differs"),
