@@ -96,9 +96,10 @@ impl Check {
     /// The frames arrive whole, cut and joined, then a FIN. Meanwhile the kernel accepts much of
     /// the output, little, or none until after the FIN; the driver sends `Release` and spurious
     /// timeouts. One script in 40 begins with a flood: frames arrive, up to 32,767, until the
-    /// machine stops reading because its queue is full. At the end the rest of the output is accepted. The ending, the reason and the
-    /// number of bytes sent before the FIN must be those of the same frames without cuts and
-    /// delays.
+    /// machine stops reading because its queue is full.
+    ///
+    /// At the end the rest of the output is accepted. The ending, the reason and the number of
+    /// bytes sent before the FIN must be those of the same frames without cuts and delays.
     ///
     /// `machine` returns a new machine each time, with state of its own. Give it small buffers.
     /// Wrap it in [`Checked`](crate::contract::Checked), which asserts the contract. A frame that
