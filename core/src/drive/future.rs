@@ -74,6 +74,11 @@ impl<M: Machine, S: Source + Sink, C: Clock> Drive<M, S, C> {
         poll_fn(|cx| self.poll_until(cx, &mut wanted)).await
     }
 
+    /// As [`Seat::hand_over`].
+    pub fn hand_over(self) -> Option<Admitted> {
+        self.seat.hand_over()
+    }
+
     /// Requests a graceful end of the machine, and drives it until it has ended.
     pub async fn shut_down(&mut self) -> Ended<M::Reason> {
         let shut_down = |machine: &mut M, now| {

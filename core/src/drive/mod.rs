@@ -137,6 +137,56 @@ pub trait Sink {
     }
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the source's own")]
+impl<S: Source + ?Sized> Source for &mut S {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
+        (**self).poll_read(cx, buf)
+    }
+
+    fn recheck(&mut self) {
+        (**self).recheck();
+    }
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the sink's own")]
+impl<S: Sink + ?Sized> Sink for &mut S {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
+        (**self).poll_write(cx, bufs)
+    }
+
+    fn max_owned(&self) -> usize {
+        (**self).max_owned()
+    }
+
+    fn poll_write_owned(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &mut [Bytes],
+    ) -> Poll<Result<usize, IoError>> {
+        (**self).poll_write_owned(cx, bufs)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        (**self).poll_flush(cx)
+    }
+
+    fn held(&self) -> usize {
+        (**self).held()
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), IoError>> {
+        (**self).poll_finish(cx)
+    }
+
+    fn reset(&mut self) {
+        (**self).reset();
+    }
+
+    fn unacknowledged(&self) -> usize {
+        (**self).unacknowledged()
+    }
+}
+
 /// A clock with one alarm.
 pub trait Clock {
     /// Whether an alarm stays set until it fires or is replaced. Default: false.

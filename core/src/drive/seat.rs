@@ -161,6 +161,15 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
         session.poll(&mut Seated { machine, socket, readiness }, now, cx, was_woken, wanted)
     }
 
+    /// Drops the machine and leaves its connection as it is, for another driver of the same socket.
+    /// Returns the entry of [`admitted`](Self::admitted).
+    ///
+    /// So the seat must have been made with a borrowed socket (`&mut S`). Take the machine's result
+    /// before.
+    pub fn hand_over(mut self) -> Option<Admitted> {
+        self.session.hand_over()
+    }
+
     /// Requests a graceful end of the machine. Poll the seat afterwards.
     pub fn shut_down(&mut self, now: Instant) {
         self.machine.handle(self.session.clamp(now), Event::ShutDown);

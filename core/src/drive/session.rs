@@ -86,6 +86,8 @@ enum EndedBy {
     Machine,
     /// A command of the table.
     Abort,
+    /// Another driver, which has taken the socket over.
+    HandOver,
 }
 
 /// The limits of one poll of a connection, after which it yields to other tasks. The turn that
@@ -191,6 +193,12 @@ impl Session {
 
     pub(crate) fn set_admitted(&mut self, admitted: Admitted) {
         self.admitted = Some(admitted);
+    }
+
+    /// Leaves the connection to another driver, and returns its entry in the table.
+    pub(crate) fn hand_over(&mut self) -> Option<Admitted> {
+        self.ended = Some(EndedBy::HandOver);
+        self.admitted.take()
     }
 
     /// The connection's entry in its table.
