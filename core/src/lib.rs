@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`machine`] | the contract: [`Machine`], its interest, its events, its reason |
 //! | [`drive`] | moves bytes between a machine and a socket |
+//! | [`coroutine`] | straight-line protocols: an `async fn` as a machine |
 //! | [`echo`] | the machines of the echo server and its client |
 //! | [`fanout`] | one upstream to every subscriber |
 //! | `message` | requests and replies with a JSON header (feature `message`) |
@@ -65,6 +66,7 @@ extern crate alloc;
 pub mod admission;
 pub mod buffer;
 mod config;
+pub mod coroutine;
 pub mod dial;
 pub mod drive;
 pub mod echo;
