@@ -9,10 +9,11 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
+    vec::Vec,
 };
 
 use super::{
-    Proxy, ProxyReason, Relay, Side,
+    Proxy, ProxyReason, Relay, RelayFactory, Side,
     dialler::{Dialler, Dialling},
     loop_detection::{LoopDetector, SelfConnection, TrackedConnection},
     pipes::{Directions, Pipes},
@@ -70,6 +71,30 @@ impl<R: Runtime> ProxiedConnection<R> {
         Self::with(runtime, proxy, client, peer, clock, None, None)
     }
 
+    /// A connection whose upstream is connected already, for a proxy whose clients name their
+    /// upstream in a handshake (SOCKS, HTTP CONNECT). `input` is what the client has sent after the
+    /// handshake: it is forwarded first.
+    ///
+    /// The upstream is not replaced if it is lost. All bytes go through memory. The settings of
+    /// `relays` for PROXY headers do not apply. Beyond the memory of its [`Relay`], the connection
+    /// holds `input`.
+    pub fn connected(
+        relays: &RelayFactory,
+        client: R::Socket,
+        upstream: R::Socket,
+        input: Vec<u8>,
+        clock: R::Clock,
+    ) -> Self {
+        let now = clock.now();
+        let mut relay = relays.relay(now);
+        // The relay sends these bytes before those that it receives from the client.
+        relay.send_proxy_header(input);
+        relay.handle_connected(now, false);
+        let mut relaying = Relaying::with(relay, client, None, None, None);
+        relaying.upstream = Upstream::Connected(Connected::new(upstream), None);
+        Self::relaying(relaying, clock)
+    }
+
     pub(super) fn with(
         runtime: &R,
         proxy: &Proxy,
@@ -80,6 +105,10 @@ impl<R: Runtime> ProxiedConnection<R> {
         pipes: Option<Pipes<R::Socket>>,
     ) -> Self {
         let relaying = Relaying::new(runtime, proxy, client, peer, clock.now(), loops, pipes);
+        Self::relaying(relaying, clock)
+    }
+
+    fn relaying(relaying: Relaying<R>, clock: R::Clock) -> Self {
         Self { relaying, session: Session::new(), timer: Timer::new(clock) }
     }
 
@@ -163,7 +192,8 @@ enum Upstream<R: Runtime> {
     /// No upstream is dialled before the PROXY header of the client is complete.
     Header(Box<UnidentifiedClient<R>>),
     Dialling(Dialling<R>),
-    Connected(Connected<R::Socket>, Dialler<R>),
+    /// The dialler can replace the upstream; `None` if nothing else may be dialled.
+    Connected(Connected<R::Socket>, Option<Dialler<R>>),
     /// No upstream is connected, and none will be.
     Absent,
 }
@@ -244,18 +274,8 @@ impl<R: Runtime> Relaying<R> {
             Ok(tracked) => (tracked.flatten(), None),
             Err(self_connection) => (None, Some(self_connection)),
         };
-        let mut relaying = Self {
-            relay: proxy.relays().relay(now),
-            _tracked: tracked,
-            loops,
-            client: Connected::new(client),
-            upstream: Upstream::Absent,
-            directions: Directions::new(pipes),
-            reset_wait: None,
-            is_local: false,
-            upstream_closed_first: false,
-            is_quiescent: false,
-        };
+        let relay = proxy.relays().relay(now);
+        let mut relaying = Self::with(relay, client, tracked, loops, pipes);
         if let Some(SelfConnection(upstream)) = self_connection {
             let upstream = proxy.upstreams().mark_as_self(upstream, now);
             relaying.relay.refuse(ProxyReason::Loop { upstream }, now);
@@ -270,6 +290,28 @@ impl<R: Runtime> Relaying<R> {
             relaying.start_dialling(runtime, proxy, peer, destination);
         }
         relaying
+    }
+
+    /// A relay without an upstream.
+    fn with(
+        relay: Relay,
+        client: R::Socket,
+        tracked: Option<Box<TrackedConnection>>,
+        loops: Option<LoopDetector>,
+        pipes: Option<Pipes<R::Socket>>,
+    ) -> Self {
+        Self {
+            relay,
+            _tracked: tracked,
+            loops,
+            client: Connected::new(client),
+            upstream: Upstream::Absent,
+            directions: Directions::new(pipes),
+            reset_wait: None,
+            is_local: false,
+            upstream_closed_first: false,
+            is_quiescent: false,
+        }
     }
 
     /// Dials an upstream for the client at `peer`, which has connected to `destination`.
@@ -331,7 +373,7 @@ impl<R: Runtime> Relaying<R> {
             Poll::Pending => {}
             Poll::Ready(Ok((socket, dialler))) => {
                 self.relay.handle_connected(now, dialler.has_another());
-                self.upstream = Upstream::Connected(Connected::new(socket), dialler);
+                self.upstream = Upstream::Connected(Connected::new(socket), Some(dialler));
             }
             Poll::Ready(Err(error)) => {
                 self.upstream = Upstream::Absent;
@@ -357,13 +399,15 @@ impl<R: Runtime> Relaying<R> {
         let header = relay.unsent_header();
         let mut transfer = directions.side(Side::Upstream, relay, socket);
         let turn = turn_or_wait(&mut transfer, readiness, is_waiting, now, cx);
-        if let Turn::Moved { read, written } = turn {
+        if let (Turn::Moved { read, written }, Some(dialler)) = (turn, &mut *dialler) {
             let header = header.saturating_sub(self.relay.unsent_header());
             dialler.selection.handle_transfer(read, written - header, now);
         }
         if self.relay.half_closed_by_upstream() {
             self.upstream_closed_first = true;
-            dialler.selection.handle_fin(now);
+            if let Some(dialler) = dialler {
+                dialler.selection.handle_fin(now);
+            }
         }
         if let Some(error) = self.relay.upstream_lost() {
             self.dial_another(error, now);
@@ -374,7 +418,7 @@ impl<R: Runtime> Relaying<R> {
     /// The upstream was lost before a byte was forwarded: dials another one.
     fn dial_another(&mut self, error: ConnectionError, now: Instant) {
         let lost = mem::replace(&mut self.upstream, Upstream::Absent);
-        if let Upstream::Connected(mut lost, mut dialler) = lost {
+        if let Upstream::Connected(mut lost, Some(mut dialler)) = lost {
             lost.readiness.reset(&mut lost.socket);
             let error = format!("{error}, before a byte was forwarded");
             dialler.selection.handle_failure(error, now);
@@ -384,7 +428,7 @@ impl<R: Runtime> Relaying<R> {
 
     /// Reports the loss of the upstream to its health check.
     fn report_loss(&mut self, reason: &ProxyReason, now: Instant) {
-        if let Upstream::Connected(_, dialler) = &mut self.upstream
+        if let Upstream::Connected(_, Some(dialler)) = &mut self.upstream
             && let ProxyReason::Lost { side: Side::Upstream, error, .. } = reason
         {
             dialler.selection.handle_loss(&error.to_string(), now);

@@ -50,7 +50,9 @@
 //! A proxied connection takes two open files, and on the thread runtime also an eventfd. In
 //! [`fn@serve`], bulk transfers pass through pipes and are not copied
 //! ([`Splice`](crate::drive::Splice)). [`Config::pipes`] limits the number of pipes; each takes two
-//! open files. For a runtime whose sockets cannot splice, use [`ProxiedConnection`].
+//! open files. For a runtime whose sockets cannot splice, use [`ProxiedConnection`]. It also relays
+//! to an upstream that the client has named in a handshake ([`ProxiedConnection::connected`]): the
+//! example `tests/examples/socks5.rs` is such a proxy.
 
 mod config;
 #[cfg(feature = "std")]
