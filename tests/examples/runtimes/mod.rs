@@ -30,7 +30,6 @@ use smol::Executor;
 use wirestate_core::{
     Instant, Machine, Runtime,
     admission::ConnectionEntry,
-    drive::Splice,
     serve::{DrainReport, Server, ServerHandle},
 };
 use wirestate_smol::Smol;
@@ -41,10 +40,7 @@ use wirestate_tokio::Tokio;
 /// one machine for each connection; otherwise [`serve`] is enough.
 pub(crate) trait Serve: Send + 'static {
     /// Accepts connections until a shutdown is requested and all connections have ended.
-    fn serve<R: Runtime<Socket: Splice>>(
-        self,
-        server: Server<R>,
-    ) -> impl Future<Output = DrainReport> + Send;
+    fn serve<R: Runtime>(self, server: Server<R>) -> impl Future<Output = DrainReport> + Send;
 }
 
 /// Runs `machine` on each connection, as [`Server::serve`] does, until the process is told to end.
@@ -89,7 +85,7 @@ pub(crate) fn run(example: impl Serve) -> Result<(), Box<dyn Error>> {
 
 async fn listen<R>(runtime: R, address: &str, example: impl Serve) -> io::Result<()>
 where
-    R: Runtime<Socket: Splice>,
+    R: Runtime,
 {
     let server = runtime.bind(address).await?;
     drain_on_signals(server.handle())?;
@@ -128,7 +124,7 @@ where
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {
-    async fn serve<R: Runtime<Socket: Splice>>(self, server: Server<R>) -> DrainReport {
+    async fn serve<R: Runtime>(self, server: Server<R>) -> DrainReport {
         server.serve(self.0).await
     }
 }
