@@ -5,8 +5,8 @@
 //! - [`script`] plays lists of events to one machine, hand-written, random or exhaustive. It finds
 //!   errors at boundaries: a full buffer, a late FIN, an unlucky split of the input.
 //!   [`script::check`] compares the output with a model of your protocol.
-//! - [`stage`] plays scripts to several machines that share state, with exact wake-ups. It finds lost
-//!   wake-ups.
+//! - [`stage`] plays scripts to several machines that share state, with exact wake-ups. It finds
+//!   lost wake-ups.
 //! - [`message`] has valid and invalid frames of the JSON-header protocol, random and by name, for
 //!   its decoder or for a variant of your own.
 //! - [`sim`] runs servers and peers on a simulated network under seeded faults. It finds lost

@@ -24,12 +24,12 @@
 //! impl Protocol for Member {
 //!     type Input = Buffer;
 //!     type Error = Malformed;
-//!     type Answer = Immediate<Malformed>;
+//!     type Answer = Immediate;
 //!
 //!     fn receive(
 //!         &mut self,
 //!         input: &mut Buffer,
-//!         _replies: &mut Replies<Self::Answer>,
+//!         _replies: &mut Replies,
 //!     ) -> Result<Step, Malformed> {
 //!         let Some(line) = input.take_until(b'\n') else {
 //!             return Ok(Step::Incomplete { length: None });
@@ -41,12 +41,12 @@
 //!     // A bug here, such as a poll that registers no waker, makes the stage panic.
 //!     fn poll_news(
 //!         &mut self,
-//!         replies: &mut Replies<Self::Answer>,
+//!         replies: &mut Replies,
 //!         cx: &mut Context<'_>,
 //!     ) -> Poll<Result<(), Malformed>> {
 //!         match ready!(self.0.poll_next(cx)) {
 //!             Ok(line) => replies.output().extend(&line),
-//!             Err(_) => return Poll::Ready(Err(Malformed("too slow"))),
+//!             Err(_) => return Poll::Ready(Err("too slow".into())),
 //!         }
 //!         Poll::Ready(Ok(()))
 //!     }

@@ -38,8 +38,8 @@ use crate::{
 ///
 /// - one receive buffer, or a frame of up to [`Config::max_frame`] bytes;
 /// - 4 × [`Config::high_water_mark`], one reply and an error reply of pending output;
-/// - [`Config::max_in_flight`] pending answers and replies behind them, the latter of the high-water
-///   mark and one reply.
+/// - [`Config::max_in_flight`] pending answers and replies behind them, the latter of the
+///   high-water mark and one reply.
 ///
 /// [`Config::max_memory`] bounds the long frames and replies of all connections together. An idle
 /// connection holds none of these.

@@ -15,7 +15,11 @@
 //!     type Error = Malformed;
 //!     type Answer = Immediate;
 //!
-//!     fn receive(&mut self, input: &mut Buffer, replies: &mut Replies) -> Result<Step, Malformed> {
+//!     fn receive(
+//!         &mut self,
+//!         input: &mut Buffer,
+//!         replies: &mut Replies,
+//!     ) -> Result<Step, Malformed> {
 //!         let Some(line) = input.take_until(b'\n') else {
 //!             return Ok(Step::Incomplete { length: None });
 //!         };
@@ -112,8 +116,8 @@ pub trait Protocol {
     /// Appends output that no request has asked for, such as messages of other connections.
     ///
     /// Ready after it has appended some: it is called again. Pending only after it has registered
-    /// the waker of `cx` for the next change. It is not called while the output is full, nor after a
-    /// shutdown was requested. Default: pending for ever.
+    /// the waker of `cx` for the next change. It is not called while the output is full, nor after
+    /// a shutdown was requested. Default: pending for ever.
     ///
     /// # Errors
     /// The connection closes after the replies so far and an [`error_reply`](Self::error_reply).

@@ -5,7 +5,7 @@
 //! | [`Shared`], [`Lock`] | a value that machines, or their handles, read and change |
 //! | [`WakerSet`] | wakes the machines that wait for a change of such a value |
 //! | [`Topic`](crate::topic::Topic) | items that every subscriber gets, in the same order |
-//! | [`Feed`](crate::fanout::Feed) | a byte stream to many subscribers, which can pause its upstream |
+//! | [`Feed`](crate::fanout::Feed) | a stream to many subscribers, which can pause its upstream |
 
 mod lock;
 #[cfg(any(test, not(target_has_atomic = "64")))]

@@ -1,7 +1,7 @@
 //! A topic: every subscriber gets each item that a machine publishes, all in the same order.
 //!
-//! - [`Topic`] holds a bounded window of the newest items. Any machine publishes to it, at any time:
-//!   [`Topic::publish`] never waits.
+//! - [`Topic`] holds a bounded window of the newest items. Any machine publishes to it, at any
+//!   time: [`Topic::publish`] never waits.
 //! - [`Subscription`] is a subscriber's position in the topic. A machine polls it in
 //!   [`poll_shared`](crate::Machine::poll_shared).
 //! - [`Lagged`] tells a subscriber that it fell out of the window, and how many items it skipped.

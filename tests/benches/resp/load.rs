@@ -32,7 +32,7 @@ pub(crate) struct Load {
 
 struct Client {
     stream: TcpStream,
-    /// Batches of `in_flight` requests, each with its replies. After the last one the first follows.
+    /// Batches of `in_flight` requests, each with its replies. The first follows the last one.
     batches: Vec<(Vec<u8>, Vec<u8>)>,
     in_flight: usize,
     next: usize,
