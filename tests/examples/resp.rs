@@ -5,7 +5,7 @@
 //! redis-cli set key value
 //! ```
 //!
-//! Commands: `COMMAND`, `CONFIG`, `DBSIZE`, `DECR`, `DEL`, `ECHO`, `EXISTS`, `FLUSHALL`, `GET`,
+//! Commands: `COMMAND`, `CONFIG GET`, `DBSIZE`, `DECR`, `DEL`, `ECHO`, `EXISTS`, `FLUSHALL`, `GET`,
 //! `INCR`, `MONITOR`, `PING`, `QUIT`, and `SET` without options.
 //!
 //! A bad frame gets the reply of `redis-server` 7.0, which begins with `-ERR Protocol error: `, and
@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     runtimes::serve(move |entry, now| connect(entry.id(), now))
 }
 
-/// An empty database. The function makes the machine of a connection, which has that number.
+/// A server with an empty store. The function makes the machine of a connection, by its number.
 pub(crate) fn database(
     config: Config,
 ) -> Result<impl Fn(u64, Instant) -> Connection<Resp> + Clone, ConfigError> {
@@ -69,6 +69,9 @@ pub(crate) fn database(
 }
 
 /// The protocol of one connection.
+///
+/// All connections together hold at most [`MAX_MEMORY`] bytes of keys and values, and 1 MiB of
+/// lines for monitors, besides what [`Connection`] lists.
 pub(crate) struct Resp {
     /// The store of all connections.
     store: Shared<Lock<Store>>,
@@ -143,7 +146,76 @@ impl Resp {
     }
 }
 
-/// The keys and their values.
+/// A part of a request; or what [`Protocol::receive`] returns, because there is none.
+type Parsed<T> = Result<T, Result<Step, Malformed>>;
+
+/// The arguments of the request that `bytes` begin with, and where it ends.
+fn request(bytes: &[u8]) -> Parsed<(Vec<&[u8]>, usize)> {
+    if bytes.first().is_some_and(|first| *first != b'*') {
+        let (line, end) = line(bytes, 0, MAX_LINE, "inline request")?;
+        return Ok((words(line).ok_or(Err("unbalanced quotes in request".into()))?, end));
+    }
+    let (count, mut end) = line(bytes, 0, MAX_NUMBER, "mbulk count string")?;
+    let count = integer(&count[1..]).filter(|count| *count <= MAX_ARGUMENTS);
+    let count = count.ok_or(Err("invalid multibulk length".into()))?;
+    let mut arguments = Vec::with_capacity(count.try_into().unwrap_or(0));
+    for _ in 0..count {
+        let (line, start) = line(bytes, end, MAX_NUMBER, "bulk count string")?;
+        let Some(length) = line.strip_prefix(b"$") else {
+            let kind = line.first().unwrap_or(&b'\r').escape_ascii();
+            return Err(Err(format!("expected '$', got '{kind}'").into()));
+        };
+        let length = integer(length).and_then(|length| usize::try_from(length).ok());
+        let length = length.filter(|length| *length <= MAX_BULK);
+        end = start + length.ok_or(Err("invalid bulk length".into()))? + 2;
+        if end > bytes.len() {
+            return Err(Ok(Step::Incomplete { length: Some(end) }));
+        }
+        arguments.push(&bytes[start..end - 2]);
+    }
+    Ok((arguments, end))
+}
+
+/// The line of `bytes` at `start`, and where the next one begins. Its `name` is for the error.
+fn line<'a>(bytes: &'a [u8], start: usize, max: usize, name: &str) -> Parsed<(&'a [u8], usize)> {
+    let line = &bytes[start..bytes.len().min(start + max)];
+    match line.iter().position(|byte| *byte == b'\n') {
+        Some(end) => Ok((line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]), start + end + 1)),
+        None if line.len() == max => Err(Err(format!("too big {name}").into())),
+        None => Err(Ok(Step::Incomplete { length: (start > 0).then_some(bytes.len() + 1) })),
+    }
+}
+
+/// The words of an inline request. A word may be in quotes; `None` if they are not closed.
+fn words(mut line: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut words = Vec::new();
+    while let [first, rest @ ..] = line.trim_ascii_start() {
+        let quote = Some(*first).filter(|first| matches!(first, b'"' | b'\''));
+        let word = if quote.is_some() { rest } else { line.trim_ascii_start() };
+        let is_end = |byte: &u8| quote.map_or(byte.is_ascii_whitespace(), |quote| *byte == quote);
+        let end = word.iter().position(is_end).or(quote.is_none().then_some(word.len()))?;
+        words.push(&word[..end]);
+        line = word.get(end + 1..).unwrap_or_default();
+        if quote.is_some() && !line.first().is_none_or(u8::is_ascii_whitespace) {
+            return None;
+        }
+    }
+    Some(words)
+}
+
+/// An integer as Redis reads it: without `+`, and without a 0 in front of other digits.
+fn integer(text: &[u8]) -> Option<i64> {
+    let (sign, digits) = text.strip_prefix(b"-").map_or((1, text), |digits| (-1, digits));
+    if text != b"0" && !matches!(digits.first(), Some(b'1'..=b'9')) {
+        return None;
+    }
+    digits.iter().try_fold(0_i64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(sign * i64::from(digit))
+    })
+}
+
+/// The keys and their values, and the commands for them. It holds at most [`MAX_MEMORY`] bytes.
 #[derive(Default)]
 struct Store {
     values: BTreeMap<Box<[u8]>, Bytes>,
@@ -182,7 +254,12 @@ impl Store {
                 output.extend(OK);
             }
             (b"QUIT", _) | (b"MONITOR", []) => output.extend(OK),
-            (b"COMMAND" | b"CONFIG", _) => output.extend(b"*0\r\n"),
+            (b"COMMAND", _) => output.extend(b"*0\r\n"),
+            (b"CONFIG", [_, setting]) => {
+                output.extend(b"*2\r\n");
+                bulk(output, Some(&Bytes::copy_from_slice(setting)));
+                output.extend(b"$0\r\n\r\n");
+            }
             _ => {
                 let shown = name[..name.len().min(MAX_SHOWN)].to_ascii_lowercase();
                 let shown = shown.escape_ascii();
@@ -219,76 +296,9 @@ fn bulk(output: &mut Output, value: Option<&Bytes>) {
     output.extend(b"\r\n");
 }
 
-/// A part of a request; or what [`Protocol::receive`] returns, because there is none.
-type Parsed<T> = Result<T, Result<Step, Malformed>>;
-
-/// The arguments of the request that `bytes` begin with, and where it ends.
-fn request(bytes: &[u8]) -> Parsed<(Vec<&[u8]>, usize)> {
-    if bytes.first().is_some_and(|first| *first != b'*') {
-        let (line, end) = line(bytes, 0, MAX_LINE, "inline request")?;
-        return Ok((words(line).ok_or(Err("unbalanced quotes in request".into()))?, end));
-    }
-    let (count, mut end) = line(bytes, 0, MAX_NUMBER, "mbulk count string")?;
-    let count = integer(&count[1..]).filter(|count| *count <= MAX_ARGUMENTS);
-    let count = count.ok_or(Err("invalid multibulk length".into()))?;
-    let mut arguments = Vec::with_capacity(count.try_into().unwrap_or(0));
-    for _ in 0..count {
-        let (line, start) = line(bytes, end, MAX_NUMBER, "bulk count string")?;
-        let Some(length) = line.strip_prefix(b"$") else {
-            let kind = line.first().unwrap_or(&b'\r').escape_ascii();
-            return Err(Err(format!("expected '$', got '{kind}'").into()));
-        };
-        let length = integer(length).and_then(|length| usize::try_from(length).ok());
-        let length = length.filter(|length| *length <= MAX_BULK);
-        end = start + length.ok_or(Err("invalid bulk length".into()))? + 2;
-        if end > bytes.len() {
-            return Err(Ok(Step::Incomplete { length: Some(end) }));
-        }
-        arguments.push(&bytes[start..end - 2]);
-    }
-    Ok((arguments, end))
-}
-
-/// The line of `bytes` at `start`, and where the next one begins. Its `name` is for the error.
-fn line<'a>(bytes: &'a [u8], start: usize, max: usize, name: &str) -> Parsed<(&'a [u8], usize)> {
-    let line = &bytes[start..bytes.len().min(start + max)];
-    match line.iter().position(|byte| *byte == b'\n') {
-        Some(end) => Ok((line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]), start + end + 1)),
-        None if line.len() == max => Err(Err(format!("too big {name}").into())),
-        None => {
-            let length = (start > 0).then_some(bytes.len() + 1);
-            Err(Ok(Step::Incomplete { length }))
-        }
-    }
-}
-
-/// The words of an inline request. A word may be in quotes; `None` if they are not closed.
-fn words(mut line: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut words = Vec::new();
-    while let [first, rest @ ..] = line.trim_ascii_start() {
-        let quote = Some(*first).filter(|first| matches!(first, b'"' | b'\''));
-        let word = if quote.is_some() { rest } else { line.trim_ascii_start() };
-        let is_end = |byte: &u8| quote.map_or(byte.is_ascii_whitespace(), |quote| *byte == quote);
-        let end = word.iter().position(is_end).or(quote.is_none().then_some(word.len()))?;
-        words.push(&word[..end]);
-        line = word.get(end + 1..).unwrap_or_default();
-        if quote.is_some() && !line.first().is_none_or(u8::is_ascii_whitespace) {
-            return None;
-        }
-    }
-    Some(words)
-}
-
-/// An integer as Redis reads it: without `+`, and without a 0 in front of other digits.
-fn integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let is_canonical = text == b"0" || matches!(digits.first(), Some(b'1'..=b'9'));
-    str::from_utf8(text).ok().filter(|_| is_canonical)?.parse().ok()
-}
-
 const OK: &[u8] = b"+OK\r\n";
 /// The commands that restrict the number of their arguments.
-const COMMANDS: &str = "DBSIZE DECR DEL ECHO EXISTS FLUSHALL GET INCR MONITOR PING SET";
+const COMMANDS: &str = "CONFIG DBSIZE DECR DEL ECHO EXISTS FLUSHALL GET INCR MONITOR PING SET";
 /// The most arguments of a request, with the command.
 const MAX_ARGUMENTS: i64 = 128;
 /// The longest argument in bytes.

@@ -501,7 +501,7 @@ fn the_example_serves_redis_cli_and_redis_benchmark_on_three_runtimes() {
         }
         let load = ["-n", "2000", "-c", "10", "-P", "16", "-t", "set,get,incr,ping", "--csv"];
         if let Some(output) = server.client("redis-benchmark", &load, "") {
-            assert_eq!(output.lines().count(), 6, "a line for each test: {output}");
+            assert_eq!(output.lines().count(), 6, "a heading, and a line for each test: {output}");
             assert_eq!(
                 server.answers(b"get counter:__rand_int__\r\nquit\r\n"),
                 "$4\r\n2000\r\n+OK\r\n"

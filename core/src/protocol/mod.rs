@@ -147,8 +147,8 @@ pub trait Protocol {
 pub enum Step {
     /// The frame is incomplete, or there is none. Nothing was taken.
     Incomplete {
-        /// The length of the whole frame in bytes, once that is known: greater than the length of
-        /// the input. `receive` is not called until so many bytes have arrived.
+        /// The length of the whole frame in bytes, or a lower bound, once one is known: greater
+        /// than the length of the input. `receive` is not called until so many bytes have arrived.
         length: Option<usize>,
     },
     /// A frame was taken from the input. It was answered, deferred, or needs no answer.
