@@ -271,6 +271,15 @@ fn a_store_that_is_full_refuses_values_until_some_are_deleted() {
     assert_eq!(too_long, "-ERR Protocol error: invalid bulk length\r\n");
 }
 
+#[test]
+fn a_monitor_is_never_idle() {
+    for (request, label) in [("ping\n", Some("idle_timeout")), ("monitor\n", Some("finished"))] {
+        let ops = [Op::Receive(request.into()), Op::Accept(usize::MAX), Op::Timeout, Op::Eof];
+        let transcript = script::play_out(&mut machines(1)[0], &ops);
+        assert_eq!(transcript.label, label);
+    }
+}
+
 /// A world with a server, which has these faults.
 fn serve(seed: u64, faults: Faults) -> (World, serve::ServerHandle) {
     let world = World::new(seed);
