@@ -153,12 +153,15 @@ type Parsed<T> = Result<T, Result<Step, Malformed>>;
 fn request(bytes: &[u8]) -> Parsed<(Vec<&[u8]>, usize)> {
     if bytes.first().is_some_and(|first| *first != b'*') {
         let (line, end) = line(bytes, 0, MAX_LINE, "inline request")?;
-        return Ok((words(line).ok_or(Err("unbalanced quotes in request".into()))?, end));
+        let words = words(line).ok_or(Err("unbalanced quotes in request".into()))?;
+        let is_short = words.len() <= MAX_ARGUMENTS;
+        return is_short.then_some((words, end)).ok_or(Err("too big inline request".into()));
     }
     let (count, mut end) = line(bytes, 0, MAX_NUMBER, "mbulk count string")?;
-    let count = integer(&count[1..]).filter(|count| *count <= MAX_ARGUMENTS);
+    let count = integer(&count[1..]).and_then(|count| usize::try_from(count.max(0)).ok());
+    let count = count.filter(|count| *count <= MAX_ARGUMENTS);
     let count = count.ok_or(Err("invalid multibulk length".into()))?;
-    let mut arguments = Vec::with_capacity(count.try_into().unwrap_or(0));
+    let mut arguments = Vec::with_capacity(count);
     for _ in 0..count {
         let (line, start) = line(bytes, end, MAX_NUMBER, "bulk count string")?;
         let Some(length) = line.strip_prefix(b"$") else {
@@ -300,7 +303,7 @@ const OK: &[u8] = b"+OK\r\n";
 /// The commands that restrict the number of their arguments.
 const COMMANDS: &str = "CONFIG DBSIZE DECR DEL ECHO EXISTS FLUSHALL GET INCR MONITOR PING SET";
 /// The most arguments of a request, with the command.
-const MAX_ARGUMENTS: i64 = 128;
+const MAX_ARGUMENTS: usize = 128;
 /// The longest argument in bytes.
 const MAX_BULK: usize = 512 * 1024;
 /// The longest inline request in bytes.

@@ -231,13 +231,26 @@ fn bad_frames() -> Vec<(Vec<u8>, String)> {
 
 #[test]
 fn a_bad_frame_gets_the_documented_reply_and_a_fin() {
-    for (frame, reply) in bad_frames() {
+    // The limits that are lower than those of redis-server.
+    let limits = [
+        ("*129\r\n".to_owned(), "invalid multibulk length"),
+        ("*1\r\n$524289\r\n".to_owned(), "invalid bulk length"),
+        ("a ".repeat(129) + "\n", "too big inline request"),
+        (
+            "*2\r\n$524288\r\n".to_owned() + &"v".repeat(524_288) + "\r\n$524288\r\n",
+            "a frame of 1048602 bytes or more, above the limit of 1048576",
+        ),
+    ];
+    let limits = limits.map(|(frame, reply)| (frame.into_bytes(), reply.to_owned()));
+    for (frame, reply) in bad_frames().into_iter().chain(limits) {
         let close = [Op::Accept(usize::MAX), Op::Finished, Op::Eof];
         let ops = [vec![Op::Receive(b"PING\r\n".to_vec()), Op::Receive(frame)], close.to_vec()];
         let transcript = script::play(&mut machine(), &ops.concat());
         let output = String::from_utf8(transcript.output).expect("the output is text");
         assert_eq!(output, format!("+PONG\r\n-ERR Protocol error: {reply}\r\n"));
-        assert_eq!((transcript.label, transcript.ending), (Some("malformed"), Some(Ending::Fin)));
+        let is_too_long = reply.starts_with("a frame of");
+        let label = if is_too_long { "frame_too_long" } else { "malformed" };
+        assert_eq!((transcript.label, transcript.ending), (Some(label), Some(Ending::Fin)));
     }
     let truncated = [Op::Receive(b"*1\r\n$4\r\nPI".to_vec()), Op::Eof];
     let transcript = script::play_out(&mut machine(), &truncated);
