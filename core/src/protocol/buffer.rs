@@ -10,6 +10,27 @@ use crate::buffer::{Pool, Quota, Reservation};
 /// It holds one buffer of the pool while it has input. A frame that is longer gets an allocation of
 /// its own, which doubles as the bytes arrive: at most twice the bytes received, and at most
 /// [`Config::max_frame`](super::Config::max_frame).
+///
+/// A frame of a line with a length, and as many bytes:
+///
+/// ```
+/// # use wirestate_core::protocol::*;
+/// fn receive(input: &mut Buffer, replies: &mut Replies) -> Result<Step, Malformed> {
+///     let Some(line) = input.find(b'\n') else {
+///         return Ok(Step::Incomplete { length: None });
+///     };
+///     let length = str::from_utf8(&input.bytes()[..line]).ok().and_then(|text| text.parse().ok());
+///     let length: u32 = length.ok_or("not a length")?;
+///     let content = line + 1;
+///     let end = content.saturating_add(length as usize);
+///     if input.bytes().len() < end {
+///         return Ok(Step::Incomplete { length: Some(end) }); // called again once all is there
+///     }
+///     let frame = input.take(end);
+///     replies.output().extend(&frame[content..]);
+///     Ok(Step::Taken)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Buffer {
     pool: Pool,
@@ -78,18 +99,22 @@ impl Buffer {
         &self.memory.bytes()[start..self.start]
     }
 
-    /// Removes the bytes up to the first `delimiter`, and returns them without it; `None` if there
-    /// is no delimiter yet. Each byte is searched once.
+    /// The position of the first `delimiter` in [`bytes`](Self::bytes); `None` if there is none
+    /// yet. Each byte is searched once, even if the frame arrives in many pieces.
     ///
     /// Always pass the same delimiter while it returns `None`.
-    pub fn take_until(&mut self, delimiter: u8) -> Option<&[u8]> {
+    pub fn find(&mut self, delimiter: u8) -> Option<usize> {
         let searched = self.searched.max(self.start) - self.start;
         let bytes = self.bytes();
-        let Some(found) = memchr::memchr(delimiter, &bytes[searched..]) else {
-            self.searched = self.start + bytes.len();
-            return None;
-        };
-        let length = searched + found;
+        let found = memchr::memchr(delimiter, bytes.get(searched..)?).map(|found| searched + found);
+        self.searched = self.start + found.unwrap_or(bytes.len());
+        found
+    }
+
+    /// Removes the bytes up to the first `delimiter`, and returns them without it; `None` if there
+    /// is no delimiter yet. As [`find`](Self::find).
+    pub fn take_until(&mut self, delimiter: u8) -> Option<&[u8]> {
+        let length = self.find(delimiter)?;
         Some(&self.take(length + 1)[..length])
     }
 
@@ -155,7 +180,9 @@ impl Input for Buffer {
 
     fn reserve(&mut self, length: Option<usize>) -> Result<(), NoSpace> {
         let (received, limit) = (self.len(), self.max_frame);
-        debug_assert!(length.is_none_or(|length| length > received), "the frame is complete");
+        let is_valid = length.is_none_or(|length| length > received);
+        debug_assert!(is_valid, "a frame of {length:?} bytes is incomplete, but has {received}");
+        let length = length.filter(|_| is_valid);
         match length {
             Some(length) if length > limit => return Err(NoSpace::TooLong { length, limit }),
             // The frame is longer than what has arrived.

@@ -59,7 +59,7 @@ pub struct Connection<P: Protocol> {
     /// More than half of [`Config::max_memory`] was in use at the last call. It is stored because a
     /// deadline depends on it and must not change between calls.
     is_memory_scarce: bool,
-    /// When a byte was last received or written.
+    /// When a byte was last received or written, a frame taken, or an answer ready.
     last_activity: Instant,
     progress: WriteProgress,
     /// The peer's FIN has arrived.
@@ -192,7 +192,12 @@ impl<P: Protocol> Machine for Connection<P> {
         self.replies.set_now(now);
         let mut has_changed = self.may_have_frames && self.has_room();
         match self.replies.poll(cx) {
-            Ok(is_ready) => has_changed |= is_ready,
+            Ok(false) => {}
+            Ok(true) => {
+                has_changed = true;
+                // The reply may have no output.
+                self.last_activity = now;
+            }
             Err(error) => {
                 has_changed = true;
                 self.abandon_replies(ProtocolReason::Malformed(error));
@@ -350,6 +355,8 @@ impl<P: Protocol> Connection<P> {
                 Ok(Step::Taken) => {
                     self.frame_timer.stop();
                     self.frames += 1;
+                    // A frame may have waited for its time.
+                    self.last_activity = now;
                 }
                 Ok(Step::WaitUntil(until)) => {
                     self.wait_until = Some(until).filter(|until| *until > now);
@@ -431,7 +438,11 @@ impl<P: Protocol> Connection<P> {
             && self.replies.are_writable()
         {
             let reason = reason.clone();
-            self.protocol.error_reply(&reason, self.replies.writable_mut());
+            let output = self.replies.writable_mut();
+            output.begin();
+            self.protocol.error_reply(&reason, output);
+            // One that exceeds the quota is not sent.
+            output.take_exceeded();
             // The new connection waits for the end of an evicted one.
             let lingers = !self.has_eof && !matches!(reason, ProtocolReason::Evicted { .. });
             let linger = lingers.then_some(self.config().linger);

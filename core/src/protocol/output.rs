@@ -25,6 +25,9 @@ use crate::buffer::{Quota, QuotaExceeded, Reservation, fill_owned};
 /// The copied pieces take at most 4 × [`len`](Self::len) bytes: written bytes stay in the vector
 /// until they are half of it, and a vector doubles its capacity. A slice of its own keeps all of
 /// its memory until its last byte is written.
+///
+/// Copied pieces do not count towards [`Config::max_memory`](super::Config::max_memory): the
+/// protocol bounds their length. Neither do bytes that have another owner when they are pushed.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Slices in the order in which they are written, each with its reservation under the quota.
@@ -37,6 +40,8 @@ pub struct Output {
     /// What the slices of the queue are reserved under.
     quota: Quota,
     exceeded: Option<QuotaExceeded>,
+    /// The number of pending bytes when the last reply began.
+    before: usize,
 }
 
 impl Output {
@@ -145,9 +150,34 @@ impl Output {
         self.exceeded = self.exceeded.or(exceeded);
     }
 
-    /// Returns the error if output has exceeded the quota.
+    /// Begins a reply.
+    pub(super) fn begin(&mut self) {
+        self.before = self.len();
+    }
+
+    /// Returns the error if the reply that has [begun](Self::begin) exceeds the quota, and removes
+    /// the reply: without one of its pieces, the peer would take others for that piece.
     pub(super) fn take_exceeded(&mut self) -> Option<QuotaExceeded> {
-        self.exceeded.take()
+        let exceeded = self.exceeded.take()?;
+        self.truncate(self.before);
+        Some(exceeded)
+    }
+
+    /// Removes all but the first `len` bytes.
+    fn truncate(&mut self, len: usize) {
+        if let Some(rest) = len.checked_sub(self.queued) {
+            return self.tail.truncate(self.written + rest);
+        }
+        self.tail.clear();
+        self.written = 0;
+        while self.queued > len
+            && let Some((last, _)) = self.queue.back_mut()
+        {
+            let surplus = last.len().min(self.queued - len);
+            last.truncate(last.len() - surplus);
+            self.queued -= surplus;
+            self.queue.pop_back_if(|(last, _)| last.is_empty());
+        }
     }
 
     /// The offer of [`Machine::write_bufs`](crate::Machine::write_bufs).

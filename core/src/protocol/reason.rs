@@ -71,7 +71,7 @@ pub enum ProtocolReason<E: Reason = Malformed> {
         limit: Duration,
     },
     /// A frame or reply exceeds [`Config::max_memory`](super::Config::max_memory).
-    #[error("no memory for a frame: {0}")]
+    #[error("no memory for a frame or reply: {0}")]
     Memory(#[from] QuotaExceeded),
     /// An answer was not ready within
     /// [`Config::service_timeout`](super::Config::service_timeout).

@@ -163,6 +163,7 @@ impl<A> Replies<A> {
     /// Begins the next reply.
     pub(super) fn begin(&mut self) {
         self.has_begun = false;
+        self.output.begin();
     }
 
     /// How many replies are not writable: answers that are pending, and the replies behind them.

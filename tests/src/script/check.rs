@@ -213,7 +213,9 @@ fn scripts<F: Clone + Debug>(
 fn op(pauses: Option<Duration>) -> impl Strategy<Value = Op> {
     let (weight, limit) = pauses.map_or((0, Duration::ZERO), |limit| (8, limit));
     prop_oneof![
-        8 => prop_oneof![Just(usize::MAX), 1..=32_usize].prop_map(Op::Accept),
+        // All, or a part of a small or a large output.
+        8 => prop_oneof![Just(usize::MAX), 1..=32_usize, Just(1000), Just(20_000)]
+            .prop_map(Op::Accept),
         2 => (1..=32_usize).prop_map(Op::Buffer),
         2 => Just(Op::Release),
         2 => Just(Op::SpuriousTimeout),

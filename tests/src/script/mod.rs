@@ -232,7 +232,7 @@ pub fn collect<M: Machine>(machine: &mut M, now: Instant) -> Vec<u8> {
 ///
 /// # Panics
 /// [`play`](Self::play) and [`play_out`](Self::play_out) panic if `poll_shared` keeps returning
-/// true.
+/// true, or the output has no end.
 #[derive(Debug)]
 pub struct Player<'a, M> {
     machine: &'a mut M,
@@ -337,13 +337,14 @@ impl<'a, M: Machine> Player<'a, M> {
     /// Accepts all output and sends the machine's FIN or RST, if it wants one.
     #[track_caller]
     pub fn play_out(&mut self) {
-        loop {
+        for _ in 0..MAX_POLLS {
             match self.machine.interest().write {
                 Outbound::Flush => self.play(&Op::Accept(usize::MAX)),
                 Outbound::Finish | Outbound::Reset => self.play(&Op::Finished),
                 Outbound::Idle | Outbound::Finished => return,
             }
         }
+        panic!("the output has no end: it was accepted {MAX_POLLS} times in a row");
     }
 
     /// Ends the script.
@@ -438,7 +439,7 @@ impl<'a, M: Machine> Player<'a, M> {
 /// The most timeouts that a machine spends on counting acknowledged bytes before it reports a stall
 /// ([`WriteProgress`](wirestate_core::WriteProgress)).
 const MAX_OBSERVATIONS: usize = 8;
-/// The most times in a row that `poll_shared` may return true.
+/// The most times in a row that `poll_shared` may return true, or that there may be more output.
 const MAX_POLLS: usize = 10_000;
 /// The most bytes shown before and after a difference.
 const CONTEXT: usize = 24;

@@ -95,3 +95,17 @@ fn the_peers_fin_waits_for_pending_answers() {
     let transcript = player.transcript();
     assert_eq!((&*transcript.output, transcript.label), (&b"a\n"[..], Some("finished")));
 }
+
+#[test]
+fn an_answer_without_output_is_activity() {
+    let orders = Orders::default();
+    let config = small().with_service_timeout(Duration::from_secs(200));
+    let mut machine = machine(config, orders.clone());
+    let mut player = Player::new(&mut machine);
+    player.play(&Op::Receive(b"quiet\n".into()));
+    player.play(&Op::Advance(Duration::from_secs(100)));
+    orders.answer(0);
+    player.play(&Op::SpuriousTimeout);
+    player.play(&Op::Timeout);
+    assert_eq!(player.now(), Instant::EPOCH + Duration::from_secs(160), "60 s after the answer");
+}

@@ -17,7 +17,10 @@ fn long_frames_of_all_connections_share_a_limit() {
         assert!(server.quota().reserved() <= 150);
     }
     let output = String::from_utf8(script::collect(&mut machines[1], Instant::EPOCH)).unwrap();
-    assert!(output.starts_with("error: no memory for a frame: cannot reserve"), "{output}");
+    assert!(
+        output.starts_with("error: no memory for a frame or reply: cannot reserve"),
+        "{output}"
+    );
 
     // The first one is not affected, and its memory is free again afterwards.
     drive::deliver(&mut machines[0], &mut "y".repeat(30).as_bytes(), Instant::EPOCH);
@@ -56,4 +59,32 @@ fn large_replies_of_all_connections_share_a_limit() {
     second.handle(Instant::EPOCH, wirestate_core::Event::Finished);
     second.handle(Instant::EPOCH, wirestate_core::Event::Eof);
     assert_eq!(second.reason().map(|reason| reason.label()), Some("memory"));
+}
+
+#[test]
+fn a_reply_that_exceeds_the_limit_is_left_out_as_a_whole() {
+    let server = Server::new(small().with_max_memory(5000)).unwrap();
+    for (input, output) in [
+        ("say a\nparts 4999\n", 4999 + "a\nhead\ntail\n".len()),
+        ("say a\nparts 6000\n", 0),
+        ("say a\ntwice 4500\n", 0),
+    ] {
+        let mut machine = server.machine(Orders::default(), Instant::EPOCH);
+        drive::deliver(&mut machine, &mut input.as_bytes(), Instant::EPOCH);
+        let sent = script::collect(&mut machine, Instant::EPOCH);
+        if output > 0 {
+            assert_eq!(sent.len(), output);
+        } else {
+            assert!(sent.starts_with(b"a\nerror: no memory"), "{}", sent.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn an_error_reply_that_exceeds_the_limit_is_left_out() {
+    let server = Server::new(small().with_max_memory(5000)).unwrap();
+    let mut machine = server.machine(Orders::default(), Instant::EPOCH);
+    drive::deliver(&mut machine, &mut &b"say a\nhuge\n"[..], Instant::EPOCH);
+    assert_eq!(script::collect(&mut machine, Instant::EPOCH), b"a\n");
+    assert_eq!(machine.interest().write, wirestate_core::Outbound::Finish);
 }

@@ -24,6 +24,10 @@ use wirestate_core::{
 /// | `wait MILLIS` | `waited`, that many milliseconds after it has arrived |
 /// | `big BYTES` | so many bytes, as one piece |
 /// | `raw BYTES`, and so many bytes | the number of bytes |
+/// | `quiet` | nothing, once [`Orders::answer`] was called |
+/// | `parts BYTES` | a line, so many bytes as one piece, and a line |
+/// | `twice BYTES` | so many bytes as one piece, twice |
+/// | `huge` | an error reply with a piece of 100,000 bytes |
 /// | `bye` | `bye`, and the connection closes |
 /// | anything else | an error reply |
 ///
@@ -34,6 +38,7 @@ pub(crate) struct Orders {
     news: Arc<Lock<News>>,
     waiting: bool,
     is_subscribed: bool,
+    is_huge: bool,
 }
 
 #[derive(Default)]
@@ -60,6 +65,7 @@ impl Future for Answer {
                 slot.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
+            Some(Ok(text)) if text.is_empty() => Poll::Ready(Ok(Output::default())),
             Some(answer) => Poll::Ready(answer.map(|text| Output::from(text + "\n"))),
         })
     }
@@ -143,6 +149,22 @@ impl Protocol for Orders {
                 writeln!(replies.output(), "bye");
                 replies.close();
             }
+            "quiet" => replies.defer(self.defer(Ok(String::new()))),
+            "parts" => {
+                let output = replies.output();
+                writeln!(output, "head");
+                output.push(vec![b'.'; number()? as usize]);
+                writeln!(output, "tail");
+            }
+            "twice" => {
+                let piece = vec![b'.'; number()? as usize];
+                replies.output().push(piece.clone());
+                replies.output().push(piece);
+            }
+            "huge" => {
+                self.is_huge = true;
+                return Err("huge".into());
+            }
             "subscribe" => self.is_subscribed = true,
             _ => return Err("an unknown order".into()),
         }
@@ -173,6 +195,9 @@ impl Protocol for Orders {
     fn error_reply(&mut self, reason: &ProtocolReason, output: &mut Output) {
         if reason.is_error() {
             writeln!(output, "error: {reason}");
+        }
+        if self.is_huge {
+            output.push(vec![b'.'; 100_000]);
         }
     }
 

@@ -375,7 +375,7 @@ pub(crate) fn the_contents_of_all_connections_share_max_memory(binary: &str) {
     });
     assert!(!crowd.is_empty(), "all are refused");
     for error_reply in &error_replies {
-        assert!(error_reply.contains("Error: no memory for a frame: "), "{error_reply}");
+        assert!(error_reply.contains("Error: no memory for a frame or reply: "), "{error_reply}");
         assert!(error_reply.contains("of 8388608 are reserved"), "{error_reply}");
     }
     let resident = server.resident();

@@ -39,7 +39,7 @@ fn served(all: &[Received], expected: &[u8]) -> usize {
     let served = |received: &&Received| received.bytes == expected;
     for refused in all.iter().filter(|received| !served(received)) {
         let error = String::from_utf8_lossy(&refused.bytes);
-        assert!(error.contains("Error: no memory for a frame: "), "{refused:?}");
+        assert!(error.contains("Error: no memory for a frame or reply: "), "{refused:?}");
         assert!(error.contains(" of 160000 are reserved"), "{error}");
         assert_eq!((refused.fin, refused.error), (true, None));
     }
