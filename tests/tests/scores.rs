@@ -9,6 +9,7 @@ use std::{
     fmt::Write as _,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
+    num::NonZeroUsize,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -31,13 +32,20 @@ use wirestate_tokio::Tokio;
 
 use crate::scores::{Board, Scores, config};
 
-/// Machines that share a board, each under a check of the contract. None may queue more than
-/// 64 KiB and one reply.
+/// The limit of every timeout in these tests.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Machines that share a board, each under a check of the contract. Their limits are small, so that
+/// scripts reach them.
 fn machines(count: usize) -> Vec<Checked<Connection<Scores>>> {
-    let server = Server::new(config()).expect("the configuration is valid");
+    let small = config()
+        .with_high_water_mark(NonZeroUsize::new(100).expect("it is not 0"))
+        .with_timeouts(LIMIT);
+    let server = Server::new(small).expect("the configuration is valid");
     let board = Board::new().expect("the configuration is valid");
     let machine = || server.machine(Scores::new(board.clone()), Instant::EPOCH);
-    (0..count).map(|_| Checked::new(machine(), 65 * 1024)).collect()
+    // Output of 100 bytes, one reply, and one error reply.
+    (0..count).map(|_| Checked::new(machine(), 300)).collect()
 }
 
 fn machine() -> Checked<Connection<Scores>> {
@@ -47,8 +55,8 @@ fn machine() -> Checked<Connection<Scores>> {
 /// Requests of a few names, so that they meet.
 fn requests() -> impl Strategy<Value = String> {
     prop_oneof![
-        4 => "win (ann|bob)\n",
-        2 => "score (ann|bob|eve)\n",
+        20 => "win (ann|bob)\n",
+        10 => "score (ann|bob|eve)\n",
         1 => "quit\n",
         1 => "(win|score|lose) [a-c3 ]{0,3}\n",
     ]
@@ -82,9 +90,7 @@ fn replies(requests: &[String]) -> Vec<u8> {
 
 #[test]
 fn replies_are_those_of_the_model_however_slow_the_peer_is() {
-    // The shortest deadline is that of a line, 5 s.
-    let check = Check::new().with_pauses(Duration::from_secs(5));
-    check.run(machine, requests(), replies);
+    Check::new().with_pauses(LIMIT).run(machine, requests(), replies);
 }
 
 #[test]

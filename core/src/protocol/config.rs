@@ -84,6 +84,16 @@ impl Config {
         with_max_memory(max_memory: usize);
     }
 
+    /// Sets every timeout to `limit`, except for that of [`linger`](Self::linger): for tests, in
+    /// which a peer that is active within `limit` must meet none of them.
+    pub fn with_timeouts(self, limit: Duration) -> Self {
+        let frame_timeouts = self.frame_timeouts.with_header(limit).with_content(limit);
+        self.with_frame_timeouts(frame_timeouts)
+            .with_service_timeout(limit)
+            .with_idle_timeout(limit)
+            .with_write_timeout(limit)
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         self.frame_timeouts.check()?;
         check_timeout("service_timeout", self.service_timeout)?;

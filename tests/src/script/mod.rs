@@ -335,6 +335,9 @@ impl<'a, M: Machine> Player<'a, M> {
     }
 
     /// Accepts all output and sends the machine's FIN or RST, if it wants one.
+    ///
+    /// # Panics
+    /// If `poll_shared` keeps returning true, or the output has no end.
     #[track_caller]
     pub fn play_out(&mut self) {
         for _ in 0..MAX_POLLS {
