@@ -38,14 +38,14 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Machines that share a board, each under a check of the contract. Their limits are small, so that
 /// scripts reach them.
 fn machines(count: usize) -> Vec<Checked<Connection<Scores>>> {
-    let small = config()
-        .with_high_water_mark(NonZeroUsize::new(100).expect("it is not 0"))
-        .with_timeouts(LIMIT);
+    let bytes = |n| NonZeroUsize::new(n).expect("n is not 0");
+    let small =
+        config().with_buffer(bytes(200)).with_high_water_mark(bytes(256)).with_timeouts(LIMIT);
     let server = Server::new(small).expect("the configuration is valid");
     let board = Board::new().expect("the configuration is valid");
     let machine = || server.machine(Scores::new(board.clone()), Instant::EPOCH);
-    // Output of 100 bytes, one reply, and one error reply.
-    (0..count).map(|_| Checked::new(machine(), 300)).collect()
+    // Output of 256 bytes, one reply, and the longest error reply.
+    (0..count).map(|_| Checked::new(machine(), 330)).collect()
 }
 
 fn machine() -> Checked<Connection<Scores>> {
@@ -119,9 +119,9 @@ proptest! {
     #[test]
     fn each_watcher_gets_each_win_once_and_no_wake_up_is_lost(
         ops in stage::interleaved([
-            script::ops_of("win ann\n", 20),
-            script::ops_of("win bob\n", 20),
-            script::ops_of("win eve\n", 20),
+            script::ops_of("(win ann\n){1,9}", 20).boxed(),
+            script::ops_of("(win bob\n){1,9}", 20).boxed(),
+            Just(Vec::new()).boxed(), // a watcher that does not read
         ]),
     ) {
         // Each connection watches first. Its news of a name then count from 1, without a gap.

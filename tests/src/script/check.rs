@@ -180,6 +180,8 @@ fn play_undisturbed<M: Machine>(machine: &mut M, ops: &[Op]) -> (usize, Transcri
 struct Script<F> {
     /// Frames that arrive first, again and again, until the machine stops reading.
     flood: Vec<F>,
+    /// How many of them arrive at first. Each time, twice as many arrive.
+    burst: usize,
     /// The input and what happens meanwhile.
     steps: Vec<Step<F>>,
     /// The most bytes that the kernel accepts at once.
@@ -198,9 +200,11 @@ fn scripts<F: Clone + Debug>(
     let flood = prop_oneof![39 => Just(Vec::new()), 1 => vec(frames, 1..=4)];
     let steps = steps(frames, op(pauses), MAX_STEPS);
     let max_accept = prop_oneof![Just(usize::MAX), Just(32), Just(3), Just(0)];
+    let flood = (flood, prop_oneof![Just(1), Just(64)]);
     (flood, steps, max_accept, any::<bool>(), vec(op(pauses), 0..=MAX_STEPS / 4)).prop_map(
-        |(flood, steps, max_accept, early_fin, last)| Script {
+        |((flood, burst), steps, max_accept, early_fin, last)| Script {
             flood,
+            burst,
             steps,
             max_accept,
             early_fin,
@@ -267,7 +271,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
     fn play_input<F: Clone + Into<Vec<u8>>>(&mut self, script: &Script<F>) -> Vec<F> {
         let mut frames = Vec::new();
         let mut flood = script.flood.iter().cycle();
-        let mut count = 1;
+        let mut count = script.burst;
         while self.player.machine().interest().read && frames.len() + count <= MAX_FLOOD {
             let sent: Vec<F> = flood.by_ref().take(count).cloned().collect();
             if sent.is_empty() {
