@@ -506,8 +506,7 @@ impl<P: Protocol> Connection<P> {
 
     /// The eviction that ends the connection at its deadline.
     fn eviction(&self) -> Option<Eviction> {
-        let slot = self.slot.as_ref()?;
-        slot.eviction(self.phase()?)
+        self.slot.as_ref()?.eviction(|| self.phase())
     }
 
     /// Ends an evicted connection.

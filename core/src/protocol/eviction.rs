@@ -86,8 +86,8 @@ impl EvictionSlot {
     }
 
     /// The eviction that has begun, unless a new phase has begun since.
-    pub(super) fn eviction(&self, phase: Phase) -> Option<Eviction> {
-        self.eviction.filter(|_| phase.continues(self.last))
+    pub(super) fn eviction(&self, phase: impl FnOnce() -> Option<Phase>) -> Option<Eviction> {
+        self.eviction.filter(|_| phase().is_some_and(|phase| phase.continues(self.last)))
     }
 }
 
