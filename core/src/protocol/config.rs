@@ -4,7 +4,7 @@ use core::{num::NonZeroUsize, time::Duration};
 
 use super::{FrameTimeouts, HIGH_WATER_MARK};
 use crate::{
-    ConfigError, Linger,
+    ConfigError, Fault, Linger,
     config::{check_timeout, with_setters},
 };
 
@@ -35,6 +35,9 @@ pub struct Config {
     ///
     /// [`Protocol::is_idle`](super::Protocol::is_idle) can exempt a connection.
     pub idle_timeout: Option<Duration>,
+    /// Whose fault an idle timeout is. [`Fault::None`] suits a protocol whose clients keep idle
+    /// connections so that the next request is quicker. Default: [`Fault::Time`].
+    pub idle_fault: Fault,
     /// Resets a connection whose peer acknowledges no byte for this long while output or a FIN is
     /// pending; `None`: never. The reset comes within 1.125 times this. Must be non-zero.
     /// Default: 10 s.
@@ -61,6 +64,7 @@ impl Default for Config {
             max_in_flight: const { NonZeroUsize::new(32).unwrap() },
             service_timeout: Some(Duration::from_secs(60)),
             idle_timeout: Some(Duration::from_secs(60)),
+            idle_fault: Fault::Time,
             write_timeout: Some(Duration::from_secs(10)),
             linger: Linger::default(),
             idle_buffers: 64,
@@ -78,6 +82,7 @@ impl Config {
         with_max_in_flight(max_in_flight: NonZeroUsize);
         with_service_timeout(service_timeout: impl Into<Option<Duration>>);
         with_idle_timeout(idle_timeout: impl Into<Option<Duration>>);
+        with_idle_fault(idle_fault: Fault);
         with_write_timeout(write_timeout: impl Into<Option<Duration>>);
         with_linger(linger: Linger);
         with_idle_buffers(idle_buffers: usize);

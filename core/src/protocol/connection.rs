@@ -294,7 +294,8 @@ impl<P: Protocol> Connection<P> {
             State::Draining(_) if self.is_idle() => self.stop_reading(ProtocolReason::ShutDown),
             State::Open if self.is_idle() => {
                 let limit = self.config().idle_timeout.unwrap_or_default();
-                self.stop_reading(ProtocolReason::IdleTimeout { limit });
+                let fault = self.config().idle_fault;
+                self.stop_reading(ProtocolReason::IdleTimeout { limit, fault });
             }
             State::Open | State::Draining(_) | State::Answering(_) | State::Ending(_) => {
                 self.expire(now);

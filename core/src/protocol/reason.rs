@@ -25,6 +25,8 @@ pub enum ProtocolReason<E: Reason = Malformed> {
     IdleTimeout {
         /// The limit.
         limit: Duration,
+        /// [`Config::idle_fault`](super::Config::idle_fault).
+        fault: Fault,
     },
     /// The server was full, and closed this connection for a new one
     /// ([`Server::with_idle_connections`](super::Server::with_idle_connections)).
@@ -136,7 +138,7 @@ impl<E: Reason> ProtocolReason<E> {
             Self::Finished => ("finished", Fault::None),
             Self::Closed => ("closed", Fault::None),
             Self::ShutDown => ("shut_down", Fault::Requested),
-            Self::IdleTimeout { .. } => ("idle_timeout", Fault::Time),
+            Self::IdleTimeout { fault, .. } => ("idle_timeout", *fault),
             Self::Evicted { .. } => ("evicted", Fault::None),
             Self::Malformed(error) => (error.label(), error.fault()),
             Self::Truncated { .. } => ("truncated", Fault::Peer),

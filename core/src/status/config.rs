@@ -7,7 +7,7 @@ use core::{
 
 use super::{AllowedHosts, state::MAX_HEAD};
 use crate::{
-    ConfigError, Linger,
+    ConfigError, Fault, Linger,
     config::{check_timeout, with_setters},
     protocol::{self, FrameTimeouts},
 };
@@ -88,6 +88,7 @@ impl Config {
             .with_buffer(HEAD)
             .with_max_frame(HEAD)
             .with_high_water_mark(NonZeroUsize::MIN)
+            .with_idle_fault(Fault::None)
             .with_frame_timeouts(FrameTimeouts::default().with_header(self.head_timeout))
             .with_idle_timeout(self.idle_timeout)
             .with_write_timeout(self.write_timeout)

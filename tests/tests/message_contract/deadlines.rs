@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wirestate_core::{
-    Event, Instant, Machine, Outbound,
+    Event, Fault, Instant, Machine, Outbound,
     drive::deliver,
     message::{
         Client, ClientReason, Config, Connection, Message, MessageReason, Server,
@@ -241,7 +241,10 @@ fn a_connection_without_a_request_is_closed_after_60_s() {
     receive(&mut machine, &golden(), secs(112));
     assert_eq!(machine.interest().write, Outbound::Finished);
     expires_at(&mut machine, secs(113));
-    assert_eq!(machine.reason(), Some(MessageReason::IdleTimeout { limit: secs(60) }));
+    assert_eq!(
+        machine.reason(),
+        Some(MessageReason::IdleTimeout { limit: secs(60), fault: Fault::Time })
+    );
 }
 
 /// The peer is not idle while it waits for a reply.
