@@ -180,18 +180,15 @@ impl Input for Buffer {
 
     fn reserve(&mut self, length: Option<usize>) -> Result<(), NoSpace> {
         let (received, limit) = (self.len(), self.max_frame);
-        let is_valid = length.is_none_or(|length| length > received);
+        let seen = received.min(limit); // by the protocol
+        let is_valid = length.is_none_or(|length| length > seen);
         debug_assert!(is_valid, "a frame of {length:?} bytes is incomplete, but has {received}");
-        let length = length.filter(|_| is_valid);
-        match length {
-            Some(length) if length > limit => return Err(NoSpace::TooLong { length, limit }),
-            // The frame is longer than what has arrived.
-            None if received >= limit => {
-                return Err(NoSpace::TooLong { length: limit.saturating_add(1), limit });
-            }
-            Some(_) | None => {}
+        let length = length.or(self.length).filter(|length| *length > seen);
+        let min_length = length.unwrap_or(seen.saturating_add(1));
+        if min_length > limit {
+            return Err(NoSpace::TooLong { length: min_length, limit });
         }
-        self.length = length.or(self.length);
+        self.length = length;
         let size = self.memory.bytes().len();
         if received == 0 || received < size {
             return Ok(()); // `spare` makes the space

@@ -16,7 +16,7 @@ use wirestate_testkit::{
     script,
 };
 
-use crate::itself;
+use crate::{itself, services::Counting};
 
 const MILLI: Duration = Duration::from_millis(1);
 /// More output than any machine here queues, in bytes.

@@ -1,6 +1,9 @@
 //! Frames, their limits and their deadlines.
 
-use std::time::Duration;
+use std::{
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 use wirestate_core::{Event, Fault, Instant, Machine, Outbound, Reason, drive};
@@ -62,6 +65,21 @@ fn bad_input_is_answered_by_one_error_reply_for_every_cut() {
             let ended = played(&ops);
             assert_eq!(ended, (output.to_owned(), Some(label), Some(Ending::Fin)), "{input}");
         }
+    }
+}
+
+#[test]
+fn a_frame_above_the_limit_ends_the_connection_even_if_the_buffer_holds_all_of_it() {
+    let config = small().with_max_frame(20.try_into().unwrap());
+    let config = config.with_buffer(1000.try_into().unwrap());
+    let input = format!("raw 30\n{}", "x".repeat(40));
+    for cut in [script::whole(input.len()), script::byte_by_byte(input.len())] {
+        let pieces = script::pieces(input.as_bytes(), &cut);
+        let ops: Vec<Op> = pieces.map(|piece| Op::Receive(piece.to_vec())).collect();
+        let mut machine = machine(config.clone(), Orders::default());
+        let transcript = script::play_out(&mut machine, &ops);
+        let error = "error: a frame of 37 bytes or more, above the limit of 20\n";
+        assert_eq!(str::from_utf8(&transcript.output), Ok(error));
     }
 }
 

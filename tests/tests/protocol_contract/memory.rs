@@ -1,9 +1,9 @@
 //! The memory of all connections together.
 
 use wirestate_core::{Instant, Machine, Reason, drive, protocol::Server};
-use wirestate_testkit::script;
+use wirestate_testkit::script::{self, Op};
 
-use crate::{Orders, small};
+use crate::{Orders, machine, small};
 
 #[test]
 fn long_frames_of_all_connections_share_a_limit() {
@@ -87,4 +87,13 @@ fn an_error_reply_that_exceeds_the_limit_is_left_out() {
     drive::deliver(&mut machine, &mut &b"say a\nhuge\n"[..], Instant::EPOCH);
     assert_eq!(script::collect(&mut machine, Instant::EPOCH), b"a\n");
     assert_eq!(machine.interest().write, wirestate_core::Outbound::Finish);
+}
+
+#[test]
+fn an_allocation_is_no_longer_than_its_frame() {
+    let server = Server::new(small().with_max_frame(1000.try_into().unwrap())).unwrap();
+    let mut machine = server.machine(Orders::default(), Instant::EPOCH);
+    drive::deliver(&mut machine, &mut &b"raw 90\n"[..], Instant::EPOCH);
+    drive::deliver(&mut machine, &mut &[b'x'; 80][..], Instant::EPOCH);
+    assert_eq!(server.quota().reserved(), 97);
 }
