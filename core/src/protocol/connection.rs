@@ -362,16 +362,8 @@ impl<P: Protocol> Connection<P> {
                 Ok(Step::WaitUntil(until)) => {
                     self.wait_until = Some(until).filter(|until| *until > now);
                 }
-                Ok(Step::Incomplete { .. }) if self.has_eof => {
-                    let reason = match self.input.partial() {
-                        None => ProtocolReason::Finished,
-                        Some(PartialFrame { received, expected, .. }) => {
-                            ProtocolReason::Truncated { received, expected }
-                        }
-                    };
-                    self.stop_reading(reason);
-                }
                 Ok(Step::Incomplete { length }) => match self.input.reserve(length) {
+                    Ok(()) if self.has_eof => self.stop_reading(self.end_of_input()),
                     Ok(()) => break,
                     Err(no_space) => self.stop_reading(no_space.into()),
                 },
@@ -389,6 +381,16 @@ impl<P: Protocol> Connection<P> {
         if !self.has_room() {
             // No read follows before output is written or a reply is ready.
             self.input.release();
+        }
+    }
+
+    /// Why the connection ends once the input has ended and all whole frames are taken.
+    fn end_of_input(&self) -> ProtocolReason<P::Error> {
+        match self.input.partial() {
+            None => ProtocolReason::Finished,
+            Some(PartialFrame { received, expected, .. }) => {
+                ProtocolReason::Truncated { received, expected }
+            }
         }
     }
 

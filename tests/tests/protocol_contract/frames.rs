@@ -68,6 +68,25 @@ fn bad_input_is_answered_by_one_error_reply_for_every_cut() {
     }
 }
 
+/// What the reason says depends on the input alone, also if the end of the input was noticed before
+/// the frame was looked at.
+#[test]
+fn a_bad_frame_behind_one_that_waits_ends_as_any_other() {
+    let long = "x".repeat(101);
+    let config = small().with_buffer(1000.try_into().unwrap());
+    let ended = |ops: &[Op]| {
+        let mut machine = machine(config.clone(), Orders::default());
+        let transcript = script::play_out(&mut machine, ops);
+        (String::from_utf8(transcript.output).unwrap(), transcript.label)
+    };
+    for input in ["raw 9\nabc", "raw 999\n", &long, "sa", ""] {
+        let (output, label) = ended(&[receive(input), Op::Eof]);
+        let waited = format!("wait 100\n{input}");
+        let waited = ended(&[receive(&waited), Op::Eof, Op::Timeout]);
+        assert_eq!(waited, (format!("waited\n{output}"), label), "{input}");
+    }
+}
+
 #[test]
 fn a_frame_above_the_limit_ends_the_connection_even_if_the_buffer_holds_all_of_it() {
     let config = small().with_max_frame(20.try_into().unwrap());
