@@ -9,7 +9,8 @@ use crate::buffer::{Pool, Quota, Reservation};
 ///
 /// It holds one buffer of the pool while it has input. A frame that is longer gets an allocation of
 /// its own, which doubles as the bytes arrive: at most twice the bytes received, and at most
-/// [`Config::max_frame`](super::Config::max_frame).
+/// [`Config::max_frame`](super::Config::max_frame). It is freed once the frame is taken and the rest
+/// of the input fits into a buffer of the pool.
 ///
 /// A frame of a line with a length, and as many bytes:
 ///
@@ -130,6 +131,13 @@ impl Buffer {
         (self.start, self.end) = (0, end - start);
     }
 
+    /// Moves the input to a buffer of the pool, in which it fits.
+    fn move_to(&mut self, mut buffer: Box<[u8]>) {
+        self.compact();
+        buffer[..self.end].copy_from_slice(&self.memory.bytes()[..self.end]);
+        self.memory = Memory::Pooled(buffer);
+    }
+
     /// Gives the memory back if it is empty, or not that of the pool.
     fn give_back(&mut self) {
         if let Memory::Pooled(buffer) = core::mem::replace(&mut self.memory, Memory::None) {
@@ -147,8 +155,12 @@ impl Input for Buffer {
             }
             (self.start, self.end, self.searched) = (0, 0, 0);
         }
-        if let Memory::None = self.memory {
-            self.memory = Memory::Pooled(self.pool.take());
+        // A long frame was taken, and the rest needs no allocation.
+        let is_short = self.start > 0 && self.len() < self.pool.size();
+        match self.memory {
+            Memory::Allocated(..) if is_short => self.move_to(self.pool.take()),
+            Memory::None => self.memory = Memory::Pooled(self.pool.take()),
+            Memory::Pooled(_) | Memory::Allocated(..) => {}
         }
         let size = self.memory.bytes().len();
         if self.start > 0 && size - self.end <= size / 4 {

@@ -97,3 +97,17 @@ fn an_allocation_is_no_longer_than_its_frame() {
     drive::deliver(&mut machine, &mut &[b'x'; 80][..], Instant::EPOCH);
     assert_eq!(server.quota().reserved(), 97);
 }
+
+#[test]
+fn the_rest_of_the_input_does_not_keep_the_memory_of_a_long_frame() {
+    let server = Server::new(small().with_max_frame(100_000.try_into().unwrap())).unwrap();
+    let mut machine = server.machine(Orders::default(), Instant::EPOCH);
+    let line = format!("say {}\nsay", "x".repeat(40_000));
+    drive::deliver(&mut machine, &mut line.as_bytes(), Instant::EPOCH);
+    assert_eq!(script::collect(&mut machine, Instant::EPOCH).len(), 40_001);
+    for _ in 0..5 {
+        drive::deliver(&mut machine, &mut &b" b\nsay"[..], Instant::EPOCH);
+        assert_eq!(server.quota().reserved(), 0);
+        assert_eq!(script::collect(&mut machine, Instant::EPOCH), b"b\n");
+    }
+}
