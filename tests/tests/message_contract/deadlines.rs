@@ -122,6 +122,19 @@ fn a_content_that_arrives_at_the_minimum_rate_has_no_time_limit() {
     expires_at(&mut machine, secs(80));
 }
 
+#[test]
+fn the_chunks_of_a_streamed_content_do_not_extend_its_time() {
+    let mut machine = serving(Counting::default());
+    let request = frames([&Message::binary(vec![1; 300])]);
+    for (byte, time) in request[..300].chunks(100).zip(0..) {
+        receive(&mut machine, byte, secs(14 * time));
+        assert_eq!(machine.work(), 0, "a chunk is no request");
+    }
+    expires_at(&mut machine, secs(30));
+    let reply = error_reply(&sent(&mut machine, secs(30)));
+    assert!(reply.contains("received 300 of a frame's"), "{reply}");
+}
+
 /// The deadline of the second frame counts from the first byte of that frame.
 #[test]
 fn the_time_of_a_frame_begins_with_its_first_byte() {

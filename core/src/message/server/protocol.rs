@@ -62,30 +62,32 @@ impl<S: Service> Protocol for ServiceProtocol<S> {
         input: &mut Inbox,
         replies: &mut Replies<Self::Answer>,
     ) -> Result<Step, DecodeError> {
-        let service = &mut self.service;
-        match input.next_incoming(|header| service.delivery(header))? {
-            None => return Ok(Step::Incomplete { length: None }),
-            Some(Incoming::Chunk(chunk)) => self.service.chunk(chunk),
-            Some(Incoming::Message(request)) => {
-                self.server.requests.fetch_add(1, Relaxed);
-                let size = reserved_for(&request.content);
-                let reply = self.service.call(request);
-                let mut reservation = input.take_reservation();
-                match reply {
-                    Reply::Ready(reply) => {
-                        // The reply takes its place in the quota.
-                        drop(reservation);
-                        append(reply, replies.output());
-                    }
-                    Reply::Pending(future) => {
-                        replies.reserve(&mut reservation, size);
-                        replies.defer(PendingReply { future, reservation });
-                    }
-                }
-                if self.server.one_shot {
-                    replies.close();
-                }
+        let request = loop {
+            let service = &mut self.service;
+            match input.next_incoming(|header| service.delivery(header))? {
+                None => return Ok(Step::Incomplete { length: None }),
+                // A chunk is a part of a frame, and does not extend the frame's time.
+                Some(Incoming::Chunk(chunk)) => self.service.chunk(chunk),
+                Some(Incoming::Message(request)) => break request,
             }
+        };
+        self.server.requests.fetch_add(1, Relaxed);
+        let size = reserved_for(&request.content);
+        let reply = self.service.call(request);
+        let mut reservation = input.take_reservation();
+        match reply {
+            Reply::Ready(reply) => {
+                // The reply takes its place in the quota.
+                drop(reservation);
+                append(reply, replies.output());
+            }
+            Reply::Pending(future) => {
+                replies.reserve(&mut reservation, size);
+                replies.defer(PendingReply { future, reservation });
+            }
+        }
+        if self.server.one_shot {
+            replies.close();
         }
         Ok(Step::Taken)
     }
