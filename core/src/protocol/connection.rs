@@ -200,7 +200,7 @@ impl<P: Protocol> Machine for Connection<P> {
             }
             Err(error) => {
                 has_changed = true;
-                self.abandon_replies(ProtocolReason::Malformed(error));
+                self.end_with(ProtocolReason::Malformed(error));
             }
         }
         if has_changed {
@@ -457,6 +457,11 @@ impl<P: Protocol> Connection<P> {
     /// Drops the replies that are not writable, and ends the connection with `reason`.
     fn abandon_replies(&mut self, reason: ProtocolReason<P::Error>) {
         self.replies.abandon();
+        self.end_with(reason);
+    }
+
+    /// Ends the connection with `reason`, after the replies so far.
+    fn end_with(&mut self, reason: ProtocolReason<P::Error>) {
         // An earlier error of the peer stays the reason, so that the peer is sent that error.
         if !matches!(&self.state, State::Answering(reason) if reason.is_error()) {
             self.stop_reading(reason);

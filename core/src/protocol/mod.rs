@@ -96,6 +96,9 @@ pub trait Protocol {
     type Error: Reason;
 
     /// The future of an answer that is not ready: [`Immediate`] if there is none.
+    ///
+    /// If it fails, the replies to later requests are dropped. The connection closes after those to
+    /// earlier ones and an [`error_reply`](Self::error_reply).
     type Answer: Future<Output = Result<Output, Self::Error>> + Unpin;
 
     /// Takes the next frame from the input, and answers it.

@@ -217,27 +217,22 @@ where
     /// Polls all pending answers. Returns whether one became ready.
     ///
     /// # Errors
-    /// An answer has failed. The others stay.
+    /// An answer has failed. It was dropped with all replies behind it; those before it stay.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Result<bool, E> {
         let mut has_changed = false;
-        for slot in &mut self.slots {
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
             if let Slot::Pending { answer, .. } = slot
                 && let Poll::Ready(output) = Pin::new(answer).poll(cx)
             {
                 has_changed = true;
-                let mut reserved = Output::with_quota(self.quota.clone());
-                let output = match output {
-                    Ok(output) => output,
-                    Err(error) => {
-                        drop(mem::replace(slot, Slot::Ready(reserved)));
-                        return Err(error);
-                    }
-                };
                 // The slot's future is dropped first: it may hold a reservation for the request.
                 drop(mem::replace(slot, Slot::Ready(Output::default())));
+                let output = output.inspect_err(|_| self.slots.truncate(index))?;
+                let mut reserved = Output::with_quota(self.quota.clone());
                 reserved.append(output);
                 self.exceeded = self.exceeded.or(reserved.take_exceeded());
-                *slot = Slot::Ready(reserved);
+                self.slots[index] = Slot::Ready(reserved);
             }
         }
         Ok(has_changed)

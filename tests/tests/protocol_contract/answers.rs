@@ -109,3 +109,28 @@ fn an_answer_without_output_is_activity() {
     player.play(&Op::Timeout);
     assert_eq!(player.now(), Instant::EPOCH + Duration::from_secs(160), "60 s after the answer");
 }
+
+#[test]
+fn an_answer_that_fails_leaves_the_replies_before_it_in_their_turn() {
+    for answered in [&[0, 1][..], &[1, 0]] {
+        for at_once in [true, false] {
+            let orders = Orders::default();
+            let mut machine = machine(small(), orders.clone());
+            let mut player = Player::new(&mut machine);
+            player.play(&Op::Receive(b"later a\nfail\nsay b\n".into()));
+            for index in answered {
+                orders.answer(*index);
+                if !at_once {
+                    player.play(&Op::Release);
+                }
+            }
+            player.play(&Op::Release);
+            player.play_out();
+            player.play(&Op::Eof);
+            let transcript = player.transcript();
+            let output = str::from_utf8(&transcript.output);
+            assert_eq!(output, Ok("a\nerror: the answer failed\n"), "{answered:?} {at_once}");
+            assert_eq!(transcript.label, Some("malformed"));
+        }
+    }
+}
