@@ -331,14 +331,16 @@ impl<P: Protocol> Connection<P> {
     /// Takes at most [`MAX_FRAMES`] frames and sends replies, while there is room. Then updates the
     /// state that depends on them. It is called after every event.
     fn pump(&mut self, now: Instant) {
-        let mut steps = 0;
+        let (mut steps, mut is_incomplete) = (0, false);
         let had_output = !self.replies.writable().is_empty();
         self.replies.set_now(now);
         self.may_have_frames = false;
         self.wait_until.take_if(|until| *until <= now);
         loop {
+            self.check_replies();
             self.replies.write_ready();
-            if !self.is_open() || !self.has_room() || self.wait_until.is_some() {
+            let is_waiting = is_incomplete || self.wait_until.is_some();
+            if is_waiting || !self.is_open() || !self.has_room() {
                 break;
             }
             if steps == MAX_FRAMES {
@@ -364,12 +366,11 @@ impl<P: Protocol> Connection<P> {
                 }
                 Ok(Step::Incomplete { length }) => match self.input.reserve(length) {
                     Ok(()) if self.has_eof => self.stop_reading(self.end_of_input()),
-                    Ok(()) => break,
+                    Ok(()) => is_incomplete = true,
                     Err(no_space) => self.stop_reading(no_space.into()),
                 },
                 Err(error) => self.stop_reading(ProtocolReason::Malformed(error)),
             }
-            self.check_replies();
         }
         self.answer_last(now);
         self.note_output(had_output, now);

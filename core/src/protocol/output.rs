@@ -135,19 +135,22 @@ impl Output {
         &mut self.tail
     }
 
-    /// Appends the whole of `other`.
+    /// Appends the whole of `other`, with its reservations.
     pub(super) fn append(&mut self, other: Self) {
-        let Self { queue, tail, written, exceeded, .. } = other;
-        for (bytes, reservation) in queue {
-            if reservation.is_empty() {
-                // It was made without this quota.
-                self.push_slice(bytes);
-            } else {
-                self.push_reserved(bytes, reservation);
+        for (bytes, reservation) in other.queue {
+            self.push_reserved(bytes, reservation);
+        }
+        self.extend(&other.tail[other.written..]);
+    }
+
+    /// Reserves the slices of output that was made without a quota.
+    pub(super) fn set_quota(&mut self, quota: &Quota) {
+        for (bytes, reservation) in &mut self.queue {
+            if let Err(exceeded) = quota.resize(reservation, Self::reserved_for(bytes)) {
+                self.exceeded = Some(exceeded);
             }
         }
-        self.extend(&tail[written..]);
-        self.exceeded = self.exceeded.or(exceeded);
+        self.quota = quota.clone();
     }
 
     /// Begins a reply.
@@ -294,5 +297,31 @@ mod tests {
         assert_eq!(Shared::strong_count(&owner), 1);
         appended.push(owned(b"f", &owner));
         assert_eq!(Shared::strong_count(&owner), 1, "short bytes are copied");
+    }
+
+    #[test]
+    fn output_is_truncated_to_any_length() {
+        for len in 0..=7 {
+            let mut output = Output::default();
+            output.extend(b"xab");
+            output.push_slice(Bytes::from_static(b"cd"));
+            output.extend(b"e");
+            output.push_slice(Bytes::from_static(b"f"));
+            output.extend(b"g");
+            output.consume(1);
+            output.truncate(len);
+            output.extend(b"!");
+            let mut bufs = [&[][..]; 8];
+            let count = output.write_bufs(&mut bufs);
+            let rest = [&b"abcdefg"[..len], b"!"].concat();
+            assert_eq!((bufs[..count].concat(), output.len()), (rest, len + 1));
+        }
+        let mut output = Output::default();
+        output.extend(b"xab");
+        output.consume(1);
+        output.truncate(1);
+        output.extend(b"!");
+        let mut bufs = [&[][..]; 8];
+        assert_eq!((output.write_bufs(&mut bufs), bufs[0], output.len()), (1, &b"a!"[..], 2));
     }
 }

@@ -228,11 +228,10 @@ where
                 has_changed = true;
                 // The slot's future is dropped first: it may hold a reservation for the request.
                 drop(mem::replace(slot, Slot::Ready(Output::default())));
-                let output = output.inspect_err(|_| self.slots.truncate(index))?;
-                let mut reserved = Output::with_quota(self.quota.clone());
-                reserved.append(output);
-                self.exceeded = self.exceeded.or(reserved.take_exceeded());
-                self.slots[index] = Slot::Ready(reserved);
+                let mut output = output.inspect_err(|_| self.slots.truncate(index))?;
+                output.set_quota(&self.quota);
+                self.exceeded = self.exceeded.or(output.take_exceeded());
+                self.slots[index] = Slot::Ready(output);
             }
         }
         Ok(has_changed)

@@ -532,3 +532,15 @@ fn a_reason_names_the_fault() {
         assert_eq!(machine.reason().map(|reason| reason.fault()), Some(fault), "{label}");
     }
 }
+
+#[test]
+fn a_reply_that_exceeds_the_memory_is_not_begun() {
+    let reply = |_: Message<'_>| Message::binary(vec![0; 10_000]);
+    let config = Config::default().with_max_memory(9000);
+    let mut machine = checked(config, service::function(reply));
+    let request = frames([&Message::binary("x")]);
+    let transcript = script::play_out(&mut machine, &[Op::Receive(request)]);
+    let replies = whole_messages(&transcript.output);
+    let [error] = &replies[..] else { panic!("{replies:?}") };
+    assert!(str::from_utf8(&error.content).unwrap().contains("no memory"), "{error:?}");
+}

@@ -111,3 +111,23 @@ fn the_rest_of_the_input_does_not_keep_the_memory_of_a_long_frame() {
         assert_eq!(script::collect(&mut machine, Instant::EPOCH), b"b\n");
     }
 }
+
+/// No reply is lost without a reason, also once the input has ended, or while a frame waits.
+#[test]
+fn an_answer_that_exceeds_the_limit_ends_the_connection_in_any_state() {
+    let answer = format!("later {}\n", "x".repeat(5000));
+    for then in [Op::Release, Op::Eof, Op::Receive("wait 100\nsay a\n".into()), Op::ShutDown] {
+        let frame = 6000.try_into().unwrap();
+        let config = small().with_buffer(frame).with_max_frame(frame).with_max_memory(4500);
+        let orders = Orders::default();
+        let mut machine = machine(config, orders.clone());
+        let ops = [Op::Receive(answer.clone().into()), then.clone()];
+        script::play(&mut machine, &ops);
+        orders.answer(0);
+        let transcript = script::play_out(&mut machine, &[Op::Release]);
+        let output = String::from_utf8(transcript.output).unwrap();
+        let error = "error: no memory for a frame or reply: cannot reserve 5001 more bytes";
+        assert!(output.starts_with(error), "{then:?}: {output}");
+        assert_eq!(machine.machine().status().state == "lingering", then != Op::Eof);
+    }
+}
