@@ -25,8 +25,8 @@ use crate::{
 /// The peer may send requests without waiting for replies. Replies are sent in the order of the
 /// requests, as many as possible in one vectored write.
 ///
-/// One call of a method answers at most 32 frames, even if more are buffered. While more may be
-/// buffered, and while [`Config::high_water_mark`] bytes of output are pending, the connection does
+/// One call of a method answers at most 32 frames, even if more are buffered, and sends at most 32
+/// news. Each counts as a unit of [`work`](Machine::work). While more frames may be buffered, and while [`Config::high_water_mark`] bytes of output are pending, the connection does
 /// not read. [`Event::Written`] and [`poll_shared`](Machine::poll_shared) continue with the next
 /// ones.
 ///
@@ -55,6 +55,8 @@ pub struct Connection<P: Protocol> {
     wait_until: Option<Instant>,
     /// The number of frames taken.
     frames: u64,
+    /// The number of news.
+    news: u64,
     frame_timer: FrameTimer,
     /// More than half of [`Config::max_memory`] was in use at the last call. It is stored because a
     /// deadline depends on it and must not change between calls.
@@ -92,6 +94,7 @@ impl<P: Protocol> Connection<P> {
             may_have_frames: false,
             wait_until: None,
             frames: 0,
+            news: 0,
             frame_timer: FrameTimer::default(),
             is_memory_scarce: false,
             last_activity: now,
@@ -203,14 +206,15 @@ impl<P: Protocol> Machine for Connection<P> {
                 self.end_with(ProtocolReason::Malformed(error));
             }
         }
+        has_changed |= self.poll_news(now, cx);
         if has_changed {
             self.pump(now);
         }
-        has_changed | self.poll_news(now, cx) | self.poll_eviction(now, cx)
+        has_changed | self.poll_eviction(now, cx)
     }
 
     fn work(&self) -> u64 {
-        self.frames
+        self.frames + self.news
     }
 
     fn status(&self) -> Status {
@@ -411,12 +415,10 @@ impl<P: Protocol> Connection<P> {
                 Poll::Ready(Err(error)) => self.stop_reading(ProtocolReason::Malformed(error)),
             }
             has_news = true;
+            self.news += 1;
             self.check_replies();
         }
-        if has_news {
-            self.note_output(had_output, now);
-            self.pump(now);
-        }
+        self.note_output(had_output, now);
         has_news
     }
 
@@ -607,6 +609,6 @@ impl<P: Protocol> Connection<P> {
     }
 }
 
-/// The most frames that one call takes. They spread the cost of a write over many replies, and take
+/// The most frames that one call takes, and the most news. They spread the cost of a write over many replies, and take
 /// about 30 µs of CPU time with a quick protocol.
 const MAX_FRAMES: u64 = 32;

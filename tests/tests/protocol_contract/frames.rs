@@ -189,6 +189,21 @@ fn one_call_takes_at_most_32_frames() {
 }
 
 #[test]
+fn one_call_takes_at_most_32_frames_and_32_news_and_counts_them_as_work() {
+    let orders = Orders::default();
+    let config = small().with_buffer(1000.try_into().unwrap());
+    let mut machine = machine(config, orders.clone());
+    drive::deliver(&mut machine, &mut "say\n".repeat(100).as_bytes(), Instant::EPOCH);
+    assert_eq!(machine.work(), 32);
+    (0..40).for_each(|_| orders.publish("x"));
+    let mut cx = Context::from_waker(Waker::noop());
+    for (work, unread) in [(96, 8), (136, 0)] {
+        assert!(machine.poll_shared(Instant::EPOCH, &mut cx));
+        assert_eq!((machine.work(), orders.unread_news()), (work, unread));
+    }
+}
+
+#[test]
 fn an_idle_connection_holds_no_buffer() {
     use wirestate_core::protocol::Server;
     let server = Server::new(small()).unwrap();
