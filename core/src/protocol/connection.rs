@@ -278,7 +278,12 @@ impl<P: Protocol> Connection<P> {
         if !WriteProgress::expires(self, |m| &mut m.progress, now, queued, unacknowledged) {
             return;
         }
-        if let Some(eviction) = self.eviction().filter(|eviction| eviction.until <= now) {
+        let write_timeout = self.config().write_timeout.filter(|limit| {
+            self.write_deadline().is_some() && self.progress.is_stalled(now, *limit)
+        });
+        if write_timeout.is_none()
+            && let Some(eviction) = self.eviction().filter(|eviction| eviction.until <= now)
+        {
             return self.end_evicted(eviction, now);
         }
         let unacknowledged = self.replies.writable().len() + unacknowledged;
@@ -287,9 +292,6 @@ impl<P: Protocol> Connection<P> {
             ending.expire(self.server.inner.config.write_timeout.map(stalled));
             return self.clear();
         }
-        let write_timeout = self.config().write_timeout.filter(|limit| {
-            self.write_deadline().is_some() && self.progress.is_stalled(now, *limit)
-        });
         if let Some(limit) = write_timeout {
             self.state = State::Ending(Teardown::reset(stalled(limit)));
             return self.clear();

@@ -185,6 +185,17 @@ fn output_that_the_kernel_accepts_is_written_before_a_connection_ends() {
 }
 
 #[test]
+fn a_connection_whose_peer_acknowledges_nothing_in_time_is_reset_even_if_it_is_evicted() {
+    let full = Full::new();
+    let mut stalled = full.connection("say a\n");
+    script::collect(&mut stalled, NOW);
+    assert_eq!(full.evict(&mut [&mut stalled], at(10_000)), Some(0));
+    stalled.handle(at(10_000), Event::Timeout { unacknowledged: 2 });
+    assert_eq!(stalled.interest().write, Outbound::Reset);
+    assert_eq!(label(&mut stalled, at(10_000)), "write_stalled");
+}
+
+#[test]
 fn a_lingering_connection_ends_at_once() {
     let full = Full::new();
     let (mut idle, mut machine) = (full.connection(""), full.connection("bye\n"));
