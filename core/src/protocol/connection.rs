@@ -26,9 +26,9 @@ use crate::{
 /// requests, as many as possible in one vectored write.
 ///
 /// One call of a method answers at most 32 frames, even if more are buffered, and sends at most 32
-/// news. Each counts as a unit of [`work`](Machine::work). While more frames may be buffered, and while [`Config::high_water_mark`] bytes of output are pending, the connection does
-/// not read. [`Event::Written`] and [`poll_shared`](Machine::poll_shared) continue with the next
-/// ones.
+/// news. Each is a unit of [`work`](Machine::work). While more frames may be buffered, and while
+/// [`Config::high_water_mark`] bytes of output are pending, the connection does not read.
+/// [`Event::Written`] and [`poll_shared`](Machine::poll_shared) continue with the next ones.
 ///
 /// Invalid input, an end of the input within a frame, and a frame that does not arrive in time are
 /// answered by [`Protocol::error_reply`], after the replies to earlier requests. A lingering close
@@ -149,7 +149,6 @@ impl<P: Protocol> Machine for Connection<P> {
                 self.last_activity = now;
                 self.progress.written(now, n);
                 self.pump(now);
-                self.restart_drain(now);
             }
             Event::Finished => {
                 if let State::Ending(ending) = &mut self.state {
@@ -308,7 +307,6 @@ impl<P: Protocol> Connection<P> {
             }
         }
         self.pump(now);
-        self.restart_drain(now);
     }
 
     /// Handles the deadline of a reply or a frame.
@@ -389,6 +387,7 @@ impl<P: Protocol> Connection<P> {
             // No read follows before output is written or a reply is ready.
             self.input.release();
         }
+        self.restart_drain(now);
     }
 
     /// Why the connection ends once the input has ended and all whole frames are taken.

@@ -204,6 +204,15 @@ fn one_call_takes_at_most_32_frames_and_32_news_and_counts_them_as_work() {
 }
 
 #[test]
+fn a_drain_ends_10_ms_after_the_last_frame_even_if_that_has_no_reply() {
+    let mut machine = machine(small(), Orders::default());
+    let at = |millis| Instant::EPOCH + Duration::from_millis(millis);
+    machine.handle(at(0), Event::ShutDown);
+    drive::deliver(&mut machine, &mut &b"subscribe\n"[..], at(9));
+    assert_eq!(machine.poll_timeout(), Some(at(19)));
+}
+
+#[test]
 fn an_idle_connection_holds_no_buffer() {
     use wirestate_core::protocol::Server;
     let server = Server::new(small()).unwrap();
