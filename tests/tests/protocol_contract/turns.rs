@@ -125,3 +125,15 @@ fn with_a_high_water_mark_of_1_each_reply_is_written_before_the_next_frame_is_an
     assert_eq!(player.machine().interest().write, Outbound::Idle);
     assert_eq!(Config::default().high_water_mark.get(), 64 * 1024);
 }
+
+/// The time of the wait is not idle, although no reply restarts the timeout.
+#[test]
+fn the_idle_timeout_begins_after_a_frame_that_has_waited_and_is_not_answered() {
+    let config = small().with_idle_timeout(WAIT / 2);
+    let machine = Server::new(config).unwrap().machine(Echo::default(), NOW);
+    let mut machine = Checked::new(machine, MAX_OUTPUT).with_deadlines();
+    drive::deliver(&mut machine, &mut &b"\n"[..], NOW);
+    machine.handle(NOW + WAIT, Event::Timeout { unacknowledged: 0 });
+    assert_eq!((machine.status().state, machine.interest().write), ("idle", Outbound::Idle));
+    assert_eq!(machine.poll_timeout(), Some(NOW + WAIT + WAIT / 2));
+}
