@@ -48,8 +48,9 @@ pub struct Config {
     /// The most unused receive buffers that the server keeps. Default: 64.
     pub idle_buffers: usize,
     /// The most bytes of long frames and replies that all connections hold together: frames that
-    /// exceed [`buffer`](Self::buffer), and replies of 4 KiB or more that are not shared. A frame
-    /// or reply that exceeds this limit ends its connection. While more than half of it is in use,
+    /// exceed [`buffer`](Self::buffer), and replies of 4 KiB or more that are not shared
+    /// ([`Output::push`](super::Output::push); copied ones do not count). A frame or reply that
+    /// exceeds this limit ends its connection. While more than half of it is in use,
     /// [`FrameTimeouts::min_rate`] extends no timeout. Default: 256 MiB.
     pub max_memory: usize,
 }

@@ -37,9 +37,10 @@ use crate::{
 /// It holds at most
 ///
 /// - one receive buffer, or a frame of up to [`Config::max_frame`] bytes;
-/// - 4 × [`Config::high_water_mark`], one reply and an error reply of pending output;
-/// - [`Config::max_in_flight`] pending answers and replies behind them, the latter of the
-///   high-water mark and one reply.
+/// - pending output: 4 × the sum of [`Config::high_water_mark`], or 64 KiB if that is more, and one
+///   reply; and an error reply;
+/// - [`Config::max_in_flight`] answers, each pending or with its reply, and replies behind them of
+///   the high-water mark and one reply.
 ///
 /// [`Config::max_memory`] bounds the long frames and replies of all connections together. An idle
 /// connection holds none of these.

@@ -22,8 +22,8 @@ use crate::buffer::{Quota, QuotaExceeded, Reservation, fill_owned};
 /// assert_eq!(output.len(), 16);
 /// ```
 ///
-/// The copied pieces take at most 4 × [`len`](Self::len) bytes: written bytes stay in the vector
-/// until they are half of it, and a vector doubles its capacity. A slice of its own keeps all of
+/// The copied pieces take at most 4 × [`len`](Self::len) bytes, or 256 KiB if that is more: written
+/// bytes stay in the vector until they are half of it, and a vector doubles its capacity. A slice of its own keeps all of
 /// its memory until its last byte is written.
 ///
 /// Copied pieces do not count towards [`Config::max_memory`](super::Config::max_memory): the
@@ -217,6 +217,9 @@ impl Output {
             // This moves no more bytes than were written.
             self.tail.drain(..mem::take(&mut self.written));
         }
+        if self.tail.capacity() > MAX_TAIL.max(4 * self.tail.len()) {
+            self.tail.shrink_to(2 * self.tail.len());
+        }
     }
 
     /// Discards all output.
@@ -255,6 +258,9 @@ impl fmt::Write for Text<'_> {
 /// [`Config::high_water_mark`](super::Config::high_water_mark) says otherwise: enough for an
 /// efficient write.
 pub const HIGH_WATER_MARK: usize = 64 * 1024;
+/// The most memory that the vector of copied pieces keeps for later ones, in bytes: what it grows to
+/// if the output is always full.
+const MAX_TAIL: usize = 4 * HIGH_WATER_MARK;
 /// The shortest piece, in bytes, that is a slice of its own. Shorter ones are cheaper to copy.
 pub(crate) const MIN_SLICE: usize = 4096;
 
@@ -297,6 +303,20 @@ mod tests {
         assert_eq!(Shared::strong_count(&owner), 1);
         appended.push(owned(b"f", &owner));
         assert_eq!(Shared::strong_count(&owner), 1, "short bytes are copied");
+    }
+
+    #[test]
+    fn the_memory_of_a_long_piece_is_freed_as_it_is_written() {
+        let mut output = Output::default();
+        output.extend(&[0; 10 * MAX_TAIL]);
+        while output.len() > 1 {
+            output.consume(output.len().div_ceil(3));
+            let (capacity, limit) = (output.tail.capacity(), MAX_TAIL.max(4 * output.len()));
+            assert!(capacity <= limit, "{capacity} bytes for {}", output.len());
+        }
+        let capacity = output.tail.capacity();
+        output.consume(1);
+        assert_eq!(output.tail.capacity(), capacity, "it is kept for the next pieces");
     }
 
     #[test]
