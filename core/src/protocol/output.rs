@@ -23,8 +23,8 @@ use crate::buffer::{Quota, QuotaExceeded, Reservation, fill_owned};
 /// ```
 ///
 /// The copied pieces take at most 4 × [`len`](Self::len) bytes, or 256 KiB if that is more: written
-/// bytes stay in the vector until they are half of it, and a vector doubles its capacity. A slice of its own keeps all of
-/// its memory until its last byte is written.
+/// bytes stay in the vector until they are half of it, and a vector doubles its capacity. A slice of
+/// its own keeps all of its memory until its last byte is written.
 ///
 /// Copied pieces do not count towards [`Config::max_memory`](super::Config::max_memory): the
 /// protocol bounds their length. Neither do bytes that have another owner when they are pushed.

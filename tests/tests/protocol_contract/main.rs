@@ -8,6 +8,7 @@ mod frames;
 mod memory;
 mod model;
 mod news;
+mod odd;
 mod orders;
 mod turns;
 
