@@ -9,8 +9,8 @@ use crate::buffer::{Pool, Quota, Reservation};
 ///
 /// It holds one buffer of the pool while it has input. A frame that is longer gets an allocation of
 /// its own, which doubles as the bytes arrive: at most twice the bytes received, and at most
-/// [`Config::max_frame`](super::Config::max_frame). It is freed once the frame is taken and the rest
-/// of the input fits into a buffer of the pool.
+/// [`Config::max_frame`](super::Config::max_frame). It is freed once the frame is taken and the
+/// rest of the input fits into a buffer of the pool.
 ///
 /// A frame of a line with a length, and as many bytes:
 ///

@@ -611,6 +611,6 @@ impl<P: Protocol> Connection<P> {
     }
 }
 
-/// The most frames that one call takes, and the most news. They spread the cost of a write over many
-/// replies, and take about 30 µs of CPU time with a quick protocol.
+/// The most frames that one call takes, and the most news. They spread the cost of a write over
+/// many replies, and take about 30 µs of CPU time with a quick protocol.
 const MAX_FRAMES: u64 = 32;

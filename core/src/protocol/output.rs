@@ -23,8 +23,8 @@ use crate::buffer::{Quota, QuotaExceeded, Reservation, fill_owned};
 /// ```
 ///
 /// The copied pieces take at most 4 × [`len`](Self::len) bytes, or 256 KiB if that is more: written
-/// bytes stay in the vector until they are half of it, and a vector doubles its capacity. A slice of
-/// its own keeps all of its memory until its last byte is written.
+/// bytes stay in the vector until they are half of it, and a vector doubles its capacity. A slice
+/// of its own keeps all of its memory until its last byte is written.
 ///
 /// Copied pieces do not count towards [`Config::max_memory`](super::Config::max_memory): the
 /// protocol bounds their length. Neither do bytes that have another owner when they are pushed.
@@ -258,8 +258,8 @@ impl fmt::Write for Text<'_> {
 /// [`Config::high_water_mark`](super::Config::high_water_mark) says otherwise: enough for an
 /// efficient write.
 pub const HIGH_WATER_MARK: usize = 64 * 1024;
-/// The most memory that the vector of copied pieces keeps for later ones, in bytes: what it grows to
-/// if the output is always full.
+/// The most memory that the vector of copied pieces keeps for later ones, in bytes: what it grows
+/// to if the output is always full.
 const MAX_TAIL: usize = 4 * HIGH_WATER_MARK;
 /// The shortest piece, in bytes, that is a slice of its own. Shorter ones are cheaper to copy.
 pub(crate) const MIN_SLICE: usize = 4096;
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn the_memory_of_a_long_piece_is_freed_as_it_is_written() {
         let mut output = Output::default();
-        output.extend(&[0; 10 * MAX_TAIL]);
+        output.extend(&alloc::vec![0; 10 * MAX_TAIL]);
         while output.len() > 1 {
             output.consume(output.len().div_ceil(3));
             let (capacity, limit) = (output.tail.capacity(), MAX_TAIL.max(4 * output.len()));
