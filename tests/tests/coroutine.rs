@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use wirestate_core::{
     ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound,
     coroutine::{Config, Connection, CoroutineReason, Error, Factory, Io},
-    drive::{Clock as _, Drive, deliver},
+    drive::{self, Clock as _, Drive, deliver},
     echo,
     runtime::{Listener as _, Runtime as _},
     serve,
@@ -341,6 +341,44 @@ fn after_a_shutdown_nothing_new_begins() {
         let transcript = play_out(&mut machine(config(), negotiate), &ops);
         assert_eq!(transcript.label, Some(expected), "after {begun:?}");
     }
+}
+
+#[test]
+fn a_coroutine_that_never_waits_does_not_escape_its_deadline() {
+    async fn lines_without_end(mut io: Io) -> Result<(), Error> {
+        loop {
+            io.write(b"x").await?;
+        }
+    }
+    async fn ignores_the_fin(mut io: Io) -> Result<(), Error> {
+        loop {
+            io.read(&mut [0]).await?;
+        }
+    }
+    async fn ignores_errors(mut io: Io) -> Result<(), Error> {
+        loop {
+            let _ = io.has_more().await;
+        }
+    }
+    fn ends<F: Future<Output = Result<(), Error>>>(coroutine: fn(Io) -> F) {
+        let factory = Factory::new(Config::default().with_write_timeout(None)).unwrap();
+        let mut machine = Checked::new(factory.connection(NOW, coroutine), 16 * 1024);
+        let cx = &mut Context::from_waker(Waker::noop());
+        machine.poll_shared(NOW, cx);
+        if machine.interest().read {
+            machine.handle(NOW, Event::Eof);
+        }
+        let late = NOW + seconds(10);
+        machine.handle(late, Event::Timeout { unacknowledged: 0 });
+        for _ in 0..10 {
+            machine.poll_shared(late, cx);
+            drive::collect_into(&mut machine, &mut [0; 1024], late);
+        }
+        assert_eq!(machine.interest().write, Outbound::Finish);
+    }
+    ends(lines_without_end);
+    ends(ignores_the_fin);
+    ends(ignores_errors);
 }
 
 #[test]

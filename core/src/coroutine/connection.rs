@@ -175,7 +175,9 @@ where
                 }
             }
             (Poll::Ready(Err(error)), _) => self.close(CoroutineReason::Failed(error), now),
-            (Poll::Pending, Some(limit)) if !self.state().has_yielded => {
+            (Poll::Pending, Some(limit))
+                if !self.state().has_yielded || self.state().input.is_empty() =>
+            {
                 self.close(CoroutineReason::Deadline { limit }, now);
                 return true;
             }

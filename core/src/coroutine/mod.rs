@@ -67,6 +67,7 @@
 //! | returns `Err` | does the same, so write an error reply before |
 //! | waits beyond its deadline | the waiting operation fails; it may still write an error reply |
 //! | still waits after that | drops the coroutine, then as above |
+//! | never waits, and has read all input at its deadline | the same, after up to 32 operations |
 //!
 //! The [reason](CoroutineReason) has the coroutine's error. If the connection is lost, or the peer
 //! acknowledges no output within [`Config::write_timeout`], the coroutine is dropped at once.
