@@ -93,12 +93,12 @@ impl Protocol for Scores {
         let wins = match request {
             "win" => self.board.win(checked(name)?)?,
             "score" => self.board.score(checked(name)?),
-            "watch" => {
+            "watch" if line == request => {
                 self.watch.get_or_insert_with(|| self.board.news.subscribe());
                 replies.output().extend(b"watching\n");
                 return Ok(Step::Taken);
             }
-            "quit" => {
+            "quit" if line == request => {
                 replies.output().extend(b"bye\n");
                 replies.close();
                 return Ok(Step::Taken);

@@ -58,7 +58,7 @@ fn requests() -> impl Strategy<Value = String> {
         20 => "win (ann|bob)\n",
         10 => "score (ann|bob|eve)\n",
         1 => "quit\n",
-        1 => "(win|score|lose) [a-c3 ]{0,3}\n",
+        1 => "(win|score|lose|watch|quit) [a-c3 ]{0,3}\n",
     ]
 }
 
