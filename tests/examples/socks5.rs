@@ -36,6 +36,7 @@
 //! | `050100 05010002`: address type 2 | `05080001000000000000` |
 //! | `050100 05010003 00`: an empty name | `05010001000000000000` |
 //! | `050100 05010003 022f61 0050`: not a name, `/a` | `05010001000000000000` |
+//! | `050100 05010003 04756e6978 0050`: the name `unix` | `05010001000000000000` |
 //!
 //! A client whose input ends, or that takes too long, gets no further reply.
 
@@ -152,12 +153,12 @@ async fn read_target(io: &mut Io) -> Result<String, SocksError> {
         return malformed(&reply(7, None), "the command is not CONNECT");
     }
     let [address_type] = io.read_array().await?;
-    // A name with a colon could be that of a Unix socket, `unix:`.
+    // `unix:PATH` is the address of a Unix socket, so no name has a colon or is `unix`.
     let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let host = match address_type {
         1 => Ipv4Addr::from(io.read_array::<4>().await?).to_string(),
         3 => match String::from_utf8(read_short(io).await?) {
-            Ok(name) if !name.is_empty() && name.bytes().all(is_of_name) => name,
+            Ok(name) if !["", "unix"].contains(&&*name) && name.bytes().all(is_of_name) => name,
             Ok(_) | Err(_) => return malformed(&reply(1, None), "not a name of a host"),
         },
         4 => format!("[{}]", Ipv6Addr::from(io.read_array::<16>().await?)),

@@ -136,7 +136,7 @@ fn bad_input_gets_the_documented_reply_and_a_fin() {
         assert_eq!((transcript.label, transcript.ending), (Some("malformed"), Some(Ending::Fin)));
         count += 1;
     }
-    assert_eq!(count, 13, "rows of the table");
+    assert_eq!(count, 14, "rows of the table");
 }
 
 proptest! {
