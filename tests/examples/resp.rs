@@ -219,6 +219,9 @@ fn integer(text: &[u8]) -> Option<i64> {
 }
 
 /// The keys and their values, and the commands for them. It holds at most [`MAX_MEMORY`] bytes.
+///
+/// A value that is replaced or deleted while it is being sent stays until it is sent: at most
+/// 576 KiB for each connection.
 #[derive(Default)]
 struct Store {
     values: BTreeMap<Box<[u8]>, Bytes>,
@@ -231,8 +234,8 @@ impl Store {
     fn answer(&mut self, name: &[u8], keys: &[&[u8]], output: &mut Output) -> Result<(), String> {
         match (name, keys) {
             (b"PING", []) => output.extend(b"+PONG\r\n"),
-            (b"PING" | b"ECHO", [text]) => bulk(output, Some(&Bytes::copy_from_slice(text))),
-            (b"GET", [key]) => bulk(output, self.values.get(*key)),
+            (b"PING" | b"ECHO", [text]) => bulk(output, Some(text.to_vec().into())),
+            (b"GET", [key]) => bulk(output, self.values.get(*key).cloned()),
             (b"SET", [key, value]) => self.put(key, Some(value)).map(|_| output.extend(OK))?,
             (b"SET", [_, _, _, ..]) => return Err("ERR syntax error".into()),
             (b"INCR" | b"DECR", [key]) => {
@@ -260,7 +263,7 @@ impl Store {
             (b"COMMAND", _) => output.extend(b"*0\r\n"),
             (b"CONFIG", [_, setting]) => {
                 output.extend(b"*2\r\n");
-                bulk(output, Some(&Bytes::copy_from_slice(setting)));
+                bulk(output, Some(setting.to_vec().into()));
                 output.extend(b"$0\r\n\r\n");
             }
             _ => {
@@ -292,10 +295,10 @@ impl Store {
 }
 
 /// Appends a value, or null.
-fn bulk(output: &mut Output, value: Option<&Bytes>) {
+fn bulk(output: &mut Output, value: Option<Bytes>) {
     let Some(value) = value else { return output.extend(b"$-1\r\n") };
     write!(output, "${}\r\n", value.len());
-    output.push_shared(value);
+    output.push(value);
     output.extend(b"\r\n");
 }
 

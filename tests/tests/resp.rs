@@ -285,6 +285,15 @@ fn a_store_that_is_full_refuses_values_until_some_are_deleted() {
 }
 
 #[test]
+fn echoed_text_counts_towards_the_memory_of_all_connections() {
+    let config = Config::default().with_max_memory(4096);
+    let connect = database(config).expect("the configuration is valid");
+    let mut machine = Checked::new(connect(1, Instant::EPOCH), 600 * 1024);
+    let ops = [Op::Receive(request(&["ECHO", &"x".repeat(5000)])), Op::Eof];
+    assert_eq!(script::play_out(&mut machine, &ops).label, Some("memory"));
+}
+
+#[test]
 fn a_monitor_is_never_idle() {
     for (request, label) in [("ping\n", Some("idle_timeout")), ("monitor\n", Some("finished"))] {
         let ops = [Op::Receive(request.into()), Op::Accept(usize::MAX), Op::Timeout, Op::Eof];
