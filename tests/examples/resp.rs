@@ -29,7 +29,8 @@
 //!
 //! Where it differs from `redis-server`: the limits at the end of this file are lower. An end of
 //! the input within a frame gets an error reply too. `MONITOR` shows every request but those of its
-//! own connection. A monitor that is too slow misses requests, and is told how many.
+//! own connection. A monitor that is too slow misses requests, and is told how many. In an inline
+//! request, a quote counts only at the start of a word, and a backslash is no escape.
 
 use std::{
     collections::BTreeMap,

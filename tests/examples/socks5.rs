@@ -10,6 +10,9 @@
 //! `BIND` and `UDP ASSOCIATE` are not supported. A request may take 10 s, and so may a dial. The
 //! reserved byte of a request is ignored.
 //!
+//! It has no rules about targets: a client also reaches what only the server can reach, and the
+//! server itself. Such a loop takes up a connection of the server for each handshake.
+//!
 //! The reply to a request is `05`, a code, `00`, and the address that the server connects from, or
 //! `01 00000000 0000` if there is none. All bytes are hexadecimal.
 //!

@@ -162,10 +162,11 @@ impl<M: Machine, S: Source + Sink> Seat<M, S> {
     }
 
     /// Drops the machine and leaves its connection as it is, for another driver of the same socket.
-    /// Returns the entry of [`admitted`](Self::admitted).
+    /// Returns the entry of [`admitted`](Self::admitted). Take the machine's result before.
     ///
-    /// So the seat must have been made with a borrowed socket (`&mut S`). Take the machine's result
-    /// before.
+    /// The socket is dropped too, which closes it if the seat owns it. So make the seat with a
+    /// borrowed socket (`&mut S`), or with a handle that shares it, as a loop that keeps its seats
+    /// in a collection must.
     pub fn hand_over(mut self) -> Option<Admitted> {
         self.session.hand_over()
     }

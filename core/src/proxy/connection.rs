@@ -75,9 +75,9 @@ impl<R: Runtime> ProxiedConnection<R> {
     /// upstream in a handshake (SOCKS, HTTP CONNECT). `input` is what the client has sent after the
     /// handshake: it is forwarded first.
     ///
-    /// The upstream is not replaced if it is lost. All bytes go through memory. The settings of
-    /// `relays` for PROXY headers do not apply. Beyond the memory of its [`Relay`], the connection
-    /// holds `input`.
+    /// The upstream is not replaced if it is lost. All bytes go through memory. A connection of the
+    /// proxy to itself is not detected. The settings of `relays` for PROXY headers do not apply.
+    /// Beyond the memory of its [`Relay`], the connection holds `input`.
     pub fn connected(
         relays: &RelayFactory,
         client: R::Socket,
