@@ -309,6 +309,26 @@ fn input_that_arrived_before_the_deadline_is_read() {
 }
 
 #[test]
+fn a_coroutine_whose_last_poll_reads_all_input_is_told_of_its_deadline() {
+    let config = config().with_buffer(const { NonZeroUsize::new(100).unwrap() });
+    let connection = Factory::new(config).unwrap().connection(NOW, async |mut io: Io| {
+        loop {
+            let byte = io.read_array::<1>().await;
+            or_reply(&mut io, byte).await?;
+        }
+        #[expect(unreachable_code, reason = "it names the type")]
+        Ok::<(), Error>(())
+    });
+    let mut machine = Checked::new(connection, 100);
+    deliver(&mut machine, &mut &[0; 64][..], NOW); // two polls
+    machine.poll_shared(NOW, &mut Context::from_waker(Waker::noop()));
+    let now = machine.poll_timeout().unwrap();
+    machine.handle(now, Event::Timeout { unacknowledged: 0 });
+    poll(&mut machine, now);
+    assert_eq!(script::collect(&mut machine, now), b"not finished within 10s");
+}
+
+#[test]
 fn an_item_can_be_larger_than_the_buffer() {
     let coroutine = async |mut io: Io| {
         let item: [u8; 40] = io.read_array().await?;

@@ -157,6 +157,7 @@ where
         let Some(coroutine) = &mut self.coroutine else { return false };
         let mut state = self.state.take().expect(LENT);
         let (before, had_yielded) = (state.observable(), state.has_yielded);
+        let had_input = !state.input.is_empty();
         state.begin_poll(now, cx, MAX_OPERATIONS);
         self.slot.with(|slot| *slot = Some(state));
         let polled = coroutine.as_mut().poll(cx);
@@ -175,9 +176,8 @@ where
                 }
             }
             (Poll::Ready(Err(error)), _) => self.close(CoroutineReason::Failed(error), now),
-            (Poll::Pending, Some(limit))
-                if !self.state().has_yielded || self.state().input.is_empty() =>
-            {
+            // It may still work on input that arrived in time.
+            (Poll::Pending, Some(limit)) if !(had_input && self.state().has_yielded) => {
                 self.close(CoroutineReason::Deadline { limit }, now);
                 return true;
             }
