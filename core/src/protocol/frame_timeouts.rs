@@ -15,7 +15,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameTimeouts {
-    /// The time for the header: until the length of the frame is known. `None`: no limit. Must be
+    /// The time for the header: until the length of the frame is known. For a frame whose length is
+    /// not declared, such as a line, it is the time for the whole frame. `None`: no limit. Must be
     /// non-zero. Default: 5 s.
     pub header: Option<Duration>,
     /// The time for the whole frame; `None`: no limit. Must be non-zero. A frame that arrives at

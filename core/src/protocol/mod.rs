@@ -118,8 +118,9 @@ pub trait Protocol {
 
     /// Appends output that no request has asked for, such as messages of other connections.
     ///
-    /// Ready after it has appended some: it is called again. Pending only after it has registered
-    /// the waker of `cx` for the next change. It is not called while the output is full, nor after
+    /// It returns ready after it has appended some or closed the connection, and is called again. It
+    /// returns pending only if it has done neither, and has registered the waker of `cx` for the
+    /// next change. It is not called while the output is full, nor after
     /// a shutdown was requested. Default: pending for ever.
     ///
     /// # Errors
@@ -154,9 +155,10 @@ pub enum Step {
         /// than the length of the input. `receive` is not called until so many bytes have arrived.
         length: Option<usize>,
     },
-    /// A frame was taken from the input. It was answered, deferred, or needs no answer.
+    /// A frame was taken from the input. It was answered, deferred, or needs no answer. A protocol
+    /// that has taken nothing is asked again, for ever.
     Taken,
-    /// The next frame is not taken before this time, or [`Replies::now`] if it has passed. Use it
+    /// The next frame is not taken before this time, which is later than [`Replies::now`]. Use it
     /// for a limit of the rate. Requests that follow wait in the receive buffer.
     WaitUntil(Instant),
 }

@@ -65,9 +65,9 @@ impl Output {
         self.len() == 0
     }
 
-    /// Whether more may be appended, of any length: fewer than [`HIGH_WATER_MARK`] bytes are
-    /// pending.
-    pub fn has_room(&self) -> bool {
+    /// Whether fewer than [`HIGH_WATER_MARK`] bytes are pending.
+    #[cfg(feature = "message")]
+    pub(crate) fn has_room(&self) -> bool {
         self.len() < HIGH_WATER_MARK
     }
 

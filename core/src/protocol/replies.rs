@@ -75,8 +75,9 @@ impl<A> Replies<A> {
 
     /// Defers the next reply until `answer` is ready. Later replies wait behind it.
     ///
-    /// The connection holds and polls the future, at most
-    /// [`Config::max_in_flight`](super::Config::max_in_flight) at once.
+    /// The connection holds and polls the future. While
+    /// [`Config::max_in_flight`](super::Config::max_in_flight) replies wait, it takes no further
+    /// frame.
     pub fn defer(&mut self, answer: A) {
         self.has_begun = false;
         self.slots.push_back(Slot::Pending { since: self.now, answer });

@@ -19,7 +19,8 @@ impl<T> Subscription<T> {
     }
 
     /// Replays up to `items` of the last items that were published before. Only items that the
-    /// filter accepts count, and only those in the window.
+    /// filter accepts count, and only those in the window. Call it before the first
+    /// [`poll_next`](Self::poll_next).
     pub fn with_replay(self, items: usize) -> Self {
         self.topic.inner.state.with(|state| state.replay(self.key, items));
         self
