@@ -118,10 +118,10 @@ pub trait Protocol {
 
     /// Appends output that no request has asked for, such as messages of other connections.
     ///
-    /// It returns ready after it has appended some or closed the connection, and is called again. It
-    /// returns pending only if it has done neither, and has registered the waker of `cx` for the
-    /// next change. It is not called while the output is full, nor after
-    /// a shutdown was requested. Default: pending for ever.
+    /// It returns ready after it has appended some or closed the connection, and is called again.
+    /// It returns pending only if it has done neither, and has registered the waker of `cx` for the
+    /// next change. It is not called while the output is full, nor after a shutdown was requested.
+    /// Default: pending for ever.
     ///
     /// # Errors
     /// The connection closes after the replies so far and an [`error_reply`](Self::error_reply).
