@@ -115,7 +115,6 @@ mod frame;
 mod frame_limits;
 mod header;
 mod inbox;
-mod reply_slot;
 mod server;
 pub mod service;
 pub mod text;

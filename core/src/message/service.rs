@@ -6,11 +6,10 @@ use core::{
     future::{Future, Ready},
     ops::Deref,
     pin::Pin,
-    task::{Context, Poll},
 };
 
-use super::{Delivery, Header, Message, reply_slot::ReplySlot};
-use crate::shared::Shared;
+use super::{Delivery, Header, Message};
+use crate::shared::{Promise, Promised, Shared, promise};
 
 /// Answers requests. Each connection has its own clone.
 ///
@@ -224,13 +223,13 @@ impl Clone for RequestQueue {
 }
 
 impl Service for RequestQueue {
-    type Pending = PendingReply;
+    type Pending = Promised<Message<'static>>;
 
-    fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
-        let slot = Shared::new(ReplySlot::default());
-        let request = PendingRequest { request: request.into_owned(), slot: Some(slot.clone()) };
+    fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
+        let (promise, promised) = promise();
+        let request = PendingRequest { request: request.into_owned(), promise: Some(promise) };
         self.requests.push_back(request);
-        Reply::Pending(PendingReply { slot })
+        Reply::Pending(promised)
     }
 }
 
@@ -239,7 +238,7 @@ impl Service for RequestQueue {
 pub struct PendingRequest {
     request: Message<'static>,
     /// `None` once the request is answered.
-    slot: Option<Shared<ReplySlot<Message<'static>>>>,
+    promise: Option<Promise<Message<'static>>>,
 }
 
 impl PendingRequest {
@@ -250,30 +249,16 @@ impl PendingRequest {
 
     /// Answers the request. If the connection has ended, the reply is dropped.
     pub fn reply(mut self, reply: Message<'static>) {
-        if let Some(slot) = self.slot.take() {
-            slot.fulfil(reply);
+        if let Some(promise) = self.promise.take() {
+            let _ = promise.fulfil(reply);
         }
     }
 }
 
 impl Drop for PendingRequest {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot.take() {
-            slot.fulfil(Message::error("the request was dropped"));
+        if let Some(promise) = self.promise.take() {
+            let _ = promise.fulfil(Message::error("the request was dropped"));
         }
-    }
-}
-
-/// The future of the reply to a request of a [`RequestQueue`].
-#[derive(Debug)]
-pub struct PendingReply {
-    slot: Shared<ReplySlot<Message<'static>>>,
-}
-
-impl Future for PendingReply {
-    type Output = Message<'static>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Message<'static>> {
-        self.slot.poll(cx)
     }
 }

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | [`Shared`], [`Lock`] | a value that machines, or their handles, read and change |
 //! | [`WakerSet`] | wakes the machines that wait for a change of such a value |
+//! | [`promise`] | one value that a connection, task or thread gives to another |
 //! | [`Topic`](crate::topic::Topic) | items that every subscriber gets, in the same order |
 //! | [`Feed`](crate::fanout::Feed) | a stream to many subscribers, which can pause its upstream |
 
 mod lock;
 #[cfg(any(test, not(target_has_atomic = "64")))]
 mod locked_u64;
+mod promise;
 #[cfg(test)]
 mod wake_count;
 mod waker_set;
@@ -27,6 +29,7 @@ pub(crate) use self::wake_count::WakeCount;
 pub(crate) use self::wake_count::block_on;
 pub use self::{
     lock::Lock,
+    promise::{Promise, Promised, promise},
     waker_set::{WakerSet, WakerSlot},
 };
 

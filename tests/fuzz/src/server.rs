@@ -9,8 +9,9 @@ use wirestate_core::{
     message::{
         Config, Connection, DecodeError, Delivery, FrameLimits, Header, Message, MessageReason,
         Server,
-        service::{PendingReply, PendingRequest, Reply, RequestQueue, Service},
+        service::{PendingRequest, Reply, RequestQueue, Service},
     },
+    shared::Promised,
 };
 
 use crate::{
@@ -221,9 +222,9 @@ fn is_streamed(header: &Header<'_>) -> bool {
 }
 
 impl Service for Scripted {
-    type Pending = PendingReply;
+    type Pending = Promised<Message<'static>>;
 
-    fn call(&mut self, request: Message<'_>) -> Reply<PendingReply> {
+    fn call(&mut self, request: Message<'_>) -> Reply<Self::Pending> {
         let request = match self.pieces.take() {
             None => request.into_owned(),
             Some(content) => {

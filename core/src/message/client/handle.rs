@@ -13,8 +13,8 @@ use super::{
     queue::{HandleQueue, ReplyResult},
 };
 use crate::{
-    message::{Message, reply_slot::ReplySlot},
-    shared::Shared,
+    message::Message,
+    shared::{Promised, Shared},
 };
 
 /// A handle through which tasks or threads share one connection. Clones use the same connection.
@@ -75,7 +75,7 @@ enum State {
     /// The request is not in the queue yet.
     New(Message<'static>),
     /// The request has this id. It is in the queue, or was sent.
-    Waiting(u64, Shared<ReplySlot<ReplyResult>>),
+    Waiting(u64, Promised<ReplyResult>),
     Done,
 }
 
@@ -89,17 +89,17 @@ impl Future for ReplyFuture {
     type Output = ReplyResult;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (id, slot) = match mem::replace(&mut self.state, State::Done) {
+        let (id, mut promised) = match mem::replace(&mut self.state, State::Done) {
             State::New(request) => match self.handle.queue.push(request) {
                 Ok(queued) => queued,
                 Err(reason) => return Poll::Ready(Err(reason.into())),
             },
-            State::Waiting(id, slot) => (id, slot),
+            State::Waiting(id, promised) => (id, promised),
             State::Done => panic!("a ReplyFuture was polled after it had returned"),
         };
-        let reply = slot.poll(cx);
+        let reply = Pin::new(&mut promised).poll(cx);
         if reply.is_pending() {
-            self.state = State::Waiting(id, slot);
+            self.state = State::Waiting(id, promised);
         }
         reply
     }
@@ -107,9 +107,8 @@ impl Future for ReplyFuture {
 
 impl Drop for ReplyFuture {
     fn drop(&mut self) {
-        if let State::Waiting(id, slot) = &self.state {
+        if let State::Waiting(id, _) = &self.state {
             self.handle.queue.remove(*id);
-            slot.abandon();
         }
     }
 }

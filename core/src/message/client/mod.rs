@@ -20,13 +20,13 @@ pub use self::{
     handle::{Handle, ReplyFuture},
     reason::{ClientReason, RequestError},
 };
-use super::{DecodeError, EncodeError, Inbox, Message, reply_slot::ReplySlot};
+use super::{DecodeError, EncodeError, Inbox, Message};
 use crate::{
     ConfigError, ConnectionError, Direction, Event, Instant, Interest, Machine, Outbound, Status,
     WriteProgress,
     buffer::Pool,
     protocol::{FrameTimer, HIGH_WATER_MARK, Output, PartialFrame},
-    shared::Shared,
+    shared::{Promise, Shared},
     teardown::Teardown,
 };
 
@@ -92,7 +92,7 @@ enum ReplyTo {
     /// [`Client::replies`], for an inline request.
     Inline,
     /// A [`ReplyFuture`].
-    Future(Shared<ReplySlot<ReplyResult>>),
+    Future(Promise<ReplyResult>),
 }
 
 #[derive(Clone, Debug)]
@@ -169,7 +169,8 @@ impl Client {
             let (pending, limit) = (self.outbox.len(), HIGH_WATER_MARK);
             return Err(RequestError::Full { pending, limit });
         }
-        self.send(request.clone(), ReplyTo::Inline, now)?;
+        self.send(request.clone(), now)?;
+        self.in_flight.push_back(ReplyTo::Inline);
         Ok(())
     }
 
@@ -283,11 +284,10 @@ impl Machine for Client {
             && let Some(queue) = &self.queue
         {
             match queue.poll_next(cx) {
-                NextRequest::Request((request, slot)) => {
-                    if let Err(error) = self.send(request, ReplyTo::Future(slot.clone()), now) {
-                        slot.fulfil(Err(error.into()));
-                    }
-                }
+                NextRequest::Request((request, promise)) => match self.send(request, now) {
+                    Ok(()) => self.in_flight.push_back(ReplyTo::Future(promise)),
+                    Err(error) => drop(promise.fulfil(Err(error.into()))),
+                },
                 NextRequest::Empty => break,
                 NextRequest::NoHandles => self.handle(now, Event::ShutDown),
             }
@@ -395,12 +395,8 @@ impl Client {
         self.in_flight.len() + self.replies.len()
     }
 
-    fn send(
-        &mut self,
-        request: Message<'_>,
-        reply_to: ReplyTo,
-        now: Instant,
-    ) -> Result<(), EncodeError> {
+    /// Sends a request. The caller appends it to the requests in flight.
+    fn send(&mut self, request: Message<'_>, now: Instant) -> Result<(), EncodeError> {
         let was_empty = self.outbox.is_empty();
         request.append_to(&mut self.outbox)?;
         if was_empty {
@@ -409,7 +405,6 @@ impl Client {
         if self.in_flight.is_empty() {
             self.awaited_since = now;
         }
-        self.in_flight.push_back(reply_to);
         Ok(())
     }
 
@@ -427,7 +422,7 @@ impl Client {
             match self.in_flight.pop_front() {
                 None => return self.reset(ClientReason::UnexpectedReply),
                 Some(ReplyTo::Inline) => self.replies.push_back(reply),
-                Some(ReplyTo::Future(slot)) => slot.fulfil(Ok(reply)),
+                Some(ReplyTo::Future(promise)) => drop(promise.fulfil(Ok(reply))),
             }
         }
         self.frame_timer.update(self.inbox.partial().is_some(), true, now);
@@ -441,8 +436,8 @@ impl Client {
     fn end(&mut self, ending: Teardown<ClientReason>) {
         let reason = ending.cause();
         for reply_to in mem::take(&mut self.in_flight) {
-            if let ReplyTo::Future(slot) = reply_to {
-                slot.fulfil(Err(RequestError::Ended(reason.clone())));
+            if let ReplyTo::Future(promise) = reply_to {
+                let _ = promise.fulfil(Err(RequestError::Ended(reason.clone())));
             }
         }
         if let Some(queue) = self.queue.take() {

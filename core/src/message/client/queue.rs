@@ -8,8 +8,8 @@ use core::{
 
 use super::{ClientReason, RequestError};
 use crate::{
-    message::{Message, reply_slot::ReplySlot},
-    shared::{Lock, Shared, wake},
+    message::Message,
+    shared::{Lock, Promise, Promised, promise, wake},
 };
 
 /// The result of a request.
@@ -36,8 +36,8 @@ struct State {
     ended: Option<ClientReason>,
 }
 
-/// A request, and the slot for its reply.
-pub(super) type QueuedRequest = (Message<'static>, Shared<ReplySlot<ReplyResult>>);
+/// A request, and the promise of its reply.
+pub(super) type QueuedRequest = (Message<'static>, Promise<ReplyResult>);
 
 /// The result of [`HandleQueue::poll_next`].
 pub(super) enum NextRequest {
@@ -60,23 +60,23 @@ impl HandleQueue {
         wake(client);
     }
 
-    /// Appends a request. Returns its id and the slot for its reply.
+    /// Appends a request. Returns its id and the future of its reply.
     pub(super) fn push(
         &self,
         request: Message<'static>,
-    ) -> Result<(u64, Shared<ReplySlot<ReplyResult>>), ClientReason> {
-        let slot = Shared::new(ReplySlot::default());
+    ) -> Result<(u64, Promised<ReplyResult>), ClientReason> {
+        let (promise, promised) = promise();
         let (id, client) = self.state.with(|state| {
             if let Some(reason) = &state.ended {
                 return Err(reason.clone());
             }
             let id = state.next_id;
             state.next_id += 1;
-            state.requests.insert(id, (request, slot.clone()));
+            state.requests.insert(id, (request, promise));
             Ok((id, state.client.take()))
         })?;
         wake(client);
-        Ok((id, slot))
+        Ok((id, promised))
     }
 
     /// Removes the request with this `id`, unless it was sent.
@@ -109,8 +109,8 @@ impl HandleQueue {
             state.ended.get_or_insert_with(|| reason.clone());
             (mem::take(&mut state.requests), state.client.take())
         });
-        for (_, slot) in requests.into_values() {
-            slot.fulfil(Err(RequestError::Ended(reason.clone())));
+        for (_, promise) in requests.into_values() {
+            let _ = promise.fulfil(Err(RequestError::Ended(reason.clone())));
         }
         drop(client);
     }
