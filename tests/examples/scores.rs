@@ -14,8 +14,8 @@
 //! | bad input | last reply, after which the connection closes |
 //! |---|---|
 //! | any other line | `error: unknown request` |
-//! | a name that is empty or has other characters | `error: a name has letters only` |
-//! | a win for a new name, when there are 10,000 | `error: too many names` |
+//! | a name that is empty or not all ASCII letters | `error: a name has letters only` |
+//! | a win for a new name, after 10,000 names | `error: too many names` |
 //! | a line of more than 80 bytes | `error: a frame of 81 bytes or more, above the limit of 80` |
 //! | the input ends within a line | `error: the input ended after 3 bytes of a frame` |
 //! | a line that is not complete after 5 s | `error: received 3 bytes of a frame within 5s` |
@@ -62,7 +62,7 @@ impl Board {
             *wins += 1;
             Ok((*wins, self.news.append((name.to_owned(), *wins))))
         })?;
-        drop(published); // outside of the lock: it wakes the connections that watch
+        drop(published); // outside the lock: this wakes the connections that watch
         Ok(wins)
     }
 }
@@ -91,8 +91,8 @@ impl Protocol for Scores {
         let line = str::from_utf8(line).map_err(|_| "unknown request")?;
         let (request, name) = line.split_once(' ').unwrap_or((line, ""));
         let wins = match request {
-            "win" => self.board.win(checked(name)?)?,
-            "score" => self.board.score(checked(name)?),
+            "win" => self.board.win(valid_name(name)?)?,
+            "score" => self.board.score(valid_name(name)?),
             "watch" if line == request => {
                 self.watch.get_or_insert_with(|| self.board.news.subscribe());
                 replies.output().extend(b"watching\n");
@@ -133,12 +133,13 @@ impl Protocol for Scores {
     }
 }
 
-fn checked(name: &str) -> Result<&str, Malformed> {
+/// Returns `name` if it is a valid name.
+fn valid_name(name: &str) -> Result<&str, Malformed> {
     let is_valid = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphabetic());
     if is_valid { Ok(name) } else { Err("a name has letters only".into()) }
 }
 
-/// Small limits: a line is short.
+/// The limits: a line has at most 80 bytes, with its `\n`.
 pub(crate) fn config() -> Config {
     Config::default()
         .with_buffer(const { std::num::NonZeroUsize::new(512).unwrap() })

@@ -32,11 +32,11 @@ use wirestate_tokio::Tokio;
 
 use crate::scores::{Board, Scores, config};
 
-/// The limit of every timeout in these tests.
+/// The value of every timeout in these tests.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Machines that share a board, each under a check of the contract. Their limits are small, so that
-/// scripts reach them.
+/// Makes `count` machines that share a board. `Checked` asserts the contract. The limits are
+/// small, so that scripts reach them.
 fn machines(count: usize) -> Vec<Checked<Connection<Scores>>> {
     let bytes = |n| NonZeroUsize::new(n).expect("n is not 0");
     let small =
@@ -44,15 +44,16 @@ fn machines(count: usize) -> Vec<Checked<Connection<Scores>>> {
     let server = Server::new(small).expect("the configuration is valid");
     let board = Board::new().expect("the configuration is valid");
     let machine = || server.machine(Scores::new(board.clone()), Instant::EPOCH);
-    // Output of 256 bytes, one reply, and the longest error reply.
+    // The high-water mark of 256 bytes, one reply, and the longest error reply.
     (0..count).map(|_| Checked::new(machine(), 330)).collect()
 }
 
+/// A machine with a board of its own. It must have a deadline while it waits.
 fn machine() -> Checked<Connection<Scores>> {
     machines(1).remove(0).with_deadlines()
 }
 
-/// Requests of a few names, so that they meet.
+/// Draws requests with few names, so that many requests are about the same name.
 fn requests() -> impl Strategy<Value = String> {
     prop_oneof![
         20 => "win (ann|bob)\n",
@@ -62,7 +63,7 @@ fn requests() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The model: the exact replies to `requests` on a new board.
+/// The model: returns the exact replies to `requests` on a new board.
 fn replies(requests: &[String]) -> Vec<u8> {
     let (mut wins, mut replies) = (BTreeMap::<&str, u64>::new(), String::new());
     for request in requests {
@@ -89,7 +90,7 @@ fn replies(requests: &[String]) -> Vec<u8> {
 }
 
 #[test]
-fn replies_are_those_of_the_model_however_slow_the_peer_is() {
+fn the_replies_are_those_of_the_model_even_if_the_peer_is_slow() {
     Check::new().with_pauses(LIMIT).run(machine, requests(), replies);
 }
 
@@ -124,7 +125,7 @@ proptest! {
             Just(Vec::new()).boxed(), // a watcher that does not read
         ]),
     ) {
-        // Each connection watches first. Its news of a name then count from 1, without a gap.
+        // Each connection first sends `watch`, so its news counts the wins of a name from 1.
         let watch = (0..3).map(|index| (index, Op::Receive(b"watch\n".to_vec())));
         let ops: Vec<_> = watch.chain(ops).collect();
         for transcript in stage::play_out(machines(3), &ops) {
