@@ -266,12 +266,13 @@ pub(crate) const MIN_SLICE: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use alloc::sync::Arc;
+
     use super::*;
-    use crate::shared::Shared;
 
     /// Bytes whose owner has a clone of `owner`.
-    fn owned(bytes: &'static [u8], owner: &Shared<()>) -> Bytes {
-        struct Owner(&'static [u8], #[expect(dead_code, reason = "it is counted")] Shared<()>);
+    fn owned(bytes: &'static [u8], owner: &Arc<()>) -> Bytes {
+        struct Owner(&'static [u8], #[expect(dead_code, reason = "it is counted")] Arc<()>);
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
                 self.0
@@ -282,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_owner_of_a_slice_is_dropped_when_its_last_byte_is_written() {
-        let owner = Shared::new(());
+        let owner = Arc::new(());
         let mut output = Output::default();
         output.extend(b"a");
         output.push_slice(owned(b"bc", &owner));
@@ -294,15 +295,15 @@ mod tests {
         let count = appended.write_bufs(&mut bufs);
         assert_eq!(bufs[..count], [&b"a"[..], b"bc", b"d"]);
         appended.consume(2);
-        assert_eq!(Shared::strong_count(&owner), 2);
+        assert_eq!(Arc::strong_count(&owner), 2);
         appended.consume(1);
-        assert_eq!((Shared::strong_count(&owner), appended.len()), (1, 1));
+        assert_eq!((Arc::strong_count(&owner), appended.len()), (1, 1));
 
         appended.push_slice(owned(b"e", &owner));
         appended.clear();
-        assert_eq!(Shared::strong_count(&owner), 1);
+        assert_eq!(Arc::strong_count(&owner), 1);
         appended.push(owned(b"f", &owner));
-        assert_eq!(Shared::strong_count(&owner), 1, "short bytes are copied");
+        assert_eq!(Arc::strong_count(&owner), 1, "short bytes are copied");
     }
 
     #[test]
