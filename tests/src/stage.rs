@@ -1,7 +1,7 @@
 //! A stage: several machines that share state, without sockets.
 //!
 //! A [`Stage`] plays each [`Op`] to one of its machines. It then gives a turn to each machine that
-//! the op has woken, and to no other, as an executor does. At last it polls each machine that had
+//! the op has woken, and to no other, as an executor does. Then it polls each machine that had
 //! no turn. That poll must not resume reading and not change the wanted output; if it returns
 //! false, it must change nothing. Otherwise a wake-up was **lost**: in production the machine would
 //! sleep until its peer or a deadline happened to wake it. The panic names the machine, its

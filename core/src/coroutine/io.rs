@@ -16,7 +16,7 @@ use crate::Instant;
 /// The handle of a coroutine on its connection: its operations read and write.
 ///
 /// Once the deadline of the coroutine has passed, the operation that waits fails with
-/// [`Error::Deadline`], and so do further ones that wait for anything but output: a reply can
+/// [`Error::Deadline`], and so does each later one, except one that waits for output: a reply can
 /// still be written.
 ///
 /// Only one operation runs at a time. To wait for something else as well (a channel), select
@@ -44,7 +44,7 @@ impl Io {
     /// Sets the deadline of the coroutine to `limit` from now; `None`: no deadline. It replaces
     /// [`Config::deadline`](super::Config::deadline).
     ///
-    /// After [`Error::Deadline`], it gives the coroutine time for what it still has to do.
+    /// After [`Error::Deadline`], call it to get more time.
     pub fn set_deadline(&mut self, limit: impl Into<Option<Duration>>) {
         let limit = limit.into();
         self.with(|state| state.set_deadline(limit));

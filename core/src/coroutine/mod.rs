@@ -78,7 +78,7 @@
 //! [`Io::has_more`] and [`Io::read`] still deliver input that is on its way. Once none has arrived
 //! for 10 ms, they fail with [`Error::ShutDown`]. The other operations continue, since they belong
 //! to something that has begun; only a read that waits for the first byte of the connection fails
-//! likewise. A coroutine that waits for something else is not told. The server's drain timeout
+//! likewise. A coroutine that waits for another future gets no error. The server's drain timeout
 //! ([`serve`](crate::serve)) bounds the wait.
 //!
 //! # Handshakes

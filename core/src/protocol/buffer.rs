@@ -52,7 +52,7 @@ enum Memory {
     None,
     /// A buffer of the pool.
     Pooled(Box<[u8]>),
-    /// An allocation for one frame that is longer.
+    /// An allocation for a frame that is longer than a buffer of the pool.
     Allocated(Vec<u8>, Reservation),
 }
 
@@ -103,7 +103,8 @@ impl Buffer {
     /// The position of the first `delimiter` in [`bytes`](Self::bytes); `None` if there is none
     /// yet. Each byte is searched once, even if the frame arrives in many pieces.
     ///
-    /// Always pass the same delimiter while it returns `None`.
+    /// Pass the same delimiter until one is found: bytes that were searched are not searched again
+    /// for another one.
     pub fn find(&mut self, delimiter: u8) -> Option<usize> {
         let searched = self.searched.max(self.start) - self.start;
         let bytes = self.bytes();
@@ -113,7 +114,7 @@ impl Buffer {
     }
 
     /// Removes the bytes up to the first `delimiter`, and returns them without it; `None` if there
-    /// is no delimiter yet. As [`find`](Self::find).
+    /// is no delimiter yet. The rule of [`find`](Self::find) for the delimiter applies.
     pub fn take_until(&mut self, delimiter: u8) -> Option<&[u8]> {
         let length = self.find(delimiter)?;
         Some(&self.take(length + 1)[..length])
@@ -138,7 +139,7 @@ impl Buffer {
         self.memory = Memory::Pooled(buffer);
     }
 
-    /// Gives the memory back if it is empty, or not that of the pool.
+    /// Discards the input, returns a buffer of the pool to the pool, and frees other memory.
     fn give_back(&mut self) {
         if let Memory::Pooled(buffer) = core::mem::replace(&mut self.memory, Memory::None) {
             self.pool.give(buffer);

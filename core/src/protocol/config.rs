@@ -90,8 +90,8 @@ impl Config {
         with_max_memory(max_memory: usize);
     }
 
-    /// Sets every timeout to `limit`, except for that of [`linger`](Self::linger): for tests, in
-    /// which a peer that is active within `limit` must meet none of them.
+    /// Sets every timeout to `limit`, except `linger.time`. For tests in which a peer that is
+    /// active within `limit` must not time out.
     pub fn with_timeouts(self, limit: Duration) -> Self {
         let frame_timeouts = self.frame_timeouts.with_header(limit).with_content(limit);
         self.with_frame_timeouts(frame_timeouts)

@@ -28,7 +28,7 @@ use crate::{
 /// One call of a method answers at most 32 frames, even if more are buffered, and sends at most 32
 /// news. Each is a unit of [`work`](Machine::work). While more frames may be buffered, and while
 /// [`Config::high_water_mark`] bytes of output are pending, the connection does not read.
-/// [`Event::Written`] and [`poll_shared`](Machine::poll_shared) continue with the next ones.
+/// [`Event::Written`] and [`poll_shared`](Machine::poll_shared) answer the next frames.
 ///
 /// Invalid input, an end of the input within a frame, and a frame that does not arrive in time are
 /// answered by [`Protocol::error_reply`], after the replies to earlier requests. A lingering close
@@ -110,7 +110,7 @@ impl<P: Protocol> Connection<P> {
         &self.protocol
     }
 
-    /// The protocol. Output is appended only by the methods of [`Protocol`].
+    /// The protocol. Only the methods of [`Protocol`] can append output.
     pub fn protocol_mut(&mut self) -> &mut P {
         &mut self.protocol
     }

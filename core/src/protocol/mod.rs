@@ -89,10 +89,10 @@ use crate::{Instant, Reason};
 /// The [module documentation](self) has an example. State that connections share, such as a store,
 /// is a handle in the implementing type ([`shared`](crate::shared)).
 pub trait Protocol {
-    /// The receive buffer: [`Buffer`], or an own one.
+    /// The receive buffer: [`Buffer`], or your own type.
     type Input: Input;
 
-    /// Why a frame is refused: [`Malformed`], or an own type.
+    /// Why a frame is refused: [`Malformed`], or your own type.
     type Error: Reason;
 
     /// The future of an answer that is not ready: [`Immediate`] if there is none.
@@ -103,9 +103,10 @@ pub trait Protocol {
 
     /// Takes the next frame from the input, and answers it.
     ///
-    /// It is called again until it returns [`Step::Incomplete`], unless the output is full. What it
-    /// does must depend on the bytes of the frame, not on how many follow. A call should take less
-    /// than about 1 µs, or 32 of them delay other connections.
+    /// The connection calls it until it returns [`Step::Incomplete`], or until the output is full,
+    /// at most 32 times in a row. What it does must depend only on the bytes of the frame, not on
+    /// how many bytes follow. A call should take less than about 1 µs, because 32 calls in a row
+    /// delay other connections.
     ///
     /// # Errors
     /// The frame is refused. The connection closes after the replies so far and an
@@ -163,7 +164,8 @@ pub enum Step {
     WaitUntil(Instant),
 }
 
-/// The [`Protocol::Answer`] of a protocol that answers each request at once. It has no value.
+/// The [`Protocol::Answer`] of a protocol that answers each request at once. No value of
+/// this type exists.
 #[derive(Clone, Copy, Debug)]
 pub struct Immediate<E = Malformed> {
     never: Infallible,

@@ -78,7 +78,7 @@ impl Output {
 
     /// Appends text, for `write!` and `writeln!`, which return nothing here.
     pub fn write_fmt(&mut self, text: fmt::Arguments<'_>) {
-        // An error is that of a `Display` implementation, whose text ends there.
+        // Only a `Display` implementation can fail here. Its text ends early then.
         let _ = fmt::write(&mut Text(&mut self.tail), text);
     }
 
@@ -159,7 +159,7 @@ impl Output {
     }
 
     /// Returns the error if the reply that has [begun](Self::begin) exceeds the quota, and removes
-    /// the reply: without one of its pieces, the peer would take others for that piece.
+    /// the reply: an incomplete reply would change what the peer parses next.
     pub(super) fn take_exceeded(&mut self) -> Option<QuotaExceeded> {
         let exceeded = self.exceeded.take()?;
         self.truncate(self.before);

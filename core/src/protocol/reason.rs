@@ -40,7 +40,7 @@ pub enum ProtocolReason<E: Reason = Malformed> {
         /// The limit of open connections.
         limit: usize,
     },
-    /// The protocol has failed: the input is not a sequence of frames.
+    /// The protocol refused a frame, or an answer or the news failed.
     #[error("{0}")]
     Malformed(E),
     /// The input ended within a frame.
@@ -183,7 +183,7 @@ fn of_frame(received: u64, expected: u64) -> String {
 
 /// An error of a protocol that needs no more than a text: the peer broke the protocol.
 ///
-/// `?` and `into` make it of a text.
+/// `?` and `into` convert a text to it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub Cow<'static, str>);

@@ -21,7 +21,7 @@ use crate::{
 /// `A` is the future of an answer that is not ready. Without any, the replies are one [`Output`].
 #[derive(Debug)]
 pub struct Replies<A = Immediate> {
-    /// What may be written.
+    /// The output in front of the first pending answer.
     output: Output,
     /// What follows the output: nothing, or first an answer that is pending.
     slots: VecDeque<Slot<A>>,
@@ -125,7 +125,7 @@ impl<A> Replies<A> {
         self.is_closing
     }
 
-    /// What may be written.
+    /// The output in front of the first pending answer.
     pub(super) fn writable(&self) -> &Output {
         &self.output
     }
@@ -135,7 +135,7 @@ impl<A> Replies<A> {
         &mut self.output
     }
 
-    /// Whether all that is not written may be written.
+    /// Whether no answer is pending.
     pub(super) fn are_writable(&self) -> bool {
         self.slots.is_empty()
     }

@@ -77,8 +77,7 @@ impl WakerSet {
 
 impl WakerSlot {
     /// Registers the waker of `cx` for the next [`WakerSet::wake_all`], in place of the previous
-    /// one. Call it before you look at the state. A later look can miss no change, because the
-    /// change wakes `cx`.
+    /// one. Read the state after this call: every later change wakes `cx`.
     pub fn register(&self, cx: &Context<'_>) {
         let previous = self.set.slots.with(|slots| register_waker(slots.get_mut(self.key)?, cx));
         drop(previous); // outside the lock: it may be the last handle on a task

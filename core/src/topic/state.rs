@@ -18,7 +18,7 @@ pub(super) type Filter<T> = Box<dyn Fn(&T) -> bool + Send>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{skipped} items left the window before they were read")]
 pub struct Lagged {
-    /// How many items of its subscription it has skipped since the last `Lagged`.
+    /// How many items that its filter accepts were displaced unread since the last `Lagged`.
     pub skipped: u64,
 }
 

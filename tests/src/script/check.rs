@@ -387,7 +387,7 @@ impl<'a, 'm, M: Machine> Run<'a, 'm, M> {
             }
             self.play_and_record(&Op::SpuriousTimeout);
         }
-        panic!("machine: it has more than {MAX_TIMEOUTS} deadlines within {time:?}");
+        panic!("machine: it passes more than {MAX_TIMEOUTS} deadlines within {time:?}");
     }
 }
 

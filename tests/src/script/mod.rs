@@ -121,7 +121,7 @@ impl fmt::Debug for Op {
     }
 }
 
-/// How an end of a connection has ended its output.
+/// How a machine, or an end of a simulated connection, has ended its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// With a FIN.
