@@ -12,6 +12,7 @@ use super::{
     Config, Input as _, PartialFrame, Protocol, ProtocolReason, Replies, Server, Step,
     eviction::{Eviction, EvictionSlot, Phase},
     frame_timeouts::FrameTimer,
+    replies::Closing,
     server::Inner,
 };
 use crate::{
@@ -435,8 +436,15 @@ impl<P: Protocol> Connection<P> {
     fn check_replies(&mut self) {
         if let Some(exceeded) = self.replies.take_exceeded() {
             self.abandon_replies(exceeded.into());
-        } else if self.replies.is_closing() && self.is_open() {
-            self.stop_reading(ProtocolReason::Closed);
+        } else if let Some(closing) = self.replies.closing()
+            && self.is_open()
+        {
+            self.stop_reading(match closing {
+                Closing::Finished if self.replies.is_draining() => ProtocolReason::ShutDown,
+                Closing::Finished => ProtocolReason::Finished,
+                #[cfg(feature = "message")]
+                Closing::Answered => ProtocolReason::Answered,
+            });
         }
     }
 

@@ -11,12 +11,13 @@ use crate::{ConnectionError, Direction, Fault, Reason, buffer::QuotaExceeded};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProtocolReason<E: Reason = Malformed> {
-    /// The peer sent a FIN, and was sent all replies.
+    /// The peer sent a FIN, or the protocol closed the connection
+    /// ([`Replies::close`](super::Replies::close)). The peer was sent all replies.
     #[error("finished")]
     Finished,
-    /// The protocol closed the connection ([`Replies::close`](super::Replies::close)).
-    #[error("closed")]
-    Closed,
+    /// The only request was answered (`one_shot` of the message server).
+    #[error("answered")]
+    Answered,
     /// A shutdown was requested.
     #[error("shutdown requested")]
     ShutDown,
@@ -124,7 +125,7 @@ impl<E: Reason> ProtocolReason<E> {
             | Self::Memory(_)
             | Self::ServiceTimeout { .. } => true,
             Self::Finished
-            | Self::Closed
+            | Self::Answered
             | Self::ShutDown
             | Self::IdleTimeout { .. }
             | Self::Evicted { .. }
@@ -136,7 +137,7 @@ impl<E: Reason> ProtocolReason<E> {
     fn label_and_fault(&self) -> (&'static str, Fault) {
         match self {
             Self::Finished => ("finished", Fault::None),
-            Self::Closed => ("closed", Fault::None),
+            Self::Answered => ("answered", Fault::None),
             Self::ShutDown => ("shut_down", Fault::Requested),
             Self::IdleTimeout { fault, .. } => ("idle_timeout", *fault),
             Self::Evicted { .. } => ("evicted", Fault::None),

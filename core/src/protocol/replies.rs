@@ -30,10 +30,19 @@ pub struct Replies<A = Immediate> {
     quota: Quota,
     high_water_mark: usize,
     now: Instant,
-    is_closing: bool,
+    /// The connection closes after the replies so far.
+    closing: Option<Closing>,
     is_draining: bool,
     /// An answer that became ready has exceeded the quota.
     exceeded: Option<QuotaExceeded>,
+}
+
+/// Why a protocol closes its connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Closing {
+    Finished,
+    #[cfg(feature = "message")]
+    Answered,
 }
 
 #[derive(Debug)]
@@ -52,7 +61,7 @@ impl<A> Replies<A> {
             quota,
             high_water_mark,
             now,
-            is_closing: false,
+            closing: None,
             is_draining: false,
             exceeded: None,
         }
@@ -85,7 +94,13 @@ impl<A> Replies<A> {
 
     /// Closes the connection after the replies so far. The rest of the input is discarded.
     pub fn close(&mut self) {
-        self.is_closing = true;
+        self.closing.get_or_insert(Closing::Finished);
+    }
+
+    /// As [`close`](Self::close), because only one request is answered.
+    #[cfg(feature = "message")]
+    pub(crate) fn close_after_one(&mut self) {
+        self.closing = Some(Closing::Answered);
     }
 
     /// The time of the present call.
@@ -121,8 +136,8 @@ impl<A> Replies<A> {
         self.is_draining = true;
     }
 
-    pub(super) fn is_closing(&self) -> bool {
-        self.is_closing
+    pub(super) fn closing(&self) -> Option<Closing> {
+        self.closing
     }
 
     /// The output in front of the first pending answer.

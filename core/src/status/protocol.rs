@@ -171,7 +171,7 @@ impl Protocol for StatusProtocol {
             ProtocolReason::FrameTimeout { .. } => http::TOO_LATE,
             ProtocolReason::FrameTooLong { .. } => http::TOO_LONG,
             ProtocolReason::Finished
-            | ProtocolReason::Closed
+            | ProtocolReason::Answered
             | ProtocolReason::ShutDown
             | ProtocolReason::IdleTimeout { .. }
             | ProtocolReason::Evicted { .. }

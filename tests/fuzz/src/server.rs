@@ -341,7 +341,7 @@ fn check_ended(
             assert!(all_answered);
             assert_output(&answered, None);
         }
-        MessageReason::Closed | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
+        MessageReason::Answered | MessageReason::ShutDown | MessageReason::IdleTimeout { .. } => {
             assert!(all_answered);
             assert_output(&answered, None);
         }

@@ -60,7 +60,7 @@ fn assert_replies_are_requests(transcript: &Transcript) {
             assert_eq!(replies, requests, "a request has no reply");
             assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
         }
-        Some("shut_down" | "idle_timeout" | "closed") => {
+        Some("shut_down" | "idle_timeout" | "answered") => {
             assert_eq!((error, transcript.ending), (None, Some(Ending::Fin)));
         }
         Some(
@@ -196,7 +196,7 @@ proptest! {
         assert_replies_are_requests(&transcript);
         let replies = whole_messages(&transcript.output);
         prop_assert!(replies.len() <= 1, "there is more than one reply");
-        if transcript.label == Some("closed") {
+        if transcript.label == Some("answered") {
             prop_assert_eq!(&replies[..], &well_formed(&transcript.input)[..1]);
         }
         prop_assert!(transcript.label != Some("finished") || replies.is_empty());

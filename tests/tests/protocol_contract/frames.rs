@@ -36,7 +36,7 @@ fn the_output_does_not_depend_on_the_cut() {
 
 /// Input, output, and the label of the reason.
 const ENDS: [(&str, &str, &str); 8] = [
-    ("say a\nbye\nsay b\n", "a\nbye\n", "closed"),
+    ("say a\nbye\nsay b\n", "a\nbye\n", "finished"),
     ("say a\nnonsense\nsay b\n", "a\nerror: an unknown order\n", "malformed"),
     ("raw x\n", "error: not a number\n", "malformed"),
     ("say a", "error: the input ended after 5 bytes of a frame\n", "truncated"),

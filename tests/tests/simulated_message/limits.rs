@@ -265,7 +265,7 @@ fn a_one_shot_server_closes_each_connection_after_its_reply() {
         let received = scene.world.run_until(&received).unwrap();
         assert_eq!((received.bytes, received.fin, received.error), (first, true, None));
         scene.end();
-        assert_eq!(scene.ended("closed"), 1);
+        assert_eq!(scene.ended("answered"), 1);
     });
 }
 

@@ -499,7 +499,7 @@ fn a_request_during_a_shutdown_is_answered_as_the_last_one() {
         let (head, content) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("\r\nConnection: close"), "{head}");
         assert_eq!(content, "alive\n");
-        assert_eq!((transcript.label, transcript.ending), (Some("closed"), Some(Ending::Fin)));
+        assert_eq!((transcript.label, transcript.ending), (Some("shut_down"), Some(Ending::Fin)));
     }
 }
 
@@ -511,7 +511,7 @@ fn reasons_have_constant_labels() {
         (b"GET / HTTP/3.0\r\n", "version"),
         (&[b'x'; 9000], "head_too_large"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n", "content"),
-        (b"GET / HTTP/1.0\r\n\r\n", "closed"),
+        (b"GET / HTTP/1.0\r\n\r\n", "finished"),
     ] {
         let mut machine = machine(&server);
         script::play_out(&mut machine, &[Op::Receive(input.to_vec())]);

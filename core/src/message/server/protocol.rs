@@ -87,7 +87,7 @@ impl<S: Service> Protocol for ServiceProtocol<S> {
             }
         }
         if self.server.one_shot {
-            replies.close();
+            replies.close_after_one();
         }
         Ok(Step::Taken)
     }
