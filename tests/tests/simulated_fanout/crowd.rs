@@ -110,7 +110,7 @@ fn faulty_subscribers_do_not_change_what_the_healthy_receive() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let hash = |seed| crowd(seed, config(), 5, 12).0.world.trace().hash();
-    for_each_seed(2, |seed| assert_eq!(hash(seed), hash(seed)));
+    for_each_seed(1, |seed| assert_eq!(hash(seed), hash(seed)));
     assert_ne!(hash(0), hash(1));
 }
 
