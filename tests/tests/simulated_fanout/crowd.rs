@@ -86,7 +86,7 @@ fn assert_nothing_is_missing(scene: &Scene, received: &[Received]) {
 
 #[test]
 fn healthy_subscribers_miss_nothing_while_the_upstream_flaps_and_others_misbehave() {
-    let (healthy, faulty) = if cfg!(debug_assertions) { (25, 30) } else { (500, 600) };
+    let (healthy, faulty) = if cfg!(debug_assertions) { (20, 24) } else { (500, 600) };
     for_each_seed(2, |seed| {
         for on_lag in [LagPolicy::Disconnect, LagPolicy::Skip, LagPolicy::Block] {
             let (scene, received) = crowd(seed, config().with_on_lag(on_lag), healthy, faulty);
