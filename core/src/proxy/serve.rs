@@ -1,10 +1,13 @@
 //! A proxy, and serving it on a runtime.
 
+use std::future::Future;
+
 use super::{
     Config, ProxiedConnection, RelayFactory, Upstreams, loop_detection::LoopDetector, pipes::Pipes,
 };
 use crate::{
     ConfigError,
+    admission::Admitted,
     drive::Splice,
     runtime::Runtime,
     serve::{DrainReport, Server},
@@ -50,18 +53,48 @@ impl Proxy {
 /// Otherwise the proxies' own addresses count towards the limit per address until the headers have
 /// been read.
 pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) -> DrainReport {
+    let relay = relays(&server, proxy);
+    server.accept(relay).await
+}
+
+/// As [`serve`], for clients that begin with a handshake, such as TLS. The connection ends if
+/// `handshake` returns `None`. If it is dropped, [`Admitted`] records no reason.
+pub async fn serve_after<R, H>(
+    server: Server<R>,
+    proxy: Proxy,
+    mut handshake: impl FnMut(R::Socket, Admitted, R::Clock) -> H + Send,
+) -> DrainReport
+where
+    R: Runtime<Socket: Splice>,
+    H: Future<Output = Option<(R::Socket, Admitted, R::Clock)>> + Send + 'static,
+{
+    let relay = relays(&server, proxy);
+    server
+        .accept(move |socket, admitted, clock| {
+            let (handshake, mut relay) = (handshake(socket, admitted, clock), relay.clone());
+            async move {
+                let (socket, admitted, clock) = handshake.await?;
+                Some(relay(socket, admitted, clock).await)
+            }
+        })
+        .await
+}
+
+/// Returns a function that relays a client.
+fn relays<R: Runtime<Socket: Splice>>(
+    server: &Server<R>,
+    proxy: Proxy,
+) -> impl FnMut(R::Socket, Admitted, R::Clock) -> ProxiedConnection<R> + Clone + Send + use<R> {
     let pipes = Pipes::new(proxy.relays.config().pipes);
     let listening = server.addresses().ok();
     let loops = listening.and_then(|addresses| LoopDetector::new(addresses, &proxy.upstreams));
     let runtime = server.runtime().clone();
-    server
-        .accept(move |socket, admitted, clock| {
-            let (peer, loops) = (admitted.peer(), loops.clone());
-            let pipes = Some(pipes.clone());
-            ProxiedConnection::with(&runtime, &proxy, socket, peer, clock, loops, pipes)
-                .admitted(admitted)
-        })
-        .await
+    move |socket, admitted, clock| {
+        let (peer, loops) = (admitted.peer(), loops.clone());
+        let pipes = Some(pipes.clone());
+        ProxiedConnection::with(&runtime, &proxy, socket, peer, clock, loops, pipes)
+            .admitted(admitted)
+    }
 }
 
 #[cfg(test)]

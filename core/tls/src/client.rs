@@ -1,0 +1,65 @@
+//! The client's side: the limits and the authorities that all connections share.
+
+use std::sync::Arc;
+
+use rustls::{ClientConfig, client::UnbufferedClientConnection, pki_types::ServerName};
+use wirestate_core::{ConfigError, Instant, Machine, buffer::Pool, teardown::DiscardBudget};
+
+use crate::{Config, Handshake, Tls, session::Session};
+
+/// Makes the machines of clients with TLS. Clones are the same client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    credentials: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    pool: Pool,
+    discards: DiscardBudget,
+}
+
+impl Client {
+    /// A client of the server that has a certificate for `name`, a host name or an IP address.
+    /// `credentials` are those of [`client_config`](crate::client_config), for example.
+    ///
+    /// # Errors
+    /// [`Config::buffer`] is too small, a timeout is zero, or `credentials` send early data
+    /// (RFC 8446, section 2.3).
+    pub fn new(
+        config: Config,
+        credentials: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, ConfigError> {
+        config.check()?;
+        if credentials.enable_early_data {
+            let (setting, with) = ("enable_early_data", "a machine that sends no early data");
+            return Err(ConfigError::Conflict { setting, with });
+        }
+        let pool = Pool::new(config.buffer, config.idle_buffers);
+        let discards = DiscardBudget::default();
+        Ok(Self { shared: Arc::new(Shared { config, credentials, name, pool, discards }) })
+    }
+
+    /// Puts TLS around the machine of a new connection.
+    pub fn machine<M: Machine>(&self, inner: M, now: Instant) -> Tls<M> {
+        let Shared { config, discards, .. } = &*self.shared;
+        Tls::new(inner, self.session(), config.clone(), discards.clone(), now)
+    }
+
+    /// The handshake of a new connection alone. Once it is complete, make a
+    /// [`Stream`](crate::Stream).
+    pub fn handshake(&self, now: Instant) -> Tls<Handshake> {
+        self.machine(Handshake::default(), now)
+    }
+
+    fn session(&self) -> Session {
+        let Shared { credentials, name, pool, .. } = &*self.shared;
+        let connection = UnbufferedClientConnection::new(credentials.clone(), name.clone())
+            .expect("only a maximum fragment size can be invalid, and is checked");
+        Session::client(connection, pool)
+    }
+}

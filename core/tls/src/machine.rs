@@ -1,0 +1,470 @@
+//! A machine around a machine.
+
+use core::{fmt::Debug, mem, task::Context};
+
+use bytes::Bytes;
+use rustls::CommonState;
+use wirestate_core::{
+    ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Reason,
+    Status, WriteProgress,
+    drive::MAX_SLICES,
+    teardown::{DiscardBudget, Teardown},
+};
+
+use crate::{
+    Config, Failure, TlsReason,
+    session::{Progress, Session},
+};
+
+/// TLS around a machine: the machine receives and sends plaintext.
+///
+/// | the peer | the inner machine |
+/// |---|---|
+/// | data | [`Event::Read`] |
+/// | `close_notify` | [`Event::Eof`] |
+/// | a FIN without `close_notify` | [`Event::Error`] with [`ConnectionError::Layer`]; the reason is [`Failure::Truncated`] |
+/// | an alert, or a record that is not valid | the same, in both directions; the reason is the [`Failure`] |
+/// | a reset | a reset |
+///
+/// | the inner machine | the peer |
+/// |---|---|
+/// | output | encrypted; a record has at most 16 KiB of it |
+/// | [`Outbound::Finish`] | `close_notify`, then a FIN. The other direction stays open |
+/// | [`Outbound::Reset`] | a reset |
+///
+/// **Backpressure**: ciphertext is decrypted once the inner machine reads. While it does not, the
+/// socket is not read either.
+///
+/// **Deadlines**: those of the inner machine, and the two of [`Config`]. To the inner machine,
+/// [`Event::Written`] means encrypted. [`Event::Timeout`] counts encrypted bytes that were not
+/// sent as unacknowledged.
+///
+/// **Failures**: an alert tells the peer, then the connection lingers, so that a reset does not
+/// destroy the alert.
+///
+/// **Memory**: at most two [buffers](Config::buffer) and one record (16 KiB), besides the inner
+/// machine and rustls' own state: about 4 KB after the handshake, and the peer's certificates. An
+/// idle connection holds no buffer.
+#[derive(Debug)]
+pub struct Tls<M: Machine> {
+    inner: M,
+    session: Box<Session>,
+    config: Config,
+    discards: DiscardBudget,
+    since: Instant,
+    progress: WriteProgress,
+    /// How the input ended, until the inner machine has received what came before.
+    end: Option<End>,
+    /// The FIN was sent, or writing has failed: there is no more output.
+    is_finished: bool,
+    /// The inner machine was told that there is no more output.
+    inner_is_finished: bool,
+    failure: Option<Failure>,
+    /// The end of the connection, after a failure that the peer is told.
+    teardown: Option<Teardown<()>>,
+    work: u64,
+}
+
+/// How the input ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Eof,
+    Error(ConnectionError),
+    /// The inner machine was told.
+    Delivered,
+}
+
+impl<M: Machine> Tls<M> {
+    pub(crate) fn new(
+        inner: M,
+        session: Session,
+        config: Config,
+        discards: DiscardBudget,
+        now: Instant,
+    ) -> Self {
+        let mut tls = Self {
+            inner,
+            session: Box::new(session),
+            config,
+            discards,
+            since: now,
+            progress: WriteProgress::new(now),
+            end: None,
+            is_finished: false,
+            inner_is_finished: false,
+            failure: None,
+            teardown: None,
+            work: 0,
+        };
+        tls.pump(now); // a client's first message
+        tls
+    }
+
+    /// The inner machine.
+    pub fn inner(&self) -> &M {
+        &self.inner
+    }
+
+    /// The inner machine, for calls beyond the contract: poll the driver afterwards.
+    pub fn inner_mut(&mut self) -> &mut M {
+        &mut self.inner
+    }
+
+    pub(crate) fn into_session(self) -> Box<Session> {
+        self.session
+    }
+
+    /// Whether the handshake is not complete.
+    pub fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
+    /// What rustls knows about the connection: the protocol's version, the cipher suite, the
+    /// application protocol (ALPN), the peer's certificates.
+    pub fn connection(&self) -> &CommonState {
+        self.session.common()
+    }
+
+    /// Moves what can be moved between the session and the inner machine. Returns whether anything
+    /// changed.
+    fn pump(&mut self, now: Instant) -> bool {
+        let was_empty = self.session.pending().is_empty();
+        // After `close_notify` and the FIN there is no alert.
+        let has_closed = was_empty && self.session.has_closed() && self.teardown.is_none();
+        let is_silent = self.is_finished || has_closed;
+        let mut has_changed = false;
+        while self.teardown.is_none() {
+            match self.step(now) {
+                Ok(true) => has_changed = true,
+                Ok(false) => break,
+                Err(failure) => {
+                    self.fail(failure, now);
+                    has_changed = true;
+                }
+            }
+        }
+        if self.teardown.is_some() {
+            has_changed |= self.end_inner(now);
+        }
+        if is_silent {
+            self.session.discard_pending();
+        }
+        if was_empty && !self.session.pending().is_empty() {
+            self.progress.queued(now);
+        }
+        has_changed
+    }
+
+    /// Moves one piece of input, and all output. Returns whether anything changed.
+    fn step(&mut self, now: Instant) -> Result<bool, Failure> {
+        let Self { inner, session, .. } = self;
+        let mut has_changed = false;
+        let was_handshaking = session.is_handshaking();
+        let reads = was_handshaking || inner.interest().read;
+        if reads && (session.has_input() || was_handshaking && session.bytes_received() == 0) {
+            let buf = if was_handshaking { &mut [] } else { inner.read_buf() };
+            let is_first = session.common().protocol_version().is_none();
+            let failed = |error| Failure::of(error, is_first);
+            match session.read(buf).map_err(failed)? {
+                Progress::Moved(0) | Progress::Closed => has_changed = true,
+                Progress::Moved(n) => {
+                    inner.handle(now, Event::Read(n));
+                    has_changed = true;
+                }
+                Progress::Blocked => {}
+            }
+            if was_handshaking && !session.is_handshaking() {
+                self.work += HANDSHAKE_WORK;
+                has_changed = true;
+            }
+        }
+        if !session.can_receive() && !session.has_input() {
+            return Err(Failure::HandshakeTooLong { limit: self.config.buffer });
+        }
+        has_changed |= self.deliver_end(now)?;
+        let Self { inner, session, .. } = self;
+        while !session.is_handshaking() && inner.interest().write == Outbound::Flush {
+            let mut bufs = [&[][..]; MAX_SLICES];
+            let count = inner.write_bufs(&mut bufs);
+            match session.write(&bufs[..count]).map_err(Failure::Protocol)? {
+                Progress::Moved(n) => inner.handle(now, Event::Written(n)),
+                Progress::Blocked | Progress::Closed => break,
+            }
+            has_changed = true;
+        }
+        let closes = inner.interest().write == Outbound::Finish && !session.has_closed();
+        if closes && !session.is_handshaking() {
+            session.close().map_err(Failure::Protocol)?;
+            has_changed |= session.has_closed();
+        }
+        Ok(has_changed)
+    }
+
+    /// Tells the inner machine that the input has ended, after all of it.
+    fn deliver_end(&mut self, now: Instant) -> Result<bool, Failure> {
+        let Self { inner, session, .. } = self;
+        let has_more = session.has_input() && !session.peer_has_closed() || session.has_plaintext();
+        if has_more || matches!(self.end, Some(End::Delivered)) {
+            return Ok(false);
+        }
+        let event = match self.end {
+            _ if session.peer_has_closed() => Event::Eof,
+            Some(End::Eof) if session.is_handshaking() => {
+                let received = session.bytes_received();
+                return Err(Failure::HandshakeTruncated { received });
+            }
+            Some(End::Error(error)) if session.is_handshaking() => {
+                return Err(Failure::Lost(error));
+            }
+            Some(End::Eof) => Event::Error(Direction::Read, ConnectionError::Layer),
+            Some(End::Error(error)) => Event::Error(Direction::Read, error),
+            Some(End::Delivered) | None => return Ok(false),
+        };
+        if !inner.interest().read {
+            return Ok(false);
+        }
+        if let Event::Error(_, ConnectionError::Layer) = event {
+            self.failure.get_or_insert(Failure::Truncated);
+        }
+        self.end = Some(End::Delivered);
+        self.inner.handle(now, event);
+        Ok(true)
+    }
+
+    /// Ends the connection, after an alert if there is one.
+    fn fail(&mut self, failure: Failure, now: Instant) {
+        let is_stalled = matches!(failure, Failure::WriteStalled { .. });
+        let is_lost = matches!(failure, Failure::Lost(_));
+        self.failure.get_or_insert(failure);
+        let linger = self.end.is_none().then(Linger::default);
+        self.teardown = Some(if is_stalled {
+            self.session.discard_pending();
+            Teardown::reset(())
+        } else if self.is_finished || is_lost {
+            Teardown::ended(())
+        } else {
+            Teardown::closing((), linger, &mut self.progress, now)
+        });
+    }
+
+    /// Ends the inner machine after a failure. Returns whether it changed.
+    fn end_inner(&mut self, now: Instant) -> bool {
+        let mut has_changed = false;
+        if !mem::replace(&mut self.inner_is_finished, true)
+            && self.inner.interest().write != Outbound::Reset
+        {
+            self.inner.handle(now, Event::Error(Direction::Write, ConnectionError::Layer));
+            has_changed = true;
+        }
+        if self.inner.interest().read {
+            self.end = Some(End::Delivered);
+            self.inner.handle(now, Event::Error(Direction::Read, ConnectionError::Layer));
+            has_changed = true;
+        }
+        if self.inner.interest().write == Outbound::Reset {
+            self.inner.handle(now, Event::Finished);
+            has_changed = true;
+        }
+        has_changed
+    }
+
+    fn handshake_deadline(&self) -> Option<Instant> {
+        let limit = self.config.handshake_timeout.filter(|_| self.is_handshaking())?;
+        Some(self.since + limit)
+    }
+
+    /// The deadline of encrypted output, or of the FIN after an alert.
+    fn write_deadline(&self) -> Option<Instant> {
+        let is_pending = !self.session.pending().is_empty() || self.teardown.is_some();
+        self.config.write_timeout.filter(|_| is_pending).map(|limit| self.progress.deadline(limit))
+    }
+
+    fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let pending = self.session.pending().len();
+        if is_due(self.write_deadline()) {
+            self.progress.observe(now, pending > 0, unacknowledged + pending);
+        }
+        let stalls = self.config.write_timeout.filter(|_| is_due(self.write_deadline()));
+        if let Some(teardown) = &mut self.teardown {
+            if is_due(teardown.poll_timeout(stalls.map(|_| now))) {
+                teardown.expire(None);
+                self.session.discard_pending();
+            }
+            return;
+        }
+        let unacknowledged = unacknowledged + pending;
+        self.inner.handle(now, Event::Timeout { unacknowledged });
+        if let Some(limit) = self.config.handshake_timeout
+            && is_due(self.handshake_deadline())
+        {
+            let received = self.session.bytes_received();
+            self.fail(Failure::HandshakeTimeout { limit, received }, now);
+        } else if let Some(limit) = stalls {
+            self.fail(Failure::WriteStalled { limit, pending }, now);
+        }
+    }
+
+    /// Handles an event after a failure.
+    fn handle_in_teardown(&mut self, now: Instant, event: Event) {
+        let Some(teardown) = &mut self.teardown else { return };
+        match event {
+            Event::Read(n) => teardown.handle_read(now, n, &self.discards),
+            Event::Eof => teardown.handle_eof(),
+            Event::Written(n) => {
+                self.session.sent(n);
+                self.progress.written(now, n);
+            }
+            Event::Finished => teardown.handle_finished(now),
+            Event::Error(..) => {
+                teardown.handle_error(());
+                self.session.discard_pending();
+            }
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            Event::ShutDown => self.inner.handle(now, event),
+            Event::Release => {}
+        }
+    }
+}
+
+#[deny(
+    clippy::missing_trait_methods,
+    reason = "a default would hide the inner machine's own method"
+)]
+impl<M: Machine> Machine for Tls<M> {
+    type Reason = TlsReason<M::Reason>;
+
+    fn interest(&self) -> Interest {
+        let has_output = !self.session.pending().is_empty();
+        if let Some(teardown) = &self.teardown {
+            return teardown.interest(has_output);
+        }
+        let inner = self.inner.interest();
+        if inner.is_done() || inner.write == Outbound::Reset {
+            return Interest { read: false, ..inner };
+        }
+        let is_handshaking = self.session.is_handshaking();
+        let write = match inner.write {
+            _ if has_output => Outbound::Flush,
+            _ if self.is_finished && is_handshaking => Outbound::Finished,
+            Outbound::Finish if self.session.has_closed() => Outbound::Finish,
+            Outbound::Finished => Outbound::Finished,
+            // Nothing can be encrypted before the handshake is complete.
+            Outbound::Idle | Outbound::Flush | Outbound::Finish | Outbound::Reset => Outbound::Idle,
+        };
+        let reads = is_handshaking || inner.read && !self.session.has_plaintext();
+        Interest { read: self.end.is_none() && reads && self.session.can_receive(), write }
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        self.session.receive_buf()
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        let pending = self.session.pending();
+        out[0] = pending;
+        usize::from(!pending.is_empty())
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        let pending = self.session.pending();
+        out[0] = Bytes::copy_from_slice(&pending[..pending.len().min(max)]);
+        usize::from(!pending.is_empty())
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        if event == Event::Release {
+            self.session.release();
+            self.inner.handle(now, event);
+            return;
+        }
+        if self.teardown.is_some() {
+            self.handle_in_teardown(now, event);
+            return;
+        }
+        match event {
+            Event::Read(n) => self.session.received(n),
+            Event::Eof => self.end = Some(End::Eof),
+            Event::Error(Direction::Read, error) => self.end = Some(End::Error(error)),
+            Event::Error(Direction::Write, _) => {
+                self.is_finished = true;
+                self.session.discard_pending();
+                // The handshake cannot be completed, but the peer may have explained why.
+                if !self.session.is_handshaking() {
+                    self.inner_is_finished = true;
+                    self.inner.handle(now, event);
+                }
+            }
+            Event::Written(n) => {
+                self.session.sent(n);
+                self.progress.written(now, n);
+            }
+            Event::Finished => {
+                (self.is_finished, self.inner_is_finished) = (true, true);
+                self.inner.handle(now, event);
+            }
+            Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
+            Event::ShutDown => {
+                self.inner.handle(now, event);
+                if self.session.is_handshaking() && !self.inner.interest().is_done() {
+                    self.fail(Failure::ShutDown, now);
+                }
+            }
+            Event::Release => {}
+        }
+        self.pump(now);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        if let Some(teardown) = &self.teardown {
+            return teardown.poll_timeout(self.write_deadline());
+        }
+        if self.inner.interest().is_done() {
+            return None;
+        }
+        let own = [self.handshake_deadline(), self.write_deadline()];
+        own.into_iter().chain([self.inner.poll_timeout()]).flatten().min()
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let has_changed = self.inner.poll_shared(now, cx);
+        self.pump(now) || has_changed
+    }
+
+    fn work(&self) -> u64 {
+        self.inner.work() + self.work
+    }
+
+    fn status(&self) -> Status {
+        let status = self.inner.status();
+        let state = if self.teardown.is_some() {
+            "tls_failed"
+        } else if self.is_handshaking() {
+            "tls_handshake"
+        } else {
+            status.state
+        };
+        Status { state, queued: status.queued + self.session.pending().len(), ..status }
+    }
+
+    /// The failure of TLS, unless the inner machine has ended for a reason of its own.
+    fn reason(&self) -> Option<Self::Reason> {
+        if self.teardown.as_ref().is_some_and(|teardown| teardown.reason().is_none()) {
+            return None;
+        }
+        match (&self.failure, self.inner.reason()) {
+            (Some(failure), Some(reason)) if reason.fault() == Fault::Lost => {
+                Some(TlsReason::Tls(failure.clone()))
+            }
+            (_, Some(reason)) => Some(TlsReason::Inner(reason)),
+            (Some(failure), None) if self.teardown.is_some() => {
+                Some(TlsReason::Tls(failure.clone()))
+            }
+            (_, None) => None,
+        }
+    }
+}
+
+/// The work of a handshake, which is enough for the driver to yield to other connections. Signing
+/// takes 50 µs to 1 ms, and cannot be divided.
+const HANDSHAKE_WORK: u64 = 64;

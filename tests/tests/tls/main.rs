@@ -1,0 +1,7 @@
+//! TLS around the machines.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+
+mod certificates;
+mod exchange;
+mod pair;

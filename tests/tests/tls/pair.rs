@@ -1,0 +1,130 @@
+//! Two machines that are connected to each other, without a network.
+
+use std::{collections::VecDeque, task::Waker};
+
+use rand::RngExt as _;
+use wirestate_core::{Direction, Event, Instant, Machine, Outbound};
+
+/// Two machines, and the bytes between them.
+pub(crate) struct Pair<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+    /// From `a` to `b`, and back.
+    pub(crate) pipes: [Pipe; 2],
+    pub(crate) now: Instant,
+    /// The most bytes of a read or a write.
+    max: usize,
+    rng: rand_xorshift::XorShiftRng,
+}
+
+/// Bytes on their way.
+#[derive(Default)]
+pub(crate) struct Pipe {
+    pub(crate) bytes: VecDeque<u8>,
+    /// The FIN after the bytes.
+    pub(crate) fin: bool,
+    pub(crate) reset: bool,
+    /// All bytes that were sent.
+    pub(crate) sent: Vec<u8>,
+}
+
+impl<A: Machine, B: Machine> Pair<A, B> {
+    /// Reads and writes have at most `max` bytes.
+    pub(crate) fn new(a: A, b: B, max: usize, seed: u64) -> Self {
+        let rng = rand::SeedableRng::seed_from_u64(seed);
+        Self { a, b, pipes: Default::default(), now: Instant::EPOCH, max, rng }
+    }
+
+    /// Moves bytes until nothing moves any more.
+    pub(crate) fn settle(&mut self) {
+        let mut calls = 0;
+        while self.turn() {
+            calls += 1;
+            assert!(calls < 1_000_000, "the machines never settle");
+        }
+    }
+
+    /// Settles again and again, and passes the time in between, until both machines have ended.
+    pub(crate) fn run(&mut self) -> (A::Reason, B::Reason) {
+        for _ in 0..1000 {
+            self.settle();
+            if let (Some(a), Some(b)) = (self.a.reason(), self.b.reason())
+                && self.a.interest().is_done()
+                && self.b.interest().is_done()
+            {
+                return (a, b);
+            }
+            let deadlines = [self.a.poll_timeout(), self.b.poll_timeout()];
+            let deadline = deadlines.into_iter().flatten().min();
+            self.now = self.now.max(deadline.expect("a machine that waits has a deadline"));
+            let unacknowledged = self.pipes.each_ref().map(|pipe| pipe.bytes.len());
+            let [a, b] = unacknowledged.map(|unacknowledged| Event::Timeout { unacknowledged });
+            self.a.handle(self.now, a);
+            self.b.handle(self.now, b);
+        }
+        panic!("they never end: {:?} {:?}", self.a.interest(), self.b.interest());
+    }
+
+    fn turn(&mut self) -> bool {
+        let Self { a, b, pipes: [to_b, to_a], now, max, rng } = self;
+        let mut step = || rng.random_range(1..=*max);
+        let moved_a = turn(a, to_a, to_b, *now, &mut step);
+        let moved_b = turn(b, to_b, to_a, *now, &mut step);
+        moved_a || moved_b
+    }
+}
+
+fn turn<M: Machine>(
+    machine: &mut M,
+    from: &mut Pipe,
+    to: &mut Pipe,
+    now: Instant,
+    step: &mut impl FnMut() -> usize,
+) -> bool {
+    let mut moved = machine.poll_shared(now, &mut std::task::Context::from_waker(Waker::noop()));
+    match machine.interest().write {
+        Outbound::Flush => {
+            let mut bufs = [&[][..]; 64];
+            let count = machine.write_bufs(&mut bufs);
+            let bytes = bufs[..count].concat();
+            let n = bytes.len().min(step());
+            to.bytes.extend(&bytes[..n]);
+            to.sent.extend(&bytes[..n]);
+            machine.handle(now, Event::Written(n));
+            moved = true;
+        }
+        Outbound::Finish => {
+            to.fin = true;
+            machine.handle(now, Event::Finished);
+            moved = true;
+        }
+        Outbound::Reset => {
+            to.reset = true;
+            machine.handle(now, Event::Finished);
+            moved = true;
+        }
+        Outbound::Idle | Outbound::Finished => {}
+    }
+    if !machine.interest().read {
+        return moved;
+    }
+    if from.reset {
+        let error = wirestate_core::ConnectionError::Reset;
+        machine.handle(now, Event::Error(Direction::Read, error));
+        return true;
+    }
+    if from.bytes.is_empty() {
+        if from.fin {
+            machine.handle(now, Event::Eof);
+        }
+        return moved || from.fin;
+    }
+    let buf = machine.read_buf();
+    let n = buf.len().min(from.bytes.len()).min(step());
+    for (to, byte) in buf.iter_mut().zip(from.bytes.drain(..n)) {
+        *to = byte;
+    }
+    machine.handle(now, Event::Read(n));
+    machine.handle(now, Event::Release);
+    true
+}
