@@ -35,7 +35,7 @@ fn client(name: &'static str) -> Client {
 
 fn load(rounds: u64) -> Load<fn(Duration)> {
     let messages: Vec<_> =
-        [1, 700, 22, 3000, 40_000].map(|size| Bytes::from(vec![size as u8; size])).into();
+        [1, 700, 22, 3000, 40_000].map(|size| Bytes::from(vec![b'm'; size])).into();
     let config = LoadConfig::default()
         .with_messages(messages)
         .with_rounds(rounds)
