@@ -5,15 +5,16 @@ use std::{fs, path::PathBuf};
 use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
 use wirestate_core::{
-    drive::Drive,
+    drive::{Clock as _, Drive},
     message::{Client, ClientConfig, Config, FrameLimits, Server},
     runtime::{connect_within, within},
 };
+use wirestate_tls::MaybeTls;
 
 use crate::{
     CommandError, CommandRuntime, ServerContext, output,
     search::{self, Table},
-    server,
+    server, tls,
     values::{self, Timeout},
 };
 
@@ -57,6 +58,7 @@ pub(super) struct ServerFlags {
 impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
+        self.server.check()?;
         match self.max_memory {
             Some(memory) if memory < self.max_content => {
                 Err(format!("--max-memory {memory} is below --max-content {}", self.max_content))
@@ -88,7 +90,7 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_idle_timeout(server::idle_timeout(flags.idle_timeout))
         .with_one_shot(flags.one_shot);
     let app = Server::new(config, search::service(table)).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>("app-server").with_metrics(app.clone());
+    let settings = flags.server.settings::<R>("app-server")?.with_metrics(app.clone());
     let machine = move |_: &_, now| app.machine(now);
     server::run(runtime, &flags.listen, &settings, context, machine).await
 }
@@ -123,6 +125,8 @@ pub(super) struct ClientFlags {
     /// The longest content of a reply, in bytes
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = values::bytes)]
     max_content: usize,
+    #[command(flatten)]
+    tls: tls::ClientTlsFlags,
 }
 
 pub(super) async fn run_client<R: CommandRuntime>(
@@ -143,19 +147,22 @@ pub(super) async fn run_client<R: CommandRuntime>(
 async fn request<R: CommandRuntime>(
     runtime: &R,
     flags: &ClientFlags,
-) -> Result<(Drive<Client, R::Socket, R::Clock>, Bytes), CommandError> {
-    let ClientFlags { address, action, value, connect_timeout, .. } = flags;
+) -> Result<(Drive<MaybeTls<Client>, R::Socket, R::Clock>, Bytes), CommandError> {
+    let ClientFlags { address, action, value, connect_timeout, tls, .. } = flags;
+    let tls = tls.load(address, connect_timeout.0)?;
     let socket = connect_within(runtime, address, connect_timeout.0)
         .await
         .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
     let limits = FrameLimits::default().with_max_content(flags.max_content as u64);
     let config = ClientConfig::default().with_frame_limits(limits).with_reply_timeout(None);
     let client = Client::new(config).map_err(CommandError::Config)?;
-    let mut drive = Drive::new(client, socket, runtime.clock());
+    let clock = runtime.clock();
+    let client = tls::around(tls.as_ref(), client, clock.now());
+    let mut drive = Drive::new(client, socket, clock);
     let mut request = Some(search::request(action, value));
     let reply = drive.until(|client, now| match request.take() {
-        Some(request) => client.request(&request, now).err().map(Err),
-        None => client.take_reply().map(Ok),
+        Some(request) => client.inner_mut().request(&request, now).err().map(Err),
+        None => client.inner_mut().take_reply().map(Ok),
     });
     let reply = reply.await.map_err(|ended| CommandError::ended(address, &ended))?;
     let reply = reply.map_err(|error| CommandError::ended(address, &error))?;

@@ -14,10 +14,12 @@ use wirestate_core::{
     echo::{Client, ClientConfig, Config, Prefix, Server},
     runtime::connect_within,
 };
+use wirestate_tls::MaybeTls;
 
 use crate::{
     CommandError, CommandRuntime, ServerContext, log, output, server,
     standard_input::{MAX_LINE, StdinLines},
+    tls,
     values::{self, Timeout},
 };
 
@@ -41,6 +43,13 @@ pub(super) struct ServerFlags {
     server: server::Flags,
 }
 
+impl ServerFlags {
+    /// Returns an error if flags contradict each other.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.server.check()
+    }
+}
+
 fn chunk(text: &str) -> Result<NonZeroUsize, String> {
     const MAX: usize = 1024 * 1024;
     match text.parse::<NonZeroUsize>() {
@@ -59,7 +68,7 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_prefix(flags.prefix.map(|text| Prefix { text: text.into(), chunk }))
         .with_idle_timeout(server::idle_timeout(flags.idle_timeout));
     let echo = Server::new(config).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>("echo-server");
+    let settings = flags.server.settings::<R>("echo-server")?;
     let machine = move |_: &_, now| echo.machine(now);
     server::run(runtime, &flags.listen, &settings, context, machine).await
 }
@@ -84,13 +93,16 @@ pub(super) struct ClientFlags {
     /// How long a reply may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "30s")]
     reply_timeout: Timeout,
+    #[command(flatten)]
+    tls: tls::ClientTlsFlags,
 }
 
 pub(super) async fn run_client<R: CommandRuntime>(
     runtime: &R,
     flags: ClientFlags,
 ) -> Result<(), CommandError> {
-    let ClientFlags { address, message, connect_timeout, reply_timeout } = flags;
+    let ClientFlags { address, message, connect_timeout, reply_timeout, tls } = flags;
+    let tls = tls.load(&address, connect_timeout.0)?;
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
         .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
@@ -98,7 +110,9 @@ pub(super) async fn run_client<R: CommandRuntime>(
     let max_reply = MAX_LINE + 64 * 1024;
     let config =
         ClientConfig::default().with_reply_timeout(reply_timeout.0).with_max_reply(max_reply);
-    let mut drive = Drive::new(Client::new(config), socket, runtime.clock());
+    let clock = runtime.clock();
+    let client = tls::around(tls.as_ref(), Client::new(config), clock.now());
+    let mut drive = Drive::new(client, socket, clock);
     let mut input = Input::new(message)?;
     while let Some(message) = input.next(&mut drive, &address).await?
         && !message.eq_ignore_ascii_case(b"exit")
@@ -108,6 +122,7 @@ pub(super) async fn run_client<R: CommandRuntime>(
         }
         let mut message = Some(Bytes::from(message));
         let reply = drive.until(|client, now| {
+            let client = client.inner_mut();
             if let Some(message) = message.take() {
                 client.send(message, now);
             }
@@ -142,7 +157,7 @@ impl Input {
     /// connection to `address` ends meanwhile.
     async fn next<S: Source + Sink, C: Clock>(
         &mut self,
-        drive: &mut Drive<Client, S, C>,
+        drive: &mut Drive<MaybeTls<Client>, S, C>,
         address: &str,
     ) -> Result<Option<Vec<u8>>, CommandError> {
         let (lines, prompt) = match self {

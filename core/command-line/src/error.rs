@@ -1,6 +1,10 @@
 //! Failures of commands at run time.
 
-use std::{error::Error, io, path::PathBuf};
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+};
 
 use wirestate_core::{ConfigError, runtime::Address};
 
@@ -19,6 +23,12 @@ pub(super) enum CommandError {
     Ended { address: String, reason: String },
     #[error("cannot read the table {}: {error}", path.display())]
     Table { path: PathBuf, error: Box<dyn Error + Send + Sync> },
+    #[error("cannot use {}: {error}", path.display())]
+    Credentials { path: PathBuf, error: Box<dyn Error + Send + Sync> },
+    #[error("{address} has no host name that a certificate could have: use --tls-name")]
+    NoServerName { address: String },
+    #[error("cannot load the certificate authorities of this system: {error}; use --tls-ca")]
+    NoAuthorities { error: String },
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
     #[error("cannot write to standard output: {0}")]
@@ -41,6 +51,10 @@ pub(super) enum CommandError {
 }
 
 impl CommandError {
+    pub(super) fn credentials(path: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Credentials { path: path.into(), error: error.into() }
+    }
+
     pub(super) fn ended(address: &str, reason: &impl ToString) -> Self {
         Self::Ended { address: address.into(), reason: reason.to_string() }
     }

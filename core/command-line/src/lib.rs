@@ -40,6 +40,7 @@ mod signals;
 mod standard_error;
 mod standard_input;
 mod systemd;
+mod tls;
 mod values;
 
 use std::{
@@ -151,11 +152,11 @@ impl Subcommands {
             Self::Proxy(flags) => flags.check(),
             Self::Man(flags) => flags.check(all),
             Self::AppServer(flags) => flags.check(),
-            Self::EchoServer(_)
-            | Self::EchoClient(_)
+            Self::EchoServer(flags) => flags.check(),
+            Self::FanoutSource(flags) => flags.check(),
+            Self::EchoClient(_)
             | Self::MulticonnClient(_)
             | Self::AppClient(_)
-            | Self::FanoutSource(_)
             | Self::FanoutClient(_)
             | Self::Demo
             | Self::Completions(_) => Ok(()),

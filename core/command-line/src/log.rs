@@ -101,8 +101,9 @@ pub(super) fn report_ready(flags: &Flags, address: &Address) {
 }
 
 /// Logs the address at which a server's status is served.
-pub(super) fn report_status(flags: &Flags, address: &Address) {
+pub(super) fn report_status(flags: &Flags, address: &Address, has_tls: bool) {
     let scheme = match address {
+        Address::Ip(_) if has_tls => "https://",
         Address::Ip(_) => "http://",
         // There are no URLs of Unix sockets.
         Address::Unix(_) => "",

@@ -10,6 +10,7 @@ use crate::{
     CommandError, CommandRuntime,
     load::{LoadConfig, LoadRun, Pace, Progress, pattern},
     progress_line::ProgressLine,
+    tls,
     values::{self, Timeout},
 };
 
@@ -52,6 +53,8 @@ pub(super) struct Flags {
     /// Write the report as a JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: tls::ClientTlsFlags,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -87,12 +90,14 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R, flags: Flags) -> Result<
     let messages = (config.messages.len() as u64)
         .saturating_mul(config.rounds)
         .saturating_mul(flags.connections.get() as u64);
+    let tls = flags.tls.load(&flags.address, flags.connect_timeout.0)?;
     let run = LoadRun::start(
         runtime,
         &flags.address,
         flags.connections.get(),
         &config,
         flags.connect_timeout.0,
+        tls.as_ref(),
     )?;
     let line = ProgressLine::new();
     run.finish(runtime, |progress| {

@@ -6,11 +6,12 @@ use wirestate_core::{
     proxy::{self, Balance, Config, Proxy, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
 };
+use wirestate_tls::TlsRuntime;
 
 use crate::{
     CommandError, CommandRuntime, ServerContext, open_files,
     self_upstream::{self, SelfUpstreamCheck},
-    server,
+    server, tls,
     values::{self, Timeout},
 };
 
@@ -54,6 +55,8 @@ pub(super) struct ServerFlags {
     #[arg(long, value_name = "N", env = "WIRESTATE_PIPES", value_parser = values::number)]
     pipes: Option<u64>,
     #[command(flatten)]
+    upstream_tls: tls::UpstreamTlsFlags,
+    #[command(flatten)]
     server: server::Flags,
 }
 
@@ -76,6 +79,7 @@ enum Balancing {
 impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
+        self.server.check_tls_after_proxy_header()?;
         for (i, upstream) in self.upstream.iter().enumerate() {
             self_upstream::check(upstream, &self.listen)?;
             if self.upstream[..i].contains(upstream) {
@@ -113,7 +117,7 @@ pub(super) async fn serve<R: CommandRuntime>(
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
     // One more for the socket to the upstream.
     let files = R::FILES_PER_CONNECTION + 1;
-    let settings = flags.server.settings_with_files::<R>("proxy", files, 2 * pipes);
+    let settings = flags.server.settings_with_files::<R>("proxy", files, 2 * pipes)?;
     let settings = settings.with_metrics(upstreams.clone());
     let send_proxy = flags.send_proxy.map(|version| match version {
         HeaderVersion::V1 => Version::V1,
@@ -126,11 +130,25 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_accept_proxy(settings.accept_proxy.clone())
         .with_send_proxy(send_proxy);
     let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
-    server::listen_and_serve(runtime, &flags.listen, &settings, context, async |server| {
+    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls);
+    let client = upstream_tls.load(&flags.upstream[0], flags.connect_timeout.0)?;
+    let mut runtime = TlsRuntime::new(runtime.clone(), client);
+    if !upstream_tls.has_name() {
+        runtime = runtime.named_by_address();
+    }
+    server::listen_and_serve(&runtime, &flags.listen, &settings, context, async |server| {
         let shutdown = settings.handle.shutdown();
         let check =
-            SelfUpstreamCheck::start(runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
-        let report = proxy::serve(server, proxy.clone()).await;
+            SelfUpstreamCheck::start(&runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
+        let report = match &settings.tls {
+            None => proxy::serve(server, proxy.clone()).await,
+            Some(tls) => {
+                let handshake = |socket, admitted, clock| {
+                    runtime.clone().accept(tls.server().clone(), socket, admitted, clock)
+                };
+                proxy::serve_after(server, proxy.clone(), handshake).await
+            }
+        };
         for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams().counters() {
             info!(%address, connects, failures, "upstream");
         }

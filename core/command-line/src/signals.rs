@@ -25,17 +25,19 @@ use wirestate_core::{
     status::ReadinessHandle,
 };
 
-use crate::{CommandError, CommandRuntime, standard_error::STANDARD_ERROR, systemd};
+use crate::{
+    CommandError, CommandRuntime, standard_error::STANDARD_ERROR, systemd, tls::ServerTls,
+};
 
 /// Help on signals, for servers.
 pub(super) const HELP: &str = "\
-Signals: on SIGTERM, SIGINT or SIGHUP, the server stops accepting, lets open connections end, and \
-exits. A second signal ends the process at once. If SIGHUP is ignored at the start (nohup), it \
-stays ignored. SIGUSR1 and SIGUSR2 are ignored.";
+Signals: on SIGTERM or SIGINT, the server stops accepting, lets open connections end, and exits. A \
+second signal ends the process at once. On SIGHUP, certificates and keys are read again. \
+SIGUSR1 and SIGUSR2 are ignored.";
 
-/// Handles signals until the process ends: the first SIGTERM, SIGINT or SIGHUP starts a graceful
-/// shutdown, the second one ends the process. SIGUSR1 and SIGUSR2 are ignored. If SIGHUP is ignored
-/// at the start (nohup(1)), it stays ignored.
+/// Handles signals until the process ends: the first SIGTERM or SIGINT starts a graceful shutdown,
+/// the second one ends the process. SIGHUP loads the certificates of `tls` again. SIGUSR1 and
+/// SIGUSR2 are ignored. If SIGHUP is ignored at the start (nohup(1)), it stays ignored.
 ///
 /// On the first signal, `readiness` ends at once, and the drain begins after `lame_duck`. Signals
 /// within 100 ms count as one: timeout(1) sends its signal twice.
@@ -44,17 +46,17 @@ stays ignored. SIGUSR1 and SIGUSR2 are ignored.";
 /// second one. A second thread makes every system call slower, because the threads share the table
 /// of open files. The second signal ends the process in the signal handler, even if the runtime is
 /// stuck.
-pub(super) fn shut_down_on_signals<R: CommandRuntime>(
+pub(super) fn handle_signals<R: CommandRuntime>(
     runtime: &R,
     shutdown: ShutdownHandle,
     readiness: Option<ReadinessHandle>,
     lame_duck: Duration,
+    tls: Option<ServerTls>,
 ) -> Result<(), CommandError> {
     for signal in [SIGUSR1, SIGUSR2] {
         flag::register(signal, Arc::default()).map_err(CommandError::Signals)?;
     }
-    let signals =
-        if ignores_hangup() { &[SIGTERM, SIGINT][..] } else { &[SIGTERM, SIGINT, SIGHUP] };
+    let signals = &[SIGTERM, SIGINT];
     let ends_process = Arc::new(AtomicBool::new(false));
     let register = |&signal| {
         let (receiver, sender) = UnixStream::pair()?;
@@ -64,11 +66,19 @@ pub(super) fn shut_down_on_signals<R: CommandRuntime>(
     };
     let receivers = signals.iter().map(register).collect::<io::Result<Vec<_>>>();
     let mut receivers = receivers.map_err(CommandError::Signals)?;
+    let mut hangup = if ignores_hangup() { None } else { Some(hangup(runtime)?) };
     let mut clock = runtime.clock();
     let ends_process_later = ends_process.clone();
     let wait = async move {
         let name = poll_fn(|cx| {
             let mut has_signal = |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
+            while hangup.as_mut().is_some_and(&mut has_signal) {
+                if let Some(tls) = &tls {
+                    tls.reload();
+                } else {
+                    info!("SIGHUP: there is nothing to load again");
+                }
+            }
             let signalled =
                 receivers.iter_mut().find_map(|(name, socket)| has_signal(socket).then_some(*name));
             signalled.map_or(Poll::Pending, Poll::Ready)
@@ -98,6 +108,16 @@ pub(super) fn shut_down_on_signals<R: CommandRuntime>(
         set_on_thread(signals, ends_process).map_err(CommandError::Signals)?;
     }
     Ok(())
+}
+
+/// A socket with a byte for each SIGHUP.
+fn hangup<R: CommandRuntime>(runtime: &R) -> Result<R::Socket, CommandError> {
+    let register = || {
+        let (receiver, sender) = UnixStream::pair()?;
+        pipe::register(SIGHUP, sender)?;
+        runtime.adopt(receiver)
+    };
+    register().map_err(CommandError::Signals)
 }
 
 /// Starts a thread that sets `ends_process` after the first signal, even if the runtime is stuck.

@@ -42,13 +42,14 @@ impl Admitted {
     /// Ends the connection for a reason: logs it, counts it, and removes the entry from the table.
     pub fn end(mut self, reason: &impl Reason, now: Instant) {
         let (server, id, peer) = (self.table.name(), self.entry.id(), self.entry.peer());
+        let identity = self.entry.identity();
         let (received, sent) = (self.entry.bytes_received(), self.entry.bytes_sent());
         // In seconds, as in the metrics, for programs that read the log.
         let (label, age) = (reason.label(), now.since(self.entry.since()).as_secs_f64());
         macro_rules! closed {
             ($log:ident, $suppressed:expr) => {
                 $log!(
-                    id, %peer, received, sent, age,
+                    id, %peer, identity = identity.as_deref(), received, sent, age,
                     reason = label, suppressed = $suppressed, server,
                     "closed: {reason}"
                 )

@@ -1,5 +1,6 @@
 //! One connection's entry in the table.
 
+use alloc::string::String;
 use core::{
     mem,
     net::IpAddr,
@@ -10,7 +11,7 @@ use core::{
 use super::Peer;
 use crate::{
     Instant, Status,
-    shared::{AtomicU64, Lock, register_waker, wake},
+    shared::{AtomicU64, Lock, Shared, register_waker, wake},
 };
 
 /// One connection's entry in the [`ConnectionTable`](super::ConnectionTable).
@@ -38,6 +39,7 @@ pub struct ConnectionEntry {
 #[derive(Debug)]
 struct State {
     peer: Peer,
+    identity: Option<Shared<str>>,
     /// The machine's status when its driver last went to sleep.
     status: Status,
     /// Wakes the driver.
@@ -66,7 +68,12 @@ impl ConnectionEntry {
             command: AtomicU8::new(Command::None as u8),
             header_bytes: AtomicUsize::new(0),
             counts_under_address: AtomicBool::new(counts_under_address),
-            state: Lock::new(State { peer, status: Status::default(), driver: None }),
+            state: Lock::new(State {
+                peer,
+                identity: None,
+                status: Status::default(),
+                driver: None,
+            }),
         }
     }
 
@@ -79,6 +86,24 @@ impl ConnectionEntry {
     /// ([`ConnectionTable::identify`](super::ConnectionTable::identify)).
     pub fn peer(&self) -> Peer {
         self.state.with(|state| state.peer)
+    }
+
+    /// As whom the peer has authenticated itself, such as the subject of its TLS certificate.
+    pub fn identity(&self) -> Option<Shared<str>> {
+        self.state.with(|state| state.identity.clone())
+    }
+
+    /// Records as whom the peer has authenticated itself, for the log and the list of connections.
+    /// Control characters are escaped. The text is cut off after 100 bytes.
+    pub fn set_identity(&self, identity: &str) {
+        let mut text = String::new();
+        for c in identity.escape_debug() {
+            if text.len() + c.len_utf8() > MAX_IDENTITY {
+                break;
+            }
+            text.push(c);
+        }
+        self.state.with(|state| state.identity = Some(text.into()));
     }
 
     /// When the connection was admitted.
@@ -190,6 +215,9 @@ impl ConnectionEntry {
     }
 }
 
+/// The most bytes of an identity.
+const MAX_IDENTITY: usize = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +225,17 @@ mod tests {
         admission::{ConnectionTable, Limits},
         shared::WakeCount,
     };
+
+    #[test]
+    fn an_identity_is_printable_and_short() {
+        let table = ConnectionTable::new(Limits::default());
+        let entry = table.admit(Peer::Local, Instant::EPOCH).unwrap();
+        assert_eq!(entry.identity(), None);
+        entry.set_identity("CN=a\n\u{1b}b");
+        assert_eq!(entry.identity().as_deref(), Some("CN=a\\n\\u{1b}b"));
+        entry.set_identity(&"ö".repeat(100));
+        assert_eq!(entry.identity().as_deref(), Some(&*"ö".repeat(50)));
+    }
 
     #[test]
     fn a_command_wakes_the_driver_and_is_seen_before_it_sleeps() {

@@ -7,6 +7,7 @@ use crate::{
     drive::{Clock, Drive},
     runtime::Runtime,
     serve::{DrainReport, Server},
+    shared::Shared,
 };
 
 /// [`Server::serve`] for connections that begin with a PROXY header.
@@ -21,7 +22,7 @@ use crate::{
 pub async fn serve<R, M>(
     server: Server<R>,
     policy: HeaderPolicy,
-    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
+    machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
 ) -> DrainReport
 where
     R: Runtime,

@@ -34,6 +34,7 @@ use crate::{
     idle::IdleConnections,
     listen::Listeners,
     runtime::{Address, Runtime},
+    shared::Shared,
     shutdown::ShutdownHandle,
 };
 
@@ -214,14 +215,14 @@ impl<R: Runtime> Server<R> {
     /// panic in it ends the server.
     pub async fn serve<M>(
         self,
-        mut machine: impl FnMut(&ConnectionEntry, Instant) -> M + Send,
+        mut machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Send,
     ) -> DrainReport
     where
         M: Machine + Unpin + Send + 'static,
         M::Reason: Send + 'static,
     {
         self.accept(|socket, admitted, clock| {
-            let machine = machine(&admitted, clock.now());
+            let machine = machine(&admitted.entry(), clock.now());
             Drive::new(machine, socket, clock).admitted(admitted)
         })
         .await

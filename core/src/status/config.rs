@@ -71,7 +71,7 @@ impl Config {
     }
 
     /// The size of the longest response, in bytes: 64 KiB for the head and the counts, and
-    /// 512 bytes for each connection that is [`listed`](Self::listed).
+    /// 1,152 bytes for each connection that is [`listed`](Self::listed).
     ///
     /// At most [`MAX_PAGES_IN_PROGRESS`](super::MAX_PAGES_IN_PROGRESS) connections hold a response
     /// of that size. The others hold one of at most 1 KiB. Each connection holds 8 KiB for
@@ -110,7 +110,7 @@ const IDLE_BUFFERS: usize = 4;
 /// The longest response without listed connections, in bytes.
 const MAX_COUNTS_SIZE: usize = 64 * 1024;
 /// The longest row for one listed connection in any format, in bytes.
-const MAX_ROW_SIZE: usize = 512;
+const MAX_ROW_SIZE: usize = 1152;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use rustls::{ClientConfig, client::UnbufferedClientConnection, pki_types::ServerName};
-use wirestate_core::{ConfigError, Instant, Machine, buffer::Pool, teardown::DiscardBudget};
+use wirestate_core::{
+    ConfigError, Instant, Machine, buffer::Pool, runtime::unix_path, teardown::DiscardBudget,
+};
 
 use crate::{Config, Handshake, Tls, session::Session};
 
@@ -11,13 +13,13 @@ use crate::{Config, Handshake, Tls, session::Session};
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
+    name: ServerName<'static>,
 }
 
 #[derive(Debug)]
 struct Shared {
     config: Config,
     credentials: Arc<ClientConfig>,
-    name: ServerName<'static>,
     pool: Pool,
     discards: DiscardBudget,
 }
@@ -41,7 +43,13 @@ impl Client {
         }
         let pool = Pool::new(config.buffer, config.idle_buffers);
         let discards = DiscardBudget::default();
-        Ok(Self { shared: Arc::new(Shared { config, credentials, name, pool, discards }) })
+        Ok(Self { shared: Arc::new(Shared { config, credentials, pool, discards }), name })
+    }
+
+    /// This client, for another name.
+    #[must_use]
+    pub fn with_name(&self, name: ServerName<'static>) -> Self {
+        Self { shared: self.shared.clone(), name }
     }
 
     /// Puts TLS around the machine of a new connection.
@@ -57,9 +65,23 @@ impl Client {
     }
 
     fn session(&self) -> Session {
-        let Shared { credentials, name, pool, .. } = &*self.shared;
-        let connection = UnbufferedClientConnection::new(credentials.clone(), name.clone())
+        let Shared { credentials, pool, .. } = &*self.shared;
+        let connection = UnbufferedClientConnection::new(credentials.clone(), self.name.clone())
             .expect("only a maximum fragment size can be invalid, and is checked");
         Session::client(connection, pool)
     }
+}
+
+/// The host of an address `HOST:PORT`, as the name in its certificate; `None` for another kind of
+/// address.
+///
+/// ```
+/// assert_eq!(wirestate_tls::server_name("example.org:443"), "example.org".try_into().ok());
+/// assert_eq!(wirestate_tls::server_name("[::1]:443"), "::1".try_into().ok());
+/// assert_eq!(wirestate_tls::server_name("unix:/run/echo.sock"), None);
+/// ```
+pub fn server_name(address: &str) -> Option<ServerName<'static>> {
+    let (host, _) = address.rsplit_once(':').filter(|_| unix_path(address).is_none())?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    ServerName::try_from(host.to_owned()).ok()
 }

@@ -22,7 +22,7 @@ pub struct Config {
     /// without limit. Default: 10 s.
     ///
     /// The inner machine's own deadline counts this output too, as unacknowledged. This one also
-    /// applies to an inner machine that has no deadline, and to an alert.
+    /// applies to an inner machine that has no deadline. An alert has a limit of 10 s in any case.
     pub write_timeout: Option<Duration>,
 }
 

@@ -4,7 +4,7 @@ use core::{fmt, time::Duration};
 use std::{sync::Arc, time::SystemTime};
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, CommonState, RootCertStore, ServerConfig,
     crypto::CryptoProvider,
     pki_types::{
         CertificateDer, PrivateKeyDer, ServerName,
@@ -90,6 +90,11 @@ impl CertificateInfo {
     pub fn expired(&self, now: SystemTime) -> Option<Duration> {
         now.duration_since(self.not_after).ok().filter(|ago| !ago.is_zero())
     }
+}
+
+/// The certificate that the peer has presented, and that was found valid.
+pub fn peer_certificate(connection: &CommonState) -> Option<CertificateInfo> {
+    CertificateInfo::of(connection.peer_certificates()?.first()?).ok()
 }
 
 /// The certificate authorities that certificates of peers are checked against.

@@ -9,6 +9,7 @@ mod handshake;
 mod machine;
 mod maybe;
 mod reason;
+mod runtime;
 mod server;
 mod session;
 mod stream;
@@ -16,16 +17,17 @@ mod stream;
 pub use rustls;
 
 pub use self::{
-    client::Client,
+    client::{Client, server_name},
     config::Config,
     credentials::{
-        Authorities, CertificateInfo, Clients, CredentialsError, Identity, client_config, provider,
-        server_config,
+        Authorities, CertificateInfo, Clients, CredentialsError, Identity, client_config,
+        peer_certificate, provider, server_config,
     },
     handshake::{Handshake, HandshakeLost},
     machine::Tls,
     maybe::MaybeTls,
     reason::{Failure, TlsReason},
+    runtime::{PlainListener, TlsRuntime},
     server::Server,
     stream::{MaybeTlsStream, Stream},
 };

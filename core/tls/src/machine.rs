@@ -1,6 +1,6 @@
 //! A machine around a machine.
 
-use core::{fmt::Debug, mem, task::Context};
+use core::{fmt, mem, task::Context, time::Duration};
 
 use bytes::Bytes;
 use rustls::CommonState;
@@ -8,7 +8,7 @@ use wirestate_core::{
     ConnectionError, Direction, Event, Fault, Instant, Interest, Linger, Machine, Outbound, Reason,
     Status, WriteProgress,
     drive::MAX_SLICES,
-    teardown::{DiscardBudget, Teardown},
+    teardown::{DiscardBudget, FIN_TIMEOUT, Teardown},
 };
 
 use crate::{
@@ -63,6 +63,18 @@ pub struct Tls<M: Machine> {
     /// The end of the connection, after a failure that the peer is told.
     teardown: Option<Teardown<()>>,
     work: u64,
+    on_handshake: OnHandshake,
+}
+
+/// What is called once the handshake is complete.
+struct OnHandshake(Option<Callback>);
+
+type Callback = Box<dyn FnOnce(&CommonState) + Send>;
+
+impl fmt::Debug for OnHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "OnHandshake(..)" } else { "OnHandshake" })
+    }
 }
 
 /// How the input ended.
@@ -95,9 +107,22 @@ impl<M: Machine> Tls<M> {
             failure: None,
             teardown: None,
             work: 0,
+            on_handshake: OnHandshake(None),
         };
         tls.pump(now); // a client's first message
         tls
+    }
+
+    /// `Some` once the handshake is complete, for [`Drive::until`](wirestate_core::drive::Drive).
+    pub(crate) fn is_complete(&self) -> Option<()> {
+        (!self.is_handshaking()).then_some(())
+    }
+
+    /// Calls `f` once the handshake is complete, for example to record the subject of the peer's
+    /// certificate ([`peer_certificate`](crate::peer_certificate)).
+    #[must_use]
+    pub fn on_handshake(self, f: impl FnOnce(&CommonState) + Send + 'static) -> Self {
+        Self { on_handshake: OnHandshake(Some(Box::new(f))), ..self }
     }
 
     /// The inner machine.
@@ -175,6 +200,9 @@ impl<M: Machine> Tls<M> {
             }
             if was_handshaking && !session.is_handshaking() {
                 self.work += HANDSHAKE_WORK;
+                if let Some(f) = self.on_handshake.0.take() {
+                    f(session.common());
+                }
                 has_changed = true;
             }
         }
@@ -268,6 +296,12 @@ impl<M: Machine> Tls<M> {
         has_changed
     }
 
+    /// Whether both sides have sent `close_notify`, and nothing else is pending.
+    fn is_closed_by_both(&self) -> bool {
+        let Self { session, .. } = self;
+        session.peer_has_closed() && session.has_closed() && session.pending().is_empty()
+    }
+
     fn handshake_deadline(&self) -> Option<Instant> {
         let limit = self.config.handshake_timeout.filter(|_| self.is_handshaking())?;
         Some(self.since + limit)
@@ -276,7 +310,13 @@ impl<M: Machine> Tls<M> {
     /// The deadline of encrypted output, or of the FIN after an alert.
     fn write_deadline(&self) -> Option<Instant> {
         let is_pending = !self.session.pending().is_empty() || self.teardown.is_some();
-        self.config.write_timeout.filter(|_| is_pending).map(|limit| self.progress.deadline(limit))
+        let limit = self.write_limit().filter(|_| is_pending)?;
+        Some(self.progress.deadline(limit))
+    }
+
+    /// The limit of [`Self::write_deadline`]. An alert always has one.
+    fn write_limit(&self) -> Option<Duration> {
+        self.config.write_timeout.or(self.teardown.as_ref().map(|_| FIN_TIMEOUT))
     }
 
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
@@ -285,7 +325,7 @@ impl<M: Machine> Tls<M> {
         if is_due(self.write_deadline()) {
             self.progress.observe(now, pending > 0, unacknowledged + pending);
         }
-        let stalls = self.config.write_timeout.filter(|_| is_due(self.write_deadline()));
+        let stalls = self.write_limit().filter(|_| is_due(self.write_deadline()));
         if let Some(teardown) = &mut self.teardown {
             if is_due(teardown.poll_timeout(stalls.map(|_| now))) {
                 teardown.expire(None);
@@ -386,6 +426,11 @@ impl<M: Machine> Machine for Tls<M> {
             Event::Read(n) => self.session.received(n),
             Event::Eof => self.end = Some(End::Eof),
             Event::Error(Direction::Read, error) => self.end = Some(End::Error(error)),
+            // The peer has closed the connection before it has received our `close_notify`.
+            Event::Error(Direction::Write, _) if self.is_closed_by_both() => {
+                (self.is_finished, self.inner_is_finished) = (true, true);
+                self.inner.handle(now, Event::Finished);
+            }
             Event::Error(Direction::Write, _) => {
                 self.is_finished = true;
                 self.session.discard_pending();

@@ -74,13 +74,13 @@ pub enum Failure {
     #[error("shut down in the TLS handshake")]
     ShutDown,
     /// The peer's certificate is not valid.
-    #[error("the peer's certificate is not valid: {0}")]
+    #[error("the peer's certificate is not valid: {}", CertificateText(.0))]
     Certificate(CertificateError),
     /// The peer presented no certificate, which this side requires.
     #[error("the peer presented no certificate")]
     NoCertificate,
     /// The peer sent a fatal alert (RFC 8446, section 6.2).
-    #[error("the peer sent the TLS alert {}", alert_label(*.0))]
+    #[error("the peer sent the TLS alert {}", alert_label(*.0).trim_start_matches("tls_alert_"))]
     Alert(AlertDescription),
     /// The peer broke the protocol, or has no version, cipher suite or application protocol in
     /// common with this side.
@@ -152,6 +152,24 @@ impl Reason for Failure {
             Self::HandshakeTimeout { .. } | Self::WriteStalled { .. } => Fault::Time,
             Self::Lost(_) => Fault::Lost,
             Self::ShutDown => Fault::Requested,
+        }
+    }
+}
+
+/// What is wrong with a certificate.
+struct CertificateText<'a>(&'a CertificateError);
+
+impl fmt::Display for CertificateText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
+        match self.0 {
+            CertificateError::UnknownIssuer => {
+                f.write_str("none of the trusted authorities has signed it")
+            }
+            CertificateError::Expired => f.write_str("it has expired"),
+            CertificateError::NotValidYet => f.write_str("it is not valid yet"),
+            CertificateError::Revoked => f.write_str("it was revoked"),
+            error => error.fmt(f),
         }
     }
 }

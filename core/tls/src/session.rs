@@ -297,18 +297,18 @@ impl Session {
                     })
                 }
                 Ok(state) => Some(Err(Error::General(format!("unexpected state {state:?}")))?),
-                Err(cause) if error.is_none() => {
+                Err(cause) => {
                     error = Some(cause);
-                    None // once more, for the alert
+                    None
                 }
-                Err(_) => Some(Progress::Blocked),
             };
             self.incoming.consume(discard);
             self.processed = processed;
-            match (progress, error.take()) {
-                (Some(_), Some(error)) => return Err(error),
-                (Some(progress), None) => return Ok(progress),
-                (None, pending) => error = pending,
+            if let Some(error) = error.take_if(|_| !self.connection.common().wants_write()) {
+                return Err(error); // otherwise once more, for the alert
+            }
+            if let Some(progress) = progress {
+                return Ok(progress);
             }
         }
     }

@@ -31,6 +31,7 @@ use wirestate_core::{
     Instant, Machine, Runtime,
     admission::ConnectionEntry,
     serve::{DrainReport, Server, ServerHandle},
+    shared::Shared,
 };
 use wirestate_smol::Smol;
 use wirestate_std::Threads;
@@ -48,7 +49,7 @@ pub(crate) trait Serve: Send + 'static {
 /// # Errors
 /// The arguments are wrong, or listening fails.
 pub(crate) fn serve<M>(
-    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Send + 'static,
+    machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Send + 'static,
 ) -> Result<(), Box<dyn Error>>
 where
     M: Machine + Unpin + Send + 'static,
@@ -120,7 +121,7 @@ struct Machines<F>(F);
 
 impl<F, M> Serve for Machines<F>
 where
-    F: FnMut(&ConnectionEntry, Instant) -> M + Send + 'static,
+    F: FnMut(&Shared<ConnectionEntry>, Instant) -> M + Send + 'static,
     M: Machine + Unpin + Send + 'static,
     M::Reason: Send + 'static,
 {

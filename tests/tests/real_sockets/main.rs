@@ -192,7 +192,7 @@ on_every_runtime! {
         with_verbose_every_reset_is_logged,
         an_upstream_that_keeps_closing_does_not_fill_the_log,
         health_checks_are_counted_and_not_logged,
-        a_hangup_drains_and_user_signals_are_ignored,
+        a_hangup_and_user_signals_end_nothing,
         a_hangup_that_is_ignored_at_the_start_stays_ignored,
         a_hangup_ends_a_client;
     namespace:

@@ -86,7 +86,7 @@ async fn run_clients<R: CommandRuntime>(
         .with_rounds(u64::MAX)
         .with_pace(Pace::Pipelined(const { NonZeroUsize::new(16).unwrap() }))
         .with_close_timeout(CLOSE_TIMEOUT);
-    let run = LoadRun::start(runtime, address, CONNECTIONS, &config, Some(CONNECT_TIMEOUT))?;
+    let run = LoadRun::start(runtime, address, CONNECTIONS, &config, Some(CONNECT_TIMEOUT), None)?;
     let line = ProgressLine::new();
     run.finish(runtime, |progress| {
         line.show(&describe_progress(progress));

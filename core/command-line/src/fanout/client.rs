@@ -14,10 +14,13 @@ use wirestate_core::{
     runtime::connect_within,
 };
 
+use wirestate_tls::{MaybeTls, TlsReason};
+
 use super::{MessageInspector, message_size, unix_epoch};
 use crate::{
     CommandError, CommandRuntime, log,
     progress_line::ProgressLine,
+    tls,
     values::{self, Timeout},
 };
 
@@ -43,6 +46,8 @@ pub(crate) struct Flags {
     /// How long the connection attempt may take; or `off`
     #[arg(long, value_name = "TIME", default_value = "10s")]
     connect_timeout: Timeout,
+    #[command(flatten)]
+    tls: tls::ClientTlsFlags,
 }
 
 pub(crate) async fn run<R: CommandRuntime>(
@@ -50,12 +55,14 @@ pub(crate) async fn run<R: CommandRuntime>(
     flags: Flags,
     log: &log::Flags,
 ) -> Result<(), CommandError> {
-    let Flags { address, frame, count, connect_timeout } = flags;
+    let Flags { address, frame, count, connect_timeout, tls } = flags;
+    let tls = tls.load(&address, connect_timeout.0)?;
     let socket = connect_within(runtime, &address, connect_timeout.0)
         .await
         .map_err(|error| CommandError::Connect { address: address.clone(), error })?;
     let mut clock = runtime.clock();
-    let mut drive = Drive::new(Client::new(), socket, runtime.clock());
+    let mut drive =
+        Drive::new(tls::around(tls.as_ref(), Client::new(), clock.now()), socket, runtime.clock());
     let mut inspector = MessageInspector::new(frame, unix_epoch(runtime));
     let mut rate = RateLine::new(clock.now(), !log.quiet);
     // How many more bytes --count allows.
@@ -65,7 +72,7 @@ pub(crate) async fn run<R: CommandRuntime>(
             if rate.is_shown && clock.poll_until(cx, rate.next).is_ready() {
                 return Poll::Ready(None);
             }
-            drive.poll_until(cx, |client, _| client.take()).map(Some)
+            drive.poll_until(cx, |client, _| client.inner_mut().take()).map(Some)
         });
         match next.await {
             None => rate.show(clock.now(), &inspector),
@@ -77,7 +84,7 @@ pub(crate) async fn run<R: CommandRuntime>(
                 inspector.inspect(&bytes, clock.now());
                 io::stdout().lock().write_all(&bytes).map_err(CommandError::Output)?;
                 if remaining == Some(0) {
-                    let shut_down = |client: &mut Client, now| {
+                    let shut_down = |client: &mut MaybeTls<Client>, now| {
                         client.handle(now, Event::ShutDown);
                         None::<()>
                     };
@@ -92,8 +99,8 @@ pub(crate) async fn run<R: CommandRuntime>(
     io::stdout().lock().flush().map_err(CommandError::Output)?;
     rate.end(clock.now(), &inspector);
     let reason = match ended {
-        Ended::Reason(ClientReason::ShutDown) => return Ok(()),
-        Ended::Reason(ClientReason::Closed) => {
+        Ended::Reason(TlsReason::Inner(ClientReason::ShutDown)) => return Ok(()),
+        Ended::Reason(TlsReason::Inner(ClientReason::Closed)) => {
             match (inspector.offset(), inspector.messages, count) {
                 (0, 0, _) => format!("{ended} before the first message"),
                 (0, messages, None) => {

@@ -8,11 +8,13 @@ use wirestate_core::{
     fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
 };
 
+use wirestate_tls::Client;
+
 use super::{MAX_MESSAGE, message_size};
 use crate::{
     CommandError, CommandRuntime, ServerContext,
     self_upstream::{self, SelfUpstreamCheck},
-    server,
+    server, tls,
     values::{self, Timeout},
 };
 
@@ -80,6 +82,8 @@ pub(crate) struct ServerFlags {
     #[arg(long, value_name = "TIME", env = "WIRESTATE_CONNECT_TIMEOUT", default_value = "10s")]
     connect_timeout: Timeout,
     #[command(flatten)]
+    upstream_tls: tls::UpstreamTlsFlags,
+    #[command(flatten)]
     server: server::Flags,
 }
 
@@ -125,6 +129,7 @@ impl ServerFlags {
                 "--window {window} is smaller than a message, which may have {longest} bytes"
             ));
         }
+        self.server.check()?;
         self_upstream::check(&self.upstream, listen)
     }
 }
@@ -147,7 +152,9 @@ pub(crate) async fn serve<R: CommandRuntime>(
         .with_upstream_idle_timeout(flags.upstream_idle_timeout.0)
         .with_replay(flags.replay);
     let feed = Feed::new(config).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>("fanout-server").with_metrics(feed.clone());
+    let settings = flags.server.settings::<R>("fanout-server")?.with_metrics(feed.clone());
+    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls);
+    let upstream_tls = upstream_tls.load(&flags.upstream, flags.connect_timeout.0)?;
     let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
         .with_connect_timeout(flags.connect_timeout.0)
         .with_shutdown(settings.handle.shutdown().clone());
@@ -158,7 +165,7 @@ pub(crate) async fn serve<R: CommandRuntime>(
     server::listen_and_serve(runtime, &flags.listen, &settings, context, async |server| {
         let (upstreams, shutdown) = (slice::from_ref(&dial.address), settings.handle.shutdown());
         let check = SelfUpstreamCheck::start(runtime, upstreams, &flags.listen, &server, shutdown)?;
-        let reading = read_upstream(runtime, dial, &feed);
+        let reading = read_upstream(runtime, dial, &feed, upstream_tls.clone());
         runtime.spawn(reading).map_err(CommandError::Spawn)?;
         let report = server::serve(server, &settings, subscriber).await;
         let counters = feed.counters();
@@ -186,10 +193,11 @@ pub(crate) fn read_upstream<R: CommandRuntime>(
     runtime: &R,
     dial: Dial,
     feed: &Feed,
+    tls: Option<Client>,
 ) -> impl Future<Output = ()> + Send + 'static {
     let (runtime, feed) = (runtime.clone(), feed.clone());
     async move {
-        let upstream = |now| Upstream::new(&feed, now);
+        let upstream = |now| tls::around(tls.as_ref(), Upstream::new(&feed, now), now);
         dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
     }
 }

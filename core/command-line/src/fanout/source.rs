@@ -37,6 +37,13 @@ pub(crate) struct Flags {
     common: server::CommonFlags,
 }
 
+impl Flags {
+    /// Returns an error if flags contradict each other.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.common.check()
+    }
+}
+
 pub(crate) async fn serve<R: CommandRuntime>(
     runtime: &R,
     flags: Flags,
@@ -51,7 +58,7 @@ pub(crate) async fn serve<R: CommandRuntime>(
         .with_epoch(epoch);
     let limits = Limits { connections: 1, per_address: None };
     let settings =
-        flags.common.settings("fanout-source", serve::Config::default().with_limits(limits));
+        flags.common.settings("fanout-source", serve::Config::default().with_limits(limits))?;
     let machine = move |_: &_, now| {
         MessageSource::new(config, now).expect("the default timeouts are non-zero")
     };

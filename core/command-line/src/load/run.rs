@@ -19,6 +19,8 @@ use wirestate_core::{
     shared::{Lock, Shared},
 };
 
+use wirestate_tls::Client;
+
 use super::{
     Load, LoadConfig,
     report::{FailureCount, Latency, Report},
@@ -26,6 +28,7 @@ use super::{
 use crate::{
     CommandError, CommandRuntime,
     open_files::{self, RESERVED_FILES},
+    tls,
 };
 
 /// Connections to one echo server, each with a [`Load`].
@@ -126,6 +129,7 @@ impl LoadRun {
         connections: usize,
         config: &LoadConfig,
         connect_timeout: Option<Duration>,
+        tls: Option<&Client>,
     ) -> Result<Self, CommandError> {
         let limit = open_files::raise_limit();
         let files = (connections as u64)
@@ -153,6 +157,7 @@ impl LoadRun {
                 config.clone(),
                 pool.clone(),
                 connect_timeout,
+                tls.cloned(),
             );
             runtime.spawn(connection).map_err(CommandError::Spawn)?;
         }
@@ -166,6 +171,7 @@ impl LoadRun {
         config: LoadConfig,
         pool: Pool,
         connect_timeout: Option<Duration>,
+        tls: Option<Client>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let (address, guard) = (self.address.clone(), TaskGuard(self.tally.clone()));
         async move {
@@ -181,6 +187,7 @@ impl LoadRun {
                         round_trips.with(|tally| tally.round_trips.saturating_record(nanos));
                     });
                     let load = load.expect("the command line rejects timeouts of 0");
+                    let load = tls::around(tls.as_ref(), load, now);
                     let ended = Drive::new(load, socket, clock).admitted(admitted).await;
                     tally.with(|tally| tally.ended(&ended));
                 }

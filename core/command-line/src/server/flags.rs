@@ -11,9 +11,9 @@ use super::{
     limits::{limits, reserved_files},
 };
 use crate::{
-    CommandRuntime,
+    CommandError, CommandRuntime,
     accept_proxy::AcceptProxyFlags,
-    signals,
+    signals, tls,
     values::{self, Limit, Timeout},
 };
 
@@ -39,10 +39,11 @@ pub(crate) struct Flags {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits", after_help = signals::HELP)]
 pub(crate) struct CommonFlags {
-    /// How long connections may take to end after SIGTERM, SIGINT or SIGHUP; then they are reset;
-    /// or `off`
+    /// How long connections may take to end after SIGTERM or SIGINT; then they are reset; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
+    #[command(flatten)]
+    tls: tls::ServerTlsFlags,
     #[command(flatten)]
     status: StatusFlags,
 }
@@ -65,7 +66,11 @@ struct StatusFlags {
         requires = "address"
     )]
     hosts: Vec<String>,
-    /// After SIGTERM, SIGINT or SIGHUP, continue to accept for this long while /readyz fails, so
+    /// Serve the status with TLS, with the certificate of --tls-cert
+    #[arg(long = "status-tls", env = "WIRESTATE_STATUS_TLS",
+          requires_all = ["address", "certificates"])]
+    has_tls: bool,
+    /// After SIGTERM or SIGINT, continue to accept for this long while /readyz fails, so
     /// that load balancers send new connections elsewhere
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
           value_parser = values::time)]
@@ -74,7 +79,13 @@ struct StatusFlags {
 
 impl Flags {
     /// The settings of the server that the command `name` runs.
-    pub(crate) fn settings<R: CommandRuntime>(&self, name: &'static str) -> ServerSettings {
+    ///
+    /// # Errors
+    /// As [`CommonFlags::settings`].
+    pub(crate) fn settings<R: CommandRuntime>(
+        &self,
+        name: &'static str,
+    ) -> Result<ServerSettings, CommandError> {
         self.settings_with_files::<R>(name, R::FILES_PER_CONNECTION, 0)
     }
 
@@ -85,16 +96,31 @@ impl Flags {
         name: &'static str,
         files_per_connection: usize,
         shared_files: u64,
-    ) -> ServerSettings {
+    ) -> Result<ServerSettings, CommandError> {
         let reserved_files = reserved_files::<R>(self.has_status()) + shared_files;
         let config = serve::Config::default()
             .with_limits(limits(self, files_per_connection as u64, reserved_files))
             .with_behind_proxies(self.accept_proxy.behind_proxies());
-        ServerSettings {
+        Ok(ServerSettings {
             accept_proxy: self.accept_proxy.policy(),
             reserved_files,
-            ..self.common.settings(name, config)
+            ..self.common.settings(name, config)?
+        })
+    }
+
+    /// Returns an error if flags contradict each other.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.common.check()
+    }
+
+    /// Returns an error if flags contradict each other, for a server that has TLS around all
+    /// machines of a connection.
+    pub(crate) fn check_tls_after_proxy_header(&self) -> Result<(), String> {
+        self.check()?;
+        if self.accept_proxy.policy().is_some() && self.common.tls.is_enabled() {
+            return Err("the proxy cannot combine --accept-proxy with --tls-cert".into());
         }
+        Ok(())
     }
 
     pub(super) fn has_status(&self) -> bool {
@@ -103,22 +129,36 @@ impl Flags {
 }
 
 impl CommonFlags {
+    /// Returns an error if flags contradict each other.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.tls.check()
+    }
+
     /// The settings of the server that the command `name` runs with `config`.
-    pub(crate) fn settings(&self, name: &'static str, config: serve::Config) -> ServerSettings {
+    ///
+    /// # Errors
+    /// A file of a certificate or a key cannot be used.
+    pub(crate) fn settings(
+        &self,
+        name: &'static str,
+        config: serve::Config,
+    ) -> Result<ServerSettings, CommandError> {
         if self.drain_timeout.0.is_none() {
             warn!("--drain-timeout off: one open connection can keep the server from ending");
         }
         let config = config.with_name(name).with_drain_timeout(self.drain_timeout.0);
-        let StatusFlags { address, hosts, lame_duck } = &self.status;
-        ServerSettings {
+        let StatusFlags { address, hosts, has_tls, lame_duck } = &self.status;
+        let status = |address| StatusSettings { address, hosts: hosts.clone(), has_tls: *has_tls };
+        Ok(ServerSettings {
             name,
             handle: ServerHandle::new(config),
-            status: address.clone().map(|address| StatusSettings { address, hosts: hosts.clone() }),
+            tls: self.tls.load()?,
+            status: address.clone().map(status),
             lame_duck: *lame_duck,
             metrics: None,
             accept_proxy: None,
             reserved_files: 0,
-        }
+        })
     }
 }
 

@@ -23,15 +23,17 @@ use crate::{
     CommandError, CommandRuntime, ServerContext,
     join::join,
     log, open_files,
-    signals::shut_down_on_signals,
+    signals::handle_signals,
     standard_error::LogMetrics,
     systemd::{self, InheritedSockets, SocketSelector},
+    tls::ServerTls,
 };
 
 /// How a server is run.
 pub(super) struct ServerSettings {
     name: &'static str,
     pub(super) handle: ServerHandle,
+    pub(super) tls: Option<ServerTls>,
     status: Option<StatusSettings>,
     /// How long connections are still accepted after a signal.
     lame_duck: Duration,
@@ -48,6 +50,7 @@ struct StatusSettings {
     address: String,
     /// The host names that requests may use.
     hosts: Vec<String>,
+    has_tls: bool,
 }
 
 impl ServerSettings {
@@ -67,21 +70,23 @@ impl ServerSettings {
             None => AllowedHosts::Named(settings.hosts.clone()),
         };
         let config = status::Config::new(self.name).with_hosts(hosts);
-        let metrics = WithLogMetrics { server: self.metrics.clone() };
+        let metrics = ProcessMetrics { tls: self.tls.clone(), server: self.metrics.clone() };
         status::Server::new(config, &self.handle, Some(Shared::new(metrics)), now)
             .map_err(CommandError::Config)
     }
 }
 
-/// The metrics of the log, and of a server.
+/// The metrics of the log, of the certificates, and of a server.
 #[derive(Debug)]
-struct WithLogMetrics {
+struct ProcessMetrics {
+    tls: Option<ServerTls>,
     server: Option<Shared<dyn MetricsSource>>,
 }
 
-impl MetricsSource for WithLogMetrics {
+impl MetricsSource for ProcessMetrics {
     fn metrics(&self) -> Vec<Metric> {
         let mut metrics = LogMetrics.metrics();
+        metrics.extend(self.tls.iter().flat_map(MetricsSource::metrics));
         metrics.extend(self.server.iter().flat_map(|server| server.metrics()));
         metrics
     }
@@ -94,7 +99,7 @@ pub(super) async fn run<R, M>(
     address: &str,
     settings: &ServerSettings,
     context: &ServerContext,
-    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
+    machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
 ) -> Result<(), CommandError>
 where
     R: CommandRuntime,
@@ -109,7 +114,27 @@ where
 pub(super) async fn serve<R, M>(
     server: Server<R>,
     settings: &ServerSettings,
-    machine: impl FnMut(&ConnectionEntry, Instant) -> M + Clone + Send + 'static,
+    machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
+) -> DrainReport
+where
+    R: CommandRuntime,
+    M: Machine + Unpin + Send + 'static,
+    M::Reason: Send + 'static,
+{
+    match settings.tls.clone() {
+        None => serve_plain(server, settings, machine).await,
+        Some(tls) => {
+            let mut machine = machine;
+            let with_tls = move |entry: &_, now| tls.machine(machine(entry, now), entry, now);
+            serve_plain(server, settings, with_tls).await
+        }
+    }
+}
+
+async fn serve_plain<R, M>(
+    server: Server<R>,
+    settings: &ServerSettings,
+    machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
 ) -> DrainReport
 where
     R: CommandRuntime,
@@ -120,6 +145,18 @@ where
         None => server.serve(machine).await,
         Some(accept) => proxy_protocol::serve(server, accept, machine).await,
     }
+}
+
+/// Serves the status, with TLS if `tls` is given.
+async fn serve_status<R: CommandRuntime>(
+    status: status::Server,
+    server: Server<R>,
+    tls: Option<ServerTls>,
+) -> DrainReport {
+    let Some(tls) = tls else { return status.serve(server).await };
+    let server = server.with_handle(status.handle());
+    let server = server.with_idle_connections(status.idle_connections().clone());
+    server.serve(|entry, now| tls.machine(status.machine(now), entry, now)).await
 }
 
 /// Listens on `address`, logs the ready line, and calls `serve`, which accepts until a signal shuts
@@ -143,8 +180,13 @@ pub(super) async fn listen_and_serve<R: CommandRuntime>(
         }
         None => None,
     };
+    let status_tls = settings
+        .tls
+        .clone()
+        .filter(|_| settings.status.as_ref().is_some_and(|status| status.has_tls));
     let readiness = status.as_ref().map(|(_, server)| server.readiness());
-    shut_down_on_signals(runtime, handle.shutdown().clone(), readiness, *lame_duck)?;
+    let tls = settings.tls.clone();
+    handle_signals(runtime, handle.shutdown().clone(), readiness, *lame_duck, tls)?;
     // A signal also ends the wait for a resolver that does not answer.
     let binding = async {
         let server = bind(runtime, address, sockets).await?.with_handle(handle);
@@ -164,11 +206,11 @@ pub(super) async fn listen_and_serve<R: CommandRuntime>(
         }
         Some((status_server, status)) => {
             for address in addresses(&status_server)? {
-                log::report_status(log, &address);
+                log::report_status(log, &address, status_tls.is_some());
             }
             report_ready(log, &server)?;
             let status_handle = status.handle().clone();
-            let serving_status = status.serve(status_server);
+            let serving_status = serve_status(status, status_server, status_tls);
             // The status is served during the drain, and ends after it.
             let serving = async {
                 let report = serve(server).await;

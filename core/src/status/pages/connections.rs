@@ -31,11 +31,14 @@ pub(super) struct Row {
     idle_seconds: f64,
     lag: u64,
     queued: usize,
+    /// As whom the peer has authenticated itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<String>,
 }
 
 /// The headings of the columns, in the order of [`Row::cells`].
-pub(super) const COLUMNS: [&str; 9] =
-    ["id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued"];
+pub(super) const COLUMNS: [&str; 10] =
+    ["id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued", "identity"];
 
 impl ConnectionList {
     pub(super) fn new(server: &ServerState, now: Instant) -> Self {
@@ -64,13 +67,13 @@ impl ConnectionList {
     /// The list as text: the summary, and a table for a terminal.
     pub(super) fn text(&self) -> String {
         let mut text = self.summary() + "\n";
-        let mut row = |cells: &[String; 9]| {
-            let [id, peer, state, received, sent, age, idle, lag, queued] = cells;
+        let mut row = |cells: &[String; 10]| {
+            let [id, peer, state, received, sent, age, idle, lag, queued, identity] = cells;
             push(
                 &mut text,
                 format_args!(
                     "{id:>8} {peer:<22} {state:<10} {received:>14} {sent:>14} {age:>10} \
-                     {idle:>10} {lag:>8} {queued:>9}\n"
+                     {idle:>10} {lag:>8} {queued:>9} {identity}\n"
                 ),
             );
         };
@@ -96,11 +99,12 @@ impl Row {
             idle_seconds: seconds(now.since(connection.last_activity())),
             lag: status.lag,
             queued: status.queued,
+            identity: connection.identity().map(|identity| identity.to_string()),
         }
     }
 
     /// The row's cells, in the order of [`COLUMNS`].
-    pub(super) fn cells(&self) -> [String; 9] {
+    pub(super) fn cells(&self) -> [String; 10] {
         [
             self.id.to_string(),
             self.peer.clone(),
@@ -111,6 +115,7 @@ impl Row {
             format!("{:.1} s", self.idle_seconds),
             self.lag.to_string(),
             self.queued.to_string(),
+            self.identity.clone().unwrap_or_default(),
         ]
     }
 }
@@ -142,6 +147,7 @@ mod tests {
             idle_seconds: seconds(Duration::MAX),
             lag: u64::MAX,
             queued: usize::MAX,
+            identity: Some("&".repeat(100)),
         };
         let list = |rows| ConnectionList {
             server: "a-server-of-a-long-name",
