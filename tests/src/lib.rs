@@ -88,6 +88,11 @@ struct Readme;
 #[doc = include_str!("../../docs/embed.md")]
 struct Embed;
 
+/// The example of `docs/tls.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/tls.md")]
+struct Tls;
+
 /// The examples of `docs/write-a-machine.md`.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/write-a-machine.md")]

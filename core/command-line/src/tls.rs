@@ -154,8 +154,9 @@ impl ServerTls {
             }
             debug!(
                 id = entry.id(),
-                version = ?connection.protocol_version(),
-                cipher_suite = ?connection.negotiated_cipher_suite().map(|suite| suite.suite()),
+                version = connection.protocol_version().and_then(|version| version.as_str()),
+                cipher_suite =
+                    connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
                 subject = certificate.map(|certificate| certificate.subject),
                 "TLS handshake complete"
             );
