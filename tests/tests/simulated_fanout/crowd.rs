@@ -240,9 +240,9 @@ fn thousands(seed: u64, on_lag: LagPolicy, count: usize) -> (Scene, Vec<(Kind, R
 }
 
 /// Checks what each of 10,000 subscribers has received, and the counters. A debug build is slow and
-/// runs 2,000.
+/// runs 1,200.
 fn check_thousands(on_lag: LagPolicy) {
-    let count = if cfg!(debug_assertions) { 2000 } else { 10_000 };
+    let count = if cfg!(debug_assertions) { 1200 } else { 10_000 };
     for_each_seed(1, |seed| {
         let (scene, received) = thousands(seed, on_lag, count);
         let (counters, published) = (scene.counters(), scene.published());
