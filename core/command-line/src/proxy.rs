@@ -5,13 +5,15 @@ use tracing::{info, warn};
 use wirestate_core::{
     proxy::{self, Balance, Config, Proxy, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
+    serve::{DrainReport, Server},
 };
 use wirestate_tls::TlsRuntime;
 
 use crate::{
     CommandError, CommandRuntime, ServerContext, open_files,
     self_upstream::{self, SelfUpstreamCheck},
-    server, tls,
+    server::{self, ServerSettings},
+    tls,
     values::{self, Timeout},
 };
 
@@ -130,25 +132,39 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_accept_proxy(settings.accept_proxy.clone())
         .with_send_proxy(send_proxy);
     let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
-    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls);
+    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls.clone());
     let client = upstream_tls.load(&flags.upstream[0], flags.connect_timeout.0)?;
+    if client.is_none() && settings.tls.is_none() {
+        return run(runtime, &flags, &settings, context, &proxy, proxy::serve).await;
+    }
     let mut runtime = TlsRuntime::new(runtime.clone(), client);
     if !upstream_tls.has_name() {
         runtime = runtime.named_by_address();
     }
-    server::listen_and_serve(&runtime, &flags.listen, &settings, context, async |server| {
+    run(&runtime, &flags, &settings, context, &proxy, async |server, proxy| {
+        let Some(tls) = &settings.tls else { return proxy::serve(server, proxy).await };
+        let handshake = |socket, admitted, clock| {
+            runtime.clone().accept(tls.server().clone(), socket, admitted, clock)
+        };
+        proxy::serve_after(server, proxy, handshake).await
+    })
+    .await
+}
+
+/// Listens, and calls `serve` until a signal shuts the proxy down.
+async fn run<R: CommandRuntime>(
+    runtime: &R,
+    flags: &ServerFlags,
+    settings: &ServerSettings,
+    context: &ServerContext,
+    proxy: &Proxy,
+    serve: impl AsyncFnOnce(Server<R>, Proxy) -> DrainReport,
+) -> Result<(), CommandError> {
+    server::listen_and_serve(runtime, &flags.listen, settings, context, async |server| {
         let shutdown = settings.handle.shutdown();
         let check =
-            SelfUpstreamCheck::start(&runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
-        let report = match &settings.tls {
-            None => proxy::serve(server, proxy.clone()).await,
-            Some(tls) => {
-                let handshake = |socket, admitted, clock| {
-                    runtime.clone().accept(tls.server().clone(), socket, admitted, clock)
-                };
-                proxy::serve_after(server, proxy.clone(), handshake).await
-            }
-        };
+            SelfUpstreamCheck::start(runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
+        let report = serve(server, proxy.clone()).await;
         for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams().counters() {
             info!(%address, connects, failures, "upstream");
         }
