@@ -52,9 +52,10 @@
  * machine ends with a reason. Required pointers are checked for NULL, events for being legal, and
  * constants, which are passed as uint32_t, for being known.
  *
- * Threads: nothing is global. Any thread may use a wirestate_server and a wirestate_wakes at any
- * time. Other objects may move between threads, but only one thread uses each at a time. A wake-up
- * by another thread does not interrupt your wait: see wirestate_wakes_interrupt.
+ * Threads: nothing is global. Any thread may use a wirestate_server, a wirestate_wakes and a
+ * wirestate_tls at any time. Other objects may move between threads, but only one thread uses each
+ * at a time. A wake-up by another thread does not interrupt your wait: see
+ * wirestate_wakes_interrupt.
  */
 
 
@@ -309,7 +310,7 @@ enum wirestate_event
     WIRESTATE_EVENT_READ_ERROR = 4,
     /**
      * A write or a FIN has failed; the value is `errno`, but neither `EAGAIN` nor `EINTR`. Legal
-     * until the FIN was sent, except while the machine wants a reset.
+     * once, until the FIN was sent, except while the machine wants a reset.
      */
     WIRESTATE_EVENT_WRITE_ERROR = 5,
     /**
@@ -587,6 +588,13 @@ typedef struct wirestate_machine wirestate_machine;
  * Any thread may use it at any time.
  */
 typedef struct wirestate_server wirestate_server;
+
+/**
+ * TLS 1.2 and 1.3 of a server or a client: certificates, and what connections share.
+ *
+ * Only in a library with the feature `tls`. Any thread may use it at any time.
+ */
+typedef struct wirestate_tls wirestate_tls;
 
 /**
  * The queue of woken machines of one event loop.
@@ -947,6 +955,45 @@ wirestate_result wirestate_incoming_reply(wirestate_incoming *incoming,
  * Frees a message. A request without a reply is answered with an error. NULL is ignored.
  */
 void wirestate_incoming_free(wirestate_incoming *incoming);
+
+/**
+ * Makes the TLS of a server: a chain of certificates, the server's first, and its private key, in
+ * PEM. If `clients` is not empty, a client must present a certificate of one of these authorities.
+ *
+ * `WIRESTATE_RESULT_CONFIG`: they cannot be used. `error` says why, as in `wirestate_server_new`.
+ */
+wirestate_result wirestate_tls_server_new(wirestate_slice chain,
+                                          wirestate_slice key,
+                                          wirestate_slice clients,
+                                          wirestate_tls **tls,
+                                          char *error,
+                                          size_t error_size);
+
+/**
+ * Makes the TLS of a client: the authorities that it trusts, in PEM, and the name that the
+ * server's certificate must have, a host name or an IP address. Errors are as in
+ * `wirestate_tls_server_new`.
+ */
+wirestate_result wirestate_tls_client_new(wirestate_slice authorities,
+                                          wirestate_slice name,
+                                          wirestate_tls **tls,
+                                          char *error,
+                                          size_t error_size);
+
+/**
+ * Puts TLS around a machine that was just made: from now on it receives and sends ciphertext. Its
+ * messages stay plaintext. Call it before the first turn. `tls` may be freed afterwards.
+ *
+ * `WIRESTATE_RESULT_STATE`: the machine has ended.
+ */
+wirestate_result wirestate_machine_start_tls(wirestate_machine *machine,
+                                             const wirestate_tls *tls,
+                                             uint64_t now);
+
+/**
+ * Frees it. Machines go on. NULL is ignored.
+ */
+void wirestate_tls_free(wirestate_tls *tls);
 
 /**
  * Encodes a message: two bytes with the length of the header, the header, the content. Stores the

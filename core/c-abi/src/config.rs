@@ -394,11 +394,19 @@ pub(crate) unsafe fn with_config<T>(
 ) -> Result<T, ResultCode> {
     // SAFETY: the caller's pointer is valid.
     let config = unsafe { config.as_ref() };
-    f(config.unwrap_or(&Config::default())).map_err(|text| {
-        // SAFETY: the caller's pointer is valid.
-        unsafe { pointer::store_text(&text, error, error_size) };
-        ResultCode::Config
-    })
+    let result = f(config.unwrap_or(&Config::default()));
+    // SAFETY: the caller's pointer is valid.
+    result.map_err(|text| unsafe { refuse(&text, error, error_size) })
+}
+
+/// Stores why settings cannot work.
+///
+/// # Safety
+/// See [the rules](crate#safety).
+pub(crate) unsafe fn refuse(text: &str, error: *mut c_char, error_size: usize) -> ResultCode {
+    // SAFETY: the caller's pointer is valid.
+    unsafe { pointer::store_text(text, error, error_size) };
+    ResultCode::Config
 }
 
 const PREFIX_CHUNK: NonZeroUsize = NonZeroUsize::new(1024).unwrap();

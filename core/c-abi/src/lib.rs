@@ -15,6 +15,7 @@
 //! | [`wakes`] | which machines to drive because another one, or another thread, has woken them |
 //! | [`message`] | requests and replies |
 //! | [`codec`] | encodes and decodes messages without a machine |
+//! | `tls` | TLS around a machine (feature `tls`) |
 //! | [`memory`] | allocates memory for a host that has no `malloc` |
 //!
 //! # What the layer checks
@@ -39,7 +40,7 @@
 //!   null pointer with the length 0 is valid.
 //! - A pointer to a result refers to writable memory of that type.
 //! - No other thread uses the object at the same time, except for the objects that may be shared: a
-//!   [`Server`](server::Server) and [`Wakes`](wakes::Wakes).
+//!   [`Server`](server::Server), [`Wakes`](wakes::Wakes), and `Tls`.
 
 #![allow(unsafe_code, reason = "pointers cross the border")]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks, clippy::missing_safety_doc)]
@@ -52,6 +53,22 @@ pub mod message;
 mod pointer;
 pub mod result;
 pub mod server;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod wakes;
 
 pub use self::pointer::Slice;
+
+/// What the header says of threads.
+const _: () = {
+    const fn shareable<T: Send + Sync>() {}
+    const fn movable<T: Send>() {}
+    shareable::<server::Server>();
+    shareable::<wakes::Wakes>();
+    #[cfg(feature = "tls")]
+    shareable::<tls::Tls>();
+    movable::<config::Config>();
+    movable::<machine::Machine>();
+    movable::<message::Incoming>();
+    movable::<codec::Decoder>();
+};

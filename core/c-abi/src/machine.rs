@@ -52,7 +52,7 @@ pub enum Event {
     /// machine wants to read.
     ReadError = 4,
     /// A write or a FIN has failed; the value is `errno`, but neither `EAGAIN` nor `EINTR`. Legal
-    /// until the FIN was sent, except while the machine wants a reset.
+    /// once, until the FIN was sent, except while the machine wants a reset.
     WriteError = 5,
     /// The deadline of the machine has passed. The value is the number of bytes written that the
     /// peer has not acknowledged (`SIOCOUTQ` on Linux), or 0 if you do not know it: a write
@@ -104,8 +104,8 @@ pub struct Machine {
     offer: Offer,
     /// The error of a failed read or write.
     failed: Option<ConnectionError>,
-    /// Whether the FIN or RST was sent.
-    finished: bool,
+    /// Whether the FIN or RST was sent, or a write has failed.
+    sends_no_more: bool,
     now: Instant,
 }
 
@@ -117,7 +117,7 @@ impl Debug for Machine {
 
 /// What the last call has offered. The next call ends it.
 #[derive(Clone, Copy)]
-enum Offer {
+pub(crate) enum Offer {
     None,
     Read(usize),
     Written(usize),
@@ -131,7 +131,7 @@ impl Machine {
         now: Instant,
     ) -> Self {
         let (waker, offer) = (wakeable.clone().into(), Offer::None);
-        Self { driven, messages, wakeable, waker, offer, failed: None, finished: false, now }
+        Self { driven, messages, wakeable, waker, offer, failed: None, sends_no_more: false, now }
     }
 
     pub(crate) fn messages_mut(&mut self) -> &mut Messages {
@@ -154,8 +154,11 @@ impl Machine {
     fn handle(&mut self, offer: Offer, event: u32, value: u64) -> Result<(), ResultCode> {
         let event = self.legal(offer, event, value)?;
         match event {
-            CoreEvent::Error(_, error) => self.failed = Some(error),
-            CoreEvent::Finished => self.finished = true,
+            CoreEvent::Error(direction, error) => {
+                self.failed = Some(error);
+                self.sends_no_more |= direction == Direction::Write;
+            }
+            CoreEvent::Finished => self.sends_no_more = true,
             CoreEvent::Read(_)
             | CoreEvent::Eof
             | CoreEvent::Written(_)
@@ -200,7 +203,7 @@ impl Machine {
             }
             4 => only_if(interest.read, CoreEvent::Error(Direction::Read, error(value)?)),
             5 => {
-                let open = !self.finished && !interest.is_done();
+                let open = !self.sends_no_more && !interest.is_done();
                 let legal = open && interest.write != Outbound::Reset;
                 only_if(legal, CoreEvent::Error(Direction::Write, error(value)?))
             }
@@ -220,6 +223,20 @@ impl Machine {
 
     fn must_reset(&self) -> bool {
         self.failed.is_some() || self.wants() & (WANT_WRITE | WANT_RESET) != 0
+    }
+
+    /// Puts another machine around this one.
+    #[cfg(feature = "tls")]
+    pub(crate) fn wrap(
+        &mut self,
+        f: impl FnOnce(Driven, Instant) -> Driven,
+    ) -> Result<(), ResultCode> {
+        if self.sends_no_more || self.failed.is_some() || self.wants() & ENDED != 0 {
+            return Err(ResultCode::State);
+        }
+        let inner = mem::replace(&mut self.driven, Box::new(Panicked { has_reset: false }));
+        self.driven = f(inner, self.now);
+        Ok(())
     }
 
     /// Replaces the machine, which has panicked.
@@ -347,7 +364,7 @@ pub(crate) unsafe fn with<T>(
 ///
 /// # Safety
 /// See [the rules](crate#safety).
-unsafe fn at<T>(
+pub(crate) unsafe fn at<T>(
     machine: *mut Machine,
     now: u64,
     f: impl FnOnce(&mut Machine, Offer) -> T,
@@ -758,6 +775,7 @@ mod tests {
         let machine = machine(Outbound::Finish, Some(events.clone()));
         assert_eq!(wants(machine), WANT_READ | WANT_FINISH);
         assert_eq!(handle(machine, Event::WriteError, 5), ResultCode::Ok);
+        assert_eq!(handle(machine, Event::WriteError, 5), ResultCode::State, "once");
         assert_eq!(wants(machine), WANT_READ | WANT_RESET);
         assert_eq!(handle(machine, Event::Eof, 0), ResultCode::Ok);
         let error = ConnectionError::Other { errno: 5 };

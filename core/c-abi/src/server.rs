@@ -43,12 +43,6 @@ enum Kind {
     Fanout(fanout::Feed),
 }
 
-const _: () = {
-    const fn shareable<T: Send + Sync>() {}
-    shareable::<Server>();
-    shareable::<Wakes>();
-};
-
 impl Server {
     fn new(kind: u32, config: &Config) -> Result<Self, String> {
         let text = |error: wirestate_core::ConfigError| error.to_string();

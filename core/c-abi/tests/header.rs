@@ -36,6 +36,8 @@ fn generate(folder: &Path) -> String {
 }
 
 /// In the order of the header.
-const SOURCES: [&str; 9] =
-    ["result", "pointer", "config", "wakes", "server", "machine", "message", "codec", "memory"];
+const SOURCES: [&str; 10] = [
+    "result", "pointer", "config", "wakes", "server", "machine", "message", "tls", "codec",
+    "memory",
+];
 const SAFETY: &str = " *\n * # Safety\n * See [the rules](crate#safety).\n";
