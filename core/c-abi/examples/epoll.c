@@ -95,8 +95,7 @@ static bool turn(struct connection *c) {
         moved |= report(c, n, WIRESTATE_EVENT_FINISHED, WIRESTATE_EVENT_WRITE_ERROR);
     }
     if (wants & WIRESTATE_WANT_RESET) {
-        /* The kernel sends the RST when `end` closes the socket. */
-        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+        /* `end` sends the RST. */
         handle(c, WIRESTATE_EVENT_FINISHED, 0);
         moved = true;
     }
@@ -256,9 +255,10 @@ int main(void) {
     fflush(stdout);
     enum kind input = INPUT;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &input};
-    check(epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event) == 0, "epoll_ctl");
+    /* A file, or /dev/null, cannot be waited for: it counts as ended. */
+    bool stopping = epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event) != 0;
 
-    for (bool stopping = false; !stopping || connections;) {
+    while (!stopping || connections) {
         now = clock_now();
         struct epoll_event events[EVENTS];
         int n = epoll_wait(epoll, events, EVENTS, timeout());

@@ -155,7 +155,8 @@ class Connection(asyncio.BufferedProtocol):
                 self.handle(FINISHED)
                 moved = True
             elif wants & WANT_RESET:
-                return self.free()
+                self.handle(FINISHED)  # free() sends the RST
+                moved = True
             self.answer()
             if not moved and lib.machine_deadline(self.machine) <= self.now():
                 self.handle(TIMEOUT, self.transport.get_write_buffer_size())

@@ -20,7 +20,7 @@
  *        WIRESTATE_EVENT_WRITTEN with the number of bytes, or WIRESTATE_EVENT_WRITE_ERROR with
  *        errno. Report nothing if the call would block.
  *      WIRESTATE_WANT_FINISH: shutdown(2) with SHUT_WR. Report WIRESTATE_EVENT_FINISHED.
- *      WIRESTATE_WANT_RESET: SO_LINGER of 0 seconds. Report WIRESTATE_EVENT_FINISHED.
+ *      WIRESTATE_WANT_RESET: report WIRESTATE_EVENT_FINISHED.
  *   3. wirestate_machine_wants once more. If it has
  *      WIRESTATE_WANT_READ: wirestate_machine_read_buf, read(2). Report WIRESTATE_EVENT_READ with
  *        the number of bytes, WIRESTATE_EVENT_EOF if that is 0, or WIRESTATE_EVENT_READ_ERROR with
@@ -31,7 +31,7 @@
  *
  *   1. Take the machine's messages (wirestate_machine_next_message) until there are no more.
  *   2. If its deadline has passed, report WIRESTATE_EVENT_TIMEOUT, and take turns again.
- *   3. If it has ended (WIRESTATE_ENDED), close the socket: by an RST, if
+ *   3. If it has ended (WIRESTATE_ENDED), close the socket: by an RST (SO_LINGER of 0 seconds), if
  *      wirestate_machine_must_reset returns true. Free the machine.
  *   4. Otherwise report WIRESTATE_EVENT_RELEASE, so that it holds no buffer while you wait.
  *   5. Take turns of the machines whose tokens wirestate_wakes_next returns.
@@ -87,7 +87,8 @@
 #define WIRESTATE_WANT_FINISH 4
 
 /**
- * Send an RST: set `SO_LINGER` to 0, report `WIRESTATE_EVENT_FINISHED`, then close the socket.
+ * Report `WIRESTATE_EVENT_FINISHED`: the machine ends, and `wirestate_machine_must_reset` returns
+ * true. So the close of the socket sends an RST.
  */
 #define WIRESTATE_WANT_RESET 8
 
@@ -862,8 +863,8 @@ size_t wirestate_machine_collect(wirestate_machine *machine,
 
 /**
  * Whether the socket must be closed by an RST (set `SO_LINGER` to 0, then close it): output is
- * pending, the machine wants a reset, or a read or write has failed. A FIN would tell the peer
- * that the output is complete. Ask before you close a socket, at any time.
+ * pending, the machine wants or wanted a reset, or a read or write has failed. A FIN would tell
+ * the peer that the output is complete. Ask before you close a socket, at any time.
  */
 bool wirestate_machine_must_reset(wirestate_machine *machine);
 

@@ -12,7 +12,10 @@ use wirestate_core::{
     message::{self, FrameLimits, FrameTimeouts},
 };
 
-use crate::{pointer, result::ResultCode};
+use crate::{
+    pointer,
+    result::{ResultCode, numbered},
+};
 
 /// No deadline, and the value that switches a timeout off.
 pub const NEVER: u64 = u64::MAX;
@@ -130,35 +133,13 @@ impl Setting {
         }
         name
     }
-
-    const ALL: [Self; 25] = [
-        Self::BufferSize,
-        Self::IdleBuffers,
-        Self::IdleTimeout,
-        Self::LingerTime,
-        Self::LingerBytes,
-        Self::WriteTimeout,
-        Self::PrefixChunk,
-        Self::MaxHeader,
-        Self::MaxContent,
-        Self::HeaderTimeout,
-        Self::ContentTimeout,
-        Self::MinRate,
-        Self::MaxInFlight,
-        Self::ServiceTimeout,
-        Self::OneShot,
-        Self::MaxMemory,
-        Self::ReplyTimeout,
-        Self::Framing,
-        Self::MessageSize,
-        Self::Delimiter,
-        Self::Window,
-        Self::OnLag,
-        Self::LagWait,
-        Self::UpstreamIdleTimeout,
-        Self::Replay,
-    ];
 }
+
+numbered!(
+    Setting: BufferSize, IdleBuffers, IdleTimeout, LingerTime, LingerBytes, WriteTimeout, PrefixChunk, MaxHeader, MaxContent, HeaderTimeout, ContentTimeout, MinRate, MaxInFlight, ServiceTimeout, OneShot, MaxMemory, ReplyTimeout, Framing, MessageSize, Delimiter, Window, OnLag, LagWait, UpstreamIdleTimeout, Replay
+);
+numbered!(Framing: Fixed, Delimited, LengthPrefixed, None);
+numbered!(LagPolicy: Disconnect, Skip, Block);
 
 /// Reads settings into the configuration of one kind of machine.
 struct Reader<'a> {
@@ -288,18 +269,20 @@ impl Config {
         reader.size(Setting::MessageSize, &mut max)?;
         let mut delimiter = b'\n';
         reader.number(Setting::Delimiter, &mut delimiter)?;
-        config.framing = match reader.get(Setting::Framing) {
-            None | Some(0) => fanout::Framing::Fixed(max),
-            Some(1) => fanout::Framing::Delimited { delimiter, max },
-            Some(2) => fanout::Framing::LengthPrefixed { max },
-            Some(3) => fanout::Framing::None,
-            Some(value) => return Err(format!("framing is {value}, which is unknown")),
+        let framing = reader.get(Setting::Framing).unwrap_or(Framing::Fixed as u64);
+        config.framing = match Framing::of(framing) {
+            Some(Framing::Fixed) => fanout::Framing::Fixed(max),
+            Some(Framing::Delimited) => fanout::Framing::Delimited { delimiter, max },
+            Some(Framing::LengthPrefixed) => fanout::Framing::LengthPrefixed { max },
+            Some(Framing::None) => fanout::Framing::None,
+            None => return Err(format!("framing is {framing}, which is unknown")),
         };
-        config.on_lag = match reader.get(Setting::OnLag) {
-            None | Some(0) => fanout::LagPolicy::Disconnect,
-            Some(1) => fanout::LagPolicy::Skip,
-            Some(2) => fanout::LagPolicy::Block,
-            Some(value) => return Err(format!("on_lag is {value}, which is unknown")),
+        let on_lag = reader.get(Setting::OnLag).unwrap_or(LagPolicy::Disconnect as u64);
+        config.on_lag = match LagPolicy::of(on_lag) {
+            Some(LagPolicy::Disconnect) => fanout::LagPolicy::Disconnect,
+            Some(LagPolicy::Skip) => fanout::LagPolicy::Skip,
+            Some(LagPolicy::Block) => fanout::LagPolicy::Block,
+            None => return Err(format!("on_lag is {on_lag}, which is unknown")),
         };
         reader.number(Setting::Window, &mut config.window)?;
         if let Some(nanos) = reader.get(Setting::LagWait) {
@@ -341,7 +324,7 @@ pub unsafe extern "C" fn wirestate_config_set(
         Ok(config) => config,
         Err(code) => return code,
     };
-    match Setting::ALL.into_iter().find(|known| *known as u32 == setting) {
+    match Setting::of(setting) {
         Some(setting) => {
             config.values.insert(setting, value);
             ResultCode::Ok

@@ -19,7 +19,7 @@ use crate::{
     config::NEVER,
     message::Messages,
     pointer::{self, Slice},
-    result::{ResultCode, guard},
+    result::{ResultCode, guard, numbered},
     wakes::Wakeable,
 };
 
@@ -29,7 +29,8 @@ pub const WANT_READ: u32 = 1;
 pub const WANT_WRITE: u32 = 2;
 /// All output was written: send a FIN (`shutdown(fd, SHUT_WR)`).
 pub const WANT_FINISH: u32 = 4;
-/// Send an RST: set `SO_LINGER` to 0, report `WIRESTATE_EVENT_FINISHED`, then close the socket.
+/// Report `WIRESTATE_EVENT_FINISHED`: the machine ends, and `wirestate_machine_must_reset` returns
+/// true. So the close of the socket sends an RST.
 pub const WANT_RESET: u32 = 8;
 /// The machine has ended: close the socket, and free the machine.
 pub const ENDED: u32 = 16;
@@ -66,6 +67,10 @@ pub enum Event {
     /// its server. Always legal; changes nothing else.
     Release = 8,
 }
+
+numbered!(
+    Event: Read, Eof, Written, Finished, ReadError, WriteError, Timeout, ShutDown, Release
+);
 
 /// Whose fault an end was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +111,8 @@ pub struct Machine {
     failed: Option<ConnectionError>,
     /// Whether the FIN or RST was sent, or a write has failed.
     sends_no_more: bool,
+    /// Whether the machine has ended by a reset.
+    has_reset: bool,
     now: Instant,
 }
 
@@ -130,8 +137,17 @@ impl Machine {
         wakeable: Arc<Wakeable>,
         now: Instant,
     ) -> Self {
-        let (waker, offer) = (wakeable.clone().into(), Offer::None);
-        Self { driven, messages, wakeable, waker, offer, failed: None, sends_no_more: false, now }
+        Self {
+            driven,
+            messages,
+            waker: wakeable.clone().into(),
+            wakeable,
+            offer: Offer::None,
+            failed: None,
+            sends_no_more: false,
+            has_reset: false,
+            now,
+        }
     }
 
     pub(crate) fn messages_mut(&mut self) -> &mut Messages {
@@ -158,7 +174,10 @@ impl Machine {
                 self.failed = Some(error);
                 self.sends_no_more |= direction == Direction::Write;
             }
-            CoreEvent::Finished => self.sends_no_more = true,
+            CoreEvent::Finished => {
+                self.sends_no_more = true;
+                self.has_reset = self.wants() & WANT_RESET != 0;
+            }
             CoreEvent::Read(_)
             | CoreEvent::Eof
             | CoreEvent::Written(_)
@@ -178,42 +197,40 @@ impl Machine {
             Ok(n) if (1..=offered).contains(&n) => Ok(n),
             Ok(_) | Err(_) => Err(ResultCode::Length),
         };
-        match event {
-            0 => match offer {
+        match Event::of(event).ok_or(ResultCode::Value)? {
+            Event::Read => match offer {
                 Offer::Read(offered) if interest.read => Ok(CoreEvent::Read(within(offered)?)),
                 Offer::None | Offer::Read(_) | Offer::Written(_) => Err(ResultCode::State),
             },
-            // The kernel reports a reset only once: after a failed write, the end is no FIN.
-            1 => only_if(
-                interest.read,
-                match self.failed {
-                    Some(error) => CoreEvent::Error(Direction::Read, error),
-                    None => CoreEvent::Eof,
-                },
-            ),
-            2 => match offer {
+            Event::Written => match offer {
                 Offer::Written(offered) if interest.write == Outbound::Flush => {
                     Ok(CoreEvent::Written(within(offered)?))
                 }
                 Offer::None | Offer::Read(_) | Offer::Written(_) => Err(ResultCode::State),
             },
-            3 => {
+            Event::Eof => {
+                // The kernel reports a reset only once: after a failed write, the end is no FIN.
+                let failed = |error| CoreEvent::Error(Direction::Read, error);
+                only_if(interest.read, self.failed.map_or(CoreEvent::Eof, failed))
+            }
+            Event::Finished => {
                 let wanted = matches!(interest.write, Outbound::Finish | Outbound::Reset);
                 only_if(wanted, CoreEvent::Finished)
             }
-            4 => only_if(interest.read, CoreEvent::Error(Direction::Read, error(value)?)),
-            5 => {
+            Event::ReadError => {
+                only_if(interest.read, CoreEvent::Error(Direction::Read, error(value)?))
+            }
+            Event::WriteError => {
                 let open = !self.sends_no_more && !interest.is_done();
                 let legal = open && interest.write != Outbound::Reset;
                 only_if(legal, CoreEvent::Error(Direction::Write, error(value)?))
             }
-            6 => {
+            Event::Timeout => {
                 let unacknowledged = usize::try_from(value).unwrap_or(usize::MAX);
                 Ok(CoreEvent::Timeout { unacknowledged })
             }
-            7 => Ok(CoreEvent::ShutDown),
-            8 => Ok(CoreEvent::Release),
-            _ => Err(ResultCode::Value),
+            Event::ShutDown => Ok(CoreEvent::ShutDown),
+            Event::Release => Ok(CoreEvent::Release),
         }
     }
 
@@ -222,7 +239,8 @@ impl Machine {
     }
 
     fn must_reset(&self) -> bool {
-        self.failed.is_some() || self.wants() & (WANT_WRITE | WANT_RESET) != 0
+        let pending = self.wants() & (WANT_WRITE | WANT_RESET) != 0;
+        pending || self.failed.is_some() || self.has_reset
     }
 
     /// Puts another machine around this one.
@@ -557,8 +575,8 @@ pub unsafe extern "C" fn wirestate_machine_collect(
 }
 
 /// Whether the socket must be closed by an RST (set `SO_LINGER` to 0, then close it): output is
-/// pending, the machine wants a reset, or a read or write has failed. A FIN would tell the peer
-/// that the output is complete. Ask before you close a socket, at any time.
+/// pending, the machine wants or wanted a reset, or a read or write has failed. A FIN would tell
+/// the peer that the output is complete. Ask before you close a socket, at any time.
 ///
 /// # Safety
 /// See [the rules](crate#safety).
@@ -758,11 +776,11 @@ mod tests {
         unsafe { wirestate_machine_read_buf(machine, &raw mut len) };
         assert_eq!(handle(machine, Event::Read, 1), ResultCode::Panic);
         assert_eq!(wants(machine), WANT_RESET);
-        // SAFETY: the pointer is valid.
-        assert!(unsafe { wirestate_machine_must_reset(machine) });
         assert_eq!(handle(machine, Event::Eof, 0), ResultCode::State);
         assert_eq!(handle(machine, Event::Finished, 0), ResultCode::Ok);
         assert_eq!(wants(machine), ENDED);
+        // SAFETY: the pointer is valid.
+        assert!(unsafe { wirestate_machine_must_reset(machine) });
         // SAFETY: the pointer is valid.
         assert_eq!(unsafe { wirestate_machine_fault(machine) }, FaultKind::Bug);
         // SAFETY: it is not used again.

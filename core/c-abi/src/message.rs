@@ -19,7 +19,7 @@ use wirestate_core::{
 use crate::{
     machine::{Machine, with},
     pointer::{self, Slice},
-    result::{ResultCode, guard},
+    result::{ResultCode, guard, numbered},
 };
 
 /// The order of the bytes of integers in a content.
@@ -33,6 +33,8 @@ pub enum ByteOrderKind {
     /// The most significant byte first.
     Big = 2,
 }
+
+numbered!(ByteOrderKind: Native, Little, Big);
 
 /// A message: type, encoding and content, which are not terminated by NUL.
 #[derive(Clone, Copy, Debug)]
@@ -82,11 +84,11 @@ pub(crate) unsafe fn borrow<'a>(message: *const Message) -> Result<CoreMessage<'
     let content = unsafe { pointer::bytes(content.data, content.len) }?;
     let text = |bytes| str::from_utf8(bytes).map_err(|_| ResultCode::Value);
     Ok(CoreMessage {
-        byteorder: match byte_order {
-            0 => ByteOrder::NATIVE,
-            1 => ByteOrder::Little,
-            2 => ByteOrder::Big,
-            _ => return Err(ResultCode::Value),
+        byteorder: match ByteOrderKind::of(*byte_order) {
+            Some(ByteOrderKind::Native) => ByteOrder::NATIVE,
+            Some(ByteOrderKind::Little) => ByteOrder::Little,
+            Some(ByteOrderKind::Big) => ByteOrder::Big,
+            None => return Err(ResultCode::Value),
         },
         content_type: text(content_type)?.into(),
         content_encoding: text(encoding)?.into(),

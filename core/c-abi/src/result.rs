@@ -78,3 +78,16 @@ pub(crate) fn guard<T>(f: impl FnOnce() -> Result<T, ResultCode>) -> Result<T, R
         Err(ResultCode::Panic)
     })
 }
+
+/// Defines `of` for an enum that C passes as a number: the constant with that number.
+macro_rules! numbered {
+    ($type:ident: $($constant:ident),+ $(,)?) => {
+        impl $type {
+            pub(crate) fn of(number: impl Into<u64>) -> Option<Self> {
+                let number = number.into();
+                [$(Self::$constant),+].into_iter().find(|known| *known as u64 == number)
+            }
+        }
+    };
+}
+pub(crate) use numbered;

@@ -12,7 +12,7 @@ use crate::{
     machine::{Driven, Machine, instant},
     message::{Messages, Requests},
     pointer,
-    result::{ResultCode, guard},
+    result::{ResultCode, guard, numbered},
     wakes::Wakes,
 };
 
@@ -27,6 +27,8 @@ pub enum ServerKind {
     /// Sends the messages of one upstream to all subscribers.
     Fanout = 2,
 }
+
+numbered!(ServerKind: Echo, Message, Fanout);
 
 /// What the connections of one server share: settings, buffers, budgets, the log of a fan-out.
 ///
@@ -46,13 +48,15 @@ enum Kind {
 impl Server {
     fn new(kind: u32, config: &Config) -> Result<Self, String> {
         let text = |error: wirestate_core::ConfigError| error.to_string();
-        let kind = match kind {
-            0 => Kind::Echo(echo::Server::new(config.echo()?).map_err(text)?),
-            1 => Kind::Message(
+        let kind = match ServerKind::of(kind) {
+            Some(ServerKind::Echo) => Kind::Echo(echo::Server::new(config.echo()?).map_err(text)?),
+            Some(ServerKind::Message) => Kind::Message(
                 message::Server::new(config.message()?, Requests::default()).map_err(text)?,
             ),
-            2 => Kind::Fanout(fanout::Feed::new(config.fanout()?).map_err(text)?),
-            unknown => return Err(format!("the kind {unknown} of server is unknown")),
+            Some(ServerKind::Fanout) => {
+                Kind::Fanout(fanout::Feed::new(config.fanout()?).map_err(text)?)
+            }
+            None => return Err(format!("the kind {kind} of server is unknown")),
         };
         Ok(Self { kind })
     }

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     env,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{Shutdown, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -222,6 +222,10 @@ fn the_example_in_c_fans_out() {
     publisher.shutdown(Shutdown::Write).unwrap();
     assert_eq!(publisher.read(&mut [0; 8]).unwrap(), 0);
     program.connect("publish").write_all(lines(500).as_bytes()).unwrap();
+    let mut broken = program.connect("publish");
+    broken.write_all(&[b'x'; 2000]).unwrap();
+    let error = broken.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "a line that is too long");
     let expected = lines(0) + &lines(500);
     let received: Vec<_> = subscribers
         .into_iter()

@@ -119,8 +119,7 @@ class Connection {
       moved = true;
     }
     if (this.wants() & WANT_RESET) {
-      this.socket.resetAndDestroy();
-      this.handle(FINISHED);
+      this.handle(FINISHED); // free() sends the RST
       moved = true;
     }
     if (this.wants() & WANT_READ && this.input.length > 0) {
