@@ -99,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport):
         self.transport = transport
-        # A write reaches the socket before drive() continues, or pauses the machine's output.
+        # What the socket does not take at once pauses the machine's output.
         transport.set_write_buffer_limits(0)
         self.token = id(self)
         connections[self.token] = self
@@ -107,6 +107,7 @@ class Connection(asyncio.BufferedProtocol):
         self.drive()
 
     def get_buffer(self, _):
+        # The loop receives into it at once, and calls buffer_updated() or eof_received().
         length = c_size_t()
         data = lib.machine_read_buf(self.machine, byref(length))
         return (ctypes.c_char * length.value).from_address(data)

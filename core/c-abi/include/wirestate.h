@@ -155,7 +155,8 @@ enum wirestate_result
      */
     WIRESTATE_RESULT_MALFORMED = -11,
     /**
-     * A bug in Wirestate: the call has panicked. The machine now wants a reset.
+     * A bug in Wirestate: the call has panicked, and printed where to standard error. The machine
+     * now wants a reset.
      */
     WIRESTATE_RESULT_PANIC = -12,
 };

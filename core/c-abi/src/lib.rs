@@ -1,10 +1,9 @@
 //! Wirestate's machines for C, and for every language that can call C.
 //!
-//! C includes [`wirestate.h`](../../../core/c-abi/include/wirestate.h), which is generated from
-//! this crate and has its documentation: the calls in their order, the turn of an event loop, who
-//! owns what, and which thread may call what. `docs/embed.md` has commands that build and run the
-//! examples: a server in C with `epoll(7)`, one in Python with `asyncio`, and the machines in
-//! WebAssembly.
+//! C includes `core/c-abi/include/wirestate.h`, which is generated from this crate and has its
+//! documentation: the calls in their order, the turn of an event loop, who owns what, and which
+//! thread may call what. `docs/embed.md` has commands that build and run the examples: a server in
+//! C with `epoll(7)`, one in Python with `asyncio`, and the machines in WebAssembly.
 //!
 //! | module | content |
 //! |---|---|

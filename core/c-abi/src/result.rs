@@ -34,7 +34,8 @@ pub enum ResultCode {
     Header = -10,
     /// The input is not a message. The decoder has the text.
     Malformed = -11,
-    /// A bug in Wirestate: the call has panicked. The machine now wants a reset.
+    /// A bug in Wirestate: the call has panicked, and printed where to standard error. The machine
+    /// now wants a reset.
     Panic = -12,
 }
 
