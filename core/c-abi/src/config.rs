@@ -135,9 +135,13 @@ impl Setting {
     }
 }
 
-numbered!(
-    Setting: BufferSize, IdleBuffers, IdleTimeout, LingerTime, LingerBytes, WriteTimeout, PrefixChunk, MaxHeader, MaxContent, HeaderTimeout, ContentTimeout, MinRate, MaxInFlight, ServiceTimeout, OneShot, MaxMemory, ReplyTimeout, Framing, MessageSize, Delimiter, Window, OnLag, LagWait, UpstreamIdleTimeout, Replay
-);
+numbered! {
+    Setting:
+    BufferSize, IdleBuffers, IdleTimeout, LingerTime, LingerBytes, WriteTimeout,
+    PrefixChunk, MaxHeader, MaxContent, HeaderTimeout, ContentTimeout, MinRate, MaxInFlight,
+    ServiceTimeout, OneShot, MaxMemory, ReplyTimeout, Framing, MessageSize, Delimiter,
+    Window, OnLag, LagWait, UpstreamIdleTimeout, Replay
+}
 numbered!(Framing: Fixed, Delimited, LengthPrefixed, None);
 numbered!(LagPolicy: Disconnect, Skip, Block);
 
