@@ -11,6 +11,8 @@
 //!   its decoder or for a variant of your own.
 //! - [`sim`] runs servers and peers on a simulated network under seeded faults. It finds lost
 //!   wake-ups, stalls, leaks, and resets that are mistaken for an end of the stream.
+//! - [`event_loop`] plays scenes on real sockets to an event loop of your own, which drives the
+//!   machines. It finds a loop that misses a wake-up, a deadline or an event, or is busy.
 //!
 //! # Testing a machine of your own
 //!
@@ -69,6 +71,7 @@
 #![forbid(unsafe_code)]
 
 pub mod contract;
+pub mod event_loop;
 pub mod message;
 mod regressions;
 pub mod script;

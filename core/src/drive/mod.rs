@@ -4,8 +4,8 @@
 //! | to drive a machine | use | provide |
 //! |---|---|---|
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
-//! | in an event loop of your own | [`Seat`], which is polled | [`Source`] and [`Sink`] |
-//! | with your own buffers (`io_uring`) | [`deliver`], [`collect_into`], [`collect_owned`] | |
+//! | in an event loop of your own | `Seats`, or one [`Seat`] a connection | [`Source`] and [`Sink`] |
+//! | with your own buffers | [`deliver`], [`collect_into`], [`collect_owned`] | |
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.
 //!
@@ -28,6 +28,8 @@
 mod buffers;
 mod future;
 pub(crate) mod seat;
+#[cfg(feature = "std")]
+mod seats;
 pub(crate) mod session;
 mod splice;
 pub(crate) mod timer;
@@ -37,6 +39,8 @@ use core::task::{Context, Poll};
 
 use bytes::Bytes;
 
+#[cfg(feature = "std")]
+pub use self::seats::Seats;
 #[cfg(feature = "std")]
 pub(crate) use self::turn::{Direct, Readiness, Transfer, Turn, flush, turn};
 pub use self::{

@@ -1,4 +1,4 @@
-//! The event loop of the example with edge-triggered `epoll(7)`. It polls only connections that
+//! A loop with edge-triggered `epoll(7)`, which keeps each [`Seat`] by itself. It polls only connections that
 //! have an event.
 //!
 //! A socket is registered once, for both directions. An edge reports that a socket has become ready
@@ -30,7 +30,9 @@ use wirestate_core::{
     shutdown::{self, ShutdownHandle},
 };
 
-use crate::level_triggered::{Factory, Protocol, Socket};
+use wirestate_testkit::event_loop::{Factory, Protocol};
+
+use crate::level_triggered::Socket;
 
 pub(crate) struct EventLoop {
     epoch: SystemInstant,
@@ -85,8 +87,8 @@ impl Wake for Woken {
     }
 }
 
-impl super::EventLoop for EventLoop {
-    fn new(table: ConnectionTable) -> io::Result<Self> {
+impl EventLoop {
+    pub(crate) fn new(table: ConnectionTable) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &event, EventData::new_u64(LOOP), EventFlags::IN)?;
@@ -101,18 +103,24 @@ impl super::EventLoop for EventLoop {
         })
     }
 
-    fn listen(
-        &mut self,
-        protocol: impl FnMut(Instant) -> Protocol + 'static,
-    ) -> io::Result<SocketAddr> {
+    pub(crate) fn listen(&mut self, machine: Factory) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         epoll::add(&self.epoll, &listener, EventData::new_u64(LOOP), EventFlags::IN)?;
         let address = listener.local_addr()?;
-        self.listeners.push((listener, Box::new(protocol)));
+        self.listeners.push((listener, machine));
         Ok(address)
     }
 
+    pub(crate) fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
+        while self.goes_on(shutdown) {
+            self.round()?;
+        }
+        Ok(())
+    }
+
+    /// Applies `shutdown`. Returns false once a shutdown was requested and the last connection has
+    /// ended.
     fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
         let stops =
@@ -159,9 +167,7 @@ impl super::EventLoop for EventLoop {
         }
         self.accept(now)
     }
-}
 
-impl EventLoop {
     fn poll(&mut self, id: u64, now: Instant) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // `round` has reported all edges. Other readiness has not changed.

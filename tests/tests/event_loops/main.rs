@@ -1,87 +1,79 @@
-//! Event loops without a runtime, on real sockets: the level-triggered loop of
-//! `core/examples/foreign_loop.rs`, and an edge-triggered one.
+//! The scenes of the testkit with several event loops: those of `core/examples`, and an
+//! edge-triggered one that keeps each [`Seat`](wirestate_core::drive::Seat) by itself.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
+#![expect(clippy::duplicate_mod, reason = "each example has the demonstration as its module")]
 
 mod edge_triggered;
 #[path = "../../../core/examples/foreign_loop.rs"]
 mod level_triggered;
-mod scenarios;
+#[path = "../../../core/examples/mio_loop.rs"]
+mod mio_loop;
 
 use std::{io, net::SocketAddr};
 
-use wirestate_core::{Instant, admission::ConnectionTable, shutdown::ShutdownHandle};
+use wirestate_core::{
+    admission::{ConnectionTable, Limits},
+    shutdown::ShutdownHandle,
+};
+use wirestate_testkit::event_loop::{EventLoop, Factory, Scene};
 
-use crate::level_triggered::Protocol;
+/// Plays each scene with the loop of a module, in a module of tests.
+macro_rules! scenes {
+    ($tests:ident, $event_loop:ident) => {
+        impl EventLoop for $event_loop::EventLoop {
+            fn new() -> io::Result<Self> {
+                Self::new(ConnectionTable::new(Limits::default()))
+            }
 
-/// An event loop that the scenarios run.
-trait EventLoop: Sized {
-    fn new(table: ConnectionTable) -> io::Result<Self>;
+            fn listen(&mut self, machine: Factory) -> io::Result<SocketAddr> {
+                self.listen(machine)
+            }
 
-    /// Listens on a free port of the loopback address.
-    fn listen(
-        &mut self,
-        protocol: impl FnMut(Instant) -> Protocol + 'static,
-    ) -> io::Result<SocketAddr>;
-
-    /// Applies `shutdown`. Returns false once a shutdown was requested and the last connection has
-    /// ended.
-    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool;
-
-    /// Waits once, and polls the connections that have an event.
-    fn round(&mut self) -> io::Result<()>;
-}
-
-impl EventLoop for level_triggered::EventLoop {
-    fn new(table: ConnectionTable) -> io::Result<Self> {
-        Self::new(table)
-    }
-
-    fn listen(
-        &mut self,
-        protocol: impl FnMut(Instant) -> Protocol + 'static,
-    ) -> io::Result<SocketAddr> {
-        self.listen(protocol)
-    }
-
-    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
-        self.goes_on(shutdown)
-    }
-
-    fn round(&mut self) -> io::Result<()> {
-        self.round()
-    }
-}
-
-#[test]
-fn the_example_serves_its_clients() {
-    level_triggered::main().unwrap();
-}
-
-macro_rules! scenarios {
-    ($($scenario:ident)*) => {
-        mod level {
-            $(#[test] fn $scenario() {
-                crate::scenarios::$scenario::<crate::level_triggered::EventLoop>();
-            })*
+            fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
+                self.run(shutdown)
+            }
         }
 
-        mod edge {
-            $(#[test] fn $scenario() {
-                crate::scenarios::$scenario::<crate::edge_triggered::EventLoop>();
-            })*
+        mod $tests {
+            use super::{Scene, $event_loop::EventLoop};
+
+            scenes! {
+                EventLoop;
+                echo_in_pieces EchoInPieces
+                half_close HalfClose
+                replies_from_another_thread RepliesFromAnotherThread
+                fan_out FanOut
+                resets Resets
+                flood_beside_another FloodBesideAnother
+                flood_past_deadline FloodPastDeadline
+                idle_deadline IdleDeadline
+                reset_during_request ResetDuringRequest
+                shutdown_during_request ShutdownDuringRequest
+                shutdown_while_idle ShutdownWhileIdle
+            }
         }
+    };
+    ($event_loop:ty; $($test:ident $scene:ident)*) => {
+        #[test]
+        fn every_scene_has_a_test() {
+            assert_eq!(Scene::ALL, [$(Scene::$scene),*]);
+        }
+
+        $(
+            #[test]
+            fn $test() {
+                Scene::$scene.play::<$event_loop>();
+            }
+        )*
     };
 }
 
-scenarios! {
-    every_byte_comes_back_in_any_chunks
-    a_half_closed_client_gets_all_bytes_back
-    a_subscriber_that_sends_without_pause_and_reads_nothing_is_reset
-    a_reset_during_a_request_does_not_keep_the_loop_busy
-    a_shutdown_during_a_request_does_not_keep_the_loop_busy
-    connections_that_are_reset_at_any_time_end_alone
-    published_messages_reach_every_subscriber
-    a_reply_from_another_thread_wakes_its_connection
-    a_shutdown_ends_idle_connections
+#[test]
+fn the_examples_serve_their_clients() {
+    level_triggered::main().unwrap();
+    mio_loop::main().unwrap();
 }
+
+scenes!(level, level_triggered);
+scenes!(edge, edge_triggered);
+scenes!(mio, mio_loop);
