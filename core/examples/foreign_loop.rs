@@ -1,6 +1,6 @@
 //! An event loop of your own: any number of servers on one thread, with `poll(2)` and no runtime.
 //!
-//! The loop provides a [`Socket`], the time, and a waker that interrupts its wait. [`Seats`] polls
+//! The loop provides a socket, the time, and a waker that interrupts its wait. [`Seats`] polls
 //! each connection when there is a reason to. A connection that does not wait for its socket is
 //! left out of the set of descriptors, because `poll(2)` would report `POLLHUP` and `POLLERR` for
 //! it again and again.
@@ -9,73 +9,32 @@
 //! clients of its own, and ends. The page `docs/embed.md` explains the loop.
 
 mod demonstration;
+mod tcp_socket;
 
 use std::{
-    io::{self, ErrorKind, IoSlice, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener},
     os::unix::net::UnixStream,
     sync::Arc,
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
     time::{Duration, Instant as SystemInstant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    net::sockopt::set_socket_linger,
 };
 use wirestate_core::{
     Instant,
     admission::{ConnectionTable, Peer},
-    drive::{IoError, MAX_SLICES, Seat, Seats, Sink, Source},
+    drive::{Seat, Seats},
     shutdown::{self, ShutdownHandle},
 };
 
-use self::demonstration::{Factory, Protocol};
-
-/// A non-blocking socket.
-pub(crate) struct Socket(pub(crate) TcpStream);
-
-impl Socket {
-    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        Ok(Self(stream))
-    }
-}
-
-fn ready<T>(result: io::Result<T>) -> Poll<Result<T, IoError>> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Poll::Pending,
-        result => Poll::Ready(result.map_err(IoError::from)),
-    }
-}
-
-impl Source for Socket {
-    fn poll_read(&mut self, _: &mut Context<'_>, buf: &mut [u8]) -> Poll<Result<usize, IoError>> {
-        ready(self.0.read(buf))
-    }
-}
-
-impl Sink for Socket {
-    fn poll_write(&mut self, _: &mut Context<'_>, bufs: &[&[u8]]) -> Poll<Result<usize, IoError>> {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        for (slice, buf) in slices.iter_mut().zip(bufs) {
-            *slice = IoSlice::new(buf);
-        }
-        ready(self.0.write_vectored(&slices[..bufs.len().min(MAX_SLICES)]))
-    }
-
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), IoError>> {
-        ready(self.0.shutdown(Shutdown::Write))
-    }
-
-    fn reset(&mut self) {
-        // The kernel sends the RST when the socket is closed. The seat returns `Next::Done` next,
-        // and the loop drops the socket.
-        let _ = set_socket_linger(&self.0, Some(Duration::ZERO));
-    }
-}
+use self::{
+    demonstration::{Factory, Protocol},
+    tcp_socket::Socket,
+};
 
 /// Interrupts `poll(2)`, from any thread, by one byte.
 struct Interrupt(UnixStream);

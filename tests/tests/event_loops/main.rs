@@ -8,6 +8,10 @@ mod edge_triggered;
 mod level_triggered;
 #[path = "../../../core/examples/mio_loop.rs"]
 mod mio_loop;
+#[path = "../../../core/examples/tcp_socket/mod.rs"]
+mod tcp_socket;
+#[path = "../../../core/examples/without_wakers.rs"]
+mod without_wakers;
 
 use std::{io, net::SocketAddr};
 
@@ -15,65 +19,38 @@ use wirestate_core::{
     admission::{ConnectionTable, Limits},
     shutdown::ShutdownHandle,
 };
-use wirestate_testkit::event_loop::{EventLoop, Factory, Scene};
+use wirestate_testkit::event_loop::{self, EventLoop, Factory};
 
-/// Plays each scene with the loop of a module, in a module of tests.
-macro_rules! scenes {
-    ($tests:ident, $event_loop:ident) => {
-        impl EventLoop for $event_loop::EventLoop {
-            fn new() -> io::Result<Self> {
-                Self::new(ConnectionTable::new(Limits::default()))
-            }
-
-            fn listen(&mut self, machine: Factory) -> io::Result<SocketAddr> {
-                self.listen(machine)
-            }
-
-            fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
-                self.run(shutdown)
-            }
-        }
-
-        mod $tests {
-            use super::{Scene, $event_loop::EventLoop};
-
-            scenes! {
-                EventLoop;
-                echo_in_pieces EchoInPieces
-                half_close HalfClose
-                replies_from_another_thread RepliesFromAnotherThread
-                fan_out FanOut
-                resets Resets
-                flood_beside_another FloodBesideAnother
-                flood_past_deadline FloodPastDeadline
-                idle_deadline IdleDeadline
-                reset_during_request ResetDuringRequest
-                shutdown_during_request ShutdownDuringRequest
-                shutdown_while_idle ShutdownWhileIdle
-            }
-        }
-    };
-    ($event_loop:ty; $($test:ident $scene:ident)*) => {
-        #[test]
-        fn every_scene_has_a_test() {
-            assert_eq!(Scene::ALL, [$(Scene::$scene),*]);
-        }
-
+macro_rules! event_loops {
+    ($($event_loop:ident)*) => {
         $(
+            impl EventLoop for $event_loop::EventLoop {
+                fn new() -> io::Result<Self> {
+                    Self::new(ConnectionTable::new(Limits::default()))
+                }
+
+                fn listen(&mut self, machine: Factory) -> io::Result<SocketAddr> {
+                    self.listen(machine)
+                }
+
+                fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
+                    self.run(shutdown)
+                }
+            }
+
             #[test]
-            fn $test() {
-                Scene::$scene.play::<$event_loop>();
+            fn $event_loop() {
+                event_loop::check::<$event_loop::EventLoop>();
             }
         )*
     };
 }
 
+event_loops! { edge_triggered level_triggered mio_loop without_wakers }
+
 #[test]
 fn the_examples_serve_their_clients() {
     level_triggered::main().unwrap();
     mio_loop::main().unwrap();
+    without_wakers::main().unwrap();
 }
-
-scenes!(level, level_triggered);
-scenes!(edge, edge_triggered);
-scenes!(mio, mio_loop);
