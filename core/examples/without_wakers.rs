@@ -41,9 +41,9 @@ pub(crate) struct EventLoop {
 
 impl EventLoop {
     /// A loop whose connections are admitted by `table`.
-    pub(crate) fn new(table: ConnectionTable) -> io::Result<Self> {
+    pub(crate) fn new(table: ConnectionTable) -> Self {
         let epoch = SystemInstant::now();
-        Ok(Self { epoch, table, listeners: Vec::new(), seats: Vec::new() })
+        Self { epoch, table, listeners: Vec::new(), seats: Vec::new() }
     }
 
     /// Listens on a free port of the loopback interface.
@@ -96,7 +96,7 @@ impl EventLoop {
 
 pub(crate) fn main() -> io::Result<()> {
     demonstration::run(|table, factories, addresses, shutdown| {
-        let mut event_loop = EventLoop::new(table)?;
+        let mut event_loop = EventLoop::new(table);
         for machine in factories {
             addresses.send(event_loop.listen(machine)?).map_err(io::Error::other)?;
         }

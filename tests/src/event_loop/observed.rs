@@ -46,14 +46,12 @@ impl Connections {
 pub(super) struct Observed {
     machine: Protocol,
     connections: Connections,
-    /// The most bytes that it reads at once.
-    max_read: usize,
 }
 
 impl Observed {
-    pub(super) fn new(machine: Protocol, connections: &Connections, max_read: usize) -> Self {
+    pub(super) fn new(machine: Protocol, connections: &Connections) -> Self {
         connections.with(|counts| counts.open += 1);
-        Self { machine, connections: connections.clone(), max_read }
+        Self { machine, connections: connections.clone() }
     }
 }
 
@@ -76,9 +74,7 @@ impl Machine for Observed {
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
-        let buf = self.machine.read_buf();
-        let max_read = self.max_read.min(buf.len());
-        &mut buf[..max_read]
+        self.machine.read_buf()
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {

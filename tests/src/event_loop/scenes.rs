@@ -7,12 +7,14 @@ use std::{
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::mpsc,
+    task::Context,
     thread,
     time::{Duration, Instant as SystemInstant},
 };
 
+use bytes::Bytes;
 use wirestate_core::{
-    Instant, echo,
+    Event, Instant, Interest, Machine, Status, echo,
     fanout::{self, Feed, Framing, Subscriber, Upstream},
     message::{self, Message, service},
     shared::{Promise, promise},
@@ -29,7 +31,7 @@ fn echo(server: &Server, buffer: usize) -> [Factory; 1] {
     let buffer = NonZeroUsize::new(buffer).expect("a buffer is not empty");
     let config = echo::Config::default().with_buffer(buffer);
     let echo = echo::Server::new(config).expect("the configuration is valid");
-    [server.factory(move |now| echo.machine(now))]
+    [server.checked_factory(move |now| echo.machine(now))]
 }
 
 /// A pattern in which neighbouring bytes differ.
@@ -234,6 +236,54 @@ pub(super) fn flood_beside_another<L: EventLoop>(scene: Scene) {
     );
 }
 
+/// A machine that reads one byte at a time, so that its peer sends faster than it reads.
+struct ByteByByte<M>(M);
+
+#[deny(clippy::missing_trait_methods, reason = "a default method would hide the machine's own")]
+impl<M: Machine> Machine for ByteByByte<M> {
+    type Reason = M::Reason;
+
+    fn interest(&self) -> Interest {
+        self.0.interest()
+    }
+
+    fn read_buf(&mut self) -> &mut [u8] {
+        &mut self.0.read_buf()[..1]
+    }
+
+    fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
+        self.0.write_bufs(out)
+    }
+
+    fn write_owned(&self, out: &mut [Bytes], max: usize) -> usize {
+        self.0.write_owned(out, max)
+    }
+
+    fn handle(&mut self, now: Instant, event: Event) {
+        self.0.handle(now, event);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.0.poll_timeout()
+    }
+
+    fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        self.0.poll_shared(now, cx)
+    }
+
+    fn work(&self) -> u64 {
+        self.0.work()
+    }
+
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    fn reason(&self) -> Option<M::Reason> {
+        self.0.reason()
+    }
+}
+
 pub(super) fn flood_past_deadline<L: EventLoop>(scene: Scene) {
     let config = fanout::Config::default()
         .with_window(64 << 20)
@@ -241,8 +291,7 @@ pub(super) fn flood_past_deadline<L: EventLoop>(scene: Scene) {
     let feed = Feed::new(config).expect("the configuration is valid");
     let factories = |server: &Server| {
         let feed = feed.clone();
-        // It reads slowly, so that there is always more input.
-        [server.slow_factory(move |now| Subscriber::new(&feed, now))]
+        [server.factory(move |now| ByteByByte(Subscriber::new(&feed, now)))]
     };
     serve::<L, _>(scene, factories, |[address], server| {
         let mut subscriber = connect(address);
@@ -261,7 +310,7 @@ pub(super) fn flood_past_deadline<L: EventLoop>(scene: Scene) {
 pub(super) fn idle_deadline<L: EventLoop>(scene: Scene) {
     let config = echo::Config::default().with_idle_timeout(Duration::from_millis(100));
     let echo = echo::Server::new(config).expect("the configuration is valid");
-    let factories = |server: &Server| [server.factory(move |now| echo.machine(now))];
+    let factories = |server: &Server| [server.checked_factory(move |now| echo.machine(now))];
     serve::<L, _>(scene, factories, |[address], server| {
         let client = connect(address);
         until("the connection was accepted", || {

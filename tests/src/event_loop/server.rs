@@ -30,28 +30,22 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// A factory of machines that are [`Checked`].
+    /// A factory of machines.
     pub(super) fn factory<M: Machine + 'static>(
         &self,
         mut machine: impl FnMut(Instant) -> M + Send + 'static,
     ) -> Factory {
         let connections = self.connections.clone();
-        Box::new(move |now| {
-            let checked = Checked::new(machine(now), usize::MAX);
-            Box::new(Observed::new(Box::new(Erased(checked)), &connections, usize::MAX))
-        })
+        Box::new(move |now| Box::new(Observed::new(Box::new(Erased(machine(now))), &connections)))
     }
 
-    /// A factory of machines that read one byte at a time. They are not checked, which would take
-    /// seconds for a long output.
-    pub(super) fn slow_factory<M: Machine + 'static>(
+    /// A factory of machines that share nothing. Each checks its driver. (A value that another
+    /// thread gives can be seen before its wake-up, which [`Checked`] would take for a lost one.)
+    pub(super) fn checked_factory<M: Machine + 'static>(
         &self,
         mut machine: impl FnMut(Instant) -> M + Send + 'static,
     ) -> Factory {
-        let connections = self.connections.clone();
-        Box::new(move |now| {
-            Box::new(Observed::new(Box::new(Erased(machine(now))), &connections, 1))
-        })
+        self.factory(move |now| Checked::new(machine(now), usize::MAX))
     }
 }
 

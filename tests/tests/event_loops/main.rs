@@ -8,6 +8,8 @@ mod edge_triggered;
 mod level_triggered;
 #[path = "../../../core/examples/mio_loop.rs"]
 mod mio_loop;
+#[path = "../../../core/examples/executor/main.rs"]
+mod own_executor;
 #[path = "../../../core/examples/tcp_socket/mod.rs"]
 mod tcp_socket;
 #[path = "../../../core/examples/without_wakers.rs"]
@@ -22,11 +24,11 @@ use wirestate_core::{
 use wirestate_testkit::event_loop::{self, EventLoop, Factory};
 
 macro_rules! event_loops {
-    ($($event_loop:ident)*) => {
+    ($($($ok:ident)? ($event_loop:ident))*) => {
         $(
             impl EventLoop for $event_loop::EventLoop {
                 fn new() -> io::Result<Self> {
-                    Self::new(ConnectionTable::new(Limits::default()))
+                    $($ok)?(Self::new(ConnectionTable::new(Limits::default())))
                 }
 
                 fn listen(&mut self, machine: Factory) -> io::Result<SocketAddr> {
@@ -46,11 +48,15 @@ macro_rules! event_loops {
     };
 }
 
-event_loops! { edge_triggered level_triggered mio_loop without_wakers }
+event_loops! {
+    (edge_triggered) (level_triggered) (mio_loop) (own_executor)
+    Ok(without_wakers)
+}
 
 #[test]
 fn the_examples_serve_their_clients() {
     level_triggered::main().unwrap();
     mio_loop::main().unwrap();
+    own_executor::main().unwrap();
     without_wakers::main().unwrap();
 }
