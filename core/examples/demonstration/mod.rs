@@ -78,7 +78,7 @@ pub(crate) fn run(
 }
 
 /// An echo, a server of requests, and the two sides of a fan-out: upstream and subscribers.
-fn factories() -> Vec<Factory> {
+pub(crate) fn factories() -> Vec<Factory> {
     let echo = echo::Server::default();
     let service = service::asynchronous(async |request| request.into_message());
     let message = message::Server::with_default_config(service);
@@ -127,11 +127,7 @@ fn echoes(address: SocketAddr) -> io::Result<()> {
 
 /// Requests in pieces, which are answered in order.
 fn requests(address: SocketAddr) -> io::Result<()> {
-    let mut frames = Vec::new();
-    for i in 0..100 {
-        Message::binary(bytes(i, i * 20)).encode(&mut frames).map_err(io::Error::other)?;
-    }
-    let mut stream = connect(address)?;
+    let (mut stream, frames) = (connect(address)?, frames());
     for piece in frames.chunks(997) {
         stream.write_all(piece)?;
     }
@@ -140,6 +136,16 @@ fn requests(address: SocketAddr) -> io::Result<()> {
     stream.read_to_end(&mut replies)?;
     assert!(replies == frames, "each reply equals its request");
     Ok(())
+}
+
+/// A hundred requests. Each has itself as its reply.
+pub(crate) fn frames() -> Vec<u8> {
+    let mut frames = Vec::new();
+    for i in 0..100 {
+        let request = Message::binary(bytes(i, i * 20));
+        request.encode(&mut frames).expect("the header is short");
+    }
+    frames
 }
 
 /// Messages in pieces, which each subscriber receives.
@@ -179,7 +185,7 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// A pattern in which neighbouring bytes differ.
-fn bytes(seed: usize, length: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|i| ((seed * 31 + i * 7 + i / 251) % 251).to_le_bytes()[0]).collect()
 }
 
@@ -187,5 +193,5 @@ fn bytes(seed: usize, length: usize) -> Vec<u8> {
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The numbers of idle connections between which the memory is compared. Powers of two, because
 /// collections grow to those.
-const FEW: usize = 16;
-const MANY: usize = 256;
+pub(crate) const FEW: usize = 16;
+pub(crate) const MANY: usize = 256;

@@ -215,11 +215,21 @@ impl<M: Machine, S: Source + Sink> Seats<M, S> {
         })
     }
 
+    /// Reports that any socket may be ready, for a loop that does not know which.
+    pub fn ready_all(&mut self) {
+        self.for_each(|seat| seat.ready(true, true));
+    }
+
     /// Requests a graceful end of all machines, for a loop without a
     /// [table](crate::admission::ConnectionTable::shut_down) of connections.
     pub fn shut_down(&mut self, now: Instant) {
+        self.for_each(|seat| seat.shut_down(now));
+    }
+
+    /// Changes each connection. The next poll polls all.
+    fn for_each(&mut self, mut change: impl FnMut(&mut Seat<M, S>)) {
         for (id, entry) in &mut self.entries {
-            entry.seat.shut_down(now);
+            change(&mut entry.seat);
             if !mem::replace(&mut entry.is_due, true) {
                 self.due.push_back(id);
             }
@@ -388,9 +398,9 @@ mod tests {
         assert_eq!(poll(&mut seats, at(1)), [(ids[1], None)]);
         assert_eq!(sockets[1].reads.get(), 1);
         seats.ready(ids[1], true, false);
-        seats.ready(ids[1], true, false);
-        assert_eq!(poll(&mut seats, at(1)), [(ids[1], None)], "once");
-        assert_eq!(sockets[1].reads.get(), 2);
+        seats.ready_all();
+        assert_eq!(poll(&mut seats, at(1)), [ids[1], ids[0]].map(|id| (id, None)), "once");
+        assert_eq!(sockets.map(|socket| socket.reads.get()), [2, 2]);
     }
 
     #[test]
