@@ -2,7 +2,7 @@
 //!
 //! Implement [`EventLoop`] for your loop, and call [`check`] in a test. It plays each [`Scene`]:
 //! the loop serves an echo, requests or a fan-out on 127.0.0.1, to clients on other threads. A
-//! scene fails if a byte is wrong or missing, if something takes longer than 30 s, or if the loop
+//! scene fails if a byte is wrong or missing, if nothing happens for 20 s, or if the loop
 //! is busy while it has nothing to do. The panic names the scene and says what to look at.
 //!
 //! This loop has no wakers: it polls every connection every millisecond.
@@ -155,7 +155,8 @@ pub fn check<L: EventLoop>() {
 pub enum Scene {
     /// A hundred clients at once send to an echo in pieces of 1 to 97 bytes.
     EchoInPieces,
-    /// A client sends 8 MiB to an echo and half-closes, and reads only then.
+    /// A client sends 8 MiB to an echo and half-closes. It begins to read when the loop's writes
+    /// block.
     HalfClose,
     /// Requests in pieces of 1 to 97 bytes are answered by another thread.
     RepliesFromAnotherThread,
@@ -167,19 +168,21 @@ pub enum Scene {
     FloodBesideAnother,
     /// A subscriber that sends without pause and reads nothing is reset at its write deadline.
     FloodPastDeadline,
+    /// A subscriber that reads nothing is reset at its write deadline, not closed by a FIN.
+    ResetAtDeadline,
     /// A connection that does nothing is closed at its idle deadline.
     IdleDeadline,
     /// A client resets its connection while its request is in progress, for 500 ms.
     ResetDuringRequest,
     /// The loop is shut down while a request is in progress, for 500 ms.
     ShutdownDuringRequest,
-    /// The loop is shut down while ten connections are idle: each gets a FIN.
+    /// The loop is shut down while ten connections are idle: each gets a FIN, and may still send.
     ShutdownWhileIdle,
 }
 
 impl Scene {
     /// All scenes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::EchoInPieces,
         Self::HalfClose,
         Self::RepliesFromAnotherThread,
@@ -187,6 +190,7 @@ impl Scene {
         Self::Resets,
         Self::FloodBesideAnother,
         Self::FloodPastDeadline,
+        Self::ResetAtDeadline,
         Self::IdleDeadline,
         Self::ResetDuringRequest,
         Self::ShutdownDuringRequest,
@@ -206,6 +210,7 @@ impl Scene {
             Self::Resets => scenes::resets::<L>(self),
             Self::FloodBesideAnother => scenes::flood_beside_another::<L>(self),
             Self::FloodPastDeadline => scenes::flood_past_deadline::<L>(self),
+            Self::ResetAtDeadline => scenes::reset_at_deadline::<L>(self),
             Self::IdleDeadline => scenes::idle_deadline::<L>(self),
             Self::ResetDuringRequest => scenes::reset_during_request::<L>(self),
             Self::ShutdownDuringRequest => scenes::shutdown_during_request::<L>(self),
@@ -221,8 +226,8 @@ impl Scene {
                  `poll_write`'s own result back, not the length of its input"
             }
             Self::HalfClose => {
-                "wait for writability while `Next::Sleep` has `write`; a read of 0 bytes is \
-                 `Ready(Ok(0))`; `poll_finish` shuts down only the writable half"
+                "report writability too; wait for it while `Next::Sleep` has `write`; a read of 0 \
+                 bytes is `Ready(Ok(0))`"
             }
             Self::RepliesFromAnotherThread | Self::FanOut => {
                 "the waker of a connection interrupts the wait of the loop, from any thread, and \
@@ -236,8 +241,11 @@ impl Scene {
                 "after `Next::Again`, poll the other connections and look for events first"
             }
             Self::FloodPastDeadline => {
-                "read the time in each round; after `Next::Done`, drop the seat; `reset` closes \
-                 the socket with an RST"
+                "read the time in each round; do not skip a connection that always has input; \
+                 after `Next::Done`, drop the seat"
+            }
+            Self::ResetAtDeadline => {
+                "`Sink::reset` must lead to an RST: set SO_LINGER to 0 before the socket is closed"
             }
             Self::IdleDeadline => "wait no longer than until the earliest `until`",
             Self::ResetDuringRequest | Self::ShutdownDuringRequest => {
@@ -246,7 +254,8 @@ impl Scene {
             }
             Self::ShutdownWhileIdle => {
                 "a shutdown interrupts the wait (`ShutdownHandle::poll_requested`); shut each \
-                 connection down, then poll it; drop a seat after `Next::Done`"
+                 connection down, then poll it; `poll_finish` shuts down only the writable half; \
+                 end once no connection is left, also if there was none"
             }
         }
     }

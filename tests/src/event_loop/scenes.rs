@@ -2,7 +2,7 @@
 
 use std::{
     future::pending,
-    io::{Read, Write},
+    io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use wirestate_core::{
     Event, Instant, Interest, Machine, Status, echo,
     fanout::{self, Feed, Framing, Subscriber, Upstream},
@@ -98,17 +99,15 @@ pub(super) fn half_close<L: EventLoop>(scene: Scene) {
         |server| echo(server, 16 * 1024),
         |[address], server| {
             let (stream, sent) = (connect(address), bytes(1, 8 << 20));
+            set_socket_recv_buffer_size(&stream, 1 << 16).expect("a socket has this option");
             thread::scope(|scope| {
                 let (mut writing, sent) = (&stream, &sent);
-                let (sender, part_is_sent) = mpsc::channel();
                 scope.spawn(move || {
-                    // More than the echo's buffer holds, less than the kernel's buffers hold.
-                    writing.write_all(&sent[..100_000])?;
-                    let _ = sender.send(());
-                    writing.write_all(&sent[100_000..])?;
+                    writing.write_all(sent)?;
                     writing.shutdown(Shutdown::Write)
                 });
-                part_is_sent.recv_timeout(TIMEOUT).expect("100,000 bytes can be sent");
+                // The kernel's buffers are full soon.
+                thread::sleep(Duration::from_millis(100));
                 receive(&stream, sent);
             });
             receive_fin(&stream);
@@ -160,14 +159,14 @@ pub(super) fn fan_out<L: EventLoop>(scene: Scene) {
     let max = NonZeroUsize::new(100).expect("not 0");
     let framing = Framing::Delimited { delimiter: b'\n', max };
     let feed = Feed::new(fanout::Config::default().with_framing(framing)).expect("valid");
+    let (subscribers, upstreams) = (feed.clone(), feed.clone());
     let factories = |server: &Server| {
-        let (subscribers, upstreams) = (feed.clone(), feed.clone());
         [
             server.factory(move |now| Subscriber::new(&subscribers, now)),
             server.factory(move |now| Upstream::new(&upstreams, now)),
         ]
     };
-    serve::<L, _>(scene, factories, |[subscribe, publish], _| {
+    serve::<L, _>(scene, factories, move |[subscribe, publish], _| {
         let subscribers: Vec<_> = (0..20).map(|_| connect(subscribe)).collect();
         until("20 clients have subscribed", || feed.counters().subscribers == 20);
         let mut publisher = connect(publish);
@@ -284,26 +283,49 @@ impl<M: Machine> Machine for ByteByByte<M> {
     }
 }
 
-pub(super) fn flood_past_deadline<L: EventLoop>(scene: Scene) {
+/// A feed with more in its window than the kernel's buffers hold, once someone has subscribed.
+fn large_feed() -> Feed {
     let config = fanout::Config::default()
         .with_window(64 << 20)
         .with_write_timeout(Duration::from_millis(300));
-    let feed = Feed::new(config).expect("the configuration is valid");
+    Feed::new(config).expect("the configuration is valid")
+}
+
+fn publish_to_one(feed: &Feed) {
+    until("the client has subscribed", || feed.counters().subscribers == 1);
+    feed.publish(vec![0; 48 << 20].into(), 48 << 10, Instant::EPOCH);
+}
+
+pub(super) fn flood_past_deadline<L: EventLoop>(scene: Scene) {
+    let feed = large_feed();
+    let subscribers = feed.clone();
     let factories = |server: &Server| {
-        let feed = feed.clone();
-        [server.factory(move |now| ByteByByte(Subscriber::new(&feed, now)))]
+        [server.factory(move |now| ByteByByte(Subscriber::new(&subscribers, now)))]
     };
-    serve::<L, _>(scene, factories, |[address], server| {
+    serve::<L, _>(scene, factories, move |[address], server| {
         let mut subscriber = connect(address);
-        until("the client has subscribed", || feed.counters().subscribers == 1);
-        // More than the kernel's buffers hold.
-        feed.publish(vec![0; 48 << 20].into(), 48 << 10, Instant::EPOCH);
+        publish_to_one(&feed);
         let (began, flood) = (SystemInstant::now(), vec![1; 1 << 20]);
         while subscriber.write_all(&flood).is_ok() {
             assert!(began.elapsed() < TIMEOUT, "the subscriber is reset within {TIMEOUT:?}");
         }
         let ended = || server.connections.ended("write_stalled") == 1;
         until("the connection has ended at its write deadline", ended);
+    });
+}
+
+pub(super) fn reset_at_deadline<L: EventLoop>(scene: Scene) {
+    let feed = large_feed();
+    let subscribers = feed.clone();
+    let factories =
+        |server: &Server| [server.factory(move |now| Subscriber::new(&subscribers, now))];
+    serve::<L, _>(scene, factories, move |[address], server| {
+        let mut subscriber = connect(address);
+        publish_to_one(&feed);
+        let ended = || server.connections.ended("write_stalled") == 1;
+        until("the connection has ended at its write deadline", ended);
+        let end = io::copy(&mut subscriber, &mut io::sink()).map_err(|error| error.kind());
+        assert_eq!(end, Err(ErrorKind::ConnectionReset), "the end is a reset, and no FIN");
     });
 }
 
@@ -336,7 +358,10 @@ fn silent(server: &Server, requests: mpsc::Sender<()>) -> [Factory; 1] {
 }
 
 /// Plays a scene in which the loop waits for the service timeout, and does not work meanwhile.
-fn wait_for_service<L: EventLoop>(scene: Scene, client: impl FnOnce(TcpStream, &Server)) {
+fn wait_for_service<L: EventLoop>(
+    scene: Scene,
+    client: impl FnOnce(TcpStream, &Server) + Send + 'static,
+) {
     let (sender, requests) = mpsc::channel();
     let clients = move |[address]: [SocketAddr; 1], server: &Server| {
         let mut stream = connect(address);

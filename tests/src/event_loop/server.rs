@@ -54,13 +54,12 @@ impl Server {
 pub(super) fn serve<L: EventLoop, const N: usize>(
     scene: Scene,
     factories: impl FnOnce(&Server) -> [Factory; N],
-    clients: impl FnOnce([SocketAddr; N], &Server),
+    clients: impl FnOnce([SocketAddr; N], &Server) + Send + 'static,
 ) -> Duration {
     let server = Server { connections: Connections::default(), shutdown: ShutdownHandle::new() };
     let (factories, shutdown) = (factories(&server), server.shutdown.clone());
     let (listening, addresses) = mpsc::channel();
-    let (ended, end) = mpsc::channel();
-    let event_loop = move || -> io::Result<Duration> {
+    let event_loop = spawn(format!("the loop of {scene:?}"), move || -> io::Result<Duration> {
         let mut event_loop = L::new()?;
         for factory in factories {
             // The scene may have failed.
@@ -69,40 +68,53 @@ pub(super) fn serve<L: EventLoop, const N: usize>(
         let before = cpu_time();
         event_loop.run(&shutdown)?;
         Ok(cpu_time().saturating_sub(before))
-    };
-    let thread = thread::Builder::new().name(format!("the loop of {scene:?}"));
-    thread
-        .spawn(move || {
-            let _ = ended.send(catch_unwind(AssertUnwindSafe(event_loop)));
-        })
-        .expect("a thread can be started");
-
-    let played = catch_unwind(AssertUnwindSafe(|| {
+    });
+    let of_clients = server.clone();
+    let clients = spawn(format!("the clients of {scene:?}"), move || {
         let address = |_| addresses.recv_timeout(TIMEOUT).expect("the loop listens");
-        clients(std::array::from_fn(address), &server);
-    }));
+        clients(std::array::from_fn(address), &of_clients);
+    });
+
+    let played = clients.recv_timeout(SCENE_TIMEOUT);
     server.shutdown.drain();
-    if played.is_err() {
-        server.shutdown.abort();
-    }
-    // A loop that has ended early is the cause of what its clients missed.
-    let failure = match end.recv_timeout(if played.is_ok() { TIMEOUT } else { GRACE }) {
-        Ok(Err(panic)) => format!("the loop has panicked: {}", text(&*panic)),
-        Ok(Ok(Err(error))) => format!("the loop has failed: {error}"),
-        Ok(Ok(Ok(_))) | Err(_) if let Err(panic) = &played => text(&**panic),
-        Err(_) => format!(
-            "the loop still runs {TIMEOUT:?} after the shutdown was requested, with {} connections",
-            server.connections.open(),
-        ),
-        Ok(Ok(Ok(cpu_time))) => {
-            let open = server.connections.open();
-            if open == 0 {
-                return cpu_time;
-            }
-            format!("the loop has ended, and {open} connections are not dropped")
-        }
+    let open = || server.connections.open();
+    let failed = match played {
+        Ok(Ok(())) => None,
+        Ok(Err(panic)) => Some(text(&*panic)),
+        Err(_) => Some(format!("its clients are not done after {SCENE_TIMEOUT:?}")),
     };
-    fail(scene, &failure)
+    // A loop that has ended early is the cause of what its clients missed.
+    let ended = event_loop.recv_timeout(if failed.is_none() { TIMEOUT } else { GRACE });
+    match (ended, failed) {
+        (Ok(Err(panic)), _) => fail(scene, &format!("the loop has panicked: {}", text(&*panic))),
+        (Ok(Ok(Err(error))), _) => fail(scene, &format!("the loop has failed: {error}")),
+        (_, Some(failed)) => fail(scene, &failed),
+        (Err(_), None) => fail(
+            Scene::ShutdownWhileIdle,
+            &format!(
+                "at the end of {scene:?}, the loop still runs {TIMEOUT:?} after the shutdown \
+                      was requested, with {} connections",
+                open()
+            ),
+        ),
+        (Ok(Ok(Ok(_))), None) if open() > 0 => {
+            fail(scene, &format!("the loop has ended, and {} connections are not dropped", open()))
+        }
+        (Ok(Ok(Ok(cpu_time))), None) => cpu_time,
+    }
+}
+
+/// Runs `f` on a thread, which is left to itself if the result is not awaited.
+fn spawn<T: Send + 'static>(
+    name: String,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> mpsc::Receiver<thread::Result<T>> {
+    let (sender, receiver) = mpsc::channel();
+    let run = move || {
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(f)));
+    };
+    thread::Builder::new().name(name).spawn(run).expect("a thread can be started");
+    receiver
 }
 
 /// Fails the scene.
@@ -158,6 +170,8 @@ fn cpu_time() -> Duration {
 }
 
 /// How long a scene waits for anything. Longer than it takes on a busy machine.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the clients of a scene may take.
+const SCENE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the loop may take to end, after its clients have failed.
 const GRACE: Duration = Duration::from_secs(1);
