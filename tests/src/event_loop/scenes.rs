@@ -286,14 +286,14 @@ impl<M: Machine> Machine for ByteByByte<M> {
 /// A feed with more in its window than the kernel's buffers hold, once someone has subscribed.
 fn large_feed() -> Feed {
     let config = fanout::Config::default()
-        .with_window(64 << 20)
+        .with_window(32 << 20)
         .with_write_timeout(Duration::from_millis(300));
     Feed::new(config).expect("the configuration is valid")
 }
 
 fn publish_to_one(feed: &Feed) {
     until("the client has subscribed", || feed.counters().subscribers == 1);
-    feed.publish(vec![0; 48 << 20].into(), 48 << 10, Instant::EPOCH);
+    feed.publish(vec![0; 24 << 20].into(), 24 << 10, Instant::EPOCH);
 }
 
 pub(super) fn flood_past_deadline<L: EventLoop>(scene: Scene) {
@@ -408,6 +408,13 @@ pub(super) fn shutdown_while_idle<L: EventLoop>(scene: Scene) {
             }
             server.shutdown.drain();
             clients.iter().for_each(receive_fin);
+            // A connection lingers, and discards what arrives. An RST would fail the second write.
+            for _ in 0..2 {
+                for client in &mut clients {
+                    client.write_all(b"late").expect("the connection is half-closed");
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         },
     );
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::duplicate_mod, reason = "each example has the demonstration as its module")]
 
 mod edge_triggered;
+mod failing;
 #[path = "../../../core/examples/foreign_loop.rs"]
 mod level_triggered;
 #[path = "../../../core/examples/mio_loop.rs"]
