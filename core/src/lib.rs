@@ -53,10 +53,11 @@
 //! # In your own event loop
 //!
 //! Implement [`drive::Source`] and [`drive::Sink`] for your socket, and give each connection a
-//! [`drive::Seat`]. `core/examples/foreign_loop.rs` does that with `poll(2)`, and `docs/embed.md`
-//! explains it. Poll each seat with a waker that makes the loop poll it again
-//! ([`Wake`](alloc::task::Wake)). With [`Waker::noop`](core::task::Waker::noop), machines that wait
-//! for shared state hang: asynchronous services and subscribers do.
+//! [`drive::Seat`]. `drive::Seats` keeps those of a loop. The page `docs/embed.md` shows it step by
+//! step, and `core/examples` has loops with `poll(2)`, mio, `io_uring`, smoltcp, and without wakers.
+//! Poll each seat with a waker that makes the loop poll it again ([`Wake`](alloc::task::Wake)). With
+//! [`Waker::noop`](core::task::Waker::noop), machines that wait for shared state hang unless the
+//! loop polls them all the time: asynchronous services and subscribers do.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(any(feature = "std", test)), no_std)]

@@ -4,7 +4,7 @@
 //! | to drive a machine | use | provide |
 //! |---|---|---|
 //! | on an async runtime | [`Drive`], a future | [`Source`], [`Sink`] and [`Clock`] |
-//! | in an event loop of your own | `Seats`, or one [`Seat`] a connection | [`Source`] and [`Sink`] |
+//! | in an event loop of your own | `Seats`, or each [`Seat`] alone | [`Source`] and [`Sink`] |
 //! | with your own buffers | [`deliver`], [`collect_into`], [`collect_owned`] | |
 //!
 //! A socket that can also [`Splice`] makes a proxy cheaper.

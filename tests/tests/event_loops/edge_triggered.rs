@@ -1,5 +1,5 @@
-//! A loop with edge-triggered `epoll(7)`, which keeps each [`Seat`] by itself. It polls only connections that
-//! have an event.
+//! A loop with edge-triggered `epoll(7)`, which keeps each [`Seat`] by itself. It polls only
+//! connections that have an event.
 //!
 //! A socket is registered once, for both directions. An edge reports that a socket has become ready
 //! since a call on it blocked. A seat makes calls until one blocks, so it misses no edge. If the
