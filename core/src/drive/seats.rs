@@ -67,7 +67,7 @@ use crate::{Instant, Machine, shared::Lock};
 #[derive(Debug)]
 pub struct Seats<M: Machine, S: Source + Sink> {
     entries: Slab<Entry<M, S>>,
-    /// The connections that the next poll concerns, each once.
+    /// The ids that the next poll concerns, each once.
     due: VecDeque<usize>,
     deadlines: BTreeSet<(Instant, usize)>,
     woken: Arc<WokenList>,
@@ -180,8 +180,8 @@ impl<M: Machine, S: Source + Sink> Seats<M, S> {
             let Some(id) = self.due.pop_front() else { break };
             let entry = &mut self.entries[id];
             entry.is_due = false;
-            // A wake-up from now on leads to another poll.
-            entry.woken.is_listed.store(false, Ordering::Release);
+            // This poll sees what an earlier wake-up was for; a later one leads to another poll.
+            entry.woken.is_listed.swap(false, Ordering::AcqRel);
             let next = entry.seat.poll(now, &mut Context::from_waker(&entry.waker));
             let (again, done) = (matches!(next, Next::Again), matches!(next, Next::Done(_)));
             let (waits, deadline) = match next {
@@ -190,13 +190,13 @@ impl<M: Machine, S: Source + Sink> Seats<M, S> {
             };
             entry.waits = waits;
             let before = mem::replace(&mut entry.deadline, deadline);
-            polled(id, &mut entry.seat, next);
             if before != deadline {
                 self.deadlines.extend(deadline.map(|deadline| (deadline, id)));
                 if let Some(before) = before {
                     self.deadlines.remove(&(before, id));
                 }
             }
+            polled(id, &mut entry.seat, next);
             if done {
                 self.entries.remove(id);
             } else if again {
