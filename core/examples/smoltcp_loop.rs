@@ -129,7 +129,7 @@ struct EventLoop {
 }
 
 impl EventLoop {
-    /// Polls the stack and the machines that it concerns. Returns whether anything may have changed.
+    /// Polls the stack and the machines. Returns whether anything may have changed.
     fn round(&mut self) -> bool {
         let changed = self.stack.borrow_mut().poll(self.now);
         for (handle, port, machine) in &mut self.listeners {

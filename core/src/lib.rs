@@ -54,10 +54,11 @@
 //!
 //! Implement [`drive::Source`] and [`drive::Sink`] for your socket, and give each connection a
 //! [`drive::Seat`]. `drive::Seats` keeps those of a loop. The page `docs/embed.md` shows it step by
-//! step, and `core/examples` has loops with `poll(2)`, mio, `io_uring`, smoltcp, and without wakers.
-//! Poll each seat with a waker that makes the loop poll it again ([`Wake`](alloc::task::Wake)). With
-//! [`Waker::noop`](core::task::Waker::noop), machines that wait for shared state hang unless the
-//! loop polls them all the time: asynchronous services and subscribers do.
+//! step, and `core/examples` has loops with `poll(2)`, mio, `io_uring` and smoltcp, and one without
+//! wakers. Poll each seat with a waker that makes the loop poll it again
+//! ([`Wake`](alloc::task::Wake)). With [`Waker::noop`](core::task::Waker::noop), machines that wait
+//! for shared state hang, such as asynchronous services and subscribers, unless the loop polls them
+//! all the time.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(any(feature = "std", test)), no_std)]

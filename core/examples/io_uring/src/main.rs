@@ -93,7 +93,8 @@ pub(crate) struct EventLoop {
 }
 
 impl EventLoop {
-    /// A loop whose connections are admitted by `table`. It fails where the kernel refuses `io_uring`.
+    /// A loop whose connections are admitted by `table`. It fails where the kernel refuses
+    /// `io_uring`.
     pub(crate) fn new(table: ConnectionTable) -> io::Result<Self> {
         let (epoch, ring) = (SystemInstant::now(), Ring::new()?);
         let seats = Seats::new(ring.interrupt());
