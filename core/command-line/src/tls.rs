@@ -305,8 +305,9 @@ impl ClientTlsFlags {
         let path = self.certificate.as_deref().unwrap_or(Path::new(""));
         let credentials = client_config(trusted, identity, &[])
             .map_err(|error| CommandError::credentials(path, error))?;
+        // As for a server.
         let config =
-            Config::default().with_handshake_timeout(handshake_timeout).with_write_timeout(None); // as for a server
+            Config::default().with_handshake_timeout(handshake_timeout).with_write_timeout(None);
         Client::new(config, credentials, name).map(Some).map_err(CommandError::Config)
     }
 }
