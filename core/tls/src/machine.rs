@@ -55,10 +55,9 @@ pub struct Tls<M: Machine> {
     progress: WriteProgress,
     /// How the input ended, until the inner machine has received what came before.
     end: Option<End>,
-    /// The FIN was sent, or writing has failed: there is no more output.
-    is_finished: bool,
-    /// The inner machine was told that there is no more output.
-    inner_is_finished: bool,
+    output: Output,
+    /// The inner machine has worked enough for one call (rule 8 of the contract).
+    is_paused: bool,
     failure: Option<Failure>,
     /// The end of the connection, after a failure that the peer is told.
     teardown: Option<Teardown<()>>,
@@ -86,6 +85,17 @@ enum End {
     Delivered,
 }
 
+/// Whether there is more output.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Output {
+    Open,
+    /// Writing has failed in the handshake, which cannot be completed. The inner machine was not
+    /// told, because the peer may have explained why.
+    Failed(ConnectionError),
+    /// The inner machine was told that the FIN was sent, or that writing has failed.
+    Finished,
+}
+
 impl<M: Machine> Tls<M> {
     pub(crate) fn new(
         inner: M,
@@ -102,14 +112,15 @@ impl<M: Machine> Tls<M> {
             since: now,
             progress: WriteProgress::new(now),
             end: None,
-            is_finished: false,
-            inner_is_finished: false,
+            output: Output::Open,
+            is_paused: false,
             failure: None,
             teardown: None,
             work: 0,
             on_handshake: OnHandshake(None),
         };
-        tls.pump(now); // a client's first message
+        let work = tls.work();
+        tls.pump(now, work); // a client's first message
         tls
     }
 
@@ -151,14 +162,20 @@ impl<M: Machine> Tls<M> {
     }
 
     /// Moves what can be moved between the session and the inner machine. Returns whether anything
-    /// changed.
-    fn pump(&mut self, now: Instant) -> bool {
+    /// changed. `work` is the work before this call of the contract.
+    fn pump(&mut self, now: Instant, work: u64) -> bool {
         let was_empty = self.session.pending().is_empty();
         // After `close_notify` and the FIN there is no alert.
-        let has_closed = was_empty && self.session.has_closed() && self.teardown.is_none();
-        let is_silent = self.is_finished || has_closed;
-        let mut has_changed = false;
-        while self.teardown.is_none() {
+        let has_closed = was_empty && self.session.has_closed();
+        let is_silent = self.teardown.is_none() && (has_closed || self.output != Output::Open);
+        let mut has_changed = mem::take(&mut self.is_paused);
+        let mut steps = 0;
+        while self.teardown.is_none() && !self.inner_has_ended() {
+            if steps == MAX_STEPS && self.work() == work {
+                self.work += MAX_STEPS;
+            }
+            steps += 1;
+            self.is_paused = self.work() > work;
             match self.step(now) {
                 Ok(true) => has_changed = true,
                 Ok(false) => break,
@@ -167,6 +184,14 @@ impl<M: Machine> Tls<M> {
                     has_changed = true;
                 }
             }
+        }
+        self.is_paused &= self.session.has_input();
+        // The inner machine was told of an error, but the driver has seen a FIN.
+        let is_truncated = self.failure == Some(Failure::Truncated) && self.output == Output::Open;
+        if is_truncated && self.teardown.is_none() && self.inner.interest().is_done() {
+            self.teardown = Some(Teardown::reset(()));
+            self.session.discard_pending();
+            self.session.discard_input();
         }
         if self.teardown.is_some() {
             has_changed |= self.end_inner(now);
@@ -180,12 +205,12 @@ impl<M: Machine> Tls<M> {
         has_changed
     }
 
-    /// Moves one piece of input, and all output. Returns whether anything changed.
+    /// Moves one record of input, and all output. Returns whether anything changed.
     fn step(&mut self, now: Instant) -> Result<bool, Failure> {
         let Self { inner, session, .. } = self;
         let mut has_changed = false;
         let was_handshaking = session.is_handshaking();
-        let reads = was_handshaking || inner.interest().read;
+        let reads = !self.is_paused && (was_handshaking || inner.interest().read);
         if reads && (session.has_input() || was_handshaking && session.bytes_received() == 0) {
             let buf = if was_handshaking { &mut [] } else { inner.read_buf() };
             let is_first = session.common().protocol_version().is_none();
@@ -199,11 +224,14 @@ impl<M: Machine> Tls<M> {
                 Progress::Blocked => {}
             }
             if was_handshaking && !session.is_handshaking() {
+                if let Output::Failed(error) = self.output {
+                    return Err(Failure::Lost(error));
+                }
                 self.work += HANDSHAKE_WORK;
                 if let Some(f) = self.on_handshake.0.take() {
                     f(session.common());
                 }
-                has_changed = true;
+                return Ok(true);
             }
         }
         if !session.can_receive() && !session.has_input() {
@@ -214,7 +242,7 @@ impl<M: Machine> Tls<M> {
         while !session.is_handshaking() && inner.interest().write == Outbound::Flush {
             let mut bufs = [&[][..]; MAX_SLICES];
             let count = inner.write_bufs(&mut bufs);
-            match session.write(&bufs[..count]).map_err(Failure::Protocol)? {
+            match session.write(&bufs[..count]).map_err(Failure::of_write)? {
                 Progress::Moved(n) => inner.handle(now, Event::Written(n)),
                 Progress::Blocked | Progress::Closed => break,
             }
@@ -222,7 +250,7 @@ impl<M: Machine> Tls<M> {
         }
         let closes = inner.interest().write == Outbound::Finish && !session.has_closed();
         if closes && !session.is_handshaking() {
-            session.close().map_err(Failure::Protocol)?;
+            session.close().map_err(Failure::of_write)?;
             has_changed |= session.has_closed();
         }
         Ok(has_changed)
@@ -261,14 +289,13 @@ impl<M: Machine> Tls<M> {
 
     /// Ends the connection, after an alert if there is one.
     fn fail(&mut self, failure: Failure, now: Instant) {
-        let is_stalled = matches!(failure, Failure::WriteStalled { .. });
         let is_lost = matches!(failure, Failure::Lost(_));
-        self.failure.get_or_insert(failure);
+        if self.inner.reason().is_none() {
+            self.failure.get_or_insert(failure);
+        }
+        self.session.discard_input();
         let linger = self.end.is_none().then(Linger::default);
-        self.teardown = Some(if is_stalled {
-            self.session.discard_pending();
-            Teardown::reset(())
-        } else if self.is_finished || is_lost {
+        self.teardown = Some(if self.output != Output::Open || is_lost {
             Teardown::ended(())
         } else {
             Teardown::closing((), linger, &mut self.progress, now)
@@ -278,22 +305,36 @@ impl<M: Machine> Tls<M> {
     /// Ends the inner machine after a failure. Returns whether it changed.
     fn end_inner(&mut self, now: Instant) -> bool {
         let mut has_changed = false;
-        if !mem::replace(&mut self.inner_is_finished, true)
-            && self.inner.interest().write != Outbound::Reset
-        {
-            self.inner.handle(now, Event::Error(Direction::Write, ConnectionError::Layer));
+        let mut end = |inner: &mut M, event| {
+            inner.handle(now, event);
             has_changed = true;
+        };
+        let inner = &mut self.inner;
+        let is_told = mem::replace(&mut self.output, Output::Finished) == Output::Finished;
+        match inner.interest().write {
+            Outbound::Idle | Outbound::Flush | Outbound::Finish if !is_told => {
+                end(inner, Event::Error(Direction::Write, ConnectionError::Layer));
+            }
+            Outbound::Idle
+            | Outbound::Flush
+            | Outbound::Finish
+            | Outbound::Finished
+            | Outbound::Reset => {}
         }
-        if self.inner.interest().read {
+        if inner.interest().read {
             self.end = Some(End::Delivered);
-            self.inner.handle(now, Event::Error(Direction::Read, ConnectionError::Layer));
-            has_changed = true;
+            end(inner, Event::Error(Direction::Read, ConnectionError::Layer));
         }
-        if self.inner.interest().write == Outbound::Reset {
-            self.inner.handle(now, Event::Finished);
-            has_changed = true;
+        if inner.interest().write == Outbound::Reset {
+            end(inner, Event::Finished);
         }
         has_changed
+    }
+
+    /// Whether the inner machine has ended, or resets the connection. Then TLS does nothing more.
+    fn inner_has_ended(&self) -> bool {
+        let inner = self.inner.interest();
+        inner.is_done() || inner.write == Outbound::Reset
     }
 
     /// Whether both sides have sent `close_notify`, and nothing else is pending.
@@ -326,15 +367,17 @@ impl<M: Machine> Tls<M> {
             self.progress.observe(now, pending > 0, unacknowledged + pending);
         }
         let stalls = self.write_limit().filter(|_| is_due(self.write_deadline()));
-        if let Some(teardown) = &mut self.teardown {
+        if let Some(teardown) = &self.teardown {
             if is_due(teardown.poll_timeout(stalls.map(|_| now))) {
-                teardown.expire(None);
-                self.session.discard_pending();
+                self.expire();
             }
             return;
         }
         let unacknowledged = unacknowledged + pending;
         self.inner.handle(now, Event::Timeout { unacknowledged });
+        if self.inner_has_ended() {
+            return;
+        }
         if let Some(limit) = self.config.handshake_timeout
             && is_due(self.handshake_deadline())
         {
@@ -342,6 +385,17 @@ impl<M: Machine> Tls<M> {
             self.fail(Failure::HandshakeTimeout { limit, received }, now);
         } else if let Some(limit) = stalls {
             self.fail(Failure::WriteStalled { limit, pending }, now);
+        }
+        if stalls.is_some() {
+            self.expire();
+        }
+    }
+
+    /// Ends the connection by a reset, if it has failed.
+    fn expire(&mut self) {
+        if let Some(teardown) = &mut self.teardown {
+            teardown.expire(None);
+            self.session.discard_pending();
         }
     }
 
@@ -380,20 +434,23 @@ impl<M: Machine> Machine for Tls<M> {
             return teardown.interest(has_output);
         }
         let inner = self.inner.interest();
-        if inner.is_done() || inner.write == Outbound::Reset {
+        if self.inner_has_ended() {
             return Interest { read: false, ..inner };
         }
         let is_handshaking = self.session.is_handshaking();
         let write = match inner.write {
             _ if has_output => Outbound::Flush,
-            _ if self.is_finished && is_handshaking => Outbound::Finished,
+            _ if is_handshaking && self.output != Output::Open => Outbound::Finished,
             Outbound::Finish if self.session.has_closed() => Outbound::Finish,
             Outbound::Finished => Outbound::Finished,
             // Nothing can be encrypted before the handshake is complete.
             Outbound::Idle | Outbound::Flush | Outbound::Finish | Outbound::Reset => Outbound::Idle,
         };
         let reads = is_handshaking || inner.read && !self.session.has_plaintext();
-        Interest { read: self.end.is_none() && reads && self.session.can_receive(), write }
+        let can_receive = self.session.can_receive() && !self.is_paused;
+        let interest = Interest { read: self.end.is_none() && reads && can_receive, write };
+        // The inner machine has not received all of the input.
+        if interest.is_done() { Interest { write: Outbound::Idle, ..interest } } else { interest }
     }
 
     fn read_buf(&mut self) -> &mut [u8] {
@@ -422,21 +479,22 @@ impl<M: Machine> Machine for Tls<M> {
             self.handle_in_teardown(now, event);
             return;
         }
+        let work = self.work();
         match event {
             Event::Read(n) => self.session.received(n),
             Event::Eof => self.end = Some(End::Eof),
             Event::Error(Direction::Read, error) => self.end = Some(End::Error(error)),
             // The peer has closed the connection before it has received our `close_notify`.
             Event::Error(Direction::Write, _) if self.is_closed_by_both() => {
-                (self.is_finished, self.inner_is_finished) = (true, true);
+                self.output = Output::Finished;
                 self.inner.handle(now, Event::Finished);
             }
-            Event::Error(Direction::Write, _) => {
-                self.is_finished = true;
+            Event::Error(Direction::Write, error) => {
                 self.session.discard_pending();
-                // The handshake cannot be completed, but the peer may have explained why.
-                if !self.session.is_handshaking() {
-                    self.inner_is_finished = true;
+                if self.session.is_handshaking() {
+                    self.output = Output::Failed(error);
+                } else {
+                    self.output = Output::Finished;
                     self.inner.handle(now, event);
                 }
             }
@@ -445,35 +503,36 @@ impl<M: Machine> Machine for Tls<M> {
                 self.progress.written(now, n);
             }
             Event::Finished => {
-                (self.is_finished, self.inner_is_finished) = (true, true);
+                self.output = Output::Finished;
                 self.inner.handle(now, event);
             }
             Event::Timeout { unacknowledged } => self.handle_timeout(now, unacknowledged),
             Event::ShutDown => {
-                self.inner.handle(now, event);
-                if self.session.is_handshaking() && !self.inner.interest().is_done() {
+                if self.session.is_handshaking() && !self.inner_has_ended() {
                     self.fail(Failure::ShutDown, now);
                 }
+                self.inner.handle(now, event);
             }
             Event::Release => {}
         }
-        self.pump(now);
+        self.pump(now, work);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         if let Some(teardown) = &self.teardown {
             return teardown.poll_timeout(self.write_deadline());
         }
-        if self.inner.interest().is_done() {
-            return None;
+        if self.inner_has_ended() {
+            return self.inner.poll_timeout();
         }
         let own = [self.handshake_deadline(), self.write_deadline()];
         own.into_iter().chain([self.inner.poll_timeout()]).flatten().min()
     }
 
     fn poll_shared(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let work = self.work();
         let has_changed = self.inner.poll_shared(now, cx);
-        self.pump(now) || has_changed
+        self.pump(now, work) || has_changed
     }
 
     fn work(&self) -> u64 {
@@ -513,3 +572,5 @@ impl<M: Machine> Machine for Tls<M> {
 /// The work of a handshake, which is enough for the driver to yield to other connections. Signing
 /// takes 50 µs to 1 ms, and cannot be divided.
 const HANDSHAKE_WORK: u64 = 64;
+/// The most records of a call, which take about 1 µs each if they are short.
+const MAX_STEPS: u64 = 64;

@@ -61,10 +61,10 @@ pub enum Failure {
         /// The bytes received.
         received: u64,
     },
-    /// A message of the handshake is longer than the receive buffer.
+    /// A message of the handshake is longer than the receive buffer, or than 65,535 bytes.
     #[error("a TLS handshake message is longer than the limit of {limit} bytes")]
     HandshakeTooLong {
-        /// [`Config::buffer`](crate::Config::buffer).
+        /// [`Config::buffer`](crate::Config::buffer), or 65,535.
         limit: usize,
     },
     /// The connection was lost before the handshake was complete.
@@ -86,6 +86,10 @@ pub enum Failure {
     /// common with this side.
     #[error("{0}")]
     Protocol(Error),
+    /// The keys have encrypted as many records as is safe, and TLS 1.2 cannot replace them (RFC
+    /// 8446, section 5.5). It happens after about 16 million records with AES.
+    #[error("the TLS 1.2 connection has sent as many records as is safe with its keys")]
+    KeysExhausted,
     /// The peer closed the connection without `close_notify`: its data may be incomplete (RFC 8446,
     /// section 6.1).
     #[error("the peer closed the connection without close_notify: its data may be incomplete")]
@@ -114,8 +118,16 @@ impl Failure {
                 | InvalidMessage::MessageTooLarge
                 | InvalidMessage::InvalidEmptyPayload,
             ) if is_first => Self::NotTls,
+            Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => {
+                Self::HandshakeTooLong { limit: u16::MAX.into() }
+            }
             error => Self::Protocol(error),
         }
+    }
+
+    /// Classifies an error of writing.
+    pub(crate) fn of_write(error: Error) -> Self {
+        if error == Error::EncryptError { Self::KeysExhausted } else { Self::Protocol(error) }
     }
 }
 
@@ -134,6 +146,7 @@ impl Reason for Failure {
             Self::NoCertificate => "tls_certificate_missing",
             Self::Alert(alert) => alert_label(*alert),
             Self::Protocol(error) => protocol_label(error),
+            Self::KeysExhausted => "tls_keys_exhausted",
             Self::Truncated => "tls_truncated",
             Self::WriteStalled { .. } => "tls_write_stalled",
         }
@@ -148,7 +161,7 @@ impl Reason for Failure {
             | Self::Alert(_)
             | Self::Protocol(_)
             | Self::Truncated => Fault::Peer,
-            Self::HandshakeTooLong { .. } => Fault::Limit,
+            Self::HandshakeTooLong { .. } | Self::KeysExhausted => Fault::Limit,
             Self::HandshakeTimeout { .. } | Self::WriteStalled { .. } => Fault::Time,
             Self::Lost(_) => Fault::Lost,
             Self::ShutDown => Fault::Requested,
@@ -196,6 +209,7 @@ fn certificate_label(error: &CertificateError) -> &'static str {
 fn alert_label(alert: AlertDescription) -> &'static str {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the enum is not ours, and open")]
     match alert {
+        AlertDescription::CloseNotify => "tls_alert_close_notify",
         AlertDescription::UnexpectedMessage => "tls_alert_unexpected_message",
         AlertDescription::BadRecordMac => "tls_alert_bad_record_mac",
         AlertDescription::RecordOverflow => "tls_alert_record_overflow",
@@ -213,10 +227,14 @@ fn alert_label(alert: AlertDescription) -> &'static str {
         AlertDescription::ProtocolVersion => "tls_alert_protocol_version",
         AlertDescription::InsufficientSecurity => "tls_alert_insufficient_security",
         AlertDescription::InternalError => "tls_alert_internal_error",
+        AlertDescription::InappropriateFallback => "tls_alert_inappropriate_fallback",
         AlertDescription::UserCanceled => "tls_alert_user_canceled",
         AlertDescription::MissingExtension => "tls_alert_missing_extension",
         AlertDescription::UnsupportedExtension => "tls_alert_unsupported_extension",
         AlertDescription::UnrecognisedName => "tls_alert_unrecognized_name",
+        AlertDescription::BadCertificateStatusResponse => {
+            "tls_alert_bad_certificate_status_response"
+        }
         AlertDescription::UnknownPSKIdentity => "tls_alert_unknown_psk_identity",
         AlertDescription::CertificateRequired => "tls_alert_certificate_required",
         AlertDescription::NoApplicationProtocol => "tls_alert_no_application_protocol",

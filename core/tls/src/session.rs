@@ -6,7 +6,7 @@ use rustls::{
     CommonState, Error,
     client::UnbufferedClientConnection,
     server::UnbufferedServerConnection,
-    unbuffered::{ConnectionState, UnbufferedStatus, WriteTraffic},
+    unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic},
 };
 use wirestate_core::buffer::Pool;
 
@@ -21,10 +21,13 @@ use crate::buffer::Buffer;
 pub(crate) struct Session {
     connection: Connection,
     incoming: Buffer,
-    /// This many bytes at the start of `incoming` were processed: they are an incomplete record or
-    /// handshake message.
+    /// rustls has processed the records in this many bytes at the start of `incoming`. It still
+    /// needs them for a handshake message that is not complete.
     processed: usize,
-    /// TLS stopped for lack of space in `outgoing`, and has more to do.
+    /// rustls has seen this many bytes at the start of `incoming`. It must see them again: its own
+    /// offsets point into them.
+    seen: usize,
+    /// rustls has more to do with what it has seen.
     is_stopped: bool,
     /// What did not fit into the reader's buffer, of one record: the content and how much of it was
     /// read.
@@ -93,6 +96,7 @@ impl Session {
             connection,
             incoming: Buffer::new(pool.clone()),
             processed: 0,
+            seen: 0,
             is_stopped: false,
             rest: (Vec::new(), 0),
             outgoing: Buffer::new(pool.clone()),
@@ -130,7 +134,7 @@ impl Session {
 
     /// Whether [`read`](Self::read) can make progress without more ciphertext.
     pub(crate) fn has_input(&self) -> bool {
-        let has_more = self.is_stopped || self.incoming.len() > self.processed;
+        let has_more = self.is_stopped || self.incoming.len() > self.seen;
         self.has_plaintext() || has_more && !self.peer_has_closed
     }
 
@@ -171,6 +175,13 @@ impl Session {
     /// Discards all pending output.
     pub(crate) fn discard_pending(&mut self) {
         self.outgoing.clear();
+    }
+
+    /// Discards all input, after a failure.
+    pub(crate) fn discard_input(&mut self) {
+        self.incoming.clear();
+        (self.processed, self.seen, self.is_stopped) = (0, 0, false);
+        self.rest = (Vec::new(), 0);
     }
 
     /// Gives empty buffers back to the pool.
@@ -217,6 +228,19 @@ impl Session {
         self.process(Task::Close)
     }
 
+    /// Lets rustls see one more record, or all of an incomplete one: it checks the header.
+    fn see_next_record(&mut self) {
+        let next = &self.incoming.bytes()[self.processed..];
+        let len = match next {
+            [_, _, _, high, low, ..] => HEADER + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => HEADER,
+        };
+        self.seen = self.processed + len.min(next.len());
+        if len <= next.len() {
+            self.processed = self.seen;
+        }
+    }
+
     fn process(&mut self, task: Task<'_>) -> Result<Progress, Error> {
         match &mut self.connection {
             Connection::Client(_) => self.process_with(task, |connection, input| {
@@ -237,32 +261,32 @@ impl Session {
     ) -> Result<Progress, Error> {
         let mut error = None;
         loop {
-            // A record of the handshake, or an alert, always has space.
-            self.is_stopped = self.outgoing.free() < MAX_RECORD;
-            if self.is_stopped {
+            // A reader needs only space for an alert: a peer that reads nothing is still heard.
+            let is_short = matches!(task, Task::Read(_)) && !self.is_handshaking;
+            if self.outgoing.free() < if is_short { CONTROL } else { MAX_RECORD } {
                 return error.map_or(Ok(Progress::Blocked), Err);
             }
             // A write processes no new input, because the reader may not want it yet.
-            let available = match task {
-                Task::Read(_) => self.incoming.len(),
-                Task::Write(_) | Task::Close => self.processed,
-            };
-            let input = &mut self.incoming.bytes_mut()[..available];
+            if matches!(task, Task::Read(_)) && !self.is_stopped {
+                self.see_next_record();
+            }
+            let has_next = matches!(task, Task::Read(_)) && self.incoming.len() > self.seen;
+            let input = &mut self.incoming.bytes_mut()[..self.seen];
             let UnbufferedStatus { discard, state } = process(&mut self.connection, input);
-            let mut processed = available - discard;
+            self.is_stopped = false;
             let progress = match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     let encoded = data.encode(self.outgoing.spare(MAX_RECORD));
                     self.outgoing.commit(encoded.map_err(general)?);
+                    self.is_stopped = true;
                     None
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done(); // it is in `outgoing`
+                    self.is_stopped = true;
                     None
                 }
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    self.is_handshaking = false;
-                    processed = 0; // nothing is known about what follows
                     let buf = match &mut task {
                         Task::Read(buf) => &mut **buf,
                         Task::Write(_) | Task::Close => &mut [],
@@ -282,31 +306,34 @@ impl Session {
                     matches!(task, Task::Read(_)).then_some(Progress::Closed)
                 }
                 Ok(ConnectionState::BlockedHandshake | ConnectionState::Closed) => {
-                    Some(Progress::Blocked)
+                    (!has_next).then_some(Progress::Blocked)
                 }
-                Ok(ConnectionState::WriteTraffic(traffic)) => {
-                    self.is_handshaking = false;
-                    Some(match task {
-                        Task::Read(_) => Progress::Blocked,
-                        Task::Write(bufs) => encrypt(traffic, bufs, &mut self.outgoing)?,
-                        Task::Close => {
-                            close(traffic, &mut self.outgoing)?;
-                            self.has_closed = true;
-                            Progress::Moved(0)
-                        }
-                    })
-                }
+                Ok(ConnectionState::WriteTraffic(traffic)) => match task {
+                    Task::Read(_) => (!has_next).then_some(Progress::Blocked),
+                    Task::Write(bufs) => Some(encrypt(traffic, bufs, &mut self.outgoing)?),
+                    Task::Close => {
+                        close(traffic, &mut self.outgoing)?;
+                        self.has_closed = true;
+                        Some(Progress::Moved(0))
+                    }
+                },
                 Ok(state) => Some(Err(Error::General(format!("unexpected state {state:?}")))?),
                 Err(cause) => {
                     error = Some(cause);
+                    self.is_stopped = true; // once more, for the alert
                     None
                 }
             };
             self.incoming.consume(discard);
-            self.processed = processed;
+            self.processed -= discard;
+            self.seen -= discard;
             if let Some(error) = error.take_if(|_| !self.connection.common().wants_write()) {
-                return Err(error); // otherwise once more, for the alert
+                return Err(error);
             }
+            // Not before all of the handshake is in `outgoing`. A server may be able to send before
+            // it has authenticated the client.
+            let is_done = !self.is_stopped && !self.connection.common().is_handshaking();
+            self.is_handshaking &= !is_done;
             if let Some(progress) = progress {
                 return Ok(progress);
             }
@@ -328,7 +355,7 @@ fn encrypt<Data>(
         let spare = outgoing.spare(MAX_RECORD);
         let encrypted = if buf.len() >= MAX_PLAINTEXT || bufs.len() == 0 {
             let n = buf.len().min(MAX_PLAINTEXT);
-            if spare.len() < n + OVERHEAD {
+            if spare.len() < n + OVERHEAD + 2 * CONTROL {
                 break;
             }
             next = Some(&buf[n..]).filter(|buf| !buf.is_empty()).or_else(|| bufs.next());
@@ -354,7 +381,8 @@ fn encrypt<Data>(
         };
         match encrypted {
             Ok(n) => outgoing.commit(n),
-            Err(error) => return Err(general(error)),
+            Err(EncryptError::EncryptExhausted) => return Err(Error::EncryptError),
+            Err(error @ EncryptError::InsufficientSize(_)) => return Err(general(error)),
         }
     }
     Ok(if moved > 0 { Progress::Moved(moved) } else { Progress::Blocked })
@@ -374,9 +402,14 @@ fn general(error: impl ToString) -> Error {
 
 /// The longest content of a record, in bytes (RFC 8446, section 5.1).
 const MAX_PLAINTEXT: usize = 1 << 14;
+/// The header of a record, in bytes.
+const HEADER: usize = 5;
 /// The longest record, in bytes: 2,048 more in TLS 1.2 (RFC 5246, section 6.2.3), and a header.
-const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + 5;
+const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + HEADER;
 /// The most bytes by which encryption makes a record longer: header, nonce, tag and content type.
-const OVERHEAD: usize = 5 + 8 + 16 + 1;
+const OVERHEAD: usize = HEADER + 8 + 16 + 1;
+/// Space for what TLS sends between two writes after the handshake, in bytes: alerts and a key
+/// update, at most 32 each. A write leaves this much twice: it can be preceded by a key update.
+const CONTROL: usize = 128;
 /// The smallest buffer: space for a record, and for a record's content behind it.
 pub(crate) const MIN_BUFFER: usize = MAX_RECORD + MAX_PLAINTEXT;

@@ -133,7 +133,7 @@ impl<S: Source + Sink> Sink for Stream<S> {
                     return Poll::Ready(Ok(n));
                 }
                 Ok(Progress::Blocked | Progress::Closed) => ready!(self.send(cx))?,
-                Err(error) => return Poll::Ready(Err(self.fail(Failure::Protocol(error)))),
+                Err(error) => return Poll::Ready(Err(self.fail(Failure::of_write(error)))),
             }
         }
     }
@@ -152,7 +152,7 @@ impl<S: Source + Sink> Sink for Stream<S> {
         self.check()?;
         while !self.session.has_closed() {
             if let Err(error) = self.session.close() {
-                return Poll::Ready(Err(self.fail(Failure::Protocol(error))));
+                return Poll::Ready(Err(self.fail(Failure::of_write(error))));
             }
             ready!(self.send(cx))?;
         }

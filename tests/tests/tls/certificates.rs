@@ -5,7 +5,10 @@ use std::sync::LazyLock;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519, date_time_ymd,
 };
-use wirestate_tls::{Authorities, Identity};
+use wirestate_tls::{
+    Authorities, Identity,
+    rustls::pki_types::{CertificateDer, pem::PemObject as _},
+};
 
 /// A certificate authority.
 pub(crate) struct Authority {
@@ -27,6 +30,10 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()
+    }
+
     pub(crate) fn authorities(&self) -> Authorities {
         Authorities::from_pem(self.pem.as_bytes()).unwrap()
     }
@@ -38,8 +45,15 @@ impl Authority {
 
     /// A certificate for these host names, which is valid until the start of `year`.
     pub(crate) fn sign_until(&self, names: &[&str], year: i32) -> Identity {
+        self.sign_between(names, 2020, year)
+    }
+
+    /// A certificate for these host names, which is valid from the start of a year to that of
+    /// another one.
+    pub(crate) fn sign_between(&self, names: &[&str], from: i32, until: i32) -> Identity {
         let (key, mut params) = (key(), params(names[0], names));
-        params.not_after = date_time_ymd(year, 1, 1);
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(until, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
     }

@@ -4,4 +4,7 @@
 
 mod certificates;
 mod exchange;
+mod forge;
 mod pair;
+mod records;
+mod talker;

@@ -14,6 +14,8 @@ pub(crate) struct Pair<A, B> {
     pub(crate) now: Instant,
     /// The most bytes of a read or a write.
     max: usize,
+    /// The most bytes on the way in a direction.
+    pub(crate) capacity: usize,
     rng: rand_xorshift::XorShiftRng,
 }
 
@@ -26,13 +28,52 @@ pub(crate) struct Pipe {
     pub(crate) reset: bool,
     /// All bytes that were sent.
     pub(crate) sent: Vec<u8>,
+    /// A fault, once this many bytes were sent.
+    pub(crate) fault: Option<(usize, Fault)>,
+}
+
+/// A fault on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// The bits of this mask are inverted in the next byte.
+    Flip(u8),
+    /// A FIN instead of the rest.
+    Fin,
+    /// A reset instead of the rest.
+    Reset,
+    /// Nothing more arrives.
+    Silence,
+}
+
+impl Pipe {
+    fn send(&mut self, bytes: &[u8]) {
+        let start = self.sent.len();
+        self.sent.extend(bytes);
+        let Some((at, fault)) = self.fault.filter(|(at, _)| *at < self.sent.len()) else {
+            self.bytes.extend(bytes);
+            return;
+        };
+        if let Fault::Flip(mask) = fault {
+            let bytes = bytes.iter().zip(start..);
+            self.bytes.extend(bytes.map(|(byte, i)| if i == at { byte ^ mask } else { *byte }));
+            return;
+        }
+        self.bytes.extend(&bytes[..at.saturating_sub(start)]);
+        self.fin |= matches!(fault, Fault::Fin);
+        self.reset |= matches!(fault, Fault::Reset);
+    }
+
+    fn is_cut(&self) -> bool {
+        let (at, fault) = self.fault.unwrap_or((usize::MAX, Fault::Silence));
+        !matches!(fault, Fault::Flip(_)) && at < self.sent.len()
+    }
 }
 
 impl<A: Machine, B: Machine> Pair<A, B> {
     /// Reads and writes have at most `max` bytes.
     pub(crate) fn new(a: A, b: B, max: usize, seed: u64) -> Self {
         let rng = rand::SeedableRng::seed_from_u64(seed);
-        Self { a, b, pipes: Default::default(), now: Instant::EPOCH, max, rng }
+        Self { a, b, pipes: Default::default(), now: Instant::EPOCH, max, capacity: 1 << 20, rng }
     }
 
     /// Moves bytes until nothing moves any more.
@@ -42,6 +83,12 @@ impl<A: Machine, B: Machine> Pair<A, B> {
             calls += 1;
             assert!(calls < 1_000_000, "the machines never settle");
         }
+    }
+
+    /// Moves bytes from `a` until none moves any more.
+    pub(crate) fn settle_a(&mut self) {
+        let Self { a, pipes: [to_b, to_a], now, max, capacity, .. } = self;
+        while turn(a, to_a, to_b, *now, *capacity, &mut || *max) {}
     }
 
     /// Settles again and again, and passes the time in between, until both machines have ended.
@@ -66,10 +113,10 @@ impl<A: Machine, B: Machine> Pair<A, B> {
     }
 
     fn turn(&mut self) -> bool {
-        let Self { a, b, pipes: [to_b, to_a], now, max, rng } = self;
+        let Self { a, b, pipes: [to_b, to_a], now, max, capacity, rng } = self;
         let mut step = || rng.random_range(1..=*max);
-        let moved_a = turn(a, to_a, to_b, *now, &mut step);
-        let moved_b = turn(b, to_b, to_a, *now, &mut step);
+        let moved_a = turn(a, to_a, to_b, *now, *capacity, &mut step);
+        let moved_b = turn(b, to_b, to_a, *now, *capacity, &mut step);
         moved_a || moved_b
     }
 }
@@ -79,27 +126,28 @@ fn turn<M: Machine>(
     from: &mut Pipe,
     to: &mut Pipe,
     now: Instant,
+    capacity: usize,
     step: &mut impl FnMut() -> usize,
 ) -> bool {
     let mut moved = machine.poll_shared(now, &mut std::task::Context::from_waker(Waker::noop()));
     match machine.interest().write {
+        Outbound::Flush if to.bytes.len() >= capacity => {}
         Outbound::Flush => {
             let mut bufs = [&[][..]; 64];
             let count = machine.write_bufs(&mut bufs);
             let bytes = bufs[..count].concat();
-            let n = bytes.len().min(step());
-            to.bytes.extend(&bytes[..n]);
-            to.sent.extend(&bytes[..n]);
+            let n = bytes.len().min(step()).min(capacity - to.bytes.len());
+            to.send(&bytes[..n]);
             machine.handle(now, Event::Written(n));
             moved = true;
         }
         Outbound::Finish => {
-            to.fin = true;
+            to.fin |= !to.is_cut();
             machine.handle(now, Event::Finished);
             moved = true;
         }
         Outbound::Reset => {
-            to.reset = true;
+            to.reset |= !to.is_cut();
             machine.handle(now, Event::Finished);
             moved = true;
         }
