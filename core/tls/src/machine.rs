@@ -363,37 +363,30 @@ impl<M: Machine> Tls<M> {
     fn handle_timeout(&mut self, now: Instant, unacknowledged: usize) {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let pending = self.session.pending().len();
-        if is_due(self.write_deadline()) {
-            self.progress.observe(now, pending > 0, unacknowledged + pending);
-        }
-        let stalls = self.write_limit().filter(|_| is_due(self.write_deadline()));
-        if let Some(teardown) = &self.teardown {
-            if is_due(teardown.poll_timeout(stalls.map(|_| now))) {
-                self.expire();
-            }
-            return;
-        }
         let unacknowledged = unacknowledged + pending;
-        self.inner.handle(now, Event::Timeout { unacknowledged });
-        if self.inner_has_ended() {
-            return;
+        if is_due(self.write_deadline()) || is_due(self.handshake_deadline()) {
+            self.progress.observe(now, pending > 0, unacknowledged);
         }
-        if let Some(limit) = self.config.handshake_timeout
-            && is_due(self.handshake_deadline())
+        if self.teardown.is_none() {
+            self.inner.handle(now, Event::Timeout { unacknowledged });
+            if self.inner_has_ended() {
+                return;
+            }
+            if let Some(limit) = self.config.handshake_timeout
+                && is_due(self.handshake_deadline())
+            {
+                let received = self.session.bytes_received();
+                self.fail(Failure::HandshakeTimeout { limit, received }, now);
+            } else if let Some(limit) = self.config.write_timeout
+                && is_due(self.write_deadline())
+            {
+                self.fail(Failure::WriteStalled { limit, pending }, now);
+            }
+        }
+        let write = self.write_deadline();
+        if let Some(teardown) = &mut self.teardown
+            && is_due(teardown.poll_timeout(write))
         {
-            let received = self.session.bytes_received();
-            self.fail(Failure::HandshakeTimeout { limit, received }, now);
-        } else if let Some(limit) = stalls {
-            self.fail(Failure::WriteStalled { limit, pending }, now);
-        }
-        if stalls.is_some() {
-            self.expire();
-        }
-    }
-
-    /// Ends the connection by a reset, if it has failed.
-    fn expire(&mut self) {
-        if let Some(teardown) = &mut self.teardown {
             teardown.expire(None);
             self.session.discard_pending();
         }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
 mod certificates;
+mod ends;
 mod exchange;
 mod forge;
 mod pair;

@@ -1,6 +1,6 @@
 //! Two machines that are connected to each other, without a network.
 
-use std::{collections::VecDeque, task::Waker};
+use std::{collections::VecDeque, task::Waker, time::Duration};
 
 use rand::RngExt as _;
 use wirestate_core::{Direction, Event, Instant, Machine, Outbound};
@@ -93,17 +93,24 @@ impl<A: Machine, B: Machine> Pair<A, B> {
 
     /// Settles again and again, and passes the time in between, until both machines have ended.
     pub(crate) fn run(&mut self) -> (A::Reason, B::Reason) {
+        match self.run_for(Duration::from_secs(3600)) {
+            (Some(a), Some(b)) => (a, b),
+            (_, _) => panic!("they never end: {:?} {:?}", self.a.interest(), self.b.interest()),
+        }
+    }
+
+    /// As [`run`](Self::run), at most until `time` has passed, or no machine has a deadline.
+    pub(crate) fn run_for(&mut self, time: Duration) -> (Option<A::Reason>, Option<B::Reason>) {
+        let end = self.now + time;
         for _ in 0..1000 {
             self.settle();
-            if let (Some(a), Some(b)) = (self.a.reason(), self.b.reason())
-                && self.a.interest().is_done()
-                && self.b.interest().is_done()
-            {
-                return (a, b);
-            }
+            let is_done = self.a.interest().is_done() && self.b.interest().is_done();
             let deadlines = [self.a.poll_timeout(), self.b.poll_timeout()];
             let deadline = deadlines.into_iter().flatten().min();
-            self.now = self.now.max(deadline.expect("a machine that waits has a deadline"));
+            let Some(deadline) = deadline.filter(|at| !is_done && *at <= end) else {
+                return (self.a.reason(), self.b.reason());
+            };
+            self.now = self.now.max(deadline);
             let unacknowledged = self.pipes.each_ref().map(|pipe| pipe.bytes.len());
             let [a, b] = unacknowledged.map(|unacknowledged| Event::Timeout { unacknowledged });
             self.a.handle(self.now, a);
@@ -152,6 +159,10 @@ fn turn<M: Machine>(
             moved = true;
         }
         Outbound::Idle | Outbound::Finished => {}
+    }
+    // The driver resets a connection that has ended without a FIN.
+    if machine.interest().is_done() && !to.fin && !to.is_cut() {
+        moved |= !std::mem::replace(&mut to.reset, true);
     }
     if !machine.interest().read {
         return moved;
