@@ -19,6 +19,12 @@ pub trait Splice: Source + Sink {
     /// Creates a pipe. `None` if there is no free descriptor.
     fn pipe() -> Option<Self::Pipe>;
 
+    /// Whether this socket can splice. Bytes of one that cannot go through memory, in both
+    /// directions. Default: true.
+    fn can_splice(&self) -> bool {
+        true
+    }
+
     /// Receives up to `max` bytes into `pipe`, which is empty, and returns their number; `max` is
     /// at least 1. `Some(0)` is the peer's FIN. `None` means that this socket cannot splice:
     /// nothing has happened, and the caller reads instead.

@@ -21,6 +21,8 @@ pub(super) struct Pipes<S> {
 
 struct Inner<S> {
     make: fn() -> Option<BoxedPipe<S>>,
+    /// [`Splice::can_splice`].
+    can_splice: fn(&S) -> bool,
     limit: usize,
     state: Lock<State<S>>,
 }
@@ -88,7 +90,7 @@ impl<S> Pipes<S> {
     {
         let make = || S::pipe().map(|pipe| -> BoxedPipe<S> { Box::new(pipe) });
         let state = Lock::new(State { idle: Vec::new(), lent: 0 });
-        Self { inner: Shared::new(Inner { make, limit, state }) }
+        Self { inner: Shared::new(Inner { make, can_splice: S::can_splice, limit, state }) }
     }
 
     /// An empty pipe; `None` if all are lent, or none can be made.
@@ -155,6 +157,10 @@ impl<S> Directions<S> {
         relay: &'a mut Relay,
         socket: &'a mut S,
     ) -> Spliced<'a, S> {
+        // A pipe is filled by one side and drained by the other.
+        if self.pipes.as_ref().is_some_and(|pipes| !(pipes.inner.can_splice)(socket)) {
+            self.pipes = None;
+        }
         let (received, pending) = self.received.both_mut(side);
         Spliced { machine: relay.side(side), socket, pipes: &mut self.pipes, received, pending }
     }
@@ -371,7 +377,9 @@ mod tests {
     #[test]
     fn a_pipe_that_cannot_be_made_does_not_count_as_lent() {
         let state = Lock::new(State { idle: Vec::new(), lent: 0 });
-        let pipes = Pipes { inner: Shared::new(Inner { make: || None, limit: 1, state }) };
+        let pipes = Pipes {
+            inner: Shared::new(Inner { make: || None, can_splice: |_| true, limit: 1, state }),
+        };
         assert!(pipes.borrow().is_none());
         assert_eq!(idle_and_lent(&pipes), (0, 0));
     }

@@ -127,10 +127,15 @@ impl<S: Source + Sink> Sink for Stream<S> {
         loop {
             match self.session.write(bufs) {
                 Ok(Progress::Moved(n)) => {
-                    if let Poll::Ready(Err(error)) = self.send(cx) {
-                        return Poll::Ready(Err(error));
-                    }
-                    return Poll::Ready(Ok(n));
+                    return match self.send(cx) {
+                        Poll::Ready(Err(IoError::Connection(error))) => {
+                            Poll::Ready(Err(error.into()))
+                        }
+                        // The driver would repeat this write, but it is encrypted.
+                        Poll::Ready(Ok(()) | Err(IoError::Interrupted)) | Poll::Pending => {
+                            Poll::Ready(Ok(n))
+                        }
+                    };
                 }
                 Ok(Progress::Blocked | Progress::Closed) => ready!(self.send(cx))?,
                 Err(error) => return Poll::Ready(Err(self.fail(Failure::of_write(error)))),
@@ -254,6 +259,13 @@ impl<S: Splice> Splice for MaybeTlsStream<S> {
 
     fn pipe() -> Option<Self::Pipe> {
         S::pipe()
+    }
+
+    fn can_splice(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.can_splice(),
+            Self::Tls(_) => false,
+        }
     }
 
     fn poll_fill(

@@ -8,4 +8,5 @@ mod exchange;
 mod forge;
 mod pair;
 mod records;
+mod simulated;
 mod talker;
