@@ -344,7 +344,8 @@ impl<M: Machine> Tls<M> {
     }
 
     fn handshake_deadline(&self) -> Option<Instant> {
-        let limit = self.config.handshake_timeout.filter(|_| self.is_handshaking())?;
+        let is_pending = self.is_handshaking() && self.teardown.is_none();
+        let limit = self.config.handshake_timeout.filter(|_| is_pending)?;
         Some(self.since + limit)
     }
 
@@ -364,8 +365,10 @@ impl<M: Machine> Tls<M> {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let pending = self.session.pending().len();
         let unacknowledged = unacknowledged + pending;
-        if is_due(self.write_deadline()) || is_due(self.handshake_deadline()) {
-            self.progress.observe(now, pending > 0, unacknowledged);
+        // Without a deadline, output may begin to wait in this call.
+        if self.write_deadline().is_none_or(|deadline| deadline <= now) {
+            let is_closing = self.teardown.as_ref().is_some_and(Teardown::is_closing);
+            self.progress.observe(now, pending > 0 || is_closing, unacknowledged);
         }
         if self.teardown.is_none() {
             self.inner.handle(now, Event::Timeout { unacknowledged });

@@ -1,12 +1,15 @@
 //! Records after the handshake: full buffers, key updates, and records that break the protocol.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use wirestate_core::{Event, Fault, Instant, Machine, Reason as _, echo};
 use wirestate_testkit::contract::Checked;
 use wirestate_tls::{
     Client, Clients, Config, Failure, Server, Tls, TlsReason, client_config,
-    rustls::{AlertDescription, ClientConfig, ContentType, RootCertStore, crypto::CryptoProvider},
+    rustls::{
+        AlertDescription, ClientConfig, ContentType, RootCertStore, ServerConfig,
+        crypto::CryptoProvider,
+    },
     server_config,
 };
 
@@ -19,10 +22,13 @@ use crate::{
 
 type Talking = Checked<Tls<Talker>>;
 
+/// A server whose certificate always has the same length.
 pub(crate) fn server() -> Server {
-    let identity = SERVERS.sign(&["localhost"]);
-    let credentials = server_config(vec![identity], Clients::Anonymous, &[]).unwrap();
-    Server::new(Config::default(), credentials).unwrap()
+    static CREDENTIALS: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
+        let identity = SERVERS.sign(&["localhost"]);
+        server_config(vec![identity], Clients::Anonymous, &[]).unwrap()
+    });
+    Server::new(Config::default(), CREDENTIALS.clone()).unwrap()
 }
 
 pub(crate) fn client() -> Client {
