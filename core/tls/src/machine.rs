@@ -170,13 +170,8 @@ impl<M: Machine> Tls<M> {
         let is_silent = self.teardown.is_none() && (has_closed || self.output != Output::Open);
         let mut has_changed = mem::take(&mut self.is_paused);
         let mut steps = 0;
-        while self.teardown.is_none() && !self.inner_has_ended() {
-            if steps == MAX_STEPS && self.work() == work {
-                self.work += MAX_STEPS;
-            }
-            steps += 1;
-            self.is_paused = self.work() > work;
-            match self.step(now) {
+        while self.teardown.is_none() && !self.inner_has_ended() && self.work() == work {
+            match self.step(now, work) {
                 Ok(true) => has_changed = true,
                 Ok(false) => break,
                 Err(failure) => {
@@ -184,8 +179,12 @@ impl<M: Machine> Tls<M> {
                     has_changed = true;
                 }
             }
+            steps += 1;
+            if steps == MAX_STEPS && self.work() == work {
+                self.work += MAX_STEPS;
+            }
         }
-        self.is_paused &= self.session.has_input();
+        self.is_paused = self.work() > work;
         // The inner machine was told of an error, but the driver has seen a FIN.
         let is_truncated = self.failure == Some(Failure::Truncated) && self.output == Output::Open;
         if is_truncated && self.teardown.is_none() && self.inner.interest().is_done() {
@@ -205,12 +204,13 @@ impl<M: Machine> Tls<M> {
         has_changed
     }
 
-    /// Moves one record of input, and all output. Returns whether anything changed.
-    fn step(&mut self, now: Instant) -> Result<bool, Failure> {
+    /// Moves one record of input, and all output, while the work is that before the call. Returns
+    /// whether anything changed.
+    fn step(&mut self, now: Instant, work: u64) -> Result<bool, Failure> {
         let Self { inner, session, .. } = self;
         let mut has_changed = false;
         let was_handshaking = session.is_handshaking();
-        let reads = !self.is_paused && (was_handshaking || inner.interest().read);
+        let reads = was_handshaking || inner.interest().read;
         if reads && (session.has_input() || was_handshaking && session.bytes_received() == 0) {
             let buf = if was_handshaking { &mut [] } else { inner.read_buf() };
             let is_first = session.common().protocol_version().is_none();
@@ -237,9 +237,12 @@ impl<M: Machine> Tls<M> {
         if !session.can_receive() && !session.has_input() {
             return Err(Failure::HandshakeTooLong { limit: self.config.buffer });
         }
-        has_changed |= self.deliver_end(now)?;
+        if self.work() == work {
+            has_changed |= self.deliver_end(now)?;
+        }
         let Self { inner, session, .. } = self;
-        while !session.is_handshaking() && inner.interest().write == Outbound::Flush {
+        let writes = |inner: &M| inner.interest().write == Outbound::Flush;
+        while !session.is_handshaking() && writes(inner) && self.work + inner.work() == work {
             let mut bufs = [&[][..]; MAX_SLICES];
             let count = inner.write_bufs(&mut bufs);
             match session.write(&bufs[..count]).map_err(Failure::of_write)? {

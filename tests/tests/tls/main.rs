@@ -6,6 +6,7 @@ mod certificates;
 mod ends;
 mod exchange;
 mod forge;
+mod machines;
 mod memory;
 mod pair;
 mod records;

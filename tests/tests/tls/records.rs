@@ -36,7 +36,7 @@ pub(crate) fn client() -> Client {
     Client::new(Config::default(), credentials, "localhost".try_into().unwrap()).unwrap()
 }
 
-fn client_with(provider: Arc<CryptoProvider>) -> Client {
+pub(crate) fn client_with(provider: Arc<CryptoProvider>) -> Client {
     let mut roots = RootCertStore::empty();
     roots.add(SERVERS.certificate()).unwrap();
     let credentials = ClientConfig::builder_with_provider(provider)

@@ -97,9 +97,9 @@ fn a_handshake_message_that_fills_the_buffer_ends_the_connection() {
     // A hello of 65,000 bytes, in records of 100.
     let mut message = vec![1, 0, 0xfd, 0xe8];
     message.resize(65_000, 7);
-    for part in message.chunks(100) {
-        let len = u8::try_from(part.len()).unwrap();
-        player.play(&Op::Receive([&[22, 3, 1, 0, len], part].concat()));
+    let parts = message.chunks(100).map(|part| [&[22, 3, 1, 0, 100], part].concat());
+    for received in parts.collect::<Vec<_>>().concat().chunks(10_000) {
+        player.play(&Op::Receive(received.to_vec()));
     }
     assert_eq!(player.machine().interest().write, Outbound::Finish);
     player.play(&Op::Finished);

@@ -276,7 +276,7 @@ fn the_same_seed_gives_the_same_run_and_faulty_peers_disturb_nobody() {
 #[test]
 fn a_proxy_relays_between_tls_and_plain_connections() {
     for (client_tls, upstream_tls) in [(true, true), (true, false), (false, true)] {
-        for_each_seed(4, |seed| {
+        for_each_seed(2, |seed| {
             let world = World::new(seed);
             let faults = Faults { no_splice: 0, ..Faults::harmless(seed) };
             let (echoing, proxying, dialling) =
