@@ -10,6 +10,20 @@ use wirestate_core::{
 use crate::{Config, Handshake, Tls, session::Session};
 
 /// Makes the machines of clients with TLS. Clones are the same client.
+///
+/// ```no_run
+/// use std::fs;
+/// use wirestate_core::{Instant, echo};
+/// use wirestate_tls::{Authorities, Client, Config, client_config};
+///
+/// let authorities = Authorities::from_pem(&fs::read("authorities.pem")?)?;
+/// let credentials = client_config(authorities, None, &[])?;
+/// let tls = Client::new(Config::default(), credentials, "example.org".try_into()?)?;
+///
+/// let echo = echo::Client::new(echo::ClientConfig::default());
+/// let machine = tls.machine(echo, Instant::EPOCH);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,

@@ -22,7 +22,7 @@ use crate::{
 /// |---|---|
 /// | data | [`Event::Read`] |
 /// | `close_notify` | [`Event::Eof`] |
-/// | a FIN without `close_notify` | [`Event::Error`] with [`ConnectionError::Layer`]; the reason is [`Failure::Truncated`] |
+/// | a FIN without `close_notify` | [`Event::Error`] with [`ConnectionError::Layer`]; the reason is [`Failure::Truncated`]. If the inner machine then ends, the connection is reset |
 /// | an alert, or a record that is not valid | the same, in both directions; the reason is the [`Failure`] |
 /// | a reset | a reset |
 ///
@@ -33,7 +33,8 @@ use crate::{
 /// | [`Outbound::Reset`] | a reset |
 ///
 /// **Backpressure**: ciphertext is decrypted once the inner machine reads. While it does not, the
-/// socket is not read either.
+/// socket is not read either. A peer that reads nothing is still heard: input is decrypted while
+/// output is pending.
 ///
 /// **Deadlines**: those of the inner machine, and the two of [`Config`]. To the inner machine,
 /// [`Event::Written`] means encrypted. [`Event::Timeout`] counts encrypted bytes that were not
@@ -42,9 +43,12 @@ use crate::{
 /// **Failures**: an alert tells the peer, then the connection lingers, so that a reset does not
 /// destroy the alert.
 ///
+/// **Work**: one call decrypts at most 64 records, and ends after a handshake or after the inner
+/// machine has worked ([`Machine::work`]). The rest follows in `poll_shared`.
+///
 /// **Memory**: at most two [buffers](Config::buffer) and one record (16 KiB), besides the inner
-/// machine and rustls' own state: about 4 KB after the handshake, and the peer's certificates. An
-/// idle connection holds no buffer.
+/// machine and rustls' own state: after the handshake about 4.3 KB in a client and 2.4 KB in a
+/// server (rustls 0.23, TLS 1.3), and the peer's certificates. An idle connection holds no buffer.
 #[derive(Debug)]
 pub struct Tls<M: Machine> {
     inner: M,
