@@ -55,12 +55,12 @@
 //! |---|---|
 //! | [`Server`], [`Client`] | limits and certificates of many connections; they make the machines |
 //! | [`Config`] | limits and deadlines |
-//! | [`server_config`], [`client_config`] | the usual configuration of rustls; any other one works too, without early data |
+//! | [`server_config`], [`client_config`] | a configuration of rustls; your own works too |
 //! | [`Identity`], [`Authorities`], [`Clients`] | certificates and keys in PEM, and whom to trust |
 //! | [`CertificateInfo`], [`peer_certificate`] | what a certificate says |
 //! | [`Tls`], [`MaybeTls`] | the machine, and the machine in a program where TLS is a setting |
 //! | [`TlsReason`], [`Failure`] | why a connection ended |
-//! | [`Stream`], [`MaybeTlsStream`], [`Handshake`] | a socket with TLS, for a machine with two sides |
+//! | [`Stream`], [`MaybeTlsStream`], [`Handshake`] | a socket with TLS, for a proxy's relay |
 //! | [`TlsRuntime`] | a runtime whose sockets can have TLS, for the proxy |
 //!
 //! [`Tls`] documents how ends, failures, deadlines and memory map.

@@ -262,7 +262,7 @@ fn a_slow_handshake_ends_at_its_deadline() {
         machine.handle(now, Event::Read(1));
         machine.handle(now, Event::Release);
         sent += 1;
-        now = now + Duration::from_millis(300);
+        now += Duration::from_millis(300);
         machine.handle(now, Event::Timeout { unacknowledged: 0 });
     }
     assert_eq!(sent, 34, "10 s in steps of 300 ms");

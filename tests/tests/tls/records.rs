@@ -104,8 +104,10 @@ fn exhausted_keys_of_tls_1_2_end_the_connection_with_a_reason() {
     assert_eq!(b, TlsReason::Tls(Failure::Truncated));
 }
 
+type Record<'a> = (ContentType, &'a [u8]);
+
 /// A client that sends these records, and a server that sends `output` when they have arrived.
-fn after_records(records: &[(ContentType, &[u8])], output: &[u8]) -> Pair<Talking, Talking> {
+fn after_records(records: &[Record<'_>], output: &[u8]) -> Pair<Talking, Talking> {
     let client = client_with(forging());
     let mut pair = talking(&client, Talker::default(), Talker::default(), 100_000);
     pair.settle();
@@ -149,7 +151,7 @@ fn a_flood_of_empty_records_ends_the_connection() {
 /// A client that renegotiates in TLS 1.3, sends half a message, or an unknown record.
 #[test]
 fn records_that_break_the_protocol_end_the_connection_with_a_reason_and_an_alert() {
-    let cases: [(&[(ContentType, &[u8])], _, _); 4] = [
+    let cases: [(&[Record<'_>], _, _); 4] = [
         (
             &[(ContentType::Handshake, &[1, 0, 0, 1, 0])],
             "tls_protocol",

@@ -125,24 +125,6 @@ impl Scene {
         Self { world, server: host, table, shutdown, serving }
     }
 
-    /// A client that sends messages and verifies their echoes, and the notes of its machine.
-    fn load(
-        &self,
-        host: &Host,
-        client: &Client,
-        rounds: u64,
-    ) -> (Task<Ended<TlsReason<LoadReason>>>, Notes) {
-        let notes = Notes::default();
-        let (runtime, client, noted) = (host.clone(), client.clone(), notes.clone());
-        let task = host.run(async move {
-            let socket = runtime.connect("server:7").await.unwrap();
-            let clock = runtime.clock();
-            let inner = Noting { inner: load(rounds, clock.now()), notes: noted };
-            Drive::new(checked(client.machine(inner, clock.now())), socket, clock).await
-        });
-        (task, notes)
-    }
-
     /// Peers that do not speak TLS, or stop in the middle of it.
     fn misbehaving(&self, seed: u64) {
         let host = self.world.host("faulty");
@@ -169,6 +151,19 @@ impl Scene {
         assert_eq!((totals.open, totals.accepted), (0, totals.ended.values().sum()));
         self.serving.take().expect("all tasks have ended");
     }
+}
+
+/// A client that sends messages and verifies their echoes, and the notes of its machine.
+fn talk(host: &Host, client: &Client, rounds: u64) -> (Task<Ended<TlsReason<LoadReason>>>, Notes) {
+    let notes = Notes::default();
+    let (runtime, client, kept) = (host.clone(), client.clone(), notes.clone());
+    let task = host.run(async move {
+        let socket = runtime.connect("server:7").await.unwrap();
+        let clock = runtime.clock();
+        let inner = Noting { inner: load(rounds, clock.now()), notes: kept };
+        Drive::new(checked(client.machine(inner, clock.now())), socket, clock).await
+    });
+    (task, notes)
 }
 
 fn checked<M: Machine>(machine: M) -> Checked<M> {
@@ -202,7 +197,7 @@ fn every_byte_comes_back_under_faults_that_break_no_connection() {
             .map(|i| {
                 let host = scene.world.host(&format!("client {i}"));
                 host.set_faults(Faults::harmless(seed * 100 + i));
-                scene.load(&host, &client, 2).0
+                talk(&host, &client, 2).0
             })
             .collect();
         for loading in loads {
@@ -221,12 +216,12 @@ fn under_all_faults_every_connection_ends_and_healthy_ones_are_served() {
         let (scene, client) = (Scene::new(seed), client());
         scene.server.set_faults(Faults::harmful(seed));
         let healthy = scene.world.host("healthy");
-        let loads: Vec<_> = (0..3).map(|_| scene.load(&healthy, &client, 2).0).collect();
+        let loads: Vec<_> = (0..3).map(|_| talk(&healthy, &client, 2).0).collect();
         scene.misbehaving(seed);
         scene.world.run_for(Duration::from_secs(10)).unwrap();
 
         scene.server.set_faults(Faults::NONE);
-        let (late, _) = scene.load(&healthy, &client, 2);
+        let (late, _) = talk(&healthy, &client, 2);
         scene.world.run_for(Duration::from_secs(5)).unwrap();
         let ended = late.take().expect("a healthy connection ends within 5 s");
         assert_eq!(ended, Ended::Reason(TlsReason::Inner(complete(2))));
@@ -251,7 +246,7 @@ fn the_same_seed_gives_the_same_run_and_faulty_peers_disturb_nobody() {
         let loads: Vec<_> = ["one", "two"]
             .map(|name| {
                 // A client of its own: a session that is resumed depends on the other connection.
-                scene.load(&scene.world.host(name), &client(), 2)
+                talk(&scene.world.host(name), &client(), 2)
             })
             .into();
         if is_faulty {
@@ -288,9 +283,9 @@ fn a_proxy_relays_between_tls_and_plain_connections() {
             for host in [&echoing, &proxying, &dialling] {
                 host.set_faults(faults.clone());
             }
-            serve_echo(&echoing, echo_handle, upstream_tls);
+            serve_echo(&echoing, &echo_handle, upstream_tls);
             let table = proxy_handle.table().clone();
-            serve_proxy(&proxying, proxy_handle, client_tls, upstream_tls);
+            serve_proxy(&proxying, &proxy_handle, client_tls, upstream_tls);
             let loads: Vec<_> = (0..2)
                 .map(|_| {
                     let runtime = dialling.clone();
@@ -322,10 +317,10 @@ fn a_proxy_relays_between_tls_and_plain_connections() {
     }
 }
 
-fn serve_echo(host: &Host, handle: ServerHandle, has_tls: bool) {
+fn serve_echo(host: &Host, handle: &ServerHandle, has_tls: bool) {
     let (runtime, tls, echo) = (host.clone(), server(), echo::Server::default());
     let listener = host.listen("echo:7").unwrap();
-    let server = serve::Server::new(runtime, listener).with_handle(&handle);
+    let server = serve::Server::new(runtime, listener).with_handle(handle);
     if has_tls {
         host.run(server.serve(move |_, now| tls.machine(echo.machine(now), now)));
     } else {
@@ -333,13 +328,13 @@ fn serve_echo(host: &Host, handle: ServerHandle, has_tls: bool) {
     }
 }
 
-fn serve_proxy(host: &Host, handle: ServerHandle, client_tls: bool, upstream_tls: bool) {
+fn serve_proxy(host: &Host, handle: &ServerHandle, client_tls: bool, upstream_tls: bool) {
     let upstreams = Upstreams::new(["echo:7".to_owned()], Balance::RoundRobin, 1);
     let config = proxy::Config::default().with_buffer(NonZeroUsize::new(512).unwrap());
     let proxy = Proxy::new(config, upstreams).unwrap();
     let runtime = TlsRuntime::new(host.clone(), upstream_tls.then(client));
     let listener = runtime.listen("proxy:9500").unwrap();
-    let server = serve::Server::new(runtime.clone(), listener).with_handle(&handle);
+    let server = serve::Server::new(runtime.clone(), listener).with_handle(handle);
     if client_tls {
         let clients = crate::records::server();
         let handshake = move |socket, admitted, clock| {
