@@ -35,7 +35,7 @@ fn answers<M: Machine>(input: &[u8], inner: M, max: usize) -> Vec<u8> {
 #[test]
 fn a_message_server_answers_in_tls() {
     let mut requests = Vec::new();
-    for size in [0, 1, 20_000].into_iter().chain([5; 300]) {
+    for size in [5; 300].into_iter().chain([0, 1, 20_000]) {
         Message::binary(vec![7; size]).encode(&mut requests).unwrap();
     }
     let service = service::function(|request: Message<'_>| request.into_owned());
