@@ -93,6 +93,28 @@ fn keys_are_replaced_in_tls_1_3() {
     }
 }
 
+/// The record behind the key update would just fit without it.
+#[test]
+fn a_key_update_has_space_in_a_nearly_full_buffer() {
+    let client = client_with(tls13_with_limited_keys());
+    for before in 0..KEY_LIMIT {
+        let mut pair = talking(&client, Talker::default(), Talker::default(), 100_000);
+        pair.settle();
+        for _ in 0..before {
+            pair.a.machine_mut().inner_mut().output = b"x".to_vec();
+            pair.settle();
+        }
+        // Twice a full record and this one: 65,536 bytes less 3 records leave 42 bytes more.
+        let output = vec![1; 2 * (16_384 + 16_330)];
+        let talker = pair.a.machine_mut().inner_mut();
+        (talker.output, talker.most) = (output, 16_384 + 16_330);
+        pair.settle();
+        assert_eq!(pair.a.reason(), None);
+        let received = pair.b.machine().inner().received.len();
+        assert_eq!(received as u64, before + 2 * (16_384 + 16_330));
+    }
+}
+
 /// The peer sees that the data is not complete: there is no `close_notify`.
 #[test]
 fn exhausted_keys_of_tls_1_2_end_the_connection_with_a_reason() {

@@ -10,6 +10,8 @@ pub(crate) struct Talker {
     pub(crate) received: Vec<u8>,
     /// The ends that it was told, in order.
     pub(crate) ends: Vec<Event>,
+    /// The most bytes of an offer; 0: 40,000.
+    pub(crate) most: usize,
     /// It does not read.
     pub(crate) is_paused: bool,
     /// It sends a FIN after the output.
@@ -81,7 +83,8 @@ impl Machine for Talker {
     }
 
     fn write_bufs<'a>(&'a self, out: &mut [&'a [u8]]) -> usize {
-        out[0] = &self.output[..self.output.len().min(30_000)];
+        let most = if self.most == 0 { 40_000 } else { self.most };
+        out[0] = &self.output[..self.output.len().min(most)];
         usize::from(!self.output.is_empty())
     }
 
