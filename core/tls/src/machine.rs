@@ -22,9 +22,13 @@ use crate::{
 /// |---|---|
 /// | data | [`Event::Read`] |
 /// | `close_notify` | [`Event::Eof`] |
-/// | a FIN without `close_notify` | [`Event::Error`] with [`ConnectionError::Layer`]; the reason is [`Failure::Truncated`]. If the inner machine then ends, the connection is reset |
-/// | an alert, or a record that is not valid | the same, in both directions; the reason is the [`Failure`] |
+/// | a FIN without `close_notify` | [`Event::Error`] when reading |
+/// | an alert, or a record that is not valid | [`Event::Error`] in both directions |
 /// | a reset | a reset |
+///
+/// The errors are [`ConnectionError::Layer`], and the reason is a [`Failure`]. After a FIN without
+/// `close_notify` it is [`Failure::Truncated`], and the connection is reset once the inner machine
+/// has ended.
 ///
 /// | the inner machine | the peer |
 /// |---|---|

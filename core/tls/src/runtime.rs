@@ -65,8 +65,9 @@ impl<R> TlsRuntime<R> {
 
 impl<R: Runtime> TlsRuntime<R> {
     /// Completes the handshake of a connection that was accepted, and records the subject of the
-    /// client's certificate as its [identity](wirestate_core::admission::ConnectionEntry::identity).
-    /// `clock` is passed through.
+    /// client's certificate as its [`identity`]. `clock` is passed through.
+    ///
+    /// [`identity`]: wirestate_core::admission::ConnectionEntry::identity
     ///
     /// Returns `None` if the handshake fails. The reason is counted and logged.
     pub async fn accept(
