@@ -254,11 +254,10 @@ impl Session {
         }
     }
 
-    fn process_with<Data>(
-        &mut self,
-        mut task: Task<'_>,
-        process: impl for<'c, 'i> Fn(&'c mut Connection, &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Data>,
-    ) -> Result<Progress, Error> {
+    fn process_with<Data, F>(&mut self, mut task: Task<'_>, process: F) -> Result<Progress, Error>
+    where
+        F: for<'c, 'i> Fn(&'c mut Connection, &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Data>,
+    {
         let mut error = None;
         loop {
             // A reader needs only space for an alert: a peer that reads nothing is still heard.
