@@ -45,7 +45,7 @@ use crate::{
 /// sent as unacknowledged.
 ///
 /// **Failures**: an alert tells the peer, then the connection lingers, so that a reset does not
-/// destroy the alert.
+/// destroy the alert. A handshake that takes too long has no alert, and ends at once.
 ///
 /// **Work**: one call decrypts at most 64 records, and ends after a handshake or after the inner
 /// machine has worked ([`Machine::work`]). The rest follows in `poll_shared`.
@@ -305,7 +305,8 @@ impl<M: Machine> Tls<M> {
             self.failure.get_or_insert(failure);
         }
         self.session.discard_input();
-        let linger = self.end.is_none().then(Linger::default);
+        let has_alert = !self.session.pending().is_empty();
+        let linger = (has_alert && self.end.is_none()).then(Linger::default);
         self.teardown = Some(if self.output != Output::Open || is_lost {
             Teardown::ended(())
         } else {

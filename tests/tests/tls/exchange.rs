@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, time::Duration};
 use bytes::Bytes;
 use wirestate_command_line::load::{Load, LoadConfig, LoadReason, Pace};
 use wirestate_core::{
-    Instant, Reason as _,
+    Event, Instant, Machine as _, Outbound, Reason as _,
     buffer::Pool,
     echo::{self, EchoReason},
 };
@@ -83,4 +83,17 @@ fn a_client_without_a_certificate_is_refused() {
     let (client, server) = pair.run();
     assert_eq!(server, TlsReason::Tls(Failure::NoCertificate));
     assert_eq!(client, TlsReason::Tls(Failure::Alert(AlertDescription::CertificateRequired)));
+}
+
+/// It lingers for an alert only, and there is no alert for a timeout.
+#[test]
+fn a_handshake_that_takes_too_long_ends_without_lingering() {
+    let echo = echo::Server::default().machine(Instant::EPOCH);
+    let mut server = server(Clients::Anonymous).machine(echo, Instant::EPOCH);
+    let deadline = server.poll_timeout().unwrap();
+    server.handle(deadline, Event::Timeout { unacknowledged: 0 });
+    assert_eq!(server.interest().write, Outbound::Finish);
+    server.handle(deadline, Event::Finished);
+    assert!(server.interest().is_done(), "{:?}", server.interest());
+    assert_eq!(server.reason().unwrap().label(), "tls_handshake_timeout");
 }
