@@ -2,7 +2,9 @@
 
 use core::{fmt, time::Duration};
 
-use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerMisbehaved};
+use rustls::{
+    AlertDescription, CertificateError, Error, InvalidMessage, PeerMisbehaved, pki_types::UnixTime,
+};
 use wirestate_core::{ConnectionError, Fault, Reason};
 
 /// Why a [`Tls`](crate::Tls) machine ended.
@@ -180,11 +182,21 @@ impl fmt::Display for CertificateText<'_> {
                 f.write_str("none of the trusted authorities has signed it")
             }
             CertificateError::Expired => f.write_str("it has expired"),
+            CertificateError::ExpiredContext { time, not_after } => {
+                write!(f, "it expired {:?} ago", seconds(*not_after, *time))
+            }
             CertificateError::NotValidYet => f.write_str("it is not valid yet"),
+            CertificateError::NotValidYetContext { time, not_before } => {
+                write!(f, "it is valid in {:?}", seconds(*time, *not_before))
+            }
             CertificateError::Revoked => f.write_str("it was revoked"),
             error => error.fmt(f),
         }
     }
+}
+
+fn seconds(from: UnixTime, to: UnixTime) -> Duration {
+    Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()))
 }
 
 fn certificate_label(error: &CertificateError) -> &'static str {
