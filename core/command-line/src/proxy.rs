@@ -82,6 +82,11 @@ impl ServerFlags {
     /// Returns an error if flags contradict each other.
     pub(super) fn check(&self) -> Result<(), String> {
         self.server.check_tls_after_proxy_header()?;
+        // The header would be encrypted, and a receiver expects it before the handshake
+        // (proxy-protocol.txt, section 2).
+        if self.send_proxy.is_some() && self.upstream_tls.is_enabled() {
+            return Err("the proxy cannot combine --send-proxy with --upstream-tls".into());
+        }
         for (i, upstream) in self.upstream.iter().enumerate() {
             self_upstream::check(upstream, &self.listen)?;
             if self.upstream[..i].contains(upstream) {
@@ -115,7 +120,10 @@ pub(super) async fn serve<R: CommandRuntime>(
         Balancing::RoundRobin => Balance::RoundRobin,
         Balancing::LeastConnections => Balance::LeastConnections,
     };
-    let pipes = pipes(flags.pipes, open_files::raise_limit());
+    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls.clone());
+    // Encrypted data does not go through pipes.
+    let has_tls = flags.server.has_tls() || flags.upstream_tls.is_enabled();
+    let pipes = if has_tls { 0 } else { pipes(flags.pipes, open_files::raise_limit()) };
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
     // One more for the socket to the upstream.
     let files = R::FILES_PER_CONNECTION + 1;
@@ -132,9 +140,8 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_accept_proxy(settings.accept_proxy.clone())
         .with_send_proxy(send_proxy);
     let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
-    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls.clone());
     let client = upstream_tls.load(&flags.upstream[0], flags.connect_timeout.0)?;
-    if client.is_none() && settings.tls.is_none() {
+    if !has_tls {
         return run(runtime, &flags, &settings, context, &proxy, proxy::serve).await;
     }
     let mut runtime = TlsRuntime::new(runtime.clone(), client);

@@ -152,11 +152,11 @@ impl ServerTls {
             if let Some(certificate) = &certificate {
                 entry.set_identity(&certificate.subject);
             }
+            let suite = connection.negotiated_cipher_suite();
             debug!(
                 id = entry.id(),
                 version = connection.protocol_version().and_then(|version| version.as_str()),
-                cipher_suite =
-                    connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
+                cipher_suite = suite.and_then(|suite| suite.suite().as_str()),
                 subject = certificate.map(|certificate| certificate.subject),
                 "TLS handshake complete"
             );
@@ -254,6 +254,13 @@ pub(crate) struct UpstreamTlsFlags {
         requires = "certificate"
     )]
     key: Option<PathBuf>,
+}
+
+impl UpstreamTlsFlags {
+    /// Whether connections to the upstream have TLS.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled
+    }
 }
 
 impl From<UpstreamTlsFlags> for ClientTlsFlags {

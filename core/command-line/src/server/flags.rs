@@ -117,10 +117,15 @@ impl Flags {
     /// machines of a connection.
     pub(crate) fn check_tls_after_proxy_header(&self) -> Result<(), String> {
         self.check()?;
-        if self.accept_proxy.policy().is_some() && self.common.tls.is_enabled() {
+        if self.accept_proxy.policy().is_some() && self.has_tls() {
             return Err("the proxy cannot combine --accept-proxy with --tls-cert".into());
         }
         Ok(())
+    }
+
+    /// Whether the server has TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        self.common.tls.is_enabled()
     }
 
     pub(super) fn has_status(&self) -> bool {
