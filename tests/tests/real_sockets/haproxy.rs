@@ -2,7 +2,6 @@
 //! them.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -11,7 +10,8 @@ use std::{
 };
 
 use crate::{
-    process::{Server, TEST_TIMEOUT, eventually},
+    certificates::Certificates,
+    process::{Server, TEST_TIMEOUT, eventually, run, text},
     proxy::proxy,
     status,
     third_party::server,
@@ -110,20 +110,12 @@ pub(crate) fn health_checks_of_haproxy_are_not_counted_as_failures(binary: &str)
         // A check may take as long as the interval between two checks.
         let options = format!("check inter 200ms {options}");
         let Some(_haproxy) = HaProxy::in_front_of(&server.address, &options) else { return };
-        let ended = || {
-            let (_, metrics) = status::get(&server, "/metrics");
-            let reasons = metrics.lines().filter_map(|line| {
-                let (reason, count) = line
-                    .strip_prefix("wirestate_connections_ended_total{reason=\"")?
-                    .split_once("\"} ")?;
-                Some((reason.to_owned(), count.parse::<u64>().unwrap()))
-            });
-            reasons.collect::<BTreeMap<_, _>>()
-        };
-        eventually("three checks are counted", || ended().get("health_check") >= Some(&3));
+        eventually("three checks are counted", || {
+            status::ended(&server).get("health_check") >= Some(&3)
+        });
         // `HaProxy::start` has connected to see whether HAProxy listens, and HAProxy may have reset
         // its connection to the server.
-        let ended = ended();
+        let ended = status::ended(&server);
         let others: u64 = ended
             .iter()
             .filter(|(reason, _)| *reason != "health_check")
@@ -148,4 +140,32 @@ pub(crate) fn haproxy_reads_the_headers_that_we_send(binary: &str) {
         let expected = format!("\r\n\r\n{} {}", client.local_addr().unwrap(), proxy.address);
         assert!(reply.ends_with(&expected), "{version}: {reply}");
     }
+}
+
+/// A client, the proxy, `HAProxy` and an echo server: each of the three connections has TLS, and
+/// each certificate is verified. The PROXY header comes before the handshake.
+pub(crate) fn tls_ends_and_begins_at_the_proxy_and_at_haproxy(binary: &str) {
+    let certificates = Certificates::new();
+    let Certificates { ca, server, client_ca, client, .. } = &certificates;
+    let own = ["--tls-cert", server, "--tls-client-ca", client_ca, "--accept-proxy", "-v"];
+    let echo = Server::start(binary, &own);
+    for (version, header) in [("TLSv1.2", "send-proxy"), ("TLSv1.3", "send-proxy-v2")] {
+        let bind = format!("ssl crt {server} ssl-min-ver {version} ssl-max-ver {version}");
+        let directives = format!(
+            "server it {} {header} ssl crt {client} verify required ca-file {ca} \
+             verifyhost localhost ssl-min-ver {version} ssl-max-ver {version}",
+            echo.address
+        );
+        let Some(haproxy) = HaProxy::start(&bind, &directives) else { return };
+        let flags = ["--tls-cert", server, "--upstream-tls", "--upstream-tls-ca", ca];
+        let proxy = proxy(binary, &haproxy.address, &flags);
+        for address in [&haproxy.address, &proxy.address] {
+            let words = ["multiconn-client", address, "5", "--rounds", "5", "--size", "50000"];
+            let output = run(binary, &[&words[..], &certificates.client_flags()].concat());
+            assert_eq!(output.status.code(), Some(0), "{version}: {}", text(&output.stderr));
+        }
+    }
+    eventually("all have ended", || echo.logged(" closed: finished") == 20);
+    assert_eq!(echo.logged(r#" identity="CN=client""#), 20, "{}", echo.log());
+    assert_eq!(echo.logged(" client identified"), 20, "{}", echo.log());
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails the test by a panic")]
 
+mod certificates;
 mod command_line;
 mod echo;
 mod fanout;
@@ -17,6 +18,7 @@ mod proxy;
 mod status;
 mod systemd;
 mod third_party;
+mod tls;
 mod unix;
 mod urgent;
 
@@ -111,12 +113,14 @@ on_every_runtime! {
         subscribers_come_through_nginx_as_well,
         a_header_from_nginx_names_the_client_behind_the_proxy,
         a_header_of_nginx_with_mixed_address_families_is_accepted,
+        tls_ends_and_begins_at_the_proxy_and_at_nginx,
         nginx_reads_the_headers_that_we_send,
         a_late_reply_arrives_through_nginx_and_then_the_proxy;
     haproxy:
         a_server_learns_the_client_from_haproxys_header,
         health_checks_of_haproxy_are_not_counted_as_failures,
-        haproxy_reads_the_headers_that_we_send;
+        haproxy_reads_the_headers_that_we_send,
+        tls_ends_and_begins_at_the_proxy_and_at_haproxy;
     message:
         the_golden_request_is_answered_byte_for_byte,
         pipelined_requests_in_any_chunks_are_answered_in_order,
@@ -223,6 +227,19 @@ on_every_runtime! {
         a_service_manager_on_an_abstract_socket_is_notified,
         a_service_manager_that_does_not_read_delays_nothing,
         completions_and_manual_pages_are_written;
+    tls:
+        every_server_sends_the_same_bytes_through_openssl,
+        subscribers_get_the_bytes_of_an_upstream_with_tls,
+        python_clients_get_the_replies_of_the_app_server,
+        each_direction_ends_by_itself,
+        our_clients_verify_servers_of_python_and_openssl,
+        a_peer_that_breaks_tls_ends_alone_with_its_reason,
+        a_client_reports_in_one_line_why_tls_failed,
+        the_certificate_of_a_client_is_its_identity,
+        a_hangup_loads_certificates_for_new_connections,
+        sigterm_lets_connections_with_tls_end,
+        a_file_that_is_not_usable_ends_the_start,
+        contradicting_flags_are_wrong_usage;
     third_party:
         netcat_gets_its_bytes_back,
         a_blocking_python_client_gets_its_bytes_back,

@@ -65,7 +65,7 @@ fn result(result: &str) -> Vec<u8> {
 }
 
 /// The reply to the golden request from the built-in table.
-fn golden_reply() -> Vec<u8> {
+pub(crate) fn golden_reply() -> Vec<u8> {
     result("Shaper of dreams, son of sleep.")
 }
 

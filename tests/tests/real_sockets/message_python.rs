@@ -10,7 +10,7 @@ use crate::{
     third_party::python,
 };
 
-const PYTHON_PROTOCOL: &str = r#"
+pub(crate) const PYTHON_PROTOCOL: &str = r#"
 import io, json, struct, sys
 
 def pack(content, kind, encoding):

@@ -12,6 +12,7 @@ use std::{
 };
 
 use crate::{
+    certificates::Certificates,
     process::{Server, TEST_TIMEOUT, eventually, run, text},
     proxy::proxy,
     third_party::server,
@@ -196,6 +197,36 @@ pub(crate) fn a_header_of_nginx_with_mixed_address_families_is_accepted(binary: 
         assert_eq!(named, count, "{log}");
         assert!(!log.contains("malformed"), "{log}");
     }
+}
+
+/// A client, the proxy, nginx and an echo server: each of the three connections has TLS, and each
+/// certificate is verified.
+pub(crate) fn tls_ends_and_begins_at_the_proxy_and_at_nginx(binary: &str) {
+    let certificates = Certificates::new();
+    let Certificates { ca, server, client_ca, client, .. } = &certificates;
+    let own = ["--tls-cert", server, "--tls-client-ca", client_ca, "--accept-proxy", "-v"];
+    let echo = Server::start(binary, &own);
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        let directives = format!(
+            "proxy_pass {}; proxy_protocol on; ssl_protocols {version};
+            ssl_certificate {server}; ssl_certificate_key {server};
+            proxy_ssl on; proxy_ssl_protocols {version};
+            proxy_ssl_certificate {client}; proxy_ssl_certificate_key {client};
+            proxy_ssl_verify on; proxy_ssl_trusted_certificate {ca}; proxy_ssl_name localhost;",
+            echo.address
+        );
+        let Some(nginx) = Nginx::start("ssl", &directives) else { return };
+        let flags = ["--tls-cert", server, "--upstream-tls", "--upstream-tls-ca", ca];
+        let proxy = proxy(binary, &nginx.address, &flags);
+        for address in [&nginx.address, &proxy.address] {
+            let words = ["multiconn-client", address, "5", "--rounds", "5", "--size", "50000"];
+            let output = run(binary, &[&words[..], &certificates.client_flags()].concat());
+            assert_eq!(output.status.code(), Some(0), "{version}: {}", text(&output.stderr));
+        }
+    }
+    eventually("all have ended", || echo.logged(" closed: finished") == 20);
+    assert_eq!(echo.logged(r#" identity="CN=client""#), 20, "{}", echo.log());
+    assert_eq!(echo.logged(" client identified"), 20, "{}", echo.log());
 }
 
 /// nginx answers with the addresses and ports of the client and of the proxy.

@@ -1,6 +1,7 @@
 //! Scenarios of the status server.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
@@ -54,6 +55,21 @@ pub(crate) fn get(server: &Server, path: &str) -> (u16, String) {
 pub(crate) fn get_at(address: &str, path: &str) -> (u16, String) {
     let (code, _, content) = request_at(address, &format!("GET {path} HTTP/1.0\r\n\r\n"));
     (code, content)
+}
+
+/// Returns the numbers of a server's ended connections by reason.
+pub(crate) fn ended(server: &Server) -> BTreeMap<String, u64> {
+    reasons(&get(server, "/metrics").1)
+}
+
+/// Returns the numbers of ended connections by reason, from a page of metrics.
+pub(crate) fn reasons(metrics: &str) -> BTreeMap<String, u64> {
+    let reasons = metrics.lines().filter_map(|line| {
+        let (reason, count) =
+            line.strip_prefix("wirestate_connections_ended_total{reason=\"")?.split_once("\"} ")?;
+        Some((reason.to_owned(), count.parse().unwrap()))
+    });
+    reasons.collect()
 }
 
 fn python(source: &str, server: &Server) {
