@@ -10,9 +10,9 @@ use crate::measure::runtimes::ProjectServer;
 pub(crate) struct Echo;
 
 impl ProjectServer for Echo {
-    async fn serve<R: Runtime>(self, server: Server<R>) -> io::Result<()> {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
         let echo = echo::Server::default();
-        server.serve(|_, now| echo.machine(now)).await;
+        Server::new(runtime, listener).serve(|_, now| echo.machine(now)).await;
         Ok(())
     }
 }

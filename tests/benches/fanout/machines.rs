@@ -15,15 +15,14 @@ use crate::measure::runtimes::ProjectServer;
 pub(crate) struct FanOut(pub(crate) SocketAddr);
 
 impl ProjectServer for FanOut {
-    async fn serve<R: Runtime>(self, server: Server<R>) -> io::Result<()> {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
         let feed = Feed::new(Config::default().with_on_lag(LagPolicy::Block))
             .expect("the configuration is valid");
-        let runtime = server.runtime();
         let socket = runtime.connect(&self.0.to_string()).await?;
         let clock = runtime.clock();
         let machine = Upstream::new(&feed, clock.now());
         runtime.spawn(Drive::new(machine, socket, clock))?;
-        server.serve(|_, now| Subscriber::new(&feed, now)).await;
+        Server::new(runtime, listener).serve(|_, now| Subscriber::new(&feed, now)).await;
         Ok(())
     }
 }

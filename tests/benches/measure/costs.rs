@@ -28,6 +28,11 @@ pub(crate) trait Costs: Serialize {
     /// The number of rounds for a workload.
     fn rounds_of(&self, workload: Self::Workload) -> u32;
 
+    /// Whether the workload is measured on the server.
+    fn measures(_workload: Self::Workload, _server: Self::Server) -> bool {
+        true
+    }
+
     /// The heading of the workload's table.
     fn title(&self, workload: Self::Workload) -> String;
 
@@ -112,8 +117,9 @@ pub(crate) fn measure<C: Costs>(
     let Basics { servers, workloads, .. } = plan.basics();
     let mut all = Vec::new();
     for &workload in workloads {
-        let new = |&server| Series { workload, server, samples: Vec::new() };
-        let mut series: Vec<_> = servers.iter().map(new).collect();
+        let new = |server| Series { workload, server, samples: Vec::new() };
+        let servers = servers.iter().copied().filter(|&server| C::measures(workload, server));
+        let mut series: Vec<_> = servers.map(new).collect();
         for _ in 0..plan.rounds_of(workload) {
             round(workload, &mut series)?;
         }

@@ -1,11 +1,13 @@
 //! The processes of measured servers. Each is pinned to one core.
 
 use std::{
-    env, fs,
-    io::{self, BufRead, BufReader, Write},
+    env,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Seek, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::process::CommandExt,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Stdio, id},
     thread,
     time::{Duration, Instant},
 };
@@ -39,6 +41,17 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = env::split_paths(&path).chain(["/usr/sbin".into()]);
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+/// Replaces this process by `command`. Its standard input is the configuration, in a file that is
+/// removed already.
+pub(crate) fn exec_with(command: &mut Command, configuration: &str) -> io::Result<()> {
+    let path = env::temp_dir().join(format!("wirestate-bench-{}", id()));
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    fs::remove_file(path)?;
+    file.write_all(configuration.as_bytes())?;
+    file.rewind()?;
+    Err(command.stdin(file).stdout(Stdio::null()).stderr(Stdio::null()).exec())
 }
 
 /// Prepares this process for measurement: pins it to `core`, and ends it when its parent ends.

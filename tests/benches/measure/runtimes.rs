@@ -7,7 +7,6 @@ use smol::{Executor, block_on};
 use wirestate_core::{
     drive::Splice,
     runtime::{Listener, Runtime},
-    serve::Server,
 };
 use wirestate_smol::Smol;
 use wirestate_std::Threads;
@@ -20,7 +19,8 @@ pub(crate) trait ProjectServer: Send + Sized + 'static {
     /// Runs the server until it is killed.
     fn serve<R: Runtime<Socket: Splice>>(
         self,
-        server: Server<R>,
+        runtime: R,
+        listener: R::Listener,
     ) -> impl Future<Output = io::Result<()>> + Send;
 
     fn on_tokio(self, workers: NonZeroUsize) -> io::Result<()> {
@@ -46,7 +46,7 @@ pub(crate) trait ProjectServer: Send + Sized + 'static {
             let (host, port) = ANY_PORT;
             let listener = runtime.listen(&format!("{host}:{port}"))?;
             announce(listener.local_address()?.ip().expect("the listener is a TCP socket"))?;
-            self.serve(Server::new(runtime, listener)).await
+            self.serve(runtime, listener).await
         }
     }
 }

@@ -11,10 +11,10 @@ use crate::{dialogue::table, measure::runtimes::ProjectServer};
 pub(crate) struct App;
 
 impl ProjectServer for App {
-    async fn serve<R: Runtime>(self, server: serve::Server<R>) -> io::Result<()> {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
         let table = Table::from_json(&serde_json::to_vec(&table())?).map_err(io::Error::other)?;
         let app = Server::with_default_config(search::service(table));
-        server.serve(|_, now| app.machine(now)).await;
+        serve::Server::new(runtime, listener).serve(|_, now| app.machine(now)).await;
         Ok(())
     }
 }

@@ -15,10 +15,14 @@ use crate::measure::runtimes::ProjectServer;
 pub(crate) struct Relay(pub(crate) SocketAddr);
 
 impl ProjectServer for Relay {
-    async fn serve<R: Runtime<Socket: Splice>>(self, server: Server<R>) -> io::Result<()> {
+    async fn serve<R: Runtime<Socket: Splice>>(
+        self,
+        runtime: R,
+        listener: R::Listener,
+    ) -> io::Result<()> {
         let upstreams = Upstreams::new([self.0.to_string()], Balance::RoundRobin, 1);
         let proxy = Proxy::new(Config::default(), upstreams).expect("the defaults are valid");
-        serve(server, proxy).await;
+        serve(Server::new(runtime, listener), proxy).await;
         Ok(())
     }
 }

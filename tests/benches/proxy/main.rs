@@ -37,12 +37,12 @@
 #[path = "../echo/floor.rs"]
 mod floor;
 mod hand_written;
+mod haproxy;
 #[path = "../echo/load.rs"]
 mod load;
 mod machines;
 #[path = "../measure/mod.rs"]
 mod measure;
-mod others;
 mod report;
 mod rounds;
 mod server;

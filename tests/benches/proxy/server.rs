@@ -12,15 +12,14 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{
-    floor, hand_written,
+    floor, hand_written, haproxy,
     machines::Relay,
     measure::{
         arguments::Choice,
-        other_build,
+        nginx, other_build,
         process::{Cores, Process, become_server, program},
         runtimes::ProjectServer,
     },
-    others,
 };
 
 /// A proxy that is measured.
@@ -53,7 +52,7 @@ impl Server {
     /// Whether it is installed.
     pub(crate) fn is_installed(self) -> bool {
         match self {
-            Self::Nginx => program("nginx").is_some() && others::stream_module().is_some(),
+            Self::Nginx => nginx::is_installed(),
             Self::Haproxy => program("haproxy").is_some(),
             Self::TokioHand
             | Self::StdHand
@@ -99,8 +98,8 @@ impl Server {
     ) -> io::Result<()> {
         become_server(core)?;
         match self {
-            Self::Nginx => others::nginx(upstream),
-            Self::Haproxy => others::haproxy(upstream),
+            Self::Nginx => nginx::exec(upstream, None),
+            Self::Haproxy => haproxy::exec(upstream),
             Self::TokioHand => hand_written::tokio(upstream, workers),
             Self::StdHand => hand_written::threads(upstream),
             Self::Tokio => Relay(upstream).on_tokio(workers),

@@ -69,9 +69,11 @@ impl Server {
 struct Resp;
 
 impl ProjectServer for Resp {
-    async fn serve<R: Runtime>(self, server: serve::Server<R>) -> io::Result<()> {
+    async fn serve<R: Runtime>(self, runtime: R, listener: R::Listener) -> io::Result<()> {
         let connect = database(Config::default()).map_err(io::Error::other)?;
-        server.serve(move |entry, now| connect(entry.id(), now)).await;
+        serve::Server::new(runtime, listener)
+            .serve(move |entry, now| connect(entry.id(), now))
+            .await;
         Ok(())
     }
 }
