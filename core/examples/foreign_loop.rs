@@ -93,6 +93,7 @@ impl EventLoop {
             let requested = shutdown.poll_requested(&mut Context::from_waker(&waker));
             // Only once, because `shut_down` wakes every connection.
             if requested > shutdown::Shutdown::None && !self.listeners.is_empty() {
+                self.accept(self.now()); // the backlog
                 self.listeners.clear();
                 self.table.shut_down();
             }

@@ -58,12 +58,13 @@ impl EventLoop {
     /// Serves until a shutdown is requested and the last connection has ended.
     pub(crate) fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
         while !self.listeners.is_empty() || !self.seats.is_empty() {
-            if shutdown.requested() > shutdown::Shutdown::None && !self.listeners.is_empty() {
+            let is_requested = shutdown.requested() > shutdown::Shutdown::None;
+            let now = Instant::from_epoch(self.epoch.elapsed());
+            self.accept(now)?;
+            if is_requested && !self.listeners.is_empty() {
                 self.listeners.clear();
                 self.table.shut_down();
             }
-            let now = Instant::from_epoch(self.epoch.elapsed());
-            self.accept(now)?;
             let mut again = false;
             self.seats.retain_mut(|seat| {
                 let next = seat.poll(now, &mut Context::from_waker(Waker::noop()));

@@ -15,6 +15,7 @@ use std::{
     future::poll_fn,
     io::{self, IoSlice, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    pin::pin,
     task::{Context, Poll},
     time::{Duration, Instant as SystemInstant},
 };
@@ -24,7 +25,7 @@ use wirestate_core::{
     Instant,
     admission::{ConnectionTable, Peer},
     drive::{Clock, Drive, IoError, MAX_SLICES, Sink, Source},
-    shutdown::ShutdownHandle,
+    shutdown::{self, ShutdownHandle},
 };
 
 use self::{
@@ -107,8 +108,14 @@ impl EventLoop {
             let (executor, shutdown) = (self.executor.clone(), shutdown.clone());
             let (table, epoch) = (self.table.clone(), self.epoch);
             self.executor.spawn(async move {
-                let accepting = accept(listener, machine, executor, &table, epoch);
-                if let Some(Err(error)) = shutdown.unless_requested(accepting).await {
+                let mut accepting = pin!(accept(listener, machine, executor, &table, epoch));
+                let accepted = poll_fn(|cx| {
+                    let accepted = accepting.as_mut().poll(cx);
+                    // The backlog is accepted.
+                    let ends = shutdown.poll_requested(cx) > shutdown::Shutdown::None;
+                    if ends && accepted.is_pending() { Poll::Ready(Ok(())) } else { accepted }
+                });
+                if let Err(error) = accepted.await {
                     eprintln!("cannot accept: {error}");
                 }
                 table.shut_down();

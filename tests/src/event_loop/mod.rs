@@ -73,15 +73,16 @@
 //!         let (start, mut cx) = (SystemInstant::now(), Context::from_waker(Waker::noop()));
 //!         while !self.listeners.is_empty() || !self.connections.is_empty() {
 //!             let now = Instant::from_epoch(start.elapsed());
-//!             if shutdown.requested() > shutdown::Shutdown::None && !self.listeners.is_empty() {
-//!                 self.listeners.clear();
-//!                 self.connections.iter_mut().for_each(|seat| seat.shut_down(now));
-//!             }
+//!             let is_requested = shutdown.requested() > shutdown::Shutdown::None;
 //!             for (listener, machine) in &mut self.listeners {
 //!                 while let Ok((stream, _)) = listener.accept() {
 //!                     stream.set_nonblocking(true)?;
 //!                     self.connections.push(Seat::new(machine(now), Socket(stream)));
 //!                 }
+//!             }
+//!             if is_requested && !self.listeners.is_empty() {
+//!                 self.listeners.clear(); // after the backlog was accepted
+//!                 self.connections.iter_mut().for_each(|seat| seat.shut_down(now));
 //!             }
 //!             let mut again = false;
 //!             self.connections.retain_mut(|seat| {
@@ -133,7 +134,8 @@ pub trait EventLoop: Sized {
 
     /// Serves until a shutdown is requested and the last connection has ended.
     ///
-    /// After the request, the loop accepts no more and shuts its connections down, by
+    /// After the request, the loop accepts what is in the backlog, closes its listeners, and shuts
+    /// its connections down, by
     /// [`Seat::shut_down`](wirestate_core::drive::Seat::shut_down) or
     /// [`ConnectionTable::shut_down`](wirestate_core::admission::ConnectionTable::shut_down).
     ///
@@ -142,12 +144,18 @@ pub trait EventLoop: Sized {
     fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()>;
 }
 
-/// Plays all scenes at the same time, each with a loop of its own. It takes about a second.
+/// Plays all scenes, each with a loop of its own. Those in which a loop must not be busy come last,
+/// and the others at the same time. It takes about two seconds.
 ///
 /// # Panics
 /// If a scene fails: see [`Scene::play`].
 pub fn check<L: EventLoop>() {
-    server::concurrently(Scene::ALL.len(), |index| Scene::ALL[index].play::<L>());
+    let (waits, others): (Vec<_>, Vec<_>) = Scene::ALL.into_iter().partition(|scene| {
+        matches!(scene, Scene::ResetDuringRequest | Scene::ShutdownDuringRequest)
+    });
+    for scenes in [others, waits] {
+        server::concurrently(scenes.len(), |index| scenes[index].play::<L>());
+    }
 }
 
 /// A scene: what a loop serves, and what its clients do.
@@ -178,11 +186,13 @@ pub enum Scene {
     ShutdownDuringRequest,
     /// The loop is shut down while ten connections are idle: each gets a FIN, and may still send.
     ShutdownWhileIdle,
+    /// The loop is shut down while connections are in its backlog: they are served first.
+    BacklogAtShutdown,
 }
 
 impl Scene {
     /// All scenes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::EchoInPieces,
         Self::HalfClose,
         Self::RepliesFromAnotherThread,
@@ -195,6 +205,7 @@ impl Scene {
         Self::ResetDuringRequest,
         Self::ShutdownDuringRequest,
         Self::ShutdownWhileIdle,
+        Self::BacklogAtShutdown,
     ];
 
     /// Plays the scene with a new loop.
@@ -215,6 +226,7 @@ impl Scene {
             Self::ResetDuringRequest => scenes::reset_during_request::<L>(self),
             Self::ShutdownDuringRequest => scenes::shutdown_during_request::<L>(self),
             Self::ShutdownWhileIdle => scenes::shutdown_while_idle::<L>(self),
+            Self::BacklogAtShutdown => scenes::backlog_at_shutdown::<L>(self),
         }
     }
 
@@ -245,7 +257,9 @@ impl Scene {
                  after `Next::Done`, drop the seat"
             }
             Self::ResetAtDeadline => {
-                "`Sink::reset` must lead to an RST: set SO_LINGER to 0 before the socket is closed"
+                "a publication wakes the subscriber, which then has a deadline; `Sink::reset` must \
+                 lead to an RST: set SO_LINGER to 0, and close the last descriptor of the socket, \
+                 also one that your loop's registration shares"
             }
             Self::IdleDeadline => "wait no longer than until the earliest `until`",
             Self::ResetDuringRequest | Self::ShutdownDuringRequest => {
@@ -256,6 +270,10 @@ impl Scene {
                 "a shutdown interrupts the wait (`ShutdownHandle::poll_requested`); shut each \
                  connection down, then poll it; `poll_finish` shuts down only the writable half; \
                  end once no connection is left, also if there was none"
+            }
+            Self::BacklogAtShutdown => {
+                "accept until that would block before you close the listeners: the kernel resets \
+                 the connections in the backlog of a socket that is closed"
             }
         }
     }

@@ -396,6 +396,36 @@ pub(super) fn shutdown_during_request<L: EventLoop>(scene: Scene) {
     });
 }
 
+pub(super) fn backlog_at_shutdown<L: EventLoop>(scene: Scene) {
+    let (entered, is_accepting) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let factories = move |server: &Server| {
+        let [echoes] = echo(server, 100);
+        // While the loop accepts from the second listener, the first one has a backlog.
+        let second = server.factory(move |now| {
+            let _ = (entered.send(()), released.recv_timeout(TIMEOUT));
+            echo::Server::default().machine(now)
+        });
+        [echoes, second]
+    };
+    serve::<L, _>(scene, factories, move |[address, second], server| {
+        let second = connect(second);
+        is_accepting.recv_timeout(TIMEOUT).expect("the loop accepts from the second listener");
+        let mut clients: Vec<_> = (0..3).map(|_| connect(address)).collect();
+        for client in &mut clients {
+            client.write_all(b"hello").expect("the kernel accepts it");
+        }
+        server.shutdown.drain();
+        drop(release);
+        for client in &mut clients {
+            let mut reply = [0; 5];
+            client.read_exact(&mut reply).expect("a client in the backlog is served");
+        }
+        drop((clients, second));
+        until("the connections have ended", || server.connections.open() == 0);
+    });
+}
+
 pub(super) fn shutdown_while_idle<L: EventLoop>(scene: Scene) {
     serve::<L, _>(
         scene,

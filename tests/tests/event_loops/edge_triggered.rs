@@ -113,7 +113,7 @@ impl EventLoop {
     }
 
     pub(crate) fn run(&mut self, shutdown: &ShutdownHandle) -> io::Result<()> {
-        while self.goes_on(shutdown) {
+        while self.goes_on(shutdown)? {
             self.round()?;
         }
         Ok(())
@@ -121,16 +121,17 @@ impl EventLoop {
 
     /// Applies `shutdown`. Returns false once a shutdown was requested and the last connection has
     /// ended.
-    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> bool {
+    fn goes_on(&mut self, shutdown: &ShutdownHandle) -> io::Result<bool> {
         let waker = Waker::from(Arc::new(Woken { id: LOOP, ids: self.woken.clone() }));
         let stops =
             shutdown.poll_requested(&mut Context::from_waker(&waker)) > shutdown::Shutdown::None;
         // Once, because it wakes every connection.
         if stops && !self.listeners.is_empty() {
+            self.accept(self.now())?; // the backlog
             self.listeners.clear();
             self.table.shut_down();
         }
-        !self.listeners.is_empty() || !self.connections.is_empty()
+        Ok(!self.listeners.is_empty() || !self.connections.is_empty())
     }
 
     fn round(&mut self) -> io::Result<()> {

@@ -116,6 +116,7 @@ impl EventLoop {
         loop {
             let requested = shutdown.poll_requested(&mut Context::from_waker(&waker));
             if requested > shutdown::Shutdown::None && !self.listeners.is_empty() {
+                self.accept(Instant::from_epoch(self.epoch.elapsed()))?; // the backlog
                 self.listeners.clear();
                 self.table.shut_down(); // wakes every connection
             }
