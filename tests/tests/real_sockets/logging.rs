@@ -325,7 +325,7 @@ pub(crate) fn health_checks_are_counted_and_not_logged(binary: &str) {
 }
 
 /// A command that runs a program with this disposition of SIGHUP: `default` or `ignore` (env(1)).
-fn with_hangup(disposition: &str, binary: &str, words: &[&str]) -> Command {
+pub(crate) fn with_hangup(disposition: &str, binary: &str, words: &[&str]) -> Command {
     let mut command = Command::new("env");
     command.arg(format!("--{disposition}-signal=HUP")).arg(path(binary)).args(words);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

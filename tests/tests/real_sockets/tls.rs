@@ -19,6 +19,7 @@ use wirestate_testkit::message::golden;
 
 use crate::{
     certificates::Certificates,
+    logging::with_hangup,
     message::golden_reply,
     message_python::PYTHON_PROTOCOL,
     process::{Server, TEST_TIMEOUT, eventually, run, text, word_after},
@@ -655,7 +656,10 @@ pub(crate) fn a_hangup_loads_certificates_for_new_connections(binary: &str) {
     let names = ["localhost", "127.0.0.1"];
     let path =
         certificates.server("reloaded.pem", &[&names[..], &["first.example"]].concat(), 2098);
-    let server = Server::start(binary, &["--tls-cert", &path, "--status", "127.0.0.1:0"]);
+    // The tests may run under nohup(1), which ignores SIGHUP.
+    let listen = ["echo-server", "--listen", "127.0.0.1:0"];
+    let words = [&listen[..], &["--tls-cert", &path, "--status", "127.0.0.1:0"]].concat();
+    let server = Server::start_command(with_hangup("default", binary, &words));
     let connect = |name| OpenSsl::connect(&server, &certificates, &["-verify_hostname", name]);
     let expires = |time: &str| {
         let name = "wirestate_tls_certificate_expiry_timestamp_seconds";
