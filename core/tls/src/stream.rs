@@ -17,7 +17,8 @@ use crate::{
 /// around any other machine, put [`Tls`], which has reasons and deadlines.
 ///
 /// A failure of TLS is a [`ConnectionError::Layer`] to the driver, and [`failure`](Self::failure)
-/// says what it was. It is logged with the level `INFO`.
+/// says what it was. It is logged with the level `DEBUG`, because peers can cause any number of
+/// failures.
 ///
 /// **Memory**: as [`Tls`], without an inner machine.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl<S: Source + Sink> Stream<S> {
 
     fn fail(&mut self, failure: Failure) -> IoError {
         if self.failure.is_none() {
-            tracing::info!(%failure, "a connection's TLS has failed");
+            tracing::debug!(%failure, "a connection's TLS has failed");
             self.failure = Some(failure);
         }
         ConnectionError::Layer.into()
