@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use rustls::{ClientConfig, client::UnbufferedClientConnection, pki_types::ServerName};
-use wirestate_core::{
-    ConfigError, Instant, Machine, buffer::Pool, runtime::unix_path, teardown::DiscardBudget,
-};
+use wirestate_core::{ConfigError, Instant, Machine, runtime::unix_path};
 
-use crate::{Config, Handshake, Tls, session::Session};
+use crate::{
+    Config, Handshake, Tls,
+    config::{Limits, check_fragment_size},
+    session::Session,
+};
 
 /// Makes the machines of clients with TLS. Clones are the same client.
 ///
@@ -32,10 +34,8 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
+    limits: Limits,
     credentials: Arc<ClientConfig>,
-    pool: Pool,
-    discards: DiscardBudget,
 }
 
 impl Client {
@@ -43,21 +43,20 @@ impl Client {
     /// `credentials` are those of [`client_config`](crate::client_config), for example.
     ///
     /// # Errors
-    /// [`Config::buffer`] is too small, a timeout is zero, or `credentials` send early data
-    /// (RFC 8446, section 2.3).
+    /// [`Config::buffer`] is too small, or a timeout is zero; `credentials` send early data (RFC
+    /// 8446, section 2.3), or divide 16 KiB into several records (`max_fragment_size`).
     pub fn new(
         config: Config,
         credentials: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<Self, ConfigError> {
-        config.check()?;
+        let limits = Limits::new(config)?;
+        check_fragment_size(credentials.max_fragment_size)?;
         if credentials.enable_early_data {
             let (setting, with) = ("enable_early_data", "a machine that sends no early data");
             return Err(ConfigError::Conflict { setting, with });
         }
-        let pool = Pool::new(config.buffer, config.idle_buffers);
-        let discards = DiscardBudget::default();
-        Ok(Self { shared: Arc::new(Shared { config, credentials, pool, discards }), name })
+        Ok(Self { shared: Arc::new(Shared { limits, credentials }), name })
     }
 
     /// This client, for another name.
@@ -68,8 +67,7 @@ impl Client {
 
     /// Puts TLS around the machine of a new connection.
     pub fn machine<M: Machine>(&self, inner: M, now: Instant) -> Tls<M> {
-        let Shared { config, discards, .. } = &*self.shared;
-        Tls::new(inner, self.session(), config.clone(), discards.clone(), now)
+        self.shared.limits.machine(inner, self.session(), now)
     }
 
     /// The handshake of a new connection alone. Once it is complete, make a
@@ -79,10 +77,10 @@ impl Client {
     }
 
     fn session(&self) -> Session {
-        let Shared { credentials, pool, .. } = &*self.shared;
+        let Shared { limits, credentials } = &*self.shared;
         let connection = UnbufferedClientConnection::new(credentials.clone(), self.name.clone())
             .expect("only a maximum fragment size can be invalid, and is checked");
-        Session::client(connection, pool)
+        Session::client(connection, &limits.pool)
     }
 }
 

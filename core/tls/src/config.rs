@@ -2,9 +2,12 @@
 
 use core::time::Duration;
 
-use wirestate_core::ConfigError;
+use wirestate_core::{ConfigError, Instant, Machine, buffer::Pool, teardown::DiscardBudget};
 
-use crate::session::MIN_BUFFER;
+use crate::{
+    Tls,
+    session::{HEADER, MAX_PLAINTEXT, MIN_BUFFER, Session},
+};
 
 /// The limits of a connection with TLS.
 #[derive(Clone, Debug)]
@@ -58,7 +61,7 @@ impl Config {
         Self { write_timeout: timeout.into(), ..self }
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    fn check(&self) -> Result<(), ConfigError> {
         if self.buffer < MIN_BUFFER {
             let (value, min) = (self.buffer as u64, MIN_BUFFER as u64);
             return Err(ConfigError::TooSmall { setting: "buffer", value, min });
@@ -71,5 +74,59 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// The limits that all connections of a server or client share.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    config: Config,
+    pub(crate) pool: Pool,
+    discards: DiscardBudget,
+}
+
+impl Limits {
+    pub(crate) fn new(config: Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        let pool = Pool::new(config.buffer, config.idle_buffers);
+        Ok(Self { config, pool, discards: DiscardBudget::default() })
+    }
+
+    /// Puts TLS around the machine of a new connection.
+    pub(crate) fn machine<M: Machine>(&self, inner: M, session: Session, now: Instant) -> Tls<M> {
+        Tls::new(inner, session, self.config.clone(), self.discards.clone(), now)
+    }
+}
+
+/// Checks that rustls does not divide 16 KiB into several records: there is no space for their
+/// headers. `size` is the longest record of a configuration, `None` the longest that is allowed.
+pub(crate) fn check_fragment_size(size: Option<usize>) -> Result<(), ConfigError> {
+    let (setting, longest) = ("max_fragment_size", (MAX_PLAINTEXT + HEADER) as u64);
+    match size.map(|size| size as u64) {
+        Some(value) if value < longest => {
+            Err(ConfigError::TooSmall { setting, value, min: longest })
+        }
+        Some(value) if value > longest => {
+            Err(ConfigError::TooLarge { setting, value, max: longest })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_longest_records_are_accepted() {
+        assert_eq!(check_fragment_size(None), Ok(()));
+        assert_eq!(check_fragment_size(Some(16_389)), Ok(()));
+        for (size, error) in [
+            (31, "max_fragment_size is 31, but must be at least 16389"),
+            (1024, "max_fragment_size is 1024, but must be at least 16389"),
+            (16_390, "max_fragment_size is 16390, but must be at most 16389"),
+        ] {
+            assert_eq!(check_fragment_size(Some(size)).unwrap_err().to_string(), error);
+        }
     }
 }

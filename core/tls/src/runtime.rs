@@ -67,9 +67,9 @@ impl<R: Runtime> TlsRuntime<R> {
     /// Completes the handshake of a connection that was accepted, and records the subject of the
     /// client's certificate as its [`identity`]. `clock` is passed through.
     ///
-    /// [`identity`]: wirestate_core::admission::ConnectionEntry::identity
-    ///
     /// Returns `None` if the handshake fails. The reason is counted and logged.
+    ///
+    /// [`identity`]: wirestate_core::admission::ConnectionEntry::identity
     pub async fn accept(
         self,
         server: Server,
@@ -128,7 +128,7 @@ impl<R: Runtime> Runtime for TlsRuntime<R> {
     /// Connects, and completes the handshake.
     ///
     /// # Errors
-    /// As [`Runtime::connect`]; or the handshake has failed: the text of the error is that of the
+    /// As [`Runtime::connect`]. If the handshake fails, the error has the text of the
     /// [`Failure`](crate::Failure).
     async fn connect(&self, address: &str) -> io::Result<Self::Socket> {
         let mut socket = self.inner.connect(address).await?;

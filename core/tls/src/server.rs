@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use rustls::{ServerConfig, server::UnbufferedServerConnection};
-use wirestate_core::{
-    ConfigError, Instant, Machine, buffer::Pool, shared::Lock, teardown::DiscardBudget,
-};
+use wirestate_core::{ConfigError, Instant, Machine, shared::Lock};
 
-use crate::{Config, Handshake, Tls, session::Session};
+use crate::{
+    Config, Handshake, Tls,
+    config::{Limits, check_fragment_size},
+    session::Session,
+};
 
 /// Makes the machines of a server with TLS. Clones are the same server.
 ///
@@ -31,10 +33,8 @@ pub struct Server {
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
+    limits: Limits,
     credentials: Lock<Arc<ServerConfig>>,
-    pool: Pool,
-    discards: DiscardBudget,
 }
 
 impl Server {
@@ -42,14 +42,13 @@ impl Server {
     /// [`server_config`](crate::server_config).
     ///
     /// # Errors
-    /// [`Config::buffer`] is too small, or a timeout is zero; or `credentials` accept early data
-    /// (RFC 8446, section 2.3), which an attacker can replay.
+    /// [`Config::buffer`] is too small, or a timeout is zero; `credentials` accept early data (RFC
+    /// 8446, section 2.3), which an attacker can replay, or divide 16 KiB into several records
+    /// (`max_fragment_size`).
     pub fn new(config: Config, credentials: Arc<ServerConfig>) -> Result<Self, ConfigError> {
-        config.check()?;
-        check_early_data(&credentials)?;
-        let pool = Pool::new(config.buffer, config.idle_buffers);
-        let (credentials, discards) = (Lock::new(credentials), DiscardBudget::default());
-        Ok(Self { shared: Arc::new(Shared { config, credentials, pool, discards }) })
+        let limits = Limits::new(config)?;
+        check(&credentials)?;
+        Ok(Self { shared: Arc::new(Shared { limits, credentials: Lock::new(credentials) }) })
     }
 
     /// Replaces the certificates for connections from now on. Open connections keep theirs.
@@ -57,15 +56,14 @@ impl Server {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn set_credentials(&self, credentials: Arc<ServerConfig>) -> Result<(), ConfigError> {
-        check_early_data(&credentials)?;
+        check(&credentials)?;
         self.shared.credentials.with(|current| *current = credentials);
         Ok(())
     }
 
     /// Puts TLS around the machine of a new connection.
     pub fn machine<M: Machine>(&self, inner: M, now: Instant) -> Tls<M> {
-        let Shared { config, discards, .. } = &*self.shared;
-        Tls::new(inner, self.session(), config.clone(), discards.clone(), now)
+        self.shared.limits.machine(inner, self.session(), now)
     }
 
     /// The handshake of a new connection alone. Once it is complete, make a
@@ -78,11 +76,12 @@ impl Server {
         let credentials = self.shared.credentials.with(|credentials| credentials.clone());
         let connection = UnbufferedServerConnection::new(credentials)
             .expect("only a maximum fragment size can be invalid, and is checked");
-        Session::server(connection, &self.shared.pool)
+        Session::server(connection, &self.shared.limits.pool)
     }
 }
 
-fn check_early_data(credentials: &ServerConfig) -> Result<(), ConfigError> {
+fn check(credentials: &ServerConfig) -> Result<(), ConfigError> {
+    check_fragment_size(credentials.max_fragment_size)?;
     match credentials.max_early_data_size {
         0 => Ok(()),
         size => {

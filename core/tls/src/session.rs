@@ -402,7 +402,7 @@ fn general(error: impl ToString) -> Error {
 /// The longest content of a record, in bytes (RFC 8446, section 5.1).
 pub(crate) const MAX_PLAINTEXT: usize = 1 << 14;
 /// The header of a record, in bytes.
-const HEADER: usize = 5;
+pub(crate) const HEADER: usize = 5;
 /// The longest record, in bytes: 2,048 more in TLS 1.2 (RFC 5246, section 6.2.3), and a header.
 const MAX_RECORD: usize = MAX_PLAINTEXT + 2048 + HEADER;
 /// The most bytes by which encryption makes a record longer: header, nonce, tag and content type.
