@@ -281,7 +281,7 @@ impl ClientTlsFlags {
         self.name.is_some()
     }
 
-    /// Reads the files. Returns `None` if the client has no TLS. `address` is that of the server.
+    /// Reads the files. Returns `None` if the client has no TLS. `address` is the server's.
     ///
     /// # Errors
     /// A file cannot be read or used, a certificate has expired, or the server has no name.

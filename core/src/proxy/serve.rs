@@ -57,8 +57,9 @@ pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) 
     server.accept(relay).await
 }
 
-/// As [`serve`], for clients that begin with a handshake, such as TLS. The connection ends if
-/// `handshake` returns `None`. If it is dropped, [`Admitted`] records no reason.
+/// As [`serve`], for clients that begin with a handshake, such as TLS. If `handshake` returns
+/// `None`, it has ended the connection. If it has dropped [`Admitted`] without a reason, the
+/// connection counts as aborted.
 pub async fn serve_after<R, H>(
     server: Server<R>,
     proxy: Proxy,

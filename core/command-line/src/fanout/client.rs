@@ -13,7 +13,6 @@ use wirestate_core::{
     fanout::{Client, ClientReason},
     runtime::connect_within,
 };
-
 use wirestate_tls::{MaybeTls, TlsReason};
 
 use super::{MessageInspector, message_size, unix_epoch};

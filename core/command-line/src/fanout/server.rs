@@ -7,7 +7,6 @@ use wirestate_core::{
     dial::{Backoff, Dial},
     fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
 };
-
 use wirestate_tls::Client;
 
 use super::{MAX_MESSAGE, message_size};

@@ -18,7 +18,6 @@ use wirestate_core::{
     runtime::connect_within,
     shared::{Lock, Shared},
 };
-
 use wirestate_tls::Client;
 
 use super::{

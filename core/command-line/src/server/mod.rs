@@ -122,16 +122,16 @@ where
     M::Reason: Send + 'static,
 {
     match settings.tls.clone() {
-        None => serve_plain(server, settings, machine).await,
+        None => serve_machines(server, settings, machine).await,
         Some(tls) => {
             let mut machine = machine;
             let with_tls = move |entry: &_, now| tls.machine(machine(entry, now), entry, now);
-            serve_plain(server, settings, with_tls).await
+            serve_machines(server, settings, with_tls).await
         }
     }
 }
 
-async fn serve_plain<R, M>(
+async fn serve_machines<R, M>(
     server: Server<R>,
     settings: &ServerSettings,
     machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
