@@ -18,6 +18,7 @@
 //! | [`teardown`] | how a machine ends a connection: FIN, lingering close, reset |
 //! | [`shutdown`] | requests the shutdown of servers, graceful or immediate |
 //! | [`shared`] | state that machines share with each other, or with their handles, and wake-ups |
+//! | [`quantity`] | times and sizes as text |
 //! | [`topic`] | items that machines publish and every subscriber gets |
 //! | `runtime` | the interface to a runtime: listen, connect, spawn (feature `std`) |
 //! | `serve` | servers: accept connections, and drain them at shutdown (feature `std`) |
@@ -84,6 +85,7 @@ mod progress;
 pub mod protocol;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod quantity;
 #[cfg(feature = "std")]
 pub mod runtime;
 #[cfg(feature = "std")]
