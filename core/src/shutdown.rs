@@ -38,6 +38,8 @@ pub enum Shutdown {
     /// None.
     #[default]
     None,
+    /// A soft stop: accept the backlog and nothing after it, and leave open connections alone.
+    SoftStop,
     /// A graceful one: accept the backlog, flush pending output, then end.
     Drain,
     /// An immediate one: reset all connections.
@@ -48,6 +50,11 @@ impl ShutdownHandle {
     /// A handle without a request.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Requests a soft stop.
+    pub fn soft_stop(&self) {
+        self.request(Shutdown::SoftStop);
     }
 
     /// Requests a graceful shutdown.
@@ -75,11 +82,12 @@ impl ShutdownHandle {
         })
     }
 
-    /// Runs `future` to its end. If a shutdown is requested first, drops it and returns `None`.
+    /// Runs `future` to its end. If a drain or an immediate shutdown is requested first, drops it and
+    /// returns `None`.
     pub async fn unless_requested<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         poll_fn(|cx| {
-            if self.poll_requested(cx) > Shutdown::None {
+            if self.poll_requested(cx) >= Shutdown::Drain {
                 return Poll::Ready(None);
             }
             future.as_mut().poll(cx).map(Some)

@@ -27,15 +27,15 @@ pub struct ConnectionTable {
 
 #[derive(Debug)]
 struct Inner {
-    name: Option<&'static str>,
-    limits: Limits,
-    /// Whether the peers are proxies. Their own addresses do not count.
-    behind_proxies: bool,
+    name: Option<Shared<str>>,
     state: Lock<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    limits: Limits,
+    /// Whether the peers are proxies. Their own addresses do not count.
+    behind_proxies: bool,
     open: BTreeMap<u64, Shared<ConnectionEntry>>,
     per_address: BTreeMap<IpAddr, usize>,
     totals: Totals,
@@ -93,28 +93,38 @@ impl ConnectionTable {
 
     /// An empty table of the same kind and limits, for a server called `name`. Its log lines have
     /// the name in the field `server`, since each server of a process numbers its own connections.
-    pub fn named(&self, name: &'static str) -> Self {
-        let Inner { limits, behind_proxies, .. } = *self.inner;
-        Self::with(Some(name), limits, behind_proxies)
+    pub fn named(&self, name: impl Into<Shared<str>>) -> Self {
+        let (limits, behind_proxies) =
+            self.inner.state.with(|state| (state.limits, state.behind_proxies));
+        Self::with(Some(name.into()), limits, behind_proxies)
     }
 
-    pub(crate) fn with(name: Option<&'static str>, limits: Limits, behind_proxies: bool) -> Self {
-        Self { inner: Shared::new(Inner { name, limits, behind_proxies, state: Lock::default() }) }
+    pub(crate) fn with(name: Option<Shared<str>>, limits: Limits, behind_proxies: bool) -> Self {
+        let state = Lock::new(State { limits, behind_proxies, ..State::default() });
+        Self { inner: Shared::new(Inner { name, state }) }
+    }
+
+    /// Sets the limits for connections from now on. Open connections stay.
+    #[cfg(feature = "std")]
+    pub(crate) fn reconfigure(&self, limits: Limits, behind_proxies: bool) {
+        self.inner.state.with(|state| {
+            (state.limits, state.behind_proxies) = (limits, behind_proxies);
+        });
     }
 
     /// The server's name, if it has one ([`named`](Self::named)).
-    pub fn name(&self) -> Option<&'static str> {
-        self.inner.name
+    pub fn name(&self) -> Option<&str> {
+        self.inner.name.as_deref()
     }
 
     /// The limits under which it admits connections.
     pub fn limits(&self) -> Limits {
-        self.inner.limits
+        self.inner.state.with(|state| state.limits)
     }
 
     /// Whether [`Limits::connections`] are open.
     pub fn is_full(&self) -> bool {
-        self.inner.state.with(|state| state.check_total(self.inner.limits).is_err())
+        self.inner.state.with(|state| state.check_total().is_err())
     }
 
     /// Admits a connection. It is open until the [`Admitted`] is dropped.
@@ -122,11 +132,10 @@ impl ConnectionTable {
     /// # Errors
     /// A limit is reached. The table counts the refusal; close the socket.
     pub fn admit(&self, peer: Peer, now: Instant) -> Result<Admitted, Refused> {
-        let Inner { limits, behind_proxies, .. } = *self.inner;
-        let network = if behind_proxies { None } else { peer.network() };
         let entry = self.inner.state.with(|state| {
-            let checked =
-                state.check_total(limits).and_then(|()| state.check_address(limits, network));
+            let behind_proxies = state.behind_proxies;
+            let network = if behind_proxies { None } else { peer.network() };
+            let checked = state.check_total().and_then(|()| state.check_address(network));
             state.count_refusal(checked)?;
             state.now = now;
             state.totals.accepted += 1;
@@ -147,9 +156,8 @@ impl ConnectionTable {
     /// [`Limits::per_address`] is reached. The table counts the refusal; end the connection. Until
     /// then the connection counts under its previous address.
     pub fn identify(&self, connection: &ConnectionEntry, peer: Peer) -> Result<(), Refused> {
-        let limits = self.inner.limits;
         let proxy = self.inner.state.with(|state| {
-            let checked = state.check_address(limits, peer.network());
+            let checked = state.check_address(peer.network());
             state.count_refusal(checked)?;
             state.uncount(connection.network());
             state.count(peer.network());
@@ -253,15 +261,16 @@ impl ConnectionTable {
 }
 
 impl State {
-    fn check_total(&self, limits: Limits) -> Result<(), Refused> {
-        if self.open.len() >= limits.connections {
-            return Err(Refused::Full { limit: limits.connections });
+    fn check_total(&self) -> Result<(), Refused> {
+        let limit = self.limits.connections;
+        if self.open.len() >= limit {
+            return Err(Refused::Full { limit });
         }
         Ok(())
     }
 
-    fn check_address(&self, limits: Limits, network: Option<IpAddr>) -> Result<(), Refused> {
-        if let (Some(network), Some(limit)) = (network, limits.per_address)
+    fn check_address(&self, network: Option<IpAddr>) -> Result<(), Refused> {
+        if let (Some(network), Some(limit)) = (network, self.limits.per_address)
             && self.per_address.get(&network).is_some_and(|&count| count >= limit)
         {
             return Err(Refused::AddressFull { network, limit });

@@ -92,7 +92,7 @@ impl Dial {
                     }
                     let mut drive = Drive::new(machine(since), socket, runtime.clock());
                     let ended = poll_fn(|cx| {
-                        let is_requested = self.shutdown.poll_requested(cx) > Shutdown::None;
+                        let is_requested = self.shutdown.poll_requested(cx) >= Shutdown::Drain;
                         drive.poll_until(cx, |machine, now| {
                             if is_requested {
                                 machine.handle(now, Event::ShutDown);
@@ -105,7 +105,7 @@ impl Dial {
                     ended.to_string()
                 }
             };
-            if self.shutdown.requested() > Shutdown::None {
+            if self.shutdown.requested() >= Shutdown::Drain {
                 return;
             }
             let wait = self.backoff.next();

@@ -78,5 +78,5 @@ pub use self::{
 #[cfg(feature = "std")]
 pub use self::{
     connection::ProxiedConnection,
-    serve::{Proxy, serve, serve_after},
+    serve::{Proxy, Relays, serve, serve_after},
 };

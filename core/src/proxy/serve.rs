@@ -1,6 +1,7 @@
 //! A proxy, and serving it on a runtime.
 
-use std::future::Future;
+use core::fmt;
+use std::{future::Future, vec::Vec};
 
 use super::{
     Config, ProxiedConnection, RelayFactory, Upstreams, loop_detection::LoopDetector, pipes::Pipes,
@@ -9,7 +10,7 @@ use crate::{
     ConfigError,
     admission::Admitted,
     drive::Splice,
-    runtime::Runtime,
+    runtime::{Address, Runtime},
     serve::{DrainReport, Server},
 };
 
@@ -53,8 +54,8 @@ impl Proxy {
 /// Otherwise the proxies' own addresses count towards the limit per address until the headers have
 /// been read.
 pub async fn serve<R: Runtime<Socket: Splice>>(server: Server<R>, proxy: Proxy) -> DrainReport {
-    let relay = relays(&server, proxy);
-    server.accept(relay).await
+    let relays = relays(&server, proxy);
+    server.accept(move |socket, admitted, clock| relays.connection(socket, admitted, clock)).await
 }
 
 /// As [`serve`], for clients that begin with a handshake, such as TLS. If `handshake` returns
@@ -69,31 +70,65 @@ where
     R: Runtime<Socket: Splice>,
     H: Future<Output = Option<(R::Socket, Admitted, R::Clock)>> + Send + 'static,
 {
-    let relay = relays(&server, proxy);
+    let relays = relays(&server, proxy);
     server
         .accept(move |socket, admitted, clock| {
-            let (handshake, mut relay) = (handshake(socket, admitted, clock), relay.clone());
+            let (handshake, relays) = (handshake(socket, admitted, clock), relays.clone());
             async move {
                 let (socket, admitted, clock) = handshake.await?;
-                Some(relay(socket, admitted, clock).await)
+                Some(relays.connection(socket, admitted, clock).await)
             }
         })
         .await
 }
 
-/// Returns a function that relays a client.
-fn relays<R: Runtime<Socket: Splice>>(
-    server: &Server<R>,
+fn relays<R: Runtime<Socket: Splice>>(server: &Server<R>, proxy: Proxy) -> Relays<R> {
+    let listening = server.addresses().unwrap_or_default();
+    Relays::new(server.runtime().clone(), listening, proxy)
+}
+
+/// The connections of one proxy's clients, for a caller that accepts them itself
+/// ([`Server::accept`]). Clones share their pipes.
+pub struct Relays<R: Runtime> {
+    runtime: R,
     proxy: Proxy,
-) -> impl FnMut(R::Socket, Admitted, R::Clock) -> ProxiedConnection<R> + Clone + Send + use<R> {
-    let pipes = Pipes::new(proxy.relays.config().pipes);
-    let listening = server.addresses().ok();
-    let loops = listening.and_then(|addresses| LoopDetector::new(addresses, &proxy.upstreams));
-    let runtime = server.runtime().clone();
-    move |socket, admitted, clock| {
-        let (peer, loops) = (admitted.peer(), loops.clone());
-        let pipes = Some(pipes.clone());
-        ProxiedConnection::with(&runtime, &proxy, socket, peer, clock, loops, pipes)
+    pipes: Pipes<R::Socket>,
+    loops: Option<LoopDetector>,
+}
+
+impl<R: Runtime> Clone for Relays<R> {
+    fn clone(&self) -> Self {
+        let Self { runtime, proxy, pipes, loops } = self;
+        let (runtime, proxy) = (runtime.clone(), proxy.clone());
+        Self { runtime, proxy, pipes: pipes.clone(), loops: loops.clone() }
+    }
+}
+
+impl<R: Runtime> fmt::Debug for Relays<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relays").field("proxy", &self.proxy).finish_non_exhaustive()
+    }
+}
+
+impl<R: Runtime<Socket: Splice>> Relays<R> {
+    /// The connections of `proxy`, which dials its upstreams on `runtime`. `listening` is where its
+    /// clients connect: a connection that the proxy dials to itself is ended.
+    pub fn new(runtime: R, listening: Vec<Address>, proxy: Proxy) -> Self {
+        let pipes = Pipes::new(proxy.relays.config().pipes);
+        let loops = LoopDetector::new(listening, &proxy.upstreams);
+        Self { runtime, proxy, pipes, loops }
+    }
+
+    /// Relays a client that was admitted.
+    pub fn connection(
+        &self,
+        socket: R::Socket,
+        admitted: Admitted,
+        clock: R::Clock,
+    ) -> ProxiedConnection<R> {
+        let Self { runtime, proxy, pipes, loops } = self;
+        let (pipes, peer) = (Some(pipes.clone()), admitted.peer());
+        ProxiedConnection::with(runtime, proxy, socket, peer, clock, loops.clone(), pipes)
             .admitted(admitted)
     }
 }

@@ -38,7 +38,7 @@ mod with_header;
 #[cfg(feature = "std")]
 pub(crate) use self::serve::identify;
 #[cfg(feature = "std")]
-pub use self::serve::serve;
+pub use self::serve::{connection, serve};
 pub use self::{
     encode::encode,
     header::{Header, MAX_LEN, Version},

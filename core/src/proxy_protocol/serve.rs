@@ -1,10 +1,12 @@
 //! A server whose connections begin with a header.
 
+use std::future::Future;
+
 use super::{Header, HeaderPolicy, WithProxyHeader};
 use crate::{
     Instant, Machine,
-    admission::{ConnectionEntry, ConnectionTable, Peer, Refused},
-    drive::{Clock, Drive},
+    admission::{Admitted, ConnectionEntry, ConnectionTable, Peer, Refused},
+    drive::{Clock, Drive, Sink, Source},
     runtime::Runtime,
     serve::{DrainReport, Server},
     shared::Shared,
@@ -32,16 +34,34 @@ where
     let handle = server.handle();
     server
         .accept(move |socket, admitted, clock| {
-            let (table, entry) = (handle.table().clone(), admitted.entry());
-            let mut machine = machine.clone();
-            let make = move |header, length, now| {
-                identify(&table, &entry, header, length)?;
-                Ok(machine(&entry, now))
-            };
-            let machine = WithProxyHeader::new(&policy, admitted.peer(), clock.now(), make);
-            Drive::new(machine, socket, clock).admitted(admitted)
+            connection(&policy, handle.table(), machine.clone(), socket, admitted, clock)
         })
         .await
+}
+
+/// One connection of [`serve`], for a caller that accepts it itself ([`Server::accept`]). `table`
+/// is the table that has admitted it.
+pub fn connection<S, C, M, F>(
+    policy: &HeaderPolicy,
+    table: &ConnectionTable,
+    machine: F,
+    socket: S,
+    admitted: Admitted,
+    clock: C,
+) -> impl Future<Output: Send> + Send + use<S, C, M, F>
+where
+    S: Source + Sink + Send + Unpin + 'static,
+    C: Clock + Send + Unpin + 'static,
+    M: Machine<Reason: Send> + Unpin + Send + 'static,
+    F: FnOnce(&Shared<ConnectionEntry>, Instant) -> M + Send + 'static,
+{
+    let (table, entry) = (table.clone(), admitted.entry());
+    let make = move |header, length, now| {
+        identify(&table, &entry, header, length)?;
+        Ok(machine(&entry, now))
+    };
+    let machine = WithProxyHeader::new(policy, admitted.peer(), clock.now(), make);
+    Drive::new(machine, socket, clock).admitted(admitted)
 }
 
 /// Enters the client that `header` names into the table of connections. `length` is the length of

@@ -29,7 +29,7 @@ pub(super) struct Accepting<R: Runtime> {
     shutdown: ShutdownHandle,
     idle: Option<IdleConnections>,
     pause: Pause,
-    /// `None` until a drain is requested.
+    /// `None` until a soft stop or a drain is requested.
     backlog: Option<Backlog>,
     refusals: LogLimit,
     evictions: LogLimit,
@@ -114,8 +114,8 @@ impl<R: Runtime> Accepting<R> {
         let Self { clock, table, shutdown, pause, backlog, .. } = self;
         match shutdown.poll_requested(cx) {
             Shutdown::None => pause.poll_accept(listeners, clock, cx).map(Some),
-            Shutdown::Drain => backlog
-                .get_or_insert_with(|| Backlog::new(listeners, table, clock))
+            requested @ (Shutdown::SoftStop | Shutdown::Drain) => backlog
+                .get_or_insert_with(|| Backlog::new(requested, listeners, table, clock))
                 .poll_accept(listeners, clock, cx),
             Shutdown::Immediate => Poll::Ready(None),
         }
@@ -203,7 +203,7 @@ impl<R: Runtime> Accepting<R> {
 /// What a listener's `poll_accept` returns.
 type Accepted<L> = Result<(<L as Listener>::Socket, Peer), AcceptError>;
 
-/// The backlog that is accepted after a drain was requested: at most [`BACKLOG`] connections within
+/// The backlog that is accepted after a soft stop or a drain was requested: at most [`BACKLOG`] connections within
 /// [`BACKLOG_TIMEOUT`].
 struct Backlog {
     /// How many more connections may be accepted.
@@ -216,15 +216,18 @@ struct Backlog {
 }
 
 impl Backlog {
-    /// Closes the backlog for new connections, and requests a graceful end of the open ones.
+    /// Closes the backlog for new connections. For a drain, requests a graceful end of the open ones.
     fn new<L: Listener>(
+        requested: Shutdown,
         listeners: &mut Listeners<L>,
         table: &ConnectionTable,
         clock: &impl Clock,
     ) -> Self {
         listeners.shut_down();
         let (now, open) = (clock.now(), table.connections().len());
-        table.shut_down();
+        if requested == Shutdown::Drain {
+            table.shut_down();
+        }
         Self {
             remaining: BACKLOG,
             open,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Waits until the connections have ended, and resets those that are open after `timeout`. `open`
-/// is the number of connections to drain.
+/// is the number of connections to drain. After a soft stop, waits without limit for a drain first.
 pub(super) async fn drain(
     clock: &mut impl Clock,
     table: &ConnectionTable,
@@ -26,6 +26,12 @@ pub(super) async fn drain(
     shutdown: &ShutdownHandle,
     timeout: Option<Duration>,
 ) -> DrainReport {
+    let open = if shutdown.requested() == Shutdown::SoftStop {
+        wait_until_empty_or_drained(table, shutdown).await;
+        table.connections().len()
+    } else {
+        open
+    };
     if open > 0 && shutdown.requested() == Shutdown::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
@@ -53,6 +59,16 @@ pub(super) async fn drain(
         let _ = within(clock, Some(ABORT_TIMEOUT), poll_fn(|cx| table.poll_empty(cx))).await;
     }
     DrainReport { drained: open.saturating_sub(aborted), aborted }
+}
+
+async fn wait_until_empty_or_drained(table: &ConnectionTable, shutdown: &ShutdownHandle) {
+    poll_fn(|cx| {
+        if table.poll_empty(cx).is_ready() || shutdown.poll_requested(cx) >= Shutdown::Drain {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A duration that elapses only while this process runs. So data that arrives while the process is

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The settings of a [`Server`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// How many connections may be open. Default: [`Limits::default`].
@@ -49,7 +49,7 @@ pub struct Config {
     /// not count. Default: 10 s.
     pub drain_timeout: Option<Duration>,
     /// The server's name, the field `server` of its log lines. Default: none.
-    pub name: Option<&'static str>,
+    pub name: Option<Shared<str>>,
     /// Whether connections come through proxies and begin with a PROXY header. They count towards
     /// [`Limits::per_address`] under the address that the header names. Default: false.
     pub behind_proxies: bool,
@@ -70,8 +70,13 @@ impl Config {
     with_setters! {
         with_limits(limits: Limits);
         with_drain_timeout(drain_timeout: impl Into<Option<Duration>>);
-        with_name(name: impl Into<Option<&'static str>>);
         with_behind_proxies(behind_proxies: bool);
+    }
+
+    /// Sets [`name`](Self::name).
+    pub fn with_name(mut self, name: impl Into<Shared<str>>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 }
 
@@ -95,6 +100,15 @@ impl ServerHandle {
         Self { table, shutdown: ShutdownHandle::new(), drain_timeout }
     }
 
+    /// The same server under other settings, apart from its name: the limits apply to connections
+    /// from now on.
+    ///
+    /// Existing clones keep their drain timeout.
+    pub fn with_config(&self, config: &Config) -> Self {
+        self.table.reconfigure(config.limits, config.behind_proxies);
+        Self { drain_timeout: config.drain_timeout, ..self.clone() }
+    }
+
     /// The same server, shut down by `shutdown`, which can be shared by several servers.
     ///
     /// Call it before the server is made: existing clones keep their own.
@@ -110,6 +124,12 @@ impl ServerHandle {
     /// The handle that shuts the server down.
     pub fn shutdown(&self) -> &ShutdownHandle {
         &self.shutdown
+    }
+
+    /// Requests that no further connection is accepted. Open connections continue until they end,
+    /// or until [`drain`](Self::drain). The backlog is accepted.
+    pub fn soft_stop(&self) {
+        self.shutdown.soft_stop();
     }
 
     /// Requests a graceful shutdown: the backlog is accepted, pending output is flushed, and

@@ -99,6 +99,50 @@ fn beyond_the_limit_connections_are_refused_and_later_admitted_again() {
 }
 
 #[test]
+fn other_limits_apply_from_the_next_connection_on() {
+    let limits = |connections| Limits { connections, ..Limits::default() };
+    let config = |connections| serve::Config::default().with_limits(limits(connections));
+    let handle = ServerHandle::new(config(2));
+    let scene = Scene::with(World::new(12), Config::default(), handle.clone());
+    let client = scene.world.host("client");
+    let stay =
+        || peer(&client, vec![Act::Send("hi".into()), Act::Receive(2), Act::Wait(seconds(5))]);
+    let stayed = [stay(), stay()];
+    scene.world.run_for(seconds(1)).unwrap();
+    let _ = handle.with_config(&config(1));
+    let refused = peer(&client, vec![Act::ReceiveAll]);
+    assert!(scene.world.run_until(&refused).unwrap().fin);
+    let _ = handle.with_config(&config(3));
+    let third = stay();
+    for received in stayed.into_iter().chain([third]) {
+        assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hi");
+    }
+    scene.end();
+    assert_eq!(scene.table.totals().refused, BTreeMap::from([("connections", 1)]));
+}
+
+#[test]
+fn a_soft_stop_accepts_nothing_more_and_open_connections_stay_until_a_drain() {
+    let scene = Scene::new(13);
+    let client = scene.world.host("client");
+    let talk = vec![Act::Send("a".into()), Act::Receive(1), Act::Wait(seconds(60))];
+    let talk = [talk, vec![Act::Send("b".into()), Act::Receive(1), Act::ReceiveAll]].concat();
+    let talking = peer(&client, talk);
+    scene.world.run_for(seconds(1)).unwrap();
+    scene.shutdown.soft_stop();
+    scene.world.run_for(seconds(1)).unwrap();
+    let connecting = client.clone();
+    let late = client.run(async move { connecting.connect("server:7").await.is_err() });
+    scene.world.run_for(seconds(100)).unwrap();
+    assert!(talking.take().is_none(), "the soft stop has ended a connection");
+    assert_eq!(late.take(), Some(true), "a connection was accepted after the soft stop");
+    let report = scene.end();
+    let talked = talking.take().unwrap();
+    assert_eq!((&*talked.bytes, talked.fin), (&b"ab"[..], true));
+    assert_eq!(report, DrainReport { drained: 1, aborted: 0 });
+}
+
+#[test]
 fn without_descriptors_accepting_pauses_and_open_connections_continue() {
     let scene = Scene::new(5);
     let client = scene.world.host("client");

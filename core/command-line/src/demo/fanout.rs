@@ -168,7 +168,7 @@ fn subscribe<R: CommandRuntime>(
             let socket = connect_within(&runtime, &address, Some(CONNECT_TIMEOUT)).await.ok()?;
             if number >= HEALTHY {
                 poll_fn(|cx| match shutdown.poll_requested(cx) {
-                    Shutdown::None => Poll::Pending,
+                    Shutdown::None | Shutdown::SoftStop => Poll::Pending,
                     Shutdown::Drain | Shutdown::Immediate => Poll::Ready(()),
                 })
                 .await;
