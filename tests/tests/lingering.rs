@@ -5,7 +5,7 @@
 
 use wirestate_core::{
     Event, Instant, Machine, Outbound, drive::deliver, echo, fanout, message, message::service,
-    proxy, serve::ServerHandle, status,
+    proxy, status,
 };
 use wirestate_testkit::script;
 
@@ -71,8 +71,8 @@ fn messages_after_bad_frames_are_bounded_together() {
 
 #[test]
 fn bad_requests_to_the_status_are_bounded_together() {
-    let config = status::Config::new("echo-server");
-    let server = status::Server::new(config, &ServerHandle::default(), None, NOW).unwrap();
+    let config = status::Config::default();
+    let server = status::Server::new(config, status::Services::default(), None, NOW).unwrap();
     assert_bounded(|| {
         let mut machine = server.machine(NOW);
         deliver(&mut machine, &mut &b"no request\r\n\r\n"[..], NOW);

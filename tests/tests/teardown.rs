@@ -16,9 +16,7 @@ use wirestate_core::{
     drive::deliver,
     echo, fanout,
     message::{self, Message, service},
-    proxy, proxy_protocol,
-    serve::ServerHandle,
-    status,
+    proxy, proxy_protocol, status,
 };
 use wirestate_testkit::{message::frames, script};
 
@@ -106,9 +104,11 @@ fn machines() -> Vec<Row> {
     };
     let echo = || erased(echo::Server::default().machine(NOW));
     let status = || {
-        let config = status::Config::new("echo-server");
+        let config = status::Config::default();
         erased(
-            status::Server::new(config, &ServerHandle::default(), None, NOW).unwrap().machine(NOW),
+            status::Server::new(config, status::Services::default(), None, NOW)
+                .unwrap()
+                .machine(NOW),
         )
     };
     let client = || erased(echo::Client::new(echo::ClientConfig::default()));

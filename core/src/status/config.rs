@@ -16,8 +16,6 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// The kind of the server, for example `echo-server`.
-    pub name: &'static str,
     /// The host names that the server answers for. Default: `localhost` and all addresses.
     pub hosts: AllowedHosts,
     /// How long the head of a request may take, from its first byte to its last. Must be non-zero.
@@ -43,11 +41,9 @@ pub struct Config {
     pub answers_per_second: NonZeroU32,
 }
 
-impl Config {
-    /// The default configuration for a server called `name`.
-    pub fn new(name: &'static str) -> Self {
+impl Default for Config {
+    fn default() -> Self {
         Self {
-            name,
             hosts: AllowedHosts::Named(Vec::new()),
             head_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(30),
@@ -58,7 +54,9 @@ impl Config {
             answers_per_second: const { NonZeroU32::new(5000).unwrap() },
         }
     }
+}
 
+impl Config {
     with_setters! {
         with_hosts(hosts: AllowedHosts);
         with_head_timeout(head_timeout: Duration);
@@ -70,14 +68,17 @@ impl Config {
         with_answers_per_second(answers_per_second: NonZeroU32);
     }
 
-    /// The size of the longest response, in bytes: 64 KiB for the head and the counts, and
-    /// 1,152 bytes for each connection that is [`listed`](Self::listed).
+    /// The size of the longest response of a server with `services` services, in bytes: 64 KiB for
+    /// the head and the page, 64 KiB for each service's counts, and 1,536 bytes for each connection
+    /// that is [`listed`](Self::listed).
     ///
     /// At most [`MAX_PAGES_IN_PROGRESS`](super::MAX_PAGES_IN_PROGRESS) connections hold a response
     /// of that size. The others hold one of at most 1 KiB. Each connection holds 8 KiB for
     /// requests. An idle connection holds neither.
-    pub fn response_size(&self) -> usize {
-        MAX_COUNTS_SIZE + self.listed.saturating_mul(MAX_ROW_SIZE)
+    pub fn response_size(&self, services: usize) -> usize {
+        let counts = services.saturating_mul(MAX_COUNTS_SIZE);
+        let rows = self.listed.saturating_mul(MAX_ROW_SIZE);
+        MAX_PAGE_SIZE.saturating_add(counts).saturating_add(rows)
     }
 
     /// The settings of the layer below. Each response is written before the next request is
@@ -107,10 +108,12 @@ impl Config {
 
 /// The most unused buffers that the status server keeps.
 const IDLE_BUFFERS: usize = 4;
-/// The longest response without listed connections, in bytes.
+/// The longest response without services and listed connections, in bytes.
+const MAX_PAGE_SIZE: usize = 64 * 1024;
+/// The longest counts of one service in any format, in bytes.
 const MAX_COUNTS_SIZE: usize = 64 * 1024;
 /// The longest row for one listed connection in any format, in bytes.
-const MAX_ROW_SIZE: usize = 1152;
+const MAX_ROW_SIZE: usize = 1536;
 
 #[cfg(test)]
 mod tests {
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_timeout_of_zero_is_an_error_that_names_the_setting() {
-        let config = || Config::new("echo-server");
+        let config = Config::default;
         assert_eq!(config().check(), Ok(()));
         let zero = Duration::ZERO;
         for (config, setting) in [

@@ -1,20 +1,21 @@
-//! The status of a server over HTTP/1.1, for people, health checks and Prometheus.
+//! The status of servers over HTTP/1.1, for people, health checks and Prometheus.
 //!
 //! | page | content |
 //! |---|---|
-//! | `/` | JSON: a `message`, the state, the connections and the counts |
+//! | `/` | JSON: a `message`, and the state, the connections and the counts of each server |
 //! | `/healthz` | 200 while the process answers |
-//! | `/readyz` | 200 while connections are accepted; 503 once a shutdown is requested |
+//! | `/readyz` | 200 while all servers accept connections; 503 once a shutdown is requested |
 //! | `/metrics` | all metrics, for Prometheus |
-//! | `/connections` | the open connections |
+//! | `/connections` | the open connections, with `?server=NAME` those of one server |
 //!
-//! `/readyz` fails before the server stops accepting. `/metrics` is Prometheus' text format
-//! (`text/plain; version=0.0.4`), or `OpenMetrics` if the request accepts that. `/connections` is a
-//! table as text, JSON (`Accept: application/json` or `?format=json`), or a web page that refreshes
-//! itself every 2 s (`Accept: text/html` or `?format=html`).
+//! `/readyz` fails before the servers stop accepting, and while there is no server. `/metrics` is
+//! Prometheus' text format (`text/plain; version=0.0.4`), or `OpenMetrics` if the request accepts
+//! that. `/connections` is a table as text, JSON (`Accept: application/json` or `?format=json`), or a
+//! web page that refreshes itself every 2 s (`Accept: text/html` or `?format=html`).
 //!
 //! A [`Server`] is the state that the connections of one status server share. A [`Connection`] is
-//! the machine of one connection. A service with metrics beyond those of its
+//! the machine of one connection. [`Services`] is the list of the servers that it shows, each of
+//! them a [`Service`], which can be replaced at any time. A service with metrics beyond those of its
 //! [`ConnectionTable`](crate::admission::ConnectionTable) implements [`MetricsSource`]. The source
 //! folder `metrics` has the names of all metrics.
 //!
@@ -25,12 +26,13 @@
 //! ```
 //! use wirestate_core::{
 //!     Instant, Machine, drive, serve::ServerHandle,
-//!     status::{Config, Server},
+//!     status::{Config, Server, Service, Services},
 //! };
 //!
-//! let service = ServerHandle::default(); // the handle of the server whose status this is
+//! let echo = ServerHandle::default(); // the handle of the server whose status this is
+//! let services = Services::from([Service::new("echo-server", &echo, None)]);
 //! let now = Instant::EPOCH;
-//! let status = Server::new(Config::new("echo-server"), &service, None, now)?;
+//! let status = Server::new(Config::default(), services, None, now)?;
 //! let mut machine = status.machine(now); // `status.serve(server)` runs one on each connection
 //!
 //! let mut output = [0; 1024];
@@ -38,7 +40,7 @@
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].starts_with(b"HTTP/1.1 200 OK\r\n"));
 //!
-//! service.drain();
+//! echo.drain();
 //! drive::deliver(&mut machine, &mut &b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], now);
 //! let n = drive::collect_into(&mut machine, &mut output, now);
 //! assert!(output[..n].starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
@@ -83,7 +85,8 @@
 //! regardless of other clients.
 //!
 //! A status server holds at most 64 × 9 KiB (a head and a short answer each) + 48 ×
-//! [`Config::response_size`] (577,536 bytes by default) = 28.3 MB, and 4 × 8 KiB of idle buffers.
+//! [`Config::response_size`] (1,667,072 bytes by default, for one service) = 80.6 MB, and 4 × 8 KiB
+//! of idle buffers.
 //! The content of a request is not read: the request is answered, and the connection is closed.
 //!
 //! # Security
@@ -101,6 +104,7 @@ mod protocol;
 mod rate_limiter;
 mod router;
 mod server;
+mod services;
 mod state;
 
 pub use self::{
@@ -109,5 +113,6 @@ pub use self::{
     metrics::{Metric, MetricValue, MetricsSource},
     protocol::{Connection, StatusProtocol, StatusReason},
     server::Server,
+    services::{Service, Services},
     state::{MAX_CONNECTIONS, MAX_PAGE_WAIT, MAX_PAGES_IN_PROGRESS, ReadinessHandle},
 };

@@ -99,7 +99,7 @@ impl StatusProtocol {
     fn wait_for_turn(&self, mut request: Result<Request, Refusal>, now: Instant) -> Waiting {
         let mut page_turn = None;
         if let Ok(request) = &mut request
-            && request.page.is_ok_and(Page::is_expensive)
+            && request.page.as_ref().is_ok_and(Page::is_expensive)
         {
             page_turn = self.server.page_turn(now);
             if page_turn.is_none() {

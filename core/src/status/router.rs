@@ -7,7 +7,7 @@ use super::{
 };
 
 /// A request for a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Request {
     /// The page, or why the request is refused.
     pub(super) page: Result<Page, Refusal>,
@@ -56,8 +56,7 @@ fn page(head: &RequestHead<'_>) -> Result<Page, Refusal> {
             ],
         )),
         "/connections" => {
-            let format = head.query.split('&').find_map(|pair| pair.strip_prefix("format="));
-            Page::Connections(match format {
+            let format = match parameter(head.query, "format").as_deref() {
                 Some("text") => ListFormat::Text,
                 Some("json") => ListFormat::Json,
                 Some("html") => ListFormat::Html,
@@ -73,7 +72,8 @@ fn page(head: &RequestHead<'_>) -> Result<Page, Refusal> {
                         ("application/json", ListFormat::Json),
                     ],
                 ),
-            })
+            };
+            Page::Connections { format, server: parameter(head.query, "server") }
         }
         _ => {
             let message = "the pages are /, /healthz, /readyz, /metrics and /connections";
@@ -82,5 +82,46 @@ fn page(head: &RequestHead<'_>) -> Result<Page, Refusal> {
     })
 }
 
+/// The value of a parameter in a query. Percent-encoded bytes are decoded (RFC 3986, section 2.1).
+/// Bytes that are not UTF-8 become U+FFFD.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    let mut parts = value.split('%');
+    let mut bytes = Vec::from(parts.next().unwrap_or_default());
+    for part in parts {
+        let digits = part.get(..2).filter(|digits| !digits.starts_with('+'));
+        if let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            bytes.push(byte);
+            bytes.extend_from_slice(&part.as_bytes()[2..]);
+        } else {
+            bytes.push(b'%');
+            bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 const CONTENT: Refusal =
     Refusal::new(StatusCode::ContentTooLarge, "a request must not have content");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_decoded() {
+        for (query, expected) in [
+            ("server=a", Some("a")),
+            ("format=json&server=a%20b%26%c3%A4&x", Some("a b&\u{e4}")),
+            ("server=100%", Some("100%")),
+            ("server=%+1%4", Some("%+1%4")),
+            ("server=%ff", Some("\u{fffd}")),
+            ("server=", Some("")),
+            ("server", None),
+            ("servers=a", None),
+            ("", None),
+        ] {
+            assert_eq!(parameter(query, "server").as_deref(), expected, "{query}");
+        }
+    }
+}

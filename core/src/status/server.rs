@@ -1,7 +1,7 @@
 //! A status server.
 
 use super::{
-    Config, Connection, MAX_CONNECTIONS, MetricsSource, StatusProtocol,
+    Config, Connection, MAX_CONNECTIONS, MetricsSource, Services, StatusProtocol,
     state::{ReadinessHandle, ServerState},
 };
 use crate::{
@@ -23,14 +23,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// The status server of the server that has the handle `service` and started at `now`.
-    /// `metrics_source` adds metrics to those of that server's table of connections.
+    /// The status server of a process that started at `now`. `services` are the servers that it
+    /// shows, and `metrics_source` adds metrics of the whole process.
     ///
     /// # Errors
     /// A timeout in `config` is zero.
     pub fn new(
         config: Config,
-        service: &ServerHandle,
+        services: Services,
         metrics_source: Option<Shared<dyn MetricsSource>>,
         now: Instant,
     ) -> Result<Self, ConfigError> {
@@ -38,13 +38,13 @@ impl Server {
         let idle = IdleConnections::new();
         let connections = protocol::Server::with_valid(config.connection())
             .with_idle_connections(idle.clone(), MAX_CONNECTIONS);
-        let state = ServerState::new(config, service.clone(), metrics_source, now);
+        let state = ServerState::new(config, services, metrics_source, now);
         Ok(Self { state: Shared::new(state), idle, connections })
     }
 
     /// The handle of the status server itself. It has its own table, of
-    /// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS). Shut the status server down after the service
-    /// has ended.
+    /// [`MAX_CONNECTIONS`](super::MAX_CONNECTIONS). Shut the status server down after the
+    /// services have ended.
     pub fn handle(&self) -> &ServerHandle {
         &self.state.own_handle
     }
@@ -62,7 +62,7 @@ impl Server {
         server.serve(|_, now| self.machine(now)).await
     }
 
-    /// The handle that makes `/readyz` fail before the shutdown of the service.
+    /// The handle that makes `/readyz` fail before the shutdown of the services.
     pub fn readiness(&self) -> ReadinessHandle {
         self.state.readiness.clone()
     }

@@ -6,7 +6,7 @@ use core::{
 };
 
 use super::{
-    Config, Metric, MetricsSource,
+    Config, Metric, MetricsSource, Service, Services,
     rate_limiter::{RateLimiter, Turn},
 };
 use crate::{
@@ -14,18 +14,17 @@ use crate::{
     admission::Limits,
     serve::{self, ServerHandle},
     shared::Shared,
-    shutdown::Shutdown,
 };
 
 /// The state that the connections of one status server share.
 #[derive(Debug)]
 pub(super) struct ServerState {
     pub(super) config: Config,
-    /// The handle of the server whose status this is.
-    pub(super) service: ServerHandle,
+    /// The servers whose status this is.
+    pub(super) services: Services,
     /// The handle of the status server itself.
     pub(super) own_handle: ServerHandle,
-    /// The metrics of the service, beyond those of its table of connections.
+    /// The metrics of the process.
     metrics_source: Option<Shared<dyn MetricsSource>>,
     pub(super) readiness: ReadinessHandle,
     pub(super) started: Instant,
@@ -35,7 +34,7 @@ pub(super) struct ServerState {
     pub(super) pages: RateLimiter,
 }
 
-/// A handle that makes `/readyz` fail before the shutdown of the service. Clones are the same
+/// A handle that makes `/readyz` fail before the shutdown of the services. Clones are the same
 /// handle.
 #[derive(Clone, Debug, Default)]
 pub struct ReadinessHandle {
@@ -43,7 +42,7 @@ pub struct ReadinessHandle {
 }
 
 impl ReadinessHandle {
-    /// Makes `/readyz` fail from now on. The service still accepts connections, so a load balancer
+    /// Makes `/readyz` fail from now on. The services still accept connections, so a load balancer
     /// has time to notice.
     pub fn end(&self) {
         self.ended.store(true, Relaxed);
@@ -53,7 +52,7 @@ impl ReadinessHandle {
 impl ServerState {
     pub(super) fn new(
         config: Config,
-        service: ServerHandle,
+        services: Services,
         metrics_source: Option<Shared<dyn MetricsSource>>,
         now: Instant,
     ) -> Self {
@@ -66,7 +65,7 @@ impl ServerState {
             answers: RateLimiter::new(config.answers_per_second, ANSWER_BURST),
             pages: RateLimiter::new(config.pages_per_second, PAGE_BURST),
             config,
-            service,
+            services,
             own_handle: ServerHandle::new(own_config),
             metrics_source,
             readiness: ReadinessHandle::default(),
@@ -74,18 +73,23 @@ impl ServerState {
         }
     }
 
-    /// Whether the service accepts connections, and its readiness has not ended.
-    pub(super) fn is_ready(&self) -> bool {
-        !self.readiness.ended.load(Relaxed) && self.service.shutdown().requested() == Shutdown::None
+    /// Whether the service accepts connections, and readiness has not ended.
+    pub(super) fn is_ready(&self, service: &Service) -> bool {
+        !self.readiness.ended.load(Relaxed) && service.is_accepting()
     }
 
-    /// The state of the service, for the pages.
-    pub(super) fn state(&self) -> &'static str {
-        if self.is_ready() { "accepting" } else { "stopping" }
+    /// Whether there are services and all of them are ready, as `/readyz` says.
+    pub(super) fn are_ready(&self, services: &[Service]) -> bool {
+        !services.is_empty() && services.iter().all(|service| self.is_ready(service))
     }
 
-    /// The metrics of the service's [`MetricsSource`].
-    pub(super) fn service_metrics(&self) -> Vec<Metric> {
+    /// The state of a service, for the pages.
+    pub(super) fn state(&self, service: &Service) -> &'static str {
+        if self.is_ready(service) { "accepting" } else { "stopping" }
+    }
+
+    /// The metrics of the process' [`MetricsSource`].
+    pub(super) fn process_metrics(&self) -> Vec<Metric> {
         self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics())
     }
 
@@ -106,7 +110,7 @@ pub const MAX_PAGE_WAIT: Duration = Duration::from_secs(1);
 /// The longest head of a request, in bytes. The message of [`TOO_LONG`](super::http::TOO_LONG) has
 /// the same number.
 pub(super) const MAX_HEAD: usize = 8 * 1024;
-/// The longest drain. It is short, since the service has ended before the status server drains.
+/// The longest drain. It is short, since the services have ended before the status server drains.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// The burst of expensive pages.
 const PAGE_BURST: u32 = 10;

@@ -431,7 +431,7 @@ pub(crate) fn the_limit_of_open_files_is_raised_at_the_start(binary: &str) {
     let possible = (max_files() - 64 - 64 * files) / files;
     let (_, content) = status::get(&server, "/");
     let page: serde_json::Value = serde_json::from_str(&content).unwrap();
-    assert_eq!(page["connections"]["limit"], possible.min(10_000), "{page}");
+    assert_eq!(page["servers"][0]["connections"]["limit"], possible.min(10_000), "{page}");
 }
 
 pub(crate) fn the_demo_reports_a_too_low_limit_of_open_files(binary: &str) {

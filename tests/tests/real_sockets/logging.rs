@@ -88,7 +88,7 @@ fn ended(address: &str) -> BTreeMap<String, u64> {
     let (code, page) = status::get_at(address, "/");
     assert_eq!(code, 200);
     let page: serde_json::Value = serde_json::from_str(&page).unwrap();
-    serde_json::from_value(page["connections"]["ended"].clone()).unwrap()
+    serde_json::from_value(page["servers"][0]["connections"]["ended"].clone()).unwrap()
 }
 
 fn connect(address: &str) -> TcpStream {

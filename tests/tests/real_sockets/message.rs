@@ -302,7 +302,10 @@ pub(crate) fn requests_are_counted_in_the_metrics(binary: &str) {
     exchange(&mut stream);
     exchange(&mut stream);
     let (_, metrics) = status::get(&server, "/metrics");
-    assert!(metrics.lines().any(|line| line == "wirestate_requests_total 2"), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line == "wirestate_requests_total{server=\"app-server\"} 2"),
+        "{metrics}"
+    );
 }
 
 /// The client sends 1 MiB after the invalid frame before it reads.

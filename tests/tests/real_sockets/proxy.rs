@@ -339,7 +339,8 @@ pub(crate) fn the_metrics_show_each_upstream(binary: &str) {
         ("connects_total", &closed, 0),
         ("failures_total", &closed, 1),
     ] {
-        let line = format!("wirestate_proxy_upstream_{name}{{upstream=\"{upstream}\"}} {figure}");
+        let labels = format!("server=\"proxy\",upstream=\"{upstream}\"");
+        let line = format!("wirestate_proxy_upstream_{name}{{{labels}}} {figure}");
         assert!(metrics.lines().any(|other| other == line), "{line}: {metrics}");
     }
 }

@@ -65,8 +65,9 @@ pub(crate) fn ended(server: &Server) -> BTreeMap<String, u64> {
 /// Returns the numbers of ended connections by reason, from a page of metrics.
 pub(crate) fn reasons(metrics: &str) -> BTreeMap<String, u64> {
     let reasons = metrics.lines().filter_map(|line| {
-        let (reason, count) =
-            line.strip_prefix("wirestate_connections_ended_total{reason=\"")?.split_once("\"} ")?;
+        let (_, sample) =
+            line.strip_prefix("wirestate_connections_ended_total{")?.split_once(',')?;
+        let (reason, count) = sample.strip_prefix("reason=\"")?.split_once("\"} ")?;
         Some((reason.to_owned(), count.parse().unwrap()))
     });
     reasons.collect()
@@ -145,7 +146,7 @@ def ask(method, path, code, **headers):
 response, content = ask('GET', '/', 200)
 root = json.loads(content)
 assert root['message'] == 'fanout-server is accepting connections', root
-assert root['figures']['wirestate_upstream_up'] == 0, root
+assert root['servers'][0]['figures']['wirestate_upstream_up'] == 0, root
 assert response.headers['Cache-Control'] == 'no-store'
 assert response.headers['X-Content-Type-Options'] == 'nosniff'
 ask('HEAD', '/', 200)
@@ -216,10 +217,11 @@ for read in [families, others]:
     latency = read['wirestate_fanout_latency_seconds']
     assert latency.type == 'histogram'
     buckets = [s for s in latency.samples if s.name.endswith('_bucket')]
-    assert buckets[-1].labels == {'le': '+Inf'} and len(buckets) == 13, buckets
+    assert len(buckets) == 13, buckets
+    assert buckets[-1].labels == {'le': '+Inf', 'server': 'fanout-server'}, buckets
 assert families['wirestate_build'].type == 'info'
-info = families['wirestate_build'].samples[0].labels
-assert info['server'] == 'fanout-server', info
+opened = families['wirestate_connections_open'].samples[0].labels
+assert opened == {'server': 'fanout-server'}, opened
 for family in families.values():
     for sample in family.samples:
         assert set(sample.labels) <= {'le', 'reason', 'server', 'version'}, sample
@@ -261,7 +263,7 @@ pub(crate) fn the_page_reloads_itself_in_a_browser(binary: &str) {
     let Some(output) = program("chromium", &words, b"") else { return };
     assert_succeeded(&output);
     let page = text(&output.stdout);
-    assert!(page.contains("<title>echo-server</title>"), "{page}");
+    assert!(page.contains("<title>echo-server is accepting connections</title>"), "{page}");
     assert!(page.contains("<td>127.0.0.1:"), "{page}");
     assert!(page.contains("<body class=\"live\">"), "its script has run and was answered: {page}");
 }
@@ -300,8 +302,8 @@ pub(crate) fn the_status_answers_when_the_service_is_full(binary: &str) {
     exchange(&mut only, b"full");
     let mut refused = server.connect();
     assert_eq!(refused.read(&mut [0]).unwrap_or(0), 0, "the connection is closed");
-    let line = "wirestate_connections_refused_total{reason=\"connections\"} 1";
-    eventually("the refusal is counted", || get(&server, "/metrics").1.contains(line));
+    let counted = "refused_total{server=\"echo-server\",reason=\"connections\"} 1";
+    eventually("the refusal is counted", || get(&server, "/metrics").1.contains(counted));
 }
 
 pub(crate) fn the_status_answers_when_no_file_can_be_opened(binary: &str) {

@@ -711,7 +711,8 @@ pub(crate) fn sigterm_lets_connections_with_tls_end(binary: &str) {
         assert_eq!(reply[0], reply[1]);
         let received = || {
             let metrics = status::get(&server, "/metrics").1;
-            word_after("\nwirestate_received_bytes_total ", &metrics).unwrap()
+            word_after("\nwirestate_received_bytes_total{server=\"app-server\"} ", &metrics)
+                .unwrap()
         };
         let before = received();
         busy.stream.write_all(&golden()[..100]).unwrap();

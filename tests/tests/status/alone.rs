@@ -15,7 +15,10 @@ use wirestate_core::{
     drive::deliver,
     fanout::{Feed, Upstream},
     serve::{self, ServerHandle},
-    status::{Config, Connection, MAX_CONNECTIONS, MAX_PAGES_IN_PROGRESS, Server, StatusReason},
+    status::{
+        Config, Connection, MAX_CONNECTIONS, MAX_PAGES_IN_PROGRESS, Server, Service, Services,
+        StatusReason,
+    },
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -36,17 +39,17 @@ pub(crate) fn server_of(service: &ServerHandle) -> Server {
     feed.connect_failed();
     let upstream = Upstream::new(&feed, Instant::EPOCH);
     script::play_out(&mut { upstream }, &[Op::Eof]);
-    Server::new(Config::new("fanout-server"), service, Some(Arc::new(feed)), Instant::EPOCH)
-        .unwrap()
+    let services = Services::from([Service::new("fanout-server", service, Some(Arc::new(feed)))]);
+    Server::new(Config::default(), services, None, Instant::EPOCH).unwrap()
 }
 
 pub(crate) fn machine(server: &Server) -> Checked<Connection> {
-    let limit = Config::new("").response_size();
+    let limit = Config::default().response_size(2);
     Checked::new(server.machine(Instant::EPOCH), limit).with_deadlines()
 }
 
 /// The answer to one request: its head and its content.
-fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
+pub(crate) fn get(server: &Server, path: &str, fields: &str) -> (String, String) {
     let request = format!("GET {path} HTTP/1.1\r\n{HOST}{fields}\r\n");
     let mut machine = machine(server);
     deliver(&mut machine, &mut request.as_bytes(), Instant::EPOCH);
@@ -75,31 +78,37 @@ fn the_pages_show_the_state_of_the_service() {
     assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"), "{head}");
     let root: serde_json::Value = serde_json::from_str(&content).unwrap();
     assert_eq!(root["message"], "fanout-server is accepting connections");
-    assert_eq!(root["state"], "accepting");
-    assert_eq!(root["connections"]["open"], 1);
-    assert_eq!(root["connections"]["refused"]["connections"], 1);
-    assert_eq!(root["connections"]["ended"]["aborted"], 1);
-    assert_eq!(root["connections"]["accept_failures"]["exhausted"], 1);
-    assert_eq!(root["bytes"]["received"], 8);
-    assert_eq!(root["bytes"]["sent"], 8);
-    assert_eq!(root["figures"]["wirestate_upstream_up"], 0);
+    assert_eq!(root["ready"], true);
+    let shown = &root["servers"][0];
+    assert_eq!((&shown["name"], &shown["state"]), (&"fanout-server".into(), &"accepting".into()));
+    assert_eq!(shown["connections"]["open"], 1);
+    assert_eq!(shown["connections"]["states"]["new"], 1);
+    assert_eq!(shown["connections"]["refused"]["connections"], 1);
+    assert_eq!(shown["connections"]["ended"]["aborted"], 1);
+    assert_eq!(shown["connections"]["accept_failures"]["exhausted"], 1);
+    assert_eq!(shown["bytes"]["received"], 8);
+    assert_eq!(shown["bytes"]["sent"], 8);
+    assert_eq!(shown["figures"]["wirestate_upstream_up"], 0);
 
     let (head, content) = get(&server, "/metrics", "");
     assert!(head.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     for line in [
-        "wirestate_build_info{server=\"fanout-server\",version=\"0.1.0\"} 1",
-        "wirestate_connections_open 1",
-        "wirestate_connections_accepted_total 2",
-        "wirestate_connections_refused_total{reason=\"connections\"} 1",
-        "wirestate_connections_ended_total{reason=\"aborted\"} 1",
-        "wirestate_accept_failures_total{reason=\"exhausted\"} 1",
-        "wirestate_received_bytes_total 8",
-        "wirestate_upstream_up 0",
-        "wirestate_upstream_failures_total 1",
-        "wirestate_upstream_ended_total{reason=\"upstream_closed\"} 1",
-        "wirestate_fanout_lag_messages 0",
-        "wirestate_fanout_latency_seconds_bucket{le=\"+Inf\"} 0",
+        "wirestate_build_info{version=\"0.1.0\"} 1",
+        "wirestate_uptime_seconds 0.0",
+        "wirestate_ready{SERVER} 1",
+        "wirestate_connections_open{SERVER} 1",
+        "wirestate_connections_accepted_total{SERVER} 2",
+        "wirestate_connections_refused_total{SERVER,reason=\"connections\"} 1",
+        "wirestate_connections_ended_total{SERVER,reason=\"aborted\"} 1",
+        "wirestate_accept_failures_total{SERVER,reason=\"exhausted\"} 1",
+        "wirestate_received_bytes_total{SERVER} 8",
+        "wirestate_upstream_up{SERVER} 0",
+        "wirestate_upstream_failures_total{SERVER} 1",
+        "wirestate_upstream_ended_total{SERVER,reason=\"upstream_closed\"} 1",
+        "wirestate_fanout_lag_messages{SERVER} 0",
+        "wirestate_fanout_latency_seconds_bucket{le=\"+Inf\",SERVER} 0",
     ] {
+        let line = line.replace("SERVER", "server=\"fanout-server\"");
         assert!(content.lines().any(|other| other == line), "{line}: {content}");
     }
     assert!(!content.contains("2001:db8"), "a client's address is in no label");
@@ -192,8 +201,8 @@ fn request(path: &str) -> Vec<u8> {
 
 /// A server that answers once a second, and has just answered.
 fn slow_server() -> Server {
-    let config = Config::new("echo-server").with_answers_per_second(NonZeroU32::MIN);
-    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH).unwrap();
+    let config = Config::default().with_answers_per_second(NonZeroU32::MIN);
+    let server = Server::new(config, Services::default(), None, Instant::EPOCH).unwrap();
     let mut greedy = machine(&server);
     while greedy.status().state != "waiting" {
         deliver(&mut greedy, &mut &request("/healthz")[..], Instant::EPOCH);
@@ -336,6 +345,7 @@ fn every_documented_metric_is_exposed() {
     let server = server();
     let (metrics, root) = (get(&server, "/metrics", "").1, get(&server, "/", "").1);
     let root: serde_json::Value = serde_json::from_str(&root).unwrap();
+    let shown = &root["servers"][0];
     for name in [
         "wirestate_connections_open",
         "wirestate_connections_accepted_total",
@@ -365,12 +375,12 @@ fn every_documented_metric_is_exposed() {
         let help = format!("# HELP {name} ");
         assert!(metrics.lines().any(|line| line.starts_with(&help)), "{name}: {metrics}");
         let own = name.starts_with("wirestate_upstream") || name.starts_with("wirestate_fanout");
-        let figure = &root["figures"][name.trim_end_matches("_total")];
+        let figure = &shown["figures"][name.trim_end_matches("_total")];
         let is_there = !figure.is_null() || name.ends_with("_latency_seconds");
         assert!(is_there || !own, "{name}: {root}");
     }
     for count in ["open", "limit", "accepted", "refused", "ended", "accept_failures"] {
-        assert!(!root["connections"][count].is_null(), "{count}: {root}");
+        assert!(!shown["connections"][count].is_null(), "{count}: {root}");
     }
 }
 
@@ -421,8 +431,9 @@ fn the_answer_to_head_is_the_head_of_the_answer_to_get() {
 /// Ten pages are made at once, and the eleventh later. A probe never waits.
 #[test]
 fn expensive_pages_are_rate_limited() {
-    let config = Config::new("echo-server").with_pages_per_second(NonZeroU32::new(10).unwrap());
-    let server = Server::new(config, &ServerHandle::default(), None, Instant::EPOCH).unwrap();
+    let config = Config::default().with_pages_per_second(NonZeroU32::new(10).unwrap());
+    let service = Service::new("echo-server", &ServerHandle::default(), None);
+    let server = Server::new(config, Services::from([service]), None, Instant::EPOCH).unwrap();
     let mut machines = Vec::new();
     let mut request = |page: &str| {
         let mut machine = server.machine(Instant::EPOCH);

@@ -5,4 +5,5 @@
 mod alone;
 mod attacks;
 mod heads;
+mod services;
 mod together;

@@ -11,7 +11,7 @@ use wirestate_core::{
     echo,
     runtime::Runtime,
     serve::{self, ServerHandle},
-    status::{Config, MAX_CONNECTIONS, Server},
+    status::{Config, MAX_CONNECTIONS, Server, Service, Services},
 };
 use wirestate_testkit::{
     contract::Checked,
@@ -31,8 +31,8 @@ impl Scene {
         let world = World::with(seed, settings);
         let host = world.host("server");
         let service = ServerHandle::new(serve::Config::default().with_limits(limits));
-        let status =
-            Server::new(Config::new("echo-server"), &service, None, host.clock().now()).unwrap();
+        let services = Services::from([Service::new("echo-server", &service, None)]);
+        let status = Server::new(Config::default(), services, None, host.clock().now()).unwrap();
         let listener = host.listen("server:7").unwrap();
         let (runtime, handle) = (host.clone(), service.clone());
         let echo = echo::Server::default();
@@ -45,7 +45,7 @@ impl Scene {
         let listener = host.listen("server:8000").unwrap();
         let (runtime, server) = (host.clone(), status.clone());
         host.run(async move {
-            let limit = Config::new("").response_size();
+            let limit = Config::default().response_size(1);
             let machine = |_: &_, now| Checked::new(server.machine(now), limit);
             let handle = server.handle().clone();
             let idle = server.idle_connections().clone();

@@ -34,9 +34,12 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     let proxying = proxy::serve(server, proxy);
 
     let (server, status_address) = bind(runtime, named("status")).await?;
-    let config = status::Config::new("proxy");
+    let services = status::Services::from([
+        status::Service::new("proxy", &proxy_handle, Some(upstreams)),
+        status::Service::new("echo-server", &handle, None),
+    ]);
     let now = runtime.clock().now();
-    let status = status::Server::new(config, &proxy_handle, Some(upstreams), now)
+    let status = status::Server::new(status::Config::default(), services, None, now)
         .map_err(CommandError::Config)?;
     let status_handle = status.handle().clone();
     let serving_status = status.serve(server);
@@ -44,7 +47,7 @@ pub(super) async fn run<R: CommandRuntime>(runtime: &R) -> Result<(), CommandErr
     print(&format!(
         "Echo: {CONNECTIONS} connections send messages through a proxy for {} s\n\
          listening    echo-server {address}, proxy {proxy_address}\n\
-         status       of the proxy: http://{status_address}",
+         status       of both: http://{status_address}",
         DURATION.as_secs()
     ))?;
     let clients = async {

@@ -15,7 +15,7 @@ use wirestate_core::{
     runtime::{Address, unix_path},
     serve::{DrainReport, Server, ServerHandle},
     shared::Shared,
-    status::{self, AllowedHosts, Metric, MetricsSource},
+    status::{self, AllowedHosts, Metric, MetricsSource, Service, Services},
 };
 
 pub(super) use self::flags::{CommonFlags, Flags, idle_timeout};
@@ -69,25 +69,25 @@ impl ServerSettings {
             Some(_) => AllowedHosts::Any,
             None => AllowedHosts::Named(settings.hosts.clone()),
         };
-        let config = status::Config::new(self.name).with_hosts(hosts);
-        let metrics = ProcessMetrics { tls: self.tls.clone(), server: self.metrics.clone() };
-        status::Server::new(config, &self.handle, Some(Shared::new(metrics)), now)
+        let config = status::Config::default().with_hosts(hosts);
+        let service = Service::new(self.name, &self.handle, self.metrics.clone());
+        let metrics = ProcessMetrics { tls: self.tls.clone() };
+        let services = Services::from([service]);
+        status::Server::new(config, services, Some(Shared::new(metrics)), now)
             .map_err(CommandError::Config)
     }
 }
 
-/// The metrics of the log, of the certificates, and of a server.
+/// The metrics of the log and of the certificates.
 #[derive(Debug)]
 struct ProcessMetrics {
     tls: Option<ServerTls>,
-    server: Option<Shared<dyn MetricsSource>>,
 }
 
 impl MetricsSource for ProcessMetrics {
     fn metrics(&self) -> Vec<Metric> {
         let mut metrics = LogMetrics.metrics();
         metrics.extend(self.tls.iter().flat_map(MetricsSource::metrics));
-        metrics.extend(self.server.iter().flat_map(|server| server.metrics()));
         metrics
     }
 }

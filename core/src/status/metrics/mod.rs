@@ -2,15 +2,18 @@
 //!
 //! | file | metrics |
 //! |---|---|
-//! | `server` | of every server: `wirestate_connections_…`, `wirestate_received_bytes`, … |
+//! | `server` | of the process, of every server (`wirestate_connections_…`), of the status server |
 //! | `fanout` | `wirestate_upstream_…`, `wirestate_fanout_…` |
 //! | `message` | `wirestate_requests`, `wirestate_content_bytes` |
 //! | `proxy` | `wirestate_proxy_upstream_…` |
 //!
-//! The command line adds the metrics of its log. The file `value` has the types, and `exposition`
-//! has Prometheus' text formats.
+//! Each metric of a service has the label `server`, with the service's name. Metrics of the process
+//! and of the status server do not have it. The command line adds the metrics of its log. The file
+//! `value` has the types, `family` groups metrics by their names, and `exposition` has Prometheus'
+//! text formats.
 
 mod exposition;
+mod family;
 mod fanout;
 #[cfg(feature = "message")]
 mod message;
@@ -23,10 +26,11 @@ use core::fmt::Debug;
 pub use self::value::{Metric, MetricValue};
 pub(super) use self::{
     exposition::{Exposition, expose},
+    family::Families,
     server::{Traffic, VERSION, all},
 };
 
-/// A server with metrics beyond those of its table of connections.
+/// A server with metrics beyond those of its table of connections, or a process with metrics.
 ///
 /// The status server calls it at each request for `/` and `/metrics`. So it must return quickly,
 /// and return a bounded number of metrics.

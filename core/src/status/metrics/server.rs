@@ -1,39 +1,53 @@
-//! The metrics of every server: its connections, its bytes, and its status server.
+//! The metrics of the process, of every server, and of the status server.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
-    super::{rate_limiter::Refusals, state::ServerState},
-    Metric,
+    super::{Service, rate_limiter::Refusals, state::ServerState},
+    Families, Metric,
     MetricValue::{Counter, Gauge, GaugeSeconds, Info},
     value::by_reason,
 };
 use crate::{Instant, admission::Snapshot};
 
-/// All metrics of a server: the common ones, and those of its
-/// [`MetricsSource`](super::MetricsSource).
-pub(in crate::status) fn all(server: &ServerState, now: Instant) -> Vec<Metric> {
-    let snapshot = server.service.table().snapshot();
-    let traffic = Traffic::new(&snapshot);
-    let totals = snapshot.totals;
-    let limit = server.service.table().limits().connections as u64;
-    let status = server.own_handle.table().totals();
-    let Refusals { in_progress, too_late } = server.pages.refusals();
-    let pages_refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
-    let info = vec![("server", server.config.name.to_string()), ("version", VERSION.to_string())];
-    let mut metrics = vec![
-        Metric::new("wirestate_build", "The server and its version.", Info(info)),
+/// All metrics: those of the process, of its services and of the status server.
+pub(in crate::status) fn all(server: &ServerState, now: Instant) -> Families {
+    let mut families = Families::default();
+    families.add(None, of_process(server, now));
+    for service in server.services.list() {
+        families.add(Some(service.name()), of_service(server, &service));
+        families.add(Some(service.name()), service.metrics());
+    }
+    families.add(None, of_status(server));
+    families.add(None, server.process_metrics());
+    families
+}
+
+fn of_process(server: &ServerState, now: Instant) -> [Metric; 2] {
+    let info = vec![("version", VERSION.to_string())];
+    [
+        Metric::new("wirestate_build", "The version.", Info(info)),
         Metric::new(
             "wirestate_uptime_seconds",
             "Time since the start.",
             GaugeSeconds(now.since(server.started)),
         ),
+    ]
+}
+
+fn of_service(server: &ServerState, service: &Service) -> [Metric; 10] {
+    let table = service.handle().table();
+    let snapshot = table.snapshot();
+    let traffic = Traffic::new(&snapshot);
+    let totals = snapshot.totals;
+    let limit = table.limits().connections as u64;
+    [
         Metric::new(
             "wirestate_ready",
-            "Whether connections are accepted and no shutdown is requested, as /readyz reports.",
-            Gauge(server.is_ready().into()),
+            "Whether connections are accepted and no shutdown is requested.",
+            Gauge(server.is_ready(service).into()),
         ),
         Metric::new("wirestate_connections_open", "Open connections.", Gauge(totals.open)),
         Metric::new("wirestate_connections_limit", "Limit of open connections.", Gauge(limit)),
@@ -69,15 +83,23 @@ pub(in crate::status) fn all(server: &ServerState, now: Instant) -> Vec<Metric> 
             "Bytes that wait to be sent to clients.",
             Gauge(traffic.queued),
         ),
+    ]
+}
+
+fn of_status(server: &ServerState) -> [Metric; 3] {
+    let totals = server.own_handle.table().totals();
+    let Refusals { in_progress, too_late } = server.pages.refusals();
+    let pages_refused = BTreeMap::from([("in_progress", in_progress), ("too_late", too_late)]);
+    [
         Metric::new(
             "wirestate_status_connections_refused",
             "Connections to the status server refused, by the limit that was reached.",
-            by_reason(status.refused),
+            by_reason(totals.refused),
         ),
         Metric::new(
             "wirestate_status_connections_ended",
             "Connections to the status server ended, by reason.",
-            by_reason(status.ended),
+            by_reason(totals.ended),
         ),
         Metric::new(
             "wirestate_status_pages_refused",
@@ -85,9 +107,7 @@ pub(in crate::status) fn all(server: &ServerState, now: Instant) -> Vec<Metric> 
              exceeds 1 s (too_late).",
             by_reason(pages_refused),
         ),
-    ];
-    metrics.extend(server.service_metrics());
-    metrics
+    ]
 }
 
 /// The bytes of a server's connections.

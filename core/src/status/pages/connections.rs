@@ -4,24 +4,30 @@ use core::fmt::{self, Write};
 
 use serde::Serialize;
 
-use super::{super::state::ServerState, json::seconds};
-use crate::{Instant, admission::ConnectionEntry};
+use super::{
+    super::{Service, state::ServerState},
+    json::seconds,
+    message,
+};
+use crate::{Instant, Status, admission::ConnectionEntry, shared::Shared};
 
 /// The open connections, the oldest first, at most
 /// [`Config::listed`](super::super::Config::listed).
 #[derive(Serialize)]
-pub(super) struct ConnectionList {
-    pub(super) server: &'static str,
-    state: &'static str,
+pub(super) struct ConnectionList<'a> {
+    /// The state of the servers, in one line.
+    pub(super) message: String,
     uptime_seconds: f64,
     /// The number of open connections, listed or not.
     open: u64,
-    pub(super) connections: Vec<Row>,
+    pub(super) connections: Vec<Row<'a>>,
 }
 
 /// One connection.
 #[derive(Serialize)]
-pub(super) struct Row {
+pub(super) struct Row<'a> {
+    server: &'a str,
+    /// Each server numbers its own connections.
     id: u64,
     peer: String,
     state: &'static str,
@@ -37,27 +43,38 @@ pub(super) struct Row {
 }
 
 /// The headings of the columns, in the order of [`Row::cells`].
-pub(super) const COLUMNS: [&str; 10] =
-    ["id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued", "identity"];
+pub(super) const COLUMNS: [&str; 11] = [
+    "server", "id", "peer", "state", "received", "sent", "age", "idle", "lag", "queued", "identity",
+];
 
-impl ConnectionList {
-    pub(super) fn new(server: &ServerState, now: Instant) -> Self {
-        let snapshot = server.service.table().snapshot();
-        let listed = snapshot.connections.iter().take(server.config.listed);
+impl<'a> ConnectionList<'a> {
+    pub(super) fn new(server: &ServerState, services: &'a [Service], now: Instant) -> Self {
+        let mut connections: Vec<_> = services
+            .iter()
+            .flat_map(|service| {
+                let connections = service.handle().table().connections();
+                connections.into_iter().map(move |connection| (service, connection))
+            })
+            .collect();
+        let open = connections.len() as u64;
+        // Those of one service are already in this order.
+        connections.sort_by_key(|(_, connection)| connection.since());
+        connections.truncate(server.config.listed);
+        let row =
+            |(service, connection): (&'a Service, Shared<_>)| Row::new(service, &connection, now);
         Self {
-            server: server.config.name,
-            state: server.state(),
+            message: message(server, services),
             uptime_seconds: seconds(now.since(server.started)),
-            open: snapshot.totals.open,
-            connections: listed.map(|connection| Row::new(connection, now)).collect(),
+            open,
+            connections: connections.into_iter().map(row).collect(),
         }
     }
 
-    /// The server's state, in one line.
+    /// The state of the servers, in one line.
     pub(super) fn summary(&self) -> String {
-        let Self { server, state, uptime_seconds, open, connections } = self;
+        let Self { message, uptime_seconds, open, connections } = self;
         let mut summary =
-            format!("{server} is {state}, up for {uptime_seconds:.0} s; open connections: {open}");
+            format!("{message}, up for {uptime_seconds:.0} s; open connections: {open}");
         if connections.len() as u64 != *open {
             push(&mut summary, format_args!(", of which {} are listed", connections.len()));
         }
@@ -67,13 +84,15 @@ impl ConnectionList {
     /// The list as text: the summary, and a table for a terminal.
     pub(super) fn text(&self) -> String {
         let mut text = self.summary() + "\n";
-        let mut row = |cells: &[String; 10]| {
-            let [id, peer, state, received, sent, age, idle, lag, queued, identity] = cells;
+        let width = self.connections.iter().map(|row| row.server.chars().count()).max();
+        let width = width.unwrap_or_default().max(COLUMNS[0].len());
+        let mut row = |cells: &[String; 11]| {
+            let [server, id, peer, state, received, sent, age, idle, lag, queued, identity] = cells;
             push(
                 &mut text,
                 format_args!(
-                    "{id:>8} {peer:<22} {state:<10} {received:>14} {sent:>14} {age:>10} \
-                     {idle:>10} {lag:>8} {queued:>9} {identity}\n"
+                    "{server:<width$} {id:>8} {peer:<22} {state:<10} {received:>14} {sent:>14} \
+                     {age:>10} {idle:>10} {lag:>8} {queued:>9} {identity}\n"
                 ),
             );
         };
@@ -85,14 +104,14 @@ impl ConnectionList {
     }
 }
 
-impl Row {
-    fn new(connection: &ConnectionEntry, now: Instant) -> Self {
+impl<'a> Row<'a> {
+    fn new(service: &'a Service, connection: &ConnectionEntry, now: Instant) -> Self {
         let status = connection.status();
         Self {
+            server: service.name(),
             id: connection.id(),
             peer: connection.peer().to_string(),
-            // A driver first publishes the status when it first sleeps.
-            state: if status.state.is_empty() { "new" } else { status.state },
+            state: state(status),
             bytes_received: connection.bytes_received(),
             bytes_sent: connection.bytes_sent(),
             age_seconds: seconds(now.since(connection.since())),
@@ -104,8 +123,9 @@ impl Row {
     }
 
     /// The row's cells, in the order of [`COLUMNS`].
-    pub(super) fn cells(&self) -> [String; 10] {
+    pub(super) fn cells(&self) -> [String; 11] {
         [
+            self.server.to_string(),
             self.id.to_string(),
             self.peer.clone(),
             self.state.to_string(),
@@ -120,6 +140,12 @@ impl Row {
     }
 }
 
+/// The name of a connection's state.
+pub(super) fn state(status: Status) -> &'static str {
+    // A driver first publishes the status when it first sleeps.
+    if status.state.is_empty() { "new" } else { status.state }
+}
+
 /// Appends to a text.
 pub(super) fn push(text: &mut String, more: fmt::Arguments<'_>) {
     text.write_fmt(more).expect("writing to a string does not fail");
@@ -128,6 +154,7 @@ pub(super) fn push(text: &mut String, more: fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use core::time::Duration;
+    use std::sync::LazyLock;
 
     use super::{
         super::{html, json::to_json},
@@ -135,9 +162,13 @@ mod tests {
     };
     use crate::status::Config;
 
+    /// 64 bytes, each of which is escaped in HTML or in JSON.
+    static NAME: LazyLock<String> = LazyLock::new(|| "&\u{1}".repeat(32));
+
     #[test]
     fn a_list_in_any_format_is_at_most_as_long_as_the_config_says() {
         let row = || Row {
+            server: &NAME,
             id: u64::MAX,
             peer: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535".into(),
             state: "the-longest-name-of-state",
@@ -150,8 +181,7 @@ mod tests {
             identity: Some("&".repeat(100)),
         };
         let list = |rows| ConnectionList {
-            server: "a-server-of-a-long-name",
-            state: "accepting",
+            message: format!("{} is accepting connections", *NAME),
             uptime_seconds: seconds(Duration::MAX),
             open: u64::MAX,
             connections: core::iter::repeat_with(row).take(rows).collect(),
@@ -162,7 +192,7 @@ mod tests {
             |list: &ConnectionList| to_json(list).len(),
         ] {
             for rows in [0, 1000] {
-                let limit = Config::new("x").with_listed(rows).response_size();
+                let limit = Config::default().with_listed(rows).response_size(1);
                 let len = format(&list(rows));
                 assert!(len <= limit, "{len} of {limit}");
             }

@@ -16,7 +16,7 @@ pub(super) fn respond(list: &ConnectionList) -> Response {
 
 pub(super) fn page(list: &ConnectionList) -> String {
     let mut html = String::from(PAGE_TOP);
-    push(&mut html, format_args!("<title>{}</title>\n", Escaped(list.server)));
+    push(&mut html, format_args!("<title>{}</title>\n", Escaped(&list.message)));
     push(&mut html, format_args!("<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"));
     push(&mut html, format_args!("<p>{}</p>\n<table>\n<tr>", Escaped(&list.summary())));
     for column in COLUMNS {

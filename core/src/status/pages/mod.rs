@@ -7,25 +7,30 @@ mod overview;
 
 use self::connections::ConnectionList;
 use super::{
-    http::{PLAIN, Response, StatusCode},
+    Service,
+    http::{PLAIN, Refusal, Response, StatusCode},
     metrics::{self, Exposition},
     state::ServerState,
 };
 use crate::Instant;
 
 /// A page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Page {
-    /// `/`: the server's name, state and counts.
+    /// `/`: the state and the counts of the servers.
     Overview,
     /// `/healthz`: the server answers.
     Health,
-    /// `/readyz`: whether connections are accepted and no shutdown is requested.
+    /// `/readyz`: whether all servers accept connections, and no shutdown is requested.
     Ready,
     /// `/metrics`: all metrics.
     Metrics(Exposition),
     /// `/connections`: the open connections.
-    Connections(ListFormat),
+    Connections {
+        format: ListFormat,
+        /// The name of the server whose connections are listed. `None`: all servers.
+        server: Option<String>,
+    },
 }
 
 /// The format of the list of connections.
@@ -41,9 +46,9 @@ pub(super) enum ListFormat {
 
 impl Page {
     /// Whether the page is expensive to make and to send, and therefore limited.
-    pub(super) fn is_expensive(self) -> bool {
+    pub(super) fn is_expensive(&self) -> bool {
         match self {
-            Self::Overview | Self::Metrics(_) | Self::Connections(_) => true,
+            Self::Overview | Self::Metrics(_) | Self::Connections { .. } => true,
             Self::Health | Self::Ready => false,
         }
     }
@@ -52,15 +57,24 @@ impl Page {
     pub(super) fn respond(self, server: &ServerState, now: Instant) -> Response {
         match self {
             Self::Health => Response::text(StatusCode::Ok, "alive"),
-            Self::Ready if server.is_ready() => Response::text(StatusCode::Ok, "ready"),
+            Self::Ready if server.are_ready(&server.services.list()) => {
+                Response::text(StatusCode::Ok, "ready")
+            }
             Self::Ready => Response::text(StatusCode::ServiceUnavailable, "stopping"),
             Self::Overview => overview::respond(server, now),
             Self::Metrics(exposition) => {
                 let text = metrics::expose(metrics::all(server, now), exposition);
                 Response::new(StatusCode::Ok, exposition.content_type(), text.into_bytes())
             }
-            Self::Connections(format) => {
-                let list = ConnectionList::new(server, now);
+            Self::Connections { format, server: name } => {
+                let mut services = server.services.list();
+                if let Some(name) = name {
+                    services.retain(|service| **service.name() == *name);
+                    if services.is_empty() {
+                        return NO_SUCH_SERVER.response();
+                    }
+                }
+                let list = ConnectionList::new(server, &services, now);
                 match format {
                     ListFormat::Text => {
                         Response::new(StatusCode::Ok, PLAIN, list.text().into_bytes())
@@ -72,3 +86,15 @@ impl Page {
         }
     }
 }
+
+/// The state of services, in one line.
+fn message(server: &ServerState, services: &[Service]) -> String {
+    if let [service] = services {
+        let is = if server.is_ready(service) { "is accepting connections" } else { "is stopping" };
+        return format!("{} {is}", service.name());
+    }
+    let ready = services.iter().filter(|service| server.is_ready(service)).count();
+    format!("{ready} of {} servers are accepting connections", services.len())
+}
+
+const NO_SUCH_SERVER: Refusal = Refusal::new(StatusCode::NotFound, "no server has this name");

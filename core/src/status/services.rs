@@ -1,0 +1,84 @@
+//! The services that a status server shows.
+
+use core::mem;
+use std::collections::BTreeMap;
+
+use super::{Metric, MetricsSource};
+use crate::{
+    serve::ServerHandle,
+    shared::{Lock, Shared},
+    shutdown::Shutdown,
+};
+
+/// A server whose status is shown.
+#[derive(Clone, Debug)]
+pub struct Service {
+    name: Shared<str>,
+    handle: ServerHandle,
+    metrics_source: Option<Shared<dyn MetricsSource>>,
+}
+
+impl Service {
+    /// The server with this handle, shown as `name`. `metrics_source` adds metrics to those of the
+    /// server's table of connections.
+    ///
+    /// The name is the label `server` of the metrics. Names of more than 64 bytes make responses
+    /// longer than [`Config::response_size`](super::Config::response_size).
+    pub fn new(
+        name: impl Into<Shared<str>>,
+        handle: &ServerHandle,
+        metrics_source: Option<Shared<dyn MetricsSource>>,
+    ) -> Self {
+        Self { name: name.into(), handle: handle.clone(), metrics_source }
+    }
+
+    pub(super) fn name(&self) -> &Shared<str> {
+        &self.name
+    }
+
+    pub(super) fn handle(&self) -> &ServerHandle {
+        &self.handle
+    }
+
+    /// The metrics of its [`MetricsSource`].
+    pub(super) fn metrics(&self) -> Vec<Metric> {
+        self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics())
+    }
+
+    /// Whether it accepts connections: no shutdown is requested.
+    pub(super) fn is_accepting(&self) -> bool {
+        self.handle.shutdown().requested() == Shutdown::None
+    }
+}
+
+/// The services that a status server shows, in the order of their names. Clones are the same list.
+///
+/// The list can be replaced while the status server runs.
+#[derive(Clone, Debug, Default)]
+pub struct Services {
+    list: Shared<Lock<BTreeMap<Shared<str>, Service>>>,
+}
+
+impl Services {
+    /// Replaces the list. Names must be unique: of services with the same name, the last one is
+    /// shown.
+    pub fn set(&self, services: impl IntoIterator<Item = Service>) {
+        let named = services.into_iter().map(|service| (service.name.clone(), service));
+        let mut services = named.collect();
+        // The old list is dropped outside of the lock.
+        self.list.with(|list| mem::swap(list, &mut services));
+    }
+
+    /// The services at this moment.
+    pub(super) fn list(&self) -> Vec<Service> {
+        self.list.with(|list| list.values().cloned().collect())
+    }
+}
+
+impl<const N: usize> From<[Service; N]> for Services {
+    fn from(services: [Service; N]) -> Self {
+        let list = Self::default();
+        list.set(services);
+        list
+    }
+}
