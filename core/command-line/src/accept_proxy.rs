@@ -6,7 +6,7 @@ use clap::{Args, builder::BoolishValueParser};
 use ipnet::IpNet;
 use wirestate_core::proxy_protocol::{Config, HeaderPolicy};
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Behind a proxy")]
 pub(super) struct AcceptProxyFlags {
     /// Require a PROXY header of version 1 or 2, which names the client, at the start of each

@@ -1,9 +1,13 @@
 //! The commands `app-server` and `app-client`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use clap::{Args, builder::BoolishValueParser};
+use tracing::info;
 use wirestate_core::{
     drive::{Clock as _, Drive},
     message::{Client, ClientConfig, Config, FrameLimits, Server},
@@ -12,9 +16,10 @@ use wirestate_core::{
 use wirestate_tls::MaybeTls;
 
 use crate::{
-    CommandError, CommandRuntime, ServerContext, output,
-    search::{self, Table},
-    server, tls,
+    CommandError, CommandRuntime, output,
+    search::{self, SharedTable, Table},
+    server::{self, Prepared, ReloadFiles, Share},
+    tls,
     values::{self, Timeout},
 };
 
@@ -23,7 +28,7 @@ use crate::{
 /// The reply to a JSON request with the action `search` is the table's entry. The reply to content
 /// that is not JSON is its first ten bytes. Requests may be sent without waiting for replies, which
 /// come in order.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65433",
           value_parser = values::listen, help = values::LISTEN_HELP)]
@@ -76,12 +81,10 @@ fn header_limit(text: &str) -> Result<u16, String> {
     }
 }
 
-pub(super) async fn serve<R: CommandRuntime>(
-    runtime: &R,
+pub(super) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
-    context: &ServerContext,
-) -> Result<(), CommandError> {
-    let table = flags.table.map_or_else(|| Ok(Table::default()), read_table)?;
+    share: Share,
+) -> Result<Prepared<R>, CommandError> {
     let limits = FrameLimits::new(flags.max_header, flags.max_content as u64);
     let default_memory = Config::default().max_memory.max(flags.max_content);
     let config = Config::default()
@@ -89,16 +92,41 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_max_memory(flags.max_memory.unwrap_or(default_memory))
         .with_idle_timeout(server::idle_timeout(flags.idle_timeout))
         .with_one_shot(flags.one_shot);
+    let mut settings = flags.server.settings::<R>(share)?;
+    let table = match flags.table {
+        None => SharedTable::default(),
+        Some(path) => {
+            let file = TableFile { table: read_table(&path)?.into(), path };
+            let table = file.table.clone();
+            settings = settings.with_files(file);
+            table
+        }
+    };
     let app = Server::new(config, search::service(table)).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>("app-server")?.with_metrics(app.clone());
-    let machine = move |_: &_, now| app.machine(now);
-    server::run(runtime, &flags.listen, &settings, context, machine).await
+    let settings = settings.with_metrics(app.clone());
+    Ok(settings.run(flags.listen, move |_, now| app.machine(now)))
 }
 
-fn read_table(path: PathBuf) -> Result<Table, CommandError> {
-    let json = fs::read(&path).map_err(Box::from);
+/// The file of a table that is in use.
+struct TableFile {
+    path: PathBuf,
+    table: SharedTable,
+}
+
+impl ReloadFiles for TableFile {
+    fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
+        let (new, table) = (read_table(&self.path)?, self.table.clone());
+        Ok(Box::new(move || {
+            info!(entries = new.len(), "table loaded again");
+            table.replace(new);
+        }))
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table, CommandError> {
+    let json = fs::read(path).map_err(Box::from);
     let table = json.and_then(|json| Table::from_json(&json).map_err(Box::from));
-    table.map_err(|error| CommandError::Table { path, error })
+    table.map_err(|error| CommandError::Table { path: path.to_owned(), error })
 }
 
 /// Sends one request, and shows the result

@@ -17,14 +17,15 @@ use wirestate_core::{
 use wirestate_tls::MaybeTls;
 
 use crate::{
-    CommandError, CommandRuntime, ServerContext, log, output, server,
+    CommandError, CommandRuntime, log, output,
+    server::{self, Prepared, Share},
     standard_input::{MAX_LINE, StdinLines},
     tls,
     values::{self, Timeout},
 };
 
 /// Sends every byte back to the client that sent it
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:65432",
           value_parser = values::listen, help = values::LISTEN_HELP)]
@@ -58,19 +59,17 @@ fn chunk(text: &str) -> Result<NonZeroUsize, String> {
     }
 }
 
-pub(super) async fn serve<R: CommandRuntime>(
-    runtime: &R,
+pub(super) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
-    context: &ServerContext,
-) -> Result<(), CommandError> {
+    share: Share,
+) -> Result<Prepared<R>, CommandError> {
     let chunk = flags.chunk;
     let config = Config::default()
         .with_prefix(flags.prefix.map(|text| Prefix { text: text.into(), chunk }))
         .with_idle_timeout(server::idle_timeout(flags.idle_timeout));
     let echo = Server::new(config).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>("echo-server")?;
-    let machine = move |_: &_, now| echo.machine(now);
-    server::run(runtime, &flags.listen, &settings, context, machine).await
+    let settings = flags.server.settings::<R>(share)?;
+    Ok(settings.run(flags.listen, move |_, now| echo.machine(now)))
 }
 
 /// Sends lines of standard input, and shows the reply to each

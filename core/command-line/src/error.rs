@@ -29,6 +29,10 @@ pub(super) enum CommandError {
     NoServerName { address: String },
     #[error("cannot load the certificate authorities of this system: {error}; use --tls-ca")]
     NoAuthorities { error: String },
+    #[error("cannot read {}: {error}", path.display())]
+    ReadConfiguration { path: PathBuf, error: io::Error },
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Configuration { path: PathBuf, line: usize, column: usize, message: String },
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
     #[error("cannot write to standard output: {0}")]

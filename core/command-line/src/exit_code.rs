@@ -12,9 +12,16 @@ pub(super) fn exit_code(result: Result<(), CommandError>) -> ExitCode {
         Err(CommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
+        Err(error @ CommandError::Configuration { .. }) => {
+            tracing::error!("{error}");
+            ExitCode::from(WRONG_USAGE)
+        }
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }
     }
 }
+
+/// As clap's.
+const WRONG_USAGE: u8 = 2;

@@ -35,6 +35,7 @@ mod progress_line;
 mod proxy;
 pub mod search;
 mod self_upstream;
+mod serve;
 mod server;
 mod signals;
 mod standard_error;
@@ -53,7 +54,10 @@ use std::{
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use wirestate_core::{drive::Splice, runtime::Runtime};
 
-use self::error::CommandError;
+use self::{
+    error::CommandError,
+    server::{SingleServer, Source},
+};
 
 /// A runtime that commands can run on.
 pub trait CommandRuntime: Runtime<Socket: Splice> {
@@ -118,15 +122,13 @@ struct ServerContext {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
-    EchoServer(echo::ServerFlags),
+    #[command(flatten)]
+    Server(Box<SingleServer>),
+    Serve(serve::Flags),
     EchoClient(echo::ClientFlags),
     MulticonnClient(multiconn::Flags),
-    AppServer(app::ServerFlags),
     AppClient(app::ClientFlags),
-    FanoutSource(fanout::source::Flags),
-    FanoutServer(fanout::server::ServerFlags),
     FanoutClient(fanout::client::Flags),
-    Proxy(proxy::ServerFlags),
     /// Runs all servers and clients in one process for about ten seconds, and verifies every byte
     Demo,
     Completions(completions::CompletionsFlags),
@@ -135,26 +137,16 @@ enum Subcommands {
 
 impl Subcommands {
     fn is_server(&self) -> bool {
-        matches!(
-            self,
-            Self::EchoServer(_)
-                | Self::AppServer(_)
-                | Self::FanoutSource(_)
-                | Self::FanoutServer(_)
-                | Self::Proxy(_)
-        )
+        matches!(self, Self::Server(_) | Self::Serve(_))
     }
 
     /// Returns an error if flags contradict each other. `all` is the whole command line.
     fn check(&self, all: &clap::Command) -> Result<(), String> {
         match self {
-            Self::FanoutServer(flags) => flags.check(),
-            Self::Proxy(flags) => flags.check(),
+            Self::Server(server) => server.command.check(),
             Self::Man(flags) => flags.check(all),
-            Self::AppServer(flags) => flags.check(),
-            Self::EchoServer(flags) => flags.check(),
-            Self::FanoutSource(flags) => flags.check(),
-            Self::EchoClient(_)
+            Self::Serve(_)
+            | Self::EchoClient(_)
             | Self::MulticonnClient(_)
             | Self::AppClient(_)
             | Self::FanoutClient(_)
@@ -188,21 +180,16 @@ impl Command {
         log::start(&log, subcommand.is_server());
         let context = ServerContext { log, sockets };
         let result = match subcommand {
-            Subcommands::EchoServer(flags) => echo::serve(&runtime, flags, &context).await,
+            Subcommands::Server(server) => {
+                server::run(&runtime, &Source::Command(server), &context).await
+            }
+            Subcommands::Serve(flags) => serve::run(&runtime, flags, &context).await,
             Subcommands::EchoClient(flags) => echo::run_client(&runtime, flags).await,
             Subcommands::MulticonnClient(flags) => multiconn::run(&runtime, flags).await,
-            Subcommands::AppServer(flags) => app::serve(&runtime, flags, &context).await,
             Subcommands::AppClient(flags) => app::run_client(&runtime, flags).await,
-            Subcommands::FanoutSource(flags) => {
-                fanout::source::serve(&runtime, flags, &context).await
-            }
-            Subcommands::FanoutServer(flags) => {
-                fanout::server::serve(&runtime, flags, &context).await
-            }
             Subcommands::FanoutClient(flags) => {
                 fanout::client::run(&runtime, flags, &context.log).await
             }
-            Subcommands::Proxy(flags) => proxy::serve(&runtime, flags, &context).await,
             Subcommands::Demo => demo::run(&runtime).await,
             Subcommands::Completions(flags) => completions::completions(program, &flags),
             Subcommands::Man(flags) => completions::man(program, &flags),

@@ -92,11 +92,12 @@ pub(super) fn prompt(text: &str) {
     STANDARD_ERROR.flush();
 }
 
-/// Logs the ready line: a server listens on `address`.
-pub(super) fn report_ready(flags: &Flags, address: &Address) {
+/// Logs the ready line: a server listens on `address`. `server` is its name, if the process has
+/// several.
+pub(super) fn report_ready(flags: &Flags, address: &Address, server: Option<&str>) {
     match flags.log_format {
-        Format::Text => info!(target: READY, "listening on {address}"),
-        Format::Json => info!(target: READY, %address, "listening on {address}"),
+        Format::Text => info!(target: READY, server, "listening on {address}"),
+        Format::Json => info!(target: READY, server, %address, "listening on {address}"),
     }
 }
 

@@ -3,17 +3,16 @@
 use clap::{Args, ValueEnum};
 use tracing::{info, warn};
 use wirestate_core::{
-    proxy::{self, Balance, Config, Proxy, UpstreamCounters, Upstreams},
+    proxy::{Balance, Config, Proxy, Relays, UpstreamCounters, Upstreams},
     proxy_protocol::Version,
-    serve::{DrainReport, Server},
 };
-use wirestate_tls::TlsRuntime;
+use wirestate_tls::{MaybeTlsStream, TlsRuntime};
 
 use crate::{
-    CommandError, CommandRuntime, ServerContext, open_files,
+    CommandError, CommandRuntime, open_files,
     self_upstream::{self, SelfUpstreamCheck},
-    server::{self, ServerSettings},
-    tls,
+    server::{self, ConnectFn, End, Prepared, Serving, Share, Starting, task},
+    tls::{self, UpstreamTls},
     values::{self, Timeout},
 };
 
@@ -22,7 +21,7 @@ use crate::{
 /// A FIN is passed on as a FIN and a reset as a reset. A connection stays open while one direction
 /// of it is open. If no upstream can be reached, the client's connection is closed, and the log
 /// names each attempt.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(super) struct ServerFlags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:9500",
           value_parser = values::listen, help = values::LISTEN_HELP)]
@@ -111,23 +110,20 @@ fn pipes(requested: Option<u64>, files: u64) -> u64 {
     }
 }
 
-pub(super) async fn serve<R: CommandRuntime>(
-    runtime: &R,
+pub(super) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
-    context: &ServerContext,
-) -> Result<(), CommandError> {
+    share: Share,
+) -> Result<Prepared<R>, CommandError> {
     let balance = match flags.balance {
         Balancing::RoundRobin => Balance::RoundRobin,
         Balancing::LeastConnections => Balance::LeastConnections,
     };
-    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls.clone());
     // Encrypted data does not go through pipes.
     let has_tls = flags.server.has_tls() || flags.upstream_tls.is_enabled();
-    let pipes = if has_tls { 0 } else { pipes(flags.pipes, open_files::raise_limit()) };
+    let files = open_files::raise_limit() / share.servers;
+    let pipes = if has_tls { 0 } else { pipes(flags.pipes, files) };
     let upstreams = Upstreams::new(flags.upstream.clone(), balance, std::process::id().into());
-    // One more for the socket to the upstream.
-    let files = R::FILES_PER_CONNECTION + 1;
-    let settings = flags.server.settings_with_files::<R>("proxy", files, 2 * pipes)?;
+    let settings = flags.server.proxy_settings::<R>(share, 2 * pipes)?;
     let settings = settings.with_metrics(upstreams.clone());
     let send_proxy = flags.send_proxy.map(|version| match version {
         HeaderVersion::V1 => Version::V1,
@@ -140,43 +136,53 @@ pub(super) async fn serve<R: CommandRuntime>(
         .with_accept_proxy(settings.accept_proxy.clone())
         .with_send_proxy(send_proxy);
     let proxy = Proxy::new(config, upstreams).map_err(CommandError::Config)?;
-    let client = upstream_tls.load(&flags.upstream[0], flags.connect_timeout.0)?;
-    if !has_tls {
-        return run(runtime, &flags, &settings, context, &proxy, proxy::serve).await;
-    }
-    let mut runtime = TlsRuntime::new(runtime.clone(), client);
-    if !upstream_tls.has_name() {
-        runtime = runtime.named_by_address();
-    }
-    run(&runtime, &flags, &settings, context, &proxy, async |server, proxy| {
-        let Some(tls) = &settings.tls else { return proxy::serve(server, proxy).await };
-        let handshake = |socket, admitted, clock| {
-            runtime.clone().accept(tls.server().clone(), socket, admitted, clock)
-        };
-        proxy::serve_after(server, proxy, handshake).await
-    })
-    .await
+    let upstream_tls = flags.upstream_tls.load(&flags.upstream[0], flags.connect_timeout)?;
+    let settings = settings.with_files_of(upstream_tls.clone());
+    Ok(settings.start(flags.listen.clone(), move |starting| {
+        let check = SelfUpstreamCheck::start(starting, &flags.upstream, &flags.listen)?;
+        let connect = connect(starting, proxy.clone(), upstream_tls);
+        Ok(Serving::new(connect).on_end(move |end| {
+            if end == End::Replaced {
+                return Ok(());
+            }
+            for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams().counters()
+            {
+                info!(%address, connects, failures, "upstream");
+            }
+            check.finish()
+        }))
+    }))
 }
 
-/// Listens, and calls `serve` until a signal shuts the proxy down.
-async fn run<R: CommandRuntime>(
-    runtime: &R,
-    flags: &ServerFlags,
-    settings: &ServerSettings,
-    context: &ServerContext,
-    proxy: &Proxy,
-    serve: impl AsyncFnOnce(Server<R>, Proxy) -> DrainReport,
-) -> Result<(), CommandError> {
-    server::listen_and_serve(runtime, &flags.listen, settings, context, async |server| {
-        let shutdown = settings.handle.shutdown();
-        let check =
-            SelfUpstreamCheck::start(runtime, &flags.upstream, &flags.listen, &server, shutdown)?;
-        let report = serve(server, proxy.clone()).await;
-        for UpstreamCounters { address, connects, failures, .. } in proxy.upstreams().counters() {
-            info!(%address, connects, failures, "upstream");
-        }
-        check.finish()?;
-        Ok(report)
+/// Returns the function that relays a client: within TLS, and with TLS to the upstream, if they are
+/// given.
+fn connect<R: CommandRuntime>(
+    starting: &Starting<'_, R>,
+    proxy: Proxy,
+    upstream_tls: Option<UpstreamTls>,
+) -> Box<ConnectFn<R>> {
+    let tls = starting.settings.tls.clone();
+    let (runtime, listening) = (starting.runtime.clone(), starting.addresses.to_vec());
+    if tls.is_none() && upstream_tls.is_none() {
+        let relays = Relays::new(runtime, listening, proxy);
+        return Box::new(move |socket, admitted, clock| {
+            task(relays.connection(socket, admitted, clock))
+        });
+    }
+    let is_named = upstream_tls.as_ref().is_some_and(UpstreamTls::has_name);
+    let mut runtime = TlsRuntime::new(runtime, upstream_tls.map(|tls| tls.client));
+    if !is_named {
+        runtime = runtime.named_by_address();
+    }
+    let relays = Relays::new(runtime.clone(), listening, proxy);
+    Box::new(move |socket, admitted, clock| {
+        let (socket, relays) = (MaybeTlsStream::Plain(socket), relays.clone());
+        let Some(tls) = &tls else { return task(relays.connection(socket, admitted, clock)) };
+        let handshake = runtime.clone().accept(tls.server().clone(), socket, admitted, clock);
+        Box::pin(async move {
+            if let Some((socket, admitted, clock)) = handshake.await {
+                relays.connection(socket, admitted, clock).await;
+            }
+        })
     })
-    .await
 }

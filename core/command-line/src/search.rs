@@ -35,7 +35,7 @@ use serde::{
 use serde_json::Value;
 use wirestate_core::{
     message::{Message, service, text::TextError},
-    shared::Shared,
+    shared::{Lock, Shared},
 };
 
 /// A table of strings by key.
@@ -111,12 +111,34 @@ impl Table {
     }
 }
 
+/// A table that can be replaced while services search in it. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct SharedTable {
+    current: Shared<Lock<Shared<Table>>>,
+}
+
+impl SharedTable {
+    /// Replaces the table, for requests from now on.
+    pub fn replace(&self, table: Table) {
+        self.current.with(|current| *current = Shared::new(table));
+    }
+}
+
+impl From<Table> for SharedTable {
+    fn from(table: Table) -> Self {
+        Self { current: Shared::new(Lock::new(Shared::new(table))) }
+    }
+}
+
 /// The service that searches in `table`.
 pub fn service(
-    table: Table,
+    table: impl Into<SharedTable>,
 ) -> service::Function<impl FnMut(Message<'_>) -> Message<'static> + Clone> {
-    let table = Shared::new(table);
-    service::function(move |request| table.answer(&request))
+    let table = table.into();
+    service::function(move |request| {
+        let table = table.current.with(|table| table.clone());
+        table.answer(&request)
+    })
 }
 
 /// A request: JSON for the action `search`, bytes for any other action.

@@ -4,12 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use wirestate_core::{
     runtime::{Address, unix_path},
-    serve::Server,
     shared::{Lock, Shared},
-    shutdown::ShutdownHandle,
 };
 
-use crate::{CommandError, CommandRuntime, server, systemd::SocketSelector};
+use crate::{CommandError, CommandRuntime, server::Starting, systemd::SocketSelector};
 
 /// Returns an error if `upstream` is the server that listens on `listen`. Such a server connects to
 /// itself until it is full. [`SelfUpstreamCheck`] resolves host names; this function does not.
@@ -32,13 +30,11 @@ pub(super) struct SelfUpstreamCheck {
 
 impl SelfUpstreamCheck {
     pub(super) fn start<R: CommandRuntime>(
-        runtime: &R,
+        starting: &Starting<'_, R>,
         upstreams: &[String],
         listen: &str,
-        server: &Server<R>,
-        shutdown: &ShutdownHandle,
     ) -> Result<Self, CommandError> {
-        let own = server::addresses(server)?;
+        let Starting { runtime, handle, addresses: own, .. } = *starting;
         let found = Shared::new(Lock::new(None));
         // With an inherited socket, only host names are checked: the proxy detects the other cases.
         let is_inherited = SocketSelector::parse(listen).is_some();
@@ -46,8 +42,9 @@ impl SelfUpstreamCheck {
             unix_path(upstream).is_none() && upstream.parse::<SocketAddr>().is_err()
         };
         for upstream in upstreams.iter().filter(|upstream| !is_inherited || is_name(upstream)) {
-            let (checker_runtime, upstream, own) = (runtime.clone(), upstream.clone(), own.clone());
-            let (found, shutdown) = (found.clone(), shutdown.clone());
+            let (checker_runtime, upstream, own) =
+                (runtime.clone(), upstream.clone(), own.to_vec());
+            let (found, shutdown) = (found.clone(), handle.shutdown().clone());
             let check = async move {
                 let addresses = addresses(&checker_runtime, &upstream).await;
                 let is_upstream = |own: &Address| addresses.iter().any(|one| is_same(one, own));

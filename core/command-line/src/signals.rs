@@ -25,19 +25,19 @@ use wirestate_core::{
     status::ReadinessHandle,
 };
 
-use crate::{
-    CommandError, CommandRuntime, standard_error::STANDARD_ERROR, systemd, tls::ServerTls,
-};
+use crate::{CommandError, CommandRuntime, standard_error::STANDARD_ERROR, systemd};
 
 /// Help on signals, for servers.
 pub(super) const HELP: &str = "\
 Signals: on SIGTERM or SIGINT, the server stops accepting, lets open connections end, and exits. A \
-second signal ends the process at once. On SIGHUP, certificates and keys are read again. \
+second signal ends the process at once. On SIGHUP, files are read again: the configuration, \
+certificates and keys, the table. \
 SIGUSR1 and SIGUSR2 are ignored.";
 
 /// Handles signals until the process ends: the first SIGTERM or SIGINT starts a graceful shutdown,
-/// the second one ends the process. SIGHUP loads the certificates of `tls` again. SIGUSR1 and
-/// SIGUSR2 are ignored. If SIGHUP is ignored at the start (nohup(1)), it stays ignored.
+/// the second one ends the process. SIGUSR1 and SIGUSR2 are ignored. Returns a socket on which each
+/// SIGHUP arrives as a byte; `None` if SIGHUP is ignored at the start (nohup(1)). It stays ignored
+/// then.
 ///
 /// On the first signal, `readiness` ends at once, and the drain begins after `lame_duck`. Signals
 /// within 100 ms count as one: timeout(1) sends its signal twice.
@@ -51,8 +51,7 @@ pub(super) fn handle_signals<R: CommandRuntime>(
     shutdown: ShutdownHandle,
     readiness: Option<ReadinessHandle>,
     lame_duck: Duration,
-    tls: Option<ServerTls>,
-) -> Result<(), CommandError> {
+) -> Result<Option<R::Socket>, CommandError> {
     for signal in [SIGUSR1, SIGUSR2] {
         flag::register(signal, Arc::default()).map_err(CommandError::Signals)?;
     }
@@ -66,19 +65,12 @@ pub(super) fn handle_signals<R: CommandRuntime>(
     };
     let receivers = signals.iter().map(register).collect::<io::Result<Vec<_>>>();
     let mut receivers = receivers.map_err(CommandError::Signals)?;
-    let mut hangup = if ignores_hangup() { None } else { Some(hangup(runtime)?) };
+    let hangup = if ignores_hangup() { None } else { Some(hangup(runtime)?) };
     let mut clock = runtime.clock();
     let ends_process_later = ends_process.clone();
     let wait = async move {
         let name = poll_fn(|cx| {
             let mut has_signal = |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
-            while hangup.as_mut().is_some_and(&mut has_signal) {
-                if let Some(tls) = &tls {
-                    tls.reload();
-                } else {
-                    info!("SIGHUP: there is nothing to load again");
-                }
-            }
             let signalled =
                 receivers.iter_mut().find_map(|(name, socket)| has_signal(socket).then_some(*name));
             signalled.map_or(Poll::Pending, Poll::Ready)
@@ -107,7 +99,7 @@ pub(super) fn handle_signals<R: CommandRuntime>(
     if has_threads() {
         set_on_thread(signals, ends_process).map_err(CommandError::Signals)?;
     }
-    Ok(())
+    Ok(hangup)
 }
 
 /// A socket with a byte for each SIGHUP.

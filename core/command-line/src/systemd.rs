@@ -110,14 +110,21 @@ impl<'a> SocketSelector<'a> {
 /// Notifies the service manager that the server listens. Without this notification, the manager
 /// treats the start as failed.
 pub(super) fn notify_ready() {
-    let _ = notify(&NotifyState::Ready, NOTIFY_TIMEOUT, true);
+    let _ = notify(&[NotifyState::Ready], NOTIFY_TIMEOUT, true);
+}
+
+/// Notifies the service manager that the configuration is loaded again; [`notify_ready`] ends that
+/// (`Type=notify-reload`, systemd.service(5)).
+pub(super) fn notify_reloading() {
+    let Ok(now) = NotifyState::monotonic_usec_now() else { return };
+    let _ = notify(&[NotifyState::Reloading, now], NOTIFY_TIMEOUT, true);
 }
 
 /// Notifies the service manager that the server shuts down.
 pub(super) fn notify_stopping() {
-    if notify(&NotifyState::Stopping, Duration::ZERO, false).is_err() {
+    if notify(&[NotifyState::Stopping], Duration::ZERO, false).is_err() {
         // Retries on a thread: the drain does not wait, and a second signal is handled.
-        let retry = || drop(notify(&NotifyState::Stopping, NOTIFY_TIMEOUT, true));
+        let retry = || drop(notify(&[NotifyState::Stopping], NOTIFY_TIMEOUT, true));
         let _ = thread::Builder::new().name("stopping".into()).spawn(retry);
     }
 }
@@ -127,8 +134,9 @@ pub(super) fn notify_stopping() {
 ///
 /// # Errors
 /// The notification was not sent. It is logged if `logs_failure`, and the server continues.
-fn notify(state: &NotifyState<'_>, timeout: Duration, logs_failure: bool) -> io::Result<()> {
+fn notify(states: &[NotifyState<'_>], timeout: Duration, logs_failure: bool) -> io::Result<()> {
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let message = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let send = || {
         let address = match socket.as_bytes().strip_prefix(b"@") {
             Some(name) => SocketAddr::from_abstract_name(name),
@@ -137,12 +145,12 @@ fn notify(state: &NotifyState<'_>, timeout: Duration, logs_failure: bool) -> io:
         let manager = UnixDatagram::unbound()?;
         manager.set_nonblocking(timeout.is_zero())?;
         manager.set_write_timeout(Some(timeout).filter(|timeout| !timeout.is_zero()))?;
-        manager.send_to_addr(state.to_string().as_bytes(), &address).map(drop)
+        manager.send_to_addr(message.as_bytes(), &address).map(drop)
     };
     send().inspect_err(|error| {
         if logs_failure {
             let socket = socket.display();
-            warn!(%error, %socket, "cannot notify the service manager: {state}");
+            warn!(%error, %socket, "cannot notify the service manager: {message}");
         }
     })
 }
@@ -157,7 +165,7 @@ pub(super) fn keep_watchdog<R: CommandRuntime>(runtime: &R) -> Result<(), Comman
     let notifying = async move {
         let mut was_sent = true;
         loop {
-            was_sent = notify(&NotifyState::Watchdog, Duration::ZERO, was_sent).is_ok();
+            was_sent = notify(&[NotifyState::Watchdog], Duration::ZERO, was_sent).is_ok();
             // After a failure, notifies again before the watchdog's limit.
             let next = clock.now() + if was_sent { interval } else { interval / 4 };
             poll_fn(|cx| clock.poll_until(cx, next)).await;

@@ -2,14 +2,13 @@
 
 use core::time::Duration;
 use std::{
-    fs, io,
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    fs,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use clap::Args;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 use wirestate_core::{
     Instant, Machine,
     admission::ConnectionEntry,
@@ -17,13 +16,13 @@ use wirestate_core::{
     status::{Metric, MetricValue, MetricsSource},
 };
 use wirestate_tls::{
-    Authorities, Client, Clients, Config, CredentialsError, Identity, MaybeTls, MaybeTlsStream,
-    PlainListener, Server, Tls, TlsRuntime, client_config, peer_certificate,
-    rustls::{ServerConfig, pki_types::ServerName},
+    Authorities, Client, Clients, Config, CredentialsError, Identity, MaybeTls, Server, Tls,
+    client_config, peer_certificate,
+    rustls::{ClientConfig, ServerConfig, pki_types::ServerName},
     server_config, server_name,
 };
 
-use crate::{CommandError, CommandRuntime, values::Timeout};
+use crate::{CommandError, server::ReloadFiles, values::Timeout};
 
 /// The flags of a server's own TLS.
 #[derive(Args, Clone, Debug)]
@@ -166,21 +165,18 @@ impl ServerTls {
     pub(crate) fn server(&self) -> &Server {
         &self.server
     }
+}
 
-    /// Reads the files again, for connections from now on. If that fails, the old certificates
-    /// stay in use.
-    pub(crate) fn reload(&self) {
-        let loaded = self.files.credentials().and_then(|(credentials, not_after)| {
-            self.server.set_credentials(credentials).map_err(CommandError::Config)?;
-            Ok(not_after)
-        });
-        match loaded {
-            Ok(not_after) => {
-                self.not_after.with(|current| *current = not_after);
-                info!("certificates loaded again");
-            }
-            Err(error) => warn!("{error}; the certificates in use stay"),
-        }
+impl ReloadFiles for ServerTls {
+    fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
+        let (credentials, not_after) = self.files.credentials()?;
+        let tls = self.clone();
+        Ok(Box::new(move || {
+            let set = tls.server.set_credentials(credentials);
+            set.expect("the configuration of `server_config` is valid");
+            tls.not_after.with(|current| *current = not_after);
+            info!("certificates loaded again");
+        }))
     }
 }
 
@@ -261,26 +257,46 @@ impl UpstreamTlsFlags {
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled
     }
+
+    /// As [`ClientTlsFlags::load`].
+    pub(crate) fn load(
+        self,
+        address: &str,
+        handshake_timeout: Timeout,
+    ) -> Result<Option<UpstreamTls>, CommandError> {
+        let Self { enabled, authorities, name, certificate, key } = self;
+        let flags = ClientTlsFlags { enabled, authorities, name, certificate, key };
+        let client = flags.load(address, handshake_timeout.0)?;
+        Ok(client.map(|client| UpstreamTls { client, flags }))
+    }
 }
 
-impl From<UpstreamTlsFlags> for ClientTlsFlags {
-    fn from(flags: UpstreamTlsFlags) -> Self {
-        Self {
-            enabled: flags.enabled,
-            authorities: flags.authorities,
-            name: flags.name,
-            certificate: flags.certificate,
-            key: flags.key,
-        }
+/// TLS to an upstream, whose files can be loaded again.
+#[derive(Clone, Debug)]
+pub(crate) struct UpstreamTls {
+    pub(crate) client: Client,
+    flags: ClientTlsFlags,
+}
+
+impl UpstreamTls {
+    /// Whether the name in the upstream's certificate is given.
+    pub(crate) fn has_name(&self) -> bool {
+        self.flags.name.is_some()
+    }
+}
+
+impl ReloadFiles for UpstreamTls {
+    fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError> {
+        let (credentials, client) = (self.flags.credentials()?, self.client.clone());
+        Ok(Box::new(move || {
+            let set = client.set_credentials(credentials);
+            set.expect("the configuration of `client_config` is valid");
+            info!("certificates of the upstream loaded again");
+        }))
     }
 }
 
 impl ClientTlsFlags {
-    /// Whether the name in the server's certificate is given.
-    pub(crate) fn has_name(&self) -> bool {
-        self.name.is_some()
-    }
-
     /// Reads the files. Returns `None` if the client has no TLS. `address` is the server's.
     ///
     /// # Errors
@@ -298,6 +314,14 @@ impl ClientTlsFlags {
             None => server_name(address)
                 .ok_or_else(|| CommandError::NoServerName { address: address.to_owned() })?,
         };
+        let credentials = self.credentials()?;
+        // As for a server.
+        let config =
+            Config::default().with_handshake_timeout(handshake_timeout).with_write_timeout(None);
+        Client::new(config, credentials, name).map(Some).map_err(CommandError::Config)
+    }
+
+    fn credentials(&self) -> Result<Shared<ClientConfig>, CommandError> {
         let trusted = match &self.authorities {
             Some(path) => authorities(path)?,
             None => system_authorities()?,
@@ -310,12 +334,8 @@ impl ClientTlsFlags {
             None => None,
         };
         let path = self.certificate.as_deref().unwrap_or(Path::new(""));
-        let credentials = client_config(trusted, identity, &[])
-            .map_err(|error| CommandError::credentials(path, error))?;
-        // As for a server.
-        let config =
-            Config::default().with_handshake_timeout(handshake_timeout).with_write_timeout(None);
-        Client::new(config, credentials, name).map(Some).map_err(CommandError::Config)
+        client_config(trusted, identity, &[])
+            .map_err(|error| CommandError::credentials(path, error))
     }
 }
 
@@ -363,17 +383,4 @@ fn identity(certificate: &Path, key: &Path, now: SystemTime) -> Result<Identity,
         return Err(CommandError::credentials(certificate, format!("it expired {ago} ago")));
     }
     Ok(identity)
-}
-
-/// The commands run on it as on the runtime below.
-impl<R: CommandRuntime> CommandRuntime for TlsRuntime<R> {
-    const FILES_PER_CONNECTION: usize = R::FILES_PER_CONNECTION;
-
-    fn listen_inherited(&self, socket: OwnedFd) -> io::Result<Self::Listener> {
-        self.inner().listen_inherited(socket).map(PlainListener)
-    }
-
-    fn adopt(&self, stream: UnixStream) -> io::Result<Self::Socket> {
-        self.inner().adopt(stream).map(MaybeTlsStream::Plain)
-    }
 }

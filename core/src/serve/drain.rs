@@ -14,6 +14,7 @@ use crate::{
     admission::ConnectionTable,
     drive::Clock,
     runtime::within,
+    shared::Lock,
     shutdown::{Shutdown, ShutdownHandle},
 };
 
@@ -24,7 +25,7 @@ pub(super) async fn drain(
     table: &ConnectionTable,
     open: usize,
     shutdown: &ShutdownHandle,
-    timeout: Option<Duration>,
+    timeout: &Lock<Option<Duration>>,
 ) -> DrainReport {
     let open = if shutdown.requested() == Shutdown::SoftStop {
         wait_until_empty_or_drained(table, shutdown).await;
@@ -35,8 +36,9 @@ pub(super) async fn drain(
     if open > 0 && shutdown.requested() == Shutdown::Drain {
         info!(connections = open, server = table.name(), "draining");
         table.shut_down();
-        let mut running =
-            timeout.map(|timeout| RunningTime { remaining: timeout, counted: clock.now() });
+        let mut running = timeout
+            .with(|timeout| *timeout)
+            .map(|timeout| RunningTime { remaining: timeout, counted: clock.now() });
         poll_fn(|cx| {
             let is_over = table.poll_empty(cx).is_ready()
                 || shutdown.poll_requested(cx) == Shutdown::Immediate

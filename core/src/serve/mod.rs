@@ -34,7 +34,7 @@ use crate::{
     idle::IdleConnections,
     listen::Listeners,
     runtime::{Address, Runtime},
-    shared::Shared,
+    shared::{Lock, Shared},
     shutdown::ShutdownHandle,
 };
 
@@ -89,7 +89,7 @@ impl Config {
 pub struct ServerHandle {
     table: ConnectionTable,
     shutdown: ShutdownHandle,
-    drain_timeout: Option<Duration>,
+    drain_timeout: Shared<Lock<Option<Duration>>>,
 }
 
 impl ServerHandle {
@@ -97,16 +97,15 @@ impl ServerHandle {
     pub fn new(config: Config) -> Self {
         let Config { limits, drain_timeout, name, behind_proxies } = config;
         let table = ConnectionTable::with(name, limits, behind_proxies);
+        let drain_timeout = Shared::new(Lock::new(drain_timeout));
         Self { table, shutdown: ShutdownHandle::new(), drain_timeout }
     }
 
-    /// The same server under other settings, apart from its name: the limits apply to connections
-    /// from now on.
-    ///
-    /// Existing clones keep their drain timeout.
-    pub fn with_config(&self, config: &Config) -> Self {
+    /// Changes the settings, apart from the name: the limits for connections from now on, and the
+    /// timeout of later drains. Open connections stay.
+    pub fn reconfigure(&self, config: &Config) {
         self.table.reconfigure(config.limits, config.behind_proxies);
-        Self { drain_timeout: config.drain_timeout, ..self.clone() }
+        self.drain_timeout.with(|timeout| *timeout = config.drain_timeout);
     }
 
     /// The same server, shut down by `shutdown`, which can be shared by several servers.
@@ -273,7 +272,7 @@ impl<R: Runtime> Server<R> {
         let mut accepting = Accepting::new(runtime, &table, &shutdown, idle);
         accepting.run(listeners, &mut task).await;
         let (mut clock, open) = accepting.end();
-        let report = drain(&mut clock, &table, open, &shutdown, drain_timeout).await;
+        let report = drain(&mut clock, &table, open, &shutdown, &drain_timeout).await;
         table.log_suppressed();
         report
     }

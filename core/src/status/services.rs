@@ -45,6 +45,11 @@ impl Service {
         self.metrics_source.as_ref().map_or_else(Vec::new, |source| source.metrics())
     }
 
+    /// Whether it was stopped on purpose, while its connections continue.
+    pub(super) fn is_soft_stopped(&self) -> bool {
+        self.handle.shutdown().requested() == Shutdown::SoftStop
+    }
+
     /// Whether it accepts connections: no shutdown is requested.
     pub(super) fn is_accepting(&self) -> bool {
         self.handle.shutdown().requested() == Shutdown::None

@@ -78,9 +78,11 @@ impl ServerState {
         !self.readiness.ended.load(Relaxed) && service.is_accepting()
     }
 
-    /// Whether there are services and all of them are ready, as `/readyz` says.
+    /// Whether there are services that are ready, as `/readyz` says, and no other ones except after
+    /// a soft stop.
     pub(super) fn are_ready(&self, services: &[Service]) -> bool {
-        !services.is_empty() && services.iter().all(|service| self.is_ready(service))
+        let mut wanted = services.iter().filter(|service| !service.is_soft_stopped()).peekable();
+        wanted.peek().is_some() && wanted.all(|service| self.is_ready(service))
     }
 
     /// The state of a service, for the pages.

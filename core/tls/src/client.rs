@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::{ClientConfig, client::UnbufferedClientConnection, pki_types::ServerName};
-use wirestate_core::{ConfigError, Instant, Machine, runtime::unix_path};
+use wirestate_core::{ConfigError, Instant, Machine, runtime::unix_path, shared::Lock};
 
 use crate::{
     Config, Handshake, Tls,
@@ -35,7 +35,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     limits: Limits,
-    credentials: Arc<ClientConfig>,
+    credentials: Lock<Arc<ClientConfig>>,
 }
 
 impl Client {
@@ -51,12 +51,20 @@ impl Client {
         name: ServerName<'static>,
     ) -> Result<Self, ConfigError> {
         let limits = Limits::new(config)?;
-        check_fragment_size(credentials.max_fragment_size)?;
-        if credentials.enable_early_data {
-            let (setting, with) = ("enable_early_data", "a machine that sends no early data");
-            return Err(ConfigError::Conflict { setting, with });
-        }
+        check(&credentials)?;
+        let credentials = Lock::new(credentials);
         Ok(Self { shared: Arc::new(Shared { limits, credentials }), name })
+    }
+
+    /// Replaces the authorities and the client's certificate for connections from now on, also of
+    /// clones under other names. Open connections keep theirs.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn set_credentials(&self, credentials: Arc<ClientConfig>) -> Result<(), ConfigError> {
+        check(&credentials)?;
+        self.shared.credentials.with(|current| *current = credentials);
+        Ok(())
     }
 
     /// This client, for another name.
@@ -78,10 +86,20 @@ impl Client {
 
     fn session(&self) -> Session {
         let Shared { limits, credentials } = &*self.shared;
-        let connection = UnbufferedClientConnection::new(credentials.clone(), self.name.clone())
+        let credentials = credentials.with(|credentials| credentials.clone());
+        let connection = UnbufferedClientConnection::new(credentials, self.name.clone())
             .expect("only a maximum fragment size can be invalid, and is checked");
         Session::client(connection, &limits.pool)
     }
+}
+
+fn check(credentials: &ClientConfig) -> Result<(), ConfigError> {
+    check_fragment_size(credentials.max_fragment_size)?;
+    if credentials.enable_early_data {
+        let (setting, with) = ("enable_early_data", "a machine that sends no early data");
+        return Err(ConfigError::Conflict { setting, with });
+    }
+    Ok(())
 }
 
 /// The host of an address `HOST:PORT`, as the name in its certificate; `None` for another kind of

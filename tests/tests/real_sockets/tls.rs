@@ -664,7 +664,7 @@ pub(crate) fn a_hangup_loads_certificates_for_new_connections(binary: &str) {
     let expires = |time: &str| {
         let name = "wirestate_tls_certificate_expiry_timestamp_seconds";
         let metrics = status::get(&server, "/metrics").1;
-        assert!(metrics.contains(&format!("\n{name} {time}")), "{metrics}");
+        assert!(metrics.contains(&format!("\n{name}{{server=\"echo-server\"}} {time}")), "{metrics}");
     };
     let Some(mut open) = connect("first.example") else { return };
     echoes(&mut open.stream);
@@ -681,7 +681,7 @@ pub(crate) fn a_hangup_loads_certificates_for_new_connections(binary: &str) {
     for (round, reason) in [(1, "it expired "), (2, "there is no certificate"), (3, "No such file")]
     {
         server.signal(Signal::HUP);
-        let kept = "; the certificates in use stay";
+        let kept = "; the configuration in use stays";
         eventually("the certificate is kept", || server.logged(kept) == round);
         let log = server.log();
         let line = log.lines().rfind(|line| line.contains(kept)).unwrap();

@@ -109,10 +109,10 @@ fn other_limits_apply_from_the_next_connection_on() {
         || peer(&client, vec![Act::Send("hi".into()), Act::Receive(2), Act::Wait(seconds(5))]);
     let stayed = [stay(), stay()];
     scene.world.run_for(seconds(1)).unwrap();
-    let _ = handle.with_config(&config(1));
+    handle.reconfigure(&config(1));
     let refused = peer(&client, vec![Act::ReceiveAll]);
     assert!(scene.world.run_until(&refused).unwrap().fin);
-    let _ = handle.with_config(&config(3));
+    handle.reconfigure(&config(3));
     let third = stay();
     for received in stayed.into_iter().chain([third]) {
         assert_eq!(scene.world.run_until(&received).unwrap().bytes, b"hi");

@@ -1,19 +1,27 @@
 //! The command `fanout-server`.
 
-use core::{future::Future, num::NonZeroUsize, slice, time::Duration};
+use core::{
+    future::{Future, pending, poll_fn},
+    num::NonZeroUsize,
+    slice,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use wirestate_core::{
     dial::{Backoff, Dial},
+    drive::Clock,
     fanout::{Config, Feed, Framing, LagPolicy, Subscriber, Upstream},
+    shutdown::ShutdownHandle,
 };
 use wirestate_tls::Client;
 
 use super::{MAX_MESSAGE, message_size};
 use crate::{
-    CommandError, CommandRuntime, ServerContext,
+    CommandError, CommandRuntime,
     self_upstream::{self, SelfUpstreamCheck},
-    server, tls,
+    server::{self, End, Prepared, Share, Starting},
+    tls,
     values::{self, Timeout},
 };
 
@@ -23,7 +31,7 @@ use crate::{
 /// the upstream is away, subscribers stay connected, and the server dials again after a growing
 /// delay. If the upstream ends within a message, that message is dropped. With a fixed message
 /// size, the upstream must begin each connection with a complete message.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ServerFlags {
     /// The address that the messages come from, HOST:PORT or unix:PATH
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_UPSTREAM", default_value = "127.0.0.1:1234",
@@ -133,11 +141,10 @@ impl ServerFlags {
     }
 }
 
-pub(crate) async fn serve<R: CommandRuntime>(
-    runtime: &R,
+pub(crate) fn prepare<R: CommandRuntime>(
     flags: ServerFlags,
-    context: &ServerContext,
-) -> Result<(), CommandError> {
+    share: Share,
+) -> Result<Prepared<R>, CommandError> {
     let on_lag = match flags.on_lag {
         OnLag::Disconnect => LagPolicy::Disconnect,
         OnLag::Skip => LagPolicy::Skip,
@@ -151,40 +158,60 @@ pub(crate) async fn serve<R: CommandRuntime>(
         .with_upstream_idle_timeout(flags.upstream_idle_timeout.0)
         .with_replay(flags.replay);
     let feed = Feed::new(config).map_err(CommandError::Config)?;
-    let settings = flags.server.settings::<R>("fanout-server")?.with_metrics(feed.clone());
-    let upstream_tls = tls::ClientTlsFlags::from(flags.upstream_tls);
-    let upstream_tls = upstream_tls.load(&flags.upstream, flags.connect_timeout.0)?;
-    let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
-        .with_connect_timeout(flags.connect_timeout.0)
-        .with_shutdown(settings.handle.shutdown().clone());
+    let settings = flags.server.settings::<R>(share)?.with_metrics(feed.clone());
+    let upstream_tls = flags.upstream_tls.load(&flags.upstream, flags.connect_timeout)?;
+    let settings = settings.with_files_of(upstream_tls.clone());
     let subscriber = {
         let feed = feed.clone();
         move |_: &_, now| Subscriber::new(&feed, now)
     };
-    server::listen_and_serve(runtime, &flags.listen, &settings, context, async |server| {
-        let (upstreams, shutdown) = (slice::from_ref(&dial.address), settings.handle.shutdown());
-        let check = SelfUpstreamCheck::start(runtime, upstreams, &flags.listen, &server, shutdown)?;
-        let reading = read_upstream(runtime, dial, &feed, upstream_tls.clone());
-        runtime.spawn(reading).map_err(CommandError::Spawn)?;
-        let report = server::serve(server, &settings, subscriber).await;
-        let counters = feed.counters();
-        tracing::info!(
-            messages = counters.messages_in,
-            upstream_connects = counters.upstream_connects,
-            upstream_failures = counters.upstream_failures,
-            tail_bytes_dropped = counters.tail_bytes_dropped,
-            delivered = counters.delivered,
-            skipped = counters.skipped,
-            lagged = counters.lagged,
-            never_caught_up = counters.never_caught_up,
-            paused = ?counters.paused,
-            paused_waiting = ?counters.paused_waiting,
-            "fan-out ended"
-        );
-        check.finish()?;
-        Ok(report)
-    })
-    .await
+    Ok(settings.start(flags.listen.clone(), move |starting: &Starting<'_, R>| {
+        let upstream = slice::from_ref(&flags.upstream);
+        let check = SelfUpstreamCheck::start(starting, upstream, &flags.listen)?;
+        let is_replaced = ShutdownHandle::new();
+        let in_use = in_use(starting.runtime.clock(), feed.clone(), is_replaced.clone());
+        let dial = Dial::new(flags.upstream, Backoff::new(std::process::id().into()))
+            .with_connect_timeout(flags.connect_timeout.0);
+        let (shutdown, dial_shutdown) = (starting.handle.shutdown().clone(), dial.shutdown.clone());
+        let reading =
+            read_upstream(starting.runtime, dial, &feed, upstream_tls.map(|tls| tls.client));
+        starting.runtime.spawn(reading).map_err(CommandError::Spawn)?;
+        let ending = async move {
+            shutdown.unless_requested(in_use).await;
+            dial_shutdown.drain();
+        };
+        starting.runtime.spawn(ending).map_err(CommandError::Spawn)?;
+        Ok(starting.serve(subscriber).on_end(move |end| {
+            if end == End::Replaced {
+                is_replaced.drain();
+                return Ok(());
+            }
+            let counters = feed.counters();
+            tracing::info!(
+                messages = counters.messages_in,
+                upstream_connects = counters.upstream_connects,
+                upstream_failures = counters.upstream_failures,
+                tail_bytes_dropped = counters.tail_bytes_dropped,
+                delivered = counters.delivered,
+                skipped = counters.skipped,
+                lagged = counters.lagged,
+                never_caught_up = counters.never_caught_up,
+                paused = ?counters.paused,
+                paused_waiting = ?counters.paused_waiting,
+                "fan-out ended"
+            );
+            check.finish()
+        }))
+    }))
+}
+
+/// Waits until a feed is replaced and its last subscriber has left.
+async fn in_use(mut clock: impl Clock, feed: Feed, is_replaced: ShutdownHandle) {
+    is_replaced.unless_requested(pending::<()>()).await;
+    while feed.counters().subscribers > 0 {
+        let next = clock.now() + CHECK_INTERVAL;
+        poll_fn(|cx| clock.poll_until(cx, next)).await;
+    }
 }
 
 /// Publishes the upstream's messages, and reconnects to it, until a shutdown is requested.
@@ -200,3 +227,6 @@ pub(crate) fn read_upstream<R: CommandRuntime>(
         dial.keep_connected(&runtime, || feed.connect_failed(), upstream).await;
     }
 }
+
+/// How often a feed that was replaced is checked for subscribers.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,14 +10,18 @@ use wirestate_core::{
 };
 
 use super::{message_size, unix_epoch};
-use crate::{CommandError, CommandRuntime, ServerContext, server, values};
+use crate::{
+    CommandError, CommandRuntime,
+    server::{self, Prepared},
+    values,
+};
 
 /// Sends numbered messages of a fixed size, at a rate, to one client at a time
 ///
 /// A message is text: its number, the time at which it was made in nanoseconds since 1970, dots,
 /// and a line feed. Each client gets the messages from number 0 on. A client that has sent its FIN
 /// still gets messages. While a client is connected, further connections are closed at once.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Flags {
     #[arg(long, value_name = "ADDR", env = "WIRESTATE_LISTEN", default_value = "127.0.0.1:1234",
           value_parser = values::listen, help = values::LISTEN_HELP)]
@@ -44,11 +48,10 @@ impl Flags {
     }
 }
 
-pub(crate) async fn serve<R: CommandRuntime>(
+pub(crate) fn prepare<R: CommandRuntime>(
     runtime: &R,
     flags: Flags,
-    context: &ServerContext,
-) -> Result<(), CommandError> {
+) -> Result<Prepared<R>, CommandError> {
     let Flags { size, rate, count, .. } = flags;
     let epoch = unix_epoch(runtime);
     let config = MessageSourceConfig::default()
@@ -57,10 +60,8 @@ pub(crate) async fn serve<R: CommandRuntime>(
         .with_count(count)
         .with_epoch(epoch);
     let limits = Limits { connections: 1, per_address: None };
-    let settings =
-        flags.common.settings("fanout-source", serve::Config::default().with_limits(limits))?;
-    let machine = move |_: &_, now| {
+    let settings = flags.common.settings(serve::Config::default().with_limits(limits))?;
+    Ok(settings.run(flags.listen, move |_, now| {
         MessageSource::new(config, now).expect("the default timeouts are non-zero")
-    };
-    server::run(runtime, &flags.listen, &settings, context, machine).await
+    }))
 }

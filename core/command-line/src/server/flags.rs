@@ -4,10 +4,10 @@ use core::time::Duration;
 
 use clap::{Args, builder::NonEmptyStringValueParser};
 use tracing::warn;
-use wirestate_core::serve::{self, ServerHandle};
+use wirestate_core::serve;
 
 use super::{
-    ServerSettings, StatusSettings,
+    ServerSettings,
     limits::{limits, reserved_files},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The flags of a server of many clients.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Flags {
     /// How many connections may be open [default: 10000, or what the limit of open files allows]
@@ -36,25 +36,24 @@ pub(crate) struct Flags {
 }
 
 /// The flags of every server, including a server of one client at a time (`fanout-source`).
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Limits", after_help = signals::HELP)]
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
 pub(crate) struct CommonFlags {
     /// How long connections may take to end after SIGTERM or SIGINT; then they are reset; or `off`
     #[arg(long, value_name = "TIME", env = "WIRESTATE_DRAIN_TIMEOUT", default_value = "10s")]
     drain_timeout: Timeout,
     #[command(flatten)]
     tls: tls::ServerTlsFlags,
-    #[command(flatten)]
-    status: StatusFlags,
 }
 
-#[derive(Args, Debug)]
-#[command(next_help_heading = "Operation")]
-struct StatusFlags {
+/// The flags of a process that runs servers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Operation", after_help = signals::HELP)]
+pub(crate) struct ProcessFlags {
     /// Serve the status by HTTP on this address: /, /healthz, /readyz, /metrics, /connections
-    #[arg(long = "status", value_name = "ADDR", env = "WIRESTATE_STATUS",
+    #[arg(long, value_name = "ADDR", env = "WIRESTATE_STATUS",
           value_parser = values::listen)]
-    address: Option<String>,
+    pub(crate) status: Option<String>,
     /// A host name that requests for the status may use, besides localhost and IP addresses; can be
     /// given several times
     #[arg(
@@ -63,49 +62,64 @@ struct StatusFlags {
         env = "WIRESTATE_STATUS_HOST",
         value_delimiter = ',',
         value_parser = NonEmptyStringValueParser::new(),
-        requires = "address"
+        requires = "status"
     )]
-    hosts: Vec<String>,
+    pub(super) status_hosts: Vec<String>,
     /// Serve the status with TLS, with the certificate of --tls-cert
     #[arg(long = "status-tls", env = "WIRESTATE_STATUS_TLS",
-          requires_all = ["address", "certificates"])]
-    has_tls: bool,
+          requires_all = ["status", "certificates"])]
+    pub(super) status_has_tls: bool,
     /// After SIGTERM or SIGINT, continue to accept for this long while /readyz fails, so
     /// that load balancers send new connections elsewhere
     #[arg(long, value_name = "TIME", env = "WIRESTATE_LAME_DUCK", default_value = "0",
           value_parser = values::time)]
-    lame_duck: Duration,
+    pub(super) lame_duck: Duration,
+}
+
+/// The share of one server in the open files of its process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// How many servers the process has.
+    pub(crate) servers: u64,
+    /// Whether the process serves a status.
+    pub(crate) has_status: bool,
 }
 
 impl Flags {
-    /// The settings of the server that the command `name` runs.
+    /// The settings of a server.
     ///
     /// # Errors
     /// As [`CommonFlags::settings`].
     pub(crate) fn settings<R: CommandRuntime>(
         &self,
-        name: &'static str,
+        share: Share,
     ) -> Result<ServerSettings, CommandError> {
-        self.settings_with_files::<R>(name, R::FILES_PER_CONNECTION, 0)
+        self.settings_with_files(share, R::FILES_PER_CONNECTION, reserved_files::<R>(share))
     }
 
     /// The settings of a server that needs `files_per_connection` open files for each connection,
     /// and `shared_files` for all connections together.
-    pub(crate) fn settings_with_files<R: CommandRuntime>(
+    pub(crate) fn proxy_settings<R: CommandRuntime>(
         &self,
-        name: &'static str,
-        files_per_connection: usize,
+        share: Share,
         shared_files: u64,
     ) -> Result<ServerSettings, CommandError> {
-        let reserved_files = reserved_files::<R>(self.has_status()) + shared_files;
+        // One more for the socket to the upstream.
+        let reserved_files = reserved_files::<R>(share) + shared_files;
+        self.settings_with_files(share, R::FILES_PER_CONNECTION + 1, reserved_files)
+    }
+
+    fn settings_with_files(
+        &self,
+        share: Share,
+        files_per_connection: usize,
+        reserved_files: u64,
+    ) -> Result<ServerSettings, CommandError> {
         let config = serve::Config::default()
-            .with_limits(limits(self, files_per_connection as u64, reserved_files))
+            .with_limits(limits(self, share, files_per_connection as u64, reserved_files))
             .with_behind_proxies(self.accept_proxy.behind_proxies());
-        Ok(ServerSettings {
-            accept_proxy: self.accept_proxy.policy(),
-            reserved_files,
-            ..self.common.settings(name, config)?
-        })
+        let accept_proxy = self.accept_proxy.policy();
+        Ok(ServerSettings { accept_proxy, reserved_files, ..self.common.settings(config)? })
     }
 
     /// Returns an error if flags contradict each other.
@@ -127,10 +141,6 @@ impl Flags {
     pub(crate) fn has_tls(&self) -> bool {
         self.common.tls.is_enabled()
     }
-
-    pub(super) fn has_status(&self) -> bool {
-        self.common.status.address.is_some()
-    }
 }
 
 impl CommonFlags {
@@ -139,31 +149,16 @@ impl CommonFlags {
         self.tls.check()
     }
 
-    /// The settings of the server that the command `name` runs with `config`.
+    /// The settings of a server with `config`.
     ///
     /// # Errors
     /// A file of a certificate or a key cannot be used.
-    pub(crate) fn settings(
-        &self,
-        name: &'static str,
-        config: serve::Config,
-    ) -> Result<ServerSettings, CommandError> {
+    pub(crate) fn settings(&self, config: serve::Config) -> Result<ServerSettings, CommandError> {
         if self.drain_timeout.0.is_none() {
             warn!("--drain-timeout off: one open connection can keep the server from ending");
         }
-        let config = config.with_name(name).with_drain_timeout(self.drain_timeout.0);
-        let StatusFlags { address, hosts, has_tls, lame_duck } = &self.status;
-        let status = |address| StatusSettings { address, hosts: hosts.clone(), has_tls: *has_tls };
-        Ok(ServerSettings {
-            name,
-            handle: ServerHandle::new(config),
-            tls: self.tls.load()?,
-            status: address.clone().map(status),
-            lame_duck: *lame_duck,
-            metrics: None,
-            accept_proxy: None,
-            reserved_files: 0,
-        })
+        let config = config.with_drain_timeout(self.drain_timeout.0);
+        Ok(ServerSettings::new(config, self.tls.load()?))
     }
 }
 

@@ -1,0 +1,406 @@
+//! The configuration file: each key is a flag.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use clap::{
+    Arg, ArgAction, Args, FromArgMatches, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::{
+    CommandError,
+    server::{Configuration, Definition, ProcessFlags, ServerCommand},
+    tls::ServerTlsFlags,
+};
+
+/// A configuration file.
+#[derive(Clone, Debug)]
+pub(crate) struct ConfigurationFile {
+    pub(crate) path: PathBuf,
+}
+
+/// The keys at the top of the file.
+#[derive(Args, Debug)]
+struct TopFlags {
+    #[command(flatten)]
+    process: ProcessFlags,
+    #[command(flatten)]
+    tls: ServerTlsFlags,
+}
+
+/// A value at a place of the file.
+type Value<'i> = Spanned<DeValue<'i>>;
+
+/// A mistake at a place of the file.
+struct Mistake {
+    at: Range<usize>,
+    message: String,
+}
+
+impl ConfigurationFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is wrong. The error has the line and the column.
+    pub(crate) fn load(&self) -> Result<Configuration, CommandError> {
+        let path = &self.path;
+        let read = fs::read_to_string(path);
+        let text =
+            read.map_err(|error| CommandError::ReadConfiguration { path: path.clone(), error })?;
+        parse(&text).map_err(|mistake| mistake.in_file(path, &text))
+    }
+}
+
+fn parse(text: &str) -> Result<Configuration, Mistake> {
+    let document = DeTable::parse(text).map_err(|error| Mistake {
+        at: error.span().unwrap_or(0..0),
+        message: error.message().to_owned(),
+    })?;
+    let (end, mut top) = (document.span().end, document.into_inner());
+    let servers = top.remove("servers").ok_or_else(|| Mistake {
+        at: end..end,
+        message: "there is no server: add a table [servers.NAME]".into(),
+    })?;
+    let (flags, _) = top_flags(&top)?;
+    let servers_at = servers.span();
+    let DeValue::Table(tables) = servers.into_inner() else {
+        return Err(Mistake::new(servers_at, "`servers` is a table: [servers.NAME]"));
+    };
+    let mut servers = Vec::new();
+    let mut listening = BTreeMap::new();
+    for (name, table) in &tables {
+        let (definition, listen) = server(name, table)?;
+        let is_shared = listen.starts_with("systemd") || listen.ends_with(":0");
+        if let Some(other) = listening.insert(listen.clone(), definition.name.clone())
+            && !is_shared
+        {
+            let message = format!("the server `{other}` listens on {listen} as well");
+            return Err(Mistake::new(table.span(), message));
+        }
+        servers.push(definition);
+    }
+    if servers.is_empty() {
+        return Err(Mistake::new(servers_at, "there is no server: add a table [servers.NAME]"));
+    }
+    Ok(Configuration { process: flags.process, status_tls: Some(flags.tls), servers })
+}
+
+/// The keys at the top, as flags and as words.
+fn top_flags(table: &DeTable<'_>) -> Result<(TopFlags, Vec<String>), Mistake> {
+    let command = TopFlags::augment_args(clap::Command::new("serve"));
+    let words = words(&for_keys(command.clone()), table.iter())?;
+    let matches = for_keys(command).try_get_matches_from(&words);
+    let flags = matches.and_then(|matches| TopFlags::from_arg_matches(&matches));
+    let at = table.iter().next().map_or(0..0, |(key, _)| key.span());
+    Ok((flags.map_err(|error| Mistake::new(at, message(&error)))?, words))
+}
+
+/// The server of a table, and the address that it listens on.
+fn server(
+    name: &Spanned<impl AsRef<str>>,
+    table: &Value<'_>,
+) -> Result<(Definition, String), Mistake> {
+    let (name_at, name) = (name.span(), name.get_ref().as_ref());
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_valid) || name == "status" {
+        let message = format!(
+            "invalid name `{name}` of a server: expected 1 to {MAX_NAME} of the characters a-z, \
+             A-Z, 0-9, `-`, `_` and `.`; `status` is the name of the status"
+        );
+        return Err(Mistake::new(name_at, message));
+    }
+    let DeValue::Table(keys) = table.get_ref() else {
+        return Err(Mistake::new(table.span(), format!("a server is a table: [servers.{name}]")));
+    };
+    let commands = ServerCommand::augment_subcommands(clap::Command::new("serve"));
+    let names = || {
+        let names = commands.get_subcommands().map(clap::Command::get_name);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let Some(command) = keys.get("command") else {
+        let message = format!("the key `command` is missing; it is one of {}", names());
+        return Err(Mistake::new(table.span(), message));
+    };
+    let known = command.get_ref().as_str().and_then(|command| commands.find_subcommand(command));
+    let Some(known) = known else {
+        let message = format!("unknown command; expected one of {}", names());
+        return Err(Mistake::new(command.span(), message));
+    };
+    let others = keys.iter().filter(|(key, _)| key.get_ref() != "command");
+    let mut line = vec![known.get_name().to_owned()];
+    line.extend(words(&for_keys(known.clone()), others)?);
+    let at = || table.span();
+    let matches = for_keys(commands.clone())
+        .mut_subcommands(for_keys)
+        .try_get_matches_from(&line)
+        .map_err(|error| Mistake::new(at(), message(&error)))?;
+    let command = ServerCommand::from_arg_matches(&matches)
+        .map_err(|error| Mistake::new(at(), message(&error)))?;
+    command.check().map_err(|conflict| Mistake::new(at(), conflict))?;
+    let flags = matches.subcommand().map(|(_, flags)| flags);
+    let listen = flags.and_then(|flags| flags.get_one::<String>("listen")).cloned();
+    let definition = Definition { name: name.into(), command, words: line };
+    Ok((definition, listen.unwrap_or_default()))
+}
+
+/// A command whose words come from a file: without its name, environment and help.
+fn for_keys(command: clap::Command) -> clap::Command {
+    command
+        .no_binary_name(true)
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .color(clap::ColorChoice::Never)
+        .mut_args(|flag| flag.env(None))
+}
+
+/// The words of a command line with the same flags as `keys`.
+fn words<'a, 'i: 'a, K: AsRef<str> + 'a>(
+    command: &clap::Command,
+    keys: impl Iterator<Item = (&'a Spanned<K>, &'a Value<'i>)>,
+) -> Result<Vec<String>, Mistake> {
+    let mut words = Vec::new();
+    for (key, value) in keys {
+        let (key_at, key) = (key.span(), key.get_ref().as_ref());
+        let flag = command.get_arguments().find(|flag| flag.get_long() == Some(key));
+        let flag = flag.ok_or_else(|| Mistake::new(key_at, unknown_key(command, key)))?;
+        let added = words_of_value(key, flag, value)?;
+        // Errors about other flags, which this one needs, are reported for all flags together.
+        if let Err(error) = command.clone().try_get_matches_from(&added)
+            && matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation)
+        {
+            let flag = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+            let message = message(&error).replace(&flag.unwrap_or_default(), key);
+            return Err(Mistake::new(value.span(), message));
+        }
+        words.extend(added);
+    }
+    Ok(words)
+}
+
+fn words_of_value(key: &str, flag: &Arg, value: &Value<'_>) -> Result<Vec<String>, Mistake> {
+    let is_switch = matches!(flag.get_action(), ArgAction::SetTrue);
+    let is_list = matches!(flag.get_action(), ArgAction::Append);
+    let word = |value: &Value<'_>| {
+        let (text, number) = (value.get_ref().as_str(), value.get_ref().as_integer());
+        let number = number.filter(|number| number.radix() == 10);
+        let number = number.map(|number| number.as_str().replace('_', ""));
+        let text = text.map(ToOwned::to_owned).or(number).filter(|_| !is_switch);
+        text.map(|text| format!("--{key}={text}")).ok_or_else(|| {
+            let expected = match (is_switch, is_list) {
+                (true, _) => "true or false",
+                (false, true) => "a string, or a list of strings",
+                (false, false) => "a string or a whole number",
+            };
+            let value_shown = shown(value.get_ref());
+            let message = format!("invalid value '{value_shown}' for '{key}': expected {expected}");
+            Mistake::new(value.span(), message)
+        })
+    };
+    if let Some(is_on) = value.get_ref().as_bool().filter(|_| is_switch) {
+        return Ok(is_on.then(|| format!("--{key}")).into_iter().collect());
+    }
+    match value.get_ref().as_array().filter(|_| is_list) {
+        Some(values) => values.iter().map(word).collect(),
+        None => Ok(vec![word(value)?]),
+    }
+}
+
+/// A value for a message.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(_) => "[…]".into(),
+        DeValue::Table(_) => "{…}".into(),
+    }
+}
+
+fn unknown_key(command: &clap::Command, key: &str) -> String {
+    let error = command.clone().try_get_matches_from([format!("--{key}")]).err();
+    let suggested = error.as_ref().and_then(|error| error.get(ContextKind::SuggestedArg));
+    let process = TopFlags::augment_args(clap::Command::new(""));
+    let is_of_process = process.get_arguments().any(|flag| flag.get_long() == Some(key));
+    match suggested {
+        _ if is_of_process => {
+            format!("`{key}` concerns the process: write it at the top of the file")
+        }
+        Some(ContextValue::String(flag)) => {
+            format!("unknown key `{key}`; there is `{}`", flag.trim_start_matches('-'))
+        }
+        Some(_) | None => format!("unknown key `{key}`"),
+    }
+}
+
+/// The text of an error without the syntax of a command line.
+fn message(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let (text, _) = text.split_once("\n\n").unwrap_or((text, ""));
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Mistake {
+    fn new(at: Range<usize>, message: impl Into<String>) -> Self {
+        Self { at, message: message.into() }
+    }
+
+    fn in_file(self, path: &Path, text: &str) -> CommandError {
+        let before = &text[..self.at.start.min(text.len())];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        CommandError::Configuration {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message: self.message,
+        }
+    }
+}
+
+/// The longest name of a server, in bytes.
+const MAX_NAME: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The message for a wrong file, with its line and column.
+    fn mistake(text: &str) -> String {
+        let mistake = parse(text).err().unwrap_or_else(|| panic!("accepted:\n{text}"));
+        mistake.in_file(Path::new("f"), text).to_string()
+    }
+
+    #[test]
+    fn a_mistake_has_its_place_its_value_and_what_is_expected() {
+        let server = "[servers.a]\ncommand = \"echo-server\"\n";
+        let api = "[servers.a]\ncommand = \"app-server\"\n";
+        for (text, message) in [
+            ("", "f:1:1: there is no server: add a table [servers.NAME]"),
+            ("x", "f:1:2: key with no value, expected `=`"),
+            ("[servers]", "f:1:1: there is no server: add a table [servers.NAME]"),
+            ("servers = 1", "f:1:11: `servers` is a table: [servers.NAME]"),
+            ("[servers]\na = 1", "f:2:5: a server is a table: [servers.a]"),
+            (
+                "[servers.\"a b\"]",
+                "f:1:10: invalid name `a b` of a server: expected 1 to 64 of the characters a-z, \
+                 A-Z, 0-9, `-`, `_` and `.`; `status` is the name of the status",
+            ),
+            (
+                "[servers.a]",
+                "f:1:1: the key `command` is missing; it is one of echo-server, app-server, \
+                 fanout-source, fanout-server, proxy",
+            ),
+            (
+                "[servers.a]\ncommand = \"echo\"",
+                "f:2:11: unknown command; expected one of echo-server, app-server, \
+                 fanout-source, fanout-server, proxy",
+            ),
+            (
+                &format!("{server}  idle-timeout = \"5\""),
+                "f:3:18: invalid value '5' for 'idle-timeout': expected a time with its unit, as \
+                 in 500ms, 30s or 1m 30s; or `off`",
+            ),
+            (
+                &format!("{server}idle-timout = \"5s\""),
+                "f:3:1: unknown key `idle-timout`; there is `idle-timeout`",
+            ),
+            (&format!("{server}zzz = 1"), "f:3:1: unknown key `zzz`"),
+            (&format!("{server}help = true"), "f:3:1: unknown key `help`"),
+            (
+                &format!("{server}status = \"127.0.0.1:0\""),
+                "f:3:1: `status` concerns the process: write it at the top of the file",
+            ),
+            (
+                &format!("{api}one-shot = \"yes\""),
+                "f:3:12: invalid value 'yes' for 'one-shot': expected true or false",
+            ),
+            (
+                &format!("{api}listen = [\"127.0.0.1:1\"]"),
+                "f:3:10: invalid value '[…]' for 'listen': expected a string or a whole number",
+            ),
+            (
+                &format!("{api}max-content = \"2MiB\"\nmax-memory = \"1MiB\""),
+                "f:1:1: --max-memory 1048576 is below --max-content 2097152",
+            ),
+            (
+                &format!("{server}{}", server.replace("servers.a", "servers.b")),
+                "f:3:1: the server `a` listens on 127.0.0.1:65432 as well",
+            ),
+            (
+                "status-tls = true\n[servers.a]\ncommand = \"echo-server\"",
+                "f:1:1: the following required arguments were not provided: --status <ADDR> \
+                 --tls-cert <FILE>",
+            ),
+            (
+                "lame-duck = 5\n[servers]",
+                "f:1:13: invalid value '5' for 'lame-duck': expected a time with its unit, as in 500ms, 30s or 1m 30s; or 0",
+            ),
+        ] {
+            assert_eq!(mistake(text), message, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_type_is_an_error_at_its_value() {
+        let commands = ServerCommand::augment_subcommands(clap::Command::new("serve"));
+        let top = TopFlags::augment_args(clap::Command::new("serve"));
+        let top_keys = top.get_arguments().map(|flag| (None, flag));
+        let keys = commands.get_subcommands().flat_map(|command| {
+            command.get_arguments().map(|flag| (Some(command.get_name().to_owned()), flag))
+        });
+        for (command, flag) in top_keys.chain(keys) {
+            let key = flag.get_long().unwrap();
+            let table = command.map(|command| format!("[servers.a]\ncommand = '{command}'\n"));
+            let mut text = format!("{}{key} = 1.5", table.as_deref().unwrap_or_default());
+            let line = text.lines().count();
+            if table.is_none() {
+                text += "\n[servers.a]\ncommand = 'echo-server'";
+            }
+            let mistake = mistake(&text);
+            let place = format!("f:{line}:{}: ", key.len() + 4);
+            let value = format!("invalid value '1.5' for '{key}': expected ");
+            assert_eq!(
+                mistake.get(..place.len() + value.len()),
+                Some(&*(place + &value)),
+                "{text}: {mistake}"
+            );
+        }
+    }
+
+    #[test]
+    fn each_key_is_a_flag() {
+        let text = r#"
+            status = "127.0.0.1:0"
+            lame-duck = "1s"
+            [servers.relay]
+            command = "proxy"
+            upstream = ["127.0.0.1:1", "127.0.0.1:2"]
+            pipes = 1_0
+            accept-proxy = true
+            [servers.api]
+            command = "app-server"
+            one-shot = false
+        "#;
+        let configuration = parse(text).unwrap_or_else(|mistake| panic!("{}", mistake.message));
+        let words = configuration.servers.iter().map(|server| server.words.join(" "));
+        assert_eq!(
+            words.collect::<Vec<_>>(),
+            [
+                "app-server",
+                "proxy --accept-proxy --pipes=10 --upstream=127.0.0.1:1 --upstream=127.0.0.1:2",
+            ]
+        );
+        assert_eq!(configuration.process.status.as_deref(), Some("127.0.0.1:0"));
+    }
+}

@@ -1,0 +1,90 @@
+//! The commands that run a server.
+
+use clap::{ArgMatches, Args, FromArgMatches, Subcommand};
+
+use super::{Prepared, ProcessFlags, Share};
+use crate::{CommandError, CommandRuntime, app, echo, fanout, proxy};
+
+/// A server of one kind, with its flags.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ServerCommand {
+    EchoServer(echo::ServerFlags),
+    AppServer(app::ServerFlags),
+    FanoutSource(fanout::source::Flags),
+    FanoutServer(fanout::server::ServerFlags),
+    Proxy(proxy::ServerFlags),
+}
+
+impl ServerCommand {
+    /// Returns an error if flags contradict each other.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        match self {
+            Self::EchoServer(flags) => flags.check(),
+            Self::AppServer(flags) => flags.check(),
+            Self::FanoutSource(flags) => flags.check(),
+            Self::FanoutServer(flags) => flags.check(),
+            Self::Proxy(flags) => flags.check(),
+        }
+    }
+
+    /// Reads the server's files. The server gets a share of the process's open files.
+    ///
+    /// # Errors
+    /// A file cannot be read or used, or a setting is invalid.
+    pub(crate) fn prepare<R: CommandRuntime>(
+        self,
+        runtime: &R,
+        share: Share,
+    ) -> Result<Prepared<R>, CommandError> {
+        match self {
+            Self::EchoServer(flags) => echo::prepare(flags, share),
+            Self::AppServer(flags) => app::prepare(flags, share),
+            Self::FanoutSource(flags) => fanout::source::prepare(runtime, flags),
+            Self::FanoutServer(flags) => fanout::server::prepare(flags, share),
+            Self::Proxy(flags) => proxy::prepare(flags, share),
+        }
+    }
+}
+
+/// The command of a process that runs one server: the flags of both.
+#[derive(Clone, Debug)]
+pub(crate) struct SingleServer {
+    /// The name of the command, which is also that of the server.
+    pub(crate) name: String,
+    pub(crate) command: ServerCommand,
+    pub(crate) process: ProcessFlags,
+}
+
+impl Subcommand for SingleServer {
+    fn augment_subcommands(all: clap::Command) -> clap::Command {
+        let servers = ServerCommand::augment_subcommands(clap::Command::new(""));
+        all.subcommands(servers.get_subcommands().map(|server| {
+            let about = server.get_about().cloned().unwrap_or_default();
+            let long_about = server.get_long_about().cloned().unwrap_or_else(|| about.clone());
+            // `augment_args` replaces both.
+            ProcessFlags::augment_args(server.clone()).about(about).long_about(long_about)
+        }))
+    }
+
+    fn augment_subcommands_for_update(all: clap::Command) -> clap::Command {
+        Self::augment_subcommands(all)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        ServerCommand::has_subcommand(name)
+    }
+}
+
+impl FromArgMatches for SingleServer {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let command = ServerCommand::from_arg_matches(matches)?;
+        let (name, flags) = matches.subcommand().expect("a server's command is a subcommand");
+        let process = ProcessFlags::from_arg_matches(flags)?;
+        Ok(Self { name: name.to_owned(), command, process })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

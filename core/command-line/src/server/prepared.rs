@@ -1,0 +1,214 @@
+//! A server before it listens: its flags are checked, and its files are read.
+
+use std::{future::poll_fn, pin::Pin};
+
+use wirestate_core::{
+    Instant, Machine,
+    admission::{Admitted, ConnectionEntry, ConnectionTable},
+    drive::{Clock, Drive},
+    proxy_protocol::{self, HeaderPolicy},
+    runtime::{Address, Runtime},
+    serve::{self, ServerHandle},
+    shared::Shared,
+    status::{Metric, MetricsSource},
+};
+
+use crate::{
+    CommandError, CommandRuntime,
+    tls::{ServerTls, UpstreamTls},
+};
+
+/// A server that is ready to listen.
+pub(crate) struct Prepared<R: CommandRuntime> {
+    pub(super) listen: String,
+    pub(super) settings: ServerSettings,
+    pub(super) start: Box<StartFn<R>>,
+}
+
+/// Starts to serve, on the addresses of a server that listens.
+type StartFn<R> = dyn FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandError> + Send;
+
+/// A server that listens.
+pub(crate) struct Starting<'a, R> {
+    pub(crate) runtime: &'a R,
+    pub(crate) settings: &'a ServerSettings,
+    pub(crate) handle: &'a ServerHandle,
+    pub(crate) addresses: &'a [Address],
+}
+
+/// What serves the connections of a server.
+pub(crate) struct Serving<R: Runtime> {
+    pub(super) connect: Box<ConnectFn<R>>,
+    pub(super) on_end: EndFn,
+}
+
+/// Is called once no further connection comes.
+pub(super) type EndFn = Box<dyn FnOnce(End) -> Result<(), CommandError> + Send>;
+
+/// Makes the task of a connection that was admitted.
+pub(crate) type ConnectFn<R> =
+    dyn FnMut(<R as Runtime>::Socket, Admitted, <R as Runtime>::Clock) -> ConnectionTask + Send;
+/// The task of a connection.
+pub(crate) type ConnectionTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Why a [`Serving`] gets no further connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The server has ended.
+    Stopped,
+    /// Another one serves the connections from now on. The open ones continue.
+    Replaced,
+}
+
+/// The settings of a server, apart from those of its protocol.
+pub(crate) struct ServerSettings {
+    pub(super) config: serve::Config,
+    pub(crate) tls: Option<ServerTls>,
+    /// For connections that begin with a PROXY header.
+    pub(crate) accept_proxy: Option<HeaderPolicy>,
+    /// Open files that are not for connections.
+    pub(super) reserved_files: u64,
+    pub(super) metrics: ServerMetrics,
+    pub(super) files: Vec<Shared<dyn ReloadFiles>>,
+}
+
+/// Files that a server has read, and can read again.
+pub(crate) trait ReloadFiles: Send + Sync {
+    /// Reads and checks the files. The function that is returned puts them to use.
+    ///
+    /// # Errors
+    /// A file cannot be read or used.
+    fn read(&self) -> Result<Box<dyn FnOnce() + Send>, CommandError>;
+}
+
+/// The metrics of a server beyond those of its table of connections.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerMetrics {
+    sources: Vec<Shared<dyn MetricsSource>>,
+}
+
+impl ServerSettings {
+    pub(super) fn new(config: serve::Config, tls: Option<ServerTls>) -> Self {
+        let settings = Self {
+            config,
+            tls: tls.clone(),
+            accept_proxy: None,
+            reserved_files: 0,
+            metrics: ServerMetrics::default(),
+            files: Vec::new(),
+        };
+        match tls {
+            None => settings,
+            Some(tls) => settings.with_files(tls.clone()).with_metrics(tls),
+        }
+    }
+
+    /// Adds metrics to the server's status.
+    pub(crate) fn with_metrics(mut self, metrics: impl MetricsSource) -> Self {
+        self.metrics.sources.push(Shared::new(metrics));
+        self
+    }
+
+    /// Adds files that a reload reads again.
+    pub(crate) fn with_files(mut self, files: impl ReloadFiles + 'static) -> Self {
+        self.files.push(Shared::new(files));
+        self
+    }
+
+    /// Adds the files of an upstream's TLS, if there is one.
+    pub(crate) fn with_files_of(self, tls: Option<UpstreamTls>) -> Self {
+        match tls {
+            None => self,
+            Some(tls) => self.with_files(tls),
+        }
+    }
+
+    /// A server that listens on `listen` and runs a machine on each connection.
+    pub(crate) fn run<R, M>(
+        self,
+        listen: String,
+        machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
+    ) -> Prepared<R>
+    where
+        R: CommandRuntime,
+        M: Machine<Reason: Send> + Unpin + Send + 'static,
+    {
+        self.start(listen, |starting| Ok(starting.serve(machine)))
+    }
+
+    /// A server that listens on `listen` and then calls `start`.
+    pub(crate) fn start<R: CommandRuntime>(
+        self,
+        listen: String,
+        start: impl FnOnce(&Starting<'_, R>) -> Result<Serving<R>, CommandError> + Send + 'static,
+    ) -> Prepared<R> {
+        Prepared { listen, settings: self, start: Box::new(start) }
+    }
+}
+
+impl<R: CommandRuntime> Starting<'_, R> {
+    /// Runs a machine on each connection: after the PROXY header and within TLS, if the settings
+    /// ask for them.
+    pub(crate) fn serve<M>(
+        &self,
+        mut machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
+    ) -> Serving<R>
+    where
+        M: Machine<Reason: Send> + Unpin + Send + 'static,
+    {
+        let (table, policy) = (self.handle.table(), self.settings.accept_proxy.clone());
+        Serving::new(match self.settings.tls.clone() {
+            None => after_header::<R, _>(policy, table, machine),
+            Some(tls) => after_header::<R, _>(policy, table, move |entry, now| {
+                tls.machine(machine(entry, now), entry, now)
+            }),
+        })
+    }
+}
+
+fn after_header<R, M>(
+    policy: Option<HeaderPolicy>,
+    table: &ConnectionTable,
+    mut machine: impl FnMut(&Shared<ConnectionEntry>, Instant) -> M + Clone + Send + 'static,
+) -> Box<ConnectFn<R>>
+where
+    R: CommandRuntime,
+    M: Machine<Reason: Send> + Unpin + Send + 'static,
+{
+    let Some(policy) = policy else {
+        return Box::new(move |socket, admitted, clock| {
+            let machine = machine(&admitted.entry(), clock.now());
+            task(Drive::new(machine, socket, clock).admitted(admitted))
+        });
+    };
+    let table = table.clone();
+    Box::new(move |socket, admitted, clock| {
+        let machine = machine.clone();
+        task(proxy_protocol::connection(&policy, &table, machine, socket, admitted, clock))
+    })
+}
+
+/// The task of a connection that `future` drives. (An `async` block would hold it twice.)
+pub(crate) fn task(mut future: impl Future + Unpin + Send + 'static) -> ConnectionTask {
+    Box::pin(poll_fn(move |cx| Pin::new(&mut future).poll(cx).map(drop)))
+}
+
+impl<R: Runtime> Serving<R> {
+    pub(crate) fn new(connect: Box<ConnectFn<R>>) -> Self {
+        Self { connect, on_end: Box::new(|_| Ok(())) }
+    }
+
+    /// Calls `on_end` once no further connection comes.
+    pub(crate) fn on_end(
+        self,
+        on_end: impl FnOnce(End) -> Result<(), CommandError> + Send + 'static,
+    ) -> Self {
+        Self { on_end: Box::new(on_end), ..self }
+    }
+}
+
+impl MetricsSource for ServerMetrics {
+    fn metrics(&self) -> Vec<Metric> {
+        self.sources.iter().flat_map(|source| source.metrics()).collect()
+    }
+}
