@@ -15,6 +15,7 @@ mod namespace;
 mod nginx;
 mod process;
 mod proxy;
+mod serve;
 mod status;
 mod systemd;
 mod third_party;
@@ -227,6 +228,14 @@ on_every_runtime! {
         a_service_manager_on_an_abstract_socket_is_notified,
         a_service_manager_that_does_not_read_delays_nothing,
         completions_and_manual_pages_are_written;
+    serve:
+        a_reload_changes_servers_and_keeps_their_connections,
+        no_connection_fails_while_configurations_are_loaded,
+        a_faulty_configuration_changes_nothing,
+        a_configuration_is_checked_without_serving,
+        a_replaced_fan_out_serves_its_subscribers_until_they_leave,
+        a_hangup_reads_the_table_again,
+        the_service_manager_is_notified_of_a_reload;
     tls:
         every_server_sends_the_same_bytes_through_openssl,
         subscribers_get_the_bytes_of_an_upstream_with_tls,

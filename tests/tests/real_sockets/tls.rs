@@ -664,7 +664,10 @@ pub(crate) fn a_hangup_loads_certificates_for_new_connections(binary: &str) {
     let expires = |time: &str| {
         let name = "wirestate_tls_certificate_expiry_timestamp_seconds";
         let metrics = status::get(&server, "/metrics").1;
-        assert!(metrics.contains(&format!("\n{name}{{server=\"echo-server\"}} {time}")), "{metrics}");
+        assert!(
+            metrics.contains(&format!("\n{name}{{server=\"echo-server\"}} {time}")),
+            "{metrics}"
+        );
     };
     let Some(mut open) = connect("first.example") else { return };
     echoes(&mut open.stream);
