@@ -11,7 +11,7 @@
 //! | [`load`] | the load generator of `multiconn-client` and the demo |
 //! | [`search`] | the service of `app-server`: a search in a table |
 //!
-//! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `demo`,
+//! Private modules: one per command (`echo`, `app`, `multiconn`, `fanout`, `proxy`, `serve`, `demo`,
 //! `completions`), and one per subject (`server`, `signals`, `systemd`, `open_files`, `log`,
 //! `exit_code`, …).
 

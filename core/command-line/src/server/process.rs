@@ -235,6 +235,10 @@ impl<'a, R: CommandRuntime> Process<'a, R> {
                     loading = None;
                     self.load(plan);
                 }
+                // Nothing new starts during a drain.
+                if shutdown.requested() >= Shutdown::Drain {
+                    break;
+                }
                 let mut has_byte =
                     |socket: &mut R::Socket| socket.poll_read(cx, &mut [0]).is_ready();
                 if !hangup.as_mut().is_some_and(&mut has_byte) {
