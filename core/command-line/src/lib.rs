@@ -41,6 +41,7 @@ mod signals;
 mod standard_error;
 mod standard_input;
 mod systemd;
+mod terminal;
 mod tls;
 mod values;
 

@@ -2,7 +2,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    io::{self, IsTerminal},
+    io,
     panic::{self, PanicHookInfo},
 };
 
@@ -11,7 +11,10 @@ use tracing::{Level, error, info, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 use wirestate_core::runtime::Address;
 
-use crate::standard_error::{LogWriter, STANDARD_ERROR};
+use crate::{
+    standard_error::{LogWriter, STANDARD_ERROR},
+    terminal::has_colours,
+};
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Logging")]
@@ -60,7 +63,7 @@ pub(super) fn start(flags: &Flags, is_server: bool) {
     let layer = fmt::layer().with_writer(LogWriter).with_target(false).log_internal_errors(false);
     // Fails if the program has set up a log already. That log is used then.
     let started = match flags.log_format {
-        Format::Text => registry.with(layer.with_ansi(io::stderr().is_terminal())).try_init(),
+        Format::Text => registry.with(layer.with_ansi(has_colours(&io::stderr()))).try_init(),
         Format::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
     if started.is_ok() {

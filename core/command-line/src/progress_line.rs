@@ -1,18 +1,18 @@
 //! Progress on standard error.
 
-use std::io::{self, IsTerminal};
+use std::io;
 
-use crate::log;
+use crate::{log, terminal::moves_cursor};
 
-/// A line on standard error that is overwritten in place. If standard error is not a terminal, each
-/// text is written as a new line.
+/// A line on standard error that is overwritten in place. If standard error is not a terminal that
+/// obeys escape sequences, each text is written as a new line.
 pub(super) struct ProgressLine {
     pub(super) is_terminal: bool,
 }
 
 impl ProgressLine {
     pub(super) fn new() -> Self {
-        Self { is_terminal: io::stderr().is_terminal() }
+        Self { is_terminal: moves_cursor(&io::stderr()) }
     }
 
     /// Replaces the line by `text`, cut to the terminal's width.
